@@ -1,0 +1,229 @@
+"""Tasks as columns: what the engine runs and what each task means.
+
+A task holds all its resources for `busy_ps`, then flies for `flight_ps` holding none; it becomes ready when all its
+dependencies have ended. Labels (op, layer, chip, kind, bytes, flops, collective) ride along for reports and plots;
+the engine never reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+"""Task ids, commonly one per chip."""
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class Kind(IntEnum):
+    """What a task does."""
+
+    COMPUTE = 0
+    """Holds a chip's compute resource."""
+    SEND = 1
+    """Holds a link, from `chip` to `peer`."""
+    BEGIN = 2
+    """Start of a collective on a chip; flies for the launch overhead."""
+    END = 3
+    """All messages of a collective have arrived at a chip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """All tasks of one simulation, immutable. N tasks; flat lists with offsets (row i is flat[offset[i]:offset[i+1]])."""
+
+    resources: tuple[str, ...]
+    """Name of each resource."""
+    busy_ps: Ints
+    flight_ps: Ints
+    dep_offset: Ints
+    """[N + 1]."""
+    deps: Ids
+    resource_offset: Ints
+    """[N + 1]."""
+    resource: Ids
+    op_names: tuple[str, ...]
+    op: Ids
+    """Index into `op_names`."""
+    layer: Ids
+    """-1 outside layers."""
+    chip: Ids
+    peer: Ids
+    """Receiving chip of a send, else -1."""
+    kind: npt.NDArray[np.int8]
+    bytes: Floats
+    """Moved over the link, or read and written in HBM."""
+    flops: Floats
+    collective: Ids
+    """Instance number of the collective a task belongs to, -1 for none; the same on all its chips."""
+
+    def __len__(self) -> int:
+        return len(self.busy_ps)
+
+    def dependencies(self, task: int) -> Ids:
+        """Tasks that must end before `task` is ready."""
+        return self.deps[self.dep_offset[task] : self.dep_offset[task + 1]]
+
+    def resources_of(self, task: int) -> Ids:
+        """Resources `task` holds while busy."""
+        return self.resource[self.resource_offset[task] : self.resource_offset[task + 1]]
+
+    def describe(self, task: int) -> str:
+        """`q_wi matmul (layer 3, chip 5)`: for messages."""
+        layer = f"layer {self.layer[task]}, " if self.layer[task] >= 0 else ""
+        return f"{self.op_names[self.op[task]]} ({layer}chip {self.chip[task]})"
+
+
+_COLUMNS = ("busy_ps", "flight_ps", "op", "layer", "chip", "peer", "kind", "bytes", "flops", "collective")
+_DTYPES = {"busy_ps": np.int64, "flight_ps": np.int64, "kind": np.int8, "bytes": np.float64, "flops": np.float64}
+
+
+class ProgramBuilder:
+    """Appends tasks in blocks; the only mutable noun. Ids are given out in order, dependencies point backwards."""
+
+    def __init__(self, resources: Sequence[str]) -> None:
+        self._resources = tuple(resources)
+        self._op_ids: dict[str, int] = {}
+        self._blocks: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
+        self._dep_counts: list[Ints] = []
+        self._deps: list[Ids] = []
+        self._resource_counts: list[Ints] = []
+        self._held: list[Ids] = []
+        self._size = 0
+        self._collectives = 0
+        self.layer = -1
+        """Layer label of the tasks added next."""
+
+    def __len__(self) -> int:
+        return self._size
+
+    def new_collective(self) -> int:
+        """A fresh collective instance number."""
+        self._collectives += 1
+        return self._collectives - 1
+
+    def add(
+        self,
+        op: str,
+        kind: Kind,
+        chip: npt.ArrayLike,
+        *,
+        busy_ps: npt.ArrayLike = 0,
+        flight_ps: npt.ArrayLike = 0,
+        resource: npt.NDArray[np.integer] | None = None,
+        deps: Sequence[npt.NDArray[np.integer]] = (),
+        flat_deps: tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]] | None = None,
+        peer: npt.ArrayLike = -1,
+        bytes: npt.ArrayLike = 0.0,
+        flops: npt.ArrayLike = 0.0,
+        collective: int = -1,
+    ) -> Ids:
+        """Append n tasks, one per entry of `chip`, and return their ids [n].
+
+        Args:
+            resource: [n] or [n, r] resources held; None for none.
+            deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
+            flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
+            busy_ps, flight_ps, peer, bytes, flops: scalar or [n].
+        """
+        chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
+        n = len(chips)
+        values: dict[str, npt.ArrayLike] = {
+            "busy_ps": busy_ps,
+            "flight_ps": flight_ps,
+            "op": self._op_ids.setdefault(op, len(self._op_ids)),
+            "layer": self.layer,
+            "chip": chips,
+            "peer": peer,
+            "kind": int(kind),
+            "bytes": bytes,
+            "flops": flops,
+            "collective": collective,
+        }
+        for name, value in values.items():
+            column = np.empty(n, dtype=_DTYPES.get(name, np.int32))
+            column[:] = value
+            self._blocks[name].append(column)
+        if flat_deps is not None:
+            counts, flat = flat_deps
+            self._dep_counts.append(np.asarray(counts, dtype=np.int64))
+            self._deps.append(np.asarray(flat, dtype=np.int32))
+        else:
+            table = np.stack(deps, axis=1).astype(np.int32) if deps else np.empty((n, 0), dtype=np.int32)
+            given = table >= 0
+            self._dep_counts.append(given.sum(axis=1, dtype=np.int64))
+            self._deps.append(table[given])
+        held = np.empty((n, 0), dtype=np.int32) if resource is None else np.asarray(resource, dtype=np.int32).reshape(n, -1)
+        self._resource_counts.append(np.full(n, held.shape[1], dtype=np.int64))
+        self._held.append(held.ravel())
+        ids = np.arange(self._size, self._size + n, dtype=np.int32)
+        self._size += n
+        return ids
+
+    def repeat(self, start: int, end: int, count: int) -> int:
+        """Append `count` copies of the tasks start .. end-1, each one block later than the one before; return the shift.
+
+        The block must directly follow an equal block (its dependencies reach at most one block back), so that copy k
+        is the block with every id, dependency, layer and collective number moved on by k. Exact for identical layers.
+
+        Raises:
+            ValueError: a dependency reaches further back, or tasks were added after `end`.
+        """
+        shift = end - start
+        if end != self._size:
+            raise ValueError("repeat: only the last block can be repeated")
+        self._consolidate()
+        (dep_counts,), (deps,) = self._dep_counts, self._deps
+        (resource_counts,), (held,) = self._resource_counts, self._held
+        offsets = np.concatenate(([0], np.cumsum(dep_counts)))
+        block_deps = deps[offsets[start] :]
+        if count and len(block_deps) and block_deps.min() < start - shift:
+            raise ValueError("repeat: a dependency reaches more than one block back")
+        held_offset = int(resource_counts[:start].sum())
+        collective = self._blocks["collective"][0][start:]
+        first = int(collective.max(initial=-1))
+        instances = len(np.unique(collective[collective >= 0]))
+        k = np.arange(1, count + 1, dtype=np.int32)[:, None]
+        for name in _COLUMNS:
+            block = self._blocks[name][0][start:]
+            tiled = np.tile(block, count).reshape(count, shift)
+            if name == "layer":
+                tiled = tiled + k * (block >= 0)
+            elif name == "collective":
+                tiled = tiled + k * instances * (block >= 0)
+            self._blocks[name].append(tiled.ravel().astype(block.dtype))
+        self._dep_counts.append(np.tile(dep_counts[start:], count))
+        self._deps.append((np.tile(block_deps, (count, 1)) + k * shift).ravel().astype(np.int32))
+        self._resource_counts.append(np.tile(resource_counts[start:], count))
+        self._held.append(np.tile(held[held_offset:], count))
+        self._size += shift * count
+        self._collectives = max(self._collectives, first + 1 + instances * count)
+        return shift * count
+
+    def _consolidate(self) -> None:
+        for name in _COLUMNS:
+            empty = np.empty(0, dtype=_DTYPES.get(name, np.int32))
+            self._blocks[name] = [np.concatenate([empty, *self._blocks[name]])]
+        self._dep_counts = [np.concatenate([np.empty(0, np.int64), *self._dep_counts])]
+        self._deps = [np.concatenate([np.empty(0, np.int32), *self._deps])]
+        self._resource_counts = [np.concatenate([np.empty(0, np.int64), *self._resource_counts])]
+        self._held = [np.concatenate([np.empty(0, np.int32), *self._held])]
+
+    def build(self) -> Program:
+        """The finished program."""
+        self._consolidate()
+        columns = {name: blocks[0] for name, blocks in self._blocks.items()}
+        return Program(
+            resources=self._resources,
+            dep_offset=np.concatenate(([0], np.cumsum(self._dep_counts[0]))),
+            deps=self._deps[0],
+            resource_offset=np.concatenate(([0], np.cumsum(self._resource_counts[0]))),
+            resource=self._held[0],
+            op_names=tuple(self._op_ids),
+            **columns,  # type: ignore[arg-type]
+        )

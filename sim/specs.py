@@ -1,0 +1,353 @@
+"""What a user's files say: strict, frozen models of scenarios, models, machines, chips and links.
+
+Quantities are text with a unit in the file and SI floats here. A hardware number may carry where it comes from:
+`bandwidth: {value: 45 GB/s, source: "..."}`; every number in the shipped files does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
+
+from sim import units
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+# --- quantities ------------------------------------------------------------------------------------------------------
+
+
+def _quantity(unit: str, minimum: float, exclusive: bool) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        if not isinstance(value, str):
+            raise ValueError(f"must be a number with a unit such as '{units.EXAMPLES[unit]}'")
+        number = units.parse(value, unit)
+        if number < minimum or (exclusive and number == minimum):
+            raise ValueError(f"must be {'greater than' if exclusive else 'at least'} {minimum:g}")
+        return number
+
+    return check
+
+
+def _schema(unit: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "examples": [units.EXAMPLES[unit]], "description": f"quantity in {unit}"})
+
+
+def _serializer(unit: str) -> PlainSerializer:
+    return PlainSerializer(lambda value: units.text(value, unit), return_type=str)
+
+
+def _fraction(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a fraction above 0 and at most 1, such as 0.85 or '85 %'")
+    number = units.parse(value, "") if isinstance(value, str) else float(value)
+    if not 0 < number <= 1:
+        raise ValueError("must be a fraction above 0 and at most 1, such as 0.85 or '85 %'")
+    return number
+
+
+Bandwidth = Annotated[float, BeforeValidator(_quantity("B/s", 0, True)), _serializer("B/s"), _schema("B/s")]
+Size = Annotated[float, BeforeValidator(_quantity("B", 0, True)), _serializer("B"), _schema("B")]
+Duration = Annotated[float, BeforeValidator(_quantity("s", 0, False)), _serializer("s"), _schema("s")]
+Rate = Annotated[float, BeforeValidator(_quantity("FLOP/s", 0, True)), _serializer("FLOP/s"), _schema("FLOP/s")]
+Fraction = Annotated[
+    float,
+    BeforeValidator(_fraction),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "string"}]}),
+]
+
+T = TypeVar("T")
+
+
+class Sourced(Strict, Generic[T]):
+    """A hardware number and where it comes from. In a file also the bare number, without a source."""
+
+    value: T
+    source: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, data: object) -> object:
+        return data if isinstance(data, dict | Sourced) else {"value": data}
+
+
+# --- machines --------------------------------------------------------------------------------------------------------
+
+Dtype = Literal["bf16", "fp16", "int8"]
+DTYPE_BYTES: dict[str, int] = {"bf16": 2, "fp16": 2, "int8": 1}
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+
+
+class ChipSpec(Strict):
+    """One accelerator: rates, sizes and how much of them real kernels reach."""
+
+    name: Name
+    peak: Annotated[dict[Dtype, Sourced[Rate]], Field(min_length=1)]
+    """Dense matmul rate per operand type."""
+    matmul_efficiency: Sourced[Fraction] = Sourced(value=1.0)
+    """Reached share of `peak` in a large matmul."""
+    hbm_bandwidth: Sourced[Bandwidth]
+    hbm_efficiency: Sourced[Fraction] = Sourced(value=1.0)
+    """Reached share of `hbm_bandwidth` in a streaming read."""
+    hbm_capacity: Sourced[Size]
+    op_overhead: Sourced[Duration] = Sourced(value=0.0)
+    """Fixed time of every compute op beside its roofline time."""
+    elementwise: Literal["fused", "kernel"] = "fused"
+    """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are ops of their own."""
+
+
+class LinkSpec(Strict):
+    """One direction of one link."""
+
+    name: Name
+    bandwidth: Sourced[Bandwidth]
+    efficiency: Sourced[Fraction] = Sourced(value=1.0)
+    """Reached share of `bandwidth` in a long transfer."""
+    latency: Sourced[Duration]
+    """Time from the end of sending to the receiver's use of the message, per hop."""
+
+
+class AxisSpec(Strict):
+    """One torus axis. `twist` shifts other axes where this axis wraps (twisted torus)."""
+
+    size: PositiveInt
+    wrap: bool
+    twist: dict[str, PositiveInt] = {}
+
+    @model_validator(mode="after")
+    def _twist_needs_wrap(self) -> Self:
+        if self.twist and not self.wrap:
+            raise ValueError("twist: a twist shifts the wraparound, so it needs 'wrap: true'")
+        return self
+
+
+class _Machine(Strict):
+    name: Name
+    description: str = ""
+    source: str | None = None
+    chip: ChipSpec
+    collective_overhead: Sourced[Duration] = Sourced(value=0.0)
+    """Fixed launch time of every collective."""
+    collectives: dict[str, str] = {}
+    """Default algorithm per collective, by name."""
+
+
+class TorusSpec(_Machine):
+    """Chips on a grid with links along each axis, wrapped or not."""
+
+    kind: Literal["torus"]
+    link: LinkSpec
+    axes: Annotated[dict[Annotated[str, Field(pattern="^[a-z]$")], AxisSpec], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _twists_name_axes(self) -> Self:
+        for name, axis in self.axes.items():
+            for other, shift in axis.twist.items():
+                if other not in self.axes or other == name:
+                    raise ValueError(f"axes.{name}.twist: must name another axis, got '{other}'")
+                if shift >= self.axes[other].size:
+                    raise ValueError(f"axes.{name}.twist.{other}: must be less than the size of axis '{other}'")
+        return self
+
+
+class SwitchSpec(_Machine):
+    """Chips on one non-blocking switch; `link` is the port of one chip, one direction."""
+
+    kind: Literal["switch"]
+    chips: PositiveInt
+    link: LinkSpec
+
+
+class EdgeSpec(Strict):
+    """Links between two nodes of a graph, `count` of them side by side, each in both directions."""
+
+    between: Annotated[list[str], Field(min_length=2, max_length=2)]
+    link: str
+    count: PositiveInt = 1
+
+
+class GraphSpec(_Machine):
+    """An arbitrary graph: chips, switches and sockets as nodes, named link types as edges."""
+
+    kind: Literal["graph"]
+    nodes: Annotated[dict[str, Literal["chip", "switch", "socket"]], Field(min_length=1)]
+    link_types: Annotated[dict[str, LinkSpec], Field(min_length=1)]
+    links: list[EdgeSpec]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Self:
+        for i, edge in enumerate(self.links):
+            for node in edge.between:
+                if node not in self.nodes:
+                    raise ValueError(f"links[{i}].between: must name two nodes, got '{node}'")
+            if edge.between[0] == edge.between[1]:
+                raise ValueError(f"links[{i}].between: a link joins two different nodes")
+            if edge.link not in self.link_types:
+                raise ValueError(f"links[{i}].link: must name a link type, got '{edge.link}'")
+        if "chip" not in self.nodes.values():
+            raise ValueError("nodes: at least one node must be a chip")
+        return self
+
+
+TopologySpec = Annotated[TorusSpec | SwitchSpec | GraphSpec, Field(discriminator="kind")]
+
+
+# --- transformers ----------------------------------------------------------------------------------------------------
+
+
+class Model(Strict):
+    """Transformer dimensions (decoder only)."""
+
+    name: Name
+    source: str | None = None
+    layers: PositiveInt
+    d_model: PositiveInt
+    d_ff: PositiveInt
+    heads: PositiveInt
+    padded_heads: PositiveInt | None = None
+    """Heads the machine computes, where they are padded so that a mesh divides them."""
+    kv_heads: PositiveInt
+    d_head: PositiveInt
+    vocabulary: PositiveInt
+    ffn: Literal["swiglu", "mlp"]
+    """swiglu: three matrices of width d_ff; mlp: two."""
+    block: Literal["parallel", "serial"]
+    nominal_parameters: Annotated[float, Field(gt=0)]
+    """Parameters as published; MFU counts these, not the padding (Pope et al. section 2)."""
+
+    @model_validator(mode="after")
+    def _padding_adds(self) -> Self:
+        if self.padded_heads is not None and self.padded_heads < self.heads:
+            raise ValueError(f"padded_heads: must be at least heads ({self.heads}), got {self.padded_heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads: must divide heads ({self.heads}), got {self.kv_heads}")
+        return self
+
+    @property
+    def computed_heads(self) -> int:
+        """Heads the machine computes: padded_heads where given, else heads."""
+        return self.padded_heads or self.heads
+
+
+class Workload(Strict):
+    """Phase, batch, tokens and number formats."""
+
+    phase: Literal["prefill", "decode"]
+    batch: PositiveInt
+    prompt: PositiveInt | None = None
+    """Tokens per sequence of a prefill."""
+    context: PositiveInt | None = None
+    """Tokens per sequence already in the KV cache when decoding starts."""
+    generate: PositiveInt | None = None
+    """Decode steps."""
+    weights: Dtype
+    activations: Dtype = "bf16"
+    kv_cache: Dtype = "bf16"
+
+    @model_validator(mode="after")
+    def _phase_has_its_tokens(self) -> Self:
+        needs = {"prefill": ("prompt",), "decode": ("context", "generate")}[self.phase]
+        for name in ("prompt", "context", "generate"):
+            given = getattr(self, name) is not None
+            if given != (name in needs):
+                raise ValueError(f"{name}: phase '{self.phase}' {'needs it' if name in needs else 'takes none'}")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Forward passes: one for a prefill, one per generated token for decoding."""
+        return self.generate or 1
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Query tokens per sequence in one forward pass."""
+        return self.prompt or 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens processed in all steps of all sequences (Pope et al. section 2: the tokens of MFU)."""
+        return self.batch * self.tokens_per_step * self.steps
+
+    @property
+    def mean_cache_length(self) -> float:
+        """Tokens per sequence that attention reads in a step, the current ones included, averaged over the steps."""
+        return float(self.prompt) if self.prompt else (self.context or 0) + ((self.generate or 1) + 1) / 2
+
+    @property
+    def final_cache_length(self) -> int:
+        """Tokens per sequence in the KV cache after the last step."""
+        return self.prompt or (self.context or 0) + (self.generate or 0)
+
+
+class LayoutSpec(Strict):
+    """How the model is partitioned over the mesh and what overlaps."""
+
+    ffn: str
+    attention: Literal["heads", "batch"]
+    overlap: Literal["none", "collective_matmul"] = "none"
+    block: Literal["parallel", "serial"] | None = None
+    """Default: the model's."""
+
+
+class EngineSpec(Strict):
+    layers: PositiveInt | Literal["all"] = "all"
+    """Simulate only the first N layers; every figure is then of a model of N layers."""
+
+
+class Reference(Strict):
+    """A published measurement of this scenario."""
+
+    latency: Duration
+    tolerance: Fraction
+    source: str
+
+
+class Scenario(Strict):
+    """One experiment: a model, on a machine, under a workload, partitioned by a layout."""
+
+    name: Name
+    description: str = ""
+    topology: TopologySpec
+    model: Model
+    workload: Workload
+    layout: LayoutSpec
+    collectives: dict[str, str] = {}
+    """Algorithm per collective, over the topology's defaults."""
+    engine: EngineSpec = EngineSpec()
+    reference: Reference | None = None
+
+    @property
+    def layers(self) -> int:
+        """Layers simulated."""
+        return self.model.layers if self.engine.layers == "all" else min(self.engine.layers, self.model.layers)
+
+    @property
+    def block(self) -> str:
+        """`parallel` or `serial`."""
+        return self.layout.block or self.model.block
+
+
+FILE_KINDS: dict[str, Any] = {
+    "scenario": Scenario,
+    "topology": TopologySpec,
+    "chip": ChipSpec,
+    "link": LinkSpec,
+    "model": Model,
+}
+"""Kinds of file a user writes, and the model each must satisfy."""

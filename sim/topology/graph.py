@@ -1,0 +1,140 @@
+"""The built machine: chips, nodes and directed links in fixed order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from sim import units
+from sim.specs import ChipSpec, LinkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """Rates and sizes of one accelerator, SI units, efficiencies applied where it says `effective`."""
+
+    name: str
+    peak_flops: Mapping[str, float]
+    """Matmul rate per operand type, FLOP/s."""
+    matmul_efficiency: float
+    hbm_bandwidth: float
+    """Bytes/s."""
+    hbm_efficiency: float
+    hbm_capacity: float
+    """Bytes."""
+    op_overhead_s: float
+    fuses_elementwise: bool
+
+    @classmethod
+    def of(cls, spec: ChipSpec) -> Chip:
+        return cls(
+            name=spec.name,
+            peak_flops={dtype: rate.value for dtype, rate in spec.peak.items()},
+            matmul_efficiency=spec.matmul_efficiency.value,
+            hbm_bandwidth=spec.hbm_bandwidth.value,
+            hbm_efficiency=spec.hbm_efficiency.value,
+            hbm_capacity=spec.hbm_capacity.value,
+            op_overhead_s=spec.op_overhead.value,
+            fuses_elementwise=spec.elementwise == "fused",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction of one link: a resource of the engine."""
+
+    index: int
+    """Position in `Topology.links`."""
+    name: str
+    """`3:x+` (torus, from chip 3) or `gpu0->sw1#0` (graph)."""
+    src: int
+    """Sending node; chips are the nodes 0 .. chips-1."""
+    dst: int
+    bandwidth: float
+    """Bytes/s, one direction, efficiency applied."""
+    latency_s: float
+    """Per hop."""
+    axis: str = ""
+    """Torus axis it runs along."""
+    direction: int = 0
+    """+1 or -1 along `axis`."""
+
+    def busy_ps(self, size: float) -> int:
+        """Time a message of `size` bytes holds the link, ps."""
+        return units.to_ps(size / self.bandwidth)
+
+    @property
+    def latency_ps(self) -> int:
+        return units.to_ps(self.latency_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One mesh axis."""
+
+    name: str
+    size: int
+    ring: bool
+    """Whether following the axis closes onto itself after `size` hops (wrapped and not twisted)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Chips and links of one machine.
+
+    Chips are numbered 0 .. chips-1, row-major over `axes` (the last axis varies fastest); other nodes follow.
+    """
+
+    name: str
+    chip: Chip
+    axes: tuple[Axis, ...]
+    nodes: tuple[str, ...]
+    """Names of all nodes, chips first."""
+    links: tuple[Link, ...]
+    collective_overhead_s: float
+    collectives: Mapping[str, str]
+    """Default algorithm per collective."""
+    route_of: Callable[[Topology, int, int], tuple[int, ...]] = field(repr=False)
+    ports: bool = False
+    """Whether a link is a port of one chip on a switch (a send holds the sender's and the receiver's port)."""
+    _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def chips(self) -> int:
+        """Number of chips."""
+        size = 1
+        for axis in self.axes:
+            size *= axis.size
+        return size
+
+    def axis(self, name: str) -> Axis:
+        """The axis of that name. Raises KeyError."""
+        return next(axis for axis in self.axes if axis.name == name)
+
+    def neighbour(self, chip: int, axis: str, direction: int) -> tuple[int, int] | None:
+        """(chip, link index) one hop along `axis` in `direction` (+1 or -1); None at the end of an unwrapped axis."""
+        return self._neighbours.get((chip, axis, direction))
+
+    def route(self, src: int, dst: int) -> tuple[int, ...]:
+        """Link indices of the path from chip `src` to chip `dst`."""
+        return self.route_of(self, src, dst)
+
+    def coordinates(self, chip: int) -> tuple[int, ...]:
+        """Position of a chip on each axis."""
+        result = []
+        for axis in reversed(self.axes):
+            chip, position = divmod(chip, axis.size)
+            result.append(position)
+        return tuple(reversed(result))
+
+    def chip_at(self, coordinates: tuple[int, ...]) -> int:
+        """Inverse of `coordinates`."""
+        chip = 0
+        for axis, position in zip(self.axes, coordinates, strict=True):
+            chip = chip * axis.size + position
+        return chip
+
+
+def effective(spec: LinkSpec) -> tuple[float, float]:
+    """(bandwidth in bytes/s with efficiency applied, latency in s) of a link type."""
+    return spec.bandwidth.value * spec.efficiency.value, spec.latency.value
