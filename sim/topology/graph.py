@@ -78,7 +78,7 @@ class Axis:
     """Whether following the axis closes onto itself after `size` hops (wrapped and not twisted)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Topology:
     """Chips and links of one machine.
 
@@ -95,8 +95,8 @@ class Topology:
     collectives: Mapping[str, str]
     """Default algorithm per collective."""
     route_of: Callable[[Topology, int, int], tuple[int, ...]] = field(repr=False)
-    ports: bool = False
-    """Whether a link is a port of one chip on a switch (a send holds the sender's and the receiver's port)."""
+    cut_through: bool = False
+    """Whether a send holds all links of its route at once (a switch: the sender's and the receiver's port)."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @property
