@@ -1,0 +1,1 @@
+"""Figures of topologies, traces and reports: the only place that imports matplotlib."""

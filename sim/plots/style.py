@@ -1,0 +1,81 @@
+"""The look all figures share: palette, fonts, and a save that gives the same bytes for the same figure.
+
+Figures are built without pyplot, so nothing global is touched and no display is needed.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PALETTE = {
+    "blue": "#0072B2",
+    "orange": "#E69F00",
+    "green": "#009E73",
+    "vermilion": "#D55E00",
+    "sky": "#56B4E9",
+    "purple": "#CC79A7",
+    "yellow": "#F0E442",
+    "black": "#222222",
+    "grey": "#8C8C8C",
+    "light": "#DDDDDD",
+}
+"""Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys."""
+
+DPI = 150
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so text is the same on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.edgecolor": PALETTE["grey"],
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": PALETTE["light"],
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "svg.hashsalt": "sim",
+    "svg.fonttype": "none",
+}
+
+
+def style() -> AbstractContextManager[None]:
+    """Context in which figures and axes are made: rcParams of the shared look, restored on leaving."""
+    return mpl.rc_context(_STYLE)
+
+
+def figure(width_in: float, height_in: float) -> Figure:
+    """An empty figure in the shared style, laid out without overlaps; add axes inside `with style():`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with style():
+        made = Figure(figsize=(width_in, height_in), layout="constrained", dpi=DPI)
+        FigureCanvasAgg(made)
+    return made
+
+
+def save(made: Figure, path: Path | str) -> None:
+    """Write the figure in the format of the path's suffix, without dates or versions: same figure, same bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata: dict[str, Any] = {
+        ".png": {"Software": None},
+        ".svg": {"Date": None, "Creator": None},
+        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }.get(path.suffix, {})
+    with style():
+        made.savefig(path, dpi=DPI, metadata=metadata)
