@@ -1,0 +1,136 @@
+"""The engine rule: small stories by hand, then properties over random programs and equality with the slow oracle."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import oracle
+
+from sim.engine import simulate
+from sim.errors import DeadlockError
+from sim.program import Kind, Program, ProgramBuilder
+
+Row = tuple[int, int, Sequence[int], Sequence[int]]
+"""(busy, flight, resources, dependencies)"""
+
+
+def program(rows: Sequence[Row], resources: int = 4) -> Program:
+    builder = ProgramBuilder([f"r{i}" for i in range(resources)])
+    for i, (busy, flight, held, deps) in enumerate(rows):
+        builder.add(
+            f"t{i}",
+            Kind.COMPUTE,
+            0,
+            busy_ps=busy,
+            flight_ps=flight,
+            resource=np.array([held], dtype=np.int32) if held else None,
+            deps=[np.array([d]) for d in deps],
+        )
+    return builder.build()
+
+
+def starts(rows: Sequence[Row]) -> list[int]:
+    return simulate(program(rows)).times["start"].tolist()
+
+
+def test_empty_program_takes_no_time():
+    assert simulate(program([])).makespan_ps == 0
+
+
+def test_a_task_flies_without_holding_its_resource():
+    # The first holds r0 for 10 and flies 5; the second takes r0 at 10; the third waits for the first's end at 15.
+    assert starts([(10, 5, [0], []), (3, 0, [0], []), (1, 0, [1], [0])]) == [0, 10, 15]
+
+
+def test_queue_order_is_ready_time_then_task_id():
+    # Both wait for r0, busy until 10. Task 2 was ready at 1 (after task 1), task 3 at 0: the earlier ready goes first.
+    assert starts([(10, 0, [0], []), (1, 0, [1], []), (4, 0, [0], [1]), (4, 0, [0], [])]) == [0, 0, 14, 10]
+
+
+def test_a_task_of_two_resources_waits_for_both_and_blocks_the_queues_it_heads():
+    # Task 2 needs r0 and r1; r0 is busy until 10, so r1 stays idle and task 3 (queued later on r1) waits behind it.
+    assert starts([(10, 0, [0], []), (1, 0, [2], []), (5, 0, [0, 1], []), (2, 0, [1], [1])]) == [0, 0, 10, 15]
+
+
+def test_arrivals_of_one_instant_apply_before_anything_starts():
+    # At 10 task 0 frees r0 and task 1 ends, which readies task 2 (id below task 3): both are queued at 10, 2 goes first.
+    rows: list[Row] = [(10, 0, [0], []), (10, 0, [1], []), (5, 0, [0], [1]), (5, 0, [0], [0])]
+    assert starts(rows) == [0, 0, 10, 15]
+
+
+def test_a_resourceless_task_of_no_time_passes_its_instant_on():
+    # Task 1 is a join: task 2 is ready at 10, not an instant later, and beats task 3, ready at 10 with a higher id.
+    rows: list[Row] = [(10, 0, [0], []), (0, 0, [], [0]), (5, 0, [1], [1]), (5, 0, [1], [0])]
+    assert starts(rows) == [0, 10, 10, 15]
+
+
+def test_deadlock_names_the_waiting_tasks():
+    good = program([(1, 0, [0], []), (1, 0, [0], [0]), (1, 0, [0], [1])])
+    cyclic = dataclasses.replace(good, deps=np.array([2, 1], dtype=np.int32))
+    with pytest.raises(DeadlockError, match=r"2 tasks never start: task 1 t1 .* waits for 1: task 2 t2"):
+        simulate(cyclic)
+
+
+@st.composite
+def programs(draw: st.DrawFn, longest: int = 6) -> Program:
+    rows: list[Row] = []
+    for i in range(draw(st.integers(1, 24))):
+        held = draw(st.lists(st.integers(0, 3), max_size=3, unique=True))
+        deps = draw(st.lists(st.integers(0, i - 1), max_size=3, unique=True)) if i else []
+        rows.append((draw(st.integers(0, longest)), draw(st.integers(0, longest)), held, deps))
+    return program(rows)
+
+
+@settings(max_examples=400, deadline=None)
+@given(programs())
+def test_engine_equals_the_slow_oracle(p: Program):
+    times = simulate(p).times
+    assert list(zip(times["ready"].tolist(), times["start"].tolist(), strict=True)) == oracle(p)
+
+
+@settings(max_examples=200, deadline=None)
+@given(programs())
+def test_no_two_tasks_hold_a_resource_at_once(p: Program):
+    times = simulate(p).times
+    for resource in range(len(p.resources)):
+        holders = [t for t in range(len(p)) if resource in p.resources_of(t)]
+        spans = sorted((int(times["start"][t]), int(times["free"][t])) for t in holders)
+        assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+
+
+@settings(max_examples=200, deadline=None)
+@given(programs())
+def test_dependencies_are_respected_and_ready_is_the_last_of_them(p: Program):
+    times = simulate(p).times
+    for task in range(len(p)):
+        assert times["ready"][task] == max((int(times["end"][d]) for d in p.dependencies(task)), default=0)
+        assert times["start"][task] >= times["ready"][task]
+
+
+@settings(max_examples=200, deadline=None)
+@given(programs())
+def test_makespan_is_at_least_the_critical_path_and_the_busiest_resource(p: Program):
+    trace = simulate(p)
+    longest: list[int] = []
+    for task in range(len(p)):
+        before = max((longest[d] for d in p.dependencies(task)), default=0)
+        longest.append(before + int(p.busy_ps[task] + p.flight_ps[task]))
+    load = [sum(int(p.busy_ps[t]) for t in range(len(p)) if r in p.resources_of(t)) for r in range(len(p.resources))]
+    assert trace.makespan_ps >= max(*longest, *load)
+
+
+@settings(max_examples=100, deadline=None)
+@given(programs(), st.integers(2, 1000))
+def test_scaling_every_duration_scales_every_time(p: Program, k: int):
+    slow = dataclasses.replace(p, busy_ps=p.busy_ps * k, flight_ps=p.flight_ps * k)
+    fast, slowed = simulate(p).times, simulate(slow).times
+    assert all((slowed[field] == fast[field] * k).all() for field in ("ready", "start", "free", "end"))
+
+
+@settings(max_examples=50, deadline=None)
+@given(programs())
+def test_two_runs_give_the_same_bytes(p: Program):
+    assert simulate(p).times.tobytes() == simulate(p).times.tobytes()
