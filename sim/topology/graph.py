@@ -1,12 +1,18 @@
-"""The built machine: chips, nodes and directed links in fixed order."""
+"""The built machine: chips, nodes and directed links in fixed order; and machines given as an arbitrary graph."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from sim import units
-from sim.specs import ChipSpec, LinkSpec
+from sim.specs import ChipSpec, GraphSpec, LinkSpec
+from sim.topology.paths import shortest
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,9 @@ class Topology:
     route_of: Callable[[Topology, int, int], tuple[int, ...]] = field(repr=False)
     cut_through: bool = False
     """Whether a send holds all links of its route at once (a switch: the sender's and the receiver's port)."""
+    kind: Literal["torus", "switch", "graph"] = "graph"
+    vertex_transitive: bool = False
+    """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @property
@@ -112,12 +121,25 @@ class Topology:
         return next(axis for axis in self.axes if axis.name == name)
 
     def neighbour(self, chip: int, axis: str, direction: int) -> tuple[int, int] | None:
-        """(chip, link index) one hop along `axis` in `direction` (+1 or -1); None at the end of an unwrapped axis."""
+        """(chip, link index) one hop along `axis` in `direction` (+1 or -1); None where there is no such link.
+
+        Only a torus has neighbours; on a switch or a graph use `route`.
+        """
         return self._neighbours.get((chip, axis, direction))
 
     def route(self, src: int, dst: int) -> tuple[int, ...]:
-        """Link indices of the path from chip `src` to chip `dst`."""
+        """Link indices of the path from chip `src` to chip `dst`; none from a chip to itself."""
         return self.route_of(self, src, dst)
+
+    def parallel(self, link: int) -> tuple[int, ...]:
+        """Indices of all links side by side with `link` (same ends, direction, rate and latency), itself included."""
+        this = self.links[link]
+        return tuple(
+            other.index
+            for other in self.links
+            if (other.src, other.dst, other.bandwidth, other.latency_s)
+            == (this.src, this.dst, this.bandwidth, this.latency_s)
+        )
 
     def coordinates(self, chip: int) -> tuple[int, ...]:
         """Position of a chip on each axis."""
@@ -138,3 +160,51 @@ class Topology:
 def effective(spec: LinkSpec) -> tuple[float, float]:
     """(bandwidth in bytes/s with efficiency applied, latency in s) of a link type."""
     return spec.bandwidth.value * spec.efficiency.value, spec.latency.value
+
+
+def build(spec: GraphSpec) -> Topology:
+    """Nodes in the file's order, chips first; links in the file's order, numbered between the same two nodes.
+
+    Each entry of `links` gives `count` links in each direction: `gpu0->gpu1#0`, `gpu1->gpu0#0`, `gpu0->gpu1#1`, ...
+
+    Raises:
+        InputError: a chip that cannot reach another.
+    """
+    chips = [name for name, kind in spec.nodes.items() if kind == "chip"]
+    nodes = (*chips, *(name for name, kind in spec.nodes.items() if kind != "chip"))
+    number = {name: node for node, name in enumerate(nodes)}
+    links: list[Link] = []
+    made: Counter[tuple[str, str]] = Counter()
+    for edge in spec.links:
+        bandwidth, latency_s = effective(spec.link_types[edge.link])
+        for _ in range(edge.count):
+            for src, dst in (edge.between, reversed(edge.between)):
+                name = f"{src}->{dst}#{made[src, dst]}"
+                made[src, dst] += 1
+                links.append(Link(len(links), name, number[src], number[dst], bandwidth, latency_s))
+    topology = Topology(
+        name=spec.name,
+        chip=Chip.of(spec.chip),
+        axes=(Axis("g", len(chips), ring=False),),
+        nodes=nodes,
+        links=tuple(links),
+        collective_overhead_s=spec.collective_overhead.value,
+        collectives=spec.collectives,
+        route_of=shortest,
+    )
+    for chip in range(1, len(chips)):
+        topology.route(0, chip)  # every link has a reverse, so reaching all chips from one is enough
+    return topology
+
+
+def to_networkx(topology: Topology) -> nx.MultiDiGraph[str]:
+    """The machine as a networkx graph: node names, and links keyed by name with bandwidth (bytes/s) and latency (s)."""
+    import networkx as nx  # slow to import and not needed to simulate
+
+    result: nx.MultiDiGraph[str] = nx.MultiDiGraph(name=topology.name)
+    for node, name in enumerate(topology.nodes):
+        result.add_node(name, chip=node < topology.chips)
+    for link in topology.links:
+        ends = topology.nodes[link.src], topology.nodes[link.dst]
+        result.add_edge(*ends, key=link.name, bandwidth=link.bandwidth, latency_s=link.latency_s, axis=link.axis)
+    return result

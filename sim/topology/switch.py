@@ -1,0 +1,40 @@
+"""Chips on one non-blocking switch: each has a port with an outgoing and an incoming link."""
+
+from __future__ import annotations
+
+from sim.specs import SwitchSpec
+from sim.topology.graph import Axis, Chip, Link, Topology, effective
+
+
+def build(spec: SwitchSpec) -> Topology:
+    """Chips are the nodes 0 .. n-1 and the switch is node n; links by chip, egress then ingress.
+
+    The switch itself never limits a transfer, and a send holds the sender's egress and the receiver's ingress at once
+    (`cut_through`), so that several senders to one receiver queue for its ingress (incast).
+
+    The latency in the file is that of a port, chip to chip. A route has two links, so the egress carries the latency
+    and the ingress none: along every route the latencies sum to the file's.
+    """
+    bandwidth, latency_s = effective(spec.link)
+    links: list[Link] = []
+    for chip in range(spec.chips):
+        for name, src, dst, latency in (("egress", chip, spec.chips, latency_s), ("ingress", spec.chips, chip, 0.0)):
+            links.append(Link(len(links), f"gpu{chip}:{name}", src, dst, bandwidth, latency))
+    return Topology(
+        name=spec.name,
+        chip=Chip.of(spec.chip),
+        axes=(Axis("g", spec.chips, ring=False),),
+        nodes=(*(f"gpu{chip}" for chip in range(spec.chips)), "switch"),
+        links=tuple(links),
+        collective_overhead_s=spec.collective_overhead.value,
+        collectives=spec.collectives,
+        route_of=_route,
+        cut_through=True,
+        kind="switch",
+        vertex_transitive=True,
+    )
+
+
+def _route(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
+    """The sender's egress, then the receiver's ingress."""
+    return () if src == dst else (2 * src, 2 * dst + 1)

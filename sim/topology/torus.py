@@ -1,0 +1,92 @@
+"""Torus, mesh and twisted torus: chips on a grid, one link per chip, axis and direction.
+
+The links are made here one by one. A grid from a graph library keeps one edge between two nodes, so a wrapped axis of
+size 2 would lose half of its links, and an axis of size 1 would gain a link from a chip to itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from sim.errors import InputError
+from sim.specs import AxisSpec, TorusSpec
+from sim.topology.graph import Axis, Chip, Link, Topology, effective
+from sim.topology.paths import dimension_ordered, shortest
+
+
+def build(spec: TorusSpec) -> Topology:
+    """Chips in row-major order (the last axis varies fastest) and their links by chip, axis, + then -.
+
+    Where an axis wraps, the + link of its last chip leads to its first. A wrapped axis of size 2 has two parallel links
+    between its two chips; an axis of size 1 has none. Where an axis is twisted, its wraparound also shifts the other
+    axes that `twist` names: forwards when crossed in +, back when crossed in -.
+
+    Raises:
+        InputError: a twist on an axis of size 1, which has no wraparound to twist.
+    """
+    for name, axis in spec.axes.items():
+        if axis.twist and axis.size == 1:
+            raise InputError("an axis of size 1 has no links and takes no twist", where=f"{spec.name}: axes.{name}")
+
+    axes = tuple(Axis(name, axis.size, ring=axis.wrap and not axis.twist) for name, axis in spec.axes.items())
+    grid = list(itertools.product(*(range(axis.size) for axis in axes)))
+    chip_at = {position: chip for chip, position in enumerate(grid)}
+    bandwidth, latency_s = effective(spec.link)
+    links: list[Link] = []
+    neighbours: dict[tuple[int, str, int], tuple[int, int]] = {}
+    for chip, here in enumerate(grid):
+        for along, name in enumerate(spec.axes):
+            for direction, sign in ((1, "+"), (-1, "-")):
+                there = _step(spec.axes, here, along, direction)
+                if there is None:
+                    continue
+                link = Link(
+                    index=len(links),
+                    name=f"{chip}:{name}{sign}",
+                    src=chip,
+                    dst=chip_at[there],
+                    bandwidth=bandwidth,
+                    latency_s=latency_s,
+                    axis=name,
+                    direction=direction,
+                )
+                links.append(link)
+                neighbours[chip, name, direction] = link.dst, link.index
+    return Topology(
+        name=spec.name,
+        chip=Chip.of(spec.chip),
+        axes=axes,
+        nodes=tuple(str(chip) for chip in range(len(grid))),
+        links=tuple(links),
+        collective_overhead_s=spec.collective_overhead.value,
+        collectives=spec.collectives,
+        route_of=shortest if any(axis.twist for axis in spec.axes.values()) else dimension_ordered,
+        kind="torus",
+        vertex_transitive=_vertex_transitive(spec.axes),
+        _neighbours=neighbours,
+    )
+
+
+def _step(axes: dict[str, AxisSpec], here: tuple[int, ...], along: int, direction: int) -> tuple[int, ...] | None:
+    """Position one hop from `here` along the axis number `along`; None where there is no link."""
+    axis = list(axes.values())[along]
+    there = list(here)
+    there[along] += direction
+    if 0 <= there[along] < axis.size:
+        return tuple(there)
+    if not axis.wrap or axis.size == 1:
+        return None
+    there[along] %= axis.size
+    for other, (name, spec) in enumerate(axes.items()):
+        there[other] = (there[other] + direction * axis.twist.get(name, 0)) % spec.size
+    return tuple(there)
+
+
+def _vertex_transitive(axes: dict[str, AxisSpec]) -> bool:
+    """Whether moving every chip by the same step maps the links onto themselves.
+
+    True when every axis wraps and no twist shifts an axis that is itself twisted: the chips are then the integer grid
+    modulo a lattice. (A shift into a twisted axis would have to apply that axis's twist as well where it overflows.)
+    """
+    shifted = {name for axis in axes.values() for name in axis.twist}
+    return all(axis.wrap or axis.size == 1 for axis in axes.values()) and not any(axes[name].twist for name in shifted)
