@@ -1,0 +1,121 @@
+"""What a trace adds up to: compute, communication, overlap and idle time per chip; time per op; load per link.
+
+*Communication* is time with at least one collective of the chip in progress, its launch included; *exposed* is
+communication with no compute on that chip; *idle* is neither. On every chip
+
+    makespan = compute + exposed communication + idle,   communication = exposed + overlapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.program import Floats, Ints, Kind
+from sim.report import spans as sp
+from sim.topology.graph import Topology
+from sim.trace import Trace
+from sim.units import PS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class OpMeasure:
+    """One op on the critical chip, all its occurrences together."""
+
+    op: str
+    kind: str
+    """`compute` or `collective`."""
+    count: int
+    """Compute tasks (a looped collective matmul has one per piece), or collectives."""
+    time_s: float
+    """Sum of their durations; collectives in progress at once each count."""
+    exposed_s: float
+    """Of that, with no compute on the chip; 0 for compute. Collectives exposed at once each count."""
+    bytes: float
+    """HBM traffic of compute; bytes the chip put on its links, forwarded ones included, of a collective."""
+    flops: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measures:
+    """All figures of one trace, seconds and bytes; one entry per chip or per link."""
+
+    makespan_s: float
+    compute_s: Floats
+    communication_s: Floats
+    exposed_communication_s: Floats
+    overlapped_communication_s: Floats
+    idle_s: Floats
+    critical_chip: int
+    """The chip whose last task ends last; the lowest of them."""
+    ops: tuple[OpMeasure, ...]
+    """On the critical chip, in program order."""
+    link_busy_s: Floats
+    link_bytes: Floats
+    link_utilisation: Floats
+    """Busy time over makespan."""
+    busiest_links: tuple[str, ...]
+    """Names of the links with the most busy time; all that tie. Empty when nothing was sent."""
+
+
+def measure(trace: Trace, topology: Topology) -> Measures:
+    """The figures of `trace`, a simulation of a program on `topology`."""
+    chips, makespan = topology.chips, trace.makespan_ps
+    compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
+    computing = sp.union(compute)
+    compute_ps = sp.lengths(computing, chips)
+    communication_ps = sp.lengths(sp.union(collectives), chips)
+    busy_ps = sp.lengths(sp.union(computing, collectives), chips)
+    last_end = np.zeros(chips, dtype=np.int64)
+    np.maximum.at(last_end, trace.program.chip, trace.times["end"])
+    critical = int(last_end.argmax())
+    link_ps = sp.lengths(links, len(topology.links))
+    most = int(link_ps.max(initial=0))
+    return Measures(
+        makespan_s=makespan / PS_PER_S,
+        compute_s=compute_ps / PS_PER_S,
+        communication_s=communication_ps / PS_PER_S,
+        exposed_communication_s=(busy_ps - compute_ps) / PS_PER_S,
+        overlapped_communication_s=(compute_ps + communication_ps - busy_ps) / PS_PER_S,
+        idle_s=(makespan - busy_ps) / PS_PER_S,
+        critical_chip=critical,
+        ops=_ops(trace, critical, compute, collectives, computing),
+        link_busy_s=link_ps / PS_PER_S,
+        link_bytes=sp.sums(links.lane, trace.program.bytes[links.task], len(topology.links)),
+        link_utilisation=link_ps / max(makespan, 1),
+        busiest_links=tuple(topology.links[i].name for i in np.flatnonzero(link_ps == most)) if most else (),
+    )
+
+
+def _ops(
+    trace: Trace, chip: int, compute: sp.Spans, collectives: sp.Spans, computing: sp.Spans
+) -> tuple[OpMeasure, ...]:
+    """The table of ops on one chip."""
+    program, names = trace.program, trace.program.op_names
+    compute, collectives, computing = (part.of_lane(chip) for part in (compute, collectives, computing))
+
+    def per_op(task: sp.Tasks, value: Ints | Floats) -> Floats:
+        return sp.sums(program.op[task], value, len(names))
+
+    source, start, end = sp.minus(collectives, computing)
+    exposed = per_op(collectives.task[source], end - start)
+    sends = np.flatnonzero((program.kind == Kind.SEND) & (program.chip == chip))
+    sent = per_op(sends, program.bytes[sends])
+    rows = {}
+    for kind, own in (("compute", compute), ("collective", collectives)):
+        count = np.bincount(program.op[own.task], minlength=len(names))
+        time = per_op(own.task, own.end - own.start)
+        moved = sent if kind == "collective" else per_op(own.task, program.bytes[own.task])
+        flops = per_op(own.task, program.flops[own.task])
+        for op in np.flatnonzero(count).tolist():
+            rows[op, kind] = OpMeasure(
+                op=names[op],
+                kind=kind,
+                count=int(count[op]),
+                time_s=float(time[op]) / PS_PER_S,
+                exposed_s=float(exposed[op]) / PS_PER_S if kind == "collective" else 0.0,
+                bytes=float(moved[op]),
+                flops=float(flops[op]),
+            )
+    return tuple(rows[key] for key in sorted(rows))

@@ -1,0 +1,44 @@
+"""What an op's name says: `all_gather(yz) residual` is an all-gather over y and z of the residual."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+COLLECTIVES = {
+    "all_gather": "all-gather",
+    "reduce_scatter": "reduce-scatter",
+    "all_reduce": "all-reduce",
+    "all_to_all": "all-to-all",
+    "broadcast": "broadcast",
+    "permute": "permute",
+}
+"""Op name of a collective -> the class it is drawn and listed as."""
+
+_ELEMENTWISE = ("elementwise", "norm", "residual", "activation")
+
+_NAME = re.compile(r"(?P<collective>\w+)(\((?P<axes>\w*)\))?\s*(?P<operand>.*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """An op's name, taken apart."""
+
+    group: str
+    """Class: `matmul`, `attention`, `elementwise`, `all-gather`, `reduce-scatter`, ..."""
+    axes: str = ""
+    """Mesh axes of a collective."""
+    operand: str = ""
+    """What a collective moves; the name of a compute op."""
+
+
+@cache
+def parse(name: str) -> Op:
+    """The op of that name. A name that is no collective's is compute's."""
+    match = _NAME.fullmatch(name)
+    if match and match["collective"] in COLLECTIVES:
+        return Op(COLLECTIVES[match["collective"]], match["axes"] or "", match["operand"])
+    if name.startswith("attention"):
+        return Op("attention", operand=name)
+    return Op("elementwise" if name.startswith(_ELEMENTWISE) else "matmul", operand=name)

@@ -1,0 +1,110 @@
+"""A report for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.report.report import Report
+from sim.units import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def render(report: Report, console: Console | None = None, wall_s: float | None = None) -> None:
+    """Print the report on `console` (default: standard output)."""
+    from rich.console import Console
+
+    console = console or Console(highlight=False)
+    simulated = report.simulated
+    layers = f"{report.layers_simulated} of {report.layers}" if report.layers_simulated < report.layers else "all"
+    console.print(f"[bold]{report.scenario}[/] on {report.machine}, {report.chips} chips, {layers} layers")
+    console.print(
+        f"latency [bold]{format_seconds(simulated.latency_s)}[/]  step {format_seconds(simulated.step_s)}  "
+        f"{simulated.tokens_per_s:,.0f} tokens/s  MFU {simulated.mfu:.1%}"
+    )
+    console.print(_comparison(report))
+    console.print(_ops(report))
+    console.print(_memory(report))
+    console.print(_links(report))
+    wall = f" in {format_seconds(wall_s)}" if wall_s is not None else ""
+    console.print(f"[dim]engine: {report.tasks:,} tasks{wall}{', folded' if report.folded else ''}[/]")
+
+
+def _table(*columns: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _comparison(report: Report) -> Table:
+    """Latency: simulated, closed forms, published."""
+    table = _table("latency, all steps", "value", "simulated is")
+    rows: list[tuple[str, float, float | None]] = [("simulated", report.simulated.latency_s, None)]
+    if report.closed_form:
+        rows.append(("closed form, the paper's", report.closed_form.latency_s, report.difference))
+        rows.append(("closed form, per axis", report.closed_form.per_axis_latency_s, report.per_axis_difference))
+    if report.published:
+        rows.append(("published", report.published.value, report.published.error))
+    for name, value, difference in rows:
+        table.add_row(name, format_seconds(value), "" if difference is None else f"{difference:+.1%}")
+    return table
+
+
+def _ops(report: Report) -> Table:
+    """Time per op and its sums."""
+    simulated = report.simulated
+    table = _table(f"one step on chip {report.critical_chip}", "count", "time", "exposed", "of step", "bytes", "FLOP")
+    for op in report.ops:
+        exposed = format_seconds(op.exposed_s) if op.kind == "collective" else ""
+        costs = op.exposed_s if op.kind == "collective" else op.time_s
+        table.add_row(
+            op.op,
+            f"{op.count:,}",
+            format_seconds(op.time_s),
+            exposed,
+            f"{costs / simulated.step_s:.1%}",
+            format_bytes(op.bytes),
+            f"{op.flops:.3g}" if op.flops else "",
+        )
+    table.add_section()
+    exposed_s = simulated.exposed_communication_s
+    sums = (
+        ("compute", simulated.compute_s, "", simulated.compute_s),
+        ("communication", simulated.communication_s, format_seconds(exposed_s), exposed_s),
+        ("idle", simulated.idle_s, "", simulated.idle_s),
+    )
+    for name, time_s, exposed, costs in sums:
+        table.add_row(name, "", format_seconds(time_s), exposed, f"{costs / simulated.step_s:.1%}", "", "")
+    return table
+
+
+def _memory(report: Report) -> str:
+    """One line: what is used of what, and by how much it does not fit."""
+    memory = report.memory
+    line = (
+        f"memory per chip: weights {format_bytes(memory.weights_bytes)} + "
+        f"KV cache {format_bytes(memory.kv_cache_bytes)} = "
+        f"{format_bytes(memory.used_bytes)} of {format_bytes(memory.capacity_bytes)}"
+    )
+    if memory.fits:
+        return line
+    return f"{line}: [bold red]does not fit, {memory.excess_bytes / 2**30:.2f} GiB too much[/]"
+
+
+def _links(report: Report) -> str:
+    """One line: the busiest links."""
+    links = report.links
+    if not links.busiest:
+        return "links: nothing was sent"
+    more = f" and {links.tied - len(links.busiest)} more" if links.tied > len(links.busiest) else ""
+    return (
+        f"busiest links: {', '.join(links.busiest)}{more}, {links.utilisation:.1%} busy with "
+        f"{format_bytes(links.bytes)} per step; mean over all links {links.mean_utilisation:.1%}"
+    )

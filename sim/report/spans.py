@@ -1,0 +1,132 @@
+"""Spans of time on lanes: what a chip or a link was doing when, and the algebra of unions and gaps on them.
+
+A span is half open, [start, end), whole picoseconds. Everything works on columns; programs have millions of tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.program import Floats, Ints, Kind
+from sim.topology.graph import Topology
+from sim.trace import Trace
+
+Tasks = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spans:
+    """n spans; `lane` is a chip, or a position in `Topology.links`."""
+
+    task: Tasks
+    """[n] the task that stands for the span: its op, layer and chip label it. A collective's is its BEGIN."""
+    lane: npt.NDArray[np.integer]
+    start: Ints
+    end: Ints
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    def where(self, chosen: npt.NDArray[np.generic]) -> Spans:
+        """The spans of a mask or of positions."""
+        return Spans(self.task[chosen], self.lane[chosen], self.start[chosen], self.end[chosen])
+
+    def of_lane(self, lane: int) -> Spans:
+        """The spans of one lane, by start and then task."""
+        own = self.where(np.flatnonzero(self.lane == lane))
+        return own.where(np.lexsort((own.task, own.start)))
+
+
+def compute(trace: Trace) -> Spans:
+    """Compute tasks on their chips."""
+    program = trace.program
+    task = np.flatnonzero(program.kind == Kind.COMPUTE)
+    return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
+
+
+def collectives(trace: Trace) -> Spans:
+    """Collectives on their chips, from the chip's entry to the arrival of everything; launch overhead included.
+
+    Raises:
+        ValueError: a collective does not have one BEGIN and one END on each of its chips.
+    """
+    program = trace.program
+    begin, end = (np.flatnonzero(program.kind == kind) for kind in (Kind.BEGIN, Kind.END))
+    begin, end = (task[np.lexsort((program.chip[task], program.collective[task]))] for task in (begin, end))
+    paired = len(begin) == len(end) and all(
+        np.array_equal(label[begin], label[end]) for label in (program.collective, program.chip)
+    )
+    if not paired:
+        raise ValueError("a collective must have one BEGIN and one END on each of its chips")
+    return Spans(begin, program.chip[begin], trace.times["start"][begin], trace.times["end"][end])
+
+
+def links(trace: Trace, topology: Topology) -> Spans:
+    """Sends on the links they hold, one span per link held."""
+    program = trace.program
+    link = program.resource - topology.chips
+    task = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
+    held = np.flatnonzero((link >= 0) & (link < len(topology.links)))
+    task = task[held]
+    return Spans(task, link[held], trace.times["start"][task], trace.times["free"][task])
+
+
+def lengths(spans: Spans, lanes: int) -> Ints:
+    """Total length of the spans of each lane, ps [lanes]; overlaps count as often as they occur."""
+    return sums(spans.lane, spans.end - spans.start, lanes).astype(np.int64)  # exact below 2**53 ps, over two hours
+
+
+def sums(group: npt.NDArray[np.integer], value: Ints | Floats, groups: int) -> Floats:
+    """Sum of `value` per group [groups]."""
+    return np.bincount(group, weights=value, minlength=groups).astype(np.float64)
+
+
+def union(*parts: Spans) -> Spans:
+    """The times covered by any span, per lane: sorted, disjoint, not touching. `task` is the first of each."""
+    task, lane, start, end = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("task", "lane", "start", "end")
+    )
+    if not len(task):
+        return Spans(task, lane, start, end)
+    # One time axis for all lanes, each lane further along than the one before, so that one running maximum serves all.
+    offset = lane.astype(np.int64) * (int(end.max()) + 1)
+    order = np.argsort(start + offset, kind="stable")
+    task, lane, offset = task[order], lane[order], offset[order]
+    start, reach = start[order] + offset, np.maximum.accumulate(end[order] + offset)
+    first = np.concatenate(([True], start[1:] > reach[:-1]))
+    last = np.concatenate((first[1:], [True]))
+    return Spans(task[first], lane[first], (start - offset)[first], (reach - offset)[last])
+
+
+def minus(spans: Spans, covered: Spans) -> tuple[Ints, Ints, Ints]:
+    """What of each span lies outside `covered`, a union on the same single lane.
+
+    Returns:
+        (position in `spans`, start, end) of every uncovered piece, in order.
+    """
+    far = np.iinfo(np.int64).max
+    gap_start = np.concatenate(([-far], covered.end))
+    gap_end = np.concatenate((covered.start, [far]))
+    first = np.searchsorted(gap_end, spans.start, side="right")
+    count = np.maximum(np.searchsorted(gap_start, spans.end, side="left") - first, 0)
+    source = np.repeat(np.arange(len(spans)), count)
+    gap = first[source] + np.arange(len(source)) - np.repeat(np.cumsum(count) - count, count)
+    start, end = np.maximum(gap_start[gap], spans.start[source]), np.minimum(gap_end[gap], spans.end[source])
+    real = end > start
+    return source[real], start[real], end[real]
+
+
+def pack(spans: Spans) -> Ints:
+    """A row for each span, lowest first, so that no two spans of a row overlap. Spans must be sorted by start."""
+    row = np.zeros(len(spans), dtype=np.int64)
+    ends: list[int] = []  # per row, end of its last span; a chip has a handful of collectives in progress at once
+    for i, (start, end) in enumerate(zip(spans.start.tolist(), spans.end.tolist(), strict=True)):
+        free = next((k for k, taken_until in enumerate(ends) if taken_until <= start), len(ends))
+        if free == len(ends):
+            ends.append(end)
+        ends[free] = end
+        row[i] = free
+    return row
