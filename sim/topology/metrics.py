@@ -1,0 +1,155 @@
+"""What a topology is worth before anything runs on it: hop counts and bisection."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import dataclass
+
+from sim.topology.graph import Topology
+
+EXHAUSTIVE_CHIPS = 10
+"""Up to this many chips of a graph every halving is tried (126 of them for 10 chips)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hops:
+    """Links on the path between two chips."""
+
+    average: float
+    """Mean over all ordered pairs of chips, each chip paired with itself (0 hops) included."""
+    diameter: int
+    """Most hops between any two chips."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bisection:
+    """The narrowest cut into two halves of equally many chips (of n//2 and n - n//2 where n is odd)."""
+
+    links: int
+    """Links that cross from one half to the other, in one direction; as many lead back."""
+    bandwidth: float
+    """Their bandwidth, bytes/s, in one direction."""
+    exact: bool
+    """Whether no halving is narrower; else the narrowest of the halvings tried, an upper bound."""
+
+
+def hops(topology: Topology) -> Hops:
+    """Hop counts over shortest paths on a torus, over the routes messages take on other machines."""
+    counts = _torus_hop_counts(topology) if topology.kind == "torus" else _route_hop_counts(topology)
+    total = sum(count * length for length, count in counts.items())
+    return Hops(total / topology.chips**2, max(counts))
+
+
+def _torus_hop_counts(topology: Topology) -> Counter[int]:
+    """Ordered pairs of chips by hops, by growing the set of chips that reach each chip one hop at a time.
+
+    A set of chips is an integer with one bit per chip, so that a round is one `or` per link: 16x16x16 chips take a
+    tenth of a second, on a torus of any wiring.
+    """
+    into: list[list[int]] = [[] for _ in range(topology.chips)]
+    for link in topology.links:
+        into[link.dst].append(link.src)
+    reached = [1 << chip for chip in range(topology.chips)]
+    counts = Counter({0: topology.chips})
+    pairs = topology.chips
+    while pairs < topology.chips**2:
+        reached = [
+            functools.reduce(operator.or_, [reached[src] for src in into[dst]], reached[dst])
+            for dst in range(topology.chips)
+        ]
+        grown = sum(chips.bit_count() for chips in reached)
+        counts[len(counts)] = grown - pairs
+        pairs = grown
+    return counts
+
+
+def _route_hop_counts(topology: Topology) -> Counter[int]:
+    chips = range(topology.chips)
+    return Counter(len(topology.route(src, dst)) for src in chips for dst in chips)
+
+
+def bisection(topology: Topology) -> Bisection:
+    """The narrowest cut into two equal halves.
+
+    - Torus or mesh: half of the chips in the order of their position on one axis, for each axis. Where the longest axis
+      has an even size, no halving is narrower on a mesh (Azizoglu and Egecioglu, The bisection width and the
+      isoperimetric number of arrays, 2004) or on a torus wrapped on all axes (Arjona Aroca and Fernandez Anta,
+      Bisection (band)width of product networks, 2014). Else, and on a twisted torus, the result is an upper bound.
+    - Switch: every halving cuts the ports of half of the chips.
+    - Graph: all halvings of up to 10 chips, each with the switches and sockets on the sides where they cut least
+      (maximum flow); of more chips only blocks of chips that are neighbours in the file's order, an upper bound.
+    """
+    if topology.chips < 2:
+        return Bisection(0, 0.0, exact=True)
+    if topology.kind == "switch":
+        half = topology.chips // 2
+        return Bisection(half, half * topology.links[0].bandwidth, exact=True)
+    if topology.kind == "torus":
+        cuts = (_crossing(topology, half) for half in _grid_halves(topology))
+        return _narrowest(cuts, exact=_known_exact(topology))
+    exhaustive = topology.chips <= EXHAUSTIVE_CHIPS
+    halves = _halves(topology.chips) if exhaustive else _blocks(topology.chips)
+    return _narrowest((_crossing(topology, _with_relays(topology, half)) for half in halves), exact=exhaustive)
+
+
+def _narrowest(cuts: Iterable[tuple[float, int]], exact: bool) -> Bisection:
+    bandwidth, links = min(cuts)
+    return Bisection(links, bandwidth, exact)
+
+
+def _crossing(topology: Topology, half: Set[int]) -> tuple[float, int]:
+    """(bandwidth in bytes/s, number) of the links that lead out of `half`."""
+    crossing = [link.bandwidth for link in topology.links if link.src in half and link.dst not in half]
+    return sum(crossing), len(crossing)
+
+
+def _known_exact(topology: Topology) -> bool:
+    """Whether the torus or mesh is one of those `bisection` cites: no twist, all axes wrapped or none, longest even."""
+    axes = [axis for axis in topology.axes if axis.size > 1]
+    torus = all(axis.ring for axis in axes)
+    mesh = all(topology.neighbour(0, axis.name, -1) is None for axis in axes)
+    return (torus or mesh) and max(axis.size for axis in axes) % 2 == 0
+
+
+def _grid_halves(topology: Topology) -> Iterator[Set[int]]:
+    """For each axis the first half of the chips by position on it; a middle layer is cut along the longest others."""
+    positions = [topology.coordinates(chip) for chip in range(topology.chips)]
+    longest_first = sorted(range(len(topology.axes)), key=lambda axis: -topology.axes[axis].size)
+    for first in longest_first:
+        if topology.axes[first].size == 1:
+            continue
+        order = [first, *(axis for axis in longest_first if axis != first)]
+        chips = sorted(range(topology.chips), key=lambda chip: [positions[chip][axis] for axis in order])
+        yield set(chips[: topology.chips // 2])
+
+
+def _halves(chips: int) -> Iterator[Set[int]]:
+    """Every set of half of the chips, up to exchange of the two halves."""
+    for half in itertools.combinations(range(chips), chips // 2):
+        if chips % 2 or 0 in half:
+            yield set(half)
+
+
+def _blocks(chips: int) -> Iterator[Set[int]]:
+    """Every run of half of the chips in their order, closed to a circle."""
+    for start in range(chips):
+        yield {(start + offset) % chips for offset in range(chips // 2)}
+
+
+def _with_relays(topology: Topology, half: Set[int]) -> Set[int]:
+    """`half` and the switches and sockets that belong on its side, so that the fewest bytes/s cross."""
+    import networkx as nx  # slow to import and not needed to simulate
+
+    flow: nx.DiGraph[object] = nx.DiGraph()
+    flow.add_nodes_from(range(len(topology.nodes)))
+    for link in topology.links:
+        before = flow.edges[link.src, link.dst]["capacity"] if flow.has_edge(link.src, link.dst) else 0.0
+        flow.add_edge(link.src, link.dst, capacity=before + link.bandwidth)
+    for chip in range(topology.chips):
+        flow.add_edge(*(("from", chip) if chip in half else (chip, "to")))  # no capacity: unlimited
+    _, (side, _) = nx.minimum_cut(flow, "from", "to")
+    return {node for node in side if isinstance(node, int)}
