@@ -4,17 +4,26 @@ A schedule is for one unit of data: every send carries a share of the collective
 sizes, and covers all groups of the mesh at once (an all-gather over x of a 4x4x4 torus has 16 groups). It knows nothing
 of tasks or time; `lower` turns it into tasks, tests replay it chunk by chunk.
 
-Data is named by *chunks* (part, half, origin, target): the array is cut into `parts` (each takes its own way through
-the axes), each part into two halves, and each by the mesh position of the chip it comes from (`origin`) and the chip it
-is for (`target`). -1 means all: a send of an all-gather has `target` all -1, a send of a reduce-scatter `origin` all -1.
+Data is named by *chunks* (part, half, origin, target): the array is cut into `parts` of equal size (each takes its own
+way through the axes), each part into two halves, and each by the mesh position of the chip it comes from (`origin`) and
+the chip it is for (`target`). -1 means all positions of the group, so one send may carry a *box* of chunks:
+
+- all-gather, broadcast: `target` is all -1; `origin` is -1 on the axes that were gathered before.
+- reduce-scatter: `origin` is all -1; `target` is -1 on the axes that are still to be scattered. The payload is the sum
+  of the sender's own contribution and of all that arrived for these targets in the sends it depends on.
+- all-reduce: first sends of a reduce-scatter, then sends of an all-gather of the sums.
+- all-to-all: `origin` is -1 on the axes travelled before, `target` on those still to be travelled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from sim.topology.graph import Topology
 
 Int32s = npt.NDArray[np.int32]
 
@@ -36,7 +45,7 @@ class Schedule:
     """[n] bytes over the collective's size (size: the full gathered array for all-gather and reduce-scatter, the array
     for all-reduce and broadcast, the local buffer for all-to-all, the message for permute)."""
     step: Int32s
-    """[n] hop number along its axis, from 0."""
+    """[n] hop number along its axis (all-to-all by direct messages: along its route), from 0 in the order sent."""
     direction: Int32s
     """[n] +1 or -1 along its axis."""
     own: npt.NDArray[np.bool_]
@@ -61,3 +70,90 @@ class Schedule:
         """Sends that must have arrived before `send` starts."""
         end = int(self.dep_counts[: send + 1].sum())
         return self.deps[end - int(self.dep_counts[send]) : end]
+
+
+Algorithm = Callable[[Topology, tuple[str, ...]], Schedule]
+"""How a collective over some axes is done: (topology, axes) -> Schedule."""
+
+_DTYPES = {"share": np.float64, "own": np.bool_}
+_COLUMNS = ("src", "dst", "link", "share", "step", "direction", "own", "part", "half")
+
+
+class ScheduleBuilder:
+    """Appends sends in blocks. Sends are numbered in order, dependencies point backwards."""
+
+    def __init__(self, collective: str, axes: tuple[str, ...], parts: int) -> None:
+        self._collective, self._axes, self._parts = collective, axes, parts
+        self._columns: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
+        self._origin: list[Int32s] = []
+        self._target: list[Int32s] = []
+        self._dep_counts: list[Int32s] = []
+        self._deps: list[Int32s] = []
+        self._size = 0
+
+    def add(
+        self,
+        src: Int32s,
+        dst: Int32s,
+        link: Int32s,
+        *,
+        share: float,
+        step: int,
+        direction: npt.ArrayLike,
+        own: bool,
+        part: npt.ArrayLike,
+        half: npt.ArrayLike = -1,
+        origin: Int32s | None = None,
+        target: Int32s | None = None,
+        deps: Sequence[Int32s] = (),
+    ) -> Int32s:
+        """Append n sends, one per entry of `src`, and return their numbers [n].
+
+        Args:
+            origin, target: [n, A]; None for all positions.
+            deps: arrays [n] of earlier sends; send i waits for entry i of each. -1 means none.
+        """
+        n = len(src)
+        values: dict[str, npt.ArrayLike] = {
+            "src": src,
+            "dst": dst,
+            "link": link,
+            "share": share,
+            "step": step,
+            "direction": direction,
+            "own": own,
+            "part": part,
+            "half": half,
+        }
+        for name, value in values.items():
+            column: npt.NDArray[np.generic] = np.empty(n, dtype=_DTYPES.get(name, np.int32))
+            column[:] = value
+            self._columns[name].append(column)
+        everywhere = np.full((n, len(self._axes)), -1, dtype=np.int32)
+        self._origin.append(everywhere if origin is None else origin)
+        self._target.append(everywhere if target is None else target)
+        table = np.stack(deps, axis=1).astype(np.int32) if deps else np.empty((n, 0), dtype=np.int32)
+        given = table >= 0
+        self._dep_counts.append(given.sum(axis=1, dtype=np.int32))
+        self._deps.append(table[given])
+        self._size += n
+        return np.arange(self._size - n, self._size, dtype=np.int32)
+
+    def build(self) -> Schedule:
+        """The finished schedule."""
+        none = np.empty(0, dtype=np.int32)
+        no_box = np.empty((0, len(self._axes)), dtype=np.int32)
+        columns = {
+            name: np.concatenate([np.empty(0, dtype=_DTYPES.get(name, np.int32)), *blocks])
+            for name, blocks in self._columns.items()
+        }
+        return Schedule(
+            collective=self._collective,
+            axes=self._axes,
+            parts=self._parts,
+            dep_counts=np.concatenate([none, *self._dep_counts]),
+            deps=np.concatenate([none, *self._deps]),
+            origin=np.concatenate([no_box, *self._origin]),
+            target=np.concatenate([no_box, *self._target]),
+            **columns,
+        )

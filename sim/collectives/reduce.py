@@ -1,0 +1,108 @@
+"""Reductions from all-gathers: a reduce-scatter is an all-gather run backwards, an all-reduce is both in a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sim.collectives.mesh import mesh_axis
+from sim.collectives.schedule import Algorithm, Schedule
+from sim.topology.graph import Topology
+
+
+def reverse(schedule: Schedule, topology: Topology) -> Schedule:
+    """The reduce-scatter that is the exact time reversal of an all-gather.
+
+    Every send src -> dst becomes dst -> src over the opposite link, every "b after a" becomes "a after b". Where chunks
+    of a chip fanned out over a tree, the contributions to it now flow together over the same tree. Every chip adds its
+    own contribution to all it sends, since it received every chunk just once. `step` counts from 0 again, per
+    part, axis and direction.
+    """
+    opposite = np.full(len(topology.links), -1, dtype=np.int32)
+    axis_of = np.zeros(len(topology.links), dtype=np.int64)
+    for i, name in enumerate(schedule.axes):
+        axis = mesh_axis(topology, name)
+        for direction in (1, -1):
+            linked = axis.link[direction] >= 0
+            links = axis.link[direction][linked]
+            opposite[links] = axis.link[-direction][axis.after[direction][linked]]
+            axis_of[links] = i
+    n = len(schedule)
+    run = (schedule.part * len(schedule.axes) + axis_of[schedule.link]) * 2 + (schedule.direction > 0)
+    last_step = np.zeros(int(run.max(initial=0)) + 1, dtype=np.int32)
+    np.maximum.at(last_step, run, schedule.step)
+    # Send i becomes send n-1-i, so that dependencies point backwards again.
+    earlier = schedule.deps.astype(np.int64)
+    later = np.repeat(np.arange(n), schedule.dep_counts)
+    by_new_send = np.lexsort((-later, -earlier))
+    return Schedule(
+        collective="reduce_scatter",
+        axes=schedule.axes,
+        parts=schedule.parts,
+        src=schedule.dst[::-1],
+        dst=schedule.src[::-1],
+        link=opposite[schedule.link][::-1],
+        share=schedule.share[::-1],
+        step=(last_step[run] - schedule.step)[::-1],
+        direction=-schedule.direction[::-1],
+        own=np.ones(n, dtype=np.bool_),
+        dep_counts=np.bincount(n - 1 - earlier, minlength=n).astype(np.int32),
+        deps=(n - 1 - later)[by_new_send].astype(np.int32),
+        part=schedule.part[::-1],
+        half=schedule.half[::-1],
+        origin=schedule.target[::-1],
+        target=schedule.origin[::-1],
+    )
+
+
+def reduce_scatter(all_gather: Algorithm) -> Algorithm:
+    """The reduce-scatter algorithm that reverses an all-gather algorithm."""
+
+    def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+        return reverse(all_gather(topology, axes), topology)
+
+    return algorithm
+
+
+def all_reduce(scatter: Algorithm, all_gather: Algorithm) -> Algorithm:
+    """The all-reduce algorithm that reduces like `scatter` and then gathers the sums like `all_gather`.
+
+    A chip starts to send its chunk of a part as soon as the sum in it is complete, not after the whole reduce-scatter.
+    """
+
+    def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+        return _chain(scatter(topology, axes), all_gather(topology, axes))
+
+    return algorithm
+
+
+def _chain(first: Schedule, second: Schedule) -> Schedule:
+    """A reduce-scatter, then an all-gather of its results: sends with own data wait for the sums at their chip."""
+    n = len(first)
+    final = np.ones(n, dtype=np.bool_)
+    final[first.deps] = False
+    finals = np.flatnonzero(final)
+    finals = finals[np.argsort((first.dst * first.parts + first.part)[finals], kind="stable")]
+    sum_at = (first.dst * first.parts + first.part)[finals]
+    sent_from = second.src * second.parts + second.part
+    begin = np.searchsorted(sum_at, sent_from, side="left")
+    added = np.where(second.own, np.searchsorted(sum_at, sent_from, side="right") - begin, 0)
+    # Per send of the all-gather: its own dependencies, then `added` entries of `finals` from `begin` on.
+    send = np.repeat(np.arange(len(second)), added)
+    rank = np.arange(len(send)) - np.repeat(np.cumsum(added) - added, added)
+    sums = finals[begin[send] + rank]
+    deps = np.concatenate([second.deps.astype(np.int64) + n, sums])
+    of = np.concatenate([np.repeat(np.arange(len(second)), second.dep_counts), send])
+    ordered = deps[np.argsort(of, kind="stable")]
+    joined = {
+        name: np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in ("src", "dst", "link", "share", "step", "direction", "own", "part", "half", "origin", "target")
+    }
+    return replace(
+        first,
+        collective="all_reduce",
+        dep_counts=np.concatenate([first.dep_counts, second.dep_counts + added.astype(np.int32)]),
+        deps=np.concatenate([first.deps, ordered.astype(np.int32)]),
+        **joined,  # type: ignore[arg-type]
+    )

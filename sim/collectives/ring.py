@@ -1,0 +1,132 @@
+"""All-gather along the axes, one stage per axis; every stage passes chunks from neighbour to neighbour.
+
+A *form* says how one axis is gathered: which half of a chunk (-1: all of it) makes each hop in each direction. With K
+chips on the axis, chunks of c bytes, links of w bytes/s per direction and latency t, a stage takes
+
+    one way       (K-1) (c/w + t)
+    both ways     (K-1)/2 c/w + floor(K/2) t     fewest bytes per link and fewest hops at once
+    line          (K-1) (c/w + t)                no wrap: the end chips receive everything over one link
+
+(both ways: whole chunks travel to distances 1 .. floor((K-1)/2); for even K the chunk of the chip opposite comes in two
+halves, one from each side, over the two parallel links if K = 2). An axis that closes no ring is always done as a line.
+Sources: Chan et al. 2007 (Concurrency and Computation 19:1749) for ring and line; scaling-book, "Sharded matrices", for
+both directions of a TPU ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis, positions
+from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
+from sim.topology.graph import Topology
+
+Hops = Mapping[int, Sequence[int]]
+"""Per direction (+1, -1): the half that makes hop 0, 1, ...; -1 for whole chunks."""
+Form = Callable[[MeshAxis], tuple[MeshAxis, Hops]]
+"""How one axis is gathered: the axis, as a line where its wrap is not used, and the hops."""
+
+
+def as_line(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+    """Whole chunks travel to both ends."""
+    hops = (-1,) * (axis.size - 1)
+    return axis.without_wrap(), {1: hops, -1: hops}
+
+
+def one_way(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+    """Whole chunks travel once around in the + direction."""
+    return (axis, {1: (-1,) * (axis.size - 1)}) if axis.ring else as_line(axis)
+
+
+def one_way_back(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+    """Whole chunks travel once around in the - direction, so that the reverse runs in the + direction."""
+    return (axis, {-1: (-1,) * (axis.size - 1)}) if axis.ring else as_line(axis)
+
+
+def both_ways(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+    """Chunks travel the shorter way round."""
+    if not axis.ring:
+        return as_line(axis)
+    whole = (-1,) * ((axis.size - 1) // 2)
+    if axis.size % 2:
+        return axis, {1: whole, -1: whole}
+    return axis, {1: (*whole, 0), -1: (*whole, 1)}
+
+
+def gather(topology: Topology, axes: tuple[str, ...], orders: Sequence[Sequence[str]], form: Form) -> Schedule:
+    """All-gather in `len(orders)` parts at the same time; part p goes through the axes in the order `orders[p]`.
+
+    The first stage of a part passes single chunks along its first axis; every later stage passes boxes, all that the
+    stages before have gathered. A chip starts a stage with its own box, once everything in it has arrived.
+    """
+    builder = ScheduleBuilder("all_gather", axes, len(orders))
+    group = int(np.prod([mesh_axis(topology, name).size for name in axes], dtype=np.int64))
+    chips = np.arange(topology.chips, dtype=np.int32)
+    home = positions(topology, axes)
+    box_share = [1 / (len(orders) * group)] * len(orders)
+    # Sends that have arrived at each chip [chips], per part; -1 at chips that such a send does not reach.
+    arrived: list[list[Int32s]] = [[] for _ in orders]
+    for stage in range(max((len(order) for order in orders), default=0)):
+        runs = [form(mesh_axis(topology, order[stage])) for order in orders]
+        last: dict[tuple[int, int], Int32s] = {}
+        received: list[list[Int32s]] = [[] for _ in orders]
+        for step in range(max(len(hops) for _, ways in runs for hops in ways.values())):
+            for part, (axis, ways) in enumerate(runs):
+                for direction, hops in ways.items():
+                    if step >= len(hops):
+                        continue
+                    needed = arrived[part] if step == 0 else [last[part, direction]]
+                    sends = axis.after[direction] >= 0
+                    if step > 0:
+                        sends &= needed[0] >= 0
+                    src = chips[sends]
+                    origin = home[src]
+                    origin[:, [axes.index(name) for name in orders[part][:stage]]] = -1
+                    origin[:, axes.index(axis.name)] = (axis.position[src] - direction * step) % axis.size
+                    dst = axis.after[direction][src]
+                    arrival = np.full(len(chips), -1, dtype=np.int32)
+                    arrival[dst] = builder.add(
+                        src,
+                        dst,
+                        axis.link[direction][src],
+                        share=box_share[part] if hops[step] < 0 else box_share[part] / 2,
+                        step=step,
+                        direction=direction,
+                        own=step == 0,
+                        part=part,
+                        half=hops[step],
+                        origin=origin,
+                        deps=[ids[src] for ids in needed],
+                    )
+                    last[part, direction] = arrival
+                    received[part].append(arrival)
+        for part, (axis, _) in enumerate(runs):
+            arrived[part] += received[part]
+            box_share[part] *= axis.size
+    return builder.build()
+
+
+def _one_after_the_other(topology: Topology, axes: tuple[str, ...], form: Form) -> Schedule:
+    return gather(topology, axes, [[axis.name for axis in mesh_axes(topology, axes)]], form)
+
+
+def ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """One-way ring in the + direction on each axis, one axis after the other."""
+    return _one_after_the_other(topology, axes, one_way)
+
+
+def ring_back(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """One-way ring in the - direction on each axis, one axis after the other."""
+    return _one_after_the_other(topology, axes, one_way_back)
+
+
+def bidirectional_ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """Shorter way round on each axis, one axis after the other."""
+    return _one_after_the_other(topology, axes, both_ways)
+
+
+def line(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """To both ends of each axis without using its wrap, one axis after the other."""
+    return _one_after_the_other(topology, axes, as_line)
