@@ -1,0 +1,117 @@
+"""A drawing of nodes and lines in the plane, before it is painted: what the kinds of machine have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sim import units
+from sim.plots.style import PALETTE
+from sim.topology.graph import Link
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A curve through `points` in a colour of the palette."""
+
+    points: tuple[Point, ...]
+    color: str
+    dashed: bool = False
+    strength: float = 1.0
+    """1 in front, less behind: how far the colour is from white."""
+    width: float = 1.3
+    label: str = ""
+    """Written on the line at a third of its length: lines often cross in the middle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A chip (round), or a switch or socket (a box)."""
+
+    at: Point
+    label: str = ""
+    size: float = 0.16
+    """Half the height, in inches at full scale."""
+    half_width: float | None = None
+    """Of a box; None for a round chip."""
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """Lines, nodes over them, and what the legend and the title say."""
+
+    lines: Sequence[Line]
+    """From back to front."""
+    nodes: Sequence[Node]
+    legend: Sequence[tuple[str, str, bool]]
+    """(label, colour, dashed)."""
+    notes: Sequence[str] = ()
+    """Lines under the title."""
+    legend_columns: int = 1
+    margin: float = 0.4
+
+    def corners(self) -> tuple[Point, Point]:
+        """Lower left and upper right corner, margin included."""
+        points = [point for line in self.lines for point in line.points]
+        points += [(node.at[0] + sign * (node.half_width or 0), node.at[1]) for node in self.nodes for sign in (-1, 1)]
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        edge = self.margin
+        return (min(xs) - edge, min(ys) - edge), (max(xs) + edge, max(ys) + edge)
+
+    def handles(self) -> list[Artist]:
+        """Legend entries."""
+        from matplotlib.lines import Line2D
+
+        return [
+            Line2D([], [], color=color, linestyle=(0, (3, 2)) if dashed else "-", label=label)
+            for label, color, dashed in self.legend
+        ]
+
+    def paint(self, axes: Axes, scale: float) -> None:
+        """Put everything on `axes`, where one unit is `scale` inches."""
+        from matplotlib.collections import LineCollection
+        from matplotlib.colors import to_rgb
+        from matplotlib.patches import Circle, FancyBboxPatch
+
+        def shade(color: str, strength: float) -> tuple[float, ...]:
+            return tuple(1 - strength * (1 - channel) for channel in to_rgb(color))
+
+        axes.add_collection(
+            LineCollection(
+                [line.points for line in self.lines],
+                colors=[shade(line.color, line.strength) for line in self.lines],
+                linestyles=[(0, (2, 1.5)) if line.dashed else "-" for line in self.lines],
+                linewidths=[line.width * max(0.5, scale) for line in self.lines],
+                zorder=1,
+            ),
+            autolim=False,
+        )
+        for line in self.lines:
+            if line.label:
+                place = line.points[len(line.points) // 3]
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+                axes.text(*place, line.label, fontsize=7, color=line.color, ha="center", va="center", bbox=box)
+        for node in self.nodes:
+            x, y = node.at
+            look = {"facecolor": "white", "edgecolor": shade(PALETTE["black"], node.strength), "zorder": 2}
+            if node.half_width is None:
+                look["facecolor"] = "white" if node.label else shade(PALETTE["black"], node.strength)
+                axes.add_patch(Circle((x, y), node.size, linewidth=0.8, **look))
+            else:
+                corner, width = (x - node.half_width, y - node.size), 2 * node.half_width
+                shape = FancyBboxPatch(corner, width, 2 * node.size, boxstyle="round,pad=0.02", linewidth=0.8, **look)
+                axes.add_patch(shape)
+            axes.text(x, y, node.label, fontsize=max(4.5, 7 * scale), ha="center", va="center_baseline", zorder=3)
+
+
+def rate(link: Link) -> str:
+    """`42.3 GB/s each way, 1 us`."""
+    return f"{link.bandwidth / 1e9:.4g} GB/s each way, {units.format_seconds(link.latency_s)}"

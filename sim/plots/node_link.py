@@ -1,0 +1,102 @@
+"""A switch or an arbitrary graph on paper: chips in a row with switches and sockets above, or chips in a circle."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+
+from sim.plots.drawing import Drawing, Line, Node, Point, rate
+from sim.plots.style import PALETTE
+from sim.topology.graph import Link, Topology
+
+COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
+SWITCH_CHIPS = 16
+"""Of a larger switch only this many chips are shown; the others look the same."""
+
+
+def drawing(topology: Topology) -> Drawing:
+    """Lines are coloured by link type; links side by side are one line marked with their number."""
+    return _switch(topology) if topology.kind == "switch" else _graph(topology)
+
+
+def _switch(topology: Topology) -> Drawing:
+    """The switch as a bar; each chip's egress (up) beside its ingress (down)."""
+    shown = min(topology.chips, SWITCH_CHIPS)
+    egress, ingress = PALETTE["blue"], PALETTE["vermilion"]
+    lines = []
+    for chip in range(shown):
+        lines.append(Line(((chip - 0.08, 0.0), (chip - 0.08, 1.5)), egress))
+        lines.append(Line(((chip + 0.08, 0.0), (chip + 0.08, 1.5)), ingress))
+    nodes = [Node((chip, 0.0), topology.nodes[chip], 0.26) for chip in range(shown)]
+    nodes.append(Node(((shown - 1) / 2, 1.5), topology.nodes[-1], 0.2, half_width=(shown - 1) / 2 + 0.3))
+    notes = [f"ports of {rate(topology.links[0])} chip to chip"]
+    if shown < topology.chips:
+        notes.append(f"shown: {shown} of {topology.chips} chips, all alike")
+    return Drawing(
+        lines=lines,
+        nodes=nodes,
+        legend=[("egress", egress, False), ("ingress", ingress, False)],
+        legend_columns=2,
+        notes=notes,
+    )
+
+
+def _graph(topology: Topology) -> Drawing:
+    places = _layers(topology) if len(topology.nodes) > topology.chips else _circle(topology)
+    bundles: dict[tuple[int, int], list[Link]] = defaultdict(list)
+    for link in topology.links:
+        if link.src < link.dst:
+            bundles[link.src, link.dst].append(link)
+    types = list(dict.fromkeys((link.bandwidth, link.latency_s) for link in topology.links))
+    colors = {kind: PALETTE[COLORS[i % len(COLORS)]] for i, kind in enumerate(types)}
+    lines = []
+    for (src, dst), links in bundles.items():
+        for kind, count in Counter((link.bandwidth, link.latency_s) for link in links).items():
+            points = _curve(places[src], places[dst], places)
+            lines.append(Line(points, colors[kind], width=1.3 * count**0.5, label=f"×{count}" if count > 1 else ""))
+    nodes = [
+        Node(place, topology.nodes[node], 0.26)
+        if node < topology.chips
+        else Node(place, topology.nodes[node], 0.2, half_width=0.08 * len(topology.nodes[node]) + 0.15)
+        for node, place in enumerate(places)
+    ]
+    first = {kind: next(link for link in topology.links if (link.bandwidth, link.latency_s) == kind) for kind in types}
+    return Drawing(lines=lines, nodes=nodes, legend=[(rate(first[kind]), colors[kind], False) for kind in types])
+
+
+def _circle(topology: Topology) -> list[Point]:
+    """Chips in their order, clockwise from the top."""
+    radius = max(1.0, topology.chips * 1.3 / (2 * math.pi))
+    angles = [2 * math.pi * chip / topology.chips for chip in range(topology.chips)]
+    return [(radius * math.sin(angle), radius * math.cos(angle)) for angle in angles]
+
+
+def _layers(topology: Topology) -> list[Point]:
+    """Chips in a row; above them the other nodes by their distance from a chip, each over what it connects."""
+    neighbours: dict[int, list[int]] = defaultdict(list)
+    for link in topology.links:
+        neighbours[link.src].append(link.dst)
+    places: dict[int, Point] = {chip: (float(chip), 0.0) for chip in range(topology.chips)}
+    height = 0.0
+    while len(places) < len(topology.nodes):
+        height += 1.3
+        layer = {node for placed in places for node in neighbours[placed] if node not in places}
+        layer = layer or {node for node in range(len(topology.nodes)) if node not in places}
+        centre = {}
+        for node in layer:
+            below = [places[other][0] for other in neighbours[node] if other in places] or [0.0]
+            centre[node] = sum(below) / len(below)
+        edge = -math.inf
+        for node in sorted(layer, key=lambda node: (centre[node], node)):
+            edge = max(centre[node], edge + 1.1)
+            places[node] = (edge, height)
+    return [places[node] for node in range(len(topology.nodes))]
+
+
+def _curve(start: Point, end: Point, places: list[Point]) -> tuple[Point, ...]:
+    """A straight line, but an arc below its row where it would run through other nodes of that row."""
+    (x0, y0), (x1, y1) = start, end
+    blocked = y0 == y1 and any(y == y0 and min(x0, x1) < x < max(x0, x1) for x, y in places)
+    sag = 0.22 * abs(x1 - x0) if blocked else 0.0
+    steps = [i / 24 for i in range(25)]
+    return tuple((x0 + t * (x1 - x0), y0 + t * (y1 - y0) - sag * 4 * t * (1 - t)) for t in steps)

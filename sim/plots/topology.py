@@ -1,0 +1,58 @@
+"""Drawing of a machine: a torus as a grid, a switch or a graph as nodes and links."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sim.plots import grid, node_link
+from sim.plots.style import figure, save, style
+from sim.topology.graph import Topology
+from sim.topology.metrics import bisection, hops
+
+WIDTH_IN, HEIGHT_IN = 7.0, 6.0
+"""Width of the figure and most height of the drawing in it."""
+
+
+def draw(topology: Topology, path: Path | str) -> None:
+    """Draw the machine into the file `path` (png, svg or pdf by its suffix).
+
+    Every line is a pair of links, one in each direction. A machine too large to show whole is shown in part, and the
+    figure says which part.
+    """
+    drawing = grid.drawing(topology) if topology.kind == "torus" else node_link.drawing(topology)
+    (left, bottom), (right, top) = drawing.corners()
+    scale = min(1.3, WIDTH_IN / (right - left), HEIGHT_IN / (top - bottom))
+    rows = -(-len(drawing.legend) // drawing.legend_columns)
+    body, header, footer = scale * (top - bottom), 0.65 + 0.2 * len(drawing.notes), 0.15 + 0.2 * rows
+    height = header + body + footer
+    made = figure(WIDTH_IN, height)
+    made.set_layout_engine("none")  # one drawing at a fixed scale: every part has its place
+    with style():
+        width = scale * (right - left) / WIDTH_IN
+        axes = made.add_axes(((1 - width) / 2, footer / height, width, body / height))
+        axes.set_axis_off()
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        drawing.paint(axes, scale)
+        edge = 0.2 / WIDTH_IN
+        made.text(edge, 1 - 0.15 / height, topology.name, fontsize=11, fontweight="bold", va="top")
+        summary = "\n".join([_summary(topology), *drawing.notes])
+        made.text(edge, 1 - 0.4 / height, summary, fontsize=8.5, linespacing=1.5, va="top")
+        made.legend(
+            handles=drawing.handles(),
+            ncols=drawing.legend_columns,
+            loc="lower left",
+            bbox_to_anchor=(edge, 0.05 / height),
+            borderaxespad=0,
+        )
+    save(made, path)
+
+
+def _summary(topology: Topology) -> str:
+    cut = bisection(topology)
+    paths = hops(topology)
+    bound = "" if cut.exact else "at most "
+    return (
+        f"{topology.chips} chips; hops {paths.average:.4g} on average, at most {paths.diameter}; "
+        f"bisection {bound}{cut.links} links, {cut.bandwidth / 1e9:,.0f} GB/s each way"
+    )
