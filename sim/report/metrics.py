@@ -67,9 +67,7 @@ def measure(trace: Trace, topology: Topology) -> Measures:
     compute_ps = sp.lengths(computing, chips)
     communication_ps = sp.lengths(sp.union(collectives), chips)
     busy_ps = sp.lengths(sp.union(computing, collectives), chips)
-    last_end = np.zeros(chips, dtype=np.int64)
-    np.maximum.at(last_end, trace.program.chip, trace.times["end"])
-    critical = int(last_end.argmax())
+    critical = critical_chip(trace, chips)
     link_ps = sp.lengths(links, len(topology.links))
     most = int(link_ps.max(initial=0))
     return Measures(
@@ -88,6 +86,13 @@ def measure(trace: Trace, topology: Topology) -> Measures:
     )
 
 
+def critical_chip(trace: Trace, chips: int) -> int:
+    """The chip whose last task ends last; the lowest of them."""
+    last_end = np.zeros(chips, dtype=np.int64)
+    np.maximum.at(last_end, trace.program.chip, trace.times["end"])
+    return int(last_end.argmax())
+
+
 def _ops(
     trace: Trace, chip: int, compute: sp.Spans, collectives: sp.Spans, computing: sp.Spans
 ) -> tuple[OpMeasure, ...]:
@@ -98,8 +103,8 @@ def _ops(
     def per_op(task: sp.Tasks, value: Ints | Floats) -> Floats:
         return sp.sums(program.op[task], value, len(names))
 
-    source, start, end = sp.minus(collectives, computing)
-    exposed = per_op(collectives.task[source], end - start)
+    alone = sp.minus(collectives, computing)
+    exposed = per_op(alone.task, alone.end - alone.start)
     sends = np.flatnonzero((program.kind == Kind.SEND) & (program.chip == chip))
     sent = per_op(sends, program.bytes[sends])
     rows = {}

@@ -34,6 +34,11 @@ class Spans:
         """The spans of a mask or of positions."""
         return Spans(self.task[chosen], self.lane[chosen], self.start[chosen], self.end[chosen])
 
+    def within(self, start: int, end: int) -> Spans:
+        """The spans that reach into start .. end, cut to it."""
+        inside = self.where((self.end > start) & (self.start < end))
+        return Spans(inside.task, inside.lane, np.maximum(inside.start, start), np.minimum(inside.end, end))
+
     def of_lane(self, lane: int) -> Spans:
         """The spans of one lane, by start and then task."""
         own = self.where(np.flatnonzero(self.lane == lane))
@@ -51,7 +56,7 @@ def collectives(trace: Trace) -> Spans:
     """Collectives on their chips, from the chip's entry to the arrival of everything; launch overhead included.
 
     Raises:
-        ValueError: a collective does not have one BEGIN and one END on each of its chips.
+        ValueError: a collective does not have one BEGIN and, after it, one END on each of its chips.
     """
     program = trace.program
     begin, end = (np.flatnonzero(program.kind == kind) for kind in (Kind.BEGIN, Kind.END))
@@ -61,7 +66,11 @@ def collectives(trace: Trace) -> Spans:
     )
     if not paired:
         raise ValueError("a collective must have one BEGIN and one END on each of its chips")
-    return Spans(begin, program.chip[begin], trace.times["start"][begin], trace.times["end"][end])
+    spans = Spans(begin, program.chip[begin], trace.times["start"][begin], trace.times["end"][end])
+    early = np.flatnonzero(spans.end < spans.start)
+    if len(early):
+        raise ValueError(f"a collective cannot end before it begins: {program.describe(int(begin[early[0]]))}")
+    return spans
 
 
 def links(trace: Trace, topology: Topology) -> Spans:
@@ -101,12 +110,8 @@ def union(*parts: Spans) -> Spans:
     return Spans(task[first], lane[first], (start - offset)[first], (reach - offset)[last])
 
 
-def minus(spans: Spans, covered: Spans) -> tuple[Ints, Ints, Ints]:
-    """What of each span lies outside `covered`, a union on the same single lane.
-
-    Returns:
-        (position in `spans`, start, end) of every uncovered piece, in order.
-    """
+def minus(spans: Spans, covered: Spans) -> Spans:
+    """The pieces of the spans that lie outside `covered`, a union; all on one lane."""
     far = np.iinfo(np.int64).max
     gap_start = np.concatenate(([-far], covered.end))
     gap_end = np.concatenate((covered.start, [far]))
@@ -114,9 +119,9 @@ def minus(spans: Spans, covered: Spans) -> tuple[Ints, Ints, Ints]:
     count = np.maximum(np.searchsorted(gap_start, spans.end, side="left") - first, 0)
     source = np.repeat(np.arange(len(spans)), count)
     gap = first[source] + np.arange(len(source)) - np.repeat(np.cumsum(count) - count, count)
-    start, end = np.maximum(gap_start[gap], spans.start[source]), np.minimum(gap_end[gap], spans.end[source])
-    real = end > start
-    return source[real], start[real], end[real]
+    pieces = spans.where(source)
+    start, end = np.maximum(gap_start[gap], pieces.start), np.minimum(gap_end[gap], pieces.end)
+    return Spans(pieces.task, pieces.lane, start, end).where(end > start)
 
 
 def pack(spans: Spans) -> Ints:

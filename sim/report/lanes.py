@@ -1,0 +1,110 @@
+"""A chip's lanes: its compute, its collectives in as many rows as run at once, and its outgoing links."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.program import Ints
+from sim.report import spans as sp
+from sim.topology.graph import Link, Topology
+from sim.trace import Trace
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lane:
+    """One row of a timeline: spans that never overlap, by start."""
+
+    kind: Literal["compute", "collectives", "link"]
+    label: str
+    spans: sp.Spans
+    exposed: sp.Spans
+    """The pieces of collectives with no compute on the chip; none on other lanes."""
+    link: int = -1
+    """Position in `Topology.links` of a link's lane."""
+
+
+def of_chips(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int, list[Lane]]:
+    """Lanes of each chip: compute, collectives (one row at least), then links in the topology's order."""
+    compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
+    result: dict[int, list[Lane]] = {}
+    for chip in chips:
+        computing, own = compute.of_lane(chip), collectives.of_lane(chip)
+        covered = sp.union(computing)
+        none = computing.where(np.empty(0, dtype=np.int64))
+        lanes = [Lane("compute", "compute", computing, none)]
+        row = sp.pack(own)
+        for k in range(int(row.max(initial=0)) + 1):
+            spans = own.where(row == k)
+            lanes.append(Lane("collectives", "collectives", spans, sp.minus(spans, covered)))
+        for link in topology.links:
+            if link.src == chip:
+                spans = links.of_lane(link.index)
+                lanes.append(Lane("link", link_label(link), spans, none, link.index))
+        result[chip] = lanes
+    return result
+
+
+def link_label(link: Link) -> str:
+    """A link's name as seen from its chip: `x+`, `egress`, `to gpu1#0`."""
+    _, arrow, there = link.name.partition("->")
+    return f"to {there}" if arrow else link.name.rpartition(":")[2]
+
+
+def alike(trace: Trace, topology: Topology) -> list[Ints]:
+    """Chips in groups that do the same ops at the same times on the same lanes, the group of the lowest chip first.
+
+    Chips are compared by a 64-bit sum over their spans, so two chips that differ are told apart but for a chance of
+    one in 10**19.
+    """
+    ports: dict[int, int] = {}
+    lane_of_link, chip_of_link = [], []
+    for link in topology.links:  # a link's lane: its place among the links of its sender
+        ports[link.src] = ports.get(link.src, -1) + 1
+        lane_of_link.append(2 + ports[link.src])
+        chip_of_link.append(link.src)
+    compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
+    sums = np.zeros(len(topology.nodes), dtype=np.uint64)
+    for spans, chip, lane in (
+        (compute, compute.lane, np.zeros(len(compute), dtype=np.int64)),
+        (collectives, collectives.lane, np.ones(len(collectives), dtype=np.int64)),
+        (links, np.array(chip_of_link, dtype=np.int64)[links.lane], np.array(lane_of_link, dtype=np.int64)[links.lane]),
+    ):
+        program = trace.program
+        columns = (lane, program.op[spans.task], program.layer[spans.task], spans.start, spans.end)
+        np.add.at(sums, chip, _mixed(columns))
+    _, first, group = np.unique(sums[: topology.chips], return_index=True, return_inverse=True)
+    return [np.flatnonzero(group == k) for k in np.argsort(first)]
+
+
+def _mixed(columns: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash per row (the finaliser of splitmix64, after each column)."""
+    value = np.zeros(len(columns[0]), dtype=np.uint64)
+    for column in columns:
+        value = value + column.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        value = value ^ (value >> np.uint64(31))
+    return value
+
+
+def layer_edges(trace: Trace, chip: int) -> Ints:
+    """When each layer of the program begins on a chip (its first compute or collective), and when the last ends, ps.
+
+    [layers + 1]; empty for a program without layers, or a chip that has none.
+    """
+    program = trace.program
+    tasks = np.concatenate([part.where(part.lane == chip).task for part in (sp.compute(trace), sp.collectives(trace))])
+    tasks = tasks[program.layer[tasks] >= 0]
+    if not len(tasks):
+        return np.empty(0, dtype=np.int64)
+    layers, layer = np.unique(program.layer[tasks], return_inverse=True)
+    begins = np.full(len(layers), np.iinfo(np.int64).max)
+    np.minimum.at(begins, layer, trace.times["start"][tasks])
+    last = (program.layer == layers[-1]) & (program.chip == chip)
+    edges = np.append(begins, trace.times["end"][last].max())
+    return np.maximum.accumulate(edges)
