@@ -1,0 +1,110 @@
+"""From a schedule to tasks: one BEGIN and one END per chip, one task per send on its link."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim import units
+from sim.collectives.schedule import Schedule
+from sim.program import Floats, Ids, Ints, Kind, ProgramBuilder
+from sim.topology.graph import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """Tasks of one collective."""
+
+    begin: Ids
+    """[chips] the chip enters the collective."""
+    sends: Ids
+    """[sends] in the schedule's order."""
+    end: Ids
+    """[chips] everything for the chip has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wiring:
+    """What a schedule is on one machine, whatever the size: computed once."""
+
+    ps_per_byte: Floats
+    flight_ps: Ints
+    resource: Ids
+    arrival_counts: Ints
+    """[chips] sends into each chip."""
+    arrivals: Ids
+    """Flat, chip after chip: those sends."""
+    positions: Ints
+    """Where each send's own dependencies start in the flat list."""
+
+
+@functools.lru_cache(maxsize=256)
+def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
+    links = topology.links
+    bandwidth = np.array([link.bandwidth for link in links])
+    latency = np.array([link.latency_ps for link in links], dtype=np.int64)
+    return _Wiring(
+        ps_per_byte=units.PS_PER_S / bandwidth[schedule.link],
+        flight_ps=latency[schedule.link],
+        resource=(topology.chips + schedule.link).astype(np.int32),
+        arrival_counts=np.bincount(schedule.dst, minlength=topology.chips).astype(np.int64),
+        arrivals=np.argsort(schedule.dst, kind="stable").astype(np.int32),
+        positions=np.concatenate(([0], np.cumsum(schedule.dep_counts)[:-1])).astype(np.int64),
+    )
+
+
+def emit(
+    builder: ProgramBuilder,
+    topology: Topology,
+    schedule: Schedule,
+    size: float,
+    op: str,
+    after: Sequence[Ids] = (),
+    needs: Ids | None = None,
+) -> Emitted:
+    """Append a collective of `size` bytes (the schedule's size) in which each chip takes part once `after` has ended.
+
+    A chip sends, and forwards what others sent, only from its BEGIN on, which flies for the launch overhead. Link
+    resources follow the chips' compute resources: link i is resource chips + i.
+
+    Args:
+        after: [chips] arrays of tasks, each chip waits for its own entry.
+        needs: [sends] a task that each send also waits for, -1 for none.
+    """
+    wiring = _wiring(topology, schedule)
+    chips = np.arange(topology.chips, dtype=np.int32)
+    instance = builder.new_collective()
+    begin = builder.add(
+        op, Kind.BEGIN, chips, flight_ps=units.to_ps(topology.collective_overhead_s), deps=after, collective=instance
+    )
+    base = len(builder)
+    flat = np.insert(schedule.deps.astype(np.int64) + base, wiring.positions, begin[schedule.src])
+    counts = schedule.dep_counts.astype(np.int64) + 1
+    if needs is not None:
+        given = needs >= 0
+        starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+        flat = np.insert(flat, starts[given], needs[given])
+        counts = counts + given
+    size_of_send = schedule.share * size
+    sends = builder.add(
+        op,
+        Kind.SEND,
+        schedule.src,
+        peer=schedule.dst,
+        busy_ps=np.rint(size_of_send * wiring.ps_per_byte).astype(np.int64),
+        flight_ps=wiring.flight_ps,
+        resource=wiring.resource,
+        flat_deps=(counts, flat),
+        bytes=size_of_send,
+        collective=instance,
+    )
+    ends = np.insert(
+        wiring.arrivals.astype(np.int64) + base,
+        np.concatenate(([0], np.cumsum(wiring.arrival_counts)[:-1])),
+        begin,
+    )
+    end = builder.add(op, Kind.END, chips, flat_deps=(wiring.arrival_counts + 1, ends), collective=instance)
+    return Emitted(begin, sends, end)

@@ -1,0 +1,75 @@
+"""What a layout is written in: operations on sharded tensors, with two interpreters.
+
+`sim.lower.Lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip holding
+its real shard. A layout is a function from the residual stream to the residual stream; it reads like the paper's figure
+and cannot tell which interpreter runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from sim.sharding import Axes, Sharded
+
+
+class Value(Protocol):
+    """A tensor on the machine, whatever else the interpreter keeps with it."""
+
+    @property
+    def tensor(self) -> Sharded: ...
+
+
+V = TypeVar("V", bound=Value)
+
+
+class Dataflow(Protocol[V]):
+    """The operations. `name` labels an operation in timelines and reports."""
+
+    @property
+    def mesh(self) -> tuple[tuple[str, int], ...]:
+        """Mesh axes and their lengths."""
+
+    def weight(self, name: str, notation: str) -> V:
+        """The layer's weight of that name, sharded as `E_x F_yz`."""
+
+    def all_gather(self, values: Sequence[tuple[V, str]], axes: Axes, name: str) -> tuple[V, ...]:
+        """Gather each (value, dimension) over `axes`, in one collective."""
+
+    def reduce_scatter(self, values: Sequence[tuple[V, str]], axes: Axes, name: str) -> tuple[V, ...]:
+        """Sum each (value, dimension to scatter into) over `axes`, in one collective."""
+
+    def all_reduce(self, values: Sequence[V], axes: Axes, name: str) -> tuple[V, ...]:
+        """Sum each value over `axes`, in one collective."""
+
+    def all_to_all(self, value: V, axes: Axes, split: str, concat: str, name: str) -> V:
+        """Move `axes` from the sharding of `concat` to that of `split`."""
+
+    def local_slice(self, value: V, dim: str, axes: Axes) -> V:
+        """Keep each chip's slice of a dimension replicated over `axes`; nothing moves."""
+
+    def matmul(self, x: V, weights: Sequence[V], name: str) -> tuple[V, ...]:
+        """`x` times each weight, fused into one operation."""
+
+    def matmul_reduce_scatter(
+        self, x: V, weights: Sequence[tuple[V, str]], axes: Axes, name: str
+    ) -> tuple[V, ...]:
+        """`x` times each (weight, dimension to scatter into), then the reduce-scatter over `axes`; may be looped."""
+
+    def all_gather_matmul(self, factors: Sequence[tuple[V, str, V]], axes: Axes, name: str) -> V:
+        """Gather each (value, dimension, weight) over `axes`, multiply, add the products; may be looped."""
+
+    def mean_square(self, x: V, dim: str, name: str) -> V:
+        """Mean of x^2 over `dim` (32-bit), a partial sum over the axes that split it."""
+
+    def scale(self, x: V, mean_square: V, gain: V, name: str) -> V:
+        """RMS norm: x / sqrt(mean_square) * gain."""
+
+    def activate(self, inputs: Sequence[V], name: str) -> V:
+        """SwiGLU of (gate, up), or GELU of one input."""
+
+    def attention(self, q: V, k: V, v: V, name: str) -> V:
+        """Append k and v to the layer's cache and attend to it causally."""
+
+    def add(self, x: V, y: V, name: str) -> V:
+        """x + y."""

@@ -1,0 +1,212 @@
+"""Sharded tensors: which mesh axes split which dimension, and what each operation makes of that.
+
+The notation is Pope et al. section 3.1: `BLE_xyz` is a tensor of dimensions B, L, E whose last is split over the mesh
+axes x, y and z (x outermost); an axis not named is replicated; `BLF_yz (partial x)` is still to be summed over x. Byte
+and FLOP counts of a layout follow from these shapes alone, and a step that the sharding does not allow is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from sim.errors import LayoutError
+from sim.specs import DTYPE_BYTES
+
+Axes = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """One dimension: its letter, its full size, and the mesh axes that split it, outermost first."""
+
+    name: str
+    size: int
+    axes: Axes = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """A logical tensor over a mesh."""
+
+    dims: tuple[Dim, ...]
+    mesh: tuple[tuple[str, int], ...]
+    """Mesh axes and their lengths."""
+    dtype: str = "bf16"
+    partial: Axes = ()
+    """Axes over which each chip holds a partial sum."""
+
+    def __post_init__(self) -> None:
+        used = [axis for dim in self.dims for axis in dim.axes] + list(self.partial)
+        for axis in used:
+            if axis not in dict(self.mesh):
+                raise LayoutError(f"{self}: mesh has no axis '{axis}'")
+            if used.count(axis) > 1:
+                raise LayoutError(f"{self}: an axis splits or sums a tensor once, got '{axis}' twice")
+        for dim in self.dims:
+            shards = self.ways(dim.axes)
+            if dim.size % shards:
+                raise LayoutError(
+                    f"{self}: the mesh must divide every dimension, but {'x'.join(dim.axes)} = {shards} "
+                    f"does not divide {_MEANING.get(dim.name, dim.name)} = {dim.size}"
+                )
+
+    def __str__(self) -> str:
+        text = "".join(dim.name + (f"_{''.join(dim.axes)} " if dim.axes else "") for dim in self.dims).strip()
+        return text + (f" (partial {''.join(self.partial)})" if self.partial else "")
+
+    def dim(self, name: str) -> Dim:
+        """The dimension of that letter. Raises LayoutError."""
+        for dim in self.dims:
+            if dim.name == name:
+                return dim
+        raise LayoutError(f"{self} has no dimension '{name}'")
+
+    def ways(self, axes: Sequence[str]) -> int:
+        """Number of chips along `axes` together."""
+        lengths = dict(self.mesh)
+        return prod(lengths[axis] for axis in axes)
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """Shape of one chip's shard."""
+        return tuple(dim.size // self.ways(dim.axes) for dim in self.dims)
+
+    @property
+    def local_elements(self) -> int:
+        """Elements in one chip's shard."""
+        return prod(self.local_shape)
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of one chip's shard."""
+        return self.local_elements * ITEM_BYTES[self.dtype]
+
+    def _with(self, name: str, axes: Axes) -> tuple[Dim, ...]:
+        return tuple(replace(dim, axes=axes) if dim.name == name else dim for dim in self.dims)
+
+
+ITEM_BYTES: dict[str, int] = {**DTYPE_BYTES, "f32": 4}
+
+_MEANING = {
+    "B": "batch B",
+    "L": "positions L",
+    "E": "d_model E",
+    "F": "d_ff F",
+    "H": "heads H",
+    "K": "kv_heads K",
+    "Q": "d_head Q",
+}
+
+
+def sharded(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str, int]], dtype: str = "bf16") -> Sharded:
+    """A tensor from its notation: `sharded("B L E_xyz", {"B": 64, "L": 1, "E": 18432}, mesh)`."""
+    dims = []
+    for word in text.split():
+        name, _, axes = word.partition("_")
+        dims.append(Dim(name, sizes[name], tuple(axes)))
+    return Sharded(tuple(dims), tuple(mesh), dtype)
+
+
+# --- what operations do ----------------------------------------------------------------------------------------------
+
+
+def _need_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
+    if not set(axes) <= set(tensor.partial):
+        raise LayoutError(f"{operation}({''.join(axes)}) of {tensor}: needs a partial sum over these axes")
+
+
+def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
+    """BLE_xyz -> BLE_x for axes yz: they must be the innermost axes of `dim`."""
+    have = tensor.dim(dim).axes
+    if not axes or have[-len(axes) :] != axes:
+        raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: '{dim}' must be split innermost over these axes")
+    if tensor.partial:
+        raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: the partial sum must be reduced first")
+    return replace(tensor, dims=tensor._with(dim, have[: -len(axes)]))
+
+
+def reduce_scatter(tensor: Sharded, axes: Axes, into: str) -> Sharded:
+    """BLF_yz (partial x) -> BLF_yzx: the sum over `axes`, split over them along `into`."""
+    _need_partial(tensor, axes, "reduce_scatter")
+    dims = tensor._with(into, tensor.dim(into).axes + axes)
+    return replace(tensor, dims=dims, partial=_without(tensor.partial, axes))
+
+
+def all_reduce(tensor: Sharded, axes: Axes) -> Sharded:
+    """BLE_yz (partial x) -> BLE_yz."""
+    _need_partial(tensor, axes, "all_reduce")
+    return replace(tensor, partial=_without(tensor.partial, axes))
+
+
+def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
+    """BLH_xQ -> B_xLHQ for split B, concat H: the axes move, innermost, from one dimension to another."""
+    have = tensor.dim(concat).axes
+    if not axes or have[-len(axes) :] != axes:
+        raise LayoutError(
+            f"all_to_all({''.join(axes)}) of {tensor}: '{concat}' must be split innermost over these axes"
+        )
+    if tensor.partial:
+        raise LayoutError(f"all_to_all({''.join(axes)}) of {tensor}: the partial sum must be reduced first")
+    dims = tuple(
+        replace(dim, axes=have[: -len(axes)])
+        if dim.name == concat
+        else replace(dim, axes=dim.axes + axes)
+        if dim.name == split
+        else dim
+        for dim in tensor.dims
+    )
+    return replace(tensor, dims=dims)
+
+
+def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
+    """Each chip keeps its own slice of a dimension that was replicated over `axes`; nothing moves."""
+    return replace(tensor, dims=tensor._with(dim, tensor.dim(dim).axes + axes))
+
+
+def matmul(x: Sharded, weight: Sharded) -> Sharded:
+    """Contract every dimension of `x` that `weight` names: BLE_x . E_xF_yz -> BLF_yz (partial x).
+
+    Contracted dimensions must be split alike; the axes that split them become a partial sum.
+    """
+    if x.partial or weight.partial:
+        raise LayoutError(f"matmul of {x} and {weight}: the partial sum must be reduced first")
+    contracted = [dim for dim in x.dims if any(dim.name == other.name for other in weight.dims)]
+    if not contracted:
+        raise LayoutError(f"matmul of {x} and {weight}: they share no dimension")
+    for dim in contracted:
+        if dim != weight.dim(dim.name):
+            raise LayoutError(f"matmul of {x} and {weight}: '{dim.name}' must have one size and one split in both")
+    names = {dim.name for dim in contracted}
+    dims = tuple(d for d in x.dims if d.name not in names) + tuple(d for d in weight.dims if d.name not in names)
+    return Sharded(dims, x.mesh, x.dtype, tuple(axis for dim in contracted for axis in dim.axes))
+
+
+def matmul_flops(x: Sharded, weight: Sharded) -> int:
+    """FLOPs per chip of `matmul(x, weight)`: 2 x rows x weight elements."""
+    rows = prod(
+        size
+        for dim, size in zip(x.dims, x.local_shape, strict=True)
+        if all(dim.name != other.name for other in weight.dims)
+    )
+    return 2 * rows * weight.local_elements
+
+
+def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
+    """Scores and values of each chip's own sequences and heads: q BLHQ, k and v BLKQ (the new positions).
+
+    Batch must be split alike. Heads of `q` may be split where `k` and `v` are replicated (each group of H/K query heads
+    shares one key-value head), or alike.
+    """
+    if q.partial or k.partial or v.partial:
+        raise LayoutError(f"attention of {q}, {k}, {v}: the partial sum must be reduced first")
+    if k != v or q.dim("B") != k.dim("B") or q.dim("L") != k.dim("L"):
+        raise LayoutError(f"attention of {q}, {k}, {v}: batch and positions must be split alike")
+    if k.dim("K").axes not in ((), q.dim("H").axes):
+        raise LayoutError(f"attention of {q}, {k}, {v}: key-value heads must be whole or split like the query heads")
+    return q
+
+
+def _without(axes: Axes, removed: Axes) -> Axes:
+    return tuple(axis for axis in axes if axis not in removed)
