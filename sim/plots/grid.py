@@ -38,7 +38,7 @@ def drawing(topology: Topology) -> Drawing:
     def strength(position: tuple[int, ...]) -> float:
         if depth_axis is None or not whole:
             return 1.0
-        return 1 - 0.65 * position[depth_axis] / max(1, topology.axes[depth_axis].size - 1)
+        return 1 - 0.65 * position[depth_axis] / max(3, topology.axes[depth_axis].size - 1)
 
     lines = []
     for link in topology.links:
