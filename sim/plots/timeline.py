@@ -10,35 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sim.plots.bars import DARK, Panel, draw_legend, draw_shares, draw_spans
 from sim.plots.style import PALETTE, figure, save, style
-from sim.program import Floats, Ints, Program
+from sim.program import Ints
 from sim.report import spans as sp
 from sim.report.lanes import Lane, layer_edges, of_chips
 from sim.report.lanes import alike as chips_alike
 from sim.report.metrics import critical_chip
-from sim.report.ops import COLLECTIVES, parse
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = {
-    "matmul": PALETTE["blue"],
-    "attention": PALETTE["sky"],
-    "elementwise": PALETTE["grey"],
-    "all-gather": PALETTE["orange"],
-    "reduce-scatter": PALETTE["vermilion"],
-    "all-reduce": PALETTE["purple"],
-    "all-to-all": PALETTE["green"],
-    "broadcast": PALETTE["yellow"],
-    "permute": PALETTE["yellow"],
-}
-"""Colour per class of op, in the legend's order."""
 
 _CHIPS_DRAWN = 3
 _LINKS_DRAWN = 8
@@ -48,15 +33,6 @@ _SHARES_HEIGHT = 1.5
 _HEIGHTS = {"compute": 1.0, "collectives": 1.0, "link": 0.6}
 _GAP, _HEADER = 0.2, 0.8
 _WIDTH_IN, _IN_PER_ROW, _IN_AROUND = 11.0, 0.3, 2.0
-_POINTS_ACROSS, _POINTS_PER_LETTER = 600.0, 4.2
-"""Roughly, the width of a panel and of a letter in a bar."""
-_DARK = PALETTE["black"]
-_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all")
-_SHORTEST_NAME = 2
-_HATCH_HEIGHT = 0.35
-_HATCHED: dict[str, Any] = {"facecolors": "none", "edgecolors": _DARK, "linewidths": 0.0, "hatch": "//////"}
-
-Numbers = npt.NDArray[np.number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +41,6 @@ class _Group:
 
     title: str
     lanes: list[Lane]
-
-
-@dataclass(frozen=True, slots=True)
-class _Panel:
-    """Axes that show start .. end (ps) of a program, with time counted from `start`."""
-
-    axes: Axes
-    program: Program
-    start: int
-    end: int
-
-    @property
-    def unit(self) -> tuple[int, str]:
-        """Picoseconds per unit of the time axis, and its name."""
-        return (10**9, "ms") if self.end - self.start > 2 * 10**9 else (10**6, "us")
-
-    def classes(self, spans: sp.Spans) -> npt.NDArray[np.str_]:
-        """Class of op of each span."""
-        return np.array([parse(name).group for name in self.program.op_names])[self.program.op[spans.task]]
-
-    def rectangles(
-        self,
-        left: Numbers,
-        right: Numbers,
-        bottom: Numbers | float,
-        top: Numbers | float,
-        colour: str | list[str],
-        edge: str = "white",
-    ) -> None:
-        """Draw rectangles [n], in a colour each or hatched (`hatch`)."""
-        from matplotlib.collections import PolyCollection
-
-        x0, x1 = ((x - self.start) / self.unit[0] for x in (left, right))
-        y0, y1 = (np.broadcast_to(y, x0.shape) for y in (bottom, top))
-        corners = np.stack([x0, y0, x0, y1, x1, y1, x1, y0], axis=1).reshape(-1, 4, 2)
-        look: dict[str, Any] = {"facecolors": colour, "edgecolors": edge, "linewidths": 0.3}
-        if colour == "hatch":
-            look = _HATCHED
-        self.axes.add_collection(PolyCollection(list(corners), **look), autolim=False)
 
 
 def draw(trace: Trace, topology: Topology, path: Path | str, title: str = "") -> None:
@@ -123,7 +60,7 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     made = figure(_WIDTH_IN, _IN_AROUND * (1 + len(heights)) / 3 + _IN_PER_ROW * sum(heights))
     with style():
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-        whole = _Panel(axes[0], trace.program, 0, trace.makespan_ps)
+        whole = Panel(axes[0], trace.program, 0, trace.makespan_ps)
         what = f"Whole step, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
             _fill(whole, groups, np.unique([0, *edges.tolist(), trace.makespan_ps]))
@@ -134,21 +71,22 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
         axes[0].set_xlabel(f"time, {whole.unit[1]}")
         if layers:
             middle = layers // 2
-            zoom = _Panel(axes[1], trace.program, int(edges[middle]), int(edges[middle + 1]))
+            zoom = Panel(axes[1], trace.program, int(edges[middle]), int(edges[middle + 1]))
             _fill(zoom, groups, None)
-            marked = zoom.start / whole.unit[0], zoom.end / whole.unit[0]
-            axes[0].axvspan(*marked, facecolor="none", edgecolor=_DARK, linewidth=0.9, zorder=3)
+            left, right = whole.x(np.array([zoom.start, zoom.end]))
+            below_header = 1 - _HEADER / heights[0]
+            axes[0].axvspan(left, right, 0, below_header, facecolor="none", edgecolor=DARK, linewidth=0.9, zorder=3)
             length = format_seconds((zoom.end - zoom.start) / PS_PER_S)
             axes[1].set_title(f"Layer {middle} of layers 0 to {layers - 1} (framed above), {length}")
             axes[1].set_xlabel(f"time since the layer began, {zoom.unit[1]}")
         if title:
             made.suptitle(title, x=0.01, ha="left", fontweight="bold")
-        _legend(made, whole, groups)
+        draw_legend(made, whole, [lane for group in groups for lane in group.lanes])
     return made
 
 
 def _groups(trace: Trace, topology: Topology) -> tuple[list[_Group], Ints]:
-    """The critical chip and one chip of each of the next few groups of equal chips, and when the first's layers begin."""
+    """The critical chip and one chip of each of the next few groups; when the layers of the critical one begin."""
     alike = chips_alike(trace, topology)
     critical = critical_chip(trace, topology.chips)
     alike.sort(key=lambda chips: critical not in chips)
@@ -189,7 +127,7 @@ def _height(group: _Group, shares: bool) -> float:
     return _HEADER + sum(_row_height(lanes, shares) + _GAP for _, lanes in _rows(group, shares))
 
 
-def _fill(panel: _Panel, groups: list[_Group], bins: Ints | None) -> None:
+def _fill(panel: Panel, groups: list[_Group], bins: Ints | None) -> None:
     """Draw all lanes from the top down, as shares of `bins` where given, else span by span."""
     axes, duration = panel.axes, max(panel.end - panel.start, 1)
     beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
@@ -205,9 +143,9 @@ def _fill(panel: _Panel, groups: list[_Group], bins: Ints | None) -> None:
             y -= height
             axes.axhspan(y, y + height, color=PALETTE["light"], alpha=0.35, linewidth=0)
             if bins is None:
-                _draw_spans(panel, lanes[0], y, height)
+                draw_spans(panel, lanes[0], y, height)
             else:
-                _draw_shares(panel, lanes, y, height, bins)
+                draw_shares(panel, lanes, y, height, bins)
             busy = sum(_duration(lane.spans.within(panel.start, panel.end)) for lane in lanes) / len(lanes)
             axes.text(1.005, y + height / 2, f"{busy / duration:.0%}", fontsize=7, **beside)
             ticks[y + height / 2] = label
@@ -223,7 +161,7 @@ def _duration(spans: sp.Spans) -> int:
     return int((spans.end - spans.start).sum())
 
 
-def _summary(panel: _Panel, group: _Group) -> str:
+def _summary(panel: Panel, group: _Group) -> str:
     """Shares of the panel's time: compute, exposed communication, idle."""
     compute, exposed = (
         _duration(sp.union(*(part.within(panel.start, panel.end) for part in parts)))
@@ -232,71 +170,3 @@ def _summary(panel: _Panel, group: _Group) -> str:
     total = max(panel.end - panel.start, 1)
     idle = 1 - (compute + exposed) / total
     return f"{compute / total:.0%} compute, {exposed / total:.0%} exposed communication, {idle:.0%} idle"
-
-
-def _draw_spans(panel: _Panel, lane: Lane, y: float, height: float) -> None:
-    """Each span a bar, with its name where that fits; exposed pieces hatched along the bottom."""
-    spans, exposed = (part.within(panel.start, panel.end) for part in (lane.spans, lane.exposed))
-    classes = panel.classes(spans)
-    panel.rectangles(spans.start, spans.end, y, y + height, [COLOURS[group] for group in classes])
-    panel.rectangles(exposed.start, exposed.end, y, y + _HATCH_HEIGHT * height, "hatch")
-    if lane.kind == "link":
-        return
-    letters = (spans.end - spans.start) / (panel.end - panel.start) * (_POINTS_ACROSS / _POINTS_PER_LETTER)
-    for i in np.flatnonzero(letters > _SHORTEST_NAME).tolist():
-        op = panel.program.op_names[panel.program.op[spans.task[i]]]
-        name = next((text for text in _names(op) if len(text) < letters[i]), None)
-        if name:
-            x = ((spans.start[i] + spans.end[i]) / 2 - panel.start) / panel.unit[0]
-            middle = y + height * (0.5 if not len(exposed) else (1 + _HATCH_HEIGHT) / 2)
-            colour = "white" if classes[i] in _DARK_CLASSES else _DARK
-            panel.axes.text(x, middle, name, ha="center", va="center", fontsize=6.5, color=colour, clip_on=True)
-
-
-def _names(op: str) -> list[str]:
-    """Names of an op, the longest first: `all-gather(yz) residual`, `all-gather(yz)`, `all-gather`, `AG`."""
-    parsed = parse(op)
-    if parsed.group not in COLLECTIVES.values():
-        return [op]
-    over = f"{parsed.group}({parsed.axes})"
-    initials = "".join(word[0] for word in parsed.group.replace("to", "2").split("-")).upper()
-    return [f"{over} {parsed.operand}", over, parsed.group, f"{initials}({parsed.axes})", initials]
-
-
-def _draw_shares(panel: _Panel, lanes: list[Lane], y: float, height: float, bins: Ints) -> None:
-    """Each bin a stack of its classes' shares of the time (mean of the lanes), exposed parts hatched."""
-    shares = {group: np.zeros((2, len(bins) - 1)) for group in COLOURS}
-    for lane in lanes:
-        for k, spans in enumerate((lane.spans, lane.exposed)):
-            classes = panel.classes(spans)
-            for group in np.unique(classes):
-                shares[group][k] += _share(spans.where(classes == group), bins) * (height / len(lanes))
-    bottom = np.full(len(bins) - 1, y)
-    for group, (share, alone) in shares.items():
-        panel.rectangles(bins[:-1], bins[1:], bottom, bottom + share, COLOURS[group], edge=COLOURS[group])
-        panel.rectangles(bins[:-1], bins[1:], bottom, bottom + alone, "hatch")
-        bottom = bottom + share
-
-
-def _share(spans: sp.Spans, bins: Ints) -> Floats:
-    """Share of each bin covered by the spans, which are in order and do not overlap."""
-    ends = np.stack([spans.start, spans.end], axis=1).ravel()
-    covered = np.cumsum(np.stack([np.zeros_like(spans.start), spans.end - spans.start], axis=1).ravel())
-    share: Floats = np.diff(np.interp(bins, ends, covered)) / np.diff(bins)
-    return share
-
-
-def _legend(made: Figure, panel: _Panel, groups: list[_Group]) -> None:
-    """The classes that occur, below the panels."""
-    from matplotlib.patches import Patch
-
-    lanes = [lane for group in groups for lane in group.lanes]
-    seen = {group for lane in lanes for group in np.unique(panel.classes(lane.spans))}
-    patches = [Patch(facecolor=colour, label=group) for group, colour in COLOURS.items() if group in seen]
-    if any(len(lane.exposed) for lane in lanes):
-        patches.append(
-            Patch(
-                facecolor="white", edgecolor=_DARK, hatch="//////", linewidth=0, label="exposed: no compute meanwhile"
-            )
-        )
-    made.legend(handles=patches, loc="outside lower center", ncols=len(patches))

@@ -1,0 +1,140 @@
+"""Lanes of a timeline as bars: span by span, or as shares of the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.plots.style import PALETTE
+from sim.program import Floats, Ints, Program
+from sim.report import spans as sp
+from sim.report.lanes import Lane
+from sim.report.ops import COLLECTIVES, parse
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "matmul": PALETTE["blue"],
+    "attention": PALETTE["sky"],
+    "elementwise": PALETTE["grey"],
+    "all-gather": PALETTE["orange"],
+    "reduce-scatter": PALETTE["vermilion"],
+    "all-reduce": PALETTE["purple"],
+    "all-to-all": PALETTE["green"],
+    "broadcast": PALETTE["yellow"],
+    "permute": PALETTE["yellow"],
+}
+"""Colour per class of op, in the legend's order."""
+
+DARK = PALETTE["black"]
+_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all")
+_POINTS_ACROSS, _POINTS_PER_LETTER = 600.0, 4.2
+"""Roughly, the width of a panel and of a letter in a bar."""
+_SHORTEST_NAME = 2
+_HATCH_HEIGHT = 0.35
+_HATCHED: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth": 0.0, "hatch": "//////"}
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Axes that show start .. end (ps) of a program, with time counted from `start`."""
+
+    axes: Axes
+    program: Program
+    start: int
+    end: int
+
+    @property
+    def unit(self) -> tuple[int, str]:
+        """Picoseconds per unit of the time axis, and its name."""
+        return (10**9, "ms") if self.end - self.start > 2 * 10**9 else (10**6, "us")
+
+    def x(self, time: Ints) -> Floats:
+        """Places of times (ps) on the time axis."""
+        return (time - self.start) / float(self.unit[0])
+
+    def classes(self, spans: sp.Spans) -> npt.NDArray[np.str_]:
+        """Class of op of each span."""
+        return np.array([parse(name).group for name in self.program.op_names])[self.program.op[spans.task]]
+
+
+def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
+    """Each span a bar, with its name where that fits; exposed pieces hatched along the bottom."""
+    spans, exposed = (part.within(panel.start, panel.end) for part in (lane.spans, lane.exposed))
+    classes = panel.classes(spans).tolist()
+    colours = [COLOURS[group] for group in classes]
+    _rectangles(panel, spans, bottom, height, {"facecolor": colours, "edgecolor": "white", "linewidth": 0.3})
+    _rectangles(panel, exposed, bottom, _HATCH_HEIGHT * height, _HATCHED)
+    if lane.kind == "link":
+        return
+    letters = (spans.end - spans.start) / (panel.end - panel.start) * (_POINTS_ACROSS / _POINTS_PER_LETTER)
+    centre = (panel.x(spans.start) + panel.x(spans.end)) / 2
+    middle = bottom + height * ((1 + _HATCH_HEIGHT) / 2 if lane.kind == "collectives" else 0.5)
+    for i in np.flatnonzero(letters > _SHORTEST_NAME).tolist():
+        op = panel.program.op_names[panel.program.op[spans.task[i]]]
+        name = next((text for text in _names(op) if len(text) < letters[i]), None)
+        if name:
+            colour = "white" if classes[i] in _DARK_CLASSES else DARK
+            panel.axes.text(centre[i], middle, name, ha="center", va="center", fontsize=6.5, color=colour)
+
+
+def _rectangles(panel: Panel, spans: sp.Spans, bottom: float, height: float, look: dict[str, Any]) -> None:
+    """A rectangle per span, drawn as one object."""
+    from matplotlib.collections import PolyCollection
+
+    left, right = panel.x(spans.start), panel.x(spans.end)
+    low, high = np.full(len(spans), bottom), np.full(len(spans), bottom + height)
+    corners = np.stack([left, low, left, high, right, high, right, low], axis=1).reshape(-1, 4, 2)
+    panel.axes.add_collection(PolyCollection(list(corners), **look), autolim=False)
+
+
+def _names(op: str) -> list[str]:
+    """Names of an op, the longest first: `all-gather(yz) residual`, `all-gather(yz)`, `all-gather`, `AG`."""
+    parsed = parse(op)
+    if parsed.group not in COLLECTIVES.values():
+        return [op]
+    over = f"{parsed.group}({parsed.axes})"
+    initials = "".join(word[0] for word in parsed.group.replace("to", "2").split("-")).upper()
+    return [f"{over} {parsed.operand}", over, parsed.group, f"{initials}({parsed.axes})", initials]
+
+
+def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: float, bins: Ints) -> None:
+    """Each bin a stack of its classes' shares of the time (mean of the lanes), exposed parts hatched."""
+    shares = {group: np.zeros((2, len(bins) - 1)) for group in COLOURS}
+    for lane in lanes:
+        for k, spans in enumerate((lane.spans, lane.exposed)):
+            classes = panel.classes(spans)
+            for group in np.unique(classes).tolist():
+                shares[group][k] += _share(spans.where(classes == group), bins) * (height / len(lanes))
+    low = np.full(len(bins) - 1, bottom)
+    for group, (share, alone) in shares.items():
+        for part, look in ((share, {"facecolor": COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
+            if part.any():
+                steps = (np.append(level, level[-1]) for level in (low, low + part))
+                panel.axes.fill_between(panel.x(bins), *steps, where=np.append(part, part[-1]) > 0, step="post", **look)
+        low = low + share
+
+
+def _share(spans: sp.Spans, bins: Ints) -> Floats:
+    """Share of each bin covered by the spans, which are in order and do not overlap."""
+    ends = np.stack([spans.start, spans.end], axis=1).ravel()
+    covered = np.cumsum(np.stack([np.zeros_like(spans.start), spans.end - spans.start], axis=1).ravel())
+    share: Floats = np.diff(np.interp(bins, ends, covered)) / np.diff(bins)
+    return share
+
+
+def draw_legend(figure: Figure, panel: Panel, lanes: Sequence[Lane]) -> None:
+    """The classes that occur, below the panels."""
+    from matplotlib.patches import Patch
+
+    seen = {group for lane in lanes for group in np.unique(panel.classes(lane.spans)).tolist()}
+    patches = [Patch(facecolor=colour, label=group) for group, colour in COLOURS.items() if group in seen]
+    if any(len(lane.exposed) for lane in lanes):
+        patches.append(Patch(label="exposed: no compute meanwhile", **_HATCHED))
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
