@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from pydantic import TypeAdapter
 
 from sim.errors import InputError
+from sim.plots.topology import draw
 from sim.specs import TopologySpec
 from sim.topology import Topology, build
 from sim.topology.graph import to_networkx
@@ -24,7 +25,7 @@ SLOW = {"name": "slow", "bandwidth": "10 GB/s", "latency": "2 us"}
 def torus(*sizes: int, wrap: bool = True, twist: dict[str, dict[str, int]] | None = None) -> Topology:
     axes = {
         name: {"size": size, "wrap": wrap, "twist": (twist or {}).get(name, {})}
-        for name, size in zip("xyzw", sizes, strict=False)
+        for name, size in zip("xyzw"[: len(sizes)], sizes, strict=True)
     }
     return build(ADAPTER.validate_python({"kind": "torus", "name": "t", "chip": CHIP, "link": LINK, "axes": axes}))
 
@@ -358,3 +359,19 @@ def test_export_keeps_parallel_links():
     assert exported.number_of_edges() == 14
     assert exported.number_of_edges("gpu1", "gpu2") == 2
     assert exported.edges["gpu1", "gpu2", "gpu1->gpu2#1"]["bandwidth"] == 45e9
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [switch(1), switch(40), paired_gpus(), torus(1), torus(5), torus(2, 2, 2, 3), torus(8, 8, 8)],
+    ids=["one_gpu", "large_switch", "paired_gpus", "one_chip", "ring", "four_axes", "faces_only"],
+)
+def test_every_kind_of_machine_draws(tmp_path, machine):
+    draw(machine, tmp_path / "machine.svg")
+    text = (tmp_path / "machine.svg").read_text(encoding="utf-8")
+    assert f">{machine.chips} chips; hops" in text
+    partly = (machine.kind == "switch" and machine.chips > 16) or machine.chips > 256
+    assert ("shown: " in text) == partly

@@ -79,7 +79,7 @@ class Drawing:
         """Put everything on `axes`, where one unit is `scale` inches."""
         from matplotlib.collections import LineCollection
         from matplotlib.colors import to_rgb
-        from matplotlib.patches import Circle, FancyBboxPatch
+        from matplotlib.patches import Circle, FancyBboxPatch, Patch
 
         def shade(color: str, strength: float) -> tuple[float, ...]:
             return tuple(1 - strength * (1 - channel) for channel in to_rgb(color))
@@ -101,14 +101,15 @@ class Drawing:
                 axes.text(*place, line.label, fontsize=7, color=line.color, ha="center", va="center", bbox=box)
         for node in self.nodes:
             x, y = node.at
-            look = {"facecolor": "white", "edgecolor": shade(PALETTE["black"], node.strength), "zorder": 2}
+            edge = shade(PALETTE["black"], node.strength)
+            shape: Patch
             if node.half_width is None:
-                look["facecolor"] = "white" if node.label else shade(PALETTE["black"], node.strength)
-                axes.add_patch(Circle((x, y), node.size, linewidth=0.8, **look))
+                shape = Circle((x, y), node.size)
             else:
-                corner, width = (x - node.half_width, y - node.size), 2 * node.half_width
-                shape = FancyBboxPatch(corner, width, 2 * node.size, boxstyle="round,pad=0.02", linewidth=0.8, **look)
-                axes.add_patch(shape)
+                corner = (x - node.half_width, y - node.size)
+                shape = FancyBboxPatch(corner, 2 * node.half_width, 2 * node.size, boxstyle="round,pad=0.02")
+            shape.set(facecolor="white" if node.label else edge, edgecolor=edge, linewidth=0.8, zorder=2)
+            axes.add_patch(shape)
             axes.text(x, y, node.label, fontsize=max(4.5, 7 * scale), ha="center", va="center_baseline", zorder=3)
 
 

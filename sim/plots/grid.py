@@ -84,7 +84,7 @@ def _vectors(axes: tuple[Axis, ...]) -> list[Point]:
     for i in range(3, len(sizes)):
         upwards = i % 2 == 0
         span = 1 + sum(step[upwards] * size for step, size in zip(steps, sizes, strict=False))
-        steps.append((0.0, span) if upwards else (span, 0.0))
+        steps.append((0.17, span) if upwards else (span, 0.17))  # aslant, so as not to cover the other axes
     left = iter(steps)
     return [next(left) if axis.size > 1 else (0.0, 0.0) for axis in axes]
 
