@@ -47,6 +47,8 @@ class Panel:
 
     axes: Axes
     program: Program
+    op_classes: npt.NDArray[np.str_]
+    """[ops]."""
     start: int
     end: int
 
@@ -61,7 +63,7 @@ class Panel:
 
     def classes(self, spans: sp.Spans) -> npt.NDArray[np.str_]:
         """Class of op of each span."""
-        return np.array([parse(name).group for name in self.program.op_names])[self.program.op[spans.task]]
+        return self.op_classes[self.program.op[spans.task]]
 
 
 def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
@@ -117,7 +119,7 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
         for part, look in ((share, {"facecolor": COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
             if part.any():
                 steps = (np.append(level, level[-1]) for level in (low, low + part))
-                panel.axes.fill_between(panel.x(bins), *steps, where=np.append(part, part[-1]) > 0, step="post", **look)
+                panel.axes.fill_between(panel.x(bins), *steps, step="post", **look)
         low = low + share
 
 

@@ -18,6 +18,7 @@ from sim.report import spans as sp
 from sim.report.lanes import Lane, layer_edges, of_chips
 from sim.report.lanes import alike as chips_alike
 from sim.report.metrics import critical_chip
+from sim.report.ops import classes
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
@@ -60,7 +61,8 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     made = figure(_WIDTH_IN, _IN_AROUND * (1 + len(heights)) / 3 + _IN_PER_ROW * sum(heights))
     with style():
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-        whole = Panel(axes[0], trace.program, 0, trace.makespan_ps)
+        op_classes = classes(trace.program)
+        whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps)
         what = f"Whole step, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
             _fill(whole, groups, np.unique([0, *edges.tolist(), trace.makespan_ps]))
@@ -71,7 +73,7 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
         axes[0].set_xlabel(f"time, {whole.unit[1]}")
         if layers:
             middle = layers // 2
-            zoom = Panel(axes[1], trace.program, int(edges[middle]), int(edges[middle + 1]))
+            zoom = Panel(axes[1], trace.program, op_classes, int(edges[middle]), int(edges[middle + 1]))
             _fill(zoom, groups, None)
             left, right = whole.x(np.array([zoom.start, zoom.end]))
             below_header = 1 - _HEADER / heights[0]

@@ -6,6 +6,11 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
+
+from sim.program import Program
+
 COLLECTIVES = {
     "all_gather": "all-gather",
     "reduce_scatter": "reduce-scatter",
@@ -16,8 +21,6 @@ COLLECTIVES = {
 }
 """Op name of a collective -> the class it is drawn and listed as."""
 
-_ELEMENTWISE = ("elementwise", "norm", "residual", "activation")
-
 _NAME = re.compile(r"(?P<collective>\w+)(\((?P<axes>\w*)\))?\s*(?P<operand>.*)")
 
 
@@ -26,7 +29,7 @@ class Op:
     """An op's name, taken apart."""
 
     group: str
-    """Class: `matmul`, `attention`, `elementwise`, `all-gather`, `reduce-scatter`, ..."""
+    """Class: `matmul`, `attention`, `all-gather`, `reduce-scatter`, ..."""
     axes: str = ""
     """Mesh axes of a collective."""
     operand: str = ""
@@ -39,6 +42,12 @@ def parse(name: str) -> Op:
     match = _NAME.fullmatch(name)
     if match and match["collective"] in COLLECTIVES:
         return Op(COLLECTIVES[match["collective"]], match["axes"] or "", match["operand"])
-    if name.startswith("attention"):
-        return Op("attention", operand=name)
-    return Op("elementwise" if name.startswith(_ELEMENTWISE) else "matmul", operand=name)
+    return Op("attention" if name.startswith("attention") else "matmul", operand=name)
+
+
+def classes(program: Program) -> npt.NDArray[np.str_]:
+    """Class of each op of a program [ops]; compute without a FLOP is `elementwise`."""
+    groups = np.array([parse(name).group for name in program.op_names])
+    computing = ~np.isin(groups, list(COLLECTIVES.values()))
+    flops = np.bincount(program.op, weights=program.flops, minlength=len(groups))
+    return np.where(computing & (flops == 0), "elementwise", groups)

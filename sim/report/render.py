@@ -60,7 +60,7 @@ def _comparison(report: Report) -> Table:
 def _ops(report: Report) -> Table:
     """Time per op and its sums."""
     simulated = report.simulated
-    table = _table(f"one step on chip {report.critical_chip}", "count", "time", "exposed", "of step", "bytes", "FLOP")
+    table = _table(f"one step on chip {report.critical_chip}", "count", "time", "exposed", "of step", "bytes")
     for op in report.ops:
         exposed = format_seconds(op.exposed_s) if op.kind == "collective" else ""
         costs = op.exposed_s if op.kind == "collective" else op.time_s
@@ -71,7 +71,6 @@ def _ops(report: Report) -> Table:
             exposed,
             f"{costs / simulated.step_s:.1%}",
             format_bytes(op.bytes),
-            f"{op.flops:.3g}" if op.flops else "",
         )
     table.add_section()
     exposed_s = simulated.exposed_communication_s
@@ -81,7 +80,7 @@ def _ops(report: Report) -> Table:
         ("idle", simulated.idle_s, "", simulated.idle_s),
     )
     for name, time_s, exposed, costs in sums:
-        table.add_row(name, "", format_seconds(time_s), exposed, f"{costs / simulated.step_s:.1%}", "", "")
+        table.add_row(name, "", format_seconds(time_s), exposed, f"{costs / simulated.step_s:.1%}", "")
     return table
 
 

@@ -13,7 +13,7 @@ from sim.specs import Scenario
 from sim.topology.graph import Topology
 from sim.trace import Trace
 
-_LINKS_NAMED = 6
+_LINKS_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
