@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from sim.collectives.mesh import mesh_axis
-from sim.collectives.schedule import Algorithm, Schedule
+from sim.collectives.mesh import mesh_axis, positions
+from sim.collectives.schedule import Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology
 
 
@@ -72,17 +72,18 @@ def all_reduce(scatter: Algorithm, all_gather: Algorithm) -> Algorithm:
     """
 
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-        return _chain(scatter(topology, axes), all_gather(topology, axes))
+        return _chain(scatter(topology, axes), all_gather(topology, axes), positions(topology, axes))
 
     return algorithm
 
 
-def _chain(first: Schedule, second: Schedule) -> Schedule:
-    """A reduce-scatter, then an all-gather of its results: sends with own data wait for the sums at their chip."""
+def _chain(first: Schedule, second: Schedule, home: Int32s) -> Schedule:
+    """A reduce-scatter, then an all-gather of its results.
+
+    Sends with own data wait for all that adds to the chunk of their chip: sends of every stage, as boxes hold it too.
+    """
     n = len(first)
-    final = np.ones(n, dtype=np.bool_)
-    final[first.deps] = False
-    finals = np.flatnonzero(final)
+    finals = np.flatnonzero(((first.target < 0) | (first.target == home[first.dst])).all(axis=1))
     finals = finals[np.argsort((first.dst * first.parts + first.part)[finals], kind="stable")]
     sum_at = (first.dst * first.parts + first.part)[finals]
     sent_from = second.src * second.parts + second.part
