@@ -25,7 +25,7 @@ _FOLDERS = {
     "link": "topologies/links",
     "model": "scenarios/models",
 }
-_REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
+REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "scenario": {("topology",): "topology", ("model",): "model"},
     "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link"},
 }
@@ -70,7 +70,7 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
     origins: dict[Path_, str] = {}
     raw = _expand(kind, name, (), origins, where="")
     for setting in settings:
-        _apply(raw, setting, origins)
+        _apply(kind, raw, setting, origins)
     return _validate(kind, raw, origins)
 
 
@@ -157,7 +157,7 @@ def _expand(kind: str, value: Any, path: Path_, origins: dict[Path_, str], where
         origins[path] = str(file)
     if isinstance(value, dict):
         base = origins[_origin(path, origins)] if origins else ""
-        for fields, child in _REFERENCES.get(kind, {}).items():
+        for fields, child in REFERENCES.get(kind, {}).items():
             for keys in _matches(value, fields):
                 holder = value
                 for key in keys[:-1]:
@@ -182,7 +182,7 @@ def _matches(value: Mapping[str, Any], fields: tuple[str, ...]) -> Iterable[tupl
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def _apply(raw: dict[str, Any], setting: str, origins: dict[Path_, str]) -> None:
+def _apply(root: str, raw: dict[str, Any], setting: str, origins: dict[Path_, str]) -> None:
     """Apply one `a.b.c=value`; the value is read as YAML, and a reference is expanded."""
     key, separator, text = setting.partition("=")
     where = f"--set {key.strip()}"
@@ -195,7 +195,7 @@ def _apply(raw: dict[str, Any], setting: str, origins: dict[Path_, str]) -> None
         if not isinstance(holder, dict):
             raise InputError(f"'{part}' holds a value, not fields", where=where)
     value = _parse(text, where)
-    kind = _kind_at(keys)
+    kind = _kind_at(root, keys)
     # Drop origins of what is replaced, so that an error names the setting and not the file it overrode.
     for path in [p for p in origins if p[: len(keys)] == keys]:
         del origins[path]
@@ -203,12 +203,12 @@ def _apply(raw: dict[str, Any], setting: str, origins: dict[Path_, str]) -> None
     holder[keys[-1]] = _expand(kind, value, keys, origins, where) if kind else value
 
 
-def _kind_at(keys: tuple[str, ...]) -> str | None:
-    kind: str | None = "scenario"
-    fields: tuple[str, ...] = ()
+def _kind_at(root: str, keys: tuple[str, ...]) -> str | None:
+    """The kind of file that may stand at `keys`, None for a plain value."""
+    kind, fields = root, tuple[str, ...]()
     for key in keys:
         fields = (*fields, key)
-        for pattern, child in _REFERENCES.get(kind or "", {}).items():
+        for pattern, child in REFERENCES.get(kind, {}).items():
             if len(pattern) == len(fields) and all(p in ("*", f) for p, f in zip(pattern, fields, strict=True)):
                 kind, fields = child, ()
                 break

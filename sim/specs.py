@@ -14,11 +14,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     PositiveInt,
     WithJsonSchema,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from sim import units
 
@@ -84,6 +87,11 @@ class Sourced(Strict, Generic[T]):
     @classmethod
     def _bare(cls, data: object) -> object:
         return data if isinstance(data, dict | Sourced) else {"value": data}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        return {"anyOf": [schema["properties"]["value"], schema]}
 
 
 # --- machines --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""One collective by itself, measured as nccl-tests does, with its closed form and its bound beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any
+
+from sim import load, units
+from sim import topology as machines
+from sim.closed_form import collectives as closed_form
+from sim.collectives import COLLECTIVES, schedule
+from sim.collectives.emit import emit
+from sim.engine import simulate
+from sim.errors import InputError
+from sim.program import ProgramBuilder
+from sim.topology.graph import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One line of the table."""
+
+    collective: str
+    algorithm: str
+    group: int
+    """Chips of a group."""
+    size_bytes: float
+    time_s: float
+    algbw: float
+    """Size / time, bytes/s."""
+    busbw: float
+    """algbw scaled to what a link carries (nccl-tests), bytes/s."""
+    closed_form_s: float | None
+    """None where no exact form exists."""
+    bound_s: float
+    """No algorithm is faster."""
+
+    @property
+    def error(self) -> float | None:
+        """Simulated / closed form - 1."""
+        return self.time_s / self.closed_form_s - 1 if self.closed_form_s else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        return asdict(self) | {"error": self.error}
+
+
+def time_s(topology: Topology, collective: str, axes: tuple[str, ...], size: float, algorithm: str | None) -> float:
+    """Simulated time of one collective over all groups of the mesh at once, s."""
+    resources = [*(f"{chip}:compute" for chip in range(topology.chips)), *(link.name for link in topology.links)]
+    builder = ProgramBuilder(resources)
+    emit(builder, topology, schedule(topology, collective, axes, algorithm), size, collective)
+    return simulate(builder.build()).makespan_ps / units.PS_PER_S
+
+
+def sweep(
+    collective: str,
+    machine: str,
+    *,
+    sizes: Sequence[float],
+    axes: str = "",
+    algorithm: str | None = None,
+    settings: Sequence[str] = (),
+) -> list[Measurement]:
+    """Measure `collective` on a machine file for each size, bytes.
+
+    Args:
+        axes: letters of the mesh axes of a group; all axes if empty.
+        settings: `key=value` overrides of the machine's fields.
+
+    Raises:
+        InputError: unknown collective, algorithm, axis or machine.
+    """
+    spec = load.topology_spec(machine, settings)
+    topology = machines.build(spec)
+    names = tuple(axes) or tuple(axis.name for axis in topology.axes)
+    schedule(topology, collective, names, algorithm)  # names everything that does not exist before anything runs
+    chosen = algorithm or topology.collectives.get(collective) or next(iter(COLLECTIVES[collective]))
+    shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
+    group = prod(length for length, _ in shape)
+    if group == 1:
+        raise InputError("a collective needs a group of at least two chips", where="--axes", got="".join(names))
+    link = topology.links[0]
+    rows = []
+    for size in sizes:
+        time = time_s(topology, collective, names, size, algorithm)
+        wire = (shape, size, link.bandwidth, link.latency_s)
+        rows.append(
+            Measurement(
+                collective=collective,
+                algorithm=chosen,
+                group=group,
+                size_bytes=size,
+                time_s=time,
+                algbw=closed_form.algbw(size, time),
+                busbw=closed_form.busbw(collective, group, size, time),
+                closed_form_s=closed_form.predict(collective, chosen, *wire, topology.collective_overhead_s),
+                bound_s=closed_form.bound(collective, *wire),
+            )
+        )
+    return rows
+
+
+def sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
+    """Bytes to measure: one `size`, or from `minimum` to `maximum` in steps of `factor`. Raises InputError."""
+    if bool(size) == bool(minimum or maximum):
+        raise InputError("give either --size, or --min and --max", hint="such as --size 64MiB")
+    if size:
+        return [_bytes("--size", size)]
+    low, high = _bytes("--min", minimum or maximum), _bytes("--max", maximum or minimum)
+    if low > high:
+        raise InputError("must be at most --max", where="--min", got=minimum)
+    result = [low]
+    while result[-1] * factor <= high:
+        result.append(result[-1] * factor)
+    return result
+
+
+def _bytes(option: str, text: str) -> float:
+    try:
+        value = units.parse(text, "B")
+    except ValueError as error:
+        raise InputError(str(error), where=option, got=text) from None
+    if value <= 0:
+        raise InputError("must be greater than 0", where=option, got=text)
+    return value
+
+
+def table(rows: Sequence[Measurement]) -> str:
+    """Rows as text, in the columns of nccl-tests plus closed form, error and bound."""
+    first = rows[0]
+    lines = [
+        f"# {first.collective}, algorithm {first.algorithm}, groups of {first.group} chips",
+        f"# {'size':>14} {'time':>12} {'algbw':>9} {'busbw':>9} {'closed form':>12} {'error':>9} {'bound':>12}",
+        f"# {'(B)':>14} {'(us)':>12} {'(GB/s)':>9} {'(GB/s)':>9} {'(us)':>12} {'(%)':>9} {'(us)':>12}",
+    ]
+    for row in rows:
+        form = f"{row.closed_form_s * 1e6:12.3f}" if row.closed_form_s else f"{'none':>12}"
+        error = f"{row.error:9.4%}".replace("%", "") if row.error is not None else f"{'':>9}"
+        lines.append(
+            f"  {row.size_bytes:14.0f} {row.time_s * 1e6:12.3f} {row.algbw / 1e9:9.3f} {row.busbw / 1e9:9.3f} "
+            f"{form} {error:>9} {row.bound_s * 1e6:12.3f}"
+        )
+    return "\n".join(lines)
+

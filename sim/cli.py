@@ -1,0 +1,171 @@
+"""The `sim` command. Heavy packages are imported by the commands that use them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.errors import DeadlockError, InputError
+
+app = typer.Typer(
+    add_completion=True,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Discrete-event simulator of multi-device collectives for Transformer inference.",
+)
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from sim import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    scenarios: Annotated[list[str], typer.Argument(help="Scenario files, or names of shipped ones.")],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw timeline.png.")] = True,
+) -> None:
+    """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME."""
+    from sim import load, outputs
+    from sim.run import run as run_scenario
+
+    chosen = settings or []
+    loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
+    for scenario in loaded:
+        folder = out / outputs.folder_name(scenario, chosen)
+        with outputs.replacing(folder) as fresh:
+            with _busy(f"simulating {scenario.name}"):
+                result = run_scenario(scenario)
+            with _busy(f"writing {folder}"):
+                outputs.write(result, fresh, plots=plots)
+        if as_json:
+            typer.echo(json.dumps(result.report.to_dict(result.simulation_s)))
+        else:
+            from sim.report.render import render
+
+            render(result.report, wall_s=result.simulation_s)
+            typer.echo(f"results in {folder}/")
+
+
+@app.command()
+def collective(
+    name: Annotated[str, typer.Argument(help="all_gather, reduce_scatter, all_reduce, all_to_all, ...")],
+    topology: Annotated[str, typer.Option(help="Machine: a shipped name or a file.")],
+    axes: Annotated[str, typer.Option(help="Mesh axes of a group, such as xyz; default: all.")] = "",
+    size: Annotated[str, typer.Option(help="Bytes, such as 64MiB.")] = "",
+    minimum: Annotated[str, typer.Option("--min", help="Smallest size of a sweep.")] = "",
+    maximum: Annotated[str, typer.Option("--max", help="Largest size of a sweep.")] = "",
+    factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
+    algorithm: Annotated[str, typer.Option(help="Default: the topology's.")] = "",
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate one collective and print it as nccl-tests does, with the closed form and the bound beside it.
+
+    The size of all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
+    """
+    from sim import bench
+
+    rows = bench.sweep(
+        name,
+        topology,
+        axes=axes,
+        sizes=bench.sizes(size, minimum, maximum, factor),
+        algorithm=algorithm or None,
+        settings=settings or [],
+    )
+    if as_json:
+        typer.echo(json.dumps([row.to_dict() for row in rows]))
+    else:
+        typer.echo(bench.table(rows))
+
+
+@app.command()
+def topology(
+    name: Annotated[str, typer.Argument(help="Machine: a shipped name or a file.")],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the drawing.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw it.")] = True,
+) -> None:
+    """Describe a machine: chips, links, diameter, average hops, bisection; save a drawing to OUT/NAME.png."""
+    from sim import load, outputs
+    from sim import topology as machines
+    from sim.topology import describe
+
+    spec = load.topology_spec(name, settings or [])
+    built = machines.build(spec)
+    facts = describe.facts(built)
+    if plots:
+        from sim.plots import topology as drawing
+
+        with outputs.replacing_file(out / f"{built.name}.png") as fresh:
+            drawing.draw(built, fresh)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for label, value in describe.lines(facts):
+        typer.echo(f"{label:<22}{value}")
+    if plots:
+        typer.echo(f"{'drawing':<22}{out / f'{built.name}.png'}")
+
+
+@app.command()
+def schema(
+    out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("schemas"),
+) -> None:
+    """Write the JSON Schema of every kind of file, for editors."""
+    from sim import outputs
+    from sim import schema as schemas
+
+    with outputs.writable(out):
+        for path in schemas.write(out):
+            typer.echo(str(path))
+
+
+@contextmanager
+def _busy(what: str) -> Iterator[None]:
+    """A spinner on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+def main() -> None:
+    """Entry point: bad input is one line on standard error and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except DeadlockError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,91 @@
+"""The folder of a run: written beside the old one and swapped in whole, so a failed run costs no earlier result."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sim import __version__
+from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from sim.run import Run
+    from sim.specs import Scenario
+
+
+def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
+    """`name`, or `name,key=value` for a run with settings, which must not replace the plain run's results."""
+    return re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", ",".join([scenario.name, *settings]))[:200]
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn a failure to write at `path` into an InputError that says so."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", where="--out", got=str(path)) from None
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of `folder` when the block succeeds, and vanishes when it fails.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    with writable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(20, "a file of that name is there")
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        old = fresh.with_name(f"{fresh.name}.old")
+        try:
+            fresh.chmod(0o755)
+            yield fresh
+            if folder.exists():
+                folder.rename(old)
+            fresh.rename(folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A fresh file that takes the place of `path` when the block succeeds. Raises InputError."""
+    with replacing(path.parent / f".{path.name}.folder") as folder:
+        yield folder / path.name
+        with writable(path):
+            (folder / path.name).replace(path)
+    (path.parent / f".{path.name}.folder").rmdir()
+
+
+def write(run: Run, folder: Path, *, plots: bool) -> None:
+    """report.json, manifest.json, trace.npz, trace.json and, with `plots`, timeline.png. Same scenario, same bytes."""
+    _json(folder / "report.json", run.report.to_dict())
+    _json(
+        folder / "manifest.json",
+        {"version": __version__, "scenario": run.scenario.model_dump(mode="json", exclude_none=True)},
+    )
+    # Lowering the manifest's scenario again gives the program; with these two columns, the whole trace.
+    np.savez_compressed(folder / "trace.npz", ready=run.trace.times["ready"], start=run.trace.times["start"])
+    from sim.export import chrome_trace
+
+    chrome_trace.write(run.trace, run.topology, folder / "trace.json")
+    if plots:
+        from sim.plots import timeline
+
+        timeline.draw(run.trace, run.topology, folder / "timeline.png", title=run.scenario.name)
+
+
+def _json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,50 @@
+"""JSON Schema of every kind of file, for editors that complete and check while one types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from sim.load import REFERENCES
+from sim.specs import FILE_KINDS
+
+
+def schemas() -> dict[str, str]:
+    """Schema text of each kind of file."""
+    return {kind: json.dumps(_schema(kind), indent=2, sort_keys=True) + "\n" for kind in FILE_KINDS}
+
+
+def write(folder: Path) -> list[Path]:
+    """Write `KIND.json` for every kind into `folder`; return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, text in schemas().items():
+        paths.append(folder / f"{kind}.json")
+        paths[-1].write_text(text, encoding="utf-8")
+    return paths
+
+
+def _schema(kind: str) -> dict[str, Any]:
+    schema = TypeAdapter(FILE_KINDS[kind]).json_schema()
+    definitions = schema.get("$defs", {})
+    for part in (schema, *definitions.values()):
+        for fields in REFERENCES.get(_kind_of(part), {}):
+            field = part.get("properties", {}).get(fields[0])
+            if field and len(fields) == 1:
+                part["properties"][fields[0]] = _or_name(field)
+            elif field:
+                field["additionalProperties"] = _or_name(field["additionalProperties"])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _kind_of(part: dict[str, Any]) -> str:
+    """Which kind of file a (sub)schema describes, by its title."""
+    title = part.get("title", "")
+    return "topology" if title.endswith(("TorusSpec", "SwitchSpec", "GraphSpec")) else title.lower()
+
+
+def _or_name(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "string", "description": "a shipped name, or the path of a file"}, schema]}

@@ -1,0 +1,46 @@
+"""What `sim topology` says about a machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.topology.graph import Topology
+from sim.topology.metrics import bisection, hops
+
+
+def facts(topology: Topology) -> dict[str, Any]:
+    """Chips, links, hops and bisection as JSON data; bandwidths in bytes/s one way, latencies in seconds."""
+    paths, cut = hops(topology), bisection(topology)
+    return {
+        "name": topology.name,
+        "chip": topology.chip.name,
+        "chips": topology.chips,
+        "axes": {axis.name: {"size": axis.size, "ring": axis.ring} for axis in topology.axes},
+        "links": len(topology.links),
+        "link_bandwidth": sorted({link.bandwidth for link in topology.links}),
+        "link_latency_s": sorted({link.latency_s for link in topology.links}),
+        "diameter_hops": paths.diameter,
+        "average_hops": paths.average,
+        "bisection_links": cut.links,
+        "bisection_bandwidth": cut.bandwidth,
+        "bisection_exact": cut.exact,
+    }
+
+
+def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """(label, value) lines for a person."""
+    axes = " ".join(f"{name}={axis['size']}{' (ring)' if axis['ring'] else ''}" for name, axis in facts["axes"].items())
+    bandwidths = ", ".join(f"{value / 1e9:.4g} GB/s" for value in facts["link_bandwidth"])
+    latencies = ", ".join(f"{value * 1e6:.4g} us" for value in facts["link_latency_s"])
+    bound = "" if facts["bisection_exact"] else "at most "
+    return [
+        ("machine", f"{facts['name']}, chip {facts['chip']}"),
+        ("chips", f"{facts['chips']}: {axes}"),
+        ("links", f"{facts['links']} directed, {bandwidths} one way (efficiency applied), {latencies} per hop"),
+        ("diameter", f"{facts['diameter_hops']} hops"),
+        ("average hops", f"{facts['average_hops']:.6g} (over all pairs, itself included)"),
+        (
+            "bisection bandwidth",
+            f"{bound}{facts['bisection_bandwidth'] / 1e9:,.4g} GB/s one way over {facts['bisection_links']} links",
+        ),
+    ]
