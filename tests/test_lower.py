@@ -1,0 +1,132 @@
+"""Lowered layouts against the closed form, against the sharding algebra, and with and without overlap."""
+
+import numpy as np
+import pytest
+
+from sim import load, topology
+from sim.closed_form import pope
+from sim.engine import simulate
+from sim.lower import lower
+from sim.program import Kind
+from sim.report.metrics import measure
+
+SHIPPED = ("palm540b_decode_ws2d", "palm540b_decode_ws2d_b512", "palm540b_prefill_ws2d_b1")
+IDEAL = (
+    "topology.link.latency=0 s",
+    "topology.link.efficiency=1",
+    "topology.collective_overhead=0 s",
+    "topology.chip.op_overhead=0 s",
+    "topology.chip.matmul_efficiency=1",
+    "topology.chip.hbm_efficiency=1",
+)
+
+
+def simulated(scenario):
+    machine = topology.build(scenario.topology)
+    lowered = lower(scenario, machine)
+    return machine, simulate(lowered.program)
+
+
+def rounding_ps(program) -> float:
+    """How far whole picoseconds can move the end: half a picosecond for every task that takes time, one after another
+    on one chip. A chip's sends on one link follow each other, those on several links run side by side."""
+    mine = (program.chip == 0) & (program.busy_ps + program.flight_ps > 0)
+    return 0.5 * int(mine.sum())
+
+
+@pytest.mark.parametrize("settings", [IDEAL, ()], ids=["ideal", "with latency, overheads and efficiencies"])
+@pytest.mark.parametrize("block", ["parallel", "serial"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_without_overlap_the_step_is_the_per_axis_closed_form(name, block, settings):
+    changes = [*settings, "layout.overlap=none", "engine.layers=3", f"layout.block={block}"]
+    scenario = load.scenario(name, changes)
+    _, trace = simulated(scenario)
+    form = pope.per_axis(scenario)
+    assert form.exact
+    assert abs(trace.makespan_ps - form.step_s * 1e12) <= rounding_ps(trace.program)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_collective_matmul_is_never_slower_than_none_plus_its_own_launches(name):
+    layers = 2
+    with_loop = load.scenario(name, [f"engine.layers={layers}"])
+    machine, looped = simulated(with_loop)
+    _, plain = simulated(load.scenario(name, [f"engine.layers={layers}", "layout.overlap=none"]))
+
+    def launches(trace) -> int:
+        return int(((trace.program.kind == Kind.COMPUTE) & (trace.program.chip == 0)).sum())
+
+    extra_s = (launches(looped) - launches(plain)) * machine.chip.op_overhead_s
+    assert launches(looped) > launches(plain)
+    assert looped.makespan_ps <= plain.makespan_ps + extra_s * 1e12
+    assert looped.makespan_ps < plain.makespan_ps  # and in the shipped scenarios it pays
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shards_move_under_the_matmul_pieces(name):
+    machine, trace = simulated(load.scenario(name, ["engine.layers=1"]))
+    program, times = trace.program, trace.times
+    for op in ("q_wi", "o_wo"):
+        matmul = program.op == program.op_names.index(op)
+        (wire,) = [i for i, n in enumerate(program.op_names) if n.startswith(("all_gather", "reduce_sc")) and n.endswith(op)]
+        pieces = np.flatnonzero(matmul & (program.chip == 0))
+        sends = np.flatnonzero((program.op == wire) & (program.kind == Kind.SEND) & (program.chip == 0))
+        assert len(pieces) >= 2
+        under = [
+            any(times["start"][s] < times["free"][p] and times["start"][p] < times["free"][s] for p in pieces)
+            for s in sends
+        ]
+        assert any(under)
+    figures = measure(trace, machine)
+    assert figures.overlapped_communication_s[0] > 0
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_overlap_means_no_overlap(name):
+    machine, trace = simulated(load.scenario(name, ["engine.layers=2", "layout.overlap=none"]))
+    figures = measure(trace, machine)
+    assert figures.overlapped_communication_s.max() == 0
+    assert figures.idle_s.max() == 0  # a chip computes or communicates
+
+
+def test_bytes_on_the_wire_are_those_of_the_paper_block():
+    """Pope et al. section 3 applied to PaLM 540B, 64 heads, 4x4x4, B = 64, L = 1, bf16; V (K-1)/K is sent per chip."""
+    _, trace = simulated(load.scenario("palm540b_decode_ws2d", ["engine.layers=1", "layout.overlap=none"]))
+    program = trace.program
+    sends = (program.kind == Kind.SEND) & (program.chip == 5)
+    sent = {
+        name: program.bytes[sends & (program.op == i)].sum()
+        for i, name in enumerate(program.op_names)
+        if (sends & (program.op == i)).any()
+    }
+    # An all-to-all of 32,768 B keeps 1/64; each of the rest goes 3 hops on average, 1 on each axis of 4, counted per hop.
+    assert sent == pytest.approx(
+        {
+            "all_gather(yz) residual": 589_824 * 15 / 16,  # 64 x 18432/4 x 2 B
+            "all_reduce(x) norm": 2 * 64 * 4 * 3 / 4,
+            "reduce_scatter(x) q_wi": 1_310_720 * 3 / 4,  # 64 x (2 x 73728 + 64 x 256)/16 x 2 B
+            "reduce_scatter(x) kv": 4_096 * 3 / 4,  # 64/16 x 2 x 256 x 2 B
+            "all_to_all(yzx) q": 32_768 * 3,
+            "all_to_all(yzx) attention out": 32_768 * 3,
+            "all_gather(x) o_wo": 720_896 * 3 / 4,  # 64 x (73728 + 64 x 256)/16 x 2 B
+            "reduce_scatter(yz) residual": 589_824 * 15 / 16,
+        }
+    )
+
+
+def test_layers_repeat_exactly():
+    """Repeating the second layer is the same program as lowering every layer: the same starts, shifted."""
+    _, trace = simulated(load.scenario("palm540b_decode_ws2d", ["engine.layers=5"]))
+    starts = [trace.times["start"][trace.program.layer == layer] for layer in range(5)]
+    steps = [np.unique(b - a) for a, b in zip(starts[1:], starts[2:], strict=False)]
+    assert all(len(step) == 1 for step in steps)
+    assert len({int(step[0]) for step in steps}) == 1
+
+
+def test_memory_of_palm_540b():
+    """558.17e9 padded parameters in int8 over 64 chips, kv projections over x only; the cache over 64 sequences."""
+    scenario = load.scenario("palm540b_decode_ws2d")
+    lowered = lower(scenario, topology.build(scenario.topology))
+    per_layer = (3 * 18432 * 73728 + 2 * 18432 * 64 * 256) / 64 + 2 * 18432 * 256 / 4 + 18432 / 4
+    assert lowered.weights_bytes == 118 * per_layer + 256128 * 18432 / 64
+    assert lowered.kv_cache_bytes == 118 * 2 * 256 * 2 * (64 / 64) * (2048 + 64)
