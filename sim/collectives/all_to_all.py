@@ -15,6 +15,7 @@ import numpy as np
 
 from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis, positions
 from sim.collectives.multi_axis import rotations
+from sim.collectives.ring import Arrival, that_hold
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
 from sim.errors import InputError
 from sim.topology.graph import Topology
@@ -45,10 +46,10 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         return builder.build()
     home = positions(topology, axes)
     chips = np.arange(topology.chips, dtype=np.int32)
-    arrived: list[list[Int32s]] = [[] for _ in orders]
+    arrived: list[list[Arrival]] = [[] for _ in orders]
     for stage in range(parts):
         runs = [mesh_axis(topology, order[stage]) for order in orders]
-        received: list[list[Int32s]] = [[] for _ in orders]
+        received: list[list[Arrival]] = [[] for _ in orders]
         last: dict[tuple[int, int, int], Int32s] = {}
         for hop in range(max(distance for axis in runs for _, distance, _ in messages(axis))):
             for part, axis in enumerate(runs):
@@ -59,7 +60,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
                     if hop >= distance:
                         continue
                     if hop == 0:
-                        needed = arrived[part]
+                        needed = that_hold(half, arrived[part])
                         end = axis.position + direction * distance
                         sends = axis.ring | ((end >= 0) & (end < axis.size))
                     else:
@@ -89,7 +90,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
                     )
                     last[direction, distance, part] = arrival
                     if hop == distance - 1:
-                        received[part].append(arrival)
+                        received[part].append((half, arrival))
         for part in range(parts):
             arrived[part] += received[part]
     return builder.build()

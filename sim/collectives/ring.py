@@ -29,6 +29,15 @@ Form = Callable[[MeshAxis], tuple[MeshAxis, Hops]]
 """How one axis is gathered: the axis, as a line where its wrap is not used, and the hops."""
 
 
+Arrival = tuple[int, Int32s]
+"""(half, sends): for each chip [chips] the send that arrived there in one hop, -1 for none, and what half it held."""
+
+
+def that_hold(half: int, arrivals: Sequence[Arrival]) -> list[Int32s]:
+    """The sends among `arrivals` that a send of `half` has to wait for."""
+    return [sends for held, sends in arrivals if half < 0 or held < 0 or held == half]
+
+
 def as_line(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
     """Whole chunks travel to both ends."""
     hops = (-1,) * (axis.size - 1)
@@ -66,18 +75,18 @@ def gather(topology: Topology, axes: tuple[str, ...], orders: Sequence[Sequence[
     chips = np.arange(topology.chips, dtype=np.int32)
     home = positions(topology, axes)
     box_share = [1 / (len(orders) * group)] * len(orders)
-    # Sends that have arrived at each chip [chips], per part; -1 at chips that such a send does not reach.
-    arrived: list[list[Int32s]] = [[] for _ in orders]
+    arrived: list[list[Arrival]] = [[] for _ in orders]
     for stage in range(max((len(order) for order in orders), default=0)):
         runs = [form(mesh_axis(topology, order[stage])) for order in orders]
         last: dict[tuple[int, int], Int32s] = {}
-        received: list[list[Int32s]] = [[] for _ in orders]
+        received: list[list[Arrival]] = [[] for _ in orders]
         for step in range(max(len(hops) for _, ways in runs for hops in ways.values())):
             for part, (axis, ways) in enumerate(runs):
                 for direction, hops in ways.items():
                     if step >= len(hops):
                         continue
-                    needed = arrived[part] if step == 0 else [last[part, direction]]
+                    half = hops[step]
+                    needed = that_hold(half, arrived[part]) if step == 0 else [last[part, direction]]
                     sends = axis.after[direction] >= 0
                     if step > 0:
                         sends &= needed[0] >= 0
@@ -91,17 +100,17 @@ def gather(topology: Topology, axes: tuple[str, ...], orders: Sequence[Sequence[
                         src,
                         dst,
                         axis.link[direction][src],
-                        share=box_share[part] if hops[step] < 0 else box_share[part] / 2,
+                        share=box_share[part] if half < 0 else box_share[part] / 2,
                         step=step,
                         direction=direction,
                         own=step == 0,
                         part=part,
-                        half=hops[step],
+                        half=half,
                         origin=origin,
                         deps=[ids[src] for ids in needed],
                     )
                     last[part, direction] = arrival
-                    received[part].append(arrival)
+                    received[part].append((half, arrival))
         for part, (axis, _) in enumerate(runs):
             arrived[part] += received[part]
             box_share[part] *= axis.size

@@ -1,0 +1,1 @@
+"""What theory says, as formulas that share no code with the simulation."""

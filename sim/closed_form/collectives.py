@@ -1,0 +1,250 @@
+"""Time of a collective as a formula: alpha-beta models, lower bounds, the paper's convention, nccl-tests bandwidths.
+
+    V  bytes of the collective: the full gathered array (all-gather, reduce-scatter), the array (all-reduce, broadcast),
+       the local buffer (all-to-all), the message (permute)
+    K  chips on an axis; A  number of axes longer than one chip; n  chips of the group, the product of the K
+    w  bandwidth of one direction of one link, bytes/s; t  latency of one hop, s
+    c  bytes of one message of a stage
+
+An axis is a pair (K, whether it closes a ring). All times are in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sim.errors import InputError, suggest
+
+Axes = Sequence[tuple[int, bool]]
+
+BROADCAST_CHUNKS = 32
+"""Chunks behind each other in a pipelined broadcast, per tree."""
+
+PAPER_BANDWIDTH = 270e9
+"""Bytes/s per TPU v4 chip for every collective, whatever axes it uses (Pope et al. 2022, table of section 4)."""
+
+
+# --- all-gather, reduce-scatter, all-reduce --------------------------------------------------------------------------
+
+
+def one_way_ring(K: int, c: float, w: float, t: float) -> float:
+    """(K-1) (c/w + t): each of K-1 hops passes one chunk on. Chan et al. 2007, section 4; scaling-book, chapter 3."""
+    return (K - 1) * (c / w + t)
+
+
+def two_way_ring(K: int, c: float, w: float, t: float) -> float:
+    """(K-1)/2 c/w + floor(K/2) t: a chip receives K-1 chunks over two links, the farthest over floor(K/2) hops.
+
+    The scaling-book (chapter 3) rounds this to V/(2w) + K/2 t, with V = K c.
+    """
+    return (K - 1) / 2 * c / w + K // 2 * t
+
+
+def line(K: int, c: float, w: float, t: float) -> float:
+    """(K-1) (c/w + t): the last chip receives K-1 chunks over one link, twice the time of the two-way ring."""
+    return (K - 1) * (c / w + t)
+
+
+def _gather_stage(algorithm: str, K: int, ring: bool, c: float, w: float, t: float) -> float:
+    if algorithm == "line" or not ring:
+        return line(K, c, w, t)
+    return one_way_ring(K, c, w, t) if algorithm == "ring" else two_way_ring(K, c, w, t)
+
+
+def _gather(algorithm: str, axes: Axes, V: float, w: float, t: float) -> float | None:
+    """One stage per axis, with chunks c that grow by the K of every axis gathered: c = V/n, V/n K_1, V/n K_1 K_2, ...
+
+    multi_axis works on V/A in every axis at the same time, so on A rings of K each it sums to
+    V/(2 A w) (1 - K^-A) + A floor(K/2) t. It is exact where all axes take the same time and all chips finish a stage
+    together: equal rings, or equal lines of two chips.
+    """
+    parts = len(axes) if algorithm == "multi_axis" else 1
+    if parts > 1 and not _in_step(axes):
+        return None
+    total, c = 0.0, V / math.prod(K for K, _ in axes) / max(1, parts)
+    for K, ring in axes:
+        total += _gather_stage(algorithm, K, ring, c, w, t)
+        c *= K
+    return total
+
+
+def _in_step(axes: Axes) -> bool:
+    return len(set(axes)) == 1 and (axes[0][1] or axes[0][0] == 2)
+
+
+# --- all-to-all ------------------------------------------------------------------------------------------------------
+
+
+def ring_all_to_all(K: int, c: float, w: float, t: float) -> float:
+    """All-to-all on a ring with messages of c bytes, the farthest first, those to the chip opposite in two halves.
+
+    A link passes its messages in rounds r = 1 .. H = floor(K/2), in round r all that make their r-th hop: those for
+    distances r .. H, f + (H - r) c bytes for even K with f = c/2, (H - r) c + f for odd K with f = c. The next round
+    starts when this one has passed and its first message, f bytes, has arrived:
+
+        T = sum over r < H of max((f + (H - r) c)/w, f/w + t), and f/w + t for the last
+
+    With c/w >= t it is K^2/8 c/w + t (odd K: (K^2-1)/8 c/w + t): the K V/(8w) = (all bytes)/(4 * 2w) of the
+    scaling-book, chapter 3, and one hop of latency.
+    """
+    H = K // 2
+    f = c / 2 if K % 2 == 0 else c
+    return sum(max(f + (H - r) * c, f + t * w) for r in range(1, H)) / w + f / w + t
+
+
+def _all_to_all(algorithm: str, axes: Axes, S: float, w: float, t: float) -> float | None:
+    """A stages on every axis at the same time, each with 1/A of the buffer in K messages: A ring_all_to_all(S/(A K)).
+
+    No exact form for unequal axes, for lines longer than two chips, and for direct messages over several axes: the
+    queues of their links run dry at times that depend on the sizes.
+    """
+    if (algorithm == "dimension_ordered" and len(axes) > 1) or not _in_step(axes):
+        return None
+    A = len(axes)
+    K, ring = axes[0]
+    c = S / (A * K)
+    return A * (ring_all_to_all(K, c, w, t) if ring else c / w + t)
+
+
+# --- broadcast -------------------------------------------------------------------------------------------------------
+
+
+def pipelined_trees(axes: Axes, V: float, w: float, t: float) -> float:
+    """Link-disjoint spanning trees from the root: 2A on a torus, A where an axis closes no ring, c = V/(trees chunks).
+
+        T = (chunks - 1) c/w + depth (c/w + t)
+
+    A tree goes K-1 hops along every axis, and with A > 1 one more to the chips beside its root: over the wrap, or on a
+    line back from the first chip, which is 2 + sum of K-1 over the other axes hops from the root.
+    """
+    trees = 2 * len(axes) if all(ring for _, ring in axes) else len(axes)
+    c = V / (trees * BROADCAST_CHUNKS)
+    depth = reach = sum(K - 1 for K, _ in axes)
+    if len(axes) > 1:
+        depth = max(reach + 1 if ring else max(reach, reach - (K - 1) + 2) for K, ring in axes)
+    return (BROADCAST_CHUNKS - 1) * c / w + depth * (c / w + t)
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+_GATHERS = ("multi_axis", "bidirectional_ring", "ring", "line")
+
+
+def predict(
+    collective: str,
+    algorithm: str,
+    axes: Axes,
+    size_bytes: float,
+    bandwidth: float,
+    latency_s: float,
+    overhead_s: float = 0.0,
+) -> float | None:
+    """Time of a collective by itself on links that are all alike, s; None where there is no exact form.
+
+    Args:
+        axes: (K, ring) of the mesh axes of the group in order.
+        size_bytes: V as at the top of this module.
+        bandwidth, latency_s: of one direction of one link.
+        overhead_s: launch overhead, once per collective.
+    """
+    axes = [(K, ring) for K, ring in axes if K > 1]
+    if not axes:
+        return overhead_s
+    V, w, t = size_bytes, bandwidth, latency_s
+    time: float | None = None
+    match collective:
+        case "all_gather" | "reduce_scatter" if algorithm in _GATHERS:
+            time = _gather(algorithm, axes, V, w, t)
+        case "all_reduce" if algorithm in _GATHERS:
+            half = _gather(algorithm, axes, V, w, t)
+            time = None if half is None else 2 * half
+        case "all_to_all" if algorithm in ("multi_axis", "dimension_ordered"):
+            time = _all_to_all(algorithm, axes, V, w, t)
+        case "broadcast" if algorithm == "spanning_trees":
+            time = pipelined_trees(axes, V, w, t)
+        case "permute" if algorithm == "neighbour" and len(axes) == 1:
+            time = V / w + t
+    return None if time is None else overhead_s + time
+
+
+def bound(collective: str, axes: Axes, size_bytes: float, bandwidth: float, latency_s: float) -> float:
+    """Time that no algorithm over the links of these axes can beat, s: the larger of
+
+    - bytes over the busiest chip or cut, and the one hop on which the last of them flies;
+    - one hop latency for every hop between the chips farthest apart.
+
+    With d the fewest links out of a chip (two per ring, one per line), L the links of the group and n its chips:
+    all-gather and reduce-scatter (n-1)/n V/(d w), into or out of one chip. All-reduce V/(d w), since every chip must
+    pass on V bytes, and 2 (n-1) V/(L w), the fewest bytes moved in total (Patarasuk and Yuan 2009, J. Parallel Distrib.
+    Comput. 69:117). All-to-all (n-1)/n V/(d w) and, cutting an axis into h = floor(K/2) and K-h, the messages across
+    over the one link per line or two per ring: V h (K-h)/(K w), or half of it. Broadcast and permute V/(d w).
+
+    Raises:
+        InputError: unknown collective.
+    """
+    axes = [(K, ring) for K, ring in axes if K > 1]
+    n = math.prod(K for K, _ in axes)
+    out = sum(2 if ring else 1 for _, ring in axes)
+    links = sum(2 * n * (K if ring else K - 1) // K for K, ring in axes)
+    cut = max((K // 2 * (K - K // 2) / K / (2 if ring else 1) for K, ring in axes), default=0.0)
+    if not axes:
+        return 0.0
+    loads = {
+        "all_gather": (n - 1) / n / out,
+        "reduce_scatter": (n - 1) / n / out,
+        "all_reduce": max(1 / out, 2 * (n - 1) / links),
+        "all_to_all": max((n - 1) / n / out, cut),
+        "broadcast": 1 / out,
+        "permute": 1 / out,
+    }
+    if collective not in loads:
+        raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, loads))
+    diameter = 1 if collective == "permute" else sum(K // 2 if ring else K - 1 for K, ring in axes)
+    return max(loads[collective] * size_bytes / bandwidth + latency_s, diameter * latency_s)
+
+
+def paper(collective: str, group: int, size_bytes: float, bandwidth: float = PAPER_BANDWIDTH) -> float:
+    """(D/bw) (K-1)/K, without latency; all-reduce twice that. Pope et al. 2022, appendix A.1.
+
+    Args:
+        group: K, chips of the group.
+        size_bytes: D, bytes per chip of the gathered array (all-reduce: of the array).
+
+    Raises:
+        InputError: a collective for which the paper has no formula.
+    """
+    passes = {"all_gather": 1, "reduce_scatter": 1, "all_reduce": 2}
+    if collective not in passes:
+        raise InputError(
+            "the paper has no formula for this collective", got=collective, hint=suggest(collective, passes)
+        )
+    return passes[collective] * size_bytes / bandwidth * (group - 1) / group
+
+
+def algbw(size_bytes: float, time_s: float) -> float:
+    """Bytes/s as nccl-tests counts them: size over time."""
+    return size_bytes / time_s
+
+
+def busbw(collective: str, group: int, size_bytes: float, time_s: float) -> float:
+    """algbw times the share of the size that must pass a chip's ports: comparable with the hardware's bandwidth.
+
+    2 (n-1)/n for all-reduce, (n-1)/n for all-gather, reduce-scatter and all-to-all, 1 for broadcast and permute.
+    Source: nccl-tests, doc/PERFORMANCE.md; its size of all-gather and reduce-scatter is the full array, as V here.
+
+    Raises:
+        InputError: unknown collective.
+    """
+    share = (group - 1) / group
+    factors = {
+        "all_reduce": 2 * share,
+        "all_gather": share,
+        "reduce_scatter": share,
+        "all_to_all": share,
+        "broadcast": 1.0,
+        "permute": 1.0,
+    }
+    if collective not in factors:
+        raise InputError("no bus bandwidth is defined", got=collective, hint=suggest(collective, factors))
+    return factors[collective] * algbw(size_bytes, time_s)

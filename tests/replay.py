@@ -1,0 +1,192 @@
+"""Replay of a schedule chunk by chunk: does it carry out its collective, and does every send hold what it claims?
+
+Nothing here knows how an algorithm works. Data is cut into elements (part, half, origin, target) as `Schedule` names
+them; every send's payload must be there when the sends it waits for have arrived, whatever else may be under way.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterator
+
+from sim.collectives import Schedule
+from sim.topology import Topology
+
+Position = tuple[int, ...]
+Element = tuple[int, int, Position, Position]
+"""(part, half, origin, target); for sums and copies the box that is not named is all -1."""
+
+
+class ReplayError(AssertionError):
+    """A schedule that does not do what its columns say, or not what its collective means."""
+
+
+def replay(schedule: Schedule, topology: Topology) -> None:
+    """Raises ReplayError unless the schedule carries out its collective on every group of the mesh."""
+    _Replay(schedule, topology).run()
+
+
+class _Replay:
+    def __init__(self, schedule: Schedule, topology: Topology) -> None:
+        self.schedule, self.topology = schedule, topology
+        names = [axis.name for axis in topology.axes]
+        columns = [names.index(name) for name in schedule.axes]
+        self.sizes = tuple(topology.axes[column].size for column in columns)
+        coordinates = [topology.coordinates(chip) for chip in range(topology.chips)]
+        self.position: list[Position] = [tuple(at[column] for column in columns) for at in coordinates]
+        self.group = [tuple(x for column, x in enumerate(at) if column not in columns) for at in coordinates]
+        self.everyone = list(itertools.product(*(range(size) for size in self.sizes)))
+        self.all: Position = (-1,) * len(columns)
+        self.src, self.dst = schedule.src.tolist(), schedule.dst.tolist()
+        self.part, self.half = schedule.part.tolist(), schedule.half.tolist()
+        self.own = schedule.own.tolist()
+        self.origin = [tuple(row) for row in schedule.origin.tolist()]
+        self.target = [tuple(row) for row in schedule.target.tolist()]
+        ends = schedule.dep_counts.cumsum().tolist()
+        flat = schedule.deps.tolist()
+        self.deps = [flat[end - count : end] for end, count in zip(ends, schedule.dep_counts.tolist(), strict=True)]
+        self.box = functools.cache(self._box)
+        self.payload: list[frozenset[Element]] = []
+        """Of each send replayed so far."""
+        self.sums: list[dict[Element, int]] = []
+        """Of each send: the contributions in each element, a bit per position of the group; empty for copies."""
+
+    def run(self) -> None:
+        self._check_columns()
+        collective = self.schedule.collective
+        for send in range(len(self.schedule)):
+            self.payload.append(self._payload(send))
+            self._check_share(send)
+            adds = collective in ("reduce_scatter", "all_reduce") and self.target[send] != self.all
+            self.sums.append(self._add_up(send) if adds else {})
+            if not adds:
+                self._check_copy(send)
+        self._check_result()
+
+    # --- what is in a send -------------------------------------------------------------------------------------------
+
+    def _box(self, pattern: Position) -> tuple[Position, ...]:
+        ranges = (range(size) if at < 0 else (at,) for at, size in zip(pattern, self.sizes, strict=True))
+        return tuple(itertools.product(*ranges))
+
+    def _payload(self, send: int) -> frozenset[Element]:
+        origin, target = self.origin[send], self.target[send]
+        if self.schedule.collective not in ("all_to_all", "permute"):
+            copies = target == self.all
+            boxes = ((o, self.all) for o in self.box(origin)) if copies else ((self.all, t) for t in self.box(target))
+        else:
+            boxes = ((o, t) for o in self.box(origin) for t in self.box(target))
+        halves = (0, 1) if self.half[send] < 0 else (self.half[send],)
+        return frozenset((self.part[send], half, o, t) for o, t in boxes for half in halves)
+
+    def _check_columns(self) -> None:
+        schedule, links = self.schedule, self.topology.links
+        for send, (link, direction) in enumerate(zip(schedule.link.tolist(), schedule.direction.tolist(), strict=True)):
+            if (links[link].src, links[link].dst) != (self.src[send], self.dst[send]):
+                raise ReplayError(f"send {send} is not on a link from {self.src[send]} to {self.dst[send]}")
+            if links[link].direction != direction:
+                raise ReplayError(f"send {send} goes in direction {direction} on {links[link].name}")
+            if self.group[self.src[send]] != self.group[self.dst[send]]:
+                raise ReplayError(f"send {send} leaves its group")
+            if any(dep >= send for dep in self.deps[send]):
+                raise ReplayError(f"send {send} waits for a later one")
+            if any(self.dst[dep] != self.src[send] for dep in self.deps[send]):
+                raise ReplayError(f"send {send} waits for something that its chip cannot see")
+
+    def _check_share(self, send: int) -> None:
+        n = 1 if self.schedule.collective in ("broadcast", "permute") else len(self.everyone)
+        expected = len(self.payload[send]) / (2 * self.schedule.parts * n)
+        if abs(self.schedule.share[send] - expected) > 1e-12:
+            raise ReplayError(f"send {send} carries {expected} of the size and says {self.schedule.share[send]}")
+
+    # --- copies ------------------------------------------------------------------------------------------------------
+
+    def _check_copy(self, send: int) -> None:
+        own = frozenset(element for element in self.payload[send] if element[2] == self.position[self.src[send]])
+        if bool(own) != self.own[send]:
+            raise ReplayError(f"send {send} says own={self.own[send]}")
+        if self.schedule.collective == "all_reduce":
+            for element in own:
+                self._check_sum(send, element)
+        missing = self.payload[send] - own
+        for dep in self._ancestors(send):
+            if not missing:
+                return
+            if not self.sums[dep] and self.dst[dep] == self.src[send]:
+                missing -= self.payload[dep]
+        if missing:
+            raise ReplayError(f"send {send} carries {min(missing)} before it is there")
+
+    def _ancestors(self, send: int) -> Iterator[int]:
+        """Sends it waits for, nearest first."""
+        seen, queue = set(self.deps[send]), list(self.deps[send])
+        for dep in queue:
+            yield dep
+            fresh = [earlier for earlier in self.deps[dep] if earlier not in seen]
+            seen.update(fresh)
+            queue += fresh
+
+    # --- sums --------------------------------------------------------------------------------------------------------
+
+    def _add_up(self, send: int) -> dict[Element, int]:
+        own = self._bit(self.position[self.src[send]]) if self.own[send] else 0
+        return {element: self._total(own, element, self.deps[send], send) for element in self.payload[send]}
+
+    def _bit(self, position: Position) -> int:
+        return 1 << self.everyone.index(position)
+
+    def _total(self, total: int, element: Element, arrivals: list[int], send: int) -> int:
+        for arrival in arrivals:
+            added = self.sums[arrival].get(element, 0)
+            if total & added:
+                raise ReplayError(f"send {send} counts a contribution to {element} twice")
+            total |= added
+        return total
+
+    def _check_sum(self, send: int, element: Element) -> None:
+        """The sender's own chunk of an all-reduce is complete."""
+        part, half, origin, _ = element
+        total = self._total(self._bit(origin), (part, half, self.all, origin), self.deps[send], send)
+        if total != 2 ** len(self.everyone) - 1:
+            raise ReplayError(f"send {send} gathers {element} before its sum is complete")
+
+    # --- the collective ----------------------------------------------------------------------------------------------
+
+    def _check_result(self) -> None:
+        arrivals: list[list[int]] = [[] for _ in self.position]
+        for send, chip in enumerate(self.dst):
+            arrivals[chip].append(send)
+        for chip, position in enumerate(self.position):
+            if self.schedule.collective in ("reduce_scatter", "all_reduce"):
+                for part, half in itertools.product(range(self.schedule.parts), (0, 1)):
+                    total = self._total(self._bit(position), (part, half, self.all, position), arrivals[chip], -1)
+                    if total != 2 ** len(self.everyone) - 1:
+                        raise ReplayError(f"chip {chip} ends without the whole sum")
+            copied = (self.payload[send] for send in arrivals[chip] if not self.sums[send])
+            missing = self._wanted(position).difference(*copied)
+            if missing:
+                raise ReplayError(f"chip {chip} ends without {min(missing)}")
+
+    def _wanted(self, position: Position) -> frozenset[Element]:
+        """What a chip must have received by the end, its own data apart."""
+        others = [other for other in self.everyone if other != position]
+        match self.schedule.collective:
+            case "all_gather" | "all_reduce":
+                boxes = [(other, self.all) for other in others]
+            case "reduce_scatter":
+                boxes = []
+            case "all_to_all":
+                boxes = [(other, position) for other in others]
+            case "broadcast":
+                root = (0,) * len(position)
+                boxes = [(root, self.all)] if position != root else []
+            case "permute":
+                boxes = [(before, position) for before in self._before(position)]
+        return frozenset((part, half, o, t) for part in range(self.schedule.parts) for half in (0, 1) for o, t in boxes)
+
+    def _before(self, position: Position) -> list[Position]:
+        """The chip one hop back along the one axis longer than one chip, where there is one."""
+        result = []
+        for i, name in enumerate(self.schedule.axes):
+            if self.sizes[i] > 1 and (position[i] > 0 or self.topology.axis(name).ring):
+                result.append((*position[:i], (position[i] - 1) % self.sizes[i], *position[i + 1 :]))
+        return result
