@@ -36,6 +36,8 @@ DARK = PALETTE["black"]
 _DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all")
 _POINTS_ACROSS, _POINTS_PER_LETTER = 600.0, 4.2
 """Roughly, the width of a panel and of a letter in a bar."""
+_THIN_POINTS = 1.5
+"""A bar narrower than this has no white edge, which would hide it."""
 _SHORTEST_NAME = 2
 _HATCH_HEIGHT = 0.35
 _HATCHED: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth": 0.0, "hatch": "//////"}
@@ -71,11 +73,13 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
     spans, exposed = (part.within(panel.start, panel.end) for part in (lane.spans, lane.exposed))
     classes = panel.classes(spans).tolist()
     colours = [COLOURS[group] for group in classes]
-    _rectangles(panel, spans, bottom, height, {"facecolor": colours, "edgecolor": "white", "linewidth": 0.3})
+    points = (spans.end - spans.start) / (panel.end - panel.start) * _POINTS_ACROSS
+    edges = [colour if thin else "white" for colour, thin in zip(colours, points < _THIN_POINTS, strict=True)]
+    _rectangles(panel, spans, bottom, height, {"facecolor": colours, "edgecolor": edges, "linewidth": 0.3})
     _rectangles(panel, exposed, bottom, _HATCH_HEIGHT * height, _HATCHED)
     if lane.kind == "link":
         return
-    letters = (spans.end - spans.start) / (panel.end - panel.start) * (_POINTS_ACROSS / _POINTS_PER_LETTER)
+    letters = points / _POINTS_PER_LETTER
     centre = (panel.x(spans.start) + panel.x(spans.end)) / 2
     middle = bottom + height * ((1 + _HATCH_HEIGHT) / 2 if lane.kind == "collectives" else 0.5)
     for i in np.flatnonzero(letters > _SHORTEST_NAME).tolist():
@@ -119,7 +123,7 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
         for part, look in ((share, {"facecolor": COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
             if part.any():
                 steps = (np.append(level, level[-1]) for level in (low, low + part))
-                panel.axes.fill_between(panel.x(bins), *steps, step="post", **look)
+                panel.axes.fill_between(panel.x(bins), *steps, step="post", snap=False, **look)
         low = low + share
 
 

@@ -24,8 +24,10 @@ def render(report: Report, console: Console | None = None, wall_s: float | None 
         f"latency [bold]{format_seconds(simulated.latency_s)}[/]  step {format_seconds(simulated.step_s)}  "
         f"{simulated.tokens_per_s:,.0f} tokens/s  MFU {simulated.mfu:.1%}"
     )
-    console.print(_comparison(report))
-    console.print(_ops(report))
+    for table in (_comparison(report), _ops(report)):
+        console.print()
+        console.print(table)
+    console.print()
     console.print(_memory(report))
     console.print(_links(report))
     wall = f" in {format_seconds(wall_s)}" if wall_s is not None else ""
@@ -37,7 +39,7 @@ def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table

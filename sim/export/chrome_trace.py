@@ -1,0 +1,234 @@
+"""A trace as Chrome trace JSON, written as PyTorch's profiler (Kineto) does, for ui.perfetto.dev and
+HolisticTraceAnalysis.
+
+Chips are processes. A chip's compute is a stream, its collectives are further streams (one per collective in progress
+at once, since slices of one lane must not overlap) under names that tools take for communication kernels, and its links
+are lanes without a stream number, so that tools which count kernels leave them out. An arrow leads from each send to
+the collective on the receiving chip, when both chips are written.
+
+HolisticTraceAnalysis reads one rank per file: write a single chip for it, and set HTA_DISABLE_NS_ROUNDING=1 to keep it
+from rounding to whole microseconds. Times are in microseconds with whole nanoseconds, rounded as points in time, so
+that slices that touch still touch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.program import Ints
+from sim.report.lanes import Lane, of_chips
+from sim.report.metrics import critical_chip
+from sim.report.ops import parse
+from sim.topology.graph import Topology
+from sim.trace import Trace
+
+COMPUTE_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 20, 100
+"""Thread numbers in a chip's process."""
+
+_CHIPS, _MOST_TASKS = 4, 120_000
+"""Written unless asked otherwise: so many chips, fewer where that many tasks (about 20 MB) would be passed."""
+
+_Lanes = dict[int, list[Lane]]
+_Threads = dict[int, list[int]]
+"""Per chip."""
+
+_KERNELS = {
+    "all-gather": "AllGather",
+    "reduce-scatter": "ReduceScatter",
+    "all-reduce": "AllReduce",
+    "all-to-all": "SendRecv",
+    "broadcast": "Broadcast",
+    "permute": "SendRecv",
+}
+
+
+def write(
+    trace: Trace,
+    topology: Topology,
+    path: Path | str,
+    chips: Sequence[int] | None = None,
+    layers: Collection[int] | None = None,
+) -> None:
+    """Write `trace` to `path`; the same trace gives the same bytes.
+
+    Args:
+        chips: those to write; default: the critical chip and the first few others.
+        layers: those to write; default: all, and what lies outside layers.
+    """
+    critical = critical_chip(trace, topology.chips)
+    chips = sorted(chips) if chips is not None else _default_chips(trace, topology, critical)
+    lanes = of_chips(trace, topology, chips)
+    if layers is not None:
+        lanes = {chip: [_of_layers(lane, trace, layers) for lane in own] for chip, own in lanes.items()}
+    threads = {chip: _threads(own) for chip, own in lanes.items()}
+    starts: list[Ints] = []
+    lines: list[str] = []
+    for start, texts in _events(trace, topology, lanes, threads):
+        starts.append(start)
+        lines += texts
+    order = np.argsort(np.concatenate(starts), kind="stable").tolist()
+    events = [*_metadata(topology, lanes, threads), *(lines[i] for i in order)]
+    header = {
+        "schemaVersion": 1,
+        "deviceProperties": [_device(topology, chip) for chip in chips],
+        "distributedInfo": {
+            "backend": "nccl",
+            "rank": critical if critical in chips else chips[0],
+            "world_size": topology.chips,
+        },
+        "displayTimeUnit": "ns",
+    }
+    fields = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = ",\n".join([*fields, '"traceEvents": [\n' + ",\n".join(events) + "\n]"])
+    path.write_text("{\n" + text + "\n}\n", encoding="utf-8")
+
+
+def kernel_name(op: str) -> str:
+    """The name a collective goes by: `ncclDevKernel_AllGather yz residual` (tools look for `nccl...Kernel`)."""
+    parsed = parse(op)
+    kernel = f"ncclDevKernel_{_KERNELS.get(parsed.group, 'SendRecv')}"
+    return " ".join(part for part in (kernel, parsed.axes, parsed.operand) if part)
+
+
+def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]:
+    """The critical chip and the first others, up to _CHIPS of them and _MOST_TASKS tasks."""
+    tasks = np.bincount(trace.program.chip, minlength=topology.chips)
+    others = [chip for chip in range(min(_CHIPS, topology.chips)) if chip != critical]
+    chips = [critical, *others][:_CHIPS]
+    while len(chips) > 1 and tasks[chips].sum() > _MOST_TASKS:
+        chips.pop()
+    return sorted(chips)
+
+
+def _of_layers(lane: Lane, trace: Trace, layers: Collection[int]) -> Lane:
+    """The lane's spans of some layers."""
+    chosen = np.isin(trace.program.layer[lane.spans.task], list(layers))
+    return Lane(lane.kind, lane.label, lane.spans.where(chosen), lane.exposed, lane.link)
+
+
+def _threads(lanes: Sequence[Lane]) -> list[int]:
+    """Thread number of each lane of a chip."""
+    free = {"compute": COMPUTE_STREAM, "collectives": FIRST_COLLECTIVE_STREAM, "link": FIRST_LINK_LANE}
+    numbers = []
+    for lane in lanes:
+        numbers.append(free[lane.kind])
+        free[lane.kind] += 1
+    return numbers
+
+
+def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[str]:
+    """Names and order of processes and threads."""
+
+    def named(what: str, chip: int, thread: int, args: dict[str, Any]) -> str:
+        return json.dumps({"ph": "M", "name": what, "pid": chip, "tid": thread, "ts": 0.0, "args": args})
+
+    for chip, own in lanes.items():
+        position = ",".join(map(str, topology.coordinates(chip)))
+        yield named("process_name", chip, 0, {"name": f"chip {chip} ({position})"})
+        yield named("process_sort_index", chip, 0, {"sort_index": chip})
+        for lane, thread in zip(own, threads[chip], strict=True):
+            label = {"compute": "stream 7: compute", "collectives": f"stream {thread}: collectives"}.get(lane.kind)
+            yield named("thread_name", chip, thread, {"name": label or f"link {lane.label}"})
+            yield named("thread_sort_index", chip, thread, {"sort_index": thread})
+
+
+def _device(topology: Topology, chip: int) -> dict[str, Any]:
+    return {"id": chip, "name": topology.chip.name, "totalGlobalMem": round(topology.chip.hbm_capacity)}
+
+
+def _events(trace: Trace, topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[tuple[Ints, list[str]]]:
+    """(times in ns, texts) of the slices of every lane, then of the arrows."""
+    for chip, own in lanes.items():
+        for lane, thread in zip(own, threads[chip], strict=True):
+            yield _slices(trace, lane, chip, thread)
+    receiving = _Collectives.of(trace, topology.chips, lanes, threads)
+    for chip, own in lanes.items():
+        for lane, thread in zip(own, threads[chip], strict=True):
+            if lane.kind == "link":
+                yield from _arrows(trace, topology.chips, lane, chip, thread, receiving)
+
+
+def _slices(trace: Trace, lane: Lane, chip: int, thread: int) -> tuple[Ints, list[str]]:
+    """The spans of one lane."""
+    program, task = trace.program, lane.spans.task
+    names = [kernel_name(name) if lane.kind == "collectives" else name for name in program.op_names]
+    category, stream = ("link", "") if lane.kind == "link" else ("kernel", f'"device":{chip},"stream":{thread},')
+    heads = [
+        f'{{"ph":"X","cat":"{category}","name":{json.dumps(name)},"pid":{chip},"tid":{thread},"ts":' for name in names
+    ]
+    columns: dict[str, npt.NDArray[np.generic]] = {"layer": program.layer[task]}
+    if lane.kind == "compute":
+        columns |= {"bytes": program.bytes[task].round(), "flops": program.flops[task].round()}
+    elif lane.kind == "collectives":
+        columns |= {"instance": program.collective[task]}
+    else:
+        columns |= {"bytes": program.bytes[task].round(), "to": program.peer[task]}
+    tail = f',"args":{{{stream}' + ",".join(f'"{name}":%d' for name in columns) + "}}"
+    tails = map(tail.__mod__, zip(*(column.tolist() for column in columns.values()), strict=True))
+    start, end = _ns(lane.spans.start), _ns(lane.spans.end)
+    rows = zip(program.op[task].tolist(), _us(start), _us(end - start), tails, strict=True)
+    return start, [f'{heads[op]}{ts},"dur":{duration}{rest}' for op, ts, duration, rest in rows]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Collectives:
+    """The collectives of the written chips, sorted by `key`: where arrows can lead."""
+
+    key: Ints
+    thread: Ints
+    start_ns: Ints
+    end_ns: Ints
+
+    @classmethod
+    def of(cls, trace: Trace, chips: int, lanes: _Lanes, threads: _Threads) -> _Collectives:
+        """Those on `lanes`; a key is instance x chips + chip."""
+        keys, rows, starts, ends = [], [], [], []
+        for chip, own in lanes.items():
+            for lane, thread in zip(own, threads[chip], strict=True):
+                if lane.kind == "collectives":
+                    keys.append(trace.program.collective[lane.spans.task].astype(np.int64) * chips + chip)
+                    rows.append(np.full(len(lane.spans), thread))
+                    starts.append(_ns(lane.spans.start))
+                    ends.append(_ns(lane.spans.end))
+        order = np.argsort(np.concatenate(keys))
+        key, thread_, start, end = (np.concatenate(column)[order] for column in (keys, rows, starts, ends))
+        return cls(key, thread_, start, end)
+
+
+def _arrows(
+    trace: Trace, chips: int, lane: Lane, chip: int, thread: int, receiving: _Collectives
+) -> Iterable[tuple[Ints, list[str]]]:
+    """From each send of a link's lane to the receiver's collective, where that is written."""
+    program, task = trace.program, lane.spans.task
+    key = program.collective[task].astype(np.int64) * chips + program.peer[task]
+    at = np.minimum(np.searchsorted(receiving.key, key), max(len(receiving.key) - 1, 0))
+    known = np.flatnonzero(receiving.key[at] == key) if len(receiving.key) else np.empty(0, dtype=np.int64)
+    task, at = task[known], at[known]
+    # An arrow binds to the slice open at its time; at the very end of a collective none is, so a nanosecond earlier.
+    arrival = _ns(trace.times["end"][task]) - 1
+    arrival = np.maximum(np.minimum(arrival, receiving.end_ns[at] - 1), receiving.start_ns[at])
+    sent = _ns(lane.spans.start[known])
+    begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
+    yield sent, [f'{begin}{i},"ts":{ts}}}' for i, ts in zip(task.tolist(), _us(sent), strict=True)]
+    finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":%d,"tid":%d,"id":%d,"ts":%s}'
+    columns = (program.peer[task].tolist(), receiving.thread[at].tolist(), task.tolist(), _us(arrival))
+    yield arrival, [finish % row for row in zip(*columns, strict=True)]
+
+
+def _ns(time_ps: Ints) -> Ints:
+    """Nearest whole nanoseconds."""
+    return (time_ps + 500) // 1000
+
+
+def _us(time_ns: Ints) -> list[str]:
+    """Microseconds with three decimals."""
+    return [f"{us}.{ns:03d}" for us, ns in zip(*(part.tolist() for part in np.divmod(time_ns, 1000)), strict=True)]
