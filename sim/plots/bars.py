@@ -122,8 +122,8 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
     for group, (share, alone) in shares.items():
         for part, look in ((share, {"facecolor": COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
             if part.any():
-                steps = (np.append(level, level[-1]) for level in (low, low + part))
-                panel.axes.fill_between(panel.x(bins), *steps, step="post", snap=False, **look)
+                below, above = (np.append(level, level[-1]) for level in (low, low + part))
+                panel.axes.fill_between(panel.x(bins), below, above, step="post", snap=False, **look)
         low = low + share
 
 
