@@ -115,7 +115,7 @@ def test_loops_need_a_ring() -> None:
     with pytest.raises(LayoutError, match="axis 'x' of torus does not wrap"):
         all_gather_loop(torus(4, wrap=False), "x", "one_way")
     with pytest.raises(InputError, match="did you mean 'one_way'"):
-        all_gather_loop(torus(4), "x", "one way")  # type: ignore[arg-type]
+        all_gather_loop(torus(4), "x", "one way")
 
 
 @pytest.mark.parametrize("algorithm", COLLECTIVES["all_gather"])

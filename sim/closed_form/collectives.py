@@ -22,7 +22,7 @@ BROADCAST_CHUNKS = 32
 """Chunks behind each other in a pipelined broadcast, per tree."""
 
 PAPER_BANDWIDTH = 270e9
-"""Bytes/s per TPU v4 chip for every collective, whatever axes it uses (Pope et al. 2022, table of section 4)."""
+"""Bytes/s per TPU v4 chip for every collective, whatever axes it uses (Pope et al. 2022, section 4)."""
 
 
 # --- all-gather, reduce-scatter, all-reduce --------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
 from sim.topology.graph import Topology
 
 CHUNKS = 32
-"""Chunks per tree: the pipeline fills in depth/CHUNKS of the time it takes to drain."""
+"""Chunks per tree: filling the pipeline adds about depth/CHUNKS to the time of a long broadcast."""
 
 
 def spanning_trees(topology: Topology, axes: tuple[str, ...]) -> Schedule:
