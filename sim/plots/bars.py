@@ -117,7 +117,7 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
         for k, spans in enumerate((lane.spans, lane.exposed)):
             classes = panel.classes(spans)
             for group in np.unique(classes).tolist():
-                shares[group][k] += _share(spans.where(classes == group), bins) * (height / len(lanes))
+                shares[group][k] += sp.coverage(spans.where(classes == group), bins) * (height / len(lanes))
     low = np.full(len(bins) - 1, bottom)
     for group, (share, alone) in shares.items():
         for part, look in ((share, {"facecolor": COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
@@ -125,14 +125,6 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
                 below, above = (np.append(level, level[-1]) for level in (low, low + part))
                 panel.axes.fill_between(panel.x(bins), below, above, step="post", snap=False, **look)
         low = low + share
-
-
-def _share(spans: sp.Spans, bins: Ints) -> Floats:
-    """Share of each bin covered by the spans, which are in order and do not overlap."""
-    ends = np.stack([spans.start, spans.end], axis=1).ravel()
-    covered = np.cumsum(np.stack([np.zeros_like(spans.start), spans.end - spans.start], axis=1).ravel())
-    share: Floats = np.diff(np.interp(bins, ends, covered)) / np.diff(bins)
-    return share
 
 
 def draw_legend(figure: Figure, panel: Panel, lanes: Sequence[Lane]) -> None:

@@ -124,6 +124,15 @@ def minus(spans: Spans, covered: Spans) -> Spans:
     return Spans(pieces.task, pieces.lane, start, end).where(end > start)
 
 
+def coverage(spans: Spans, bins: Ints) -> Floats:
+    """Share of each bin covered by the spans, which are in order and do not overlap. Bins are their n + 1 edges."""
+    ends = np.stack([spans.start, spans.end], axis=1).ravel()
+    length = spans.end - spans.start
+    covered = np.cumsum(np.stack([np.zeros_like(length), length], axis=1).ravel())
+    share: Floats = np.diff(np.interp(bins, ends, covered)) / np.diff(bins)
+    return share
+
+
 def pack(spans: Spans) -> Ints:
     """A row for each span, lowest first, so that no two spans of a row overlap. Spans must be sorted by start."""
     row = np.zeros(len(spans), dtype=np.int64)

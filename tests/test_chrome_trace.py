@@ -1,0 +1,110 @@
+"""The Chrome trace: well formed for Perfetto, and HolisticTraceAnalysis finds in it what the report says."""
+
+import json
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handmade import two_chips
+
+from sim.export import chrome_trace
+from sim.report.metrics import measure
+
+
+def written(path: Path, **options: Any) -> dict[str, Any]:
+    trace, topology = two_chips(layers=3)
+    chrome_trace.write(trace, topology, path, **options)
+    data: dict[str, Any] = json.loads(path.read_text())
+    return data
+
+
+def of_phase(data: dict[str, Any], phase: str) -> list[dict[str, Any]]:
+    return [event for event in data["traceEvents"] if event["ph"] == phase]
+
+
+def test_no_lane_has_overlapping_slices(tmp_path: Path) -> None:
+    lanes: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for event in of_phase(written(tmp_path / "t.json"), "X"):
+        lanes.setdefault((event["pid"], event["tid"]), []).append((event["ts"], event["ts"] + event["dur"]))
+    assert len(lanes) == 2 * 3  # of each chip: compute, collectives, x+
+    for slices in lanes.values():
+        assert all(before[1] <= after[0] + 1e-9 for before, after in pairwise(slices))
+
+
+def test_events_are_in_order_of_time(tmp_path: Path) -> None:
+    times = [event["ts"] for event in written(tmp_path / "t.json")["traceEvents"]]
+    assert times == sorted(times)
+
+
+def test_every_send_leads_to_the_collective_it_arrives_in(tmp_path: Path) -> None:
+    data = written(tmp_path / "t.json")
+    starts, ends = of_phase(data, "s"), of_phase(data, "f")
+    assert len(starts) == 3 * 3 * 2
+    assert sorted(event["id"] for event in starts) == sorted(event["id"] for event in ends)
+    slices = of_phase(data, "X")
+
+    def around(event: dict[str, Any]) -> dict[str, Any]:
+        """The slice an arrow's end binds to."""
+        (found,) = (
+            s
+            for s in slices
+            if (s["pid"], s["tid"]) == (event["pid"], event["tid"]) and s["ts"] <= event["ts"] < s["ts"] + s["dur"]
+        )
+        return found
+
+    by_id = {event["id"]: event for event in ends}
+    for start in starts:
+        sent, received = around(start), around(by_id[start["id"]])
+        assert received["name"] == chrome_trace.kernel_name(sent["name"])
+        assert received["pid"] == sent["args"]["to"] != sent["pid"]
+        assert start["ts"] < by_id[start["id"]]["ts"]
+
+
+def test_streams_names_and_ranks(tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    data = written(path, chips=[1])
+    assert data["distributedInfo"] == {"backend": "nccl", "rank": 1, "world_size": 2}
+    assert '"rank": 1' in path.read_text()  # HolisticTraceAnalysis looks for this text, the space included
+    kernels = [event for event in of_phase(data, "X") if event["cat"] == "kernel"]
+    assert {event["name"] for event in kernels if event["args"]["stream"] >= chrome_trace.FIRST_COLLECTIVE_STREAM} == {
+        "ncclDevKernel_AllGather x residual",
+        "ncclDevKernel_ReduceScatter x q_wi",
+        "ncclDevKernel_AllReduce x out",
+    }
+    assert all("stream" not in event["args"] for event in of_phase(data, "X") if event["cat"] == "link")
+    assert of_phase(data, "s") == []  # nobody to receive
+    names = {event["tid"]: event["args"]["name"] for event in of_phase(data, "M") if event["name"] == "thread_name"}
+    assert names == {7: "stream 7: compute", 20: "stream 20: collectives", 100: "link x+", 101: "link x-"}
+
+
+def test_only_some_layers(tmp_path: Path) -> None:
+    data = written(tmp_path / "t.json", layers=[1])
+    assert {event["args"]["layer"] for event in of_phase(data, "X")} == {1}
+    assert len(of_phase(data, "s")) == 3 * 2
+
+
+def test_the_same_trace_gives_the_same_bytes(tmp_path: Path) -> None:
+    written(tmp_path / "a.json")
+    written(tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_holistic_trace_analysis_finds_the_same_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTA_DISABLE_NS_ROUNDING", "1")
+    trace, topology = two_chips(layers=3)
+    chrome_trace.write(trace, topology, tmp_path / "rank0.json", chips=[0])
+    measures = measure(trace, topology)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its dependencies deprecate each other
+        analysis = pytest.importorskip("hta.trace_analysis").TraceAnalysis(
+            trace_files={0: str(tmp_path / "rank0.json")}
+        )
+        overlap = analysis.get_comm_comp_overlap(visualize=False)["comp_comm_overlap_pctg"][0]
+        breakdown = analysis.get_temporal_breakdown(visualize=False).iloc[0]
+    # It prints percentages with two decimals.
+    expected = 100 * measures.overlapped_communication_s[0] / measures.communication_s[0]
+    assert overlap == pytest.approx(expected, rel=1e-3)
+    assert breakdown["compute_time(us)"] == pytest.approx(measures.compute_s[0] * 1e6, rel=1e-3)
+    assert breakdown["non_compute_time(us)"] == pytest.approx(measures.exposed_communication_s[0] * 1e6, rel=1e-3)

@@ -1,0 +1,169 @@
+"""Measures of a hand-made timeline (see `handmade`), and the report made of them."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from handmade import two_chips
+from rich.console import Console
+
+from sim import load
+from sim.program import ProgramBuilder
+from sim.report.memory import Memory
+from sim.report.metrics import measure
+from sim.report.ops import classes, parse
+from sim.report.render import render
+from sim.report.report import ClosedForm, Report, build
+from sim.trace import Trace
+
+GIB = 2**30
+FITS = Memory(weights_bytes=20 * GIB, kv_cache_bytes=4 * GIB, capacity_bytes=32 * GIB)
+FORMS = ClosedForm(latency_s=2e-3, terms={"matmul": 2e-3}, per_axis_latency_s=1e-3, per_axis_terms={"matmul": 1e-3})
+
+
+def test_times_of_both_chips() -> None:
+    # chip 0: compute 10 + 4 + 4, communication 6 + 6 + 10, of which under compute 6 + 0 + 4; idle the last 2 of 32.
+    measures = measure(*two_chips())
+    assert measures.makespan_s == pytest.approx(32e-6)
+    np.testing.assert_allclose(measures.compute_s, [18e-6, 20e-6])
+    np.testing.assert_allclose(measures.communication_s, [22e-6, 22e-6])
+    np.testing.assert_allclose(measures.overlapped_communication_s, [10e-6, 10e-6])
+    np.testing.assert_allclose(measures.exposed_communication_s, [12e-6, 12e-6])
+    np.testing.assert_allclose(measures.idle_s, [2e-6, 0], atol=1e-18)
+    assert measures.critical_chip == 1
+
+
+def test_the_lowest_of_equal_chips_is_the_critical_one() -> None:
+    assert measure(*two_chips(slower_us=0)).critical_chip == 0
+
+
+def test_ops_of_the_critical_chip_in_program_order() -> None:
+    measures = measure(*two_chips(layers=2, slower_us=0))
+    rows = {op.op: op for op in measures.ops}
+    assert list(rows) == [
+        "q_wi",
+        "all_gather(x) residual",
+        "reduce_scatter(x) q_wi",
+        "attention",
+        "all_reduce(x) out",
+        "wo",
+    ]
+    assert (rows["q_wi"].kind, rows["q_wi"].count, rows["q_wi"].flops) == ("compute", 2, 2e6)
+    assert rows["wo"].time_s == pytest.approx(2 * 4e-6)
+    exposed_us = {"all_gather(x) residual": 0, "reduce_scatter(x) q_wi": 6, "all_reduce(x) out": 6}
+    for op, us in exposed_us.items():
+        assert rows[op].exposed_s == pytest.approx(2 * us * 1e-6)
+    assert rows["all_reduce(x) out"].bytes == 2 * 8000
+    assert sum(op.exposed_s for op in measures.ops) == pytest.approx(measures.exposed_communication_s[0])
+
+
+def test_links() -> None:
+    # x+ of both chips: 4 + 4 + 8 of 32 us, at 1000 bytes/us; x- is never used.
+    measures = measure(*two_chips())
+    np.testing.assert_allclose(measures.link_busy_s, [16e-6, 0, 16e-6, 0])
+    np.testing.assert_allclose(measures.link_utilisation, [0.5, 0, 0.5, 0])
+    np.testing.assert_allclose(measures.link_bytes, [16e3, 0, 16e3, 0])
+    assert measures.busiest_links == ("0:x+", "1:x+")
+
+
+def test_an_empty_program_measures_nothing() -> None:
+    _, topology = two_chips()
+    nothing = np.empty(0, dtype=np.int64)
+    measures = measure(Trace.of(ProgramBuilder(["0:compute", "1:compute"]).build(), nothing, nothing), topology)
+    assert (measures.makespan_s, measures.ops, measures.busiest_links) == (0.0, (), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "axes", "operand"),
+    [
+        ("all_gather(yz) residual", "all-gather", "yz", "residual"),
+        ("all_to_all(yzx) attention out", "all-to-all", "yzx", "attention out"),
+        ("permute stage", "permute", "", "stage"),
+        ("attention", "attention", "", "attention"),
+        ("q_wi", "matmul", "", "q_wi"),
+    ],
+)
+def test_names_of_ops(name: str, group: str, axes: str, operand: str) -> None:
+    op = parse(name)
+    assert (op.group, op.axes, op.operand) == (group, axes, operand)
+
+
+def test_compute_without_flops_is_elementwise() -> None:
+    builder = ProgramBuilder(["0:compute"])
+    for op, flops in (("norm scale", 0.0), ("wo", 1.0)):
+        builder.add(op, 0, [0], flops=flops)  # type: ignore[arg-type]
+    assert classes(builder.build()).tolist() == ["elementwise", "matmul"]
+
+
+def report(*settings: str, memory: Memory = FITS, closed_form: ClosedForm | None = FORMS) -> Report:
+    trace, topology = two_chips()
+    return build(load.scenario("palm540b_decode_ws2d", settings), topology, trace, memory, closed_form)
+
+
+def test_latency_throughput_and_mfu() -> None:
+    # 64 sequences, 64 steps of 32 us, 540e9 parameters, two chips of 100 TFLOP/s.
+    simulated = report().simulated
+    assert simulated.latency_s == pytest.approx(64 * 32e-6)
+    assert simulated.tokens_per_s == pytest.approx(64 / 32e-6)
+    parameters = load.scenario("palm540b_decode_ws2d").model.nominal_parameters
+    assert simulated.mfu == pytest.approx(2 * parameters * 64 / (2 * 100e12 * 32e-6))
+
+
+def test_a_run_of_some_layers_counts_their_parameters_and_has_no_published_value() -> None:
+    some, all_layers = report("engine.layers=2"), report()
+    assert some.simulated.mfu == pytest.approx(all_layers.simulated.mfu * 2 / 118)
+    assert some.published is None
+    assert all_layers.published is not None
+    value = all_layers.published.value
+    assert all_layers.published.error == pytest.approx(all_layers.simulated.latency_s / value - 1)
+
+
+def test_both_closed_forms_are_compared() -> None:
+    made = report()
+    assert made.difference == pytest.approx(64 * 32e-6 / 2e-3 - 1)
+    assert made.per_axis_difference == pytest.approx(64 * 32e-6 / 1e-3 - 1)
+    assert made.between_closed_forms == pytest.approx(-0.5)
+    assert report(closed_form=None).difference is None
+
+
+def test_json_contract() -> None:
+    data = report().to_dict(wall_s=1.5)
+    assert {"scenario", "simulated", "closed_form", "difference", "published", "memory", "links", "engine"} <= set(data)
+    times = {"compute_s", "communication_s", "exposed_communication_s", "overlapped_communication_s", "idle_s"}
+    assert {"latency_s", "step_s", "tokens_per_s", "mfu"} | times <= set(data["simulated"])
+    assert {"latency_s", "terms"} <= set(data["closed_form"])
+    assert {"value", "error"} <= set(data["published"])
+    assert {"weights_bytes", "kv_cache_bytes", "capacity_bytes", "fits"} <= set(data["memory"])
+    assert {"busiest", "utilisation", "bytes"} <= set(data["links"])
+    assert set(data["engine"]) == {"tasks", "layers_simulated", "folded", "wall_s"}
+    assert json.loads(json.dumps(data))["links"]["busiest"] == ["0:x+", "1:x+"]
+    assert report(closed_form=None).to_dict()["closed_form"] is None
+
+
+def test_without_the_wall_clock_the_json_is_always_the_same() -> None:
+    assert "wall_s" not in report().to_dict()["engine"]
+    assert json.dumps(report().to_dict()) == json.dumps(report().to_dict())
+
+
+def rendered(made: Report) -> str:
+    out = io.StringIO()
+    render(made, Console(file=out, width=80), wall_s=0.25)
+    return out.getvalue()
+
+
+def test_the_terminal_report_fits_80_columns_and_cuts_nothing() -> None:
+    text = rendered(report())
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("palm540b_decode_ws2d", "closed form, per axis", "published", "reduce_scatter(x) q_wi", "0:x+, 1:x+"):
+        assert part in text
+
+
+def test_memory_that_does_not_fit_says_by_how_much() -> None:
+    tight = Memory(weights_bytes=30 * GIB, kv_cache_bytes=4.5 * GIB, capacity_bytes=32 * GIB)
+    assert math.isclose(tight.excess_bytes, 2.5 * GIB)
+    assert not tight.fits
+    assert "does not fit, 2.50 GiB too much" in " ".join(rendered(report(memory=tight)).split())
+    assert "does not fit" not in rendered(report())
