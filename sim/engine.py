@@ -72,7 +72,7 @@ def simulate(program: Program) -> Trace:
 
     def at_instant(_: simpy.Event) -> None:
         nonlocal unfinished
-        now = env.now
+        now = int(env.now)
         freed, ended = agenda.pop(now)
         for task in freed:
             first = first_held[task]
@@ -122,7 +122,7 @@ def simulate(program: Program) -> Trace:
         try:
             env.run(until=all_done)
         except RuntimeError as error:  # SimPy: no event left before all_done
-            raise _deadlock(program, waiting, start, env.now) from error
+            raise _deadlock(program, waiting, start, int(env.now)) from error
     return Trace.of(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
 
 
@@ -141,7 +141,7 @@ def _held(program: Program) -> tuple[list[int], dict[int, tuple[int, ...]]]:
     first = np.full(len(program), -1, dtype=np.int64)
     some = counts > 0
     first[some] = program.resource[program.resource_offset[:-1][some]]
-    several = {int(task): tuple(program.resources_of(task)[1:].tolist()) for task in np.flatnonzero(counts > 1)}
+    several = {task: tuple(program.resources_of(task)[1:].tolist()) for task in np.flatnonzero(counts > 1).tolist()}
     return first.tolist(), several
 
 

@@ -141,7 +141,9 @@ class Execution:
         results = []
         for weight in weights:
             tensor = sharding.matmul(x.tensor, weight.tensor)
-            shards = tuple(_contract(a, x.tensor, w, weight.tensor) for a, w in zip(x.shards, weight.shards, strict=True))
+            shards = tuple(
+                _contract(a, x.tensor, w, weight.tensor) for a, w in zip(x.shards, weight.shards, strict=True)
+            )
             results.append(Shards(tensor, shards))
         return tuple(results)
 
@@ -187,9 +189,7 @@ class Execution:
     def all_gather_matmul(self, factors: Sequence[tuple[Shards, str, Shards]], axes: Axes, name: str) -> Shards:
         if not self._loops(axes):
             gathered = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
-            products = [
-                self.matmul(x, [weight], name)[0] for x, (_, _, weight) in zip(gathered, factors, strict=True)
-            ]
+            products = [self.matmul(x, [weight], name)[0] for x, (_, _, weight) in zip(gathered, factors, strict=True)]
             return _added(products)
         return _added([self._gathering_loop(value, dim, weight, axes) for value, dim, weight in factors])
 
@@ -216,7 +216,9 @@ class Execution:
             {(own[chip], half): part for half, part in enumerate(np.array_split(value.shards[chip], 2, cut))}
             for chip in self._chips
         ]
-        arrived: list[dict[int, list[tuple[int, int]]]] = [{0: [(own[chip], 0), (own[chip], 1)]} for chip in self._chips]
+        arrived: list[dict[int, list[tuple[int, int]]]] = [
+            {0: [(own[chip], 0), (own[chip], 1)]} for chip in self._chips
+        ]
         for send in range(len(plan)):
             for chunk in _halves(int(plan.origin[send, 0]), int(plan.half[send])):
                 held[plan.dst[send]][chunk] = held[plan.src[send]][chunk]
@@ -259,8 +261,10 @@ class Execution:
 def activation(first: Array, *second: Array) -> Array:
     """SwiGLU of (gate, up), or GELU (tanh form) of one input."""
     if second:
-        return first / (1 + np.exp(-first)) * second[0]
-    return 0.5 * first * (1 + np.tanh(np.sqrt(2 / np.pi) * (first + 0.044715 * first**3)))
+        swish: Array = first / (1 + np.exp(-first))
+        return swish * second[0]
+    gelu: Array = 0.5 * first * (1 + np.tanh(np.sqrt(2 / np.pi) * (first + 0.044715 * first**3)))
+    return gelu
 
 
 def attend(q: Array, k: Array, v: Array) -> Array:
@@ -270,7 +274,8 @@ def attend(q: Array, k: Array, v: Array) -> Array:
     future = np.arange(cached)[None, :] > np.arange(cached - new, cached)[:, None]
     scores = np.where(future, -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
-    return np.einsum("bhlc,bchq->blhq", weights / weights.sum(-1, keepdims=True), v)
+    out: Array = np.einsum("bhlc,bchq->blhq", weights / weights.sum(-1, keepdims=True), v)
+    return out
 
 
 def _contract(x: Array, x_tensor: Sharded, w: Array, w_tensor: Sharded) -> Array:
@@ -278,11 +283,14 @@ def _contract(x: Array, x_tensor: Sharded, w: Array, w_tensor: Sharded) -> Array
     b = "".join(dim.name for dim in w_tensor.dims)
     shared = set(a) & set(b)
     out = "".join(letter for letter in a + b if letter not in shared)
-    return np.einsum(f"{a},{b}->{out}", x, w)
+    product: Array = np.einsum(f"{a},{b}->{out}", x, w)
+    return product
 
 
 def _added(values: Sequence[Shards]) -> Shards:
-    return Shards(values[0].tensor, tuple(np.sum(parts, axis=0) for parts in zip(*(v.shards for v in values), strict=True)))
+    return Shards(
+        values[0].tensor, tuple(np.sum(parts, axis=0) for parts in zip(*(v.shards for v in values), strict=True))
+    )
 
 
 def _halves(position: int, half: int) -> list[tuple[int, int]]:

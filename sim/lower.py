@@ -224,7 +224,9 @@ class Lowering:
         sent = emit(self.builder, self.topology, plan, size, op, self._previous)
         needed_by = piece_of_arrival(plan, form, self._ways(axes))
         for piece, share in enumerate(loop_shares(self._ways(axes), form)):
-            arrivals = [_per_chip(plan, sent.sends, mask, len(self._chips)) for mask in _lanes(plan, needed_by == piece)]
+            arrivals = [
+                _per_chip(plan, sent.sends, mask, len(self._chips)) for mask in _lanes(plan, needed_by == piece)
+            ]
             self._compute(name, work, (*self._previous, *arrivals), share)
         return Placed(products[0])
 
@@ -291,7 +293,9 @@ def _per_chip(plan: Schedule, sends: Ids, mask: np.ndarray, chips: int) -> Ids:
     return result
 
 
-def _matmul_work(inputs: Sequence[Sharded], pairs: Sequence[tuple[Sharded, Sharded]], outputs: Sequence[Sharded]) -> Work:
+def _matmul_work(
+    inputs: Sequence[Sharded], pairs: Sequence[tuple[Sharded, Sharded]], outputs: Sequence[Sharded]
+) -> Work:
     """A fused matmul: each input, weight and output crosses HBM once."""
     flops = sum(sharding.matmul_flops(x, weight) for x, weight in pairs)
     moved = [*inputs, *(weight for _, weight in pairs), *outputs]

@@ -158,7 +158,11 @@ class ProgramBuilder:
             given = table >= 0
             self._dep_counts.append(given.sum(axis=1, dtype=np.int64))
             self._deps.append(table[given])
-        held = np.empty((n, 0), dtype=np.int32) if resource is None else np.asarray(resource, dtype=np.int32).reshape(n, -1)
+        held = (
+            np.empty((n, 0), dtype=np.int32)
+            if resource is None
+            else np.asarray(resource, dtype=np.int32).reshape(n, -1)
+        )
         self._resource_counts.append(np.full(n, held.shape[1], dtype=np.int64))
         self._held.append(held.ravel())
         ids = np.arange(self._size, self._size + n, dtype=np.int32)
@@ -185,18 +189,18 @@ class ProgramBuilder:
         if count and len(block_deps) and block_deps.min() < start - shift:
             raise ValueError("repeat: a dependency reaches more than one block back")
         held_offset = int(resource_counts[:start].sum())
-        collective = self._blocks["collective"][0][start:]
+        collective = self._blocks["collective"][0][start:].astype(np.int32)
         first = int(collective.max(initial=-1))
         instances = len(np.unique(collective[collective >= 0]))
+        moved_on = {"layer": 1, "collective": instances}
         k = np.arange(1, count + 1, dtype=np.int32)[:, None]
         for name in _COLUMNS:
             block = self._blocks[name][0][start:]
-            tiled = np.tile(block, count).reshape(count, shift)
-            if name == "layer":
-                tiled = tiled + k * (block >= 0)
-            elif name == "collective":
-                tiled = tiled + k * instances * (block >= 0)
-            self._blocks[name].append(tiled.ravel().astype(block.dtype))
+            tiled = np.tile(block, count)
+            if name in moved_on:
+                moves = (k * moved_on[name] * (block.astype(np.int32) >= 0)).ravel()
+                tiled = (tiled.astype(np.int32) + moves).astype(block.dtype)
+            self._blocks[name].append(tiled)
         self._dep_counts.append(np.tile(dep_counts[start:], count))
         self._deps.append((np.tile(block_deps, (count, 1)) + k * shift).ravel().astype(np.int32))
         self._resource_counts.append(np.tile(resource_counts[start:], count))

@@ -2,47 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import TypeAdapter
-
-from sim import topology
-from sim.specs import TopologySpec
-from sim.topology.graph import Topology
-
-SPEC: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
-
-IDEAL_CHIP = {
-    "name": "ideal",
-    "peak": {"bf16": "100 TFLOP/s"},
-    "hbm_bandwidth": "1000 GB/s",
-    "hbm_capacity": "32 GiB",
-}
-"""No overheads, efficiencies of 1."""
+from sim import units
+from sim.specs import TorusSpec
+from sim.topology import Topology, build
 
 
-def torus_spec(
-    lengths: Sequence[int],
-    *,
+def torus(
+    *sizes: int,
     wrap: bool | Sequence[bool] = True,
-    bandwidth: str = "1 GB/s",
-    latency: str = "1 us",
-    chip: Mapping[str, object] = IDEAL_CHIP,
-    **extra: object,
-) -> TopologySpec:
-    wraps = [wrap] * len(lengths) if isinstance(wrap, bool) else wrap
-    return SPEC.validate_python(
-        {
-            "kind": "torus",
-            "name": "test",
-            "chip": dict(chip),
-            "link": {"name": "link", "bandwidth": bandwidth, "latency": latency},
-            "axes": {
-                axis: {"size": size, "wrap": around}
-                for axis, size, around in zip("xyzuvw", lengths, wraps, strict=False)
-            },
-            **extra,
-        }
-    )
+    twist: Mapping[str, Mapping[str, int]] | None = None,
+    bandwidth: float = 45e9,
+    latency_s: float = 1e-6,
+    collectives: Mapping[str, str] | None = None,
+) -> Topology:
+    """A torus, mesh or twisted torus with axes x, y, z."""
+    wraps = [wrap] * len(sizes) if isinstance(wrap, bool) else wrap
+    chip = {"name": "chip", "peak": {"bf16": "1 TFLOP/s"}, "hbm_bandwidth": "1 TB/s", "hbm_capacity": "1 GiB"}
+    link = {"name": "link", "bandwidth": units.text(bandwidth, "B/s"), "latency": units.text(latency_s, "s")}
+    axes = {
+        name: {"size": size, "wrap": closes, "twist": dict((twist or {}).get(name, {}))}
+        for name, size, closes in zip("xyz", sizes, wraps, strict=False)
+    }
+    spec = {"name": "torus", "kind": "torus", "chip": chip, "link": link, "axes": axes}
+    return build(TorusSpec.model_validate(spec | {"collectives": dict(collectives or {})}))
 
 
-def torus(lengths: Sequence[int], **options: object) -> Topology:
-    return topology.build(torus_spec(lengths, **options))  # type: ignore[arg-type]
+def twisted() -> Topology:
+    """4x4x8 with the wraps of x and y shifted along z by half its length."""
+    return torus(4, 4, 8, twist={"x": {"z": 4}, "y": {"z": 4}})

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_schedule import rounding_s, time_s, torus, twisted
+from machines import torus, twisted
+from run_schedule import rounding_s, time_s
 from test_collectives import ALGORITHMS, FORMS
 
 from sim.closed_form.collectives import algbw, bound, busbw, paper, predict

@@ -23,7 +23,7 @@ def run_both(layout, mesh, *, block="parallel", attention="heads", form=None, ff
     size = transformer.sizes(batch=batch, positions=prompt, heads=chips, e=2 * chips, f=2 * chips)
     rng = np.random.default_rng(0)
     layers = [transformer.weights(rng, size, ffn) for _ in range(2)]
-    machine = torus(mesh)
+    machine = torus(*mesh)
     chips_run = Execution(machine, size, form)
     one = transformer.OneDevice(layers, block)
     model = SimpleNamespace(ffn=ffn)

@@ -1,5 +1,7 @@
 """Lowered layouts against the closed form, against the sharding algebra, and with and without overlap."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,9 @@ def test_shards_move_under_the_matmul_pieces(name):
     program, times = trace.program, trace.times
     for op in ("q_wi", "o_wo"):
         matmul = program.op == program.op_names.index(op)
-        (wire,) = [i for i, n in enumerate(program.op_names) if n.startswith(("all_gather", "reduce_sc")) and n.endswith(op)]
+        (wire,) = [
+            i for i, n in enumerate(program.op_names) if n.startswith(("all_gather", "reduce_sc")) and n.endswith(op)
+        ]
         pieces = np.flatnonzero(matmul & (program.chip == 0))
         sends = np.flatnonzero((program.op == wire) & (program.kind == Kind.SEND) & (program.chip == 0))
         assert len(pieces) >= 2
@@ -118,7 +122,7 @@ def test_layers_repeat_exactly():
     """Repeating the second layer is the same program as lowering every layer: the same starts, shifted."""
     _, trace = simulated(load.scenario("palm540b_decode_ws2d", ["engine.layers=5"]))
     starts = [trace.times["start"][trace.program.layer == layer] for layer in range(5)]
-    steps = [np.unique(b - a) for a, b in zip(starts[1:], starts[2:], strict=False)]
+    steps = [np.unique(b - a) for a, b in itertools.pairwise(starts[1:])]
     assert all(len(step) == 1 for step in steps)
     assert len({int(step[0]) for step in steps}) == 1
 

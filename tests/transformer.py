@@ -7,7 +7,9 @@ import numpy as np
 Array = np.ndarray
 
 
-def sizes(*, batch: int, positions: int, heads: int = 8, kv_heads: int = 1, e: int = 16, f: int = 32, q: int = 4) -> dict[str, int]:
+def sizes(
+    *, batch: int, positions: int, heads: int = 8, kv_heads: int = 1, e: int = 16, f: int = 32, q: int = 4
+) -> dict[str, int]:
     return {"B": batch, "L": positions, "E": e, "F": f, "H": heads, "K": kv_heads, "Q": q}
 
 

@@ -4,8 +4,8 @@ Two forms, both per forward pass:
 
 `paper`     the equations as printed: matmul FLOPs 2N per token, weights and cache read once, every collective at the
             chip's whole interconnect bandwidth, (K-1)/K dropped, an FFN of two matrices, nothing else on the wire.
-`per_axis`  the same dataflow with what the equations leave out: a collective has only the links of its axes, the volumes
-            of SwiGLU, queries, keys and attention all-to-alls, (K-1)/K, hop latency, launch overheads, one roofline per
+`per_axis`  the same dataflow with what the equations leave out: a collective has only the links of its axes, the
+            volumes of SwiGLU, queries, keys and attention all-to-alls, (K-1)/K, hop latency, launch overheads, one roofline per
             operation. Without overlap the simulation must equal it where no two messages share a link.
 
 | symbol | meaning |

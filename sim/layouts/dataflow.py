@@ -1,7 +1,7 @@
 """What a layout is written in: operations on sharded tensors, with two interpreters.
 
-`sim.lower.Lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip holding
-its real shard. A layout is a function from the residual stream to the residual stream; it reads like the paper's figure
+`sim.lower.Lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip
+holding its real shard. A layout is a function from the residual stream to the residual stream; it reads like the paper's figure
 and cannot tell which interpreter runs it.
 """
 
@@ -51,9 +51,7 @@ class Dataflow(Protocol[V]):
     def matmul(self, x: V, weights: Sequence[V], name: str) -> tuple[V, ...]:
         """`x` times each weight, fused into one operation."""
 
-    def matmul_reduce_scatter(
-        self, x: V, weights: Sequence[tuple[V, str]], axes: Axes, name: str
-    ) -> tuple[V, ...]:
+    def matmul_reduce_scatter(self, x: V, weights: Sequence[tuple[V, str]], axes: Axes, name: str) -> tuple[V, ...]:
         """`x` times each (weight, dimension to scatter into), then the reduce-scatter over `axes`; may be looped."""
 
     def all_gather_matmul(self, factors: Sequence[tuple[V, str, V]], axes: Axes, name: str) -> V:

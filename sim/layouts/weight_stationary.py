@@ -11,8 +11,8 @@ from sim.specs import Model
 def weight_stationary_2d(flow: Dataflow[V], x: V, model: Model, block: str, attention: str) -> V:
     """One layer, weights split over E (first mesh axis, e) and F or heads (the others, f); section 3.2.2, Figure 2(b).
 
-    The residual stream is BLE_ef before and after. With a parallel block the query projection and the FFN inputs are one
-    matmul, the attention and FFN outputs another, and one all-gather and reduce-scatter over f are saved (section 3.4).
+    The residual stream is BLE_ef before and after. With a parallel block the query projection and the FFN inputs are
+    one matmul, the attention and FFN outputs another, and one all-gather and reduce-scatter over f are saved (section 3.4).
     """
     e, f = _axes(flow)
     q_in = [(flow.weight("w_q", f"E_{_(e)} H_{_(f)} Q"), "H")]

@@ -1,0 +1,61 @@
+"""The order of modules: each imports only from above, and heavy packages stay where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "sim"
+
+ORDER = (
+    "errors units specs load schema closed_form topology program collectives sharding costs layouts lower execute "
+    "trace engine bench report plots export run outputs cli __main__"
+).split()
+"""Later may import from earlier. A package is one entry; inside it any order goes."""
+
+ONLY_IN = {"simpy": ("engine.py",), "networkx": ("topology/",), "matplotlib": ("plots/",), "pint": ("units.py",)}
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def entry(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_imports_only_from_above(path: Path):
+    me = entry(path)
+    if me == "__init__":
+        return
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("sim.")} - {me, "__version__"}
+    below = {name for name in used if name in ORDER and ORDER.index(name) >= ORDER.index(me)}
+    assert not below, f"{me} imports {sorted(below)}, which stand below it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_heavy_packages_stay_where_they_belong(path: Path):
+    for package, places in ONLY_IN.items():
+        if any(name.split(".")[0] == package for name in imports(path)):
+            assert str(path.relative_to(ROOT)).startswith(places), f"{package} in {path.name}"
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert {entry(path) for path in modules()} - {"__init__"} == set(ORDER)
+
+
+def test_the_closed_form_shares_nothing_with_what_it_predicts():
+    for path in (ROOT / "closed_form").glob("*.py"):
+        used = {name.split(".")[1] for name in imports(path) if name.startswith("sim.")}
+        assert used <= {"errors", "units", "specs", "closed_form"}
