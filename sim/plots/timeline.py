@@ -107,7 +107,7 @@ def _groups(trace: Trace, topology: Topology) -> tuple[list[_Group], Ints]:
         groups.append(_Group(text, lanes[chip]))
     if len(alike) > len(shown):
         unseen = sum(len(chips) for chips in alike[_CHIPS_DRAWN:])
-        groups[-1] = _Group(f"{groups[-1].title}; {unseen} chips that differ are not drawn", groups[-1].lanes)
+        groups[-1] = _Group(f"{groups[-1].title} ({unseen} more differ and are not drawn)", groups[-1].lanes)
     return groups, layer_edges(trace, shown[0])
 
 
