@@ -58,7 +58,7 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
         x = run(flow, x, scenario.model, scenario.block, scenario.layout.attention)
     if scenario.layers > 2:
         flow.builder.repeat(mark, len(flow.builder), scenario.layers - 2)
-    model, chips = scenario.model, topology.chips
+    model, chips = scenario.model, topology.mesh_chips
     embedding = ceil(model.vocabulary * model.d_model / chips) * ITEM_BYTES[scenario.workload.weights]
     return Lowered(
         program=flow.builder.build(),

@@ -48,8 +48,8 @@ class Sharded:
             shards = self.ways(dim.axes)
             if dim.size % shards:
                 raise LayoutError(
-                    f"{self}: the mesh must divide every dimension, but {'x'.join(dim.axes)} = {shards} "
-                    f"does not divide {_MEANING.get(dim.name, dim.name)} = {dim.size}"
+                    f"{self}: the mesh must divide every dimension, but {' x '.join(dim.axes)} = {shards} chips "
+                    f"do not divide {_MEANING.get(dim.name, dim.name)} = {dim.size}"
                 )
 
     def __str__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from sim.collectives import all_to_all, broadcast, multi_axis, permute, ring
+from sim.collectives.fold import folding
 from sim.collectives.mesh import mesh_axis
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
@@ -44,6 +45,7 @@ COLLECTIVES: dict[str, dict[str, Algorithm]] = {
 
 
 @functools.lru_cache(maxsize=64)
+@folding
 def schedule(topology: Topology, collective: str, axes: tuple[str, ...], algorithm: str | None = None) -> Schedule:
     """The sends of a collective over `axes`, for all groups of the mesh at once.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
+from sim.collectives.fold import folding
 from sim.collectives.mesh import MeshAxis, mesh_axes
 from sim.collectives.reduce import reverse
 from sim.collectives.ring import Hops, gather
@@ -50,6 +51,7 @@ def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
 
 
 @functools.lru_cache(maxsize=64)
+@folding
 def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """All-gather around `axis`. At step s in direction d a chip sends the chunk whose `origin` is s hops behind it.
 
@@ -60,6 +62,7 @@ def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
 
 
 @functools.lru_cache(maxsize=64)
+@folding
 def reduce_scatter_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """Reduce-scatter around `axis`, the all-gather's reverse with + and - exchanged: it has its hops per direction.
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from sim import units
@@ -106,15 +107,30 @@ class Topology:
     kind: Literal["torus", "switch", "graph"] = "graph"
     vertex_transitive: bool = False
     """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
+    unfolded: Topology | None = field(default=None, repr=False)
+    """The whole machine, where this is the one chip that stands for all of it (see `folded`)."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @property
+    def mesh_chips(self) -> int:
+        """Number of chips of the machine."""
+        return prod(axis.size for axis in self.axes)
+
+    @property
     def chips(self) -> int:
-        """Number of chips."""
-        size = 1
-        for axis in self.axes:
-            size *= axis.size
-        return size
+        """Number of chips here: those of the machine, or the one that stands for all of them."""
+        return self.mesh_chips if self.unfolded is None else 1
+
+    def folded(self) -> Topology:
+        """One chip that stands for all: its links lead back to itself. Exact for a program that is alike on all chips.
+
+        Raises:
+            ValueError: the chips are not all alike.
+        """
+        if not self.vertex_transitive:
+            raise ValueError(f"{self.name}: not every chip sees the same links")
+        own = tuple(replace(link, dst=0) for link in self.links if link.src == 0)
+        return replace(self, nodes=self.nodes[:1], links=own, unfolded=self)
 
     def axis(self, name: str) -> Axis:
         """The axis of that name. Raises KeyError."""
