@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sim import topology as machines
 from sim.closed_form import pope
+from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.engine import simulate
 from sim.lower import Lowered, lower
 from sim.report.memory import Memory
@@ -45,7 +46,7 @@ def predict(scenario: Scenario) -> ClosedForm | None:
     """Both closed forms, for all steps; None where none covers the machine."""
     if not isinstance(scenario.topology, TorusSpec):
         return None
-    steps, paper, per_axis = scenario.workload.steps, pope.paper(scenario), pope.per_axis(scenario)
+    steps, paper, per_axis = scenario.workload.steps, pope.paper(scenario), per_axis_form(scenario)
     return ClosedForm(
         latency_s=steps * paper.step_s,
         terms={name: steps * time_s for name, time_s in paper.terms.items()},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim import load, topology
-from sim.closed_form import pope
+from sim.closed_form.per_axis import per_axis
 from sim.engine import simulate
 from sim.lower import lower
 from sim.program import Kind
@@ -43,7 +43,7 @@ def test_without_overlap_the_step_is_the_per_axis_closed_form(name, block, setti
     changes = [*settings, "layout.overlap=none", "engine.layers=3", f"layout.block={block}"]
     scenario = load.scenario(name, changes)
     _, trace = simulated(scenario)
-    form = pope.per_axis(scenario)
+    form = per_axis(scenario)
     assert form.exact
     assert abs(trace.makespan_ps - form.step_s * 1e12) <= rounding_ps(trace.program)
 

@@ -1,149 +1,254 @@
-"""Closed form of "Efficiently Scaling Transformer Inference" (Pope et al. 2022, arXiv 2211.05102), for one scenario.
+"""Equations of "Efficiently Scaling Transformer Inference" (Pope et al. 2022, arXiv 2211.05102v1), as printed.
 
-Two forms, both per forward pass:
+| symbol | meaning | | symbol | meaning |
+|---|---|---|---|---|
+| B | batch, sequences | | X, Y, Z | lengths of the torus axes; YZ = Y Z |
+| L | positions per sequence in this pass | | n | chips, X Y Z |
+| C | cached positions per sequence | | N | chips that a weight is gathered over; parameters in 2N |
+| E | d_model | | K | chips of one collective |
+| F | d_ff, of an FFN of two matrices | | D | per-chip bytes that a collective puts out or takes in |
+| H | heads that are computed | | bw | interconnect bandwidth of a chip, bytes/s |
+| Q | d_head | | hbm, peak | memory bandwidth, bytes/s; matmul rate, FLOP/s |
 
-`paper`     the equations as printed: matmul FLOPs 2N per token, weights and cache read once, every collective at the
-            chip's whole interconnect bandwidth, (K-1)/K dropped, an FFN of two matrices, nothing else on the wire.
-`per_axis`  the same dataflow with what the equations leave out: a collective has only the links of its axes, the
-            volumes of SwiGLU, queries, keys and attention all-to-alls, (K-1)/K, hop latency, launch overheads, one roofline per
-            operation. Without overlap the simulation must equal it where no two messages share a link.
+Volumes are elements per chip and layer; bytes are volumes times bytes per element; times are seconds. bw is what all
+links of a chip carry one way, whatever axes a collective uses: 270 GB/s on TPU v4 (section 4), 6 links of 45 GB/s.
 
-| symbol | meaning |
-|---|---|
-| B, L | batch; positions per sequence in this pass (1 when decoding) |
-| C | cached positions per sequence, mean over the steps |
-| E, F, H, Q | d_model, d_ff, heads (padded), d_head; Kv key-value heads |
-| X, YZ | mesh lengths: first axis; product of the others; n = X YZ chips |
-| m | FFN input matrices: 2 for SwiGLU, 1 for an MLP |
-| N | nominal parameters |
-| a, w, c | bytes of an activation, a weight, a cached value |
-| bw | interconnect bandwidth of a chip, all its links one way (TPU v4: 6 x 45 GB/s = 270 GB/s, section 4) |
+What the equations leave out: that a collective has only the links of its axes; (K-1)/K, outside appendix A.1; latency;
+the third matrix of SwiGLU, queries and keys; the all-to-alls of section 3.3, for which the paper has no formula; that a
+gathered weight is read from memory in full. `sim.closed_form.per_axis` puts them in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 
-from sim.closed_form import collectives
-from sim.errors import InputError
-from sim.specs import DTYPE_BYTES, Scenario, TorusSpec
+from sim.closed_form.prediction import Prediction, torus_of
+from sim.errors import InputError, suggest
+from sim.specs import DTYPE_BYTES, Model, Scenario
+
+# --- collectives: appendix A.1 ---------------------------------------------------------------------------------------
+
+
+def gather_time(D: float, K: int, bw: float) -> float:
+    """All-gather of D output bytes, or reduce-scatter of D input bytes, per chip: (D/bw) (K-1)/K. Appendix A.1."""
+    return D / bw * (K - 1) / K
+
+
+def all_reduce_time(D: float, K: int, bw: float) -> float:
+    """Reduce-scatter, then all-gather: 2 (D/bw) (K-1)/K. Appendix A.1."""
+    return 2 * gather_time(D, K, bw)
+
+
+# --- communication of one FFN layer: sections 3.2.1 to 3.2.3, appendix A.2 -------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """Named terms of one forward pass, s, and what they come to."""
+class Volume:
+    """Elements that one chip sends, or receives, in one FFN layer."""
 
-    step_s: float
-    terms: Mapping[str, float]
-    exact: bool = True
-    """False where a collective has no closed form on this mesh and its lower bound stands in."""
+    activations: float
+    weights: float = 0.0
+
+    def bytes(self, activation_bytes: float = 2, weight_bytes: float = 2) -> float:
+        """Bytes per chip: gathered weights travel as they are stored, activations stay bf16 (section 3.6)."""
+        return self.activations * activation_bytes + self.weights * weight_bytes
+
+    def time(self, bw: float, activation_bytes: float = 2, weight_bytes: float = 2) -> float:
+        """bytes / bw, s: appendix A.1 with (K-1)/K dropped, as in all of A.2."""
+        return self.bytes(activation_bytes, weight_bytes) / bw
 
 
-def _torus(scenario: Scenario) -> TorusSpec:
-    if not isinstance(scenario.topology, TorusSpec):
-        raise InputError("the closed form of Pope et al. needs a torus", got=scenario.topology.kind)
-    return scenario.topology
+def weight_stationary_1d(B: float, L: float, E: float) -> Volume:
+    """2 B L E: all-gather BLE_xyz -> BLE and reduce-scatter back, whatever n. Section 3.2.1."""
+    return Volume(2 * B * L * E)
+
+
+def weight_stationary_2d(B: float, L: float, E: float, F: float, X: float, YZ: float) -> Volume:
+    """2 B L (E/X + F/(YZ)): BLE_x over yz and BLF_yz over x, gathered once and scattered once each. Appendix A.2.1."""
+    return Volume(2 * B * L * (E / X + F / YZ))
+
+
+def weight_gathered(B: float, L: float, E: float, F: float, N: float, n: float) -> Volume:
+    """2 B L E/N activations and 2 E F N/n weights, gathered over N of n chips. Section 3.2.3, appendix A.2.2.
+
+    With N = n each chip has whole sequences and no activation moves (section 3.2.3, Figure 3).
+    """
+    return Volume(2 * B * L * E / N if n > N else 0.0, 2 * E * F * N / n)
+
+
+def gathered_over(layout: str, X: int, Y: int, Z: int) -> int:
+    """N: chips over which a layout gathers its weights and splits the batch; 1 where the weights are stationary.
+
+    Raises:
+        InputError: a layout that the paper does not have.
+    """
+    ways = {
+        "weight_stationary_1d": 1,
+        "weight_stationary_2d": 1,
+        "weight_gathered_x": X,
+        "weight_gathered_xy": X * Y,
+        "weight_gathered_xyz": X * Y * Z,
+    }
+    if layout not in ways:
+        rule = "Pope et al. have no formula for this layout"
+        raise InputError(rule, where="layout.ffn", got=layout, hint=suggest(layout, ways))
+    return ways[layout]
+
+
+def ffn_volume(layout: str, B: float, L: float, E: float, F: float, X: int, Y: int, Z: int) -> Volume:
+    """Communication volume of one FFN layer in a layout by name. Raises InputError."""
+    N = gathered_over(layout, X, Y, Z)
+    if layout == "weight_stationary_1d":
+        return weight_stationary_1d(B, L, E)
+    if layout == "weight_stationary_2d":
+        return weight_stationary_2d(B, L, E, F, X, Y * Z)
+    return weight_gathered(B, L, E, F, N, X * Y * Z)
+
+
+def figure_3(layout: str, tokens: float) -> float:
+    """A curve of Figure 3, GB (1e9 bytes) per chip and FFN layer: X = Y = Z = 4, E = 16384, F = 65536, 2 bytes."""
+    return ffn_volume(layout, tokens, 1, 16384, 65536, 4, 4, 4).bytes() / 1e9
+
+
+# --- best splits and crossovers --------------------------------------------------------------------------------------
+
+
+def optimal_x(n: float, E: float, F: float) -> float:
+    """X that minimises the 2D volume: sqrt(n E/F). Appendix A.2.1 prints F = 4E: X = 0.5 sqrt(n), YZ = 2 sqrt(n)."""
+    return sqrt(n * E / F)
+
+
+def optimal_weight_stationary_2d(B: float, L: float, E: float, F: float, n: float) -> Volume:
+    """4 B L sqrt(E F/n), the 2D volume at `optimal_x`; 8 B L E/sqrt(n) for the F = 4E of appendix A.2.1."""
+    return Volume(4 * B * L * sqrt(E * F / n))
+
+
+def two_d_beats_one_d(n: float, E: float, F: float) -> bool:
+    """sqrt(n) > F/E, as printed. Section 3.2.2. True of the volumes at F = 4E; see `two_d_beats_one_d_exactly`."""
+    return sqrt(n) > F / E
+
+
+def two_d_beats_one_d_exactly(n: float, E: float, F: float) -> bool:
+    """4 B L sqrt(E F/n) < 2 B L E, which is sqrt(n) > 2 sqrt(F/E): the printed criterion if F = 4E, and only then."""
+    return sqrt(n) > 2 * sqrt(F / E)
+
+
+def optimal_gathered_over(B: float, L: float, F: float, n: float) -> float:
+    """N that minimises the weight-gathered volume: sqrt(B L n/F), as if N were continuous. Appendix A.2.2."""
+    return sqrt(B * L * n / F)
+
+
+def optimal_weight_gathered_time(B: float, L: float, E: float, F: float, n: float, bw: float, c: float = 2) -> float:
+    """4 E sqrt(B L F)/(sqrt(n) bw), times c bytes per element, s: at `optimal_gathered_over`. Appendix A.2.2."""
+    return 4 * E * sqrt(B * L * F) / (sqrt(n) * bw) * c
+
+
+def crossovers(E: float, F: float, X: int, Y: int, Z: int) -> dict[tuple[str, str], float]:
+    """Tokens B L at which two layouts send equally many elements; above, the second sends fewer.
+
+    Solved from the volumes of section 3.2; the paper draws the first three in Figure 3.
+    """
+    n = X * Y * Z
+    ws, x, xy, xyz = "weight_stationary_2d", "weight_gathered_x", "weight_gathered_xy", "weight_gathered_xyz"
+    return {
+        (ws, x): E,
+        (x, xy): F * X**2 * Y / n,
+        (xy, xyz): F * X * Y * (n - X * Y) / n,
+        (ws, xyz): E * F / (E / X + F / (Y * Z)),
+    }
+
+
+# --- attention: section 3.3 ------------------------------------------------------------------------------------------
+
+
+def cache_split(attention: str, cached_heads: int, B: int, n: int, N: int = 1) -> int:
+    """Chips over which the KV cache is split rather than repeated. Section 3.3, Figures 4 and 5.
+
+    Over batch: n, but a chip holds whole sequences. Over heads: a chip holds whole heads, so a multi-query cache is
+    repeated on every chip, a multi-head one where n > H; where weights are gathered, the batch is split N ways as well.
+    """
+    if attention == "batch":
+        return min(n, B)
+    return min(n // N, cached_heads) * min(N, B)
+
+
+def cache_bytes(layers: int, cached_heads: int, Q: int, B: float, C: float, split: float, c: float = 2) -> float:
+    """KV cache per chip: layers x (key and value) x heads x Q x B C values of c bytes, over `split` chips. Section 2.1.
+
+    Multi-head, 64 chips, by heads: split 64. Multi-query by heads: 1 head, split 1; by batch: 1 head, split 64.
+    """
+    return layers * 2 * cached_heads * Q * B * C * c / split
+
+
+def maximum_context(share: float, memory: float, cache_bytes_per_position: float) -> float:
+    """Positions whose KV cache fills a share of a chip's memory. Table 1: share 30 % of 32 GiB."""
+    return share * memory / cache_bytes_per_position
+
+
+def memory_time(parameters: float, weight_bytes: float, cache: float, n: int, hbm: float) -> float:
+    """Weights, split over the chips, and the chip's `cache` bytes, each read once a pass, s. Section 2.1."""
+    return (parameters * weight_bytes / n + cache) / hbm
+
+
+# --- compute, MFU, cost: sections 2, 2.1 and 4.4 ---------------------------------------------------------------------
+
+
+def matmul_flops(N: float, tokens: float) -> float:
+    """2N per token, for N parameters; the attention scores and values are not counted. Section 2."""
+    return 2 * N * tokens
+
+
+def compute_time(N: float, tokens: float, n: int, peak: float) -> float:
+    """Matmul FLOPs at the peak of all chips, s. Section 2.1."""
+    return matmul_flops(N, tokens) / (n * peak)
+
+
+def mfu(N: float, tokens: float, n: int, peak: float, latency: float) -> float:
+    """Tokens per second over those of `compute_time`, N without head padding. Section 2 (model FLOPS utilisation)."""
+    return compute_time(N, tokens, n, peak) / latency
+
+
+def cost(n: int, latency: float, B: float, L: float) -> float:
+    """Chip-seconds per token: n time/(B L). Section 4.4."""
+    return n * latency / (B * L)
+
+
+# --- one forward pass of a scenario ----------------------------------------------------------------------------------
+
+
+def cached_heads(model: Model) -> int:
+    """Heads of the KV cache: those computed for multi-head attention, padding included, else the key-value heads."""
+    return model.computed_heads if model.kv_heads == model.heads else model.kv_heads
 
 
 def paper(scenario: Scenario) -> Prediction:
-    """The paper's own formula: max(compute, weights + cache) + communication.
+    """One forward pass of the scenario's workload: max(compute, weights + cache) + communication.
 
-    Compute and memory time: section 2.1. Communication of 2D weight-stationary: Appendix A.2.1,
-    T = (2 B L / bw) (E/X + F/(YZ)) elements a layer.
+    A pass of another phase or layout is that of `scenario.model_copy(update={"workload": ...})`. A torus of one or two
+    axes has Z, or Y and Z, of 1; of more, Z is the product of the rest. A single chip has nothing to send.
+
+    Raises:
+        InputError: no torus, or a layout that the paper does not have.
     """
-    torus, model, work = _torus(scenario), scenario.model, scenario.workload
+    torus, model, work, layout = torus_of(scenario), scenario.model, scenario.workload, scenario.layout
     lengths = [axis.size for axis in torus.axes.values()]
-    X, YZ, n = lengths[0], prod(lengths[1:]), prod(lengths)
-    B, L, E, F = work.batch, work.tokens_per_step, model.d_model, model.d_ff
+    X, Y, Z = lengths[0], prod(lengths[1:2]), prod(lengths[2:])
+    n = X * Y * Z
+    B, L = work.batch, work.tokens_per_step
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
     N = model.nominal_parameters * scenario.layers / model.layers
     bw = 2 * len(lengths) * torus.link.bandwidth.value
     hbm, peak = torus.chip.hbm_bandwidth.value, torus.chip.peak[work.activations].value
 
-    # Section 3.3: a multi-query cache is whole on every chip, or split over the batch; a multi-head one splits by head.
-    split = n if scenario.layout.attention == "batch" or model.kv_heads > 1 else 1
-    cache = scenario.layers * 2 * model.kv_heads * model.d_head * B * work.mean_cache_length / split
+    heads = cached_heads(model)
+    split = cache_split(layout.attention, heads, B, n, gathered_over(layout.ffn, X, Y, Z))
+    cache = cache_bytes(scenario.layers, heads, model.d_head, B, work.mean_cache_length, split, c)
+    volume = ffn_volume(layout.ffn, B, L, model.d_model, model.d_ff, X, Y, Z)
     terms = {
-        "compute": 2 * N * B * L / (n * peak),
-        "weights": N * w / (n * hbm),
-        "kv_cache": cache * c / hbm,
-        "communication": scenario.layers * 2 * B * L * (E / X + F / YZ) * a / bw,
+        "compute": compute_time(N, B * L, n, peak),
+        "weights": memory_time(N, w, 0, n, hbm),
+        "kv_cache": memory_time(0, w, cache, n, hbm),
+        "communication": scenario.layers * volume.time(bw, a, w) if n > 1 else 0.0,
     }
     return Prediction(max(terms["compute"], terms["weights"] + terms["kv_cache"]) + terms["communication"], terms)
-
-
-def per_axis(scenario: Scenario) -> Prediction:
-    """Alpha-beta and roofline of every operation of the 2D weight-stationary layer, one after the other."""
-    torus, model, work = _torus(scenario), scenario.model, scenario.workload
-    axes = [(axis.size, axis.wrap and not axis.twist) for axis in torus.axes.values()]
-    lengths = [size for size, _ in axes]
-    X, YZ, n = lengths[0], prod(lengths[1:]), prod(lengths)
-    x, yz = axes[:1], axes[1:]
-    B, L, C = work.batch, work.tokens_per_step, work.mean_cache_length
-    E, F, H, Q, Kv = model.d_model, model.d_ff, model.computed_heads, model.d_head, model.kv_heads
-    a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
-    m = 2 if model.ffn == "swiglu" else 1
-    hbm = torus.chip.hbm_bandwidth.value * torus.chip.hbm_efficiency.value
-    peak = torus.chip.peak[work.activations].value * torus.chip.matmul_efficiency.value
-    terms: dict[str, float] = {}
-    exact = torus.chip.elementwise == "fused"  # kernels of their own are not in these terms
-
-    def op(name: str, flops: float, moved: float) -> None:
-        terms[name] = max(flops / peak, moved / hbm) + torus.chip.op_overhead.value
-
-    def wire(name: str, collective: str, over: list[tuple[int, bool]], size: float) -> None:
-        nonlocal exact
-        if prod(length for length, _ in over) == 1:
-            return
-        link = torus.link
-        bandwidth, latency = link.bandwidth.value * link.efficiency.value, link.latency.value
-        algorithm = scenario.collectives.get(collective, torus.collectives.get(collective, "multi_axis"))
-        time = collectives.predict(collective, algorithm, over, size, bandwidth, latency)
-        if time is None:
-            exact = False
-            time = collectives.bound(collective, over, size, bandwidth, latency)
-        terms[name] = time + torus.collective_overhead.value
-
-    def matmul(name: str, rows: float, inputs: float, outputs: float) -> None:
-        """[rows, inputs] x [inputs, outputs] on each chip."""
-        op(name, 2 * rows * inputs * outputs, inputs * outputs * w + rows * (inputs + outputs) * a)
-
-    parallel = scenario.block == "parallel"
-    wire("residual all-gather", "all_gather", yz, B * L * E / X * a)
-    wire("norm all-reduce", "all_reduce", x, B * L * 4)  # sums of squares, 32-bit
-    first = (m * F + H * Q) / YZ if parallel else H * Q / YZ
-    matmul("q_wi", B * L, E / X, first)
-    wire("q_wi reduce-scatter", "reduce_scatter", x, B * L * first * a)
-
-    if scenario.layout.attention == "batch":
-        matmul("kv", B * L / YZ, E / X, 2 * Kv * Q)
-        wire("kv reduce-scatter", "reduce_scatter", x, B * L / YZ * 2 * Kv * Q * a)
-        wire("q all-to-all", "all_to_all", yz + x, B * L * H * Q / n * a)
-        cached, rows = B / n * 2 * Kv * Q * C, B * L / n * H * Q
-    else:
-        z = lengths[-1] if len(lengths) > 1 and 0 in (B % lengths[-1], L % lengths[-1]) else 1
-        matmul("kv", B * L / z, E / X, 2 * Kv * Q)
-        wire("kv all-reduce", "all_reduce", x, B * L / z * 2 * Kv * Q * a)
-        if z > 1:
-            wire("kv all-gather", "all_gather", axes[-1:], B * L * 2 * Kv * Q * a)
-        cached, rows = B * 2 * Kv * Q * C, B * L * H * Q / n
-    op("attention", 4 * rows * C, cached * c + 2 * rows * a)  # scores and values; queries in, values out
-    if scenario.layout.attention == "batch":
-        wire("attention all-to-all", "all_to_all", yz + x, B * L * H * Q / n * a)
-
-    if not parallel:
-        wire("o all-gather", "all_gather", x, B * L * H * Q / YZ * a)
-        matmul("o", B * L, H * Q / YZ, E / X)
-        wire("attention residual reduce-scatter", "reduce_scatter", yz, B * L * E / X * a)
-        wire("ffn residual all-gather", "all_gather", yz, B * L * E / X * a)
-        wire("ffn norm all-reduce", "all_reduce", x, B * L * 4)
-        matmul("wi", B * L, E / X, m * F / YZ)
-        wire("wi reduce-scatter", "reduce_scatter", x, B * L * m * F / YZ * a)
-    last = (F + H * Q) / YZ if parallel else F / YZ
-    wire("o_wo all-gather", "all_gather", x, B * L * last * a)
-    matmul("o_wo", B * L, last, E / X)
-    wire("residual reduce-scatter", "reduce_scatter", yz, B * L * E / X * a)
-    terms = {name: scenario.layers * time for name, time in terms.items()}
-    return Prediction(sum(terms.values()), terms, exact)

@@ -1,0 +1,26 @@
+"""What a closed form says of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sim.errors import InputError
+from sim.specs import Scenario, TorusSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Named terms of one forward pass, s, and what they come to."""
+
+    step_s: float
+    terms: Mapping[str, float]
+    exact: bool = True
+    """False where something has no closed form and a lower bound stands in."""
+
+
+def torus_of(scenario: Scenario) -> TorusSpec:
+    """The scenario's machine. Raises InputError where it is no torus."""
+    if not isinstance(scenario.topology, TorusSpec):
+        raise InputError("the closed form of Pope et al. needs a torus", got=scenario.topology.kind)
+    return scenario.topology
