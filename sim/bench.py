@@ -13,9 +13,12 @@ from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, schedule
 from sim.collectives.emit import emit
 from sim.engine import simulate
-from sim.errors import InputError
+from sim.errors import InputError, suggest
 from sim.program import ProgramBuilder
+from sim.specs import TorusSpec
 from sim.topology.graph import Topology
+
+MAX_BYTES = 2.0**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +74,24 @@ def sweep(
         settings: `key=value` overrides of the machine's fields.
 
     Raises:
-        InputError: unknown collective, algorithm, axis or machine.
+        InputError: unknown collective, algorithm, axis or machine, or a machine that is no torus.
+        OverflowError: longer than the clock counts.
     """
     spec = load.topology_spec(machine, settings)
+    if not isinstance(spec, TorusSpec):
+        where = f"{load.place('topology', machine)}: kind"
+        raise InputError("collectives run on a machine of kind 'torus'", where=where, got=spec.kind)
     topology = machines.build(spec)
-    names = tuple(axes) or tuple(axis.name for axis in topology.axes)
-    schedule(topology, collective, names, algorithm)  # names everything that does not exist before anything runs
+    names = tuple(axes or spec.axes)
+    _check(collective, algorithm, names, spec)
+    schedule(topology, collective, names, algorithm)  # an algorithm that these axes do not allow fails before any runs
     chosen = algorithm or topology.collectives.get(collective) or next(iter(COLLECTIVES[collective]))
     shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
     group = prod(length for length, _ in shape)
-    if group == 1:
-        raise InputError("a collective needs a group of at least two chips", where="--axes", got="".join(names))
     link = topology.links[0]
     rows = []
     for size in sizes:
+        units.to_ps(size / link.bandwidth)  # a message that outlasts the clock is an error
         time = time_s(topology, collective, names, size, algorithm)
         wire = (shape, size, link.bandwidth, link.latency_s)
         rows.append(
@@ -103,13 +110,29 @@ def sweep(
     return rows
 
 
+def _check(collective: str, algorithm: str | None, names: Sequence[str], spec: TorusSpec) -> None:
+    """Options that name something which does not exist. Raises InputError."""
+    if collective not in COLLECTIVES:
+        raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
+    known = COLLECTIVES[collective]
+    if algorithm and algorithm not in known:
+        hint = suggest(algorithm, known)
+        raise InputError(f"no algorithm of {collective}", where="--algorithm", got=algorithm, hint=hint)
+    got = "".join(names)
+    if not set(names) <= set(spec.axes) or len(set(names)) < len(names):
+        rule = f"must be axes of {spec.name}, each once"
+        raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(spec.axes)}")
+    if prod(spec.axes[name].size for name in names) == 1:
+        raise InputError("a collective needs a group of at least two chips", where="--axes", got=got)
+
+
 def sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
     """Bytes to measure: one `size`, or from `minimum` to `maximum` in steps of `factor`. Raises InputError."""
-    if bool(size) == bool(minimum or maximum):
+    if (bool(size), bool(minimum), bool(maximum)) not in ((True, False, False), (False, True, True)):
         raise InputError("give either --size, or --min and --max", hint="such as --size 64MiB")
     if size:
         return [_bytes("--size", size)]
-    low, high = _bytes("--min", minimum or maximum), _bytes("--max", maximum or minimum)
+    low, high = _bytes("--min", minimum), _bytes("--max", maximum)
     if low > high:
         raise InputError("must be at most --max", where="--min", got=minimum)
     result = [low]
@@ -121,10 +144,10 @@ def sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
 def _bytes(option: str, text: str) -> float:
     try:
         value = units.parse(text, "B")
-    except ValueError as error:
-        raise InputError(str(error), where=option, got=text) from None
-    if value <= 0:
-        raise InputError("must be greater than 0", where=option, got=text)
+    except InputError as error:
+        raise error.within(option) from None
+    if not 1 <= value <= MAX_BYTES:
+        raise InputError(f"must be from 1 B to {units.format_bytes(MAX_BYTES)}", where=option, got=text)
     return value
 
 
@@ -144,4 +167,3 @@ def table(rows: Sequence[Measurement]) -> str:
             f"{form} {error:>9} {row.bound_s * 1e6:12.3f}"
         )
     return "\n".join(lines)
-

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from sim.errors import DeadlockError, InputError
+from sim import units
+from sim.errors import DeadlockError, InputError, LayoutError
 
 app = typer.Typer(
     add_completion=True,
@@ -50,10 +51,11 @@ def run(
 
     chosen = settings or []
     loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
-    for scenario in loaded:
+    for name, scenario in zip(scenarios, loaded, strict=True):
         folder = out / outputs.folder_name(scenario, chosen)
         with outputs.replacing(folder) as fresh:
-            with _busy(f"simulating {scenario.name}"):
+            where = load.place("scenario", name) + (f" with --set {' --set '.join(chosen)}" if chosen else "")
+            with _busy(f"simulating {scenario.name}"), _about(where):
                 result = run_scenario(scenario)
             with _busy(f"writing {folder}"):
                 outputs.write(result, fresh, plots=plots)
@@ -83,16 +85,13 @@ def collective(
 
     The size of all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
     """
-    from sim import bench
+    from sim import bench, load
 
-    rows = bench.sweep(
-        name,
-        topology,
-        axes=axes,
-        sizes=bench.sizes(size, minimum, maximum, factor),
-        algorithm=algorithm or None,
-        settings=settings or [],
-    )
+    wanted = bench.sizes(size, minimum, maximum, factor)
+    with _possible(load.place("topology", topology)):
+        rows = bench.sweep(
+            name, topology, axes=axes, sizes=wanted, algorithm=algorithm or None, settings=settings or []
+        )
     if as_json:
         typer.echo(json.dumps([row.to_dict() for row in rows]))
     else:
@@ -113,7 +112,8 @@ def topology(
     from sim.topology import describe
 
     spec = load.topology_spec(name, settings or [])
-    built = machines.build(spec)
+    with _about(load.place("topology", name)):
+        built = machines.build(spec)
     facts = describe.facts(built)
     if plots:
         from sim.plots import topology as drawing
@@ -154,6 +154,30 @@ def _busy(what: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _about(where: str) -> Iterator[None]:
+    """Errors inside name the file they come from."""
+    try:
+        with _possible(where):
+            yield
+    except LayoutError as error:
+        raise (error if error.where else error.within("layout")).within(where) from None
+    except InputError as error:
+        raise (error if error.where.startswith(where) else error.within(where)) from None
+
+
+@contextmanager
+def _possible(where: str) -> Iterator[None]:
+    """More than this computer or the clock can hold is bad input like any other."""
+    try:
+        yield
+    except MemoryError:
+        raise InputError("does not fit this computer's memory", where=where, hint="try a smaller machine") from None
+    except OverflowError:
+        rule = f"takes longer than the clock of the simulation counts, {units.CLOCK_S:.1e} s"
+        raise InputError(rule, where=where, hint="check sizes and rates") from None
+
+
 def main() -> None:
     """Entry point: bad input is one line on standard error and exit code 2."""
     try:
@@ -163,9 +187,4 @@ def main() -> None:
         sys.exit(2)
     except DeadlockError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
         sys.exit(1)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
+
+_LONGEST = 80
+"""Characters of an offending value that a message repeats."""
 
 
 class InputError(ValueError):
@@ -20,10 +24,17 @@ class InputError(ValueError):
         self.rule, self.where, self.got, self.hint = rule, where, got, hint
         text = f"{where}: {rule}" if where else rule
         if got is not None:
-            text += f", got {got!r}"
+            value = repr(got)
+            text += f", got {value if len(value) <= _LONGEST else value[:_LONGEST] + ' ...'}"
         if hint:
             text += f"; {hint}"
         super().__init__(" ".join(text.split()))
+
+    def within(self, where: str) -> Self:
+        """The same error, placed in a file or option."""
+        return type(self)(
+            self.rule, where=f"{where}: {self.where}" if self.where else where, got=self.got, hint=self.hint
+        )
 
 
 class LayoutError(InputError):
@@ -34,10 +45,17 @@ class DeadlockError(RuntimeError):
     """The simulation stopped with tasks that never became ready; the message names them."""
 
 
+def closest(got: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name that looks most like `got`, upper or lower case; None if none does."""
+    names = {name.lower(): name for name in allowed}
+    close = difflib.get_close_matches(got.lower(), names, n=1, cutoff=0.6)
+    return names[close[0]] if close else None
+
+
 def suggest(got: str, allowed: Iterable[str]) -> str:
     """`did you mean 'x'?` for the closest allowed name, else the list of allowed names."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(got, names, n=1, cutoff=0.6)
+    close = closest(got, names)
     if close:
-        return f"did you mean '{close[0]}'?"
+        return f"did you mean '{close}'?"
     return f"choose from {', '.join(names)}" if names else ""

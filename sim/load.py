@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import os
+import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from sim.errors import InputError, suggest
-from sim.specs import FILE_KINDS, Model, Scenario, TopologySpec
+from sim.errors import InputError, closest, suggest
+from sim.specs import FILE_KINDS, TEXT_RULES, Model, Scenario, TopologySpec
 
 # Where a kind's files lie, relative to the data root, and which of its fields may name a file of another kind.
 _FOLDERS = {
@@ -54,6 +54,11 @@ def scenario(name: str, settings: Sequence[str] = ()) -> Scenario:
     return result
 
 
+def place(kind: str, name: str) -> str:
+    """The file of a shipped name or a path, for messages. Raises InputError."""
+    return _shown(_find(kind, name, "", Path()))
+
+
 def topology_spec(name: str, settings: Sequence[str] = ()) -> TopologySpec:
     """The machine of a shipped name or a path. Raises InputError."""
     result: TopologySpec = _load("topology", name, settings)
@@ -68,31 +73,47 @@ def model(name: str) -> Model:
 
 def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
     origins: dict[Path_, str] = {}
-    raw = _expand(kind, name, (), origins, where="")
+    raw = _expand(kind, name, (), origins, where="", beside=Path())
     for setting in settings:
         _apply(kind, raw, setting, origins)
-    return _validate(kind, raw, origins)
+    try:
+        return _adapter(kind).validate_python(raw)
+    except ValidationError as error:
+        raise _translate(kind, error, raw, origins, settings) from None
+
+
+@functools.cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(FILE_KINDS[kind])
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML in which a key given twice is an error."""
+    """Safe YAML in which a key given twice is an error, `1e9` is a number and a date is text."""
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
+    seen: set[Hashable] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
+        key = loader.construct_object(key_node, deep=True)
+        problem = f"key '{key}' is given twice" if isinstance(key, Hashable) else "a key must be text"
+        if not isinstance(key, Hashable) or key in seen:
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         seen.add(key)
     result: dict[Any, Any] = loader.construct_mapping(node, deep=True)
     return result
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def _parse(text: str, where: str) -> Any:
@@ -100,70 +121,79 @@ def _parse(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark and not where.startswith("--set") else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise InputError(f"must be valid YAML: {problem}", where=f"{where}{place}") from None
+    except (ValueError, RecursionError):
+        raise InputError(
+            "must be YAML without numbers of thousands of digits or as many brackets", where=where
+        ) from None
 
 
 @functools.lru_cache(maxsize=64)
-def _read_cached(path: str, modified_ns: int) -> dict[str, Any]:
+def _read_cached(path: Path, modified_ns: int) -> dict[str, Any]:
+    where = _shown(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InputError("must be a text file in UTF-8", where=path) from None
-    data = _parse(text, path)
+        raise InputError("must be a text file in UTF-8", where=where) from None
+    data = _parse(text, where)
     if data is None:
-        raise InputError("the file is empty; it must hold a mapping of fields", where=path)
+        raise InputError("the file is empty; it must hold a mapping of fields", where=where)
     if not isinstance(data, dict):
-        raise InputError("must hold a mapping of fields", where=path, got=type(data).__name__)
+        raise InputError("must hold a mapping of fields", where=where, got=data)
     return data
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return copy.deepcopy(_read_cached(str(path), path.stat().st_mtime_ns))
+        return copy.deepcopy(_read_cached(path, path.stat().st_mtime_ns))
     except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise InputError(f"cannot be read: {error.strerror}", where=_shown(path)) from None
 
 
-def _find(kind: str, name: str, where: str) -> Path:
-    """A path if it looks like one (folder or .yaml), else a shipped name."""
-    candidate = Path(name)
-    if candidate.is_dir() and (os.sep in name or name in (".", "..") or not _is_shipped(kind, name)):
-        raise InputError(f"must be a {kind} file, not a folder", where=where or name, got=name if where else None)
-    if candidate.suffix in (".yaml", ".yml") or os.sep in name:
-        packaged = data_root() / candidate
-        for path in (candidate, packaged):
-            if path.is_file():
-                return path
-        known = (*shipped(kind), *(f"{_FOLDERS[kind]}/{stem}.yaml" for stem in shipped(kind)))
-        raise InputError(
-            f"no such {kind} file", where=where or name, got=name if where else None, hint=suggest(name, known)
-        )
-    if _is_shipped(kind, name):
-        return shipped(kind)[name]
-    raise InputError(f"no {kind} '{name}'", where=where, hint=suggest(name, shipped(kind)))
+def _shown(path: Path) -> str:
+    """As the user would type it: relative to the current folder when inside it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _is_shipped(kind: str, name: str) -> bool:
-    return name in shipped(kind)
+def _find(kind: str, name: str, where: str, beside: Path) -> Path:
+    """The file of a shipped name, or of a path as seen from the file that names it, from here or from the data root."""
+    names = shipped(kind)
+    if name in names:
+        return names[name]
+    candidates = [folder / name for folder in (beside, Path.cwd(), data_root())] if name else []
+    for path in candidates:
+        if os.path.isfile(path):
+            return Path(os.path.abspath(path))
+    if any(map(os.path.isdir, candidates)):
+        raise InputError(f"must be a {kind} file, not a folder", where=where, got=name)
+    if os.sep not in name and not name.endswith((".yaml", ".yml")):
+        raise InputError(f"no such {kind}", where=where, got=name, hint=suggest(name, names))
+    near = closest(Path(name).stem, (path.stem for each in candidates for path in each.parent.glob("*.yaml")))
+    hint = f"did you mean '{Path(name).with_name(f'{near}.yaml')}'?" if near else suggest(Path(name).stem, names)
+    raise InputError(f"no such {kind} file", where=where, got=name, hint=hint)
 
 
-def _expand(kind: str, value: Any, path: Path_, origins: dict[Path_, str], where: str) -> Any:
+def _expand(kind: str, value: Any, path: Path_, origins: dict[Path_, str], where: str, beside: Path) -> Any:
     """Replace a reference (and the references in what it names) by the mapping it stands for."""
     if isinstance(value, str):
-        file = _find(kind, value, where)
-        value = _read(file)
-        origins[path] = str(file)
-    if isinstance(value, dict):
-        base = origins[_origin(path, origins)] if origins else ""
-        for fields, child in REFERENCES.get(kind, {}).items():
-            for keys in _matches(value, fields):
-                holder = value
-                for key in keys[:-1]:
-                    holder = holder[key]
-                child_where = f"{base}: {_dotted(keys)}" if base else _dotted(keys)
-                holder[keys[-1]] = _expand(child, holder[keys[-1]], (*path, *keys), origins, child_where)
+        file = _find(kind, value, where, beside)
+        value, where, beside = _read(file), _shown(file), file.parent
+        origins[path] = where
+    elif not isinstance(value, dict):
+        hint = "nothing is given" if value is None else ""
+        raise InputError(
+            f"must be the name of a {kind}, a path or a mapping of fields", where=where, got=value, hint=hint
+        )
+    for fields, child in REFERENCES.get(kind, {}).items():
+        for keys in _matches(value, fields):
+            holder = value
+            for key in keys[:-1]:
+                holder = holder[key]
+            place = _where((*path, *keys), origins)
+            holder[keys[-1]] = _expand(child, holder[keys[-1]], (*path, *keys), origins, place, beside)
     return value
 
 
@@ -189,18 +219,21 @@ def _apply(root: str, raw: dict[str, Any], setting: str, origins: dict[Path_, st
     keys = tuple(key.strip().split("."))
     if not separator or not all(keys):
         raise InputError("must be key=value, such as layout.overlap=none", where="--set", got=setting)
-    holder: Any = raw
-    for part in keys[:-1]:
-        holder = holder.setdefault(part, {})
-        if not isinstance(holder, dict):
-            raise InputError(f"'{part}' holds a value, not fields", where=where)
     value = _parse(text, where)
+    holder: Any = raw
+    for i, part in enumerate(keys[:-1]):
+        if part not in holder:
+            origins.setdefault(keys[: i + 1], where)
+        elif not isinstance(holder[part], dict):
+            raise InputError(f"'{part}' holds a value, not fields", where=where, got=holder[part])
+        holder[part] = dict(holder.get(part, {}))  # what an alias shares stays as it is
+        holder = holder[part]
     kind = _kind_at(root, keys)
     # Drop origins of what is replaced, so that an error names the setting and not the file it overrode.
     for path in [p for p in origins if p[: len(keys)] == keys]:
         del origins[path]
     origins[keys] = where
-    holder[keys[-1]] = _expand(kind, value, keys, origins, where) if kind else value
+    holder[keys[-1]] = _expand(kind, value, keys, origins, where, Path()) if kind else value
 
 
 def _kind_at(root: str, keys: tuple[str, ...]) -> str | None:
@@ -215,55 +248,116 @@ def _kind_at(root: str, keys: tuple[str, ...]) -> str | None:
     return kind if not fields else None
 
 
-# --- validation ------------------------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+_RULES = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of fields",
+    "model_type": "must be a mapping of fields",
+    "model_attributes_type": "must be a mapping of fields",
+    "invalid_key": "a key must be text",
+    "greater_than": "must be greater than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have no more than {max_length} entries",
+}
+"""What pydantic's types of error mean to a user."""
 
 
-@functools.cache
-def _adapter(kind: str) -> TypeAdapter[Any]:
-    return TypeAdapter(FILE_KINDS[kind])
-
-
-def _validate(kind: str, raw: Any, origins: dict[Path_, str]) -> Any:
-    try:
-        return _adapter(kind).validate_python(raw)
-    except ValidationError as error:
-        raise _translate(kind, error, origins) from None
-
-
-def _translate(kind: str, error: ValidationError, origins: dict[Path_, str]) -> InputError:
+def _translate(
+    kind: str, error: ValidationError, raw: Any, origins: Mapping[Path_, str], settings: Sequence[str]
+) -> InputError:
     """The first error, unknown keys first (a typo in a key also reports its field as missing)."""
     problems = error.errors(include_url=False)
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    path = tuple(part for part in first["loc"] if not (isinstance(part, str) and part in ("torus", "switch", "graph")))
-    path = tuple(part for part in path if part != "value" or first["type"] == "extra_forbidden")
-    got = first.get("input")
-    hint = ""
+    path, context, got = _path(first["loc"], raw), first.get("ctx", {}), first.get("input")
+    at, hint = path, ""
     match first["type"]:
         case "extra_forbidden":
-            rule = f"unknown key '{path[-1]}'"
-            hint = suggest(str(path[-1]), _fields_at(kind, path[:-1], error))
-            path, got = path[:-1], None
-        case "missing":
-            rule, path, got = f"'{path[-1]}' is required", path[:-1], None
-        case "literal_error":
-            expected = [part.strip("' ") for part in first["ctx"]["expected"].replace(" or ", ",").split(",")]
-            rule = f"must be one of {', '.join(expected)}"
-            if isinstance(got, str) and difflib.get_close_matches(got, expected, n=1):
-                hint = suggest(got, expected)
-        case "value_error":
-            rule = str(first["ctx"]["error"])
-            got = None if isinstance(got, dict) else got
-        case "greater_than" | "greater_than_equal":
-            rule = first["msg"].replace("Input should be", "must be")
-        case "model_type" | "dict_type":
-            rule = "must be a mapping of fields"
+            path, key = path[:-1], str(path[-1])
+            rule, got, hint = f"unknown key {key!r}", None, suggest(key, _fields_at(kind, first["loc"][:-1]))
+            rule += _of_a(kind, path)
+        case "missing" | "union_tag_not_found":
+            key = str(first["loc"][-1]) if first["type"] == "missing" else "kind"
+            rule, got = f"'{key}' is required{_of_a(kind, path)}", None
+        case "union_tag_invalid":
+            rule, got = f"must be one of {_plain(context['expected_tags'])}", context["tag"]
+            at = path = (*path, "kind")
+            hint = _did_you_mean(got, context["expected_tags"])
+        case "rule":
+            rule, got, hint = context["rule"], context["got"], context["hint"]
+            at = path = (*path, *context["field"])
+            if settings and not _where(at, origins).startswith("--set"):
+                hint += f"{'; ' if hint else ''}with --set {' --set '.join(settings)}"
         case _:
-            rule = first["msg"].replace("Input should be", "must be").replace("String should", "must")
+            rules = dict.fromkeys(_rule(p) for p in problems if _path(p["loc"], raw) == path)
+            rule = " or ".join(rules).replace(" or must be ", " or ")
+            if got is None:
+                hint = "nothing is given"
+            elif first["type"] == "literal_error":
+                hint = _did_you_mean(got, context["expected"])
+            elif (
+                first["type"] in ("int_type", "float_type")
+                and re.fullmatch("[0-9.]+", str(got))
+                and isinstance(got, str)
+            ):
+                hint = "write it without quotes"
+            elif isinstance(error_of := context.get("error"), InputError):
+                hint = error_of.hint
+    return InputError(rule, where=_where(at, origins, len(at) - len(path)), got=got, hint=hint)
+
+
+def _rule(problem: Mapping[str, Any]) -> str:
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "value_error":
+            error = context["error"]
+            return error.rule if isinstance(error, InputError) else str(error)
+        case "string_pattern_mismatch":
+            return TEXT_RULES[context["pattern"]]
+        case "literal_error":
+            names = _plain(context["expected"])
+            return f"must be one of {names}" if "," in names else f"must be '{names}'"
+        case other:
+            return _RULES[other].format(**context) if other in _RULES else f"{problem['msg']}"
+
+
+def _plain(expected: str) -> str:
+    """`a, b, c` from pydantic's "'a', 'b' or 'c'"."""
+    return ", ".join(re.findall(r"'([^']*)'", expected))
+
+
+def _did_you_mean(got: object, expected: str) -> str:
+    close = closest(got, _plain(expected).split(", ")) if isinstance(got, str) else None
+    return f"did you mean '{close}'?" if close else ""
+
+
+def _of_a(kind: str, path: Path_) -> str:
+    """` of a chip`, for the fields of a whole file."""
+    at = _kind_at(kind, tuple(map(str, path))) if path else kind
+    return f" of a {at}" if at else ""
+
+
+def _path(loc: tuple[str | int, ...], raw: Any) -> Path_:
+    """Where in `raw` an error is: pydantic's path without its own steps (the member of a union, a bare `value`)."""
+    path: Path_ = ()
+    for part in loc:
+        if part in raw if isinstance(raw, dict) else isinstance(raw, list) and isinstance(part, int):
+            path, raw = (*path, part), raw[part]
+    return path
+
+
+def _where(path: Path_, origins: Mapping[Path_, str], hidden: int = 0) -> str:
+    """`file: field.path`, or the setting; the last `hidden` parts of the path count for the file and are not shown."""
     place = _origin(path, origins)
-    origin = origins.get(place, "")
-    rest = _dotted(path[len(place) :])
-    where = f"{origin}: {rest}" if origin and rest else origin or rest
-    return InputError(rule, where=where, got=got if isinstance(got, str | int | float | list) else None, hint=hint)
+    rest = _dotted(path[len(place) : len(path) - hidden])
+    return f"{origins[place]}: {rest}" if rest else origins[place]
 
 
 def _origin(path: Path_, origins: Mapping[Path_, str]) -> Path_:
@@ -278,21 +372,20 @@ def _dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def _fields_at(kind: str, path: Path_, error: ValidationError) -> list[str]:
-    """Field names allowed at `path`, for suggestions."""
-    annotation: Any = FILE_KINDS[kind]
-    names = _model_fields(annotation)
-    for part in path:
-        annotations = [m.model_fields[part].annotation for m in names if part in m.model_fields]
-        if not annotations:  # inside a dict of models: step to its value type
-            continue
-        names = [m for a in annotations for m in _model_fields(a)]
-    return sorted({field for m in names for field in m.model_fields})
+def _fields_at(kind: str, loc: Path_) -> set[str]:
+    """Field names allowed at pydantic's path, for suggestions."""
+    models = _models(FILE_KINDS[kind])
+    for part in loc:
+        kinds = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
+        inside = [x for m in models if part in m.model_fields for x in _models(m.model_fields[str(part)].annotation)]
+        models = kinds or inside or models  # neither: the key of a mapping of models
+    return {field for model in models for field in model.model_fields}
 
 
-def _model_fields(annotation: Any) -> list[type[BaseModel]]:
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models an annotation is made of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) is None and not isinstance(annotation, types.UnionType):
         return []
-    return [m for a in get_args(annotation) for m in _model_fields(a)]
+    return [m for a in get_args(annotation) for m in _models(a)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -32,6 +34,8 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise InputError("must be a folder", where="--out", got=error.filename) from None
         raise InputError(f"cannot be written: {error.strerror}", where="--out", got=str(path)) from None
 
 
@@ -45,8 +49,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     with writable(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(20, "a file of that name is there")
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}.", dir=folder.parent))
         old = fresh.with_name(f"{fresh.name}.old")
         try:
             fresh.chmod(0o755)
@@ -55,18 +59,27 @@ def replacing(folder: Path) -> Iterator[Path]:
                 folder.rename(old)
             fresh.rename(folder)
         finally:
+            if old.exists() and not folder.exists():  # stopped between the two renames
+                old.rename(folder)
             shutil.rmtree(fresh, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A fresh file that takes the place of `path` when the block succeeds. Raises InputError."""
-    with replacing(path.parent / f".{path.name}.folder") as folder:
-        yield folder / path.name
-        with writable(path):
-            (folder / path.name).replace(path)
-    (path.parent / f".{path.name}.folder").rmdir()
+    """A fresh file that takes the place of `path` when the block succeeds, and vanishes when it fails.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{os.getpid()}.{path.name}")
+        try:
+            yield fresh
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 def write(run: Run, folder: Path, *, plots: bool) -> None:

@@ -6,24 +6,26 @@ Quantities are text with a unit in the file and SI floats here. A hardware numbe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
-    PositiveInt,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from sim import units
+from sim.errors import InputError, suggest
 
 
 class Strict(BaseModel):
@@ -32,7 +34,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def wrong(*field: str | int, rule: str, got: object = None, hint: str = "") -> PydanticCustomError:
+    """A broken rule between fields, for a model's validator to raise: it names the field, from that model on."""
+    return PydanticCustomError("rule", "{rule}", {"rule": rule, "field": field, "got": got, "hint": hint})
+
+
 # --- quantities ------------------------------------------------------------------------------------------------------
+
+_LARGEST = 1e21
+"""SI units. No machine comes near, and sums and products stay finite."""
 
 
 def _quantity(unit: str, minimum: float, exclusive: bool) -> Callable[[object], float]:
@@ -42,13 +52,22 @@ def _quantity(unit: str, minimum: float, exclusive: bool) -> Callable[[object], 
         number = units.parse(value, unit)
         if number < minimum or (exclusive and number == minimum):
             raise ValueError(f"must be {'greater than' if exclusive else 'at least'} {minimum:g}")
+        if number > _LARGEST:
+            raise ValueError(f"must be at most {_LARGEST:g} {unit}")
         return number
 
     return check
 
 
 def _schema(unit: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "examples": [units.EXAMPLES[unit]], "description": f"quantity in {unit}"})
+    return WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": units.PATTERN,
+            "examples": [units.EXAMPLES[unit]],
+            "description": f"number with a unit, such as {units.EXAMPLES[unit]}",
+        }
+    )
 
 
 def _serializer(unit: str) -> PlainSerializer:
@@ -56,12 +75,17 @@ def _serializer(unit: str) -> PlainSerializer:
 
 
 def _fraction(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("must be a fraction above 0 and at most 1, such as 0.85 or '85 %'")
-    number = units.parse(value, "") if isinstance(value, str) else float(value)
+    rule, hint, number = "must be a fraction above 0 and at most 1, such as 0.85 or '85 %'", "", 0.0
+    if isinstance(value, str):
+        try:
+            number = units.parse(value, "")
+        except InputError as error:
+            hint = error.hint
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = value
     if not 0 < number <= 1:
-        raise ValueError("must be a fraction above 0 and at most 1, such as 0.85 or '85 %'")
-    return number
+        raise InputError(rule, hint=hint)
+    return float(number)
 
 
 Bandwidth = Annotated[float, BeforeValidator(_quantity("B/s", 0, True)), _serializer("B/s"), _schema("B/s")]
@@ -71,7 +95,14 @@ Rate = Annotated[float, BeforeValidator(_quantity("FLOP/s", 0, True)), _serializ
 Fraction = Annotated[
     float,
     BeforeValidator(_fraction),
-    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 1}, {"type": "string"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                {"type": "string", "pattern": units.PATTERN, "examples": [units.EXAMPLES[""]]},
+            ]
+        }
+    ),
 ]
 
 T = TypeVar("T")
@@ -99,7 +130,59 @@ class Sourced(Strict, Generic[T]):
 Dtype = Literal["bf16", "fp16", "int8"]
 DTYPE_BYTES: dict[str, int] = {"bf16": 2, "fp16": 2, "int8": 1}
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$")]
+Count = Annotated[int, Field(gt=0, le=10**12)]
+_NAME, _AXIS = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", "^[a-z]$"
+TEXT_RULES = {
+    _NAME: "must be letters, digits, '_', '-' and '.', with a letter or digit first",
+    _AXIS: "an axis is named by one lower-case letter",
+}
+"""Patterns in words."""
+
+Name = Annotated[str, Field(pattern=_NAME)]
+
+MAX_CHIPS = 2**16
+
+# --- names of what the code can do; tests hold them equal to the functions ------------------------------------------
+
+Ffn = Literal[
+    "weight_stationary_1d", "weight_stationary_2d", "weight_gathered_x", "weight_gathered_xy", "weight_gathered_xyz"
+]
+
+_ON_AXES = ("multi_axis", "bidirectional_ring", "ring", "line")
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "all_gather": _ON_AXES,
+    "reduce_scatter": _ON_AXES,
+    "all_reduce": _ON_AXES,
+    "all_to_all": ("multi_axis", "dimension_ordered"),
+    "broadcast": ("spanning_trees",),
+    "permute": ("neighbour",),
+}
+LOOP_FORMS = ("one_way", "bidirectional_throughput", "bidirectional_latency")
+"""Of the looped collectives in a collective matmul."""
+
+
+def _choose(allowed: dict[str, tuple[str, ...]]) -> AfterValidator:
+    def check(chosen: dict[str, str]) -> dict[str, str]:
+        for name, algorithm in chosen.items():
+            if name not in allowed:
+                raise wrong(name, rule="unknown collective", hint=suggest(name, allowed))
+            if algorithm not in allowed[name]:
+                hint = suggest(algorithm, allowed[name])
+                raise wrong(name, rule=f"no algorithm of {name}", got=algorithm, hint=hint)
+        return chosen
+
+    return AfterValidator(check)
+
+
+def _choose_schema(allowed: dict[str, tuple[str, ...]]) -> WithJsonSchema:
+    properties = {name: {"enum": list(algorithms)} for name, algorithms in allowed.items()}
+    return WithJsonSchema({"type": "object", "additionalProperties": False, "properties": properties})
+
+
+_SCENARIO_ALGORITHMS = {**ALGORITHMS, "collective_matmul": LOOP_FORMS}
+
+Algorithms = Annotated[dict[str, str], _choose(ALGORITHMS), _choose_schema(ALGORITHMS)]
+LoopsAndAlgorithms = Annotated[dict[str, str], _choose(_SCENARIO_ALGORITHMS), _choose_schema(_SCENARIO_ALGORITHMS)]
 
 
 class ChipSpec(Strict):
@@ -117,7 +200,9 @@ class ChipSpec(Strict):
     op_overhead: Sourced[Duration] = Sourced(value=0.0)
     """Fixed time of every compute op beside its roofline time."""
     elementwise: Literal["fused", "kernel"] = "fused"
-    """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are ops of their own."""
+    """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are own ops."""
+    attention: Literal["fused", "unfused"] = "unfused"
+    """Whether attention scores stay on the chip (as in FlashAttention) or go through HBM as 32-bit numbers."""
 
 
 class LinkSpec(Strict):
@@ -134,14 +219,14 @@ class LinkSpec(Strict):
 class AxisSpec(Strict):
     """One torus axis. `twist` shifts other axes where this axis wraps (twisted torus)."""
 
-    size: PositiveInt
+    size: Count
     wrap: bool
-    twist: dict[str, PositiveInt] = {}
+    twist: dict[str, Count] = {}
 
     @model_validator(mode="after")
     def _twist_needs_wrap(self) -> Self:
         if self.twist and not self.wrap:
-            raise ValueError("twist: a twist shifts the wraparound, so it needs 'wrap: true'")
+            raise wrong("twist", rule="a twist shifts the wraparound, so it needs 'wrap: true'")
         return self
 
 
@@ -152,7 +237,7 @@ class _Machine(Strict):
     chip: ChipSpec
     collective_overhead: Sourced[Duration] = Sourced(value=0.0)
     """Fixed launch time of every collective."""
-    collectives: dict[str, str] = {}
+    collectives: Algorithms = {}
     """Default algorithm per collective, by name."""
 
 
@@ -161,16 +246,20 @@ class TorusSpec(_Machine):
 
     kind: Literal["torus"]
     link: LinkSpec
-    axes: Annotated[dict[Annotated[str, Field(pattern="^[a-z]$")], AxisSpec], Field(min_length=1)]
+    axes: Annotated[dict[Annotated[str, Field(pattern=_AXIS)], AxisSpec], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _twists_name_axes(self) -> Self:
+    def _axes_fit(self) -> Self:
+        chips = math.prod(axis.size for axis in self.axes.values())
+        if chips > MAX_CHIPS:
+            raise wrong("axes", rule=f"a machine has at most {MAX_CHIPS} chips", got=chips)
         for name, axis in self.axes.items():
             for other, shift in axis.twist.items():
                 if other not in self.axes or other == name:
-                    raise ValueError(f"axes.{name}.twist: must name another axis, got '{other}'")
-                if shift >= self.axes[other].size:
-                    raise ValueError(f"axes.{name}.twist.{other}: must be less than the size of axis '{other}'")
+                    raise wrong("axes", name, "twist", rule="must name another axis", got=other)
+                if shift >= (size := self.axes[other].size):
+                    rule = f"must be less than the size of axis '{other}', {size}"
+                    raise wrong("axes", name, "twist", other, rule=rule, got=shift)
         return self
 
 
@@ -178,7 +267,7 @@ class SwitchSpec(_Machine):
     """Chips on one non-blocking switch; `link` is the port of one chip, one direction."""
 
     kind: Literal["switch"]
-    chips: PositiveInt
+    chips: Annotated[int, Field(gt=0, le=MAX_CHIPS)]
     link: LinkSpec
 
 
@@ -187,7 +276,7 @@ class EdgeSpec(Strict):
 
     between: Annotated[list[str], Field(min_length=2, max_length=2)]
     link: str
-    count: PositiveInt = 1
+    count: Count = 1
 
 
 class GraphSpec(_Machine):
@@ -203,13 +292,15 @@ class GraphSpec(_Machine):
         for i, edge in enumerate(self.links):
             for node in edge.between:
                 if node not in self.nodes:
-                    raise ValueError(f"links[{i}].between: must name two nodes, got '{node}'")
+                    hint = suggest(node, self.nodes)
+                    raise wrong("links", i, "between", rule="must name two of the nodes", got=node, hint=hint)
             if edge.between[0] == edge.between[1]:
-                raise ValueError(f"links[{i}].between: a link joins two different nodes")
+                raise wrong("links", i, "between", rule="must name two different nodes", got=edge.between)
             if edge.link not in self.link_types:
-                raise ValueError(f"links[{i}].link: must name a link type, got '{edge.link}'")
+                hint = suggest(edge.link, self.link_types)
+                raise wrong("links", i, "link", rule="must be one of the link_types", got=edge.link, hint=hint)
         if "chip" not in self.nodes.values():
-            raise ValueError("nodes: at least one node must be a chip")
+            raise wrong("nodes", rule="at least one node must be a chip")
         return self
 
 
@@ -224,27 +315,27 @@ class Model(Strict):
 
     name: Name
     source: str | None = None
-    layers: PositiveInt
-    d_model: PositiveInt
-    d_ff: PositiveInt
-    heads: PositiveInt
-    padded_heads: PositiveInt | None = None
+    layers: Annotated[int, Field(gt=0, le=10_000)]
+    d_model: Count
+    d_ff: Count
+    heads: Count
+    padded_heads: Count | None = None
     """Heads the machine computes, where they are padded so that a mesh divides them."""
-    kv_heads: PositiveInt
-    d_head: PositiveInt
-    vocabulary: PositiveInt
+    kv_heads: Count
+    d_head: Count
+    vocabulary: Count
     ffn: Literal["swiglu", "mlp"]
     """swiglu: three matrices of width d_ff; mlp: two."""
     block: Literal["parallel", "serial"]
-    nominal_parameters: Annotated[float, Field(gt=0)]
+    nominal_parameters: Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
     """Parameters as published; MFU counts these, not the padding (Pope et al. section 2)."""
 
     @model_validator(mode="after")
     def _padding_adds(self) -> Self:
         if self.padded_heads is not None and self.padded_heads < self.heads:
-            raise ValueError(f"padded_heads: must be at least heads ({self.heads}), got {self.padded_heads}")
+            raise wrong("padded_heads", rule=f"must be at least heads, {self.heads}", got=self.padded_heads)
         if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads: must divide heads ({self.heads}), got {self.kv_heads}")
+            raise wrong("kv_heads", rule=f"must divide heads, {self.heads}", got=self.kv_heads)
         return self
 
     @property
@@ -252,17 +343,22 @@ class Model(Strict):
         """Heads the machine computes: padded_heads where given, else heads."""
         return self.padded_heads or self.heads
 
+    @property
+    def computed_kv_heads(self) -> int:
+        """Key-value heads the machine computes: as many as query heads in multi-head attention, padding included."""
+        return self.computed_heads if self.kv_heads == self.heads else self.kv_heads
+
 
 class Workload(Strict):
     """Phase, batch, tokens and number formats."""
 
     phase: Literal["prefill", "decode"]
-    batch: PositiveInt
-    prompt: PositiveInt | None = None
+    batch: Count
+    prompt: Count | None = None
     """Tokens per sequence of a prefill."""
-    context: PositiveInt | None = None
+    context: Count | None = None
     """Tokens per sequence already in the KV cache when decoding starts."""
-    generate: PositiveInt | None = None
+    generate: Count | None = None
     """Decode steps."""
     weights: Dtype
     activations: Dtype = "bf16"
@@ -274,7 +370,8 @@ class Workload(Strict):
         for name in ("prompt", "context", "generate"):
             given = getattr(self, name) is not None
             if given != (name in needs):
-                raise ValueError(f"{name}: phase '{self.phase}' {'needs it' if name in needs else 'takes none'}")
+                rule = f"phase '{self.phase}' {'needs' if name in needs else 'takes no'} '{name}'"
+                raise wrong(name, rule=rule, got=getattr(self, name))
         return self
 
     @property
@@ -306,7 +403,7 @@ class Workload(Strict):
 class LayoutSpec(Strict):
     """How the model is partitioned over the mesh and what overlaps."""
 
-    ffn: str
+    ffn: Ffn
     attention: Literal["heads", "batch"]
     overlap: Literal["none", "collective_matmul"] = "none"
     block: Literal["parallel", "serial"] | None = None
@@ -314,7 +411,7 @@ class LayoutSpec(Strict):
 
 
 class EngineSpec(Strict):
-    layers: PositiveInt | Literal["all"] = "all"
+    layers: Count | Literal["all"] = "all"
     """Simulate only the first N layers; every figure is then of a model of N layers."""
 
 
@@ -335,10 +432,21 @@ class Scenario(Strict):
     model: Model
     workload: Workload
     layout: LayoutSpec
-    collectives: dict[str, str] = {}
-    """Algorithm per collective, over the topology's defaults."""
+    collectives: LoopsAndAlgorithms = {}
+    """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
     engine: EngineSpec = EngineSpec()
     reference: Reference | None = None
+
+    @model_validator(mode="after")
+    def _machine_can(self) -> Self:
+        chip, dtype = self.topology.chip, self.workload.activations
+        if dtype not in chip.peak:
+            rule = f"must be a type that chip '{chip.name}' has a peak for"
+            raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
+        if not isinstance(self.topology, TorusSpec):
+            rule = f"layout '{self.layout.ffn}' needs a machine of kind 'torus'"
+            raise wrong("topology", "kind", rule=rule, got=self.topology.kind)
+        return self
 
     @property
     def layers(self) -> int:

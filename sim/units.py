@@ -11,10 +11,15 @@ import math
 import re
 from typing import TYPE_CHECKING
 
+from sim.errors import InputError, suggest
+
 if TYPE_CHECKING:
     import pint
 
 PS_PER_S = 1_000_000_000_000
+
+CLOCK_S = 2**63 / PS_PER_S
+"""What a clock of 63 bits counts: 106 days."""
 
 _DEFINITIONS = (
     "pico- = 1e-12 = p-",
@@ -37,7 +42,10 @@ _DEFINITIONS = (
     "percent = 0.01 = %",
 )
 
-_NUMBER_AND_UNIT = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*((?:[A-Za-zµ]+|%)(?:/[A-Za-z]+)?)\s*")
+PATTERN = r"^\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*((?:[A-Za-zµ]+|%)(?:/[A-Za-z]+)?)\s*$"
+"""A number and a unit, as a regular expression of Python and of JSON Schema."""
+
+_NUMBER_AND_UNIT = re.compile(PATTERN)
 
 EXAMPLES = {
     "B/s": "45 GB/s",
@@ -46,13 +54,22 @@ EXAMPLES = {
     "FLOP/s": "275 TFLOP/s",
     "": "10 %",
 }
+_MEASURES = {"B/s": "a bandwidth", "B": "a size", "s": "a time", "FLOP/s": "a compute rate", "": "a share"}
+_USUAL = {
+    "B/s": ("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "KiB/s", "MiB/s", "GiB/s", "TiB/s", "Gbit/s"),
+    "B": ("B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"),
+    "s": ("ps", "ns", "us", "ms", "s"),
+    "FLOP/s": ("MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s"),
+    "": ("%",),
+}
+"""Units to suggest."""
 
 
 @functools.cache
-def _registry() -> pint.UnitRegistry:
+def _registry() -> pint.UnitRegistry[float]:
     import pint  # 0.15 s: only where a quantity is really parsed
 
-    registry = pint.UnitRegistry(None)
+    registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
     registry.load_definitions(list(_DEFINITIONS))
     return registry
 
@@ -62,26 +79,40 @@ def parse(text: str, unit: str) -> float:
     """Value of `text` in the SI `unit` (one of EXAMPLES' keys).
 
     Raises:
-        ValueError: no number and unit, an unknown unit, or a unit of another dimension; the message states the rule.
+        InputError: no number and unit, an unknown unit, or a unit of another dimension.
     """
-    import pint
-
-    example = EXAMPLES[unit]
-    rule = f"must be a number with a unit such as '{example}'"
+    rule = f"must be a number with a unit such as '{EXAMPLES[unit]}'"
     match = _NUMBER_AND_UNIT.fullmatch(text)
     if match is None:
-        raise ValueError(rule)
+        raise InputError(rule, got=text)
     number, name = match.groups()
-    try:
-        factor = float(_registry().Quantity(1.0, name).to(unit).magnitude)
-    except pint.UndefinedUnitError:
-        raise ValueError(f"{rule}; '{name}' is not a known unit") from None
-    except (pint.PintError, AssertionError):
-        raise ValueError(f"{rule}; '{name}' measures something else") from None
+    factor = _factor(name, unit)
+    if factor is None:
+        other = next((what for si, what in _MEASURES.items() if _factor(name, si) is not None), "")
+        meaning = f"'{name}' is {other}, not {_MEASURES[unit]}" if other else f"'{name}' is not a unit"
+        raise InputError(rule, got=text, hint=f"{meaning}; {_suggestion(name, unit)}")
     value = float(number) * factor
     if not math.isfinite(value):
-        raise ValueError(f"{rule}; the number is not finite")
+        raise InputError(rule, got=text, hint="the number is too large")
     return value
+
+
+@functools.cache
+def _factor(name: str, unit: str) -> float | None:
+    """How many SI units one `name` is; None if it is no unit or measures something else."""
+    import pint
+
+    try:
+        return float(_registry().Quantity(1.0, name).to(unit).magnitude)
+    except (pint.PintError, AttributeError, AssertionError):
+        return None
+
+
+def _suggestion(name: str, unit: str) -> str:
+    if bits := re.fullmatch(r"([kMGT]?)b(/s|ps)?", name):  # a factor of 8 either way
+        per_s = "/s" if unit == "B/s" else ""
+        return f"did you mean '{bits[1]}B{per_s}' (bytes) or '{bits[1]}bit{per_s}' (bits)?"
+    return suggest(name, _USUAL[unit])
 
 
 def text(value: float, unit: str) -> str:
@@ -90,7 +121,13 @@ def text(value: float, unit: str) -> str:
 
 
 def to_ps(seconds: float) -> int:
-    """Whole picoseconds, the simulator's clock (rounds half to even)."""
+    """Whole picoseconds, the simulator's clock (rounds half to even).
+
+    Raises:
+        OverflowError: longer than the clock counts.
+    """
+    if not seconds < CLOCK_S:
+        raise OverflowError(f"{seconds:g} s are longer than the clock counts")
     return round(seconds * PS_PER_S)
 
 
