@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy.typing as npt
 
 from sim import sharding
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
-from sim.lower import loop_shares, piece_of_arrival
+from sim.errors import LayoutError
+from sim.looped import gathered_axes, loop_shares, piece_of_arrival, shift_after
 from sim.sharding import Axes, Sharded
 from sim.topology.graph import Topology
 
@@ -28,12 +30,15 @@ class Shards:
 
     tensor: Sharded
     shards: tuple[Array, ...]
+    used: Sharded | None = None
+    """How a stored weight is sharded where it is used, if it is gathered for that."""
 
 
 class Execution:
     """The dataflow interpreter that computes (see `sim.layouts.dataflow` for what each operation means).
 
-    One instance holds the KV cache of every layer; set `weights` and `layer` before each layer.
+    One instance holds the KV cache of every layer; set `weights` and `layer` before each layer, `tokens` [B, L] before
+    the embedding.
 
     Args:
         sizes: full size of each dimension letter.
@@ -44,6 +49,7 @@ class Execution:
         self.topology, self.sizes, self.loop_form = topology, sizes, loop_form
         self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
         self.weights: Mapping[str, Array] = {}
+        self.tokens: npt.NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self.layer = 0
         self._cache: dict[int, tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
         self._at = [
@@ -65,8 +71,11 @@ class Execution:
             full[region] = shard
         return full
 
-    def weight(self, name: str, notation: str) -> Shards:
-        return self.place(self.weights[name], notation)
+    def weight(self, name: str, used: str, stored: str) -> Shards:
+        value = self.place(self.weights[name], stored)
+        if used == stored:
+            return value
+        return Shards(value.tensor, value.shards, sharding.sharded(used, self.sizes, self.mesh))
 
     def _region(self, tensor: Sharded, chip: int) -> tuple[slice, ...]:
         region = []
@@ -102,18 +111,18 @@ class Execution:
     def reduce_scatter(self, values: Sequence[tuple[Shards, str]], axes: Axes, name: str) -> tuple[Shards, ...]:
         results = []
         for value, into in values:
-            axis = _position(value.tensor, into)
+            tensor = sharding.reduce_scatter(value.tensor, axes, into)
+            axis, ways = _position(value.tensor, into), value.tensor.ways(axes)
             sums = self._sums(value, axes)
-            ways = value.tensor.ways(axes)
             shards = tuple(np.split(sums[chip], ways, axis)[self._block(axes, chip)] for chip in self._chips)
-            results.append(Shards(sharding.reduce_scatter(value.tensor, axes, into), shards))
+            results.append(Shards(tensor, shards))
         return tuple(results)
 
     def all_reduce(self, values: Sequence[Shards], axes: Axes, name: str) -> tuple[Shards, ...]:
         return tuple(Shards(sharding.all_reduce(value.tensor, axes), self._sums(value, axes)) for value in values)
 
     def all_to_all(self, value: Shards, axes: Axes, split: str, concat: str, name: str) -> Shards:
-        tensor, ways = value.tensor, value.tensor.ways(axes)
+        tensor, ways = sharding.all_to_all(value.tensor, axes, split, concat), value.tensor.ways(axes)
         cut, join = _position(tensor, split), _position(tensor, concat)
         shards = tuple(
             np.concatenate(
@@ -121,12 +130,13 @@ class Execution:
             )
             for chip in self._chips
         )
-        return Shards(sharding.all_to_all(tensor, axes, split, concat), shards)
+        return Shards(tensor, shards)
 
     def local_slice(self, value: Shards, dim: str, axes: Axes) -> Shards:
+        tensor = sharding.local_slice(value.tensor, dim, axes)
         axis, ways = _position(value.tensor, dim), value.tensor.ways(axes)
         shards = tuple(np.split(value.shards[c], ways, axis)[self._block(axes, c)] for c in self._chips)
-        return Shards(sharding.local_slice(value.tensor, dim, axes), shards)
+        return Shards(tensor, shards)
 
     def _sums(self, value: Shards, axes: Axes) -> tuple[Array, ...]:
         return tuple(np.sum([value.shards[c] for c in self._group(chip, axes)], axis=0) for chip in self._chips)
@@ -138,14 +148,17 @@ class Execution:
     # --- compute -----------------------------------------------------------------------------------------------------
 
     def matmul(self, x: Shards, weights: Sequence[Shards], name: str) -> tuple[Shards, ...]:
-        results = []
-        for weight in weights:
-            tensor = sharding.matmul(x.tensor, weight.tensor)
-            shards = tuple(
-                _contract(a, x.tensor, w, weight.tensor) for a, w in zip(x.shards, weight.shards, strict=True)
-            )
-            results.append(Shards(tensor, shards))
-        return tuple(results)
+        return tuple(self._product(x, weight) for weight in weights)
+
+    def _product(self, x: Shards, weight: Shards) -> Shards:
+        if weight.used is not None and self.loop_form is not None:
+            return self._weight_loop(x, weight, weight.used)
+        if weight.used is not None:
+            for dim, used in zip(weight.tensor.dims, weight.used.dims, strict=True):
+                (weight,) = self.all_gather([(weight, dim.name)], dim.axes[len(used.axes) :], "weights")
+        tensor = sharding.matmul(x.tensor, weight.tensor)
+        pairs = zip(x.shards, weight.shards, strict=True)
+        return Shards(tensor, tuple(_contract(a, x.tensor, w, weight.tensor) for a, w in pairs))
 
     def mean_square(self, x: Shards, dim: str, name: str) -> Shards:
         axis = _position(x.tensor, dim)
@@ -162,7 +175,7 @@ class Execution:
 
     def add(self, x: Shards, y: Shards, name: str) -> Shards:
         if x.tensor != y.tensor:
-            raise AssertionError(f"add of {x.tensor} and {y.tensor}")
+            raise LayoutError(f"add of {x.tensor} and {y.tensor}: both must be sharded alike")
         return Shards(x.tensor, tuple(a + b for a, b in zip(x.shards, y.shards, strict=True)))
 
     def attention(self, q: Shards, k: Shards, v: Shards, name: str) -> Shards:
@@ -172,17 +185,41 @@ class Execution:
             keys = tuple(np.concatenate(pair, 1) for pair in zip(old_keys, keys, strict=True))
             values = tuple(np.concatenate(pair, 1) for pair in zip(old_values, values, strict=True))
         self._cache[self.layer] = (keys, values)
-        heads = q.tensor.dim("H")
-        local_heads = q.tensor.local_shape[_position(q.tensor, "H")]
-        shared_by = heads.size // k.tensor.dim("K").size
+        heads, positions = q.tensor.local_shape[_position(q.tensor, "H")], q.tensor.local_shape[1]
+        shared_by = q.tensor.dim("H").size // k.tensor.dim("K").size
+        new = q.tensor.dim("L").size
         shards = []
         for chip in self._chips:
-            first = self._block(heads.axes, chip) * local_heads
-            owner = (first + np.arange(local_heads)) // shared_by  # key-value head of each query head
-            if k.tensor.dim("K").axes:
-                owner -= owner[0]
-            shards.append(attend(q.shards[chip], keys[chip][:, :, owner], values[chip][:, :, owner]))
+            first = self._block(q.tensor.dim("H").axes, chip) * heads
+            first_kept = self._block(k.tensor.dim("K").axes, chip) * k.tensor.local_shape[_position(k.tensor, "K")]
+            owner = (first + np.arange(heads)) // shared_by - first_kept  # key-value head of each query head
+            start = keys[chip].shape[1] - new + self._block(q.tensor.dim("L").axes, chip) * positions
+            shards.append(attend(q.shards[chip], keys[chip][:, :, owner], values[chip][:, :, owner], start))
         return Shards(sharding.attention(q.tensor, k.tensor, v.tensor), tuple(shards))
+
+    def embed(self, table: Shards, name: str) -> Shards:
+        axes, rows = table.tensor.dim("V").axes, table.tensor.local_shape[0]
+        shards = []
+        for chip in self._chips:
+            local = self.tokens - self._block(axes, chip) * rows
+            mine = (local >= 0) & (local < rows)
+            shards.append(np.where(mine[..., None], table.shards[chip][np.where(mine, local, 0)], 0.0))
+        whole = sharding.sharded("B L E", self.sizes, self.mesh)
+        return Shards(Sharded(whole.dims, whole.mesh, whole.dtype, axes), tuple(shards))
+
+    def last_position(self, x: Shards) -> Shards:
+        dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)
+        return Shards(Sharded(dims, x.tensor.mesh, x.tensor.dtype), tuple(a[:, -1:] for a in x.shards))
+
+    def sample(self, logits: Shards, name: str) -> Shards:
+        axes, width = logits.tensor.dim("V").axes, logits.tensor.local_shape[-1]
+        best = [(a.max(-1), a.argmax(-1) + self._block(axes, chip) * width) for chip, a in enumerate(logits.shards)]
+        shards = []
+        for chip in self._chips:
+            group = self._group(chip, axes)
+            winner = np.argmax([best[c][0] for c in group], axis=0)
+            shards.append(np.take_along_axis(np.array([best[c][1] for c in group]), winner[None], 0)[0].astype(float))
+        return Shards(Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32"), tuple(shards))
 
     # --- looped collective matmul ------------------------------------------------------------------------------------
 
@@ -205,46 +242,77 @@ class Execution:
     def _loops(self, axes: Axes) -> bool:
         return self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1
 
+    def _weight_loop(self, x: Shards, weight: Shards, used: Sharded) -> Shards:
+        """Each chip multiplies with the shard in hand, then the shards move on: one ring inside the other."""
+        axes = tuple(a for a in gathered_axes(x.tensor, used, weight.tensor) if dict(self.mesh)[a] > 1)
+        lengths = [dict(self.mesh)[axis] for axis in axes]
+        tensor = sharding.matmul(x.tensor, used)
+        totals = [np.zeros(tensor.local_shape) for _ in self._chips]
+        hand = [(chip, shard) for chip, shard in enumerate(weight.shards)]  # (chip it comes from, shard)
+        for piece in range(prod(lengths)):
+            for chip, (origin, shard) in enumerate(hand):
+                rows, place = x.shards[chip], [slice(None)] * len(tensor.dims)
+                for dim, now in zip(weight.tensor.dims, used.dims, strict=True):
+                    removed = dim.axes[len(now.axes) :]
+                    block, ways = self._block(removed, origin), used.ways(removed)
+                    if any(other.name == dim.name for other in x.tensor.dims):
+                        rows = np.split(rows, ways, _position(x.tensor, dim.name))[block]
+                    else:
+                        axis = _position(tensor, dim.name)
+                        width = tensor.local_shape[axis] // ways
+                        place[axis] = slice(block * width, (block + 1) * width)
+                totals[chip][tuple(place)] += _contract(rows, x.tensor, shard, used)
+            if (shift := shift_after(piece, lengths)) is not None:
+                moved = list(hand)
+                for chip in self._chips:
+                    neighbour = self.topology.neighbour(chip, axes[shift], 1)
+                    if neighbour is None:
+                        raise LayoutError(f"axis '{axes[shift]}' closes no ring")
+                    moved[neighbour[0]] = hand[chip]
+                hand = moved
+        return Shards(tensor, tuple(totals))
+
     def _gathering_loop(self, value: Shards, dim: str, weight: Shards, axes: Axes) -> Shards:
         """Each chip multiplies the chunks it has by its rows of the weight, piece by piece, as they arrive."""
         form, length = str(self.loop_form), value.tensor.ways(axes)
         plan = all_gather_loop(self.topology, axes[0], form)
         needed_by = piece_of_arrival(plan, form, length)
-        cut, rows = _position(value.tensor, dim), _position(weight.tensor, dim)
+        cut = _position(value.tensor, dim)
         own = [self._at[chip][axes[0]] for chip in self._chips]
-        held: list[dict[tuple[int, int], Array]] = [
+        held: list[dict[Chunk, Array]] = [
             {(own[chip], half): part for half, part in enumerate(np.array_split(value.shards[chip], 2, cut))}
             for chip in self._chips
         ]
-        arrived: list[dict[int, list[tuple[int, int]]]] = [
-            {0: [(own[chip], 0), (own[chip], 1)]} for chip in self._chips
-        ]
+        arrived: list[dict[int, list[Chunk]]] = [{0: [(own[chip], 0), (own[chip], 1)]} for chip in self._chips]
         for send in range(len(plan)):
             for chunk in _halves(int(plan.origin[send, 0]), int(plan.half[send])):
                 held[plan.dst[send]][chunk] = held[plan.src[send]][chunk]
                 arrived[plan.dst[send]].setdefault(int(needed_by[send]), []).append(chunk)
         shards = []
         for chip in self._chips:
-            total: Any = 0.0
+            parts: dict[Chunk, Array] = {}
             for piece in range(len(loop_shares(length, form))):
-                for origin, half in arrived[chip].pop(piece):
-                    chunk_rows = np.array_split(np.split(weight.shards[chip], length, rows)[origin], 2, rows)[half]
-                    total = total + _contract(held[chip][origin, half], value.tensor, chunk_rows, weight.tensor)
-            shards.append(total)
+                for chunk in arrived[chip].pop(piece):
+                    rows = _part(weight.shards[chip], weight.tensor, dim, length, chunk)
+                    parts[chunk] = _contract(held[chip][chunk], value.tensor, rows, weight.tensor)
+            in_order = [parts[chunk] for chunk in sorted(parts)]
+            contracted = any(other.name == dim for other in weight.tensor.dims)
+            shards.append(np.sum(in_order, axis=0) if contracted else np.concatenate(in_order, cut))
         return Shards(sharding.matmul(sharding.all_gather(value.tensor, dim, axes), weight.tensor), tuple(shards))
 
     def _scattering_loop(self, x: Shards, weight: Shards, into: str, axes: Axes) -> Shards:
         """Accumulators travel; each chip adds its contribution to one before it sends it on."""
         form, length = str(self.loop_form), x.tensor.ways(axes)
         plan = reduce_scatter_loop(self.topology, axes[0], form)
-        columns = _position(weight.tensor, into)
         product = sharding.matmul(x.tensor, weight.tensor)
+        result = sharding.reduce_scatter(product, axes, into)
 
         def contribution(chip: int, target: int, half: int) -> Array:
-            part = np.array_split(np.split(weight.shards[chip], length, columns)[target], 2, columns)[half]
-            return _contract(x.shards[chip], x.tensor, part, weight.tensor)
+            rows = _part(x.shards[chip], x.tensor, into, length, (target, half))
+            columns = _part(weight.shards[chip], weight.tensor, into, length, (target, half))
+            return _contract(rows, x.tensor, columns, weight.tensor)
 
-        received: list[dict[tuple[int, int], Any]] = [{} for _ in self._chips]
+        received: list[dict[Chunk, Any]] = [{} for _ in self._chips]
         for send in range(len(plan)):
             src, dst = int(plan.src[send]), int(plan.dst[send])
             for chunk in _halves(int(plan.target[send, 0]), int(plan.half[send])):
@@ -255,7 +323,11 @@ class Execution:
             own = self._at[chip][axes[0]]
             halves = [received[chip].pop((own, half), 0.0) + contribution(chip, own, half) for half in (0, 1)]
             shards.append(np.concatenate(halves, _position(product, into)))
-        return Shards(sharding.reduce_scatter(product, axes, into), tuple(shards))
+        return Shards(result, tuple(shards))
+
+
+Chunk = tuple[int, int]
+"""(position on the ring, half)"""
 
 
 def activation(first: Array, *second: Array) -> Array:
@@ -267,11 +339,10 @@ def activation(first: Array, *second: Array) -> Array:
     return gelu
 
 
-def attend(q: Array, k: Array, v: Array) -> Array:
-    """Causal softmax attention: q [B, L, H, Q] are the last L of the C positions of k and v [B, C, H, Q]."""
+def attend(q: Array, k: Array, v: Array, start: int) -> Array:
+    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k and v [B, C, H, Q]."""
     scores = np.einsum("blhq,bchq->bhlc", q, k) / np.sqrt(q.shape[-1])
-    new, cached = q.shape[1], k.shape[1]
-    future = np.arange(cached)[None, :] > np.arange(cached - new, cached)[:, None]
+    future = np.arange(k.shape[1])[None, :] > (start + np.arange(q.shape[1]))[:, None]
     scores = np.where(future, -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     out: Array = np.einsum("bhlc,bchq->blhq", weights / weights.sum(-1, keepdims=True), v)
@@ -293,7 +364,15 @@ def _added(values: Sequence[Shards]) -> Shards:
     )
 
 
-def _halves(position: int, half: int) -> list[tuple[int, int]]:
+def _part(array: Array, tensor: Sharded, dim: str, length: int, chunk: Chunk) -> Array:
+    """The chunk of a shard along a dimension, cut for a ring of `length`; all of it if it has no such dimension."""
+    if all(other.name != dim for other in tensor.dims):
+        return array
+    axis = _position(tensor, dim)
+    return np.array_split(np.split(array, length, axis)[chunk[0]], 2, axis)[chunk[1]]
+
+
+def _halves(position: int, half: int) -> list[Chunk]:
     return [(position, 0), (position, 1)] if half < 0 else [(position, half)]
 
 

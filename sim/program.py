@@ -158,13 +158,9 @@ class ProgramBuilder:
             given = table >= 0
             self._dep_counts.append(given.sum(axis=1, dtype=np.int64))
             self._deps.append(table[given])
-        held = (
-            np.empty((n, 0), dtype=np.int32)
-            if resource is None
-            else np.asarray(resource, dtype=np.int32).reshape(n, -1)
-        )
+        held = np.empty((n, 0)) if resource is None else resource if resource.ndim == 2 else resource[:, None]
         self._resource_counts.append(np.full(n, held.shape[1], dtype=np.int64))
-        self._held.append(held.ravel())
+        self._held.append(held.ravel().astype(np.int32))
         ids = np.arange(self._size, self._size + n, dtype=np.int32)
         self._size += n
         return ids

@@ -87,7 +87,7 @@ class Sharded:
         return tuple(replace(dim, axes=axes) if dim.name == name else dim for dim in self.dims)
 
 
-ITEM_BYTES: dict[str, int] = {**DTYPE_BYTES, "f32": 4}
+ITEM_BYTES: dict[str, int] = {**DTYPE_BYTES, "f32": 4, "int32": 4}
 
 _MEANING = {
     "B": "batch B",
@@ -120,7 +120,9 @@ def _need_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
 def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
     """BLE_xyz -> BLE_x for axes yz: they must be the innermost axes of `dim`."""
     have = tensor.dim(dim).axes
-    if not axes or have[-len(axes) :] != axes:
+    if not axes:
+        return tensor
+    if have[-len(axes) :] != axes:
         raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: '{dim}' must be split innermost over these axes")
     if tensor.partial:
         raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: the partial sum must be reduced first")
@@ -143,7 +145,9 @@ def all_reduce(tensor: Sharded, axes: Axes) -> Sharded:
 def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
     """BLH_xQ -> B_xLHQ for split B, concat H: the axes move, innermost, from one dimension to another."""
     have = tensor.dim(concat).axes
-    if not axes or have[-len(axes) :] != axes:
+    if not axes:
+        return tensor
+    if have[-len(axes) :] != axes:
         raise LayoutError(
             f"all_to_all({''.join(axes)}) of {tensor}: '{concat}' must be split innermost over these axes"
         )
@@ -194,18 +198,27 @@ def matmul_flops(x: Sharded, weight: Sharded) -> int:
 
 
 def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
-    """Scores and values of each chip's own sequences and heads: q BLHQ, k and v BLKQ (the new positions).
+    """Scores and values of each chip's own sequences, positions and heads: q BLHQ, k and v BLKQ (the new positions).
 
-    Batch must be split alike. Heads of `q` may be split where `k` and `v` are replicated (each group of H/K query heads
-    shares one key-value head), or alike.
+    Batch must be split alike. Positions of `k` and `v` must be whole: a query sees all earlier ones. Key-value heads may be split like the query heads over the outer axes only, or whole: each group
+    of H/K query heads shares one.
     """
     if q.partial or k.partial or v.partial:
         raise LayoutError(f"attention of {q}, {k}, {v}: the partial sum must be reduced first")
-    if k != v or q.dim("B") != k.dim("B") or q.dim("L") != k.dim("L"):
-        raise LayoutError(f"attention of {q}, {k}, {v}: batch and positions must be split alike")
-    if k.dim("K").axes not in ((), q.dim("H").axes):
-        raise LayoutError(f"attention of {q}, {k}, {v}: key-value heads must be whole or split like the query heads")
+    if k != v or q.dim("B") != k.dim("B") or q.dim("L").size != k.dim("L").size:
+        raise LayoutError(f"attention of {q}, {k}, {v}: batch must be split alike")
+    if k.dim("L").axes:
+        raise LayoutError(f"attention of {q}, {k}, {v}: every position needs the keys of all earlier ones")
+    if k.dim("K").axes != q.dim("H").axes[: len(k.dim("K").axes)]:
+        raise LayoutError(f"attention of {q}, {k}, {v}: key-value heads must be split like the query heads")
     return q
+
+
+def key_value_heads_used(q: Sharded, k: Sharded) -> int:
+    """Key-value heads that one chip's query heads share: consecutive groups of H/K heads share one."""
+    heads_per_group = q.dim("H").size // k.dim("K").size
+    heads = q.dim("H").size // q.ways(q.dim("H").axes)
+    return max(1, heads // heads_per_group)
 
 
 def _without(axes: Axes, removed: Axes) -> Axes:

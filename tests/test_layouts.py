@@ -1,6 +1,7 @@
 """Every layout computes what one device computes: the NumPy executor against a plain transformer with a KV cache."""
 
 import itertools
+from math import prod
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,32 +11,59 @@ from machines import torus
 
 from sim.errors import LayoutError
 from sim.execute import Execution
-from sim.layouts import LAYOUTS
-from sim.layouts import weight_stationary as ws
+from sim.layouts import attention as attention_module
+from sim.layouts import block as block_module
+from sim.layouts.block import transformer_layer
+from sim.layouts.ends import embedding, unembedding
+from sim.layouts.partition import LAYOUTS, Partition
 
 FORMS = (None, "one_way", "bidirectional_throughput", "bidirectional_latency")
-MESHES = ((2, 2, 2), (4, 2, 1), (2, 4), (3, 2, 1))
+MESHES = ((2, 2, 2), (2, 4, 2), (1, 4, 4), (3, 2), (4,))
+HEADS = {"multi-query": 1, "grouped-query": 2, "multi-head": None}
 
 
-def run_both(layout, mesh, *, block="parallel", attention="heads", form=None, ffn="swiglu", batch=8, prompt=3, steps=2):
-    """Prefill and then decode with two layers; the layout's output and the one device's, for every pass."""
-    chips = int(np.prod(mesh))
-    size = transformer.sizes(batch=batch, positions=prompt, heads=chips, e=2 * chips, f=2 * chips)
+def run_both(
+    layout,
+    mesh,
+    *,
+    block="parallel",
+    attention="heads",
+    form=None,
+    ffn="swiglu",
+    batch=None,
+    prompt=3,
+    kv=1,
+    heads=None,
+):
+    """Prefill, then two decode steps, two layers; (layout's logits and token, one device's logits) of every pass."""
+    chips = prod(mesh)
+    heads = heads or 2 * chips
+    batch = chips if batch is None else batch
+    size = transformer.sizes(batch=batch, positions=prompt, heads=heads, kv_heads=kv or heads, e=2 * chips, f=2 * chips)
     rng = np.random.default_rng(0)
     layers = [transformer.weights(rng, size, ffn) for _ in range(2)]
+    ends = transformer.ends(rng, size)
     machine = torus(*mesh)
-    chips_run = Execution(machine, size, form)
-    one = transformer.OneDevice(layers, block)
-    model = SimpleNamespace(ffn=ffn)
-    axes = "".join(axis.name for axis in machine.axes)
-    for positions in (prompt, *[1] * steps):
+    flow = Execution(machine, size, form)
+    one = transformer.OneDevice(layers, ends, block)
+    model = SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv or heads)
+    at = layout(tuple(axis.name for axis in machine.axes))
+    for positions in (prompt, 1, 1):
         size["L"] = positions
-        x = rng.normal(size=(batch, positions, size["E"]))
-        value = chips_run.place(x, f"B L E_{axes}")
+        flow.tokens, flow.weights = rng.integers(size["V"], size=(batch, positions)), ends
+        x = embedding(flow, at)
         for i, w in enumerate(layers):
-            chips_run.layer, chips_run.weights = i, w
-            value = layout(chips_run, value, model, block, attention)
-        yield chips_run.whole(value), one.forward(x)
+            flow.layer, flow.weights = i, w
+            x = transformer_layer(flow, x, at, model, block, attention)
+        flow.weights = ends
+        logits, token = unembedding(flow, x, at)
+        yield flow.whole(logits), flow.whole(token), one.logits(flow.tokens)
+
+
+def assert_equal(passes):
+    for logits, token, want in passes:
+        np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
+        assert (token == want.argmax(-1)).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -43,34 +71,102 @@ def run_both(layout, mesh, *, block="parallel", attention="heads", form=None, ff
 @pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(map(str, m)))
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_equals_one_device(name, mesh, block, attention, form):
-    batch = int(np.prod(mesh))
-    for got, want in run_both(LAYOUTS[name], mesh, block=block, attention=attention, form=form, batch=batch):
-        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+    assert_equal(run_both(LAYOUTS[name], mesh, block=block, attention=attention, form=form))
+
+
+@pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize(("block", "attention"), [*itertools.product(("parallel", "serial"), ("heads", "batch"))])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_kind_of_attention(name, block, attention, kv):
+    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), block=block, attention=attention, kv=kv, form="one_way"))
+
+
+@pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("attention", ["heads", "batch"])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 12])
+@pytest.mark.parametrize("name", ["weight_stationary_1d", "weight_stationary_2d"])
+def test_batches_that_do_not_fill_the_chips(name, batch, attention, kv):
+    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), attention=attention, batch=batch, kv=kv, prompt=4))
+
+
+@pytest.mark.parametrize("kv", [1, 2, 4])
+@pytest.mark.parametrize("attention", ["heads", "batch"])
+@pytest.mark.parametrize(("batch", "form"), [(8, None), (8, "bidirectional_latency"), (4, "one_way")])
+def test_more_chips_than_heads(batch, form, attention, kv):
+    """4 heads on 8 chips: heads over the 4 chips of y and z, sequences over x."""
+    assert_equal(
+        run_both(
+            LAYOUTS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=batch, kv=kv, heads=4, form=form
+        )
+    )
+
+
+@pytest.mark.parametrize("kv", [1, 2, 4])
+@pytest.mark.parametrize("attention", ["heads", "batch"])
+def test_more_chips_than_heads_and_one_sequence(attention, kv):
+    """Neither heads nor sequences over x: positions of the prompt; a decode step has one, and is refused."""
+    passes = run_both(
+        LAYOUTS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=1, kv=kv, heads=4, prompt=4
+    )
+    logits, _, want = next(passes)
+    np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
+    with pytest.raises(LayoutError, match="do not divide heads H = 4"):
+        next(passes)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_mlp_and_odd_token_counts(name):
-    for got, want in run_both(LAYOUTS[name], (2, 2, 2), ffn="mlp", batch=3, prompt=5):
-        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+def test_two_matrix_ffn(name):
+    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), ffn="mlp"))
 
 
-def test_a_layout_that_gathers_the_wrong_axes_is_refused(monkeypatch):
-    monkeypatch.setattr(ws, "_axes", lambda flow: (("z",), ("x", "y")))
-    with pytest.raises(LayoutError, match=r"all_gather\(xy\) of BLE_xyz: 'E' must be split innermost"):
-        list(run_both(ws.weight_stationary_2d, (2, 2, 2)))
+# --- the proof can fail: layouts with one thing wrong are refused, or compute something else -------------------------
 
 
-def test_a_layout_that_forgets_to_sum_is_refused(monkeypatch):
-    monkeypatch.setattr(ws, "_onto_residual", lambda flow, x, out, f: flow.add(x, out, "residual"))
-    with pytest.raises(AssertionError, match="partial yz"):
-        list(run_both(ws.weight_stationary_2d, (2, 2, 2)))
+def test_a_partition_that_uses_an_axis_twice_is_refused():
+    with pytest.raises(LayoutError, match="'x' twice"):
+        next(run_both(lambda axes: Partition(e=("x",), f=("x", "y", "z")), (2, 2, 2)))
 
 
-def test_a_layout_that_normalises_with_its_own_shard_only_computes_something_else(monkeypatch):
-    def own_shard_only(flow, x, e, f, name):
-        (y,) = flow.all_gather([(x, "E")], f, "residual")
-        return flow.scale(y, flow.mean_square(y, "E", name), flow.weight(name, f"E_{e[0]}"), name)
+def test_a_block_that_gathers_the_wrong_axes_is_refused(monkeypatch):
+    def wrong(flow, x, at, name):
+        (y,) = flow.all_gather([(x, "E")], at.e, "residual")
+        return y
 
-    monkeypatch.setattr(ws, "_normalised", own_shard_only)
-    got, want = next(run_both(ws.weight_stationary_2d, (2, 2, 2)))
-    assert not np.allclose(got, want)
+    monkeypatch.setattr(block_module, "_normalised", wrong)
+    with pytest.raises(LayoutError, match=r"all_gather\(x\) of BLE_xzy: 'E' must be split innermost over these axes"):
+        next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+
+
+def test_a_missing_reduce_scatter_is_refused(monkeypatch):
+    monkeypatch.setattr(block_module, "_onto_residual", lambda flow, x, out, at: flow.add(x, out, "residual"))
+    with pytest.raises(LayoutError, match=r"add of BLE_xzy and BLE_x \(partial zy\)"):
+        next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+
+
+def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
+    def unsummed(flow, q, y, at, model):
+        k, v = flow.matmul(y, [flow.weight(name, "E_x K Q", "E_x K Q") for name in ("w_k", "w_v")], "kv")
+        return flow.attention(q, k, v, "attention")
+
+    monkeypatch.setitem(attention_module.ATTENTION, "heads", unsummed)
+    with pytest.raises(LayoutError, match="the partial sum must be reduced first"):
+        next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+
+
+def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
+    def own_shard_only(flow, x, at, name):
+        (y,) = flow.all_gather([(x, "E")], at.f, "residual")
+        return flow.scale(y, flow.mean_square(y, "E", name), flow.weight(name, "E_x", "E_x"), name)
+
+    monkeypatch.setattr(block_module, "_normalised", own_shard_only)
+    logits, _, want = next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+    assert not np.allclose(logits, want)
+
+
+def test_a_loop_that_needs_its_shards_one_piece_early_is_caught(monkeypatch):
+    from sim import execute
+
+    late = execute.piece_of_arrival
+    monkeypatch.setattr(execute, "piece_of_arrival", lambda *args: late(*args) - 1)
+    with pytest.raises(KeyError):  # the last piece has nothing to multiply
+        next(run_both(LAYOUTS["weight_stationary_2d"], (4, 2), form="one_way"))

@@ -10,7 +10,7 @@ Array = np.ndarray
 def sizes(
     *, batch: int, positions: int, heads: int = 8, kv_heads: int = 1, e: int = 16, f: int = 32, q: int = 4
 ) -> dict[str, int]:
-    return {"B": batch, "L": positions, "E": e, "F": f, "H": heads, "K": kv_heads, "Q": q}
+    return {"B": batch, "L": positions, "E": e, "F": f, "H": heads, "K": kv_heads, "Q": q, "V": 3 * e}
 
 
 def weights(rng: np.random.Generator, size: Mapping[str, int], ffn: str) -> dict[str, Array]:
@@ -27,12 +27,21 @@ def weights(rng: np.random.Generator, size: Mapping[str, int], ffn: str) -> dict
     return {name: rng.normal(size=[size[d] for d in dims]) / 3 for name, dims in shapes.items()}
 
 
-class OneDevice:
-    """`forward` takes the residual stream [B, L, E] of new positions through all layers and extends the cache."""
+def ends(rng: np.random.Generator, size: Mapping[str, int]) -> dict[str, Array]:
+    """The tied table and the final norm."""
+    return {"embedding": rng.normal(size=[size["V"], size["E"]]), "final_norm": rng.normal(size=size["E"])}
 
-    def __init__(self, layers: list[dict[str, Array]], block: str) -> None:
-        self.layers, self.block = layers, block
+
+class OneDevice:
+    """`logits` [B, 1, V] of the last of the new tokens [B, L]; extends the cache."""
+
+    def __init__(self, layers: list[dict[str, Array]], ends: dict[str, Array], block: str) -> None:
+        self.layers, self.ends, self.block = layers, ends, block
         self.cache: list[tuple[Array, Array] | None] = [None] * len(layers)
+
+    def logits(self, tokens: Array) -> Array:
+        x = self.forward(self.ends["embedding"][tokens])
+        return rms_norm(x[:, -1:], self.ends["final_norm"]) @ self.ends["embedding"].T
 
     def forward(self, x: Array) -> Array:
         for i, w in enumerate(self.layers):

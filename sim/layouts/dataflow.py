@@ -30,8 +30,12 @@ class Dataflow(Protocol[V]):
     def mesh(self) -> tuple[tuple[str, int], ...]:
         """Mesh axes and their lengths."""
 
-    def weight(self, name: str, notation: str) -> V:
-        """The layer's weight of that name, sharded as `E_x F_yz`."""
+    def weight(self, name: str, used: str, stored: str) -> V:
+        """The weight of that name, sharded as `E_x F_yz` where it is used.
+
+        Stored sharded further, it is gathered for each multiplication, shard by shard under the matmul where that is
+        looped.
+        """
 
     def all_gather(self, values: Sequence[tuple[V, str]], axes: Axes, name: str) -> tuple[V, ...]:
         """Gather each (value, dimension) over `axes`, in one collective."""
@@ -71,3 +75,12 @@ class Dataflow(Protocol[V]):
 
     def add(self, x: V, y: V, name: str) -> V:
         """x + y."""
+
+    def embed(self, table: V, name: str) -> V:
+        """Rows of the table V_aE for the tokens of this pass: BLE, a partial sum over the axes that split it."""
+
+    def last_position(self, x: V) -> V:
+        """BLE of the last position only; nothing moves."""
+
+    def sample(self, logits: V, name: str) -> V:
+        """The token of the largest logit of each sequence, on every chip: BL."""

@@ -31,6 +31,7 @@ class Chip:
     """Bytes."""
     op_overhead_s: float
     fuses_elementwise: bool
+    fuses_attention: bool
 
     @classmethod
     def of(cls, spec: ChipSpec) -> Chip:
@@ -43,6 +44,7 @@ class Chip:
             hbm_capacity=spec.hbm_capacity.value,
             op_overhead_s=spec.op_overhead.value,
             fuses_elementwise=spec.elementwise == "fused",
+            fuses_attention=spec.attention == "fused",
         )
 
 

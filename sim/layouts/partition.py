@@ -1,0 +1,82 @@
+"""Layouts by what they do with the mesh axes; one short function each.
+
+Every layout of Pope et al. is the same block (`sim.layouts.block`) with the mesh axes dealt to three uses. The weights
+are stored E_eF_f in the weight-stationary layouts; the weight-gathered ones store them as the 2D weight-stationary
+layout does, so that prefill and decode can differ without moving weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sim.sharding import Axes
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """What each mesh axis does."""
+
+    e: Axes
+    """Split d_model of the weights in use: activations are summed over them inside the block."""
+    f: Axes
+    """Split d_ff and heads: the residual is gathered over them before the block and summed after it."""
+    g: Axes = ()
+    """Weights are gathered over them for each layer; they split the batch."""
+    stored_e: Axes = ()
+    """Split d_model of the weights as stored; empty where nothing is gathered."""
+    stored_f: Axes = ()
+
+    @property
+    def residual(self) -> str:
+        """Sharding of the residual stream between layers."""
+        return f"B_{''.join(self.g)} L E_{''.join(self.e + self.f)}"
+
+    def weight(self, notation: str) -> tuple[str, str]:
+        """A weight's sharding in use and as stored: `weight("E{e} F{f}")`; both alike where nothing is gathered."""
+        used = notation.format(e="_" + "".join(self.e), f="_" + "".join(self.f))
+        stored = notation.format(e="_" + "".join(self.stored_e), f="_" + "".join(self.stored_f))
+        return used, stored if self.g else used
+
+
+def weight_stationary_1d(axes: Axes) -> Partition:
+    """Section 3.2.1, Figure 2(a): BLE_xyz -> all-gather(xyz) -> BLE . EF_xyz -> ... -> reduce-scatter(xyz)."""
+    return Partition(e=(), f=axes[::-1])
+
+
+def weight_stationary_2d(axes: Axes) -> Partition:
+    """Section 3.2.2, Figure 2(b): BLE_xyz -> all-gather(yz) -> BLE_x . E_xF_yz -> reduce-scatter(x) -> ..."""
+    return Partition(e=axes[:1], f=axes[:0:-1])
+
+
+def weight_gathered_x(axes: Axes) -> Partition:
+    """Section 3.2.3, Appendix A.2.2: weights gathered over x to EF_yz, activations B_xLE_yz."""
+    return _gathered(axes, 1)
+
+
+def weight_gathered_xy(axes: Axes) -> Partition:
+    """Section 3.2.3, Figure 2(c), Appendix A.2.2: weights gathered over x and y to EF_z, activations B_xyLE_z."""
+    return _gathered(axes, 2)
+
+
+def weight_gathered_xyz(axes: Axes) -> Partition:
+    """Section 3.2.3, Appendix A.2.2: weights gathered over all axes, activations B_xyzLE never move."""
+    return _gathered(axes, len(axes))
+
+
+def _gathered(axes: Axes, count: int) -> Partition:
+    stored = weight_stationary_2d(axes)
+    kept = stored.f[: len(axes) - count]
+    return Partition(e=(), f=kept, g=axes[:count], stored_e=stored.e, stored_f=stored.f)
+
+
+Layout = Callable[[Axes], Partition]
+"""From the mesh axes in order, x first."""
+
+LAYOUTS: dict[str, Layout] = {
+    "weight_stationary_1d": weight_stationary_1d,
+    "weight_stationary_2d": weight_stationary_2d,
+    "weight_gathered_x": weight_gathered_x,
+    "weight_gathered_xy": weight_gathered_xy,
+    "weight_gathered_xyz": weight_gathered_xyz,
+}
