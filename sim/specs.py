@@ -191,13 +191,13 @@ class ChipSpec(Strict):
     name: Name
     peak: Annotated[dict[Dtype, Sourced[Rate]], Field(min_length=1)]
     """Dense matmul rate per operand type."""
-    matmul_efficiency: Sourced[Fraction] = Sourced(value=1.0)
+    matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of `peak` in a large matmul."""
     hbm_bandwidth: Sourced[Bandwidth]
-    hbm_efficiency: Sourced[Fraction] = Sourced(value=1.0)
+    hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of `hbm_bandwidth` in a streaming read."""
     hbm_capacity: Sourced[Size]
-    op_overhead: Sourced[Duration] = Sourced(value=0.0)
+    op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time of every compute op beside its roofline time."""
     elementwise: Literal["fused", "kernel"] = "fused"
     """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are own ops."""
@@ -210,7 +210,7 @@ class LinkSpec(Strict):
 
     name: Name
     bandwidth: Sourced[Bandwidth]
-    efficiency: Sourced[Fraction] = Sourced(value=1.0)
+    efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of `bandwidth` in a long transfer."""
     latency: Sourced[Duration]
     """Time from the end of sending to the receiver's use of the message, per hop."""
@@ -235,7 +235,7 @@ class _Machine(Strict):
     description: str = ""
     source: str | None = None
     chip: ChipSpec
-    collective_overhead: Sourced[Duration] = Sourced(value=0.0)
+    collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective."""
     collectives: Algorithms = {}
     """Default algorithm per collective, by name."""

@@ -1,0 +1,132 @@
+"""`sim collective`: one collective measured as nccl-tests does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from files import write
+
+from sim import bench, cli
+from sim.errors import InputError
+
+MACHINE = "topology.yaml"
+"""2x2 chips with wraps, 1 GB/s a link, 1 us a hop."""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path())
+
+
+@pytest.fixture
+def collective(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sim", "collective", *arguments, "--topology", MACHINE])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code
+        return int(str(code or 0)), *capsys.readouterr()
+
+    return call
+
+
+def test_a_ring_all_gather_takes_its_textbook_time(collective):
+    # (K-1) steps of V/K bytes over one link: V/2 / 1 GB/s + 1 us, K = 2.
+    code, out, _ = collective("all_gather", "--axes", "x", "--size", "2 MB", "--algorithm", "ring", "--json")
+    (row,) = json.loads(out)
+    assert code == 0
+    assert row["time_s"] == pytest.approx(1e-3 + 1e-6, rel=1e-9)
+    assert row["closed_form_s"] == pytest.approx(row["time_s"], rel=1e-9)
+    assert row["algbw"] == pytest.approx(2e6 / row["time_s"])
+    assert row["busbw"] == pytest.approx(row["algbw"] / 2)
+    assert row["bound_s"] <= row["time_s"]
+    assert (row["group"], row["size_bytes"], row["algorithm"]) == (2, 2e6, "ring")
+
+
+def test_the_table_has_a_line_per_size_under_its_columns(collective):
+    code, out, _ = collective("all_reduce", "--min", "1KiB", "--max", "16KiB", "--factor", "4")
+    heading, names, units, *rows = out.splitlines()
+    assert code == 0
+    assert heading == "# all_reduce, algorithm multi_axis, groups of 4 chips"
+    assert names.split() == ["#", "size", "time", "algbw", "busbw", "closed", "form", "error", "bound"]
+    assert units.split() == ["#", "(B)", "(us)", "(GB/s)", "(GB/s)", "(us)", "(%)", "(us)"]
+    assert [row.split()[0] for row in rows] == ["1024", "4096", "16384"]
+    assert {len(line) for line in (names, units, *rows)} == {len(names)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sizes"),
+    [
+        (("8 B", "", "", 2), [8]),
+        (("64MiB", "", "", 2), [64 * 2**20]),
+        (("", "1 kB", "10 kB", 2), [1e3, 2e3, 4e3, 8e3]),
+        (("", "1 kB", "1 kB", 10), [1e3]),
+    ],
+)
+def test_sizes(arguments, sizes):
+    assert bench.sizes(*arguments) == sizes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("8", "", "", 2), "--size: must be a number with a unit such as '32 GiB', got '8'"),
+        (("0 B", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '0 B'"),
+        (("-1 MiB", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '-1 MiB'"),
+        (("1e30 B", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '1e30 B'"),
+        (("", "2 MiB", "1 MiB", 2), "--min: must be at most --max, got '2 MiB'"),
+        (("", "", "", 2), "give either --size, or --min and --max; such as --size 64MiB"),
+        (("", "1 MiB", "", 2), "give either --size, or --min and --max; such as --size 64MiB"),
+        (("1 MiB", "", "1 MiB", 2), "give either --size, or --min and --max; such as --size 64MiB"),
+    ],
+)
+def test_sizes_that_make_no_sense(arguments, message):
+    with pytest.raises(InputError) as caught:
+        bench.sizes(*arguments)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("allgather",), "unknown collective, got 'allgather'; did you mean 'all_gather'?"),
+        (
+            ("all_gather", "--algorithm", "rng"),
+            "--algorithm: no algorithm of all_gather, got 'rng'; did you mean 'ring'?",
+        ),
+        (("all_gather", "--axes", "z"), "--axes: must be axes of square, each once, got 'z'; choose from x, y"),
+        (("all_gather", "--axes", "xx"), "--axes: must be axes of square, each once, got 'xx'; choose from x, y"),
+        (("permute",), "a permute goes along one axis, got 'xy'; name one axis"),
+        (
+            ("all_gather", "--set", "link.bandwidth=1"),
+            "--set link.bandwidth: must be a number with a unit such as '45 GB/s', got 1",
+        ),
+        (
+            ("all_gather", "--set", "axes={x: {size: 1, wrap: false}}"),
+            "--axes: a collective needs a group of at least two chips, got 'x'",
+        ),
+        (
+            ("all_gather", "--set", "link.bandwidth=1e-9 bit/s"),
+            "topology.yaml: takes longer than the clock of the simulation counts, 9.2e+06 s; check sizes and rates",
+        ),
+    ],
+)
+def test_options_that_fit_nothing_are_named(collective, arguments, message):
+    code, out, err = collective(*arguments, "--size", "1 MiB")
+    assert (code, out, err) == (2, "", f"error: {message}\n")
+
+
+def test_a_machine_that_is_no_torus_is_refused(collective):
+    switch = {"name": "box", "kind": "switch", "chips": 8, "chip": "chip.yaml", "link": "link.yaml"}
+    write(Path(), {"topology": switch})
+    code, _, err = collective("all_gather", "--size", "1 MiB")
+    assert (code, err) == (
+        2,
+        "error: topology.yaml: kind: collectives run on a machine of kind 'torus', got 'switch'\n",
+    )
