@@ -177,11 +177,14 @@ def _about(where: str) -> Iterator[None]:
 @contextmanager
 def _possible(where: str) -> Iterator[None]:
     """More than this computer or the clock can hold is bad input like any other."""
+    import numpy as np
+
     try:
-        yield
+        with np.errstate(invalid="raise"):  # a float that no integer of the clock can hold
+            yield
     except MemoryError:
         raise InputError("does not fit this computer's memory", where=where, hint="try a smaller machine") from None
-    except OverflowError:
+    except (OverflowError, FloatingPointError):
         rule = f"takes longer than the clock of the simulation counts, {units.CLOCK_S:.1e} s"
         raise InputError(rule, where=where, hint="check sizes and rates") from None
 

@@ -33,10 +33,11 @@ def writable(path: Path) -> Iterator[None]:
     """Turn a failure to write at `path` into an InputError that says so."""
     try:
         yield
-    except OSError as error:
+    except (OSError, RecursionError) as error:  # pathlib makes parents recursively
         if isinstance(error, FileExistsError | NotADirectoryError):
             raise InputError("must be a folder", where="--out", got=error.filename) from None
-        raise InputError(f"cannot be written: {error.strerror}", where="--out", got=str(path)) from None
+        problem = getattr(error, "strerror", None) or "the path is too long"
+        raise InputError(f"cannot be written: {problem}", where="--out", got=str(path)) from None
 
 
 @contextmanager

@@ -106,6 +106,10 @@ def test_all_scenarios_are_checked_before_the_first_runs(sim):
             ("--set", "topology.chip.peak.bf16=1e-9 FLOP/s"),
             "scenario.yaml with --set topology.chip.peak.bf16=1e-9 FLOP/s: takes longer than the clock of the ",
         ),
+        (
+            ("--set", "topology.link.bandwidth=1e-9 bit/s"),
+            "scenario.yaml with --set topology.link.bandwidth=1e-9 bit/s: takes longer than the clock of the ",
+        ),
         (("--out", "model.yaml"), "--out: must be a folder, got 'model.yaml'"),
         (("--out", "model.yaml/deeper"), "--out: must be a folder, got 'model.yaml/deeper'"),
     ],
