@@ -1,4 +1,4 @@
-"""Looped collective matmul: how a matmul is cut into pieces and which piece needs which arrival (Pope et al. section 3.5).
+"""Looped collective matmul (Pope et al. section 3.5): how a matmul is cut into pieces, and which piece needs what.
 
 Used by both interpreters: the lowering times the loops, the executor runs them.
 """

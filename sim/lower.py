@@ -36,8 +36,8 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
         LayoutError: no such layout, or the mesh does not divide a dimension.
         NotFoldableError: `topology` is folded and chips would do different things.
     """
-    flow = Lowering(scenario, topology)
-    at = partition(scenario.layout.ffn, tuple(name for name, _ in flow.mesh))
+    at = partition(scenario.layout.ffn, tuple(axis.name for axis in topology.axes))
+    flow = Lowering(scenario, topology, at)
     x = embedding(flow, at)
     ends = flow.stored_bytes()
     mark = 0

@@ -20,6 +20,7 @@ from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.collectives.schedule import Schedule
 from sim.costs import Work, duration_ps
 from sim.errors import LayoutError
+from sim.layouts.partition import Partition
 from sim.looped import gathered_axes, loop_shares, piece_of_arrival, shift_after
 from sim.program import Ids, Kind, ProgramBuilder
 from sim.sharding import ITEM_BYTES, Axes, Sharded
@@ -39,7 +40,7 @@ class Placed:
 class Lowering:
     """See `sim.layouts.dataflow` for what each operation means. Collects the tasks and what is kept in memory."""
 
-    def __init__(self, scenario: Scenario, topology: Topology) -> None:
+    def __init__(self, scenario: Scenario, topology: Topology, at: Partition) -> None:
         self.scenario, self.topology = scenario, topology
         self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
         compute = [f"{chip}:compute" for chip in range(topology.chips)]
@@ -54,15 +55,16 @@ class Lowering:
         self._previous: tuple[Ids, ...] = ()
         """Tasks that end each chip's last operation, [chips] each."""
         model, workload = scenario.model, scenario.workload
+        heads = padded(model.computed_heads, self._ways(at.f))
         self._sizes = {
             "B": workload.batch,
             "L": workload.tokens_per_step,
             "E": model.d_model,
             "F": model.d_ff,
-            "H": model.computed_heads,
-            "K": model.computed_kv_heads,
+            "H": heads,
+            "K": heads if model.kv_heads == model.heads else model.kv_heads,
             "Q": model.d_head,
-            "V": ceil(model.vocabulary / topology.mesh_chips) * topology.mesh_chips,
+            "V": padded(model.vocabulary, topology.mesh_chips),
         }
 
     def tensor(self, notation: str, dtype: str | None = None) -> Sharded:
@@ -298,11 +300,11 @@ class Lowering:
         for piece in range(count):
             before = self._previous
             self._compute(name, work, (*before, *here), 1 / count)
-            axis = shift_after(piece, lengths)
-            if axis is None:
+            along = shift_after(piece, lengths)
+            if along is None:
                 break
-            waits = (begin, *(before if axis == 0 else self._previous), *here)
-            here = (self._shift(op, axes[axis], size, waits, instance),)
+            waits = (begin, *(before if along == 0 else self._previous), *here)
+            here = (self._shift(op, axes[along], size, waits, instance),)
         end = self.builder.add(op, Kind.END, self._chips, deps=(begin, *here), collective=instance)
         self._previous = (*self._previous, end)
 
@@ -338,6 +340,11 @@ class Lowering:
         default = "bidirectional_latency" if self.scenario.workload.phase == "decode" else "bidirectional_throughput"
         form: LoopForm = self.scenario.collectives.get("collective_matmul", default)  # type: ignore[assignment]
         return form
+
+
+def padded(size: int, ways: int) -> int:
+    """The next size that `ways` divides."""
+    return ceil(size / ways) * ways
 
 
 def _sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Sharded:

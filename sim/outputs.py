@@ -91,14 +91,19 @@ def write(run: Run, folder: Path, *, plots: bool) -> None:
         {"version": __version__, "scenario": run.scenario.model_dump(mode="json", exclude_none=True)},
     )
     # Lowering the manifest's scenario again gives the program; with these two columns, the whole trace.
-    np.savez_compressed(folder / "trace.npz", ready=run.trace.times["ready"], start=run.trace.times["start"])
     from sim.export import chrome_trace
 
-    chrome_trace.write(run.trace, run.topology, folder / "trace.json")
-    if plots:
-        from sim.plots import timeline
+    for part in run.passes:
+        phase = f"_{part.scenario.workload.phase}" if len(run.passes) > 1 else ""
+        times = part.trace.times
+        np.savez_compressed(folder / f"trace{phase}.npz", ready=times["ready"], start=times["start"])
+        trace, topology = part.whole()
+        chrome_trace.write(trace, topology, folder / f"trace{phase}.json")
+        if plots:
+            from sim.plots import timeline
 
-        timeline.draw(run.trace, run.topology, folder / "timeline.png", title=run.scenario.name)
+            title = run.scenario.name + phase.replace("_", ", ")
+            timeline.draw(trace, topology, folder / f"timeline{phase}.png", title=title)
 
 
 def _json(path: Path, data: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """All tasks of one simulation, immutable. N tasks; flat lists with offsets (row i is flat[offset[i]:offset[i+1]])."""
+    """All N tasks of one simulation, immutable. Row i of a flat list is flat[offset[i]:offset[i+1]]."""
 
     resources: tuple[str, ...]
     """Name of each resource."""
@@ -166,7 +166,7 @@ class ProgramBuilder:
         return ids
 
     def repeat(self, start: int, end: int, count: int) -> int:
-        """Append `count` copies of the tasks start .. end-1, each one block later than the one before; return the shift.
+        """Append `count` copies of the tasks start .. end-1, each a block later than the one before; return the shift.
 
         The block must directly follow an equal block (its dependencies reach at most one block back), so that copy k
         is the block with every id, dependency, layer and collective number moved on by k. Exact for identical layers.

@@ -200,8 +200,8 @@ def matmul_flops(x: Sharded, weight: Sharded) -> int:
 def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
     """Scores and values of each chip's own sequences, positions and heads: q BLHQ, k and v BLKQ (the new positions).
 
-    Batch must be split alike. Positions of `k` and `v` must be whole: a query sees all earlier ones. Key-value heads may be split like the query heads over the outer axes only, or whole: each group
-    of H/K query heads shares one.
+    Batch must be split alike. Positions of `k` and `v` must be whole: a query sees all earlier ones. Key-value heads
+    may be split like the query heads over the outer axes only, or whole: each group of H/K query heads shares one.
     """
     if q.partial or k.partial or v.partial:
         raise LayoutError(f"attention of {q}, {k}, {v}: the partial sum must be reduced first")
@@ -209,6 +209,11 @@ def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
         raise LayoutError(f"attention of {q}, {k}, {v}: batch must be split alike")
     if k.dim("L").axes:
         raise LayoutError(f"attention of {q}, {k}, {v}: every position needs the keys of all earlier ones")
+    if q.dim("H").size % k.dim("K").size:
+        raise LayoutError(
+            f"attention of {q}, {k}, {v}: key-value heads must divide the query heads, padding included, "
+            f"got {k.dim('K').size} and {q.dim('H').size}"
+        )
     if k.dim("K").axes != q.dim("H").axes[: len(k.dim("K").axes)]:
         raise LayoutError(f"attention of {q}, {k}, {v}: key-value heads must be split like the query heads")
     return q

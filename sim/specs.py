@@ -343,19 +343,15 @@ class Model(Strict):
         """Heads the machine computes: padded_heads where given, else heads."""
         return self.padded_heads or self.heads
 
-    @property
-    def computed_kv_heads(self) -> int:
-        """Key-value heads the machine computes: as many as query heads in multi-head attention, padding included."""
-        return self.computed_heads if self.kv_heads == self.heads else self.kv_heads
-
 
 class Workload(Strict):
     """Phase, batch, tokens and number formats."""
 
-    phase: Literal["prefill", "decode"]
+    phase: Literal["prefill", "decode", "generate"]
+    """generate: the prefill of the prompt, then the decode steps on it."""
     batch: Count
     prompt: Count | None = None
-    """Tokens per sequence of a prefill."""
+    """Tokens per sequence of the prefill."""
     context: Count | None = None
     """Tokens per sequence already in the KV cache when decoding starts."""
     generate: Count | None = None
@@ -366,7 +362,8 @@ class Workload(Strict):
 
     @model_validator(mode="after")
     def _phase_has_its_tokens(self) -> Self:
-        needs = {"prefill": ("prompt",), "decode": ("context", "generate")}[self.phase]
+        phases = {"prefill": ("prompt",), "decode": ("context", "generate"), "generate": ("prompt", "generate")}
+        needs = phases[self.phase]
         for name in ("prompt", "context", "generate"):
             given = getattr(self, name) is not None
             if given != (name in needs):
@@ -377,27 +374,53 @@ class Workload(Strict):
     @property
     def steps(self) -> int:
         """Forward passes: one for a prefill, one per generated token for decoding."""
-        return self.generate or 1
+        return (self.phase != "decode") + (self.generate or 0)
 
     @property
     def tokens_per_step(self) -> int:
-        """Query tokens per sequence in one forward pass."""
+        """Query tokens per sequence in one forward pass of a prefill or of decoding."""
         return self.prompt or 1
 
     @property
     def tokens(self) -> int:
         """Tokens processed in all steps of all sequences (Pope et al. section 2: the tokens of MFU)."""
-        return self.batch * self.tokens_per_step * self.steps
+        return self.batch * ((self.prompt or 0) + (self.generate or 0))
 
     @property
     def mean_cache_length(self) -> float:
         """Tokens per sequence that attention reads in a step, the current ones included, averaged over the steps."""
-        return float(self.prompt) if self.prompt else (self.context or 0) + ((self.generate or 1) + 1) / 2
+        return (
+            float(self.prompt or 0) if self.phase == "prefill" else (self.context or 0) + ((self.generate or 1) + 1) / 2
+        )
 
     @property
     def final_cache_length(self) -> int:
         """Tokens per sequence in the KV cache after the last step."""
-        return self.prompt or (self.context or 0) + (self.generate or 0)
+        return (self.prompt or 0) + (self.context or 0) + (self.generate or 0)
+
+    @property
+    def phases(self) -> tuple[Workload, ...]:
+        """The prefill and the decoding of `generate`, else this workload alone."""
+        if self.phase != "generate":
+            return (self,)
+        prefill = self.model_copy(update={"phase": "prefill", "generate": None})
+        return prefill, self.model_copy(update={"phase": "decode", "context": self.prompt, "prompt": None})
+
+    @property
+    def each_step(self) -> tuple[Workload, ...]:
+        """One workload per decode step, each with the cache as long as it then is."""
+        return tuple(
+            self.model_copy(update={"context": (self.context or 0) + step, "generate": 1})
+            for step in range(self.generate or 0)
+        )
+
+
+class PhaseLayout(Strict):
+    """What one phase does differently; what it does not name is as in the layout."""
+
+    ffn: Ffn | None = None
+    attention: Literal["heads", "batch"] | None = None
+    overlap: Literal["none", "collective_matmul"] | None = None
 
 
 class LayoutSpec(Strict):
@@ -408,11 +431,22 @@ class LayoutSpec(Strict):
     overlap: Literal["none", "collective_matmul"] = "none"
     block: Literal["parallel", "serial"] | None = None
     """Default: the model's."""
+    prefill: PhaseLayout = PhaseLayout()
+    decode: PhaseLayout = PhaseLayout()
+
+    def during(self, phase: str) -> LayoutSpec:
+        """The layout of one phase."""
+        own = (self.prefill if phase == "prefill" else self.decode).model_dump(exclude_none=True)
+        return self.model_copy(update={**own, "prefill": PhaseLayout(), "decode": PhaseLayout()})
 
 
 class EngineSpec(Strict):
+    """What is simulated."""
+
     layers: Count | Literal["all"] = "all"
     """Simulate only the first N layers; every figure is then of a model of N layers."""
+    fold: Literal["auto", "off"] = "auto"
+    """Simulate one chip for all where all chips do the same."""
 
 
 class Reference(Strict):
@@ -457,6 +491,14 @@ class Scenario(Strict):
     def block(self) -> str:
         """`parallel` or `serial`."""
         return self.layout.block or self.model.block
+
+    @property
+    def phases(self) -> tuple[Scenario, ...]:
+        """One scenario per phase, prefill or decode, each with its own layout."""
+        return tuple(
+            self.model_copy(update={"workload": workload, "layout": self.layout.during(workload.phase)})
+            for workload in self.workload.phases
+        )
 
 
 FILE_KINDS: dict[str, Any] = {

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay import ReplayError, replay
 from machines import torus, twisted
+from replay import ReplayError, replay
 
 from sim.collectives import COLLECTIVES, Schedule, schedule
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop

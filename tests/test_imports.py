@@ -7,10 +7,34 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "sim"
 
-ORDER = (
-    "errors units specs load schema closed_form topology program collectives sharding costs layouts lower execute "
-    "trace engine bench report plots export run outputs cli __main__"
-).split()
+ORDER = [
+    "errors",
+    "units",
+    "specs",
+    "load",
+    "schema",
+    "closed_form",
+    "topology",
+    "program",
+    "collectives",
+    "sharding",
+    "costs",
+    "layouts",
+    "looped",
+    "lowering",
+    "lower",
+    "execute",
+    "trace",
+    "engine",
+    "bench",
+    "report",
+    "plots",
+    "export",
+    "run",
+    "outputs",
+    "cli",
+    "__main__",
+]
 """Later may import from earlier. A package is one entry; inside it any order goes."""
 
 ONLY_IN = {"simpy": ("engine.py",), "networkx": ("topology/",), "matplotlib": ("plots/",), "pint": ("units.py",)}

@@ -27,7 +27,7 @@ cached value; n = e f g chips. All times are in seconds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from sim.closed_form import collectives
 from sim.closed_form.prediction import Prediction, torus_of
@@ -114,18 +114,24 @@ class Ledger:
 
 
 def per_axis(scenario: Scenario) -> Prediction:
-    """One forward pass: every operation and collective of every layer, one after the other.
+    """One forward pass: embedding, every operation and collective of every layer, logits, one after the other.
 
     Raises:
         InputError: no torus, or a layout that the paper does not have.
     """
     ledger, model, work = Ledger(scenario), scenario.model, scenario.workload
     axes = groups(scenario.layout.ffn, tuple(ledger.torus.axes))
-    e, f, g = ledger.ways(axes.e), ledger.ways(axes.f), ledger.ways(axes.g)
+    every = axes.g + axes.e + axes.f
+    e, f, g, n = ledger.ways(axes.e), ledger.ways(axes.f), ledger.ways(axes.g), ledger.ways(every)
     B, L, C = work.batch / g, work.tokens_per_step, work.mean_cache_length  # B of one group: B_g
-    E, F, HQ, KvQ = model.d_model, model.d_ff, model.computed_heads * model.d_head, model.kv_heads * model.d_head
+    E, F, Q = model.d_model, model.d_ff, model.d_head
+    H = ceil(model.computed_heads / f) * f  # padded where the chips of f do not divide them
+    Kv = H if model.kv_heads == model.heads else model.kv_heads
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
     m = 2 if model.ffn == "swiglu" else 1
+    # Where the query's sum over e goes: heads if there are enough for all chips, else sequences, else positions.
+    to_heads = H % (f * e) == 0
+    to_batch = not to_heads and B % e == 0
 
     def matmul(name: str, rows: float, inputs: float, outputs: float) -> None:
         """[rows, inputs] x [inputs, outputs] on each chip."""
@@ -149,44 +155,89 @@ def per_axis(scenario: Scenario) -> Prediction:
         matmul(name, B * L, width / f, E / e)
         ledger.wire(residual, "reduce_scatter", axes.f, B * L * E / e * a)
 
-    def attention_by_batch() -> None:
-        """Every chip attends with all heads of its own sequences (section 3.3, Figure 4(c))."""
-        matmul("kv", B * L / f, E / e, 2 * KvQ)
-        ledger.wire("kv", "reduce_scatter", axes.e, B * L / f * 2 * KvQ * a)
-        ledger.wire("q", "all_to_all", axes.f + axes.e, B * L * HQ / (f * e) * a)
-        attend(B / (f * e) * 2 * KvQ * C, B * L * HQ / (f * e))
-        ledger.wire("attention", "all_to_all", axes.f + axes.e, B * L * HQ / (f * e) * a)
+    def key_values_of_own_heads() -> None:
+        """Multi-head: keys and values go the query's way; whole in positions where the query has only some."""
+        ledger.wire("kv weights", "all_gather", axes.g, E / e * 2 * H * Q / f * w)
+        matmul("kv", B * L, E / e, 2 * H * Q / f)
+        collective = "reduce_scatter" if to_heads or to_batch else "all_reduce"
+        ledger.wire("kv", collective, axes.e, B * L * 2 * H * Q / f * a)
 
     def attention_by_heads() -> None:
-        """Every chip attends with its own heads; key-value heads are on every chip of e and f (Figure 4(b)).
+        """Every chip attends with its own heads (Figure 4(a)); few key-value heads are on all of them (Figure 4(b)).
 
         The chips of the last axis of f project a part of the tokens each and gather the rest.
         """
-        last = axes.f[-1:]
-        if all(tokens % ledger.ways(last) for tokens in (B, L)):
-            last = ()
-        part = B * L / ledger.ways(last)
-        matmul("kv", part, E / e, 2 * KvQ)
-        ledger.wire("kv", "all_reduce", axes.e, part * 2 * KvQ * a)
-        ledger.wire("kv", "all_gather", last, B * L * 2 * KvQ * a)
-        attend(B * 2 * KvQ * C, B * L * HQ / (f * e))
+        sequences = B / e if to_batch else B
+        heads = H / (f * e) if to_heads else H / f
+        if Kv == H:
+            key_values_of_own_heads()
+        else:
+            split: Axes = ()
+            while len(split) < len(axes.f) and Kv % ledger.ways(axes.f[: len(split) + 1]) == 0:
+                split = axes.f[: len(split) + 1]
+            kept = 2 * Kv * Q / ledger.ways(split)
+            last = () if to_batch else axes.f[len(split) :][-1:]
+            if all(tokens % ledger.ways(last) for tokens in (B, L)):
+                last = ()
+            part = B * L / ledger.ways(last)
+            matmul("kv", part, E / e, kept)
+            ledger.wire("kv", "reduce_scatter" if to_batch else "all_reduce", axes.e, part * kept * a)
+            ledger.wire("kv", "all_gather", last, B * L * kept * a)
+        used = max(1, heads * Kv / H)  # key-value heads that the chip's query heads share
+        attend(sequences * 2 * used * Q * C, B * L * H / (f * e))
+
+    def attention_by_batch() -> None:
+        """Every chip attends with all heads of its own sequences (section 3.3, Figure 4(c))."""
+        moved = axes.f + axes.e if to_heads else axes.f  # axes that go from heads to sequences
+        held = B / e if to_batch else B
+        while held % ledger.ways(moved):
+            moved = moved[1:]  # a small batch fills the innermost ones
+        ways = ledger.ways(moved)
+        if ways == 1:
+            attention_by_heads()
+            return
+        queries = B * L * H / (f * e)
+        if Kv == H:
+            key_values_of_own_heads()
+            whole = e if not to_heads and not to_batch else 1  # all positions, where the query has some
+            for _ in range(2):
+                ledger.wire("kv", "all_to_all", moved, queries * Q * whole * a)
+        else:
+            part = B * L if to_batch else B * L / ledger.ways(tuple(axis for axis in moved if axis not in axes.e))
+            matmul("kv", part, E / e, 2 * Kv * Q)
+            collective = "reduce_scatter" if to_heads or to_batch else "all_reduce"
+            ledger.wire("kv", collective, axes.e, part * 2 * Kv * Q * a)
+        ledger.wire("q", "all_to_all", moved, queries * Q * a)
+        heads = (H / (f * e) if to_heads else H / f) * ways
+        attend(held / ways * 2 * max(1, heads * Kv / H) * Q * C, queries)
+        ledger.wire("attention", "all_to_all", moved, queries * Q * a)
 
     def attend(cached: float, queries: float) -> None:
-        """Scores and values; the cache is read, queries in, values out."""
-        ledger.op("attention", 4 * queries * C, cached * c + 2 * queries * a)
+        """Scores and values of `queries` rows; the cache is read, queries in, values out, scores out and in again."""
+        scores = 2 * queries * C * 4 if ledger.torus.chip.attention == "unfused" else 0
+        ledger.op("attention", 4 * queries * Q * C, cached * c + 2 * queries * Q * a + scores)
 
     attention = {"batch": attention_by_batch, "heads": attention_by_heads}[scenario.layout.attention]
     read_residual("residual", "norm")
     if scenario.block == "parallel":
-        into("q_wi", m * F + HQ)
+        into("q_wi", m * F + H * Q)
         attention()
-        out_of("o_wo", F + HQ, "residual")
+        out_of("o_wo", F + H * Q, "residual")
     else:
-        into("q", HQ)
+        into("q", H * Q)
         attention()
-        out_of("o", HQ, "attention residual")
+        out_of("o", H * Q, "attention residual")
         read_residual("ffn residual", "ffn norm")
         into("wi", m * F)
         out_of("wo", F, "ffn residual")
-    terms = {name: scenario.layers * time for name, time in ledger.terms.items()}
-    return Prediction(sum(terms.values()), terms, ledger.exact)
+    for name in ledger.terms:
+        ledger.terms[name] *= scenario.layers
+
+    # Rows of the table are looked up where they are stored and summed; the last position goes to all its parts.
+    ledger.wire("embedding to sequences", "reduce_scatter", axes.g, B * g * L * E * a)
+    ledger.wire("embedding", "reduce_scatter", axes.e + axes.f, B * L * E * a)
+    ledger.wire("last position", "all_gather", axes.e + axes.f, B * E * a)
+    ledger.wire("last position of all sequences", "all_gather", axes.g, B * g * E * a)
+    matmul("logits", B * g, E, ceil(model.vocabulary / n))
+    ledger.wire("token", "all_gather", every, B * g * n * 8)  # each chip's largest logit and its token, 32-bit
+    return Prediction(sum(ledger.terms.values()), ledger.terms, ledger.exact)

@@ -1,8 +1,8 @@
 """Attention of Pope et al. section 3.3: the cache sharded over heads (whole for multi-query) or over the batch.
 
 Both take the query as it comes out of the reduce-scatter over e, BLH_fe Q (see `scatter_dim`), and the normalised input
-B_gLE_e, and give the attention output in the query's sharding. Following the authors' code, keys and values of few heads
-are projected on a slice of the tokens, so that the f axes do not repeat each other's work.
+B_gLE_e, and give the attention output in the query's sharding. Following the authors' code, keys and values of few
+heads are projected on a slice of the tokens, so that the f axes do not repeat each other's work.
 """
 
 from __future__ import annotations

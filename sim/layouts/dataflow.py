@@ -1,8 +1,8 @@
 """What a layout is written in: operations on sharded tensors, with two interpreters.
 
-`sim.lower.Lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip
-holding its real shard. A layout is a function from the residual stream to the residual stream; it reads like the paper's figure
-and cannot tell which interpreter runs it.
+`sim.lowering.Lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip
+holding its real shard. A layer is a function from the residual stream to the residual stream; it reads like the paper's
+figure and cannot tell which interpreter runs it.
 """
 
 from __future__ import annotations

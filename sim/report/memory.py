@@ -1,4 +1,4 @@
-"""Memory of the fullest chip: weights and KV cache against its capacity. Activations are not counted."""
+"""Memory of the fullest chip: weights, KV cache, gathered weights, against its capacity; activations not counted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ class Memory:
     kv_cache_bytes: float
     """After the last step."""
     capacity_bytes: float
+    gather_buffer_bytes: float = 0.0
+    """Gathered weights, where a layout gathers them."""
 
     @property
     def used_bytes(self) -> float:
-        return self.weights_bytes + self.kv_cache_bytes
+        return self.weights_bytes + self.kv_cache_bytes + self.gather_buffer_bytes
 
     @property
     def fits(self) -> bool:

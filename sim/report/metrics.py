@@ -82,8 +82,15 @@ def measure(trace: Trace, topology: Topology) -> Measures:
         link_busy_s=link_ps / PS_PER_S,
         link_bytes=sp.sums(links.lane, trace.program.bytes[links.task], len(topology.links)),
         link_utilisation=link_ps / max(makespan, 1),
-        busiest_links=tuple(topology.links[i].name for i in np.flatnonzero(link_ps == most)) if most else (),
+        busiest_links=_names(np.flatnonzero(link_ps == most).tolist(), topology) if most else (),
     )
+
+
+def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
+    """Names of links; on one chip that stands for all, of those links of every chip."""
+    whole, own = topology.unfolded or topology, len(topology.links)
+    chosen = set(links)
+    return tuple(link.name for link in whole.links if link.index % own in chosen)
 
 
 def critical_chip(trace: Trace, chips: int) -> int:

@@ -89,9 +89,10 @@ def _ops(report: Report) -> Table:
 def _memory(report: Report) -> str:
     """One line: what is used of what, and by how much it does not fit."""
     memory = report.memory
+    gathered = f" + gathered weights {format_bytes(memory.gather_buffer_bytes)}" if memory.gather_buffer_bytes else ""
     line = (
         f"memory per chip: weights {format_bytes(memory.weights_bytes)} + "
-        f"KV cache {format_bytes(memory.kv_cache_bytes)} = "
+        f"KV cache {format_bytes(memory.kv_cache_bytes)}{gathered} = "
         f"{format_bytes(memory.used_bytes)} of {format_bytes(memory.capacity_bytes)}"
     )
     if memory.fits:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,18 @@ class ClosedForm:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """Simulated figures. Times other than the latency are of one step on the critical chip, seconds."""
+    """Simulated figures. Times other than the latencies are of one step on the critical chip, seconds.
+
+    For a prefill and decode steps together they are of all steps, and `step_s` is their mean.
+    """
 
     latency_s: float
     """All steps."""
     step_s: float
+    ttft_s: float | None
+    """Time to first token: of the prefill; None where there is none."""
+    tpot_s: float | None
+    """Time per output token: decode latency / generated tokens; None where nothing is generated."""
     tokens_per_s: float
     """Of all sequences together."""
     mfu: float
@@ -90,7 +97,10 @@ class Report:
     links: LinkLoad
     ops: tuple[OpMeasure, ...]
     """One step on the critical chip, in program order."""
+    phases: tuple[Report, ...]
+    """Reports of the prefill and of the decode steps, where the scenario has both."""
     tasks: int
+    """Of one step."""
     layers_simulated: int
     layers: int
     """Of the whole model."""
@@ -141,6 +151,7 @@ class Report:
             "memory": memory,
             "links": plain(self.links),
             "ops": [plain(op) for op in self.ops],
+            "phases": [phase.to_dict() for phase in self.phases],
             "engine": engine if wall_s is None else engine | {"wall_s": wall_s},
         }
 
@@ -151,17 +162,18 @@ def build(
     trace: Trace,
     memory: Memory,
     closed_form: ClosedForm | None,
-    *,
-    folded: bool = False,
+    latency_s: float | None = None,
 ) -> Report:
     """The report of `trace`, one step of `scenario` on `topology`.
+
+    `latency_s` is of all steps; by default all are like this one.
 
     Every figure is of a model of the layers simulated, so that a run of some layers only is not set beside a
     published latency of all.
     """
     measures = measure(trace, topology)
     step_s, steps, tokens = measures.makespan_s, scenario.workload.steps, scenario.workload.tokens
-    latency_s = step_s * steps
+    latency_s = step_s * steps if latency_s is None else latency_s
     parameters = scenario.model.nominal_parameters * scenario.layers / scenario.model.layers
     peak = topology.chip.peak_flops[scenario.workload.activations]
     reference, critical = scenario.reference, measures.critical_chip
@@ -172,13 +184,15 @@ def build(
     return Report(
         scenario=scenario.name,
         machine=topology.name,
-        chips=topology.chips,
+        chips=topology.mesh_chips,
         critical_chip=critical,
         simulated=Simulated(
             latency_s=latency_s,
-            step_s=step_s,
+            step_s=latency_s / steps,
+            ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
+            tpot_s=latency_s / steps if scenario.workload.phase == "decode" else None,
             tokens_per_s=tokens / latency_s,
-            mfu=2 * parameters * tokens / (topology.chips * peak * latency_s),
+            mfu=2 * parameters * tokens / (topology.mesh_chips * peak * latency_s),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -188,17 +202,79 @@ def build(
         closed_form=closed_form,
         published=published,
         memory=memory,
-        links=_load(measures),
+        links=_load(measures, topology.mesh_chips // topology.chips),
         ops=measures.ops,
+        phases=(),
         tasks=len(trace.program),
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
-        folded=folded,
+        folded=topology.unfolded is not None,
     )
 
 
-def _load(measures: Measures) -> LinkLoad:
-    """The links' part of the report."""
+def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
+    """The report of a prefill and the decode steps after it. Per-op times are in the reports of the phases."""
+    first, then, steps = prefill.simulated, decode.simulated, scenario.workload.steps
+    latency_s = first.latency_s + then.latency_s
+    tokens = scenario.workload.tokens
+
+    def all_steps(name: str) -> float:
+        return float(getattr(first, name) + getattr(then, name) * (steps - 1))
+
+    published = None
+    if scenario.reference and scenario.layers == scenario.model.layers:
+        error = latency_s / scenario.reference.latency - 1
+        published = Published(
+            scenario.reference.latency, error, scenario.reference.tolerance, scenario.reference.source
+        )
+    forms = [phase.closed_form for phase in (prefill, decode) if phase.closed_form]
+    busier = max(prefill, decode, key=lambda phase: phase.links.utilisation)
+    return dataclasses.replace(
+        decode,
+        simulated=Simulated(
+            latency_s=latency_s,
+            step_s=latency_s / steps,
+            ttft_s=first.latency_s,
+            tpot_s=then.tpot_s,
+            tokens_per_s=tokens / latency_s,
+            mfu=(first.mfu * first.latency_s + then.mfu * then.latency_s) / latency_s,
+            compute_s=all_steps("compute_s"),
+            communication_s=all_steps("communication_s"),
+            exposed_communication_s=all_steps("exposed_communication_s"),
+            overlapped_communication_s=all_steps("overlapped_communication_s"),
+            idle_s=all_steps("idle_s"),
+        ),
+        closed_form=_sum(forms) if len(forms) == 2 else None,
+        published=published,
+        memory=Memory(
+            max(prefill.memory.weights_bytes, decode.memory.weights_bytes),
+            max(prefill.memory.kv_cache_bytes, decode.memory.kv_cache_bytes),
+            decode.memory.capacity_bytes,
+            max(prefill.memory.gather_buffer_bytes, decode.memory.gather_buffer_bytes),
+        ),
+        links=busier.links,
+        ops=(),
+        phases=(prefill, decode),
+    )
+
+
+def _sum(forms: Sequence[ClosedForm]) -> ClosedForm:
+    """Closed forms of phases one after the other; a term of both is added up."""
+
+    def terms(name: str) -> dict[str, float]:
+        names = {term: None for form in forms for term in getattr(form, name)}
+        return {term: sum(getattr(form, name).get(term, 0.0) for form in forms) for term in names}
+
+    return ClosedForm(
+        sum(form.latency_s for form in forms),
+        terms("terms"),
+        sum(form.per_axis_latency_s for form in forms),
+        terms("per_axis_terms"),
+    )
+
+
+def _load(measures: Measures, copies: int) -> LinkLoad:
+    """The links' part of the report; each link measured stands for `copies` of them."""
     if not measures.busiest_links:
         return LinkLoad((), 0, 0.0, 0.0, 0.0, 0.0)
     busiest = int(measures.link_busy_s.argmax())
@@ -208,5 +284,5 @@ def _load(measures: Measures) -> LinkLoad:
         utilisation=float(measures.link_utilisation[busiest]),
         bytes=float(measures.link_bytes[busiest]),
         mean_utilisation=float(measures.link_utilisation.mean()),
-        total_bytes=float(measures.link_bytes.sum()),
+        total_bytes=float(measures.link_bytes.sum() * copies),
     )
