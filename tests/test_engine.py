@@ -1,6 +1,7 @@
 """The engine rule: small stories by hand, then properties over random programs and equality with the slow oracle."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_task_of_two_resources_waits_for_both_and_blocks_the_queues_it_heads()
 
 
 def test_arrivals_of_one_instant_apply_before_anything_starts():
-    # At 10 task 0 frees r0 and task 1 ends, which readies task 2 (id below task 3): both are queued at 10, 2 goes first.
+    # At 10 task 0 frees r0 and task 1 ends, which readies task 2 (id below task 3): both queue at 10, 2 goes first.
     rows: list[Row] = [(10, 0, [0], []), (10, 0, [1], []), (5, 0, [0], [1]), (5, 0, [0], [0])]
     assert starts(rows) == [0, 0, 10, 15]
 
@@ -98,7 +99,7 @@ def test_no_two_tasks_hold_a_resource_at_once(p: Program):
     for resource in range(len(p.resources)):
         holders = [t for t in range(len(p)) if resource in p.resources_of(t)]
         spans = sorted((int(times["start"][t]), int(times["free"][t])) for t in holders)
-        assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
 
 
 @settings(max_examples=200, deadline=None)

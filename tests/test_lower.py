@@ -103,7 +103,7 @@ def test_bytes_on_the_wire_are_those_of_the_paper_block():
         for i, name in enumerate(program.op_names)
         if (sends & (program.op == i)).any()
     }
-    # An all-to-all of 32,768 B keeps 1/64; each of the rest goes 3 hops on average, 1 on each axis of 4, counted per hop.
+    # An all-to-all of 32,768 B: a byte goes 3 hops on average, 1 on each axis of 4, and counts on every hop.
     assert sent == pytest.approx(
         {
             "all_gather(yz) residual": 589_824 * 15 / 16,  # 64 x 18432/4 x 2 B
