@@ -56,9 +56,13 @@ def run(
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME."""
     from sim import load, outputs
     from sim.run import run as run_scenario
+    from sim.sweep.points import refuse_sweep
 
     chosen = settings or []
     loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
+    for name, scenario in zip(scenarios, loaded, strict=True):
+        with _about(load.place("scenario", name)):
+            refuse_sweep(scenario, chosen)
     for name, scenario in zip(scenarios, loaded, strict=True):
         folder = out / outputs.folder_name(scenario, chosen)
         with outputs.replacing(folder) as fresh:
@@ -74,6 +78,50 @@ def run(
 
             render(result.report, wall_s=result.simulation_s)
             typer.echo(f"results in {folder}/")
+
+
+@app.command()
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="Scenario file with a sweep, or the name of a shipped one.")],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw figure.png.")] = True,
+) -> None:
+    """Simulate every combination of a scenario's sweep; write sweep.csv and figure.png to OUT/NAME."""
+    from sim import load, outputs
+    from sim.sweep import chart, points, rows
+
+    chosen = settings or []
+    base = load.scenario(scenario, chosen)
+    axes = list(points.swept(base, chosen))
+    with _about(load.place("scenario", scenario)):
+        planned = points.points(base, chosen)
+        figure = chart.figure_of(base, axes)
+    folder = out / outputs.folder_name(base, chosen)
+    done: list[rows.Row] = []
+    with outputs.writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        arriving = rows.recorded(rows.measured(scenario, planned), axes, folder / "sweep.csv")
+        while len(done) < len(planned):
+            with _busy(f"simulating {base.name}, point {len(done) + 1} of {len(planned)}"):
+                done.append(next(arriving))
+        arriving.close()
+    if plots and figure and any(row.outcome for row in done):
+        from sim.plots import figure as drawing
+
+        with outputs.replacing_file(folder / "figure.png") as fresh:
+            drawing.draw(chart.chart(base, figure, done), fresh)
+    if as_json:
+        typer.echo(json.dumps({"scenario": base.name, "rows": [row.to_dict() for row in done]}))
+    else:
+        from sim.sweep.table import render
+
+        render(done, axes, figure)
+        typer.echo(f"results in {folder}/")
+    if not any(row.outcome for row in done):
+        with _about(load.place("scenario", scenario)):
+            raise InputError("not one point of the sweep can run", where="sweep", hint=f"the first: {done[0].error}")
 
 
 @app.command()

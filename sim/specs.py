@@ -457,6 +457,38 @@ class Reference(Strict):
     source: str
 
 
+class FigureSpec(Strict):
+    """What a sweep's figure shows: simulated lines, the paper's closed form dashed, published points hollow."""
+
+    title: str = ""
+    x: str
+    """An axis of the sweep with numbers for values, `tokens` (of all sequences in one pass) or `chips`."""
+    y: Literal["latency", "step", "mfu", "tokens_per_s", "ttft", "tpot", "cost"]
+    """cost: chip-seconds per token, Pope et al. section 4.4."""
+    series: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """The axis or axes of the sweep whose values are the lines; without it there is one line."""
+    log: Literal["x", "y", "xy"] | None = None
+    """Logarithmic axes."""
+    published: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
+    """Case ids of published points, by the label of the line they stand beside."""
+    published_file: str = "pope_dev"
+    """A shipped name in scenarios/published/, or a path."""
+    crossovers: bool = False
+    """Mark the tokens at which the paper's volumes of two of the layouts are equal."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The axes that tell lines apart."""
+        return (self.series,) if isinstance(self.series, str) else tuple(self.series or ())
+
+
+Variants = Annotated[dict[str, Annotated[dict[str, Any], Field(min_length=1)]], Field(min_length=1)]
+"""Named settings of several fields at once: `{2D: {layout.ffn: weight_stationary_2d}, WG: {...}}`."""
+
+SweepSpec = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)] | Variants], Field(min_length=1)]
+"""The axes of a sweep, outermost first: values of a dotted field, or a name of one's own with variants."""
+
+
 class Scenario(Strict):
     """One experiment: a model, on a machine, under a workload, partitioned by a layout."""
 
@@ -470,6 +502,32 @@ class Scenario(Strict):
     """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
     engine: EngineSpec = EngineSpec()
     reference: Reference | None = None
+    sweep: SweepSpec | None = None
+    """Every combination of these is a run of its own, by `sim sweep`."""
+    figure: FigureSpec | None = None
+
+    @model_validator(mode="after")
+    def _figure_shows_the_sweep(self) -> Self:
+        if self.figure is None:
+            return self
+        if self.sweep is None:
+            raise wrong("figure", rule="a figure shows a sweep, and there is no 'sweep'")
+        for axis in self.figure.lines:
+            if axis not in self.sweep:
+                hint = suggest(axis, self.sweep)
+                raise wrong("figure", "series", rule="must be an axis of the sweep", got=axis, hint=hint)
+        rest = [axis for axis in self.sweep if axis not in self.figure.lines and axis != self.figure.x]
+        if self.figure.x in self.sweep or len(rest) > 1:
+            for axis in rest:
+                raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x or series")
+        if self.figure.x not in (*self.sweep, "tokens", "chips"):
+            hint = suggest(self.figure.x, (*self.sweep, "tokens", "chips"))
+            raise wrong(
+                "figure", "x", rule="must be an axis of the sweep, tokens or chips", got=self.figure.x, hint=hint
+            )
+        if self.figure.crossovers and self.figure.x != "tokens":
+            raise wrong("figure", "crossovers", rule="crossovers are counts of tokens, so x must be 'tokens'")
+        return self
 
     @model_validator(mode="after")
     def _machine_can(self) -> Self:

@@ -31,6 +31,7 @@ ORDER = [
     "plots",
     "export",
     "run",
+    "sweep",
     "outputs",
     "cli",
     "__main__",

@@ -1,0 +1,172 @@
+"""A sweep as lines: simulated with markers, the paper's closed form thin and dashed, published points hollow."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.plots.style import PALETTE, figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
+_MARKERS = "osD^vP"
+_SIZE, _WIDE = 5.0, 1.6
+_HOLLOW: dict[str, Any] = {"markersize": 9.0, "markerfacecolor": "none", "markeredgewidth": 1.3}
+_DASHED: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 3))}
+_DOTTED: dict[str, Any] = {"linewidth": 0.8, "linestyle": ":"}
+_MOST_TICKS = 12
+"""Up to so many values on the x axis are all named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One series, in order of x; nan where there is no value."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    """Simulated."""
+    closed_form: tuple[float, ...]
+    fits: tuple[bool, ...]
+    """Whether the memory of a chip holds it."""
+    published: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A vertical line that is named above the axes."""
+
+    x: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What a figure shows, in the units of its labels."""
+
+    title: str
+    x_label: str
+    y_label: str
+    log: str
+    """Logarithmic axes: `x`, `y`, `xy` or nothing."""
+    lines: tuple[Line, ...]
+    marks: tuple[Mark, ...] = ()
+    legend: str = ""
+    """What tells the lines apart."""
+
+
+def draw(chart: Chart, path: Path | str) -> None:
+    """Write the figure to `path` (format by suffix)."""
+    save(make(chart), path)
+
+
+def make(chart: Chart) -> Figure:
+    """The figure that `draw` writes."""
+    made = figure(8.0, 4.4)
+    with style():
+        axes = made.add_subplot()
+        for line, (colour, marker) in zip(chart.lines, _looks(), strict=False):
+            _line(axes, line, colour, marker)
+        for log, name in (("x" in chart.log, "x"), ("y" in chart.log, "y")):
+            if log:
+                getattr(axes, f"set_{name}scale")("log")
+        _limits(axes, chart)
+        for mark in chart.marks:
+            axes.axvline(mark.x, color=PALETTE["grey"], zorder=1, **_DOTTED)
+            at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+            axes.text(mark.x, 1.01, mark.label, fontsize=7, linespacing=1.0, **at)
+        axes.grid(visible=True)
+        axes.set_xlabel(chart.x_label)
+        axes.set_ylabel(chart.y_label)
+        if chart.title:
+            made.suptitle(chart.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        _legend(made, chart)
+    return made
+
+
+def _looks() -> Iterator[tuple[str, str]]:
+    """Colour and marker of one line after the other: 42 pairs, as there are 7 colours and 6 markers."""
+    return zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
+
+
+def _line(axes: Axes, line: Line, colour: str, marker: str) -> None:
+    axes.plot(line.x, line.closed_form, color=colour, zorder=2, **_DASHED)
+    axes.plot(line.x, line.y, color=colour, linewidth=_WIDE, marker=marker, markersize=_SIZE, zorder=3)
+    over = [(x, y) for x, y, fits in zip(line.x, line.y, line.fits, strict=True) if not fits]
+    if over:
+        axes.plot(*zip(*over, strict=True), "x", color=PALETTE["black"], markersize=_SIZE, zorder=4)
+    if line.published:
+        axes.plot(*zip(*line.published, strict=True), marker, color=colour, zorder=5, **_HOLLOW)
+
+
+def _limits(axes: Axes, chart: Chart) -> None:
+    """A linear y axis starts at 0; ticks of a logarithmic axis are plain numbers, those of x the values themselves."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    plain = FuncFormatter(lambda value, _: _number(value))
+    if "y" in chart.log:
+        low, high = axes.get_ylim()
+        few = low > 0 and math.log10(high / low) < 2.5
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=20))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(plain)
+    values = sorted({x for line in chart.lines for x in line.x})
+    if "x" in chart.log and values:
+        axes.xaxis.set_major_locator(FixedLocator(values[:: math.ceil(len(values) / _MOST_TICKS)]))
+        axes.xaxis.set_minor_locator(NullLocator())
+    elif len(values) <= _MOST_TICKS and _apart(values):
+        axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_major_formatter(plain)
+
+
+def _apart(values: Sequence[float]) -> bool:
+    """Whether labels at the values of a linear axis stay clear of each other."""
+    gaps = [after - before for before, after in itertools.pairwise(values)]
+    return bool(gaps) and min(gaps) > 0.05 * (values[-1] - values[0])
+
+
+def _number(value: float) -> str:
+    """`0.5`, `256`, `8192`, `131k`, `2.1M`; whole multiples of 1024 above that exactly, `128Ki`, `2Mi`."""
+    for size, suffix in ((2**20, "Mi"), (2**10, "Ki")):
+        if value >= 2**14 and value % size == 0:
+            return f"{value / size:g}{suffix}"
+    for decimal, suffix in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(decimal, 1e4):
+            return f"{value / decimal:.3g}{suffix}"
+    return f"{value:.4g}"
+
+
+def _legend(made: Figure, chart: Chart) -> None:
+    """Beside the axes: the lines by colour, then what the kinds of line and marker mean."""
+    from matplotlib.lines import Line2D
+
+    def sample(label: str, **look: Any) -> Line2D:
+        return Line2D([], [], **{"color": PALETTE["grey"], "markersize": _SIZE, "label": label, **look})
+
+    handles = [
+        sample(line.label, color=colour, marker=marker, linewidth=_WIDE)
+        for line, (colour, marker) in zip(chart.lines, _looks(), strict=False)
+        if line.label
+    ]
+    if handles:
+        handles.append(sample("", linewidth=0))
+    handles.append(sample("simulated", marker="o", linewidth=_WIDE))
+    if any(math.isfinite(y) for line in chart.lines for y in line.closed_form):
+        handles.append(sample("closed form, the paper's", **_DASHED))
+    if any(line.published for line in chart.lines):
+        handles.append(sample("published", marker="o", linewidth=0, **_HOLLOW))
+    if not all(fits for line in chart.lines for fits in line.fits):
+        handles.append(sample("does not fit in memory", color=PALETTE["black"], marker="x", linewidth=0))
+    if chart.marks:
+        handles.append(sample("equal volumes, closed form", **_DOTTED))
+    title = chart.legend if len(chart.lines) > 1 else ""
+    made.legend(handles=handles, loc="outside right center", title=title or None, alignment="left")

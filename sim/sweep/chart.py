@@ -1,0 +1,182 @@
+"""From the rows of a sweep to the lines of its figure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sim import units
+from sim.closed_form import pope
+from sim.errors import InputError
+from sim.specs import FigureSpec, Model, Scenario, TorusSpec
+from sim.sweep.points import label
+from sim.sweep.published import published
+from sim.sweep.rows import Figures, Row
+
+if TYPE_CHECKING:
+    from sim.plots.figure import Chart
+
+Y = {
+    "latency": ("latency_s", "latency", "s"),
+    "step": ("step_s", "time per step", "s"),
+    "mfu": ("mfu", "MFU", "%"),
+    "tokens_per_s": ("tokens_per_s", "tokens per second", ""),
+    "ttft": ("ttft_s", "time to first token", "s"),
+    "tpot": ("tpot_s", "time per output token", "s"),
+    "cost": ("cost_chip_s", "cost, chip-seconds per token", ""),
+}
+"""Field of Figures, words, unit."""
+
+_SHORT = {
+    "weight_stationary_1d": "1D",
+    "weight_stationary_2d": "2D",
+    "weight_gathered_x": "X",
+    "weight_gathered_xy": "XY",
+    "weight_gathered_xyz": "XYZ",
+}
+
+
+def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
+    """The scenario's figure, checked; without one, latency over the first axis of numbers.
+
+    Args:
+        axes: those still swept. A figure that needs another is none.
+
+    Raises:
+        InputError: an x that is not numbers, or published points that are not there.
+    """
+    sweep = scenario.sweep or {}
+    numeric = [axis for axis in axes if _numbers(sweep[axis])]
+    if scenario.figure is None:
+        if not numeric:
+            return None
+        lines = [axis for axis in axes if axis != numeric[0]]
+        return FigureSpec(title=scenario.name, x=numeric[0], y="latency", series=lines or None)
+    figure = scenario.figure
+    for name in figure.published:
+        if name not in (known := _labels(sweep, figure.lines)):
+            raise InputError("must be a line of the figure", where="figure.published", got=name, hint=f"lines: {known}")
+    if figure.x in sweep and _numbers(sweep[figure.x]) is None:
+        raise InputError("the values on the x axis must be numbers or quantities", where="figure.x", got=figure.x)
+    published(figure)
+    needed = {figure.x, *figure.lines} - {"tokens", "chips"}
+    return figure if needed <= set(axes) else None
+
+
+def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
+    """The figure of the rows that have an outcome."""
+    from sim.plots.figure import Chart, Line, Mark
+
+    field, words, unit = Y[figure.y]
+    sweep = scenario.sweep or {}
+    beside = published(figure)
+    by_line: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.outcome and getattr(row.outcome.simulated, field) is not None:
+            by_line.setdefault(line_of(figure, row), []).append(row)
+    values = [y for line in by_line for _, y in beside.get(line, ())]
+    values += [getattr(row.outcome.simulated, field) for line in by_line.values() for row in line if row.outcome]
+    scale, shown_unit = (100.0, "%") if unit == "%" else (1.0, unit)
+    if unit == "s" and values and max(values) < 1:
+        scale, shown_unit = (1e3, "ms") if max(values) >= 1e-3 else (1e6, "us")
+
+    def scaled(figures: Figures | None) -> float:
+        value = getattr(figures, field, None)
+        return float("nan") if value is None else value * scale
+
+    lines = []
+    for name, members in by_line.items():
+        members.sort(key=lambda row: x_of(figure, row))
+        outcomes = [row.outcome for row in members if row.outcome]
+        lines.append(
+            Line(
+                label=name,
+                x=tuple(x_of(figure, row) for row in members),
+                y=tuple(scaled(outcome.simulated) for outcome in outcomes),
+                closed_form=tuple(scaled(outcome.closed_form) for outcome in outcomes),
+                fits=tuple(outcome.fits for outcome in outcomes),
+                published=tuple((x, y * scale) for x, y in beside.get(name, ())),
+            )
+        )
+    marks = [Mark(x, text) for text, x in _crossovers(scenario).items()] if figure.crossovers else []
+    values_on_x = sweep.get(figure.x)
+    return Chart(
+        title=figure.title,
+        x_label=_x_label(figure.x, values_on_x if isinstance(values_on_x, list) else []),
+        y_label=f"{words}, {shown_unit}" if shown_unit else words,
+        log=figure.log or "",
+        lines=tuple(lines),
+        marks=tuple(sorted(marks, key=lambda mark: mark.x)),
+        legend=", ".join(_words(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
+    )
+
+
+def x_of(figure: FigureSpec, row: Row) -> float:
+    """Where a row with an outcome stands on the x axis."""
+    if figure.x in ("tokens", "chips"):
+        return float(getattr(row.outcome, figure.x))
+    number = _number(row.choices[figure.x])
+    assert number is not None  # figure_of checked it
+    return number[0]
+
+
+def line_of(figure: FigureSpec, row: Row) -> str:
+    """The label of the line that a row belongs to."""
+    return ", ".join(row.choices[axis] for axis in figure.lines)
+
+
+def _labels(sweep: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
+    return [", ".join(map(label, chosen)) for chosen in itertools.product(*(sweep[axis] for axis in axes))]
+
+
+def _numbers(values: Any) -> list[tuple[float, str]] | None:
+    """Number and SI unit of each value, None if one is no number or the units differ."""
+    numbers = [_number(value) for value in values] if isinstance(values, list) else []
+    known = [number for number in numbers if number]
+    return known if known and len(known) == len(numbers) and len({unit for _, unit in known}) == 1 else None
+
+
+def _number(value: Any) -> tuple[float, str] | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value), ""
+    try:
+        return float(value), ""
+    except (TypeError, ValueError):
+        pass
+    for unit in units.EXAMPLES if isinstance(value, str) else ():
+        try:
+            return units.parse(value, unit), unit
+        except InputError:
+            continue
+    return None
+
+
+def _x_label(x: str, values: Sequence[Any]) -> str:
+    numbers = _numbers(list(values))
+    unit = numbers[0][1] if numbers else ""
+    words = "tokens per pass, all sequences" if x == "tokens" else _words(x)
+    return f"{words}, {unit}" if unit else words
+
+
+def _words(axis: str) -> str:
+    """`workload.batch`: batch."""
+    return {"workload.context": "context length, tokens", "workload.prompt": "prompt length, tokens"}.get(
+        axis, axis.rpartition(".")[2].replace("_", " ")
+    )
+
+
+def _crossovers(scenario: Scenario) -> dict[str, float]:
+    """Tokens at which the paper's volumes of two swept layouts are equal; bf16 weights and activations."""
+    model: Model = scenario.model
+    if not isinstance(scenario.topology, TorusSpec) or len(scenario.topology.axes) != 3:
+        raise InputError("the paper's crossovers are of a torus of three axes", where="figure.crossovers")
+    x, y, z = (axis.size for axis in scenario.topology.axes.values())
+    swept = str(scenario.sweep)
+    return {
+        f"{_SHORT[first]}\n= {_SHORT[second]}": tokens
+        for (first, second), tokens in pope.crossovers(model.d_model, model.d_ff, x, y, z).items()
+        if f"'{first}'" in swept and f"'{second}'" in swept
+    }

@@ -1,0 +1,94 @@
+"""The points of a sweep: every combination of its axes, each as settings on the scenario's file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.errors import InputError
+from sim.specs import Scenario
+
+NO_SWEEP = ("sweep=null", "figure=null")
+"""Settings that make of a scenario with a sweep a plain one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One combination."""
+
+    choices: Mapping[str, str]
+    """The label of what is chosen on each axis."""
+    settings: tuple[str, ...]
+    """`key=value` as in `--set`; what the user set comes last and wins."""
+
+
+def points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
+    """All combinations, the last axis fastest.
+
+    Args:
+        settings: those that `scenario` was loaded with.
+
+    Raises:
+        InputError: there is no sweep, or the settings leave nothing of it.
+    """
+    axes = swept(scenario, settings)
+    if not axes:
+        hint = "the settings choose all of it; " if scenario.sweep else ""
+        raise InputError("there is nothing to sweep", where="sweep", hint=f"{hint}use 'sim run'")
+    own = tuple(setting for setting in settings if _key(setting) not in ("sweep", "figure"))
+    return [
+        Point(
+            {axis: label for axis, (label, _) in zip(axes, chosen, strict=True)},
+            (*NO_SWEEP, *(setting for _, fields in chosen for setting in fields), *own),
+        )
+        for chosen in itertools.product(*(_options(axis, values) for axis, values in axes.items()))
+    ]
+
+
+def swept(scenario: Scenario, settings: Sequence[str] = ()) -> dict[str, list[Any] | dict[str, dict[str, Any]]]:
+    """The axes that the settings leave: an axis all of whose fields are set is no longer swept."""
+    keys = [_key(setting) for setting in settings]
+
+    def free(field: str) -> bool:
+        return not any(f"{field}.".startswith(f"{key}.") for key in keys)
+
+    return {axis: values for axis, values in (scenario.sweep or {}).items() if any(map(free, _fields(axis, values)))}
+
+
+def refuse_sweep(scenario: Scenario, settings: Sequence[str] = ()) -> None:
+    """Raise InputError for a scenario that is many runs and not one."""
+    axes = swept(scenario, settings)
+    if axes:
+        fields = dict.fromkeys(field for axis, values in axes.items() for field in _fields(axis, values))
+        hint = f"use 'sim sweep', or choose one with --set {'=... --set '.join(fields)}=..."
+        raise InputError("this scenario is a sweep of several runs", where="sweep", hint=hint)
+
+
+def label(value: Any) -> str:
+    """A swept value in words: text as it is, a mapping as `key=value, ...`, anything else as in the file."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={label(part)}" for key, part in value.items())
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _options(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
+    """Label and settings of each choice on an axis."""
+    if isinstance(values, dict):
+        return [(name, tuple(_setting(*field) for field in fields.items())) for name, fields in values.items()]
+    return [(label(value), (_setting(axis, value),)) for value in values]
+
+
+def _fields(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[str]:
+    """The fields that an axis changes."""
+    return [field for fields in values.values() for field in fields] if isinstance(values, dict) else [axis]
+
+
+def _setting(field: str, value: Any) -> str:
+    return f"{field}={json.dumps(value, ensure_ascii=False)}"  # JSON is YAML
+
+
+def _key(setting: str) -> str:
+    return setting.partition("=")[0].strip()
