@@ -52,6 +52,9 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw timeline.png.")] = True,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Explain the difference to the paper's formula, effect by effect.")
+    ] = False,
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME."""
     from sim import load, outputs
@@ -69,14 +72,23 @@ def run(
             where = load.place("scenario", name) + (f" with --set {' --set '.join(chosen)}" if chosen else "")
             with _busy(f"simulating {scenario.name}"), _about(where):
                 result = run_scenario(scenario)
+            explanations = None
+            if explained:
+                from sim.explain import explain
+
+                with _busy(f"explaining {scenario.name}"), _about(where):
+                    explanations = explain(result)
             with _busy(f"writing {folder}"):
-                outputs.write(result, fresh, plots=plots)
+                outputs.write(result, fresh, plots=plots, explanations=explanations)
         if as_json:
-            typer.echo(json.dumps(result.report.to_dict(result.simulation_s)))
+            bars = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
+            typer.echo(json.dumps(result.report.to_dict(result.simulation_s) | bars))
         else:
+            from sim.report import explanation
             from sim.report.render import render
 
             render(result.report, wall_s=result.simulation_s)
+            explanation.render(explanations or ())
             typer.echo(f"results in {folder}/")
 
 

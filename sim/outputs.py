@@ -19,6 +19,7 @@ from sim import __version__
 from sim.errors import InputError
 
 if TYPE_CHECKING:
+    from sim.report.explanation import Explanation
     from sim.run import Run
     from sim.specs import Scenario
 
@@ -83,8 +84,11 @@ def replacing_file(path: Path) -> Iterator[Path]:
             fresh.unlink(missing_ok=True)
 
 
-def write(run: Run, folder: Path, *, plots: bool) -> None:
-    """report.json, manifest.json, trace.npz, trace.json and, with `plots`, timeline.png. Same scenario, same bytes."""
+def write(run: Run, folder: Path, *, plots: bool, explanations: Sequence[Explanation] | None = None) -> None:
+    """report.json, manifest.json, trace.npz, trace.json and, with `plots`, timeline.png. Same scenario, same bytes.
+
+    Explained, also explain.json and, with `plots`, waterfall.png.
+    """
     _json(folder / "report.json", run.report.to_dict())
     _json(
         folder / "manifest.json",
@@ -104,7 +108,19 @@ def write(run: Run, folder: Path, *, plots: bool) -> None:
 
             title = run.scenario.name + phase.replace("_", ", ")
             timeline.draw(trace, topology, folder / f"timeline{phase}.png", title=title)
+    if explanations is not None:
+        _json(folder / "explain.json", explain_list(explanations))
+        for each in explanations if plots else ():
+            from sim.plots import waterfall
+
+            phase = f"_{each.phase}" if len(explanations) > 1 else ""
+            waterfall.draw(each, folder / f"waterfall{phase}.png")
 
 
-def _json(path: Path, data: dict[str, Any]) -> None:
+def explain_list(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
+    """The bars of all phases, in order."""
+    return [bar for each in explanations for bar in each.to_list()]
+
+
+def _json(path: Path, data: dict[str, Any] | list[dict[str, Any]]) -> None:
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

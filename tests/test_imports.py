@@ -31,6 +31,7 @@ ORDER = [
     "plots",
     "export",
     "run",
+    "explain",
     "sweep",
     "outputs",
     "cli",

@@ -1,0 +1,58 @@
+"""A scenario with parts of its machine replaced by ideal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any, TypeVar
+
+from sim.specs import Scenario, Sourced, Strict
+
+Spec = TypeVar("Spec", bound=Strict)
+
+IDEAL: dict[str, Any] = {
+    "topology.link.latency": 0.0,
+    "topology.link.efficiency": 1.0,
+    "topology.collective_overhead": 0.0,
+    "topology.chip.op_overhead": 0.0,
+    "topology.chip.matmul_efficiency": 1.0,
+    "topology.chip.hbm_efficiency": 1.0,
+    "topology.chip.elementwise": "fused",
+    "layout.overlap": "none",
+}
+"""Data sheet rates, nothing to wait for, one operation after the other."""
+
+
+def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
+    """The scenario with fields replaced, `{"topology.link.latency": 0.0}`."""
+    for path, value in changes.items():
+        scenario = _set(scenario, path.split("."), value)
+    return scenario
+
+
+def _set(spec: Spec, path: list[str], value: Any) -> Spec:
+    name, *rest = path
+    field = getattr(spec, name)
+    if rest:
+        value = _set(field, rest, value)
+    elif isinstance(field, Sourced):
+        value = field.model_copy(update={"value": value})
+    return spec.model_copy(update={name: value})
+
+
+def all_rings(scenario: Scenario) -> Scenario:
+    """Every axis closes a ring, and collectives use all of their links."""
+    axes = getattr(scenario.topology, "axes", {})
+    rings = {name: axis.model_copy(update={"wrap": True, "twist": {}}) for name, axis in axes.items()}
+    return changed(scenario, {"topology.axes": rings, "topology.collectives": {}, "collectives": {}})
+
+
+def endless_rate(scenario: Scenario) -> Scenario:
+    """Only memory takes time."""
+    peak = {name: rate.model_copy(update={"value": inf}) for name, rate in scenario.topology.chip.peak.items()}
+    return changed(scenario, {"topology.chip.peak": peak})
+
+
+def endless_memory(scenario: Scenario) -> Scenario:
+    """Only FLOPs take time."""
+    return changed(scenario, {"topology.chip.hbm_bandwidth": inf})

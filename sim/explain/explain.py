@@ -1,0 +1,178 @@
+"""One explanation per phase of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sim.closed_form.per_axis import per_axis
+from sim.engine import simulate
+from sim.explain import formula
+from sim.explain.changes import IDEAL, changed
+from sim.program import Ints, Kind, Program
+from sim.report.explanation import Explanation, Model, bars
+from sim.run import Pass, Run, step_s
+from sim.specs import Scenario
+from sim.units import PS_PER_S, format_seconds, to_ps
+
+CONTENTION = "Contention"
+MACHINE = "A machine below its data sheet"
+WAITING = "Latency and overheads"
+OVERLAP = "Overlap"
+
+_ROUNDING = 1e-9
+"""Of the step: a model that changes less says nothing."""
+
+
+def explain(run: Run) -> tuple[Explanation, ...]:
+    """Why the simulated step of each phase is not what the paper's formula says.
+
+    Raises:
+        InputError: no torus, or a layout that the paper does not have.
+    """
+    published = run.report.published
+    published_s = published.value / run.scenario.workload.steps if published and len(run.passes) == 1 else None
+    return tuple(_explain(part, published_s) for part in run.passes)
+
+
+def _explain(part: Pass, published_s: float | None) -> Explanation:
+    scenario = part.scenario
+    ideal = changed(scenario, IDEAL)
+    # Effects that do not apply make no difference; that nothing contends is worth saying.
+    closed = list(_telling(formula.models(ideal)))
+    contention, *others = _simulated(part, ideal)
+    telling = [contention, *_telling(others, before=contention.step_s)]
+    found = tuple(bars([*closed, *telling]))
+    return Explanation(
+        scenario=scenario.name,
+        phase=scenario.workload.phase,
+        machine=part.report.machine,
+        chips=part.report.chips,
+        bars=found,
+        ideal_at=len(closed),
+        exact=per_axis(ideal).exact,
+        published_s=published_s,
+    )
+
+
+def _telling(models: Iterator[Model] | list[Model], before: float = 0.0) -> Iterator[Model]:
+    """Models without those that change nothing; the last value is always reached."""
+    last: Model | None = None
+    for model in models:
+        if abs(model.step_s - before) > _ROUNDING * model.step_s:
+            yield model
+            before, last = model.step_s, None
+        else:
+            last = model
+    if last and last.step_s != before:
+        yield last
+
+
+def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
+    """Simulations, from the ideal machine to the scenario as it is."""
+    real, report = part.scenario, part.report
+    form = per_axis(ideal)
+    step = step_s(ideal)
+    why = "none: nothing waits that the closed form does not count; it is exact here, and the simulation agrees"
+    if not form.exact:
+        why = "messages wait for each other on shared links; the closed form has only the bound of the busiest one"
+    yield Model("Shared links", CONTENTION, step, why)
+
+    scenario = ideal
+    for name, group, field, words in _EFFECTS:
+        value = _get(real, field)
+        if value == IDEAL[field]:
+            continue
+        scenario, before = changed(scenario, {field: value}), step
+        step = step_s(scenario)
+        yield Model(name, group, step, words(real, value, step - before))
+
+    if real.layout.overlap != "none":
+        for model in _looped(part):
+            step = model.step_s
+            yield model
+    if report.simulated.step_s != step:
+        why = f"the cache grows in {real.workload.steps} steps; above is the step of mean length, this the mean of all"
+        yield Model("Every step by itself", "Growing cache", report.simulated.step_s, why)
+
+
+def _looped(part: Pass) -> Iterator[Model]:
+    """The looped program: first as if chips did not compute while shards move, then as it is."""
+    program = part.lowered.program
+    computes = np.flatnonzero(program.kind == Kind.COMPUTE)
+    once = _launched_once(program, computes, to_ps(part.topology.chip.op_overhead_s))
+    alone = once.busy_ps.copy()
+    alone[computes] = 0
+    of_a_chip = computes[program.chip[computes] == part.report.critical_chip]
+    apart_ps = simulate(replace(program, busy_ps=alone)).makespan_ps + int(once.busy_ps[of_a_chip].sum())
+    why = "looped matmuls pass shards from chip to chip, over fewer links or in more hops than one collective"
+    yield Model("Shards sent hop by hop", OVERLAP, apart_ps / PS_PER_S, why)
+    why = "they multiply one shard while the next is on its way (section 3.5)"
+    yield Model("Hidden under matmuls", OVERLAP, simulate(once).makespan_ps / PS_PER_S, why)
+    why = "a looped matmul is launched piece by piece, each with its own overhead"
+    yield Model("Launches of the pieces", OVERLAP, part.trace.makespan_ps / PS_PER_S, why)
+
+
+def _launched_once(program: Program, computes: Ints, op_overhead_ps: int) -> Program:
+    """The program with the launch overhead of a looped matmul on its first piece only."""
+    key = np.stack([program.op[computes], program.layer[computes], program.chip[computes]])
+    _, first = np.unique(key, axis=1, return_index=True)
+    busy_ps = program.busy_ps.copy()
+    busy_ps[np.delete(computes, first)] -= op_overhead_ps
+    return replace(program, busy_ps=busy_ps)
+
+
+# --- effects of the machine, in the order in which they are switched on ----------------------------------------------
+
+Words = Callable[[Scenario, Any, float], str]
+"""(scenario, the machine's value, what it adds to the step, s) -> why."""
+
+
+def _get(scenario: Scenario, path: str) -> Any:
+    value: Any = scenario
+    for name in path.split("."):
+        value = getattr(value, name)
+    return getattr(value, "value", value)
+
+
+def _matmul(scenario: Scenario, value: float, _: float) -> str:
+    peak = scenario.topology.chip.peak[scenario.workload.activations].value
+    return f"large matmuls reach {value:.1%} of {peak / 1e12:.0f} TFLOP/s"
+
+
+def _memory(scenario: Scenario, value: float, _: float) -> str:
+    return f"streaming reads reach {value:.1%} of {scenario.topology.chip.hbm_bandwidth.value / 1e9:.0f} GB/s"
+
+
+def _link(scenario: Scenario, value: float, _: float) -> str:
+    return f"long transfers reach {value:.1%} of {_get(scenario, 'topology.link.bandwidth') / 1e9:.0f} GB/s a link"
+
+
+def _hops(_: Scenario, value: float, added: float) -> str:
+    return f"{format_seconds(value)} a hop, {added / value:,.0f} hops after each other"
+
+
+def _launches(_: Scenario, value: float, added: float) -> str:
+    return f"{format_seconds(value)} to start each of {added / value:,.0f} collectives"
+
+
+def _kernels(_: Scenario, value: str, __: float) -> str:
+    return "norms, activations and residual adds read and write memory by themselves"
+
+
+def _ops(_: Scenario, value: float, added: float) -> str:
+    return f"{format_seconds(value)} beside each of {added / value:,.0f} matmuls and attentions"
+
+
+_EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
+    ("Memory bandwidth reached", MACHINE, "topology.chip.hbm_efficiency", _memory),
+    ("Matmul rate reached", MACHINE, "topology.chip.matmul_efficiency", _matmul),
+    ("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),
+    ("Norms and activations apart", MACHINE, "topology.chip.elementwise", _kernels),
+    ("Hop latency", WAITING, "topology.link.latency", _hops),
+    ("Launches of collectives", WAITING, "topology.collective_overhead", _launches),
+    ("Launches of operations", WAITING, "topology.chip.op_overhead", _ops),
+)

@@ -1,0 +1,283 @@
+"""From the formula of Pope et al. 2022 (arXiv 2211.05102) to the closed form of the layout on an ideal machine.
+
+Symbols as in `sim.closed_form.pope`; e, f, g as in `sim.closed_form.per_axis`. What a term of the closed form is
+made of is found by switching the rest off: endless memory bandwidth leaves its FLOPs, a byte less per weight its
+weights. All times are in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+
+from sim.closed_form import pope
+from sim.closed_form.per_axis import Axes, Groups, Ledger, groups, per_axis
+from sim.closed_form.prediction import torus_of
+from sim.explain.changes import all_rings, changed, endless_memory, endless_rate
+from sim.report.explanation import FORMULA, Model
+from sim.specs import DTYPE_BYTES, Scenario
+from sim.units import format_seconds
+
+WIRE, WORK = "Communication it leaves out", "Work it leaves out"
+
+_COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all")
+_ENDS = ("embedding", "last position", "logits", "token")
+_WITH_THE_FFN = ("residual ", "q_wi ", "o_wo ")
+"""Operations of the parallel block whose collectives the paper counts, for the FFN alone."""
+
+Times = Mapping[str, float]
+
+
+def models(ideal: Scenario) -> Iterator[Model]:
+    """Models of one pass of `ideal`, a scenario on an ideal machine; the last is its per-axis closed form."""
+    parallel = changed(ideal, {"layout.block": "parallel"})
+    formula = pope.paper(ideal)
+    communication = formula.terms["communication"]
+    yield from _printed(ideal, formula.terms)
+    roof = formula.step_s - communication
+    for model in _wires(parallel):
+        communication = model.step_s
+        yield Model(model.name, model.group, roof + communication, model.why)
+    yield from _work(parallel, communication)
+    if ideal.block == "serial":
+        why = "the FFN follows attention: the residual is gathered, normalised and scattered twice (section 3.4)"
+        yield Model("Serial block", WORK, per_axis(ideal).step_s, why)
+
+
+def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
+    """The formula, as the terms that count in it."""
+    torus, model, work = torus_of(scenario), scenario.model, scenario.workload
+    chip, n = torus.chip, prod(axis.size for axis in torus.axes.values())
+    N = model.nominal_parameters * scenario.layers / model.layers
+    memory = terms["weights"] + terms["kv_cache"]
+    if terms["compute"] > memory:
+        why = f"2 x {_count(N)} parameters x {work.batch * work.tokens_per_step:,} tokens at {n} chips' data sheet peak"
+        why += f"; memory, {format_seconds(memory)}, hides under it"
+        yield Model("Matmuls at peak", FORMULA, terms["compute"], why)
+    else:
+        why = f"{_count(N)} parameters in {work.weights} over {n} chips' {chip.hbm_bandwidth.value / 1e9:.0f} GB/s"
+        why += f"; matmuls, {format_seconds(terms['compute'])}, hide under it"
+        yield Model("Weights from memory", FORMULA, terms["weights"], why)
+        tokens = f"{work.batch:,} x {work.mean_cache_length:,.0f} tokens"
+        why = f"keys and values of {tokens}, split as attention over {scenario.layout.attention} does"
+        yield Model("KV cache from memory", FORMULA, memory, why)
+    if terms["communication"]:
+        bw = 2 * len(torus.axes) * torus.link.bandwidth.value
+        why = f"an FFN of two matrices; every collective at {bw / 1e9:.0f} GB/s, what all links of a chip carry"
+        yield Model("Communication", FORMULA, max(terms["compute"], memory) + terms["communication"], why)
+
+
+# --- communication ---------------------------------------------------------------------------------------------------
+
+
+def _wires(scenario: Scenario) -> Iterator[Model]:
+    """Communication alone, from the paper's volumes to all collectives of the layers."""
+    rings = all_rings(scenario)
+    ledger = Ledger(rings)
+    split = groups(scenario.layout.ffn, tuple(ledger.torus.axes))
+    over = [axes for axes in (split.e, split.f, split.g) if ledger.ways(axes) > 1]
+    if not over:
+        return
+    bw = 2 * len(ledger.torus.axes) * ledger.torus.link.bandwidth.value
+    sent = sum(2 * size * (1 - 1 / ledger.ways(axes)) for axes, size in _ffn_sizes(rings, split).items())
+    ways = _listed([f"{ledger.ways(axes)} over {_names(axes)}" for axes in over])
+    yield Model(
+        "Own share stays: (K-1)/K",
+        WIRE,
+        scenario.layers * sent / bw,
+        f"of what K chips gather, each holds 1/K already; K is {ways}",
+    )
+
+    ffn = _ffn_wires(rings, split, matrices_in=1)
+    links = 2 * len(ledger.torus.axes)
+    have = _listed([f"over {_names(axes)} {_links(ledger, axes)} of {links}" for axes in over])
+    yield Model("Only the links of its axes", WIRE, ffn, f"a collective has no others: {have}")
+
+    if scenario.model.ffn == "swiglu":
+        ffn = _ffn_wires(rings, split, matrices_in=2)
+        what = "its weights are gathered as well" if split.g else "twice as many products to scatter"
+        yield Model("Third FFN matrix", WIRE, ffn, f"SwiGLU has two matrices into the FFN: {what}")
+
+    found = _layer_wires(rings)
+    total = sum(time for name, time in found.items() if name.startswith(_WITH_THE_FFN))
+    yield Model("Queries, attention output", WIRE, total, "their projections travel with the FFN's in one collective")
+    exchanged = sum(time for name, time in found.items() if name.endswith("all-to-all"))
+    why = "attention over the batch: queries go from heads to sequences, its output back (section 3.3)"
+    yield Model("All-to-alls", WIRE, total + exchanged, why)
+    why = "collectives of their own in every layer, small but there"
+    yield Model("Keys, values, norm", WIRE, sum(found.values()), why)
+
+    as_built = changed(scenario, {"topology.collectives": {}, "collectives": {}})
+    open_axes = "".join(n for n, axis in torus_of(scenario).axes.items() if axis.size > 1 and not _ring(scenario, n))
+    why = f"no ring closes along {open_axes}: the chips at the ends of a line receive over one link instead of two"
+    yield Model("No wraparound", WIRE, sum(_layer_wires(as_built).values()), why)
+    chosen = {**torus_of(scenario).collectives, **scenario.collectives}
+    named = [f"{name} by {algorithm}" for name, algorithm in chosen.items() if name != "collective_matmul"]
+    why = f"{_listed(named)}, not on all links of all axes at once"
+    yield Model("Chosen algorithms", WIRE, sum(_layer_wires(scenario).values()), why)
+
+
+def _ffn_sizes(scenario: Scenario, split: Groups) -> dict[Axes, float]:
+    """Gathered bytes of each of the paper's collectives in one layer: B_gLE_e over f, B_gLF_f over e, E_eF_f over g.
+
+    Each runs twice, in and out: two times their sum is `pope.ffn_volume`. Sections 3.2.1 to 3.2.3.
+    """
+    ledger, model, work = Ledger(scenario), scenario.model, scenario.workload
+    e, f, g = (ledger.ways(axes) for axes in (split.e, split.f, split.g))
+    tokens, a, w = work.batch / g * work.tokens_per_step, DTYPE_BYTES[work.activations], DTYPE_BYTES[work.weights]
+    sizes = {
+        split.f: tokens * model.d_model / e * a,
+        split.e: tokens * model.d_ff / f * a,
+        split.g: model.d_model / e * model.d_ff / f * w,
+    }
+    return {axes: size for axes, size in sizes.items() if axes}
+
+
+def _ffn_wires(scenario: Scenario, split: Groups, matrices_in: int) -> float:
+    """Communication of an FFN of `matrices_in` matrices and one out, on the links of its axes."""
+    ledger = Ledger(scenario)
+    sizes = _ffn_sizes(scenario, split)
+    for collective, count in (("reduce_scatter", matrices_in), ("all_gather", 1)):
+        if split.e:
+            ledger.wire("products", collective, split.e, count * sizes[split.e])
+        if split.f:
+            ledger.wire("residual", collective, split.f, sizes[split.f])
+        if split.g:
+            ledger.wire(f"weights {collective}", "all_gather", split.g, count * sizes[split.g])
+    return scenario.layers * sum(ledger.terms.values())
+
+
+def _layer_wires(scenario: Scenario) -> Times:
+    """Collectives of all layers."""
+    return {
+        name: time
+        for name, time in per_axis(scenario).terms.items()
+        if name.endswith(_COLLECTIVES) and not name.startswith(_ENDS)
+    }
+
+
+# --- work ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one operation of all layers takes on an ideal machine, each part by itself."""
+
+    flops: float
+    weights: float
+    cache: float
+    scores: float
+    gathered: int
+    """Chips whose weights it multiplies with."""
+
+
+def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
+    """Compute and memory, from the paper's roofline of all parameters to one of every operation."""
+    torus, model, work = torus_of(scenario), scenario.model, scenario.workload
+    chip, n = torus.chip, prod(axis.size for axis in torus.axes.values())
+    peak, hbm = chip.peak[work.activations].value, chip.hbm_bandwidth.value
+    w, tokens = DTYPE_BYTES[work.weights], work.batch * work.tokens_per_step
+    cache = pope.paper(scenario).terms["kv_cache"]
+
+    def roof(parameters: float) -> float:
+        flops = pope.compute_time(parameters, tokens, n, peak)
+        return max(flops, pope.memory_time(parameters, w, 0, n, hbm) + cache) + communication
+
+    split = groups(scenario.layout.ffn, tuple(torus.axes))
+    f = prod(torus.axes[axis].size for axis in split.f)
+    heads = ceil(model.computed_heads / f) * f
+    cached = heads if model.kv_heads == model.heads else model.kv_heads
+    per_head = 2 * model.d_model * model.d_head * scenario.layers
+    added = per_head * (heads - model.heads + cached - model.kv_heads)
+    nominal = model.nominal_parameters * scenario.layers / model.layers
+    why = f"{model.heads} heads are computed as {heads}, so that chips share them: {added / nominal:+.1%} parameters"
+    yield Model("Padded heads", WORK, roof(nominal + added), why)
+
+    terms = per_axis(scenario).terms
+    ends = sum(time for name, time in terms.items() if name.startswith(_ENDS))
+    matrices = 3 if model.ffn == "swiglu" else 2
+    of_layers = scenario.layers * matrices * model.d_model * model.d_ff + per_head * (heads + cached)
+    why = "the table is looked up and summed over the chips, and multiplied for the last position only"
+    yield Model("Embedding and logits", WORK, roof(of_layers) + ends, why)
+
+    parts = _parts(scenario, terms)
+    rest = communication + ends
+    flops = sum(part.flops for name, part in parts.items() if name != "attention")
+    read = sum(part.cache for part in parts.values())
+    own = sum(part.weights / part.gathered for part in parts.values())
+    what = f"{model.kv_heads} key-value head{'s' if model.kv_heads > 1 else ''} for {n} chips"
+    why = f"{what}: chips read copies of the weights and repeat some of each other's projections"
+    yield Model("Copies of keys and values", WORK, max(flops, own + read) + rest, why)
+    weights = sum(part.weights for part in parts.values())
+    g = max(part.gathered for part in parts.values())
+    why = f"a chip reads all that it multiplies with, {g} times its own share"
+    yield Model("Gathered weights are read in full", WORK, max(flops, weights + read) + rest, why)
+
+    def each(attention: float) -> float:
+        matmuls = (max(p.flops, p.weights) for name, p in parts.items() if name != "attention")
+        return sum(matmuls) + attention + rest
+
+    attention = parts["attention"]
+    why = "one after the other: what waits for memory in one does not hide under the FLOPs of another"
+    yield Model("Each operation its own roofline", WORK, each(attention.cache), why)
+    through = ", and the scores go through memory in 32 bits" if attention.scores else ""
+    why = f"the FLOPs of attention itself{through}"
+    yield Model("Attention scores", WORK, each(max(attention.flops, attention.cache + attention.scores)), why)
+    why = "every operation reads its inputs and writes its outputs, where memory is what it waits for"
+    yield Model("Activations through memory", WORK, sum(terms.values()), why)
+
+
+def _parts(scenario: Scenario, terms: Times) -> dict[str, Parts]:
+    """Operations of the layers taken apart."""
+    work = scenario.workload
+    names = [name for name in terms if not name.endswith(_COLLECTIVES) and not name.startswith(_ENDS)]
+    only_bytes = endless_rate(scenario)
+    moved = per_axis(only_bytes).terms
+
+    def part_of(field: str, thinner: str, without: str, share: float) -> Times:
+        """Time of what takes less with `thinner` than with `without` in its place, times `share`."""
+        less, more = (per_axis(changed(only_bytes, {field: value})).terms for value in (thinner, without))
+        return {name: (more[name] - less[name]) * share for name in names}
+
+    flops = per_axis(endless_memory(scenario)).terms
+    weights = part_of("workload.weights", "int8", "bf16", DTYPE_BYTES[work.weights])
+    cache = part_of("workload.kv_cache", "int8", "bf16", DTYPE_BYTES[work.kv_cache])
+    fused = per_axis(changed(only_bytes, {"topology.chip.attention": "fused"})).terms
+    split = groups(scenario.layout.ffn, tuple(torus_of(scenario).axes))
+    g = Ledger(scenario).ways(split.g)
+    return {
+        name: Parts(
+            flops[name],
+            weights[name],
+            cache[name],
+            moved[name] - fused[name],
+            g if f"{name} weights all-gather" in terms else 1,
+        )
+        for name in names
+    }
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _ring(scenario: Scenario, name: str) -> bool:
+    axis = torus_of(scenario).axes[name]
+    return axis.wrap and not axis.twist
+
+
+def _links(ledger: Ledger, axes: Axes) -> int:
+    """Links of a chip that a collective over these axes can use."""
+    return 2 * sum(ledger.torus.axes[axis].size > 1 for axis in axes)
+
+
+def _names(axes: Axes) -> str:
+    return "".join(sorted(axes))
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words)
+
+
+def _count(number: float) -> str:
+    return f"{number / 1e9:.3g} billion"

@@ -1,0 +1,165 @@
+"""Why the simulated step is not what the paper's formula says: one bar per effect, as data and for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from sim.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FORMULA = "The paper's formula"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One forward pass as one more model has it; it differs from the model before in one effect."""
+
+    name: str
+    """Of the effect."""
+    group: str
+    step_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What one effect adds to the step."""
+
+    name: str
+    group: str
+    seconds: float
+    running_s: float
+    """The step with this effect and all before it."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """From the paper's formula to the simulated step; the bars add up to it."""
+
+    scenario: str
+    phase: str
+    machine: str
+    chips: int
+    bars: tuple[Bar, ...]
+    ideal_at: int
+    """Bars up to the closed form of the same layout on an ideal machine; what follows is simulated."""
+    exact: bool
+    """Whether that closed form is exact: the simulation of the ideal machine is then the same to the rounding."""
+    published_s: float | None
+    """A published step, where the scenario has one."""
+
+    @property
+    def step_s(self) -> float:
+        """The simulated step, s."""
+        return self.bars[-1].running_s
+
+    @property
+    def paper_s(self) -> float:
+        """The step by the paper's formula, s."""
+        return sum(bar.seconds for bar in self.bars if bar.group == FORMULA)
+
+    @property
+    def ideal_s(self) -> float:
+        """The step by the closed form of an ideal machine, s."""
+        return self.bars[self.ideal_at - 1].running_s
+
+    @property
+    def groups(self) -> Iterator[tuple[str, list[Bar]]]:
+        """Bars that follow each other in one group."""
+        for group, bars in groupby(self.bars, key=lambda bar: bar.group):
+            yield group, list(bars)
+
+    @property
+    def unit(self) -> tuple[float, str]:
+        """Seconds of the unit that fits the step, and its name."""
+        return next((each for each in _UNITS if self.step_s >= each[0]), _UNITS[-1])
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The bars as JSON data, seconds."""
+        return [{"phase": self.phase, **asdict(bar)} for bar in self.bars]
+
+    def time(self, seconds: float, sign: str = "") -> str:
+        """A time in the unit that fits the step, or in its own where that would show nothing: `+1.48 ms`, `-3.1 us`."""
+        size, unit = self.unit
+        decimals = max(0, 3 - len(str(int(self.step_s / size))) + 1)
+        if seconds and abs(seconds) < 0.5 * size * 10**-decimals:
+            if self.is_rounding(seconds):
+                return f"0 {unit}"
+            return ("-" if seconds < 0 else sign) + format_seconds(float(f"{abs(seconds):.1e}"))
+        return f"{seconds / size:{sign}.{decimals}f} {unit}"
+
+    def is_rounding(self, seconds: float) -> bool:
+        """Whether a difference is no more than that of whole picoseconds to seconds."""
+        return abs(seconds) < _ROUNDING * self.step_s
+
+    def share(self, seconds: float, sign: str = "") -> str:
+        """A time in percent of the simulated step."""
+        share = 100 * seconds / self.step_s
+        return f"{0 if abs(share) < 0.05 else share:{sign if abs(share) >= 0.05 else ''}.1f} %"
+
+
+_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+_WIDE = 120
+"""Columns of a terminal that has room for the reasons."""
+_ROUNDING = 1e-7
+"""Of the step. Whole picoseconds move an operation by half of one, and an operation takes more than a microsecond."""
+
+
+def bars(models: Iterable[Model]) -> Iterator[Bar]:
+    """The difference that each model makes to the one before; the first starts from nothing."""
+    before = 0.0
+    for model in models:
+        yield Bar(model.name, model.group, model.step_s - before, model.step_s, model.why)
+        before = model.step_s
+
+
+def render(explanations: Sequence[Explanation], console: Console | None = None) -> None:
+    """Print a table per explanation on `console` (default: standard output)."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console(highlight=False)
+    reasons = console.width >= _WIDE
+    for each in explanations:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+        table.add_column(f"one {each.phase} step, explained", no_wrap=True)
+        for title in ("effect", "running", "of step"):
+            table.add_column(title, justify="right", no_wrap=True)
+        if reasons:
+            table.add_column("why")
+        for row in _rows(each):
+            if row is None:
+                table.add_section()
+            else:
+                table.add_row(*row[: 5 if reasons else 4])
+        console.print()
+        console.print(table)
+
+
+def _rows(each: Explanation) -> Iterator[tuple[str, ...] | None]:
+    """Cells of each row, None for a rule."""
+    done = 0
+    for group, members in each.groups:
+        total = sum(bar.seconds for bar in members)
+        yield f"[bold]{group}[/]", f"[bold]{each.time(total, '+')}[/]", "", f"[bold]{each.share(total, '+')}[/]", ""
+        for bar in members:
+            value = each.time(bar.seconds, "+")
+            if bar.group != FORMULA and not value.startswith("0 "):
+                value = f"[{'red' if bar.seconds > 0 else 'blue'}]{value}[/]"
+            yield f"  {bar.name}", value, each.time(bar.running_s), each.share(bar.seconds, "+"), f"[dim]{bar.why}[/]"
+        yield None
+        done += len(members)
+        if done == each.ideal_at:
+            yield "[bold]closed form, ideal machine[/]", "", each.time(each.ideal_s), each.share(each.ideal_s), ""
+            yield None
+    yield "[bold]simulated[/]", "", f"[bold]{each.time(each.step_s)}[/]", each.share(each.step_s), ""
+    if each.published_s is not None:
+        off = f"simulated is {each.step_s / each.published_s - 1:+.1%}"
+        yield "published", "", each.time(each.published_s), each.share(each.published_s), off
