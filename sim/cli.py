@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -198,6 +198,60 @@ def topology(
 
 
 @app.command()
+def validate(
+    suites: Annotated[list[str] | None, typer.Argument(help="Suite files, or names of shipped ones; all.")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns, for one suite.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the parity plot.")] = True,
+) -> None:
+    """Compare predictions with published measurements; exit code 1 when a suite misses its tolerance."""
+    from sim import load, outputs
+    from sim.validate import validate as validate_suite
+
+    names = suites or list(load.shipped("suite"))
+    if rows and len(names) > 1:
+        raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
+    found = []
+    for name in names:
+        with _steps(f"validating {name}") as progress:
+            found.append(validate_suite(name, rows, progress))
+        if plots:
+            from sim.plots import parity
+
+            with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
+                parity.draw(found[-1], fresh)
+    if as_json:
+        typer.echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
+    else:
+        from sim.report.validation import render
+
+        for suite in found:
+            render(suite)
+            if plots:
+                typer.echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
+    if not all(suite.passes for suite in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    suite: Annotated[str, typer.Argument(help="Suite file with a calibration, or the name of a shipped one.")],
+    rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the machine constants that a suite names to the rows that it names."""
+    from sim import calibrate as calibration
+
+    with _steps("fitting") as progress:
+        found = calibration.fit(suite, rows, lambda evaluations, rms: progress(evaluations, 0))
+    if as_json:
+        typer.echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))
+    else:
+        typer.echo(calibration.report(found))
+
+
+@app.command()
 def schema(
     out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("schemas"),
 ) -> None:
@@ -208,6 +262,18 @@ def schema(
     with outputs.writable(out):
         for path in schemas.write(out):
             typer.echo(str(path))
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A counter on a terminal, nothing elsewhere: call it with (steps done, steps in all or 0)."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda done, total: status.update(f"{what}: {done}" + (f" of {total}" if total else ""))
 
 
 @contextmanager

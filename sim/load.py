@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sim.errors import InputError, closest, suggest
-from sim.specs import FILE_KINDS, TEXT_RULES, Model, Scenario, TopologySpec
+from sim.specs import FILE_KINDS, TEXT_RULES, Model, Scenario, Suite, TopologySpec
 
 # Where a kind's files lie, relative to the data root, and which of its fields may name a file of another kind.
 _FOLDERS = {
@@ -24,6 +24,7 @@ _FOLDERS = {
     "chip": "topologies/chips",
     "link": "topologies/links",
     "model": "scenarios/models",
+    "suite": "scenarios/published",
 }
 REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "scenario": {("topology",): "topology", ("model",): "model"},
@@ -69,6 +70,17 @@ def model(name: str) -> Model:
     """The transformer of a shipped name or a path. Raises InputError."""
     result: Model = _load("model", name, ())
     return result
+
+
+def suite(name: str) -> Suite:
+    """The validation suite of a shipped name or a path. Raises InputError."""
+    result: Suite = _load("suite", name, ())
+    return result
+
+
+def path(kind: str, name: str) -> Path:
+    """The file of a shipped name or a path. Raises InputError."""
+    return _find(kind, name, "", Path())
 
 
 def _load(kind: str, name: str, settings: Sequence[str]) -> Any:

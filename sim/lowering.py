@@ -195,13 +195,14 @@ class Lowering:
         axes = gathered_axes(*gathered[0])
         stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
         used_bytes = sum(used.local_bytes for _, used, _ in gathered)
-        if self.scenario.layout.overlap == "none":
+        longer = tuple(axis for axis in axes if self._ways((axis,)) > 1)
+        if self.scenario.layout.overlap == "none" or not all(self.topology.axis(axis).ring for axis in longer):
             self.gather_buffer_bytes = max(self.gather_buffer_bytes, used_bytes)
             self._collective("all_gather", axes, used_bytes, f"{name} weights")
             self._compute(name, work)
         else:
             self.gather_buffer_bytes = max(self.gather_buffer_bytes, 2 * stored_bytes)
-            self._weight_loop(name, work, stored_bytes, tuple(axis for axis in axes if self._ways((axis,)) > 1))
+            self._weight_loop(name, work, stored_bytes, longer)
 
     def _compute(self, op: str, work: Work, after: Sequence[Ids] | None = None, share: float = 1.0) -> Ids:
         """One launch on every chip, of a share of the work; the chip's next operation waits for it."""
@@ -283,12 +284,6 @@ class Lowering:
         two runs of the loop inside it, and a compiler that runs collectives in program order waits for it.
         """
         lengths = [self._ways((axis,)) for axis in axes]
-        for axis in axes:
-            if not self.topology.axis(axis).ring:
-                raise LayoutError(
-                    f"looped weight-gathering runs around rings, and axis '{axis}' of {self.topology.name} is none",
-                    hint="use 'overlap: none'",
-                )
         count = prod(lengths)
         op = self._label("all_gather", axes, f"{name} weights")
         overhead = units.to_ps(self.topology.collective_overhead_s)
@@ -333,7 +328,9 @@ class Lowering:
         return result
 
     def _loops(self, axes: Axes) -> bool:
-        return self.scenario.layout.overlap == "collective_matmul" and len(axes) == 1 and self._ways(axes) > 1
+        """Whether a collective over `axes` is looped with its matmul: around one ring; a line has none to go around."""
+        looped = self.scenario.layout.overlap == "collective_matmul" and len(axes) == 1 and self._ways(axes) > 1
+        return looped and self.topology.axis(axes[0]).ring
 
     def _loop_form(self) -> LoopForm:
         """The released code uses the latency form to decode and the throughput form to prefill (Pope et al. 3.5)."""

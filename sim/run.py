@@ -80,6 +80,15 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
     return Run(scenario, tuple(passes), report, time.perf_counter() - began)
 
 
+def latency_s(scenario: Scenario) -> float:
+    """Simulated time of all steps, s: what `run` reports, without the report."""
+    total = 0.0
+    for phase in scenario.phases:
+        every = scenario.workload.phase == "generate" and phase.workload.phase == "decode"
+        total += _every_step(phase) if every else phase.workload.steps * step_s(phase)
+    return total
+
+
 def step_s(scenario: Scenario) -> float:
     """Simulated time of one forward pass, s."""
     return _simulate(scenario)[2].makespan_ps / PS_PER_S
@@ -98,7 +107,7 @@ def predict(scenario: Scenario) -> ClosedForm | None:
     )
 
 
-def _every_step(phase: Scenario, progress: Callable[[int, int], None]) -> float:
+def _every_step(phase: Scenario, progress: Callable[[int, int], None] = lambda done, total: None) -> float:
     steps = phase.workload.each_step
     total = 0.0
     for done, workload in enumerate(steps):

@@ -482,10 +482,21 @@ class FigureSpec(Strict):
         return (self.series,) if isinstance(self.series, str) else tuple(self.series or ())
 
 
-Variants = Annotated[dict[str, Annotated[dict[str, Any], Field(min_length=1)]], Field(min_length=1)]
-"""Named settings of several fields at once: `{2D: {layout.ffn: weight_stationary_2d}, WG: {...}}`."""
+def _axis(values: object) -> object:
+    """Said here in one sentence, since neither half of the union alone explains what is missing."""
+    variants = isinstance(values, dict) and all(isinstance(fields, dict) and fields for fields in values.values())
+    if not values or not (isinstance(values, list) or variants):
+        rule = "must be a list of values, or variants such as {2D: {layout.ffn: weight_stationary_2d}, 1D: {...}}"
+        raise wrong(rule=rule, got=values, hint="a field is one key with dots, as in {workload.batch: [1, 4]}")
+    return values
 
-SweepSpec = Annotated[dict[str, Annotated[list[Any], Field(min_length=1)] | Variants], Field(min_length=1)]
+
+Variants = Annotated[dict[str, Annotated[dict[str, Any], Field(min_length=1)]], Field(min_length=1)]
+"""Named settings of several fields at once: `{2D: {layout.ffn: weight_stationary_2d}, 1D: {...}}`."""
+
+SweepAxis = Annotated[Annotated[list[Any], Field(min_length=1)] | Variants, BeforeValidator(_axis)]
+
+SweepSpec = Annotated[dict[str, SweepAxis], Field(min_length=1)]
 """The axes of a sweep, outermost first: values of a dotted field, or a name of one's own with variants."""
 
 
@@ -511,20 +522,20 @@ class Scenario(Strict):
         if self.figure is None:
             return self
         if self.sweep is None:
-            raise wrong("figure", rule="a figure shows a sweep, and there is no 'sweep'")
+            raise wrong("figure", rule="a figure shows a sweep, and there is none", hint="remove both, or neither")
         for axis in self.figure.lines:
             if axis not in self.sweep:
                 hint = suggest(axis, self.sweep)
                 raise wrong("figure", "series", rule="must be an axis of the sweep", got=axis, hint=hint)
-        rest = [axis for axis in self.sweep if axis not in self.figure.lines and axis != self.figure.x]
-        if self.figure.x in self.sweep or len(rest) > 1:
-            for axis in rest:
-                raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x or series")
         if self.figure.x not in (*self.sweep, "tokens", "chips"):
             hint = suggest(self.figure.x, (*self.sweep, "tokens", "chips"))
             raise wrong(
                 "figure", "x", rule="must be an axis of the sweep, tokens or chips", got=self.figure.x, hint=hint
             )
+        rest = [axis for axis in self.sweep if axis not in self.figure.lines and axis != self.figure.x]
+        if self.figure.x in self.sweep or len(rest) > 1:
+            for axis in rest:
+                raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x or series")
         if self.figure.crossovers and self.figure.x != "tokens":
             raise wrong("figure", "crossovers", rule="crossovers are counts of tokens, so x must be 'tokens'")
         return self
@@ -559,11 +570,65 @@ class Scenario(Strict):
         )
 
 
+# --- published measurements --------------------------------------------------------------------------------------------
+
+Settings = dict[str, Any]
+"""Values by dotted field, as in --set."""
+
+
+class Tolerance(Strict):
+    """Largest absolute errors that pass."""
+
+    median: Fraction
+    nine_in_ten: Fraction
+    worst: Fraction
+
+
+class Constant(Strict):
+    """One fitted number: the fields that take it, and the range of what is physically plausible."""
+
+    fields: Annotated[list[str], Field(min_length=1)]
+    unit: str = ""
+    low: float
+    high: float
+
+
+class Calibration(Strict):
+    """What `sim calibrate` fits to which rows."""
+
+    rows: Annotated[list[str], Field(min_length=1)]
+    constants: Annotated[dict[str, Constant], Field(min_length=1)]
+
+
+class Suite(Strict):
+    """How the rows of a CSV become scenarios, and how close they must come."""
+
+    name: Name
+    description: str = ""
+    rows: str
+    """CSV file, relative to this file."""
+    base: str
+    """Scenario that the rows change."""
+    tolerance: Tolerance
+    settings: Settings = {}
+    """Of every row."""
+    models: dict[str, Settings]
+    """By pattern of the row's model; the first that fits."""
+    at_chips: dict[str, dict[int, Settings]] = {}
+    """By pattern of the row's model and by its number of chips."""
+    layouts: dict[str, Settings] = {}
+    """By pattern of the row's FFN layout; the first that fits."""
+    not_gated: dict[str, str] = {}
+    """Reason by pattern of the case id: shown, not held against the tolerance."""
+    calibration: Calibration | None = None
+
+
 FILE_KINDS: dict[str, Any] = {
     "scenario": Scenario,
     "topology": TopologySpec,
     "chip": ChipSpec,
     "link": LinkSpec,
     "model": Model,
+    "suite": Suite,
 }
 """Kinds of file a user writes, and the model each must satisfy."""

@@ -1,0 +1,116 @@
+"""Fit a few machine constants to a few published rows: least squares on the logarithm of the error, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sim.errors import InputError, suggest
+from sim.run import latency_s
+from sim.specs import Calibration, Constant
+from sim.suite import Case, read
+from sim.validate import predicted
+
+_STEP = 1e-2
+"""Relative step of the numerical derivative: well above the rounding of tasks to picoseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Fitted constants and what they leave over."""
+
+    calibration: Calibration
+    values: Mapping[str, float]
+    """By name, in the constant's unit."""
+    residuals: Mapping[str, float]
+    """Predicted / published - 1 of each fitted row."""
+    evaluations: int
+
+    def settings(self) -> list[str]:
+        """The fitted values as --set of a scenario."""
+        return settings(self.calibration, self.values)
+
+
+def settings(calibration: Calibration, values: Mapping[str, float]) -> list[str]:
+    """Values of constants as --set of a scenario."""
+    return [
+        f"{field}={_text(values[name], constant)}"
+        for name, constant in calibration.constants.items()
+        for field in constant.fields
+    ]
+
+
+def fit(
+    name: str, rows: Path | None = None, progress: Callable[[int, float], None] = lambda evaluations, rms: None
+) -> Fit:
+    """Fit the constants that a suite names to the rows that it names.
+
+    Args:
+        name: a shipped suite or a file.
+        rows: another CSV of the same columns.
+        progress: called with (evaluations so far, root mean square of the log errors).
+
+    Raises:
+        InputError: the suite says nothing of calibration, or names rows that are not there.
+    """
+    from scipy.optimize import least_squares
+
+    suite, cases = read(name, rows)
+    if suite.calibration is None:
+        raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its rows and constants")
+    calibration, by_id = suite.calibration, {case.case_id: case for case in cases}
+    for row in calibration.rows:
+        if row not in by_id:
+            raise InputError("no such row", where=f"{suite.name}: calibration.rows", got=row, hint=suggest(row, by_id))
+    chosen = [by_id[row] for row in calibration.rows]
+    names = list(calibration.constants)
+    low = np.array([constant.low for constant in calibration.constants.values()])
+    high = np.array([constant.high for constant in calibration.constants.values()])
+    evaluations = 0
+
+    def log_errors(point: np.ndarray) -> np.ndarray:
+        nonlocal evaluations
+        evaluations += 1
+        values = dict(zip(names, point.tolist(), strict=True))
+        errors = np.array([np.log(_prediction(case, calibration, values) / case.published) for case in chosen])
+        progress(evaluations, float(np.sqrt(np.mean(errors**2))))
+        return errors
+
+    # Unit-free variables, 0 at the lower and 1 at the upper bound, so that one step size suits all.
+    found = least_squares(
+        lambda unit: log_errors(low + unit * (high - low)),
+        np.full(len(names), 0.5),
+        bounds=(0, 1),
+        diff_step=_STEP,
+        x_scale=1.0,
+    )
+    point = low + found.x * (high - low)
+    values = dict(zip(names, point.tolist(), strict=True))
+    residuals = {case.case_id: float(np.expm1(error)) for case, error in zip(chosen, log_errors(point), strict=True)}
+    return Fit(calibration, values, residuals, evaluations)
+
+
+def report(found: Fit) -> str:
+    """The fit as text: constants, bounds, residuals, and the settings to use them."""
+    lines = [f"{'constant':<22} {'value':>10} {'unit':<4} {'bounds':>14}"]
+    for name, constant in found.calibration.constants.items():
+        bounds = f"{constant.low:g} .. {constant.high:g}"
+        lines.append(f"{name:<22} {found.values[name]:>10.4g} {constant.unit:<4} {bounds:>14}")
+    lines += ["", f"{'fitted row':<34} {'residual':>9}"]
+    lines += [f"{row:<34} {residual:>+9.1%}" for row, residual in found.residuals.items()]
+    rms = float(np.sqrt(np.mean([residual**2 for residual in found.residuals.values()])))
+    lines += [f"{'root mean square':<34} {rms:>9.1%}", "", f"{found.evaluations} evaluations; to use it:"]
+    lines += [f"  --set '{setting}'" for setting in found.settings()]
+    return "\n".join(lines)
+
+
+def _prediction(case: Case, calibration: Calibration, values: Mapping[str, float]) -> float:
+    scenario = case.scenario(*settings(calibration, values))
+    return predicted(case, scenario, latency_s(scenario))
+
+
+def _text(value: float, constant: Constant) -> str:
+    return f"{value:.4g} {constant.unit}".strip()

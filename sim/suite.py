@@ -1,0 +1,134 @@
+"""Published measurements as scenarios: a CSV of rows, and a file that says how to read them.
+
+Columns of a row: case_id, source, model, chips, mesh (`4x4x4`, x first), phase (prefill, decode_step, decode_total,
+total), batch, input_tokens, context_tokens, generated_tokens, ffn_layout, attention_layout, weight_dtype,
+activation_dtype, metric (latency_s or mfu), value, reading_error_pct (optional), notes (optional).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from sim import load
+from sim.errors import InputError, suggest
+from sim.specs import Scenario, Suite, TorusSpec
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One published value and the scenario it was measured in."""
+
+    case_id: str
+    source: str
+    metric: str
+    """`latency_s` or `mfu`."""
+    published: float
+    base: str
+    settings: tuple[str, ...]
+    """What the row changes in the base, as in --set."""
+    not_gated: str
+    """Reason, empty if it is gated."""
+
+    def scenario(self, *further: str) -> Scenario:
+        """The scenario of the row, with further settings. Raises InputError."""
+        return load.scenario(self.base, [*self.settings, *further])
+
+
+def read(name: str, rows: Path | None = None) -> tuple[Suite, tuple[Case, ...]]:
+    """The suite of a shipped name or a path, and its cases, from its own CSV or from `rows`.
+
+    Raises:
+        InputError: the file or a row is wrong; the message names the line.
+    """
+    suite = load.suite(name)
+    source = rows or load.path("suite", name).parent / suite.rows
+    base = load.scenario(suite.base)
+    try:
+        with source.open(encoding="utf-8", newline="") as file:
+            table = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(source)) from None
+    return suite, tuple(_case(suite, base, row, f"{source}:{line}") for line, row in enumerate(table, start=2))
+
+
+_PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}
+_TOKENS = {
+    "prefill": {"prompt": "input_tokens"},
+    "decode": {"context": "context_tokens", "generate": "generated_tokens"},
+    "generate": {"prompt": "input_tokens", "generate": "generated_tokens"},
+}
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
+
+
+def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> Case:
+    def cell(name: str) -> str:
+        if not row.get(name):
+            raise InputError(f"a row needs a value in column '{name}'", where=where)
+        return row[name]
+
+    def number(name: str) -> int:
+        try:
+            return int(cell(name))
+        except ValueError:
+            raise InputError(f"column '{name}' must be a whole number", where=where, got=cell(name)) from None
+
+    def one_of(name: str, allowed: Iterable[str]) -> str:
+        if cell(name) not in allowed:
+            raise InputError(f"unknown {name}", where=where, got=cell(name), hint=suggest(cell(name), allowed))
+        return cell(name)
+
+    phase = _PHASES[one_of("phase", _PHASES)]
+    tokens = {field: number(column) for field, column in _TOKENS[phase].items()}
+    dtypes = {
+        field: _DTYPES.get(cell(column), cell(column))
+        for field, column in (("weights", "weight_dtype"), ("activations", "activation_dtype"))
+    }
+    model = cell("model")
+    known = [settings for pattern, settings in suite.models.items() if fnmatchcase(model, pattern)]
+    if not known:
+        raise InputError("no entry of the suite's 'models' fits this model", where=where, got=model)
+    settings = {
+        **known[0],
+        **_first(suite.at_chips, model).get(number("chips"), {}),
+        "layout.ffn": cell("ffn_layout"),
+        "layout.attention": cell("attention_layout"),
+        **_first(suite.layouts, cell("ffn_layout")),
+        **suite.settings,
+        "workload": {"phase": phase, "batch": number("batch"), **tokens, **dtypes},
+        **_slice(base, cell("mesh"), where),
+        "reference": None,
+        "name": cell("case_id"),
+    }
+    return Case(
+        case_id=cell("case_id"),
+        source=row.get("source", ""),
+        metric=one_of("metric", ("latency_s", "mfu")),
+        published=float(cell("value")),
+        base=suite.base,
+        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        not_gated=_first(suite.not_gated, cell("case_id")) or "",
+    )
+
+
+def _slice(base: Scenario, mesh: str, where: str) -> dict[str, Any]:
+    """The base's machine as a slice of another shape. A TPU v4 slice wraps where it is made of 4x4x4 cubes.
+
+    Source: jax scaling-book, chapter 2: slices smaller than a cube have no wraparound.
+    """
+    lengths = [int(length) if length.isdigit() else 0 for length in mesh.split("x")]
+    torus = base.topology
+    if not isinstance(torus, TorusSpec) or len(lengths) != len(torus.axes) or 0 in lengths:
+        raise InputError("column 'mesh' must give the length of each axis, such as 4x4x4", where=where, got=mesh)
+    wraps = all(length % 4 == 0 for length in lengths)
+    axes = {name: {"size": length, "wrap": wraps} for name, length in zip(torus.axes, lengths, strict=True)}
+    return {"topology.axes": axes, "topology.name": f"{torus.chip.name}_{mesh}"}
+
+
+def _first(patterns: Mapping[str, Any], name: str) -> Any:
+    """The value of the first pattern that fits, else an empty mapping."""
+    return next((value for pattern, value in patterns.items() if fnmatchcase(name, pattern)), {})
