@@ -125,6 +125,18 @@ def test_each_phase_of_a_generation_is_explained():
     assert prefill.step_s + 3 * decode.step_s == pytest.approx(result.report.simulated.latency_s)
 
 
+def test_a_few_layers_stand_for_all_where_every_chip_is_simulated():
+    """Layers take equal times, so 3, 4 and 5 of them give the time of 14; the last bar, all simulated, meets it."""
+    settings = ("engine.layers=14", *LINES, "topology.chip.op_overhead=0 s")
+    scenario = load.scenario("palm540b_decode_ws2d", settings)
+    part = run(scenario).passes[0]
+    assert part.topology.unfolded is None
+    found = one("palm540b_decode_ws2d", *settings)
+    telescopes(found, pope.paper(scenario).step_s, part.report.simulated.step_s)
+    assert found.is_rounding(seconds(found).get("Launches of the pieces", 0.0))
+    assert found.ideal_s + seconds(found)["Shared links"] == pytest.approx(step_s(changed(scenario, IDEAL)), rel=1e-12)
+
+
 # --- each bar is what it says ----------------------------------------------------------------------------------------
 
 
@@ -234,7 +246,7 @@ def test_the_command_prints_and_writes_it(tmp_path: Path, monkeypatch, capsys):
 
 
 def test_no_label_of_the_figure_covers_another_or_leaves_it():
-    for settings in ((), UNEQUAL, ("layout.ffn=weight_gathered_xyz", "layout.overlap=none")):
+    for settings in (LINES, UNEQUAL, ("layout.ffn=weight_gathered_xyz", "layout.overlap=none")):
         made = waterfall.make(one("palm540b_decode_ws2d", *SMALL, *settings))
         made.canvas.draw()
         axes = made.axes[0]

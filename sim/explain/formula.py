@@ -19,7 +19,7 @@ from sim.report.explanation import FORMULA, Model
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.units import format_seconds
 
-WIRE, WORK = "Communication it leaves out", "Work it leaves out"
+WIRE, WORK = "Communication it simplifies", "Work it leaves out"
 
 _COLLECTIVES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all")
 _ENDS = ("embedding", "last position", "logits", "token")
@@ -105,7 +105,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
     exchanged = sum(time for name, time in found.items() if name.endswith("all-to-all"))
     why = "attention over the batch: queries go from heads to sequences, its output back (section 3.3)"
     yield Model("All-to-alls", WIRE, total + exchanged, why)
-    why = "collectives of their own in every layer, small but there"
+    why = "each layer also sums or gathers its keys and values, and sums the squares of its norm"
     yield Model("Keys, values, norm", WIRE, sum(found.values()), why)
 
     as_built = changed(scenario, {"topology.collectives": {}, "collectives": {}})
@@ -198,7 +198,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     ends = sum(time for name, time in terms.items() if name.startswith(_ENDS))
     matrices = 3 if model.ffn == "swiglu" else 2
     of_layers = scenario.layers * matrices * model.d_model * model.d_ff + per_head * (heads + cached)
-    why = "the table is looked up and summed over the chips, and multiplied for the last position only"
+    why = "the formula multiplies the table for every token; it is looked up, and multiplied once a sequence"
     yield Model("Embedding and logits", WORK, roof(of_layers) + ends, why)
 
     parts = _parts(scenario, terms)

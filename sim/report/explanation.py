@@ -96,18 +96,18 @@ class Explanation:
 
     def is_rounding(self, seconds: float) -> bool:
         """Whether a difference is no more than that of whole picoseconds to seconds."""
-        return abs(seconds) < _ROUNDING * self.step_s
+        return abs(seconds) < ROUNDING * self.step_s
 
     def share(self, seconds: float, sign: str = "") -> str:
         """A time in percent of the simulated step."""
         share = 100 * seconds / self.step_s
-        return f"{0 if abs(share) < 0.05 else share:{sign if abs(share) >= 0.05 else ''}.1f} %"
+        return f"{0 if abs(share) < 0.05 else share:{sign if abs(share) >= 0.05 else ''}.1f}%"
 
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _WIDE = 120
 """Columns of a terminal that has room for the reasons."""
-_ROUNDING = 1e-7
+ROUNDING = 1e-7
 """Of the step. Whole picoseconds move an operation by half of one, and an operation takes more than a microsecond."""
 
 
