@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim import units
 from sim.closed_form import pope
-from sim.errors import InputError
+from sim.errors import InputError, suggest
 from sim.specs import FigureSpec, Model, Scenario, TorusSpec
 from sim.sweep.points import label
 from sim.sweep.published import published
@@ -41,27 +41,32 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     """The scenario's figure, checked; without one, latency over the first axis of numbers.
 
     Args:
-        axes: those still swept. A figure that needs another is none.
+        axes: those still swept. A line is then told apart by them only; without its x there is no figure.
 
     Raises:
-        InputError: an x that is not numbers, or published points that are not there.
+        InputError: an x that is not numbers, or published points or crossovers that are not there.
     """
     sweep = scenario.sweep or {}
-    numeric = [axis for axis in axes if _numbers(sweep[axis])]
-    if scenario.figure is None:
-        if not numeric:
-            return None
-        lines = [axis for axis in axes if axis != numeric[0]]
-        return FigureSpec(title=scenario.name, x=numeric[0], y="latency", series=lines or None)
     figure = scenario.figure
-    for name in figure.published:
-        if name not in (known := _labels(sweep, figure.lines)):
-            raise InputError("must be a line of the figure", where="figure.published", got=name, hint=f"lines: {known}")
+    if figure is None:
+        x = next((axis for axis in axes if _numbers(sweep[axis])), None)
+        rest = [axis for axis in axes if axis != x]
+        return FigureSpec(title=scenario.name, x=x, y="latency", series=rest or None) if x else None
     if figure.x in sweep and _numbers(sweep[figure.x]) is None:
         raise InputError("the values on the x axis must be numbers or quantities", where="figure.x", got=figure.x)
+    known = _labels(sweep, figure.lines)
+    for name in figure.published:
+        if name not in known:
+            raise InputError("must be a line", where="figure.published", got=name, hint=suggest(name, known))
     published(figure)
-    needed = {figure.x, *figure.lines} - {"tokens", "chips"}
-    return figure if needed <= set(axes) else None
+    if figure.crossovers:
+        _crossovers(scenario)
+    if figure.x not in (*axes, "tokens", "chips"):
+        return None
+    lines = [axis for axis in figure.lines if axis in axes]
+    if len(lines) == len(figure.lines):
+        return figure
+    return figure.model_copy(update={"series": lines or None, "published": {}})
 
 
 def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:

@@ -1,0 +1,205 @@
+"""Figures of sweeps: what is drawn is what was measured, and the shipped ones reproduce the paper's orderings."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from sim import load
+from sim.plots.figure import Chart, Line, Mark, draw, make
+from sim.plots.style import style
+from sim.sweep import chart, points, published, rows
+from sim.sweep.rows import Outcome, Row
+
+SWEEPS = [name for name in load.shipped("scenario") if load.scenario(name).sweep]
+POPE = [name for name in load.shipped("scenario") if name.startswith("pope_")]
+
+
+def line(label: str = "a", **changes) -> Line:
+    values = {"x": (1.0, 2.0, 4.0), "y": (3.0, 2.0, 1.0), "closed_form": (2.0, 1.0, 0.5), "fits": (True,) * 3}
+    return Line(label, **(values | changes))
+
+
+def drawn(*lines: Line, log: str = "", marks: tuple[Mark, ...] = ()) -> Chart:
+    return Chart("title", "batch", "latency, s", log, lines, marks)
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_simulated_with_markers_closed_form_dashed_and_published_hollow():
+    (axes,) = make(drawn(line(published=((1.0, 2.5),)))).axes
+    form, simulated, paper = axes.get_lines()
+    assert (form.get_marker(), form.is_dashed()) == ("None", True)
+    assert list(form.get_ydata()) == [2.0, 1.0, 0.5]
+    assert (simulated.get_marker(), simulated.get_linestyle()) == ("o", "-")
+    assert list(simulated.get_ydata()) == [3.0, 2.0, 1.0]
+    assert (paper.get_linestyle(), paper.get_markerfacecolor()) == ("None", "none")
+    assert paper.get_markersize() > simulated.get_markersize()
+    assert form.get_color() == simulated.get_color() == paper.get_color()
+
+
+def test_two_lines_differ_in_colour_and_in_marker():
+    (axes,) = make(drawn(*(line(str(i)) for i in range(7)))).axes
+    simulated = axes.get_lines()[1::2]
+    looks = {(each.get_color(), each.get_marker()) for each in simulated}
+    assert len(looks) == len({each.get_color() for each in simulated}) == 7
+
+
+def test_the_legend_covers_nothing_and_explains_what_is_there():
+    made = make(drawn(line(published=((1.0, 2.5),), fits=(True, True, False)), line("b"), marks=(Mark(2.0, "x"),)))
+    (legend,) = made.legends
+    assert [text.get_text() for text in legend.get_texts() if text.get_text()] == [
+        "a",
+        "b",
+        "simulated",
+        "closed form, the paper's",
+        "published",
+        "does not fit in memory",
+        "equal volumes, closed form",
+    ]
+    with style():
+        made.canvas.draw()
+    assert legend.get_window_extent().x0 >= made.axes[0].get_window_extent().x1
+
+
+@pytest.mark.parametrize("log", ["", "x", "y", "xy"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_any_axes_and_any_number_of_points_can_be_drawn(tmp_path, log, count):
+    nothing = (math.nan,) * count
+    one = line(x=(1.0, 2.0, 4.0)[:count], y=(3.0, 2.0, 1.0)[:count], closed_form=nothing, fits=(True,) * count)
+    draw(drawn(one, log=log), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+def test_every_value_of_x_is_named_in_full():
+    (axes,) = make(drawn(line(x=(64.0, 131072.0, 2097152.0)), log="x")).axes
+    assert [axes.xaxis.get_major_formatter()(x, 0) for x in axes.xaxis.get_majorticklocs()] == ["64", "128Ki", "2Mi"]
+
+
+# --- the shipped figures ---------------------------------------------------------------------------------------------
+
+
+def outcomes(name: str, **choices: str) -> dict[tuple[str, ...], Outcome]:
+    """Outcomes of some points of a shipped sweep; of an axis named by its last part only the `|`-separated values."""
+    base = load.scenario(name)
+    wanted = {axis: choices[axis.rpartition(".")[2]].split("|") for axis in base.sweep}
+    found = {}
+    for point in points.points(base):
+        if all(point.choices[axis] in values for axis, values in wanted.items()):
+            row = rows.measure(name, point)
+            assert row.error is None
+            found[tuple(point.choices.values())] = row.outcome
+    return found
+
+
+@pytest.mark.parametrize("name", POPE)
+def test_a_scenario_of_the_paper_loads_and_cites_it(name):
+    scenario = load.scenario(name)
+    assert scenario.name == name
+    assert "Pope et al. 2022" in scenario.description
+    assert scenario.sweep or scenario.reference
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_point_of_a_shipped_sweep_is_a_good_scenario(name):
+    for point in points.points(load.scenario(name)):
+        load.scenario(name, point.settings)
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_published_points_stand_at_points_that_are_swept(name):
+    scenario = load.scenario(name)
+    figure = chart.figure_of(scenario, list(scenario.sweep))
+    assert figure is not None
+    if figure.x not in scenario.sweep:
+        return
+    swept = set(map(float, scenario.sweep[figure.x]))
+    for beside in published.published(figure).values():
+        assert {x for x, _ in beside} <= swept
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_shipped_figure_is_drawn_with_its_published_points(name, tmp_path: Path):
+    scenario = load.scenario(name)
+    axes = list(scenario.sweep)
+    figure = chart.figure_of(scenario, axes)
+    planned = points.points(scenario)
+    first = rows.measure(name, planned[0])
+    assert first.error is None
+    made = [
+        Row(point.choices, first.outcome) for point in planned
+    ]  # one outcome stands for all: only drawing is tested
+    contents = chart.chart(scenario, figure, made)
+    assert sum(len(each.published) for each in contents.lines) == sum(map(len, figure.published.values()))
+    assert sum(len(each.x) for each in contents.lines) == len(planned)
+    draw(contents, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_6_more_chips_are_faster_and_two_dimensions_scale_further():
+    step = {
+        key: outcome.simulated.step_s
+        for key, outcome in outcomes(
+            "pope_fig6_1d_2d",
+            ffn="1D weight-stationary|2D weight-stationary",
+            topology="tpu_v4_4x4x4|tpu_v4_8x4x4|tpu_v4_4x8x8",
+        ).items()
+    }
+    for ffn in ("1D weight-stationary", "2D weight-stationary"):
+        small, middle, large = (step[ffn, f"tpu_v4_{mesh}"] for mesh in ("4x4x4", "8x4x4", "4x8x8"))
+        assert small > middle > large
+    assert step["2D weight-stationary", "tpu_v4_8x4x4"] < step["1D weight-stationary", "tpu_v4_8x4x4"]
+    assert step["2D weight-stationary", "tpu_v4_4x8x8"] < step["1D weight-stationary", "tpu_v4_4x8x8"]
+
+
+def test_figure_7_gathered_weights_win_at_large_batches_only():
+    mfu = {
+        key: outcome.simulated.mfu
+        for key, outcome in outcomes(
+            "pope_fig7_weight_gathered", layout="2D weight-stationary|weight-gathered XYZ", batch="64|512"
+        ).items()
+    }
+    stationary, gathered = ([mfu[name, b] for b in ("64", "512")] for name in dict.fromkeys(k[0] for k in mfu))
+    assert gathered[0] < stationary[0]
+    assert gathered[1] > stationary[1]
+
+
+def test_figure_8_only_attention_over_batch_stays_flat_with_the_context():
+    step = {
+        key: outcome.simulated.step_s
+        for key, outcome in outcomes(
+            "pope_fig8_attention",
+            attention="multi-query, batch|multi-query, heads|multi-head",
+            context="128|8192",
+        ).items()
+    }
+    assert step["multi-query, batch", "8192"] < 1.3 * step["multi-query, batch", "128"]
+    assert step["multi-query, heads", "8192"] > 3 * step["multi-query, heads", "128"]
+    assert step["multi-head", "8192"] > 3 * step["multi-head", "128"]
+
+
+def test_the_more_tokens_the_more_axes_the_weights_are_gathered_over():
+    found = outcomes(
+        "pope_crossover",
+        layout="2D weight-stationary|weight-gathered X|weight-gathered XY|weight-gathered XYZ",
+        prompt="4|4096",
+    )
+    ends = [
+        {name: outcome.simulated.latency_s for (name, p), outcome in found.items() if p == at} for at in ("4", "4096")
+    ]
+    few, many = (min(end, key=end.__getitem__) for end in ends)
+    assert (few, many) == ("2D weight-stationary", "weight-gathered XYZ")
+    assert list(ends[0].values()) == sorted(ends[0].values())  # at few tokens each further axis costs more
+
+
+def test_the_crossovers_are_those_of_the_papers_volumes():
+    marks = chart.chart(load.scenario("pope_crossover"), load.scenario("pope_crossover").figure, []).marks
+    assert [(mark.label.replace("\n", " "), mark.x) for mark in marks] == [
+        ("2D = X", 18432),  # E
+        ("X = XY", 73728),  # F X^2 Y / n
+        ("2D = XYZ", 147456),  # E F / (E/X + F/(Y Z))
+        ("XY = XYZ", 884736),  # F X Y (n - X Y) / n
+    ]
