@@ -86,7 +86,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
         "Own share stays: (K-1)/K",
         WIRE,
         scenario.layers * sent / bw,
-        f"of what K chips gather, each holds 1/K already; K is {ways}",
+        f"of what K chips gather, each holds 1/K already; K: {ways}",
     )
 
     ffn = _ffn_wires(rings, split, matrices_in=1)
@@ -221,7 +221,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     attention = parts["attention"]
     why = "one after the other: what waits for memory in one does not hide under the FLOPs of another"
     yield Model("Each operation its own roofline", WORK, each(attention.cache), why)
-    through = ", and the scores go through memory in 32 bits" if attention.scores else ""
+    through = "; its 32-bit scores go through memory" if attention.scores else ""
     why = f"the FLOPs of attention itself{through}"
     yield Model("Attention scores", WORK, each(max(attention.flops, attention.cache + attention.scores)), why)
     why = "every operation reads its inputs and writes its outputs, where memory is what it waits for"

@@ -109,7 +109,7 @@ def rows_of(explanation: Explanation) -> Iterator[Row]:
         yield from (_row(explanation, bar) for bar in bars)
         done += len(bars)
         if group == FORMULA:
-            why = "max(compute, memory) + communication: the equations of Pope et al. 2022, sections 2 and 3"
+            why = "max(compute, memory) + communication: Pope et al. 2022, sections 2 and 3"
             yield Row("total", "Closed form of the paper", paper, 0.0, paper, why)
         elif done == explanation.ideal_at:
             why = "this layout, one operation after the other, at data sheet rates and without latency"
