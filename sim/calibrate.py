@@ -56,7 +56,10 @@ def fit(
     Raises:
         InputError: the suite says nothing of calibration, or names rows that are not there.
     """
-    from scipy.optimize import least_squares
+    try:
+        from scipy.optimize import least_squares
+    except ImportError:
+        raise InputError("calibrating needs scipy", hint="pip install 'collective-sim[calibrate]'") from None
 
     suite, cases = read(name, rows)
     if suite.calibration is None:

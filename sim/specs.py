@@ -570,7 +570,7 @@ class Scenario(Strict):
         )
 
 
-# --- published measurements --------------------------------------------------------------------------------------------
+# --- published measurements ------------------------------------------------------------------------------------------
 
 Settings = dict[str, Any]
 """Values by dotted field, as in --set."""
@@ -618,6 +618,8 @@ class Suite(Strict):
     """By pattern of the row's model and by its number of chips."""
     layouts: dict[str, Settings] = {}
     """By pattern of the row's FFN layout; the first that fits."""
+    gated_up_to: Fraction = 1.0
+    """Largest reading error (column reading_error_pct) of a row that is held against the tolerance."""
     not_gated: dict[str, str] = {}
     """Reason by pattern of the case id: shown, not held against the tolerance."""
     calibration: Calibration | None = None

@@ -19,6 +19,7 @@ from sim import load
 from sim.errors import InputError, suggest
 from sim.specs import Scenario, Suite, TorusSpec
 
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One published value and the scenario it was measured in."""
@@ -111,7 +112,7 @@ def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> C
         published=float(cell("value")),
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
-        not_gated=_first(suite.not_gated, cell("case_id")) or "",
+        not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, row),
     )
 
 
@@ -127,6 +128,12 @@ def _slice(base: Scenario, mesh: str, where: str) -> dict[str, Any]:
     wraps = all(length % 4 == 0 for length in lengths)
     axes = {name: {"size": length, "wrap": wraps} for name, length in zip(torus.axes, lengths, strict=True)}
     return {"topology.axes": axes, "topology.name": f"{torus.chip.name}_{mesh}"}
+
+
+def _uncertain(suite: Suite, row: Mapping[str, str]) -> str:
+    """Reason not to gate a row that is printed or read with too large an error, empty if it is not."""
+    percent = float(row.get("reading_error_pct") or 0)
+    return f"published to {percent:g} % only" if percent / 100 > suite.gated_up_to else ""
 
 
 def _first(patterns: Mapping[str, Any], name: str) -> Any:

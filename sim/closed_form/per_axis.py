@@ -75,8 +75,7 @@ class Ledger:
     def __init__(self, scenario: Scenario) -> None:
         self.terms: dict[str, float] = {}
         self.torus = torus_of(scenario)
-        self.exact = self.torus.chip.elementwise == "fused"
-        """Norms and activations that are kernels of their own are not in these terms."""
+        self.exact = True
         self._algorithms = {**self.torus.collectives, **scenario.collectives}
         self._dtype = scenario.workload.activations
 
@@ -90,6 +89,11 @@ class Ledger:
         compute = flops / (chip.peak[self._dtype].value * chip.matmul_efficiency.value)
         memory = moved / (chip.hbm_bandwidth.value * chip.hbm_efficiency.value)
         self._add(name, max(compute, memory) + chip.op_overhead.value)
+
+    def elementwise(self, name: str, moved: float) -> None:
+        """A norm, activation or add where it is a kernel of its own."""
+        if self.torus.chip.elementwise == "kernel":
+            self.op(name, 0.0, moved)
 
     def wire(self, name: str, collective: str, over: Axes, size: float) -> None:
         """A collective of `size` bytes, as `collectives.predict` counts them; a group of one chip needs none.
@@ -140,7 +144,17 @@ def per_axis(scenario: Scenario) -> Prediction:
     def read_residual(name: str, norm: str) -> None:
         """B_g L E_(e f) -> B_g L E_e, and its norm."""
         ledger.wire(name, "all_gather", axes.f, B * L * E / e * a)
-        ledger.wire(norm, "all_reduce", axes.e, B * L * 4)  # sums of squares, 32-bit
+        normalise(norm, B * L, E / e, axes.e)
+
+    def normalise(name: str, rows: float, width: float, over: Axes) -> None:
+        """Sums of squares, 32-bit, over all chips that have a part; then the rows are scaled."""
+        ledger.elementwise(name, rows * width * a + rows * 4)
+        ledger.wire(name, "all_reduce", over, rows * 4)
+        ledger.elementwise(name, 2 * rows * width * a + rows * 4 + width * w)
+
+    def activate() -> None:
+        """SwiGLU or GELU, on what the reduce-scatter left."""
+        ledger.elementwise("activation", (m + 1) * B * L * F / (f * e) * a)
 
     def into(name: str, width: float) -> None:
         """B_g L E_e times E x width, split f ways: -> B_g L width_(f e)."""
@@ -154,6 +168,7 @@ def per_axis(scenario: Scenario) -> Prediction:
         ledger.wire(f"{name} weights", "all_gather", axes.g, width / f * E / e * w)
         matmul(name, B * L, width / f, E / e)
         ledger.wire(residual, "reduce_scatter", axes.f, B * L * E / e * a)
+        ledger.elementwise(f"{residual} add", 3 * B * L * E / (e * f) * a)
 
     def key_values_of_own_heads() -> None:
         """Multi-head: keys and values go the query's way; whole in positions where the query has only some."""
@@ -222,6 +237,7 @@ def per_axis(scenario: Scenario) -> Prediction:
     if scenario.block == "parallel":
         into("q_wi", m * F + H * Q)
         attention()
+        activate()
         out_of("o_wo", F + H * Q, "residual")
     else:
         into("q", H * Q)
@@ -229,15 +245,19 @@ def per_axis(scenario: Scenario) -> Prediction:
         out_of("o", H * Q, "attention residual")
         read_residual("ffn residual", "ffn norm")
         into("wi", m * F)
+        activate()
         out_of("wo", F, "ffn residual")
     for name in ledger.terms:
         ledger.terms[name] *= scenario.layers
 
     # Rows of the table are looked up where they are stored and summed; the last position goes to all its parts.
+    ledger.elementwise("embedding", B * g * L * E * a)
     ledger.wire("embedding to sequences", "reduce_scatter", axes.g, B * g * L * E * a)
     ledger.wire("embedding", "reduce_scatter", axes.e + axes.f, B * L * E * a)
     ledger.wire("last position", "all_gather", axes.e + axes.f, B * E * a)
     ledger.wire("last position of all sequences", "all_gather", axes.g, B * g * E * a)
+    normalise("final_norm", B * g, E, ())
     matmul("logits", B * g, E, ceil(model.vocabulary / n))
+    ledger.elementwise("token", B * g * ceil(model.vocabulary / n) * a)
     ledger.wire("token", "all_gather", every, B * g * n * 8)  # each chip's largest logit and its token, 32-bit
     return Prediction(sum(ledger.terms.values()), ledger.terms, ledger.exact)

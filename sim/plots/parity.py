@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.plots.style import PALETTE, figure, save, style
+from sim.report.validation import Outcome, Validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from sim.validate import Outcome, Validation
 
 _MODELS = (
     ("simulated", "simulated", "o", "blue"),

@@ -1,15 +1,123 @@
-"""Predicted against published, for the terminal."""
+"""Predicted against published: every case of a suite, the errors of each model, and whether they are small enough."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from sim.specs import Suite, Tolerance
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sim.validate import Errors, Outcome, Validation
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One case beside its predictions, in the unit of its metric."""
+
+    case_id: str
+    source: str
+    metric: str
+    published: float
+    simulated: float
+    paper: float
+    """The paper's closed form."""
+    per_axis: float
+    """The per-axis closed form."""
+    not_gated: str
+
+    @property
+    def error(self) -> float:
+        """Simulated / published - 1."""
+        return self.simulated / self.published - 1
+
+    @property
+    def paper_error(self) -> float:
+        """Paper's closed form / published - 1."""
+        return self.paper / self.published - 1
+
+    @property
+    def per_axis_error(self) -> float:
+        """Per-axis closed form / published - 1."""
+        return self.per_axis / self.published - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        return asdict(self) | {
+            "error": self.error,
+            "paper_error": self.paper_error,
+            "per_axis_error": self.per_axis_error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Absolute errors of the gated cases of one model."""
+
+    median: float
+    nine_in_ten: float
+    """Nine cases in ten are at most this far off."""
+    worst: float
+    cases: int
+
+    @classmethod
+    def of(cls, errors: Iterable[float]) -> Errors:
+        size = np.sort(np.abs(list(errors)))
+        if not len(size):
+            return cls(0.0, 0.0, 0.0, 0)
+        return cls(float(np.median(size)), float(size[int(np.ceil(0.9 * len(size))) - 1]), float(size[-1]), len(size))
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether all three are inside."""
+        return (
+            self.median <= tolerance.median
+            and self.nine_in_ten <= tolerance.nine_in_ten
+            and self.worst <= tolerance.worst
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """All outcomes of a suite."""
+
+    suite: Suite
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def gated(self) -> list[Outcome]:
+        """Cases held against the tolerance."""
+        return [outcome for outcome in self.outcomes if not outcome.not_gated]
+
+    @property
+    def simulated(self) -> Errors:
+        return Errors.of(outcome.error for outcome in self.gated)
+
+    @property
+    def paper(self) -> Errors:
+        return Errors.of(outcome.paper_error for outcome in self.gated)
+
+    @property
+    def per_axis(self) -> Errors:
+        return Errors.of(outcome.per_axis_error for outcome in self.gated)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the simulator is inside the suite's tolerance."""
+        return self.simulated.within(self.suite.tolerance)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        return {
+            "suite": self.suite.name,
+            "passes": self.passes,
+            "tolerance": self.suite.tolerance.model_dump(),
+            "errors": {name: asdict(getattr(self, name)) for name in ("simulated", "paper", "per_axis")},
+            "cases": [outcome.to_dict() for outcome in self.outcomes],
+        }
 
 
 def render(validation: Validation, console: Console | None = None) -> None:
@@ -45,8 +153,9 @@ def render(validation: Validation, console: Console | None = None) -> None:
         f"{verdict} its tolerance: median {tolerance.median:.0%}, nine in ten {tolerance.nine_in_ten:.0%}, "
         f"worst {tolerance.worst:.0%}, of {validation.simulated.cases} gated cases"
     )
-    for pattern, reason in suite.not_gated.items():
-        console.print(f"[dim]not gated: {pattern}: {reason}[/]")
+    for reason in dict.fromkeys(outcome.not_gated for outcome in validation.outcomes if outcome.not_gated):
+        ids = ", ".join(outcome.case_id for outcome in validation.outcomes if outcome.not_gated == reason)
+        console.print(f"[dim]not gated: {ids}: {reason}[/]")
 
 
 def _value(outcome: Outcome, value: float) -> str:
