@@ -25,7 +25,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def _version(wanted: bool) -> None:
@@ -55,6 +55,10 @@ def run(
     explained: Annotated[
         bool, typer.Option("--explain", help="Explain the difference to the paper's formula, effect by effect.")
     ] = False,
+    trace_chips: Annotated[
+        list[int] | None,
+        typer.Option("--trace-chip", min=0, help="Chip in trace.json, repeatable; HolisticTraceAnalysis reads one."),
+    ] = None,
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME."""
     from sim import load, outputs
@@ -66,6 +70,7 @@ def run(
     for name, scenario in zip(scenarios, loaded, strict=True):
         with _about(load.place("scenario", name)):
             refuse_sweep(scenario, chosen)
+        outputs.check_chips(scenario, trace_chips or [])
     for name, scenario in zip(scenarios, loaded, strict=True):
         folder = out / outputs.folder_name(scenario, chosen)
         with outputs.replacing(folder) as fresh:
@@ -79,15 +84,15 @@ def run(
                 with _busy(f"explaining {scenario.name}"), _about(where):
                     explanations = explain(result)
             with _busy(f"writing {folder}"):
-                outputs.write(result, fresh, plots=plots, explanations=explanations)
+                outputs.write(result, fresh, plots=plots, explanations=explanations, chips=trace_chips)
         if as_json:
             bars = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
-            typer.echo(json.dumps(result.report.to_dict(result.simulation_s) | bars))
+            typer.echo(json.dumps(result.report.to_dict(result.engine_s) | bars))
         else:
             from sim.report import explanation
             from sim.report.render import render
 
-            render(result.report, wall_s=result.simulation_s)
+            render(result.report, engine=(result.tasks, result.engine_s))
             explanation.render(explanations or ())
             typer.echo(f"results in {folder}/")
 

@@ -71,6 +71,9 @@ class Execution:
             full[region] = shard
         return full
 
+    def note(self, text: str) -> None:
+        """The executor writes no report."""
+
     def weight(self, name: str, used: str, stored: str) -> Shards:
         value = self.place(self.weights[name], stored)
         if used == stored:

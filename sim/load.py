@@ -31,6 +31,9 @@ REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link"},
 }
 
+_OTHER_EXPERIMENT = ("topology", "model", "workload")
+"""Settings that make it another experiment than the published one; layout and collectives are how that was run."""
+
 Path_ = tuple[str | int, ...]
 
 
@@ -88,6 +91,8 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
     raw = _expand(kind, name, (), origins, where="", beside=Path())
     for setting in settings:
         _apply(kind, raw, setting, origins)
+    if kind == "scenario" and any(setting.startswith(_OTHER_EXPERIMENT) for setting in settings):
+        raw.pop("reference", None)  # what was published was measured in the file's experiment
     try:
         return _adapter(kind).validate_python(raw)
     except ValidationError as error:
@@ -103,7 +108,7 @@ def _adapter(kind: str) -> TypeAdapter[Any]:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML in which a key given twice is an error, `1e9` is a number and a date is text."""
+    """Safe YAML in which a key given twice is an error, `1e9` is a number, and `off` and a date are text."""
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -120,9 +125,12 @@ def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":bool"))]
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )

@@ -24,6 +24,8 @@ class Lowered:
     """Per chip, after the last step."""
     gather_buffer_bytes: float
     """Per chip, most gathered weights at once."""
+    notes: tuple[str, ...]
+    """What the layout does otherwise than its name says."""
 
 
 def lower(scenario: Scenario, topology: Topology) -> Lowered:
@@ -55,4 +57,5 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
         weights_bytes=flow.stored_bytes() + (scenario.layers - 1) * layer_bytes,
         kv_cache_bytes=scenario.layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
         gather_buffer_bytes=flow.gather_buffer_bytes,
+        notes=tuple(flow.notes),
     )

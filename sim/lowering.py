@@ -51,6 +51,7 @@ class Lowering:
         """KV cache of one layer, per chip and cached position."""
         self.gather_buffer_bytes = 0.0
         """Most bytes of gathered weights that a chip holds at once."""
+        self.notes: list[str] = []
         self._chips = np.arange(topology.chips, dtype=np.int32)
         self._previous: tuple[Ids, ...] = ()
         """Tasks that end each chip's last operation, [chips] each."""
@@ -70,6 +71,10 @@ class Lowering:
     def tensor(self, notation: str, dtype: str | None = None) -> Sharded:
         """An activation (or other `dtype`) of the scenario's sizes, sharded as the notation says."""
         return sharding.sharded(notation, self._sizes, self.mesh, dtype or self.scenario.workload.activations)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
     def weight(self, name: str, used: str, stored: str) -> Placed:
         dtype = self.scenario.workload.weights

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,14 @@ def replacing_file(path: Path) -> Iterator[Path]:
             fresh.unlink(missing_ok=True)
 
 
-def write(run: Run, folder: Path, *, plots: bool, explanations: Sequence[Explanation] | None = None) -> None:
+def write(
+    run: Run,
+    folder: Path,
+    *,
+    plots: bool,
+    chips: Sequence[int] | None = None,
+    explanations: Sequence[Explanation] | None = None,
+) -> None:
     """report.json, manifest.json, trace.npz, trace.json and, with `plots`, timeline.png. Same scenario, same bytes.
 
     Explained, also explain.json and, with `plots`, waterfall.png.
@@ -102,7 +110,7 @@ def write(run: Run, folder: Path, *, plots: bool, explanations: Sequence[Explana
         times = part.trace.times
         np.savez_compressed(folder / f"trace{phase}.npz", ready=times["ready"], start=times["start"])
         trace, topology = part.whole()
-        chrome_trace.write(trace, topology, folder / f"trace{phase}.json")
+        chrome_trace.write(trace, topology, folder / f"trace{phase}.json", chips=chips)
         if plots:
             from sim.plots import timeline
 
@@ -120,6 +128,14 @@ def write(run: Run, folder: Path, *, plots: bool, explanations: Sequence[Explana
 def explain_list(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
     """The bars of all phases, in order."""
     return [bar for each in explanations for bar in each.to_list()]
+
+
+def check_chips(scenario: Scenario, chips: Sequence[int]) -> None:
+    """Raises InputError where the machine has no such chip."""
+    count = prod(axis.size for axis in getattr(scenario.topology, "axes", {}).values())
+    for chip in chips:
+        if chip >= count:
+            raise InputError(f"the machine has chips 0 to {count - 1}", where="--trace-chip", got=chip)
 
 
 def _json(path: Path, data: dict[str, Any] | list[dict[str, Any]]) -> None:

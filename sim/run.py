@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +53,10 @@ class Run:
     scenario: Scenario
     passes: tuple[Pass, ...]
     report: Report
-    simulation_s: float
-    """Wall-clock time of the simulations."""
+    tasks: int
+    """Simulated in all."""
+    engine_s: float
+    """Wall-clock time of the engine."""
 
 
 def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, total: None) -> Run:
@@ -69,29 +72,38 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         LayoutError: the mesh does not divide a dimension.
         InputError: no closed form or collective of that name.
     """
-    began = time.perf_counter()
-    passes = []
+    passes, simulations = [], []
     for phase in scenario.phases:
-        latency_s = None
-        if scenario.workload.phase == "generate" and phase.workload.phase == "decode":
-            latency_s = _every_step(phase, progress)
-        passes.append(_pass(phase, latency_s))
+        steps = _steps(scenario, phase)
+        simulated = []
+        for done, step in enumerate(steps if len(steps) > 1 else ()):
+            progress(done, len(steps))
+            simulated.append(_simulate(step))
+        latency_s = sum(found.trace.makespan_ps for found in simulated) / PS_PER_S if simulated else None
+        passes.append(_pass(phase, whole := _simulate(phase), latency_s))
+        simulations += [*simulated, whole]
     report = passes[0].report if len(passes) == 1 else together(scenario, passes[0].report, passes[1].report)
-    return Run(scenario, tuple(passes), report, time.perf_counter() - began)
+    return Run(
+        scenario=scenario,
+        passes=tuple(passes),
+        report=report,
+        tasks=sum(len(found.trace.program) for found in simulations),
+        engine_s=sum(found.engine_s for found in simulations),
+    )
 
 
 def latency_s(scenario: Scenario) -> float:
     """Simulated time of all steps, s: what `run` reports, without the report."""
     total = 0.0
     for phase in scenario.phases:
-        every = scenario.workload.phase == "generate" and phase.workload.phase == "decode"
-        total += _every_step(phase) if every else phase.workload.steps * step_s(phase)
+        steps = _steps(scenario, phase)
+        total += sum(step_s(step) for step in steps) * phase.workload.steps / len(steps)
     return total
 
 
 def step_s(scenario: Scenario) -> float:
     """Simulated time of one forward pass, s."""
-    return _simulate(scenario)[2].makespan_ps / PS_PER_S
+    return _simulate(scenario).trace.makespan_ps / PS_PER_S
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
@@ -104,36 +116,43 @@ def predict(scenario: Scenario) -> ClosedForm | None:
         terms={name: steps * time_s for name, time_s in paper.terms.items()},
         per_axis_latency_s=steps * per_axis.step_s,
         per_axis_terms={name: steps * time_s for name, time_s in per_axis.terms.items()},
+        per_axis_exact=per_axis.exact,
     )
 
 
-def _every_step(phase: Scenario, progress: Callable[[int, int], None] = lambda done, total: None) -> float:
-    steps = phase.workload.each_step
-    total = 0.0
-    for done, workload in enumerate(steps):
-        progress(done, len(steps))
-        total += step_s(phase.model_copy(update={"workload": workload}))
-    return total
+@dataclass(frozen=True, slots=True)
+class _Simulated:
+    topology: Topology
+    lowered: Lowered
+    trace: Trace
+    engine_s: float
 
 
-def _pass(scenario: Scenario, latency_s: float | None) -> Pass:
-    topology, lowered, trace = _simulate(scenario)
+def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
+    """The steps to simulate for a phase's latency: each decode step of a generation, else one for all."""
+    if scenario.workload.phase != "generate" or phase.workload.phase != "decode":
+        return (phase,)
+    return tuple(phase.model_copy(update={"workload": workload}) for workload in phase.workload.each_step)
+
+
+def _pass(scenario: Scenario, found: _Simulated, latency_s: float | None) -> Pass:
+    topology, lowered = found.topology, found.lowered
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
-    report = build(scenario, topology, trace, memory, predict(scenario), latency_s)
-    return Pass(scenario, topology, lowered, trace, report)
+    report = build(scenario, topology, found.trace, memory, predict(scenario), latency_s, lowered.notes)
+    return Pass(scenario, topology, lowered, found.trace, report)
 
 
-def _simulate(scenario: Scenario) -> tuple[Topology, Lowered, Trace]:
+def _simulate(scenario: Scenario) -> _Simulated:
     """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off."""
     topology = machines.build(scenario.topology)
+    lowered = None
     if scenario.engine.fold == "auto" and topology.vertex_transitive:
-        try:
-            folded = topology.folded()
-            lowered = lower(scenario, folded)
-            return folded, lowered, simulate(lowered.program)
-        except NotFoldableError:
-            pass
-    lowered = lower(scenario, topology)
-    return topology, lowered, simulate(lowered.program)
+        folded = topology.folded()
+        with suppress(NotFoldableError):
+            lowered, topology = lower(scenario, folded), folded
+    lowered = lowered or lower(scenario, topology)
+    began = time.perf_counter()
+    trace = simulate(lowered.program)
+    return _Simulated(topology, lowered, trace, time.perf_counter() - began)

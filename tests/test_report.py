@@ -149,7 +149,7 @@ def test_without_the_wall_clock_the_json_is_always_the_same() -> None:
 
 def rendered(made: Report) -> str:
     out = io.StringIO()
-    render(made, Console(file=out, width=80), wall_s=0.25)
+    render(made, Console(file=out, width=80), engine=(1000, 0.25))
     return out.getvalue()
 
 
@@ -157,7 +157,7 @@ def test_the_terminal_report_fits_80_columns_and_cuts_nothing() -> None:
     text = rendered(report())
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
-    for part in ("palm540b_decode_ws2d", "closed form, per axis", "published", "reduce_scatter(x) q_wi", "0:x+, 1:x+"):
+    for part in ("palm540b_decode_ws2d", "per axis, no overlap", "published", "reduce_scatter(x) q_wi", "0:x+, 1:x+"):
         assert part in text
 
 

@@ -30,6 +30,9 @@ class Dataflow(Protocol[V]):
     def mesh(self) -> tuple[tuple[str, int], ...]:
         """Mesh axes and their lengths."""
 
+    def note(self, text: str) -> None:
+        """Something the layout does otherwise than its name says, for the report."""
+
     def weight(self, name: str, used: str, stored: str) -> V:
         """The weight of that name, sharded as `E_x F_yz` where it is used.
 

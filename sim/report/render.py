@@ -12,26 +12,44 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def render(report: Report, console: Console | None = None, wall_s: float | None = None) -> None:
-    """Print the report on `console` (default: standard output)."""
+def render(report: Report, console: Console | None = None, engine: tuple[int, float] | None = None) -> None:
+    """Print the report on `console` (default: standard output).
+
+    Args:
+        engine: tasks simulated in all, and the wall-clock time that took, s.
+    """
     from rich.console import Console
 
     console = console or Console(highlight=False)
     simulated = report.simulated
     layers = f"{report.layers_simulated} of {report.layers}" if report.layers_simulated < report.layers else "all"
     console.print(f"[bold]{report.scenario}[/] on {report.machine}, {report.chips} chips, {layers} layers")
+    first = f"TTFT {format_seconds(simulated.ttft_s)}  " if report.phases and simulated.ttft_s else ""
+    step = f"{'TPOT' if report.phases else 'step'} {format_seconds(simulated.tpot_s or simulated.step_s)}"
     console.print(
-        f"latency [bold]{format_seconds(simulated.latency_s)}[/]  step {format_seconds(simulated.step_s)}  "
+        f"latency [bold]{format_seconds(simulated.latency_s)}[/]  {first}{step}  "
         f"{simulated.tokens_per_s:,.0f} tokens/s  MFU {simulated.mfu:.1%}"
     )
-    for table in (_comparison(report), _ops(report)):
+    console.print()
+    console.print(_comparison(report))
+    for name, phase in zip(("prefill", "decode"), report.phases, strict=False):
         console.print()
-        console.print(table)
+        console.print(f"[bold]{name}[/]: {format_seconds(phase.simulated.latency_s)}, MFU {phase.simulated.mfu:.1%}")
+        console.print(_ops(phase))
+        console.print(_links(phase))
+    if not report.phases:
+        console.print()
+        console.print(_ops(report))
+        console.print(_links(report))
     console.print()
     console.print(_memory(report))
-    console.print(_links(report))
-    wall = f" in {format_seconds(wall_s)}" if wall_s is not None else ""
-    console.print(f"[dim]engine: {report.tasks:,} tasks{wall}{', folded' if report.folded else ''}[/]")
+    for note in report.notes:
+        console.print(f"note: {note}")
+    if engine:
+        tasks, wall_s = engine
+        folded = "; one chip stands for all" if report.folded else ""
+        rate = f"{tasks / wall_s:,.0f} tasks/s" if wall_s else ""
+        console.print(f"[dim]engine: {tasks:,} tasks in {format_seconds(wall_s)}, {rate}{folded}[/]")
 
 
 def _table(*columns: str) -> Table:
@@ -50,18 +68,23 @@ def _comparison(report: Report) -> Table:
     table = _table("latency, all steps", "value", "simulated is")
     rows: list[tuple[str, float, float | None]] = [("simulated", report.simulated.latency_s, None)]
     if report.closed_form:
-        rows.append(("closed form, the paper's", report.closed_form.latency_s, report.difference))
-        rows.append(("closed form, per axis", report.closed_form.per_axis_latency_s, report.per_axis_difference))
+        rows.append(("the paper's closed form", report.closed_form.latency_s, report.difference))
+        bound = "" if report.closed_form.per_axis_exact else ", a bound"
+        label = f"per axis, no overlap{bound}"
+        rows.append((label, report.closed_form.per_axis_latency_s, report.per_axis_difference))
     if report.published:
         rows.append(("published", report.published.value, report.published.error))
     for name, value, difference in rows:
         table.add_row(name, format_seconds(value), "" if difference is None else f"{difference:+.1%}")
+    if report.published and abs(report.published.error) > report.published.tolerance:
+        table.caption = f"outside the {report.published.tolerance:.0%} the scenario allows"
     return table
 
 
 def _ops(report: Report) -> Table:
     """Time per op and its sums."""
     simulated = report.simulated
+    step_s = simulated.compute_s + simulated.exposed_communication_s + simulated.idle_s
     table = _table(f"one step on chip {report.critical_chip}", "count", "time", "exposed", "of step", "bytes")
     for op in report.ops:
         exposed = format_seconds(op.exposed_s) if op.kind == "collective" else ""
@@ -71,7 +94,7 @@ def _ops(report: Report) -> Table:
             f"{op.count:,}",
             format_seconds(op.time_s),
             exposed,
-            f"{costs / simulated.step_s:.1%}",
+            f"{costs / step_s:.1%}",
             format_bytes(op.bytes),
         )
     table.add_section()
@@ -82,7 +105,7 @@ def _ops(report: Report) -> Table:
         ("idle", simulated.idle_s, "", simulated.idle_s),
     )
     for name, time_s, exposed, costs in sums:
-        table.add_row(name, "", format_seconds(time_s), exposed, f"{costs / simulated.step_s:.1%}", "")
+        table.add_row(name, "", format_seconds(time_s), exposed, f"{costs / step_s:.1%}", "")
     return table
 
 

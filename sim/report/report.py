@@ -24,8 +24,10 @@ class ClosedForm:
     """The paper's own formula."""
     terms: Mapping[str, float]
     per_axis_latency_s: float
-    """The variant in which a collective over several axes is a sequence of alpha-beta rings, one per axis."""
+    """Every operation and collective at what it costs on its own links, one after the other, nothing overlapped."""
     per_axis_terms: Mapping[str, float]
+    per_axis_exact: bool = True
+    """False where a collective has no closed form on this mesh and its lower bound stands in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Report:
     layers: int
     """Of the whole model."""
     folded: bool
+    notes: tuple[str, ...]
+    """What the layout does otherwise than its name says."""
 
     @property
     def difference(self) -> float | None:
@@ -152,6 +156,7 @@ class Report:
             "links": plain(self.links),
             "ops": [plain(op) for op in self.ops],
             "phases": [phase.to_dict() for phase in self.phases],
+            "notes": list(self.notes),
             "engine": engine if wall_s is None else engine | {"wall_s": wall_s},
         }
 
@@ -163,6 +168,7 @@ def build(
     memory: Memory,
     closed_form: ClosedForm | None,
     latency_s: float | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Report:
     """The report of `trace`, one step of `scenario` on `topology`.
 
@@ -209,6 +215,7 @@ def build(
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
         folded=topology.unfolded is not None,
+        notes=notes,
     )
 
 
@@ -254,6 +261,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
         ),
         links=busier.links,
         ops=(),
+        notes=tuple(dict.fromkeys(prefill.notes + decode.notes)),
         phases=(prefill, decode),
     )
 
@@ -270,6 +278,7 @@ def _sum(forms: Sequence[ClosedForm]) -> ClosedForm:
         terms("terms"),
         sum(form.per_axis_latency_s for form in forms),
         terms("per_axis_terms"),
+        all(form.per_axis_exact for form in forms),
     )
 
 
