@@ -18,7 +18,8 @@ from sim import sharding
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
 from sim.errors import LayoutError
 from sim.looped import gathered_axes, loop_shares, piece_of_arrival, shift_after
-from sim.sharding import Axes, Sharded
+from sim.partition import Axes
+from sim.sharding import Sharded
 from sim.topology.graph import Topology
 
 Array = npt.NDArray[np.float64]

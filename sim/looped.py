@@ -10,8 +10,9 @@ from math import prod
 import numpy as np
 
 from sim.collectives.schedule import Schedule
+from sim.partition import Axes
 from sim.program import Ids
-from sim.sharding import Axes, Sharded
+from sim.sharding import Sharded
 
 
 def loop_shares(length: int, form: str) -> list[float]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.layouts import partition
 from sim.layouts.block import transformer_layer
 from sim.layouts.ends import embedding, unembedding
 from sim.lowering import Lowering
+from sim.partition import LAYOUTS
 from sim.program import Program
 from sim.specs import Scenario
 from sim.topology.graph import Topology
@@ -35,10 +35,10 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
     mean of the steps. Layers are identical: two are lowered, and the second is repeated.
 
     Raises:
-        LayoutError: no such layout, or the mesh does not divide a dimension.
+        LayoutError: the mesh does not divide a dimension.
         NotFoldableError: `topology` is folded and chips would do different things.
     """
-    at = partition(scenario.layout.ffn, tuple(axis.name for axis in topology.axes))
+    at = LAYOUTS[scenario.layout.ffn](tuple(axis.name for axis in topology.axes))
     flow = Lowering(scenario, topology, at)
     x = embedding(flow, at)
     ends = flow.stored_bytes()

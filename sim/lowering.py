@@ -20,10 +20,10 @@ from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.collectives.schedule import Schedule
 from sim.costs import Work, duration_ps
 from sim.errors import LayoutError
-from sim.layouts.partition import Partition
 from sim.looped import gathered_axes, loop_shares, piece_of_arrival, shift_after
+from sim.partition import Axes, Partition
 from sim.program import Ids, Kind, ProgramBuilder
-from sim.sharding import ITEM_BYTES, Axes, Sharded
+from sim.sharding import ITEM_BYTES, Sharded
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 

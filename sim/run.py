@@ -12,6 +12,7 @@ import numpy as np
 from sim import topology as machines
 from sim.closed_form import pope
 from sim.closed_form.per_axis import per_axis as per_axis_form
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
 from sim.lower import Lowered, lower
@@ -107,8 +108,8 @@ def step_s(scenario: Scenario) -> float:
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
-    """Both closed forms of one phase, for all steps; None where none covers the machine."""
-    if not isinstance(scenario.topology, TorusSpec):
+    """Both closed forms of one phase, for all steps; None where none covers the machine or the layout."""
+    if not isinstance(scenario.topology, TorusSpec) or scenario.layout.ffn not in PAPER_LAYOUTS:
         return None
     steps, paper, per_axis = scenario.workload.steps, pope.paper(scenario), per_axis_form(scenario)
     return ClosedForm(

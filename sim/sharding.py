@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from sim.errors import LayoutError
+from sim.partition import Axes
 from sim.specs import DTYPE_BYTES
-
-Axes = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from sim import units
 from sim.errors import InputError, suggest
+from sim.partition import LAYOUTS
 
 
 class Strict(BaseModel):
@@ -144,8 +145,15 @@ MAX_CHIPS = 2**16
 
 # --- names of what the code can do; tests hold them equal to the functions ------------------------------------------
 
-Ffn = Literal[
-    "weight_stationary_1d", "weight_stationary_2d", "weight_gathered_x", "weight_gathered_xy", "weight_gathered_xyz"
+
+def _known_layout(name: str) -> str:
+    if name not in LAYOUTS:
+        raise wrong(rule=f"must be one of {', '.join(LAYOUTS)}", got=name, hint=suggest(name, LAYOUTS))
+    return name
+
+
+Ffn = Annotated[
+    str, AfterValidator(_known_layout), WithJsonSchema({"type": "string", "enum": list(LAYOUTS), "title": "Ffn"})
 ]
 
 _ON_AXES = ("multi_axis", "bidirectional_ring", "ring", "line")

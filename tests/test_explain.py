@@ -16,7 +16,7 @@ from sim.closed_form import pope
 from sim.closed_form.per_axis import per_axis
 from sim.explain import explain
 from sim.explain.changes import IDEAL, changed
-from sim.layouts.partition import LAYOUTS
+from sim.partition import LAYOUTS
 from sim.plots import waterfall
 from sim.report.explanation import FORMULA, Explanation
 from sim.run import run, step_s

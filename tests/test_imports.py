@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent / "sim"
 ORDER = [
     "errors",
     "units",
+    "partition",
     "specs",
     "load",
     "schema",

@@ -15,7 +15,7 @@ from sim.layouts import attention as attention_module
 from sim.layouts import block as block_module
 from sim.layouts.block import transformer_layer
 from sim.layouts.ends import embedding, unembedding
-from sim.layouts.partition import LAYOUTS, Partition
+from sim.partition import LAYOUTS, Partition
 
 FORMS = (None, "one_way", "bidirectional_throughput", "bidirectional_latency")
 MESHES = ((2, 2, 2), (2, 4, 2), (1, 4, 4), (3, 2), (4,))

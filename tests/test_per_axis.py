@@ -7,7 +7,7 @@ import pytest
 from sim import load
 from sim.closed_form.per_axis import per_axis
 from sim.errors import LayoutError
-from sim.layouts.partition import LAYOUTS
+from sim.partition import LAYOUTS
 from sim.run import step_s
 
 MODELS = {"palm_540b": 64, "palm_8b": 16}

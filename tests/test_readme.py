@@ -44,3 +44,24 @@ def test_the_scenario_shown_is_the_one_shipped():
     (shown,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
     shipped = yaml.safe_load((ROOT / "scenarios/palm540b_decode_ws2d.yaml").read_text(encoding="utf-8"))
     assert yaml.safe_load(shown).items() <= shipped.items()
+
+
+def test_the_layout_written_in_extend_runs_and_computes_the_same():
+    import numpy as np
+    from test_layouts import run_both
+
+    from sim import load, partition
+    from sim.run import run
+
+    name = "weight_stationary_last_axis"
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert code.count("\n") < 40
+    try:
+        exec(compile(code, "README.md", "exec"), {})
+        for logits, _, want in run_both(partition.LAYOUTS[name], (2, 4, 2), attention="batch", form="one_way"):
+            np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
+        made = run(load.scenario("palm540b_decode_ws2d", [f"layout.ffn={name}", "engine.layers=2"]))
+    finally:
+        del partition.LAYOUTS[name]
+    assert made.report.simulated.latency_s > 0
+    assert made.report.closed_form is None  # the paper has none

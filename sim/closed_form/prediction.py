@@ -19,6 +19,16 @@ class Prediction:
     """False where something has no closed form and a lower bound stands in."""
 
 
+PAPER_LAYOUTS = (
+    "weight_stationary_1d",
+    "weight_stationary_2d",
+    "weight_gathered_x",
+    "weight_gathered_xy",
+    "weight_gathered_xyz",
+)
+"""Layouts that Pope et al. have formulas for; both closed forms cover these."""
+
+
 def torus_of(scenario: Scenario) -> TorusSpec:
     """The scenario's machine. Raises InputError where it is no torus."""
     if not isinstance(scenario.topology, TorusSpec):

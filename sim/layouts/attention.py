@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import prod
 
 from sim.layouts.dataflow import Dataflow, V
-from sim.layouts.partition import Partition
-from sim.sharding import Axes, Sharded
+from sim.partition import Axes, Partition
+from sim.sharding import Sharded
 from sim.specs import Model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim.layouts.attention import ATTENTION, scatter_dim
 from sim.layouts.dataflow import Dataflow, V
-from sim.layouts.partition import Partition
+from sim.partition import Partition
 from sim.specs import Model
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from sim.sharding import Axes, Sharded
+from sim.partition import Axes
+from sim.sharding import Sharded
 
 
 class Value(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.layouts.dataflow import Dataflow, V
-from sim.layouts.partition import Partition
+from sim.partition import Partition
 
 
 def embedding(flow: Dataflow[V], at: Partition) -> V:

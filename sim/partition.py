@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.sharding import Axes
+Axes = tuple[str, ...]
+"""Names of mesh axes, outermost first."""
 
 
 @dataclass(frozen=True, slots=True)
