@@ -56,7 +56,7 @@ class Lowering:
         self._previous: tuple[Ids, ...] = ()
         """Tasks that end each chip's last operation, [chips] each."""
         model, workload = scenario.model, scenario.workload
-        heads = padded(model.computed_heads, self._ways(at.f))
+        heads = self._heads(at)
         self._sizes = {
             "B": workload.batch,
             "L": workload.tokens_per_step,
@@ -80,6 +80,18 @@ class Lowering:
         dtype = self.scenario.workload.weights
         self.weights[name] = self.tensor(stored, dtype)
         return Placed(self.tensor(used, dtype), self.weights[name] if stored != used else None)
+
+    def _heads(self, at: Partition) -> int:
+        """Heads computed: padded until the chips that store their weights divide them.
+
+        Where neither the heads left to each of these, nor sequences, nor positions can be split over e, they are padded
+        until all chips divide them, as PaLM 540B's are.
+        """
+        workload, e = self.scenario.workload, self._ways(at.e)
+        heads = padded(self.scenario.model.computed_heads, self._ways(at.stored_f or at.f))
+        if all(size % e for size in (heads // self._ways(at.f), workload.batch, workload.tokens_per_step)):
+            heads = padded(heads, self._ways(at.f) * e)
+        return heads
 
     def stored_bytes(self) -> float:
         """Bytes of the weights named so far, per chip."""

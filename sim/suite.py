@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import inf, nan, prod
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,22 @@ def read(name: str, rows: Path | None = None) -> tuple[Suite, tuple[Case, ...]]:
         InputError: the file or a row is wrong; the message names the line.
     """
     suite = load.suite(name)
-    source = rows or load.path("suite", name).parent / suite.rows
+    folder = load.path("suite", name).parent
+    source = rows or folder / suite.rows
+    if (folder / suite.base).is_file():
+        suite = suite.model_copy(update={"base": str(folder / suite.base)})
     base = load.scenario(suite.base)
     try:
-        with source.open(encoding="utf-8", newline="") as file:
-            table = list(csv.DictReader(file))
+        with source.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            cases = tuple(_case(suite, base, row, f"{source}:{table.line_num}") for row in table)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(source)) from None
-    return suite, tuple(_case(suite, base, row, f"{source}:{line}") for line, row in enumerate(table, start=2))
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError("must be a CSV file in UTF-8", where=str(source)) from None
+    if not cases:
+        raise InputError("must hold a row", where=str(source))
+    return suite, cases
 
 
 _PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}
@@ -77,6 +86,12 @@ def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> C
             return int(cell(name))
         except ValueError:
             raise InputError(f"column '{name}' must be a whole number", where=where, got=cell(name)) from None
+
+    def positive(name: str) -> float:
+        value = _number(cell(name))
+        if not 0 < value < inf:
+            raise InputError(f"column '{name}' must be a number above 0", where=where, got=cell(name))
+        return value
 
     def one_of(name: str, allowed: Iterable[str]) -> str:
         if cell(name) not in allowed:
@@ -103,16 +118,19 @@ def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> C
         "workload": {"phase": phase, "batch": number("batch"), **tokens, **dtypes},
         **_slice(base, cell("mesh"), where),
         "reference": None,
-        "name": cell("case_id"),
     }
+    chips = prod(axis["size"] for axis in settings["topology.axes"].values())
+    if chips != number("chips"):
+        raise InputError(f"column 'chips' must be those of the mesh, {chips}", where=where, got=number("chips"))
+    uncertainty = positive("reading_error_pct") / 100 if row.get("reading_error_pct") else 0.0
     return Case(
         case_id=cell("case_id"),
-        source=row.get("source", ""),
+        source=row.get("source") or "",
         metric=one_of("metric", ("latency_s", "mfu")),
-        published=float(cell("value")),
+        published=positive("value"),
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
-        not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, row),
+        not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, uncertainty),
     )
 
 
@@ -130,10 +148,17 @@ def _slice(base: Scenario, mesh: str, where: str) -> dict[str, Any]:
     return {"topology.axes": axes, "topology.name": f"{torus.chip.name}_{mesh}"}
 
 
-def _uncertain(suite: Suite, row: Mapping[str, str]) -> str:
+def _uncertain(suite: Suite, uncertainty: float) -> str:
     """Reason not to gate a row that is printed or read with too large an error, empty if it is not."""
-    percent = float(row.get("reading_error_pct") or 0)
-    return f"published to {percent:g} % only" if percent / 100 > suite.gated_up_to else ""
+    return f"published to {100 * uncertainty:g} % only" if uncertainty > suite.gated_up_to else ""
+
+
+def _number(text: str) -> float:
+    """Not a number where the text is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return nan
 
 
 def _first(patterns: Mapping[str, Any], name: str) -> Any:

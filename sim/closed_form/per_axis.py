@@ -129,7 +129,12 @@ def per_axis(scenario: Scenario) -> Prediction:
     e, f, g, n = ledger.ways(axes.e), ledger.ways(axes.f), ledger.ways(axes.g), ledger.ways(every)
     B, L, C = work.batch / g, work.tokens_per_step, work.mean_cache_length  # B of one group: B_g
     E, F, Q = model.d_model, model.d_ff, model.d_head
-    H = ceil(model.computed_heads / f) * f  # padded where the chips of f do not divide them
+    # Heads are padded until the chips that store their weights divide them: all axes but the first, where weights are
+    # gathered. Where nothing else can be split over e, until all chips do.
+    storing = ledger.ways(tuple(ledger.torus.axes)[1:]) if axes.g else f
+    H = ceil(model.computed_heads / storing) * storing
+    if H // f % e and work.batch % e and L % e:
+        H = ceil(H / (f * e)) * f * e
     Kv = H if model.kv_heads == model.heads else model.kv_heads
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
     m = 2 if model.ffn == "swiglu" else 1
