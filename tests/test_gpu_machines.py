@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from sim import load
+from sim.plots import node_link
 from sim.specs import Dtype, LinkSpec
 from sim.topology import Topology, build
 from sim.topology.metrics import bisection, hops
@@ -219,6 +220,19 @@ def test_a_path_over_nvswitch_takes_as_long_in_one_box_as_in_two():
     for name in ("dgx_h100", *CLUSTERS):
         topology = machine(name)
         assert sum(topology.links[link].latency_s for link in topology.route(0, 7)) == pytest.approx(0.6e-6)
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_drawing_has_boxes_above_the_row_of_gpus_and_rails_below(name):
+    drawn = node_link.drawing(machine(name)).nodes
+    heights = {node.label: node.at[1] for node in drawn if node.half_width is not None}
+    assert {label: height > 0 for label, height in heights.items()} == {
+        **{f"nvswitch{box}": True for box in range(CLUSTERS[name])},
+        **{f"rail{rail}": False for rail in range(8)},
+    }
+    chips = [node for node in drawn if node.half_width is None]
+    assert {node.at[1] for node in chips} == {0}
+    assert chips[8].label == ("gpu8" if len(chips) == 16 else "8")  # 32 names do not fit beside each other
 
 
 # --- MI300X ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from sim.topology.graph import Link, Topology
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
 SWITCH_CHIPS = 16
 """Of a larger switch only this many chips are shown; the others look the same."""
+NAMED_CHIPS = 20
+"""In a graph of more chips their names do not fit; they are numbered."""
 
 
 def drawing(topology: Topology) -> Drawing:
@@ -54,14 +56,17 @@ def _graph(topology: Topology) -> Drawing:
         for kind, count in Counter((link.bandwidth, link.latency_s) for link in links).items():
             points = _curve(places[src], places[dst], places)
             lines.append(Line(points, colors[kind], width=1.3 * count**0.5, label=f"×{count}" if count > 1 else ""))
+    named = topology.chips <= NAMED_CHIPS
     nodes = [
-        Node(place, topology.nodes[node], 0.26)
+        Node(place, topology.nodes[node] if named else str(node), 0.26)
         if node < topology.chips
         else Node(place, topology.nodes[node], 0.2, half_width=0.08 * len(topology.nodes[node]) + 0.15)
         for node, place in enumerate(places)
     ]
     first = {kind: next(link for link in topology.links if (link.bandwidth, link.latency_s) == kind) for kind in types}
-    return Drawing(lines=lines, nodes=nodes, legend=[(rate(first[kind]), colors[kind], False) for kind in types])
+    legend = [(rate(first[kind]), colors[kind], False) for kind in types]
+    notes = [] if named else [f"chips by number, {topology.nodes[0]} to {topology.nodes[topology.chips - 1]}"]
+    return Drawing(lines=lines, nodes=nodes, legend=legend, notes=notes)
 
 
 def _circle(topology: Topology) -> list[Point]:
@@ -72,11 +77,17 @@ def _circle(topology: Topology) -> list[Point]:
 
 
 def _layers(topology: Topology) -> list[Point]:
-    """Chips in a row; above them the other nodes by their distance from a chip, each over what it connects."""
+    """Chips in a row; above them the other nodes by their distance from a chip, each over what it connects.
+
+    Below the row, spread over its width, those that join chips of several boxes (see `_rails`).
+    """
     neighbours: dict[int, list[int]] = defaultdict(list)
     for link in topology.links:
         neighbours[link.src].append(link.dst)
     places: dict[int, Point] = {chip: (float(chip), 0.0) for chip in range(topology.chips)}
+    rails = _rails(topology, neighbours)
+    for i, node in enumerate(rails):
+        places[node] = ((i + 0.5) * topology.chips / len(rails) - 0.5, -0.16 * topology.chips)
     height = 0.0
     while len(places) < len(topology.nodes):
         height += 1.3
@@ -91,6 +102,22 @@ def _layers(topology: Topology) -> list[Point]:
             edge = max(centre[node], edge + 1.1)
             places[node] = (edge, height)
     return [places[node] for node in range(len(topology.nodes))]
+
+
+def _rails(topology: Topology, neighbours: dict[int, list[int]]) -> list[int]:
+    """Switches that join chips which do not follow one another, on a machine that also has switches whose chips do.
+
+    None where chips are linked to chips: those lines run below the row.
+    """
+    chips = topology.chips
+    joined = {
+        node: sorted({other for other in neighbours[node] if other < chips})
+        for node in range(chips, len(topology.nodes))
+        if any(other < chips for other in neighbours[node])
+    }
+    rails = [node for node, on in joined.items() if on[-1] - on[0] >= len(on)]
+    linked = any(link.src < chips and link.dst < chips for link in topology.links)
+    return [] if linked or len(rails) == len(joined) else rails
 
 
 def _curve(start: Point, end: Point, places: list[Point]) -> tuple[Point, ...]:
