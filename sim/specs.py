@@ -571,10 +571,12 @@ class Scenario(Strict):
 
     @property
     def phases(self) -> tuple[Scenario, ...]:
-        """One scenario per phase, prefill or decode, each with its own layout."""
+        """One scenario per phase, prefill or decode, each with its own layout; what was published is of all phases."""
+        phases = self.workload.phases
+        reference = self.reference if len(phases) == 1 else None
         return tuple(
-            self.model_copy(update={"workload": workload, "layout": self.layout.during(workload.phase)})
-            for workload in self.workload.phases
+            self.model_copy(update={"workload": each, "layout": self.layout.during(each.phase), "reference": reference})
+            for each in phases
         )
 
 

@@ -1,8 +1,9 @@
 """Published measurements as scenarios: a CSV of rows, and a file that says how to read them.
 
-Columns of a row: case_id, source, model, chips, mesh (`4x4x4`, x first), phase (prefill, decode_step, decode_total,
-total), batch, input_tokens, context_tokens, generated_tokens, ffn_layout, attention_layout, weight_dtype,
-activation_dtype, metric (latency_s or mfu), value, reading_error_pct (optional), notes (optional).
+Columns of a row: case_id, source, model, chips, mesh (`4x4x4`, x first), phase, batch, input_tokens, context_tokens,
+generated_tokens, ffn_layout, attention_layout, weight_dtype, activation_dtype, metric (latency_s or mfu), value,
+reading_error_pct (optional), notes (optional). Phases: prefill; decode_step, one step on a cache of context_tokens;
+decode_total, the steps of all generated_tokens; total, the prefill and they.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def read(name: str, rows: Path | None = None) -> tuple[Suite, tuple[Case, ...]]:
 _PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}
 _TOKENS = {
     "prefill": {"prompt": "input_tokens"},
-    "decode": {"context": "context_tokens", "generate": "generated_tokens"},
-    "generate": {"prompt": "input_tokens", "generate": "generated_tokens"},
+    "decode_step": {"context": "context_tokens"},
+    "decode_total": {"context": "context_tokens", "generate": "generated_tokens"},
+    "total": {"prompt": "input_tokens", "generate": "generated_tokens"},
 }
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
 
@@ -87,10 +89,11 @@ def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> C
         except ValueError:
             raise InputError(f"column '{name}' must be a whole number", where=where, got=cell(name)) from None
 
-    def positive(name: str) -> float:
+    def real(name: str, *, zero: bool = False) -> float:
         value = _number(cell(name))
-        if not 0 < value < inf:
-            raise InputError(f"column '{name}' must be a number above 0", where=where, got=cell(name))
+        if not (0 < value < inf or (zero and value == 0)):
+            rule = f"column '{name}' must be a number {'of at least' if zero else 'above'} 0"
+            raise InputError(rule, where=where, got=cell(name))
         return value
 
     def one_of(name: str, allowed: Iterable[str]) -> str:
@@ -98,8 +101,10 @@ def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> C
             raise InputError(f"unknown {name}", where=where, got=cell(name), hint=suggest(cell(name), allowed))
         return cell(name)
 
-    phase = _PHASES[one_of("phase", _PHASES)]
+    phase = one_of("phase", _PHASES)
     tokens = {field: number(column) for field, column in _TOKENS[phase].items()}
+    if phase == "decode_step":
+        tokens["generate"] = 1
     dtypes = {
         field: _DTYPES.get(cell(column), cell(column))
         for field, column in (("weights", "weight_dtype"), ("activations", "activation_dtype"))
@@ -115,19 +120,19 @@ def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> C
         "layout.attention": cell("attention_layout"),
         **_first(suite.layouts, cell("ffn_layout")),
         **suite.settings,
-        "workload": {"phase": phase, "batch": number("batch"), **tokens, **dtypes},
+        "workload": {"phase": _PHASES[phase], "batch": number("batch"), **tokens, **dtypes},
         **_slice(base, cell("mesh"), where),
         "reference": None,
     }
     chips = prod(axis["size"] for axis in settings["topology.axes"].values())
     if chips != number("chips"):
         raise InputError(f"column 'chips' must be those of the mesh, {chips}", where=where, got=number("chips"))
-    uncertainty = positive("reading_error_pct") / 100 if row.get("reading_error_pct") else 0.0
+    uncertainty = real("reading_error_pct", zero=True) / 100 if row.get("reading_error_pct") else 0.0
     return Case(
         case_id=cell("case_id"),
         source=row.get("source") or "",
         metric=one_of("metric", ("latency_s", "mfu")),
-        published=positive("value"),
+        published=real("value"),
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
         not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, uncertainty),
