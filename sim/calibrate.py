@@ -17,6 +17,9 @@ from sim.validate import predicted
 _STEP = 1e-2
 """Relative step of the numerical derivative: well above the rounding of tasks to picoseconds."""
 
+_MOST_STEPS = 50
+"""Of the search; constants that the rows determine take about ten."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
@@ -28,16 +31,18 @@ class Fit:
     residuals: Mapping[str, float]
     """Predicted / published - 1 of each fitted row."""
     evaluations: int
+    settled: bool
+    """Whether the search came to its end; rows that do not determine a constant keep it going."""
 
     def settings(self) -> list[str]:
         """The fitted values as --set of a scenario."""
         return settings(self.calibration, self.values)
 
 
-def settings(calibration: Calibration, values: Mapping[str, float]) -> list[str]:
+def settings(calibration: Calibration, values: Mapping[str, float], digits: int = 4) -> list[str]:
     """Values of constants as --set of a scenario."""
     return [
-        f"{field}={_text(values[name], constant)}"
+        f"{field}={_text(values[name], constant, digits)}"
         for name, constant in calibration.constants.items()
         for field in constant.fields
     ]
@@ -89,11 +94,12 @@ def fit(
         bounds=(0, 1),
         diff_step=_STEP,
         x_scale=1.0,
+        max_nfev=_MOST_STEPS,
     )
     point = low + found.x * (high - low)
     values = dict(zip(names, point.tolist(), strict=True))
     residuals = {case.case_id: float(np.expm1(error)) for case, error in zip(chosen, log_errors(point), strict=True)}
-    return Fit(calibration, values, residuals, evaluations)
+    return Fit(calibration, values, residuals, evaluations, settled=found.status > 0)
 
 
 def report(found: Fit) -> str:
@@ -105,15 +111,18 @@ def report(found: Fit) -> str:
     lines += ["", f"{'fitted row':<34} {'residual':>9}"]
     lines += [f"{row:<34} {residual:>+9.1%}" for row, residual in found.residuals.items()]
     rms = float(np.sqrt(np.mean([residual**2 for residual in found.residuals.values()])))
-    lines += [f"{'root mean square':<34} {rms:>9.1%}", "", f"{found.evaluations} evaluations; to use it:"]
+    lines += [f"{'root mean square':<34} {rms:>9.1%}", ""]
+    if not found.settled:
+        lines.append("the search did not settle: these rows do not determine every constant")
+    lines.append(f"{found.evaluations} evaluations; to use it:")
     lines += [f"  --set '{setting}'" for setting in found.settings()]
     return "\n".join(lines)
 
 
 def _prediction(case: Case, calibration: Calibration, values: Mapping[str, float]) -> float:
-    scenario = case.scenario(*settings(calibration, values))
+    scenario = case.scenario(*settings(calibration, values, digits=15))
     return predicted(case, scenario, latency_s(scenario))
 
 
-def _text(value: float, constant: Constant) -> str:
-    return f"{value:.4g} {constant.unit}".strip()
+def _text(value: float, constant: Constant, digits: int) -> str:
+    return f"{value:.{digits}g} {constant.unit}".strip()

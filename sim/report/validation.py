@@ -14,6 +14,9 @@ from sim.units import format_seconds
 if TYPE_CHECKING:
     from rich.console import Console
 
+_WIDTH = 120
+"""Characters where there is no terminal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -124,16 +127,20 @@ def render(validation: Validation, console: Console | None = None) -> None:
     """Print every case, the errors of each model, and whether the suite passes."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
     suite, tolerance = validation.suite, validation.suite.tolerance
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"{suite.name}: {suite.description}", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+    table.title = escape(": ".join(filter(None, (suite.name, suite.description))))
     for i, column in enumerate(("case", "published", "simulated", "error", "paper's form", "error")):
-        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for outcome in validation.outcomes:
         table.add_row(
-            outcome.case_id,
+            escape(outcome.case_id),
             _value(outcome, outcome.published),
             _value(outcome, outcome.simulated),
             f"{outcome.error:+.1%}",
@@ -155,7 +162,7 @@ def render(validation: Validation, console: Console | None = None) -> None:
     )
     for reason in dict.fromkeys(outcome.not_gated for outcome in validation.outcomes if outcome.not_gated):
         ids = ", ".join(outcome.case_id for outcome in validation.outcomes if outcome.not_gated == reason)
-        console.print(f"[dim]not gated: {ids}: {reason}[/]")
+        console.print(f"[dim]not gated: {escape(f'{ids}: {reason}')}[/]")
 
 
 def _value(outcome: Outcome, value: float) -> str:
