@@ -219,7 +219,7 @@ def validate(
         raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
     found = []
     for name in names:
-        with _steps(f"validating {name}") as progress:
+        with _steps(f"validating {name}") as progress, _possible(load.place("suite", name)):
             found.append(validate_suite(name, rows, progress))
         if plots:
             from sim.plots import parity
@@ -248,7 +248,9 @@ def calibrate(
     """Fit the machine constants that a suite names to the rows that it names."""
     from sim import calibrate as calibration
 
-    with _steps("fitting") as progress:
+    from sim import load
+
+    with _steps("fitting") as progress, _possible(load.place("suite", suite)):
         found = calibration.fit(suite, rows, lambda evaluations, rms: progress(evaluations, 0))
     if as_json:
         typer.echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))

@@ -109,8 +109,8 @@ class Validation:
 
     @property
     def passes(self) -> bool:
-        """Whether the simulator is inside the suite's tolerance."""
-        return self.simulated.within(self.suite.tolerance)
+        """Whether there is a case to judge by, and the simulator is inside the suite's tolerance."""
+        return bool(self.gated) and self.simulated.within(self.suite.tolerance)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
