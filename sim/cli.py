@@ -247,7 +247,6 @@ def calibrate(
 ) -> None:
     """Fit the machine constants that a suite names to the rows that it names."""
     from sim import calibrate as calibration
-
     from sim import load
 
     with _steps("fitting") as progress, _possible(load.place("suite", suite)):
