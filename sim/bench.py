@@ -10,12 +10,11 @@ from typing import Any
 from sim import load, units
 from sim import topology as machines
 from sim.closed_form import collectives as closed_form
-from sim.collectives import COLLECTIVES, schedule
+from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.program import ProgramBuilder
-from sim.specs import TorusSpec
 from sim.topology.graph import Topology
 
 MAX_BYTES = 2.0**50
@@ -74,26 +73,21 @@ def sweep(
         settings: `key=value` overrides of the machine's fields.
 
     Raises:
-        InputError: unknown collective, algorithm, axis or machine, or a machine that is no torus.
+        InputError: unknown collective, algorithm, axis or machine, or an algorithm for another kind of machine.
         OverflowError: longer than the clock counts.
     """
-    spec = load.topology_spec(machine, settings)
-    if not isinstance(spec, TorusSpec):
-        where = f"{load.place('topology', machine)}: kind"
-        raise InputError("collectives run on a machine of kind 'torus'", where=where, got=spec.kind)
-    topology = machines.build(spec)
-    names = tuple(axes or spec.axes)
-    _check(collective, algorithm, names, spec)
-    schedule(topology, collective, names, algorithm)  # an algorithm that these axes do not allow fails before any runs
-    chosen = algorithm or topology.collectives.get(collective) or next(iter(COLLECTIVES[collective]))
-    shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
-    group = prod(length for length, _ in shape)
-    link = topology.links[0]
+    topology = machines.build(load.topology_spec(machine, settings))
+    names = tuple(axes) or tuple(axis.name for axis in topology.axes)
+    _check(collective, algorithm, names, topology)
+    chosen = algorithm_of(topology, collective, algorithm)
+    schedule(topology, collective, names, chosen)  # an algorithm that these axes do not allow fails before any runs
+    slowest = min(link.bandwidth for link in topology.links)
+    group = prod(topology.axis(name).size for name in names)
     rows = []
     for size in sizes:
-        units.to_ps(size / link.bandwidth)  # a message that outlasts the clock is an error
-        time = time_s(topology, collective, names, size, algorithm)
-        wire = (shape, size, link.bandwidth, link.latency_s)
+        units.to_ps(size / slowest)  # a message that outlasts the clock is an error
+        time = time_s(topology, collective, names, size, chosen)
+        predicted, bound = _formulas(topology, collective, chosen, names, size)
         rows.append(
             Measurement(
                 collective=collective,
@@ -103,14 +97,34 @@ def sweep(
                 time_s=time,
                 algbw=closed_form.algbw(size, time),
                 busbw=closed_form.busbw(collective, group, size, time),
-                closed_form_s=closed_form.predict(collective, chosen, *wire, topology.collective_overhead_s),
-                bound_s=closed_form.bound(collective, *wire),
+                closed_form_s=predicted,
+                bound_s=bound,
             )
         )
     return rows
 
 
-def _check(collective: str, algorithm: str | None, names: Sequence[str], spec: TorusSpec) -> None:
+def _formulas(
+    topology: Topology, collective: str, algorithm: str, names: Sequence[str], size: float
+) -> tuple[float | None, float]:
+    """Closed form, None where there is none, and bound, s."""
+    link, overhead_s = topology.links[0], topology.collective_overhead_s
+    if topology.kind == "torus":
+        shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
+        wire = (shape, size, link.bandwidth, link.latency_s)
+        return closed_form.predict(collective, algorithm, *wire, overhead_s), closed_form.bound(collective, *wire)
+    ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
+    least_s = min(link.latency_s for link in topology.links if link.src < topology.chips)
+    bound = closed_form.bound_of_ports(collective, ports, size, least_s)
+    if topology.kind == "graph":
+        return None, bound
+    time = closed_form.on_switch(
+        collective, algorithm, len(ports), size, link.bandwidth, link.latency_s, overhead_s=overhead_s
+    )
+    return time, bound
+
+
+def _check(collective: str, algorithm: str | None, names: Sequence[str], topology: Topology) -> None:
     """Options that name something which does not exist. Raises InputError."""
     if collective not in COLLECTIVES:
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
@@ -119,10 +133,11 @@ def _check(collective: str, algorithm: str | None, names: Sequence[str], spec: T
         hint = suggest(algorithm, known)
         raise InputError(f"no algorithm of {collective}", where="--algorithm", got=algorithm, hint=hint)
     got = "".join(names)
-    if not set(names) <= set(spec.axes) or len(set(names)) < len(names):
-        rule = f"must be axes of {spec.name}, each once"
-        raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(spec.axes)}")
-    if prod(spec.axes[name].size for name in names) == 1:
+    axes = {axis.name: axis.size for axis in topology.axes}
+    if not set(names) <= set(axes) or len(set(names)) < len(names):
+        rule = f"must be axes of {topology.name}, each once"
+        raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(axes)}")
+    if prod(axes[name] for name in names) == 1:
         raise InputError("a collective needs a group of at least two chips", where="--axes", got=got)
 
 

@@ -157,12 +157,13 @@ Ffn = Annotated[
 ]
 
 _ON_AXES = ("multi_axis", "bidirectional_ring", "ring", "line")
+_ON_ROUTES = ("one_shot", "halving_doubling")
 ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "all_gather": _ON_AXES,
-    "reduce_scatter": _ON_AXES,
-    "all_reduce": _ON_AXES,
-    "all_to_all": ("multi_axis", "dimension_ordered"),
-    "broadcast": ("spanning_trees",),
+    "all_gather": (*_ON_AXES, *_ON_ROUTES),
+    "reduce_scatter": (*_ON_AXES, *_ON_ROUTES),
+    "all_reduce": (*_ON_AXES, "one_shot", "two_shot", "halving_doubling", "tree"),
+    "all_to_all": ("multi_axis", "dimension_ordered", "one_shot"),
+    "broadcast": ("spanning_trees", "ring", "tree"),
     "permute": ("neighbour",),
 }
 LOOP_FORMS = ("one_way", "bidirectional_throughput", "bidirectional_latency")

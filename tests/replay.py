@@ -45,6 +45,12 @@ class _Replay:
         flat = schedule.deps.tolist()
         self.deps = [flat[end - count : end] for end, count in zip(ends, schedule.dep_counts.tolist(), strict=True)]
         self.box = functools.cache(self._box)
+        self.arrives: list[bool] = []
+        """Of each send: whether it reaches its receiver, and not just a node on the way."""
+        self.passes_on: list[bool] = []
+        """Of each send: whether it moves a message on that is on the way."""
+        self.end: list[int] = []
+        """Of each send: the node it reaches."""
         self.payload: list[frozenset[Element]] = []
         """Of each send replayed so far."""
         self.sums: list[dict[Element, int]] = []
@@ -56,9 +62,9 @@ class _Replay:
         for send in range(len(self.schedule)):
             self.payload.append(self._payload(send))
             self._check_share(send)
-            adds = collective in ("reduce_scatter", "all_reduce") and self.target[send] != self.all
+            adds = collective in ("reduce_scatter", "all_reduce") and self.origin[send] == self.all
             self.sums.append(self._add_up(send) if adds else {})
-            if not adds:
+            if not adds and not self.passes_on[send]:
                 self._check_copy(send)
         self._check_result()
 
@@ -71,7 +77,7 @@ class _Replay:
     def _payload(self, send: int) -> frozenset[Element]:
         origin, target = self.origin[send], self.target[send]
         if self.schedule.collective not in ("all_to_all", "permute"):
-            copies = target == self.all
+            copies = origin != self.all
             boxes = ((o, self.all) for o in self.box(origin)) if copies else ((self.all, t) for t in self.box(target))
         else:
             boxes = ((o, t) for o in self.box(origin) for t in self.box(target))
@@ -81,16 +87,37 @@ class _Replay:
     def _check_columns(self) -> None:
         schedule, links = self.schedule, self.topology.links
         for send, (link, direction) in enumerate(zip(schedule.link.tolist(), schedule.direction.tolist(), strict=True)):
-            if (links[link].src, links[link].dst) != (self.src[send], self.dst[send]):
-                raise ReplayError(f"send {send} is not on a link from {self.src[send]} to {self.dst[send]}")
+            self._check_route(send, link, int(schedule.ingress[send]))
             if links[link].direction != direction:
                 raise ReplayError(f"send {send} goes in direction {direction} on {links[link].name}")
             if self.group[self.src[send]] != self.group[self.dst[send]]:
                 raise ReplayError(f"send {send} leaves its group")
             if any(dep >= send for dep in self.deps[send]):
                 raise ReplayError(f"send {send} waits for a later one")
-            if any(self.dst[dep] != self.src[send] for dep in self.deps[send]):
+            if not self.passes_on[send] and any(
+                self.dst[dep] != self.src[send] or not self.arrives[dep] for dep in self.deps[send]
+            ):
                 raise ReplayError(f"send {send} waits for something that its chip cannot see")
+
+    def _check_route(self, send: int, link: int, ingress: int) -> None:
+        """A send is on a link between its chips, on a port of each, or on the next link after an earlier send."""
+        links, chips = self.topology.links, self.topology.chips
+        start, end = links[link].src, links[link].dst
+        if ingress >= 0:
+            if links[ingress].src != end or not self.topology.cut_through:
+                raise ReplayError(f"send {send} holds ports that do not meet")
+            end = links[ingress].dst
+        self.arrives.append(end == self.dst[send])
+        self.passes_on.append(start != self.src[send])
+        if self.passes_on[send]:
+            before = self.deps[send][0] if len(self.deps[send]) == 1 else send
+            same = all(column[before] == column[send] for column in (self.src, self.dst, self.part, self.half))
+            same &= (self.origin[before], self.target[before]) == (self.origin[send], self.target[send])
+            if before == send or not same or self.end[before] != start or self.own[send]:
+                raise ReplayError(f"send {send} does not pass a message on")
+        if not self.arrives[send] and (end < chips and self.topology.kind == "torus"):
+            raise ReplayError(f"send {send} is not on a link from {self.src[send]} to {self.dst[send]}")
+        self.end.append(end)
 
     def _check_share(self, send: int) -> None:
         n = 1 if self.schedule.collective in ("broadcast", "permute") else len(self.everyone)
@@ -111,7 +138,7 @@ class _Replay:
         for dep in self._ancestors(send):
             if not missing:
                 return
-            if not self.sums[dep] and self.dst[dep] == self.src[send]:
+            if not self.sums[dep] and self.dst[dep] == self.src[send] and self.arrives[dep]:
                 missing -= self.payload[dep]
         if missing:
             raise ReplayError(f"send {send} carries {min(missing)} before it is there")
@@ -154,17 +181,26 @@ class _Replay:
     def _check_result(self) -> None:
         arrivals: list[list[int]] = [[] for _ in self.position]
         for send, chip in enumerate(self.dst):
-            arrivals[chip].append(send)
+            if self.arrives[send]:
+                arrivals[chip].append(send)
         for chip, position in enumerate(self.position):
+            missing = self._wanted(position).difference(*(self.payload[i] for i in arrivals[chip] if not self.sums[i]))
             if self.schedule.collective in ("reduce_scatter", "all_reduce"):
-                for part, half in itertools.product(range(self.schedule.parts), (0, 1)):
-                    total = self._total(self._bit(position), (part, half, self.all, position), arrivals[chip], -1)
-                    if total != 2 ** len(self.everyone) - 1:
-                        raise ReplayError(f"chip {chip} ends without the whole sum")
-            copied = (self.payload[send] for send in arrivals[chip] if not self.sums[send])
-            missing = self._wanted(position).difference(*copied)
-            if missing:
+                halves = itertools.product(range(self.schedule.parts), (0, 1))
+                self._check_whole(chip, {(part, half, self.all, position) for part, half in halves}, arrivals[chip])
+                sums = {(part, half, self.all, o) for part, half, o, _ in missing}
+                self._check_whole(chip, sums, arrivals[chip])
+            elif missing:
                 raise ReplayError(f"chip {chip} ends without {min(missing)}")
+
+    def _check_whole(self, chip: int, elements: set[Element], arrivals: list[int]) -> None:
+        """The chip has received each whole sum, or all that adds up to it with its own contribution."""
+        everyone = 2 ** len(self.everyone) - 1
+        for element in elements:
+            if any(self.sums[send].get(element) == everyone for send in arrivals):
+                continue
+            if self._total(self._bit(self.position[chip]), element, arrivals, -1) != everyone:
+                raise ReplayError(f"chip {chip} ends without the whole sum")
 
     def _wanted(self, position: Position) -> frozenset[Element]:
         """What a chip must have received by the end, its own data apart."""

@@ -122,11 +122,56 @@ def test_options_that_fit_nothing_are_named(collective, arguments, message):
     assert (code, out, err) == (2, "", f"error: {message}\n")
 
 
-def test_a_machine_that_is_no_torus_is_refused(collective):
-    switch = {"name": "box", "kind": "switch", "chips": 8, "chip": "chip.yaml", "link": "link.yaml"}
-    write(Path(), {"topology": switch})
-    code, _, err = collective("all_gather", "--size", "1 MiB")
-    assert (code, err) == (
-        2,
-        "error: topology.yaml: kind: collectives run on a machine of kind 'torus', got 'switch'\n",
-    )
+SWITCH = {"name": "box", "kind": "switch", "chips": 8, "chip": "chip.yaml", "link": "link.yaml"}
+GRAPH = {
+    "name": "pair",
+    "kind": "graph",
+    "chip": "chip.yaml",
+    "nodes": {"a": "chip", "b": "chip"},
+    "link_types": {"wire": "link.yaml"},
+    "links": [{"between": ["a", "b"], "link": "wire", "count": 2}],
+}
+
+
+def test_an_all_reduce_on_a_switch_takes_its_textbook_time(collective):
+    # A ring by default, 14 steps of 1 MB at 1 GB/s and 1 us; 7 ms in and out of every port for each half of two_shot.
+    write(Path(), {"topology": SWITCH})
+    expected = {(): 14e-3 + 14e-6, ("--algorithm", "two_shot"): 14e-3 + 2e-6}
+    for options, time_s in expected.items():
+        _, out, _ = collective("all_reduce", "--size", "8 MB", "--json", *options)
+        (row,) = json.loads(out)
+        assert row["time_s"] == row["closed_form_s"] == pytest.approx(time_s, rel=1e-9)
+        assert row["bound_s"] == pytest.approx(14e-3 + 1e-6)
+        assert row["group"] == 8
+
+
+def test_a_graph_has_a_bound_and_no_closed_form(collective):
+    # Half of the array each way over one of the two links, twice; the bound counts on both.
+    write(Path(), {"topology": GRAPH})
+    _, out, _ = collective("all_reduce", "--size", "2 MB", "--json")
+    (row,) = json.loads(out)
+    assert row["closed_form_s"] is None
+    assert row["time_s"] == pytest.approx(2e-3 + 2e-6)
+    assert row["bound_s"] == pytest.approx(1e-3 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--algorithm", "line"),
+            "topology box: the algorithm 'line' of all_gather does not run on a switch; "
+            "choose from ring, one_shot, halving_doubling",
+        ),
+        (("--axes", "x"), "--axes: must be axes of box, each once, got 'x'; choose from g"),
+        (
+            ("--algorithm", "halving_doubling", "--set", "chips=6"),
+            "box: halving_doubling needs a group of a power of two chips, got 6",
+        ),
+        (("--set", "chips=1"), "--axes: a collective needs a group of at least two chips, got 'g'"),
+    ],
+)
+def test_what_a_switch_cannot_do_is_named(collective, options, message):
+    write(Path(), {"topology": SWITCH})
+    code, out, err = collective("all_gather", "--size", "1 MiB", *options)
+    assert (code, out, err) == (2, "", f"error: {message}\n")

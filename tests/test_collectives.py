@@ -1,4 +1,4 @@
-"""Every algorithm in `COLLECTIVES` carries out its collective, and the replay that says so catches broken ones."""
+"""Every algorithm carries out its collective, and the replay that says so catches broken ones."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import torus, twisted
+from machines import full_mesh, graph, switch, torus, twisted, two_sockets
 from replay import ReplayError, replay
 
-from sim.collectives import COLLECTIVES, Schedule, schedule
+from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.collectives.reduce import reverse
 from sim.errors import InputError, LayoutError
 from sim.topology import Topology
 
-ALGORITHMS = [(collective, name) for collective, algorithms in COLLECTIVES.items() for name in algorithms]
+ALGORITHMS = [(collective, name) for collective, algorithms in ON_TORUS.items() for name in algorithms]
+ON_ANY_ROUTE = [(collective, name) for collective, algorithms in ON_ROUTES.items() for name in algorithms]
 MESHES = {
     **{f"ring{k}": torus(k) for k in (1, 2, 3, 4, 5, 8)},
     **{f"line{k}": torus(k, wrap=False) for k in (2, 3, 4, 5)},
@@ -29,6 +30,13 @@ MESHES = {
     "4x4x4": torus(4, 4, 4),
     "4x4x4 mesh": torus(4, 4, 4, wrap=False),
     "4x4x8 twisted": twisted(),
+}
+ROUTED = {
+    **{f"switch{n}": switch(n) for n in (1, 2, 3, 4, 5, 8, 16)},
+    "full mesh of 4": full_mesh(4),
+    "full mesh of 5": full_mesh(5),
+    "two sockets": two_sockets(),
+    "line of 4": graph("01", "12", "23", chips=4),  # chips forward
 }
 # Direct messages between all pairs of 64 chips are 60,000 sends: one such replay is enough.
 TOO_MANY = {"4x4x4 mesh", "4x4x8 twisted"}
@@ -51,6 +59,60 @@ def test_every_algorithm_carries_out_its_collective(collective: str, algorithm: 
         pytest.skip("covered by smaller meshes")
     for axes in choices(MESHES[mesh], collective):
         replay(schedule(MESHES[mesh], collective, axes, algorithm), MESHES[mesh])
+
+
+def fits(algorithm: str, chips: int) -> bool:
+    """Whether an algorithm runs with this number of chips."""
+    return algorithm != "halving_doubling" or chips & (chips - 1) == 0
+
+
+@pytest.mark.parametrize("machine", ROUTED)
+@pytest.mark.parametrize(("collective", "algorithm"), ON_ANY_ROUTE)
+def test_every_algorithm_carries_out_its_collective_over_routes(collective: str, algorithm: str, machine: str) -> None:
+    topology = ROUTED[machine]
+    if fits(algorithm, topology.chips):
+        replay(schedule(topology, collective, ("g",), algorithm), topology)
+        assert len(schedule(topology, collective, (), algorithm)) == 0
+    else:
+        with pytest.raises(InputError, match=f"needs a group of a power of two chips, got {topology.chips}"):
+            schedule(topology, collective, ("g",), algorithm)
+
+
+def test_a_machine_runs_only_the_algorithms_of_its_kind() -> None:
+    with pytest.raises(InputError) as refused:
+        schedule(switch(4), "all_gather", ("g",), "multi_axis")
+    assert str(refused.value) == (
+        "topology box: the algorithm 'multi_axis' of all_gather does not run on a switch; "
+        "choose from ring, one_shot, halving_doubling"
+    )
+    with pytest.raises(InputError, match="'tree' of all_reduce does not run on a torus"):
+        schedule(torus(4), "all_reduce", ("x",), "tree")
+    with pytest.raises(InputError, match="no axis of that name, got 'x'; choose from g"):
+        schedule(switch(4), "all_gather", ("x",))
+    default, chosen = switch(4), switch(4, collectives={"all_reduce": "two_shot"})
+    assert len(schedule(default, "all_reduce", ("g",))) == len(schedule(default, "all_reduce", ("g",), "ring"))
+    assert (
+        schedule(chosen, "all_reduce", ("g",)).step.tolist()
+        == schedule(chosen, "all_reduce", ("g",), "two_shot").step.tolist()
+    )
+
+
+def test_a_send_on_a_switch_holds_a_port_at_each_end() -> None:
+    topology = switch(3)
+    plan = schedule(topology, "all_gather", ("g",), "one_shot")
+    names = [f"{topology.links[a].name} {topology.links[b].name}" for a, b in zip(plan.link, plan.ingress, strict=True)]
+    # Everyone sends to the next chip first, then to the one after it.
+    assert names == [f"gpu{i}:egress gpu{(i + k) % 3}:ingress" for k in (1, 2) for i in range(3)]
+
+
+def test_a_message_on_a_graph_is_a_send_per_link() -> None:
+    topology = two_sockets()
+    plan = schedule(topology, "permute", ("g",))
+    assert [topology.links[link].name for link in plan.link] == [
+        *("0->a#0", "1->a#0", "2->b#0", "a->1#0", "a->b#0", "b->3#0", "b->2#0")
+    ]
+    assert plan.arrives(topology).tolist() == [False, False, False, True, False, True, True]
+    assert [plan.dependencies(send).tolist() for send in range(7)] == [[], [], [], [0], [1], [2], [4]]
 
 
 @pytest.mark.parametrize("axes", ["x", "z", "yx", "zy", ""])
@@ -118,12 +180,30 @@ def test_loops_need_a_ring() -> None:
         all_gather_loop(torus(4), "x", "one way")
 
 
-@pytest.mark.parametrize("algorithm", COLLECTIVES["all_gather"])
-def test_reversing_twice_gives_the_all_gather_again(algorithm: str) -> None:
-    topology = torus(4, 3, wrap=[True, False])
-    plan = schedule(topology, "all_gather", ("x", "y"), algorithm)
+@pytest.mark.parametrize(
+    ("topology", "algorithm"),
+    [
+        *((torus(4, 3, wrap=[True, False]), algorithm) for algorithm in ON_TORUS["all_gather"]),
+        *((machine, algorithm) for machine in (switch(4), two_sockets()) for algorithm in ON_ROUTES["all_gather"]),
+    ],
+)
+def test_reversing_twice_gives_the_all_gather_again(topology: Topology, algorithm: str) -> None:
+    plan = schedule(topology, "all_gather", tuple(axis.name for axis in topology.axes), algorithm)
     again = reverse(reverse(plan, topology), topology)
-    for column in ("src", "dst", "link", "share", "direction", "step", "part", "half", "origin", "dep_counts", "deps"):
+    for column in (
+        "src",
+        "dst",
+        "link",
+        "ingress",
+        "share",
+        "direction",
+        "step",
+        "part",
+        "half",
+        "origin",
+        "dep_counts",
+        "deps",
+    ):
         assert np.array_equal(getattr(plan, column), getattr(again, column)), column
 
 
@@ -147,7 +227,7 @@ def test_names_are_resolved_with_suggestions() -> None:
 
 # --- the replay catches what is broken -------------------------------------------------------------------------------
 
-PER_SEND = ("src", "dst", "link", "share", "step", "direction", "own", "part", "half", "origin", "target")
+PER_SEND = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half", "origin", "target")
 
 
 def _rebuilt(plan: Schedule, deps: list[list[int]], keep: list[int]) -> Schedule:
@@ -173,6 +253,17 @@ def drop_a_dependency(plan: Schedule, victim: int) -> Schedule:
     return _rebuilt(plan, deps, list(range(len(plan))))
 
 
+def drop_dependencies(plan: Schedule, victim: int) -> Schedule:
+    """All of one send, not just one: where an array travels as several sends, each waits for all that came before.
+
+    In an all-gather what a chip sends of its own is right whenever it leaves.
+    """
+    deps = [plan.dependencies(send).tolist() for send in range(len(plan))]
+    needed = np.flatnonzero((plan.dep_counts > 0) & ~(plan.own & (plan.collective == "all_gather")))
+    deps[int(needed[victim % len(needed)])] = []
+    return _rebuilt(plan, deps, list(range(len(plan))))
+
+
 def misstate_a_share(plan: Schedule, victim: int) -> Schedule:
     share = plan.share.copy()
     share[victim] *= 1.5
@@ -186,6 +277,13 @@ def swap_chunks(plan: Schedule, victim: int) -> Schedule:
     return replace(plan, **columns)
 
 
+def redirect(plan: Schedule, victim: int) -> Schedule:
+    column = "ingress" if plan.ingress[victim] >= 0 else "link"
+    links = getattr(plan, column).copy()
+    links[victim] = (links[victim] + 2) % 8
+    return replace(plan, **{column: links})
+
+
 @pytest.mark.parametrize("broken", [drop_a_send, drop_a_dependency, misstate_a_share, swap_chunks])
 @pytest.mark.parametrize(("collective", "algorithm"), ALGORITHMS)
 def test_replay_catches_broken_schedules(
@@ -196,5 +294,21 @@ def test_replay_catches_broken_schedules(
     if broken is drop_a_dependency and not len(plan.deps):
         pytest.skip("nothing depends on anything")
     for victim in range(0, len(plan), max(1, len(plan) // 7)):
+        with pytest.raises(ReplayError):
+            replay(broken(plan, victim), topology)
+
+
+@pytest.mark.parametrize("topology", [switch(4), two_sockets()], ids=["switch", "graph"])
+@pytest.mark.parametrize("broken", [drop_a_send, drop_dependencies, misstate_a_share, swap_chunks, redirect])
+@pytest.mark.parametrize(("collective", "algorithm"), ON_ANY_ROUTE)
+def test_replay_catches_broken_messages(
+    collective: str, algorithm: str, broken: Callable[[Schedule, int], Schedule], topology: Topology
+) -> None:
+    plan = schedule(topology, collective, ("g",), algorithm)
+    if broken is drop_dependencies and not len(plan.deps):
+        pytest.skip("nothing depends on anything")
+    for victim in range(0, len(plan), max(1, len(plan) // 7)):
+        if broken is swap_chunks and (plan.origin[victim] < 0).all() and (plan.target[victim] < 0).all():
+            continue
         with pytest.raises(ReplayError):
             replay(broken(plan, victim), topology)

@@ -7,11 +7,11 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from machines import torus, twisted
+from machines import full_mesh, graph, switch, torus, twisted, two_sockets
 from run_schedule import rounding_s, time_s
-from test_collectives import ALGORITHMS, FORMS
+from test_collectives import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 
-from sim.closed_form.collectives import algbw, bound, busbw, paper, predict
+from sim.closed_form.collectives import algbw, bound, bound_of_ports, busbw, on_switch, paper, predict
 from sim.collectives import Schedule, schedule
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.errors import InputError
@@ -262,6 +262,118 @@ def test_a_twisted_torus_is_used_as_a_mesh_in_x_and_y() -> None:
     topology = twisted()
     time = simulated(topology, "all_gather", "xyz", 64 * MIB)
     assert time >= bound("all_gather", shape(topology, "xyz"), 64 * MIB, 45e9, 1e-6)
+
+
+# --- over routes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1.0, 1_000_003.0, 64.0 * MIB])
+@pytest.mark.parametrize("chips", [1, 2, 3, 4, 5, 6, 8, 16])
+@pytest.mark.parametrize(("collective", "algorithm"), ON_ANY_ROUTE)
+def test_time_on_a_switch_equals_the_closed_form(collective: str, algorithm: str, chips: int, size: float) -> None:
+    expected = on_switch(collective, algorithm, chips, size, 450e9, 1e-6)
+    if expected is None:
+        assert not fits("halving_doubling", chips)
+        return
+    topology = switch(chips)
+    plan = schedule(topology, collective, ("g",), algorithm)
+    assert time_s(topology, plan, size) == pytest.approx(expected, rel=0, abs=rounding_s(topology, plan))
+
+
+@pytest.mark.parametrize(("collective", "algorithm"), ON_ANY_ROUTE)
+def test_every_algorithm_has_a_closed_form_on_a_switch(collective: str, algorithm: str) -> None:
+    assert on_switch(collective, algorithm, 8, 1e6, 450e9, 1e-6) is not None
+    assert on_switch(collective, "unheard_of", 8, 1e6, 450e9, 1e-6) is None
+    assert on_switch(collective, algorithm, 1, 1e6, 450e9, 1e-6, overhead_s=2e-6) == 2e-6
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_bytes_per_port_of_a_switch(n: int) -> None:
+    topology = switch(n)
+    gathered = (n - 1) / n
+    expected = {
+        ("all_gather", "ring"): gathered,
+        ("all_gather", "one_shot"): gathered,
+        ("reduce_scatter", "one_shot"): gathered,
+        ("all_to_all", "one_shot"): gathered,
+        ("all_reduce", "ring"): 2 * gathered,
+        ("all_reduce", "two_shot"): 2 * gathered,
+        ("all_reduce", "one_shot"): n - 1,
+    }
+    for (collective, algorithm), share in expected.items():
+        plan = schedule(topology, collective, ("g",), algorithm)
+        for ports in (plan.link, plan.ingress):
+            loads = Counter[int]()
+            for port, part in zip(ports.tolist(), plan.share.tolist(), strict=True):
+                loads[port] += part
+            assert len(loads) == n
+            assert list(loads.values()) == pytest.approx([share] * n), (collective, algorithm)
+
+
+def test_messages_to_one_chip_queue_for_its_ingress() -> None:
+    # Trees of 6 chips: chips 2 and 4 have the sum of two and are ready at the same time. Each waits its turn.
+    topology, size = switch(6), 45e6
+    time = simulated(topology, "all_reduce", "g", size, "tree")
+    alone = 2 * (3 * 100e-6 + 2 * 1e-6)
+    assert time == pytest.approx(alone, rel=1e-3)
+
+
+def test_algorithms_cross_over_where_their_closed_forms_say() -> None:
+    # One-shot saves 1 us of two_shot, and sends (n-1) V (1 - 2/n) more: V = 1 us w / ((n-1) (1 - 2/n)) = 85.7 kB.
+    topology, even = switch(8), 1e-6 * 450e9 / (7 * (1 - 2 / 8))
+    for size, best in ((0.9 * even, "one_shot"), (1.1 * even, "two_shot")):
+        times = {name: simulated(topology, "all_reduce", "g", size, name) for name in ("one_shot", "two_shot", "ring")}
+        assert min(times, key=lambda name: times[name]) == best
+
+
+def test_a_full_mesh_sends_to_all_chips_at_once() -> None:
+    # c/w + t: one chunk on each link.
+    topology = full_mesh(5)
+    assert simulated(topology, "all_gather", "g", 5e6, "one_shot") == pytest.approx(1e6 / 50e9 + 1e-6, rel=1e-9)
+    assert simulated(topology, "all_reduce", "g", 5e6, "two_shot") == pytest.approx(2 * (1e6 / 50e9 + 1e-6), rel=1e-9)
+
+
+def test_a_route_is_stored_and_forwarded_link_by_link() -> None:
+    # Chip 1 to chip 2 crosses two links of 50 GB/s and between them one of 5 GB/s: 20 + 200 + 20 us and 1 us each.
+    topology = two_sockets()
+    assert simulated(topology, "permute", "g", 1e6) == pytest.approx(243e-6, rel=1e-9)
+    # All-to-all: 4 of the 12 messages cross the slow link in either direction, 250 kB each, one behind the other.
+    assert simulated(topology, "all_to_all", "g", 1e6) >= 4 * 250e3 / 5e9
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_nothing_is_faster_than_the_ports(data: st.DataObject) -> None:
+    latency_s = data.draw(st.sampled_from([0, 1e-6]))
+    chips = data.draw(st.integers(2, 9))
+    topology = data.draw(
+        st.sampled_from(
+            [
+                switch(chips, latency_s=latency_s),
+                full_mesh(min(chips, 5)),
+                two_sockets(),
+                graph(*(f"{i}{i + 1}" for i in range(chips - 1)), chips=chips, latency_s=latency_s, slow="12 34"),
+            ]
+        )
+    )
+    collective, algorithm = data.draw(st.sampled_from(ON_ANY_ROUTE))
+    if not fits(algorithm, topology.chips):
+        return
+    size = data.draw(st.sampled_from([100.0, 1e5, 1e8]))
+    plan = schedule(topology, collective, ("g",), algorithm)
+    ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
+    least = bound_of_ports(collective, ports, size, topology.links[0].latency_s)
+    assert time_s(topology, plan, size) >= least - rounding_s(topology, plan)
+
+
+def test_the_bound_of_ports_is_reached_by_a_long_ring() -> None:
+    topology = switch(8)
+    for collective in GATHERS:
+        least = bound_of_ports(collective, [450e9] * 8, 2**34, 1e-6)
+        assert least <= simulated(topology, collective, "g", 2**34, "ring") <= 1.001 * least
+    assert bound_of_ports("all_reduce", [450e9], 1e6, 1e-6) == 0
+    with pytest.raises(InputError, match="did you mean 'all_reduce'"):
+        bound_of_ports("allreduce", [450e9] * 8, 1e6, 1e-6)
 
 
 # --- conventions -----------------------------------------------------------------------------------------------------

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from machines import torus, twisted
+from machines import switch, torus, twisted
 
 from sim import load, topology
-from sim.collectives import COLLECTIVES, schedule
+from sim.collectives import ON_TORUS, schedule
 from sim.collectives.emit import emit
 from sim.collectives.fold import NotFoldableError, fold
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
@@ -14,7 +14,7 @@ from sim.lower import lower
 from sim.program import ProgramBuilder
 
 MESHES = [(2,), (3,), (8,), (2, 2), (4, 3), (2, 4, 2), (1, 4, 4), (4, 4, 4)]
-ALGORITHMS = [(collective, name) for collective, algorithms in COLLECTIVES.items() for name in algorithms]
+ALGORITHMS = [(collective, name) for collective, algorithms in ON_TORUS.items() for name in algorithms]
 
 
 def times(machine, plan, size=1e6):
@@ -71,6 +71,11 @@ def test_a_schedule_in_which_one_chip_does_more_does_not_fold():
     plan = schedule(machine, "broadcast", ("x", "y"))
     with pytest.raises(NotFoldableError):
         fold(plan, machine)
+
+
+def test_a_switch_does_not_fold_yet():
+    with pytest.raises(NotFoldableError, match="not send to their neighbours only"):
+        schedule(switch(4).folded(), "all_reduce", ("g",))
 
 
 def test_a_twisted_torus_folds_only_where_it_is_alike():

@@ -167,7 +167,7 @@ def test_a_value_is_met_with_its_rule(field, value, message):
         ("layout.attention", "head", "must be one of heads, batch, got 'head'; did you mean 'heads'?"),
         ("layout.overlap", "non", "must be one of none, collective_matmul, got 'non'; did you mean 'none'?"),
         ("collectives.allgather", "ring", "unknown collective; did you mean 'all_gather'?"),
-        ("collectives.broadcast", "tree", "no algorithm of broadcast, got 'tree'; choose from spanning_trees"),
+        ("collectives.permute", "tree", "no algorithm of permute, got 'tree'; choose from neighbour"),
         (
             "collectives.collective_matmul",
             "ring",

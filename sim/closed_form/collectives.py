@@ -7,6 +7,8 @@
     c  bytes of one message of a stage
 
 An axis is a pair (K, whether it closes a ring). All times are in seconds.
+
+On a switch w is the bandwidth of one direction of a chip's port and t the latency from chip to chip.
 """
 
 from __future__ import annotations
@@ -126,7 +128,82 @@ def pipelined_trees(axes: Axes, V: float, w: float, t: float) -> float:
     return (BROADCAST_CHUNKS - 1) * c / w + depth * (c / w + t)
 
 
-# --- all of them -----------------------------------------------------------------------------------------------------
+# --- on one switch ---------------------------------------------------------------------------------------------------
+
+
+def on_switch(
+    collective: str, algorithm: str, n: int, V: float, w: float, t: float, overhead_s: float = 0.0
+) -> float | None:
+    """Time of a collective of n chips on one non-blocking switch, s; None where there is no exact form.
+
+    With c = V/n, an all-gather or reduce-scatter takes (n-1) c/w at every port, and the latency of as many messages as
+    wait for each other: n-1 on a ring, log2(n) by doubling, one directly (Thakur et al. 2005, Int. J. High Perform.
+    Comput. Appl. 19:49, without the time to add up). All-reduce: twice that, or (n-1) V/w + t if every chip gets every
+    array, or 2 log2(n) (V/w + t) on a binomial tree, for powers of two: the ports of other trees have queues.
+
+    Broadcast on a binomial tree: the chip whose number has highest bit h and b bits set is reached over b messages, the
+    last one sent in step h: (h + 1) V/w + b t. On a ring of k chunks: (k - 1 + n - 1) V/(k w) + (n-1) t.
+    """
+    if n == 1:
+        return overhead_s
+    log = (n - 1).bit_length()
+    power_of_two = n == 1 << log
+    gather: dict[str, float] = {"ring": (n - 1) * t, "one_shot": t, "two_shot": t}
+    if power_of_two:
+        gather["halving_doubling"] = log * t
+    gather = {name: (n - 1) / n * V / w + flight for name, flight in gather.items()}
+    k = BROADCAST_CHUNKS
+    time: float | None = None
+    match collective, algorithm:
+        case "all_reduce", "one_shot":
+            time = (n - 1) * V / w + t
+        case "all_reduce", "tree" if power_of_two:
+            time = 2 * log * (V / w + t)
+        case "all_gather" | "reduce_scatter", _ if algorithm in gather:
+            time = gather[algorithm]
+        case "all_reduce", _ if algorithm in gather:
+            time = 2 * gather[algorithm]
+        case "all_to_all", "one_shot":
+            time = (n - 1) / n * V / w + t
+        case "broadcast", "ring":
+            time = (k + n - 2) / k * V / w + (n - 1) * t
+        case "broadcast", "tree":
+            time = max(chip.bit_length() * V / w + chip.bit_count() * t for chip in range(1, n))
+        case "permute", "neighbour":
+            time = V / w + t
+    return None if time is None else overhead_s + time
+
+
+def bound_of_ports(collective: str, ports: Sequence[float], V: float, t: float) -> float:
+    """Time that no algorithm can beat between chips that reach each other through these ports, s.
+
+    (n-1)/n V into the slowest port for all-gather, reduce-scatter and all-to-all; V for broadcast and permute. For an
+    all-reduce V, and 2 (n-1) V through all ports together, the fewest bytes moved in total (Patarasuk and Yuan 2009).
+
+    Args:
+        ports: bandwidth of all links into each chip together, bytes/s, as large as that out of it.
+        t: least latency from a chip to another.
+
+    Raises:
+        InputError: unknown collective.
+    """
+    n, w = len(ports), min(ports)
+    if n == 1:
+        return 0.0
+    times = {
+        "all_gather": (n - 1) / n * V / w,
+        "reduce_scatter": (n - 1) / n * V / w,
+        "all_reduce": max(V / w, 2 * (n - 1) * V / sum(ports)),
+        "all_to_all": (n - 1) / n * V / w,
+        "broadcast": V / w,
+        "permute": V / w,
+    }
+    if collective not in times:
+        raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, times))
+    return times[collective] + t
+
+
+# --- on the axes of a torus ------------------------------------------------------------------------------------------
 
 _GATHERS = ("multi_axis", "bidirectional_ring", "ring", "line")
 

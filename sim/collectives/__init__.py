@@ -1,21 +1,21 @@
-"""Collectives as schedules of sends. A new algorithm is one function and one line in `COLLECTIVES`."""
+"""Collectives as schedules of sends. A new algorithm is one function and one line in `ON_TORUS` or `ON_ROUTES`."""
 
 from __future__ import annotations
 
 import functools
 
-from sim.collectives import all_to_all, broadcast, multi_axis, permute, ring
+from sim.collectives import all_to_all, broadcast, multi_axis, permute, point_to_point, ring
 from sim.collectives.fold import folding
-from sim.collectives.mesh import mesh_axis
+from sim.collectives.mesh import axis_number
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
 from sim.errors import InputError, suggest
 from sim.topology.graph import Topology
 
-__all__ = ["COLLECTIVES", "Algorithm", "Schedule", "schedule"]
+__all__ = ["COLLECTIVES", "ON_ROUTES", "ON_TORUS", "Algorithm", "Schedule", "algorithm_of", "schedule"]
 
 # The reverse of a one-way ring in the - direction runs in the + direction, like the ring it goes with.
-COLLECTIVES: dict[str, dict[str, Algorithm]] = {
+ON_TORUS: dict[str, dict[str, Algorithm]] = {
     "all_gather": {
         "multi_axis": multi_axis.multi_axis,
         "bidirectional_ring": ring.bidirectional_ring,
@@ -41,7 +41,59 @@ COLLECTIVES: dict[str, dict[str, Algorithm]] = {
     "broadcast": {"spanning_trees": broadcast.spanning_trees},
     "permute": {"neighbour": permute.neighbour},
 }
-"""Algorithms of each collective; the first is the default."""
+"""Algorithms between neighbours on the axes of a torus; the first of each collective is the default."""
+
+ON_ROUTES: dict[str, dict[str, Algorithm]] = {
+    "all_gather": {
+        "ring": point_to_point.ring,
+        "one_shot": point_to_point.one_shot,
+        "halving_doubling": point_to_point.halving_doubling,
+    },
+    "reduce_scatter": {
+        "ring": reduce_scatter(point_to_point.ring_back),
+        "one_shot": reduce_scatter(point_to_point.one_shot),
+        "halving_doubling": reduce_scatter(point_to_point.halving_doubling),
+    },
+    "all_reduce": {
+        "ring": all_reduce(reduce_scatter(point_to_point.ring_back), point_to_point.ring),
+        "one_shot": point_to_point.one_shot_reduce,
+        "two_shot": all_reduce(reduce_scatter(point_to_point.one_shot), point_to_point.one_shot),
+        "halving_doubling": all_reduce(
+            reduce_scatter(point_to_point.halving_doubling), point_to_point.halving_doubling
+        ),
+        "tree": all_reduce(reduce_scatter(point_to_point.tree_of_sums), point_to_point.tree_of_sums),
+    },
+    "all_to_all": {"one_shot": point_to_point.one_shot_exchange},
+    "broadcast": {"ring": point_to_point.ring_broadcast, "tree": point_to_point.tree},
+    "permute": {"neighbour": point_to_point.neighbour},
+}
+"""Algorithms between any two chips of a switch or graph; the first of each collective is the default."""
+
+COLLECTIVES = {name: tuple({**ON_TORUS[name], **ON_ROUTES[name]}) for name in ON_TORUS}
+"""Names of all algorithms of each collective."""
+
+
+def algorithm_of(topology: Topology, collective: str, algorithm: str | None = None) -> str:
+    """Name of the algorithm that `schedule` takes: the given one, else the machine's default.
+
+    Raises:
+        InputError: unknown collective or algorithm, or an algorithm for another kind of machine.
+    """
+    if collective not in COLLECTIVES:
+        raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
+    fitting = _on(topology)[collective]
+    name = algorithm or topology.collectives.get(collective) or next(iter(fitting))
+    if name in fitting:
+        return name
+    if name in COLLECTIVES[collective]:
+        rule = f"the algorithm '{name}' of {collective} does not run on a {topology.kind}"
+        raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(fitting)}")
+    where = f"collectives.{collective}"
+    raise InputError(f"no algorithm of {collective}", where=where, got=name, hint=suggest(name, fitting))
+
+
+def _on(topology: Topology) -> dict[str, dict[str, Algorithm]]:
+    return ON_TORUS if topology.kind == "torus" else ON_ROUTES
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,20 +103,14 @@ def schedule(topology: Topology, collective: str, axes: tuple[str, ...], algorit
 
     Args:
         axes: mesh axes that a group spans; the order is that of the columns of `origin` and `target`.
-        algorithm: None for the topology's default, else the first of `COLLECTIVES[collective]`.
+        algorithm: None for the topology's default, else the first that its kind of machine has.
 
     Raises:
         InputError: unknown collective, algorithm or axis, or an algorithm that the topology cannot carry out.
     """
-    if collective not in COLLECTIVES:
-        raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
-    algorithms = COLLECTIVES[collective]
-    name = algorithm or topology.collectives.get(collective) or next(iter(algorithms))
-    if name not in algorithms:
-        where = f"collectives.{collective}"
-        raise InputError(f"no algorithm of {collective}", where=where, got=name, hint=suggest(name, algorithms))
+    name = algorithm_of(topology, collective, algorithm)
     if len(set(axes)) < len(axes):
         raise InputError("a collective names each axis once", where="axes", got="".join(axes))
     for axis in axes:
-        mesh_axis(topology, axis)
-    return algorithms[name](topology, axes)
+        axis_number(topology, axis)
+    return _on(topology)[collective][name](topology, axes)

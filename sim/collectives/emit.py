@@ -1,4 +1,4 @@
-"""From a schedule to tasks: one BEGIN and one END per chip, one task per send on its link."""
+"""From a schedule to tasks: one BEGIN and one END per chip, one task per send on its link or ports."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class _Wiring:
     ps_per_byte: Floats
     flight_ps: Ints
     resource: Ids
+    """[sends, 1], on a switch [sends, 2]."""
     arrival_counts: Ints
     """[chips] sends into each chip."""
     arrivals: Ids
@@ -46,10 +47,13 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     links = topology.links
     bandwidth = np.array([link.bandwidth for link in links])
     latency = np.array([link.latency_ps for link in links], dtype=np.int64)
+    # [n, 1], or [n, 2] where a send holds a port at each end. The slower sets its rate.
+    ports = (schedule.ingress >= 0).any()
+    held = np.stack([schedule.link, schedule.ingress] if ports else [schedule.link], axis=1)
     return _Wiring(
-        ps_per_byte=units.PS_PER_S / bandwidth[schedule.link],
-        flight_ps=latency[schedule.link],
-        resource=(topology.chips + schedule.link).astype(np.int32),
+        ps_per_byte=units.PS_PER_S / bandwidth[held].min(axis=1),
+        flight_ps=latency[held].sum(axis=1),
+        resource=(topology.chips + held).astype(np.int32),
         arrival_counts=np.bincount(schedule.dst, minlength=topology.chips).astype(np.int64),
         arrivals=np.argsort(schedule.dst, kind="stable").astype(np.int32),
         positions=np.concatenate(([0], np.cumsum(schedule.dep_counts)[:-1])).astype(np.int64),

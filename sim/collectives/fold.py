@@ -29,8 +29,10 @@ def fold(plan: Schedule, topology: Topology) -> Schedule:
     """Chip 0's part of `plan`, a schedule on the whole `topology`.
 
     Raises:
-        NotFoldableError: some chip's sends differ from chip 0's, in the given order.
+        NotFoldableError: some chip's sends differ from chip 0's, in the given order, or the machine is no torus.
     """
+    if topology.kind != "torus":
+        raise NotFoldableError(f"{plan.collective}: chips do not send to their neighbours only")
     chips, sends = topology.chips, len(plan)
     each = sends // chips
     if not sends:
@@ -55,7 +57,7 @@ def fold(plan: Schedule, topology: Topology) -> Schedule:
 
     mine = rows[:each]
     nowhere = np.zeros(each, dtype=np.int32)
-    names = ("share", "step", "direction", "own", "dep_counts", "part", "half", "origin", "target")
+    names = ("ingress", "share", "step", "direction", "own", "dep_counts", "part", "half", "origin", "target")
     return replace(
         plan,
         src=nowhere,

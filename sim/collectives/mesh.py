@@ -44,6 +44,15 @@ class MeshAxis:
         return self.size - 1 if direction > 0 else 0
 
 
+def axis_number(topology: Topology, name: str) -> int:
+    """Which axis of the topology has that name. Raises InputError."""
+    names = [axis.name for axis in topology.axes]
+    if name not in names:
+        where = f"topology {topology.name}"
+        raise InputError("no axis of that name", where=where, got=name, hint=suggest(name, names))
+    return names.index(name)
+
+
 @functools.lru_cache(maxsize=256)
 def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     """The axis of that name.
@@ -51,13 +60,9 @@ def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     Raises:
         InputError: no such axis, or chips that follow each other along it have no link.
     """
-    names = [axis.name for axis in topology.axes]
-    if name not in names:
-        where = f"topology {topology.name}"
-        raise InputError("no axis of that name", where=where, got=name, hint=suggest(name, names))
-    axis = topology.axis(name)
+    axis = topology.axes[axis_number(topology, name)]
     chips = np.arange(topology.chips)
-    position = np.unravel_index(chips, [axis.size for axis in topology.axes])[names.index(name)].astype(np.int32)
+    position = positions(topology, (name,))[:, 0]
     hops = {d: [topology.neighbour(int(chip), name, d) or (-1, -1) for chip in chips] for d in (1, -1)}
     after = {d: np.array([chip for chip, _ in hop], dtype=np.int32) for d, hop in hops.items()}
     link = {d: np.array([index for _, index in hop], dtype=np.int32) for d, hop in hops.items()}
@@ -84,5 +89,6 @@ def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...
 
 def positions(topology: Topology, names: tuple[str, ...]) -> Int32s:
     """[chips, A] position of every chip along the named axes."""
-    columns = [mesh_axis(topology, name).position for name in names]
+    at = np.unravel_index(np.arange(topology.chips), [axis.size for axis in topology.axes])
+    columns = [at[axis_number(topology, name)].astype(np.int32) for name in names]
     return np.stack(columns, axis=1) if columns else np.empty((topology.chips, 0), dtype=np.int32)

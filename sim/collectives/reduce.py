@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.collectives.mesh import mesh_axis, positions
 from sim.collectives.schedule import Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology
+
+_PER_SEND = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half", "origin", "target")
 
 
 def reverse(schedule: Schedule, topology: Topology) -> Schedule:
@@ -19,15 +22,12 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     own contribution to all it sends, since it received every chunk just once. `step` counts from 0 again, per
     part, axis and direction.
     """
-    opposite = np.full(len(topology.links), -1, dtype=np.int32)
-    axis_of = np.zeros(len(topology.links), dtype=np.int64)
-    for i, name in enumerate(schedule.axes):
-        axis = mesh_axis(topology, name)
-        for direction in (1, -1):
-            linked = axis.link[direction] >= 0
-            links = axis.link[direction][linked]
-            opposite[links] = axis.link[-direction][axis.after[direction][linked]]
-            axis_of[links] = i
+    opposite, axis_of = _opposite_links(topology, schedule.axes)
+    # A send goes out through the port opposite to the one it came in by.
+    ports = schedule.ingress >= 0
+    link = opposite[np.where(ports, schedule.ingress, schedule.link)]
+    ingress = np.where(ports, opposite[schedule.link], -1).astype(np.int32)
+    first_hop = np.array([end.src for end in topology.links], dtype=np.int32)[link] == schedule.dst
     n = len(schedule)
     run = (schedule.part * len(schedule.axes) + axis_of[schedule.link]) * 2 + (schedule.direction > 0)
     last_step = np.zeros(int(run.max(initial=0)) + 1, dtype=np.int32)
@@ -42,11 +42,12 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         parts=schedule.parts,
         src=schedule.dst[::-1],
         dst=schedule.src[::-1],
-        link=opposite[schedule.link][::-1],
+        link=link[::-1],
+        ingress=ingress[::-1],
         share=schedule.share[::-1],
         step=(last_step[run] - schedule.step)[::-1],
         direction=-schedule.direction[::-1],
-        own=np.ones(n, dtype=np.bool_),
+        own=first_hop[::-1],
         dep_counts=np.bincount(n - 1 - earlier, minlength=n).astype(np.int32),
         deps=(n - 1 - later)[by_new_send].astype(np.int32),
         part=schedule.part[::-1],
@@ -54,6 +55,27 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         origin=schedule.target[::-1],
         target=schedule.origin[::-1],
     )
+
+
+def _opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
+    """[links] the link that leads back, and the number of the axis among `axes`; -1 and 0 for links of other axes."""
+    opposite = np.full(len(topology.links), -1, dtype=np.int32)
+    axis_of = np.zeros(len(topology.links), dtype=np.int64)
+    if topology.kind != "torus":
+        between: dict[tuple[int, int], list[int]] = {}
+        for link in topology.links:
+            between.setdefault((link.src, link.dst), []).append(link.index)
+        for (src, dst), links in between.items():
+            opposite[links] = between[dst, src]
+        return opposite, axis_of
+    for i, name in enumerate(axes):
+        axis = mesh_axis(topology, name)
+        for direction in (1, -1):
+            linked = axis.link[direction] >= 0
+            out = axis.link[direction][linked]
+            opposite[out] = axis.link[-direction][axis.after[direction][linked]]
+            axis_of[out] = i
+    return opposite, axis_of
 
 
 def reduce_scatter(all_gather: Algorithm) -> Algorithm:
@@ -72,18 +94,19 @@ def all_reduce(scatter: Algorithm, all_gather: Algorithm) -> Algorithm:
     """
 
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-        return _chain(scatter(topology, axes), all_gather(topology, axes), positions(topology, axes))
+        return _chain(scatter(topology, axes), all_gather(topology, axes), topology)
 
     return algorithm
 
 
-def _chain(first: Schedule, second: Schedule, home: Int32s) -> Schedule:
+def _chain(first: Schedule, second: Schedule, topology: Topology) -> Schedule:
     """A reduce-scatter, then an all-gather of its results.
 
     Sends with own data wait for all that adds to the chunk of their chip: sends of every stage, as boxes hold it too.
     """
     n = len(first)
-    finals = np.flatnonzero(((first.target < 0) | (first.target == home[first.dst])).all(axis=1))
+    for_receiver = (first.target < 0) | (first.target == positions(topology, first.axes)[first.dst])
+    finals = np.flatnonzero(for_receiver.all(axis=1) & first.arrives(topology))
     finals = finals[np.argsort((first.dst * first.parts + first.part)[finals], kind="stable")]
     sum_at = (first.dst * first.parts + first.part)[finals]
     sent_from = second.src * second.parts + second.part
@@ -96,10 +119,7 @@ def _chain(first: Schedule, second: Schedule, home: Int32s) -> Schedule:
     deps = np.concatenate([second.deps.astype(np.int64) + n, sums])
     of = np.concatenate([np.repeat(np.arange(len(second)), second.dep_counts), send])
     ordered = deps[np.argsort(of, kind="stable")]
-    joined = {
-        name: np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in ("src", "dst", "link", "share", "step", "direction", "own", "part", "half", "origin", "target")
-    }
+    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _PER_SEND}
     return replace(
         first,
         collective="all_reduce",

@@ -11,8 +11,12 @@ the chip it is for (`target`). -1 means all positions of the group, so one send 
 - all-gather, broadcast: `target` is all -1; `origin` is -1 on the axes that were gathered before.
 - reduce-scatter: `origin` is all -1; `target` is -1 on the axes that are still to be scattered. The payload is the sum
   of the sender's own contribution and of all that arrived for these targets in the sends it depends on.
-- all-reduce: first sends of a reduce-scatter, then sends of an all-gather of the sums.
+- all-reduce: first sends of a reduce-scatter, then sends of an all-gather of the sums; or, with both all -1, sums of
+  whole arrays, the sender's own (if `own`) and all that arrived in the sends it depends on.
 - all-to-all: `origin` is -1 on the axes travelled before, `target` on those still to be travelled.
+
+On a graph a message whose route has several links is a send per link, all from its first to its last chip; only the
+first may be `own`, each later one waits for the one before, and the last arrives.
 """
 
 from __future__ import annotations
@@ -41,13 +45,15 @@ class Schedule:
     """[n] receiving chip."""
     link: Int32s
     """[n] index into `Topology.links`."""
+    ingress: Int32s
+    """[n] second link held at the same time, the receiver's port of a switch; -1 for none."""
     share: npt.NDArray[np.float64]
     """[n] bytes over the collective's size (size: the full gathered array for all-gather and reduce-scatter, the array
     for all-reduce and broadcast, the local buffer for all-to-all, the message for permute)."""
     step: Int32s
     """[n] hop number along its axis (all-to-all by direct messages: along its route), from 0 in the order sent."""
     direction: Int32s
-    """[n] +1 or -1 along its axis."""
+    """[n] +1 or -1 along its axis; 0 on a switch or graph."""
     own: npt.NDArray[np.bool_]
     """[n] whether the payload holds data of the sender itself (its shard, or its contribution to a sum)."""
     dep_counts: Int32s
@@ -66,6 +72,12 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.src)
 
+    def arrives(self, topology: Topology) -> npt.NDArray[np.bool_]:
+        """[n] whether a send reaches `dst`, and not just a node on the way there."""
+        end_of = np.array([link.dst for link in topology.links], dtype=np.int32)
+        result: npt.NDArray[np.bool_] = end_of[np.where(self.ingress < 0, self.link, self.ingress)] == self.dst
+        return result
+
     def dependencies(self, send: int) -> Int32s:
         """Sends that must have arrived before `send` starts."""
         end = int(self.dep_counts[: send + 1].sum())
@@ -76,7 +88,7 @@ Algorithm = Callable[[Topology, tuple[str, ...]], Schedule]
 """How a collective over some axes is done: (topology, axes) -> Schedule."""
 
 _DTYPES = {"share": np.float64, "own": np.bool_}
-_COLUMNS = ("src", "dst", "link", "share", "step", "direction", "own", "part", "half")
+_COLUMNS = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half")
 
 
 class ScheduleBuilder:
@@ -100,9 +112,10 @@ class ScheduleBuilder:
         share: float,
         step: int,
         direction: npt.ArrayLike,
-        own: bool,
+        own: npt.ArrayLike,
         part: npt.ArrayLike,
         half: npt.ArrayLike = -1,
+        ingress: npt.ArrayLike = -1,
         origin: Int32s | None = None,
         target: Int32s | None = None,
         deps: Sequence[Int32s] = (),
@@ -118,6 +131,7 @@ class ScheduleBuilder:
             "src": src,
             "dst": dst,
             "link": link,
+            "ingress": ingress,
             "share": share,
             "step": step,
             "direction": direction,

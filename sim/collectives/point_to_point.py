@@ -1,0 +1,156 @@
+"""Collectives on a switch or a graph: any chip sends to any other, and every message takes its route.
+
+n chips with ports of w bytes/s in each direction, latency t, on a switch; c = V/n for a gathered or reduced array, S/n
+for the messages of an all-to-all:
+
+    ring               (n-1) (c/w + t)          one chunk after the other to the next chip
+    one_shot           (n-1) c/w + t            own chunk straight to every other chip (all-to-all: a message each)
+    halving_doubling   (n-1) c/w + log2(n) t    all gathered so far exchanged with the chip 1, 2, 4, ... away
+
+for the all-gather and the reduce-scatter that reverses it; an all-reduce is both in a row (two_shot: of one_shot), or
+
+    one_shot           (n-1) V/w + t            the whole array straight to every other chip, each adding all up
+    tree               2 log2(n) (V/w + t)      binomial tree to chip 0 and back (n a power of two)
+
+A broadcast goes down the tree, or around the ring in CHUNKS chunks: (CHUNKS + n - 2) V/(CHUNKS w) + (n-1) t.
+
+On a graph messages share links and the times are whatever the links allow. Sources: Thakur, Rabenseifner and Gropp 2005
+(Int. J. High Perform. Comput. Appl. 19:49); one-shot and two-shot all-reduce as in TensorRT-LLM's custom kernels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.collectives.routes import Messages
+from sim.collectives.schedule import Int32s, Schedule
+from sim.errors import InputError
+from sim.topology.graph import Topology
+
+CHUNKS = 32
+"""Chunks of a broadcast around the ring, one behind the other."""
+
+
+def _around(topology: Topology, axes: tuple[str, ...], direction: int) -> Schedule:
+    to = Messages(topology, "all_gather", axes)
+    arrived = np.full(to.n, -1, dtype=np.int32)
+    for step in range(to.n - 1):
+        sent = to.send(
+            to.chips,
+            (to.chips + direction) % to.n,
+            share=1 / to.n,
+            step=step,
+            own=step == 0,
+            origin=(to.chips - direction * step) % to.n,
+            deps=[arrived],
+        )
+        arrived = np.roll(sent, direction)
+    return to.build()
+
+
+def ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """All-gather around the ring of chips in their order."""
+    return _around(topology, axes, 1)
+
+
+def ring_back(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """All-gather the other way round, so that its reverse runs like `ring`."""
+    return _around(topology, axes, -1)
+
+
+def _direct(to: Messages, share: float, *, names_origin: bool = False, names_target: bool = False) -> Schedule:
+    """Chip i sends to i+1, i+2, ... in this order, so that no two chips send to the same one at the same time."""
+    for step in range(to.n - 1):
+        dst = (to.chips + step + 1) % to.n
+        origin, target = to.chips if names_origin else None, dst if names_target else None
+        to.send(to.chips, dst, share=share, step=step, own=True, origin=origin, target=target)
+    return to.build()
+
+
+def one_shot(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """All-gather: every chip sends its chunk to every other chip."""
+    to = Messages(topology, "all_gather", axes)
+    return _direct(to, 1 / to.n, names_origin=True)
+
+
+def one_shot_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """All-reduce: every chip sends its whole array to every other chip, and all add up all."""
+    return _direct(Messages(topology, "all_reduce", axes), 1.0)
+
+
+def one_shot_exchange(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """All-to-all: every chip sends every other chip its message."""
+    to = Messages(topology, "all_to_all", axes)
+    return _direct(to, 1 / to.n, names_origin=True, names_target=True)
+
+
+def halving_doubling(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """All-gather by recursive doubling; the reduce-scatter that reverses it halves.
+
+    In step s chips 2^s apart exchange the 2^s chunks that they have by then, once all of them have arrived.
+
+    Raises:
+        InputError: the number of chips is no power of two.
+    """
+    to = Messages(topology, "all_gather", axes)
+    if to.n & (to.n - 1):
+        raise InputError("halving_doubling needs a group of a power of two chips", where=topology.name, got=to.n)
+    arrived: list[Int32s] = []
+    for step in range(to.n.bit_length() - 1):
+        partner = to.chips ^ (1 << step)
+        sent = [
+            to.send(
+                to.chips, partner, share=1 / to.n, step=step, own=held == 0, origin=to.chips ^ held, deps=arrived[:]
+            )
+            for held in range(1 << step)
+        ]
+        arrived += [sends[partner] for sends in sent]
+    return to.build()
+
+
+def _binomial(to: Messages, origin: int | None) -> Schedule:
+    """Chip 0's array to all others: in step s chips 0 .. 2^s - 1 send it to those 2^s further."""
+    arrived = np.full(to.n, -1, dtype=np.int32)
+    for step in range((to.n - 1).bit_length()):
+        src = to.chips[: min(1 << step, to.n - (1 << step))]
+        dst = src + np.int32(1 << step)
+        box = None if origin is None else np.full_like(src, origin)
+        arrived[dst] = to.send(src, dst, share=1.0, step=step, own=src == 0, origin=box, deps=[arrived[src]])
+    return to.build()
+
+
+def tree(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """Broadcast from chip 0 down a binomial tree."""
+    return _binomial(Messages(topology, "broadcast", axes), origin=0)
+
+
+def tree_of_sums(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """The second half of a tree all-reduce, and reversed its first: what chip 0 sends is the sum of all arrays."""
+    return _binomial(Messages(topology, "all_reduce", axes), origin=None)
+
+
+def ring_broadcast(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """From chip to chip in their order, in chunks."""
+    to = Messages(topology, "broadcast", axes, parts=CHUNKS)
+    arrived = np.full(CHUNKS, -1, dtype=np.int32)
+    for chip in range(to.n - 1):
+        src = np.full(CHUNKS, chip, dtype=np.int32)
+        arrived = to.send(
+            src,
+            src + np.int32(1),
+            share=1 / CHUNKS,
+            step=chip,
+            own=chip == 0,
+            part=np.arange(CHUNKS),
+            origin=np.zeros_like(src),
+            deps=[arrived],
+        )
+    return to.build()
+
+
+def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """Permute: every chip but the last sends its message to the next."""
+    to = Messages(topology, "permute", axes)
+    src = to.chips[:-1]
+    to.send(src, src + np.int32(1), share=1.0, step=0, own=True, origin=src, target=src + np.int32(1))
+    return to.build()

@@ -1,0 +1,83 @@
+"""Messages along routes, for machines on which chips are joined by a switch or an arbitrary graph of links.
+
+On a switch a message is one send, which holds the sender's egress and the receiver's ingress at once (cut through). On
+a graph it is one send per link of `Topology.route`, each after the one before (store and forward); all of them name the
+chips at both ends of the route, whatever nodes the link joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.collectives.mesh import positions
+from sim.collectives.schedule import Int32s, ScheduleBuilder
+from sim.topology.graph import Topology
+
+
+class Messages:
+    """Builds a schedule of messages between any two chips of the one group that a switch or graph has."""
+
+    def __init__(self, topology: Topology, collective: str, axes: tuple[str, ...], parts: int = 1) -> None:
+        self.n = topology.chips if axes else 1
+        self.chips = np.arange(self.n, dtype=np.int32)
+        self._topology = topology
+        self._home = positions(topology, axes)
+        self._builder = ScheduleBuilder(collective, axes, parts)
+        self.build = self._builder.build
+
+    def send(
+        self,
+        src: Int32s,
+        dst: Int32s,
+        *,
+        share: float,
+        step: int,
+        own: npt.ArrayLike,
+        part: npt.ArrayLike = 0,
+        origin: Int32s | None = None,
+        target: Int32s | None = None,
+        deps: Sequence[Int32s] = (),
+    ) -> Int32s:
+        """A message for each entry of `src`: the sends [n] that bring them to `dst`.
+
+        Args:
+            origin, target: [n] chips whose data this is and whom it is for; None for all.
+            deps: [n] arrays of the arrivals that each message waits for, -1 for none.
+        """
+        if not len(src):
+            return src
+        routes = [self._topology.route(a, b) for a, b in zip(src.tolist(), dst.tolist(), strict=True)]
+        hops = max(len(route) for route in routes)
+        links = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
+        parts = np.broadcast_to(part, len(src))
+        boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
+
+        def add(
+            column: int, rows: Int32s | slice, own: npt.ArrayLike, deps: Sequence[Int32s], ingress: npt.ArrayLike = -1
+        ) -> Int32s:
+            of, to = (None if box is None else box[rows] for box in boxes)
+            return self._builder.add(
+                src[rows],
+                dst[rows],
+                links[rows, column],
+                ingress=ingress,
+                share=share,
+                step=step,
+                direction=0,
+                own=own,
+                part=parts[rows],
+                origin=of,
+                target=to,
+                deps=deps,
+            )
+
+        if self._topology.cut_through:
+            return add(0, slice(None), own, deps, ingress=links[:, 1])
+        sent = add(0, slice(None), own, deps)
+        for hop in range(1, hops):
+            moving = np.flatnonzero(links[:, hop] >= 0).astype(np.int32)
+            sent[moving] = add(hop, moving, False, [sent[moving]])
+        return sent
