@@ -74,20 +74,25 @@ def test_the_simulator_is_closer_than_the_papers_closed_form(pope):
     assert pope.simulated.worst < pope.paper.worst
 
 
+def published_rows(pope):
+    with (load.path("suite", "pope").parent / pope.suite.rows).open(encoding="utf-8", newline="") as file:
+        return {row["case_id"]: row for row in csv.DictReader(file)}
+
+
 def test_rows_that_were_not_fitted_are_met_as_well(pope):
-    fitted = pope.suite.calibration.rows
-    errors = Errors.of(outcome.error for outcome in pope.gated if outcome.case_id not in fitted)
-    assert errors.cases == pope.simulated.cases - len(fitted)
+    """Those published to 3 %. With the MFUs that are rounded more coarsely, nine in ten are within 12.2 %."""
+    rows, fitted = published_rows(pope), pope.suite.calibration.rows
+    unseen = [outcome for outcome in pope.gated if outcome.case_id not in fitted]
+    certain = [outcome for outcome in unseen if float(rows[outcome.case_id]["reading_error_pct"]) <= 3]
+    errors = Errors.of(outcome.error for outcome in certain)
+    assert (len(unseen), errors.cases) == (84, 77)
     assert errors.within(pope.suite.tolerance)
 
 
-def test_all_rows_are_shown_and_only_uncertain_ones_and_multi_head_attention_not_gated(pope):
-    with (load.path("suite", "pope").parent / pope.suite.rows).open(encoding="utf-8", newline="") as file:
-        rows = {row["case_id"]: row for row in csv.DictReader(file)}
-    assert [outcome.case_id for outcome in pope.outcomes] == list(rows)
+def test_all_rows_are_shown_and_only_multi_head_attention_is_not_gated(pope):
+    assert [outcome.case_id for outcome in pope.outcomes] == list(published_rows(pope))
     for outcome in pope.outcomes:
-        odd = outcome.case_id.startswith("f8-mh-") or float(rows[outcome.case_id]["reading_error_pct"]) > 3
-        assert bool(outcome.not_gated) == odd, outcome.case_id
+        assert bool(outcome.not_gated) == outcome.case_id.startswith("f8-mh-"), outcome.case_id
 
 
 def test_latency_and_mfu_of_one_measurement_are_of_one_simulation(pope):
