@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sim.layouts.block import transformer_layer
 from sim.layouts.ends import embedding, unembedding
-from sim.lowering import Lowering
+from sim.lowering.dataflow import Lowering
 from sim.partition import LAYOUTS
 from sim.program import Program
 from sim.specs import Scenario
@@ -49,7 +49,7 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
         x = transformer_layer(flow, x, at, scenario.model, scenario.block, scenario.layout.attention)
     layer_bytes = flow.stored_bytes() - ends
     if scenario.layers > 2:
-        flow.repeat(mark, scenario.layers - 2)
+        (x,) = flow.to.repeat(mark, scenario.layers - 2, [x])
     flow.builder.layer = -1
     unembedding(flow, x, at)
     return Lowered(

@@ -1,6 +1,6 @@
 """What a layout is written in: operations on sharded tensors, with two interpreters.
 
-`sim.lowering.Lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip
+`sim.lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip
 holding its real shard. A layer is a function from the residual stream to the residual stream; it reads like the paper's
 figure and cannot tell which interpreter runs it.
 """

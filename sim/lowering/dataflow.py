@@ -1,0 +1,229 @@
+"""The dataflow interpreter that emits tasks on the machine's compute and link resources.
+
+An operation waits for its inputs and for the last operation of its stream (`sim.lowering.streams`). What overlaps is
+therefore said by the layout alone: a looped collective matmul cuts the matmul into pieces, piece i waits for the
+arrival of its shard, and the next shard moves under it (Pope et al. section 3.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sim import sharding
+from sim.costs import Work
+from sim.errors import LayoutError
+from sim.looped import gathered_axes
+from sim.lowering.emitter import Emitter, Placed
+from sim.lowering.loops import gathering_loop, loops, scattering_loop, weight_loop
+from sim.lowering.streams import Tasks
+from sim.lowering.work import matmul_work, padded, sum_of_products
+from sim.partition import Axes, Partition
+from sim.sharding import ITEM_BYTES, Sharded
+from sim.specs import Scenario
+from sim.topology.graph import Topology
+
+
+class Lowering:
+    """See `sim.layouts.dataflow` for what each operation means. Collects the tasks and what is kept in memory."""
+
+    def __init__(self, scenario: Scenario, topology: Topology, at: Partition) -> None:
+        self.scenario, self.topology = scenario, topology
+        self.to = Emitter(scenario, topology)
+        self.mesh = self.to.mesh
+        self.builder = self.to.builder
+        self.weights: dict[str, Sharded] = {}
+        """Weights as stored, by name."""
+        self.cache_bytes_per_position = 0.0
+        """KV cache of one layer, per chip and cached position."""
+        self.gather_buffer_bytes = 0.0
+        """Most bytes of gathered weights that a chip holds at once."""
+        self.notes: list[str] = []
+        model, workload = scenario.model, scenario.workload
+        heads = self._heads(at)
+        self._sizes = {
+            "B": workload.batch,
+            "L": workload.tokens_per_step,
+            "E": model.d_model,
+            "F": model.d_ff,
+            "H": heads,
+            "K": heads if model.kv_heads == model.heads else model.kv_heads,
+            "Q": model.d_head,
+            "V": padded(model.vocabulary, topology.mesh_chips),
+        }
+
+    def tensor(self, notation: str, dtype: str | None = None) -> Sharded:
+        """An activation (or other `dtype`) of the scenario's sizes, sharded as the notation says."""
+        return sharding.sharded(notation, self._sizes, self.mesh, dtype or self.scenario.workload.activations)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def weight(self, name: str, used: str, stored: str) -> Placed:
+        dtype = self.scenario.workload.weights
+        self.weights[name] = self.tensor(stored, dtype)
+        return Placed(self.tensor(used, dtype), stored=self.weights[name] if stored != used else None)
+
+    def _heads(self, at: Partition) -> int:
+        """Heads computed: padded until the chips that store their weights divide them.
+
+        Where neither the heads left to each of these, nor sequences, nor positions can be split over e, they are padded
+        until all chips divide them, as PaLM 540B's are.
+        """
+        workload, e = self.scenario.workload, self.to.ways(at.e)
+        heads = padded(self.scenario.model.computed_heads, self.to.ways(at.stored_f or at.f))
+        if all(size % e for size in (heads // self.to.ways(at.f), workload.batch, workload.tokens_per_step)):
+            heads = padded(heads, self.to.ways(at.f) * e)
+        return heads
+
+    def stored_bytes(self) -> float:
+        """Bytes of the weights named so far, per chip."""
+        return float(sum(tensor.local_bytes for tensor in self.weights.values()))
+
+    # --- collectives -------------------------------------------------------------------------------------------------
+
+    def all_gather(self, values: Sequence[tuple[Placed, str]], axes: Axes, name: str) -> tuple[Placed, ...]:
+        results = [sharding.all_gather(value.tensor, dim, axes) for value, dim in values]
+        size = sum(t.local_bytes for t in results)
+        return self._collective("all_gather", axes, size, name, [value for value, _ in values], results)
+
+    def reduce_scatter(self, values: Sequence[tuple[Placed, str]], axes: Axes, name: str) -> tuple[Placed, ...]:
+        results = [sharding.reduce_scatter(value.tensor, axes, into) for value, into in values]
+        size = sum(value.tensor.local_bytes for value, _ in values)
+        return self._collective("reduce_scatter", axes, size, name, [value for value, _ in values], results)
+
+    def all_reduce(self, values: Sequence[Placed], axes: Axes, name: str) -> tuple[Placed, ...]:
+        results = [sharding.all_reduce(value.tensor, axes) for value in values]
+        return self._collective("all_reduce", axes, sum(t.local_bytes for t in results), name, values, results)
+
+    def all_to_all(self, value: Placed, axes: Axes, split: str, concat: str, name: str) -> Placed:
+        result = sharding.all_to_all(value.tensor, axes, split, concat)
+        return self._collective("all_to_all", axes, result.local_bytes, name, [value], [result])[0]
+
+    def local_slice(self, value: Placed, dim: str, axes: Axes) -> Placed:
+        return Placed(sharding.local_slice(value.tensor, dim, axes), value.after)
+
+    def _collective(
+        self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Placed], results: Sequence[Sharded]
+    ) -> tuple[Placed, ...]:
+        done = self.to.collective(kind, axes, size, name, _tasks(inputs))
+        return tuple(Placed(result, done) for result in results)
+
+    # --- compute -----------------------------------------------------------------------------------------------------
+
+    def matmul(self, x: Placed, weights: Sequence[Placed], name: str) -> tuple[Placed, ...]:
+        results = [sharding.matmul(x.tensor, weight.tensor) for weight in weights]
+        done = self._multiply(name, [(x.tensor, weight) for weight in weights], results, x.after)
+        return tuple(Placed(t, done) for t in results)
+
+    def mean_square(self, x: Placed, dim: str, name: str) -> Placed:
+        dims = tuple(d for d in x.tensor.dims if d.name != dim)
+        result = Sharded(dims, x.tensor.mesh, "f32", x.tensor.dim(dim).axes)
+        return self._elementwise(f"{name} mean_square", [x], result)
+
+    def scale(self, x: Placed, mean_square: Placed, gain: Placed, name: str) -> Placed:
+        return self._elementwise(f"{name} scale", [x, mean_square, gain], x.tensor)
+
+    def activate(self, inputs: Sequence[Placed], name: str) -> Placed:
+        return self._elementwise(name, inputs, inputs[0].tensor)
+
+    def add(self, x: Placed, y: Placed, name: str) -> Placed:
+        if x.tensor != y.tensor:
+            raise LayoutError(f"add of {x.tensor} and {y.tensor}: both must be sharded alike")
+        return self._elementwise(f"{name} add", [x, y], x.tensor)
+
+    def attention(self, q: Placed, k: Placed, v: Placed, name: str) -> Placed:
+        result = sharding.attention(q.tensor, k.tensor, v.tensor)
+        workload, chip = self.scenario.workload, self.topology.chip
+        batch, _, heads, _ = k.tensor.local_shape
+        per_head = 2 * batch * self._sizes["Q"] * ITEM_BYTES[workload.kv_cache]
+        self.cache_bytes_per_position = per_head * heads
+        read = per_head * sharding.key_value_heads_used(q.tensor, k.tensor) * workload.mean_cache_length
+        scores = q.tensor.local_elements // self._sizes["Q"] * workload.mean_cache_length
+        moved = read + q.tensor.local_bytes + result.local_bytes
+        if not chip.fuses_attention:
+            moved += 2 * scores * ITEM_BYTES["f32"]  # scores written, and read again for the values
+        work = Work(2 * 2 * scores * self._sizes["Q"], moved)
+        return Placed(result, self.to.compute(name, work, _tasks([q, k, v])))
+
+    def embed(self, table: Placed, name: str) -> Placed:
+        axes = table.tensor.dim("V").axes
+        tokens = self.tensor("B L E")
+        return self._elementwise(name, [], Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes))
+
+    def last_position(self, x: Placed) -> Placed:
+        dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)
+        return Placed(Sharded(dims, x.tensor.mesh, x.tensor.dtype), x.after)
+
+    def sample(self, logits: Placed, name: str) -> Placed:
+        batch, axes = logits.tensor.dim("B").size, logits.tensor.dim("V").axes
+        best = self._elementwise(name, [logits], logits.tensor, read_only=True)
+        pair = ITEM_BYTES["f32"] + ITEM_BYTES["int32"]  # each chip's largest logit and its token
+        result = Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32")
+        size = batch * pair * self.to.ways(axes)
+        return self._collective("all_gather", axes, size, name, [best], [result])[0]
+
+    def _elementwise(self, op: str, inputs: Sequence[Placed], result: Sharded, *, read_only: bool = False) -> Placed:
+        """A norm, activation or add, each tensor read or written once: an op only where the compiler does not fuse it.
+
+        Fused, it rides on the compute stream's next operation, which then waits for all its inputs.
+        """
+        tasks = _tasks(inputs)
+        if self.topology.chip.fuses_elementwise:
+            streams = self.to.streams
+            return Placed(result, (*streams.last("compute"), *streams.missing("compute", tasks)))
+        moved = [*(value.tensor for value in inputs), *([] if read_only else [result])]
+        return Placed(result, self.to.compute(op, Work(0.0, sum(t.local_bytes for t in moved)), tasks))
+
+    def _multiply(
+        self, name: str, pairs: Sequence[tuple[Sharded, Placed]], outputs: Sequence[Sharded], inputs: Tasks
+    ) -> Tasks:
+        """A fused matmul, after or looped with the gathering of its weights."""
+        work = matmul_work([(x, weight.tensor) for x, weight in pairs], outputs)
+        gathered = [(x, weight.tensor, weight.stored) for x, weight in pairs if weight.stored]
+        if not gathered:
+            return self.to.compute(name, work, inputs)
+        axes = gathered_axes(*gathered[0])
+        stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
+        used_bytes = sum(used.local_bytes for _, used, _ in gathered)
+        longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
+        if self.scenario.layout.overlap == "none" or not all(self.topology.axis(axis).ring for axis in longer):
+            self.gather_buffer_bytes = max(self.gather_buffer_bytes, used_bytes)
+            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", ())
+            return self.to.compute(name, work, (*inputs, *arrived))
+        self.gather_buffer_bytes = max(self.gather_buffer_bytes, 2 * stored_bytes)
+        return weight_loop(self.to, name, work, stored_bytes, longer, inputs)
+
+    # --- looped collective matmul ------------------------------------------------------------------------------------
+
+    def all_gather_matmul(self, factors: Sequence[tuple[Placed, str, Placed]], axes: Axes, name: str) -> Placed:
+        inputs = [value for value, _, _ in factors]
+        if loops(self.to, axes):
+            gathered = [sharding.all_gather(value.tensor, dim, axes) for value, dim, _ in factors]
+            pairs = [(tensor, weight.tensor) for tensor, (_, _, weight) in zip(gathered, factors, strict=True)]
+            product = sum_of_products(name, pairs)
+            work, size = matmul_work(pairs, [product]), sum(tensor.local_bytes for tensor in gathered)
+            return Placed(product, gathering_loop(self.to, name, work, size, axes[0], _tasks(inputs)))
+        whole = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
+        placed = [(value.tensor, weight) for value, (_, _, weight) in zip(whole, factors, strict=True)]
+        product = sum_of_products(name, [(x, weight.tensor) for x, weight in placed])
+        return Placed(product, self._multiply(name, placed, [product], _tasks(whole)))
+
+    def matmul_reduce_scatter(
+        self, x: Placed, weights: Sequence[tuple[Placed, str]], axes: Axes, name: str
+    ) -> tuple[Placed, ...]:
+        if loops(self.to, axes):
+            pairs = [(x.tensor, weight.tensor) for weight, _ in weights]
+            products = [sharding.matmul(*pair) for pair in pairs]
+            results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
+            work, size = matmul_work(pairs, products), sum(tensor.local_bytes for tensor in products)
+            done = scattering_loop(self.to, name, work, size, axes[0], x.after)
+            return tuple(Placed(t, done) for t in results)
+        values = self.matmul(x, [weight for weight, _ in weights], name)
+        return self.reduce_scatter(
+            [(value, into) for value, (_, into) in zip(values, weights, strict=True)], axes, name
+        )
+
+
+def _tasks(values: Sequence[Placed]) -> Tasks:
+    return tuple(ids for value in values for ids in value.after)

@@ -1,0 +1,71 @@
+"""Streams: in-order queues of operations on every chip, as on a GPU.
+
+An operation waits for the tasks that produce its inputs and for the last operation of its stream, and for nothing else.
+`compute` holds matmuls, attention and elementwise operations. `communication` holds collectives; on a machine whose
+compiler has no asynchronous collectives both names mean one stream, and operations run in program order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from sim.program import Ids
+
+Stream = Literal["compute", "communication"]
+
+Tasks = tuple[Ids, ...]
+"""Tasks to wait for: arrays [chips], each chip waits for its own entries."""
+
+
+class Streams:
+    """What was last put on each stream, and which tasks an operation put on it next has to wait for."""
+
+    def __init__(self, one: bool) -> None:
+        self.one = one
+        """Whether both names mean the compute stream."""
+        self._last: dict[Stream, Tasks] = {"compute": (), "communication": ()}
+        self._waited: dict[Stream, set[int]] = {"compute": set(), "communication": set()}
+        """By their key, tasks that end before anything more on the stream begins."""
+
+    def last(self, stream: Stream) -> Tasks:
+        """The last operation's tasks."""
+        return self._last[self._real(stream)]
+
+    def missing(self, stream: Stream, tasks: Tasks) -> Tasks:
+        """Those of `tasks` that no earlier operation of the stream has waited for."""
+        known, found = set(self._waited[self._real(stream)]), []
+        for ids in tasks:
+            if _key(ids) not in known:
+                known.add(_key(ids))
+                found.append(ids)
+        return tuple(found)
+
+    def waits(self, stream: Stream, tasks: Tasks) -> Tasks:
+        """What the stream's next operation waits for, if `tasks` produce its inputs."""
+        return (*self.last(stream), *self.missing(stream, tasks))
+
+    def put(self, stream: Stream, waited: Tasks, tasks: Tasks) -> None:
+        """An operation that waited for `waited` and ends with `tasks` is now the stream's last."""
+        real = self._real(stream)
+        self._last[real] = tasks
+        self._waited[real] |= {_key(ids) for ids in (*waited, *tasks)}
+
+    def shift(self, start: int, by: int) -> None:
+        """The block of tasks from `start` on was repeated: what it did last was done `by` tasks later."""
+        for stream, tasks in self._last.items():
+            self._last[stream] = shifted(tasks, start, by)
+            self._waited[stream] = {_key(ids) for ids in self._last[stream]}
+
+    def _real(self, stream: Stream) -> Stream:
+        return "compute" if self.one else stream
+
+
+def shifted(tasks: Sequence[Ids], start: int, by: int) -> Tasks:
+    """The same tasks of the last copy of a repeated block that begins at `start`; those before it stay."""
+    return tuple(ids + by if _key(ids) >= start else ids for ids in tasks)
+
+
+def _key(ids: Ids) -> int:
+    """Tells arrays of tasks apart: each holds tasks that no other holds."""
+    return int(ids.max())

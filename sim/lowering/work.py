@@ -1,0 +1,32 @@
+"""What operations read, write and compute on one chip, from the shapes of their shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from sim import sharding
+from sim.costs import Work
+from sim.errors import LayoutError
+from sim.sharding import Sharded
+
+
+def matmul_work(pairs: Sequence[tuple[Sharded, Sharded]], outputs: Sequence[Sharded]) -> Work:
+    """A fused matmul: each input, weight and output crosses HBM once."""
+    flops = sum(sharding.matmul_flops(x, weight) for x, weight in pairs)
+    inputs = {id(x): x for x, _ in pairs}.values()
+    moved = [*inputs, *(weight for _, weight in pairs), *outputs]
+    return Work(float(flops), float(sum(tensor.local_bytes for tensor in moved)))
+
+
+def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Sharded:
+    """The sum of products, which must be sharded alike. Raises LayoutError."""
+    products = [sharding.matmul(x, weight) for x, weight in pairs]
+    if any(product != products[0] for product in products):
+        raise LayoutError(f"{name}: products to be added must be sharded alike: {', '.join(map(str, products))}")
+    return products[0]
+
+
+def padded(size: int, ways: int) -> int:
+    """The next size that `ways` divides."""
+    return ceil(size / ways) * ways
