@@ -10,7 +10,7 @@ from typing import Any
 from sim import load, units
 from sim import topology as machines
 from sim.closed_form import collectives as closed_form
-from sim.collectives import COLLECTIVES, algorithm_of, schedule
+from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.errors import InputError, suggest
@@ -35,7 +35,7 @@ class Measurement:
     busbw: float
     """algbw scaled to what a link carries (nccl-tests), bytes/s."""
     closed_form_s: float | None
-    """None where no exact form exists."""
+    """None where no form exists; of NCCL's algorithms what its tuner predicts."""
     bound_s: float
     """No algorithm is faster."""
 
@@ -53,7 +53,7 @@ def time_s(topology: Topology, collective: str, axes: tuple[str, ...], size: flo
     """Simulated time of one collective over all groups of the mesh at once, s."""
     resources = [*(f"{chip}:compute" for chip in range(topology.chips)), *(link.name for link in topology.links)]
     builder = ProgramBuilder(resources)
-    emit(builder, topology, schedule(topology, collective, axes, algorithm), size, collective)
+    emit(builder, topology, schedule(topology, collective, axes, algorithm, size), size, collective)
     return simulate(builder.build()).makespan_ps / units.PS_PER_S
 
 
@@ -79,13 +79,14 @@ def sweep(
     topology = machines.build(load.topology_spec(machine, settings))
     names = tuple(axes) or tuple(axis.name for axis in topology.axes)
     _check(collective, algorithm, names, topology)
-    chosen = algorithm_of(topology, collective, algorithm)
-    schedule(topology, collective, names, chosen)  # an algorithm that these axes do not allow fails before any runs
+    # An algorithm that the machine or these axes do not allow fails before any runs.
+    schedule(topology, collective, names, algorithm_of(topology, collective, algorithm, sizes[0]), sizes[0])
     slowest = min(link.bandwidth for link in topology.links)
     group = prod(topology.axis(name).size for name in names)
     rows = []
     for size in sizes:
         units.to_ps(size / slowest)  # a message that outlasts the clock is an error
+        chosen = algorithm_of(topology, collective, algorithm, size)
         time = time_s(topology, collective, names, size, chosen)
         predicted, bound = _formulas(topology, collective, chosen, names, size)
         rows.append(
@@ -115,7 +116,9 @@ def _formulas(
         return closed_form.predict(collective, algorithm, *wire, overhead_s), closed_form.bound(collective, *wire)
     ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
     least_s = min(link.latency_s for link in topology.links if link.src < topology.chips)
-    bound = closed_form.bound_of_ports(collective, ports, size, least_s)
+    bound = closed_form.bound_of_ports(collective, ports, size, least_s, reduces=topology.reduces)
+    if topology.nccl is not None and algorithm in ON_NCCL.get(collective, {}):
+        return library.predictions(topology, collective, size).get(algorithm), bound
     if topology.kind == "graph":
         return None, bound
     time = closed_form.on_switch(
@@ -158,7 +161,7 @@ def sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
 
 def _bytes(option: str, text: str) -> float:
     try:
-        value = units.parse(text, "B")
+        value = float(text) if text.isdecimal() else units.parse(text, "B")
     except InputError as error:
         raise error.within(option) from None
     if not 1 <= value <= MAX_BYTES:
@@ -167,18 +170,21 @@ def _bytes(option: str, text: str) -> float:
 
 
 def table(rows: Sequence[Measurement]) -> str:
-    """Rows as text, in the columns of nccl-tests plus closed form, error and bound."""
+    """Rows as text, in the columns of nccl-tests plus closed form, error, bound, and the algorithm where it differs."""
     first = rows[0]
+    several = len({row.algorithm for row in rows}) > 1
     lines = [
-        f"# {first.collective}, algorithm {first.algorithm}, groups of {first.group} chips",
+        f"# {first.collective}, algorithm {'by size' if several else first.algorithm}, groups of {first.group} chips",
         f"# {'size':>14} {'time':>12} {'algbw':>9} {'busbw':>9} {'closed form':>12} {'error':>9} {'bound':>12}",
         f"# {'(B)':>14} {'(us)':>12} {'(GB/s)':>9} {'(GB/s)':>9} {'(us)':>12} {'(%)':>9} {'(us)':>12}",
     ]
+    if several:
+        lines[1] += "  algorithm"
     for row in rows:
         form = f"{row.closed_form_s * 1e6:12.3f}" if row.closed_form_s else f"{'none':>12}"
         error = f"{row.error:9.4%}".replace("%", "") if row.error is not None else f"{'':>9}"
         lines.append(
             f"  {row.size_bytes:14.0f} {row.time_s * 1e6:12.3f} {row.algbw / 1e9:9.3f} {row.busbw / 1e9:9.3f} "
-            f"{form} {error:>9} {row.bound_s * 1e6:12.3f}"
+            f"{form} {error:>9} {row.bound_s * 1e6:12.3f}" + (f"  {row.algorithm}" if several else "")
         )
     return "\n".join(lines)

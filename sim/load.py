@@ -23,12 +23,13 @@ _FOLDERS = {
     "topology": "topologies",
     "chip": "topologies/chips",
     "link": "topologies/links",
+    "nccl": "topologies/nccl",
     "model": "scenarios/models",
     "suite": "scenarios/published",
 }
 REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "scenario": {("topology",): "topology", ("model",): "model"},
-    "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link"},
+    "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link", ("nccl",): "nccl"},
 }
 
 _OTHER_EXPERIMENT = ("topology", "model", "workload")

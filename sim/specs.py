@@ -158,11 +158,20 @@ Ffn = Annotated[
 
 _ON_AXES = ("multi_axis", "bidirectional_ring", "ring", "line")
 _ON_ROUTES = ("one_shot", "halving_doubling")
+_NCCL_RINGS = ("auto", "ring_ll", "ring_ll128", "ring_simple")
 ALGORITHMS: dict[str, tuple[str, ...]] = {
-    "all_gather": (*_ON_AXES, *_ON_ROUTES),
-    "reduce_scatter": (*_ON_AXES, *_ON_ROUTES),
-    "all_reduce": (*_ON_AXES, "one_shot", "two_shot", "halving_doubling", "tree"),
-    "all_to_all": ("multi_axis", "dimension_ordered", "one_shot"),
+    "all_gather": (*_ON_AXES, *_ON_ROUTES, *_NCCL_RINGS),
+    "reduce_scatter": (*_ON_AXES, *_ON_ROUTES, *_NCCL_RINGS),
+    "all_reduce": (
+        *_ON_AXES,
+        "one_shot",
+        "two_shot",
+        "halving_doubling",
+        "tree",
+        *_NCCL_RINGS,
+        "nvls",
+    ),
+    "all_to_all": ("multi_axis", "dimension_ordered", "one_shot", "auto", "send_recv"),
     "broadcast": ("spanning_trees", "ring", "tree"),
     "permute": ("neighbour",),
 }
@@ -214,10 +223,17 @@ class ChipSpec(Strict):
     """Whether attention scores stay on the chip (as in FlashAttention) or go through HBM as 32-bit numbers."""
 
 
+Medium = Literal["nvlink", "pci", "net"]
+"""What NCCL tells apart: links between GPUs, PCI Express and what lies behind it, networks between boxes."""
+MEDIA: tuple[Medium, ...] = ("nvlink", "pci", "net")
+"""From the shortest way to the longest."""
+
+
 class LinkSpec(Strict):
     """One direction of one link."""
 
     name: Name
+    medium: Medium = "nvlink"
     bandwidth: Sourced[Bandwidth]
     efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of `bandwidth` in a long transfer."""
@@ -236,6 +252,85 @@ class AxisSpec(Strict):
     def _twist_needs_wrap(self) -> Self:
         if self.twist and not self.wrap:
             raise wrong("twist", rule="a twist shifts the wraparound, so it needs 'wrap: true'")
+        return self
+
+
+Protocol = Literal["ll", "ll128", "simple"]
+PROTOCOLS: tuple[Protocol, ...] = ("ll", "ll128", "simple")
+_Latencies = dict[Protocol, Duration]
+_ByBoxes = Annotated[list[Bandwidth], Field(min_length=3, max_length=3)]
+"""On one box, on two, on more."""
+_Factors = Annotated[list[Fraction], Field(min_length=1)]
+
+
+class ProtocolSpec(Strict):
+    """How NCCL puts data on the wire."""
+
+    payload: Fraction
+    """Share of the bytes on the wire that are data."""
+    chunk: Size
+    """Data that a channel passes on in one step."""
+    channel_bytes: Size
+    """Data per channel below which a channel less is used."""
+
+
+class NvlsSpec(Strict):
+    """Reduction and multicast in the switch (NVLink SHARP)."""
+
+    latency: Duration
+    efficiency: Fraction
+    """Share of a channel's speed that the tuner counts on."""
+    channels: Count
+    chunk: Size
+    """Largest data of one channel and one part of the array in one round."""
+    least_chunk: Size
+
+
+class NvlsTreeSpec(Strict):
+    """NVLS inside boxes and a tree between them."""
+
+    latency: Duration
+    net: Duration
+    """Latency of one step between boxes."""
+    ceiling: _ByBoxes
+
+
+class NcclSpec(Strict):
+    """NCCL on one generation of GPUs: the constants of its tuner, and what they leave out."""
+
+    name: Name
+    source: str
+    generation: Literal["volta", "ampere", "hopper", "blackwell"]
+    protocols: dict[Protocol, ProtocolSpec]
+    startup: dict[Protocol, Sourced[Duration]]
+    """Measured fixed time beside `base`; the tuner does not know of it."""
+    base: dict[Literal["ring", "tree"], _Latencies]
+    step: dict[Medium, dict[Literal["ring", "tree"], _Latencies]]
+    net_overhead: Duration
+    intra_speeds: Annotated[list[Bandwidth], Field(min_length=1)]
+    """Of one channel, fastest first: what the search for rings tries inside a box."""
+    inter_speeds: Annotated[list[Bandwidth], Field(min_length=1)]
+    ll_ceiling: _ByBoxes
+    ring_ll128_ceiling: _ByBoxes
+    tree_ll128_ceiling: _ByBoxes
+    tree_ceiling: _ByBoxes
+    tree_correction: dict[Protocol, _Factors]
+    nvls: NvlsSpec | None = None
+    nvls_tree: NvlsTreeSpec | None = None
+
+    @model_validator(mode="after")
+    def _protocols_are_complete(self) -> Self:
+        tables: dict[str, Any] = {
+            "protocols": self.protocols,
+            "startup": self.startup,
+            "tree_correction": self.tree_correction,
+            **{f"base.{name}": self.base.get(name, {}) for name in ("ring", "tree")},
+            **{f"step.{m}.{name}": self.step.get(m, {}).get(name, {}) for m in MEDIA for name in ("ring", "tree")},
+        }
+        for table, given in tables.items():
+            for protocol in PROTOCOLS:
+                if protocol not in given:
+                    raise wrong(*table.split("."), rule=f"must say something of protocol '{protocol}'")
         return self
 
 
@@ -278,6 +373,10 @@ class SwitchSpec(_Machine):
     kind: Literal["switch"]
     chips: Annotated[int, Field(gt=0, le=MAX_CHIPS)]
     link: LinkSpec
+    nccl: NcclSpec | None = None
+    """With it collectives run as NCCL would choose, unless an algorithm is named."""
+    reduces: bool = False
+    """Whether the switch adds up and multicasts (NVLS)."""
 
 
 class EdgeSpec(Strict):
@@ -295,6 +394,10 @@ class GraphSpec(_Machine):
     nodes: Annotated[dict[str, Literal["chip", "switch", "socket"]], Field(min_length=1)]
     link_types: Annotated[dict[str, LinkSpec], Field(min_length=1)]
     links: list[EdgeSpec]
+    nccl: NcclSpec | None = None
+    """With it collectives run as NCCL would choose, unless an algorithm is named."""
+    reduces: bool = False
+    """Whether switches between chips add up and multicast (NVLS)."""
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
@@ -641,6 +744,7 @@ FILE_KINDS: dict[str, Any] = {
     "topology": TopologySpec,
     "chip": ChipSpec,
     "link": LinkSpec,
+    "nccl": NcclSpec,
     "model": Model,
     "suite": Suite,
 }

@@ -109,7 +109,10 @@ class _Replay:
             end = links[ingress].dst
         self.arrives.append(end == self.dst[send])
         self.passes_on.append(start != self.src[send])
-        if self.passes_on[send]:
+        if self.passes_on[send] and self.topology.reduces:
+            if self.own[send] or not self.deps[send] or any(self.end[dep] != start for dep in self.deps[send]):
+                raise ReplayError(f"send {send} joins messages that have not reached the switch")
+        elif self.passes_on[send]:
             before = self.deps[send][0] if len(self.deps[send]) == 1 else send
             same = all(column[before] == column[send] for column in (self.src, self.dst, self.part, self.half))
             same &= (self.origin[before], self.target[before]) == (self.origin[send], self.target[send])

@@ -67,6 +67,7 @@ def test_the_table_has_a_line_per_size_under_its_columns(collective):
         (("64MiB", "", "", 2), [64 * 2**20]),
         (("", "1 kB", "10 kB", 2), [1e3, 2e3, 4e3, 8e3]),
         (("", "1 kB", "1 kB", 10), [1e3]),
+        (("", "8", "64 B", 2), [8, 16, 32, 64]),  # whole numbers are bytes, as nccl-tests takes them
     ],
 )
 def test_sizes(arguments, sizes):
@@ -76,7 +77,7 @@ def test_sizes(arguments, sizes):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("8", "", "", 2), "--size: must be a number with a unit such as '32 GiB', got '8'"),
+        (("8.5", "", "", 2), "--size: must be a number with a unit such as '32 GiB', got '8.5'"),
         (("0 B", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '0 B'"),
         (("-1 MiB", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '-1 MiB'"),
         (("1e30 B", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '1e30 B'"),

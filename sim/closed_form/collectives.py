@@ -174,7 +174,7 @@ def on_switch(
     return None if time is None else overhead_s + time
 
 
-def bound_of_ports(collective: str, ports: Sequence[float], V: float, t: float) -> float:
+def bound_of_ports(collective: str, ports: Sequence[float], V: float, t: float, *, reduces: bool = False) -> float:
     """Time that no algorithm can beat between chips that reach each other through these ports, s.
 
     (n-1)/n V into the slowest port for all-gather, reduce-scatter and all-to-all; V for broadcast and permute. For an
@@ -183,6 +183,7 @@ def bound_of_ports(collective: str, ports: Sequence[float], V: float, t: float) 
     Args:
         ports: bandwidth of all links into each chip together, bytes/s, as large as that out of it.
         t: least latency from a chip to another.
+        reduces: whether what lies between the ports adds up and multicasts; an all-reduce then needs only V.
 
     Raises:
         InputError: unknown collective.
@@ -193,7 +194,7 @@ def bound_of_ports(collective: str, ports: Sequence[float], V: float, t: float) 
     times = {
         "all_gather": (n - 1) / n * V / w,
         "reduce_scatter": (n - 1) / n * V / w,
-        "all_reduce": max(V / w, 2 * (n - 1) * V / sum(ports)),
+        "all_reduce": V / w if reduces else max(V / w, 2 * (n - 1) * V / sum(ports)),
         "all_to_all": (n - 1) / n * V / w,
         "broadcast": V / w,
         "permute": V / w,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 
-from sim.collectives import all_to_all, broadcast, multi_axis, permute, point_to_point, ring
+from sim.collectives import all_to_all, broadcast, library, multi_axis, permute, point_to_point, ring
 from sim.collectives.fold import folding
+from sim.collectives.library import ON_NCCL
 from sim.collectives.mesh import axis_number
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
 from sim.errors import InputError, suggest
 from sim.topology.graph import Topology
 
-__all__ = ["COLLECTIVES", "ON_ROUTES", "ON_TORUS", "Algorithm", "Schedule", "algorithm_of", "schedule"]
+__all__ = ["COLLECTIVES", "ON_NCCL", "ON_ROUTES", "ON_TORUS", "Algorithm", "Schedule", "algorithm_of", "schedule"]
 
 # The reverse of a one-way ring in the - direction runs in the + direction, like the ring it goes with.
 ON_TORUS: dict[str, dict[str, Algorithm]] = {
@@ -69,24 +70,35 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
 }
 """Algorithms between any two chips of a switch or graph; the first of each collective is the default."""
 
-COLLECTIVES = {name: tuple({**ON_TORUS[name], **ON_ROUTES[name]}) for name in ON_TORUS}
+COLLECTIVES = {
+    name: tuple({**ON_TORUS[name], **ON_ROUTES[name], **dict.fromkeys(library.names(name))}) for name in ON_TORUS
+}
 """Names of all algorithms of each collective."""
 
 
-def algorithm_of(topology: Topology, collective: str, algorithm: str | None = None) -> str:
+def algorithm_of(topology: Topology, collective: str, algorithm: str | None = None, size: float | None = None) -> str:
     """Name of the algorithm that `schedule` takes: the given one, else the machine's default.
+
+    On a machine with NCCL that default is `auto`, and `auto`, `ring` and `tree` become the algorithm and protocol that
+    NCCL would choose for `size` bytes, such as `ring_ll`.
 
     Raises:
         InputError: unknown collective or algorithm, or an algorithm for another kind of machine.
+        ValueError: the choice depends on the size, and none is given.
     """
     if collective not in COLLECTIVES:
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
-    fitting = _on(topology)[collective]
-    name = algorithm or topology.collectives.get(collective) or next(iter(fitting))
+    of_nccl = () if topology.nccl is None else library.names(collective)
+    fitting = tuple(dict.fromkeys((*of_nccl, *_on(topology)[collective])))
+    name = algorithm or topology.collectives.get(collective) or fitting[0]
+    if name in of_nccl:
+        return library.choose(topology, collective, name, size)
     if name in fitting:
         return name
     if name in COLLECTIVES[collective]:
         rule = f"the algorithm '{name}' of {collective} does not run on a {topology.kind}"
+        if name in library.names(collective):
+            rule = f"the algorithm '{name}' of {collective} is NCCL's, and the machine has none"
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(fitting)}")
     where = f"collectives.{collective}"
     raise InputError(f"no algorithm of {collective}", where=where, got=name, hint=suggest(name, fitting))
@@ -96,21 +108,38 @@ def _on(topology: Topology) -> dict[str, dict[str, Algorithm]]:
     return ON_TORUS if topology.kind == "torus" else ON_ROUTES
 
 
-@functools.lru_cache(maxsize=64)
-@folding
-def schedule(topology: Topology, collective: str, axes: tuple[str, ...], algorithm: str | None = None) -> Schedule:
+def schedule(
+    topology: Topology,
+    collective: str,
+    axes: tuple[str, ...],
+    algorithm: str | None = None,
+    size: float | None = None,
+) -> Schedule:
     """The sends of a collective over `axes`, for all groups of the mesh at once.
 
     Args:
         axes: mesh axes that a group spans; the order is that of the columns of `origin` and `target`.
         algorithm: None for the topology's default, else the first that its kind of machine has.
+        size: bytes of the collective, as `emit` takes it; needed where NCCL chooses, as its kernels differ by size.
 
     Raises:
         InputError: unknown collective, algorithm or axis, or an algorithm that the topology cannot carry out.
+        ValueError: NCCL's schedules depend on the size, and none is given.
     """
-    name = algorithm_of(topology, collective, algorithm)
+    name = algorithm_of(topology, collective, algorithm, size)
     if len(set(axes)) < len(axes):
         raise InputError("a collective names each axis once", where="axes", got="".join(axes))
     for axis in axes:
         axis_number(topology, axis)
+    if topology.nccl is not None and name in ON_NCCL.get(collective, {}):
+        if size is None:
+            raise ValueError(f"{collective} by '{name}' on {topology.name}: NCCL's schedules depend on the size")
+        return library.timed(topology, collective, axes, name, size)
+    return _plain(topology, collective, axes, name)
+
+
+@functools.lru_cache(maxsize=64)
+@folding
+def _plain(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> Schedule:
+    """A schedule that serves all sizes."""
     return _on(topology)[collective][name](topology, axes)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim import units
-from sim.collectives.schedule import Schedule
+from sim.collectives.schedule import Schedule, Timing
 from sim.program import Floats, Ids, Ints, Kind, ProgramBuilder
+from sim.specs import MEDIA
 from sim.topology.graph import Topology
 
 
@@ -50,14 +51,30 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     # [n, 1], or [n, 2] where a send holds a port at each end. The slower sets its rate.
     ports = (schedule.ingress >= 0).any()
     held = np.stack([schedule.link, schedule.ingress] if ports else [schedule.link], axis=1)
+    ps_per_byte, flight_ps = units.PS_PER_S / bandwidth[held].min(axis=1), latency[held].sum(axis=1)
+    if (timing := schedule.timing) is not None:
+        ps_per_byte *= timing.wire / timing.bandwidth_share
+        flight_ps = _steps_ps(topology, schedule, timing)
     return _Wiring(
-        ps_per_byte=units.PS_PER_S / bandwidth[held].min(axis=1),
-        flight_ps=latency[held].sum(axis=1),
+        ps_per_byte=ps_per_byte,
+        flight_ps=flight_ps,
         resource=(topology.chips + held).astype(np.int32),
         arrival_counts=np.bincount(schedule.dst, minlength=topology.chips).astype(np.int64),
         arrivals=np.argsort(schedule.dst, kind="stable").astype(np.int32),
         positions=np.concatenate(([0], np.cumsum(schedule.dep_counts)[:-1])).astype(np.int64),
     )
+
+
+def _steps_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
+    """[sends] latency of a protocol's step, at the end of each message."""
+
+    @functools.cache
+    def step_ps(src: int, dst: int) -> int:
+        slowest = max((MEDIA.index(topology.links[link].medium) for link in topology.route(src, dst)), default=0)
+        return units.to_ps(timing.step_s[slowest])
+
+    steps = [step_ps(src, dst) for src, dst in zip(schedule.src.tolist(), schedule.dst.tolist(), strict=True)]
+    return np.where(schedule.arrives(topology), np.array(steps, dtype=np.int64), 0)
 
 
 def emit(
@@ -71,7 +88,8 @@ def emit(
 ) -> Emitted:
     """Append a collective of `size` bytes (the schedule's size) in which each chip takes part once `after` has ended.
 
-    A chip sends, and forwards what others sent, only from its BEGIN on, which flies for the launch overhead. Link
+    A chip sends, and forwards what others sent, only from its BEGIN on, which flies for the launch overhead (the
+    machine's, or that of the protocol the schedule is for). Link
     resources follow the chips' compute resources: link i is resource chips + i.
 
     Args:
@@ -81,9 +99,8 @@ def emit(
     wiring = _wiring(topology, schedule)
     chips = np.arange(topology.chips, dtype=np.int32)
     instance = builder.new_collective()
-    begin = builder.add(
-        op, Kind.BEGIN, chips, flight_ps=units.to_ps(topology.collective_overhead_s), deps=after, collective=instance
-    )
+    overhead_s = schedule.timing.overhead_s if schedule.timing else topology.collective_overhead_s
+    begin = builder.add(op, Kind.BEGIN, chips, flight_ps=units.to_ps(overhead_s), deps=after, collective=instance)
     base = len(builder)
     flat = np.insert(schedule.deps.astype(np.int64) + base, wiring.positions, begin[schedule.src])
     counts = schedule.dep_counts.astype(np.int64) + 1

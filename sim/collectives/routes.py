@@ -40,18 +40,20 @@ class Messages:
         origin: Int32s | None = None,
         target: Int32s | None = None,
         deps: Sequence[Int32s] = (),
+        links: Sequence[Sequence[int]] | None = None,
     ) -> Int32s:
         """A message for each entry of `src`: the sends [n] that bring them to `dst`.
 
         Args:
+            links: [n] the way of each message; None for the machine's routes.
             origin, target: [n] chips whose data this is and whom it is for; None for all.
             deps: [n] arrays of the arrivals that each message waits for, -1 for none.
         """
         if not len(src):
             return src
-        routes = [self._topology.route(a, b) for a, b in zip(src.tolist(), dst.tolist(), strict=True)]
+        routes = links or [self._topology.route(a, b) for a, b in zip(src.tolist(), dst.tolist(), strict=True)]
         hops = max(len(route) for route in routes)
-        links = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
+        ways = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
         parts = np.broadcast_to(part, len(src))
         boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
 
@@ -62,7 +64,7 @@ class Messages:
             return self._builder.add(
                 src[rows],
                 dst[rows],
-                links[rows, column],
+                ways[rows, column],
                 ingress=ingress,
                 share=share,
                 step=step,
@@ -75,9 +77,9 @@ class Messages:
             )
 
         if self._topology.cut_through:
-            return add(0, slice(None), own, deps, ingress=links[:, 1])
+            return add(0, slice(None), own, deps, ingress=ways[:, 1])
         sent = add(0, slice(None), own, deps)
         for hop in range(1, hops):
-            moving = np.flatnonzero(links[:, hop] >= 0).astype(np.int32)
+            moving = np.flatnonzero(ways[:, hop] >= 0).astype(np.int32)
             sent[moving] = add(hop, moving, False, [sent[moving]])
         return sent

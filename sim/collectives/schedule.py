@@ -16,7 +16,8 @@ the chip it is for (`target`). -1 means all positions of the group, so one send 
 - all-to-all: `origin` is -1 on the axes travelled before, `target` on those still to be travelled.
 
 On a graph a message whose route has several links is a send per link, all from its first to its last chip; only the
-first may be `own`, each later one waits for the one before, and the last arrives.
+first may be `own`, each later one waits for the one before, and the last arrives. A switch that reduces may join the
+messages that have reached it into one, their sum, and send one message on to several chips.
 """
 
 from __future__ import annotations
@@ -30,6 +31,21 @@ import numpy.typing as npt
 from sim.topology.graph import Topology
 
 Int32s = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What a library's protocol makes of the machine's own launch time, latencies and bandwidths."""
+
+    overhead_s: float
+    """In place of the machine's."""
+    step_s: tuple[float, ...]
+    """From the end of sending to the receiver's use of a message, per kind of link in `MEDIA`: the slowest on its way
+    counts. In place of the latencies of the links."""
+    wire: float = 1.0
+    """Bytes on the wire per byte of data."""
+    bandwidth_share: float = 1.0
+    """Of the links' bandwidth: few channels cannot use all of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +84,8 @@ class Schedule:
     """[n, A] mesh position of the chips whose data this is, along `axes`; -1 for all positions."""
     target: Int32s
     """[n, A] mesh position of the chips the data is for; -1 for all positions."""
+    timing: Timing | None = None
+    """None: latencies and bandwidths are the links' own."""
 
     def __len__(self) -> int:
         return len(self.src)
@@ -169,5 +187,5 @@ class ScheduleBuilder:
             deps=np.concatenate([none, *self._deps]),
             origin=np.concatenate([no_box, *self._origin]),
             target=np.concatenate([no_box, *self._target]),
-            **columns,
+            **columns,  # type: ignore[arg-type]
         )

@@ -9,7 +9,7 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from sim import units
-from sim.specs import ChipSpec, GraphSpec, LinkSpec
+from sim.specs import ChipSpec, GraphSpec, LinkSpec, Medium, NcclSpec
 from sim.topology.paths import shortest
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Link:
     """Torus axis it runs along."""
     direction: int = 0
     """+1 or -1 along `axis`."""
+    medium: Medium = "nvlink"
 
     def busy_ps(self, size: float) -> int:
         """Time a message of `size` bytes holds the link, ps."""
@@ -107,6 +108,10 @@ class Topology:
     cut_through: bool = False
     """Whether a send holds all links of its route at once (a switch: the sender's and the receiver's port)."""
     kind: Literal["torus", "switch", "graph"] = "graph"
+    nccl: NcclSpec | None = None
+    """How NCCL runs on this machine; None where it does not."""
+    reduces: bool = False
+    """Whether switches add up and multicast."""
     vertex_transitive: bool = False
     """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
     unfolded: Topology | None = field(default=None, repr=False)
@@ -195,11 +200,13 @@ def build(spec: GraphSpec) -> Topology:
     made: Counter[tuple[str, str]] = Counter()
     for edge in spec.links:
         bandwidth, latency_s = effective(spec.link_types[edge.link])
+        medium = spec.link_types[edge.link].medium
         for _ in range(edge.count):
             for src, dst in (edge.between, reversed(edge.between)):
                 name = f"{src}->{dst}#{made[src, dst]}"
                 made[src, dst] += 1
-                links.append(Link(len(links), name, number[src], number[dst], bandwidth, latency_s))
+                ends = number[src], number[dst]
+                links.append(Link(len(links), name, *ends, bandwidth, latency_s, medium=medium))
     topology = Topology(
         name=spec.name,
         chip=Chip.of(spec.chip),
@@ -209,6 +216,8 @@ def build(spec: GraphSpec) -> Topology:
         collective_overhead_s=spec.collective_overhead.value,
         collectives=spec.collectives,
         route_of=shortest,
+        nccl=spec.nccl,
+        reduces=spec.reduces,
     )
     for chip in range(1, len(chips)):
         topology.route(0, chip)  # every link has a reverse, so reaching all chips from one is enough

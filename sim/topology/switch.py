@@ -19,7 +19,7 @@ def build(spec: SwitchSpec) -> Topology:
     links: list[Link] = []
     for chip in range(spec.chips):
         for name, src, dst, latency in (("egress", chip, spec.chips, latency_s), ("ingress", spec.chips, chip, 0.0)):
-            links.append(Link(len(links), f"gpu{chip}:{name}", src, dst, bandwidth, latency))
+            links.append(Link(len(links), f"gpu{chip}:{name}", src, dst, bandwidth, latency, medium=spec.link.medium))
     return Topology(
         name=spec.name,
         chip=Chip.of(spec.chip),
@@ -32,6 +32,8 @@ def build(spec: SwitchSpec) -> Topology:
         cut_through=True,
         kind="switch",
         vertex_transitive=True,
+        nccl=spec.nccl,
+        reduces=spec.reduces,
     )
 
 

@@ -1,0 +1,155 @@
+"""NCCL's published tuning model: the time it predicts for each algorithm and protocol, by which it chooses.
+
+    time = latency + bytes / algorithm bandwidth
+
+The bytes are those of the array (all-reduce) or of the full gathered array (all-gather, reduce-scatter). Source:
+NVIDIA/nccl 2.30 (commit 5067397), src/graph/tuning.cc, search.cc and enqueue.cc; its constants stand in
+topologies/nccl. Two things differ. The search for channels is reduced to the largest product of their count and speed
+that the bandwidth of a GPU allows. And NVLS inside one box is not bounded by the speed between boxes: with that bound
+the measured onset at five GPUs of an HGX H200 does not come out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sim.specs import Medium, NcclSpec, Protocol
+
+_DUPLICATED_FROM = 25e9
+"""Bytes/s of a channel from which on it is split into two (search.cc)."""
+_NEWER_SPLIT_FROM, _NEWER_MOST = 50e9, 4
+"""On GPUs newer than Ampere only from this speed on, or up to this many channels."""
+_MOST_CHANNELS = 32
+
+ALGORITHMS: Mapping[str, tuple[str, ...]] = {
+    "all_reduce": ("ring", "tree", "nvls"),
+    "all_gather": ("ring",),
+    "reduce_scatter": ("ring",),
+}
+"""What the tuner weighs against each other, of what is modelled here: no CollNet, no PAT, no NVLS gathers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """What the search finds."""
+
+    count: int
+    speed: float
+    """Of one channel, bytes/s."""
+
+    @property
+    def bandwidth(self) -> float:
+        """Of all together, bytes/s."""
+        return self.count * self.speed
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """What the model knows of a machine."""
+
+    chips: int
+    boxes: int
+    medium: Medium
+    """Slowest kind of link between GPUs of a box that follow each other on a ring."""
+    ring: Channels
+    nvls: Channels | None = None
+    """None where no switch reduces."""
+
+
+def search(spec: NcclSpec, budget: float, *, between_boxes: bool = False, most: int = _MOST_CHANNELS) -> Channels:
+    """The channels with the largest product of count and speed that `budget` bytes/s per GPU and direction allow.
+
+    Of several with the same product the fastest. A channel fast enough is then split into two of half its speed.
+    """
+    speeds = spec.inter_speeds if between_boxes else spec.intra_speeds
+    found = [Channels(min(int(budget / speed * (1 + 1e-9)), most), speed) for speed in speeds]
+    best = max(found, key=lambda channels: channels.bandwidth)
+    newer = spec.generation in ("hopper", "blackwell")
+    if best.speed < _DUPLICATED_FROM or (newer and best.speed < _NEWER_SPLIT_FROM and best.count > _NEWER_MOST):
+        return best
+    return Channels(2 * best.count, best.speed / 2)
+
+
+def nvls_channels(spec: NcclSpec, chips: int, budget: float) -> Channels | None:
+    """A channel per GPU, which takes twice its speed at its own GPU and once at every other; None where none fits."""
+    fitting = [speed for speed in spec.intra_speeds if (chips + 1) * speed <= budget]
+    return Channels(min(chips, _MOST_CHANNELS), fitting[0]) if fitting and chips > 1 else None
+
+
+def predict(
+    spec: NcclSpec, fabric: Fabric, collective: str, algorithm: str, protocol: Protocol, size_bytes: float
+) -> float | None:
+    """Time that the tuner predicts, s; None where NCCL does not offer this combination."""
+    if algorithm not in ALGORITHMS.get(collective, ()):
+        return None
+    match algorithm:
+        case "ring":
+            bandwidth = _ring_bandwidth(spec, fabric, protocol) * fabric.chips / ring_steps(collective, fabric.chips)
+            return _ring_latency(spec, fabric, collective, protocol, size_bytes) + size_bytes / bandwidth
+        case "tree":
+            bandwidth = _tree_bandwidth(spec, fabric, protocol) / 2
+            entry = math.floor(math.log2(max(1.0, size_bytes / 64)))
+            factors = spec.tree_correction[protocol]
+            correction = factors[entry] if entry < len(factors) else 1.0
+            return _tree_latency(spec, fabric, protocol) + size_bytes / (bandwidth * correction)
+        case _:
+            return _nvls(spec, fabric, protocol, size_bytes)
+
+
+def ring_steps(collective: str, chips: int) -> int:
+    """Dependent steps of a ring: 2 (n-1) for an all-reduce, else n-1."""
+    return (2 if collective == "all_reduce" else 1) * (chips - 1)
+
+
+def _by_boxes(table: Sequence[float], boxes: int) -> float:
+    return table[min(boxes, 3) - 1]
+
+
+def _ring_bandwidth(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:
+    """Bus bandwidth, bytes/s."""
+    bus, boxes = fabric.ring.bandwidth, fabric.boxes
+    if protocol == "ll":
+        return min(_by_boxes(spec.ll_ceiling, boxes), bus / 2)
+    if protocol == "ll128":
+        return min(0.92 * bus, fabric.ring.count * _by_boxes(spec.ring_ll128_ceiling, boxes))
+    return bus
+
+
+def _ring_latency(spec: NcclSpec, fabric: Fabric, collective: str, protocol: Protocol, size_bytes: float) -> float:
+    steps = ring_steps(collective, fabric.chips)
+    between = 0 if fabric.boxes == 1 else ring_steps(collective, fabric.boxes)
+    overhead = 0.0 if fabric.boxes == 1 else spec.net_overhead * (3 if protocol == "simple" else 1)
+    inside = max(spec.step[fabric.medium]["ring"][protocol], overhead)
+    latency = spec.base["ring"][protocol] + (steps - between) * inside + between * spec.step["net"]["ring"][protocol]
+    per_chunk = size_bytes / (fabric.ring.count * fabric.chips)
+    if protocol == "simple" and collective == "all_reduce" and fabric.boxes > 1 and per_chunk >= 64:
+        latency *= 1.9 if spec.generation == "volta" else 1.4
+    return latency
+
+
+def _tree_bandwidth(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:
+    count, boxes = fabric.ring.count, fabric.boxes
+    simple = min(0.92 * fabric.ring.bandwidth, count * _by_boxes(spec.tree_ceiling, boxes))
+    if protocol == "ll":
+        return min(simple / 3.8, _by_boxes(spec.ll_ceiling, boxes))
+    if protocol == "ll128":
+        share = 7 / 9 if boxes == 1 else 120 / 128
+        return min(simple * share, count * _by_boxes(spec.tree_ll128_ceiling, boxes))
+    return simple
+
+
+def _tree_latency(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:
+    inside = (fabric.chips // fabric.boxes - 1) * spec.step[fabric.medium]["tree"][protocol]
+    between = int(math.log2(fabric.boxes)) * spec.step["net"]["tree"][protocol]
+    return spec.base["tree"][protocol] + 2 * (inside + between)
+
+
+def _nvls(spec: NcclSpec, fabric: Fabric, protocol: Protocol, size_bytes: float) -> float | None:
+    """In one box, with two GPUs or more; over several NCCL needs a network that reduces, too."""
+    if spec.nvls is None or fabric.nvls is None or protocol != "simple" or fabric.boxes > 1 or fabric.nvls.count < 2:
+        return None
+    n = fabric.chips
+    bus = 2 * fabric.nvls.bandwidth * spec.nvls.efficiency * (fabric.nvls.count - 1) / fabric.nvls.count
+    return spec.nvls.latency + size_bytes / (bus * n / ring_steps("all_reduce", n))

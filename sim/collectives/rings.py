@@ -1,0 +1,57 @@
+"""Rings of chips, and collectives that go around them in loops.
+
+On a switch there is one ring, in the order of the chips. On a graph the links between chips are split into as many
+link-disjoint rings of all chips as a search finds, each direction of a link its own ring, and the array into as many
+parts; where there is no such ring, one goes around in the order of the chips over the machine's routes, whatever they
+cross.
+
+A loop takes a chunk of each chip around every ring: n-1 steps for an all-gather or reduce-scatter, 2 (n-1) for an
+all-reduce. A chip starts its next loop when the last chunk of the one before has arrived, so K loops on a ring of
+bandwidth w and latency t take K steps (V/(K n w) + t).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.collectives.routes import Messages
+from sim.collectives.schedule import Int32s, Schedule
+from sim.topology.graph import Topology
+from sim.topology.rings import Ring, find
+
+
+def looped(collective: str, topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
+    """All-gather, reduce-scatter or all-reduce around all rings of the machine, in `loops` equal loops."""
+    found = find(topology).rings if axes else ()
+    to = Messages(topology, collective, axes, parts=max(1, len(found) * loops))
+    for number, ring in enumerate(found):
+        arrived = np.full(to.n, -1, dtype=np.int32)
+        for loop in range(loops):
+            arrived = _once_around(to, collective, ring, number * loops + loop, 1 / (len(found) * loops), arrived)
+    return to.build()
+
+
+def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: float, arrived: Int32s) -> Int32s:
+    """One loop of one ring; [n] by position on the ring, what has arrived there last."""
+    at = np.array(ring.order, dtype=np.int32)
+    position = np.arange(to.n)
+    sums = collective != "all_gather"
+    copies = collective != "reduce_scatter"
+    for step in range((to.n - 1) * (sums + copies)):
+        adds = sums and step < to.n - 1
+        # A sum goes around to the chip it is for, a copy starts at the chip it is from.
+        of = at[(position - step - 1) % to.n] if adds else at[(position - (step - (to.n - 1) * sums)) % to.n]
+        sent = to.send(
+            at,
+            np.roll(at, -1),
+            share=share / to.n,
+            step=step,
+            own=adds or step == (to.n - 1) * sums,
+            part=part,
+            target=of if adds else None,
+            origin=None if adds else of,
+            deps=[arrived],
+            links=ring.ways,
+        )
+        arrived = np.roll(sent, 1)
+    return arrived

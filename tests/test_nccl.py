@@ -1,0 +1,166 @@
+"""NCCL's kernels: what they carry out, what they cost, and which one is chosen."""
+
+from __future__ import annotations
+
+import pytest
+from replay import ReplayError, replay
+from run_schedule import rounding_s, time_s
+from test_gpu_machines import machine
+
+from sim import load
+from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule
+from sim.errors import InputError
+from sim.topology import Topology, build
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+KERNELS = [(collective, name) for collective, kernels in ON_NCCL.items() for name in kernels]
+MACHINES = [name for name in load.shipped("topology") if machine(name).nccl is not None]
+US = 1e-6
+
+
+def part_of(name: str, chips: int) -> Topology:
+    """The first chips of a box."""
+    return build(load.topology_spec(name, [f"chips={chips}"]))
+
+
+def runs(collective: str, kernel: str, topology: Topology) -> bool:
+    """Whether the machine offers the kernel."""
+    return kernel != "nvls" or topology.reduces
+
+
+@pytest.mark.parametrize("chips", [2, 3, 5, 8])
+@pytest.mark.parametrize("loops", [1, 3])
+@pytest.mark.parametrize(("collective", "kernel"), KERNELS)
+def test_every_kernel_carries_out_its_collective(collective: str, kernel: str, loops: int, chips: int) -> None:
+    topology = part_of("dgx_h100", chips)
+    replay(ON_NCCL[collective][kernel].run(topology, ("g",), loops), topology)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize(("collective", "kernel"), KERNELS)
+def test_every_kernel_runs_on_every_machine_that_has_it(collective: str, kernel: str, name: str) -> None:
+    topology = machine(name)
+    if runs(collective, kernel, topology):
+        replay(schedule(topology, collective, ("g",), kernel, 64 * KIB), topology)
+        assert len(schedule(topology, collective, (), kernel, 64 * KIB)) == 0
+    else:
+        with pytest.raises(InputError, match="needs a switch that reduces"):
+            schedule(topology, collective, ("g",), kernel, 64 * KIB)
+
+
+def test_a_switch_that_does_not_reduce_cannot_join_messages() -> None:
+    plan = schedule(machine("dgx_h100"), "all_reduce", ("g",), "nvls", 2 * MIB)
+    with pytest.raises(ReplayError):
+        replay(plan, machine("dgx_a100"))
+
+
+def time_us(topology: Topology, collective: str, size: float, kernel: str | None = None) -> float:
+    return time_s(topology, schedule(topology, collective, ("g",), kernel, size), size) / US
+
+
+# --- times as formulas -----------------------------------------------------------------------------------------------
+
+H100, A100 = 450e9 * 0.824, 300e9 * 0.80
+
+
+def near(plan: Schedule, topology: Topology, expected_s: float) -> object:
+    return pytest.approx(expected_s / US, rel=0, abs=rounding_s(topology, plan) / US)
+
+
+@pytest.mark.parametrize(("collective", "steps"), [("all_gather", 7), ("reduce_scatter", 7), ("all_reduce", 14)])
+def test_a_ring_pays_every_step_of_every_loop(collective: str, steps: int) -> None:
+    # 400 MiB through 12 channels and chunks of 2 MiB for each of 8 chips, 192 MiB a loop: 3 loops.
+    topology, size = machine("dgx_a100"), 400 * MIB
+    plan = schedule(topology, collective, ("g",), "ring_simple", size)
+    startup = topology.nccl.startup["simple"].value
+    expected = 8.4e-6 + startup + 3 * steps * 3.4e-6 + steps * size / 8 / A100
+    assert time_us(topology, collective, size, "ring_simple") == near(plan, topology, expected)
+
+
+@pytest.mark.parametrize(("size", "channels"), [(64, 1), (64 * KIB, 2), (128 * KIB, 4), (16 * MIB, 12)])
+def test_small_rings_use_few_channels(size: int, channels: int) -> None:
+    # LL: a channel per 32 KiB (512 threads, 8 bytes each, 8 chips), and twice the bytes; chunks of 32 KiB.
+    topology = machine("dgx_h100")
+    plan = schedule(topology, "all_reduce", ("g",), "ring_ll", size)
+    loops = -(-size // (8 * 32 * KIB * channels))
+    expected = 6.6e-6 + 14 * (loops * 0.6e-6 + 2 * size / 8 / (H100 * channels / 12))
+    assert time_us(topology, "all_reduce", size, "ring_ll") == near(plan, topology, expected)
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+def test_nvls_carries_n_plus_1_parts_of_the_array_through_every_port(n: int) -> None:
+    topology = part_of("dgx_h100", n)
+    plan = schedule(topology, "all_reduce", ("g",), "nvls", GIB)
+    for link in range(2 * n):
+        assert plan.share[plan.link == link].sum() == pytest.approx((n + 1) / n)
+
+
+def test_the_rounds_of_nvls() -> None:
+    # 16 channels, 8 parts: a round of 128 KiB chunks is 16 MiB. Below 64 of them (1 GiB) chunks of 64 KiB, below 8 of
+    # those (64 MiB) of 32 KiB, below 2 of those (8 MiB) of 16 KiB, of which a round is 2 MiB.
+    spec = machine("dgx_h100").nccl.nvls
+    rounds = {GIB: 64, GIB - 1: 128, 64 * MIB: 8, 64 * MIB - 1: 16, 8 * MIB: 2, 8 * MIB - 1: 4, 2 * MIB: 1, 1: 1}
+    assert {size: in_switch.rounds(spec, 8, size) for size in rounds} == rounds
+
+
+def test_nvls_takes_a_round_trip_per_round() -> None:
+    # A round: chunks of all parts up, c; their sums down, c/8, and one step; those up again, c/8, then the next round.
+    # After the last: c down to all, and one step.
+    topology, size = machine("dgx_h100"), GIB
+    plan = schedule(topology, "all_reduce", ("g",), "nvls", size)
+    c, step = size / 64 / H100, 3.4e-6
+    # In between the broadcast of the round before (c down) fits in while the next one goes up.
+    expected = 25e-6 + 64 * (c + c / 8 + step) + 63 * c / 8 + c / 8 + c + step
+    assert time_us(topology, "all_reduce", size, "nvls") == near(plan, topology, expected)
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+def chosen(topology: Topology, collective: str, size: float, wanted: str | None = None) -> str:
+    return algorithm_of(topology, collective, wanted, size)
+
+
+def test_the_onset_of_nvls_by_number_of_gpus() -> None:
+    # Measured on an HGX H200 at 8 GiB: a ring up to four GPUs, NVLS from five on.
+    found = {n: chosen(part_of("hgx_h200", n), "all_reduce", 8 * GIB) for n in range(2, 9)}
+    assert found == {n: "ring_simple" if n < 5 else "nvls" for n in range(2, 9)}
+
+
+def test_the_onset_of_nvls_by_size() -> None:
+    # Measured on an HGX H200: LL up to 1 MiB, NVLS from 2 MiB on.
+    found = {size: chosen(machine("hgx_h200"), "all_reduce", size) for size in (8, 64 * KIB, MIB, 2 * MIB, 16 * GIB)}
+    assert list(found.values()) == ["ring_ll", "ring_ll", "ring_ll", "nvls", "nvls"]
+
+
+def test_a_switch_that_does_not_reduce_goes_through_all_protocols() -> None:
+    found = [chosen(machine("dgx_a100"), "all_reduce", size) for size in (MIB, 8 * MIB, GIB)]
+    assert found == ["ring_ll", "ring_ll128", "ring_simple"]
+
+
+def test_an_algorithm_without_protocol_is_its_best_one() -> None:
+    assert chosen(machine("dgx_h100"), "all_reduce", 8 * GIB, "ring") == "ring_simple"
+    assert chosen(machine("dgx_h100"), "all_reduce", 8, "ring") == "ring_ll"
+    assert chosen(machine("dgx_h100"), "all_reduce", 8, "one_shot") == "one_shot"
+
+
+def test_the_choice_needs_the_size() -> None:
+    with pytest.raises(ValueError, match="NCCL chooses by the size"):
+        schedule(machine("dgx_h100"), "all_reduce", ("g",))
+
+
+def test_the_tuner_by_hand() -> None:
+    # 8 GPUs, 1 MiB: LL 6.6 + 14 x 0.6 + S 14/8 / 141 GB/s; NVLS 25 + S 14/8 / (8 x 40 x 0.85 x 7/8 x 2 GB/s).
+    found = library.predictions(machine("dgx_h100"), "all_reduce", MIB)
+    assert found["ring_ll"] == pytest.approx(15e-6 + MIB * 14 / 8 / 141e9)
+    assert found["nvls"] == pytest.approx(25e-6 + MIB * 14 / 8 / 476e9)
+    assert found["ring_simple"] == pytest.approx(56e-6 + MIB * 14 / 8 / 360e9)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("dgx_a100", (12, 20e9)), ("dgx_h100", (12, 30e9)), ("hgx_h200", (12, 30e9)), ("hgx_b200", (16, 45e9))],
+)
+def test_the_channels_that_the_search_finds(name: str, channels: tuple[int, float]) -> None:
+    found = library.fabric(machine(name)).ring
+    assert (found.count, found.speed) == channels
