@@ -82,27 +82,32 @@ def sweep(
     # An algorithm that the machine or these axes do not allow fails before any runs.
     schedule(topology, collective, names, algorithm_of(topology, collective, algorithm, sizes[0]), sizes[0])
     slowest = min(link.bandwidth for link in topology.links)
-    group = prod(topology.axis(name).size for name in names)
     rows = []
     for size in sizes:
         units.to_ps(size / slowest)  # a message that outlasts the clock is an error
-        chosen = algorithm_of(topology, collective, algorithm, size)
-        time = time_s(topology, collective, names, size, chosen)
-        predicted, bound = _formulas(topology, collective, chosen, names, size)
-        rows.append(
-            Measurement(
-                collective=collective,
-                algorithm=chosen,
-                group=group,
-                size_bytes=size,
-                time_s=time,
-                algbw=closed_form.algbw(size, time),
-                busbw=closed_form.busbw(collective, group, size, time),
-                closed_form_s=predicted,
-                bound_s=bound,
-            )
-        )
+        rows.append(measure(topology, collective, names, size, algorithm))
     return rows
+
+
+def measure(
+    topology: Topology, collective: str, axes: tuple[str, ...], size: float, algorithm: str | None = None
+) -> Measurement:
+    """Measure `collective` once. Raises InputError."""
+    group = prod(topology.axis(name).size for name in axes)
+    chosen = algorithm_of(topology, collective, algorithm, size)
+    time = time_s(topology, collective, axes, size, chosen)
+    predicted, bound = _formulas(topology, collective, chosen, axes, size)
+    return Measurement(
+        collective=collective,
+        algorithm=chosen,
+        group=group,
+        size_bytes=size,
+        time_s=time,
+        algbw=closed_form.algbw(size, time),
+        busbw=closed_form.busbw(collective, group, size, time),
+        closed_form_s=predicted,
+        bound_s=bound,
+    )
 
 
 def _formulas(

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from sim.errors import InputError, suggest
-from sim.run import latency_s
 from sim.specs import Calibration, Constant
-from sim.suite import Case, read
-from sim.validate import predicted
+from sim.suite import Case, CollectiveCase, read
+from sim.validate import simulated
 
 _STEP = 1e-2
 """Relative step of the numerical derivative: well above the rounding of tasks to picoseconds."""
@@ -35,12 +34,12 @@ class Fit:
     """Whether the search came to its end; rows that do not determine a constant keep it going."""
 
     def settings(self) -> list[str]:
-        """The fitted values as --set of a scenario."""
+        """The fitted values as --set of a scenario or machine."""
         return settings(self.calibration, self.values)
 
 
 def settings(calibration: Calibration, values: Mapping[str, float], digits: int = 4) -> list[str]:
-    """Values of constants as --set of a scenario."""
+    """Values of constants as --set of a scenario or machine."""
     return [
         f"{field}={_text(values[name], constant, digits)}"
         for name, constant in calibration.constants.items()
@@ -69,7 +68,8 @@ def fit(
     suite, cases = read(name, rows)
     if suite.calibration is None:
         raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its rows and constants")
-    calibration, by_id = suite.calibration, {case.case_id: case for case in cases}
+    calibration = suite.calibration
+    by_id: dict[str, Case | CollectiveCase] = {case.case_id: case for case in cases}
     for row in calibration.rows:
         if row not in by_id:
             raise InputError("no such row", where=f"{suite.name}: calibration.rows", got=row, hint=suggest(row, by_id))
@@ -119,9 +119,8 @@ def report(found: Fit) -> str:
     return "\n".join(lines)
 
 
-def _prediction(case: Case, calibration: Calibration, values: Mapping[str, float]) -> float:
-    scenario = case.scenario(*settings(calibration, values, digits=15))
-    return predicted(case, scenario, latency_s(scenario))
+def _prediction(case: Case | CollectiveCase, calibration: Calibration, values: Mapping[str, float]) -> float:
+    return simulated(case, *settings(calibration, values, digits=15))
 
 
 def _text(value: float, constant: Constant, digits: int) -> str:

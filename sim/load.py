@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from sim.errors import InputError, closest, suggest
-from sim.specs import FILE_KINDS, TEXT_RULES, Model, Scenario, Suite, TopologySpec
+from sim.specs import FILE_KINDS, TEXT_RULES, AnySuite, Model, Scenario, TopologySpec
 
 # Where a kind's files lie, relative to the data root, and which of its fields may name a file of another kind.
 _FOLDERS = {
@@ -76,9 +76,9 @@ def model(name: str) -> Model:
     return result
 
 
-def suite(name: str) -> Suite:
+def suite(name: str) -> AnySuite:
     """The validation suite of a shipped name or a path. Raises InputError."""
-    result: Suite = _load("suite", name, ())
+    result: AnySuite = _load("suite", name, ())
     return result
 
 

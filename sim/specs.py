@@ -15,9 +15,11 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     GetJsonSchemaHandler,
     PlainSerializer,
+    Tag,
     WithJsonSchema,
     model_validator,
 )
@@ -714,16 +716,23 @@ class Calibration(Strict):
     constants: Annotated[dict[str, Constant], Field(min_length=1)]
 
 
-class Suite(Strict):
-    """How the rows of a CSV become scenarios, and how close they must come."""
-
+class _Rows(Strict):
     name: Name
     description: str = ""
     rows: str
     """CSV file, relative to this file."""
+    tolerance: Tolerance
+    not_gated: dict[str, str] = {}
+    """Reason by pattern of the case id: shown, not held against the tolerance."""
+    calibration: Calibration | None = None
+
+
+class Suite(_Rows):
+    """How the rows of a CSV become scenarios, and how close they must come."""
+
+    kind: Literal["scenarios"] = "scenarios"
     base: str
     """Scenario that the rows change."""
-    tolerance: Tolerance
     settings: Settings = {}
     """Of every row."""
     models: dict[str, Settings]
@@ -734,9 +743,36 @@ class Suite(Strict):
     """By pattern of the row's FFN layout; the first that fits."""
     gated_up_to: Fraction = 1.0
     """Largest reading error (column reading_error_pct) of a row that is held against the tolerance."""
-    not_gated: dict[str, str] = {}
-    """Reason by pattern of the case id: shown, not held against the tolerance."""
-    calibration: Calibration | None = None
+
+
+class HostBound(Strict):
+    """Rows whose time is that of the host that launches them."""
+
+    up_to: Size
+    """Largest array of such a row."""
+    reason: str
+
+
+class CollectiveSuite(_Rows):
+    """How the rows of a CSV become single collectives, and how close they must come."""
+
+    kind: Literal["collectives"]
+    machines: dict[str, Annotated[Settings, Field(min_length=1)]]
+    """By pattern of the row's system, the first that fits: `topology`, a name or path, and settings of it."""
+    algorithms: dict[str, str] = {}
+    """By pattern of the case id, the first that fits; the machine's default for the rest."""
+    host_bound: dict[str, HostBound] = {}
+    """By pattern of the case id: shown, not held against the tolerance."""
+
+
+def _suite_kind(value: Any) -> str:
+    given = value.get("kind", "scenarios") if isinstance(value, dict) else getattr(value, "kind", "scenarios")
+    return str(given)
+
+
+AnySuite = Annotated[
+    Annotated[Suite, Tag("scenarios")] | Annotated[CollectiveSuite, Tag("collectives")], Discriminator(_suite_kind)
+]
 
 
 FILE_KINDS: dict[str, Any] = {
@@ -746,6 +782,6 @@ FILE_KINDS: dict[str, Any] = {
     "link": LinkSpec,
     "nccl": NcclSpec,
     "model": Model,
-    "suite": Suite,
+    "suite": AnySuite,
 }
 """Kinds of file a user writes, and the model each must satisfy."""

@@ -1,25 +1,28 @@
-"""Published measurements as scenarios: a CSV of rows, and a file that says how to read them.
+"""Published measurements as scenarios or collectives: a CSV of rows, and a file that says how to read them.
 
-Columns of a row: case_id, source, model, chips, mesh (`4x4x4`, x first), phase, batch, input_tokens, context_tokens,
-generated_tokens, ffn_layout, attention_layout, weight_dtype, activation_dtype, metric (latency_s or mfu), value,
-reading_error_pct (optional), notes (optional). Phases: prefill; decode_step, one step on a cache of context_tokens;
-decode_total, the steps of all generated_tokens; total, the prefill and they.
+Columns of a scenario: case_id, source, model, chips, mesh (`4x4x4`, x first), phase, batch, input_tokens,
+context_tokens, generated_tokens, ffn_layout, attention_layout, weight_dtype, activation_dtype, metric (latency_s or
+mfu), value, reading_error_pct (optional), notes (optional). Phases: prefill; decode_step, one step on a cache of
+context_tokens; decode_total, the steps of all generated_tokens; total, the prefill and they.
+
+Columns of a collective: case_id, source, system, gpus, collective (all_reduce, ..., alltoall), bytes (as nccl-tests
+counts them), time_us; others are for the reader.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf, nan, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sim import load
 from sim.errors import InputError, suggest
-from sim.specs import Scenario, Suite, TorusSpec
+from sim.specs import ALGORITHMS, CollectiveSuite, Scenario, Suite, SwitchSpec, TopologySpec, TorusSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,26 @@ class Case:
         return load.scenario(self.base, [*self.settings, *further])
 
 
-def read(name: str, rows: Path | None = None) -> tuple[Suite, tuple[Case, ...]]:
+@dataclass(frozen=True, slots=True)
+class CollectiveCase:
+    """One published time and the collective it is of."""
+
+    case_id: str
+    source: str
+    published: float
+    """Seconds."""
+    machine: str
+    settings: tuple[str, ...]
+    """What the row changes in the machine, as in --set."""
+    collective: str
+    size_bytes: float
+    algorithm: str | None
+    """None for the machine's default."""
+    not_gated: str
+    """Reason, empty if it is gated."""
+
+
+def read(name: str, rows: Path | None = None) -> tuple[Suite | CollectiveSuite, tuple[Case | CollectiveCase, ...]]:
     """The suite of a shipped name or a path, and its cases, from its own CSV or from `rows`.
 
     Raises:
@@ -51,20 +73,106 @@ def read(name: str, rows: Path | None = None) -> tuple[Suite, tuple[Case, ...]]:
     suite = load.suite(name)
     folder = load.path("suite", name).parent
     source = rows or folder / suite.rows
+    if isinstance(suite, CollectiveSuite):
+        collectives = suite
+        return suite, _cases(source, lambda row: _collective_case(collectives, row))
     if (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
-    base = load.scenario(suite.base)
+    scenarios, base = suite, load.scenario(suite.base)
+    return suite, _cases(source, lambda row: _case(scenarios, base, row))
+
+
+C = TypeVar("C")
+
+
+def _cases(source: Path, case: Callable[[_Row], C]) -> tuple[C, ...]:
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
-            cases = tuple(_case(suite, base, row, f"{source}:{table.line_num}") for row in table)
+            cases = tuple(case(_Row(row, f"{source}:{table.line_num}")) for row in table)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(source)) from None
     except (UnicodeDecodeError, csv.Error):
         raise InputError("must be a CSV file in UTF-8", where=str(source)) from None
     if not cases:
         raise InputError("must hold a row", where=str(source))
-    return suite, cases
+    return cases
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One line of a CSV file; whatever is wrong with a value is an InputError that names the line."""
+
+    values: Mapping[str, str]
+    where: str
+
+    def get(self, name: str) -> str:
+        """Text, empty where there is none."""
+        return self.values.get(name) or ""
+
+    def cell(self, name: str) -> str:
+        """Text that must be there."""
+        if not self.get(name):
+            raise InputError(f"a row needs a value in column '{name}'", where=self.where)
+        return self.get(name)
+
+    def number(self, name: str) -> int:
+        """A whole number."""
+        try:
+            return int(self.cell(name))
+        except ValueError:
+            rule = f"column '{name}' must be a whole number"
+            raise InputError(rule, where=self.where, got=self.cell(name)) from None
+
+    def real(self, name: str, *, zero: bool = False) -> float:
+        """A number above 0."""
+        value = _number(self.cell(name))
+        if not (0 < value < inf or (zero and value == 0)):
+            rule = f"column '{name}' must be a number {'of at least' if zero else 'above'} 0"
+            raise InputError(rule, where=self.where, got=self.cell(name))
+        return value
+
+    def one_of(self, name: str, allowed: Iterable[str]) -> str:
+        """A known name."""
+        if (got := self.cell(name)) not in allowed:
+            raise InputError(f"unknown {name}", where=self.where, got=got, hint=suggest(got, allowed))
+        return got
+
+
+_SPELLINGS = {"alltoall": "all_to_all"}
+
+
+def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
+    system, case_id = row.cell("system"), row.cell("case_id")
+    settings = dict(_first(suite.machines, system))
+    if "topology" not in settings:
+        raise InputError("no entry of the suite's 'machines' fits this system", where=row.where, got=system)
+    collective, size = _SPELLINGS.get(row.cell("collective"), row.cell("collective")), row.real("bytes")
+    if collective not in ALGORITHMS:
+        raise InputError("unknown collective", where=row.where, got=collective, hint=suggest(collective, ALGORITHMS))
+    host = _first(suite.host_bound, case_id)
+    machine = settings.pop("topology")
+    if row.number("gpus") != _chips(load.topology_spec(machine)):
+        settings["chips"] = row.number("gpus")
+    return CollectiveCase(
+        case_id=case_id,
+        source=row.get("source"),
+        published=row.real("time_us") * 1e-6,
+        machine=machine,
+        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        collective=collective,
+        size_bytes=size,
+        algorithm=_first(suite.algorithms, case_id) or None,
+        not_gated=_first(suite.not_gated, case_id) or (host.reason if host and size <= host.up_to else ""),
+    )
+
+
+def _chips(machine: TopologySpec) -> int:
+    if isinstance(machine, SwitchSpec):
+        return machine.chips
+    if isinstance(machine, TorusSpec):
+        return prod(axis.size for axis in machine.axes.values())
+    return sum(kind == "chip" for kind in machine.nodes.values())
 
 
 _PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}
@@ -77,30 +185,8 @@ _TOKENS = {
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
 
 
-def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> Case:
-    def cell(name: str) -> str:
-        if not row.get(name):
-            raise InputError(f"a row needs a value in column '{name}'", where=where)
-        return row[name]
-
-    def number(name: str) -> int:
-        try:
-            return int(cell(name))
-        except ValueError:
-            raise InputError(f"column '{name}' must be a whole number", where=where, got=cell(name)) from None
-
-    def real(name: str, *, zero: bool = False) -> float:
-        value = _number(cell(name))
-        if not (0 < value < inf or (zero and value == 0)):
-            rule = f"column '{name}' must be a number {'of at least' if zero else 'above'} 0"
-            raise InputError(rule, where=where, got=cell(name))
-        return value
-
-    def one_of(name: str, allowed: Iterable[str]) -> str:
-        if cell(name) not in allowed:
-            raise InputError(f"unknown {name}", where=where, got=cell(name), hint=suggest(cell(name), allowed))
-        return cell(name)
-
+def _case(suite: Suite, base: Scenario, row: _Row) -> Case:
+    cell, number, real, one_of, where = row.cell, row.number, row.real, row.one_of, row.where
     phase = one_of("phase", _PHASES)
     tokens = {field: number(column) for field, column in _TOKENS[phase].items()}
     if phase == "decode_step":
@@ -130,7 +216,7 @@ def _case(suite: Suite, base: Scenario, row: Mapping[str, str], where: str) -> C
     uncertainty = real("reading_error_pct", zero=True) / 100 if row.get("reading_error_pct") else 0.0
     return Case(
         case_id=cell("case_id"),
-        source=row.get("source") or "",
+        source=row.get("source"),
         metric=one_of("metric", ("latency_s", "mfu")),
         published=real("value"),
         base=suite.base,

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
+from sim import bench, load
+from sim import topology as machines
 from sim.closed_form import pope
 from sim.errors import InputError
 from sim.report.validation import Outcome, Validation
 from sim.run import latency_s, predict
 from sim.specs import Scenario
-from sim.suite import Case, read
+from sim.suite import Case, CollectiveCase, read
 
 
 def validate(
@@ -46,13 +48,47 @@ def predicted(case: Case, scenario: Scenario, latency: float) -> float:
     return pope.mfu(parameters, scenario.workload.tokens, chips, peak, latency)
 
 
-def _outcome(case: Case) -> Outcome:
+def simulated(case: Case | CollectiveCase, *further: str) -> float:
+    """The prediction in the case's metric, with further settings. Raises InputError."""
+    if isinstance(case, CollectiveCase):
+        return measure(case, *further).time_s
+    scenario = case.scenario(*further)
+    return predicted(case, scenario, latency_s(scenario))
+
+
+def measure(case: CollectiveCase, *further: str) -> bench.Measurement:
+    """The case's collective, with further settings of its machine. Raises InputError."""
+    topology = machines.build(load.topology_spec(case.machine, [*case.settings, *further]))
+    axes = tuple(axis.name for axis in topology.axes)
+    return bench.measure(topology, case.collective, axes, case.size_bytes, case.algorithm)
+
+
+def _outcome(case: Case | CollectiveCase) -> Outcome:
     try:
-        scenario = case.scenario()
-        forms = [predict(phase) for phase in scenario.phases]
-        simulated = latency_s(scenario)
+        return _of_collective(case) if isinstance(case, CollectiveCase) else _of_scenario(case)
     except InputError as error:
         raise InputError(str(error), where=case.case_id) from None
+
+
+def _of_collective(case: CollectiveCase) -> Outcome:
+    found = measure(case)
+    return Outcome(
+        case_id=case.case_id,
+        source=case.source,
+        metric="latency_s",
+        published=case.published,
+        simulated=found.time_s,
+        paper=found.closed_form_s,
+        per_axis=None,
+        not_gated=case.not_gated,
+        algorithm=found.algorithm,
+    )
+
+
+def _of_scenario(case: Case) -> Outcome:
+    scenario = case.scenario()
+    forms = [predict(phase) for phase in scenario.phases]
+    latency = latency_s(scenario)
 
     def form(name: str) -> float:
         return predicted(case, scenario, sum(getattr(found, name) for found in forms if found))
@@ -62,7 +98,7 @@ def _outcome(case: Case) -> Outcome:
         source=case.source,
         metric=case.metric,
         published=case.published,
-        simulated=predicted(case, scenario, simulated),
+        simulated=predicted(case, scenario, latency),
         paper=form("latency_s"),
         per_axis=form("per_axis_latency_s"),
         not_gated=case.not_gated,

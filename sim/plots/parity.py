@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from sim.plots.style import PALETTE, figure, save, style
 from sim.report.validation import Outcome, Validation
+from sim.specs import CollectiveSuite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MODELS = (
-    ("simulated", "simulated", "o", "blue"),
-    ("paper", "closed form, the paper's", "x", "vermilion"),
-)
+_MODELS = (("simulated", "o", "blue"), ("paper", "x", "vermilion"))
 _METRICS = {"latency_s": ("latency, s", 1.0), "mfu": ("MFU, %", 100.0)}
 
 
@@ -44,7 +42,9 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         line, [v * (1 - worst) for v in line], [v * (1 + worst) for v in line], color="0.9", lw=0, label=f"±{worst:.0%}"
     )
     axes.plot(line, line, color="0.4", lw=0.8)
-    for name, text, marker, color in _MODELS:
+    form = "NCCL's tuner" if isinstance(validation.suite, CollectiveSuite) else "closed form, the paper's"
+    for name, marker, color in _MODELS:
+        text = "simulated" if name == "simulated" else form
         _points(axes, gated, name, scale, marker, PALETTE[color], text)
         _points(axes, shown, name, scale, marker, "0.6", "not gated" if name == "simulated" and shown else None)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel=f"published {label}", ylabel=f"predicted {label}")
@@ -54,9 +54,10 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
 def _points(
     axes: Axes, outcomes: Sequence[Outcome], name: str, scale: float, marker: str, color: str, label: str | None
 ) -> None:
+    points = [(outcome.published, value) for outcome in outcomes if (value := getattr(outcome, name)) is not None]
     axes.scatter(
-        [outcome.published * scale for outcome in outcomes],
-        [getattr(outcome, name) * scale for outcome in outcomes],
+        [published * scale for published, _ in points],
+        [value * scale for _, value in points],
         s=22,
         marker=marker,
         color=color,

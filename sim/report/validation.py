@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.specs import Suite, Tolerance
+from sim.specs import CollectiveSuite, Suite, Tolerance
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 120
 """Characters where there is no terminal."""
+_NAMED = 8
+"""Cases that are named where the reason not to gate them is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class Outcome:
     metric: str
     published: float
     simulated: float
-    paper: float
-    """The paper's closed form."""
-    per_axis: float
-    """The per-axis closed form."""
+    paper: float | None
+    """The closed form as published: the paper's, or of a collective that of NCCL's tuner; None where there is none."""
+    per_axis: float | None
+    """The per-axis closed form; of a collective none."""
     not_gated: str
+    algorithm: str = ""
+    """Of a collective."""
 
     @property
     def error(self) -> float:
@@ -39,14 +43,14 @@ class Outcome:
         return self.simulated / self.published - 1
 
     @property
-    def paper_error(self) -> float:
-        """Paper's closed form / published - 1."""
-        return self.paper / self.published - 1
+    def paper_error(self) -> float | None:
+        """Published closed form / published value - 1."""
+        return None if self.paper is None else self.paper / self.published - 1
 
     @property
-    def per_axis_error(self) -> float:
+    def per_axis_error(self) -> float | None:
         """Per-axis closed form / published - 1."""
-        return self.per_axis / self.published - 1
+        return None if self.per_axis is None else self.per_axis / self.published - 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
@@ -68,8 +72,9 @@ class Errors:
     cases: int
 
     @classmethod
-    def of(cls, errors: Iterable[float]) -> Errors:
-        size = np.sort(np.abs(list(errors)))
+    def of(cls, errors: Iterable[float | None]) -> Errors:
+        """Of those that there are."""
+        size = np.sort(np.abs([error for error in errors if error is not None]))
         if not len(size):
             return cls(0.0, 0.0, 0.0, 0)
         return cls(float(np.median(size)), float(size[int(np.ceil(0.9 * len(size))) - 1]), float(size[-1]), len(size))
@@ -87,7 +92,7 @@ class Errors:
 class Validation:
     """All outcomes of a suite."""
 
-    suite: Suite
+    suite: Suite | CollectiveSuite
     outcomes: tuple[Outcome, ...]
 
     @property
@@ -136,7 +141,9 @@ def render(validation: Validation, console: Console | None = None) -> None:
     suite, tolerance = validation.suite, validation.suite.tolerance
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = escape(": ".join(filter(None, (suite.name, suite.description))))
-    for i, column in enumerate(("case", "published", "simulated", "error", "paper's form", "error")):
+    of_collectives = isinstance(suite, CollectiveSuite)
+    columns = ("case", "published", "simulated", "error", "NCCL's tuner" if of_collectives else "paper's form", "error")
+    for i, column in enumerate((*columns, "algorithm") if of_collectives else columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for outcome in validation.outcomes:
         table.add_row(
@@ -144,25 +151,29 @@ def render(validation: Validation, console: Console | None = None) -> None:
             _value(outcome, outcome.published),
             _value(outcome, outcome.simulated),
             f"{outcome.error:+.1%}",
-            _value(outcome, outcome.paper),
-            f"{outcome.paper_error:+.1%}",
+            "none" if outcome.paper is None else _value(outcome, outcome.paper),
+            "" if outcome.paper_error is None else f"{outcome.paper_error:+.1%}",
+            *([outcome.algorithm] if of_collectives else []),
             style="dim" if outcome.not_gated else None,
         )
     console.print(table)
     for name, errors in (
         ("simulated", validation.simulated),
         ("closed form, per axis", validation.per_axis),
-        ("closed form, paper", validation.paper),
+        ("NCCL's tuner" if of_collectives else "closed form, paper", validation.paper),
     ):
-        console.print(f"{name:<22} {_errors(errors)}")
+        if errors.cases:
+            console.print(f"{name:<22} {_errors(errors)}")
     verdict = "[bold green]passes[/]" if validation.passes else "[bold red]misses[/]"
     console.print(
         f"{verdict} its tolerance: median {tolerance.median:.0%}, nine in ten {tolerance.nine_in_ten:.0%}, "
         f"worst {tolerance.worst:.0%}, of {validation.simulated.cases} gated cases"
     )
     for reason in dict.fromkeys(outcome.not_gated for outcome in validation.outcomes if outcome.not_gated):
-        ids = ", ".join(outcome.case_id for outcome in validation.outcomes if outcome.not_gated == reason)
-        console.print(f"[dim]not gated: {escape(f'{ids}: {reason}')}[/]")
+        ids = [outcome.case_id for outcome in validation.outcomes if outcome.not_gated == reason]
+        more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+        named = ", ".join(ids[:_NAMED]) + more
+        console.print(f"[dim]not gated: {escape(f'{named}: {reason}')}[/]")
 
 
 def _value(outcome: Outcome, value: float) -> str:
