@@ -126,7 +126,7 @@ class ProgramBuilder:
         """Append n tasks, one per entry of `chip`, and return their ids [n].
 
         Args:
-            resource: [n] or [n, r] resources held; None for none.
+            resource: [n] or [n, r] resources held, -1 for fewer; None for none.
             deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
             flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
             busy_ps, flight_ps, peer, bytes, flops: scalar or [n].
@@ -159,8 +159,8 @@ class ProgramBuilder:
             self._dep_counts.append(given.sum(axis=1, dtype=np.int64))
             self._deps.append(table[given])
         held = np.empty((n, 0)) if resource is None else resource if resource.ndim == 2 else resource[:, None]
-        self._resource_counts.append(np.full(n, held.shape[1], dtype=np.int64))
-        self._held.append(held.ravel().astype(np.int32))
+        self._resource_counts.append((held >= 0).sum(axis=1, dtype=np.int64))
+        self._held.append(held[held >= 0].astype(np.int32))
         ids = np.arange(self._size, self._size + n, dtype=np.int32)
         self._size += n
         return ids

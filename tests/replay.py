@@ -104,9 +104,11 @@ class _Replay:
         links, chips = self.topology.links, self.topology.chips
         start, end = links[link].src, links[link].dst
         if ingress >= 0:
-            if links[ingress].src != end or not self.topology.cut_through:
-                raise ReplayError(f"send {send} holds ports that do not meet")
-            end = links[ingress].dst
+            between = self.schedule.between[send].tolist() if len(self.schedule.between) else []
+            for held in (*(link for link in between if link >= 0), ingress):
+                if links[held].src != end:
+                    raise ReplayError(f"send {send} holds ports that do not meet")
+                end = links[held].dst
         self.arrives.append(end == self.dst[send])
         self.passes_on.append(start != self.src[send])
         if self.passes_on[send] and self.topology.reduces:

@@ -34,7 +34,7 @@ class _Wiring:
     ps_per_byte: Floats
     flight_ps: Ints
     resource: Ids
-    """[sends, 1], on a switch [sends, 2]."""
+    """[sends, r]; on a switch r = 2. -1 for none."""
     arrival_counts: Ints
     """[chips] sends into each chip."""
     arrivals: Ids
@@ -48,17 +48,21 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     links = topology.links
     bandwidth = np.array([link.bandwidth for link in links])
     latency = np.array([link.latency_ps for link in links], dtype=np.int64)
-    # [n, 1], or [n, 2] where a send holds a port at each end. The slower sets its rate.
-    ports = (schedule.ingress >= 0).any()
-    held = np.stack([schedule.link, schedule.ingress] if ports else [schedule.link], axis=1)
-    ps_per_byte, flight_ps = units.PS_PER_S / bandwidth[held].min(axis=1), latency[held].sum(axis=1)
+    # [n, r], -1 where a send holds fewer: more than one where it cuts through. The slowest sets its rate.
+    columns = [schedule.link[:, None]]
+    if (schedule.ingress >= 0).any():
+        columns += [schedule.ingress[:, None], *([schedule.between] if len(schedule.between) else [])]
+    held = np.concatenate(columns, axis=1)
+    given = held >= 0
+    ps_per_byte = units.PS_PER_S / np.where(given, bandwidth[held], np.inf).min(axis=1)
+    flight_ps = np.where(given, latency[held], 0).sum(axis=1)
     if (timing := schedule.timing) is not None:
         ps_per_byte *= timing.wire / timing.bandwidth_share
         flight_ps = _steps_ps(topology, schedule, timing)
     return _Wiring(
         ps_per_byte=ps_per_byte,
         flight_ps=flight_ps,
-        resource=(topology.chips + held).astype(np.int32),
+        resource=np.where(given, topology.chips + held, -1).astype(np.int32),
         arrival_counts=np.bincount(schedule.dst, minlength=topology.chips).astype(np.int64),
         arrivals=np.argsort(schedule.dst, kind="stable").astype(np.int32),
         positions=np.concatenate(([0], np.cumsum(schedule.dep_counts)[:-1])).astype(np.int64),

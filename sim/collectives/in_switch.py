@@ -31,8 +31,9 @@ def rounds(spec: NvlsSpec, chips: int, size: float) -> int:
     return max(1, math.ceil(size / (at_once * chunk)))
 
 
-def all_reduce(topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
-    """All-reduce in `loops` equal rounds on one switch; a part of the array each."""
+def all_reduce(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
+    """All-reduce in `loops` equal rounds on one switch; a part of the array each;
+    the channels, which share the ports, are one send."""
     builder = ScheduleBuilder("all_reduce", axes, parts=loops)
     if not axes or topology.chips == 1:
         return builder.build()

@@ -14,6 +14,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sim.closed_form import nccl as tuner
 from sim.collectives import in_switch, point_to_point, rings
@@ -21,10 +22,10 @@ from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import MEDIA, PROTOCOLS, NcclSpec, NvlsSpec, Protocol
 from sim.topology.graph import Topology
-from sim.topology.rings import find
+from sim.topology.rings import boxes, find
 
-Looped = Callable[[Topology, tuple[str, ...], int], Schedule]
-"""(topology, axes, loops) -> Schedule."""
+Looped = Callable[[Topology, tuple[str, ...], int, int], Schedule]
+"""(topology, axes, loops, channels) -> Schedule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,13 @@ class Kernel:
     protocol: Protocol
     run: Looped
 
+    @property
+    def latencies(self) -> Literal["ring", "tree"]:
+        """Whose latencies it has."""
+        return "tree" if self.algorithm == "tree" else "ring"
 
-def _send_recv(topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
+
+def _send_recv(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
     return point_to_point.pairwise_exchange(topology, axes)
 
 
@@ -62,11 +68,14 @@ def names(collective: str) -> tuple[str, ...]:
 
 def fabric(topology: Topology) -> tuner.Fabric:
     """What NCCL's search finds on the machine."""
-    spec = _spec(topology)
-    found = find(topology)
-    ring = tuner.search(spec, found.bandwidth) if found.count == 1 else tuner.Channels(found.count, found.bandwidth)
-    nvls = tuner.nvls_channels(spec, topology.chips, found.bandwidth) if topology.reduces else None
-    return tuner.Fabric(topology.chips, 1, found.medium, ring, nvls)
+    spec, found, count = _spec(topology), find(topology), len(boxes(topology))
+    if found.count == 1:
+        ring = tuner.search(spec, found.bandwidth, between_boxes=count > 1)
+    else:
+        fitting = [speed for speed in spec.inter_speeds if speed <= found.bandwidth * (1 + 1e-9)]
+        ring = tuner.Channels(found.count, fitting[0] if fitting and count > 1 else found.bandwidth)
+    nvls = tuner.nvls_channels(spec, topology.chips, found.bandwidth) if topology.reduces and count == 1 else None
+    return tuner.Fabric(topology.chips, count, found.medium, ring, nvls)
 
 
 def _spec(topology: Topology) -> NcclSpec:
@@ -95,10 +104,10 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     """
     kernels = ON_NCCL[collective]
     left = [name for name, kernel in kernels.items() if wanted in ("auto", kernel.algorithm, name)]
-    if "nvls" in left and not topology.reduces:
+    if "nvls" in left and (not topology.reduces or len(boxes(topology)) > 1):
         left.remove("nvls")
     if not left:
-        rule = f"the algorithm '{wanted}' of {collective} needs a switch that reduces"
+        rule = f"the algorithm '{wanted}' of {collective} needs all chips on one switch that reduces"
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(names(collective))}")
     if len(left) == 1:
         return left[0]
@@ -113,19 +122,26 @@ def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str,
     spec, kernel, n = _spec(topology), ON_NCCL[collective][name], topology.chips
     if kernel.algorithm == "nvls":
         loops = in_switch.rounds(_nvls_of(topology), n, size)
-        return _timed(topology, collective, axes, name, loops, _timing(spec, kernel, _nvls_of(topology).latency))
+        return _timed(topology, collective, axes, name, loops, 1, _timing(topology, kernel, _nvls_of(topology).latency))
     protocol, channels = spec.protocols[kernel.protocol], fabric(topology).ring.count
-    overhead_s = spec.base["ring"][kernel.protocol] + spec.startup[kernel.protocol].value
+    overhead_s = spec.base[kernel.latencies][kernel.protocol] + spec.startup[kernel.protocol].value
     if kernel.algorithm == "send_recv":
-        return _timed(topology, collective, axes, name, 1, _timing(spec, kernel, overhead_s))
+        return _timed(topology, collective, axes, name, 1, 1, _timing(topology, kernel, overhead_s))
     used = _used(size, channels, protocol.channel_bytes * (n if kernel.protocol == "ll" else 1))
     loops = math.ceil(size / (n * protocol.chunk * used))
-    timing = _timing(spec, kernel, overhead_s, wire=1 / protocol.payload, share=used / channels)
-    return _timed(topology, collective, axes, name, loops, timing)
+    # Channels that share a ring share its links; with fewer channels than rings some rings are not used.
+    rings = min(used, find(topology).count)
+    share = min(1.0, used / channels * find(topology).count / rings)
+    timing = _timing(topology, kernel, overhead_s, wire=1 / protocol.payload, share=share)
+    return _timed(topology, collective, axes, name, loops, rings, timing)
 
 
-def _timing(spec: NcclSpec, kernel: Kernel, overhead_s: float, wire: float = 1.0, share: float = 1.0) -> Timing:
-    return Timing(overhead_s, tuple(spec.step[medium]["ring"][kernel.protocol] for medium in MEDIA), wire, share)
+def _timing(topology: Topology, kernel: Kernel, overhead_s: float, wire: float = 1.0, share: float = 1.0) -> Timing:
+    """Between boxes a step inside one takes at least as long as the network's proxy, as in NCCL's tuner."""
+    spec, protocol = _spec(topology), kernel.protocol
+    proxy_s = spec.net_overhead * (3 if protocol == "simple" else 1) if len(boxes(topology)) > 1 else 0.0
+    steps = tuple(max(spec.step[medium][kernel.latencies][protocol], proxy_s) for medium in MEDIA)
+    return Timing(overhead_s, steps, wire, share)
 
 
 def _nvls_of(topology: Topology) -> NvlsSpec:
@@ -141,12 +157,12 @@ def _used(size: float, channels: int, least: float) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _run(topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int) -> Schedule:
-    return ON_NCCL[collective][name].run(topology, axes, loops)
+def _run(topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, channels: int) -> Schedule:
+    return ON_NCCL[collective][name].run(topology, axes, loops, channels)
 
 
 @functools.lru_cache(maxsize=256)
 def _timed(
-    topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, timing: Timing
+    topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, channels: int, timing: Timing
 ) -> Schedule:
-    return replace(_run(topology, collective, axes, name, loops), timing=timing)
+    return replace(_run(topology, collective, axes, name, loops, channels), timing=timing)

@@ -20,10 +20,10 @@ from sim.topology.graph import Topology
 from sim.topology.rings import Ring, find
 
 
-def looped(collective: str, topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
-    """All-gather, reduce-scatter or all-reduce around all rings of the machine, in `loops` equal loops."""
-    found = find(topology).rings if axes else ()
-    to = Messages(topology, collective, axes, parts=max(1, len(found) * loops))
+def looped(collective: str, topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
+    """All-gather, reduce-scatter or all-reduce in equal loops around up to `channels` of the machine's rings."""
+    found = find(topology).rings[:channels] if axes else ()
+    to = Messages(topology, collective, axes, parts=max(1, len(found) * loops), cut_through=True)
     for number, ring in enumerate(found):
         arrived = np.full(to.n, -1, dtype=np.int32)
         for loop in range(loops):

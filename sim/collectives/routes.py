@@ -2,7 +2,8 @@
 
 On a switch a message is one send, which holds the sender's egress and the receiver's ingress at once (cut through). On
 a graph it is one send per link of `Topology.route`, each after the one before (store and forward); all of them name the
-chips at both ends of the route, whatever nodes the link joins.
+chips at both ends of the route, whatever nodes the link joins. NCCL's messages cut through on a graph as well: PCI
+Express, NVSwitches and networks forward packets, not chunks, and the slowest link of the way sets the rate.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from sim.topology.graph import Topology
 class Messages:
     """Builds a schedule of messages between any two chips of the one group that a switch or graph has."""
 
-    def __init__(self, topology: Topology, collective: str, axes: tuple[str, ...], parts: int = 1) -> None:
+    def __init__(
+        self, topology: Topology, collective: str, axes: tuple[str, ...], parts: int = 1, *, cut_through: bool = False
+    ) -> None:
         self.n = topology.chips if axes else 1
         self.chips = np.arange(self.n, dtype=np.int32)
         self._topology = topology
+        self._cut_through = cut_through or topology.cut_through
         self._home = positions(topology, axes)
         self._builder = ScheduleBuilder(collective, axes, parts)
         self.build = self._builder.build
@@ -58,7 +62,12 @@ class Messages:
         boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
 
         def add(
-            column: int, rows: Int32s | slice, own: npt.ArrayLike, deps: Sequence[Int32s], ingress: npt.ArrayLike = -1
+            column: int,
+            rows: Int32s | slice,
+            own: npt.ArrayLike,
+            deps: Sequence[Int32s],
+            ingress: npt.ArrayLike = -1,
+            between: Int32s | None = None,
         ) -> Int32s:
             of, to = (None if box is None else box[rows] for box in boxes)
             return self._builder.add(
@@ -66,6 +75,7 @@ class Messages:
                 dst[rows],
                 ways[rows, column],
                 ingress=ingress,
+                between=between,
                 share=share,
                 step=step,
                 direction=0,
@@ -76,8 +86,10 @@ class Messages:
                 deps=deps,
             )
 
-        if self._topology.cut_through:
-            return add(0, slice(None), own, deps, ingress=ways[:, 1])
+        if self._cut_through:
+            last = np.array([route[-1] if len(route) > 1 else -1 for route in routes], dtype=np.int32)
+            between = np.where(ways[:, 1:-1] == last[:, None], -1, ways[:, 1:-1])
+            return add(0, slice(None), own, deps, ingress=last, between=between)
         sent = add(0, slice(None), own, deps)
         for hop in range(1, hops):
             moving = np.flatnonzero(ways[:, hop] >= 0).astype(np.int32)

@@ -23,7 +23,7 @@ messages that have reached it into one, their sum, and send one message on to se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,8 @@ class Schedule:
     link: Int32s
     """[n] index into `Topology.links`."""
     ingress: Int32s
-    """[n] second link held at the same time, the receiver's port of a switch; -1 for none."""
+    """[n] last link of the way, held at the same time as the first (cut through: on a switch the receiver's port); -1
+    where a send is on one link only."""
     share: npt.NDArray[np.float64]
     """[n] bytes over the collective's size (size: the full gathered array for all-gather and reduce-scatter, the array
     for all-reduce and broadcast, the local buffer for all-to-all, the message for permute)."""
@@ -84,6 +85,8 @@ class Schedule:
     """[n, A] mesh position of the chips whose data this is, along `axes`; -1 for all positions."""
     target: Int32s
     """[n, A] mesh position of the chips the data is for; -1 for all positions."""
+    between: Int32s = field(default_factory=lambda: np.empty((0, 0), dtype=np.int32))
+    """[n, m] links between `link` and `ingress`, held as well; -1 for none, and empty where no send has any."""
     timing: Timing | None = None
     """None: latencies and bandwidths are the links' own."""
 
@@ -117,6 +120,7 @@ class ScheduleBuilder:
         self._columns: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
         self._origin: list[Int32s] = []
         self._target: list[Int32s] = []
+        self._between: list[tuple[int, Int32s]] = []
         self._dep_counts: list[Int32s] = []
         self._deps: list[Int32s] = []
         self._size = 0
@@ -134,6 +138,7 @@ class ScheduleBuilder:
         part: npt.ArrayLike,
         half: npt.ArrayLike = -1,
         ingress: npt.ArrayLike = -1,
+        between: Int32s | None = None,
         origin: Int32s | None = None,
         target: Int32s | None = None,
         deps: Sequence[Int32s] = (),
@@ -141,6 +146,7 @@ class ScheduleBuilder:
         """Append n sends, one per entry of `src`, and return their numbers [n].
 
         Args:
+            between: [n, m] links held between `link` and `ingress`.
             origin, target: [n, A]; None for all positions.
             deps: arrays [n] of earlier sends; send i waits for entry i of each. -1 means none.
         """
@@ -164,6 +170,8 @@ class ScheduleBuilder:
         everywhere = np.full((n, len(self._axes)), -1, dtype=np.int32)
         self._origin.append(everywhere if origin is None else origin)
         self._target.append(everywhere if target is None else target)
+        if between is not None and between.shape[1]:
+            self._between.append((self._size, between))
         table = np.stack(deps, axis=1).astype(np.int32) if deps else np.empty((n, 0), dtype=np.int32)
         given = table >= 0
         self._dep_counts.append(given.sum(axis=1, dtype=np.int32))
@@ -179,6 +187,10 @@ class ScheduleBuilder:
             name: np.concatenate([np.empty(0, dtype=_DTYPES.get(name, np.int32)), *blocks])
             for name, blocks in self._columns.items()
         }
+        most = max((links.shape[1] for _, links in self._between), default=0)
+        between = np.full((self._size if most else 0, most), -1, dtype=np.int32)
+        for first, links in self._between:
+            between[first : first + len(links), : links.shape[1]] = links
         return Schedule(
             collective=self._collective,
             axes=self._axes,
@@ -187,5 +199,6 @@ class ScheduleBuilder:
             deps=np.concatenate([none, *self._deps]),
             origin=np.concatenate([no_box, *self._origin]),
             target=np.concatenate([no_box, *self._target]),
+            between=between,
             **columns,  # type: ignore[arg-type]
         )

@@ -29,9 +29,9 @@ class Rings:
 
     rings: tuple[Ring, ...]
     bandwidth: float
-    """Of the slowest link on a ring, bytes/s."""
+    """Of one ring while all of them run, bytes/s: of the slowest link, shared by the rings that cross it."""
     medium: Medium
-    """Slowest kind of link on a ring."""
+    """Slowest kind of link on a ring inside a box."""
 
     @property
     def count(self) -> int:
@@ -40,18 +40,69 @@ class Rings:
 
 @functools.lru_cache(maxsize=64)
 def find(topology: Topology) -> Rings:
-    """On a switch the chips in order; on a graph as many link-disjoint rings over links between chips as are found."""
-    orders = [] if topology.cut_through or topology.chips < 2 else _disjoint(topology)
-    rings = _wired(topology, orders) if orders else (_in_order(topology),)
-    links = [topology.links[link] for ring in rings for way in ring.ways for link in way]
-    if not links:
+    """The rings of a machine.
+
+    On a switch one, in the order of the chips; between boxes one per chip of a box, so that each enters and leaves by
+    another network adapter; else on a graph as many link-disjoint rings over links between chips as are found, or in
+    the order of the chips over their routes where there is none.
+    """
+    rings: tuple[Ring, ...]
+    if len(boxes(topology)) > 1:
+        rings = tuple(_routed(topology, order) for order in _through(boxes(topology)))
+    elif orders := [] if topology.cut_through or topology.chips < 2 else _disjoint(topology):
+        rings = _wired(topology, orders)
+    else:
+        rings = (_routed(topology, tuple(range(topology.chips))),)
+    crossings = Counter(link for ring in rings for way in ring.ways for link in way)
+    if not crossings:
         return Rings(rings, 0.0, MEDIA[0])
-    return Rings(rings, min(link.bandwidth for link in links), max((link.medium for link in links), key=MEDIA.index))
+    links = topology.links
+    inside = [links[link].medium for link in crossings if links[link].medium != "net"]
+    return Rings(
+        rings,
+        min(links[link].bandwidth / rings_on_it for link, rings_on_it in crossings.items()),
+        max(inside, key=MEDIA.index, default=MEDIA[0]),
+    )
 
 
-def _in_order(topology: Topology) -> Ring:
-    order = tuple(range(topology.chips))
-    return Ring(order, tuple(topology.route(chip, (chip + 1) % topology.chips) for chip in order))
+@functools.lru_cache(maxsize=64)
+def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
+    """Chips that reach each other without a network, box by box."""
+    box = list(range(len(topology.nodes)))
+
+    def root(node: int) -> int:
+        while box[node] != node:
+            node = box[node]
+        return node
+
+    for link in topology.links:
+        if link.medium != "net":
+            box[root(link.dst)] = root(link.src)
+    found: dict[int, list[int]] = {}
+    for chip in range(topology.chips):
+        found.setdefault(root(chip), []).append(chip)
+    return tuple(tuple(chips) for chips in found.values())
+
+
+def _through(chips: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
+    """A ring per chip of a box: in one box c, c+1, ... c-1, in the next back from c-1 to c, and so on.
+
+    So a ring of an even number of boxes leaves each box by the adapter by which it enters the next.
+    """
+    least = min(len(box) for box in chips)
+    orders = []
+    for first in range(least):
+        order: list[int] = []
+        for number, box in enumerate(chips):
+            inside = [*box[first:], *box[:first]]
+            order += inside if number % 2 == 0 else inside[::-1]
+        orders.append(tuple(order))
+    return orders
+
+
+def _routed(topology: Topology, order: tuple[int, ...]) -> Ring:
+    pairs = zip(order, (*order[1:], order[0]), strict=True)
+    return Ring(order, tuple(topology.route(src, dst) for src, dst in pairs))
 
 
 def _disjoint(topology: Topology) -> list[tuple[int, ...]]:
