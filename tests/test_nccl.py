@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+import numpy as np
 import pytest
 from replay import ReplayError, replay
-from run_schedule import rounding_s, time_s
+from run_schedule import rounding_s, run, time_s
 from test_gpu_machines import machine
 
 from sim import load
+from sim.closed_form.collectives import busbw
 from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule
+from sim.collectives.routes import Messages
 from sim.errors import InputError
+from sim.program import Kind
 from sim.topology import Topology, build
+from sim.topology.rings import boxes, find
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KERNELS = [(collective, name) for collective, kernels in ON_NCCL.items() for name in kernels]
@@ -164,3 +171,59 @@ def test_the_tuner_by_hand() -> None:
 def test_the_channels_that_the_search_finds(name: str, channels: tuple[int, float]) -> None:
     found = library.fabric(machine(name)).ring
     assert (found.count, found.speed) == channels
+
+
+# --- rings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "count", "speed"), [("dgx1_v100", 6, 20e9), ("mi300x", 7, 48e9)])
+def test_rings_use_every_link_once(name: str, count: int, speed: float) -> None:
+    topology = machine(name)
+    found = find(topology)
+    used = [link for ring in found.rings for way in ring.ways for link in way]
+    between_chips = [link.index for link in topology.links if max(link.src, link.dst) < topology.chips]
+    assert (found.count, found.bandwidth) == (count, pytest.approx(speed))
+    assert sorted(used) == sorted(between_chips)
+    for ring in found.rings:
+        assert sorted(ring.order) == list(range(8))
+        ends = [(topology.links[link].src, topology.links[link].dst) for (link,) in ring.ways]
+        assert ends == list(zip(ring.order, (*ring.order[1:], ring.order[0]), strict=True))
+
+
+def test_a_dgx1_reaches_the_bandwidth_of_its_six_rings() -> None:
+    time = time_us(machine("dgx1_v100"), "all_reduce", 8 * GIB, "ring_simple") * US
+    assert busbw("all_reduce", 8, 8 * GIB, time) == pytest.approx(120e9, rel=0.04)
+
+
+@pytest.mark.parametrize("name", ["pcie_only", "a100_pcie_bridges"])
+def test_a_ring_without_nvlinks_all_around_is_as_slow_as_the_sockets(name: str) -> None:
+    found = find(machine(name))
+    assert (found.count, found.medium) == (1, "pci")
+    time = time_us(machine(name), "all_reduce", GIB) * US
+    assert busbw("all_reduce", 8, GIB, time) == pytest.approx(10e9, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["dgx_h100_x2", "dgx_h100_x4"])
+def test_rings_through_boxes_share_ports_and_adapters_evenly(name: str) -> None:
+    topology = machine(name)
+    found = find(topology)
+    crossings = Counter(link for ring in found.rings for way in ring.ways for link in way)
+    network = {link.index for link in topology.links if link.medium == "net"}
+    assert [len(box) for box in boxes(topology)] == [8] * (topology.chips // 8)
+    assert found.count == 8
+    assert {crossings[link] for link in network} == {1}
+    assert max(crossings.values()) == 7  # a GPU is the last of its box on one of the eight rings
+    assert found.bandwidth == pytest.approx(47e9)  # of an adapter, less than a seventh of a port
+
+
+def test_a_message_through_a_graph_holds_all_its_links_at_once() -> None:
+    # 0 -> 9 of two boxes: NVLink to its neighbour of rail 1, then InfiniBand, at the rate of the slowest.
+    topology = machine("dgx_h100_x2")
+    to = Messages(topology, "permute", ("g",), cut_through=True)
+    one, nine = np.array([0], dtype=np.int32), np.array([9], dtype=np.int32)
+    to.send(one, nine, share=1.0, step=0, own=True, origin=one, target=nine)
+    held = run(topology, to.build(), 47e6)
+    send = int(np.flatnonzero(held.program.kind == Kind.SEND)[0])
+    names = [held.program.resources[r] for r in held.program.resources_of(send)]
+    assert sorted(names) == sorted(topology.links[link].name for link in topology.route(0, 9))
+    assert held.program.busy_ps[send] == pytest.approx(1e-3 * 1e12)

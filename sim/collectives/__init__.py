@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from sim.collectives import all_to_all, broadcast, library, multi_axis, permute, point_to_point, ring
+from sim.collectives import all_to_all, broadcast, library, multi_axis, permute, point_to_point, ring, rings
 from sim.collectives.fold import folding
 from sim.collectives.library import ON_NCCL
 from sim.collectives.mesh import axis_number
@@ -46,17 +46,17 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
 
 ON_ROUTES: dict[str, dict[str, Algorithm]] = {
     "all_gather": {
-        "ring": point_to_point.ring,
+        "ring": rings.once("all_gather"),
         "one_shot": point_to_point.one_shot,
         "halving_doubling": point_to_point.halving_doubling,
     },
     "reduce_scatter": {
-        "ring": reduce_scatter(point_to_point.ring_back),
+        "ring": rings.once("reduce_scatter"),
         "one_shot": reduce_scatter(point_to_point.one_shot),
         "halving_doubling": reduce_scatter(point_to_point.halving_doubling),
     },
     "all_reduce": {
-        "ring": all_reduce(reduce_scatter(point_to_point.ring_back), point_to_point.ring),
+        "ring": rings.once("all_reduce"),
         "one_shot": point_to_point.one_shot_reduce,
         "two_shot": all_reduce(reduce_scatter(point_to_point.one_shot), point_to_point.one_shot),
         "halving_doubling": all_reduce(

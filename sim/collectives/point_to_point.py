@@ -31,33 +31,6 @@ CHUNKS = 32
 """Chunks of a broadcast around the ring, one behind the other."""
 
 
-def _around(topology: Topology, axes: tuple[str, ...], direction: int) -> Schedule:
-    to = Messages(topology, "all_gather", axes)
-    arrived = np.full(to.n, -1, dtype=np.int32)
-    for step in range(to.n - 1):
-        sent = to.send(
-            to.chips,
-            (to.chips + direction) % to.n,
-            share=1 / to.n,
-            step=step,
-            own=step == 0,
-            origin=(to.chips - direction * step) % to.n,
-            deps=[arrived],
-        )
-        arrived = np.roll(sent, direction)
-    return to.build()
-
-
-def ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """All-gather around the ring of chips in their order."""
-    return _around(topology, axes, 1)
-
-
-def ring_back(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """All-gather the other way round, so that its reverse runs like `ring`."""
-    return _around(topology, axes, -1)
-
-
 def _direct(to: Messages, share: float, *, names_origin: bool = False, names_target: bool = False) -> Schedule:
     """Chip i sends to i+1, i+2, ... in this order, so that no two chips send to the same one at the same time."""
     for step in range(to.n - 1):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.collectives.routes import Messages
-from sim.collectives.schedule import Int32s, Schedule
+from sim.collectives.schedule import Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology
 from sim.topology.rings import Ring, find
 
@@ -29,6 +29,20 @@ def looped(collective: str, topology: Topology, axes: tuple[str, ...], loops: in
         for loop in range(loops):
             arrived = _once_around(to, collective, ring, number * loops + loop, 1 / (len(found) * loops), arrived)
     return to.build()
+
+
+def once(collective: str) -> Algorithm:
+    """One loop around all rings; on a graph messages are stored and forwarded link by link."""
+
+    def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+        found = find(topology).rings if axes else ()
+        to = Messages(topology, collective, axes, parts=max(1, len(found)))
+        for part, ring in enumerate(found):
+            nothing = np.full(to.n, -1, dtype=np.int32)
+            _once_around(to, collective, ring, part, 1 / len(found), nothing)
+        return to.build()
+
+    return algorithm
 
 
 def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: float, arrived: Int32s) -> Int32s:
