@@ -16,6 +16,7 @@ from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.program import ProgramBuilder
 from sim.topology.graph import Topology
+from sim.topology.rings import find
 
 MAX_BYTES = 2.0**50
 
@@ -38,6 +39,10 @@ class Measurement:
     """None where no form exists; of NCCL's algorithms what its tuner predicts."""
     bound_s: float
     """No algorithm is faster."""
+    form: str = "closed form"
+    """Name of the closed form."""
+    rings: str = ""
+    """Of a ring on a graph: what it goes over."""
 
     @property
     def error(self) -> float | None:
@@ -107,7 +112,29 @@ def measure(
         busbw=closed_form.busbw(collective, group, size, time),
         closed_form_s=predicted,
         bound_s=bound,
+        form="NCCL's tuner" if _of_nccl(topology, collective, chosen) else "closed form",
+        rings=_rings(topology) if chosen.startswith("ring") and topology.kind == "graph" else "",
     )
+
+
+def _of_nccl(topology: Topology, collective: str, algorithm: str) -> bool:
+    return topology.nccl is not None and algorithm in ON_NCCL.get(collective, {})
+
+
+def _rings(topology: Topology) -> str:
+    """`6 rings of 20 GB/s`; where they leave the links between GPUs, what they cross and between which GPUs."""
+    found, links = find(topology), topology.links
+    text = f"{found.count} ring{'s' * (found.count > 1)} of {found.bandwidth / 1e9:.4g} GB/s"
+    for medium, name in (("pci", "PCI Express"), ("net", "the network")):
+        crossing = [
+            f"{topology.nodes[src]}->{topology.nodes[dst]}"
+            for ring in found.rings[:1]
+            for src, dst, way in zip(ring.order, (*ring.order[1:], ring.order[0]), ring.ways, strict=True)
+            if any(links[link].medium == medium for link in way)
+        ]
+        if crossing:
+            text += f", traffic crosses {name}: {' '.join(crossing)}"
+    return text
 
 
 def _formulas(
@@ -122,7 +149,7 @@ def _formulas(
     ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
     least_s = min(link.latency_s for link in topology.links if link.src < topology.chips)
     bound = closed_form.bound_of_ports(collective, ports, size, least_s, reduces=topology.reduces)
-    if topology.nccl is not None and algorithm in ON_NCCL.get(collective, {}):
+    if _of_nccl(topology, collective, algorithm):
         return library.predictions(topology, collective, size).get(algorithm), bound
     if topology.kind == "graph":
         return None, bound
@@ -185,6 +212,7 @@ def table(rows: Sequence[Measurement]) -> str:
     ]
     if several:
         lines[1] += "  algorithm"
+    lines[1:1] = [f"# {rings}" for rings in dict.fromkeys(row.rings for row in rows) if rings]
     for row in rows:
         form = f"{row.closed_form_s * 1e6:12.3f}" if row.closed_form_s else f"{'none':>12}"
         error = f"{row.error:9.4%}".replace("%", "") if row.error is not None else f"{'':>9}"

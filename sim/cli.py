@@ -150,15 +150,18 @@ def collective(
     minimum: Annotated[str, typer.Option("--min", help="Smallest size of a sweep.")] = "",
     maximum: Annotated[str, typer.Option("--max", help="Largest size of a sweep.")] = "",
     factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
-    algorithm: Annotated[str, typer.Option(help="Default: the topology's.")] = "",
+    algorithm: Annotated[str, typer.Option(help="Default: the topology's; with NCCL what NCCL would choose.")] = "",
     settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
     as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw busbw against size, of a sweep.")] = True,
 ) -> None:
     """Simulate one collective and print it as nccl-tests does, with the closed form and the bound beside it.
 
-    The size of all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
+    Of a sweep of sizes the bus bandwidth is drawn too, with the published measurements of this machine. The size of
+    all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
     """
-    from sim import bench, load
+    from sim import bench, load, outputs
 
     wanted = bench.sizes(size, minimum, maximum, factor)
     with _possible(load.place("topology", topology)):
@@ -169,6 +172,15 @@ def collective(
         typer.echo(json.dumps([row.to_dict() for row in rows]))
     else:
         typer.echo(bench.table(rows))
+    if plots and len(rows) > 1:
+        from sim.plots import busbw
+        from sim.suite import measured
+
+        machine = load.topology_spec(topology, settings or []).name
+        points = measured(machine, name, rows[0].group, algorithm or None)
+        with outputs.replacing_file(out / f"{machine}_{name}.png") as fresh:
+            busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points)
+        typer.echo(f"figure in {out / f'{machine}_{name}.png'}", err=True)  # the table alone is what a pipe gets
 
 
 @app.command()

@@ -56,6 +56,7 @@ class CollectiveCase:
     machine: str
     settings: tuple[str, ...]
     """What the row changes in the machine, as in --set."""
+    chips: int
     collective: str
     size_bytes: float
     algorithm: str | None
@@ -160,6 +161,7 @@ def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
         published=row.real("time_us") * 1e-6,
         machine=machine,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        chips=row.number("gpus"),
         collective=collective,
         size_bytes=size,
         algorithm=_first(suite.algorithms, case_id) or None,
@@ -173,6 +175,18 @@ def _chips(machine: TopologySpec) -> int:
     if isinstance(machine, TorusSpec):
         return prod(axis.size for axis in machine.axes.values())
     return sum(kind == "chip" for kind in machine.nodes.values())
+
+
+def measured(machine: str, collective: str, chips: int, algorithm: str | None = None) -> list[tuple[float, float]]:
+    """(bytes, time in s) of the published rows of a shipped machine, of the algorithm that the row ran."""
+    suites = [name for name in load.shipped("suite") if isinstance(load.suite(name), CollectiveSuite)]
+    cases = [case for name in suites for case in read(name)[1] if isinstance(case, CollectiveCase)]
+    wanted = (machine, collective, chips, algorithm)
+    return [
+        (case.size_bytes, case.published)
+        for case in cases
+        if (case.machine, case.collective, case.chips, case.algorithm) == wanted
+    ]
 
 
 _PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}

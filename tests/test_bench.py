@@ -11,6 +11,7 @@ from files import write
 
 from sim import bench, cli
 from sim.errors import InputError
+from sim.suite import measured
 
 MACHINE = "topology.yaml"
 """2x2 chips with wraps, 1 GB/s a link, 1 us a hop."""
@@ -32,6 +33,17 @@ def collective(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
         except SystemExit as stop:
             code = stop.code
         return int(str(code or 0)), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def sim_collective(collective, monkeypatch: pytest.MonkeyPatch):
+    """`sim collective` on a machine of its own."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(f"{__name__}.MACHINE", arguments[arguments.index("--topology") + 1])
+        return collective(*arguments)
 
     return call
 
@@ -176,3 +188,46 @@ def test_what_a_switch_cannot_do_is_named(collective, options, message):
     write(Path(), {"topology": SWITCH})
     code, out, err = collective("all_gather", "--size", "1 MiB", *options)
     assert (code, out, err) == (2, "", f"error: {message}\n")
+
+
+# --- NCCL ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_draws_the_same_figure_every_time_and_one_size_none(collective):
+    sweep = ("all_reduce", "--min", "1KiB", "--max", "16KiB")
+    for folder in ("one", "two"):
+        code, _, err = collective(*sweep, "--out", folder)
+        assert (code, err) == (0, f"figure in {folder}/square_all_reduce.png\n")
+    assert Path("one/square_all_reduce.png").read_bytes() == Path("two/square_all_reduce.png").read_bytes()
+    assert collective("all_reduce", "--size", "1KiB", "--out", "three")[2] == ""
+    assert collective(*sweep, "--no-plots", "--out", "three")[2] == ""
+    assert not Path("three").exists()
+
+
+def test_a_box_with_nccl_names_what_is_chosen_at_each_size(sim_collective):
+    _, out, _ = sim_collective("all_reduce", "--topology", "dgx_h100", "--min", "8", "--max", "16 GiB", "--no-plots")
+    _, names, _, *rows = out.splitlines()
+    assert names.split()[-1] == "algorithm"
+    assert [row.split()[-1] for row in rows] == ["ring_ll"] * 18 + ["nvls"] * 14  # 8 B to 1 MiB, 2 MiB to 16 GiB
+
+
+def test_part_of_a_box_runs_rings(sim_collective):
+    _, out, _ = sim_collective("all_reduce", "--topology", "dgx_h100", "--size", "8 GiB", "--set", "chips=4", "--json")
+    (row,) = json.loads(out)
+    assert (row["algorithm"], row["group"], row["form"]) == ("ring_simple", 4, "NCCL's tuner")
+    assert row["busbw"] == pytest.approx(363.3e9, rel=0.05)  # measured on four GPUs of an HGX H200
+
+
+def test_a_ring_says_what_it_crosses(sim_collective):
+    options = ("--size", "1 MiB", "--algorithm", "ring")
+    bridged = sim_collective("all_reduce", "--topology", "a100_pcie_bridges", *options)[1].splitlines()
+    pairs = "gpu1->gpu2 gpu3->gpu4 gpu5->gpu6 gpu7->gpu0"
+    assert bridged[1] == f"# 1 ring of 10 GB/s, traffic crosses PCI Express: {pairs}"
+    meshed = sim_collective("all_reduce", "--topology", "dgx1_v100", *options)[1].splitlines()
+    assert meshed[1] == "# 6 rings of 20 GB/s"
+
+
+def test_measured_points_are_those_of_the_machine_and_algorithm():
+    assert len(measured("dgx_h100", "all_reduce", 8)) == 32
+    assert measured("hgx_h200", "all_reduce", 5, "ring") == [(2**33, pytest.approx(37716.508e-6))]
+    assert measured("dgx_h100", "all_gather", 8) == []
