@@ -16,9 +16,18 @@ class Work:
     flops: float
     bytes: float
     """Read from and written to HBM: weights, cache, inputs and outputs, each once."""
+    l2_bytes: float = 0.0
+    """Read from the L2 cache, where copies of something in HBM are read as often as there are copies."""
+    rows: int = 0
+    """Of a matmul's input: a single row is streamed, more of them are tiled; 0 for what is no matmul."""
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
+        return Work(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.l2_bytes + other.l2_bytes,
+            max(self.rows, other.rows),
+        )
 
 
 def matmul_rate(chip: Chip, dtype: str) -> float:
@@ -30,8 +39,13 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
 
 
 def roofline_s(chip: Chip, work: Work, dtype: str) -> float:
-    """max(FLOPs / reachable rate, bytes / reachable HBM bandwidth), without the fixed overhead per operation, s."""
-    return max(work.flops / matmul_rate(chip, dtype), work.bytes / (chip.hbm_bandwidth * chip.hbm_efficiency))
+    """max(FLOPs / reachable rate, bytes / reachable HBM or L2 bandwidth), without the overhead per operation, s."""
+    efficiency = chip.matmul_hbm_efficiency if work.rows > 1 else chip.hbm_efficiency
+    return max(
+        work.flops / matmul_rate(chip, dtype),
+        work.bytes / (chip.hbm_bandwidth * efficiency),
+        work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
+    )
 
 
 def duration_ps(chip: Chip, work: Work, dtype: str, share: float = 1.0) -> int:

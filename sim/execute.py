@@ -7,7 +7,7 @@ Looped collective matmuls run piece by piece over the very schedules that are si
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -52,7 +52,7 @@ class Execution:
         self.weights: Mapping[str, Array] = {}
         self.tokens: npt.NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self.layer = 0
-        self._cache: dict[int, tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
+        self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
         self._at = [
             dict(zip(dict(self.mesh), topology.coordinates(chip), strict=True)) for chip in range(topology.chips)
         ]
@@ -164,6 +164,18 @@ class Execution:
         pairs = zip(x.shards, weight.shards, strict=True)
         return Shards(tensor, tuple(_contract(a, x.tensor, w, weight.tensor) for a, w in pairs))
 
+    def matmul_all_reduce(self, x: Shards, weight: Shards, axes: Axes, chunks: int, name: str) -> Shards:
+        last = weight.tensor.dims[-1].name
+        product = sharding.matmul(x.tensor, weight.tensor)
+        pieces = [np.array_split(w, chunks, -1) for w in weight.shards]
+        summed = []
+        for i in range(chunks):
+            parts = tuple(_contract(a, x.tensor, w[i], weight.tensor) for a, w in zip(x.shards, pieces, strict=True))
+            summed.append(self._sums(Shards(product, parts), axes))
+        axis = _position(product, last)
+        shards = tuple(np.concatenate([piece[chip] for piece in summed], axis) for chip in self._chips)
+        return Shards(sharding.all_reduce(product, axes), shards)
+
     def mean_square(self, x: Shards, dim: str, name: str) -> Shards:
         axis = _position(x.tensor, dim)
         dims = tuple(d for d in x.tensor.dims if d.name != dim)
@@ -178,17 +190,42 @@ class Execution:
         return Shards(inputs[0].tensor, tuple(map(activation, *(value.shards for value in inputs))))
 
     def add(self, x: Shards, y: Shards, name: str) -> Shards:
-        if x.tensor != y.tensor:
-            raise LayoutError(f"add of {x.tensor} and {y.tensor}: both must be sharded alike")
-        return Shards(x.tensor, tuple(a + b for a, b in zip(x.shards, y.shards, strict=True)))
+        tensor = sharding.add(x.tensor, y.tensor)
+        return Shards(tensor, tuple(a + b for a, b in zip(x.shards, y.shards, strict=True)))
+
+    def norm(self, x: Shards, plus: Sequence[Shards], gain: Shards, name: str) -> tuple[Shards, Shards]:
+        tensor = sharding.norm(x.tensor, [value.tensor for value in plus], "E")
+        total = tuple(np.sum(parts, axis=0) for parts in zip(x.shards, *(v.shards for v in plus), strict=True))
+        shards = zip(total, gain.shards, strict=True)
+        normed = tuple(a / np.sqrt((a**2).mean(_position(tensor, "E"), keepdims=True)) * g for a, g in shards)
+        return Shards(tensor, total), Shards(tensor, normed)
+
+    def own_part(self, partial: Shards) -> Shards:
+        return Shards(sharding.own_part(partial.tensor), partial.shards)
+
+    def share(self, x: Shards, axes: Axes) -> Shards:
+        return Shards(sharding.share(x.tensor, axes), tuple(a / x.tensor.ways(axes) for a in x.shards))
+
+    def to_cache(self, q: Shards, k: Shards, v: Shards, name: str) -> tuple[Shards, Shards, Shards]:
+        return q, k, v
+
+    def split(self, x: Shards, dim: str, parts: int) -> tuple[Shards, ...]:
+        tensor, axis = sharding.split(x.tensor, dim, parts), _position(x.tensor, dim)
+        cut = [np.split(a, parts, axis) for a in x.shards]
+        return tuple(Shards(tensor, tuple(pieces[i] for pieces in cut)) for i in range(parts))
+
+    def join(self, parts: Sequence[Shards], dim: str) -> Shards:
+        axis = _position(parts[0].tensor, dim)
+        shards = zip(*(part.shards for part in parts), strict=True)
+        return Shards(sharding.join(parts[0].tensor, dim, len(parts)), tuple(np.concatenate(s, axis) for s in shards))
 
     def attention(self, q: Shards, k: Shards, v: Shards, name: str) -> Shards:
         keys, values = k.shards, v.shards
-        if self.layer in self._cache:
-            old_keys, old_values = self._cache[self.layer]
+        if (self.layer, name) in self._cache:
+            old_keys, old_values = self._cache[self.layer, name]
             keys = tuple(np.concatenate(pair, 1) for pair in zip(old_keys, keys, strict=True))
             values = tuple(np.concatenate(pair, 1) for pair in zip(old_values, values, strict=True))
-        self._cache[self.layer] = (keys, values)
+        self._cache[self.layer, name] = (keys, values)
         heads, positions = q.tensor.local_shape[_position(q.tensor, "H")], q.tensor.local_shape[1]
         shared_by = q.tensor.dim("H").size // k.tensor.dim("K").size
         new = q.tensor.dim("L").size
@@ -213,7 +250,7 @@ class Execution:
 
     def last_position(self, x: Shards) -> Shards:
         dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)
-        return Shards(Sharded(dims, x.tensor.mesh, x.tensor.dtype), tuple(a[:, -1:] for a in x.shards))
+        return Shards(replace(x.tensor, dims=dims), tuple(a[:, -1:] for a in x.shards))
 
     def sample(self, logits: Shards, name: str) -> Shards:
         axes, width = logits.tensor.dim("V").axes, logits.tensor.local_shape[-1]

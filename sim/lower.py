@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from sim.layouts import tensor_parallel_pass
 from sim.layouts.block import transformer_layer
 from sim.layouts.ends import embedding, unembedding
 from sim.lowering.dataflow import Lowering
-from sim.partition import LAYOUTS
+from sim.lowering.emitter import Placed
+from sim.partition import LAYOUTS, Partition
 from sim.program import Program
-from sim.specs import Scenario
+from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.topology.graph import Topology
 
 
@@ -34,27 +37,86 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
     Step time is linear in cache length where nothing changes from memory- to compute-bound, so the mean step is the
     mean of the steps. Layers are identical: two are lowered, and the second is repeated.
 
+    Args:
+        topology: `sim.placement.machine` of the scenario, or that folded.
+
     Raises:
         LayoutError: the mesh does not divide a dimension.
         NotFoldableError: `topology` is folded and chips would do different things.
     """
-    at = LAYOUTS[scenario.layout.ffn](tuple(axis.name for axis in topology.axes))
+    axes = tuple(axis.name for axis in topology.axes)
+    if scenario.layout.ffn == TENSOR_PARALLEL:
+        return _tensor_parallel(scenario, topology, Partition(e=(), f=axes))
+    at = LAYOUTS[scenario.layout.ffn](axes)
     flow = Lowering(scenario, topology, at)
     x = embedding(flow, at)
     ends = flow.stored_bytes()
-    mark = 0
-    for layer in range(min(scenario.layers, 2)):
-        mark = len(flow.builder)
-        flow.builder.layer = layer
-        x = transformer_layer(flow, x, at, scenario.model, scenario.block, scenario.layout.attention)
+
+    def one(_: Hashable, state: Sequence[Placed]) -> Sequence[Placed]:
+        return [transformer_layer(flow, state[0], at, scenario.model, scenario.block, scenario.layout.attention)]
+
+    (x,) = _layers(flow, ("layer",) * scenario.layers, one, [x])
     layer_bytes = flow.stored_bytes() - ends
-    if scenario.layers > 2:
-        (x,) = flow.to.repeat(mark, scenario.layers - 2, [x])
-    flow.builder.layer = -1
     unembedding(flow, x, at)
+    return _lowered(flow, scenario, (scenario.layers - 1) * layer_bytes)
+
+
+def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition) -> Lowered:
+    flow = Lowering(scenario, topology, at)
+    whole = tensor_parallel_pass.of(flow, scenario)
+    streams = whole.begin()
+    ends = flow.stored_bytes()
+    shape = [stream.shape for stream in streams]
+
+    def one(kind: str, state: Sequence[Placed]) -> Sequence[Placed]:
+        nonlocal shape
+        after = whole.layer(kind, tensor_parallel_pass.streams_of(shape, state))
+        shape = [stream.shape for stream in after]
+        return [value for stream in after for value in stream.values]
+
+    values = _layers(flow, whole.kinds, one, [value for stream in streams for value in stream.values])
+    layer_bytes = flow.stored_bytes() - ends
+    whole.end(tensor_parallel_pass.streams_of(shape, values))
+    return _lowered(flow, scenario, (scenario.layers - 1) * layer_bytes)
+
+
+def _layers(
+    flow: Lowering,
+    kinds: Sequence[str],
+    layer: Callable[[str, Sequence[Placed]], Sequence[Placed]],
+    state: Sequence[Placed],
+) -> Sequence[Placed]:
+    """Layers of the given kinds. A block of one or two layers that was just lowered twice is repeated from then on.
+
+    The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer.
+    """
+    edges = [len(flow.builder)]
+    i = 0
+    while i < len(kinds):
+        flow.builder.layer = i
+        state = layer(kinds[i], state)
+        i += 1
+        edges.append(len(flow.builder))
+        for period in (1, 2):
+            block, count = kinds[i - period : i], 0
+            if i < 2 * period or kinds[i - 2 * period : i - period] != block:
+                continue
+            before, start, end = edges[-1 - 2 * period], edges[-1 - period], edges[-1]
+            while start - before == end - start and kinds[i + count * period : i + (count + 1) * period] == block:
+                count += 1
+            if count:
+                state = flow.to.repeat(start, count, period, state)
+                edges += [len(flow.builder)] * (count * period)
+                i += count * period
+                break
+    flow.builder.layer = -1
+    return state
+
+
+def _lowered(flow: Lowering, scenario: Scenario, more_layers_bytes: float) -> Lowered:
     return Lowered(
         program=flow.builder.build(),
-        weights_bytes=flow.stored_bytes() + (scenario.layers - 1) * layer_bytes,
+        weights_bytes=flow.stored_bytes() + more_layers_bytes,
         kv_cache_bytes=scenario.layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
         gather_buffer_bytes=flow.gather_buffer_bytes,
         notes=tuple(flow.notes),

@@ -31,6 +31,8 @@ class Kind(IntEnum):
     """Start of a collective on a chip; flies for the launch overhead."""
     END = 3
     """All messages of a collective have arrived at a chip."""
+    EVENT = 4
+    """One stream of a chip waits for another, or the host launches an operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +167,12 @@ class ProgramBuilder:
         self._size += n
         return ids
 
-    def repeat(self, start: int, end: int, count: int) -> int:
+    def repeat(self, start: int, end: int, count: int, layers: int = 1) -> int:
         """Append `count` copies of the tasks start .. end-1, each a block later than the one before; return the shift.
 
-        The block must directly follow an equal block (its dependencies reach at most one block back), so that copy k
-        is the block with every id, dependency, layer and collective number moved on by k. Exact for identical layers.
+        The block, of `layers` layers, must directly follow an equal block (its dependencies reach at most one block
+        back), so that copy k is the block with every id, dependency, layer and collective number moved on by k. Exact
+        for identical layers.
 
         Raises:
             ValueError: a dependency reaches further back, or tasks were added after `end`.
@@ -188,7 +191,7 @@ class ProgramBuilder:
         collective = self._blocks["collective"][0][start:].astype(np.int32)
         first = int(collective.max(initial=-1))
         instances = len(np.unique(collective[collective >= 0]))
-        moved_on = {"layer": 1, "collective": instances}
+        moved_on = {"layer": layers, "collective": instances}
         k = np.arange(1, count + 1, dtype=np.int32)[:, None]
         for name in _COLUMNS:
             block = self._blocks[name][0][start:]

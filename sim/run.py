@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim import topology as machines
 from sim.closed_form import pope
 from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
 from sim.lower import Lowered, lower
+from sim.placement import machine
 from sim.report.memory import Memory
 from sim.report.report import ClosedForm, Report, build, together
 from sim.specs import Scenario, TorusSpec
@@ -147,7 +147,7 @@ def _pass(scenario: Scenario, found: _Simulated, latency_s: float | None) -> Pas
 
 def _simulate(scenario: Scenario) -> _Simulated:
     """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off."""
-    topology = machines.build(scenario.topology)
+    topology = machine(scenario)
     lowered = None
     if scenario.engine.fold == "auto" and topology.vertex_transitive:
         folded = topology.folded()

@@ -35,9 +35,11 @@ class Sharded:
     dtype: str = "bf16"
     partial: Axes = ()
     """Axes over which each chip holds a partial sum."""
+    differs: Axes = ()
+    """Axes along which what would be copies of one value are values of the chips' own."""
 
     def __post_init__(self) -> None:
-        used = [axis for dim in self.dims for axis in dim.axes] + list(self.partial)
+        used = [axis for dim in self.dims for axis in dim.axes] + [*self.partial, *self.differs]
         for axis in used:
             if axis not in dict(self.mesh):
                 raise LayoutError(f"{self}: mesh has no axis '{axis}'")
@@ -53,7 +55,8 @@ class Sharded:
 
     def __str__(self) -> str:
         text = "".join(dim.name + (f"_{''.join(dim.axes)} " if dim.axes else "") for dim in self.dims).strip()
-        return text + (f" (partial {''.join(self.partial)})" if self.partial else "")
+        partial = f" (partial {''.join(self.partial)})" if self.partial else ""
+        return text + partial + (f" (differs {''.join(self.differs)})" if self.differs else "")
 
     def dim(self, name: str) -> Dim:
         """The dimension of that letter. Raises LayoutError."""
@@ -125,6 +128,8 @@ def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
         raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: '{dim}' must be split innermost over these axes")
     if tensor.partial:
         raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: the partial sum must be reduced first")
+    if tensor.differs:
+        raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: chips have different values")
     return replace(tensor, dims=tensor._with(dim, have[: -len(axes)]))
 
 
@@ -163,6 +168,48 @@ def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
     return replace(tensor, dims=dims)
 
 
+def add(x: Sharded, y: Sharded) -> Sharded:
+    """x + y, sharded alike; where chips differ in one, they differ in the sum."""
+    if replace(x, differs=()) != replace(y, differs=()):
+        raise LayoutError(f"add of {x} and {y}: both must be sharded alike")
+    return replace(x, differs=tuple(dict.fromkeys(x.differs + y.differs)))
+
+
+def own_part(tensor: Sharded) -> Sharded:
+    """BLE (partial t) -> BLE (differs t): each chip takes its part for the whole."""
+    _need_partial(tensor, tensor.partial[:1], "own_part")
+    return replace(tensor, partial=(), differs=tensor.differs + tensor.partial)
+
+
+def share(tensor: Sharded, axes: Axes) -> Sharded:
+    """BLE, also BLE (differs t) -> BLE (partial t): each chip's value over the number of chips."""
+    return replace(tensor, partial=tensor.partial + axes, differs=_without(tensor.differs, axes))
+
+
+def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
+    """One of `parts` consecutive equal parts of a dimension that no axis splits."""
+    whole = tensor.dim(dim)
+    if whole.axes or whole.size % parts:
+        name = _MEANING.get(dim, dim)
+        raise LayoutError(f"{tensor} in {parts} parts: they must divide {name} = {whole.size}, whole on every chip")
+    dims = tuple(replace(d, size=d.size // parts) if d.name == dim else d for d in tensor.dims)
+    return replace(tensor, dims=dims)
+
+
+def join(tensor: Sharded, dim: str, parts: int) -> Sharded:
+    """The whole of which `split` made `tensor`."""
+    return replace(tensor, dims=tuple(replace(d, size=d.size * parts) if d.name == dim else d for d in tensor.dims))
+
+
+def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
+    """x + plus, to be normalised over `dim`, which must be whole."""
+    for other in plus:
+        x = add(x, other)
+    if x.partial or x.dim(dim).axes:
+        raise LayoutError(f"norm of {x}: needs '{dim}' whole and summed")
+    return x
+
+
 def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
     """Each chip keeps its own slice of a dimension that was replicated over `axes`; nothing moves."""
     return replace(tensor, dims=tensor._with(dim, tensor.dim(dim).axes + axes))
@@ -183,7 +230,10 @@ def matmul(x: Sharded, weight: Sharded) -> Sharded:
             raise LayoutError(f"matmul of {x} and {weight}: '{dim.name}' must have one size and one split in both")
     names = {dim.name for dim in contracted}
     dims = tuple(d for d in x.dims if d.name not in names) + tuple(d for d in weight.dims if d.name not in names)
-    return Sharded(dims, x.mesh, x.dtype, tuple(axis for dim in contracted for axis in dim.axes))
+    partial = tuple(axis for dim in contracted for axis in dim.axes)
+    split = {axis for dim in dims for axis in dim.axes}
+    # Where the result is split there are no copies that could differ: each chip's part comes from its own input.
+    return Sharded(dims, x.mesh, x.dtype, partial, _without(x.differs, (*split, *partial)))
 
 
 def matmul_flops(x: Sharded, weight: Sharded) -> int:
@@ -206,6 +256,8 @@ def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
         raise LayoutError(f"attention of {q}, {k}, {v}: the partial sum must be reduced first")
     if k != v or q.dim("B") != k.dim("B") or q.dim("L").size != k.dim("L").size:
         raise LayoutError(f"attention of {q}, {k}, {v}: batch must be split alike")
+    if q.differs:
+        raise LayoutError(f"attention of {q}, {k}, {v}: chips with the same heads have different queries")
     if k.dim("L").axes:
         raise LayoutError(f"attention of {q}, {k}, {v}: every position needs the keys of all earlier ones")
     if q.dim("H").size % k.dim("K").size:

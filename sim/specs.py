@@ -148,15 +148,26 @@ MAX_CHIPS = 2**16
 # --- names of what the code can do; tests hold them equal to the functions ------------------------------------------
 
 
+TENSOR_PARALLEL = "tensor_parallel"
+
+
 def _known_layout(name: str) -> str:
-    if name not in LAYOUTS:
-        raise wrong(rule=f"must be one of {', '.join(LAYOUTS)}", got=name, hint=suggest(name, LAYOUTS))
+    known = (*LAYOUTS, TENSOR_PARALLEL)
+    if name not in known:
+        raise wrong(rule=f"must be one of {', '.join(known)}", got=name, hint=suggest(name, known))
     return name
 
 
 Ffn = Annotated[
-    str, AfterValidator(_known_layout), WithJsonSchema({"type": "string", "enum": list(LAYOUTS), "title": "Ffn"})
+    str,
+    AfterValidator(_known_layout),
+    WithJsonSchema({"type": "string", "enum": [*LAYOUTS, TENSOR_PARALLEL], "title": "Ffn"}),
 ]
+
+Residual = Literal["standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"]
+"""How the halves of a layer are wired to the residual stream: `sim.layouts.residual`."""
+
+Overlap = Literal["none", "collective_matmul", "micro_batches", "chunked_matmul"]
 
 _ON_AXES = ("multi_axis", "bidirectional_ring", "ring", "line")
 _ON_ROUTES = ("one_shot", "halving_doubling")
@@ -216,9 +227,17 @@ class ChipSpec(Strict):
     hbm_bandwidth: Sourced[Bandwidth]
     hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of `hbm_bandwidth` in a streaming read."""
+    matmul_hbm_efficiency: Sourced[Fraction] | None = None
+    """The same in a matmul of more than one row, whose weights are read in tiles. Default: `hbm_efficiency`."""
+    l2_bandwidth: Sourced[Bandwidth] | None = None
+    """Reached rate of reads from the L2 cache, for expanded key-value heads. Default: such reads take no time."""
     hbm_capacity: Sourced[Size]
     op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time of every compute op beside its roofline time."""
+    launch: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
+    stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """Time from the end of a collective on a stream of its own to what waits for it on the compute stream."""
     elementwise: Literal["fused", "kernel"] = "fused"
     """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are own ops."""
     attention: Literal["fused", "unfused"] = "unfused"
@@ -441,6 +460,8 @@ class Model(Strict):
     ffn: Literal["swiglu", "mlp"]
     """swiglu: three matrices of width d_ff; mlp: two."""
     block: Literal["parallel", "serial"]
+    tied: bool = True
+    """Whether the LM head is the embedding's table."""
     nominal_parameters: Annotated[float, Field(gt=0, le=_LARGEST, allow_inf_nan=False)]
     """Parameters as published; MFU counts these, not the padding (Pope et al. section 2)."""
 
@@ -473,6 +494,17 @@ class Workload(Strict):
     weights: Dtype
     activations: Dtype = "bf16"
     kv_cache: Dtype = "bf16"
+    sampling: Literal["greedy", "top_k"] = "greedy"
+    """How the next token is drawn; top_k: softmax, top-k and a draw, each over the whole vocabulary."""
+    static_cache: Count | None = None
+    """Positions of a cache of fixed length, all of which every pass attends to, masked. Default: as long as filled."""
+
+    @model_validator(mode="after")
+    def _static_cache_holds_all(self) -> Self:
+        needed = (self.prompt or 0) + (self.context or 0) + (self.generate or 0)
+        if self.static_cache is not None and self.static_cache < needed:
+            raise wrong("static_cache", rule=f"must hold all {needed} tokens of a sequence", got=self.static_cache)
+        return self
 
     @model_validator(mode="after")
     def _phase_has_its_tokens(self) -> Self:
@@ -503,14 +535,16 @@ class Workload(Strict):
     @property
     def mean_cache_length(self) -> float:
         """Tokens per sequence that attention reads in a step, the current ones included, averaged over the steps."""
-        return (
-            float(self.prompt or 0) if self.phase == "prefill" else (self.context or 0) + ((self.generate or 1) + 1) / 2
-        )
+        if self.static_cache is not None:
+            return float(self.static_cache)
+        if self.phase == "prefill":
+            return float(self.prompt or 0)
+        return (self.context or 0) + ((self.generate or 1) + 1) / 2
 
     @property
     def final_cache_length(self) -> int:
-        """Tokens per sequence in the KV cache after the last step."""
-        return (self.prompt or 0) + (self.context or 0) + (self.generate or 0)
+        """Tokens per sequence for which the KV cache has room after the last step."""
+        return self.static_cache or (self.prompt or 0) + (self.context or 0) + (self.generate or 0)
 
     @property
     def phases(self) -> tuple[Workload, ...]:
@@ -534,7 +568,21 @@ class PhaseLayout(Strict):
 
     ffn: Ffn | None = None
     attention: Literal["heads", "batch"] | None = None
-    overlap: Literal["none", "collective_matmul"] | None = None
+    overlap: Overlap | None = None
+
+
+class Hybrid(Strict):
+    """Of the hybrid residual."""
+
+    ladder_layers: Count
+    """Layers at the end that are Ladder; those before are standard."""
+
+
+class Mesh(Strict):
+    """Chips of a switch or graph by what they do."""
+
+    tensor: Count | None = None
+    """Tensor-parallel chips, the machine's first. Default: all."""
 
 
 class LayoutSpec(Strict):
@@ -542,11 +590,59 @@ class LayoutSpec(Strict):
 
     ffn: Ffn
     attention: Literal["heads", "batch"]
-    overlap: Literal["none", "collective_matmul"] = "none"
+    overlap: Overlap = "none"
     block: Literal["parallel", "serial"] | None = None
     """Default: the model's."""
+    residual: Residual | None = None
+    """Of tensor_parallel. Default: parallel for a parallel block, else standard."""
+    hybrid: Hybrid | None = None
+    """Of `residual: hybrid`."""
+    mesh: Mesh = Mesh()
+    sequence_parallel: bool = False
+    """Of tensor_parallel: the residual stream and its norms split over tokens (Korthikanti et al. 2022)."""
+    communication: Literal["compute_stream", "own_stream"] | None = None
+    """Where collectives run. Default: own_stream for tensor_parallel, else compute_stream (operations in order)."""
+    chunks: Annotated[int, Field(ge=2, le=64)] = 4
+    """Of `overlap: chunked_matmul`: pieces of a matmul whose sums are made while the next piece computes."""
+    head: Literal["sharded", "replicated"] = "sharded"
+    """Of tensor_parallel: embedding and LM head split over the vocabulary, or whole on every chip."""
+    logits: Literal["last", "every"] = "last"
+    """Whether a prefill computes logits of its last position, or of every one."""
+    kv_heads: Literal["shared", "expanded"] = "shared"
+    """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
+    graph_capture: bool = True
+    """Whether ops are launched by a captured graph; else the host launches one after the other (chip.launch)."""
     prefill: PhaseLayout = PhaseLayout()
     decode: PhaseLayout = PhaseLayout()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.ffn != TENSOR_PARALLEL:
+            if self.overlap not in ("none", "collective_matmul"):
+                raise wrong("overlap", rule=f"'{self.overlap}' is of layout '{TENSOR_PARALLEL}'", got=self.ffn)
+            for name in ("residual", "hybrid", "mesh", "sequence_parallel", "head", "logits"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise wrong(name, rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
+            return self
+        if self.attention != "heads":
+            raise wrong("attention", rule=f"layout '{TENSOR_PARALLEL}' splits heads", got=self.attention)
+        if self.overlap == "collective_matmul":
+            hint = "chunked_matmul, or micro_batches"
+            raise wrong("overlap", rule=f"layout '{TENSOR_PARALLEL}' has no such loop", got=self.overlap, hint=hint)
+        if (self.residual == "hybrid") != (self.hybrid is not None):
+            raise wrong("hybrid", rule="goes with 'residual: hybrid'", hint="hybrid: {ladder_layers: 16}")
+        if self.overlap == "micro_batches" and self.residual not in (None, "standard"):
+            raise wrong("overlap", rule="micro_batches overlaps the standard residual", got=self.residual)
+        if self.overlap == "chunked_matmul" and self.residual not in (None, "standard", "ladder", "hybrid"):
+            rule = "chunked_matmul sums the last matmul of every half, each by itself"
+            raise wrong("overlap", rule=rule, got=self.residual)
+        if self.sequence_parallel:
+            if self.overlap != "none":
+                raise wrong("overlap", rule="sequence_parallel goes with 'none'", got=self.overlap)
+            if self.residual in ("desync2", "desync4", "no_communication"):
+                rule = "chips that differ in the residual stream cannot split it over tokens"
+                raise wrong("sequence_parallel", rule=rule, got=self.residual)
+        return self
 
     def during(self, phase: str) -> LayoutSpec:
         """The layout of one phase."""
@@ -614,6 +710,19 @@ SweepSpec = Annotated[dict[str, SweepAxis], Field(min_length=1)]
 """The axes of a sweep, outermost first: values of a dotted field, or a name of one's own with variants."""
 
 
+_STREAM_OF = {TENSOR_PARALLEL: "own_stream"}
+"""Where a layout's collectives run by default, if not on the compute stream."""
+
+
+def chips_of(machine: TopologySpec) -> int:
+    """Number of chips of a machine."""
+    if isinstance(machine, TorusSpec):
+        return math.prod(axis.size for axis in machine.axes.values())
+    if isinstance(machine, SwitchSpec):
+        return machine.chips
+    return sum(kind == "chip" for kind in machine.nodes.values())
+
+
 class Scenario(Strict):
     """One experiment: a model, on a machine, under a workload, partitioned by a layout."""
 
@@ -660,15 +769,44 @@ class Scenario(Strict):
         if dtype not in chip.peak:
             rule = f"must be a type that chip '{chip.name}' has a peak for"
             raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
-        if not isinstance(self.topology, TorusSpec):
-            rule = f"layout '{self.layout.ffn}' needs a machine of kind 'torus'"
+        tensor, torus = self.layout.ffn == TENSOR_PARALLEL, isinstance(self.topology, TorusSpec)
+        if tensor == torus:
+            kinds = "'switch' or 'graph'" if tensor else "'torus'"
+            rule = f"layout '{self.layout.ffn}' needs a machine of kind {kinds}"
             raise wrong("topology", "kind", rule=rule, got=self.topology.kind)
+        if not torus and (self.layout.mesh.tensor or 1) > (chips := chips_of(self.topology)):
+            rule = f"must be at most the machine's {chips} chips"
+            raise wrong("layout", "mesh", "tensor", rule=rule, got=self.layout.mesh.tensor)
+        return self
+
+    @model_validator(mode="after")
+    def _residual_fits(self) -> Self:
+        if self.layout.residual not in (None, "parallel", "no_communication") and self.block == "parallel":
+            rule = "a parallel block has one residual addition per layer"
+            raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint="layout.block: serial")
+        if self.layout.overlap in ("micro_batches", "chunked_matmul") and self.residual == "parallel":
+            rule = f"'{self.layout.overlap}' is of a serial block"
+            raise wrong("layout", "overlap", rule=rule, got=self.layout.overlap, hint="layout.block: serial")
+        if self.layout.hybrid and self.layout.hybrid.ladder_layers > self.model.layers:
+            rule = f"must be at most the model's {self.model.layers} layers"
+            got = self.layout.hybrid.ladder_layers
+            raise wrong("layout", "hybrid", "ladder_layers", rule=rule, got=got)
         return self
 
     @property
     def layers(self) -> int:
         """Layers simulated."""
         return self.model.layers if self.engine.layers == "all" else min(self.engine.layers, self.model.layers)
+
+    @property
+    def residual(self) -> str:
+        """Name of the residual scheme."""
+        return self.layout.residual or ("parallel" if self.block == "parallel" else "standard")
+
+    @property
+    def own_stream(self) -> bool:
+        """Whether collectives run on a stream of their own."""
+        return (self.layout.communication or _STREAM_OF.get(self.layout.ffn)) == "own_stream"
 
     @property
     def block(self) -> str:

@@ -16,6 +16,7 @@ ORDER = [
     "schema",
     "closed_form",
     "topology",
+    "placement",
     "program",
     "collectives",
     "sharding",

@@ -32,7 +32,7 @@ def by_heads(flow: Dataflow[V], q: V, y: V, at: Partition, model: Model) -> V:
     if model.kv_heads == model.heads:
         k, v = _own_heads(flow, y, at, into)
         return flow.attention(q, k, v, "attention")
-    split = _dividing(at.f, model.kv_heads, flow)
+    split = dividing(at.f, model.kv_heads, flow)
     if into == "B":
         k, v = flow.matmul_reduce_scatter(y, [(w, "B") for w in _weights(flow, at, split)], at.e, "kv")
         return flow.attention(q, k, v, "attention")
@@ -106,7 +106,7 @@ def _scattered(q: Sharded, e: Axes) -> str:
     return next((dim.name for dim in q.dims if e and dim.axes[-len(e) :] == e), "H")
 
 
-def _dividing(axes: Axes, heads: int, flow: Dataflow[V]) -> Axes:
+def dividing(axes: Axes, heads: int, flow: Dataflow[V]) -> Axes:
     """The outermost axes that divide the heads."""
     lengths = dict(flow.mesh)
     count = 0

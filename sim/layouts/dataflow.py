@@ -65,11 +65,17 @@ class Dataflow(Protocol[V]):
     def all_gather_matmul(self, factors: Sequence[tuple[V, str, V]], axes: Axes, name: str) -> V:
         """Gather each (value, dimension, weight) over `axes`, multiply, add the products; may be looped."""
 
+    def matmul_all_reduce(self, x: V, weight: V, axes: Axes, chunks: int, name: str) -> V:
+        """`x` times `weight` in pieces of its columns, each summed over `axes` while the next is multiplied."""
+
     def mean_square(self, x: V, dim: str, name: str) -> V:
         """Mean of x^2 over `dim` (32-bit), a partial sum over the axes that split it."""
 
     def scale(self, x: V, mean_square: V, gain: V, name: str) -> V:
         """RMS norm: x / sqrt(mean_square) * gain."""
+
+    def norm(self, x: V, plus: Sequence[V], gain: V, name: str) -> tuple[V, V]:
+        """(x + plus, its RMS norm x gain) in one kernel; the normalised dimension is whole."""
 
     def activate(self, inputs: Sequence[V], name: str) -> V:
         """SwiGLU of (gate, up), or GELU of one input."""
@@ -79,6 +85,21 @@ class Dataflow(Protocol[V]):
 
     def add(self, x: V, y: V, name: str) -> V:
         """x + y."""
+
+    def own_part(self, partial: V) -> V:
+        """A partial sum as it is, in place of the sum: from here on chips differ. Nothing moves."""
+
+    def share(self, x: V, axes: Axes) -> V:
+        """x / chips as a partial sum over `axes`: summed, the mean of the chips' values. Rides in what adds it."""
+
+    def to_cache(self, q: V, k: V, v: V, name: str) -> tuple[V, V, V]:
+        """Rotary embedding of q and k, and k and v written to the cache: what it costs; values stay as they are."""
+
+    def split(self, x: V, dim: str, parts: int) -> tuple[V, ...]:
+        """Consecutive parts of a dimension that no axis splits. Nothing moves."""
+
+    def join(self, parts: Sequence[V], dim: str) -> V:
+        """The reverse of `split`."""
 
     def embed(self, table: V, name: str) -> V:
         """Rows of the table V_aE for the tokens of this pass: BLE, a partial sum over the axes that split it."""

@@ -8,10 +8,10 @@ arrival of its shard, and the next shard moves under it (Pope et al. section 3.5
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sim import sharding
 from sim.costs import Work
-from sim.errors import LayoutError
 from sim.looped import gathered_axes
 from sim.lowering.emitter import Emitter, Placed
 from sim.lowering.loops import gathering_loop, loops, scattering_loop, weight_loop
@@ -21,6 +21,9 @@ from sim.partition import Axes, Partition
 from sim.sharding import ITEM_BYTES, Sharded
 from sim.specs import Scenario
 from sim.topology.graph import Topology
+
+_TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
+"""Kernels of drawing from the k largest of 32-bit logits: name, and how often they read and write all of them."""
 
 
 class Lowering:
@@ -33,8 +36,7 @@ class Lowering:
         self.builder = self.to.builder
         self.weights: dict[str, Sharded] = {}
         """Weights as stored, by name."""
-        self.cache_bytes_per_position = 0.0
-        """KV cache of one layer, per chip and cached position."""
+        self._cache_bytes: dict[str, float] = {}
         self.gather_buffer_bytes = 0.0
         """Most bytes of gathered weights that a chip holds at once."""
         self.notes: list[str] = []
@@ -80,6 +82,11 @@ class Lowering:
         """Bytes of the weights named so far, per chip."""
         return float(sum(tensor.local_bytes for tensor in self.weights.values()))
 
+    @property
+    def cache_bytes_per_position(self) -> float:
+        """KV cache of one layer, per chip and cached position."""
+        return sum(self._cache_bytes.values())
+
     # --- collectives -------------------------------------------------------------------------------------------------
 
     def all_gather(self, values: Sequence[tuple[Placed, str]], axes: Axes, name: str) -> tuple[Placed, ...]:
@@ -124,27 +131,58 @@ class Lowering:
     def scale(self, x: Placed, mean_square: Placed, gain: Placed, name: str) -> Placed:
         return self._elementwise(f"{name} scale", [x, mean_square, gain], x.tensor)
 
+    def norm(self, x: Placed, plus: Sequence[Placed], gain: Placed, name: str) -> tuple[Placed, Placed]:
+        result = sharding.norm(x.tensor, [value.tensor for value in plus], "E")
+        written = [result, result] if plus else [result]
+        done = self._elementwise(name, [x, *plus, gain], result, written)
+        return (done if plus else x), done
+
     def activate(self, inputs: Sequence[Placed], name: str) -> Placed:
         return self._elementwise(name, inputs, inputs[0].tensor)
 
     def add(self, x: Placed, y: Placed, name: str) -> Placed:
-        if x.tensor != y.tensor:
-            raise LayoutError(f"add of {x.tensor} and {y.tensor}: both must be sharded alike")
-        return self._elementwise(f"{name} add", [x, y], x.tensor)
+        return self._elementwise(f"{name} add", [x, y], sharding.add(x.tensor, y.tensor))
+
+    def own_part(self, partial: Placed) -> Placed:
+        return Placed(sharding.own_part(partial.tensor), partial.after)
+
+    def share(self, x: Placed, axes: Axes) -> Placed:
+        return Placed(sharding.share(x.tensor, axes), x.after)
+
+    def split(self, x: Placed, dim: str, parts: int) -> tuple[Placed, ...]:
+        return (Placed(sharding.split(x.tensor, dim, parts), x.after),) * parts
+
+    def join(self, parts: Sequence[Placed], dim: str) -> Placed:
+        return Placed(sharding.join(parts[0].tensor, dim, len(parts)), _tasks(parts))
+
+    def to_cache(self, q: Placed, k: Placed, v: Placed, name: str) -> tuple[Placed, Placed, Placed]:
+        tensors = [q.tensor, k.tensor, v.tensor]
+        done = self._elementwise(name, [q, k, v], q.tensor, tensors).after
+        return Placed(q.tensor, done), Placed(k.tensor, done), Placed(v.tensor, done)
 
     def attention(self, q: Placed, k: Placed, v: Placed, name: str) -> Placed:
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
         workload, chip = self.scenario.workload, self.topology.chip
         batch, _, heads, _ = k.tensor.local_shape
         per_head = 2 * batch * self._sizes["Q"] * ITEM_BYTES[workload.kv_cache]
-        self.cache_bytes_per_position = per_head * heads
-        read = per_head * sharding.key_value_heads_used(q.tensor, k.tensor) * workload.mean_cache_length
-        scores = q.tensor.local_elements // self._sizes["Q"] * workload.mean_cache_length
-        moved = read + q.tensor.local_bytes + result.local_bytes
-        if not chip.fuses_attention:
-            moved += 2 * scores * ITEM_BYTES["f32"]  # scores written, and read again for the values
-        work = Work(2 * 2 * scores * self._sizes["Q"], moved)
-        return Placed(result, self.to.compute(name, work, _tasks([q, k, v])))
+        self._cache_bytes[name] = per_head * heads
+        length = workload.mean_cache_length
+        read = per_head * sharding.key_value_heads_used(q.tensor, k.tensor) * length
+        copied = per_head * q.tensor.local_shape[2] * length if self.scenario.layout.kv_heads == "expanded" else 0.0
+        scores = q.tensor.local_elements // self._sizes["Q"] * length
+        flops = 2 * 2 * scores * self._sizes["Q"]
+        moved = q.tensor.local_bytes + result.local_bytes
+        inputs = _tasks([q, k, v])
+        if chip.fuses_attention:
+            return Placed(result, self.to.compute(name, Work(flops, read + moved, copied), inputs))
+        if chip.fuses_elementwise:  # scores written, and read again for the values
+            work = Work(flops, read + moved + 2 * scores * ITEM_BYTES["f32"], copied)
+            return Placed(result, self.to.compute(name, work, inputs))
+        score_bytes = scores * ITEM_BYTES[workload.activations]
+        half = Work(flops / 2, (read + moved) / 2 + score_bytes, copied / 2)
+        done = self.to.compute(f"{name} scores", half, inputs)
+        done = self.to.compute(f"{name} softmax", Work(0.0, 2 * score_bytes), done)
+        return Placed(result, self.to.compute(f"{name} values", half, done))
 
     def embed(self, table: Placed, name: str) -> Placed:
         axes = table.tensor.dim("V").axes
@@ -153,17 +191,23 @@ class Lowering:
 
     def last_position(self, x: Placed) -> Placed:
         dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)
-        return Placed(Sharded(dims, x.tensor.mesh, x.tensor.dtype), x.after)
+        return Placed(replace(x.tensor, dims=dims), x.after)
 
     def sample(self, logits: Placed, name: str) -> Placed:
         batch, axes = logits.tensor.dim("B").size, logits.tensor.dim("V").axes
-        best = self._elementwise(name, [logits], logits.tensor, read_only=True)
+        for step, read, written in _TOP_K if self.scenario.workload.sampling == "top_k" else ():
+            size = logits.tensor.local_elements * ITEM_BYTES["f32"]
+            done = self.to.compute(f"{name} {step}", Work(0.0, (read + written) * size), logits.after)
+            logits = Placed(logits.tensor, done)
+        best = self._elementwise(name, [logits], logits.tensor, ())
         pair = ITEM_BYTES["f32"] + ITEM_BYTES["int32"]  # each chip's largest logit and its token
         result = Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32")
         size = batch * pair * self.to.ways(axes)
         return self._collective("all_gather", axes, size, name, [best], [result])[0]
 
-    def _elementwise(self, op: str, inputs: Sequence[Placed], result: Sharded, *, read_only: bool = False) -> Placed:
+    def _elementwise(
+        self, op: str, inputs: Sequence[Placed], result: Sharded, written: Sequence[Sharded] | None = None
+    ) -> Placed:
         """A norm, activation or add, each tensor read or written once: an op only where the compiler does not fuse it.
 
         Fused, it rides on the compute stream's next operation, which then waits for all its inputs.
@@ -172,7 +216,7 @@ class Lowering:
         if self.topology.chip.fuses_elementwise:
             streams = self.to.streams
             return Placed(result, (*streams.last("compute"), *streams.missing("compute", tasks)))
-        moved = [*(value.tensor for value in inputs), *([] if read_only else [result])]
+        moved = [*(value.tensor for value in inputs), *([result] if written is None else written)]
         return Placed(result, self.to.compute(op, Work(0.0, sum(t.local_bytes for t in moved)), tasks))
 
     def _multiply(
@@ -223,6 +267,16 @@ class Lowering:
         return self.reduce_scatter(
             [(value, into) for value, (_, into) in zip(values, weights, strict=True)], axes, name
         )
+
+    def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str) -> Placed:
+        product = sharding.matmul(x.tensor, weight.tensor)
+        result = sharding.all_reduce(product, axes)
+        work = matmul_work([(x.tensor, weight.tensor)], [product])
+        done: Tasks = ()
+        for _ in range(chunks):
+            piece = self.to.compute(name, work, x.after, 1 / chunks)
+            done = (*done, *self.to.collective("all_reduce", axes, result.local_bytes / chunks, name, piece))
+        return Placed(result, done)
 
 
 def _tasks(values: Sequence[Placed]) -> Tasks:

@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from sim import units
 from sim.collectives import schedule
 from sim.collectives.emit import emit
 from sim.collectives.schedule import Schedule
@@ -38,8 +39,10 @@ class Emitter:
         self.scenario, self.topology = scenario, topology
         self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
         compute = [f"{chip}:compute" for chip in range(topology.chips)]
-        self.builder = ProgramBuilder([*compute, *(link.name for link in topology.links)])
-        self.streams = Streams(one=True)
+        links = [link.name for link in topology.links]
+        hosts = [f"{chip}:host" for chip in range(topology.chips)]
+        self.builder = ProgramBuilder([*compute, *links, *([] if scenario.layout.graph_capture else hosts)])
+        self.streams = Streams(one=not scenario.own_stream)
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
     def compute(self, op: str, work: Work, inputs: Tasks = (), share: float = 1.0) -> Tasks:
@@ -51,7 +54,7 @@ class Emitter:
             self.chips,
             busy_ps=duration_ps(self.topology.chip, work, self.scenario.workload.activations, share),
             resource=self.chips,
-            deps=waits,
+            deps=(*waits, *self._launch(op)),
             bytes=work.bytes * share,
             flops=work.flops * share,
         )
@@ -64,13 +67,25 @@ class Emitter:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind))
         waits = self.streams.waits("communication", inputs)
-        end = emit(self.builder, self.topology, plan, size, self.label(kind, axes, name), waits).end
+        op = self.label(kind, axes, name)
+        end = emit(self.builder, self.topology, plan, size, op, (*waits, *self._launch(op))).end
         self.streams.put("communication", waits, (end,))
-        return (end,)
+        wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
+        if self.streams.one or not wait_ps:
+            return (end,)
+        return (self.builder.add(op, Kind.EVENT, self.chips, flight_ps=wait_ps, deps=(end,)),)
 
-    def repeat(self, start: int, count: int, state: Sequence[Placed]) -> tuple[Placed, ...]:
-        """Append `count` copies of the tasks from `start` on; the values that the last of them leaves."""
-        shift = self.builder.repeat(start, len(self.builder), count)
+    def _launch(self, op: str) -> Tasks:
+        """The host's launches of an operation, one after the other, where no graph was captured."""
+        if self.scenario.layout.graph_capture:
+            return ()
+        launch_ps = units.to_ps(self.topology.chip.launch_s)
+        host = self.chips + np.int32(self.topology.chips + len(self.topology.links))
+        return (self.builder.add(op, Kind.EVENT, self.chips, busy_ps=launch_ps, resource=host),)
+
+    def repeat(self, start: int, count: int, layers: int, state: Sequence[Placed]) -> tuple[Placed, ...]:
+        """Append `count` copies of the tasks from `start` on, of so many layers; the values that the last leaves."""
+        shift = self.builder.repeat(start, len(self.builder), count, layers)
         self.streams.shift(start, shift)
         return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 
 from sim import sharding
 from sim.costs import Work
@@ -16,7 +16,8 @@ def matmul_work(pairs: Sequence[tuple[Sharded, Sharded]], outputs: Sequence[Shar
     flops = sum(sharding.matmul_flops(x, weight) for x, weight in pairs)
     inputs = {id(x): x for x, _ in pairs}.values()
     moved = [*inputs, *(weight for _, weight in pairs), *outputs]
-    return Work(float(flops), float(sum(tensor.local_bytes for tensor in moved)))
+    rows = max(prod(dim for dim, own in zip(x.local_shape, x.dims, strict=True) if own.name in "BL") for x, _ in pairs)
+    return Work(float(flops), float(sum(tensor.local_bytes for tensor in moved)), rows=rows)
 
 
 def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Sharded:

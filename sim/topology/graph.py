@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,9 +28,15 @@ class Chip:
     hbm_bandwidth: float
     """Bytes/s."""
     hbm_efficiency: float
+    matmul_hbm_efficiency: float
+    """Of matmuls of more than one row."""
+    l2_bandwidth: float
+    """Bytes/s, as reached."""
     hbm_capacity: float
     """Bytes."""
     op_overhead_s: float
+    stream_wait_s: float
+    launch_s: float
     fuses_elementwise: bool
     fuses_attention: bool
 
@@ -41,9 +48,13 @@ class Chip:
             matmul_efficiency=spec.matmul_efficiency.value,
             hbm_bandwidth=spec.hbm_bandwidth.value,
             hbm_efficiency=spec.hbm_efficiency.value,
+            matmul_hbm_efficiency=(spec.matmul_hbm_efficiency or spec.hbm_efficiency).value,
+            l2_bandwidth=spec.l2_bandwidth.value if spec.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
             op_overhead_s=spec.op_overhead.value,
             fuses_elementwise=spec.elementwise == "fused",
+            stream_wait_s=spec.stream_wait.value,
+            launch_s=spec.launch.value,
             fuses_attention=spec.attention == "fused",
         )
 

@@ -1,0 +1,110 @@
+"""One forward pass of a tensor-parallel model: embedding, layers of a residual scheme, logits and the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Generic
+
+from sim.layouts.dataflow import Dataflow, V
+from sim.layouts.residual import LAYERS, SCHEMES, Stream, standard
+from sim.layouts.tensor_parallel import TensorParallel
+from sim.specs import Scenario
+
+MICRO_BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pass(Generic[V]):
+    """The pass, piece by piece, so that an interpreter can do something between layers."""
+
+    layers: tuple[TensorParallel[V], ...]
+    """One, or one for each part of the batch."""
+    kinds: tuple[str, ...]
+    """Of each layer."""
+    head_split: str
+    """Axes of the vocabulary in embedding and LM head, as notation."""
+    every_position: bool
+    tied: bool
+
+    @property
+    def one(self) -> TensorParallel[V]:
+        return replace(self.layers[0], part="")
+
+    @property
+    def flow(self) -> Dataflow[V]:
+        return self.layers[0].flow
+
+    def begin(self) -> tuple[Stream[V], ...]:
+        """The embedded tokens, for each part of the batch."""
+        table = self.flow.weight("embedding", *2 * (f"V{self.head_split} E",))
+        x = self.flow.embed(table, "embedding")
+        if self.head_split:
+            (x,) = self.flow.all_reduce([x], self.one.axes, "embedding")
+        if self.one.tokens:
+            x = self.flow.local_slice(x, self.one.tokens, self.one.axes)
+        if len(self.layers) == 1:
+            return (Stream(x),)
+        return tuple(Stream(part) for part in self.flow.split(x, "B", len(self.layers)))
+
+    def layer(self, kind: str, streams: Sequence[Stream[V]]) -> tuple[Stream[V], ...]:
+        if len(streams) > 1:
+            return standard(self.layers, streams)
+        return (LAYERS[kind](self.layers[0], streams[0]),)
+
+    def end(self, streams: Sequence[Stream[V]]) -> tuple[V, V]:
+        """(logits, next token of each sequence)."""
+        flow, whole = self.flow, streams[0]
+        if len(streams) > 1:
+            parts = [part.values for part in streams]
+            whole = streams_of([whole.shape], [flow.join(values, "B") for values in zip(*parts, strict=True)])[0]
+        if not self.one.tokens and not self.every_position:
+            whole = streams_of([whole.shape], [flow.last_position(value) for value in whole.values])[0]
+        _, y = self.one.norm(whole.x, whole.waiting, "final_norm")
+        y = self.one.enter(y, "final_norm")
+        if self.one.tokens and not self.every_position:
+            y = flow.last_position(y)
+        name = "embedding" if self.tied else "lm_head"
+        (logits,) = flow.matmul(y, [flow.weight(name, *2 * (f"V{self.head_split} E",))], "logits")
+        return logits, flow.sample(flow.last_position(logits), "token")
+
+
+def of(flow: Dataflow[V], scenario: Scenario) -> Pass[V]:
+    """The pass of a scenario."""
+    layout, workload, axes = scenario.layout, scenario.workload, tuple(axis for axis, _ in flow.mesh)
+    hybrid = layout.hybrid.ladder_layers if layout.hybrid else 0
+    return Pass(
+        layers=parts(
+            TensorParallel(
+                flow,
+                scenario.model,
+                axes,
+                tokens=_tokens(layout.sequence_parallel, workload.tokens_per_step),
+                chunks=layout.chunks if layout.overlap == "chunked_matmul" else 1,
+            ),
+            MICRO_BATCHES if layout.overlap == "micro_batches" else 1,
+        ),
+        kinds=SCHEMES[scenario.residual](scenario.model.layers, hybrid)[: scenario.layers],
+        head_split="_" + "".join(axes) if layout.head == "sharded" else "",
+        every_position=layout.logits == "every",
+        tied=scenario.model.tied,
+    )
+
+
+def parts(layer: TensorParallel[V], count: int) -> tuple[TensorParallel[V], ...]:
+    """The layer for each part of the batch."""
+    return tuple(replace(layer, part=f" {i}") for i in range(count)) if count > 1 else (layer,)
+
+
+def streams_of(shapes: Sequence[tuple[bool, bool]], values: Sequence[V]) -> tuple[Stream[V], ...]:
+    """Streams from their values in a row (see `Stream.values`), by what each has waiting."""
+    rest = iter(values)
+    return tuple(
+        Stream(next(rest), next(rest) if attention else None, next(rest) if mlp else None) for attention, mlp in shapes
+    )
+
+
+def _tokens(sequence_parallel: bool, positions: int) -> str:
+    if not sequence_parallel:
+        return ""
+    return "L" if positions > 1 else "B"
