@@ -149,7 +149,7 @@ def _simulate(scenario: Scenario) -> _Simulated:
     """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off."""
     topology = machine(scenario)
     lowered = None
-    if scenario.engine.fold == "auto" and topology.vertex_transitive:
+    if scenario.engine.fold == "auto" and topology.kind == "torus" and topology.vertex_transitive:
         folded = topology.folded()
         with suppress(NotFoldableError):
             lowered, topology = lower(scenario, folded), folded

@@ -165,7 +165,11 @@ def test_a_value_is_met_with_its_rule(field, value, message):
         ("workload.phase", "prefil", "must be one of prefill, decode, generate, got 'prefil'; did you mean 'prefill'?"),
         ("workload.weights", "int4", "must be one of bf16, fp16, int8, got 'int4'; did you mean 'int8'?"),
         ("layout.attention", "head", "must be one of heads, batch, got 'head'; did you mean 'heads'?"),
-        ("layout.overlap", "non", "must be one of none, collective_matmul, micro_batches, chunked_matmul, got 'non'; did you mean 'none'?"),
+        (
+            "layout.overlap",
+            "non",
+            "must be one of none, collective_matmul, micro_batches, chunked_matmul, got 'non'; did you mean 'none'?",
+        ),
         ("collectives.allgather", "ring", "unknown collective; did you mean 'all_gather'?"),
         ("collectives.permute", "tree", "no algorithm of permute, got 'tree'; choose from neighbour"),
         (

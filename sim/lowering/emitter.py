@@ -65,7 +65,7 @@ class Emitter:
         """A collective of `size` bytes; the tasks that end it, on one chip those of its inputs."""
         if self.ways(axes) == 1:
             return inputs
-        plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind))
+        plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
         waits = self.streams.waits("communication", inputs)
         op = self.label(kind, axes, name)
         end = emit(self.builder, self.topology, plan, size, op, (*waits, *self._launch(op))).end
