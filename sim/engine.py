@@ -7,6 +7,12 @@ do not depend on the order of events. A task without resources starts the moment
 instant, that end is one of the instant's arrivals. A task that takes no time but holds resources ends in the instant's
 next round.
 
+Interference: a task may slow a resource (`Program.slows`), from its start by a positive `slow_ppm`, or back to what it
+was from its end by a negative one. All that slow a resource at once add up. While the rate of its resource is less than
+one, a task advances by rate x time; with several resources, at the least of their rates. Work is counted in millionths
+of a picosecond, so rates apply exactly from the instant they change, and a task is done at the first whole picosecond
+at which nothing is left. A rate never falls below LEAST_PPM.
+
 The least key of all queued tasks heads every queue it stands in, so queues alone cannot deadlock: only a dependency
 that never ends can, and that raises `DeadlockError`.
 
@@ -23,8 +29,11 @@ import numpy as np
 import simpy
 
 from sim.errors import DeadlockError
-from sim.program import Program
+from sim.program import FULL_PPM, Program
 from sim.trace import Trace
+
+LEAST_PPM = 10_000
+"""The lowest rate, parts per million."""
 
 
 def simulate(program: Program) -> Trace:
@@ -41,6 +50,9 @@ def simulate(program: Program) -> Trace:
     queues: list[list[int]] = [[] for _ in program.resources]
     idle = bytearray(b"\x01" * len(program.resources))
     ready, start = [-1] * count, [-1] * count
+    rates = _Rates(program, first_held, also_held) if program.slow_ppm.any() else None
+    tracked = rates.tracks if rates else bytearray(count)
+    changes = rates.slow_ppm if rates else [0] * count
 
     env = simpy.Environment()
     all_done = env.event()
@@ -55,11 +67,18 @@ def simulate(program: Program) -> Trace:
             env.timeout(time - env.now).callbacks.append(at_instant)
         return slot
 
+    def change(task: int, now: int) -> None:
+        """A task slows a resource, or gives back what another took: what runs there is done at another time."""
+        if rates and (moved := rates.change(task, now)):
+            book(moved[1])[0].append(moved[0])
+
     def arrive(task: int, now: int, ended: list[int]) -> None:
         ready[task] = now
         first = first_held[task]
         if first < 0:
             start[task] = now
+            if changes[task] > 0:
+                change(task, now)
             duration = busy[task] + flight[task]
             (book(now + duration)[1] if duration else ended).append(task)
             return
@@ -75,6 +94,10 @@ def simulate(program: Program) -> Trace:
         now = int(env.now)
         freed, ended = agenda.pop(now)
         for task in freed:
+            if tracked[task]:
+                if rates and not rates.done(task, now):
+                    continue
+                (book(now + flight[task])[1] if flight[task] else ended).append(task)
             first = first_held[task]
             idle[first] = 1
             touched.append(first)
@@ -88,6 +111,8 @@ def simulate(program: Program) -> Trace:
                 waiting[dependent] = left
                 if not left:
                     arrive(dependent, now, ended)
+            if changes[task] < 0:
+                change(task, now)
         unfinished -= len(ended)
         for resource in touched:
             queue = queues[resource]
@@ -106,6 +131,11 @@ def simulate(program: Program) -> Trace:
                 heappop(queue)
                 idle[resource] = 0
             start[task] = now
+            if changes[task] > 0:
+                change(task, now)
+            if tracked[task] and rates:
+                book(rates.start(task, now, busy[task]))[0].append(task)
+                continue
             slot = book(now + busy[task])
             slot[0].append(task)
             if flight[task]:
@@ -123,7 +153,57 @@ def simulate(program: Program) -> Trace:
             env.run(until=all_done)
         except RuntimeError as error:  # SimPy: no event left before all_done
             raise _deadlock(program, waiting, start, int(env.now)) from error
-    return Trace.of(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
+    trace = Trace.of(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
+    return trace.stretched(rates.free) if rates else trace
+
+
+class _Rates:
+    """Resources whose rate changes, and when the tasks on them are done."""
+
+    def __init__(self, program: Program, first_held: list[int], also_held: dict[int, tuple[int, ...]]) -> None:
+        self.slow_ppm = program.slow_ppm.tolist()
+        self._slows = program.slows.tolist()
+        self._taken = dict.fromkeys(program.slows[program.slow_ppm != 0].tolist(), 0)
+        """Resource -> parts per million of its rate that are taken."""
+        held = ((first, *also_held.get(task, ())) for task, first in enumerate(first_held))
+        self._held = [tuple(r for r in resources if r in self._taken) for resources in held]
+        self.tracks = bytearray(bool(resources) for resources in self._held)
+        """Per task, whether it holds such a resource."""
+        self._running: dict[int, int] = {}  # resource -> task
+        self._work: dict[int, tuple[int, int, int, int]] = {}  # task -> (work left, rate, since when, done when)
+        self.free: dict[int, int] = {}  # done task -> when
+
+    def start(self, task: int, now: int, busy_ps: int) -> int:
+        """When a task that starts now will be done."""
+        for resource in self._held[task]:
+            self._running[resource] = task
+        return self._go_on(task, now, busy_ps * FULL_PPM)
+
+    def done(self, task: int, now: int) -> bool:
+        """Whether the task is done now, for the first time: its time may have changed since it was booked."""
+        if task not in self._work or self._work[task][3] != now:
+            return False
+        del self._work[task]
+        for resource in self._held[task]:
+            del self._running[resource]
+        self.free[task] = now
+        return True
+
+    def change(self, task: int, now: int) -> tuple[int, int] | None:
+        """`task` changes a rate now: (what runs there, when it will be done), if that is another time than before."""
+        resource = self._slows[task]
+        self._taken[resource] += self.slow_ppm[task]
+        if (running := self._running.get(resource)) is None:
+            return None
+        left, rate, since, before = self._work[running]
+        after = self._go_on(running, now, left - (now - since) * rate)
+        return (running, after) if after != before else None
+
+    def _go_on(self, task: int, now: int, left: int) -> int:
+        rate = max(LEAST_PPM, FULL_PPM - max(self._taken[resource] for resource in self._held[task]))
+        done = now + -(-left // rate)
+        self._work[task] = (left, rate, now, done)
+        return done
 
 
 def _dependents(program: Program) -> tuple[list[int], list[int]]:

@@ -20,6 +20,10 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
+FULL_PPM = 1_000_000
+"""The whole rate of a resource, in parts per million."""
+
+
 class Kind(IntEnum):
     """What a task does."""
 
@@ -63,6 +67,11 @@ class Program:
     flops: Floats
     collective: Ids
     """Instance number of the collective a task belongs to, -1 for none; the same on all its chips."""
+    slows: Ids
+    """Resource whose rate changes when a task starts or ends, -1 for none."""
+    slow_ppm: Ids
+    """Parts per million of that resource's rate: positive, taken away as the task starts; negative, given back as it
+    ends."""
 
     def __len__(self) -> int:
         return len(self.busy_ps)
@@ -81,7 +90,20 @@ class Program:
         return f"{self.op_names[self.op[task]]} ({layer}chip {self.chip[task]})"
 
 
-_COLUMNS = ("busy_ps", "flight_ps", "op", "layer", "chip", "peer", "kind", "bytes", "flops", "collective")
+_COLUMNS = (
+    "busy_ps",
+    "flight_ps",
+    "op",
+    "layer",
+    "chip",
+    "peer",
+    "kind",
+    "bytes",
+    "flops",
+    "collective",
+    "slows",
+    "slow_ppm",
+)
 _DTYPES = {"busy_ps": np.int64, "flight_ps": np.int64, "kind": np.int8, "bytes": np.float64, "flops": np.float64}
 
 
@@ -124,6 +146,8 @@ class ProgramBuilder:
         bytes: npt.ArrayLike = 0.0,
         flops: npt.ArrayLike = 0.0,
         collective: int = -1,
+        slows: npt.ArrayLike = -1,
+        slow_ppm: int = 0,
     ) -> Ids:
         """Append n tasks, one per entry of `chip`, and return their ids [n].
 
@@ -131,7 +155,7 @@ class ProgramBuilder:
             resource: [n] or [n, r] resources held, -1 for fewer; None for none.
             deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
             flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
-            busy_ps, flight_ps, peer, bytes, flops: scalar or [n].
+            busy_ps, flight_ps, peer, bytes, flops, slows: scalar or [n].
         """
         chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
         n = len(chips)
@@ -146,6 +170,8 @@ class ProgramBuilder:
             "bytes": bytes,
             "flops": flops,
             "collective": collective,
+            "slows": slows,
+            "slow_ppm": slow_ppm,
         }
         for name, value in values.items():
             column = np.empty(n, dtype=_DTYPES.get(name, np.int32))

@@ -234,6 +234,9 @@ class ChipSpec(Strict):
     hbm_capacity: Sourced[Size]
     op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time of every compute op beside its roofline time."""
+    channel_interference: Sourced[Fraction] | None = None
+    """Share of its compute rate that the chip loses to every channel of a collective in progress: a channel holds
+    compute units, also while it waits, and takes memory bandwidth. Default: none."""
     launch: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
     stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,14 @@ class Trace:
         times["free"] = times["start"] + program.busy_ps
         times["end"] = times["free"] + program.flight_ps
         return cls(program, times)
+
+    def stretched(self, free: Mapping[int, int]) -> Trace:
+        """The same, where some tasks held their resources until another time: task -> when they released them."""
+        times = self.times.copy()
+        tasks = np.fromiter(free, dtype=np.int64, count=len(free))
+        times["free"][tasks] = np.fromiter(free.values(), dtype=np.int64, count=len(free))
+        times["end"] = times["free"] + self.program.flight_ps
+        return Trace(self.program, times)
 
     @property
     def makespan_ps(self) -> int:

@@ -1,38 +1,57 @@
 """The engine rule again, written slowly and without SimPy, heaps or event lists: the reference for `sim.engine`."""
 
-from sim.program import Program
+from fractions import Fraction
+from math import ceil
+
+from sim.engine import LEAST_PPM
+from sim.program import FULL_PPM, Program
 
 
-def oracle(program: Program) -> list[tuple[int, int]]:
-    """(ready, start) of every task, by looking at every task again at every instant. Quadratic and worse."""
+def oracle(program: Program) -> list[tuple[int, int, int]]:
+    """(ready, start, free) of every task, by looking at every task again at every instant. Quadratic and worse."""
     count = len(program)
     deps = [program.dependencies(t).tolist() for t in range(count)]
     held = [program.resources_of(t).tolist() for t in range(count)]
     busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
+    slows, ppm = program.slows.tolist(), program.slow_ppm.tolist()
     ready: dict[int, int] = {}
     start: dict[int, int] = {}
+    free: dict[int, int] = {}
+    left: dict[int, Fraction] = {}  # picoseconds of work of each task that runs
     visible: set[int] = set()  # tasks whose end has been applied
     now = 0
 
-    def end(task: int) -> int:
-        return start[task] + busy[task] + flight[task]
+    def rate(task: int) -> Fraction:
+        """Of what the task does now: the least of its resources."""
+        least = FULL_PPM
+        for resource in held[task]:
+            taken = sum(
+                p for t, p in enumerate(ppm) if slows[t] == resource and (t in start if p > 0 else t in visible)
+            )
+            least = min(least, max(LEAST_PPM, FULL_PPM - taken))
+        return Fraction(least, FULL_PPM)
+
+    def end(task: int) -> int | None:
+        return free[task] + flight[task] if task in free else None
 
     while len(visible) < count:
-        # Arrivals and releases of this instant, and of resource-less tasks that end in it, before anything starts.
-        # A release is applied with the round it belongs to: tasks started later in this instant are not released yet.
-        released = {t for t in start if start[t] + busy[t] <= now}
+        # Releases of this instant, then arrivals and resource-less tasks that end in it, before anything starts.
+        # Tasks started later in this instant are not released yet.
+        for task in [t for t in start if t not in free and left[t] <= 0]:
+            free[task] = now
+        released = set(free)
         changed = True
         while changed:
             changed = False
             for task in range(count):
-                if task in start and task not in visible and end(task) <= now and (task in released or not held[task]):
+                if task in free and task not in visible and end(task) <= now:
                     visible.add(task)
                     changed = True
                 if task not in ready and all(d in visible for d in deps[task]):
                     ready[task] = now
                     changed = True
                     if not held[task]:
-                        start[task] = now
+                        start[task], free[task] = now, now + busy[task]
         occupied = {r for t in start if t not in released for r in held[t]}
         queued = [t for t in ready if t not in start]
 
@@ -42,11 +61,16 @@ def oracle(program: Program) -> list[tuple[int, int]]:
 
         starting = [t for t in queued if not occupied & set(held[t]) and heads_all(t)]
         for task in starting:
-            start[task] = now
+            start[task], left[task] = now, Fraction(busy[task])
         if any(busy[t] == 0 for t in starting):
             continue  # another round of the same instant
-        later = [m for t in start for m in (start[t] + busy[t], end(t)) if m > now]
+        running = [t for t in left if t not in free]
+        later = [now + ceil(left[t] / rate(t)) for t in running]
+        later += [m for t in free for m in (free[t], end(t)) if m > now]
         if not later:
             break
-        now = min(later)
-    return [(ready.get(t, -1), start.get(t, -1)) for t in range(count)]
+        then = min(later)
+        for task in running:
+            left[task] -= (then - now) * rate(task)
+        now = then
+    return [(ready.get(t, -1), start.get(t, -1), free.get(t, -1)) for t in range(count)]

@@ -85,11 +85,52 @@ def programs(draw: st.DrawFn, longest: int = 6) -> Program:
     return program(rows)
 
 
+def rows_of(p: Program) -> list[tuple[int, int, int]]:
+    times = simulate(p).times
+    return list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True))
+
+
 @settings(max_examples=400, deadline=None)
 @given(programs())
 def test_engine_equals_the_slow_oracle(p: Program):
-    times = simulate(p).times
-    assert list(zip(times["ready"].tolist(), times["start"].tolist(), strict=True)) == oracle(p)
+    assert rows_of(p) == oracle(p)
+
+
+@st.composite
+def interfering(draw: st.DrawFn) -> Program:
+    """A program in which pairs of tasks, the second after the first, slow a resource from one to the other."""
+    p = draw(programs(longest=20))
+    slows, ppm = np.full(len(p), -1, dtype=np.int32), np.zeros(len(p), dtype=np.int32)
+    for second in range(len(p)):
+        firsts = [int(d) for d in p.dependencies(second) if ppm[d] == 0]
+        if not firsts or ppm[second] or not draw(st.booleans()):
+            continue
+        slows[[firsts[0], second]] = draw(st.integers(0, 3))
+        taken = draw(st.sampled_from([1, 100_000, 333_333, 500_000, 999_999, 1_000_000]))
+        ppm[firsts[0]], ppm[second] = taken, -taken
+    return dataclasses.replace(p, slows=slows, slow_ppm=ppm)
+
+
+@settings(max_examples=600, deadline=None)
+@given(interfering())
+def test_with_interference_the_engine_equals_the_slow_oracle(p: Program):
+    assert rows_of(p) == oracle(p)
+
+
+def test_a_collective_slows_the_compute_of_its_chip_while_it_is_in_progress():
+    """100 ps of work on r0. From 20, when task 1 starts, to 60, when task 3 ends, a quarter of the rate is gone.
+
+    20 + 40 x 3/4 = 50 of the work is done at 60, so the end is at 110. Task 2 keeps r1, which nothing slows, 10 ps.
+    """
+    rows: list[Row] = [(100, 0, [0], []), (0, 30, [], [4]), (10, 0, [1], [1]), (0, 0, [], [2]), (20, 0, [2], [])]
+    p = program(rows)
+    slowing = dataclasses.replace(
+        p,
+        slows=np.array([-1, 0, -1, 0, -1], dtype=np.int32),
+        slow_ppm=np.array([0, 250_000, 0, -250_000, 0], dtype=np.int32),
+    )
+    assert simulate(p).times["free"].tolist() == [100, 20, 60, 60, 20]
+    assert simulate(slowing).times["free"].tolist() == [110, 20, 60, 60, 20]
 
 
 @settings(max_examples=200, deadline=None)

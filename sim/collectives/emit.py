@@ -89,6 +89,7 @@ def emit(
     op: str,
     after: Sequence[Ids] = (),
     needs: Ids | None = None,
+    slow_ppm: int = 0,
 ) -> Emitted:
     """Append a collective of `size` bytes (the schedule's size) in which each chip takes part once `after` has ended.
 
@@ -99,12 +100,23 @@ def emit(
     Args:
         after: [chips] arrays of tasks, each chip waits for its own entry.
         needs: [sends] a task that each send also waits for, -1 for none.
+        slow_ppm: parts per million of its rate that each chip's compute loses from its BEGIN to its END.
     """
     wiring = _wiring(topology, schedule)
     chips = np.arange(topology.chips, dtype=np.int32)
     instance = builder.new_collective()
     overhead_s = schedule.timing.overhead_s if schedule.timing else topology.collective_overhead_s
-    begin = builder.add(op, Kind.BEGIN, chips, flight_ps=units.to_ps(overhead_s), deps=after, collective=instance)
+    slows = chips if slow_ppm else -1
+    begin = builder.add(
+        op,
+        Kind.BEGIN,
+        chips,
+        flight_ps=units.to_ps(overhead_s),
+        deps=after,
+        collective=instance,
+        slows=slows,
+        slow_ppm=slow_ppm,
+    )
     base = len(builder)
     flat = np.insert(schedule.deps.astype(np.int64) + base, wiring.positions, begin[schedule.src])
     counts = schedule.dep_counts.astype(np.int64) + 1
@@ -131,5 +143,13 @@ def emit(
         np.concatenate(([0], np.cumsum(wiring.arrival_counts)[:-1])),
         begin,
     )
-    end = builder.add(op, Kind.END, chips, flat_deps=(wiring.arrival_counts + 1, ends), collective=instance)
+    end = builder.add(
+        op,
+        Kind.END,
+        chips,
+        flat_deps=(wiring.arrival_counts + 1, ends),
+        collective=instance,
+        slows=slows,
+        slow_ppm=-slow_ppm,
+    )
     return Emitted(begin, sends, end)

@@ -122,26 +122,30 @@ def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str,
     spec, kernel, n = _spec(topology), ON_NCCL[collective][name], topology.chips
     if kernel.algorithm == "nvls":
         loops = in_switch.rounds(_nvls_of(topology), n, size)
-        return _timed(topology, collective, axes, name, loops, 1, _timing(topology, kernel, _nvls_of(topology).latency))
+        nvls = _nvls_of(topology)
+        timing = _timing(topology, kernel, nvls.latency, nvls.channels)
+        return _timed(topology, collective, axes, name, loops, 1, timing)
     protocol, channels = spec.protocols[kernel.protocol], fabric(topology).ring.count
     overhead_s = spec.base[kernel.latencies][kernel.protocol] + spec.startup[kernel.protocol].value
     if kernel.algorithm == "send_recv":
-        return _timed(topology, collective, axes, name, 1, 1, _timing(topology, kernel, overhead_s))
+        return _timed(topology, collective, axes, name, 1, 1, _timing(topology, kernel, overhead_s, channels))
     used = _used(size, channels, protocol.channel_bytes * (n if kernel.protocol == "ll" else 1))
     loops = math.ceil(size / (n * protocol.chunk * used))
     # Channels that share a ring share its links; with fewer channels than rings some rings are not used.
     rings = min(used, find(topology).count)
     share = min(1.0, used / channels * find(topology).count / rings)
-    timing = _timing(topology, kernel, overhead_s, wire=1 / protocol.payload, share=share)
+    timing = _timing(topology, kernel, overhead_s, used, wire=1 / protocol.payload, share=share)
     return _timed(topology, collective, axes, name, loops, rings, timing)
 
 
-def _timing(topology: Topology, kernel: Kernel, overhead_s: float, wire: float = 1.0, share: float = 1.0) -> Timing:
+def _timing(
+    topology: Topology, kernel: Kernel, overhead_s: float, channels: int, wire: float = 1.0, share: float = 1.0
+) -> Timing:
     """Between boxes a step inside one takes at least as long as the network's proxy, as in NCCL's tuner."""
     spec, protocol = _spec(topology), kernel.protocol
     proxy_s = spec.net_overhead * (3 if protocol == "simple" else 1) if len(boxes(topology)) > 1 else 0.0
     steps = tuple(max(spec.step[medium][kernel.latencies][protocol], proxy_s) for medium in MEDIA)
-    return Timing(overhead_s, steps, wire, share)
+    return Timing(overhead_s, steps, wire, share, channels)
 
 
 def _nvls_of(topology: Topology) -> NvlsSpec:

@@ -46,6 +46,8 @@ class Timing:
     """Bytes on the wire per byte of data."""
     bandwidth_share: float = 1.0
     """Of the links' bandwidth: few channels cannot use all of it."""
+    channels: int = 0
+    """Thread blocks that a chip's compute units spend on it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

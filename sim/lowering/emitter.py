@@ -15,7 +15,7 @@ from sim.collectives.schedule import Schedule
 from sim.costs import Work, duration_ps
 from sim.lowering.streams import Streams, Tasks, shifted
 from sim.partition import Axes
-from sim.program import Ids, Kind, ProgramBuilder
+from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
 from sim.sharding import Sharded
 from sim.specs import Scenario
 from sim.topology.graph import Topology
@@ -68,7 +68,9 @@ class Emitter:
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
         waits = self.streams.waits("communication", inputs)
         op = self.label(kind, axes, name)
-        end = emit(self.builder, self.topology, plan, size, op, (*waits, *self._launch(op))).end
+        lost = self.topology.chip.channel_interference * (plan.timing.channels if plan.timing else 0)
+        after = (*waits, *self._launch(op))
+        end = emit(self.builder, self.topology, plan, size, op, after, slow_ppm=round(lost * FULL_PPM)).end
         self.streams.put("communication", waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if self.streams.one or not wait_ps:

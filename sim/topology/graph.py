@@ -35,6 +35,8 @@ class Chip:
     hbm_capacity: float
     """Bytes."""
     op_overhead_s: float
+    channel_interference: float
+    """Share of its compute rate that it loses to every channel of a collective in progress."""
     stream_wait_s: float
     launch_s: float
     fuses_elementwise: bool
@@ -53,6 +55,7 @@ class Chip:
             hbm_capacity=spec.hbm_capacity.value,
             op_overhead_s=spec.op_overhead.value,
             fuses_elementwise=spec.elementwise == "fused",
+            channel_interference=spec.channel_interference.value if spec.channel_interference else 0.0,
             stream_wait_s=spec.stream_wait.value,
             launch_s=spec.launch.value,
             fuses_attention=spec.attention == "fused",
