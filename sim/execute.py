@@ -164,6 +164,10 @@ class Execution:
         pairs = zip(x.shards, weight.shards, strict=True)
         return Shards(tensor, tuple(_contract(a, x.tensor, w, weight.tensor) for a, w in pairs))
 
+    def matmul_add(self, x: Shards, weight: Shards, plus: Shards | None, name: str) -> Shards:
+        product = self._product(x, weight)
+        return product if plus is None else self.add(product, plus, name)
+
     def matmul_all_reduce(self, x: Shards, weight: Shards, axes: Axes, chunks: int, name: str) -> Shards:
         last = weight.tensor.dims[-1].name
         product = sharding.matmul(x.tensor, weight.tensor)

@@ -228,10 +228,10 @@ def test_a_ladder_that_drops_the_last_outputs_is_caught(monkeypatch):
 
 
 def test_a_desync_without_its_share_of_the_residual_is_caught(monkeypatch):
-    def without(layer, x, out, keep, name):
+    def without(layer, x, y, half, keep, name):
         if not keep:
-            return x, (layer.flow.own_part(out),)
-        return layer.total(out, name), ()
+            return x, (layer.flow.own_part(half(y)),)
+        return layer.total(half(y), name), ()
 
     monkeypatch.setattr(residual, "_summed_or_own", without)
     assert differs("desync2")

@@ -65,6 +65,9 @@ class Dataflow(Protocol[V]):
     def all_gather_matmul(self, factors: Sequence[tuple[V, str, V]], axes: Axes, name: str) -> V:
         """Gather each (value, dimension, weight) over `axes`, multiply, add the products; may be looped."""
 
+    def matmul_add(self, x: V, weight: V, plus: V | None, name: str) -> V:
+        """`x` times `weight`, plus something of the same sharding as the matmul writes its output."""
+
     def matmul_all_reduce(self, x: V, weight: V, axes: Axes, chunks: int, name: str) -> V:
         """`x` times `weight` in pieces of its columns, each summed over `axes` while the next is multiplied."""
 
@@ -90,7 +93,8 @@ class Dataflow(Protocol[V]):
         """A partial sum as it is, in place of the sum: from here on chips differ. Nothing moves."""
 
     def share(self, x: V, axes: Axes) -> V:
-        """x / chips as a partial sum over `axes`: summed, the mean of the chips' values. Rides in what adds it."""
+        """x / chips as a partial sum over `axes`: summed, the mean of the chips' values. Rides in the norm
+        before it."""
 
     def to_cache(self, q: V, k: V, v: V, name: str) -> tuple[V, V, V]:
         """Rotary embedding of q and k, and k and v written to the cache: what it costs; values stay as they are."""

@@ -78,18 +78,19 @@ def ladder(layer: TensorParallel[V], stream: Stream[V]) -> Stream[V]:
 def desync(layer: TensorParallel[V], stream: Stream[V], attention: bool, mlp: bool) -> Stream[V]:
     """A kept sum takes each chip's residual / chips along, which makes one residual of them all again."""
     x, y = layer.norm(stream.x, stream.waiting, "norm")
-    x, waiting = _summed_or_own(layer, x, layer.attention(y), attention, "attention")
+    x, waiting = _summed_or_own(layer, x, y, layer.attention, attention, "attention")
     x, y = layer.norm(x, waiting, "ffn_norm")
-    x, waiting = _summed_or_own(layer, x, layer.mlp(y), mlp, "mlp")
+    x, waiting = _summed_or_own(layer, x, y, layer.mlp, mlp, "mlp")
     return Stream(x, mlp=waiting[0] if waiting else None)
 
 
-def _summed_or_own(layer: TensorParallel[V], x: V, out: V, keep: bool, name: str) -> tuple[V, tuple[V, ...]]:
-    """(the stream, what to add to it)."""
-    flow = layer.flow
+def _summed_or_own(
+    layer: TensorParallel[V], x: V, y: V, half: Callable[..., V], keep: bool, name: str
+) -> tuple[V, tuple[V, ...]]:
+    """(the stream, what to add to it) after a half of normalised stream y."""
     if not keep:
-        return x, (flow.own_part(out),)
-    return layer.total(flow.add(out, flow.share(x, layer.axes), "residual share"), name), ()
+        return x, (layer.flow.own_part(half(y)),)
+    return layer.total(half(y, plus=layer.flow.share(x, layer.axes)), name), ()
 
 
 LAYERS: dict[str, Callable[[TensorParallel[Any], Stream[Any]], Stream[Any]]] = {

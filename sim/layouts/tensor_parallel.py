@@ -41,21 +41,20 @@ class TensorParallel(Generic[V]):
         """(x + plus, the same normalised), in one kernel."""
         return self.flow.norm(x, plus, self.flow.weight(name, "E", "E"), name + self.part)
 
-    def attention(self, y: V) -> V:
-        """A partial sum of the attention of normalised y."""
-        return self._row(*self._attended(*self._query_key_value(y)), "o")
+    def attention(self, y: V, plus: V | None = None) -> V:
+        """A partial sum of the attention of normalised y, plus another partial sum."""
+        return self._row(*self._attended(*self._query_key_value(y)), "o", plus)
 
-    def mlp(self, y: V) -> V:
-        """A partial sum of the FFN of normalised y."""
-        return self._row(*self._activated(*self._wide(y)), "wo")
+    def mlp(self, y: V, plus: V | None = None) -> V:
+        """A partial sum of the FFN of normalised y, plus another partial sum."""
+        return self._row(*self._activated(*self._wide(y)), "wo", plus)
 
     def both(self, y: V) -> V:
         """A partial sum of attention plus FFN of one normalised y, their inputs multiplied together."""
         q, k, v, *wide = self.flow.matmul(
             self.enter(y, "both"), [*self.query_key_value(), *self.wide()], "qkv_wi" + self.part
         )
-        attention, mlp = self._row(*self._attended(q, k, v), "o"), self._row(*self._activated(*wide), "wo")
-        return self.flow.add(attention, mlp, "halves" + self.part)
+        return self._row(*self._activated(*wide), "wo", plus=self._row(*self._attended(q, k, v), "o"))
 
     def attention_sum(self, y: V) -> V:
         """The attention of normalised y, summed over the chips."""
@@ -85,8 +84,8 @@ class TensorParallel(Generic[V]):
         hidden = self.flow.activate(wide, "activation" + self.part)
         return hidden, self.flow.weight("w_down", *2 * (f"F{self.split} E",))
 
-    def _row(self, x: V, weight: V, name: str) -> V:
-        return self.flow.matmul(x, [weight], name + self.part)[0]
+    def _row(self, x: V, weight: V, name: str, plus: V | None = None) -> V:
+        return self.flow.matmul_add(x, weight, plus, name + self.part)
 
     def _chunked(self, x: V, weight: V, name: str) -> V:
         return self.flow.matmul_all_reduce(x, weight, self.axes, self.chunks, name + self.part)

@@ -268,6 +268,13 @@ class Lowering:
             [(value, into) for value, (_, into) in zip(values, weights, strict=True)], axes, name
         )
 
+    def matmul_add(self, x: Placed, weight: Placed, plus: Placed | None, name: str) -> Placed:
+        if plus is None:
+            return self.matmul(x, [weight], name)[0]
+        result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
+        work = matmul_work([(x.tensor, weight.tensor)], [result, plus.tensor])
+        return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
+
     def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str) -> Placed:
         product = sharding.matmul(x.tensor, weight.tensor)
         result = sharding.all_reduce(product, axes)
