@@ -181,7 +181,11 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         "two_shot",
         "halving_doubling",
         "tree",
+        "hierarchical",
         *_NCCL_RINGS,
+        "tree_ll",
+        "tree_ll128",
+        "tree_simple",
         "nvls",
     ),
     "all_to_all": ("multi_axis", "dimension_ordered", "one_shot", "auto", "send_recv"),
@@ -293,7 +297,9 @@ class ProtocolSpec(Strict):
     payload: Fraction
     """Share of the bytes on the wire that are data."""
     chunk: Size
-    """Data that a channel passes on in one step."""
+    """Data that a channel of a ring passes on in one step."""
+    tree_chunk: Size
+    """Data that a channel of a tree passes on in one step."""
     channel_bytes: Size
     """Data per channel below which a channel less is used."""
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from machines import graph
 from replay import ReplayError, replay
 from run_schedule import rounding_s, run, time_s
 from test_gpu_machines import machine
 
 from sim import load
 from sim.closed_form.collectives import busbw
-from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule
+from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule, trees
 from sim.collectives.routes import Messages
 from sim.errors import InputError
 from sim.program import Kind
@@ -40,7 +42,8 @@ def runs(collective: str, kernel: str, topology: Topology) -> bool:
 @pytest.mark.parametrize(("collective", "kernel"), KERNELS)
 def test_every_kernel_carries_out_its_collective(collective: str, kernel: str, loops: int, chips: int) -> None:
     topology = part_of("dgx_h100", chips)
-    replay(ON_NCCL[collective][kernel].run(topology, ("g",), loops, 1), topology)
+    for channels in (1, 3):
+        replay(ON_NCCL[collective][kernel].run(topology, ("g",), loops, channels), topology)
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -227,3 +230,62 @@ def test_a_message_through_a_graph_holds_all_its_links_at_once() -> None:
     names = [held.program.resources[r] for r in held.program.resources_of(send)]
     assert sorted(names) == sorted(topology.links[link].name for link in topology.route(0, 9))
     assert held.program.busy_ps[send] == pytest.approx(1e-3 * 1e12)
+
+
+# --- trees and hierarchies -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", range(1, 17))
+def test_both_trees_join_all_boxes_and_are_as_high_as_a_binary_tree(n: int) -> None:
+    for tree in (0, 1):
+        up = trees.parents(n, tree)
+        assert up.count(-1) == 1
+        assert max(Counter(parent for parent in up if parent >= 0).values(), default=0) <= 2
+        for rank in range(n):
+            hops = 0
+            while up[rank] >= 0:
+                rank, hops = up[rank], hops + 1
+            assert hops <= n.bit_length()
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
+def test_a_leaf_of_one_tree_is_an_inner_node_of_the_other(n: int) -> None:
+    # The root of each tree has one child, so that with both every rank has at most three neighbours to send to.
+    inner = [set(trees.parents(n, tree)) - {-1} for tree in (0, 1)]
+    assert inner[0] | inner[1] == set(range(n))
+    assert not inner[0] & inner[1] - {trees.parents(n, 0).index(-1), trees.parents(n, 1).index(-1)}
+
+
+def test_a_tree_in_one_box_is_a_chain_there_and_back() -> None:
+    # LL, 1 KiB on one channel of twelve: 14 steps of 1 KiB, twice the bytes.
+    topology = machine("dgx_h100")
+    plan = schedule(topology, "all_reduce", ("g",), "tree_ll", KIB)
+    expected = 6.8e-6 + 14 * (0.6e-6 + 2 * KIB / (H100 / 12))
+    assert time_us(topology, "all_reduce", KIB, "tree_ll") == near(plan, topology, expected)
+
+
+def test_few_bytes_over_two_boxes_take_a_tree_and_many_a_ring() -> None:
+    topology = machine("dgx_h100_x2")
+    assert chosen(topology, "all_reduce", 16 * KIB) == "tree_ll"
+    assert chosen(topology, "all_reduce", GIB) == "ring_simple"
+    assert time_us(topology, "all_reduce", 16 * KIB) < time_us(topology, "all_reduce", 16 * KIB, "ring_ll")
+
+
+@pytest.mark.parametrize(("name", "count"), [("dgx_h100", 1), ("dgx_h100_x2", 2), ("dgx_h100_x4", 4)])
+def test_the_hierarchy_reduces_inside_exchanges_between_and_gathers_inside(name: str, count: int) -> None:
+    # 2 (7/8 V/w + t) inside, log2(boxes) (V/8 over an adapter, and two hops of its latency) between.
+    topology, size = machine(name), 64 * MIB
+    plan = schedule(topology, "all_reduce", ("g",), "hierarchical", size)
+    replay(plan, topology)
+    between = (count.bit_length() - 1) * (size / 8 / 47e9 + 2.7e-6)
+    expected = 5e-6 + 2 * (7 / 8 * size / H100 + 0.6e-6) + between
+    assert time_us(topology, "all_reduce", size, "hierarchical") == near(plan, topology, expected)
+
+
+def test_boxes_that_do_not_pair_up_have_no_hierarchy() -> None:
+    three = graph("0a", "1b", "2c", "ax", "bx", "cx", chips=3, switches="abcx")
+    slow = replace(
+        three, links=tuple(replace(link, medium="net") if "x" in link.name else link for link in three.links)
+    )
+    with pytest.raises(InputError, match="a power of two of them, got '1 1 1'"):
+        schedule(slow, "all_reduce", ("g",), "hierarchical")

@@ -148,7 +148,7 @@ def on_switch(
         return overhead_s
     log = (n - 1).bit_length()
     power_of_two = n == 1 << log
-    gather: dict[str, float] = {"ring": (n - 1) * t, "one_shot": t, "two_shot": t}
+    gather: dict[str, float] = {"ring": (n - 1) * t, "one_shot": t, "two_shot": t, "hierarchical": t}
     if power_of_two:
         gather["halving_doubling"] = log * t
     gather = {name: (n - 1) / n * V / w + flight for name, flight in gather.items()}

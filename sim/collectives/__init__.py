@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import functools
 
-from sim.collectives import all_to_all, broadcast, library, multi_axis, permute, point_to_point, ring, rings
+from sim.collectives import (
+    all_to_all,
+    broadcast,
+    hierarchical,
+    library,
+    multi_axis,
+    permute,
+    point_to_point,
+    ring,
+    rings,
+)
 from sim.collectives.fold import folding
 from sim.collectives.library import ON_NCCL
 from sim.collectives.mesh import axis_number
@@ -63,6 +73,7 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
             reduce_scatter(point_to_point.halving_doubling), point_to_point.halving_doubling
         ),
         "tree": all_reduce(reduce_scatter(point_to_point.tree_of_sums), point_to_point.tree_of_sums),
+        "hierarchical": hierarchical.all_reduce,
     },
     "all_to_all": {"one_shot": point_to_point.one_shot_exchange},
     "broadcast": {"ring": point_to_point.ring_broadcast, "tree": point_to_point.tree},
@@ -97,7 +108,7 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
         return name
     if name in COLLECTIVES[collective]:
         rule = f"the algorithm '{name}' of {collective} does not run on a {topology.kind}"
-        if name in library.names(collective):
+        if topology.kind != "torus" and name in library.names(collective):
             rule = f"the algorithm '{name}' of {collective} is NCCL's, and the machine has none"
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(fitting)}")
     where = f"collectives.{collective}"

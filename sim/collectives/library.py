@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sim.closed_form import nccl as tuner
-from sim.collectives import in_switch, point_to_point, rings
+from sim.collectives import in_switch, point_to_point, rings, trees
 from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import MEDIA, PROTOCOLS, NcclSpec, NvlsSpec, Protocol
@@ -51,6 +51,7 @@ def _kernels() -> dict[str, dict[str, Kernel]]:
     for collective in ("all_gather", "reduce_scatter", "all_reduce"):
         run = functools.partial(rings.looped, collective)
         found[collective] = {f"ring_{protocol}": Kernel("ring", protocol, run) for protocol in PROTOCOLS}
+    found["all_reduce"] |= {f"tree_{protocol}": Kernel("tree", protocol, trees.looped) for protocol in PROTOCOLS}
     found["all_reduce"]["nvls"] = Kernel("nvls", "simple", in_switch.all_reduce)
     found["all_to_all"] = {"send_recv": Kernel("send_recv", "simple", _send_recv)}
     return found
@@ -129,13 +130,14 @@ def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str,
     overhead_s = spec.base[kernel.latencies][kernel.protocol] + spec.startup[kernel.protocol].value
     if kernel.algorithm == "send_recv":
         return _timed(topology, collective, axes, name, 1, 1, _timing(topology, kernel, overhead_s, channels))
-    used = _used(size, channels, protocol.channel_bytes * (n if kernel.protocol == "ll" else 1))
-    loops = math.ceil(size / (n * protocol.chunk * used))
+    on_tree = kernel.algorithm == "tree"
+    used = _used(size, channels, protocol.channel_bytes * (n if kernel.protocol == "ll" and not on_tree else 1))
+    loops = math.ceil(size / (used * (protocol.tree_chunk if on_tree else n * protocol.chunk)))
     # Channels that share a ring share its links; with fewer channels than rings some rings are not used.
     rings = min(used, find(topology).count)
     share = min(1.0, used / channels * find(topology).count / rings)
     timing = _timing(topology, kernel, overhead_s, used, wire=1 / protocol.payload, share=share)
-    return _timed(topology, collective, axes, name, loops, rings, timing)
+    return _timed(topology, collective, axes, name, loops, used if on_tree else rings, timing)
 
 
 def _timing(

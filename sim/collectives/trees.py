@@ -1,0 +1,100 @@
+"""All-reduce on double binary trees: chains inside boxes, and between their first chips two trees at once.
+
+Sums flow along a chain to the head of each box, up a binary tree of the heads to its root, and back the same way. Every
+chip of a box is head of a part of the array, so that all network adapters work. In the second tree, which has the other
+half of the array, leaves are inner nodes and the other way round, so that every box sends and receives the same.
+Chunks follow one behind the other. Source: Sanders, Speck and Traeff 2009 (Parallel Computing 35:581); NCCL 2.30,
+src/graph/trees.cc.
+
+With one box of n chips the trees are chains, 2 (n-1) steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.collectives.routes import Messages
+from sim.collectives.schedule import Int32s, Schedule
+from sim.topology.graph import Topology
+from sim.topology.rings import boxes
+
+
+def parent(rank: int, n: int) -> int:
+    """Parent of a rank in the first tree of n, -1 for the root, 0. The lowest set bit says how high a rank stands."""
+    if rank == 0:
+        return -1
+    bit = rank & -rank
+    up = (rank ^ bit) | (bit << 1)
+    return up if up < n else rank ^ bit
+
+
+def parents(n: int, tree: int) -> tuple[int, ...]:
+    """Parent of each rank: in the second tree (1) ranks change places, counted from the end or, for odd n, by one."""
+    if tree == 0:
+        return tuple(parent(rank, n) for rank in range(n))
+    swap = [n - 1 - rank if n % 2 == 0 else (rank - 1) % n for rank in range(n)]
+    back = {place: rank for rank, place in enumerate(swap)}
+    return tuple(back[up] if (up := parent(swap[rank], n)) >= 0 else -1 for rank in range(n))
+
+
+def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
+    """All-reduce in `loops` chunks on each tree of up to `channels` chains."""
+    chips = np.array(boxes(topology), dtype=np.int32) if axes else np.empty((1, 1), dtype=np.int32)
+    heads = min(chips.shape[1], channels)
+    trees = 2 if len(chips) > 1 else 1
+    to = Messages(topology, "all_reduce", axes, parts=heads * trees * loops, cut_through=True)
+    if to.n == 1:
+        return to.build()
+    for loop in range(loops):
+        for head in range(heads):
+            for tree in range(trees):
+                part = (loop * heads + head) * trees + tree
+                _there_and_back(
+                    to, np.roll(chips, -head, axis=1), parents(len(chips), tree), part, loops * heads * trees
+                )
+    return to.build()
+
+
+def _there_and_back(to: Messages, chain: Int32s, up: tuple[int, ...], part: int, parts: int) -> None:
+    """One part: `chain` [boxes, chips], heads first; `up` the box of each box's parent."""
+    count, length = chain.shape
+    nothing = np.full(count, -1, dtype=np.int32)
+    share = 1 / parts
+    step = 0
+
+    def send(src: Int32s, dst: Int32s, own: npt.ArrayLike, deps: list[Int32s]) -> Int32s:
+        nonlocal step
+        step += 1
+        return to.send(src, dst, share=share, step=step - 1, own=own, part=part, deps=deps)
+
+    along = nothing
+    for k in range(length - 1, 0, -1):
+        along = send(chain[:, k], chain[:, k - 1], True, [along])
+    children = [[box for box in range(count) if up[box] == at] for at in range(count)]
+    arrived: list[list[int]] = [[int(along[box])] for box in range(count)]
+
+    def hop(src: int, dst: int, own: bool) -> int:
+        deps = [np.array([dep], dtype=np.int32) for dep in arrived[src]]
+        return int(send(chain[src, :1], chain[dst, :1], own, deps)[0])
+
+    def gather(at: int) -> None:
+        for child in children[at]:
+            gather(child)
+            arrived[at].append(hop(child, at, own=True))
+
+    def spread(at: int) -> None:
+        for child in children[at]:
+            arrived[child] = [hop(at, child, own=at == root)]
+            spread(child)
+
+    root = up.index(-1)
+    gather(root)
+    spread(root)
+    if length == 1:
+        return
+    most = max(len(deps) for deps in arrived)
+    table = np.array([[*deps, *[-1] * (most - len(deps))] for deps in arrived], dtype=np.int32)
+    along = send(chain[:, 0], chain[:, 1], np.arange(count) == root, list(table.T))
+    for k in range(1, length - 1):
+        along = send(chain[:, k], chain[:, k + 1], False, [along])
