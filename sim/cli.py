@@ -25,6 +25,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
 ]
+Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -51,7 +52,12 @@ def run(
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
     as_json: Json = False,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw timeline.png.")] = True,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures and report.html.")] = True,
+    formats: Formats = "png",
+    critical_path: Annotated[
+        bool,
+        typer.Option("--critical-path", help="What the step waits for, and what would shorten it, simulated again."),
+    ] = False,
     explained: Annotated[
         bool, typer.Option("--explain", help="Explain the difference to the paper's formula, effect by effect.")
     ] = False,
@@ -66,6 +72,7 @@ def run(
     from sim.sweep.points import refuse_sweep
 
     chosen = settings or []
+    kinds = _formats(formats)
     loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
     for name, scenario in zip(scenarios, loaded, strict=True):
         with _about(load.place("scenario", name)):
@@ -83,18 +90,54 @@ def run(
 
                 with _busy(f"explaining {scenario.name}"), _about(where):
                     explanations = explain(result)
+            found = None
+            if critical_path:
+                from sim.run import bottlenecks
+
+                with _steps(f"{scenario.name} again with parts free") as progress:
+                    found = bottlenecks(result, progress)
             with _busy(f"writing {folder}"):
-                outputs.write(result, fresh, plots=plots, explanations=explanations, chips=trace_chips)
+                outputs.write(
+                    result,
+                    fresh,
+                    formats=kinds if plots else (),
+                    explanations=explanations,
+                    bottlenecks=found,
+                    chips=trace_chips,
+                )
         if as_json:
-            bars = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
-            typer.echo(json.dumps(result.report.to_dict(result.engine_s) | bars))
+            more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
+            typer.echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
         else:
+            from sim.report import bottlenecks as tables
             from sim.report import explanation
             from sim.report.render import render
 
             render(result.report, engine=(result.tasks, result.engine_s))
             explanation.render(explanations or ())
+            tables.render(found or ())
             typer.echo(f"results in {folder}/")
+
+
+@app.command()
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.")],
+    figures: Annotated[list[str] | None, typer.Argument(help="Figures to draw; default: all.")] = None,
+    formats: Formats = "png",
+) -> None:
+    """Draw the figures of a run again from its results, without simulating."""
+    from sim import outputs, pictures
+
+    kinds = _formats(formats)
+    for name in figures or ():
+        if name not in pictures.FIGURES:
+            raise InputError(
+                "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
+            )
+    with _busy(f"drawing {folder}"), outputs.writable(folder):
+        drawn = pictures.draw(outputs.read(folder), folder, kinds, figures or tuple(pictures.FIGURES))
+    for path in drawn:
+        typer.echo(str(path))
 
 
 @app.command()
@@ -280,6 +323,16 @@ def schema(
     with outputs.writable(out):
         for path in schemas.write(out):
             typer.echo(str(path))
+
+
+def _formats(given: str) -> tuple[str, ...]:
+    """`png,svg` as names. Raises InputError."""
+    known = ("png", "svg", "pdf")
+    names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
+    for name in names:
+        if name not in known:
+            raise InputError("no such format", where="--format", got=name, hint=f"there are {', '.join(known)}")
+    return names
 
 
 @contextmanager

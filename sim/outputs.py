@@ -20,9 +20,13 @@ from sim import __version__
 from sim.errors import InputError
 
 if TYPE_CHECKING:
+    from sim.report.bottlenecks import Bottlenecks
     from sim.report.explanation import Explanation
     from sim.run import Run
     from sim.specs import Scenario
+
+_TIMES = ("ready", "start", "free")
+"""Columns of a trace that are written; with the program, the ends follow."""
 
 
 def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
@@ -89,40 +93,74 @@ def write(
     run: Run,
     folder: Path,
     *,
-    plots: bool,
+    formats: Sequence[str],
     chips: Sequence[int] | None = None,
     explanations: Sequence[Explanation] | None = None,
+    bottlenecks: Sequence[Bottlenecks] | None = None,
 ) -> None:
-    """report.json, manifest.json, trace.npz, trace.json and, with `plots`, timeline.png. Same scenario, same bytes.
+    """report.json, manifest.json, trace.npz, trace.json, and figures in each of `formats`. Same scenario, same bytes.
 
-    Explained, also explain.json and, with `plots`, waterfall.png.
+    Explained, also explain.json and a waterfall.
     """
-    _json(folder / "report.json", run.report.to_dict())
+    _json(folder / "report.json", run.report.to_dict() | critical_paths(bottlenecks))
     _json(
         folder / "manifest.json",
         {"version": __version__, "scenario": run.scenario.model_dump(mode="json", exclude_none=True)},
     )
-    # Lowering the manifest's scenario again gives the program; with these two columns, the whole trace.
+    # Lowering the manifest's scenario again gives the program; with these three columns, the whole trace.
     from sim.export import chrome_trace
 
     for part in run.passes:
-        phase = f"_{part.scenario.workload.phase}" if len(run.passes) > 1 else ""
+        phase = run.suffix(part)
         times = part.trace.times
-        np.savez_compressed(folder / f"trace{phase}.npz", ready=times["ready"], start=times["start"])
+        columns = {name: times[name] for name in _TIMES}
+        np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
         trace, topology = part.whole()
         chrome_trace.write(trace, topology, folder / f"trace{phase}.json", chips=chips)
-        if plots:
-            from sim.plots import timeline
-
-            title = run.scenario.name + phase.replace("_", ", ")
-            timeline.draw(trace, topology, folder / f"timeline{phase}.png", title=title)
     if explanations is not None:
         _json(folder / "explain.json", explain_list(explanations))
-        for each in explanations if plots else ():
-            from sim.plots import waterfall
+    if formats:
+        from sim import pictures
 
-            phase = f"_{each.phase}" if len(explanations) > 1 else ""
-            waterfall.draw(each, folder / f"waterfall{phase}.png")
+        pictures.draw(run, folder, formats, explanations=explanations or (), bottlenecks=bottlenecks or ())
+
+
+def read(folder: Path) -> Run:
+    """The run that was written to `folder`, without simulating it again.
+
+    Raises:
+        InputError: no folder of a run, or of another version of this program.
+    """
+    from sim.run import restored
+    from sim.specs import Scenario
+    from sim.trace import TIMES
+
+    try:
+        manifest, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("manifest", "report"))
+        scenario = Scenario.model_validate(manifest["scenario"])
+        phases = scenario.phases
+        times, latencies_s = [], []
+        for i, phase in enumerate(phases):
+            suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
+            with np.load(folder / f"trace{suffix}.npz") as columns:
+                own = np.empty(len(columns["ready"]), dtype=TIMES)
+                for name in _TIMES:
+                    own[name] = columns[name]
+            times.append(own)
+            latencies_s.append((report["phases"][i] if report["phases"] else report)["simulated"]["latency_s"])
+        return restored(scenario, times, latencies_s)
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            "not the results of a run by this version",
+            where=str(folder),
+            got=str(error).partition("\n")[0],
+            hint="write them with `sim run`",
+        ) from None
+
+
+def critical_paths(bottlenecks: Sequence[Bottlenecks] | None) -> dict[str, Any]:
+    """What `--critical-path` adds to the report; nothing without it."""
+    return {} if bottlenecks is None else {"critical_path": [each.to_dict() for each in bottlenecks]}
 
 
 def explain_list(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.closed_form import pope
 from sim.closed_form.per_axis import per_axis as per_axis_form
@@ -16,8 +17,11 @@ from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
 from sim.lower import Lowered, lower
 from sim.placement import machine
+from sim.report.bottlenecks import Bottlenecks
+from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.report import ClosedForm, Report, build, together
+from sim.report.what_if import what_if
 from sim.specs import Scenario, TorusSpec
 from sim.topology.graph import Topology
 from sim.trace import TIMES, Trace
@@ -59,6 +63,10 @@ class Run:
     engine_s: float
     """Wall-clock time of the engine."""
 
+    def suffix(self, part: Pass) -> str:
+        """What tells files of a phase from those of the other: `_decode`; nothing where there is one phase."""
+        return f"_{part.scenario.workload.phase}" if len(self.passes) > 1 else ""
+
 
 def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, total: None) -> Run:
     """Lower, simulate, predict and report a scenario.
@@ -83,14 +91,29 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         latency_s = sum(found.trace.makespan_ps for found in simulated) / PS_PER_S if simulated else None
         passes.append(_pass(phase, whole := _simulate(phase), latency_s))
         simulations += [*simulated, whole]
-    report = passes[0].report if len(passes) == 1 else together(scenario, passes[0].report, passes[1].report)
     return Run(
         scenario=scenario,
         passes=tuple(passes),
-        report=report,
+        report=_report(scenario, passes),
         tasks=sum(len(found.trace.program) for found in simulations),
         engine_s=sum(found.engine_s for found in simulations),
     )
+
+
+def bottlenecks(
+    result: Run, progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[Bottlenecks, ...]:
+    """The critical path of one step of each phase, and what would shorten it, by simulating it again.
+
+    Args:
+        progress: called with (simulations done, simulations in all) of a phase.
+    """
+    found = []
+    for part in result.passes:
+        own = shares(part.trace, part.topology, part.scenario.workload.activations)
+        results = what_if(part.trace, part.topology, own, progress)
+        found.append(Bottlenecks(part.scenario.workload.phase, own, results))
+    return tuple(found)
 
 
 def latency_s(scenario: Scenario) -> float:
@@ -145,7 +168,38 @@ def _pass(scenario: Scenario, found: _Simulated, latency_s: float | None) -> Pas
     return Pass(scenario, topology, lowered, found.trace, report)
 
 
+def restored(scenario: Scenario, times: Sequence[npt.NDArray[np.void]], latencies_s: Sequence[float]) -> Run:
+    """A run from what was written of it, without simulating: lowered again, with the times it had.
+
+    Args:
+        times: of each phase, [tasks] of TIMES; the ends follow from the rest.
+        latencies_s: of all steps of each phase.
+
+    Raises:
+        ValueError: the times are not of this scenario's tasks.
+    """
+    passes = []
+    for phase, own, latency_s in zip(scenario.phases, times, latencies_s, strict=True):
+        topology, lowered = _lowered(phase)
+        if len(own) != len(lowered.program):
+            raise ValueError(f"{len(own)} tasks where the scenario has {len(lowered.program)}")
+        own["end"] = own["free"] + lowered.program.flight_ps
+        passes.append(_pass(phase, _Simulated(topology, lowered, Trace(lowered.program, own), 0.0), latency_s))
+    return Run(scenario, tuple(passes), _report(scenario, passes), sum(len(own) for own in times), 0.0)
+
+
+def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:
+    return passes[0].report if len(passes) == 1 else together(scenario, passes[0].report, passes[1].report)
+
+
 def _simulate(scenario: Scenario) -> _Simulated:
+    topology, lowered = _lowered(scenario)
+    began = time.perf_counter()
+    trace = simulate(lowered.program)
+    return _Simulated(topology, lowered, trace, time.perf_counter() - began)
+
+
+def _lowered(scenario: Scenario) -> tuple[Topology, Lowered]:
     """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off."""
     topology = machine(scenario)
     lowered = None
@@ -153,7 +207,4 @@ def _simulate(scenario: Scenario) -> _Simulated:
         folded = topology.folded()
         with suppress(NotFoldableError):
             lowered, topology = lower(scenario, folded), folded
-    lowered = lowered or lower(scenario, topology)
-    began = time.perf_counter()
-    trace = simulate(lowered.program)
-    return _Simulated(topology, lowered, trace, time.perf_counter() - began)
+    return topology, lowered or lower(scenario, topology)

@@ -38,6 +38,7 @@ ORDER = [
     "calibrate",
     "explain",
     "sweep",
+    "pictures",
     "outputs",
     "cli",
     "__main__",

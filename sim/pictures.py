@@ -1,0 +1,54 @@
+"""All figures of a run, and its page: what `sim run` draws and `sim plot` draws again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.run import Pass
+
+if TYPE_CHECKING:
+    from sim.report.bottlenecks import Bottlenecks
+    from sim.report.explanation import Explanation
+    from sim.run import Run
+
+
+def timeline(part: Pass, title: str) -> Any:
+    """Compute, collectives and links of a chip over time, with the critical path."""
+    from sim.plots import timeline as plot
+
+    return plot.make(*part.whole(), title)
+
+
+FIGURES: dict[str, Callable[[Pass, str], Any]] = {"timeline": timeline}
+"""Figures of one phase: (phase, title) -> matplotlib figure."""
+
+
+def draw(
+    run: Run,
+    folder: Path,
+    formats: Sequence[str],
+    figures: Sequence[str] = tuple(FIGURES),
+    explanations: Sequence[Explanation] = (),
+    bottlenecks: Sequence[Bottlenecks] = (),
+) -> list[Path]:
+    """Draw figures of `run` into `folder`, each in each of `formats`; their paths."""
+    from sim.plots.style import save
+
+    drawn = []
+    for part in run.passes:
+        suffix = run.suffix(part)
+        for name in figures:
+            made = FIGURES[name](part, run.scenario.name + suffix.replace("_", ", "))
+            for each in formats:
+                drawn.append(folder / f"{name}{suffix}.{each}")
+                save(made, drawn[-1])
+    for explanation in explanations:
+        from sim.plots import waterfall
+
+        suffix = f"_{explanation.phase}" if len(explanations) > 1 else ""
+        for each in formats:
+            drawn.append(folder / f"waterfall{suffix}.{each}")
+            waterfall.draw(explanation, drawn[-1])
+    return drawn

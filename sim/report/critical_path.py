@@ -1,0 +1,245 @@
+"""The critical path of a trace, over tasks and resources: the chain of events that made the step as long as it is.
+
+From the task that ends last one goes back in time. A task that started the moment it was ready waited for a
+dependency: the one that ended then. One that was ready earlier waited for a resource: for the task that released it.
+So every picosecond of the step belongs to exactly one task, either while it holds its resources or while its message
+flies, and the parts add up to the step exactly. (The critical path method of Kelley and Walker 1959, with resource
+edges as in the critical chains of scheduling; where several chains are equally long, that of the lowest task ids.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.program import Ids, Ints, Kind
+from sim.report.ops import classes
+from sim.report.roofline import memory_bound
+from sim.topology.graph import Link, Topology
+from sim.trace import Trace
+from sim.units import PS_PER_S, to_ps
+
+COMPUTE, MEMORY, OP_OVERHEAD = "compute", "memory-bound compute", "launches of operations"
+SLOWED, TRANSFER, QUEUEING = "slowed by communication", "transfer", "queueing"
+LATENCY, LAUNCH = "link latency", "launches of collectives"
+CAUSES = {
+    COMPUTE: "operations limited by the matmul rate",
+    MEMORY: "operations limited by memory bandwidth",
+    OP_OVERHEAD: "fixed time beside every operation, and launches by the host",
+    SLOWED: "operations at a reduced rate while a collective of their chip is in progress",
+    TRANSFER: "messages holding their links: bytes / bandwidth",
+    QUEUEING: "messages of another collective holding a link that the path waits for",
+    LATENCY: "messages in flight, after their link is free again",
+    LAUNCH: "fixed time at the start of every collective",
+}
+"""What the time of the path is spent on, and what that means."""
+
+_FLIGHTS = {Kind.BEGIN: LAUNCH, Kind.END: LAUNCH, Kind.EVENT: OP_OVERHEAD, Kind.COMPUTE: OP_OVERHEAD}
+"""What a flight of each kind of task is; of the others, it is a message's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Path:
+    """The segments of the path, [n] each, in order of time; each begins where the one before ends."""
+
+    task: Ints
+    start: Ints
+    end: Ints
+    flies: npt.NDArray[np.bool_]
+    """Whether the task's message flies then (or its collective is launched); else it holds its resources."""
+    holds_up: npt.NDArray[np.bool_]
+    """Whether the path goes on with a task that waited for what this one held, not for its result."""
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    @property
+    def length(self) -> Ints:
+        """Of each segment, ps."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of the step that one thing owns."""
+
+    name: str
+    time_ps: int
+    of_step: float
+    segments: int
+    """How often the path comes by."""
+    about: str = ""
+
+    @property
+    def time_s(self) -> float:
+        return self.time_ps / PS_PER_S
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "time_s": self.time_s, "of_step": self.of_step, "segments": self.segments}
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Who owns the step. `causes` add up to it to the picosecond, and so do `ops`."""
+
+    step_ps: int
+    causes: tuple[Share, ...]
+    ops: tuple[Share, ...]
+    """Operations and collectives by name, the longest first."""
+    links: tuple[Share, ...]
+    """Kinds of links, while a message of the path holds them or flies; the longest first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data, seconds."""
+        groups = {name: [share.to_dict() for share in getattr(self, name)] for name in ("causes", "ops", "links")}
+        return {"step_s": self.step_ps / PS_PER_S, **groups}
+
+
+def walk(trace: Trace) -> Path:
+    """The critical path of `trace`; empty for a trace in which nothing takes time.
+
+    Raises:
+        ValueError: a task waited although nothing it needs was in use: not a trace of the engine's rule.
+    """
+    program = trace.program
+    ready, start, free, end = (trace.times[name].tolist() for name in ("ready", "start", "free", "end"))
+    releases = _Releases.of(trace)
+    segments: list[tuple[int, int, int, bool, bool]] = []
+    task = int(np.argmax(trace.times["end"])) if len(program) else -1
+    holds_up = False
+    while task >= 0:
+        if not holds_up and end[task] > free[task]:
+            segments.append((task, free[task], end[task], True, False))
+        if free[task] > start[task]:
+            segments.append((task, start[task], free[task], False, holds_up))
+        holds_up = start[task] > ready[task]
+        if holds_up:
+            task = releases.before(task)
+        else:
+            needs = program.dependencies(task)
+            last = needs[trace.times["end"][needs] == ready[task]]
+            task = int(last.min()) if len(last) else -1
+    columns = list(zip(*reversed(segments), strict=True)) or [()] * 5
+    times = [np.array(column, dtype=np.int64) for column in columns[:3]]
+    return Path(*times, *(np.array(column, dtype=np.bool_) for column in columns[3:]))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Releases:
+    """Every release of a resource, in order of (resource, time)."""
+
+    trace: Trace
+    key: Ints
+    task: Ids
+    horizon: int
+
+    @classmethod
+    def of(cls, trace: Trace) -> _Releases:
+        program, horizon = trace.program, trace.makespan_ps + 1
+        task = np.repeat(np.arange(len(program), dtype=np.int32), np.diff(program.resource_offset))
+        key = program.resource.astype(np.int64) * horizon + trace.times["free"][task]
+        order = np.argsort(key, kind="stable")
+        return cls(trace, key[order], task[order], horizon)
+
+    def before(self, task: int) -> int:
+        """The task that released what `task` waited for, at the moment it could start.
+
+        One that held it for some time; else, one of no duration that stood before `task` in the queue.
+        """
+        times, start = self.trace.times, int(self.trace.times["start"][task])
+        found = []
+        for resource in self.trace.program.resources_of(task).tolist():
+            key = resource * self.horizon + start
+            first, last = np.searchsorted(self.key, [key, key + 1])
+            found += self.task[first:last].tolist()
+        held = [other for other in found if times["start"][other] < start]
+        rank = (int(times["ready"][task]), task)
+        held = held or [other for other in found if (int(times["ready"][other]), other) < rank]
+        if not held:
+            raise ValueError(f"{self.trace.program.describe(task)} waited for a resource that nothing held")
+        return int(min(held))
+
+
+def shares(trace: Trace, topology: Topology, dtype: str, path: Path | None = None) -> Shares:
+    """Who owns the step of `trace`.
+
+    Args:
+        dtype: of the operands of matmuls, which decides the rate they can reach.
+        path: that of `trace`, where it is known already.
+    """
+    path, program = path or walk(trace), trace.program
+    step_ps = int(path.length.sum())
+    overhead_ps = to_ps(topology.chip.op_overhead_s)
+    slow = memory_bound(program, topology.chip, dtype)
+    cause_of: dict[str, list[int]] = {name: [0, 0] for name in CAUSES}
+    kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
+    other = _held_up_by_another(trace, path)
+    for i, (task, kind, length) in enumerate(zip(path.task.tolist(), kinds, lengths, strict=True)):
+        if path.flies[i]:
+            parts = [(_FLIGHTS.get(kind, LATENCY), length)]
+        elif kind == Kind.COMPUTE:
+            work = int(program.busy_ps[task])
+            fixed = min(overhead_ps, work)
+            parts = [(MEMORY if slow[task] else COMPUTE, work - fixed), (OP_OVERHEAD, fixed), (SLOWED, length - work)]
+        elif kind == Kind.EVENT:
+            parts = [(OP_OVERHEAD, length)]
+        else:
+            parts = [(QUEUEING if other[i] else TRANSFER, length)]
+        for name, part in parts:
+            cause_of[name][0] += part
+            cause_of[name][1] += part > 0
+    causes = tuple(
+        Share(name, time, time / max(step_ps, 1), count, CAUSES[name])
+        for name, (time, count) in cause_of.items()
+        if time
+    )
+    names = [program.op_names[op] for op in program.op[path.task].tolist()]
+    groups = classes(program)
+    about = {name: str(groups[op]) for op, name in enumerate(program.op_names)}
+    sends = [(i, _link(trace, topology, task)) for i, task in enumerate(path.task.tolist())]
+    on_links = [(i, link_class(topology, link)) for i, link in sends if link is not None]
+    return Shares(
+        step_ps=step_ps,
+        causes=causes,
+        ops=_longest(names, lengths, step_ps, about),
+        links=_longest([name for _, name in on_links], [lengths[i] for i, _ in on_links], step_ps, {}),
+    )
+
+
+def link_class(topology: Topology, link: Link) -> str:
+    """The kind of link: `x+` on a torus, `egress port` on a switch, else what it is made of: `nvlink, 25 GB/s`."""
+    if link.axis:
+        return f"{link.axis}{'+' if link.direction > 0 else '-'}"
+    if topology.kind == "switch":
+        return f"{link.name.rpartition(':')[2]} port"
+    return f"{link.medium}, {link.bandwidth / 1e9:.4g} GB/s"
+
+
+def _link(trace: Trace, topology: Topology, task: int) -> Link | None:
+    """The slowest link that a send holds, the first of equals; None where a task holds none."""
+    held = trace.program.resources_of(task) - topology.chips
+    links = [topology.links[i] for i in held.tolist() if 0 <= i < len(topology.links)]
+    return min(links, key=lambda link: link.bandwidth, default=None)
+
+
+def _held_up_by_another(trace: Trace, path: Path) -> npt.NDArray[np.bool_]:
+    """[n] segments in which the path waits for a resource that another collective holds."""
+    collective = trace.program.collective[path.task]
+    follows = np.append(collective[1:], -1)
+    return np.asarray(path.holds_up & (collective != follows))
+
+
+def _longest(names: list[str], lengths: list[int], step_ps: int, about: dict[str, str]) -> tuple[Share, ...]:
+    """Sums by name, the longest first."""
+    sums: dict[str, list[int]] = {}
+    for name, length in zip(names, lengths, strict=True):
+        total = sums.setdefault(name, [0, 0])
+        total[0] += length
+        total[1] += 1
+    found = [
+        Share(name, time, time / max(step_ps, 1), count, about.get(name, "")) for name, (time, count) in sums.items()
+    ]
+    return tuple(sorted(found, key=lambda share: (-share.time_ps, share.name)))

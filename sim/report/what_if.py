@@ -1,0 +1,107 @@
+"""What would shorten a step most: each part of it made free in turn, and the program simulated again.
+
+The share of the critical path says what the step waits for now; without it another chain may be as long. Only a new
+simulation tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sim.engine import simulate
+from sim.program import Ids, Kind, Program
+from sim.report.critical_path import LATENCY, Shares
+from sim.report.ops import classes
+from sim.topology.graph import Topology
+from sim.trace import Trace
+from sim.units import PS_PER_S, to_ps
+
+_OPS = 8
+"""So many operations and collectives are tried by name: those with the largest shares of the path."""
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """One thing made free."""
+
+    name: str
+    step_s: float
+    """The step without it."""
+    saved_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "step_s": self.step_s, "saved_s": self.saved_s}
+
+
+Change = tuple[str, Callable[[Program], Program]]
+
+
+def what_if(
+    trace: Trace,
+    topology: Topology,
+    found: Shares,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[WhatIf, ...]:
+    """Steps with one thing free at a time, the most saved first; what saves nothing is left out.
+
+    Args:
+        found: shares of the critical path of `trace`.
+        progress: called with (simulations done, simulations in all).
+    """
+    changes = list(_changes(trace.program, topology, found))
+    results = []
+    for done, (name, change) in enumerate(changes):
+        progress(done, len(changes))
+        step_ps = simulate(change(trace.program)).makespan_ps
+        if step_ps != trace.makespan_ps:
+            results.append(WhatIf(name, step_ps / PS_PER_S, (trace.makespan_ps - step_ps) / PS_PER_S))
+    return tuple(sorted(results, key=lambda result: (-result.saved_s, result.name)))
+
+
+def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Change]:
+    """What is tried: causes, classes of operations, and the operations with the largest shares of the path."""
+    kind, groups = program.kind, classes(program)
+    sends, begins, computes = (kind == each for each in (Kind.SEND, Kind.BEGIN, Kind.COMPUTE))
+    overhead_ps = to_ps(topology.chip.op_overhead_s)
+    yield "link bandwidth without limit", lambda p: replace(p, busy_ps=np.where(sends, 0, p.busy_ps))
+    yield "no queueing at links", _without_queues
+    yield f"no {LATENCY}", lambda p: replace(p, flight_ps=np.where(sends, 0, p.flight_ps))
+    if program.flight_ps[begins].any():
+        yield "collectives launched at once", lambda p: replace(p, flight_ps=np.where(begins, 0, p.flight_ps))
+    if overhead_ps:
+        yield (
+            "operations launched at once",
+            lambda p: replace(p, busy_ps=np.where(computes, np.maximum(p.busy_ps - overhead_ps, 0), p.busy_ps)),
+        )
+    if program.slow_ppm.any():
+        yield "compute not slowed by communication", lambda p: replace(p, slow_ppm=np.zeros_like(p.slow_ppm))
+    present = np.unique(groups[np.unique(program.op)]).tolist()
+    named = [share.name for share in found.ops[:_OPS]]
+    for group in present:
+        members = np.flatnonzero(groups == group)
+        if len(members) > 1 or program.op_names[members[0]] not in named:
+            yield f"every {group} free", _free(members)
+    for name in named:
+        yield f"{name} free", _free(np.array([program.op_names.index(name)]))
+
+
+def _free(ops: np.ndarray) -> Callable[[Program], Program]:
+    """The program with some ops taking no time."""
+
+    def change(program: Program) -> Program:
+        takes = ~np.isin(program.op, ops)
+        return replace(program, busy_ps=program.busy_ps * takes, flight_ps=program.flight_ps * takes)
+
+    return change
+
+
+def _without_queues(program: Program) -> Program:
+    """The program with links that carry any number of messages at once, each at full rate."""
+    keeps = np.repeat(program.kind != Kind.SEND, np.diff(program.resource_offset))
+    counts = np.where(program.kind != Kind.SEND, np.diff(program.resource_offset), 0)
+    held: Ids = program.resource[keeps]
+    return replace(program, resource=held, resource_offset=np.concatenate(([0], np.cumsum(counts))))

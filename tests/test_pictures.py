@@ -1,0 +1,77 @@
+"""Figures of a run: drawn again from what was written, the same bytes, in every format."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from files import write
+from typer.testing import CliRunner
+
+from sim import load, outputs, pictures
+from sim.cli import app
+from sim.errors import InputError
+from sim.run import run
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of a small scenario, with everything in it."""
+    folder: Path = tmp_path_factory.mktemp("run")
+    scenario = str(write(folder))
+    options = ["--out", str(folder / "out"), "--critical-path", "--explain", "--format", "png,svg"]
+    done = CliRunner().invoke(app, ["run", scenario, *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return folder / "out" / "tiny"
+
+
+def test_every_figure_is_written_in_every_format(results: Path):
+    for name in (*pictures.FIGURES, "waterfall"):
+        assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results / f"{name}.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("name", pictures.FIGURES)
+def test_a_figure_drawn_again_has_the_same_bytes(results: Path, name: str):
+    before = {suffix: (results / f"{name}.{suffix}").read_bytes() for suffix in ("png", "svg")}
+    done = CliRunner().invoke(app, ["plot", str(results), name, "--format", "png,svg"], catch_exceptions=False)
+    assert done.output.split() == [str(results / f"{name}.{suffix}") for suffix in ("png", "svg")]
+    assert {suffix: (results / f"{name}.{suffix}").read_bytes() for suffix in ("png", "svg")} == before
+
+
+def test_a_run_read_back_is_the_run(results: Path):
+    again = outputs.read(results)
+    report = json.loads((results / "report.json").read_text())
+    report.pop("critical_path")
+    assert json.loads(json.dumps(again.report.to_dict())) == report
+
+
+@pytest.mark.parametrize("scenario", ["palm540b_prefill_ws2d_b1"])
+def test_times_read_back_are_those_simulated(tmp_path: Path, scenario: str):
+    done = run(load.scenario(scenario, ["engine.layers=1"]))
+    outputs.write(done, tmp_path, formats=())
+    again = outputs.read(tmp_path)
+    assert np.array_equal(again.passes[0].trace.times, done.passes[0].trace.times)
+    assert again.report == done.report
+
+
+def test_the_critical_path_in_the_report_is_as_long_as_the_step(results: Path):
+    report = json.loads((results / "report.json").read_text())
+    (found,) = report["critical_path"]
+    assert found["step_s"] == report["simulated"]["step_s"]
+    for group in ("causes", "ops"):
+        assert sum(share["time_s"] for share in found[group]) == pytest.approx(found["step_s"], rel=1e-12)
+    saved = [each["saved_s"] for each in found["what_if"]]
+    assert saved == sorted(saved, reverse=True)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="not the results of a run"):
+        outputs.read(tmp_path)
+
+
+def test_unknown_figures_and_formats_are_named(results: Path):
+    with pytest.raises(InputError, match="no such figure, got 'timelime'; there are timeline"):
+        CliRunner().invoke(app, ["plot", str(results), "timelime"], catch_exceptions=False)
+    with pytest.raises(InputError, match="no such format, got 'gif'; there are png, svg, pdf"):
+        CliRunner().invoke(app, ["plot", str(results), "--format", "gif"], catch_exceptions=False)
