@@ -310,19 +310,12 @@ class NvlsSpec(Strict):
     latency: Duration
     efficiency: Fraction
     """Share of a channel's speed that the tuner counts on."""
+    bandwidth_share: Sourced[Fraction]
+    """Share of the links' bandwidth that the kernel reaches."""
     channels: Count
     chunk: Size
     """Largest data of one channel and one part of the array in one round."""
     least_chunk: Size
-
-
-class NvlsTreeSpec(Strict):
-    """NVLS inside boxes and a tree between them."""
-
-    latency: Duration
-    net: Duration
-    """Latency of one step between boxes."""
-    ceiling: _ByBoxes
 
 
 class NcclSpec(Strict):
@@ -346,7 +339,6 @@ class NcclSpec(Strict):
     tree_ceiling: _ByBoxes
     tree_correction: dict[Protocol, _Factors]
     nvls: NvlsSpec | None = None
-    nvls_tree: NvlsTreeSpec | None = None
 
     @model_validator(mode="after")
     def _protocols_are_complete(self) -> Self:

@@ -167,6 +167,13 @@ def test_the_tuner_by_hand() -> None:
     assert found["ring_simple"] == pytest.approx(56e-6 + MIB * 14 / 8 / 360e9)
 
 
+def test_a_rack_has_no_more_nvls_channels_than_nccl() -> None:
+    # 32 of them, at 33 x 20 of 721.8 GB/s; a channel for each of 72 GPUs would fit none of the speeds.
+    found = library.fabric(machine("gb200_nvl72")).nvls
+    assert (found.count, found.speed) == (32, 20e9)
+    assert chosen(machine("gb200_nvl72"), "all_reduce", GIB) == "nvls"
+
+
 @pytest.mark.parametrize(
     ("name", "channels"),
     [("dgx_a100", (12, 20e9)), ("dgx_h100", (12, 30e9)), ("hgx_h200", (12, 30e9)), ("hgx_b200", (16, 45e9))],

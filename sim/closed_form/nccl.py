@@ -74,8 +74,9 @@ def search(spec: NcclSpec, budget: float, *, between_boxes: bool = False, most: 
 
 def nvls_channels(spec: NcclSpec, chips: int, budget: float) -> Channels | None:
     """A channel per GPU, which takes twice its speed at its own GPU and once at every other; None where none fits."""
-    fitting = [speed for speed in spec.intra_speeds if (chips + 1) * speed <= budget]
-    return Channels(min(chips, _MOST_CHANNELS), fitting[0]) if fitting and chips > 1 else None
+    count = min(chips, _MOST_CHANNELS)
+    fitting = [speed for speed in spec.intra_speeds if (count + 1) * speed <= budget]
+    return Channels(count, fitting[0]) if fitting and chips > 1 else None
 
 
 def predict(

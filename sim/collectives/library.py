@@ -124,7 +124,7 @@ def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str,
     if kernel.algorithm == "nvls":
         loops = in_switch.rounds(_nvls_of(topology), n, size)
         nvls = _nvls_of(topology)
-        timing = _timing(topology, kernel, nvls.latency, nvls.channels)
+        timing = _timing(topology, kernel, nvls.latency, nvls.channels, share=nvls.bandwidth_share.value)
         return _timed(topology, collective, axes, name, loops, 1, timing)
     protocol, channels = spec.protocols[kernel.protocol], fabric(topology).ring.count
     overhead_s = spec.base[kernel.latencies][kernel.protocol] + spec.startup[kernel.protocol].value
