@@ -154,6 +154,11 @@ def test_an_algorithm_without_protocol_is_its_best_one() -> None:
     assert chosen(machine("dgx_h100"), "all_reduce", 8, "one_shot") == "one_shot"
 
 
+@pytest.mark.parametrize("collective", ON_NCCL)
+def test_one_gpu_has_nobody_to_talk_to(collective: str) -> None:
+    assert len(schedule(part_of("dgx_h100", 1), collective, ("g",), None, MIB)) == 0
+
+
 def test_the_choice_needs_the_size() -> None:
     with pytest.raises(ValueError, match="NCCL chooses by the size"):
         schedule(machine("dgx_h100"), "all_reduce", ("g",))

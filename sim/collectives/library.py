@@ -109,8 +109,9 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
         left.remove("nvls")
     if not left:
         rule = f"the algorithm '{wanted}' of {collective} needs all chips on one switch that reduces"
-        raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(names(collective))}")
-    if len(left) == 1:
+        others = ", ".join(name for name in names(collective) if name != wanted)
+        raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {others}")
+    if len(left) == 1 or topology.chips == 1:
         return left[0]
     if size is None:
         raise ValueError(f"{collective} by '{wanted}' on {topology.name}: NCCL chooses by the size")
@@ -121,6 +122,8 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
 def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str, size: float) -> Schedule:
     """The schedule of a kernel for `size` bytes."""
     spec, kernel, n = _spec(topology), ON_NCCL[collective][name], topology.chips
+    if n == 1:
+        return _run(topology, collective, axes, name, 1, 1)
     if kernel.algorithm == "nvls":
         loops = in_switch.rounds(_nvls_of(topology), n, size)
         nvls = _nvls_of(topology)
