@@ -7,6 +7,9 @@ do not depend on the order of events. A task without resources starts the moment
 instant, that end is one of the instant's arrivals. A task that takes no time but holds resources ends in the instant's
 next round.
 
+Polling: a task with a period (`Program.poll_ps`) looks for its dependencies once in that time, from the end of the
+first of them on its list: it is ready at the first whole number of periods after it at which all have ended.
+
 Interference: a task may slow a resource (`Program.slows`), from its start by a positive `slow_ppm`, or back to what it
 was from its end by a negative one. All that slow a resource at once add up. While the rate of its resource is less than
 one, a task advances by rate x time; with several resources, at the least of their rates. Work is counted in millionths
@@ -32,6 +35,9 @@ from sim.errors import DeadlockError
 from sim.program import FULL_PPM, Program
 from sim.trace import Trace
 
+Slot = tuple[list[int], list[int], list[int]]
+"""Of an instant: tasks that free resources, tasks that end, tasks that look for their dependencies."""
+
 LEAST_PPM = 10_000
 """The lowest rate, parts per million."""
 
@@ -53,17 +59,18 @@ def simulate(program: Program) -> Trace:
     rates = _Rates(program, first_held, also_held) if program.slow_ppm.any() else None
     tracked = rates.tracks if rates else bytearray(count)
     changes = rates.slow_ppm if rates else [0] * count
+    polls = _Polls(program)
 
     env = simpy.Environment()
     all_done = env.event()
-    agenda: dict[int, tuple[list[int], list[int]]] = {}  # instant -> (tasks that free resources, tasks that end)
+    agenda: dict[int, Slot] = {}
     touched: list[int] = []  # resources at whose head something may start in this instant
     unfinished = count
 
-    def book(time: int) -> tuple[list[int], list[int]]:
+    def book(time: int) -> Slot:
         slot = agenda.get(time)
         if slot is None:
-            slot = agenda[time] = ([], [])
+            slot = agenda[time] = ([], [], [])
             env.timeout(time - env.now).callbacks.append(at_instant)
         return slot
 
@@ -92,7 +99,7 @@ def simulate(program: Program) -> Trace:
     def at_instant(_: simpy.Event) -> None:
         nonlocal unfinished
         now = int(env.now)
-        freed, ended = agenda.pop(now)
+        freed, ended, looking = agenda.pop(now)
         for task in freed:
             if tracked[task]:
                 if rates and not rates.done(task, now):
@@ -105,12 +112,19 @@ def simulate(program: Program) -> Trace:
                 for resource in also_held[task]:
                     idle[resource] = 1
                     touched.append(resource)
+        for task in looking:
+            arrive(task, now, ended)
         for task in ended:  # grows while it is read: resource-less tasks that take no time
+            if task in polls.since:
+                polls.since[task] = now
             for dependent in dependents[dependents_of[task] : dependents_of[task + 1]]:
                 left = waiting[dependent] - 1
                 waiting[dependent] = left
                 if not left:
-                    arrive(dependent, now, ended)
+                    if dependent in polls.anchor and (wait := polls.wait(dependent, now)):
+                        book(now + wait)[2].append(dependent)
+                    else:
+                        arrive(dependent, now, ended)
             if changes[task] < 0:
                 change(task, now)
         unfinished -= len(ended)
@@ -155,6 +169,24 @@ def simulate(program: Program) -> Trace:
             raise _deadlock(program, waiting, start, int(env.now)) from error
     trace = Trace.of(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
     return trace.stretched(rates.free) if rates else trace
+
+
+class _Polls:
+    """Tasks that look for their dependencies from time to time."""
+
+    def __init__(self, program: Program) -> None:
+        polling = np.flatnonzero(program.poll_ps)
+        first = program.deps[program.dep_offset[polling]] if len(polling) else polling
+        self._period = dict(zip(polling.tolist(), program.poll_ps[polling].tolist(), strict=True))
+        self.anchor = dict(zip(polling.tolist(), first.tolist(), strict=True))
+        """Task -> the first of its dependencies."""
+        self.since = dict.fromkeys(self.anchor.values(), 0)
+        """That -> when it ended."""
+
+    def wait(self, task: int, now: int) -> int:
+        """Time until it next looks; 0 if it looks now."""
+        period: int = self._period[task]
+        return (self.since[self.anchor[task]] - now) % period
 
 
 class _Rates:

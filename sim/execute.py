@@ -52,6 +52,7 @@ class Execution:
         self.weights: Mapping[str, Array] = {}
         self.tokens: npt.NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self.layer = 0
+        self._sent: Shards | None = None
         self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
         self._at = [
             dict(zip(dict(self.mesh), topology.coordinates(chip), strict=True)) for chip in range(topology.chips)
@@ -251,6 +252,16 @@ class Execution:
             shards.append(np.where(mine[..., None], table.shards[chip][np.where(mine, local, 0)], 0.0))
         whole = sharding.sharded("B L E", self.sizes, self.mesh)
         return Shards(Sharded(whole.dims, whole.mesh, whole.dtype, axes), tuple(shards))
+
+    def receive(self, notation: str) -> Shards:
+        """What was sent last, if it is sharded so. Raises LayoutError."""
+        expected = sharding.sharded(notation, self.sizes, self.mesh)
+        if self._sent is None or self._sent.tensor != expected:
+            raise LayoutError(f"receive {expected}: the stage before sent {self._sent and self._sent.tensor}")
+        return self._sent
+
+    def send(self, x: Shards) -> None:
+        self._sent = x
 
     def last_position(self, x: Shards) -> Shards:
         dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)

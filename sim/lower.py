@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 from sim.layouts import tensor_parallel_pass
 from sim.layouts.block import transformer_layer
 from sim.layouts.ends import embedding, unembedding
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Placed
+from sim.lowering.lowered import Lowered, Part
 from sim.partition import LAYOUTS, Partition
-from sim.program import Program
+from sim.pipeline.assemble import assemble
 from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.topology.graph import Topology
-
-
-@dataclass(frozen=True, slots=True)
-class Lowered:
-    """A scenario as tasks, and what it keeps in memory. The tasks are one forward pass of all simulated layers."""
-
-    program: Program
-    weights_bytes: float
-    """Per chip, embedding included."""
-    kv_cache_bytes: float
-    """Per chip, after the last step."""
-    gather_buffer_bytes: float
-    """Per chip, most gathered weights at once."""
-    notes: tuple[str, ...]
-    """What the layout does otherwise than its name says."""
 
 
 def lower(scenario: Scenario, topology: Topology) -> Lowered:
@@ -44,27 +29,37 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
         LayoutError: the mesh does not divide a dimension.
         NotFoldableError: `topology` is folded and chips would do different things.
     """
+    if scenario.pipeline:
+        return assemble(scenario, topology, part_of_pass)
+    return part_of_pass(scenario, topology, Part.whole(scenario.layers))
+
+
+def part_of_pass(scenario: Scenario, topology: Topology, part: Part) -> Lowered:
+    """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
     axes = tuple(axis.name for axis in topology.axes)
     if scenario.layout.ffn == TENSOR_PARALLEL:
-        return _tensor_parallel(scenario, topology, Partition(e=(), f=axes))
+        return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part)
     at = LAYOUTS[scenario.layout.ffn](axes)
     flow = Lowering(scenario, topology, at)
-    x = embedding(flow, at)
+    x = embedding(flow, at) if part.first else flow.receive(at.residual)
     ends = flow.stored_bytes()
 
     def one(_: Hashable, state: Sequence[Placed]) -> Sequence[Placed]:
         return [transformer_layer(flow, state[0], at, scenario.model, scenario.block, scenario.layout.attention)]
 
-    (x,) = _layers(flow, ("layer",) * scenario.layers, one, [x])
+    (x,) = _layers(flow, ("layer",) * part.layers, one, [x])
     layer_bytes = flow.stored_bytes() - ends
-    unembedding(flow, x, at)
-    return _lowered(flow, scenario, (scenario.layers - 1) * layer_bytes)
+    if part.last:
+        unembedding(flow, x, at)
+    else:
+        flow.send(x)
+    return _lowered(flow, scenario, part.layers, layer_bytes)
 
 
-def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition) -> Lowered:
+def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part: Part) -> Lowered:
     flow = Lowering(scenario, topology, at)
     whole = tensor_parallel_pass.of(flow, scenario)
-    streams = whole.begin()
+    streams = whole.begin() if part.first else whole.resume(part.scattered)
     ends = flow.stored_bytes()
     shape = [stream.shape for stream in streams]
 
@@ -74,10 +69,15 @@ def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition) -> L
         shape = [stream.shape for stream in after]
         return [value for stream in after for value in stream.values]
 
-    values = _layers(flow, whole.kinds, one, [value for stream in streams for value in stream.values])
+    kinds = whole.kinds[part.first_layer : part.first_layer + part.layers]
+    values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values])
     layer_bytes = flow.stored_bytes() - ends
-    whole.end(tensor_parallel_pass.streams_of(shape, values))
-    return _lowered(flow, scenario, (scenario.layers - 1) * layer_bytes)
+    streams = tensor_parallel_pass.streams_of(shape, values)
+    if part.last:
+        whole.end(streams)
+    else:
+        whole.leave(streams, part.scattered)
+    return _lowered(flow, scenario, part.layers, layer_bytes)
 
 
 def _layers(
@@ -113,11 +113,12 @@ def _layers(
     return state
 
 
-def _lowered(flow: Lowering, scenario: Scenario, more_layers_bytes: float) -> Lowered:
+def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> Lowered:
     return Lowered(
         program=flow.builder.build(),
-        weights_bytes=flow.stored_bytes() + more_layers_bytes,
-        kv_cache_bytes=scenario.layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
+        weights_bytes=flow.stored_bytes() + (layers - 1) * layer_bytes,
+        kv_cache_bytes=layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
         gather_buffer_bytes=flow.gather_buffer_bytes,
         notes=tuple(flow.notes),
+        sent_bytes=flow.sent_bytes,
     )

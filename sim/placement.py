@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import gcd
 
@@ -13,30 +14,45 @@ from sim.topology.graph import Axis, Topology
 def machine(scenario: Scenario) -> Topology:
     """The scenario's machine.
 
-    Tensor parallelism takes the first `layout.mesh.tensor` chips of a switch or graph, links to the others left out, as
-    axis `t`. Where there are more chips than key-value heads, axis `t` is as long as divides these, and along a second
-    axis `r` chips hold copies of them.
+    Tensor parallelism takes the first chips of a switch or graph, links to the others left out: `layout.mesh.tensor` of
+    them as axis `t`, or as many in each pipeline stage along axis `p` (chip = stage x tensor + rank). Where there are
+    more chips in a stage than key-value heads, axis `t` is as long as divides these, and along a second axis `r` chips
+    hold copies of them.
     """
     if scenario.layout.ffn != TENSOR_PARALLEL:
         return topology.build(scenario.topology)
-    chips = scenario.layout.mesh.tensor or chips_of(scenario.topology)
-    return tensor_parallel(topology.build(first_chips(scenario.topology, chips)), scenario.model.kv_heads)
+    stages = scenario.layout.mesh.pipeline
+    chips = tensor_chips(scenario)
+    built = topology.build(some_chips(scenario.topology, range(stages * chips)))
+    axes = (Axis("p", stages, ring=False),) if stages > 1 else ()
+    return replace(built, axes=(*axes, *_tensor_axes(chips, scenario.model.kv_heads)))
+
+
+def tensor_chips(scenario: Scenario) -> int:
+    """Chips of one stage of a switch or graph."""
+    mesh = scenario.layout.mesh
+    return mesh.tensor or chips_of(scenario.topology) // mesh.pipeline
 
 
 def tensor_parallel(built: Topology, kv_heads: int) -> Topology:
     """A switch or graph with its chips along axes `t` and `r`, those of more than one chip."""
-    shared = gcd(kv_heads, built.chips)
-    axes = [Axis(name, size, ring=False) for name, size in (("t", shared), ("r", built.chips // shared)) if size > 1]
-    return replace(built, axes=tuple(axes) or (Axis("t", 1, ring=False),))
+    return replace(built, axes=_tensor_axes(built.chips, kv_heads))
 
 
-def first_chips(spec: TopologySpec, count: int) -> TopologySpec:
-    """A switch or graph with its first `count` chips only."""
+def _tensor_axes(chips: int, kv_heads: int) -> tuple[Axis, ...]:
+    shared = gcd(kv_heads, chips)
+    axes = [Axis(name, size, ring=False) for name, size in (("t", shared), ("r", chips // shared)) if size > 1]
+    return tuple(axes) or (Axis("t", 1, ring=False),)
+
+
+def some_chips(spec: TopologySpec, chosen: Sequence[int]) -> TopologySpec:
+    """A switch or graph with some of its chips only, in their order."""
     if isinstance(spec, SwitchSpec):
-        return spec.model_copy(update={"chips": count})
-    if not isinstance(spec, GraphSpec) or count == chips_of(spec):
+        return spec.model_copy(update={"chips": len(chosen)})
+    if not isinstance(spec, GraphSpec) or len(chosen) == chips_of(spec):
         return spec
-    gone = [name for name, kind in spec.nodes.items() if kind == "chip"][count:]
+    chips = [name for name, kind in spec.nodes.items() if kind == "chip"]
+    gone = set(chips) - {chips[chip] for chip in chosen}
     nodes = {name: kind for name, kind in spec.nodes.items() if name not in gone}
-    links = [edge for edge in spec.links if not set(edge.between) & set(gone)]
+    links = [edge for edge in spec.links if not set(edge.between) & gone]
     return spec.model_copy(update={"nodes": nodes, "links": links})

@@ -73,6 +73,9 @@ class Program:
     """Parts per million of that resource's rate: positive, taken away as the task starts; negative, given back as it
     ends."""
 
+    poll_ps: Ints
+    """Period of looking for the task's dependencies, 0 for a task that is ready the moment the last of them ends."""
+
     def __len__(self) -> int:
         return len(self.busy_ps)
 
@@ -103,8 +106,16 @@ _COLUMNS = (
     "collective",
     "slows",
     "slow_ppm",
+    "poll_ps",
 )
-_DTYPES = {"busy_ps": np.int64, "flight_ps": np.int64, "kind": np.int8, "bytes": np.float64, "flops": np.float64}
+_DTYPES = {
+    "busy_ps": np.int64,
+    "flight_ps": np.int64,
+    "poll_ps": np.int64,
+    "kind": np.int8,
+    "bytes": np.float64,
+    "flops": np.float64,
+}
 
 
 class ProgramBuilder:
@@ -148,6 +159,7 @@ class ProgramBuilder:
         collective: int = -1,
         slows: npt.ArrayLike = -1,
         slow_ppm: int = 0,
+        poll_ps: int = 0,
     ) -> Ids:
         """Append n tasks, one per entry of `chip`, and return their ids [n].
 
@@ -156,6 +168,7 @@ class ProgramBuilder:
             deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
             flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
             busy_ps, flight_ps, peer, bytes, flops, slows: scalar or [n].
+            poll_ps: period of looking for the dependencies, from the end of the first of them on.
         """
         chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
         n = len(chips)
@@ -172,6 +185,7 @@ class ProgramBuilder:
             "collective": collective,
             "slows": slows,
             "slow_ppm": slow_ppm,
+            "poll_ps": poll_ps,
         }
         for name, value in values.items():
             column = np.empty(n, dtype=_DTYPES.get(name, np.int32))
@@ -233,6 +247,46 @@ class ProgramBuilder:
         self._size += shift * count
         self._collectives = max(self._collectives, first + 1 + instances * count)
         return shift * count
+
+    def insert(
+        self, program: Program, chips: Ids, resources: Ids, first: npt.NDArray[np.integer], layer: int = 0
+    ) -> npt.NDArray[np.int64]:
+        """Append all tasks of another program; return, flat, the new ids of those that nothing in it waits for.
+
+        Args:
+            chips: this program's chip for each of its chips.
+            resources: this program's resource for each of its resources.
+            first: [its chips] the task that those of its tasks wait for which wait for nothing else.
+            layer: added to its layers.
+        """
+        shift, n = self._size, len(program)
+        names = np.array([self._op_ids.setdefault(name, len(self._op_ids)) for name in program.op_names])
+
+        def moved(values: Ids, by: Ids) -> Ids:
+            return np.where(values >= 0, by[values], -1).astype(np.int32)
+
+        columns = {name: getattr(program, name) for name in _COLUMNS} | {
+            "op": names[program.op],
+            "layer": np.where(program.layer >= 0, program.layer + layer, -1),
+            "chip": chips[program.chip],
+            "peer": moved(program.peer, chips),
+            "collective": np.where(program.collective >= 0, program.collective + self._collectives, -1),
+            "slows": moved(program.slows, resources),
+        }
+        for name, values in columns.items():
+            self._blocks[name].append(values.astype(_DTYPES.get(name, np.int32)))
+        counts = np.diff(program.dep_offset)
+        roots = np.flatnonzero(counts == 0)
+        deps = np.insert(program.deps.astype(np.int64) + shift, program.dep_offset[roots], first[program.chip[roots]])
+        self._dep_counts.append(np.maximum(counts, 1))
+        self._deps.append(deps.astype(np.int32))
+        self._resource_counts.append(np.diff(program.resource_offset))
+        self._held.append(resources[program.resource].astype(np.int32))
+        self._size += n
+        self._collectives += int(program.collective.max(initial=-1)) + 1
+        waited = np.zeros(n, dtype=np.bool_)
+        waited[program.deps] = True
+        return np.flatnonzero(~waited) + shift
 
     def _consolidate(self) -> None:
         for name in _COLUMNS:

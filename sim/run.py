@@ -15,11 +15,13 @@ from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
-from sim.lower import Lowered, lower
+from sim.lower import lower
+from sim.lowering.lowered import Lowered
 from sim.placement import machine
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
+from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.report.report import ClosedForm, Report, build, together
 from sim.report.what_if import what_if
 from sim.specs import Scenario, TorusSpec
@@ -88,7 +90,7 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         for done, step in enumerate(steps if len(steps) > 1 else ()):
             progress(done, len(steps))
             simulated.append(_simulate(step))
-        latency_s = sum(found.trace.makespan_ps for found in simulated) / PS_PER_S if simulated else None
+        latency_s = sum(found.step_s for found in simulated) if simulated else None
         passes.append(_pass(phase, whole := _simulate(phase), latency_s))
         simulations += [*simulated, whole]
     return Run(
@@ -126,13 +128,13 @@ def latency_s(scenario: Scenario) -> float:
 
 
 def step_s(scenario: Scenario) -> float:
-    """Simulated time of one forward pass, s."""
-    return _simulate(scenario).trace.makespan_ps / PS_PER_S
+    """Simulated time of one forward pass, of a pipeline the mean of its requests, s."""
+    return _simulate(scenario).step_s
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
     """Both closed forms of one phase, for all steps; None where none covers the machine or the layout."""
-    if not isinstance(scenario.topology, TorusSpec) or scenario.layout.ffn not in PAPER_LAYOUTS:
+    if not isinstance(scenario.topology, TorusSpec) or scenario.layout.ffn not in PAPER_LAYOUTS or scenario.pipeline:
         return None
     steps, paper, per_axis = scenario.workload.steps, pope.paper(scenario), per_axis_form(scenario)
     return ClosedForm(
@@ -146,10 +148,23 @@ def predict(scenario: Scenario) -> ClosedForm | None:
 
 @dataclass(frozen=True, slots=True)
 class _Simulated:
+    scenario: Scenario
     topology: Topology
     lowered: Lowered
     trace: Trace
     engine_s: float
+
+    @property
+    def pipeline(self) -> PipelineReport | None:
+        """What became of the requests; None where there is one pass of all chips."""
+        spec, batches = self.scenario.pipeline, self.lowered.batches
+        return pipeline_report(self.trace, batches, spec) if spec and batches else None
+
+    @property
+    def step_s(self) -> float:
+        """Time of the pass, of a pipeline the mean of its requests."""
+        pipeline = self.pipeline
+        return pipeline.latency_mean_s if pipeline else self.trace.makespan_ps / PS_PER_S
 
 
 def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
@@ -164,7 +179,7 @@ def _pass(scenario: Scenario, found: _Simulated, latency_s: float | None) -> Pas
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
-    report = build(scenario, topology, found.trace, memory, predict(scenario), latency_s, lowered.notes)
+    report = build(scenario, topology, found.trace, memory, predict(scenario), latency_s, lowered.notes, found.pipeline)
     return Pass(scenario, topology, lowered, found.trace, report)
 
 
@@ -184,7 +199,7 @@ def restored(scenario: Scenario, times: Sequence[npt.NDArray[np.void]], latencie
         if len(own) != len(lowered.program):
             raise ValueError(f"{len(own)} tasks where the scenario has {len(lowered.program)}")
         own["end"] = own["free"] + lowered.program.flight_ps
-        passes.append(_pass(phase, _Simulated(topology, lowered, Trace(lowered.program, own), 0.0), latency_s))
+        passes.append(_pass(phase, _Simulated(phase, topology, lowered, Trace(lowered.program, own), 0.0), latency_s))
     return Run(scenario, tuple(passes), _report(scenario, passes), sum(len(own) for own in times), 0.0)
 
 
@@ -196,14 +211,19 @@ def _simulate(scenario: Scenario) -> _Simulated:
     topology, lowered = _lowered(scenario)
     began = time.perf_counter()
     trace = simulate(lowered.program)
-    return _Simulated(topology, lowered, trace, time.perf_counter() - began)
+    return _Simulated(scenario, topology, lowered, trace, time.perf_counter() - began)
 
 
 def _lowered(scenario: Scenario) -> tuple[Topology, Lowered]:
     """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off."""
     topology = machine(scenario)
     lowered = None
-    if scenario.engine.fold == "auto" and topology.kind == "torus" and topology.vertex_transitive:
+    if (
+        scenario.engine.fold == "auto"
+        and not scenario.pipeline
+        and topology.kind == "torus"
+        and topology.vertex_transitive
+    ):
         folded = topology.folded()
         with suppress(NotFoldableError):
             lowered, topology = lower(scenario, folded), folded

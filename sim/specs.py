@@ -583,7 +583,107 @@ class Mesh(Strict):
     """Chips of a switch or graph by what they do."""
 
     tensor: Count | None = None
-    """Tensor-parallel chips, the machine's first. Default: all."""
+    """Tensor-parallel chips, the machine's first; of each stage, where there are stages. Default: all."""
+    pipeline: Count = 1
+    """Stages: chip = stage x tensor + rank. A torus is cut into as many equal slabs along its longest axis."""
+
+
+class QueueSpec(Strict):
+    """The queue before each stage but the first."""
+
+    capacity: int
+    """Batches that fit."""
+    retry: Duration
+    """Time between two attempts to put a batch into a full queue."""
+
+    @model_validator(mode="after")
+    def _holds_a_batch(self) -> Self:
+        if self.capacity < 1:
+            rule = "must be at least 1: into a queue of no capacity no batch ever goes, and its stage waits for itself"
+            raise wrong("capacity", rule=rule, got=self.capacity)
+        return self
+
+
+class ArrivalSpec(Strict):
+    """When requests come: `in_flight` at a time, or at given times, or at random."""
+
+    in_flight: Count | None = None
+    """Closed loop: a request comes as soon as fewer than so many are under way."""
+    times: Annotated[list[Duration], Field(min_length=1)] | None = None
+    """Open loop: when each request comes."""
+    every: Duration | None = None
+    """Open loop: mean time between arrivals, which are a Poisson process."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        given = [name for name in ("in_flight", "times", "every") if getattr(self, name) is not None]
+        if len(given) != 1:
+            rule = "needs one of in_flight, times and every"
+            raise wrong(rule=rule, got=given, hint="arrivals: {in_flight: 4}, or {every: 50 ms, seed: 1}")
+        if self.times and sorted(self.times) != self.times:
+            raise wrong("times", rule="must be in order")
+        return self
+
+
+class ControllerSpec(Strict):
+    """Who tells the workers, one per chip, to run a batch."""
+
+    kind: Literal["single", "multi"] = "single"
+    """single: one controller calls worker after worker; multi: each worker has its own, all call at once."""
+    rpc: Sourced[Duration]
+    """Time of the controller for one call."""
+    poll: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """A worker that waits for its next batch looks for it once in this time."""
+    result_poll: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """The caller's handler looks once in this time, from its call on, whether the result is there."""
+    threads: Count = 16
+    """Calls that a worker takes on at once: no more batches are under way."""
+
+
+class PipelineSpec(Strict):
+    """How batches follow each other through the stages."""
+
+    schedule: Literal["non_blocking", "blocking", "bounded_queue", "sequential"]
+    """non_blocking: whole requests, one after the other; blocking: a request's micro-batches, then the next request;
+    bounded_queue: whole requests through queues of limited capacity; sequential: one request, one stage at a time."""
+    microbatches: Count | Literal["auto"] = "auto"
+    """Of blocking, per request. auto: FasterTransformer's rule."""
+    microbatch_tokens: Count = 1024
+    """Of `microbatches: auto`: tokens above which a micro-batch is halved (8192 in FasterTransformer 5.0)."""
+    send_blocks_stage: bool = True
+    """Of non_blocking: whether a stage waits until its activations have arrived at the next."""
+    requests: Count = 8
+    """Batches of the workload, one after the other."""
+    arrivals: ArrivalSpec | None = None
+    """Default: in_flight stages + 2 (EnergonAI's batch manager), of blocking and sequential 1."""
+    stages: Annotated[list[Count], Field(min_length=1)] | None = None
+    """Layers of each stage. Default: equal, what remains goes to the last stages."""
+    queue: QueueSpec | None = None
+    """Of bounded_queue."""
+    controller: ControllerSpec | None = None
+    """Default: workers know of every request as it comes."""
+
+    @model_validator(mode="after")
+    def _queue_where_needed(self) -> Self:
+        if (self.schedule == "bounded_queue") != (self.queue is not None):
+            hint = "queue: {capacity: 1, retry: 100 ms}"
+            raise wrong("queue", rule="goes with 'schedule: bounded_queue'", got=self.schedule, hint=hint)
+        if self.schedule != "blocking" and self.microbatches != "auto":
+            raise wrong("microbatches", rule="are of 'schedule: blocking'", got=self.schedule)
+        if self.schedule in ("blocking", "sequential") and self.arrivals and (self.arrivals.in_flight or 1) > 1:
+            rule = f"'{self.schedule}' ends a request before it begins the next"
+            raise wrong("arrivals", "in_flight", rule=rule, got=self.arrivals.in_flight)
+        return self
+
+    def in_flight(self, stages: int) -> int:
+        """Requests under way at most."""
+        if self.schedule in ("blocking", "sequential"):
+            return 1
+        most = self.controller.threads if self.controller else self.requests
+        if self.arrivals is None:
+            return min(most, stages + 2)
+        return min(most, self.arrivals.in_flight or self.requests)
 
 
 class LayoutSpec(Strict):
@@ -611,6 +711,8 @@ class LayoutSpec(Strict):
     """Whether a prefill computes logits of its last position, or of every one."""
     kv_heads: Literal["shared", "expanded"] = "shared"
     """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
+    pipeline: PipelineSpec | None = None
+    """Default: sequential, one request, where the mesh has several stages."""
     graph_capture: bool = True
     """Whether ops are launched by a captured graph; else the host launches one after the other (chip.launch)."""
     prefill: PhaseLayout = PhaseLayout()
@@ -621,7 +723,9 @@ class LayoutSpec(Strict):
         if self.ffn != TENSOR_PARALLEL:
             if self.overlap not in ("none", "collective_matmul"):
                 raise wrong("overlap", rule=f"'{self.overlap}' is of layout '{TENSOR_PARALLEL}'", got=self.ffn)
-            for name in ("residual", "hybrid", "mesh", "sequence_parallel", "head", "logits"):
+            if self.mesh.tensor is not None:
+                raise wrong("mesh", "tensor", rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
+            for name in ("residual", "hybrid", "sequence_parallel", "head", "logits"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise wrong(name, rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
             return self
@@ -775,9 +879,28 @@ class Scenario(Strict):
             kinds = "'switch' or 'graph'" if tensor else "'torus'"
             rule = f"layout '{self.layout.ffn}' needs a machine of kind {kinds}"
             raise wrong("topology", "kind", rule=rule, got=self.topology.kind)
-        if not torus and (self.layout.mesh.tensor or 1) > (chips := chips_of(self.topology)):
+        mesh, chips = self.layout.mesh, chips_of(self.topology)
+        if not torus and (mesh.tensor or 1) * mesh.pipeline > chips:
+            name = "tensor" if mesh.pipeline == 1 else "pipeline"
             rule = f"must be at most the machine's {chips} chips"
-            raise wrong("layout", "mesh", "tensor", rule=rule, got=self.layout.mesh.tensor)
+            rule = rule if mesh.pipeline == 1 else f"tensor x pipeline {rule}"
+            raise wrong("layout", "mesh", name, rule=rule, got=(mesh.tensor or 1) * mesh.pipeline)
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        stages, pipeline = self.layout.mesh.pipeline, self.layout.pipeline
+        if stages > self.layers:
+            rule = f"every stage needs a layer, and there are {self.layers}"
+            raise wrong("layout", "mesh", "pipeline", rule=rule, got=stages)
+        if pipeline is None or pipeline.stages is None:
+            return self
+        if len(pipeline.stages) != stages:
+            rule = f"must have the layers of each of the {stages} stages"
+            raise wrong("layout", "pipeline", "stages", rule=rule, got=pipeline.stages)
+        if sum(pipeline.stages) != self.layers:
+            rule = f"must add up to the {self.layers} layers"
+            raise wrong("layout", "pipeline", "stages", rule=rule, got=sum(pipeline.stages))
         return self
 
     @model_validator(mode="after")
@@ -798,6 +921,13 @@ class Scenario(Strict):
     def layers(self) -> int:
         """Layers simulated."""
         return self.model.layers if self.engine.layers == "all" else min(self.engine.layers, self.model.layers)
+
+    @property
+    def pipeline(self) -> PipelineSpec | None:
+        """The pipeline; None where there is but one stage and nothing said about requests."""
+        if self.layout.pipeline or self.layout.mesh.pipeline == 1:
+            return self.layout.pipeline
+        return PipelineSpec(schedule="sequential", requests=1)
 
     @property
     def residual(self) -> str:

@@ -13,6 +13,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     deps = [program.dependencies(t).tolist() for t in range(count)]
     held = [program.resources_of(t).tolist() for t in range(count)]
     busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
+    poll = program.poll_ps.tolist()
     slows, ppm = program.slows.tolist(), program.slow_ppm.tolist()
     ready: dict[int, int] = {}
     start: dict[int, int] = {}
@@ -34,6 +35,14 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     def end(task: int) -> int | None:
         return free[task] + flight[task] if task in free else None
 
+    def due(task: int) -> int:
+        """When it sees that all of its dependencies have ended: at once, or when it next looks."""
+        last, period = max((end(d) for d in deps[task]), default=0), poll[task]
+        if not period:
+            return last
+        since = end(deps[task][0])
+        return since + ceil(Fraction(last - since, period)) * period
+
     while len(visible) < count:
         # Releases of this instant, then arrivals and resource-less tasks that end in it, before anything starts.
         # Tasks started later in this instant are not released yet.
@@ -47,7 +56,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
                 if task in free and task not in visible and end(task) <= now:
                     visible.add(task)
                     changed = True
-                if task not in ready and all(d in visible for d in deps[task]):
+                if task not in ready and all(d in visible for d in deps[task]) and due(task) <= now:
                     ready[task] = now
                     changed = True
                     if not held[task]:
@@ -67,6 +76,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
         running = [t for t in left if t not in free]
         later = [now + ceil(left[t] / rate(t)) for t in running]
         later += [m for t in free for m in (free[t], end(t)) if m > now]
+        later += [due(t) for t in range(count) if t not in ready and all(d in visible for d in deps[t])]
         if not later:
             break
         then = min(later)

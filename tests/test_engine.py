@@ -117,6 +117,27 @@ def test_with_interference_the_engine_equals_the_slow_oracle(p: Program):
     assert rows_of(p) == oracle(p)
 
 
+@st.composite
+def polling(draw: st.DrawFn) -> Program:
+    """A program some of whose tasks look for their dependencies only from time to time."""
+    p = draw(programs(longest=20))
+    period = [draw(st.sampled_from([0, 0, 1, 3, 7])) if len(p.dependencies(t)) else 0 for t in range(len(p))]
+    return dataclasses.replace(p, poll_ps=np.array(period, dtype=np.int64))
+
+
+@settings(max_examples=400, deadline=None)
+@given(polling())
+def test_with_polling_the_engine_equals_the_slow_oracle(p: Program):
+    assert rows_of(p) == oracle(p)
+
+
+def test_a_polling_task_looks_from_the_end_of_its_first_dependency_on():
+    """Task 2 looks at 10, 17, 24, ...: task 1 has ended at 20, so it is ready at 24. Task 3 waits for nothing more."""
+    p = program([(10, 0, [0], []), (20, 0, [1], []), (5, 0, [2], [0, 1]), (5, 0, [3], [1, 0])])
+    looking = dataclasses.replace(p, poll_ps=np.array([0, 0, 7, 7], dtype=np.int64))
+    assert simulate(looking).times["start"].tolist() == [0, 0, 24, 20]
+
+
 def test_a_collective_slows_the_compute_of_its_chip_while_it_is_in_progress():
     """100 ps of work on r0. From 20, when task 1 starts, to 60, when task 3 ends, a quarter of the rate is gone.
 

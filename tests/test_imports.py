@@ -24,6 +24,7 @@ ORDER = [
     "layouts",
     "looped",
     "lowering",
+    "pipeline",
     "lower",
     "execute",
     "trace",

@@ -108,6 +108,12 @@ class Dataflow(Protocol[V]):
     def embed(self, table: V, name: str) -> V:
         """Rows of the table V_aE for the tokens of this pass: BLE, a partial sum over the axes that split it."""
 
+    def receive(self, notation: str) -> V:
+        """Activations that the stage before sent."""
+
+    def send(self, x: V) -> None:
+        """Activations for the next stage."""
+
     def last_position(self, x: V) -> V:
         """BLE of the last position only; nothing moves."""
 

@@ -43,9 +43,38 @@ class Pass(Generic[V]):
             (x,) = self.flow.all_reduce([x], self.one.axes, "embedding")
         if self.one.tokens:
             x = self.flow.local_slice(x, self.one.tokens, self.one.axes)
+        return self._parts(x)
+
+    def resume(self, scattered: bool) -> tuple[Stream[V], ...]:
+        """The residual stream as the stage before left it, for each part of the batch.
+
+        Scattered, every chip receives its share, and the chips gather them (FasterTransformer, ParallelGpt).
+        """
+        split = {self.one.tokens: self.one.split} if self.one.tokens else {"E": self.one.split} if scattered else {}
+        x = self.flow.receive(" ".join(dim + split.get(dim, "") for dim in "BLE"))
+        if "E" in split:
+            (x,) = self.flow.all_gather([(x, "E")], self.one.axes, "activations")
+        return self._parts(x)
+
+    def leave(self, streams: Sequence[Stream[V]], scattered: bool) -> None:
+        """The residual stream, with everything added to it, for the next stage."""
+        flow, whole = self.flow, self._joined(streams)
+        x = whole.x
+        for out in whole.waiting:
+            x = flow.add(x, out, "residual")
+        flow.send(flow.local_slice(x, "E", self.one.axes) if scattered and not self.one.tokens else x)
+
+    def _parts(self, x: V) -> tuple[Stream[V], ...]:
         if len(self.layers) == 1:
             return (Stream(x),)
         return tuple(Stream(part) for part in self.flow.split(x, "B", len(self.layers)))
+
+    def _joined(self, streams: Sequence[Stream[V]]) -> Stream[V]:
+        if len(streams) == 1:
+            return streams[0]
+        parts = [part.values for part in streams]
+        joined = [self.flow.join(values, "B") for values in zip(*parts, strict=True)]
+        return streams_of([streams[0].shape], joined)[0]
 
     def layer(self, kind: str, streams: Sequence[Stream[V]]) -> tuple[Stream[V], ...]:
         if len(streams) > 1:
@@ -54,10 +83,7 @@ class Pass(Generic[V]):
 
     def end(self, streams: Sequence[Stream[V]]) -> tuple[V, V]:
         """(logits, next token of each sequence)."""
-        flow, whole = self.flow, streams[0]
-        if len(streams) > 1:
-            parts = [part.values for part in streams]
-            whole = streams_of([whole.shape], [flow.join(values, "B") for values in zip(*parts, strict=True)])[0]
+        flow, whole = self.flow, self._joined(streams)
         if not self.one.tokens and not self.every_position:
             whole = streams_of([whole.shape], [flow.last_position(value) for value in whole.values])[0]
         _, y = self.one.norm(whole.x, whole.waiting, "final_norm")

@@ -40,6 +40,8 @@ class Lowering:
         self.gather_buffer_bytes = 0.0
         """Most bytes of gathered weights that a chip holds at once."""
         self.notes: list[str] = []
+        self.sent_bytes = 0.0
+        """Bytes per chip of the activations that leave the stage."""
         model, workload = scenario.model, scenario.workload
         heads = self._heads(at)
         self._sizes = {
@@ -188,6 +190,12 @@ class Lowering:
         axes = table.tensor.dim("V").axes
         tokens = self.tensor("B L E")
         return self._elementwise(name, [], Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes))
+
+    def receive(self, notation: str) -> Placed:
+        return Placed(self.tensor(notation))
+
+    def send(self, x: Placed) -> None:
+        self.sent_bytes = float(x.tensor.local_bytes)
 
     def last_position(self, x: Placed) -> Placed:
         dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sim.report.pipeline import PipelineReport
 from sim.report.report import Report
 from sim.units import format_bytes, format_seconds
 
@@ -32,6 +33,9 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     )
     console.print()
     console.print(_comparison(report))
+    if report.pipeline:
+        console.print()
+        _pipeline(report.pipeline, console)
     for name, phase in zip(("prefill", "decode"), report.phases, strict=False):
         console.print()
         console.print(f"[bold]{name}[/]: {format_seconds(phase.simulated.latency_s)}, MFU {phase.simulated.mfu:.1%}")
@@ -79,6 +83,30 @@ def _comparison(report: Report) -> Table:
     if report.published and abs(report.published.error) > report.published.tolerance:
         table.caption = f"outside the {report.published.tolerance:.0%} the scenario allows"
     return table
+
+
+def _pipeline(pipeline: PipelineReport, console: Console) -> None:
+    """Requests, stages and the algebra beside them."""
+    parts = f" of {pipeline.microbatches} micro-batches" if pipeline.microbatches > 1 else ""
+    console.print(
+        f"{pipeline.schedule} pipeline: {pipeline.requests} requests{parts}, {pipeline.in_flight} under way at most; "
+        f"{pipeline.requests_per_s:,.2f} requests/s, one every {format_seconds(pipeline.interval_s)}"
+    )
+    console.print(
+        f"latency of a request: median {format_seconds(pipeline.latency_median_s)}, "
+        f"95 % within {format_seconds(pipeline.latency_p95_s)}, longest {format_seconds(pipeline.latency_max_s)}"
+    )
+    form = pipeline.closed_form
+    console.print(
+        f"all requests {format_seconds(pipeline.total_s)}; closed form, sends free, {format_seconds(form.total)} "
+        f"({pipeline.total_difference:+.1%}), one every {format_seconds(form.interval)}"
+    )
+    table = _table("stage", "layers", "chips", "per batch", "busy", "fill", "drain", "bubble")
+    for i, stage in enumerate(pipeline.stages):
+        times = (format_seconds(t) for t in (stage.pass_s, stage.busy_s, stage.fill_s, stage.drain_s))
+        chips = f"{stage.chips[0]}-{stage.chips[-1]}" if len(stage.chips) > 1 else str(stage.chips[0])
+        table.add_row(str(i), str(stage.layers), chips, *times, f"{stage.bubble:.1%}")
+    console.print(table)
 
 
 def _ops(report: Report) -> Table:

@@ -9,6 +9,7 @@ from typing import Any
 
 from sim.report.memory import Memory
 from sim.report.metrics import Measures, OpMeasure, measure
+from sim.report.pipeline import PipelineReport
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 from sim.trace import Trace
@@ -109,6 +110,8 @@ class Report:
     folded: bool
     notes: tuple[str, ...]
     """What the layout does otherwise than its name says."""
+    pipeline: PipelineReport | None = None
+    """Of stages or of requests over time; latencies are then the mean of a request's."""
 
     @property
     def difference(self) -> float | None:
@@ -155,6 +158,7 @@ class Report:
             "memory": memory,
             "links": plain(self.links),
             "ops": [plain(op) for op in self.ops],
+            "pipeline": plain(self.pipeline) if self.pipeline else None,
             "phases": [phase.to_dict() for phase in self.phases],
             "notes": list(self.notes),
             "engine": engine if wall_s is None else engine | {"wall_s": wall_s},
@@ -169,6 +173,7 @@ def build(
     closed_form: ClosedForm | None,
     latency_s: float | None = None,
     notes: tuple[str, ...] = (),
+    pipeline: PipelineReport | None = None,
 ) -> Report:
     """The report of `trace`, one step of `scenario` on `topology`.
 
@@ -178,8 +183,11 @@ def build(
     published latency of all.
     """
     measures = measure(trace, topology)
-    step_s, steps, tokens = measures.makespan_s, scenario.workload.steps, scenario.workload.tokens
+    steps, tokens = scenario.workload.steps, scenario.workload.tokens
+    step_s = pipeline.latency_mean_s if pipeline else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
+    # Requests that overlap: the time that each of them adds.
+    each_s = pipeline.total_s / pipeline.requests * latency_s / step_s if pipeline else latency_s
     parameters = scenario.model.nominal_parameters * scenario.layers / scenario.model.layers
     peak = topology.chip.peak_flops[scenario.workload.activations]
     reference, critical = scenario.reference, measures.critical_chip
@@ -197,8 +205,8 @@ def build(
             step_s=latency_s / steps,
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
             tpot_s=latency_s / steps if scenario.workload.phase == "decode" else None,
-            tokens_per_s=tokens / latency_s,
-            mfu=2 * parameters * tokens / (topology.mesh_chips * peak * latency_s),
+            tokens_per_s=tokens / each_s,
+            mfu=2 * parameters * tokens / (topology.mesh_chips * peak * each_s),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -216,6 +224,7 @@ def build(
         layers=scenario.model.layers,
         folded=topology.unfolded is not None,
         notes=notes,
+        pipeline=pipeline,
     )
 
 

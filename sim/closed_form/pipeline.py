@@ -1,0 +1,86 @@
+"""Pipelines where sends are free, by algebra: fill, drain, steady state, micro-batches, queues of limited capacity.
+
+Symbols: p stages; t_s, time of a batch (or of a micro-batch) on stage s; K requests; m micro-batches of a request.
+Times in seconds, or whatever unit they are given in.
+
+    non-blocking   K requests follow each other: the first takes sum(t), each further one max(t) more
+    blocking       a request takes sum(t) + (m - 1) max(t) with the t of a micro-batch; then the next one begins
+    sequential     K sum(t)
+
+With equal stages t = T/m these are (K + p - 1) T and K (m + p - 1) T/m. (Flow shop of identical jobs; Huang et al.
+2019, GPipe, section 2.3, gives the bubble (p - 1)/(m + p - 1).)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineForm:
+    """What the algebra says of a run of requests that all wait at the start."""
+
+    total: float
+    """From the first request's begin to the last one's end."""
+    interval: float
+    """Between two results in the steady state."""
+    fill: float
+    """Until the last stage begins."""
+    drain: float
+    """From the end of the first stage's last batch on."""
+    utilisation: float
+    """Busy time of the slowest stage over the total."""
+
+
+def non_blocking(stage: Sequence[float], requests: int) -> PipelineForm:
+    """Whole requests, one after the other, no flush between them."""
+    slowest = max(stage)
+    total = sum(stage) + (requests - 1) * slowest
+    return PipelineForm(total, slowest, sum(stage[:-1]), _drain(stage, requests), requests * slowest / total)
+
+
+def blocking(stage: Sequence[float], requests: int, microbatches: int) -> PipelineForm:
+    """Micro-batches of a request follow each other; the pipeline drains before the next request.
+
+    Args:
+        stage: times of a micro-batch.
+    """
+    one = sum(stage) + (microbatches - 1) * max(stage)
+    busy = microbatches * max(stage)
+    return PipelineForm(requests * one, one, sum(stage[:-1]), _drain(stage, microbatches), busy / one)
+
+
+def sequential(stage: Sequence[float], requests: int) -> PipelineForm:
+    """One request, one stage at a time."""
+    return blocking(stage, requests, 1)
+
+
+def _drain(stage: Sequence[float], batches: int) -> float:
+    """Time from the end of stage 0's last batch to the end of all: the path of the last batch, or the slowest stage."""
+    total = sum(stage) + (batches - 1) * max(stage)
+    return total - batches * stage[0]
+
+
+def bounded_queue(stage: Sequence[float], requests: int, capacity: int, retry: float) -> list[list[float]]:
+    """[requests][p] when each stage takes each batch.
+
+    A stage takes batch k as soon as it is in its queue and the stage is free. It is free again when it has put its
+    batch into the next queue, which has room for k once k - capacity has been taken out; it tries when it is done, and
+    then every `retry` (0: it notices at once).
+    """
+    taken: list[list[float]] = []
+    free = [0.0] * len(stage)
+    for k in range(requests):
+        queued, row = 0.0, []
+        for s, time in enumerate(stage):
+            row.append(max(queued, free[s]))
+            done = row[-1] + time
+            if s + 1 < len(stage) and k >= capacity:
+                late = taken[k - capacity][s + 1] - done
+                if late > 0:
+                    done += ceil(late / retry) * retry if retry else late
+            free[s] = queued = done
+        taken.append(row)
+    return taken

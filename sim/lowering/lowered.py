@@ -1,0 +1,81 @@
+"""What lowering is asked for and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.program import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Consecutive layers of a forward pass: those of one stage."""
+
+    first_layer: int
+    layers: int
+    first: bool
+    """With the embedding."""
+    last: bool
+    """With the logits."""
+    scattered: bool = False
+    """Whether every chip sends and receives its share of the activations only, gathered where they arrive."""
+
+    @classmethod
+    def whole(cls, layers: int) -> Self:
+        """All layers."""
+        return cls(0, layers, first=True, last=True)
+
+
+@dataclass(frozen=True, slots=True)
+class StagePass:
+    """One batch, or micro-batch, on one stage: the tasks between which it runs."""
+
+    request: int
+    part: int
+    """Of the request: its micro-batch, 0 where it is not cut."""
+    stage: int
+    begin: npt.NDArray[np.int32]
+    """[chips of the stage] Everything is there and the stage is free."""
+    end: npt.NDArray[np.int32]
+    """[chips of the stage]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batches:
+    """Where in a program of a pipeline its batches are."""
+
+    parts: int
+    """Micro-batches of a request."""
+    layers: tuple[int, ...]
+    """Of each stage."""
+    chips: tuple[tuple[int, ...], ...]
+    """Of each stage."""
+    passes: tuple[StagePass, ...]
+    arrived: tuple[int, ...]
+    """Per request, the task at whose end it has come."""
+    answered: tuple[int, ...]
+    """Per request, the task at whose end its result is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A scenario as tasks, and what it keeps in memory. The tasks are one forward pass of all simulated layers, or
+    those of all requests of a pipeline."""
+
+    program: Program
+    weights_bytes: float
+    """Per chip, embedding included."""
+    kv_cache_bytes: float
+    """Per chip, after the last step."""
+    gather_buffer_bytes: float
+    """Per chip, most gathered weights at once."""
+    notes: tuple[str, ...]
+    """What the layout does otherwise than its name says."""
+    sent_bytes: float = 0.0
+    """Per chip, activations that leave a stage."""
+    batches: Batches | None = None
+    """Of a pipeline."""

@@ -1,0 +1,109 @@
+"""From a scenario with stages or requests to the program of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from sim.errors import InputError
+from sim.lowering.lowered import Batches, Lowered, Part
+from sim.pipeline.assembly import Assembly
+from sim.pipeline.requests import Requests
+from sim.pipeline.schedules import SCHEDULES, Plan
+from sim.pipeline.stages import Stage, stages_of
+from sim.sharding import ITEM_BYTES
+from sim.specs import PipelineSpec, Scenario
+from sim.topology.graph import Topology
+
+LowerPart = Callable[[Scenario, Topology, Part], Lowered]
+
+
+def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> Lowered:
+    """All requests of a pipeline. Every pass of a stage is lowered once, on the stage's own chips, and copied.
+
+    Raises:
+        LayoutError: the stage's chips do not divide a dimension.
+        InputError: stages that the machine does not have.
+    """
+    spec = scenario.pipeline
+    if spec is None:
+        raise ValueError("a scenario without a pipeline")
+    stages = stages_of(scenario, topology)
+    parts = microbatches(scenario, spec)
+    lowered = _passes(scenario, stages, parts, spec, lower_part)
+    to = Assembly(topology, stages, lowered)
+    requests = Requests(to, spec)
+    workload = scenario.workload
+    tells = spec.schedule == "blocking" and workload.phase == "decode"
+    token_bytes = float(workload.batch * ITEM_BYTES["int32"]) if tells else 0.0
+    SCHEDULES[spec.schedule](Plan(to, requests, spec, parts, token_bytes))
+    fullest = max(lowered, key=lambda part: part.weights_bytes + parts * part.kv_cache_bytes)
+    held = parts * min(spec.requests, spec.in_flight(len(stages)))
+    return replace(
+        fullest,
+        program=to.builder.build(),
+        kv_cache_bytes=fullest.kv_cache_bytes * held,
+        notes=tuple(dict.fromkeys(note for part in lowered for note in part.notes)),
+        batches=Batches(
+            parts=parts,
+            layers=tuple(stage.layers for stage in stages),
+            chips=tuple(tuple(stage.chips.tolist()) for stage in stages),
+            passes=tuple(to.done),
+            arrived=tuple(requests.arrived),
+            answered=tuple(requests.answered),
+        ),
+    )
+
+
+def microbatches(scenario: Scenario, spec: PipelineSpec) -> int:
+    """Micro-batches of a request, as FasterTransformer cuts it (ParallelGptContextDecoder.cc, ParallelGpt.cc).
+
+    Its rule halves a stage's share of the batch while that has more than `microbatch_tokens` tokens; a batch that the
+    stages do not divide stays whole (inferred).
+    """
+    if spec.schedule != "blocking":
+        return 1
+    batch, stages = scenario.workload.batch, scenario.layout.mesh.pipeline
+    if spec.microbatches != "auto":
+        if batch % spec.microbatches:
+            raise InputError(
+                f"must divide the batch, {batch}", where="layout.pipeline.microbatches", got=spec.microbatches
+            )
+        return spec.microbatches
+    if stages == 1:
+        return 1
+    local = batch // stages if batch % stages == 0 else batch
+    while local % 2 == 0 and local * scenario.workload.tokens_per_step > spec.microbatch_tokens:
+        local //= 2
+    return batch // local
+
+
+def _passes(
+    scenario: Scenario, stages: Sequence[Stage], parts: int, spec: PipelineSpec, lower_part: LowerPart
+) -> list[Lowered]:
+    workload = scenario.workload.model_copy(update={"batch": scenario.workload.batch // parts})
+    cut = scenario.model_copy(update={"workload": workload})
+    scattered = spec.schedule == "blocking"
+    alike: dict[Part, Lowered] = {}
+    result = []
+    for stage in stages:
+        part = Part(stage.first_layer, stage.layers, stage.first, stage.last, scattered)
+        same = next((other for other in alike if _alike(scenario, other, part)), None)
+        if same is None or _differ(stages[0].topology, stage.topology):
+            alike[part] = lower_part(cut, stage.topology, part)
+            same = part
+        result.append(alike[same])
+    return result
+
+
+def _alike(scenario: Scenario, one: Part, other: Part) -> bool:
+    """Whether two parts have the same tasks: as many layers of one kind between the same ends."""
+    same = (one.layers, one.first, one.last) == (other.layers, other.first, other.last)
+    return same and scenario.residual in ("standard", "parallel", "ladder")
+
+
+def _differ(one: Topology, other: Topology) -> bool:
+    """Whether two stages have machines that are wired differently."""
+    return one.kind == "graph" and [(link.src, link.dst) for link in one.links] != [
+        (link.src, link.dst) for link in other.links
+    ]

@@ -1,0 +1,120 @@
+"""What schedules are written in: passes of stages, sends between stages, events, appended to one program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sim import units
+from sim.lowering.lowered import Lowered, StagePass
+from sim.pipeline.stages import Stage
+from sim.program import Ids, Kind, ProgramBuilder
+from sim.topology.graph import Topology
+
+Tasks = tuple[Ids, ...]
+"""Tasks to wait for: arrays with an entry for each chip of a stage."""
+
+CONTROLLER = "controller"
+"""The resource that the controller's calls hold, one after the other."""
+
+
+class Assembly:
+    """A program of a pipeline, as it grows."""
+
+    def __init__(self, topology: Topology, stages: Sequence[Stage], passes: Sequence[Lowered]) -> None:
+        self.topology, self.stages, self.passes = topology, tuple(stages), tuple(passes)
+        compute = [f"{chip}:compute" for chip in range(topology.chips)]
+        links = [link.name for link in topology.links]
+        others = {name for part in passes for name in part.program.resources if name.endswith((":host", ":copy"))}
+        kinds = sorted({name.partition(":")[2] for name in others}, reverse=True)
+        rest = [f"{chip}:{kind}" for kind in kinds for chip in range(topology.chips)]
+        self.builder = ProgramBuilder([*compute, *links, *rest, CONTROLLER])
+        self._number = {name: i for i, name in enumerate([*compute, *links, *rest, CONTROLLER])}
+        self._resources = [self._mapped(stage, part) for stage, part in zip(self.stages, self.passes, strict=True)]
+        self.done: list[StagePass] = []
+        """Passes so far, in the order appended."""
+
+    def _mapped(self, stage: Stage, part: Lowered) -> Ids:
+        """This program's resource for each resource of a stage's pass."""
+        own = len(stage.topology.links)
+        result = []
+        for i, name in enumerate(part.program.resources):
+            if stage.topology.chips <= i < stage.topology.chips + own:
+                result.append(self.topology.chips + int(stage.links[i - stage.topology.chips]))
+            else:
+                chip, _, kind = name.partition(":")
+                result.append(self._number[f"{stage.chips[int(chip)]}:{kind}"])
+        return np.array(result, dtype=np.int32)
+
+    def event(
+        self, op: str, chips: Ids, after: Tasks, *, flight_s: float = 0.0, poll_s: float = 0.0, busy_s: float = 0.0
+    ) -> Ids:
+        """A moment on each chip once `after` has ended; with a `busy_s`, a call that the controller makes."""
+        return self.builder.add(
+            op,
+            Kind.EVENT,
+            chips,
+            deps=after,
+            busy_ps=units.to_ps(busy_s),
+            flight_ps=units.to_ps(flight_s),
+            poll_ps=units.to_ps(poll_s),
+            resource=np.full(len(chips), self._number[CONTROLLER], dtype=np.int32) if busy_s else None,
+        )
+
+    def all_of(self, op: str, chip: int, after: Ids) -> int:
+        """A moment on one chip once all of `after` have ended."""
+        counts = np.array([len(after)])
+        return int(self.builder.add(op, Kind.EVENT, [chip], flat_deps=(counts, after))[0])
+
+    def run(self, stage: Stage, request: int, part: int, after: Tasks) -> StagePass:
+        """A pass of a stage, begun on each of its chips once `after` has ended there."""
+        begin = self.event("begin", stage.chips, after)
+        program = self.passes[stage.index].program
+        ends = self.builder.insert(program, stage.chips, self._resources[stage.index], begin, layer=stage.first_layer)
+        chip = program.chip[ends - (begin[-1] + 1)]
+        order = np.argsort(chip, kind="stable")
+        counts = np.bincount(chip, minlength=len(stage.chips))
+        end = self.builder.add("end", Kind.EVENT, stage.chips, flat_deps=(counts, ends[order]))
+        self.done.append(StagePass(request, part, stage.index, begin, end))
+        return self.done[-1]
+
+    def send(
+        self, src: Stage, dst: Stage, size: float, after: Tasks, posted: Tasks | None, what: str
+    ) -> tuple[Ids, Ids]:
+        """`size` bytes from each chip of a stage to the chip of the same rank of another: (when sent, when there).
+
+        A message holds all links of its way at once, at the rate of the slowest (cut through).
+
+        Args:
+            posted: tasks after which the receiver waits for it, None where it takes what comes.
+        """
+        op, builder, topology = f"{what} {src.index}->{dst.index}", self.builder, self.topology
+        instance, overhead_ps = builder.new_collective(), units.to_ps(topology.collective_overhead_s)
+        begins = [
+            builder.add(op, Kind.BEGIN, stage.chips, deps=deps, flight_ps=overhead_ps, collective=instance)
+            for stage, deps in ((src, after), (dst, after if posted is None else posted))
+        ]
+        sends = []
+        for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
+            links = [topology.links[i] for i in topology.route(here, there)]
+            sends.append(
+                builder.add(
+                    op,
+                    Kind.SEND,
+                    [here],
+                    peer=there,
+                    busy_ps=units.to_ps(size / min(link.bandwidth for link in links)),
+                    flight_ps=sum(link.latency_ps for link in links),
+                    resource=np.array([[topology.chips + link.index for link in links]], dtype=np.int32),
+                    deps=[begin[rank : rank + 1] for begin in begins],
+                    bytes=size,
+                    collective=instance,
+                )
+            )
+        arrived = np.concatenate(sends)
+        sent, there = (
+            builder.add(op, Kind.END, stage.chips, deps=(begin, arrived), collective=instance)
+            for stage, begin in zip((src, dst), begins, strict=True)
+        )
+        return sent, there
