@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim import units
 from sim.errors import DeadlockError, InputError, LayoutError
+
+if TYPE_CHECKING:
+    from sim.run import Run
 
 app = typer.Typer(
     add_completion=True,
@@ -125,7 +128,7 @@ def plot(
     figures: Annotated[list[str] | None, typer.Argument(help="Figures to draw; default: all.")] = None,
     formats: Formats = "png",
 ) -> None:
-    """Draw the figures of a run again from its results, without simulating."""
+    """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
     from sim import outputs, pictures
 
     kinds = _formats(formats)
@@ -135,9 +138,61 @@ def plot(
                 "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
             )
     with _busy(f"drawing {folder}"), outputs.writable(folder):
-        drawn = pictures.draw(outputs.read(folder), folder, kinds, figures or tuple(pictures.FIGURES))
+        chosen = figures or tuple(pictures.FIGURES)
+        drawn = pictures.draw(outputs.read(folder), folder, kinds, chosen, page=not figures)
     for path in drawn:
         typer.echo(str(path))
+
+
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(metavar="A", help="Results of a run, OUT/NAME, or a scenario to simulate.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
+    as_json: Json = False,
+    page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
+) -> None:
+    """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
+
+    --set goes for both. The differences of causes, and those of operations, add up to that of the steps.
+    """
+    from sim import outputs
+    from sim.report.comparison import render
+    from sim.run import compare as compare_runs
+
+    pair = [_run_of(name, settings or []) for name in (before, after)]
+    found = compare_runs(*pair)
+    if page:
+        from sim import html
+
+        path = out / f"{outputs.file_name(found.before)}_vs_{outputs.file_name(found.after)}.html"
+        with _busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
+            html.write(pair, fresh, comparison=found)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+        return
+    render(found)
+    if page:
+        typer.echo(f"page in {path}")
+
+
+def _run_of(name: str, settings: list[str]) -> Run:
+    """A run from its results, or simulated now."""
+    from sim import load, outputs
+    from sim.run import run as run_scenario
+    from sim.sweep.points import refuse_sweep
+
+    folder = Path(name)
+    if folder.is_dir():
+        if settings:
+            raise InputError("goes with scenarios, not with results", where="--set", got=name)
+        return outputs.read(folder)
+    scenario = load.scenario(name, settings)
+    with _about(load.place("scenario", name)):
+        refuse_sweep(scenario, settings)
+        with _busy(f"simulating {scenario.name}"):
+            return run_scenario(scenario)
 
 
 @app.command()

@@ -31,7 +31,12 @@ _TIMES = ("ready", "start", "free")
 
 def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
     """`name`, or `name,key=value` for a run with settings, which must not replace the plain run's results."""
-    return re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", ",".join([scenario.name, *settings]))[:200]
+    return file_name(",".join([scenario.name, *settings]))[:200]
+
+
+def file_name(text: str) -> str:
+    """`text` without what file names had better not have."""
+    return re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
 
 
 @contextmanager

@@ -32,8 +32,9 @@ def draw(
     figures: Sequence[str] = tuple(FIGURES),
     explanations: Sequence[Explanation] = (),
     bottlenecks: Sequence[Bottlenecks] = (),
+    page: bool = True,
 ) -> list[Path]:
-    """Draw figures of `run` into `folder`, each in each of `formats`; their paths."""
+    """Draw figures of `run` into `folder`, each in each of `formats`, and with `page` report.html; their paths."""
     from sim.plots.style import save
 
     drawn = []
@@ -44,6 +45,11 @@ def draw(
             for each in formats:
                 drawn.append(folder / f"{name}{suffix}.{each}")
                 save(made, drawn[-1])
+    if page:
+        from sim import html
+
+        drawn.append(folder / "report.html")
+        html.write([run], drawn[-1], explanations, bottlenecks)
     for explanation in explanations:
         from sim.plots import waterfall
 

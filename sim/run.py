@@ -19,6 +19,8 @@ from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.placement import machine
 from sim.report.bottlenecks import Bottlenecks
+from sim.report.comparison import Comparison
+from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.pipeline import PipelineReport, pipeline_report
@@ -116,6 +118,22 @@ def bottlenecks(
         results = what_if(part.trace, part.topology, own, progress)
         found.append(Bottlenecks(part.scenario.workload.phase, own, results))
     return tuple(found)
+
+
+def compare(before: Run, after: Run) -> Comparison:
+    """Two runs side by side, the difference of their steps taken apart along their critical paths."""
+    runs = before, after
+    names = [run.scenario.name for run in runs]
+    latencies_s = [run.report.simulated.latency_s for run in runs]
+    paths = [
+        {
+            part.scenario.workload.phase: shares(part.trace, part.topology, part.scenario.workload.activations)
+            for part in run.passes
+        }
+        for run in runs
+    ]
+    scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
+    return side_by_side(names, latencies_s, paths, scenarios)
 
 
 def latency_s(scenario: Scenario) -> float:

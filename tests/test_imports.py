@@ -39,6 +39,7 @@ ORDER = [
     "calibrate",
     "explain",
     "sweep",
+    "html",
     "pictures",
     "outputs",
     "cli",
@@ -46,7 +47,13 @@ ORDER = [
 ]
 """Later may import from earlier. A package is one entry; inside it any order goes."""
 
-ONLY_IN = {"simpy": ("engine.py",), "networkx": ("topology/",), "matplotlib": ("plots/",), "pint": ("units.py",)}
+ONLY_IN = {
+    "simpy": ("engine.py",),
+    "networkx": ("topology/",),
+    "matplotlib": ("plots/",),
+    "pint": ("units.py",),
+    "plotly": (),
+}
 
 
 def modules() -> list[Path]:

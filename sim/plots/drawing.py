@@ -29,6 +29,10 @@ class Line:
     width: float = 1.3
     label: str = ""
     """Written on the line at a third of its length: lines often cross in the middle."""
+    links: tuple[int, ...] = ()
+    """Positions in `Topology.links` of the links it stands for, from its first point to its last."""
+    back: tuple[int, ...] = ()
+    """The same of the opposite direction, where one line stands for both."""
 
 
 @dataclass(frozen=True, slots=True)

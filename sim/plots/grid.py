@@ -6,6 +6,7 @@ An axis of size 1 has no links and takes no room.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from sim.plots.drawing import Drawing, Line, Node, Point, rate
 from sim.plots.style import PALETTE
@@ -48,12 +49,15 @@ def drawing(topology: Topology) -> Drawing:
         along = [axis.name for axis in topology.axes].index(link.axis)
         if there[along] - here[along] == link.direction:
             if link.direction > 0 and shown[link.dst]:
-                lines.append(Line((place(here), place(there)), colors[link.axis], strength=strength(there)))
+                ends, back = (place(here), place(there)), topology.neighbour(link.dst, link.axis, -1)
+                pair = Line(ends, colors[link.axis], links=(link.index,), back=(back[1],) if back else ())
+                lines.append(replace(pair, strength=strength(there)))
         else:
             end = [float(p) for p in here]
             end[along] += link.direction * STUB / math.hypot(*vectors[along])
             points = place(here), place(tuple(end))
-            lines.append(Line(points, colors[link.axis], dashed=True, strength=strength(here)))
+            stub = Line(points, colors[link.axis], dashed=True, links=(link.index,))
+            lines.append(replace(stub, strength=strength(here)))
     numbered = topology.chips <= NUMBERED_CHIPS
     nodes = [
         Node(

@@ -27,8 +27,11 @@ def _switch(topology: Topology) -> Drawing:
     egress, ingress = PALETTE["blue"], PALETTE["vermilion"]
     lines = []
     for chip in range(shown):
-        lines.append(Line(((chip - 0.08, 0.0), (chip - 0.08, 1.5)), egress))
-        lines.append(Line(((chip + 0.08, 0.0), (chip + 0.08, 1.5)), ingress))
+        up, down = (
+            tuple(link.index for link in topology.links if getattr(link, end) == chip) for end in ("src", "dst")
+        )
+        lines.append(Line(((chip - 0.08, 0.0), (chip - 0.08, 1.5)), egress, links=up))
+        lines.append(Line(((chip + 0.08, 1.5), (chip + 0.08, 0.0)), ingress, links=down))
     nodes = [Node((chip, 0.0), topology.nodes[chip], 0.26) for chip in range(shown)]
     nodes.append(Node(((shown - 1) / 2, 1.5), topology.nodes[-1], 0.2, half_width=(shown - 1) / 2 + 0.3))
     notes = [f"ports of {rate(topology.links[0])} chip to chip"]
@@ -47,15 +50,21 @@ def _graph(topology: Topology) -> Drawing:
     places = _layers(topology) if len(topology.nodes) > topology.chips else _circle(topology)
     bundles: dict[tuple[int, int], list[Link]] = defaultdict(list)
     for link in topology.links:
-        if link.src < link.dst:
-            bundles[link.src, link.dst].append(link)
+        bundles[link.src, link.dst].append(link)
     types = list(dict.fromkeys((link.bandwidth, link.latency_s) for link in topology.links))
     colors = {kind: PALETTE[COLORS[i % len(COLORS)]] for i, kind in enumerate(types)}
     lines = []
     for (src, dst), links in bundles.items():
+        if src > dst:
+            continue
         for kind, count in Counter((link.bandwidth, link.latency_s) for link in links).items():
             points = _curve(places[src], places[dst], places)
-            lines.append(Line(points, colors[kind], width=1.3 * count**0.5, label=f"×{count}" if count > 1 else ""))
+            forth, back = (
+                tuple(link.index for link in bundles[ends] if (link.bandwidth, link.latency_s) == kind)
+                for ends in ((src, dst), (dst, src))
+            )
+            label, width = f"×{count}" if count > 1 else "", 1.3 * count**0.5
+            lines.append(Line(points, colors[kind], width=width, label=label, links=forth, back=back))
     named = topology.chips <= NAMED_CHIPS
     nodes = [
         Node(place, topology.nodes[node] if named else str(node), 0.26)

@@ -1,0 +1,194 @@
+"""What the page shows of a run, as JSON data: times in picoseconds as differences, which compress well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from sim.html.timeline import timeline
+from sim.plots.drawing import rate
+from sim.plots.link_map import Load, drawn, segments
+from sim.report.bottlenecks import Bottlenecks
+from sim.report.breakdown import breakdown
+from sim.report.critical_path import shares
+from sim.report.explanation import Explanation
+from sim.report.report import Report
+from sim.topology.graph import Topology
+from sim.units import format_seconds
+
+if TYPE_CHECKING:
+    from sim.run import Pass, Run
+
+_GIB = 2**30
+
+
+def run_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+    """Everything about one run."""
+    report = run.report
+    return {
+        "name": report.scenario,
+        "description": run.scenario.description,
+        "machine": report.machine,
+        "chips": report.chips,
+        "layers": report.layers_simulated,
+        "all_layers": report.layers,
+        "folded": report.folded,
+        "tasks": run.tasks,
+        "notes": list(report.notes),
+        "headline": _headline(report),
+        "latency": _latency(report),
+        "phases": [_phase(part, explanations, bottlenecks) for part in run.passes],
+        "scenario": yaml.safe_dump(
+            run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
+        ),
+    }
+
+
+def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+    scenario, trace, topology = part.scenario, part.trace, part.topology
+    name, dtype = scenario.workload.phase, scenario.workload.activations
+    found = next((each for each in bottlenecks if each.phase == name), None)
+    own = found.shares if found else shares(trace, topology, dtype)
+    explained = next((each for each in explanations if each.phase == name), None)
+    return {
+        "phase": name,
+        "step_s": trace.makespan_ps / 1e12,
+        "breakdown": [{"name": key, "time_s": time_s} for key, time_s in breakdown(trace, topology, dtype).items()],
+        "critical": own.to_dict() | {"about": {share.name: share.about for share in (*own.causes, *own.ops)}},
+        "what_if": [each.to_dict() for each in found.what_if] if found else None,
+        "waterfall": _waterfall(part.report, explained),
+        "timeline": timeline(part),
+        "links": _links(part, topology.unfolded or topology),
+        "memory": _memory(part),
+    }
+
+
+def _headline(report: Report) -> list[dict[str, str]]:
+    """Figures, each with what it means."""
+    found = report.simulated
+    rows = [
+        ("latency", format_seconds(found.latency_s), "simulated time of all steps"),
+        ("time per step", format_seconds(found.step_s), "latency / forward passes"),
+    ]
+    if found.ttft_s is not None:
+        rows.append(("TTFT", format_seconds(found.ttft_s), "time to first token: the prefill"))
+    if found.tpot_s is not None:
+        rows.append(("TPOT", format_seconds(found.tpot_s), "time per output token: decode latency / generated tokens"))
+    rows += [
+        ("tokens/s", f"{found.tokens_per_s:,.0f}", "tokens of all sequences / latency"),
+        (
+            "MFU",
+            f"{found.mfu:.1%}",
+            "model FLOPs utilisation: 2 x unpadded parameters x tokens / (chips x peak x latency)",
+        ),
+        (
+            "exposed",
+            format_seconds(found.exposed_communication_s),
+            "communication of one step with no compute on the critical chip meanwhile",
+        ),
+        (
+            "overlapped",
+            format_seconds(found.overlapped_communication_s),
+            "communication of one step under compute on the critical chip",
+        ),
+        ("busiest link", f"{report.links.utilisation:.1%}", "busy time / step time of the link with the most"),
+    ]
+    return [{"label": label, "value": value, "definition": meaning} for label, value, meaning in rows]
+
+
+def _latency(report: Report) -> list[dict[str, Any]]:
+    """Simulated latency, and what it is compared with."""
+    rows: list[dict[str, Any]] = [{"name": "simulated", "value_s": report.simulated.latency_s, "difference": None}]
+    if form := report.closed_form:
+        rows.append({"name": "closed form, the paper's", "value_s": form.latency_s, "difference": report.difference})
+        name = "closed form, per axis, no overlap"
+        rows.append({"name": name, "value_s": form.per_axis_latency_s, "difference": report.per_axis_difference})
+    if published := report.published:
+        rows.append(
+            {
+                "name": "published",
+                "value_s": published.value,
+                "difference": published.error,
+                "source": published.source,
+            }
+        )
+    return rows
+
+
+def _waterfall(report: Report, explained: Explanation | None) -> list[dict[str, Any]]:
+    """Bars from the closed form to the simulated step, which add up; without an explanation, three."""
+    if explained:
+        return [
+            {"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained.bars
+        ]
+    form, simulated = report.closed_form, report.simulated
+    if form is None:
+        return []
+    steps = simulated.latency_s / simulated.step_s
+    paper, per_axis = form.latency_s / steps, form.per_axis_latency_s / steps
+    return [
+        {"name": "closed form, the paper's", "group": "", "seconds": paper, "why": "max(compute, memory) + links"},
+        {
+            "name": "links, overheads, efficiencies",
+            "group": "",
+            "seconds": per_axis - paper,
+            "why": "per axis, at the rates the machine reaches, with latencies and launches, nothing overlapped",
+        },
+        {
+            "name": "overlap and contention",
+            "group": "",
+            "seconds": simulated.step_s - per_axis,
+            "why": "what only the simulation has; --explain takes every effect apart",
+        },
+    ]
+
+
+def _links(part: Pass, whole: Topology) -> dict[str, Any]:
+    """The machine in the plane: nodes, and every direction of every link with its load."""
+    drawing, load = drawn(whole), Load.of(part.trace, part.topology)
+    lines = []
+    for segment in segments(drawing):
+        worst = max(segment.links, key=lambda i: load.utilisation[i])
+        link = whole.links[worst]
+        lines.append(
+            {
+                "x": [round(x, 3) for x, _ in segment.points],
+                "y": [round(y, 3) for _, y in segment.points],
+                "busy": round(float(load.utilisation[worst]), 6),
+                "bytes": float(load.bytes[list(segment.links)].sum()),
+                "name": link.name + (f" (of {len(segment.links)})" if len(segment.links) > 1 else ""),
+                "rate": rate(link),
+                "dashed": segment.dashed,
+            }
+        )
+    nodes = [
+        {"x": round(node.at[0], 3), "y": round(node.at[1], 3), "label": node.label, "box": node.half_width is not None}
+        for node in drawing.nodes
+    ]
+    return {"nodes": nodes, "lines": lines, "notes": [note for note in drawing.notes if note.startswith("shown")]}
+
+
+def _memory(part: Pass) -> dict[str, Any]:
+    """GiB on the fullest chip, and how the cache grows with the tokens."""
+    memory, workload = part.report.memory, part.scenario.workload
+    parts = {
+        "weights": memory.weights_bytes,
+        "gathered weights": memory.gather_buffer_bytes,
+        "KV cache": memory.kv_cache_bytes,
+    }
+    grows = []
+    if workload.phase == "decode" and workload.final_cache_length and not workload.static_cache:
+        steps = np.unique(np.linspace(0, workload.steps, 9).round())
+        lengths = workload.final_cache_length - workload.steps + steps
+        cache = memory.kv_cache_bytes * lengths / workload.final_cache_length
+        fixed = memory.weights_bytes + memory.gather_buffer_bytes
+        grows = [[float(step), round((fixed + size) / _GIB, 6)] for step, size in zip(steps, cache, strict=True)]
+    return {
+        "parts": [{"name": name, "gib": size / _GIB} for name, size in parts.items() if size],
+        "capacity_gib": memory.capacity_bytes / _GIB,
+        "fits": memory.fits,
+        "grows": grows,
+    }

@@ -1,0 +1,440 @@
+"use strict";
+// The page is built from one object, DATA; see sim/html/data.py for what is in it. Times of lanes are picoseconds.
+const FONT = { family: 'system-ui, "DejaVu Sans", sans-serif', size: 12, color: "#222" };
+const CAUSE_COLOURS = {
+  "compute": "#0072B2", "memory-bound compute": "#56B4E9", "launches of operations": "#8C8C8C",
+  "slowed by communication": "#CC79A7", "transfer": "#E69F00", "queueing": "#D55E00", "link latency": "#F0E442",
+  "launches of collectives": "#009E73",
+  "compute-bound": "#0072B2", "memory-bound": "#56B4E9", "overlapped": "#009E73", "exposed": "#D55E00", "idle": "#DDDDDD",
+};
+const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+let DATA;
+
+async function unpack(id) {
+  const text = document.getElementById(id).textContent.trim();
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).text();
+}
+
+function el(parent, name, text, attributes) {
+  const made = document.createElement(name);
+  if (text !== undefined && text !== null) made.textContent = text;
+  Object.assign(made, attributes || {});
+  parent.appendChild(made);
+  return made;
+}
+
+function time(seconds) {
+  const size = Math.abs(seconds);
+  if (size === 0) return "0 s";
+  const [unit, name] = size >= 1 ? [1, "s"] : size >= 1e-3 ? [1e-3, "ms"] : size >= 1e-6 ? [1e-6, "us"] : size >= 1e-9 ? [1e-9, "ns"] : [1e-12, "ps"];
+  return `${Number((seconds / unit).toPrecision(4))} ${name}`;
+}
+
+function amount(bytes) {
+  for (const [size, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]])
+    if (bytes >= size) return `${(bytes / size).toFixed(2)} ${name}`;
+  return `${bytes} B`;
+}
+
+const percent = (share) => `${(100 * share).toFixed(1)}%`;
+const signed = (seconds) => (seconds > 0 ? "+" : "") + time(seconds);
+const layout = (more) => ({ font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: { font: FONT, align: "left" }, ...more });
+
+function table(parent, titles, rows, id) {
+  const made = el(parent, "table", null, id ? { id } : {});
+  const head = el(el(made, "thead"), "tr");
+  titles.forEach((title) => el(head, "th", title));
+  const body = el(made, "tbody");
+  for (const row of rows) {
+    const line = el(body, "tr");
+    for (const cell of row) {
+      if (cell !== null && typeof cell === "object") {
+        const at = el(line, "td", null, { className: "bar", title: cell.title || "" });
+        if (cell.share !== undefined) {
+          const bar = el(at, "i", null, { className: cell.share < 0 ? "less" : "" });
+          bar.style.width = `calc(${Math.min(100, 100 * Math.abs(cell.share))}% - 8px)`;
+        }
+        el(at, "span", cell.text);
+      } else el(line, "td", cell);
+    }
+  }
+  return made;
+}
+
+// --- headline ---------------------------------------------------------------------------------------------------------
+
+function headline(parent, run) {
+  const layers = run.layers < run.all_layers ? `${run.layers} of ${run.all_layers} layers` : `${run.layers} layers`;
+  el(parent, "p", `${run.machine}, ${run.chips} chips, ${layers}; ${run.tasks.toLocaleString("en")} tasks simulated` +
+    (run.folded ? ", one chip for all" : ""), { className: "dim" });
+  if (run.description) el(parent, "p", run.description);
+  const cards = el(parent, "div", null, { className: "cards" });
+  run.headline.forEach((row) => {
+    const card = el(cards, "div", null, { className: "card" });
+    el(card, "span", row.label, { className: "label" });
+    el(card, "b", row.value).dataset.metric = row.label;
+    el(card, "span", row.definition);
+  });
+  table(parent, ["latency of all steps", "value", "simulated is"], run.latency.map((row) =>
+    [row.name + (row.source ? `: ${row.source}` : ""), time(row.value_s),
+      row.difference === null ? "" : `${row.difference > 0 ? "+" : ""}${percent(row.difference)}`]));
+  run.notes.forEach((note) => el(parent, "p", `note: ${note}`, { className: "dim" }));
+}
+
+// --- bars -------------------------------------------------------------------------------------------------------------
+
+function stack(parent, parts, total) {
+  const target = el(parent, "div", null, { className: "plot" });
+  const traces = parts.map((part) => ({
+    type: "bar", orientation: "h", y: [""], x: [part.time_s * 1e3], name: part.name,
+    marker: { color: CAUSE_COLOURS[part.name] || "#8C8C8C" },
+    text: [part.time_s / total > 0.06 ? percent(part.time_s / total) : ""], textposition: "inside", insidetextanchor: "middle",
+    hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of the step<extra></extra>`,
+  }));
+  Plotly.newPlot(target, traces, layout({
+    barmode: "stack", height: 130, margin: { l: 10, r: 10, t: 4, b: 56 }, xaxis: { title: { text: "time of the step, ms", standoff: 4 }, range: [0, total * 1e3] },
+    yaxis: { visible: false }, legend: { orientation: "h", y: 1.1, yanchor: "bottom", traceorder: "normal" },
+  }), { ...CONFIG, displayModeBar: false });
+}
+
+function waterfall(parent, bars, phase) {
+  if (!bars.length) {
+    el(parent, "p", "No closed form covers this machine and layout.", { className: "dim" });
+    return;
+  }
+  const total = bars.reduce((sum, bar) => sum + bar.seconds, 0);
+  const names = [...bars.map((bar) => bar.name), "simulated step"];
+  const y = [...bars.map((bar) => bar.seconds * 1e3), total * 1e3];
+  const target = el(parent, "div", null, { className: "plot" });
+  Plotly.newPlot(target, [{
+    type: "waterfall", orientation: "h", y: names.map((_, i) => i), x: y,
+    measure: names.map((_, i) => (i === names.length - 1 ? "total" : i ? "relative" : "absolute")),
+    text: y.map((value, i) => (i && i < bars.length ? signed(value / 1e3) : time(value / 1e3))), textposition: "outside", cliponaxis: false,
+    customdata: [...bars.map((bar) => (bar.group ? `${bar.group}<br>` : "") + wrap(bar.why)), ""],
+    hovertemplate: "%{text}<br>%{customdata}<extra></extra>",
+    increasing: { marker: { color: "#D55E00" } }, decreasing: { marker: { color: "#0072B2" } }, totals: { marker: { color: "#222" } },
+    connector: { line: { color: "#bbb", width: 1 } },
+  }], layout({
+    height: 70 + 25 * names.length, margin: { l: 250, r: 70, t: 6, b: 40 }, xaxis: { title: { text: `one ${phase} step, ms`, standoff: 4 }, zeroline: true },
+    yaxis: { tickvals: names.map((_, i) => i), ticktext: names, autorange: "reversed", automargin: true }, showlegend: false,
+  }), CONFIG);
+}
+
+function wrap(text) {
+  const lines = [""];
+  for (const word of (text || "").split(" ")) {
+    if (lines[lines.length - 1].length + word.length > 70) lines.push("");
+    lines[lines.length - 1] += `${word} `;
+  }
+  return lines.join("<br>");
+}
+
+// --- timeline ---------------------------------------------------------------------------------------------------------
+
+function summed(deltas) {
+  const values = new Float64Array(deltas.length);
+  let sum = 0;
+  deltas.forEach((delta, i) => { sum += delta; values[i] = sum; });
+  return values;
+}
+
+function lanesOf(timeline) {
+  return timeline.lanes.map((lane) => {
+    const start = summed(lane.start);
+    const made = { ...lane, start, end: start.map((at, i) => at + lane.length[i]), layer: summed(lane.layer), bytes: summed(lane.bytes) };
+    if (lane.exposed) {
+      const from = summed(lane.exposed.start);
+      made.exposed = { start: from, end: from.map((at, i) => at + lane.exposed.length[i]) };
+    }
+    return made;
+  });
+}
+
+function firstAfter(ends, at) { // position of the first end beyond `at`; ends are in order
+  let low = 0, high = ends.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (ends[middle] > at) high = middle; else low = middle + 1;
+  }
+  return low;
+}
+
+// Spans of a lane from x0 to x1, those narrower than a pixel put together with their neighbours.
+function visible(lane, x0, x1, pixel, classOf) {
+  const shown = [];
+  let last = null;
+  for (let i = firstAfter(lane.end, x0); i < lane.start.length && lane.start[i] < x1; i++) {
+    const from = Math.max(lane.start[i], x0), to = Math.min(lane.end[i], x1), group = classOf(i);
+    if (last && to - last.from < 2 * pixel && from - last.to < pixel) {
+      last.count += 1; last.busy += to - from; last.to = to;
+      last.groups[group] = (last.groups[group] || 0) + to - from;
+    } else {
+      last = { from, to, first: i, count: 1, busy: to - from, groups: { [group]: to - from } };
+      shown.push(last);
+    }
+  }
+  return shown;
+}
+
+function about(lane, i, timeline) {
+  const op = timeline.ops[lane.op[i]], group = timeline.classes[lane.op[i]];
+  const rows = [`<b>${op}</b>`, group + (lane.layer[i] >= 0 ? `, layer ${lane.layer[i]}` : "")];
+  rows.push(`${time(lane.start[i] / 1e12)} to ${time(lane.end[i] / 1e12)}: ${time((lane.end[i] - lane.start[i]) / 1e12)}`);
+  if (lane.kind === "path") rows.push(lane.flies[i] ? (lane.kinds[i] === 2 ? "launch of the collective" : "in flight: link latency") : lane.kinds[i] === 1 ? "message on its link" : "on the chip");
+  if (lane.kind === "compute") {
+    rows.push(`${(lane.flops[i] / 1e9).toPrecision(4)} GFLOP, ${amount(lane.bytes[i])} of memory: ${lane.slow[i] ? "memory-bound" : "compute-bound"}`);
+    rows.push(lane.slow[i] ? timeline.sources.memory : timeline.sources.flops);
+  }
+  if (lane.kind === "link") {
+    rows.push(`${amount(lane.bytes[i])}` + (timeline.folded ? "" : ` to chip ${lane.to[i]}`));
+    if (timeline.sources.link) rows.push(timeline.sources.link);
+  }
+  if (lane.kind === "collectives") rows.push(timeline.sources.collective);
+  return rows.map(wrap).join("<br>");
+}
+
+function drawTimeline(parent, phase, key) {
+  const timeline = phase.timeline, lanes = lanesOf(timeline), edges = timeline.edges;
+  const buttons = el(parent, "div", null, { className: "buttons" });
+  const legend = el(parent, "div", null, { className: "legend" });
+  const used = new Set(lanes.flatMap((lane) => [...new Set(lane.op)].map((op) => timeline.classes[op])));
+  Object.entries(timeline.colours).filter(([group]) => used.has(group)).forEach(([group, colour]) => {
+    const entry = el(legend, "span");
+    el(entry, "i").style.background = colour;
+    entry.appendChild(document.createTextNode(group));
+  });
+  const exposed = el(legend, "span");
+  el(exposed, "i").style.background = "#222";
+  exposed.appendChild(document.createTextNode("line under a collective: exposed, no compute meanwhile"));
+  const thin = lanes.map((lane) => (lane.kind === "link" ? 0.55 : 0.8));
+  const target = el(parent, "div", null, { className: "plot", id: `timeline${key}` });
+  const whole = [0, timeline.end / 1e6];
+
+  function traces(range) {
+    const [x0, x1] = range.map((at) => at * 1e6), pixel = (x1 - x0) / 700;
+    const bars = { x: [], base: [], y: [], width: [], colour: [], opacity: [], text: [] };
+    const under = { x: [], y: [] };
+    lanes.forEach((lane, row) => {
+      for (const span of visible(lane, x0, x1, pixel, (i) => timeline.classes[lane.op[i]])) {
+        const main = Object.entries(span.groups).sort((a, b) => b[1] - a[1])[0][0];
+        bars.base.push(span.from / 1e6);
+        bars.x.push((span.to - span.from) / 1e6);
+        bars.y.push(row);
+        bars.width.push(thin[row]);
+        bars.colour.push(timeline.colours[main]);
+        bars.opacity.push(span.count === 1 ? (lane.kind === "path" && lane.flies[span.first] ? 0.45 : 1) : 0.35 + 0.65 * span.busy / (span.to - span.from || 1));
+        bars.text.push(span.count === 1 ? about(lane, span.first, timeline)
+          : `<b>${span.count} of these</b>, mostly ${main}<br>${percent(span.busy / (span.to - span.from || 1))} busy from ${time(span.from / 1e12)} to ${time(span.to / 1e12)}<br>zoom in to see each`);
+      }
+      if (lane.exposed) {
+        let last = null;
+        for (let i = firstAfter(lane.exposed.end, x0); i < lane.exposed.start.length && lane.exposed.start[i] < x1; i++) {
+          const from = Math.max(lane.exposed.start[i], x0), to = Math.min(lane.exposed.end[i], x1);
+          if (last !== null && from - last < pixel) { under.x[under.x.length - 2] = to / 1e6; }
+          else { under.x.push(from / 1e6, to / 1e6, null); under.y.push(row + 0.44, row + 0.44, null); }
+          last = to;
+        }
+      }
+    });
+    return [{
+      type: "bar", orientation: "h", x: bars.x, base: bars.base, y: bars.y, width: bars.width, hovertext: bars.text,
+      hovertemplate: "%{hovertext}<extra></extra>", textposition: "none",
+      marker: { color: bars.colour, opacity: bars.opacity, line: { width: 0 } },
+    }, { type: "scatter", mode: "lines", x: under.x, y: under.y, line: { color: "#222", width: 2 }, hoverinfo: "skip" }];
+  }
+
+  function look(range) {
+    return layout({
+      height: 90 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, showlegend: false, hovermode: "closest", dragmode: "zoom",
+      margin: { l: 120, r: 12, t: 8, b: 46 }, xaxis: { range, title: { text: "time, us", standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
+      yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => lane.label), fixedrange: true, zeroline: false, showgrid: false },
+    });
+  }
+
+  let current = whole;
+  function show(range) {
+    const width = Math.max(range[1] - range[0], 1e-6);
+    const from = Math.min(Math.max(range[0], 0), Math.max(whole[1] - width, 0));
+    current = [from, Math.min(from + width, whole[1])];
+    target.dataset.span = String(current[1] - current[0]);
+    Plotly.react(target, traces(current), look(current), CONFIG);
+  }
+  const layer = (k) => [edges[k] / 1e6, edges[k + 1] / 1e6];
+  const middle = () => (current[0] + current[1]) / 2, width = () => current[1] - current[0];
+  const actions = [["whole step", "whole", () => show(whole)]];
+  if (edges.length > 1) actions.push(["one layer", "layer", () => show(layer((edges.length - 1) >> 1))]);
+  actions.push(["zoom in", "in", () => show([middle() - width() / 4, middle() + width() / 4])],
+    ["zoom out", "out", () => show([middle() - width(), middle() + width()])],
+    ["earlier", "earlier", () => show([current[0] - width() / 2, current[1] - width() / 2])],
+    ["later", "later", () => show([current[0] + width() / 2, current[1] + width() / 2])]);
+  actions.forEach(([text, id, click]) => el(buttons, "button", text, { id: `zoom-${id}${key}`, onclick: click }));
+  Plotly.newPlot(target, traces(whole), look(whole), CONFIG).then(() => {
+    target.dataset.span = String(whole[1]);
+    target.on("plotly_relayout", (change) => {
+      const from = change["xaxis.range[0]"], to = change["xaxis.range[1]"];
+      if (from !== undefined) show([from, to]);
+      else if (change["xaxis.autorange"]) show(whole);
+    });
+    if (edges.length > 6) show([edges[(edges.length - 1) >> 1] / 1e6, edges[Math.min(((edges.length - 1) >> 1) + 2, edges.length - 1)] / 1e6]);
+  });
+  const kept = timeline.messages_of_layers;
+  if (kept) el(parent, "p", `Single messages are kept for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
+  if (timeline.not_drawn) el(parent, "p", `${timeline.not_drawn} chips that do something else again are not drawn.`, { className: "dim" });
+  el(parent, "p", "Drag over the plot to zoom, double-click to see the whole step. A bar shows its operation, bytes, and where its rate comes from.", { className: "dim" });
+}
+
+// --- link map ---------------------------------------------------------------------------------------------------------
+
+const VIRIDIS = ["#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
+
+function linkMap(parent, links) {
+  const most = Math.max(...links.lines.map((line) => line.busy), 1e-9), bins = VIRIDIS.length;
+  const traces = [];
+  for (const dashed of [true, false]) for (let bin = 0; bin < bins; bin++) {
+    const own = links.lines.filter((line) => line.dashed === dashed && Math.min(bins - 1, Math.floor(line.busy / most * bins)) === bin);
+    if (!own.length) continue;
+    traces.push({ type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: VIRIDIS[bin], width: 3, dash: dashed ? "2px,2px" : "solid" },
+      x: own.flatMap((line) => [...line.x, null]), y: own.flatMap((line) => [...line.y, null]) });
+  }
+  const spot = (values) => { const n = values.length, at = (n - 1) * 0.62, k = Math.min(Math.floor(at), n - 2); return values[k] + (values[k + 1] - values[k]) * (at - k); };
+  traces.push({ type: "scatter", mode: "markers", x: links.lines.map((line) => spot(line.x)), y: links.lines.map((line) => spot(line.y)),
+    marker: { size: 9, opacity: 0, color: links.lines.map((line) => 100 * line.busy), cmin: 0, cmax: 100 * most,
+      colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: true, colorbar: { title: { text: "busy, % of the step", side: "right" }, thickness: 12, outlinewidth: 0 } },
+    text: links.lines.map((line) => `<b>${line.name}</b><br>${percent(line.busy)} busy<br>${amount(Math.round(line.bytes))}<br>${line.rate}`), hovertemplate: "%{text}<extra></extra>" });
+  const big = links.nodes.length > 80 ? 5 : 22;
+  traces.push({ type: "scatter", mode: "markers+text", x: links.nodes.map((node) => node.x), y: links.nodes.map((node) => node.y), text: links.nodes.map((node) => (big > 5 ? node.label : "")),
+    textfont: { size: 9 }, hoverinfo: "skip", marker: { size: links.nodes.map((node) => (node.box ? 1 : big)), color: "#fff", line: { color: "#444", width: 1 } } });
+  const boxes = links.nodes.filter((node) => node.box);
+  const xs = links.nodes.map((node) => node.x), ys = links.nodes.map((node) => node.y);
+  const ratio = (Math.max(...ys) - Math.min(...ys) + 1) / (Math.max(...xs) - Math.min(...xs) + 1);
+  const target = el(parent, "div", null, { className: "plot" });
+  Plotly.newPlot(target, traces, layout({
+    height: Math.max(240, Math.min(560, 560 * ratio + 40)), margin: { l: 6, r: 6, t: 6, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
+    annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: node.label, showarrow: false, bgcolor: "#fff", bordercolor: "#444", borderpad: 4, font: { size: 11 } })),
+    xaxis: { visible: false }, yaxis: { visible: false, scaleanchor: "x" },
+  }), { ...CONFIG, scrollZoom: true });
+  el(parent, "p", ["Each direction of a link is a line of its own, to the right of its way; dashed: wraparound. Point at a line beyond its middle for its load.", ...links.notes].join(" "), { className: "dim" });
+}
+
+// --- memory, critical path --------------------------------------------------------------------------------------------
+
+function memory(parent, found) {
+  const used = found.parts.reduce((sum, part) => sum + part.gib, 0);
+  const line = el(parent, "p", `${used.toFixed(2)} GiB of ${found.capacity_gib.toFixed(2)} GiB on the fullest chip: ` +
+    found.parts.map((part) => `${part.name} ${part.gib.toFixed(2)} GiB`).join(", ") + (found.fits ? "" : "; does not fit"));
+  if (!found.fits) line.className = "warn";
+  const target = el(parent, "div", null, { className: "plot" });
+  const colours = { "weights": "#0072B2", "gathered weights": "#E69F00", "KV cache": "#009E73" };
+  const grown = found.grows.length > 1;
+  const steps = grown ? found.grows.map((point) => point[0]) : ["now"];
+  const cache = found.parts.find((part) => part.name === "KV cache");
+  const traces = found.parts.map((part) => ({
+    name: part.name, x: steps, y: steps.map((_, i) => (grown && part === cache ? found.grows[i][1] - (used - part.gib) : part.gib)),
+    ...(grown ? { type: "scatter", mode: "lines", stackgroup: "one", line: { width: 0.5, color: colours[part.name] }, fillcolor: colours[part.name] } : { type: "bar", width: 0.5, marker: { color: colours[part.name] } }),
+    hovertemplate: "%{y:.3f} GiB<extra>" + part.name + "</extra>",
+  }));
+  Plotly.newPlot(target, traces, layout({
+    height: 260, barmode: "stack", margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+    xaxis: grown ? { title: { text: "decode steps done", standoff: 4 }, range: [0, steps[steps.length - 1]] } : { visible: false },
+    yaxis: { title: { text: "GiB" }, range: [0, 1.08 * Math.max(used, found.capacity_gib)] },
+    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: found.capacity_gib, y1: found.capacity_gib, line: { color: "#222", dash: "dash", width: 1 } }],
+    annotations: [{ xref: "paper", x: 1, y: found.capacity_gib, text: "capacity", showarrow: false, xanchor: "right", yanchor: "bottom" }],
+  }), { ...CONFIG, displayModeBar: false });
+}
+
+function shareRows(shares, about) {
+  const most = Math.max(...shares.map((share) => share.of_step), 1e-9);
+  return shares.map((share) => [share.name, time(share.time_s), { text: percent(share.of_step), share: share.of_step / most, title: (about || {})[share.name] || "" }, share.segments.toLocaleString("en")]);
+}
+
+function critical(parent, phase, key) {
+  const found = phase.critical;
+  el(parent, "p", "The chain of operations and messages, over dependencies and busy resources, that made the step as long as it is. The parts add up to it to the picosecond.");
+  stack(parent, found.causes, found.step_s);
+  const columns = el(parent, "div", null, { className: "columns" });
+  const left = el(columns, "div"), right = el(columns, "div");
+  table(left, ["what the time is spent on", "time", "of step", "segments"], shareRows(found.causes, found.about), `causes${key}`);
+  if (found.links.length) { el(left, "h3", "by kind of link"); table(left, ["link", "time", "of step", "segments"], shareRows(found.links)); }
+  table(right, ["operation or collective", "time", "of step", "segments"], shareRows(found.ops, found.about));
+  if (phase.what_if) {
+    const most = Math.max(...phase.what_if.map((row) => row.saved_s), 1e-12);
+    el(parent, "h3", "What would shorten it: simulated again with one thing free at a time");
+    table(parent, ["simulated again with", "step", "saved", "of step"], phase.what_if.map((row) => [row.name, time(row.step_s), time(row.saved_s), { text: percent(row.saved_s / found.step_s), share: row.saved_s / most }]), `whatif${key}`);
+  } else el(parent, "p", "sim run --critical-path also simulates what would shorten it.", { className: "dim" });
+}
+
+// --- the page ---------------------------------------------------------------------------------------------------------
+
+function section(page, id, title) {
+  const made = el(page, "section", null, { id });
+  el(made, "h2", title);
+  return made;
+}
+
+function difference(page, comparison) {
+  const box = section(page, "difference", "The difference");
+  el(box, "p", comparison.summary);
+  const phases = comparison.phases;
+  phases.forEach((phase) => {
+    el(box, "h3", `one ${phase.phase} step: ${time(phase.before_s)} and ${time(phase.after_s)}, ${signed(phase.after_s - phase.before_s)}`);
+    const most = Math.max(...phase.causes.concat(phase.ops).map((row) => Math.abs(row.after_s - row.before_s)), 1e-12);
+    const rows = (shares) => shares.map((row) => [row.name, time(row.before_s), time(row.after_s), { text: signed(row.after_s - row.before_s), share: -(row.after_s - row.before_s) / most }]);
+    const columns = el(box, "div", null, { className: "columns" });
+    table(el(columns, "div"), ["critical path, by cause", "A", "B", "B - A"], rows(phase.causes), `difference-${phase.phase}`);
+    table(el(columns, "div"), ["by operation", "A", "B", "B - A"], rows(phase.ops));
+  });
+  el(box, "h3", "What differs between the scenarios");
+  table(box, ["field", "A", "B"], comparison.fields.map((field) => [field.name, field.before, field.after]), "fields");
+}
+
+function build() {
+  const top = document.getElementById("top"), page = document.getElementById("page");
+  page.textContent = "";
+  const two = DATA.runs.length > 1;
+  el(top, "h1", two ? `A: ${DATA.runs[0].name}   B: ${DATA.runs[1].name}` : DATA.runs[0].name, { id: "title" });
+  const nav = el(top, "nav");
+  if (DATA.comparison) difference(page, DATA.comparison);
+  const part = (id, title, draw, beside) => { // beside: two runs fit next to each other
+    const box = section(page, id, title);
+    const around = two && beside ? el(box, "div", null, { className: "columns" }) : box;
+    DATA.runs.forEach((run, r) => {
+      const own = el(around, "div");
+      if (two) el(own, "h3", `${"AB"[r]}: ${run.name}`);
+      draw(own, run, two ? `-${"ab"[r]}` : "");
+    });
+  };
+  const phases = (draw) => (box, run, key) => run.phases.forEach((phase, i) => {
+    if (run.phases.length > 1) el(box, "h3", phase.phase);
+    draw(box, phase, run.phases.length > 1 ? `${key}-${phase.phase}` : key);
+  });
+  part("headline", "Headline", headline, true);
+  part("breakdown", "Where the step goes", phases((box, phase) => stack(box, phase.breakdown, phase.step_s)));
+  part("waterfall", "From the closed form to the simulation", phases((box, phase) => waterfall(box, phase.waterfall, phase.phase)));
+  part("time", "Timeline", phases(drawTimeline));
+  part("critical", "Critical path", phases(critical));
+  part("links", "Links", phases((box, phase) => linkMap(box, phase.links)), true);
+  part("memory", "Memory", phases((box, phase) => memory(box, phase.memory)), true);
+  part("scenario", "Resolved scenario", (box, run) => {
+    const more = el(box, "details");
+    el(more, "summary", "every value the run used, defaults and sources included");
+    el(more, "pre", run.scenario);
+  });
+  [...page.querySelectorAll("section")].forEach((box) => el(nav, "a", box.querySelector("h2").textContent, { href: `#${box.id}` }));
+  el(page, "p", `Written by collective-sim ${DATA.version}.`, { className: "dim" });
+  document.body.dataset.ready = "yes";
+}
+
+(async () => {
+  try {
+    const code = document.createElement("script");
+    code.textContent = await unpack("plotly-gz");
+    document.head.appendChild(code);
+    DATA = JSON.parse(await unpack("data-gz"));
+    build();
+  } catch (error) {
+    document.getElementById("page").textContent = `This page needs a browser that can unpack gzip (Chromium 80, Firefox 113, Safari 16.4 or later): ${error}`;
+    throw error;
+  }
+})();

@@ -1,0 +1,145 @@
+"""A machine with its links in the colour of how busy they were: the two directions of a link side by side.
+
+Colours run from light to dark (viridis, reversed), which also colour-blind readers and grey printers tell apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sim.plots import grid, node_link
+from sim.plots.drawing import Drawing, Line, Point
+from sim.plots.style import figure, save, style
+from sim.program import Floats
+from sim.report.metrics import measure
+from sim.topology.graph import Topology
+from sim.trace import Trace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_WIDTH_IN, _HEIGHT_IN = 7.6, 6.0
+_ASIDE = 0.055
+"""Distance of a direction from the middle of its link, where neighbours are 1 apart."""
+_LINE_WIDTH = 2.2
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One direction of the links between two nodes."""
+
+    points: tuple[Point, ...]
+    links: tuple[int, ...]
+    dashed: bool
+    """A wraparound, of which only the beginning is drawn."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Load:
+    """How busy each link of a whole machine was, [links]."""
+
+    utilisation: Floats
+    bytes: Floats
+
+    @classmethod
+    def of(cls, trace: Trace, topology: Topology) -> Load:
+        """Of a trace; on one chip that stands for all, each of its links stands for that of every chip."""
+        measures, whole = measure(trace, topology), topology.unfolded or topology
+        own = np.arange(len(whole.links)) % max(len(topology.links), 1)
+        return cls(measures.link_utilisation[own], measures.link_bytes[own])
+
+
+def drawn(topology: Topology) -> Drawing:
+    """The machine on paper."""
+    return grid.drawing(topology) if topology.kind == "torus" else node_link.drawing(topology)
+
+
+def segments(drawing: Drawing) -> Iterator[Segment]:
+    """Every direction of every link of a drawing, from back to front."""
+    for line in drawing.lines:
+        if line.back:
+            yield Segment(_aside(line.points), line.links, line.dashed)
+            yield Segment(_aside(line.points[::-1]), line.back, line.dashed)
+        else:
+            yield Segment(line.points, line.links, line.dashed)
+
+
+def draw(trace: Trace, topology: Topology, path: Path | str, title: str = "") -> None:
+    """Write the map to `path` (format by suffix)."""
+    save(make(trace, topology, title), path)
+
+
+def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
+    """The figure that `draw` writes: busy time over step time of every link of the machine."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_hex
+
+    whole, load = topology.unfolded or topology, Load.of(trace, topology)
+    drawing = drawn(whole)
+    most = max(float(load.utilisation.max(initial=0.0)), 1e-9)
+    colours, scale_of = colormaps["viridis_r"], Normalize(0.0, most)
+    lines = [
+        Line(segment.points, to_hex(colours(scale_of(busiest(load, segment.links)))), segment.dashed, width=_LINE_WIDTH)
+        for segment in segments(drawing)
+    ]
+    nodes = [replace(node, label="" if whole.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
+    drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)
+    (left, bottom), (right, top) = drawing.corners()
+    scale = min(1.3, (_WIDTH_IN - 1.3) / (right - left), _HEIGHT_IN / (top - bottom))
+    body, header = max(scale * (top - bottom), 1.6), 0.85
+    notes = [note for note in drawing.notes if note.startswith("shown")]
+    height = header + body + 0.2
+    made = figure(_WIDTH_IN, height)
+    made.set_layout_engine("none")
+    with style():
+        axes = made.add_axes((0.0, 0.2 / height, (_WIDTH_IN - 1.2) / _WIDTH_IN, body / height))
+        axes.set_axis_off()
+        axes.set_aspect("equal")
+        axes.set_xlim(left, right)
+        axes.set_ylim(bottom, top)
+        drawing.paint(axes, scale)
+        bar = made.add_axes(((_WIDTH_IN - 1.05) / _WIDTH_IN, 0.35 / height, 0.16 / _WIDTH_IN, (body - 0.3) / height))
+        shown = made.colorbar(ScalarMappable(scale_of, colours), cax=bar)
+        shown.outline.set_visible(False)
+        bar.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else _percent(value, most))
+        bar.set_ylabel("busy time / step time")
+        edge = 0.2 / _WIDTH_IN
+        made.text(edge, 1 - 0.15 / height, title or whole.name, fontsize=11, fontweight="bold", va="top")
+        summary = [_summary(load, whole), *notes]
+        made.text(edge, 1 - 0.4 / height, "\n".join(summary), fontsize=8.5, linespacing=1.4, va="top")
+    return made
+
+
+def busiest(load: Load, links: Sequence[int]) -> float:
+    """Utilisation of the busiest of some links."""
+    return float(load.utilisation[list(links)].max(initial=0.0))
+
+
+def _percent(value: float, most: float) -> str:
+    return f"{value:.0%}" if most > 0.1 else f"{value:.1%}"
+
+
+def _summary(load: Load, topology: Topology) -> str:
+    busy = load.utilisation
+    if not busy.any():
+        return f"{topology.name}: nothing was sent"
+    wrap = "; dashed: wraparound" if topology.kind == "torus" else ""
+    return (
+        f"{topology.name}: links busy {busy.mean():.1%} of the step on average, {busy.max():.1%} at most, "
+        f"{np.count_nonzero(busy == 0)} of {len(busy)} idle{wrap}"
+    )
+
+
+def _aside(points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """The curve moved to its right."""
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    length = math.hypot(x1 - x0, y1 - y0) or 1.0
+    across = (y1 - y0) / length * _ASIDE, -(x1 - x0) / length * _ASIDE
+    return tuple((x + across[0], y + across[1]) for x, y in points)

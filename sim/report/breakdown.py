@@ -1,0 +1,41 @@
+"""The step of the critical chip as five parts that add up to it: two of compute, two of communication, and nothing."""
+
+from __future__ import annotations
+
+from sim.report import spans as sp
+from sim.report.metrics import critical_chip
+from sim.report.roofline import memory_bound
+from sim.topology.graph import Topology
+from sim.trace import Trace
+from sim.units import PS_PER_S
+
+PARTS = {
+    "compute-bound": "compute limited by the matmul rate, no collective of the chip in progress",
+    "memory-bound": "compute limited by memory bandwidth, no collective of the chip in progress",
+    "overlapped": "compute with a collective in progress",
+    "exposed": "a collective in progress, no compute",
+    "idle": "neither",
+}
+"""Parts of a step, and what they mean."""
+
+
+def breakdown(trace: Trace, topology: Topology, dtype: str) -> dict[str, float]:
+    """Seconds of each of PARTS on the critical chip; they add up to the step."""
+    chip, program = critical_chip(trace, topology.chips), trace.program
+    compute, collectives = sp.compute(trace).of_lane(chip), sp.collectives(trace).of_lane(chip)
+    communicating, computing = sp.union(collectives), sp.union(compute)
+    slow = memory_bound(program, topology.chip, dtype)
+    alone = sp.minus(compute, communicating)
+    exposed = _length(sp.minus(communicating, computing))
+    parts = {
+        "compute-bound": _length(alone.where(~slow[alone.task])),
+        "memory-bound": _length(alone.where(slow[alone.task])),
+        "overlapped": _length(communicating) - exposed,
+        "exposed": exposed,
+    }
+    parts["idle"] = trace.makespan_ps - sum(parts.values())
+    return {name: time_ps / PS_PER_S for name, time_ps in parts.items()}
+
+
+def _length(spans: sp.Spans) -> int:
+    return int((spans.end - spans.start).sum())

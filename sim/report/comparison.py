@@ -1,0 +1,172 @@
+"""Two runs side by side: what differs between their scenarios, and what their critical paths say the difference is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from sim.report.critical_path import Share, Shares
+from sim.units import PS_PER_S, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_ROWS, _FIELDS = 12, 20
+"""Printed at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One thing's time on both critical paths, s; 0 where it is on one of them only."""
+
+    name: str
+    before_s: float
+    after_s: float
+
+    @property
+    def change_s(self) -> float:
+        return self.after_s - self.before_s
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseDifference:
+    """One step of a phase in both runs. Each list adds up to the difference of the steps to the picosecond."""
+
+    phase: str
+    before_s: float
+    after_s: float
+    causes: tuple[Term, ...]
+    """The largest difference first."""
+    ops: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the resolved scenarios that differs; `none` where only one has it."""
+
+    name: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Run B beside run A."""
+
+    before: str
+    after: str
+    before_s: float
+    """Latency of all steps, s."""
+    after_s: float
+    phases: tuple[PhaseDifference, ...]
+    """Of the phases that both have."""
+    fields: tuple[Field, ...]
+
+    @property
+    def summary(self) -> str:
+        """`B takes 25.1 ms, 4.1% less than A with 26.2 ms; most of it: link latency, -0.9 ms of one decode step.`"""
+        change = self.after_s / self.before_s - 1
+        how = f"{abs(change):.1%} {'more' if change > 0 else 'less'} than" if change else "the same as"
+        text = f"B takes {format_seconds(self.after_s)}, {how} A with {format_seconds(self.before_s)}"
+        largest = [
+            f"{phase.causes[0].name} {_signed(phase.causes[0].change_s)} of one {phase.phase} step"
+            for phase in self.phases
+            if phase.causes and phase.causes[0].change_s
+        ]
+        return f"{text}; most of it: {', '.join(largest)}." if largest else f"{text}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data, seconds."""
+        return asdict(self) | {"summary": self.summary}
+
+
+def compare(
+    names: Sequence[str],
+    latencies_s: Sequence[float],
+    shares: Sequence[Mapping[Any, Shares]],
+    scenarios: Sequence[Mapping[str, Any]],
+) -> Comparison:
+    """Run B beside run A; every argument has an entry for each of them.
+
+    Args:
+        shares: of the critical path of each phase.
+        scenarios: resolved, as nested mappings.
+    """
+    phases = tuple(
+        PhaseDifference(
+            phase,
+            own.step_ps / PS_PER_S,
+            shares[1][phase].step_ps / PS_PER_S,
+            terms(own.causes, shares[1][phase].causes),
+            terms(own.ops, shares[1][phase].ops),
+        )
+        for phase, own in shares[0].items()
+        if phase in shares[1]
+    )
+    flat = [flattened(scenario) for scenario in scenarios]
+    fields = tuple(
+        Field(name, str(flat[0].get(name, "none")), str(flat[1].get(name, "none")))
+        for name in dict.fromkeys([*flat[0], *flat[1]])
+        if flat[0].get(name) != flat[1].get(name) and not name.endswith(".source")
+    )
+    return Comparison(names[0], names[1], latencies_s[0], latencies_s[1], phases, fields)
+
+
+def terms(before: Sequence[Share], after: Sequence[Share]) -> tuple[Term, ...]:
+    """Times by name in both, the largest difference first."""
+    times = [{share.name: share.time_ps for share in shares} for shares in (before, after)]
+    names = sorted({*times[0], *times[1]}, key=lambda name: (-abs(times[1].get(name, 0) - times[0].get(name, 0)), name))
+    return tuple(Term(name, *(own.get(name, 0) / PS_PER_S for own in times)) for name in names)
+
+
+def flattened(data: Any, prefix: str = "") -> dict[str, Any]:
+    """`{"layout": {"ffn": 1}}` as `{"layout.ffn": 1}`."""
+    if not isinstance(data, Mapping):
+        return {prefix: data}
+    return {
+        name: value
+        for key, inner in data.items()
+        for name, value in flattened(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def render(comparison: Comparison, console: Console | None = None) -> None:
+    """Print the comparison on `console` (default: standard output)."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = console or Console(highlight=False)
+    console.print(f"A: [bold]{escape(comparison.before)}[/]\nB: [bold]{escape(comparison.after)}[/]")
+    console.print(comparison.summary)
+    for phase in comparison.phases:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+        table.add_column(f"critical path of one {phase.phase} step", no_wrap=True)
+        for title in ("A", "B", "B - A"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for i, group in enumerate((phase.causes, phase.ops)):
+            if i:
+                table.add_section()
+            for term in group[:_ROWS]:
+                times = format_seconds(term.before_s), format_seconds(term.after_s), _signed(term.change_s)
+                table.add_row(term.name, *times)
+        whole = Term("step", phase.before_s, phase.after_s)
+        table.add_section()
+        table.add_row("step", format_seconds(whole.before_s), format_seconds(whole.after_s), _signed(whole.change_s))
+        console.print()
+        console.print(table)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for title in ("differs", "A", "B"):
+        table.add_column(title, overflow="fold")
+    for field in comparison.fields[:_FIELDS]:
+        table.add_row(escape(field.name), escape(field.before), escape(field.after))
+    console.print()
+    console.print(table)
+    if len(comparison.fields) > _FIELDS:
+        console.print(f"and {len(comparison.fields) - _FIELDS} more fields, all of them in the page")
+
+
+def _signed(seconds: float) -> str:
+    return ("-" if seconds < 0 else "+") + format_seconds(abs(seconds))
