@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,24 +67,44 @@ def fit(
         raise InputError("calibrating needs scipy", hint="pip install 'collective-sim[calibrate]'") from None
 
     suite, cases = read(name, rows)
-    if suite.calibration is None:
-        raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its rows and constants")
-    calibration = suite.calibration
     by_id: dict[str, Case | CollectiveCase] = {case.case_id: case for case in cases}
-    for row in calibration.rows:
-        if row not in by_id:
-            raise InputError("no such row", where=f"{suite.name}: calibration.rows", got=row, hint=suggest(row, by_id))
-    chosen = [by_id[row] for row in calibration.rows]
-    names = list(calibration.constants)
-    low = np.array([constant.low for constant in calibration.constants.values()])
-    high = np.array([constant.high for constant in calibration.constants.values()])
-    evaluations = 0
+    found: Fit | None = None
+    for stage in _stages(suite.calibration):
+        for row in stage.rows:
+            if row not in by_id:
+                where = f"{suite.name}: calibration.rows"
+                raise InputError("no such row", where=where, got=row, hint=suggest(row, by_id))
+        found = _fit(stage, [by_id[row] for row in stage.rows], found, progress, least_squares)
+    if found is None:
+        raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its rows and constants")
+    return found
+
+
+def _stages(first: Calibration | None) -> Iterator[Calibration]:
+    while first is not None:
+        yield first
+        first = first.then
+
+
+def _fit(
+    stage: Calibration,
+    chosen: Sequence[Case | CollectiveCase],
+    before: Fit | None,
+    progress: Callable[[int, float], None],
+    least_squares: Callable[..., Any],
+) -> Fit:
+    """One stage, with the constants of those before as found."""
+    names, constants = list(stage.constants), list(stage.constants.values())
+    low, high = (np.array([getattr(constant, end) for constant in constants]) for end in ("low", "high"))
+    fixed = settings(before.calibration, before.values, digits=15) if before else []
+    evaluations = before.evaluations if before else 0
 
     def log_errors(point: np.ndarray) -> np.ndarray:
         nonlocal evaluations
         evaluations += 1
-        values = dict(zip(names, point.tolist(), strict=True))
-        errors = np.array([np.log(_prediction(case, calibration, values) / case.published) for case in chosen])
+        values = settings(stage, dict(zip(names, point.tolist(), strict=True)), digits=15)
+        known: dict[str, float] = {}
+        errors = np.array([np.log(simulated(case, *fixed, *values, known=known) / case.published) for case in chosen])
         progress(evaluations, float(np.sqrt(np.mean(errors**2))))
         return errors
 
@@ -99,7 +120,13 @@ def fit(
     point = low + found.x * (high - low)
     values = dict(zip(names, point.tolist(), strict=True))
     residuals = {case.case_id: float(np.expm1(error)) for case, error in zip(chosen, log_errors(point), strict=True)}
-    return Fit(calibration, values, residuals, evaluations, settled=found.status > 0)
+    settled = bool(found.status > 0)
+    if before is None:
+        return Fit(stage, values, residuals, evaluations, settled)
+    both = stage.model_copy(update={"constants": {**before.calibration.constants, **stage.constants}})
+    return Fit(
+        both, {**before.values, **values}, {**before.residuals, **residuals}, evaluations, settled and before.settled
+    )
 
 
 def report(found: Fit) -> str:
@@ -117,10 +144,6 @@ def report(found: Fit) -> str:
     lines.append(f"{found.evaluations} evaluations; to use it:")
     lines += [f"  --set '{setting}'" for setting in found.settings()]
     return "\n".join(lines)
-
-
-def _prediction(case: Case | CollectiveCase, calibration: Calibration, values: Mapping[str, float]) -> float:
-    return simulated(case, *settings(calibration, values, digits=15))
 
 
 def _text(value: float, constant: Constant, digits: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -136,12 +136,19 @@ def compare(before: Run, after: Run) -> Comparison:
     return side_by_side(names, latencies_s, paths, scenarios)
 
 
-def latency_s(scenario: Scenario) -> float:
-    """Simulated time of all steps, s: what `run` reports, without the report."""
-    total = 0.0
+def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = None) -> float:
+    """Simulated time of all steps, s: what `run` reports, without the report.
+
+    Args:
+        known: times of passes simulated before, s, by what was simulated; new ones are added.
+    """
+    total, known = 0.0, {} if known is None else known
     for phase in scenario.phases:
         steps = _steps(scenario, phase)
-        total += sum(step_s(step) for step in steps) * phase.workload.steps / len(steps)
+        for step in steps:
+            key = step.model_copy(update={"name": "", "description": "", "reference": None}).model_dump_json()
+            known[key] = known.get(key) or step_s(step)
+            total += known[key] * phase.workload.steps / len(steps)
     return total
 
 
@@ -186,7 +193,9 @@ class _Simulated:
 
 
 def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
-    """The steps to simulate for a phase's latency: each decode step of a generation, else one for all."""
+    """The steps to simulate for a phase's latency: each decode step of a generation whose cache grows, else one."""
+    if phase.workload.static_cache is not None and phase.workload.phase == "decode":
+        return (phase.model_copy(update={"workload": phase.workload.each_step[0]}),)
     if scenario.workload.phase != "generate" or phase.workload.phase != "decode":
         return (phase,)
     return tuple(phase.model_copy(update={"workload": workload}) for workload in phase.workload.each_step)

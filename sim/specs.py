@@ -316,6 +316,8 @@ class NvlsSpec(Strict):
     chunk: Size
     """Largest data of one channel and one part of the array in one round."""
     least_chunk: Size
+    least_size: Size | None = None
+    """Smallest array that is reduced in the switch; None where NCCL's tuner alone decides."""
 
 
 class NcclSpec(Strict):
@@ -413,7 +415,7 @@ class GraphSpec(_Machine):
     """An arbitrary graph: chips, switches and sockets as nodes, named link types as edges."""
 
     kind: Literal["graph"]
-    nodes: Annotated[dict[str, Literal["chip", "switch", "socket"]], Field(min_length=1)]
+    nodes: Annotated[dict[str, Literal["chip", "switch", "socket", "multicast"]], Field(min_length=1)]
     link_types: Annotated[dict[str, LinkSpec], Field(min_length=1)]
     links: list[EdgeSpec]
     nccl: NcclSpec | None = None
@@ -983,6 +985,8 @@ class Calibration(Strict):
 
     rows: Annotated[list[str], Field(min_length=1)]
     constants: Annotated[dict[str, Constant], Field(min_length=1)]
+    then: Calibration | None = None
+    """What is fitted next, with these constants as found."""
 
 
 class _Rows(Strict):
@@ -1034,13 +1038,42 @@ class CollectiveSuite(_Rows):
     """By pattern of the case id: shown, not held against the tolerance."""
 
 
+class Speedup(Strict):
+    """Rates against those of one variant on the same machine."""
+
+    baseline: str
+    """Variant."""
+    tolerance: Tolerance
+    """Of the difference of predicted and published speed-up, as a share of the baseline's rate."""
+
+
+class GenerationSuite(_Rows):
+    """How the rows of a CSV become prompts and generations under residual schemes, and how close they must come."""
+
+    kind: Literal["generations"]
+    base: str
+    """Scenario that the rows change."""
+    settings: Settings = {}
+    """Of every row."""
+    systems: dict[str, Settings]
+    """By pattern of the row's `system p2p=P2P tp=TP`; the first that fits."""
+    models: dict[str, Settings]
+    """By pattern of the row's model; the first that fits."""
+    variants: dict[str, Settings]
+    """By the row's variant."""
+    speedup: Speedup
+
+
 def _suite_kind(value: Any) -> str:
     given = value.get("kind", "scenarios") if isinstance(value, dict) else getattr(value, "kind", "scenarios")
     return str(given)
 
 
 AnySuite = Annotated[
-    Annotated[Suite, Tag("scenarios")] | Annotated[CollectiveSuite, Tag("collectives")], Discriminator(_suite_kind)
+    Annotated[Suite, Tag("scenarios")]
+    | Annotated[CollectiveSuite, Tag("collectives")]
+    | Annotated[GenerationSuite, Tag("generations")],
+    Discriminator(_suite_kind),
 ]
 
 

@@ -5,6 +5,10 @@ context_tokens, generated_tokens, ffn_layout, attention_layout, weight_dtype, ac
 mfu), value, reading_error_pct (optional), notes (optional). Phases: prefill; decode_step, one step on a cache of
 context_tokens; decode_total, the steps of all generated_tokens; total, the prefill and they.
 
+Columns of a generation: case_id, source, system, model, tp (chips), p2p (on or off), batch, prompt_tokens,
+generated_tokens (the prefill's included), variant, metric (prefill_s, decode_s, tokens_per_s), value; others are for
+the reader.
+
 Columns of a collective: case_id, source, system, gpus, collective (all_reduce, ..., alltoall), bytes (as nccl-tests
 counts them), time_us; others are for the reader.
 """
@@ -22,7 +26,17 @@ from typing import Any, TypeVar
 
 from sim import load
 from sim.errors import InputError, suggest
-from sim.specs import ALGORITHMS, CollectiveSuite, Scenario, Suite, SwitchSpec, TopologySpec, TorusSpec
+from sim.specs import (
+    ALGORITHMS,
+    AnySuite,
+    CollectiveSuite,
+    GenerationSuite,
+    Scenario,
+    Suite,
+    SwitchSpec,
+    TopologySpec,
+    TorusSpec,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +46,17 @@ class Case:
     case_id: str
     source: str
     metric: str
-    """`latency_s` or `mfu`."""
+    """`latency_s`, `mfu`, `prefill_s`, `decode_s` or `tokens_per_s`."""
     published: float
     base: str
     settings: tuple[str, ...]
     """What the row changes in the base, as in --set."""
     not_gated: str
     """Reason, empty if it is gated."""
+    variant: str = ""
+    """Residual scheme as the row calls it."""
+    setting: str = ""
+    """What rows of other variants have in common with this one."""
 
     def scenario(self, *further: str) -> Scenario:
         """The scenario of the row, with further settings. Raises InputError."""
@@ -65,7 +83,7 @@ class CollectiveCase:
     """Reason, empty if it is gated."""
 
 
-def read(name: str, rows: Path | None = None) -> tuple[Suite | CollectiveSuite, tuple[Case | CollectiveCase, ...]]:
+def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | CollectiveCase, ...]]:
     """The suite of a shipped name or a path, and its cases, from its own CSV or from `rows`.
 
     Raises:
@@ -79,6 +97,9 @@ def read(name: str, rows: Path | None = None) -> tuple[Suite | CollectiveSuite, 
         return suite, _cases(source, lambda row: _collective_case(collectives, row))
     if (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
+    if isinstance(suite, GenerationSuite):
+        generations = suite
+        return suite, _cases(source, lambda row: _generation_case(generations, row))
     scenarios, base = suite, load.scenario(suite.base)
     return suite, _cases(source, lambda row: _case(scenarios, base, row))
 
@@ -187,6 +208,50 @@ def measured(machine: str, collective: str, chips: int, algorithm: str | None = 
         for case in cases
         if (case.machine, case.collective, case.chips, case.algorithm) == wanted
     ]
+
+
+def _generation_case(suite: GenerationSuite, row: _Row) -> Case:
+    """Decode steps are one less than the tokens generated: the prefill gives the first."""
+    number, where = row.number, row.where
+    metric = row.one_of("metric", ("prefill_s", "decode_s", "tokens_per_s"))
+    variant, case_id = row.one_of("variant", suite.variants), f"{row.cell('case_id')}/{metric}"
+    system = f"{row.cell('system')} p2p={row.cell('p2p')} tp={number('tp')}"
+    known: dict[str, Any] = {}
+    for name, patterns, key in (("systems", suite.systems, system), ("models", suite.models, row.cell("model"))):
+        fitting = [settings for pattern, settings in patterns.items() if fnmatchcase(key, pattern)]
+        if not fitting:
+            raise InputError(f"no entry of the suite's '{name}' fits", where=where, got=key)
+        known |= fitting[0]
+    prompt, steps = number("prompt_tokens"), number("generated_tokens") - 1
+    tokens = {
+        "prefill_s": {"phase": "prefill", "prompt": prompt},
+        "decode_s": {"phase": "decode", "context": prompt, "generate": steps},
+        "tokens_per_s": {"phase": "generate", "prompt": prompt, "generate": steps},
+    }[metric]
+    workload = {**tokens, "batch": number("batch"), "static_cache": prompt + number("generated_tokens")}
+    settings = {
+        **known,
+        **suite.settings,
+        **{f"workload.{field}": workload.get(field) for field in ("prompt", "context", "generate")},
+        **{f"workload.{field}": value for field, value in workload.items()},
+        "layout.mesh": {"tensor": number("tp")},
+        **suite.variants[variant],
+        "reference": None,
+        "sweep": None,
+        "figure": None,
+    }
+    same = ("system", "model", "tp", "p2p", "batch", "prompt_tokens", "generated_tokens")
+    return Case(
+        case_id=case_id,
+        source=row.get("source"),
+        metric=metric,
+        published=row.real("value"),
+        base=suite.base,
+        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        not_gated=_first(suite.not_gated, case_id) or "",
+        variant=variant,
+        setting=" ".join(f"{name}={row.cell(name)}" for name in same),
+    )
 
 
 _PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}

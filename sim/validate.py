@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from math import prod
 from pathlib import Path
 
@@ -31,16 +31,19 @@ def validate(
     """
     suite, cases = read(name, rows)
     outcomes = []
+    known: dict[str, float] = {}
     for done, case in enumerate(cases):
         progress(done, len(cases))
-        outcomes.append(_outcome(case))
+        outcomes.append(_outcome(case, known))
     return Validation(suite, tuple(outcomes))
 
 
 def predicted(case: Case, scenario: Scenario, latency: float) -> float:
     """A latency in the case's metric."""
-    if case.metric == "latency_s":
+    if case.metric in ("latency_s", "prefill_s", "decode_s"):
         return latency
+    if case.metric == "tokens_per_s":
+        return scenario.workload.batch * scenario.workload.steps / latency
     chip = scenario.topology.chip
     parameters = scenario.model.nominal_parameters * scenario.layers / scenario.model.layers
     chips = prod(axis.size for axis in getattr(scenario.topology, "axes", {}).values())
@@ -48,12 +51,12 @@ def predicted(case: Case, scenario: Scenario, latency: float) -> float:
     return pope.mfu(parameters, scenario.workload.tokens, chips, peak, latency)
 
 
-def simulated(case: Case | CollectiveCase, *further: str) -> float:
-    """The prediction in the case's metric, with further settings. Raises InputError."""
+def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:
+    """The prediction in the case's metric, with further settings; `known` as in `latency_s`. Raises InputError."""
     if isinstance(case, CollectiveCase):
         return measure(case, *further).time_s
     scenario = case.scenario(*further)
-    return predicted(case, scenario, latency_s(scenario))
+    return predicted(case, scenario, latency_s(scenario, known))
 
 
 def measure(case: CollectiveCase, *further: str) -> bench.Measurement:
@@ -63,9 +66,9 @@ def measure(case: CollectiveCase, *further: str) -> bench.Measurement:
     return bench.measure(topology, case.collective, axes, case.size_bytes, case.algorithm)
 
 
-def _outcome(case: Case | CollectiveCase) -> Outcome:
+def _outcome(case: Case | CollectiveCase, known: MutableMapping[str, float]) -> Outcome:
     try:
-        return _of_collective(case) if isinstance(case, CollectiveCase) else _of_scenario(case)
+        return _of_collective(case) if isinstance(case, CollectiveCase) else _of_scenario(case, known)
     except InputError as error:
         raise InputError(str(error), where=case.case_id) from None
 
@@ -85,12 +88,14 @@ def _of_collective(case: CollectiveCase) -> Outcome:
     )
 
 
-def _of_scenario(case: Case) -> Outcome:
+def _of_scenario(case: Case, known: MutableMapping[str, float]) -> Outcome:
     scenario = case.scenario()
     forms = [predict(phase) for phase in scenario.phases]
-    latency = latency_s(scenario)
+    latency = latency_s(scenario, known)
 
-    def form(name: str) -> float:
+    def form(name: str) -> float | None:
+        if not all(forms):
+            return None
         return predicted(case, scenario, sum(getattr(found, name) for found in forms if found))
 
     return Outcome(
@@ -102,4 +107,6 @@ def _of_scenario(case: Case) -> Outcome:
         paper=form("latency_s"),
         per_axis=form("per_axis_latency_s"),
         not_gated=case.not_gated,
+        variant=case.variant,
+        setting=case.setting,
     )

@@ -31,6 +31,15 @@ def rounds(spec: NvlsSpec, chips: int, size: float) -> int:
     return max(1, math.ceil(size / (at_once * chunk)))
 
 
+def ports(topology: Topology) -> list[tuple[int, int]]:
+    """[chips] links to and from the switch that reduces."""
+    n = topology.chips
+    if topology.multicast is None:
+        return [(topology.route(c, (c + 1) % n)[0], topology.route((c + 1) % n, c)[1]) for c in range(n)]
+    link = {(link.src, link.dst): link.index for link in topology.links}
+    return [(link[chip, topology.multicast], link[topology.multicast, chip]) for chip in range(n)]
+
+
 def all_reduce(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
     """All-reduce in `loops` equal rounds on one switch; a part of the array each;
     the channels, which share the ports, are one send."""
@@ -38,8 +47,8 @@ def all_reduce(topology: Topology, axes: tuple[str, ...], loops: int, channels: 
     if not axes or topology.chips == 1:
         return builder.build()
     chips = np.arange(topology.chips, dtype=np.int32)
-    egress = np.array([topology.route(int(chip), (int(chip) + 1) % len(chips))[0] for chip in chips], dtype=np.int32)
-    ingress = np.array([topology.route((int(chip) + 1) % len(chips), int(chip))[1] for chip in chips], dtype=np.int32)
+    ends = ports(topology)
+    egress, ingress = (np.array(links, dtype=np.int32) for links in zip(*ends, strict=True))
     home = positions(topology, axes)
     summed = np.full(len(chips), -1, dtype=np.int32)
 

@@ -75,7 +75,12 @@ def fabric(topology: Topology) -> tuner.Fabric:
     else:
         fitting = [speed for speed in spec.inter_speeds if speed <= found.bandwidth * (1 + 1e-9)]
         ring = tuner.Channels(found.count, fitting[0] if fitting and count > 1 else found.bandwidth)
-    nvls = tuner.nvls_channels(spec, topology.chips, found.bandwidth) if topology.reduces and count == 1 else None
+    nvls = None
+    if topology.reduces and count == 1 and topology.chips > 1:
+        budget = found.bandwidth
+        if topology.multicast is not None:
+            budget = min(topology.links[link].bandwidth for port in in_switch.ports(topology) for link in port)
+        nvls = tuner.nvls_channels(spec, topology.chips, budget)
     return tuner.Fabric(topology.chips, count, found.medium, ring, nvls)
 
 

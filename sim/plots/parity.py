@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MODELS = (("simulated", "o", "blue"), ("paper", "x", "vermilion"))
-_METRICS = {"latency_s": ("latency, s", 1.0), "mfu": ("MFU, %", 100.0)}
+_METRICS = {
+    "latency_s": ("latency, s", 1.0),
+    "mfu": ("MFU, %", 100.0),
+    "prefill_s": ("prefill, s", 1.0),
+    "decode_s": ("decoding, s", 1.0),
+    "tokens_per_s": ("tokens/s", 1.0),
+}
 
 
 def draw(validation: Validation, path: Path | str) -> None:
@@ -54,6 +60,8 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
 def _points(
     axes: Axes, outcomes: Sequence[Outcome], name: str, scale: float, marker: str, color: str, label: str | None
 ) -> None:
+    if all(getattr(outcome, name) is None for outcome in outcomes):
+        return
     points = [(outcome.published, value) for outcome in outcomes if (value := getattr(outcome, name)) is not None]
     axes.scatter(
         [published * scale for published, _ in points],

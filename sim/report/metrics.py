@@ -36,6 +36,11 @@ class OpMeasure:
     """HBM traffic of compute; bytes the chip put on its links, forwarded ones included, of a collective."""
     flops: float
 
+    @property
+    def exposed_each_s(self) -> float:
+        """Mean exposed time of one of its occurrences."""
+        return self.exposed_s / self.count
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:

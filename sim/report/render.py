@@ -113,7 +113,7 @@ def _ops(report: Report) -> Table:
     """Time per op and its sums."""
     simulated = report.simulated
     step_s = simulated.compute_s + simulated.exposed_communication_s + simulated.idle_s
-    table = _table(f"one step on chip {report.critical_chip}", "count", "time", "exposed", "of step", "bytes")
+    table = _table(f"one step on chip {report.critical_chip}", "count", "time", "exposed", "of one", "of step", "bytes")
     for op in report.ops:
         exposed = format_seconds(op.exposed_s) if op.kind == "collective" else ""
         costs = op.exposed_s if op.kind == "collective" else op.time_s
@@ -122,6 +122,7 @@ def _ops(report: Report) -> Table:
             f"{op.count:,}",
             format_seconds(op.time_s),
             exposed,
+            format_seconds(op.exposed_each_s) if exposed else "",
             f"{costs / step_s:.1%}",
             format_bytes(op.bytes),
         )
@@ -133,7 +134,7 @@ def _ops(report: Report) -> Table:
         ("idle", simulated.idle_s, "", simulated.idle_s),
     )
     for name, time_s, exposed, costs in sums:
-        table.add_row(name, "", format_seconds(time_s), exposed, f"{costs / step_s:.1%}", "")
+        table.add_row(name, "", format_seconds(time_s), exposed, "", f"{costs / step_s:.1%}", "")
     return table
 
 

@@ -157,7 +157,7 @@ class Report:
             "published": plain(self.published) if self.published else None,
             "memory": memory,
             "links": plain(self.links),
-            "ops": [plain(op) for op in self.ops],
+            "ops": [plain(op) | {"exposed_each_s": op.exposed_each_s} for op in self.ops],
             "pipeline": plain(self.pipeline) if self.pipeline else None,
             "phases": [phase.to_dict() for phase in self.phases],
             "notes": list(self.notes),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.specs import CollectiveSuite, Suite, Tolerance
+from sim.specs import AnySuite, CollectiveSuite, GenerationSuite, Tolerance
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
@@ -36,6 +36,10 @@ class Outcome:
     not_gated: str
     algorithm: str = ""
     """Of a collective."""
+    variant: str = ""
+    """Of a generation: its residual scheme."""
+    setting: str = ""
+    """Of a generation: what it has in common with those of other schemes."""
 
     @property
     def error(self) -> float:
@@ -59,6 +63,21 @@ class Outcome:
             "paper_error": self.paper_error,
             "per_axis_error": self.per_axis_error,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A rate over that of the baseline in the same setting."""
+
+    case_id: str
+    published: float
+    simulated: float
+    not_gated: str
+
+    @property
+    def error(self) -> float:
+        """Simulated - published."""
+        return self.simulated - self.published
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +111,7 @@ class Errors:
 class Validation:
     """All outcomes of a suite."""
 
-    suite: Suite | CollectiveSuite
+    suite: AnySuite
     outcomes: tuple[Outcome, ...]
 
     @property
@@ -115,7 +134,34 @@ class Validation:
     @property
     def passes(self) -> bool:
         """Whether there is a case to judge by, and the simulator is inside the suite's tolerance."""
-        return bool(self.gated) and self.simulated.within(self.suite.tolerance)
+        within = bool(self.gated) and self.simulated.within(self.suite.tolerance)
+        if isinstance(self.suite, GenerationSuite):
+            return within and self.speedup_errors.within(self.suite.speedup.tolerance)
+        return within
+
+    @property
+    def speedups(self) -> list[Ratio]:
+        """Rates of a suite of generations over those of its baseline."""
+        if not isinstance(self.suite, GenerationSuite):
+            return []
+        rates = [outcome for outcome in self.outcomes if outcome.metric == "tokens_per_s"]
+        baseline = {outcome.setting: outcome for outcome in rates if outcome.variant == self.suite.speedup.baseline}
+        pairs = [(each, baseline[each.setting]) for each in rates if each.setting in baseline]
+        return [
+            Ratio(
+                each.case_id,
+                each.published / base.published,
+                each.simulated / base.simulated,
+                each.not_gated or base.not_gated,
+            )
+            for each, base in pairs
+            if each is not base
+        ]
+
+    @property
+    def speedup_errors(self) -> Errors:
+        """Of the gated ones."""
+        return Errors.of(ratio.error for ratio in self.speedups if not ratio.not_gated)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
@@ -124,6 +170,7 @@ class Validation:
             "passes": self.passes,
             "tolerance": self.suite.tolerance.model_dump(),
             "errors": {name: asdict(getattr(self, name)) for name in ("simulated", "paper", "per_axis")},
+            "speedups": [asdict(ratio) | {"error": ratio.error} for ratio in self.speedups],
             "cases": [outcome.to_dict() for outcome in self.outcomes],
         }
 
@@ -164,6 +211,8 @@ def render(validation: Validation, console: Console | None = None) -> None:
     ):
         if errors.cases:
             console.print(f"{name:<22} {_errors(errors)}")
+    if isinstance(suite, GenerationSuite):
+        _speedups(validation, suite, console)
     verdict = "[bold green]passes[/]" if validation.passes else "[bold red]misses[/]"
     console.print(
         f"{verdict} its tolerance: median {tolerance.median:.0%}, nine in ten {tolerance.nine_in_ten:.0%}, "
@@ -176,8 +225,28 @@ def render(validation: Validation, console: Console | None = None) -> None:
         console.print(f"[dim]not gated: {escape(f'{named}: {reason}')}[/]")
 
 
+def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate((f"speed-up over {suite.speedup.baseline}", "published", "simulated", "points off")):
+        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
+    for ratio in validation.speedups:
+        figures = (f"{ratio.published:.3f}", f"{ratio.simulated:.3f}", f"{100 * ratio.error:+.1f}")
+        table.add_row(ratio.case_id.removesuffix("/tokens_per_s"), *figures, style="dim" if ratio.not_gated else None)
+    console.print(table)
+    tolerance = suite.speedup.tolerance
+    console.print(
+        f"{'speed-ups':<22} {_errors(validation.speedup_errors)}   allowed {tolerance.median:.0%}, "
+        f"{tolerance.nine_in_ten:.0%}, {tolerance.worst:.0%}"
+    )
+
+
 def _value(outcome: Outcome, value: float) -> str:
-    return format_seconds(value) if outcome.metric == "latency_s" else f"{value:.1%}"
+    if outcome.metric == "tokens_per_s":
+        return f"{value:,.1f}/s"
+    return f"{value:.1%}" if outcome.metric == "mfu" else format_seconds(value)
 
 
 def _errors(errors: Errors) -> str:

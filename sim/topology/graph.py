@@ -126,6 +126,8 @@ class Topology:
     """How NCCL runs on this machine; None where it does not."""
     reduces: bool = False
     """Whether switches add up and multicast."""
+    multicast: int | None = None
+    """Node of a switch that only adds up and multicasts: no message from chip to chip takes its links."""
     vertex_transitive: bool = False
     """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
     unfolded: Topology | None = field(default=None, repr=False)
@@ -231,7 +233,8 @@ def build(spec: GraphSpec) -> Topology:
         collectives=spec.collectives,
         route_of=shortest,
         nccl=spec.nccl,
-        reduces=spec.reduces,
+        reduces=spec.reduces or "multicast" in spec.nodes.values(),
+        multicast=next((number[name] for name, kind in spec.nodes.items() if kind == "multicast"), None),
     )
     for chip in range(1, len(chips)):
         topology.route(0, chip)  # every link has a reverse, so reaching all chips from one is enough

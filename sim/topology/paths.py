@@ -75,7 +75,7 @@ def _tree(topology: Topology, src: int, chips_forward: bool) -> dict[int, Link]:
         if node != src and node < chips and not chips_forward:
             continue
         for link in outgoing[node]:
-            if link.dst != src and link.dst not in last:
+            if link.dst not in (src, topology.multicast) and link.dst not in last:
                 last[link.dst] = link
                 queue.append(link.dst)
     return last
