@@ -116,9 +116,12 @@ def test_published_points_stand_at_points_that_are_swept(name):
     assert figure is not None
     if figure.x not in scenario.sweep:
         return
+    beside = published.published(figure).values()
+    if not beside:  # a sweep over quantities with units has no published points
+        return
     swept = set(map(float, scenario.sweep[figure.x]))
-    for beside in published.published(figure).values():
-        assert {x for x, _ in beside} <= swept
+    for points_beside in beside:
+        assert {x for x, _ in points_beside} <= swept
 
 
 @pytest.mark.parametrize("name", SWEEPS)
