@@ -21,7 +21,7 @@ that never ends can, and that raises `DeadlockError`.
 
 SimPy keeps the clock: one SimPy event per instant at which anything frees or ends, its callback applies the rule to all
 tasks of that instant. (A process per task, the usual way to write SimPy, is an order of magnitude slower, and
-symmetric programs tie by the thousand.)
+symmetric programs tie by the thousand.) SimPy is the reference; `sim.kernel` is the same rule compiled, to the byte.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from heapq import heappop, heappush
 import numpy as np
 import simpy
 
-from sim.errors import DeadlockError
+from sim import compiled
+from sim.errors import DeadlockError, InputError
 from sim.program import FULL_PPM, Program
+from sim.specs import Kernel
 from sim.trace import Trace
 
 Slot = tuple[list[int], list[int], list[int]]
@@ -41,13 +43,43 @@ Slot = tuple[list[int], list[int], list[int]]
 LEAST_PPM = 10_000
 """The lowest rate, parts per million."""
 
+COMPILED_FROM = 1_000_000
+"""Tasks from which on the compiled engine saves more than loading it takes, about a second."""
 
-def simulate(program: Program) -> Trace:
+
+def simulate(program: Program, kernel: Kernel = "simpy") -> Trace:
     """Run `program` and return when everything happened.
+
+    Args:
+        kernel: which engine; all give the same times. `compiled` needs numba; `auto` takes it, where it is installed,
+            for programs of more than COMPILED_FROM tasks.
 
     Raises:
         DeadlockError: tasks are left that can never become ready; the message names the first few.
+        InputError: `compiled` without numba.
     """
+    return _compiled(program) if _chosen(program, kernel) == "compiled" else _simpy(program)
+
+
+def _chosen(program: Program, kernel: Kernel) -> Kernel:
+    if kernel == "simpy" or (kernel == "auto" and (len(program) < COMPILED_FROM or not compiled.available())):
+        return "simpy"
+    if not compiled.available():
+        hint = "pip install 'collective-sim[fast]', or kernel: auto"
+        raise InputError("the compiled engine needs numba", where="engine.kernel", got=kernel, hint=hint)
+    return "compiled" if compiled.fits(program, LEAST_PPM) else "simpy"
+
+
+def _compiled(program: Program) -> Trace:
+    trace, last = compiled.run(program, LEAST_PPM)
+    if (trace.times["end"] < 0).any():
+        left = np.concatenate(([0], np.cumsum(trace.times["end"][program.deps] < 0)))
+        waiting = left[program.dep_offset[1:]] - left[program.dep_offset[:-1]]
+        raise _deadlock(program, waiting.tolist(), trace.times["start"].tolist(), last)
+    return trace
+
+
+def _simpy(program: Program) -> Trace:
     count = len(program)
     busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
     waiting = np.diff(program.dep_offset).tolist()
@@ -168,7 +200,11 @@ def simulate(program: Program) -> Trace:
         except RuntimeError as error:  # SimPy: no event left before all_done
             raise _deadlock(program, waiting, start, int(env.now)) from error
     trace = Trace.of(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
-    return trace.stretched(rates.free) if rates else trace
+    if rates:
+        free = trace.times["free"].copy()
+        free[list(rates.free)] = list(rates.free.values())
+        return trace.until(free)
+    return trace
 
 
 class _Polls:

@@ -237,7 +237,7 @@ def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:
 def _simulate(scenario: Scenario) -> _Simulated:
     topology, lowered = _lowered(scenario)
     began = time.perf_counter()
-    trace = simulate(lowered.program)
+    trace = simulate(lowered.program, scenario.engine.kernel)
     return _Simulated(scenario, topology, lowered, trace, time.perf_counter() - began)
 
 

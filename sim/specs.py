@@ -757,6 +757,9 @@ class LayoutSpec(Strict):
         return self.model_copy(update={**own, "prefill": PhaseLayout(), "decode": PhaseLayout()})
 
 
+Kernel = Literal["simpy", "compiled", "auto"]
+
+
 class EngineSpec(Strict):
     """What is simulated."""
 
@@ -764,6 +767,8 @@ class EngineSpec(Strict):
     """Simulate only the first N layers; every figure is then of a model of N layers."""
     fold: Literal["auto", "off"] = "auto"
     """Simulate one chip for all where all chips do the same."""
+    kernel: Kernel = "simpy"
+    """Which engine runs; the results are the same. compiled: numba, for large programs; auto: where it pays."""
 
 
 class Reference(Strict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,12 +30,10 @@ class Trace:
         times["end"] = times["free"] + program.flight_ps
         return cls(program, times)
 
-    def stretched(self, free: Mapping[int, int]) -> Trace:
-        """The same, where some tasks held their resources until another time: task -> when they released them."""
+    def until(self, free: Ints) -> Trace:
+        """The same, where tasks [N] released their resources at other times."""
         times = self.times.copy()
-        tasks = np.fromiter(free, dtype=np.int64, count=len(free))
-        times["free"][tasks] = np.fromiter(free.values(), dtype=np.int64, count=len(free))
-        times["end"] = times["free"] + self.program.flight_ps
+        times["free"], times["end"] = free, free + self.program.flight_ps
         return Trace(self.program, times)
 
     @property

@@ -28,6 +28,8 @@ ORDER = [
     "lower",
     "execute",
     "trace",
+    "kernel",
+    "compiled",
     "engine",
     "bench",
     "report",
@@ -53,6 +55,7 @@ ONLY_IN = {
     "matplotlib": ("plots/",),
     "pint": ("units.py",),
     "plotly": (),
+    "numba": ("kernel.py",),
 }
 
 

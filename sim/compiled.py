@@ -1,0 +1,59 @@
+"""The compiled engine: a program's columns to `sim.kernel` and back. Needs numba, the extra `fast`."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+
+from sim.program import FULL_PPM, Program
+from sim.trace import TIMES, Trace
+
+_MOST = 2.0**62
+"""Times and work below this leave room to add two of them in 64 bits."""
+
+
+def available() -> bool:
+    """Whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def fits(program: Program, least_ppm: int) -> bool:
+    """Whether all times and all work of a program can be counted in 64 bits, and everything else in 31."""
+    total = float(program.busy_ps.sum(dtype=np.float64) + program.flight_ps.sum(dtype=np.float64))
+    if program.slow_ppm.any():
+        total = max(total * FULL_PPM / least_ppm, float(program.busy_ps.max(initial=0)) * FULL_PPM)
+    return total < _MOST and max(len(program), len(program.deps), len(program.resource)) < 2**31
+
+
+def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
+    """What happened, -1 where it never did, and the last instant.
+
+    The machine code is kept on disk, so that it is compiled once per installation.
+    """
+    from sim.kernel import loop  # numba is slow to import, and optional
+
+    count, interferes = len(program), bool(program.slow_ppm.any())
+    tracked = np.zeros(count, dtype=np.bool_)
+    if interferes:
+        changing = np.zeros(len(program.resources), dtype=np.bool_)
+        changing[program.slows[program.slow_ppm != 0]] = True
+        holder = np.repeat(np.arange(count), np.diff(program.resource_offset))
+        tracked[holder[changing[program.resource]]] = True
+    times = np.full((count, 4), -1, dtype=np.int64)
+    last = loop(
+        np.ascontiguousarray(program.busy_ps, dtype=np.int64),
+        np.ascontiguousarray(program.flight_ps, dtype=np.int64),
+        np.ascontiguousarray(program.dep_offset, dtype=np.int32),
+        np.ascontiguousarray(program.deps, dtype=np.int32),
+        np.ascontiguousarray(program.resource_offset, dtype=np.int32),
+        np.ascontiguousarray(program.resource, dtype=np.int32),
+        len(program.resources),
+        np.ascontiguousarray(program.slows, dtype=np.int32),
+        np.ascontiguousarray(program.slow_ppm, dtype=np.int32),
+        tracked,
+        interferes,
+        least_ppm,
+        times,
+    )
+    return Trace(program, times.view(TIMES).reshape(count)), int(last)

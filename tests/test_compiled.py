@@ -1,0 +1,94 @@
+"""The compiled engine: to the byte what SimPy and the slow oracle say, on random programs and on whole scenarios."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from oracle import oracle
+from test_engine import interfering, program, programs
+
+from sim import compiled, load, topology
+from sim.engine import LEAST_PPM, simulate
+from sim.errors import DeadlockError, InputError
+from sim.lower import lower
+from sim.program import Program
+
+pytest.importorskip("numba")
+
+
+def same(p: Program) -> bool:
+    return simulate(p, "compiled").times.tobytes() == simulate(p).times.tobytes()
+
+
+def test_an_empty_program_takes_no_time():
+    assert simulate(program([]), "compiled").makespan_ps == 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(programs())
+def test_compiled_equals_simpy_and_the_oracle(p: Program):
+    times = simulate(p, "compiled").times
+    assert list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True)) == oracle(p)
+    assert same(p)
+
+
+@settings(max_examples=600, deadline=None)
+@given(interfering())
+def test_with_interference_compiled_equals_simpy_and_the_oracle(p: Program):
+    times = simulate(p, "compiled").times
+    assert list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True)) == oracle(p)
+    assert same(p)
+
+
+@settings(max_examples=20, deadline=None)
+@given(programs(longest=10**6))
+def test_more_tasks_than_the_first_slots_hold(p: Program):
+    """200 copies side by side, each a little longer: instants by the thousand, all different."""
+    copies, resources = 200, len(p.resources)
+    k = np.repeat(np.arange(copies, dtype=np.int32), len(p))
+    columns = {f.name: getattr(p, f.name) for f in dataclasses.fields(p)}
+    tiled = {n: np.tile(c, copies) for n, c in columns.items() if isinstance(c, np.ndarray) and len(c) == len(p)}
+    tiled["busy_ps"] = tiled["busy_ps"] + 7919 * k
+    tiled["deps"] = np.concatenate([p.deps + i * len(p) for i in range(copies)])
+    tiled["resource"] = np.concatenate([p.resource + i * resources for i in range(copies)])
+    for offset, flat in (("dep_offset", "deps"), ("resource_offset", "resource")):
+        counts = np.tile(np.diff(columns[offset]), copies)
+        tiled[offset] = np.concatenate(([0], np.cumsum(counts)))
+        assert tiled[offset][-1] == len(tiled[flat])
+    assert same(dataclasses.replace(p, resources=p.resources * copies, **tiled))
+
+
+@pytest.mark.parametrize("settings", [[], ["layout.overlap=none"], ["layout.ffn=weight_gathered_xy"]])
+def test_a_scenario_has_the_same_trace(settings):
+    scenario = load.scenario("palm540b_decode_ws2d", ["engine.layers=2", *settings])
+    assert same(lower(scenario, topology.build(scenario.topology)).program)
+
+
+def test_a_deadlock_says_the_same():
+    good = program([(1, 0, [0], []), (1, 0, [0], [0]), (1, 0, [0], [1]), (0, 0, [], [])])
+    cyclic = dataclasses.replace(good, deps=np.array([2, 1], dtype=np.int32))
+    messages = []
+    for kernel in ("simpy", "compiled"):
+        with pytest.raises(DeadlockError) as caught:
+            simulate(cyclic, kernel)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_without_numba_the_choice_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(compiled, "available", lambda: False)
+    p = program([(1, 0, [0], [])])
+    with pytest.raises(InputError, match=r"engine\.kernel: the compiled engine needs numba.*pip install"):
+        simulate(p, "compiled")
+    assert simulate(p, "auto").makespan_ps == 1
+
+
+def test_what_64_bits_cannot_count_is_left_to_simpy():
+    """Work is counted in millionths of a picosecond: 10^13 ps of it are 10^19, more than 2^63."""
+    p = program([(10**13, 0, [0], []), (0, 5, [], []), (0, 0, [], [1])])
+    slow = {"slows": np.array([-1, 0, 0], dtype=np.int32), "slow_ppm": np.array([0, 500_000, -500_000], dtype=np.int32)}
+    slowed = dataclasses.replace(p, **slow)
+    assert compiled.fits(p, LEAST_PPM)
+    assert not compiled.fits(slowed, LEAST_PPM)
+    assert simulate(slowed, "compiled").makespan_ps == 10**13 + 3  # 5 ps at half the rate
