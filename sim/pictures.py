@@ -18,10 +18,36 @@ def timeline(part: Pass, title: str) -> Any:
     """Compute, collectives and links of a chip over time, with the critical path."""
     from sim.plots import timeline as plot
 
-    return plot.make(*part.whole(), title)
+    return plot.make(part.trace, part.topology, title)
 
 
-FIGURES: dict[str, Callable[[Pass, str], Any]] = {"timeline": timeline}
+def breakdown(part: Pass, title: str) -> Any:
+    """What the critical chip does, and what the critical path is made of."""
+    from sim.plots import breakdown as plot
+
+    return plot.make(part.trace, part.topology, part.scenario.workload.activations, title)
+
+
+def links(part: Pass, title: str) -> Any:
+    """The machine with its links in the colour of their load."""
+    from sim.plots import link_map
+
+    return link_map.make(part.trace, part.topology, title)
+
+
+def roofline(part: Pass, title: str) -> Any:
+    """Operations under the roofs of their chip."""
+    from sim.plots import roofline as plot
+
+    return plot.make(part.trace, part.topology, part.scenario.workload.activations, title)
+
+
+FIGURES: dict[str, Callable[[Pass, str], Any]] = {
+    "timeline": timeline,
+    "breakdown": breakdown,
+    "links": links,
+    "roofline": roofline,
+}
 """Figures of one phase: (phase, title) -> matplotlib figure."""
 
 

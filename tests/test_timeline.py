@@ -2,16 +2,28 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from handmade import two_chips
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sim.plots import timeline
+from sim import load as load_files
+from sim import topology as machines
+from sim.plots import breakdown, link_map, roofline, timeline
+from sim.program import Kind
+from sim.report.critical_path import walk
+from sim.report.lanes import alike, on_path
 
 
 def texts(figure: Figure) -> list[str]:
     """All texts inside the panels, top panel first."""
     return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def rows(axes: Axes) -> list[str]:
+    """Names of the rows of a panel."""
+    return [label.get_text() for label in axes.get_yticklabels()]
 
 
 def test_equal_chips_are_drawn_once_and_unequal_ones_apart() -> None:
@@ -27,7 +39,13 @@ def test_equal_chips_are_drawn_once_and_unequal_ones_apart() -> None:
 def test_lanes_and_names_in_bars() -> None:
     figure = timeline.make(*two_chips(slower_us=0), title="by hand")
     whole, layer = figure.axes
-    assert [label.get_text() for label in whole.get_yticklabels()] == ["compute", "collectives", "x+", "x-"]
+    assert rows(whole) == [
+        "critical path",
+        "compute",
+        "collectives",
+        "x+",
+        "x-",
+    ]
     names = texts(figure)
     for name in ("q_wi", "attention", "all-gather(x) residual", "reduce-scatter(x) q_wi", "all-reduce(x) out"):
         assert name in names
@@ -39,11 +57,68 @@ def test_lanes_and_names_in_bars() -> None:
 def test_many_layers_become_shares_and_a_middle_layer_is_drawn_in_full() -> None:
     trace, topology = two_chips(layers=10, slower_us=0)
     whole, layer = timeline.make(trace, topology).axes
-    assert [label.get_text() for label in whole.get_yticklabels()] == ["compute", "collectives", "links, mean of 2"]
-    assert [label.get_text() for label in layer.get_yticklabels()] == ["compute", "collectives", "x+", "x-"]
+    assert rows(whole) == [
+        "critical path",
+        "compute",
+        "collectives",
+        "links, mean of 2",
+    ]
+    assert rows(layer) == [
+        "critical path",
+        "compute",
+        "collectives",
+        "x+",
+        "x-",
+    ]
     assert "Layer 5 of layers 0 to 9" in layer.get_title(loc="left")
     busy = [text.get_text() for text in whole.texts if text.get_text().endswith("%")]
-    assert busy == ["60%", "73%", "27%"]  # 18, 22 and (16 + 0) / 2 of 30 us
+    assert busy == ["100%", "60%", "73%", "27%"]  # 30, 18, 22 and (16 + 0) / 2 of 30 us
+
+
+def test_what_is_on_the_critical_path_is_known_of_all_chips_that_do_the_same() -> None:
+    # With equal chips the path may run over either; the matmuls and the two collectives it passes are on it on both,
+    # attention and the all-gather are on none.
+    trace, topology = two_chips(slower_us=0)
+    found = on_path(trace, topology, walk(trace), alike(trace, topology))
+    program = trace.program
+    for op, expected in (("q_wi", True), ("wo", True), ("attention", False)):
+        own = (program.op == program.op_names.index(op)) & (program.kind == Kind.COMPUTE)
+        assert found[own].tolist() == [expected] * 2
+    begins = {
+        program.op_names[program.op[task]] for task in np.flatnonzero(found & (program.kind == Kind.BEGIN)).tolist()
+    }
+    assert begins == {"reduce_scatter(x) q_wi", "all_reduce(x) out"}
+
+
+def test_the_breakdown_names_every_part_with_its_share() -> None:
+    # Of 30 us: attention 16-20 under the all-reduce, the all-gather 0-6 under q_wi: 10 overlapped; compute 18 in all.
+    labels = [
+        text.get_text()
+        for axes in breakdown.make(*two_chips(slower_us=0), "bf16").axes
+        for text in axes.get_legend().get_texts()
+    ]
+    assert labels[:5] == ["compute-bound 26.7%", "memory-bound 0.0%", "overlapped 33.3%", "exposed 40.0%", "idle 0.0%"]
+    assert labels[5:] == ["compute 46.7%", "transfer 40.0%", "link latency 6.7%", "launches of collectives 6.7%"]
+
+
+def test_the_roofline_has_the_rates_of_the_operations() -> None:
+    # 1e6 FLOPs and 100 bytes in 10 us (q_wi) and 4 us (the others).
+    found = {point.op: point for point in roofline.points(*two_chips(slower_us=0))}
+    assert found["q_wi"].flops_per_byte == pytest.approx(1e4)
+    assert found["q_wi"].flops_per_s == pytest.approx(1e11)
+    assert found["wo"].flops_per_s == pytest.approx(2.5e11)
+    labels = [text.get_text() for text in roofline.make(*two_chips(), "bf16").legends[0].get_texts()]
+    assert labels[0] == "data sheet: 100 TFLOP/s, 1,000 GB/s"
+
+
+def test_every_direction_of_every_link_is_drawn_once_with_its_load() -> None:
+    trace, topology = two_chips(slower_us=0)
+    load = link_map.Load.of(trace, topology)
+    assert load.utilisation.tolist() == pytest.approx([16 / 30, 0, 16 / 30, 0])  # x+ of each chip carries all
+    for name in ("tpu_v4_4x4x4", "dgx_h100", "dgx1_v100", "h100_pcie_bridges", "tpu_v4_4x4x8_twisted"):
+        machine = machines.build(load_files.topology_spec(name, []))
+        drawn = [link for each in link_map.segments(link_map.drawn(machine)) for link in each.links]
+        assert sorted(drawn) == list(range(len(machine.links)))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])

@@ -39,7 +39,10 @@ _POINTS_ACROSS, _POINTS_PER_LETTER = 600.0, 4.2
 _THIN_POINTS = 1.5
 """A bar narrower than this has no white edge, which would hide it."""
 _SHORTEST_NAME = 2
+_LEGEND_COLUMNS = 7
 _HATCH_HEIGHT = 0.35
+_FLYING: dict[str, Any] = {"facecolor": "white", "alpha": 0.5, "edgecolor": "none", "linewidth": 0.0}
+_ON_PATH: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth": 0.9, "zorder": 2}
 _HATCHED: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth": 0.0, "hatch": "//////"}
 
 
@@ -53,6 +56,8 @@ class Panel:
     """[ops]."""
     start: int
     end: int
+    on_path: npt.NDArray[np.bool_]
+    """[tasks] those of the critical path, which are outlined."""
 
     @property
     def unit(self) -> tuple[int, str]:
@@ -76,7 +81,11 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
     points = (spans.end - spans.start) / (panel.end - panel.start) * _POINTS_ACROSS
     edges = [colour if thin else "white" for colour, thin in zip(colours, points < _THIN_POINTS, strict=True)]
     _rectangles(panel, spans, bottom, height, {"facecolor": colours, "edgecolor": edges, "linewidth": 0.3})
-    _rectangles(panel, exposed, bottom, _HATCH_HEIGHT * height, _HATCHED)
+    if lane.kind == "path":
+        _rectangles(panel, exposed, bottom, height, _FLYING)
+    else:
+        _rectangles(panel, exposed, bottom, _HATCH_HEIGHT * height, _HATCHED)
+        _rectangles(panel, spans.where(panel.on_path[spans.task] & (points >= _THIN_POINTS)), bottom, height, _ON_PATH)
     if lane.kind == "link":
         return
     letters = points / _POINTS_PER_LETTER
@@ -114,7 +123,7 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
     """Each bin a stack of its classes' shares of the time (mean of the lanes), exposed parts hatched."""
     shares = {group: np.zeros((2, len(bins) - 1)) for group in COLOURS}
     for lane in lanes:
-        for k, spans in enumerate((lane.spans, lane.exposed)):
+        for k, spans in enumerate((lane.spans, lane.exposed)[: 1 if lane.kind == "path" else 2]):
             classes = panel.classes(spans)
             for group in np.unique(classes).tolist():
                 shares[group][k] += sp.coverage(spans.where(classes == group), bins) * (height / len(lanes))
@@ -133,6 +142,9 @@ def draw_legend(figure: Figure, panel: Panel, lanes: Sequence[Lane]) -> None:
 
     seen = {group for lane in lanes for group in np.unique(panel.classes(lane.spans)).tolist()}
     patches = [Patch(facecolor=colour, label=group) for group, colour in COLOURS.items() if group in seen]
-    if any(len(lane.exposed) for lane in lanes):
+    if any(lane.kind == "path" for lane in lanes):
+        patches.append(Patch(label="on the critical path (pale: in flight)", **_ON_PATH))
+    if any(len(lane.exposed) for lane in lanes if lane.kind == "collectives"):
         patches.append(Patch(label="exposed: no compute meanwhile", **_HATCHED))
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+    columns = len(patches) if len(patches) <= _LEGEND_COLUMNS else -(-len(patches) // 2)
+    figure.legend(handles=patches, loc="outside lower center", ncols=columns)

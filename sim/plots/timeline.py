@@ -15,7 +15,8 @@ from sim.plots.bars import DARK, Panel, draw_legend, draw_shares, draw_spans
 from sim.plots.style import PALETTE, figure, save, style
 from sim.program import Ints
 from sim.report import spans as sp
-from sim.report.lanes import Lane, layer_edges, of_chips
+from sim.report.critical_path import walk
+from sim.report.lanes import Lane, layer_edges, of_chips, of_path, on_path
 from sim.report.lanes import alike as chips_alike
 from sim.report.metrics import critical_chip
 from sim.report.ops import classes
@@ -31,7 +32,7 @@ _LINKS_DRAWN = 8
 _LAYERS_IN_DETAIL = 6
 """Up to so many layers the whole step is drawn op by op, beyond that as shares of each layer's time."""
 _SHARES_HEIGHT = 2.2
-_HEIGHTS = {"compute": 1.0, "collectives": 1.0, "link": 0.6}
+_HEIGHTS = {"path": 0.7, "compute": 1.0, "collectives": 1.0, "link": 0.6}
 _GAP, _HEADER = 0.2, 0.8
 _WIDTH_IN, _IN_PER_ROW, _IN_AROUND = 11.0, 0.3, 2.0
 
@@ -54,7 +55,11 @@ def draw(trace: Trace, topology: Topology, path: Path | str, title: str = "") ->
 
 def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     """The figure that `draw` writes."""
-    groups, edges = _groups(trace, topology)
+    alike = chips_alike(trace, topology)
+    groups, edges = _groups(trace, topology, alike)
+    path = walk(trace)
+    groups[0].lanes.insert(0, of_path(path))
+    critical = on_path(trace, topology, path, alike)
     layers = max(len(edges) - 1, 0)
     in_shares = layers > _LAYERS_IN_DETAIL
     heights = [sum(_height(group, shares) for group in groups) for shares in (in_shares, False)[: 2 if layers else 1]]
@@ -62,7 +67,7 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     with style():
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         op_classes = classes(trace.program)
-        whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps)
+        whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
         what = f"Whole step, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
             _fill(whole, groups, np.unique([0, *edges.tolist(), trace.makespan_ps]))
@@ -73,7 +78,7 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
         axes[0].set_xlabel(f"time, {whole.unit[1]}")
         if layers:
             middle = layers // 2
-            zoom = Panel(axes[1], trace.program, op_classes, int(edges[middle]), int(edges[middle + 1]))
+            zoom = Panel(axes[1], trace.program, op_classes, int(edges[middle]), int(edges[middle + 1]), critical)
             _fill(zoom, groups, None)
             left, right = whole.x(np.array([zoom.start, zoom.end]))
             below_header = 1 - _HEADER / heights[0]
@@ -87,18 +92,17 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     return made
 
 
-def _groups(trace: Trace, topology: Topology) -> tuple[list[_Group], Ints]:
+def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_Group], Ints]:
     """The critical chip and one chip of each of the next few groups; when the layers of the critical one begin."""
-    alike = chips_alike(trace, topology)
     critical = critical_chip(trace, topology.chips)
-    alike.sort(key=lambda chips: critical not in chips)
+    alike = sorted(alike, key=lambda chips: critical not in chips)
     shown = [int(chips[0]) for chips in alike[:_CHIPS_DRAWN]]
     lanes = of_chips(trace, topology, shown)
     groups = []
     for chip, chips in zip(shown, alike, strict=False):
-        text = f"chip {chip} of {topology.chips}"
+        text = f"chip {chip} of {topology.mesh_chips}"
         if len(alike) == 1:
-            text += " (all identical)" if len(chips) > 1 else ""
+            text += " (all identical)" if topology.mesh_chips > 1 else ""
         else:
             notes = (["critical"] if critical in chips else []) + (
                 [f"= {len(chips) - 1} others"] if len(chips) > 1 else []
@@ -116,7 +120,8 @@ def _rows(group: _Group, shares: bool) -> list[tuple[str, list[Lane]]]:
     rows = [(lane.label, [lane]) for lane in group.lanes if lane.kind != "link"]
     links = [lane for lane in group.lanes if lane.kind == "link"]
     if shares:
-        return rows + ([(f"links, mean of {len(links)}", links)] if links else [])
+        name = f"links, mean of {len(links)}" if len(links) > 1 else "link"
+        return rows + ([(name, links)] if links else [])
     return rows + [(lane.label, [lane]) for lane in links[:_LINKS_DRAWN]]
 
 
@@ -167,7 +172,10 @@ def _summary(panel: Panel, group: _Group) -> str:
     """Shares of the panel's time: compute, exposed communication, idle."""
     compute, exposed = (
         _duration(sp.union(*(part.within(panel.start, panel.end) for part in parts)))
-        for parts in ([group.lanes[0].spans], [lane.exposed for lane in group.lanes])
+        for parts in (
+            [lane.spans for lane in group.lanes if lane.kind == "compute"],
+            [lane.exposed for lane in group.lanes if lane.kind == "collectives"],
+        )
     )
     total = max(panel.end - panel.start, 1)
     idle = 1 - (compute + exposed) / total

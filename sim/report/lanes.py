@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sim.program import Ints
 from sim.report import spans as sp
+from sim.report.critical_path import Path
 from sim.topology.graph import Link, Topology
 from sim.trace import Trace
 
@@ -19,11 +20,12 @@ from sim.trace import Trace
 class Lane:
     """One row of a timeline: spans that never overlap, by start."""
 
-    kind: Literal["compute", "collectives", "link"]
+    kind: Literal["path", "compute", "collectives", "link"]
     label: str
     spans: sp.Spans
     exposed: sp.Spans
-    """The pieces of collectives with no compute on the chip; none on other lanes."""
+    """The pieces of collectives with no compute on the chip; of the critical path, messages and launches in flight;
+    none on other lanes."""
     link: int = -1
     """Position in `Topology.links` of a link's lane."""
 
@@ -49,6 +51,13 @@ def of_chips(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int
     return result
 
 
+def of_path(path: Path) -> Lane:
+    """The critical path of a trace as a lane."""
+    nowhere = np.zeros(len(path), dtype=np.int64)
+    spans = sp.Spans(path.task, nowhere, path.start, path.end)
+    return Lane("path", "critical path", spans, spans.where(path.flies))
+
+
 def link_label(link: Link) -> str:
     """A link's name as seen from its chip: `x+`, `egress`, `to gpu1#0`."""
     _, arrow, there = link.name.partition("->")
@@ -61,24 +70,48 @@ def alike(trace: Trace, topology: Topology) -> list[Ints]:
     Chips are compared by a 64-bit sum over their spans, so two chips that differ are told apart but for a chance of
     one in 10**19.
     """
-    ports: dict[int, int] = {}
-    lane_of_link, chip_of_link = [], []
-    for link in topology.links:  # a link's lane: its place among the links of its sender
-        ports[link.src] = ports.get(link.src, -1) + 1
-        lane_of_link.append(2 + ports[link.src])
-        chip_of_link.append(link.src)
+    lane_of_link = 2 + _ports(topology)
+    chip_of_link = np.array([link.src for link in topology.links], dtype=np.int64)
     compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
     sums = np.zeros(len(topology.nodes), dtype=np.uint64)
     for spans, chip, lane in (
         (compute, compute.lane, np.zeros(len(compute), dtype=np.int64)),
         (collectives, collectives.lane, np.ones(len(collectives), dtype=np.int64)),
-        (links, np.array(chip_of_link, dtype=np.int64)[links.lane], np.array(lane_of_link, dtype=np.int64)[links.lane]),
+        (links, chip_of_link[links.lane], lane_of_link[links.lane]),
     ):
         program = trace.program
         columns = (lane, program.op[spans.task], program.layer[spans.task], spans.start, spans.end)
         np.add.at(sums, chip, _mixed(columns))
     _, first, group = np.unique(sums[: topology.chips], return_index=True, return_inverse=True)
     return [np.flatnonzero(group == k) for k in np.argsort(first)]
+
+
+def on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]) -> npt.NDArray[np.bool_]:
+    """[tasks] those of the critical path, and the same of all chips that do the same.
+
+    Args:
+        groups: chips that do the same, as `alike` finds them.
+    """
+    program = trace.program
+    group = np.zeros(max(topology.chips, int(program.chip.max(initial=0)) + 1), dtype=np.int64)
+    for k, chips in enumerate(groups):
+        group[chips] = k
+    first = np.minimum(program.resource_offset[:-1], max(len(program.resource) - 1, 0))
+    holds = np.diff(program.resource_offset) > 0
+    link = np.where(holds, program.resource[first] - topology.chips, -1) if len(program.resource) else first * 0 - 1
+    port = np.where((link >= 0) & (link < len(topology.links)), np.append(_ports(topology), 0)[link], -1)
+    columns = (program.kind, program.op, program.layer, trace.times["start"], port, group[program.chip])
+    keys = _mixed([column.astype(np.int64) for column in columns])
+    return np.isin(keys, keys[path.task])
+
+
+def _ports(topology: Topology) -> Ints:
+    """Place of each link among the links of its sender."""
+    places, last = np.zeros(len(topology.links), dtype=np.int64), {link.src: -1 for link in topology.links}
+    for link in topology.links:
+        last[link.src] += 1
+        places[link.index] = last[link.src]
+    return places
 
 
 def _mixed(columns: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.uint64]:

@@ -1,0 +1,98 @@
+"""Operations under the roofs of their chip: FLOP/s reached against FLOPs per byte of memory traffic.
+
+(Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785.) Dashed is the data sheet, solid what large
+operations reach; a point below the solid roof pays for its fixed overhead, or is slowed by communication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sim.costs import matmul_rate
+from sim.plots.style import PALETTE, figure, save, style
+from sim.report import spans as sp
+from sim.report.metrics import critical_chip
+from sim.topology.graph import Topology
+from sim.trace import Trace
+from sim.units import format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
+_MARKERS = "osD^vP*X"
+_MOST = 14
+"""Operations drawn: those that take longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """An operation of the critical chip, all its occurrences together."""
+
+    op: str
+    flops_per_byte: float
+    flops_per_s: float
+    time_s: float
+
+
+def draw(trace: Trace, topology: Topology, dtype: str, path: Path | str, title: str = "") -> None:
+    """Write the figure to `path` (format by suffix)."""
+    save(make(trace, topology, dtype, title), path)
+
+
+def points(trace: Trace, topology: Topology) -> list[Point]:
+    """Operations that multiply and use memory, those that take longest first."""
+    program = trace.program
+    own = sp.compute(trace).of_lane(critical_chip(trace, topology.chips))
+    op = program.op[own.task]
+    time_s, flops, moved = (
+        sp.sums(op, values, len(program.op_names))
+        for values in ((own.end - own.start) / 1e12, program.flops[own.task], program.bytes[own.task])
+    )
+    found = [
+        Point(program.op_names[i], float(flops[i] / moved[i]), float(flops[i] / time_s[i]), float(time_s[i]))
+        for i in np.flatnonzero((flops > 0) & (moved > 0) & (time_s > 0)).tolist()
+    ]
+    return sorted(found, key=lambda point: (-point.time_s, point.op))
+
+
+def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
+    """The figure that `draw` writes."""
+    chip, found = topology.chip, points(trace, topology)[:_MOST]
+    made = figure(8.6, 4.4)
+    with style():
+        axes = made.add_subplot()
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        ridge = chip.peak_flops[dtype] / chip.hbm_bandwidth
+        ends = [value for point in found for value in (point.flops_per_byte,)] + [ridge]
+        x = np.geomspace(min(ends) / 4, max(ends) * 8, 200)
+        roofs = (
+            (chip.peak_flops[dtype], chip.hbm_bandwidth, "--", "data sheet"),
+            (matmul_rate(chip, dtype), chip.hbm_bandwidth * chip.hbm_efficiency, "-", "reached by large operations"),
+        )
+        for peak, bandwidth, line, label in roofs:
+            label = f"{label}: {peak / 1e12:.4g} TFLOP/s, {bandwidth / 1e9:,.0f} GB/s"
+            axes.plot(x, np.minimum(peak, x * bandwidth), line, color=PALETTE["grey"], linewidth=1.2, label=label)
+        for i, point in enumerate(found):
+            look: dict[str, Any] = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
+            label = f"{point.op}: {format_seconds(point.time_s)}"
+            axes.plot(point.flops_per_byte, point.flops_per_s, linewidth=0, markersize=7, label=label, **look)
+        axes.set_ylim(_lowest(found, x[0] * chip.hbm_bandwidth), 2 * chip.peak_flops[dtype])
+        axes.set_xlim(x[0], x[-1])
+        axes.set_xlabel("FLOPs per byte of memory traffic")
+        axes.set_ylabel(f"FLOP/s of {dtype} on one chip")
+        axes.grid(visible=True)
+        made.suptitle(title or "Roofline", x=0.01, ha="left", fontweight="bold")
+        made.legend(loc="outside right upper")
+    return made
+
+
+def _lowest(found: Sequence[Point], otherwise: float) -> float:
+    """The lower edge: some way below the lowest point."""
+    return min([otherwise, *(point.flops_per_s for point in found)]) / 3
