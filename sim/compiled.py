@@ -21,6 +21,7 @@ def available() -> bool:
 def fits(program: Program, least_ppm: int) -> bool:
     """Whether all times and all work of a program can be counted in 64 bits, and everything else in 31."""
     total = float(program.busy_ps.sum(dtype=np.float64) + program.flight_ps.sum(dtype=np.float64))
+    total += float(program.poll_ps.sum(dtype=np.float64))
     if program.slow_ppm.any():
         total = max(total * FULL_PPM / least_ppm, float(program.busy_ps.max(initial=0)) * FULL_PPM)
     return total < _MOST and max(len(program), len(program.deps), len(program.resource)) < 2**31
@@ -51,6 +52,7 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
         len(program.resources),
         np.ascontiguousarray(program.slows, dtype=np.int32),
         np.ascontiguousarray(program.slow_ppm, dtype=np.int32),
+        np.ascontiguousarray(program.poll_ps, dtype=np.int64),
         tracked,
         interferes,
         least_ppm,

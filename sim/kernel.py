@@ -1,7 +1,7 @@
 """The loop of the compiled engine, for numba: the rule of `sim.engine` over the same columns. Called by `sim.compiled`.
 
-Instants are slots: a slot has a time and two linked lists of tasks, those that free their resources then and those that
-end. A heap orders the slots by time. A small table, indexed by the time, remembers the slot last made for it; where two
+Instants are slots: a slot has a time and three linked lists of tasks, those that free their resources then, those that
+end and those that look for their dependencies. A heap orders the slots by time. A small table, indexed by the time, remembers the slot last made for it; where two
 times share an entry a second slot of the same time is made, and slots of one time are read together. Tasks whose rate
 may change are on a heap of their own, from which an entry is dropped when the task's time has changed since.
 
@@ -109,10 +109,10 @@ class Agenda(NamedTuple):
     slot_time: Any
     """-1 where the slot is not in use."""
     first: Any
-    """[slots, 2] the first task that frees its resources, and the first that ends; -1 for none."""
+    """[slots, 3] the first task that frees its resources, that ends, that looks for its dependencies; -1 for none."""
     last: Any
     next: Any
-    """[N, 2] the task after each in those lists."""
+    """[N, 3] the task after each in those lists."""
     heap_time: Any
     heap_slot: Any
     table: Any
@@ -124,7 +124,7 @@ class Agenda(NamedTuple):
 
 @njit(cache=True)
 def _book(agenda: Agenda, time: Any, task: Any, what: int) -> None:
-    """At `time`, `task` frees its resources (what = 0) or ends (what = 1)."""
+    """At `time`, `task` frees its resources (what = 0), ends (1) or looks for its dependencies (2)."""
     entry = (time ^ (time >> 12)) & (_TABLE - 1)
     slot = agenda.table[entry]
     if agenda.slot_time[slot] != time:
@@ -135,7 +135,7 @@ def _book(agenda: Agenda, time: Any, task: Any, what: int) -> None:
             slot = agenda.counts[2]
             agenda.counts[2] += 1
         agenda.slot_time[slot] = time
-        agenda.first[slot, 0] = agenda.first[slot, 1] = -1
+        agenda.first[slot, 0] = agenda.first[slot, 1] = agenda.first[slot, 2] = -1
         agenda.table[entry] = slot
         _push_at(agenda.heap_time, agenda.heap_slot, agenda.counts[0], time, slot)
         agenda.counts[0] += 1
@@ -169,6 +169,7 @@ def loop(
     resources: int,
     slows: Any,
     slow_ppm: Any,
+    poll: Any,
     tracked: Any,
     interferes: bool,
     least_ppm: int,
@@ -210,9 +211,9 @@ def loop(
     slots = 2 * count + 2
     agenda = Agenda(
         np.empty(slots, dtype=np.int64),
-        np.empty((slots, 2), dtype=np.int32),
-        np.empty((slots, 2), dtype=np.int32),
-        np.empty((count, 2), dtype=np.int32),
+        np.empty((slots, 3), dtype=np.int32),
+        np.empty((slots, 3), dtype=np.int32),
+        np.empty((count, 3), dtype=np.int32),
         np.empty(slots, dtype=np.int64),
         np.empty(slots, dtype=np.int64),
         np.zeros(_TABLE, dtype=np.int64),
@@ -230,17 +231,21 @@ def loop(
     done_count = 0
 
     freed, ended = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
+    looking = np.empty(count, dtype=np.int32)
     touched = np.empty(2 * len(resource), dtype=np.int32)  # where something may start in this round
     changed = np.empty(2 * count, dtype=np.int32)  # resources whose rate may have changed in this round
     unfinished, now, ordinal = count, np.int64(0), np.int64(0)
+    looking_count = 0
     for task in range(count):
-        if waiting[task] == 0:
-            waiting[task] = 1  # as if all roots waited for the beginning
+        if waiting[task] == 0:  # as if it looked in the beginning
+            looking[looking_count] = task
+            looking_count += 1
     beginning = True
     while unfinished > 0:
         freed_count = ended_count = touched_count = changed_count = 0
         before = now
         if not beginning:
+            looking_count = 0
             if agenda.counts[0] == 0 and done_count == 0:
                 return now  # deadlock
             if agenda.counts[0] > 0 and (done_count == 0 or agenda.heap_time[0] <= done_time[0]):
@@ -256,6 +261,7 @@ def loop(
                 agenda.counts[1] += 1
                 freed_count = _collect(agenda, slot, 0, freed, freed_count)
                 ended_count = _collect(agenda, slot, 1, ended, ended_count)
+                looking_count = _collect(agenda, slot, 2, looking, looking_count)
             while done_count > 0 and done_time[0] == now:
                 task = done_task[0]
                 _pop_at(done_time, done_task, done_count)
@@ -287,10 +293,10 @@ def loop(
                     _book(agenda, now + flight[task], task, 1)
 
         # Ends, and arrivals of what waited for them; of tasks without resources and time the end is in this round too.
-        done = -1 if beginning else 0
+        done = -1
         while done < ended_count:
             if done < 0:
-                first, last = 0, count
+                first, last = 0, looking_count
             else:
                 task = ended[done]
                 first, last = of[task], of[task + 1]
@@ -300,14 +306,17 @@ def loop(
                     changed_count += 1
             for j in range(first, last):
                 if done < 0:
-                    if dep_offset[j] != dep_offset[j + 1]:
-                        continue
-                    task = j
+                    task = looking[j]
                 else:
                     task = dependents[j]
-                waiting[task] -= 1
-                if waiting[task] > 0:
-                    continue
+                    waiting[task] -= 1
+                    if waiting[task] > 0:
+                        continue
+                    if poll[task] > 0:
+                        later = (times[deps[dep_offset[task]], _END] - now) % poll[task]
+                        if later > 0:
+                            _book(agenda, now + later, task, 2)
+                            continue
                 times[task, _READY] = now
                 if resource_offset[task] < resource_offset[task + 1]:
                     key = (ordinal << 32) | task

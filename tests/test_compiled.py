@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from oracle import oracle
-from test_engine import interfering, program, programs
+from test_engine import interfering, polling, program, programs
 
 from sim import compiled, load, topology
 from sim.engine import LEAST_PPM, simulate
@@ -36,6 +36,14 @@ def test_compiled_equals_simpy_and_the_oracle(p: Program):
 @settings(max_examples=600, deadline=None)
 @given(interfering())
 def test_with_interference_compiled_equals_simpy_and_the_oracle(p: Program):
+    times = simulate(p, "compiled").times
+    assert list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True)) == oracle(p)
+    assert same(p)
+
+
+@settings(max_examples=400, deadline=None)
+@given(polling())
+def test_with_polling_compiled_equals_simpy_and_the_oracle(p: Program):
     times = simulate(p, "compiled").times
     assert list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True)) == oracle(p)
     assert same(p)
