@@ -52,6 +52,8 @@ class Execution:
         self.weights: Mapping[str, Array] = {}
         self.tokens: npt.NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self.layer = 0
+        self.lengths: tuple[int, ...] = ()
+        """Real length of each sequence, where rows are packed."""
         self._sent: Shards | None = None
         self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
         self._at = [
@@ -253,9 +255,33 @@ class Execution:
         whole = sharding.sharded("B L E", self.sizes, self.mesh)
         return Shards(Sharded(whole.dims, whole.mesh, whole.dtype, axes), tuple(shards))
 
-    def receive(self, notation: str) -> Shards:
+    def pad(self, values: Sequence[Shards], name: str) -> tuple[Shards, ...]:
+        batch, length, ends = self.sizes["B"], self.sizes["L"], np.cumsum(self.lengths)
+
+        def padded(packed: Array) -> Array:
+            full = np.zeros((batch, length, *packed.shape[2:]))
+            for sequence, (end, real) in enumerate(zip(ends, self.lengths, strict=True)):
+                full[sequence, :real] = packed[0, end - real : end]
+            return full
+
+        return tuple(
+            Shards(sharding.rows(value.tensor, batch, length), tuple(padded(a) for a in value.shards))
+            for value in values
+        )
+
+    def unpad(self, values: Sequence[Shards], name: str) -> tuple[Shards, ...]:
+        def packed(full: Array) -> Array:
+            return np.concatenate([full[sequence, :real] for sequence, real in enumerate(self.lengths)])[None]
+
+        return tuple(
+            Shards(sharding.rows(value.tensor, 1, sum(self.lengths)), tuple(packed(a) for a in value.shards))
+            for value in values
+        )
+
+    def receive(self, notation: str, packed: bool) -> Shards:
         """What was sent last, if it is sharded so. Raises LayoutError."""
         expected = sharding.sharded(notation, self.sizes, self.mesh)
+        expected = sharding.rows(expected, 1, sum(self.lengths)) if packed else expected
         if self._sent is None or self._sent.tensor != expected:
             raise LayoutError(f"receive {expected}: the stage before sent {self._sent and self._sent.tensor}")
         return self._sent

@@ -41,7 +41,7 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part) -> Lowered:
         return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part)
     at = LAYOUTS[scenario.layout.ffn](axes)
     flow = Lowering(scenario, topology, at)
-    x = embedding(flow, at) if part.first else flow.receive(at.residual)
+    x = embedding(flow, at) if part.first else flow.receive(at.residual, packed=False)
     ends = flow.stored_bytes()
 
     def one(_: Hashable, state: Sequence[Placed]) -> Sequence[Placed]:
@@ -73,8 +73,10 @@ def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part
     values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values])
     layer_bytes = flow.stored_bytes() - ends
     streams = tensor_parallel_pass.streams_of(shape, values)
-    if part.last:
+    if part.last and whole.ends:
         whole.end(streams)
+    elif part.last:
+        whole.close(streams)
     else:
         whole.leave(streams, part.scattered)
     return _lowered(flow, scenario, part.layers, layer_bytes)

@@ -23,6 +23,7 @@ from sim.report.comparison import Comparison
 from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
+from sim.report.metrics import measure
 from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.report.report import ClosedForm, Report, build, together
 from sim.report.what_if import what_if
@@ -206,7 +207,14 @@ def _pass(scenario: Scenario, found: _Simulated, latency_s: float | None) -> Pas
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
-    report = build(scenario, topology, found.trace, memory, predict(scenario), latency_s, lowered.notes, found.pipeline)
+    padded = None
+    if scenario.padding and scenario.packed_rows is not None:
+        padding = scenario.padding.model_copy(update={"eliminate": False})
+        whole = _simulate(scenario.model_copy(update={"padding": padding}))
+        padded = whole.step_s, measure(whole.trace, whole.topology)
+    report = build(
+        scenario, topology, found.trace, memory, predict(scenario), latency_s, lowered.notes, found.pipeline, padded
+    )
     return Pass(scenario, topology, lowered, found.trace, report)
 
 

@@ -201,6 +201,14 @@ def join(tensor: Sharded, dim: str, parts: int) -> Sharded:
     return replace(tensor, dims=tuple(replace(d, size=d.size * parts) if d.name == dim else d for d in tensor.dims))
 
 
+def rows(tensor: Sharded, batch: int, length: int) -> Sharded:
+    """The same with other sequences and positions: packed to 1 x T rows, or padded back. Neither may be split."""
+    if tensor.dim("B").axes or tensor.dim("L").axes:
+        raise LayoutError(f"{tensor}: sequences and positions that are split cannot be packed")
+    sizes = {"B": batch, "L": length}
+    return replace(tensor, dims=tuple(replace(d, size=sizes.get(d.name, d.size)) for d in tensor.dims))
+
+
 def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
     """x + plus, to be normalised over `dim`, which must be whole."""
     for other in plus:

@@ -6,8 +6,10 @@ Quantities are text with a unit in the file and SI floats here. A hardware numbe
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
@@ -709,8 +711,9 @@ class LayoutSpec(Strict):
     """Of `overlap: chunked_matmul`: pieces of a matmul whose sums are made while the next piece computes."""
     head: Literal["sharded", "replicated"] = "sharded"
     """Of tensor_parallel: embedding and LM head split over the vocabulary, or whole on every chip."""
-    logits: Literal["last", "every"] = "last"
-    """Whether a prefill computes logits of its last position, or of every one."""
+    logits: Literal["last", "every", "none"] = "last"
+    """Whether a prefill computes logits of its last position, or of every one; none: the layers alone, of an encoder,
+    without embedding and logits."""
     kv_heads: Literal["shared", "expanded"] = "shared"
     """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
     pipeline: PipelineSpec | None = None
@@ -758,6 +761,51 @@ class LayoutSpec(Strict):
 
 
 Kernel = Literal["simpy", "compiled", "auto"]
+
+
+class LengthsSpec(Strict):
+    """Real lengths drawn at random."""
+
+    distribution: Literal["uniform", "rand_r"]
+    """uniform: 1 to the padded length; rand_r: rand_r(&seed) % padded length of the GNU C library, at least 1."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+def _lengths(value: object) -> object:
+    """A fraction may be a percentage."""
+    return value if isinstance(value, list | dict | LengthsSpec) else _fraction(value)
+
+
+class PaddingSpec(Strict):
+    """Prompts of different lengths, padded to `workload.prompt`."""
+
+    real_lengths: Annotated[
+        Annotated[list[Count], Field(min_length=1)] | LengthsSpec | float, BeforeValidator(_lengths)
+    ]
+    """Of each sequence: all of them, a fraction of the padded length, or a distribution."""
+    eliminate: bool = False
+    """Whether linears, norms, sums and sends leave the padding out (DRCE); attention, embedding and head do not."""
+
+    def lengths(self, batch: int, padded: int) -> tuple[int, ...]:
+        """Real lengths of a batch."""
+        given = self.real_lengths
+        if isinstance(given, list):
+            return tuple(given)
+        if isinstance(given, float):
+            return (max(1, round(given * padded)),) * batch
+        if given.distribution == "uniform":
+            return tuple(random.Random(given.seed).randint(1, padded) for _ in range(batch))
+        return tuple(max(1, number % padded) for number in itertools.islice(_rand_r(given.seed), batch))
+
+
+def _rand_r(seed: int) -> Iterator[int]:
+    """rand_r of the GNU C library (stdlib/rand_r.c): three steps of a congruential generator per number."""
+    while True:
+        number = 0
+        for bits, mask in ((0, 2047), (10, 1023), (10, 1023)):
+            seed = (seed * 1103515245 + 12345) % 2**32
+            number = number << bits ^ (seed >> 16 & mask)
+        yield number
 
 
 class EngineSpec(Strict):
@@ -846,6 +894,8 @@ class Scenario(Strict):
     layout: LayoutSpec
     collectives: LoopsAndAlgorithms = {}
     """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
+    padding: PaddingSpec | None = None
+    """Of a prefill. Default: no padding."""
     engine: EngineSpec = EngineSpec()
     reference: Reference | None = None
     sweep: SweepSpec | None = None
@@ -895,6 +945,27 @@ class Scenario(Strict):
         return self
 
     @model_validator(mode="after")
+    def _padding_fits(self) -> Self:
+        if self.padding is None:
+            return self
+        given, workload = self.padding.real_lengths, self.workload
+        if workload.prompt is None:
+            raise wrong("padding", rule="is of prompts, and there are none", got=workload.phase)
+        if isinstance(given, list):
+            if len(given) != workload.batch:
+                rule = f"must be the length of each of the {workload.batch} sequences"
+                raise wrong("padding", "real_lengths", rule=rule, got=len(given))
+            if max(given) > workload.prompt:
+                rule = f"must be at most workload.prompt, {workload.prompt}"
+                raise wrong("padding", "real_lengths", rule=rule, got=max(given))
+        if self.padding.eliminate and self.layout.ffn != TENSOR_PARALLEL:
+            raise wrong("padding", "eliminate", rule=f"is of layout '{TENSOR_PARALLEL}'", got=self.layout.ffn)
+        if self.padding.eliminate and (self.layout.sequence_parallel or self.layout.overlap == "micro_batches"):
+            rule = "packed rows are no longer sequences that could be split"
+            raise wrong("padding", "eliminate", rule=rule, hint="layout.sequence_parallel: false, layout.overlap: none")
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         stages, pipeline = self.layout.mesh.pipeline, self.layout.pipeline
         if stages > self.layers:
@@ -928,6 +999,13 @@ class Scenario(Strict):
     def layers(self) -> int:
         """Layers simulated."""
         return self.model.layers if self.engine.layers == "all" else min(self.engine.layers, self.model.layers)
+
+    @property
+    def packed_rows(self) -> int | None:
+        """Real tokens of a prefill's batch, where padding is left out."""
+        if self.padding is None or not self.padding.eliminate or self.workload.phase != "prefill":
+            return None
+        return sum(self.padding.lengths(self.workload.batch, self.workload.tokens_per_step))
 
     @property
     def pipeline(self) -> PipelineSpec | None:

@@ -108,8 +108,14 @@ class Dataflow(Protocol[V]):
     def embed(self, table: V, name: str) -> V:
         """Rows of the table V_aE for the tokens of this pass: BLE, a partial sum over the axes that split it."""
 
-    def receive(self, notation: str) -> V:
-        """Activations that the stage before sent."""
+    def pad(self, values: Sequence[V], name: str) -> tuple[V, ...]:
+        """Packed rows 1 x T back to B x L, with nothing in between, in one kernel."""
+
+    def unpad(self, values: Sequence[V], name: str) -> tuple[V, ...]:
+        """The real tokens of B x L one after the other, 1 x T, in one kernel."""
+
+    def receive(self, notation: str, packed: bool) -> V:
+        """Activations that the stage before sent, packed or not."""
 
     def send(self, x: V) -> None:
         """Activations for the next stage."""

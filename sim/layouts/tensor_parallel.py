@@ -30,6 +30,8 @@ class TensorParallel(Generic[V]):
     """Dimension over which the residual stream is split, `L` or `B`; empty where it is whole."""
     part: str = ""
     """Which part of the batch this is, where it is split: told apart in names and caches."""
+    packed: bool = False
+    """Whether the stream holds real tokens only; attention is padded."""
     chunks: int = 1
     """Pieces of a half's last matmul, each summed while the next is computed."""
 
@@ -76,8 +78,13 @@ class TensorParallel(Generic[V]):
 
     def _attended(self, q: V, k: V, v: V) -> tuple[V, V]:
         """(attention output, the row-parallel weight it is multiplied with)."""
-        q, k, v = self.flow.to_cache(q, k, v, "rotary and cache" + self.part)
+        if self.packed:  # one kernel transposes and pads, another the reverse (EnergonAI, transpose_pad)
+            q, k, v = self.flow.pad([q, k, v], "pad" + self.part)
+        else:
+            q, k, v = self.flow.to_cache(q, k, v, "rotary and cache" + self.part)
         out = self.flow.attention(q, k, v, "attention" + self.part)
+        if self.packed:
+            (out,) = self.flow.unpad([out], "unpad" + self.part)
         return out, self.flow.weight("w_o", *2 * (f"H{self.split} Q E",))
 
     def _activated(self, *wide: V) -> tuple[V, V]:

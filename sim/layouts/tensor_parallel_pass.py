@@ -26,6 +26,8 @@ class Pass(Generic[V]):
     """Axes of the vocabulary in embedding and LM head, as notation."""
     every_position: bool
     tied: bool
+    ends: bool = True
+    """Whether it has an embedding and logits."""
 
     @property
     def one(self) -> TensorParallel[V]:
@@ -36,14 +38,20 @@ class Pass(Generic[V]):
         return self.layers[0].flow
 
     def begin(self) -> tuple[Stream[V], ...]:
-        """The embedded tokens, for each part of the batch."""
+        """The embedded tokens, for each part of the batch; of the layers alone, what comes in."""
+        x = self._embedded() if self.ends else self.flow.receive("B L E", packed=False)
+        if self.one.packed:
+            (x,) = self.flow.unpad([x], "remove padding")
+        return self._parts(x)
+
+    def _embedded(self) -> V:
         table = self.flow.weight("embedding", *2 * (f"V{self.head_split} E",))
         x = self.flow.embed(table, "embedding")
         if self.head_split:
             (x,) = self.flow.all_reduce([x], self.one.axes, "embedding")
         if self.one.tokens:
             x = self.flow.local_slice(x, self.one.tokens, self.one.axes)
-        return self._parts(x)
+        return x
 
     def resume(self, scattered: bool) -> tuple[Stream[V], ...]:
         """The residual stream as the stage before left it, for each part of the batch.
@@ -51,18 +59,27 @@ class Pass(Generic[V]):
         Scattered, every chip receives its share, and the chips gather them (FasterTransformer, ParallelGpt).
         """
         split = {self.one.tokens: self.one.split} if self.one.tokens else {"E": self.one.split} if scattered else {}
-        x = self.flow.receive(" ".join(dim + split.get(dim, "") for dim in "BLE"))
+        x = self.flow.receive(" ".join(dim + split.get(dim, "") for dim in "BLE"), self.one.packed)
         if "E" in split:
             (x,) = self.flow.all_gather([(x, "E")], self.one.axes, "activations")
         return self._parts(x)
 
     def leave(self, streams: Sequence[Stream[V]], scattered: bool) -> None:
         """The residual stream, with everything added to it, for the next stage."""
-        flow, whole = self.flow, self._joined(streams)
+        flow, x = self.flow, self._added(streams)
+        flow.send(flow.local_slice(x, "E", self.one.axes) if scattered and not self.one.tokens else x)
+
+    def close(self, streams: Sequence[Stream[V]]) -> V:
+        """The residual stream after the last layer, padded again: what an encoder gives."""
+        x = self._added(streams)
+        return self.flow.pad([x], "rebuild padding")[0] if self.one.packed else x
+
+    def _added(self, streams: Sequence[Stream[V]]) -> V:
+        whole = self._joined(streams)
         x = whole.x
         for out in whole.waiting:
-            x = flow.add(x, out, "residual")
-        flow.send(flow.local_slice(x, "E", self.one.axes) if scattered and not self.one.tokens else x)
+            x = self.flow.add(x, out, "residual")
+        return x
 
     def _parts(self, x: V) -> tuple[Stream[V], ...]:
         if len(self.layers) == 1:
@@ -84,6 +101,8 @@ class Pass(Generic[V]):
     def end(self, streams: Sequence[Stream[V]]) -> tuple[V, V]:
         """(logits, next token of each sequence)."""
         flow, whole = self.flow, self._joined(streams)
+        if self.one.packed:
+            whole = streams_of([whole.shape], flow.pad(whole.values, "rebuild padding"))[0]
         if not self.one.tokens and not self.every_position:
             whole = streams_of([whole.shape], [flow.last_position(value) for value in whole.values])[0]
         _, y = self.one.norm(whole.x, whole.waiting, "final_norm")
@@ -106,6 +125,7 @@ def of(flow: Dataflow[V], scenario: Scenario) -> Pass[V]:
                 scenario.model,
                 axes,
                 tokens=_tokens(layout.sequence_parallel, workload.tokens_per_step),
+                packed=scenario.packed_rows is not None,
                 chunks=layout.chunks if layout.overlap == "chunked_matmul" else 1,
             ),
             MICRO_BATCHES if layout.overlap == "micro_batches" else 1,
@@ -114,6 +134,7 @@ def of(flow: Dataflow[V], scenario: Scenario) -> Pass[V]:
         head_split="_" + "".join(axes) if layout.head == "sharded" else "",
         every_position=layout.logits == "every",
         tied=scenario.model.tied,
+        ends=layout.logits != "none",
     )
 
 

@@ -191,8 +191,20 @@ class Lowering:
         tokens = self.tensor("B L E")
         return self._elementwise(name, [], Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes))
 
-    def receive(self, notation: str) -> Placed:
-        return Placed(self.tensor(notation))
+    def pad(self, values: Sequence[Placed], name: str) -> tuple[Placed, ...]:
+        return self._with_rows(values, self._sizes["B"], self._sizes["L"], name)
+
+    def unpad(self, values: Sequence[Placed], name: str) -> tuple[Placed, ...]:
+        return self._with_rows(values, 1, self.scenario.packed_rows or 0, name)
+
+    def _with_rows(self, values: Sequence[Placed], batch: int, length: int, name: str) -> tuple[Placed, ...]:
+        results = [sharding.rows(value.tensor, batch, length) for value in values]
+        done = self._elementwise(name, values, results[0], results).after
+        return tuple(Placed(result, done) for result in results)
+
+    def receive(self, notation: str, packed: bool) -> Placed:
+        tensor = self.tensor(notation)
+        return Placed(sharding.rows(tensor, 1, self.scenario.packed_rows or 0) if packed else tensor)
 
     def send(self, x: Placed) -> None:
         self.sent_bytes = float(x.tensor.local_bytes)

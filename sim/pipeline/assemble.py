@@ -81,8 +81,7 @@ def microbatches(scenario: Scenario, spec: PipelineSpec) -> int:
 def _passes(
     scenario: Scenario, stages: Sequence[Stage], parts: int, spec: PipelineSpec, lower_part: LowerPart
 ) -> list[Lowered]:
-    workload = scenario.workload.model_copy(update={"batch": scenario.workload.batch // parts})
-    cut = scenario.model_copy(update={"workload": workload})
+    cut = _cut(scenario, parts)
     scattered = spec.schedule == "blocking"
     alike: dict[Part, Lowered] = {}
     result = []
@@ -94,6 +93,18 @@ def _passes(
             same = part
         result.append(alike[same])
     return result
+
+
+def _cut(scenario: Scenario, parts: int) -> Scenario:
+    """A micro-batch: each has its share of the sequences, and of their real tokens the mean."""
+    if parts == 1:
+        return scenario
+    workload = scenario.workload.model_copy(update={"batch": scenario.workload.batch // parts})
+    padding = scenario.padding
+    if padding and scenario.packed_rows:
+        share = scenario.packed_rows / (scenario.workload.batch * scenario.workload.tokens_per_step)
+        padding = padding.model_copy(update={"real_lengths": share})
+    return scenario.model_copy(update={"workload": workload, "padding": padding})
 
 
 def _alike(scenario: Scenario, one: Part, other: Part) -> bool:

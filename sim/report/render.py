@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sim.report.padding import Padding
 from sim.report.pipeline import PipelineReport
 from sim.report.report import Report
 from sim.units import format_bytes, format_seconds
@@ -33,6 +34,9 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     )
     console.print()
     console.print(_comparison(report))
+    if report.padding:
+        console.print()
+        console.print(_padding(report.padding))
     if report.pipeline:
         console.print()
         _pipeline(report.pipeline, console)
@@ -84,6 +88,18 @@ def _comparison(report: Report) -> Table:
         table.add_row(name, format_seconds(value), "" if difference is None else f"{difference:+.1%}")
     if report.published and abs(report.published.error) > report.published.tolerance:
         table.caption = f"outside the {report.published.tolerance:.0%} the scenario allows"
+    return table
+
+
+def _padding(padding: Padding) -> Table:
+    """What each op takes with and without padding."""
+    share = padding.real_rows / padding.padded_rows
+    table = _table(f"{padding.real_rows:,} of {padding.padded_rows:,} rows ({share:.0%})", "padded", "packed", "saved")
+    for op in padding.ops:
+        table.add_row(op.op, *(format_seconds(t) for t in (op.padded_s, op.packed_s)), f"{1e6 * op.saved_s:+,.1f} us")
+    table.add_section()
+    both = (padding.padded_latency_s, padding.packed_latency_s)
+    table.add_row("latency", *(format_seconds(t) for t in both), f"{padding.saved:+.1%}")
     return table
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sim.report.memory import Memory
 from sim.report.metrics import Measures, OpMeasure, measure
+from sim.report.padding import Padding, savings
 from sim.report.pipeline import PipelineReport
 from sim.specs import Scenario
 from sim.topology.graph import Topology
@@ -113,6 +114,9 @@ class Report:
     pipeline: PipelineReport | None = None
     """Of stages or of requests over time; latencies are then the mean of a request's."""
 
+    padding: Padding | None = None
+    """What leaving padding out saves."""
+
     @property
     def difference(self) -> float | None:
         """Simulated latency / closed-form latency - 1."""
@@ -158,6 +162,7 @@ class Report:
             "memory": memory,
             "links": plain(self.links),
             "ops": [plain(op) | {"exposed_each_s": op.exposed_each_s} for op in self.ops],
+            "padding": plain(self.padding) | {"saved": self.padding.saved} if self.padding else None,
             "pipeline": plain(self.pipeline) if self.pipeline else None,
             "phases": [phase.to_dict() for phase in self.phases],
             "notes": list(self.notes),
@@ -174,10 +179,12 @@ def build(
     latency_s: float | None = None,
     notes: tuple[str, ...] = (),
     pipeline: PipelineReport | None = None,
+    padded: tuple[float, Measures] | None = None,
 ) -> Report:
     """The report of `trace`, one step of `scenario` on `topology`.
 
-    `latency_s` is of all steps; by default all are like this one.
+    `latency_s` is of all steps; by default all are like this one. `padded` is the latency of one step with padding,
+    and its measures, where this one is without.
 
     Every figure is of a model of the layers simulated, so that a run of some layers only is not set beside a
     published latency of all.
@@ -225,6 +232,18 @@ def build(
         folded=topology.unfolded is not None,
         notes=notes,
         pipeline=pipeline,
+        padding=_padding(scenario, step_s, measures, *padded) if padded else None,
+    )
+
+
+def _padding(scenario: Scenario, step_s: float, packed: Measures, padded_s: float, padded: Measures) -> Padding:
+    workload = scenario.workload
+    return Padding(
+        padded_rows=workload.batch * workload.tokens_per_step,
+        real_rows=scenario.packed_rows or 0,
+        padded_latency_s=padded_s,
+        packed_latency_s=step_s,
+        ops=savings(packed.ops, padded.ops),
     )
 
 
