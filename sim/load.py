@@ -28,7 +28,7 @@ _FOLDERS = {
     "suite": "scenarios/published",
 }
 REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
-    "scenario": {("topology",): "topology", ("model",): "model"},
+    "scenario": {("topology",): "topology", ("model",): "model", ("memory_pool", "link"): "link"},
     "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link", ("nccl",): "nccl"},
 }
 

@@ -10,8 +10,10 @@ from sim.layouts.ends import embedding, unembedding
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Placed
 from sim.lowering.lowered import Lowered, Part
+from sim.lowering.memory_pool import MemoryPool, PoolLink
 from sim.partition import LAYOUTS, Partition
 from sim.pipeline.assemble import assemble
+from sim.placement import pool_link
 from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.topology.graph import Topology
 
@@ -70,7 +72,11 @@ def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part
         return [value for stream in after for value in stream.values]
 
     kinds = whole.kinds[part.first_layer : part.first_layer + part.layers]
-    values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values])
+    pool = None
+    if scenario.memory_pool:
+        bytes_ = _layer_bytes(scenario, topology, at, kinds[0])
+        pool = MemoryPool(flow.to, scenario.memory_pool, PoolLink(*pool_link(scenario)), part.layers, bytes_)
+    values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values], pool)
     layer_bytes = flow.stored_bytes() - ends
     streams = tensor_parallel_pass.streams_of(shape, values)
     if part.last and whole.ends:
@@ -82,24 +88,36 @@ def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part
     return _lowered(flow, scenario, part.layers, layer_bytes)
 
 
+def _layer_bytes(scenario: Scenario, topology: Topology, at: Partition, kind: str) -> float:
+    """Bytes per chip of the weights of a layer."""
+    flow = Lowering(scenario, topology, at)
+    whole = tensor_parallel_pass.of(flow, scenario)
+    whole.layer(kind, whole.resume(scattered=False))
+    return flow.stored_bytes()
+
+
 def _layers(
     flow: Lowering,
     kinds: Sequence[str],
     layer: Callable[[str, Sequence[Placed]], Sequence[Placed]],
     state: Sequence[Placed],
+    pool: MemoryPool | None = None,
 ) -> Sequence[Placed]:
     """Layers of the given kinds. A block of one or two layers that was just lowered twice is repeated from then on.
 
-    The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer.
+    The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool
+    layers are not alike, and each is lowered.
     """
     edges = [len(flow.builder)]
     i = 0
     while i < len(kinds):
         flow.builder.layer = i
+        if pool:
+            pool.before(i)
         state = layer(kinds[i], state)
         i += 1
         edges.append(len(flow.builder))
-        for period in (1, 2):
+        for period in () if pool else (1, 2):
             block, count = kinds[i - period : i], 0
             if i < 2 * period or kinds[i - 2 * period : i - period] != block:
                 continue
@@ -116,11 +134,15 @@ def _layers(
 
 
 def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> Lowered:
+    held = layers  # with a pool, those that stay and one that is visiting
+    if scenario.memory_pool:
+        held += 1 - layers // scenario.memory_pool.offload_every
     return Lowered(
         program=flow.builder.build(),
-        weights_bytes=flow.stored_bytes() + (layers - 1) * layer_bytes,
+        weights_bytes=flow.stored_bytes() + (held - 1) * layer_bytes,
         kv_cache_bytes=layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
         gather_buffer_bytes=flow.gather_buffer_bytes,
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,
+        layer_bytes=layer_bytes,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.run import Pass
+from sim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from sim.report.bottlenecks import Bottlenecks
@@ -42,13 +43,29 @@ def roofline(part: Pass, title: str) -> Any:
     return plot.make(part.trace, part.topology, part.scenario.workload.activations, title)
 
 
+def memory(part: Pass, title: str) -> Any:
+    """Memory of a chip and of where its other layers live, over time; None without a memory pool."""
+    from sim.plots import memory as plot
+    from sim.report.pool import over_time, peer_over_time
+
+    pool, own, chip = part.report.pool, part.report.memory, part.report.critical_chip
+    if pool is None:
+        return None
+    devices = {
+        f"chip {chip}": over_time(part.trace, chip, own.used_bytes, pool.layer_bytes),
+        f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, chip, pool.remote_bytes, pool.layer_bytes),
+    }
+    return plot.make(devices, own.capacity_bytes, part.trace.makespan_ps / PS_PER_S, title)
+
+
 FIGURES: dict[str, Callable[[Pass, str], Any]] = {
     "timeline": timeline,
     "breakdown": breakdown,
     "links": links,
     "roofline": roofline,
+    "memory": memory,
 }
-"""Figures of one phase: (phase, title) -> matplotlib figure."""
+"""Figures of one phase: (phase, title) -> matplotlib figure, or None where there is nothing to show."""
 
 
 def draw(
@@ -68,7 +85,7 @@ def draw(
         suffix = run.suffix(part)
         for name in figures:
             made = FIGURES[name](part, run.scenario.name + suffix.replace("_", ", "))
-            for each in formats:
+            for each in formats if made is not None else ():
                 drawn.append(folder / f"{name}{suffix}.{each}")
                 save(made, drawn[-1])
     if page:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from math import gcd
 
 from sim import topology
+from sim.errors import InputError
 from sim.specs import TENSOR_PARALLEL, GraphSpec, Scenario, SwitchSpec, TopologySpec, chips_of
-from sim.topology.graph import Axis, Topology
+from sim.topology.graph import Axis, Topology, effective
 
 
 def machine(scenario: Scenario) -> Topology:
@@ -26,6 +27,27 @@ def machine(scenario: Scenario) -> Topology:
     built = topology.build(some_chips(scenario.topology, range(stages * chips)))
     axes = (Axis("p", stages, ring=False),) if stages > 1 else ()
     return replace(built, axes=(*axes, *_tensor_axes(chips, scenario.model.kv_heads)))
+
+
+def pool_link(scenario: Scenario) -> tuple[float, float]:
+    """(bandwidth in bytes/s, latency in s) of the way to the memory that keeps the layers of a memory pool.
+
+    Raises:
+        InputError: a peer is to keep them, and the mesh leaves no chip free.
+    """
+    pool = scenario.memory_pool
+    if pool is None:
+        raise ValueError("a scenario without a memory pool")
+    if pool.link:
+        return effective(pool.link)
+    used = tensor_chips(scenario) * scenario.layout.mesh.pipeline
+    whole = topology.build(scenario.topology)
+    ways = [[whole.links[i] for i in whole.route(0, chip)] for chip in range(used, whole.chips)]
+    if not ways:
+        hint = "layout.mesh: {tensor: 1}, or memory_pool.link"
+        raise InputError("no chip is left free to keep layers", where="memory_pool.to", got=pool.to, hint=hint)
+    best = max(ways, key=lambda way: (min(link.bandwidth for link in way), -len(way)))
+    return min(link.bandwidth for link in best), sum(link.latency_s for link in best)
 
 
 def tensor_chips(scenario: Scenario) -> int:

@@ -37,6 +37,8 @@ class Kind(IntEnum):
     """All messages of a collective have arrived at a chip."""
     EVENT = 4
     """One stream of a chip waits for another, or the host launches an operation."""
+    COPY = 5
+    """Holds a chip's copy engine."""
 
 
 @dataclass(frozen=True, slots=True)

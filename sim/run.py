@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
 from sim.report.pipeline import PipelineReport, pipeline_report
+from sim.report.pool import pool_report
 from sim.report.report import ClosedForm, Report, build, together
 from sim.report.what_if import what_if
 from sim.specs import Scenario, TorusSpec
@@ -215,6 +216,10 @@ def _pass(scenario: Scenario, found: _Simulated, latency_s: float | None) -> Pas
     report = build(
         scenario, topology, found.trace, memory, predict(scenario), latency_s, lowered.notes, found.pipeline, padded
     )
+    if scenario.memory_pool:
+        plain = _simulate(scenario.model_copy(update={"memory_pool": None})).trace
+        pool = pool_report(scenario, found.trace, plain, memory, lowered.layer_bytes)
+        report = replace(report, pool=pool)
     return Pass(scenario, topology, lowered, found.trace, report)
 
 

@@ -33,6 +33,10 @@ def _schema(kind: str) -> dict[str, Any]:
     for part in (schema, *definitions.values()):
         for fields in REFERENCES.get(_kind_of(part), {}):
             field = part.get("properties", {}).get(fields[0])
+            if field and len(fields) > 1 and "anyOf" in field:  # a mapping that may be left out
+                inside = definitions[field["anyOf"][0]["$ref"].rpartition("/")[2]]
+                inside["properties"][fields[1]] = _or_name(inside["properties"][fields[1]])
+                continue
             if field and len(fields) == 1:
                 part["properties"][fields[0]] = _or_name(field)
             elif field:

@@ -808,6 +808,26 @@ def _rand_r(seed: int) -> Iterator[int]:
         yield number
 
 
+class MemoryPoolSpec(Strict):
+    """Layers that live in another memory and are fetched ahead of use (PMEP)."""
+
+    offload_every: Annotated[int, Field(ge=2)]
+    """The last of so many layers lives elsewhere."""
+    to: Literal["peer", "host"]
+    link: LinkSpec | None = None
+    """One direction of the way there. Default, of a peer: the machine's best way to a chip that the mesh leaves out."""
+    prefetch_layers: Count = 2
+    """How many layers ahead a layer is fetched."""
+    evict: Literal["when_computed", "at_once"] = "when_computed"
+    """Whether a layer is copied back once it has been computed, or already while it computes."""
+
+    @model_validator(mode="after")
+    def _host_has_a_link(self) -> Self:
+        if self.to == "host" and self.link is None:
+            raise wrong("link", rule="must be the link to the host's memory", hint="link: pcie_gen4_x16")
+        return self
+
+
 class EngineSpec(Strict):
     """What is simulated."""
 
@@ -896,6 +916,8 @@ class Scenario(Strict):
     """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
     padding: PaddingSpec | None = None
     """Of a prefill. Default: no padding."""
+    memory_pool: MemoryPoolSpec | None = None
+    """Default: all weights in the chips' own memory."""
     engine: EngineSpec = EngineSpec()
     reference: Reference | None = None
     sweep: SweepSpec | None = None
@@ -999,6 +1021,20 @@ class Scenario(Strict):
     def layers(self) -> int:
         """Layers simulated."""
         return self.model.layers if self.engine.layers == "all" else min(self.engine.layers, self.model.layers)
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Self:
+        if self.memory_pool is None:
+            return self
+        if self.layout.ffn != TENSOR_PARALLEL:
+            raise wrong("memory_pool", rule=f"is of layout '{TENSOR_PARALLEL}'", got=self.layout.ffn)
+        every, stages = self.memory_pool.offload_every, self.layout.mesh.pipeline
+        given = self.pipeline.stages if self.pipeline else None
+        for layers in given or [self.layers // stages, -(-self.layers // stages)]:
+            if layers % every:
+                rule = f"must divide the layers{' of every stage' if stages > 1 else ''}, {layers}"
+                raise wrong("memory_pool", "offload_every", rule=rule, got=every)
+        return self
 
     @property
     def packed_rows(self) -> int | None:

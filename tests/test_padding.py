@@ -73,7 +73,7 @@ def test_which_ops_scale_with_the_real_tokens():
     assert packed["attention"] == padded["attention"]
     assert packed["embedding"] == padded["embedding"]
     assert packed["all_reduce(t) attention"][1] == padded["all_reduce(t) attention"][1] / 4
-    assert packed["activations 0->1"][1] == padded["activations 0->1"][1] / 4
+    assert packed["send(p) activations 0->1"][1] == padded["send(p) activations 0->1"][1] / 4
     assert {"pad", "unpad", "remove padding"} <= set(packed) - set(padded)
 
 

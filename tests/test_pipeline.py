@@ -135,8 +135,8 @@ def test_sends_cost_what_they_move():
         scenario(schedule="blocking", tensor=2, stages=[3, 3], requests=1, microbatches=1, bandwidth="1 GB/s")
     )
     size = 4 * 16 * 64 * 2
-    assert whole.sent("activations") == [size, size]
-    assert shares.sent("activations") == [size / 2, size / 2]
+    assert whole.sent("send(p) activations") == [size, size]
+    assert shares.sent("send(p) activations") == [size / 2, size / 2]
     assert shares.count("all_gather(t) activations") == 2
     assert whole.count("all_gather(t) activations") == 0
 

@@ -29,7 +29,7 @@ from sim.report.ops import parse
 from sim.topology.graph import Topology
 from sim.trace import Trace
 
-COMPUTE_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 20, 100
+COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100
 """Thread numbers in a chip's process."""
 
 _CHIPS, _MOST_TASKS = 4, 120_000
@@ -46,6 +46,7 @@ _KERNELS = {
     "all-to-all": "SendRecv",
     "broadcast": "Broadcast",
     "permute": "SendRecv",
+    "send": "SendRecv",
 }
 
 
@@ -117,7 +118,12 @@ def _of_layers(lane: Lane, trace: Trace, layers: Collection[int]) -> Lane:
 
 def _threads(lanes: Sequence[Lane]) -> list[int]:
     """Thread number of each lane of a chip."""
-    free = {"compute": COMPUTE_STREAM, "collectives": FIRST_COLLECTIVE_STREAM, "link": FIRST_LINK_LANE}
+    free = {
+        "compute": COMPUTE_STREAM,
+        "collectives": FIRST_COLLECTIVE_STREAM,
+        "copies": COPY_STREAM,
+        "link": FIRST_LINK_LANE,
+    }
     numbers = []
     for lane in lanes:
         numbers.append(free[lane.kind])
@@ -136,7 +142,11 @@ def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[
         yield named("process_name", chip, 0, {"name": f"chip {chip} ({position})"})
         yield named("process_sort_index", chip, 0, {"sort_index": chip})
         for lane, thread in zip(own, threads[chip], strict=True):
-            label = {"compute": "stream 7: compute", "collectives": f"stream {thread}: collectives"}.get(lane.kind)
+            label = {
+                "compute": "stream 7: compute",
+                "collectives": f"stream {thread}: collectives",
+                "copies": f"stream {thread}: copies",
+            }.get(lane.kind)
             yield named("thread_name", chip, thread, {"name": label or f"link {lane.label}"})
             yield named("thread_sort_index", chip, thread, {"sort_index": thread})
 

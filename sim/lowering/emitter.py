@@ -41,7 +41,11 @@ class Emitter:
         compute = [f"{chip}:compute" for chip in range(topology.chips)]
         links = [link.name for link in topology.links]
         hosts = [f"{chip}:host" for chip in range(topology.chips)]
-        self.builder = ProgramBuilder([*compute, *links, *([] if scenario.layout.graph_capture else hosts)])
+        copies = [f"{chip}:copy" for chip in range(topology.chips)] if scenario.memory_pool else []
+        named = [*compute, *links, *([] if scenario.layout.graph_capture else hosts), *copies]
+        self.builder = ProgramBuilder(named)
+        self.copy_engines = np.arange(len(named) - len(copies), len(named), dtype=np.int32)
+        """Their resources, one per chip; none without a memory pool."""
         self.streams = Streams(one=not scenario.own_stream)
         self.chips = np.arange(topology.chips, dtype=np.int32)
 

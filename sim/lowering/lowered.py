@@ -77,5 +77,7 @@ class Lowered:
     """What the layout does otherwise than its name says."""
     sent_bytes: float = 0.0
     """Per chip, activations that leave a stage."""
+    layer_bytes: float = 0.0
+    """Per chip, weights of a layer."""
     batches: Batches | None = None
     """Of a pipeline."""

@@ -45,6 +45,11 @@ class Streams:
         """What the stream's next operation waits for, if `tasks` produce its inputs."""
         return (*self.last(stream), *self.missing(stream, tasks))
 
+    def hold(self, stream: Stream, tasks: Tasks) -> None:
+        """The stream's next operation also waits for `tasks`."""
+        real = self._real(stream)
+        self._last[real] = (*self._last[real], *tasks)
+
     def put(self, stream: Stream, waited: Tasks, tasks: Tasks) -> None:
         """An operation that waited for `waited` and ends with `tasks` is now the stream's last."""
         real = self._real(stream)

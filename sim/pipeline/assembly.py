@@ -89,7 +89,7 @@ class Assembly:
         Args:
             posted: tasks after which the receiver waits for it, None where it takes what comes.
         """
-        op, builder, topology = f"{what} {src.index}->{dst.index}", self.builder, self.topology
+        op, builder, topology = f"send(p) {what} {src.index}->{dst.index}", self.builder, self.topology
         instance, overhead_ps = builder.new_collective(), units.to_ps(topology.collective_overhead_s)
         begins = [
             builder.add(op, Kind.BEGIN, stage.chips, deps=deps, flight_ps=overhead_ps, collective=instance)

@@ -29,6 +29,8 @@ COLOURS = {
     "all-to-all": PALETTE["green"],
     "broadcast": PALETTE["yellow"],
     "permute": PALETTE["yellow"],
+    "send": PALETTE["green"],
+    "copy": PALETTE["orange"],
 }
 """Colour per class of op, in the legend's order."""
 

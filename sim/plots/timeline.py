@@ -32,7 +32,7 @@ _LINKS_DRAWN = 8
 _LAYERS_IN_DETAIL = 6
 """Up to so many layers the whole step is drawn op by op, beyond that as shares of each layer's time."""
 _SHARES_HEIGHT = 2.2
-_HEIGHTS = {"path": 0.7, "compute": 1.0, "collectives": 1.0, "link": 0.6}
+_HEIGHTS = {"path": 0.7, "compute": 1.0, "collectives": 1.0, "copies": 1.0, "link": 0.6}
 _GAP, _HEADER = 0.2, 0.8
 _WIDTH_IN, _IN_PER_ROW, _IN_AROUND = 11.0, 0.3, 2.0
 

@@ -121,6 +121,10 @@ def walk(trace: Trace) -> Path:
         else:
             needs = program.dependencies(task)
             last = needs[trace.times["end"][needs] == ready[task]]
+            if not len(last) and len(needs):  # it polls: until it looks again, it flies
+                ends = trace.times["end"][needs]
+                last = needs[ends == ends.max()]
+                segments.append((task, int(ends.max()), ready[task], True, False))
             task = int(last.min()) if len(last) else -1
     columns = list(zip(*reversed(segments), strict=True)) or [()] * 5
     times = [np.array(column, dtype=np.int64) for column in columns[:3]]

@@ -20,7 +20,7 @@ from sim.trace import Trace
 class Lane:
     """One row of a timeline: spans that never overlap, by start."""
 
-    kind: Literal["path", "compute", "collectives", "link"]
+    kind: Literal["path", "compute", "collectives", "copies", "link"]
     label: str
     spans: sp.Spans
     exposed: sp.Spans
@@ -33,6 +33,7 @@ class Lane:
 def of_chips(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int, list[Lane]]:
     """Lanes of each chip: compute, collectives (one row at least), then links in the topology's order."""
     compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
+    copies = sp.copies(trace)
     result: dict[int, list[Lane]] = {}
     for chip in chips:
         computing, own = compute.of_lane(chip), collectives.of_lane(chip)
@@ -43,6 +44,8 @@ def of_chips(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int
         for k in range(int(row.max(initial=0)) + 1):
             spans = own.where(row == k)
             lanes.append(Lane("collectives", "collectives", spans, sp.minus(spans, covered)))
+        if len(copying := copies.of_lane(chip)):
+            lanes.append(Lane("copies", "copy engine", copying, none))
         for link in topology.links:
             if link.src == chip:
                 spans = links.of_lane(link.index)

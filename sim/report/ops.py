@@ -18,8 +18,12 @@ COLLECTIVES = {
     "all_to_all": "all-to-all",
     "broadcast": "broadcast",
     "permute": "permute",
+    "send": "send",
 }
 """Op name of a collective -> the class it is drawn and listed as."""
+
+COPIES = ("fetch", "evict")
+"""Ops of copy engines."""
 
 _NAME = re.compile(r"(?P<collective>\w+)(\((?P<axes>\w*)\))?\s*(?P<operand>.*)")
 
@@ -39,6 +43,8 @@ class Op:
 @cache
 def parse(name: str) -> Op:
     """The op of that name. A name that is no collective's is compute's."""
+    if name in COPIES:
+        return Op("copy", operand=name)
     match = _NAME.fullmatch(name)
     if match and match["collective"] in COLLECTIVES:
         return Op(COLLECTIVES[match["collective"]], match["axes"] or "", match["operand"])
@@ -48,6 +54,6 @@ def parse(name: str) -> Op:
 def classes(program: Program) -> npt.NDArray[np.str_]:
     """Class of each op of a program [ops]; compute without a FLOP is `elementwise`."""
     groups = np.array([parse(name).group for name in program.op_names])
-    computing = ~np.isin(groups, list(COLLECTIVES.values()))
+    computing = ~np.isin(groups, [*COLLECTIVES.values(), "copy"])
     flops = np.bincount(program.op, weights=program.flops, minlength=len(groups))
     return np.where(computing & (flops == 0), "elementwise", groups)

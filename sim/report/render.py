@@ -172,6 +172,15 @@ def _memory(report: Report) -> str:
         f"KV cache {format_bytes(memory.kv_cache_bytes)}{gathered} = "
         f"{format_bytes(memory.used_bytes)} of {format_bytes(memory.capacity_bytes)}"
     )
+    if pool := report.pool:
+        layers = f"{len(pool.remote_layers)} layers of {format_bytes(pool.layer_bytes)}"
+        line += (
+            f"\nmemory pool: {layers} live on the {pool.to} ({', '.join(map(str, pool.remote_layers))}), "
+            f"one copy {format_seconds(pool.fetch_s)}; stalls "
+            f"{format_seconds(pool.stall_s)} ({pool.slower:+.1%}), closed form "
+            f"{format_seconds(pool.closed_form_stall_s)}; {pool.layers_that_fit} layers fit, "
+            f"{pool.layers_that_fit_without} without it"
+        )
     if memory.fits:
         return line
     return f"{line}: [bold red]does not fit, {memory.excess_bytes / 2**30:.2f} GiB too much[/]"

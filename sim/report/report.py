@@ -11,6 +11,7 @@ from sim.report.memory import Memory
 from sim.report.metrics import Measures, OpMeasure, measure
 from sim.report.padding import Padding, savings
 from sim.report.pipeline import PipelineReport
+from sim.report.pool import Pool
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 from sim.trace import Trace
@@ -114,6 +115,8 @@ class Report:
     pipeline: PipelineReport | None = None
     """Of stages or of requests over time; latencies are then the mean of a request's."""
 
+    pool: Pool | None = None
+    """Of a memory pool."""
     padding: Padding | None = None
     """What leaving padding out saves."""
 
@@ -147,6 +150,7 @@ class Report:
                 "per_axis_over_paper": self.between_closed_forms,
             }
         memory = plain(self.memory) | {"fits": self.memory.fits, "excess_bytes": self.memory.excess_bytes}
+        memory |= {"pool": plain(self.pool) if self.pool else None}
         engine: dict[str, Any] = {
             "tasks": self.tasks,
             "layers_simulated": self.layers_simulated,

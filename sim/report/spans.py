@@ -52,6 +52,13 @@ def compute(trace: Trace) -> Spans:
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
 
 
+def copies(trace: Trace) -> Spans:
+    """Copies on the copy engines of their chips."""
+    program = trace.program
+    task = np.flatnonzero(program.kind == Kind.COPY)
+    return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
+
+
 def collectives(trace: Trace) -> Spans:
     """Collectives on their chips, from the chip's entry to the arrival of everything; launch overhead included.
 

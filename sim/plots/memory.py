@@ -1,0 +1,48 @@
+"""Memory of a device over time, where layers come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sim.plots.style import PALETTE, figure, style
+from sim.program import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Series = tuple[Floats, Floats]
+"""(times in seconds, bytes from each on)."""
+
+
+def make(devices: Mapping[str, Series], capacity_bytes: float, end_s: float, title: str = "") -> Figure:
+    """A line per device, in GiB, against the capacity of a chip."""
+    made = figure(8.0, 1.2 + 1.9 * len(devices))
+    colours = [PALETTE[name] for name in ("blue", "vermilion", "green", "purple")]
+    with style():
+        axes = made.subplots(len(devices), 1, squeeze=False, sharex=True)[:, 0]
+        for axis, (name, (times, sizes)), colour in zip(axes, devices.items(), colours * len(devices), strict=False):
+            x = np.append(times, end_s) * 1e3
+            y = np.append(sizes, sizes[-1]) / 2**30
+            axis.step(x, y, where="post", color=colour, linewidth=1.4)
+            axis.fill_between(x, y, step="post", color=colour, alpha=0.15)
+            axis.axhline(capacity_bytes / 2**30, color=PALETTE["grey"], linestyle="--", linewidth=0.9)
+            axis.annotate(
+                "capacity",
+                (0, capacity_bytes / 2**30),
+                fontsize=7,
+                va="bottom",
+                color=PALETTE["grey"],
+                xytext=(2, 1),
+                textcoords="offset points",
+            )
+            axis.set_title(f"{name}: {y.min():.1f} to {y.max():.1f} GiB")
+            axis.set_ylim(0, max(capacity_bytes / 2**30, y.max()) * 1.12)
+            axis.set_ylabel("GiB")
+        axes[-1].set_xlabel("time, ms")
+        axes[-1].set_xlim(0, end_s * 1e3)
+        if title:
+            made.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return made
