@@ -101,7 +101,7 @@ def measure(
     group = prod(topology.axis(name).size for name in axes)
     chosen = algorithm_of(topology, collective, algorithm, size)
     time = time_s(topology, collective, axes, size, chosen)
-    predicted, bound = _formulas(topology, collective, chosen, axes, size)
+    predicted, bound = formulas(topology, collective, chosen, axes, size)
     return Measurement(
         collective=collective,
         algorithm=chosen,
@@ -112,12 +112,13 @@ def measure(
         busbw=closed_form.busbw(collective, group, size, time),
         closed_form_s=predicted,
         bound_s=bound,
-        form="NCCL's tuner" if _of_nccl(topology, collective, chosen) else "closed form",
+        form="NCCL's tuner" if of_nccl(topology, collective, chosen) else "closed form",
         rings=_rings(topology) if chosen.startswith("ring") and topology.kind == "graph" else "",
     )
 
 
-def _of_nccl(topology: Topology, collective: str, algorithm: str) -> bool:
+def of_nccl(topology: Topology, collective: str, algorithm: str) -> bool:
+    """Whether the algorithm is NCCL's, whose closed form is its tuner."""
     return topology.nccl is not None and algorithm in ON_NCCL.get(collective, {})
 
 
@@ -137,7 +138,7 @@ def _rings(topology: Topology) -> str:
     return text
 
 
-def _formulas(
+def formulas(
     topology: Topology, collective: str, algorithm: str, names: Sequence[str], size: float
 ) -> tuple[float | None, float]:
     """Closed form, None where there is none, and bound, s."""
@@ -149,7 +150,7 @@ def _formulas(
     ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
     least_s = min(link.latency_s for link in topology.links if link.src < topology.chips)
     bound = closed_form.bound_of_ports(collective, ports, size, least_s, reduces=topology.reduces)
-    if _of_nccl(topology, collective, algorithm):
+    if of_nccl(topology, collective, algorithm):
         return library.predictions(topology, collective, size).get(algorithm), bound
     if topology.kind == "graph":
         return None, bound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
@@ -10,9 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.closed_form import pope
+from sim import bench
+from sim.closed_form import pope, tensor_parallel
 from sim.closed_form.per_axis import per_axis as per_axis_form
-from sim.closed_form.prediction import PAPER_LAYOUTS
+from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
+from sim.collectives import algorithm_of
 from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
 from sim.lower import lower
@@ -26,9 +29,9 @@ from sim.report.memory import Memory
 from sim.report.metrics import measure
 from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.report.pool import pool_report
-from sim.report.report import ClosedForm, Report, build, together
+from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, together
 from sim.report.what_if import what_if
-from sim.specs import Scenario, TorusSpec
+from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
 from sim.topology.graph import Topology
 from sim.trace import TIMES, Trace
 from sim.units import PS_PER_S
@@ -161,15 +164,58 @@ def step_s(scenario: Scenario) -> float:
 
 def predict(scenario: Scenario) -> ClosedForm | None:
     """Both closed forms of one phase, for all steps; None where none covers the machine or the layout."""
-    if not isinstance(scenario.topology, TorusSpec) or scenario.layout.ffn not in PAPER_LAYOUTS or scenario.pipeline:
+    if uncovered(scenario):
         return None
-    steps, paper, per_axis = scenario.workload.steps, pope.paper(scenario), per_axis_form(scenario)
+    if scenario.layout.ffn == TENSOR_PARALLEL:
+        wire, exact = wires(scenario)
+        forms = tensor_parallel.usual(scenario, wire), tensor_parallel.per_operation(scenario, wire)
+        return _for_all_steps(scenario, *forms, exact, (HALVES, "per operation"))
+    if not isinstance(scenario.topology, TorusSpec) or scenario.layout.ffn not in PAPER_LAYOUTS:
+        return None
+    per_axis = per_axis_form(scenario)
+    detailed = "per axis, no overlap" + ("" if per_axis.exact else ", a bound")
+    return _for_all_steps(scenario, pope.paper(scenario), per_axis, per_axis.exact, (PAPER, detailed))
+
+
+def uncovered(scenario: Scenario) -> str:
+    """What of the scenario no closed form of a pass knows; empty where nothing is in the way."""
+    if scenario.pipeline:
+        return "a pipeline of requests"
+    if scenario.packed_rows is not None:
+        return "padding that is left out"
+    return "layers in a memory pool" if scenario.memory_pool else ""
+
+
+def wires(scenario: Scenario) -> tuple[tensor_parallel.Wire, bool]:
+    """What formulas say of the collectives of tensor-parallel chips, and whether they are exact.
+
+    Of NCCL its tuner, which is not exact; where there is no formula, the bound of the ports.
+    """
+    topology = machine(scenario)
+    axes = tuple(axis.name for axis in topology.axes)
+
+    @functools.cache
+    def time_s(collective: str, size: float) -> float:
+        algorithm = algorithm_of(topology, collective, scenario.collectives.get(collective), size)
+        form, bound = bench.formulas(topology, collective, algorithm, axes, size)
+        return bound if form is None else form
+
+    sums = algorithm_of(topology, "all_reduce", scenario.collectives.get("all_reduce"), 1.0)
+    return time_s, topology.kind == "switch" and not bench.of_nccl(topology, "all_reduce", sums)
+
+
+def _for_all_steps(
+    scenario: Scenario, first: Prediction, detailed: Prediction, exact: bool, names: tuple[str, str]
+) -> ClosedForm:
+    steps = scenario.workload.steps
     return ClosedForm(
-        latency_s=steps * paper.step_s,
-        terms={name: steps * time_s for name, time_s in paper.terms.items()},
-        per_axis_latency_s=steps * per_axis.step_s,
-        per_axis_terms={name: steps * time_s for name, time_s in per_axis.terms.items()},
-        per_axis_exact=per_axis.exact,
+        latency_s=steps * first.step_s,
+        terms={name: steps * time_s for name, time_s in first.terms.items()},
+        per_axis_latency_s=steps * detailed.step_s,
+        per_axis_terms={name: steps * time_s for name, time_s in detailed.terms.items()},
+        per_axis_exact=exact,
+        name=names[0],
+        per_axis_name=names[1],
     )
 
 

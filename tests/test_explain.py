@@ -14,6 +14,7 @@ import pytest
 from sim import cli, load
 from sim.closed_form import pope
 from sim.closed_form.per_axis import per_axis
+from sim.errors import InputError
 from sim.explain import explain
 from sim.explain.changes import IDEAL, changed
 from sim.partition import LAYOUTS
@@ -260,3 +261,53 @@ def test_all_bars_are_drawn_with_their_reasons():
     found = one("palm540b_decode_ws2d", *SMALL)
     texts = {text.get_text().replace("\n", " ") for text in waterfall.make(found).axes[0].texts}
     assert {bar.name for bar in found.bars} | {bar.why for bar in found.bars} <= texts
+
+
+# --- tensor parallelism ----------------------------------------------------------------------------------------------
+
+EXACT = (
+    "engine.layers=4",
+    "collectives={all_reduce: one_shot}",  # a hand-written kernel: its formula is exact
+)
+
+
+@pytest.mark.parametrize("residual", ["standard", "parallel", "ladder", "desync2"])
+def test_tensor_parallelism_goes_from_the_usual_formula_over_operations_to_the_simulation(residual: str):
+    found = one("llama3_8b_tp8_ladder", *EXACT, f"layout.residual={residual}")
+    chosen = load.scenario("llama3_8b_tp8_ladder", [*EXACT, f"layout.residual={residual}"])
+    form = run(chosen).report.closed_form
+    assert form is not None
+    steps = chosen.workload.steps
+    assert found.paper_s == pytest.approx(form.latency_s / steps, rel=1e-12)
+    assert found.ideal_s == pytest.approx(form.per_axis_latency_s / steps, rel=1e-12)
+    assert found.step_s == step_s(chosen)
+    assert found.exact
+    assert found.is_rounding(seconds(found)["Collectives step by step"])
+
+
+def test_joins_of_the_standard_residual_are_two_a_layer():
+    found = one("llama3_8b_tp8_ladder", *EXACT, "layout.residual=standard")
+    wait = load.scenario("llama3_8b_tp8_ladder").topology.chip.stream_wait.value
+    assert seconds(found)["Joins of streams"] == pytest.approx(2 * 4 * wait, rel=1e-9)
+
+
+def test_what_collectives_slow_is_a_bar_of_ladder_alone():
+    assert seconds(one("llama3_8b_tp8_ladder", "engine.layers=4"))["Compute beside collectives"] > 0
+    standard = one("llama3_8b_tp8_ladder", "engine.layers=4", "layout.residual=standard")
+    assert "Compute beside collectives" not in seconds(standard)
+
+
+def test_the_waterfall_of_tensor_parallelism_speaks_of_its_own_formulas(tmp_path: Path):
+    found = one("llama3_8b_tp8_ladder", *EXACT)
+    rows = [row.name for row in waterfall.rows_of(found)]
+    assert rows[0] == "The usual formula"
+    assert "Closed form, half by half" in rows
+    assert "Closed form, per operation" in rows
+    assert not any("paper" in row for row in rows)
+    waterfall.draw(found, tmp_path / "waterfall.png")
+
+
+def test_a_pipeline_has_no_formula_to_start_from():
+    settings = ["engine.layers=4", "layout.mesh={tensor: 2, pipeline: 2}"]
+    with pytest.raises(InputError, match="no closed form covers a pipeline"):
+        explain(run(load.scenario("llama3_8b_tp8_ladder", settings)))

@@ -35,7 +35,7 @@ def _set(spec: Spec, path: list[str], value: Any) -> Spec:
     field = getattr(spec, name)
     if rest:
         value = _set(field, rest, value)
-    elif isinstance(field, Sourced):
+    elif isinstance(field, Sourced) and value is not None and not isinstance(value, Sourced):
         value = field.model_copy(update={"value": value})
     return spec.model_copy(update={name: value})
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from sim.closed_form.per_axis import per_axis
 from sim.engine import simulate
-from sim.explain import formula
+from sim.errors import InputError
+from sim.explain import formula, tensor_parallel
 from sim.explain.changes import IDEAL, changed
 from sim.program import Ints, Kind, Program
-from sim.report.explanation import ROUNDING, Explanation, Model, bars
-from sim.run import Pass, Run, run, step_s
-from sim.specs import Scenario
+from sim.report.explanation import HALVES, PAPERS, ROUNDING, Explanation, Model, bars
+from sim.run import Pass, Run, run, step_s, uncovered, wires
+from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.units import PS_PER_S, format_seconds, to_ps
 
 CONTENTION = "Contention"
@@ -27,10 +28,10 @@ _FEW = (3, 4, 5)
 
 
 def explain(result: Run) -> tuple[Explanation, ...]:
-    """Why the simulated step of each phase is not what the paper's formula says.
+    """Why the simulated step of each phase is not what the paper's formula, or the usual one, says.
 
     Raises:
-        InputError: no torus, or a layout that the paper does not have.
+        InputError: a layout that no formula covers.
     """
     published = result.report.published
     published_s = published.value / result.scenario.workload.steps if published and len(result.passes) == 1 else None
@@ -39,10 +40,17 @@ def explain(result: Run) -> tuple[Explanation, ...]:
 
 def _explain(part: Pass, published_s: float | None) -> Explanation:
     scenario = part.scenario
-    ideal = changed(scenario, IDEAL)
+    if what := uncovered(scenario):
+        raise InputError(f"no closed form covers {what}", where=scenario.name, hint="run it without --explain")
+    if scenario.layout.ffn == TENSOR_PARALLEL:
+        words, exact = HALVES, wires(scenario)[1]
+        first, simulated = tensor_parallel.formulas(scenario), [*tensor_parallel.simulations(part), *_growing(part)]
+    else:
+        ideal = changed(scenario, IDEAL)
+        words, exact = PAPERS, per_axis(ideal).exact
+        first, simulated = formula.models(ideal), [*_simulated(part, ideal), *_growing(part)]
     # Effects that do not apply make no difference; that nothing contends is worth saying.
-    closed = list(_telling(formula.models(ideal)))
-    contention, *others = _simulated(part, ideal)
+    closed, (contention, *others) = list(_telling(first)), simulated
     telling = [contention, *_telling(others, before=contention.step_s)]
     found = tuple(bars([*closed, *telling]))
     return Explanation(
@@ -52,8 +60,9 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
         chips=part.report.chips,
         bars=found,
         ideal_at=len(closed),
-        exact=per_axis(ideal).exact,
+        exact=exact,
         published_s=published_s,
+        words=words,
     )
 
 
@@ -72,7 +81,7 @@ def _telling(models: Iterator[Model] | list[Model], before: float = 0.0) -> Iter
 
 def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
     """Simulations, from the ideal machine to the scenario as it is."""
-    real, report = part.scenario, part.report
+    real = part.scenario
     form = per_axis(ideal)
     (step,) = _of_all_layers(part, ideal, _unaltered)
     why = "none: nothing waits that the closed form does not count; it is exact here, and the simulation agrees"
@@ -95,9 +104,14 @@ def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
         for model in _looped(part):
             step = model.step_s
             yield model
-    if report.simulated.step_s != step:
-        why = f"the cache grows in {real.workload.steps} steps; above is the step of mean length, this the mean of all"
-        yield Model("Every step by itself", "Growing cache", report.simulated.step_s, why)
+
+
+def _growing(part: Pass) -> Iterator[Model]:
+    """The mean of all steps, where each was simulated by itself."""
+    step_s, steps = part.report.simulated.step_s, part.scenario.workload.steps
+    if step_s != part.trace.makespan_ps / PS_PER_S:
+        why = f"the cache grows in {steps} steps; above is the step of mean length, this the mean of all"
+        yield Model("Every step by itself", "Growing cache", step_s, why)
 
 
 def _looped(part: Pass) -> Iterator[Model]:

@@ -15,7 +15,7 @@ from sim.report.bottlenecks import Bottlenecks
 from sim.report.breakdown import breakdown
 from sim.report.critical_path import shares
 from sim.report.explanation import Explanation
-from sim.report.report import Report
+from sim.report.report import HALVES, Report
 from sim.topology.graph import Topology
 from sim.units import format_seconds
 
@@ -103,8 +103,8 @@ def _latency(report: Report) -> list[dict[str, Any]]:
     """Simulated latency, and what it is compared with."""
     rows: list[dict[str, Any]] = [{"name": "simulated", "value_s": report.simulated.latency_s, "difference": None}]
     if form := report.closed_form:
-        rows.append({"name": "closed form, the paper's", "value_s": form.latency_s, "difference": report.difference})
-        name = "closed form, per axis, no overlap"
+        rows.append({"name": form.name, "value_s": form.latency_s, "difference": report.difference})
+        name = f"closed form, {form.per_axis_name}"
         rows.append({"name": name, "value_s": form.per_axis_latency_s, "difference": report.per_axis_difference})
     if published := report.published:
         rows.append(
@@ -129,20 +129,15 @@ def _waterfall(report: Report, explained: Explanation | None) -> list[dict[str, 
         return []
     steps = simulated.latency_s / simulated.step_s
     paper, per_axis = form.latency_s / steps, form.per_axis_latency_s / steps
+    why = "max(compute, memory) + links"
+    more, below = "links, overheads, efficiencies", "per axis, at the rates the machine reaches, nothing overlapped"
+    if form.name == HALVES:
+        more, below = "operations, overheads", "every operation's own roofline and overhead, norms and adds, the draw"
+    only = "what only the simulation has; --explain takes every effect apart"
     return [
-        {"name": "closed form, the paper's", "group": "", "seconds": paper, "why": "max(compute, memory) + links"},
-        {
-            "name": "links, overheads, efficiencies",
-            "group": "",
-            "seconds": per_axis - paper,
-            "why": "per axis, at the rates the machine reaches, with latencies and launches, nothing overlapped",
-        },
-        {
-            "name": "overlap and contention",
-            "group": "",
-            "seconds": simulated.step_s - per_axis,
-            "why": "what only the simulation has; --explain takes every effect apart",
-        },
+        {"name": form.name, "group": "", "seconds": paper, "why": why},
+        {"name": more, "group": "", "seconds": per_axis - paper, "why": below},
+        {"name": "overlap and contention", "group": "", "seconds": simulated.step_s - per_axis, "why": only},
     ]
 
 

@@ -1,4 +1,4 @@
-"""Parity plot: predicted against published, the simulator and the paper's closed form side by side."""
+"""Parity plot: predicted against published, the simulator and the usual closed form side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim.plots.style import PALETTE, figure, save, style
 from sim.report.validation import Outcome, Validation
-from sim.specs import CollectiveSuite
+from sim.specs import CollectiveSuite, Suite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +48,9 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         line, [v * (1 - worst) for v in line], [v * (1 + worst) for v in line], color="0.9", lw=0, label=f"±{worst:.0%}"
     )
     axes.plot(line, line, color="0.4", lw=0.8)
-    form = "NCCL's tuner" if isinstance(validation.suite, CollectiveSuite) else "closed form, the paper's"
+    form = "closed form, the paper's"
+    if not isinstance(validation.suite, Suite):
+        form = "NCCL's tuner" if isinstance(validation.suite, CollectiveSuite) else "closed form, half by half"
     for name, marker, color in _MODELS:
         text = "simulated" if name == "simulated" else form
         _points(axes, gated, name, scale, marker, PALETTE[color], text)

@@ -1,4 +1,4 @@
-"""The way from the paper's formula to the simulated step as a waterfall, an effect a row, with its reason beside it.
+"""The way from a formula to the simulated step as a waterfall, an effect a row, with its reason beside it.
 
 Everything that is read stands in a column of its own, so no label can cover another.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.style import PALETTE, figure, save, style
-from sim.report.explanation import FORMULA, Bar, Explanation
+from sim.report.explanation import Bar, Explanation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,19 +103,18 @@ def make(explanation: Explanation) -> Figure:
 def rows_of(explanation: Explanation) -> Iterator[Row]:
     """The lines of the figure, from the top down."""
     paper, ideal, step = explanation.paper_s, explanation.ideal_s, explanation.step_s
-    done = 0
+    words, done = explanation.words, 0
     for group, bars in explanation.groups:
         yield Row("header", group, sum(bar.seconds for bar in bars))
         yield from (_row(explanation, bar) for bar in bars)
         done += len(bars)
-        if group == FORMULA:
-            why = "max(compute, memory) + communication: Pope et al. 2022, sections 2 and 3"
-            yield Row("total", "Closed form of the paper", paper, 0.0, paper, why)
+        if group == words.group:
+            yield Row("total", words.first, paper, 0.0, paper, words.first_why)
         elif done == explanation.ideal_at:
-            why = "this layout, one operation after the other, at data sheet rates and without latency"
-            why += "; its simulation takes the same" if explanation.exact else ", as far as there are formulas"
-            yield Row("total", "Closed form, ideal machine", ideal, 0.0, ideal, why)
-    why = f"{step / paper:.2f} times the paper's formula"
+            why = f"{words.ideal_why}; its simulation takes the same"
+            why = why if explanation.exact else f"{words.ideal_why}, {words.inexact}"
+            yield Row("total", words.ideal, ideal, 0.0, ideal, why)
+    why = f"{step / paper:.2f} times {words.formula}"
     if explanation.published_s is not None:
         off = step / explanation.published_s - 1
         published = explanation.time(explanation.published_s)
@@ -124,7 +123,7 @@ def rows_of(explanation: Explanation) -> Iterator[Row]:
 
 
 def _row(explanation: Explanation, bar: Bar) -> Row:
-    kind = "formula" if bar.group == FORMULA else "more" if bar.seconds >= 0 else "less"
+    kind = "formula" if bar.group == explanation.words.group else "more" if bar.seconds >= 0 else "less"
     if explanation.is_rounding(bar.seconds):
         kind = "none"
     return Row(kind, bar.name, bar.seconds, bar.running_s - bar.seconds, bar.running_s, bar.why)
@@ -203,7 +202,7 @@ def _draw_published(axes: Axes, explanation: Explanation) -> None:
 def _draw_title(made: Figure, explanation: Explanation, whole_in: float) -> None:
     left = _MARGIN_IN / _WIDTH_IN
     paper, step = explanation.time(explanation.paper_s), explanation.time(explanation.step_s)
-    title = f"Why a {explanation.phase} step takes {step} and not the {paper} of the paper's formula"
+    title = f"Why a {explanation.phase} step takes {step} and not the {paper} of {explanation.words.formula}"
     made.text(left, 1 - 0.13 / whole_in, title, fontsize=13, fontweight="bold", va="top")
     below = (
         f"{explanation.scenario} on {explanation.machine}, {explanation.chips} chips. Every row switches on one effect"

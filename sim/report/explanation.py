@@ -1,4 +1,4 @@
-"""Why the simulated step is not what the paper's formula says: one bar per effect, as data and for the terminal."""
+"""Why the simulated step is not what a formula says: one bar per effect, as data and for the terminal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,42 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FORMULA = "The paper's formula"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What the figure calls its two closed forms, and why they are what they are."""
+
+    group: str
+    """Of the bars that make up the first."""
+    formula: str
+    """In a sentence: not the step of ..."""
+    first: str
+    first_why: str
+    ideal: str
+    ideal_why: str
+    inexact: str
+    """Where the second is not exact."""
+
+
+PAPERS = Words(
+    FORMULA,
+    "the paper's formula",
+    "Closed form of the paper",
+    "max(compute, memory) + communication: Pope et al. 2022, sections 2 and 3",
+    "Closed form, ideal machine",
+    "this layout, one operation after the other, at data sheet rates and without latency",
+    "as far as there are formulas",
+)
+HALVES = Words(
+    "The usual formula",
+    "the usual formula",
+    "Closed form, half by half",
+    "max(FLOPs, weights and cache) of every half layer, and the sums it waits for",
+    "Closed form, per operation",
+    "every operation's own roofline and overhead; joins of streams cost nothing, collectives slow nothing",
+    "its collectives are those of NCCL's tuner or a bound",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +76,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """From the paper's formula to the simulated step; the bars add up to it."""
+    """From a formula, the paper's or the usual one, to the simulated step; the bars add up to it."""
 
     scenario: str
     phase: str
@@ -48,11 +84,12 @@ class Explanation:
     chips: int
     bars: tuple[Bar, ...]
     ideal_at: int
-    """Bars up to the closed form of the same layout on an ideal machine; what follows is simulated."""
+    """Bars up to the detailed closed form, of a torus on an ideal machine; what follows is simulated."""
     exact: bool
     """Whether that closed form is exact: the simulation of the ideal machine is then the same to the rounding."""
     published_s: float | None
     """A published step, where the scenario has one."""
+    words: Words = PAPERS
 
     @property
     def step_s(self) -> float:
@@ -61,8 +98,8 @@ class Explanation:
 
     @property
     def paper_s(self) -> float:
-        """The step by the paper's formula, s."""
-        return sum(bar.seconds for bar in self.bars if bar.group == FORMULA)
+        """The step by the formula, s."""
+        return sum(bar.seconds for bar in self.bars if bar.group == self.words.group)
 
     @property
     def ideal_s(self) -> float:
@@ -151,13 +188,13 @@ def _rows(each: Explanation) -> Iterator[tuple[str, ...] | None]:
         yield f"[bold]{group}[/]", f"[bold]{each.time(total, '+')}[/]", "", f"[bold]{each.share(total, '+')}[/]", ""
         for bar in members:
             value = each.time(bar.seconds, "+")
-            if bar.group != FORMULA and not value.startswith("0 "):
+            if bar.group != each.words.group and not value.startswith("0 "):
                 value = f"[{'red' if bar.seconds > 0 else 'blue'}]{value}[/]"
             yield f"  {bar.name}", value, each.time(bar.running_s), each.share(bar.seconds, "+"), f"[dim]{bar.why}[/]"
         yield None
         done += len(members)
         if done == each.ideal_at:
-            yield "[bold]closed form, ideal machine[/]", "", each.time(each.ideal_s), each.share(each.ideal_s), ""
+            yield f"[bold]{each.words.ideal.lower()}[/]", "", each.time(each.ideal_s), each.share(each.ideal_s), ""
             yield None
     yield "[bold]simulated[/]", "", f"[bold]{each.time(each.step_s)}[/]", each.share(each.step_s), ""
     if each.published_s is not None:

@@ -78,10 +78,9 @@ def _comparison(report: Report) -> Table:
     table = _table("latency, all steps", "value", "simulated is")
     rows: list[tuple[str, float, float | None]] = [("simulated", report.simulated.latency_s, None)]
     if report.closed_form:
-        rows.append(("the paper's closed form", report.closed_form.latency_s, report.difference))
-        bound = "" if report.closed_form.per_axis_exact else ", a bound"
-        label = f"per axis, no overlap{bound}"
-        rows.append((label, report.closed_form.per_axis_latency_s, report.per_axis_difference))
+        form = report.closed_form
+        rows.append((form.name, form.latency_s, report.difference))
+        rows.append((form.per_axis_name, form.per_axis_latency_s, report.per_axis_difference))
     if report.published:
         rows.append(("published", report.published.value, report.published.error))
     for name, value, difference in rows:

@@ -18,19 +18,27 @@ from sim.trace import Trace
 
 _LINKS_NAMED = 4
 
+PAPER = "closed form, the paper's"
+HALVES = "closed form, half by half"
+"""Name of the usual model of tensor parallelism."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClosedForm:
     """What the formulas predict for all steps, seconds."""
 
     latency_s: float
-    """The paper's own formula."""
+    """The paper's own formula; of tensor parallelism the usual model."""
     terms: Mapping[str, float]
     per_axis_latency_s: float
-    """Every operation and collective at what it costs on its own links, one after the other, nothing overlapped."""
+    """Every operation and collective at what it costs on its own links, one after the other, nothing overlapped.
+
+    Of tensor parallelism with Ladder's sums under the next half layer."""
     per_axis_terms: Mapping[str, float]
     per_axis_exact: bool = True
-    """False where a collective has no closed form on this mesh and its lower bound stands in."""
+    """False where a collective has no exact form on this machine: its lower bound stands in, or NCCL's tuner."""
+    name: str = PAPER
+    per_axis_name: str = "per axis, no overlap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +319,8 @@ def _sum(forms: Sequence[ClosedForm]) -> ClosedForm:
         sum(form.per_axis_latency_s for form in forms),
         terms("per_axis_terms"),
         all(form.per_axis_exact for form in forms),
+        forms[0].name,
+        forms[0].per_axis_name,
     )
 
 

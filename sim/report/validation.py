@@ -30,9 +30,9 @@ class Outcome:
     published: float
     simulated: float
     paper: float | None
-    """The closed form as published: the paper's, or of a collective that of NCCL's tuner; None where there is none."""
+    """The usual closed form: the paper's, of a generation half by half, of a collective NCCL's tuner; or None."""
     per_axis: float | None
-    """The per-axis closed form; of a collective none."""
+    """The closed form per axis, of a generation per operation; of a collective none."""
     not_gated: str
     algorithm: str = ""
     """Of a collective."""
@@ -72,12 +72,23 @@ class Ratio:
     case_id: str
     published: float
     simulated: float
+    paper: float | None
+    per_axis: float | None
+    """By the closed forms."""
     not_gated: str
 
     @property
     def error(self) -> float:
         """Simulated - published."""
         return self.simulated - self.published
+
+    @property
+    def paper_error(self) -> float | None:
+        return None if self.paper is None else self.paper - self.published
+
+    @property
+    def per_axis_error(self) -> float | None:
+        return None if self.per_axis is None else self.per_axis - self.published
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +163,8 @@ class Validation:
                 each.case_id,
                 each.published / base.published,
                 each.simulated / base.simulated,
+                each.paper / base.paper if each.paper and base.paper else None,
+                each.per_axis / base.per_axis if each.per_axis and base.per_axis else None,
                 each.not_gated or base.not_gated,
             )
             for each, base in pairs
@@ -189,7 +202,9 @@ def render(validation: Validation, console: Console | None = None) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = escape(": ".join(filter(None, (suite.name, suite.description))))
     of_collectives = isinstance(suite, CollectiveSuite)
-    columns = ("case", "published", "simulated", "error", "NCCL's tuner" if of_collectives else "paper's form", "error")
+    of_halves = isinstance(suite, GenerationSuite)
+    usual = "NCCL's tuner" if of_collectives else "half by half" if of_halves else "paper's form"
+    columns = ("case", "published", "simulated", "error", usual, "error")
     for i, column in enumerate((*columns, "algorithm") if of_collectives else columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for outcome in validation.outcomes:
@@ -206,11 +221,11 @@ def render(validation: Validation, console: Console | None = None) -> None:
     console.print(table)
     for name, errors in (
         ("simulated", validation.simulated),
-        ("closed form, per axis", validation.per_axis),
-        ("NCCL's tuner" if of_collectives else "closed form, paper", validation.paper),
+        ("closed form, per operation" if of_halves else "closed form, per axis", validation.per_axis),
+        (f"closed form, {usual}" if of_halves else usual if of_collectives else "closed form, paper", validation.paper),
     ):
         if errors.cases:
-            console.print(f"{name:<22} {_errors(errors)}")
+            console.print(f"{name:<26} {_errors(errors)}")
     if isinstance(suite, GenerationSuite):
         _speedups(validation, suite, console)
     verdict = "[bold green]passes[/]" if validation.passes else "[bold red]misses[/]"
@@ -230,17 +245,22 @@ def _speedups(validation: Validation, suite: GenerationSuite, console: Console) 
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate((f"speed-up over {suite.speedup.baseline}", "published", "simulated", "points off")):
+    columns = ("published", "simulated", "points off", "per operation", "half by half")
+    for i, column in enumerate((f"speed-up over {suite.speedup.baseline}", *columns)):
         table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for ratio in validation.speedups:
-        figures = (f"{ratio.published:.3f}", f"{ratio.simulated:.3f}", f"{100 * ratio.error:+.1f}")
+        forms = ("" if form is None else f"{form:.3f}" for form in (ratio.per_axis, ratio.paper))
+        figures = (f"{ratio.published:.3f}", f"{ratio.simulated:.3f}", f"{100 * ratio.error:+.1f}", *forms)
         table.add_row(ratio.case_id.removesuffix("/tokens_per_s"), *figures, style="dim" if ratio.not_gated else None)
     console.print(table)
     tolerance = suite.speedup.tolerance
     console.print(
-        f"{'speed-ups':<22} {_errors(validation.speedup_errors)}   allowed {tolerance.median:.0%}, "
+        f"{'speed-ups':<26} {_errors(validation.speedup_errors)}   allowed {tolerance.median:.0%}, "
         f"{tolerance.nine_in_ten:.0%}, {tolerance.worst:.0%}"
     )
+    gated = [ratio for ratio in validation.speedups if not ratio.not_gated]
+    console.print(f"{'  closed form, per operation':<26} {_errors(Errors.of(ratio.per_axis_error for ratio in gated))}")
+    console.print(f"{'  closed form, half by half':<26} {_errors(Errors.of(ratio.paper_error for ratio in gated))}")
 
 
 def _value(outcome: Outcome, value: float) -> str:

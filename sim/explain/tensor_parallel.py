@@ -1,0 +1,111 @@
+"""From the usual model of tensor parallelism over its closed form per operation to the simulated step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sim.closed_form.tensor_parallel import per_operation, usual
+from sim.explain.changes import changed
+from sim.report.explanation import HALVES, Model
+from sim.run import Pass, step_s, wires
+from sim.specs import Scenario
+from sim.units import format_seconds
+
+WORK, WAITING = "Work it leaves out", "What formulas do not know"
+
+FREE: dict[str, Any] = {
+    "topology.chip.stream_wait": 0.0,
+    "topology.chip.channel_interference": None,
+    "layout.graph_capture": True,
+    "layout.overlap": "none",
+}
+"""Joins cost nothing, collectives slow nothing, and nothing is overlapped that the formula does not overlap."""
+_FUSED: dict[str, Any] = {
+    "topology.chip.op_overhead": 0.0,
+    "topology.chip.elementwise": "fused",
+    "topology.chip.attention": "fused",
+    "topology.chip.l2_bandwidth": None,
+}
+
+
+def formulas(scenario: Scenario) -> Iterator[Model]:
+    """Models up to the closed form per operation."""
+    wire, _ = wires(scenario)
+    found = usual(scenario, wire)
+    compute = found.terms["compute"]
+    why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every half layer"
+    yield Model("Half layers", HALVES.group, compute, why)
+    why = "sums that the next half waits for"
+    if scenario.residual in ("ladder", "hybrid") and scenario.own_stream:
+        why = "of a sum under Ladder what takes longer than the next half, and the last sum: max(half, sum)"
+    yield Model("Exposed sums", HALVES.group, found.step_s, why)
+
+    own = {path: _field(scenario, path) for path in _FUSED}
+    steps: tuple[tuple[str, tuple[str, ...], str], ...] = (
+        (
+            "Each operation its own roofline",
+            (),
+            "what waits for memory in one does not hide under the FLOPs of another; activations pass through memory",
+        ),
+        (
+            "Scores, copied keys and values",
+            ("topology.chip.attention", "topology.chip.l2_bandwidth"),
+            "attention's scores go through memory, copies of key-value heads are read from L2",
+        ),
+        (
+            "Norms, activations, adds",
+            ("topology.chip.elementwise",),
+            "kernels of their own, each reads and writes memory",
+        ),
+        (
+            "Overhead of operations",
+            ("topology.chip.op_overhead",),
+            f"{format_seconds(scenario.topology.chip.op_overhead.value)} beside each kernel",
+        ),
+    )
+    fused = dict(_FUSED)
+    for name, paths, reason in steps:
+        fused |= {path: own[path] for path in paths}
+        yield Model(name, WORK, per_operation(changed(scenario, fused), wire).step_s, reason)
+
+
+def simulations(part: Pass) -> Iterator[Model]:
+    """Models from the closed form per operation on; the first is that of the same assumptions, simulated."""
+    scenario = part.scenario
+    _, exact = wires(scenario)
+    chip = scenario.topology.chip
+    own = {path: _field(scenario, path) for path in FREE}
+    free = dict(FREE)
+    yield Model(
+        "Collectives step by step",
+        WAITING,
+        step_s(changed(scenario, free)),
+        "none: their formula is exact, and the simulation agrees"
+        if exact
+        else "their chunks, channels and links one by one; the closed form has NCCL's tuner or a bound",
+    )
+    wait = format_seconds(chip.stream_wait.value)
+    lost = chip.channel_interference.value if chip.channel_interference else 0.0
+    effects: tuple[tuple[str, str, str], ...] = (
+        ("Overlap", "layout.overlap", f"{scenario.layout.overlap.replace('_', ' ')}: sums run under other compute"),
+        ("Joins of streams", "topology.chip.stream_wait", f"{wait} from the end of a sum to what waits for it"),
+        (
+            "Compute beside collectives",
+            "topology.chip.channel_interference",
+            f"a channel in progress takes {lost:.1%} of a chip's compute",
+        ),
+        ("Launches from the host", "layout.graph_capture", f"{format_seconds(chip.launch.value)} each, one by one"),
+    )
+    for name, path, reason in effects:
+        if own[path] != free[path]:
+            free[path] = own[path]
+            yield Model(name, WAITING, step_s(changed(scenario, free)), reason)
+
+
+def _field(scenario: Scenario, path: str) -> Any:
+    """A field as the specs hold it, with its source."""
+    value: Any = scenario
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
