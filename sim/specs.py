@@ -848,7 +848,7 @@ class Reference(Strict):
 
 
 class FigureSpec(Strict):
-    """What a sweep's figure shows: simulated lines, the paper's closed form dashed, published points hollow."""
+    """What a sweep's figure shows: simulated lines, the usual closed form dashed, published points hollow."""
 
     title: str = ""
     x: str
@@ -857,6 +857,8 @@ class FigureSpec(Strict):
     """cost: chip-seconds per token, Pope et al. section 4.4."""
     series: str | Annotated[list[str], Field(min_length=1)] | None = None
     """The axis or axes of the sweep whose values are the lines; without it there is one line."""
+    relative_to: str | None = None
+    """Label of a line: the others are drawn as speed-ups over it, its time / theirs or their rate / its."""
     log: Literal["x", "y", "xy"] | None = None
     """Logarithmic axes."""
     published: dict[str, Annotated[list[str], Field(min_length=1)]] = {}

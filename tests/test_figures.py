@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from sim import load
+from sim.errors import InputError
 from sim.plots.figure import Chart, Line, Mark, draw, make
 from sim.plots.style import style
 from sim.sweep import chart, points, published, rows
-from sim.sweep.rows import Outcome, Row
+from sim.sweep.rows import Figures, Outcome, Row
 
 SWEEPS = [name for name in load.shipped("scenario") if load.scenario(name).sweep]
 POPE = [name for name in load.shipped("scenario") if name.startswith("pope_")]
@@ -137,7 +138,9 @@ def test_a_shipped_figure_is_drawn_with_its_published_points(name, tmp_path: Pat
     ]  # one outcome stands for all: only drawing is tested
     contents = chart.chart(scenario, figure, made)
     assert sum(len(each.published) for each in contents.lines) == sum(map(len, figure.published.values()))
-    assert sum(len(each.x) for each in contents.lines) == len(planned)
+    lines = len({chart.line_of(figure, row) for row in made})
+    shown = len(planned) if figure.relative_to is None else len(planned) * (lines - 1) // lines  # but the baseline
+    assert sum(len(each.x) for each in contents.lines) == shown
     draw(contents, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
@@ -206,3 +209,57 @@ def test_the_crossovers_are_those_of_the_papers_volumes():
         ("2D = XYZ", 147456),  # E F / (E/X + F/(Y Z))
         ("XY = XYZ", 884736),  # F X Y (n - X Y) / n
     ]
+
+
+# --- speed-ups -------------------------------------------------------------------------------------------------------
+
+
+def _of(label: str, batch: str, latency_s: float, form_s: float) -> Row:
+    def figures(seconds: float) -> Figures:
+        return Figures(seconds, seconds, None, seconds, 1 / seconds, 0.1, 8 * seconds)
+
+    outcome = Outcome(8, 1, figures(latency_s), 0.0, True, 1.0, figures(form_s), None)
+    return Row({"scheme": label, "workload.batch": batch}, outcome)
+
+
+@pytest.mark.parametrize("y", ["latency", "tpot", "tokens_per_s", "cost"])
+def test_a_speed_up_is_more_than_1_of_times_and_of_rates_alike(y: str):
+    """Ladder takes 2 s where standard takes 3: 1.5 times as fast; by the closed form 1 s and 2 s: twice."""
+    scenario = load.scenario("llama3_70b_tp8_schemes")
+    figure = scenario.figure.model_copy(update={"y": y})
+    rows = [_of("standard", "1", 3.0, 2.0), _of("ladder", "1", 2.0, 1.0), _of("ladder", "4", 2.0, 1.0)]
+    made = chart.chart(scenario, figure, rows)
+    (ladder,) = made.lines  # the baseline itself would be a line at 1, which is marked
+    assert made.equal_at == 1
+    assert "speed-up over standard" in made.y_label
+    assert made.form == "closed form, half by half"
+    assert ladder.y[0] == pytest.approx(1.5)
+    assert ladder.closed_form[0] == pytest.approx(2.0)
+    assert math.isnan(ladder.y[1])  # nothing to compare with at this batch
+
+
+def test_the_baseline_of_a_figure_must_be_one_of_its_lines():
+    scenario = load.scenario("llama3_70b_tp8_schemes", ["figure.relative_to=laddr"])
+    with pytest.raises(InputError, match=r"must be a line.*ladder"):
+        chart.figure_of(scenario, list(scenario.sweep))
+
+
+def test_where_the_baseline_is_not_swept_the_figure_shows_what_there_is():
+    """All schemes but one are set away: no line to compare with, so values as they are."""
+    scenario = load.scenario("llama3_70b_tp8_schemes")
+    figure = chart.figure_of(scenario, ["workload.batch"])
+    assert figure.relative_to is None
+    assert figure.lines == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        (["0.5 us", "64 us"], (1e-6, "us")),
+        (["1 ms", "2 us"], (1e-3, "ms")),
+        (["31 GB/s", "0.45 TB/s"], (1e9, "GB/s")),
+        ([1, 64], (1.0, "")),
+    ],
+)
+def test_the_unit_of_the_x_axis_is_one_to_read_in(values, unit):
+    assert chart._x_unit(values) == unit

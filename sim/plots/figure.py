@@ -1,4 +1,4 @@
-"""A sweep as lines: simulated with markers, the paper's closed form thin and dashed, published points hollow."""
+"""A sweep as lines: simulated with markers, the usual closed form thin and dashed, published points hollow."""
 
 from __future__ import annotations
 
@@ -60,6 +60,10 @@ class Chart:
     marks: tuple[Mark, ...] = ()
     legend: str = ""
     """What tells the lines apart."""
+    form: str = "closed form, the paper's"
+    """Name of the closed form."""
+    equal_at: float | None = None
+    """Where a ratio says that there is no difference: marked, and the y axis need not start at 0."""
 
 
 def draw(chart: Chart, path: Path | str) -> None:
@@ -78,6 +82,8 @@ def make(chart: Chart) -> Figure:
             if log:
                 getattr(axes, f"set_{name}scale")("log")
         _limits(axes, chart)
+        if chart.equal_at is not None:
+            axes.axhline(chart.equal_at, color=PALETTE["black"], linewidth=0.8, zorder=1)
         for mark in chart.marks:
             axes.axvline(mark.x, color=PALETTE["grey"], zorder=1, **_DOTTED)
             at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
@@ -116,7 +122,7 @@ def _limits(axes: Axes, chart: Chart) -> None:
         few = low > 0 and math.log10(high / low) < 2.5
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=20))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    else:
+    elif chart.equal_at is None:
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(plain)
     values = sorted({x for line in chart.lines for x in line.x})
@@ -161,7 +167,7 @@ def _legend(made: Figure, chart: Chart) -> None:
         handles.append(sample("", linewidth=0))
     handles.append(sample("simulated", marker="o", linewidth=_WIDE))
     if any(math.isfinite(y) for line in chart.lines for y in line.closed_form):
-        handles.append(sample("closed form, the paper's", **_DASHED))
+        handles.append(sample(chart.form, **_DASHED))
     if any(line.published for line in chart.lines):
         handles.append(sample("published", marker="o", linewidth=0, **_HOLLOW))
     if not all(fits for line in chart.lines for fits in line.fits):

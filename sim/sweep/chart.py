@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from sim import units
 from sim.closed_form import pope
 from sim.errors import InputError, suggest
-from sim.specs import FigureSpec, Model, Scenario, TorusSpec
+from sim.report.report import HALVES, PAPER
+from sim.specs import TENSOR_PARALLEL, FigureSpec, Model, Scenario, TorusSpec
 from sim.sweep.points import label
 from sim.sweep.published import published
 from sim.sweep.rows import Figures, Row
 
 if TYPE_CHECKING:
-    from sim.plots.figure import Chart
+    from sim.plots.figure import Chart, Line
 
 Y = {
     "latency": ("latency_s", "latency", "s"),
@@ -27,6 +28,9 @@ Y = {
     "cost": ("cost_chip_s", "cost, chip-seconds per token", ""),
 }
 """Field of Figures, words, unit."""
+
+_RATES = ("mfu", "tokens_per_s")
+"""More is better."""
 
 _SHORT = {
     "weight_stationary_1d": "1D",
@@ -55,6 +59,9 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     if figure.x in sweep and _numbers(sweep[figure.x]) is None:
         raise InputError("the values on the x axis must be numbers or quantities", where="figure.x", got=figure.x)
     known = _labels(sweep, figure.lines)
+    if figure.relative_to is not None and figure.relative_to not in known:
+        hint = suggest(figure.relative_to, known)
+        raise InputError("must be a line", where="figure.relative_to", got=figure.relative_to, hint=hint)
     for name in figure.published:
         if name not in known:
             raise InputError("must be a line", where="figure.published", got=name, hint=suggest(name, known))
@@ -66,7 +73,9 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     lines = [axis for axis in figure.lines if axis in axes]
     if len(lines) == len(figure.lines):
         return figure
-    return figure.model_copy(update={"series": lines or None, "published": {}})
+    kept = [label for label in _labels(sweep, lines) if label == figure.relative_to]
+    changes: dict[str, Any] = {"series": lines or None, "published": {}, "relative_to": kept[0] if kept else None}
+    return figure.model_copy(update=changes)
 
 
 def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
@@ -90,6 +99,8 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
         value = getattr(figures, field, None)
         return float("nan") if value is None else value * scale
 
+    values_on_x = sweep.get(figure.x)
+    x_size, x_unit = _x_unit(values_on_x if isinstance(values_on_x, list) else [])
     lines = []
     for name, members in by_line.items():
         members.sort(key=lambda row: x_of(figure, row))
@@ -97,24 +108,60 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
         lines.append(
             Line(
                 label=name,
-                x=tuple(x_of(figure, row) for row in members),
+                x=tuple(x_of(figure, row) / x_size for row in members),
                 y=tuple(scaled(outcome.simulated) for outcome in outcomes),
                 closed_form=tuple(scaled(outcome.closed_form) for outcome in outcomes),
                 fits=tuple(outcome.fits for outcome in outcomes),
-                published=tuple((x, y * scale) for x, y in beside.get(name, ())),
+                published=tuple((x / x_size, y * scale) for x, y in beside.get(name, ())),
             )
         )
+    if figure.relative_to is not None:
+        lines = _speedups(lines, figure.relative_to, rate=figure.y in _RATES)
     marks = [Mark(x, text) for text, x in _crossovers(scenario).items()] if figure.crossovers else []
-    values_on_x = sweep.get(figure.x)
     return Chart(
         title=figure.title,
-        x_label=_x_label(figure.x, values_on_x if isinstance(values_on_x, list) else []),
-        y_label=f"{words}, {shown_unit}" if shown_unit else words,
+        x_label=_x_label(figure.x, x_unit),
+        y_label=_y_label(figure, words, shown_unit),
         log=figure.log or "",
         lines=tuple(lines),
         marks=tuple(sorted(marks, key=lambda mark: mark.x)),
         legend=", ".join(_words(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
+        form=HALVES if scenario.layout.ffn == TENSOR_PARALLEL else PAPER,
+        equal_at=1.0 if figure.relative_to is not None else None,
     )
+
+
+def _y_label(figure: FigureSpec, words: str, unit: str) -> str:
+    if figure.relative_to is not None:
+        return f"{words}: speed-up over {figure.relative_to}"
+    return f"{words}, {unit}" if unit else words
+
+
+def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]:
+    """The other lines over the baseline, where it has the same x: above 1 is better, of rates and of times."""
+    from dataclasses import replace
+
+    base = next((line for line in lines if line.label == baseline), None)
+    if base is None:
+        return []
+    simulated = dict(zip(base.x, base.y, strict=True))
+    closed = dict(zip(base.x, base.closed_form, strict=True))
+    beside = dict(base.published)
+
+    def over(x: float, y: float, those: Mapping[float, float]) -> float:
+        known = those.get(x, float("nan"))
+        return y / known if rate else known / y
+
+    return [
+        replace(
+            line,
+            y=tuple(over(x, y, simulated) for x, y in zip(line.x, line.y, strict=True)),
+            closed_form=tuple(over(x, y, closed) for x, y in zip(line.x, line.closed_form, strict=True)),
+            published=tuple((x, over(x, y, beside)) for x, y in line.published if x in beside),
+        )
+        for line in lines
+        if line is not base
+    ]
 
 
 def x_of(figure: FigureSpec, row: Row) -> float:
@@ -159,9 +206,23 @@ def _number(value: Any) -> tuple[float, str] | None:
     return None
 
 
-def _x_label(x: str, values: Sequence[Any]) -> str:
-    numbers = _numbers(list(values))
-    unit = numbers[0][1] if numbers else ""
+_READABLE = {
+    "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
+    "B/s": ((1e9, "GB/s"),),
+    "FLOP/s": ((1e12, "TFLOP/s"),),
+}
+"""SI units of an x axis as units that its numbers are read in, largest first."""
+
+
+def _x_unit(values: Sequence[Any]) -> tuple[float, str]:
+    """Size and name of the unit on the x axis: the largest in which the largest value is 1 or more."""
+    numbers = _numbers(list(values)) or [(1.0, "")]
+    unit, most = numbers[0][1], max(number for number, _ in numbers)
+    sizes = _READABLE.get(unit, ((1.0, unit),))
+    return next((each for each in sizes if most >= each[0]), sizes[-1])
+
+
+def _x_label(x: str, unit: str) -> str:
     words = "tokens per pass, all sequences" if x == "tokens" else _words(x)
     return f"{words}, {unit}" if unit else words
 
