@@ -1,9 +1,10 @@
 """The loop of the compiled engine, for numba: the rule of `sim.engine` over the same columns. Called by `sim.compiled`.
 
 Instants are slots: a slot has a time and three linked lists of tasks, those that free their resources then, those that
-end and those that look for their dependencies. A heap orders the slots by time. A small table, indexed by the time, remembers the slot last made for it; where two
-times share an entry a second slot of the same time is made, and slots of one time are read together. Tasks whose rate
-may change are on a heap of their own, from which an entry is dropped when the task's time has changed since.
+end and those that look for their dependencies. A heap orders the slots by time. A small table, indexed by the time,
+remembers the slot last made for it; where two times share an entry a second slot of the same time is made, and slots of
+one time are read together. Tasks whose rate may change are on a heap of their own, from which an entry is dropped when
+the task's time has changed since.
 
 A queue is a binary heap of (number of the instant at which a task was ready, task id) in one integer; queues lie side
 by side in one array, each with room for all tasks that ever hold its resource.

@@ -18,7 +18,7 @@ from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.topology.graph import Topology
 
 
-def lower(scenario: Scenario, topology: Topology) -> Lowered:
+def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lowered:
     """Embedding, layers, logits and the next token as tasks: a prefill, or the decode step of mean cache length.
 
     Step time is linear in cache length where nothing changes from memory- to compute-bound, so the mean step is the
@@ -26,6 +26,7 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
 
     Args:
         topology: `sim.placement.machine` of the scenario, or that folded.
+        keep: repeat a layer only so often, and say in `Program.skipped` how often it is left out. Not in a pipeline.
 
     Raises:
         LayoutError: the mesh does not divide a dimension.
@@ -33,14 +34,14 @@ def lower(scenario: Scenario, topology: Topology) -> Lowered:
     """
     if scenario.pipeline:
         return assemble(scenario, topology, part_of_pass)
-    return part_of_pass(scenario, topology, Part.whole(scenario.layers))
+    return part_of_pass(scenario, topology, Part.whole(scenario.layers), keep)
 
 
-def part_of_pass(scenario: Scenario, topology: Topology, part: Part) -> Lowered:
+def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int | None = None) -> Lowered:
     """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
     axes = tuple(axis.name for axis in topology.axes)
     if scenario.layout.ffn == TENSOR_PARALLEL:
-        return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part)
+        return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part, keep)
     at = LAYOUTS[scenario.layout.ffn](axes)
     flow = Lowering(scenario, topology, at)
     x = embedding(flow, at) if part.first else flow.receive(at.residual, packed=False)
@@ -49,7 +50,7 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part) -> Lowered:
     def one(_: Hashable, state: Sequence[Placed]) -> Sequence[Placed]:
         return [transformer_layer(flow, state[0], at, scenario.model, scenario.block, scenario.layout.attention)]
 
-    (x,) = _layers(flow, ("layer",) * part.layers, one, [x])
+    (x,) = _layers(flow, ("layer",) * part.layers, one, [x], keep)
     layer_bytes = flow.stored_bytes() - ends
     if part.last:
         unembedding(flow, x, at)
@@ -58,7 +59,7 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part) -> Lowered:
     return _lowered(flow, scenario, part.layers, layer_bytes)
 
 
-def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part: Part) -> Lowered:
+def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part: Part, keep: int | None) -> Lowered:
     flow = Lowering(scenario, topology, at)
     whole = tensor_parallel_pass.of(flow, scenario)
     streams = whole.begin() if part.first else whole.resume(part.scattered)
@@ -76,7 +77,7 @@ def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part
     if scenario.memory_pool:
         bytes_ = _layer_bytes(scenario, topology, at, kinds[0])
         pool = MemoryPool(flow.to, scenario.memory_pool, PoolLink(*pool_link(scenario)), part.layers, bytes_)
-    values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values], pool)
+    values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values], keep, pool)
     layer_bytes = flow.stored_bytes() - ends
     streams = tensor_parallel_pass.streams_of(shape, values)
     if part.last and whole.ends:
@@ -101,6 +102,7 @@ def _layers(
     kinds: Sequence[str],
     layer: Callable[[str, Sequence[Placed]], Sequence[Placed]],
     state: Sequence[Placed],
+    keep: int | None,
     pool: MemoryPool | None = None,
 ) -> Sequence[Placed]:
     """Layers of the given kinds. A block of one or two layers that was just lowered twice is repeated from then on.
@@ -125,7 +127,7 @@ def _layers(
             while start - before == end - start and kinds[i + count * period : i + (count + 1) * period] == block:
                 count += 1
             if count:
-                state = flow.to.repeat(start, count, period, state)
+                state = flow.to.repeat(start, count, period, state, keep)
                 edges += [len(flow.builder)] * (count * period)
                 i += count * period
                 break

@@ -8,7 +8,7 @@ the engine never reads them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -39,6 +39,24 @@ class Kind(IntEnum):
     """One stream of a chip waits for another, or the host launches an operation."""
     COPY = 5
     """Holds a chip's copy engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Copies of a repeated block that a program leaves out."""
+
+    start: int
+    """First task of the block, its copy 0."""
+    size: int
+    """Tasks of a copy."""
+    kept: int
+    """Copies that are there, besides copy 0."""
+    count: int
+    """Copies left out after those."""
+    layers: int
+    """Of a copy."""
+    instances: int
+    """Collectives of a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,8 @@ class Program:
 
     poll_ps: Ints
     """Period of looking for the task's dependencies, 0 for a task that is ready the moment the last of them ends."""
+    skipped: tuple[Skipped, ...] = ()
+    """Blocks that repeat more often than the program says; see `sim.periodic`."""
 
     def __len__(self) -> int:
         return len(self.busy_ps)
@@ -88,6 +108,13 @@ class Program:
     def resources_of(self, task: int) -> Ids:
         """Resources `task` holds while busy."""
         return self.resource[self.resource_offset[task] : self.resource_offset[task + 1]]
+
+    def whole(self) -> Program:
+        """The program with all copies of its blocks."""
+        result = self
+        for block in reversed(self.skipped):  # the last first, so that the others stay where they are
+            result = _with_copies(result, block)
+        return replace(result, skipped=())
 
     def describe(self, task: int) -> str:
         """`q_wi matmul (layer 3, chip 5)`: for messages."""
@@ -120,6 +147,48 @@ _DTYPES = {
 }
 
 
+def _with_copies(program: Program, block: Skipped) -> Program:
+    """`program` with the copies of one block, the tasks after it moved on."""
+    end = block.start + (block.kept + 1) * block.size
+    last, shift = end - block.size, block.count * block.size
+    k = np.repeat(np.arange(1, block.count + 1, dtype=np.int32), block.size)
+    columns: dict[str, npt.NDArray[np.generic]] = {}
+    for name in _COLUMNS:
+        column = getattr(program, name)
+        copies, tail = np.tile(column[last:end], block.count), column[end:]
+        if name in ("layer", "collective"):
+            each = block.layers if name == "layer" else block.instances
+            copies = np.where(copies >= 0, copies + k * each, copies)
+            if name == "collective":
+                tail = np.where(tail >= 0, tail + block.count * each, tail)
+        columns[name] = np.concatenate([column[:end], copies, tail]).astype(column.dtype)
+
+    def flat(offset: Ints, values: Ids) -> tuple[Ids, Ints]:
+        first, after = int(offset[last]), int(offset[end])
+        copies = np.tile(values[first:after], block.count)
+        counts = np.diff(offset)
+        counts = np.concatenate([counts[:end], np.tile(counts[last:end], block.count), counts[end:]])
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        return np.concatenate([values[:after], copies, values[after:]]), offsets
+
+    resource, resource_offset = flat(program.resource_offset, program.resource)
+    deps, dep_offset = flat(program.dep_offset, program.deps)
+    copied = slice(int(dep_offset[end]), int(dep_offset[end + shift]))
+    deps[copied] += np.repeat(k * block.size, np.diff(dep_offset[end : end + shift + 1])).astype(np.int32)
+    tail_deps = deps[copied.stop :]
+    if ((tail_deps >= block.start) & (tail_deps < last)).any():
+        raise ValueError("a task after a repeated block waits for a copy that is not its last")
+    tail_deps[tail_deps >= last] += shift
+    return replace(
+        program,
+        deps=deps,
+        dep_offset=dep_offset,
+        resource=resource,
+        resource_offset=resource_offset,
+        **columns,  # type: ignore[arg-type]
+    )
+
+
 class ProgramBuilder:
     """Appends tasks in blocks; the only mutable noun. Ids are given out in order, dependencies point backwards."""
 
@@ -133,6 +202,7 @@ class ProgramBuilder:
         self._held: list[Ids] = []
         self._size = 0
         self._collectives = 0
+        self._skipped: list[Skipped] = []
         self.layer = -1
         """Layer label of the tasks added next."""
 
@@ -209,12 +279,15 @@ class ProgramBuilder:
         self._size += n
         return ids
 
-    def repeat(self, start: int, end: int, count: int, layers: int = 1) -> int:
+    def repeat(self, start: int, end: int, count: int, layers: int = 1, keep: int | None = None) -> int:
         """Append `count` copies of the tasks start .. end-1, each a block later than the one before; return the shift.
 
         The block, of `layers` layers, must directly follow an equal block (its dependencies reach at most one block
         back), so that copy k is the block with every id, dependency, layer and collective number moved on by k. Exact
         for identical layers.
+
+        Args:
+            keep: append only so many of the copies; the program says how many it leaves out.
 
         Raises:
             ValueError: a dependency reaches further back, or tasks were added after `end`.
@@ -233,6 +306,9 @@ class ProgramBuilder:
         collective = self._blocks["collective"][0][start:].astype(np.int32)
         first = int(collective.max(initial=-1))
         instances = len(np.unique(collective[collective >= 0]))
+        if keep is not None and count > keep:
+            self._skipped.append(Skipped(start, shift, keep, count - keep, layers, instances))
+            count = keep
         moved_on = {"layer": layers, "collective": instances}
         k = np.arange(1, count + 1, dtype=np.int32)[:, None]
         for name in _COLUMNS:
@@ -310,5 +386,6 @@ class ProgramBuilder:
             resource_offset=np.concatenate(([0], np.cumsum(self._resource_counts[0]))),
             resource=self._held[0],
             op_names=tuple(self._op_ids),
+            skipped=tuple(self._skipped),
             **columns,  # type: ignore[arg-type]
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,25 +14,21 @@ from sim.closed_form import pope, tensor_parallel
 from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
 from sim.collectives import algorithm_of
-from sim.collectives.fold import NotFoldableError
-from sim.engine import simulate
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
-from sim.placement import machine
+from sim.passes import Simulated, lowered_pass, simulate_pass
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.comparison import Comparison
 from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
-from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.report.pool import pool_report
 from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, together
 from sim.report.what_if import what_if
 from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
 from sim.topology.graph import Topology
 from sim.trace import TIMES, Trace
-from sim.units import PS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +90,9 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         simulated = []
         for done, step in enumerate(steps if len(steps) > 1 else ()):
             progress(done, len(steps))
-            simulated.append(_simulate(step))
+            simulated.append(simulate_pass(step))
         latency_s = sum(found.step_s for found in simulated) if simulated else None
-        passes.append(_pass(phase, whole := _simulate(phase), latency_s))
+        passes.append(_pass(phase, whole := simulate_pass(phase), latency_s))
         simulations += [*simulated, whole]
     return Run(
         scenario=scenario,
@@ -159,7 +153,7 @@ def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = Non
 
 def step_s(scenario: Scenario) -> float:
     """Simulated time of one forward pass, of a pipeline the mean of its requests, s."""
-    return _simulate(scenario).step_s
+    return simulate_pass(scenario).step_s
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
@@ -219,27 +213,6 @@ def _for_all_steps(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Simulated:
-    scenario: Scenario
-    topology: Topology
-    lowered: Lowered
-    trace: Trace
-    engine_s: float
-
-    @property
-    def pipeline(self) -> PipelineReport | None:
-        """What became of the requests; None where there is one pass of all chips."""
-        spec, batches = self.scenario.pipeline, self.lowered.batches
-        return pipeline_report(self.trace, batches, spec) if spec and batches else None
-
-    @property
-    def step_s(self) -> float:
-        """Time of the pass, of a pipeline the mean of its requests."""
-        pipeline = self.pipeline
-        return pipeline.latency_mean_s if pipeline else self.trace.makespan_ps / PS_PER_S
-
-
 def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
     """The steps to simulate for a phase's latency: each decode step of a generation whose cache grows, else one."""
     if phase.workload.static_cache is not None and phase.workload.phase == "decode":
@@ -249,24 +222,24 @@ def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
     return tuple(phase.model_copy(update={"workload": workload}) for workload in phase.workload.each_step)
 
 
-def _pass(scenario: Scenario, found: _Simulated, latency_s: float | None) -> Pass:
-    topology, lowered = found.topology, found.lowered
+def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass:
+    topology, lowered, trace = found.topology, found.lowered, found.whole()
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
     padded = None
     if scenario.padding and scenario.packed_rows is not None:
         padding = scenario.padding.model_copy(update={"eliminate": False})
-        whole = _simulate(scenario.model_copy(update={"padding": padding}))
-        padded = whole.step_s, measure(whole.trace, whole.topology)
-    report = build(
-        scenario, topology, found.trace, memory, predict(scenario), latency_s, lowered.notes, found.pipeline, padded
-    )
+        whole = simulate_pass(scenario.model_copy(update={"padding": padding}))
+        padded = whole.step_s, measure(whole.whole(), whole.topology)
+    form = predict(scenario)
+    report = build(scenario, topology, trace, memory, form, latency_s, lowered.notes, found.pipeline, padded)
+    report = replace(report, shortcuts=found.shortcuts)
     if scenario.memory_pool:
-        plain = _simulate(scenario.model_copy(update={"memory_pool": None})).trace
-        pool = pool_report(scenario, found.trace, plain, memory, lowered.layer_bytes)
+        plain = simulate_pass(scenario.model_copy(update={"memory_pool": None})).whole()
+        pool = pool_report(scenario, trace, plain, memory, lowered.layer_bytes)
         report = replace(report, pool=pool)
-    return Pass(scenario, topology, lowered, found.trace, report)
+    return Pass(scenario, topology, replace(lowered, program=trace.program), trace, report)
 
 
 def restored(scenario: Scenario, times: Sequence[npt.NDArray[np.void]], latencies_s: Sequence[float]) -> Run:
@@ -281,36 +254,14 @@ def restored(scenario: Scenario, times: Sequence[npt.NDArray[np.void]], latencie
     """
     passes = []
     for phase, own, latency_s in zip(scenario.phases, times, latencies_s, strict=True):
-        topology, lowered = _lowered(phase)
+        topology, lowered, folding = lowered_pass(phase)
         if len(own) != len(lowered.program):
             raise ValueError(f"{len(own)} tasks where the scenario has {len(lowered.program)}")
         own["end"] = own["free"] + lowered.program.flight_ps
-        passes.append(_pass(phase, _Simulated(phase, topology, lowered, Trace(lowered.program, own), 0.0), latency_s))
+        trace = Trace(lowered.program, own)
+        passes.append(_pass(phase, Simulated(phase, topology, lowered, trace, (), (folding,), 0.0), latency_s))
     return Run(scenario, tuple(passes), _report(scenario, passes), sum(len(own) for own in times), 0.0)
 
 
 def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:
     return passes[0].report if len(passes) == 1 else together(scenario, passes[0].report, passes[1].report)
-
-
-def _simulate(scenario: Scenario) -> _Simulated:
-    topology, lowered = _lowered(scenario)
-    began = time.perf_counter()
-    trace = simulate(lowered.program, scenario.engine.kernel)
-    return _Simulated(scenario, topology, lowered, trace, time.perf_counter() - began)
-
-
-def _lowered(scenario: Scenario) -> tuple[Topology, Lowered]:
-    """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off."""
-    topology = machine(scenario)
-    lowered = None
-    if (
-        scenario.engine.fold == "auto"
-        and not scenario.pipeline
-        and topology.kind == "torus"
-        and topology.vertex_transitive
-    ):
-        folded = topology.folded()
-        with suppress(NotFoldableError):
-            lowered, topology = lower(scenario, folded), folded
-    return topology, lowered or lower(scenario, topology)

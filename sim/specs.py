@@ -835,6 +835,8 @@ class EngineSpec(Strict):
     """Simulate only the first N layers; every figure is then of a model of N layers."""
     fold: Literal["auto", "off"] = "auto"
     """Simulate one chip for all where all chips do the same."""
+    periodic: Literal["auto", "off"] = "auto"
+    """Simulate layers until each is exactly the one before, later; the others follow."""
     kernel: Kernel = "simpy"
     """Which engine runs; the results are the same. compiled: numba, for large programs; auto: where it pays."""
 

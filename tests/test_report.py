@@ -137,7 +137,7 @@ def test_json_contract() -> None:
     assert {"value", "error"} <= set(data["published"])
     assert {"weights_bytes", "kv_cache_bytes", "capacity_bytes", "fits"} <= set(data["memory"])
     assert {"busiest", "utilisation", "bytes"} <= set(data["links"])
-    assert set(data["engine"]) == {"tasks", "layers_simulated", "folded", "wall_s"}
+    assert set(data["engine"]) == {"tasks", "layers_simulated", "folded", "shortcuts", "wall_s"}
     assert json.loads(json.dumps(data))["links"]["busiest"] == ["0:x+", "1:x+"]
     assert report(closed_form=None).to_dict()["closed_form"] is None
 

@@ -89,9 +89,11 @@ class Emitter:
         host = self.chips + np.int32(self.topology.chips + len(self.topology.links))
         return (self.builder.add(op, Kind.EVENT, self.chips, busy_ps=launch_ps, resource=host),)
 
-    def repeat(self, start: int, count: int, layers: int, state: Sequence[Placed]) -> tuple[Placed, ...]:
+    def repeat(
+        self, start: int, count: int, layers: int, state: Sequence[Placed], keep: int | None = None
+    ) -> tuple[Placed, ...]:
         """Append `count` copies of the tasks from `start` on, of so many layers; the values that the last leaves."""
-        shift = self.builder.repeat(start, len(self.builder), count, layers)
+        shift = self.builder.repeat(start, len(self.builder), count, layers, keep)
         self.streams.shift(start, shift)
         return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
 

@@ -57,9 +57,10 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
         console.print(f"note: {note}")
     if engine:
         tasks, wall_s = engine
-        folded = "; one chip stands for all" if report.folded else ""
         rate = f"{tasks / wall_s:,.0f} tasks/s" if wall_s else ""
-        console.print(f"[dim]engine: {tasks:,} tasks in {format_seconds(wall_s)}, {rate}{folded}[/]")
+        console.print(f"[dim]engine: {tasks:,} tasks in {format_seconds(wall_s)}, {rate}[/]")
+        for shortcut in report.shortcuts:
+            console.print(f"[dim]engine: {shortcut}[/]")
 
 
 def _table(*columns: str) -> Table:

@@ -120,6 +120,8 @@ class Report:
     folded: bool
     notes: tuple[str, ...]
     """What the layout does otherwise than its name says."""
+    shortcuts: tuple[str, ...] = ()
+    """What was simulated for the rest, or why nothing was."""
     pipeline: PipelineReport | None = None
     """Of stages or of requests over time; latencies are then the mean of a request's."""
 
@@ -163,6 +165,7 @@ class Report:
             "tasks": self.tasks,
             "layers_simulated": self.layers_simulated,
             "folded": self.folded,
+            "shortcuts": list(self.shortcuts),
         }
         return {
             "scenario": self.scenario,

@@ -1,0 +1,128 @@
+"""One forward pass, lowered and simulated, with the exact shortcuts that apply: folding and periodicity.
+
+Folding: one chip stands for all where every send of each is alike (`sim.collectives.fold`). Periodicity: a few layers
+stand for all where each is the one before, later (`sim.periodic`). Both are checked every time, and what was used, or
+why it was not, is said.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from sim import periodic
+from sim.collectives.fold import NotFoldableError
+from sim.engine import simulate
+from sim.lower import lower
+from sim.lowering.lowered import Lowered
+from sim.periodic import Period
+from sim.placement import machine
+from sim.report.pipeline import PipelineReport, pipeline_report
+from sim.specs import Scenario
+from sim.topology.graph import Topology
+from sim.trace import Trace
+from sim.units import PS_PER_S
+
+_KEPT = (4, 16, 64)
+"""Copies of a layer that are simulated until every one is the one before, later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """A pass and what happened in it."""
+
+    scenario: Scenario
+    topology: Topology
+    """Folded where one chip was simulated for all."""
+    lowered: Lowered
+    trace: Trace
+    """Of all layers, or of those that stand for the rest."""
+    periods: tuple[Period, ...]
+    """How the layers that were left out follow."""
+    shortcuts: tuple[str, ...]
+    """Which were used, or why not."""
+    engine_s: float
+    """Wall-clock time of the engine."""
+
+    @property
+    def pipeline(self) -> PipelineReport | None:
+        """What became of the requests; None where there is one pass of all chips."""
+        spec, batches = self.scenario.pipeline, self.lowered.batches
+        return pipeline_report(self.trace, batches, spec) if spec and batches else None
+
+    @property
+    def step_s(self) -> float:
+        """Time of the pass, of a pipeline the mean of its requests."""
+        if pipeline := self.pipeline:
+            return pipeline.latency_mean_s
+        return periodic.makespan_ps(self.trace, self.periods) / PS_PER_S
+
+    def whole(self) -> Trace:
+        """The trace of all layers."""
+        return periodic.whole(self.trace, self.periods)
+
+
+def simulate_pass(scenario: Scenario) -> Simulated:
+    """Simulate one pass: layers until each is the one before, later; all of them, where that never is.
+
+    Raises:
+        LayoutError: the mesh does not divide a dimension.
+    """
+    repeats = scenario.engine.periodic == "auto" and not scenario.pipeline
+    engine_s = 0.0
+    found: tuple[Period, ...] | None = None
+    for keep in (*(_KEPT if repeats else ()), None):
+        topology, lowered, folding = lowered_pass(scenario, keep)
+        began = time.perf_counter()
+        trace = simulate(lowered.program, scenario.engine.kernel)
+        engine_s += time.perf_counter() - began
+        found = periodic.periods(trace)
+        if found is not None:
+            break
+    shortcuts = folding, _periodicity(scenario, lowered)
+    return Simulated(scenario, topology, lowered, trace, found or (), shortcuts, engine_s)
+
+
+def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, Lowered, str]:
+    """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off.
+
+    Also says which, and why. `keep` as in `lower`.
+    """
+    topology = machine(scenario)
+    obstacle = _obstacle(scenario, topology)
+    if not obstacle:
+        folded = topology.folded()
+        try:
+            lowered = lower(scenario, folded, keep)
+        except NotFoldableError as error:
+            obstacle = str(error)
+        else:
+            return folded, lowered, f"one chip is simulated for all {topology.chips}, each of whose sends is alike"
+    return topology, lower(scenario, topology, keep), f"all chips are simulated: {obstacle}"
+
+
+def _obstacle(scenario: Scenario, topology: Topology) -> str:
+    """Why one chip cannot stand for all, where that is known before lowering; else empty."""
+    if scenario.engine.fold == "off":
+        return "engine.fold is off"
+    if scenario.pipeline:
+        return "stages do different things"
+    if topology.kind != "torus":
+        return f"links of a {topology.kind} lead to different chips"
+    if not topology.vertex_transitive:
+        lines = [axis.name for axis in topology.axes if not axis.ring and axis.size > 1]
+        return f"axis {', '.join(lines)} closes no ring"
+    return ""
+
+
+def _periodicity(scenario: Scenario, lowered: Lowered) -> str:
+    left_out = sum(block.count * block.layers for block in lowered.program.skipped)
+    if left_out:
+        some = scenario.layers - left_out
+        return f"{some} of {scenario.layers} layers are simulated, the others are those again, later"
+    if scenario.engine.periodic == "off":
+        return "all layers are simulated: engine.periodic is off"
+    if scenario.pipeline:
+        return "all layers are simulated: requests of a pipeline overlap"
+    few = scenario.layers <= _KEPT[0] + 2
+    return f"all layers are simulated: {'they are few' if few else 'they do not settle into one that repeats'}"

@@ -1,0 +1,211 @@
+"""Folding and periodicity are exact: every figure of the report is that of the full run, over random scenarios."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sim import load, periodic
+from sim.engine import simulate
+from sim.errors import InputError, LayoutError
+from sim.lower import lower
+from sim.passes import lowered_pass, simulate_pass
+from sim.program import Kind, Program, ProgramBuilder
+from sim.run import run
+
+FULL = ["engine.fold=off", "engine.periodic=off"]
+
+
+def figures(name: str, chosen: list[str]) -> dict[str, Any]:
+    """All of a report."""
+    return run(load.scenario(name, chosen)).report.to_dict()
+
+
+def assert_same(mine: Any, full: Any, where: str = "") -> None:
+    """Equal, but for how they were made; floats that are sums over many chips up to the rounding of such a sum."""
+    if isinstance(full, dict):
+        mine, full = ({k: v for k, v in side.items() if k != "engine"} for side in (mine, full))
+        assert mine.keys() == full.keys()
+        for key in full:
+            assert_same(mine[key], full[key], f"{where}.{key}")
+    elif isinstance(full, list | tuple) and not all(isinstance(value, str) for value in full):
+        assert len(mine) == len(full), where
+        for i, (one, other) in enumerate(zip(mine, full, strict=True)):
+            assert_same(one, other, f"{where}[{i}]")
+    elif isinstance(full, float) and not where.endswith("_s"):
+        assert math.isclose(mine, full, rel_tol=1e-12), where
+    else:
+        assert mine == full, where
+
+
+@st.composite
+def on_a_torus(draw: st.DrawFn) -> list[str]:
+    sizes = draw(st.tuples(*(st.sampled_from([1, 2, 4]),) * 3).filter(lambda sizes: 1 < math.prod(sizes) <= 64))
+    wraps = draw(st.sampled_from(["true", "true", "true", "false"]))
+    layout = draw(st.sampled_from(["stationary_1d", "stationary_2d", "gathered_x", "gathered_xy", "gathered_xyz"]))
+    algorithm = draw(st.sampled_from(["multi_axis", "bidirectional_ring", "ring", "line"]))
+    phase = draw(
+        st.sampled_from(
+            ["{phase: decode, batch: 64, context: 100, generate: 8, weights: int8}"] * 2
+            + [
+                "{phase: prefill, batch: 64, prompt: 128, weights: bf16}",
+                "{phase: generate, batch: 64, prompt: 128, generate: 3, weights: bf16}",
+            ]
+        )
+    )
+    return [
+        *(f"topology.axes.{axis}={{size: {size}, wrap: {wraps}}}" for axis, size in zip("xyz", sizes, strict=True)),
+        f"layout.ffn=weight_{layout}",
+        f"layout.attention={draw(st.sampled_from(['heads', 'batch']))}",
+        f"layout.overlap={draw(st.sampled_from(['none', 'collective_matmul']))}",
+        f"layout.block={draw(st.sampled_from(['serial', 'parallel']))}",
+        f"collectives={{all_gather: {algorithm}, reduce_scatter: {algorithm}}}",
+        f"workload={phase}",
+        f"engine.layers={draw(st.sampled_from([3, 9, 20]))}",
+    ]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(on_a_torus())
+def test_folded_and_periodic_is_the_full_run_on_a_torus(chosen: list[str]):
+    try:
+        full = figures("palm540b_decode_ws2d", [*chosen, *FULL])
+    except LayoutError:
+        return
+    assert_same(figures("palm540b_decode_ws2d", chosen), full)
+
+
+@pytest.mark.parametrize("residual", ["standard", "parallel", "ladder", "desync2", "desync4", "no_communication"])
+@pytest.mark.parametrize("more", [[], ["layout.overlap=chunked_matmul"], ["layout.overlap=micro_batches"]])
+def test_periodic_is_the_full_run_on_a_switch(residual, more):
+    chosen = [f"layout.residual={residual}", "engine.layers=24", "sweep=null", "figure=null", *more]
+    try:
+        full = figures("llama3_70b_tp8_ladder", [*chosen, *FULL])
+    except InputError:
+        return
+    assert_same(figures("llama3_70b_tp8_ladder", chosen), full)
+
+
+@pytest.mark.parametrize("hybrid", [4, 10, 20])
+def test_layers_of_two_kinds_repeat_each(hybrid):
+    chosen = ["layout.residual=hybrid", f"layout.hybrid={{ladder_layers: {hybrid}}}", "engine.layers=24"]
+    assert_same(figures("llama3_70b_tp8_ladder", chosen), figures("llama3_70b_tp8_ladder", [*chosen, *FULL]))
+
+
+def test_what_is_left_out_comes_back_as_it_was():
+    scenario = load.scenario("palm540b_decode_ws2d", ["engine.layers=30"])
+    topology, _, _ = lowered_pass(scenario)
+    full, part = lower(scenario, topology).program, lower(scenario, topology, keep=3).program
+    assert len(part) < len(full) / 4
+    for field in dataclasses.fields(Program):
+        mine, other = getattr(part.whole(), field.name), getattr(full, field.name)
+        assert (
+            np.array_equal(mine, other) and mine.dtype == other.dtype
+            if isinstance(other, np.ndarray)
+            else mine == other
+        )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ([], ["one chip is simulated for all 64", "6 of 118 layers are simulated"]),
+        (FULL, ["engine.fold is off", "engine.periodic is off"]),
+        (["topology.axes.z.wrap=false", "layout.overlap=none"], ["axis z closes no ring", "6 of 118 layers"]),
+        (["engine.layers=2"], ["one chip is simulated", "they are few"]),
+    ],
+)
+def test_the_report_says_what_was_used_or_why_not(chosen, said):
+    found = simulate_pass(load.scenario("palm540b_decode_ws2d", chosen)).shortcuts
+    assert all(text in shortcut for text, shortcut in zip(said, found, strict=True)), found
+
+
+def chain(copies: int, keep: int | None, busy_ps: int = 5, root: bool = False) -> Program:
+    """Blocks of two tasks on r0 and r1; the second of each takes the longer. Without end: r1 falls ever further behind.
+
+    root: the second waits for nothing, so all of them are ready at 0.
+    """
+    builder = ProgramBuilder(["r0", "r1"])
+    before = np.array([-1])
+    for layer in range(2):
+        builder.layer = layer
+        start = len(builder)
+        before = builder.add("a", Kind.COMPUTE, 0, busy_ps=3, resource=np.array([0]), deps=[before])
+        builder.add("b", Kind.COMPUTE, 0, busy_ps=busy_ps, resource=np.array([1]), deps=[] if root else [before])
+    before = before + builder.repeat(start, len(builder), copies - 2, keep=keep)
+    builder.add("end", Kind.COMPUTE, 0, busy_ps=1, resource=np.array([0]), deps=[before])
+    return builder.build()
+
+
+def test_a_backlog_that_grows_never_settles():
+    """r1 takes 5 of every 3 ps: copy c of b starts 5 after the one before, copy c of a 3, so none is another, later."""
+    assert periodic.periods(simulate(chain(40, keep=10))) is None
+
+
+def test_copies_that_are_ready_from_the_beginning_do_not_settle():
+    assert periodic.periods(simulate(chain(40, keep=10, root=True))) is None
+
+
+def test_a_pipeline_of_two_resources_settles():
+    """r1 takes 2 of every 3 ps, while r0 goes on with the next copy: period 3, and the last b ends at 122."""
+    part, full = simulate(chain(40, keep=6, busy_ps=2)), simulate(chain(40, keep=None, busy_ps=2))
+    found = periodic.periods(part)
+    assert found
+    assert found[0][1] == 3
+    assert periodic.makespan_ps(part, found) == full.makespan_ps == 122
+    assert (periodic.whole(part, found).times == full.times).all()
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> list[tuple[int, int, list[int], list[int]]]:
+    """(busy, flight, resources, how far back each dependency reaches) of the tasks of a block."""
+    size = draw(st.integers(1, 5))
+    return [
+        (
+            draw(st.integers(0, 6)),
+            draw(st.integers(0, 6)),
+            draw(st.lists(st.integers(0, 2), max_size=2, unique=True)),
+            draw(st.lists(st.integers(1, i + size), min_size=1, max_size=3, unique=True)),
+        )
+        for i in range(size)
+    ]
+
+
+def repeated(rows: list[tuple[int, int, list[int], list[int]]], copies: int, keep: int | None) -> Program:
+    builder = ProgramBuilder(["r0", "r1", "r2"])
+
+    def add(row: tuple[int, int, list[int], list[int]]) -> None:
+        busy, flight, held, back = row
+        here = len(builder)
+        builder.add(
+            "t",
+            Kind.COMPUTE,
+            0,
+            busy_ps=busy,
+            flight_ps=flight,
+            resource=np.array([held], dtype=np.int32) if held else None,
+            deps=[np.array([here - d if here >= d else -1]) for d in back],
+        )
+
+    for _ in range(3):
+        start = len(builder)
+        for row in rows:
+            add(row)
+    builder.repeat(start, len(builder), copies, keep=keep)
+    busy, flight, held, back = rows[-1]
+    add((busy, flight, held, [min(d, len(rows)) for d in back]))  # it waits for the last copy only
+    return builder.build()
+
+
+@settings(max_examples=500, deadline=None)
+@given(blocks())
+def test_whatever_settles_is_the_full_run(rows):
+    """Random blocks, in which copies overlap, queue behind each other, tie or drift apart."""
+    part, full = simulate(repeated(rows, 40, keep=12)), simulate(repeated(rows, 40, keep=None))
+    if found := periodic.periods(part):
+        assert (periodic.whole(part, found).times == full.times).all()
+        assert periodic.makespan_ps(part, found) == full.makespan_ps
