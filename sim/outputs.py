@@ -144,7 +144,7 @@ def read(folder: Path) -> Run:
         manifest, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("manifest", "report"))
         scenario = Scenario.model_validate(manifest["scenario"])
         phases = scenario.phases
-        times, latencies_s = [], []
+        times, latencies_s, shortcuts = [], [], []
         for i, phase in enumerate(phases):
             suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
             with np.load(folder / f"trace{suffix}.npz") as columns:
@@ -152,8 +152,10 @@ def read(folder: Path) -> Run:
                 for name in _TIMES:
                     own[name] = columns[name]
             times.append(own)
-            latencies_s.append((report["phases"][i] if report["phases"] else report)["simulated"]["latency_s"])
-        return restored(scenario, times, latencies_s)
+            own_report = report["phases"][i] if report["phases"] else report
+            latencies_s.append(own_report["simulated"]["latency_s"])
+            shortcuts.append(tuple(own_report["engine"]["shortcuts"]))
+        return restored(scenario, times, latencies_s, shortcuts)
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             "not the results of a run by this version",

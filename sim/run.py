@@ -17,6 +17,7 @@ from sim.collectives import algorithm_of
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.passes import Simulated, lowered_pass, simulate_pass
+from sim.placement import machine
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.comparison import Comparison
 from sim.report.comparison import compare as side_by_side
@@ -242,24 +243,30 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
     return Pass(scenario, topology, replace(lowered, program=trace.program), trace, report)
 
 
-def restored(scenario: Scenario, times: Sequence[npt.NDArray[np.void]], latencies_s: Sequence[float]) -> Run:
+def restored(
+    scenario: Scenario,
+    times: Sequence[npt.NDArray[np.void]],
+    latencies_s: Sequence[float],
+    shortcuts: Sequence[tuple[str, ...]],
+) -> Run:
     """A run from what was written of it, without simulating: lowered again, with the times it had.
 
     Args:
         times: of each phase, [tasks] of TIMES; the ends follow from the rest.
         latencies_s: of all steps of each phase.
+        shortcuts: what its report says of each phase.
 
     Raises:
         ValueError: the times are not of this scenario's tasks.
     """
     passes = []
-    for phase, own, latency_s in zip(scenario.phases, times, latencies_s, strict=True):
-        topology, lowered, folding = lowered_pass(phase)
+    for phase, own, latency_s, said in zip(scenario.phases, times, latencies_s, shortcuts, strict=True):
+        topology, lowered, _ = lowered_pass(phase)
         if len(own) != len(lowered.program):
             raise ValueError(f"{len(own)} tasks where the scenario has {len(lowered.program)}")
         own["end"] = own["free"] + lowered.program.flight_ps
         trace = Trace(lowered.program, own)
-        passes.append(_pass(phase, Simulated(phase, topology, lowered, trace, (), (folding,), 0.0), latency_s))
+        passes.append(_pass(phase, Simulated(phase, topology, lowered, trace, (), said, 0.0), latency_s))
     return Run(scenario, tuple(passes), _report(scenario, passes), sum(len(own) for own in times), 0.0)
 
 
