@@ -145,6 +145,52 @@ def plot(
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="kineto, perfetto or chakra.")],
+    chips: Annotated[
+        list[int] | None, typer.Option("--chip", min=0, help="Chip to write, repeatable; default: all. Not for chakra.")
+    ] = None,
+) -> None:
+    """Write the traces of a run for other tools.
+
+    kineto: a file per rank as PyTorch's profiler writes it, for HolisticTraceAnalysis. perfetto: TrackEvents with
+    nanoseconds. chakra: an execution trace per rank, for ASTRA-sim and `sim replay`.
+    """
+    from sim import outputs
+
+    run = outputs.read(folder)
+    outputs.check_chips(run.scenario, chips or [])
+    with _busy(f"writing {form}"), outputs.writable(folder):
+        for path in outputs.export(run, folder, form, chips):
+            typer.echo(str(path))
+
+
+@app.command()
+def replay(
+    traces: Annotated[str, typer.Argument(help="Chakra traces PREFIX.0.et, PREFIX.1.et, ...: give PREFIX.")],
+    topology: Annotated[str, typer.Option(help="Machine: a shipped name or a file.")],
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate Chakra execution traces, one per chip, on a machine; print where the time goes."""
+    from sim import load
+    from sim import topology as machines
+    from sim.replay import load as load_traces
+    from sim.replay import replayed
+
+    machine = machines.build(load.topology_spec(topology, settings or []))
+    with _possible(load.place("topology", topology)):
+        found = replayed(load_traces(Path(traces), machine), machine)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+        return
+    from sim.report import bottlenecks as tables
+
+    tables.render([found])
+
+
+@app.command()
 def compare(
     before: Annotated[str, typer.Argument(metavar="A", help="Results of a run, OUT/NAME, or a scenario to simulate.")],
     after: Annotated[str, typer.Argument(metavar="B", help="The same.")],

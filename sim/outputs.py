@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from sim.run import Run
     from sim.specs import Scenario
 
+EXPORTS = ("kineto", "perfetto", "chakra")
+"""Formats of traces for other tools."""
+
 _TIMES = ("ready", "start", "free")
 """Columns of a trace that are written; with the program, the ends follow."""
 
@@ -163,6 +166,37 @@ def read(folder: Path) -> Run:
             got=str(error).partition("\n")[0],
             hint="write them with `sim run`",
         ) from None
+
+
+def export(run: Run, folder: Path, form: str, chips: Sequence[int] | None = None) -> list[Path]:
+    """Write traces of `run` for other tools into `folder`; their paths.
+
+    Args:
+        form: one of EXPORTS.
+        chips: those to write, default all; Chakra traces are always of all.
+
+    Raises:
+        InputError: no such format, or a program that the format cannot say.
+    """
+    from sim.export import chakra, chrome_trace, perfetto
+
+    if form not in EXPORTS:
+        raise InputError("no such format", where="FORMAT", got=form, hint=f"there are {', '.join(EXPORTS)}")
+    paths = []
+    for part in run.passes:
+        suffix = run.suffix(part)
+        trace, topology = part.whole()
+        chosen = list(chips or range(topology.chips))
+        if form == "kineto":
+            for chip in chosen:
+                paths.append(folder / f"kineto{suffix}" / f"rank{chip}.json")
+                chrome_trace.write(trace, topology, paths[-1], chips=[chip])
+        elif form == "perfetto":
+            paths.append(folder / f"trace{suffix}.perfetto-trace")
+            perfetto.write(trace, topology, paths[-1], chosen)
+        else:
+            paths += chakra.write(trace.program, topology.chips, folder / f"chakra{suffix}", run.scenario.name)
+    return paths
 
 
 def critical_paths(bottlenecks: Sequence[Bottlenecks] | None) -> dict[str, Any]:

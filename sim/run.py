@@ -115,7 +115,7 @@ def bottlenecks(
     found = []
     for part in result.passes:
         own = shares(part.trace, part.topology, part.scenario.workload.activations)
-        results = what_if(part.trace, part.topology, own, progress)
+        results = what_if(part.trace, part.topology, own, progress, part.scenario.engine.kernel)
         found.append(Bottlenecks(part.scenario.workload.phase, own, results))
     return tuple(found)
 

@@ -43,6 +43,7 @@ ORDER = [
     "calibrate",
     "explain",
     "sweep",
+    "replay",
     "html",
     "pictures",
     "outputs",

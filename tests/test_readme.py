@@ -11,12 +11,11 @@ from sim.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BASH = [
-    line
+BLOCKS = [
+    [line for line in block.splitlines() if line and not line.startswith("#")]
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.S)
-    for line in block.splitlines()
-    if line and not line.startswith("#")
 ]
+BASH = [line for block in BLOCKS for line in block]
 COMMANDS = [line for line in BASH if line.startswith("sim ")]
 
 
@@ -29,15 +28,17 @@ def test_readme_opens_with_the_two_set_up_lines():
     assert BASH[2:] == COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_runs(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture):
+@pytest.mark.parametrize("block", BLOCKS[1:], ids=lambda block: block[0])
+def test_commands_run(block: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Those of a block after each other, in one folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", shlex.split(command))
-    with pytest.raises(SystemExit) as stop:
-        main()
-    output = capsys.readouterr()
-    assert stop.value.code in (0, None), output.err
-    assert output.out
+    for command in block:
+        monkeypatch.setattr("sys.argv", shlex.split(command))
+        with pytest.raises(SystemExit) as stop:
+            main()
+        output = capsys.readouterr()
+        assert stop.value.code in (0, None), output.err
+        assert output.out
 
 
 def test_the_scenario_shown_is_the_one_shipped():

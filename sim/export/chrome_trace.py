@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.program import Ints
+from sim.program import Floats, Ints, Kind
 from sim.report.lanes import Lane, of_chips
 from sim.report.metrics import critical_chip
 from sim.report.ops import parse
+from sim.report.spans import sums
 from sim.topology.graph import Topology
 from sim.trace import Trace
 
@@ -38,6 +39,16 @@ _CHIPS, _MOST_TASKS = 4, 120_000
 _Lanes = dict[int, list[Lane]]
 _Threads = dict[int, list[int]]
 """Per chip."""
+
+_NAMES = {
+    "all-gather": "_allgather_base",
+    "reduce-scatter": "_reduce_scatter_base",
+    "all-reduce": "allreduce",
+    "all-to-all": "all_to_allv",
+    "broadcast": "broadcast",
+    "permute": "send",
+}
+"""What PyTorch's profiler calls a collective in its arguments."""
 
 _KERNELS = {
     "all-gather": "AllGather",
@@ -158,8 +169,17 @@ def _device(topology: Topology, chip: int) -> dict[str, Any]:
 def _events(trace: Trace, topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[tuple[Ints, list[str]]]:
     """(times in ns, texts) of the slices of every lane, then of the arrows."""
     for chip, own in lanes.items():
+        ranks = _Ranks.of(trace, chip)
         for lane, thread in zip(own, threads[chip], strict=True):
-            yield _slices(trace, lane, chip, thread)
+            yield _slices(trace, lane, chip, thread, ranks)
+        time, rate = outgoing(own, topology)
+        yield (
+            time,
+            [
+                f'{{"ph":"C","name":"outgoing links, GB/s","pid":{chip},"ts":{ts},"args":{{"GB/s":{value / 1e9:.6g}}}}}'
+                for ts, value in zip(_us(time), rate.tolist(), strict=True)
+            ],
+        )
     receiving = _Collectives.of(trace, topology.chips, lanes, threads)
     for chip, own in lanes.items():
         for lane, thread in zip(own, threads[chip], strict=True):
@@ -167,7 +187,7 @@ def _events(trace: Trace, topology: Topology, lanes: _Lanes, threads: _Threads) 
                 yield from _arrows(trace, topology.chips, lane, chip, thread, receiving)
 
 
-def _slices(trace: Trace, lane: Lane, chip: int, thread: int) -> tuple[Ints, list[str]]:
+def _slices(trace: Trace, lane: Lane, chip: int, thread: int, ranks: _Ranks) -> tuple[Ints, list[str]]:
     """The spans of one lane."""
     program, task = trace.program, lane.spans.task
     names = [kernel_name(name) if lane.kind == "collectives" else name for name in program.op_names]
@@ -179,14 +199,71 @@ def _slices(trace: Trace, lane: Lane, chip: int, thread: int) -> tuple[Ints, lis
     if lane.kind == "compute":
         columns |= {"bytes": program.bytes[task].round(), "flops": program.flops[task].round()}
     elif lane.kind == "collectives":
-        columns |= {"instance": program.collective[task]}
+        columns |= {"instance": program.collective[task], "Bytes sent": _sent(trace, chip)[program.collective[task]]}
+        columns |= {"Group size": ranks.size[program.op[task]]}
     else:
         columns |= {"bytes": program.bytes[task].round(), "to": program.peer[task]}
-    tail = f',"args":{{{stream}' + ",".join(f'"{name}":%d' for name in columns) + "}}"
+    tail = f',"args":{{{stream}' + ",".join(f'"{name}":%d' for name in columns) + "%s}}"
+    more = [""] * len(names)
+    if lane.kind == "collectives":
+        more = [ranks.text[op] for op in range(len(names))]
+    columns["more"] = np.array(more, dtype=object)[program.op[task]]
     tails = map(tail.__mod__, zip(*(column.tolist() for column in columns.values()), strict=True))
     start, end = _ns(lane.spans.start), _ns(lane.spans.end)
     rows = zip(program.op[task].tolist(), _us(start), _us(end - start), tails, strict=True)
     return start, [f'{heads[op]}{ts},"dur":{duration}{rest}' for op, ts, duration, rest in rows]
+
+
+def outgoing(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
+    """When the rate at which a chip's links send changes, ns, and what it then is, bytes/s."""
+    links = [lane for lane in lanes if lane.kind == "link"]
+    times = [_ns(time) for lane in links for time in (lane.spans.start, lane.spans.end)]
+    steps = [
+        np.full(len(lane.spans), sign * topology.links[lane.link].bandwidth) for lane in links for sign in (1.0, -1.0)
+    ]
+    if not times:
+        return np.empty(0, dtype=np.int64), np.empty(0)
+    moments, at = np.unique(np.concatenate(times), return_inverse=True)
+    rate: Floats = np.cumsum(np.bincount(at, weights=np.concatenate(steps), minlength=len(moments)))
+    return moments, np.where(np.abs(rate) < 1.0, 0.0, rate)
+
+
+def _sent(trace: Trace, chip: int) -> Ints:
+    """Bytes that a chip puts on its links in each collective, by instance."""
+    program = trace.program
+    own = (program.kind == Kind.SEND) & (program.chip == chip) & (program.collective >= 0)
+    instances = int(program.collective.max(initial=-1)) + 1
+    return sums(program.collective[own], program.bytes[own], instances).round().astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ranks:
+    """With whom a chip does each collective op, and how PyTorch's profiler writes that."""
+
+    size: Ints
+    """[ops]."""
+    text: list[str]
+    """[ops]."""
+
+    @classmethod
+    def of(cls, trace: Trace, chip: int) -> _Ranks:
+        """From the messages of the first collective of each op: those that exchange any are a group."""
+        program = trace.program
+        begins = np.flatnonzero((program.kind == Kind.BEGIN) & (program.chip == chip))
+        ops, first = np.unique(program.op[begins], return_index=True)
+        size, text = np.zeros(len(program.op_names), dtype=np.int64), [""] * len(program.op_names)
+        sends = np.flatnonzero(program.kind == Kind.SEND)
+        for op, instance in zip(ops.tolist(), program.collective[begins[first]].tolist(), strict=True):
+            own = sends[program.collective[sends] == instance]
+            members, edges = {chip}, set(zip(program.chip[own].tolist(), program.peer[own].tolist(), strict=True))
+            while new := {c for edge in edges for c in edge if members & set(edge)} - members:
+                members |= new
+            name = _NAMES.get(parse(program.op_names[op]).group, "send")
+            group = json.dumps(sorted(members), separators=(", ", ": "))
+            size[op] = len(members)
+            pairs = {"Collective name": name, "Process Group Ranks": group}
+            text[op] = "".join(f",{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs.items())
+        return cls(size, text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,6 +16,7 @@ from sim.engine import simulate
 from sim.program import Ids, Kind, Program
 from sim.report.critical_path import LATENCY, Shares
 from sim.report.ops import classes
+from sim.specs import Kernel
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import PS_PER_S, to_ps
@@ -45,18 +46,20 @@ def what_if(
     topology: Topology,
     found: Shares,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    kernel: Kernel = "simpy",
 ) -> tuple[WhatIf, ...]:
     """Steps with one thing free at a time, the most saved first; what saves nothing is left out.
 
     Args:
         found: shares of the critical path of `trace`.
         progress: called with (simulations done, simulations in all).
+        kernel: which engine simulates.
     """
     changes = list(_changes(trace.program, topology, found))
     results = []
     for done, (name, change) in enumerate(changes):
         progress(done, len(changes))
-        step_ps = simulate(change(trace.program)).makespan_ps
+        step_ps = simulate(change(trace.program), kernel).makespan_ps
         if step_ps != trace.makespan_ps:
             results.append(WhatIf(name, step_ps / PS_PER_S, (trace.makespan_ps - step_ps) / PS_PER_S))
     return tuple(sorted(results, key=lambda result: (-result.saved_s, result.name)))
@@ -72,10 +75,15 @@ def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Ch
     yield f"no {LATENCY}", lambda p: replace(p, flight_ps=np.where(sends, 0, p.flight_ps))
     if program.flight_ps[begins].any():
         yield "collectives launched at once", lambda p: replace(p, flight_ps=np.where(begins, 0, p.flight_ps))
-    if overhead_ps:
+    events = kind == Kind.EVENT
+    if overhead_ps or program.busy_ps[events].any() or program.flight_ps[events].any():
         yield (
             "operations launched at once",
-            lambda p: replace(p, busy_ps=np.where(computes, np.maximum(p.busy_ps - overhead_ps, 0), p.busy_ps)),
+            lambda p: replace(
+                p,
+                busy_ps=np.where(events, 0, np.maximum(p.busy_ps - overhead_ps * computes, 0)),
+                flight_ps=np.where(events, 0, p.flight_ps),
+            ),
         )
     if program.slow_ppm.any():
         yield "compute not slowed by communication", lambda p: replace(p, slow_ppm=np.zeros_like(p.slow_ppm))

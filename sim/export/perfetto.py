@@ -1,0 +1,87 @@
+"""A trace as native Perfetto TrackEvents, whole nanoseconds, for ui.perfetto.dev and its trace processor.
+
+One process per chip, one track per lane; slices carry layer, bytes and FLOPs; a counter tells the rate of a chip's
+outgoing links. Field numbers are those of protos/perfetto/trace in github.com/google/perfetto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from sim.export.chrome_trace import kernel_name, outgoing
+from sim.export.wire import data, double, integer
+from sim.report.lanes import Lane, of_chips
+from sim.topology.graph import Topology
+from sim.trace import Trace
+
+_PACKET, _TIMESTAMP, _SEQUENCE, _EVENT, _INTERNED, _FLAGS, _DESCRIPTOR = 1, 8, 10, 11, 12, 13, 60
+_FIRST_OF_SEQUENCE, _NEEDS_SEQUENCE = 1, 2
+_BEGIN, _END, _COUNTER = 1, 2, 4
+_ANNOTATIONS = ("layer", "bytes", "flops", "to", "instance")
+
+
+def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[int]) -> None:
+    """Write some chips of `trace` to `path`; the same trace gives the same bytes."""
+    names = [*trace.program.op_names, *(kernel_name(op) for op in trace.program.op_names)]
+    interned = b"".join(data(2, integer(1, 1 + i) + data(2, name)) for i, name in enumerate(names))
+    interned += b"".join(data(3, integer(1, 1 + i) + data(2, name)) for i, name in enumerate(_ANNOTATIONS))
+    packets = [_packet(0, data(_INTERNED, interned) + integer(_FLAGS, _FIRST_OF_SEQUENCE))]
+    ids = count(1)
+    for chip, lanes in of_chips(trace, topology, chips).items():
+        process = next(ids)
+        packets.append(_track(process, f"chip {chip}", data(3, integer(1, chip + 1) + data(6, f"chip {chip}"))))
+        for lane in lanes:
+            track = next(ids)
+            packets.append(
+                _track(track, f"{lane.kind} {lane.label}" if lane.kind == "link" else lane.label, _in(process))
+            )
+            packets += _slices(trace, lane, track)
+        counter = next(ids)
+        packets.append(_track(counter, "outgoing links, GB/s", _in(process) + data(8, data(6, "GB/s"))))
+        for time, rate in zip(*outgoing(lanes, topology), strict=True):
+            event = integer(9, _COUNTER) + integer(11, counter) + double(44, float(rate) / 1e9)
+            packets.append(_packet(int(time), data(_EVENT, event) + integer(_FLAGS, _NEEDS_SEQUENCE)))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(packets))
+
+
+def _packet(time_ns: int, rest: bytes) -> bytes:
+    return data(_PACKET, integer(_TIMESTAMP, time_ns) + integer(_SEQUENCE, 1) + rest)
+
+
+def _track(uuid: int, name: str, rest: bytes) -> bytes:
+    return _packet(0, data(_DESCRIPTOR, integer(1, uuid) + data(2, name) + rest))
+
+
+def _in(parent: int) -> bytes:
+    return integer(5, parent)
+
+
+def _slices(trace: Trace, lane: Lane, track: int) -> Iterator[bytes]:
+    """Begin and end of every span of a lane, in its order."""
+    program, task = trace.program, lane.spans.task
+    first = len(program.op_names) if lane.kind == "collectives" else 0
+    on_track = integer(11, track)
+    starts, ends = ((time + 500) // 1000 for time in (lane.spans.start, lane.spans.end))
+    columns: dict[str, np.ndarray] = {"layer": program.layer[task]}
+    if lane.kind == "collectives":
+        columns["instance"] = program.collective[task]
+    else:
+        columns["bytes"] = program.bytes[task].round().astype(np.int64)
+    if lane.kind == "compute":
+        columns["flops"] = program.flops[task].round().astype(np.int64)
+    elif lane.kind == "link":
+        columns["to"] = program.peer[task]
+    keys = [integer(1, 1 + _ANNOTATIONS.index(name)) for name in columns]
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    needs = integer(_FLAGS, _NEEDS_SEQUENCE)
+    for op, start, end, row in zip(program.op[task].tolist(), starts.tolist(), ends.tolist(), rows, strict=True):
+        notes = b"".join(data(4, key + integer(4, value)) for key, value in zip(keys, row, strict=True))
+        begin = integer(9, _BEGIN) + on_track + integer(10, 1 + first + op) + notes
+        yield _packet(start, data(_EVENT, begin) + needs)
+        yield _packet(end, data(_EVENT, integer(9, _END) + on_track) + needs)
