@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -12,9 +13,11 @@ from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import emit
+from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.program import ProgramBuilder
+from sim.specs import Kernel
 from sim.topology.graph import Topology
 from sim.topology.rings import find
 
@@ -54,12 +57,30 @@ class Measurement:
         return asdict(self) | {"error": self.error}
 
 
-def time_s(topology: Topology, collective: str, axes: tuple[str, ...], size: float, algorithm: str | None) -> float:
-    """Simulated time of one collective over all groups of the mesh at once, s."""
-    resources = [*(f"{chip}:compute" for chip in range(topology.chips)), *(link.name for link in topology.links)]
+def time_s(
+    topology: Topology,
+    collective: str,
+    axes: tuple[str, ...],
+    size: float,
+    algorithm: str | None,
+    chunks: int = 1,
+    kernel: Kernel = "simpy",
+) -> float:
+    """Simulated time of one collective over all groups of the mesh at once, s.
+
+    One chip is simulated for all where every send of each is alike. With `chunks` the data is cut into as many parts,
+    each a collective of its own; all start at once, and share the links in the order in which messages are ready.
+    """
+    machine, plan = topology, None
+    if topology.kind == "torus" and topology.vertex_transitive:
+        with suppress(NotFoldableError):
+            machine, plan = topology.folded(), schedule(topology.folded(), collective, axes, algorithm, size)
+    plan = plan or schedule(topology, collective, axes, algorithm, size)
+    resources = [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
     builder = ProgramBuilder(resources)
-    emit(builder, topology, schedule(topology, collective, axes, algorithm, size), size, collective)
-    return simulate(builder.build()).makespan_ps / units.PS_PER_S
+    for _ in range(chunks):
+        emit(builder, machine, plan, size / chunks, collective)
+    return simulate(builder.build(), kernel).makespan_ps / units.PS_PER_S
 
 
 def sweep(
@@ -70,12 +91,14 @@ def sweep(
     axes: str = "",
     algorithm: str | None = None,
     settings: Sequence[str] = (),
+    chunks: int = 1,
 ) -> list[Measurement]:
     """Measure `collective` on a machine file for each size, bytes.
 
     Args:
         axes: letters of the mesh axes of a group; all axes if empty.
         settings: `key=value` overrides of the machine's fields.
+        chunks: as in `time_s`.
 
     Raises:
         InputError: unknown collective, algorithm, axis or machine, or an algorithm for another kind of machine.
@@ -84,23 +107,27 @@ def sweep(
     topology = machines.build(load.topology_spec(machine, settings))
     names = tuple(axes) or tuple(axis.name for axis in topology.axes)
     _check(collective, algorithm, names, topology)
-    # An algorithm that the machine or these axes do not allow fails before any runs.
-    schedule(topology, collective, names, algorithm_of(topology, collective, algorithm, sizes[0]), sizes[0])
+    algorithm_of(topology, collective, algorithm, sizes[0])  # one that the machine does not allow fails at once
     slowest = min(link.bandwidth for link in topology.links)
     rows = []
     for size in sizes:
         units.to_ps(size / slowest)  # a message that outlasts the clock is an error
-        rows.append(measure(topology, collective, names, size, algorithm))
+        rows.append(measure(topology, collective, names, size, algorithm, chunks))
     return rows
 
 
 def measure(
-    topology: Topology, collective: str, axes: tuple[str, ...], size: float, algorithm: str | None = None
+    topology: Topology,
+    collective: str,
+    axes: tuple[str, ...],
+    size: float,
+    algorithm: str | None = None,
+    chunks: int = 1,
 ) -> Measurement:
-    """Measure `collective` once. Raises InputError."""
+    """Measure `collective` once; in chunks it has no closed form. Raises InputError."""
     group = prod(topology.axis(name).size for name in axes)
     chosen = algorithm_of(topology, collective, algorithm, size)
-    time = time_s(topology, collective, axes, size, chosen)
+    time = time_s(topology, collective, axes, size, chosen, chunks)
     predicted, bound = formulas(topology, collective, chosen, axes, size)
     return Measurement(
         collective=collective,
@@ -110,7 +137,7 @@ def measure(
         time_s=time,
         algbw=closed_form.algbw(size, time),
         busbw=closed_form.busbw(collective, group, size, time),
-        closed_form_s=predicted,
+        closed_form_s=predicted if chunks == 1 else None,
         bound_s=bound,
         form="NCCL's tuner" if of_nccl(topology, collective, chosen) else "closed form",
         rings=_rings(topology) if chosen.startswith("ring") and topology.kind == "graph" else "",

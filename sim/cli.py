@@ -295,6 +295,7 @@ def collective(
     maximum: Annotated[str, typer.Option("--max", help="Largest size of a sweep.")] = "",
     factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
     algorithm: Annotated[str, typer.Option(help="Default: the topology's; with NCCL what NCCL would choose.")] = "",
+    chunks: Annotated[int, typer.Option(min=1, max=1024, help="Cut the data: so many collectives at once.")] = 1,
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
     as_json: Json = False,
@@ -310,7 +311,13 @@ def collective(
     wanted = bench.sizes(size, minimum, maximum, factor)
     with _possible(load.place("topology", topology)):
         rows = bench.sweep(
-            name, topology, axes=axes, sizes=wanted, algorithm=algorithm or None, settings=settings or []
+            name,
+            topology,
+            axes=axes,
+            sizes=wanted,
+            algorithm=algorithm or None,
+            settings=settings or [],
+            chunks=chunks,
         )
     if as_json:
         typer.echo(json.dumps([row.to_dict() for row in rows]))

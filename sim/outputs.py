@@ -123,7 +123,8 @@ def write(
         times = part.trace.times
         columns = {name: times[name] for name in _TIMES}
         np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
-        trace, topology = part.whole()
+        count = part.topology.mesh_chips
+        trace, topology = part.of_chips(range(min(chrome_trace.CHIPS, count)) if chips is None else chips)
         chrome_trace.write(trace, topology, folder / f"trace{phase}.json", chips=chips)
     if explanations is not None:
         _json(folder / "explain.json", explain_list(explanations))

@@ -14,6 +14,7 @@ from sim.closed_form import pope, tensor_parallel
 from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
 from sim.collectives import algorithm_of
+from sim.folded import of_chips
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.passes import Simulated, lowered_pass, simulate_pass
@@ -53,6 +54,13 @@ class Pass:
         by_chip = np.argsort(program.chip, kind="stable").reshape(full.chips, -1)
         times[by_chip] = self.trace.times
         return Trace(program, times), full
+
+    def of_chips(self, chips: Sequence[int]) -> tuple[Trace, Topology]:
+        """The trace of some chips of the whole machine, in which tasks wait for nothing: to look at, not to run."""
+        full = self.topology.unfolded
+        if full is None:
+            return self.trace, self.topology
+        return of_chips(self.trace, full, chips), full
 
 
 @dataclass(frozen=True, slots=True)

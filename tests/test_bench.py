@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from files import write
+from machines import torus
 
 from sim import bench, cli
 from sim.errors import InputError
@@ -231,3 +233,18 @@ def test_measured_points_are_those_of_the_machine_and_algorithm():
     assert len(measured("dgx_h100", "all_reduce", 8)) == 32
     assert measured("hgx_h200", "all_reduce", 5, "ring") == [(2**33, pytest.approx(37716.508e-6))]
     assert measured("dgx_h100", "all_gather", 8) == []
+
+
+def test_one_chip_stands_for_all_in_chunks_too():
+    """16 collectives at once on one chip have the time of all chips."""
+    machine = torus(4, 4, 2)
+    whole = replace(machine, vertex_transitive=False)
+    for chunks in (1, 3, 16):
+        times = [bench.time_s(m, "all_reduce", ("x", "y", "z"), 3e6, None, chunks) for m in (machine, whole)]
+        assert times[0] == times[1]
+
+
+def test_chunks_have_no_closed_form_and_keep_the_bound():
+    (row,) = bench.sweep("all_reduce", "tpu_v4_4x4x4", sizes=[2.0**26], chunks=16)
+    assert row.closed_form_s is None
+    assert row.time_s >= row.bound_s

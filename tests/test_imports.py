@@ -37,6 +37,7 @@ ORDER = [
     "plots",
     "export",
     "passes",
+    "folded",
     "run",
     "suite",
     "validate",

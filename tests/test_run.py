@@ -1,5 +1,6 @@
 """From a scenario to its report: folding changes nothing, phases add up, the mean step stands for all steps."""
 
+import numpy as np
 import pytest
 
 from sim import load
@@ -48,6 +49,21 @@ def test_the_whole_trace_of_a_folded_run_is_the_unfolded_one():
     trace, topology = folded.passes[0].whole()
     assert topology.chips == 64
     assert trace.times.tobytes() == full.passes[0].trace.times.tobytes()
+
+
+def test_the_trace_of_some_chips_of_a_folded_run_is_theirs_in_the_unfolded_one():
+    folded, full = (
+        run(load.scenario("palm540b_decode_ws2d", [*SMALL, f"engine.fold={fold}"])) for fold in ("auto", "off")
+    )
+    (mine, topology), whole = folded.passes[0].of_chips([3, 17]), full.passes[0].trace
+    assert topology.chips == 64
+    rows = np.concatenate([np.flatnonzero(whole.program.chip == chip) for chip in (3, 17)])
+    assert (mine.times == whole.times[rows]).all()
+    for name in ("chip", "peer", "kind", "bytes", "collective", "layer"):
+        assert (getattr(mine.program, name) == getattr(whole.program, name)[rows]).all()
+    held = [whole.program.resources_of(int(row)).tolist() for row in rows]
+    assert [mine.program.resources_of(task).tolist() for task in range(len(rows))] == held
+    assert mine.program.resources == whole.program.resources
 
 
 @pytest.mark.parametrize("machine", ["tpu_v4_2x2x2", "tpu_v4_4x4x8_twisted"])

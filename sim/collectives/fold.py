@@ -37,22 +37,31 @@ def fold(plan: Schedule, topology: Topology) -> Schedule:
     each = sends // chips
     if not sends:
         return plan
-    rows = np.argsort(plan.src, kind="stable")  # chip after chip, each chip's sends in schedule order
     if (np.bincount(plan.src, minlength=chips) != each).any():
         raise NotFoldableError(f"{plan.collective}: chips send different numbers of messages")
+    narrow = plan.src.astype(np.uint16) if chips <= 2**16 else plan.src  # numpy sorts 16 bits by radix
+    rows = np.argsort(narrow, kind="stable")  # chip after chip, each chip's sends in schedule order
     kind_of = np.empty(sends, dtype=np.int32)  # the how-manieth send of its chip each send is
     kind_of[rows] = np.tile(np.arange(each, dtype=np.int32), chips)
     ports = sum(link.src == 0 for link in topology.links)  # links are numbered chip after chip, all alike
     link = (plan.link % ports).astype(np.int32)
 
-    # Dependencies as a table [sends, most], sorted, -1 where a send has fewer: their order in the list is no matter.
-    waits = np.full((sends, int(plan.dep_counts.max(initial=0))), -1, dtype=np.int32)
-    waits[np.arange(waits.shape[1]) < plan.dep_counts[:, None]] = kind_of[plan.deps]
-    waits.sort(axis=1)
+    columns = (link, plan.share, plan.step, plan.direction, plan.part, plan.half, plan.dep_counts)
+    by_chip = (column[rows].reshape(chips, each) for column in columns)
     from_neighbours = (plan.dst[plan.deps] == np.repeat(plan.src, plan.dep_counts)).all()
-    columns = (link, plan.share, plan.step, plan.direction, plan.part, plan.half, waits)
-    by_chip = [column[rows].reshape(chips, each, -1) for column in columns]
     if not from_neighbours or not all((column == column[:1]).all() for column in by_chip):
+        raise NotFoldableError(f"{plan.collective}: chips do different things")
+
+    # Per chip, all its (send, what it waits for), sorted: their order in the list is no matter.
+    counts = plan.dep_counts[rows[:each]].astype(np.int64)
+    of = np.repeat(np.arange(each), counts)
+    starts = (np.cumsum(plan.dep_counts, dtype=np.int64) - plan.dep_counts)[rows].reshape(chips, each)
+    at = starts[:, of] + (np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts))
+    waits = kind_of[plan.deps[at]] + of * each
+    if each < 2**15:
+        waits = waits.astype(np.int32)
+    waits.sort(axis=1)
+    if not (waits == waits[:1]).all():
         raise NotFoldableError(f"{plan.collective}: chips do different things")
 
     mine = rows[:each]
@@ -63,7 +72,7 @@ def fold(plan: Schedule, topology: Topology) -> Schedule:
         src=nowhere,
         dst=nowhere,
         link=link[mine],
-        deps=waits[mine][waits[mine] >= 0],
+        deps=(waits[0] % each).astype(np.int32),
         **{name: getattr(plan, name)[mine] for name in names},
     )
 

@@ -33,7 +33,7 @@ from sim.trace import Trace
 COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100
 """Thread numbers in a chip's process."""
 
-_CHIPS, _MOST_TASKS = 4, 120_000
+CHIPS, _MOST_TASKS = 4, 120_000
 """Written unless asked otherwise: so many chips, fewer where that many tasks (about 20 MB) would be passed."""
 
 _Lanes = dict[int, list[Lane]]
@@ -112,10 +112,10 @@ def kernel_name(op: str) -> str:
 
 
 def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]:
-    """The critical chip and the first others, up to _CHIPS of them and _MOST_TASKS tasks."""
+    """The critical chip and the first others, up to CHIPS of them and _MOST_TASKS tasks."""
     tasks = np.bincount(trace.program.chip, minlength=topology.chips)
-    others = [chip for chip in range(min(_CHIPS, topology.chips)) if chip != critical]
-    chips = [critical, *others][:_CHIPS]
+    others = [chip for chip in range(min(CHIPS, topology.chips)) if chip != critical]
+    chips = [critical, *others][:CHIPS]
     while len(chips) > 1 and tasks[chips].sum() > _MOST_TASKS:
         chips.pop()
     return sorted(chips)
