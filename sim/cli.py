@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +30,22 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
 ]
+_PATIENCE_S = 2.0
+"""What takes longer shows how far it is."""
+
 Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def _names(kind: str) -> Callable[[str], list[str]]:
+    """Completion of a shipped name, for `sim --install-completion`."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sim import load
+
+        return [name for name in load.shipped(kind) if name.startswith(incomplete)]
+
+    return complete
 
 
 def _version(wanted: bool) -> None:
@@ -51,7 +67,9 @@ def _options(
 
 @app.command()
 def run(
-    scenarios: Annotated[list[str], typer.Argument(help="Scenario files, or names of shipped ones.")],
+    scenarios: Annotated[
+        list[str], typer.Argument(help="Scenario files, or names of shipped ones.", autocompletion=_names("scenario"))
+    ],
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
     as_json: Json = False,
@@ -68,6 +86,10 @@ def run(
         list[int] | None,
         typer.Option("--trace-chip", min=0, help="Chip in trace.json, repeatable; HolisticTraceAnalysis reads one."),
     ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say how long it took and what was written.")
+    ] = False,
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME."""
     from sim import load, outputs
@@ -85,8 +107,10 @@ def run(
         folder = out / outputs.folder_name(scenario, chosen)
         with outputs.replacing(folder) as fresh:
             where = load.place("scenario", name) + (f" with --set {' --set '.join(chosen)}" if chosen else "")
-            with _busy(f"simulating {scenario.name}"), _about(where):
-                result = run_scenario(scenario)
+            began = time.monotonic()
+            with _steps(f"simulating {scenario.name}") as progress, _about(where):
+                result = run_scenario(scenario, progress)
+            simulated_s = time.monotonic() - began
             explanations = None
             if explained:
                 from sim.explain import explain
@@ -111,7 +135,7 @@ def run(
         if as_json:
             more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
             typer.echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
-        else:
+        elif not quiet:
             from sim.report import bottlenecks as tables
             from sim.report import explanation
             from sim.report.render import render
@@ -120,6 +144,33 @@ def run(
             explanation.render(explanations or ())
             tables.render(found or ())
             typer.echo(f"results in {folder}/")
+        if verbose:
+            whole_s = time.monotonic() - began
+            typer.echo(f"{where}: simulated in {simulated_s:.2f} s, with figures and files {whole_s:.2f} s", err=True)
+            for path in sorted(folder.iterdir()):
+                typer.echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="scenarios, topologies, models, suites, layouts or collectives; default: all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what there is to choose from, one line each."""
+    from sim.listing import listing
+
+    found = listing(kind)
+    if as_json:
+        typer.echo(json.dumps({name: dict(rows) for name, rows in found.items()}))
+        return
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for name, rows in found.items():
+        wide = max(len(row[0]) for row in rows)
+        typer.echo(name)
+        for own, about in rows:
+            typer.echo(f"  {own:<{wide}}  {about}".rstrip()[:room])
 
 
 @app.command()
@@ -169,7 +220,9 @@ def export(
 @app.command()
 def replay(
     traces: Annotated[str, typer.Argument(help="Chakra traces PREFIX.0.et, PREFIX.1.et, ...: give PREFIX.")],
-    topology: Annotated[str, typer.Option(help="Machine: a shipped name or a file.")],
+    topology: Annotated[
+        str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=_names("topology"))
+    ],
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -243,7 +296,12 @@ def _run_of(name: str, settings: list[str]) -> Run:
 
 @app.command()
 def sweep(
-    scenario: Annotated[str, typer.Argument(help="Scenario file with a sweep, or the name of a shipped one.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Scenario file with a sweep, or the name of a shipped one.", autocompletion=_names("scenario")
+        ),
+    ],
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
     as_json: Json = False,
@@ -288,7 +346,9 @@ def sweep(
 @app.command()
 def collective(
     name: Annotated[str, typer.Argument(help="all_gather, reduce_scatter, all_reduce, all_to_all, ...")],
-    topology: Annotated[str, typer.Option(help="Machine: a shipped name or a file.")],
+    topology: Annotated[
+        str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=_names("topology"))
+    ],
     axes: Annotated[str, typer.Option(help="Mesh axes of a group, such as xyz; default: all.")] = "",
     size: Annotated[str, typer.Option(help="Bytes, such as 64MiB.")] = "",
     minimum: Annotated[str, typer.Option("--min", help="Smallest size of a sweep.")] = "",
@@ -445,14 +505,20 @@ def _formats(given: str) -> tuple[str, ...]:
 
 @contextmanager
 def _steps(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A counter on a terminal, nothing elsewhere: call it with (steps done, steps in all or 0)."""
+    """A bar on a terminal for what takes longer, nothing elsewhere: call it with (steps done, steps in all or 0)."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Console(stderr=True).status(what) as status:
-        yield lambda done, total: status.update(f"{what}: {done}" + (f" of {total}" if total else ""))
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+        began = time.monotonic()
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total or None, visible=time.monotonic() - began > _PATIENCE_S
+        )
 
 
 @contextmanager

@@ -75,6 +75,9 @@ class Run:
     engine_s: float
     """Wall-clock time of the engine."""
 
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
     def suffix(self, part: Pass) -> str:
         """What tells files of a phase from those of the other: `_decode`; nothing where there is one phase."""
         return f"_{part.scenario.workload.phase}" if len(self.passes) > 1 else ""

@@ -48,6 +48,8 @@ ORDER = [
     "html",
     "pictures",
     "outputs",
+    "api",
+    "listing",
     "cli",
     "__main__",
 ]

@@ -47,6 +47,20 @@ def test_the_scenario_shown_is_the_one_shipped():
     assert yaml.safe_load(shown).items() <= shipped.items()
 
 
+def test_the_five_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from sim import api
+
+    monkeypatch.chdir(tmp_path)
+    code, _ = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert (tmp_path / "report.html").stat().st_size > 10**6
+    assert len(api.__all__) == 5
+    assert names["run"]._repr_html_() == names["run"].report._repr_html_()
+    assert '<td style="text-align:left">MFU</td>' in names["run"]._repr_html_()
+    assert names["formula"]._repr_html_().startswith("<table>")
+
+
 def test_the_layout_written_in_extend_runs_and_computes_the_same():
     import numpy as np
     from test_layouts import run_both
@@ -55,7 +69,7 @@ def test_the_layout_written_in_extend_runs_and_computes_the_same():
     from sim.run import run
 
     name = "weight_stationary_last_axis"
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    _, code = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     assert code.count("\n") < 40
     try:
         exec(compile(code, "README.md", "exec"), {})

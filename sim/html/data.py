@@ -15,9 +15,10 @@ from sim.report.bottlenecks import Bottlenecks
 from sim.report.breakdown import breakdown
 from sim.report.critical_path import shares
 from sim.report.explanation import Explanation
+from sim.report.headline import headline
+from sim.report.pool import over_time, peer_over_time
 from sim.report.report import HALVES, Report
 from sim.topology.graph import Topology
-from sim.units import format_seconds
 
 if TYPE_CHECKING:
     from sim.run import Pass, Run
@@ -38,7 +39,9 @@ def run_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "folded": report.folded,
         "tasks": run.tasks,
         "notes": list(report.notes),
-        "headline": _headline(report),
+        "headline": [
+            {"label": label, "value": value, "definition": meaning} for label, value, meaning in headline(report)
+        ],
         "latency": _latency(report),
         "phases": [_phase(part, explanations, bottlenecks) for part in run.passes],
         "scenario": yaml.safe_dump(
@@ -64,39 +67,6 @@ def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "links": _links(part, topology.unfolded or topology),
         "memory": _memory(part),
     }
-
-
-def _headline(report: Report) -> list[dict[str, str]]:
-    """Figures, each with what it means."""
-    found = report.simulated
-    rows = [
-        ("latency", format_seconds(found.latency_s), "simulated time of all steps"),
-        ("time per step", format_seconds(found.step_s), "latency / forward passes"),
-    ]
-    if found.ttft_s is not None:
-        rows.append(("TTFT", format_seconds(found.ttft_s), "time to first token: the prefill"))
-    if found.tpot_s is not None:
-        rows.append(("TPOT", format_seconds(found.tpot_s), "time per output token: decode latency / generated tokens"))
-    rows += [
-        ("tokens/s", f"{found.tokens_per_s:,.0f}", "tokens of all sequences / latency"),
-        (
-            "MFU",
-            f"{found.mfu:.1%}",
-            "model FLOPs utilisation: 2 x unpadded parameters x tokens / (chips x peak x latency)",
-        ),
-        (
-            "exposed",
-            format_seconds(found.exposed_communication_s),
-            "communication of one step with no compute on the critical chip meanwhile",
-        ),
-        (
-            "overlapped",
-            format_seconds(found.overlapped_communication_s),
-            "communication of one step under compute on the critical chip",
-        ),
-        ("busiest link", f"{report.links.utilisation:.1%}", "busy time / step time of the link with the most"),
-    ]
-    return [{"label": label, "value": value, "definition": meaning} for label, value, meaning in rows]
 
 
 def _latency(report: Report) -> list[dict[str, Any]]:
@@ -186,4 +156,20 @@ def _memory(part: Pass) -> dict[str, Any]:
         "capacity_gib": memory.capacity_bytes / _GIB,
         "fits": memory.fits,
         "grows": grows,
+        "devices": _devices(part),
     }
+
+
+def _devices(part: Pass) -> list[dict[str, Any]]:
+    """Memory over time where layers come and go, GiB from each moment (ms) on; empty without a memory pool."""
+    pool, own, chip = part.report.pool, part.report.memory, part.report.critical_chip
+    if pool is None:
+        return []
+    series = {
+        f"chip {chip}": over_time(part.trace, chip, own.used_bytes, pool.layer_bytes),
+        f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, chip, pool.remote_bytes, pool.layer_bytes),
+    }
+    return [
+        {"name": name, "x": (times * 1e3).round(6).tolist(), "y": (sizes / _GIB).round(4).tolist()}
+        for name, (times, sizes) in series.items()
+    ]

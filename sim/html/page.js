@@ -342,6 +342,18 @@ function memory(parent, found) {
     shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: found.capacity_gib, y1: found.capacity_gib, line: { color: "#222", dash: "dash", width: 1 } }],
     annotations: [{ xref: "paper", x: 1, y: found.capacity_gib, text: "capacity", showarrow: false, xanchor: "right", yanchor: "bottom" }],
   }), { ...CONFIG, displayModeBar: false });
+  if (found.devices.length) devices(parent, found);
+}
+
+function devices(parent, found) {
+  el(parent, "h3", "Over time: layers come and go");
+  const target = el(parent, "div", null, { className: "plot" });
+  Plotly.newPlot(target, found.devices.map((device) => ({
+    type: "scatter", mode: "lines", name: device.name, x: device.x, y: device.y, line: { shape: "hv" }, hovertemplate: "%{x} ms: %{y} GiB<extra>" + device.name + "</extra>",
+  })), layout({
+    height: 260, margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+    colorway: ["#0072B2", "#D55E00"], xaxis: { title: { text: "time of the step, ms", standoff: 4 } }, yaxis: { title: { text: "GiB" }, rangemode: "tozero" },
+  }), CONFIG);
 }
 
 function shareRows(shares, about) {

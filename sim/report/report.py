@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sim.report.headline import headline, to_html
 from sim.report.memory import Memory
 from sim.report.metrics import Measures, OpMeasure, measure
 from sim.report.padding import Padding, savings
@@ -15,6 +16,7 @@ from sim.report.pool import Pool
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 from sim.trace import Trace
+from sim.units import format_seconds
 
 _LINKS_NAMED = 4
 
@@ -39,6 +41,10 @@ class ClosedForm:
     """False where a collective has no exact form on this machine: its lower bound stands in, or NCCL's tuner."""
     name: str = PAPER
     per_axis_name: str = "per axis, no overlap"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, format_seconds(time_s)) for name, time_s in self.terms.items()]
+        return to_html(f"{self.name}: {format_seconds(self.latency_s)} for all steps", rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,9 @@ class Report:
     def between_closed_forms(self) -> float | None:
         """Per-axis closed-form latency / the paper's - 1: what the choice of formula alone makes."""
         return self.closed_form.per_axis_latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
+
+    def _repr_html_(self) -> str:
+        return to_html(f"{self.scenario} on {self.machine}, {self.chips} chips", headline(self))
 
     def to_dict(self, wall_s: float | None = None) -> dict[str, Any]:
         """The report as JSON data.

@@ -1,0 +1,78 @@
+"""What there is to choose from, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import yaml
+
+from sim import load
+from sim.errors import InputError
+
+Rows = list[tuple[str, str]]
+
+
+def _files(kind: str) -> Callable[[], Rows]:
+    """Shipped files of a kind, with the description in each, or else its first comment."""
+
+    def rows() -> Rows:
+        found = []
+        for name, path in load.shipped(kind).items():
+            text = path.read_text(encoding="utf-8")
+            about = (yaml.safe_load(text) or {}).get("description", "")
+            comments = (
+                line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "$schema" not in line
+            )
+            found.append((name, " ".join((about or next(comments, "")).split())))
+        return found
+
+    return rows
+
+
+def _models() -> Rows:
+    """Dimensions of each model."""
+    rows = []
+    for name, path in load.shipped("model").items():
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        about = "{layers} layers, d_model {d_model}, d_ff {d_ff}, {heads} heads, {ffn}".format(**data)
+        rows.append((name, about))
+    return rows
+
+
+def _layouts() -> Rows:
+    from sim.partition import LAYOUTS
+
+    return [(name, _first_line(function)) for name, function in LAYOUTS.items()]
+
+
+def _collectives() -> Rows:
+    from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS
+
+    names = dict.fromkeys([*ON_TORUS, *ON_ROUTES, *ON_NCCL])
+    tables: dict[str, Mapping[str, Iterable[str]]] = {"torus": ON_TORUS, "switch, graph": ON_ROUTES, "NCCL": ON_NCCL}
+    return [
+        (name, "; ".join(f"{where}: {', '.join(table[name])}" for where, table in tables.items() if name in table))
+        for name in names
+    ]
+
+
+def _first_line(function: Callable[..., object]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "scenarios": _files("scenario"),
+    "topologies": _files("topology"),
+    "models": _models,
+    "suites": _files("suite"),
+    "layouts": _layouts,
+    "collectives": _collectives,
+}
+"""What can be listed -> (name, one line) of each."""
+
+
+def listing(kind: str | None = None) -> dict[str, Rows]:
+    """Rows of one kind, or of all. Raises InputError."""
+    if kind is not None and kind not in KINDS:
+        raise InputError("nothing of that kind", where="KIND", got=kind, hint=f"there are {', '.join(KINDS)}")
+    return {name: rows() for name, rows in KINDS.items() if kind in (None, name)}

@@ -1,0 +1,45 @@
+"""What there is to choose from is listed, with a line about each."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from sim import load
+from sim.cli import _names, app
+from sim.errors import InputError
+from sim.listing import KINDS, listing
+from sim.partition import LAYOUTS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_has_one_line_about_it(kind: str):
+    (rows,) = listing(kind).values()
+    assert rows
+    assert all(about and "\n" not in about for _, about in rows), [name for name, about in rows if not about]
+
+
+def test_all_that_is_shipped_is_listed():
+    found = json.loads(CliRunner().invoke(app, ["list", "--json"], catch_exceptions=False).output)
+    assert list(found["scenarios"]) == list(load.shipped("scenario"))
+    assert list(found["layouts"]) == list(LAYOUTS)
+    assert "torus: multi_axis" in found["collectives"]["all_gather"]
+
+
+def test_an_unknown_kind_is_an_error():
+    with pytest.raises(InputError, match="nothing of that kind, got 'layout'; there are scenarios"):
+        listing("layout")
+
+
+def test_names_are_completed():
+    assert _names("scenario")("palm540b_pre") == ["palm540b_prefill_ws2d_b1"]
+    assert _names("topology")("nothing") == []
+
+
+def test_quiet_prints_nothing_and_verbose_says_what_was_written(tmp_path):
+    command = ["run", "palm540b_decode_ws2d", "--set", "engine.layers=1", "--out", str(tmp_path), "--no-plots"]
+    quiet = CliRunner().invoke(app, [*command, "--quiet"], catch_exceptions=False)
+    assert quiet.output == ""
+    verbose = CliRunner().invoke(app, [*command, "--verbose"], catch_exceptions=False)
+    assert "simulated in" in verbose.stderr
+    assert "manifest.json" in verbose.stderr
