@@ -320,6 +320,8 @@ class NvlsSpec(Strict):
     least_chunk: Size
     least_size: Size | None = None
     """Smallest array that is reduced in the switch; None where NCCL's tuner alone decides."""
+    least_chips: Count = 2
+    """Smallest group that is reduced in the switch."""
 
 
 class NcclSpec(Strict):

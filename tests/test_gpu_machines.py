@@ -23,7 +23,8 @@ SWITCHED = {  # machine: GPUs, NVLinks per GPU, nominal and NCCL's effective GB/
 PCIE_BOXES = {"a100_pcie_bridges": (24, 10), "h100_pcie_bridges": (48, 22), "pcie_only": (24, 10)}
 """NCCL's GB/s of PCI Express x16 and between the sockets."""
 CLUSTERS = {"dgx_h100_x2": 2, "dgx_h100_x4": 4}
-GRAPHS = ["dgx1_v100", "dgx_h100_p2p_disabled", "mi300x", *PCIE_BOXES, *CLUSTERS]
+P2P_OFF = ["dgx_h100_p2p_disabled", "dgx_h100_x2_p2p_disabled"]
+GRAPHS = ["dgx1_v100", *P2P_OFF, "mi300x", *PCIE_BOXES, *CLUSTERS]
 
 NVLINK2, PCIE3, QPI = 20e9, 12e9, 6e9
 

@@ -1,5 +1,6 @@
 """The Ladder suite: how rows are read, what they predict, and that the speed-ups stand against those measured."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,61 @@ def test_without_peer_to_peer_access_ladder_gains_more(some):
     off, on = (gain[f"ladder_70b_tp8_p2p{p2p}_b4_ladder/tokens_per_s"] for p2p in ("off", "on"))
     assert off.published > on.published + 0.2
     assert off.simulated > on.simulated + 0.2
+
+
+def test_closed_forms_stand_beside_the_simulation_and_know_less_of_ladder(some):
+    """Per operation they miss joins and interference; half by half they miss kernels' overheads as well."""
+    assert all(outcome.paper and outcome.per_axis for outcome in some.outcomes)
+    assert some.simulated.median < some.per_axis.median < some.paper.median
+    gated = [ratio for ratio in some.speedups if not ratio.not_gated]
+    worst = {name: max(abs(getattr(ratio, name)) for ratio in gated) for name in ("error", "per_axis_error")}
+    assert worst["error"] < worst["per_axis_error"]
+
+
+OTHERS = [
+    ("8xH100 NVSwitch", "1b", 8, "on", 3, "ladder", "prefill_s"),
+    ("8xH100 NVSwitch", "3b", 4, "on", 6, "parallel", "decode_s"),
+    ("8xH100 NVSwitch", "llama-3-8b", 1, "on", 5, "standard", "tokens_per_s"),
+    ("8xH100 NVSwitch", "llama-3.1-8B", 2, "off", 5, "hybrid-16", "tokens_per_s"),
+    ("8xH100 NVSwitch", "34B", 4, "off", 2, "desync-4x", "decode_s"),
+    ("8xH100 NVSwitch", "llama-3-70b", 2, "on", 7, "ladder", "decode_s"),
+    ("8xH100 NVSwitch", "bloom-176b", 8, "on", 1, "upper-bound", "decode_s"),
+    ("16xH100, 2 nodes", "llama-3.1-405b", 16, "on", 3, "ladder", "decode_s"),
+    ("16xH100, 2 nodes", "1b", 16, "off", 3, "ladder", "decode_s"),
+]
+"""Rows of kinds that were not measured here: other models, numbers of GPUs and batches."""
+
+
+def test_rows_of_other_models_gpus_and_batches_run(tmp_path):
+    path = tmp_path / "rows.csv"
+    header = "case_id,source,system,model,tp,p2p,batch,prompt_tokens,generated_tokens,variant,metric,value"
+    lines = [
+        f'{i},invented,"{system}",{model},{tp},{p2p},{batch},256,128,{variant},{metric},1'
+        for i, (system, model, tp, p2p, batch, variant, metric) in enumerate(OTHERS)
+    ]
+    path.write_text("\n".join([header, *lines]), encoding="utf-8")
+    assert len(validate("ladder", path).outcomes) == len(OTHERS)
+
+
+def test_the_models_are_those_of_the_measured_code():
+    suite = load.suite("ladder")
+    assert isinstance(suite, GenerationSuite)
+    sizes = {}
+    for name in ("1b", "3b", "llama-3-8b", "34B", "llama-3-70b", "bloom-176b", "llama-3.1-405b"):
+        fitting = next(settings for pattern, settings in suite.models.items() if fnmatchcase(name, pattern))
+        settings = [f"{field}={value}" for field, value in fitting.items()]
+        model = load.scenario("llama3_70b_tp8_generate", settings).model
+        sizes[name] = (model.layers, model.d_model, model.heads, model.kv_heads, model.d_ff, model.vocabulary)
+        assert model.d_head == model.d_model // model.heads
+    assert sizes == {
+        "1b": (40, 1536, 24, 24, 4096, 49152),
+        "3b": (40, 2304, 32, 32, 9216, 49152),
+        "llama-3-8b": (32, 4096, 32, 8, 14336, 128256),
+        "34B": (48, 8192, 64, 8, 22016, 128256),
+        "llama-3-70b": (80, 8192, 64, 8, 28672, 128256),
+        "bloom-176b": (70, 14336, 112, 112, 50176, 250880),
+        "llama-3.1-405b": (126, 16384, 128, 16, 53248, 128256),
+    }
 
 
 def test_a_row_is_a_scenario():

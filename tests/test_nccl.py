@@ -17,6 +17,7 @@ from sim.closed_form.collectives import busbw
 from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule, trees
 from sim.collectives.routes import Messages
 from sim.errors import InputError
+from sim.placement import some_chips
 from sim.program import Kind
 from sim.topology import Topology, build
 from sim.topology.rings import boxes, find
@@ -302,3 +303,13 @@ def test_boxes_that_do_not_pair_up_have_no_hierarchy() -> None:
     )
     with pytest.raises(InputError, match="a power of two of them, got '1 1 1'"):
         schedule(slow, "all_reduce", ("g",), "hierarchical")
+
+
+def test_two_gpus_without_peer_to_peer_access_use_host_memory_at_every_size():
+    """Four and eight sum large arrays in the switch, two never do: their groups have no multicast."""
+    spec = load.topology_spec("dgx_h100_p2p_disabled")
+    for chips, expected in ((2, "ring_simple"), (4, "nvls"), (8, "nvls")):
+        topology = build(some_chips(spec, range(chips)))
+        assert algorithm_of(topology, "all_reduce", None, 64 * 2**20) == expected
+    with pytest.raises(InputError, match="needs all chips on one switch that reduces"):
+        algorithm_of(build(some_chips(spec, range(2))), "all_reduce", "nvls", 64 * 2**20)

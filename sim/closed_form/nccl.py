@@ -151,7 +151,7 @@ def _nvls(spec: NcclSpec, fabric: Fabric, protocol: Protocol, size_bytes: float)
     """In one box, with two GPUs or more; over several NCCL needs a network that reduces, too."""
     if spec.nvls is None or fabric.nvls is None or protocol != "simple" or fabric.boxes > 1 or fabric.nvls.count < 2:
         return None
-    if size_bytes < (spec.nvls.least_size or 0.0):
+    if size_bytes < (spec.nvls.least_size or 0.0) or fabric.chips < spec.nvls.least_chips:
         return None
     n = fabric.chips
     bus = 2 * fabric.nvls.bandwidth * spec.nvls.efficiency * (fabric.nvls.count - 1) / fabric.nvls.count

@@ -110,7 +110,8 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     """
     kernels = ON_NCCL[collective]
     left = [name for name, kernel in kernels.items() if wanted in ("auto", kernel.algorithm, name)]
-    if "nvls" in left and (not topology.reduces or len(boxes(topology)) > 1):
+    least = topology.nccl.nvls.least_chips if topology.nccl and topology.nccl.nvls else 0
+    if "nvls" in left and (not topology.reduces or len(boxes(topology)) > 1 or topology.chips < least):
         left.remove("nvls")
     if not left:
         rule = f"the algorithm '{wanted}' of {collective} needs all chips on one switch that reduces"
