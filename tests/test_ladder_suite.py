@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import load
+from sim import calibrate, load
 from sim.errors import InputError
 from sim.specs import GenerationSuite
 from sim.suite import read
@@ -120,15 +120,39 @@ def test_a_row_is_a_scenario():
     assert (whole.topology.name, whole.workload.steps, whole.residual) == ("dgx_h100_p2p_disabled", 512, "parallel")
 
 
-def test_fitted_constants_stand_in_the_chip_file():
-    chip = load.topology_spec("dgx_h100_compiled").chip
-    suite = load.suite("ladder")
-    stage, fields = suite.calibration, []
+def fitted_fields():
+    stage, fields = load.suite("ladder").calibration, []
     while stage is not None:
-        fields += [field.removeprefix("topology.chip.") for each in stage.constants.values() for field in each.fields]
+        fields += [field for each in stage.constants.values() for field in each.fields]
         stage = stage.then
-    for field in fields:
-        assert "sim calibrate ladder" in getattr(chip, field).source, field
+    return fields
+
+
+def number(machine, field: str):
+    """A sourced number by its dotted field."""
+    value = machine
+    for name in field.split(".")[1:]:
+        value = value[name] if isinstance(value, dict) else getattr(value, name)
+    return value
+
+
+@pytest.mark.slow
+def test_the_shipped_files_carry_what_the_fit_gives():
+    """Within 2 %, by which the search may end elsewhere."""
+    found = calibrate.fit("ladder")
+    assert found.settled
+    fitted = load.scenario("llama3_70b_tp8_p2p_disabled_decode", found.settings()).topology
+    for name, constant in found.calibration.constants.items():
+        assert constant.low < found.values[name] < constant.high
+    for field in fitted_fields():
+        shipped = number(load.topology_spec("dgx_h100_p2p_disabled"), field).value
+        assert shipped == pytest.approx(number(fitted, field).value, rel=0.02), field
+
+
+def test_fitted_constants_stand_in_the_files_of_the_machine():
+    machine = load.topology_spec("dgx_h100_p2p_disabled")
+    for field in fitted_fields():
+        assert "sim calibrate ladder" in number(machine, field).source, field
 
 
 def test_a_row_of_an_unknown_variant_names_its_line(tmp_path):
