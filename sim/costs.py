@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from sim import units
 from sim.errors import InputError
+from sim.specs import TilesSpec
 from sim.topology.graph import Chip
 
 
@@ -20,6 +22,8 @@ class Work:
     """Read from the L2 cache, where copies of something in HBM are read as often as there are copies."""
     rows: int = 0
     """Of a matmul's input: a single row is streamed, more of them are tiled; 0 for what is no matmul."""
+    columns: int = 0
+    """Of its output."""
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -27,6 +31,7 @@ class Work:
             self.bytes + other.bytes,
             self.l2_bytes + other.l2_bytes,
             max(self.rows, other.rows),
+            self.columns + other.columns,
         )
 
 
@@ -42,10 +47,23 @@ def roofline_s(chip: Chip, work: Work, dtype: str) -> float:
     """max(FLOPs / reachable rate, bytes / reachable HBM or L2 bandwidth), without the overhead per operation, s."""
     efficiency = chip.matmul_hbm_efficiency if work.rows > 1 else chip.hbm_efficiency
     return max(
-        work.flops / matmul_rate(chip, dtype),
+        work.flops / matmul_rate(chip, dtype) * padding(chip.matmul_tiles, work.rows, work.columns),
         work.bytes / (chip.hbm_bandwidth * efficiency),
         work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
     )
+
+
+def padding(tiles: TilesSpec | None, rows: int, columns: int) -> float:
+    """By how much tiles at the edges and a last wave that is not full lengthen a matmul, at least 1.
+
+    Of the ways to split its sums, the one that fills the waves best.
+    """
+    if tiles is None or not rows or not columns:
+        return 1.0
+    across, down = ceil(rows / tiles.rows), ceil(columns / tiles.columns)
+    edges = across * tiles.rows / rows * (down * tiles.columns / columns)
+    waves = (across * down * split / tiles.at_once for split in range(1, tiles.split + 1))
+    return edges * min(ceil(wave) / wave for wave in waves)
 
 
 def duration_ps(chip: Chip, work: Work, dtype: str, share: float = 1.0) -> int:

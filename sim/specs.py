@@ -97,18 +97,15 @@ Bandwidth = Annotated[float, BeforeValidator(_quantity("B/s", 0, True)), _serial
 Size = Annotated[float, BeforeValidator(_quantity("B", 0, True)), _serializer("B"), _schema("B")]
 Duration = Annotated[float, BeforeValidator(_quantity("s", 0, False)), _serializer("s"), _schema("s")]
 Rate = Annotated[float, BeforeValidator(_quantity("FLOP/s", 0, True)), _serializer("FLOP/s"), _schema("FLOP/s")]
-Fraction = Annotated[
-    float,
-    BeforeValidator(_fraction),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-                {"type": "string", "pattern": units.PATTERN, "examples": [units.EXAMPLES[""]]},
-            ]
-        }
-    ),
-]
+_FRACTION_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            {"type": "string", "pattern": units.PATTERN, "examples": [units.EXAMPLES[""]]},
+        ]
+    }
+)
+Fraction = Annotated[float, BeforeValidator(_fraction), _FRACTION_SCHEMA]
 
 T = TypeVar("T")
 
@@ -222,6 +219,21 @@ Algorithms = Annotated[dict[str, str], _choose(ALGORITHMS), _choose_schema(ALGOR
 LoopsAndAlgorithms = Annotated[dict[str, str], _choose(_SCENARIO_ALGORITHMS), _choose_schema(_SCENARIO_ALGORITHMS)]
 
 
+class TilesSpec(Strict):
+    """A matmul's output in tiles, one per multiprocessor at a time, the last wave of which may be short.
+
+    Source: NVIDIA, Matrix Multiplication Background User's Guide, tile and wave quantization.
+    """
+
+    rows: Count
+    columns: Count
+    """Of a tile."""
+    at_once: Count
+    """Multiprocessors."""
+    split: Annotated[int, Field(ge=1, le=64)]
+    """Into how many parts the sum of a tile may be cut where there are few tiles (split-K)."""
+
+
 class ChipSpec(Strict):
     """One accelerator: rates, sizes and how much of them real kernels reach."""
 
@@ -238,6 +250,8 @@ class ChipSpec(Strict):
     l2_bandwidth: Sourced[Bandwidth] | None = None
     """Reached rate of reads from the L2 cache, for expanded key-value heads. Default: such reads take no time."""
     hbm_capacity: Sourced[Size]
+    matmul_tiles: Sourced[TilesSpec] | None = None
+    """Default: a matmul's rate does not depend on its shape."""
     op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time of every compute op beside its roofline time."""
     channel_interference: Sourced[Fraction] | None = None
@@ -782,7 +796,8 @@ class PaddingSpec(Strict):
     """Prompts of different lengths, padded to `workload.prompt`."""
 
     real_lengths: Annotated[
-        Annotated[list[Count], Field(min_length=1)] | LengthsSpec | float, BeforeValidator(_lengths)
+        Annotated[list[Count], Field(min_length=1)] | LengthsSpec | Annotated[float, _FRACTION_SCHEMA],
+        BeforeValidator(_lengths),
     ]
     """Of each sequence: all of them, a fraction of the padded length, or a distribution."""
     eliminate: bool = False
@@ -833,6 +848,8 @@ class MemoryPoolSpec(Strict):
 class EngineSpec(Strict):
     """What is simulated."""
 
+    steps: Literal["each", "mean"] = "each"
+    """Whether each decode step of a generation is simulated, or the one of mean cache length for all."""
     layers: Count | Literal["all"] = "all"
     """Simulate only the first N layers; every figure is then of a model of N layers."""
     fold: Literal["auto", "off"] = "auto"
@@ -1043,6 +1060,14 @@ class Scenario(Strict):
         return self
 
     @property
+    def tokens(self) -> int:
+        """Tokens processed in all steps of all sequences, padding not counted: those of MFU and tokens/s."""
+        if self.padding is None or self.workload.prompt is None:
+            return self.workload.tokens
+        real = sum(self.padding.lengths(self.workload.batch, self.workload.prompt))
+        return real + self.workload.batch * (self.workload.generate or 0)
+
+    @property
     def packed_rows(self) -> int | None:
         """Real tokens of a prefill's batch, where padding is left out."""
         if self.padding is None or not self.padding.eliminate or self.workload.phase != "prefill":
@@ -1189,6 +1214,24 @@ class GenerationSuite(_Rows):
     speedup: Speedup
 
 
+class RequestSuite(_Rows):
+    """How the rows of a CSV become requests to a serving engine, and how close they must come."""
+
+    kind: Literal["requests"]
+    base: str
+    """Scenario that the rows change."""
+    settings: Settings = {}
+    """Of every row."""
+    systems: dict[str, Settings]
+    """By pattern of the row's system; the first that fits."""
+    models: dict[str, Settings]
+    """By pattern of the row's model; the first that fits."""
+    engines: dict[str, Settings]
+    """By the row's engine."""
+    left_out: dict[str, str] = {}
+    """Reason by pattern of the case id: rows that no scenario stands for."""
+
+
 def _suite_kind(value: Any) -> str:
     given = value.get("kind", "scenarios") if isinstance(value, dict) else getattr(value, "kind", "scenarios")
     return str(given)
@@ -1197,7 +1240,8 @@ def _suite_kind(value: Any) -> str:
 AnySuite = Annotated[
     Annotated[Suite, Tag("scenarios")]
     | Annotated[CollectiveSuite, Tag("collectives")]
-    | Annotated[GenerationSuite, Tag("generations")],
+    | Annotated[GenerationSuite, Tag("generations")]
+    | Annotated[RequestSuite, Tag("requests")],
     Discriminator(_suite_kind),
 ]
 

@@ -9,6 +9,10 @@ Columns of a generation: case_id, source, system, model, tp (chips), p2p (on or 
 generated_tokens (the prefill's included), variant, metric (prefill_s, decode_s, tokens_per_s), value; others are for
 the reader.
 
+Columns of a request: case_id, source, system, model, layers (optional), tp, pp, batch, input_len (padded), real_len,
+output_len (none: a forward pass; else generated, the first by the prefill), engine, metric (latency_s, tokens_per_s or
+memory_bandwidth_per_gpu), value; others are for the reader.
+
 Columns of a collective: case_id, source, system, gpus, collective (all_reduce, ..., alltoall), bytes (as nccl-tests
 counts them), time_us; others are for the reader.
 """
@@ -31,7 +35,9 @@ from sim.specs import (
     AnySuite,
     CollectiveSuite,
     GenerationSuite,
+    RequestSuite,
     Scenario,
+    Settings,
     Suite,
     SwitchSpec,
     TopologySpec,
@@ -97,6 +103,9 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | Co
         return suite, _cases(source, lambda row: _collective_case(collectives, row))
     if (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
+    if isinstance(suite, RequestSuite):
+        requests = suite
+        return suite, _cases(source, lambda row: _request_case(requests, row))
     if isinstance(suite, GenerationSuite):
         generations = suite
         return suite, _cases(source, lambda row: _generation_case(generations, row))
@@ -107,11 +116,13 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | Co
 C = TypeVar("C")
 
 
-def _cases(source: Path, case: Callable[[_Row], C]) -> tuple[C, ...]:
+def _cases(source: Path, case: Callable[[_Row], C | None]) -> tuple[C, ...]:
+    """A case per row; None leaves a row out."""
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
-            cases = tuple(case(_Row(row, f"{source}:{table.line_num}")) for row in table)
+            found = [case(_Row(row, f"{source}:{table.line_num}")) for row in table]
+            cases = tuple(each for each in found if each is not None)
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(source)) from None
     except (UnicodeDecodeError, csv.Error):
@@ -251,6 +262,49 @@ def _generation_case(suite: GenerationSuite, row: _Row) -> Case:
         not_gated=_first(suite.not_gated, case_id) or "",
         variant=variant,
         setting=" ".join(f"{name}={row.cell(name)}" for name in same),
+    )
+
+
+def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
+    """A forward pass, or a prefill and the decode steps after it."""
+    number, case_id = row.number, row.cell("case_id")
+    if _first(suite.left_out, case_id):
+        return None
+    metric = row.one_of("metric", ("latency_s", "tokens_per_s", "memory_bandwidth_per_gpu"))
+    known: dict[str, Any] = {}
+    for name in ("system", "model", "engine"):
+        table: dict[str, Settings] = getattr(suite, f"{name}s")
+        fitting = [settings for pattern, settings in table.items() if fnmatchcase(row.cell(name), pattern)]
+        if not fitting:
+            raise InputError(f"no entry of the suite's '{name}s' fits", where=row.where, got=row.cell(name))
+        known |= fitting[0]
+    padded, real = number("input_len"), number("real_len")
+    steps = number("output_len") - 1 if row.get("output_len") else 0
+    workload = {"phase": "generate" if steps else "prefill", "batch": number("batch"), "prompt": padded}
+    padding = {"real_lengths": real / padded} if real < padded else None
+    settings = {
+        **({"padding": padding} if padding else {}),
+        **suite.settings,
+        **({"model.layers": number("layers")} if row.get("layers") else {}),
+        **{f"workload.{field}": value for field, value in workload.items()},
+        "workload.generate": steps or None,
+        "layout.mesh": {"tensor": number("tp"), "pipeline": number("pp")},
+        "reference": None,
+        **known,
+    }
+    for field in ("weights", "activations", "kv_cache"):
+        settings[f"workload.{field}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
+    if known.get("padding.eliminate") and not padding:
+        del settings["padding.eliminate"]
+    first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
+    return Case(
+        case_id=case_id if metric in ("latency_s", "tokens_per_s") else f"{case_id}/{metric}",
+        source=row.get("source"),
+        metric=metric,
+        published=row.real("value"),
+        base=suite.base,
+        settings=tuple(f"{field}={json.dumps(value)}" for field, value in {**first, **settings}.items()),
+        not_gated=_first(suite.not_gated, case_id) or "",
     )
 
 

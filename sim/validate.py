@@ -12,7 +12,7 @@ from sim.closed_form import pope
 from sim.errors import InputError
 from sim.report.validation import Outcome, Validation
 from sim.run import latency_s, predict
-from sim.specs import Scenario
+from sim.specs import DTYPE_BYTES, Scenario
 from sim.suite import Case, CollectiveCase, read
 
 
@@ -42,13 +42,23 @@ def predicted(case: Case, scenario: Scenario, latency: float) -> float:
     """A latency in the case's metric."""
     if case.metric in ("latency_s", "prefill_s", "decode_s"):
         return latency
+    if case.metric == "memory_bandwidth_per_gpu":
+        return _bytes_per_step(scenario) * scenario.workload.steps / latency
     if case.metric == "tokens_per_s":
         return scenario.workload.batch * scenario.workload.steps / latency
     chip = scenario.topology.chip
     parameters = scenario.model.nominal_parameters * scenario.layers / scenario.model.layers
     chips = prod(axis.size for axis in getattr(scenario.topology, "axes", {}).values())
     peak = chip.peak[scenario.workload.activations].value
-    return pope.mfu(parameters, scenario.workload.tokens, chips, peak, latency)
+    return pope.mfu(parameters, scenario.tokens, chips, peak, latency)
+
+
+def _bytes_per_step(scenario: Scenario) -> float:
+    """Weights per GPU as gpt-fast counts them: layers split over chips, embedding and head whole."""
+    model, bytes_each = scenario.model, DTYPE_BYTES[scenario.workload.weights]
+    ends = 2 * model.vocabulary * model.d_model
+    chips = scenario.layout.mesh.tensor or 1
+    return bytes_each * ((model.nominal_parameters - ends) / chips + ends)
 
 
 def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:

@@ -14,17 +14,23 @@ from sim.topology.metrics import bisection, hops
 
 SWITCHED = {  # machine: GPUs, NVLinks per GPU, nominal and NCCL's effective GB/s per NVLink, one direction
     "dgx_a100": (8, 12, 25, 20.0),
+    "dgx_a100_serving": (8, 12, 25, 20.0),
     "dgx_h100": (8, 18, 25, 20.6),
     "dgx_h100_compiled": (8, 18, 25, 20.6),
     "hgx_h200": (8, 18, 25, 20.6),
     "hgx_b200": (8, 18, 50, 40.1),
     "gb200_nvl72": (72, 18, 50, 40.1),
 }
-PCIE_BOXES = {"a100_pcie_bridges": (24, 10), "h100_pcie_bridges": (48, 22), "pcie_only": (24, 10)}
+PCIE_BOXES = {
+    "a100_pcie_bridges": (24, 10),
+    "a100_pcie_bridges_serving": (24, 10),
+    "h100_pcie_bridges": (48, 22),
+    "pcie_only": (24, 10),
+}
 """NCCL's GB/s of PCI Express x16 and between the sockets."""
 CLUSTERS = {"dgx_h100_x2": 2, "dgx_h100_x4": 4}
 P2P_OFF = ["dgx_h100_p2p_disabled", "dgx_h100_x2_p2p_disabled"]
-GRAPHS = ["dgx1_v100", *P2P_OFF, "mi300x", *PCIE_BOXES, *CLUSTERS]
+GRAPHS = ["a100_hybrid_cube_mesh", "dgx1_v100", *P2P_OFF, "mi300x", *PCIE_BOXES, *CLUSTERS]
 
 NVLINK2, PCIE3, QPI = 20e9, 12e9, 6e9
 

@@ -17,7 +17,12 @@ def matmul_work(pairs: Sequence[tuple[Sharded, Sharded]], outputs: Sequence[Shar
     inputs = {id(x): x for x, _ in pairs}.values()
     moved = [*inputs, *(weight for _, weight in pairs), *outputs]
     rows = max(prod(dim for dim, own in zip(x.local_shape, x.dims, strict=True) if own.name in "BL") for x, _ in pairs)
-    return Work(float(flops), float(sum(tensor.local_bytes for tensor in moved)), rows=rows)
+    contracted = {dim.name for x, _ in pairs for dim in x.dims}
+    columns = sum(
+        prod(size for size, dim in zip(weight.local_shape, weight.dims, strict=True) if dim.name not in contracted)
+        for _, weight in pairs
+    )
+    return Work(float(flops), float(sum(tensor.local_bytes for tensor in moved)), rows=rows, columns=columns)
 
 
 def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Sharded:

@@ -137,6 +137,12 @@ class Report:
     """What leaving padding out saves."""
 
     @property
+    def chip_s(self) -> float:
+        """Time that the critical chip's parts add up to: one step, of a pipeline the passes of all requests, s."""
+        parts = self.simulated
+        return parts.compute_s + parts.exposed_communication_s + parts.idle_s
+
+    @property
     def difference(self) -> float | None:
         """Simulated latency / closed-form latency - 1."""
         return self.simulated.latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
@@ -214,7 +220,7 @@ def build(
     published latency of all.
     """
     measures = measure(trace, topology)
-    steps, tokens = scenario.workload.steps, scenario.workload.tokens
+    steps, tokens = scenario.workload.steps, scenario.tokens
     step_s = pipeline.latency_mean_s if pipeline else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
     # Requests that overlap: the time that each of them adds.
@@ -275,7 +281,10 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
     """The report of a prefill and the decode steps after it. Per-op times are in the reports of the phases."""
     first, then, steps = prefill.simulated, decode.simulated, scenario.workload.steps
     latency_s = first.latency_s + then.latency_s
-    tokens = scenario.workload.tokens
+    tokens, each_s = scenario.tokens, latency_s
+    if prefill.pipeline:
+        parts = zip(scenario.phases, (first, then), strict=True)
+        each_s = sum(phase.tokens / part.tokens_per_s for phase, part in parts)
 
     def all_steps(name: str) -> float:
         return float(getattr(first, name) + getattr(then, name) * (steps - 1))
@@ -295,7 +304,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
             step_s=latency_s / steps,
             ttft_s=first.latency_s,
             tpot_s=then.tpot_s,
-            tokens_per_s=tokens / latency_s,
+            tokens_per_s=tokens / each_s,
             mfu=(first.mfu * first.latency_s + then.mfu * then.latency_s) / latency_s,
             compute_s=all_steps("compute_s"),
             communication_s=all_steps("communication_s"),

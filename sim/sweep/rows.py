@@ -141,7 +141,7 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
         chips=report.chips,
         tokens=workload.batch * workload.tokens_per_step,
         simulated=figures,
-        exposed=simulated.exposed_communication_s / (simulated.latency_s if report.phases else simulated.step_s),
+        exposed=simulated.exposed_communication_s / (simulated.latency_s if report.phases else report.chip_s),
         fits=report.memory.fits,
         memory_bytes=report.memory.used_bytes,
         closed_form=at("latency_s") if form else None,

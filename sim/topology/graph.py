@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from sim import units
-from sim.specs import ChipSpec, GraphSpec, LinkSpec, Medium, NcclSpec
+from sim.specs import ChipSpec, GraphSpec, LinkSpec, Medium, NcclSpec, TilesSpec
 from sim.topology.paths import shortest
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Chip:
     """Bytes/s, as reached."""
     hbm_capacity: float
     """Bytes."""
+    matmul_tiles: TilesSpec | None
     op_overhead_s: float
     channel_interference: float
     """Share of its compute rate that it loses to every channel of a collective in progress."""
@@ -53,6 +54,7 @@ class Chip:
             matmul_hbm_efficiency=(spec.matmul_hbm_efficiency or spec.hbm_efficiency).value,
             l2_bandwidth=spec.l2_bandwidth.value if spec.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
+            matmul_tiles=spec.matmul_tiles.value if spec.matmul_tiles else None,
             op_overhead_s=spec.op_overhead.value,
             fuses_elementwise=spec.elementwise == "fused",
             channel_interference=spec.channel_interference.value if spec.channel_interference else 0.0,
