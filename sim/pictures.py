@@ -43,6 +43,14 @@ def roofline(part: Pass, title: str) -> Any:
     return plot.make(part.trace, part.topology, part.scenario.workload.activations, title)
 
 
+def stages(part: Pass, title: str) -> Any:
+    """Batches on the stages of a pipeline; None where there is none."""
+    from sim.plots import stages as plot
+
+    batches = part.lowered.batches
+    return plot.make(part.trace, batches, title) if batches else None
+
+
 def memory(part: Pass, title: str) -> Any:
     """Memory of a chip and of where its other layers live, over time; None without a memory pool."""
     from sim.plots import memory as plot
@@ -51,11 +59,13 @@ def memory(part: Pass, title: str) -> Any:
     pool, own, chip = part.report.pool, part.report.memory, part.report.critical_chip
     if pool is None:
         return None
+    here, there = f"chip {chip}", f"{pool.to}, layers of chip {chip}"
     devices = {
-        f"chip {chip}": over_time(part.trace, chip, own.used_bytes, pool.layer_bytes),
-        f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, chip, pool.remote_bytes, pool.layer_bytes),
+        here: over_time(part.trace, chip, own.used_bytes, pool.layer_bytes),
+        there: peer_over_time(part.trace, chip, pool.remote_bytes, pool.layer_bytes),
     }
-    return plot.make(devices, own.capacity_bytes, part.trace.makespan_ps / PS_PER_S, title)
+    limited = (here, there) if pool.to == "peer" else (here,)
+    return plot.make(devices, limited, own.capacity_bytes, part.trace.makespan_ps / PS_PER_S, title)
 
 
 FIGURES: dict[str, Callable[[Pass, str], Any]] = {
@@ -64,6 +74,7 @@ FIGURES: dict[str, Callable[[Pass, str], Any]] = {
     "links": links,
     "roofline": roofline,
     "memory": memory,
+    "stages": stages,
 }
 """Figures of one phase: (phase, title) -> matplotlib figure, or None where there is nothing to show."""
 

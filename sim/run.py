@@ -189,6 +189,8 @@ def uncovered(scenario: Scenario) -> str:
         return "a pipeline of requests"
     if scenario.packed_rows is not None:
         return "padding that is left out"
+    if scenario.layout.logits == "none":
+        return "layers without embedding and logits"
     return "layers in a memory pool" if scenario.memory_pool else ""
 
 

@@ -121,6 +121,15 @@ def test_bounded_queues_follow_their_recurrence(capacity: int, retry_us: int):
     assert [[found.passes[k, 0, s][0] for s in range(3)] for k in range(8)] == expected
 
 
+def test_the_report_of_a_queue_has_its_closed_form():
+    queue = {"capacity": 1, "retry": "100 us"}
+    given = scenario(schedule="bounded_queue", layers=9, stages=[1, 2, 6], requests=8, queue=queue, arrivals=ALL)
+    report = run(given).report.pipeline
+    assert report is not None
+    assert report.total_difference == pytest.approx(0, abs=1e-9)
+    assert report.interval_s == pytest.approx(report.closed_form.interval, rel=1e-9)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 12))
 def test_a_queue_with_room_for_all_is_a_non_blocking_pipeline(stage: list[int], requests: int):
@@ -235,3 +244,15 @@ def test_the_critical_path_of_a_polling_pipeline_adds_up_to_the_whole():
     path = walk(trace)
     assert int(path.length.sum()) == trace.makespan_ps
     assert (path.start[1:] == path.end[:-1]).all()
+
+
+def test_a_run_of_a_pipeline_or_a_pool_is_drawn(tmp_path: Any):
+    from sim import pictures
+
+    link = {"name": "link", "bandwidth": "1 GB/s", "latency": "0 s"}
+    pool = {"memory_pool": {"offload_every": 3, "to": "host", "link": link}}
+    result = run(scenario(schedule="blocking", stages=[3, 3], requests=2, more=pool))
+    drawn = pictures.draw(result, tmp_path, ["svg"], figures=["stages", "memory"])
+    assert [path.name for path in drawn[:2]] == ["stages.svg", "memory.svg"]
+    assert "stage 1, 3 layers" in drawn[0].read_text()
+    assert "host, layers of chip" in drawn[1].read_text()

@@ -63,6 +63,17 @@ def _drain(stage: Sequence[float], batches: int) -> float:
     return total - batches * stage[0]
 
 
+def queued(stage: Sequence[float], requests: int, capacity: int, retry: float) -> PipelineForm:
+    """Whole requests through queues of limited capacity, by the recurrence of `bounded_queue`; the interval is the mean
+    over the second half."""
+    rows = bounded_queue(stage, requests, capacity, retry)
+    taken = [row[-1] for row in rows]
+    total, half = taken[-1] + stage[-1], requests // 2
+    interval = (taken[-1] - taken[half]) / (requests - 1 - half) if requests - 1 > half else total / requests
+    drain = total - (rows[-1][0] + stage[0])
+    return PipelineForm(total, interval, taken[0], drain, requests * max(stage) / total)
+
+
 def bounded_queue(stage: Sequence[float], requests: int, capacity: int, retry: float) -> list[list[float]]:
     """[requests][p] when each stage takes each batch.
 

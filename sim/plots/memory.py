@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +17,10 @@ Series = tuple[Floats, Floats]
 """(times in seconds, bytes from each on)."""
 
 
-def make(devices: Mapping[str, Series], capacity_bytes: float, end_s: float, title: str = "") -> Figure:
-    """A line per device, in GiB, against the capacity of a chip."""
+def make(
+    devices: Mapping[str, Series], limited: Collection[str], capacity_bytes: float, end_s: float, title: str = ""
+) -> Figure:
+    """A line per device, in GiB; of those that are `limited`, against the capacity of a chip."""
     made = figure(8.0, 1.2 + 1.9 * len(devices))
     colours = [PALETTE[name] for name in ("blue", "vermilion", "green", "purple")]
     with style():
@@ -28,18 +30,19 @@ def make(devices: Mapping[str, Series], capacity_bytes: float, end_s: float, tit
             y = np.append(sizes, sizes[-1]) / 2**30
             axis.step(x, y, where="post", color=colour, linewidth=1.4)
             axis.fill_between(x, y, step="post", color=colour, alpha=0.15)
-            axis.axhline(capacity_bytes / 2**30, color=PALETTE["grey"], linestyle="--", linewidth=0.9)
-            axis.annotate(
-                "capacity",
-                (0, capacity_bytes / 2**30),
-                fontsize=7,
-                va="bottom",
-                color=PALETTE["grey"],
-                xytext=(2, 1),
-                textcoords="offset points",
-            )
+            if name in limited:
+                axis.axhline(capacity_bytes / 2**30, color=PALETTE["grey"], linestyle="--", linewidth=0.9)
+                axis.annotate(
+                    "capacity",
+                    (0, capacity_bytes / 2**30),
+                    fontsize=7,
+                    va="bottom",
+                    color=PALETTE["grey"],
+                    xytext=(2, 1),
+                    textcoords="offset points",
+                )
             axis.set_title(f"{name}: {y.min():.1f} to {y.max():.1f} GiB")
-            axis.set_ylim(0, max(capacity_bytes / 2**30, y.max()) * 1.12)
+            axis.set_ylim(0, max(capacity_bytes / 2**30 if name in limited else 0.0, y.max()) * 1.12)
             axis.set_ylabel("GiB")
         axes[-1].set_xlabel("time, ms")
         axes[-1].set_xlim(0, end_s * 1e3)

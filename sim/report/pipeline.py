@@ -109,4 +109,6 @@ def _form(spec: PipelineSpec, stage_s: Sequence[float], microbatches: int) -> fo
         return form.blocking(stage_s, spec.requests, microbatches)
     if spec.schedule == "sequential":
         return form.sequential(stage_s, spec.requests)
+    if spec.queue:
+        return form.queued(stage_s, spec.requests, spec.queue.capacity, spec.queue.retry)
     return form.non_blocking(stage_s, spec.requests)

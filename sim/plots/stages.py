@@ -1,0 +1,49 @@
+"""Batches on the stages of a pipeline over time: who works on which request, and where nobody works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sim.lowering.lowered import Batches
+from sim.plots.style import PALETTE, figure, style
+from sim.trace import Trace
+from sim.units import PS_PER_S, format_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLOURS = [PALETTE[name] for name in ("blue", "orange", "green", "purple", "sky", "vermilion")]
+_WIDTH_IN, _IN_PER_STAGE, _IN_AROUND = 11.0, 0.45, 1.3
+_LEAST_SHARE = 0.012
+"""Of the figure's width, below which a batch gets no number."""
+
+
+def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
+    """A row per stage, the first on top; a bar per batch in its request's colour, `request.part` where it is cut."""
+    ends, stages = trace.times["end"] / PS_PER_S * 1e3, len(batches.layers)
+    total = trace.makespan_ps / PS_PER_S * 1e3
+    made = figure(_WIDTH_IN, _IN_AROUND + _IN_PER_STAGE * stages)
+    with style():
+        axis = made.subplots()
+        busy = np.zeros(stages)
+        for batch in batches.passes:
+            begin, end = float(ends[batch.begin].min()), float(ends[batch.end].max())
+            busy[batch.stage] += end - begin
+            colour = _COLOURS[batch.request % len(_COLOURS)]
+            axis.barh(batch.stage, end - begin, 0.8, begin, color=colour, edgecolor="white", linewidth=0.5)
+            if end - begin > _LEAST_SHARE * total:
+                text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
+                axis.text((begin + end) / 2, batch.stage, text, ha="center", va="center", fontsize=7, color="white")
+        for stage in range(stages):
+            text = f"{1 - busy[stage] / total:.0%} bubble"
+            axis.annotate(text, (1.005, stage), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axis.set_ylim(stages - 0.5, -0.5)
+        axis.set_xlim(0, total)
+        axis.set_yticks(range(stages), [f"stage {i}, {n} layers" for i, n in enumerate(batches.layers)])
+        axis.set_xlabel("time, ms")
+        axis.set_title(f"Requests by number, {format_seconds(trace.makespan_ps / PS_PER_S)}")
+        if title:
+            made.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    return made
