@@ -1,5 +1,6 @@
 """Padding left out: the same function, fewer rows where the reference says so, and what it costs."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,6 @@ def test_packed_layers_compute_what_padded_ones_do(chips: int):
     flow = Execution(tensor_parallel(switch(chips), 8), size)
     flow.lengths = LENGTHS
     axes = tuple(axis for axis, _ in flow.mesh)
-    from types import SimpleNamespace
-
     model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
     layer = TensorParallel(flow, model, axes, packed=True)
     whole = tensor_parallel_pass.Pass((layer,), ("standard",) * 2, "", every_position=True, tied=True, ends=False)
@@ -132,3 +131,28 @@ def test_rand_r_is_that_of_the_gnu_c_library():
 def test_wrong_lengths_are_refused(padding: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         scenario(schedule="non_blocking", more={"padding": padding})
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_two_stages_compute_what_one_does(scattered: bool, packed: bool):
+    """A layer, its output sent whole or in shares to the next stage, and another layer there."""
+    rng = np.random.default_rng(7)
+    size = transformer.sizes(batch=4, positions=7, kv_heads=8)
+    layers = [transformer.weights(rng, size, "mlp") for _ in range(2)]
+    flow = Execution(tensor_parallel(switch(4), 8), size)
+    flow.lengths = LENGTHS
+    axes = tuple(axis for axis, _ in flow.mesh)
+    model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
+    layer = TensorParallel(flow, model, axes, packed=packed)
+    whole = tensor_parallel_pass.Pass((layer,), ("standard",) * 2, "", every_position=True, tied=True, ends=False)
+    x = rng.normal(size=(4, 7, size["E"]))
+    flow.send(flow.place(x, "B L E"))
+    flow.layer, flow.weights = 0, layers[0]
+    whole.leave(whole.layer("standard", whole.begin()), scattered)
+    flow.layer, flow.weights = 1, layers[1]
+    found = flow.whole(whole.close(whole.layer("standard", whole.resume(scattered))))
+    expected = transformer.OneDevice(layers, {}, "serial").forward(x)
+    for sequence, real in enumerate(LENGTHS):
+        rows = slice(real if packed else 7)
+        np.testing.assert_allclose(found[sequence, rows], expected[sequence, rows], rtol=1e-9, atol=1e-9)
