@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from sim import load, outputs, pictures
 from sim.cli import app
 from sim.errors import InputError
-from sim.run import run
+from sim.run import bottlenecks, run
 
 DRAWN = [name for name in pictures.FIGURES if name != "memory"]  # which needs a memory pool
 
@@ -77,3 +77,32 @@ def test_unknown_figures_and_formats_are_named(results: Path):
         CliRunner().invoke(app, ["plot", str(results), "timelime"], catch_exceptions=False)
     with pytest.raises(InputError, match="no such format, got 'gif'; there are png, svg, pdf"):
         CliRunner().invoke(app, ["plot", str(results), "--format", "gif"], catch_exceptions=False)
+
+
+GPUS = """
+name: gpus
+topology: dgx_h100
+model: palm_8b
+workload: {phase: decode, batch: 8, context: 64, generate: 2, weights: fp16, activations: fp16, kv_cache: fp16}
+layout: {ffn: tensor_parallel, attention: heads}
+engine: {layers: 4}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("", ""),
+        ("dgx_h100", "dgx1_v100"),
+        ("engine:", "memory_pool: {offload_every: 2, to: host, prefetch_layers: 1, link: pcie_gen5_x16}\nengine:"),
+        ("heads}", "heads, mesh: {tensor: 4, pipeline: 2}, pipeline: {schedule: non_blocking}}"),
+    ],
+    ids=["switch", "graph", "memory_pool", "pipeline"],
+)
+def test_figures_and_page_of_every_kind_of_run(tmp_path: Path, old: str, new: str):
+    scenario = tmp_path / "gpus.yaml"
+    scenario.write_text(GPUS.replace(old, new) if old else GPUS)
+    done = run(load.scenario(str(scenario)))
+    drawn = pictures.draw(done, tmp_path, ["png"], bottlenecks=bottlenecks(done))
+    expected = {f"{name}.png" for name in pictures.FIGURES if name != "memory" or "memory_pool" in new}
+    assert {path.name for path in drawn} == expected | {"report.html"}

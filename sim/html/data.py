@@ -38,6 +38,7 @@ def run_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "all_layers": report.layers,
         "folded": report.folded,
         "tasks": run.tasks,
+        "pipeline": run.scenario.pipeline is not None,
         "notes": list(report.notes),
         "headline": [
             {"label": label, "value": value, "definition": meaning} for label, value, meaning in headline(report)
@@ -130,7 +131,12 @@ def _links(part: Pass, whole: Topology) -> dict[str, Any]:
             }
         )
     nodes = [
-        {"x": round(node.at[0], 3), "y": round(node.at[1], 3), "label": node.label, "box": node.half_width is not None}
+        {
+            "x": round(node.at[0], 3),
+            "y": round(node.at[1], 3),
+            "label": node.label,
+            "box": [node.half_width, node.size] if node.half_width is not None else None,
+        }
         for node in drawing.nodes
     ]
     return {"nodes": nodes, "lines": lines, "notes": [note for note in drawing.notes if note.startswith("shown")]}

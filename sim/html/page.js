@@ -80,6 +80,7 @@ function headline(parent, run) {
   table(parent, ["latency of all steps", "value", "simulated is"], run.latency.map((row) =>
     [row.name + (row.source ? `: ${row.source}` : ""), time(row.value_s),
       row.difference === null ? "" : `${row.difference > 0 ? "+" : ""}${percent(row.difference)}`]));
+  if (run.pipeline) el(parent, "p", "Of a pipeline, a step in the sections below is all its requests together.", { className: "dim" });
   run.notes.forEach((note) => el(parent, "p", `note: ${note}`, { className: "dim" }));
 }
 
@@ -303,7 +304,7 @@ function linkMap(parent, links) {
     marker: { size: 9, opacity: 0, color: links.lines.map((line) => 100 * line.busy), cmin: 0, cmax: 100 * most,
       colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: true, colorbar: { title: { text: "busy, % of the step", side: "right" }, thickness: 12, outlinewidth: 0 } },
     text: links.lines.map((line) => `<b>${line.name}</b><br>${percent(line.busy)} busy<br>${amount(Math.round(line.bytes))}<br>${line.rate}`), hovertemplate: "%{text}<extra></extra>" });
-  const big = links.nodes.length > 80 ? 5 : 22;
+  const big = links.nodes.length > 80 ? 5 : links.nodes.length > 20 ? 22 : 32;
   traces.push({ type: "scatter", mode: "markers+text", x: links.nodes.map((node) => node.x), y: links.nodes.map((node) => node.y), text: links.nodes.map((node) => (big > 5 ? node.label : "")),
     textfont: { size: 9 }, hoverinfo: "skip", marker: { size: links.nodes.map((node) => (node.box ? 1 : big)), color: "#fff", line: { color: "#444", width: 1 } } });
   const boxes = links.nodes.filter((node) => node.box);
@@ -312,7 +313,8 @@ function linkMap(parent, links) {
   const target = el(parent, "div", null, { className: "plot" });
   Plotly.newPlot(target, traces, layout({
     height: Math.max(240, Math.min(560, 560 * ratio + 40)), margin: { l: 6, r: 6, t: 6, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
-    annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: node.label, showarrow: false, bgcolor: "#fff", bordercolor: "#444", borderpad: 4, font: { size: 11 } })),
+    shapes: boxes.map((node) => ({ type: "rect", x0: node.x - node.box[0], x1: node.x + node.box[0], y0: node.y - node.box[1], y1: node.y + node.box[1], fillcolor: "#fff", line: { color: "#444", width: 1 } })),
+    annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: node.label, showarrow: false, font: { size: 11 } })),
     xaxis: { visible: false }, yaxis: { visible: false, scaleanchor: "x" },
   }), { ...CONFIG, scrollZoom: true });
   el(parent, "p", ["Each direction of a link is a line of its own, to the right of its way; dashed: wraparound. Point at a line beyond its middle for its load.", ...links.notes].join(" "), { className: "dim" });

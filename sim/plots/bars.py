@@ -30,7 +30,7 @@ COLOURS = {
     "broadcast": PALETTE["yellow"],
     "permute": PALETTE["yellow"],
     "send": PALETTE["green"],
-    "copy": PALETTE["orange"],
+    "copy": PALETTE["yellow"],
 }
 """Colour per class of op, in the legend's order."""
 

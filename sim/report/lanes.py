@@ -102,7 +102,8 @@ def on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]
     first = np.minimum(program.resource_offset[:-1], max(len(program.resource) - 1, 0))
     holds = np.diff(program.resource_offset) > 0
     link = np.where(holds, program.resource[first] - topology.chips, -1) if len(program.resource) else first * 0 - 1
-    port = np.where((link >= 0) & (link < len(topology.links)), np.append(_ports(topology), 0)[link], -1)
+    known = (link >= 0) & (link < len(topology.links))  # beyond them stand copy engines
+    port = np.where(known, np.append(_ports(topology), 0)[np.where(known, link, -1)], -1)
     columns = (program.kind, program.op, program.layer, trace.times["start"], port, group[program.chip])
     keys = _mixed([column.astype(np.int64) for column in columns])
     return np.isin(keys, keys[path.task])
