@@ -1181,7 +1181,8 @@ class CollectiveSuite(_Rows):
 
     kind: Literal["collectives"]
     machines: dict[str, Annotated[Settings, Field(min_length=1)]]
-    """By pattern of the row's system, the first that fits: `topology`, a name or path, and settings of it."""
+    """By pattern of the row's `system gpus=GPUS`, or of its system alone, the first that fits: `topology`, a name or
+    path, and settings of it. Of a machine with more chips the first ones are used."""
     algorithms: dict[str, str] = {}
     """By pattern of the case id, the first that fits; the machine's default for the rest."""
     host_bound: dict[str, HostBound] = {}

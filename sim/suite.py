@@ -13,8 +13,8 @@ Columns of a request: case_id, source, system, model, layers (optional), tp, pp,
 output_len (none: a forward pass; else generated, the first by the prefill), engine, metric (latency_s, tokens_per_s or
 memory_bandwidth_per_gpu), value; others are for the reader.
 
-Columns of a collective: case_id, source, system, gpus, collective (all_reduce, ..., alltoall), bytes (as nccl-tests
-counts them), time_us; others are for the reader.
+Columns of a collective: case_id, source, system, gpus, collective (all_reduce, ..., alltoall, sendrecv), bytes (as
+nccl-tests counts them), time_us; others are for the reader.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ from sim.specs import (
     Scenario,
     Settings,
     Suite,
-    SwitchSpec,
-    TopologySpec,
     TorusSpec,
+    chips_of,
 )
 
 
@@ -172,12 +171,17 @@ class _Row:
         return got
 
 
-_SPELLINGS = {"alltoall": "all_to_all"}
+_SPELLINGS = {"alltoall": "all_to_all", "sendrecv": "permute"}
+"""As nccl-tests spells them; in its sendrecv every GPU sends to the next and receives from the one before."""
 
 
 def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
     system, case_id = row.cell("system"), row.cell("case_id")
-    settings = dict(_first(suite.machines, system))
+    chips = row.number("gpus")
+    key = f"{system} gpus={chips}"
+    # A pattern without GPUs fits the system alone.
+    fitting = (value for name, value in suite.machines.items() if fnmatchcase(key, name) or fnmatchcase(system, name))
+    settings = dict(next(fitting, {}))
     if "topology" not in settings:
         raise InputError("no entry of the suite's 'machines' fits this system", where=row.where, got=system)
     collective, size = _SPELLINGS.get(row.cell("collective"), row.cell("collective")), row.real("bytes")
@@ -185,28 +189,21 @@ def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
         raise InputError("unknown collective", where=row.where, got=collective, hint=suggest(collective, ALGORITHMS))
     host = _first(suite.host_bound, case_id)
     machine = settings.pop("topology")
-    if row.number("gpus") != _chips(load.topology_spec(machine)):
-        settings["chips"] = row.number("gpus")
+    if chips > (most := chips_of(load.topology_spec(machine))):
+        hint = "a pattern of the suite's 'machines' may say gpus=16"
+        raise InputError(f"{machine} has {most} chips", where=row.where, got=chips, hint=hint)
     return CollectiveCase(
         case_id=case_id,
         source=row.get("source"),
         published=row.real("time_us") * 1e-6,
         machine=machine,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
-        chips=row.number("gpus"),
+        chips=chips,
         collective=collective,
         size_bytes=size,
         algorithm=_first(suite.algorithms, case_id) or None,
         not_gated=_first(suite.not_gated, case_id) or (host.reason if host and size <= host.up_to else ""),
     )
-
-
-def _chips(machine: TopologySpec) -> int:
-    if isinstance(machine, SwitchSpec):
-        return machine.chips
-    if isinstance(machine, TorusSpec):
-        return prod(axis.size for axis in machine.axes.values())
-    return sum(kind == "chip" for kind in machine.nodes.values())
 
 
 def measured(machine: str, collective: str, chips: int, algorithm: str | None = None) -> list[tuple[float, float]]:

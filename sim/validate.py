@@ -10,6 +10,7 @@ from sim import bench, load
 from sim import topology as machines
 from sim.closed_form import pope
 from sim.errors import InputError
+from sim.placement import some_chips
 from sim.report.validation import Outcome, Validation
 from sim.run import latency_s, predict
 from sim.specs import DTYPE_BYTES, Scenario
@@ -71,7 +72,8 @@ def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[
 
 def measure(case: CollectiveCase, *further: str) -> bench.Measurement:
     """The case's collective, with further settings of its machine. Raises InputError."""
-    topology = machines.build(load.topology_spec(case.machine, [*case.settings, *further]))
+    spec = load.topology_spec(case.machine, [*case.settings, *further])
+    topology = machines.build(some_chips(spec, range(case.chips)))
     axes = tuple(axis.name for axis in topology.axes)
     return bench.measure(topology, case.collective, axes, case.size_bytes, case.algorithm)
 

@@ -88,7 +88,7 @@ def test_a_row_becomes_a_collective_on_so_many_chips_of_its_machine(tmp_path: Pa
     ]
     _, (whole, part, off) = read("nccl", write_rows(tmp_path / "rows.csv", rows, ROW))
     assert (whole.machine, whole.settings, whole.algorithm) == ("dgx_h100", (), None)
-    assert (part.machine, part.settings) == ("hgx_h200", ("chips=5",))
+    assert (part.machine, part.settings, part.chips) == ("hgx_h200", (), 5)
     assert (off.collective, off.algorithm) == ("all_to_all", "ring")
     assert whole.published == pytest.approx(4e-3)
 
@@ -127,3 +127,37 @@ def test_the_shipped_constants_are_what_the_fit_gives() -> None:
     assert found.settled
     for protocol, duration in shipped.items():
         assert duration.value == pytest.approx(found.values[f"startup_{protocol}"] * 1e-6, rel=0.02)
+
+
+OTHERS = [
+    ("DGX H100 (8x H100)", 3, "broadcast", "dgx_h100"),
+    ("DGX H100", 16, "all_reduce", "dgx_h100_x2"),
+    ("DGX H100", 32, "all_gather", "dgx_h100_x4"),
+    ("HGX H200", 6, "sendrecv", "hgx_h200"),
+    ("8x B200", 4, "reduce_scatter", "hgx_b200"),
+    ("GB200 NVL72", 72, "all_reduce", "gb200_nvl72"),
+    ("8x A100 80GB PCIe", 4, "all_reduce", "a100_pcie_bridges"),
+    ("DGX-1 (8x V100)", 4, "all_reduce", "dgx1_v100"),
+    ("8x MI300X", 7, "alltoall", "mi300x"),
+]
+"""Rows of kinds that were not measured here: systems, numbers of GPUs and collectives."""
+
+
+def of_others(tmp_path: Path, rows) -> Path:
+    path = tmp_path / "rows.csv"
+    lines = [f'{i},invented,"{row[0]}",{row[1]},{row[2]},16777216,100' for i, row in enumerate(rows)]
+    path.write_text("\n".join(["case_id,source,system,gpus,collective,bytes,time_us", *lines]), encoding="utf-8")
+    return path
+
+
+def test_rows_of_other_systems_gpus_and_collectives_run_on_their_machine(tmp_path: Path):
+    path = of_others(tmp_path, OTHERS)
+    _, cases = read("nccl", path)
+    assert [(case.machine, case.chips) for case in cases] == [(row[3], row[1]) for row in OTHERS]
+    assert all(outcome.simulated > 0 for outcome in validate("nccl", path).outcomes)
+
+
+def test_more_gpus_than_the_machine_has_are_an_error(tmp_path: Path):
+    """Not sixteen GPUs on the switch of one box."""
+    with pytest.raises(InputError, match="hgx_h200 has 8 chips, got 16"):
+        read("nccl", of_others(tmp_path, [("HGX H200", 16, "all_reduce")]))
