@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.specs import AnySuite, CollectiveSuite, GenerationSuite, Tolerance
+from sim.specs import AnySuite, CollectiveSuite, GenerationSuite, RequestSuite, Tolerance
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def render(validation: Validation, console: Console | None = None) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
     table.title = escape(": ".join(filter(None, (suite.name, suite.description))))
     of_collectives = isinstance(suite, CollectiveSuite)
-    of_halves = isinstance(suite, GenerationSuite)
+    of_halves = isinstance(suite, GenerationSuite | RequestSuite)
     usual = "NCCL's tuner" if of_collectives else "half by half" if of_halves else "paper's form"
     columns = ("case", "published", "simulated", "error", usual, "error")
     for i, column in enumerate((*columns, "algorithm") if of_collectives else columns):
