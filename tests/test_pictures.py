@@ -13,7 +13,9 @@ from sim.cli import app
 from sim.errors import InputError
 from sim.run import bottlenecks, run
 
-DRAWN = [name for name in pictures.FIGURES if name != "memory"]  # which needs a memory pool
+OPTIONAL = {"memory": "memory_pool:", "stages": "pipeline:"}
+"""Figures of scenarios that have these."""
+DRAWN = [name for name in pictures.FIGURES if name not in OPTIONAL]
 
 
 @pytest.fixture(scope="module")
@@ -104,5 +106,5 @@ def test_figures_and_page_of_every_kind_of_run(tmp_path: Path, old: str, new: st
     scenario.write_text(GPUS.replace(old, new) if old else GPUS)
     done = run(load.scenario(str(scenario)))
     drawn = pictures.draw(done, tmp_path, ["png"], bottlenecks=bottlenecks(done))
-    expected = {f"{name}.png" for name in pictures.FIGURES if name != "memory" or "memory_pool" in new}
+    expected = {f"{name}.png" for name in pictures.FIGURES if OPTIONAL.get(name, "") in new}
     assert {path.name for path in drawn} == expected | {"report.html"}
