@@ -306,10 +306,22 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw figure.png.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer.")] = 1,
+    backend: Annotated[str, typer.Option(help="local, or dask: a cluster.")] = "local",
+    scheduler: Annotated[str, typer.Option(help="Of the Dask cluster, such as tcp://10.0.0.1:8786.")] = "",
 ) -> None:
-    """Simulate every combination of a scenario's sweep; write sweep.csv and figure.png to OUT/NAME."""
+    """Simulate every combination of a scenario's sweep; write sweep.csv and figure.png to OUT/NAME.
+
+    Rows are written as they come, and a sweep that was interrupted goes on where it was.
+    """
     from sim import load, outputs
-    from sim.sweep import chart, points, rows
+    from sim.errors import suggest
+    from sim.sweep import chart, points, rows, workers
+    from sim.sweep.record import Record
+
+    if backend not in ("local", "dask"):
+        hint = suggest(backend, ("local", "dask"))
+        raise InputError("no such backend", where="--backend", got=backend, hint=hint)
 
     chosen = settings or []
     base = load.scenario(scenario, chosen)
@@ -318,14 +330,20 @@ def sweep(
         planned = points.points(base, chosen)
         figure = chart.figure_of(base, axes)
     folder = out / outputs.folder_name(base, chosen)
-    done: list[rows.Row] = []
     with outputs.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        arriving = rows.recorded(rows.measured(scenario, planned), axes, folder / "sweep.csv")
-        while len(done) < len(planned):
-            with _busy(f"simulating {base.name}, point {len(done) + 1} of {len(planned)}"):
-                done.append(next(arriving))
-        arriving.close()
+        record = Record(folder / "sweep.csv", base, axes, planned)
+        found: dict[int, rows.Row] = record.interrupted()
+        if found:
+            typer.echo(f"going on: {len(found)} of {len(planned)} points are there", err=True)
+        left = [number for number in range(len(planned)) if number not in found]
+        todo = [planned[number] for number in left]
+        with _rated(f"simulating {base.name}", len(todo)) as progress, record.open(found) as file:
+            for i, row in workers.measured(scenario, todo, jobs, backend, scheduler):  # type: ignore[arg-type]
+                file.add(row)
+                found[left[i]] = row
+                progress()
+    done = [found[number] for number in range(len(planned))]
     if plots and figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
 
@@ -519,6 +537,27 @@ def _steps(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(
             task, completed=done, total=total or None, visible=time.monotonic() - began > _PATIENCE_S
         )
+
+
+@contextmanager
+def _rated(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar with the rate and the time left on a terminal, nothing elsewhere: call it after every step."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = TextColumn("{task.description}, {task.fields[rate]}"), BarColumn(), MofNCompleteColumn()
+    began = time.monotonic()
+    with Progress(*shown, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, rate="")
+
+        def step() -> None:
+            done = bar.tasks[0].completed + 1
+            bar.update(task, advance=1, rate=f"{done / max(time.monotonic() - began, 1e-9):.1f}/s")
+
+        yield step
 
 
 @contextmanager

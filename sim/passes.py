@@ -8,7 +8,7 @@ why it was not, is said.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim import periodic
 from sim.collectives.fold import NotFoldableError
@@ -16,6 +16,7 @@ from sim.engine import simulate
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.periodic import Period
+from sim.perturb import differs_by_layer, perturbed
 from sim.placement import machine
 from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.specs import Scenario
@@ -68,7 +69,8 @@ def simulate_pass(scenario: Scenario) -> Simulated:
     Raises:
         LayoutError: the mesh does not divide a dimension.
     """
-    repeats = scenario.engine.periodic == "auto" and not scenario.pipeline
+    unlike = scenario.perturb is not None and differs_by_layer(scenario.perturb)
+    repeats = scenario.engine.periodic == "auto" and not scenario.pipeline and not unlike
     engine_s = 0.0
     found: tuple[Period, ...] | None = None
     for keep in (*(_KEPT if repeats else ()), None):
@@ -98,7 +100,10 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
             obstacle = str(error)
         else:
             return folded, lowered, f"one chip is simulated for all {topology.chips}, each of whose sends is alike"
-    return topology, lower(scenario, topology, keep), f"all chips are simulated: {obstacle}"
+    lowered = lower(scenario, topology, keep)
+    if scenario.perturb:
+        lowered = replace(lowered, program=perturbed(lowered.program, topology, scenario.perturb))
+    return topology, lowered, f"all chips are simulated: {obstacle}"
 
 
 def _obstacle(scenario: Scenario, topology: Topology) -> str:
@@ -107,6 +112,8 @@ def _obstacle(scenario: Scenario, topology: Topology) -> str:
         return "engine.fold is off"
     if scenario.pipeline:
         return "stages do different things"
+    if scenario.perturb:
+        return "perturb makes some unlike the others"
     if topology.kind != "torus":
         return f"links of a {topology.kind} lead to different chips"
     if not topology.vertex_transitive:
@@ -124,5 +131,7 @@ def _periodicity(scenario: Scenario, lowered: Lowered) -> str:
         return "all layers are simulated: engine.periodic is off"
     if scenario.pipeline:
         return "all layers are simulated: requests of a pipeline overlap"
+    if scenario.perturb and differs_by_layer(scenario.perturb):
+        return "all layers are simulated: perturb makes them unlike"
     few = scenario.layers <= _KEPT[0] + 2
     return f"all layers are simulated: {'they are few' if few else 'they do not settle into one that repeats'}"

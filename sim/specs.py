@@ -860,6 +860,48 @@ class EngineSpec(Strict):
     """Which engine runs; the results are the same. compiled: numba, for large programs; auto: where it pays."""
 
 
+Factor = Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
+
+
+class Straggler(Strict):
+    """Chips that compute more slowly than the others."""
+
+    chips: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    factor: Factor = 1.0
+    """Of the time of their operations."""
+    delay: Duration | None = None
+    """Added to the time of each of their operations."""
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Only in these. Default: everywhere."""
+
+
+class SlowLinks(Strict):
+    """Links that take longer for every byte."""
+
+    links: Annotated[list[str], Field(min_length=1)]
+    """Names as in the report, such as `0:x+` or `gpu0->gpu1#0`."""
+    factor: Factor
+
+
+class Jitter(Strict):
+    """Every task takes longer by a share drawn anew, uniformly from 0 to this one."""
+
+    ops: Fraction | None = None
+    links: Fraction | None = None
+
+
+class PerturbSpec(Strict):
+    """What is not as the files of the machine say."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the jitter."""
+    stragglers: list[Straggler] = []
+    slow_links: list[SlowLinks] = []
+    failed_links: list[str] = []
+    """Links that carry nothing: a scenario that needs one is an error."""
+    jitter: Jitter | None = None
+
+
 class Reference(Strict):
     """A published measurement of this scenario."""
 
@@ -941,6 +983,8 @@ class Scenario(Strict):
     """Of a prefill. Default: no padding."""
     memory_pool: MemoryPoolSpec | None = None
     """Default: all weights in the chips' own memory."""
+    perturb: PerturbSpec | None = None
+    """Default: all chips and links are as their files say."""
     engine: EngineSpec = EngineSpec()
     reference: Reference | None = None
     sweep: SweepSpec | None = None

@@ -32,6 +32,7 @@ ORDER = [
     "compiled",
     "engine",
     "periodic",
+    "perturb",
     "bench",
     "report",
     "plots",

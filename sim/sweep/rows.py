@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,36 +79,49 @@ def measure(name: str, point: Point) -> Row:
         return Row(point.choices, error="takes longer than the clock of the simulation counts")
 
 
-def measured(name: str, points: Iterable[Point]) -> Iterator[Row]:
-    """The rows of the points, one after the other."""
-    return (measure(name, point) for point in points)
-
-
-def recorded(rows: Iterable[Row], axes: Sequence[str], path: Path) -> Generator[Row, None, None]:
-    """Write each row to the CSV file `path` as soon as it is there, and pass it on."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*axes, *_columns(None), "error"])
-        file.flush()
-        for row in rows:
-            values = ["" if value is None else value for value in _columns(row.outcome).values()]
-            writer.writerow([*(row.choices[axis] for axis in axes), *values, row.error or ""])
-            file.flush()
-            yield row
-
-
-def _columns(outcome: Outcome | None) -> dict[str, Any]:
+def columns(outcome: Outcome | None) -> dict[str, Any]:
     """Column names and values; all None where there is no outcome."""
-    columns: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for field in dataclasses.fields(Outcome):
         value = getattr(outcome, field.name, None)
         if field.name in ("simulated", "closed_form", "per_axis"):
             prefix = "" if field.name == "simulated" else f"{field.name}_"
             for figure in dataclasses.fields(Figures):
-                columns[prefix + figure.name] = getattr(value, figure.name, None)
+                result[prefix + figure.name] = getattr(value, figure.name, None)
         else:
-            columns[field.name] = value
-    return columns
+            result[field.name] = value
+    return result
+
+
+def outcome_of(texts: Mapping[str, str]) -> Outcome | None:
+    """The outcome whose `columns` were written as text; None for one that is not there.
+
+    Raises:
+        ValueError: a value is no number.
+    """
+    if not texts["chips"]:
+        return None
+
+    def number(text: str) -> float | None:
+        return float(text) if text else None
+
+    def figures(prefix: str) -> Figures | None:
+        values = {field.name: number(texts[prefix + field.name]) for field in dataclasses.fields(Figures)}
+        return None if values["latency_s"] is None else Figures(**values)  # type: ignore[arg-type]
+
+    simulated = figures("")
+    if simulated is None:
+        raise ValueError("an outcome without a latency")
+    return Outcome(
+        chips=int(texts["chips"]),
+        tokens=int(texts["tokens"]),
+        simulated=simulated,
+        exposed=float(texts["exposed"]),
+        fits=texts["fits"] == "True",
+        memory_bytes=float(texts["memory_bytes"]),
+        closed_form=figures("closed_form_"),
+        per_axis=figures("per_axis_"),
+    )
 
 
 def _outcome(scenario: Scenario, report: Report) -> Outcome:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass, field
+
 from sim.specs import SwitchSpec, TopologySpec, TorusSpec
 from sim.topology import graph, switch, torus
 from sim.topology.graph import Axis, Chip, Link, Topology
@@ -15,8 +18,21 @@ def build(spec: TopologySpec) -> Topology:
     Raises:
         InputError: a machine that cannot be wired, such as a graph in two pieces.
     """
-    if isinstance(spec, TorusSpec):
-        return torus.build(spec)
-    if isinstance(spec, SwitchSpec):
-        return switch.build(spec)
-    return graph.build(spec)
+    return _build(_Known(f"{spec.kind} {spec.model_dump_json()}", spec))
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A file by what it says, so that the runs of a sweep share a machine and the schedules on it."""
+
+    text: str
+    spec: TopologySpec = field(compare=False)
+
+
+@functools.lru_cache(maxsize=16)
+def _build(known: _Known) -> Topology:
+    if isinstance(known.spec, TorusSpec):
+        return torus.build(known.spec)
+    if isinstance(known.spec, SwitchSpec):
+        return switch.build(known.spec)
+    return graph.build(known.spec)

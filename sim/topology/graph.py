@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -154,8 +155,7 @@ class Topology:
         """
         if not self.vertex_transitive:
             raise ValueError(f"{self.name}: not every chip sees the same links")
-        own = tuple(replace(link, dst=0) for link in self.links if link.src == 0)
-        return replace(self, nodes=self.nodes[:1], links=own, unfolded=self)
+        return _folded(self)
 
     def axis(self, name: str) -> Axis:
         """The axis of that name. Raises KeyError."""
@@ -196,6 +196,12 @@ class Topology:
         for axis, position in zip(self.axes, coordinates, strict=True):
             chip = chip * axis.size + position
         return chip
+
+
+@functools.lru_cache(maxsize=64)
+def _folded(whole: Topology) -> Topology:
+    own = tuple(replace(link, dst=0) for link in whole.links if link.src == 0)
+    return replace(whole, nodes=whole.nodes[:1], links=own, unfolded=whole)
 
 
 def effective(spec: LinkSpec) -> tuple[float, float]:

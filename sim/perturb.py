@@ -1,0 +1,88 @@
+"""Perturbations: the same tasks, some of which take longer than the machine's files say (Scenario.perturb)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sim import units
+from sim.errors import InputError, suggest
+from sim.program import Floats, Kind, Program
+from sim.specs import PerturbSpec
+from sim.topology.graph import Topology
+
+
+def perturbed(program: Program, topology: Topology, spec: PerturbSpec) -> Program:
+    """`program` on a machine with stragglers, slow and failed links, and jitter.
+
+    An operation takes its time x factor + delay, a message on several slow links the largest of their factors; jitter
+    multiplies both by 1 + share x a number drawn per task, uniformly from [0, 1), in the order of tasks, from a
+    generator of the given seed (numpy's PCG64). Whole picoseconds, rounded.
+
+    Raises:
+        InputError: a chip or link that the machine does not have, or a message over a failed link.
+    """
+    busy = program.busy_ps.astype(np.float64)
+    compute = program.kind == Kind.COMPUTE
+    for slow in spec.stragglers:
+        for chip in slow.chips:
+            if chip >= topology.chips:
+                rule = f"no chip of that number: {topology.name} has 0 to {topology.chips - 1}"
+                raise InputError(rule, where="perturb.stragglers", got=chip)
+        late = compute & np.isin(program.chip, slow.chips)
+        if slow.layers is not None:
+            late &= np.isin(program.layer, slow.layers)
+        busy[late] = busy[late] * slow.factor + units.to_ps(slow.delay or 0.0)
+    busy *= _link_factors(program, topology, spec)
+    _check_failed(program, topology, spec.failed_links)
+    if spec.jitter:
+        drawn = np.random.default_rng(spec.seed).random(len(program))
+        busy[compute] *= 1 + (spec.jitter.ops or 0.0) * drawn[compute]
+        sends = program.kind == Kind.SEND
+        busy[sends] *= 1 + (spec.jitter.links or 0.0) * drawn[sends]
+    changed = busy != program.busy_ps
+    return replace(program, busy_ps=np.where(changed, np.rint(busy).astype(np.int64), program.busy_ps))
+
+
+def differs_by_layer(spec: PerturbSpec) -> bool:
+    """Whether layers that were alike no longer are."""
+    return spec.jitter is not None or any(slow.layers is not None for slow in spec.stragglers)
+
+
+def _link_factors(program: Program, topology: Topology, spec: PerturbSpec) -> Floats:
+    """[N] by which each task takes longer for the links it holds."""
+    of_resource = np.ones(len(program.resources))
+    for slow in spec.slow_links:
+        numbers = _numbers(slow.links, topology, "perturb.slow_links")
+        of_resource[topology.chips + numbers] = np.maximum(of_resource[topology.chips + numbers], slow.factor)
+    holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
+    result = np.ones(len(program))
+    np.maximum.at(result, holder, of_resource[program.resource])
+    return result
+
+
+def _check_failed(program: Program, topology: Topology, names: Iterable[str]) -> None:
+    failed = topology.chips + _numbers(names, topology, "perturb.failed_links")
+    holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
+    lost = holder[np.isin(program.resource, failed)]
+    if len(lost):
+        held = next(r for r in program.resources_of(int(lost[0])) if r in failed)
+        op = program.op_names[program.op[lost[0]]]
+        raise InputError(
+            f"'{op}' needs the failed link, and its algorithm has no way around it",
+            where="perturb.failed_links",
+            got=program.resources[held],
+            hint="choose another algorithm in `collectives`, such as line where a wraparound failed, or another layout",
+        )
+
+
+def _numbers(names: Iterable[str], topology: Topology, where: str) -> npt.NDArray[np.int64]:
+    """Numbers of links. Raises InputError."""
+    known = {link.name: link.index for link in topology.links}
+    for name in names:
+        if name not in known:
+            raise InputError("no link of that name", where=where, got=name, hint=suggest(name, known))
+    return np.array([known[name] for name in names], dtype=np.int64)
