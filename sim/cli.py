@@ -362,6 +362,54 @@ def sweep(
 
 
 @app.command()
+def search(
+    model: Annotated[str, typer.Option(help="A shipped name or a file.")],
+    topology: Annotated[list[str], typer.Option(help="Torus: a shipped name or a file. Repeatable.")],
+    phase: Annotated[str, typer.Option(help="decode or prefill.")],
+    batch: Annotated[str, typer.Option(help="Such as 64, or 1..1024: powers of two.")],
+    tokens: Annotated[int, typer.Option(min=1, help="Per sequence: of the prompt, or in the cache.")] = 2048,
+    generate: Annotated[int, typer.Option(min=1, help="Decode steps.")] = 64,
+    weights: Annotated[str, typer.Option(help="Number format of the weights.")] = "bf16",
+    settings: Settings = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Try every layout, attention sharding and overlap; print the best per objective and the Pareto front."""
+    import dataclasses
+
+    from sim import search as searching
+    from sim.errors import suggest
+    from sim.sweep import workers
+    from sim.sweep.choices import render
+
+    if phase not in ("decode", "prefill"):
+        raise InputError("no such phase", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill")))
+    sizes = searching.batches(batch)
+    found = searching.candidates(model, topology, phase, sizes, tokens, generate, weights)  # type: ignore[arg-type]
+    planned = [dataclasses.replace(point, settings=(*point.settings, *(settings or []))) for point in found]
+    rows = {}
+    with _rated(f"searching {len(planned)} candidates", len(planned)) as progress:
+        for number, row in workers.measured(searching.BASE, planned, jobs):
+            rows[number] = row
+            progress()
+    done = [rows[number] for number in range(len(planned))]
+    fitting = searching.fitting(done)
+    if not any(row.outcome for row in done):
+        raise InputError("not one candidate can run", where="search", hint=f"the first: {done[0].error}")
+    chosen = {objective: searching.best(fitting, objective) for objective in searching.OBJECTIVES}
+    lists = {"best_per_batch": searching.best_per_batch(fitting), "pareto": searching.pareto(fitting)}
+    if as_json:
+        best = {objective: row.to_dict() for objective, row in chosen.items()}
+        data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
+        typer.echo(json.dumps({"candidates": len(done), "fitting": len(fitting), "best": best} | data))
+        return
+    typer.echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
+    render("best per objective", chosen)
+    render("best of each batch", {row.choices["batch"]: row for row in lists["best_per_batch"]})
+    render("Pareto front of step time and cost", {str(i + 1): row for i, row in enumerate(lists["pareto"])})
+
+
+@app.command()
 def collective(
     name: Annotated[str, typer.Argument(help="all_gather, reduce_scatter, all_reduce, all_to_all, ...")],
     topology: Annotated[

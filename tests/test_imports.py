@@ -45,6 +45,7 @@ ORDER = [
     "calibrate",
     "explain",
     "sweep",
+    "search",
     "replay",
     "html",
     "pictures",
