@@ -1,5 +1,7 @@
 """Speed, on demand: `pytest tests/benchmarks --benchmark-only`."""
 
+import resource
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.lower import lower
 from sim.program import Kind, Program, ProgramBuilder
+from sim.run import run
 
 
 def chain(tasks: int) -> Program:
@@ -32,18 +35,33 @@ def all_to_all(machine: str) -> Program:
     return builder.build()
 
 
+def late_gather(machine: str) -> Program:
+    """An all-gather of 64 MiB that chip 0 enters 10 us late: every chip is simulated."""
+    built = topology.build(load.topology_spec(machine))
+    builder = ProgramBuilder([*map(str, range(built.chips)), *(link.name for link in built.links)])
+    chips = np.arange(built.chips)
+    late = builder.add("late", Kind.COMPUTE, chips, busy_ps=np.where(chips == 0, 10**7, 0), resource=chips)
+    emit(builder, built, schedule(built, "all_gather", ("x", "y", "z")), 2.0**26, "all_gather", [late])
+    return builder.build()
+
+
 PROGRAMS = {
     "chain of 200,000 tasks": lambda: chain(200_000),
     "one layer, 64 chips": lambda: layers(1),
     "118 layers, 64 chips": lambda: layers(118),
+    "all-gather with a straggler, 4,096 chips": lambda: late_gather("tpu_v4_16x16x16"),
     "dimension-ordered all-to-all, 512 chips": lambda: all_to_all("tpu_v4_8x8x8"),
 }
 
 
+@pytest.mark.parametrize("kernel", ["simpy", "compiled"])
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_engine(benchmark, name: str) -> None:
+def test_engine(benchmark, name: str, kernel: str) -> None:
+    if kernel == "compiled":
+        pytest.importorskip("numba")
     program = PROGRAMS[name]()
-    benchmark.pedantic(simulate, [program], rounds=3)
+    benchmark.pedantic(simulate, [program, kernel], rounds=3, warmup_rounds=1)
+    benchmark.extra_info["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     benchmark.extra_info["tasks"] = len(program)
     benchmark.extra_info["tasks_per_s"] = round(len(program) / benchmark.stats.stats.min)
 
@@ -52,3 +70,26 @@ def test_lowering(benchmark) -> None:
     scenario = load.scenario("palm540b_decode_ws2d")
     machine = topology.build(scenario.topology)
     benchmark.pedantic(lower, [scenario, machine], rounds=3)
+
+
+MACHINES = {
+    1: "topology.axes={x: {size: 1, wrap: false}, y: {size: 1, wrap: false}, z: {size: 1, wrap: false}}",
+    64: "topology=tpu_v4_4x4x4",
+    512: "topology=tpu_v4_8x8x8",
+    4096: "topology=tpu_v4_16x16x16",
+}
+
+
+@pytest.mark.parametrize("shortcuts", ["auto", "off"])
+@pytest.mark.parametrize("chips", MACHINES)
+def test_a_step(benchmark, chips: int, shortcuts: str) -> None:
+    """PaLM 62B, since 4,096 chips do not divide PaLM 540B's d_model. Without shortcuts 8 layers, up to 512 chips."""
+    if shortcuts == "off" and chips > 512:
+        pytest.skip("minutes and tens of GiB")
+    layers = [] if shortcuts == "auto" else ["engine.layers=8"]
+    engine = [f"engine.fold={shortcuts}", f"engine.periodic={shortcuts}", *layers]
+    settings = [MACHINES[chips], "model=palm_62b", "workload.batch=4096", *engine]
+    scenario = load.scenario("palm540b_decode_ws2d", settings)
+    done = benchmark.pedantic(run, [scenario], rounds=2)
+    benchmark.extra_info["tasks"] = done.tasks
+    benchmark.extra_info["engine_s"] = done.engine_s
