@@ -24,7 +24,7 @@ def test_readme_opens_with_the_two_set_up_lines():
     assert run.startswith("python3 -m venv .venv && ")
     assert run.endswith("sim run scenarios/palm540b_decode_ws2d.yaml")
     assert test.startswith("python3 -m venv .venv && ")
-    assert test.endswith("pytest")
+    assert test.endswith("pytest -n auto")
     assert BASH[2:] == COMMANDS
 
 
