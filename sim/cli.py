@@ -372,11 +372,15 @@ def search(
     weights: Annotated[str, typer.Option(help="Number format of the weights.")] = "bf16",
     settings: Settings = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder of the figure.")] = Path("out"),
     as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
 ) -> None:
-    """Try every layout, attention sharding and overlap; print the best per objective and the Pareto front."""
-    import dataclasses
+    """Try every layout, attention sharding, overlap and order of the axes on every machine given.
 
+    Print the best per objective and the Pareto front; draw latency against cost to OUT/search_MODEL_PHASE.png.
+    """
+    from sim import outputs
     from sim import search as searching
     from sim.errors import suggest
     from sim.sweep import workers
@@ -385,8 +389,8 @@ def search(
     if phase not in ("decode", "prefill"):
         raise InputError("no such phase", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill")))
     sizes = searching.batches(batch)
-    found = searching.candidates(model, topology, phase, sizes, tokens, generate, weights)  # type: ignore[arg-type]
-    planned = [dataclasses.replace(point, settings=(*point.settings, *(settings or []))) for point in found]
+    work = (sizes, tokens, generate, weights, settings or [])
+    planned = searching.candidates(model, topology, phase, *work)  # type: ignore[arg-type]
     rows = {}
     with _rated(f"searching {len(planned)} candidates", len(planned)) as progress:
         for number, row in workers.measured(searching.BASE, planned, jobs):
@@ -398,6 +402,14 @@ def search(
         raise InputError("not one candidate can run", where="search", hint=f"the first: {done[0].error}")
     chosen = {objective: searching.best(fitting, objective) for objective in searching.OBJECTIVES}
     lists = {"best_per_batch": searching.best_per_batch(fitting), "pareto": searching.pareto(fitting)}
+    path = out / f"search_{Path(model).stem}_{phase}.png"
+    if plots:
+        from sim.plots import pareto
+
+        title = f"{phase} of {Path(model).stem} on {', '.join(Path(name).stem for name in topology)}, {weights} weights"
+        with _busy(f"drawing {path}"), outputs.replacing_file(path) as fresh:
+            beside = searching.published(done, planned)
+            pareto.draw(searching.chart(title, phase, fitting, beside), fresh)  # type: ignore[arg-type]
     if as_json:
         best = {objective: row.to_dict() for objective, row in chosen.items()}
         data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
@@ -405,8 +417,10 @@ def search(
         return
     typer.echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
     render("best per objective", chosen)
-    render("best of each batch", {row.choices["batch"]: row for row in lists["best_per_batch"]})
-    render("Pareto front of step time and cost", {str(i + 1): row for i, row in enumerate(lists["pareto"])})
+    for name, title in (("best_per_batch", "fastest of each batch"), ("pareto", "Pareto front of step time and cost")):
+        render(title, {str(i + 1): row for i, row in enumerate(lists[name])})
+    if plots:
+        typer.echo(f"figure in {path}")
 
 
 @app.command()

@@ -1,0 +1,142 @@
+"""Latency against cost of many choices, one colour per layout: Figure 1 of Pope et al. 2022 (arXiv 2211.05102)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.plots.style import PALETTE, figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
+_HOLLOW: dict[str, Any] = {"facecolors": "none", "linewidths": 1.3, "s": 46, "marker": "D"}
+_ROOM = 3.0
+"""The axes reach so many times further than the front and the published points."""
+_RING: dict[str, Any] = {"facecolors": "none", "edgecolors": PALETTE["black"], "linewidths": 1.1, "s": 60}
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """One choice."""
+
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A layout: all its choices, those of them that no other of its own beats, by x, and published points."""
+
+    label: str
+    choices: tuple[Spot, ...]
+    front: tuple[Spot, ...]
+    published: tuple[Spot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """What the figure shows, in the units of its labels."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[Line, ...]
+    """Each keeps its colour whether or not it has choices."""
+    front: tuple[Spot, ...]
+    """What nothing beats in both, by x: ringed and labelled."""
+    named: str
+    """What the labels say."""
+
+
+def draw(chart: Chart, path: Path | str) -> None:
+    """Write the figure to `path` (format by suffix)."""
+    save(make(chart), path)
+
+
+def make(chart: Chart) -> Figure:
+    """The figure that `draw` writes."""
+    made = figure(8.0, 4.8)
+    with style():
+        axes = made.add_subplot()
+        for number, (line, colour) in enumerate(zip(chart.lines, _COLOURS, strict=False)):
+            wide = 3.0 - 0.5 * number  # fronts that lie on each other are all seen
+            axes.scatter(*_xy(line.choices), s=12, color=colour, alpha=0.45, linewidths=0, zorder=2)
+            axes.plot(*_xy(line.front), "-o", color=colour, linewidth=wide, markersize=2.5 + wide, zorder=3)
+            axes.scatter(*_xy(line.published), edgecolors=colour, zorder=5, **_HOLLOW)
+        axes.scatter(*_xy(chart.front), zorder=4, **_RING)
+        axes.set(xscale="log", yscale="log", xlabel=chart.x_label, ylabel=chart.y_label)
+        (low_x, high_x), (low_y, high_y) = limits(chart)
+        axes.set(xlim=(low_x, high_x), ylim=(low_y, high_y))
+        _ticks(axes)
+        _labels(axes, chart.front)
+        axes.grid(visible=True)
+        made.suptitle(chart.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        _legend(made, chart)
+    return made
+
+
+def limits(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Ends of both axes: what is far from the front would press it into a corner, and is left out."""
+    near = [*chart.front, *(spot for line in chart.lines for spot in line.published)]
+    xs, ys = _xy(near)
+    return (min(xs) / 2, max(xs) * _ROOM), (min(ys) / 1.8, max(ys) * _ROOM)
+
+
+def outside(chart: Chart) -> int:
+    """Choices beyond the axes."""
+    (_, high_x), (_, high_y) = limits(chart)
+    return sum(spot.x > high_x or spot.y > high_y for line in chart.lines for spot in line.choices)
+
+
+def _xy(spots: Sequence[Spot]) -> tuple[list[float], list[float]]:
+    return [spot.x for spot in spots], [spot.y for spot in spots]
+
+
+def _ticks(axes: Axes) -> None:
+    """Plain numbers at 1, 2 and 5 of every decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=40))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _labels(axes: Axes, front: Sequence[Spot]) -> None:
+    """The label of each point of the front, once where the same label follows: at the fastest."""
+    last = None
+    for spot in front:
+        if spot.label != last:
+            place: dict[str, Any] = {"textcoords": "offset points", "xytext": (-2, -6), "ha": "right", "va": "top"}
+            axes.annotate(spot.label, (spot.x, spot.y), fontsize=6.5, rotation=40, zorder=6, **place)
+        last = spot.label
+
+
+def _every(chart: Chart) -> str:
+    beyond = outside(chart)
+    return "every choice that fits" + (f"\n({beyond} beyond the axes)" if beyond else "")
+
+
+def _legend(made: Figure, chart: Chart) -> None:
+    from matplotlib.collections import PathCollection
+    from matplotlib.lines import Line2D
+
+    handles: list[Line2D | PathCollection] = [
+        Line2D([], [], color=colour, marker="o", markersize=4.0, linewidth=1.4, label=line.label)
+        for line, colour in zip(chart.lines, _COLOURS, strict=False)
+        if line.choices
+    ]
+    grey: dict[str, Any] = {"color": PALETTE["grey"], "linewidth": 0}
+    handles.append(Line2D([], [], marker="o", markersize=3, alpha=0.5, label=_every(chart), **grey))
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": PALETTE["black"]}
+    handles.append(Line2D([], [], marker="o", markersize=7.5, label=f"front, with its {chart.named}", **ring, **grey))
+    if any(line.published for line in chart.lines):
+        hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.3}
+        handles.append(Line2D([], [], marker="D", markersize=6.5, label="published, its layout", **hollow, **grey))
+    made.legend(handles=handles, loc="outside right center", alignment="left")
