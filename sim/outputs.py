@@ -140,6 +140,7 @@ def read(folder: Path) -> Run:
     Raises:
         InputError: no folder of a run, or of another version of this program.
     """
+    from sim.report.spread import Spread
     from sim.run import restored
     from sim.specs import Scenario
     from sim.trace import TIMES
@@ -159,7 +160,8 @@ def read(folder: Path) -> Run:
             own_report = report["phases"][i] if report["phases"] else report
             latencies_s.append(own_report["simulated"]["latency_s"])
             shortcuts.append(tuple(own_report["engine"]["shortcuts"]))
-        return restored(scenario, times, latencies_s, shortcuts)
+        spread = Spread(**report["spread"]) if report["spread"] else None
+        return restored(scenario, times, latencies_s, shortcuts, spread)
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             "not the results of a run by this version",

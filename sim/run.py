@@ -27,6 +27,8 @@ from sim.report.memory import Memory
 from sim.report.metrics import measure
 from sim.report.pool import pool_report
 from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, together
+from sim.report.spread import Spread
+from sim.report.waiting import waiting
 from sim.report.what_if import what_if
 from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
 from sim.topology.graph import Topology
@@ -106,13 +108,27 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         latency_s = sum(found.step_s for found in simulated) if simulated else None
         passes.append(_pass(phase, whole := simulate_pass(phase), latency_s))
         simulations += [*simulated, whole]
+    report = _report(scenario, passes)
     return Run(
         scenario=scenario,
         passes=tuple(passes),
-        report=_report(scenario, passes),
+        report=replace(report, spread=_spread(scenario, report.simulated.latency_s, progress)),
         tasks=sum(len(found.trace.program) for found in simulations),
         engine_s=sum(found.engine_s for found in simulations),
     )
+
+
+def _spread(scenario: Scenario, first_s: float, progress: Callable[[int, int], None]) -> Spread | None:
+    """Latencies of the runs that `perturb.repeats` asks for, of which one has been; None where it is the only one."""
+    perturb = scenario.perturb
+    if perturb is None or perturb.repeats == 1:
+        return None
+    latencies_s = [first_s]
+    for done in range(1, perturb.repeats):
+        progress(done, perturb.repeats)
+        again = perturb.model_copy(update={"seed": perturb.seed + done, "repeats": 1})
+        latencies_s.append(latency_s(scenario.model_copy(update={"perturb": again})))
+    return Spread.of(latencies_s)
 
 
 def bottlenecks(
@@ -253,6 +269,8 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
         plain = simulate_pass(scenario.model_copy(update={"memory_pool": None})).whole()
         pool = pool_report(scenario, trace, plain, memory, lowered.layer_bytes)
         report = replace(report, pool=pool)
+    if scenario.perturb:
+        report = replace(report, waiting=waiting(trace, topology.chips))
     return Pass(scenario, topology, replace(lowered, program=trace.program), trace, report)
 
 
@@ -261,6 +279,7 @@ def restored(
     times: Sequence[npt.NDArray[np.void]],
     latencies_s: Sequence[float],
     shortcuts: Sequence[tuple[str, ...]],
+    spread: Spread | None,
 ) -> Run:
     """A run from what was written of it, without simulating: lowered again, with the times it had.
 
@@ -268,6 +287,7 @@ def restored(
         times: of each phase, [tasks] of TIMES; the ends follow from the rest.
         latencies_s: of all steps of each phase.
         shortcuts: what its report says of each phase.
+        spread: what it says of repeated runs.
 
     Raises:
         ValueError: the times are not of this scenario's tasks.
@@ -280,7 +300,8 @@ def restored(
         own["end"] = own["free"] + lowered.program.flight_ps
         trace = Trace(lowered.program, own)
         passes.append(_pass(phase, Simulated(phase, topology, lowered, trace, (), said, 0.0), latency_s))
-    return Run(scenario, tuple(passes), _report(scenario, passes), sum(len(own) for own in times), 0.0)
+    report = replace(_report(scenario, passes), spread=spread)
+    return Run(scenario, tuple(passes), report, sum(len(own) for own in times), 0.0)
 
 
 def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:

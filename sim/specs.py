@@ -895,11 +895,20 @@ class PerturbSpec(Strict):
 
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the jitter."""
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Runs with jitter, the first of `seed`, the next of the seed after it, and so on."""
     stragglers: list[Straggler] = []
     slow_links: list[SlowLinks] = []
     failed_links: list[str] = []
     """Links that carry nothing: a scenario that needs one is an error."""
     jitter: Jitter | None = None
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> PerturbSpec:
+        if self.repeats > 1 and self.jitter is None:
+            rule = "without jitter every run is the same"
+            raise wrong("repeats", rule=rule, got=self.repeats, hint="add jitter: {ops: 2 %}")
+        return self
 
 
 class Reference(Strict):

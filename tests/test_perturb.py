@@ -1,12 +1,21 @@
 """Stragglers, slow and failed links, jitter: what takes how much longer, and that the shortcuts step aside."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
 
-from sim import load
+from sim import load, outputs
+from sim import topology as machines
+from sim.collectives import schedule
+from sim.collectives.emit import emit
+from sim.engine import simulate
 from sim.errors import InputError
 from sim.passes import simulate_pass
-from sim.program import Kind
+from sim.program import Kind, ProgramBuilder
+from sim.report.render import render
+from sim.report.waiting import waiting
 from sim.run import run
 
 SMALL = ["topology.axes={x: {size: 4, wrap: true}, y: {size: 1, wrap: false}, z: {size: 1, wrap: false}}"]
@@ -86,6 +95,80 @@ def test_jitter_is_the_seeds_and_only_lengthens():
 def test_what_is_not_there_is_one_clear_line(perturb, said):
     with pytest.raises(InputError, match=said):
         found(perturb)
+
+
+def test_repeats_are_the_runs_of_the_seeds_that_follow_and_report_median_and_spread(tmp_path):
+    """Runs of seeds 7, 8, 9: lowest, middle and highest; a quartile lies halfway to the middle."""
+    jitter = "jitter: {ops: 5 %, links: 20 %}"
+    alone = sorted(found(f"{{seed: {seed}, {jitter}}}").step_s for seed in (7, 8, 9))
+    scenario = load.scenario(
+        "palm540b_decode_ws2d", ["engine.layers=12", *SMALL, f"perturb={{seed: 7, repeats: 3, {jitter}}}"]
+    )
+    result = run(scenario)
+    report, steps = result.report, scenario.workload.steps
+    spread = report.spread
+    assert spread.runs == 3
+    assert [spread.lowest_s, spread.median_s, spread.highest_s] == pytest.approx([steps * s for s in alone], rel=1e-12)
+    assert spread.lower_quartile_s == pytest.approx(steps * (alone[0] + alone[1]) / 2, rel=1e-12)
+    assert spread.upper_quartile_s == pytest.approx(steps * (alone[1] + alone[2]) / 2, rel=1e-12)
+    assert report.simulated.latency_s == steps * found(f"{{seed: 7, {jitter}}}").step_s
+    assert report.to_dict()["spread"]["median_s"] == spread.median_s
+    outputs.write(result, tmp_path, formats=())
+    assert outputs.read(tmp_path).report.spread == spread
+    shown = io.StringIO()
+    render(report, Console(file=shown, width=200))
+    assert "3 runs with jitter: median latency" in shown.getvalue()
+    assert "waiting for a late peer" in shown.getvalue()
+
+
+def test_repeats_without_jitter_are_refused():
+    with pytest.raises(InputError, match="without jitter every run is the same"):
+        found("{repeats: 3}")
+
+
+def late_gather(axes: str, late: int, delay_ps: int):
+    """An all-gather of 1 MiB on a 4x4x1 torus that one chip enters `delay_ps` after the others."""
+    size = {"x": 4, "y": 4, "z": 1}
+    parts = ", ".join(f"{name}: {{size: {n}, wrap: {str(n > 1).lower()}}}" for name, n in size.items())
+    topology = machines.build(load.topology_spec("tpu_v4_4x4x4", [f"axes={{{parts}}}"]))
+    builder = ProgramBuilder([*(f"{c}:compute" for c in range(16)), *(link.name for link in topology.links)])
+    chips = np.arange(16, dtype=np.int32)
+    busy_ps = np.where(chips == late, delay_ps, 0)
+    before = builder.add("before", Kind.COMPUTE, chips, busy_ps=busy_ps, resource=chips[:, None])
+    plan = schedule(topology, "all_gather", tuple(axes), "ring")
+    emit(builder, topology, plan, 2.0**20, f"all_gather({axes})", [before])
+    return simulate(builder.build())
+
+
+@pytest.mark.parametrize(("axes", "group"), [("xy", 16), ("x", 4), ("y", 4)])
+def test_the_peers_of_a_late_chip_wait_for_it_and_no_others(axes, group):
+    """D = 1 s late: each of the group - 1 others waits D, transferring is what the collective takes with nobody late.
+
+    1 s is long after every message that does not depend on chip 5 has arrived, so once it enters, only its data and
+    what is behind it moves: never longer than the whole all-gather.
+    """
+    delay_ps = 10**12
+    late, plain = waiting(late_gather(axes, 5, delay_ps), 16), waiting(late_gather(axes, 5, 0), 16)
+    assert plain.waiting_s == 0
+    assert plain.transferring_s == late_gather(axes, 5, 0).makespan_ps / 1e12
+    assert late.waiting_s == (group - 1) / 16
+    assert late.most_s == 1
+    assert late.least_s == 0
+    assert 0 < late.transferring_s <= plain.transferring_s
+    assert late.ops[0].waiting_s + late.ops[0].transferring_s == late.waiting_s + late.transferring_s
+
+
+def test_waiting_and_transferring_are_the_time_in_collectives():
+    """Of every chip the time from BEGIN to END of each collective, whoever is late; a straggler waits least."""
+    slow = found("{stragglers: [{chips: [1], factor: 2}]}")
+    trace = slow.whole()
+    parts = waiting(trace, 4)
+    kind, times = trace.program.kind, trace.times
+    inside_ps = times["end"][kind == Kind.END].sum() - times["start"][kind == Kind.BEGIN].sum()
+    assert parts.waiting_s + parts.transferring_s == pytest.approx(inside_ps / 1e12 / 4, rel=1e-12)
+    assert parts.least_chip == 1
+    assert parts.most_s > parts.least_s
+    assert waiting(found("{}").whole(), 4).waiting_s == 0
 
 
 def test_a_line_does_without_a_failed_wraparound():

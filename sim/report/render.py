@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from sim.report.padding import Padding
 from sim.report.pipeline import PipelineReport
 from sim.report.report import Report
+from sim.report.spread import Spread
+from sim.report.waiting import Waiting
 from sim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -40,17 +42,24 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     if report.pipeline:
         console.print()
         _pipeline(report.pipeline, console)
+    if report.spread:
+        console.print()
+        console.print(_spread(report.spread))
     for name, phase in zip(("prefill", "decode"), report.phases, strict=False):
         console.print()
         console.print(f"[bold]{name}[/]: {format_seconds(phase.simulated.latency_s)}, MFU {phase.simulated.mfu:.1%}")
         console.print(_ops(phase))
         console.print(_each(phase))
         console.print(_links(phase))
+        if phase.waiting:
+            _waiting(phase.waiting, console)
     if not report.phases:
         console.print()
         console.print(_ops(report))
         console.print(_each(report))
         console.print(_links(report))
+        if report.waiting:
+            _waiting(report.waiting, console)
     console.print()
     console.print(_memory(report))
     for note in report.notes:
@@ -101,6 +110,33 @@ def _padding(padding: Padding) -> Table:
     both = (padding.padded_latency_s, padding.packed_latency_s)
     table.add_row("latency", *(format_seconds(t) for t in both), f"{padding.saved:+.1%}")
     return table
+
+
+def _spread(spread: Spread) -> str:
+    """One line: what repeated runs took."""
+    lowest, lower, upper, highest = (
+        format_seconds(time_s)
+        for time_s in (spread.lowest_s, spread.lower_quartile_s, spread.upper_quartile_s, spread.highest_s)
+    )
+    return (
+        f"{spread.runs} runs with jitter: median latency {format_seconds(spread.median_s)}, half of them from {lower} "
+        f"to {upper}, all from {lowest} to {highest}"
+    )
+
+
+def _waiting(waiting: Waiting, console: Console) -> None:
+    """Collectives before and after the last chip has entered."""
+    table = _table("in collectives, mean of all chips", "waiting for a late peer", "transferring")
+    for op in waiting.ops:
+        table.add_row(op.op, format_seconds(op.waiting_s), format_seconds(op.transferring_s))
+    table.add_section()
+    table.add_row("all", format_seconds(waiting.waiting_s), format_seconds(waiting.transferring_s))
+    console.print()
+    console.print(table)
+    console.print(
+        f"chip {waiting.least_chip} waits least, {format_seconds(waiting.least_s)}, "
+        f"chip {waiting.most_chip} most, {format_seconds(waiting.most_s)}"
+    )
 
 
 def _pipeline(pipeline: PipelineReport, console: Console) -> None:

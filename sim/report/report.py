@@ -13,6 +13,8 @@ from sim.report.metrics import Measures, OpMeasure, measure
 from sim.report.padding import Padding, savings
 from sim.report.pipeline import PipelineReport
 from sim.report.pool import Pool
+from sim.report.spread import Spread
+from sim.report.waiting import Waiting
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 from sim.trace import Trace
@@ -135,6 +137,10 @@ class Report:
     """Of a memory pool."""
     padding: Padding | None = None
     """What leaving padding out saves."""
+    spread: Spread | None = None
+    """Latency, all steps, of repeated runs with jitter; every other figure is of the first."""
+    waiting: Waiting | None = None
+    """For late peers, of one step, where something makes chips differ; with two phases in their reports."""
 
     @property
     def chip_s(self) -> float:
@@ -194,6 +200,8 @@ class Report:
             "ops": [plain(op) | {"exposed_each_s": op.exposed_each_s} for op in self.ops],
             "padding": plain(self.padding) | {"saved": self.padding.saved} if self.padding else None,
             "pipeline": plain(self.pipeline) if self.pipeline else None,
+            "spread": plain(self.spread) if self.spread else None,
+            "waiting": plain(self.waiting) if self.waiting else None,
             "phases": [phase.to_dict() for phase in self.phases],
             "notes": list(self.notes),
             "engine": engine if wall_s is None else engine | {"wall_s": wall_s},
@@ -322,6 +330,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
         ),
         links=busier.links,
         ops=(),
+        waiting=None,
         notes=tuple(dict.fromkeys(prefill.notes + decode.notes)),
         phases=(prefill, decode),
     )

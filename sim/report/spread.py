@@ -1,0 +1,26 @@
+"""What repeated runs of a scenario with jitter have in common, and how far they lie apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Latencies of runs that differ only by the seed of their jitter, seconds."""
+
+    runs: int
+    median_s: float
+    lowest_s: float
+    lower_quartile_s: float
+    upper_quartile_s: float
+    highest_s: float
+
+    @classmethod
+    def of(cls, latencies_s: Sequence[float]) -> Spread:
+        """Quartiles between two runs are linear between them."""
+        lowest, lower, median, upper, highest = (float(q) for q in np.percentile(latencies_s, (0, 25, 50, 75, 100)))
+        return cls(len(latencies_s), median, lowest, lower, upper, highest)
