@@ -75,21 +75,31 @@ def test_lowering(benchmark) -> None:
 MACHINES = {
     1: "topology.axes={x: {size: 1, wrap: false}, y: {size: 1, wrap: false}, z: {size: 1, wrap: false}}",
     64: "topology=tpu_v4_4x4x4",
+    128: "topology=tpu_v4_8x4x4",
+    256: "topology=tpu_v4_4x8x8",
     512: "topology=tpu_v4_8x8x8",
     4096: "topology=tpu_v4_16x16x16",
 }
+ENGINES = {
+    "with shortcuts": ("auto", "simpy"),
+    "every task, SimPy": ("off", "simpy"),
+    "every task, compiled": ("off", "compiled"),
+}
 
 
-@pytest.mark.parametrize("shortcuts", ["auto", "off"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("chips", MACHINES)
-def test_a_step(benchmark, chips: int, shortcuts: str) -> None:
-    """PaLM 62B, since 4,096 chips do not divide PaLM 540B's d_model. Without shortcuts 8 layers, up to 512 chips."""
+def test_a_step(benchmark, chips: int, engine: str) -> None:
+    """8 layers of PaLM 62B, since 4,096 chips do not divide PaLM 540B's d_model; every task of up to 512 chips."""
+    shortcuts, kernel = ENGINES[engine]
+    if kernel == "compiled":
+        pytest.importorskip("numba")
     if shortcuts == "off" and chips > 512:
         pytest.skip("minutes and tens of GiB")
-    layers = [] if shortcuts == "auto" else ["engine.layers=8"]
-    engine = [f"engine.fold={shortcuts}", f"engine.periodic={shortcuts}", *layers]
-    settings = [MACHINES[chips], "model=palm_62b", "workload.batch=4096", *engine]
-    scenario = load.scenario("palm540b_decode_ws2d", settings)
-    done = benchmark.pedantic(run, [scenario], rounds=2)
+    engines = [f"engine.fold={shortcuts}", f"engine.periodic={shortcuts}", f"engine.kernel={kernel}", "engine.layers=8"]
+    scenario = load.scenario(
+        "palm540b_decode_ws2d", [MACHINES[chips], "model=palm_62b", "workload.batch=4096", *engines]
+    )
+    done = benchmark.pedantic(run, [scenario], rounds=3, warmup_rounds=1)
     benchmark.extra_info["tasks"] = done.tasks
     benchmark.extra_info["engine_s"] = done.engine_s
