@@ -56,18 +56,39 @@ EXAMPLES = {
 }
 _MEASURES = {"B/s": "a bandwidth", "B": "a size", "s": "a time", "FLOP/s": "a compute rate", "": "a share"}
 _USUAL = {
-    "B/s": ("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "KiB/s", "MiB/s", "GiB/s", "TiB/s", "Gbit/s"),
-    "B": ("B", "kB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB"),
-    "s": ("ps", "ns", "us", "ms", "s"),
-    "FLOP/s": ("MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s"),
-    "": ("%",),
+    "B/s": {
+        "B/s": 1.0,
+        "kB/s": 1e3,
+        "MB/s": 1e6,
+        "GB/s": 1e9,
+        "TB/s": 1e12,
+        "KiB/s": 2.0**10,
+        "MiB/s": 2.0**20,
+        "GiB/s": 2.0**30,
+        "TiB/s": 2.0**40,
+        "Gbit/s": 1e9 / 8,
+    },
+    "B": {
+        "B": 1.0,
+        "kB": 1e3,
+        "MB": 1e6,
+        "GB": 1e9,
+        "TB": 1e12,
+        "KiB": 2.0**10,
+        "MiB": 2.0**20,
+        "GiB": 2.0**30,
+        "TiB": 2.0**40,
+    },
+    "s": {"ps": 1e-12, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0},
+    "FLOP/s": {"MFLOP/s": 1e6, "GFLOP/s": 1e9, "TFLOP/s": 1e12, "PFLOP/s": 1e15},
+    "": {"%": 0.01},
 }
-"""Units to suggest."""
+"""Units to suggest, and what pint says that they are: files in them are read without it."""
 
 
 @functools.cache
 def _registry() -> pint.UnitRegistry[float]:
-    import pint  # 0.15 s: only where a quantity is really parsed
+    import pint  # 0.15 s: only for units that are not among the usual ones
 
     registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
     registry.load_definitions(list(_DEFINITIONS))
@@ -100,6 +121,12 @@ def parse(text: str, unit: str) -> float:
 @functools.cache
 def _factor(name: str, unit: str) -> float | None:
     """How many SI units one `name` is; None if it is no unit or measures something else."""
+    if name in _USUAL[unit]:
+        return _USUAL[unit][name]
+    return _by_pint(name, unit)
+
+
+def _by_pint(name: str, unit: str) -> float | None:
     import pint
 
     try:

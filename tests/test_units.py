@@ -36,6 +36,12 @@ def test_the_text_of_a_quantity_is_exact(value, unit):
     assert units.parse(units.text(value, unit), unit) == value
 
 
+@pytest.mark.parametrize("unit", units.EXAMPLES)
+def test_the_usual_units_are_exactly_what_pint_makes_of_them(unit):
+    usual = units._USUAL[unit]
+    assert {name: units._by_pint(name, unit) for name in usual} == usual
+
+
 def error(text: str, unit: str) -> str:
     with pytest.raises(InputError) as caught:
         units.parse(text, unit)

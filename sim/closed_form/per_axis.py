@@ -19,15 +19,15 @@ A layout is three groups of mesh axes, of e, f and g chips together:
 | products, a partial sum over e | B_g L F_f | B L F/(g f) |
 | keys' and values' weights, not gathered | E_e Kv Q | E Kv Q/e |
 
-B, L batch and positions in this pass; C cached positions, mean over the steps; E, F, H, Q d_model, d_ff, heads
-computed, d_head; Kv key-value heads; m matrices into the FFN, 2 for SwiGLU; a, w, c bytes of an activation, a weight, a
-cached value; n = e f g chips. All times are in seconds.
+B, L batch and positions in this pass; C cached positions, mean over the steps; E, F, H, Q d_model
+computed, d_ff, heads computed, d_head; Kv key-value heads; m matrices into the FFN, 2 for SwiGLU; a, w, c bytes of an
+activation, a weight, a cached value; n = e f g chips. All times are in seconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, lcm, prod
 
 from sim.closed_form import collectives
 from sim.closed_form.prediction import Prediction, torus_of
@@ -117,6 +117,22 @@ class Ledger:
         self.terms[name] = self.terms.get(name, 0.0) + time
 
 
+def computed_d_model(scenario: Scenario) -> int:
+    """d_model, padded until the e f chips that split the residual stream divide it.
+
+    Weights that are gathered are stored split over the first axis, whose chips divide it as well.
+
+    Raises:
+        InputError: no torus, or a layout that the paper does not have.
+    """
+    lengths = {name: axis.size for name, axis in torus_of(scenario).axes.items()}
+    axes = groups(scenario.layout.ffn, tuple(lengths))
+    shares = prod(lengths[axis] for axis in axes.e + axes.f)
+    if axes.g:
+        shares = lcm(shares, next(iter(lengths.values())))
+    return ceil(scenario.model.d_model / shares) * shares
+
+
 def per_axis(scenario: Scenario) -> Prediction:
     """One forward pass: embedding, every operation and collective of every layer, logits, one after the other.
 
@@ -128,7 +144,7 @@ def per_axis(scenario: Scenario) -> Prediction:
     every = axes.g + axes.e + axes.f
     e, f, g, n = ledger.ways(axes.e), ledger.ways(axes.f), ledger.ways(axes.g), ledger.ways(every)
     B, L, C = work.batch / g, work.tokens_per_step, work.mean_cache_length  # B of one group: B_g
-    E, F, Q = model.d_model, model.d_ff, model.d_head
+    E, F, Q = computed_d_model(scenario), model.d_ff, model.d_head
     # Heads are padded until the chips that store their weights divide them: all axes but the first, where weights are
     # gathered. Where nothing else can be split over e, until all chips do.
     storing = ledger.ways(tuple(ledger.torus.axes)[1:]) if axes.g else f

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from sim.closed_form import pope
-from sim.closed_form.per_axis import Axes, Groups, Ledger, groups, per_axis
+from sim.closed_form.per_axis import Axes, Groups, Ledger, computed_d_model, groups, per_axis
 from sim.closed_form.prediction import torus_of
 from sim.explain.changes import all_rings, changed, endless_memory, endless_rate
 from sim.report.explanation import FORMULA, Model
@@ -98,6 +98,10 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
         ffn = _ffn_wires(rings, split, matrices_in=2)
         what = "its weights are gathered as well" if split.g else "twice as many products to scatter"
         yield Model("Third FFN matrix", WIRE, ffn, f"SwiGLU has two matrices into the FFN: {what}")
+    if computed_d_model(scenario) != scenario.model.d_model:
+        padded = changed(rings, {"model.d_model": computed_d_model(scenario)})
+        ffn = _ffn_wires(padded, split, matrices_in=2 if scenario.model.ffn == "swiglu" else 1)
+        yield Model("Padded d_model", WIRE, ffn, _padding(scenario))
 
     found = _layer_wires(rings)
     total = sum(time for name, time in found.items() if name.startswith(_WITH_THE_FFN))
@@ -116,6 +120,11 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
     named = [f"{name} by {algorithm}" for name, algorithm in chosen.items() if name != "collective_matmul"]
     why = f"{_listed(named)}, not on all links of all axes at once"
     yield Model("Chosen algorithms", WIRE, sum(_layer_wires(scenario).values()), why)
+
+
+def _padding(scenario: Scenario) -> str:
+    d_model, whole = scenario.model.d_model, computed_d_model(scenario)
+    return f"{d_model} is computed as {whole}, so that chips share it: {whole / d_model - 1:+.1%} of all weights"
 
 
 def _ffn_sizes(scenario: Scenario, split: Groups) -> dict[Axes, float]:
@@ -194,10 +203,14 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     why = f"{model.heads} heads are computed as {heads}, so that chips share them: {added / nominal:+.1%} parameters"
     yield Model("Padded heads", WORK, roof(nominal + added), why)
 
+    wider = computed_d_model(scenario) / model.d_model
+    if wider > 1:
+        yield Model("Padded d_model", WORK, roof((nominal + added) * wider), _padding(scenario))
+
     terms = per_axis(scenario).terms
     ends = sum(time for name, time in terms.items() if name.startswith(_ENDS))
     matrices = 3 if model.ffn == "swiglu" else 2
-    of_layers = scenario.layers * matrices * model.d_model * model.d_ff + per_head * (heads + cached)
+    of_layers = wider * (scenario.layers * matrices * model.d_model * model.d_ff + per_head * (heads + cached))
     why = "the formula multiplies the table for every token; it is looked up, and multiplied once a sequence"
     yield Model("Embedding and logits", WORK, roof(of_layers) + ends, why)
 

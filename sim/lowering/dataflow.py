@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import lcm
 
 from sim import sharding
 from sim.costs import Work
@@ -19,7 +20,7 @@ from sim.lowering.streams import Tasks
 from sim.lowering.work import matmul_work, padded, sum_of_products
 from sim.partition import Axes, Partition
 from sim.sharding import ITEM_BYTES, Sharded
-from sim.specs import Scenario
+from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.topology.graph import Topology
 
 _TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
@@ -47,7 +48,7 @@ class Lowering:
         self._sizes = {
             "B": workload.batch,
             "L": workload.tokens_per_step,
-            "E": model.d_model,
+            "E": self._width(at),
             "F": model.d_ff,
             "H": heads,
             "K": heads if model.kv_heads == model.heads else model.kv_heads,
@@ -79,6 +80,20 @@ class Lowering:
         if all(size % e for size in (heads // self.to.ways(at.f), workload.batch, workload.tokens_per_step)):
             heads = padded(heads, self.to.ways(at.f) * e)
         return heads
+
+    def _width(self, at: Partition) -> int:
+        """d_model computed: padded until the chips that split the residual stream, or the weights as stored, divide it.
+
+        A smaller shard would be waited for as long: the largest sets the time.
+        """
+        width = self.scenario.model.d_model
+        if self.scenario.layout.ffn == TENSOR_PARALLEL:  # where nothing splits it
+            return width
+        ways = lcm(self.to.ways(at.e + at.f), self.to.ways(at.stored_e))
+        whole = padded(width, ways)
+        if whole != width:
+            self.note(f"d_model {width} is padded to {whole}, which {ways} chips divide")
+        return whole
 
     def stored_bytes(self) -> float:
         """Bytes of the weights named so far, per chip."""
