@@ -82,7 +82,7 @@ def write(
     threads = {chip: _threads(own) for chip, own in lanes.items()}
     starts: list[Ints] = []
     lines: list[str] = []
-    for start, texts in _events(trace, topology, lanes, threads):
+    for start, texts in _events(trace, topology, lanes, threads, _Microseconds()):
         starts.append(start)
         lines += texts
     order = np.argsort(np.concatenate(starts), kind="stable").tolist()
@@ -166,28 +166,32 @@ def _device(topology: Topology, chip: int) -> dict[str, Any]:
     return {"id": chip, "name": topology.chip.name, "totalGlobalMem": round(topology.chip.hbm_capacity)}
 
 
-def _events(trace: Trace, topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[tuple[Ints, list[str]]]:
+def _events(
+    trace: Trace, topology: Topology, lanes: _Lanes, threads: _Threads, us: _Microseconds
+) -> Iterable[tuple[Ints, list[str]]]:
     """(times in ns, texts) of the slices of every lane, then of the arrows."""
     for chip, own in lanes.items():
         ranks = _Ranks.of(trace, chip)
         for lane, thread in zip(own, threads[chip], strict=True):
-            yield _slices(trace, lane, chip, thread, ranks)
+            yield _slices(trace, lane, chip, thread, ranks, us)
         time, rate = outgoing(own, topology)
         yield (
             time,
             [
                 f'{{"ph":"C","name":"outgoing links, GB/s","pid":{chip},"ts":{ts},"args":{{"GB/s":{value / 1e9:.6g}}}}}'
-                for ts, value in zip(_us(time), rate.tolist(), strict=True)
+                for ts, value in zip(us.of(time), rate.tolist(), strict=True)
             ],
         )
     receiving = _Collectives.of(trace, topology.chips, lanes, threads)
     for chip, own in lanes.items():
         for lane, thread in zip(own, threads[chip], strict=True):
             if lane.kind == "link":
-                yield from _arrows(trace, topology.chips, lane, chip, thread, receiving)
+                yield from _arrows(trace, topology.chips, lane, chip, thread, receiving, us)
 
 
-def _slices(trace: Trace, lane: Lane, chip: int, thread: int, ranks: _Ranks) -> tuple[Ints, list[str]]:
+def _slices(
+    trace: Trace, lane: Lane, chip: int, thread: int, ranks: _Ranks, us: _Microseconds
+) -> tuple[Ints, list[str]]:
     """The spans of one lane."""
     program, task = trace.program, lane.spans.task
     names = [kernel_name(name) if lane.kind == "collectives" else name for name in program.op_names]
@@ -210,7 +214,7 @@ def _slices(trace: Trace, lane: Lane, chip: int, thread: int, ranks: _Ranks) -> 
     columns["more"] = np.array(more, dtype=object)[program.op[task]]
     tails = map(tail.__mod__, zip(*(column.tolist() for column in columns.values()), strict=True))
     start, end = _ns(lane.spans.start), _ns(lane.spans.end)
-    rows = zip(program.op[task].tolist(), _us(start), _us(end - start), tails, strict=True)
+    rows = zip(program.op[task].tolist(), us.of(start), us.of(end - start), tails, strict=True)
     return start, [f'{heads[op]}{ts},"dur":{duration}{rest}' for op, ts, duration, rest in rows]
 
 
@@ -292,7 +296,7 @@ class _Collectives:
 
 
 def _arrows(
-    trace: Trace, chips: int, lane: Lane, chip: int, thread: int, receiving: _Collectives
+    trace: Trace, chips: int, lane: Lane, chip: int, thread: int, receiving: _Collectives, us: _Microseconds
 ) -> Iterable[tuple[Ints, list[str]]]:
     """From each send of a link's lane to the receiver's collective, where that is written."""
     program, task = trace.program, lane.spans.task
@@ -305,9 +309,9 @@ def _arrows(
     arrival = np.maximum(np.minimum(arrival, receiving.end_ns[at] - 1), receiving.start_ns[at])
     sent = _ns(lane.spans.start[known])
     begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
-    yield sent, [f'{begin}{i},"ts":{ts}}}' for i, ts in zip(task.tolist(), _us(sent), strict=True)]
+    yield sent, [f'{begin}{i},"ts":{ts}}}' for i, ts in zip(task.tolist(), us.of(sent), strict=True)]
     finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":%d,"tid":%d,"id":%d,"ts":%s}'
-    columns = (program.peer[task].tolist(), receiving.thread[at].tolist(), task.tolist(), _us(arrival))
+    columns = (program.peer[task].tolist(), receiving.thread[at].tolist(), task.tolist(), us.of(arrival))
     yield arrival, [finish % row for row in zip(*columns, strict=True)]
 
 
@@ -316,6 +320,12 @@ def _ns(time_ps: Ints) -> Ints:
     return (time_ps + 500) // 1000
 
 
-def _us(time_ns: Ints) -> list[str]:
-    """Microseconds with three decimals."""
-    return [f"{us}.{ns:03d}" for us, ns in zip(*(part.tolist() for part in np.divmod(time_ns, 1000)), strict=True)]
+class _Microseconds(dict[int, str]):
+    """Nanoseconds -> microseconds with three decimals; chips that do alike share their times."""
+
+    def __missing__(self, ns: int) -> str:
+        text = self[ns] = f"{ns // 1000}.{ns % 1000:03d}"
+        return text
+
+    def of(self, time_ns: Ints) -> list[str]:
+        return list(map(self.__getitem__, time_ns.tolist()))
