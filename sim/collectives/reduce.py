@@ -33,9 +33,9 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     last_step = np.zeros(int(run.max(initial=0)) + 1, dtype=np.int32)
     np.maximum.at(last_step, run, schedule.step)
     # Send i becomes send n-1-i, so that dependencies point backwards again.
-    earlier = schedule.deps.astype(np.int64)
-    later = np.repeat(np.arange(n), schedule.dep_counts)
-    by_new_send = np.lexsort((-later, -earlier))
+    new_send = (n - 1 - schedule.deps)[::-1]
+    waits_for = np.repeat(np.arange(n, dtype=np.int32), schedule.dep_counts[::-1])
+    by_new_send = np.argsort(new_send, kind="stable")  # from the last edge on: what it waits for is in order
     return Schedule(
         collective="reduce_scatter",
         axes=schedule.axes,
@@ -48,8 +48,8 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         step=(last_step[run] - schedule.step)[::-1],
         direction=-schedule.direction[::-1],
         own=first_hop[::-1],
-        dep_counts=np.bincount(n - 1 - earlier, minlength=n).astype(np.int32),
-        deps=(n - 1 - later)[by_new_send].astype(np.int32),
+        dep_counts=np.bincount(new_send, minlength=n).astype(np.int32),
+        deps=waits_for[by_new_send],
         part=schedule.part[::-1],
         half=schedule.half[::-1],
         origin=schedule.target[::-1],
