@@ -16,7 +16,7 @@ from sim.engine import simulate
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.periodic import Period
-from sim.perturb import differs_by_layer, perturbed
+from sim.perturb import around_failures, differs_by_layer, perturbed
 from sim.placement import machine
 from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.specs import Scenario
@@ -100,9 +100,13 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
             obstacle = str(error)
         else:
             return folded, lowered, f"one chip is simulated for all {topology.chips}, each of whose sends is alike"
+    notes: tuple[str, ...] = ()
+    if scenario.perturb and not scenario.pipeline:
+        topology, notes = around_failures(topology, scenario.perturb)
     lowered = lower(scenario, topology, keep)
     if scenario.perturb:
-        lowered = replace(lowered, program=perturbed(lowered.program, topology, scenario.perturb))
+        program = perturbed(lowered.program, topology, scenario.perturb)
+        lowered = replace(lowered, program=program, notes=(*lowered.notes, *notes))
     return topology, lowered, f"all chips are simulated: {obstacle}"
 
 

@@ -47,6 +47,22 @@ def perturbed(program: Program, topology: Topology, spec: PerturbSpec) -> Progra
     return replace(program, busy_ps=np.where(changed, np.rint(busy).astype(np.int64), program.busy_ps))
 
 
+def around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topology, tuple[str, ...]]:
+    """The machine without its failed links, and what that means for collectives.
+
+    Raises:
+        InputError: no link of that name.
+    """
+    numbers = frozenset(_numbers(spec.failed_links, topology, "perturb.failed_links").tolist())
+    along = {topology.links[link].axis for link in numbers}
+    opened = [axis.name for axis in topology.axes if axis.ring and axis.name in along]
+    notes = (
+        f"failed links: collectives along {', '.join(opened)} go over lines that end there, not around rings, and "
+        "no matmul is looped with them",
+    )
+    return topology.without(numbers), notes if opened else ()
+
+
 def differs_by_layer(spec: PerturbSpec) -> bool:
     """Whether layers that were alike no longer are."""
     return spec.jitter is not None or any(slow.layers is not None for slow in spec.stragglers)
@@ -75,7 +91,7 @@ def _check_failed(program: Program, topology: Topology, names: Iterable[str]) ->
             f"'{op}' needs the failed link, and its algorithm has no way around it",
             where="perturb.failed_links",
             got=program.resources[held],
-            hint="choose another algorithm in `collectives`, such as line where a wraparound failed, or another layout",
+            hint="choose another algorithm in `collectives`, or another layout",
         )
 
 

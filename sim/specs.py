@@ -900,7 +900,7 @@ class PerturbSpec(Strict):
     stragglers: list[Straggler] = []
     slow_links: list[SlowLinks] = []
     failed_links: list[str] = []
-    """Links that carry nothing: a scenario that needs one is an error."""
+    """Links that carry nothing: collectives go around them, or are an error where they cannot."""
     jitter: Jitter | None = None
 
     @model_validator(mode="after")

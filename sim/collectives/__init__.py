@@ -142,11 +142,17 @@ def schedule(
         raise InputError("a collective names each axis once", where="axes", got="".join(axes))
     for axis in axes:
         axis_number(topology, axis)
-    if topology.nccl is not None and name in ON_NCCL.get(collective, {}):
-        if size is None:
-            raise ValueError(f"{collective} by '{name}' on {topology.name}: NCCL's schedules depend on the size")
-        return library.timed(topology, collective, axes, name, size)
-    return _plain(topology, collective, axes, name)
+    of_nccl = topology.nccl is not None and name in ON_NCCL.get(collective, {})
+    if of_nccl and size is None:
+        raise ValueError(f"{collective} by '{name}' on {topology.name}: NCCL's schedules depend on the size")
+    try:
+        if of_nccl and size is not None:
+            return library.timed(topology, collective, axes, name, size)
+        return _plain(topology, collective, axes, name)
+    except InputError as error:
+        if not topology.failed:
+            raise
+        raise error.within(f"{collective}({''.join(axes)}) by {name}") from None
 
 
 @functools.lru_cache(maxsize=64)

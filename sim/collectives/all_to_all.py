@@ -61,7 +61,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
                         continue
                     if hop == 0:
                         needed = that_hold(half, arrived[part])
-                        end = axis.position + direction * distance
+                        end = axis.place + direction * distance
                         sends = axis.ring | ((end >= 0) & (end < axis.size))
                     else:
                         needed = [last[direction, distance, part]]
@@ -107,11 +107,13 @@ def dimension_ordered(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
     Each message is cut into as many parts as there are axes, which take the axes in rotated order, so that equal axes
     carry equal loads; where a position opposite makes both ways equally short, the halves go opposite ways. On a
-    twisted torus messages take `topology.route`, whole.
+    twisted torus, and where links have failed, messages take `topology.route`, whole.
 
     Raises:
         InputError: more sends than fit in memory.
     """
+    if topology.failed:
+        return _routed(topology, axes)
     longer = mesh_axes(topology, axes)
     if any(axis.twisted for axis in longer):
         return _routed(topology, axes)

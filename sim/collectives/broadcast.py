@@ -21,6 +21,7 @@ import numpy as np
 from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
 from sim.topology.graph import Topology
+from sim.topology.paths import cut_off
 
 CHUNKS = 32
 """Chunks per tree: filling the pipeline adds about depth/CHUNKS to the time of a long broadcast."""
@@ -29,6 +30,9 @@ CHUNKS = 32
 def spanning_trees(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """Chunks down a tree per axis and direction, all at the same time."""
     longer = mesh_axes(topology, axes)
+    for axis in longer:
+        if (axis.place != axis.position).any():
+            raise cut_off(topology, f"the trees start at position 0 of {axis.name} and go on in one direction")
     directions = (1, -1) if all(axis.ring for axis in longer) else (1,)
     trees = [(longer[p:] + longer[:p], d) for d in directions for p in range(len(longer))]
     builder = ScheduleBuilder("broadcast", axes, max(1, len(trees)) * CHUNKS)

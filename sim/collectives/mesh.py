@@ -10,6 +10,7 @@ import numpy as np
 from sim.collectives.schedule import Int32s
 from sim.errors import InputError, suggest
 from sim.topology.graph import Topology
+from sim.topology.paths import cut_off
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,14 +25,16 @@ class MeshAxis:
     """Whether the ends are joined to other lines (twisted torus): the wrap links are there but close no ring."""
     position: Int32s
     """[chips] position along the axis."""
+    place: Int32s
+    """[chips] hops from the first chip of its line; the position, but on a ring that a failed cable opened."""
     after: dict[int, Int32s]
     """Per direction [chips]: the next chip, -1 at the end of an axis that is no ring."""
     link: dict[int, Int32s]
     """Per direction [chips]: index of the link to the next chip, -1 where there is none."""
 
     def without_wrap(self) -> MeshAxis:
-        """The same axis as a line from position 0 to `size` - 1."""
-        ends = {direction: self.position == self.end(direction) for direction in (1, -1)}
+        """The same axis as a line from place 0 to `size` - 1: where nothing failed, across all but the wraparound."""
+        ends = {direction: self.place == self.end(direction) for direction in (1, -1)}
         return replace(
             self,
             ring=False,
@@ -40,7 +43,7 @@ class MeshAxis:
         )
 
     def end(self, direction: int) -> int:
-        """Last position in a direction."""
+        """Last place in a direction."""
         return self.size - 1 if direction > 0 else 0
 
 
@@ -66,7 +69,7 @@ def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     hops = {d: [topology.neighbour(int(chip), name, d) or (-1, -1) for chip in chips] for d in (1, -1)}
     after = {d: np.array([chip for chip, _ in hop], dtype=np.int32) for d, hop in hops.items()}
     link = {d: np.array([index for _, index in hop], dtype=np.int32) for d, hop in hops.items()}
-    result = MeshAxis(name, axis.size, axis.ring, False, position, after, link)
+    result = MeshAxis(name, axis.size, axis.ring, False, position, position, after, link)
     for d in (1, -1):
         linked = (after[d] >= 0) | (not axis.ring and position == result.end(d)) | (axis.size == 1)
         if not linked.all():
@@ -77,8 +80,43 @@ def mesh_axis(topology: Topology, name: str) -> MeshAxis:
             )
     if axis.ring:
         return result
-    twisted = axis.size > 1 and bool((after[1][position == axis.size - 1] >= 0).any())
-    return replace(result.without_wrap(), twisted=twisted)
+    closes = bool(topology.failed) and _closes(result)
+    twisted = axis.size > 1 and not closes and bool((after[1][position == axis.size - 1] >= 0).any())
+    opened = replace(result, place=_places(topology, result, closes))
+    return replace(opened.without_wrap(), twisted=twisted)
+
+
+def _closes(axis: MeshAxis) -> bool:
+    """Whether following the + links `size` times leads every chip back to itself."""
+    if (axis.after[1] < 0).any():
+        return False
+    chips = np.arange(len(axis.position), dtype=np.int32)
+    at: Int32s = chips
+    for _ in range(axis.size):
+        at = axis.after[1][at]
+    return bool((at == chips).all())
+
+
+def _places(topology: Topology, axis: MeshAxis, closes: bool) -> Int32s:
+    """[chips] hops from the first chip of each line. A ring with a failed link, one way or both, starts behind it.
+
+    Raises:
+        InputError: the failed links cut a line into pieces.
+    """
+    place, failed = axis.position.copy(), sorted(topology.failed)
+    # Whether the cable behind each chip in the + direction has failed, by either of its links.
+    cut = np.isin(axis.link[1], failed)
+    cut[axis.after[-1][np.isin(axis.link[-1], failed)]] = True
+    for chip in np.flatnonzero(cut).tolist():
+        if not closes and axis.position[chip] == axis.size - 1:
+            continue  # the ends of a twisted axis, which is used as lines
+        line = [int(axis.after[1][chip])]
+        while closes and line[-1] != chip:
+            line.append(int(axis.after[1][line[-1]]))
+        if not closes or cut[line].sum() > 1:
+            raise cut_off(topology, f"its line along {axis.name} falls apart behind chip {chip}")
+        place[line] = np.arange(len(line), dtype=np.int32)
+    return place
 
 
 def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...]:

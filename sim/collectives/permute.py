@@ -8,6 +8,7 @@ from sim.collectives.mesh import mesh_axes, positions
 from sim.collectives.schedule import Schedule, ScheduleBuilder
 from sim.errors import InputError
 from sim.topology.graph import Topology
+from sim.topology.paths import cut_off
 
 
 def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
@@ -21,6 +22,8 @@ def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         raise InputError("a permute goes along one axis", got="".join(axes), hint="name one axis")
     builder = ScheduleBuilder("permute", axes, parts=1)
     for axis in longer:
+        if any(topology.links[link].axis == axis.name for link in topology.failed):
+            raise cut_off(topology, f"neighbours along {axis.name} have no other link")
         src = np.flatnonzero(axis.after[1] >= 0).astype(np.int32)
         dst = axis.after[1][src]
         home = positions(topology, axes)

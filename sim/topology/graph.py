@@ -133,6 +133,8 @@ class Topology:
     """Node of a switch that only adds up and multicasts: no message from chip to chip takes its links."""
     vertex_transitive: bool = False
     """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
+    failed: frozenset[int] = frozenset()
+    """Links that carry nothing (see `without`); they stay in `links`, so that numbers and names do."""
     unfolded: Topology | None = field(default=None, repr=False)
     """The whole machine, where this is the one chip that stands for all of it (see `folded`)."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
@@ -156,6 +158,14 @@ class Topology:
         if not self.vertex_transitive:
             raise ValueError(f"{self.name}: not every chip sees the same links")
         return _folded(self)
+
+    def without(self, links: frozenset[int]) -> Topology:
+        """The same machine where these links have failed: routes and rings avoid them, and axes along them are lines.
+
+        On a torus, routes are then the shortest that are left, not dimension-ordered. On a graph a link fails together
+        with the one that leads back, which the reverse of an algorithm would need.
+        """
+        return _without(self, links) if links else self
 
     def axis(self, name: str) -> Axis:
         """The axis of that name. Raises KeyError."""
@@ -202,6 +212,29 @@ class Topology:
 def _folded(whole: Topology) -> Topology:
     own = tuple(replace(link, dst=0) for link in whole.links if link.src == 0)
     return replace(whole, nodes=whole.nodes[:1], links=own, unfolded=whole)
+
+
+def _back(whole: Topology, links: frozenset[int]) -> frozenset[int]:
+    """The links that lead back over the same cables."""
+    between: dict[tuple[int, int], list[int]] = {}
+    for link in whole.links:
+        between.setdefault((link.src, link.dst), []).append(link.index)
+    ends = {link: (whole.links[link].src, whole.links[link].dst) for link in links}
+    return frozenset(between[dst, src][between[src, dst].index(link)] for link, (src, dst) in ends.items())
+
+
+@functools.lru_cache(maxsize=64)
+def _without(whole: Topology, failed: frozenset[int]) -> Topology:
+    along = {whole.links[link].axis for link in failed}
+    if whole.kind == "graph":
+        failed |= _back(whole, failed)
+    return replace(
+        whole,
+        axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in whole.axes),
+        route_of=shortest if whole.kind == "torus" else whole.route_of,
+        vertex_transitive=False,
+        failed=failed,
+    )
 
 
 def effective(spec: LinkSpec) -> tuple[float, float]:

@@ -57,7 +57,15 @@ def shortest(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
                 dst = last[dst].src
             return tuple(reversed(path))
     names = topology.nodes
+    if topology.failed:
+        raise cut_off(topology, f"{names[src]} cannot reach {names[dst]}")
     raise InputError(f"there must be a path from {names[src]} to {names[dst]}", where=f"{topology.name}: links")
+
+
+def cut_off(topology: Topology, cut: str) -> InputError:
+    """The error of a collective that the failed links leave no way."""
+    failed = ", ".join(topology.links[link].name for link in sorted(topology.failed))
+    return InputError(f"failed links {failed} cut the machine: {cut}", where="perturb.failed_links")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -83,8 +91,9 @@ def _tree(topology: Topology, src: int, chips_forward: bool) -> dict[int, Link]:
 
 @functools.lru_cache(maxsize=8)
 def _outgoing(topology: Topology) -> tuple[tuple[Link, ...], ...]:
-    """Links that leave each node, in name order."""
+    """Links that leave each node and work, in name order."""
     outgoing: list[list[Link]] = [[] for _ in topology.nodes]
     for link in topology.links:
-        outgoing[link.src].append(link)
+        if link.index not in topology.failed:
+            outgoing[link.src].append(link)
     return tuple(tuple(sorted(links, key=lambda link: link.name)) for links in outgoing)

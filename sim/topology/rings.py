@@ -108,7 +108,8 @@ def _routed(topology: Topology, order: tuple[int, ...]) -> Ring:
 def _disjoint(topology: Topology) -> list[tuple[int, ...]]:
     """Orders of the chips, as many as can be found that together use no link between chips twice."""
     n = topology.chips
-    count = Counter((link.src, link.dst) for link in topology.links if link.src < n and link.dst < n)
+    working = (link for link in topology.links if link.index not in topology.failed)
+    count = Counter((link.src, link.dst) for link in working if link.src < n and link.dst < n)
     fewest = min(sum(count[a, b] for b in range(n)) for a in range(n))
     for wanted in range(fewest, 0, -1):
         found = _search(n, count, wanted)
@@ -157,7 +158,8 @@ def _wired(topology: Topology, orders: list[tuple[int, ...]]) -> tuple[Ring, ...
     """Each order with links of its own."""
     free: dict[tuple[int, int], list[int]] = {}
     for link in topology.links:
-        free.setdefault((link.src, link.dst), []).append(link.index)
+        if link.index not in topology.failed:
+            free.setdefault((link.src, link.dst), []).append(link.index)
     return tuple(
         Ring(order, tuple((free[pair].pop(0),) for pair in zip(order, (*order[1:], order[0]), strict=True)))
         for order in orders
