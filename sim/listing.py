@@ -42,7 +42,29 @@ def _models() -> Rows:
 def _layouts() -> Rows:
     from sim.partition import LAYOUTS
 
-    return [(name, _first_line(function)) for name, function in LAYOUTS.items()]
+    return [*((name, _first_line(function)) for name, function in LAYOUTS.items()), *_TENSOR_PARALLEL]
+
+
+_TENSOR_PARALLEL = [("tensor_parallel", "Megatron on switches and graphs: columns, then rows; see residuals, pipelines.")]
+
+
+def _residuals() -> Rows:
+    """The recurrence of each scheme, from the docstring that says them all."""
+    from sim.layouts import residual
+
+    lines = [line.split(None, 1) for line in (residual.__doc__ or "").splitlines() if line.startswith("    ")]
+    about = {name.rstrip(","): text for name, text in lines}
+    about |= dict.fromkeys(("desync2", "desync4"), "standard, of 2 or 4 halves only the last one's sum is made")
+    return [(name, about[name]) for name in residual.SCHEMES]
+
+
+def _pipelines() -> Rows:
+    return [
+        ("non_blocking", "EnergonAI: whole requests follow each other in the order of their keys."),
+        ("blocking", "FasterTransformer: micro-batches of one request; drain and refill for the next."),
+        ("sequential", "A request at a time, a stage at a time."),
+        ("bounded_queue", "Later EnergonAI: stages pull from queues; a full queue is tried again later."),
+    ]
 
 
 def _collectives() -> Rows:
@@ -66,6 +88,8 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "models": _models,
     "suites": _files("suite"),
     "layouts": _layouts,
+    "residuals": _residuals,
+    "pipelines": _pipelines,
     "collectives": _collectives,
 }
 """What can be listed -> (name, one line) of each."""

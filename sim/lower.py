@@ -44,6 +44,9 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
         return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part, keep)
     at = LAYOUTS[scenario.layout.ffn](axes)
     flow = Lowering(scenario, topology, at)
+    lines = [axis.name for axis in topology.axes if axis.size > 1 and not axis.ring]
+    if scenario.layout.overlap == "collective_matmul" and lines:
+        flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
     x = embedding(flow, at) if part.first else flow.receive(at.residual, packed=False)
     ends = flow.stored_bytes()
 

@@ -134,3 +134,12 @@ def test_memory_of_palm_540b():
     per_layer = (3 * 18432 * 73728 + 2 * 18432 * 64 * 256) / 64 + 2 * 18432 * 256 / 4 + 18432 / 4
     assert lowered.weights_bytes == 118 * per_layer + 256128 * 18432 / 64 + 18432
     assert lowered.kv_cache_bytes == 118 * 2 * 256 * 2 * (64 / 64) * (2048 + 64)
+
+
+def test_loops_asked_for_on_a_mesh_that_does_not_wrap_are_said_to_be_left_out():
+    settings = ["topology=tpu_v4_2x2x2", "model=palm_8b", "engine.layers=1"]
+    line = load.scenario("palm540b_decode_ws2d", settings)
+    (note,) = lower(line, topology.build(line.topology)).notes
+    assert note == "overlap collective_matmul: no loop around x, y, z, which do not wrap"
+    ring = load.scenario("palm540b_decode_ws2d", ["engine.layers=1"])
+    assert not lower(ring, topology.build(ring.topology)).notes
