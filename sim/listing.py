@@ -45,7 +45,7 @@ def _layouts() -> Rows:
     return [*((name, _first_line(function)) for name, function in LAYOUTS.items()), *_TENSOR_PARALLEL]
 
 
-_TENSOR_PARALLEL = [("tensor_parallel", "Megatron on switches and graphs: columns, then rows; see residuals, pipelines.")]
+_TENSOR_PARALLEL = [("tensor_parallel", "Megatron on switches and graphs: columns, then rows; see residuals")]
 
 
 def _residuals() -> Rows:
