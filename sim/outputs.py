@@ -125,7 +125,7 @@ def write(
         np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
         count = part.topology.mesh_chips
         trace, topology = part.of_chips(range(min(chrome_trace.CHIPS, count)) if chips is None else chips)
-        chrome_trace.write(trace, topology, folder / f"trace{phase}.json", chips=chips)
+        chrome_trace.write(trace, topology, folder / f"trace{phase}.json", chips=chips, memory=part.memory_of)
     if explanations is not None:
         _json(folder / "explain.json", explain_list(explanations))
     if formats:
@@ -193,7 +193,7 @@ def export(run: Run, folder: Path, form: str, chips: Sequence[int] | None = None
         if form == "kineto":
             for chip in chosen:
                 paths.append(folder / f"kineto{suffix}" / f"rank{chip}.json")
-                chrome_trace.write(trace, topology, paths[-1], chips=[chip])
+                chrome_trace.write(trace, topology, paths[-1], chips=[chip], memory=part.memory_of)
         elif form == "perfetto":
             paths.append(folder / f"trace{suffix}.perfetto-trace")
             perfetto.write(trace, topology, paths[-1], chosen)

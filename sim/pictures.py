@@ -54,14 +54,14 @@ def stages(part: Pass, title: str) -> Any:
 def memory(part: Pass, title: str) -> Any:
     """Memory of a chip and of where its other layers live, over time; None without a memory pool."""
     from sim.plots import memory as plot
-    from sim.report.pool import over_time, peer_over_time
+    from sim.report.pool import peer_over_time
 
     pool, own, chip = part.report.pool, part.report.memory, part.report.critical_chip
     if pool is None:
         return None
     here, there = f"chip {chip}", f"{pool.to}, layers of chip {chip}"
     devices = {
-        here: over_time(part.trace, chip, own.used_bytes, pool.layer_bytes),
+        here: part.memory_of(chip),
         there: peer_over_time(part.trace, chip, pool.remote_bytes, pool.layer_bytes),
     }
     limited = (here, there) if pool.to == "peer" else (here,)

@@ -83,7 +83,7 @@ class Program:
     """Receiving chip of a send, else -1."""
     kind: npt.NDArray[np.int8]
     bytes: Floats
-    """Moved over the link, or read and written in HBM."""
+    """Moved over the link, or read and written in HBM; of a BEGIN, the size of its collective."""
     flops: Floats
     collective: Ids
     """Instance number of the collective a task belongs to, -1 for none; the same on all its chips."""
@@ -97,6 +97,8 @@ class Program:
     """Period of looking for the task's dependencies, 0 for a task that is ready the moment the last of them ends."""
     skipped: tuple[Skipped, ...] = ()
     """Blocks that repeat more often than the program says; see `sim.periodic`."""
+    dtypes: tuple[tuple[str, str], ...] = ()
+    """(op name, number format) of collectives, where it is known."""
 
     def __len__(self) -> int:
         return len(self.busy_ps)
@@ -203,6 +205,8 @@ class ProgramBuilder:
         self._size = 0
         self._collectives = 0
         self._skipped: list[Skipped] = []
+        self.dtypes: dict[str, str] = {}
+        """Number format of a collective's elements, by op name."""
         self.layer = -1
         """Layer label of the tasks added next."""
 
@@ -338,6 +342,7 @@ class ProgramBuilder:
             layer: added to its layers.
         """
         shift, n = self._size, len(program)
+        self.dtypes |= dict(program.dtypes)
         names = np.array([self._op_ids.setdefault(name, len(self._op_ids)) for name in program.op_names])
 
         def moved(values: Ids, by: Ids) -> Ids:
@@ -387,5 +392,6 @@ class ProgramBuilder:
             resource=self._held[0],
             op_names=tuple(self._op_ids),
             skipped=tuple(self._skipped),
+            dtypes=tuple(self.dtypes.items()),
             **columns,  # type: ignore[arg-type]
         )

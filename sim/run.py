@@ -25,7 +25,7 @@ from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
-from sim.report.pool import pool_report
+from sim.report.pool import Series, over_time, pool_report
 from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, together
 from sim.report.spread import Spread
 from sim.report.waiting import waiting
@@ -63,6 +63,13 @@ class Pass:
         if full is None:
             return self.trace, self.topology
         return of_chips(self.trace, full, chips), full
+
+    def memory_of(self, chip: int) -> Series:
+        """What a chip's memory holds over time: all of it throughout, but for layers that visit from a memory pool."""
+        used_bytes, pool = self.report.memory.used_bytes, self.report.pool
+        if pool is None:
+            return np.zeros(1), np.array([used_bytes])
+        return over_time(self.trace, chip if self.topology.unfolded is None else 0, used_bytes, pool.layer_bytes)
 
 
 @dataclass(frozen=True, slots=True)

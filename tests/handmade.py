@@ -53,7 +53,8 @@ def two_chips(layers: int = 1, slower_us: int = 2) -> tuple[Trace, Topology]:
 
     def collective(op: str, us: int, after: list[Ids]) -> Ids:
         number = builder.new_collective()
-        begin = builder.add(op, Kind.BEGIN, chips, flight_ps=US, deps=after, collective=number)
+        begin = builder.add(op, Kind.BEGIN, chips, flight_ps=US, deps=after, bytes=2e6, collective=number)
+        builder.dtypes[op] = "bf16"
         sends = builder.add(
             op,
             Kind.SEND,

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from handmade import two_chips
 
+from sim import load, outputs
 from sim.export import chrome_trace
+from sim.export.kernels import kernel_name
 from sim.report.metrics import measure
+from sim.run import run
 
 
 def written(path: Path, **options: Any) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def test_every_send_leads_to_the_collective_it_arrives_in(tmp_path: Path) -> Non
     by_id = {event["id"]: event for event in ends}
     for start in starts:
         sent, received = around(start), around(by_id[start["id"]])
-        assert received["name"] == chrome_trace.kernel_name(sent["name"])
+        assert received["name"] == kernel_name(sent["name"])
         assert received["pid"] == sent["args"]["to"] != sent["pid"]
         assert start["ts"] < by_id[start["id"]]["ts"]
 
@@ -77,6 +80,50 @@ def test_streams_names_and_ranks(tmp_path: Path) -> None:
     assert of_phase(data, "s") == []  # nobody to receive
     names = {event["tid"]: event["args"]["name"] for event in of_phase(data, "M") if event["name"] == "thread_name"}
     assert names == {7: "stream 7: compute", 20: "stream 20: collectives", 100: "link x+", 101: "link x-"}
+
+
+def test_collectives_tell_their_elements_and_number_format(tmp_path: Path) -> None:
+    """2 MB of bf16 are 1,000,000 elements: of an all-gather the result, of a reduce-scatter what goes in."""
+    events = [event for event in of_phase(written(tmp_path / "t.json"), "X") if "Collective name" in event["args"]]
+    found = {event["args"]["Collective name"]: event["args"] for event in events}
+    elements = {name: (args["In msg nelems"], args["Out msg nelems"]) for name, args in found.items()}
+    assert elements == {
+        "_allgather_base": (500_000, 1_000_000),
+        "_reduce_scatter_base": (1_000_000, 500_000),
+        "allreduce": (1_000_000, 1_000_000),
+    }
+    assert {(args["dtype"], args["Group size"], args["Process Group Ranks"]) for args in found.values()} == {
+        ("BFloat16", 2, "[0, 1]")
+    }
+
+
+def test_a_run_tells_groups_formats_and_memory_though_few_chips_are_written(tmp_path: Path) -> None:
+    """One chip stands for 64: a reduce-scatter over x, y and z is of all, one over x of every sixteenth."""
+    settings = ["model.layers=1", "workload.weights=int8"]
+    result = run(load.scenario("pope_table2_low_latency_prefill", settings))
+    outputs.write(result, tmp_path, formats=())
+    data = json.loads((tmp_path / "trace.json").read_text())
+    groups = {}
+    for event in of_phase(data, "X"):
+        if event["pid"] == 0 and "Collective name" in event["args"]:
+            groups[event["name"].partition(" ")[2]] = event["args"]["Process Group Ranks"], event["args"]["dtype"]
+    assert groups["xyz embedding"] == (str(list(range(64))), "BFloat16")
+    assert groups["x norm"] == ("[0, 16, 32, 48]", "Float")
+    (memory,) = {event["args"]["GiB"] for event in of_phase(data, "C") if event["name"] == "memory"}
+    assert memory == pytest.approx(result.report.memory.used_bytes / 2**30, rel=1e-5)
+
+
+def test_gathered_weights_have_the_format_of_weights() -> None:
+    lowered = run(load.scenario("pope_table2_high_throughput_prefill", ["model.layers=1", "workload.weights=int8"]))
+    formats = dict(lowered.passes[0].trace.program.dtypes)
+    assert {dtype for op, dtype in formats.items() if op.endswith(" weights")} == {"int8"}
+    assert {dtype for op, dtype in formats.items() if not op.endswith(" weights")} == {"bf16", "int32"}
+
+
+@pytest.mark.parametrize("name", ["pope_table2_high_throughput_prefill", "palm540b_prefill_ws2d_b1"])
+def test_a_trace_of_118_layers_is_small_enough_to_send(name: str, tmp_path: Path) -> None:
+    outputs.write(run(load.scenario(name)), tmp_path, formats=())
+    assert (tmp_path / "trace.json").stat().st_size < 8_000_000
 
 
 def test_only_some_layers(tmp_path: Path) -> None:

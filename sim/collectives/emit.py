@@ -90,6 +90,7 @@ def emit(
     after: Sequence[Ids] = (),
     needs: Ids | None = None,
     slow_ppm: int = 0,
+    dtype: str = "",
 ) -> Emitted:
     """Append a collective of `size` bytes (the schedule's size) in which each chip takes part once `after` has ended.
 
@@ -101,10 +102,13 @@ def emit(
         after: [chips] arrays of tasks, each chip waits for its own entry.
         needs: [sends] a task that each send also waits for, -1 for none.
         slow_ppm: parts per million of its rate that each chip's compute loses from its BEGIN to its END.
+        dtype: number format of the elements, where it is known.
     """
     wiring = _wiring(topology, schedule)
     chips = np.arange(topology.chips, dtype=np.int32)
     instance = builder.new_collective()
+    if dtype:
+        builder.dtypes[op] = dtype
     overhead_s = schedule.timing.overhead_s if schedule.timing else topology.collective_overhead_s
     slows = chips if slow_ppm else -1
     begin = builder.add(
@@ -113,6 +117,7 @@ def emit(
         chips,
         flight_ps=units.to_ps(overhead_s),
         deps=after,
+        bytes=size,
         collective=instance,
         slows=slows,
         slow_ppm=slow_ppm,

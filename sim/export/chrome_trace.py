@@ -14,7 +14,7 @@ that slices that touch still touch.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,43 +22,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind
 from sim.report.lanes import Lane, of_chips
 from sim.report.metrics import critical_chip
-from sim.report.ops import parse
+from sim.report.pool import Series
 from sim.report.spans import sums
 from sim.topology.graph import Topology
 from sim.trace import Trace
+from sim.units import PS_PER_S
 
 COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100
 """Thread numbers in a chip's process."""
 
-CHIPS, _MOST_TASKS = 4, 120_000
-"""Written unless asked otherwise: so many chips, fewer where that many tasks (about 20 MB) would be passed."""
+CHIPS, _MOST_TASKS = 4, 30_000
+"""Written unless asked otherwise: so many chips, fewer where that many tasks (about 7 MB) would be passed."""
 
 _Lanes = dict[int, list[Lane]]
 _Threads = dict[int, list[int]]
 """Per chip."""
-
-_NAMES = {
-    "all-gather": "_allgather_base",
-    "reduce-scatter": "_reduce_scatter_base",
-    "all-reduce": "allreduce",
-    "all-to-all": "all_to_allv",
-    "broadcast": "broadcast",
-    "permute": "send",
-}
-"""What PyTorch's profiler calls a collective in its arguments."""
-
-_KERNELS = {
-    "all-gather": "AllGather",
-    "reduce-scatter": "ReduceScatter",
-    "all-reduce": "AllReduce",
-    "all-to-all": "SendRecv",
-    "broadcast": "Broadcast",
-    "permute": "SendRecv",
-    "send": "SendRecv",
-}
 
 
 def write(
@@ -67,12 +49,14 @@ def write(
     path: Path | str,
     chips: Sequence[int] | None = None,
     layers: Collection[int] | None = None,
+    memory: Callable[[int], Series] | None = None,
 ) -> None:
     """Write `trace` to `path`; the same trace gives the same bytes.
 
     Args:
         chips: those to write; default: the critical chip and the first few others.
         layers: those to write; default: all, and what lies outside layers.
+        memory: of a chip, over time, for a counter.
     """
     critical = critical_chip(trace, topology.chips)
     chips = sorted(chips) if chips is not None else _default_chips(trace, topology, critical)
@@ -82,9 +66,15 @@ def write(
     threads = {chip: _threads(own) for chip, own in lanes.items()}
     starts: list[Ints] = []
     lines: list[str] = []
-    for start, texts in _events(trace, topology, lanes, threads, _Microseconds()):
+    us = _Microseconds()
+    for start, texts in _events(trace, topology, lanes, threads, us):
         starts.append(start)
         lines += texts
+    if memory is not None:
+        for chip in chips:
+            start, texts = _counter("memory", "GiB", chip, *_memory(memory(chip), trace.makespan_ps), us)
+            starts.append(start)
+            lines += texts
     order = np.argsort(np.concatenate(starts), kind="stable").tolist()
     events = [*_metadata(topology, lanes, threads), *(lines[i] for i in order)]
     header = {
@@ -102,13 +92,6 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     text = ",\n".join([*fields, '"traceEvents": [\n' + ",\n".join(events) + "\n]"])
     path.write_text("{\n" + text + "\n}\n", encoding="utf-8")
-
-
-def kernel_name(op: str) -> str:
-    """The name a collective goes by: `ncclDevKernel_AllGather yz residual` (tools look for `nccl...Kernel`)."""
-    parsed = parse(op)
-    kernel = f"ncclDevKernel_{_KERNELS.get(parsed.group, 'SendRecv')}"
-    return " ".join(part for part in (kernel, parsed.axes, parsed.operand) if part)
 
 
 def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]:
@@ -171,17 +154,11 @@ def _events(
 ) -> Iterable[tuple[Ints, list[str]]]:
     """(times in ns, texts) of the slices of every lane, then of the arrows."""
     for chip, own in lanes.items():
-        ranks = _Ranks.of(trace, chip)
+        ranks = Ranks.of(trace.program, topology, chip)
         for lane, thread in zip(own, threads[chip], strict=True):
             yield _slices(trace, lane, chip, thread, ranks, us)
         time, rate = outgoing(own, topology)
-        yield (
-            time,
-            [
-                f'{{"ph":"C","name":"outgoing links, GB/s","pid":{chip},"ts":{ts},"args":{{"GB/s":{value / 1e9:.6g}}}}}'
-                for ts, value in zip(us.of(time), rate.tolist(), strict=True)
-            ],
-        )
+        yield _counter("outgoing links", "GB/s", chip, time, rate / 1e9, us)
     receiving = _Collectives.of(trace, topology.chips, lanes, threads)
     for chip, own in lanes.items():
         for lane, thread in zip(own, threads[chip], strict=True):
@@ -189,8 +166,23 @@ def _events(
                 yield from _arrows(trace, topology.chips, lane, chip, thread, receiving, us)
 
 
+def _counter(
+    name: str, unit: str, chip: int, time_ns: Ints, value: Floats, us: _Microseconds
+) -> tuple[Ints, list[str]]:
+    """A counter of a chip's process."""
+    event = f'{{"ph":"C","name":"{name}","pid":{chip},"ts":%s,"args":{{"{unit}":%.6g}}}}'
+    return time_ns, [event % pair for pair in zip(us.of(time_ns), value.tolist(), strict=True)]
+
+
+def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
+    """(ns, GiB), and once more at the end of the trace."""
+    time_s, used_bytes = series
+    time_ns = _ns(np.append(np.rint(time_s * PS_PER_S).astype(np.int64), end_ps))
+    return time_ns, np.append(used_bytes, used_bytes[-1]) / 2**30
+
+
 def _slices(
-    trace: Trace, lane: Lane, chip: int, thread: int, ranks: _Ranks, us: _Microseconds
+    trace: Trace, lane: Lane, chip: int, thread: int, ranks: Ranks, us: _Microseconds
 ) -> tuple[Ints, list[str]]:
     """The spans of one lane."""
     program, task = trace.program, lane.spans.task
@@ -204,7 +196,8 @@ def _slices(
         columns |= {"bytes": program.bytes[task].round(), "flops": program.flops[task].round()}
     elif lane.kind == "collectives":
         columns |= {"instance": program.collective[task], "Bytes sent": _sent(trace, chip)[program.collective[task]]}
-        columns |= {"Group size": ranks.size[program.op[task]]}
+        into, out = ranks.elements(program, task)
+        columns |= {"In msg nelems": into, "Out msg nelems": out, "Group size": ranks.size[program.op[task]]}
     else:
         columns |= {"bytes": program.bytes[task].round(), "to": program.peer[task]}
     tail = f',"args":{{{stream}' + ",".join(f'"{name}":%d' for name in columns) + "%s}}"
@@ -238,36 +231,6 @@ def _sent(trace: Trace, chip: int) -> Ints:
     own = (program.kind == Kind.SEND) & (program.chip == chip) & (program.collective >= 0)
     instances = int(program.collective.max(initial=-1)) + 1
     return sums(program.collective[own], program.bytes[own], instances).round().astype(np.int64)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ranks:
-    """With whom a chip does each collective op, and how PyTorch's profiler writes that."""
-
-    size: Ints
-    """[ops]."""
-    text: list[str]
-    """[ops]."""
-
-    @classmethod
-    def of(cls, trace: Trace, chip: int) -> _Ranks:
-        """From the messages of the first collective of each op: those that exchange any are a group."""
-        program = trace.program
-        begins = np.flatnonzero((program.kind == Kind.BEGIN) & (program.chip == chip))
-        ops, first = np.unique(program.op[begins], return_index=True)
-        size, text = np.zeros(len(program.op_names), dtype=np.int64), [""] * len(program.op_names)
-        sends = np.flatnonzero(program.kind == Kind.SEND)
-        for op, instance in zip(ops.tolist(), program.collective[begins[first]].tolist(), strict=True):
-            own = sends[program.collective[sends] == instance]
-            members, edges = {chip}, set(zip(program.chip[own].tolist(), program.peer[own].tolist(), strict=True))
-            while new := {c for edge in edges for c in edge if members & set(edge)} - members:
-                members |= new
-            name = _NAMES.get(parse(program.op_names[op]).group, "send")
-            group = json.dumps(sorted(members), separators=(", ", ": "))
-            size[op] = len(members)
-            pairs = {"Collective name": name, "Process Group Ranks": group}
-            text[op] = "".join(f",{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs.items())
-        return cls(size, text)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

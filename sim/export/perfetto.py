@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.export.chrome_trace import kernel_name, outgoing
+from sim.export.chrome_trace import outgoing
+from sim.export.kernels import kernel_name
 from sim.export.wire import data, double, integer
 from sim.report.lanes import Lane, of_chips
 from sim.topology.graph import Topology

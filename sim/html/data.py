@@ -16,9 +16,10 @@ from sim.report.breakdown import breakdown
 from sim.report.critical_path import shares
 from sim.report.explanation import Explanation
 from sim.report.headline import headline
-from sim.report.pool import over_time, peer_over_time
+from sim.report.pool import peer_over_time
 from sim.report.report import HALVES, Report
 from sim.topology.graph import Topology
+from sim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from sim.run import Pass, Run
@@ -168,14 +169,19 @@ def _memory(part: Pass) -> dict[str, Any]:
 
 def _devices(part: Pass) -> list[dict[str, Any]]:
     """Memory over time where layers come and go, GiB from each moment (ms) on; empty without a memory pool."""
-    pool, own, chip = part.report.pool, part.report.memory, part.report.critical_chip
+    pool, chip = part.report.pool, part.report.critical_chip
     if pool is None:
         return []
     series = {
-        f"chip {chip}": over_time(part.trace, chip, own.used_bytes, pool.layer_bytes),
+        f"chip {chip}": part.memory_of(chip),
         f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, chip, pool.remote_bytes, pool.layer_bytes),
     }
+    end_s = part.trace.makespan_ps / PS_PER_S
     return [
-        {"name": name, "x": (times * 1e3).round(6).tolist(), "y": (sizes / _GIB).round(4).tolist()}
+        {
+            "name": name,
+            "x": (np.append(times, end_s) * 1e3).round(6).tolist(),
+            "y": (np.append(sizes, sizes[-1]) / _GIB).round(4).tolist(),
+        }
         for name, (times, sizes) in series.items()
     ]

@@ -248,8 +248,8 @@ function drawTimeline(parent, phase, key) {
 
   function look(range) {
     return layout({
-      height: 90 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, showlegend: false, hovermode: "closest", dragmode: "zoom",
-      margin: { l: 120, r: 12, t: 8, b: 46 }, xaxis: { range, title: { text: "time, us", standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
+      height: 114 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, showlegend: false, hovermode: "closest", dragmode: "zoom",
+      margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: "time, us", standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
       yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => lane.label), fixedrange: true, zeroline: false, showgrid: false },
     });
   }
@@ -302,7 +302,7 @@ function linkMap(parent, links) {
   const spot = (values) => { const n = values.length, at = (n - 1) * 0.62, k = Math.min(Math.floor(at), n - 2); return values[k] + (values[k + 1] - values[k]) * (at - k); };
   traces.push({ type: "scatter", mode: "markers", x: links.lines.map((line) => spot(line.x)), y: links.lines.map((line) => spot(line.y)),
     marker: { size: 9, opacity: 0, color: links.lines.map((line) => 100 * line.busy), cmin: 0, cmax: 100 * most,
-      colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: true, colorbar: { title: { text: "busy, % of the step", side: "right" }, thickness: 12, outlinewidth: 0 } },
+      colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: links.lines.some((line) => line.busy > 0), colorbar: { title: { text: "busy, % of the step", side: "right" }, thickness: 12, outlinewidth: 0 } },
     text: links.lines.map((line) => `<b>${line.name}</b><br>${percent(line.busy)} busy<br>${amount(Math.round(line.bytes))}<br>${line.rate}`), hovertemplate: "%{text}<extra></extra>" });
   const big = links.nodes.length > 80 ? 5 : links.nodes.length > 20 ? 22 : 32;
   traces.push({ type: "scatter", mode: "markers+text", x: links.nodes.map((node) => node.x), y: links.nodes.map((node) => node.y), text: links.nodes.map((node) => (big > 5 ? node.label : "")),
@@ -312,7 +312,7 @@ function linkMap(parent, links) {
   const ratio = (Math.max(...ys) - Math.min(...ys) + 1) / (Math.max(...xs) - Math.min(...xs) + 1);
   const target = el(parent, "div", null, { className: "plot" });
   Plotly.newPlot(target, traces, layout({
-    height: Math.max(240, Math.min(560, 560 * ratio + 40)), margin: { l: 6, r: 6, t: 6, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
+    height: Math.max(240, Math.min(560, 560 * ratio + 40)) + 26, margin: { l: 6, r: 6, t: 32, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
     shapes: boxes.map((node) => ({ type: "rect", x0: node.x - node.box[0], x1: node.x + node.box[0], y0: node.y - node.box[1], y1: node.y + node.box[1], fillcolor: "#fff", line: { color: "#444", width: 1 } })),
     annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: node.label, showarrow: false, font: { size: 11 } })),
     xaxis: { visible: false }, yaxis: { visible: false, scaleanchor: "x" },

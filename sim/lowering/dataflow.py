@@ -130,7 +130,7 @@ class Lowering:
     def _collective(
         self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Placed], results: Sequence[Sharded]
     ) -> tuple[Placed, ...]:
-        done = self.to.collective(kind, axes, size, name, _tasks(inputs))
+        done = self.to.collective(kind, axes, size, name, _tasks(inputs), results[0].dtype)
         return tuple(Placed(result, done) for result in results)
 
     # --- compute -----------------------------------------------------------------------------------------------------
@@ -268,7 +268,8 @@ class Lowering:
         longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
         if self.scenario.layout.overlap == "none" or not all(self.topology.axis(axis).ring for axis in longer):
             self.gather_buffer_bytes = max(self.gather_buffer_bytes, used_bytes)
-            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", ())
+            dtype = self.scenario.workload.weights
+            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", (), dtype)
             return self.to.compute(name, work, (*inputs, *arrived))
         self.gather_buffer_bytes = max(self.gather_buffer_bytes, 2 * stored_bytes)
         return weight_loop(self.to, name, work, stored_bytes, longer, inputs)
@@ -317,7 +318,8 @@ class Lowering:
         done: Tasks = ()
         for _ in range(chunks):
             piece = self.to.compute(name, work, x.after, 1 / chunks)
-            done = (*done, *self.to.collective("all_reduce", axes, result.local_bytes / chunks, name, piece))
+            size = result.local_bytes / chunks
+            done = (*done, *self.to.collective("all_reduce", axes, size, name, piece, result.dtype))
         return Placed(result, done)
 
 

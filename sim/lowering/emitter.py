@@ -65,8 +65,8 @@ class Emitter:
         self.streams.put("compute", waits, (ids,))
         return (ids,)
 
-    def collective(self, kind: str, axes: Axes, size: float, name: str, inputs: Tasks) -> Tasks:
-        """A collective of `size` bytes; the tasks that end it, on one chip those of its inputs."""
+    def collective(self, kind: str, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str) -> Tasks:
+        """A collective of `size` bytes of `dtype`; the tasks that end it, on one chip those of its inputs."""
         if self.ways(axes) == 1:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
@@ -74,7 +74,8 @@ class Emitter:
         op = self.label(kind, axes, name)
         lost = self.topology.chip.channel_interference * (plan.timing.channels if plan.timing else 0)
         after = (*waits, *self._launch(op))
-        end = emit(self.builder, self.topology, plan, size, op, after, slow_ppm=round(lost * FULL_PPM)).end
+        slow_ppm = round(lost * FULL_PPM)
+        end = emit(self.builder, self.topology, plan, size, op, after, slow_ppm=slow_ppm, dtype=dtype).end
         self.streams.put("communication", waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if self.streams.one or not wait_ps:

@@ -26,7 +26,7 @@ def gathering_loop(to: Emitter, name: str, work: Work, size: float, axis: str, i
     plan = all_gather_loop(to.topology, axis, form)
     waits = to.streams.waits("compute", inputs)
     op = to.label("all_gather", (axis,), name)
-    sent = emit(to.builder, to.topology, plan, size, op, waits).sends
+    sent = emit(to.builder, to.topology, plan, size, op, waits, dtype=to.scenario.workload.activations).sends
     needed_by = piece_of_arrival(plan, form, length)
     for piece, share in enumerate(loop_shares(length, form)):
         lanes = [(needed_by == piece) & (plan.direction == direction) for direction in (1, -1)]
@@ -43,7 +43,8 @@ def scattering_loop(to: Emitter, name: str, work: Work, size: float, axis: str, 
     pieces = np.stack([to.compute(name, work, inputs, share)[0] for share in shares])
     op = to.label("reduce_scatter", (axis,), name)
     # A chip enters once it has something to send; the send of step i carries what piece i computed.
-    sent = emit(to.builder, to.topology, plan, size, op, [pieces[0]], needs=pieces[plan.step, plan.src])
+    dtype = to.scenario.workload.activations
+    sent = emit(to.builder, to.topology, plan, size, op, [pieces[0]], needs=pieces[plan.step, plan.src], dtype=dtype)
     to.streams.put("compute", (), (pieces[-1], sent.end))
     return to.streams.last("compute")
 
@@ -60,7 +61,10 @@ def weight_loop(to: Emitter, name: str, work: Work, size: float, axes: Axes, inp
     overhead = units.to_ps(to.topology.collective_overhead_s)
     instance = to.builder.new_collective()
     waits = to.streams.waits("compute", inputs)
-    begin = to.builder.add(op, Kind.BEGIN, to.chips, flight_ps=overhead, deps=waits, collective=instance)
+    to.builder.dtypes[op] = to.scenario.workload.weights
+    begin = to.builder.add(
+        op, Kind.BEGIN, to.chips, flight_ps=overhead, deps=waits, bytes=size * count, collective=instance
+    )
     here: Tasks = ()  # arrivals of the shards in hand
     for piece in range(count):
         before = to.streams.last("compute")

@@ -36,7 +36,7 @@ def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> L
     workload = scenario.workload
     tells = spec.schedule == "blocking" and workload.phase == "decode"
     token_bytes = float(workload.batch * ITEM_BYTES["int32"]) if tells else 0.0
-    SCHEDULES[spec.schedule](Plan(to, requests, spec, parts, token_bytes))
+    SCHEDULES[spec.schedule](Plan(to, requests, spec, parts, token_bytes, workload.activations))
     fullest = max(lowered, key=lambda part: part.weights_bytes + parts * part.kv_cache_bytes)
     held = parts * min(spec.requests, spec.in_flight(len(stages)))
     return replace(

@@ -80,9 +80,9 @@ class Assembly:
         return self.done[-1]
 
     def send(
-        self, src: Stage, dst: Stage, size: float, after: Tasks, posted: Tasks | None, what: str
+        self, src: Stage, dst: Stage, size: float, after: Tasks, posted: Tasks | None, what: str, dtype: str
     ) -> tuple[Ids, Ids]:
-        """`size` bytes from each chip of a stage to the chip of the same rank of another: (when sent, when there).
+        """`size` bytes of `dtype` from each chip of a stage to that of the same rank of another: (when sent, there).
 
         A message holds all links of its way at once, at the rate of the slowest (cut through).
 
@@ -90,9 +90,10 @@ class Assembly:
             posted: tasks after which the receiver waits for it, None where it takes what comes.
         """
         op, builder, topology = f"send(p) {what} {src.index}->{dst.index}", self.builder, self.topology
+        builder.dtypes[op] = dtype
         instance, overhead_ps = builder.new_collective(), units.to_ps(topology.collective_overhead_s)
         begins = [
-            builder.add(op, Kind.BEGIN, stage.chips, deps=deps, flight_ps=overhead_ps, collective=instance)
+            builder.add(op, Kind.BEGIN, stage.chips, deps=deps, flight_ps=overhead_ps, bytes=size, collective=instance)
             for stage, deps in ((src, after), (dst, after if posted is None else posted))
         ]
         sends = []

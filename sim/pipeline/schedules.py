@@ -28,6 +28,8 @@ class Plan:
     """Micro-batches of a request."""
     token_bytes: float
     """What the last stage tells the others at the end of a decode step; 0 where it is no such step."""
+    dtype: str
+    """Number format of the activations."""
 
 
 def in_order(plan: Plan) -> None:
@@ -46,14 +48,16 @@ def in_order(plan: Plan) -> None:
                 ready = (*free[i], *seen[i])
                 if i:
                     before, size = to.stages[i - 1], to.passes[i - 1].sent_bytes
-                    sent, there = to.send(before, stage, size, ended, ready if blocks else None, "activations")
+                    sent, there = to.send(
+                        before, stage, size, ended, ready if blocks else None, "activations", plan.dtype
+                    )
                     free[i - 1] = (sent,) if blocks else free[i - 1]
                     ready = (there,) if blocks else (*ready, there)
                 ended = (to.run(stage, request, part, ready).end,)
                 free[i] = ended
         if plan.token_bytes:
             for i, stage in enumerate(to.stages[:-1]):
-                sent, there = to.send(to.stages[-1], stage, plan.token_bytes, free[-1], free[i], "tokens")
+                sent, there = to.send(to.stages[-1], stage, plan.token_bytes, free[-1], free[i], "tokens", "int32")
                 free[-1], free[i] = (sent,), (there,)
         plan.requests.go(request, free[-1] if plan.token_bytes else ended)
 
@@ -79,7 +83,9 @@ def bounded_queue(plan: Plan) -> None:
             room = taken.get((request - queue.capacity, i + 1))
             if room:
                 free[i] = (to.event("room in the queue", stage.chips, (done.end, room.begin), poll_s=queue.retry),)
-            sent, there = to.send(stage, to.stages[i + 1], to.passes[i].sent_bytes, free[i], None, "activations")
+            sent, there = to.send(
+                stage, to.stages[i + 1], to.passes[i].sent_bytes, free[i], None, "activations", plan.dtype
+            )
             free[i], ready = (sent,), (there,)
         plan.requests.go(request, free[-1])
 

@@ -64,6 +64,8 @@ class Panel:
     @property
     def unit(self) -> tuple[int, str]:
         """Picoseconds per unit of the time axis, and its name."""
+        if self.end - self.start > 10 * 10**12:
+            return 10**12, "s"
         return (10**9, "ms") if self.end - self.start > 2 * 10**9 else (10**6, "us")
 
     def x(self, time: Ints) -> Floats:

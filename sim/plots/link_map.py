@@ -105,11 +105,14 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
         axes.set_xlim(left, right)
         axes.set_ylim(bottom, top)
         drawing.paint(axes, scale)
-        bar = made.add_axes(((_WIDTH_IN - 1.05) / _WIDTH_IN, 0.35 / height, 0.16 / _WIDTH_IN, (body - 0.3) / height))
-        shown = made.colorbar(ScalarMappable(scale_of, colours), cax=bar)
-        shown.outline.set_visible(False)
-        bar.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else _percent(value, most))
-        bar.set_ylabel("busy time / step time")
+        if load.utilisation.any():
+            bar = made.add_axes(
+                ((_WIDTH_IN - 1.05) / _WIDTH_IN, 0.35 / height, 0.16 / _WIDTH_IN, (body - 0.3) / height)
+            )
+            shown = made.colorbar(ScalarMappable(scale_of, colours), cax=bar)
+            shown.outline.set_visible(False)
+            bar.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else _percent(value, most))
+            bar.set_ylabel("busy time / step time")
         edge = 0.2 / _WIDTH_IN
         made.text(edge, 1 - 0.15 / height, title or whole.name, fontsize=11, fontweight="bold", va="top")
         summary = [_summary(load, whole), *notes]

@@ -105,7 +105,7 @@ def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_
             text += " (all identical)" if topology.mesh_chips > 1 else ""
         else:
             notes = (["critical"] if critical in chips else []) + (
-                [f"= {len(chips) - 1} others"] if len(chips) > 1 else []
+                [f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}"] if len(chips) > 1 else []
             )
             text += f" ({', '.join(notes)})" if notes else ""
         groups.append(_Group(text, lanes[chip]))

@@ -1,0 +1,110 @@
+"""What PyTorch's profiler says of a collective's kernel: its name, process group, number format and elements."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.program import Floats, Ints, Kind, Program
+from sim.report.ops import Op, parse
+from sim.sharding import ITEM_BYTES
+from sim.topology.graph import Topology
+
+_NAMES = {
+    "all-gather": "_allgather_base",
+    "reduce-scatter": "_reduce_scatter_base",
+    "all-reduce": "allreduce",
+    "all-to-all": "all_to_allv",
+    "broadcast": "broadcast",
+    "permute": "send",
+}
+"""What PyTorch's profiler calls a collective in its arguments."""
+
+_KERNELS = {
+    "all-gather": "AllGather",
+    "reduce-scatter": "ReduceScatter",
+    "all-reduce": "AllReduce",
+    "all-to-all": "SendRecv",
+    "broadcast": "Broadcast",
+    "permute": "SendRecv",
+    "send": "SendRecv",
+}
+
+_DTYPES = {"bf16": "BFloat16", "fp16": "Half", "int8": "Char", "f32": "Float", "int32": "Int"}
+"""Number formats as PyTorch's `c10::ScalarType` names them."""
+
+
+def kernel_name(op: str) -> str:
+    """The name a collective goes by: `ncclDevKernel_AllGather yz residual` (tools look for `nccl...Kernel`)."""
+    parsed = parse(op)
+    kernel = f"ncclDevKernel_{_KERNELS.get(parsed.group, 'SendRecv')}"
+    return " ".join(part for part in (kernel, parsed.axes, parsed.operand) if part)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranks:
+    """With whom a chip does each collective op, and how PyTorch's profiler writes that."""
+
+    size: Ints
+    """[ops]."""
+    text: list[str]
+    """[ops]."""
+    item_bytes: Floats
+    """[ops] bytes of an element, 0 where the number format is not known."""
+    group: npt.NDArray[np.str_]
+    """[ops] class of the collective."""
+
+    def elements(self, program: Program, begin: npt.NDArray[np.integer]) -> tuple[Ints, Ints]:
+        """Elements that a chip puts into each collective and gets out of it, 0 where the format is not known.
+
+        Args:
+            begin: the collectives, by their BEGIN.
+        """
+        op = program.op[begin]
+        item_bytes, members = self.item_bytes[op], np.maximum(self.size[op], 1)
+        whole = np.divide(program.bytes[begin], item_bytes, out=np.zeros(len(op)), where=item_bytes > 0)
+        into = np.where(self.group[op] == "all-gather", whole / members, whole)
+        out = np.where(self.group[op] == "reduce-scatter", whole / members, whole)
+        return into.round().astype(np.int64), out.round().astype(np.int64)
+
+    @classmethod
+    def of(cls, program: Program, topology: Topology, chip: int) -> Ranks:
+        """Along the axes in the name of each op; of one without, those that its first collective leads to."""
+        begins = np.flatnonzero((program.kind == Kind.BEGIN) & (program.chip == chip))
+        ops, first = np.unique(program.op[begins], return_index=True)
+        items = {program.op_names.index(name): dtype for name, dtype in program.dtypes if name in program.op_names}
+        item_bytes = np.zeros(len(program.op_names))
+        item_bytes[list(items)] = [ITEM_BYTES[dtype] for dtype in items.values()]
+        size, text = np.zeros(len(program.op_names), dtype=np.int64), [""] * len(program.op_names)
+        for op, instance in zip(ops.tolist(), program.collective[begins[first]].tolist(), strict=True):
+            members = _along(topology, parse(program.op_names[op]), chip) or _exchanging(program, instance, chip)
+            name = _NAMES.get(parse(program.op_names[op]).group, "send")
+            group = json.dumps(sorted(members), separators=(", ", ": "))
+            size[op] = len(members)
+            pairs = {"Collective name": name, "Process Group Ranks": group}
+            if op in items:
+                pairs["dtype"] = _DTYPES[items[op]]
+            text[op] = "".join(f",{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs.items())
+        return cls(size, text, item_bytes, np.array([parse(name).group for name in program.op_names]))
+
+
+def _along(topology: Topology, op: Op, chip: int) -> set[int]:
+    """The chips that differ from `chip` along the axes of a collective only; none where it has no such group."""
+    names = [axis.name for axis in topology.axes]
+    if op.group == "send" or not op.axes or not set(op.axes) <= set(names):
+        return set()
+    here = topology.coordinates(chip)
+    fixed = [i for i, name in enumerate(names) if name not in op.axes]
+    return {c for c in range(topology.chips) if all(topology.coordinates(c)[i] == here[i] for i in fixed)}
+
+
+def _exchanging(program: Program, instance: int, chip: int) -> set[int]:
+    """The chips that the messages of a collective connect with `chip`."""
+    own = np.flatnonzero((program.kind == Kind.SEND) & (program.collective == instance))
+    members, edges = {chip}, set(zip(program.chip[own].tolist(), program.peer[own].tolist(), strict=True))
+    while new := {c for edge in edges for c in edge if members & set(edge)} - members:
+        members |= new
+    return members
