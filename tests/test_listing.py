@@ -6,7 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sim import load
-from sim.cli import _names, app
+from sim.cli import app
+from sim.cli.options import completed
 from sim.errors import InputError
 from sim.layouts.residual import SCHEMES
 from sim.listing import KINDS, listing
@@ -36,8 +37,8 @@ def test_an_unknown_kind_is_an_error():
 
 
 def test_names_are_completed():
-    assert _names("scenario")("palm540b_pre") == ["palm540b_prefill_ws2d_b1"]
-    assert _names("topology")("nothing") == []
+    assert completed("scenario")("palm540b_pre") == ["palm540b_prefill_ws2d_b1"]
+    assert completed("topology")("nothing") == []
 
 
 def test_quiet_prints_nothing_and_verbose_says_what_was_written(tmp_path):

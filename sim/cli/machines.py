@@ -1,0 +1,126 @@
+"""What there is to choose from, single collectives and machines, schemas of files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.cli.options import Json, Settings, about, completed, possible
+
+
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="scenarios, topologies, models, suites, layouts or collectives; default: all.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what there is to choose from, one line each."""
+    from sim.listing import listing
+
+    found = listing(kind)
+    if as_json:
+        typer.echo(json.dumps({name: dict(rows) for name, rows in found.items()}))
+        return
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for name, rows in found.items():
+        wide = max(len(row[0]) for row in rows)
+        typer.echo(name)
+        for own, text in rows:
+            typer.echo(f"  {own:<{wide}}  {text}".rstrip()[:room])
+
+
+def collective(
+    name: Annotated[str, typer.Argument(help="all_gather, reduce_scatter, all_reduce, all_to_all, ...")],
+    topology: Annotated[
+        str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
+    ],
+    axes: Annotated[str, typer.Option(help="Mesh axes of a group, such as xyz; default: all.")] = "",
+    size: Annotated[str, typer.Option(help="Bytes, such as 64MiB.")] = "",
+    minimum: Annotated[str, typer.Option("--min", help="Smallest size of a sweep.")] = "",
+    maximum: Annotated[str, typer.Option("--max", help="Largest size of a sweep.")] = "",
+    factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
+    algorithm: Annotated[str, typer.Option(help="Default: the topology's; with NCCL what NCCL would choose.")] = "",
+    chunks: Annotated[int, typer.Option(min=1, max=1024, help="Cut the data: so many collectives at once.")] = 1,
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw busbw against size, of a sweep.")] = True,
+) -> None:
+    """Simulate one collective and print it as nccl-tests does, with the closed form and the bound beside it.
+
+    Of a sweep of sizes the bus bandwidth is drawn too, with the published measurements of this machine. The size of
+    all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
+    """
+    from sim import bench, load, outputs
+
+    wanted = bench.sizes(size, minimum, maximum, factor)
+    with possible(load.place("topology", topology)):
+        rows = bench.sweep(
+            name,
+            topology,
+            axes=axes,
+            sizes=wanted,
+            algorithm=algorithm or None,
+            settings=settings or [],
+            chunks=chunks,
+        )
+    if as_json:
+        typer.echo(json.dumps([row.to_dict() for row in rows]))
+    else:
+        typer.echo(bench.table(rows))
+    if plots and len(rows) > 1:
+        from sim.plots import busbw
+        from sim.suite import measured
+
+        machine = load.topology_spec(topology, settings or []).name
+        points = measured(machine, name, rows[0].group, algorithm or None)
+        with outputs.replacing_file(out / f"{machine}_{name}.png") as fresh:
+            busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points)
+        typer.echo(f"figure in {out / f'{machine}_{name}.png'}", err=True)  # the table alone is what a pipe gets
+
+
+def topology(
+    name: Annotated[str, typer.Argument(help="Machine: a shipped name or a file.")],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the drawing.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw it.")] = True,
+) -> None:
+    """Describe a machine: chips, links, diameter, average hops, bisection; save a drawing to OUT/NAME.png."""
+    from sim import load, outputs
+    from sim import topology as machines
+    from sim.topology import describe
+
+    spec = load.topology_spec(name, settings or [])
+    with about(load.place("topology", name)):
+        built = machines.build(spec)
+    facts = describe.facts(built)
+    if plots:
+        from sim.plots import topology as drawing
+
+        with outputs.replacing_file(out / f"{built.name}.png") as fresh:
+            drawing.draw(built, fresh)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for label, value in describe.lines(facts):
+        typer.echo(f"{label:<22}{value}")
+    if plots:
+        typer.echo(f"{'drawing':<22}{out / f'{built.name}.png'}")
+
+
+def schema(
+    out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("schemas"),
+) -> None:
+    """Write the JSON Schema of every kind of file, for editors."""
+    from sim import outputs
+    from sim import schema as schemas
+
+    with outputs.writable(out):
+        for path in schemas.write(out):
+            typer.echo(str(path))

@@ -1,0 +1,123 @@
+"""Options that commands share, bars while they run, and errors that say where."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from sim import units
+from sim.errors import InputError, LayoutError
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
+]
+_PATIENCE_S = 2.0
+"""What takes longer shows how far it is."""
+
+Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def completed(kind: str) -> Callable[[str], list[str]]:
+    """Completion of a shipped name, for `sim --install-completion`."""
+
+    def complete(incomplete: str) -> list[str]:
+        from sim import load
+
+        return [name for name in load.shipped(kind) if name.startswith(incomplete)]
+
+    return complete
+
+
+def figure_formats(given: str) -> tuple[str, ...]:
+    """`png,svg` as names. Raises InputError."""
+    known = ("png", "svg", "pdf")
+    names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
+    for name in names:
+        if name not in known:
+            raise InputError("no such format", where="--format", got=name, hint=f"there are {', '.join(known)}")
+    return names
+
+
+@contextmanager
+def steps(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal for what takes longer, nothing elsewhere: call it with (steps done, steps in all or 0)."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+        began = time.monotonic()
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total or None, visible=time.monotonic() - began > _PATIENCE_S
+        )
+
+
+@contextmanager
+def rated(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar with the rate and the time left on a terminal, nothing elsewhere: call it after every step."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = TextColumn("{task.description}, {task.fields[rate]}"), BarColumn(), MofNCompleteColumn()
+    began = time.monotonic()
+    with Progress(*shown, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, rate="")
+
+        def step() -> None:
+            done = bar.tasks[0].completed + 1
+            bar.update(task, advance=1, rate=f"{done / max(time.monotonic() - began, 1e-9):.1f}/s")
+
+        yield step
+
+
+@contextmanager
+def busy(what: str) -> Iterator[None]:
+    """A spinner on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def about(where: str) -> Iterator[None]:
+    """Errors inside name the file they come from."""
+    try:
+        with possible(where):
+            yield
+    except LayoutError as error:
+        raise (error if error.where else error.within("layout")).within(where) from None
+    except InputError as error:
+        raise (error if error.where.startswith(where) else error.within(where)) from None
+
+
+@contextmanager
+def possible(where: str) -> Iterator[None]:
+    """More than this computer or the clock can hold is bad input like any other."""
+    import numpy as np
+
+    try:
+        with np.errstate(invalid="raise"):  # a float that no integer of the clock can hold
+            yield
+    except MemoryError:
+        raise InputError("does not fit this computer's memory", where=where, hint="try a smaller machine") from None
+    except (OverflowError, FloatingPointError):
+        rule = f"takes longer than the clock of the simulation counts, {units.CLOCK_S:.1e} s"
+        raise InputError(rule, where=where, hint="check sizes and rates") from None

@@ -1,0 +1,219 @@
+"""Simulate scenarios, draw and export their results, compare two."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.options import Formats, Json, Settings, about, busy, completed, figure_formats, possible, steps
+from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from sim.run import Run
+
+
+def run(
+    scenarios: Annotated[
+        list[str],
+        typer.Argument(help="Scenario files, or names of shipped ones.", autocompletion=completed("scenario")),
+    ],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures and report.html.")] = True,
+    formats: Formats = "png",
+    critical_path: Annotated[
+        bool,
+        typer.Option("--critical-path", help="What the step waits for, and what would shorten it, simulated again."),
+    ] = False,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Explain the difference to the paper's formula, effect by effect.")
+    ] = False,
+    trace_chips: Annotated[
+        list[int] | None,
+        typer.Option("--trace-chip", min=0, help="Chip in trace.json, repeatable; HolisticTraceAnalysis reads one."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say how long it took and what was written.")
+    ] = False,
+) -> None:
+    """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME."""
+    from sim import load, outputs
+    from sim.run import run as run_scenario
+    from sim.sweep.points import refuse_sweep
+
+    chosen = settings or []
+    kinds = figure_formats(formats)
+    loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
+    for name, scenario in zip(scenarios, loaded, strict=True):
+        with about(load.place("scenario", name)):
+            refuse_sweep(scenario, chosen)
+        outputs.check_chips(scenario, trace_chips or [])
+    for name, scenario in zip(scenarios, loaded, strict=True):
+        folder = out / outputs.folder_name(scenario, chosen)
+        with outputs.replacing(folder) as fresh:
+            where = load.place("scenario", name) + (f" with --set {' --set '.join(chosen)}" if chosen else "")
+            began = time.monotonic()
+            with steps(f"simulating {scenario.name}") as progress, about(where):
+                result = run_scenario(scenario, progress)
+            simulated_s = time.monotonic() - began
+            explanations = None
+            if explained:
+                from sim.explain import explain
+
+                with busy(f"explaining {scenario.name}"), about(where):
+                    explanations = explain(result)
+            found = None
+            if critical_path:
+                from sim.run import bottlenecks
+
+                with steps(f"{scenario.name} again with parts free") as progress:
+                    found = bottlenecks(result, progress)
+            with busy(f"writing {folder}"):
+                outputs.write(
+                    result,
+                    fresh,
+                    formats=kinds if plots else (),
+                    explanations=explanations,
+                    bottlenecks=found,
+                    chips=trace_chips,
+                )
+        if as_json:
+            more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
+            typer.echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
+        elif not quiet:
+            from sim.report import bottlenecks as tables
+            from sim.report import explanation
+            from sim.report.render import render
+
+            render(result.report, engine=(result.tasks, result.engine_s))
+            explanation.render(explanations or ())
+            tables.render(found or ())
+            typer.echo(f"results in {folder}/")
+        if verbose:
+            whole_s = time.monotonic() - began
+            typer.echo(f"{where}: simulated in {simulated_s:.2f} s, with figures and files {whole_s:.2f} s", err=True)
+            for path in sorted(folder.iterdir()):
+                typer.echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
+
+
+def plot(
+    folder: Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.")],
+    figures: Annotated[list[str] | None, typer.Argument(help="Figures to draw; default: all.")] = None,
+    formats: Formats = "png",
+) -> None:
+    """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
+    from sim import outputs, pictures
+
+    kinds = figure_formats(formats)
+    for name in figures or ():
+        if name not in pictures.FIGURES:
+            raise InputError(
+                "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
+            )
+    with busy(f"drawing {folder}"), outputs.writable(folder):
+        chosen = figures or tuple(pictures.FIGURES)
+        drawn = pictures.draw(outputs.read(folder), folder, kinds, chosen, page=not figures)
+    for path in drawn:
+        typer.echo(str(path))
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.")],
+    form: Annotated[str, typer.Argument(metavar="FORMAT", help="kineto, perfetto or chakra.")],
+    chips: Annotated[
+        list[int] | None, typer.Option("--chip", min=0, help="Chip to write, repeatable; default: all. Not for chakra.")
+    ] = None,
+) -> None:
+    """Write the traces of a run for other tools.
+
+    kineto: a file per rank as PyTorch's profiler writes it, for HolisticTraceAnalysis. perfetto: TrackEvents with
+    nanoseconds. chakra: an execution trace per rank, for ASTRA-sim and `sim replay`.
+    """
+    from sim import outputs
+
+    run = outputs.read(folder)
+    outputs.check_chips(run.scenario, chips or [])
+    with busy(f"writing {form}"), outputs.writable(folder):
+        for path in outputs.export(run, folder, form, chips):
+            typer.echo(str(path))
+
+
+def replay(
+    traces: Annotated[str, typer.Argument(help="Chakra traces PREFIX.0.et, PREFIX.1.et, ...: give PREFIX.")],
+    topology: Annotated[
+        str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
+    ],
+    settings: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Simulate Chakra execution traces, one per chip, on a machine; print where the time goes."""
+    from sim import load
+    from sim import topology as machines
+    from sim.replay import load as load_traces
+    from sim.replay import replayed
+
+    machine = machines.build(load.topology_spec(topology, settings or []))
+    with possible(load.place("topology", topology)):
+        found = replayed(load_traces(Path(traces), machine), machine)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+        return
+    from sim.report import bottlenecks as tables
+
+    tables.render([found])
+
+
+def compare(
+    before: Annotated[str, typer.Argument(metavar="A", help="Results of a run, OUT/NAME, or a scenario to simulate.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
+    as_json: Json = False,
+    page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
+) -> None:
+    """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
+
+    --set goes for both. The differences of causes, and those of operations, add up to that of the steps.
+    """
+    from sim import outputs
+    from sim.report.comparison import render
+    from sim.run import compare as compare_runs
+
+    pair = [_run_of(name, settings or []) for name in (before, after)]
+    found = compare_runs(*pair)
+    if page:
+        from sim import html
+
+        path = out / f"{outputs.file_name(found.before)}_vs_{outputs.file_name(found.after)}.html"
+        with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
+            html.write(pair, fresh, comparison=found)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict()))
+        return
+    render(found)
+    if page:
+        typer.echo(f"page in {path}")
+
+
+def _run_of(name: str, settings: list[str]) -> Run:
+    """A run from its results, or simulated now."""
+    from sim import load, outputs
+    from sim.run import run as run_scenario
+    from sim.sweep.points import refuse_sweep
+
+    folder = Path(name)
+    if folder.is_dir():
+        if settings:
+            raise InputError("goes with scenarios, not with results", where="--set", got=name)
+        return outputs.read(folder)
+    scenario = load.scenario(name, settings)
+    with about(load.place("scenario", name)):
+        refuse_sweep(scenario, settings)
+        with busy(f"simulating {scenario.name}"):
+            return run_scenario(scenario)
