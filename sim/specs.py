@@ -1251,35 +1251,35 @@ class Speedup(Strict):
     """Of the difference of predicted and published speed-up, as a share of the baseline's rate."""
 
 
-class GenerationSuite(_Rows):
-    """How the rows of a CSV become prompts and generations under residual schemes, and how close they must come."""
+class _ServingRows(_Rows):
+    """Rows that name a system and a model."""
 
-    kind: Literal["generations"]
     base: str
     """Scenario that the rows change."""
     settings: Settings = {}
     """Of every row."""
     systems: dict[str, Settings]
-    """By pattern of the row's `system p2p=P2P tp=TP`; the first that fits."""
+    """By pattern of the row's system, as the suite's kind writes it; the first that fits."""
     models: dict[str, Settings]
     """By pattern of the row's model; the first that fits."""
+
+
+class GenerationSuite(_ServingRows):
+    """How the rows of a CSV become prompts and generations under residual schemes, and how close they must come.
+
+    A system is written `system p2p=P2P tp=TP`.
+    """
+
+    kind: Literal["generations"]
     variants: dict[str, Settings]
     """By the row's variant."""
     speedup: Speedup
 
 
-class RequestSuite(_Rows):
+class RequestSuite(_ServingRows):
     """How the rows of a CSV become requests to a serving engine, and how close they must come."""
 
     kind: Literal["requests"]
-    base: str
-    """Scenario that the rows change."""
-    settings: Settings = {}
-    """Of every row."""
-    systems: dict[str, Settings]
-    """By pattern of the row's system; the first that fits."""
-    models: dict[str, Settings]
-    """By pattern of the row's model; the first that fits."""
     engines: dict[str, Settings]
     """By the row's engine."""
     left_out: dict[str, str] = {}

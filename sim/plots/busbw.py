@@ -45,8 +45,9 @@ def draw(
             axes.scatter([], [], s=20, facecolors="none", edgecolors="0.3", lw=0.9, label="measured")
         top = max([row.busbw / 1e9 for row in rows] + [rate(*point) for point in points])
         axes.set(xscale="log", xlabel="size", ylabel="bus bandwidth, GB/s one way", ylim=(0, 1.12 * top))
-        axes.set_xticks(sizes[:: -(-len(sizes) // 10)])
-        axes.set_xticklabels([units.format_bytes(size) for size in sizes[:: -(-len(sizes) // 10)]], rotation=30)
+        ticks = sizes[:: -(-len(sizes) // 10)]
+        axes.set_xticks(ticks)
+        axes.set_xticklabels([units.format_bytes(size).replace(".00 ", " ") for size in ticks], rotation=30)
         axes.minorticks_off()
         for number, row in enumerate(rows):
             if number == 0 or row.algorithm != rows[number - 1].algorithm:

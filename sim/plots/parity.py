@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.plots.style import PALETTE, figure, save, style
-from sim.report.validation import Outcome, Validation
-from sim.specs import CollectiveSuite, Suite
+from sim.report.validation import Outcome, Validation, usual_form
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,9 +47,7 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         line, [v * (1 - worst) for v in line], [v * (1 + worst) for v in line], color="0.9", lw=0, label=f"±{worst:.0%}"
     )
     axes.plot(line, line, color="0.4", lw=0.8)
-    form = "closed form, the paper's"
-    if not isinstance(validation.suite, Suite):
-        form = "NCCL's tuner" if isinstance(validation.suite, CollectiveSuite) else "closed form, half by half"
+    form = f"closed form: {usual_form(validation.suite)}"
     for name, marker, color in _MODELS:
         text = "simulated" if name == "simulated" else form
         _points(axes, gated, name, scale, marker, PALETTE[color], text)
@@ -80,6 +77,6 @@ def _points(
 def _title(validation: Validation) -> str:
     errors = validation.simulated
     return (
-        f"{validation.suite.name}: {errors.cases} gated cases, simulated within {errors.median:.1%} in the median, "
-        f"{errors.worst:.1%} at worst"
+        f"{validation.suite.name}: {errors.cases} gated cases\n"
+        f"simulated within {errors.median:.1%} in the median, {errors.worst:.1%} at worst"
     )

@@ -188,6 +188,13 @@ class Validation:
         }
 
 
+def usual_form(suite: AnySuite) -> str:
+    """Name of the closed form that a suite's `paper` values are of."""
+    if isinstance(suite, CollectiveSuite):
+        return "NCCL's tuner"
+    return "half by half" if isinstance(suite, GenerationSuite | RequestSuite) else "paper's form"
+
+
 def render(validation: Validation, console: Console | None = None) -> None:
     """Print every case, the errors of each model, and whether the suite passes."""
     from rich import box
@@ -203,7 +210,7 @@ def render(validation: Validation, console: Console | None = None) -> None:
     table.title = escape(": ".join(filter(None, (suite.name, suite.description))))
     of_collectives = isinstance(suite, CollectiveSuite)
     of_halves = isinstance(suite, GenerationSuite | RequestSuite)
-    usual = "NCCL's tuner" if of_collectives else "half by half" if of_halves else "paper's form"
+    usual = usual_form(suite)
     columns = ("case", "published", "simulated", "error", usual, "error")
     for i, column in enumerate((*columns, "algorithm") if of_collectives else columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
