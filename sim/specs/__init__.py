@@ -1,0 +1,91 @@
+"""What a user's files say: strict, frozen models of scenarios, models, machines, chips and links.
+
+Quantities are text with a unit in the file and SI floats here. A hardware number may carry where it comes from:
+`bandwidth: {value: 45 GB/s, source: "..."}`; every number in the shipped files does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.specs.algorithms import ALGORITHMS, LOOP_FORMS
+from sim.specs.base import TEXT_RULES, Strict
+from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype, TilesSpec
+from sim.specs.engine import Kernel
+from sim.specs.layout import TENSOR_PARALLEL, Residual
+from sim.specs.link import MEDIA, LinkSpec, Medium
+from sim.specs.memory_pool import MemoryPoolSpec
+from sim.specs.model import Model
+from sim.specs.nccl import PROTOCOLS, NcclSpec, NvlsSpec, Protocol
+from sim.specs.perturb import PerturbSpec
+from sim.specs.pipeline import PipelineSpec
+from sim.specs.quantities import Sourced
+from sim.specs.scenario import Scenario
+from sim.specs.suite import (
+    AnySuite,
+    Calibration,
+    CollectiveSuite,
+    Constant,
+    GenerationSuite,
+    RequestSuite,
+    Settings,
+    Suite,
+    Tolerance,
+)
+from sim.specs.sweep import FigureSpec
+from sim.specs.topology import AxisSpec, GraphSpec, SwitchSpec, TopologySpec, TorusSpec, chips_of
+
+__all__ = [
+    "ALGORITHMS",
+    "DTYPE_BYTES",
+    "FILE_KINDS",
+    "LOOP_FORMS",
+    "MEDIA",
+    "PROTOCOLS",
+    "TENSOR_PARALLEL",
+    "TEXT_RULES",
+    "AnySuite",
+    "AxisSpec",
+    "Calibration",
+    "ChipSpec",
+    "CollectiveSuite",
+    "Constant",
+    "Dtype",
+    "FigureSpec",
+    "GenerationSuite",
+    "GraphSpec",
+    "Kernel",
+    "LinkSpec",
+    "Medium",
+    "MemoryPoolSpec",
+    "Model",
+    "NcclSpec",
+    "NvlsSpec",
+    "PerturbSpec",
+    "PipelineSpec",
+    "Protocol",
+    "RequestSuite",
+    "Residual",
+    "Scenario",
+    "Settings",
+    "Sourced",
+    "Strict",
+    "Suite",
+    "SwitchSpec",
+    "TilesSpec",
+    "Tolerance",
+    "TopologySpec",
+    "TorusSpec",
+    "chips_of",
+]
+
+FILE_KINDS: dict[str, Any] = {
+    "scenario": Scenario,
+    "topology": TopologySpec,
+    "chip": ChipSpec,
+    "link": LinkSpec,
+    "nccl": NcclSpec,
+    "model": Model,
+    "suite": AnySuite,
+}
+"""Kinds of file a user writes, and the model each must satisfy."""

@@ -1,0 +1,60 @@
+"""Names of the collectives' algorithms; tests hold them equal to the functions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, WithJsonSchema
+
+from sim.errors import suggest
+from sim.specs.base import wrong
+
+_ON_AXES = ("multi_axis", "bidirectional_ring", "ring", "line")
+_ON_ROUTES = ("one_shot", "halving_doubling")
+_NCCL_RINGS = ("auto", "ring_ll", "ring_ll128", "ring_simple")
+ALGORITHMS: dict[str, tuple[str, ...]] = {
+    "all_gather": (*_ON_AXES, *_ON_ROUTES, *_NCCL_RINGS),
+    "reduce_scatter": (*_ON_AXES, *_ON_ROUTES, *_NCCL_RINGS),
+    "all_reduce": (
+        *_ON_AXES,
+        "one_shot",
+        "two_shot",
+        "halving_doubling",
+        "tree",
+        "hierarchical",
+        *_NCCL_RINGS,
+        "tree_ll",
+        "tree_ll128",
+        "tree_simple",
+        "nvls",
+    ),
+    "all_to_all": ("multi_axis", "dimension_ordered", "one_shot", "auto", "send_recv"),
+    "broadcast": ("spanning_trees", "ring", "tree"),
+    "permute": ("neighbour",),
+}
+LOOP_FORMS = ("one_way", "bidirectional_throughput", "bidirectional_latency")
+"""Of the looped collectives in a collective matmul."""
+
+
+def _choose(allowed: dict[str, tuple[str, ...]]) -> AfterValidator:
+    def check(chosen: dict[str, str]) -> dict[str, str]:
+        for name, algorithm in chosen.items():
+            if name not in allowed:
+                raise wrong(name, rule="unknown collective", hint=suggest(name, allowed))
+            if algorithm not in allowed[name]:
+                hint = suggest(algorithm, allowed[name])
+                raise wrong(name, rule=f"no algorithm of {name}", got=algorithm, hint=hint)
+        return chosen
+
+    return AfterValidator(check)
+
+
+def _choose_schema(allowed: dict[str, tuple[str, ...]]) -> WithJsonSchema:
+    properties = {name: {"enum": list(algorithms)} for name, algorithms in allowed.items()}
+    return WithJsonSchema({"type": "object", "additionalProperties": False, "properties": properties})
+
+
+_SCENARIO_ALGORITHMS = {**ALGORITHMS, "collective_matmul": LOOP_FORMS}
+
+Algorithms = Annotated[dict[str, str], _choose(ALGORITHMS), _choose_schema(ALGORITHMS)]
+LoopsAndAlgorithms = Annotated[dict[str, str], _choose(_SCENARIO_ALGORITHMS), _choose_schema(_SCENARIO_ALGORITHMS)]

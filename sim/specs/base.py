@@ -1,0 +1,30 @@
+"""Strict models, how they say what is wrong, and what names look like."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+class Strict(BaseModel):
+    """Frozen, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def wrong(*field: str | int, rule: str, got: object = None, hint: str = "") -> PydanticCustomError:
+    """A broken rule between fields, for a model's validator to raise: it names the field, from that model on."""
+    return PydanticCustomError("rule", "{rule}", {"rule": rule, "field": field, "got": got, "hint": hint})
+
+
+NAME, AXIS = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", "^[a-z]$"
+TEXT_RULES = {
+    NAME: "must be letters, digits, '_', '-' and '.', with a letter or digit first",
+    AXIS: "an axis is named by one lower-case letter",
+}
+"""Patterns in words."""
+
+Name = Annotated[str, Field(pattern=NAME)]
+Count = Annotated[int, Field(gt=0, le=10**12)]

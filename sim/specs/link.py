@@ -1,0 +1,26 @@
+"""Links and what they are made of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sim.specs.base import Name, Strict
+from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
+
+Medium = Literal["nvlink", "pci", "net"]
+"""What NCCL tells apart: links between GPUs, PCI Express and what lies behind it, networks between boxes."""
+
+MEDIA: tuple[Medium, ...] = ("nvlink", "pci", "net")
+"""From the shortest way to the longest."""
+
+
+class LinkSpec(Strict):
+    """One direction of one link."""
+
+    name: Name
+    medium: Medium = "nvlink"
+    bandwidth: Sourced[Bandwidth]
+    efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    """Reached share of `bandwidth` in a long transfer."""
+    latency: Sourced[Duration]
+    """Time from the end of sending to the receiver's use of the message, per hop."""

@@ -1,0 +1,60 @@
+"""What is not as the files of the machine say."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from sim.specs.base import Strict, wrong
+from sim.specs.quantities import Duration, Fraction
+
+Factor = Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
+
+
+class Straggler(Strict):
+    """Chips that compute more slowly than the others."""
+
+    chips: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    factor: Factor = 1.0
+    """Of the time of their operations."""
+    delay: Duration | None = None
+    """Added to the time of each of their operations."""
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    """Only in these. Default: everywhere."""
+
+
+class SlowLinks(Strict):
+    """Links that take longer for every byte."""
+
+    links: Annotated[list[str], Field(min_length=1)]
+    """Names as in the report, such as `0:x+` or `gpu0->gpu1#0`."""
+    factor: Factor
+
+
+class Jitter(Strict):
+    """Every task takes longer by a share drawn anew, uniformly from 0 to this one."""
+
+    ops: Fraction | None = None
+    links: Fraction | None = None
+
+
+class PerturbSpec(Strict):
+    """What is not as the files of the machine say."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the jitter."""
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Runs with jitter, the first of `seed`, the next of the seed after it, and so on."""
+    stragglers: list[Straggler] = []
+    slow_links: list[SlowLinks] = []
+    failed_links: list[str] = []
+    """Links that carry nothing: collectives go around them, or are an error where they cannot."""
+    jitter: Jitter | None = None
+
+    @model_validator(mode="after")
+    def _repeats_differ(self) -> PerturbSpec:
+        if self.repeats > 1 and self.jitter is None:
+            rule = "without jitter every run is the same"
+            raise wrong("repeats", rule=rule, got=self.repeats, hint="add jitter: {ops: 2 %}")
+        return self

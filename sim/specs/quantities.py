@@ -1,0 +1,96 @@
+"""Quantities: text with a unit in a file, SI floats here, and where a number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainSerializer, WithJsonSchema, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from sim import units
+from sim.errors import InputError
+from sim.specs.base import Strict
+
+LARGEST = 1e21
+"""SI units. No machine comes near, and sums and products stay finite."""
+
+
+def _quantity(unit: str, minimum: float, exclusive: bool) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        if not isinstance(value, str):
+            raise ValueError(f"must be a number with a unit such as '{units.EXAMPLES[unit]}'")
+        number = units.parse(value, unit)
+        if number < minimum or (exclusive and number == minimum):
+            raise ValueError(f"must be {'greater than' if exclusive else 'at least'} {minimum:g}")
+        if number > LARGEST:
+            raise ValueError(f"must be at most {LARGEST:g} {unit}")
+        return number
+
+    return check
+
+
+def _schema(unit: str) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": units.PATTERN,
+            "examples": [units.EXAMPLES[unit]],
+            "description": f"number with a unit, such as {units.EXAMPLES[unit]}",
+        }
+    )
+
+
+def _serializer(unit: str) -> PlainSerializer:
+    return PlainSerializer(lambda value: units.text(value, unit), return_type=str)
+
+
+def fraction(value: object) -> float:
+    """A number above 0 and at most 1, or a percentage; InputError if it is neither."""
+    rule, hint, number = "must be a fraction above 0 and at most 1, such as 0.85 or '85 %'", "", 0.0
+    if isinstance(value, str):
+        try:
+            number = units.parse(value, "")
+        except InputError as error:
+            hint = error.hint
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = value
+    if not 0 < number <= 1:
+        raise InputError(rule, hint=hint)
+    return float(number)
+
+
+Bandwidth = Annotated[float, BeforeValidator(_quantity("B/s", 0, True)), _serializer("B/s"), _schema("B/s")]
+Size = Annotated[float, BeforeValidator(_quantity("B", 0, True)), _serializer("B"), _schema("B")]
+Duration = Annotated[float, BeforeValidator(_quantity("s", 0, False)), _serializer("s"), _schema("s")]
+Rate = Annotated[float, BeforeValidator(_quantity("FLOP/s", 0, True)), _serializer("FLOP/s"), _schema("FLOP/s")]
+
+FRACTION_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            {"type": "string", "pattern": units.PATTERN, "examples": [units.EXAMPLES[""]]},
+        ]
+    }
+)
+Fraction = Annotated[float, BeforeValidator(fraction), FRACTION_SCHEMA]
+
+T = TypeVar("T")
+
+
+class Sourced(Strict, Generic[T]):
+    """A hardware number and where it comes from. In a file also the bare number, without a source."""
+
+    value: T
+    source: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, data: object) -> object:
+        return data if isinstance(data, dict | Sourced) else {"value": data}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core))
+        return {"anyOf": [schema["properties"]["value"], schema]}

@@ -1,0 +1,216 @@
+"""One experiment."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from sim.errors import suggest
+from sim.specs.algorithms import LoopsAndAlgorithms
+from sim.specs.base import Name, Strict, wrong
+from sim.specs.engine import EngineSpec
+from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec
+from sim.specs.memory_pool import MemoryPoolSpec
+from sim.specs.model import Model
+from sim.specs.padding import PaddingSpec
+from sim.specs.perturb import PerturbSpec
+from sim.specs.pipeline import PipelineSpec
+from sim.specs.quantities import Duration, Fraction
+from sim.specs.sweep import FigureSpec, SweepSpec
+from sim.specs.topology import TopologySpec, TorusSpec, chips_of
+from sim.specs.workload import Workload
+
+_STREAM_OF = {TENSOR_PARALLEL: "own_stream"}
+"""Where a layout's collectives run by default, if not on the compute stream."""
+
+
+class Reference(Strict):
+    """A published measurement of this scenario."""
+
+    latency: Duration
+    tolerance: Fraction
+    source: str
+
+
+class Scenario(Strict):
+    """One experiment: a model, on a machine, under a workload, partitioned by a layout."""
+
+    name: Name
+    description: str = ""
+    topology: TopologySpec
+    model: Model
+    workload: Workload
+    layout: LayoutSpec
+    collectives: LoopsAndAlgorithms = {}
+    """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
+    padding: PaddingSpec | None = None
+    """Of a prefill. Default: no padding."""
+    memory_pool: MemoryPoolSpec | None = None
+    """Default: all weights in the chips' own memory."""
+    perturb: PerturbSpec | None = None
+    """Default: all chips and links are as their files say."""
+    engine: EngineSpec = EngineSpec()
+    reference: Reference | None = None
+    sweep: SweepSpec | None = None
+    """Every combination of these is a run of its own, by `sim sweep`."""
+    figure: FigureSpec | None = None
+
+    @model_validator(mode="after")
+    def _figure_shows_the_sweep(self) -> Self:
+        if self.figure is None:
+            return self
+        if self.sweep is None:
+            raise wrong("figure", rule="a figure shows a sweep, and there is none", hint="remove both, or neither")
+        for axis in self.figure.lines:
+            if axis not in self.sweep:
+                hint = suggest(axis, self.sweep)
+                raise wrong("figure", "series", rule="must be an axis of the sweep", got=axis, hint=hint)
+        if self.figure.x not in (*self.sweep, "tokens", "chips"):
+            hint = suggest(self.figure.x, (*self.sweep, "tokens", "chips"))
+            raise wrong(
+                "figure", "x", rule="must be an axis of the sweep, tokens or chips", got=self.figure.x, hint=hint
+            )
+        rest = [axis for axis in self.sweep if axis not in self.figure.lines and axis != self.figure.x]
+        if self.figure.x in self.sweep or len(rest) > 1:
+            for axis in rest:
+                raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x or series")
+        if self.figure.crossovers and self.figure.x != "tokens":
+            raise wrong("figure", "crossovers", rule="crossovers are counts of tokens, so x must be 'tokens'")
+        return self
+
+    @model_validator(mode="after")
+    def _machine_can(self) -> Self:
+        chip, dtype = self.topology.chip, self.workload.activations
+        if dtype not in chip.peak:
+            rule = f"must be a type that chip '{chip.name}' has a peak for"
+            raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
+        tensor, torus = self.layout.ffn == TENSOR_PARALLEL, isinstance(self.topology, TorusSpec)
+        if tensor == torus:
+            kinds = "'switch' or 'graph'" if tensor else "'torus'"
+            rule = f"layout '{self.layout.ffn}' needs a machine of kind {kinds}"
+            raise wrong("topology", "kind", rule=rule, got=self.topology.kind)
+        mesh, chips = self.layout.mesh, chips_of(self.topology)
+        if not torus and (mesh.tensor or 1) * mesh.pipeline > chips:
+            name = "tensor" if mesh.pipeline == 1 else "pipeline"
+            rule = f"must be at most the machine's {chips} chips"
+            rule = rule if mesh.pipeline == 1 else f"tensor x pipeline {rule}"
+            raise wrong("layout", "mesh", name, rule=rule, got=(mesh.tensor or 1) * mesh.pipeline)
+        return self
+
+    @model_validator(mode="after")
+    def _padding_fits(self) -> Self:
+        if self.padding is None:
+            return self
+        given, workload = self.padding.real_lengths, self.workload
+        if workload.prompt is None:
+            raise wrong("padding", rule="is of prompts, and there are none", got=workload.phase)
+        if isinstance(given, list):
+            if len(given) != workload.batch:
+                rule = f"must be the length of each of the {workload.batch} sequences"
+                raise wrong("padding", "real_lengths", rule=rule, got=len(given))
+            if max(given) > workload.prompt:
+                rule = f"must be at most workload.prompt, {workload.prompt}"
+                raise wrong("padding", "real_lengths", rule=rule, got=max(given))
+        if self.padding.eliminate and self.layout.ffn != TENSOR_PARALLEL:
+            raise wrong("padding", "eliminate", rule=f"is of layout '{TENSOR_PARALLEL}'", got=self.layout.ffn)
+        if self.padding.eliminate and (self.layout.sequence_parallel or self.layout.overlap == "micro_batches"):
+            rule = "packed rows are no longer sequences that could be split"
+            raise wrong("padding", "eliminate", rule=rule, hint="layout.sequence_parallel: false, layout.overlap: none")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        stages, pipeline = self.layout.mesh.pipeline, self.layout.pipeline
+        if stages > self.layers:
+            rule = f"every stage needs a layer, and there are {self.layers}"
+            raise wrong("layout", "mesh", "pipeline", rule=rule, got=stages)
+        if pipeline is None or pipeline.stages is None:
+            return self
+        if len(pipeline.stages) != stages:
+            rule = f"must have the layers of each of the {stages} stages"
+            raise wrong("layout", "pipeline", "stages", rule=rule, got=pipeline.stages)
+        if sum(pipeline.stages) != self.layers:
+            rule = f"must add up to the {self.layers} layers"
+            raise wrong("layout", "pipeline", "stages", rule=rule, got=sum(pipeline.stages))
+        return self
+
+    @model_validator(mode="after")
+    def _residual_fits(self) -> Self:
+        if self.layout.residual not in (None, "parallel", "no_communication") and self.block == "parallel":
+            rule = "a parallel block has one residual addition per layer"
+            raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint="layout.block: serial")
+        if self.layout.overlap in ("micro_batches", "chunked_matmul") and self.residual == "parallel":
+            rule = f"'{self.layout.overlap}' is of a serial block"
+            raise wrong("layout", "overlap", rule=rule, got=self.layout.overlap, hint="layout.block: serial")
+        if self.layout.hybrid and self.layout.hybrid.ladder_layers > self.model.layers:
+            rule = f"must be at most the model's {self.model.layers} layers"
+            got = self.layout.hybrid.ladder_layers
+            raise wrong("layout", "hybrid", "ladder_layers", rule=rule, got=got)
+        return self
+
+    @property
+    def layers(self) -> int:
+        """Layers simulated."""
+        return self.model.layers if self.engine.layers == "all" else min(self.engine.layers, self.model.layers)
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Self:
+        if self.memory_pool is None:
+            return self
+        if self.layout.ffn != TENSOR_PARALLEL:
+            raise wrong("memory_pool", rule=f"is of layout '{TENSOR_PARALLEL}'", got=self.layout.ffn)
+        every, stages = self.memory_pool.offload_every, self.layout.mesh.pipeline
+        given = self.pipeline.stages if self.pipeline else None
+        for layers in given or [self.layers // stages, -(-self.layers // stages)]:
+            if layers % every:
+                rule = f"must divide the layers{' of every stage' if stages > 1 else ''}, {layers}"
+                raise wrong("memory_pool", "offload_every", rule=rule, got=every)
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Tokens processed in all steps of all sequences, padding not counted: those of MFU and tokens/s."""
+        if self.padding is None or self.workload.prompt is None:
+            return self.workload.tokens
+        real = sum(self.padding.lengths(self.workload.batch, self.workload.prompt))
+        return real + self.workload.batch * (self.workload.generate or 0)
+
+    @property
+    def packed_rows(self) -> int | None:
+        """Real tokens of a prefill's batch, where padding is left out."""
+        if self.padding is None or not self.padding.eliminate or self.workload.phase != "prefill":
+            return None
+        return sum(self.padding.lengths(self.workload.batch, self.workload.tokens_per_step))
+
+    @property
+    def pipeline(self) -> PipelineSpec | None:
+        """The pipeline; None where there is but one stage and nothing said about requests."""
+        if self.layout.pipeline or self.layout.mesh.pipeline == 1:
+            return self.layout.pipeline
+        return PipelineSpec(schedule="sequential", requests=1)
+
+    @property
+    def residual(self) -> str:
+        """Name of the residual scheme."""
+        return self.layout.residual or ("parallel" if self.block == "parallel" else "standard")
+
+    @property
+    def own_stream(self) -> bool:
+        """Whether collectives run on a stream of their own."""
+        return (self.layout.communication or _STREAM_OF.get(self.layout.ffn)) == "own_stream"
+
+    @property
+    def block(self) -> str:
+        """`parallel` or `serial`."""
+        return self.layout.block or self.model.block
+
+    @property
+    def phases(self) -> tuple[Scenario, ...]:
+        """One scenario per phase, prefill or decode, each with its own layout; what was published is of all phases."""
+        phases = self.workload.phases
+        reference = self.reference if len(phases) == 1 else None
+        return tuple(
+            self.model_copy(update={"workload": each, "layout": self.layout.during(each.phase), "reference": reference})
+            for each in phases
+        )

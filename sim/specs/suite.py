@@ -1,0 +1,147 @@
+"""Published measurements: how rows of a CSV are run, how close they must come, and what is fitted to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from sim.specs.base import Name, Strict
+from sim.specs.quantities import Fraction, Size
+
+Settings = dict[str, Any]
+"""Values by dotted field, as in --set."""
+
+
+class Tolerance(Strict):
+    """Largest absolute errors that pass."""
+
+    median: Fraction
+    nine_in_ten: Fraction
+    worst: Fraction
+
+
+class Constant(Strict):
+    """One fitted number: the fields that take it, and the range of what is physically plausible."""
+
+    fields: Annotated[list[str], Field(min_length=1)]
+    unit: str = ""
+    low: float
+    high: float
+
+
+class Calibration(Strict):
+    """What `sim calibrate` fits to which rows."""
+
+    rows: Annotated[list[str], Field(min_length=1)]
+    constants: Annotated[dict[str, Constant], Field(min_length=1)]
+    then: Calibration | None = None
+    """What is fitted next, with these constants as found."""
+
+
+class _Rows(Strict):
+    name: Name
+    description: str = ""
+    rows: str
+    """CSV file, relative to this file."""
+    tolerance: Tolerance
+    not_gated: dict[str, str] = {}
+    """Reason by pattern of the case id: shown, not held against the tolerance."""
+    calibration: Calibration | None = None
+
+
+class Suite(_Rows):
+    """How the rows of a CSV become scenarios, and how close they must come."""
+
+    kind: Literal["scenarios"] = "scenarios"
+    base: str
+    """Scenario that the rows change."""
+    settings: Settings = {}
+    """Of every row."""
+    models: dict[str, Settings]
+    """By pattern of the row's model; the first that fits."""
+    at_chips: dict[str, dict[int, Settings]] = {}
+    """By pattern of the row's model and by its number of chips."""
+    layouts: dict[str, Settings] = {}
+    """By pattern of the row's FFN layout; the first that fits."""
+    gated_up_to: Fraction = 1.0
+    """Largest reading error (column reading_error_pct) of a row that is held against the tolerance."""
+
+
+class HostBound(Strict):
+    """Rows whose time is that of the host that launches them."""
+
+    up_to: Size
+    """Largest array of such a row."""
+    reason: str
+
+
+class CollectiveSuite(_Rows):
+    """How the rows of a CSV become single collectives, and how close they must come."""
+
+    kind: Literal["collectives"]
+    machines: dict[str, Annotated[Settings, Field(min_length=1)]]
+    """By pattern of the row's `system gpus=GPUS`, or of its system alone, the first that fits: `topology`, a name or
+    path, and settings of it. Of a machine with more chips the first ones are used."""
+    algorithms: dict[str, str] = {}
+    """By pattern of the case id, the first that fits; the machine's default for the rest."""
+    host_bound: dict[str, HostBound] = {}
+    """By pattern of the case id: shown, not held against the tolerance."""
+
+
+class Speedup(Strict):
+    """Rates against those of one variant on the same machine."""
+
+    baseline: str
+    """Variant."""
+    tolerance: Tolerance
+    """Of the difference of predicted and published speed-up, as a share of the baseline's rate."""
+
+
+class _ServingRows(_Rows):
+    """Rows that name a system and a model."""
+
+    base: str
+    """Scenario that the rows change."""
+    settings: Settings = {}
+    """Of every row."""
+    systems: dict[str, Settings]
+    """By pattern of the row's system, as the suite's kind writes it; the first that fits."""
+    models: dict[str, Settings]
+    """By pattern of the row's model; the first that fits."""
+
+
+class GenerationSuite(_ServingRows):
+    """How the rows of a CSV become prompts and generations under residual schemes, and how close they must come.
+
+    A system is written `system p2p=P2P tp=TP`.
+    """
+
+    kind: Literal["generations"]
+    variants: dict[str, Settings]
+    """By the row's variant."""
+    speedup: Speedup
+
+
+class RequestSuite(_ServingRows):
+    """How the rows of a CSV become requests to a serving engine, and how close they must come."""
+
+    kind: Literal["requests"]
+    engines: dict[str, Settings]
+    """By the row's engine."""
+    left_out: dict[str, str] = {}
+    """Reason by pattern of the case id: rows that no scenario stands for."""
+
+
+def _suite_kind(value: Any) -> str:
+    given = value.get("kind", "scenarios") if isinstance(value, dict) else getattr(value, "kind", "scenarios")
+    return str(given)
+
+
+AnySuite = Annotated[
+    Annotated[Suite, Tag("scenarios")]
+    | Annotated[CollectiveSuite, Tag("collectives")]
+    | Annotated[GenerationSuite, Tag("generations")]
+    | Annotated[RequestSuite, Tag("requests")],
+    Discriminator(_suite_kind),
+]

@@ -1,0 +1,53 @@
+"""Sweeps and their figures."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from sim.specs.base import Strict, wrong
+
+
+class FigureSpec(Strict):
+    """What a sweep's figure shows: simulated lines, the usual closed form dashed, published points hollow."""
+
+    title: str = ""
+    x: str
+    """An axis of the sweep with numbers for values, `tokens` (of all sequences in one pass) or `chips`."""
+    y: Literal["latency", "step", "mfu", "tokens_per_s", "ttft", "tpot", "cost"]
+    """cost: chip-seconds per token, Pope et al. section 4.4."""
+    series: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """The axis or axes of the sweep whose values are the lines; without it there is one line."""
+    relative_to: str | None = None
+    """Label of a line: the others are drawn as speed-ups over it, its time / theirs or their rate / its."""
+    log: Literal["x", "y", "xy"] | None = None
+    """Logarithmic axes."""
+    published: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
+    """Case ids of published points, by the label of the line they stand beside."""
+    published_file: str = "pope_dev"
+    """A shipped name in scenarios/published/, or a path."""
+    crossovers: bool = False
+    """Mark the tokens at which the paper's volumes of two of the layouts are equal."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The axes that tell lines apart."""
+        return (self.series,) if isinstance(self.series, str) else tuple(self.series or ())
+
+
+def _axis(values: object) -> object:
+    """Said here in one sentence, since neither half of the union alone explains what is missing."""
+    variants = isinstance(values, dict) and all(isinstance(fields, dict) and fields for fields in values.values())
+    if not values or not (isinstance(values, list) or variants):
+        rule = "must be a list of values, or variants such as {2D: {layout.ffn: weight_stationary_2d}, 1D: {...}}"
+        raise wrong(rule=rule, got=values, hint="a field is one key with dots, as in {workload.batch: [1, 4]}")
+    return values
+
+
+Variants = Annotated[dict[str, Annotated[dict[str, Any], Field(min_length=1)]], Field(min_length=1)]
+"""Named settings of several fields at once: `{2D: {layout.ffn: weight_stationary_2d}, 1D: {...}}`."""
+
+SweepAxis = Annotated[Annotated[list[Any], Field(min_length=1)] | Variants, BeforeValidator(_axis)]
+SweepSpec = Annotated[dict[str, SweepAxis], Field(min_length=1)]
+"""The axes of a sweep, outermost first: values of a dotted field, or a name of one's own with variants."""
