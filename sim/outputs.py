@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -28,13 +29,24 @@ if TYPE_CHECKING:
 EXPORTS = ("kineto", "perfetto", "chakra")
 """Formats of traces for other tools."""
 
+_LONGEST_NAME = 200
+
 _TIMES = ("ready", "start", "free")
 """Columns of a trace that are written; with the program, the ends follow."""
 
 
 def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
     """`name`, or `name,key=value` for a run with settings, which must not replace the plain run's results."""
-    return file_name(",".join([scenario.name, *settings]))[:200]
+    return named(scenario.name, settings)
+
+
+def named(name: str, settings: Sequence[str]) -> str:
+    """A file or folder name that other settings do not share: `name,key=value`; long ones end in a hash of the rest."""
+    whole = ",".join([name, *settings])
+    text = file_name(whole)
+    if len(text) <= _LONGEST_NAME:
+        return text
+    return f"{text[: _LONGEST_NAME - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def file_name(text: str) -> str:

@@ -63,6 +63,17 @@ def test_a_ring_all_gather_takes_its_textbook_time(collective):
     assert (row["group"], row["size_bytes"], row["algorithm"]) == (2, 2e6, "ring")
 
 
+def test_a_figure_shows_the_time_of_small_sizes_beside_the_bandwidth_of_large_ones():
+    from sim.plots import busbw
+
+    rows = bench.sweep("all_reduce", MACHINE, sizes=[1e3, 1e6])
+    times, rates = busbw.make(rows, "square", measured=[(1e3, 5e-6)]).axes
+    assert times.get_yscale() == "log"
+    assert times.lines[0].get_ydata().tolist() == pytest.approx([1e6 * row.time_s for row in rows])
+    assert rates.lines[0].get_ydata().tolist() == pytest.approx([row.busbw / 1e9 for row in rows])
+    assert [text.get_text() for text in times.get_legend().get_texts()] == ["simulated", "closed form", "measured"]
+
+
 def test_the_table_has_a_line_per_size_under_its_columns(collective):
     code, out, _ = collective("all_reduce", "--min", "1KiB", "--max", "16KiB", "--factor", "4")
     heading, names, units, *rows = out.splitlines()

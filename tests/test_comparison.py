@@ -35,6 +35,26 @@ def test_a_run_beside_itself_has_no_difference(tmp_path):
     assert not any(term.change_s for phase in found.phases for term in phase.causes + phase.ops)
 
 
+def test_pages_of_different_comparisons_have_different_names(tmp_path):
+    """One with settings, or of other runs of the same scenario, must not replace the plain one."""
+    scenario, out = str(write(tmp_path)), tmp_path / "out"
+
+    def invoke(*arguments: str) -> None:
+        done = CliRunner().invoke(app, [*arguments, "--out", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    invoke("run", scenario, "--no-plots")
+    invoke("run", scenario, "--no-plots", "--set", "workload.batch=8")
+    invoke("compare", scenario, scenario)
+    invoke("compare", scenario, scenario, "--set", "workload.batch=8")
+    invoke("compare", str(out / "tiny"), str(out / "tiny,workload.batch=8"))
+    assert {path.name for path in out.glob("*.html")} == {
+        "tiny_vs_tiny.html",
+        "tiny,workload.batch=8_vs_tiny,workload.batch=8.html",
+        "tiny_vs_tiny,workload.batch=8.html",
+    }
+
+
 def test_results_and_scenarios_can_be_compared(tmp_path):
     scenario = str(write(tmp_path))
     CliRunner().invoke(app, ["run", scenario, "--out", str(tmp_path), "--no-plots"], catch_exceptions=False)

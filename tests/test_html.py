@@ -15,6 +15,7 @@ from sim.cli import app
 from sim.units import format_seconds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+AFTER = "tiny,workload.batch=8,layout.overlap=collective_matmul"
 in_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
 
 
@@ -30,8 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scenario = str(write(folder))
     sim("run", scenario, "--out", str(folder), "--critical-path", "--explain")
     sim("run", scenario, "--out", str(folder), "--set", "workload.batch=8", "--set", "layout.overlap=collective_matmul")
-    after = "tiny,workload.batch=8,layout.overlap=collective_matmul"
-    sim("compare", str(folder / "tiny"), str(folder / after), "--out", str(folder))
+    sim("compare", str(folder / "tiny"), str(folder / AFTER), "--out", str(folder))
     return folder
 
 
@@ -128,11 +128,8 @@ def test_pointing_at_a_bar_tells_its_operation_bytes_and_source(out: Path, brows
 
 @in_browser
 def test_two_runs_side_by_side_with_the_difference(out: Path, browser: Any):
-    found = Page(browser, out / "tiny_vs_tiny.html")
-    reports = [
-        json.loads((out / name / "report.json").read_text())
-        for name in ("tiny", "tiny,workload.batch=8,layout.overlap=collective_matmul")
-    ]
+    found = Page(browser, out / f"tiny_vs_{AFTER}.html")
+    reports = [json.loads((out / name / "report.json").read_text()) for name in ("tiny", AFTER)]
     shown = found.page.locator('[data-metric="latency"]').all_inner_texts()
     assert shown == [format_seconds(report["simulated"]["latency_s"]) for report in reports]
     fields = found.page.locator("#fields tbody tr td:first-child").all_inner_texts()

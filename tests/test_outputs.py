@@ -114,4 +114,6 @@ def test_a_run_with_settings_has_a_folder_of_its_own(tmp_path):
     assert outputs.folder_name(scenario, []) == "tiny"
     assert outputs.folder_name(scenario, ["layout.overlap=none"]) == "tiny,layout.overlap=none"
     assert "/" not in outputs.folder_name(scenario, ["topology=../x.yaml", "topology.link.bandwidth=1 GB/s"])
-    assert len(outputs.folder_name(scenario, ["description=" + "long " * 100])) == 200
+    long = [outputs.folder_name(scenario, ["description=" + "long " * 100 + end]) for end in "ab"]
+    assert len(long[0]) == len(long[1]) == 200
+    assert long[0] != long[1]  # what a file name has no room for stands in it as a hash

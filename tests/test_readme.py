@@ -39,6 +39,22 @@ def test_commands_run(block: list[str], monkeypatch: pytest.MonkeyPatch, tmp_pat
         output = capsys.readouterr()
         assert stop.value.code in (0, None), output.err
         assert output.out
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["out"])  # which a clone ignores
+
+
+def test_what_the_text_quotes_of_a_command_is_printed(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """`52 % is link latency, so links of endless bandwidth would save only 9 %`."""
+    share, saved = re.search(
+        r"(\d+) % is link latency, so links of endless\s+bandwidth would\s+save only (\d+) %", README
+    ).groups()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["sim", "run", "palm540b_decode_ws2d", "--critical-path", "--no-plots"])
+    with pytest.raises(SystemExit):
+        main()
+    rows = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    for name, quoted in (("link latency", share), ("link bandwidth without limit", saved)):
+        (percent,) = re.findall(r"([\d.]+)%", rows[name])
+        assert round(float(percent)) == int(quoted)
 
 
 def test_the_scenario_shown_is_the_one_shipped():
@@ -54,7 +70,7 @@ def test_the_five_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
     code, _ = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert (tmp_path / "report.html").stat().st_size > 10**6
+    assert (tmp_path / "out/report.html").stat().st_size > 10**6
     assert len(api.__all__) == 5
     assert names["run"]._repr_html_() == names["run"].report._repr_html_()
     assert '<td style="text-align:left">MFU</td>' in names["run"]._repr_html_()

@@ -79,9 +79,12 @@ def collective(
 
         machine = load.topology_spec(topology, settings or []).name
         points = measured(machine, name, rows[0].group, algorithm or None)
-        with outputs.replacing_file(out / f"{machine}_{name}.png") as fresh:
+        chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
+        options = [f"{option}={value}" for option, value in chosen.items() if value]
+        path = out / f"{outputs.named(f'{machine}_{name}', [*options, *(settings or [])])}.png"
+        with outputs.replacing_file(path) as fresh:
             busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points)
-        typer.echo(f"figure in {out / f'{machine}_{name}.png'}", err=True)  # the table alone is what a pipe gets
+        typer.echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
 
 
 def topology(
@@ -100,10 +103,11 @@ def topology(
     with about(load.place("topology", name)):
         built = machines.build(spec)
     facts = describe.facts(built)
+    path = out / f"{outputs.named(built.name, settings or [])}.png"
     if plots:
         from sim.plots import topology as drawing
 
-        with outputs.replacing_file(out / f"{built.name}.png") as fresh:
+        with outputs.replacing_file(path) as fresh:
             drawing.draw(built, fresh)
     if as_json:
         typer.echo(json.dumps(facts))
@@ -111,11 +115,11 @@ def topology(
     for label, value in describe.lines(facts):
         typer.echo(f"{label:<22}{value}")
     if plots:
-        typer.echo(f"{'drawing':<22}{out / f'{built.name}.png'}")
+        typer.echo(f"{'drawing':<22}{path}")
 
 
 def schema(
-    out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("schemas"),
+    out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("out/schemas"),
 ) -> None:
     """Write the JSON Schema of every kind of file, for editors."""
     from sim import outputs

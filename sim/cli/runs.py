@@ -179,7 +179,8 @@ def compare(
 ) -> None:
     """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
 
-    --set goes for both. The differences of causes, and those of operations, add up to that of the steps.
+    --set goes for both, and into the page's name. The differences of causes, and those of operations, add up to that
+    of the steps.
     """
     from sim import outputs
     from sim.report.comparison import render
@@ -190,7 +191,11 @@ def compare(
     if page:
         from sim import html
 
-        path = out / f"{outputs.file_name(found.before)}_vs_{outputs.file_name(found.after)}.html"
+        names = [
+            Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings or [])
+            for name, run in zip((before, after), pair, strict=True)
+        ]
+        path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
         with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=found)
     if as_json:

@@ -1,14 +1,27 @@
-"""Bus bandwidth of a collective against its size: simulated, by the closed form, and as measured."""
+"""A collective against its size, simulated, by the closed form and as measured: its time, and its bus bandwidth.
+
+Bus bandwidth tells large sizes apart and is flat at zero for small ones, whose time tells them apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sim import units
 from sim.bench import Measurement
 from sim.closed_form.collectives import busbw
 from sim.plots.style import PALETTE, figure, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Points = Sequence[tuple[float, float]]
+"""(size in bytes, time in s) of each."""
+
+_TICKS = 9
 
 
 def draw(
@@ -19,40 +32,68 @@ def draw(
     form: str = "closed form",
     measured: Iterable[tuple[float, float]] = (),
 ) -> None:
+    """Write the figure to `path` (format by suffix); see `make`."""
+    save(make(rows, machine, form=form, measured=list(measured)), path)
+
+
+def make(rows: Sequence[Measurement], machine: str, *, form: str = "closed form", measured: Points = ()) -> Figure:
     """A line of the sweep, the closed form dashed, measured points hollow; the algorithm above where it changes.
 
     Args:
         form: name of the closed form.
-        measured: (size in bytes, time in s) of published measurements.
+        measured: published measurements.
     """
     first = rows[0]
 
-    def rate(size: float, time_s: float) -> float:
+    def microseconds(_: float, time_s: float) -> float:
+        return 1e6 * time_s
+
+    def gb_per_s(size: float, time_s: float) -> float:
         return busbw(first.collective, first.group, size, time_s) / 1e9
 
-    sizes = [row.size_bytes for row in rows]
-    points = list(measured)
     with style():
-        made = figure(7.2, 4.4)
-        axes = made.add_subplot()
-        axes.plot(sizes, [row.busbw / 1e9 for row in rows], "-o", ms=3, color=PALETTE["blue"], label="simulated")
-        predicted = [(row.size_bytes, rate(row.size_bytes, time)) for row in rows if (time := row.closed_form_s)]
-        if predicted:
-            axes.plot(*zip(*predicted, strict=True), "--", lw=1, color=PALETTE["vermilion"], label=form)
-        if points:
-            values = [rate(size, time_s) for size, time_s in points]
-            axes.scatter([size for size, _ in points], values, s=20, facecolors="none", edgecolors="0.3", lw=0.9)
-            axes.scatter([], [], s=20, facecolors="none", edgecolors="0.3", lw=0.9, label="measured")
-        top = max([row.busbw / 1e9 for row in rows] + [rate(*point) for point in points])
-        axes.set(xscale="log", xlabel="size", ylabel="bus bandwidth, GB/s one way", ylim=(0, 1.12 * top))
-        ticks = sizes[:: -(-len(sizes) // 10)]
-        axes.set_xticks(ticks)
-        axes.set_xticklabels([units.format_bytes(size).replace(".00 ", " ") for size in ticks], rotation=30)
-        axes.minorticks_off()
-        for number, row in enumerate(rows):
-            if number == 0 or row.algorithm != rows[number - 1].algorithm:
-                axes.axvline(row.size_bytes, color="0.85", lw=0.8, zorder=0)
-                axes.text(row.size_bytes, 1.1 * top, f" {row.algorithm}", fontsize=7, va="top", color="0.4")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
-        made.suptitle(f"{first.collective} on {machine}, {first.group} chips", x=0.02, ha="left", fontsize=10)
-    save(made, path)
+        made = figure(10.6, 4.6)
+        times, rates = made.subplots(1, 2)
+        top = _draw_points(times, microseconds, rows, form, measured)
+        times.set(yscale="log", ylabel="time, us", title="Time: tells small sizes apart")
+        times.set_ylim(top=4 * top)
+        times.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
+        top = _draw_points(rates, gb_per_s, rows, form, measured)
+        rates.set(ylim=(0, 1.12 * top), ylabel="bus bandwidth, GB/s one way", title="Bus bandwidth: large ones")
+        for axes in (times, rates):
+            _draw_sizes(axes, rows)
+        made.suptitle(f"{first.collective} on {machine}, {first.group} chips", x=0.01, ha="left", fontweight="bold")
+    return made
+
+
+def _draw_points(
+    axes: Axes, value: Callable[[float, float], float], rows: Sequence[Measurement], form: str, measured: Points
+) -> float:
+    """All lines and points of one panel; the largest value of what is simulated or measured."""
+    simulated = [(row.size_bytes, value(row.size_bytes, row.time_s)) for row in rows]
+    axes.plot(*zip(*simulated, strict=True), "-o", ms=3, color=PALETTE["blue"], label="simulated")
+    predicted = [(row.size_bytes, value(row.size_bytes, time)) for row in rows if (time := row.closed_form_s)]
+    if predicted:
+        axes.plot(*zip(*predicted, strict=True), "--", lw=1, color=PALETTE["vermilion"], label=form)
+    published = [(size, value(size, time_s)) for size, time_s in measured]
+    if published:
+        look = {"s": 20, "facecolors": "none", "edgecolors": PALETTE["black"], "linewidths": 0.9}
+        axes.scatter(*zip(*published, strict=True), label="measured", **look)  # type: ignore[arg-type]
+    return max(y for _, y in simulated + published)
+
+
+def _draw_sizes(axes: Axes, rows: Sequence[Measurement]) -> None:
+    """Sizes in binary units, and the algorithm where another begins."""
+    sizes = [row.size_bytes for row in rows]
+    ticks = sizes[:: -(-len(sizes) // _TICKS)]
+    axes.set(xscale="log", xlabel="size")
+    axes.set_xticks(ticks)
+    axes.set_xticklabels([units.format_bytes(size).replace(".00 ", " ") for size in ticks], rotation=30)
+    axes.minorticks_off()
+    axes.grid(visible=True, axis="y")
+    for number, row in enumerate(rows):
+        if number == 0 or row.algorithm != rows[number - 1].algorithm:
+            axes.axvline(row.size_bytes, color=PALETTE["light"], lw=0.8, zorder=0)
+            ha = "right" if number == len(rows) - 1 > 0 else "left"
+            place = {"xycoords": axes.get_xaxis_transform(), "fontsize": 7, "va": "top", "color": "0.35", "ha": ha}
+            axes.annotate(f" {row.algorithm} ", (row.size_bytes, 0.985), **place)  # type: ignore[arg-type]

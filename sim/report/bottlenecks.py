@@ -58,7 +58,7 @@ def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None
         table.add_column("simulated again with", no_wrap=True)
         for title in ("step", "saved", "of step"):
             table.add_column(title, justify="right", no_wrap=True)
-        for result in each.what_if[:_ROWS]:
+        for result in each.what_if:
             saved = f"{result.saved_s / step_s:.1%}"
             table.add_row(result.name, format_seconds(result.step_s), _signed(result.saved_s), saved)
         console.print()
