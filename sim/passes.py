@@ -101,7 +101,7 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
         else:
             return folded, lowered, f"one chip is simulated for all {topology.chips}, each of whose sends is alike"
     notes: tuple[str, ...] = ()
-    if scenario.perturb and not scenario.pipeline:
+    if scenario.perturb:
         topology, notes = around_failures(topology, scenario.perturb)
     lowered = lower(scenario, topology, keep)
     if scenario.perturb:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sim import units
 from sim.errors import InputError, suggest
-from sim.program import Floats, Kind, Program
+from sim.program import Floats, Ints, Kind, Program
 from sim.specs import PerturbSpec
 from sim.topology.graph import Topology
 
@@ -18,20 +18,20 @@ from sim.topology.graph import Topology
 def perturbed(program: Program, topology: Topology, spec: PerturbSpec) -> Program:
     """`program` on a machine with stragglers, slow and failed links, and jitter.
 
-    An operation takes its time x factor + delay, a message on several slow links the largest of their factors; jitter
-    multiplies both by 1 + share x a number drawn per task, uniformly from [0, 1), in the order of tasks, from a
+    An operation takes its time x factor + delay, a message that of the slowest link it holds, each with its factor;
+    jitter multiplies both by 1 + share x a number drawn per task, uniformly from [0, 1), in the order of tasks, from a
     generator of the given seed (numpy's PCG64). Whole picoseconds, rounded.
 
     Raises:
-        InputError: a chip or link that the machine does not have, or a message over a failed link.
+        InputError: a chip, layer or link that the scenario does not have, or a message over a failed link.
     """
     busy = program.busy_ps.astype(np.float64)
     compute = program.kind == Kind.COMPUTE
+    layers = int(program.layer.max(initial=-1)) + 1
     for slow in spec.stragglers:
-        for chip in slow.chips:
-            if chip >= topology.chips:
-                rule = f"no chip of that number: {topology.name} has 0 to {topology.chips - 1}"
-                raise InputError(rule, where="perturb.stragglers", got=chip)
+        where = "perturb.stragglers"
+        _check(slow.chips, topology.chips, f"no chip of that number: {topology.name} has", where)
+        _check(slow.layers or (), layers, "no layer of that number: the scenario has", where)
         late = compute & np.isin(program.chip, slow.chips)
         if slow.layers is not None:
             late &= np.isin(program.layer, slow.layers)
@@ -68,29 +68,46 @@ def differs_by_layer(spec: PerturbSpec) -> bool:
     return spec.jitter is not None or any(slow.layers is not None for slow in spec.stragglers)
 
 
+def _check(numbers: Iterable[int], count: int, rule: str, where: str) -> None:
+    """Raises InputError where one of the numbers is not below `count`."""
+    for number in numbers:
+        if number >= count:
+            raise InputError(f"{rule} 0 to {count - 1}", where=where, got=number)
+
+
 def _link_factors(program: Program, topology: Topology, spec: PerturbSpec) -> Floats:
-    """[N] by which each task takes longer for the links it holds."""
-    of_resource = np.ones(len(program.resources))
+    """[N] by which each task takes longer for the links it holds: the slowest sets the rate, before and after."""
+    bandwidth = np.array([link.bandwidth for link in topology.links])
+    factor = np.ones(len(bandwidth))
     for slow in spec.slow_links:
         numbers = _numbers(slow.links, topology, "perturb.slow_links")
-        of_resource[topology.chips + numbers] = np.maximum(of_resource[topology.chips + numbers], slow.factor)
-    holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
+        factor[numbers] = np.maximum(factor[numbers], slow.factor)
+    holder, link = _holders(program, topology)
+    least = np.full(len(program), np.inf)
+    np.minimum.at(least, holder, bandwidth[link])
     result = np.ones(len(program))
-    np.maximum.at(result, holder, of_resource[program.resource])
+    np.maximum.at(result, holder, factor[link] * (least[holder] / bandwidth[link]))
     return result
 
 
-def _check_failed(program: Program, topology: Topology, names: Iterable[str]) -> None:
-    failed = topology.chips + _numbers(names, topology, "perturb.failed_links")
+def _holders(program: Program, topology: Topology) -> tuple[Ints, Ints]:
+    """(task, link) for every link that a task holds, in the order of tasks."""
+    link = program.resource.astype(np.int64) - topology.chips
     holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
-    lost = holder[np.isin(program.resource, failed)]
+    held = (link >= 0) & (link < len(topology.links))
+    return holder[held], link[held]
+
+
+def _check_failed(program: Program, topology: Topology, names: Iterable[str]) -> None:
+    failed = _numbers(names, topology, "perturb.failed_links")
+    holder, link = _holders(program, topology)
+    lost = np.flatnonzero(np.isin(link, failed))
     if len(lost):
-        held = next(r for r in program.resources_of(int(lost[0])) if r in failed)
-        op = program.op_names[program.op[lost[0]]]
+        op = program.op_names[program.op[holder[lost[0]]]]
         raise InputError(
             f"'{op}' needs the failed link, and its algorithm has no way around it",
             where="perturb.failed_links",
-            got=program.resources[held],
+            got=topology.links[link[lost[0]]].name,
             hint="choose another algorithm in `collectives`, or another layout",
         )
 

@@ -10,6 +10,7 @@ import yaml
 from sim import load
 from sim.engine import simulate
 from sim.lower import lower
+from sim.passes import lowered_pass
 from sim.placement import machine
 from sim.program import Kind
 from sim.specs import Scenario
@@ -36,19 +37,29 @@ def scenario(
     prompt: int = 16,
     bandwidth: str = FREE,
     torus: tuple[int, ...] = (),
+    graph: dict[str, str] | None = None,
     layout: str = "tensor_parallel",
     ends: bool = True,
     phase: str = "prefill",
     more: dict[str, Any] | None = None,
     **spec: Any,
 ) -> Scenario:
-    """A pipeline; `spec` is its layout.pipeline. Without `ends` the vocabulary is one token."""
+    """A pipeline; `spec` is its layout.pipeline. Without `ends` the vocabulary is one token.
+
+    A `graph` gives the bandwidth of each edge between chips `"01"`, each of 1 us, in place of a switch.
+    """
     stages = pipeline or len(spec.get("stages", [1]))
     link = {"name": "link", "bandwidth": bandwidth, "latency": "0 s"}
     machine_spec: dict[str, Any] = {"name": "machine", "chip": CHIP, "link": link}
     if torus:
         axes = {name: {"size": size, "wrap": True} for name, size in zip("xyz", torus, strict=False)}
         machine_spec |= {"kind": "torus", "axes": axes}
+    elif graph:
+        types = {f"of{edge}": link | {"bandwidth": rate, "latency": "1 us"} for edge, rate in graph.items()}
+        edges = [{"between": [*edge], "link": f"of{edge}"} for edge in graph]
+        nodes = {str(chip): "chip" for chip in range(tensor * stages)}
+        machine_spec = {"name": "machine", "kind": "graph", "chip": CHIP, "nodes": nodes}
+        machine_spec |= {"link_types": types, "links": edges}
     else:
         machine_spec |= {"kind": "switch", "chips": tensor * stages}
     tokens = {"prompt": prompt} if phase == "prefill" else {"context": prompt, "generate": 1}
@@ -117,7 +128,7 @@ class Times:
 
 def times(given: Scenario) -> Times:
     """Simulate a pipeline."""
-    lowered = lower(given, machine(given))
+    lowered = lowered_pass(given)[1] if given.perturb else lower(given, machine(given))
     trace = simulate(lowered.program)
     ends = trace.times["end"]
     assert lowered.batches is not None

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from machines import full_mesh, switch, torus
+from machines import full_mesh, switch, torus, two_sockets
 from replay import replay
 from rich.console import Console
 from run_schedule import time_s
@@ -98,6 +98,7 @@ def test_jitter_is_the_seeds_and_only_lengthens():
         ("{failed_links: ['0:y+']}", "no link of that name"),
         ("{slow_links: [{links: ['0:w+'], factor: 2}]}", "no link of that name"),
         ("{stragglers: [{chips: [4], factor: 2}]}", "0 to 3"),
+        ("{stragglers: [{chips: [1], factor: 2, layers: [12]}]}", "no layer of that number: the scenario has 0 to 11"),
     ],
 )
 def test_what_is_not_there_is_one_clear_line(perturb, said):
@@ -273,3 +274,16 @@ def test_a_scenario_goes_around_and_its_report_says_so():
     assert around.lowered.program.resources.index("0:x+") not in used
     assert around.step_s > found("{}").step_s
     assert any("along x go over lines" in note for note in around.lowered.notes)
+
+
+@pytest.mark.parametrize(
+    ("slow", "factor"), [({"0->a#0": 4}, 1), ({"0->a#0": 20}, 2), ({"a->b#0": 3}, 3), ({"0->a#0": 40, "a->b#0": 3}, 4)]
+)
+def test_a_message_that_holds_several_links_goes_at_the_rate_of_the_slowest(slow, factor):
+    """0->a carries 50 GB/s and a->b 5 GB/s: at a quarter, 12.5 GB/s, the first is still the faster; at a 20th not."""
+    topology = two_sockets()
+    builder = ProgramBuilder([*(f"{c}:compute" for c in range(4)), *(link.name for link in topology.links)])
+    held = [[4 + link for link in topology.route(0, 2)]]
+    builder.add("send", Kind.SEND, [0], peer=2, busy_ps=10**6, resource=np.array(held, dtype=np.int32))
+    spec = PerturbSpec(slow_links=[{"links": [name], "factor": each} for name, each in slow.items()])
+    assert perturbed(builder.build(), topology, spec).busy_ps.tolist() == [factor * 10**6]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 
 from sim.errors import InputError
@@ -83,15 +83,18 @@ def _passes(
 ) -> list[Lowered]:
     cut = _cut(scenario, parts)
     scattered = spec.schedule == "blocking"
-    alike: dict[Part, Lowered] = {}
+    known: list[tuple[Stage, Part, Lowered]] = []
     result = []
     for stage in stages:
         part = Part(stage.first_layer, stage.layers, stage.first, stage.last, scattered)
-        same = next((other for other in alike if _alike(scenario, other, part)), None)
-        if same is None or _differ(stages[0].topology, stage.topology):
-            alike[part] = lower_part(cut, stage.topology, part)
-            same = part
-        result.append(alike[same])
+        alike = (
+            lowered
+            for other, same, lowered in known
+            if _alike(scenario, same, part) and _wiring(other.topology) == _wiring(stage.topology)
+        )
+        lowered = next(alike, None) or lower_part(cut, stage.topology, part)
+        known.append((stage, part, lowered))
+        result.append(lowered)
     return result
 
 
@@ -113,8 +116,7 @@ def _alike(scenario: Scenario, one: Part, other: Part) -> bool:
     return same and scenario.residual in ("standard", "parallel", "ladder")
 
 
-def _differ(one: Topology, other: Topology) -> bool:
-    """Whether two stages have machines that are wired differently."""
-    return one.kind == "graph" and [(link.src, link.dst) for link in one.links] != [
-        (link.src, link.dst) for link in other.links
-    ]
+def _wiring(topology: Topology) -> Hashable:
+    """What makes two stages' machines do the same in the same time."""
+    links = tuple((link.src, link.dst, link.bandwidth, link.latency_s, link.medium) for link in topology.links)
+    return links, topology.failed

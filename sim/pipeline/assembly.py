@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sim import units
+from sim.errors import InputError
 from sim.lowering.lowered import Lowered, StagePass
 from sim.pipeline.stages import Stage
 from sim.program import Ids, Kind, ProgramBuilder
@@ -88,6 +89,9 @@ class Assembly:
 
         Args:
             posted: tasks after which the receiver waits for it, None where it takes what comes.
+
+        Raises:
+            InputError: failed links leave no way.
         """
         op, builder, topology = f"send(p) {what} {src.index}->{dst.index}", self.builder, self.topology
         builder.dtypes[op] = dtype
@@ -98,7 +102,10 @@ class Assembly:
         ]
         sends = []
         for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
-            links = [topology.links[i] for i in topology.route(here, there)]
+            try:
+                links = [topology.links[i] for i in topology.route(here, there)]
+            except InputError as error:
+                raise error.within(op) from None
             sends.append(
                 builder.add(
                     op,

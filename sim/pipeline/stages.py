@@ -45,7 +45,7 @@ def layers_of(scenario: Scenario) -> tuple[int, ...]:
 
 
 def stages_of(scenario: Scenario, whole: Topology) -> tuple[Stage, ...]:
-    """The stages of a scenario on its machine (`sim.placement.machine`).
+    """The stages of a scenario on its machine (`sim.placement.machine`); links that failed there have in the stages.
 
     Raises:
         InputError: a torus that does not fall into so many equal slabs.
@@ -55,6 +55,7 @@ def stages_of(scenario: Scenario, whole: Topology) -> tuple[Stage, ...]:
     result = []
     for index in range(len(layers)):
         chips, links, topology = cut(scenario, whole, index, len(layers))
+        lost = frozenset(np.flatnonzero(np.isin(links, sorted(whole.failed))).tolist())
         result.append(
             Stage(
                 index=index,
@@ -64,7 +65,7 @@ def stages_of(scenario: Scenario, whole: Topology) -> tuple[Stage, ...]:
                 last=index == len(layers) - 1,
                 chips=chips,
                 links=links,
-                topology=topology,
+                topology=topology.without(lost),
             )
         )
     return tuple(result)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sim.specs import SwitchSpec
 from sim.topology.graph import Axis, Chip, Link, Topology, effective
+from sim.topology.paths import cut_off
 
 
 def build(spec: SwitchSpec) -> Topology:
@@ -38,5 +39,9 @@ def build(spec: SwitchSpec) -> Topology:
 
 
 def _route(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
-    """The sender's egress, then the receiver's ingress."""
-    return () if src == dst else (2 * src, 2 * dst + 1)
+    """The sender's egress, then the receiver's ingress. Raises InputError where one has failed: there is no other."""
+    ports = () if src == dst else (2 * src, 2 * dst + 1)
+    if not topology.failed.isdisjoint(ports):
+        lost = topology.links[next(port for port in ports if port in topology.failed)].name
+        raise cut_off(topology, f"{topology.nodes[src]} cannot reach {topology.nodes[dst]} without {lost}")
+    return ports
