@@ -88,7 +88,7 @@ _USUAL = {
 
 @functools.cache
 def _registry() -> pint.UnitRegistry[float]:
-    import pint  # 0.15 s: only for units that are not among the usual ones
+    import pint  # 0.15 s, with dask there 1 s: only for units that are not among the usual ones
 
     registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
     registry.load_definitions(list(_DEFINITIONS))
@@ -123,6 +123,8 @@ def _factor(name: str, unit: str) -> float | None:
     """How many SI units one `name` is; None if it is no unit or measures something else."""
     if name in _USUAL[unit]:
         return _USUAL[unit][name]
+    if any(name in usual for usual in _USUAL.values()):
+        return None
     return _by_pint(name, unit)
 
 

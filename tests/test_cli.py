@@ -217,7 +217,7 @@ try:
     cli.main()
 except SystemExit as stop:
     assert not stop.code
-slow = {"networkx", "matplotlib", "pandas", "joblib", "dask"} & set(sys.modules)
+slow = {"networkx", "matplotlib", "pandas", "joblib", "dask", "pint"} & set(sys.modules)
 assert not slow, slow
 """
     write(Path())

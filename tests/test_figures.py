@@ -265,3 +265,24 @@ def test_where_the_baseline_is_not_swept_the_figure_shows_what_there_is():
 )
 def test_the_unit_of_the_x_axis_is_one_to_read_in(values, unit):
     assert chart._x_unit(values) == unit
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_latency_of_a_link_is_not_that_of_the_run():
+    sets = ["sweep={topology.link.latency: [1 us, 2 us]}"]
+    scenario = load.scenario("palm540b_decode_ws2d", sets)
+    made = chart.chart(scenario, chart.figure_of(scenario, list(scenario.sweep)), [])
+    assert (made.x_label, made.y_label) == ("link latency, us", "latency of all steps, s")
+
+
+def test_stalls_stand_beside_their_formula_and_variants_named_by_numbers_on_an_axis():
+    """24 layers of which every fourth is fetched from the host: its figure is drawn over the number of layers."""
+    scenario = load.scenario("pmep_gpt3_host")
+    planned = [point for point in points.points(scenario) if point.choices["layers"] in ("20", "24")][:2]
+    made = chart.chart(scenario, scenario.figure, [rows.measure("pmep_gpt3_host", point) for point in planned])
+    (one,) = made.lines
+    assert (made.x_label, one.x) == ("layers", (20.0, 24.0))
+    assert one.y[1] > 100  # PCI Express does not hide 8 sequences
+    assert one.y == pytest.approx(one.closed_form, rel=0.02)

@@ -82,11 +82,25 @@ def test_another_sweep_or_a_finished_one_starts_anew(tmp_path: Path, monkeypatch
     assert len(asked) == 16
 
 
-def test_an_outcome_read_back_is_the_outcome():
-    (first, *_) = planned()
-    found = rows.measure("palm540b_decode_ws2d", first).outcome
+@pytest.mark.parametrize("name", ["palm540b_decode_ws2d", "pmep_gpt3_host", "energonai_pipeline_queue"])
+def test_an_outcome_read_back_is_the_outcome(name: str):
+    found = rows.measure(name, points.Point({}, points.NO_SWEEP)).outcome
+    assert (found.pipeline is not None, found.pool is not None) == ("queue" in name, "pmep" in name)
     texts = {name: "" if value is None else str(value) for name, value in rows.columns(found).items()}
     assert rows.outcome_of(texts) == found
+
+
+def test_the_table_has_the_columns_that_there_is_something_in(tmp_path: Path):
+    """Throughput always, requests and bubbles of pipelines, stalls of memory pools."""
+    heads = {}
+    for name in ("palm540b_decode_ws2d", "pmep_gpt3_host", "energonai_pipeline"):
+        sets = ["--set", "engine.layers=4", *(["--set", SWEEP] if name == "palm540b_decode_ws2d" else [])]
+        done = CliRunner().invoke(app, ["sweep", name, *sets, "--out", str(tmp_path)], catch_exceptions=False)
+        heads[name] = next(line for line in done.stdout.splitlines() if "tokens/s" in line)
+    assert "closed form" in heads["palm540b_decode_ws2d"]
+    for name, own in (("pmep_gpt3_host", ("stall", "slower", "by formula")), ("energonai_pipeline", ("requests/s",))):
+        assert all((text in head) == (text in own) for head in [heads[name]] for text in (*own, "closed form"))
+        assert (next(tmp_path.glob(f"{name}*")) / "figure.png").is_file()
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line():

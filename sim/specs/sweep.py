@@ -15,8 +15,9 @@ class FigureSpec(Strict):
     title: str = ""
     x: str
     """An axis of the sweep with numbers for values, `tokens` (of all sequences in one pass) or `chips`."""
-    y: Literal["latency", "step", "mfu", "tokens_per_s", "ttft", "tpot", "cost"]
-    """cost: chip-seconds per token, Pope et al. section 4.4."""
+    y: Literal["latency", "step", "mfu", "tokens_per_s", "ttft", "tpot", "cost", "requests_per_s", "bubble", "slower"]
+    """cost: chip-seconds per token, Pope et al. section 4.4; requests_per_s and bubble: of a pipeline, the share of the
+    time without a batch as mean of the stages; slower: by the stalls of a memory pool."""
     series: str | Annotated[list[str], Field(min_length=1)] | None = None
     """The axis or axes of the sweep whose values are the lines; without it there is one line."""
     relative_to: str | None = None

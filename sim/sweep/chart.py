@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sim import units
@@ -13,24 +13,12 @@ from sim.report.report import HALVES, PAPER
 from sim.specs import TENSOR_PARALLEL, FigureSpec, Model, Scenario, TorusSpec
 from sim.sweep.points import label
 from sim.sweep.published import published
-from sim.sweep.rows import Figures, Row
+from sim.sweep.quantities import RATES, Y, words
+from sim.sweep.rows import Row
 
 if TYPE_CHECKING:
     from sim.plots.figure import Chart, Line
 
-Y = {
-    "latency": ("latency_s", "latency", "s"),
-    "step": ("step_s", "time per step", "s"),
-    "mfu": ("mfu", "MFU", "%"),
-    "tokens_per_s": ("tokens_per_s", "tokens per second", ""),
-    "ttft": ("ttft_s", "time to first token", "s"),
-    "tpot": ("tpot_s", "time per output token", "s"),
-    "cost": ("cost_chip_s", "cost, chip-seconds per token", ""),
-}
-"""Field of Figures, words, unit."""
-
-_RATES = ("mfu", "tokens_per_s")
-"""More is better."""
 
 _SHORT = {
     "weight_stationary_1d": "1D",
@@ -82,25 +70,24 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
     """The figure of the rows that have an outcome."""
     from sim.plots.figure import Chart, Line, Mark
 
-    field, words, unit = Y[figure.y]
+    y = Y[figure.y]
     sweep = scenario.sweep or {}
     beside = published(figure)
     by_line: dict[str, list[Row]] = {}
     for row in rows:
-        if row.outcome and getattr(row.outcome.simulated, field) is not None:
+        if row.outcome and y.simulated(row.outcome) is not None:
             by_line.setdefault(line_of(figure, row), []).append(row)
-    values = [y for line in by_line for _, y in beside.get(line, ())]
-    values += [getattr(row.outcome.simulated, field) for line in by_line.values() for row in line if row.outcome]
-    scale, shown_unit = (100.0, "%") if unit == "%" else (1.0, unit)
-    if unit == "s" and values and max(values) < 1:
+    values = [value for line in by_line for _, value in beside.get(line, ())]
+    values += [y.simulated(row.outcome) or 0.0 for line in by_line.values() for row in line if row.outcome]
+    scale, shown_unit = (100.0, "%") if y.unit == "%" else (1.0, y.unit)
+    if y.unit == "s" and values and max(values) < 1:
         scale, shown_unit = (1e3, "ms") if max(values) >= 1e-3 else (1e6, "us")
 
-    def scaled(figures: Figures | None) -> float:
-        value = getattr(figures, field, None)
+    def scaled(value: float | None) -> float:
         return float("nan") if value is None else value * scale
 
     values_on_x = sweep.get(figure.x)
-    x_size, x_unit = _x_unit(values_on_x if isinstance(values_on_x, list) else [])
+    x_size, x_unit = _x_unit(list(values_on_x or ()))
     lines = []
     for name, members in by_line.items():
         members.sort(key=lambda row: x_of(figure, row))
@@ -109,26 +96,39 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
             Line(
                 label=name,
                 x=tuple(x_of(figure, row) / x_size for row in members),
-                y=tuple(scaled(outcome.simulated) for outcome in outcomes),
-                closed_form=tuple(scaled(outcome.closed_form) for outcome in outcomes),
+                y=tuple(scaled(y.simulated(outcome)) for outcome in outcomes),
+                closed_form=tuple(scaled(y.closed_form(outcome)) for outcome in outcomes),
                 fits=tuple(outcome.fits for outcome in outcomes),
-                published=tuple((x / x_size, y * scale) for x, y in beside.get(name, ())),
+                published=tuple((x / x_size, value * scale) for x, value in beside.get(name, ())),
             )
         )
     if figure.relative_to is not None:
-        lines = _speedups(lines, figure.relative_to, rate=figure.y in _RATES)
+        lines = _speedups(lines, figure.relative_to, rate=figure.y in RATES)
     marks = [Mark(x, text) for text, x in _crossovers(scenario).items()] if figure.crossovers else []
     return Chart(
         title=figure.title,
         x_label=_x_label(figure.x, x_unit),
-        y_label=_y_label(figure, words, shown_unit),
+        y_label=_y_label(figure, _all_steps(scenario, figure, y.words), shown_unit),
         log=figure.log or "",
         lines=tuple(lines),
         marks=tuple(sorted(marks, key=lambda mark: mark.x)),
-        legend=", ".join(_words(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
-        form=HALVES if scenario.layout.ffn == TENSOR_PARALLEL else PAPER,
+        legend=", ".join(words(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
+        form=_form(scenario, figure),
         equal_at=1.0 if figure.relative_to is not None else None,
     )
+
+
+def _form(scenario: Scenario, figure: FigureSpec) -> str:
+    """Name of the closed form."""
+    if figure.y == "slower":
+        return "closed form, of a stall"
+    if scenario.pipeline:
+        return "closed form, sends free"
+    return HALVES if scenario.layout.ffn == TENSOR_PARALLEL else PAPER
+
+
+def _all_steps(scenario: Scenario, figure: FigureSpec, words: str) -> str:
+    return f"{words} of all steps" if figure.y == "latency" and scenario.workload.steps > 1 else words
 
 
 def _y_label(figure: FigureSpec, words: str, unit: str) -> str:
@@ -182,9 +182,9 @@ def _labels(sweep: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
     return [", ".join(map(label, chosen)) for chosen in itertools.product(*(sweep[axis] for axis in axes))]
 
 
-def _numbers(values: Any) -> list[tuple[float, str]] | None:
-    """Number and SI unit of each value, None if one is no number or the units differ."""
-    numbers = [_number(value) for value in values] if isinstance(values, list) else []
+def _numbers(values: Iterable[Any]) -> list[tuple[float, str]] | None:
+    """Number and SI unit of each value or name of a variant, None if one is no number or the units differ."""
+    numbers = [_number(value) for value in values]
     known = [number for number in numbers if number]
     return known if known and len(known) == len(numbers) and len({unit for _, unit in known}) == 1 else None
 
@@ -223,15 +223,8 @@ def _x_unit(values: Sequence[Any]) -> tuple[float, str]:
 
 
 def _x_label(x: str, unit: str) -> str:
-    words = "tokens per pass, all sequences" if x == "tokens" else _words(x)
-    return f"{words}, {unit}" if unit else words
-
-
-def _words(axis: str) -> str:
-    """`workload.batch`: batch."""
-    return {"workload.context": "context length, tokens", "workload.prompt": "prompt length, tokens"}.get(
-        axis, axis.rpartition(".")[2].replace("_", " ")
-    )
+    label = "tokens per pass, all sequences" if x == "tokens" else words(x)
+    return f"{label}, {unit}" if unit else label
 
 
 def _crossovers(scenario: Scenario) -> dict[str, float]:

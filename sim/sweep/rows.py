@@ -33,6 +33,37 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineFigures:
+    """What requests make of a pipeline of stages; of the prefill where there is one."""
+
+    requests_per_s: float
+    """Over the second half of the requests."""
+    latency_p95_s: float
+    """Of a request."""
+    bubble: float
+    """Share of the time without a batch on a stage, mean over the stages."""
+    total_s: float
+    """All requests."""
+    closed_form_total_s: float
+    """The same by the algebra of the stages' mean times, where sends are free."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """What layers in another memory cost, in one forward pass."""
+
+    remote_layers: int
+    stall_s: float
+    """What the pass takes longer than with all weights in the chip's own memory."""
+    closed_form_stall_s: float
+    slower: float
+    """Stall over the time without a pool."""
+    closed_form_slower: float
+    layers_that_fit: int
+    """Of the largest model of this width."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came out of one point."""
 
@@ -47,6 +78,18 @@ class Outcome:
     closed_form: Figures | None
     """The paper's."""
     per_axis: Figures | None
+    pipeline: PipelineFigures | None = None
+    pool: PoolFigures | None = None
+
+
+_PARTS: dict[str, tuple[str, type[Any]]] = {
+    "simulated": ("", Figures),
+    "closed_form": ("closed_form_", Figures),
+    "per_axis": ("per_axis_", Figures),
+    "pipeline": ("pipeline_", PipelineFigures),
+    "pool": ("pool_", PoolFigures),
+}
+"""Fields of Outcome that hold several figures: what their columns begin with, and the class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +127,23 @@ def columns(outcome: Outcome | None) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for field in dataclasses.fields(Outcome):
         value = getattr(outcome, field.name, None)
-        if field.name in ("simulated", "closed_form", "per_axis"):
-            prefix = "" if field.name == "simulated" else f"{field.name}_"
-            for figure in dataclasses.fields(Figures):
+        if field.name in _PARTS:
+            prefix, form = _PARTS[field.name]
+            for figure in dataclasses.fields(form):
                 result[prefix + figure.name] = getattr(value, figure.name, None)
         else:
             result[field.name] = value
     return result
+
+
+def column_types() -> dict[str, type]:
+    """The type of every column: int, float or bool."""
+    found: dict[str, type] = {}
+    for field in dataclasses.fields(Outcome):
+        prefix, form = _PARTS.get(field.name, ("", None))
+        for each in dataclasses.fields(form) if form else (field,):
+            found[prefix + each.name] = {"int": int, "bool": bool}.get(str(each.type), float)
+    return found
 
 
 def outcome_of(texts: Mapping[str, str]) -> Outcome | None:
@@ -101,27 +154,22 @@ def outcome_of(texts: Mapping[str, str]) -> Outcome | None:
     """
     if not texts["chips"]:
         return None
+    types = column_types()
 
-    def number(text: str) -> float | None:
-        return float(text) if text else None
+    def value(name: str) -> Any:
+        text = texts[name]
+        return None if not text else text == "True" if types[name] is bool else types[name](text)
 
-    def figures(prefix: str) -> Figures | None:
-        values = {field.name: number(texts[prefix + field.name]) for field in dataclasses.fields(Figures)}
-        return None if values["latency_s"] is None else Figures(**values)  # type: ignore[arg-type]
+    def part(name: str) -> Any:
+        prefix, form = _PARTS[name]
+        values = {field.name: value(prefix + field.name) for field in dataclasses.fields(form)}
+        return None if all(each is None for each in values.values()) else form(**values)
 
-    simulated = figures("")
-    if simulated is None:
+    names = [field.name for field in dataclasses.fields(Outcome)]
+    found = {name: part(name) if name in _PARTS else value(name) for name in names}
+    if found["simulated"] is None:
         raise ValueError("an outcome without a latency")
-    return Outcome(
-        chips=int(texts["chips"]),
-        tokens=int(texts["tokens"]),
-        simulated=simulated,
-        exposed=float(texts["exposed"]),
-        fits=texts["fits"] == "True",
-        memory_bytes=float(texts["memory_bytes"]),
-        closed_form=figures("closed_form_"),
-        per_axis=figures("per_axis_"),
-    )
+    return Outcome(**found)
 
 
 def _outcome(scenario: Scenario, report: Report) -> Outcome:
@@ -157,6 +205,37 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
         memory_bytes=report.memory.used_bytes,
         closed_form=at("latency_s") if form else None,
         per_axis=at("per_axis_latency_s") if form else None,
+        pipeline=_pipeline(report),
+        pool=_pool(report),
+    )
+
+
+def _pipeline(report: Report) -> PipelineFigures | None:
+    found = (report.phases[0] if report.phases else report).pipeline
+    if found is None:
+        return None
+    return PipelineFigures(
+        requests_per_s=found.requests_per_s,
+        latency_p95_s=found.latency_p95_s,
+        bubble=sum(stage.bubble for stage in found.stages) / len(found.stages),
+        total_s=found.total_s,
+        closed_form_total_s=found.closed_form.total,
+    )
+
+
+def _pool(report: Report) -> PoolFigures | None:
+    own = report.phases[0] if report.phases else report
+    found = own.pool
+    if found is None:
+        return None
+    plain_s = found.stall_s / found.slower if found.slower else own.simulated.step_s
+    return PoolFigures(
+        remote_layers=len(found.remote_layers),
+        stall_s=found.stall_s,
+        closed_form_stall_s=found.closed_form_stall_s,
+        slower=found.slower,
+        closed_form_slower=found.closed_form_stall_s / plain_s,
+        layers_that_fit=found.layers_that_fit,
     )
 
 

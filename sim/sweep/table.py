@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.specs import FigureSpec
-from sim.sweep.chart import Y, line_of, x_of
+from sim.sweep.chart import line_of, x_of
 from sim.sweep.published import published
-from sim.sweep.rows import Row
+from sim.sweep.quantities import Y, words
+from sim.sweep.rows import Outcome, Row
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
@@ -31,48 +33,87 @@ def render(
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     beside = {(line, x): y for line, points in (published(figure) if figure else {}).items() for x, y in points}
-    for outer, group in itertools.groupby(rows, key=lambda row: [row.choices[axis] for axis in axes[:-1]]):
+    for outer, group in itertools.groupby(rows, key=lambda row: [_chosen(axis, row) for axis in axes[:-1]]):
         if outer:
             console.print(f"[bold]{escape(', '.join(outer))}[/]")
         console.print(_table(list(group), axes[-1], figure, beside))
         console.print()
 
 
+def _chosen(axis: str, row: Row) -> str:
+    """`batch 8`; a variant by its name alone."""
+    return f"{words(axis)} {row.choices[axis]}" if "." in axis else row.choices[axis]
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One figure of an outcome; empty where it has none."""
+
+    title: str
+    text: Callable[[Outcome], str]
+
+
+def _shown(rows: Sequence[Row]) -> list[_Column]:
+    """The columns that some row has something in."""
+    outcomes = [row.outcome for row in rows if row.outcome]
+    every = (
+        _Column("latency", lambda out: format_seconds(out.simulated.latency_s)),
+        _Column("step", lambda out: format_seconds(out.simulated.step_s)),
+        _Column("tokens/s", lambda out: _rate(out.simulated.tokens_per_s)),
+        _Column("MFU", lambda out: f"{out.simulated.mfu:.1%}"),
+        _Column("exposed", lambda out: f"{out.exposed:.1%}"),
+        _Column("fits", lambda out: "yes" if out.fits else "[bold red]no[/]"),
+        _Column("requests/s", lambda out: f"{out.pipeline.requests_per_s:.4g}" if out.pipeline else ""),
+        _Column("bubbles", lambda out: f"{out.pipeline.bubble:.1%}" if out.pipeline else ""),
+        _Column("stall", lambda out: format_seconds(out.pool.stall_s) if out.pool else ""),
+        _Column("slower", lambda out: f"{out.pool.slower:.1%}" if out.pool else ""),
+        _Column("by formula", lambda out: f"{out.pool.closed_form_slower:.1%}" if out.pool else ""),
+        _Column("closed form", lambda out: format_seconds(out.closed_form.latency_s) if out.closed_form else ""),
+        _Column("simulated", lambda out: _more(out.simulated.latency_s, getattr(out.closed_form, "latency_s", None))),
+    )
+    return [column for column in every if any(column.text(out) for out in outcomes)]
+
+
 def _table(
     rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Mapping[tuple[str, float], float]
 ) -> Table:
-    """One line per row: the choice, simulated figures, the paper's closed form, the figure's published point."""
+    """One line per row: the choice, simulated figures, the usual closed form, the figure's published point."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    made.add_column(axis.rpartition(".")[2], justify="left", no_wrap=True)
-    columns = ["latency", "step", "MFU", "exposed", "fits", "closed form", "simulated"]
-    if beside and figure:
-        columns += ["published", "simulated"]
-    for column in columns:
-        made.add_column(column, justify="right", no_wrap=True)
+    made.add_column(words(axis), justify="left", no_wrap=True)
+    columns = _shown(rows)
+    for title in (*(column.title for column in columns), *(("published", "simulated") if beside and figure else ())):
+        made.add_column(title, justify="right", no_wrap=True)
     failed = any(row.error for row in rows)
     if failed:
         made.add_column("error", overflow="fold")
     for row in rows:
-        cells = [""] * len(columns)
-        if outcome := row.outcome:
-            simulated, form = outcome.simulated, outcome.closed_form
-            cells = [format_seconds(simulated.latency_s), format_seconds(simulated.step_s)]
-            cells += [f"{simulated.mfu:.1%}", f"{outcome.exposed:.1%}", "yes" if outcome.fits else "[bold red]no[/]"]
-            cells += _against(simulated.latency_s, form.latency_s, "s") if form else ["", ""]
-            if beside and figure:
-                value = beside.get((line_of(figure, row), x_of(figure, row)))
-                name, _, unit = Y[figure.y]
-                mine = getattr(simulated, name)
-                cells += ["", ""] if value is None or mine is None else _against(mine, value, unit)
+        cells = [column.text(row.outcome) if row.outcome else "" for column in columns]
+        if beside and figure:
+            cells += _published(row, figure, beside)
         made.add_row(escape(row.choices[axis]), *cells, *([escape(row.error or "")] if failed else []))
     return made
 
 
-def _against(value: float, other: float, unit: str) -> list[str]:
-    """Another value and by how much the simulated one is more."""
-    text = format_seconds(other) if unit == "s" else f"{other:.1%}" if unit == "%" else f"{other:.4g}"
-    return [text, f"{value / other - 1:+.1%}"]
+def _published(row: Row, figure: FigureSpec, beside: Mapping[tuple[str, float], float]) -> list[str]:
+    """The published point of a row, and by how much the simulated one is more."""
+    if row.outcome is None:
+        return ["", ""]
+    y = Y[figure.y]
+    mine, value = y.simulated(row.outcome), beside.get((line_of(figure, row), x_of(figure, row)))
+    if value is None or mine is None:
+        return ["", ""]
+    text = format_seconds(value) if y.unit == "s" else f"{value:.1%}" if y.unit == "%" else f"{value:.4g}"
+    return [text, _more(mine, value)]
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _more(value: float, other: float | None) -> str:
+    """By how much a value is more than another."""
+    return f"{value / other - 1:+.1%}" if other else ""
