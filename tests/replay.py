@@ -51,6 +51,8 @@ class _Replay:
         """Of each send: whether it moves a message on that is on the way."""
         self.end: list[int] = []
         """Of each send: the node it reaches."""
+        self.home: list[Position] = []
+        """Of each send: the group whose data it is; on its way it may pass through chips of others."""
         self.payload: list[frozenset[Element]] = []
         """Of each send replayed so far."""
         self.sums: list[dict[Element, int]] = []
@@ -90,10 +92,12 @@ class _Replay:
             self._check_route(send, link, int(schedule.ingress[send]))
             if links[link].direction != direction:
                 raise ReplayError(f"send {send} goes in direction {direction} on {links[link].name}")
-            if self.group[self.src[send]] != self.group[self.dst[send]]:
-                raise ReplayError(f"send {send} leaves its group")
             if any(dep >= send for dep in self.deps[send]):
                 raise ReplayError(f"send {send} waits for a later one")
+            starts = self.own[send] or not self.deps[send]
+            self.home.append(self.group[self.src[send]] if starts else self.home[self.deps[send][0]])
+            if any(self.home[dep] != self.home[send] for dep in self.deps[send]):
+                raise ReplayError(f"send {send} mixes the data of groups")
             if not self.passes_on[send] and any(
                 self.dst[dep] != self.src[send] or not self.arrives[dep] for dep in self.deps[send]
             ):
@@ -133,7 +137,9 @@ class _Replay:
     # --- copies ------------------------------------------------------------------------------------------------------
 
     def _check_copy(self, send: int) -> None:
-        own = frozenset(element for element in self.payload[send] if element[2] == self.position[self.src[send]])
+        chip = self.src[send]
+        at_home = self.home[send] == self.group[chip]
+        own = frozenset(element for element in self.payload[send] if at_home and element[2] == self.position[chip])
         if bool(own) != self.own[send]:
             raise ReplayError(f"send {send} says own={self.own[send]}")
         if self.schedule.collective == "all_reduce":
@@ -186,7 +192,7 @@ class _Replay:
     def _check_result(self) -> None:
         arrivals: list[list[int]] = [[] for _ in self.position]
         for send, chip in enumerate(self.dst):
-            if self.arrives[send]:
+            if self.arrives[send] and self.home[send] == self.group[chip]:
                 arrivals[chip].append(send)
         for chip, position in enumerate(self.position):
             missing = self._wanted(position).difference(*(self.payload[i] for i in arrivals[chip] if not self.sums[i]))
@@ -225,9 +231,10 @@ class _Replay:
         return frozenset((part, half, o, t) for part in range(self.schedule.parts) for half in (0, 1) for o, t in boxes)
 
     def _before(self, position: Position) -> list[Position]:
-        """The chip one hop back along the one axis longer than one chip, where there is one."""
+        """The chip one hop back along the one axis longer than one chip, where there is one, its link failed or not."""
         result = []
+        whole = self.topology.intact or self.topology
         for i, name in enumerate(self.schedule.axes):
-            if self.sizes[i] > 1 and (position[i] > 0 or self.topology.axis(name).ring):
+            if self.sizes[i] > 1 and (position[i] > 0 or whole.axis(name).ring):
                 result.append((*position[:i], (position[i] - 1) % self.sizes[i], *position[i + 1 :]))
         return result

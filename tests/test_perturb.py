@@ -4,14 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from machines import full_mesh, switch, torus, two_sockets
-from replay import replay
+from machines import two_sockets
 from rich.console import Console
-from run_schedule import time_s
 
 from sim import load, outputs
 from sim import topology as machines
-from sim.collectives import ON_ROUTES, ON_TORUS, schedule
+from sim.collectives import schedule
 from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.errors import InputError
@@ -187,85 +185,6 @@ def test_a_line_does_without_a_failed_wraparound():
     scenario = load.scenario("palm540b_decode_ws2d", [*chosen, "perturb={failed_links: ['3:x+', '0:x-']}"])
     whole = load.scenario("palm540b_decode_ws2d", chosen)
     assert run(scenario).report.simulated.latency_s == run(whole).report.simulated.latency_s
-
-
-def failing(topology, *names):
-    return topology.without(frozenset(link.index for link in topology.links if link.name in names))
-
-
-AROUND = [(c, a) for c in ("all_gather", "reduce_scatter", "all_reduce", "all_to_all") for a in ON_TORUS[c]]
-
-
-@pytest.mark.parametrize(("collective", "algorithm"), AROUND)
-@pytest.mark.parametrize(
-    ("sizes", "names"),
-    [
-        ((4,), ("1:x+",)),
-        ((4,), ("1:x-",)),
-        ((4,), ("3:x+", "0:x-")),
-        ((5,), ("1:x+", "2:x-")),
-        ((2, 3), ("0:x+",)),
-        ((4, 3, 2), ("5:y-", "0:z+")),
-        ((4, 3), ("0:x+", "4:x+")),
-    ],
-)
-def test_collectives_on_a_torus_go_around_failed_links(collective, algorithm, sizes, names):
-    """Every chunk arrives, none over a failed link; lines of one axis may be open at different places."""
-    topology = failing(torus(*sizes), *names)
-    axes = tuple(axis.name for axis in topology.axes if axis.size > 1)
-    plan = schedule(topology, collective, axes, algorithm)
-    assert not set(plan.link.tolist()) & topology.failed
-    replay(plan, topology)
-
-
-@pytest.mark.parametrize("name", ["1:x+", "2:x-", "3:x+"])
-@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter"])
-def test_a_ring_with_a_failed_link_takes_the_time_of_a_line(name, collective):
-    """K = 4 chips: the chip at an end gets all over one link, (K-1) (V/(K w) + t), wherever the ring is open."""
-    topology, size = failing(torus(4), name), 2.0**20
-    link = topology.links[0]
-    expected = topology.collective_overhead_s + 3 * (size / 4 / link.bandwidth + link.latency_s)
-    assert time_s(topology, schedule(topology, collective, ("x",)), size) == pytest.approx(expected, abs=4e-12)
-
-
-@pytest.mark.parametrize(("collective", "algorithm"), [(c, a) for c in ON_ROUTES for a in ON_ROUTES[c]])
-@pytest.mark.parametrize("names", [("1->0#0",), ("1->0#0", "1->2#0")])
-def test_collectives_on_a_graph_go_around_failed_links(collective, algorithm, names):
-    """A link fails with the one that leads back; other chips pass messages on where no link is left."""
-    topology = failing(full_mesh(4), *names)
-    assert {topology.links[i].name for i in topology.failed} == {
-        *names,
-        *("->".join([n[3], n[0]]) + "#0" for n in names),
-    }
-    plan = schedule(topology, collective, ("g",), algorithm)
-    assert not set(plan.link.tolist()) & topology.failed
-    replay(plan, topology)
-
-
-def test_what_has_no_way_around_names_link_collective_and_cut():
-    with pytest.raises(InputError) as refused:
-        schedule(failing(torus(4, wrap=False), "1:x+"), "all_gather", ("x",), "line")
-    assert str(refused.value) == (
-        "all_gather(x) by line: perturb.failed_links: failed links 1:x+ cut the machine: "
-        "its line along x falls apart behind chip 1"
-    )
-    cut = failing(full_mesh(3), "0->1#0", "0->2#0")
-    with pytest.raises(
-        InputError, match=r"broadcast\(g\) by tree: .* 0->1#0, .*0->2#0.* cut the machine: 0 cannot reach 1"
-    ):
-        schedule(cut, "broadcast", ("g",), "tree")
-    with pytest.raises(InputError, match=r"permute\(x\) by neighbour: .* neighbours along x have no other link"):
-        schedule(failing(torus(4), "1:x+"), "permute", ("x",))
-    with pytest.raises(InputError, match=r"broadcast\(x\) by spanning_trees: .* start at position 0 of x"):
-        schedule(failing(torus(4), "1:x+"), "broadcast", ("x",))
-
-
-def test_a_port_of_a_switch_has_no_way_around():
-    topology = switch(4)
-    builder = ProgramBuilder([*(f"{c}:compute" for c in range(4)), *(link.name for link in topology.links)])
-    emit(builder, topology, schedule(topology, "all_gather", ("g",)), 2.0**20, "all_gather(g)")
-    with pytest.raises(InputError, match=r"'all_gather\(g\)' needs the failed link.* got 'gpu2:egress'"):
-        perturbed(builder.build(), topology, PerturbSpec(failed_links=["gpu2:egress"]))
 
 
 def test_a_scenario_goes_around_and_its_report_says_so():

@@ -16,6 +16,7 @@ import numpy as np
 from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis, positions
 from sim.collectives.multi_axis import rotations
 from sim.collectives.ring import Arrival, that_hold
+from sim.collectives.routes import pass_on
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
 from sim.errors import InputError
 from sim.topology.graph import Topology
@@ -191,33 +192,9 @@ def _routed(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     pairs = np.argwhere(group[:, None] == group[None, :])
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
     routes = [topology.route(int(src), int(dst)) for src, dst in pairs]
-    length = np.array([len(route) for route in routes])
-    order = np.argsort(-length, kind="stable")
+    order = np.argsort([-len(route) for route in routes], kind="stable")
     n = len(home) // (int(group.max()) + 1)
     builder = ScheduleBuilder("all_to_all", axes, parts=1)
-    # Column of each message's route per hop: [messages, longest route].
-    table = np.full((len(routes), int(length.max())), -1, dtype=np.int32)
-    for row, message in enumerate(order):
-        table[row, : length[message]] = routes[message]
-    link_src = np.array([link.src for link in topology.links], dtype=np.int32)
-    link_dst = np.array([link.dst for link in topology.links], dtype=np.int32)
-    link_direction = np.array([link.direction for link in topology.links], dtype=np.int32)
     origin, target = home[pairs[order, 0]], home[pairs[order, 1]]
-    sent = np.full(len(routes), -1, dtype=np.int32)
-    for step in range(table.shape[1]):
-        moving = table[:, step] >= 0
-        link = table[moving, step]
-        sent[moving] = builder.add(
-            link_src[link],
-            link_dst[link],
-            link,
-            share=1 / n,
-            step=step,
-            direction=link_direction[link],
-            own=step == 0,
-            part=0,
-            origin=origin[moving],
-            target=target[moving],
-            deps=[sent[moving]],
-        )
+    pass_on(builder, topology, [routes[i] for i in order], share=1 / n, part=0, origin=origin, target=target)
     return builder.build()

@@ -10,68 +10,77 @@ Every tree carries 1/(2A) of the array in CHUNKS chunks of c bytes, one behind t
 and tends to V/(2 A w), the time in which the root can send the array once. Where an axis closes no ring there are only
 the A trees in the + direction, V/(A w); the last hop along a line goes back from position 1, and so is one of at most
 2 + sum of the other axes' (K - 1). Disjoint trees: Johnsson and Ho 1989 (IEEE Trans. Computers 38:1249), on hypercubes.
+
+Trees with a failed link carry nothing, in any group, and the others so much more: one failed link takes one tree, and
+V/((2 A - 1) w) is what the chip behind it can receive at best. Where no tree is left, all goes down one tree of the
+shortest ways that are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis
+from sim.collectives.mesh import MeshAxis, mesh_axes, positions
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
 from sim.topology.graph import Topology
-from sim.topology.paths import cut_off
 
 CHUNKS = 32
 """Chunks per tree: filling the pipeline adds about depth/CHUNKS to the time of a long broadcast."""
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Links of a tree that are equally far down, of all groups."""
+
+    link: Int32s
+    """[n]"""
+    above: Int32s
+    """[n] the link of the tree that brings the data, counted over all hops; -1 at the root."""
+    step: int
+    """Of its axis."""
+
+
+Tree = tuple[Hop, ...]
+
+
 def spanning_trees(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """Chunks down a tree per axis and direction, all at the same time."""
-    longer = mesh_axes(topology, axes)
-    for axis in longer:
-        if (axis.place != axis.position).any():
-            raise cut_off(topology, f"the trees start at position 0 of {axis.name} and go on in one direction")
+    """Chunks down a tree per axis and direction, all at the same time.
+
+    Raises:
+        InputError: failed links cut a chip off.
+    """
+    whole = topology.intact or topology
+    longer = mesh_axes(whole, axes)
     directions = (1, -1) if all(axis.ring for axis in longer) else (1,)
-    trees = [(longer[p:] + longer[:p], d) for d in directions for p in range(len(longer))]
+    at_root = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)
+    trees = [_disjoint(longer[p:] + longer[:p], d, at_root) for d in directions for p in range(len(longer))]
+    if topology.failed:
+        working = [t for t in trees if not any(topology.failed.intersection(hop.link.tolist()) for hop in t)]
+        trees = working or [_shortest(topology, axes, at_root)]
     builder = ScheduleBuilder("broadcast", axes, max(1, len(trees)) * CHUNKS)
-    for tree, (order, direction) in enumerate(trees):
-        _grow(builder, topology, axes, order, direction, tree, 1 / (len(trees) * CHUNKS))
+    for number, tree in enumerate(trees):
+        _send(builder, topology, axes, tree, number, 1 / (len(trees) * CHUNKS))
     return builder.build()
 
 
-def _grow(
-    builder: ScheduleBuilder,
-    topology: Topology,
-    axes: tuple[str, ...],
-    order: Sequence[MeshAxis],
-    direction: int,
-    tree: int,
-    share: float,
-) -> None:
-    """All sends of one tree, hop after hop from the root; chunk by chunk within a hop."""
-    parts = np.arange(tree * CHUNKS, (tree + 1) * CHUNKS, dtype=np.int32)
-    arrival = np.full((CHUNKS, topology.chips), -1, dtype=np.int32)
+def _disjoint(order: Sequence[MeshAxis], direction: int, roots: Int32s) -> Tree:
+    """From the root along the first axis, from each chip reached along the next, ...; see above."""
+    hops: list[Hop] = []
+    brought_by = np.full(len(order[0].position), -1, dtype=np.int32)
+    links = 0
 
     def hop(src: Int32s, axis: MeshAxis, towards: int, step: int) -> Int32s:
+        nonlocal links
+        hops.append(Hop(axis.link[towards][src], brought_by[src], step))
         dst = axis.after[towards][src]
-        arrival[:, dst] = builder.add(
-            np.tile(src, CHUNKS),
-            np.tile(dst, CHUNKS),
-            np.tile(axis.link[towards][src], CHUNKS),
-            share=share,
-            step=step,
-            direction=towards,
-            own=bool(at_root[src].any()),
-            part=np.repeat(parts, len(src)),
-            origin=np.zeros((CHUNKS * len(src), len(axes)), dtype=np.int32),
-            deps=[arrival[:, src].ravel()],
-        ).reshape(CHUNKS, -1)
+        brought_by[dst] = np.arange(links, links + len(src), dtype=np.int32)
+        links += len(src)
         return dst
 
-    at_root = np.all([mesh_axis(topology, name).position == 0 for name in axes], axis=0)
-    reached = np.flatnonzero(at_root).astype(np.int32)
+    reached = roots
     for stage, axis in enumerate(order):
         front, fronts = reached, [] if stage == 0 else [reached]
         for step in range(axis.size - 1):
@@ -84,3 +93,53 @@ def _grow(
         behind = first.position[reached] == (-back % first.size)
         off_root_line = np.any([axis.position[reached] != 0 for axis in order[1:]], axis=0)
         hop(reached[behind & off_root_line], first, back, first.size - 1)
+    return tuple(hops)
+
+
+def _shortest(topology: Topology, axes: tuple[str, ...], roots: Int32s) -> Tree:
+    """The shortest ways that are left from each root to its group, which is a tree."""
+    others = tuple(axis.name for axis in topology.axes if axis.name not in axes)
+    place = positions(topology, others)
+    levels: list[dict[tuple[int, int], tuple[int, int]]] = []  # (root, link) -> the same of the link above
+    for root in roots.tolist():
+        for chip in np.flatnonzero((place == place[root]).all(axis=1)).tolist():
+            above = (root, -1)
+            for depth, link in enumerate(topology.route(root, chip)):
+                if depth == len(levels):
+                    levels.append({})
+                levels[depth][root, link] = above
+                above = (root, link)
+    number = {(root, -1): -1 for root in roots.tolist()}
+    hops = []
+    for step, level in enumerate(levels):
+        links = np.array([link for _, link in level], dtype=np.int32)
+        hops.append(Hop(links, np.array([number[key] for key in level.values()], dtype=np.int32), step))
+        number |= {key: len(number) - len(roots) + i for i, key in enumerate(level)}
+    return tuple(hops)
+
+
+def _send(
+    builder: ScheduleBuilder, topology: Topology, axes: tuple[str, ...], tree: Tree, number: int, share: float
+) -> None:
+    """All sends of one tree, hop after hop from the root; chunk by chunk within a hop."""
+    src, dst, direction = (
+        np.array([getattr(link, name) for link in topology.links], dtype=np.int32)
+        for name in ("src", "dst", "direction")
+    )
+    sent = np.full((CHUNKS, 1), -1, dtype=np.int32)  # first what the root has, then the links of the tree
+    for hop in tree:
+        above = sent[:, hop.above + 1].ravel()
+        links = np.tile(hop.link, CHUNKS)
+        sends = builder.add(
+            src[links],
+            dst[links],
+            links,
+            share=share,
+            step=hop.step,
+            direction=direction[links],
+            own=np.tile(hop.above < 0, CHUNKS),
+            part=np.repeat(np.arange(number * CHUNKS, (number + 1) * CHUNKS, dtype=np.int32), len(hop.link)),
+            origin=np.zeros((len(links), len(axes)), dtype=np.int32),
+            deps=[above],
+        )
+        sent = np.concatenate([sent, sends.reshape(CHUNKS, -1)], axis=1)

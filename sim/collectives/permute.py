@@ -5,40 +5,49 @@ from __future__ import annotations
 import numpy as np
 
 from sim.collectives.mesh import mesh_axes, positions
+from sim.collectives.routes import pass_on
 from sim.collectives.schedule import Schedule, ScheduleBuilder
 from sim.errors import InputError
 from sim.topology.graph import Topology
-from sim.topology.paths import cut_off
+
+CHUNKS = 32
+"""Chunks of every message where some go around failed links, so that these are on all links of their way at once."""
 
 
 def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """One hop in the + direction: T = V/w + t. The last chip of an axis that closes no ring sends nothing.
 
+    Where that link has failed, the message takes `topology.route` of h hops in CHUNKS chunks, one behind the other:
+    (CHUNKS + h - 1) V/(CHUNKS w) + h t where no other message is in its way.
+
     Raises:
-        InputError: more than one axis longer than one chip.
+        InputError: more than one axis longer than one chip, or failed links that leave a message no way.
     """
-    longer = mesh_axes(topology, axes)
+    whole = topology.intact or topology
+    longer = mesh_axes(whole, axes)
     if len(longer) > 1:
         raise InputError("a permute goes along one axis", got="".join(axes), hint="name one axis")
-    builder = ScheduleBuilder("permute", axes, parts=1)
-    for axis in longer:
-        if any(topology.links[link].axis == axis.name for link in topology.failed):
-            raise cut_off(topology, f"neighbours along {axis.name} have no other link")
-        src = np.flatnonzero(axis.after[1] >= 0).astype(np.int32)
-        dst = axis.after[1][src]
-        home = positions(topology, axes)
-        target = home[src]
-        target[:, axes.index(axis.name)] = (axis.position[src] + 1) % axis.size
-        builder.add(
-            src,
-            dst,
-            axis.link[1][src],
-            share=1.0,
-            step=0,
-            direction=1,
-            own=True,
-            part=0,
-            origin=home[src],
-            target=target,
-        )
+    if not longer:
+        return ScheduleBuilder("permute", axes, parts=1).build()
+    (axis,) = longer
+    src = np.flatnonzero(axis.after[1] >= 0).astype(np.int32)
+    dst, link = axis.after[1][src], axis.link[1][src]
+    chunks = CHUNKS if topology.failed.intersection(link.tolist()) else 1
+    builder = ScheduleBuilder("permute", axes, parts=chunks)
+    home = positions(topology, axes)
+    target = home[src]
+    target[:, axes.index(axis.name)] = (axis.position[src] + 1) % axis.size
+    routes = [
+        topology.route(here, there) if way in topology.failed else (way,)
+        for here, there, way in zip(src.tolist(), dst.tolist(), link.tolist(), strict=True)
+    ]
+    pass_on(
+        builder,
+        topology,
+        routes * chunks,
+        share=1 / chunks,
+        part=np.repeat(np.arange(chunks), len(src)),
+        origin=np.tile(home[src], (chunks, 1)),
+        target=np.tile(target, (chunks, 1)),
+    )
     return builder.build()

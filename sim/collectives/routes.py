@@ -95,3 +95,46 @@ class Messages:
             moving = np.flatnonzero(ways[:, hop] >= 0).astype(np.int32)
             sent[moving] = add(hop, moving, False, [sent[moving]])
         return sent
+
+
+def pass_on(
+    builder: ScheduleBuilder,
+    topology: Topology,
+    routes: Sequence[Sequence[int]],
+    *,
+    share: float,
+    part: npt.ArrayLike,
+    origin: Int32s,
+    target: Int32s,
+) -> None:
+    """Messages from chip to chip on machines of chips only, where every hop is a send between neighbours.
+
+    Args:
+        routes: [n] links of each message's way.
+        part: [n], or of all.
+        origin, target: [n, A] mesh positions of the chips whose data it is and whom it is for.
+    """
+    hops = max(len(route) for route in routes)
+    ways = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
+    src, dst, direction = (
+        np.array([getattr(link, name) for link in topology.links], dtype=np.int32)
+        for name in ("src", "dst", "direction")
+    )
+    parts = np.broadcast_to(part, len(routes))
+    sent = np.full(len(routes), -1, dtype=np.int32)
+    for step in range(hops):
+        moving = ways[:, step] >= 0
+        link = ways[moving, step]
+        sent[moving] = builder.add(
+            src[link],
+            dst[link],
+            link,
+            share=share,
+            step=step,
+            direction=direction[link],
+            own=step == 0,
+            part=parts[moving],
+            origin=origin[moving],
+            target=target[moving],
+            deps=[sent[moving]],
+        )

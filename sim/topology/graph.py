@@ -135,6 +135,8 @@ class Topology:
     """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
     failed: frozenset[int] = frozenset()
     """Links that carry nothing (see `without`); they stay in `links`, so that numbers and names do."""
+    intact: Topology | None = field(default=None, repr=False)
+    """The machine with all its links, where some have failed."""
     unfolded: Topology | None = field(default=None, repr=False)
     """The whole machine, where this is the one chip that stands for all of it (see `folded`)."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
@@ -234,6 +236,7 @@ def _without(whole: Topology, failed: frozenset[int]) -> Topology:
         route_of=shortest if whole.kind == "torus" else whole.route_of,
         vertex_transitive=False,
         failed=failed,
+        intact=whole.intact or whole,
     )
 
 
