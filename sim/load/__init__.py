@@ -1,0 +1,78 @@
+"""From files to validated specs: references expanded, `--set` applied, and errors that name file and field."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from sim.load.places import Path_
+from sim.load.problems import translate
+from sim.load.references import REFERENCES, data_root, expand, find, shipped
+from sim.load.settings import apply
+from sim.load.yaml_text import shown
+from sim.specs import FILE_KINDS, AnySuite, Model, Scenario, TopologySpec
+
+__all__ = ["REFERENCES", "data_root", "model", "path", "place", "scenario", "shipped", "suite", "topology_spec"]
+
+_OTHER_EXPERIMENT = ("topology", "model", "workload")
+"""Settings that make it another experiment than the published one; layout and collectives are how that was run."""
+
+
+def scenario(name: str, settings: Sequence[str] = ()) -> Scenario:
+    """The scenario of a shipped name or a path, with `key=value` settings applied.
+
+    Raises:
+        InputError: anything wrong in the file, in a file it refers to, or in a setting.
+    """
+    result: Scenario = _load("scenario", name, settings)
+    return result
+
+
+def place(kind: str, name: str) -> str:
+    """The file of a shipped name or a path, for messages. Raises InputError."""
+    return shown(find(kind, name, "", Path()))
+
+
+def topology_spec(name: str, settings: Sequence[str] = ()) -> TopologySpec:
+    """The machine of a shipped name or a path. Raises InputError."""
+    result: TopologySpec = _load("topology", name, settings)
+    return result
+
+
+def model(name: str) -> Model:
+    """The transformer of a shipped name or a path. Raises InputError."""
+    result: Model = _load("model", name, ())
+    return result
+
+
+def suite(name: str) -> AnySuite:
+    """The validation suite of a shipped name or a path. Raises InputError."""
+    result: AnySuite = _load("suite", name, ())
+    return result
+
+
+def path(kind: str, name: str) -> Path:
+    """The file of a shipped name or a path. Raises InputError."""
+    return find(kind, name, "", Path())
+
+
+def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
+    origins: dict[Path_, str] = {}
+    raw = expand(kind, name, (), origins, where="", beside=Path())
+    for setting in settings:
+        apply(kind, raw, setting, origins)
+    if kind == "scenario" and any(setting.startswith(_OTHER_EXPERIMENT) for setting in settings):
+        raw.pop("reference", None)  # what was published was measured in the file's experiment
+    try:
+        return _adapter(kind).validate_python(raw)
+    except ValidationError as error:
+        raise translate(kind, error, raw, origins, settings) from None
+
+
+@functools.cache
+def _adapter(kind: str) -> TypeAdapter[Any]:
+    return TypeAdapter(FILE_KINDS[kind])

@@ -1,0 +1,104 @@
+"""Files by kind and name, and the files they refer to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sim.errors import InputError, closest, suggest
+from sim.load.places import Path_, place_of
+from sim.load.yaml_text import read, shown
+
+# Where a kind's files lie, relative to the data root, and which of its fields may name a file of another kind.
+_FOLDERS = {
+    "scenario": "scenarios",
+    "topology": "topologies",
+    "chip": "topologies/chips",
+    "link": "topologies/links",
+    "nccl": "topologies/nccl",
+    "model": "scenarios/models",
+    "suite": "scenarios/published",
+}
+REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
+    "scenario": {("topology",): "topology", ("model",): "model", ("memory_pool", "link"): "link"},
+    "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link", ("nccl",): "nccl"},
+}
+
+
+def data_root() -> Path:
+    """Folder that holds `topologies/` and `scenarios/`: inside an installed package, else the repository."""
+    packaged = Path(__file__).parents[1] / "data"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2]
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """Shipped files of a kind, by name, in name order."""
+    return {path.stem: path for path in sorted((data_root() / _FOLDERS[kind]).glob("*.yaml"))}
+
+
+def find(kind: str, name: str, where: str, beside: Path) -> Path:
+    """The file of a shipped name, or of a path as seen from the file that names it, from here or from the data root.
+
+    Raises InputError, at `where`.
+    """
+    names = shipped(kind)
+    if name in names:
+        return names[name]
+    candidates = [folder / name for folder in (beside, Path.cwd(), data_root())] if name else []
+    for path in candidates:
+        if os.path.isfile(path):
+            return Path(os.path.abspath(path))
+    if any(map(os.path.isdir, candidates)):
+        raise InputError(f"must be a {kind} file, not a folder", where=where, got=name)
+    if os.sep not in name and not name.endswith((".yaml", ".yml")):
+        raise InputError(f"no such {kind}", where=where, got=name, hint=suggest(name, names))
+    near = closest(Path(name).stem, (path.stem for each in candidates for path in each.parent.glob("*.yaml")))
+    hint = f"did you mean '{Path(name).with_name(f'{near}.yaml')}'?" if near else suggest(Path(name).stem, names)
+    raise InputError(f"no such {kind} file", where=where, got=name, hint=hint)
+
+
+def expand(kind: str, value: Any, path: Path_, origins: dict[Path_, str], where: str, beside: Path) -> Any:
+    """Replace a reference (and the references in what it names) by the mapping it stands for."""
+    if isinstance(value, str):
+        file = find(kind, value, where, beside)
+        value, where, beside = read(file), shown(file), file.parent
+        origins[path] = where
+    elif not isinstance(value, dict):
+        hint = "nothing is given" if value is None else ""
+        raise InputError(
+            f"must be the name of a {kind}, a path or a mapping of fields", where=where, got=value, hint=hint
+        )
+    for fields, child in REFERENCES.get(kind, {}).items():
+        for keys in _matches(value, fields):
+            holder = value
+            for key in keys[:-1]:
+                holder = holder[key]
+            place = place_of((*path, *keys), origins)
+            holder[keys[-1]] = expand(child, holder[keys[-1]], (*path, *keys), origins, place, beside)
+    return value
+
+
+def _matches(value: Mapping[str, Any], fields: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    head, *rest = fields
+    for key in list(value) if head == "*" else [head]:
+        if key not in value:
+            continue
+        if not rest:
+            yield (key,)
+        elif isinstance(value[key], dict):
+            for tail in _matches(value[key], tuple(rest)):
+                yield (key, *tail)
+
+
+def kind_at(root: str, keys: tuple[str, ...]) -> str | None:
+    """The kind of file that may stand at `keys`, None for a plain value."""
+    kind, fields = root, tuple[str, ...]()
+    for key in keys:
+        fields = (*fields, key)
+        for pattern, child in REFERENCES.get(kind, {}).items():
+            if len(pattern) == len(fields) and all(p in ("*", f) for p, f in zip(pattern, fields, strict=True)):
+                kind, fields = child, ()
+                break
+    return kind if not fields else None
