@@ -13,6 +13,7 @@ from sim.errors import InputError, suggest
 from sim.program import Floats, Ints, Kind, Program
 from sim.specs import PerturbSpec
 from sim.topology.graph import Topology
+from sim.topology.rings import adapters
 
 
 def perturbed(program: Program, topology: Topology, spec: PerturbSpec) -> Program:
@@ -54,13 +55,21 @@ def around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topology, tu
         InputError: no link of that name.
     """
     numbers = frozenset(_numbers(spec.failed_links, topology, "perturb.failed_links").tolist())
+    left = topology.without(numbers)
     along = {topology.links[link].axis for link in numbers}
     opened = [axis.name for axis in topology.axes if axis.ring and axis.name in along]
-    notes = (
-        f"failed links: collectives along {', '.join(opened)} go over lines that end there, not around rings, and "
-        "no matmul is looped with them",
-    )
-    return topology.without(numbers), notes if opened else ()
+    notes = []
+    if opened:
+        notes.append(
+            f"failed links: collectives along {', '.join(opened)} go over lines that end there, not around rings, and "
+            "no matmul is looped with them"
+        )
+    if topology.reduces and not left.reduces:
+        notes.append("failed links: not all chips reach the switch that reduces, so nothing is summed there (no NVLS)")
+    if len(lost := set(adapters(topology)).difference(adapters(left))):
+        without = ", ".join(str(chip) for chip in sorted(lost))
+        notes.append(f"failed links: no ring or tree between boxes goes over the network adapters of chips {without}")
+    return left, tuple(notes)
 
 
 def differs_by_layer(spec: PerturbSpec) -> bool:

@@ -45,12 +45,22 @@ def switch(
 
 
 def graph(
-    *edges: str, chips: int, switches: str = "", bandwidth: float = 50e9, latency_s: float = 1e-6, slow: str = ""
+    *edges: str,
+    chips: int,
+    switches: str = "",
+    bandwidth: float = 50e9,
+    latency_s: float = 1e-6,
+    slow: str = "",
+    net: bool = False,
 ) -> Topology:
-    """Chips 0, 1, ... and switches a, b, ...; an edge is a pair of names such as `"0a"`, a tenth as fast in `slow`."""
+    """Chips 0, 1, ... and switches a, b, ...; an edge is a pair of names such as `"0a"`, a tenth as fast in `slow`.
+
+    With `net` the slow ones are a network between boxes.
+    """
     nodes = {str(chip): "chip" for chip in range(chips)} | dict.fromkeys(switches, "switch")
     links = [{"between": [*edge], "link": "slow" if edge in slow.split() else "fast"} for edge in edges]
     types = {"fast": _link(bandwidth, latency_s), "slow": _link(bandwidth / 10, latency_s)}
+    types["slow"] |= {"medium": "net"} if net else {}
     spec = {"name": "graph", "kind": "graph", "chip": CHIP, "nodes": nodes, "link_types": types, "links": links}
     return build(GraphSpec.model_validate(spec))
 

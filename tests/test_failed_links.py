@@ -8,12 +8,15 @@ from machines import full_mesh, graph, switch, torus
 from replay import replay
 from run_schedule import time_s
 
-from sim.collectives import ON_ROUTES, ON_TORUS, schedule
+from sim import load
+from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, algorithm_of, schedule
 from sim.collectives.emit import emit
 from sim.errors import InputError
 from sim.perturb import perturbed
 from sim.program import ProgramBuilder
 from sim.specs import PerturbSpec
+from sim.topology import build
+from sim.topology.rings import find
 
 
 def failing(topology, *names):
@@ -169,4 +172,83 @@ def test_on_a_graph_whatever_fails_the_collective_is_done_or_refused(data):
         assert "cut the machine" in str(error)  # noqa: PT017
         return
     assert not set(plan.link.tolist()) & topology.failed
+    replay(plan, topology)
+
+
+BOXES = graph(
+    *["0a", "1a", "2a", "3b", "4b", "5b", "03", "14", "25"], chips=6, switches="ab", slow="03 14 25", net=True
+)
+"""Two boxes of three chips with a network adapter each, 50 GB/s inside and 5 GB/s between them."""
+
+
+@pytest.mark.parametrize(("names", "rings"), [((), 3), (("2->5#0",), 2), (("0->3#0",), 2)])
+def test_rings_between_boxes_take_the_network_adapters_that_are_left(names, rings):
+    """All-gather of V by r rings of n = 6 chips: each passes 5 chunks of c = V/(6 r) over each of its adapters.
+
+    Inside a box a chunk is there long before the adapter has sent the one before, so T = 5 c/w' + t; with two of three
+    adapters 3/2 of the time of the bytes.
+    """
+    topology, size = failing(BOXES, *names), 6.0 * 2**20
+    found = find(topology)
+    assert found.count == rings
+    plan = schedule(topology, "all_gather", ("g",), "ring")
+    between = [link.index for link in topology.links if link.medium == "net" and link.index not in topology.failed]
+    assert np.bincount(plan.link)[between].tolist() == [5] * len(between)
+    expected = topology.collective_overhead_s + 5 * size / (6 * rings) / 5e9 + 1e-6
+    assert time_s(topology, plan, size) == pytest.approx(expected, abs=5e-12)
+    replay(plan, topology)
+
+
+def test_one_adapter_that_is_left_is_shared_by_all_rings():
+    """The messages of the other two rings go by the chip that has it: three times 5 chunks of V/18 each way."""
+    topology = failing(BOXES, "0->3#0", "2->5#0")
+    plan = schedule(topology, "all_gather", ("g",), "ring")
+    between = [link.index for link in topology.links if link.name in ("1->4#0", "4->1#0")]
+    assert np.bincount(plan.link)[between].tolist() == [15, 15]
+    replay(plan, topology)
+
+
+DGX = {name: build(load.topology_spec(name)) for name in ("dgx_h100_x2", "dgx_h100_p2p_disabled", "dgx1_v100")}
+
+
+def test_nccl_leaves_a_failed_adapter_out_of_its_rings_and_trees():
+    """Two DGX H100 without adapter 3: seven rings and seven pairs of trees over the other rails, nothing forwarded."""
+    topology = failing(DGX["dgx_h100_x2"], "gpu3->rail3#0")
+    for algorithm in ("ring_simple", "tree_simple"):
+        plan = schedule(topology, "all_reduce", ("g",), algorithm, 2.0**20)
+        rails = {topology.links[i].name for i in plan.link.tolist() if topology.links[i].medium == "net"}
+        assert rails == {f"gpu{i}->rail{i % 8}#0" for i in range(16) if i % 8 != 3}
+        assert plan.between.max(initial=-1) < 0  # a message holds a chip's link to a switch and the one from there
+        replay(plan, topology)
+
+
+def test_nccl_does_without_multicast_where_a_chip_does_not_reach_it():
+    """The links to the switch carry nothing else, so the time is that of the same algorithm with them."""
+    whole = DGX["dgx_h100_p2p_disabled"]
+    topology = failing(whole, "gpu3->nvswitch#0")
+    size = 2.0**24
+    assert algorithm_of(whole, "all_reduce", "auto", size) == "nvls"
+    chosen = algorithm_of(topology, "all_reduce", "auto", size)
+    assert chosen != "nvls"
+    times = [time_s(at, schedule(at, "all_reduce", ("g",), chosen, size), size) for at in (whole, topology)]
+    assert times[0] == times[1]
+    with pytest.raises(InputError, match=r"gpu3->nvswitch#0.* cut the machine: not all chips reach the switch that"):
+        schedule(topology, "all_reduce", ("g",), "nvls", size)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_whatever_fails_nccl_does_its_collective_or_refuses(data):
+    topology = DGX[data.draw(st.sampled_from(sorted(DGX)))]
+    failed = data.draw(st.sets(st.integers(0, len(topology.links) - 1), min_size=1, max_size=3))
+    topology = topology.without(frozenset(failed))
+    collective = data.draw(st.sampled_from(sorted(ON_NCCL)))
+    name = data.draw(st.sampled_from(["auto", *sorted(ON_NCCL[collective])]))
+    try:
+        plan = schedule(topology, collective, ("g",), name, data.draw(st.sampled_from([2.0**10, 2.0**20])))
+    except InputError as error:
+        assert "cut the machine" in str(error) or "needs all chips on one switch" in str(error)  # noqa: PT017
+        return
+    held = {*plan.link.tolist(), *plan.ingress.tolist(), *plan.between.ravel().tolist()}
+    assert not held & topology.failed
     replay(plan, topology)

@@ -22,6 +22,7 @@ from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import MEDIA, PROTOCOLS, NcclSpec, NvlsSpec, Protocol
 from sim.topology.graph import Topology
+from sim.topology.paths import cut_off
 from sim.topology.rings import boxes, find
 
 Looped = Callable[[Topology, tuple[str, ...], int, int], Schedule]
@@ -113,6 +114,8 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     least = topology.nccl.nvls.least_chips if topology.nccl and topology.nccl.nvls else 0
     if "nvls" in left and (not topology.reduces or len(boxes(topology)) > 1 or topology.chips < least):
         left.remove("nvls")
+    if not left and topology.intact and topology.intact.reduces and not topology.reduces:
+        raise cut_off(topology, "not all chips reach the switch that reduces")
     if not left:
         rule = f"the algorithm '{wanted}' of {collective} needs all chips on one switch that reduces"
         others = ", ".join(name for name in names(collective) if name != wanted)

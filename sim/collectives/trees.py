@@ -1,15 +1,17 @@
 """All-reduce on double binary trees: chains inside boxes, and between their first chips two trees at once.
 
 Sums flow along a chain to the head of each box, up a binary tree of the heads to its root, and back the same way. Every
-chip of a box is head of a part of the array, so that all network adapters work. In the second tree, which has the other
-half of the array, leaves are inner nodes and the other way round, so that every box sends and receives the same.
-Chunks follow one behind the other. Source: Sanders, Speck and Traeff 2009 (Parallel Computing 35:581); NCCL 2.30,
-src/graph/trees.cc.
+chip of a box is head of a part of the array, so that all network adapters work (see `sim.topology.rings.adapters`). In
+the second tree, which has the other half of the array, leaves are inner nodes and the other way round, so that every
+box sends and receives the same. Chunks follow one behind the other. Source: Sanders, Speck and Traeff 2009 (Parallel
+Computing 35:581); NCCL 2.30, src/graph/trees.cc.
 
 With one box of n chips the trees are chains, 2 (n-1) steps.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from sim.collectives.routes import Messages
 from sim.collectives.schedule import Int32s, Schedule
 from sim.topology.graph import Topology
-from sim.topology.rings import boxes
+from sim.topology.rings import adapters, boxes
 
 
 def parent(rank: int, n: int) -> int:
@@ -41,18 +43,15 @@ def parents(n: int, tree: int) -> tuple[int, ...]:
 def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
     """All-reduce in `loops` chunks on each tree of up to `channels` chains."""
     chips = np.array(boxes(topology), dtype=np.int32) if axes else np.empty((1, 1), dtype=np.int32)
-    heads = min(chips.shape[1], channels)
+    heads = adapters(topology)[:channels]
     trees = 2 if len(chips) > 1 else 1
-    to = Messages(topology, "all_reduce", axes, parts=heads * trees * loops, cut_through=True)
+    to = Messages(topology, "all_reduce", axes, parts=len(heads) * trees * loops, cut_through=True)
     if to.n == 1:
         return to.build()
-    for loop in range(loops):
-        for head in range(heads):
-            for tree in range(trees):
-                part = (loop * heads + head) * trees + tree
-                _there_and_back(
-                    to, np.roll(chips, -head, axis=1), parents(len(chips), tree), part, loops * heads * trees
-                )
+    parts = itertools.product(range(loops), heads, range(trees))
+    for part, (_, head, tree) in enumerate(parts):
+        chains = np.roll(chips, -head, axis=1)
+        _there_and_back(to, chains, parents(len(chips), tree), part, loops * len(heads) * trees)
     return to.build()
 
 

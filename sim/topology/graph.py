@@ -165,7 +165,8 @@ class Topology:
         """The same machine where these links have failed: routes and rings avoid them, and axes along them are lines.
 
         On a torus, routes are then the shortest that are left, not dimension-ordered. On a graph a link fails together
-        with the one that leads back, which the reverse of an algorithm would need.
+        with the one that leads back, which the reverse of an algorithm would need. A switch that reduces does so only
+        while all chips reach it.
         """
         return _without(self, links) if links else self
 
@@ -235,9 +236,17 @@ def _without(whole: Topology, failed: frozenset[int]) -> Topology:
         axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in whole.axes),
         route_of=shortest if whole.kind == "torus" else whole.route_of,
         vertex_transitive=False,
+        reduces=whole.reduces and not any(_reducer(whole) in (whole.links[i].src, whole.links[i].dst) for i in failed),
         failed=failed,
         intact=whole.intact or whole,
     )
+
+
+def _reducer(whole: Topology) -> int:
+    """The switch that adds up and multicasts, -1 where a single chip has none."""
+    if whole.multicast is not None:
+        return whole.multicast
+    return whole.links[whole.route(0, 1)[0]].dst if whole.chips > 1 else -1
 
 
 def effective(spec: LinkSpec) -> tuple[float, float]:

@@ -42,13 +42,13 @@ class Rings:
 def find(topology: Topology) -> Rings:
     """The rings of a machine.
 
-    On a switch one, in the order of the chips; between boxes one per chip of a box, so that each enters and leaves by
-    another network adapter; else on a graph as many link-disjoint rings over links between chips as are found, or in
-    the order of the chips over their routes where there is none.
+    On a switch one, in the order of the chips; between boxes one per chip of a box (see `adapters`), so that each
+    enters and leaves by another network adapter; else on a graph as many link-disjoint rings over links between chips
+    as are found, or in the order of the chips over their routes where there is none.
     """
     rings: tuple[Ring, ...]
     if len(boxes(topology)) > 1:
-        rings = tuple(_routed(topology, order) for order in _through(boxes(topology)))
+        rings = tuple(_routed(topology, order) for order in _through(boxes(topology), adapters(topology)))
     elif orders := [] if topology.cut_through or topology.chips < 2 else _disjoint(topology):
         rings = _wired(topology, orders)
     else:
@@ -84,18 +84,41 @@ def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(chips) for chips in found.values())
 
 
-def _through(chips: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
-    """A ring per chip of a box: in one box c, c+1, ... c-1, in the next back from c-1 to c, and so on.
+@functools.lru_cache(maxsize=64)
+def adapters(topology: Topology) -> tuple[int, ...]:
+    """Chips of each box, counted in it, from which messages leave to the same chip of the next box and come back.
 
-    So a ring of an even number of boxes leaves each box by the adapter by which it enters the next.
+    Where links have failed, those are left out whose messages would have to take another chip's adapter, as NCCL's
+    search finds no ring over an adapter that is not there; unless fewer than two are left, and all share what there is.
     """
-    least = min(len(box) for box in chips)
+    found = boxes(topology)
+    every = tuple(range(min(len(box) for box in found)))
+    if not topology.failed or len(found) == 1:
+        return every
+
+    def direct(src: int, dst: int) -> bool:
+        return all(topology.links[link].dst >= topology.chips for link in topology.route(src, dst)[:-1])
+
+    pairs = list(zip(found, (*found[1:], found[0]), strict=True))
+    left = tuple(i for i in every if all(direct(a[i], b[i]) and direct(b[i], a[i]) for a, b in pairs))
+    return left if len(left) > 1 else every
+
+
+def _through(chips: tuple[tuple[int, ...], ...], firsts: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """A ring per adapter of a box: in one box c, c+1, ... c-1, in the next back from c-1 to c, and so on.
+
+    So a ring of an even number of boxes leaves each box by the adapter by which it enters the next. Chips without an
+    adapter that works are passed before the last that has one.
+    """
+    without = set(range(min(len(box) for box in chips))).difference(firsts)
     orders = []
-    for first in range(least):
+    for first in firsts:
         order: list[int] = []
         for number, box in enumerate(chips):
-            inside = [*box[first:], *box[:first]]
-            order += inside if number % 2 == 0 else inside[::-1]
+            inside = [*range(first, len(box)), *range(first)]
+            last = max(i for i, at in enumerate(inside) if at not in without)
+            inside = [*inside[:last], *inside[last + 1 :], inside[last]]
+            order += [box[at] for at in (inside if number % 2 == 0 else inside[::-1])]
         orders.append(tuple(order))
     return orders
 
