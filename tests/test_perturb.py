@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from machines import two_sockets
+from machines import switch, two_sockets
 from rich.console import Console
 
 from sim import load, outputs
@@ -206,3 +206,56 @@ def test_a_message_that_holds_several_links_goes_at_the_rate_of_the_slowest(slow
     builder.add("send", Kind.SEND, [0], peer=2, busy_ps=10**6, resource=np.array(held, dtype=np.int32))
     spec = PerturbSpec(slow_links=[{"links": [name], "factor": each} for name, each in slow.items()])
     assert perturbed(builder.build(), topology, spec).busy_ps.tolist() == [factor * 10**6]
+
+
+@pytest.mark.parametrize(
+    ("ports", "factor", "latency_s"),
+    [
+        ([f"gpu{c}:{way}" for c in range(8) for way in ("egress", "ingress")], 4 / 3, 1e-6),
+        (["gpu2:egress", "gpu2:ingress"], 18 / 16, 0.0),
+    ],
+)
+def test_lost_nvlinks_are_slow_ports(ports, factor, latency_s):
+    """A lost NVSwitch of four leaves every GPU 3/4 of its links; GPU 2 may have lost 2 of 18 alone.
+
+    A ring all-gather of c = V/8 takes (n - 1) (f c/w + t): of slow ports of one GPU, too, with t = 0, as every chunk
+    but one goes through each of them, one behind the other.
+    """
+    topology, size = switch(8, latency_s=latency_s), 2.0**23
+    builder = ProgramBuilder([*(f"{c}:compute" for c in range(8)), *(link.name for link in topology.links)])
+    emit(builder, topology, schedule(topology, "all_gather", ("g",), "ring"), size, "all_gather(g)")
+    slow = perturbed(builder.build(), topology, PerturbSpec(slow_links=[{"links": ports, "factor": factor}]))
+    expected = topology.collective_overhead_s + 7 * (factor * size / 8 / 450e9 + latency_s)
+    assert simulate(slow).makespan_ps / 1e12 == pytest.approx(expected, abs=7e-12)
+
+
+def late_layers(overlap: str, residual: str, *late: tuple[int, int, int]) -> int:
+    """Time of eight layers of Llama-3 70B on a DGX H100, ps; `late`: chip, layer, delay of each operation in s."""
+    rows = ", ".join(f"{{chips: [{chip}], layers: [{layer}], delay: {delay} s}}" for chip, layer, delay in late)
+    layout = f"layout.residual={residual}", f"layout.overlap={overlap}"
+    chosen = "engine.layers=8", "workload.batch=2", "topology=dgx_h100", f"perturb={{stragglers: [{rows}]}}"
+    scenario = load.scenario("llama3_70b_tp8_ladder", [*chosen, *layout])
+    return simulate_pass(scenario).trace.makespan_ps
+
+
+@pytest.mark.parametrize(
+    ("residual", "overlap", "attention", "mlp", "parts", "hidden"),
+    [
+        ("standard", "none", 5, 4, 1, 0),
+        ("ladder", "none", 6, 5, 1, 5),
+        ("standard", "micro_batches", 5, 4, 2, 4),
+    ],
+)
+def test_what_two_late_chips_cost_depends_on_what_waits_for_them(residual, overlap, attention, mlp, parts, hidden):
+    """Chip 1 is late by D in each operation of layer 3, chip 2 in those of layer 4: a and m operations in the halves.
+
+    D = 1 s is more than all else together, so the time grows by a whole number of them: of chip 1 alone by parts x
+    (a + m), as all need its sums. In the standard residual chip 2 cannot begin its attention before chip 1 is done
+    with its FFN, and both delays add up. In ladder the attention reads the stream one half earlier, and with two
+    micro-batches it is of the other one: then min(a, m) of chip 2's delays lie under those of chip 1.
+    """
+    one = [late_layers(overlap, residual, (1, 3, d)) for d in (1, 2)]
+    two = [late_layers(overlap, residual, (1, 3, d), (2, 4, d)) for d in (1, 2)]
+    assert hidden in (0, min(attention, mlp))
+    assert one[1] - one[0] == parts * (attention + mlp) * 10**12
+    assert two[1] - two[0] == (2 * parts * (attention + mlp) - hidden) * 10**12

@@ -25,7 +25,11 @@ class Straggler(Strict):
 
 
 class SlowLinks(Strict):
-    """Links that take longer for every byte."""
+    """Links that take longer for every byte.
+
+    On a switch a GPU that has lost 2 of 18 NVLinks has two ports of factor 18/16, and where one of four NVSwitches is
+    lost, all ports have 4/3.
+    """
 
     links: Annotated[list[str], Field(min_length=1)]
     """Names as in the report, such as `0:x+` or `gpu0->gpu1#0`."""
