@@ -36,9 +36,13 @@ class Kind(IntEnum):
     END = 3
     """All messages of a collective have arrived at a chip."""
     EVENT = 4
-    """One stream of a chip waits for another, or the host launches an operation."""
+    """A moment, a call or a wait of a pipeline's requests and stages; in a replayed trace any other node."""
     COPY = 5
     """Holds a chip's copy engine."""
+    JOIN = 6
+    """One stream of a chip waits for another."""
+    LAUNCH = 7
+    """The host launches an operation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def replayed(program: Program, topology: Topology) -> Bottlenecks:
     """The critical path of a replayed program, and what would shorten it."""
     trace = simulate(program)
     found = shares(trace, topology, next(iter(topology.chip.peak_flops)))
-    return Bottlenecks("replayed", found, what_if(trace, topology, found))
+    return Bottlenecks("replayed", "the replayed traces", found, what_if(trace, topology, found))
 
 
 class _Replay:

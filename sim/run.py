@@ -64,6 +64,11 @@ class Pass:
             return self.trace, self.topology
         return of_chips(self.trace, full, chips), full
 
+    @property
+    def span(self) -> str:
+        """What its trace is of: `one decode step`, `all 12 requests`."""
+        return self.report.span if self.report.pipeline else f"one {self.scenario.workload.phase} step"
+
     def memory_of(self, chip: int) -> Series:
         """What a chip's memory holds over time: all of it throughout, but for layers that visit from a memory pool."""
         used_bytes, pool = self.report.memory.used_bytes, self.report.pool
@@ -150,7 +155,7 @@ def bottlenecks(
     for part in result.passes:
         own = shares(part.trace, part.topology, part.scenario.workload.activations)
         results = what_if(part.trace, part.topology, own, progress, part.scenario.engine.kernel)
-        found.append(Bottlenecks(part.scenario.workload.phase, own, results))
+        found.append(Bottlenecks(part.scenario.workload.phase, part.span, own, results))
     return tuple(found)
 
 
@@ -270,7 +275,9 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
         whole = simulate_pass(scenario.model_copy(update={"padding": padding}))
         padded = whole.step_s, measure(whole.whole(), whole.topology)
     form = predict(scenario)
-    report = build(scenario, topology, trace, memory, form, latency_s, lowered.notes, found.pipeline, padded)
+    report = build(
+        scenario, topology, trace, memory, form, latency_s, lowered.notes, found.pipeline, padded, lowered.batches
+    )
     report = replace(report, shortcuts=found.shortcuts)
     if scenario.memory_pool:
         plain = simulate_pass(scenario.model_copy(update={"memory_pool": None})).whole()

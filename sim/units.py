@@ -171,8 +171,15 @@ def format_bytes(value: float) -> str:
     return f"{value:.0f} B"
 
 
+def format_percent(share: float) -> str:
+    """`40.9%`, `0.14%`: one decimal, below one percent two."""
+    return f"{share:.2%}" if abs(share) < 0.01 and share else f"{share:.1%}"
+
+
 def format_seconds(value: float) -> str:
-    """`28.5 ms`, `242 us`: four significant digits and a fitting prefix."""
+    """`28.5 ms`, `242 us`: four significant digits and a fitting prefix; from 10,000 s on whole seconds."""
+    if abs(value) >= 1e4:
+        return f"{value:,.0f} s"
     for size, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
         if abs(value) >= size:
             return f"{value / size:.4g} {name}"

@@ -71,7 +71,8 @@ def test_parts_of_a_step_add_up_and_agree_with_the_report(tmp_path, settings):
     done = run(load.scenario(str(write(tmp_path)), settings))
     part, simulated = done.passes[0], done.report.simulated
     parts = breakdown(part.trace, part.topology, "bf16")
-    assert list(parts) == list(PARTS)
+    assert list(parts) == [name for name in PARTS if name in parts]
+    assert len(parts) == 5  # no streams, no pool, no pipeline: nothing to wait for
     assert sum(parts.values()) == pytest.approx(simulated.step_s, rel=1e-12)
     assert parts["exposed"] == pytest.approx(simulated.exposed_communication_s)
     assert parts["overlapped"] == pytest.approx(simulated.overlapped_communication_s)

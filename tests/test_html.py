@@ -12,7 +12,7 @@ from files import write
 from typer.testing import CliRunner
 
 from sim.cli import app
-from sim.units import format_seconds
+from sim.units import format_percent, format_seconds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 AFTER = "tiny,workload.batch=8,layout.overlap=collective_matmul"
@@ -79,7 +79,7 @@ def test_the_page_shows_the_numbers_of_the_report(out: Path, browser: Any):
     found = Page(browser, out / "tiny" / "report.html")
     report = json.loads((out / "tiny" / "report.json").read_text())
     assert found.metric("latency") == format_seconds(report["simulated"]["latency_s"])
-    assert found.metric("MFU") == f"{report['simulated']['mfu']:.1%}"
+    assert found.metric("MFU") == format_percent(report["simulated"]["mfu"])
     causes = report["critical_path"][0]["causes"]
     assert found.page.locator("#causes tbody tr").count() == len(causes)
     shares = [float(text.rstrip("%")) for text in found.page.locator("#causes td.bar span").all_inner_texts()]

@@ -29,7 +29,7 @@ def rows(axes: Axes) -> list[str]:
 def test_equal_chips_are_drawn_once_and_unequal_ones_apart() -> None:
     same = texts(timeline.make(*two_chips(slower_us=0)))
     assert [text for text in same if text.startswith("chip")] == [
-        "chip 0 of 2 (all identical): 60% compute, 40% exposed communication, 0% idle"
+        "chip 0 of 2 (all identical): 60% compute, 40% exposed communication, 0% waiting or idle"
     ] * 2
     apart = texts(timeline.make(*two_chips(slower_us=2)))
     starts = [text.split(":")[0] for text in apart if text.startswith("chip")]

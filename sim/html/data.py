@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
 from sim.html.timeline import timeline
+from sim.plots.breakdown import LOOKS
 from sim.plots.drawing import rate
 from sim.plots.link_map import Load, drawn, segments
+from sim.report import text
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.breakdown import breakdown
 from sim.report.critical_path import shares
@@ -18,6 +21,7 @@ from sim.report.explanation import Explanation
 from sim.report.headline import headline
 from sim.report.pool import peer_over_time
 from sim.report.report import HALVES, Report
+from sim.run import uncovered
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S
 
@@ -39,12 +43,13 @@ def run_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "all_layers": report.layers,
         "folded": report.folded,
         "tasks": run.tasks,
-        "pipeline": run.scenario.pipeline is not None,
-        "notes": list(report.notes),
+        "notes": [*(f"note: {note}" for note in report.notes), *(f"engine: {each}" for each in report.shortcuts)],
         "headline": [
             {"label": label, "value": value, "definition": meaning} for label, value, meaning in headline(report)
         ],
-        "latency": _latency(report),
+        "looks": {name: [look.colour, look.hatch] for name, look in LOOKS.items()},
+        "overall": _blocks(text.overall(report)),
+        "memory": _blocks(text.memory(report)),
         "phases": [_phase(part, explanations, bottlenecks) for part in run.passes],
         "scenario": yaml.safe_dump(
             run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
@@ -58,36 +63,27 @@ def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequenc
     found = next((each for each in bottlenecks if each.phase == name), None)
     own = found.shares if found else shares(trace, topology, dtype)
     explained = next((each for each in explanations if each.phase == name), None)
+    parts = breakdown(trace, topology, dtype, part.lowered.batches)
     return {
         "phase": name,
+        "title": text.phase(part.report, name),
+        "span": part.span,
+        "step": _blocks(text.step(part.report)),
         "step_s": trace.makespan_ps / 1e12,
-        "breakdown": [{"name": key, "time_s": time_s} for key, time_s in breakdown(trace, topology, dtype).items()],
+        "breakdown": [{"name": key, "time_s": time_s} for key, time_s in parts.items()],
         "critical": own.to_dict() | {"about": {share.name: share.about for share in (*own.causes, *own.ops)}},
         "what_if": [each.to_dict() for each in found.what_if] if found else None,
         "waterfall": _waterfall(part.report, explained),
+        "uncovered": uncovered(scenario) or "this machine and layout",
         "timeline": timeline(part),
         "links": _links(part, topology.unfolded or topology),
         "memory": _memory(part),
     }
 
 
-def _latency(report: Report) -> list[dict[str, Any]]:
-    """Simulated latency, and what it is compared with."""
-    rows: list[dict[str, Any]] = [{"name": "simulated", "value_s": report.simulated.latency_s, "difference": None}]
-    if form := report.closed_form:
-        rows.append({"name": form.name, "value_s": form.latency_s, "difference": report.difference})
-        name = f"closed form, {form.per_axis_name}"
-        rows.append({"name": name, "value_s": form.per_axis_latency_s, "difference": report.per_axis_difference})
-    if published := report.published:
-        rows.append(
-            {
-                "name": "published",
-                "value_s": published.value,
-                "difference": published.error,
-                "source": published.source,
-            }
-        )
-    return rows
+def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
+    """Tables and lines as the terminal prints them."""
+    return [[asdict(part) for part in block] for block in blocks]
 
 
 def _waterfall(report: Report, explained: Explanation | None) -> list[dict[str, Any]]:
@@ -96,7 +92,15 @@ def _waterfall(report: Report, explained: Explanation | None) -> list[dict[str, 
         return [
             {"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained.bars
         ]
-    form, simulated = report.closed_form, report.simulated
+    form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
+    if pipeline:
+        ideal_s = pipeline.closed_form.total
+        why = f"{pipeline.requests} requests through stages that take what they take here on average"
+        more = "transfers between stages, requests that come later, calls and polls, batches that differ"
+        return [
+            {"name": "closed form, sends free", "group": "", "seconds": ideal_s, "why": why},
+            {"name": "sends and waits", "group": "", "seconds": pipeline.total_s - ideal_s, "why": more},
+        ]
     if form is None:
         return []
     steps = simulated.latency_s / simulated.step_s

@@ -1,12 +1,6 @@
 "use strict";
 // The page is built from one object, DATA; see sim/html/data.py for what is in it. Times of lanes are picoseconds.
 const FONT = { family: 'system-ui, "DejaVu Sans", sans-serif', size: 12, color: "#222" };
-const CAUSE_COLOURS = {
-  "compute": "#0072B2", "memory-bound compute": "#56B4E9", "launches of operations": "#8C8C8C",
-  "slowed by communication": "#CC79A7", "transfer": "#E69F00", "queueing": "#D55E00", "link latency": "#F0E442",
-  "launches of collectives": "#009E73",
-  "compute-bound": "#0072B2", "memory-bound": "#56B4E9", "overlapped": "#009E73", "exposed": "#D55E00", "idle": "#DDDDDD",
-};
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 let DATA;
 
@@ -28,6 +22,7 @@ function el(parent, name, text, attributes) {
 function time(seconds) {
   const size = Math.abs(seconds);
   if (size === 0) return "0 s";
+  if (size >= 1e4) return `${Math.round(seconds).toLocaleString("en")} s`;
   const [unit, name] = size >= 1 ? [1, "s"] : size >= 1e-3 ? [1e-3, "ms"] : size >= 1e-6 ? [1e-6, "us"] : size >= 1e-9 ? [1e-9, "ns"] : [1e-12, "ps"];
   return `${Number((seconds / unit).toPrecision(4))} ${name}`;
 }
@@ -35,8 +30,11 @@ function time(seconds) {
 function amount(bytes) {
   for (const [size, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]])
     if (bytes >= size) return `${(bytes / size).toFixed(2)} ${name}`;
-  return `${bytes} B`;
+  return `${Math.round(bytes)} B`;
 }
+
+// Unit of an axis that is so many seconds long: its seconds, its name.
+const unitOf = (seconds) => (seconds > 10 ? [1, "s"] : seconds > 2e-3 ? [1e-3, "ms"] : [1e-6, "us"]);
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const signed = (seconds) => (seconds > 0 ? "+" : "") + time(seconds);
@@ -77,50 +75,65 @@ function headline(parent, run) {
     el(card, "b", row.value).dataset.metric = row.label;
     el(card, "span", row.definition);
   });
-  table(parent, ["latency of all steps", "value", "simulated is"], run.latency.map((row) =>
-    [row.name + (row.source ? `: ${row.source}` : ""), time(row.value_s),
-      row.difference === null ? "" : `${row.difference > 0 ? "+" : ""}${percent(row.difference)}`]));
-  if (run.pipeline) el(parent, "p", "Of a pipeline, a step in the sections below is all its requests together.", { className: "dim" });
-  run.notes.forEach((note) => el(parent, "p", `note: ${note}`, { className: "dim" }));
+  blocks(parent, run.overall);
+  run.notes.forEach((note) => el(parent, "p", note, { className: "dim" }));
+}
+
+// Tables and lines, as the terminal prints them.
+function blocks(parent, found) {
+  found.flat().forEach((part) => {
+    if (part.columns === undefined) { el(parent, "p", part.text, { className: part.warns ? "warn" : "" }); return; }
+    const made = table(el(parent, "div", null, { className: "wide" }), part.columns, part.groups.flat());
+    const lines = [...made.querySelectorAll("tbody tr")];
+    let at = 0;
+    part.groups.slice(0, -1).forEach((group) => { at += group.length; if (lines[at]) lines[at].className = "apart"; });
+    if (part.warning) el(parent, "p", part.warning, { className: "warn" });
+  });
 }
 
 // --- bars -------------------------------------------------------------------------------------------------------------
 
-function stack(parent, parts, total) {
-  const target = el(parent, "div", null, { className: "plot" });
+function stack(parent, parts, total, looks) {
+  const target = el(parent, "div", null, { className: "plot" }), [unit, name] = unitOf(total);
   const traces = parts.map((part) => ({
-    type: "bar", orientation: "h", y: [""], x: [part.time_s * 1e3], name: part.name,
-    marker: { color: CAUSE_COLOURS[part.name] || "#8C8C8C" },
+    type: "bar", orientation: "h", y: [""], x: [part.time_s / unit], name: part.name,
+    marker: { color: looks[part.name][0], line: { color: "#fff", width: 1 }, pattern: { shape: looks[part.name][1], fgcolor: "#8C8C8C", size: 6, solidity: 0.3 } },
     text: [part.time_s / total > 0.06 ? percent(part.time_s / total) : ""], textposition: "inside", insidetextanchor: "middle",
-    hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of the step<extra></extra>`,
+    hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of it<extra></extra>`,
   }));
   Plotly.newPlot(target, traces, layout({
-    barmode: "stack", height: 130, margin: { l: 10, r: 10, t: 4, b: 56 }, xaxis: { title: { text: "time of the step, ms", standoff: 4 }, range: [0, total * 1e3] },
+    barmode: "stack", height: 130, margin: { l: 10, r: 10, t: 4, b: 56 }, xaxis: { title: { text: `time, ${name}`, standoff: 4 }, range: [0, total / unit] },
     yaxis: { visible: false }, legend: { orientation: "h", y: 1.1, yanchor: "bottom", traceorder: "normal" },
   }), { ...CONFIG, displayModeBar: false });
 }
 
-function waterfall(parent, bars, phase) {
+function waterfall(parent, phase) {
+  const bars = phase.waterfall;
   if (!bars.length) {
-    el(parent, "p", "No closed form covers this machine and layout.", { className: "dim" });
+    el(parent, "p", `No closed form covers ${phase.uncovered}.`, { className: "dim" });
     return;
   }
-  const total = bars.reduce((sum, bar) => sum + bar.seconds, 0);
-  const names = [...bars.map((bar) => bar.name), "simulated step"];
-  const y = [...bars.map((bar) => bar.seconds * 1e3), total * 1e3];
+  const total = bars.reduce((sum, bar) => sum + bar.seconds, 0), [unit, unitName] = unitOf(total);
+  const names = [...bars.map((bar) => bar.name), "simulated"];
+  const y = [...bars.map((bar) => bar.seconds / unit), total / unit];
   const target = el(parent, "div", null, { className: "plot" });
   Plotly.newPlot(target, [{
     type: "waterfall", orientation: "h", y: names.map((_, i) => i), x: y,
     measure: names.map((_, i) => (i === names.length - 1 ? "total" : i ? "relative" : "absolute")),
-    text: y.map((value, i) => (i && i < bars.length ? signed(value / 1e3) : time(value / 1e3))), textposition: "outside", cliponaxis: false,
+    text: y.map((value, i) => (i && i < bars.length ? signed(value * unit) : time(value * unit))), textposition: "outside", cliponaxis: false,
     customdata: [...bars.map((bar) => (bar.group ? `${bar.group}<br>` : "") + wrap(bar.why)), ""],
     hovertemplate: "%{text}<br>%{customdata}<extra></extra>",
     increasing: { marker: { color: "#D55E00" } }, decreasing: { marker: { color: "#0072B2" } }, totals: { marker: { color: "#222" } },
     connector: { line: { color: "#bbb", width: 1 } },
   }], layout({
-    height: 70 + 25 * names.length, margin: { l: 250, r: 70, t: 6, b: 40 }, xaxis: { title: { text: `one ${phase} step, ms`, standoff: 4 }, zeroline: true },
+    height: 96 + 25 * names.length, margin: { l: 250, r: 70, t: 32, b: 40 }, xaxis: { range: [0, 1.04 * Math.max(...running(bars), total) / unit], title: { text: `${phase.span}, ${unitName}`, standoff: 4 }, zeroline: true },
     yaxis: { tickvals: names.map((_, i) => i), ticktext: names, autorange: "reversed", automargin: true }, showlegend: false,
   }), CONFIG);
+}
+
+function running(bars) { // where each bar ends, s
+  let sum = 0;
+  return bars.map((bar) => { sum += bar.seconds; return sum; });
 }
 
 function wrap(text) {
@@ -211,17 +224,18 @@ function drawTimeline(parent, phase, key) {
   exposed.appendChild(document.createTextNode("line under a collective: exposed, no compute meanwhile"));
   const thin = lanes.map((lane) => (lane.kind === "link" ? 0.55 : 0.8));
   const target = el(parent, "div", null, { className: "plot", id: `timeline${key}` });
-  const whole = [0, timeline.end / 1e6];
+  const [unit, unitName] = unitOf(timeline.end / 1e12), ps = unit * 1e12, us = unit * 1e6; // of the axis
+  const whole = [0, timeline.end / ps];
 
   function traces(range) {
-    const [x0, x1] = range.map((at) => at * 1e6), pixel = (x1 - x0) / 700;
+    const [x0, x1] = range.map((at) => at * ps), pixel = (x1 - x0) / 700;
     const bars = { x: [], base: [], y: [], width: [], colour: [], opacity: [], text: [] };
     const under = { x: [], y: [] };
     lanes.forEach((lane, row) => {
       for (const span of visible(lane, x0, x1, pixel, (i) => timeline.classes[lane.op[i]])) {
         const main = Object.entries(span.groups).sort((a, b) => b[1] - a[1])[0][0];
-        bars.base.push(span.from / 1e6);
-        bars.x.push((span.to - span.from) / 1e6);
+        bars.base.push(span.from / ps);
+        bars.x.push((span.to - span.from) / ps);
         bars.y.push(row);
         bars.width.push(thin[row]);
         bars.colour.push(timeline.colours[main]);
@@ -233,8 +247,8 @@ function drawTimeline(parent, phase, key) {
         let last = null;
         for (let i = firstAfter(lane.exposed.end, x0); i < lane.exposed.start.length && lane.exposed.start[i] < x1; i++) {
           const from = Math.max(lane.exposed.start[i], x0), to = Math.min(lane.exposed.end[i], x1);
-          if (last !== null && from - last < pixel) { under.x[under.x.length - 2] = to / 1e6; }
-          else { under.x.push(from / 1e6, to / 1e6, null); under.y.push(row + 0.44, row + 0.44, null); }
+          if (last !== null && from - last < pixel) { under.x[under.x.length - 2] = to / ps; }
+          else { under.x.push(from / ps, to / ps, null); under.y.push(row + 0.44, row + 0.44, null); }
           last = to;
         }
       }
@@ -249,20 +263,20 @@ function drawTimeline(parent, phase, key) {
   function look(range) {
     return layout({
       height: 114 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, showlegend: false, hovermode: "closest", dragmode: "zoom",
-      margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: "time, us", standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
+      margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: `time, ${unitName}`, standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
       yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => lane.label), fixedrange: true, zeroline: false, showgrid: false },
     });
   }
 
   let current = whole;
   function show(range) {
-    const width = Math.max(range[1] - range[0], 1e-6);
+    const width = Math.max(range[1] - range[0], 1 / ps);
     const from = Math.min(Math.max(range[0], 0), Math.max(whole[1] - width, 0));
     current = [from, Math.min(from + width, whole[1])];
-    target.dataset.span = String(current[1] - current[0]);
+    target.dataset.span = String((current[1] - current[0]) * us);
     Plotly.react(target, traces(current), look(current), CONFIG);
   }
-  const layer = (k) => [edges[k] / 1e6, edges[k + 1] / 1e6];
+  const layer = (k) => [edges[k] / ps, edges[k + 1] / ps];
   const middle = () => (current[0] + current[1]) / 2, width = () => current[1] - current[0];
   const actions = [["whole step", "whole", () => show(whole)]];
   if (edges.length > 1) actions.push(["one layer", "layer", () => show(layer((edges.length - 1) >> 1))]);
@@ -272,13 +286,13 @@ function drawTimeline(parent, phase, key) {
     ["later", "later", () => show([current[0] + width() / 2, current[1] + width() / 2])]);
   actions.forEach(([text, id, click]) => el(buttons, "button", text, { id: `zoom-${id}${key}`, onclick: click }));
   Plotly.newPlot(target, traces(whole), look(whole), CONFIG).then(() => {
-    target.dataset.span = String(whole[1]);
+    target.dataset.span = String(whole[1] * us);
     target.on("plotly_relayout", (change) => {
       const from = change["xaxis.range[0]"], to = change["xaxis.range[1]"];
       if (from !== undefined) show([from, to]);
       else if (change["xaxis.autorange"]) show(whole);
     });
-    if (edges.length > 6) show([edges[(edges.length - 1) >> 1] / 1e6, edges[Math.min(((edges.length - 1) >> 1) + 2, edges.length - 1)] / 1e6]);
+    if (edges.length > 6) show([edges[(edges.length - 1) >> 1] / ps, edges[Math.min(((edges.length - 1) >> 1) + 2, edges.length - 1)] / ps]);
   });
   const kept = timeline.messages_of_layers;
   if (kept) el(parent, "p", `Single messages are kept for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
@@ -302,7 +316,7 @@ function linkMap(parent, links) {
   const spot = (values) => { const n = values.length, at = (n - 1) * 0.62, k = Math.min(Math.floor(at), n - 2); return values[k] + (values[k + 1] - values[k]) * (at - k); };
   traces.push({ type: "scatter", mode: "markers", x: links.lines.map((line) => spot(line.x)), y: links.lines.map((line) => spot(line.y)),
     marker: { size: 9, opacity: 0, color: links.lines.map((line) => 100 * line.busy), cmin: 0, cmax: 100 * most,
-      colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: links.lines.some((line) => line.busy > 0), colorbar: { title: { text: "busy, % of the step", side: "right" }, thickness: 12, outlinewidth: 0 } },
+      colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: links.lines.some((line) => line.busy > 0), colorbar: { title: { text: "busy, % of the time", side: "right" }, thickness: 12, outlinewidth: 0 } },
     text: links.lines.map((line) => `<b>${line.name}</b><br>${percent(line.busy)} busy<br>${amount(Math.round(line.bytes))}<br>${line.rate}`), hovertemplate: "%{text}<extra></extra>" });
   const big = links.nodes.length > 80 ? 5 : links.nodes.length > 20 ? 22 : 32;
   traces.push({ type: "scatter", mode: "markers+text", x: links.nodes.map((node) => node.x), y: links.nodes.map((node) => node.y), text: links.nodes.map((node) => (big > 5 ? node.label : "")),
@@ -324,9 +338,6 @@ function linkMap(parent, links) {
 
 function memory(parent, found) {
   const used = found.parts.reduce((sum, part) => sum + part.gib, 0);
-  const line = el(parent, "p", `${used.toFixed(2)} GiB of ${found.capacity_gib.toFixed(2)} GiB on the fullest chip: ` +
-    found.parts.map((part) => `${part.name} ${part.gib.toFixed(2)} GiB`).join(", ") + (found.fits ? "" : "; does not fit"));
-  if (!found.fits) line.className = "warn";
   const target = el(parent, "div", null, { className: "plot" });
   const colours = { "weights": "#0072B2", "gathered weights": "#E69F00", "KV cache": "#009E73" };
   const grown = found.grows.length > 1;
@@ -354,7 +365,7 @@ function devices(parent, found) {
     type: "scatter", mode: "lines", name: device.name, x: device.x, y: device.y, line: { shape: "hv" }, hovertemplate: "%{x} ms: %{y} GiB<extra>" + device.name + "</extra>",
   })), layout({
     height: 260, margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
-    colorway: ["#0072B2", "#D55E00"], xaxis: { title: { text: "time of the step, ms", standoff: 4 } }, yaxis: { title: { text: "GiB" }, rangemode: "tozero" },
+    colorway: ["#0072B2", "#D55E00"], xaxis: { title: { text: "time, ms", standoff: 4 } }, yaxis: { title: { text: "GiB" }, rangemode: "tozero" },
   }), CONFIG);
 }
 
@@ -363,19 +374,19 @@ function shareRows(shares, about) {
   return shares.map((share) => [share.name, time(share.time_s), { text: percent(share.of_step), share: share.of_step / most, title: (about || {})[share.name] || "" }, share.segments.toLocaleString("en")]);
 }
 
-function critical(parent, phase, key) {
+function critical(parent, phase, key, run) {
   const found = phase.critical;
-  el(parent, "p", "The chain of operations and messages, over dependencies and busy resources, that made the step as long as it is. The parts add up to it to the picosecond.");
-  stack(parent, found.causes, found.step_s);
+  el(parent, "p", `The chain of operations and messages, over dependencies and busy resources, that made it as long as it is (${phase.span}, ${time(phase.step_s)}). The parts add up to it to the picosecond.`);
+  stack(parent, found.causes, found.step_s, run.looks);
   const columns = el(parent, "div", null, { className: "columns" });
   const left = el(columns, "div"), right = el(columns, "div");
-  table(left, ["what the time is spent on", "time", "of step", "segments"], shareRows(found.causes, found.about), `causes${key}`);
-  if (found.links.length) { el(left, "h3", "by kind of link"); table(left, ["link", "time", "of step", "segments"], shareRows(found.links)); }
-  table(right, ["operation or collective", "time", "of step", "segments"], shareRows(found.ops, found.about));
+  table(left, ["what the time is spent on", "time", "share", "segments"], shareRows(found.causes, found.about), `causes${key}`);
+  if (found.links.length) { el(left, "h3", "by kind of link"); table(left, ["link", "time", "share", "segments"], shareRows(found.links)); }
+  table(right, ["operation or collective", "time", "share", "segments"], shareRows(found.ops, found.about));
   if (phase.what_if) {
     const most = Math.max(...phase.what_if.map((row) => row.saved_s), 1e-12);
     el(parent, "h3", "What would shorten it: simulated again with one thing free at a time");
-    table(parent, ["simulated again with", "step", "saved", "of step"], phase.what_if.map((row) => [row.name, time(row.step_s), time(row.saved_s), { text: percent(row.saved_s / found.step_s), share: row.saved_s / most }]), `whatif${key}`);
+    table(parent, ["simulated again with", "time", "saved", "share"], phase.what_if.map((row) => [row.name, time(row.step_s), time(row.saved_s), { text: percent(row.saved_s / found.step_s), share: row.saved_s / most }]), `whatif${key}`);
   } else el(parent, "p", "sim run --critical-path also simulates what would shorten it.", { className: "dim" });
 }
 
@@ -420,16 +431,22 @@ function build() {
     });
   };
   const phases = (draw) => (box, run, key) => run.phases.forEach((phase, i) => {
-    if (run.phases.length > 1) el(box, "h3", phase.phase);
-    draw(box, phase, run.phases.length > 1 ? `${key}-${phase.phase}` : key);
+    if (run.phases.length > 1) el(box, "h3", phase.title);
+    draw(box, phase, run.phases.length > 1 ? `${key}-${phase.phase}` : key, run);
   });
   part("headline", "Headline", headline, true);
-  part("breakdown", "Where the step goes", phases((box, phase) => stack(box, phase.breakdown, phase.step_s)));
-  part("waterfall", "From the closed form to the simulation", phases((box, phase) => waterfall(box, phase.waterfall, phase.phase)));
+  part("breakdown", "Where the time goes", phases((box, phase, key, run) => {
+    stack(box, phase.breakdown, phase.step_s, run.looks);
+    blocks(box, phase.step);
+  }));
+  part("waterfall", "From the closed form to the simulation", phases(waterfall));
   part("time", "Timeline", phases(drawTimeline));
   part("critical", "Critical path", phases(critical));
   part("links", "Links", phases((box, phase) => linkMap(box, phase.links)), true);
-  part("memory", "Memory", phases((box, phase) => memory(box, phase.memory)), true);
+  part("memory", "Memory", (box, run, key) => {
+    blocks(box, run.memory);
+    phases((own, phase) => memory(own, phase.memory))(box, run, key);
+  }, true);
   part("scenario", "Resolved scenario", (box, run) => {
     const more = el(box, "details");
     el(more, "summary", "every value the run used, defaults and sources included");

@@ -80,7 +80,7 @@ class Emitter:
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if self.streams.one or not wait_ps:
             return (end,)
-        return (self.builder.add(op, Kind.EVENT, self.chips, flight_ps=wait_ps, deps=(end,)),)
+        return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
 
     def _launch(self, op: str) -> Tasks:
         """The host's launches of an operation, one after the other, where no graph was captured."""
@@ -88,7 +88,7 @@ class Emitter:
             return ()
         launch_ps = units.to_ps(self.topology.chip.launch_s)
         host = self.chips + np.int32(self.topology.chips + len(self.topology.links))
-        return (self.builder.add(op, Kind.EVENT, self.chips, busy_ps=launch_ps, resource=host),)
+        return (self.builder.add(op, Kind.LAUNCH, self.chips, busy_ps=launch_ps, resource=host),)
 
     def repeat(
         self, start: int, count: int, layers: int, state: Sequence[Placed], keep: int | None = None

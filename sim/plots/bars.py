@@ -13,7 +13,7 @@ from sim.plots.style import PALETTE
 from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
 from sim.report.lanes import Lane
-from sim.report.ops import COLLECTIVES, parse
+from sim.report.ops import COLLECTIVES, WAIT, parse
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,14 +28,15 @@ COLOURS = {
     "all-reduce": PALETTE["purple"],
     "all-to-all": PALETTE["green"],
     "broadcast": PALETTE["yellow"],
-    "permute": PALETTE["yellow"],
-    "send": PALETTE["green"],
-    "copy": PALETTE["yellow"],
+    "permute": PALETTE["olive"],
+    "send": PALETTE["wine"],
+    "copy": PALETTE["indigo"],
+    WAIT: PALETTE["light"],
 }
 """Colour per class of op, in the legend's order."""
 
 DARK = PALETTE["black"]
-_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all")
+_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all", "send", "copy")
 _POINTS_ACROSS, _POINTS_PER_LETTER = 600.0, 4.2
 """Roughly, the width of a panel and of a letter in a bar."""
 _THIN_POINTS = 1.5

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.style import PALETTE, figure, save, style
+from sim.lowering.lowered import Batches
+from sim.plots.style import PALETTE, figure, style
 from sim.report import critical_path as critical
-from sim.report.breakdown import PARTS, breakdown
+from sim.report.breakdown import breakdown
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
@@ -17,35 +18,50 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {
-    **dict(zip(PARTS, (PALETTE[name] for name in ("blue", "sky", "green", "vermilion", "light")), strict=True)),
-    critical.COMPUTE: PALETTE["blue"],
-    critical.MEMORY: PALETTE["sky"],
-    critical.OP_OVERHEAD: PALETTE["grey"],
-    critical.SLOWED: PALETTE["purple"],
-    critical.TRANSFER: PALETTE["orange"],
-    critical.QUEUEING: PALETTE["vermilion"],
-    critical.LATENCY: PALETTE["yellow"],
-    critical.LAUNCH: PALETTE["green"],
-}
-"""Colour of every part of both bars."""
 
-_DARK = {PALETTE[name] for name in ("blue", "vermilion", "green", "grey", "black")}
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a part is drawn: no two parts of either bar share both, unless they mean the same."""
+
+    colour: str
+    hatch: str = ""
+    """`/`, `x` or `.`, as matplotlib and plotly both know."""
+
+
+LOOKS = {
+    **{name: Look(PALETTE["blue"]) for name in ("compute-bound", critical.COMPUTE)},
+    **{name: Look(PALETTE["sky"]) for name in ("memory-bound", critical.MEMORY)},
+    "overlapped": Look(PALETTE["green"]),
+    "exposed": Look(PALETTE["vermilion"]),
+    **{name: Look(PALETTE["purple"]) for name in ("stream join", critical.JOIN)},
+    **{name: Look(PALETTE["indigo"]) for name in ("memory pool", critical.COPY)},
+    "pipeline bubble": Look(PALETTE["light"], "x"),
+    "idle": Look(PALETTE["light"]),
+    critical.OP_OVERHEAD: Look(PALETTE["grey"]),
+    critical.SLOWED: Look(PALETTE["sky"], "/"),
+    critical.TRANSFER: Look(PALETTE["orange"]),
+    critical.QUEUEING: Look(PALETTE["orange"], "/"),
+    critical.LATENCY: Look(PALETTE["yellow"]),
+    critical.LAUNCH: Look(PALETTE["yellow"], "."),
+    critical.CALL: Look(PALETTE["light"], "."),
+}
+"""Of every part of both bars."""
+
+_DARK = {PALETTE[name] for name in ("blue", "vermilion", "green", "grey", "indigo")}
 _WIDTH_IN, _HEIGHT_IN = 9.0, 3.4
 _WIDE = 0.045
 """A part of so much of the step has room for its percentage."""
 
 
-def draw(trace: Trace, topology: Topology, dtype: str, path: Path | str, title: str = "") -> None:
-    """Write the figure to `path` (format by suffix)."""
-    save(make(trace, topology, dtype, title), path)
+def make(trace: Trace, topology: Topology, dtype: str, title: str = "", batches: Batches | None = None) -> Figure:
+    """The figure.
 
-
-def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
-    """The figure that `draw` writes."""
+    Args:
+        batches: of a pipeline.
+    """
     causes = critical.shares(trace, topology, dtype).causes
     bars = {
-        "what the critical chip does": breakdown(trace, topology, dtype),
+        "what the critical chip does": breakdown(trace, topology, dtype, batches),
         "what the critical path is made of": {share.name: share.time_s for share in causes},
     }
     step_s = trace.makespan_ps / PS_PER_S
@@ -57,7 +73,7 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
             _bar(axes, parts, step_s)
             axes.set_title(name)
         made.suptitle(
-            ": ".join(filter(None, (title, f"one step, {format_seconds(step_s)}"))),
+            ": ".join(filter(None, (title, f"{'all requests' if batches else 'one step'}, {format_seconds(step_s)}"))),
             x=0.015,
             ha="left",
             fontweight="bold",
@@ -72,12 +88,16 @@ def _bar(axes: Axes, parts: Mapping[str, float], step_s: float) -> None:
     left = 0.0
     handles = []
     for name, time_s in parts.items():
-        share, colour = time_s / step_s if step_s else 0.0, COLOURS[name]
-        axes.barh(0, share, left=left, color=colour, height=0.8, edgecolor="white", linewidth=0.5)
+        share, look = time_s / step_s if step_s else 0.0, LOOKS[name]
+        hatched: dict[str, Any] = {"hatch": 3 * look.hatch, "facecolor": look.colour, "linewidth": 0.0}
+        hatched["edgecolor"] = PALETTE["grey"] if look.hatch else "white"
+        axes.barh(0, share, left=left, height=0.8, **hatched)
+        axes.axvline(left, 0.1, 0.9, color="white", linewidth=0.6)
         if share >= _WIDE:
-            text = "white" if colour in _DARK else PALETTE["black"]
-            axes.text(left + share / 2, 0, f"{share:.0%}", ha="center", va="center", color=text, fontsize=8)
-        handles.append(Patch(facecolor=colour, label=f"{name} {share:.1%}"))
+            text = "white" if look.colour in _DARK else PALETTE["black"]
+            box = {"facecolor": look.colour, "edgecolor": "none", "pad": 1.5} if look.hatch else None
+            axes.text(left + share / 2, 0, f"{share:.0%}", ha="center", va="center", color=text, fontsize=8, bbox=box)
+        handles.append(Patch(label=f"{name} {share:.1%}", **hatched))
         left += share
     axes.set_xlim(0, 1)
     axes.set_axis_off()

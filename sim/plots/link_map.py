@@ -112,7 +112,7 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
             shown = made.colorbar(ScalarMappable(scale_of, colours), cax=bar)
             shown.outline.set_visible(False)
             bar.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else _percent(value, most))
-            bar.set_ylabel("busy time / step time")
+            bar.set_ylabel("busy, share of the time")
         edge = 0.2 / _WIDTH_IN
         made.text(edge, 1 - 0.15 / height, title or whole.name, fontsize=11, fontweight="bold", va="top")
         summary = [_summary(load, whole), *notes]
@@ -135,7 +135,7 @@ def _summary(load: Load, topology: Topology) -> str:
         return f"{topology.name}: nothing was sent"
     wrap = "; dashed: wraparound" if topology.kind == "torus" else ""
     return (
-        f"{topology.name}: links busy {busy.mean():.1%} of the step on average, {busy.max():.1%} at most, "
+        f"{topology.name}: links busy {busy.mean():.1%} of the time on average, {busy.max():.1%} at most, "
         f"{np.count_nonzero(busy == 0)} of {len(busy)} idle{wrap}"
     )
 

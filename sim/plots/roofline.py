@@ -6,6 +6,7 @@ operations reach; a point below the solid roof pays for its fixed overhead, or i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ _COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purpl
 _MARKERS = "osD^vP*X"
 _MOST = 14
 """Operations drawn: those that take longest."""
+_NEAR = 0.022
+"""Operations closer than this share of the axes would hide one another: they have one marker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,20 @@ def points(trace: Trace, topology: Topology) -> list[Point]:
     return sorted(found, key=lambda point: (-point.time_s, point.op))
 
 
+def together(found: Sequence[Point], width: float, height: float) -> list[list[int]]:
+    """Positions of the points that share a marker, those of the one that takes longest first.
+
+    Args:
+        width, height: factors from one end of the axes to the other.
+    """
+    places = [(math.log(p.flops_per_byte) / math.log(width), math.log(p.flops_per_s) / math.log(height)) for p in found]
+    groups: list[list[int]] = []
+    for i, place in enumerate(places):
+        near = next((group for group in groups if math.dist(place, places[group[0]]) < _NEAR), None)
+        groups.append([i]) if near is None else near.append(i)
+    return groups
+
+
 def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
     """The figure that `draw` writes."""
     chip, found = topology.chip, points(trace, topology)[:_MOST]
@@ -79,12 +96,25 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
         for peak, bandwidth, line, label in roofs:
             label = f"{label}: {peak / 1e12:.4g} TFLOP/s, {bandwidth / 1e9:,.0f} GB/s"
             axes.plot(x, np.minimum(peak, x * bandwidth), line, color=PALETTE["grey"], linewidth=1.2, label=label)
-        for i, point in enumerate(found):
-            look: dict[str, Any] = {"color": _COLOURS[i % len(_COLOURS)], "marker": _MARKERS[i % len(_MARKERS)]}
-            label = f"{point.op}: {format_seconds(point.time_s)}"
-            axes.plot(point.flops_per_byte, point.flops_per_s, linewidth=0, markersize=7, label=label, **look)
         axes.set_ylim(_lowest(found, x[0] * chip.hbm_bandwidth), 2 * chip.peak_flops[dtype])
         axes.set_xlim(x[0], x[-1])
+        low, high = axes.get_ylim()
+        groups = together(found, x[-1] / x[0], high / low)
+        looks: list[dict[str, Any]] = [{}] * len(found)
+        for k, group in enumerate(groups):
+            first = found[group[0]]
+            look: dict[str, Any] = {
+                "color": _COLOURS[k % len(_COLOURS)],
+                "marker": _MARKERS[k % len(_MARKERS)],
+                "markersize": 7,
+            }
+            axes.plot(first.flops_per_byte, first.flops_per_s, linewidth=0, markeredgecolor="white", **look)
+            numbers, place = ", ".join(str(i + 1) for i in group), (first.flops_per_byte, first.flops_per_s)
+            beside: dict[str, Any] = {"xytext": (6, -3), "textcoords": "offset points", "va": "top", "fontsize": 7}
+            axes.annotate(numbers, place, **beside)
+            looks = [look if i in group else own for i, own in enumerate(looks)]
+        for i, (point, look) in enumerate(zip(found, looks, strict=True)):
+            axes.plot([], [], linewidth=0, label=f"{i + 1}  {point.op}: {format_seconds(point.time_s)}", **look)
         axes.set_xlabel("FLOPs per byte of memory traffic")
         axes.set_ylabel(f"FLOP/s of {dtype} on one chip")
         axes.grid(visible=True)

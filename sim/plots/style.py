@@ -22,11 +22,15 @@ PALETTE = {
     "sky": "#56B4E9",
     "purple": "#CC79A7",
     "yellow": "#F0E442",
+    "wine": "#882255",
+    "olive": "#999933",
+    "indigo": "#332288",
     "black": "#222222",
     "grey": "#8C8C8C",
     "light": "#DDDDDD",
 }
-"""Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys."""
+"""Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys;
+for what is rare, three of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
 
 DPI = 150
 

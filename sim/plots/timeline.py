@@ -169,7 +169,7 @@ def _duration(spans: sp.Spans) -> int:
 
 
 def _summary(panel: Panel, group: _Group) -> str:
-    """Shares of the panel's time: compute, exposed communication, idle."""
+    """Shares of the panel's time: compute, exposed communication, and neither."""
     compute, exposed = (
         _duration(sp.union(*(part.within(panel.start, panel.end) for part in parts)))
         for parts in (
@@ -178,5 +178,5 @@ def _summary(panel: Panel, group: _Group) -> str:
         )
     )
     total = max(panel.end - panel.start, 1)
-    idle = 1 - (compute + exposed) / total
-    return f"{compute / total:.0%} compute, {exposed / total:.0%} exposed communication, {idle:.0%} idle"
+    rest = 1 - (compute + exposed) / total
+    return f"{compute / total:.0%} compute, {exposed / total:.0%} exposed communication, {rest:.0%} waiting or idle"

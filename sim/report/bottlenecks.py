@@ -18,9 +18,11 @@ _ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Bottlenecks:
-    """What one step of a phase waits for."""
+    """What a step of a phase, or the requests of a pipeline, wait for."""
 
     phase: str
+    span: str
+    """What its time is of: `one decode step`, `all 12 requests`."""
     shares: Shares
     what_if: tuple[WhatIf, ...]
 
@@ -39,8 +41,8 @@ def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None
     for each in found:
         step_s = each.shares.step_ps / 1e12
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column(f"critical path of one {each.phase} step", no_wrap=True)
-        for title in ("time", "of step", "segments"):
+        table.add_column(f"critical path of {each.span}", no_wrap=True)
+        for title in ("time", "share", "segments"):
             table.add_column(title, justify="right", no_wrap=True)
         for i, group in enumerate((each.shares.causes, each.shares.ops, each.shares.links)):
             if i:
@@ -56,7 +58,7 @@ def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None
         console.print(table)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         table.add_column("simulated again with", no_wrap=True)
-        for title in ("step", "saved", "of step"):
+        for title in ("time", "saved", "share"):
             table.add_column(title, justify="right", no_wrap=True)
         for result in each.what_if:
             saved = f"{result.saved_s / step_s:.1%}"

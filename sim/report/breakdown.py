@@ -1,9 +1,10 @@
-"""The step of the critical chip as five parts that add up to it: two of compute, two of communication, and nothing."""
+"""The step of the critical chip as parts that add up to it: of compute, of communication, of waits, and nothing."""
 
 from __future__ import annotations
 
+from sim.lowering.lowered import Batches
 from sim.report import spans as sp
-from sim.report.metrics import critical_chip
+from sim.report.metrics import critical_chip, waiting
 from sim.report.roofline import memory_bound
 from sim.topology.graph import Topology
 from sim.trace import Trace
@@ -14,13 +15,20 @@ PARTS = {
     "memory-bound": "compute limited by memory bandwidth, no collective of the chip in progress",
     "overlapped": "compute with a collective in progress",
     "exposed": "a collective in progress, no compute",
-    "idle": "neither",
+    "stream join": "one stream waits to join the other, after a collective; no compute, no collective",
+    "memory pool": "layers on their way from or to a memory pool; nothing else",
+    "pipeline bubble": "no batch on the chip's stage: it fills, drains, or waits for another stage or a request",
+    "idle": "none of these",
 }
-"""Parts of a step, and what they mean."""
+"""Parts of a step, and what they mean. Waits are left out where there are none."""
 
 
-def breakdown(trace: Trace, topology: Topology, dtype: str) -> dict[str, float]:
-    """Seconds of each of PARTS on the critical chip; they add up to the step."""
+def breakdown(trace: Trace, topology: Topology, dtype: str, batches: Batches | None = None) -> dict[str, float]:
+    """Seconds of each of PARTS on the critical chip; they add up to the step.
+
+    Args:
+        batches: of a pipeline.
+    """
     chip, program = critical_chip(trace, topology.chips), trace.program
     compute, collectives = sp.compute(trace).of_lane(chip), sp.collectives(trace).of_lane(chip)
     communicating, computing = sp.union(collectives), sp.union(compute)
@@ -33,6 +41,12 @@ def breakdown(trace: Trace, topology: Topology, dtype: str) -> dict[str, float]:
         "overlapped": _length(communicating) - exposed,
         "exposed": exposed,
     }
+    covered = sp.union(communicating, computing)
+    for name, waits in waiting(trace, batches).items():
+        own = sp.minus(sp.union(waits.of_lane(chip)), covered)
+        if len(own):
+            parts[name] = _length(own)
+            covered = sp.union(covered, own)
     parts["idle"] = trace.makespan_ps - sum(parts.values())
     return {name: time_ps / PS_PER_S for name, time_ps in parts.items()}
 

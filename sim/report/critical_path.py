@@ -25,6 +25,7 @@ from sim.units import PS_PER_S, to_ps
 COMPUTE, MEMORY, OP_OVERHEAD = "compute", "memory-bound compute", "launches of operations"
 SLOWED, TRANSFER, QUEUEING = "slowed by communication", "transfer", "queueing"
 LATENCY, LAUNCH = "link latency", "launches of collectives"
+JOIN, COPY, CALL = "joins of streams", "copies of a memory pool", "calls and polls"
 CAUSES = {
     COMPUTE: "operations limited by the matmul rate",
     MEMORY: "operations limited by memory bandwidth",
@@ -34,11 +35,17 @@ CAUSES = {
     QUEUEING: "messages of another collective holding a link that the path waits for",
     LATENCY: "messages in flight, after their link is free again",
     LAUNCH: "fixed time at the start of every collective",
+    JOIN: "one stream waits for another, after a collective",
+    COPY: "layers on their way from or to another memory",
+    CALL: "requests on their way, calls, workers that look for work or room; other nodes of a replayed trace",
 }
 """What the time of the path is spent on, and what that means."""
 
-_FLIGHTS = {Kind.BEGIN: LAUNCH, Kind.END: LAUNCH, Kind.EVENT: OP_OVERHEAD, Kind.COMPUTE: OP_OVERHEAD}
+_FLIGHTS = {Kind.BEGIN: LAUNCH, Kind.END: LAUNCH, Kind.COMPUTE: OP_OVERHEAD, Kind.JOIN: JOIN, Kind.EVENT: CALL}
 """What a flight of each kind of task is; of the others, it is a message's."""
+
+_HELD = {Kind.LAUNCH: OP_OVERHEAD, Kind.EVENT: CALL, Kind.COPY: COPY}
+"""What a task of a kind that neither computes nor sends is while it holds its resource."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,8 +195,8 @@ def shares(trace: Trace, topology: Topology, dtype: str, path: Path | None = Non
             work = int(program.busy_ps[task])
             fixed = min(overhead_ps, work)
             parts = [(MEMORY if slow[task] else COMPUTE, work - fixed), (OP_OVERHEAD, fixed), (SLOWED, length - work)]
-        elif kind == Kind.EVENT:
-            parts = [(OP_OVERHEAD, length)]
+        elif kind in _HELD:
+            parts = [(_HELD[kind], length)]
         else:
             parts = [(QUEUEING if other[i] else TRANSFER, length)]
         for name, part in parts:

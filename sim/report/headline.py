@@ -6,7 +6,8 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sim.units import format_seconds
+from sim.report.breakdown import PARTS
+from sim.units import format_percent, format_seconds
 
 if TYPE_CHECKING:
     from sim.report.report import Report
@@ -15,27 +16,39 @@ if TYPE_CHECKING:
 def headline(report: Report) -> list[tuple[str, str, str]]:
     """(label, value, definition) of each."""
     found = report.simulated
-    rows = [
-        ("latency", format_seconds(found.latency_s), "simulated time of all steps"),
-        ("time per step", format_seconds(found.step_s), "latency / forward passes"),
+    span = "all steps" if report.phases else report.span
+    exposed = f"communication of {span} with no compute on the critical chip meanwhile"
+    hidden = f"communication of {span} under compute on the critical chip"
+    waits = [(name, time_s) for name, time_s in report.waits_s.items() if time_s]
+    return [
+        *_first(report),
+        ("exposed", format_seconds(found.exposed_communication_s), exposed),
+        ("overlapped", format_seconds(found.overlapped_communication_s), hidden),
+        *((name, format_seconds(time_s), f"of {span}: {PARTS[name]}") for name, time_s in waits),
+        ("busiest link", f"{report.links.utilisation:.1%}", f"busy time / time of {report.span}, of the busiest"),
     ]
-    if found.ttft_s is not None:
+
+
+def brief(report: Report) -> list[tuple[str, str]]:
+    """(label, value) of what fits one line."""
+    return [(label, value) for label, value, _ in _first(report)]
+
+
+def _first(report: Report) -> list[tuple[str, str, str]]:
+    found, pipeline = report.simulated, report.pipeline
+    own = "from a request's arrival to its result, mean of all" if pipeline else "simulated time of all steps"
+    each = "tokens of all requests / time of all requests" if pipeline else "tokens of all sequences / latency"
+    time = "time of all requests" if pipeline else "latency"
+    rows = [("latency per request, mean" if pipeline else "latency", format_seconds(found.latency_s), own)]
+    if found.ttft_s is not None and report.phases:
         rows.append(("TTFT", format_seconds(found.ttft_s), "time to first token: the prefill"))
     if found.tpot_s is not None:
-        rows.append(("TPOT", format_seconds(found.tpot_s), "time per output token: decode latency / generated tokens"))
-    utilisation = "model FLOPs utilisation: 2 x unpadded parameters x tokens / (chips x peak x latency)"
-    exposed = "communication of one step with no compute on the critical chip meanwhile"
+        rows.append(("TPOT", format_seconds(found.tpot_s), "time per output token: decode latency / decode steps"))
+    utilisation = f"model FLOPs utilisation: 2 x unpadded parameters x tokens / (chips x peak x {time})"
     return [
         *rows,
-        ("tokens/s", f"{found.tokens_per_s:,.0f}", "tokens of all sequences / latency"),
-        ("MFU", f"{found.mfu:.1%}", utilisation),
-        ("exposed", format_seconds(found.exposed_communication_s), exposed),
-        (
-            "overlapped",
-            format_seconds(found.overlapped_communication_s),
-            "communication of one step under compute on the critical chip",
-        ),
-        ("busiest link", f"{report.links.utilisation:.1%}", "busy time / step time of the link with the most"),
+        ("tokens/s", f"{found.tokens_per_s:,.0f}", each),
+        ("MFU", format_percent(found.mfu), utilisation),
     ]
 
 

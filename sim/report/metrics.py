@@ -1,9 +1,13 @@
-"""What a trace adds up to: compute, communication, overlap and idle time per chip; time per op; load per link.
+"""What a trace adds up to: compute, communication, overlap, waits and idle time per chip; time per op; load per link.
 
 *Communication* is time with at least one collective of the chip in progress, its launch included; *exposed* is
-communication with no compute on that chip; *idle* is neither. On every chip
+communication with no compute on that chip. Of the rest of its time a chip may wait for one of its streams to join the
+other (*stream wait*), for layers on their way from a memory pool (*copy wait*), or have no batch on its stage of a
+pipeline (*bubble*: it fills, drains, or waits for another stage or a request); what is then left is *idle*. On every
+chip
 
-    makespan = compute + exposed communication + idle,   communication = exposed + overlapped.
+    makespan = compute + exposed communication + stream wait + copy wait + bubble + idle,
+    communication = exposed + overlapped.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.lowering.lowered import Batches
 from sim.program import Floats, Ints, Kind
 from sim.report import spans as sp
 from sim.topology.graph import Topology
@@ -51,6 +56,9 @@ class Measures:
     communication_s: Floats
     exposed_communication_s: Floats
     overlapped_communication_s: Floats
+    stream_wait_s: Floats
+    copy_wait_s: Floats
+    bubble_s: Floats
     idle_s: Floats
     critical_chip: int
     """The chip whose last task ends last; the lowest of them."""
@@ -64,14 +72,24 @@ class Measures:
     """Names of the links with the most busy time; all that tie. Empty when nothing was sent."""
 
 
-def measure(trace: Trace, topology: Topology) -> Measures:
-    """The figures of `trace`, a simulation of a program on `topology`."""
+def measure(trace: Trace, topology: Topology, batches: Batches | None = None) -> Measures:
+    """The figures of `trace`, a simulation of a program on `topology`.
+
+    Args:
+        batches: of a pipeline; without them what is a bubble counts as idle.
+    """
     chips, makespan = topology.chips, trace.makespan_ps
     compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
     computing = sp.union(compute)
     compute_ps = sp.lengths(computing, chips)
     communication_ps = sp.lengths(sp.union(collectives), chips)
-    busy_ps = sp.lengths(sp.union(computing, collectives), chips)
+    doing = sp.union(computing, collectives)
+    covered, waited_ps = doing, []
+    reached_ps = busy_ps = sp.lengths(doing, chips)
+    for waits in waiting(trace, batches).values():
+        covered = sp.union(covered, waits) if len(waits) else covered
+        before_ps, reached_ps = reached_ps, sp.lengths(covered, chips)
+        waited_ps.append(reached_ps - before_ps)
     critical = critical_chip(trace, chips)
     link_ps = sp.lengths(links, len(topology.links))
     most = int(link_ps.max(initial=0))
@@ -81,7 +99,10 @@ def measure(trace: Trace, topology: Topology) -> Measures:
         communication_s=communication_ps / PS_PER_S,
         exposed_communication_s=(busy_ps - compute_ps) / PS_PER_S,
         overlapped_communication_s=(compute_ps + communication_ps - busy_ps) / PS_PER_S,
-        idle_s=(makespan - busy_ps) / PS_PER_S,
+        stream_wait_s=waited_ps[0] / PS_PER_S,
+        copy_wait_s=waited_ps[1] / PS_PER_S,
+        bubble_s=waited_ps[2] / PS_PER_S,
+        idle_s=(makespan - reached_ps) / PS_PER_S,
         critical_chip=critical,
         ops=_ops(trace, critical, compute, collectives, computing),
         link_busy_s=link_ps / PS_PER_S,
@@ -89,6 +110,13 @@ def measure(trace: Trace, topology: Topology) -> Measures:
         link_utilisation=link_ps / max(makespan, 1),
         busiest_links=_names(np.flatnonzero(link_ps == most).tolist(), topology) if most else (),
     )
+
+
+def waiting(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
+    """What chips may wait for while they neither compute nor communicate; where two overlap, the first counts."""
+    nothing = sp.joins(trace).where(np.empty(0, dtype=np.int64))
+    outside = sp.outside(sp.on_stage(trace, batches), trace.makespan_ps) if batches else nothing
+    return {"stream join": sp.joins(trace), "memory pool": sp.copies(trace), "pipeline bubble": outside}
 
 
 def _names(links: list[int], topology: Topology) -> tuple[str, ...]:

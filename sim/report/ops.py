@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from sim.program import Program
+from sim.program import Kind, Program
 
 COLLECTIVES = {
     "all_gather": "all-gather",
@@ -24,6 +24,9 @@ COLLECTIVES = {
 
 COPIES = ("fetch", "evict")
 """Ops of copy engines."""
+
+WAIT = "wait"
+"""Class of what only waits: requests, calls and polls of a pipeline."""
 
 _NAME = re.compile(r"(?P<collective>\w+)(\((?P<axes>\w*)\))?\s*(?P<operand>.*)")
 
@@ -52,8 +55,10 @@ def parse(name: str) -> Op:
 
 
 def classes(program: Program) -> npt.NDArray[np.str_]:
-    """Class of each op of a program [ops]; compute without a FLOP is `elementwise`."""
+    """Class of each op of a program [ops]; compute without a FLOP is `elementwise`, what only waits is `wait`."""
     groups = np.array([parse(name).group for name in program.op_names])
-    computing = ~np.isin(groups, [*COLLECTIVES.values(), "copy"])
+    others = ~np.isin(groups, [*COLLECTIVES.values(), "copy"])
     flops = np.bincount(program.op, weights=program.flops, minlength=len(groups))
-    return np.where(computing & (flops == 0), "elementwise", groups)
+    does = np.bincount(program.op[program.kind != Kind.EVENT], minlength=len(groups))
+    groups = np.where(others & (flops == 0), "elementwise", groups)
+    return np.where(others & (does == 0), WAIT, groups)

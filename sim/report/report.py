@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sim.lowering.lowered import Batches
 from sim.report.headline import headline, to_html
 from sim.report.memory import Memory
 from sim.report.metrics import Measures, OpMeasure, measure
@@ -71,6 +72,12 @@ class Simulated:
     communication_s: float
     exposed_communication_s: float
     overlapped_communication_s: float
+    stream_wait_s: float
+    """One stream of the chip waits for the other; see `sim.report.metrics` for this and what follows."""
+    copy_wait_s: float
+    """For layers of a memory pool."""
+    bubble_s: float
+    """Without a batch on the chip's stage of a pipeline."""
     idle_s: float
 
 
@@ -146,7 +153,27 @@ class Report:
     def chip_s(self) -> float:
         """Time that the critical chip's parts add up to: one step, of a pipeline the passes of all requests, s."""
         parts = self.simulated
-        return parts.compute_s + parts.exposed_communication_s + parts.idle_s
+        return parts.compute_s + parts.exposed_communication_s + sum(self.waits_s.values()) + parts.idle_s
+
+    @property
+    def waits_s(self) -> dict[str, float]:
+        """What the critical chip waits for while it neither computes nor communicates, by the name of it, s."""
+        parts = self.simulated
+        return {
+            "stream join": parts.stream_wait_s,
+            "memory pool": parts.copy_wait_s,
+            "pipeline bubble": parts.bubble_s,
+        }
+
+    @property
+    def latency_of(self) -> str:
+        """What the latency is of."""
+        return "latency per request, mean" if self.pipeline else "latency, all steps"
+
+    @property
+    def span(self) -> str:
+        """What times of the critical chip are of."""
+        return f"all {self.pipeline.requests} requests" if self.pipeline else "one step"
 
     @property
     def difference(self) -> float | None:
@@ -218,6 +245,7 @@ def build(
     notes: tuple[str, ...] = (),
     pipeline: PipelineReport | None = None,
     padded: tuple[float, Measures] | None = None,
+    batches: Batches | None = None,
 ) -> Report:
     """The report of `trace`, one step of `scenario` on `topology`.
 
@@ -227,7 +255,7 @@ def build(
     Every figure is of a model of the layers simulated, so that a run of some layers only is not set beside a
     published latency of all.
     """
-    measures = measure(trace, topology)
+    measures = measure(trace, topology, batches)
     steps, tokens = scenario.workload.steps, scenario.tokens
     step_s = pipeline.latency_mean_s if pipeline else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
@@ -256,6 +284,9 @@ def build(
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
             overlapped_communication_s=float(measures.overlapped_communication_s[critical]),
+            stream_wait_s=float(measures.stream_wait_s[critical]),
+            copy_wait_s=float(measures.copy_wait_s[critical]),
+            bubble_s=float(measures.bubble_s[critical]),
             idle_s=float(measures.idle_s[critical]),
         ),
         closed_form=closed_form,
@@ -318,6 +349,9 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
             communication_s=all_steps("communication_s"),
             exposed_communication_s=all_steps("exposed_communication_s"),
             overlapped_communication_s=all_steps("overlapped_communication_s"),
+            stream_wait_s=all_steps("stream_wait_s"),
+            copy_wait_s=all_steps("copy_wait_s"),
+            bubble_s=all_steps("bubble_s"),
             idle_s=all_steps("idle_s"),
         ),
         closed_form=_sum(forms) if len(forms) == 2 else None,

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sim.lowering.lowered import Batches
 from sim.program import Floats, Ints, Kind
+from sim.report.ops import parse
 from sim.topology.graph import Topology
 from sim.trace import Trace
 
@@ -59,8 +61,24 @@ def copies(trace: Trace) -> Spans:
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
 
 
+def joins(trace: Trace) -> Spans:
+    """Waits of one stream of a chip for another, after a collective has ended."""
+    program = trace.program
+    task = np.flatnonzero(program.kind == Kind.JOIN)
+    return Spans(task, program.chip[task], trace.times["start"][task], trace.times["end"][task])
+
+
+def on_stage(trace: Trace, batches: Batches) -> Spans:
+    """Batches on the chips of their stages."""
+    parts = batches.passes
+    task, last = (np.concatenate([getattr(part, name) for part in parts]) for name in ("begin", "end"))
+    return Spans(task, trace.program.chip[task], trace.times["end"][task], trace.times["end"][last])
+
+
 def collectives(trace: Trace) -> Spans:
     """Collectives on their chips, from the chip's entry to the arrival of everything; launch overhead included.
+
+    A send between stages begins when both its ends have entered: who waits for the other transfers nothing.
 
     Raises:
         ValueError: a collective does not have one BEGIN and, after it, one END on each of its chips.
@@ -73,11 +91,30 @@ def collectives(trace: Trace) -> Spans:
     )
     if not paired:
         raise ValueError("a collective must have one BEGIN and one END on each of its chips")
-    spans = Spans(begin, program.chip[begin], trace.times["start"][begin], trace.times["end"][end])
+    spans = Spans(begin, program.chip[begin], _entered(trace, begin), trace.times["end"][end])
     early = np.flatnonzero(spans.end < spans.start)
     if len(early):
         raise ValueError(f"a collective cannot end before it begins: {program.describe(int(begin[early[0]]))}")
     return spans
+
+
+def _entered(trace: Trace, begin: Tasks) -> Ints:
+    """When each collective begins on its chip, by its BEGIN, which are in order of (collective, chip)."""
+    program, start = trace.program, trace.times["start"][begin]
+    pairwise = np.array([parse(name).group == "send" for name in program.op_names], dtype=bool)
+    sends = np.flatnonzero((program.kind == Kind.SEND) & pairwise[program.op])
+    if not len(sends):
+        return np.asarray(start)
+    chips = int(program.chip.max()) + 1
+    key = program.collective[begin].astype(np.int64) * chips + program.chip[begin]
+    here, there = (
+        np.searchsorted(key, program.collective[sends].astype(np.int64) * chips + chip)
+        for chip in (program.chip[sends], program.peer[sends])
+    )
+    both = np.maximum(start[here], start[there])
+    entered = start.copy()
+    entered[here], entered[there] = both, both
+    return np.asarray(entered)
 
 
 def links(trace: Trace, topology: Topology) -> Spans:
@@ -129,6 +166,14 @@ def minus(spans: Spans, covered: Spans) -> Spans:
     pieces = spans.where(source)
     start, end = np.maximum(gap_start[gap], pieces.start), np.minimum(gap_end[gap], pieces.end)
     return Spans(pieces.task, pieces.lane, start, end).where(end > start)
+
+
+def outside(spans: Spans, end: int) -> Spans:
+    """On every lane that has spans, the times from 0 to `end` that none of them covers."""
+    lanes, first = np.unique(spans.lane, return_index=True)
+    whole = Spans(spans.task[first], lanes, np.zeros(len(lanes), dtype=np.int64), np.full(len(lanes), end))
+    pieces = [minus(whole.of_lane(lane), union(spans.of_lane(lane))) for lane in lanes.tolist()]
+    return Spans(*(np.concatenate([getattr(piece, name) for piece in pieces]) for name in Spans.__dataclass_fields__))
 
 
 def coverage(spans: Spans, bins: Ints) -> Floats:

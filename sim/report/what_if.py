@@ -15,7 +15,7 @@ import numpy as np
 from sim.engine import simulate
 from sim.program import Ids, Kind, Program
 from sim.report.critical_path import LATENCY, Shares
-from sim.report.ops import classes
+from sim.report.ops import WAIT, classes
 from sim.specs import Kernel
 from sim.topology.graph import Topology
 from sim.trace import Trace
@@ -75,20 +75,29 @@ def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Ch
     yield f"no {LATENCY}", lambda p: replace(p, flight_ps=np.where(sends, 0, p.flight_ps))
     if program.flight_ps[begins].any():
         yield "collectives launched at once", lambda p: replace(p, flight_ps=np.where(begins, 0, p.flight_ps))
-    events = kind == Kind.EVENT
-    if overhead_ps or program.busy_ps[events].any() or program.flight_ps[events].any():
+    launches, joins, calls = (kind == each for each in (Kind.LAUNCH, Kind.JOIN, Kind.EVENT))
+    if overhead_ps or program.busy_ps[launches].any():
         yield (
             "operations launched at once",
+            lambda p: replace(p, busy_ps=np.where(launches, 0, np.maximum(p.busy_ps - overhead_ps * computes, 0))),
+        )
+    if program.flight_ps[joins].any():
+        yield "streams joined at once", lambda p: replace(p, flight_ps=np.where(joins, 0, p.flight_ps))
+    if program.busy_ps[calls].any() or program.flight_ps[calls].any() or program.poll_ps.any():
+        yield (
+            "calls and polls at once",
             lambda p: replace(
                 p,
-                busy_ps=np.where(events, 0, np.maximum(p.busy_ps - overhead_ps * computes, 0)),
-                flight_ps=np.where(events, 0, p.flight_ps),
+                busy_ps=np.where(calls, 0, p.busy_ps),
+                flight_ps=np.where(calls, 0, p.flight_ps),
+                poll_ps=np.zeros_like(p.poll_ps),
             ),
         )
     if program.slow_ppm.any():
         yield "compute not slowed by communication", lambda p: replace(p, slow_ppm=np.zeros_like(p.slow_ppm))
-    present = np.unique(groups[np.unique(program.op)]).tolist()
-    named = [share.name for share in found.ops[:_OPS]]
+    present = [group for group in np.unique(groups[np.unique(program.op)]).tolist() if group != WAIT]
+    waits = {name for name, group in zip(program.op_names, groups.tolist(), strict=True) if group == WAIT}
+    named = [share.name for share in found.ops if share.name not in waits][:_OPS]
     for group in present:
         members = np.flatnonzero(groups == group)
         if len(members) > 1 or program.op_names[members[0]] not in named:

@@ -1,0 +1,213 @@
+"""A report as tables and lines of text: what the terminal prints and the page shows, from one source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sim.report.padding import Padding
+from sim.report.pipeline import PipelineReport
+from sim.report.report import Report
+from sim.report.spread import Spread
+from sim.report.waiting import Waiting
+from sim.units import format_bytes, format_percent, format_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text; the first column is text, the others are numbers."""
+
+    columns: tuple[str, ...]
+    groups: tuple[tuple[tuple[str, ...], ...], ...]
+    """Rows, in groups that stand apart."""
+    warning: str = ""
+    """Below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A sentence or two."""
+
+    text: str
+    warns: bool = False
+
+
+Block = list[Table | Line]
+"""What stands together."""
+
+
+def overall(report: Report) -> Iterator[Block]:
+    """What is of all steps or requests: latency beside what it is compared with, padding, pipeline, repeated runs."""
+    yield [_comparison(report), *([Line(f"published: {report.published.source}")] if report.published else [])]
+    if report.padding:
+        yield [_padding(report.padding)]
+    if report.pipeline:
+        yield list(_pipeline(report.pipeline))
+    if report.spread:
+        yield [_spread(report.spread)]
+
+
+def step(report: Report) -> Iterator[Block]:
+    """Of one step of one phase, of a pipeline of all requests: operations, collectives, links."""
+    yield [_ops(report), *_each(report), _links(report)]
+    if report.waiting:
+        yield list(_waiting(report.waiting))
+
+
+def phase(report: Report, name: str) -> str:
+    """The title of one of two phases: `decode: 1.3 s, MFU 2.1%`."""
+    return f"{name}: {format_seconds(report.simulated.latency_s)}, MFU {format_percent(report.simulated.mfu)}"
+
+
+def memory(report: Report) -> Iterator[Block]:
+    """What is used of what, by how much it does not fit, and the memory pool."""
+    yield list(_memory(report))
+
+
+def _memory(report: Report) -> Iterator[Line]:
+    own = report.memory
+    gathered = f" + gathered weights {format_bytes(own.gather_buffer_bytes)}" if own.gather_buffer_bytes else ""
+    line = (
+        f"memory per chip: weights {format_bytes(own.weights_bytes)} + "
+        f"KV cache {format_bytes(own.kv_cache_bytes)}{gathered} = "
+        f"{format_bytes(own.used_bytes)} of {format_bytes(own.capacity_bytes)}"
+    )
+    missing = "" if own.fits else f": does not fit, {format_bytes(own.excess_bytes)} too much"
+    yield Line(line + missing, warns=not own.fits)
+    if pool := report.pool:
+        layers = f"{len(pool.remote_layers)} layers of {format_bytes(pool.layer_bytes)}"
+        yield Line(
+            f"memory pool: {layers} live on the {pool.to} ({', '.join(map(str, pool.remote_layers))}), "
+            f"one copy {format_seconds(pool.fetch_s)}; stalls "
+            f"{format_seconds(pool.stall_s)} ({pool.slower:+.1%}), closed form "
+            f"{format_seconds(pool.closed_form_stall_s)}; {pool.layers_that_fit} layers fit, "
+            f"{pool.layers_that_fit_without} without it"
+        )
+
+
+def _comparison(report: Report) -> Table:
+    """Latency: simulated, closed forms, published."""
+    rows: list[tuple[str, float, float | None]] = [("simulated", report.simulated.latency_s, None)]
+    if report.closed_form:
+        form = report.closed_form
+        rows.append((form.name, form.latency_s, report.difference))
+        rows.append((f"closed form, {form.per_axis_name}", form.per_axis_latency_s, report.per_axis_difference))
+    if report.published:
+        rows.append(("published", report.published.value, report.published.error))
+    outside = report.published and abs(report.published.error) > report.published.tolerance
+    return Table(
+        (report.latency_of, "value", "simulated is"),
+        (tuple((name, format_seconds(value), _difference(relative)) for name, value, relative in rows),),
+        f"outside the {report.published.tolerance:.0%} the scenario allows" if report.published and outside else "",
+    )
+
+
+def _difference(relative: float | None) -> str:
+    return "" if relative is None else f"{relative:+.1%}"
+
+
+def _padding(padding: Padding) -> Table:
+    """What each op takes with and without padding."""
+    share = padding.real_rows / padding.padded_rows
+    ops = [(op.op, format_seconds(op.padded_s), format_seconds(op.packed_s), _signed(op.saved_s)) for op in padding.ops]
+    both = (format_seconds(padding.padded_latency_s), format_seconds(padding.packed_latency_s))
+    return Table(
+        (f"{padding.real_rows:,} of {padding.padded_rows:,} rows ({share:.0%})", "padded", "packed", "saved"),
+        (tuple(ops), (("latency", *both, f"{padding.saved:+.1%}"),)),
+    )
+
+
+def _signed(seconds: float) -> str:
+    return format_seconds(seconds) if seconds <= 0 else f"+{format_seconds(seconds)}"
+
+
+def _spread(spread: Spread) -> Line:
+    """What repeated runs took."""
+    lowest, lower, upper, highest = (
+        format_seconds(time_s)
+        for time_s in (spread.lowest_s, spread.lower_quartile_s, spread.upper_quartile_s, spread.highest_s)
+    )
+    return Line(
+        f"{spread.runs} runs with jitter: median latency {format_seconds(spread.median_s)}, half of them from {lower} "
+        f"to {upper}, all from {lowest} to {highest}"
+    )
+
+
+def _waiting(waiting: Waiting) -> Iterator[Table | Line]:
+    """Collectives before and after the last chip has entered."""
+    ops = tuple((op.op, format_seconds(op.waiting_s), format_seconds(op.transferring_s)) for op in waiting.ops)
+    both = ("all", format_seconds(waiting.waiting_s), format_seconds(waiting.transferring_s))
+    yield Table(("in collectives, mean of all chips", "waiting for a late peer", "transferring"), (ops, (both,)))
+    yield Line(
+        f"chip {waiting.least_chip} waits least, {format_seconds(waiting.least_s)}, "
+        f"chip {waiting.most_chip} most, {format_seconds(waiting.most_s)}"
+    )
+
+
+def _pipeline(pipeline: PipelineReport) -> Iterator[Table | Line]:
+    """Requests, stages and the algebra beside them."""
+    parts = f" of {pipeline.microbatches} micro-batches" if pipeline.microbatches > 1 else ""
+    yield Line(
+        f"{pipeline.schedule} pipeline: {pipeline.requests} requests{parts}, {pipeline.in_flight} under way at most; "
+        f"{pipeline.requests_per_s:,.2f} requests/s, one every {format_seconds(pipeline.interval_s)}"
+    )
+    yield Line(
+        f"latency of a request: mean {format_seconds(pipeline.latency_mean_s)}, "
+        f"median {format_seconds(pipeline.latency_median_s)}, "
+        f"95% within {format_seconds(pipeline.latency_p95_s)}, longest {format_seconds(pipeline.latency_max_s)}"
+    )
+    form = pipeline.closed_form
+    yield Line(
+        f"all requests {format_seconds(pipeline.total_s)}; closed form, sends free, {format_seconds(form.total)} "
+        f"({pipeline.total_difference:+.1%}), one every {format_seconds(form.interval)}"
+    )
+    rows = []
+    for i, stage in enumerate(pipeline.stages):
+        times = (format_seconds(t) for t in (stage.pass_s, stage.busy_s, stage.fill_s, stage.drain_s))
+        chips = f"{stage.chips[0]}-{stage.chips[-1]}" if len(stage.chips) > 1 else str(stage.chips[0])
+        rows.append((str(i), str(stage.layers), chips, *times, f"{stage.bubble:.1%}"))
+    yield Table(("stage", "layers", "chips", "per batch", "busy", "fill", "drain", "bubble"), (tuple(rows),))
+
+
+def _ops(report: Report) -> Table:
+    """Time per op and its sums."""
+    simulated = report.simulated
+    rows = []
+    for op in report.ops:
+        collective = op.kind == "collective"
+        costs = op.exposed_s if collective else op.time_s
+        exposed = format_seconds(op.exposed_s) if collective else ""
+        times = (format_seconds(op.time_s), exposed, f"{costs / report.chip_s:.1%}")
+        rows.append((op.op, f"{op.count:,}", *times, format_bytes(op.bytes)))
+    exposed_s = simulated.exposed_communication_s
+    sums = [
+        ("compute", simulated.compute_s, "", simulated.compute_s),
+        ("communication", simulated.communication_s, format_seconds(exposed_s), exposed_s),
+        *((name, time_s, "", time_s) for name, time_s in report.waits_s.items() if time_s),
+        ("idle", simulated.idle_s, "", simulated.idle_s),
+    ]
+    totals = tuple(
+        (name, "", format_seconds(time_s), exposed, f"{costs / report.chip_s:.1%}", "")
+        for name, time_s, exposed, costs in sums
+    )
+    title = f"{report.span} on chip {report.critical_chip}"
+    return Table((title, "count", "time", "exposed", "share", "bytes"), (tuple(rows), totals))
+
+
+def _each(report: Report) -> Iterator[Line]:
+    """Exposed time of one all-reduce of each kind, where there is any."""
+    sums = [f"{op.op}: {format_seconds(op.exposed_each_s)}" for op in report.ops if op.op.startswith("all_reduce")]
+    if sums:
+        yield Line(f"exposed of one {', '.join(sums)}")
+
+
+def _links(report: Report) -> Line:
+    """The busiest links."""
+    links = report.links
+    if not links.busiest:
+        return Line("links: nothing was sent")
+    more = f" and {links.tied - len(links.busiest)} more" if links.tied > len(links.busiest) else ""
+    return Line(
+        f"busiest links: {', '.join(links.busiest)}{more}, {links.utilisation:.1%} busy with "
+        f"{format_bytes(links.bytes)} in {report.span}; mean over all links {links.mean_utilisation:.1%}"
+    )
