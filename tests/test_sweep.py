@@ -42,15 +42,6 @@ def test_processes_give_the_rows_of_one(tmp_path: Path):
     assert in_order(two) == in_order(one)
 
 
-def test_a_dask_cluster_of_two_workers_gives_the_same_rows():
-    distributed = pytest.importorskip("distributed")
-    todo = planned()
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        address = cluster.scheduler_address
-        found = dict(workers.measured("palm540b_decode_ws2d", todo, backend="dask", scheduler=address))
-    assert [found[i] for i in range(len(todo))] == [rows.measure("palm540b_decode_ws2d", point) for point in todo]
-
-
 @pytest.mark.parametrize("cut", [0, 1, 30])
 def test_an_interrupted_sweep_goes_on_without_repeating_or_losing_a_row(tmp_path: Path, monkeypatch, cut: int):
     """Four rows are there, the last without its end if the process was killed while it wrote."""

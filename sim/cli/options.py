@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -17,6 +17,11 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
 ]
+T = TypeVar("T")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
+
 _PATIENCE_S = 2.0
 """What takes longer shows how far it is."""
 
@@ -35,14 +40,24 @@ def completed(kind: str) -> Callable[[str], list[str]]:
     return complete
 
 
-def figure_formats(given: str) -> tuple[str, ...]:
+FIGURES = ("png", "svg", "pdf")
+TABLES = ("csv", "parquet")
+
+
+def figure_formats(given: str, known: tuple[str, ...] = FIGURES) -> tuple[str, ...]:
     """`png,svg` as names. Raises InputError."""
-    known = ("png", "svg", "pdf")
     names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
     for name in names:
         if name not in known:
             raise InputError("no such format", where="--format", got=name, hint=f"there are {', '.join(known)}")
     return names
+
+
+def sweep_formats(given: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """`parquet,svg` as formats of the table, beside CSV, and of the figure, png where none is named."""
+    names = figure_formats(given, TABLES + FIGURES)
+    figures = tuple(name for name in names if name in FIGURES)
+    return tuple(name for name in names if name in TABLES), figures or FIGURES[:1]
 
 
 @contextmanager
@@ -94,6 +109,18 @@ def busy(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
+
+
+def gathered(rows: Generator[T], into: Callable[[T], None], progress: Callable[[], None]) -> bool:
+    """Whether all rows came: Ctrl-C ends it, and what is there stays."""
+    try:
+        with closing(rows):
+            for row in rows:
+                into(row)
+                progress()
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 @contextmanager

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.options import Json, Settings, about, busy, completed, possible, rated, steps
+from sim.cli.options import (
+    INTERRUPTED,
+    Json,
+    Settings,
+    about,
+    busy,
+    completed,
+    gathered,
+    possible,
+    rated,
+    steps,
+    sweep_formats,
+)
 from sim.errors import InputError
 
 
@@ -22,57 +34,77 @@ def sweep(
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
     as_json: Json = False,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw figure.png.")] = True,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format", help="parquet: also sweep.parquet; png, svg, pdf: of the figure. Several: parquet,svg."
+        ),
+    ] = "csv,png",
     jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer.")] = 1,
     backend: Annotated[str, typer.Option(help="local, or dask: a cluster.")] = "local",
     scheduler: Annotated[str, typer.Option(help="Of the Dask cluster, such as tcp://10.0.0.1:8786.")] = "",
 ) -> None:
     """Simulate every combination of a scenario's sweep; write sweep.csv and figure.png to OUT/NAME.
 
-    Rows are written as they come, and a sweep that was interrupted goes on where it was.
+    Rows are written as they come. A sweep that was interrupted, with Ctrl-C or otherwise, goes on where it was; Ctrl-C
+    prints what is there.
     """
     from sim import load, outputs
     from sim.errors import suggest
-    from sim.sweep import chart, points, rows, workers
+    from sim.sweep import chart, parquet, points, rows, workers
     from sim.sweep.record import Record
 
     if backend not in ("local", "dask"):
         hint = suggest(backend, ("local", "dask"))
         raise InputError("no such backend", where="--backend", got=backend, hint=hint)
+    tables, figures = sweep_formats(formats)
+    if "parquet" in tables:
+        parquet.check()
 
     chosen = settings or []
     base = load.scenario(scenario, chosen)
     axes = list(points.swept(base, chosen))
+    folder = out / outputs.folder_name(base, chosen)
     with about(load.place("scenario", scenario)):
         planned = points.points(base, chosen)
         figure = chart.figure_of(base, axes)
-    folder = out / outputs.folder_name(base, chosen)
+        record = Record(folder / "sweep.csv", base, axes, planned)
     with outputs.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        record = Record(folder / "sweep.csv", base, axes, planned)
         found: dict[int, rows.Row] = record.interrupted()
         if found:
             typer.echo(f"going on: {len(found)} of {len(planned)} points are there", err=True)
         left = [number for number in range(len(planned)) if number not in found]
-        todo = [planned[number] for number in left]
-        with rated(f"simulating {base.name}", len(todo)) as progress, record.open(found) as file:
-            for i, row in workers.measured(scenario, todo, jobs, backend, scheduler):  # type: ignore[arg-type]
-                file.add(row)
-                found[left[i]] = row
-                progress()
-    done = [found[number] for number in range(len(planned))]
+        with rated(f"simulating {base.name}", len(left)) as progress, record.open(found) as file:
+
+            def keep(numbered: tuple[int, rows.Row]) -> None:
+                file.add(numbered[1])
+                found[left[numbered[0]]] = numbered[1]
+
+            todo = [planned[number] for number in left]
+            complete = gathered(workers.measured(scenario, todo, jobs, backend, scheduler), keep, progress)  # type: ignore[arg-type]
+        done = [found[number] for number in sorted(found)]
+        record.in_order(done)
+        if "parquet" in tables:
+            with outputs.replacing_file(folder / "sweep.parquet") as fresh:
+                parquet.write(fresh, done, base.sweep or {}, axes)
     if plots and figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
 
-        with outputs.replacing_file(folder / "figure.png") as fresh:
-            drawing.draw(chart.chart(base, figure, done), fresh)
+        for kind in figures:
+            with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
+                drawing.draw(chart.chart(base, figure, done), fresh)
     if as_json:
-        typer.echo(json.dumps({"scenario": base.name, "rows": [row.to_dict() for row in done]}))
+        typer.echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
         from sim.sweep.table import render
 
         render(done, axes, figure)
         typer.echo(f"results in {folder}/")
+    if not complete:
+        typer.echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
+        raise typer.Exit(INTERRUPTED)
     if not any(row.outcome for row in done):
         with about(load.place("scenario", scenario)):
             raise InputError("not one point of the sweep can run", where="sweep", hint=f"the first: {done[0].error}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sim import __version__
+from sim.errors import InputError
 from sim.specs import Scenario
 from sim.sweep.points import Point
 from sim.sweep.rows import Row, columns, outcome_of
@@ -21,6 +22,11 @@ class Record:
     """Rows in a CSV file, written one by one; beside it what they are of."""
 
     def __init__(self, path: Path, scenario: Scenario, axes: Sequence[str], points: Sequence[Point]) -> None:
+        """Raises InputError where an axis has the name of a column of results."""
+        for axis in axes:
+            if axis in (own := (*columns(None), "error")):
+                hint = f"so are {', '.join(name for name in own[:6] if name != axis)}, ..."
+                raise InputError("is the name of a column of results", where="sweep", got=axis, hint=hint)
         self._path, self._axes, self._points = path, tuple(axes), points
         self._mark = path.with_suffix(".json")
         described = [scenario.model_dump_json(), [point.settings for point in points], __version__]
@@ -50,15 +56,21 @@ class Record:
     @contextmanager
     def open(self, known: dict[int, Row]) -> Iterator[Writer]:
         """A file that begins with the rows already known, and takes more."""
-        self._mark.write_text(json.dumps(self._of) + "\n", "utf-8")
         fresh = self._path.with_name(f".{self._path.name}")
         with fresh.open("w", encoding="utf-8", newline="") as file:
             writer = Writer(file, self._axes)
-            writer.head()
-            for number in sorted(known):
-                writer.add(known[number])
+            writer.all([known[number] for number in sorted(known)])
             fresh.replace(self._path)  # the old rows are never in no file
+            if not known:  # of this sweep from here on; before, the file had the rows of another
+                self._mark.write_text(json.dumps(self._of) + "\n", "utf-8")
             yield writer
+
+    def in_order(self, rows: Sequence[Row]) -> None:
+        """Write all rows anew, as several processes do not give them in the order of the points."""
+        fresh = self._path.with_name(f".{self._path.name}")
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            Writer(file, self._axes).all(rows)
+        fresh.replace(self._path)
 
 
 class Writer:
@@ -68,10 +80,14 @@ class Writer:
         self._file, self._axes = file, axes
         self._csv = csv.writer(file, lineterminator="\n")
 
-    def head(self) -> None:
+    def all(self, rows: Sequence[Row]) -> None:
+        """The head of the table and rows."""
         self._write([*self._axes, *columns(None), "error"])
+        for row in rows:
+            self.add(row)
 
     def add(self, row: Row) -> None:
+        """One row, in the file when this returns."""
         values = ["" if value is None else value for value in columns(row.outcome).values()]
         self._write([*(row.choices[axis] for axis in self._axes), *values, row.error or ""])
 

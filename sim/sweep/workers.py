@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Literal
 
 from sim.errors import InputError
@@ -14,7 +14,7 @@ Backend = Literal["local", "dask"]
 
 def measured(
     name: str, points: Sequence[Point], jobs: int = 1, backend: Backend = "local", scheduler: str = ""
-) -> Iterator[tuple[int, Row]]:
+) -> Generator[tuple[int, Row]]:
     """(number of the point, its row) of the scenario in file `name`, each as soon as it is there.
 
     Args:

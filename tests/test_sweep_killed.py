@@ -1,0 +1,121 @@
+"""A layout sweep on 64 chips, killed half-way and started again, on two processes and on a Dask cluster of two workers.
+
+The large one is slow: `pytest -m slow tests/test_sweep_killed.py`.
+"""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sim import load
+from sim.sweep import points
+
+LAYOUTS = (
+    "layout.ffn: [weight_stationary_1d, weight_stationary_2d, weight_gathered_x, weight_gathered_xy,"
+    " weight_gathered_xyz], layout.attention: [heads, batch], layout.overlap: [none, collective_matmul]"
+)
+LARGE = (
+    "workload.batch: [16, 32, 64, 96, 128, 192, 256, 384, 512, 1024], workload.context: [256, 512, 1024, 2048, 4096]"
+)
+LARGE_S = 60.0
+"""Killed half-way and all, on two cores with nothing else to do."""
+
+SWEEPS = [
+    pytest.param(["engine.layers=2", f"sweep={{{LAYOUTS}, workload.batch: [32, 64]}}"], 40, "1", None, id="40 points"),
+    pytest.param([f"sweep={{{LAYOUTS}, {LARGE}}}"], 1000, "2", LARGE_S, id="1,000 points", marks=[pytest.mark.slow]),
+]
+
+
+def command(settings: list[str], out: Path, *options: str) -> list[str]:
+    sets = [part for setting in settings for part in ("--set", setting)]
+    start = [sys.executable, "-m", "sim", "sweep", "palm540b_decode_ws2d", *sets]
+    return [*start, "--no-plots", "--out", str(out), *options]
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    (path,) = out.rglob("sweep.csv")
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def written(out: Path) -> int:
+    """Rows in the file, the head not counted."""
+    return sum(max(path.read_bytes().count(b"\n") - 1, 0) for path in out.rglob("sweep.csv"))
+
+
+def kill_half_way(arguments: list[str], out: Path, count: int) -> int:
+    """Kill the process and those it started once half of the rows are written; how many there are."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and written(out) < count // 2:
+        time.sleep(0.005)
+    assert process.poll() is None, "it was done before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return written(out)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as started:
+        yield started.scheduler_address
+
+
+@pytest.mark.parametrize(("settings", "count", "jobs", "most_s"), SWEEPS)
+def test_a_killed_sweep_ends_with_every_row_once_and_a_cluster_gives_the_same(
+    tmp_path: Path, cluster: str, settings: list[str], count: int, jobs: str, most_s: float | None
+):
+    base = load.scenario("palm540b_decode_ws2d", settings)
+    planned = [tuple(point.choices.values()) for point in points.points(base, settings)]
+    assert len(planned) == len(set(planned)) == count
+
+    began = time.monotonic()
+    once = command(settings, tmp_path / "here", "--jobs", jobs, "--format", "parquet")
+    there = kill_half_way(once, tmp_path / "here", count)
+    again = subprocess.run(once, capture_output=True, text=True, check=True)
+    took_s = time.monotonic() - began
+    assert f"going on: {there} of {count}" in again.stderr
+    found = rows(tmp_path / "here")
+    assert [tuple(row[axis] for axis in base.sweep) for row in found] == planned
+    if most_s:
+        assert took_s < most_s
+
+    import pyarrow.parquet
+
+    (path,) = (tmp_path / "here").rglob("sweep.parquet")
+    table = pyarrow.parquet.read_table(path).to_pylist()
+    assert [row["latency_s"] for row in table] == [
+        float(row["latency_s"]) if row["latency_s"] else None for row in found
+    ]
+    assert [row["workload.batch"] for row in table] == [int(row["workload.batch"]) for row in found]
+
+    on_dask = command(settings, tmp_path / "dask", "--backend", "dask", "--scheduler", cluster)
+    subprocess.run(on_dask, capture_output=True, check=True)
+    assert rows(tmp_path / "dask") == found
+
+
+def test_what_is_there_is_printed_and_kept_on_ctrl_c(tmp_path: Path):
+    settings = [f"sweep={{{LAYOUTS}, {LARGE}}}", "engine.layers=1"]
+    process = subprocess.Popen(
+        command(settings, tmp_path, "--json", "--format", "parquet"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while process.poll() is None and written(tmp_path) < 3:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    there = written(tmp_path)
+    assert (process.returncode, 3 <= there < 1000) == (130, True)
+    assert '"complete": false' in out
+    assert err == f"interrupted: {there} of 1000 points are there; the same command goes on\n"
+    assert len(list(tmp_path.rglob("sweep.parquet"))) == 1
