@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -113,14 +115,36 @@ def busy(what: str) -> Iterator[None]:
 
 def gathered(rows: Generator[T], into: Callable[[T], None], progress: Callable[[], None]) -> bool:
     """Whether all rows came: Ctrl-C ends it, and what is there stays."""
-    try:
-        with closing(rows):
+    with closing(rows), _noticing(signal.SIGINT) as asked:
+        try:
             for row in rows:
                 into(row)
                 progress()
-    except KeyboardInterrupt:
-        return False
+                if asked:
+                    return False
+        except KeyboardInterrupt:
+            return False
     return True
+
+
+@contextmanager
+def _noticing(number: int) -> Iterator[list[int]]:
+    """Signals of this number that came, each a KeyboardInterrupt too, which code that is not ours may swallow."""
+    came: list[int] = []
+
+    def note(signum: int, frame: object) -> None:
+        came.append(signum)
+        raise KeyboardInterrupt
+
+    ignored = signal.getsignal(number) is signal.SIG_IGN  # as of what a shell runs behind
+    if ignored or threading.current_thread() is not threading.main_thread():  # which alone may ask for signals
+        yield came
+        return
+    before = signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        signal.signal(number, before)
 
 
 @contextmanager
