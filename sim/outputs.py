@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim import __version__
+from sim import earlier as before
 from sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -117,12 +118,18 @@ def write(
     chips: Sequence[int] | None = None,
     explanations: Sequence[Explanation] | None = None,
     bottlenecks: Sequence[Bottlenecks] | None = None,
-) -> None:
+    earlier: Path | None = None,
+) -> tuple[str, ...]:
     """report.json, manifest.json, trace.npz, trace.json, and figures in each of `formats`. Same scenario, same bytes.
 
     Explained, also explain.json and a waterfall.
+
+    Args:
+        earlier: folder of an earlier run. What belongs to these results too is taken over; see `sim.earlier`.
+
+    Returns:
+        names of what the earlier run wrote and is not taken over.
     """
-    _json(folder / "report.json", run.report.to_dict() | critical_paths(bottlenecks))
     _json(
         folder / "manifest.json",
         {"version": __version__, "scenario": run.scenario.model_dump(mode="json", exclude_none=True)},
@@ -138,12 +145,19 @@ def write(
         count = part.topology.mesh_chips
         trace, topology = part.of_chips(range(min(chrome_trace.CHIPS, count)) if chips is None else chips)
         chrome_trace.write(trace, topology, folder / f"trace{phase}.json", chips=chips, memory=part.memory_of)
+    bars = {each.phase: each.bars for each in explanations or ()}
+    known = earlier is not None and before.same(earlier, folder)
+    if earlier is not None and known:
+        bars = bars or before.bars(earlier)
+        bottlenecks = before.bottlenecks(earlier, run) if bottlenecks is None else bottlenecks
+    _json(folder / "report.json", run.report.to_dict() | critical_paths(bottlenecks))
     if explanations is not None:
         _json(folder / "explain.json", explain_list(explanations))
     if formats:
         from sim import pictures
 
-        pictures.draw(run, folder, formats, explanations=explanations or (), bottlenecks=bottlenecks or ())
+        pictures.draw(run, folder, formats, explanations=explanations or (), bars=bars, bottlenecks=bottlenecks or ())
+    return before.keep(earlier, folder, known) if earlier is not None else ()
 
 
 def read(folder: Path) -> Run:

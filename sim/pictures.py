@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from sim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from sim.report.bottlenecks import Bottlenecks
-    from sim.report.explanation import Explanation
+    from sim.report.explanation import Bar, Explanation
     from sim.run import Run
 
 
@@ -87,8 +87,14 @@ def draw(
     explanations: Sequence[Explanation] = (),
     bottlenecks: Sequence[Bottlenecks] = (),
     page: bool = True,
+    bars: Mapping[str, Sequence[Bar]] | None = None,
 ) -> list[Path]:
-    """Draw figures of `run` into `folder`, each in each of `formats`, and with `page` report.html; their paths."""
+    """Draw figures of `run` into `folder`, each in each of `formats`, and with `page` report.html; their paths.
+
+    Args:
+        explanations: each drawn as a waterfall.
+        bars: of explanations, for the page, by phase.
+    """
     from sim.plots.style import save
 
     drawn = []
@@ -103,7 +109,7 @@ def draw(
         from sim import html
 
         drawn.append(folder / "report.html")
-        html.write([run], drawn[-1], explanations, bottlenecks)
+        html.write([run], drawn[-1], bars or {each.phase: each.bars for each in explanations}, bottlenecks)
     for explanation in explanations:
         from sim.plots import waterfall
 

@@ -49,6 +49,7 @@ ORDER = [
     "replay",
     "html",
     "pictures",
+    "earlier",
     "outputs",
     "api",
     "listing",

@@ -110,7 +110,7 @@ def test_terminal_and_page_tell_the_same(done: Run):
     render(done.report, console)
     lines = console.export_text().splitlines()
     printed = {" ".join(line.split()) for line in lines}
-    data = run_data(done, (), ())
+    data = run_data(done, {}, ())
     blocks = [*data["overall"], *data["memory"], *data["phases"][0]["step"]]
     parts = [part for block in blocks for part in block]
     for part in parts:

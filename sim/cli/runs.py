@@ -24,7 +24,12 @@ def run(
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
     as_json: Json = False,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figures and report.html.")] = True,
+    plots: Annotated[
+        bool,
+        typer.Option(
+            "--plots/--no-plots", help="Draw the figures and report.html; earlier ones of the same results stay."
+        ),
+    ] = True,
     formats: Formats = "png",
     critical_path: Annotated[
         bool,
@@ -37,12 +42,15 @@ def run(
         list[int] | None,
         typer.Option("--trace-chip", min=0, help="Chip in trace.json, repeatable; HolisticTraceAnalysis reads one."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what is removed.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say how long it took and what was written.")
     ] = False,
 ) -> None:
-    """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME."""
+    """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME.
+
+    What an earlier run of the same results left there stays; of other results it is replaced, which is said.
+    """
     from sim import load, outputs
     from sim.run import run as run_scenario
     from sim.sweep.points import refuse_sweep
@@ -75,14 +83,17 @@ def run(
                 with steps(f"{scenario.name} again with parts free") as progress:
                     found = bottlenecks(result, progress)
             with busy(f"writing {folder}"):
-                outputs.write(
+                gone = outputs.write(
                     result,
                     fresh,
                     formats=kinds if plots else (),
                     explanations=explanations,
                     bottlenecks=found,
                     chips=trace_chips,
+                    earlier=folder,
                 )
+        if gone:
+            typer.echo(f"{folder}: of an earlier run with other results, now removed: {', '.join(gone)}", err=True)
         if as_json:
             more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
             typer.echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
@@ -108,7 +119,7 @@ def plot(
     formats: Formats = "png",
 ) -> None:
     """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
-    from sim import outputs, pictures
+    from sim import earlier, outputs, pictures
 
     kinds = figure_formats(formats)
     for name in figures or ():
@@ -118,7 +129,11 @@ def plot(
             )
     with busy(f"drawing {folder}"), outputs.writable(folder):
         chosen = figures or tuple(pictures.FIGURES)
-        drawn = pictures.draw(outputs.read(folder), folder, kinds, chosen, page=not figures)
+        run = outputs.read(folder)
+        found = earlier.bottlenecks(folder, run) or ()
+        drawn = pictures.draw(
+            run, folder, kinds, chosen, bars=earlier.bars(folder), bottlenecks=found, page=not figures
+        )
     for path in drawn:
         typer.echo(str(path))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from sim.report import text
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.breakdown import breakdown
 from sim.report.critical_path import shares
-from sim.report.explanation import Explanation
+from sim.report.explanation import Bar
 from sim.report.headline import headline
 from sim.report.pool import peer_over_time
 from sim.report.report import HALVES, Report
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _GIB = 2**30
 
 
-def run_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
     """Everything about one run."""
     report = run.report
     return {
@@ -50,19 +50,18 @@ def run_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "looks": {name: [look.colour, look.hatch] for name, look in LOOKS.items()},
         "overall": _blocks(text.overall(report)),
         "memory": _blocks(text.memory(report)),
-        "phases": [_phase(part, explanations, bottlenecks) for part in run.passes],
+        "phases": [_phase(part, explained, bottlenecks) for part in run.passes],
         "scenario": yaml.safe_dump(
             run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
         ),
     }
 
 
-def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
     scenario, trace, topology = part.scenario, part.trace, part.topology
     name, dtype = scenario.workload.phase, scenario.workload.activations
     found = next((each for each in bottlenecks if each.phase == name), None)
     own = found.shares if found else shares(trace, topology, dtype)
-    explained = next((each for each in explanations if each.phase == name), None)
     parts = breakdown(trace, topology, dtype, part.lowered.batches)
     return {
         "phase": name,
@@ -73,7 +72,7 @@ def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "breakdown": [{"name": key, "time_s": time_s} for key, time_s in parts.items()],
         "critical": own.to_dict() | {"about": {share.name: share.about for share in (*own.causes, *own.ops)}},
         "what_if": [each.to_dict() for each in found.what_if] if found else None,
-        "waterfall": _waterfall(part.report, explained),
+        "waterfall": _waterfall(part.report, explained.get(name)),
         "uncovered": uncovered(scenario) or "this machine and layout",
         "timeline": timeline(part),
         "links": _links(part, topology.unfolded or topology),
@@ -86,12 +85,10 @@ def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
     return [[asdict(part) for part in block] for block in blocks]
 
 
-def _waterfall(report: Report, explained: Explanation | None) -> list[dict[str, Any]]:
+def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str, Any]]:
     """Bars from the closed form to the simulated step, which add up; without an explanation, three."""
     if explained:
-        return [
-            {"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained.bars
-        ]
+        return [{"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained]
     form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
     if pipeline:
         ideal_s = pipeline.closed_form.total

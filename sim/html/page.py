@@ -10,7 +10,7 @@ import base64
 import gzip
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sim import __version__
 from sim.html.data import run_data
 from sim.report.bottlenecks import Bottlenecks
-from sim.report.explanation import Explanation
+from sim.report.explanation import Bar
 
 if TYPE_CHECKING:
     from sim.report.comparison import Comparison
@@ -29,19 +29,20 @@ if TYPE_CHECKING:
 def write(
     runs: Sequence[Run],
     path: Path,
-    explanations: Sequence[Explanation] = (),
+    explained: Mapping[str, Sequence[Bar]] | None = None,
     bottlenecks: Sequence[Bottlenecks] = (),
     comparison: Comparison | None = None,
 ) -> None:
     """Write the page of `runs`, one or two, to `path`. The same runs give the same bytes.
 
     Args:
-        explanations, bottlenecks: of the one run, if made.
+        explained: by phase, of the one run, if made.
+        bottlenecks: the same.
         comparison: of the two runs.
     """
     data: dict[str, Any] = {
         "version": __version__,
-        "runs": [run_data(run, explanations, bottlenecks) for run in runs],
+        "runs": [run_data(run, explained or {}, bottlenecks) for run in runs],
         "comparison": comparison.to_dict() if comparison else None,
     }
     title = " and ".join(run.scenario.name for run in runs)
