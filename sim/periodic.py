@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sim.program import Program, Skipped
+from sim.program import Ints, Program, Skipped
 from sim.trace import Trace
 
 Period = tuple[int, int]
@@ -28,8 +28,19 @@ Period = tuple[int, int]
 
 def periods(trace: Trace) -> tuple[Period, ...] | None:
     """Of each block of `trace.program.skipped`; None where one has not settled, or might not for long."""
-    found = [_period(trace, block) for block in trace.program.skipped]
-    return tuple(period for period in found if period) if all(found) else None
+    found = settled(trace.program, trace.times.view(np.int64).reshape(-1, 4).T[:, :, None])
+    if any(after[0] < 0 for after, _ in found):
+        return None
+    return tuple((int(after[0]), int(period[0])) for after, period in found)
+
+
+def settled(program: Program, times: Ints) -> tuple[tuple[Ints, Ints], ...]:
+    """Of each block of `program.skipped` the copies a and the periods D [S], -1 where it has not settled.
+
+    Args:
+        times: [4, N, S] ready, start, free and end of S traces.
+    """
+    return tuple(_settled(program, times, block) for block in program.skipped)
 
 
 def makespan_ps(trace: Trace, found: Sequence[Period]) -> int:
@@ -53,27 +64,32 @@ def whole(trace: Trace, found: Sequence[Period]) -> Trace:
     return Trace(program.whole(), times)
 
 
-def _period(trace: Trace, block: Skipped) -> Period | None:
-    times, copies = trace.times, block.kept + 1
+def _settled(program: Program, times: Ints, block: Skipped) -> tuple[Ints, Ints]:
+    copies, columns = block.kept + 1, times.shape[2]
     end = block.start + copies * block.size
-    rows = times[block.start : end].view(np.int64).reshape(copies, block.size, -1)
-    if not _balanced(trace.program, block):
-        return None
-    ready, ended = rows[:, :, 0].min(axis=1), rows[:, :, 3].max(axis=1)
-    ended_before = np.maximum.accumulate([times["end"][: block.start].max(initial=-1), *ended])  # before copy c
-    ready_after = np.minimum.accumulate([times["ready"][end:].min(initial=np.iinfo(np.int64).max), *ready[::-1]])[::-1]
-    moved = np.diff(rows, axis=0)
-    alike = (moved == moved[:, :1, :1]).all(axis=(1, 2))  # copy c + 1 is copy c later
+    rows = times[:, block.start : end].reshape(4, copies, block.size, columns)
+    found_after, found_period = np.full(columns, -1), np.full(columns, -1)
+    if not _balanced(program, block):
+        return found_after, found_period
+    ready, ended = rows[0].min(axis=1), rows[3].max(axis=1)  # [copies, S]
+    ended_first = times[3, : block.start].max(axis=0, initial=-1)
+    ready_last = times[0, end:].min(axis=0, initial=np.iinfo(np.int64).max)
+    ended_before = np.maximum.accumulate([ended_first, *ended])  # before copy c
+    ready_after = np.minimum.accumulate([ready_last, *ready[::-1]])[::-1]
+    moved = np.diff(rows, axis=1)
+    later = moved[0, :, 0]  # [copies - 1, S]
+    alike = (moved == moved[:1, :, :1]).all(axis=(0, 2))  # copy c + 1 is copy c later
     for a in range(1, copies - 1):
-        first = a
-        while first >= 0 and alike[first] and moved[first, 0, 0] == moved[a, 0, 0]:
-            period = int(moved[a, 0, 0])
-            before = ended_before[first] < ready[a] and ended_before[first + 1] < ready[a] + period
-            after = ready_after[a] >= ready[a] and ready_after[a + 1] >= ready[a] + period
-            if period > 0 and before and after and not _straddled(trace, int(ready[a])):
-                return a, period
-            first -= 1
-    return None
+        period = later[a]
+        after = (period > 0) & (ready_after[a] >= ready[a]) & (ready_after[a + 1] >= ready[a] + period)
+        going = after & (found_after < 0) & ~_straddled(program, times, ready[a])
+        for first in range(a, -1, -1):
+            going &= alike[first] & (later[first] == period)
+            if not going.any():
+                break
+            before = (ended_before[first] < ready[a]) & (ended_before[first + 1] < ready[a] + period)
+            found_after[going & before], found_period[going & before] = a, period[going & before]
+    return found_after, found_period
 
 
 def _balanced(program: Program, block: Skipped) -> bool:
@@ -88,11 +104,11 @@ def _balanced(program: Program, block: Skipped) -> bool:
     return not (left(0, block.start).any() or left(block.start, end).any())
 
 
-def _straddled(trace: Trace, time: int) -> bool:
-    """Whether a task whose rate may change runs across `time`."""
-    program = trace.program
+def _straddled(program: Program, times: Ints, at: Ints) -> npt.NDArray[np.bool_]:
+    """[S] whether a task whose rate may change runs across the time `at` [S]."""
     if not program.slow_ppm.any():
-        return False
+        return np.zeros(len(at), dtype=np.bool_)
     slowed = np.isin(program.resource, program.slows[program.slow_ppm != 0])
     holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))[slowed]
-    return bool(((trace.times["start"][holder] < time) & (trace.times["free"][holder] > time)).any())
+    across: npt.NDArray[np.bool_] = ((times[1, holder] < at) & (times[2, holder] > at)).any(axis=0)
+    return across

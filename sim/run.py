@@ -31,6 +31,7 @@ from sim.report.spread import Spread
 from sim.report.waiting import waiting
 from sim.report.what_if import what_if
 from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
+from sim.steps import Steps, simulate_steps
 from sim.topology.graph import Topology
 from sim.trace import TIMES, Trace
 
@@ -110,23 +111,21 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         LayoutError: the mesh does not divide a dimension.
         InputError: no closed form or collective of that name.
     """
-    passes, simulations = [], []
+    passes, tasks, engine_s = [], 0, 0.0
     for phase in scenario.phases:
         steps = _steps(scenario, phase)
-        simulated = []
-        for done, step in enumerate(steps if len(steps) > 1 else ()):
-            progress(done, len(steps))
-            simulated.append(simulate_pass(step))
-        latency_s = sum(found.step_s for found in simulated) if simulated else None
-        passes.append(_pass(phase, whole := simulate_pass(phase), latency_s))
-        simulations += [*simulated, whole]
+        each = simulate_steps(steps, progress) if len(steps) > 1 else Steps()
+        whole = simulate_pass(phase)
+        whole = replace(whole, shortcuts=(*whole.shortcuts, *each.shortcuts))
+        passes.append(_pass(phase, whole, each.latency_s if each.times_s else None))
+        tasks, engine_s = tasks + len(whole.trace.program) + each.tasks, engine_s + whole.engine_s + each.engine_s
     report = _report(scenario, passes)
     return Run(
         scenario=scenario,
         passes=tuple(passes),
         report=replace(report, spread=_spread(scenario, report.simulated.latency_s, progress)),
-        tasks=sum(len(found.trace.program) for found in simulations),
-        engine_s=sum(found.engine_s for found in simulations),
+        tasks=tasks,
+        engine_s=engine_s,
     )
 
 
@@ -184,10 +183,12 @@ def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = Non
     total, known = 0.0, {} if known is None else known
     for phase in scenario.phases:
         steps = _steps(scenario, phase)
-        for step in steps:
-            key = step.model_copy(update={"name": "", "description": "", "reference": None}).model_dump_json()
-            known[key] = known.get(key) or step_s(step)
-            total += known[key] * phase.workload.steps / len(steps)
+        if len(steps) > 1:
+            total += simulate_steps(steps).latency_s
+            continue
+        key = steps[0].model_copy(update={"name": "", "description": "", "reference": None}).model_dump_json()
+        known[key] = known.get(key) or step_s(steps[0])
+        total += known[key] * phase.workload.steps
     return total
 
 

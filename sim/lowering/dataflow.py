@@ -17,7 +17,7 @@ from sim.looped import gathered_axes
 from sim.lowering.emitter import Emitter, Placed
 from sim.lowering.loops import gathering_loop, loops, scattering_loop, weight_loop
 from sim.lowering.streams import Tasks
-from sim.lowering.work import matmul_work, padded, sum_of_products
+from sim.lowering.work import AttentionWork, matmul_work, padded, sum_of_products
 from sim.partition import Axes, Partition
 from sim.sharding import ITEM_BYTES, Sharded
 from sim.specs import TENSOR_PARALLEL, Scenario
@@ -38,6 +38,8 @@ class Lowering:
         self.weights: dict[str, Sharded] = {}
         """Weights as stored, by name."""
         self._cache_bytes: dict[str, float] = {}
+        self.attentions: dict[str, AttentionWork] = {}
+        """By name; what they do depends on the length of the cache."""
         self.gather_buffer_bytes = 0.0
         """Most bytes of gathered weights that a chip holds at once."""
         self.notes: list[str] = []
@@ -183,23 +185,21 @@ class Lowering:
         batch, _, heads, _ = k.tensor.local_shape
         per_head = 2 * batch * self._sizes["Q"] * ITEM_BYTES[workload.kv_cache]
         self._cache_bytes[name] = per_head * heads
-        length = workload.mean_cache_length
-        read = per_head * sharding.key_value_heads_used(q.tensor, k.tensor) * length
-        copied = per_head * q.tensor.local_shape[2] * length if self.scenario.layout.kv_heads == "expanded" else 0.0
-        scores = q.tensor.local_elements // self._sizes["Q"] * length
-        flops = 2 * 2 * scores * self._sizes["Q"]
-        moved = q.tensor.local_bytes + result.local_bytes
-        inputs = _tasks([q, k, v])
-        if chip.fuses_attention:
-            return Placed(result, self.to.compute(name, Work(flops, read + moved, copied), inputs))
-        if chip.fuses_elementwise:  # scores written, and read again for the values
-            work = Work(flops, read + moved + 2 * scores * ITEM_BYTES["f32"], copied)
-            return Placed(result, self.to.compute(name, work, inputs))
-        score_bytes = scores * ITEM_BYTES[workload.activations]
-        half = Work(flops / 2, (read + moved) / 2 + score_bytes, copied / 2)
-        done = self.to.compute(f"{name} scores", half, inputs)
-        done = self.to.compute(f"{name} softmax", Work(0.0, 2 * score_bytes), done)
-        return Placed(result, self.to.compute(f"{name} values", half, done))
+        work = AttentionWork(
+            read=per_head * sharding.key_value_heads_used(q.tensor, k.tensor),
+            copied=per_head * q.tensor.local_shape[2] if self.scenario.layout.kv_heads == "expanded" else 0,
+            scores=q.tensor.local_elements // self._sizes["Q"],
+            d_head=self._sizes["Q"],
+            moved=q.tensor.local_bytes + result.local_bytes,
+            score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise else workload.activations],
+            form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
+        )
+        if self.attentions.setdefault(name, work) != work:
+            raise ValueError(f"'{name}' does different work in different places")
+        done = _tasks([q, k, v])
+        for suffix, part in work.kernels(workload.mean_cache_length):
+            done = self.to.compute(name + suffix, part, done)
+        return Placed(result, done)
 
     def embed(self, table: Placed, name: str) -> Placed:
         axes = table.tensor.dim("V").axes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.lowering.work import AttentionWork
 from sim.program import Program
 
 
@@ -81,3 +83,5 @@ class Lowered:
     """Per chip, weights of a layer."""
     batches: Batches | None = None
     """Of a pipeline."""
+    attentions: Mapping[str, AttentionWork] = field(default_factory=dict)
+    """By name: the operations whose work depends on the length of the cache."""

@@ -19,6 +19,7 @@ class EngineSpec(Strict):
     fold: Literal["auto", "off"] = "auto"
     """Simulate one chip for all where all chips do the same."""
     periodic: Literal["auto", "off"] = "auto"
-    """Simulate layers until each is exactly the one before, later; the others follow."""
+    """Simulate layers until each is exactly the one before, later, and decode steps until the next take the same order;
+    the others follow."""
     kernel: Kernel = "simpy"
     """Which engine runs; the results are the same. compiled: numba, for large programs; auto: where it pays."""

@@ -1,0 +1,144 @@
+"""Every decode step of a generation: the same tasks, but for attention over a cache one position longer.
+
+A step is simulated; in the next ones every task takes its resources in the same order, which is checked for each
+(`sim.order`), so their times follow without the engine, and so does how their layers repeat (`sim.periodic`). The first
+step that has another order is simulated again. Equal steps are done once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+
+import numpy as np
+
+from sim.costs import Work, duration_ps
+from sim.order import Order
+from sim.passes import Simulated, simulate_pass
+from sim.periodic import settled
+from sim.perturb import perturbed
+from sim.program import Ints, Program
+from sim.specs import Scenario
+from sim.units import PS_PER_S
+
+_FEW = 8
+"""Steps that are first tried to follow one that was simulated; then ever more."""
+_MOST = 256
+_CELLS = 2**20
+"""Tasks x steps that are done at once: columns of 8 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps one after the other."""
+
+    times_s: tuple[float, ...] = ()
+    """Of each step."""
+    tasks: int = 0
+    """That the engine simulated."""
+    engine_s: float = 0.0
+    """Wall-clock time of the engine."""
+    shortcuts: tuple[str, ...] = ()
+    """How many were simulated for the rest."""
+
+    @property
+    def latency_s(self) -> float:
+        """Of all of them."""
+        return fsum(self.times_s)
+
+
+def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], None] = lambda done, total: None) -> Steps:
+    """Times of decode steps that differ in the length of the cache alone.
+
+    Args:
+        progress: called with (steps done, steps in all).
+    """
+    times_s: list[float] = []
+    tasks, engine_s, simulated = 0, 0.0, 0
+    while len(times_s) < len(steps):
+        progress(len(times_s), len(steps))
+        found = simulate_pass(steps[len(times_s)])
+        times_s.append(found.step_s)
+        tasks, engine_s, simulated = tasks + len(found.trace.program), engine_s + found.engine_s, simulated + 1
+        follow = _Followers.of(found)
+        few = _FEW
+        while follow and len(times_s) < len(steps):
+            few = min(2 * few, follow.most)
+            ahead = steps[len(times_s) : len(times_s) + few]
+            makespans_ps = follow.makespans_ps([step.workload.mean_cache_length for step in ahead])
+            times_s += [time_ps / PS_PER_S for time_ps in makespans_ps]
+            progress(len(times_s), len(steps))
+            if len(makespans_ps) < len(ahead):
+                break
+    rest = f"{simulated} of {len(steps)} steps simulated" if simulated < len(steps) else ""
+    followed = f"{rest}, the others do the same in the same order, with longer caches"
+    return Steps(tuple(times_s), tasks, engine_s, (followed,) if rest else ())
+
+
+def with_cache(found: Simulated, length: float) -> Program:
+    """The program of a simulated step, for a cache of another length: what lowering that step gives."""
+    program, perturb = found.lowered.program, found.scenario.perturb
+    columns = {name: getattr(program, name).copy() for name in ("busy_ps", "bytes", "flops")}
+    ops = dict(zip(program.op_names, range(len(program.op_names)), strict=True))
+    for name, work in _kernels(found, length).items():
+        own = program.op == ops[name]
+        columns["busy_ps"][own] = _duration_ps(found, work)
+        columns["bytes"][own], columns["flops"][own] = work.bytes, work.flops
+    changed = replace(program, **columns)
+    if not perturb:
+        return changed
+    own = np.isin(program.op, [ops[name] for name in _kernels(found, length)])
+    busy_ps = perturbed(changed, found.topology, perturb).busy_ps
+    return replace(changed, busy_ps=np.where(own, busy_ps, program.busy_ps))
+
+
+def _kernels(found: Simulated, length: float) -> Mapping[str, Work]:
+    """What the operations do whose work depends on the length of the cache."""
+    attentions = found.lowered.attentions.items()
+    return {name + more: work for name, attention in attentions for more, work in attention.kernels(length)}
+
+
+def _duration_ps(found: Simulated, work: Work) -> int:
+    return duration_ps(found.topology.chip, work, found.scenario.workload.activations)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Followers:
+    """Steps in which what happens is in the order of one that was simulated."""
+
+    found: Simulated
+    order: Order
+
+    @classmethod
+    def of(cls, found: Simulated) -> _Followers | None:
+        """None where times do not follow from the order alone, or the steps of a pipeline's requests overlap."""
+        if found.scenario.engine.periodic == "off" or found.scenario.pipeline:
+            return None
+        order = Order.of(found.trace)
+        return cls(found, order) if order else None
+
+    @property
+    def most(self) -> int:
+        """Steps that are done at once."""
+        return int(np.clip(_CELLS // len(self.order.program), 1, _MOST))
+
+    def makespans_ps(self, lengths: Sequence[float]) -> list[int]:
+        """Of the steps with caches of these lengths, up to the first that does not follow."""
+        distinct: dict[tuple[int, ...], int] = {}  # steps of equal durations are one
+        columns: list[Ints] = []
+        of = []
+        for length in lengths:
+            durations = tuple(_duration_ps(self.found, work) for work in _kernels(self.found, length).values())
+            if durations not in distinct:
+                distinct[durations] = len(columns)
+                columns.append(with_cache(self.found, length).busy_ps)
+            of.append(distinct[durations])
+        times, follows = self.order.times(np.stack(columns, axis=1))
+        makespan_ps = times[3].max(axis=0, initial=0)
+        for block, (after, period) in zip(self.order.program.skipped, settled(self.order.program, times), strict=True):
+            follows &= after >= 0
+            makespan_ps += block.count * period
+        some = follows[of]
+        upto = len(some) if some.all() else int(some.argmin())
+        return [int(time_ps) for time_ps in makespan_ps[of][:upto]]
