@@ -44,13 +44,15 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
 
 
 def roofline_s(chip: Chip, work: Work, dtype: str) -> float:
-    """max(FLOPs / reachable rate, bytes / reachable HBM or L2 bandwidth), without the overhead per operation, s."""
+    """The longer of FLOPs / reachable rate and bytes / reachable HBM or L2 bandwidth, and what of the shorter does not
+    pass under it; without the overhead per operation, s."""
     efficiency = chip.matmul_hbm_efficiency if work.rows > 1 else chip.hbm_efficiency
-    return max(
-        work.flops / matmul_rate(chip, dtype) * padding(chip.matmul_tiles, work.rows, work.columns),
+    compute = work.flops / matmul_rate(chip, dtype) * padding(chip.matmul_tiles, work.rows, work.columns)
+    memory = max(
         work.bytes / (chip.hbm_bandwidth * efficiency),
         work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
     )
+    return max(compute, memory) + (1.0 - chip.roofline_overlap) * min(compute, memory)
 
 
 def padding(tiles: TilesSpec | None, rows: int, columns: int) -> float:

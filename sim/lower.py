@@ -47,7 +47,8 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
     lines = [axis.name for axis in topology.axes if axis.size > 1 and not axis.ring]
     if scenario.layout.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
-    x = embedding(flow, at) if part.first else flow.receive(at.residual, packed=False)
+    whole = scenario.layout.logits != "none"
+    x = embedding(flow, at) if part.first and whole else flow.receive(at.residual, packed=False)
     ends = flow.stored_bytes()
 
     def one(_: Hashable, state: Sequence[Placed]) -> Sequence[Placed]:
@@ -55,9 +56,9 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
 
     (x,) = _layers(flow, ("layer",) * part.layers, one, [x], keep)
     layer_bytes = flow.stored_bytes() - ends
-    if part.last:
+    if part.last and whole:
         unembedding(flow, x, at)
-    else:
+    elif not part.last:
         flow.send(x)
     return _lowered(flow, scenario, part.layers, layer_bytes)
 

@@ -24,6 +24,8 @@ class Partition:
     """Split d_ff and heads: the residual is gathered over them before the block and summed after it."""
     g: Axes = ()
     """Weights are gathered over them for each layer; they split the batch."""
+    whole: Axes = ()
+    """Those of `f` over which the residual stream is not split: every chip along them holds and adds the same."""
     stored_e: Axes = ()
     """Split d_model of the weights as stored; empty where nothing is gathered."""
     stored_f: Axes = ()
@@ -31,7 +33,12 @@ class Partition:
     @property
     def residual(self) -> str:
         """Sharding of the residual stream between layers."""
-        return f"B_{''.join(self.g)} L E_{''.join(self.e + self.f)}"
+        return f"B_{''.join(self.g)} L E_{''.join(self.e + self.split)}"
+
+    @property
+    def split(self) -> Axes:
+        """Those of `f` that split the residual stream."""
+        return tuple(axis for axis in self.f if axis not in self.whole)
 
     def weight(self, notation: str) -> tuple[str, str]:
         """A weight's sharding in use and as stored: `weight("E{e} F{f}")`; both alike where nothing is gathered."""
@@ -41,8 +48,12 @@ class Partition:
 
 
 def weight_stationary_1d(axes: Axes) -> Partition:
-    """Section 3.2.1, Figure 2(a): BLE_xyz -> all-gather(xyz) -> BLE . EF_xyz -> ... -> reduce-scatter(xyz)."""
-    return Partition(e=(), f=axes[::-1])
+    """Section 3.2.1, as the released code of Pope et al. does it: BLE_x -> all-gather(x) -> BLE . EF_xyz -> ... ->
+    reduce-scatter(x), all-reduce(yz) -> BLE_x.
+
+    Figure 2(a) splits the residual stream over all axes instead, which moves less.
+    """
+    return Partition(e=(), f=axes[::-1], whole=axes[:0:-1])
 
 
 def weight_stationary_2d(axes: Axes) -> Partition:

@@ -218,7 +218,7 @@ def uncovered(scenario: Scenario) -> str:
         return "a pipeline of requests"
     if scenario.packed_rows is not None:
         return "padding that is left out"
-    if scenario.layout.logits == "none":
+    if scenario.layout.logits == "none" and scenario.layout.ffn == TENSOR_PARALLEL:
         return "layers without embedding and logits"
     return "layers in a memory pool" if scenario.memory_pool else ""
 

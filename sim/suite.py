@@ -335,7 +335,7 @@ def _case(suite: Suite, base: Scenario, row: _Row) -> Case:
         "layout.ffn": cell("ffn_layout"),
         "layout.attention": cell("attention_layout"),
         **_first(suite.layouts, cell("ffn_layout")),
-        **suite.settings,
+        **_first(suite.sources, row.get("source")),
         "workload": {"phase": _PHASES[phase], "batch": number("batch"), **tokens, **dtypes},
         **_slice(base, cell("mesh"), where),
         "reference": None,

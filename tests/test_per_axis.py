@@ -44,9 +44,9 @@ def test_simulation_without_overlap_is_the_per_axis_closed_form(ffn, model, atte
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 @pytest.mark.parametrize("ffn", LAYOUTS)
 def test_a_width_that_the_chips_do_not_divide_is_padded_in_both(ffn, phase):
-    """d_model 18436 on 4 x 4 x 4 chips, x first: 1D and 2D split it 64 ways, gathered over x 16 and 4 ways, over xy 4
-    and 4, over xyz 1 and 4 ways. 18436 = 4 x 4609 = 288 x 64 + 4 = 1152 x 16 + 4."""
-    want = {"weight_stationary_1d": 18496, "weight_stationary_2d": 18496, "weight_gathered_x": 18448}.get(ffn, 18436)
+    """d_model 18436 on 4 x 4 x 4 chips, x first: 1D splits it 4 ways, 2D 64 ways, gathered over x 16 and 4 ways, over
+    xy 4 and 4, over xyz 1 and 4 ways. 18436 = 4 x 4609 = 288 x 64 + 4 = 1152 x 16 + 4."""
+    want = {"weight_stationary_2d": 18496, "weight_gathered_x": 18448}.get(ffn, 18436)
     tokens = "prompt: 128" if phase == "prefill" else "context: 2048, generate: 64"
     settings = [
         f"layout={{ffn: {ffn}, attention: batch, overlap: none}}",

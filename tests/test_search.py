@@ -1,4 +1,4 @@
-"""Search finds the paper's choices with the paper's collectives, one axis after the other (Pope et al. 2022)."""
+"""Search finds the paper's choices (Pope et al. 2022)."""
 
 import json
 
@@ -11,14 +11,11 @@ from sim.errors import InputError
 from sim.plots import pareto
 from sim.sweep.rows import measure
 
-ONE_AXIS = "collectives={all_gather: bidirectional_ring, reduce_scatter: bidirectional_ring}"
 ON = [
     "--model",
     "palm_540b",
     "--topology",
     "tpu_v4_4x4x4",
-    "--set",
-    ONE_AXIS,
     "--set",
     "engine.layers=8",
     "--json",

@@ -161,8 +161,14 @@ def test_the_first_pattern_that_fits_a_model_counts(tiny):
     assert (wide.scenario().model.d_ff, other.scenario().model.d_ff) == (64, 128)
 
 
+def test_the_first_pattern_that_fits_a_source_counts(tiny):
+    figures = {"*Fig *": {"layout.logits": "none"}}
+    cases = tiny({"source": "someone Fig 3"}, {"source": "someone Table 3"}, sources=figures)
+    assert [case.scenario().layout.logits for case in cases] == ["none", "last"]
+
+
 def test_further_settings_win(tiny):
-    (case,) = tiny({}, settings={"topology.link.latency": "2 us"})
+    (case,) = tiny({}, sources={"*": {"topology.link.latency": "2 us"}})
     assert case.scenario().topology.link.latency.value == pytest.approx(2e-6)
     assert case.scenario("topology.link.latency=3 us").topology.link.latency.value == pytest.approx(3e-6)
 

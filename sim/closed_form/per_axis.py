@@ -8,12 +8,12 @@ simulation must equal it where no two messages share a link.
 A layout is three groups of mesh axes, of e, f and g chips together:
 
     e  split E of the weights that a chip multiplies with, and the sums of its products
-    f  split F and the heads of those weights
+    f  split F and the heads of those weights; r of them split the residual stream, the others hold it whole
     g  the weights are gathered over, and split the batch
 
 | tensor | sharding | elements per chip |
 |---|---|---|
-| residual stream | B_g L E_(e f) | B L E/n |
+| residual stream | B_g L E_(e r) | B L E/(g e r) |
 | input of a layer, normalised | B_g L E_e | B L E/(g e) |
 | weights multiplied with | E_e F_f | E F/(e f) |
 | products, a partial sum over e | B_g L F_f | B L F/(g f) |
@@ -44,6 +44,13 @@ class Groups:
     e: Axes = ()
     f: Axes = ()
     g: Axes = ()
+    whole: Axes = ()
+    """Those of f along which every chip holds the same residual stream."""
+
+    @property
+    def r(self) -> Axes:
+        """Those of f that split the residual stream."""
+        return tuple(axis for axis in self.f if axis not in self.whole)
 
 
 def groups(layout: str, axes: Axes) -> Groups:
@@ -57,7 +64,7 @@ def groups(layout: str, axes: Axes) -> Groups:
     """
     x, xy, zy = axes[:1], axes[:2], axes[:0:-1]
     layouts = {
-        "weight_stationary_1d": Groups(f=zy + x),  # section 3.2.1
+        "weight_stationary_1d": Groups(f=zy + x, whole=zy),  # section 3.2.1, as the released code does it
         "weight_stationary_2d": Groups(e=x, f=zy),  # section 3.2.2
         "weight_gathered_x": Groups(f=zy, g=x),  # section 3.2.3
         "weight_gathered_xy": Groups(f=zy[:-1], g=xy),
@@ -84,11 +91,13 @@ class Ledger:
         return prod(self.torus.axes[axis].size for axis in axes)
 
     def op(self, name: str, flops: float, moved: float) -> None:
-        """max(FLOPs at the reached rate, bytes at the reached memory bandwidth) + overhead."""
+        """FLOPs at the reached rate or bytes at the reached memory bandwidth, whichever takes longer, what of the
+        other does not pass under it, and the overhead."""
         chip = self.torus.chip
         compute = flops / (chip.peak[self._dtype].value * chip.matmul_efficiency.value)
         memory = moved / (chip.hbm_bandwidth.value * chip.hbm_efficiency.value)
-        self._add(name, max(compute, memory) + chip.op_overhead.value)
+        beside = (1 - chip.roofline_overlap.value) * min(compute, memory)
+        self._add(name, max(compute, memory) + beside + chip.op_overhead.value)
 
     def elementwise(self, name: str, moved: float) -> None:
         """A norm, activation or add where it is a kernel of its own."""
@@ -118,7 +127,7 @@ class Ledger:
 
 
 def computed_d_model(scenario: Scenario) -> int:
-    """d_model, padded until the e f chips that split the residual stream divide it.
+    """d_model, padded until the e r chips that split the residual stream divide it.
 
     Weights that are gathered are stored split over the first axis, whose chips divide it as well.
 
@@ -127,7 +136,7 @@ def computed_d_model(scenario: Scenario) -> int:
     """
     lengths = {name: axis.size for name, axis in torus_of(scenario).axes.items()}
     axes = groups(scenario.layout.ffn, tuple(lengths))
-    shares = prod(lengths[axis] for axis in axes.e + axes.f)
+    shares = prod(lengths[axis] for axis in axes.e + axes.r)
     if axes.g:
         shares = lcm(shares, next(iter(lengths.values())))
     return ceil(scenario.model.d_model / shares) * shares
@@ -143,6 +152,7 @@ def per_axis(scenario: Scenario) -> Prediction:
     axes = groups(scenario.layout.ffn, tuple(ledger.torus.axes))
     every = axes.g + axes.e + axes.f
     e, f, g, n = ledger.ways(axes.e), ledger.ways(axes.f), ledger.ways(axes.g), ledger.ways(every)
+    r = ledger.ways(axes.r)
     B, L, C = work.batch / g, work.tokens_per_step, work.mean_cache_length  # B of one group: B_g
     E, F, Q = computed_d_model(scenario), model.d_ff, model.d_head
     # Heads are padded until the chips that store their weights divide them: all axes but the first, where weights are
@@ -163,9 +173,14 @@ def per_axis(scenario: Scenario) -> Prediction:
         ledger.op(name, 2 * rows * inputs * outputs, inputs * outputs * w + rows * (inputs + outputs) * a)
 
     def read_residual(name: str, norm: str) -> None:
-        """B_g L E_(e f) -> B_g L E_e, and its norm."""
-        ledger.wire(name, "all_gather", axes.f, B * L * E / e * a)
+        """B_g L E_(e r) -> B_g L E_e, and its norm."""
+        ledger.wire(name, "all_gather", axes.r, B * L * E / e * a)
         normalise(norm, B * L, E / e, axes.e)
+
+    def scatter(name: str, size: float) -> None:
+        """Sums over f: scattered over r, then made whole over the other axes."""
+        ledger.wire(name, "reduce_scatter", axes.r, size)
+        ledger.wire(name, "all_reduce", axes.whole, size / r)
 
     def normalise(name: str, rows: float, width: float, over: Axes) -> None:
         """Sums of squares, 32-bit, over all chips that have a part; then the rows are scaled."""
@@ -184,12 +199,12 @@ def per_axis(scenario: Scenario) -> Prediction:
         ledger.wire(name, "reduce_scatter", axes.e, B * L * width / f * a)
 
     def out_of(name: str, width: float, residual: str) -> None:
-        """B_g L width_(f e) times width x E: -> B_g L E_(e f), to be added to the residual stream."""
+        """B_g L width_(f e) times width x E: -> B_g L E_(e r), to be added to the residual stream."""
         ledger.wire(name, "all_gather", axes.e, B * L * width / f * a)
         ledger.wire(f"{name} weights", "all_gather", axes.g, width / f * E / e * w)
         matmul(name, B * L, width / f, E / e)
-        ledger.wire(residual, "reduce_scatter", axes.f, B * L * E / e * a)
-        ledger.elementwise(f"{residual} add", 3 * B * L * E / (e * f) * a)
+        scatter(residual, B * L * E / e * a)
+        ledger.elementwise(f"{residual} add", 3 * B * L * E / (e * r) * a)
 
     def key_values_of_own_heads() -> None:
         """Multi-head: keys and values go the query's way; whole in positions where the query has only some."""
@@ -271,11 +286,14 @@ def per_axis(scenario: Scenario) -> Prediction:
     for name in ledger.terms:
         ledger.terms[name] *= scenario.layers
 
+    if scenario.layout.logits == "none":
+        return Prediction(sum(ledger.terms.values()), ledger.terms, ledger.exact)
     # Rows of the table are looked up where they are stored and summed; the last position goes to all its parts.
     ledger.elementwise("embedding", B * g * L * E * a)
     ledger.wire("embedding to sequences", "reduce_scatter", axes.g, B * g * L * E * a)
-    ledger.wire("embedding", "reduce_scatter", axes.e + axes.f, B * L * E * a)
-    ledger.wire("last position", "all_gather", axes.e + axes.f, B * E * a)
+    ledger.wire("embedding", "reduce_scatter", axes.e + axes.r, B * L * E * a)
+    ledger.wire("embedding", "all_reduce", axes.whole, B * L * E / (e * r) * a)
+    ledger.wire("last position", "all_gather", axes.e + axes.r, B * E * a)
     ledger.wire("last position of all sequences", "all_gather", axes.g, B * g * E * a)
     normalise("final_norm", B * g, E, ())
     matmul("logits", B * g, E, ceil(model.vocabulary / n))

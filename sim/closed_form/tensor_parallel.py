@@ -245,7 +245,8 @@ def _memory(chip: ChipSpec, op: Op) -> float:
 
 def _roofline(chip: ChipSpec, dtype: str, op: Op) -> float:
     copies = op.copies / chip.l2_bandwidth.value if chip.l2_bandwidth else 0.0
-    return max(op.flops / _rate(chip, dtype), (op.read + op.moved) / _memory(chip, op), copies)
+    compute, memory = op.flops / _rate(chip, dtype), max((op.read + op.moved) / _memory(chip, op), copies)
+    return max(compute, memory) + (1 - chip.roofline_overlap.value) * min(compute, memory)
 
 
 def _pass(

@@ -183,6 +183,10 @@ def _memory(scenario: Scenario, value: float, _: float) -> str:
     return f"streaming reads reach {value:.1%} of {scenario.topology.chip.hbm_bandwidth.value / 1e9:.0f} GB/s"
 
 
+def _beside(_: Scenario, value: float, __: float) -> str:
+    return f"{1 - value:.0%} of the shorter of FLOPs and memory in an operation does not pass under the longer"
+
+
 def _link(scenario: Scenario, value: float, _: float) -> str:
     return f"long transfers reach {value:.1%} of {_get(scenario, 'topology.link.bandwidth') / 1e9:.0f} GB/s a link"
 
@@ -206,6 +210,7 @@ def _ops(_: Scenario, value: float, added: float) -> str:
 _EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
     ("Memory bandwidth reached", MACHINE, "topology.chip.hbm_efficiency", _memory),
     ("Matmul rate reached", MACHINE, "topology.chip.matmul_efficiency", _matmul),
+    ("FLOPs and memory in turn", MACHINE, "topology.chip.roofline_overlap", _beside),
     ("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),
     ("Norms and activations apart", MACHINE, "topology.chip.elementwise", _kernels),
     ("Hop latency", WAITING, "topology.link.latency", _hops),

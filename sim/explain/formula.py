@@ -8,7 +8,7 @@ weights. All times are in seconds.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from sim.closed_form import pope
@@ -89,11 +89,15 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
         f"of what K chips gather, each holds 1/K already; K: {ways}",
     )
 
-    ffn = _ffn_wires(rings, split, matrices_in=1)
+    ffn = _ffn_wires(rings, replace(split, whole=()), matrices_in=1)
     links = 2 * len(ledger.torus.axes)
     have = _listed([f"over {_names(axes)} {_links(ledger, axes)} of {links}" for axes in over])
     yield Model("Only the links of its axes", WIRE, ffn, f"a collective has no others: {have}")
 
+    if split.whole:
+        ffn = _ffn_wires(rings, split, matrices_in=1)
+        why = f"the residual stream is split over {_names(split.r)} alone, and whole on the chips along the others"
+        yield Model("Residual summed whole", WIRE, ffn, why)
     if scenario.model.ffn == "swiglu":
         ffn = _ffn_wires(rings, split, matrices_in=2)
         what = "its weights are gathered as well" if split.g else "twice as many products to scatter"
@@ -151,9 +155,11 @@ def _ffn_wires(scenario: Scenario, split: Groups, matrices_in: int) -> float:
         if split.e:
             ledger.wire("products", collective, split.e, count * sizes[split.e])
         if split.f:
-            ledger.wire("residual", collective, split.f, sizes[split.f])
+            ledger.wire("residual", collective, split.r, sizes[split.f])
         if split.g:
             ledger.wire(f"weights {collective}", "all_gather", split.g, count * sizes[split.g])
+    if split.whole:
+        ledger.wire("residual", "all_reduce", split.whole, sizes[split.f] / ledger.ways(split.r))
     return scenario.layers * sum(ledger.terms.values())
 
 
@@ -211,7 +217,8 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     ends = sum(time for name, time in terms.items() if name.startswith(_ENDS))
     matrices = 3 if model.ffn == "swiglu" else 2
     of_layers = wider * (scenario.layers * matrices * model.d_model * model.d_ff + per_head * (heads + cached))
-    why = "the formula multiplies the table for every token; it is looked up, and multiplied once a sequence"
+    does = "is left out" if scenario.layout.logits == "none" else "is looked up, and multiplied once a sequence"
+    why = f"the formula multiplies the table for every token; it {does}"
     yield Model("Embedding and logits", WORK, roof(of_layers) + ends, why)
 
     parts = _parts(scenario, terms)

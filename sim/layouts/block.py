@@ -9,7 +9,7 @@ from sim.specs import Model
 
 
 def transformer_layer(flow: Dataflow[V], x: V, at: Partition, model: Model, block: str, attention: str) -> V:
-    """The residual stream B_gLE_ef before and after one layer.
+    """The residual stream B_gLE_er before and after one layer.
 
     With a parallel block the query projection and the FFN inputs are one matmul, the attention and FFN outputs another,
     and one all-gather and reduce-scatter over f are saved (section 3.4).
@@ -39,14 +39,15 @@ def transformer_layer(flow: Dataflow[V], x: V, at: Partition, model: Model, bloc
 
 
 def _normalised(flow: Dataflow[V], x: V, at: Partition, name: str) -> V:
-    """B_gLE_ef -> B_gLE_e, normalised: gather over f, then sum the squares over e."""
-    (y,) = flow.all_gather([(x, "E")], at.f, "residual")
+    """B_gLE_er -> B_gLE_e, normalised: gather over r, then sum the squares over e."""
+    (y,) = flow.all_gather([(x, "E")], at.split, "residual")
     (mean_square,) = flow.all_reduce([flow.mean_square(y, "E", name)], at.e, name)
     gain = f"E_{''.join(at.e)}"
     return flow.scale(y, mean_square, flow.weight(name, gain, gain), name)
 
 
 def _onto_residual(flow: Dataflow[V], x: V, out: V, at: Partition) -> V:
-    """x + B_gLE_e (partial f), as B_gLE_ef."""
-    (summed,) = flow.reduce_scatter([(out, "E")], at.f, "residual")
+    """x + B_gLE_e (partial f), as B_gLE_er: scattered over r, then summed over those of f that hold it whole."""
+    (summed,) = flow.reduce_scatter([(out, "E")], at.split, "residual")
+    (summed,) = flow.all_reduce([summed], at.whole, "residual")
     return flow.add(x, summed, "residual")

@@ -7,18 +7,19 @@ from sim.partition import Partition
 
 
 def embedding(flow: Dataflow[V], at: Partition) -> V:
-    """Each chip looks up the rows it stores; the sum over all chips, scattered, is the residual stream B_gLE_ef."""
+    """Each chip looks up the rows it stores; the sum over all chips, scattered, is the residual stream B_gLE_er."""
     every = "".join(at.g + at.e + at.f)
     x = flow.embed(flow.weight("embedding", f"V_{every} E", f"V_{every} E"), "embedding")
     (x,) = flow.reduce_scatter([(x, "B")], at.g, "embedding")
-    (x,) = flow.reduce_scatter([(x, "E")], at.e + at.f, "embedding")
+    (x,) = flow.reduce_scatter([(x, "E")], at.e + at.split, "embedding")
+    (x,) = flow.all_reduce([x], at.whole, "embedding")
     return x
 
 
 def unembedding(flow: Dataflow[V], x: V, at: Partition) -> tuple[V, V]:
     """(logits BV, next token) of the last position: gathered to every chip, times its part of the tied table."""
     every = "".join(at.g + at.e + at.f)
-    (y,) = flow.all_gather([(flow.last_position(x), "E")], at.e + at.f, "last position")
+    (y,) = flow.all_gather([(flow.last_position(x), "E")], at.e + at.split, "last position")
     (y,) = flow.all_gather([(y, "B")], at.g, "last position")
     y = flow.scale(y, flow.mean_square(y, "E", "final_norm"), flow.weight("final_norm", "E", "E"), "final_norm")
     (logits,) = flow.matmul(y, [flow.weight("embedding", f"V_{every} E", f"V_{every} E")], "logits")

@@ -91,7 +91,7 @@ class Lowering:
         width = self.scenario.model.d_model
         if self.scenario.layout.ffn == TENSOR_PARALLEL:  # where nothing splits it
             return width
-        ways = lcm(self.to.ways(at.e + at.f), self.to.ways(at.stored_e))
+        ways = lcm(self.to.ways(at.e + at.split), self.to.ways(at.stored_e))
         whole = padded(width, ways)
         if whole != width:
             self.note(f"d_model {width} is padded to {whole}, which {ways} chips divide")

@@ -52,8 +52,8 @@ def scattering_loop(to: Emitter, name: str, work: Work, size: float, axis: str, 
 def weight_loop(to: Emitter, name: str, work: Work, size: float, axes: Axes, inputs: Tasks) -> Tasks:
     """Pieces that each multiply with one shard of `size` bytes, while it moves on to the next chip of a ring.
 
-    Loops are nested, the first axis innermost. Only the innermost shift runs under a piece: an outer one is between two
-    runs of the loop inside it, and a compiler that runs collectives in program order waits for it.
+    Loops are nested, the first axis innermost. Each shift runs under the piece that multiplies with what it sends; the
+    next waits for it, on whatever axis: collectives run in program order, one at a time.
     """
     lengths = [to.ways((axis,)) for axis in axes]
     count = prod(lengths)
@@ -72,7 +72,7 @@ def weight_loop(to: Emitter, name: str, work: Work, size: float, axes: Axes, inp
         along = shift_after(piece, lengths)
         if along is None:
             break
-        after = (begin, *(before if along == 0 else to.streams.last("compute")), *here)
+        after = (begin, *before, *here)
         here = (_shift(to, op, axes[along], size, after, instance),)
     end = to.builder.add(op, Kind.END, to.chips, deps=(begin, *here), collective=instance)
     to.streams.put("compute", (), (*to.streams.last("compute"), end))

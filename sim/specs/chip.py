@@ -41,6 +41,8 @@ class ChipSpec(Strict):
     """Reached share of `hbm_bandwidth` in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
     """The same in a matmul of more than one row, whose weights are read in tiles. Default: `hbm_efficiency`."""
+    roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    """Share of the shorter of an operation's two times, FLOPs and bytes, that passes under the longer."""
     l2_bandwidth: Sourced[Bandwidth] | None = None
     """Reached rate of reads from the L2 cache, for expanded key-value heads. Default: such reads take no time."""
     hbm_capacity: Sourced[Size]

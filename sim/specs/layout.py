@@ -80,8 +80,8 @@ class LayoutSpec(Strict):
     head: Literal["sharded", "replicated"] = "sharded"
     """Of tensor_parallel: embedding and LM head split over the vocabulary, or whole on every chip."""
     logits: Literal["last", "every", "none"] = "last"
-    """Whether a prefill computes logits of its last position, or of every one; none: the layers alone, of an encoder,
-    without embedding and logits."""
+    """Whether a prefill computes logits of its last position, or of every one (tensor_parallel); none: the layers
+    alone, without embedding and logits, as of an encoder."""
     kv_heads: Literal["shared", "expanded"] = "shared"
     """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
     pipeline: PipelineSpec | None = None
@@ -98,9 +98,11 @@ class LayoutSpec(Strict):
                 raise wrong("overlap", rule=f"'{self.overlap}' is of layout '{TENSOR_PARALLEL}'", got=self.ffn)
             if self.mesh.tensor is not None:
                 raise wrong("mesh", "tensor", rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
-            for name in ("residual", "hybrid", "sequence_parallel", "head", "logits"):
+            for name in ("residual", "hybrid", "sequence_parallel", "head"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise wrong(name, rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
+            if self.logits == "every":
+                raise wrong("logits", rule=f"'every' is of layout '{TENSOR_PARALLEL}'", got=self.ffn)
             return self
         if self.attention != "heads":
             raise wrong("attention", rule=f"layout '{TENSOR_PARALLEL}' splits heads", got=self.attention)

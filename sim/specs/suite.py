@@ -56,8 +56,8 @@ class Suite(_Rows):
     kind: Literal["scenarios"] = "scenarios"
     base: str
     """Scenario that the rows change."""
-    settings: Settings = {}
-    """Of every row."""
+    sources: dict[str, Settings] = {}
+    """By pattern of the row's source; the first that fits."""
     models: dict[str, Settings]
     """By pattern of the row's model; the first that fits."""
     at_chips: dict[str, dict[int, Settings]] = {}

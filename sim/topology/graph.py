@@ -29,6 +29,7 @@ class Chip:
     hbm_bandwidth: float
     """Bytes/s."""
     hbm_efficiency: float
+    roofline_overlap: float
     matmul_hbm_efficiency: float
     """Of matmuls of more than one row."""
     l2_bandwidth: float
@@ -52,6 +53,7 @@ class Chip:
             matmul_efficiency=spec.matmul_efficiency.value,
             hbm_bandwidth=spec.hbm_bandwidth.value,
             hbm_efficiency=spec.hbm_efficiency.value,
+            roofline_overlap=spec.roofline_overlap.value,
             matmul_hbm_efficiency=(spec.matmul_hbm_efficiency or spec.hbm_efficiency).value,
             l2_bandwidth=spec.l2_bandwidth.value if spec.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
