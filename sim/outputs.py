@@ -128,7 +128,7 @@ def write(
         earlier: folder of an earlier run. What belongs to these results too is taken over; see `sim.earlier`.
 
     Returns:
-        names of what the earlier run wrote and is not taken over.
+        what a reader of these files should know: what the earlier run wrote and is not taken over, what is left out.
     """
     _json(
         folder / "manifest.json",
@@ -137,6 +137,7 @@ def write(
     # Lowering the manifest's scenario again gives the program; with these three columns, the whole trace.
     from sim.export import chrome_trace
 
+    said = []
     for part in run.passes:
         phase = run.suffix(part)
         times = part.trace.times
@@ -144,7 +145,9 @@ def write(
         np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
         count = part.topology.mesh_chips
         trace, topology = part.of_chips(range(min(chrome_trace.CHIPS, count)) if chips is None else chips)
-        chrome_trace.write(trace, topology, folder / f"trace{phase}.json", chips=chips, memory=part.memory_of)
+        name = f"trace{phase}.json"
+        if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
+            said.append(f"{name} has {left_out}; all of chips with --trace-chip")
     bars = {each.phase: each.bars for each in explanations or ()}
     known = earlier is not None and before.same(earlier, folder)
     if earlier is not None and known:
@@ -157,7 +160,9 @@ def write(
         from sim import pictures
 
         pictures.draw(run, folder, formats, explanations=explanations or (), bars=bars, bottlenecks=bottlenecks or ())
-    return before.keep(earlier, folder, known) if earlier is not None else ()
+    if earlier is not None and (gone := before.keep(earlier, folder, known)):
+        said.append(f"of an earlier run with other results, now removed: {', '.join(gone)}")
+    return tuple(said)
 
 
 def read(folder: Path) -> Run:

@@ -126,10 +126,49 @@ def test_a_trace_of_118_layers_is_small_enough_to_send(name: str, tmp_path: Path
     assert (tmp_path / "trace.json").stat().st_size < 8_000_000
 
 
-def test_only_some_layers(tmp_path: Path) -> None:
-    data = written(tmp_path / "t.json", layers=[1])
-    assert {event["args"]["layer"] for event in of_phase(data, "X")} == {1}
-    assert len(of_phase(data, "s")) == 3 * 2
+def long(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[str, dict[str, Any]]:
+    """Twenty layers of 12 tasks on each of two chips, of which no more than `most` may be written."""
+    monkeypatch.setattr(chrome_trace, "MOST_TASKS", most)
+    note = chrome_trace.write(*two_chips(layers=20), tmp_path / "t.json", **options)
+    return note, json.loads((tmp_path / "t.json").read_text())
+
+
+def layers_of(data: dict[str, Any]) -> list[int]:
+    return sorted({event["args"]["layer"] for event in of_phase(data, "X")})
+
+
+def test_of_more_tasks_than_fit_the_first_and_last_layers_are_written(tmp_path: Path, monkeypatch) -> None:
+    """A layer takes 32 us and has 12 tasks on a chip, so 60 are two and a half layers on either side."""
+    note, data = long(tmp_path, 60, monkeypatch)
+    assert layers_of(data) == [0, 1, 18, 19]
+    assert note == "the first 64 us and the last 64 us of 640 us: 48 of 240 tasks of chip 1"
+    assert data["otherData"] == {"note": note}
+    (event,) = of_phase(data, "i")
+    assert (event["name"], event["ts"]) == (note, 64.0)
+    assert {event["pid"] for event in of_phase(data, "X")} == {1}
+
+
+def test_a_layer_that_does_not_fit_is_cut(tmp_path: Path, monkeypatch) -> None:
+    note, data = long(tmp_path, 14, monkeypatch)
+    assert layers_of(data) == [0, 19]
+    assert " of 240 tasks" in note
+    assert 0 < len(of_phase(data, "X")) <= 14
+
+
+def test_chips_that_are_asked_for_are_written_whole(tmp_path: Path, monkeypatch) -> None:
+    note, data = long(tmp_path, 60, monkeypatch, chips=[0, 1])
+    assert (note, layers_of(data)) == ("", list(range(20)))
+    assert "otherData" not in data
+    assert of_phase(data, "i") == []
+
+
+def test_a_run_says_what_its_trace_leaves_out(tmp_path: Path, monkeypatch) -> None:
+    result = run(load.scenario("palm540b_decode_ws2d", ["engine.layers=9"]))
+    assert outputs.write(result, tmp_path, formats=()) == ()
+    monkeypatch.setattr(chrome_trace, "MOST_TASKS", 1000)
+    (said,) = outputs.write(result, tmp_path, formats=())
+    assert said.startswith("trace.json has the first ")
+    assert said.endswith("of chip 0; all of chips with --trace-chip")
 
 
 def test_the_same_trace_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def run(
                 with steps(f"{scenario.name} again with parts free") as progress:
                     found = bottlenecks(result, progress)
             with busy(f"writing {folder}"):
-                gone = outputs.write(
+                said = outputs.write(
                     result,
                     fresh,
                     formats=kinds if plots else (),
@@ -92,8 +92,8 @@ def run(
                     chips=trace_chips,
                     earlier=folder,
                 )
-        if gone:
-            typer.echo(f"{folder}: of an earlier run with other results, now removed: {', '.join(gone)}", err=True)
+        for line in said:
+            typer.echo(f"{folder}: {line}", err=True)
         if as_json:
             more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
             typer.echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))

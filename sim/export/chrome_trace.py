@@ -14,7 +14,7 @@ that slices that touch still touch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,20 @@ import numpy.typing as npt
 
 from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind
-from sim.report.lanes import Lane, of_chips
+from sim.report.lanes import Lane, layer_edges, of_chips
 from sim.report.metrics import critical_chip
 from sim.report.pool import Series
 from sim.report.spans import sums
 from sim.topology.graph import Topology
 from sim.trace import Trace
-from sim.units import PS_PER_S
+from sim.units import PS_PER_S, format_seconds
 
 COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100
 """Thread numbers in a chip's process."""
 
-CHIPS, _MOST_TASKS = 4, 30_000
-"""Written unless asked otherwise: so many chips, fewer where that many tasks (about 7 MB) would be passed."""
+CHIPS, MOST_TASKS = 4, 30_000
+"""Written unless asked otherwise: so many chips, fewer where that many tasks (about 7 MB) would be passed, and of a
+chip that has more by itself those in the beginning and at the end."""
 
 _Lanes = dict[int, list[Lane]]
 _Threads = dict[int, list[int]]
@@ -48,21 +49,24 @@ def write(
     topology: Topology,
     path: Path | str,
     chips: Sequence[int] | None = None,
-    layers: Collection[int] | None = None,
     memory: Callable[[int], Series] | None = None,
-) -> None:
+) -> str:
     """Write `trace` to `path`; the same trace gives the same bytes.
 
     Args:
-        chips: those to write; default: the critical chip and the first few others.
-        layers: those to write; default: all, and what lies outside layers.
+        chips: those to write, whatever they do; default: the critical chip and the first few others, as far as
+            MOST_TASKS go.
         memory: of a chip, over time, for a counter.
+
+    Returns:
+        what was left out of the chips that are written, empty for nothing; the file says it too.
     """
     critical = critical_chip(trace, topology.chips)
+    gap = None if chips is not None else _gap(trace, critical)
     chips = sorted(chips) if chips is not None else _default_chips(trace, topology, critical)
     lanes = of_chips(trace, topology, chips)
-    if layers is not None:
-        lanes = {chip: [_of_layers(lane, trace, layers) for lane in own] for chip, own in lanes.items()}
+    if gap:
+        lanes = {chip: [gap.around(lane) for lane in own] for chip, own in lanes.items()}
     threads = {chip: _threads(own) for chip, own in lanes.items()}
     starts: list[Ints] = []
     lines: list[str] = []
@@ -75,6 +79,10 @@ def write(
             start, texts = _counter("memory", "GiB", chip, *_memory(memory(chip), trace.makespan_ps), us)
             starts.append(start)
             lines += texts
+    if gap:
+        starts.append(_ns(np.array([gap.start])))
+        note = {"ph": "i", "s": "g", "name": gap.note, "pid": critical, "tid": 0, "ts": gap.start / 1e6}
+        lines.append(json.dumps(note))
     order = np.argsort(np.concatenate(starts), kind="stable").tolist()
     events = [*_metadata(topology, lanes, threads), *(lines[i] for i in order)]
     header = {
@@ -86,28 +94,53 @@ def write(
             "world_size": topology.chips,
         },
         "displayTimeUnit": "ns",
-    }
+    } | ({"otherData": {"note": gap.note}} if gap else {})
     fields = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = ",\n".join([*fields, '"traceEvents": [\n' + ",\n".join(events) + "\n]"])
     path.write_text("{\n" + text + "\n}\n", encoding="utf-8")
+    return gap.note if gap else ""
 
 
 def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]:
-    """The critical chip and the first others, up to CHIPS of them and _MOST_TASKS tasks."""
+    """The critical chip and the first others, up to CHIPS of them and MOST_TASKS tasks."""
     tasks = np.bincount(trace.program.chip, minlength=topology.chips)
     others = [chip for chip in range(min(CHIPS, topology.chips)) if chip != critical]
     chips = [critical, *others][:CHIPS]
-    while len(chips) > 1 and tasks[chips].sum() > _MOST_TASKS:
+    while len(chips) > 1 and tasks[chips].sum() > MOST_TASKS:
         chips.pop()
     return sorted(chips)
 
 
-def _of_layers(lane: Lane, trace: Trace, layers: Collection[int]) -> Lane:
-    """The lane's spans of some layers."""
-    chosen = np.isin(trace.program.layer[lane.spans.task], list(layers))
-    return Lane(lane.kind, lane.label, lane.spans.where(chosen), lane.exposed, lane.link)
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """A time of which nothing is written: what starts in it is left out."""
+
+    start: int
+    """ps."""
+    end: int
+    note: str
+
+    def around(self, lane: Lane) -> Lane:
+        """The lane without it."""
+        outside = (lane.spans.start < self.start) | (lane.spans.start >= self.end)
+        return Lane(lane.kind, lane.label, lane.spans.where(outside), lane.exposed, lane.link)
+
+
+def _gap(trace: Trace, chip: int) -> _Gap | None:
+    """What of a chip is left out; None where all of it fits. Whole layers stay where they are shorter than a half."""
+    own = np.sort(trace.times["start"][trace.program.chip == chip])
+    if len(own) <= MOST_TASKS:
+        return None
+    start, end = int(own[MOST_TASKS // 2]), int(own[-MOST_TASKS // 2 - 1]) + 1
+    edges = layer_edges(trace, chip)[:-1]
+    start = int(edges[edges <= start].max(initial=0)) or start
+    end = int(edges[edges >= end][0]) if (edges >= end).any() else end
+    kept = int(((own < start) | (own >= end)).sum())
+    first, last, whole = (format_seconds(ps / PS_PER_S) for ps in (start, trace.makespan_ps - end, trace.makespan_ps))
+    note = f"the first {first} and the last {last} of {whole}: {kept:,} of {len(own):,} tasks of chip {chip}"
+    return _Gap(start, end, note)
 
 
 def _threads(lanes: Sequence[Lane]) -> list[int]:
