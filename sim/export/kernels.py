@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 
@@ -96,9 +97,9 @@ def _along(topology: Topology, op: Op, chip: int) -> set[int]:
     names = [axis.name for axis in topology.axes]
     if op.group == "send" or not op.axes or not set(op.axes) <= set(names):
         return set()
-    here = topology.coordinates(chip)
-    fixed = [i for i, name in enumerate(names) if name not in op.axes]
-    return {c for c in range(topology.chips) if all(topology.coordinates(c)[i] == here[i] for i in fixed)}
+    here = zip(topology.axes, topology.coordinates(chip), strict=True)
+    grid = itertools.product(*(range(axis.size) if axis.name in op.axes else (at,) for axis, at in here))
+    return {topology.chip_at(coordinates) for coordinates in grid}
 
 
 def _exchanging(program: Program, instance: int, chip: int) -> set[int]:

@@ -6,7 +6,10 @@ size 2 would lose half of its links, and an axis of size 1 would gain a link fro
 
 from __future__ import annotations
 
-import itertools
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.specs import AxisSpec, TorusSpec
@@ -29,34 +32,27 @@ def build(spec: TorusSpec) -> Topology:
             raise InputError("an axis of size 1 has no links and takes no twist", where=f"{spec.name}: axes.{name}")
 
     axes = tuple(Axis(name, axis.size, ring=axis.wrap and not axis.twist) for name, axis in spec.axes.items())
-    grid = list(itertools.product(*(range(axis.size) for axis in axes)))
-    chip_at = {position: chip for chip, position in enumerate(grid)}
+    chips = prod(axis.size for axis in axes)
+    hops = [
+        (name, direction, sign, _next(spec.axes, along, direction).tolist())
+        for along, name in enumerate(spec.axes)
+        for direction, sign in ((1, "+"), (-1, "-"))
+    ]
     bandwidth, latency_s = effective(spec.link)
     links: list[Link] = []
     neighbours: dict[tuple[int, str, int], tuple[int, int]] = {}
-    for chip, here in enumerate(grid):
-        for along, name in enumerate(spec.axes):
-            for direction, sign in ((1, "+"), (-1, "-")):
-                there = _step(spec.axes, here, along, direction)
-                if there is None:
-                    continue
-                link = Link(
-                    index=len(links),
-                    name=f"{chip}:{name}{sign}",
-                    src=chip,
-                    dst=chip_at[there],
-                    bandwidth=bandwidth,
-                    latency_s=latency_s,
-                    axis=name,
-                    direction=direction,
-                )
-                links.append(link)
-                neighbours[chip, name, direction] = link.dst, link.index
+    for chip in range(chips):
+        for name, direction, sign, there in hops:
+            if (dst := there[chip]) < 0:
+                continue
+            index = len(links)
+            links.append(Link(index, f"{chip}:{name}{sign}", chip, dst, bandwidth, latency_s, name, direction))
+            neighbours[chip, name, direction] = dst, index
     return Topology(
         name=spec.name,
         chip=Chip.of(spec.chip),
         axes=axes,
-        nodes=tuple(str(chip) for chip in range(len(grid))),
+        nodes=tuple(map(str, range(chips))),
         links=tuple(links),
         collective_overhead_s=spec.collective_overhead.value,
         collectives=spec.collectives,
@@ -67,19 +63,17 @@ def build(spec: TorusSpec) -> Topology:
     )
 
 
-def _step(axes: dict[str, AxisSpec], here: tuple[int, ...], along: int, direction: int) -> tuple[int, ...] | None:
-    """Position one hop from `here` along the axis number `along`; None where there is no link."""
-    axis = list(axes.values())[along]
-    there = list(here)
+def _next(axes: dict[str, AxisSpec], along: int, direction: int) -> npt.NDArray[np.int64]:
+    """[chips] the chip one hop along the axis number `along`; -1 where there is no link."""
+    sizes, axis = [spec.size for spec in axes.values()], list(axes.values())[along]
+    there = np.stack(np.unravel_index(np.arange(prod(sizes)), sizes))
     there[along] += direction
-    if 0 <= there[along] < axis.size:
-        return tuple(there)
-    if not axis.wrap or axis.size == 1:
-        return None
+    beyond = (there[along] < 0) | (there[along] >= axis.size)
     there[along] %= axis.size
     for other, (name, spec) in enumerate(axes.items()):
-        there[other] = (there[other] + direction * axis.twist.get(name, 0)) % spec.size
-    return tuple(there)
+        there[other] = np.where(beyond, (there[other] + direction * axis.twist.get(name, 0)) % spec.size, there[other])
+    linked = ~beyond if not axis.wrap or axis.size == 1 else True
+    return np.where(linked, np.ravel_multi_index(tuple(there), sizes), -1)
 
 
 def _vertex_transitive(axes: dict[str, AxisSpec]) -> bool:
