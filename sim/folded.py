@@ -37,7 +37,7 @@ def of_chips(trace: Trace, whole: Topology, chips: Sequence[int]) -> Trace:
     first = np.full(tasks, -1, dtype=np.int32)
     first[held > 0] = program.resource[program.resource_offset[:-1][held > 0]]
     link = moved(tiled(first), chip) - whole.chips
-    ends = np.array([end.dst for end in whole.links], dtype=np.int32)
+    ends = np.array([*(end.dst for end in whole.links), -1], dtype=np.int32)
     sends = tiled((program.kind == Kind.SEND) & (first > 0))
     per_task = ("busy_ps", "flight_ps", "op", "layer", "kind", "bytes", "flops", "collective", "slow_ppm", "poll_ps")
     hosts = [f"{c}:host" for c in range(whole.chips)] if len(program.resources) > 1 + ports else []
@@ -47,7 +47,7 @@ def of_chips(trace: Trace, whole: Topology, chips: Sequence[int]) -> Trace:
         program,
         resources=tuple(names),
         chip=chip,
-        peer=np.where(sends, ends[np.where(sends, link, 0)], np.int32(-1)),
+        peer=ends[np.where(sends, link, -1)],
         slows=moved(tiled(program.slows), chip),
         resource=resource,
         resource_offset=np.concatenate(([0], np.cumsum(tiled(held)))),

@@ -171,6 +171,11 @@ def format_bytes(value: float) -> str:
     return f"{value:.0f} B"
 
 
+def format_count(value: int, noun: str) -> str:
+    """`1 chip`, `4,096 chips`."""
+    return f"{value:,} {noun}{'s' * (value != 1)}"
+
+
 def format_percent(share: float) -> str:
     """`40.9%`, `0.14%`: one decimal, below one percent two."""
     return f"{share:.2%}" if abs(share) < 0.01 and share else f"{share:.1%}"

@@ -98,6 +98,13 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
             {"name": "closed form, sends free", "group": "", "seconds": ideal_s, "why": why},
             {"name": "sends and waits", "group": "", "seconds": pipeline.total_s - ideal_s, "why": more},
         ]
+    if pool := report.pool:
+        plain, rest = "simulated with all layers in the chip's own memory", "what the formula of the stalls leaves out"
+        return [
+            {"name": "without a memory pool", "group": "", "seconds": simulated.step_s - pool.stall_s, "why": plain},
+            {"name": "stalls, closed form", "group": "", "seconds": pool.closed_form_stall_s, "why": "of all fetches"},
+            {"name": "more", "group": "", "seconds": pool.stall_s - pool.closed_form_stall_s, "why": rest},
+        ]
     if form is None:
         return []
     steps = simulated.latency_s / simulated.step_s

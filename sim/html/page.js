@@ -64,8 +64,9 @@ function table(parent, titles, rows, id) {
 // --- headline ---------------------------------------------------------------------------------------------------------
 
 function headline(parent, run) {
-  const layers = run.layers < run.all_layers ? `${run.layers} of ${run.all_layers} layers` : `${run.layers} layers`;
-  el(parent, "p", `${run.machine}, ${run.chips} chips, ${layers}; ${run.tasks.toLocaleString("en")} tasks simulated` +
+  const count = (value, noun) => `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`;
+  const layers = run.layers < run.all_layers ? `${run.layers} of ${count(run.all_layers, "layer")}` : count(run.layers, "layer");
+  el(parent, "p", `${run.machine}, ${count(run.chips, "chip")}, ${layers}; ${run.tasks.toLocaleString("en")} tasks simulated` +
     (run.folded ? ", one chip for all" : ""), { className: "dim" });
   if (run.description) el(parent, "p", run.description);
   const cards = el(parent, "div", null, { className: "cards" });
@@ -97,7 +98,7 @@ function stack(parent, parts, total, looks) {
   const target = el(parent, "div", null, { className: "plot" }), [unit, name] = unitOf(total);
   const traces = parts.map((part) => ({
     type: "bar", orientation: "h", y: [""], x: [part.time_s / unit], name: part.name,
-    marker: { color: looks[part.name][0], line: { color: "#fff", width: 1 }, pattern: { shape: looks[part.name][1], fgcolor: "#8C8C8C", size: 6, solidity: 0.3 } },
+    marker: { color: looks[part.name][0], line: { color: "#fff", width: 1 }, pattern: { shape: looks[part.name][1], bgcolor: looks[part.name][0], fgcolor: "#8C8C8C", size: 6, solidity: 0.3 } },
     text: [part.time_s / total > 0.06 ? percent(part.time_s / total) : ""], textposition: "inside", insidetextanchor: "middle",
     hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of it<extra></extra>`,
   }));
@@ -120,7 +121,7 @@ function waterfall(parent, phase) {
   Plotly.newPlot(target, [{
     type: "waterfall", orientation: "h", y: names.map((_, i) => i), x: y,
     measure: names.map((_, i) => (i === names.length - 1 ? "total" : i ? "relative" : "absolute")),
-    text: y.map((value, i) => (i && i < bars.length ? signed(value * unit) : time(value * unit))), textposition: "outside", cliponaxis: false,
+    text: y.map((value, i) => (i && i < bars.length ? signed(Math.abs(value * unit) < 1e-7 * total ? 0 : value * unit) : time(value * unit))), textposition: "outside", cliponaxis: false,
     customdata: [...bars.map((bar) => (bar.group ? `${bar.group}<br>` : "") + wrap(bar.why)), ""],
     hovertemplate: "%{text}<br>%{customdata}<extra></extra>",
     increasing: { marker: { color: "#D55E00" } }, decreasing: { marker: { color: "#0072B2" } }, totals: { marker: { color: "#222" } },

@@ -41,6 +41,8 @@ _POINTS_ACROSS, _POINTS_PER_LETTER = 600.0, 4.2
 """Roughly, the width of a panel and of a letter in a bar."""
 _THIN_POINTS = 1.5
 """A bar narrower than this has no white edge, which would hide it."""
+_OUTLINED_POINTS = 5.0
+"""A narrower bar has no outline for the critical path, which would be all that is seen of it."""
 _SHORTEST_NAME = 2
 _LEGEND_COLUMNS = 7
 _HATCH_HEIGHT = 0.35
@@ -90,7 +92,9 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
         _rectangles(panel, exposed, bottom, height, _FLYING)
     else:
         _rectangles(panel, exposed, bottom, _HATCH_HEIGHT * height, _HATCHED)
-        _rectangles(panel, spans.where(panel.on_path[spans.task] & (points >= _THIN_POINTS)), bottom, height, _ON_PATH)
+        _rectangles(
+            panel, spans.where(panel.on_path[spans.task] & (points >= _OUTLINED_POINTS)), bottom, height, _ON_PATH
+        )
     if lane.kind == "link":
         return
     letters = points / _POINTS_PER_LETTER

@@ -136,7 +136,7 @@ def _summary(load: Load, topology: Topology) -> str:
     wrap = "; dashed: wraparound" if topology.kind == "torus" else ""
     return (
         f"{topology.name}: links busy {busy.mean():.1%} of the time on average, {busy.max():.1%} at most, "
-        f"{np.count_nonzero(busy == 0)} of {len(busy)} idle{wrap}"
+        f"{np.count_nonzero(busy == 0):,} of {len(busy):,} idle{wrap}"
     )
 
 

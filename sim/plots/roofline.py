@@ -29,7 +29,7 @@ _COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purpl
 _MARKERS = "osD^vP*X"
 _MOST = 14
 """Operations drawn: those that take longest."""
-_NEAR = 0.022
+_NEAR = 0.035
 """Operations closer than this share of the axes would hide one another: they have one marker."""
 
 
@@ -110,7 +110,10 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
             }
             axes.plot(first.flops_per_byte, first.flops_per_s, linewidth=0, markeredgecolor="white", **look)
             numbers, place = ", ".join(str(i + 1) for i in group), (first.flops_per_byte, first.flops_per_s)
-            beside: dict[str, Any] = {"xytext": (6, -3), "textcoords": "offset points", "va": "top", "fontsize": 7}
+            side = -1 if k % 2 else 1  # neighbours on different sides
+            look_of: dict[str, Any] = {"va": "bottom" if side > 0 else "top", "ha": "right" if side > 0 else "left"}
+            beside = look_of | {"xytext": (-5 * side, 4 * side), "textcoords": "offset points", "fontsize": 7}
+            beside |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}}
             axes.annotate(numbers, place, **beside)
             looks = [look if i in group else own for i, own in enumerate(looks)]
         for i, (point, look) in enumerate(zip(found, looks, strict=True)):

@@ -12,7 +12,7 @@ chip
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -116,7 +116,9 @@ def waiting(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
     """What chips may wait for while they neither compute nor communicate; where two overlap, the first counts."""
     nothing = sp.joins(trace).where(np.empty(0, dtype=np.int64))
     outside = sp.outside(sp.on_stage(trace, batches), trace.makespan_ps) if batches else nothing
-    return {"stream join": sp.joins(trace), "memory pool": sp.copies(trace), "pipeline bubble": outside}
+    copies = sp.copies(trace)
+    there = replace(copies, end=trace.times["end"][copies.task])  # its engine is free before the last byte is there
+    return {"stream join": sp.joins(trace), "memory pool": there, "pipeline bubble": outside}
 
 
 def _names(links: list[int], topology: Topology) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sim.report import text
 from sim.report.headline import brief
 from sim.report.report import Report
-from sim.units import format_seconds
+from sim.units import format_count, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,8 +24,10 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     from rich.console import Console
 
     console = console or Console(highlight=False)
-    layers = f"{report.layers_simulated} of {report.layers}" if report.layers_simulated < report.layers else "all"
-    console.print(f"[bold]{report.scenario}[/] on {report.machine}, {report.chips} chips, {layers} layers")
+    some = report.layers_simulated < report.layers
+    layers = f"{report.layers_simulated} of {report.layers} layers" if some else format_count(report.layers, "layer")
+    chips = format_count(report.chips, "chip")
+    console.print(f"[bold]{report.scenario}[/] on {report.machine}, {chips}, {layers}")
     console.print("  ".join(f"{label} [bold]{value}[/]" for label, value in brief(report)))
     _print(text.overall(report), console)
     for name, phase in zip(("prefill", "decode"), report.phases, strict=False):

@@ -19,7 +19,7 @@ from sim.report.waiting import Waiting
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 from sim.trace import Trace
-from sim.units import format_seconds
+from sim.units import format_count, format_seconds
 
 _LINKS_NAMED = 4
 
@@ -173,7 +173,7 @@ class Report:
     @property
     def span(self) -> str:
         """What times of the critical chip are of."""
-        return f"all {self.pipeline.requests} requests" if self.pipeline else "one step"
+        return f"all {self.pipeline.requests:,} requests" if self.pipeline else "one step"
 
     @property
     def difference(self) -> float | None:
@@ -191,7 +191,7 @@ class Report:
         return self.closed_form.per_axis_latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
 
     def _repr_html_(self) -> str:
-        return to_html(f"{self.scenario} on {self.machine}, {self.chips} chips", headline(self))
+        return to_html(f"{self.scenario} on {self.machine}, {format_count(self.chips, 'chip')}", headline(self))
 
     def to_dict(self, wall_s: float | None = None) -> dict[str, Any]:
         """The report as JSON data.

@@ -206,7 +206,7 @@ def _links(report: Report) -> Line:
     links = report.links
     if not links.busiest:
         return Line("links: nothing was sent")
-    more = f" and {links.tied - len(links.busiest)} more" if links.tied > len(links.busiest) else ""
+    more = f" and {links.tied - len(links.busiest):,} more" if links.tied > len(links.busiest) else ""
     return Line(
         f"busiest links: {', '.join(links.busiest)}{more}, {links.utilisation:.1%} busy with "
         f"{format_bytes(links.bytes)} in {report.span}; mean over all links {links.mean_utilisation:.1%}"
