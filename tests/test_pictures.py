@@ -81,6 +81,16 @@ def test_unknown_figures_and_formats_are_named(results: Path):
         CliRunner().invoke(app, ["plot", str(results), "--format", "gif"], catch_exceptions=False)
 
 
+def test_a_chip_without_links_is_run_drawn_and_read_back(tmp_path: Path):
+    alone = {"x": {"size": 1, "wrap": False}, "y": {"size": 1, "wrap": False}}
+    done = run(load.scenario(str(write(tmp_path, {"topology.axes": alone}))))
+    (tmp_path / "out").mkdir()
+    outputs.write(done, tmp_path / "out", formats=["png"])
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {f"{name}.png" for name in DRAWN}
+    assert outputs.read(tmp_path / "out").report == done.report
+    assert done.report.links.busiest == ()
+
+
 GPUS = """
 name: gpus
 topology: dgx_h100

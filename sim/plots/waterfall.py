@@ -205,7 +205,8 @@ def _draw_title(made: Figure, explanation: Explanation, whole_in: float) -> None
     paper, step = explanation.time(explanation.paper_s), explanation.time(explanation.step_s)
     title = f"Why a {explanation.phase} step takes {step} and not the {paper} of {explanation.words.formula}"
     made.text(left, 1 - 0.13 / whole_in, title, fontsize=13, fontweight="bold", va="top")
-    below = f"{explanation.scenario} on {explanation.machine}, {format_count(explanation.chips, 'chip')}. Every row switches on one effect"
+    chips = format_count(explanation.chips, "chip")
+    below = f"{explanation.scenario} on {explanation.machine}, {chips}. Every row switches on one effect"
     below += " more, in this order; what it adds depends on those above it."
     made.text(left, 1 - 0.42 / whole_in, below, fontsize=8.5, color=_DIM, va="top")
     for x_in, column in ((_VALUE_IN, "adds"), (_RUNNING_IN, "so far"), (_SHARE_IN, "of step")):
