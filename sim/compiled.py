@@ -19,9 +19,7 @@ def available() -> bool:
 
 
 def fits(program: Program, least_ppm: int) -> bool:
-    """Whether all times and all work of a program can be counted in 64 bits, the rest in 31, and no task polls."""
-    if program.poll_ps.any():
-        return False
+    """Whether all times and all work of a program can be counted in 64 bits, and the rest in 31."""
     total = float(program.busy_ps.sum(dtype=np.float64) + program.flight_ps.sum(dtype=np.float64))
     total += float(program.poll_ps.sum(dtype=np.float64))
     if program.slow_ppm.any():

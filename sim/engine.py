@@ -8,7 +8,8 @@ instant, that end is one of the instant's arrivals. A task that takes no time bu
 next round.
 
 Polling: a task with a period (`Program.poll_ps`) looks for its dependencies once in that time, from the end of the
-first of them on its list: it is ready at the first whole number of periods after it at which all have ended.
+first of them on its list: it is ready at the first whole number of periods after it at which all have ended. A task
+that waits for nothing does not look.
 
 Interference: a task may slow a resource (`Program.slows`), from its start by a positive `slow_ppm`, or back to what it
 was from its end by a negative one. All that slow a resource at once add up. While the rate of its resource is less than
@@ -211,8 +212,8 @@ class _Polls:
     """Tasks that look for their dependencies from time to time."""
 
     def __init__(self, program: Program) -> None:
-        polling = np.flatnonzero(program.poll_ps)
-        first = program.deps[program.dep_offset[polling]] if len(polling) else polling
+        polling = np.flatnonzero((program.poll_ps > 0) & (np.diff(program.dep_offset) > 0))
+        first = program.deps[program.dep_offset[polling]]
         self._period = dict(zip(polling.tolist(), program.poll_ps[polling].tolist(), strict=True))
         self.anchor = dict(zip(polling.tolist(), first.tolist(), strict=True))
         """Task -> the first of its dependencies."""

@@ -105,7 +105,8 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
         topology, notes = around_failures(topology, scenario.perturb)
     lowered = lower(scenario, topology, keep)
     if scenario.perturb:
-        program = perturbed(lowered.program, topology, scenario.perturb)
+        cached = scenario.workload.context or 0
+        program = perturbed(lowered.program, topology, scenario.perturb, step=cached)
         lowered = replace(lowered, program=program, notes=(*lowered.notes, *notes))
     return topology, lowered, f"all chips are simulated: {obstacle}"
 

@@ -16,12 +16,15 @@ from sim.topology.graph import Topology
 from sim.topology.rings import adapters
 
 
-def perturbed(program: Program, topology: Topology, spec: PerturbSpec) -> Program:
+def perturbed(program: Program, topology: Topology, spec: PerturbSpec, step: int = 0) -> Program:
     """`program` on a machine with stragglers, slow and failed links, and jitter.
 
     An operation takes its time x factor + delay, a message that of the slowest link it holds, each with its factor;
     jitter multiplies both by 1 + share x a number drawn per task, uniformly from [0, 1), in the order of tasks, from a
-    generator of the given seed (numpy's PCG64). Whole picoseconds, rounded.
+    generator of the given seed and step (numpy's PCG64). Whole picoseconds, rounded.
+
+    Args:
+        step: tells the passes of one run apart, so that each has draws of its own.
 
     Raises:
         InputError: a chip, layer or link that the scenario does not have, or a message over a failed link.
@@ -40,7 +43,7 @@ def perturbed(program: Program, topology: Topology, spec: PerturbSpec) -> Progra
     busy *= _link_factors(program, topology, spec)
     _check_failed(program, topology, spec.failed_links)
     if spec.jitter:
-        drawn = np.random.default_rng(spec.seed).random(len(program))
+        drawn = np.random.default_rng((spec.seed, step)).random(len(program))
         busy[compute] *= 1 + (spec.jitter.ops or 0.0) * drawn[compute]
         sends = program.kind == Kind.SEND
         busy[sends] *= 1 + (spec.jitter.links or 0.0) * drawn[sends]

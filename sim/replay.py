@@ -64,6 +64,9 @@ class _Replay:
         self.topology = topology
         self.resource = {f"{chip}:compute": chip for chip in range(topology.chips)}
         self.resource |= {link.name: topology.chips + link.index for link in topology.links}
+        held = (name for nodes in ranks for node in nodes for name in _held(node))
+        engines = dict.fromkeys(name for name in held if name.endswith((":host", ":copy")))
+        self.resource |= {name: len(self.resource) + i for i, name in enumerate(engines)}
         self.builder = ProgramBuilder(list(self.resource))
         self.nodes = {(rank, node.id): node for rank, nodes in enumerate(ranks) for node in nodes}
         self.made: dict[tuple[int, int], Ids] = {}
@@ -106,7 +109,7 @@ class _Replay:
                     "waits for a node that is not there", where=_name(keys[0], self.nodes[keys[0]]), got=missing[1]
                 )
             sends = {self.message[key] for key in keys if key in self.message}
-            needs[unit] = {self.unit[key] for key in deps | sends} - {unit}
+            needs[unit] = {self.unit[key] for key in deps | sends}
         waiters: dict[_Unit, list[_Unit]] = defaultdict(list)
         for unit, own in needs.items():
             for need in own:
@@ -168,8 +171,8 @@ class _Replay:
 
     def _as_written(self, node: Node, chip: int, after: list[Ids]) -> Ids:
         """A task of this program, with the resources it held."""
-        names = [name for name in str(node.attributes["resources"]).split(",") if name]
-        for name in names:
+        names, slows = _held(node), str(node.attributes.get("slows", ""))
+        for name in (*names, *([slows] if slows else [])):
             if name not in self.resource:
                 rule = f"{self.topology.name} has no such link"
                 raise InputError(rule, where=node.name, got=name, hint="replay on the machine of the trace")
@@ -187,6 +190,8 @@ class _Replay:
             peer=_number(node, "comm_dst") if node.type == NodeType.COMM_SEND else -1,
             bytes=_number(node, "comm_size" if sends else "tensor_size"),
             flops=_number(node, "num_ops"),
+            slows=self.resource[slows] if slows else -1,
+            slow_ppm=_number(node, "slow_ppm"),
         )
 
     def _send(self, node: Node, chip: int, after: list[Ids]) -> Ids:
@@ -225,6 +230,12 @@ class _Replay:
             raise InputError(
                 "comm_type is not simulated", where=where, got=_number(first, "comm_type"), hint=f"known are {known}"
             )
+        for rank, id in keys:
+            node = self.nodes[rank, id]
+            for name in ("comm_type", "comm_size"):
+                if _number(node, name) != _number(first, name):
+                    rule = f"the nodes of a collective must have the same {name}, {_number(first, name)} on rank 0"
+                    raise InputError(rule, where=_name((rank, id), node), got=_number(node, name))
         size = float(_number(first, "comm_size"))
         involved = first.attributes.get("involved_dim", ())
         flags = involved if isinstance(involved, tuple) else ()
@@ -243,6 +254,11 @@ class _Replay:
 def _ends(node: Node) -> tuple[object, ...]:
     """What a sending and a receiving node must have in common."""
     return tuple(node.attributes.get(name) for name in ("comm_src", "comm_dst", "comm_tag"))
+
+
+def _held(node: Node) -> list[str]:
+    """Names of the resources of a task that this program wrote."""
+    return [name for name in str(node.attributes.get("resources", "")).split(",") if name]
 
 
 def _number(node: Node, name: str) -> int:

@@ -38,7 +38,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     def due(task: int) -> int:
         """When it sees that all of its dependencies have ended: at once, or when it next looks."""
         last, period = max((end(d) for d in deps[task]), default=0), poll[task]
-        if not period:
+        if not period or not deps[task]:
             return last
         since = end(deps[task][0])
         return since + ceil(Fraction(last - since, period)) * period

@@ -44,6 +44,7 @@ def test_with_interference_compiled_equals_simpy_and_the_oracle(p: Program):
 @settings(max_examples=400, deadline=None)
 @given(polling())
 def test_with_polling_compiled_equals_simpy_and_the_oracle(p: Program):
+    assert compiled.fits(p, LEAST_PPM)
     times = simulate(p, "compiled").times
     assert list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True)) == oracle(p)
     assert same(p)
@@ -73,15 +74,25 @@ def test_a_scenario_has_the_same_trace(settings):
     assert same(lower(scenario, topology.build(scenario.topology)).program)
 
 
-def test_a_deadlock_says_the_same():
+@pytest.mark.parametrize("poll_ps", [[0, 0, 0, 0], [0, 5, 7, 0]])
+@pytest.mark.parametrize("slow_ppm", [[0, 0, 0, 0], [500_000, -500_000, 0, 0]])
+def test_a_deadlock_says_the_same(poll_ps: list[int], slow_ppm: list[int]):
+    """Tasks 1 and 2 wait for each other, looking from time to time or not; nobody gives back what task 0 took."""
     good = program([(1, 0, [0], []), (1, 0, [0], [0]), (1, 0, [0], [1]), (0, 0, [], [])])
-    cyclic = dataclasses.replace(good, deps=np.array([2, 1], dtype=np.int32))
+    cyclic = dataclasses.replace(
+        good,
+        deps=np.array([2, 1], dtype=np.int32),
+        poll_ps=np.array(poll_ps, dtype=np.int64),
+        slows=np.array([1 if ppm else -1 for ppm in slow_ppm], dtype=np.int32),
+        slow_ppm=np.array(slow_ppm, dtype=np.int32),
+    )
     messages = []
     for kernel in ("simpy", "compiled"):
         with pytest.raises(DeadlockError) as caught:
             simulate(cyclic, kernel)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+    assert messages[0].startswith("deadlock at 1 ps, 2 tasks never start: task 1 t1 (chip 0) waits for 1: task 2 t2")
 
 
 def test_without_numba_the_choice_is_one_clear_line(monkeypatch):

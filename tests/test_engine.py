@@ -119,9 +119,13 @@ def test_with_interference_the_engine_equals_the_slow_oracle(p: Program):
 
 @st.composite
 def polling(draw: st.DrawFn) -> Program:
-    """A program some of whose tasks look for their dependencies only from time to time."""
-    p = draw(programs(longest=20))
-    period = [draw(st.sampled_from([0, 0, 1, 3, 7])) if len(p.dependencies(t)) else 0 for t in range(len(p))]
+    """A program some of whose tasks look for their dependencies only from time to time; some slow resources down."""
+    p = draw(st.one_of(programs(longest=20), interfering()))
+    return looking(draw, p)
+
+
+def looking(draw: st.DrawFn, p: Program) -> Program:
+    period = [draw(st.sampled_from([0, 0, 1, 3, 7])) for _ in range(len(p))]
     return dataclasses.replace(p, poll_ps=np.array(period, dtype=np.int64))
 
 

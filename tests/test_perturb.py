@@ -86,6 +86,18 @@ def test_jitter_is_the_seeds_and_only_lengthens():
         assert 1 <= longer[own].min() < longer[own].max() < most
 
 
+def test_every_decode_step_has_draws_of_its_own():
+    """Steps that differ by a token in the cache take alike without jitter, and with it are late by different tasks."""
+    jitter = "{jitter: {ops: 5 %}}"
+    lengths = ("workload.context=2048", "workload.context=2049")
+    plain, late = (
+        [found(p, "engine.periodic=off", n).lowered.program.busy_ps for n in lengths] for p in ("{}", jitter)
+    )
+    compute = found("{}", "engine.periodic=off").lowered.program.kind == Kind.COMPUTE
+    one, other = (late[i][compute] / plain[i][compute] - 1 for i in range(2))
+    assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(compute.sum())  # five deviations of independent draws
+
+
 @pytest.mark.parametrize(
     ("perturb", "said"),
     [

@@ -8,8 +8,8 @@ numbers are those of et_def.proto 0.0.4 in github.com/mlcommons/chakra. Every ta
     ... at its receiver                        COMM_RECV_NODE the same; who waits for the message waits for this node
     a hop of a message on its way              METADATA_NODE, after which the next hop or the message follows
 
-Durations are whole microseconds in the schema; `busy_ps`, `flight_ps` and the resources held are attributes beside
-them, with which the same program can be read again.
+Durations are whole microseconds in the schema; `busy_ps`, `flight_ps`, the resources held and what a task takes of
+another's rate (`slows`, `slow_ppm`) are attributes beside them, with which the same program can be read again.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ def nodes_of(program: Program, chips: int) -> list[list[Node]]:
             "flight_ps": int(program.flight_ps[task]),
             "layer": int(program.layer[task]),
         }
+        if program.slow_ppm[task]:
+            common |= {"slows": program.resources[program.slows[task]], "slow_ppm": int(program.slow_ppm[task])}
         op = program.op_names[program.op[task]]
         duration = int(program.busy_ps[task] + program.flight_ps[task] + 500_000) // 1_000_000
         if kind[task] == Kind.SEND and arrives[task]:
@@ -130,7 +132,7 @@ def nodes_of(program: Program, chips: int) -> list[list[Node]]:
 
 
 _TYPES = {"comm_src": _INT32, "comm_dst": _INT32, "comm_tag": _INT32, "comm_size": _INT64, "num_ops": _INT64}
-_TYPES |= {"tensor_size": _UINT64, "comm_type": _INT64, "layer": _INT32}
+_TYPES |= {"tensor_size": _UINT64, "comm_type": _INT64, "layer": _INT32, "slow_ppm": _INT64}
 
 
 def _encoded(node: Node) -> bytes:
