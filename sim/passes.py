@@ -16,10 +16,11 @@ from sim.engine import simulate
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.periodic import Period
-from sim.perturb import around_failures, differs_by_layer, perturbed
+from sim.perturb import around_failures, differs_by_layer, in_use, perturbed
 from sim.placement import machine
 from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.specs import Scenario
+from sim.topology import build
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import PS_PER_S
@@ -101,12 +102,12 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
         else:
             return folded, lowered, f"one chip is simulated for all {topology.chips}, each of whose sends is alike"
     notes: tuple[str, ...] = ()
-    if scenario.perturb:
-        topology, notes = around_failures(topology, scenario.perturb)
+    perturb = in_use(scenario.perturb, build(scenario.topology), topology) if scenario.perturb else None
+    if perturb:
+        topology, notes = around_failures(topology, perturb)
     lowered = lower(scenario, topology, keep)
-    if scenario.perturb:
-        cached = scenario.workload.context or 0
-        program = perturbed(lowered.program, topology, scenario.perturb, step=cached)
+    if perturb:
+        program = perturbed(lowered.program, topology, perturb, step=scenario.workload.context or 0)
         lowered = replace(lowered, program=program, notes=(*lowered.notes, *notes))
     return topology, lowered, f"all chips are simulated: {obstacle}"
 

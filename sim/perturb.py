@@ -34,7 +34,7 @@ def perturbed(program: Program, topology: Topology, spec: PerturbSpec, step: int
     layers = int(program.layer.max(initial=-1)) + 1
     for slow in spec.stragglers:
         where = "perturb.stragglers"
-        _check(slow.chips, topology.chips, f"no chip of that number: {topology.name} has", where)
+        _check(slow.chips, topology.chips, "no chip of that number is in use: those are", where)
         _check(slow.layers or (), layers, "no layer of that number: the scenario has", where)
         late = compute & np.isin(program.chip, slow.chips)
         if slow.layers is not None:
@@ -49,6 +49,25 @@ def perturbed(program: Program, topology: Topology, spec: PerturbSpec, step: int
         busy[sends] *= 1 + (spec.jitter.links or 0.0) * drawn[sends]
     changed = busy != program.busy_ps
     return replace(program, busy_ps=np.where(changed, np.rint(busy).astype(np.int64), program.busy_ps))
+
+
+def in_use(spec: PerturbSpec, whole: Topology, topology: Topology) -> PerturbSpec:
+    """`spec` without those links of the machine `whole` that `topology`, its chips in use, does not have.
+
+    Raises:
+        InputError: no link of that name.
+    """
+    _numbers(spec.failed_links, whole, "perturb.failed_links")
+    for slow in spec.slow_links:
+        _numbers(slow.links, whole, "perturb.slow_links")
+    here = {link.name for link in topology.links}
+    slow_links = [
+        slow.model_copy(update={"links": links})
+        for slow in spec.slow_links
+        if (links := [name for name in slow.links if name in here])
+    ]
+    failed = [name for name in spec.failed_links if name in here]
+    return spec.model_copy(update={"failed_links": failed, "slow_links": slow_links})
 
 
 def around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topology, tuple[str, ...]]:

@@ -33,7 +33,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
     """(bandwidth in bytes/s, latency in s) of the way to the memory that keeps the layers of a memory pool.
 
     Raises:
-        InputError: a peer is to keep them, and the mesh leaves no chip free.
+        InputError: a peer is to keep them, and the mesh leaves no chip free, or failed links leave no way to one.
     """
     pool = scenario.memory_pool
     if pool is None:
@@ -41,13 +41,25 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
     if pool.link:
         return effective(pool.link)
     used = tensor_chips(scenario) * scenario.layout.mesh.pipeline
-    whole = topology.build(scenario.topology)
-    ways = [[whole.links[i] for i in whole.route(0, chip)] for chip in range(used, whole.chips)]
-    if not ways:
+    whole, slow = topology.build(scenario.topology), dict[str, float]()
+    if perturb := scenario.perturb:
+        whole = whole.without(frozenset(link.index for link in whole.links if link.name in perturb.failed_links))
+        for each in perturb.slow_links:
+            slow |= {name: max(each.factor, slow.get(name, 1.0)) for name in each.links}
+    if used == whole.chips:
         hint = "layout.mesh: {tensor: 1}, or memory_pool.link"
         raise InputError("no chip is left free to keep layers", where="memory_pool.to", got=pool.to, hint=hint)
-    best = max(ways, key=lambda way: (min(link.bandwidth for link in way), -len(way)))
-    return min(link.bandwidth for link in best), sum(link.latency_s for link in best)
+
+    def way(peer: int) -> tuple[float, int, float]:
+        """(bandwidth of the slower direction, - hops, latency): layers come and go."""
+        fetch, back = whole.route(peer, 0), whole.route(0, peer)
+        links = [whole.links[link] for link in (*fetch, *back)]
+        bandwidth = min(link.bandwidth / slow.get(link.name, 1.0) for link in links)
+        return bandwidth, -len(fetch), sum(whole.links[link].latency_s for link in fetch)
+
+    peers = [peer for peer in range(used, whole.chips) if whole.reaches(peer, 0) and whole.reaches(0, peer)]
+    bandwidth, _, latency_s = max(map(way, peers or [used]), key=lambda found: found[:2])
+    return bandwidth, latency_s
 
 
 def tensor_chips(scenario: Scenario) -> int:

@@ -271,3 +271,37 @@ def test_what_two_late_chips_cost_depends_on_what_waits_for_them(residual, overl
     assert hidden in (0, min(attention, mlp))
     assert one[1] - one[0] == parts * (attention + mlp) * 10**12
     assert two[1] - two[0] == (2 * parts * (attention + mlp) - hidden) * 10**12
+
+
+def layer_copies_ps(perturb: str) -> set[int]:
+    """Times that a copy of a layer takes between an A100 and the peer that keeps it, of eight on NVSwitches."""
+    chosen = "workload.batch=8", "model.layers=4", "memory_pool.offload_every=4", "model.nominal_parameters=7.248e+9"
+    program = simulate_pass(load.scenario("pmep_gpt3_peer", [*chosen, f"perturb={perturb}"])).lowered.program
+    return set(program.busy_ps[program.kind == Kind.COPY].tolist())
+
+
+@pytest.mark.parametrize("port", ["gpu0:ingress", "gpu0:egress"])
+def test_layers_come_more_slowly_through_a_slow_port(port):
+    (plain,), (slow,) = layer_copies_ps("{}"), layer_copies_ps(f"{{slow_links: [{{links: ['{port}'], factor: 3}}]}}")
+    assert abs(slow - 3 * plain) <= 2  # both are rounded
+
+
+def test_layers_live_on_a_peer_that_is_reached():
+    """With the next GPU's port gone another keeps them, as fast; without a port of its own a GPU has no peer."""
+    assert layer_copies_ps("{failed_links: ['gpu1:egress']}") == layer_copies_ps("{}")
+    with pytest.raises(InputError, match="gpu0:ingress cut the machine: gpu1 cannot reach gpu0 without gpu0:ingress"):
+        layer_copies_ps("{failed_links: ['gpu0:ingress']}")
+
+
+def test_links_of_chips_that_are_not_in_use_make_no_difference():
+    chosen = "engine.layers=4", "topology=dgx_h100", "layout.mesh.tensor=4"
+
+    def found(perturb: str) -> int:
+        return simulate_pass(load.scenario("llama3_8b_tp8_ladder", [*chosen, f"perturb={perturb}"])).trace.makespan_ps
+
+    unused = "{failed_links: ['gpu7:egress'], slow_links: [{links: ['gpu6:ingress', 'gpu5:egress'], factor: 2}]}"
+    assert found(unused) == found("{}")
+    with pytest.raises(
+        InputError, match=r"perturb\.stragglers: no chip of that number is in use: those are 0 to 3, got 7"
+    ):
+        found("{stragglers: [{chips: [7], factor: 2}]}")

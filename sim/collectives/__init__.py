@@ -103,7 +103,12 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
     fitting = tuple(dict.fromkeys((*of_nccl, *_on(topology)[collective])))
     name = algorithm or topology.collectives.get(collective) or fitting[0]
     if name in of_nccl:
-        return library.choose(topology, collective, name, size)
+        try:
+            return library.choose(topology, collective, name, size)
+        except InputError as error:
+            if not topology.failed:
+                raise
+            raise error.within(f"{collective} by {name}") from None
     if name in fitting:
         return name
     if name in COLLECTIVES[collective]:

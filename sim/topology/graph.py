@@ -11,6 +11,7 @@ from math import prod
 from typing import TYPE_CHECKING, Literal
 
 from sim import units
+from sim.errors import InputError
 from sim.specs import ChipSpec, GraphSpec, LinkSpec, Medium, NcclSpec, TilesSpec
 from sim.topology.paths import shortest
 
@@ -186,6 +187,14 @@ class Topology:
     def route(self, src: int, dst: int) -> tuple[int, ...]:
         """Link indices of the path from chip `src` to chip `dst`; none from a chip to itself."""
         return self.route_of(self, src, dst)
+
+    def reaches(self, src: int, dst: int) -> bool:
+        """Whether there is a route from chip `src` to chip `dst`: failed links may leave none."""
+        try:
+            self.route(src, dst)
+        except InputError:
+            return False
+        return True
 
     def parallel(self, link: int) -> tuple[int, ...]:
         """Indices of all links side by side with `link` (same ends, direction, rate and latency), itself included."""
