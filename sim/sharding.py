@@ -48,10 +48,10 @@ class Sharded:
         for dim in self.dims:
             shards = self.ways(dim.axes)
             if dim.size % shards:
-                raise LayoutError(
-                    f"{self}: the mesh must divide every dimension, but {' x '.join(dim.axes)} = {shards} chips "
-                    f"do not divide {_MEANING.get(dim.name, dim.name)} = {dim.size}"
-                )
+                rule = f"{_MEANING.get(dim.name, dim.name)} must be a multiple of the {shards} chips that share it"
+                near = " or ".join(str(n * shards) for n in (dim.size // shards, dim.size // shards + 1) if n)
+                hint = f"such as {near}, or fewer chips along {', '.join(dim.axes)} ({self})"
+                raise LayoutError(rule, got=dim.size, hint=hint)
 
     def __str__(self) -> str:
         text = "".join(dim.name + (f"_{''.join(dim.axes)} " if dim.axes else "") for dim in self.dims).strip()
@@ -92,13 +92,13 @@ class Sharded:
 ITEM_BYTES: dict[str, int] = {**DTYPE_BYTES, "f32": 4, "int32": 4}
 
 _MEANING = {
-    "B": "batch B",
-    "L": "positions L",
-    "E": "d_model E",
-    "F": "d_ff F",
-    "H": "heads H",
-    "K": "kv_heads K",
-    "Q": "d_head Q",
+    "B": "batch",
+    "L": "tokens per sequence",
+    "E": "d_model",
+    "F": "d_ff",
+    "H": "heads",
+    "K": "kv_heads",
+    "Q": "d_head",
 }
 
 
@@ -190,8 +190,8 @@ def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
     """One of `parts` consecutive equal parts of a dimension that no axis splits."""
     whole = tensor.dim(dim)
     if whole.axes or whole.size % parts:
-        name = _MEANING.get(dim, dim)
-        raise LayoutError(f"{tensor} in {parts} parts: they must divide {name} = {whole.size}, whole on every chip")
+        rule = f"{_MEANING.get(dim, dim)} must be whole on every chip and a multiple of its {parts} parts"
+        raise LayoutError(rule, got=whole.size, hint=f"({tensor})")
     dims = tuple(replace(d, size=d.size // parts) if d.name == dim else d for d in tensor.dims)
     return replace(tensor, dims=dims)
 
@@ -270,8 +270,9 @@ def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
         raise LayoutError(f"attention of {q}, {k}, {v}: every position needs the keys of all earlier ones")
     if q.dim("H").size % k.dim("K").size:
         raise LayoutError(
-            f"attention of {q}, {k}, {v}: key-value heads must divide the query heads, padding included, "
-            f"got {k.dim('K').size} and {q.dim('H').size}"
+            f"kv_heads must divide the heads, of which {q.dim('H').size} are computed so that the chips divide them",
+            got=k.dim("K").size,
+            hint=f"(attention of {q}, {k}, {v})",
         )
     if k.dim("K").axes != q.dim("H").axes[: len(k.dim("K").axes)]:
         raise LayoutError(f"attention of {q}, {k}, {v}: key-value heads must be split like the query heads")

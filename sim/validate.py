@@ -48,10 +48,9 @@ def predicted(case: Case, scenario: Scenario, latency: float) -> float:
     if case.metric == "tokens_per_s":
         return scenario.workload.batch * scenario.workload.steps / latency
     chip = scenario.topology.chip
-    parameters = scenario.model.nominal_parameters * scenario.layers / scenario.model.layers
     chips = prod(axis.size for axis in getattr(scenario.topology, "axes", {}).values())
     peak = chip.peak[scenario.workload.activations].value
-    return pope.mfu(parameters, scenario.tokens, chips, peak, latency)
+    return pope.mfu(scenario.parameters, scenario.tokens, chips, peak, latency)
 
 
 def _bytes_per_step(scenario: Scenario) -> float:
@@ -59,7 +58,7 @@ def _bytes_per_step(scenario: Scenario) -> float:
     model, bytes_each = scenario.model, DTYPE_BYTES[scenario.workload.weights]
     ends = 2 * model.vocabulary * model.d_model
     chips = scenario.layout.mesh.tensor or 1
-    return bytes_each * ((model.nominal_parameters - ends) / chips + ends)
+    return bytes_each * ((model.parameters - ends) / chips + ends)
 
 
 def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:

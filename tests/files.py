@@ -41,7 +41,6 @@ FILES: dict[str, dict[str, Any]] = {
         "vocabulary": 64,
         "ffn": "swiglu",
         "block": "parallel",
-        "nominal_parameters": 1000.0,
     },
 }
 

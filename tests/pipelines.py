@@ -77,7 +77,6 @@ def scenario(
             "vocabulary": 64 if ends else 1,
             "ffn": "mlp",
             "block": "serial",
-            "nominal_parameters": 1e6,
         },
         "workload": {"phase": phase, "batch": batch, **tokens, "weights": "bf16"},
         "layout": {

@@ -110,7 +110,7 @@ def test_more_chips_than_heads_and_one_sequence(attention, kv):
     )
     logits, _, want = next(passes)
     np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
-    with pytest.raises(LayoutError, match="do not divide heads H = 4"):
+    with pytest.raises(LayoutError, match="heads must be a multiple of the 8 chips that share it, got 4"):
         next(passes)
 
 

@@ -12,6 +12,7 @@ from files import DROP, FILES, write
 
 from sim import load
 from sim.errors import InputError
+from sim.load.yaml_text import parse
 from sim.specs import Scenario
 
 
@@ -84,9 +85,36 @@ def test_a_missing_field_is_named(field, message):
     assert error({field: DROP}) == message
 
 
+def test_all_keys_that_are_missing_or_unknown_are_named_at_once():
+    whole = {"name": "m", "layers": 2, "d_model": 16, "d_ff": 32, "heads": 4, "vocabulary": 64, "ffn": "mlp"}
+    assert error({"model": whole | {"block": "serial"}}) == (
+        "model.yaml: 'kv_heads' and 'd_head' are required of a model; 'kv_heads' is heads where each has keys and "
+        "values of its own; 'd_head' is d_model / heads in most models"
+    )
+    assert error({"model": whole | {"hidden_size": 16, "head_dim": 4, "nonsense": 1}}) == (
+        "model.yaml: unknown keys 'hidden_size', 'head_dim' and 'nonsense' of a model; "
+        "did you mean 'd_model' for 'hidden_size', 'd_head' for 'head_dim'?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("scenario.batch", "scenario.yaml: unknown key 'batch' of a scenario; did you mean 'workload.batch'?"),
+        ("scenario.layout.tensor", "scenario.yaml: layout: unknown key 'tensor'; did you mean 'layout.mesh.tensor'?"),
+        ("scenario.chips", "scenario.yaml: unknown key 'chips' of a scenario; did you mean 'topology.axes'?"),
+        ("topology.latency", "topology.yaml: unknown key 'latency' of a topology; did you mean 'link.latency'?"),
+        ("model.head_dim", "model.yaml: unknown key 'head_dim' of a model; did you mean 'd_head'?"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_met_with_the_right_one(field, message):
+    assert error({field: 4}) == message
+
+
 # --- values ----------------------------------------------------------------------------------------------------------
 
 QUANTITY = "must be a number with a unit such as '45 GB/s'"
+COUNTED = "nominal_parameters: must be within 10% of the 5376 parameters that the dimensions make"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +154,8 @@ QUANTITY = "must be a number with a unit such as '45 GB/s'"
             "scenario.yaml: workload.batch: must be at most 1000000000000, got 10000000000000",
         ),
         ("scenario.workload", "decode", "scenario.yaml: workload: must be a mapping of fields, got 'decode'"),
+        ("model.nominal_parameters", 4800, f"model.yaml: {COUNTED}, got 4800.0; leave it out to take those"),
+        ("model.nominal_parameters", 5920, f"model.yaml: {COUNTED}, got 5920.0; leave it out to take those"),
         ("model.nominal_parameters", float("inf"), "model.yaml: nominal_parameters: must be a finite number, got inf"),
         ("model.nominal_parameters", "8B", "model.yaml: nominal_parameters: must be a number, got '8B'"),
         ("model.layers", 10**9, "model.yaml: layers: must be at most 10000, got 1000000000"),
@@ -233,6 +263,23 @@ def test_a_rule_between_fields_names_the_field_to_change(changes, message):
     assert error(changes) == message
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        # 32 heads on 8 key-value heads and d_ff 14336 = 2^11 x 7 of Llama 3 8B, on up to 8 chips.
+        (["layout.mesh.tensor=3"], "must divide 32 heads and d_ff, 14336, got 3; 2 or 4 would do"),
+        (["layout.mesh.tensor=7"], "must divide 32 heads and d_ff, 14336, got 7; 4 or 8 would do"),
+        (["layout.mesh.tensor=null", "topology.chips=7"], "must divide 32 heads and d_ff, 14336, got 7; 4 would do"),
+        # Heads of their own keys and values are padded, so that only d_ff is in the way.
+        (["model.kv_heads=32", "layout.mesh.tensor=6"], "must divide d_ff, 14336, got 6; 4 or 7 would do"),
+    ],
+)
+def test_chips_that_cannot_share_heads_and_d_ff_are_met_with_those_that_can(settings, message):
+    with pytest.raises(InputError) as caught:
+        load.scenario("llama3_8b_tp8_ladder", settings)
+    assert f"layout.mesh.tensor: {message}" in str(caught.value)
+
+
 def test_a_layout_needs_a_torus():
     switch = {"name": "box", "kind": "switch", "chips": 8, "chip": "chip.yaml", "link": "link.yaml"}
     rule = "layout 'weight_stationary_2d' needs a machine of kind 'torus', got 'switch'"
@@ -297,7 +344,7 @@ def test_the_links_of_a_graph_join_nodes_that_exist(edge, message):
         ("scenario.topology", ".", "scenario.yaml: topology: must be a topology file, not a folder, got '.'"),
         ("scenario.topology", {"kind": "tors"}, "scenario.yaml: topology.kind: must be one of torus, switch, graph, "),
         ("scenario.topology", "scenario.yaml", "scenario.yaml: 'kind' is required of a topology"),
-        ("topology.chip", "topology.yaml", "topology.yaml: unknown key 'kind' of a chip; choose from "),
+        ("topology.chip", "topology.yaml", "topology.yaml: unknown keys 'kind', 'chip', 'link' and 'axes' of a chip; "),
     ],
 )
 def test_a_reference_names_something_of_the_right_kind(field, value, message):
@@ -374,13 +421,28 @@ def test_a_file_must_be_there(name, message):
     assert error(name=name).startswith(message)
 
 
-def test_numbers_are_read_as_json_writes_them():
+@pytest.mark.parametrize("number", ["1e9", "1e+21", "5.4e11", "540.0e+9", "7", "1e-07"])
+def test_numbers_are_read_as_json_writes_them(number):
     # YAML 1.1 takes 1e9 for text.
-    path = write(Path())
-    text = Path("model.yaml").read_text(encoding="utf-8")
-    for number in ("1e9", "1e+21", "5.4e11", "540.0e+9", "7"):
-        Path("model.yaml").write_text(text.replace("1000.0", number), encoding="utf-8")
-        assert load.scenario(str(path)).model.nominal_parameters == float(number)
+    assert parse(f"value: {number}", "here") == {"value": float(number)}
+
+
+def test_a_model_has_the_parameters_of_its_dimensions():
+    # Per layer attention 2 x (4 + 1) heads x 4 x d_model 16 and an FFN of 3 x 16 x 32; one table of 64 x 16.
+    model = load.scenario(str(write(Path()))).model
+    assert model.parameters == model.counted_parameters == 2 * (2 * 5 * 4 * 16 + 3 * 16 * 32) + 64 * 16
+    own_head = load.scenario(str(write(Path(), {"model.tied": False, "model.ffn": "mlp"}))).model
+    assert own_head.parameters == 2 * (2 * 5 * 4 * 16 + 2 * 16 * 32) + 2 * 64 * 16
+    padded = load.scenario(str(write(Path(), {"model.padded_heads": 8}))).model
+    assert padded.parameters == model.parameters  # MFU counts no padding
+
+
+def test_a_model_of_other_dimensions_is_not_the_one_whose_parameters_its_file_gives():
+    path = str(write(Path(), {"model.nominal_parameters": 5400}))
+    assert load.scenario(path).model.parameters == 5400
+    assert load.scenario(path, ["model.padded_heads=8"]).model.parameters == 5400
+    assert load.scenario(path, ["model.layers=1"]).model.parameters == (5376 + 1024) / 2
+    assert load.scenario(path, ["model.nominal_parameters=3300", "model.layers=1"]).model.parameters == 3300
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -393,6 +455,11 @@ def test_numbers_are_read_as_json_writes_them():
         ("=3", "--set: must be key=value, such as layout.overlap=none, got '=3'"),
         ("workload..batch=3", "--set: must be key=value, such as layout.overlap=none, got 'workload..batch=3'"),
         ("layot.ffn=x", "--set layot.ffn: unknown key 'layot' of a scenario; did you mean 'layout'?"),
+        ("chips=4", "--set chips: unknown key 'chips' of a scenario; did you mean 'topology.axes'?"),
+        (
+            "topology.latency=1 us",
+            "--set topology.latency: unknown key 'latency' of a topology; did you mean 'topology.link.la",
+        ),
         ("layout.fnf=x", "--set layout.fnf: unknown key 'fnf'; did you mean 'ffn'?"),
         ("workload.batch=abc", "--set workload.batch: must be a whole number, got 'abc'"),
         ("workload.batch=", "--set workload.batch: must be a whole number; nothing is given"),

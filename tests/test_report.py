@@ -11,11 +11,12 @@ from rich.console import Console
 
 from sim import load
 from sim.program import ProgramBuilder
-from sim.report.memory import Memory
+from sim.report.memory import Memory, with_remedies
 from sim.report.metrics import measure
 from sim.report.ops import classes, parse
 from sim.report.render import render
 from sim.report.report import ClosedForm, Report, build
+from sim.run import run
 from sim.trace import Trace
 
 GIB = 2**30
@@ -107,7 +108,7 @@ def test_latency_throughput_and_mfu() -> None:
     simulated = report().simulated
     assert simulated.latency_s == pytest.approx(64 * 32e-6)
     assert simulated.tokens_per_s == pytest.approx(64 / 32e-6)
-    parameters = load.scenario("palm540b_decode_ws2d").model.nominal_parameters
+    parameters = 540e9
     assert simulated.mfu == pytest.approx(2 * parameters * 64 / (2 * 100e12 * 32e-6))
 
 
@@ -165,5 +166,38 @@ def test_memory_that_does_not_fit_says_by_how_much() -> None:
     tight = Memory(weights_bytes=30 * GIB, kv_cache_bytes=4.5 * GIB, capacity_bytes=32 * GIB)
     assert math.isclose(tight.excess_bytes, 2.5 * GIB)
     assert not tight.fits
-    assert "does not fit, 2.50 GiB too much" in " ".join(rendered(report(memory=tight)).split())
+    first, *_ = " ".join(rendered(report(memory=tight)).split()).split("latency, all steps")
+    # Room of 2 GiB for 64 sequences of 4.5 GiB: 28 of them; 34.5 GiB on 2 chips of 32 GiB: 3 chips.
+    assert first.endswith(
+        "does not fit in memory: a chip lacks 2.50 GiB; times are as if it had them "
+        "try workload.batch of at most 28 or about 3 chips "
+    )
     assert "does not fit" not in rendered(report())
+
+
+def test_memory_that_does_not_fit_says_what_would() -> None:
+    def remedies(weights: float, cache: float, *settings: str) -> tuple[str, ...]:
+        scenario = load.scenario("llama3_70b_tp8_standard", ["workload.batch=64", *settings])
+        return with_remedies(Memory(weights * GIB, cache * GIB, 10 * GIB), scenario, 8).remedies
+
+    assert remedies(6, 4) == ()
+    assert remedies(6, 8) == ("workload.batch of at most 32", "workload.kv_cache=int8", "about 12 chips")
+    assert remedies(8, 4)[1:] == ("workload.kv_cache=int8", "workload.weights=int8", "about 10 chips")
+    assert remedies(8, 4, "workload.kv_cache=int8", "workload.weights=int8")[1:] == ("about 10 chips",)
+    assert remedies(12, 1) == ("workload.weights=int8", "a memory_pool", "about 11 chips")
+    assert remedies(30, 1) == ("a memory_pool", "about 25 chips")
+
+
+def test_a_cache_whole_on_every_chip_is_split_over_sequences_and_not_over_more_chips() -> None:
+    scenario = load.scenario("palm540b_decode_ws2d", ["layout.attention=heads"])  # multi-query, 64 sequences, int8
+    tight = with_remedies(Memory(8 * GIB, 4 * GIB, 10 * GIB), scenario, 64)
+    assert tight.remedies == ("workload.batch of at most 32", "workload.kv_cache=int8", "layout.attention=batch")
+
+
+def test_the_batch_that_is_said_to_fit_does() -> None:
+    settings = ("topology.chip.hbm_capacity=10 GiB", "engine.layers=2", "model.layers=2")
+    tight = run(load.scenario("llama3_8b_tp8_ladder", [*settings, "workload.batch=100000"])).report.memory
+    most = tight.remedies[0].rpartition(" ")[2].replace(",", "")
+    assert run(load.scenario("llama3_8b_tp8_ladder", [*settings, f"workload.batch={most}"])).report.memory.fits
+    more = [*settings, f"workload.batch={int(most) + 1}"]
+    assert not run(load.scenario("llama3_8b_tp8_ladder", more)).report.memory.fits

@@ -258,7 +258,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_a_suite_without_its_tolerance_is_refused(tmp_path):
     files = write_suite(tmp_path, tolerance={"median": "5 %"})
-    with pytest.raises(InputError, match=r"suite\.yaml: tolerance: 'nine_in_ten' is required"):
+    with pytest.raises(InputError, match=r"suite\.yaml: tolerance: 'nine_in_ten' and 'worst' are required"):
         read(files)
 
 

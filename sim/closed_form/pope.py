@@ -237,7 +237,7 @@ def paper(scenario: Scenario) -> Prediction:
     n = X * Y * Z
     B, L = work.batch, work.tokens_per_step
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
-    N = model.nominal_parameters * scenario.layers / model.layers
+    N = scenario.parameters
     bw = 2 * len(lengths) * torus.link.bandwidth.value
     hbm, peak = torus.chip.hbm_bandwidth.value, torus.chip.peak[work.activations].value
 

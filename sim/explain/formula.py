@@ -47,9 +47,9 @@ def models(ideal: Scenario) -> Iterator[Model]:
 
 def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
     """The formula, as the terms that count in it."""
-    torus, model, work = torus_of(scenario), scenario.model, scenario.workload
+    torus, work = torus_of(scenario), scenario.workload
     chip, n = torus.chip, prod(axis.size for axis in torus.axes.values())
-    N = model.nominal_parameters * scenario.layers / model.layers
+    N = scenario.parameters
     memory = terms["weights"] + terms["kv_cache"]
     if terms["compute"] > memory:
         why = f"2 x {_count(N)} parameters x {work.batch * work.tokens_per_step:,} tokens at {n} chips' data sheet peak"
@@ -205,7 +205,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     cached = heads if model.kv_heads == model.heads else model.kv_heads
     per_head = 2 * model.d_model * model.d_head * scenario.layers
     added = per_head * (heads - model.heads + cached - model.kv_heads)
-    nominal = model.nominal_parameters * scenario.layers / model.layers
+    nominal = scenario.parameters
     why = f"{model.heads} heads are computed as {heads}, so that chips share them: {added / nominal:+.1%} parameters"
     yield Model("Padded heads", WORK, roof(nominal + added), why)
 

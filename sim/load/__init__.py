@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ __all__ = ["REFERENCES", "data_root", "model", "path", "place", "scenario", "shi
 
 _OTHER_EXPERIMENT = ("topology", "model", "workload")
 """Settings that make it another experiment than the published one; layout and collectives are how that was run."""
+
+_DIMENSIONS = ("layers", "d_model", "d_ff", "heads", "kv_heads", "d_head", "vocabulary", "ffn", "tied")
+"""Of a model: settings that make it another model than the one whose parameters the file gives."""
 
 
 def scenario(name: str, settings: Sequence[str] = ()) -> Scenario:
@@ -67,10 +70,18 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
         apply(kind, raw, setting, origins)
     if kind == "scenario" and any(setting.startswith(_OTHER_EXPERIMENT) for setting in settings):
         raw.pop("reference", None)  # what was published was measured in the file's experiment
+    _forget_parameters(raw, origins)
     try:
         return _adapter(kind).validate_python(raw)
     except ValidationError as error:
         raise translate(kind, error, raw, origins, settings) from None
+
+
+def _forget_parameters(raw: dict[str, Any], origins: Mapping[Path_, str]) -> None:
+    """A model whose dimensions were set no longer has the parameters of its file."""
+    changed = any(("model", name) in origins for name in _DIMENSIONS)
+    if changed and ("model", "nominal_parameters") not in origins:
+        raw["model"].pop("nominal_parameters", None)
 
 
 @functools.cache

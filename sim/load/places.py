@@ -9,12 +9,12 @@ Path_ = tuple[str | int, ...]
 
 def place_of(path: Path_, origins: Mapping[Path_, str], hidden: int = 0) -> str:
     """`file: field.path`, or the setting; the last `hidden` parts of the path count for the file and are not shown."""
-    place = _origin(path, origins)
+    place = origin_of(path, origins)
     rest = _dotted(path[len(place) : len(path) - hidden])
     return f"{origins[place]}: {rest}" if rest else origins[place]
 
 
-def _origin(path: Path_, origins: Mapping[Path_, str]) -> Path_:
+def origin_of(path: Path_, origins: Mapping[Path_, str]) -> Path_:
     """Longest known prefix of `path`."""
     return max((p for p in origins if path[: len(p)] == p), key=len, default=())
 

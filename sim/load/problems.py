@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import types
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from sim.errors import InputError, closest, suggest
-from sim.load.places import Path_, place_of
+from sim.errors import InputError, closest
+from sim.load.keys import advice, fields_at
+from sim.load.places import Path_, origin_of, place_of
 from sim.load.references import kind_at
-from sim.specs import FILE_KINDS, TEXT_RULES
+from sim.specs import TEXT_RULES
 
 _RULES = {
     "int_type": "must be a whole number",
@@ -33,6 +33,9 @@ _RULES = {
 }
 """What pydantic's types of error mean to a user."""
 
+_USUAL = {"d_head": "d_model / heads in most models", "kv_heads": "heads where each has keys and values of its own"}
+"""Fields that few files of others give."""
+
 
 def translate(
     kind: str, error: ValidationError, raw: Any, origins: Mapping[Path_, str], settings: Sequence[str]
@@ -44,12 +47,13 @@ def translate(
     at, hint = path, ""
     match first["type"]:
         case "extra_forbidden":
-            path, key = path[:-1], str(path[-1])
-            rule, got, hint = f"unknown key {key!r}", None, suggest(key, _fields_at(kind, first["loc"][:-1]))
-            rule += _of_a(kind, path)
+            path, keys = path[:-1], _keys(problems, first)
+            rule, got = f"unknown key{'s' * (len(keys) > 1)} {_listed(keys)}{_of_a(kind, path)}", None
+            hint = advice(keys, fields_at(kind, first["loc"][:-1]), *_file_at(kind, raw, (*path, keys[0]), origins))
         case "missing" | "union_tag_not_found":
-            key = str(first["loc"][-1]) if first["type"] == "missing" else "kind"
-            rule, got = f"'{key}' is required{_of_a(kind, path)}", None
+            keys = _keys(problems, first) if first["type"] == "missing" else ["kind"]
+            rule, got = f"{_listed(keys)} {'are' if len(keys) > 1 else 'is'} required{_of_a(kind, path)}", None
+            hint = "; ".join(f"'{key}' is {_USUAL[key]}" for key in keys if key in _USUAL)
         case "union_tag_invalid":
             rule, got = f"must be one of {_plain(context['expected_tags'])}", context["tag"]
             at = path = (*path, "kind")
@@ -75,6 +79,26 @@ def translate(
             elif isinstance(error_of := context.get("error"), InputError):
                 hint = error_of.hint
     return InputError(rule, where=place_of(at, origins, len(at) - len(path)), got=got, hint=hint)
+
+
+def _keys(problems: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> list[str]:
+    """The keys of all problems of one type in one mapping."""
+    return [str(p["loc"][-1]) for p in problems if (p["type"], p["loc"][:-1]) == (first["type"], first["loc"][:-1])]
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(map(repr, keys[:-1])), repr(keys[-1]))))
+
+
+def _file_at(kind: str, raw: Any, path: Path_, origins: Mapping[Path_, str]) -> tuple[str, Any, Path_]:
+    """(kind, content, where in it) of the file that holds what stands at `path`; of all, where it was set."""
+    start = origin_of(path, origins)
+    found = kind_at(kind, tuple(map(str, start))) if start else kind
+    if found is None or origins[start].startswith("--set"):
+        return kind, raw, path[:-1]
+    for part in start:
+        raw = raw[part]
+    return found, raw, path[len(start) : -1]
 
 
 def _rule(problem: Mapping[str, Any]) -> str:
@@ -115,22 +139,3 @@ def _path(loc: tuple[str | int, ...], raw: Any) -> Path_:
         if part in raw if isinstance(raw, dict) else isinstance(raw, list) and isinstance(part, int):
             path, raw = (*path, part), raw[part]
     return path
-
-
-def _fields_at(kind: str, loc: Path_) -> set[str]:
-    """Field names allowed at pydantic's path, for suggestions."""
-    models = _models(FILE_KINDS[kind])
-    for part in loc:
-        kinds = [m for m in models if "kind" in m.model_fields and part in get_args(m.model_fields["kind"].annotation)]
-        inside = [x for m in models if part in m.model_fields for x in _models(m.model_fields[str(part)].annotation)]
-        models = kinds or inside or models  # neither: the key of a mapping of models
-    return {field for model in models for field in model.model_fields}
-
-
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models an annotation is made of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) is None and not isinstance(annotation, types.UnionType):
-        return []
-    return [m for a in get_args(annotation) for m in _models(a)]

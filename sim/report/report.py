@@ -9,7 +9,7 @@ from typing import Any
 
 from sim.lowering.lowered import Batches
 from sim.report.headline import headline, to_html
-from sim.report.memory import Memory
+from sim.report.memory import Memory, with_remedies
 from sim.report.metrics import Measures, OpMeasure, measure
 from sim.report.padding import Padding, savings
 from sim.report.pipeline import PipelineReport
@@ -261,7 +261,6 @@ def build(
     latency_s = step_s * steps if latency_s is None else latency_s
     # Requests that overlap: the time that each of them adds.
     each_s = pipeline.total_s / pipeline.requests * latency_s / step_s if pipeline else latency_s
-    parameters = scenario.model.nominal_parameters * scenario.layers / scenario.model.layers
     peak = topology.chip.peak_flops[scenario.workload.activations]
     reference, critical = scenario.reference, measures.critical_chip
     published = None
@@ -279,7 +278,7 @@ def build(
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
             tpot_s=latency_s / steps if scenario.workload.phase == "decode" else None,
             tokens_per_s=tokens / each_s,
-            mfu=2 * parameters * tokens / (topology.mesh_chips * peak * each_s),
+            mfu=2 * scenario.parameters * tokens / (topology.mesh_chips * peak * each_s),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -291,7 +290,7 @@ def build(
         ),
         closed_form=closed_form,
         published=published,
-        memory=memory,
+        memory=with_remedies(memory, scenario, topology.mesh_chips),
         links=_load(measures, topology.mesh_chips // topology.chips),
         ops=measures.ops,
         phases=(),
@@ -361,6 +360,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
             max(prefill.memory.kv_cache_bytes, decode.memory.kv_cache_bytes),
             decode.memory.capacity_bytes,
             max(prefill.memory.gather_buffer_bytes, decode.memory.gather_buffer_bytes),
+            max(prefill.memory, decode.memory, key=lambda memory: memory.used_bytes).remedies,
         ),
         links=busier.links,
         ops=(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sim.report.memory import Memory
 from sim.report.padding import Padding
 from sim.report.pipeline import PipelineReport
 from sim.report.report import Report
@@ -37,7 +38,12 @@ Block = list[Table | Line]
 
 
 def overall(report: Report) -> Iterator[Block]:
-    """What is of all steps or requests: latency beside what it is compared with, padding, pipeline, repeated runs."""
+    """What is of all steps or requests: latency beside what it is compared with, padding, pipeline, repeated runs.
+
+    Before all, what it takes to fit the chips' memory, where that is too small.
+    """
+    if not report.memory.fits:
+        yield list(_too_large(report.memory))
     yield [_comparison(report), *([Line(f"published: {report.published.source}")] if report.published else [])]
     if report.padding:
         yield [_padding(report.padding)]
@@ -60,7 +66,7 @@ def phase(report: Report, name: str) -> str:
 
 
 def memory(report: Report) -> Iterator[Block]:
-    """What is used of what, by how much it does not fit, and the memory pool."""
+    """What is used of what, and the memory pool."""
     yield list(_memory(report))
 
 
@@ -72,8 +78,7 @@ def _memory(report: Report) -> Iterator[Line]:
         f"KV cache {format_bytes(own.kv_cache_bytes)}{gathered} = "
         f"{format_bytes(own.used_bytes)} of {format_bytes(own.capacity_bytes)}"
     )
-    missing = "" if own.fits else f": does not fit, {format_bytes(own.excess_bytes)} too much"
-    yield Line(line + missing, warns=not own.fits)
+    yield Line(line + ("" if own.fits else ": does not fit"), warns=not own.fits)
     if pool := report.pool:
         layers = f"{len(pool.remote_layers)} layers of {format_bytes(pool.layer_bytes)}"
         yield Line(
@@ -83,6 +88,13 @@ def _memory(report: Report) -> Iterator[Line]:
             f"{format_seconds(pool.closed_form_stall_s)}; {pool.layers_that_fit} layers fit, "
             f"{pool.layers_that_fit_without} without it"
         )
+
+
+def _too_large(memory: Memory) -> Iterator[Line]:
+    """By how much it does not fit, what the figures then mean, and what to try."""
+    lacking, (*some, last) = format_bytes(memory.excess_bytes), memory.remedies
+    yield Line(f"does not fit in memory: a chip lacks {lacking}; times are as if it had them", warns=True)
+    yield Line(f"try {', '.join(some)}{' or ' if some else ''}{last}")
 
 
 def _comparison(report: Report) -> Table:

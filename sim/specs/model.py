@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from sim.specs.base import Count, Name, Strict, wrong
 from sim.specs.quantities import LARGEST
 
+_NEAR = 0.1
+"""Published counts are rounded, or leave out the embedding: PaLM 8B has 8.6e9 with it, 7.6e9 without."""
+
 
 class Model(Strict):
     """Transformer dimensions (decoder only)."""
@@ -29,8 +32,8 @@ class Model(Strict):
     block: Literal["parallel", "serial"]
     tied: bool = True
     """Whether the LM head is the embedding's table."""
-    nominal_parameters: Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
-    """Parameters as published; MFU counts these, not the padding (Pope et al. section 2)."""
+    nominal_parameters: Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)] | None = None
+    """Parameters as published, within 10 % of `counted_parameters`. Default: those."""
 
     @model_validator(mode="after")
     def _padding_adds(self) -> Self:
@@ -39,6 +42,27 @@ class Model(Strict):
         if self.heads % self.kv_heads:
             raise wrong("kv_heads", rule=f"must divide heads, {self.heads}", got=self.kv_heads)
         return self
+
+    @model_validator(mode="after")
+    def _nominal_is_near(self) -> Self:
+        counted, nominal = self.counted_parameters, self.nominal_parameters
+        if nominal is not None and abs(nominal - counted) > _NEAR * counted:
+            rule = f"must be within {_NEAR:.0%} of the {counted:.4g} parameters that the dimensions make"
+            raise wrong("nominal_parameters", rule=rule, got=nominal, hint="leave it out to take those")
+        return self
+
+    @property
+    def counted_parameters(self) -> int:
+        """Weights of the layers' matmuls, of the embedding and of an LM head of its own, unpadded; norms left out."""
+        attention = 2 * (self.heads + self.kv_heads) * self.d_head
+        ffn = (3 if self.ffn == "swiglu" else 2) * self.d_ff
+        tables = (1 if self.tied else 2) * self.vocabulary
+        return self.d_model * (self.layers * (attention + ffn) + tables)
+
+    @property
+    def parameters(self) -> float:
+        """What MFU counts (Pope et al. section 2): nominal_parameters where given, else counted_parameters."""
+        return self.nominal_parameters or float(self.counted_parameters)
 
     @property
     def computed_heads(self) -> int:

@@ -99,6 +99,25 @@ class Scenario(Strict):
         return self
 
     @model_validator(mode="after")
+    def _tensor_divides(self) -> Self:
+        """Heads are padded so that chips divide them, and still have to share the key-value heads alike."""
+        if self.layout.ffn != TENSOR_PARALLEL:
+            return self
+        model, most = self.model, chips_of(self.topology) // self.layout.mesh.pipeline
+        chips = self.layout.mesh.tensor or most
+
+        def works(count: int) -> bool:
+            padded = -(-model.computed_heads // count) * count
+            return model.d_ff % count == 0 and (model.kv_heads == model.heads or padded % model.kv_heads == 0)
+
+        if not works(chips):
+            near = [next(filter(works, range(chips, 0, -1))), next(filter(works, range(chips, most + 1)), None)]
+            hint = f"{' or '.join(str(count) for count in near if count)} would do"
+            heads = "" if model.kv_heads == model.heads else f"{model.computed_heads} heads and "
+            raise wrong("layout", "mesh", "tensor", rule=f"must divide {heads}d_ff, {model.d_ff}", got=chips, hint=hint)
+        return self
+
+    @model_validator(mode="after")
     def _padding_fits(self) -> Self:
         if self.padding is None:
             return self
@@ -167,6 +186,11 @@ class Scenario(Strict):
                 rule = f"must divide the layers{' of every stage' if stages > 1 else ''}, {layers}"
                 raise wrong("memory_pool", "offload_every", rule=rule, got=every)
         return self
+
+    @property
+    def parameters(self) -> float:
+        """Those of the layers simulated, as MFU counts them; of embedding and LM head as large a share."""
+        return self.model.parameters * self.layers / self.model.layers
 
     @property
     def tokens(self) -> int:
