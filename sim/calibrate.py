@@ -14,8 +14,9 @@ from sim.specs import Calibration, Constant
 from sim.suite import Case, CollectiveCase, read
 from sim.validate import simulated
 
-_STEP = 1e-2
-"""Relative step of the numerical derivative: well above the rounding of tasks to picoseconds."""
+_STEP = 3e-2
+"""Step of the numerical derivative, as a share of the range between the bounds: well above the rounding of tasks to
+picoseconds, and above what a waiter hides that polls every few milliseconds."""
 
 _MOST_STEPS = 50
 """Of the search; constants that the rows determine take about ten."""

@@ -11,6 +11,7 @@ ORDER = [
     "errors",
     "units",
     "partition",
+    "draws",
     "specs",
     "load",
     "schema",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import random
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from sim import draws
 from sim.specs.base import Count, Strict
 from sim.specs.quantities import FRACTION_SCHEMA, fraction
 
@@ -16,9 +15,12 @@ from sim.specs.quantities import FRACTION_SCHEMA, fraction
 class LengthsSpec(Strict):
     """Real lengths drawn at random."""
 
-    distribution: Literal["uniform", "rand_r"]
-    """uniform: 1 to the padded length; rand_r: rand_r(&seed) % padded length of the GNU C library, at least 1."""
+    distribution: Literal["uniform", "rand"]
+    """uniform: 1 to the padded length; rand: rand() % padded length of the GNU C library, at least 1."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """rand: a program that does not call srand has 1, which is what 0 also means."""
+    numbers_per_position: Annotated[int, Field(ge=0)] = 0
+    """rand: numbers drawn before, for every position of the padded batch (input at random: d_model)."""
 
 
 def _lengths(value: object) -> object:
@@ -46,14 +48,5 @@ class PaddingSpec(Strict):
             return (max(1, round(given * padded)),) * batch
         if given.distribution == "uniform":
             return tuple(random.Random(given.seed).randint(1, padded) for _ in range(batch))
-        return tuple(max(1, number % padded) for number in itertools.islice(_rand_r(given.seed), batch))
-
-
-def _rand_r(seed: int) -> Iterator[int]:
-    """rand_r of the GNU C library (stdlib/rand_r.c): three steps of a congruential generator per number."""
-    while True:
-        number = 0
-        for bits, mask in ((0, 2047), (10, 1023), (10, 1023)):
-            seed = (seed * 1103515245 + 12345) % 2**32
-            number = number << bits ^ (seed >> 16 & mask)
-        yield number
+        numbers = draws.rand(given.seed, given.numbers_per_position * batch * padded, batch)
+        return tuple(max(1, number % padded) for number in numbers)
