@@ -278,9 +278,9 @@ class Execution:
             for value in values
         )
 
-    def receive(self, notation: str, packed: bool) -> Shards:
+    def receive(self, notation: str, packed: bool, differs: Axes = ()) -> Shards:
         """What was sent last, if it is sharded so. Raises LayoutError."""
-        expected = sharding.sharded(notation, self.sizes, self.mesh)
+        expected = replace(sharding.sharded(notation, self.sizes, self.mesh), differs=differs)
         expected = sharding.rows(expected, 1, sum(self.lengths)) if packed else expected
         if self._sent is None or self._sent.tensor != expected:
             raise LayoutError(f"receive {expected}: the stage before sent {self._sent and self._sent.tensor}")

@@ -66,7 +66,8 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
 def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part: Part, keep: int | None) -> Lowered:
     flow = Lowering(scenario, topology, at)
     whole = tensor_parallel_pass.of(flow, scenario)
-    streams = whole.begin() if part.first else whole.resume(part.scattered)
+    before = whole.kinds[part.first_layer - 1]
+    streams = whole.begin() if part.first else whole.resume(part.scattered, before)
     ends = flow.stored_bytes()
     shape = [stream.shape for stream in streams]
 
@@ -97,7 +98,7 @@ def _layer_bytes(scenario: Scenario, topology: Topology, at: Partition, kind: st
     """Bytes per chip of the weights of a layer."""
     flow = Lowering(scenario, topology, at)
     whole = tensor_parallel_pass.of(flow, scenario)
-    whole.layer(kind, whole.resume(scattered=False))
+    whole.layer(kind, whole.resume(scattered=False, after=kind))
     return flow.stored_bytes()
 
 

@@ -162,7 +162,7 @@ def test_two_stages_compute_what_one_does(scattered: bool, packed: bool):
     flow.layer, flow.weights = 0, layers[0]
     whole.leave(whole.layer("standard", whole.begin()), scattered)
     flow.layer, flow.weights = 1, layers[1]
-    found = flow.whole(whole.close(whole.layer("standard", whole.resume(scattered))))
+    found = flow.whole(whole.close(whole.layer("standard", whole.resume(scattered, "standard"))))
     expected = transformer.OneDevice(layers, {}, "serial").forward(x)
     for sequence, real in enumerate(LENGTHS):
         rows = slice(real if packed else 7)

@@ -227,6 +227,10 @@ def test_a_torus_is_cut_into_slabs():
         ({"schedule": "sequential", "arrivals": {"in_flight": 2}}, "ends a request before it begins the next"),
         ({"arrivals": {"in_flight": 2, "every": "1 ms"}}, "needs one of in_flight, times and every"),
         ({"schedule": "non_blocking", "microbatches": 2}, "are of 'schedule: blocking'"),
+        (
+            {"schedule": "blocking", "tensor": 2, "more": {"layout": {"residual": "desync4"}}},
+            "differ in the residual stream.*as 'blocking' does",
+        ),
         ({"pipeline": 3, "torus": (2, 4), "layout": "weight_stationary_2d"}, "must divide the longest axis"),
     ],
 )

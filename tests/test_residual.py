@@ -60,8 +60,11 @@ class Ranks:
             part["w_gate"] = w["w_gate"][:, own]
         return transformer.ffn(transformer.rms_norm(r, w[norm]), part)
 
-    def logits(self, tokens: np.ndarray, scheme: str, ladder_layers: int = 0) -> list[np.ndarray]:
-        """[ranks] logits of the last position, by the recurrences of the paper."""
+    def logits(self, tokens: np.ndarray, scheme: str, ladder_layers: int = 0, cuts: tuple = ()) -> list[np.ndarray]:
+        """[ranks] logits of the last position, by the recurrences of the paper.
+
+        Between stages, before the layers `cuts`, ladder adds what it would have added later.
+        """
         ranks = range(self.tp)
         r = [self.ends["embedding"][tokens] for _ in ranks]
 
@@ -72,6 +75,9 @@ class Ranks:
         a = m = [np.zeros_like(r[0]) for _ in ranks]
         count = len(self.layers)
         for i in range(count):
+            if i in cuts:
+                r = plus(plus(r, a), m)
+                a = m = [np.zeros_like(r[0]) for _ in ranks]
 
             def A(rank, x, i=i):  # noqa: N802
                 return self.A(i, rank, x)
@@ -137,15 +143,19 @@ def passes(scheme, *, tp=4, kv=2, heads=8, ffn="swiglu", layers=LAYERS, ladder_l
             every_position=options.get("every_position", False),
             tied=False,
         )
+        cuts = options.get("cuts", ())
         flow.tokens, flow.weights = rng.integers(size["V"], size=(4, positions)), ends
         streams = whole.begin()
         for i, kind in enumerate(whole.kinds):
+            if i in cuts:
+                whole.leave(streams, options.get("scattered", False))
+                streams = whole.resume(options.get("scattered", False), whole.kinds[i - 1])
             flow.layer, flow.weights = i, weights[i]
             streams = whole.layer(kind, streams)
         flow.weights = ends
         logits, token = whole.end(streams)
         got = [flow.whole(logits)] * tp if options.get("head_split") else [each[:, -1:] for each in logits.shards]
-        want = ranks.logits(flow.tokens, scheme, ladder_layers)
+        want = ranks.logits(flow.tokens, scheme, ladder_layers, cuts)
         if scheme != "no_communication":
             np.testing.assert_array_equal(flow.whole(token), got[0].argmax(-1))
         yield got, want
@@ -196,6 +206,25 @@ def test_a_matmul_summed_in_pieces_computes_the_same(scheme, chunks):
     assert_equal(passes(scheme, chunks=chunks))
 
 
+@pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2, 3)])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_scheme_computes_its_recurrence_over_stages(scheme, cuts):
+    """Every rank sends its own residual stream, also where those of desync differ."""
+    assert_equal(passes(scheme, cuts=cuts))
+
+
+@pytest.mark.parametrize("scheme", ["standard", "parallel", "ladder", "hybrid", "desync2"])
+def test_stages_may_send_a_share_from_each_rank(scheme):
+    assert_equal(passes(scheme, cuts=(1, 2, 3), scattered=True))
+
+
+def test_shares_of_streams_that_differ_are_refused():
+    """After an odd layer of desync4 every rank has its own stream: shares of them are not shares of one."""
+    with pytest.raises(LayoutError, match="differs tr"):
+        differs("desync4", cuts=(1,), scattered=True)
+    assert not differs("desync4", cuts=(2,), scattered=True)
+
+
 def test_chips_of_desync_differ_between_the_sums():
     got, _ = next(passes("no_communication"))
     assert not np.allclose(got[0], got[1])
@@ -208,8 +237,8 @@ def test_the_names_of_schemes_are_those_of_a_scenario():
 # --- the proof can fail: schemes with one thing wrong are refused, or compute something else --------------------------
 
 
-def differs(scheme):
-    pairs = [pair for got, want in passes(scheme) for pair in zip(got, want, strict=True)]
+def differs(scheme, **options):
+    pairs = [pair for got, want in passes(scheme, **options) for pair in zip(got, want, strict=True)]
     return any(not np.allclose(mine, theirs) for mine, theirs in pairs)
 
 

@@ -114,8 +114,8 @@ class Dataflow(Protocol[V]):
     def unpad(self, values: Sequence[V], name: str) -> tuple[V, ...]:
         """The real tokens of B x L one after the other, 1 x T, in one kernel."""
 
-    def receive(self, notation: str, packed: bool) -> V:
-        """Activations that the stage before sent, packed or not."""
+    def receive(self, notation: str, packed: bool, differs: Axes = ()) -> V:
+        """Activations that the stage before sent, packed or not; chips along `differs` have their own."""
 
     def send(self, x: V) -> None:
         """Activations for the next stage."""

@@ -103,6 +103,9 @@ LAYERS: dict[str, Callable[[TensorParallel[Any], Stream[Any]], Stream[Any]]] = {
 }
 """Kinds of layer."""
 
+UNSUMMED = ("unsummed",)
+"""Those after which chips have residual streams of their own."""
+
 
 def _every(period: int) -> Callable[[int, int], tuple[str, ...]]:
     """The FFN's sum of every `period`-th layer is made, and that of the last layer."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic
 
 from sim.layouts.dataflow import Dataflow, V
-from sim.layouts.residual import LAYERS, SCHEMES, Stream, standard
+from sim.layouts.residual import LAYERS, SCHEMES, UNSUMMED, Stream, standard
 from sim.layouts.tensor_parallel import TensorParallel
 from sim.specs import Scenario
 
@@ -53,13 +53,15 @@ class Pass(Generic[V]):
             x = self.flow.local_slice(x, self.one.tokens, self.one.axes)
         return x
 
-    def resume(self, scattered: bool) -> tuple[Stream[V], ...]:
-        """The residual stream as the stage before left it, for each part of the batch.
+    def resume(self, scattered: bool, after: str) -> tuple[Stream[V], ...]:
+        """The residual stream as the stage before left it after a layer of this kind, for each part of the batch.
 
-        Scattered, every chip receives its share, and the chips gather them (FasterTransformer, ParallelGpt).
+        Every chip receives its own, where chips differ (desync). Scattered, every chip receives its share, and the
+        chips gather them (FasterTransformer, ParallelGpt).
         """
         split = {self.one.tokens: self.one.split} if self.one.tokens else {"E": self.one.split} if scattered else {}
-        x = self.flow.receive(" ".join(dim + split.get(dim, "") for dim in "BLE"), self.one.packed)
+        notation = " ".join(dim + split.get(dim, "") for dim in "BLE")
+        x = self.flow.receive(notation, self.one.packed, self.one.axes if after in UNSUMMED else ())
         if "E" in split:
             (x,) = self.flow.all_gather([(x, "E")], self.one.axes, "activations")
         return self._parts(x)

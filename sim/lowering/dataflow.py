@@ -217,8 +217,8 @@ class Lowering:
         done = self._elementwise(name, values, results[0], results).after
         return tuple(Placed(result, done) for result in results)
 
-    def receive(self, notation: str, packed: bool) -> Placed:
-        tensor = self.tensor(notation)
+    def receive(self, notation: str, packed: bool, differs: Axes = ()) -> Placed:
+        tensor = replace(self.tensor(notation), differs=differs)
         return Placed(sharding.rows(tensor, 1, self.scenario.packed_rows or 0) if packed else tensor)
 
     def send(self, x: Placed) -> None:
