@@ -17,9 +17,10 @@ from sim.costs import Work, duration_ps
 from sim.order import Order
 from sim.passes import Simulated, simulate_pass
 from sim.periodic import settled
-from sim.perturb import perturbed
+from sim.perturb import in_use, perturbed
 from sim.program import Ints, Program
 from sim.specs import Scenario
+from sim.topology import build
 from sim.units import PS_PER_S
 
 _FEW = 8
@@ -77,7 +78,7 @@ def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], Non
 
 
 def with_cache(found: Simulated, length: float) -> Program:
-    """The program of a simulated step, for a cache of another length: what lowering that step gives."""
+    """The program of a simulated step without jitter, for a cache of another length: what lowering that step gives."""
     program, perturb = found.lowered.program, found.scenario.perturb
     columns = {name: getattr(program, name).copy() for name in ("busy_ps", "bytes", "flops")}
     ops = dict(zip(program.op_names, range(len(program.op_names)), strict=True))
@@ -89,7 +90,8 @@ def with_cache(found: Simulated, length: float) -> Program:
     if not perturb:
         return changed
     own = np.isin(program.op, [ops[name] for name in _kernels(found, length)])
-    busy_ps = perturbed(changed, found.topology, perturb).busy_ps
+    here = in_use(perturb, build(found.scenario.topology), found.topology)
+    busy_ps = perturbed(changed, found.topology, here).busy_ps
     return replace(changed, busy_ps=np.where(own, busy_ps, program.busy_ps))
 
 
@@ -112,8 +114,10 @@ class _Followers:
 
     @classmethod
     def of(cls, found: Simulated) -> _Followers | None:
-        """None where times do not follow from the order alone, or the steps of a pipeline's requests overlap."""
-        if found.scenario.engine.periodic == "off" or found.scenario.pipeline:
+        """None where times do not follow from the order alone: with jitter, whose draws are those of each step, or
+        where the steps of a pipeline's requests overlap."""
+        perturb = found.scenario.perturb
+        if found.scenario.engine.periodic == "off" or found.scenario.pipeline or (perturb and perturb.jitter):
             return None
         order = Order.of(found.trace)
         return cls(found, order) if order else None
