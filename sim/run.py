@@ -161,7 +161,7 @@ def bottlenecks(
 def compare(before: Run, after: Run) -> Comparison:
     """Two runs side by side, the difference of their steps taken apart along their critical paths."""
     runs = before, after
-    names = [run.scenario.name for run in runs]
+    names = [run.scenario.name + (", per request" if run.scenario.pipeline else "") for run in runs]
     latencies_s = [run.report.simulated.latency_s for run in runs]
     paths = [
         {
@@ -170,8 +170,9 @@ def compare(before: Run, after: Run) -> Comparison:
         }
         for run in runs
     ]
+    spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
-    return side_by_side(names, latencies_s, paths, scenarios)
+    return side_by_side(names, latencies_s, paths, spans, scenarios)
 
 
 def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = None) -> float:

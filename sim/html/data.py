@@ -23,7 +23,7 @@ from sim.report.pool import peer_over_time
 from sim.report.report import HALVES, Report
 from sim.run import uncovered
 from sim.topology.graph import Topology
-from sim.units import PS_PER_S
+from sim.units import PS_PER_S, format_count
 
 if TYPE_CHECKING:
     from sim.run import Pass, Run
@@ -74,6 +74,7 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         "what_if": [each.to_dict() for each in found.what_if] if found else None,
         "waterfall": _waterfall(part.report, explained.get(name)),
         "uncovered": uncovered(scenario) or "this machine and layout",
+        "stages": _stages(part),
         "timeline": timeline(part),
         "links": _links(part, topology.unfolded or topology),
         "memory": _memory(part),
@@ -83,6 +84,20 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
 def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
     """Tables and lines as the terminal prints them."""
     return [[asdict(part) for part in block] for block in blocks]
+
+
+def _stages(part: Pass) -> dict[str, Any] | None:
+    """Batches on the stages of a pipeline: [stage, begin and length in ms, number, request] each; None without one."""
+    batches = part.lowered.batches
+    if batches is None:
+        return None
+    ends = part.trace.times["end"] / PS_PER_S * 1e3
+    bars = []
+    for each in batches.passes:
+        begin, end = float(ends[each.begin].min()), float(ends[each.end].max())
+        number = f"{each.request}.{each.part}" if batches.parts > 1 else str(each.request)
+        bars.append([each.stage, round(begin, 6), round(end - begin, 6), number, each.request])
+    return {"rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)], "bars": bars}
 
 
 def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str, Any]]:

@@ -137,6 +137,21 @@ function running(bars) { // where each bar ends, s
   return bars.map((bar) => { sum += bar.seconds; return sum; });
 }
 
+function stages(parent, found) { // batches on the stages of a pipeline
+  el(parent, "h3", "Requests on the stages, by number");
+  const colours = ["#0072B2", "#D55E00", "#009E73", "#882255"], bars = found.bars, ms = (x) => time(x / 1e3);
+  Plotly.newPlot(el(parent, "div", null, { className: "plot" }), [{
+    type: "bar", orientation: "h", y: bars.map((bar) => bar[0]), base: bars.map((bar) => bar[1]), x: bars.map((bar) => bar[2]),
+    text: bars.map((bar) => bar[3]), textposition: "inside", insidetextanchor: "middle", constraintext: "none", textangle: 0,
+    hovertext: bars.map((bar) => `request ${bar[3]} on ${found.rows[bar[0]]}<br>${ms(bar[1])} to ${ms(bar[1] + bar[2])}: ${ms(bar[2])}`), hovertemplate: "%{hovertext}<extra></extra>",
+    marker: { color: bars.map((bar) => colours[bar[4] % colours.length]), line: { color: "#fff", width: 1 } }, textfont: { color: "#fff" },
+  }], layout({
+    height: 90 + 34 * found.rows.length, margin: { l: 120, r: 12, t: 32, b: 46 }, showlegend: false, bargap: 0.15, barmode: "overlay",
+    uniformtext: { mode: "hide", minsize: 8 }, xaxis: { title: { text: "time, ms", standoff: 6 }, rangemode: "tozero" },
+    yaxis: { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows, fixedrange: true, showgrid: false },
+  }), CONFIG);
+}
+
 function wrap(text) {
   const lines = [""];
   for (const word of (text || "").split(" ")) {
@@ -306,6 +321,7 @@ function drawTimeline(parent, phase, key) {
 const VIRIDIS = ["#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
 
 function linkMap(parent, links) {
+  if (!links.lines.length) { el(parent, "p", "The machine has no links.", { className: "dim" }); return; }
   const most = Math.max(...links.lines.map((line) => line.busy), 1e-9), bins = VIRIDIS.length;
   const traces = [];
   for (const dashed of [true, false]) for (let bin = 0; bin < bins; bin++) {
@@ -404,7 +420,7 @@ function difference(page, comparison) {
   el(box, "p", comparison.summary);
   const phases = comparison.phases;
   phases.forEach((phase) => {
-    el(box, "h3", `one ${phase.phase} step: ${time(phase.before_s)} and ${time(phase.after_s)}, ${signed(phase.after_s - phase.before_s)}`);
+    el(box, "h3", `${phase.span}: ${time(phase.before_s)} and ${time(phase.after_s)}, ${signed(phase.after_s - phase.before_s)}`);
     const most = Math.max(...phase.causes.concat(phase.ops).map((row) => Math.abs(row.after_s - row.before_s)), 1e-12);
     const rows = (shares) => shares.map((row) => [row.name, time(row.before_s), time(row.after_s), { text: signed(row.after_s - row.before_s), share: -(row.after_s - row.before_s) / most }]);
     const columns = el(box, "div", null, { className: "columns" });
@@ -439,6 +455,7 @@ function build() {
   part("breakdown", "Where the time goes", phases((box, phase, key, run) => {
     stack(box, phase.breakdown, phase.step_s, run.looks);
     blocks(box, phase.step);
+    if (phase.stages) stages(box, phase.stages);
   }));
   part("waterfall", "From the closed form to the simulation", phases(waterfall));
   part("time", "Timeline", phases(drawTimeline));

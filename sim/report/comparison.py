@@ -31,9 +31,14 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class PhaseDifference:
-    """One step of a phase in both runs. Each list adds up to the difference of the steps to the picosecond."""
+    """One step of a phase, or all requests of a pipeline, in both runs.
+
+    Each list adds up to the difference to the picosecond.
+    """
 
     phase: str
+    span: str
+    """What the times are of: `one decode step`, `all 12 requests`."""
     before_s: float
     after_s: float
     causes: tuple[Term, ...]
@@ -70,7 +75,7 @@ class Comparison:
         how = f"{abs(change):.1%} {'more' if change > 0 else 'less'} than" if change else "the same as"
         text = f"B takes {format_seconds(self.after_s)}, {how} A with {format_seconds(self.before_s)}"
         largest = [
-            f"{phase.causes[0].name} {_signed(phase.causes[0].change_s)} of one {phase.phase} step"
+            f"{phase.causes[0].name} {_signed(phase.causes[0].change_s)} of {phase.span}"
             for phase in self.phases
             if phase.causes and phase.causes[0].change_s
         ]
@@ -85,17 +90,20 @@ def compare(
     names: Sequence[str],
     latencies_s: Sequence[float],
     shares: Sequence[Mapping[Any, Shares]],
+    spans: Sequence[Mapping[Any, str]],
     scenarios: Sequence[Mapping[str, Any]],
 ) -> Comparison:
     """Run B beside run A; every argument has an entry for each of them.
 
     Args:
         shares: of the critical path of each phase.
+        spans: what the times of each phase are of.
         scenarios: resolved, as nested mappings.
     """
     phases = tuple(
         PhaseDifference(
             phase,
+            " and ".join(dict.fromkeys(own_spans[phase] for own_spans in spans)),
             own.step_ps / PS_PER_S,
             shares[1][phase].step_ps / PS_PER_S,
             terms(own.causes, shares[1][phase].causes),
@@ -143,7 +151,7 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     console.print(comparison.summary)
     for phase in comparison.phases:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column(f"critical path of one {phase.phase} step", no_wrap=True)
+        table.add_column(f"critical path of {phase.span}", no_wrap=True)
         for title in ("A", "B", "B - A"):
             table.add_column(title, justify="right", no_wrap=True)
         for i, group in enumerate((phase.causes, phase.ops)):
@@ -154,7 +162,7 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
                 table.add_row(term.name, *times)
         whole = Term("step", phase.before_s, phase.after_s)
         table.add_section()
-        table.add_row("step", format_seconds(whole.before_s), format_seconds(whole.after_s), _signed(whole.change_s))
+        table.add_row("all", format_seconds(whole.before_s), format_seconds(whole.after_s), _signed(whole.change_s))
         console.print()
         console.print(table)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)

@@ -115,7 +115,7 @@ def _comparison(report: Report) -> Table:
 
 
 def _difference(relative: float | None) -> str:
-    return "" if relative is None else f"{relative:+.1%}"
+    return "" if relative is None else f"{relative:+.1%}".replace("-0.0%", "+0.0%")
 
 
 def _padding(padding: Padding) -> Table:
