@@ -9,6 +9,7 @@ from sim import load, search
 from sim.cli import app
 from sim.errors import InputError
 from sim.plots import pareto
+from sim.specs import chips_of
 from sim.sweep.rows import measure
 
 ON = [
@@ -69,13 +70,13 @@ def test_the_front_is_what_nothing_beats_and_only_what_fits_is_on_it():
         ("tpu_v4_4x4x8_twisted", [], ["4x4x8"]),  # its twist names axes
         ("tpu_v4_4x4x4", ["topology.axes.x.size=8"], ["8x4x4", "4x8x4", "4x4x8"]),
         ("tpu_v4_4x4x4", ["topology.axes.z={size: 4, wrap: false}"], ["4x4x4"] * 3),  # the open axis is z, y or x
-        ("dgx_h100", [], ["8"]),
+        ("dgx_h100", [], ["1", "2", "4", "8"]),
     ],
 )
 def test_every_order_of_unlike_axes_once(machine, settings, expected):
-    found = search.meshes(machine, settings)
-    assert [label for label, _ in found] == expected
-    assert len({assigned for _, assigned in found}) == len(found)
+    found = search.machines([machine], None, settings)
+    assert [each.mesh for each in found] == expected
+    assert len({each.settings for each in found}) == len(found)
 
 
 def test_candidates_run_on_the_mesh_that_they_name():
@@ -88,12 +89,12 @@ def test_candidates_run_on_the_mesh_that_they_name():
 def searched(machine: str, phase: str, batches: list[int], weights: str, **fields):
     points = search.candidates("palm_540b", [machine], phase, batches, 2048, 64, weights, **fields)
     points = [point for point in points if point.choices["ffn"].startswith("weight_stationary")][::4]
-    return [measure(search.BASE, point) for point in points], points
+    return [(point, measure(search.BASE, point)) for point in points]
 
 
 def test_published_points_are_of_what_was_searched():
     """Section 4.4: a step of 28.5 ms at batch 64 in int8; table 2: 64 steps in 1.82 s; chip-s per token = 64 t / 64."""
-    found = search.published(*searched("tpu_v4_4x4x4", "decode", [64], "int8"))
+    found = search.published(searched("tpu_v4_4x4x4", "decode", [64], "int8"))
     assert {(m.layout, m.chips, m.batch) for m in found} == {("weight_stationary_2d", 64, 64)}
     assert sorted(m.step_s for m in found) == pytest.approx([1.82 / 64, 0.0285])
     assert [m.cost_chip_s for m in found] == pytest.approx([m.step_s for m in found])
@@ -101,19 +102,19 @@ def test_published_points_are_of_what_was_searched():
 
 def test_a_published_prefill_costs_its_time_on_all_chips_per_token():
     """Figure 1: 0.2876 s for one sequence of 2048 tokens on 64 chips."""
-    (found,) = search.published(*searched("tpu_v4_4x4x4", "prefill", [1], "bf16"))
+    (found,) = search.published(searched("tpu_v4_4x4x4", "prefill", [1], "bf16"))
     assert (found.step_s, found.cost_chip_s) == pytest.approx((0.2876, 64 * 0.2876 / 2048))
 
 
 def test_other_layers_and_machines_have_no_published_points():
-    assert not search.published(*searched("tpu_v4_4x4x4", "decode", [64], "int8", settings=["engine.layers=8"]))
-    assert not search.published(*searched("tpu_v5p_4x4x4", "decode", [64], "int8"))
+    assert not search.published(searched("tpu_v4_4x4x4", "decode", [64], "int8", settings=["engine.layers=8"]))
+    assert not search.published(searched("tpu_v5p_4x4x4", "decode", [64], "int8"))
 
 
 def test_the_figure_has_every_choice_once_and_the_front_of_each_layout():
-    rows, points = searched("tpu_v4_4x4x4", "decode", [64, 128], "int8", settings=["engine.layers=8"])
-    fitting = search.fitting(rows)
-    chart = search.chart("", "decode", fitting, search.published(rows, points))
+    measured = searched("tpu_v4_4x4x4", "decode", [64, 128], "int8", settings=["engine.layers=8"])
+    fitting = search.fitting([row for _, row in measured])
+    chart = search.chart("", "decode", fitting, search.published(measured))
     choices = [spot for line in chart.lines for spot in line.choices]
     expected = [(1e3 * r.outcome.simulated.step_s, 1e3 * r.outcome.simulated.cost_chip_s) for r in fitting]
     assert sorted((spot.x, spot.y) for spot in choices) == sorted(expected)
@@ -149,6 +150,79 @@ def test_what_is_no_batch_is_one_clear_line(text):
         search.batches(text)
 
 
-def test_where_nothing_fits_it_says_so():
-    with pytest.raises(InputError, match="fits the chips' memory"):
-        search.best([], "latency")
+@pytest.mark.parametrize(
+    ("chips", "expected"),
+    [
+        ("4,16", ["2x2x1", "2x1x2", "1x2x2", "2x2x4", "2x4x2", "4x2x2"]),
+        ("64", ["4x4x4"]),
+        ("65..256", ["4x4x8", "4x8x4", "8x4x4", "4x8x8", "8x4x8", "8x8x4"]),
+    ],
+)
+def test_numbers_of_chips_are_slices_of_the_family_in_every_order_of_their_axes(chips, expected):
+    """Of TPU v4 only, and each once though 4x4x8 is shipped with its long axis first too; twists are not asked for."""
+    found = search.machines(["tpu_v4_4x4x4"], search.counts(chips))
+    assert [each.mesh for each in found] == expected
+    for each in found:
+        spec = load.scenario(search.BASE, [f"topology={each.topology}", *each.settings, "sweep=null"]).topology
+        assert (spec.chip.name, chips_of(spec)) == ("tpu_v4", each.chips)
+        assert "x".join(str(axis.size) for axis in spec.axes.values()) == each.mesh
+
+
+def test_a_family_has_the_twisted_torus_that_is_named():
+    found = search.machines(["tpu_v4_4x4x8_twisted"], search.counts("128"))
+    assert [(each.topology, each.mesh) for each in found] == [("tpu_v4_4x4x8_twisted", "4x4x8")]
+
+
+@pytest.mark.parametrize(
+    ("chips", "message"),
+    [
+        ("48", "--chips: no machine like tpu_v4_4x4x4 has so many chips, got '48'; there are 4, 8, 16, 32, 64, 128"),
+        ("64,x", "--chips: must be numbers of chips or ranges of them, got '64,x'"),
+        ("256..64", "--chips: must be numbers"),
+    ],
+)
+def test_numbers_of_chips_that_there_are_not_are_one_clear_line(chips, message):
+    with pytest.raises(InputError) as caught:
+        search.machines(["tpu_v4_4x4x4"], search.counts(chips))
+    assert str(caught.value).startswith(message)
+
+
+def test_axes_and_numbers_of_chips_do_not_go_together():
+    with pytest.raises(InputError, match="chooses the axes"):
+        search.machines(["tpu_v4_4x4x4"], search.counts("64"), ["topology.axes.x.size=8"])
+
+
+def test_more_chips_are_faster_and_fewer_are_cheaper_as_in_figure_1(tmp_path):
+    """PaLM 540B in int8, batch 64: 256 chips for the latency, 64 for the cost; 16 do not hold it."""
+    sets = ["--set", "engine.layers=8", "--out", str(tmp_path)]
+    options = ["--phase", "decode", "--batch", "64", "--chips", "64,256", "--json"]
+    command = ["search", "--model", "palm_540b", "--topology", "tpu_v4_4x4x4", *sets, *options]
+    best = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)["best"]
+    assert [best[each]["outcome"]["chips"] for each in ("latency", "cost")] == [256, 64]
+
+
+def test_gpus_are_searched_as_tensor_parallel_groups_of_every_size():
+    """Llama-3 70B in bf16, 132 GiB: not on one H100 of 80 GB; two are cheapest at batch 1, eight fastest."""
+    points = search.candidates("llama3_70b", ["dgx_h100"], "decode", [1, 8], 1024, 64, "bf16", ["engine.layers=80"])
+    assert {point.choices["mesh"] for point in points} == {"1", "2", "4", "8"}
+    rows = [measure(search.BASE, point) for point in points]
+    fitting = search.fitting(rows)
+    assert {row.outcome.chips for row in fitting} == {2, 4, 8}
+    assert search.best([row for row in fitting if row.choices["batch"] == "1"], "cost").outcome.chips == 2
+    assert search.best(fitting, "latency").outcome.chips == 8
+    chart = search.chart("", "decode", fitting, [])
+    assert [line.label for line in chart.lines] == [f"tensor parallel over {chips}" for chips in (2, 4, 8)]
+
+
+def test_where_nothing_fits_it_says_what_is_needed():
+    points = search.candidates("llama3_70b", ["dgx_h100"], "decode", [1], 1024, 64, "bf16", chips=search.counts("1"))
+    with pytest.raises(InputError, match=r"fits the chips' memory; the least needs 13\d.* GiB on each"):
+        search.fitting([measure(search.BASE, point) for point in points])
+
+
+def test_where_nothing_can_run_it_says_why():
+    """7 sequences: they are no multiple of the 4 chips of an axis over which weights are gathered."""
+    points = search.candidates("palm_540b", ["tpu_v4_4x4x4"], "decode", [7], 1024, 64, "bf16")
+    gathered = [point for point in points if "gathered" in point.choices["ffn"]]
+    with pytest.raises(InputError, match=r"not one candidate can run; the first: .*batch must be a multiple of"):
+        search.fitting([measure(search.BASE, point) for point in gathered])

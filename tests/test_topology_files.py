@@ -62,9 +62,12 @@ def test_every_file_names_its_schema(kind):
     [
         ("tpu_v4_2x2x1", [False, False, False]),  # smaller than a cube of 4x4x4: a mesh
         ("tpu_v4_2x2x2", [False, False, False]),
+        ("tpu_v4_2x4x4", [False, False, False]),
+        ("tpu_v4_8x8x16", [True, True, True]),
         ("tpu_v4_4x4x4", [True, True, True]),
         ("tpu_v4_4x4x8_twisted", [False, False, True]),
         ("tpu_v5e_4x4", [False, False]),  # v5e wraps an axis only when it is 16 long
+        ("tpu_v5e_8x16", [False, True]),
         ("tpu_v5e_16x16", [True, True]),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from sim.cli.options import (
     sweep_formats,
 )
 from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from sim.sweep.rows import Row
 
 
 def sweep(
@@ -112,9 +115,15 @@ def sweep(
 
 def search(
     model: Annotated[str, typer.Option(help="A shipped name or a file.")],
-    topology: Annotated[list[str], typer.Option(help="Torus: a shipped name or a file. Repeatable.")],
+    topology: Annotated[
+        list[str],
+        typer.Option(help="Machine: a shipped name or a file. Repeatable.", autocompletion=completed("topology")),
+    ],
     phase: Annotated[str, typer.Option(help="decode or prefill.")],
     batch: Annotated[str, typer.Option(help="Such as 64, or 1..1024: powers of two.")],
+    chips: Annotated[
+        str, typer.Option(help="Such as 16,64,256 or 64..256: slices of the torus's family, or groups of the GPUs.")
+    ] = "",
     tokens: Annotated[int, typer.Option(min=1, help="Per sequence: of the prompt, or in the cache.")] = 2048,
     generate: Annotated[int, typer.Option(min=1, help="Decode steps.")] = 64,
     weights: Annotated[str, typer.Option(help="Number format of the weights.")] = "bf16",
@@ -124,9 +133,10 @@ def search(
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
 ) -> None:
-    """Try every layout, attention sharding, overlap and order of the axes on every machine given.
+    """Try every layout, attention sharding, overlap, order of the axes and number of chips on every machine given.
 
-    Print the best per objective and the Pareto front; draw latency against cost to OUT/search_MODEL_PHASE.png.
+    Print the best per objective and the Pareto front; draw latency against cost to OUT/search_MODEL_PHASE.png. Ctrl-C
+    prints the best of what is there.
     """
     from sim import outputs
     from sim import search as searching
@@ -137,31 +147,40 @@ def search(
     if phase not in ("decode", "prefill"):
         raise InputError("no such phase", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill")))
     sizes = searching.batches(batch)
-    work = (sizes, tokens, generate, weights, settings or [])
+    work = (sizes, tokens, generate, weights, settings or [], searching.counts(chips) if chips else None)
     planned = searching.candidates(model, topology, phase, *work)  # type: ignore[arg-type]
-    rows = {}
+    rows: dict[int, Row] = {}
     with rated(f"searching {len(planned)} candidates", len(planned)) as progress:
-        for number, row in workers.measured(searching.BASE, planned, jobs):
-            rows[number] = row
-            progress()
-    done = [rows[number] for number in range(len(planned))]
+
+        def keep(numbered: tuple[int, Row]) -> None:
+            rows[numbered[0]] = numbered[1]
+
+        complete = gathered(workers.measured(searching.BASE, planned, jobs), keep, progress)
+    if not complete:
+        typer.echo(f"interrupted: {len(rows)} of {len(planned)} candidates were tried", err=True)
+        if not rows:
+            raise typer.Exit(INTERRUPTED)
+    done = [rows[number] for number in sorted(rows)]
     fitting = searching.fitting(done)
-    if not any(row.outcome for row in done):
-        raise InputError("not one candidate can run", where="search", hint=f"the first: {done[0].error}")
     chosen = {objective: searching.best(fitting, objective) for objective in searching.OBJECTIVES}
     lists = {"best_per_batch": searching.best_per_batch(fitting), "pareto": searching.pareto(fitting)}
     path = out / f"search_{Path(model).stem}_{phase}.png"
     if plots:
         from sim.plots import pareto
 
-        title = f"{phase} of {Path(model).stem} on {', '.join(Path(name).stem for name in topology)}, {weights} weights"
+        machines = ", ".join(Path(name).stem for name in topology)
+        machines = f"{chips} chips as of {machines}" if chips else machines
+        title = f"{phase} of {Path(model).stem} on {machines}, {weights} weights"
         with busy(f"drawing {path}"), outputs.replacing_file(path) as fresh:
-            beside = searching.published(done, planned)
+            beside = searching.published([(planned[number], rows[number]) for number in sorted(rows)])
             pareto.draw(searching.chart(title, phase, fitting, beside), fresh)  # type: ignore[arg-type]
     if as_json:
         best = {objective: row.to_dict() for objective, row in chosen.items()}
         data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
-        typer.echo(json.dumps({"candidates": len(done), "fitting": len(fitting), "best": best} | data))
+        counts = {"candidates": len(done), "fitting": len(fitting), "complete": complete}
+        typer.echo(json.dumps(counts | {"best": best} | data))
+        if not complete:
+            raise typer.Exit(INTERRUPTED)
         return
     typer.echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
     render("best per objective", chosen)
@@ -169,6 +188,8 @@ def search(
         render(title, {str(i + 1): row for i, row in enumerate(lists[name])})
     if plots:
         typer.echo(f"figure in {path}")
+    if not complete:
+        raise typer.Exit(INTERRUPTED)
 
 
 def validate(

@@ -65,7 +65,7 @@ def make(chart: Chart) -> Figure:
     with style():
         axes = made.add_subplot()
         for number, (line, colour) in enumerate(zip(chart.lines, _COLOURS, strict=False)):
-            wide = 3.0 - 0.5 * number  # fronts that lie on each other are all seen
+            wide = max(3.0 - 0.5 * number, 0.8)  # fronts that lie on each other are all seen
             axes.scatter(*_xy(line.choices), s=12, color=colour, alpha=0.45, linewidths=0, zorder=2)
             axes.plot(*_xy(line.front), "-o", color=colour, linewidth=wide, markersize=2.5 + wide, zorder=3)
             axes.scatter(*_xy(line.published), edgecolors=colour, zorder=5, **_HOLLOW)
