@@ -50,6 +50,26 @@ def test_requests_in_flight_are_enough_when_there_are_as_many_as_stages():
 
 
 @pytest.mark.parametrize("layers", [[2, 2, 2], UNEVEN])
+@pytest.mark.parametrize("under_way", [1, 2, 3, 5])
+@pytest.mark.parametrize("schedule", ["non_blocking", "bounded_queue"])
+def test_decode_steps_of_a_full_pipeline(layers: list[int], under_way: int, schedule: str):
+    """n requests under way: a step takes all stages, or the slowest n times, and nothing drains between two steps.
+
+    Also of the first that count: others came before, and fill the pipeline.
+    """
+    more = {"queue": {"capacity": 8, "retry": "1 us"}} if schedule == "bounded_queue" else {"send_blocks_stage": False}
+    given = {"stages": layers, "requests": 5, "arrivals": {"in_flight": under_way}, "phase": "decode", "ends": False}
+    found = run(scenario(schedule=schedule, **given, **more)).report
+    one = run(scenario(schedule=schedule, **given | {"arrivals": {"in_flight": 1}}, **more)).report
+    assert found.pipeline
+    assert one.pipeline
+    stage = [each.pass_s for each in one.pipeline.stages]
+    assert found.simulated.step_s == pytest.approx(max(sum(stage), under_way * max(stage)), rel=1e-9)
+    assert found.pipeline.latency_max_s == pytest.approx(found.simulated.step_s, rel=1e-9)
+    assert (found.pipeline.warm_up, found.pipeline.requests) == (under_way if under_way > 1 else 0, 5)
+
+
+@pytest.mark.parametrize("layers", [[2, 2, 2], UNEVEN])
 @pytest.mark.parametrize("microbatches", [1, 2, 4])
 def test_blocking_drains_between_requests(layers: list[int], microbatches: int):
     found = times(scenario(schedule="blocking", stages=layers, requests=3, microbatches=microbatches))
@@ -225,6 +245,7 @@ def test_a_torus_is_cut_into_slabs():
         ({"stages": [3, 4]}, "must add up to the 6 layers"),
         ({"stages": [6]}, "layers of each of the 2 stages"),
         ({"schedule": "sequential", "arrivals": {"in_flight": 2}}, "ends a request before it begins the next"),
+        ({"phase": "decode", "arrivals": {"every": "1 ms"}}, "a decode step comes when the one before it"),
         ({"arrivals": {"in_flight": 2, "every": "1 ms"}}, "needs one of in_flight, times and every"),
         ({"schedule": "non_blocking", "microbatches": 2}, "are of 'schedule: blocking'"),
         (

@@ -107,7 +107,7 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
     form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
     if pipeline:
         ideal_s = pipeline.closed_form.total
-        why = f"{pipeline.requests} requests through stages that take what they take here on average"
+        why = f"{pipeline.passes} requests through stages that take what they take here on average"
         more = "transfers between stages, requests that come later, calls and polls, batches that differ"
         return [
             {"name": "closed form, sends free", "group": "", "seconds": ideal_s, "why": why},

@@ -61,6 +61,8 @@ class Batches:
     """Per request, the task at whose end it has come."""
     answered: tuple[int, ...]
     """Per request, the task at whose end its result is there."""
+    warm_up: int = 0
+    """First requests that only fill the pipeline, so that the others find it as later ones do."""
 
 
 @dataclass(frozen=True, slots=True)

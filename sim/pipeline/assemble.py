@@ -36,9 +36,11 @@ def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> L
     workload = scenario.workload
     tells = spec.schedule == "blocking" and workload.phase == "decode"
     token_bytes = float(workload.batch * ITEM_BYTES["int32"]) if tells else 0.0
-    SCHEDULES[spec.schedule](Plan(to, requests, spec, parts, token_bytes, workload.activations))
+    filling = warm_up(scenario, spec)
+    count = filling + spec.requests
+    SCHEDULES[spec.schedule](Plan(to, requests, spec, count, parts, token_bytes, workload.activations))
     fullest = max(lowered, key=lambda part: part.weights_bytes + parts * part.kv_cache_bytes)
-    held = parts * min(spec.requests, spec.in_flight(len(stages)))
+    held = parts * spec.under_way(len(stages))
     return replace(
         fullest,
         program=to.builder.build(),
@@ -51,8 +53,19 @@ def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> L
             passes=tuple(to.done),
             arrived=tuple(requests.arrived),
             answered=tuple(requests.answered),
+            warm_up=filling,
         ),
     )
+
+
+def warm_up(scenario: Scenario, spec: PipelineSpec) -> int:
+    """Passes simulated before those that count.
+
+    A decode step comes when the step before it, of the same request, has been answered: it finds the steps of all other
+    requests under way, and the pipeline does not drain between steps.
+    """
+    under_way = spec.under_way(scenario.layout.mesh.pipeline)
+    return under_way if scenario.workload.phase == "decode" and under_way > 1 else 0
 
 
 def microbatches(scenario: Scenario, spec: PipelineSpec) -> int:

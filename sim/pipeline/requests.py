@@ -21,7 +21,7 @@ class Requests:
 
     def __init__(self, to: Assembly, spec: PipelineSpec) -> None:
         self._to, self._spec = to, spec
-        self._in_flight = spec.in_flight(len(to.stages))
+        self._under_way = spec.under_way(len(to.stages))
         self._times = _times(spec)
         self._last_call: Tasks = ()
         self.arrived: list[int] = []
@@ -34,7 +34,7 @@ class Requests:
             free: per stage, the tasks after which its workers wait for a batch.
         """
         to, spec, home = self._to, self._spec, self._to.stages[0].chips[:1]
-        earlier = request - self._in_flight
+        earlier = request - self._under_way
         room = (np.array(self.answered[earlier : earlier + 1]),) if earlier >= 0 else ()
         if self._times is None:
             released = to.event("request", home, room)

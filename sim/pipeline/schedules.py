@@ -24,6 +24,8 @@ class Plan:
     to: Assembly
     requests: Requests
     spec: PipelineSpec
+    count: int
+    """Requests, those that fill the pipeline included."""
     parts: int
     """Micro-batches of a request."""
     token_bytes: float
@@ -40,7 +42,7 @@ def in_order(plan: Plan) -> None:
     """
     to, blocks = plan.to, plan.spec.schedule != "non_blocking" or plan.spec.send_blocks_stage
     free: list[Tasks] = [()] * len(to.stages)
-    for request in range(plan.spec.requests):
+    for request in range(plan.count):
         seen = plan.requests.come(request, free)
         for part in range(plan.parts):
             ended: Tasks = ()
@@ -72,7 +74,7 @@ def bounded_queue(plan: Plan) -> None:
         raise ValueError("bounded_queue needs a queue")
     free: list[Tasks] = [()] * len(to.stages)
     taken: dict[tuple[int, int], StagePass] = {}
-    for request in range(plan.spec.requests):
+    for request in range(plan.count):
         ready = plan.requests.come(request, free)[0]
         for i, stage in enumerate(to.stages):
             done = to.run(stage, request, 0, (*ready, *free[i]))

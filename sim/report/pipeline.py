@@ -38,6 +38,8 @@ class PipelineReport:
 
     schedule: str
     requests: int
+    warm_up: int
+    """Decode steps of as many requests before: the pipeline is full when the others come. No latency is theirs."""
     microbatches: int
     in_flight: int
     """Requests under way at most."""
@@ -57,6 +59,11 @@ class PipelineReport:
     """Of the stages' mean times where sends are free, and all requests there from the start."""
 
     @property
+    def passes(self) -> int:
+        """All requests of the run, those that fill the pipeline included."""
+        return self.warm_up + self.requests
+
+    @property
     def total_difference(self) -> float:
         """Simulated / closed form - 1: what sends, waits for requests and the controller cost."""
         return self.total_s / self.closed_form.total - 1
@@ -66,7 +73,7 @@ def pipeline_report(trace: Trace, batches: Batches, spec: PipelineSpec) -> Pipel
     """The figures of a simulated pipeline."""
     ends = trace.times["end"]
     arrived, answered = (ends[list(tasks)] / PS_PER_S for tasks in (batches.arrived, batches.answered))
-    latency, total_s = answered - arrived, trace.makespan_ps / PS_PER_S
+    latency, total_s = (answered - arrived)[batches.warm_up :], trace.makespan_ps / PS_PER_S
     half = len(answered) // 2
     later = answered[half:] if len(answered) - half > 1 else np.concatenate(([0.0], answered))
     interval_s = float((later[-1] - later[0]) / (len(later) - 1))
@@ -74,8 +81,9 @@ def pipeline_report(trace: Trace, batches: Batches, spec: PipelineSpec) -> Pipel
     return PipelineReport(
         schedule=spec.schedule,
         requests=spec.requests,
+        warm_up=batches.warm_up,
         microbatches=batches.parts,
-        in_flight=min(spec.requests, spec.in_flight(len(stages))),
+        in_flight=spec.under_way(len(stages)),
         total_s=total_s,
         latency_mean_s=float(latency.mean()),
         latency_median_s=float(np.median(latency)),
@@ -84,7 +92,7 @@ def pipeline_report(trace: Trace, batches: Batches, spec: PipelineSpec) -> Pipel
         interval_s=interval_s,
         requests_per_s=1 / interval_s,
         stages=stages,
-        closed_form=_form(spec, [stage.pass_s for stage in stages], batches.parts),
+        closed_form=_form(spec, len(answered), [stage.pass_s for stage in stages], batches.parts),
     )
 
 
@@ -104,11 +112,11 @@ def _stage(trace: Trace, batches: Batches, stage: int, total_s: float) -> StageR
     )
 
 
-def _form(spec: PipelineSpec, stage_s: Sequence[float], microbatches: int) -> form.PipelineForm:
+def _form(spec: PipelineSpec, requests: int, stage_s: Sequence[float], microbatches: int) -> form.PipelineForm:
     if spec.schedule == "blocking":
-        return form.blocking(stage_s, spec.requests, microbatches)
+        return form.blocking(stage_s, requests, microbatches)
     if spec.schedule == "sequential":
-        return form.sequential(stage_s, spec.requests)
+        return form.sequential(stage_s, requests)
     if spec.queue:
-        return form.queued(stage_s, spec.requests, spec.queue.capacity, spec.queue.retry)
-    return form.non_blocking(stage_s, spec.requests)
+        return form.queued(stage_s, requests, spec.queue.capacity, spec.queue.retry)
+    return form.non_blocking(stage_s, requests)

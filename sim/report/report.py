@@ -173,7 +173,7 @@ class Report:
     @property
     def span(self) -> str:
         """What times of the critical chip are of."""
-        return f"all {self.pipeline.requests:,} requests" if self.pipeline else "one step"
+        return f"all {self.pipeline.passes:,} requests" if self.pipeline else "one step"
 
     @property
     def difference(self) -> float | None:
@@ -260,7 +260,7 @@ def build(
     step_s = pipeline.latency_mean_s if pipeline else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
     # Requests that overlap: the time that each of them adds.
-    each_s = pipeline.total_s / pipeline.requests * latency_s / step_s if pipeline else latency_s
+    each_s = pipeline.total_s / pipeline.passes * latency_s / step_s if pipeline else latency_s
     peak = topology.chip.peak_flops[scenario.workload.activations]
     reference, critical = scenario.reference, measures.critical_chip
     published = None

@@ -159,8 +159,10 @@ def _waiting(waiting: Waiting) -> Iterator[Table | Line]:
 def _pipeline(pipeline: PipelineReport) -> Iterator[Table | Line]:
     """Requests, stages and the algebra beside them."""
     parts = f" of {pipeline.microbatches} micro-batches" if pipeline.microbatches > 1 else ""
+    after = f" after {pipeline.warm_up} that fill it" if pipeline.warm_up else ""
     yield Line(
-        f"{pipeline.schedule} pipeline: {pipeline.requests} requests{parts}, {pipeline.in_flight} under way at most; "
+        f"{pipeline.schedule} pipeline: {pipeline.requests} requests{parts}{after}, "
+        f"{pipeline.in_flight} under way at most; "
         f"{pipeline.requests_per_s:,.2f} requests/s, one every {format_seconds(pipeline.interval_s)}"
     )
     yield Line(

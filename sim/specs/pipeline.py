@@ -98,8 +98,12 @@ class PipelineSpec(Strict):
             raise wrong("arrivals", "in_flight", rule=rule, got=self.arrivals.in_flight)
         return self
 
+    def under_way(self, stages: int) -> int:
+        """Requests under way at most, of those that there are."""
+        return min(self.requests, self.in_flight(stages))
+
     def in_flight(self, stages: int) -> int:
-        """Requests under way at most."""
+        """Requests under way at most, were there any number."""
         if self.schedule in ("blocking", "sequential"):
             return 1
         most = self.controller.threads if self.controller else self.requests

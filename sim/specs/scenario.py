@@ -144,6 +144,10 @@ class Scenario(Strict):
         if stages > self.layers:
             rule = f"every stage needs a layer, and there are {self.layers}"
             raise wrong("layout", "mesh", "pipeline", rule=rule, got=stages)
+        if pipeline and pipeline.arrivals and pipeline.arrivals.in_flight is None and self.workload.phase != "prefill":
+            rule = "a decode step comes when the one before it has been answered, not at a time of its own"
+            hint = "arrivals: {in_flight: 4}"
+            raise wrong("layout", "pipeline", "arrivals", rule=rule, got=self.workload.phase, hint=hint)
         if pipeline is None or pipeline.stages is None:
             return self
         if len(pipeline.stages) != stages:
