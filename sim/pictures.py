@@ -19,7 +19,7 @@ def timeline(part: Pass, title: str) -> Any:
     """Compute, collectives and links of a chip over time, with the critical path."""
     from sim.plots import timeline as plot
 
-    return plot.make(part.trace, part.topology, title)
+    return plot.make(part.trace, part.topology, title, part.span.capitalize() if part.lowered.batches else "Whole step")
 
 
 def breakdown(part: Pass, title: str) -> Any:

@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from sim import load as load_files
 from sim import topology as machines
 from sim.plots import breakdown, link_map, roofline, timeline
+from sim.plots.bars import COLOURS
 from sim.program import Kind
+from sim.report import critical_path
+from sim.report.breakdown import PARTS
 from sim.report.critical_path import walk
 from sim.report.lanes import alike, on_path
 
@@ -99,6 +102,29 @@ def test_the_breakdown_names_every_part_with_its_share() -> None:
     ]
     assert labels[:5] == ["compute-bound 26.7%", "memory-bound 0.0%", "overlapped 33.3%", "exposed 40.0%", "idle 0.0%"]
     assert labels[5:] == ["compute 46.7%", "transfer 40.0%", "link latency 6.7%", "launches of collectives 6.7%"]
+
+
+def test_no_two_parts_of_a_bar_look_alike_unless_they_mean_the_same() -> None:
+    parts = {name: breakdown.LOOKS[name] for name in PARTS}
+    causes = {name: breakdown.LOOKS[name] for name in critical_path.CAUSES}
+    assert len({*parts.values()}) == len(parts)
+    assert len({*causes.values()}) == len(causes)
+    same = {frozenset((a, b)) for a in parts for b in causes if parts[a] == causes[b]}
+    assert same == {
+        frozenset(("compute-bound", critical_path.COMPUTE)),
+        frozenset(("memory-bound", critical_path.MEMORY)),
+        frozenset(("stream join", critical_path.JOIN)),
+        frozenset(("memory pool", critical_path.COPY)),
+    }
+    assert len(set(COLOURS.values())) == len(COLOURS)  # classes of operations in the timeline
+
+
+def test_operations_that_would_hide_one_another_share_a_marker_and_keep_their_numbers() -> None:
+    def point(flops_per_byte: float, flops_per_s: float) -> roofline.Point:
+        return roofline.Point("op", flops_per_byte, flops_per_s, 1.0)
+
+    found = [point(1, 1e12), point(100, 1e14), point(1.05, 1.02e12), point(1, 3e12)]
+    assert roofline.together(found, 1e4, 1e4) == [[0, 2], [1], [3]]
 
 
 def test_the_roofline_has_the_rates_of_the_operations() -> None:

@@ -96,3 +96,9 @@ def test_the_clock_counts_picoseconds_in_63_bits():
 def test_sizes_and_times_are_shown_with_a_fitting_prefix():
     assert [units.format_bytes(v) for v in (8, 1536, 32 * 2**30)] == ["8 B", "1.50 KiB", "32.00 GiB"]
     assert [units.format_seconds(v) for v in (0, 2e-12, 2.42e-4, 1.82)] == ["0 s", "2 ps", "242 us", "1.82 s"]
+
+
+def test_counts_and_shares_as_text():
+    assert [units.format_count(n, "chip") for n in (0, 1, 4096)] == ["0 chips", "1 chip", "4,096 chips"]
+    assert [units.format_percent(x) for x in (0.0, 0.00142, 0.409)] == ["0.0%", "0.14%", "40.9%"]
+    assert units.format_seconds(12_345.6) == "12,346 s"

@@ -148,7 +148,7 @@ function stages(parent, found) { // batches on the stages of a pipeline
   }], layout({
     height: 90 + 34 * found.rows.length, margin: { l: 120, r: 12, t: 32, b: 46 }, showlegend: false, bargap: 0.15, barmode: "overlay",
     uniformtext: { mode: "hide", minsize: 8 }, xaxis: { title: { text: "time, ms", standoff: 6 }, rangemode: "tozero" },
-    yaxis: { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows, fixedrange: true, showgrid: false },
+    yaxis: { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows.map((row) => `${row} `), fixedrange: true, showgrid: false },
   }), CONFIG);
 }
 
@@ -280,7 +280,7 @@ function drawTimeline(parent, phase, key) {
     return layout({
       height: 114 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, showlegend: false, hovermode: "closest", dragmode: "zoom",
       margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: `time, ${unitName}`, standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
-      yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => lane.label), fixedrange: true, zeroline: false, showgrid: false },
+      yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => `${lane.label} `), fixedrange: true, zeroline: false, showgrid: false },
     });
   }
 

@@ -53,8 +53,12 @@ def draw(trace: Trace, topology: Topology, path: Path | str, title: str = "") ->
     save(make(trace, topology, title), path)
 
 
-def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
-    """The figure that `draw` writes."""
+def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole step") -> Figure:
+    """The figure that `draw` writes.
+
+    Args:
+        of: what the trace is of.
+    """
     alike = chips_alike(trace, topology)
     groups, edges = _groups(trace, topology, alike)
     path = walk(trace)
@@ -68,7 +72,7 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         op_classes = classes(trace.program)
         whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
-        what = f"Whole step, {format_seconds(trace.makespan_ps / PS_PER_S)}"
+        what = f"{of}, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
             _fill(whole, groups, np.unique([0, *edges.tolist(), trace.makespan_ps]))
             what += f": shares of the time of each of its {layers} layers"
@@ -142,7 +146,12 @@ def _fill(panel: Panel, groups: list[_Group], bins: Ints | None) -> None:
     y = 0.0
     for group in groups:
         middle = y - _HEADER / 2
-        axes.text(0.0, middle, f"{group.title}: {_summary(panel, group)}", fontweight="bold", fontsize=8, va="center")
+        over: dict[str, Any] = {
+            "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            "zorder": 4,
+        }  # the frame
+        header = f"{group.title}: {_summary(panel, group)}"
+        axes.text(0.0, middle, header, fontweight="bold", fontsize=8, va="center", **over)
         axes.text(1.005, middle, "busy", fontsize=7, **beside)
         y -= _HEADER
         for label, lanes in _rows(group, bins is not None):
