@@ -13,11 +13,11 @@ from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import emit
-from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.program import ProgramBuilder
 from sim.specs import Kernel
+from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
 from sim.topology.rings import find
 
@@ -72,10 +72,10 @@ def time_s(
     each a collective of its own; all start at once, and share the links in the order in which messages are ready.
     """
     machine, plan = topology, None
-    if topology.kind == "torus" and topology.vertex_transitive:
-        with suppress(NotFoldableError):
-            machine, plan = topology.folded(), schedule(topology.folded(), collective, axes, algorithm, size)
-    plan = plan or schedule(topology, collective, axes, algorithm, size)
+    with suppress(NotFoldableError):
+        machine, plan = folded(topology), schedule(folded(topology), collective, axes, algorithm, size)
+    if plan is None:
+        plan = schedule(topology, collective, axes, algorithm, size)
     resources = [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
     builder = ProgramBuilder(resources)
     for _ in range(chunks):

@@ -1,4 +1,4 @@
-"""From the trace of the chip that stands for all to that of any chips: each has the same tasks at the same times."""
+"""From the trace of the chips that stand for all to that of any chips: each has the same tasks at the same times."""
 
 from __future__ import annotations
 
@@ -8,51 +8,103 @@ from typing import Any
 
 import numpy as np
 
-from sim.program import Kind
+from sim.program import Ids, Ints, Kind, Program
 from sim.topology.graph import Topology
-from sim.trace import Trace
+from sim.trace import TIMES, Trace
 
 
-def of_chips(trace: Trace, whole: Topology, chips: Sequence[int]) -> Trace:
-    """The tasks of `chips` of the machine `whole`, chip after chip, on their own resources, waiting for nothing.
+def of_all(trace: Trace, folded: Topology, program: Program) -> Trace:
+    """The trace of `program`, the same lowered for the whole machine.
 
-    `trace` is of the one chip of `whole.folded()`: its resources are its compute, its links and, where there is one,
-    its host, and links are numbered chip after chip.
+    Every task has the times of the one of its op that stands at the same place on the chip that stands for its own.
+
+    Args:
+        trace: of the machine `folded`.
     """
-    program, tasks = trace.program, len(trace.program)
-    ports = len(whole.links) // whole.chips
-    chip = np.repeat(np.asarray(chips, dtype=np.int32), tasks)
+    if folded.stands_for is None:
+        raise ValueError(f"{folded.name} is not folded")
+    number = {name: op for op, name in enumerate(trace.program.op_names)}
+    op = np.array([number[name] for name in program.op_names])[program.op]
+    ops = len(number)
+    key, mine = folded.stands_for.chip[program.chip] * ops + op, trace.program.chip * ops + trace.program.op
+    own = np.argsort(mine, kind="stable")
+    first = np.searchsorted(mine[own], np.arange(folded.chips * ops))
+    times = np.empty(len(program), dtype=TIMES)
+    times[:] = trace.times[own[first[key] + _places(program.chip.astype(np.int64) * ops + op)]]
+    return Trace(program, times)
 
-    def moved(resource: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        link, host = whole.chips + owner * ports + resource - 1, whole.chips + len(whole.links) + owner
-        there = np.where(resource <= 0, np.where(resource < 0, -1, owner), np.where(resource <= ports, link, host))
-        return there.astype(np.int32)
 
-    def tiled(column: np.ndarray) -> np.ndarray:
-        return np.tile(column, len(chips))
+def _places(key: Ints) -> Ints:
+    """[n] how many earlier entries are equal to each."""
+    order = np.argsort(key, kind="stable")
+    new = np.concatenate(([True], np.diff(key[order]) != 0)) if len(key) else np.empty(0, dtype=np.bool_)
+    begins = np.flatnonzero(new)
+    places = np.empty(len(key), dtype=np.int64)
+    places[order] = np.arange(len(key)) - np.repeat(begins, np.diff(np.append(begins, len(key))))
+    return places
 
-    held = np.diff(program.resource_offset)
-    owner = np.repeat(chip, tiled(held))
-    resource = moved(tiled(program.resource), owner)
-    first = np.full(tasks, -1, dtype=np.int32)
-    first[held > 0] = program.resource[program.resource_offset[:-1][held > 0]]
-    link = moved(tiled(first), chip) - whole.chips
-    ends = np.array([*(end.dst for end in whole.links), -1], dtype=np.int32)
-    sends = tiled((program.kind == Kind.SEND) & (first > 0))
+
+def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
+    """The tasks of some chips of a folded torus, chip after chip, on their own resources, waiting for nothing.
+
+    Args:
+        trace: of the machine `folded`.
+        chips: as the whole machine numbers them.
+    """
+    if folded.stands_for is None:
+        raise ValueError(f"{folded.name} is not folded")
+    whole, program, stand_in = folded.stands_for.whole, trace.program, folded.stands_for.chip
+    names, table = _resources(program, folded)
+    rows = [np.flatnonzero(program.chip == stand_in[chip]) for chip in chips]
+    task = np.concatenate([np.empty(0, dtype=np.int64), *rows])
+    chip = np.repeat(np.asarray(chips, dtype=np.int32), [len(own) for own in rows])
+    rank = _places(stand_in.astype(np.int64))[chip]
+
+    held = np.diff(program.resource_offset)[task]
+    offset = np.concatenate(([0], np.cumsum(held)))
+    within = np.arange(offset[-1]) - np.repeat(offset[:-1], held)
+    resource = table[program.resource[np.repeat(program.resource_offset[task], held) + within], np.repeat(rank, held)]
+    sends = (program.kind[task] == Kind.SEND) & (held > 0)
+    peer = np.full(len(task), -1, dtype=np.int32)
+    ends = np.array([link.dst for link in whole.links], dtype=np.int32)
+    peer[sends] = ends[resource[offset[1:][sends] - 1] - whole.chips]
+    slows = program.slows[task]
     per_task = ("busy_ps", "flight_ps", "op", "layer", "kind", "bytes", "flops", "collective", "slow_ppm", "poll_ps")
-    hosts = [f"{c}:host" for c in range(whole.chips)] if len(program.resources) > 1 + ports else []
-    names = [f"{c}:compute" for c in range(whole.chips)] + [end.name for end in whole.links] + hosts
-    columns: dict[str, Any] = {name: tiled(getattr(program, name)) for name in per_task}
+    columns: dict[str, Any] = {name: getattr(program, name)[task] for name in per_task}
     own = replace(
         program,
         resources=tuple(names),
         chip=chip,
-        peer=ends[np.where(sends, link, -1)],
-        slows=moved(tiled(program.slows), chip),
+        peer=peer,
+        slows=np.where(slows >= 0, table[slows, rank], np.int32(-1)),
         resource=resource,
-        resource_offset=np.concatenate(([0], np.cumsum(tiled(held)))),
+        resource_offset=offset,
         deps=np.empty(0, dtype=np.int32),
-        dep_offset=np.zeros(tasks * len(chips) + 1, dtype=np.int64),
+        dep_offset=np.zeros(len(task) + 1, dtype=np.int64),
         **columns,
     )
-    return Trace(own, tiled(trace.times))
+    return Trace(own, trace.times[task])
+
+
+def _resources(program: Program, folded: Topology) -> tuple[list[str], Ids]:
+    """Names of the whole machine's resources, and [resources here, rank] the one that each is.
+
+    The rank of a chip is its place among those for which one stands; as many stand behind each.
+    """
+    if folded.stands_for is None:
+        raise ValueError(f"{folded.name} is not folded")
+    whole, here = folded.stands_for.whole, folded.stands_for
+    chips = np.argsort(here.chip, kind="stable").reshape(folded.chips, -1).astype(np.int32)
+    links = np.argsort(here.link, kind="stable").reshape(len(folded.links), -1).astype(np.int32)
+    names = [f"{chip}:compute" for chip in range(whole.chips)] + [link.name for link in whole.links]
+    others = program.resources[folded.chips + len(folded.links) :]
+    for kind in dict.fromkeys(name.partition(":")[2] for name in others if ":" in name):
+        names += [f"{chip}:{kind}" for chip in range(whole.chips)]
+    names += [name for name in others if ":" not in name]
+    number = {name: i for i, name in enumerate(names)}
+    rest = []
+    for name in others:
+        chip, colon, kind = name.partition(":")
+        rest.append([number[f"{own}:{kind}" if colon else name] for own in chips[int(chip) if colon else 0].tolist()])
+    table = np.concatenate([chips, whole.chips + links, np.array(rest, dtype=np.int32).reshape(-1, chips.shape[1])])
+    return names, table.astype(np.int32)

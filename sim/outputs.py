@@ -143,8 +143,8 @@ def write(
         times = part.trace.times
         columns = {name: times[name] for name in _TIMES}
         np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
-        count = part.topology.mesh_chips
-        trace, topology = part.of_chips(range(min(chrome_trace.CHIPS, count)) if chips is None else chips)
+        first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.mesh_chips))}
+        trace, topology = part.of_chips(sorted(first) if chips is None else chips)
         name = f"trace{phase}.json"
         if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
             said.append(f"{name} has {left_out}; all of chips with --trace-chip")

@@ -11,16 +11,17 @@ import time
 from dataclasses import dataclass, replace
 
 from sim import periodic
-from sim.collectives.fold import NotFoldableError
 from sim.engine import simulate
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.periodic import Period
 from sim.perturb import around_failures, differs_by_layer, in_use, perturbed
+from sim.pipeline.stages import folded_by_stage
 from sim.placement import machine
 from sim.report.pipeline import PipelineReport, pipeline_report
 from sim.specs import Scenario
 from sim.topology import build
+from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import PS_PER_S
@@ -35,7 +36,7 @@ class Simulated:
 
     scenario: Scenario
     topology: Topology
-    """Folded where one chip was simulated for all."""
+    """Folded where some chips were simulated for all."""
     lowered: Lowered
     trace: Trace
     """Of all layers, or of those that stand for the rest."""
@@ -94,13 +95,11 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
     topology = machine(scenario)
     obstacle = _obstacle(scenario, topology)
     if not obstacle:
-        folded = topology.folded()
         try:
-            lowered = lower(scenario, folded, keep)
+            few = folded_by_stage(scenario, topology) if scenario.pipeline else folded(topology)
+            return few, lower(scenario, few, keep), _folding(few)
         except NotFoldableError as error:
             obstacle = str(error)
-        else:
-            return folded, lowered, f"one chip is simulated for all {topology.chips}, each of whose sends is alike"
     notes: tuple[str, ...] = ()
     perturb = in_use(scenario.perturb, build(scenario.topology), topology) if scenario.perturb else None
     if perturb:
@@ -112,19 +111,21 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
     return topology, lowered, f"all chips are simulated: {obstacle}"
 
 
+def _folding(few: Topology) -> str:
+    stand_in = "one chip is" if few.chips == 1 else "one chip of each stage is"
+    return f"{stand_in} simulated for all {few.mesh_chips}, each of whose sends is alike"
+
+
 def _obstacle(scenario: Scenario, topology: Topology) -> str:
-    """Why one chip cannot stand for all, where that is known before lowering; else empty."""
+    """Why no chip can stand for others, where that is known before lowering; else empty."""
     if scenario.engine.fold == "off":
         return "engine.fold is off"
-    if scenario.pipeline:
-        return "stages do different things"
     if scenario.perturb:
-        return "perturb makes some unlike the others"
-    if topology.kind != "torus":
-        return f"links of a {topology.kind} lead to different chips"
-    if not topology.vertex_transitive:
-        lines = [axis.name for axis in topology.axes if not axis.ring and axis.size > 1]
-        return f"axis {', '.join(lines)} closes no ring"
+        named = ("stragglers", "slow_links", "failed_links", "jitter")
+        found = [name for name in named if getattr(scenario.perturb, name)]
+        return "perturb makes some unlike the others" + (f": {', '.join(found)}" if found else "")
+    if topology.chips == (scenario.layout.mesh.pipeline if scenario.pipeline else 1):
+        return "there is one" if topology.chips == 1 else "there is one in each stage"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from math import gcd
@@ -26,7 +27,7 @@ def machine(scenario: Scenario) -> Topology:
     chips = tensor_chips(scenario)
     built = topology.build(some_chips(scenario.topology, range(stages * chips)))
     axes = (Axis("p", stages, ring=False),) if stages > 1 else ()
-    return replace(built, axes=(*axes, *_tensor_axes(chips, scenario.model.kv_heads)))
+    return _along(built, (*axes, *_tensor_axes(chips, scenario.model.kv_heads)))
 
 
 def pool_link(scenario: Scenario) -> tuple[float, float]:
@@ -70,7 +71,13 @@ def tensor_chips(scenario: Scenario) -> int:
 
 def tensor_parallel(built: Topology, kv_heads: int) -> Topology:
     """A switch or graph with its chips along axes `t` and `r`, those of more than one chip."""
-    return replace(built, axes=_tensor_axes(built.chips, kv_heads))
+    return _along(built, _tensor_axes(built.chips, kv_heads))
+
+
+@functools.lru_cache(maxsize=64)
+def _along(built: Topology, axes: tuple[Axis, ...]) -> Topology:
+    """The machine along these axes: the same for every pass, so that passes share its schedules."""
+    return replace(built, axes=axes)
 
 
 def _tensor_axes(chips: int, kv_heads: int) -> tuple[Axis, ...]:

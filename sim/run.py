@@ -14,7 +14,7 @@ from sim.closed_form import pope, tensor_parallel
 from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
 from sim.collectives import algorithm_of
-from sim.folded import of_chips
+from sim.folded import of_all, of_chips
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.passes import Simulated, lowered_pass, simulate_pass
@@ -33,7 +33,7 @@ from sim.report.what_if import what_if
 from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
 from sim.steps import Steps, simulate_steps
 from sim.topology.graph import Topology
-from sim.trace import TIMES, Trace
+from sim.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +42,27 @@ class Pass:
 
     scenario: Scenario
     topology: Topology
-    """Folded where one chip was simulated for all."""
+    """Folded where some chips were simulated for all."""
     lowered: Lowered
     trace: Trace
     report: Report
 
     def whole(self) -> tuple[Trace, Topology]:
-        """The trace of all chips: each has the times of the one that was simulated for all."""
+        """The trace of all chips: each has the times of the one that was simulated for it."""
         full = self.topology.unfolded
         if full is None:
             return self.trace, self.topology
-        program = lower(self.scenario, full).program
-        times = np.empty(len(program), dtype=TIMES)
-        by_chip = np.argsort(program.chip, kind="stable").reshape(full.chips, -1)
-        times[by_chip] = self.trace.times
-        return Trace(program, times), full
+        return of_all(self.trace, self.topology, lower(self.scenario, full).program), full
 
     def of_chips(self, chips: Sequence[int]) -> tuple[Trace, Topology]:
-        """The trace of some chips of the whole machine, in which tasks wait for nothing: to look at, not to run."""
+        """The trace of some chips of the whole machine, in which tasks may wait for nothing: to look at, not to run.
+
+        Only on a torus can a chip's part be told without the others'; elsewhere it is of all chips.
+        """
         full = self.topology.unfolded
-        if full is None:
-            return self.trace, self.topology
-        return of_chips(self.trace, full, chips), full
+        if full is None or full.kind != "torus":
+            return self.whole()
+        return of_chips(self.trace, self.topology, chips), full
 
     @property
     def span(self) -> str:
@@ -75,7 +74,7 @@ class Pass:
         used_bytes, pool = self.report.memory.used_bytes, self.report.pool
         if pool is None:
             return np.zeros(1), np.array([used_bytes])
-        return over_time(self.trace, chip if self.topology.unfolded is None else 0, used_bytes, pool.layer_bytes)
+        return over_time(self.trace, self.topology.stand_in(chip), used_bytes, pool.layer_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reports import FULL, both
 
 from sim import load, periodic
 from sim.engine import simulate
@@ -15,37 +15,12 @@ from sim.errors import InputError, LayoutError
 from sim.lower import lower
 from sim.passes import lowered_pass, simulate_pass
 from sim.program import Kind, Program, ProgramBuilder
-from sim.run import run
-
-FULL = ["engine.fold=off", "engine.periodic=off"]
-
-
-def figures(name: str, chosen: list[str]) -> dict[str, Any]:
-    """All of a report."""
-    return run(load.scenario(name, chosen)).report.to_dict()
-
-
-def assert_same(mine: Any, full: Any, where: str = "") -> None:
-    """Equal, but for how they were made; floats that are sums over many chips up to the rounding of such a sum."""
-    if isinstance(full, dict):
-        mine, full = ({k: v for k, v in side.items() if k != "engine"} for side in (mine, full))
-        assert mine.keys() == full.keys()
-        for key in full:
-            assert_same(mine[key], full[key], f"{where}.{key}")
-    elif isinstance(full, list | tuple) and not all(isinstance(value, str) for value in full):
-        assert len(mine) == len(full), where
-        for i, (one, other) in enumerate(zip(mine, full, strict=True)):
-            assert_same(one, other, f"{where}[{i}]")
-    elif isinstance(full, float) and not where.endswith("_s"):
-        assert math.isclose(mine, full, rel_tol=1e-12), where
-    else:
-        assert mine == full, where
 
 
 @st.composite
 def on_a_torus(draw: st.DrawFn) -> list[str]:
     sizes = draw(st.tuples(*(st.sampled_from([1, 2, 4]),) * 3).filter(lambda sizes: 1 < math.prod(sizes) <= 64))
-    wraps = draw(st.sampled_from(["true", "true", "true", "false"]))
+    wraps = draw(st.tuples(*(st.sampled_from(["true", "true", "true", "true", "false"]),) * 3))
     layout = draw(st.sampled_from(["stationary_1d", "stationary_2d", "gathered_x", "gathered_xy", "gathered_xyz"]))
     algorithm = draw(st.sampled_from(["multi_axis", "bidirectional_ring", "ring", "line"]))
     phase = draw(
@@ -58,7 +33,10 @@ def on_a_torus(draw: st.DrawFn) -> list[str]:
         )
     )
     return [
-        *(f"topology.axes.{axis}={{size: {size}, wrap: {wraps}}}" for axis, size in zip("xyz", sizes, strict=True)),
+        *(
+            f"topology.axes.{axis}={{size: {size}, wrap: {wrap}}}"
+            for axis, size, wrap in zip("xyz", sizes, wraps, strict=True)
+        ),
         f"layout.ffn=weight_{layout}",
         f"layout.attention={draw(st.sampled_from(['heads', 'batch']))}",
         f"layout.overlap={draw(st.sampled_from(['none', 'collective_matmul']))}",
@@ -73,27 +51,28 @@ def on_a_torus(draw: st.DrawFn) -> list[str]:
 @given(on_a_torus())
 def test_folded_and_periodic_is_the_full_run_on_a_torus(chosen: list[str]):
     try:
-        full = figures("palm540b_decode_ws2d", [*chosen, *FULL])
+        mine, full = both("palm540b_decode_ws2d", chosen)
     except LayoutError:
         return
-    assert_same(figures("palm540b_decode_ws2d", chosen), full)
+    assert mine == full
 
 
 @pytest.mark.parametrize("residual", ["standard", "parallel", "ladder", "desync2", "desync4", "no_communication"])
 @pytest.mark.parametrize("more", [[], ["layout.overlap=chunked_matmul"], ["layout.overlap=micro_batches"]])
-def test_periodic_is_the_full_run_on_a_switch(residual, more):
+def test_folded_and_periodic_is_the_full_run_on_a_switch(residual, more):
     chosen = [f"layout.residual={residual}", "engine.layers=24", "sweep=null", "figure=null", *more]
     try:
-        full = figures("llama3_70b_tp8_ladder", [*chosen, *FULL])
+        mine, full = both("llama3_70b_tp8_ladder", chosen)
     except InputError:
         return
-    assert_same(figures("llama3_70b_tp8_ladder", chosen), full)
+    assert mine == full
 
 
 @pytest.mark.parametrize("hybrid", [4, 10, 20])
 def test_layers_of_two_kinds_repeat_each(hybrid):
     chosen = ["layout.residual=hybrid", f"layout.hybrid={{ladder_layers: {hybrid}}}", "engine.layers=24"]
-    assert_same(figures("llama3_70b_tp8_ladder", chosen), figures("llama3_70b_tp8_ladder", [*chosen, *FULL]))
+    mine, full = both("llama3_70b_tp8_ladder", chosen)
+    assert mine == full
 
 
 def test_what_is_left_out_comes_back_as_it_was():
@@ -114,7 +93,7 @@ def test_what_is_left_out_comes_back_as_it_was():
     ("chosen", "said"),
     [
         ([], ["one chip is simulated for all 64", "6 of 118 layers are simulated"]),
-        (FULL, ["engine.fold is off", "engine.periodic is off"]),
+        ([*FULL, "engine.layers=7"], ["engine.fold is off", "engine.periodic is off"]),
         (["topology.axes.z.wrap=false", "layout.overlap=none"], ["axis z closes no ring", "6 of 118 layers"]),
         (["engine.layers=2"], ["one chip is simulated", "they are few"]),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from sim.collectives import (
     all_to_all,
     broadcast,
@@ -142,7 +140,7 @@ def schedule(
         InputError: unknown collective, algorithm or axis, or an algorithm that the topology cannot carry out.
         ValueError: NCCL's schedules depend on the size, and none is given.
     """
-    name = algorithm_of(topology, collective, algorithm, size)
+    name = algorithm_of(topology.unfolded or topology, collective, algorithm, size)
     if len(set(axes)) < len(axes):
         raise InputError("a collective names each axis once", where="axes", got="".join(axes))
     for axis in axes:
@@ -160,7 +158,6 @@ def schedule(
         raise error.within(f"{collective}({''.join(axes)}) by {name}") from None
 
 
-@functools.lru_cache(maxsize=64)
 @folding
 def _plain(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> Schedule:
     """A schedule that serves all sizes."""

@@ -58,7 +58,7 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     flight_ps = np.where(given, latency[held], 0).sum(axis=1)
     if (timing := schedule.timing) is not None:
         ps_per_byte *= timing.wire / timing.bandwidth_share
-        flight_ps = _steps_ps(topology, schedule, timing)
+        flight_ps = _steps_ps(topology, schedule, timing, held)
     return _Wiring(
         ps_per_byte=ps_per_byte,
         flight_ps=flight_ps,
@@ -69,16 +69,21 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     )
 
 
-def _steps_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
-    """[sends] latency of a protocol's step, at the end of each message."""
+def _steps_ps(topology: Topology, schedule: Schedule, timing: Timing, held: Ids) -> Ints:
+    """[sends] latency of a protocol's step, at the end of each message: that of the slowest kind of link on its way.
+
+    A message that does not cut through takes more links than it holds at once.
+    """
+    medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
 
     @functools.cache
-    def step_ps(src: int, dst: int) -> int:
-        slowest = max((MEDIA.index(topology.links[link].medium) for link in topology.route(src, dst)), default=0)
-        return units.to_ps(timing.step_s[slowest])
+    def on_route(src: int, dst: int) -> int:
+        return max((int(medium[link]) for link in topology.route(src, dst)), default=0)
 
-    steps = [step_ps(src, dst) for src, dst in zip(schedule.src.tolist(), schedule.dst.tolist(), strict=True)]
-    return np.where(schedule.arrives(topology), np.array(steps, dtype=np.int64), 0)
+    routes = [on_route(src, dst) for src, dst in zip(schedule.src.tolist(), schedule.dst.tolist(), strict=True)]
+    slowest = np.maximum(np.where(held >= 0, medium[held], 0).max(axis=1), np.array(routes, dtype=np.int64))
+    step_ps = np.array([units.to_ps(step_s) for step_s in timing.step_s], dtype=np.int64)
+    return np.where(schedule.arrives(topology), step_ps[slowest], 0)
 
 
 def emit(

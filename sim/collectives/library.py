@@ -18,6 +18,7 @@ from typing import Literal
 
 from sim.closed_form import nccl as tuner
 from sim.collectives import in_switch, point_to_point, rings, trees
+from sim.collectives.fold import folding
 from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import MEDIA, PROTOCOLS, NcclSpec, NvlsSpec, Protocol
@@ -130,25 +131,26 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
 
 def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str, size: float) -> Schedule:
     """The schedule of a kernel for `size` bytes."""
-    spec, kernel, n = _spec(topology), ON_NCCL[collective][name], topology.chips
+    whole = topology.unfolded or topology
+    spec, kernel, n = _spec(whole), ON_NCCL[collective][name], whole.chips
     if n == 1:
         return _run(topology, collective, axes, name, 1, 1)
     if kernel.algorithm == "nvls":
-        loops = in_switch.rounds(_nvls_of(topology), n, size)
-        nvls = _nvls_of(topology)
-        timing = _timing(topology, kernel, nvls.latency, nvls.channels, share=nvls.bandwidth_share.value)
+        loops = in_switch.rounds(_nvls_of(whole), n, size)
+        nvls = _nvls_of(whole)
+        timing = _timing(whole, kernel, nvls.latency, nvls.channels, share=nvls.bandwidth_share.value)
         return _timed(topology, collective, axes, name, loops, 1, timing)
-    protocol, channels = spec.protocols[kernel.protocol], fabric(topology).ring.count
+    protocol, channels = spec.protocols[kernel.protocol], fabric(whole).ring.count
     overhead_s = spec.base[kernel.latencies][kernel.protocol] + spec.startup[kernel.protocol].value
     if kernel.algorithm == "send_recv":
-        return _timed(topology, collective, axes, name, 1, 1, _timing(topology, kernel, overhead_s, channels))
+        return _timed(topology, collective, axes, name, 1, 1, _timing(whole, kernel, overhead_s, channels))
     on_tree = kernel.algorithm == "tree"
     used = _used(size, channels, protocol.channel_bytes * (n if kernel.protocol == "ll" and not on_tree else 1))
     loops = math.ceil(size / (used * (protocol.tree_chunk if on_tree else n * protocol.chunk)))
     # Channels that share a ring share its links; with fewer channels than rings some rings are not used.
-    rings = min(used, find(topology).count)
-    share = min(1.0, used / channels * find(topology).count / rings)
-    timing = _timing(topology, kernel, overhead_s, used, wire=1 / protocol.payload, share=share)
+    rings = min(used, find(whole).count)
+    share = min(1.0, used / channels * find(whole).count / rings)
+    timing = _timing(whole, kernel, overhead_s, used, wire=1 / protocol.payload, share=share)
     return _timed(topology, collective, axes, name, loops, used if on_tree else rings, timing)
 
 
@@ -174,7 +176,7 @@ def _used(size: float, channels: int, least: float) -> int:
     return max(1, min(channels, int(size / least)))
 
 
-@functools.lru_cache(maxsize=64)
+@folding
 def _run(topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, channels: int) -> Schedule:
     return ON_NCCL[collective][name].run(topology, axes, loops, channels)
 

@@ -12,7 +12,6 @@ Source: Wang et al. 2023 (ASPLOS), "Overlap communication with dependent computa
 
 from __future__ import annotations
 
-import functools
 from typing import Literal
 
 from sim.collectives.fold import folding
@@ -50,7 +49,6 @@ def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
     return gather(topology, (name,), [[axis.name for axis in mesh_axes(topology, (name,))]], ways)
 
 
-@functools.lru_cache(maxsize=64)
 @folding
 def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """All-gather around `axis`. At step s in direction d a chip sends the chunk whose `origin` is s hops behind it.
@@ -61,7 +59,6 @@ def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     return _loop(topology, axis, form, 1)
 
 
-@functools.lru_cache(maxsize=64)
 @folding
 def reduce_scatter_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """Reduce-scatter around `axis`, the all-gather's reverse with + and - exchanged: it has its hops per direction.

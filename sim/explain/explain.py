@@ -132,7 +132,7 @@ def _apart_and_hidden(part: Pass) -> tuple[float, float]:
     once = _launched_once(program, computes, to_ps(part.topology.chip.op_overhead_s))
     only_wires = once.busy_ps.copy()
     only_wires[computes] = 0
-    of_a_chip = computes[program.chip[computes] == part.report.critical_chip]
+    of_a_chip = computes[program.chip[computes] == part.topology.stand_in(part.report.critical_chip)]
     apart_ps = simulate(replace(program, busy_ps=only_wires)).makespan_ps + int(once.busy_ps[of_a_chip].sum())
     return apart_ps / PS_PER_S, simulate(once).makespan_ps / PS_PER_S
 

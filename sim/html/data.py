@@ -195,9 +195,10 @@ def _devices(part: Pass) -> list[dict[str, Any]]:
     pool, chip = part.report.pool, part.report.critical_chip
     if pool is None:
         return []
+    here = part.topology.stand_in(chip)
     series = {
         f"chip {chip}": part.memory_of(chip),
-        f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, chip, pool.remote_bytes, pool.layer_bytes),
+        f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, here, pool.remote_bytes, pool.layer_bytes),
     }
     end_s = part.trace.makespan_ps / PS_PER_S
     return [

@@ -67,7 +67,7 @@ function headline(parent, run) {
   const count = (value, noun) => `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`;
   const layers = run.layers < run.all_layers ? `${run.layers} of ${count(run.all_layers, "layer")}` : count(run.layers, "layer");
   el(parent, "p", `${run.machine}, ${count(run.chips, "chip")}, ${layers}; ${run.tasks.toLocaleString("en")} tasks simulated` +
-    (run.folded ? ", one chip for all" : ""), { className: "dim" });
+    (run.folded ? ", one chip for all that are alike" : ""), { className: "dim" });
   if (run.description) el(parent, "p", run.description);
   const cards = el(parent, "div", null, { className: "cards" });
   run.headline.forEach((row) => {

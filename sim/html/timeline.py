@@ -50,7 +50,7 @@ def timeline(part: Pass) -> dict[str, Any]:
         link = lane.kind == "link"
         result.append(
             {
-                "label": f"chip {chip}: {lane.label}" if named else lane.label,
+                "label": f"chip {topology.number(chip)}: {lane.label}" if named else lane.label,
                 "kind": lane.kind,
                 **_columns(each),
                 "op": program.op[each.task].tolist(),
@@ -62,9 +62,9 @@ def timeline(part: Pass) -> dict[str, Any]:
                 "exposed": _columns(lane.exposed) if lane.kind == "collectives" else None,
             }
         )
-    others = [len(chips) for chips in groups[_CHIPS:]]
+    others = [len(topology.stood_for(chips)) for chips in groups[_CHIPS:]]
     return {
-        "chip": shown[0],
+        "chip": topology.number(shown[0]),
         "end": trace.makespan_ps,
         "ops": list(program.op_names),
         "classes": classes(program).tolist(),

@@ -24,6 +24,7 @@ def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> L
     Raises:
         LayoutError: the stage's chips do not divide a dimension.
         InputError: stages that the machine does not have.
+        NotFoldableError: `topology` is folded and chips of a stage would do different things.
     """
     spec = scenario.pipeline
     if spec is None:
@@ -49,7 +50,7 @@ def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> L
         batches=Batches(
             parts=parts,
             layers=tuple(stage.layers for stage in stages),
-            chips=tuple(tuple(stage.chips.tolist()) for stage in stages),
+            chips=tuple(tuple(stage.all_chips.tolist()) for stage in stages),
             passes=tuple(to.done),
             arrived=tuple(requests.arrived),
             answered=tuple(requests.answered),

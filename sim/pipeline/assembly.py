@@ -11,7 +11,8 @@ from sim.errors import InputError
 from sim.lowering.lowered import Lowered, StagePass
 from sim.pipeline.stages import Stage
 from sim.program import Ids, Kind, ProgramBuilder
-from sim.topology.graph import Topology
+from sim.topology.folding import NotFoldableError
+from sim.topology.graph import StandsFor, Topology
 
 Tasks = tuple[Ids, ...]
 """Tasks to wait for: arrays with an entry for each chip of a stage."""
@@ -51,7 +52,13 @@ class Assembly:
     def event(
         self, op: str, chips: Ids, after: Tasks, *, flight_s: float = 0.0, poll_s: float = 0.0, busy_s: float = 0.0
     ) -> Ids:
-        """A moment on each chip once `after` has ended; with a `busy_s`, a call that the controller makes."""
+        """A moment on each chip once `after` has ended; with a `busy_s`, a call that the controller makes.
+
+        Raises:
+            NotFoldableError: a call, which waits for those to other chips, to a chip that stands for others.
+        """
+        if busy_s and self.topology.stands_for:
+            raise NotFoldableError("the controller calls one chip after the other")
         return self.builder.add(
             op,
             Kind.EVENT,
@@ -92,7 +99,10 @@ class Assembly:
 
         Raises:
             InputError: failed links leave no way.
+            NotFoldableError: chips that stand for others, whose messages do not go as theirs.
         """
+        if self.topology.stands_for:
+            _check_alike(src, dst, self.topology.stands_for)
         op, builder, topology = f"send(p) {what} {src.index}->{dst.index}", self.builder, self.topology
         builder.dtypes[op] = dtype
         instance, overhead_ps = builder.new_collective(), units.to_ps(topology.collective_overhead_s)
@@ -126,3 +136,17 @@ class Assembly:
             for stage, begin in zip((src, dst), begins, strict=True)
         )
         return sent, there
+
+
+def _check_alike(src: Stage, dst: Stage, stands_for: StandsFor) -> None:
+    """Whether the messages between two stages take links of the same kinds, and no two the same link.
+
+    Raises:
+        NotFoldableError: they do not.
+    """
+    pairs = zip(src.all_chips.tolist(), dst.all_chips.tolist(), strict=True)
+    ways = [list(stands_for.whole.route(here, there)) for here, there in pairs]
+    kinds = [stands_for.link[way].tolist() for way in ways]
+    links = [link for way in ways for link in way]
+    if any(kind != kinds[0] for kind in kinds) or len(set(links)) < len(links):
+        raise NotFoldableError(f"chips of stage {src.index} send to stage {dst.index} by different ways")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -12,7 +12,8 @@ from sim.errors import InputError
 from sim.placement import some_chips, tensor_parallel
 from sim.program import Ids
 from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
-from sim.topology.graph import Topology
+from sim.topology.folding import NotFoldableError, folded, folded_by, numbered_ports, unlike
+from sim.topology.graph import StandsFor, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +28,13 @@ class Stage:
     last: bool
     """Whether it ends in logits."""
     chips: Ids
-    """Its chips, as the whole machine numbers them."""
+    """Its chips, as the scenario's machine numbers them: where that is folded, the one that stands for all."""
     links: Ids
-    """The whole machine's link for each of its own."""
+    """The machine's link for each of its own."""
     topology: Topology
     """Its chips and the links between them."""
+    all_chips: Ids
+    """Its chips, as the whole machine numbers them."""
 
 
 def layers_of(scenario: Scenario) -> tuple[int, ...]:
@@ -44,17 +47,22 @@ def layers_of(scenario: Scenario) -> tuple[int, ...]:
     return tuple(each + (stage >= stages - more) for stage in range(stages))
 
 
-def stages_of(scenario: Scenario, whole: Topology) -> tuple[Stage, ...]:
-    """The stages of a scenario on its machine (`sim.placement.machine`); links that failed there have in the stages.
+def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
+    """The stages of a scenario on its machine (`sim.placement.machine`), or on that folded (`folded_by_stage`).
+
+    Links that failed there have in the stages.
 
     Raises:
         InputError: a torus that does not fall into so many equal slabs.
     """
+    if topology.stands_for:
+        return tuple(_folded(stage, topology.stands_for) for stage in stages_of(scenario, topology.stands_for.whole))
+    whole = topology
     layers = layers_of(scenario)
     cut = _slab if isinstance(scenario.topology, TorusSpec) else _group
     result = []
     for index in range(len(layers)):
-        chips, links, topology = cut(scenario, whole, index, len(layers))
+        chips, links, own = cut(scenario, whole, index, len(layers))
         lost = frozenset(np.flatnonzero(np.isin(links, sorted(whole.failed))).tolist())
         result.append(
             Stage(
@@ -65,10 +73,35 @@ def stages_of(scenario: Scenario, whole: Topology) -> tuple[Stage, ...]:
                 last=index == len(layers) - 1,
                 chips=chips,
                 links=links,
-                topology=topology.without(lost),
+                topology=own.without(lost),
+                all_chips=chips,
             )
         )
     return tuple(result)
+
+
+def folded_by_stage(scenario: Scenario, whole: Topology) -> Topology:
+    """The machine with one chip of each stage, which stands for all of them.
+
+    Raises:
+        NotFoldableError: the chips of a stage are not all alike.
+    """
+    stand_in = np.empty(whole.chips, dtype=np.int32)
+    for stage in stages_of(scenario, whole):
+        if not stage.topology.vertex_transitive:
+            raise NotFoldableError(f"in a stage {unlike(stage.topology)}")
+        stand_in[stage.chips] = stage.index
+    return folded_by(whole, stand_in, numbered_ports(whole))
+
+
+def _folded(stage: Stage, stands_for: StandsFor) -> Stage:
+    """A stage with the one chip that stands for its chips. Raises NotFoldableError."""
+    chips, own = np.array([stage.index], dtype=np.int32), folded(stage.topology)
+    links = np.empty(len(own.links), dtype=np.int32)
+    links[own.stand_in_links] = stands_for.link[stage.links]
+    if (links[own.stand_in_links] != stands_for.link[stage.links]).any():
+        raise NotFoldableError(f"stage {stage.index}: not every chip sees the same links")
+    return replace(stage, chips=chips, links=links, topology=own)
 
 
 def _group(scenario: Scenario, whole: Topology, index: int, stages: int) -> tuple[Ids, Ids, Topology]:

@@ -49,9 +49,8 @@ class Load:
 
     @classmethod
     def of(cls, trace: Trace, topology: Topology) -> Load:
-        """Of a trace; on one chip that stands for all, each of its links stands for that of every chip."""
-        measures, whole = measure(trace, topology), topology.unfolded or topology
-        own = np.arange(len(whole.links)) % max(len(topology.links), 1)
+        """Of a trace; a link that stands for others has the load of each of them."""
+        measures, own = measure(trace, topology), topology.stand_in_links
         return cls(measures.link_utilisation[own], measures.link_bytes[own])
 
 

@@ -122,10 +122,9 @@ def waiting(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
 
 
 def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
-    """Names of links; on one chip that stands for all, of those links of every chip."""
-    whole, own = topology.unfolded or topology, len(topology.links)
-    chosen = set(links)
-    return tuple(link.name for link in whole.links if link.index % own in chosen)
+    """Names of links; of those that stand for others, of all these."""
+    whole = topology.unfolded or topology
+    return tuple(whole.links[link].name for link in np.flatnonzero(np.isin(topology.stand_in_links, links)).tolist())
 
 
 def critical_chip(trace: Trace, chips: int) -> int:

@@ -271,7 +271,7 @@ def build(
         scenario=scenario.name,
         machine=topology.name,
         chips=topology.mesh_chips,
-        critical_chip=critical,
+        critical_chip=topology.number(critical),
         simulated=Simulated(
             latency_s=latency_s,
             step_s=latency_s / steps,
@@ -291,7 +291,7 @@ def build(
         closed_form=closed_form,
         published=published,
         memory=with_remedies(memory, scenario, topology.mesh_chips),
-        links=_load(measures, topology.mesh_chips // topology.chips),
+        links=_load(measures, topology),
         ops=measures.ops,
         phases=(),
         tasks=len(trace.program),
@@ -388,16 +388,16 @@ def _sum(forms: Sequence[ClosedForm]) -> ClosedForm:
     )
 
 
-def _load(measures: Measures, copies: int) -> LinkLoad:
-    """The links' part of the report; each link measured stands for `copies` of them."""
+def _load(measures: Measures, topology: Topology) -> LinkLoad:
+    """The links' part of the report, of all links for which those measured stand."""
     if not measures.busiest_links:
         return LinkLoad((), 0, 0.0, 0.0, 0.0, 0.0)
-    busiest = int(measures.link_busy_s.argmax())
+    busiest, links = int(measures.link_busy_s.argmax()), topology.stand_in_links
     return LinkLoad(
         busiest=measures.busiest_links[:_LINKS_NAMED],
         tied=len(measures.busiest_links),
         utilisation=float(measures.link_utilisation[busiest]),
         bytes=float(measures.link_bytes[busiest]),
-        mean_utilisation=float(measures.link_utilisation.mean()),
-        total_bytes=float(measures.link_bytes.sum() * copies),
+        mean_utilisation=float(measures.link_utilisation[links].mean()),
+        total_bytes=float(measures.link_bytes[links].sum()),
     )

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from sim import units
 from sim.errors import InputError
 from sim.specs import ChipSpec, GraphSpec, LinkSpec, Medium, NcclSpec, TilesSpec
@@ -17,6 +20,8 @@ from sim.topology.paths import shortest
 
 if TYPE_CHECKING:
     import networkx as nx
+
+Int32s = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,19 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class StandsFor:
+    """Of a folded machine (`sim.topology.folding`): which of its chips and links stands for which of the whole."""
+
+    whole: Topology
+    chip: Int32s
+    """[chips of the whole machine] the chip here that stands for each."""
+    link: Int32s
+    """[links of the whole machine] the link here that stands for each."""
+    first: Int32s
+    """[chips here] the lowest chip that each stands for: the one it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Topology:
     """Chips and links of one machine.
 
@@ -140,8 +158,8 @@ class Topology:
     """Links that carry nothing (see `without`); they stay in `links`, so that numbers and names do."""
     intact: Topology | None = field(default=None, repr=False)
     """The machine with all its links, where some have failed."""
-    unfolded: Topology | None = field(default=None, repr=False)
-    """The whole machine, where this is the one chip that stands for all of it (see `folded`)."""
+    stands_for: StandsFor | None = field(default=None, repr=False)
+    """Where some chips stand for all of a larger machine: whom."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     @property
@@ -150,19 +168,31 @@ class Topology:
         return prod(axis.size for axis in self.axes)
 
     @property
+    def unfolded(self) -> Topology | None:
+        """The whole machine, where some chips stand for all of it."""
+        return self.stands_for.whole if self.stands_for else None
+
+    @property
     def chips(self) -> int:
-        """Number of chips here: those of the machine, or the one that stands for all of them."""
-        return self.mesh_chips if self.unfolded is None else 1
+        """Number of chips here: those of the machine, or those that stand for all of them."""
+        return self.mesh_chips if self.stands_for is None else len(self.stands_for.first)
 
-    def folded(self) -> Topology:
-        """One chip that stands for all: its links lead back to itself. Exact for a program that is alike on all chips.
+    def number(self, chip: int) -> int:
+        """Number in the whole machine of a chip here; the lowest that it stands for."""
+        return chip if self.stands_for is None else int(self.stands_for.first[chip])
 
-        Raises:
-            ValueError: the chips are not all alike.
-        """
-        if not self.vertex_transitive:
-            raise ValueError(f"{self.name}: not every chip sees the same links")
-        return _folded(self)
+    def stand_in(self, chip: int) -> int:
+        """The chip here that stands for a chip of the whole machine."""
+        return chip if self.stands_for is None else int(self.stands_for.chip[chip])
+
+    def stood_for(self, chips: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+        """The chips of the whole machine for which chips here stand, in order."""
+        return chips if self.stands_for is None else np.flatnonzero(np.isin(self.stands_for.chip, chips))
+
+    @property
+    def stand_in_links(self) -> Int32s:
+        """[links of the whole machine] the link here that stands for each."""
+        return np.arange(len(self.links), dtype=np.int32) if self.stands_for is None else self.stands_for.link
 
     def without(self, links: frozenset[int]) -> Topology:
         """The same machine where these links have failed: routes and rings avoid them, and axes along them are lines.
@@ -186,7 +216,10 @@ class Topology:
 
     def route(self, src: int, dst: int) -> tuple[int, ...]:
         """Link indices of the path from chip `src` to chip `dst`; none from a chip to itself."""
-        return self.route_of(self, src, dst)
+        if self.stands_for is None:
+            return self.route_of(self, src, dst)
+        way = self.stands_for.whole.route(self.number(src), self.number(dst))
+        return tuple(int(self.stands_for.link[link]) for link in way)
 
     def reaches(self, src: int, dst: int) -> bool:
         """Whether there is a route from chip `src` to chip `dst`: failed links may leave none."""
@@ -220,12 +253,6 @@ class Topology:
         for axis, position in zip(self.axes, coordinates, strict=True):
             chip = chip * axis.size + position
         return chip
-
-
-@functools.lru_cache(maxsize=64)
-def _folded(whole: Topology) -> Topology:
-    own = tuple(replace(link, dst=0) for link in whole.links if link.src == 0)
-    return replace(whole, nodes=whole.nodes[:1], links=own, unfolded=whole)
 
 
 def _back(whole: Topology, links: frozenset[int]) -> frozenset[int]:

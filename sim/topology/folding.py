@@ -1,0 +1,99 @@
+"""Folded machines: a few chips that stand for all, whose links lead back to themselves."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sim.topology.graph import Int32s, Link, StandsFor, Topology
+from sim.topology.rings import find
+
+
+class NotFoldableError(ValueError):
+    """Chips do different things, or see different links, so none can stand for others."""
+
+
+@functools.lru_cache(maxsize=64)
+def folded(whole: Topology) -> Topology:
+    """One chip that stands for all. Exact for a program that is alike on all chips.
+
+    On a graph of links between chips the machine's rings (`sim.topology.rings`) become one link each; for messages over
+    other links no chip stands for another.
+
+    Raises:
+        NotFoldableError: the chips are not all alike.
+    """
+    rings = _along_rings(whole) if whole.kind == "graph" and not whole.failed else {}
+    if not whole.vertex_transitive and not rings:
+        raise NotFoldableError(unlike(whole))
+    ports = [rings.get(link.index, ("alone", link.index)) for link in whole.links] if rings else numbered_ports(whole)
+    return folded_by(whole, np.zeros(whole.chips, dtype=np.int32), ports)
+
+
+def unlike(topology: Topology) -> str:
+    """Why not every chip sees the same links, of a machine that is not vertex-transitive."""
+    lines = [axis.name for axis in topology.axes if not axis.ring and axis.size > 1]
+    if topology.kind == "torus" and lines:
+        return f"axis {', '.join(lines)} closes no ring"
+    return f"links of a {topology.kind} lead to different chips"
+
+
+def owner_of(topology: Topology, link: Link) -> int:
+    """The chip that a link leaves, or that a port of a switch leads to; -1 between two switches."""
+    return link.src if link.src < topology.chips else link.dst if link.dst < topology.chips else -1
+
+
+def numbered_ports(topology: Topology) -> list[Hashable]:
+    """[links] place of each among those of its chip: those at one place become one."""
+    made = Counter[int]()
+    ports: list[Hashable] = []
+    for link in topology.links:
+        owner = owner_of(topology, link)
+        ports.append(made[owner])
+        made[owner] += 1
+    return ports
+
+
+def _along_rings(topology: Topology) -> dict[int, Hashable]:
+    """Links of those rings that go from chip to chip over one link each: which ring."""
+    rings = [ring for ring in find(topology).rings if all(len(way) == 1 for way in ring.ways)]
+    return {way[0]: number for number, ring in enumerate(rings) for way in ring.ways}
+
+
+def folded_by(whole: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> Topology:
+    """The machine with one chip for each group of chips; whether a program may be run on it is for others to check.
+
+    Args:
+        stand_in: [chips] number of each chip's group, 0 to the number of groups - 1.
+        ports: [links] the links of a group's chips that have the same one become one link.
+
+    Raises:
+        NotFoldableError: links that become one differ, or lead to different groups.
+    """
+    _, first = np.unique(stand_in, return_index=True)
+    group = stand_in.tolist()
+    nodes = [*group, *range(len(first), len(first) + len(whole.nodes) - whole.chips)]
+    here = set(first.tolist())
+    own: dict[Hashable, Link] = {}
+    links = np.empty(len(whole.links), dtype=np.int32)
+    for link in sorted(whole.links, key=lambda link: owner_of(whole, link) not in here):
+        owner, port = owner_of(whole, link), ports[link.index]
+        key = group[owner] if owner >= 0 else -1, port
+        src, dst = nodes[link.src], nodes[link.dst]
+        if key not in own:  # one that only another chip has is of no chip here
+            own[key] = replace(link, index=len(own), src=src if owner in here else -1, dst=dst)
+        mine = own[key]
+        if mine.src >= 0 and ((mine.src, mine.dst) != (src, dst) or _rates(mine) != _rates(link)):
+            raise NotFoldableError(f"{whole.name}: {link.name} is not like {mine.name}")
+        links[link.index] = mine.index
+    stands_for = StandsFor(whole, stand_in, links, first.astype(np.int32))
+    names = [whole.nodes[chip] for chip in first.tolist()] + list(whole.nodes[whole.chips :])
+    return replace(whole, nodes=tuple(names), links=tuple(own.values()), stands_for=stands_for)
+
+
+def _rates(link: Link) -> tuple[str, int, float, float, str]:
+    return link.axis, link.direction, link.bandwidth, link.latency_s, link.medium
