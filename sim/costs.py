@@ -8,7 +8,7 @@ from math import ceil
 from sim import units
 from sim.errors import InputError
 from sim.specs import TilesSpec
-from sim.topology.graph import Chip
+from sim.topology.chip import Chip
 
 
 @dataclass(frozen=True, slots=True)

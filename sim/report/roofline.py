@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from sim.costs import matmul_rate
 from sim.program import Floats, Kind, Program
-from sim.topology.graph import Chip
+from sim.topology.chip import Chip
 
 
 def memory_bound(program: Program, chip: Chip, dtype: str) -> npt.NDArray[np.bool_]:

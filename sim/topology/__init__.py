@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from sim.specs import SwitchSpec, TopologySpec, TorusSpec
 from sim.topology import graph, switch, torus
-from sim.topology.graph import Axis, Chip, Link, Topology
+from sim.topology.chip import Chip
+from sim.topology.graph import Axis, Link, Topology
 
 __all__ = ["Axis", "Chip", "Link", "Topology", "build"]
 

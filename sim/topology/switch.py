@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sim.specs import SwitchSpec
-from sim.topology.graph import Axis, Chip, Link, Topology, effective
+from sim.topology.chip import Chip
+from sim.topology.graph import Axis, Link, Topology, effective
 from sim.topology.paths import cut_off
 
 

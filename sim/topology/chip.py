@@ -1,0 +1,58 @@
+"""One accelerator of a machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sim.specs import ChipSpec, TilesSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """Rates and sizes of one accelerator, SI units, efficiencies applied where it says `effective`."""
+
+    name: str
+    peak_flops: Mapping[str, float]
+    """Matmul rate per operand type, FLOP/s."""
+    matmul_efficiency: float
+    hbm_bandwidth: float
+    """Bytes/s."""
+    hbm_efficiency: float
+    roofline_overlap: float
+    matmul_hbm_efficiency: float
+    """Of matmuls of more than one row."""
+    l2_bandwidth: float
+    """Bytes/s, as reached."""
+    hbm_capacity: float
+    """Bytes."""
+    matmul_tiles: TilesSpec | None
+    op_overhead_s: float
+    channel_interference: float
+    """Share of its compute rate that it loses to every channel of a collective in progress."""
+    stream_wait_s: float
+    launch_s: float
+    fuses_elementwise: bool
+    fuses_attention: bool
+
+    @classmethod
+    def of(cls, spec: ChipSpec) -> Chip:
+        return cls(
+            name=spec.name,
+            peak_flops={dtype: rate.value for dtype, rate in spec.peak.items()},
+            matmul_efficiency=spec.matmul_efficiency.value,
+            hbm_bandwidth=spec.hbm_bandwidth.value,
+            hbm_efficiency=spec.hbm_efficiency.value,
+            roofline_overlap=spec.roofline_overlap.value,
+            matmul_hbm_efficiency=(spec.matmul_hbm_efficiency or spec.hbm_efficiency).value,
+            l2_bandwidth=spec.l2_bandwidth.value if spec.l2_bandwidth else math.inf,
+            hbm_capacity=spec.hbm_capacity.value,
+            matmul_tiles=spec.matmul_tiles.value if spec.matmul_tiles else None,
+            op_overhead_s=spec.op_overhead.value,
+            fuses_elementwise=spec.elementwise == "fused",
+            channel_interference=spec.channel_interference.value if spec.channel_interference else 0.0,
+            stream_wait_s=spec.stream_wait.value,
+            launch_s=spec.launch.value,
+            fuses_attention=spec.attention == "fused",
+        )
