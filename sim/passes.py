@@ -1,8 +1,8 @@
 """One forward pass, lowered and simulated, with the exact shortcuts that apply: folding and periodicity.
 
-Folding: one chip stands for all where every send of each is alike (`sim.collectives.fold`). Periodicity: a few layers
-stand for all where each is the one before, later (`sim.periodic`). Both are checked every time, and what was used, or
-why it was not, is said.
+Folding: one chip stands for all, of a pipeline one of each stage, where every send of each is alike
+(`sim.collectives.fold`, `sim.pipeline.assembly`). Periodicity: a few layers stand for all where each is the one before,
+later (`sim.periodic`). Both are checked every time, and what was used, or why it was not, is said.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
 
 
 def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, Lowered, str]:
-    """One pass on one chip that stands for all, or on all chips where they are not alike or folding is off.
+    """One pass on few chips that stand for all, or on all chips where they are not alike or folding is off.
 
     Also says which, and why. `keep` as in `lower`.
     """
