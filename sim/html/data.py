@@ -110,7 +110,7 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
         why = f"{pipeline.passes} requests through stages that take what they take here on average"
         more = "transfers between stages, requests that come later, calls and polls, batches that differ"
         return [
-            {"name": "closed form, sends free", "group": "", "seconds": ideal_s, "why": why},
+            {"name": "closed form: sends free, all there", "group": "", "seconds": ideal_s, "why": why},
             {"name": "sends and waits", "group": "", "seconds": pipeline.total_s - ideal_s, "why": more},
         ]
     if pool := report.pool:
