@@ -172,7 +172,7 @@ def _pipeline(pipeline: PipelineReport) -> Iterator[Table | Line]:
     )
     form = pipeline.closed_form
     yield Line(
-        f"all requests {format_seconds(pipeline.total_s)}; closed form, sends free and all requests there from the start, "
+        f"all requests {format_seconds(pipeline.total_s)}; closed form, sends free and all requests there at once, "
         f"{format_seconds(form.total)} ({pipeline.total_difference:+.1%}), one every {format_seconds(form.interval)}"
     )
     rows = []
