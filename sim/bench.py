@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import prod
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 from sim import load, units
 from sim import topology as machines
@@ -15,8 +18,9 @@ from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedul
 from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.errors import InputError, suggest
-from sim.program import ProgramBuilder
-from sim.specs import Kernel
+from sim.perturb import around_failures, perturbed
+from sim.program import Kind, ProgramBuilder
+from sim.specs import Kernel, PerturbSpec
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
 from sim.topology.rings import find
@@ -46,6 +50,8 @@ class Measurement:
     """Name of the closed form."""
     rings: str = ""
     """Of a ring on a graph: what it goes over."""
+    notes: tuple[str, ...] = ()
+    """What is not as the machine's file says, and what follows from it."""
 
     @property
     def error(self) -> float | None:
@@ -76,11 +82,50 @@ def time_s(
         machine, plan = folded(topology), schedule(folded(topology), collective, axes, algorithm, size)
     if plan is None:
         plan = schedule(topology, collective, axes, algorithm, size)
-    resources = [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
-    builder = ProgramBuilder(resources)
+    builder = ProgramBuilder(_resources(machine))
     for _ in range(chunks):
         emit(builder, machine, plan, size / chunks, collective)
     return simulate(builder.build(), kernel).makespan_ps / units.PS_PER_S
+
+
+def perturbed_times_s(
+    topology: Topology,
+    collective: str,
+    axes: tuple[str, ...],
+    size: float,
+    algorithm: str | None,
+    spec: PerturbSpec,
+    chunks: int = 1,
+) -> list[float]:
+    """Simulated times of one collective, of every seed that `spec` asks for, s. All chips are simulated.
+
+    Args:
+        topology: without the failed links. A straggler enters its delay late.
+
+    Raises:
+        InputError: a straggler without a delay, or what `perturbed` refuses.
+    """
+    late = sorted({chip for slow in spec.stragglers for chip in slow.chips})
+    for slow in spec.stragglers:
+        if slow.delay is None or slow.factor != 1 or slow.layers is not None:
+            rule = "a collective alone has no operations and no layers: a straggler enters it late"
+            hint = "give each a delay alone, such as stragglers: [{chips: [5], delay: 10 us}]"
+            raise InputError(rule, where="perturb.stragglers", hint=hint)
+    plan = schedule(topology, collective, axes, algorithm, size)
+    builder = ProgramBuilder(_resources(topology))
+    after = np.full(topology.chips, -1, dtype=np.int32)
+    inside = np.array([chip for chip in late if chip < topology.chips], dtype=np.int32)
+    if len(inside):
+        after[inside] = builder.add("late", Kind.COMPUTE, inside, resource=inside)
+    for _ in range(chunks):
+        emit(builder, topology, plan, size / chunks, collective, after=(after,))
+    program = builder.build()
+    seeds = (spec.model_copy(update={"seed": spec.seed + i, "repeats": 1}) for i in range(spec.repeats))
+    return [simulate(perturbed(program, topology, each)).makespan_ps / units.PS_PER_S for each in seeds]
+
+
+def _resources(machine: Topology) -> list[str]:
+    return [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
 
 
 def sweep(
@@ -97,14 +142,16 @@ def sweep(
 
     Args:
         axes: letters of the mesh axes of a group; all axes if empty.
-        settings: `key=value` overrides of the machine's fields.
+        settings: `key=value` overrides of the machine's fields, and of `perturb`.
         chunks: as in `time_s`.
 
     Raises:
         InputError: unknown collective, algorithm, axis or machine, or an algorithm for another kind of machine.
         OverflowError: longer than the clock counts.
     """
-    topology = machines.build(load.topology_spec(machine, settings))
+    own = [setting for setting in settings if not load.of_perturb(setting)]
+    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
+    topology = machines.build(load.topology_spec(machine, own))
     names = tuple(axes) or tuple(axis.name for axis in topology.axes)
     _check(collective, algorithm, names, topology)
     algorithm_of(topology, collective, algorithm, sizes[0])  # one that the machine does not allow fails at once
@@ -112,7 +159,7 @@ def sweep(
     rows = []
     for size in sizes:
         units.to_ps(size / slowest)  # a message that outlasts the clock is an error
-        rows.append(measure(topology, collective, names, size, algorithm, chunks))
+        rows.append(measure(topology, collective, names, size, algorithm, chunks, perturb))
     return rows
 
 
@@ -123,11 +170,25 @@ def measure(
     size: float,
     algorithm: str | None = None,
     chunks: int = 1,
+    perturb: PerturbSpec | None = None,
 ) -> Measurement:
-    """Measure `collective` once; in chunks it has no closed form. Raises InputError."""
+    """Measure `collective` once; in chunks it has no closed form.
+
+    Args:
+        perturb: what is not as the machine's file says; closed form and bound know nothing of it. Of several seeds the
+            median.
+
+    Raises:
+        InputError: no such algorithm here, or what is perturbed is not there.
+    """
     group = prod(topology.axis(name).size for name in axes)
-    chosen = algorithm_of(topology, collective, algorithm, size)
-    time = time_s(topology, collective, axes, size, chosen, chunks)
+    left, notes = around_failures(topology, perturb) if perturb else (topology, ())
+    chosen = algorithm_of(left, collective, algorithm, size)
+    if perturb is None:
+        time = time_s(topology, collective, axes, size, chosen, chunks)
+    else:
+        times = perturbed_times_s(left, collective, axes, size, chosen, perturb, chunks)
+        time, notes = median(times), (_PERTURBED, *notes, *_of_seeds(times))
     predicted, bound = formulas(topology, collective, chosen, axes, size)
     return Measurement(
         collective=collective,
@@ -140,8 +201,18 @@ def measure(
         closed_form_s=predicted if chunks == 1 else None,
         bound_s=bound,
         form="NCCL's tuner" if of_nccl(topology, collective, chosen) else "closed form",
-        rings=_rings(topology) if chosen.startswith("ring") and topology.kind == "graph" else "",
+        rings=_rings(left) if chosen.startswith("ring") and topology.kind == "graph" else "",
+        notes=notes,
     )
+
+
+_PERTURBED = "perturbed; closed form and bound are of the machine as its file says"
+
+
+def _of_seeds(times: Sequence[float]) -> tuple[str, ...]:
+    if len(times) == 1:
+        return ()
+    return (f"median of {len(times)} seeds, from {min(times) * 1e6:.3f} to {max(times) * 1e6:.3f} us",)
 
 
 def of_nccl(topology: Topology, collective: str, algorithm: str) -> bool:
@@ -240,7 +311,8 @@ def table(rows: Sequence[Measurement]) -> str:
     ]
     if several:
         lines[1] += "  algorithm"
-    lines[1:1] = [f"# {rings}" for rings in dict.fromkeys(row.rings for row in rows) if rings]
+    comments = [text for row in rows for text in (row.rings, *row.notes) if text]
+    lines[1:1] = [f"# {text}" for text in dict.fromkeys(comments)]
     for row in rows:
         form = f"{row.closed_form_s * 1e6:12.3f}" if row.closed_form_s else f"{'none':>12}"
         error = f"{row.error:9.4%}".replace("%", "") if row.error is not None else f"{'':>9}"

@@ -259,3 +259,62 @@ def test_chunks_have_no_closed_form_and_keep_the_bound():
     (row,) = bench.sweep("all_reduce", "tpu_v4_4x4x4", sizes=[2.0**26], chunks=16)
     assert row.closed_form_s is None
     assert row.time_s >= row.bound_s
+
+
+# --- what is not as the machine's file says --------------------------------------------------------------------------
+
+RING = {"axes": "x", "sizes": [4e6], "algorithm": "ring"}
+"""All-gather of 4 MB around 4 chips: every message is 1 MB."""
+FREE = ["collective_overhead=0 s", "link.latency=1 us", "link.bandwidth=1 GB/s", "link.efficiency=100 %"]
+STEP_S, LATENCY_S = 1e-3, 1e-6
+
+
+def around(*perturb: str) -> bench.Measurement:
+    (row,) = bench.sweep("all_gather", "tpu_v4_4x4x4", **RING, settings=[*FREE, *perturb])
+    return row
+
+
+def test_a_chip_that_enters_late_holds_up_a_ring_by_as_much():
+    """Its own part still goes around: 3 steps from when it enters; all else has come by then."""
+    row = around("perturb={stragglers: [{chips: [5], delay: 7 ms}]}")
+    assert row.time_s == pytest.approx(7e-3 + 3 * (STEP_S + LATENCY_S), abs=1e-12)
+    assert row.closed_form_s == pytest.approx(3 * (STEP_S + LATENCY_S), abs=1e-12)
+
+
+def test_a_slow_link_sets_the_pace_of_a_ring():
+    """Three messages go over it one after the other, each in twice the time; the last is then where it belongs."""
+    row = around("perturb.slow_links=[{links: ['0:x+'], factor: 2}]")
+    assert row.time_s == pytest.approx(3 * 2 * STEP_S + LATENCY_S, abs=1e-12)
+    assert row.notes[0].startswith("perturbed; closed form and bound are of the machine as its file says")
+
+
+def test_a_ring_without_a_link_is_a_line_on_which_data_goes_both_ways():
+    """On a line of 4 the ends are 3 hops apart, and an inner link takes at most 3 messages in each direction."""
+    row = around("perturb.failed_links=['0:x+']", "perturb.seed=1")
+    assert row.time_s >= 3 * (STEP_S + LATENCY_S)
+    assert "lines that end there" in row.notes[1]
+
+
+def test_of_several_seeds_the_table_has_the_median_and_the_ends():
+    jitter = "perturb={jitter: {links: 10 %}, repeats: 5}"
+    row, *others = around(jitter), *(around(f"perturb={{jitter: {{links: 10 %}}, seed: {i}}}") for i in range(5))
+    times = sorted(other.time_s for other in others)
+    assert row.time_s == times[2]
+    assert row.notes[1] == f"median of 5 seeds, from {times[0] * 1e6:.3f} to {times[4] * 1e6:.3f} us"
+    assert row.notes[1] in bench.table([row])
+    assert 3 * (STEP_S + LATENCY_S) < times[0] < times[4] <= 3 * (1.1 * STEP_S + LATENCY_S)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("perturb={stragglers: [{chips: [5], factor: 2}]}", "a straggler enters it late; give each a delay alone"),
+        ("perturb={stragglers: [{chips: [64], delay: 1 us}]}", "those are 0 to 63, got 64"),
+        ("perturb.slow_link=[]", "unknown key 'slow_link'; did you mean 'slow_links'?"),
+        ("perturb.failed_links=['0:x']", "no link of that name, got '0:x'; did you mean '0:x"),
+    ],
+)
+def test_what_cannot_be_perturbed_is_one_clear_line(setting: str, message: str):
+    with pytest.raises(InputError) as caught:
+        around(setting)
+    assert message in str(caught.value)

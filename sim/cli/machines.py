@@ -55,6 +55,9 @@ def collective(
 
     Of a sweep of sizes the bus bandwidth is drawn too, with the published measurements of this machine. The size of
     all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
+
+    --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
+    perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.
     """
     from sim import bench, load, outputs
 
@@ -77,7 +80,7 @@ def collective(
         from sim.plots import busbw
         from sim.suite import measured
 
-        machine = load.topology_spec(topology, settings or []).name
+        machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
         points = measured(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
         options = [f"{option}={value}" for option, value in chosen.items() if value]

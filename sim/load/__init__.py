@@ -14,9 +14,21 @@ from sim.load.problems import translate
 from sim.load.references import REFERENCES, data_root, expand, find, shipped
 from sim.load.settings import apply
 from sim.load.yaml_text import shown
-from sim.specs import FILE_KINDS, AnySuite, Model, Scenario, TopologySpec
+from sim.specs import FILE_KINDS, AnySuite, Model, PerturbSpec, Scenario, Strict, TopologySpec
 
-__all__ = ["REFERENCES", "data_root", "model", "path", "place", "scenario", "shipped", "suite", "topology_spec"]
+__all__ = [
+    "REFERENCES",
+    "data_root",
+    "model",
+    "of_perturb",
+    "path",
+    "perturb",
+    "place",
+    "scenario",
+    "shipped",
+    "suite",
+    "topology_spec",
+]
 
 _OTHER_EXPERIMENT = ("topology", "model", "workload")
 """Settings that make it another experiment than the published one; layout and collectives are how that was run."""
@@ -56,6 +68,27 @@ def suite(name: str) -> AnySuite:
     """The validation suite of a shipped name or a path. Raises InputError."""
     result: AnySuite = _load("suite", name, ())
     return result
+
+
+def of_perturb(setting: str) -> bool:
+    """Whether a `key=value` is of what is perturbed: `perturb=...`, or of a field of it."""
+    return setting.partition("=")[0].strip().partition(".")[0] == "perturb"
+
+
+class _Perturbed(Strict):
+    perturb: PerturbSpec | None = None
+
+
+def perturb(settings: Sequence[str]) -> PerturbSpec | None:
+    """What `perturb=...` and `perturb.field=...` say, without a scenario; None without any. Raises InputError."""
+    raw: dict[str, Any] = {}
+    origins: dict[Path_, str] = {}
+    for setting in settings:
+        apply("scenario", raw, setting, origins)
+    try:
+        return _Perturbed.model_validate(raw).perturb
+    except ValidationError as error:
+        raise translate("scenario", error, raw, origins, settings) from None
 
 
 def path(kind: str, name: str) -> Path:
