@@ -157,10 +157,15 @@ def bottlenecks(
     return tuple(found)
 
 
-def compare(before: Run, after: Run) -> Comparison:
-    """Two runs side by side, the difference of their steps taken apart along their critical paths."""
+def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
+    """Two runs side by side, the difference of their steps taken apart along their critical paths.
+
+    Args:
+        names: of the runs, by default those of their scenarios.
+    """
     runs = before, after
-    names = [run.scenario.name + (", per request" if run.scenario.pipeline else "") for run in runs]
+    given = names or [run.scenario.name for run in runs]
+    shown = [name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, given, strict=True)]
     latencies_s = [run.report.simulated.latency_s for run in runs]
     paths = [
         {
@@ -171,7 +176,7 @@ def compare(before: Run, after: Run) -> Comparison:
     ]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
-    return side_by_side(names, latencies_s, paths, spans, scenarios)
+    return side_by_side(shown, latencies_s, paths, spans, scenarios)
 
 
 def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = None) -> float:

@@ -130,6 +130,7 @@ def test_pointing_at_a_bar_tells_its_operation_bytes_and_source(out: Path, brows
 def test_two_runs_side_by_side_with_the_difference(out: Path, browser: Any):
     found = Page(browser, out / f"tiny_vs_{AFTER}.html")
     reports = [json.loads((out / name / "report.json").read_text()) for name in ("tiny", AFTER)]
+    assert found.page.inner_text("h1") == f"A: tiny B: {AFTER}"
     shown = found.page.locator('[data-metric="latency"]').all_inner_texts()
     assert shown == [format_seconds(report["simulated"]["latency_s"]) for report in reports]
     fields = found.page.locator("#fields tbody tr td:first-child").all_inner_texts()

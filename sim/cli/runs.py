@@ -202,14 +202,14 @@ def compare(
     from sim.run import compare as compare_runs
 
     pair = [_run_of(name, settings or []) for name in (before, after)]
-    found = compare_runs(*pair)
+    names = [
+        Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings or [])
+        for name, run in zip((before, after), pair, strict=True)
+    ]
+    found = compare_runs(*pair, names)
     if page:
         from sim import html
 
-        names = [
-            Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings or [])
-            for name, run in zip((before, after), pair, strict=True)
-        ]
         path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
         with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=found)

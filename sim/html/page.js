@@ -435,7 +435,8 @@ function build() {
   const top = document.getElementById("top"), page = document.getElementById("page");
   page.textContent = "";
   const two = DATA.runs.length > 1;
-  el(top, "h1", two ? `A: ${DATA.runs[0].name}   B: ${DATA.runs[1].name}` : DATA.runs[0].name, { id: "title" });
+  const names = DATA.comparison ? [DATA.comparison.before, DATA.comparison.after] : DATA.runs.map((run) => run.name);
+  el(top, "h1", two ? `A: ${names[0]}   B: ${names[1]}` : names[0], { id: "title" });
   const nav = el(top, "nav");
   if (DATA.comparison) difference(page, DATA.comparison);
   const part = (id, title, draw, beside) => { // beside: two runs fit next to each other
@@ -443,7 +444,7 @@ function build() {
     const around = two && beside ? el(box, "div", null, { className: "columns" }) : box;
     DATA.runs.forEach((run, r) => {
       const own = el(around, "div");
-      if (two) el(own, "h3", `${"AB"[r]}: ${run.name}`);
+      if (two) el(own, "h3", `${"AB"[r]}: ${names[r]}`);
       draw(own, run, two ? `-${"ab"[r]}` : "");
     });
   };
