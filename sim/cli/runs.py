@@ -206,7 +206,7 @@ def compare(
         Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings or [])
         for name, run in zip((before, after), pair, strict=True)
     ]
-    found = compare_runs(*pair, names)
+    found = compare_runs(pair[0], pair[1], names)
     if page:
         from sim import html
 
