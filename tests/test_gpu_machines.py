@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from sim import load
+from sim import bench, load
+from sim.placement import some_chips
 from sim.plots import node_link
 from sim.specs import Dtype, LinkSpec
 from sim.topology import Topology, build
@@ -55,6 +56,20 @@ def pairs(topology: Topology, bandwidth: float) -> Counter[tuple[int, int]]:
     return Counter(
         (link.src, link.dst) for link in topology.links if link.src < link.dst and link.bandwidth == near(bandwidth)
     )
+
+
+def test_an_all_reduce_of_the_cube_mesh_takes_two_messages_over_links_of_its_own():
+    """16 KiB over one NVLink of 20 GB/s and 0.6 us to the others of a quad, the quad's sum to the other quad's partner.
+
+    A quad is joined throughout: one message. One-shot of all eight goes through other chips, 3.6 times as long.
+    """
+    whole, message_s = load.topology_spec("a100_hybrid_cube_mesh"), 16384 / 20e9 + 0.6e-6
+    for chips, messages in ((4, 1), (8, 2)):
+        topology = build(some_chips(whole, range(chips)))
+        axes = tuple(axis.name for axis in topology.axes)
+        time_s = bench.measure(topology, "all_reduce", axes, 16384, "cube_mesh").time_s
+        assert time_s == pytest.approx(5.75e-6 + messages * message_s, rel=1e-6)
+    assert bench.measure(topology, "all_reduce", axes, 16384, "one_shot").time_s > 3 * time_s
 
 
 def ring_from(edges: set[tuple[int, int]]) -> list[int]:

@@ -155,7 +155,7 @@ def on_switch(
     k = BROADCAST_CHUNKS
     time: float | None = None
     match collective, algorithm:
-        case "all_reduce", "one_shot":
+        case "all_reduce", "one_shot" | "cube_mesh":
             time = (n - 1) * V / w + t
         case "all_reduce", "tree" if power_of_two:
             time = 2 * log * (V / w + t)

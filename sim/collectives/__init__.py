@@ -72,6 +72,7 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
         ),
         "tree": all_reduce(reduce_scatter(point_to_point.tree_of_sums), point_to_point.tree_of_sums),
         "hierarchical": hierarchical.all_reduce,
+        "cube_mesh": point_to_point.cube_mesh,
     },
     "all_to_all": {"one_shot": point_to_point.one_shot_exchange},
     "broadcast": {"ring": point_to_point.ring_broadcast, "tree": point_to_point.tree},

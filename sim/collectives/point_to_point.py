@@ -11,6 +11,8 @@ for the all-gather and the reduce-scatter that reverses it; an all-reduce is bot
 
     one_shot           (n-1) V/w + t            the whole array straight to every other chip, each adding all up
     tree               2 log2(n) (V/w + t)      binomial tree to chip 0 and back (n a power of two)
+    cube_mesh          as one_shot              on a graph where not all chips are joined: one-shot in each half, then
+                                                the half's sum to the chip n/2 away
 
 A broadcast goes down the tree, or around the ring in CHUNKS chunks: (CHUNKS + n - 2) V/(CHUNKS w) + (n-1) t.
 
@@ -49,6 +51,26 @@ def one_shot(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 def one_shot_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """All-reduce: every chip sends its whole array to every other chip, and all add up all."""
     return _direct(Messages(topology, "all_reduce", axes), 1.0)
+
+
+def cube_mesh(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """All-reduce of a hybrid cube mesh, two halves of chips that are all joined, each with one of the other half.
+
+    One-shot in each half, then every chip sends the sum to its partner. One-shot of all where all are joined, and of an
+    odd number of chips. Source: PyTorch's intra-node all-reduce (IntraNodeComm), which takes the links as they are.
+    """
+    to, half = Messages(topology, "all_reduce", axes), topology.chips // 2
+    pairs = ((a, b) for a in to.chips.tolist() for b in to.chips.tolist() if a != b)
+    if to.n % 2 or topology.kind == "switch" or all(len(topology.route(a, b)) == 1 for a, b in pairs):
+        return _direct(to, 1.0)
+    first, given = to.chips // half * half, []
+    for step in range(half - 1):
+        dst = (first + (to.chips - first + step + 1) % half).astype(np.int32)
+        arrived = np.empty_like(dst)
+        arrived[dst] = to.send(to.chips, dst, share=1.0, step=step, own=True)
+        given.append(arrived)
+    to.send(to.chips, (to.chips + half) % to.n, share=1.0, step=0, own=True, deps=given)
+    return to.build()
 
 
 def one_shot_exchange(topology: Topology, axes: tuple[str, ...]) -> Schedule:

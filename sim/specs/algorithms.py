@@ -22,6 +22,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         "halving_doubling",
         "tree",
         "hierarchical",
+        "cube_mesh",
         *_NCCL_RINGS,
         "tree_ll",
         "tree_ll128",
