@@ -157,6 +157,7 @@ GRAPHS = {
     "pairs on switches": graph("01", "23", "0a", "1a", "2b", "3b", "ab", chips=4, switches="ab"),
     "two planes": graph(*(f"{c}{plane}" for c in range(4) for plane in "ab"), chips=4, switches="ab"),
     "ring": graph("01", "12", "23", "30", chips=4),
+    "boxes": graph("0a", "1a", "2b", "3b", "02", "13", chips=4, switches="ab", slow="02 13", net=True),
 }
 
 
