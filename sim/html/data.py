@@ -13,6 +13,7 @@ from sim.html.timeline import timeline
 from sim.plots.breakdown import LOOKS
 from sim.plots.drawing import rate
 from sim.plots.link_map import Load, drawn, segments
+from sim.plots.stages import COLOURS
 from sim.report import text
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.breakdown import breakdown
@@ -97,7 +98,11 @@ def _stages(part: Pass) -> dict[str, Any] | None:
         begin, end = float(ends[each.begin].min()), float(ends[each.end].max())
         number = f"{each.request}.{each.part}" if batches.parts > 1 else str(each.request)
         bars.append([each.stage, round(begin, 6), round(end - begin, 6), number, each.request])
-    return {"rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)], "bars": bars}
+    return {
+        "colours": COLOURS,
+        "rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)],
+        "bars": bars,
+    }
 
 
 def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str, Any]]:

@@ -139,7 +139,7 @@ function running(bars) { // where each bar ends, s
 
 function stages(parent, found) { // batches on the stages of a pipeline
   el(parent, "h3", "Requests on the stages, by number");
-  const colours = ["#0072B2", "#D55E00", "#009E73", "#882255"], bars = found.bars, ms = (x) => time(x / 1e3);
+  const colours = found.colours, bars = found.bars, ms = (x) => time(x / 1e3);
   Plotly.newPlot(el(parent, "div", null, { className: "plot" }), [{
     type: "bar", orientation: "h", y: bars.map((bar) => bar[0]), base: bars.map((bar) => bar[1]), x: bars.map((bar) => bar[2]),
     text: bars.map((bar) => bar[3]), textposition: "inside", insidetextanchor: "middle", constraintext: "none", textangle: 0,

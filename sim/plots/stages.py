@@ -14,7 +14,9 @@ from sim.units import PS_PER_S, format_seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = [PALETTE[name] for name in ("blue", "orange", "green", "purple", "sky", "vermilion")]
+COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "wine")]
+"""Of requests in turn; numbers in white are read on each."""
+
 _WIDTH_IN, _IN_PER_STAGE, _IN_AROUND = 11.0, 0.45, 1.3
 _LEAST_SHARE = 0.012
 """Of the figure's width, below which a batch gets no number."""
@@ -31,7 +33,7 @@ def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
         for batch in batches.passes:
             begin, end = float(ends[batch.begin].min()), float(ends[batch.end].max())
             busy[batch.stage] += end - begin
-            colour = _COLOURS[batch.request % len(_COLOURS)]
+            colour = COLOURS[batch.request % len(COLOURS)]
             axis.barh(batch.stage, end - begin, 0.8, begin, color=colour, edgecolor="white", linewidth=0.5)
             if end - begin > _LEAST_SHARE * total:
                 text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
