@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.program import FULL_PPM, Program
 from sim.trace import TIMES, Trace
@@ -32,30 +33,44 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
 
     The machine code is kept on disk, so that it is compiled once per installation.
     """
-    from sim.kernel import loop  # numba is slow to import, and optional
+    from sim.kernel import NONE, RESOURCE, SEVERAL, TASK, loop  # numba is slow to import, and optional
 
     count, interferes = len(program), bool(program.slow_ppm.any())
+    held = np.diff(program.resource_offset)
     tracked = np.zeros(count, dtype=np.bool_)
     if interferes:
         changing = np.zeros(len(program.resources), dtype=np.bool_)
         changing[program.slows[program.slow_ppm != 0]] = True
-        holder = np.repeat(np.arange(count), np.diff(program.resource_offset))
+        holder = np.repeat(np.arange(count), held)
         tracked[holder[changing[program.resource]]] = True
-    times = np.full((count, 4), -1, dtype=np.int64)
+    tasks = _aligned(count, TASK)
+    tasks["busy"], tasks["flight"] = program.busy_ps, program.flight_ps
+    tasks["resource"] = np.where(held > 1, SEVERAL, NONE)
+    tasks["resource"][held == 1] = program.resource[program.resource_offset[:-1][held == 1]]
+    times = _aligned(count, TIMES)
+    unknown = times.view(np.int64).reshape(count, 4)
+    unknown[:] = -1
     last = loop(
-        np.ascontiguousarray(program.busy_ps, dtype=np.int64),
-        np.ascontiguousarray(program.flight_ps, dtype=np.int64),
+        tasks,
+        np.zeros(len(program.resources), dtype=RESOURCE),
         np.ascontiguousarray(program.dep_offset, dtype=np.int32),
         np.ascontiguousarray(program.deps, dtype=np.int32),
         np.ascontiguousarray(program.resource_offset, dtype=np.int32),
         np.ascontiguousarray(program.resource, dtype=np.int32),
-        len(program.resources),
         np.ascontiguousarray(program.slows, dtype=np.int32),
         np.ascontiguousarray(program.slow_ppm, dtype=np.int32),
         np.ascontiguousarray(program.poll_ps, dtype=np.int64),
         tracked,
         interferes,
+        bool(program.poll_ps.any()),
         least_ppm,
-        times,
+        unknown,
     )
-    return Trace(program, times.view(TIMES).reshape(count)), int(last)
+    return Trace(program, times), int(last)
+
+
+def _aligned(count: int, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    """Zeros of 32 bytes each that lie in one line of the cache."""
+    room = np.zeros(count * dtype.itemsize + 64, dtype=np.uint8)
+    first = -room.ctypes.data % 64
+    return room[first : first + count * dtype.itemsize].view(dtype)

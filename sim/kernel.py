@@ -1,13 +1,17 @@
 """The loop of the compiled engine, for numba: the rule of `sim.engine` over the same columns. Called by `sim.compiled`.
 
+Large programs are bound by memory, so all that the rule needs of a task is one record of half a cache line, and so are
+its times, which are written when it starts.
+
 Instants are slots: a slot has a time and three linked lists of tasks, those that free their resources then, those that
 end and those that look for their dependencies. A heap orders the slots by time. A small table, indexed by the time,
 remembers the slot last made for it; where two times share an entry a second slot of the same time is made, and slots of
 one time are read together. Tasks whose rate may change are on a heap of their own, from which an entry is dropped when
 the task's time has changed since.
 
-A queue is a binary heap of (number of the instant at which a task was ready, task id) in one integer; queues lie side
-by side in one array, each with room for all tasks that ever hold its resource.
+A queue is a run of (number of the instant at which a task was ready, task id), each in one integer, in order; since
+instants only grow, new ones belong at its end. Queues lie side by side in one array, each with room for all tasks that
+ever hold its resource.
 """
 
 from __future__ import annotations
@@ -17,8 +21,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+TASK = np.dtype(
+    [
+        ("busy", np.int64),
+        ("flight", np.int64),
+        ("resource", np.int32),
+        ("first", np.int32),
+        ("end", np.int32),
+        ("next", np.int32),
+    ]
+)
+"""The resource held, NONE or SEVERAL; where its dependents begin and end; the next of its list."""
+RESOURCE = np.dtype([("first", np.int32), ("end", np.int32), ("idle", np.int32), ("running", np.int32)])
+"""Where its queue begins and ends; whether no task holds it; which holds it or was the last to."""
+NONE, SEVERAL = -1, -2
+
 _TABLE = 4096
 """Entries of the table of slots; a power of two."""
+_FREES, _ENDS, _LOOKS = 1, 3, 5
+"""Columns of `slots`: the first and last task of each list, after the time."""
 _READY, _START, _FREE, _END = range(4)
 """Columns of `times`, as of `sim.trace.TIMES`."""
 _LEFT, _RATE, _SINCE, _DONE = range(4)
@@ -27,35 +48,14 @@ _FULL_PPM = 1_000_000
 
 
 @njit(cache=True)
-def _push(heap: Any, first: int, size: int, key: Any) -> None:
-    """Add a key to the binary heap heap[first : first + size]."""
-    at = size
-    while at > 0:
-        above = (at - 1) >> 1
-        if heap[first + above] <= key:
-            break
-        heap[first + at] = heap[first + above]
-        at = above
-    heap[first + at] = key
-
-
-@njit(cache=True)
-def _pop(heap: Any, first: int, size: int) -> None:
-    """Remove the least key of heap[first : first + size]."""
-    key = heap[first + size - 1]
-    size -= 1
-    at = 0
-    while True:
-        below = 2 * at + 1
-        if below >= size:
-            break
-        if below + 1 < size and heap[first + below + 1] < heap[first + below]:
-            below += 1
-        if heap[first + below] >= key:
-            break
-        heap[first + at] = heap[first + below]
-        at = below
-    heap[first + at] = key
+def _queue_up(resources: Any, queues: Any, held: int, key: Any) -> None:
+    """Add a task to a resource's queue. Those that became ready in the same instant may have to stand behind it."""
+    first, at = resources[held].first, resources[held].end
+    while at > first and queues[at - 1] > key:
+        queues[at] = queues[at - 1]
+        at -= 1
+    queues[at] = key
+    resources[held].end += 1
 
 
 @njit(cache=True)
@@ -107,13 +107,8 @@ def _go_on(
 class Agenda(NamedTuple):
     """What will happen when. Arrays have room for the most there can be; memory is taken only as it is used."""
 
-    slot_time: Any
-    """-1 where the slot is not in use."""
-    first: Any
-    """[slots, 3] the first task that frees its resources, that ends, that looks for its dependencies; -1 for none."""
-    last: Any
-    next: Any
-    """[N, 3] the task after each in those lists."""
+    slots: Any
+    """[slots, 8] time, -1 where not in use; first and last task of each list, -1 for none; the last is not used."""
     heap_time: Any
     heap_slot: Any
     table: Any
@@ -124,109 +119,117 @@ class Agenda(NamedTuple):
 
 
 @njit(cache=True)
-def _book(agenda: Agenda, time: Any, task: Any, what: int) -> None:
-    """At `time`, `task` frees its resources (what = 0), ends (1) or looks for its dependencies (2)."""
+def _book(agenda: Agenda, tasks: Any, time: Any, task: Any, what: int) -> None:
+    """Put `task` on a list of the instant `time`."""
     entry = (time ^ (time >> 12)) & (_TABLE - 1)
     slot = agenda.table[entry]
-    if agenda.slot_time[slot] != time:
+    slots = agenda.slots
+    if slots[slot, 0] != time:
         if agenda.counts[1] > 0:
             agenda.counts[1] -= 1
             slot = agenda.unused[agenda.counts[1]]
         else:
             slot = agenda.counts[2]
             agenda.counts[2] += 1
-        agenda.slot_time[slot] = time
-        agenda.first[slot, 0] = agenda.first[slot, 1] = agenda.first[slot, 2] = -1
+        slots[slot, 0] = time
+        slots[slot, _FREES] = slots[slot, _ENDS] = slots[slot, _LOOKS] = -1
         agenda.table[entry] = slot
         _push_at(agenda.heap_time, agenda.heap_slot, agenda.counts[0], time, slot)
         agenda.counts[0] += 1
-    if agenda.first[slot, what] < 0:
-        agenda.first[slot, what] = task
+    if slots[slot, what] < 0:
+        slots[slot, what] = task
     else:
-        agenda.next[agenda.last[slot, what], what] = task
-    agenda.last[slot, what] = task
-    agenda.next[task, what] = -1
+        tasks[slots[slot, what + 1]].next = task
+    slots[slot, what + 1] = task
+    tasks[task].next = -1
 
 
 @njit(cache=True)
-def _collect(agenda: Agenda, slot: int, what: int, tasks: Any, count: int) -> int:
-    """Append the slot's tasks to tasks[:count]; how many there are then."""
-    task = agenda.first[slot, what]
+def _collect(agenda: Agenda, tasks: Any, slot: int, what: int, found: Any, count: int) -> int:
+    """Append a list of the slot to found[:count]; how many there are then."""
+    task = agenda.slots[slot, what]
     while task >= 0:
-        tasks[count] = task
+        found[count] = task
         count += 1
-        task = agenda.next[task, what]
+        task = tasks[task].next
     return count
 
 
 @njit(cache=True)
+def _turn_round(tasks: Any, dep_offset: Any, deps: Any) -> Any:
+    """All tasks' dependents; each task's are noted in `tasks`."""
+    count = len(tasks)
+    place = np.zeros(count, dtype=np.int32)
+    for dep in deps:
+        place[dep] += 1
+    total = 0
+    for task in range(count):
+        tasks[task].first = total
+        total += place[task]
+        tasks[task].end = place[task] = total
+    dependents = np.empty(len(deps), dtype=np.int32)
+    for task in range(count - 1, -1, -1):  # each task's are filled in from the end
+        for i in range(dep_offset[task], dep_offset[task + 1]):
+            place[deps[i]] -= 1
+            dependents[place[deps[i]]] = task
+    return dependents
+
+
+@njit(cache=True)
 def loop(
-    busy: Any,
-    flight: Any,
+    tasks: Any,
+    resources: Any,
     dep_offset: Any,
     deps: Any,
     resource_offset: Any,
     resource: Any,
-    resources: int,
     slows: Any,
     slow_ppm: Any,
     poll: Any,
     tracked: Any,
     interferes: bool,
+    polls: bool,
     least_ppm: int,
     times: Any,
 ) -> Any:
     """Fill in `times` [N, 4]: ready, start, free and end, which are -1 before; return the last instant.
 
     Args:
+        tasks: [N] of TASK, with `busy`, `flight` and `resource`; the rest is 0.
+        resources: [R] of RESOURCE, 0.
         tracked: [N] whether a task holds a resource whose rate changes.
         interferes: whether there are any.
+        polls: whether any task polls.
     """
-    count = len(busy)
-
-    # Dependencies turned round.
-    waiting = np.empty(count, dtype=np.int32)
-    of = np.zeros(count + 1, dtype=np.int32)
-    for dep in deps:
-        of[dep + 1] += 1
-    task: Any
-    for task in range(count):
-        waiting[task] = dep_offset[task + 1] - dep_offset[task]
-        of[task + 1] += of[task]
-    dependents = np.empty(len(deps), dtype=np.int32)
-    place = of[:-1].copy()
-    for task in range(count):
-        for i in range(dep_offset[task], dep_offset[task + 1]):
-            dependents[place[deps[i]]] = task
-            place[deps[i]] += 1
-
-    queue_at = np.zeros(resources + 1, dtype=np.int32)
+    count = len(tasks)
+    dependents = _turn_round(tasks, dep_offset, deps)
     for held in resource:
-        queue_at[held + 1] += 1
-    for held in range(resources):
-        queue_at[held + 1] += queue_at[held]
+        resources[held].end += 1
+    first = 0
+    for held in range(len(resources)):
+        resources[held].first = first
+        first += resources[held].end
+        resources[held].end = resources[held].first
+        resources[held].idle = 1
+        resources[held].running = -1
     queues = np.empty(len(resource), dtype=np.int64)
-    queued = np.zeros(resources, dtype=np.int64)
-    idle = np.ones(resources, dtype=np.bool_)
 
-    slots = 2 * count + 2
+    most = 2 * count + 2
     agenda = Agenda(
-        np.empty(slots, dtype=np.int64),
-        np.empty((slots, 3), dtype=np.int32),
-        np.empty((slots, 3), dtype=np.int32),
-        np.empty((count, 3), dtype=np.int32),
-        np.empty(slots, dtype=np.int64),
-        np.empty(slots, dtype=np.int64),
+        np.empty((most, 8), dtype=np.int64),
+        np.empty(most, dtype=np.int64),
+        np.empty(most, dtype=np.int64),
         np.zeros(_TABLE, dtype=np.int64),
-        np.empty(slots, dtype=np.int64),
+        np.empty(most, dtype=np.int64),
         np.array([0, 0, 1]),
     )
-    agenda.slot_time[0] = -1  # slot 0 is what the table holds where there is none
+    agenda.slots[0, 0] = -1  # slot 0 is what the table holds where there is none
+    instants = np.empty(most, dtype=np.int64)
+    """Times by the number in the keys of queues."""
 
     # Of tasks whose rate changes.
     work = np.empty((count if interferes else 0, 4), dtype=np.int64)
-    taken = np.zeros(resources, dtype=np.int64)
-    running = np.full(resources, -1, dtype=np.int64)
+    taken = np.zeros(len(resources), dtype=np.int64)
     most_done = 4 * count + 1 if interferes else 0  # each start and each change books one time
     done_time, done_task = np.empty(most_done, dtype=np.int64), np.empty(most_done, dtype=np.int64)
     done_count = 0
@@ -236,33 +239,40 @@ def loop(
     touched = np.empty(2 * len(resource), dtype=np.int32)  # where something may start in this round
     changed = np.empty(2 * count, dtype=np.int32)  # resources whose rate may have changed in this round
     unfinished, now, ordinal = count, np.int64(0), np.int64(0)
+    instants[0] = 0
     looking_count = 0
+    waiting = np.empty(count, dtype=np.int32)  # by itself: it is what is looked at most
+    task: Any
     for task in range(count):
+        waiting[task] = dep_offset[task + 1] - dep_offset[task]
         if waiting[task] == 0:  # as if it looked in the beginning
             looking[looking_count] = task
             looking_count += 1
     beginning = True
     while unfinished > 0:
         freed_count = ended_count = touched_count = changed_count = 0
-        before = now
         if not beginning:
             looking_count = 0
             if agenda.counts[0] == 0 and done_count == 0:
                 return now  # deadlock
+            before = now
             if agenda.counts[0] > 0 and (done_count == 0 or agenda.heap_time[0] <= done_time[0]):
                 now = agenda.heap_time[0]
             else:
                 now = done_time[0]
+            if now != before:
+                ordinal += 1
+                instants[ordinal] = now
             while agenda.counts[0] > 0 and agenda.heap_time[0] == now:
                 slot = agenda.heap_slot[0]
                 _pop_at(agenda.heap_time, agenda.heap_slot, agenda.counts[0])
                 agenda.counts[0] -= 1
-                agenda.slot_time[slot] = -1
+                agenda.slots[slot, 0] = -1
                 agenda.unused[agenda.counts[1]] = slot
                 agenda.counts[1] += 1
-                freed_count = _collect(agenda, slot, 0, freed, freed_count)
-                ended_count = _collect(agenda, slot, 1, ended, ended_count)
-                looking_count = _collect(agenda, slot, 2, looking, looking_count)
+                freed_count = _collect(agenda, tasks, slot, _FREES, freed, freed_count)
+                ended_count = _collect(agenda, tasks, slot, _ENDS, ended, ended_count)
+                looking_count = _collect(agenda, tasks, slot, _LOOKS, looking, looking_count)
             while done_count > 0 and done_time[0] == now:
                 task = done_task[0]
                 _pop_at(done_time, done_task, done_count)
@@ -271,41 +281,45 @@ def loop(
                     continue
                 freed[freed_count] = task
                 freed_count += 1
-                times[task, _FREE], times[task, _END] = now, now + flight[task]
-        if now != before:
-            ordinal += 1
+                times[task, _FREE], times[task, _END] = now, now + tasks[task].flight
 
         # Releases.
         for i in range(freed_count):
             task = freed[i]
-            for j in range(resource_offset[task], resource_offset[task + 1]):
-                held = resource[j]
-                idle[held] = True
-                if queued[held] > 0:
+            held = tasks[task].resource
+            if held >= 0:
+                resources[held].idle = 1
+                resources[held].running = -1
+                if resources[held].first < resources[held].end:
                     touched[touched_count] = held
                     touched_count += 1
-                if tracked[task]:
-                    running[held] = -1
-            if tracked[task]:
-                if flight[task] == 0:
-                    ended[ended_count] = task
-                    ended_count += 1
-                else:
-                    _book(agenda, now + flight[task], task, 1)
+            else:
+                for j in range(resource_offset[task], resource_offset[task + 1]):
+                    held = resource[j]
+                    resources[held].idle = 1
+                    resources[held].running = -1
+                    if resources[held].first < resources[held].end:
+                        touched[touched_count] = held
+                        touched_count += 1
+            if tasks[task].flight == 0:
+                ended[ended_count] = task
+                ended_count += 1
+            else:
+                _book(agenda, tasks, now + tasks[task].flight, task, _ENDS)
 
         # Ends, and arrivals of what waited for them; of tasks without resources and time the end is in this round too.
         done = -1
         while done < ended_count:
             if done < 0:
-                first, last = 0, looking_count
+                begin, end = 0, looking_count
             else:
                 task = ended[done]
-                first, last = of[task], of[task + 1]
-                if slow_ppm[task] < 0:
+                begin, end = tasks[task].first, tasks[task].end
+                if interferes and slow_ppm[task] < 0:
                     taken[slows[task]] += slow_ppm[task]
                     changed[changed_count] = slows[task]
                     changed_count += 1
-            for j in range(first, last):
+            for j in range(begin, end):
                 if done < 0:
                     task = looking[j]
                 else:
@@ -313,33 +327,39 @@ def loop(
                     waiting[task] -= 1
                     if waiting[task] > 0:
                         continue
-                    if poll[task] > 0:
+                    if polls and poll[task] > 0:
                         later = (times[deps[dep_offset[task]], _END] - now) % poll[task]
                         if later > 0:
-                            _book(agenda, now + later, task, 2)
+                            _book(agenda, tasks, now + later, task, _LOOKS)
                             continue
-                times[task, _READY] = now
-                if resource_offset[task] < resource_offset[task + 1]:
+                held = tasks[task].resource
+                if held != NONE:
                     key = (ordinal << 32) | task
+                    if held >= 0:
+                        _queue_up(resources, queues, held, key)
+                        if resources[held].idle:
+                            touched[touched_count] = held
+                            touched_count += 1
+                        continue
                     for k in range(resource_offset[task], resource_offset[task + 1]):
                         held = resource[k]
-                        _push(queues, queue_at[held], queued[held], key)
-                        queued[held] += 1
-                        if idle[held]:
+                        _queue_up(resources, queues, held, key)
+                        if resources[held].idle:
                             touched[touched_count] = held
                             touched_count += 1
                     continue
-                times[task, _START], times[task, _FREE] = now, now + busy[task]
-                times[task, _END] = times[task, _FREE] + flight[task]
-                if slow_ppm[task] > 0:
+                free = now + tasks[task].busy
+                then = free + tasks[task].flight
+                times[task, _READY], times[task, _START], times[task, _FREE], times[task, _END] = now, now, free, then
+                if interferes and slow_ppm[task] > 0:
                     taken[slows[task]] += slow_ppm[task]
                     changed[changed_count] = slows[task]
                     changed_count += 1
-                if busy[task] + flight[task] == 0:
+                if then == now:
                     ended[ended_count] = task
                     ended_count += 1
                 else:
-                    _book(agenda, times[task, _END], task, 1)
+                    _book(agenda, tasks, then, task, _ENDS)
             done += 1
         beginning = False
         unfinished -= ended_count
@@ -347,44 +367,46 @@ def loop(
         # Starts.
         for i in range(touched_count):
             at = touched[i]
-            if queued[at] == 0 or not idle[at]:
+            if resources[at].first == resources[at].end or not resources[at].idle:
                 continue
-            key = queues[queue_at[at]]
+            key = queues[resources[at].first]
             task = key & 0xFFFFFFFF
-            first, last = resource_offset[task], resource_offset[task + 1]
-            able = True
-            for k in range(first, last):
-                held = resource[k]
-                if not idle[held] or queues[queue_at[held]] != key:
-                    able = False
-                    break
-            if not able:
-                continue
-            for k in range(first, last):
-                held = resource[k]
-                _pop(queues, queue_at[held], queued[held])
-                queued[held] -= 1
-                idle[held] = False
-            times[task, _START] = now
-            if slow_ppm[task] > 0:
+            if tasks[task].resource >= 0:
+                resources[at].first += 1
+                resources[at].idle = 0
+                resources[at].running = task
+            else:
+                able = True
+                for k in range(resource_offset[task], resource_offset[task + 1]):
+                    held = resource[k]
+                    if not resources[held].idle or queues[resources[held].first] != key:
+                        able = False
+                        break
+                if not able:
+                    continue
+                for k in range(resource_offset[task], resource_offset[task + 1]):
+                    held = resource[k]
+                    resources[held].first += 1
+                    resources[held].idle = 0
+                    resources[held].running = task
+            times[task, _READY], times[task, _START] = instants[key >> 32], now
+            if interferes and slow_ppm[task] > 0:
                 taken[slows[task]] += slow_ppm[task]
                 changed[changed_count] = slows[task]
                 changed_count += 1
-            if tracked[task]:
-                for k in range(first, last):
-                    running[resource[k]] = task
-                then = _go_on(work, taken, resource_offset, resource, task, now, busy[task] * _FULL_PPM, least_ppm)
+            if interferes and tracked[task]:
+                left = tasks[task].busy * _FULL_PPM
+                then = _go_on(work, taken, resource_offset, resource, task, now, left, least_ppm)
                 _push_at(done_time, done_task, done_count, then, task)
                 done_count += 1
                 continue
-            then = now + busy[task]
-            times[task, _FREE], times[task, _END] = then, then + flight[task]
-            _book(agenda, then, task, 0)
-            _book(agenda, times[task, _END], task, 1)
+            then = now + tasks[task].busy
+            times[task, _FREE], times[task, _END] = then, then + tasks[task].flight
+            _book(agenda, tasks, then, task, _FREES)
 
         # What runs on resources whose rate changed is done at another time.
         for i in range(changed_count):
-            task = running[changed[i]]
+            task = resources[changed[i]].running
             if task < 0:
                 continue
             left = work[task, _LEFT] - (now - work[task, _SINCE]) * work[task, _RATE]
