@@ -11,7 +11,7 @@ from pipelines import scenario
 from sim import load, topology
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, schedule
 from sim.collectives.emit import emit
-from sim.collectives.fold import fold
+from sim.collectives.fold import fold, reordered
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
 from sim.collectives.schedule import ScheduleBuilder
 from sim.engine import simulate
@@ -257,3 +257,16 @@ def test_a_twisted_torus_folds_only_where_it_is_alike():
     assert machine.vertex_transitive
     with pytest.raises(NotFoldableError):  # the twisted axes are used as lines
         schedule(folded(machine), "all_gather", ("x", "y", "z"))
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce", "all_to_all"])
+def test_in_which_order_chips_are_listed_is_no_matter(collective):
+    """Sends chip after chip, or those of some chips ahead of the others, fold to what sends kind after kind do."""
+    machine = torus(4, 2)
+    plan = schedule(machine, collective, ("x", "y"))
+    usual = fold(plan, folded(machine))
+    ahead = np.arange(len(plan)) - 100 * (plan.src % 3 == 1)
+    for order in (np.argsort(plan.src, kind="stable"), np.argsort(ahead, kind="stable")):
+        found = fold(reordered(plan, order), folded(machine))
+        for name in ("link", "share", "step", "dep_counts", "deps", "origin", "target"):
+            assert (getattr(found, name) == getattr(usual, name)).all()

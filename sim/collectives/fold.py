@@ -20,9 +20,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
-from sim.collectives.schedule import Int32s, Schedule
-from sim.topology.folding import NotFoldableError, owner_of
+from sim.collectives.schedule import PER_SEND, Int32s, Schedule
+from sim.topology.folding import NotFoldableError, owners
 from sim.topology.graph import StandsFor, Topology
 
 
@@ -40,35 +41,35 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
         return plan
     if (np.bincount(plan.src, minlength=chips) != each).any():
         raise NotFoldableError(f"{plan.collective}: chips send different numbers of messages")
-    narrow = plan.src.astype(np.uint16) if chips <= 2**16 else plan.src  # numpy sorts 16 bits by radix
-    rows = np.argsort(narrow, kind="stable")  # chip after chip, each chip's sends in schedule order
-    kind_of = np.empty(sends, dtype=np.int32)  # the how-manieth send of its chip each send is
-    kind_of[rows] = np.tile(np.arange(each, dtype=np.int32), chips)
+    made, order = plan, _by_kind(plan.src, chips)
+    kind_of = np.repeat(np.arange(each, dtype=np.int32), chips)
+    kind_as_made = kind_of
+    if order is not None:
+        plan, kind_as_made = reordered(plan, order), np.empty_like(kind_of)
+        kind_as_made[order] = kind_of
     link, ingress, between = (_here(links, stands_for) for links in (plan.link, plan.ingress, plan.between))
 
     # Steps, directions and halves are by what loops of matmuls choose sends.
     columns = [link, ingress, *between.T, plan.share, plan.dep_counts, plan.step, plan.direction, plan.half]
-    by_chip = (column[rows].reshape(chips, each) for column in columns)
-    if not all((column == column[:1]).all() for column in by_chip):
+    if not all(_rows_alike(column.reshape(each, chips, 1)) for column in columns):
         raise NotFoldableError(f"{plan.collective}: chips do different things")
     if not _one_of_each_arrives(plan, kind_of, each):
         raise NotFoldableError(f"{plan.collective}: chips receive different messages")
-    if not _in_one_order(plan, kind_of, stands_for):
+    if not _in_one_order(made, kind_as_made, stands_for):
         raise NotFoldableError(f"{plan.collective}: links carry messages in different orders")
 
-    # Per chip, all its (send, what it waits for), sorted: their order in the list is no matter.
-    counts = plan.dep_counts[rows[:each]].astype(np.int64)
-    of = np.repeat(np.arange(each), counts)
-    starts = (np.cumsum(plan.dep_counts, dtype=np.int64) - plan.dep_counts)[rows].reshape(chips, each)
-    at = starts[:, of] + (np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts))
-    waits = kind_of[plan.deps[at]] + of * each
-    if each < 2**15:
-        waits = waits.astype(np.int32)
-    waits.sort(axis=1)
-    if not (waits == waits[:1]).all():
-        raise NotFoldableError(f"{plan.collective}: chips wait for different messages")
+    counts = plan.dep_counts[::chips]
+    ends = np.cumsum(counts, dtype=np.int64) * chips
+    waits = []
+    for found, count in zip(np.split(kind_of[plan.deps], ends[:-1]), counts.tolist(), strict=True):
+        of_kind = found.reshape(1, chips, count)
+        if not _rows_alike(of_kind):
+            of_kind = np.sort(of_kind, axis=2)  # their order in the list is no matter
+        if not _rows_alike(of_kind):
+            raise NotFoldableError(f"{plan.collective}: chips wait for different messages")
+        waits.append(np.sort(of_kind[0, 0]))
 
-    mine = rows[:each]
+    mine = np.flatnonzero(plan.src == 0)
     nowhere = np.zeros(each, dtype=np.int32)
     names = ("share", "step", "direction", "own", "dep_counts", "part", "half", "origin", "target")
     return replace(
@@ -78,9 +79,34 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
         link=link[mine],
         ingress=ingress[mine],
         between=between[mine] if len(between) else between,
-        deps=(waits[0] % each).astype(np.int32),
+        deps=np.concatenate(waits),
         **{name: getattr(plan, name)[mine] for name in names},
     )
+
+
+def _by_kind(src: Int32s, chips: int) -> npt.NDArray[np.int64] | None:
+    """Sends kind after kind, one of each chip; None where they are in such an order, as most schedules are made."""
+    each = len(src) // chips
+    seen = np.zeros((each, chips), dtype=np.bool_)
+    seen[np.arange(each)[:, None], src.reshape(each, chips)] = True
+    return None if seen.all() else np.argsort(src, kind="stable").reshape(chips, each).T.ravel()
+
+
+def reordered(plan: Schedule, order: npt.NDArray[np.int64]) -> Schedule:
+    """The same sends under other numbers, whatever that makes of their order."""
+    number = np.empty(len(plan), dtype=np.int32)
+    number[order] = np.arange(len(plan), dtype=np.int32)
+    counts = plan.dep_counts[order].astype(np.int64)
+    starts = (np.cumsum(plan.dep_counts, dtype=np.int64) - plan.dep_counts)[order]
+    at = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(len(plan.deps))
+    columns = {name: getattr(plan, name)[order] for name in (*PER_SEND, "dep_counts")}
+    between = plan.between[order] if len(plan.between) else plan.between
+    return replace(plan, deps=number[plan.deps[at]], between=between, **columns)
+
+
+def _rows_alike(values: npt.NDArray[np.generic]) -> bool:
+    """Whether in each block of [blocks, rows, n] all rows are the same."""
+    return bool((values == values[:, :1]).all())
 
 
 def _here(links: Int32s, stands_for: StandsFor) -> Int32s:
@@ -97,8 +123,7 @@ def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, each: int) -> bool:
 def _in_one_order(plan: Schedule, kind_of: Int32s, stands_for: StandsFor) -> bool:
     """Whether all links that are made one carry the same kinds of sends, ever later ones of their chip."""
     whole = stands_for.whole
-    owner = np.array([owner_of(whole, link) for link in whole.links], dtype=np.int32)
-    if (plan.ingress < 0).all() and (owner[plan.link] == plan.src).all():
+    if (plan.ingress < 0).all() and (owners(whole)[plan.link] == plan.src).all():
         return True  # every chip uses its own links only, so each carries its chip's sends in their order
     held = np.concatenate([plan.link[:, None], plan.ingress[:, None], plan.between.reshape(len(plan), -1)], axis=1)
     send, column = np.nonzero(held >= 0)

@@ -8,10 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.collectives.mesh import mesh_axis, positions
-from sim.collectives.schedule import Algorithm, Int32s, Schedule
+from sim.collectives.schedule import PER_SEND, Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology
-
-_PER_SEND = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half", "origin", "target")
 
 
 def reverse(schedule: Schedule, topology: Topology) -> Schedule:
@@ -119,7 +117,7 @@ def _chain(first: Schedule, second: Schedule, topology: Topology) -> Schedule:
     deps = np.concatenate([second.deps.astype(np.int64) + n, sums])
     of = np.concatenate([np.repeat(np.arange(len(second)), second.dep_counts), send])
     ordered = deps[np.argsort(of, kind="stable")]
-    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _PER_SEND}
+    joined = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in PER_SEND}
     return replace(
         first,
         collective="all_reduce",

@@ -114,6 +114,10 @@ _DTYPES = {"share": np.float64, "own": np.bool_}
 _COLUMNS = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half")
 
 
+PER_SEND = (*_COLUMNS, "origin", "target")
+"""Columns of a schedule with a row per send, whatever it is; `between` may have none."""
+
+
 class ScheduleBuilder:
     """Appends sends in blocks. Sends are numbered in order, dependencies point backwards."""
 

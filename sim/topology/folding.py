@@ -42,17 +42,19 @@ def unlike(topology: Topology) -> str:
     return f"links of a {topology.kind} lead to different chips"
 
 
-def owner_of(topology: Topology, link: Link) -> int:
-    """The chip that a link leaves, or that a port of a switch leads to; -1 between two switches."""
-    return link.src if link.src < topology.chips else link.dst if link.dst < topology.chips else -1
+@functools.lru_cache(maxsize=64)
+def owners(topology: Topology) -> Int32s:
+    """[links] the chip that a link leaves, or that a port of a switch leads to; -1 between two switches."""
+    src, dst = (np.array([getattr(link, end) for link in topology.links], dtype=np.int32) for end in ("src", "dst"))
+    chips = topology.chips
+    return np.where(src < chips, src, np.where(dst < chips, dst, np.int32(-1)))
 
 
 def numbered_ports(topology: Topology) -> list[Hashable]:
     """[links] place of each among those of its chip: those at one place become one."""
     made = Counter[int]()
     ports: list[Hashable] = []
-    for link in topology.links:
-        owner = owner_of(topology, link)
+    for owner in owners(topology).tolist():
         ports.append(made[owner])
         made[owner] += 1
     return ports
@@ -80,8 +82,9 @@ def folded_by(whole: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> T
     here = set(first.tolist())
     own: dict[Hashable, Link] = {}
     links = np.empty(len(whole.links), dtype=np.int32)
-    for link in sorted(whole.links, key=lambda link: owner_of(whole, link) not in here):
-        owner, port = owner_of(whole, link), ports[link.index]
+    owner_of = owners(whole).tolist()
+    for link in sorted(whole.links, key=lambda link: owner_of[link.index] not in here):
+        owner, port = owner_of[link.index], ports[link.index]
         key = group[owner] if owner >= 0 else -1, port
         src, dst = nodes[link.src], nodes[link.dst]
         if key not in own:  # one that only another chip has is of no chip here
