@@ -62,11 +62,13 @@ def pipelined(draw: st.DrawFn) -> dict[str, Any]:
         spec["microbatches"] = draw(st.sampled_from([1, 2, "auto"]))
     if schedule == "non_blocking":
         spec["send_blocks_stage"] = draw(st.booleans())
-        spec["arrivals"] = draw(st.sampled_from([{"in_flight": 2}, {"every": "100 us", "seed": 3}]))
     kind, poll = draw(st.sampled_from(["multi", "single"])), draw(st.sampled_from(["0 s", "11 us"]))
     rpc = "0 s" if kind == "single" else "3 us"  # one that takes time calls chip after chip
     spec["controller"] = draw(st.sampled_from([None, {"kind": kind, "rpc": rpc, "poll": poll, "result_poll": poll}]))
     phase = draw(st.sampled_from(["prefill", "decode"]))
+    if schedule == "non_blocking":
+        times = [{"in_flight": 2}] if phase == "decode" else [{"in_flight": 2}, {"every": "100 us", "seed": 3}]
+        spec["arrivals"] = draw(st.sampled_from(times))
     given: dict[str, Any] = {"phase": phase, "bandwidth": draw(st.sampled_from(["1 GB/s", "50 GB/s"])), **spec}
     if draw(st.booleans()):
         sizes = draw(st.sampled_from([(4,), (2, 2), (4, 2), (2, 4, 1), (2, 4, 2), (4, 4, 2), (2, 2, 4), (4, 4, 4)]))
