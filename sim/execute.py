@@ -171,7 +171,7 @@ class Execution:
         product = self._product(x, weight)
         return product if plus is None else self.add(product, plus, name)
 
-    def matmul_all_reduce(self, x: Shards, weight: Shards, axes: Axes, chunks: int, name: str) -> Shards:
+    def matmul_all_reduce(self, x: Shards, weight: Shards, axes: Axes, chunks: int, name: str, total: str) -> Shards:
         last = weight.tensor.dims[-1].name
         product = sharding.matmul(x.tensor, weight.tensor)
         pieces = [np.array_split(w, chunks, -1) for w in weight.shards]

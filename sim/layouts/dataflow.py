@@ -68,8 +68,12 @@ class Dataflow(Protocol[V]):
     def matmul_add(self, x: V, weight: V, plus: V | None, name: str) -> V:
         """`x` times `weight`, plus something of the same sharding as the matmul writes its output."""
 
-    def matmul_all_reduce(self, x: V, weight: V, axes: Axes, chunks: int, name: str) -> V:
-        """`x` times `weight` in pieces of its columns, each summed over `axes` while the next is multiplied."""
+    def matmul_all_reduce(self, x: V, weight: V, axes: Axes, chunks: int, name: str, total: str) -> V:
+        """`x` times `weight` in pieces of its columns, each summed over `axes` while the next is multiplied.
+
+        Args:
+            name, total: of the matmul, and of the sums.
+        """
 
     def mean_square(self, x: V, dim: str, name: str) -> V:
         """Mean of x^2 over `dim` (32-bit), a partial sum over the axes that split it."""

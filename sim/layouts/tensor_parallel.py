@@ -62,13 +62,13 @@ class TensorParallel(Generic[V]):
         """The attention of normalised y, summed over the chips."""
         if self.chunks == 1:
             return self.total(self.attention(y), "attention")
-        return self._chunked(*self._attended(*self._query_key_value(y)), "attention")
+        return self._chunked(*self._attended(*self._query_key_value(y)), "o", "attention")
 
     def mlp_sum(self, y: V) -> V:
         """The FFN of normalised y, summed over the chips."""
         if self.chunks == 1:
             return self.total(self.mlp(y), "mlp")
-        return self._chunked(*self._activated(*self._wide(y)), "mlp")
+        return self._chunked(*self._activated(*self._wide(y)), "wo", "mlp")
 
     def _query_key_value(self, y: V) -> tuple[V, ...]:
         return self.flow.matmul(self.enter(y, "attention"), self.query_key_value(), "qkv" + self.part)
@@ -94,8 +94,8 @@ class TensorParallel(Generic[V]):
     def _row(self, x: V, weight: V, name: str, plus: V | None = None) -> V:
         return self.flow.matmul_add(x, weight, plus, name + self.part)
 
-    def _chunked(self, x: V, weight: V, name: str) -> V:
-        return self.flow.matmul_all_reduce(x, weight, self.axes, self.chunks, name + self.part)
+    def _chunked(self, x: V, weight: V, name: str, half: str) -> V:
+        return self.flow.matmul_all_reduce(x, weight, self.axes, self.chunks, name + self.part, half + self.part)
 
     def query_key_value(self) -> list[V]:
         """Column-parallel; each chip has the key-value heads that its query heads use, so few heads are copied."""

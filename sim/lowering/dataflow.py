@@ -311,7 +311,7 @@ class Lowering:
         work = matmul_work([(x.tensor, weight.tensor)], [result, plus.tensor])
         return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
 
-    def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str) -> Placed:
+    def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str, total: str) -> Placed:
         product = sharding.matmul(x.tensor, weight.tensor)
         result = sharding.all_reduce(product, axes)
         work = matmul_work([(x.tensor, weight.tensor)], [product])
@@ -319,7 +319,7 @@ class Lowering:
         for _ in range(chunks):
             piece = self.to.compute(name, work, x.after, 1 / chunks)
             size = result.local_bytes / chunks
-            done = (*done, *self.to.collective("all_reduce", axes, size, name, piece, result.dtype))
+            done = (*done, *self.to.collective("all_reduce", axes, size, total, piece, result.dtype))
         return Placed(result, done)
 
 
