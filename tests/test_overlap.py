@@ -117,6 +117,16 @@ def test_standard_may_hide_its_sums_by_splitting_the_work(overlap):
     assert split.compute_s[0] > plain.compute_s[0]
 
 
+def test_pieces_of_a_matmul_are_named_after_it_and_their_sums_after_the_half():
+    settings = ("layout.residual=standard", "layout.overlap=chunked_matmul")
+    program = traced(*settings)[0].program
+    names = {program.op_names[op] for op in np.unique(program.op[program.kind == Kind.COMPUTE])}
+    sums = {program.op_names[op] for op in np.unique(program.op[program.kind == Kind.BEGIN])}
+    assert {"o", "wo"} <= names
+    assert {"all_reduce(t) attention", "all_reduce(t) mlp"} <= sums
+    assert not {"attention", "mlp"} & names
+
+
 def test_sequence_parallelism_moves_what_an_all_reduce_moves():
     """Ring all-reduce = reduce-scatter + all-gather: the same bytes on the wire, twice the collectives."""
     settings = (
