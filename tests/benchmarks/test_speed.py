@@ -103,3 +103,20 @@ def test_a_step(benchmark, chips: int, engine: str) -> None:
     done = benchmark.pedantic(run, [scenario], rounds=3, warmup_rounds=1)
     benchmark.extra_info["tasks"] = done.tasks
     benchmark.extra_info["engine_s"] = done.engine_s
+
+
+GENERATIONS = {
+    "PaLM 540B, 64 chips": ("palm540b_decode_ws2d", 64),
+    "Llama-3 70B, 8 GPUs": ("llama3_70b_tp8_ladder", 16),
+}
+
+
+@pytest.mark.parametrize("name", GENERATIONS)
+def test_a_generation(benchmark, name: str) -> None:
+    """2,048 tokens of prompt and 2,048 decode steps, each with the cache as long as it then is."""
+    shipped, batch = GENERATIONS[name]
+    workload = f"workload={{phase: generate, batch: {batch}, prompt: 2048, generate: 2048, weights: int8}}"
+    scenario = load.scenario(shipped, [workload, "sweep=null", "figure=null"])
+    done = benchmark.pedantic(run, [scenario], rounds=3, warmup_rounds=1)
+    benchmark.extra_info["tasks"] = done.tasks
+    benchmark.extra_info["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
