@@ -33,26 +33,23 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
 
     The machine code is kept on disk, so that it is compiled once per installation.
     """
-    from sim.kernel import NONE, RESOURCE, SEVERAL, TASK, loop  # numba is slow to import, and optional
+    from sim.kernel import RESOURCE, TASK, loop  # numba is slow to import, and optional
 
     count, interferes = len(program), bool(program.slow_ppm.any())
-    held = np.diff(program.resource_offset)
     tracked = np.zeros(count, dtype=np.bool_)
     if interferes:
         changing = np.zeros(len(program.resources), dtype=np.bool_)
         changing[program.slows[program.slow_ppm != 0]] = True
-        holder = np.repeat(np.arange(count), held)
+        holder = np.repeat(np.arange(count), np.diff(program.resource_offset))
         tracked[holder[changing[program.resource]]] = True
-    tasks = _aligned(count, TASK)
-    tasks["busy"], tasks["flight"] = program.busy_ps, program.flight_ps
-    tasks["resource"] = np.where(held > 1, SEVERAL, NONE)
-    tasks["resource"][held == 1] = program.resource[program.resource_offset[:-1][held == 1]]
     times = _aligned(count, TIMES)
     unknown = times.view(np.int64).reshape(count, 4)
     unknown[:] = -1
     last = loop(
-        tasks,
+        _aligned(count, TASK),
         np.zeros(len(program.resources), dtype=RESOURCE),
+        np.ascontiguousarray(program.busy_ps, dtype=np.int64),
+        np.ascontiguousarray(program.flight_ps, dtype=np.int64),
         np.ascontiguousarray(program.dep_offset, dtype=np.int32),
         np.ascontiguousarray(program.deps, dtype=np.int32),
         np.ascontiguousarray(program.resource_offset, dtype=np.int32),

@@ -31,10 +31,10 @@ TASK = np.dtype(
         ("next", np.int32),
     ]
 )
-"""The resource held, NONE or SEVERAL; where its dependents begin and end; the next of its list."""
+"""The resource held, _NONE or _SEVERAL; where its dependents begin and end; the next of its list."""
 RESOURCE = np.dtype([("first", np.int32), ("end", np.int32), ("idle", np.int32), ("running", np.int32)])
 """Where its queue begins and ends; whether no task holds it; which holds it or was the last to."""
-NONE, SEVERAL = -1, -2
+_NONE, _SEVERAL = -1, -2
 
 _TABLE = 4096
 """Entries of the table of slots; a power of two."""
@@ -176,9 +176,20 @@ def _turn_round(tasks: Any, dep_offset: Any, deps: Any) -> Any:
 
 
 @njit(cache=True)
+def _describe(tasks: Any, busy: Any, flight: Any, resource_offset: Any, resource: Any) -> None:
+    """What `tasks` says of durations and resources."""
+    for task in range(len(tasks)):
+        tasks[task].busy, tasks[task].flight = busy[task], flight[task]
+        held = resource_offset[task + 1] - resource_offset[task]
+        tasks[task].resource = resource[resource_offset[task]] if held == 1 else _SEVERAL if held else _NONE
+
+
+@njit(cache=True)
 def loop(
     tasks: Any,
     resources: Any,
+    busy: Any,
+    flight: Any,
     dep_offset: Any,
     deps: Any,
     resource_offset: Any,
@@ -195,13 +206,14 @@ def loop(
     """Fill in `times` [N, 4]: ready, start, free and end, which are -1 before; return the last instant.
 
     Args:
-        tasks: [N] of TASK, with `busy`, `flight` and `resource`; the rest is 0.
+        tasks: [N] of TASK, 0.
         resources: [R] of RESOURCE, 0.
         tracked: [N] whether a task holds a resource whose rate changes.
         interferes: whether there are any.
         polls: whether any task polls.
     """
     count = len(tasks)
+    _describe(tasks, busy, flight, resource_offset, resource)
     dependents = _turn_round(tasks, dep_offset, deps)
     for held in resource:
         resources[held].end += 1
@@ -237,6 +249,7 @@ def loop(
     freed, ended = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
     looking = np.empty(count, dtype=np.int32)
     touched = np.empty(2 * len(resource), dtype=np.int32)  # where something may start in this round
+    started = np.empty(count, dtype=np.int64)
     changed = np.empty(2 * count, dtype=np.int32)  # resources whose rate may have changed in this round
     unfinished, now, ordinal = count, np.int64(0), np.int64(0)
     instants[0] = 0
@@ -333,7 +346,7 @@ def loop(
                             _book(agenda, tasks, now + later, task, _LOOKS)
                             continue
                 held = tasks[task].resource
-                if held != NONE:
+                if held != _NONE:
                     key = (ordinal << 32) | task
                     if held >= 0:
                         _queue_up(resources, queues, held, key)
@@ -364,7 +377,8 @@ def loop(
         beginning = False
         unfinished -= ended_count
 
-        # Starts.
+        # Starts: who may, then what that means, in two loops that each look at little.
+        started_count = 0
         for i in range(touched_count):
             at = touched[i]
             if resources[at].first == resources[at].end or not resources[at].idle:
@@ -389,6 +403,11 @@ def loop(
                     resources[held].first += 1
                     resources[held].idle = 0
                     resources[held].running = task
+            started[started_count] = key
+            started_count += 1
+        for i in range(started_count):
+            key = started[i]
+            task = key & 0xFFFFFFFF
             times[task, _READY], times[task, _START] = instants[key >> 32], now
             if interferes and slow_ppm[task] > 0:
                 taken[slows[task]] += slow_ppm[task]
