@@ -12,6 +12,7 @@ Source: scaling-book, "Sharded matrices": the bandwidth of an all-gather grows w
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from sim.collectives.mesh import MeshAxis, mesh_axes
@@ -26,6 +27,10 @@ def rotations(axes: Sequence[MeshAxis]) -> list[list[str]]:
     return [names[start:] + names[:start] for start in range(len(names))] or [[]]
 
 
+@functools.lru_cache(maxsize=4)
 def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """One part per axis, in rotated order, each the shorter way round."""
+    """One part per axis, in rotated order, each the shorter way round.
+
+    Kept, since the reduce-scatter and the all-reduce over the same axes are made from it.
+    """
     return gather(topology, axes, rotations(mesh_axes(topology, axes)), both_ways)
