@@ -60,14 +60,19 @@ def advice(keys: list[str], own: set[str], kind: str, file: Any, under: Path_) -
         return f"did you mean '{found[keys[0]]}'?"
     if not any(found.values()):
         return suggest("", own)
-    return f"did you mean {', '.join(f'{name!r} for {key!r}' for key, name in found.items() if name)}?"
+    meant = f"did you mean {', '.join(f'{name!r} for {key!r}' for key, name in found.items() if name)}?"
+    return meant if all(found.values()) else f"{meant} Fields here: {', '.join(sorted(own))}"
 
 
 def _meant(key: str, own: set[str], kind: str, file: Any, under: Path_) -> str:
     """The field that was meant, as far as that can be told, else "".
 
-    In this order: what others call so, a field of that name elsewhere, one that looks alike here, one elsewhere.
+    In this order: its singular or plural here, what others call so, a field of that name elsewhere, one that looks
+    alike here, one elsewhere.
     """
+    for name in (f"{key}s", key.removesuffix("s")):
+        if name in own:
+            return name
     elsewhere: dict[str, str] = {}
     for path in sorted(_paths(FILE_KINDS[kind], file), key=lambda path: path[: len(under)] != under):
         elsewhere.setdefault(path[-1], ".".join(path))
