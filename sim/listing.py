@@ -54,7 +54,7 @@ def _residuals() -> Rows:
 
     lines = [line.split(None, 1) for line in (residual.__doc__ or "").splitlines() if line.startswith("    ")]
     about = {name.rstrip(","): text for name, text in lines}
-    about |= dict.fromkeys(("desync2", "desync4"), "standard, of 2 or 4 halves only the last one's sum is made")
+    about |= {f"desync{n}": f"standard, but of {n} halves only the last one's sum is made" for n in (2, 4)}
     return [(name, about[name]) for name in residual.SCHEMES]
 
 

@@ -176,6 +176,9 @@ def read(folder: Path) -> Run:
     from sim.specs import Scenario
     from sim.trace import TIMES
 
+    if not (folder / "manifest.json").is_file():
+        rule = "not the results of a run" if folder.is_dir() else "no such folder"
+        raise InputError(rule, where=str(folder), hint="write them with `sim run`")
     try:
         manifest, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("manifest", "report"))
         scenario = Scenario.model_validate(manifest["scenario"])

@@ -48,8 +48,7 @@ class Partition:
 
 
 def weight_stationary_1d(axes: Axes) -> Partition:
-    """Section 3.2.1, as the released code of Pope et al. does it: BLE_x -> all-gather(x) -> BLE . EF_xyz -> ... ->
-    reduce-scatter(x), all-reduce(yz) -> BLE_x.
+    """Section 3.2.1, as released: BLE_x -> all-gather(x) -> BLE . EF_xyz -> ... -> reduce-scatter(x), all-reduce(yz).
 
     Figure 2(a) splits the residual stream over all axes instead, which moves less.
     """

@@ -22,9 +22,16 @@ def test_causes_and_operations_add_up_to_the_difference(tmp_path):
     for terms in (phase.causes, phase.ops):
         assert round(sum(term.change_s for term in terms) * 1e12) == makespans[1] - makespans[0]
     assert phase.causes[0].name == "link latency"
-    assert [(field.name, field.after) for field in found.fields] == [("topology.link.latency.value", "9e-06 s")]
+    assert [(field.name, field.after) for field in found.fields] == [("topology.link.latency", "9 us")]
     assert found.summary.startswith("B takes ")
     assert "most of it: link latency +" in found.summary
+
+
+def test_quantities_that_prefixes_do_not_tell_apart_are_written_out(tmp_path):
+    scenario = str(write(tmp_path))
+    runs = [run(load.scenario(scenario, [f"topology.link.latency={late}"])) for late in ("2 us", "2000.001 ns")]
+    (field,) = compare(*runs).fields
+    assert (field.before, field.after) == ("2e-06 s", "2.000001e-06 s")
 
 
 def test_a_run_beside_itself_has_no_difference(tmp_path):

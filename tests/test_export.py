@@ -262,6 +262,8 @@ def test_ranks_that_disagree_about_a_collective_are_refused():
 
 
 def test_what_is_no_chakra_trace_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"t\.0\.et: no such file; name traces .* by their PREFIX"):
+        chakra.read(tmp_path / "t.0.et")
     (tmp_path / "t.0.et").write_bytes(b"\xff" * 30)
     with pytest.raises(InputError, match="is no Chakra trace"):
         chakra.read(tmp_path / "t.0.et")

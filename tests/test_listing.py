@@ -31,6 +31,14 @@ def test_all_that_is_shipped_is_listed():
     assert "torus: multi_axis" in found["collectives"]["all_gather"]
 
 
+def test_a_line_is_a_whole_statement():
+    """Those taken from docstrings do not break off where the docstring's line does."""
+    found = {name: text for kind in ("layouts", "residuals") for name, text in listing(kind)[kind]}
+    assert found["weight_stationary_1d"].endswith("reduce-scatter(x), all-reduce(yz).")
+    assert found["no_communication"].endswith("its values mean nothing")
+    assert found["desync2"] != found["desync4"]
+
+
 def test_an_unknown_kind_is_an_error():
     with pytest.raises(InputError, match="nothing of that kind, got 'layout'; there are scenarios"):
         listing("layout")

@@ -419,6 +419,7 @@ def test_a_file_must_be_text(tmp_path):
     [
         ("palm540b_decode_ws2", "no such scenario, got 'palm540b_decode_ws2'; did you mean 'palm540b_decode_ws2d'?"),
         ("scenaro.yaml", "no such scenario file, got 'scenaro.yaml'; did you mean 'scenario.yaml'?"),
+        ("zzz.yaml", "no such scenario file, got 'zzz.yaml'; `sim list scenarios` names those that are shipped"),
         (os.sep, "must be a scenario file, not a folder, got '/'"),
         ("nope", "no such scenario, got 'nope'; choose from bert_6b_pp2, "),
     ],

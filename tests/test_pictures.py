@@ -72,6 +72,8 @@ def test_the_critical_path_in_the_report_is_as_long_as_the_step(results: Path):
 def test_what_is_no_run_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="not the results of a run"):
         outputs.read(tmp_path)
+    with pytest.raises(InputError, match="nowhere: no such folder; write them with `sim run`"):
+        outputs.read(tmp_path / "nowhere")
 
 
 def test_unknown_figures_and_formats_are_named(results: Path):

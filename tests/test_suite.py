@@ -204,6 +204,14 @@ def test_a_row_that_is_wrong_names_its_line(tiny, tmp_path, change, message):
     assert str(caught.value) == f"{tmp_path / 'rows.csv'}:3: {message}"
 
 
+def test_rows_in_place_of_a_suite_say_how_they_are_given(tmp_path):
+    write_suite(tmp_path, [{}])
+    with pytest.raises(
+        InputError, match=r"must be a suite file, not its rows; `sim validate SUITE --rows .*rows\.csv`"
+    ):
+        read(str(tmp_path / "rows.csv"))
+
+
 def test_lines_are_counted_as_an_editor_does(tmp_path):
     suite, rows = write_suite(tmp_path), tmp_path / "rows.csv"
     write_rows(rows, [{"source": "two\nlines"}, {"phase": "both"}])

@@ -10,12 +10,15 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.options import Json, Settings, about, completed, possible
+from sim.cli.options import Json, MachineSettings, about, completed, possible
 
 
 def list_(
     kind: Annotated[
-        str | None, typer.Argument(help="scenarios, topologies, models, suites, layouts or collectives; default: all.")
+        str | None,
+        typer.Argument(
+            help="scenarios, topologies, models, suites, layouts, residuals, pipelines or collectives; default: all."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +49,7 @@ def collective(
     factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
     algorithm: Annotated[str, typer.Option(help="Default: the topology's; with NCCL what NCCL would choose.")] = "",
     chunks: Annotated[int, typer.Option(min=1, max=1024, help="Cut the data: so many collectives at once.")] = 1,
-    settings: Settings = None,
+    settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw busbw against size, of a sweep.")] = True,
@@ -92,7 +95,7 @@ def collective(
 
 def topology(
     name: Annotated[str, typer.Argument(help="Machine: a shipped name or a file.")],
-    settings: Settings = None,
+    settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the drawing.")] = Path("out"),
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw it.")] = True,

@@ -19,6 +19,10 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
 ]
+MachineSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as link.latency='2 us'. Repeatable."),
+]
 T = TypeVar("T")
 
 INTERRUPTED = 130

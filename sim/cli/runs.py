@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.options import Formats, Json, Settings, about, busy, completed, figure_formats, possible, steps
+from sim.cli.options import (
+    Formats,
+    Json,
+    MachineSettings,
+    Settings,
+    about,
+    busy,
+    completed,
+    figure_formats,
+    possible,
+    steps,
+)
 from sim.errors import InputError
 
 if TYPE_CHECKING:
@@ -164,7 +175,7 @@ def replay(
     topology: Annotated[
         str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
     ],
-    settings: Settings = None,
+    settings: MachineSettings = None,
     as_json: Json = False,
 ) -> None:
     """Simulate Chakra execution traces, one per chip, on a machine; print where the time goes."""

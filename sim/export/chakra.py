@@ -161,6 +161,9 @@ def read(path: Path) -> list[Node]:
         raw = path.read_bytes()
         messages = list(_messages(raw))
         return [_decoded(message) for message in messages[1:]]
+    except FileNotFoundError:
+        hint = "name traces PREFIX.0.et, PREFIX.1.et, ... by their PREFIX, as `sim export FOLDER chakra` writes them"
+        raise InputError("no such file", where=str(path), hint=hint) from None
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise InputError("is no Chakra trace", where=str(path), got=str(error)) from None
 

@@ -7,8 +7,9 @@ With A and M the attention and the FFN, each with its own norm, AR the all-reduc
     ladder            r += a;  a' = AR(A(r));  r += m;  m' = AR(M(r)): a half reads the stream one half earlier
     hybrid            the first layers standard, the last ones ladder
     desync2, desync4  standard, of 2 or 4 halves only the last one's sum is made; between, each chip adds its own part
-    no_communication  standard without any sum: what its compute alone takes, its values mean nothing. No scheme with
-                      the operations of standard is faster; parallel, with one norm for two, can be
+    no_communication  standard without any sum: what its compute alone takes, its values mean nothing
+
+No scheme with the operations of standard is faster than no_communication; parallel, with one norm for two, can be.
 
 In ladder the all-reduce of a half depends on nothing that the next half does, and runs on its own stream under it.
 """

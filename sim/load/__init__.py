@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from sim.errors import InputError
 from sim.load.places import Path_
 from sim.load.problems import translate
 from sim.load.references import REFERENCES, data_root, expand, find, shipped
@@ -66,6 +67,9 @@ def model(name: str) -> Model:
 
 def suite(name: str) -> AnySuite:
     """The validation suite of a shipped name or a path. Raises InputError."""
+    if name.endswith(".csv"):
+        hint = f"`sim validate SUITE --rows {name}`, or a suite file of your own with `rows: {name}`"
+        raise InputError("must be a suite file, not its rows", where=name, hint=hint)
     result: AnySuite = _load("suite", name, ())
     return result
 

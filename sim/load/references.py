@@ -21,6 +21,15 @@ _FOLDERS = {
     "model": "scenarios/models",
     "suite": "scenarios/published",
 }
+_LISTED = {
+    kind: f"`sim list {listed}` names those that are shipped"
+    for kind, listed in (
+        ("scenario", "scenarios"),
+        ("topology", "topologies"),
+        ("model", "models"),
+        ("suite", "suites"),
+    )
+}
 REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "scenario": {("topology",): "topology", ("model",): "model", ("memory_pool", "link"): "link"},
     "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link", ("nccl",): "nccl"},
@@ -55,7 +64,8 @@ def find(kind: str, name: str, where: str, beside: Path) -> Path:
     if os.sep not in name and not name.endswith((".yaml", ".yml")):
         raise InputError(f"no such {kind}", where=where, got=name, hint=suggest(name, names))
     near = closest(Path(name).stem, (path.stem for each in candidates for path in each.parent.glob("*.yaml")))
-    hint = f"did you mean '{Path(name).with_name(f'{near}.yaml')}'?" if near else suggest(Path(name).stem, names)
+    meant = Path(name).with_name(f"{near}.yaml") if near else closest(Path(name).stem, names)
+    hint = f"did you mean '{meant}'?" if meant else _LISTED.get(kind, "")
     raise InputError(f"no such {kind} file", where=where, got=name, hint=hint)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.report.critical_path import Share, Shares
-from sim.units import PS_PER_S, format_seconds
+from sim.units import PS_PER_S, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,11 +114,33 @@ def compare(
     )
     flat = [flattened(scenario) for scenario in scenarios]
     fields = tuple(
-        Field(name, str(flat[0].get(name, "none")), str(flat[1].get(name, "none")))
+        Field(name.removesuffix(".value"), *_shown(flat[0].get(name), flat[1].get(name)))
         for name in dict.fromkeys([*flat[0], *flat[1]])
         if flat[0].get(name) != flat[1].get(name) and not name.endswith(".source")
     )
     return Comparison(names[0], names[1], latencies_s[0], latencies_s[1], phases, fields)
+
+
+def _shown(*values: Any) -> list[str]:
+    """Values of a field: quantities with the prefixes of reports where these tell them apart, all else as it is."""
+    short = [_prefixed(value) for value in values]
+    return short if len(set(short)) == len(short) else [str(value) for value in values]
+
+
+def _prefixed(value: Any) -> str:
+    number, _, unit = ("none" if value is None else str(value)).partition(" ")
+    try:
+        return _PREFIXED[unit](float(number))
+    except (KeyError, ValueError):  # a text, or a unit without prefixes
+        return f"{number} {unit}".rstrip()
+
+
+_PREFIXED: dict[str, Callable[[float], str]] = {
+    "s": format_seconds,
+    "B": format_bytes,
+    "B/s": lambda value: f"{value / 1e9:.6g} GB/s",
+    "FLOP/s": lambda value: f"{value / 1e12:.6g} TFLOP/s",
+}
 
 
 def terms(before: Sequence[Share], after: Sequence[Share]) -> tuple[Term, ...]:
@@ -166,7 +188,8 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
         console.print()
         console.print(table)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    for title in ("differs", "A", "B"):
+    table.add_column("differs", no_wrap=True, overflow="fold")
+    for title in ("A", "B"):
         table.add_column(title, overflow="fold")
     for field in comparison.fields[:_FIELDS]:
         table.add_row(escape(field.name), escape(field.before), escape(field.after))
