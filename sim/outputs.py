@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,11 @@ def write(
     """
     _json(
         folder / "manifest.json",
-        {"version": __version__, "scenario": run.scenario.model_dump(mode="json", exclude_none=True)},
+        {
+            "version": __version__,
+            "settings": run.settings,
+            "scenario": run.scenario.model_dump(mode="json", exclude_none=True),
+        },
     )
     # Lowering the manifest's scenario again gives the program; with these three columns, the whole trace.
     from sim.export import chrome_trace
@@ -195,7 +200,7 @@ def read(folder: Path) -> Run:
             latencies_s.append(own_report["simulated"]["latency_s"])
             shortcuts.append(tuple(own_report["engine"]["shortcuts"]))
         spread = Spread(**report["spread"]) if report["spread"] else None
-        return restored(scenario, times, latencies_s, shortcuts, spread)
+        return replace(restored(scenario, times, latencies_s, shortcuts, spread), settings=tuple(manifest["settings"]))
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             "not the results of a run by this version",

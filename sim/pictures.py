@@ -97,11 +97,11 @@ def draw(
     """
     from sim.plots.style import save
 
-    drawn = []
+    drawn, below = [], f"\n{run.settings_text}" if run.settings else ""
     for part in run.passes:
         suffix = run.suffix(part)
         for name in figures:
-            made = FIGURES[name](part, run.scenario.name + suffix.replace("_", ", "))
+            made = FIGURES[name](part, f"{run.scenario.name}{suffix.replace('_', ', ')}{below}")
             for each in formats if made is not None else ():
                 drawn.append(folder / f"{name}{suffix}.{each}")
                 save(made, drawn[-1])
@@ -116,5 +116,5 @@ def draw(
         suffix = f"_{explanation.phase}" if len(explanations) > 1 else ""
         for each in formats:
             drawn.append(folder / f"waterfall{suffix}.{each}")
-            waterfall.draw(explanation, drawn[-1])
+            waterfall.draw(explanation, drawn[-1], run.settings_text)
     return drawn

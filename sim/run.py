@@ -88,6 +88,13 @@ class Run:
     """Simulated in all."""
     engine_s: float
     """Wall-clock time of the engine."""
+    settings: tuple[str, ...] = ()
+    """What `--set` changed of the scenario, `key=value` each."""
+
+    @property
+    def settings_text(self) -> str:
+        """`with key=value, ...`, for titles; nothing where nothing was changed."""
+        return f"with {', '.join(self.settings)}" if self.settings else ""
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

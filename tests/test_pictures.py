@@ -1,5 +1,6 @@
 """Figures of a run: drawn again from what was written, the same bytes, in every format."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from typer.testing import CliRunner
 from sim import load, outputs, pictures
 from sim.cli import app
 from sim.errors import InputError
+from sim.placement import machine
+from sim.plots import node_link
+from sim.plots.style import fitting
 from sim.run import bottlenecks, run
 
 OPTIONAL = {"memory": "memory_pool:", "stages": "pipeline:"}
@@ -48,6 +52,44 @@ def test_a_run_read_back_is_the_run(results: Path):
     report = json.loads((results / "report.json").read_text())
     report.pop("critical_path")
     assert json.loads(json.dumps(again.report.to_dict())) == report
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with settings."""
+    folder: Path = tmp_path_factory.mktemp("changed")
+    options = ["--out", str(folder / "out"), "--explain", "--format", "svg", "--set", "workload.batch=32"]
+    done = CliRunner().invoke(app, ["run", str(write(folder)), *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return folder / "out" / "tiny,workload.batch=32"
+
+
+@pytest.mark.parametrize("name", [*DRAWN, "waterfall"])
+def test_figures_name_the_settings_of_their_run(results: Path, changed: Path, name: str):
+    assert "with workload.batch=32" in (changed / f"{name}.svg").read_text()
+    assert "workload.batch=" not in (results / f"{name}.svg").read_text()
+
+
+def test_settings_are_read_back_and_stand_on_the_page(changed: Path):
+    again = outputs.read(changed)
+    assert again.settings == ("workload.batch=32",)
+    assert "<title>tiny with workload.batch=32</title>" in (changed / "report.html").read_text()
+
+
+def test_a_long_line_below_a_title_is_cut_where_the_figure_ends():
+    # 1 in = 72 pt: 15 letters of 0.55 x 8.5 pt, the last of them the ellipsis.
+    assert fitting("a" * 15, 1.0) == "a" * 15
+    assert fitting("a" * 16, 1.0) == "a" * 14 + "…"
+
+
+@pytest.mark.parametrize("chips", [2, 8])
+def test_boxes_of_switches_stay_apart(chips: int):
+    """Also of a machine of which some chips are used: its other switches stand above one another."""
+    topology = machine(load.scenario("energonai_gpt3_drce", [f"layout.mesh.tensor={chips}"]))
+    boxes = [node for node in node_link.drawing(topology).nodes if node.half_width is not None]
+    for one, other in itertools.combinations(boxes, 2):
+        if one.at[1] == other.at[1]:
+            assert abs(one.at[0] - other.at[0]) > one.half_width + other.half_width
 
 
 @pytest.mark.parametrize("scenario", ["palm540b_prefill_ws2d_b1"])

@@ -131,6 +131,24 @@ def test_far_choices_are_left_out_and_counted():
     assert pareto.outside(pareto.Chart("", "x", "y", (with_far,), (near,), "batch")) == 0
 
 
+def test_a_layout_that_is_wholly_beyond_the_axes_says_so_in_the_legend():
+    near, far = pareto.Spot(1, 1, "a"), pareto.Spot(3.1, 1, "b")
+    chart = pareto.Chart(
+        "", "x", "y", (pareto.Line("l", (near,), (near,)), pareto.Line("m", (far,), (far,))), (near,), ""
+    )
+    (legend,) = pareto.make(chart).legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["l", "m (beyond the axes)"]
+
+
+@pytest.mark.parametrize("top", [1.0, 100.0, 10_000.0])
+def test_labels_of_the_front_stay_above_the_x_axis(top: float):
+    front = tuple(pareto.Spot(x, top**y, "C256 B512") for x, y in ((1.0, 1.0), (2.0, 0.5), (3.0, 0.0)))
+    made = pareto.make(pareto.Chart("", "x", "y", (pareto.Line("l", front, front),), front, "chips C and batch B"))
+    made.draw_without_rendering()
+    (axes,) = made.axes
+    assert all(text.get_window_extent().y0 > axes.bbox.y0 for text in axes.texts)
+
+
 def test_search_writes_its_figure_and_says_where(tmp_path):
     options = [*ON[:-2], "--phase", "decode", "--batch", "64", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["search", *options], catch_exceptions=False)

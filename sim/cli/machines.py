@@ -87,9 +87,11 @@ def collective(
         points = measured(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
         options = [f"{option}={value}" for option, value in chosen.items() if value]
-        path = out / f"{outputs.named(f'{machine}_{name}', [*options, *(settings or [])])}.png"
+        all_options = [*options, *(settings or [])]
+        said = f"with {', '.join(all_options)}" if all_options else ""
+        path = out / f"{outputs.named(f'{machine}_{name}', all_options)}.png"
         with outputs.replacing_file(path) as fresh:
-            busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points)
+            busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points, settings=said)
         typer.echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,7 +80,7 @@ def run(
             where = load.place("scenario", name) + (f" with --set {' --set '.join(chosen)}" if chosen else "")
             began = time.monotonic()
             with steps(f"simulating {scenario.name}") as progress, about(where):
-                result = run_scenario(scenario, progress)
+                result = replace(run_scenario(scenario, progress), settings=tuple(chosen))
             simulated_s = time.monotonic() - began
             explanations = None
             if explained:
@@ -247,4 +248,4 @@ def _run_of(name: str, settings: list[str]) -> Run:
     with about(load.place("scenario", name)):
         refuse_sweep(scenario, settings)
         with busy(f"simulating {scenario.name}"):
-            return run_scenario(scenario)
+            return replace(run_scenario(scenario), settings=tuple(settings))

@@ -169,7 +169,7 @@ def search(
         from sim.plots import pareto
 
         machines = ", ".join(Path(name).stem for name in topology)
-        machines = f"{chips} chips as of {machines}" if chips else machines
+        machines = f"{chips.replace(',', ', ')} chips as of {machines}" if chips else machines
         title = f"{phase} of {Path(model).stem} on {machines}, {weights} weights"
         with busy(f"drawing {path}"), outputs.replacing_file(path) as fresh:
             beside = searching.published([(planned[number], rows[number]) for number in sorted(rows)])

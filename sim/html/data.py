@@ -37,6 +37,7 @@ def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
     report = run.report
     return {
         "name": report.scenario,
+        "settings": run.settings_text,
         "description": run.scenario.description,
         "machine": report.machine,
         "chips": report.chips,

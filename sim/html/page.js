@@ -437,6 +437,7 @@ function build() {
   const two = DATA.runs.length > 1;
   const names = DATA.comparison ? [DATA.comparison.before, DATA.comparison.after] : DATA.runs.map((run) => run.name);
   el(top, "h1", two ? `A: ${names[0]}   B: ${names[1]}` : names[0], { id: "title" });
+  if (!two && DATA.runs[0].settings) el(top, "p", DATA.runs[0].settings, { id: "settings" });
   const nav = el(top, "nav");
   if (DATA.comparison) difference(page, DATA.comparison);
   const part = (id, title, draw, beside) => { // beside: two runs fit next to each other

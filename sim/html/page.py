@@ -45,7 +45,7 @@ def write(
         "runs": [run_data(run, explained or {}, bottlenecks) for run in runs],
         "comparison": comparison.to_dict() if comparison else None,
     }
-    title = " and ".join(run.scenario.name for run in runs)
+    title = " and ".join(" ".join(filter(None, (run.scenario.name, run.settings_text))) for run in runs)
     parts = {
         "title": html.escape(title),
         "style": _file("page.css"),

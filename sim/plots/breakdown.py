@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.lowering.lowered import Batches
-from sim.plots.style import PALETTE, figure, style
+from sim.plots.style import PALETTE, entitle, figure, style
 from sim.report import critical_path as critical
 from sim.report.breakdown import breakdown
 from sim.topology.graph import Topology
@@ -72,12 +72,9 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "", batches:
             axes = made.add_axes((0.015, bottom, 0.97, 0.17))
             _bar(axes, parts, step_s)
             axes.set_title(name)
-        made.suptitle(
-            ": ".join(filter(None, (title, f"{'all requests' if batches else 'one step'}, {format_seconds(step_s)}"))),
-            x=0.015,
-            ha="left",
-            fontweight="bold",
-        )
+        (name, *below), what = title.split("\n"), "all requests" if batches else "one step"
+        first = ": ".join(filter(None, (name, f"{what}, {format_seconds(step_s)}")))
+        entitle(made, "\n".join([first, *below]), x=0.015)
     return made
 
 

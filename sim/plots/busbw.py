@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sim import units
 from sim.bench import Measurement
 from sim.closed_form.collectives import busbw
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.style import PALETTE, entitle, figure, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,17 +31,21 @@ def draw(
     *,
     form: str = "closed form",
     measured: Iterable[tuple[float, float]] = (),
+    settings: str = "",
 ) -> None:
     """Write the figure to `path` (format by suffix); see `make`."""
-    save(make(rows, machine, form=form, measured=list(measured)), path)
+    save(make(rows, machine, form=form, measured=list(measured), settings=settings), path)
 
 
-def make(rows: Sequence[Measurement], machine: str, *, form: str = "closed form", measured: Points = ()) -> Figure:
+def make(
+    rows: Sequence[Measurement], machine: str, *, form: str = "closed form", measured: Points = (), settings: str = ""
+) -> Figure:
     """A line of the sweep, the closed form dashed, measured points hollow; the algorithm above where it changes.
 
     Args:
         form: name of the closed form.
         measured: published measurements.
+        settings: of the machine and the sweep, for the second line of the title.
     """
     first = rows[0]
 
@@ -62,14 +66,14 @@ def make(rows: Sequence[Measurement], machine: str, *, form: str = "closed form"
         rates.set(ylim=(0, 1.12 * top), ylabel="bus bandwidth, GB/s one way", title="Bus bandwidth: large ones")
         for axes in (times, rates):
             _draw_sizes(axes, rows)
-        made.suptitle(f"{first.collective} on {machine}, {first.group} chips", x=0.01, ha="left", fontweight="bold")
+        entitle(made, "\n".join(filter(None, (f"{first.collective} on {machine}, {first.group} chips", settings))))
     return made
 
 
 def _draw_points(
     axes: Axes, value: Callable[[float, float], float], rows: Sequence[Measurement], form: str, measured: Points
 ) -> float:
-    """All lines and points of one panel; the largest value of what is simulated or measured."""
+    """All lines and points of one panel; the largest value, of the closed form up to twice the others'."""
     simulated = [(row.size_bytes, value(row.size_bytes, row.time_s)) for row in rows]
     axes.plot(*zip(*simulated, strict=True), "-o", ms=3, color=PALETTE["blue"], label="simulated")
     predicted = [(row.size_bytes, value(row.size_bytes, time)) for row in rows if (time := row.closed_form_s)]
@@ -79,7 +83,8 @@ def _draw_points(
     if published:
         look = {"s": 20, "facecolors": "none", "edgecolors": PALETTE["black"], "linewidths": 0.9}
         axes.scatter(*zip(*published, strict=True), label="measured", **look)  # type: ignore[arg-type]
-    return max(y for _, y in simulated + published)
+    top = max(y for _, y in simulated + published)
+    return max([top, *(min(y, 2 * top) for _, y in predicted)])
 
 
 def _draw_sizes(axes: Axes, rows: Sequence[Measurement]) -> None:

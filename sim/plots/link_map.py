@@ -15,7 +15,7 @@ import numpy as np
 
 from sim.plots import grid, node_link
 from sim.plots.drawing import Drawing, Line, Point
-from sim.plots.style import figure, save, style
+from sim.plots.style import SMALL, figure, fitting, save, style
 from sim.program import Floats
 from sim.report.metrics import measure
 from sim.topology.graph import Topology
@@ -92,7 +92,8 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)
     (left, bottom), (right, top) = drawing.corners()
     scale = min(1.3, (_WIDTH_IN - 1.3) / (right - left), _HEIGHT_IN / (top - bottom))
-    body, header = max(scale * (top - bottom), 1.6), 0.85
+    name, _, below = (title or whole.name).partition("\n")
+    body, header = max(scale * (top - bottom), 1.6), 1.02 if below else 0.85
     notes = [note for note in drawing.notes if note.startswith("shown")]
     height = header + body + 0.2
     made = figure(_WIDTH_IN, height)
@@ -113,9 +114,9 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
             bar.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else _percent(value, most))
             bar.set_ylabel("busy, share of the time")
         edge = 0.2 / _WIDTH_IN
-        made.text(edge, 1 - 0.15 / height, title or whole.name, fontsize=11, fontweight="bold", va="top")
-        summary = [_summary(load, whole), *notes]
-        made.text(edge, 1 - 0.4 / height, "\n".join(summary), fontsize=8.5, linespacing=1.4, va="top")
+        made.text(edge, 1 - 0.15 / height, name, fontsize=11, fontweight="bold", va="top")
+        summary = [*([fitting(below, _WIDTH_IN - 0.4)] if below else ()), _summary(load, whole), *notes]
+        made.text(edge, 1 - 0.4 / height, "\n".join(summary), fontsize=SMALL, linespacing=1.4, va="top")
     return made
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.plots.style import PALETTE, figure, style
+from sim.plots.style import PALETTE, entitle, figure, style
 from sim.program import Floats
 
 if TYPE_CHECKING:
@@ -47,5 +47,5 @@ def make(
         axes[-1].set_xlabel("time, ms")
         axes[-1].set_xlim(0, end_s * 1e3)
         if title:
-            made.suptitle(title, x=0.01, ha="left", fontweight="bold")
+            entitle(made, title)
     return made

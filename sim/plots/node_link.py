@@ -69,13 +69,18 @@ def _graph(topology: Topology) -> Drawing:
     nodes = [
         Node(place, topology.nodes[node] if named else str(node), 0.26)
         if node < topology.chips
-        else Node(place, topology.nodes[node], 0.2, half_width=0.08 * len(topology.nodes[node]) + 0.15)
+        else Node(place, topology.nodes[node], 0.2, half_width=_half_width(topology.nodes[node]))
         for node, place in enumerate(places)
     ]
     first = {kind: next(link for link in topology.links if (link.bandwidth, link.latency_s) == kind) for kind in types}
     legend = [(rate(first[kind]), colors[kind], False) for kind in types]
     notes = [] if named else [f"chips by number, {topology.nodes[0]} to {topology.nodes[topology.chips - 1]}"]
     return Drawing(lines=lines, nodes=nodes, legend=legend, notes=notes)
+
+
+def _half_width(name: str) -> float:
+    """Of the box of a switch or a socket, with room for its name."""
+    return 0.08 * len(name) + 0.15
 
 
 def _circle(topology: Topology) -> list[Point]:
@@ -106,10 +111,11 @@ def _layers(topology: Topology) -> list[Point]:
         for node in layer:
             below = [places[other][0] for other in neighbours[node] if other in places] or [0.0]
             centre[node] = sum(below) / len(below)
-        edge = -math.inf
+        free = -math.inf
         for node in sorted(layer, key=lambda node: (centre[node], node)):
-            edge = max(centre[node], edge + 1.1)
-            places[node] = (edge, height)
+            half = _half_width(topology.nodes[node])
+            places[node] = (max(centre[node], free + half), height)
+            free = places[node][0] + half + 0.2
     return [places[node] for node in range(len(topology.nodes))]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.style import PALETTE, figure, plain_ticks, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,8 @@ _COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purpl
 _HOLLOW: dict[str, Any] = {"facecolors": "none", "linewidths": 1.3, "s": 46, "marker": "D"}
 _ROOM = 3.0
 """The axes reach so many times further than the front and the published points."""
+_LABELS = 0.13
+"""Of the height above the lowest point: what its label takes below it."""
 _RING: dict[str, Any] = {"facecolors": "none", "edgecolors": PALETTE["black"], "linewidths": 1.1, "s": 60}
 
 
@@ -73,7 +75,8 @@ def make(chart: Chart) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel=chart.x_label, ylabel=chart.y_label)
         (low_x, high_x), (low_y, high_y) = limits(chart)
         axes.set(xlim=(low_x, high_x), ylim=(low_y, high_y))
-        _ticks(axes)
+        plain_ticks(axes.xaxis)
+        plain_ticks(axes.yaxis)
         _labels(axes, chart.front)
         axes.grid(visible=True)
         made.suptitle(chart.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
@@ -85,27 +88,29 @@ def limits(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
     """Ends of both axes: what is far from the front would press it into a corner, and is left out."""
     near = [*chart.front, *(spot for line in chart.lines for spot in line.published)]
     xs, ys = _xy(near)
-    return (min(xs) / 2, max(xs) * _ROOM), (min(ys) / 1.8, max(ys) * _ROOM)
+    top = max(ys) * _ROOM
+    below = max(1.8, (top / min(ys)) ** _LABELS)
+    return (min(xs) / 2, max(xs) * _ROOM), (min(ys) / below, top)
 
 
 def outside(chart: Chart) -> int:
     """Choices beyond the axes."""
+    return sum(_beyond(chart, line) for line in chart.lines)
+
+
+def _beyond(chart: Chart, line: Line) -> int:
+    """How many choices of a line are beyond the axes."""
     (_, high_x), (_, high_y) = limits(chart)
-    return sum(spot.x > high_x or spot.y > high_y for line in chart.lines for spot in line.choices)
+    return sum(spot.x > high_x or spot.y > high_y for spot in line.choices)
+
+
+def _named(chart: Chart, line: Line) -> str:
+    """The label of a line, which says where nothing of it is to be seen."""
+    return line.label + (" (beyond the axes)" if _beyond(chart, line) == len(line.choices) else "")
 
 
 def _xy(spots: Sequence[Spot]) -> tuple[list[float], list[float]]:
     return [spot.x for spot in spots], [spot.y for spot in spots]
-
-
-def _ticks(axes: Axes) -> None:
-    """Plain numbers at 1, 2 and 5 of every decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=40))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def _labels(axes: Axes, front: Sequence[Spot]) -> None:
@@ -114,6 +119,7 @@ def _labels(axes: Axes, front: Sequence[Spot]) -> None:
     for spot in front:
         if spot.label != last:
             place: dict[str, Any] = {"textcoords": "offset points", "xytext": (-2, -6), "ha": "right", "va": "top"}
+            place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7}
             axes.annotate(spot.label, (spot.x, spot.y), fontsize=6.5, rotation=40, zorder=6, **place)
         last = spot.label
 
@@ -128,7 +134,7 @@ def _legend(made: Figure, chart: Chart) -> None:
     from matplotlib.lines import Line2D
 
     handles: list[Line2D | PathCollection] = [
-        Line2D([], [], color=colour, marker="o", markersize=4.0, linewidth=1.4, label=line.label)
+        Line2D([], [], color=colour, marker="o", markersize=4.0, linewidth=1.4, label=_named(chart, line))
         for line, colour in zip(chart.lines, _COLOURS, strict=False)
         if line.choices
     ]

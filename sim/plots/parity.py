@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.style import PALETTE, figure, plain_ticks, save, style
 from sim.report.validation import Outcome, Validation, usual_form
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ _METRICS = {
     "decode_s": ("decoding, s", 1.0),
     "tokens_per_s": ("tokens/s", 1.0),
 }
+
+
+_FEW_DECADES = 1000.0
+"""An axis that reaches not so many times its beginning has too few powers of ten to be read by them."""
 
 
 def draw(validation: Validation, path: Path | str) -> None:
@@ -53,6 +57,9 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         _points(axes, gated, name, scale, marker, PALETTE[color], text)
         _points(axes, shown, name, scale, marker, "0.6", "not gated" if name == "simulated" and shown else None)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel=f"published {label}", ylabel=f"predicted {label}")
+    if high / low < _FEW_DECADES:
+        plain_ticks(axes.xaxis)
+        plain_ticks(axes.yaxis)
     axes.legend(loc="upper left")
 
 

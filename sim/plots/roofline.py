@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.costs import matmul_rate
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.style import PALETTE, entitle, figure, save, style
 from sim.report import spans as sp
 from sim.report.metrics import critical_chip
 from sim.topology.graph import Topology
@@ -110,9 +110,10 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
             }
             axes.plot(first.flops_per_byte, first.flops_per_s, linewidth=0, markeredgecolor="white", **look)
             numbers, place = ", ".join(str(i + 1) for i in group), (first.flops_per_byte, first.flops_per_s)
-            side = -1 if k % 2 else 1  # neighbours on different sides
-            look_of: dict[str, Any] = {"va": "bottom" if side > 0 else "top", "ha": "right" if side > 0 else "left"}
-            beside = look_of | {"xytext": (-5 * side, 4 * side), "textcoords": "offset points", "fontsize": 7}
+            # Below, where no roof is; neighbours at different places.
+            look_of: dict[str, Any] = {"va": "top", "ha": "center" if k % 2 else "left"}
+            at = (0, -6) if k % 2 else (5, -3)
+            beside = look_of | {"xytext": at, "textcoords": "offset points", "fontsize": 7}
             beside |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}}
             axes.annotate(numbers, place, **beside)
             looks = [look if i in group else own for i, own in enumerate(looks)]
@@ -121,8 +122,8 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
         axes.set_xlabel("FLOPs per byte of memory traffic")
         axes.set_ylabel(f"FLOP/s of {dtype} on one chip")
         axes.grid(visible=True)
-        made.suptitle(title or "Roofline", x=0.01, ha="left", fontweight="bold")
-        made.legend(loc="outside right upper")
+        entitle(made, title or "Roofline")
+        made.legend(loc="outside right center")
     return made
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.lowering.lowered import Batches
-from sim.plots.style import PALETTE, figure, style
+from sim.plots.style import PALETTE, entitle, figure, style
 from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
@@ -47,5 +47,5 @@ def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
         axis.set_xlabel("time, ms")
         axis.set_title(f"Requests by number, {format_seconds(trace.makespan_ps / PS_PER_S)}")
         if title:
-            made.suptitle(title, x=0.01, ha="left", fontweight="bold")
+            entitle(made, title)
     return made

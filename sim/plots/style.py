@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 PALETTE = {
@@ -33,6 +34,8 @@ PALETTE = {
 for what is rare, three of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
 
 DPI = 150
+SMALL = 8.5
+"""Points of what stands below a title."""
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -70,6 +73,34 @@ def figure(width_in: float, height_in: float) -> Figure:
         made = Figure(figsize=(width_in, height_in), layout="constrained", dpi=DPI)
         FigureCanvasAgg(made)
     return made
+
+
+def entitle(made: Figure, title: str, x: float = 0.01, size: float = 10.8) -> None:
+    """The title in bold above the axes, and below its first line, smaller, what it says of the settings of a run."""
+    from matplotlib.text import Annotation
+
+    name, _, below = title.partition("\n")
+    with style():
+        head = made.suptitle(f"{name}\n " if below else name, x=x, ha="left", fontsize=size, fontweight="bold")
+        if below:
+            text = fitting(below, made.get_figwidth() * (1 - 2 * x))
+            place = {"xycoords": head, "ha": "left", "va": "bottom", "annotation_clip": False}
+            made.add_artist(Annotation(text, (0, 0.12), fontsize=SMALL, color="0.35", **place))  # type: ignore[arg-type]
+
+
+def fitting(text: str, width_in: float, size: float = SMALL) -> str:
+    """As much of a line of small text as there is room for; where it is cut, it ends in an ellipsis."""
+    room = int(width_in * 72 / (0.55 * size))  # a letter of DejaVu Sans is 0.55 em wide on average
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def plain_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of every decade of a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=40))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(made: Figure, path: Path | str) -> None:

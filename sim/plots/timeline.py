@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.plots.bars import DARK, Panel, draw_legend, draw_shares, draw_spans
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.style import PALETTE, entitle, figure, save, style
 from sim.program import Ints
 from sim.report import spans as sp
 from sim.report.critical_path import walk
@@ -91,7 +91,7 @@ def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole ste
             axes[1].set_title(f"Layer {middle} of layers 0 to {layers - 1} (framed above), {length}")
             axes[1].set_xlabel(f"time since the layer began, {zoom.unit[1]}")
         if title:
-            made.suptitle(title, x=0.01, ha="left", fontweight="bold")
+            entitle(made, title)
         draw_legend(made, whole, [lane for group in groups for lane in group.lanes])
     return made
 

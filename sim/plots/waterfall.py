@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.style import PALETTE, SMALL, figure, fitting, save, style
 from sim.report.explanation import Bar, Explanation
 from sim.units import format_count
 
@@ -71,12 +71,12 @@ class Row:
         return _HEADER_IN if self.kind == "header" else max(_ROW_IN, _LINE_IN * len(self.lines) + 0.06)
 
 
-def draw(explanation: Explanation, path: Path | str) -> None:
-    """Write the waterfall to `path` (format by suffix)."""
-    save(make(explanation), path)
+def draw(explanation: Explanation, path: Path | str, settings: str = "") -> None:
+    """Write the waterfall to `path` (format by suffix), with the settings of the run below its title."""
+    save(make(explanation, settings), path)
 
 
-def make(explanation: Explanation) -> Figure:
+def make(explanation: Explanation, settings: str = "") -> Figure:
     """The figure that `draw` writes."""
     rows = list(rows_of(explanation))
     height = sum(row.height_in for row in rows)
@@ -97,7 +97,7 @@ def make(explanation: Explanation) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_xlabel(f"time of one {explanation.phase} step, {unit}")
-        _draw_title(made, explanation, whole)
+        _draw_title(made, explanation, settings, whole)
     return made
 
 
@@ -200,7 +200,7 @@ def _draw_published(axes: Axes, explanation: Explanation) -> None:
     axes.text(x, 0.03, name, color=colour, fontsize=8, fontweight="bold", ha=ha, va="bottom")
 
 
-def _draw_title(made: Figure, explanation: Explanation, whole_in: float) -> None:
+def _draw_title(made: Figure, explanation: Explanation, settings: str, whole_in: float) -> None:
     left = _MARGIN_IN / _WIDTH_IN
     paper, step = explanation.time(explanation.paper_s), explanation.time(explanation.step_s)
     title = f"Why a {explanation.phase} step takes {step} and not the {paper} of {explanation.words.formula}"
@@ -208,7 +208,8 @@ def _draw_title(made: Figure, explanation: Explanation, whole_in: float) -> None
     chips = format_count(explanation.chips, "chip")
     below = f"{explanation.scenario} on {explanation.machine}, {chips}. Every row switches on one effect"
     below += " more, in this order; what it adds depends on those above it."
-    made.text(left, 1 - 0.42 / whole_in, below, fontsize=8.5, color=_DIM, va="top")
+    below += f"\n{fitting(settings, _WIDTH_IN - 2 * _MARGIN_IN)}" if settings else ""
+    made.text(left, 1 - 0.42 / whole_in, below, fontsize=SMALL, color=_DIM, va="top")
     for x_in, column in ((_VALUE_IN, "adds"), (_RUNNING_IN, "so far"), (_SHARE_IN, "of step")):
         made.text(x_in / _WIDTH_IN, 1 - (_TOP_IN - 0.05) / whole_in, column, fontsize=8, color=_DIM, ha="right")
     made.text(_WHY_IN / _WIDTH_IN, 1 - (_TOP_IN - 0.05) / whole_in, "why", fontsize=8, color=_DIM)
