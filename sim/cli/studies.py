@@ -184,7 +184,10 @@ def search(
         return
     typer.echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
     render("best per objective", chosen)
-    for name, title in (("best_per_batch", "fastest of each batch"), ("pareto", "Pareto front of step time and cost")):
+    for name, title in (
+        ("best_per_batch", "fastest of each machine, number of chips and batch"),
+        ("pareto", "Pareto front of step time and cost"),
+    ):
         render(title, {str(i + 1): row for i, row in enumerate(lists[name])})
     if plots:
         typer.echo(f"figure in {path}")
@@ -193,7 +196,9 @@ def search(
 
 
 def validate(
-    suites: Annotated[list[str] | None, typer.Argument(help="Suite files, or names of shipped ones; all.")] = None,
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="Suite files, or names of shipped ones; default: all.")
+    ] = None,
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns, for one suite.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
     as_json: Json = False,

@@ -69,7 +69,9 @@ def _shown(rows: Sequence[Row]) -> list[_Column]:
         _Column("slower", lambda out: f"{out.pool.slower:.1%}" if out.pool else ""),
         _Column("by formula", lambda out: f"{out.pool.closed_form_slower:.1%}" if out.pool else ""),
         _Column("closed form", lambda out: format_seconds(out.closed_form.latency_s) if out.closed_form else ""),
-        _Column("simulated", lambda out: _more(out.simulated.latency_s, getattr(out.closed_form, "latency_s", None))),
+        _Column(
+            "simulated is", lambda out: _more(out.simulated.latency_s, getattr(out.closed_form, "latency_s", None))
+        ),
     )
     return [column for column in every if any(column.text(out) for out in outcomes)]
 
@@ -85,7 +87,7 @@ def _table(
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     made.add_column(words(axis), justify="left", no_wrap=True)
     columns = _shown(rows)
-    for title in (*(column.title for column in columns), *(("published", "simulated") if beside and figure else ())):
+    for title in (*(column.title for column in columns), *(("published", "simulated is") if beside and figure else ())):
         made.add_column(title, justify="right", no_wrap=True)
     failed = any(row.error for row in rows)
     if failed:
