@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.costs import matmul_rate
-from sim.plots.style import PALETTE, entitle, figure, save, style
+from sim.plots.style import PALETTE, entitle, figure, plain_ticks, save, style
 from sim.report import spans as sp
 from sim.report.metrics import critical_chip
 from sim.topology.graph import Topology
@@ -120,7 +120,8 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
         for i, (point, look) in enumerate(zip(found, looks, strict=True)):
             axes.plot([], [], linewidth=0, label=f"{i + 1}  {point.op}: {format_seconds(point.time_s)}", **look)
         axes.set_xlabel("FLOPs per byte of memory traffic")
-        axes.set_ylabel(f"FLOP/s of {dtype} on one chip")
+        axes.set_ylabel(f"TFLOP/s of {dtype} on one chip")
+        plain_ticks(axes.yaxis, 1e12)
         axes.grid(visible=True)
         entitle(made, title or "Roofline")
         made.legend(loc="outside right center")

@@ -94,12 +94,12 @@ def fitting(text: str, width_in: float, size: float = SMALL) -> str:
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
-def plain_ticks(axis: Axis) -> None:
-    """Plain numbers at 1, 2 and 5 of every decade of a logarithmic axis."""
+def plain_ticks(axis: Axis, unit: float = 1.0) -> None:
+    """Plain numbers, in multiples of `unit`, at 1, 2 and 5 of every decade of a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=40))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
