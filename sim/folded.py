@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.program import Ids, Ints, Kind, Program
+from sim.program import COLUMNS, Ids, Ints, Kind, Program
 from sim.topology.graph import Topology
 from sim.trace import TIMES, Trace
 
@@ -84,6 +84,32 @@ def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
         **columns,
     )
     return Trace(own, trace.times[task])
+
+
+def of_some(trace: Trace, chips: Sequence[int]) -> Trace:
+    """The tasks of some chips of a machine that is not folded, waiting for nothing: all on their links, on a torus.
+
+    Layers that the program leaves out are left out still, so that `sim.periodic.whole` adds those of these chips alone.
+    """
+    program = trace.program
+    chosen = np.isin(program.chip, chips)
+    holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
+    before = np.concatenate(([0], np.cumsum(chosen)))
+    columns: dict[str, Any] = {name: getattr(program, name)[chosen] for name in COLUMNS}
+    skipped = (
+        replace(block, start=int(before[block.start]), size=int(before[block.start + block.size] - before[block.start]))
+        for block in program.skipped
+    )
+    own = replace(
+        program,
+        resource=program.resource[chosen[holder]],
+        resource_offset=np.concatenate(([0], np.cumsum(np.diff(program.resource_offset)[chosen]))),
+        deps=np.empty(0, dtype=np.int32),
+        dep_offset=np.zeros(int(chosen.sum()) + 1, dtype=np.int64),
+        skipped=tuple(skipped),
+        **columns,
+    )
+    return Trace(own, trace.times[chosen])
 
 
 def _resources(program: Program, folded: Topology) -> tuple[list[str], Ids]:

@@ -139,14 +139,15 @@ def write(
             "scenario": run.scenario.model_dump(mode="json", exclude_none=True),
         },
     )
-    # Lowering the manifest's scenario again gives the program; with these three columns, the whole trace.
+    # Lowering the manifest's scenario again gives the program; with these columns, the whole trace.
     from sim.export import chrome_trace
 
     said = []
     for part in run.passes:
         phase = run.suffix(part)
-        times = part.trace.times
-        columns = {name: times[name] for name in _TIMES}
+        columns = {name: part.part.times[name] for name in _TIMES}
+        if skipped := part.part.program.skipped:
+            columns |= {"kept": np.array(skipped[0].kept), "periods": np.array(part.periods)}
         np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
         first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.mesh_chips))}
         trace, topology = part.of_chips(sorted(first) if chips is None else chips)
@@ -188,19 +189,23 @@ def read(folder: Path) -> Run:
         manifest, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("manifest", "report"))
         scenario = Scenario.model_validate(manifest["scenario"])
         phases = scenario.phases
-        times, latencies_s, shortcuts = [], [], []
+        times, latencies_s, shortcuts, repeated = [], [], [], []
         for i, phase in enumerate(phases):
             suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
             with np.load(folder / f"trace{suffix}.npz") as columns:
                 own = np.empty(len(columns["ready"]), dtype=TIMES)
                 for name in _TIMES:
                     own[name] = columns[name]
+                kept = int(columns["kept"]) if "kept" in columns else None
+                periods = columns["periods"].tolist() if "periods" in columns else []
+            repeated.append((kept, tuple((int(after), int(period_ps)) for after, period_ps in periods)))
             times.append(own)
             own_report = report["phases"][i] if report["phases"] else report
             latencies_s.append(own_report["simulated"]["latency_s"])
             shortcuts.append(tuple(own_report["engine"]["shortcuts"]))
         spread = Spread(**report["spread"]) if report["spread"] else None
-        return replace(restored(scenario, times, latencies_s, shortcuts, spread), settings=tuple(manifest["settings"]))
+        found = restored(scenario, times, latencies_s, shortcuts, spread, repeated)
+        return replace(found, settings=tuple(manifest["settings"]))
     except (OSError, KeyError, ValueError) as error:
         raise InputError(
             "not the results of a run by this version",

@@ -58,11 +58,12 @@ class Simulated:
         """Time of the pass, of a pipeline the mean of its requests."""
         if pipeline := self.pipeline:
             return pipeline.latency_mean_s
-        return periodic.makespan_ps(self.trace, self.periods) / PS_PER_S
+        return self.makespan_ps / PS_PER_S
 
-    def whole(self) -> Trace:
-        """The trace of all layers."""
-        return periodic.whole(self.trace, self.periods)
+    @property
+    def makespan_ps(self) -> int:
+        """End of the last task of all layers."""
+        return periodic.makespan_ps(self.trace, self.periods)
 
 
 def simulate_pass(scenario: Scenario) -> Simulated:

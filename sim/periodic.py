@@ -10,11 +10,18 @@ when and in what order, what is held and in flight and for how much longer) is t
 copy c. The engine is deterministic and what follows is the same program, so another copy at that point repeats the
 period once more, and all that comes later comes D later. Where resources slow down, no task whose rate changes may run
 across T(a), and every block must give back all it takes.
+
+*What follows.* From T(a) on, every copy that was left out adds to the whole one window of time, as long as the period,
+in which the same happens in each: the copies before c have ended, those from it on are each the one before, later, and
+copy a + 1 is not there yet. Integers that add up over time or over tasks (picoseconds covered on a chip, picoseconds of
+an operation, tasks), and the end of the last task of a chip, so grow by the same with every such copy. Those of the
+whole follow from those of the part and of the part with one copy more (`longer`, `over_all`), without its trace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,9 +56,42 @@ def makespan_ps(trace: Trace, found: Sequence[Period]) -> int:
     return trace.makespan_ps + sum(block.count * period for block, (_, period) in blocks)
 
 
+def tasks(program: Program) -> int:
+    """Of the whole program."""
+    return len(program) + sum(block.count * block.size for block in program.skipped)
+
+
+def longer(trace: Trace, found: Sequence[Period]) -> tuple[Trace, ...]:
+    """The trace with no copy of those that were left out, then for each block with one of its own."""
+
+    def one_of(block: Skipped, period: Period) -> Trace:
+        one = replace(trace.program, skipped=(replace(block, count=1),))
+        return whole(Trace(one, trace.times), [period])
+
+    blocks = zip(trace.program.skipped, found, strict=True)
+    return trace, *(one_of(block, period) for block, period in blocks)
+
+
+def over_all(program: Program, figures: Sequence[Ints]) -> Ints:
+    """Integers of the whole program from those of `longer`; they must add up over time or tasks, or be ends."""
+    first, *others = figures
+    return first + sum(block.count * (other - first) for block, other in zip(program.skipped, others, strict=True))
+
+
+def often(program: Program, found: Sequence[Period]) -> Ints:
+    """[tasks] how often each, with all that it has but its times, stands in the whole program."""
+    result = np.ones(len(program), dtype=np.int64)
+    for block, (after, _) in zip(program.skipped, found, strict=True):
+        first = block.start + after * block.size
+        result[first : first + block.size] += block.count
+    return result
+
+
 def whole(trace: Trace, found: Sequence[Period]) -> Trace:
     """The trace of the whole program, copies that were left out included."""
     program, times = trace.program, trace.times
+    if not program.skipped:
+        return trace
     for block, (after, period) in reversed(list(zip(program.skipped, found, strict=True))):
         cut = block.start + (after + 1) * block.size
         copies = np.tile(times[cut - block.size : cut], block.count)

@@ -65,7 +65,7 @@ def memory(part: Pass, title: str) -> Any:
         there: peer_over_time(part.trace, part.topology.stand_in(chip), pool.remote_bytes, pool.layer_bytes),
     }
     limited = (here, there) if pool.to == "peer" else (here,)
-    return plot.make(devices, limited, own.capacity_bytes, part.trace.makespan_ps / PS_PER_S, title)
+    return plot.make(devices, limited, own.capacity_bytes, part.makespan_ps / PS_PER_S, title)
 
 
 FIGURES: dict[str, Callable[[Pass, str], Any]] = {

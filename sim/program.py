@@ -128,7 +128,7 @@ class Program:
         return f"{self.op_names[self.op[task]]} ({layer}chip {self.chip[task]})"
 
 
-_COLUMNS = (
+COLUMNS = (
     "busy_ps",
     "flight_ps",
     "op",
@@ -143,6 +143,7 @@ _COLUMNS = (
     "slow_ppm",
     "poll_ps",
 )
+"""Names of the columns that have one entry per task."""
 _DTYPES = {
     "busy_ps": np.int64,
     "flight_ps": np.int64,
@@ -159,7 +160,7 @@ def _with_copies(program: Program, block: Skipped) -> Program:
     last, shift = end - block.size, block.count * block.size
     k = np.repeat(np.arange(1, block.count + 1, dtype=np.int32), block.size)
     columns: dict[str, npt.NDArray[np.generic]] = {}
-    for name in _COLUMNS:
+    for name in COLUMNS:
         column = getattr(program, name)
         copies, tail = np.tile(column[last:end], block.count), column[end:]
         if name in ("layer", "collective"):
@@ -201,7 +202,7 @@ class ProgramBuilder:
     def __init__(self, resources: Sequence[str]) -> None:
         self._resources = tuple(resources)
         self._op_ids: dict[str, int] = {}
-        self._blocks: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
+        self._blocks: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in COLUMNS}
         self._dep_counts: list[Ints] = []
         self._deps: list[Ids] = []
         self._resource_counts: list[Ints] = []
@@ -319,7 +320,7 @@ class ProgramBuilder:
             count = keep
         moved_on = {"layer": layers, "collective": instances}
         k = np.arange(1, count + 1, dtype=np.int32)[:, None]
-        for name in _COLUMNS:
+        for name in COLUMNS:
             block = self._blocks[name][0][start:]
             tiled = np.tile(block, count)
             if name in moved_on:
@@ -352,7 +353,7 @@ class ProgramBuilder:
         def moved(values: Ids, by: Ids) -> Ids:
             return np.where(values >= 0, by[values], -1).astype(np.int32)
 
-        columns = {name: getattr(program, name) for name in _COLUMNS} | {
+        columns = {name: getattr(program, name) for name in COLUMNS} | {
             "op": names[program.op],
             "layer": np.where(program.layer >= 0, program.layer + layer, -1),
             "chip": chips[program.chip],
@@ -376,7 +377,7 @@ class ProgramBuilder:
         return np.flatnonzero(~waited) + shift
 
     def _consolidate(self) -> None:
-        for name in _COLUMNS:
+        for name in COLUMNS:
             empty = np.empty(0, dtype=_DTYPES.get(name, np.int32))
             self._blocks[name] = [np.concatenate([empty, *self._blocks[name]])]
         self._dep_counts = [np.concatenate([np.empty(0, np.int64), *self._dep_counts])]

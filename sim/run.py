@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sim import bench
+from sim import bench, periodic
 from sim.closed_form import pope, tensor_parallel
 from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
 from sim.collectives import algorithm_of
-from sim.folded import of_all, of_chips
+from sim.folded import of_all, of_chips, of_some
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.passes import Simulated, lowered_pass, simulate_pass
+from sim.periodic import Period
 from sim.placement import machine
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.comparison import Comparison
@@ -25,7 +26,7 @@ from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
-from sim.report.pool import Series, over_time, pool_report
+from sim.report.pool import Series, copy_ps, layers_ps, over_time, pool_report
 from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, together
 from sim.report.spread import Spread
 from sim.report.waiting import waiting
@@ -36,7 +37,7 @@ from sim.topology.graph import Topology
 from sim.trace import Trace
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pass:
     """One forward pass: the prefill, or the decode step of mean cache length."""
 
@@ -44,8 +45,21 @@ class Pass:
     topology: Topology
     """Folded where some chips were simulated for all."""
     lowered: Lowered
-    trace: Trace
+    part: Trace
+    """Of all layers, or of those that were simulated for the rest."""
+    periods: tuple[Period, ...]
+    """How the layers that were left out follow."""
     report: Report
+
+    @functools.cached_property
+    def trace(self) -> Trace:
+        """Of all layers, made when first asked for: the report does without."""
+        return periodic.whole(self.part, self.periods)
+
+    @property
+    def makespan_ps(self) -> int:
+        """End of the last task of all layers."""
+        return periodic.makespan_ps(self.part, self.periods)
 
     def whole(self) -> tuple[Trace, Topology]:
         """The trace of all chips: each has the times of the one that was simulated for it."""
@@ -60,8 +74,10 @@ class Pass:
         Only on a torus can a chip's part be told without the others'; elsewhere it is of all chips.
         """
         full = self.topology.unfolded
-        if full is None or full.kind != "torus":
+        if (full or self.topology).kind != "torus":
             return self.whole()
+        if full is None:
+            return periodic.whole(of_some(self.part, chips), self.periods), self.topology
         return of_chips(self.trace, self.topology, chips), full
 
     @property
@@ -278,7 +294,7 @@ def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
 
 
 def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass:
-    topology, lowered, trace = found.topology, found.lowered, found.whole()
+    topology, lowered, trace, periods = found.topology, found.lowered, found.trace, found.periods
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
@@ -286,19 +302,30 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
     if scenario.padding and scenario.packed_rows is not None:
         padding = scenario.padding.model_copy(update={"eliminate": False})
         whole = simulate_pass(scenario.model_copy(update={"padding": padding}))
-        padded = whole.step_s, measure(whole.whole(), whole.topology)
+        padded = whole.step_s, measure(whole.trace, whole.topology, periods=whole.periods)
     form = predict(scenario)
     report = build(
-        scenario, topology, trace, memory, form, latency_s, lowered.notes, found.pipeline, padded, lowered.batches
+        scenario,
+        topology,
+        trace,
+        memory,
+        form,
+        latency_s,
+        lowered.notes,
+        found.pipeline,
+        padded,
+        lowered.batches,
+        periods,
     )
     report = replace(report, shortcuts=found.shortcuts)
     if scenario.memory_pool:
-        plain = simulate_pass(scenario.model_copy(update={"memory_pool": None})).whole()
-        pool = pool_report(scenario, trace, plain, memory, lowered.layer_bytes)
+        plain = simulate_pass(scenario.model_copy(update={"memory_pool": None}))
+        plain_ps = plain.makespan_ps, layers_ps(plain.trace, plain.periods)
+        pool = pool_report(scenario, copy_ps(trace), found.makespan_ps, *plain_ps, memory, lowered.layer_bytes)
         report = replace(report, pool=pool)
     if scenario.perturb:
-        report = replace(report, waiting=waiting(trace, topology.chips))
-    return Pass(scenario, topology, replace(lowered, program=trace.program), trace, report)
+        report = replace(report, waiting=waiting(trace, topology.chips, periods))
+    return Pass(scenario, topology, lowered, trace, periods, report)
 
 
 def restored(
@@ -307,26 +334,29 @@ def restored(
     latencies_s: Sequence[float],
     shortcuts: Sequence[tuple[str, ...]],
     spread: Spread | None,
+    repeated: Sequence[tuple[int | None, tuple[Period, ...]]],
 ) -> Run:
     """A run from what was written of it, without simulating: lowered again, with the times it had.
 
     Args:
-        times: of each phase, [tasks] of TIMES; the ends follow from the rest.
+        times: of each phase, [tasks simulated] of TIMES; the ends follow from the rest.
         latencies_s: of all steps of each phase.
         shortcuts: what its report says of each phase.
         spread: what it says of repeated runs.
+        repeated: of each phase how many copies of a layer were simulated, None for all, and how the others follow.
 
     Raises:
         ValueError: the times are not of this scenario's tasks.
     """
     passes = []
-    for phase, own, latency_s, said in zip(scenario.phases, times, latencies_s, shortcuts, strict=True):
-        topology, lowered, _ = lowered_pass(phase)
+    of_phases = zip(scenario.phases, times, latencies_s, shortcuts, repeated, strict=True)
+    for phase, own, latency_s, said, (keep, periods) in of_phases:
+        topology, lowered, _ = lowered_pass(phase, keep)
         if len(own) != len(lowered.program):
             raise ValueError(f"{len(own)} tasks where the scenario has {len(lowered.program)}")
         own["end"] = own["free"] + lowered.program.flight_ps
         trace = Trace(lowered.program, own)
-        passes.append(_pass(phase, Simulated(phase, topology, lowered, trace, (), said, 0.0), latency_s))
+        passes.append(_pass(phase, Simulated(phase, topology, lowered, trace, periods, said, 0.0), latency_s))
     report = replace(_report(scenario, passes), spread=spread)
     return Run(scenario, tuple(passes), report, sum(len(own) for own in times), 0.0)
 

@@ -7,7 +7,7 @@ import pytest
 from machines import switch, two_sockets
 from rich.console import Console
 
-from sim import load, outputs
+from sim import load, outputs, periodic
 from sim import topology as machines
 from sim.collectives import schedule
 from sim.collectives.emit import emit
@@ -41,7 +41,7 @@ def test_nothing_perturbed_is_the_plain_run():
 def test_a_straggler_takes_its_factor_and_delay_and_the_others_wait():
     """Chip 1 takes 2 x + 1 us for every operation; no other does, and all wait for it in every layer."""
     slow, plain = found("{stragglers: [{chips: [1], factor: 2, delay: 1 us}]}"), found("{}")
-    mine, before = slow.whole().program, plain.whole().program
+    mine, before = slow.trace.program.whole(), plain.trace.program.whole()
     compute, at = mine.kind == Kind.COMPUTE, mine.chip == 1
     assert (mine.busy_ps[compute & at] == 2 * before.busy_ps[compute & at] + 10**6).all()
     assert (mine.busy_ps[~(compute & at)] == before.busy_ps[~(compute & at)]).all()
@@ -180,14 +180,15 @@ def test_the_peers_of_a_late_chip_wait_for_it_and_no_others(axes, group):
 def test_waiting_and_transferring_are_the_time_in_collectives():
     """Of every chip the time from BEGIN to END of each collective, whoever is late; a straggler waits least."""
     slow = found("{stragglers: [{chips: [1], factor: 2}]}")
-    trace = slow.whole()
-    parts = waiting(trace, 4)
+    parts, trace = waiting(slow.trace, 4, slow.periods), periodic.whole(slow.trace, slow.periods)
+    assert parts == waiting(trace, 4)
     kind, times = trace.program.kind, trace.times
     inside_ps = times["end"][kind == Kind.END].sum() - times["start"][kind == Kind.BEGIN].sum()
     assert parts.waiting_s + parts.transferring_s == pytest.approx(inside_ps / 1e12 / 4, rel=1e-12)
     assert parts.least_chip == 1
     assert parts.most_s > parts.least_s
-    assert waiting(found("{}").whole(), 4).waiting_s == 0
+    plain = found("{}")
+    assert waiting(plain.trace, 4, plain.periods).waiting_s == 0
 
 
 def test_a_line_does_without_a_failed_wraparound():

@@ -39,6 +39,19 @@ def test_union_covers_what_any_span_covers_once(a: sp.Spans, b: sp.Spans) -> Non
     assert (union.start[1:] > union.end[:-1])[same_lane].all()  # sorted, disjoint, not touching
 
 
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.1, 1 / 3, 7.0]), st.integers(1, 9)), max_size=20))
+def test_totals_are_the_same_in_any_order_and_however_often_a_row_is_written(
+    rows: list[tuple[int, float, int]],
+) -> None:
+    """A row that counts n times is n rows; sums one after the other would differ in the last bits."""
+    group, value, often = (np.array([row[i] for row in rows], dtype=t) for i, t in enumerate((int, float, np.int64)))
+    single = np.repeat(np.arange(len(rows)), often)[::-1]
+    once = np.ones(len(single), dtype=np.int64)
+    found = sp.totals(group, value, often, 3)
+    assert found.tolist() == sp.totals(group[single], value[single], once, 3).tolist()
+    assert found == pytest.approx([sum(v * n for g, v, n in rows if g == lane) for lane in range(3)], rel=1e-12)
+
+
 @given(spans_on_lanes(lanes=1), spans_on_lanes(lanes=1))
 def test_minus_leaves_what_is_not_covered_of_each_span(spans: sp.Spans, cover: sp.Spans) -> None:
     pieces = sp.minus(spans, sp.union(cover))

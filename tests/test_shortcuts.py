@@ -9,12 +9,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reports import FULL, both
 
-from sim import load, periodic
+from sim import load, outputs, periodic
 from sim.engine import simulate
 from sim.errors import InputError, LayoutError
 from sim.lower import lower
 from sim.passes import lowered_pass, simulate_pass
-from sim.program import Kind, Program, ProgramBuilder
+from sim.program import Ints, Kind, Program, ProgramBuilder
+from sim.report import lanes
+from sim.report import spans as sp
+from sim.report.metrics import Measures, measure
+from sim.report.waiting import waiting
+from sim.run import run
+from sim.trace import Trace
 
 
 @st.composite
@@ -188,3 +194,76 @@ def test_whatever_settles_is_the_full_run(rows):
     if found := periodic.periods(part):
         assert (periodic.whole(part, found).times == full.times).all()
         assert periodic.makespan_ps(part, found) == full.makespan_ps
+        assert periodic.tasks(part.program) == len(full.program)
+        several = [covered(each) for each in periodic.longer(part, found)]
+        assert (periodic.over_all(part.program, several) == covered(full)).all()
+
+
+def covered(trace: Trace) -> Ints:
+    """Tasks, the sum of their times, the time covered by those that are busy and by those that are there, the end."""
+    busy, times = sp.compute(trace), trace.times
+    there = sp.Spans(busy.task, busy.lane, times["ready"], times["end"])
+    covers = [int(sp.lengths(sp.union(spans), 1)[0]) for spans in (busy, there)]
+    return np.array([len(busy), (times["end"] - times["ready"]).sum(), *covers, times["end"].max()])
+
+
+LATE = "perturb={stragglers: [{chips: [1], factor: 1.5}]}"
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(on_a_torus(), st.sampled_from(["engine.fold=off", "engine.fold=auto", LATE]))
+def test_figures_without_the_trace_of_all_layers_are_those_with_it(chosen: list[str], more: str):
+    """Of every chip and link, not only of the critical and busiest ones that the report names."""
+    try:
+        phase = load.scenario("palm540b_decode_ws2d", [*chosen, more]).phases[-1]
+        found = simulate_pass(phase)
+    except (LayoutError, InputError):
+        return
+    trace, chips = periodic.whole(found.trace, found.periods), found.topology.chips
+    mine, full = measure(found.trace, found.topology, periods=found.periods), measure(trace, found.topology)
+    for field in dataclasses.fields(Measures):
+        assert np.array_equal(getattr(mine, field.name), getattr(full, field.name)), field.name
+    assert waiting(found.trace, chips, found.periods) == waiting(trace, chips)
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        ("palm540b_decode_ws2d", ["engine.fold=off", "engine.layers=20"]),
+        ("palm540b_decode_ws2d", ["engine.layers=20"]),
+        ("llama3_70b_tp8_ladder", ["layout.residual=hybrid", "layout.hybrid={ladder_layers: 20}"]),
+    ],
+)
+def test_a_run_holds_the_layers_simulated_until_all_are_asked_for(tmp_path, name, chosen):
+    done = run(load.scenario(name, chosen))
+    (part,) = done.passes
+    assert len(part.part.program) < len(lower(part.scenario, part.topology).program) == done.report.tasks
+    assert "trace" not in vars(part)
+    outputs.write(done, tmp_path, formats=())
+    again = outputs.read(tmp_path)
+    assert again.report == done.report
+    assert len(np.load(tmp_path / "trace.npz")["ready"]) == len(part.part.program) == again.tasks
+    full = run(load.scenario(name, [*chosen, "engine.periodic=off"])).passes[0].trace
+    for each in (part, again.passes[0]):
+        assert each.trace.times.tobytes() == full.times.tobytes()
+
+
+@pytest.mark.parametrize("failed", [[], ["perturb={failed_links: ['5:x+']}", "layout.attention=batch"]])
+def test_the_trace_of_some_chips_is_theirs_in_that_of_all(failed):
+    """With every message on their links."""
+    small = [f"topology.axes.{axis}={{size: 4, wrap: true}}" for axis in "xy"] + ["topology.axes.z.size=1"]
+    chosen = ["engine.fold=off", "engine.layers=20", *small, *failed]
+    (part,) = run(load.scenario("palm540b_decode_ws2d", chosen)).passes
+    chips = [2, 5]
+    some, topology = part.of_chips(chips)
+    assert "trace" not in vars(part)
+    theirs, among_all = (lanes.of_chips(trace, topology, chips) for trace in (some, part.trace))
+    for chip in chips:
+        for lane, full in zip(theirs[chip], among_all[chip], strict=True):
+            assert (lane.kind, lane.label, len(lane.spans)) == (full.kind, full.label, len(full.spans))
+            for name in ("op", "layer", "chip", "peer", "bytes", "collective"):
+                column = getattr(some.program, name)[lane.spans.task]
+                assert (column == getattr(part.trace.program, name)[full.spans.task]).all()
+            for spans, others in ((lane.spans, full.spans), (lane.exposed, full.exposed)):
+                assert (spans.start == others.start).all()
+                assert (spans.end == others.end).all()

@@ -109,7 +109,7 @@ def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
 def _growing(part: Pass) -> Iterator[Model]:
     """The mean of all steps, where each was simulated by itself."""
     step_s, steps = part.report.simulated.step_s, part.scenario.workload.steps
-    if step_s != part.trace.makespan_ps / PS_PER_S:
+    if step_s != part.makespan_ps / PS_PER_S:
         why = f"the cache grows in {steps} steps; above is the step of mean length, this the mean of all"
         yield Model("Every step by itself", "Growing cache", step_s, why)
 
@@ -122,12 +122,12 @@ def _looped(part: Pass) -> Iterator[Model]:
     why = "they multiply one shard while the next is on its way (section 3.5)"
     yield Model("Hidden under matmuls", OVERLAP, hidden, why)
     why = "a looped matmul is launched piece by piece, each with its own overhead"
-    yield Model("Launches of the pieces", OVERLAP, part.trace.makespan_ps / PS_PER_S, why)
+    yield Model("Launches of the pieces", OVERLAP, part.makespan_ps / PS_PER_S, why)
 
 
 def _apart_and_hidden(part: Pass) -> tuple[float, float]:
     """Step with nothing under the matmuls, and with what the loops hide; each loop is launched once, s."""
-    program = part.lowered.program
+    program = part.trace.program
     computes = np.flatnonzero(program.kind == Kind.COMPUTE)
     once = _launched_once(program, computes, to_ps(part.topology.chip.op_overhead_s))
     only_wires = once.busy_ps.copy()

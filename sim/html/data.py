@@ -206,7 +206,7 @@ def _devices(part: Pass) -> list[dict[str, Any]]:
         f"chip {chip}": part.memory_of(chip),
         f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, here, pool.remote_bytes, pool.layer_bytes),
     }
-    end_s = part.trace.makespan_ps / PS_PER_S
+    end_s = part.makespan_ps / PS_PER_S
     return [
         {
             "name": name,

@@ -12,12 +12,15 @@ chip
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sim import periodic
 from sim.lowering.lowered import Batches
-from sim.program import Floats, Ints, Kind
+from sim.periodic import Period
+from sim.program import Floats, Ints, Kind, Program
 from sim.report import spans as sp
 from sim.topology.graph import Topology
 from sim.trace import Trace
@@ -72,27 +75,25 @@ class Measures:
     """Names of the links with the most busy time; all that tie. Empty when nothing was sent."""
 
 
-def measure(trace: Trace, topology: Topology, batches: Batches | None = None) -> Measures:
-    """The figures of `trace`, a simulation of a program on `topology`.
+def measure(
+    trace: Trace, topology: Topology, batches: Batches | None = None, periods: Sequence[Period] = ()
+) -> Measures:
+    """The figures of `trace`, a simulation of a program on `topology`, layers that it leaves out included.
 
     Args:
         batches: of a pipeline; without them what is a bubble counts as idle.
+        periods: how the layers that were left out follow; see `sim.periodic`.
     """
-    chips, makespan = topology.chips, trace.makespan_ps
-    compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
-    computing = sp.union(compute)
-    compute_ps = sp.lengths(computing, chips)
-    communication_ps = sp.lengths(sp.union(collectives), chips)
-    doing = sp.union(computing, collectives)
-    covered, waited_ps = doing, []
-    reached_ps = busy_ps = sp.lengths(doing, chips)
-    for waits in waiting(trace, batches).values():
-        covered = sp.union(covered, waits) if len(waits) else covered
-        before_ps, reached_ps = reached_ps, sp.lengths(covered, chips)
-        waited_ps.append(reached_ps - before_ps)
-    critical = critical_chip(trace, chips)
-    link_ps = sp.lengths(links, len(topology.links))
+    program = trace.program
+    makespan, often = periodic.makespan_ps(trace, periods), periodic.often(program, periods)
+    does = [_Does.of(each, topology, batches) for each in periodic.longer(trace, periods)]
+    of_chips = periodic.over_all(program, [each.of_chips for each in does])
+    last_end, compute_ps, communication_ps, busy_ps, *reached_ps = of_chips
+    waited_ps = np.diff([busy_ps, *reached_ps], axis=0)
+    critical = int(last_end.argmax())
+    link_ps = periodic.over_all(program, [each.of_links for each in does])
     most = int(link_ps.max(initial=0))
+    links = does[0].links
     return Measures(
         makespan_s=makespan / PS_PER_S,
         compute_s=compute_ps / PS_PER_S,
@@ -102,14 +103,69 @@ def measure(trace: Trace, topology: Topology, batches: Batches | None = None) ->
         stream_wait_s=waited_ps[0] / PS_PER_S,
         copy_wait_s=waited_ps[1] / PS_PER_S,
         bubble_s=waited_ps[2] / PS_PER_S,
-        idle_s=(makespan - reached_ps) / PS_PER_S,
+        idle_s=(makespan - reached_ps[-1]) / PS_PER_S,
         critical_chip=critical,
-        ops=_ops(trace, critical, compute, collectives, computing),
+        ops=_ops(program, often, critical, does),
         link_busy_s=link_ps / PS_PER_S,
-        link_bytes=sp.sums(links.lane, trace.program.bytes[links.task], len(topology.links)),
+        link_bytes=sp.totals(links.lane, program.bytes[links.task], often[links.task], len(topology.links)),
         link_utilisation=link_ps / max(makespan, 1),
         busiest_links=_names(np.flatnonzero(link_ps == most).tolist(), topology) if most else (),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Does:
+    """What the chips and links of one trace do."""
+
+    program: Program
+    compute: sp.Spans
+    collectives: sp.Spans
+    computing: sp.Spans
+    """The union of compute."""
+    links: sp.Spans
+    of_chips: Ints
+    """[7, chips] the end of the last task; then time in compute, in communication, in either, and in these or in the
+    first, the first two, all three of the waits, ps."""
+    of_links: Ints
+    """[links] busy time, ps."""
+
+    @classmethod
+    def of(cls, trace: Trace, topology: Topology, batches: Batches | None) -> _Does:
+        chips = topology.chips
+        compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
+        computing = sp.union(compute)
+        covered = sp.union(computing, collectives)
+        rows = [
+            _last_ends(trace, chips),
+            sp.lengths(computing, chips),
+            sp.lengths(sp.union(collectives), chips),
+            sp.lengths(covered, chips),
+        ]
+        for waits in waiting(trace, batches).values():
+            covered = sp.union(covered, waits) if len(waits) else covered
+            rows.append(sp.lengths(covered, chips))
+        of_links = sp.lengths(links, len(topology.links))
+        return cls(trace.program, compute, collectives, computing, links, np.stack(rows), of_links)
+
+    def of_ops(self, chip: int) -> Ints:
+        """[2, 3, ops] of compute and of collectives on a chip: count, time and exposed time, ps."""
+        program, ops = self.program, len(self.program.op_names)
+        compute, collectives, computing = (
+            part.of_lane(chip) for part in (self.compute, self.collectives, self.computing)
+        )
+        alone = sp.minus(collectives, computing)
+        return np.stack(
+            [
+                np.stack(
+                    [
+                        np.bincount(program.op[own.task], minlength=ops),
+                        sp.lengths(replace(own, lane=program.op[own.task]), ops),
+                        sp.lengths(replace(bare, lane=program.op[bare.task]), ops),
+                    ]
+                )
+                for own, bare in ((compute, compute.where(np.empty(0, dtype=np.int64))), (collectives, alone))
+            ]
+        )
 
 
 def waiting(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
@@ -129,39 +185,37 @@ def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
 
 def critical_chip(trace: Trace, chips: int) -> int:
     """The chip whose last task ends last; the lowest of them."""
+    return int(_last_ends(trace, chips).argmax())
+
+
+def _last_ends(trace: Trace, chips: int) -> Ints:
+    """[chips] end of the last task of each, ps."""
     last_end = np.zeros(chips, dtype=np.int64)
     np.maximum.at(last_end, trace.program.chip, trace.times["end"])
-    return int(last_end.argmax())
+    return last_end
 
 
-def _ops(
-    trace: Trace, chip: int, compute: sp.Spans, collectives: sp.Spans, computing: sp.Spans
-) -> tuple[OpMeasure, ...]:
+def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does]) -> tuple[OpMeasure, ...]:
     """The table of ops on one chip."""
-    program, names = trace.program, trace.program.op_names
-    compute, collectives, computing = (part.of_lane(chip) for part in (compute, collectives, computing))
+    names, own = program.op_names, program.chip == chip
+    kinds = ("compute", Kind.COMPUTE, Kind.COMPUTE), ("collective", Kind.BEGIN, Kind.SEND)
+    figures = periodic.over_all(program, [each.of_ops(chip) for each in does])
 
-    def per_op(task: sp.Tasks, value: Ints | Floats) -> Floats:
-        return sp.sums(program.op[task], value, len(names))
+    def total(values: Floats, kind: Kind) -> Floats:
+        tasks = np.flatnonzero(own & (program.kind == kind))
+        return sp.totals(program.op[tasks], values[tasks], often[tasks], len(names))
 
-    alone = sp.minus(collectives, computing)
-    exposed = per_op(alone.task, alone.end - alone.start)
-    sends = np.flatnonzero((program.kind == Kind.SEND) & (program.chip == chip))
-    sent = per_op(sends, program.bytes[sends])
     rows = {}
-    for kind, own in (("compute", compute), ("collective", collectives)):
-        count = np.bincount(program.op[own.task], minlength=len(names))
-        time = per_op(own.task, own.end - own.start)
-        moved = sent if kind == "collective" else per_op(own.task, program.bytes[own.task])
-        flops = per_op(own.task, program.flops[own.task])
+    for (kind, worked, moved), (count, time_ps, exposed_ps) in zip(kinds, figures, strict=True):
+        bytes_, flops = total(program.bytes, moved), total(program.flops, worked)
         for op in np.flatnonzero(count).tolist():
             rows[op, kind] = OpMeasure(
                 op=names[op],
                 kind=kind,
                 count=int(count[op]),
-                time_s=float(time[op]) / PS_PER_S,
-                exposed_s=float(exposed[op]) / PS_PER_S if kind == "collective" else 0.0,
-                bytes=float(moved[op]),
+                time_s=float(time_ps[op]) / PS_PER_S,
+                exposed_s=float(exposed_ps[op]) / PS_PER_S,
+                bytes=float(bytes_[op]),
                 flops=float(flops[op]),
             )
     return tuple(rows[key] for key in sorted(rows))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sim import periodic
 from sim.closed_form.memory_pool import most_layers, stall_per_group
-from sim.program import Floats, Kind
+from sim.periodic import Period
+from sim.program import Floats, Ints, Kind
 from sim.report.memory import Memory
 from sim.specs import Scenario
 from sim.trace import Trace
@@ -41,22 +43,27 @@ class Pool:
     layers_that_fit_without: int
 
 
-def pool_report(scenario: Scenario, trace: Trace, plain: Trace, memory: Memory, layer_bytes: float) -> Pool | None:
+def pool_report(
+    scenario: Scenario,
+    copy_ps: int,
+    makespan_ps: int,
+    plain_ps: int,
+    plain_layers_ps: int,
+    memory: Memory,
+    layer_bytes: float,
+) -> Pool | None:
     """What became of a scenario's memory pool, None where it has none.
 
     Args:
-        plain: the same pass without a pool.
+        copy_ps: time of one copy.
+        plain_ps: time of the same pass without a pool, and `plain_layers_ps` of its layers.
     """
     spec = scenario.memory_pool
     if spec is None:
         return None
-    program, every = trace.program, spec.offload_every
-    copies = np.flatnonzero(program.kind == Kind.COPY)
-    one_chip = copies[program.chip[copies] == program.chip[copies[0]]]
-    copy_s = float((trace.times["end"] - trace.times["start"])[one_chip[0]]) / PS_PER_S
-    layers = len(np.unique(program.layer[(program.layer >= 0) & (program.kind == Kind.COMPUTE)]))
-    stall_s = (trace.makespan_ps - plain.makespan_ps) / PS_PER_S
-    layer_s = _layers_s(plain) / layers
+    every, layers = spec.offload_every, scenario.layers
+    copy_s, stall_s = copy_ps / PS_PER_S, (makespan_ps - plain_ps) / PS_PER_S
+    layer_s = plain_layers_ps / PS_PER_S / layers
     groups = layers // every
     held = layers - groups + 1
     rest = memory.used_bytes - held * layer_bytes - memory.kv_cache_bytes
@@ -70,10 +77,27 @@ def pool_report(scenario: Scenario, trace: Trace, plain: Trace, memory: Memory, 
         fetch_s=copy_s,
         stall_s=stall_s,
         closed_form_stall_s=groups * stall_per_group(every, layer_s, copy_s, copy_s, spec.prefetch_layers),
-        slower=stall_s * PS_PER_S / plain.makespan_ps,
+        slower=stall_s * PS_PER_S / plain_ps,
         layers_that_fit=most_layers(memory.capacity_bytes, rest, layer_bytes, cache, every),
         layers_that_fit_without=most_layers(memory.capacity_bytes, rest, layer_bytes, cache),
     )
+
+
+def copy_ps(trace: Trace) -> int:
+    """Time of the first copy of a pass with a memory pool; all take as long."""
+    first = trace.times[trace.program.kind == Kind.COPY][0]
+    return int(first["end"] - first["start"])
+
+
+def layers_ps(trace: Trace, periods: Sequence[Period]) -> int:
+    """From the first start to the last end in layers, those that were left out included."""
+
+    def ends(each: Trace) -> Ints:
+        times = each.times[each.program.layer >= 0]
+        return np.array([times["start"].min(), times["end"].max()])
+
+    first, last = periodic.over_all(trace.program, [ends(each) for each in periodic.longer(trace, periods)]).tolist()
+    return int(last - first)
 
 
 def over_time(trace: Trace, chip: int, most_bytes: float, layer_bytes: float) -> Series:
@@ -99,9 +123,3 @@ def _series(trace: Trace, chip: int, begin_bytes: float, change: Mapping[tuple[s
     time, step = np.concatenate(times), np.concatenate(changes)
     order = np.concatenate([[0], 1 + np.lexsort((step[1:], time[1:]))])
     return time[order], np.cumsum(step[order])
-
-
-def _layers_s(trace: Trace) -> float:
-    inside = trace.program.layer >= 0
-    times = trace.times[inside]
-    return float(times["end"].max() - times["start"].min()) / PS_PER_S

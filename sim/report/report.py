@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sim import periodic
 from sim.lowering.lowered import Batches
+from sim.periodic import Period
 from sim.report.headline import headline, to_html
 from sim.report.memory import Memory, with_remedies
 from sim.report.metrics import Measures, OpMeasure, measure
@@ -246,16 +248,17 @@ def build(
     pipeline: PipelineReport | None = None,
     padded: tuple[float, Measures] | None = None,
     batches: Batches | None = None,
+    periods: Sequence[Period] = (),
 ) -> Report:
     """The report of `trace`, one step of `scenario` on `topology`.
 
-    `latency_s` is of all steps; by default all are like this one. `padded` is the latency of one step with padding,
-    and its measures, where this one is without.
+    `periods` says how the layers that were left out follow. `latency_s` is of all steps; by default all are like this
+    one. `padded` is the latency of one step with padding, and its measures, where this one is without.
 
     Every figure is of a model of the layers simulated, so that a run of some layers only is not set beside a
     published latency of all.
     """
-    measures = measure(trace, topology, batches)
+    measures = measure(trace, topology, batches, periods)
     steps, tokens = scenario.workload.steps, scenario.tokens
     step_s = pipeline.latency_mean_s if pipeline else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
@@ -294,7 +297,7 @@ def build(
         links=_load(measures, topology),
         ops=measures.ops,
         phases=(),
-        tasks=len(trace.program),
+        tasks=periodic.tasks(trace.program),
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
         folded=topology.unfolded is not None,

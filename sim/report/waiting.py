@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from sim import periodic
+from sim.periodic import Period
 from sim.program import Ints, Kind, Program
+from sim.report.spans import sums
 from sim.trace import Trace
 from sim.units import PS_PER_S
 
@@ -39,17 +43,38 @@ class Waiting:
     most_s: float
 
 
-def waiting(trace: Trace, chips: int) -> Waiting | None:
+def waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) -> Waiting | None:
     """Waiting and transferring of the collectives of `trace` on a machine of `chips`; None where there is none.
+
+    Collectives of the layers that were left out count too; `periods` says how these follow (`sim.periodic`).
 
     A chip enters a collective with its BEGIN and leaves with its END. Its group are the chips that the collective's
     messages join to it. What it does before the last of them has entered is waiting, though early messages may be on
     their way by then; a chip that leaves before (a sender that needs nothing) waits until it leaves.
     """
+    program = trace.program
+    if not (program.kind == Kind.BEGIN).any():
+        return None
+    found = [_sums(each, chips) for each in periodic.longer(trace, periods)]
+    waits, moves = (column / PS_PER_S / chips for column in periodic.over_all(program, [each[0] for each in found]))
+    of_chip = periodic.over_all(program, [each[1] for each in found]) / PS_PER_S
+    names, ops = program.op_names, np.unique(program.op[program.kind == Kind.BEGIN]).tolist()
+    least, most = int(of_chip.argmin()), int(of_chip.argmax())
+    return Waiting(
+        ops=tuple(OpWaiting(names[i], float(waits[i]), float(moves[i])) for i in ops),
+        waiting_s=float(waits.sum()),
+        transferring_s=float(moves.sum()),
+        least_chip=least,
+        least_s=float(of_chip[least]),
+        most_chip=most,
+        most_s=float(of_chip[most]),
+    )
+
+
+def _sums(trace: Trace, chips: int) -> tuple[Ints, Ints]:
+    """[2, ops] waiting and transferring of all chips, and [chips] waiting of each, ps."""
     program, times = trace.program, trace.times
     begin, end = np.flatnonzero(program.kind == Kind.BEGIN), np.flatnonzero(program.kind == Kind.END)
-    if not len(begin):
-        return None
     begin = begin[np.argsort(_key(program, begin, chips), kind="stable")]
     end = end[np.argsort(_key(program, end, chips), kind="stable")]
     entered, left = times["start"][begin], times["end"][end]
@@ -57,20 +82,10 @@ def waiting(trace: Trace, chips: int) -> Waiting | None:
     last = np.full(len(begin), np.iinfo(np.int64).min)
     np.maximum.at(last, group, entered)
     waits = np.minimum(last[group], left) - entered
-    moves = left - entered - waits
-    names, op, chip = program.op_names, program.op[begin], program.chip[begin]
-    per_op = [np.bincount(op, weights=values, minlength=len(names)) / PS_PER_S / chips for values in (waits, moves)]
-    of_chip = np.bincount(chip, weights=waits, minlength=chips) / PS_PER_S
-    least, most = int(of_chip.argmin()), int(of_chip.argmax())
-    return Waiting(
-        ops=tuple(OpWaiting(names[i], float(per_op[0][i]), float(per_op[1][i])) for i in np.unique(op).tolist()),
-        waiting_s=float(per_op[0].sum()),
-        transferring_s=float(per_op[1].sum()),
-        least_chip=least,
-        least_s=float(of_chip[least]),
-        most_chip=most,
-        most_s=float(of_chip[most]),
-    )
+    op = program.op[begin]
+    per_op = [sums(op, values, len(program.op_names)) for values in (waits, left - entered - waits)]
+    of_chip = sums(program.chip[begin], waits, chips)
+    return np.stack(per_op).astype(np.int64), of_chip.astype(np.int64)  # exact below 2**53 ps, over two hours
 
 
 def _key(program: Program, tasks: Ints, chips: int) -> Ints:
