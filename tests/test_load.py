@@ -147,6 +147,12 @@ COUNTED = "nominal_parameters: must be within 10% of the 5376 parameters that th
         ("link.latency", "-1 us", "link.yaml: latency: must be at least 0, got '-1 us'"),
         ("scenario.workload.batch", 0, "scenario.yaml: workload.batch: must be greater than 0, got 0"),
         ("scenario.workload.batch", -4, "scenario.yaml: workload.batch: must be greater than 0, got -4"),
+        ("scenario.perturb", {"seed": -1}, "scenario.yaml: perturb.seed: must be at least 0, got -1"),
+        (
+            "scenario.padding",
+            {"real_lengths": {"distribution": "rand", "seed": 2**32}, "eliminate": False},
+            "scenario.yaml: padding.real_lengths.seed: must be less than 4294967296, got 4294967296",
+        ),
         ("scenario.workload.batch", 4.0, "scenario.yaml: workload.batch: must be a whole number, got 4.0"),
         ("scenario.workload.batch", True, "scenario.yaml: workload.batch: must be a whole number, got True"),
         (
@@ -490,6 +496,15 @@ def test_a_model_of_other_dimensions_is_not_the_one_whose_parameters_its_file_gi
 )
 def test_a_bad_setting_is_named_and_not_the_file_it_overrides(setting, message):
     assert error(settings=(setting,)).startswith(message)
+
+
+def test_names_of_files_inside_a_mapping_that_is_set_are_followed():
+    """`memory_pool.link` by itself, and within the whole of `memory_pool`."""
+    pool = "memory_pool={offload_every: 2, to: host, link: %s}"
+    scenario = load.scenario("llama3_70b_tp8_standard", (pool % "pcie_gen4_x16",))
+    assert scenario.memory_pool.link.name == "pcie_gen4_x16"
+    with pytest.raises(InputError, match=r"^--set memory_pool: link: no such link, got 'pcie_gen9'; did you mean"):
+        load.scenario("llama3_70b_tp8_standard", (pool % "pcie_gen9",))
 
 
 def test_settings_reach_into_what_a_file_refers_to():

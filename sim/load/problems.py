@@ -27,6 +27,8 @@ _RULES = {
     "model_attributes_type": "must be a mapping of fields",
     "invalid_key": "a key must be text",
     "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
     "too_short": "must have {min_length} or more entries",
     "too_long": "must have no more than {max_length} entries",
@@ -42,7 +44,7 @@ def translate(
 ) -> InputError:
     """The first error, unknown keys first (a typo in a key also reports its field as missing)."""
     problems = error.errors(include_url=False)
-    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), _innermost(problems, raw))
     path, context, got = _path(first["loc"], raw), first.get("ctx", {}), first.get("input")
     at, hint = path, ""
     match first["type"]:
@@ -79,6 +81,16 @@ def translate(
             elif isinstance(error_of := context.get("error"), InputError):
                 hint = error_of.hint
     return InputError(rule, where=place_of(at, origins, len(at) - len(path)), got=got, hint=hint)
+
+
+def _innermost(problems: Sequence[Mapping[str, Any]], raw: Any) -> Mapping[str, Any]:
+    """The first problem, or the first one inside what it is of: of a union, the form that was meant."""
+    path = _path(problems[0]["loc"], raw)
+    for problem in problems:
+        own = _path(problem["loc"], raw)
+        if len(own) > len(path) and own[: len(path)] == path:
+            return problem
+    return problems[0]
 
 
 def _keys(problems: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> list[str]:

@@ -80,14 +80,24 @@ def expand(kind: str, value: Any, path: Path_, origins: dict[Path_, str], where:
         raise InputError(
             f"must be the name of a {kind}, a path or a mapping of fields", where=where, got=value, hint=hint
         )
+    expand_inside((kind, ()), value, path, origins, beside)
+    return value
+
+
+def expand_inside(
+    at: tuple[str, tuple[str, ...]], value: Mapping[str, Any], path: Path_, origins: dict[Path_, str], beside: Path
+) -> None:
+    """Replace the references in a mapping that stands `at` (kind of file, fields in it). Raises InputError."""
+    kind, own = at
     for fields, child in REFERENCES.get(kind, {}).items():
-        for keys in _matches(value, fields):
-            holder = value
+        if not _fits(fields[: len(own)], own):
+            continue
+        for keys in _matches(value, fields[len(own) :]):
+            holder: Any = value
             for key in keys[:-1]:
                 holder = holder[key]
             place = place_of((*path, *keys), origins)
             holder[keys[-1]] = expand(child, holder[keys[-1]], (*path, *keys), origins, place, beside)
-    return value
 
 
 def _matches(value: Mapping[str, Any], fields: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
@@ -102,13 +112,23 @@ def _matches(value: Mapping[str, Any], fields: tuple[str, ...]) -> Iterable[tupl
                 yield (key, *tail)
 
 
-def kind_at(root: str, keys: tuple[str, ...]) -> str | None:
-    """The kind of file that may stand at `keys`, None for a plain value."""
+def _fits(pattern: tuple[str, ...], fields: tuple[str, ...]) -> bool:
+    return len(pattern) == len(fields) and all(p in ("*", f) for p, f in zip(pattern, fields, strict=True))
+
+
+def inside(root: str, keys: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """(kind of the innermost file that may stand around `keys`, the fields in it)."""
     kind, fields = root, tuple[str, ...]()
     for key in keys:
         fields = (*fields, key)
         for pattern, child in REFERENCES.get(kind, {}).items():
-            if len(pattern) == len(fields) and all(p in ("*", f) for p, f in zip(pattern, fields, strict=True)):
+            if _fits(pattern, fields):
                 kind, fields = child, ()
                 break
+    return kind, fields
+
+
+def kind_at(root: str, keys: tuple[str, ...]) -> str | None:
+    """The kind of file that may stand at `keys`, None for a plain value."""
+    kind, fields = inside(root, keys)
     return kind if not fields else None

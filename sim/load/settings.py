@@ -7,7 +7,7 @@ from typing import Any
 
 from sim.errors import InputError
 from sim.load.places import Path_
-from sim.load.references import expand, kind_at
+from sim.load.references import expand, expand_inside, inside
 from sim.load.yaml_text import parse
 
 
@@ -30,9 +30,13 @@ def apply(root: str, raw: dict[str, Any], setting: str, origins: dict[Path_, str
             raise InputError(f"'{part}' holds a value, not fields", where=where, got=holder[part])
         holder[part] = dict(holder.get(part, {}))  # what an alias shares stays as it is
         holder = holder[part]
-    kind = kind_at(root, keys)
+    kind, fields = inside(root, keys)
     # Drop origins of what is replaced, so that an error names the setting and not the file it overrode.
     for path in [p for p in origins if p[: len(keys)] == keys]:
         del origins[path]
     origins[keys] = where
-    holder[keys[-1]] = expand(kind, value, keys, origins, where, Path()) if kind else value
+    if not fields:
+        value = expand(kind, value, keys, origins, where, Path())
+    elif isinstance(value, dict):
+        expand_inside((kind, fields), value, keys, origins, Path())
+    holder[keys[-1]] = value
