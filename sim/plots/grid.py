@@ -13,7 +13,7 @@ from sim.plots.style import PALETTE
 from sim.topology.graph import Axis, Topology
 
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
-WHOLE_CHIPS = 256
+WHOLE_CHIPS = 128
 """Up to this many chips all are shown, of more only the three faces towards the reader."""
 NUMBERED_CHIPS = 64
 STUB = 0.4

@@ -38,6 +38,7 @@ def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
             if end - begin > _LEAST_SHARE * total:
                 text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
                 axis.text((begin + end) / 2, batch.stage, text, ha="center", va="center", fontsize=7, color="white")
+        what = "Requests by number" if axis.texts else f"Requests in turn in {len(COLOURS)} colours"
         for stage in range(stages):
             text = f"{1 - busy[stage] / total:.0%} bubble"
             axis.annotate(text, (1.005, stage), xycoords=("axes fraction", "data"), va="center", fontsize=8)
@@ -45,7 +46,7 @@ def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
         axis.set_xlim(0, total)
         axis.set_yticks(range(stages), [f"stage {i}, {n} layers" for i, n in enumerate(batches.layers)])
         axis.set_xlabel("time, ms")
-        axis.set_title(f"Requests by number, {format_seconds(trace.makespan_ps / PS_PER_S)}")
+        axis.set_title(f"{what}, {format_seconds(trace.makespan_ps / PS_PER_S)}")
         if title:
             entitle(made, title)
     return made

@@ -1,6 +1,6 @@
 """Draw tasks and time of a step against chips from the benchmarks:
 
-pytest tests/benchmarks -k a_step --benchmark-only --benchmark-json=speed.json
+pytest tests/benchmarks -k a_step --benchmark-only --benchmark-timer=time.process_time --benchmark-json=speed.json
 python tests/benchmarks/scaling.py speed.json .assets/scaling.png
 """
 
