@@ -49,6 +49,30 @@ def test_names_are_completed():
     assert completed("topology")("nothing") == []
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("collective all_re", ["all_reduce"]),
+        ("topology dgx1", ["dgx1_v100"]),
+        ("validate po", ["pope"]),
+        ("calibrate po", ["pope"]),
+        ("list res", ["residuals"]),
+        ("export out kin", ["kineto"]),
+        ("compare out palm540b_pre", ["palm540b_prefill_ws2d_b1"]),
+        ("search --model palm_5", ["palm_540b"]),
+        ("search --phase dec", ["decode"]),
+    ],
+)
+def test_names_are_completed_wherever_one_stands(words: str, names: list[str]):
+    env = {
+        "_SIM_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"sim {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    found = CliRunner().invoke(app, [], prog_name="sim", env=env)
+    assert found.output.split() == names
+
+
 def test_quiet_prints_nothing_and_verbose_says_what_was_written(tmp_path):
     command = ["run", "palm540b_decode_ws2d", "--set", "engine.layers=1", "--out", str(tmp_path), "--no-plots"]
     quiet = CliRunner().invoke(app, [*command, "--quiet"], catch_exceptions=False)

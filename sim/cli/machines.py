@@ -5,19 +5,33 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sim.cli.options import Json, MachineSettings, about, completed, possible
+from sim.cli.options import Json, MachineSettings, about, completed, one_of, possible
+
+
+def _kinds() -> Iterable[str]:
+    from sim.listing import KINDS
+
+    return KINDS
+
+
+def _collectives() -> Iterable[str]:
+    from sim.listing import listing
+
+    return (name for name, _ in listing("collectives")["collectives"])
 
 
 def list_(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="scenarios, topologies, models, suites, layouts, residuals, pipelines or collectives; default: all."
+            help="scenarios, topologies, models, suites, layouts, residuals, pipelines or collectives; default: all.",
+            autocompletion=one_of(_kinds),
         ),
     ] = None,
     as_json: Json = False,
@@ -38,7 +52,12 @@ def list_(
 
 
 def collective(
-    name: Annotated[str, typer.Argument(help="all_gather, reduce_scatter, all_reduce, all_to_all, ...")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="all_gather, reduce_scatter, all_reduce, all_to_all, ...", autocompletion=one_of(_collectives)
+        ),
+    ],
     topology: Annotated[
         str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
     ],
@@ -96,7 +115,9 @@ def collective(
 
 
 def topology(
-    name: Annotated[str, typer.Argument(help="Machine: a shipped name or a file.")],
+    name: Annotated[
+        str, typer.Argument(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
+    ],
     settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the drawing.")] = Path("out"),
     as_json: Json = False,

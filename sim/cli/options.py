@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Annotated, TypeVar
 
@@ -35,15 +35,20 @@ Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
-def completed(kind: str) -> Callable[[str], list[str]]:
-    """Completion of a shipped name, for `sim --install-completion`."""
+def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Completion of a name, for `sim --install-completion`; asked for only then."""
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
 
-    def complete(incomplete: str) -> list[str]:
+
+def completed(kind: str) -> Callable[[str], list[str]]:
+    """Completion of a shipped file's name."""
+
+    def names() -> Iterable[str]:
         from sim import load
 
-        return [name for name in load.shipped(kind) if name.startswith(incomplete)]
+        return load.shipped(kind)
 
-    return complete
+    return one_of(names)
 
 
 FIGURES = ("png", "svg", "pdf")

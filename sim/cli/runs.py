@@ -19,6 +19,7 @@ from sim.cli.options import (
     busy,
     completed,
     figure_formats,
+    one_of,
     possible,
     steps,
 )
@@ -152,7 +153,14 @@ def plot(
 
 def export(
     folder: Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.")],
-    form: Annotated[str, typer.Argument(metavar="FORMAT", help="kineto, perfetto or chakra.")],
+    form: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="kineto, perfetto or chakra.",
+            autocompletion=one_of(lambda: ("kineto", "perfetto", "chakra")),
+        ),
+    ],
     chips: Annotated[
         list[int] | None, typer.Option("--chip", min=0, help="Chip to write, repeatable; default: all. Not for chakra.")
     ] = None,
@@ -197,8 +205,15 @@ def replay(
 
 
 def compare(
-    before: Annotated[str, typer.Argument(metavar="A", help="Results of a run, OUT/NAME, or a scenario to simulate.")],
-    after: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    before: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="Results of a run, OUT/NAME, or a scenario to simulate.",
+            autocompletion=completed("scenario"),
+        ),
+    ],
+    after: Annotated[str, typer.Argument(metavar="B", help="The same.", autocompletion=completed("scenario"))],
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
     as_json: Json = False,

@@ -16,6 +16,7 @@ from sim.cli.options import (
     busy,
     completed,
     gathered,
+    one_of,
     possible,
     rated,
     steps,
@@ -114,12 +115,14 @@ def sweep(
 
 
 def search(
-    model: Annotated[str, typer.Option(help="A shipped name or a file.")],
+    model: Annotated[str, typer.Option(help="A shipped name or a file.", autocompletion=completed("model"))],
     topology: Annotated[
         list[str],
         typer.Option(help="Machine: a shipped name or a file. Repeatable.", autocompletion=completed("topology")),
     ],
-    phase: Annotated[str, typer.Option(help="decode or prefill.")],
+    phase: Annotated[
+        str, typer.Option(help="decode or prefill.", autocompletion=one_of(lambda: ("decode", "prefill")))
+    ],
     batch: Annotated[str, typer.Option(help="Such as 64, or 1..1024: powers of two.")],
     chips: Annotated[
         str, typer.Option(help="Such as 16,64,256 or 64..256: slices of the torus's family, or groups of the GPUs.")
@@ -197,7 +200,8 @@ def search(
 
 def validate(
     suites: Annotated[
-        list[str] | None, typer.Argument(help="Suite files, or names of shipped ones; default: all.")
+        list[str] | None,
+        typer.Argument(help="Suite files, or names of shipped ones; default: all.", autocompletion=completed("suite")),
     ] = None,
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns, for one suite.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
@@ -234,7 +238,12 @@ def validate(
 
 
 def calibrate(
-    suite: Annotated[str, typer.Argument(help="Suite file with a calibration, or the name of a shipped one.")],
+    suite: Annotated[
+        str,
+        typer.Argument(
+            help="Suite file with a calibration, or the name of a shipped one.", autocompletion=completed("suite")
+        ),
+    ],
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns.")] = None,
     as_json: Json = False,
 ) -> None:
