@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sim import load
 from sim.plots.topology import draw
 from sim.specs import Sourced
-from sim.topology import build
+from sim.topology import build, describe
 from sim.topology.metrics import bisection
 
 TOPOLOGIES = sorted(load.shipped("topology"))
@@ -102,3 +102,8 @@ def test_building_a_torus_imports_no_graph_or_plot_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_machine_with_two_kinds_of_links_says_both_with_one_unit():
+    shown = dict(describe.lines(describe.facts(build(load.topology_spec("dgx_h100_x2", [])))))
+    assert shown["links"] == ("64 directed, 47 or 370.8 GB/s one way (efficiency applied), 0.3 or 1.35 us per hop")

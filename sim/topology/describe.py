@@ -30,13 +30,13 @@ def facts(topology: Topology) -> dict[str, Any]:
 def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(label, value) lines for a person."""
     axes = " ".join(f"{name}={axis['size']}{' (ring)' if axis['ring'] else ''}" for name, axis in facts["axes"].items())
-    bandwidths = ", ".join(f"{value / 1e9:.4g} GB/s" for value in facts["link_bandwidth"])
-    latencies = ", ".join(f"{value * 1e6:.4g} us" for value in facts["link_latency_s"])
+    bandwidths = " or ".join(f"{value / 1e9:.4g}" for value in facts["link_bandwidth"])
+    latencies = " or ".join(f"{value * 1e6:.4g}" for value in facts["link_latency_s"])
     bound = "" if facts["bisection_exact"] else "at most "
     return [
         ("machine", f"{facts['name']}, chip {facts['chip']}"),
         ("chips", f"{facts['chips']}: {axes}"),
-        ("links", f"{facts['links']} directed, {bandwidths} one way (efficiency applied), {latencies} per hop"),
+        ("links", f"{facts['links']} directed, {bandwidths} GB/s one way (efficiency applied), {latencies} us per hop"),
         ("diameter", f"{facts['diameter_hops']} hops"),
         ("average hops", f"{facts['average_hops']:.6g} (over all pairs, itself included)"),
         (
