@@ -62,8 +62,8 @@ def padding(tiles: TilesSpec | None, rows: int, columns: int) -> float:
     """
     if tiles is None or not rows or not columns:
         return 1.0
-    across, down = ceil(rows / tiles.rows), ceil(columns / tiles.columns)
-    edges = across * tiles.rows / rows * (down * tiles.columns / columns)
+    down, across = ceil(rows / tiles.rows), ceil(columns / tiles.columns)
+    edges = down * tiles.rows / rows * (across * tiles.columns / columns)
     waves = (across * down * split / tiles.at_once for split in range(1, tiles.split + 1))
     return edges * min(ceil(wave) / wave for wave in waves)
 

@@ -21,7 +21,7 @@ class Partition:
     e: Axes
     """Split d_model of the weights in use: activations are summed over them inside the block."""
     f: Axes
-    """Split d_ff and heads: the residual is gathered over them before the block and summed after it."""
+    """Split d_ff and heads: what the block puts out is summed over them."""
     g: Axes = ()
     """Weights are gathered over them for each layer; they split the batch."""
     whole: Axes = ()
@@ -37,7 +37,7 @@ class Partition:
 
     @property
     def split(self) -> Axes:
-        """Those of `f` that split the residual stream."""
+        """Those of `f` that split the residual stream: it is gathered over them before the block."""
         return tuple(axis for axis in self.f if axis not in self.whole)
 
     def weight(self, notation: str) -> tuple[str, str]:

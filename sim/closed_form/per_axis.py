@@ -19,9 +19,9 @@ A layout is three groups of mesh axes, of e, f and g chips together:
 | products, a partial sum over e | B_g L F_f | B L F/(g f) |
 | keys' and values' weights, not gathered | E_e Kv Q | E Kv Q/e |
 
-B, L batch and positions in this pass; C cached positions, mean over the steps; E, F, H, Q d_model
-computed, d_ff, heads computed, d_head; Kv key-value heads; m matrices into the FFN, 2 for SwiGLU; a, w, c bytes of an
-activation, a weight, a cached value; n = e f g chips. All times are in seconds.
+B, L batch and positions in this pass; C cached positions, mean over the steps; E, F, H, Q d_model computed, d_ff, heads
+computed, d_head; Kv key-value heads; m matrices into the FFN, 2 for SwiGLU; a, w, c bytes of an activation, a weight, a
+cached value; n = e f g chips. All times are in seconds.
 """
 
 from __future__ import annotations

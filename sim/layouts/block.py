@@ -12,7 +12,7 @@ def transformer_layer(flow: Dataflow[V], x: V, at: Partition, model: Model, bloc
     """The residual stream B_gLE_er before and after one layer.
 
     With a parallel block the query projection and the FFN inputs are one matmul, the attention and FFN outputs another,
-    and one all-gather and reduce-scatter over f are saved (section 3.4).
+    and one gathering of the residual stream and one sum over f are saved (section 3.4). r: `Partition.split`.
     """
     attend = ATTENTION[attention]
     ffn_names = ("w_gate", "w_up") if model.ffn == "swiglu" else ("w_up",)

@@ -21,6 +21,7 @@ class Chip:
     """Bytes/s."""
     hbm_efficiency: float
     roofline_overlap: float
+    """Share of the shorter of the times of FLOPs and bytes that passes under the longer."""
     matmul_hbm_efficiency: float
     """Of matmuls of more than one row."""
     l2_bandwidth: float
