@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,12 +255,16 @@ def explain_list(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
     return [bar for each in explanations for bar in each.to_list()]
 
 
-def check_chips(scenario: Scenario, chips: Sequence[int]) -> None:
-    """Raises InputError where the machine has no such chip."""
-    count = prod(axis.size for axis in getattr(scenario.topology, "axes", {}).values())
+def check_chips(scenario: Scenario, chips: Sequence[int], where: str) -> None:
+    """Raises InputError, at the option `where`, for a chip that the scenario does not use."""
+    if not chips:
+        return
+    from sim.placement import machine
+
+    count = machine(scenario).mesh_chips
     for chip in chips:
         if chip >= count:
-            raise InputError(f"the machine has chips 0 to {count - 1}", where="--trace-chip", got=chip)
+            raise InputError(f"the machine has chips 0 to {count - 1}", where=where, got=chip)
 
 
 def _json(path: Path, data: dict[str, Any] | list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sim import outputs
+from sim import load, outputs
 from sim.errors import InputError
 
 
@@ -117,3 +117,12 @@ def test_a_run_with_settings_has_a_folder_of_its_own(tmp_path):
     long = [outputs.folder_name(scenario, ["description=" + "long " * 100 + end]) for end in "ab"]
     assert len(long[0]) == len(long[1]) == 200
     assert long[0] != long[1]  # what a file name has no room for stands in it as a hash
+
+
+@pytest.mark.parametrize(("name", "chips"), [("bert_6b_tp2", 2), ("palm540b_decode_ws2d", 64)])
+def test_the_chips_that_a_scenario_uses_can_be_traced_and_no_others(name, chips):
+    """Two of the eight GPUs of a box; all chips of a torus."""
+    scenario = load.scenario(name)
+    outputs.check_chips(scenario, [0, chips - 1], "--chip")
+    with pytest.raises(InputError, match=f"--chip: the machine has chips 0 to {chips - 1}, got {chips}"):
+        outputs.check_chips(scenario, [chips], "--chip")

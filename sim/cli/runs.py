@@ -74,7 +74,7 @@ def run(
     for name, scenario in zip(scenarios, loaded, strict=True):
         with about(load.place("scenario", name)):
             refuse_sweep(scenario, chosen)
-        outputs.check_chips(scenario, trace_chips or [])
+            outputs.check_chips(scenario, trace_chips or [], "--trace-chip")
     for name, scenario in zip(scenarios, loaded, strict=True):
         folder = out / outputs.folder_name(scenario, chosen)
         with outputs.replacing(folder) as fresh:
@@ -173,7 +173,7 @@ def export(
     from sim import outputs
 
     run = outputs.read(folder)
-    outputs.check_chips(run.scenario, chips or [])
+    outputs.check_chips(run.scenario, chips or [], "--chip")
     with busy(f"writing {form}"), outputs.writable(folder):
         for path in outputs.export(run, folder, form, chips):
             typer.echo(str(path))
