@@ -12,6 +12,8 @@ from sim.trace import TIMES, Trace
 
 _MOST = 2.0**62
 """Times and work below this leave room to add two of them in 64 bits."""
+_INSTANTS = 5
+"""Most instants per task; their number is one half of a key of 64 bits, see `sim.kernel`."""
 
 
 def available() -> bool:
@@ -25,7 +27,7 @@ def fits(program: Program, least_ppm: int) -> bool:
     total += float(program.poll_ps.sum(dtype=np.float64))
     if program.slow_ppm.any():
         total = max(total * FULL_PPM / least_ppm, float(program.busy_ps.max(initial=0)) * FULL_PPM)
-    return total < _MOST and max(len(program), len(program.deps), len(program.resource)) < 2**31
+    return total < _MOST and max(_INSTANTS * len(program), len(program.deps), len(program.resource)) < 2**31
 
 
 def run(program: Program, least_ppm: int) -> tuple[Trace, int]:

@@ -226,7 +226,7 @@ def loop(
         resources[held].running = -1
     queues = np.empty(len(resource), dtype=np.int64)
 
-    most = 2 * count + 2
+    most = count + 1  # a task waits for one instant at a time: until it looks, frees or ends; and slot 0
     agenda = Agenda(
         np.empty((most, 8), dtype=np.int64),
         np.empty(most, dtype=np.int64),
@@ -236,15 +236,17 @@ def loop(
         np.array([0, 0, 1]),
     )
     agenda.slots[0, 0] = -1  # slot 0 is what the table holds where there is none
-    instants = np.empty(most, dtype=np.int64)
-    """Times by the number in the keys of queues."""
-
     # Of tasks whose rate changes.
     work = np.empty((count if interferes else 0, 4), dtype=np.int64)
     taken = np.zeros(len(resources), dtype=np.int64)
-    most_done = 4 * count + 1 if interferes else 0  # each start and each change books one time
+    most_done = 2 * count if interferes else 0  # each start and each change of a rate books one time
     done_time, done_task = np.empty(most_done, dtype=np.int64), np.empty(most_done, dtype=np.int64)
     done_count = 0
+
+    # A task looks, frees and ends once each; every time booked for its being done is an instant, too, also one that a
+    # change of its rate has made void.
+    instants = np.empty(3 * count + most_done + 1, dtype=np.int64)
+    """Times by the number in the keys of queues."""
 
     freed, ended = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
     looking = np.empty(count, dtype=np.int32)

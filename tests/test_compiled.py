@@ -12,7 +12,7 @@ from sim import compiled, load, topology
 from sim.engine import LEAST_PPM, simulate
 from sim.errors import DeadlockError, InputError
 from sim.lower import lower
-from sim.program import Program
+from sim.program import Kind, Program, ProgramBuilder
 
 pytest.importorskip("numba")
 
@@ -111,3 +111,38 @@ def test_what_64_bits_cannot_count_is_left_to_simpy():
     assert compiled.fits(p, LEAST_PPM)
     assert not compiled.fits(slowed, LEAST_PPM)
     assert simulate(slowed, "compiled").makespan_ps == 10**13 + 3  # 5 ps at half the rate
+
+
+def slowed_by_many(sends: int, poll_ps: int) -> Program:
+    """One long task, and sends one after the other that each slow it: an instant each to look, to free and to end, and
+    one at which the long task would be done."""
+    builder = ProgramBuilder(["compute", "link"])
+    builder.add("long", Kind.COMPUTE, 0, busy_ps=1000 * sends, resource=np.array([0]))
+    before = np.array([-1])
+    for _ in range(sends):
+        before = builder.add(
+            "send",
+            Kind.SEND,
+            0,
+            busy_ps=7,
+            flight_ps=2,
+            resource=np.array([1]),
+            deps=[before],
+            slows=0,
+            slow_ppm=900,
+            poll_ps=poll_ps,
+        )
+    return builder.build()
+
+
+@pytest.mark.parametrize("poll_ps", [0, 5])
+@pytest.mark.parametrize("sends", [1, 2, 100, 1000])
+def test_every_change_of_a_rate_may_book_an_instant_of_its_own(sends: int, poll_ps: int):
+    assert same(slowed_by_many(sends, poll_ps))
+
+
+@settings(max_examples=200, deadline=None)
+@given(interfering(longest=10**9))
+def test_long_tasks_whose_rate_changes_often(p: Program):
+    """Durations that hardly ever coincide: nearly every booking is an instant of its own."""
+    assert same(p)
