@@ -110,12 +110,13 @@ def _layers(
     keep: int | None,
     pool: MemoryPool | None = None,
 ) -> Sequence[Placed]:
-    """Layers of the given kinds. A block of one or two layers that was just lowered twice is repeated from then on.
+    """Layers of the given kinds. A block of one or two layers that was just lowered twice, with the same tasks, is
+    repeated from then on.
 
     The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool
     layers are not alike, and each is lowered.
     """
-    edges = [len(flow.builder)]
+    edges = [(len(flow.builder), flow.to.snapshot(state))]
     i = 0
     while i < len(kinds):
         flow.builder.layer = i
@@ -123,17 +124,17 @@ def _layers(
             pool.before(i)
         state = layer(kinds[i], state)
         i += 1
-        edges.append(len(flow.builder))
+        edges.append((len(flow.builder), flow.to.snapshot(state)))
         for period in () if pool else (1, 2):
             block, count = kinds[i - period : i], 0
             if i < 2 * period or kinds[i - 2 * period : i - period] != block:
                 continue
-            before, start, end = edges[-1 - 2 * period], edges[-1 - period], edges[-1]
-            while start - before == end - start and kinds[i + count * period : i + (count + 1) * period] == block:
+            while kinds[i + count * period : i + (count + 1) * period] == block:
                 count += 1
-            if count:
+            (before, _), (start, at_start), (end, at_end) = (edges[-1 - k * period] for k in (2, 1, 0))
+            if count and start - before == end - start and flow.to.repeats(start, period, at_start, at_end):
                 state = flow.to.repeat(start, count, period, state, keep)
-                edges += [len(flow.builder)] * (count * period)
+                edges += [(len(flow.builder), flow.to.snapshot(state))] * (count * period)
                 i += count * period
                 break
     flow.builder.layer = -1

@@ -115,6 +115,17 @@ class Program:
         """Resources `task` holds while busy."""
         return self.resource[self.resource_offset[task] : self.resource_offset[task + 1]]
 
+    def compute_tasks(self, op: str) -> npt.NDArray[np.int64]:
+        """Returns the tasks that do the work of an operation; its launches by the host have its name, too."""
+        return np.flatnonzero((self.op == self.op_names.index(op)) & (self.kind == Kind.COMPUTE))
+
+    def equals(self, other: Program) -> bool:
+        """Returns whether both have the same tasks, to the byte."""
+        return all(
+            np.array_equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs
+            for mine, theirs in ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
+        )
+
     def whole(self) -> Program:
         """The program with all copies of its blocks."""
         result = self
@@ -194,6 +205,12 @@ def _with_copies(program: Program, block: Skipped) -> Program:
         resource_offset=resource_offset,
         **columns,  # type: ignore[arg-type]
     )
+
+
+def _rows(counts: Ints, flat: Ids, rows: slice) -> tuple[Ints, Ids]:
+    """Returns the counts of some rows and their entries of the flat list."""
+    first = int(counts[: rows.start].sum())
+    return counts[rows], flat[first : first + int(counts[rows].sum())]
 
 
 class ProgramBuilder:
@@ -288,33 +305,66 @@ class ProgramBuilder:
         self._size += n
         return ids
 
-    def repeat(self, start: int, end: int, count: int, layers: int = 1, keep: int | None = None) -> int:
-        """Append `count` copies of the tasks start .. end-1, each a block later than the one before; return the shift.
+    def repeats(self, start: int, layers: int = 1) -> bool:
+        """Returns whether the tasks from `start` on are the as many tasks before them, `layers` layers later.
 
-        The block, of `layers` layers, must directly follow an equal block (its dependencies reach at most one block
-        back), so that copy k is the block with every id, dependency, layer and collective number moved on by k. Exact
-        for identical layers.
+        Each must be the same task with its layer and its collective moved on. Within its block it must wait for the
+        same tasks, moved on; outside it, for tasks of the block before only.
+        """
+        shift = self._size - start
+        if not 0 < shift <= start:
+            return False
+        self._consolidate()
+        before, block = slice(start - shift, start), slice(start, self._size)
+        moved_on = {"layer": layers, "collective": self._instances(start)}
+        for name in COLUMNS:
+            one, other = self._blocks[name][0][before], self._blocks[name][0][block]
+            if name in moved_on:
+                numbers = one.astype(np.int64)
+                one = np.where(numbers >= 0, numbers + moved_on[name], numbers)
+            if not np.array_equal(one, other):
+                return False
+        first, second = (_rows(self._resource_counts[0], self._held[0], rows) for rows in (before, block))
+        if not (np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])):
+            return False
+        (first_of, first_deps), (second_of, second_deps) = (self._waits(rows) for rows in (before, block))
+        inside = first_deps >= before.start, second_deps >= start
+        return bool(
+            second_deps.min(initial=start) >= before.start
+            and np.array_equal(first_of[inside[0]], second_of[inside[1]])
+            and np.array_equal(first_deps[inside[0]] + shift, second_deps[inside[1]])
+        )
+
+    def _instances(self, start: int) -> int:
+        """Returns the number of collectives among the tasks from `start` on."""
+        collective = self._blocks["collective"][0][start:].astype(np.int64)
+        return len(np.unique(collective[collective >= 0]))
+
+    def _waits(self, rows: slice) -> tuple[Ints, Ids]:
+        """Returns each dependency of some tasks: the place of the task among them, and what it waits for."""
+        counts, deps = _rows(self._dep_counts[0], self._deps[0], rows)
+        return np.repeat(np.arange(len(counts)), counts), deps
+
+    def repeat(self, start: int, count: int, layers: int = 1, keep: int | None = None) -> int:
+        """Append `count` copies of the tasks from `start` on, each a block later than the one before; return the shift.
+
+        The block, of `layers` layers, must repeat the one before (`repeats`), so that copy k is the block with every
+        id, dependency, layer and collective number moved on by k.
 
         Args:
             keep: append only so many of the copies; the program says how many it leaves out.
 
         Raises:
-            ValueError: a dependency reaches further back, or tasks were added after `end`.
+            ValueError: the block does not repeat the one before.
         """
-        shift = end - start
-        if end != self._size:
-            raise ValueError("repeat: only the last block can be repeated")
-        self._consolidate()
+        shift = self._size - start
+        if not self.repeats(start, layers):
+            raise ValueError("repeat: the last tasks are not those before them, later")
         (dep_counts,), (deps,) = self._dep_counts, self._deps
         (resource_counts,), (held,) = self._resource_counts, self._held
-        offsets = np.concatenate(([0], np.cumsum(dep_counts)))
-        block_deps = deps[offsets[start] :]
-        if count and len(block_deps) and block_deps.min() < start - shift:
-            raise ValueError("repeat: a dependency reaches more than one block back")
+        block_deps = _rows(dep_counts, deps, slice(start, self._size))[1]
         held_offset = int(resource_counts[:start].sum())
-        collective = self._blocks["collective"][0][start:].astype(np.int32)
-        first = int(collective.max(initial=-1))
-        instances = len(np.unique(collective[collective >= 0]))
+        first, instances = int(self._blocks["collective"][0][start:].max(initial=-1)), self._instances(start)
         if keep is not None and count > keep:
             self._skipped.append(Skipped(start, shift, keep, count - keep, layers, instances))
             count = keep

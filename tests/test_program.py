@@ -1,5 +1,7 @@
 """ProgramBuilder: blocks of tasks, and the exact repetition of a block."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def layers(count: int, *, repeated: bool) -> Program:
             collective=builder.new_collective(),
         )
     if repeated:
-        before = before + builder.repeat(marks[1], len(builder), count - 2)
+        before = before + builder.repeat(marks[1], count - 2)
     builder.layer = -1
     builder.add("head", Kind.COMPUTE, chips, busy_ps=2, resource=chips, deps=[before])
     return builder.build()
@@ -41,20 +43,67 @@ def test_repeating_a_layer_gives_the_same_program_as_writing_all_layers():
         assert np.array_equal(getattr(tiled, name), getattr(written, name)), name
 
 
-def test_only_the_last_block_can_be_repeated():
+def test_the_first_block_repeats_nothing():
     builder = ProgramBuilder(["c"])
     builder.add("a", Kind.COMPUTE, [0, 0], resource=np.array([0, 0]))
-    with pytest.raises(ValueError, match="only the last block"):
-        builder.repeat(0, 1, 3)
+    with pytest.raises(ValueError, match="not those before them"):
+        builder.repeat(0, 3)
 
 
-def test_a_block_that_reaches_further_back_cannot_be_repeated():
+def test_a_block_that_reaches_further_back_repeats_nothing():
     builder = ProgramBuilder(["c"])
     first = builder.add("a", Kind.COMPUTE, [0])
-    builder.add("b", Kind.COMPUTE, [0])
-    builder.add("c", Kind.COMPUTE, [0], deps=[first])
-    with pytest.raises(ValueError, match="more than one block back"):
-        builder.repeat(2, 3, 1)
+    builder.add("a", Kind.COMPUTE, [0], deps=[first])
+    assert builder.repeats(1)
+    builder.add("a", Kind.COMPUTE, [0], deps=[first])
+    assert not builder.repeats(2)
+    with pytest.raises(ValueError, match="not those before them"):
+        builder.repeat(2, 1)
+
+
+SAME: dict[str, Any] = {
+    "op": "a",
+    "kind": Kind.COMPUTE,
+    "chip": [0],
+    "busy_ps": 3,
+    "flops": 2.0,
+    "resource": np.array([0]),
+}
+
+
+def two_blocks(change: dict[str, Any]) -> ProgramBuilder:
+    """Two blocks of two tasks, each waiting for the one before; the last task differs from its like by `change`."""
+    builder = ProgramBuilder(["c", "d"])
+    for first in (0, 2):
+        builder.add(**SAME, deps=[np.array([first - 1])])
+        builder.add(**SAME | {"deps": [np.array([first])]} | (change if first else {}))
+    return builder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"op": "b"},
+        {"kind": Kind.COPY},
+        {"chip": [1]},
+        {"busy_ps": 4},
+        {"flight_ps": 1},
+        {"flops": 1.0},
+        {"bytes": 1.0},
+        {"peer": 1},
+        {"collective": 7},
+        {"poll_ps": 1},
+        {"slows": 0, "slow_ppm": 5},
+        {"resource": np.array([1])},
+        {"resource": None},
+        {"deps": [np.array([1])]},
+        {"deps": []},
+    ],
+    ids=str,
+)
+def test_a_block_with_as_many_tasks_that_differ_in_anything_repeats_nothing(change):
+    assert two_blocks({}).repeats(2)
+    assert not two_blocks(change).repeats(2)
 
 
 def test_minus_one_means_no_dependency():

@@ -32,6 +32,10 @@ class Placed:
     """A weight's sharding in memory, where it is gathered for use."""
 
 
+Snapshot = tuple[tuple[tuple[Sharded, Sharded | None, int], ...], Tasks]
+"""Values by their shardings and numbers of tasks, and all tasks that may be waited for."""
+
+
 class Emitter:
     """Appends operations to a program, in order, each on its stream."""
 
@@ -90,11 +94,34 @@ class Emitter:
         host = self.chips + np.int32(self.topology.chips + len(self.topology.links))
         return (self.builder.add(op, Kind.LAUNCH, self.chips, busy_ps=launch_ps, resource=host),)
 
+    def snapshot(self, state: Sequence[Placed]) -> Snapshot:
+        """Returns what a layer that begins here depends on, if `state` are the values it takes."""
+        held = tuple((value.tensor, value.stored, len(value.after)) for value in state)
+        return held, (*self.streams.snapshot(), *(ids for value in state for ids in value.after))
+
+    def repeats(self, start: int, layers: int, at_start: Snapshot, at_end: Snapshot) -> bool:
+        """Returns whether what would be lowered next is the tasks from `start` on, `layers` layers later.
+
+        Lowering a layer is a function of what it depends on. Where that is the same at the end of the block as at its
+        start, as many tasks later, so is all that follows. The block itself must be the one before, later.
+
+        Args:
+            at_start, at_end: snapshots taken before and after the block was lowered.
+        """
+        (held, tasks), (held_after, tasks_after) = at_start, at_end
+        later = shifted(tasks, 0, len(self.builder) - start)
+        return (
+            held == held_after
+            and len(tasks) == len(tasks_after)
+            and all(map(np.array_equal, later, tasks_after))
+            and self.builder.repeats(start, layers)
+        )
+
     def repeat(
         self, start: int, count: int, layers: int, state: Sequence[Placed], keep: int | None = None
     ) -> tuple[Placed, ...]:
         """Append `count` copies of the tasks from `start` on, of so many layers; the values that the last leaves."""
-        shift = self.builder.repeat(start, len(self.builder), count, layers, keep)
+        shift = self.builder.repeat(start, count, layers, keep)
         self.streams.shift(start, shift)
         return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from sim.program import Ids
 
 Stream = Literal["compute", "communication"]
@@ -25,7 +27,7 @@ class Streams:
         self.one = one
         """Whether both names mean the compute stream."""
         self._last: dict[Stream, Tasks] = {"compute": (), "communication": ()}
-        self._waited: dict[Stream, set[int]] = {"compute": set(), "communication": set()}
+        self._waited: dict[Stream, set[bytes]] = {"compute": set(), "communication": set()}
         """By their key, tasks that end before anything more on the stream begins."""
 
     def last(self, stream: Stream) -> Tasks:
@@ -62,15 +64,19 @@ class Streams:
             self._last[stream] = shifted(tasks, start, by)
             self._waited[stream] = {_key(ids) for ids in self._last[stream]}
 
+    def snapshot(self) -> Tasks:
+        """Returns all tasks that later operations wait for because of their stream."""
+        return tuple(ids for tasks in self._last.values() for ids in tasks)
+
     def _real(self, stream: Stream) -> Stream:
         return "compute" if self.one else stream
 
 
 def shifted(tasks: Sequence[Ids], start: int, by: int) -> Tasks:
     """The same tasks of the last copy of a repeated block that begins at `start`; those before it stay."""
-    return tuple(ids + by if _key(ids) >= start else ids for ids in tasks)
+    return tuple(np.where(ids >= start, ids + np.int32(by), ids) for ids in tasks)
 
 
-def _key(ids: Ids) -> int:
-    """Tells arrays of tasks apart: each holds tasks that no other holds."""
-    return int(ids.max())
+def _key(ids: Ids) -> bytes:
+    """Returns what tells an array of tasks from all others."""
+    return ids.tobytes()
