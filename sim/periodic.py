@@ -28,17 +28,24 @@ import numpy.typing as npt
 
 from sim.program import Ints, Program, Skipped
 from sim.trace import Trace
+from sim.units import on_clock
 
 Period = tuple[int, int]
 """(copy a after which the copies that were left out belong, period D in ps)."""
 
 
 def periods(trace: Trace) -> tuple[Period, ...] | None:
-    """Of each block of `trace.program.skipped`; None where one has not settled, or might not for long."""
+    """Of each block of `trace.program.skipped`; None where one has not settled, or might not for long.
+
+    Raises:
+        OverflowError: the whole program ends later than the clock counts.
+    """
     found = settled(trace.program, trace.times.view(np.int64).reshape(-1, 4).T[:, :, None])
     if any(after[0] < 0 for after, _ in found):
         return None
-    return tuple((int(after[0]), int(period[0])) for after, period in found)
+    result = tuple((int(after[0]), int(period[0])) for after, period in found)
+    makespan_ps(trace, result)
+    return result
 
 
 def settled(program: Program, times: Ints) -> tuple[tuple[Ints, Ints], ...]:
@@ -51,9 +58,13 @@ def settled(program: Program, times: Ints) -> tuple[tuple[Ints, Ints], ...]:
 
 
 def makespan_ps(trace: Trace, found: Sequence[Period]) -> int:
-    """End of the last task of the whole program."""
+    """Returns the end of the last task of the whole program, ps.
+
+    Raises:
+        OverflowError: it is later than the clock counts.
+    """
     blocks = zip(trace.program.skipped, found, strict=True)
-    return trace.makespan_ps + sum(block.count * period for block, (_, period) in blocks)
+    return on_clock(trace.makespan_ps + sum(block.count * period for block, (_, period) in blocks))
 
 
 def tasks(program: Program) -> int:
@@ -73,9 +84,16 @@ def longer(trace: Trace, found: Sequence[Period]) -> tuple[Trace, ...]:
 
 
 def over_all(program: Program, figures: Sequence[Ints]) -> Ints:
-    """Integers of the whole program from those of `longer`; they must add up over time or tasks, or be ends."""
+    """Returns integers of the whole program from those of `longer`; they must add up over time or tasks, or be ends.
+
+    Raises:
+        OverflowError: one does not fit in 64 bits.
+    """
     first, *others = figures
-    return first + sum(block.count * (other - first) for block, other in zip(program.skipped, others, strict=True))
+    moved = [(block.count, other - first) for block, other in zip(program.skipped, others, strict=True)]
+    estimate = first + sum((float(count) * each for count, each in moved), np.zeros(first.shape))
+    on_clock(int(estimate.max(initial=0)))
+    return first + sum((count * each for count, each in moved), np.zeros(first.shape, dtype=np.int64))
 
 
 def often(program: Program, found: Sequence[Period]) -> Ints:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.program import Ints, Program
+from sim.units import CLOCK_S
 
 TIMES = np.dtype([("ready", np.int64), ("start", np.int64), ("free", np.int64), ("end", np.int64)])
 """One row per task, ps: all dependencies ended; resources taken; resources released; message arrived."""
@@ -23,17 +24,26 @@ class Trace:
 
     @classmethod
     def of(cls, program: Program, ready: Ints, start: Ints) -> Trace:
-        """A trace from ready and start times; the rest follows from the durations."""
+        """Builds a trace from ready and start times [N], ps; the rest follows from the durations.
+
+        Raises:
+            OverflowError: a task ends later than the clock counts.
+        """
         times = np.empty(len(program), dtype=TIMES)
         times["ready"], times["start"] = ready, start
-        times["free"] = times["start"] + program.busy_ps
-        times["end"] = times["free"] + program.flight_ps
-        return cls(program, times)
+        return cls(program, times).until(start + program.busy_ps)
 
     def until(self, free: Ints) -> Trace:
-        """The same, where tasks [N] released their resources at other times."""
+        """Returns the same trace with other times [N] at which tasks released their resources, ps.
+
+        Raises:
+            OverflowError: a task ends later than the clock counts.
+        """
         times = self.times.copy()
         times["free"], times["end"] = free, free + self.program.flight_ps
+        # Each is the sum of two non-negative numbers of 63 bits, which is negative where it does not fit.
+        if ((times["free"] < 0) | (times["end"] < 0)).any():
+            raise OverflowError(f"a task ends later than {CLOCK_S:g} s")
         return Trace(self.program, times)
 
     @property

@@ -160,6 +160,17 @@ def to_ps(seconds: float) -> int:
     return round(seconds * PS_PER_S)
 
 
+def on_clock(time_ps: int) -> int:
+    """Returns a time, or a sum of times, that fits in the clock's 63 bits, ps.
+
+    Raises:
+        OverflowError: it does not.
+    """
+    if time_ps >= 2**63:
+        raise OverflowError(f"{time_ps / PS_PER_S:g} s are longer than the clock counts")
+    return time_ps
+
+
 _BINARY = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
 

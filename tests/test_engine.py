@@ -97,9 +97,9 @@ def test_engine_equals_the_slow_oracle(p: Program):
 
 
 @st.composite
-def interfering(draw: st.DrawFn) -> Program:
+def interfering(draw: st.DrawFn, longest: int = 20) -> Program:
     """A program in which pairs of tasks, the second after the first, slow a resource from one to the other."""
-    p = draw(programs(longest=20))
+    p = draw(programs(longest))
     slows, ppm = np.full(len(p), -1, dtype=np.int32), np.zeros(len(p), dtype=np.int32)
     for second in range(len(p)):
         firsts = [int(d) for d in p.dependencies(second) if ppm[d] == 0]
@@ -201,3 +201,31 @@ def test_scaling_every_duration_scales_every_time(p: Program, k: int):
 @given(programs())
 def test_two_runs_give_the_same_bytes(p: Program):
     assert simulate(p).times.tobytes() == simulate(p).times.tobytes()
+
+
+@pytest.mark.parametrize("kernel", ["simpy", "compiled"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(2**62, 0, [0], []), (2**62, 0, [0], [0])],
+        [(0, 2**62, [], []), (0, 2**62, [], [0])],
+        [(2**62, 2**62, [0], [])],
+        [(2**62, 0, [0], []), (2**62, 0, [0], [0]), (2**62, 0, [0], [1]), (2**62, 0, [0], [2])],
+    ],
+)
+def test_what_ends_later_than_the_clock_counts_is_refused(rows, kernel):
+    """The clock has 63 bits: 2**62 + 2**62 ps do not fit."""
+    with pytest.raises(OverflowError):
+        simulate(program(rows), kernel)
+
+
+def test_the_last_picosecond_of_the_clock_is_counted():
+    assert simulate(program([(2**62, 0, [0], []), (2**62 - 1, 0, [0], [0])])).makespan_ps == 2**63 - 1
+
+
+def test_a_slowed_task_that_ends_later_than_the_clock_counts_is_refused():
+    """At a hundredth of the rate 2**57 ps of work take 100 x 2**57 > 2**63 ps."""
+    p = program([(2**57, 0, [0], []), (0, 0, [], [])])
+    slows, ppm = np.array([-1, 0], dtype=np.int32), np.array([0, 999_999], dtype=np.int32)
+    with pytest.raises(OverflowError):
+        simulate(dataclasses.replace(p, slows=slows, slow_ppm=ppm))

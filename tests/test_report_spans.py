@@ -138,3 +138,28 @@ def test_shares_of_bins() -> None:
     # Spans 0-4 and 5-15 in bins of 10: 4 + 5 of the first, 5 of the second, nothing of the third.
     spans = sp.Spans(np.arange(2), np.zeros(2, dtype=int), np.array([0, 5]), np.array([4, 15]))
     np.testing.assert_allclose(sp.coverage(spans, np.array([0, 10, 20, 30])), [0.9, 0.5, 0])
+
+
+LONG_PS = 2**62 + 1
+"""A float does not hold every whole picosecond beyond 2**53; two such lanes, end to end, do not fit the clock."""
+
+
+def test_lengths_of_long_spans_are_exact() -> None:
+    """1 + (2**62 + 1) - 1: in floating point the first picosecond would be lost."""
+    spans = sp.Spans(np.arange(3), np.array([5, 5, 0]), np.array([0, 1, 7]), np.array([1, LONG_PS, 8]))
+    assert sp.lengths(spans, 6).tolist() == [1, 0, 0, 0, 0, LONG_PS]
+
+
+def test_the_union_of_long_spans_on_many_lanes() -> None:
+    lanes = np.repeat(np.arange(100), 3)
+    start, end = np.tile([LONG_PS, 0, LONG_PS - 3], 100), np.tile([LONG_PS + 4, 2, LONG_PS + 1], 100)
+    union = sp.union(sp.Spans(np.arange(300), lanes, start, end))
+    assert union.lane.tolist() == np.repeat(np.arange(100), 2).tolist()
+    assert union.start.tolist() == [0, LONG_PS - 3] * 100
+    assert union.end.tolist() == [2, LONG_PS + 4] * 100
+
+
+def test_durations_that_add_up_to_more_than_the_clock_counts_are_refused() -> None:
+    spans = sp.Spans(np.arange(2), np.zeros(2, dtype=int), np.zeros(2, dtype=int), np.array([LONG_PS, LONG_PS]))
+    with pytest.raises(OverflowError):
+        sp.lengths(spans, 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from sim.report.metrics import Measures, measure
 from sim.report.waiting import waiting
 from sim.run import run
 from sim.trace import Trace
+from sim.units import PS_PER_S
 
 
 @st.composite
@@ -121,7 +123,7 @@ def chain(copies: int, keep: int | None, busy_ps: int = 5, root: bool = False) -
         start = len(builder)
         before = builder.add("a", Kind.COMPUTE, 0, busy_ps=3, resource=np.array([0]), deps=[before])
         builder.add("b", Kind.COMPUTE, 0, busy_ps=busy_ps, resource=np.array([1]), deps=[] if root else [before])
-    before = before + builder.repeat(start, len(builder), copies - 2, keep=keep)
+    before = before + builder.repeat(start, copies - 2, keep=keep)
     builder.add("end", Kind.COMPUTE, 0, busy_ps=1, resource=np.array([0]), deps=[before])
     return builder.build()
 
@@ -180,7 +182,7 @@ def repeated(rows: list[tuple[int, int, list[int], list[int]]], copies: int, kee
         start = len(builder)
         for row in rows:
             add(row)
-    builder.repeat(start, len(builder), copies, keep=keep)
+    builder.repeat(start, copies, keep=keep)
     busy, flight, held, back = rows[-1]
     add((busy, flight, held, [min(d, len(rows)) for d in back]))  # it waits for the last copy only
     return builder.build()
@@ -267,3 +269,42 @@ def test_the_trace_of_some_chips_is_theirs_in_that_of_all(failed):
             for spans, others in ((lane.spans, full.spans), (lane.exposed, full.exposed)):
                 assert (spans.start == others.start).all()
                 assert (spans.end == others.end).all()
+
+
+SLOW = ["topology.chip.hbm_bandwidth=2 kB/s", "topology.link.bandwidth=1 kB/s"]
+
+
+@pytest.mark.parametrize("more", [[], ["engine.fold=off", "engine.layers=5"], ["engine.periodic=off"]])
+def test_figures_of_a_step_that_takes_weeks_add_up(more):
+    """Sums beyond 2**53 ps stay whole picoseconds: no chip has been idle for a negative time."""
+    measures = _measures(load.scenario("palm540b_decode_ws2d", [*SLOW, *more]))
+    parts = measures.compute_s + measures.exposed_communication_s + measures.idle_s
+    assert measures.makespan_s > 2**53 / PS_PER_S
+    assert (measures.idle_s >= 0).all()
+    assert (measures.exposed_communication_s >= 0).all()
+    np.testing.assert_allclose(parts, measures.makespan_s, rtol=4e-16 * 4)
+
+
+def test_layers_left_out_that_take_the_step_past_the_clock_are_refused():
+    """A few layers fit the clock's 106 days, all 118 do not."""
+    slow = ["topology.chip.hbm_bandwidth=197 B/s"]
+    assert simulate_pass(load.scenario("palm540b_decode_ws2d", [*slow, "engine.layers=6"])).makespan_ps > 0
+    with pytest.raises(OverflowError):
+        simulate_pass(load.scenario("palm540b_decode_ws2d", slow))
+
+
+def test_a_slower_memory_never_makes_a_step_shorter_or_is_refused():
+    times = []
+    with suppress(OverflowError):
+        for rate in (10**6, 10**5, 10**4, 3000, 1500, 1200, 1100, 1000, 300, 100):
+            times.append(
+                simulate_pass(load.scenario("palm540b_decode_ws2d", [f"topology.chip.hbm_bandwidth={rate} B/s"]))
+            )
+    ends = [found.makespan_ps for found in times]
+    assert len(ends) > 2
+    assert ends == sorted(ends)
+
+
+def _measures(scenario):
+    found = simulate_pass(scenario)
+    return measure(found.trace, found.topology, found.lowered.batches, found.periods)

@@ -143,17 +143,19 @@ class _Releases:
     """Every release of a resource, in order of (resource, time)."""
 
     trace: Trace
-    key: Ints
+    first: Ints
+    """[resources + 1] where the releases of each resource begin."""
+    time_ps: Ints
     task: Ids
-    horizon: int
 
     @classmethod
     def of(cls, trace: Trace) -> _Releases:
-        program, horizon = trace.program, trace.makespan_ps + 1
+        program = trace.program
         task = np.repeat(np.arange(len(program), dtype=np.int32), np.diff(program.resource_offset))
-        key = program.resource.astype(np.int64) * horizon + trace.times["free"][task]
-        order = np.argsort(key, kind="stable")
-        return cls(trace, key[order], task[order], horizon)
+        time_ps = trace.times["free"][task]
+        order = np.lexsort((time_ps, program.resource))
+        counts = np.bincount(program.resource, minlength=len(program.resources))
+        return cls(trace, np.concatenate(([0], np.cumsum(counts))), time_ps[order], task[order])
 
     def before(self, task: int) -> int:
         """The task that released what `task` waited for, at the moment it could start.
@@ -163,9 +165,10 @@ class _Releases:
         times, start = self.trace.times, int(self.trace.times["start"][task])
         found = []
         for resource in self.trace.program.resources_of(task).tolist():
-            key = resource * self.horizon + start
-            first, last = np.searchsorted(self.key, [key, key + 1])
-            found += self.task[first:last].tolist()
+            own = slice(self.first[resource], self.first[resource + 1])
+            released = self.time_ps[own]
+            first, last = np.searchsorted(released, start, "left"), np.searchsorted(released, start, "right")
+            found += self.task[own][first:last].tolist()
         held = [other for other in found if times["start"][other] < start]
         rank = (int(times["ready"][task]), task)
         held = held or [other for other in found if (int(times["ready"][other]), other) < rank]

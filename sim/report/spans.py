@@ -15,6 +15,7 @@ from sim.program import Floats, Ints, Kind
 from sim.report.ops import parse
 from sim.topology.graph import Topology
 from sim.trace import Trace
+from sim.units import on_clock
 
 Tasks = npt.NDArray[np.integer]
 
@@ -129,11 +130,23 @@ def links(trace: Trace, topology: Topology) -> Spans:
 
 def lengths(spans: Spans, lanes: int) -> Ints:
     """Total length of the spans of each lane, ps [lanes]; overlaps count as often as they occur."""
-    return sums(spans.lane, spans.end - spans.start, lanes).astype(np.int64)  # exact below 2**53 ps, over two hours
+    return sums_ps(spans.lane, spans.end - spans.start, lanes)
+
+
+def sums_ps(group: npt.NDArray[np.integer], time_ps: Ints, groups: int) -> Ints:
+    """Returns the exact sum of whole picoseconds per group [groups].
+
+    Raises:
+        OverflowError: a sum is longer than the clock counts.
+    """
+    on_clock(int(sums(group, time_ps, groups).max(initial=0)))
+    result = np.zeros(groups, dtype=np.int64)
+    np.add.at(result, group, time_ps)
+    return result
 
 
 def sums(group: npt.NDArray[np.integer], value: Ints | Floats, groups: int) -> Floats:
-    """Sum of `value` per group [groups]."""
+    """Returns the sum of `value` per group [groups], in floating point."""
     return np.bincount(group, weights=value, minlength=groups).astype(np.float64)
 
 
@@ -157,14 +170,18 @@ def union(*parts: Spans) -> Spans:
     )
     if not len(task):
         return Spans(task, lane, start, end)
-    # One time axis for all lanes, each lane further along than the one before, so that one running maximum serves all.
-    offset = lane.astype(np.int64) * (int(end.max()) + 1)
-    order = np.argsort(start + offset, kind="stable")
-    task, lane, offset = task[order], lane[order], offset[order]
-    start, reach = start[order] + offset, np.maximum.accumulate(end[order] + offset)
-    first = np.concatenate(([True], start[1:] > reach[:-1]))
+    order = np.lexsort((start, lane))
+    task, lane, start, end = task[order], lane[order], start[order], end[order]
+    # Ends by rank, each lane's above those of the lanes before it, so that one running maximum serves all lanes. Times
+    # themselves, moved on from lane to lane, would not fit the clock.
+    by_end = np.argsort(end, kind="stable")
+    rank = np.empty(len(end), dtype=np.int64)
+    rank[by_end] = np.arange(len(end))
+    base = lane.astype(np.int64) * len(end)
+    reach = end[by_end[np.maximum.accumulate(rank + base) - base]]
+    first = np.concatenate(([True], (lane[1:] != lane[:-1]) | (start[1:] > reach[:-1])))
     last = np.concatenate((first[1:], [True]))
-    return Spans(task[first], lane[first], (start - offset)[first], (reach - offset)[last])
+    return Spans(task[first], lane[first], start[first], reach[last])
 
 
 def minus(spans: Spans, covered: Spans) -> Spans:

@@ -10,7 +10,7 @@ import numpy as np
 from sim import periodic
 from sim.periodic import Period
 from sim.program import Ints, Kind, Program
-from sim.report.spans import sums
+from sim.report.spans import sums_ps
 from sim.trace import Trace
 from sim.units import PS_PER_S
 
@@ -83,9 +83,8 @@ def _sums(trace: Trace, chips: int) -> tuple[Ints, Ints]:
     np.maximum.at(last, group, entered)
     waits = np.minimum(last[group], left) - entered
     op = program.op[begin]
-    per_op = [sums(op, values, len(program.op_names)) for values in (waits, left - entered - waits)]
-    of_chip = sums(program.chip[begin], waits, chips)
-    return np.stack(per_op).astype(np.int64), of_chip.astype(np.int64)  # exact below 2**53 ps, over two hours
+    per_op = [sums_ps(op, values, len(program.op_names)) for values in (waits, left - entered - waits)]
+    return np.stack(per_op), sums_ps(program.chip[begin], waits, chips)
 
 
 def _key(program: Program, tasks: Ints, chips: int) -> Ints:
