@@ -253,6 +253,15 @@ def test_the_form_of_a_looped_matmul_is_a_choice_of_the_scenario_and_not_of_the_
         ({"model.kv_heads": 3}, "model.yaml: kv_heads: must divide heads, 4, got 3"),
         ({"model.padded_heads": 2}, "model.yaml: padded_heads: must be at least heads, 4, got 2"),
         (
+            {"model.padded_heads": 5, "model.kv_heads": 2, "model.heads": 4},
+            "model.yaml: padded_heads: must be a multiple of kv_heads, 2: heads share keys and values in equal groups, "
+            "got 5",
+        ),
+        (
+            {"scenario.reference": {"latency": "0 s", "tolerance": 0.1, "source": "x"}},
+            "scenario.yaml: reference.latency: must be greater than 0, got '0 s'",
+        ),
+        (
             {"topology.axes.x.twist": {"q": 1}},
             "topology.yaml: axes.x.twist: must name another axis, got 'q'",
         ),

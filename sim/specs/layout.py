@@ -129,6 +129,10 @@ class LayoutSpec(Strict):
         return self
 
     def during(self, phase: str) -> LayoutSpec:
-        """The layout of one phase."""
+        """Returns the layout of one phase, checked like any other.
+
+        Raises:
+            ValidationError: what the phase does differently does not go with the rest.
+        """
         own = (self.prefill if phase == "prefill" else self.decode).model_dump(exclude_none=True)
-        return self.model_copy(update={**own, "prefill": PhaseLayout(), "decode": PhaseLayout()})
+        return self.model_validate({**dict(self), **own, "prefill": PhaseLayout(), "decode": PhaseLayout()})

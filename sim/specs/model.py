@@ -41,6 +41,9 @@ class Model(Strict):
             raise wrong("padded_heads", rule=f"must be at least heads, {self.heads}", got=self.padded_heads)
         if self.heads % self.kv_heads:
             raise wrong("kv_heads", rule=f"must divide heads, {self.heads}", got=self.kv_heads)
+        if self.kv_heads != self.heads and self.computed_heads % self.kv_heads:
+            rule = f"must be a multiple of kv_heads, {self.kv_heads}: heads share keys and values in equal groups"
+            raise wrong("padded_heads", rule=rule, got=self.padded_heads)
         return self
 
     @model_validator(mode="after")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sim.errors import suggest
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
-from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec
+from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec, PhaseLayout
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
@@ -28,7 +28,7 @@ _STREAM_OF = {TENSOR_PARALLEL: "own_stream"}
 class Reference(Strict):
     """A published measurement of this scenario."""
 
-    latency: Duration
+    latency: Annotated[Duration, Field(gt=0)]
     tolerance: Fraction
     source: str
 
@@ -189,6 +189,24 @@ class Scenario(Strict):
             if layers % every:
                 rule = f"must divide the layers{' of every stage' if stages > 1 else ''}, {layers}"
                 raise wrong("memory_pool", "offload_every", rule=rule, got=every)
+        return self
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        """Each phase, with what it does differently, obeys the rules of a scenario of that phase alone."""
+        for workload in self.workload.phases:
+            if getattr(self.layout, workload.phase) == PhaseLayout():
+                continue
+            try:
+                layout = self.layout.during(workload.phase)
+                alone = {"workload": workload, "layout": layout, "reference": None, "sweep": None, "figure": None}
+                self.model_validate({**dict(self), **alone})
+            except ValidationError as error:
+                first = error.errors()[0]
+                context = first.get("ctx", {"rule": first["msg"], "field": first["loc"], "got": first["input"]})
+                rule = f"{'.'.join(map(str, context['field']))}: {context['rule']}"
+                hint = context.get("hint", "")
+                raise wrong("layout", workload.phase, rule=rule, got=context["got"], hint=hint) from None
         return self
 
     @property
