@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sim import load
+from sim.report import spans
 from sim.run import latency_s, run, step_s
 
 SMALL = ("engine.layers=3",)
@@ -64,6 +65,20 @@ def test_the_trace_of_some_chips_of_a_folded_run_is_theirs_in_the_unfolded_one()
     held = [whole.program.resources_of(int(row)).tolist() for row in rows]
     assert [mine.program.resources_of(task).tolist() for task in range(len(rows))] == held
     assert mine.program.resources == whole.program.resources
+
+
+@pytest.mark.parametrize("machine", ["tpu_v5e_4x4", "tpu_v4_2x2x4", "tpu_v4_4x4x4"])
+def test_collectives_of_one_chip_of_a_pipeline_are_those_in_the_trace_of_all(machine):
+    """Also where its trace lacks the chip it sends to or receives from."""
+    staged = ["layout.mesh.pipeline=2", f"topology={machine}", "layout.overlap=none"]
+    part = run(load.scenario("palm540b_decode_ws2d", [*SMALL, *staged])).passes[0]
+    whole, topology = part.whole()
+    every = spans.collectives(whole)
+    for chip in range(topology.chips):
+        mine, theirs = (each.of_lane(chip) for each in (spans.collectives(part.of_chips([chip])[0]), every))
+        assert len(mine)
+        assert (mine.start == theirs.start).all()
+        assert (mine.end == theirs.end).all()
 
 
 @pytest.mark.parametrize("machine", ["tpu_v4_2x2x2", "tpu_v4_4x4x8_twisted"])

@@ -110,6 +110,9 @@ class Assembly:
             builder.add(op, Kind.BEGIN, stage.chips, deps=deps, flight_ps=overhead_ps, bytes=size, collective=instance)
             for stage, deps in ((src, after), (dst, after if posted is None else posted))
         ]
+        met, _ = (  # a moment on both ends: a trace of one of them tells when the other has come
+            builder.add(op, Kind.EVENT, stage.chips, deps=begins, collective=instance) for stage in (src, dst)
+        )
         sends = []
         for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
             try:
@@ -125,7 +128,7 @@ class Assembly:
                     busy_ps=units.to_ps(size / min(link.bandwidth for link in links)),
                     flight_ps=sum(link.latency_ps for link in links),
                     resource=np.array([[topology.chips + link.index for link in links]], dtype=np.int32),
-                    deps=[begin[rank : rank + 1] for begin in begins],
+                    deps=[met[rank : rank + 1]],
                     bytes=size,
                     collective=instance,
                 )

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from sim.lowering.lowered import Batches
 from sim.program import Floats, Ints, Kind
-from sim.report.ops import parse
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import on_clock
@@ -100,21 +99,17 @@ def collectives(trace: Trace) -> Spans:
 
 
 def _entered(trace: Trace, begin: Tasks) -> Ints:
-    """When each collective begins on its chip, by its BEGIN, which are in order of (collective, chip)."""
-    program, start = trace.program, trace.times["start"][begin]
-    pairwise = np.array([parse(name).group == "send" for name in program.op_names], dtype=bool)
-    sends = np.flatnonzero((program.kind == Kind.SEND) & pairwise[program.op])
-    if not len(sends):
-        return np.asarray(start)
-    chips = int(program.chip.max()) + 1
-    key = program.collective[begin].astype(np.int64) * chips + program.chip[begin]
-    here, there = (
-        np.searchsorted(key, program.collective[sends].astype(np.int64) * chips + chip)
-        for chip in (program.chip[sends], program.peer[sends])
-    )
-    both = np.maximum(start[here], start[there])
-    entered = start.copy()
-    entered[here], entered[there] = both, both
+    """When each collective begins on its chip, by its BEGIN, which are in order of (collective, chip).
+
+    An EVENT of a collective is the moment at which both ends of a send have begun it.
+    """
+    program, entered = trace.program, trace.times["start"][begin].copy()
+    met = np.flatnonzero((program.kind == Kind.EVENT) & (program.collective >= 0))
+    if len(met):
+        chips = int(program.chip.max()) + 1
+        key, own = (program.collective[tasks].astype(np.int64) * chips + program.chip[tasks] for tasks in (begin, met))
+        at = np.searchsorted(key, own)
+        entered[at] = trace.times["ready"][met] - program.flight_ps[begin[at]]
     return np.asarray(entered)
 
 
