@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ COUNTS = {"valid": 200, "mutated": 350}
 """Inputs of the short run, half a minute each."""
 
 
-def check(kind: str, count: int, seed: int, folder: Path) -> None:
-    outcomes = fuzz(kind, count, seed, folder)
+def check(kind: str, count: int, seed: int, folder: Path, jobs: int = 1) -> None:
+    outcomes = fuzz(kind, count, seed, folder, jobs)
     print(f"{kind}, seed {seed}: {dict(outcomes.most_common())}")
     failed = {outcome: number for outcome, number in outcomes.items() if outcome not in PASSES}
     assert not failed, f"inputs in {folder}"
@@ -33,7 +34,7 @@ def test_every_input_runs_or_is_refused_in_one_line(kind: str, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_one_of_10000_inputs_runs_or_is_refused_in_one_line(kind: str, tmp_path: Path):
-    check(kind, 10_000, 2, tmp_path)
+    check(kind, 10_000, 2, tmp_path, os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -186,6 +186,26 @@ def test_names_of_nodes_and_spare_links_do_not_matter_to_a_step(name: str, chang
     assert latency_s(Scenario.model_validate(data)) == time_s(name)
 
 
+def with_twice_the_links(topology: Data) -> Data:
+    """A graph with twice as many links side by side."""
+    return topology | {"links": [{**link, "count": 2 * link.get("count", 1)} for link in topology["links"]]}
+
+
+def with_shortcut(topology: Data) -> Data:
+    """A graph with one more link, of its first type, from the first chip to the last."""
+    chips = [node for node, kind in topology["nodes"].items() if kind == "chip"]
+    link = {"between": [chips[0], chips[-1]], "link": next(iter(topology["link_types"]))}
+    return topology | {"links": [*topology["links"], link]}
+
+
+@pytest.mark.parametrize("changed", [with_twice_the_links, with_shortcut])
+@pytest.mark.parametrize("name", of_kind("graph"))
+def test_more_links_make_no_step_slower(name: str, changed: Callable[[Data], Data]):
+    data = scenario(name).model_dump(mode="json", exclude_none=True)
+    data["topology"] = changed(data["topology"])
+    assert latency_s(Scenario.model_validate(data)) <= time_s(name) * 1.01
+
+
 GRAPHS = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "graph"]
 
 
