@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sim import bench, periodic
 from sim.closed_form import pope, tensor_parallel
+from sim.closed_form.collectives import ENDS_TOGETHER_ON_SWITCH
 from sim.closed_form.per_axis import per_axis as per_axis_form
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.collectives import algorithm_of
@@ -289,7 +290,10 @@ def wires(scenario: Scenario) -> tensor_parallel.Wire:
         form, bound = bench.formulas(topology, collective, algorithm, axes, size)
         if form is None:
             return bound, f"has only a bound of {collective} by {algorithm}"
-        return form, f"has NCCL's tuner for {collective}" if bench.of_nccl(topology, collective, algorithm) else ""
+        if bench.of_nccl(topology, collective, algorithm):
+            return form, f"has NCCL's tuner for {collective}"
+        together = algorithm in ENDS_TOGETHER_ON_SWITCH
+        return form, "" if together else f"assumes that all chips end {collective} by {algorithm} together"
 
     return timed
 

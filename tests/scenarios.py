@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from random import Random
 from typing import Any, TypeVar
 
@@ -67,17 +68,14 @@ def workload(draw: Random, chips: int, peak: Sequence[str]) -> dict[str, Any]:
 
 def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
     """A scenario of a layout of Pope et al."""
-    axes = {}
-    for name in "xyz"[: draw.randint(1, 3)]:
-        axes[name] = {"size": draw.choice((1, 2, 2, 3, 4, 4)), "wrap": draw.random() < 0.7}
-    if draw.random() < 0.4:
-        axes = {name: {"size": 2 + draw.randint(0, 2), "wrap": True} | {} for name in axes}
-        size = draw.choice((2, 3, 4))
-        axes = {name: {"size": size, "wrap": True} for name in axes}
-    chips = 1
-    for axis in axes.values():
-        chips *= axis["size"]
-    own = chip(kind)
+    names, alike = "xyz"[: draw.randint(1, 3)], {"size": draw.choice((2, 3, 4)), "wrap": True}
+    axes: dict[str, dict[str, Any]] = dict.fromkeys(names, alike)
+    if draw.random() < 0.5:
+        axes = {name: {"size": draw.choice((1, 2, 2, 3, 4, 4)), "wrap": draw.random() < 0.8} for name in names}
+    first, last = axes[names[0]], axes[names[-1]]
+    if first["wrap"] and first is not last and last["size"] > 2 and draw.random() < 0.1:
+        axes[names[0]] = first | {"twist": {names[-1]: last["size"] // 2}}
+    chips = prod(int(axis["size"]) for axis in axes.values())
     choices: dict[str, Any] = {
         "ffn": draw.choice(list(LAYOUTS)),
         "attention": draw.choice(("heads", "batch")),
@@ -97,7 +95,7 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
     machine = {
         "name": "torus",
         "kind": "torus",
-        "chip": own,
+        "chip": chip(kind),
         "link": LINK,
         "axes": axes,
         "collective_overhead": draw.choice(("0 s", "3 us")),
@@ -112,7 +110,7 @@ def on_a_switch(draw: Random, kind: str) -> dict[str, Any]:
     algorithms = {
         "all_gather": ("ring", "one_shot", "halving_doubling"),
         "reduce_scatter": ("ring", "one_shot", "halving_doubling"),
-        "all_reduce": ("ring", "one_shot", "two_shot", "tree", "halving_doubling"),
+        "all_reduce": ("ring", "one_shot", "two_shot", "tree", "halving_doubling", "hierarchical", "cube_mesh"),
     }
     residual = draw.choice(("standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"))
     choices: dict[str, Any] = {
@@ -146,6 +144,14 @@ def _scenario(
     draw: Random, machine: dict[str, Any], layout: dict[str, Any], chips: int, collectives: dict[str, str]
 ) -> dict[str, Any]:
     own: dict[str, Any] = machine["chip"]
+    if layout["ffn"] == TENSOR_PARALLEL and draw.random() < 0.2:
+        layout["mesh"] = {"tensor": draw.randint(1, chips)}
+    for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_bandwidth", "9 TB/s")):
+        if draw.random() < 0.2:
+            own[number] = value
+    for field in ("elementwise", "attention"):
+        if draw.random() < 0.3:
+            own[field] = draw.choice({"elementwise": ("fused", "kernel"), "attention": ("fused", "unfused")}[field])
     return {
         "name": "random",
         "topology": machine,

@@ -109,8 +109,8 @@ class Ledger:
     def __init__(self, scenario: Scenario) -> None:
         self.terms: dict[str, float] = {}
         self.torus = torus_of(scenario)
-        self.bounds: dict[str, None] = {}
-        """Collectives that have no closed form on their axes, in words."""
+        self.inexact: dict[str, None] = {}
+        """What of the collectives is not exact."""
         self._algorithms = {**self.torus.collectives, **scenario.collectives}
         self._dtype = scenario.workload.activations
 
@@ -151,13 +151,15 @@ class Ledger:
         algorithm = self._algorithms.get(collective, "multi_axis")
         time = collectives.predict(collective, algorithm, rings, size, bandwidth, latency)
         if time is None:
-            self.bounds[f"has only a bound of {collective} over {''.join(over)}"] = None
+            self.inexact[f"has only a bound of {collective} over {''.join(over)}"] = None
             time = collectives.bound(collective, rings, size, bandwidth, latency)
+        elif not collectives.ends_together(algorithm, rings):
+            self.inexact[f"assumes that all chips end {collective} over {''.join(over)} together"] = None
         self._add(f"{name} {collective.replace('_', '-')}", time + self.torus.collective_overhead.value)
 
     def prediction(self, scenario: Scenario) -> Prediction:
         """The terms as those of one pass of the scenario, added up."""
-        return Prediction(sum(self.terms.values()), self.terms, (*left_out(scenario, KNOWN), *self.bounds))
+        return Prediction(sum(self.terms.values()), self.terms, (*left_out(scenario, KNOWN), *self.inexact))
 
     def _add(self, name: str, time: float) -> None:
         self.terms[name] = self.terms.get(name, 0.0) + time

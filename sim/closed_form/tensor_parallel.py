@@ -305,6 +305,8 @@ def _pass(
     sizes = _Sizes(scenario)
     if sizes.n == 1:
         return sum(times), exposed, ()
+    if scenario.layout.sequence_parallel and scenario.own_stream and any(half.hidden for half in parts):
+        inexact["assumes that nothing hides the collectives of sequence_parallel under ladder"] = None
     for i, half in enumerate(parts):
         if half.sum and scenario.layout.sequence_parallel and half.sum != "embedding":
             expose("all_gather", half.sum, sizes.stream)  # before it, and its sum scattered after it
