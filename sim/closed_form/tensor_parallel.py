@@ -68,8 +68,8 @@ KNOWN: Known = {
     "layout.kv_heads": ("shared", "expanded"),
 }
 """What `per_operation` knows."""
-_ON_ONE_STREAM: Known = {"topology.chip.stream_wait": ANY}
-"""What it knows as well where collectives have no stream of their own."""
+_WITHOUT_JOINS: Known = {"topology.chip.stream_wait": ANY}
+"""What it knows as well where there are no collectives, or they have no stream of their own."""
 
 _SCORES, _PAIR = 4, 8
 """Bytes of a 32-bit logit, and of one with its token."""
@@ -117,8 +117,9 @@ class _Sizes:
         self.B, self.L, self.C = work.batch, work.tokens_per_step, work.mean_cache_length
         self.E, self.Q, self.m = model.d_model, model.d_head, 2 if model.ffn == "swiglu" else 1
         heads = ceil(model.computed_heads / n) * n
-        cached = heads if model.kv_heads == model.heads else model.kv_heads
-        self.H, self.K, self.F = heads / n, cached / gcd(model.kv_heads, n), model.d_ff / n  # of one chip
+        of_all = model.kv_heads == model.heads  # padded like the query heads, and split like them
+        cached, split = (heads, n) if of_all else (model.kv_heads, gcd(model.kv_heads, n))
+        self.H, self.K, self.F = heads / n, cached / split, model.d_ff / n  # of one chip
         self.used = key_value_heads_read(self.H, heads / cached)
         self.V = ceil(model.vocabulary / n) * (1 if layout.head == "sharded" else n)
         self.tokens = self.B * self.L
@@ -267,7 +268,7 @@ def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
     terms: dict[str, float] = {}
     for op in (op for half in parts for op in half.ops):
         terms[op.name] = terms.get(op.name, 0.0) + _roofline(chip, dtype, op) + overhead
-    known = KNOWN if scenario.own_stream else {**KNOWN, **_ON_ONE_STREAM}
+    known = KNOWN if scenario.own_stream and exposed else {**KNOWN, **_WITHOUT_JOINS}
     return Prediction(compute + sum(exposed.values()), {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
 
