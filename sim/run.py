@@ -218,7 +218,9 @@ def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = Non
         if len(steps) > 1:
             total += simulate_steps(steps).latency_s
             continue
-        key = steps[0].model_copy(update={"name": "", "description": "", "reference": None}).model_dump_json()
+        engine = steps[0].engine.model_copy(update={"layers": steps[0].layers})  # all, or as many: one and the same
+        alike = {"name": "", "description": "", "reference": None, "engine": engine}
+        key = steps[0].model_copy(update=alike).model_dump_json()
         known[key] = known.get(key) or step_s(steps[0])
         total += known[key] * phase.workload.steps
     return total

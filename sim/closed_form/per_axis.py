@@ -181,11 +181,17 @@ def computed_d_model(scenario: Scenario) -> int:
     return ceil(scenario.model.d_model / shares) * shares
 
 
+def _check(field: str, size: int, ways: int) -> None:
+    """A dimension that chips share must be a multiple of their number. Raises InputError."""
+    if size % ways:
+        raise InputError(f"must be a multiple of the {ways} chips that share it", where=field, got=size)
+
+
 def per_axis(scenario: Scenario) -> Prediction:
     """One forward pass: embedding, every operation and collective of every layer, logits, one after the other.
 
     Raises:
-        InputError: no torus, or a layout that the paper does not have.
+        InputError: no torus, a layout that the paper does not have, or chips that do not divide what they share.
     """
     ledger, model, work = Ledger(scenario), scenario.model, scenario.workload
     axes = groups(scenario.layout.ffn, tuple(ledger.torus.axes))
@@ -201,6 +207,8 @@ def per_axis(scenario: Scenario) -> Prediction:
     if H // f % e and work.batch % e and L % e:
         H = ceil(H / (f * e)) * f * e
     Kv = H if model.kv_heads == model.heads else model.kv_heads
+    _check("workload.batch", work.batch, g)
+    _check("model.d_ff", F, max(f * e, storing))
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
     m = 2 if model.ffn == "swiglu" else 1
     # Where the query's sum over e goes: heads if there are enough for all chips, else sequences, else positions.
