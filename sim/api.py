@@ -44,10 +44,10 @@ def simulate(scenario: Scenario) -> Run:
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
-    """The closed forms of the first phase, for all its steps, seconds; None where none covers the scenario."""
+    """The closed forms of all steps of all phases, seconds; None where none covers the scenario."""
     from sim.run import predict as predicted
 
-    return predicted(scenario.phases[0])
+    return predicted(scenario)
 
 
 def report(run: Run, page: str | Path | None = None) -> Report:

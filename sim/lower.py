@@ -57,7 +57,7 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
     (x,) = _layers(flow, ("layer",) * part.layers, one, [x], keep)
     layer_bytes = flow.stored_bytes() - ends
     if part.last and whole:
-        unembedding(flow, x, at)
+        unembedding(flow, x, at, tied=scenario.model.tied)
     elif not part.last:
         flow.send(x)
     return _lowered(flow, scenario, part.layers, layer_bytes)

@@ -41,7 +41,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
         raise ValueError("a scenario without a memory pool")
     if pool.link:
         return effective(pool.link)
-    used = tensor_chips(scenario) * scenario.layout.mesh.pipeline
+    used = used_chips(scenario)
     whole, slow = topology.build(scenario.topology), dict[str, float]()
     if perturb := scenario.perturb:
         whole = whole.without(frozenset(link.index for link in whole.links if link.name in perturb.failed_links))
@@ -64,9 +64,14 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
 
 
 def tensor_chips(scenario: Scenario) -> int:
-    """Chips of one stage of a switch or graph."""
+    """Chips of one stage."""
     mesh = scenario.layout.mesh
     return mesh.tensor or chips_of(scenario.topology) // mesh.pipeline
+
+
+def used_chips(scenario: Scenario) -> int:
+    """Chips of the machine that the layout uses."""
+    return tensor_chips(scenario) * scenario.layout.mesh.pipeline
 
 
 def tensor_parallel(built: Topology, kv_heads: int) -> Topology:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from sim import bench, periodic
 from sim.closed_form import pope, tensor_parallel
+from sim.closed_form.collectives import ENDS_TOGETHER_ON_SWITCH
 from sim.closed_form.per_axis import per_axis as per_axis_form
-from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.collectives import algorithm_of
 from sim.folded import of_all, of_chips, of_some
 from sim.lower import lower
@@ -27,7 +28,7 @@ from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
 from sim.report.pool import Series, copy_ps, layers_ps, over_time, pool_report
-from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, together
+from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, sum_of_forms, together
 from sim.report.spread import Spread
 from sim.report.waiting import waiting
 from sim.report.what_if import what_if
@@ -35,6 +36,9 @@ from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
 from sim.steps import Steps, simulate_steps
 from sim.topology.graph import Topology
 from sim.trace import Trace
+
+MEAN_STEP = "takes the step of mean cache length for every step"
+"""Why a closed form of steps that are simulated one by one is not exact."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,9 @@ def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = Non
         if len(steps) > 1:
             total += simulate_steps(steps).latency_s
             continue
-        key = steps[0].model_copy(update={"name": "", "description": "", "reference": None}).model_dump_json()
+        engine = steps[0].engine.model_copy(update={"layers": steps[0].layers})  # all, or as many: one and the same
+        alike = {"name": "", "description": "", "reference": None, "engine": engine}
+        key = steps[0].model_copy(update=alike).model_dump_json()
         known[key] = known.get(key) or step_s(steps[0])
         total += known[key] * phase.workload.steps
     return total
@@ -226,18 +232,39 @@ def step_s(scenario: Scenario) -> float:
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
-    """Both closed forms of one phase, for all steps; None where none covers the machine or the layout."""
-    if uncovered(scenario):
+    """Both closed forms, of all steps of all phases; None where none covers the machine or the layout."""
+    forms = [_form(phase, len(_steps(scenario, phase)) > 1) for phase in scenario.phases]
+    known = [form for form in forms if form is not None]
+    return sum_of_forms(known) if len(known) == len(forms) else None
+
+
+def _form(phase: Scenario, each_step: bool) -> ClosedForm | None:
+    """Both closed forms of one phase, for all steps: so many times the step of mean cache length.
+
+    Args:
+        each_step: every step is simulated with the cache as long as it then is.
+    """
+    if uncovered(phase):
         return None
-    if scenario.layout.ffn == TENSOR_PARALLEL:
-        wire, exact = wires(scenario)
-        forms = tensor_parallel.usual(scenario, wire), tensor_parallel.per_operation(scenario, wire)
-        return _for_all_steps(scenario, *forms, exact, (HALVES, "per operation"))
-    if not isinstance(scenario.topology, TorusSpec) or scenario.layout.ffn not in PAPER_LAYOUTS:
+    if phase.layout.ffn == TENSOR_PARALLEL:
+        wire = wires(phase)
+        first, detailed = tensor_parallel.usual(phase, wire), tensor_parallel.per_operation(phase, wire)
+        names = HALVES, "per operation"
+    elif isinstance(phase.topology, TorusSpec) and phase.layout.ffn in PAPER_LAYOUTS:
+        first, detailed = pope.paper(phase), per_axis_form(phase)
+        names = PAPER, "per axis, no overlap"
+    else:
         return None
-    per_axis = per_axis_form(scenario)
-    detailed = "per axis, no overlap" + ("" if per_axis.exact else ", a bound")
-    return _for_all_steps(scenario, pope.paper(scenario), per_axis, per_axis.exact, (PAPER, detailed))
+    steps = phase.workload.steps
+    return ClosedForm(
+        latency_s=steps * first.step_s,
+        terms={name: steps * time_s for name, time_s in first.terms.items()},
+        per_axis_latency_s=steps * detailed.step_s,
+        per_axis_terms={name: steps * time_s for name, time_s in detailed.terms.items()},
+        inexact=(*detailed.inexact, *([MEAN_STEP] if each_step else [])),
+        name=names[0],
+        per_axis_name=names[1],
+    )
 
 
 def uncovered(scenario: Scenario) -> str:
@@ -251,8 +278,8 @@ def uncovered(scenario: Scenario) -> str:
     return "layers in a memory pool" if scenario.memory_pool else ""
 
 
-def wires(scenario: Scenario) -> tuple[tensor_parallel.Wire, bool]:
-    """What formulas say of the collectives of tensor-parallel chips, and whether they are exact.
+def wires(scenario: Scenario) -> tensor_parallel.Wire:
+    """What formulas say of the collectives of tensor-parallel chips, and why that is not exact.
 
     Of NCCL its tuner, which is not exact; where there is no formula, the bound of the ports.
     """
@@ -260,28 +287,17 @@ def wires(scenario: Scenario) -> tuple[tensor_parallel.Wire, bool]:
     axes = tuple(axis.name for axis in topology.axes)
 
     @functools.cache
-    def time_s(collective: str, size: float) -> float:
+    def timed(collective: str, size: float) -> tuple[float, str]:
         algorithm = algorithm_of(topology, collective, scenario.collectives.get(collective), size)
         form, bound = bench.formulas(topology, collective, algorithm, axes, size)
-        return bound if form is None else form
+        if form is None:
+            return bound, f"has only a bound of {collective} by {algorithm}"
+        if bench.of_nccl(topology, collective, algorithm):
+            return form, f"has NCCL's tuner for {collective}"
+        together = algorithm in ENDS_TOGETHER_ON_SWITCH
+        return form, "" if together else f"assumes that all chips end {collective} by {algorithm} together"
 
-    sums = algorithm_of(topology, "all_reduce", scenario.collectives.get("all_reduce"), 1.0)
-    return time_s, topology.kind == "switch" and not bench.of_nccl(topology, "all_reduce", sums)
-
-
-def _for_all_steps(
-    scenario: Scenario, first: Prediction, detailed: Prediction, exact: bool, names: tuple[str, str]
-) -> ClosedForm:
-    steps = scenario.workload.steps
-    return ClosedForm(
-        latency_s=steps * first.step_s,
-        terms={name: steps * time_s for name, time_s in first.terms.items()},
-        per_axis_latency_s=steps * detailed.step_s,
-        per_axis_terms={name: steps * time_s for name, time_s in detailed.terms.items()},
-        per_axis_exact=exact,
-        name=names[0],
-        per_axis_name=names[1],
-    )
+    return timed
 
 
 def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
@@ -303,7 +319,7 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
         padding = scenario.padding.model_copy(update={"eliminate": False})
         whole = simulate_pass(scenario.model_copy(update={"padding": padding}))
         padded = whole.step_s, measure(whole.trace, whole.topology, periods=whole.periods)
-    form = predict(scenario)
+    form = _form(scenario, each_step=latency_s is not None)
     report = build(
         scenario,
         topology,

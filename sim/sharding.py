@@ -280,10 +280,14 @@ def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
 
 
 def key_value_heads_used(q: Sharded, k: Sharded) -> int:
-    """Key-value heads that one chip's query heads share: consecutive groups of H/K heads share one."""
+    """Most key-value heads that the query heads of one chip read: consecutive groups of H/K heads share one.
+
+    Where chips do not divide the groups, the heads of some chips are of one group more than those of others.
+    """
     heads_per_group = q.dim("H").size // k.dim("K").size
     heads = q.dim("H").size // q.ways(q.dim("H").axes)
-    return max(1, heads // heads_per_group)
+    firsts = range(0, q.dim("H").size, heads)
+    return max((first + heads - 1) // heads_per_group - first // heads_per_group for first in firsts) + 1
 
 
 def _without(axes: Axes, removed: Axes) -> Axes:

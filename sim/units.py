@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sim.errors import InputError, suggest
@@ -185,6 +186,11 @@ def format_bytes(value: float) -> str:
 def format_count(value: int, noun: str) -> str:
     """`1 chip`, `4,096 chips`."""
     return f"{value:,} {noun}{'s' * (value != 1)}"
+
+
+def format_list(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words)
 
 
 def format_percent(share: float) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from math import prod
 from pathlib import Path
 
 from sim import bench, load
 from sim import topology as machines
 from sim.closed_form import pope
 from sim.errors import InputError
-from sim.placement import some_chips
+from sim.placement import some_chips, tensor_chips, used_chips
 from sim.report.validation import Outcome, Validation
 from sim.run import latency_s, predict
 from sim.specs import DTYPE_BYTES, Scenario
@@ -47,18 +46,15 @@ def predicted(case: Case, scenario: Scenario, latency: float) -> float:
         return _bytes_per_step(scenario) * scenario.workload.steps / latency
     if case.metric == "tokens_per_s":
         return scenario.workload.batch * scenario.workload.steps / latency
-    chip = scenario.topology.chip
-    chips = prod(axis.size for axis in getattr(scenario.topology, "axes", {}).values())
-    peak = chip.peak[scenario.workload.activations].value
-    return pope.mfu(scenario.parameters, scenario.tokens, chips, peak, latency)
+    peak = scenario.topology.chip.peak[scenario.workload.activations].value
+    return pope.mfu(scenario.parameters, scenario.tokens, used_chips(scenario), peak, latency)
 
 
 def _bytes_per_step(scenario: Scenario) -> float:
     """Weights per GPU as gpt-fast counts them: layers split over chips, embedding and head whole."""
     model, bytes_each = scenario.model, DTYPE_BYTES[scenario.workload.weights]
-    ends = 2 * model.vocabulary * model.d_model
-    chips = scenario.layout.mesh.tensor or 1
-    return bytes_each * ((model.parameters - ends) / chips + ends)
+    ends = model.table_parameters
+    return bytes_each * ((model.parameters - ends) / tensor_chips(scenario) + ends)
 
 
 def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:
@@ -101,22 +97,15 @@ def _of_collective(case: CollectiveCase) -> Outcome:
 
 def _of_scenario(case: Case, known: MutableMapping[str, float]) -> Outcome:
     scenario = case.scenario()
-    forms = [predict(phase) for phase in scenario.phases]
-    latency = latency_s(scenario, known)
-
-    def form(name: str) -> float | None:
-        if not all(forms):
-            return None
-        return predicted(case, scenario, sum(getattr(found, name) for found in forms if found))
-
+    form = predict(scenario)
     return Outcome(
         case_id=case.case_id,
         source=case.source,
         metric=case.metric,
         published=case.published,
-        simulated=predicted(case, scenario, latency),
-        paper=form("latency_s"),
-        per_axis=form("per_axis_latency_s"),
+        simulated=predicted(case, scenario, latency_s(scenario, known)),
+        paper=predicted(case, scenario, form.latency_s) if form else None,
+        per_axis=predicted(case, scenario, form.per_axis_latency_s) if form else None,
         not_gated=case.not_gated,
         variant=case.variant,
         setting=case.setting,

@@ -33,7 +33,7 @@ LINK = 45e9  # bytes/s, one way
 
 def scenario(layout, *settings, name="palm540b_decode_ws2d"):
     base = load.scenario(name, (*ONE_LAYER, *settings))
-    return base.model_copy(update={"layout": base.layout.model_copy(update={"ffn": layout})})
+    return base.model_copy(update={"layout": base.layout.model_copy(update={"ffn": layout, "overlap": "none"})})
 
 
 def terms(layout, *settings, name="palm540b_decode_ws2d"):

@@ -34,6 +34,7 @@ def run_both(
     prompt=3,
     kv=1,
     heads=None,
+    tied=True,
 ):
     """Prefill, then two decode steps, two layers; (layout's logits and token, one device's logits) of every pass."""
     chips = prod(mesh)
@@ -42,7 +43,7 @@ def run_both(
     size = transformer.sizes(batch=batch, positions=prompt, heads=heads, kv_heads=kv or heads, e=2 * chips, f=2 * chips)
     rng = np.random.default_rng(0)
     layers = [transformer.weights(rng, size, ffn) for _ in range(2)]
-    ends = transformer.ends(rng, size)
+    ends = transformer.ends(rng, size, tied=tied)
     machine = torus(*mesh)
     flow = Execution(machine, size, form)
     one = transformer.OneDevice(layers, ends, block)
@@ -56,7 +57,7 @@ def run_both(
             flow.layer, flow.weights = i, w
             x = transformer_layer(flow, x, at, model, block, attention)
         flow.weights = ends
-        logits, token = unembedding(flow, x, at)
+        logits, token = unembedding(flow, x, at, tied=tied)
         yield flow.whole(logits), flow.whole(token), one.logits(flow.tokens)
 
 
@@ -112,6 +113,11 @@ def test_more_chips_than_heads_and_one_sequence(attention, kv):
     np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
     with pytest.raises(LayoutError, match="heads must be a multiple of the 8 chips that share it, got 4"):
         next(passes)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_lm_head_of_its_own(name):
+    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), tied=False))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

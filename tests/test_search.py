@@ -9,6 +9,7 @@ from sim import load, search
 from sim.cli import app
 from sim.errors import InputError
 from sim.plots import pareto
+from sim.run import latency_s
 from sim.specs import chips_of
 from sim.sweep.rows import measure
 
@@ -98,6 +99,23 @@ def test_published_points_are_of_what_was_searched():
     assert {(m.layout, m.chips, m.batch) for m in found} == {("weight_stationary_2d", 64, 64)}
     assert sorted(m.step_s for m in found) == pytest.approx([1.82 / 64, 0.0285])
     assert [m.cost_chip_s for m in found] == pytest.approx([m.step_s for m in found])
+
+
+def test_all_layers_and_their_number_are_one_search():
+    """PaLM 540B has 118 layers."""
+    every, counted = (
+        search.published(searched("tpu_v4_4x4x4", "decode", [64], "int8", settings=[f"engine.layers={layers}"]))
+        for layers in ("all", 118)
+    )
+    assert every
+    assert every == counted
+
+
+def test_all_layers_and_their_number_are_simulated_once():
+    known: dict[str, float] = {}
+    for layers in ("all", 118):
+        latency_s(load.scenario(search.BASE, [f"engine.layers={layers}"]), known)
+    assert len(known) == 1
 
 
 def test_a_published_prefill_costs_its_time_on_all_chips_per_token():

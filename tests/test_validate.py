@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from published import write_rows, write_suite
 from sim import cli, load
 from sim.plots import parity
 from sim.report.validation import Errors, Validation
-from sim.run import latency_s
+from sim.run import latency_s, run
 from sim.specs import Tolerance
-from sim.suite import read
-from sim.validate import validate
+from sim.suite import Case, read
+from sim.validate import predicted, validate
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,35 @@ def test_latency_and_mfu_of_one_measurement_are_of_one_simulation(pope):
     latency, mfu = by_id["t2-ht-prefill-lat"], by_id["t2-ht-prefill-mfu"]
     assert latency.simulated * mfu.simulated == pytest.approx(2 * 540e9 * 512 * 2048 / (64 * 275e12), rel=1e-9)
     assert latency.paper * mfu.paper == pytest.approx(latency.simulated * mfu.simulated, rel=1e-9)
+
+
+CASE = Case("case", "", "mfu", 1.0, "", (), "")
+
+
+def test_bytes_of_a_gpu_are_of_the_chips_and_tables_that_there_are():
+    """A mesh that is not given is the whole machine; tied tables, whole on every GPU, are one: 2 x 128256 x 8192 bytes.
+
+    Layers: 80 x 8192 x (2 x (64 + 8) x 128 + 3 x 28672) parameters over 8 GPUs.
+    """
+    base = ["model.nominal_parameters=null", "workload.weights=bf16"]
+    layers, table = 80 * 8192 * (2 * (64 + 8) * 128 + 3 * 28672) / 8, 128256 * 8192
+    case = replace(CASE, metric="memory_bandwidth_per_gpu")
+    for settings, tables in (["layout.mesh.tensor=8"], 2), (["layout.mesh.tensor=null"], 2), (["model.tied=true"], 1):
+        scenario = load.scenario("llama3_70b_tp8_standard", [*base, *settings])
+        want = 2 * (layers + tables * table) * scenario.workload.steps
+        assert predicted(case, scenario, 1.0) == pytest.approx(want, rel=1e-12), settings
+
+
+@pytest.mark.parametrize("name", load.shipped("scenario"))
+def test_mfu_is_the_reports_on_every_machine(name):
+    """Over the chips that the layout uses: all of a torus, of GPUs tensor x pipeline."""
+    settings = ["sweep=null", "figure=null"]
+    scenario = load.scenario(name, settings)
+    if scenario.pipeline or scenario.memory_pool:
+        pytest.skip("its rate is not that of one latency, or layers are in groups")
+    scenario = load.scenario(name, [*settings, "engine.layers=6"])
+    report = run(scenario).report
+    assert predicted(CASE, scenario, report.simulated.latency_s) == pytest.approx(report.simulated.mfu, rel=1e-12)
 
 
 # --- errors and tolerance --------------------------------------------------------------------------------------------

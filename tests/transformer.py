@@ -27,9 +27,12 @@ def weights(rng: np.random.Generator, size: Mapping[str, int], ffn: str) -> dict
     return {name: rng.normal(size=[size[d] for d in dims]) / 3 for name, dims in shapes.items()}
 
 
-def ends(rng: np.random.Generator, size: Mapping[str, int]) -> dict[str, Array]:
-    """The tied table and the final norm."""
-    return {"embedding": rng.normal(size=[size["V"], size["E"]]), "final_norm": rng.normal(size=size["E"])}
+def ends(rng: np.random.Generator, size: Mapping[str, int], *, tied: bool = True) -> dict[str, Array]:
+    """The embedding's table, the LM head where it is another one, and the final norm."""
+    tables = ("embedding",) if tied else ("embedding", "lm_head")
+    return {name: rng.normal(size=[size["V"], size["E"]]) for name in tables} | {
+        "final_norm": rng.normal(size=size["E"])
+    }
 
 
 class OneDevice:
@@ -41,7 +44,7 @@ class OneDevice:
 
     def logits(self, tokens: Array) -> Array:
         x = self.forward(self.ends["embedding"][tokens])
-        return rms_norm(x[:, -1:], self.ends["final_norm"]) @ self.ends["embedding"].T
+        return rms_norm(x[:, -1:], self.ends["final_norm"]) @ self.ends.get("lm_head", self.ends["embedding"]).T
 
     def forward(self, x: Array) -> Array:
         for i, w in enumerate(self.layers):

@@ -75,6 +75,12 @@ def _in_step(axes: Axes) -> bool:
     return len(set(axes)) == 1 and (axes[0][1] or axes[0][0] == 2)
 
 
+def ends_together(algorithm: str, axes: Axes) -> bool:
+    """Whether all chips that begin a collective of `predict` together also end it together: on a line of more than two
+    chips those in the middle are done before those at its ends, and what follows begins at different times."""
+    return all(K <= 2 or (ring and algorithm != "line") for K, ring in axes)
+
+
 # --- all-to-all ------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +178,10 @@ def on_switch(
         case "permute", "neighbour":
             time = V / w + t
     return None if time is None else overhead_s + time
+
+
+ENDS_TOGETHER_ON_SWITCH = ("ring", "one_shot", "two_shot", "halving_doubling", "hierarchical", "cube_mesh")
+"""Algorithms of `on_switch` that all chips end together if they begin together; the root of a tree is done early."""
 
 
 def bound_of_ports(collective: str, ports: Sequence[float], V: float, t: float, *, reduces: bool = False) -> float:

@@ -2,8 +2,8 @@
 
 Where `sim.closed_form.pope` divides everything by the bandwidth of all links, here a collective has only the links of
 its axes, with hop latency, launch overhead and (K-1)/K; the volumes are those of SwiGLU, queries, keys and the
-attention all-to-alls; every operation has its own roofline; and all of them follow each other. Without overlap the
-simulation must equal it where no two messages share a link.
+attention all-to-alls; every operation has its own roofline; and all of them follow each other. Where nothing is left
+out (`KNOWN`) and every collective has a formula, the simulation equals it.
 
 A layout is three groups of mesh axes, of e, f and g chips together:
 
@@ -30,11 +30,38 @@ from dataclasses import dataclass
 from math import ceil, lcm, prod
 
 from sim.closed_form import collectives
-from sim.closed_form.prediction import Prediction, torus_of
+from sim.closed_form.heads import key_value_heads_read
+from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction, torus_of
+from sim.closed_form.scope import ANY, ROOFLINE, TIMELESS, Known, left_out
 from sim.errors import InputError, suggest
 from sim.specs import DTYPE_BYTES, Scenario
 
 Axes = tuple[str, ...]
+
+KNOWN: Known = {
+    **TIMELESS,
+    **ROOFLINE,
+    "topology.kind": ("torus",),
+    "topology.link.bandwidth": ANY,
+    "topology.link.efficiency": ANY,
+    "topology.link.latency": ANY,
+    "topology.axes.*.size": ANY,
+    "topology.axes.*.wrap": ANY,
+    "topology.axes.*.twist": ANY,
+    "topology.chip.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
+    "topology.chip.channel_interference": ANY,  # of NCCL, which runs on no torus
+    "topology.chip.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
+    "topology.chip.stream_wait": ANY,  # of collectives on a stream of their own
+    "layout.communication": (None, "compute_stream"),
+    "layout.chunks": ANY,  # of an overlap that is not known
+    "layout.ffn": PAPER_LAYOUTS,
+    "layout.attention": ("heads", "batch"),
+    "layout.logits": ("last", "none"),
+}
+"""What the form knows; on chips and links alike, one operation after the other."""
+
+_LOGIT, _TOP_K = 4, ("softmax", "top k", "masked softmax", "draw")
+"""Bytes of a 32-bit logit, and the kernels of a draw, each of which goes twice through all logits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +109,8 @@ class Ledger:
     def __init__(self, scenario: Scenario) -> None:
         self.terms: dict[str, float] = {}
         self.torus = torus_of(scenario)
-        self.exact = True
+        self.inexact: dict[str, None] = {}
+        """What of the collectives is not exact."""
         self._algorithms = {**self.torus.collectives, **scenario.collectives}
         self._dtype = scenario.workload.activations
 
@@ -90,12 +118,17 @@ class Ledger:
         """Chips of a group."""
         return prod(self.torus.axes[axis].size for axis in axes)
 
-    def op(self, name: str, flops: float, moved: float) -> None:
+    def op(self, name: str, flops: float, moved: float, *, tiled: bool = False) -> None:
         """FLOPs at the reached rate or bytes at the reached memory bandwidth, whichever takes longer, what of the
-        other does not pass under it, and the overhead."""
+        other does not pass under it, and the overhead.
+
+        Args:
+            tiled: a matmul of more than one row.
+        """
         chip = self.torus.chip
+        reached = chip.matmul_hbm_efficiency if tiled and chip.matmul_hbm_efficiency else chip.hbm_efficiency
         compute = flops / (chip.peak[self._dtype].value * chip.matmul_efficiency.value)
-        memory = moved / (chip.hbm_bandwidth.value * chip.hbm_efficiency.value)
+        memory = moved / (chip.hbm_bandwidth.value * reached.value)
         beside = (1 - chip.roofline_overlap.value) * min(compute, memory)
         self._add(name, max(compute, memory) + beside + chip.op_overhead.value)
 
@@ -118,9 +151,15 @@ class Ledger:
         algorithm = self._algorithms.get(collective, "multi_axis")
         time = collectives.predict(collective, algorithm, rings, size, bandwidth, latency)
         if time is None:
-            self.exact = False
+            self.inexact[f"has only a bound of {collective} over {''.join(over)}"] = None
             time = collectives.bound(collective, rings, size, bandwidth, latency)
+        elif not collectives.ends_together(algorithm, rings):
+            self.inexact[f"assumes that all chips end {collective} over {''.join(over)} together"] = None
         self._add(f"{name} {collective.replace('_', '-')}", time + self.torus.collective_overhead.value)
+
+    def prediction(self, scenario: Scenario) -> Prediction:
+        """The terms as those of one pass of the scenario, added up."""
+        return Prediction(sum(self.terms.values()), self.terms, (*left_out(scenario, KNOWN), *self.inexact))
 
     def _add(self, name: str, time: float) -> None:
         self.terms[name] = self.terms.get(name, 0.0) + time
@@ -142,11 +181,17 @@ def computed_d_model(scenario: Scenario) -> int:
     return ceil(scenario.model.d_model / shares) * shares
 
 
+def _check(field: str, size: int, ways: int) -> None:
+    """A dimension that chips share must be a multiple of their number. Raises InputError."""
+    if size % ways:
+        raise InputError(f"must be a multiple of the {ways} chips that share it", where=field, got=size)
+
+
 def per_axis(scenario: Scenario) -> Prediction:
     """One forward pass: embedding, every operation and collective of every layer, logits, one after the other.
 
     Raises:
-        InputError: no torus, or a layout that the paper does not have.
+        InputError: no torus, a layout that the paper does not have, or chips that do not divide what they share.
     """
     ledger, model, work = Ledger(scenario), scenario.model, scenario.workload
     axes = groups(scenario.layout.ffn, tuple(ledger.torus.axes))
@@ -162,6 +207,8 @@ def per_axis(scenario: Scenario) -> Prediction:
     if H // f % e and work.batch % e and L % e:
         H = ceil(H / (f * e)) * f * e
     Kv = H if model.kv_heads == model.heads else model.kv_heads
+    _check("workload.batch", work.batch, g)
+    _check("model.d_ff", F, max(f * e, storing))
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
     m = 2 if model.ffn == "swiglu" else 1
     # Where the query's sum over e goes: heads if there are enough for all chips, else sequences, else positions.
@@ -170,7 +217,8 @@ def per_axis(scenario: Scenario) -> Prediction:
 
     def matmul(name: str, rows: float, inputs: float, outputs: float) -> None:
         """[rows, inputs] x [inputs, outputs] on each chip."""
-        ledger.op(name, 2 * rows * inputs * outputs, inputs * outputs * w + rows * (inputs + outputs) * a)
+        moved = inputs * outputs * w + rows * (inputs + outputs) * a
+        ledger.op(name, 2 * rows * inputs * outputs, moved, tiled=rows > 1)
 
     def read_residual(name: str, norm: str) -> None:
         """B_g L E_(e r) -> B_g L E_e, and its norm."""
@@ -234,8 +282,7 @@ def per_axis(scenario: Scenario) -> Prediction:
             matmul("kv", part, E / e, kept)
             ledger.wire("kv", "reduce_scatter" if to_batch else "all_reduce", axes.e, part * kept * a)
             ledger.wire("kv", "all_gather", last, B * L * kept * a)
-        used = max(1, heads * Kv / H)  # key-value heads that the chip's query heads share
-        attend(sequences * 2 * used * Q * C, B * L * H / (f * e))
+        attend(sequences * 2 * key_value_heads_read(heads, H / Kv) * Q * C, B * L * H / (f * e))
 
     def attention_by_batch() -> None:
         """Every chip attends with all heads of its own sequences (section 3.3, Figure 4(c))."""
@@ -260,13 +307,24 @@ def per_axis(scenario: Scenario) -> Prediction:
             ledger.wire("kv", collective, axes.e, part * 2 * Kv * Q * a)
         ledger.wire("q", "all_to_all", moved, queries * Q * a)
         heads = (H / (f * e) if to_heads else H / f) * ways
-        attend(held / ways * 2 * max(1, heads * Kv / H) * Q * C, queries)
+        attend(held / ways * 2 * key_value_heads_read(heads, H / Kv) * Q * C, queries)
         ledger.wire("attention", "all_to_all", moved, queries * Q * a)
 
     def attend(cached: float, queries: float) -> None:
-        """Scores and values of `queries` rows; the cache is read, queries in, values out, scores out and in again."""
-        scores = 2 * queries * C * 4 if ledger.torus.chip.attention == "unfused" else 0
-        ledger.op("attention", 4 * queries * Q * C, cached * c + 2 * queries * Q * a + scores)
+        """Scores and values of `queries` rows; the cache is read, queries in, values out, scores out and in again.
+
+        Where elementwise operations are kernels of their own and attention is no single one, scores, softmax and values
+        are three.
+        """
+        flops, moved, chip = 4 * queries * Q * C, cached * c + 2 * queries * Q * a, ledger.torus.chip
+        if chip.attention == "fused":
+            ledger.op("attention", flops, moved)
+        elif chip.elementwise == "fused":
+            ledger.op("attention", flops, moved + 2 * queries * C * _LOGIT)
+        else:
+            ledger.op("attention scores", flops / 2, moved / 2 + queries * C * a)
+            ledger.op("attention softmax", 0.0, 2 * queries * C * a)
+            ledger.op("attention values", flops / 2, moved / 2 + queries * C * a)
 
     attention = {"batch": attention_by_batch, "heads": attention_by_heads}[scenario.layout.attention]
     read_residual("residual", "norm")
@@ -287,7 +345,7 @@ def per_axis(scenario: Scenario) -> Prediction:
         ledger.terms[name] *= scenario.layers
 
     if scenario.layout.logits == "none":
-        return Prediction(sum(ledger.terms.values()), ledger.terms, ledger.exact)
+        return ledger.prediction(scenario)
     # Rows of the table are looked up where they are stored and summed; the last position goes to all its parts.
     ledger.elementwise("embedding", B * g * L * E * a)
     ledger.wire("embedding to sequences", "reduce_scatter", axes.g, B * g * L * E * a)
@@ -297,6 +355,9 @@ def per_axis(scenario: Scenario) -> Prediction:
     ledger.wire("last position of all sequences", "all_gather", axes.g, B * g * E * a)
     normalise("final_norm", B * g, E, ())
     matmul("logits", B * g, E, ceil(model.vocabulary / n))
-    ledger.elementwise("token", B * g * ceil(model.vocabulary / n) * a)
+    logits = B * g * ceil(model.vocabulary / n)
+    for kernel in _TOP_K if work.sampling == "top_k" else ():
+        ledger.op(f"token {kernel}", 0.0, 2 * logits * _LOGIT)
+    ledger.elementwise("token", logits * a)
     ledger.wire("token", "all_gather", every, B * g * n * 8)  # each chip's largest logit and its token, 32-bit
-    return Prediction(sum(ledger.terms.values()), ledger.terms, ledger.exact)
+    return ledger.prediction(scenario)

@@ -251,4 +251,5 @@ def paper(scenario: Scenario) -> Prediction:
         "kv_cache": memory_time(0, w, cache, n, hbm),
         "communication": scenario.layers * volume.time(bw, a, w) if n > 1 else 0.0,
     }
-    return Prediction(max(terms["compute"], terms["weights"] + terms["kv_cache"]) + terms["communication"], terms)
+    step_s = max(terms["compute"], terms["weights"] + terms["kv_cache"]) + terms["communication"]
+    return Prediction(step_s, terms, ("leaves out latency, overheads and on which links a collective runs",))

@@ -15,8 +15,14 @@ class Prediction:
 
     step_s: float
     terms: Mapping[str, float]
-    exact: bool = True
-    """False where something has no closed form and a lower bound stands in."""
+    inexact: tuple[str, ...]
+    """Why a simulation may take another time, such as `leaves out layout.overlap: micro_batches`; empty where it takes
+    the same, to the rounding of its tasks."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the simulation takes the same time, to the rounding of its tasks."""
+        return not self.inexact
 
 
 PAPER_LAYOUTS = (

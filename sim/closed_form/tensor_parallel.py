@@ -11,8 +11,8 @@ of a half and c that of its sum:
 `usual` is that model at the rates that the chip's file says kernels reach. `per_operation` sums operations instead:
 each its own roofline and overhead, with norms, rotary embedding, activations, adds, logits and the draw of a token.
 Neither knows what a join of streams costs or that collectives slow compute, and neither overlaps anything but Ladder's
-sums: what micro-batches or chunked matmuls hide is left to the simulation. Where joins are free, collectives slow
-nothing and their formula is exact, `per_operation` is exact.
+sums: what micro-batches or chunked matmuls hide is left to the simulation. Where nothing is left out (`KNOWN`) and the
+formula of every collective is exact, the simulation equals `per_operation`.
 
 | symbol | meaning | | symbol | meaning |
 |---|---|---|---|---|
@@ -30,11 +30,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, gcd
 
+from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.prediction import Prediction
-from sim.specs import DTYPE_BYTES, ChipSpec, Scenario, chips_of
+from sim.closed_form.scope import ANY, ROOFLINE, TIMELESS, Known, left_out
+from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, ChipSpec, Scenario, chips_of
 
-Wire = Callable[[str, float], float]
-"""(collective, bytes) -> s: what a closed form says of a collective of all chips."""
+Wire = Callable[[str, float], tuple[float, str]]
+"""(collective, bytes) -> (time of a collective of all chips, s, and why it is not exact; empty where it is)."""
+
+KNOWN: Known = {
+    **TIMELESS,
+    **ROOFLINE,
+    "topology.kind": ("switch", "graph"),
+    "topology.chips": ANY,
+    "topology.link": ANY,  # with what follows of the machine, read by the formulas of collectives
+    "topology.link_types": ANY,
+    "topology.links": ANY,
+    "topology.nodes": ANY,
+    "topology.nccl": ANY,
+    "topology.reduces": ANY,
+    "topology.chip.l2_bandwidth": ANY,
+    "topology.chip.channel_interference": ANY,  # of NCCL's collectives, whose formula is not exact
+    "topology.chip.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
+    "layout.ffn": (TENSOR_PARALLEL,),
+    "layout.attention": ("heads",),
+    "layout.residual": (
+        *(None, "standard", "parallel", "ladder", "hybrid", "desync2", "desync4"),
+        "no_communication",
+    ),
+    "layout.hybrid": ANY,
+    "layout.mesh.tensor": ANY,
+    "layout.sequence_parallel": (True, False),
+    "layout.communication": (None, "compute_stream", "own_stream"),
+    "layout.chunks": ANY,  # of an overlap that is not known
+    "layout.head": ("sharded", "replicated"),
+    "layout.logits": ("last", "every"),
+    "layout.kv_heads": ("shared", "expanded"),
+}
+"""What `per_operation` knows."""
+_WITHOUT_JOINS: Known = {"topology.chip.stream_wait": ANY}
+"""What it knows as well where there are no collectives, or they have no stream of their own."""
 
 _SCORES, _PAIR = 4, 8
 """Bytes of a 32-bit logit, and of one with its token."""
@@ -82,9 +117,10 @@ class _Sizes:
         self.B, self.L, self.C = work.batch, work.tokens_per_step, work.mean_cache_length
         self.E, self.Q, self.m = model.d_model, model.d_head, 2 if model.ffn == "swiglu" else 1
         heads = ceil(model.computed_heads / n) * n
-        cached = heads if model.kv_heads == model.heads else model.kv_heads
-        self.H, self.K, self.F = heads / n, cached / gcd(model.kv_heads, n), model.d_ff / n  # of one chip
-        self.used = max(1, heads // n // (heads // cached))  # key-value heads that its query heads read
+        of_all = model.kv_heads == model.heads  # padded like the query heads, and split like them
+        cached, split = (heads, n) if of_all else (model.kv_heads, gcd(model.kv_heads, n))
+        self.H, self.K, self.F = heads / n, cached / split, model.d_ff / n  # of one chip
+        self.used = key_value_heads_read(self.H, heads / cached)
         self.V = ceil(model.vocabulary / n) * (1 if layout.head == "sharded" else n)
         self.tokens = self.B * self.L
         self.own = self.tokens / n if layout.sequence_parallel else self.tokens  # tokens of the residual stream
@@ -214,8 +250,9 @@ def usual(scenario: Scenario, wire: Wire) -> Prediction:
         flops = sum(op.flops for op in ops) / _rate(chip, dtype)
         return max(flops, sum(op.read / _memory(chip, op) for op in ops))
 
-    compute, exposed = _pass(scenario, halves(scenario), time_of, wire)
-    return Prediction(compute + sum(exposed.values()), {"compute": compute, **exposed})
+    compute, exposed, _ = _pass(scenario, halves(scenario), time_of, wire)
+    inexact = ("leaves out overheads and what each operation of a half waits for",)
+    return Prediction(compute + sum(exposed.values()), {"compute": compute, **exposed}, inexact)
 
 
 def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
@@ -226,12 +263,13 @@ def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
         return sum(_roofline(chip, dtype, op) + chip.op_overhead.value for op in half.ops)
 
     parts = halves(scenario)
-    compute, exposed = _pass(scenario, parts, time_of, wire)
+    compute, exposed, inexact = _pass(scenario, parts, time_of, wire)
     overhead = chip.op_overhead.value
     terms: dict[str, float] = {}
     for op in (op for half in parts for op in half.ops):
         terms[op.name] = terms.get(op.name, 0.0) + _roofline(chip, dtype, op) + overhead
-    return Prediction(compute + sum(exposed.values()), {**terms, **exposed})
+    known = KNOWN if scenario.own_stream and exposed else {**KNOWN, **_WITHOUT_JOINS}
+    return Prediction(compute + sum(exposed.values()), {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
 
 def _rate(chip: ChipSpec, dtype: str) -> float:
@@ -251,21 +289,25 @@ def _roofline(chip: ChipSpec, dtype: str, op: Op) -> float:
 
 def _pass(
     scenario: Scenario, parts: Sequence[Half], time_of: Callable[[Half], float], wire: Wire
-) -> tuple[float, dict[str, float]]:
-    """(time of all halves, by name what of their collectives nothing hides).
+) -> tuple[float, dict[str, float], tuple[str, ...]]:
+    """(time of all halves, by name what of their collectives nothing hides, why their formulas are not exact).
 
     Under Ladder the sum of a half and the next half start together, and the one after that waits for both.
     """
     times = [time_of(half) for half in parts]
     exposed: dict[str, float] = {}
+    inexact: dict[str, None] = {}
 
     def expose(collective: str, name: str, size: float, under: float = 0.0) -> None:
-        key = f"{collective} {name}"
-        exposed[key] = exposed.get(key, 0.0) + max(0.0, wire(collective, size) - under)
+        key, (time, reason) = f"{collective} {name}", wire(collective, size)
+        exposed[key] = exposed.get(key, 0.0) + max(0.0, time - under)
+        inexact.update({reason: None} if reason else {})
 
     sizes = _Sizes(scenario)
     if sizes.n == 1:
-        return sum(times), exposed
+        return sum(times), exposed, ()
+    if scenario.layout.sequence_parallel and scenario.own_stream and any(half.hidden for half in parts):
+        inexact["assumes that nothing hides the collectives of sequence_parallel under ladder"] = None
     for i, half in enumerate(parts):
         if half.sum and scenario.layout.sequence_parallel and half.sum != "embedding":
             expose("all_gather", half.sum, sizes.stream)  # before it, and its sum scattered after it
@@ -277,4 +319,4 @@ def _pass(
         expose("all_gather", "final norm", sizes.stream)
     if scenario.layout.head == "sharded":
         expose("all_gather", "token", sizes.B * _PAIR * sizes.n)
-    return sum(times), exposed
+    return sum(times), exposed, tuple(inexact)

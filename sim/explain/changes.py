@@ -17,6 +17,7 @@ IDEAL: dict[str, Any] = {
     "topology.chip.op_overhead": 0.0,
     "topology.chip.matmul_efficiency": 1.0,
     "topology.chip.hbm_efficiency": 1.0,
+    "topology.chip.matmul_hbm_efficiency": None,
     "topology.chip.roofline_overlap": 1.0,
     "topology.chip.elementwise": "fused",
     "layout.overlap": "none",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sim.closed_form.per_axis import per_axis
+from sim.closed_form.tensor_parallel import per_operation
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.explain import formula, tensor_parallel
@@ -17,7 +18,7 @@ from sim.program import Ints, Kind, Program
 from sim.report.explanation import HALVES, PAPERS, ROUNDING, Explanation, Model, bars
 from sim.run import Pass, Run, run, step_s, uncovered, wires
 from sim.specs import TENSOR_PARALLEL, Scenario
-from sim.units import PS_PER_S, format_seconds, to_ps
+from sim.units import PS_PER_S, format_list, format_seconds, to_ps
 
 CONTENTION = "Contention"
 MACHINE = "A machine below its data sheet"
@@ -43,11 +44,11 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
     if what := uncovered(scenario):
         raise InputError(f"no closed form covers {what}", where=scenario.name, hint="run it without --explain")
     if scenario.layout.ffn == TENSOR_PARALLEL:
-        words, exact = HALVES, wires(scenario)[1]
+        words, inexact = HALVES, per_operation(changed(scenario, tensor_parallel.FREE), wires(scenario)).inexact
         first, simulated = tensor_parallel.formulas(scenario), [*tensor_parallel.simulations(part), *_growing(part)]
     else:
         ideal = changed(scenario, IDEAL)
-        words, exact = PAPERS, per_axis(ideal).exact
+        words, inexact = PAPERS, per_axis(ideal).inexact
         first, simulated = formula.models(ideal), [*_simulated(part, ideal), *_growing(part)]
     # Effects that do not apply make no difference; that nothing contends is worth saying.
     closed, (contention, *others) = list(_telling(first)), simulated
@@ -60,7 +61,7 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
         chips=part.report.chips,
         bars=found,
         ideal_at=len(closed),
-        exact=exact,
+        inexact=inexact,
         published_s=published_s,
         words=words,
     )
@@ -86,9 +87,10 @@ def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
     (step,) = _of_all_layers(part, ideal, _unaltered)
     why = "none: nothing waits that the closed form does not count; it is exact here, and the simulation agrees"
     if not form.exact:
-        why = "messages wait for each other on shared links; the closed form has only a lower bound"
+        reasons = format_list(form.inexact)
+        why = f"what the closed form does not know: it {reasons}"
         if abs(step - form.step_s) < ROUNDING * step:
-            why = "none: some collectives have no formula but a lower bound, and they reach it"
+            why = f"none, though the closed form {reasons}"
     yield Model("Shared links", CONTENTION, step, why)
 
     scenario = ideal
@@ -183,6 +185,11 @@ def _memory(scenario: Scenario, value: float, _: float) -> str:
     return f"streaming reads reach {value:.1%} of {scenario.topology.chip.hbm_bandwidth.value / 1e9:.0f} GB/s"
 
 
+def _tiled(scenario: Scenario, value: float, _: float) -> str:
+    rate = scenario.topology.chip.hbm_bandwidth.value / 1e9
+    return f"matmuls of more than one row, whose weights are read in tiles, reach {value:.1%} of {rate:.0f} GB/s"
+
+
 def _beside(_: Scenario, value: float, __: float) -> str:
     return f"{1 - value:.0%} of the shorter of FLOPs and memory in an operation does not pass under the longer"
 
@@ -209,6 +216,7 @@ def _ops(_: Scenario, value: float, added: float) -> str:
 
 _EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
     ("Memory bandwidth reached", MACHINE, "topology.chip.hbm_efficiency", _memory),
+    ("Memory bandwidth of matmuls", MACHINE, "topology.chip.matmul_hbm_efficiency", _tiled),
     ("Matmul rate reached", MACHINE, "topology.chip.matmul_efficiency", _matmul),
     ("FLOPs and memory in turn", MACHINE, "topology.chip.roofline_overlap", _beside),
     ("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),

@@ -17,7 +17,7 @@ from sim.closed_form.prediction import torus_of
 from sim.explain.changes import all_rings, changed, endless_memory, endless_rate
 from sim.report.explanation import FORMULA, Model
 from sim.specs import DTYPE_BYTES, Scenario
-from sim.units import format_seconds
+from sim.units import format_list, format_seconds
 
 WIRE, WORK = "Communication it simplifies", "Work it leaves out"
 
@@ -81,7 +81,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
         return
     bw = 2 * len(ledger.torus.axes) * ledger.torus.link.bandwidth.value
     sent = sum(2 * size * (1 - 1 / ledger.ways(axes)) for axes, size in _ffn_sizes(rings, split).items())
-    ways = _listed([f"{ledger.ways(axes)} over {_names(axes)}" for axes in over])
+    ways = format_list([f"{ledger.ways(axes)} over {_names(axes)}" for axes in over])
     yield Model(
         "Own share stays: (K-1)/K",
         WIRE,
@@ -91,7 +91,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
 
     ffn = _ffn_wires(rings, replace(split, whole=()), matrices_in=1)
     links = 2 * len(ledger.torus.axes)
-    have = _listed([f"over {_names(axes)} {_links(ledger, axes)} of {links}" for axes in over])
+    have = format_list([f"over {_names(axes)} {_links(ledger, axes)} of {links}" for axes in over])
     yield Model("Only the links of its axes", WIRE, ffn, f"a collective has no others: {have}")
 
     if split.whole:
@@ -122,7 +122,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
     yield Model("No wraparound", WIRE, sum(_layer_wires(as_built).values()), why)
     chosen = {**torus_of(scenario).collectives, **scenario.collectives}
     named = [f"{name} by {algorithm}" for name, algorithm in chosen.items() if name != "collective_matmul"]
-    why = f"{_listed(named)}, not on all links of all axes at once"
+    why = f"{format_list(named)}, not on all links of all axes at once"
     yield Model("Chosen algorithms", WIRE, sum(_layer_wires(scenario).values()), why)
 
 
@@ -293,10 +293,6 @@ def _links(ledger: Ledger, axes: Axes) -> int:
 
 def _names(axes: Axes) -> str:
     return "".join(sorted(axes))
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words)
 
 
 def _count(number: float) -> str:

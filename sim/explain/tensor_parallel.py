@@ -10,7 +10,7 @@ from sim.explain.changes import changed
 from sim.report.explanation import HALVES, Model
 from sim.run import Pass, step_s, wires
 from sim.specs import Scenario
-from sim.units import format_seconds
+from sim.units import format_list, format_seconds
 
 WORK, WAITING = "Work it leaves out", "What formulas do not know"
 
@@ -31,7 +31,7 @@ _FUSED: dict[str, Any] = {
 
 def formulas(scenario: Scenario) -> Iterator[Model]:
     """Models up to the closed form per operation."""
-    wire, _ = wires(scenario)
+    wire = wires(scenario)
     found = usual(scenario, wire)
     compute = found.terms["compute"]
     why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every half layer"
@@ -73,7 +73,7 @@ def formulas(scenario: Scenario) -> Iterator[Model]:
 def simulations(part: Pass) -> Iterator[Model]:
     """Models from the closed form per operation on; the first is that of the same assumptions, simulated."""
     scenario = part.scenario
-    _, exact = wires(scenario)
+    inexact = per_operation(changed(scenario, FREE), wires(scenario)).inexact
     chip = scenario.topology.chip
     own = {path: _field(scenario, path) for path in FREE}
     free = dict(FREE)
@@ -81,9 +81,9 @@ def simulations(part: Pass) -> Iterator[Model]:
         "Collectives step by step",
         WAITING,
         step_s(changed(scenario, free)),
-        "none: their formula is exact, and the simulation agrees"
-        if exact
-        else "their chunks, channels and links one by one; the closed form has NCCL's tuner or a bound",
+        f"what the closed form does not know: it {format_list(inexact)}"
+        if inexact
+        else "none: the closed form is exact, and the simulation agrees",
     )
     wait = format_seconds(chip.stream_wait.value)
     lost = chip.channel_interference.value if chip.channel_interference else 0.0

@@ -16,11 +16,16 @@ def embedding(flow: Dataflow[V], at: Partition) -> V:
     return x
 
 
-def unembedding(flow: Dataflow[V], x: V, at: Partition) -> tuple[V, V]:
-    """(logits BV, next token) of the last position: gathered to every chip, times its part of the tied table."""
+def unembedding(flow: Dataflow[V], x: V, at: Partition, *, tied: bool) -> tuple[V, V]:
+    """(logits BV, next token) of the last position: gathered to every chip, times its part of the LM head.
+
+    Args:
+        tied: the LM head is the embedding's table, else a weight of its own.
+    """
     every = "".join(at.g + at.e + at.f)
     (y,) = flow.all_gather([(flow.last_position(x), "E")], at.e + at.split, "last position")
     (y,) = flow.all_gather([(y, "B")], at.g, "last position")
     y = flow.scale(y, flow.mean_square(y, "E", "final_norm"), flow.weight("final_norm", "E", "E"), "final_norm")
-    (logits,) = flow.matmul(y, [flow.weight("embedding", f"V_{every} E", f"V_{every} E")], "logits")
+    head = flow.weight("embedding" if tied else "lm_head", f"V_{every} E", f"V_{every} E")
+    (logits,) = flow.matmul(y, [head], "logits")
     return logits, flow.sample(logits, "token")

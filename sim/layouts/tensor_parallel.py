@@ -99,7 +99,8 @@ class TensorParallel(Generic[V]):
 
     def query_key_value(self) -> list[V]:
         """Column-parallel; each chip has the key-value heads that its query heads use, so few heads are copied."""
-        own = "_" + "".join(dividing(self.axes, self.model.kv_heads, self.flow))
+        multi_head = self.model.kv_heads == self.model.heads  # padded like the query heads, so all chips divide them
+        own = "_" + "".join(self.axes if multi_head else dividing(self.axes, self.model.kv_heads, self.flow))
         query = self.flow.weight("w_q", *2 * (f"E H{self.split} Q",))
         return [query, *(self.flow.weight(name, *2 * (f"E K{own} Q",)) for name in ("w_k", "w_v"))]
 

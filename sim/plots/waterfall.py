@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.plots.style import PALETTE, SMALL, figure, fitting, save, style
 from sim.report.explanation import Bar, Explanation
-from sim.units import format_count
+from sim.units import format_count, format_list
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,7 +113,7 @@ def rows_of(explanation: Explanation) -> Iterator[Row]:
             yield Row("total", words.first, paper, 0.0, paper, words.first_why)
         elif done == explanation.ideal_at:
             why = f"{words.ideal_why}; its simulation takes the same"
-            why = why if explanation.exact else f"{words.ideal_why}, {words.inexact}"
+            why = why if explanation.exact else f"{words.ideal_why}; it {format_list(explanation.inexact)}"
             yield Row("total", words.ideal, ideal, 0.0, ideal, why)
     why = f"{step / paper:.2f} times {words.formula}"
     if explanation.published_s is not None:

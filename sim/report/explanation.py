@@ -27,8 +27,6 @@ class Words:
     first_why: str
     ideal: str
     ideal_why: str
-    inexact: str
-    """Where the second is not exact."""
 
 
 PAPERS = Words(
@@ -38,7 +36,6 @@ PAPERS = Words(
     "max(compute, memory) + communication: Pope et al. 2022, sections 2 and 3",
     "Closed form, ideal machine",
     "this layout, one operation after the other, at data sheet rates and without latency",
-    "as far as there are formulas",
 )
 HALVES = Words(
     "The usual formula",
@@ -47,7 +44,6 @@ HALVES = Words(
     "max(FLOPs, weights and cache) of every half layer, and the sums it waits for",
     "Closed form, per operation",
     "every operation's own roofline and overhead; joins of streams cost nothing, collectives slow nothing",
-    "its collectives are those of NCCL's tuner or a bound",
 )
 
 
@@ -85,11 +81,17 @@ class Explanation:
     bars: tuple[Bar, ...]
     ideal_at: int
     """Bars up to the detailed closed form, of a torus on an ideal machine; what follows is simulated."""
-    exact: bool
-    """Whether that closed form is exact: the simulation of the ideal machine is then the same to the rounding."""
+    inexact: tuple[str, ...]
+    """Why that closed form is not exact; where it is, the simulation of the ideal machine is the same to the rounding.
+    """
     published_s: float | None
     """A published step, where the scenario has one."""
     words: Words = PAPERS
+
+    @property
+    def exact(self) -> bool:
+        """Whether the simulation of the ideal machine takes the same as that closed form, to the rounding."""
+        return not self.inexact
 
     @property
     def step_s(self) -> float:

@@ -42,10 +42,16 @@ class ClosedForm:
 
     Of tensor parallelism with Ladder's sums under the next half layer."""
     per_axis_terms: Mapping[str, float]
-    per_axis_exact: bool = True
-    """False where a collective has no exact form on this machine: its lower bound stands in, or NCCL's tuner."""
+    inexact: tuple[str, ...] = ()
+    """Why the simulation may take another time than `per_axis_latency_s`, such as `leaves out layout.overlap:
+    micro_batches`; empty where it takes the same, to the rounding of its tasks."""
     name: str = PAPER
     per_axis_name: str = "per axis, no overlap"
+
+    @property
+    def per_axis_exact(self) -> bool:
+        """Whether the simulation takes `per_axis_latency_s`, to the rounding of its tasks."""
+        return not self.inexact
 
     def _repr_html_(self) -> str:
         rows = [(name, format_seconds(time_s)) for name, time_s in self.terms.items()]
@@ -206,6 +212,7 @@ class Report:
         closed_form = None
         if self.closed_form:
             closed_form = plain(self.closed_form) | {
+                "per_axis_exact": self.closed_form.per_axis_exact,
                 "per_axis_difference": self.per_axis_difference,
                 "per_axis_over_paper": self.between_closed_forms,
             }
@@ -356,7 +363,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
             bubble_s=all_steps("bubble_s"),
             idle_s=all_steps("idle_s"),
         ),
-        closed_form=_sum(forms) if len(forms) == 2 else None,
+        closed_form=sum_of_forms(forms) if len(forms) == 2 else None,
         published=published,
         memory=Memory(
             max(prefill.memory.weights_bytes, decode.memory.weights_bytes),
@@ -373,8 +380,8 @@ def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
     )
 
 
-def _sum(forms: Sequence[ClosedForm]) -> ClosedForm:
-    """Closed forms of phases one after the other; a term of both is added up."""
+def sum_of_forms(forms: Sequence[ClosedForm]) -> ClosedForm:
+    """Adds up the closed forms of phases that follow each other; a term of both is added up."""
 
     def terms(name: str) -> dict[str, float]:
         names = {term: None for form in forms for term in getattr(form, name)}
@@ -385,7 +392,7 @@ def _sum(forms: Sequence[ClosedForm]) -> ClosedForm:
         terms("terms"),
         sum(form.per_axis_latency_s for form in forms),
         terms("per_axis_terms"),
-        all(form.per_axis_exact for form in forms),
+        tuple(dict.fromkeys(reason for form in forms for reason in form.inexact)),
         forms[0].name,
         forms[0].per_axis_name,
     )

@@ -11,7 +11,7 @@ from sim.report.pipeline import PipelineReport
 from sim.report.report import Report
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
-from sim.units import format_bytes, format_percent, format_seconds
+from sim.units import format_bytes, format_list, format_percent, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def overall(report: Report) -> Iterator[Block]:
     """
     if not report.memory.fits:
         yield list(_too_large(report.memory))
-    yield [_comparison(report), *([Line(f"published: {report.published.source}")] if report.published else [])]
+    yield [_comparison(report), *_inexact(report), *_source(report)]
     if report.padding:
         yield [_padding(report.padding)]
     if report.pipeline:
@@ -112,6 +112,20 @@ def _comparison(report: Report) -> Table:
         (tuple((name, format_seconds(value), _difference(relative)) for name, value, relative in rows),),
         f"outside the {report.published.tolerance:.0%} the scenario allows" if report.published and outside else "",
     )
+
+
+def _inexact(report: Report) -> Iterator[Line]:
+    """Why the detailed closed form is no exact one."""
+    form = report.closed_form
+    if form and not form.per_axis_exact:
+        yield Line(
+            f"the closed form {form.per_axis_name.partition(',')[0]} is not exact: it {format_list(form.inexact)}"
+        )
+
+
+def _source(report: Report) -> Iterator[Line]:
+    if report.published:
+        yield Line(f"published: {report.published.source}")
 
 
 def _difference(relative: float | None) -> str:

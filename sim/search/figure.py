@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sim import load, suite
 from sim.partition import LAYOUTS
+from sim.placement import used_chips
 from sim.search.candidates import BASE, Phase
 from sim.search.choose import pareto
-from sim.specs import TENSOR_PARALLEL, Scenario, chips_of
+from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.sweep.points import Point
 from sim.sweep.rows import Row
 
@@ -50,7 +51,7 @@ def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
         if not isinstance(case, suite.Case) or case.metric != "latency_s":
             continue
         scenario = case.scenario()
-        work, chips = scenario.workload, chips_of(scenario.topology)
+        work, chips = scenario.workload, used_chips(scenario)
         if work.batch in batches and _work(scenario) in searched:
             costs = chips * case.published / work.tokens
             found.append(Measured(scenario.layout.ffn, chips, work.batch, case.published / work.steps, costs))
@@ -102,7 +103,6 @@ def _lines(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
 def _work(scenario: Scenario) -> tuple[Any, ...]:
     """What published and simulated steps must have in common, all but the batch and the layout."""
     work, model = scenario.workload, scenario.model
-    layers = scenario.engine.layers or model.layers
-    shape = (model.name, layers, model.kv_heads, model.d_head, scenario.layout.block)
-    machine = (scenario.topology.chip.name, chips_of(scenario.topology))
+    shape = (model.name, scenario.layers, model.kv_heads, model.d_head, scenario.layout.block)
+    machine = (scenario.topology.chip.name, used_chips(scenario))
     return (*shape, *machine, work.phase, work.prompt, work.context, work.weights)

@@ -59,8 +59,12 @@ class Model(Strict):
         """Weights of the layers' matmuls, of the embedding and of an LM head of its own, unpadded; norms left out."""
         attention = 2 * (self.heads + self.kv_heads) * self.d_head
         ffn = (3 if self.ffn == "swiglu" else 2) * self.d_ff
-        tables = (1 if self.tied else 2) * self.vocabulary
-        return self.d_model * (self.layers * (attention + ffn) + tables)
+        return self.d_model * self.layers * (attention + ffn) + self.table_parameters
+
+    @property
+    def table_parameters(self) -> int:
+        """Of embedding and LM head: one table where they are tied, else two."""
+        return (1 if self.tied else 2) * self.vocabulary * self.d_model
 
     @property
     def parameters(self) -> float:

@@ -1,0 +1,99 @@
+"""What a closed form knows of a scenario: it lists fields and their values, and anything else that is set is left out.
+
+A field that no form lists counts as left out once it is not at its default, so a new field makes every form inexact
+until the form lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel
+
+from sim.specs import Scenario, Sourced
+
+ANY = None
+"""Every value of a field."""
+
+Known = Mapping[str, tuple[object, ...] | None]
+"""Values that a form knows, by the path of the field such as `topology.axes.*.size`, or ANY."""
+
+TIMELESS: Known = dict.fromkeys(
+    (
+        *("name", "description", "reference", "sweep", "figure"),
+        *("engine.layers", "engine.steps", "engine.fold", "engine.periodic", "engine.kernel"),
+        *("topology.name", "topology.description", "topology.source"),
+        *("topology.chip.name", "topology.chip.hbm_capacity", "topology.link.name", "topology.link.medium"),
+        *("model.name", "model.source", "model.nominal_parameters", "model.tied", "padding.real_lengths"),
+    ),
+    ANY,
+)
+"""Fields on which no time of a step depends, beside the number of layers, which all forms read."""
+
+ROOFLINE: Known = dict.fromkeys(
+    (
+        *("topology.chip.peak", "topology.chip.matmul_efficiency", "topology.chip.hbm_bandwidth"),
+        *("topology.chip.hbm_efficiency", "topology.chip.matmul_hbm_efficiency", "topology.chip.roofline_overlap"),
+        *("topology.chip.op_overhead", "topology.collective_overhead", "topology.collectives", "collectives"),
+        *("model.layers", "model.d_model", "model.d_ff", "model.heads", "model.padded_heads", "model.kv_heads"),
+        *("model.d_head", "model.vocabulary", "workload.batch", "workload.prompt", "workload.context"),
+        *("workload.generate", "workload.static_cache"),
+    ),
+    ANY,
+) | {
+    "topology.chip.elementwise": ("fused", "kernel"),
+    "topology.chip.attention": ("fused", "unfused"),
+    "model.ffn": ("swiglu", "mlp"),
+    "model.block": ("parallel", "serial"),
+    "layout.block": (None, "parallel", "serial"),
+    "workload.phase": ("prefill", "decode"),
+    "workload.weights": ("bf16", "fp16", "int8"),
+    "workload.activations": ("bf16", "fp16", "int8"),
+    "workload.kv_cache": ("bf16", "fp16", "int8"),
+    "workload.sampling": ("greedy", "top_k"),
+}
+"""Fields of the operations of a pass, which the forms of a pass have in common."""
+
+
+def left_out(scenario: Scenario, known: Known) -> tuple[str, ...]:
+    """One reason for every field that is neither known nor at its default: `leaves out layout.overlap: micro_batches`.
+
+    The scenario is of one phase.
+    """
+    return tuple(f"leaves out {field}" for field in _of_model(scenario, "", known))
+
+
+def _of_model(spec: BaseModel, at: str, known: Known) -> Iterator[str]:
+    for name, field in type(spec).model_fields.items():
+        default = object() if field.is_required() else field.get_default(call_default_factory=True)
+        yield from _of_field(getattr(spec, name), default, f"{at}{name}", known)
+
+
+def _of_field(value: object, default: object, path: str, known: Known) -> Iterator[str]:
+    if path in known:
+        values = known[path]
+        if values is not ANY and value not in values:
+            yield _shown(path, value)
+    elif isinstance(value, BaseModel) and _has_part(path, known):
+        yield from _of_model(value, f"{path}.", known)
+    elif isinstance(value, Mapping) and _has_part(path, known):
+        for each in value.values():
+            yield from _of_field(each, object(), f"{path}.*", known)
+    elif _plain(value) != _plain(default):
+        yield _shown(path, value)
+
+
+def _has_part(path: str, known: Known) -> bool:
+    return any(other.startswith(f"{path}.") for other in known)
+
+
+def _plain(value: object) -> object:
+    """A number without where it comes from."""
+    return value.value if isinstance(value, Sourced) else value
+
+
+def _shown(path: str, value: object) -> str:
+    """`layout.overlap: micro_batches`; the path alone where the value is a number or has parts."""
+    if isinstance(value, bool):
+        return f"{path}: {str(value).lower()}"
+    return f"{path}: {value}" if isinstance(value, str) else path
