@@ -10,7 +10,7 @@ from typing import Any
 
 import chakra_schema as et
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from replay import replay
 from typer.testing import CliRunner
@@ -19,6 +19,7 @@ from sim import load, outputs
 from sim import topology as machines
 from sim.bench import time_s
 from sim.cli import app
+from sim.cli.options import about
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.engine import simulate
 from sim.errors import InputError
@@ -558,6 +559,54 @@ def test_pytorch_s_list_of_process_groups_says_who_is_missing(tmp_path: Path):
     everyone = [[init(), et.collective(1, 2**20, pg_name="0")]] * 3
     with pytest.raises(InputError, match="got '0 of 1 on rank 3'"):
         traced(tmp_path, [*everyone, []], machine(*FOUR))
+
+
+# --- anything at all -------------------------------------------------------------------------------------------------
+
+KEYS = sorted(set(et.USUAL) | {"resources", "busy_ps", "other"})
+SMALL = st.integers(-1, 4)
+ATTRIBUTE = st.one_of(
+    st.tuples(SMALL, st.sampled_from(["int32", "int64", "sint32", "sint64", "sfixed64"])),
+    st.tuples(st.sampled_from(["", "0", "1", "bf16", "0:compute", "x"]), st.just("string")),
+    st.tuples(st.booleans(), st.just("bool")),
+    st.tuples(st.lists(st.booleans(), max_size=3), st.just("bool_list")),
+    ANY_ATTRIBUTE.map(lambda pair: (pair[1], pair[0])),
+)
+NODE = st.builds(
+    lambda id, kind, after, us, attributes: et.node(id, "n", kind, after=after, us=us, **attributes),
+    st.integers(0, 5),
+    st.sampled_from(et.NODE_TYPES),
+    st.lists(st.integers(0, 6), max_size=2),
+    st.sampled_from([0, 1, 20, 2**63]),
+    st.dictionaries(st.sampled_from(KEYS), ATTRIBUTE, max_size=6),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(
+    rank=st.lists(NODE, max_size=4),
+    alike=st.booleans(),
+    flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=2),
+)
+def test_any_trace_takes_time_or_is_refused_in_one_line(tmp_path: Path, rank: list[Any], alike: bool, flips: Any):
+    topology = machine(*FOUR)
+    prefix = et.write(tmp_path / "t", [rank if alike or not at else [] for at in range(4)])
+    first = Path(f"{prefix}.0.et")
+    raw = bytearray(first.read_bytes())
+    for place, value in flips:
+        raw[int(place * (len(raw) - 1))] = value
+    first.write_bytes(raw)
+    refusal = ""
+    try:
+        with about(str(prefix)):
+            step_ps = replayed(load_traces(prefix, topology), topology).bottlenecks.shares.step_ps
+    except InputError as error:
+        step_ps, refusal = 0, str(error)
+    event("refused" if refusal else "simulated")
+    assert bool(refusal) == (step_ps <= 0)
+    assert refusal.startswith(str(prefix)) or not refusal
+    assert "\n" not in refusal
+    assert len(refusal) < 1000
 
 
 # --- the command and our own traces ----------------------------------------------------------------------------------

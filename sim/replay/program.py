@@ -130,7 +130,8 @@ def _common_format(nodes: Iterable[RankNode], chip: Chip, notes: Notes) -> str:
     computations = [each for each in nodes if each.node.type == NodeType.COMP]
     formats = Counter(each.dtype for each in computations)
     common = next((name for name, _ in formats.most_common() if name in chip.peak_flops), next(iter(chip.peak_flops)))
-    on_chip = [each for each in computations if each.flag("is_cpu_op") is False and each.quantity("num_ops")]
+    measured = [each for each in computations if each.node.duration_us and each.quantity("num_ops")]
+    on_chip = [each for each in measured if each.flag("is_cpu_op") is False]
     others = Counter(each.dtype for each in on_chip if each.dtype != common)
     for name, count in others.items():
         which = f"in {name}" if name else "without a number format"
