@@ -73,14 +73,14 @@ def _node(message: bytes) -> Node:
         elif field == _ATTRIBUTE and isinstance(part, bytes):
             name, value = read_attribute(part)
             if value is not None:  # a name without a value says nothing
-                attributes[name] = value
+                attributes[printable(name)] = value
         elif field in numbers and isinstance(part, int):
             numbers[field] = part
         elif field in texts and isinstance(part, bytes):
             texts[field] = part
         elif field in numbers or field in texts or field == _ATTRIBUTE:
             raise ValueError(f"field {field} of a node has wire type {kind}")
-    name = texts[_NAME].decode()
+    name = printable(texts[_NAME].decode())
     if numbers[_TYPE] not in NodeType.__members__.values():
         raise ValueError(f"node {numbers[_ID]} ({name}) has the unknown type {numbers[_TYPE]}")
     values, types = _inputs(texts[_INPUTS])
@@ -94,6 +94,15 @@ def _node(message: bytes) -> Node:
         numbers[_DURATION],
         attributes,
         values,
+    )
+
+
+def printable(text: str) -> str:
+    """Returns the text without what moves a terminal's cursor or changes its colours."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sim.errors import InputError, suggest
 from sim.export.chakra import NodeType
-from sim.replay.nodes import Notes, RankNode
+from sim.replay.nodes import Notes, RankNode, shortened
 
 Ranks = tuple[int, ...]
 
@@ -38,7 +38,7 @@ def read_groups(path: Path, ranks: int) -> dict[str, Ranks]:
         raise InputError("must be JSON", where=str(path), got=str(error)) from None
     if not isinstance(found, dict):
         raise InputError('must be groups by name, {"name": [rank, ...]}', where=str(path), got=type(found).__name__)
-    return {name: _checked(members, ranks, f"{path}: {name}") for name, members in found.items()}
+    return {name: _checked(members, ranks, f"{path}: {shortened(name)}") for name, members in found.items()}
 
 
 def _checked(members: object, ranks: int, where: str) -> Ranks:
@@ -73,7 +73,9 @@ class Communicators:
             self._notes.count("{n} lists of process groups are not understood: groups are those of the collectives")
             return
         for name, members in groups.items():  # PyTorch lists no ranks for the group of all
-            self._listed[init.rank, name] = _checked(members or list(self._all), len(self._all), f"{init}: {name}")
+            self._listed[init.rank, name] = _checked(
+                members or list(self._all), len(self._all), f"{init}: {shortened(name)}"
+            )
 
     def ranks(self, member: RankNode) -> Ranks:
         """Returns the ranks of the group of a collective's node.
@@ -89,7 +91,9 @@ class Communicators:
         carriers = tuple(sorted(self._carriers[name]))
         listed = self._given[name] if self._given is not None else self._listed.get((member.rank, name), carriers)
         if member.rank not in listed:
-            raise member.wrong("pg_name", f"must be a group of this rank; '{name}' has ranks {_list_of(listed)}", name)
+            raise member.wrong(
+                "pg_name", f"must be a group of this rank; '{shortened(name)}' has ranks {_list_of(listed)}", name
+            )
         return listed
 
 

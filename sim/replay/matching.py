@@ -14,7 +14,7 @@ from sim.collectives import COLLECTIVES
 from sim.errors import InputError
 from sim.export.chakra import CollectiveType, NodeType
 from sim.replay.communicators import Communicators, Ranks
-from sim.replay.nodes import Key, Notes, RankNode
+from sim.replay.nodes import Key, Notes, RankNode, shortened
 from sim.replay.order import in_order
 from sim.topology.graph import Topology
 
@@ -34,7 +34,7 @@ class Collective:
     def __str__(self) -> str:
         first = self.members[0]
         name = first.text("pg_name")
-        return f"{self.kind} of {f'group {name!r}' if name else 'all ranks'} ({first})"
+        return f"{self.kind} of {f'group {shortened(name)!r}' if name else 'all ranks'} ({first})"
 
     @property
     def ranks(self) -> Ranks:
@@ -124,7 +124,7 @@ def _collectives(ordered: Sequence[RankNode], topology: Topology, groups: Commun
         counts = {rank: len(by_rank.get(rank, ())) for rank in ranks}
         fewest, most = (choose(counts, key=counts.__getitem__) for choose in (min, max))
         if counts[fewest] < counts[most]:
-            rule = f"a collective must have one node on every rank of its group {name!r}"
+            rule = f"a collective must have one node on every rank of its group {shortened(name)!r}"
             unmatched = by_rank[most][counts[fewest]]
             raise InputError(rule, where=str(unmatched), got=f"{counts[fewest]} of {counts[most]} on rank {fewest}")
         for members in zip(*(by_rank[rank] for rank in ranks), strict=True):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sim.errors import InputError
 from sim.export.attributes import Value
 from sim.export.chakra import Node
+from sim.export.chakra_reader import printable
 
 Key = tuple[int, int]
 """(rank, id) of a node."""
@@ -26,6 +27,15 @@ SIMULATED = frozenset(
 """Attributes that a replay understands; `layer` is a label."""
 
 
+_LONGEST = 60
+"""Characters of a name in a trace that a message repeats."""
+
+
+def shortened(name: str) -> str:
+    """Returns a name as messages show it."""
+    return printable(name if len(name) <= _LONGEST else f"{name[:_LONGEST]} ...")
+
+
 @dataclass(frozen=True, slots=True)
 class RankNode:
     """A node and the rank of its file."""
@@ -38,7 +48,7 @@ class RankNode:
         return self.rank, self.node.id
 
     def __str__(self) -> str:
-        return f"rank {self.rank}, node {self.node.id} ({self.node.name})"
+        return f"rank {self.rank}, node {self.node.id} ({shortened(self.node.name)})"
 
     def quantity(self, name: str) -> float | None:
         """Returns a size or a number of operations, None where the node has none. A float may be no whole number.

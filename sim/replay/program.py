@@ -22,7 +22,7 @@ from sim.export.chakra_reader import read
 from sim.program import Program
 from sim.replay.communicators import Ranks
 from sim.replay.matching import Collective, match
-from sim.replay.nodes import SIMULATED, Notes, RankNode
+from sim.replay.nodes import SIMULATED, Notes, RankNode, shortened
 from sim.replay.order import in_order
 from sim.replay.tasks import Tasks
 from sim.report.bottlenecks import Bottlenecks
@@ -134,7 +134,7 @@ def _common_format(nodes: Iterable[RankNode], chip: Chip, notes: Notes) -> str:
     on_chip = [each for each in measured if each.flag("is_cpu_op") is False]
     others = Counter(each.dtype for each in on_chip if each.dtype != common)
     for name, count in others.items():
-        which = f"in {name}" if name else "without a number format"
+        which = f"in {shortened(name)}" if name else "without a number format"
         notes.count(f"limits of {{n}} computations {which} are told by the rate of {chip.name} in {common}", count)
     return common
 
@@ -143,7 +143,7 @@ def _note_unused(nodes: Iterable[RankNode], notes: Notes) -> None:
     unused = sorted({name for each in nodes for name in each.node.attributes} - SIMULATED)
     if unused:
         more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-        notes.count(f"attributes that change nothing here: {', '.join(unused[:_SHOWN])}{more}")
+        notes.count(f"attributes that change nothing here: {', '.join(map(shortened, unused[:_SHOWN]))}{more}")
 
 
 def replayed(traced: TracedProgram, topology: Topology) -> Replayed:
