@@ -241,7 +241,8 @@ def export(run: Run, folder: Path, form: str, chips: Sequence[int] | None = None
             paths.append(folder / f"trace{suffix}.perfetto-trace")
             perfetto.write(trace, topology, paths[-1], chosen)
         else:
-            paths += chakra.write(trace.program, topology.chips, folder / f"chakra{suffix}", run.scenario.name)
+            target, dtype = folder / f"chakra{suffix}", run.scenario.workload.activations
+            paths += chakra.write(trace.program, topology.chips, target, run.scenario.name, dtype)
     return paths
 
 

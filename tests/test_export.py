@@ -3,21 +3,15 @@
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from handmade import two_chips
 
 from sim import load, outputs
-from sim import topology as machines
-from sim.engine import simulate
-from sim.errors import InputError
 from sim.export import chakra, perfetto
-from sim.export.chakra import Node, NodeType
+from sim.export.chakra import NodeType
 from sim.program import Kind
-from sim.replay import load as load_traces
-from sim.replay import program_of
 from sim.run import run
 
 CASES = {
@@ -108,59 +102,15 @@ def test_perfetto_reads_every_slice_with_nanoseconds(tmp_path: Path):
     }
 
 
-def decoded(path: Path) -> list[Any]:
-    """Nodes of a Chakra trace by protobuf's own runtime, from a schema written down here from et_def.proto 0.0.4."""
-    descriptor_pb2 = pytest.importorskip("google.protobuf.descriptor_pb2", reason="needs protobuf")
-    from google.protobuf import descriptor_pool, message_factory
-    from google.protobuf.internal.decoder import _DecodeVarint32
-
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name="et_def.proto", package="ChakraProtoMsg", syntax="proto3")
-    messages = {
-        "AttributeProto": [
-            ("name", 1, field.TYPE_STRING), ("int32_val", 7, field.TYPE_INT32), ("int64_val", 9, field.TYPE_INT64),
-            ("uint64_val", 13, field.TYPE_UINT64), ("bool_val", 27, field.TYPE_BOOL),
-            ("string_val", 29, field.TYPE_STRING),
-        ],
-        "GlobalMetadata": [("version", 1, field.TYPE_STRING)],
-        "Node": [
-            ("id", 1, field.TYPE_UINT64), ("name", 2, field.TYPE_STRING), ("type", 3, field.TYPE_INT32),
-            ("ctrl_deps", 4, field.TYPE_UINT64), ("data_deps", 5, field.TYPE_UINT64),
-            ("duration_micros", 7, field.TYPE_UINT64), ("attr", 10, field.TYPE_MESSAGE),
-        ],
-    }  # fmt: skip
-    for name, members in messages.items():
-        message = file.message_type.add(name=name)
-        for member, number, kind in members:
-            repeated = member in ("ctrl_deps", "data_deps", "attr")
-            label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
-            made = message.field.add(name=member, number=number, type=kind, label=label)
-            if member == "attr":
-                made.type_name = ".ChakraProtoMsg.AttributeProto"
-            elif member.endswith("_val"):
-                made.proto3_optional = True
-                made.oneof_index = len(message.oneof_decl)
-                message.oneof_decl.add(name=f"_{member}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    kinds = {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"ChakraProtoMsg.{name}")) for name in messages
-    }
-    raw, at, found = path.read_bytes(), 0, []
-    while at < len(raw):
-        size, at = _DecodeVarint32(raw, at)
-        found.append(kinds["Node" if found else "GlobalMetadata"].FromString(raw[at : at + size]))
-        at += size
-    assert found[0].version == chakra.VERSION
-    return found[1:]
-
-
 def test_a_chakra_trace_says_the_program_to_protobuf(tmp_path: Path):
+    chakra_schema = pytest.importorskip("chakra_schema")
     trace, topology = two_chips(layers=2)
     program = trace.program
     count, kinds = len(program), {}
     for rank, path in enumerate(chakra.write(program, topology.chips, tmp_path, "t")):
-        for node in decoded(path):
+        version, nodes = chakra_schema.read(path)
+        assert version == chakra.VERSION
+        for node in nodes:
             task = node.id % count
             attributes = {each.name: each for each in node.attr}
             kinds[node.type] = kinds.get(node.type, 0) + 1
@@ -186,84 +136,3 @@ def test_a_chakra_trace_says_the_program_to_protobuf(tmp_path: Path):
                 assert attributes["tensor_size"].uint64_val == program.bytes[task]
     sends = int((program.kind == Kind.SEND).sum())
     assert kinds == {NodeType.COMP: count - sends, NodeType.COMM_SEND: sends, NodeType.COMM_RECV: sends}
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("palm540b_decode_ws2d", ["engine.layers=1"]),
-        ("llama3_70b_tp8_standard", ["engine.layers=2", "engine.fold=off"]),
-        ("llama3_70b_tp8_p2p_disabled_decode", ["engine.layers=2"]),
-        ("llama3_70b_tp8_ladder", ["engine.layers=2"]),  # with interference
-        ("pmep_gpt3_host", ["engine.layers=4"]),  # with copy engines
-    ],
-)
-def test_a_replayed_trace_takes_as_long_as_the_run(tmp_path: Path, name: str, settings: list[str]):
-    done = run(load.scenario(name, settings))
-    trace, topology = done.passes[0].whole()
-    chakra.write(trace.program, topology.chips, tmp_path, "t")
-    assert simulate(load_traces(tmp_path / "t", topology)).makespan_ps == trace.makespan_ps
-
-
-def machine(name: str = "dgx_h100") -> Any:
-    return machines.build(load.topology_spec(name, []))
-
-
-def test_a_foreign_trace_of_computation_and_a_collective(tmp_path: Path):
-    # 10 us of computation, then an all-reduce of 64 MiB, on every rank; the same as both one after the other.
-    from sim.bench import time_s
-    from sim.collectives import algorithm_of
-
-    dgx = machine()
-    size = 2.0**26
-    nodes = [
-        Node(1, "matmul", NodeType.COMP, (), 10),
-        Node(2, "sum", NodeType.COMM_COLL, (1,), 0, {"comm_type": 0, "comm_size": int(size), "pg_name": "0"}),
-    ]
-    found = simulate(program_of([nodes] * dgx.chips, dgx)).makespan_ps
-    alone = time_s(dgx, "all_reduce", ("g",), size, algorithm_of(dgx, "all_reduce", None, size))
-    assert found == 10_000_000 + round(alone * 1e12)
-
-
-def test_a_foreign_message_takes_its_route():
-    # 450 GB/s a port: size / rate, then the latency; and what waits for it comes after.
-    dgx = machine()
-    ends = {"comm_src": 0, "comm_dst": 1, "comm_tag": 7, "comm_size": 10**6}
-    ranks = [[] for _ in range(dgx.chips)]
-    ranks[0] = [Node(1, "give", NodeType.COMM_SEND, (), 0, ends)]
-    ranks[1] = [Node(1, "take", NodeType.COMM_RECV, (), 0, ends), Node(2, "use", NodeType.COMP, (1,), 3)]
-    egress = dgx.links[0]
-    assert simulate(program_of(ranks, dgx)).makespan_ps == egress.busy_ps(10**6) + egress.latency_ps + 3_000_000
-
-
-@pytest.mark.parametrize(
-    ("nodes", "message"),
-    [
-        ([Node(1, "take", NodeType.COMM_RECV, ())], "no rank sends what this node receives"),
-        ([Node(1, "a", NodeType.COMP, (2,))], "waits for a node that is not there"),
-        ([Node(1, "a", NodeType.COMP, (2,)), Node(2, "b", NodeType.COMP, (1,))], "in a circle"),
-        ([Node(1, "a", NodeType.COMP, (1,))], "in a circle"),
-        ([Node(1, "a", NodeType.COMM_COLL, (), 0, {"comm_type": 0})], "a node on each|one node on each"),
-        ([Node(1, "a", NodeType.COMM_SEND, (), 0, {"comm_dst": 99})], "chips 0 to 7"),
-    ],
-)
-def test_traces_that_do_not_fit_are_refused(nodes: list[Node], message: str):
-    dgx = machine()
-    with pytest.raises(InputError, match=message):
-        program_of([nodes, *([] for _ in range(dgx.chips - 1))], dgx)
-
-
-def test_ranks_that_disagree_about_a_collective_are_refused():
-    dgx = machine()
-    ranks = [[Node(1, "sum", NodeType.COMM_COLL, (), 0, {"comm_type": 0, "comm_size": 2**20})] for _ in range(8)]
-    ranks[5] = [Node(1, "sum", NodeType.COMM_COLL, (), 0, {"comm_type": 0, "comm_size": 2**21})]
-    with pytest.raises(InputError, match=r"rank 5, node 1 .* same comm_size, 1048576 on rank 0, got 2097152"):
-        program_of(ranks, dgx)
-
-
-def test_what_is_no_chakra_trace_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"t\.0\.et: no such file; name traces .* by their PREFIX"):
-        chakra.read(tmp_path / "t.0.et")
-    (tmp_path / "t.0.et").write_bytes(b"\xff" * 30)
-    with pytest.raises(InputError, match="is no Chakra trace"):
-        chakra.read(tmp_path / "t.0.et")

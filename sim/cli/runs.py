@@ -20,7 +20,6 @@ from sim.cli.options import (
     completed,
     figure_formats,
     one_of,
-    possible,
     steps,
 )
 from sim.errors import InputError
@@ -185,23 +184,32 @@ def replay(
         str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
     ],
     settings: MachineSettings = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option(
+            "--comm-groups", help='Ranks of the communicator groups, JSON: {"name": [rank, ...]}; default: as traced.'
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Simulate Chakra execution traces, one per chip, on a machine; print where the time goes."""
     from sim import load
     from sim import topology as machines
     from sim.replay import load as load_traces
-    from sim.replay import replayed
+    from sim.replay import read_groups, replayed
 
     machine = machines.build(load.topology_spec(topology, settings or []))
-    with possible(load.place("topology", topology)):
-        found = replayed(load_traces(Path(traces), machine), machine)
+    ranks_of = None if groups is None else read_groups(groups, machine.chips)
+    with about(traces):
+        found = replayed(load_traces(Path(traces), machine, ranks_of), machine)
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
         return
     from sim.report import bottlenecks as tables
 
-    tables.render([found])
+    tables.render([found.bottlenecks])
+    for note in found.notes:
+        typer.echo(f"note: {note}")
 
 
 def compare(

@@ -42,21 +42,27 @@ def parents(n: int, tree: int) -> tuple[int, ...]:
 
 def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
     """All-reduce in `loops` chunks on each tree of up to `channels` chains."""
-    chips = np.array(boxes(topology), dtype=np.int32) if axes else np.empty((1, 1), dtype=np.int32)
+    found = boxes(topology) if axes else ((0,),)
     heads = adapters(topology)[:channels]
-    trees = 2 if len(chips) > 1 else 1
+    trees = 2 if len(found) > 1 else 1
     to = Messages(topology, "all_reduce", axes, parts=len(heads) * trees * loops, cut_through=True)
     if to.n == 1:
         return to.build()
     parts = itertools.product(range(loops), heads, range(trees))
     for part, (_, head, tree) in enumerate(parts):
-        chains = np.roll(chips, -head, axis=1)
-        _there_and_back(to, chains, parents(len(chips), tree), part, loops * len(heads) * trees)
+        chains = _padded([(*box[head:], *box[:head]) for box in found])
+        _there_and_back(to, chains, parents(len(found), tree), part, loops * len(heads) * trees)
     return to.build()
 
 
+def _padded(rows: list[tuple[int, ...]]) -> Int32s:
+    """Returns the rows as a table, -1 where a row is shorter than the longest."""
+    length = max(map(len, rows))
+    return np.array([(*row, *[-1] * (length - len(row))) for row in rows], dtype=np.int32)
+
+
 def _there_and_back(to: Messages, chain: Int32s, up: tuple[int, ...], part: int, parts: int) -> None:
-    """One part: `chain` [boxes, chips], heads first; `up` the box of each box's parent."""
+    """One part: `chain` [boxes, chips], heads first, -1 beyond a shorter one; `up` the box of each box's parent."""
     count, length = chain.shape
     nothing = np.full(count, -1, dtype=np.int32)
     share = 1 / parts
@@ -67,9 +73,16 @@ def _there_and_back(to: Messages, chain: Int32s, up: tuple[int, ...], part: int,
         step += 1
         return to.send(src, dst, share=share, step=step - 1, own=own, part=part, deps=deps)
 
-    along = nothing
+    def pass_along(src: int, dst: int, own: npt.NDArray[np.bool_], deps: list[Int32s]) -> Int32s:
+        """[boxes] messages between two places of all chains that have both; -1 for the others."""
+        there = np.flatnonzero(chain[:, max(src, dst)] >= 0)
+        sent = nothing.copy()
+        sent[there] = send(chain[there, src], chain[there, dst], own[there], [each[there] for each in deps])
+        return sent
+
+    along, every = nothing, np.ones(count, dtype=np.bool_)
     for k in range(length - 1, 0, -1):
-        along = send(chain[:, k], chain[:, k - 1], True, [along])
+        along = pass_along(k, k - 1, every, [along])
     children = [[box for box in range(count) if up[box] == at] for at in range(count)]
     arrived: list[list[int]] = [[int(along[box])] for box in range(count)]
 
@@ -92,8 +105,7 @@ def _there_and_back(to: Messages, chain: Int32s, up: tuple[int, ...], part: int,
     spread(root)
     if length == 1:
         return
-    most = max(len(deps) for deps in arrived)
-    table = np.array([[*deps, *[-1] * (most - len(deps))] for deps in arrived], dtype=np.int32)
-    along = send(chain[:, 0], chain[:, 1], np.arange(count) == root, list(table.T))
+    table = _padded([tuple(deps) for deps in arrived])
+    along = pass_along(0, 1, np.arange(count) == root, list(table.T))
     for k in range(1, length - 1):
-        along = send(chain[:, k], chain[:, k + 1], False, [along])
+        along = pass_along(k, k + 1, ~every, [along])

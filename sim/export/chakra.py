@@ -1,4 +1,4 @@
-"""Chakra execution traces: a program as one file per rank, as ASTRA-sim's feeder reads them, and such files again.
+"""Chakra execution traces: a program as one file per rank, as ASTRA-sim's feeder reads them.
 
 A file is a sequence of messages, each after its length: GlobalMetadata, then Nodes. Field and attribute names and
 numbers are those of et_def.proto 0.0.4 in github.com/mlcommons/chakra. Every task becomes a node of its chip's rank:
@@ -10,11 +10,13 @@ numbers are those of et_def.proto 0.0.4 in github.com/mlcommons/chakra. Every ta
 
 Durations are whole microseconds in the schema; `busy_ps`, `flight_ps`, the resources held and what a task takes of
 another's rate (`slows`, `slow_ppm`) are attributes beside them, with which the same program can be read again.
+Computations carry the number format of the run, `dtype`. `is_cpu_op` is true of launches by the host and else false;
+every node has it, because the feeder takes a node without it for one of the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -22,11 +24,11 @@ from pathlib import Path
 import numpy as np
 
 from sim.errors import InputError
-from sim.export.wire import data, fields, integer, packed, read_varint, unpacked, varint
+from sim.export.attributes import FIELDS, Value
+from sim.export.wire import data, integer, packed, varint
 from sim.program import Kind, Program
 
 VERSION = "0.0.4"
-_INT32, _INT64, _UINT64, _BOOL, _BOOLS, _STRING = 7, 9, 13, 27, 28, 29
 
 
 class NodeType(IntEnum):
@@ -42,11 +44,19 @@ class NodeType(IntEnum):
     COMM_COLL = 7
 
 
-COLLECTIVES = {0: "all_reduce", 2: "all_gather", 5: "broadcast", 6: "all_to_all", 7: "reduce_scatter"}
-"""`CollectiveCommType` of the schema, those that are simulated."""
+class CollectiveType(IntEnum):
+    """`CollectiveCommType` of the schema."""
 
-
-Attributes = dict[str, int | str | bool | tuple[bool, ...]]
+    ALL_REDUCE = 0
+    REDUCE = 1
+    ALL_GATHER = 2
+    GATHER = 3
+    SCATTER = 4
+    BROADCAST = 5
+    ALL_TO_ALL = 6
+    REDUCE_SCATTER = 7
+    REDUCE_SCATTER_BLOCK = 8
+    BARRIER = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +69,30 @@ class Node:
     deps: tuple[int, ...]
     """Nodes of the same rank that must have ended."""
     duration_us: int = 0
-    attributes: Attributes = field(default_factory=dict)
+    attributes: Mapping[str, Value] = field(default_factory=dict)
+    inputs: str = ""
+    """Values of its inputs as text, in traces of PyTorch."""
 
 
-def write(program: Program, chips: int, folder: Path, name: str) -> list[Path]:
+def write(program: Program, chips: int, folder: Path, name: str, dtype: str = "") -> list[Path]:
     """Write `folder`/`name`.RANK.et for every chip; their paths.
+
+    Args:
+        dtype: number format of the computations, where it is known.
 
     Raises:
         InputError: a task waits for a task of another chip that is no message to it, as in switches that add up.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for rank, nodes in enumerate(nodes_of(program, chips)):
+    for rank, nodes in enumerate(nodes_of(program, chips, dtype)):
         paths.append(folder / f"{name}.{rank}.et")
         messages = [data(1, VERSION), *(_encoded(node) for node in nodes)]
         paths[-1].write_bytes(b"".join(varint(len(message)) + message for message in messages))
     return paths
 
 
-def nodes_of(program: Program, chips: int) -> list[list[Node]]:
+def nodes_of(program: Program, chips: int, dtype: str = "") -> list[list[Node]]:
     """Nodes of every rank; a task's id is its own, and its receiver's node has that id + the number of tasks."""
     count = len(program)
     kind, chip, peer = (column.tolist() for column in (program.kind, program.chip, program.peer))
@@ -98,8 +113,8 @@ def nodes_of(program: Program, chips: int) -> list[list[Node]]:
                 rule = "Chakra traces have no way to wait for another rank but by a message"
                 raise InputError(rule, where=program.describe(task), got=f"a wait for {program.describe(dep)}")
         held = ",".join(program.resources[resource] for resource in program.resources_of(task).tolist())
-        common: Attributes = {
-            "is_cpu_op": False,
+        common: dict[str, Value] = {
+            "is_cpu_op": kind[task] == Kind.LAUNCH,
             "resources": held,
             "busy_ps": int(program.busy_ps[task]),
             "flight_ps": int(program.flight_ps[task]),
@@ -110,101 +125,43 @@ def nodes_of(program: Program, chips: int) -> list[list[Node]]:
         op = program.op_names[program.op[task]]
         duration = int(program.busy_ps[task] + program.flight_ps[task] + 500_000) // 1_000_000
         if kind[task] == Kind.SEND and arrives[task]:
-            message: Attributes = {
+            message: dict[str, Value] = {
                 "comm_src": chip[task],
                 "comm_dst": peer[task],
                 "comm_tag": task,
                 "comm_size": round(float(program.bytes[task])),
             }
             ranks[chip[task]].append(Node(task, op, NodeType.COMM_SEND, tuple(deps), duration, common | message))
-            received: Attributes = {"is_cpu_op": False, **message}
+            received: dict[str, Value] = {"is_cpu_op": False, **message}
             ranks[peer[task]].append(Node(task + count, op, NodeType.COMM_RECV, (), 0, received))
         elif kind[task] == Kind.SEND:
-            size: Attributes = {"comm_size": round(float(program.bytes[task]))}
+            size: dict[str, Value] = {"comm_size": round(float(program.bytes[task]))}
             ranks[chip[task]].append(Node(task, op, NodeType.METADATA, tuple(deps), duration, common | size))
         else:
-            work: Attributes = {
+            work: dict[str, Value] = {
                 "num_ops": round(float(program.flops[task])),
                 "tensor_size": round(float(program.bytes[task])),
             }
+            if dtype and kind[task] == Kind.COMPUTE:
+                work["dtype"] = dtype
             ranks[chip[task]].append(Node(task, op, NodeType.COMP, tuple(deps), duration, common | work))
     return ranks
 
 
-_TYPES = {"comm_src": _INT32, "comm_dst": _INT32, "comm_tag": _INT32, "comm_size": _INT64, "num_ops": _INT64}
-_TYPES |= {"tensor_size": _UINT64, "comm_type": _INT64, "layer": _INT32, "slow_ppm": _INT64}
+_TYPES = {"comm_src": "int32", "comm_dst": "int32", "comm_tag": "int32", "layer": "int32"}
+_TYPES |= dict.fromkeys(("comm_size", "num_ops", "slow_ppm"), "int64")
+"""Types of attributes that are whole numbers; the others are uint64."""
 
 
 def _encoded(node: Node) -> bytes:
     attributes = b""
     for name, value in node.attributes.items():
         if isinstance(value, bool):
-            held = integer(_BOOL, value)
-        elif isinstance(value, str):
-            held = data(_STRING, value)
-        elif isinstance(value, tuple):
-            held = data(_BOOLS, packed(1, list(map(int, value))))
+            held = integer(FIELDS["bool"], value)
+        elif isinstance(value, int):
+            held = integer(FIELDS[_TYPES.get(name, "uint64")], value)
         else:
-            held = integer(_TYPES.get(name, _UINT64), value)
+            held = data(FIELDS["string"], str(value))
         attributes += data(10, data(1, name) + held)
     head = integer(1, node.id) + data(2, node.name) + integer(3, node.type)
     return head + packed(5, list(node.deps)) + integer(7, node.duration_us) + attributes
-
-
-def read(path: Path) -> list[Node]:
-    """The nodes of one rank.
-
-    Raises:
-        InputError: no Chakra trace.
-    """
-    try:
-        raw = path.read_bytes()
-        messages = list(_messages(raw))
-        return [_decoded(message) for message in messages[1:]]
-    except FileNotFoundError:
-        hint = "name traces PREFIX.0.et, PREFIX.1.et, ... by their PREFIX, as `sim export FOLDER chakra` writes them"
-        raise InputError("no such file", where=str(path), hint=hint) from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise InputError("is no Chakra trace", where=str(path), got=str(error)) from None
-
-
-def _messages(raw: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(raw):
-        size, at = read_varint(raw, at)
-        if at + size > len(raw):
-            raise ValueError("it ends in the middle of a node")
-        yield raw[at : at + size]
-        at += size
-
-
-def _decoded(message: bytes) -> Node:
-    found: dict[int, list[int | bytes]] = {}
-    for number, value in fields(message):
-        found.setdefault(number, []).append(value)
-
-    deps = [dep for number in (4, 5) for part in found.get(number, []) for dep in _ids(part)]
-    attributes: Attributes = {}
-    for part in found.get(10, []):
-        held = dict(fields(bytes(part))) if isinstance(part, bytes) else {}
-        name = held.pop(1, b"").decode()
-        for number, value in held.items():
-            if number == _BOOL:
-                attributes[name] = bool(value)
-            elif number == _BOOLS:
-                attributes[name] = tuple(map(bool, (flag for _, part in fields(value) for flag in _ids(part))))
-            elif isinstance(value, bytes):
-                attributes[name] = value.decode(errors="replace")
-            elif number > 2:
-                attributes[name] = value - (1 << 64) if value >> 63 else value
-    numbers = {field: found[field][-1] for field in (1, 3, 7) if field in found}
-    name = found.get(2, [b""])[-1]
-    if not isinstance(name, bytes) or not all(isinstance(value, int) for value in numbers.values()):
-        raise ValueError("a node's fields are of other types")
-    number, kind, duration = (int(numbers.get(field, 0)) for field in (1, 3, 7))
-    return Node(number, name.decode(), NodeType(kind), tuple(dict.fromkeys(deps)), duration, attributes)
-
-
-def _ids(part: int | bytes) -> Sequence[int]:
-    """Packed or not, both are legal."""
-    return [part] if isinstance(part, int) else unpacked(part)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types."""
+_FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 def varint(value: int) -> bytes:
@@ -25,21 +26,17 @@ def varint(value: int) -> bytes:
 
 def integer(field: int, value: int) -> bytes:
     """An integer, an enum or a bool."""
-    return varint(field << 3 | _VARINT) + varint(value)
-
-
-def fixed64(field: int, value: int) -> bytes:
-    return varint(field << 3 | _FIXED64) + struct.pack("<Q", value)
+    return varint(field << 3 | VARINT) + varint(value)
 
 
 def double(field: int, value: float) -> bytes:
-    return varint(field << 3 | _FIXED64) + struct.pack("<d", value)
+    return varint(field << 3 | FIXED64) + struct.pack("<d", value)
 
 
 def data(field: int, value: bytes | str) -> bytes:
     """A string, bytes or a message."""
     raw = value.encode() if isinstance(value, str) else value
-    return varint(field << 3 | _BYTES) + varint(len(raw)) + raw
+    return varint(field << 3 | BYTES) + varint(len(raw)) + raw
 
 
 def packed(field: int, values: list[int]) -> bytes:
@@ -57,12 +54,12 @@ def read_varint(raw: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         at += 1
         if byte < 0x80:
-            return value, at
+            return value & 0xFFFFFFFFFFFFFFFF, at
         shift += 7
 
 
-def fields(raw: bytes) -> Iterator[tuple[int, Any]]:
-    """(field, value) of a message: int of a varint or a fixed number, bytes of the rest.
+def fields(raw: bytes) -> Iterator[tuple[int, int, int | bytes]]:
+    """Yields (field, wire type, value) of a message: the unsigned integer of a varint, the bytes of anything else.
 
     Raises:
         ValueError: no protocol buffer.
@@ -70,28 +67,37 @@ def fields(raw: bytes) -> Iterator[tuple[int, Any]]:
     at = 0
     while at < len(raw):
         key, at = read_varint(raw, at)
-        kind = key & 7
-        if kind == _VARINT:
+        field, kind = key >> 3, key & 7
+        if kind == VARINT:
             value, at = read_varint(raw, at)
-            yield key >> 3, value
+            yield field, kind, value
             continue
-        if kind == _BYTES:
+        if kind == BYTES:
             size, at = read_varint(raw, at)
-        elif kind in (_FIXED64, _FIXED32):
-            size = 8 if kind == _FIXED64 else 4
+        elif kind in _FIXED_SIZES:
+            size = _FIXED_SIZES[kind]
         else:
             raise ValueError(f"not a protocol buffer: wire type {kind}")
         if at + size > len(raw):
             raise ValueError("not a protocol buffer: it ends in the middle of a field")
-        part = raw[at : at + size]
-        yield key >> 3, part if kind == _BYTES else int.from_bytes(part, "little")
+        yield field, kind, raw[at : at + size]
         at += size
 
 
-def unpacked(raw: bytes) -> list[int]:
-    """Packed integers."""
-    values, at = [], 0
+def elements(raw: bytes, kind: int) -> Iterator[int | bytes]:
+    """Yields the values of a packed field, each as `fields` yields one of that wire type.
+
+    Raises:
+        ValueError: the bytes are no whole number of values.
+    """
+    at = 0
     while at < len(raw):
-        value, at = read_varint(raw, at)
-        values.append(value)
-    return values
+        if kind == VARINT:
+            value, at = read_varint(raw, at)
+            yield value
+            continue
+        size = _FIXED_SIZES[kind]
+        if at + size > len(raw):
+            raise ValueError("not a protocol buffer: it ends in the middle of a field")
+        yield raw[at : at + size]
+        at += size

@@ -37,7 +37,7 @@ def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None
     from rich.console import Console
     from rich.table import Table
 
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, markup=False)  # names of traces may look like markup
     for each in found:
         step_s = each.shares.step_ps / 1e12
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)

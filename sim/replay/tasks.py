@@ -1,0 +1,187 @@
+"""Tasks of nodes and collectives on the resources of a machine."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from sim import units
+from sim.collectives import algorithm_of, schedule
+from sim.collectives.emit import emit
+from sim.costs import Work, roofline_s
+from sim.errors import InputError
+from sim.export.chakra import NodeType
+from sim.program import Ids, Kind, Program, ProgramBuilder
+from sim.replay.matching import Collective, Matched
+from sim.replay.nodes import Key, Notes, RankNode
+from sim.topology.graph import Topology
+from sim.topology.group import Group, group_of
+
+_KINDS = {"compute": Kind.COMPUTE, "host": Kind.LAUNCH, "copy": Kind.COPY}
+"""Kind of a task that this program wrote, by the engine of the chip that it holds."""
+
+
+class Tasks:
+    """The tasks made so far."""
+
+    def __init__(self, matched: Matched, topology: Topology, dtype: str, notes: Notes) -> None:
+        """`dtype` is the number format of computations that do not say theirs."""
+        self.dtype = dtype
+        self._matched, self._topology, self._notes = matched, topology, notes
+        names = [f"{chip}:compute" for chip in range(topology.chips)]
+        names += [link.name for link in topology.links]
+        names += [f"{chip}:{engine}" for engine in ("host", "copy") for chip in range(topology.chips)]
+        self._resource = {name: i for i, name in enumerate(names)}
+        self.builder = ProgramBuilder(names)
+        self._made: dict[Key, Ids] = {}
+
+    def add(self, each: RankNode) -> None:
+        """Adds the tasks of a node that is of no collective, after those of its parents."""
+        after = [self._made[dep] for dep in self._matched.parents[each.key]]
+        if each.key in self._matched.sender_of:
+            after.append(self._made[self._matched.sender_of[each.key]])
+        if "resources" in each.node.attributes:
+            made = self._as_written(each, after)
+        elif each.node.type == NodeType.COMM_SEND:
+            made = self._message(each, after)
+        elif each.node.type == NodeType.COMP:
+            made = self._computation(each, after)
+        elif each.node.type == NodeType.COMM_RECV:
+            self._note_simulated(each)
+            made = self.builder.add(each.node.name, Kind.EVENT, each.rank, deps=after)
+        elif each.node.type == NodeType.INVALID:
+            raise InputError("must have a type of the schema", where=str(each), got="INVALID_NODE")
+        else:
+            memory = each.node.type in (NodeType.MEM_LOAD, NodeType.MEM_STORE)
+            flight_ps = self._duration_ps(each) if memory else each.node.duration_us * 1_000_000
+            made = self.builder.add(each.node.name, Kind.EVENT, each.rank, flight_ps=flight_ps, deps=after)
+        self._made[each.key] = made
+
+    def _as_written(self, each: RankNode, after: list[Ids]) -> Ids:
+        """Returns a task of this program, with the resources it held."""
+        node = each.node
+        names, slows = [name for name in each.text("resources").split(",") if name], each.text("slows")
+        for name in (*names, *([slows] if slows else [])):
+            if name not in self._resource:
+                rule = f"must be links of {self._topology.name}"
+                raise each.wrong("resources", rule, name, "replay on the machine of the trace")
+        sends = node.type in (NodeType.COMM_SEND, NodeType.METADATA)
+        engine = names[0].rpartition(":")[2] if names else ""
+        return self.builder.add(
+            node.name,
+            Kind.SEND if sends else _KINDS.get(engine, Kind.EVENT),
+            each.rank,
+            busy_ps=each.whole("busy_ps") or 0,
+            flight_ps=each.whole("flight_ps") or 0,
+            resource=np.array([[self._resource[name] for name in names]], dtype=np.int32) if names else None,
+            deps=after,
+            peer=each.ends(sends=True)[1] if node.type == NodeType.COMM_SEND else -1,
+            bytes=each.quantity("comm_size" if sends else "tensor_size") or 0.0,
+            flops=each.quantity("num_ops") or 0.0,
+            slows=self._resource[slows] if slows else -1,
+            slow_ppm=each.whole("slow_ppm") or 0,
+        )
+
+    def _computation(self, each: RankNode, after: list[Ids]) -> Ids:
+        on_host = each.flag("is_cpu_op")
+        if on_host is None:
+            self._notes.count("{n} computations without is_cpu_op run on the host, as the schema's feeder takes them")
+            on_host = True
+        return self.builder.add(
+            each.node.name,
+            Kind.EVENT if on_host else Kind.COMPUTE,
+            each.rank,
+            busy_ps=self._duration_ps(each),
+            resource=np.array([self._resource[f"{each.rank}:{'host' if on_host else 'compute'}"]]),
+            deps=after,
+            bytes=each.quantity("tensor_size") or 0.0,
+            flops=each.quantity("num_ops") or 0.0,
+        )
+
+    def _duration_ps(self, each: RankNode) -> int:
+        """Returns the time the trace says, else the roofline of the node's FLOPs and bytes."""
+        if each.node.duration_us:
+            return each.node.duration_us * 1_000_000
+        work = Work(each.quantity("num_ops") or 0.0, each.quantity("tensor_size") or 0.0)
+        if not work.flops and not work.bytes:
+            self._notes.count("{n} nodes have no duration, num_ops or tensor_size: they take no time")
+            return 0
+        chip = self._topology.chip
+        dtype = each.dtype if each.dtype and work.flops else self.dtype
+        which = "" if each.dtype or not work.flops else " and a number format"
+        self._notes.count(f"{{n}} nodes without a duration{which} take the roofline of {chip.name} in {dtype}")
+        try:
+            return units.to_ps(roofline_s(chip, work, dtype))
+        except InputError as error:
+            raise error.within(str(each)) from None
+
+    def _message(self, each: RankNode, after: list[Ids]) -> Ids:
+        """Returns a message over the machine: link by link, or all links at once where it cuts through."""
+        topology, name, chip = self._topology, each.node.name, each.rank
+        size, dst = each.required("comm_size"), each.ends(sends=True)[1]
+        self._note_simulated(each)
+        route = topology.route(chip, dst)
+        hops = [route] if topology.cut_through and route else [(link,) for link in route]
+        task = self.builder.add(name, Kind.EVENT, chip, deps=after)
+        for hop in hops:
+            links = [topology.links[link] for link in hop]
+            task = self.builder.add(
+                name,
+                Kind.SEND,
+                chip,
+                busy_ps=max(link.busy_ps(size) for link in links),
+                flight_ps=sum(link.latency_ps for link in links),
+                resource=np.array([[topology.chips + link for link in hop]], dtype=np.int32),
+                deps=[task],
+                peer=dst,
+                bytes=size,
+            )
+        return task
+
+    def add_collective(self, collective: Collective) -> None:
+        """Adds a collective by the algorithm of the group's machine; each member takes part after its parents."""
+        first = collective.members[0]
+        for member in collective.members:
+            self._note_simulated(member)
+        group = group_of(self._topology, collective.ranks)
+        starts = [
+            self.builder.add(
+                member.node.name,
+                Kind.EVENT,
+                member.rank,
+                deps=[self._made[dep] for dep in self._matched.parents[member.key]],
+            )
+            for member in collective.members
+        ]
+        if len(starts) == 1:
+            self._notes.count("{n} collectives are of a group of one rank: they take no time")
+            self._made[first.key] = starts[0]
+            return
+        try:
+            program = _program(group, collective.kind, collective.size, first.node.name)
+        except InputError as error:
+            raise error.within(str(first)) from None
+        resources = np.concatenate([group.chips, self._topology.chips + group.links]).astype(np.int32)
+        ends = self.builder.insert(program, group.chips, resources, np.concatenate(starts))
+        for member, end in zip(collective.members, ends.tolist(), strict=True):
+            self._made[member.key] = np.array([end], dtype=np.int32)
+
+    def _note_simulated(self, each: RankNode) -> None:
+        if each.node.duration_us:
+            self._notes.count("{n} nodes of messages and collectives are simulated: their durations are not used")
+        if each.flag("is_cpu_op"):
+            self._notes.count("{n} nodes of messages and collectives are marked is_cpu_op: they use the links")
+
+
+@functools.lru_cache(maxsize=256)
+def _program(group: Group, kind: str, size: float, name: str) -> Program:
+    """Returns a collective of all chips of a group's machine; the last task of each chip ends it."""
+    machine = group.machine
+    axes = tuple(axis.name for axis in machine.axes if axis.size > 1)
+    if kind == "all_gather":  # a rank's part in the trace, the whole array here
+        size *= machine.chips
+    plan = schedule(machine, kind, axes, algorithm_of(machine, kind, None, size), size)
+    builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(machine.chips)), *(x.name for x in machine.links)])
+    emit(builder, machine, plan, size, f"{kind}({''.join(axes)}) {name}")
+    return builder.build()

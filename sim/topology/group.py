@@ -1,0 +1,109 @@
+"""The part of a machine that a communicator group has to itself: a machine of its members, numbered from 0.
+
+A group that is a box of the mesh (whole axes, or neighbours along them) is a smaller torus: an axis of which the group
+has all chips keeps its wraparound. Any other group of a torus sends its messages along the machine's routes through the
+chips between, and so is a graph. A group of a switch or graph is again one.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+
+from sim.topology.graph import Axis, Int32s, Topology
+from sim.topology.paths import dimension_ordered
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """Some chips of a machine, as a machine."""
+
+    machine: Topology
+    """Chip i is the i-th of the members in the order of their numbers."""
+    chips: Int32s
+    """[members] their numbers in the whole machine."""
+    links: Int32s
+    """[links] their numbers in the whole machine."""
+
+
+@functools.lru_cache(maxsize=4096)
+def group_of(whole: Topology, chips: tuple[int, ...]) -> Group:
+    """Returns the machine of some chips, given in the order of their numbers."""
+    if len(chips) == whole.chips:
+        return Group(whole, np.array(chips, dtype=np.int32), np.arange(len(whole.links), dtype=np.int32))
+    return _box(whole, chips) or _any(whole, chips)
+
+
+def _box(whole: Topology, chips: tuple[int, ...]) -> Group | None:
+    """Returns the smaller torus of the chips, None where they are no box of a torus."""
+    if whole.kind != "torus":
+        return None
+    at = np.array([whole.coordinates(chip) for chip in chips])
+    first, last = at.min(axis=0), at.max(axis=0)
+    sizes = (last - first + 1).tolist()
+    if prod(sizes) != len(chips):
+        return None
+    axes = tuple(
+        replace(axis, size=size, ring=axis.ring and size == axis.size)
+        for axis, size in zip(whole.axes, sizes, strict=True)
+    )
+    number = {chip: i for i, chip in enumerate(chips)}
+    inside = {}  # links between neighbours of the box; others cross a wraparound that it does not have, or leave it
+    for chip, here in zip(chips, at.tolist(), strict=True):
+        for along, axis in enumerate(axes):
+            for direction in (1, -1):
+                step = whole.neighbour(chip, axis.name, direction)
+                if step and step[0] in number and (axis.ring or here[along] + direction == at[number[step[0]], along]):
+                    inside[chip, axis.name, direction] = step
+    links = sorted(link for _, link in inside.values())
+    machine = _part(whole, chips, (), links)
+    new = {link: i for i, link in enumerate(links)}
+    neighbours = {
+        (number[chip], axis, direction): (number[other], new[link])
+        for (chip, axis, direction), (other, link) in inside.items()
+    }
+    machine = replace(machine, axes=axes, kind="torus", route_of=dimension_ordered, _neighbours=neighbours)
+    return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
+
+
+def _any(whole: Topology, chips: tuple[int, ...]) -> Group:
+    """Returns the members with all switches, and the chips that forward their messages."""
+    routes = {(a, b): whole.route(chips[a], chips[b]) for a in range(len(chips)) for b in range(len(chips)) if a != b}
+    between = {whole.links[link].dst for route in routes.values() for link in route}.difference(chips)
+    relays = tuple(sorted(between.union(range(whole.chips, len(whole.nodes)))))
+    nodes = {*chips, *relays}
+    links = [link.index for link in whole.links if link.src in nodes and link.dst in nodes]
+    new = {link: i for i, link in enumerate(links)}
+    renumbered = {ends: tuple(new[link] for link in route) for ends, route in routes.items()}
+
+    def route_of(machine: Topology, src: int, dst: int) -> tuple[int, ...]:
+        return renumbered.get((src, dst), ())
+
+    torus, machine = whole.kind == "torus", _part(whole, chips, relays, links)
+    machine = replace(
+        machine,
+        links=tuple(replace(link, axis="", direction=0) for link in machine.links),  # a graph has no axes
+        axes=(Axis("g", len(chips), ring=False),),
+        kind="graph" if torus else whole.kind,
+        collectives={} if torus else whole.collectives,  # algorithms between neighbours
+        route_of=route_of,
+    )
+    return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
+
+
+def _part(whole: Topology, chips: tuple[int, ...], relays: tuple[int, ...], links: list[int]) -> Topology:
+    """Returns the machine of these nodes and links under new numbers."""
+    number = {node: i for i, node in enumerate((*chips, *relays))}
+    kept = (whole.links[link] for link in links)
+    return replace(
+        whole,
+        nodes=tuple(whole.nodes[node] for node in number),
+        links=tuple(replace(link, index=i, src=number[link.src], dst=number[link.dst]) for i, link in enumerate(kept)),
+        multicast=None if whole.multicast is None else number.get(whole.multicast),
+        vertex_transitive=False,
+        failed=frozenset(i for i, link in enumerate(links) if link in whole.failed),
+        intact=None,
+    )
