@@ -62,11 +62,13 @@ def test_decode_steps_of_a_full_pipeline(layers: list[int], under_way: int, sche
     found = run(scenario(schedule=schedule, **given, **more)).report
     one = run(scenario(schedule=schedule, **given | {"arrivals": {"in_flight": 1}}, **more)).report
     assert found.pipeline
+    assert found.pipeline.passes
     assert one.pipeline
-    stage = [each.pass_s for each in one.pipeline.stages]
+    assert one.pipeline.passes
+    stage = [each.pass_s for each in one.pipeline.passes.stages]
     assert found.simulated.step_s == pytest.approx(max(sum(stage), under_way * max(stage)), rel=1e-9)
-    assert found.pipeline.latency_max_s == pytest.approx(found.simulated.step_s, rel=1e-9)
-    assert (found.pipeline.warm_up, found.pipeline.requests) == (under_way if under_way > 1 else 0, 5)
+    assert found.pipeline.passes.latency_max_s == pytest.approx(found.simulated.step_s, rel=1e-9)
+    assert (found.pipeline.passes.warm_up, found.pipeline.requests) == (under_way if under_way > 1 else 0, 5)
 
 
 @pytest.mark.parametrize("layers", [[2, 2, 2], UNEVEN])
@@ -146,8 +148,9 @@ def test_the_report_of_a_queue_has_its_closed_form():
     given = scenario(schedule="bounded_queue", layers=9, stages=[1, 2, 6], requests=8, queue=queue, arrivals=ALL)
     report = run(given).report.pipeline
     assert report is not None
-    assert report.total_difference == pytest.approx(0, abs=1e-9)
-    assert report.interval_s == pytest.approx(report.closed_form.interval, rel=1e-9)
+    assert report.passes is not None
+    assert report.passes.total_difference == pytest.approx(0, abs=1e-9)
+    assert report.interval_s == pytest.approx(report.passes.closed_form.interval, rel=1e-9)
 
 
 @settings(max_examples=200, deadline=None)
@@ -226,7 +229,8 @@ def test_poisson_arrivals_are_those_of_their_seed():
 def test_stages_take_what_remains_at_the_end():
     report = run(scenario(schedule="non_blocking", layers=11, pipeline=4, requests=1)).report
     assert report.pipeline is not None
-    assert [stage.layers for stage in report.pipeline.stages] == [2, 3, 3, 3]
+    assert report.pipeline.passes is not None
+    assert [stage.layers for stage in report.pipeline.passes.stages] == [2, 3, 3, 3]
 
 
 def test_a_torus_is_cut_into_slabs():
@@ -234,7 +238,8 @@ def test_a_torus_is_cut_into_slabs():
         scenario(schedule="non_blocking", torus=(2, 4), stages=[3, 3], requests=4, layout="weight_stationary_2d")
     ).report
     assert found.pipeline is not None
-    assert [stage.chips for stage in found.pipeline.stages] == [(0, 1, 4, 5), (2, 3, 6, 7)]
+    assert found.pipeline.passes is not None
+    assert [stage.chips for stage in found.pipeline.passes.stages] == [(0, 1, 4, 5), (2, 3, 6, 7)]
 
 
 @pytest.mark.parametrize(
