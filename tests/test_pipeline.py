@@ -252,6 +252,8 @@ def test_a_torus_is_cut_into_slabs():
         ({"schedule": "sequential", "arrivals": {"in_flight": 2}}, "ends a request before it begins the next"),
         ({"phase": "decode", "arrivals": {"every": "1 ms"}}, "a decode step comes when the one before it"),
         ({"arrivals": {"in_flight": 2, "every": "1 ms"}}, "needs one of in_flight, times and every"),
+        ({"arrivals": {"times": ["0 s"]}}, r"arrivals.times: must have a time for each of the 2 requests, got 1; requ"),
+        ({"arrivals": {"times": ["0 s", "1 s", "2 s"]}}, "must have a time for each of the 2 requests, got 3; requ"),
         ({"schedule": "non_blocking", "microbatches": 2}, "are of 'schedule: blocking'"),
         (
             {"schedule": "blocking", "tensor": 2, "more": {"layout": {"residual": "desync4"}}},

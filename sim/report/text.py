@@ -187,8 +187,8 @@ def _passes(passes: Passes) -> Iterator[Table | Line]:
     form, count = passes.closed_form, format_count(passes.count - passes.warm_up, one)
     yield Line(
         f"{count}{warm_up}{parts}: {format_seconds(passes.total_s)}, one every {format_seconds(passes.interval_s)}; "
-        f"closed form, sends free and all requests there at once, "
-        f"{format_seconds(form.total)} ({_difference(passes.total_difference)}), one every {format_seconds(form.interval)}"
+        f"closed form, sends free and all requests there at once, {format_seconds(form.total)} "
+        f"({_difference(passes.total_difference)}), one every {format_seconds(form.interval)}"
     )
     rows = []
     for i, stage in enumerate(passes.stages):
