@@ -153,5 +153,6 @@ def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,
         layer_bytes=layer_bytes,
+        stored_weights=flow.weights,
         attentions=flow.attentions,
     )

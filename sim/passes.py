@@ -18,7 +18,7 @@ from sim.periodic import Period
 from sim.perturb import around_failures, differs_by_layer, in_use, perturbed
 from sim.pipeline.stages import folded_by_stage
 from sim.placement import machine
-from sim.report.pipeline import PipelineReport, pipeline_report
+from sim.report.pipeline import Passes, pass_report
 from sim.specs import Scenario
 from sim.topology import build
 from sim.topology.folding import NotFoldableError, folded
@@ -48,16 +48,16 @@ class Simulated:
     """Wall-clock time of the engine."""
 
     @property
-    def pipeline(self) -> PipelineReport | None:
-        """What became of the requests; None where there is one pass of all chips."""
+    def requests(self) -> Passes | None:
+        """This pass of every request of a pipeline; None where there is one pass of all chips."""
         spec, batches = self.scenario.pipeline, self.lowered.batches
-        return pipeline_report(self.trace, batches, spec) if spec and batches else None
+        return pass_report(self.trace, batches, self.scenario, spec) if spec and batches else None
 
     @property
     def step_s(self) -> float:
         """Time of the pass, of a pipeline the mean of its requests."""
-        if pipeline := self.pipeline:
-            return pipeline.latency_mean_s
+        if requests := self.requests:
+            return requests.latency_mean_s
         return self.makespan_ps / PS_PER_S
 
     @property

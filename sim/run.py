@@ -27,8 +27,9 @@ from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
+from sim.report.phases import sum_of_forms, together
 from sim.report.pool import Series, copy_ps, layers_ps, over_time, pool_report
-from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, sum_of_forms, together
+from sim.report.report import HALVES, PAPER, ClosedForm, Report, build
 from sim.report.spread import Spread
 from sim.report.waiting import waiting
 from sim.report.what_if import what_if
@@ -328,7 +329,7 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
         form,
         latency_s,
         lowered.notes,
-        found.pipeline,
+        found.requests,
         padded,
         lowered.batches,
         periods,
@@ -378,4 +379,13 @@ def restored(
 
 
 def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:
-    return passes[0].report if len(passes) == 1 else together(scenario, passes[0].report, passes[1].report)
+    if len(passes) == 1:
+        return passes[0].report
+    prefill, decode = passes
+    stored = [part.lowered.stored_weights for part in passes]
+    moved = [name for name in stored[0] if stored[0][name] != stored[1].get(name)]
+    notes = []
+    if moved:
+        held = "memory is of the weights of one phase at a time, and the time to reshard them is not counted"
+        notes.append(f"prefill and decode store {', '.join(moved)} in different shardings: {held}")
+    return together(scenario, prefill.report, decode.report, notes)

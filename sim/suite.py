@@ -305,7 +305,7 @@ def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
     )
 
 
-_PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}
+PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}
 _TOKENS = {
     "prefill": {"prompt": "input_tokens"},
     "decode_step": {"context": "context_tokens"},
@@ -317,7 +317,7 @@ _DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
 
 def _case(suite: Suite, base: Scenario, row: _Row) -> Case:
     cell, number, real, one_of, where = row.cell, row.number, row.real, row.one_of, row.where
-    phase = one_of("phase", _PHASES)
+    phase = one_of("phase", PHASES)
     tokens = {field: number(column) for field, column in _TOKENS[phase].items()}
     if phase == "decode_step":
         tokens["generate"] = 1
@@ -336,7 +336,7 @@ def _case(suite: Suite, base: Scenario, row: _Row) -> Case:
         "layout.attention": cell("attention_layout"),
         **_first(suite.layouts, cell("ffn_layout")),
         **_first(suite.sources, row.get("source")),
-        "workload": {"phase": _PHASES[phase], "batch": number("batch"), **tokens, **dtypes},
+        "workload": {"phase": PHASES[phase], "batch": number("batch"), **tokens, **dtypes},
         **_slice(base, cell("mesh"), where),
         "reference": None,
     }

@@ -286,3 +286,36 @@ def test_stalls_stand_beside_their_formula_and_variants_named_by_numbers_on_an_a
     assert (made.x_label, one.x) == ("layers", (20.0, 24.0))
     assert one.y[1] > 100  # PCI Express does not hide 8 sequences
     assert one.y == pytest.approx(one.closed_form, rel=0.02)
+
+
+def test_the_tokens_of_a_published_total_are_those_of_prefill_and_decoding():
+    """2 sequences of 80 and 20 tokens on 4 chips in 10 s: 200 tokens, a prefill and 20 steps."""
+    case = {"batch": "2", "chips": "4", "input_tokens": "80", "context_tokens": "80", "generated_tokens": "20"}
+    case |= {"metric": "latency_s", "value": "10"}
+
+    def figures(phase: str, *names: str) -> list[float]:
+        return [published.y_of(case | {"phase": phase}, name) for name in names]
+
+    names = "tokens_per_s", "cost", "step"
+    assert figures("total", *names, "latency") == [200 / 10, 4 * 10 / 200, 10 / 21, 10]
+    assert figures("prefill", *names, "ttft") == [160 / 10, 4 * 10 / 160, 10, 10]
+    assert figures("decode_total", *names, "tpot") == [40 / 10, 4 * 10 / 40, 10 / 20, 10 / 20]
+    assert figures("decode_step", *names, "tpot") == [2 / 10, 4 * 10 / 2, 10, 10]
+    for name in ("ttft", "tpot"):
+        with pytest.raises(InputError, match=f"phase total, has no '{name}'"):
+            figures("total", name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"phase": "totals"}, "unknown phase, got 'totals'; did you mean 'total'?"),
+        ({"value": "0"}, "column 'value' must be a number above 0, got '0'"),
+        ({"batch": "two"}, "column 'batch' must be a number above 0, got 'two'"),
+    ],
+)
+def test_a_published_row_that_is_wrong_is_refused(change: dict[str, str], message: str):
+    case = {"phase": "total", "batch": "2", "chips": "4", "input_tokens": "80", "generated_tokens": "20"}
+    with pytest.raises(InputError) as caught:
+        published.y_of(case | {"metric": "latency_s", "value": "10"} | change, "cost")
+    assert str(caught.value) == message

@@ -62,11 +62,13 @@ def test_decode_steps_of_a_full_pipeline(layers: list[int], under_way: int, sche
     found = run(scenario(schedule=schedule, **given, **more)).report
     one = run(scenario(schedule=schedule, **given | {"arrivals": {"in_flight": 1}}, **more)).report
     assert found.pipeline
+    assert found.pipeline.passes
     assert one.pipeline
-    stage = [each.pass_s for each in one.pipeline.stages]
+    assert one.pipeline.passes
+    stage = [each.pass_s for each in one.pipeline.passes.stages]
     assert found.simulated.step_s == pytest.approx(max(sum(stage), under_way * max(stage)), rel=1e-9)
-    assert found.pipeline.latency_max_s == pytest.approx(found.simulated.step_s, rel=1e-9)
-    assert (found.pipeline.warm_up, found.pipeline.requests) == (under_way if under_way > 1 else 0, 5)
+    assert found.pipeline.passes.latency_max_s == pytest.approx(found.simulated.step_s, rel=1e-9)
+    assert (found.pipeline.passes.warm_up, found.pipeline.requests) == (under_way if under_way > 1 else 0, 5)
 
 
 @pytest.mark.parametrize("layers", [[2, 2, 2], UNEVEN])
@@ -146,8 +148,70 @@ def test_the_report_of_a_queue_has_its_closed_form():
     given = scenario(schedule="bounded_queue", layers=9, stages=[1, 2, 6], requests=8, queue=queue, arrivals=ALL)
     report = run(given).report.pipeline
     assert report is not None
-    assert report.total_difference == pytest.approx(0, abs=1e-9)
-    assert report.interval_s == pytest.approx(report.closed_form.interval, rel=1e-9)
+    assert report.passes is not None
+    assert report.passes.total_difference == pytest.approx(0, abs=1e-9)
+    assert report.interval_s == pytest.approx(report.passes.closed_form.interval, rel=1e-9)
+
+
+@pytest.mark.parametrize("layers", [[6], [4, 1, 1], [3, 2, 1]])
+@pytest.mark.parametrize("requests", [1, 2, 7])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"schedule": "non_blocking", "arrivals": ALL},
+        {"schedule": "blocking", "microbatches": 4},
+        {"schedule": "sequential"},
+        {"schedule": "bounded_queue", "queue": {"capacity": 1, "retry": "0 s"}, "arrivals": ALL},
+    ],
+    ids=lambda spec: spec["schedule"],
+)
+def test_every_figure_of_a_closed_form_is_simulated_where_no_stage_is_held_back(
+    layers: list[int], requests: int, spec: dict[str, Any]
+):
+    """The first stage is the slowest, so none after it ever waits for room."""
+    more = {"layout": {"logits": "none"}}
+    found = run(scenario(stages=layers, requests=requests, more=more, **spec)).report.pipeline
+    assert found is not None
+    passes = found.passes
+    assert passes is not None
+    expected, (first, *_, last) = passes.closed_form, (passes.stages[0], *passes.stages)
+    assert passes.total_s == pytest.approx(expected.total, rel=1e-9)
+    assert last.fill_s == pytest.approx(expected.fill, rel=1e-9, abs=1e-15)
+    assert first.drain_s == pytest.approx(expected.drain, rel=1e-9, abs=1e-12)
+    assert first.busy_s / passes.total_s == pytest.approx(expected.utilisation, rel=1e-9)
+    if requests > 2:
+        assert passes.interval_s == pytest.approx(expected.interval, rel=1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 12), st.integers(1, 60), st.integers(1, 3))
+def test_calls_bound_a_pipeline_and_change_nothing_where_they_are_quick(
+    stage: list[int], requests: int, call: int, capacity: int
+):
+    """The last call of K requests is over at K calls at the earliest, and the last stage is still to come."""
+    for free in (
+        form.non_blocking(stage, requests),
+        form.sequential(stage, requests),
+        form.queued(stage, requests, capacity, 0),
+    ):
+        called = form.called_every(free, call, requests, stage[-1])
+        assert called.interval == max(free.interval, call)
+        assert called.total == max(free.total, requests * call + stage[-1])
+        assert called.utilisation * called.total == pytest.approx(free.utilisation * free.total)
+        assert form.called_every(free, 0, requests, stage[-1]) == free
+
+
+def test_the_fullest_stage_is_that_with_the_caches_of_all_requests_under_way():
+    """The ends hold the embedding, the middle most layers: of one request the ends need more, of 20 the middle."""
+    given = {"schedule": "non_blocking", "stages": [1, 4, 1], "more": {"model": {"vocabulary": 4096}}}
+    cache = 2 * 4 * 16 * 2 * 4 * 16  # keys and values of 4 heads of 16 in bf16, of 4 sequences of 16, in one layer
+
+    def held(requests: int) -> float:
+        spec = given | {"requests": requests, "arrivals": {"in_flight": requests}}
+        return run(scenario(**spec)).report.memory.kv_cache_bytes
+
+    assert held(1) == 1 * cache
+    assert held(20) == 20 * 4 * cache
 
 
 @settings(max_examples=200, deadline=None)
@@ -226,7 +290,8 @@ def test_poisson_arrivals_are_those_of_their_seed():
 def test_stages_take_what_remains_at_the_end():
     report = run(scenario(schedule="non_blocking", layers=11, pipeline=4, requests=1)).report
     assert report.pipeline is not None
-    assert [stage.layers for stage in report.pipeline.stages] == [2, 3, 3, 3]
+    assert report.pipeline.passes is not None
+    assert [stage.layers for stage in report.pipeline.passes.stages] == [2, 3, 3, 3]
 
 
 def test_a_torus_is_cut_into_slabs():
@@ -234,7 +299,8 @@ def test_a_torus_is_cut_into_slabs():
         scenario(schedule="non_blocking", torus=(2, 4), stages=[3, 3], requests=4, layout="weight_stationary_2d")
     ).report
     assert found.pipeline is not None
-    assert [stage.chips for stage in found.pipeline.stages] == [(0, 1, 4, 5), (2, 3, 6, 7)]
+    assert found.pipeline.passes is not None
+    assert [stage.chips for stage in found.pipeline.passes.stages] == [(0, 1, 4, 5), (2, 3, 6, 7)]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +313,8 @@ def test_a_torus_is_cut_into_slabs():
         ({"schedule": "sequential", "arrivals": {"in_flight": 2}}, "ends a request before it begins the next"),
         ({"phase": "decode", "arrivals": {"every": "1 ms"}}, "a decode step comes when the one before it"),
         ({"arrivals": {"in_flight": 2, "every": "1 ms"}}, "needs one of in_flight, times and every"),
+        ({"arrivals": {"times": ["0 s"]}}, r"arrivals.times: must have a time for each of the 2 requests, got 1; requ"),
+        ({"arrivals": {"times": ["0 s", "1 s", "2 s"]}}, "must have a time for each of the 2 requests, got 3; requ"),
         ({"schedule": "non_blocking", "microbatches": 2}, "are of 'schedule: blocking'"),
         (
             {"schedule": "blocking", "tensor": 2, "more": {"layout": {"residual": "desync4"}}},

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from sim import load
 from sim.program import ProgramBuilder
-from sim.report.memory import Memory, with_remedies
+from sim.report.memory import Memory, of_two_phases, with_remedies
 from sim.report.metrics import measure
 from sim.report.ops import classes, parse
 from sim.report.render import render
 from sim.report.report import ClosedForm, Report, build
 from sim.run import run
 from sim.trace import Trace
+from sim.units import format_bytes
 
 GIB = 2**30
 FITS = Memory(weights_bytes=20 * GIB, kv_cache_bytes=4 * GIB, capacity_bytes=32 * GIB)
@@ -201,3 +202,89 @@ def test_the_batch_that_is_said_to_fit_does() -> None:
     assert run(load.scenario("llama3_8b_tp8_ladder", [*settings, f"workload.batch={most}"])).report.memory.fits
     more = [*settings, f"workload.batch={int(most) + 1}"]
     assert not run(load.scenario("llama3_8b_tp8_ladder", more)).report.memory.fits
+
+
+def test_memory_of_two_phases_is_that_of_the_larger() -> None:
+    """A cache that only decoding fills, and gathered weights that only the prefill needs, are not held at once."""
+    scenario = load.scenario("pope_offline_example")
+    prefill = Memory(8 * GIB, 1 * GIB, 32 * GIB, gather_buffer_bytes=3.65 * GIB)
+    decode = Memory(8 * GIB, 22.66 * GIB, 32 * GIB)
+    for order in ((prefill, decode), (decode, prefill)):
+        found = of_two_phases(scenario.phases, order, 64)
+        assert found.used_bytes == decode.used_bytes
+        assert found.fits
+        assert not found.remedies
+
+
+def test_what_helps_the_larger_phase_helps_the_other_too() -> None:
+    scenario = load.scenario("pope_offline_example", ["layout.attention=batch"])  # 512 sequences, bf16
+    capacity = 10 * GIB
+    prefill = Memory(8 * GIB, 4 * GIB, capacity)
+    assert of_two_phases(scenario.phases, (prefill, Memory(1 * GIB, 15 * GIB, capacity)), 64).remedies == (
+        "workload.batch of at most 256",  # 2 of 4 GiB are left for the prefill's cache
+        "workload.kv_cache=int8",
+        "about 103 chips",
+    )
+    assert of_two_phases(scenario.phases, (prefill, Memory(11 * GIB, 4 * GIB, capacity)), 64).remedies == (
+        "workload.weights=int8",
+        "about 96 chips",
+    )
+
+
+def _generations() -> list[tuple[str, tuple[str, ...]]]:
+    """Every shipped generation, and one with every two layouts of its phases."""
+    run_of = {name: load.scenario(name, ["sweep=null", "figure=null"]) for name in load.shipped("scenario")}
+    alone = ("sweep=null", "figure=null", "engine.layers=2")
+    shipped = [name for name, scenario in run_of.items() if scenario.workload.phase == "generate"]
+    torus = [name for name in shipped if run_of[name].topology.kind == "torus"]
+    ffns = ("weight_gathered_x", "weight_gathered_xyz", "weight_stationary_1d", "weight_stationary_2d")
+    pairs = [
+        (name, (*alone, f"layout.prefill.ffn={first}", f"layout.decode.ffn={then}"))
+        for name in torus
+        for first in ffns
+        for then in ffns
+    ]
+    return [*((name, alone) for name in shipped), *pairs]
+
+
+@pytest.mark.parametrize(("name", "settings"), _generations())
+def test_a_generation_needs_what_its_larger_phase_needs(name: str, settings: tuple[str, ...]) -> None:
+    """It fits just that much, and of a byte less it says so with something to do."""
+    found = run(load.scenario(name, settings)).report
+    used = max(phase.memory.used_bytes for phase in found.phases)
+    assert found.memory.used_bytes == used
+    for capacity, fits in ((used, True), (used - 1, False)):
+        report = run(load.scenario(name, [*settings, f"topology.chip.hbm_capacity={capacity:.0f} B"])).report
+        assert report.memory.fits == fits
+        assert bool(report.memory.remedies) != fits
+        assert ("does not fit" in printed(report)) != fits
+        for phase in report.phases:
+            assert f"KV cache {format_bytes(phase.memory.kv_cache_bytes)}" in printed(report)
+    weights = {phase.memory.weights_bytes for phase in found.phases}
+    if len(weights) > 1:
+        assert any("in different shardings" in note for note in found.notes)
+
+
+def test_phases_that_store_their_weights_differently_say_which() -> None:
+    """Gathered matrices are stored as 2D needs them, but not the embedding; 1D splits only d_ff of every matrix."""
+
+    def note(prefill: str) -> str:
+        settings = ["engine.layers=2", "layout.decode.ffn=weight_stationary_2d", f"layout.prefill.ffn={prefill}"]
+        report = run(load.scenario("pope_offline_example", settings)).report
+        return next((note for note in report.notes if "in different shardings" in note), "")
+
+    assert note("weight_stationary_2d") == ""
+    assert "embedding" in note("weight_gathered_xyz")
+    assert "w_down" not in note("weight_gathered_xyz")
+    assert "w_down" in note("weight_stationary_1d")
+
+
+def test_what_memory_leaves_out_is_said_beside_it() -> None:
+    found = printed(run(load.scenario("palm540b_decode_ws2d", ["engine.layers=2"])).report)
+    assert "memory does not count activations, workspaces and buffers of libraries" in found
+
+
+def printed(report: Report) -> str:
+    console = Console(width=400, record=True, file=io.StringIO())
+    render(report, console)
+    return console.export_text()

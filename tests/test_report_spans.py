@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sim.program import Kind, ProgramBuilder
 from sim.report import spans as sp
-from sim.report.lanes import alike, layer_edges, of_chips
+from sim.report.lanes import alike, layer_times, of_chips
 from sim.trace import Trace
 
 LANES, HORIZON = 3, 30
@@ -131,7 +131,7 @@ def test_collectives_in_progress_at_once_get_rows_of_their_own() -> None:
 
 def test_layers_begin_where_the_one_before_ends() -> None:
     trace, _ = two_chips(layers=3, slower_us=0)
-    assert (layer_edges(trace, 0) // 1_000_000).tolist() == [0, 30, 60, 90]
+    assert (layer_times(trace, 0).edges // 1_000_000).tolist() == [0, 30, 60, 90]
 
 
 def test_shares_of_bins() -> None:

@@ -7,6 +7,7 @@ import pytest
 from handmade import two_chips
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pipelines import scenario
 
 from sim import load as load_files
 from sim import topology as machines
@@ -16,7 +17,9 @@ from sim.program import Kind
 from sim.report import critical_path
 from sim.report.breakdown import PARTS
 from sim.report.critical_path import walk
-from sim.report.lanes import alike, on_path
+from sim.report.lanes import alike, layer_times, on_path
+from sim.report.metrics import critical_chip
+from sim.run import run
 
 
 def texts(figure: Figure) -> list[str]:
@@ -153,3 +156,35 @@ def test_the_same_trace_gives_the_same_bytes(tmp_path: Path, suffix: str) -> Non
     for name in ("a", "b"):
         timeline.draw(trace, topology, tmp_path / f"{name}{suffix}", title="same")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_time_outside_layers_is_cut_into_bins_of_a_layer() -> None:
+    """Layers of 10, the first at 35, the last until 105 of 125: the 35 before and the 20 after are cut into 4 and 2."""
+    bins = timeline.share_bins(np.arange(35, 106, 10), 125)
+    assert np.diff(bins).max() == 10
+    assert bins.tolist() == [0, 8, 17, 26, *range(35, 106, 10), 115, 125]
+
+
+@pytest.mark.parametrize("stages", [[12], [1, 11], [4, 4, 4]])
+@pytest.mark.parametrize("schedule", ["non_blocking", "blocking", "bounded_queue", "sequential"])
+def test_bins_of_a_pipeline_are_of_layers_over_the_whole_time(stages: list[int], schedule: str) -> None:
+    """Each layer of each batch has its own, and no bin is longer than half of the layers are."""
+    queue = {"queue": {"capacity": 1, "retry": "0 s"}} if schedule == "bounded_queue" else {}
+    given = scenario(layers=12, stages=stages, requests=8, schedule=schedule, batch=8, **queue)
+    (part,) = run(given).passes
+    trace, topology = part.trace, part.topology
+    chip = critical_chip(trace, topology.chips)
+    times = layer_times(trace, chip)
+    batches = part.lowered.batches
+    assert batches is not None
+    index = next(i for i, chips in enumerate(batches.chips) if topology.number(chip) in chips)
+    passes = [each for each in batches.passes if each.stage == index]
+    assert len(times) == stages[index] * len(passes)
+    assert times.layer.tolist() == list(range(sum(stages[:index]), sum(stages[: index + 1]))) * len(passes)
+    assert times.batch.tolist() == sorted(list(range(len(passes))) * stages[index])
+    bins = timeline.share_bins(times.edges, trace.makespan_ps)
+    assert (bins[0], bins[-1]) == (0, trace.makespan_ps)
+    assert set(times.edges.tolist()) <= set(bins.tolist())
+    assert np.diff(bins).max() <= np.median(np.diff(times.edges)) + 1  # whole picoseconds
+    _, layer = timeline.make(trace, topology).axes
+    assert f"Layer {times.layer[len(times) // 2]} of layers" in layer.get_title(loc="left")

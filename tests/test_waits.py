@@ -54,7 +54,8 @@ def test_waiting_for_the_stage_before_is_a_bubble_and_no_transfer(schedule: str)
     done = run(scenario(schedule=schedule, stages=[4, 2], requests=4, bandwidth="1 GB/s", **more))
     simulated, pipeline = done.report.simulated, done.report.pipeline
     assert pipeline is not None
-    last = pipeline.stages[1]
+    assert pipeline.passes is not None
+    last = pipeline.passes.stages[1]
     assert simulated.exposed_communication_s == pytest.approx(4 * SIZE * 1e-9, rel=1e-9)
     assert simulated.bubble_s == pytest.approx(pipeline.total_s - last.busy_s - 4 * SIZE * 1e-9, rel=1e-9)
     assert simulated.bubble_s > last.fill_s - 1.01 * SIZE * 1e-9

@@ -14,7 +14,7 @@ With equal stages t = T/m these are (K + p - 1) T and K (m + p - 1) T/m. (Flow s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 
@@ -55,6 +55,15 @@ def blocking(stage: Sequence[float], requests: int, microbatches: int) -> Pipeli
 def sequential(stage: Sequence[float], requests: int) -> PipelineForm:
     """One request, one stage at a time."""
     return blocking(stage, requests, 1)
+
+
+def called_every(pipeline: PipelineForm, call: float, requests: int, last_stage: float) -> PipelineForm:
+    """The same behind a controller that calls one worker after another, and needs `call` for all calls of a request.
+
+    No request follows another sooner, and the last stage begins its last batch no sooner than it has been called.
+    """
+    interval, total = max(pipeline.interval, call), max(pipeline.total, requests * call + last_stage)
+    return replace(pipeline, total=total, interval=interval, utilisation=pipeline.utilisation * pipeline.total / total)
 
 
 def _drain(stage: Sequence[float], batches: int) -> float:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind
-from sim.report.lanes import Lane, layer_edges, of_chips
+from sim.report.lanes import Lane, layer_times, of_chips
 from sim.report.metrics import critical_chip
 from sim.report.pool import Series
 from sim.report.spans import sums
@@ -134,7 +134,7 @@ def _gap(trace: Trace, chip: int) -> _Gap | None:
     if len(own) <= MOST_TASKS:
         return None
     start, end = int(own[MOST_TASKS // 2]), int(own[-MOST_TASKS // 2 - 1]) + 1
-    edges = layer_edges(trace, chip)[:-1]
+    edges = layer_times(trace, chip).edges[:-1]
     start = int(edges[edges <= start].max(initial=0)) or start
     end = int(edges[edges >= end][0]) if (edges >= end).any() else end
     kept = int(((own < start) | (own >= end)).sum())

@@ -20,6 +20,7 @@ from sim.report.breakdown import breakdown
 from sim.report.critical_path import shares
 from sim.report.explanation import Bar
 from sim.report.headline import headline
+from sim.report.pipeline import stage_batches
 from sim.report.pool import peer_over_time
 from sim.report.report import HALVES, Report
 from sim.run import uncovered
@@ -89,16 +90,19 @@ def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
 
 
 def _stages(part: Pass) -> dict[str, Any] | None:
-    """Batches on the stages of a pipeline: [stage, begin and length in ms, number, request] each; None without one."""
+    """Batches on the stages of a pipeline: [stage, begin and length in ms, number, request] each; None without one.
+
+    A bar begins when the last rank of the stage has the batch.
+    """
     batches = part.lowered.batches
     if batches is None:
         return None
-    ends = part.trace.times["end"] / PS_PER_S * 1e3
     bars = []
-    for each in batches.passes:
-        begin, end = float(ends[each.begin].min()), float(ends[each.end].max())
-        number = f"{each.request}.{each.part}" if batches.parts > 1 else str(each.request)
-        bars.append([each.stage, round(begin, 6), round(end - begin, 6), number, each.request])
+    for stage in range(len(batches.layers)):
+        for each in stage_batches(part.trace, batches, stage):
+            number = f"{each.request}.{each.part}" if batches.parts > 1 else str(each.request)
+            begin_ms, end_ms = each.begin / 1e9, each.end / 1e9
+            bars.append([stage, round(begin_ms, 6), round(end_ms - begin_ms, 6), number, each.request])
     return {
         "colours": COLOURS,
         "rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)],
@@ -111,13 +115,13 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
     if explained:
         return [{"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained]
     form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
-    if pipeline:
-        ideal_s = pipeline.closed_form.total
-        why = f"{pipeline.passes} requests through stages that take what they take here on average"
+    if pipeline and (passes := pipeline.passes):
+        ideal_s = passes.closed_form.total
+        why = f"{report.span} through stages that take what they take here on average"
         more = "transfers between stages, requests that come later, calls and polls, batches that differ"
         return [
             {"name": "closed form: sends free, all there", "group": "", "seconds": ideal_s, "why": why},
-            {"name": "sends and waits", "group": "", "seconds": pipeline.total_s - ideal_s, "why": more},
+            {"name": "sends and waits", "group": "", "seconds": passes.total_s - ideal_s, "why": more},
         ]
     if pool := report.pool:
         plain, rest = "simulated with all layers in the chip's own memory", "what the formula of the stalls leaves out"

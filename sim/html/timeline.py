@@ -9,7 +9,7 @@ import numpy as np
 from sim.plots.bars import COLOURS
 from sim.report import spans as sp
 from sim.report.critical_path import walk
-from sim.report.lanes import Lane, alike, layer_edges, of_chips
+from sim.report.lanes import Lane, alike, layer_times, of_chips
 from sim.report.metrics import critical_chip
 from sim.report.ops import classes
 from sim.report.roofline import memory_bound
@@ -31,7 +31,7 @@ def timeline(part: Pass) -> dict[str, Any]:
     groups.sort(key=lambda chips: critical not in chips)
     shown = [int(chips[0]) for chips in groups[:_CHIPS]]
     lanes = of_chips(trace, topology, shown)
-    edges = layer_edges(trace, shown[0])
+    edges = layer_times(trace, shown[0]).edges
     chosen = [(chip, lane) for chip in shown for lane in _first_links(lanes[chip])]
     spans = [lane.spans for _, lane in chosen]
     layers, kept = max(len(edges) - 1, 0), None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sim.lowering.work import AttentionWork
 from sim.program import Program
+from sim.sharding import Sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,5 +86,7 @@ class Lowered:
     """Per chip, weights of a layer."""
     batches: Batches | None = None
     """Of a pipeline."""
+    stored_weights: Mapping[str, Sharded] = field(default_factory=dict)
+    """Weights of a layer and of the ends as they are stored, by name."""
     attentions: Mapping[str, AttentionWork] = field(default_factory=dict)
     """By name: the operations whose work depends on the length of the cache."""

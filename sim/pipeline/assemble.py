@@ -40,8 +40,8 @@ def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> L
     filling = warm_up(scenario, spec)
     count = filling + spec.requests
     SCHEDULES[spec.schedule](Plan(to, requests, spec, count, parts, token_bytes, workload.activations))
-    fullest = max(lowered, key=lambda part: part.weights_bytes + parts * part.kv_cache_bytes)
     held = parts * spec.under_way(len(stages))
+    fullest = max(lowered, key=lambda part: part.weights_bytes + held * part.kv_cache_bytes + part.gather_buffer_bytes)
     return replace(
         fullest,
         program=to.builder.build(),

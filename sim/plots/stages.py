@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sim.lowering.lowered import Batches
 from sim.plots.style import PALETTE, entitle, figure, style
+from sim.report.pipeline import stage_batches, stage_reports
 from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
@@ -18,29 +17,32 @@ COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "wine")]
 """Of requests in turn; numbers in white are read on each."""
 
 _WIDTH_IN, _IN_PER_STAGE, _IN_AROUND = 11.0, 0.45, 1.3
+_PS_PER_MS = PS_PER_S / 1e3
 _LEAST_SHARE = 0.012
 """Of the figure's width, below which a batch gets no number."""
 
 
 def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
     """A row per stage, the first on top; a bar per batch in its request's colour, `request.part` where it is cut."""
-    ends, stages = trace.times["end"] / PS_PER_S * 1e3, len(batches.layers)
-    total = trace.makespan_ps / PS_PER_S * 1e3
+    stages, total = len(batches.layers), trace.makespan_ps / _PS_PER_MS
     made = figure(_WIDTH_IN, _IN_AROUND + _IN_PER_STAGE * stages)
     with style():
         axis = made.subplots()
-        busy = np.zeros(stages)
-        for batch in batches.passes:
-            begin, end = float(ends[batch.begin].min()), float(ends[batch.end].max())
-            busy[batch.stage] += end - begin
-            colour = COLOURS[batch.request % len(COLOURS)]
-            axis.barh(batch.stage, end - begin, 0.8, begin, color=colour, edgecolor="white", linewidth=0.5)
-            if end - begin > _LEAST_SHARE * total:
-                text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
-                axis.text((begin + end) / 2, batch.stage, text, ha="center", va="center", fontsize=7, color="white")
-        what = "Requests by number" if axis.texts else f"Requests in turn in {len(COLOURS)} colours"
         for stage in range(stages):
-            text = f"{1 - busy[stage] / total:.0%} bubble"
+            for batch in stage_batches(trace, batches, stage):
+                waits_from, begin, end = (ps / _PS_PER_MS for ps in (batch.waits_from, batch.begin, batch.end))
+                colour = COLOURS[batch.request % len(COLOURS)]
+                axis.barh(stage, begin - waits_from, 0.8, waits_from, color=colour, alpha=0.35, linewidth=0)
+                axis.barh(stage, end - begin, 0.8, begin, color=colour, edgecolor="white", linewidth=0.5)
+                if end - begin > _LEAST_SHARE * total:
+                    text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
+                    axis.text((begin + end) / 2, stage, text, ha="center", va="center", fontsize=7, color="white")
+        what = "Requests by number" if axis.texts else f"Requests in turn in {len(COLOURS)} colours"
+        reports = stage_reports(trace, batches)
+        if any(report.wait_s for report in reports):
+            what += ", pale while some ranks wait for others"
+        for stage, report in enumerate(reports):
+            text = f"{report.bubble:.0%} bubble"
             axis.annotate(text, (1.005, stage), xycoords=("axes fraction", "data"), va="center", fontsize=8)
         axis.set_ylim(stages - 0.5, -0.5)
         axis.set_xlim(0, total)

@@ -6,6 +6,7 @@ Chips that do the same at the same times are drawn once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from sim.plots.style import PALETTE, entitle, figure, save, style
 from sim.program import Ints
 from sim.report import spans as sp
 from sim.report.critical_path import walk
-from sim.report.lanes import Lane, layer_edges, of_chips, of_path, on_path
+from sim.report.lanes import Lane, LayerTimes, layer_times, of_chips, of_path, on_path
 from sim.report.lanes import alike as chips_alike
 from sim.report.metrics import critical_chip
 from sim.report.ops import classes
@@ -31,6 +32,8 @@ _CHIPS_DRAWN = 3
 _LINKS_DRAWN = 8
 _LAYERS_IN_DETAIL = 6
 """Up to so many layers the whole step is drawn op by op, beyond that as shares of each layer's time."""
+_MOST_BINS = 1000
+"""About as many as the panel has points across."""
 _SHARES_HEIGHT = 2.2
 _HEIGHTS = {"path": 0.7, "compute": 1.0, "collectives": 1.0, "copies": 1.0, "link": 0.6}
 _GAP, _HEADER = 0.2, 0.8
@@ -60,11 +63,11 @@ def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole ste
         of: what the trace is of.
     """
     alike = chips_alike(trace, topology)
-    groups, edges = _groups(trace, topology, alike)
+    groups, times = _groups(trace, topology, alike)
     path = walk(trace)
     groups[0].lanes.insert(0, of_path(path))
     critical = on_path(trace, topology, path, alike)
-    layers = max(len(edges) - 1, 0)
+    layers, edges = len(times), times.edges
     in_shares = layers > _LAYERS_IN_DETAIL
     heights = [sum(_height(group, shares) for group in groups) for shares in (in_shares, False)[: 2 if layers else 1]]
     made = figure(_WIDTH_IN, _IN_AROUND * (1 + len(heights)) / 3 + _IN_PER_ROW * sum(heights))
@@ -74,8 +77,10 @@ def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole ste
         whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
         what = f"{of}, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
-            _fill(whole, groups, np.unique([0, *edges.tolist(), trace.makespan_ps]))
-            what += f": shares of the time of each of its {layers} layers"
+            _fill(whole, groups, share_bins(edges, trace.makespan_ps))
+            batches = int(times.batch[-1]) + 1
+            each = f" of each of its {batches} batches" if batches > 1 else ""
+            what += f": shares of the time of each of its {layers // batches} layers{each}"
         else:
             _fill(whole, groups, None)
         axes[0].set_title(what)
@@ -88,7 +93,7 @@ def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole ste
             below_header = 1 - _HEADER / heights[0]
             axes[0].axvspan(left, right, 0, below_header, facecolor="none", edgecolor=DARK, linewidth=0.9, zorder=3)
             length = format_seconds((zoom.end - zoom.start) / PS_PER_S)
-            axes[1].set_title(f"Layer {middle} of layers 0 to {layers - 1} (framed above), {length}")
+            axes[1].set_title(f"{_name(times, middle)} (framed above), {length}")
             axes[1].set_xlabel(f"time since the layer began, {zoom.unit[1]}")
         if title:
             entitle(made, title)
@@ -96,8 +101,22 @@ def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole ste
     return made
 
 
-def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_Group], Ints]:
-    """The critical chip and one chip of each of the next few groups; when the layers of the critical one begin."""
+def share_bins(edges: Ints, end: int) -> Ints:
+    """Edges of bins over the whole time: one for each layer, those around layers cut into pieces as long as a layer.
+
+    Args:
+        edges: when each layer of a chip begins, and when the last ends, ps.
+        end: of the time, ps.
+    """
+    coarse = np.unique([0, *edges.tolist(), end])
+    longest = max(float(np.median(np.diff(edges))), end / _MOST_BINS)
+    pieces = np.ceil(np.diff(coarse) / longest).astype(np.int64).tolist()
+    cut = [np.linspace(*ends, n, endpoint=False) for ends, n in zip(pairwise(coarse.tolist()), pieces, strict=True)]
+    return np.unique(np.concatenate([*cut, [end]]).astype(np.int64))
+
+
+def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_Group], LayerTimes]:
+    """The critical chip and one chip of each of the next few groups; the layers of the critical one."""
     critical = critical_chip(trace, topology.chips)
     alike = sorted(alike, key=lambda chips: critical not in chips)
     shown = [int(chips[0]) for chips in alike[:_CHIPS_DRAWN]]
@@ -117,7 +136,13 @@ def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_
     if len(alike) > len(shown):
         unseen = sum(len(topology.stood_for(chips)) for chips in alike[_CHIPS_DRAWN:])
         groups[-1] = _Group(f"{groups[-1].title} ({unseen} more differ and are not drawn)", groups[-1].lanes)
-    return groups, layer_edges(trace, shown[0])
+    return groups, layer_times(trace, shown[0])
+
+
+def _name(times: LayerTimes, index: int) -> str:
+    """`Layer 5 of layers 0 to 9`; in a pipeline with the batch."""
+    name = f"Layer {times.layer[index]} of layers {times.layer.min()} to {times.layer.max()}"
+    return name + (f", batch {times.batch[index]} of 0 to {times.batch[-1]}" if times.batch[-1] else "")
 
 
 def _rows(group: _Group, shares: bool) -> list[tuple[str, list[Lane]]]:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sim.program import Ints
+from sim.program import Ints, Kind
 from sim.report import spans as sp
 from sim.report.critical_path import Path
 from sim.topology.graph import Link, Topology
@@ -129,19 +129,34 @@ def _mixed(columns: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.uint64]
     return value
 
 
-def layer_edges(trace: Trace, chip: int) -> Ints:
-    """When each layer of the program begins on a chip (its first compute or collective), and when the last ends, ps.
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerTimes:
+    """Layers on a chip in order of time: once each, in a pipeline once for every batch."""
 
-    [layers + 1]; empty for a program without layers, or a chip that has none.
-    """
+    edges: Ints
+    """[layers + 1] when each begins (its first compute or collective), and when the last ends, ps."""
+    layer: Ints
+    """[layers] number in the model."""
+    batch: Ints
+    """[layers] number of the batch on the chip."""
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+
+def layer_times(trace: Trace, chip: int) -> LayerTimes:
+    """The layers of a chip; none for a program without layers, or a chip that has none."""
     program = trace.program
-    tasks = np.concatenate([part.where(part.lane == chip).task for part in (sp.compute(trace), sp.collectives(trace))])
-    tasks = tasks[program.layer[tasks] >= 0]
-    if not len(tasks):
-        return np.empty(0, dtype=np.int64)
-    layers, layer = np.unique(program.layer[tasks], return_inverse=True)
-    begins = np.full(len(layers), np.iinfo(np.int64).max)
-    np.minimum.at(begins, layer, trace.times["start"][tasks])
-    last = (program.layer == layers[-1]) & (program.chip == chip)
-    edges = np.append(begins, trace.times["end"][last].max())
-    return np.maximum.accumulate(edges)
+    own = np.flatnonzero(program.chip == chip)
+    # Batches follow each other through a stage, and before each stands the moment at which the stage takes it.
+    batch = np.cumsum(program.kind[own] == Kind.EVENT)
+    does = np.isin(program.kind[own], (Kind.COMPUTE, Kind.BEGIN)) & (program.layer[own] >= 0)
+    visits, visit = np.unique(np.stack([batch, program.layer[own]])[:, does], axis=1, return_inverse=True)
+    if not does.any():
+        nothing = np.empty(0, dtype=np.int64)
+        return LayerTimes(nothing, nothing, nothing)
+    begins = np.full(visits.shape[1], np.iinfo(np.int64).max)
+    np.minimum.at(begins, visit, trace.times["start"][own[does]])
+    last = (batch == visits[0, -1]) & (program.layer[own] == visits[1, -1])
+    edges = np.maximum.accumulate(np.append(begins, trace.times["end"][own[last]].max()))
+    return LayerTimes(edges, visits[1], np.unique(visits[0], return_inverse=True)[1])

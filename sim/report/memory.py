@@ -1,7 +1,12 @@
-"""Memory of the fullest chip: weights, KV cache, gathered weights, against its capacity; activations not counted."""
+"""Memory of the fullest chip: weights, KV cache, gathered weights, against its capacity.
+
+Activations, workspaces and buffers of libraries are not counted. Of two phases, one after the other, a chip holds in
+each what that phase's layout stores; the larger of the two must fit.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
@@ -34,23 +39,29 @@ class Memory:
         """By how much it does not fit; 0 when it does."""
         return max(0.0, self.used_bytes - self.capacity_bytes)
 
+    @property
+    def halved_bytes(self) -> dict[str, float]:
+        """What numbers of half the size would save, by the field of the workload that sets their format."""
+        return {"kv_cache": self.kv_cache_bytes / 2, "weights": (self.weights_bytes + self.gather_buffer_bytes) / 2}
 
-def with_remedies(memory: Memory, scenario: Scenario, chips: int) -> Memory:
+
+def with_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory | None = None) -> Memory:
     """The memory of a chip of the scenario, with what would make it fit.
 
     Args:
         chips: over which the model is split.
+        other: memory of the run's other phase, which must fit too.
     """
     if memory.fits:
         return memory
-    work, fixed = scenario.workload, memory.weights_bytes + memory.gather_buffer_bytes
+    phases = [memory, other] if other else [memory]
     found = []
-    batch = floor(work.batch * (memory.capacity_bytes - fixed) / memory.kv_cache_bytes) if memory.kv_cache_bytes else 0
+    batch = min(_largest_batch(phase, scenario.workload.batch) for phase in phases)
     if batch > 0:
         found.append(f"workload.batch of at most {batch:,}")
-    halves = {"kv_cache": memory.kv_cache_bytes / 2, "weights": fixed / 2}
-    for name, saved in halves.items():
-        if DTYPE_BYTES[getattr(work, name)] == 2 and memory.excess_bytes <= saved:
+    for name in ("kv_cache", "weights"):
+        two_bytes = DTYPE_BYTES[getattr(scenario.workload, name)] == 2
+        if two_bytes and all(phase.excess_bytes <= phase.halved_bytes[name] for phase in phases):
             found.append(f"workload.{name}=int8")
     tensor, model = scenario.layout.ffn == TENSOR_PARALLEL, scenario.model
     if batch > 0 and not tensor and scenario.layout.attention == "heads" and model.kv_heads < model.heads:
@@ -60,3 +71,22 @@ def with_remedies(memory: Memory, scenario: Scenario, chips: int) -> Memory:
         found.append("a memory_pool")
     found.append(f"about {ceil(chips * memory.used_bytes / memory.capacity_bytes):,} chips")
     return replace(memory, remedies=tuple(found))
+
+
+def of_two_phases(scenarios: Sequence[Scenario], phases: Sequence[Memory], chips: int) -> Memory:
+    """The memory of a run whose phases follow each other: that of the phase that needs more.
+
+    Args:
+        scenarios: of the phases.
+        chips: over which the model is split.
+    """
+    (larger, scenario), (smaller, _) = sorted(
+        zip(phases, scenarios, strict=True), key=lambda each: each[0].used_bytes, reverse=True
+    )
+    return with_remedies(larger, scenario, chips, smaller)
+
+
+def _largest_batch(memory: Memory, batch: int) -> int:
+    """Sequences whose cache fits beside all else; 0 where none does or there is no cache."""
+    left = memory.capacity_bytes - memory.weights_bytes - memory.gather_buffer_bytes
+    return floor(batch * left / memory.kv_cache_bytes) if memory.kv_cache_bytes else 0

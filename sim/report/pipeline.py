@@ -1,4 +1,11 @@
-"""What a pipeline did: latency of requests, throughput, fill and drain, bubbles per stage, beside the algebra."""
+"""What a pipeline did: whole requests, their forward passes, and stages with their bubbles, beside the algebra.
+
+Every chip of a stage is a rank. A stage is *busy* with a batch from when its last rank has it until the last rank is
+done with it, *waits* while some ranks have the batch and the others do not (they have not been called), and is *idle*
+without a batch, which is its bubble. On every stage
+
+    total = busy + wait + idle.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +16,25 @@ import numpy as np
 
 from sim.closed_form import pipeline as form
 from sim.lowering.lowered import Batches
-from sim.specs import PipelineSpec
+from sim.program import Floats
+from sim.specs import PipelineSpec, Scenario
 from sim.trace import Trace
 from sim.units import PS_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class StageBatch:
+    """One batch, or micro-batch, on one stage, ps."""
+
+    request: int
+    part: int
+    """Of the request: its micro-batch, 0 where it is not cut."""
+    waits_from: int
+    """When the first rank has it and the batch before has left the stage."""
+    begin: int
+    """When the last rank has it."""
+    end: int
+    """When the last rank is done with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,98 +44,193 @@ class StageReport:
     layers: int
     chips: tuple[int, ...]
     pass_s: float
-    """Mean time of a batch, or micro-batch, on the stage."""
+    """Mean busy time of a batch, or micro-batch."""
     busy_s: float
-    """With a batch on the stage."""
+    wait_s: float
+    """Ranks wait for other ranks of the stage to be called."""
+    idle_s: float
     fill_s: float
-    """Until its first batch."""
+    """Part of the idle time until the first batch."""
     drain_s: float
-    """After its last batch."""
+    """Part of the idle time after the last batch."""
     bubble: float
-    """Share of the whole time without a batch on the stage."""
+    """Idle share of the total, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineReport:
-    """A run of requests through stages. Seconds, of one forward pass of every request."""
+class Passes:
+    """One forward pass of every request: the prefill, or one decode step. Seconds."""
 
-    schedule: str
-    requests: int
+    phase: str
+    per_request: int
+    """Forward passes of a whole request in this phase: 1 of a prefill, else its decode steps."""
+    count: int
+    """Passes simulated, those of the warm-up included."""
     warm_up: int
     """Decode steps of as many requests before: the pipeline is full when the others come. No latency is theirs."""
     microbatches: int
-    in_flight: int
-    """Requests under way at most."""
     total_s: float
-    """From the first request to the last result."""
+    """From the first arrival to the last result."""
     latency_mean_s: float
-    """Of a request, from its arrival to its result."""
+    """Of a pass, from its arrival to its result."""
     latency_median_s: float
     latency_p95_s: float
     latency_max_s: float
     interval_s: float
-    """Between results, over the second half of the requests."""
-    requests_per_s: float
-    """1 / interval."""
+    """Mean time between results over the second half of the passes; over all where these come at once."""
     stages: tuple[StageReport, ...]
     closed_form: form.PipelineForm
     """Of the stages' mean times where sends are free, and all requests there from the start."""
 
     @property
-    def passes(self) -> int:
-        """All requests of the run, those that fill the pipeline included."""
-        return self.warm_up + self.requests
-
-    @property
     def total_difference(self) -> float:
-        """Simulated / closed form - 1: what sends, waits for requests and the controller cost."""
+        """Simulated / closed form - 1: what sends, waits for requests and polls cost."""
         return self.total_s / self.closed_form.total - 1
 
+    @property
+    def bubble(self) -> float:
+        """Mean of the stages."""
+        return sum(stage.bubble for stage in self.stages) / len(self.stages)
 
-def pipeline_report(trace: Trace, batches: Batches, spec: PipelineSpec) -> PipelineReport:
-    """The figures of a simulated pipeline."""
+
+@dataclass(frozen=True, slots=True)
+class PipelineReport:
+    """Whole requests through stages, each a prefill, all decode steps, or both. Seconds."""
+
+    schedule: str
+    requests: int
+    in_flight: int
+    """Requests under way at most."""
+    total_s: float
+    """Time of the machine for all requests."""
+    closed_form_total_s: float
+    latency_mean_s: float
+    """Of a request, from its arrival to its last result."""
+    interval_s: float
+    """Mean time between results of requests."""
+    requests_per_s: float
+    """1 / interval."""
+    bubble: float
+    """Share of the total without a batch on a stage, mean of the stages."""
+    passes: Passes | None
+    """None for two phases, each of which has its own."""
+
+
+def pass_report(trace: Trace, batches: Batches, scenario: Scenario, spec: PipelineSpec) -> Passes:
+    """The figures of one simulated pass of every request."""
     ends = trace.times["end"]
     arrived, answered = (ends[list(tasks)] / PS_PER_S for tasks in (batches.arrived, batches.answered))
-    latency, total_s = (answered - arrived)[batches.warm_up :], trace.makespan_ps / PS_PER_S
-    half = len(answered) // 2
-    later = answered[half:] if len(answered) - half > 1 else np.concatenate(([0.0], answered))
-    interval_s = float((later[-1] - later[0]) / (len(later) - 1))
-    stages = tuple(_stage(trace, batches, stage, total_s) for stage in range(len(batches.layers)))
-    return PipelineReport(
-        schedule=spec.schedule,
-        requests=spec.requests,
+    latency = (answered - arrived)[batches.warm_up :]
+    stages = stage_reports(trace, batches)
+    return Passes(
+        phase=scenario.workload.phase,
+        per_request=scenario.workload.steps,
+        count=len(answered),
         warm_up=batches.warm_up,
         microbatches=batches.parts,
-        in_flight=spec.under_way(len(stages)),
-        total_s=total_s,
+        total_s=trace.makespan_ps / PS_PER_S,
         latency_mean_s=float(latency.mean()),
         latency_median_s=float(np.median(latency)),
         latency_p95_s=float(np.percentile(latency, 95)),
         latency_max_s=float(latency.max()),
-        interval_s=interval_s,
-        requests_per_s=1 / interval_s,
+        interval_s=_interval_s(np.sort(answered)),
         stages=stages,
-        closed_form=_form(spec, len(answered), [stage.pass_s for stage in stages], batches.parts),
+        closed_form=_form(spec, len(answered), stages, batches.parts),
     )
 
 
-def _stage(trace: Trace, batches: Batches, stage: int, total_s: float) -> StageReport:
-    own = [each for each in batches.passes if each.stage == stage]
-    begin = np.array([trace.times["end"][each.begin].min() for each in own]) / PS_PER_S
-    end = np.array([trace.times["end"][each.end].max() for each in own]) / PS_PER_S
-    busy_s = float((end - begin).sum())
+def whole_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> PipelineReport:
+    """Whole requests of one phase, of which `passes` has one forward pass each.
+
+    Args:
+        latency_s: mean of a request, all its passes; every other time is assumed to grow as it does.
+    """
+    times = latency_s / passes.latency_mean_s
+    requests = spec.requests * times / passes.count
+    return PipelineReport(
+        schedule=spec.schedule,
+        requests=spec.requests,
+        in_flight=spec.under_way(len(passes.stages)),
+        total_s=passes.total_s * requests,
+        closed_form_total_s=passes.closed_form.total * requests,
+        latency_mean_s=latency_s,
+        interval_s=passes.interval_s * times,
+        requests_per_s=1 / (passes.interval_s * times),
+        bubble=passes.bubble,
+        passes=passes,
+    )
+
+
+def whole_generations(prefill: PipelineReport, decode: PipelineReport) -> PipelineReport:
+    """The same requests, each its prefill and then its decode steps."""
+    total_s, interval_s = prefill.total_s + decode.total_s, prefill.interval_s + decode.interval_s
+    return PipelineReport(
+        schedule=decode.schedule,
+        requests=decode.requests,
+        in_flight=decode.in_flight,
+        total_s=total_s,
+        closed_form_total_s=prefill.closed_form_total_s + decode.closed_form_total_s,
+        latency_mean_s=prefill.latency_mean_s + decode.latency_mean_s,
+        interval_s=interval_s,
+        requests_per_s=1 / interval_s,
+        bubble=(prefill.bubble * prefill.total_s + decode.bubble * decode.total_s) / total_s,
+        passes=None,
+    )
+
+
+def stage_batches(trace: Trace, batches: Batches, stage: int) -> tuple[StageBatch, ...]:
+    """The batches of a stage in their order; none begins before the one before has ended."""
+    ends, found, last = trace.times["end"], [], 0
+    for each in batches.passes:
+        if each.stage == stage:
+            taken, end = ends[each.begin], int(ends[each.end].max())
+            found.append(StageBatch(each.request, each.part, max(int(taken.min()), last), int(taken.max()), end))
+            last = end
+    return tuple(found)
+
+
+def stage_reports(trace: Trace, batches: Batches) -> tuple[StageReport, ...]:
+    """The figures of every stage."""
+    return tuple(_stage(trace, batches, stage) for stage in range(len(batches.layers)))
+
+
+def _stage(trace: Trace, batches: Batches, stage: int) -> StageReport:
+    own, total_ps = stage_batches(trace, batches, stage), trace.makespan_ps
+    busy_ps = sum(each.end - each.begin for each in own)
+    wait_ps = sum(each.begin - each.waits_from for each in own)
+    idle_ps = total_ps - busy_ps - wait_ps
     return StageReport(
         layers=batches.layers[stage],
         chips=batches.chips[stage],
-        pass_s=busy_s / len(own),
-        busy_s=busy_s,
-        fill_s=float(begin[0]),
-        drain_s=total_s - float(end[-1]),
-        bubble=1 - busy_s / total_s,
+        pass_s=busy_ps / len(own) / PS_PER_S,
+        busy_s=busy_ps / PS_PER_S,
+        wait_s=wait_ps / PS_PER_S,
+        idle_s=idle_ps / PS_PER_S,
+        fill_s=own[0].waits_from / PS_PER_S,
+        drain_s=(total_ps - own[-1].end) / PS_PER_S,
+        bubble=idle_ps / total_ps,
     )
 
 
-def _form(spec: PipelineSpec, requests: int, stage_s: Sequence[float], microbatches: int) -> form.PipelineForm:
+def _interval_s(answered: Floats) -> float:
+    """Mean time between results, which are in order of time."""
+    half = len(answered) // 2
+    later = answered[half:]
+    if len(later) > 1 and later[-1] > later[0]:
+        return float((later[-1] - later[0]) / (len(later) - 1))
+    return float(answered[-1] / len(answered))
+
+
+def _form(spec: PipelineSpec, requests: int, stages: Sequence[StageReport], microbatches: int) -> form.PipelineForm:
+    controller, stage_s = spec.controller, [stage.pass_s for stage in stages]
+    found = _free_sends(spec, requests, stage_s, microbatches)
+    if controller is None or controller.kind != "single":
+        return found
+    call_s = controller.rpc.value * sum(len(stage.chips) for stage in stages)
+    return form.called_every(found, call_s, requests, stage_s[-1])
+
+
+def _free_sends(spec: PipelineSpec, requests: int, stage_s: Sequence[float], microbatches: int) -> form.PipelineForm:
     if spec.schedule == "blocking":
         return form.blocking(stage_s, requests, microbatches)
     if spec.schedule == "sequential":

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim import periodic
+from sim.closed_form import pope
 from sim.lowering.lowered import Batches
 from sim.periodic import Period
 from sim.report.headline import headline, to_html
 from sim.report.memory import Memory, with_remedies
 from sim.report.metrics import Measures, OpMeasure, measure
 from sim.report.padding import Padding, savings
-from sim.report.pipeline import PipelineReport
+from sim.report.pipeline import Passes, PipelineReport, whole_requests
 from sim.report.pool import Pool
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
@@ -73,9 +74,11 @@ class Simulated:
     tpot_s: float | None
     """Time per output token: decode latency / generated tokens; None where nothing is generated."""
     tokens_per_s: float
-    """Of all sequences together."""
+    """Of all sequences together; padding is not counted."""
     mfu: float
-    """2 x unpadded parameters x tokens / (chips x peak x latency), Pope et al. section 2."""
+    """2 x unpadded parameters x tokens / (chips x peak x time), Pope et al. section 2."""
+    chip_s_per_token: float
+    """Cost: chips x time / tokens, Pope et al. section 4.4."""
     compute_s: float
     communication_s: float
     exposed_communication_s: float
@@ -146,7 +149,7 @@ class Report:
     shortcuts: tuple[str, ...] = ()
     """What was simulated for the rest, or why nothing was."""
     pipeline: PipelineReport | None = None
-    """Of stages or of requests over time; latencies are then the mean of a request's."""
+    """Of stages or of requests over time; latencies are then the mean of a request's. With two phases, of both."""
 
     pool: Pool | None = None
     """Of a memory pool."""
@@ -159,7 +162,7 @@ class Report:
 
     @property
     def chip_s(self) -> float:
-        """Time that the critical chip's parts add up to: one step, of a pipeline the passes of all requests, s."""
+        """Time that the critical chip's parts add up to: one step, of a pipeline one pass of all requests, s."""
         parts = self.simulated
         return parts.compute_s + parts.exposed_communication_s + sum(self.waits_s.values()) + parts.idle_s
 
@@ -181,7 +184,11 @@ class Report:
     @property
     def span(self) -> str:
         """What times of the critical chip are of."""
-        return f"all {self.pipeline.passes:,} requests" if self.pipeline else "one step"
+        passes = self.pipeline.passes if self.pipeline else None
+        if passes is None:
+            return "one pass of all requests" if self.pipeline else "one step"
+        steps = passes.phase == "decode"
+        return format_count(passes.count, "decode step") if steps else f"all {format_count(passes.count, 'request')}"
 
     @property
     def difference(self) -> float | None:
@@ -252,7 +259,7 @@ def build(
     closed_form: ClosedForm | None,
     latency_s: float | None = None,
     notes: tuple[str, ...] = (),
-    pipeline: PipelineReport | None = None,
+    passes: Passes | None = None,
     padded: tuple[float, Measures] | None = None,
     batches: Batches | None = None,
     periods: Sequence[Period] = (),
@@ -266,17 +273,11 @@ def build(
     published latency of all.
     """
     measures = measure(trace, topology, batches, periods)
-    steps, tokens = scenario.workload.steps, scenario.tokens
-    step_s = pipeline.latency_mean_s if pipeline else measures.makespan_s
+    steps, critical = scenario.workload.steps, measures.critical_chip
+    step_s = passes.latency_mean_s if passes else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
-    # Requests that overlap: the time that each of them adds.
-    each_s = pipeline.total_s / pipeline.passes * latency_s / step_s if pipeline else latency_s
     peak = topology.chip.peak_flops[scenario.workload.activations]
-    reference, critical = scenario.reference, measures.critical_chip
-    published = None
-    if reference and scenario.layers == scenario.model.layers:
-        error = latency_s / reference.latency - 1
-        published = Published(reference.latency, error, reference.tolerance, reference.source)
+    pipeline = whole_requests(passes, scenario.pipeline, latency_s) if passes and scenario.pipeline else None
     return Report(
         scenario=scenario.name,
         machine=topology.name,
@@ -287,8 +288,7 @@ def build(
             step_s=latency_s / steps,
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
             tpot_s=latency_s / steps if scenario.workload.phase == "decode" else None,
-            tokens_per_s=tokens / each_s,
-            mfu=2 * scenario.parameters * tokens / (topology.mesh_chips * peak * each_s),
+            **rates(scenario, topology.mesh_chips, peak, latency_s, pipeline),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -299,7 +299,7 @@ def build(
             idle_s=float(measures.idle_s[critical]),
         ),
         closed_form=closed_form,
-        published=published,
+        published=published(scenario, latency_s),
         memory=with_remedies(memory, scenario, topology.mesh_chips),
         links=_load(measures, topology),
         ops=measures.ops,
@@ -314,6 +314,31 @@ def build(
     )
 
 
+def rates(
+    scenario: Scenario, chips: int, peak_flops: float, latency_s: float, pipeline: PipelineReport | None
+) -> dict[str, float]:
+    """Tokens per second, MFU and cost of the scenario: its useful tokens over the time of its chips.
+
+    Requests of a pipeline overlap, so the time of each is its share of the time of all.
+    """
+    tokens = scenario.tokens
+    time_s = pipeline.total_s / pipeline.requests if pipeline else latency_s
+    return {
+        "tokens_per_s": tokens / time_s,
+        "mfu": pope.mfu(scenario.parameters, tokens, chips, peak_flops, time_s),
+        "chip_s_per_token": chips * time_s / tokens,
+    }
+
+
+def published(scenario: Scenario, latency_s: float) -> Published | None:
+    """The scenario's published latency beside the simulated one; None where some layers only were simulated."""
+    reference = scenario.reference
+    if reference is None or scenario.layers < scenario.model.layers:
+        return None
+    error = latency_s / reference.latency - 1
+    return Published(reference.latency, error, reference.tolerance, reference.source)
+
+
 def _padding(scenario: Scenario, step_s: float, packed: Measures, padded_s: float, padded: Measures) -> Padding:
     workload = scenario.workload
     return Padding(
@@ -322,79 +347,6 @@ def _padding(scenario: Scenario, step_s: float, packed: Measures, padded_s: floa
         padded_latency_s=padded_s,
         packed_latency_s=step_s,
         ops=savings(packed.ops, padded.ops),
-    )
-
-
-def together(scenario: Scenario, prefill: Report, decode: Report) -> Report:
-    """The report of a prefill and the decode steps after it. Per-op times are in the reports of the phases."""
-    first, then, steps = prefill.simulated, decode.simulated, scenario.workload.steps
-    latency_s = first.latency_s + then.latency_s
-    tokens, each_s = scenario.tokens, latency_s
-    if prefill.pipeline:
-        parts = zip(scenario.phases, (first, then), strict=True)
-        each_s = sum(phase.tokens / part.tokens_per_s for phase, part in parts)
-
-    def all_steps(name: str) -> float:
-        return float(getattr(first, name) + getattr(then, name) * (steps - 1))
-
-    published = None
-    if scenario.reference and scenario.layers == scenario.model.layers:
-        error = latency_s / scenario.reference.latency - 1
-        published = Published(
-            scenario.reference.latency, error, scenario.reference.tolerance, scenario.reference.source
-        )
-    forms = [phase.closed_form for phase in (prefill, decode) if phase.closed_form]
-    busier = max(prefill, decode, key=lambda phase: phase.links.utilisation)
-    return dataclasses.replace(
-        decode,
-        simulated=Simulated(
-            latency_s=latency_s,
-            step_s=latency_s / steps,
-            ttft_s=first.latency_s,
-            tpot_s=then.tpot_s,
-            tokens_per_s=tokens / each_s,
-            mfu=(first.mfu * first.latency_s + then.mfu * then.latency_s) / latency_s,
-            compute_s=all_steps("compute_s"),
-            communication_s=all_steps("communication_s"),
-            exposed_communication_s=all_steps("exposed_communication_s"),
-            overlapped_communication_s=all_steps("overlapped_communication_s"),
-            stream_wait_s=all_steps("stream_wait_s"),
-            copy_wait_s=all_steps("copy_wait_s"),
-            bubble_s=all_steps("bubble_s"),
-            idle_s=all_steps("idle_s"),
-        ),
-        closed_form=sum_of_forms(forms) if len(forms) == 2 else None,
-        published=published,
-        memory=Memory(
-            max(prefill.memory.weights_bytes, decode.memory.weights_bytes),
-            max(prefill.memory.kv_cache_bytes, decode.memory.kv_cache_bytes),
-            decode.memory.capacity_bytes,
-            max(prefill.memory.gather_buffer_bytes, decode.memory.gather_buffer_bytes),
-            max(prefill.memory, decode.memory, key=lambda memory: memory.used_bytes).remedies,
-        ),
-        links=busier.links,
-        ops=(),
-        waiting=None,
-        notes=tuple(dict.fromkeys(prefill.notes + decode.notes)),
-        phases=(prefill, decode),
-    )
-
-
-def sum_of_forms(forms: Sequence[ClosedForm]) -> ClosedForm:
-    """Adds up the closed forms of phases that follow each other; a term of both is added up."""
-
-    def terms(name: str) -> dict[str, float]:
-        names = {term: None for form in forms for term in getattr(form, name)}
-        return {term: sum(getattr(form, name).get(term, 0.0) for form in forms) for term in names}
-
-    return ClosedForm(
-        sum(form.latency_s for form in forms),
-        terms("terms"),
-        sum(form.per_axis_latency_s for form in forms),
-        terms("per_axis_terms"),
-        tuple(dict.fromkeys(reason for form in forms for reason in form.inexact)),
-        forms[0].name,
-        forms[0].per_axis_name,
     )
 
 

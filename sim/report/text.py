@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sim.report.memory import Memory
 from sim.report.padding import Padding
-from sim.report.pipeline import PipelineReport
+from sim.report.pipeline import Passes, PipelineReport
 from sim.report.report import Report
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
-from sim.units import format_bytes, format_list, format_percent, format_seconds
+from sim.units import format_bytes, format_count, format_list, format_percent, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,15 @@ def overall(report: Report) -> Iterator[Block]:
     if report.padding:
         yield [_padding(report.padding)]
     if report.pipeline:
-        yield list(_pipeline(report.pipeline))
+        yield [_requests(report.pipeline)]
     if report.spread:
         yield [_spread(report.spread)]
 
 
 def step(report: Report) -> Iterator[Block]:
-    """Of one step of one phase, of a pipeline of all requests: operations, collectives, links."""
+    """Of one step of one phase, of a pipeline of all requests: stages, operations, collectives, links."""
+    if report.pipeline and report.pipeline.passes:
+        yield list(_passes(report.pipeline.passes))
     yield [_ops(report), *_each(report), _links(report)]
     if report.waiting:
         yield list(_waiting(report.waiting))
@@ -71,14 +73,12 @@ def memory(report: Report) -> Iterator[Block]:
 
 
 def _memory(report: Report) -> Iterator[Line]:
-    own = report.memory
-    gathered = f" + gathered weights {format_bytes(own.gather_buffer_bytes)}" if own.gather_buffer_bytes else ""
-    line = (
-        f"memory per chip: weights {format_bytes(own.weights_bytes)} + "
-        f"KV cache {format_bytes(own.kv_cache_bytes)}{gathered} = "
-        f"{format_bytes(own.used_bytes)} of {format_bytes(own.capacity_bytes)}"
-    )
-    yield Line(line + ("" if own.fits else ": does not fit"), warns=not own.fits)
+    if report.phases:
+        for name, phase in zip(("prefill", "decode"), report.phases, strict=True):
+            yield _held(f"memory per chip in {name}", phase.memory)
+    else:
+        yield _held("memory per chip", report.memory)
+    yield Line("memory does not count activations, workspaces and buffers of libraries")
     if pool := report.pool:
         layers = f"{len(pool.remote_layers)} layers of {format_bytes(pool.layer_bytes)}"
         yield Line(
@@ -88,6 +88,15 @@ def _memory(report: Report) -> Iterator[Line]:
             f"{format_seconds(pool.closed_form_stall_s)}; {pool.layers_that_fit} layers fit, "
             f"{pool.layers_that_fit_without} without it"
         )
+
+
+def _held(what: str, own: Memory) -> Line:
+    gathered = f" + gathered weights {format_bytes(own.gather_buffer_bytes)}" if own.gather_buffer_bytes else ""
+    line = (
+        f"{what}: weights {format_bytes(own.weights_bytes)} + KV cache {format_bytes(own.kv_cache_bytes)}{gathered} = "
+        f"{format_bytes(own.used_bytes)} of {format_bytes(own.capacity_bytes)}"
+    )
+    return Line(line + ("" if own.fits else ": does not fit"), warns=not own.fits)
 
 
 def _too_large(memory: Memory) -> Iterator[Line]:
@@ -170,31 +179,39 @@ def _waiting(waiting: Waiting) -> Iterator[Table | Line]:
     )
 
 
-def _pipeline(pipeline: PipelineReport) -> Iterator[Table | Line]:
-    """Requests, stages and the algebra beside them."""
-    parts = f" of {pipeline.microbatches} micro-batches" if pipeline.microbatches > 1 else ""
-    after = f" after {pipeline.warm_up} that fill it" if pipeline.warm_up else ""
-    yield Line(
-        f"{pipeline.schedule} pipeline: {pipeline.requests} requests{parts}{after}, "
-        f"{pipeline.in_flight} under way at most; "
-        f"{pipeline.requests_per_s:,.2f} requests/s, one every {format_seconds(pipeline.interval_s)}"
+def _requests(pipeline: PipelineReport) -> Line:
+    """Whole requests: how often they are answered, and how long each takes."""
+    return Line(
+        f"{pipeline.schedule} pipeline: {format_count(pipeline.requests, 'request')}, "
+        f"{pipeline.in_flight} under way at most; {pipeline.requests_per_s:,.2f} requests/s, "
+        f"one every {format_seconds(pipeline.interval_s)}; mean latency {format_seconds(pipeline.latency_mean_s)}"
     )
+
+
+def _passes(passes: Passes) -> Iterator[Table | Line]:
+    """One forward pass of every request: latencies, stages and the algebra beside them."""
+    one = "decode step" if passes.phase == "decode" else passes.phase
+    warm_up = f" after {passes.warm_up} that fill the pipeline" if passes.warm_up else ""
+    parts = f", {passes.microbatches} micro-batches each" if passes.microbatches > 1 else ""
     yield Line(
-        f"latency of a request: mean {format_seconds(pipeline.latency_mean_s)}, "
-        f"median {format_seconds(pipeline.latency_median_s)}, "
-        f"95% within {format_seconds(pipeline.latency_p95_s)}, longest {format_seconds(pipeline.latency_max_s)}"
+        f"latency of a {one}: mean {format_seconds(passes.latency_mean_s)}, "
+        f"median {format_seconds(passes.latency_median_s)}, "
+        f"95% within {format_seconds(passes.latency_p95_s)}, longest {format_seconds(passes.latency_max_s)}"
     )
-    form = pipeline.closed_form
+    form, count = passes.closed_form, format_count(passes.count - passes.warm_up, one)
     yield Line(
-        f"all requests {format_seconds(pipeline.total_s)}; closed form, sends free and all requests there at once, "
-        f"{format_seconds(form.total)} ({pipeline.total_difference:+.1%}), one every {format_seconds(form.interval)}"
+        f"{count}{warm_up}{parts}: {format_seconds(passes.total_s)}, one every {format_seconds(passes.interval_s)}; "
+        f"closed form, sends free and all requests there at once, {format_seconds(form.total)} "
+        f"({_difference(passes.total_difference)}), one every {format_seconds(form.interval)}"
     )
     rows = []
-    for i, stage in enumerate(pipeline.stages):
-        times = (format_seconds(t) for t in (stage.pass_s, stage.busy_s, stage.fill_s, stage.drain_s))
+    for i, stage in enumerate(passes.stages):
+        times_s = (stage.pass_s, stage.busy_s, stage.wait_s, stage.fill_s, stage.drain_s)
         chips = f"{stage.chips[0]}-{stage.chips[-1]}" if len(stage.chips) > 1 else str(stage.chips[0])
+        times = map(format_seconds, times_s)
         rows.append((str(i), str(stage.layers), chips, *times, f"{stage.bubble:.1%}"))
-    yield Table(("stage", "layers", "chips", "per batch", "busy", "fill", "drain", "bubble"), (tuple(rows),))
+    columns = ("stage", "layers", "chips", "per batch", "busy", "wait", "fill", "drain", "bubble")
+    yield Table(columns, (tuple(rows),))
 
 
 def _ops(report: Report) -> Table:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sim.specs.base import Count, Strict, wrong
 from sim.specs.quantities import Duration, Sourced
+from sim.units import format_count
 
 
 class QueueSpec(Strict):
@@ -96,6 +97,10 @@ class PipelineSpec(Strict):
         if self.schedule in ("blocking", "sequential") and self.arrivals and (self.arrivals.in_flight or 1) > 1:
             rule = f"'{self.schedule}' ends a request before it begins the next"
             raise wrong("arrivals", "in_flight", rule=rule, got=self.arrivals.in_flight)
+        times = self.arrivals.times if self.arrivals else None
+        if times and len(times) != self.requests:
+            rule = f"must have a time for each of the {format_count(self.requests, 'request')}"
+            raise wrong("arrivals", "times", rule=rule, got=len(times), hint=f"requests: {len(times)}")
         return self
 
     def under_way(self, stages: int) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from math import inf, nan
 from pathlib import Path
 
 from sim import load
 from sim.errors import InputError, suggest
 from sim.specs import FigureSpec
+from sim.suite import PHASES
 
 Case = Mapping[str, str]
 
@@ -90,10 +92,11 @@ def published(figure: FigureSpec) -> dict[str, list[tuple[float, float]]]:
 def x_of(case: Case, x: str) -> float:
     """Where a case stands on the x axis. Raises InputError."""
     if x == "tokens":
-        return float(case["batch"]) * (float(case["input_tokens"]) or 1)
+        prefill = case["phase"] in ("prefill", "total")
+        return _number(case, "batch") * (_number(case, "input_tokens") if prefill else 1)
     if x not in _X:
         raise InputError("published points have no such x", got=x, hint=suggest(x, ("tokens", *_X)))
-    return float(case[_X[x]])
+    return _number(case, _X[x])
 
 
 def y_of(case: Case, y: str) -> float:
@@ -102,19 +105,35 @@ def y_of(case: Case, y: str) -> float:
     Raises:
         InputError: the case measures something else.
     """
-    metric, phase, value = case["metric"], case["phase"], float(case["value"])
-    steps = float(case["generated_tokens"]) or 1  # one of a prefill and of `decode_step`
-    tokens = float(case["batch"]) * (steps if phase.startswith("decode") else float(case["input_tokens"]))
+    metric, phase, value = case["metric"], case["phase"], _number(case, "value")
+    if phase not in PHASES:
+        raise InputError("unknown phase", got=phase, hint=suggest(phase, PHASES))
+    prompt = _number(case, "input_tokens") if phase in ("prefill", "total") else 0.0
+    generated = _number(case, "generated_tokens") if phase in ("decode_total", "total") else phase == "decode_step"
+    tokens, steps = _number(case, "batch") * (prompt + generated), generated + (prompt > 0)
     values = {}
     if metric == "mfu":
         values["mfu"] = value
     elif metric == "latency_s":
-        values = {"step": value / steps, "tokens_per_s": tokens / value, "cost": float(case["chips"]) * value / tokens}
+        cost = _number(case, "chips") * value / tokens
+        values = {"step": value / steps, "tokens_per_s": tokens / value, "cost": cost}
         if phase != "decode_step":
             values["latency"] = value
-        values["ttft" if phase == "prefill" else "tpot"] = value / steps
+        if phase != "total":  # a prefill and decode steps, which of them took how long is not known
+            values["ttft" if phase == "prefill" else "tpot"] = value / steps
     if y not in values:
         raise InputError(
             f"a case of {metric}, phase {phase}, has no '{y}'", hint=f"it has {', '.join(values) or 'none'}"
         )
     return values[y]
+
+
+def _number(case: Case, column: str) -> float:
+    """A number above 0. Raises InputError."""
+    try:
+        value = float(case[column])
+    except (TypeError, ValueError):
+        value = nan
+    if not 0 < value < inf:
+        raise InputError(f"column '{column}' must be a number above 0", got=case[column])
+    return value

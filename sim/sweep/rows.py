@@ -34,16 +34,16 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class PipelineFigures:
-    """What requests make of a pipeline of stages; of the prefill where there is one."""
+    """What requests make of a pipeline of stages."""
 
     requests_per_s: float
-    """Over the second half of the requests."""
-    latency_p95_s: float
-    """Of a request."""
+    """Whole requests, over the second half of the results."""
+    latency_p95_s: float | None
+    """Of a request; None where it takes several forward passes."""
     bubble: float
     """Share of the time without a batch on a stage, mean over the stages."""
     total_s: float
-    """All requests."""
+    """Time of the machine for all requests."""
     closed_form_total_s: float
     """The same by the algebra of the stages' mean times, where sends are free."""
 
@@ -174,7 +174,6 @@ def outcome_of(texts: Mapping[str, str]) -> Outcome | None:
 
 def _outcome(scenario: Scenario, report: Report) -> Outcome:
     workload, simulated, form = scenario.workload, report.simulated, report.closed_form
-    cost = report.chips / workload.tokens
     figures = Figures(
         simulated.latency_s,
         simulated.step_s,
@@ -182,7 +181,7 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
         simulated.tpot_s,
         simulated.tokens_per_s,
         simulated.mfu,
-        cost * simulated.latency_s,
+        simulated.chip_s_per_token,
     )
 
     def at(latency: str) -> Figures:
@@ -194,13 +193,13 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
             times = [getattr(phase.closed_form, latency) for phase in report.phases]
             first, then = times[0], times[1] / (workload.generate or 1)
         rates = {"tokens_per_s": figures.tokens_per_s / ratio, "mfu": figures.mfu / ratio}
-        return Figures(total_s, figures.step_s * ratio, first, then, cost_chip_s=cost * total_s, **rates)
+        return Figures(total_s, figures.step_s * ratio, first, then, cost_chip_s=figures.cost_chip_s * ratio, **rates)
 
     return Outcome(
         chips=report.chips,
         tokens=workload.batch * workload.tokens_per_step,
         simulated=figures,
-        exposed=simulated.exposed_communication_s / (simulated.latency_s if report.phases else report.chip_s),
+        exposed=simulated.exposed_communication_s / report.chip_s,
         fits=report.memory.fits,
         memory_bytes=report.memory.used_bytes,
         closed_form=at("latency_s") if form else None,
@@ -211,15 +210,16 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
 
 
 def _pipeline(report: Report) -> PipelineFigures | None:
-    found = (report.phases[0] if report.phases else report).pipeline
+    found = report.pipeline
     if found is None:
         return None
+    once = found.passes if found.passes and found.passes.per_request == 1 else None
     return PipelineFigures(
         requests_per_s=found.requests_per_s,
-        latency_p95_s=found.latency_p95_s,
-        bubble=sum(stage.bubble for stage in found.stages) / len(found.stages),
+        latency_p95_s=once.latency_p95_s if once else None,
+        bubble=found.bubble,
         total_s=found.total_s,
-        closed_form_total_s=found.closed_form.total,
+        closed_form_total_s=found.closed_form_total_s,
     )
 
 

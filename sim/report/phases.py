@@ -1,0 +1,83 @@
+"""The report of a prefill and the decode steps after it, made of the reports of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from sim.report.memory import of_two_phases
+from sim.report.pipeline import whole_generations
+from sim.report.report import ClosedForm, Report, Simulated, published, rates
+from sim.specs import Scenario
+
+
+def together(scenario: Scenario, prefill: Report, decode: Report, notes: Sequence[str] = ()) -> Report:
+    """The report of both phases. Per-op times and stages are in the reports of the phases.
+
+    Args:
+        notes: what to say of both beside the notes of each.
+    """
+    first, then, steps = prefill.simulated, decode.simulated, scenario.workload.generate or 0
+    latency_s = first.latency_s + then.latency_s
+    pipeline, passes = None, (1, 1)
+    if prefill.pipeline and decode.pipeline:
+        pipeline = whole_generations(prefill.pipeline, decode.pipeline)
+        counts = [each.passes.count for each in (prefill.pipeline, decode.pipeline) if each.passes]
+        passes = counts[0], counts[1]
+
+    peak = scenario.topology.chip.peak[scenario.workload.activations].value
+
+    def all_steps(name: str) -> float:
+        """Share of one request."""
+        return float(getattr(first, name) / passes[0] + getattr(then, name) * steps / passes[1])
+
+    parts = (
+        "compute_s",
+        "communication_s",
+        "exposed_communication_s",
+        "overlapped_communication_s",
+        "stream_wait_s",
+        "copy_wait_s",
+        "bubble_s",
+        "idle_s",
+    )
+    forms = [phase.closed_form for phase in (prefill, decode) if phase.closed_form]
+    busier = max(prefill, decode, key=lambda phase: phase.links.utilisation)
+    return dataclasses.replace(
+        decode,
+        simulated=Simulated(
+            latency_s=latency_s,
+            step_s=latency_s / scenario.workload.steps,
+            ttft_s=first.latency_s,
+            tpot_s=then.tpot_s,
+            **rates(scenario, decode.chips, peak, latency_s, pipeline),
+            **{name: all_steps(name) for name in parts},
+        ),
+        closed_form=sum_of_forms(forms) if len(forms) == 2 else None,
+        published=published(scenario, latency_s),
+        memory=of_two_phases(scenario.phases, [prefill.memory, decode.memory], decode.chips),
+        links=busier.links,
+        ops=(),
+        pipeline=pipeline,
+        waiting=None,
+        notes=tuple(dict.fromkeys((*prefill.notes, *decode.notes, *notes))),
+        phases=(prefill, decode),
+    )
+
+
+def sum_of_forms(forms: Sequence[ClosedForm]) -> ClosedForm:
+    """Adds up the closed forms of phases that follow each other; a term of both is added up."""
+
+    def terms(name: str) -> dict[str, float]:
+        names = {term: None for form in forms for term in getattr(form, name)}
+        return {term: sum(getattr(form, name).get(term, 0.0) for form in forms) for term in names}
+
+    return ClosedForm(
+        sum(form.latency_s for form in forms),
+        terms("terms"),
+        sum(form.per_axis_latency_s for form in forms),
+        terms("per_axis_terms"),
+        tuple(dict.fromkeys(reason for form in forms for reason in form.inexact)),
+        forms[0].name,
+        forms[0].per_axis_name,
+    )
