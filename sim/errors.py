@@ -11,6 +11,8 @@ _LONGEST = 80
 """Characters of an offending value that a message repeats."""
 _LONGEST_MESSAGE = 1_000
 """Characters of a message: file names, keys and names from a file may be of any length."""
+INTERNAL = "internal error"
+"""How a message about a fault of this package begins."""
 _LONGEST_NAME = 100
 """Characters of a name for which one that looks alike is searched."""
 MOST_NAMES = 40
@@ -38,8 +40,7 @@ class InputError(ValueError):
             text += f", got {value if len(value) <= _LONGEST else value[:_LONGEST] + ' ...'}"
         if hint:
             text += f"; {hint}"
-        text = _printable(" ".join(text.split()))
-        super().__init__(text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ...")
+        super().__init__(one_line(text))
 
     def within(self, where: str) -> Self:
         """The same error, placed in a file or option."""
@@ -56,7 +57,19 @@ class DeadlockError(RuntimeError):
     """The simulation stopped with tasks that never became ready; the message names them."""
 
 
-def _printable(text: str) -> str:
+def internal(error: Exception) -> str:
+    """What is said of an exception that nothing in this package should raise."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return one_line(f"{INTERNAL}: {text}; please report it with what `sim --traceback ...` prints")
+
+
+def one_line(text: str) -> str:
+    """The text in one line of bounded length."""
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
+
+
+def printable(text: str) -> str:
     """The text with escapes for what would move the cursor of a terminal, or that no terminal can show."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
