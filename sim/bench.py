@@ -26,6 +26,8 @@ from sim.topology.graph import Topology
 from sim.topology.rings import find
 
 MAX_BYTES = 2.0**50
+MOST_SIMULATED = 2_000_000
+"""Sends: more take SimPy more than half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,10 @@ def time_s(
         machine, plan = folded(topology), schedule(folded(topology), collective, axes, algorithm, size)
     if plan is None:
         plan = schedule(topology, collective, axes, algorithm, size)
+    if len(plan) * chunks > MOST_SIMULATED:
+        hint = "ask for less data, fewer chunks or fewer chips, or choose another algorithm"
+        rule = f"must take at most {MOST_SIMULATED:,} sends on this machine, and takes {len(plan) * chunks:,}"
+        raise InputError(rule, where=collective, hint=hint)
     builder = ProgramBuilder(_resources(machine))
     for _ in range(chunks):
         emit(builder, machine, plan, size / chunks, collective)

@@ -94,7 +94,9 @@ def _failure(error: Exception) -> tuple[int, str]:
         case MemoryError():
             return BAD_INPUT, "error: does not fit this computer's memory; try a smaller machine or fewer layers"
         case OSError():
-            what = "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
+            what = (
+                "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
+            )
             return OUTPUT_FAILED, f"error: {one_line(f'{what}: {error.strerror or error}')}"
         case _:
             return INTERNAL_ERROR, internal(error)

@@ -58,7 +58,9 @@ def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tup
         client = Client(scheduler, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError("no scheduler answers there", where="--scheduler", got=scheduler, hint=str(error)) from None
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # a lost scheduler is one line, not its traceback
+    logging.getLogger("distributed.client").setLevel(
+        logging.CRITICAL
+    )  # a lost scheduler is one line, not its traceback
     with client, client.as_current():
         # Not pure: a key from the arguments would give back rows of an older version of the file.
         futures = client.map(_numbered, range(len(points)), [name] * len(points), points, pure=False)
