@@ -26,6 +26,8 @@ from sim.topology.graph import Topology
 from sim.topology.rings import find
 
 MAX_BYTES = 2.0**50
+MOST_SIMULATED = 2_000_000
+"""Sends: more take SimPy more than half a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,10 @@ def time_s(
         machine, plan = folded(topology), schedule(folded(topology), collective, axes, algorithm, size)
     if plan is None:
         plan = schedule(topology, collective, axes, algorithm, size)
+    if len(plan) * chunks > MOST_SIMULATED:
+        hint = "ask for less data, fewer chunks or fewer chips, or choose another algorithm"
+        rule = f"must take at most {MOST_SIMULATED:,} sends on this machine, and takes {len(plan) * chunks:,}"
+        raise InputError(rule, where=collective, hint=hint)
     builder = ProgramBuilder(_resources(machine))
     for _ in range(chunks):
         emit(builder, machine, plan, size / chunks, collective)
@@ -179,7 +185,7 @@ def measure(
             median.
 
     Raises:
-        InputError: no such algorithm here, or what is perturbed is not there.
+        InputError: no such algorithm here, one that is faster than the bound, or what is perturbed is not there.
     """
     group = prod(topology.axis(name).size for name in axes)
     left, notes = around_failures(topology, perturb) if perturb else (topology, ())
@@ -190,6 +196,10 @@ def measure(
         times = perturbed_times_s(left, collective, axes, size, chosen, perturb, chunks)
         time, notes = median(times), (_PERTURBED, *notes, *_of_seeds(times))
     predicted, bound = formulas(topology, collective, chosen, axes, size)
+    if time < bound:
+        _check_bound(
+            time if perturb is None else time_s(topology, collective, axes, size, chosen, chunks), bound, chosen
+        )
     return Measurement(
         collective=collective,
         algorithm=chosen,
@@ -205,6 +215,17 @@ def measure(
         notes=notes,
     )
 
+
+def _check_bound(time: float, bound: float, algorithm: str) -> None:
+    """Raise InputError where an algorithm is faster than any can be: it moves too little."""
+    if time < bound * (1 - 1e-9) - _ROUNDED_S:
+        rule = f"must take at least the bound, {units.format_seconds(bound)}, and takes {units.format_seconds(time)}"
+        hint = "it moves less data than the collective needs"
+        raise InputError(rule, where="--algorithm", got=algorithm, hint=hint)
+
+
+_ROUNDED_S = 1e-9
+"""What times may lose as whole picoseconds: a half in each of 2,000 steps."""
 
 _PERTURBED = "perturbed; closed form and bound are of the machine as its file says"
 

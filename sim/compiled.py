@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import importlib
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,22 @@ _INSTANTS = 5
 """Most instants per task; their number is one half of a key of 64 bits, see `sim.kernel`."""
 
 
-def available() -> bool:
-    """Whether numba is installed."""
-    return importlib.util.find_spec("numba") is not None
+@functools.cache
+def missing() -> str:
+    """Why the compiled engine cannot run here; empty where it can."""
+    try:
+        importlib.import_module("sim.kernel")
+    except ModuleNotFoundError as error:
+        if error.name == "numba":
+            return "the compiled engine needs numba"
+        return _broken(error)
+    except Exception as error:  # whatever an installation raises that does not fit this Python or numpy
+        return _broken(error)
+    return ""
+
+
+def _broken(error: Exception) -> str:
+    return f"the compiled engine needs a numba that loads, and this one says {type(error).__name__}: {error}"
 
 
 def fits(program: Program, least_ppm: int) -> bool:

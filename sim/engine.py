@@ -52,7 +52,7 @@ def simulate(program: Program, kernel: Kernel = "simpy") -> Trace:
     """Run `program` and return when everything happened.
 
     Args:
-        kernel: which engine; all give the same times. `compiled` needs numba; `auto` takes it, where it is installed,
+        kernel: which engine; all give the same times. `compiled` needs numba; `auto` takes it, where it loads,
             for programs of more than COMPILED_FROM tasks.
 
     Raises:
@@ -63,11 +63,11 @@ def simulate(program: Program, kernel: Kernel = "simpy") -> Trace:
 
 
 def _chosen(program: Program, kernel: Kernel) -> Kernel:
-    if kernel == "simpy" or (kernel == "auto" and (len(program) < COMPILED_FROM or not compiled.available())):
+    if kernel == "simpy" or (kernel == "auto" and (len(program) < COMPILED_FROM or compiled.missing())):
         return "simpy"
-    if not compiled.available():
+    if missing := compiled.missing():
         hint = "pip install 'collective-sim[fast]', or kernel: auto"
-        raise InputError("the compiled engine needs numba", where="engine.kernel", got=kernel, hint=hint)
+        raise InputError(missing, where="engine.kernel", got=kernel, hint=hint)
     return "compiled" if compiled.fits(program, LEAST_PPM) else "simpy"
 
 

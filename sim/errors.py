@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 _LONGEST = 80
 """Characters of an offending value that a message repeats."""
+_LONGEST_MESSAGE = 1_000
+"""Characters of a message: file names, keys and names from a file may be of any length."""
+INTERNAL = "internal error"
+"""How a message about a fault of this package begins."""
+_LONGEST_NAME = 100
+"""Characters of a name for which one that looks alike is searched."""
+MOST_NAMES = 40
+"""Names that a message lists."""
+_VALUES = reprlib.Repr()
+_VALUES.maxstring = _VALUES.maxother = _VALUES.maxlong = 2 * _LONGEST
+_VALUES.maxlist = _VALUES.maxtuple = _VALUES.maxdict = _LONGEST // 4
 
 
 class InputError(ValueError):
@@ -24,11 +36,11 @@ class InputError(ValueError):
         self.rule, self.where, self.got, self.hint = rule, where, got, hint
         text = f"{where}: {rule}" if where else rule
         if got is not None:
-            value = repr(got)
+            value = _VALUES.repr(got)
             text += f", got {value if len(value) <= _LONGEST else value[:_LONGEST] + ' ...'}"
         if hint:
             text += f"; {hint}"
-        super().__init__(" ".join(text.split()))
+        super().__init__(one_line(text))
 
     def within(self, where: str) -> Self:
         """The same error, placed in a file or option."""
@@ -45,8 +57,33 @@ class DeadlockError(RuntimeError):
     """The simulation stopped with tasks that never became ready; the message names them."""
 
 
+def internal(error: Exception) -> str:
+    """What is said of an exception that nothing in this package should raise."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return one_line(f"{INTERNAL}: {text}; please report it with what `sim --traceback ...` prints")
+
+
+def one_line(text: str) -> str:
+    """The text in one line of bounded length."""
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what would move the cursor of a terminal, or that no terminal can show."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b, c`; of many names the first and how many there are."""
+    shown = ", ".join(names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown}, ... ({len(names):,} in all)"
+
+
 def closest(got: str, allowed: Iterable[str]) -> str | None:
     """The allowed name that looks most like `got`, upper or lower case; None if none does."""
+    if len(got) > _LONGEST_NAME:
+        return None
     names = {name.lower(): name for name in allowed}
     close = difflib.get_close_matches(got.lower(), names, n=1, cutoff=0.6)
     return names[close[0]] if close else None
@@ -58,4 +95,4 @@ def suggest(got: str, allowed: Iterable[str]) -> str:
     close = closest(got, names)
     if close:
         return f"did you mean '{close}'?"
-    return f"choose from {', '.join(names)}" if names else ""
+    return f"choose from {listed(names)}" if names else ""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-import yaml
-
 from sim import load
 from sim.errors import InputError
+from sim.load.yaml_text import read
 
 Rows = list[tuple[str, str]]
 
@@ -18,11 +17,8 @@ def _files(kind: str) -> Callable[[], Rows]:
     def rows() -> Rows:
         found = []
         for name, path in load.shipped(kind).items():
-            text = path.read_text(encoding="utf-8")
-            about = (yaml.safe_load(text) or {}).get("description", "")
-            comments = (
-                line.lstrip("# ") for line in text.splitlines() if line.startswith("# ") and "$schema" not in line
-            )
+            about, lines = read(path).get("description", ""), path.read_text(encoding="utf-8").splitlines()
+            comments = (line.lstrip("# ") for line in lines if line.startswith("# ") and "$schema" not in line)
             found.append((name, " ".join((about or next(comments, "")).split())))
         return found
 
@@ -33,7 +29,7 @@ def _models() -> Rows:
     """Dimensions of each model."""
     rows = []
     for name, path in load.shipped("model").items():
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read(path)
         about = "{layers} layers, d_model {d_model}, d_ff {d_ff}, {heads} heads, {ffn}".format(**data)
         rows.append((name, about))
     return rows

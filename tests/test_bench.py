@@ -11,9 +11,11 @@ import pytest
 from files import write
 from machines import torus
 
-from sim import bench, cli
+from sim import bench, cli, load
+from sim.collectives import COLLECTIVES, ON_ROUTES, ON_TORUS, algorithm_of, schedule
 from sim.errors import InputError
 from sim.suite import measured
+from sim.topology import build
 
 MACHINE = "topology.yaml"
 """2x2 chips with wraps, 1 GB/s a link, 1 us a hop."""
@@ -318,3 +320,56 @@ def test_what_cannot_be_perturbed_is_one_clear_line(setting: str, message: str):
     with pytest.raises(InputError) as caught:
         around(setting)
     assert message in str(caught.value)
+
+
+# --- an algorithm from outside ---------------------------------------------------------------------------------------
+
+
+def _part(make, share: float):
+    """An algorithm whose messages carry a share of the data that they should."""
+
+    def algorithm(topology, axes):
+        plan = make(topology, axes)
+        return replace(plan, share=plan.share * share)
+
+    return algorithm
+
+
+@pytest.mark.parametrize("name", ["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"])
+def test_an_algorithm_that_moves_too_little_is_an_error(name: str, sim_collective, monkeypatch):
+    for on, machine in ((ON_TORUS, "tpu_v4_4x4x4"), (ON_ROUTES, "mi300x")):
+        first = next(iter(on[name]))
+        monkeypatch.setitem(on[name], "ours", _part(on[name][first], 1 / 100))
+        monkeypatch.setitem(COLLECTIVES, name, (*COLLECTIVES[name], "ours"))
+        options = ("--topology", machine, "--size", "1GiB", "--algorithm", "ours")
+        for more in ((), ("--chunks", "4"), ("--set", "perturb.jitter={links: 5 %}")):
+            code, out, err = sim_collective(name, *options, *more)
+            assert (code, out) == (2, "")
+            assert "must take at least the bound" in err
+            assert "it moves less data than the collective needs" in err
+
+
+def test_no_shipped_algorithm_is_below_the_bound_on_any_shipped_machine():
+    for machine in load.shipped("topology"):
+        topology = build(load.topology_spec(machine))
+        if topology.chips > 16:
+            continue
+        for collective, algorithms in COLLECTIVES.items():
+            for algorithm in algorithms:
+                try:
+                    chosen = algorithm_of(topology, collective, algorithm, 2.0**20)
+                except InputError:
+                    continue
+                axes = tuple(axis.name for axis in topology.axes)
+                if chosen == algorithm and not _refused(topology, collective, axes, algorithm):
+                    for size in (1.0, 2.0**20):
+                        bench.measure(topology, collective, axes, size, algorithm)
+
+
+def _refused(topology, collective: str, axes: tuple[str, ...], algorithm: str) -> bool:
+    """Whether the algorithm says that it does not suit the machine."""
+    try:
+        schedule(topology, collective, axes, algorithm, 2.0**20)
+    except InputError:
+        return True
+    return False

@@ -13,6 +13,7 @@ from run_schedule import rounding_s, run, time_s
 from test_gpu_machines import machine
 
 from sim import load
+from sim.bench import measure
 from sim.closed_form.collectives import busbw
 from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule, trees
 from sim.collectives.routes import Messages
@@ -313,3 +314,30 @@ def test_two_gpus_without_peer_to_peer_access_use_host_memory_at_every_size():
         assert algorithm_of(topology, "all_reduce", None, 64 * 2**20) == expected
     with pytest.raises(InputError, match="needs all chips on one switch that reduces"):
         algorithm_of(build(some_chips(spec, range(2))), "all_reduce", "nvls", 64 * 2**20)
+
+
+def _at_bandwidth(name: str, bandwidth: float) -> Topology:
+    """A shipped machine whose links all have this bandwidth."""
+    links = getattr(load.topology_spec(name), "link_types", None)
+    fields = ["link"] if links is None else [f"link_types.{kind}" for kind in links]
+    return build(load.topology_spec(name, [f"{field}.bandwidth={bandwidth:g} B/s" for field in fields]))
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str) -> None:
+    """From 1 kB/s to 10 TB/s. A slow link leaves nothing but size / bandwidth: a tenth of it takes ten times as long.
+
+    1 MiB is enough for all channels to work; few bytes would use few of the many that the search finds on fast links.
+    Which kernel NCCL chooses follows its tuner, which may choose a slower one for faster links.
+    """
+    machines = [_at_bandwidth(name, 10.0**power) for power in (3, 4, 7, 9, 11, 13)]
+    for collective, kernels in ON_NCCL.items():
+        for kernel in ("auto", *kernels):
+            if kernel != "auto" and not runs(collective, kernel, machines[0]):
+                continue
+            axes = tuple(axis.name for axis in machines[0].axes)
+            rows = [measure(machine, collective, axes, MIB, kernel) for machine in machines]
+            times = [row.time_s for row in rows]
+            assert times[0] / times[1] == pytest.approx(10, rel=1e-3)
+            assert kernel == "auto" or times == sorted(times, reverse=True)
+            assert all(row.closed_form_s is None or row.closed_form_s > 0 for row in rows)

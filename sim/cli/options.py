@@ -25,6 +25,15 @@ MachineSettings = Annotated[
 ]
 T = TypeVar("T")
 
+BAD_INPUT = 2
+"""Exit code of an InputError."""
+
+INTERNAL_ERROR = 70
+"""Exit code of a fault of this package, EX_SOFTWARE of sysexits.h."""
+
+OUTPUT_FAILED = 74
+"""Exit code where a file or standard output cannot be read or written, EX_IOERR of sysexits.h."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it: 128 + SIGINT."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.cli.options import (
+    INTERNAL_ERROR,
     INTERRUPTED,
     Json,
     Settings,
@@ -22,7 +24,7 @@ from sim.cli.options import (
     steps,
     sweep_formats,
 )
-from sim.errors import InputError
+from sim.errors import INTERNAL, InputError
 
 if TYPE_CHECKING:
     from sim.sweep.rows import Row
@@ -109,9 +111,24 @@ def sweep(
     if not complete:
         typer.echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED)
+    _check_internal(done)
     if not any(row.outcome for row in done):
         with about(load.place("scenario", scenario)):
             raise InputError("not one point of the sweep can run", where="sweep", hint=f"the first: {done[0].error}")
+
+
+def _check_internal(rows: Sequence[Row]) -> None:
+    """Exit where some points met a fault of this package; the others are written and printed."""
+    failed = [row for row in rows if (row.error or "").startswith(INTERNAL)]
+    if failed:
+        typer.echo(
+            f"{len(failed)} of {len(rows)} points failed; the first, {_chosen(failed[0])}: {failed[0].error}", err=True
+        )
+        raise typer.Exit(INTERNAL_ERROR)
+
+
+def _chosen(row: Row) -> str:
+    return ", ".join(f"{axis}={label}" for axis, label in row.choices.items())
 
 
 def search(
@@ -145,7 +162,6 @@ def search(
     from sim import search as searching
     from sim.errors import suggest
     from sim.sweep import workers
-    from sim.sweep.choices import render
 
     if phase not in ("decode", "prefill"):
         raise InputError("no such phase", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill")))
@@ -164,6 +180,8 @@ def search(
         if not rows:
             raise typer.Exit(INTERRUPTED)
     done = [rows[number] for number in sorted(rows)]
+    if not any(row.outcome for row in done):
+        _check_internal(done)
     fitting = searching.fitting(done)
     chosen = {objective: searching.best(fitting, objective) for objective in searching.OBJECTIVES}
     lists = {"best_per_batch": searching.best_per_batch(fitting), "pareto": searching.pareto(fitting)}
@@ -182,9 +200,20 @@ def search(
         data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
         counts = {"candidates": len(done), "fitting": len(fitting), "complete": complete}
         typer.echo(json.dumps(counts | {"best": best} | data))
-        if not complete:
-            raise typer.Exit(INTERRUPTED)
-        return
+    else:
+        _print_search(done, fitting, chosen, lists)
+        if plots:
+            typer.echo(f"figure in {path}")
+    if not complete:
+        raise typer.Exit(INTERRUPTED)
+    _check_internal(done)
+
+
+def _print_search(
+    done: Sequence[Row], fitting: Sequence[Row], chosen: Mapping[str, Row], lists: Mapping[str, Sequence[Row]]
+) -> None:
+    from sim.sweep.choices import render
+
     typer.echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
     render("best per objective", chosen)
     for name, title in (
@@ -192,10 +221,6 @@ def search(
         ("pareto", "Pareto front of step time and cost"),
     ):
         render(title, {str(i + 1): row for i, row in enumerate(lists[name])})
-    if plots:
-        typer.echo(f"figure in {path}")
-    if not complete:
-        raise typer.Exit(INTERRUPTED)
 
 
 def validate(

@@ -61,9 +61,12 @@ class Fabric:
 def search(spec: NcclSpec, budget: float, *, between_boxes: bool = False, most: int = _MOST_CHANNELS) -> Channels:
     """The channels with the largest product of count and speed that `budget` bytes/s per GPU and direction allow.
 
-    Of several with the same product the fastest. A channel fast enough is then split into two of half its speed.
+    Of several with the same product the fastest. A channel fast enough is then split into two of half its speed. Where
+    not even one channel of the slowest speed fits, one takes all that there is, as NCCL then falls back to one channel.
     """
     speeds = spec.inter_speeds if between_boxes else spec.intra_speeds
+    if budget * (1 + 1e-9) < min(speeds):
+        return Channels(1, budget)
     found = [Channels(min(int(budget / speed * (1 + 1e-9)), most), speed) for speed in speeds]
     best = max(found, key=lambda channels: channels.bandwidth)
     newer = spec.generation in ("hopper", "blackwell")

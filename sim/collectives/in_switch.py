@@ -53,13 +53,16 @@ def all_reduce(topology: Topology, axes: tuple[str, ...], loops: int, channels: 
     summed = np.full(len(chips), -1, dtype=np.int32)
 
     def every(sends: Int32s) -> list[Int32s]:
-        return [np.full_like(chips, send) for send in sends]
+        return [np.broadcast_to(send, chips.shape) for send in sends]
 
-    for part in range(loops):
+    for part in range(min(loops, 2)):
+        first = builder.size
         add = functools.partial(builder.add, chips, chips, direction=0, part=part)
         given = add(egress, share=1 / loops, step=0, own=True, deps=[summed])
         share = 1 / (loops * len(chips))
         summed = add(ingress, share=share, step=1, own=False, target=home, deps=every(given))
         passed_on = add(egress, share=share, step=2, own=False, target=home, deps=[summed])
         add(ingress, share=1 / loops, step=3, own=False, deps=every(passed_on))
+    if loops > 2:
+        builder.repeat(first, loops - 2, parts=1)
     return builder.build()

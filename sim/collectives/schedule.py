@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sim.errors import InputError
 from sim.topology.graph import Topology
 
 Int32s = npt.NDArray[np.int32]
@@ -110,6 +111,9 @@ class Schedule:
 Algorithm = Callable[[Topology, tuple[str, ...]], Schedule]
 """How a collective over some axes is done: (topology, axes) -> Schedule."""
 
+MOST_SENDS = 20_000_000
+"""Of one collective on all chips: more than the all-reduce of 65,536 chips, and some gigabytes."""
+
 _DTYPES = {"share": np.float64, "own": np.bool_}
 _COLUMNS = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half")
 
@@ -129,7 +133,9 @@ class ScheduleBuilder:
         self._between: list[tuple[int, Int32s]] = []
         self._dep_counts: list[Int32s] = []
         self._deps: list[Int32s] = []
-        self._size = 0
+        self.size = 0
+        """Sends so far."""
+        self._waits = 0
 
     def add(
         self,
@@ -177,13 +183,45 @@ class ScheduleBuilder:
         self._origin.append(everywhere if origin is None else origin)
         self._target.append(everywhere if target is None else target)
         if between is not None and between.shape[1]:
-            self._between.append((self._size, between))
+            self._between.append((self.size, between))
+        self._grow(n, n * len(deps))
         table = np.stack(deps, axis=1).astype(np.int32) if deps else np.empty((n, 0), dtype=np.int32)
         given = table >= 0
         self._dep_counts.append(given.sum(axis=1, dtype=np.int32))
         self._deps.append(table[given])
-        self._size += n
-        return np.arange(self._size - n, self._size, dtype=np.int32)
+        return np.arange(self.size - n, self.size, dtype=np.int32)
+
+    def repeat(self, first: int, times: int, parts: int) -> None:
+        """Append the sends from number `first` on again, so many times, for parts that are each time `parts` further.
+
+        Each time they wait for those of the time before, as the sends from `first` on wait for what is before `first`.
+        """
+        sends, start = self.size - first, len(self._dep_counts)
+        left = sends
+        while left:
+            start -= 1
+            left -= len(self._dep_counts[start])
+        deps = np.concatenate(self._deps[start:])
+        self._grow(sends * times, len(deps) * times)
+        time = np.arange(1, times + 1, dtype=np.int32)
+        for name, blocks in self._columns.items():
+            again = np.tile(np.concatenate(blocks[start:]), times)
+            blocks.append(again + np.repeat(time * parts, sends) if name == "part" else again)
+        for boxes in (self._origin, self._target):
+            boxes.append(np.tile(np.concatenate(boxes[start:]), (times, 1)))
+        self._deps.append(np.tile(deps, times) + np.repeat(time * sends, len(deps)))
+        self._dep_counts.append(np.tile(np.concatenate(self._dep_counts[start:]), times))
+        held = [(at - first, links) for at, links in self._between if at >= first]
+        if held:
+            self._between.append((first + sends, np.tile(_padded(held, sends), (times, 1))))
+
+    def _grow(self, sends: int, waits: int) -> None:
+        self.size += sends
+        self._waits += waits
+        if self.size > MOST_SENDS or self._waits > 4 * MOST_SENDS:
+            rule = f"must take at most {MOST_SENDS:,} sends on this machine"
+            hint = "ask for less data or fewer chips, or choose another algorithm"
+            raise InputError(rule, where=self._collective, hint=hint)
 
     def build(self) -> Schedule:
         """The finished schedule."""
@@ -193,10 +231,7 @@ class ScheduleBuilder:
             name: np.concatenate([np.empty(0, dtype=_DTYPES.get(name, np.int32)), *blocks])
             for name, blocks in self._columns.items()
         }
-        most = max((links.shape[1] for _, links in self._between), default=0)
-        between = np.full((self._size if most else 0, most), -1, dtype=np.int32)
-        for first, links in self._between:
-            between[first : first + len(links), : links.shape[1]] = links
+        between = _padded(self._between, self.size if self._between else 0)
         return Schedule(
             collective=self._collective,
             axes=self._axes,
@@ -208,3 +243,11 @@ class ScheduleBuilder:
             between=between,
             **columns,  # type: ignore[arg-type]
         )
+
+
+def _padded(blocks: Sequence[tuple[int, Int32s]], size: int) -> Int32s:
+    """[size, m] the rows of blocks at their places, -1 where there is none."""
+    padded = np.full((size, max((rows.shape[1] for _, rows in blocks), default=0)), -1, dtype=np.int32)
+    for first, rows in blocks:
+        padded[first : first + len(rows), : rows.shape[1]] = rows
+    return padded

@@ -48,10 +48,12 @@ def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int)
     to = Messages(topology, "all_reduce", axes, parts=len(heads) * trees * loops, cut_through=True)
     if to.n == 1:
         return to.build()
-    parts = itertools.product(range(loops), heads, range(trees))
-    for part, (_, head, tree) in enumerate(parts):
+    every = list(itertools.product(heads, range(trees)))
+    for part, (head, tree) in enumerate(every):
         chains = _padded([(*box[head:], *box[:head]) for box in found])
-        _there_and_back(to, chains, parents(len(found), tree), part, loops * len(heads) * trees)
+        _there_and_back(to, chains, parents(len(found), tree), part, loops * len(every))
+    if loops > 1:
+        to.repeat(0, loops - 1, parts=len(every))
     return to.build()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ _RULES = {
 }
 """What pydantic's types of error mean to a user."""
 
+_MOST_KEYS = 6
+"""Keys that a message names."""
+
 _USUAL = {"d_head": "d_model / heads in most models", "kv_heads": "heads where each has keys and values of its own"}
 """Fields that few files of others give."""
 
@@ -51,7 +55,8 @@ def translate(
         case "extra_forbidden":
             path, keys = path[:-1], _keys(problems, first)
             rule, got = f"unknown key{'s' * (len(keys) > 1)} {_listed(keys)}{_of_a(kind, path)}", None
-            hint = advice(keys, fields_at(kind, first["loc"][:-1]), *_file_at(kind, raw, (*path, keys[0]), origins))
+            file = _file_at(kind, raw, (*path, keys[0]), origins)
+            hint = advice(keys[:_MOST_KEYS], fields_at(kind, first["loc"][:-1]), *file)
         case "missing" | "union_tag_not_found":
             keys = _keys(problems, first) if first["type"] == "missing" else ["kind"]
             rule, got = f"{_listed(keys)} {'are' if len(keys) > 1 else 'is'} required{_of_a(kind, path)}", None
@@ -99,7 +104,11 @@ def _keys(problems: Sequence[Mapping[str, Any]], first: Mapping[str, Any]) -> li
 
 
 def _listed(keys: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(map(repr, keys[:-1])), repr(keys[-1]))))
+    """`'a', 'b' and 'c'`; of a file of another program the first few."""
+    shown = [reprlib.repr(key) for key in keys]
+    if len(shown) > _MOST_KEYS:
+        shown[_MOST_KEYS:] = [f"{len(shown) - _MOST_KEYS} others"]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
 def _file_at(kind: str, raw: Any, path: Path_, origins: Mapping[Path_, str]) -> tuple[str, Any, Path_]:

@@ -57,7 +57,7 @@ def find(kind: str, name: str, where: str, beside: Path) -> Path:
         return names[name]
     candidates = [folder / name for folder in (beside, Path.cwd(), data_root())] if name else []
     for path in candidates:
-        if os.path.isfile(path):
+        if os.path.exists(path) and not os.path.isdir(path):  # a file, a named pipe, /dev/stdin
             return Path(os.path.abspath(path))
     if any(map(os.path.isdir, candidates)):
         raise InputError(f"must be a {kind} file, not a folder", where=where, got=name)

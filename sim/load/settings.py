@@ -28,8 +28,7 @@ def apply(root: str, raw: dict[str, Any], setting: str, origins: dict[Path_, str
             origins.setdefault(keys[: i + 1], where)
         elif not isinstance(holder[part], dict):
             raise InputError(f"'{part}' holds a value, not fields", where=where, got=holder[part])
-        holder[part] = dict(holder.get(part, {}))  # what an alias shares stays as it is
-        holder = holder[part]
+        holder = holder.setdefault(part, {})
     kind, fields = inside(root, keys)
     # Drop origins of what is replaced, so that an error names the setting and not the file it overrode.
     for path in [p for p in origins if p[: len(keys)] == keys]:

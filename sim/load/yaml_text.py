@@ -1,68 +1,54 @@
-"""YAML as it is meant here, and files of it."""
+"""Files of YAML, and YAML of the command line."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import re
-from collections.abc import Hashable
+import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sim.errors import InputError
+from sim.load import yaml_core
 
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML in which a key given twice is an error, `1e9` is a number, and `off` and a date are text."""
-
-
-def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Hashable] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        problem = f"key '{key}' is given twice" if isinstance(key, Hashable) else "a key must be text"
-        if not isinstance(key, Hashable) or key in seen:
-            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-        seen.add(key)
-    result: dict[Any, Any] = loader.construct_mapping(node, deep=True)
-    return result
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":bool"))]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+MOST_BYTES = 4 * 2**20
+"""Of one file."""
 
 
 def parse(text: str, where: str) -> Any:
     """What YAML text says. Raises InputError, at `where`."""
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml_core.load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark and not where.startswith("--set") else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise InputError(f"must be valid YAML: {problem}", where=f"{where}{place}") from None
-    except (ValueError, RecursionError):
-        raise InputError(
-            "must be YAML without numbers of thousands of digits or as many brackets", where=where
-        ) from None
+    except UnicodeError:
+        raise InputError("must be text in UTF-8", where=where) from None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The mapping that a file, a named pipe or `/dev/stdin` holds. Raises InputError."""
+    try:
+        found = path.stat()
+        regular = stat.S_ISREG(found.st_mode)
+        return copy.deepcopy(_read_cached(path, found.st_mtime_ns if regular else 0))  # a pipe can be read only once
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=shown(path)) from None
 
 
 @functools.lru_cache(maxsize=64)
 def _read_cached(path: Path, modified_ns: int) -> dict[str, Any]:
     where = shown(path)
+    with path.open("rb") as file:
+        found = file.read(MOST_BYTES + 1)
+    if len(found) > MOST_BYTES:
+        raise InputError(f"a file must have at most {MOST_BYTES // 2**20} MiB", where=where)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = found.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError("must be a text file in UTF-8", where=where) from None
     data = parse(text, where)
@@ -71,14 +57,6 @@ def _read_cached(path: Path, modified_ns: int) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError("must hold a mapping of fields", where=where, got=data)
     return data
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The mapping that a file holds. Raises InputError."""
-    try:
-        return copy.deepcopy(_read_cached(path, path.stat().st_mtime_ns))
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=shown(path)) from None
 
 
 def shown(path: Path) -> str:

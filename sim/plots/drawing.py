@@ -114,7 +114,8 @@ class Drawing:
                 shape = FancyBboxPatch(corner, 2 * node.half_width, 2 * node.size, boxstyle="round,pad=0.02")
             shape.set(facecolor="white" if node.label else edge, edgecolor=edge, linewidth=0.8, zorder=2)
             axes.add_patch(shape)
-            axes.text(x, y, node.label, fontsize=max(4.5, 7 * scale), ha="center", va="center_baseline", zorder=3)
+            if node.label:
+                axes.text(x, y, node.label, fontsize=max(4.5, 7 * scale), ha="center", va="center_baseline", zorder=3)
 
 
 def rate(link: Link) -> str:

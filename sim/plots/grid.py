@@ -16,6 +16,8 @@ COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
 WHOLE_CHIPS = 128
 """Up to this many chips all are shown, of more only the three faces towards the reader."""
 NUMBERED_CHIPS = 64
+MOST_ALONG_AXIS = 64
+"""Positions on each axis that are shown: more are closer than a line is wide."""
 STUB = 0.4
 """Length on paper of the two ends of a wraparound, where neighbours along x are 1 apart."""
 
@@ -28,7 +30,11 @@ def drawing(topology: Topology) -> Drawing:
     positions = [topology.coordinates(chip) for chip in range(topology.chips)]
     depth_axis = long[1] if len(long) >= 3 else None
     whole = topology.chips <= WHOLE_CHIPS or depth_axis is None
-    shown = [whole or _in_front(topology.axes, long, position) for position in positions]
+    cropped = any(axis.size > MOST_ALONG_AXIS for axis in topology.axes)
+    shown = [
+        max(position) < MOST_ALONG_AXIS and (whole or _in_front(topology.axes, long, position))
+        for position in positions
+    ]
 
     def place(position: tuple[float, ...]) -> Point:
         return (
@@ -72,6 +78,8 @@ def drawing(topology: Topology) -> Drawing:
     notes = [f"links of {rate(topology.links[0])}"] if topology.links else []
     if not whole:
         notes.append(f"shown: the {sum(shown)} chips on the three faces in front")
+    if cropped:
+        notes.append(f"shown: the first {MOST_ALONG_AXIS} positions on each axis")
     return Drawing(
         lines=sorted(lines, key=lambda line: line.strength),
         nodes=sorted(nodes, key=lambda node: node.strength),
@@ -96,7 +104,8 @@ def _vectors(axes: tuple[Axis, ...]) -> list[Point]:
 def _in_front(axes: tuple[Axis, ...], long: list[int], position: tuple[int, ...]) -> bool:
     """Whether a chip lies on the right, the front or the top face of its grid."""
     x, y, z = long[:3]
-    return position[x] == axes[x].size - 1 or position[y] == 0 or position[z] == axes[z].size - 1
+    right, top = (min(axes[axis].size, MOST_ALONG_AXIS) - 1 for axis in (x, z))
+    return position[x] == right or position[y] == 0 or position[z] == top
 
 
 def _legend(topology: Topology, colors: dict[str, str]) -> list[tuple[str, str, bool]]:

@@ -54,6 +54,7 @@ _STYLE: Any = {
     "legend.fontsize": 8,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
+    "text.parse_math": False,  # names and titles are text, whatever signs they hold
     "svg.hashsalt": "sim",
     "svg.fonttype": "none",
 }

@@ -69,7 +69,7 @@ def batches(text: str) -> list[int]:
     """`64`, or `1..1024`: all powers of two times the first up to the last. Raises InputError."""
     first, dots, last = text.partition("..")
     ends = first, (last if dots else first)
-    if not all(end.isdecimal() and int(end) > 0 for end in ends) or int(ends[0]) > int(ends[1]):
+    if not all(end.isdecimal() and len(end) < 16 and int(end) > 0 for end in ends) or int(ends[0]) > int(ends[1]):
         raise InputError("must be a batch or a range of them", where="--batch", got=text, hint="such as 1..1024")
     result = [int(first)]
     while result[-1] * 2 <= int(ends[1]):

@@ -35,7 +35,7 @@ def counts(text: str) -> Counts:
     for part in text.split(","):
         first, dots, last = (each.strip() for each in part.partition(".."))
         ends = first, (last if dots else first)
-        if not all(end.isdecimal() and int(end) > 0 for end in ends) or int(ends[0]) > int(ends[1]):
+        if not all(end.isdecimal() and len(end) < 16 and int(end) > 0 for end in ends) or int(ends[0]) > int(ends[1]):
             rule = "must be numbers of chips or ranges of them"
             raise InputError(rule, where="--chips", got=text, hint="such as 16,64 or 64..256")
         found.append((int(ends[0]), int(ends[1])))

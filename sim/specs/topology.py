@@ -16,6 +16,8 @@ from sim.specs.nccl import NcclSpec
 from sim.specs.quantities import Duration, Sourced
 
 MAX_CHIPS = 2**16
+MAX_LINKS = 2**16
+"""Of a graph, parallel ones counted."""
 
 
 class AxisSpec(Strict):
@@ -99,6 +101,9 @@ class GraphSpec(_Machine):
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
+        links = sum(edge.count for edge in self.links)
+        if links > MAX_LINKS:
+            raise wrong("links", rule=f"a machine has at most {MAX_LINKS} links", got=links)
         for i, edge in enumerate(self.links):
             for node in edge.between:
                 if node not in self.nodes:

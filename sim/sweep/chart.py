@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim import units
 from sim.closed_form import pope
-from sim.errors import InputError, suggest
+from sim.errors import InputError, printable, suggest
 from sim.report.report import HALVES, PAPER
 from sim.specs import TENSOR_PARALLEL, FigureSpec, Model, Scenario, TorusSpec
 from sim.sweep.points import label
@@ -106,7 +106,7 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
         lines = _speedups(lines, figure.relative_to, rate=figure.y in RATES)
     marks = [Mark(x, text) for text, x in _crossovers(scenario).items()] if figure.crossovers else []
     return Chart(
-        title=figure.title,
+        title="\n".join(map(printable, figure.title.splitlines())),
         x_label=_x_label(figure.x, x_unit),
         y_label=_y_label(figure, _all_steps(scenario, figure, y.words), shown_unit),
         log=figure.log or "",

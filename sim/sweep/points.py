@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim.errors import InputError
+from sim.errors import InputError, printable
 from sim.specs import Scenario
+
+MOST_POINTS = 100_000
+"""Hours on one processor, and more than a figure shows."""
 
 NO_SWEEP = ("sweep=null", "figure=null")
 """Settings that make of a scenario with a sweep a plain one."""
@@ -38,6 +42,12 @@ def points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
     if not axes:
         hint = "the settings choose all of it; " if scenario.sweep else ""
         raise InputError("there is nothing to sweep", where="sweep", hint=f"{hint}use 'sim run'")
+    count = math.prod(map(len, axes.values()))
+    if count > MOST_POINTS:
+        rule = f"a sweep has at most {MOST_POINTS:,} points"
+        raise InputError(
+            rule, where="sweep", got=count, hint="sweep fewer values, or one part after the other with --set"
+        )
     own = tuple(setting for setting in settings if _key(setting) not in ("sweep", "figure"))
     return [
         Point(
@@ -68,16 +78,16 @@ def refuse_sweep(scenario: Scenario, settings: Sequence[str] = ()) -> None:
 
 
 def label(value: Any) -> str:
-    """A swept value in words: text as it is, a mapping as `key=value, ...`, anything else as in the file."""
+    """A swept value in words: text as it prints, a mapping as `key=value, ...`, anything else as in the file."""
     if isinstance(value, dict):
-        return ", ".join(f"{key}={label(part)}" for key, part in value.items())
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return ", ".join(f"{label(key)}={label(part)}" for key, part in value.items())
+    return printable(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _options(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
     """Label and settings of each choice on an axis."""
     if isinstance(values, dict):
-        return [(name, tuple(_setting(*field) for field in fields.items())) for name, fields in values.items()]
+        return [(label(name), tuple(_setting(*field) for field in fields.items())) for name, fields in values.items()]
     return [(label(value), (_setting(axis, value),)) for value in values]
 
 

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +45,15 @@ class Record:
         return found if len(found) < len(self._points) else {}
 
     def _rows(self, text: str) -> dict[int, Row]:
-        numbers = {tuple(point.choices[axis] for axis in self._axes): i for i, point in enumerate(self._points)}
+        numbers = {tuple(_cell(point.choices[axis]) for axis in self._axes): i for i, point in enumerate(self._points)}
         found = {}
         for values in csv.DictReader(io.StringIO(text)):
             if None in values or None in values.values():
                 continue
-            number = numbers[tuple(values[axis] for axis in self._axes)]
-            found[number] = Row(self._points[number].choices, outcome_of(values), values["error"] or None)
+            number = numbers[tuple(values[_cell(axis)] for axis in self._axes)]
+            found[number] = Row(
+                self._points[number].choices, outcome_of(values), values["error"].removeprefix("'") or None
+            )
         return found
 
     @contextmanager
@@ -73,6 +76,21 @@ class Record:
         fresh.replace(self._path)
 
 
+def _cell(text: str) -> str:
+    """The text as a spreadsheet shows it: what it would take for a formula begins with an apostrophe, as that itself.
+
+    A number stays as it is.
+    """
+    if not text.startswith(_FORMULA) or _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}"
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+"""How a cell begins that spreadsheets calculate (OWASP, CSV injection); and the apostrophe that keeps them from it."""
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+
+
 class Writer:
     """Appends rows to an open file."""
 
@@ -82,14 +100,14 @@ class Writer:
 
     def all(self, rows: Sequence[Row]) -> None:
         """The head of the table and rows."""
-        self._write([*self._axes, *columns(None), "error"])
+        self._write([*map(_cell, self._axes), *columns(None), "error"])
         for row in rows:
             self.add(row)
 
     def add(self, row: Row) -> None:
         """One row, in the file when this returns."""
         values = ["" if value is None else value for value in columns(row.outcome).values()]
-        self._write([*(row.choices[axis] for axis in self._axes), *values, row.error or ""])
+        self._write([*(_cell(row.choices[axis]) for axis in self._axes), *values, _cell(row.error or "")])
 
     def _write(self, values: Sequence[object]) -> None:
         self._csv.writerow(values)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sim import load
-from sim.errors import DeadlockError, InputError
+from sim.errors import DeadlockError, InputError, internal
 from sim.report.report import Report
 from sim.run import run
 from sim.specs import Scenario
@@ -120,6 +120,8 @@ def measure(name: str, point: Point) -> Row:
         return Row(point.choices, error="does not fit this computer's memory")
     except (OverflowError, FloatingPointError):
         return Row(point.choices, error="takes longer than the clock of the simulation counts")
+    except Exception as error:  # of one point, and the others can still run
+        return Row(point.choices, error=internal(error))
 
 
 def columns(outcome: Outcome | None) -> dict[str, Any]:

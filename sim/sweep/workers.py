@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from asyncio import CancelledError
 from collections.abc import Generator, Iterator, Sequence
 from typing import Literal
 
+from sim import load
 from sim.errors import InputError
 from sim.sweep.points import Point
 from sim.sweep.rows import Row, measure
@@ -22,8 +25,11 @@ def measured(
         scheduler: address of the Dask scheduler. Its workers need this package and the file under the same name.
 
     Raises:
-        InputError: no Dask, no scheduler, or none that answers.
+        InputError: no Dask, no scheduler, or none that answers until the end; or a pipe, for other processes to read.
     """
+    if (backend == "dask" or jobs > 1) and not load.path("scenario", name).is_file():
+        hint = "write it to a file, or use one process"
+        raise InputError("several processes cannot read one pipe", where=name, hint=hint)
     if backend == "dask":
         yield from _on_dask(name, points, scheduler)
     elif jobs == 1 or len(points) < 2:
@@ -52,8 +58,17 @@ def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tup
         client = Client(scheduler, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError("no scheduler answers there", where="--scheduler", got=scheduler, hint=str(error)) from None
+    logging.getLogger("distributed.client").setLevel(
+        logging.CRITICAL
+    )  # a lost scheduler is one line, not its traceback
     with client, client.as_current():
         # Not pure: a key from the arguments would give back rows of an older version of the file.
         futures = client.map(_numbered, range(len(points)), [name] * len(points), points, pure=False)
-        for _, result in as_completed(futures, with_results=True):
-            yield result
+        for future in as_completed(futures):
+            try:
+                numbered: tuple[int, Row] = future.result()
+            except (Exception, CancelledError) as error:  # `measure` raises nothing: it is the cluster that failed
+                rule = "the cluster must run until the sweep is done"
+                hint = f"{type(error).__name__}: {error}; the same command goes on from the rows that are there"
+                raise InputError(rule, where="--scheduler", got=scheduler, hint=hint) from None
+            yield numbered

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 
-from sim.topology.graph import Topology
+import numpy as np
+
+from sim.errors import InputError
+from sim.topology.graph import Axis, Topology
+
+_MOST_UNLIKE, _MOST_ROUTES = 2**14, 1_024**2
+"""Chips, and pairs of chips of a graph, whose hops are counted one by one: some seconds."""
+
+_MOST_BLOCKS = 64
+"""Halvings that are tried of a graph of many chips."""
 
 EXHAUSTIVE_CHIPS = 10
 """Up to this many chips of a graph every halving is tried (126 of them for 10 chips)."""
@@ -37,15 +47,63 @@ class Bisection:
     """Whether no halving is narrower; else the narrowest of the halvings tried, an upper bound."""
 
 
+@functools.lru_cache(maxsize=8)
 def hops(topology: Topology) -> Hops:
     """Hop counts over shortest paths on a torus, over the routes messages take on other machines."""
     counts = _torus_hop_counts(topology) if topology.kind == "torus" else _route_hop_counts(topology)
     total = sum(count * length for length, count in counts.items())
-    return Hops(total / topology.chips**2, max(counts))
+    return Hops(total / sum(counts.values()), max(counts))
 
 
 def _torus_hop_counts(topology: Topology) -> Counter[int]:
-    """Ordered pairs of chips by hops, by growing the set of chips that reach each chip one hop at a time.
+    """Pairs of chips by hops; pairs with one chip alone where all chips are alike.
+
+    Without a twist the hops along the axes add up.
+    """
+    straight = all(axis.ring or topology.neighbour(0, axis.name, -1) is None for axis in topology.axes)
+    if straight and not topology.failed:
+        return functools.reduce(_sums, map(_axis_hop_counts, topology.axes))
+    if topology.vertex_transitive:
+        return _hop_counts_from(topology, 0)
+    if topology.chips > _MOST_UNLIKE:
+        rule = f"hops are counted on up to {_MOST_UNLIKE:,} chips where a twist makes chips differ"
+        raise InputError(rule, where=topology.name, got=topology.chips)
+    return _hop_counts_from_all(topology)
+
+
+def _axis_hop_counts(axis: Axis) -> Counter[int]:
+    """Ordered pairs of positions on a ring or a line by hops."""
+    counts = Counter[int]()
+    for apart in range(axis.size):
+        if axis.ring:
+            counts[min(apart, axis.size - apart)] += axis.size
+        else:
+            counts[apart] += (axis.size - apart) * (2 if apart else 1)
+    return counts
+
+
+def _sums(one: Counter[int], other: Counter[int]) -> Counter[int]:
+    """Pairs by the sum of their hops on both."""
+    counts = Counter[int]()
+    for (here, many), (there, more) in itertools.product(one.items(), other.items()):
+        counts[here + there] += many * more
+    return counts
+
+
+def _hop_counts_from(topology: Topology, start: int) -> Counter[int]:
+    """Chips by hops from one of them, by growing the set of chips reached one hop at a time."""
+    src, dst = (np.array([getattr(link, end) for link in topology.links], dtype=np.int32) for end in ("src", "dst"))
+    reached = np.zeros(topology.chips, dtype=np.bool_)
+    reached[start] = True
+    counts = Counter({0: 1})
+    while (before := int(reached.sum())) < topology.chips:
+        reached[dst[reached[src]]] = True
+        counts[len(counts)] = int(reached.sum()) - before
+    return counts
+
+
+def _hop_counts_from_all(topology: Topology) -> Counter[int]:
+    """The same from every chip.
 
     A set of chips is an integer with one bit per chip, so that a round is one `or` per link: 16x16x16 chips take a
     tenth of a second, on a torus of any wiring.
@@ -68,10 +126,17 @@ def _torus_hop_counts(topology: Topology) -> Counter[int]:
 
 
 def _route_hop_counts(topology: Topology) -> Counter[int]:
+    """On a switch every message takes two links."""
     chips = range(topology.chips)
+    if topology.kind == "switch" and not topology.failed:
+        return Counter({0: len(chips), 2: len(chips) * (len(chips) - 1)})
+    if len(chips) ** 2 > _MOST_ROUTES:
+        rule = f"hops are counted on graphs of up to {math.isqrt(_MOST_ROUTES):,} chips"
+        raise InputError(rule, where=topology.name, got=len(chips))
     return Counter(len(topology.route(src, dst)) for src in chips for dst in chips)
 
 
+@functools.lru_cache(maxsize=8)
 def bisection(topology: Topology) -> Bisection:
     """The narrowest cut into two equal halves.
 
@@ -135,8 +200,8 @@ def _halves(chips: int) -> Iterator[Set[int]]:
 
 
 def _blocks(chips: int) -> Iterator[Set[int]]:
-    """Every run of half of the chips in their order, closed to a circle."""
-    for start in range(chips):
+    """Runs of half of the chips in their order, closed to a circle: from every chip, or from some evenly spaced."""
+    for start in range(0, chips, -(-chips // _MOST_BLOCKS)):
         yield {(start + offset) % chips for offset in range(chips // 2)}
 
 

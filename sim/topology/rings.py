@@ -72,6 +72,7 @@ def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
 
     def root(node: int) -> int:
         while box[node] != node:
+            box[node] = box[box[node]]  # half as far the next time
             node = box[node]
         return node
 
