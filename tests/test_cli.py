@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import yaml
@@ -234,3 +235,80 @@ def test_a_reader_that_leaves_early_is_no_error_message():
     os.close(written)
     assert (done.returncode, done.stderr) == (1, "")
     assert Path("out/tiny/report.json").is_file()
+
+
+# --- what nobody foresaw ---------------------------------------------------------------------------------------------
+
+
+def _process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sim", *arguments]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **options)
+
+
+def _fail(*arguments: object, **named: object) -> NoReturn:
+    raise KeyError("two\nlines")
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        ("sim.run.run", ("run", "scenario.yaml")),
+        ("sim.listing.listing", ("list",)),
+        ("sim.topology.describe.facts", ("topology", "topology.yaml")),
+        ("sim.bench.sweep", ("collective", "all_gather", "--topology", "topology.yaml", "--size", "1MiB")),
+        ("sim.validate.validate", ("validate", "pope")),
+        ("sim.schema.write", ("schema",)),
+        ("sim.outputs.read", ("export", ".", "kineto")),
+    ],
+)
+def test_an_internal_error_is_one_line_and_70(sim, monkeypatch, function, arguments):
+    write(Path())
+    monkeypatch.setattr(function, _fail)
+    code, _, err = sim(*arguments)
+    assert (code, err.count("\n")) == (70, 1)
+    assert err.startswith("internal error: KeyError: ")
+    assert "please report it with what `sim --traceback ...` prints" in err
+    for place in (0, len(arguments)):
+        code, _, err = sim(*arguments[:place], "--traceback", *arguments[place:])
+        assert code == 70
+        assert "Traceback (most recent call last):" in err
+
+
+def test_a_full_disk_behind_the_output_is_one_line_and_74():
+    write(Path())
+    for arguments in (
+        ("list",),
+        ("run", "scenario.yaml", "--no-plots"),
+        ("run", "scenario.yaml", "--json", "--no-plots"),
+    ):
+        with open("/dev/full", "w") as full:
+            done = _process(*arguments, stdout=full)
+        expected = (74, "error: standard output cannot be written: No space left on device\n")
+        assert (done.returncode, done.stderr) == expected
+
+
+def test_no_output_at_all_is_no_error():
+    done = _process("list", preexec_fn=lambda: os.close(1))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c_before_anything_is_there_is_130(sim, monkeypatch):
+    def interrupt(*arguments: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sim.listing.listing", interrupt)
+    assert sim("list") == (130, "", "")
+
+
+def test_a_scenario_comes_from_standard_input_or_a_named_pipe():
+    text = Path(write(Path())).read_text(encoding="utf-8")
+    done = _process("run", "/dev/stdin", "--no-plots", "--quiet", input=text, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path("out/tiny/report.json").is_file()
+    done = _process("sweep", "/dev/stdin", "--no-plots", "--set", "sweep={workload.batch: [4, 8]}", input=text)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = _process("sweep", "/dev/stdin", "--jobs", "2", "--set", "sweep={workload.batch: [4, 8]}", input=text)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: /dev/stdin: several processes cannot read one pipe; write it to a file, or use one process\n",
+    )

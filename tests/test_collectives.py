@@ -1,5 +1,6 @@
 """Every algorithm carries out its collective, and the replay that says so catches broken ones."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from machines import full_mesh, graph, switch, torus, twisted, two_sockets
 from replay import ReplayError, replay
 
+from sim import load, topology
 from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.collectives.reduce import reverse
@@ -312,3 +314,24 @@ def test_replay_catches_broken_messages(
             continue
         with pytest.raises(ReplayError):
             replay(broken(plan, victim), topology)
+
+
+# --- too many sends --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "collective", "algorithm", "size"),
+    [
+        ("a100_pcie_bridges", [], "all_reduce", "ring_ll", 2.0**50),
+        ("a100_pcie_bridges", [], "all_reduce", "tree_ll", 2.0**50),
+        ("dgx_h100", [], "all_reduce", "nvls", 2.0**50),
+        ("dgx_h100", ["chips=65536"], "all_reduce", None, 2.0**30),
+        ("tpu_v4_8x8x8", ["axes={x: {size: 65536, wrap: true}}"], "all_to_all", None, 2.0**30),
+    ],
+)
+def test_a_collective_of_too_many_sends_is_refused_at_once(name, settings, collective, algorithm, size):
+    machine = topology.build(load.topology_spec(name, settings))
+    began = time.process_time()
+    with pytest.raises(InputError, match=f"^{collective}: must take at most 20,000,000 sends on this machine; ask for"):
+        schedule(machine, collective, tuple(axis.name for axis in machine.axes), algorithm, size)
+    assert time.process_time() - began < 20

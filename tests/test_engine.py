@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import sys
+import types
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import oracle
 
+from sim import compiled
 from sim.engine import simulate
-from sim.errors import DeadlockError
+from sim.errors import DeadlockError, InputError
 from sim.program import Kind, Program, ProgramBuilder
 
 Row = tuple[int, int, Sequence[int], Sequence[int]]
@@ -229,3 +232,54 @@ def test_a_slowed_task_that_ends_later_than_the_clock_counts_is_refused():
     slows, ppm = np.array([-1, 0], dtype=np.int32), np.array([0, 999_999], dtype=np.int32)
     with pytest.raises(OverflowError):
         simulate(dataclasses.replace(p, slows=slows, slow_ppm=ppm))
+
+
+# --- numba that is not there, or does not load -----------------------------------------------------------------------
+
+
+class _Broken(types.ModuleType):
+    """An installation that fails however it pleases once something is asked of it."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("numba")
+        self.error = error
+
+    def __getattr__(self, name: str) -> object:
+        raise self.error
+
+
+@pytest.fixture
+def numba(monkeypatch: pytest.MonkeyPatch):
+    """Put something in the place of numba."""
+
+    def put(module: types.ModuleType | None) -> None:
+        monkeypatch.setitem(sys.modules, "numba", module)
+        monkeypatch.delitem(sys.modules, "sim.kernel", raising=False)
+        compiled.missing.cache_clear()
+
+    yield put
+    monkeypatch.undo()
+    compiled.missing.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (None, r"engine.kernel: the compiled engine needs numba, got 'compiled'; pip install 'collective-sim\[fast\]'"),
+        (
+            _Broken(RuntimeError("built for numpy 1")),
+            r"needs a numba that loads, .* RuntimeError: built for numpy 1, got",
+        ),
+        (_Broken(OSError("libllvm.so: no such file")), r"needs a numba that loads, .* OSError: libllvm.so"),
+        (types.ModuleType("numba"), r"needs a numba that loads, .* ImportError: cannot import name"),
+    ],
+)
+def test_without_a_numba_that_loads_compiled_is_refused_and_auto_is_simpy(
+    numba, monkeypatch: pytest.MonkeyPatch, module: types.ModuleType | None, message: str
+):
+    numba(module)
+    own = program([(10, 5, [0], []), (3, 0, [0], [])])
+    with pytest.raises(InputError, match=message):
+        simulate(own, "compiled")
+    monkeypatch.setattr("sim.engine.COMPILED_FROM", 0)
+    assert simulate(own, "auto").times.tobytes() == simulate(own, "simpy").times.tobytes()

@@ -2,15 +2,20 @@
 
 import csv
 import json
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from sim import load
+from sim import cli, load
 from sim.cli import app
 from sim.errors import InputError
+from sim.run import Run, run
+from sim.specs import Scenario
 from sim.sweep import points, rows, workers
+from sim.sweep.record import Record
 
 SWEEP = "sweep={workload.batch: [64, 128, 7, 256], layout.ffn: [weight_stationary_1d, weight_gathered_x]}"
 SET = [SWEEP, "engine.layers=2"]
@@ -97,3 +102,127 @@ def test_the_table_has_the_columns_that_there_is_something_in(tmp_path: Path):
 def test_a_cluster_that_is_not_there_is_one_clear_line():
     with pytest.raises(InputError, match="a Dask cluster has a scheduler"):
         list(workers.measured("palm540b_decode_ws2d", planned(), backend="dask"))
+
+
+# --- points that fail ------------------------------------------------------------------------------------------------
+
+
+def _sweep(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["sim", "sweep", "llama3_70b_tp8_standard", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(str(stop.code or 0))
+    return 0
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("division by zero"), KeyError("port"), RecursionError(), TypeError]
+)
+def test_whatever_a_point_raises_is_its_row(tmp_path: Path, monkeypatch, capsys, error: Exception):
+    def fails(scenario: Scenario, *arguments: object) -> Run:
+        if scenario.workload.batch == 2:
+            raise error
+        return run(scenario)
+
+    monkeypatch.setattr("sim.sweep.rows.run", fails)
+    sweep = "sweep={workload.batch: [1, 2, 4]}"
+    assert _sweep(monkeypatch, "--set", sweep, "--set", "engine.layers=1", "--out", str(tmp_path), "--no-plots") == 70
+    err = capsys.readouterr().err
+    assert err.startswith("1 of 3 points failed; the first, workload.batch=2: internal error: ")
+    assert err.count("\n") == 1
+    with next(tmp_path.rglob("sweep.csv")).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [bool(row["latency_s"]) for row in rows] == [True, False, True]
+    assert [row["error"].startswith("internal error: ") for row in rows] == [False, True, False]
+
+
+def test_a_sweep_of_too_many_points_is_refused_before_they_are_made():
+    values = ", ".join(map(str, range(1, 401)))
+    settings = [f"sweep={{workload.batch: [{values}], workload.context: [{values}]}}"]
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"^sweep: a sweep has at most 100,000 points, got 160000; sweep fewer values"):
+        points.points(load.scenario("palm540b_decode_ws2d", settings), settings)
+    assert time.monotonic() - began < 5
+
+
+def test_a_long_sweep_says_how_far_it_is_where_there_is_no_terminal(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("sim.cli.options._SILENCE_S", -1.0)
+    settings = ["--set", "sweep={workload.batch: [1, 2, 4]}", "--set", "engine.layers=1"]
+    assert _sweep(monkeypatch, *settings, "--out", str(tmp_path), "--no-plots") == 0
+    name = "simulating llama3_70b_tp8_standard"
+    assert capsys.readouterr().err == f"{name}: 1 of 3\n{name}: 2 of 3\n"
+
+
+# --- labels from a file ----------------------------------------------------------------------------------------------
+
+_LABELS = (
+    "=1+1",
+    "+1+cmd|/C calc!A0",
+    "-2+3",
+    "@SUM(1)",
+    "'quoted'",
+    "\t=1",
+    "\x1b[31m[red]",
+    "$\\frac{1}{ $",
+    "-5",
+    "<b>",
+)
+
+
+def test_no_label_is_a_formula_for_a_spreadsheet_or_mathematics_for_a_figure(tmp_path: Path, monkeypatch, capsys):
+    variants = {label: {"workload.batch": 2**i} for i, label in enumerate(_LABELS)}
+    figure = {"x": "tokens", "y": "latency", "series": "=axis", "title": "$\\frac{1}{ $ \x1b[2J"}
+    settings = [f"sweep={json.dumps({'=axis': variants})}", f"figure={json.dumps(figure)}", "engine.layers=1"]
+    sets = [part for setting in settings for part in ("--set", setting)]
+    assert _sweep(monkeypatch, *sets, "--out", str(tmp_path), "--format", "png,svg") == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    path = next(tmp_path.rglob("sweep.csv"))
+    with path.open(newline="") as file:
+        head, *rows = list(csv.reader(file))
+    cells = [head[0], *(row[0] for row in rows)]
+    assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in cells)
+    assert [cell for cell in cells if cell.startswith("-")] == ["-5"]  # a number
+    assert len(set(cells)) == len(_LABELS) + 1
+    assert len(list(path.parent.glob("figure.*"))) == 2
+
+    base = load.scenario("llama3_70b_tp8_standard", settings)
+    planned = points.points(base, settings)
+    record = Record(path, base, ["=axis"], planned)
+    text = path.read_text("utf-8")
+    path.write_text(text[: text.rindex("\n", 0, -1) + 1], "utf-8")  # the last row was not written
+    found = record.interrupted()
+    assert {number: row.choices for number, row in found.items()} == {
+        number: point.choices for number, point in enumerate(planned[:-1])
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "palm540b_decode_ws2d", "--set", "engine.layers=2"),
+        ("run", "bert_6b_pp2", "--set", "layout.pipeline.schedule=non_blocking", "--set", "workload.batch=4"),
+        ("run", "llama3_70b_tp8_standard", "--critical-path", "--set", "engine.layers=2"),
+        ("sweep", "pope_crossover", "--set", "engine.layers=1"),
+        ("topology", "tpu_v4_4x4x8"),
+        ("topology", "a100_pcie_bridges"),
+        ("collective", "all_reduce", "--topology", "dgx_h100", "--min", "1MiB", "--max", "4MiB"),
+        ("validate", "nccl"),
+    ],
+)
+def test_all_text_of_every_figure_is_text_and_not_mathematics(tmp_path: Path, monkeypatch, command: tuple[str, ...]):
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    seen, save = [], Figure.savefig
+
+    def saved(made: Figure, *arguments: object, **options: object) -> None:
+        save(made, *arguments, **options)
+        seen.extend(made.findobj(Text))
+
+    monkeypatch.setattr(Figure, "savefig", saved)
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert len(seen) > 5
+    assert not [text.get_text() for text in seen if text.get_text() and text.get_parse_math()]

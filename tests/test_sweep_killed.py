@@ -4,6 +4,7 @@ The large one is slow: `pytest -m slow tests/test_sweep_killed.py`.
 """
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -128,3 +129,32 @@ def test_what_is_there_is_printed_and_kept_on_ctrl_c(tmp_path: Path):
     assert '"complete": false' in out
     assert err == f"interrupted: {there} of 1000 points are there; the same command goes on\n"
     assert len(list(tmp_path.rglob("sweep.parquet"))) == 1
+
+
+def test_a_scheduler_that_is_lost_is_one_line_and_leaves_the_rows_that_are_there(tmp_path: Path):
+    place = tmp_path / "scheduler.json"
+    start = [sys.executable, "-m", "distributed.cli"]
+    options = ["--no-dashboard", "--scheduler-file", str(place)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen([*start[:2], f"{start[2]}.dask_scheduler", "--port", "0", *options], **quiet)
+    worker = subprocess.Popen(
+        [*start[:2], f"{start[2]}.dask_worker", "--nthreads", "1", "--no-nanny", *options], **quiet
+    )
+    try:
+        while not place.exists() or not place.read_text():
+            time.sleep(0.05)
+        address = json.loads(place.read_text())["address"]
+        settings = [f"sweep={{{LAYOUTS}, {LARGE}}}", "engine.layers=1"]
+        on_dask = command(settings, tmp_path, "--backend", "dask", "--scheduler", address)
+        process = subprocess.Popen(on_dask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and written(tmp_path) < 3:
+            time.sleep(0.05)
+        scheduler.kill()
+        out, err = process.communicate(timeout=60)
+    finally:
+        for each in (scheduler, worker):
+            each.kill()
+            each.wait()
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --scheduler: the cluster must run until the sweep is done, got 'tcp://")
+    assert 3 <= written(tmp_path) < 1000

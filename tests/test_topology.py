@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 
 import hypothesis.strategies as st
@@ -9,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from pydantic import TypeAdapter
 
+from sim import load
 from sim.errors import InputError
 from sim.plots.topology import draw
 from sim.specs import TopologySpec
 from sim.topology import Topology, build
 from sim.topology.graph import to_networkx
-from sim.topology.metrics import bisection, hops
+from sim.topology.metrics import Hops, bisection, hops
 
 ADAPTER: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
 CHIP = {"name": "c", "peak": {"bf16": "1 TFLOP/s"}, "hbm_bandwidth": "1 GB/s", "hbm_capacity": "1 GiB"}
@@ -375,3 +377,51 @@ def test_every_kind_of_machine_draws(tmp_path, machine):
     assert f">{machine.chips} chips; hops" in text
     partly = (machine.kind == "switch" and machine.chips > 16) or machine.chips > 256
     assert ("shown: " in text) == partly
+
+
+# --- the largest machines --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "diameter"),
+    [
+        (
+            "tpu_v4_8x8x8",
+            ["axes={x: {size: 64, wrap: true}, y: {size: 32, wrap: true}, z: {size: 32, wrap: true}}"],
+            64,
+        ),
+        ("tpu_v4_8x8x8", ["axes={x: {size: 65536, wrap: true}}"], 32768),
+        ("dgx_h100", ["chips=65536"], 2),
+    ],
+)
+def test_65536_chips_are_described_and_drawn_at_once(tmp_path, name: str, settings: list[str], diameter: int):
+    machine = build(load.topology_spec(name, settings))
+    began = time.process_time()
+    assert hops(machine).diameter == diameter
+    draw(machine, tmp_path / "machine.png")
+    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("sizes", [(4,), (5, 2), (3, 4, 2), (1, 6)])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_hops_along_the_axes_add_up(sizes: tuple[int, ...], wrap: bool):
+    """Against all routes one by one, which are shortest."""
+    machine = torus(*sizes, wrap=wrap)
+    lengths = [len(machine.route(a, b)) for a in range(machine.chips) for b in range(machine.chips)]
+    assert hops(machine) == Hops(sum(lengths) / len(lengths), max(lengths))
+
+
+def test_one_chip_is_enough_where_a_twist_leaves_all_chips_alike():
+    axes = "axes={x: {size: 256, wrap: true, twist: {y: 128}}, y: {size: 256, wrap: true}}"
+    assert hops(build(load.topology_spec("tpu_v4_8x8x8", [axes]))).diameter == 192
+
+
+def test_what_would_take_minutes_is_refused_in_one_line():
+    axes = "axes={x: {size: 256, wrap: false}, y: {size: 256, wrap: true, twist: {x: 3}}}"
+    with pytest.raises(InputError, match="hops are counted on up to 16,384 chips where a twist makes chips differ"):
+        hops(build(load.topology_spec("tpu_v4_8x8x8", [axes])))
+    with pytest.raises(InputError, match=r"links: a machine has at most 65536 links, got 1000000000001"):
+        load.topology_spec("mi300x", [_MANY])
+
+
+_MANY = "links=[{between: [gpu0, gpu1], link: xgmi, count: 1000000000000}, {between: [gpu1, gpu2], link: xgmi}]"

@@ -40,6 +40,9 @@ INTERRUPTED = 130
 _PATIENCE_S = 2.0
 """What takes longer shows how far it is."""
 
+_SILENCE_S = 60.0
+"""Where there is no terminal, a line says so after as long."""
+
 Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
@@ -100,9 +103,9 @@ def steps(what: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def rated(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar with the rate and the time left on a terminal, nothing elsewhere: call it after every step."""
+    """A bar with the rate and the time left on a terminal, now and then a line elsewhere: call it after every step."""
     if not sys.stderr.isatty():
-        yield lambda: None
+        yield _lines(what, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -117,6 +120,20 @@ def rated(what: str, total: int) -> Iterator[Callable[[], None]]:
             bar.update(task, advance=1, rate=f"{done / max(time.monotonic() - began, 1e-9):.1f}/s")
 
         yield step
+
+
+def _lines(what: str, total: int) -> Callable[[], None]:
+    """For a log: says how far it is after every _SILENCE_S."""
+    done, said = 0, time.monotonic()
+
+    def step() -> None:
+        nonlocal done, said
+        done += 1
+        if done < total and time.monotonic() - said > _SILENCE_S:
+            said = time.monotonic()
+            typer.echo(f"{what}: {done} of {total}", err=True)
+
+    return step
 
 
 @contextmanager
