@@ -144,7 +144,7 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         each = simulate_steps(steps, progress) if len(steps) > 1 else Steps()
         whole = simulate_pass(phase)
         whole = replace(whole, shortcuts=(*whole.shortcuts, *each.shortcuts))
-        passes.append(_pass(phase, whole, each.latency_s if each.times_s else None))
+        passes.append(_pass(phase, whole, each.latency_s if each.times_s else None, len(steps) > 1))
         tasks, engine_s = tasks + len(whole.trace.program) + each.tasks, engine_s + whole.engine_s + each.engine_s
     report = _report(scenario, passes)
     return Run(
@@ -310,7 +310,7 @@ def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
     return tuple(phase.model_copy(update={"workload": workload}) for workload in phase.workload.each_step)
 
 
-def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass:
+def _pass(scenario: Scenario, found: Simulated, latency_s: float | None, each_step: bool) -> Pass:
     topology, lowered, trace, periods = found.topology, found.lowered, found.trace, found.periods
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
@@ -320,7 +320,7 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
         padding = scenario.padding.model_copy(update={"eliminate": False})
         whole = simulate_pass(scenario.model_copy(update={"padding": padding}))
         padded = whole.step_s, measure(whole.trace, whole.topology, periods=whole.periods)
-    form = _form(scenario, each_step=latency_s is not None)
+    form = _form(scenario, each_step)
     report = build(
         scenario,
         topology,
@@ -373,7 +373,8 @@ def restored(
             raise ValueError(f"{len(own)} tasks where the scenario has {len(lowered.program)}")
         own["end"] = own["free"] + lowered.program.flight_ps
         trace = Trace(lowered.program, own)
-        passes.append(_pass(phase, Simulated(phase, topology, lowered, trace, periods, said, 0.0), latency_s))
+        found = Simulated(phase, topology, lowered, trace, periods, said, 0.0)
+        passes.append(_pass(phase, found, latency_s, len(_steps(scenario, phase)) > 1))
     report = replace(_report(scenario, passes), spread=spread)
     return Run(scenario, tuple(passes), report, sum(len(own) for own in times), 0.0)
 
