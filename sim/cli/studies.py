@@ -73,9 +73,11 @@ def sweep(
     with about(load.place("scenario", scenario)):
         planned = points.points(base, chosen)
         figure = chart.figure_of(base, axes)
-        record = Record(folder / "sweep.csv", base, axes, planned)
+        record = Record(folder / "sweep.csv", base, planned, load.source(scenario))
     with outputs.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if kept := record.keep_damaged():
+            typer.echo(f"earlier rows are kept in {kept}: sweep.json does not say what they are of", err=True)
         found: dict[int, rows.Row] = record.interrupted()
         if found:
             typer.echo(f"going on: {len(found)} of {len(planned)} points are there", err=True)

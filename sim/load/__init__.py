@@ -27,6 +27,7 @@ __all__ = [
     "place",
     "scenario",
     "shipped",
+    "source",
     "suite",
     "topology_spec",
 ]
@@ -93,6 +94,17 @@ def perturb(settings: Sequence[str]) -> PerturbSpec | None:
         return _Perturbed.model_validate(raw).perturb
     except ValidationError as error:
         raise translate("scenario", error, raw, origins, settings) from None
+
+
+def source(name: str) -> str | None:
+    """The scenario file of a shipped name or a path, as results name it; None for what is no regular file.
+
+    A shipped file is named as seen from the data root, any other by its absolute path. Raises InputError.
+    """
+    found, root = path("scenario", name).resolve(), data_root().resolve()
+    if not found.is_file():
+        return None
+    return str(found.relative_to(root) if found.is_relative_to(root) else found)
 
 
 def path(kind: str, name: str) -> Path:
