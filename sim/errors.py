@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Self
 
+from sim.terminal import printable
+
 _LONGEST = 80
 """Characters of an offending value that a message repeats."""
 
@@ -28,7 +30,7 @@ class InputError(ValueError):
             text += f", got {value if len(value) <= _LONGEST else value[:_LONGEST] + ' ...'}"
         if hint:
             text += f"; {hint}"
-        super().__init__(" ".join(text.split()))
+        super().__init__(printable(" ".join(text.split())))
 
     def within(self, where: str) -> Self:
         """The same error, placed in a file or option."""

@@ -188,7 +188,7 @@ def refuse_unlike(folder: Path, is_alike: bool, source: str | None) -> None:
         raise InputError(
             "must not hold the results of another scenario file",
             where=str(folder),
-            hint=f"they are of {source or 'no file'}; choose another folder with --out, or another name for the scenario",
+            hint=f"they are of {source or 'no file'}; choose another folder with --out, or rename the scenario",
         )
 
 

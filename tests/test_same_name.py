@@ -23,7 +23,7 @@ def test_another_file_of_the_same_name_is_refused_and_the_results_stay(tmp_path:
     assert code == 2
     assert said == (
         f"{out / 'tiny'}: must not hold the results of another scenario file; they are of {one}; "
-        "choose another folder with --out, or another name for the scenario"
+        "choose another folder with --out, or rename the scenario"
     )
     assert tree(out) == before
     assert run(tmp_path / "out2", other) == (0, "")

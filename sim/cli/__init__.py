@@ -10,6 +10,7 @@ import typer
 
 from sim.cli import machines, runs, studies
 from sim.errors import DeadlockError, InputError
+from sim.terminal import echo
 
 app = typer.Typer(
     add_completion=True,
@@ -23,7 +24,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from sim import __version__
 
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -61,8 +62,8 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(2)
     except DeadlockError as error:
-        typer.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(1)

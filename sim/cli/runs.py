@@ -25,6 +25,7 @@ from sim.cli.options import (
     steps,
 )
 from sim.errors import InputError
+from sim.terminal import echo
 from sim.units import format_bytes
 
 if TYPE_CHECKING:
@@ -120,11 +121,11 @@ def run(
                     earlier=folder,
                 )
         for line in said:
-            typer.echo(f"{folder}: {line}", err=True)
+            echo(f"{folder}: {line}", err=True)
         fits &= _warn_of_memory(result.report.memory, where)
         if as_json:
             more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
-            typer.echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
+            echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
         elif not quiet:
             from sim.report import bottlenecks as tables
             from sim.report import explanation
@@ -133,12 +134,12 @@ def run(
             render(result.report, engine=(result.tasks, result.engine_s))
             explanation.render(explanations or ())
             tables.render(found or ())
-            typer.echo(f"results in {folder}/")
+            echo(f"results in {folder}/")
         if verbose:
             whole_s = time.monotonic() - began
-            typer.echo(f"{where}: simulated in {simulated_s:.2f} s, with figures and files {whole_s:.2f} s", err=True)
+            echo(f"{where}: simulated in {simulated_s:.2f} s, with figures and files {whole_s:.2f} s", err=True)
             for path in sorted(folder.iterdir()):
-                typer.echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
+                echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
     if strict and not fits:
         raise typer.Exit(DOES_NOT_FIT)
 
@@ -166,7 +167,7 @@ def _warn_of_memory(memory: Memory, where: str) -> bool:
     if not memory.fits:
         needed, there = format_bytes(memory.used_bytes), format_bytes(memory.capacity_bytes)
         rule = f"warning: {where}: does not fit in memory: a chip needs {needed} of {there}"
-        typer.echo(f"{rule}; the times assume that it had them", err=True)
+        echo(f"{rule}; the times assume that it had them", err=True)
     return memory.fits
 
 
@@ -191,7 +192,7 @@ def plot(
         found = earlier.bottlenecks(results, run) or ()
         drawn = pictures.draw(run, folder, kinds, chosen, bars=results.bars(), bottlenecks=found, page=not figures)
     for path in drawn:
-        typer.echo(str(path))
+        echo(str(path))
 
 
 def export(
@@ -219,7 +220,7 @@ def export(
     outputs.check_chips(run.scenario, chips or [], "--chip")
     with busy(f"writing {form}"), outputs.writable(folder):
         for path in outputs.export(run, folder, form, chips):
-            typer.echo(str(path))
+            echo(str(path))
 
 
 def replay(
@@ -240,7 +241,7 @@ def replay(
     with possible(load.place("topology", topology)):
         found = replayed(load_traces(Path(traces), machine), machine)
     if as_json:
-        typer.echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict()))
         return
     from sim.report import bottlenecks as tables
 
@@ -284,11 +285,11 @@ def compare(
         with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=found)
     if as_json:
-        typer.echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict()))
         return
     render(found)
     if page:
-        typer.echo(f"page in {path}")
+        echo(f"page in {path}")
 
 
 def _run_of(name: str, settings: list[str]) -> Run:

@@ -23,6 +23,7 @@ from sim.cli.options import (
     sweep_formats,
 )
 from sim.errors import InputError
+from sim.terminal import echo
 
 if TYPE_CHECKING:
     from sim.sweep.rows import Row
@@ -77,10 +78,10 @@ def sweep(
     with outputs.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if kept := record.keep_damaged():
-            typer.echo(f"earlier rows are kept in {kept}: sweep.json does not say what they are of", err=True)
+            echo(f"earlier rows are kept in {kept}: sweep.json does not say what they are of", err=True)
         found: dict[int, rows.Row] = record.interrupted()
         if found:
-            typer.echo(f"going on: {len(found)} of {len(planned)} points are there", err=True)
+            echo(f"going on: {len(found)} of {len(planned)} points are there", err=True)
         left = [number for number in range(len(planned)) if number not in found]
         with rated(f"simulating {base.name}", len(left)) as progress, record.open(found) as file:
 
@@ -102,14 +103,14 @@ def sweep(
             with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
                 drawing.draw(chart.chart(base, figure, done), fresh)
     if as_json:
-        typer.echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
+        echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
         from sim.sweep.table import render
 
         render(done, axes, figure)
-        typer.echo(f"results in {folder}/")
+        echo(f"results in {folder}/")
     if not complete:
-        typer.echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
+        echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED)
     if not any(row.outcome for row in done):
         with about(load.place("scenario", scenario)):
@@ -162,7 +163,7 @@ def search(
 
         complete = gathered(workers.measured(searching.BASE, planned, jobs), keep, progress)
     if not complete:
-        typer.echo(f"interrupted: {len(rows)} of {len(planned)} candidates were tried", err=True)
+        echo(f"interrupted: {len(rows)} of {len(planned)} candidates were tried", err=True)
         if not rows:
             raise typer.Exit(INTERRUPTED)
     done = [rows[number] for number in sorted(rows)]
@@ -183,11 +184,11 @@ def search(
         best = {objective: row.to_dict() for objective, row in chosen.items()}
         data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
         counts = {"candidates": len(done), "fitting": len(fitting), "complete": complete}
-        typer.echo(json.dumps(counts | {"best": best} | data))
+        echo(json.dumps(counts | {"best": best} | data))
         if not complete:
             raise typer.Exit(INTERRUPTED)
         return
-    typer.echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
+    echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
     render("best per objective", chosen)
     for name, title in (
         ("best_per_batch", "fastest of each machine, number of chips and batch"),
@@ -195,7 +196,7 @@ def search(
     ):
         render(title, {str(i + 1): row for i, row in enumerate(lists[name])})
     if plots:
-        typer.echo(f"figure in {path}")
+        echo(f"figure in {path}")
     if not complete:
         raise typer.Exit(INTERRUPTED)
 
@@ -227,14 +228,14 @@ def validate(
             with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
                 parity.draw(found[-1], fresh)
     if as_json:
-        typer.echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
+        echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
     else:
         from sim.report.validation import render
 
         for suite in found:
             render(suite)
             if plots:
-                typer.echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
+                echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
     if not all(suite.passes for suite in found):
         raise typer.Exit(1)
 
@@ -256,6 +257,6 @@ def calibrate(
     with steps("fitting") as progress, possible(load.place("suite", suite)):
         found = calibration.fit(suite, rows, lambda evaluations, rms: progress(evaluations, 0))
     if as_json:
-        typer.echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))
+        echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))
     else:
-        typer.echo(calibration.report(found))
+        echo(calibration.report(found))
