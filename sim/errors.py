@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Self
 
+from sim.terminal import printable
+
 _LONGEST = 80
 """Characters of an offending value that a message repeats."""
 _LONGEST_MESSAGE = 1_000
@@ -67,11 +69,6 @@ def one_line(text: str) -> str:
     """The text in one line of bounded length."""
     text = printable(" ".join(text.split()))
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
-
-
-def printable(text: str) -> str:
-    """The text with escapes for what would move the cursor of a terminal, or that no terminal can show."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -5,21 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim import __version__
 from sim import earlier as before
 from sim.errors import InputError
+from sim.scratch import replace_folder, scratch
 
 if TYPE_CHECKING:
     from sim.report.bottlenecks import Bottlenecks
@@ -31,9 +27,6 @@ EXPORTS = ("kineto", "perfetto", "chakra")
 """Formats of traces for other tools."""
 
 _LONGEST_NAME = 200
-
-_TIMES = ("ready", "start", "free")
-"""Columns of a trace that are written; with the program, the ends follow."""
 
 
 def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
@@ -78,19 +71,10 @@ def replacing(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name[:100]}.", dir=folder.parent))
-        old = fresh.with_name(f"{fresh.name}.old")
-        try:
+        with scratch(folder.parent, folder.name) as fresh:
             fresh.chmod(0o755)
             yield fresh
-            if folder.exists():
-                folder.rename(old)
-            fresh.rename(folder)
-        finally:
-            if old.exists() and not folder.exists():  # stopped between the two renames
-                old.rename(folder)
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
+            replace_folder(fresh, folder)
 
 
 @contextmanager
@@ -102,12 +86,10 @@ def replacing_file(path: Path) -> Iterator[Path]:
     """
     with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{os.getpid()}.{path.name}")
-        try:
+        with scratch(path.parent, path.name) as folder:
+            fresh = folder / path.name
             yield fresh
             fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
 
 
 def write(
@@ -125,26 +107,20 @@ def write(
     Explained, also explain.json and a waterfall.
 
     Args:
-        earlier: folder of an earlier run. What belongs to these results too is taken over; see `sim.earlier`.
+        earlier: folder of an earlier run. What belongs to these results too is taken over; see `sim.earlier`. It is
+            moved aside where it cannot be read back.
 
     Returns:
         what a reader of these files should know: what the earlier run wrote and is not taken over, what is left out.
     """
-    _json(
-        folder / "manifest.json",
-        {
-            "version": __version__,
-            "settings": run.settings,
-            "scenario": run.scenario.model_dump(mode="json", exclude_none=True),
-        },
-    )
     # Lowering the manifest's scenario again gives the program; with these columns, the whole trace.
+    from sim import saved
     from sim.export import chrome_trace
 
-    said = []
+    said: list[str] = []
     for part in run.passes:
         phase = run.suffix(part)
-        columns = {name: part.part.times[name] for name in _TIMES}
+        columns = {name: part.part.times[name] for name in saved.COLUMNS}
         if skipped := part.part.program.skipped:
             columns |= {"kept": np.array(skipped[0].kept), "periods": np.array(part.periods)}
         np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
@@ -154,10 +130,10 @@ def write(
         if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
             said.append(f"{name} has {left_out}; all of chips with --trace-chip")
     bars = {each.phase: each.bars for each in explanations or ()}
-    known = earlier is not None and before.same(earlier, folder)
-    if earlier is not None and known:
-        bars = bars or before.bars(earlier)
-        bottlenecks = before.bottlenecks(earlier, run) if bottlenecks is None else bottlenecks
+    found = before.look(earlier, run, folder) if earlier else None
+    if found and found.is_same:
+        bars = bars or found.bars()
+        bottlenecks = found.bottlenecks(run) if bottlenecks is None else bottlenecks
     _json(folder / "report.json", run.report.to_dict() | critical_paths(bottlenecks))
     if explanations is not None:
         _json(folder / "explain.json", explain_list(explanations))
@@ -165,8 +141,9 @@ def write(
         from sim import pictures
 
         pictures.draw(run, folder, formats, explanations=explanations or (), bars=bars, bottlenecks=bottlenecks or ())
-    if earlier is not None and (gone := before.keep(earlier, folder, known)):
-        said.append(f"of an earlier run with other results, now removed: {', '.join(gone)}")
+    if found:
+        said += found.keep(folder)
+    saved.write_manifest(run, folder)
     return tuple(said)
 
 
@@ -174,44 +151,11 @@ def read(folder: Path) -> Run:
     """The run that was written to `folder`, without simulating it again.
 
     Raises:
-        InputError: no folder of a run, or of another version of this program.
+        InputError: no folder of a run, or of another version of this program, or a file of it is damaged.
     """
-    from sim.report.spread import Spread
-    from sim.run import restored
-    from sim.specs import Scenario
-    from sim.trace import TIMES
+    from sim import saved
 
-    if not (folder / "manifest.json").is_file():
-        rule = "not the results of a run" if folder.is_dir() else "no such folder"
-        raise InputError(rule, where=str(folder), hint="write them with `sim run`")
-    try:
-        manifest, report = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("manifest", "report"))
-        scenario = Scenario.model_validate(manifest["scenario"])
-        phases = scenario.phases
-        times, latencies_s, shortcuts, repeated = [], [], [], []
-        for i, phase in enumerate(phases):
-            suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
-            with np.load(folder / f"trace{suffix}.npz") as columns:
-                own = np.empty(len(columns["ready"]), dtype=TIMES)
-                for name in _TIMES:
-                    own[name] = columns[name]
-                kept = int(columns["kept"]) if "kept" in columns else None
-                periods = columns["periods"].tolist() if "periods" in columns else []
-            repeated.append((kept, tuple((int(after), int(period_ps)) for after, period_ps in periods)))
-            times.append(own)
-            own_report = report["phases"][i] if report["phases"] else report
-            latencies_s.append(own_report["simulated"]["latency_s"])
-            shortcuts.append(tuple(own_report["engine"]["shortcuts"]))
-        spread = Spread(**report["spread"]) if report["spread"] else None
-        found = restored(scenario, times, latencies_s, shortcuts, spread, repeated)
-        return replace(found, settings=tuple(manifest["settings"]))
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(
-            "not the results of a run by this version",
-            where=str(folder),
-            got=str(error).partition("\n")[0],
-            hint="write them with `sim run`",
-        ) from None
+    return saved.restore(saved.open_folder(folder))
 
 
 def export(run: Run, folder: Path, form: str, chips: Sequence[int] | None = None) -> list[Path]:

@@ -21,6 +21,7 @@ from sim.lowering.lowered import Lowered
 from sim.passes import Simulated, lowered_pass, simulate_pass
 from sim.periodic import Period
 from sim.placement import machine
+from sim.program import Program
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.comparison import Comparison
 from sim.report.comparison import compare as side_by_side
@@ -111,6 +112,8 @@ class Run:
     """Wall-clock time of the engine."""
     settings: tuple[str, ...] = ()
     """What `--set` changed of the scenario, `key=value` each."""
+    source: str | None = None
+    """The scenario's file; None where it was none."""
 
     @property
     def settings_text(self) -> str:
@@ -345,38 +348,37 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None, each_st
     return Pass(scenario, topology, lowered, trace, periods, report)
 
 
-def restored(
-    scenario: Scenario,
-    times: Sequence[npt.NDArray[np.void]],
-    latencies_s: Sequence[float],
-    shortcuts: Sequence[tuple[str, ...]],
-    spread: Spread | None,
-    repeated: Sequence[tuple[int | None, tuple[Period, ...]]],
-) -> Run:
+@dataclass(frozen=True, slots=True)
+class WrittenPhase:
+    """What was written of one phase of a run."""
+
+    latency_s: float
+    """Of all steps."""
+    shortcuts: tuple[str, ...]
+    kept: int | None
+    """Copies of a layer that were simulated; None for all."""
+    times: Callable[[Program], tuple[npt.NDArray[np.void], tuple[Period, ...]]]
+    """(program) -> ([tasks] of TIMES, the ends to be filled in; how the layers that were left out follow)."""
+
+
+def restored(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spread | None) -> Run:
     """A run from what was written of it, without simulating: lowered again, with the times it had.
 
     Args:
-        times: of each phase, [tasks simulated] of TIMES; the ends follow from the rest.
-        latencies_s: of all steps of each phase.
-        shortcuts: what its report says of each phase.
-        spread: what it says of repeated runs.
-        repeated: of each phase how many copies of a layer were simulated, None for all, and how the others follow.
-
-    Raises:
-        ValueError: the times are not of this scenario's tasks.
+        written: each phase.
+        spread: what the report says of repeated runs.
     """
-    passes = []
-    of_phases = zip(scenario.phases, times, latencies_s, shortcuts, repeated, strict=True)
-    for phase, own, latency_s, said, (keep, periods) in of_phases:
-        topology, lowered, _ = lowered_pass(phase, keep)
-        if len(own) != len(lowered.program):
-            raise ValueError(f"{len(own)} tasks where the scenario has {len(lowered.program)}")
-        own["end"] = own["free"] + lowered.program.flight_ps
-        trace = Trace(lowered.program, own)
-        found = Simulated(phase, topology, lowered, trace, periods, said, 0.0)
-        passes.append(_pass(phase, found, latency_s, len(_steps(scenario, phase)) > 1))
+    passes, tasks = [], 0
+    for phase, own in zip(scenario.phases, written, strict=True):
+        topology, lowered, _ = lowered_pass(phase, own.kept)
+        times, periods = own.times(lowered.program)
+        times["end"] = times["free"] + lowered.program.flight_ps
+        trace = Trace(lowered.program, times)
+        simulated = Simulated(phase, topology, lowered, trace, periods, own.shortcuts, 0.0)
+        passes.append(_pass(phase, simulated, own.latency_s, len(_steps(scenario, phase)) > 1))
+        tasks += len(times)
     report = replace(_report(scenario, passes), spread=spread)
-    return Run(scenario, tuple(passes), report, sum(len(own) for own in times), 0.0)
+    return Run(scenario, tuple(passes), report, tasks, 0.0)
 
 
 def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:

@@ -40,7 +40,8 @@ def _schema(kind: str) -> dict[str, Any]:
             if field and len(fields) == 1:
                 part["properties"][fields[0]] = _or_name(field)
             elif field:
-                field["additionalProperties"] = _or_name(field["additionalProperties"])
+                inside = field["patternProperties"]
+                field["patternProperties"] = {pattern: _or_name(each) for pattern, each in inside.items()}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

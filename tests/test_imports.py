@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).parent.parent / "sim"
 
 ORDER = [
+    "terminal",
     "errors",
+    "scratch",
     "units",
     "partition",
     "draws",
@@ -44,6 +46,7 @@ ORDER = [
     "steps",
     "folded",
     "run",
+    "saved",
     "suite",
     "validate",
     "calibrate",

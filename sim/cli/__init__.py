@@ -14,6 +14,7 @@ import typer
 from sim.cli import machines, runs, studies
 from sim.cli.options import BAD_INPUT, INTERNAL_ERROR, OUTPUT_FAILED
 from sim.errors import DeadlockError, InputError, internal, one_line
+from sim.terminal import echo
 
 TRACEBACK = "--traceback"
 """Stands anywhere on the command line."""
@@ -30,7 +31,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from sim import __version__
 
-        typer.echo(__version__)
+        echo(__version__)
         raise typer.Exit
 
 
@@ -80,7 +81,7 @@ def main() -> None:
         if isinstance(error, OSError):
             _leave_stdout()
         with suppress(OSError):
-            typer.echo(message, err=True)
+            echo(message, err=True)
         sys.exit(code)
 
 

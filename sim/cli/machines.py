@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sim.cli.options import Json, MachineSettings, about, completed, one_of, possible
+from sim.terminal import echo
 
 
 def _kinds() -> Iterable[str]:
@@ -41,14 +42,14 @@ def list_(
 
     found = listing(kind)
     if as_json:
-        typer.echo(json.dumps({name: dict(rows) for name, rows in found.items()}))
+        echo(json.dumps({name: dict(rows) for name, rows in found.items()}))
         return
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for name, rows in found.items():
         wide = max(len(row[0]) for row in rows)
-        typer.echo(name)
+        echo(name)
         for own, text in rows:
-            typer.echo(f"  {own:<{wide}}  {text}".rstrip()[:room])
+            echo(f"  {own:<{wide}}  {text}".rstrip()[:room])
 
 
 def collective(
@@ -95,9 +96,9 @@ def collective(
             chunks=chunks,
         )
     if as_json:
-        typer.echo(json.dumps([row.to_dict() for row in rows]))
+        echo(json.dumps([row.to_dict() for row in rows]))
     else:
-        typer.echo(bench.table(rows))
+        echo(bench.table(rows))
     if plots and len(rows) > 1:
         from sim.plots import busbw
         from sim.suite import measured
@@ -111,7 +112,7 @@ def collective(
         path = out / f"{outputs.named(f'{machine}_{name}', all_options)}.png"
         with outputs.replacing_file(path) as fresh:
             busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points, settings=said)
-        typer.echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
+        echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
 
 
 def topology(
@@ -139,12 +140,12 @@ def topology(
         with outputs.replacing_file(path) as fresh:
             drawing.draw(built, fresh)
     if as_json:
-        typer.echo(json.dumps(facts))
+        echo(json.dumps(facts))
         return
     for label, value in describe.lines(facts):
-        typer.echo(f"{label:<22}{value}")
+        echo(f"{label:<22}{value}")
     if plots:
-        typer.echo(f"{'drawing':<22}{path}")
+        echo(f"{'drawing':<22}{path}")
 
 
 def schema(
@@ -156,4 +157,4 @@ def schema(
 
     with outputs.writable(out):
         for path in schemas.write(out):
-            typer.echo(str(path))
+            echo(str(path))

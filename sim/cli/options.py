@@ -14,6 +14,7 @@ import typer
 
 from sim import units
 from sim.errors import InputError, LayoutError
+from sim.terminal import echo, plain_console, printable, styled
 
 Settings = Annotated[
     list[str] | None,
@@ -89,12 +90,11 @@ def steps(what: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, visible=False)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=plain_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(what), total=None, visible=False)
         began = time.monotonic()
         yield lambda done, total: bar.update(
             task, completed=done, total=total or None, visible=time.monotonic() - began > _PATIENCE_S
@@ -107,13 +107,12 @@ def rated(what: str, total: int) -> Iterator[Callable[[], None]]:
     if not sys.stderr.isatty():
         yield _lines(what, total)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    shown = TextColumn("{task.description}, {task.fields[rate]}"), BarColumn(), MofNCompleteColumn()
+    shown = TextColumn("{task.description}, {task.fields[rate]}", markup=False), BarColumn(), MofNCompleteColumn()
     began = time.monotonic()
-    with Progress(*shown, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, rate="")
+    with Progress(*shown, TimeRemainingColumn(), console=plain_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(what), total=total, rate="")
 
         def step() -> None:
             done = bar.tasks[0].completed + 1
@@ -131,7 +130,7 @@ def _lines(what: str, total: int) -> Callable[[], None]:
         done += 1
         if done < total and time.monotonic() - said > _SILENCE_S:
             said = time.monotonic()
-            typer.echo(f"{what}: {done} of {total}", err=True)
+            echo(f"{what}: {done} of {total}", err=True)
 
     return step
 
@@ -142,9 +141,7 @@ def busy(what: str) -> Iterator[None]:
     if not sys.stderr.isatty():
         yield
         return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
+    with plain_console(stderr=True).status(styled(what)):
         yield
 
 

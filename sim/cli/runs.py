@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,9 +24,16 @@ from sim.cli.options import (
     steps,
 )
 from sim.errors import InputError
+from sim.terminal import echo
+from sim.units import format_bytes
 
 if TYPE_CHECKING:
+    from sim.report.memory import Memory
     from sim.run import Run
+    from sim.specs import Scenario
+
+DOES_NOT_FIT = 3
+"""Exit code of `sim run --strict` where a run does not fit in memory."""
 
 
 def run(
@@ -58,10 +66,14 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say how long it took and what was written.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help=f"Exit with code {DOES_NOT_FIT} where a run does not fit in memory.")
+    ] = False,
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME.
 
-    What an earlier run of the same results left there stays; of other results it is replaced, which is said.
+    What an earlier run of the same results left there stays; of other results it is replaced, which is said. Results of
+    another scenario file of the same name are not replaced. A run that does not fit in memory is warned of.
     """
     from sim import load, outputs
     from sim.run import run as run_scenario
@@ -74,13 +86,16 @@ def run(
         with about(load.place("scenario", name)):
             refuse_sweep(scenario, chosen)
             outputs.check_chips(scenario, trace_chips or [], "--trace-chip")
+    folders = _folders(dict(zip(scenarios, loaded, strict=True)), chosen, out)
+    fits = True
     for name, scenario in zip(scenarios, loaded, strict=True):
-        folder = out / outputs.folder_name(scenario, chosen)
+        folder = folders[name]
         with outputs.replacing(folder) as fresh:
             where = load.place("scenario", name) + (f" with --set {' --set '.join(chosen)}" if chosen else "")
             began = time.monotonic()
             with steps(f"simulating {scenario.name}") as progress, about(where):
-                result = replace(run_scenario(scenario, progress), settings=tuple(chosen))
+                made = run_scenario(scenario, progress)
+            result = replace(made, settings=tuple(chosen), source=load.source(name))
             simulated_s = time.monotonic() - began
             explanations = None
             if explained:
@@ -105,10 +120,11 @@ def run(
                     earlier=folder,
                 )
         for line in said:
-            typer.echo(f"{folder}: {line}", err=True)
+            echo(f"{folder}: {line}", err=True)
+        fits &= _warn_of_memory(result.report.memory, where)
         if as_json:
             more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
-            typer.echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
+            echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
         elif not quiet:
             from sim.report import bottlenecks as tables
             from sim.report import explanation
@@ -117,12 +133,41 @@ def run(
             render(result.report, engine=(result.tasks, result.engine_s))
             explanation.render(explanations or ())
             tables.render(found or ())
-            typer.echo(f"results in {folder}/")
+            echo(f"results in {folder}/")
         if verbose:
             whole_s = time.monotonic() - began
-            typer.echo(f"{where}: simulated in {simulated_s:.2f} s, with figures and files {whole_s:.2f} s", err=True)
+            echo(f"{where}: simulated in {simulated_s:.2f} s, with figures and files {whole_s:.2f} s", err=True)
             for path in sorted(folder.iterdir()):
-                typer.echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
+                echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
+    if strict and not fits:
+        raise typer.Exit(DOES_NOT_FIT)
+
+
+def _folders(loaded: Mapping[str, Scenario], settings: list[str], out: Path) -> dict[str, Path]:
+    """The folder of each scenario's results, by the scenario's name or file.
+
+    Raises:
+        InputError: it holds the results of another scenario file, or two of these have the same.
+    """
+    from sim import earlier, load, outputs, saved
+
+    folders: dict[str, Path] = {}
+    first: dict[Path, str] = {}
+    for name, scenario in loaded.items():
+        folders[name] = folder = out / outputs.folder_name(scenario, settings)
+        same = first.setdefault(folder, name)
+        saved.refuse_unlike(folder, scenario == loaded[same], load.source(same))
+        earlier.refuse_other(folder, saved.resolved(scenario), settings, load.source(name))
+    return folders
+
+
+def _warn_of_memory(memory: Memory, where: str) -> bool:
+    """Whether a run fits in memory; a line on standard error where it does not."""
+    if not memory.fits:
+        needed, there = format_bytes(memory.used_bytes), format_bytes(memory.capacity_bytes)
+        rule = f"warning: {where}: does not fit in memory: a chip needs {needed} of {there}"
+        echo(f"{rule}; the times assume that it had them", err=True)
+    return memory.fits
 
 
 def plot(
@@ -131,7 +176,7 @@ def plot(
     formats: Formats = "png",
 ) -> None:
     """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
-    from sim import earlier, outputs, pictures
+    from sim import earlier, outputs, pictures, saved
 
     kinds = figure_formats(formats)
     for name in figures or ():
@@ -141,13 +186,12 @@ def plot(
             )
     with busy(f"drawing {folder}"), outputs.writable(folder):
         chosen = figures or tuple(pictures.FIGURES)
-        run = outputs.read(folder)
-        found = earlier.bottlenecks(folder, run) or ()
-        drawn = pictures.draw(
-            run, folder, kinds, chosen, bars=earlier.bars(folder), bottlenecks=found, page=not figures
-        )
+        results = saved.open_folder(folder)
+        run = saved.restore(results)
+        found = earlier.bottlenecks(results, run) or ()
+        drawn = pictures.draw(run, folder, kinds, chosen, bars=results.bars(), bottlenecks=found, page=not figures)
     for path in drawn:
-        typer.echo(str(path))
+        echo(str(path))
 
 
 def export(
@@ -175,7 +219,7 @@ def export(
     outputs.check_chips(run.scenario, chips or [], "--chip")
     with busy(f"writing {form}"), outputs.writable(folder):
         for path in outputs.export(run, folder, form, chips):
-            typer.echo(str(path))
+            echo(str(path))
 
 
 def replay(
@@ -203,13 +247,13 @@ def replay(
     with about(traces):
         found = replayed(load_traces(Path(traces), machine, ranks_of), machine)
     if as_json:
-        typer.echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict()))
         return
     from sim.report import bottlenecks as tables
 
     tables.render([found.bottlenecks])
     for note in found.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
 
 
 def compare(
@@ -249,11 +293,11 @@ def compare(
         with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=found)
     if as_json:
-        typer.echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict()))
         return
     render(found)
     if page:
-        typer.echo(f"page in {path}")
+        echo(f"page in {path}")
 
 
 def _run_of(name: str, settings: list[str]) -> Run:

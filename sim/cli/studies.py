@@ -25,6 +25,7 @@ from sim.cli.options import (
     sweep_formats,
 )
 from sim.errors import INTERNAL, InputError
+from sim.terminal import echo
 
 if TYPE_CHECKING:
     from sim.sweep.rows import Row
@@ -75,12 +76,14 @@ def sweep(
     with about(load.place("scenario", scenario)):
         planned = points.points(base, chosen)
         figure = chart.figure_of(base, axes)
-        record = Record(folder / "sweep.csv", base, axes, planned)
+        record = Record(folder / "sweep.csv", base, planned, load.source(scenario))
     with outputs.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if kept := record.keep_damaged():
+            echo(f"earlier rows are kept in {kept}: sweep.json does not say what they are of", err=True)
         found: dict[int, rows.Row] = record.interrupted()
         if found:
-            typer.echo(f"going on: {len(found)} of {len(planned)} points are there", err=True)
+            echo(f"going on: {len(found)} of {len(planned)} points are there", err=True)
         left = [number for number in range(len(planned)) if number not in found]
         with rated(f"simulating {base.name}", len(left)) as progress, record.open(found) as file:
 
@@ -102,14 +105,14 @@ def sweep(
             with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
                 drawing.draw(chart.chart(base, figure, done), fresh)
     if as_json:
-        typer.echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
+        echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
         from sim.sweep.table import render
 
         render(done, axes, figure)
-        typer.echo(f"results in {folder}/")
+        echo(f"results in {folder}/")
     if not complete:
-        typer.echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
+        echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED)
     _check_internal(done)
     if not any(row.outcome for row in done):
@@ -121,7 +124,7 @@ def _check_internal(rows: Sequence[Row]) -> None:
     """Exit where some points met a fault of this package; the others are written and printed."""
     failed = [row for row in rows if (row.error or "").startswith(INTERNAL)]
     if failed:
-        typer.echo(
+        echo(
             f"{len(failed)} of {len(rows)} points failed; the first, {_chosen(failed[0])}: {failed[0].error}", err=True
         )
         raise typer.Exit(INTERNAL_ERROR)
@@ -176,7 +179,7 @@ def search(
 
         complete = gathered(workers.measured(searching.BASE, planned, jobs), keep, progress)
     if not complete:
-        typer.echo(f"interrupted: {len(rows)} of {len(planned)} candidates were tried", err=True)
+        echo(f"interrupted: {len(rows)} of {len(planned)} candidates were tried", err=True)
         if not rows:
             raise typer.Exit(INTERRUPTED)
     done = [rows[number] for number in sorted(rows)]
@@ -199,11 +202,11 @@ def search(
         best = {objective: row.to_dict() for objective, row in chosen.items()}
         data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
         counts = {"candidates": len(done), "fitting": len(fitting), "complete": complete}
-        typer.echo(json.dumps(counts | {"best": best} | data))
+        echo(json.dumps(counts | {"best": best} | data))
     else:
         _print_search(done, fitting, chosen, lists)
         if plots:
-            typer.echo(f"figure in {path}")
+            echo(f"figure in {path}")
     if not complete:
         raise typer.Exit(INTERRUPTED)
     _check_internal(done)
@@ -214,7 +217,7 @@ def _print_search(
 ) -> None:
     from sim.sweep.choices import render
 
-    typer.echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
+    echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
     render("best per objective", chosen)
     for name, title in (
         ("best_per_batch", "fastest of each machine, number of chips and batch"),
@@ -250,14 +253,14 @@ def validate(
             with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
                 parity.draw(found[-1], fresh)
     if as_json:
-        typer.echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
+        echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
     else:
         from sim.report.validation import render
 
         for suite in found:
             render(suite)
             if plots:
-                typer.echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
+                echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
     if not all(suite.passes for suite in found):
         raise typer.Exit(1)
 
@@ -279,6 +282,6 @@ def calibrate(
     with steps("fitting") as progress, possible(load.place("suite", suite)):
         found = calibration.fit(suite, rows, lambda evaluations, rms: progress(evaluations, 0))
     if as_json:
-        typer.echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))
+        echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))
     else:
-        typer.echo(calibration.report(found))
+        echo(calibration.report(found))

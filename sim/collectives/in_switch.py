@@ -33,11 +33,9 @@ def rounds(spec: NvlsSpec, chips: int, size: float) -> int:
 
 def ports(topology: Topology) -> list[tuple[int, int]]:
     """[chips] links to and from the switch that reduces."""
-    n = topology.chips
-    if topology.multicast is None:
-        return [(topology.route(c, (c + 1) % n)[0], topology.route((c + 1) % n, c)[1]) for c in range(n)]
-    link = {(link.src, link.dst): link.index for link in topology.links}
-    return [(link[chip, topology.multicast], link[topology.multicast, chip]) for chip in range(n)]
+    link = {(link.src, link.dst): link.index for link in reversed(topology.links)}
+    switch = topology.reducer
+    return [(link[chip, switch], link[switch, chip]) for chip in range(topology.chips)] if switch is not None else []
 
 
 def all_reduce(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:

@@ -78,7 +78,7 @@ def fabric(topology: Topology) -> tuner.Fabric:
         fitting = [speed for speed in spec.inter_speeds if speed <= found.bandwidth * (1 + 1e-9)]
         ring = tuner.Channels(found.count, fitting[0] if fitting and count > 1 else found.bandwidth)
     nvls = None
-    if topology.reduces and count == 1 and topology.chips > 1:
+    if topology.reducer is not None and count == 1 and topology.chips > 1:
         budget = found.bandwidth
         if topology.multicast is not None:
             budget = min(topology.links[link].bandwidth for port in in_switch.ports(topology) for link in port)
@@ -113,12 +113,15 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     kernels = ON_NCCL[collective]
     left = [name for name, kernel in kernels.items() if wanted in ("auto", kernel.algorithm, name)]
     least = topology.nccl.nvls.least_chips if topology.nccl and topology.nccl.nvls else 0
-    if "nvls" in left and (not topology.reduces or len(boxes(topology)) > 1 or topology.chips < least):
+    if "nvls" in left and (topology.reducer is None or len(boxes(topology)) > 1 or topology.chips < least):
         left.remove("nvls")
-    if not left and topology.intact and topology.intact.reduces and not topology.reduces:
+    needed = "boxes of equally many chips" if left else "all chips on one switch that reduces"
+    if len({len(box) for box in boxes(topology)}) > 1:
+        left = [name for name in left if kernels[name].algorithm != "tree"]
+    if not left and topology.intact and topology.intact.reducer is not None and topology.reducer is None:
         raise cut_off(topology, "not all chips reach the switch that reduces")
     if not left:
-        rule = f"the algorithm '{wanted}' of {collective} needs all chips on one switch that reduces"
+        rule = f"the algorithm '{wanted}' of {collective} needs {needed}"
         others = ", ".join(name for name in names(collective) if name != wanted)
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {others}")
     if len(left) == 1 or topology.chips == 1:

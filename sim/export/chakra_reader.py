@@ -14,6 +14,7 @@ from sim.errors import InputError
 from sim.export.attributes import Value, read_attribute
 from sim.export.chakra import Node, NodeType
 from sim.export.wire import BYTES, VARINT, elements, fields, read_varint
+from sim.terminal import printable
 
 _ID, _NAME, _TYPE, _CTRL_DEPS, _DATA_DEPS, _DURATION, _INPUTS, _ATTRIBUTE = 1, 2, 3, 4, 5, 7, 8, 10
 _VALUES, _TYPES = 1, 3
@@ -94,15 +95,6 @@ def _node(message: bytes) -> Node:
         numbers[_DURATION],
         attributes,
         values,
-    )
-
-
-def printable(text: str) -> str:
-    """Returns the text without what moves a terminal's cursor or changes its colours."""
-    return (
-        text
-        if text.isprintable()
-        else "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     )
 
 

@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sim.errors import InputError
-from sim.load.places import Path_
+from sim.load.places import Path_, place_of
 from sim.load.problems import translate
 from sim.load.references import REFERENCES, data_root, expand, find, shipped
 from sim.load.settings import apply
 from sim.load.yaml_text import shown
 from sim.specs import FILE_KINDS, AnySuite, Model, PerturbSpec, Scenario, Strict, TopologySpec
+from sim.terminal import CONTROL
 
 __all__ = [
     "REFERENCES",
@@ -27,6 +28,7 @@ __all__ = [
     "place",
     "scenario",
     "shipped",
+    "source",
     "suite",
     "topology_spec",
 ]
@@ -95,6 +97,17 @@ def perturb(settings: Sequence[str]) -> PerturbSpec | None:
         raise translate("scenario", error, raw, origins, settings) from None
 
 
+def source(name: str) -> str | None:
+    """The scenario file of a shipped name or a path, as results name it; None for what is no regular file.
+
+    A shipped file is named as seen from the data root, any other by its absolute path. Raises InputError.
+    """
+    found, root = path("scenario", name).resolve(), data_root().resolve()
+    if not found.is_file():
+        return None
+    return str(found.relative_to(root) if found.is_relative_to(root) else found)
+
+
 def path(kind: str, name: str) -> Path:
     """The file of a shipped name or a path. Raises InputError."""
     return find(kind, name, "", Path())
@@ -109,9 +122,11 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
         raw.pop("reference", None)  # what was published was measured in the file's experiment
     _forget_parameters(raw, origins)
     try:
-        return _adapter(kind).validate_python(raw)
+        result = _adapter(kind).validate_python(raw)
     except ValidationError as error:
         raise translate(kind, error, raw, origins, settings) from None
+    _refuse_control_characters(raw, origins)
+    return result
 
 
 def _forget_parameters(raw: dict[str, Any], origins: Mapping[Path_, str]) -> None:
@@ -119,6 +134,19 @@ def _forget_parameters(raw: dict[str, Any], origins: Mapping[Path_, str]) -> Non
     changed = any(("model", name) in origins for name in _DIMENSIONS)
     if changed and ("model", "nominal_parameters") not in origins:
         raw["model"].pop("nominal_parameters", None)
+
+
+def _refuse_control_characters(raw: Any, origins: Mapping[Path_, str]) -> None:
+    """Raises InputError for text, of a key or a value, that a terminal would obey instead of showing it."""
+    todo: list[tuple[Path_, Any]] = [((), raw)]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, dict):
+            todo += [entry for key, own in value.items() for entry in ((path, key), ((*path, key), own))]
+        elif isinstance(value, list):
+            todo += [((*path, i), own) for i, own in enumerate(value)]
+        elif isinstance(value, str) and CONTROL.search(value):
+            raise InputError("text must have no control characters", where=place_of(path, origins), got=value)
 
 
 @functools.cache

@@ -31,6 +31,7 @@ _RULES = {
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
+    "string_too_long": "must have no more than {max_length} characters",
     "too_short": "must have {min_length} or more entries",
     "too_long": "must have no more than {max_length} entries",
 }
@@ -85,6 +86,8 @@ def translate(
                 hint = "write it without quotes"
             elif isinstance(error_of := context.get("error"), InputError):
                 hint = error_of.hint
+    if first["loc"][-1:] == ("[key]",):  # a key stands in the file of its mapping, its value perhaps in another
+        return InputError(rule, where=f"{place_of(path[:-1], origins)}.{path[-1]}", got=got, hint=hint)
     return InputError(rule, where=place_of(at, origins, len(at) - len(path)), got=got, hint=hint)
 
 

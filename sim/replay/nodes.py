@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sim.errors import InputError
 from sim.export.attributes import Value
 from sim.export.chakra import Node
-from sim.export.chakra_reader import printable
+from sim.terminal import printable
 
 Key = tuple[int, int]
 """(rank, id) of a node."""

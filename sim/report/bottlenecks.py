@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.report.critical_path import Share, Shares
 from sim.report.what_if import WhatIf
+from sim.terminal import plain_console
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
@@ -34,10 +35,9 @@ class Bottlenecks:
 def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None:
     """Print the tables on `console` (default: standard output)."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = console or Console(highlight=False, markup=False)  # names of traces may look like markup
+    console = console or plain_console()
     for each in found:
         step_s = each.shares.step_ps / 1e12
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.report.critical_path import Share, Shares
+from sim.terminal import plain_console, styled
 from sim.units import PS_PER_S, format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -164,12 +165,10 @@ def flattened(data: Any, prefix: str = "") -> dict[str, Any]:
 def render(comparison: Comparison, console: Console | None = None) -> None:
     """Print the comparison on `console` (default: standard output)."""
     from rich import box
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = console or Console(highlight=False)
-    console.print(f"A: [bold]{escape(comparison.before)}[/]\nB: [bold]{escape(comparison.after)}[/]")
+    console = console or plain_console()
+    console.print(styled("A: ", (comparison.before, "bold"), "\nB: ", (comparison.after, "bold")))
     console.print(comparison.summary)
     for phase in comparison.phases:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
@@ -192,7 +191,7 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     for title in ("A", "B"):
         table.add_column(title, overflow="fold")
     for field in comparison.fields[:_FIELDS]:
-        table.add_row(escape(field.name), escape(field.before), escape(field.after))
+        table.add_row(field.name, field.before, field.after)
     console.print()
     console.print(table)
     if len(comparison.fields) > _FIELDS:

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from sim.terminal import plain_console, styled
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 FORMULA = "The paper's formula"
 
@@ -161,10 +163,9 @@ def bars(models: Iterable[Model]) -> Iterator[Bar]:
 def render(explanations: Sequence[Explanation], console: Console | None = None) -> None:
     """Print a table per explanation on `console` (default: standard output)."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = console or Console(highlight=False)
+    console = console or plain_console()
     reasons = console.width >= _WIDE
     for each in explanations:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
@@ -182,23 +183,28 @@ def render(explanations: Sequence[Explanation], console: Console | None = None) 
         console.print(table)
 
 
-def _rows(each: Explanation) -> Iterator[tuple[str, ...] | None]:
+def _rows(each: Explanation) -> Iterator[tuple[str | Text, ...] | None]:
     """Cells of each row, None for a rule."""
     done = 0
     for group, members in each.groups:
         total = sum(bar.seconds for bar in members)
-        yield f"[bold]{group}[/]", f"[bold]{each.time(total, '+')}[/]", "", f"[bold]{each.share(total, '+')}[/]", ""
+        yield _bold(group), _bold(each.time(total, "+")), "", _bold(each.share(total, "+")), ""
         for bar in members:
             value = each.time(bar.seconds, "+")
-            if bar.group != each.words.group and not value.startswith("0 "):
-                value = f"[{'red' if bar.seconds > 0 else 'blue'}]{value}[/]"
-            yield f"  {bar.name}", value, each.time(bar.running_s), each.share(bar.seconds, "+"), f"[dim]{bar.why}[/]"
+            has_colour = bar.group != each.words.group and not value.startswith("0 ")
+            effect = styled((value, "red" if bar.seconds > 0 else "blue")) if has_colour else value
+            why = styled((bar.why, "dim"))
+            yield f"  {bar.name}", effect, each.time(bar.running_s), each.share(bar.seconds, "+"), why
         yield None
         done += len(members)
         if done == each.ideal_at:
-            yield f"[bold]{each.words.ideal.lower()}[/]", "", each.time(each.ideal_s), each.share(each.ideal_s), ""
+            yield _bold(each.words.ideal.lower()), "", each.time(each.ideal_s), each.share(each.ideal_s), ""
             yield None
-    yield "[bold]simulated[/]", "", f"[bold]{each.time(each.step_s)}[/]", each.share(each.step_s), ""
+    yield _bold("simulated"), "", _bold(each.time(each.step_s)), each.share(each.step_s), ""
     if each.published_s is not None:
         off = f"simulated is {each.step_s / each.published_s - 1:+.1%}"
         yield "published", "", each.time(each.published_s), each.share(each.published_s), off
+
+
+def _bold(text: str) -> Text:
+    return styled((text, "bold"))

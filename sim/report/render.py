@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sim.report import text
 from sim.report.headline import brief
 from sim.report.report import Report
+from sim.terminal import plain_console, styled
 from sim.units import format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -21,14 +22,13 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     Args:
         engine: tasks simulated in all, and the wall-clock time that took, s.
     """
-    from rich.console import Console
-
-    console = console or Console(highlight=False)
+    console = console or plain_console()
     some = report.layers_simulated < report.layers
     layers = f"{report.layers_simulated} of {report.layers} layers" if some else format_count(report.layers, "layer")
     chips = format_count(report.chips, "chip")
-    console.print(f"[bold]{report.scenario}[/] on {report.machine}, {chips}, {layers}")
-    console.print("  ".join(f"{label} [bold]{value}[/]" for label, value in brief(report)))
+    console.print(styled((report.scenario, "bold"), f" on {report.machine}, {chips}, {layers}"))
+    figures = [part for label, value in brief(report) for part in (f"  {label} ", (value, "bold"))]
+    console.print(styled(*figures)[2:])
     _print(text.overall(report), console)
     for name, phase in zip(("prefill", "decode"), report.phases, strict=False):
         console.print()
@@ -42,9 +42,9 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     if engine:
         tasks, wall_s = engine
         rate = f"{tasks / wall_s:,.0f} tasks/s" if wall_s else ""
-        console.print(f"[dim]engine: {tasks:,} tasks in {format_seconds(wall_s)}, {rate}[/]")
+        console.print(f"engine: {tasks:,} tasks in {format_seconds(wall_s)}, {rate}", style="dim")
         for shortcut in report.shortcuts:
-            console.print(f"[dim]engine: {shortcut}[/]")
+            console.print(f"engine: {shortcut}", style="dim")
 
 
 def _print(blocks: Iterable[text.Block], console: Console) -> None:
@@ -55,7 +55,7 @@ def _print(blocks: Iterable[text.Block], console: Console) -> None:
             if isinstance(part, text.Table):
                 console.print(_table(part))
             else:
-                console.print(part.text, style="bold red" if part.warns else None, markup=False)
+                console.print(part.text, style="bold red" if part.warns else None)
 
 
 def _table(part: text.Table) -> Table:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.specs import AnySuite, CollectiveSuite, GenerationSuite, RequestSuite, Tolerance
+from sim.terminal import plain_console, styled
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
@@ -198,16 +199,14 @@ def usual_form(suite: AnySuite) -> str:
 def render(validation: Validation, console: Console | None = None) -> None:
     """Print every case, the errors of each model, and whether the suite passes."""
     from rich import box
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = console or Console(highlight=False)
+    console = console or plain_console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     suite, tolerance = validation.suite, validation.suite.tolerance
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = escape(": ".join(filter(None, (suite.name, suite.description))))
+    table.title = ": ".join(filter(None, (suite.name, suite.description)))
     of_collectives = isinstance(suite, CollectiveSuite)
     of_halves = isinstance(suite, GenerationSuite | RequestSuite)
     usual = usual_form(suite)
@@ -216,7 +215,7 @@ def render(validation: Validation, console: Console | None = None) -> None:
         table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
     for outcome in validation.outcomes:
         table.add_row(
-            escape(outcome.case_id),
+            outcome.case_id,
             _value(outcome, outcome.published),
             _value(outcome, outcome.simulated),
             f"{outcome.error:+.1%}",
@@ -235,16 +234,17 @@ def render(validation: Validation, console: Console | None = None) -> None:
             console.print(f"{name:<26} {_errors(errors)}")
     if isinstance(suite, GenerationSuite):
         _speedups(validation, suite, console)
-    verdict = "[bold green]passes[/]" if validation.passes else "[bold red]misses[/]"
-    console.print(
-        f"{verdict} its tolerance: median {tolerance.median:.0%}, nine in ten {tolerance.nine_in_ten:.0%}, "
+    verdict = ("passes", "bold green") if validation.passes else ("misses", "bold red")
+    said = (
+        f" its tolerance: median {tolerance.median:.0%}, nine in ten {tolerance.nine_in_ten:.0%}, "
         f"worst {tolerance.worst:.0%}, of {validation.simulated.cases} gated cases"
     )
+    console.print(styled(verdict, said))
     for reason in dict.fromkeys(outcome.not_gated for outcome in validation.outcomes if outcome.not_gated):
         ids = [outcome.case_id for outcome in validation.outcomes if outcome.not_gated == reason]
         more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
         named = ", ".join(ids[:_NAMED]) + more
-        console.print(f"[dim]not gated: {escape(f'{named}: {reason}')}[/]")
+        console.print(f"not gated: {named}: {reason}", style="dim")
 
 
 def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:

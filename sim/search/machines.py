@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sim import load
 from sim.errors import InputError
 from sim.specs import TopologySpec, TorusSpec, chips_of
+from sim.topology import build
 
 Counts = tuple[tuple[int, int], ...]
 """Numbers of chips as ranges, both ends included; one number is a range of itself."""
@@ -62,6 +63,7 @@ def machines(topologies: Sequence[str], chips: Counts | None = None, settings: S
     for topology in topologies:
         own = [text.removeprefix("topology.") for text in settings if text.startswith("topology.")]
         spec = load.topology_spec(topology, own)
+        build(spec)  # a group of its GPUs may be wired where the machine is not
         names = family(topology) if chips and isinstance(spec, TorusSpec) else {topology: spec}
         every = [each for name, one in names.items() for each in _meshes(name, one)]
         if chips is not None:

@@ -26,5 +26,5 @@ TEXT_RULES = {
 }
 """Patterns in words."""
 
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 Count = Annotated[int, Field(gt=0, le=10**12)]

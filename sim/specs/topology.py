@@ -16,8 +16,8 @@ from sim.specs.nccl import NcclSpec
 from sim.specs.quantities import Duration, Sourced
 
 MAX_CHIPS = 2**16
-MAX_LINKS = 2**16
-"""Of a graph, parallel ones counted."""
+MAX_LINKS = 2**20
+"""Of a graph, parallel ones counted: more than a torus of as many chips has."""
 
 
 class AxisSpec(Strict):
@@ -91,8 +91,8 @@ class GraphSpec(_Machine):
     """An arbitrary graph: chips, switches and sockets as nodes, named link types as edges."""
 
     kind: Literal["graph"]
-    nodes: Annotated[dict[str, Literal["chip", "switch", "socket", "multicast"]], Field(min_length=1)]
-    link_types: Annotated[dict[str, LinkSpec], Field(min_length=1)]
+    nodes: Annotated[dict[Name, Literal["chip", "switch", "socket", "multicast"]], Field(min_length=1)]
+    link_types: Annotated[dict[Name, LinkSpec], Field(min_length=1)]
     links: list[EdgeSpec]
     nccl: NcclSpec | None = None
     """With it collectives run as NCCL would choose, unless an algorithm is named."""
@@ -114,8 +114,16 @@ class GraphSpec(_Machine):
             if edge.link not in self.link_types:
                 hint = suggest(edge.link, self.link_types)
                 raise wrong("links", i, "link", rule="must be one of the link_types", got=edge.link, hint=hint)
-        if "chip" not in self.nodes.values():
-            raise wrong("nodes", rule="at least one node must be a chip")
+        return self
+
+    @model_validator(mode="after")
+    def _size_fits(self) -> Self:
+        chips = chips_of(self)
+        if not 1 <= chips <= MAX_CHIPS:
+            raise wrong("nodes", rule=f"a machine has 1 to {MAX_CHIPS} nodes that are a chip", got=chips)
+        multicasting = [name for name, kind in self.nodes.items() if kind == "multicast"]
+        if len(multicasting) > 1:
+            raise wrong("nodes", rule="at most one node may be 'multicast'", got=multicasting)
         return self
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from sim import units
 from sim.closed_form import pope
-from sim.errors import InputError, printable, suggest
+from sim.errors import InputError, suggest
 from sim.report.report import HALVES, PAPER
 from sim.specs import TENSOR_PARALLEL, FigureSpec, Model, Scenario, TorusSpec
 from sim.sweep.points import label
 from sim.sweep.published import published
 from sim.sweep.quantities import RATES, Y, words
 from sim.sweep.rows import Row
+from sim.terminal import printable
 
 if TYPE_CHECKING:
     from sim.plots.figure import Chart, Line

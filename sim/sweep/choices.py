@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sim.sweep.rows import Row
+from sim.terminal import plain_console
 from sim.units import format_seconds
 
 
 def render(title: str, rows: Mapping[str, Row]) -> None:
     """Print what was chosen in each row, and its figures."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, 160)
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim.errors import InputError, printable
+from sim.errors import InputError
 from sim.specs import Scenario
+from sim.terminal import printable
 
 MOST_POINTS = 100_000
 """Hours on one processor, and more than a figure shows."""

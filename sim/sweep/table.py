@@ -12,11 +12,13 @@ from sim.sweep.chart import line_of, x_of
 from sim.sweep.published import published
 from sim.sweep.quantities import Y, words
 from sim.sweep.rows import Outcome, Row
+from sim.terminal import plain_console, styled
 from sim.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 _WIDTH = 120
 """Characters where there is no terminal."""
@@ -26,16 +28,14 @@ def render(
     rows: Iterable[Row], axes: Sequence[str], figure: FigureSpec | None = None, console: Console | None = None
 ) -> None:
     """Print a table of the values on the last axis per combination of the others (default: on standard output)."""
-    from rich.console import Console
-    from rich.markup import escape
 
-    console = console or Console(highlight=False)
+    console = console or plain_console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     beside = {(line, x): y for line, points in (published(figure) if figure else {}).items() for x, y in points}
     for outer, group in itertools.groupby(rows, key=lambda row: [_chosen(axis, row) for axis in axes[:-1]]):
         if outer:
-            console.print(f"[bold]{escape(', '.join(outer))}[/]")
+            console.print(styled((", ".join(outer), "bold")))
         console.print(_table(list(group), axes[-1], figure, beside))
         console.print()
 
@@ -50,7 +50,7 @@ class _Column:
     """One figure of an outcome; empty where it has none."""
 
     title: str
-    text: Callable[[Outcome], str]
+    text: Callable[[Outcome], str | Text]
 
 
 def _shown(rows: Sequence[Row]) -> list[_Column]:
@@ -62,7 +62,7 @@ def _shown(rows: Sequence[Row]) -> list[_Column]:
         _Column("tokens/s", lambda out: _rate(out.simulated.tokens_per_s)),
         _Column("MFU", lambda out: f"{out.simulated.mfu:.1%}"),
         _Column("exposed", lambda out: f"{out.exposed:.1%}"),
-        _Column("fits", lambda out: "yes" if out.fits else "[bold red]no[/]"),
+        _Column("fits", lambda out: "yes" if out.fits else styled(("no", "bold red"))),
         _Column("requests/s", lambda out: f"{out.pipeline.requests_per_s:.4g}" if out.pipeline else ""),
         _Column("bubbles", lambda out: f"{out.pipeline.bubble:.1%}" if out.pipeline else ""),
         _Column("stall", lambda out: format_seconds(out.pool.stall_s) if out.pool else ""),
@@ -81,7 +81,6 @@ def _table(
 ) -> Table:
     """One line per row: the choice, simulated figures, the usual closed form, the figure's published point."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
@@ -96,7 +95,7 @@ def _table(
         cells = [column.text(row.outcome) if row.outcome else "" for column in columns]
         if beside and figure:
             cells += _published(row, figure, beside)
-        made.add_row(escape(row.choices[axis]), *cells, *([escape(row.error or "")] if failed else []))
+        made.add_row(row.choices[axis], *cells, *([row.error or ""] if failed else []))
     return made
 
 

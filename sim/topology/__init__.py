@@ -9,6 +9,7 @@ from sim.specs import SwitchSpec, TopologySpec, TorusSpec
 from sim.topology import graph, switch, torus
 from sim.topology.chip import Chip
 from sim.topology.graph import Axis, Link, Topology
+from sim.topology.ports import check_ports
 
 __all__ = ["Axis", "Chip", "Link", "Topology", "build"]
 
@@ -17,7 +18,7 @@ def build(spec: TopologySpec) -> Topology:
     """The machine a file describes.
 
     Raises:
-        InputError: a machine that cannot be wired, such as a graph in two pieces.
+        InputError: a machine that cannot be wired, such as a graph in two pieces, or that lacks a link it needs.
     """
     return _build(_Known(f"{spec.kind} {spec.model_dump_json()}", spec))
 
@@ -36,4 +37,6 @@ def _build(known: _Known) -> Topology:
         return torus.build(known.spec)
     if isinstance(known.spec, SwitchSpec):
         return switch.build(known.spec)
-    return graph.build(known.spec)
+    built = graph.build(known.spec)
+    check_ports(known.spec, built)
+    return built

@@ -103,6 +103,8 @@ class Topology:
     """Whether switches add up and multicast."""
     multicast: int | None = None
     """Node of a switch that only adds up and multicasts: no message from chip to chip takes its links."""
+    reducer: int | None = None
+    """Node that adds up and multicasts and has a link to every chip; None where there is none that has."""
     vertex_transitive: bool = False
     """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
     failed: frozenset[int] = frozenset()
@@ -220,22 +222,17 @@ def _without(whole: Topology, failed: frozenset[int]) -> Topology:
     along = {whole.links[link].axis for link in failed}
     if whole.kind == "graph":
         failed |= _back(whole, failed)
+    all_reach = not any(whole.reducer in (whole.links[link].src, whole.links[link].dst) for link in failed)
     return replace(
         whole,
         axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in whole.axes),
         route_of=shortest if whole.kind == "torus" else whole.route_of,
         vertex_transitive=False,
-        reduces=whole.reduces and not any(_reducer(whole) in (whole.links[i].src, whole.links[i].dst) for i in failed),
+        reduces=whole.reduces and (whole.reducer is None or all_reach),
+        reducer=whole.reducer if all_reach else None,
         failed=failed,
         intact=whole.intact or whole,
     )
-
-
-def _reducer(whole: Topology) -> int:
-    """The switch that adds up and multicasts, -1 where a single chip has none."""
-    if whole.multicast is not None:
-        return whole.multicast
-    return whole.links[whole.route(0, 1)[0]].dst if whole.chips > 1 else -1
 
 
 def effective(spec: LinkSpec) -> tuple[float, float]:
@@ -277,10 +274,23 @@ def build(spec: GraphSpec) -> Topology:
         nccl=spec.nccl,
         reduces=spec.reduces or "multicast" in spec.nodes.values(),
         multicast=next((number[name] for name, kind in spec.nodes.items() if kind == "multicast"), None),
+        reducer=_reducer(spec, number),
     )
     for chip in range(1, len(chips)):
         topology.route(0, chip)  # every link has a reverse, so reaching all chips from one is enough
     return topology
+
+
+def _reducer(spec: GraphSpec, number: Mapping[str, int]) -> int | None:
+    """The node that only multicasts, or a switch that adds up and has a link to every chip."""
+    linked: dict[str, set[str]] = {name: set() for name in spec.nodes}
+    for edge in spec.links:
+        for node, other in (edge.between, reversed(edge.between)):
+            linked[node].add(other)
+    chips = {name for name, kind in spec.nodes.items() if kind == "chip"}
+    wanted = "multicast" if "multicast" in spec.nodes.values() else "switch" if spec.reduces else ""
+    found = (number[name] for name, kind in spec.nodes.items() if kind == wanted and chips <= linked[name])
+    return next(found, None)
 
 
 def to_networkx(topology: Topology) -> nx.MultiDiGraph[str]:

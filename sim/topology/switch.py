@@ -36,6 +36,7 @@ def build(spec: SwitchSpec) -> Topology:
         vertex_transitive=True,
         nccl=spec.nccl,
         reduces=spec.reduces,
+        reducer=spec.chips if spec.reduces else None,
     )
 
 

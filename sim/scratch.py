@@ -1,0 +1,103 @@
+"""Folders in which results are written before they take their place, and what killed processes have left of them.
+
+A folder that is being written is locked by its process. The lock ends with the process, however that ends, so a folder
+without a lock is a leftover. It is removed when the next results are written beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_SUFFIX = ".writing"
+_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}")
+_LONGEST_NAME = 200
+"""Characters of the name that a scratch folder repeats: file systems allow 255 with what is added."""
+
+
+@contextmanager
+def scratch(parent: Path, name: str) -> Iterator[Path]:
+    """A locked folder in `parent` in which results of that name are written; what is left in it at the end is removed.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    _remove_leftovers(parent)
+    folder, lock = _locked(parent, name)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a scratch folder in the place of `folder`; stopped at any point, one of the two is left whole."""
+    old = _set_aside(fresh)
+    try:
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+    finally:
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _set_aside(fresh: Path) -> Path:
+    """Where the earlier results are for the moment in which a scratch folder takes their place."""
+    return fresh.with_name(f"{fresh.name}.old")
+
+
+def _locked(parent: Path, name: str) -> tuple[Path, int | None]:
+    """A new folder and its lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{name[:_LONGEST_NAME]}.", suffix=_SUFFIX, dir=parent))
+        lock = _lock(folder, wait=True)
+        if folder.exists():  # another process may have taken it for a leftover before it was locked
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """A lock on a folder, which ends with this process; None where another has it, or the file system has no locks."""
+    if sys.platform == "win32":
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove scratch folders of processes that have ended; earlier results that one had set aside go back."""
+    for path in sorted(parent.iterdir()):
+        match = _LEFTOVER.fullmatch(path.name)
+        lock = _lock(path, wait=False) if match else None
+        if match is None or lock is None:
+            continue
+        old, folder = _set_aside(path), parent / match["name"]
+        with suppress(OSError):
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(lock)
+    for path in parent.glob(f".*{_SUFFIX}.old"):
+        if not path.with_suffix("").exists():  # the new results are in place
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,34 @@
+"""What a graph needs so that a node of it can add up and multicast: a link to every chip of a box."""
+
+from __future__ import annotations
+
+from sim.errors import InputError
+from sim.specs import GraphSpec
+from sim.topology.graph import Topology
+from sim.topology.rings import boxes
+
+
+def check_ports(spec: GraphSpec, topology: Topology) -> None:
+    """Check that what adds up in a box has a link to every chip of it.
+
+    Raises:
+        InputError: a chip has none.
+    """
+    if not topology.reduces or topology.reducer is not None:
+        return
+    wanted = "switch" if topology.multicast is None else "multicast"
+    linked = {frozenset(edge.between) for edge in spec.links}
+    for box in boxes(topology) if wanted == "switch" else [range(topology.chips)]:
+        without = {
+            node: [topology.nodes[chip] for chip in box if frozenset((node, topology.nodes[chip])) not in linked]
+            for node, kind in spec.nodes.items()
+            if kind == wanted
+        }
+        if len(box) == 1 or not all(without.values() or [True]):
+            continue
+        where = f"{topology.name}: links"
+        if not without:
+            raise InputError("'reduces' requires a switch in every box", where=where, hint="leave 'reduces' out")
+        node, chips = min(without.items(), key=lambda each: len(each[1]))
+        rule = f"{node} must have a link to every chip of its box"
+        raise InputError(rule, where=where, got=f"none to {', '.join(chips)}", hint="it adds up what all chips send")
