@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def cases(name: str) -> dict[str, Case]:
             if missing:
                 raise InputError(f"column '{missing[0]}' is missing", where=name)
             return {row["case_id"]: row for row in reader}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError("must be a CSV file in UTF-8", got=name) from error
 
 
@@ -87,13 +88,24 @@ def published(figure: FigureSpec) -> dict[str, list[tuple[float, float]]]:
     return points
 
 
+def _number(case: Case, column: str) -> float:
+    """A number of 0 or more. Raises InputError."""
+    try:
+        number = float(case[column])
+    except (TypeError, ValueError):  # a row that ends early has None
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise InputError(f"column '{column}' must be a number", got=case[column])
+    return number
+
+
 def x_of(case: Case, x: str) -> float:
     """Where a case stands on the x axis. Raises InputError."""
     if x == "tokens":
-        return float(case["batch"]) * (float(case["input_tokens"]) or 1)
+        return _number(case, "batch") * (_number(case, "input_tokens") or 1)
     if x not in _X:
         raise InputError("published points have no such x", got=x, hint=suggest(x, ("tokens", *_X)))
-    return float(case[_X[x]])
+    return _number(case, _X[x])
 
 
 def y_of(case: Case, y: str) -> float:
@@ -102,14 +114,20 @@ def y_of(case: Case, y: str) -> float:
     Raises:
         InputError: the case measures something else.
     """
-    metric, phase, value = case["metric"], case["phase"], float(case["value"])
-    steps = float(case["generated_tokens"]) or 1  # one of a prefill and of `decode_step`
-    tokens = float(case["batch"]) * (steps if phase.startswith("decode") else float(case["input_tokens"]))
+    metric, phase, value = case["metric"], case["phase"], _number(case, "value")
+    steps = _number(case, "generated_tokens") or 1  # one of a prefill and of `decode_step`
+    tokens = _number(case, "batch") * (steps if phase.startswith("decode") else _number(case, "input_tokens"))
+    if not value or not tokens:
+        raise InputError("a case must have a value and tokens above 0")
     values = {}
     if metric == "mfu":
         values["mfu"] = value
     elif metric == "latency_s":
-        values = {"step": value / steps, "tokens_per_s": tokens / value, "cost": float(case["chips"]) * value / tokens}
+        values = {
+            "step": value / steps,
+            "tokens_per_s": tokens / value,
+            "cost": _number(case, "chips") * value / tokens,
+        }
         if phase != "decode_step":
             values["latency"] = value
         values["ttft" if phase == "prefill" else "tpot"] = value / steps
