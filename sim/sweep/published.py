@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping
-from math import inf, nan
 from pathlib import Path
 
 from sim import load
@@ -57,7 +57,7 @@ def cases(name: str) -> dict[str, Case]:
             if missing:
                 raise InputError(f"column '{missing[0]}' is missing", where=name)
             return {row["case_id"]: row for row in reader}
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError("must be a CSV file in UTF-8", got=name) from error
 
 
@@ -133,7 +133,7 @@ def _number(case: Case, column: str) -> float:
     try:
         value = float(case[column])
     except (TypeError, ValueError):
-        value = nan
-    if not 0 < value < inf:
+        value = math.nan
+    if not 0 < value < math.inf:
         raise InputError(f"column '{column}' must be a number above 0", got=case[column])
     return value
