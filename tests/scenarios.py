@@ -1,4 +1,4 @@
-"""Random valid scenarios of small models, from every shipped chip, machine and choice of a layout."""
+"""Random scenarios of small models, from every shipped chip and choice of a layout, most of them valid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 LINK = {"name": "link", "bandwidth": "5 GB/s", "latency": "1 us", "efficiency": 0.9}
 _PLAIN = 0.85
-"""Share of scenarios that leave a choice at its default, so that many scenarios leave most of them."""
+"""Share of scenarios that leave a choice at its default, so that many leave most choices there."""
 
 
 def chip(name: str) -> dict[str, Any]:
