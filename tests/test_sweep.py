@@ -213,7 +213,7 @@ def test_no_label_is_a_formula_for_a_spreadsheet_or_mathematics_for_a_figure(tmp
 
     base = load.scenario("llama3_70b_tp8_standard", settings)
     planned = points.points(base, settings)
-    record = Record(path, base, ["=axis"], planned)
+    record = Record(path, base, planned, None)
     text = path.read_text("utf-8")
     path.write_text(text[: text.rindex("\n", 0, -1) + 1], "utf-8")  # the last row was not written
     found = record.interrupted()

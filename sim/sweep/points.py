@@ -82,7 +82,7 @@ def label(value: Any) -> str:
     """A swept value in words: text as it prints, a mapping as `key=value, ...`, anything else as in the file."""
     if isinstance(value, dict):
         return ", ".join(f"{label(key)}={label(part)}" for key, part in value.items())
-    return printable(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return " ".join(printable(value).split()) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _options(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
