@@ -80,7 +80,7 @@ def bottlenecks(folder: Path, run: Run) -> tuple[Bottlenecks, ...] | None:
         phase = part.scenario.workload.phase
         if phase not in found:
             return None
-        own = shares(part.trace, part.topology, part.scenario.workload.activations)
+        own = shares(part.trace, part.topology)
         results = tuple(WhatIf(**each) for each in found[phase]["what_if"])
         result.append(Bottlenecks(phase, part.span, own, results))
     return tuple(result)

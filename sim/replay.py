@@ -18,7 +18,7 @@ import numpy as np
 from sim import units
 from sim.collectives import algorithm_of, schedule
 from sim.collectives.emit import emit
-from sim.costs import Work, roofline_s
+from sim.costs import Work, cost, launch_columns
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.export.chakra import COLLECTIVES, Node, NodeType, read
@@ -53,7 +53,7 @@ def program_of(ranks: Sequence[Sequence[Node]], topology: Topology) -> Program:
 def replayed(program: Program, topology: Topology) -> Bottlenecks:
     """The critical path of a replayed program, and what would shorten it."""
     trace = simulate(program)
-    found = shares(trace, topology, next(iter(topology.chip.peak_flops)))
+    found = shares(trace, topology)
     return Bottlenecks("replayed", "the replayed traces", found, what_if(trace, topology, found))
 
 
@@ -151,17 +151,17 @@ class _Replay:
         elif node.type == NodeType.COMP:
             work = Work(float(_number(node, "num_ops")), float(_number(node, "tensor_size")))
             dtype = next(iter(self.topology.chip.peak_flops))
-            busy_ps = node.duration_us * 1_000_000 or units.to_ps(roofline_s(self.topology.chip, work, dtype))
+            roofline_ps = units.to_ps(cost(self.topology.chip, work, dtype).roofline_s)
+            columns = launch_columns(self.topology.chip, work, dtype)
+            columns["busy_ps"] = node.duration_us * 1_000_000 or roofline_ps
             here = np.array([chip])
             self.made[key] = self.builder.add(
                 node.name,
                 Kind.COMPUTE,
                 chip,
-                busy_ps=busy_ps,
                 resource=here,
                 deps=after,
-                bytes=work.bytes,
-                flops=work.flops,
+                **columns,
             )
         else:  # what is received is there; memory and metadata nodes take no time of their own
             arrived = [self.made[self.message[key]]] if key in self.message else []
@@ -190,6 +190,8 @@ class _Replay:
             peer=_number(node, "comm_dst") if node.type == NodeType.COMM_SEND else -1,
             bytes=_number(node, "comm_size" if sends else "tensor_size"),
             flops=_number(node, "num_ops"),
+            compute_ps=_number(node, "compute_ps"),
+            memory_ps=_number(node, "memory_ps"),
             slows=self.resource[slows] if slows else -1,
             slow_ppm=_number(node, "slow_ppm"),
         )

@@ -174,7 +174,7 @@ def bottlenecks(
     """
     found = []
     for part in result.passes:
-        own = shares(part.trace, part.topology, part.scenario.workload.activations)
+        own = shares(part.trace, part.topology)
         results = what_if(part.trace, part.topology, own, progress, part.scenario.engine.kernel)
         found.append(Bottlenecks(part.scenario.workload.phase, part.span, own, results))
     return tuple(found)
@@ -190,13 +190,7 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     given = names or [run.scenario.name for run in runs]
     shown = [name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, given, strict=True)]
     latencies_s = [run.report.simulated.latency_s for run in runs]
-    paths = [
-        {
-            part.scenario.workload.phase: shares(part.trace, part.topology, part.scenario.workload.activations)
-            for part in run.passes
-        }
-        for run in runs
-    ]
+    paths = [{part.scenario.workload.phase: shares(part.trace, part.topology) for part in run.passes} for run in runs]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
     return side_by_side(shown, latencies_s, paths, spans, scenarios)

@@ -65,6 +65,10 @@ class Sharded:
                 return dim
         raise LayoutError(f"{self} has no dimension '{name}'")
 
+    def has(self, name: str) -> bool:
+        """True if it has a dimension of that letter."""
+        return any(dim.name == name for dim in self.dims)
+
     def ways(self, axes: Sequence[str]) -> int:
         """Number of chips along `axes` together."""
         lengths = dict(self.mesh)
@@ -193,6 +197,12 @@ def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
         rule = f"{_MEANING.get(dim, dim)} must be whole on every chip and a multiple of its {parts} parts"
         raise LayoutError(rule, got=whole.size, hint=f"({tensor})")
     dims = tuple(replace(d, size=d.size // parts) if d.name == dim else d for d in tensor.dims)
+    return replace(tensor, dims=dims)
+
+
+def chunks(tensor: Sharded, dim: str, count: int, of: int) -> Sharded:
+    """`count` of the `of` equal chunks that every shard is cut into along `dim`; all of a tensor without it."""
+    dims = tuple(replace(d, size=d.size // of * count) if d.name == dim else d for d in tensor.dims)
     return replace(tensor, dims=dims)
 
 

@@ -126,6 +126,8 @@ def nodes_of(program: Program, chips: int) -> list[list[Node]]:
             work: Attributes = {
                 "num_ops": round(float(program.flops[task])),
                 "tensor_size": round(float(program.bytes[task])),
+                "compute_ps": int(program.compute_ps[task]),
+                "memory_ps": int(program.memory_ps[task]),
             }
             ranks[chip[task]].append(Node(task, op, NodeType.COMP, tuple(deps), duration, common | work))
     return ranks

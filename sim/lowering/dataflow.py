@@ -13,9 +13,10 @@ from math import lcm
 
 from sim import sharding
 from sim.costs import Work
-from sim.looped import gathered_axes
+from sim.looped import chunks_of_pieces, gathered_axes
 from sim.lowering.emitter import Emitter, Placed
-from sim.lowering.loops import gathering_loop, loops, scattering_loop, weight_loop
+from sim.lowering.loops import gathering_loop, loop_form, loops, scattering_loop, weight_loop
+from sim.lowering.pieces import Gathered, column_pieces, gathered_pieces, scattered_pieces
 from sim.lowering.streams import Tasks
 from sim.lowering.work import AttentionWork, matmul_work, padded, sum_of_products
 from sim.partition import Axes, Partition
@@ -139,7 +140,7 @@ class Lowering:
 
     def matmul(self, x: Placed, weights: Sequence[Placed], name: str) -> tuple[Placed, ...]:
         results = [sharding.matmul(x.tensor, weight.tensor) for weight in weights]
-        done = self._multiply(name, [(x.tensor, weight) for weight in weights], results, x.after)
+        done = self._multiply(name, [(x.tensor, weights)], results, x.after)
         return tuple(Placed(t, done) for t in results)
 
     def mean_square(self, x: Placed, dim: str, name: str) -> Placed:
@@ -255,49 +256,54 @@ class Lowering:
         return Placed(result, self.to.compute(op, Work(0.0, sum(t.local_bytes for t in moved)), tasks))
 
     def _multiply(
-        self, name: str, pairs: Sequence[tuple[Sharded, Placed]], outputs: Sequence[Sharded], inputs: Tasks
+        self, name: str, factors: Sequence[tuple[Sharded, Sequence[Placed]]], outputs: Sequence[Sharded], inputs: Tasks
     ) -> Tasks:
         """A fused matmul, after or looped with the gathering of its weights."""
-        work = matmul_work([(x, weight.tensor) for x, weight in pairs], outputs)
-        gathered = [(x, weight.tensor, weight.stored) for x, weight in pairs if weight.stored]
-        if not gathered:
-            return self.to.compute(name, work, inputs)
-        axes = gathered_axes(*gathered[0])
-        stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
-        used_bytes = sum(used.local_bytes for _, used, _ in gathered)
+        used = [(x, [weight.tensor for weight in weights]) for x, weights in factors]
+        gathered = [(x, weight.tensor, weight.stored) for x, weights in factors for weight in weights if weight.stored]
+        axes = gathered_axes(*gathered[0]) if gathered else ()
         longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
+        if not longer:
+            return self.to.compute(name, matmul_work(used, outputs), inputs)
         if self.scenario.layout.overlap == "none" or not all(self.topology.axis(axis).ring for axis in longer):
+            used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             self.gather_buffer_bytes = max(self.gather_buffer_bytes, used_bytes)
             dtype = self.scenario.workload.weights
             arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", (), dtype)
-            return self.to.compute(name, work, (*inputs, *arrived))
+            return self.to.compute(name, matmul_work(used, outputs), (*inputs, *arrived))
+        stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
         self.gather_buffer_bytes = max(self.gather_buffer_bytes, 2 * stored_bytes)
-        return weight_loop(self.to, name, work, stored_bytes, longer, inputs)
+        ways = {dim: count for _, weight, stored in gathered for dim, count in _gathered_ways(weight, stored).items()}
+        pieces = Gathered(used, outputs, ways).pieces()
+        return weight_loop(self.to, name, pieces, stored_bytes, longer, inputs)
 
     # --- looped collective matmul ------------------------------------------------------------------------------------
 
     def all_gather_matmul(self, factors: Sequence[tuple[Placed, str, Placed]], axes: Axes, name: str) -> Placed:
         inputs = [value for value, _, _ in factors]
         if loops(self.to, axes):
-            gathered = [sharding.all_gather(value.tensor, dim, axes) for value, dim, _ in factors]
-            pairs = [(tensor, weight.tensor) for tensor, (_, _, weight) in zip(gathered, factors, strict=True)]
-            product = sum_of_products(name, pairs)
-            work, size = matmul_work(pairs, [product]), sum(tensor.local_bytes for tensor in gathered)
-            return Placed(product, gathering_loop(self.to, name, work, size, axes[0], _tasks(inputs)))
+            gathered = [
+                (sharding.all_gather(value.tensor, dim, axes), dim, weight.tensor) for value, dim, weight in factors
+            ]
+            product = sum_of_products(name, [(x, weight) for x, _, weight in gathered])
+            pieces = gathered_pieces(gathered, product, chunks_of_pieces(self.to.ways(axes), loop_form(self.to)))
+            size = sum(x.local_bytes for x, _, _ in gathered)
+            return Placed(product, gathering_loop(self.to, name, pieces, size, axes[0], _tasks(inputs)))
         whole = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
-        placed = [(value.tensor, weight) for value, (_, _, weight) in zip(whole, factors, strict=True)]
-        product = sum_of_products(name, [(x, weight.tensor) for x, weight in placed])
+        placed = [(value.tensor, [weight]) for value, (_, _, weight) in zip(whole, factors, strict=True)]
+        product = sum_of_products(name, [(x, weight.tensor) for x, (weight,) in placed])
         return Placed(product, self._multiply(name, placed, [product], _tasks(whole)))
 
     def matmul_reduce_scatter(
         self, x: Placed, weights: Sequence[tuple[Placed, str]], axes: Axes, name: str
     ) -> tuple[Placed, ...]:
         if loops(self.to, axes):
-            pairs = [(x.tensor, weight.tensor) for weight, _ in weights]
-            products = [sharding.matmul(*pair) for pair in pairs]
+            products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
-            work, size = matmul_work(pairs, products), sum(tensor.local_bytes for tensor in products)
-            done = scattering_loop(self.to, name, work, size, axes[0], x.after)
+            chunks = chunks_of_pieces(self.to.ways(axes), loop_form(self.to))[::-1]
+            pieces = scattered_pieces(x.tensor, [(weight.tensor, into) for weight, into in weights], chunks)
+            size = sum(tensor.local_bytes for tensor in products)
+            done = scattering_loop(self.to, name, pieces, size, axes[0], x.after)
             return tuple(Placed(t, done) for t in results)
         values = self.matmul(x, [weight for weight, _ in weights], name)
         return self.reduce_scatter(
@@ -308,20 +314,25 @@ class Lowering:
         if plus is None:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
-        work = matmul_work([(x.tensor, weight.tensor)], [result, plus.tensor])
+        work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor])
         return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
 
     def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str, total: str) -> Placed:
         product = sharding.matmul(x.tensor, weight.tensor)
         result = sharding.all_reduce(product, axes)
-        work = matmul_work([(x.tensor, weight.tensor)], [product])
         done: Tasks = ()
-        for _ in range(chunks):
-            piece = self.to.compute(name, work, x.after, 1 / chunks)
-            size = result.local_bytes / chunks
+        for work, part in column_pieces(x.tensor, weight.tensor, product, chunks):
+            piece = self.to.compute(name, work, x.after)
+            size = part.local_bytes
             done = (*done, *self.to.collective("all_reduce", axes, size, total, piece, result.dtype))
         return Placed(result, done)
 
 
 def _tasks(values: Sequence[Placed]) -> Tasks:
     return tuple(ids for value in values for ids in value.after)
+
+
+def _gathered_ways(used: Sharded, stored: Sharded) -> dict[str, int]:
+    """Chips over which each dimension of a weight is gathered."""
+    dims = zip(used.dims, stored.dims, strict=True)
+    return {now.name: stored.ways(dim.axes) // used.ways(now.axes) for now, dim in dims if dim.axes != now.axes}

@@ -10,9 +10,9 @@ import numpy as np
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import Emitted, emit
 from sim.collectives.schedule import Schedule
-from sim.costs import Work, duration_ps
+from sim.costs import Work, launch_columns
 from sim.lowering.streams import Streams, Tasks, shifted
 from sim.partition import Axes
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
@@ -49,18 +49,16 @@ class Emitter:
         self.streams = Streams(one=not scenario.own_stream)
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
-    def compute(self, op: str, work: Work, inputs: Tasks = (), share: float = 1.0) -> Tasks:
-        """One launch on every chip, of a share of the work; the tasks that end it."""
+    def compute(self, op: str, work: Work, inputs: Tasks = ()) -> Tasks:
+        """One launch on every chip; the tasks that end it."""
         waits = self.streams.waits("compute", inputs)
         ids = self.builder.add(
             op,
             Kind.COMPUTE,
             self.chips,
-            busy_ps=duration_ps(self.topology.chip, work, self.scenario.workload.activations, share),
             resource=self.chips,
             deps=(*waits, *self._launch(op)),
-            bytes=work.bytes * share,
-            flops=work.flops * share,
+            **launch_columns(self.topology.chip, work, self.scenario.workload.activations),
         )
         self.streams.put("compute", waits, (ids,))
         return (ids,)
@@ -72,15 +70,18 @@ class Emitter:
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
         waits = self.streams.waits("communication", inputs)
         op = self.label(kind, axes, name)
-        lost = self.topology.chip.channel_interference * (plan.timing.channels if plan.timing else 0)
-        after = (*waits, *self._launch(op))
-        slow_ppm = round(lost * FULL_PPM)
-        end = emit(self.builder, self.topology, plan, size, op, after, slow_ppm=slow_ppm, dtype=dtype).end
+        end = self.emit(plan, size, op, (*waits, *self._launch(op)), dtype).end
         self.streams.put("communication", waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if self.streams.one or not wait_ps:
             return (end,)
         return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
+
+    def emit(self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, needs: Ids | None = None) -> Emitted:
+        """The tasks of a collective, looped with a matmul or not, and what it takes from the chip's compute."""
+        channels = plan.timing.channels if plan.timing else 0
+        slow_ppm = round(self.topology.chip.channel_interference * channels * FULL_PPM)
+        return emit(self.builder, self.topology, plan, size, op, after, needs=needs, slow_ppm=slow_ppm, dtype=dtype)
 
     def _launch(self, op: str) -> Tasks:
         """The host's launches of an operation, one after the other, where no graph was captured."""

@@ -44,18 +44,30 @@ class AttentionWork:
         return (" scores", half), (" softmax", Work(0.0, 2 * in_memory)), (" values", half)
 
 
-def matmul_work(pairs: Sequence[tuple[Sharded, Sharded]], outputs: Sequence[Sharded]) -> Work:
-    """A fused matmul: each input, weight and output crosses HBM once."""
-    flops = sum(sharding.matmul_flops(x, weight) for x, weight in pairs)
-    inputs = {id(x): x for x, _ in pairs}.values()
-    moved = [*inputs, *(weight for _, weight in pairs), *outputs]
-    rows = max(prod(dim for dim, own in zip(x.local_shape, x.dims, strict=True) if own.name in "BL") for x, _ in pairs)
-    contracted = {dim.name for x, _ in pairs for dim in x.dims}
-    columns = sum(
-        prod(size for size, dim in zip(weight.local_shape, weight.dims, strict=True) if dim.name not in contracted)
-        for _, weight in pairs
+Factors = Sequence[tuple[Sharded, Sequence[Sharded]]]
+"""What a fused matmul multiplies: each input with each of its weights."""
+
+
+def matmul_work(factors: Factors, outputs: Sequence[Sharded], added: Sequence[Sharded] = ()) -> Work:
+    """A fused matmul: each input, weight and output crosses HBM once.
+
+    Args:
+        added: sums that are read as well, and added to the products before these are written.
+    """
+    flops = sum(sharding.matmul_flops(x, weight) for x, weights in factors for weight in weights)
+    read = [*(x for x, _ in factors), *(weight for _, weights in factors for weight in weights), *added]
+    return Work(
+        float(flops),
+        float(sum(tensor.local_bytes for tensor in (*read, *outputs))),
+        rows=max(_elements(x, rows=True) for x, _ in factors),
+        columns=sum(_elements(output, rows=False) for output in outputs),
     )
-    return Work(float(flops), float(sum(tensor.local_bytes for tensor in moved)), rows=rows, columns=columns)
+
+
+def _elements(tensor: Sharded, rows: bool) -> int:
+    """Rows of a matmul's input, or columns of its output: sequences and positions are rows."""
+    dims = zip(tensor.local_shape, tensor.dims, strict=True)
+    return prod(size for size, dim in dims if (dim.name in "BL") == rows)
 
 
 def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Sharded:

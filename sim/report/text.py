@@ -192,7 +192,7 @@ def _ops(report: Report) -> Table:
         costs = op.exposed_s if collective else op.time_s
         exposed = format_seconds(op.exposed_s) if collective else ""
         times = (format_seconds(op.time_s), exposed, f"{costs / report.chip_s:.1%}")
-        rows.append((op.op, f"{op.count:,}", *times, format_bytes(op.bytes)))
+        rows.append((op.op, f"{op.count:,}", *times, format_bytes(op.bytes), op.bound))
     exposed_s = simulated.exposed_communication_s
     sums = [
         ("compute", simulated.compute_s, "", simulated.compute_s),
@@ -201,11 +201,11 @@ def _ops(report: Report) -> Table:
         ("idle", simulated.idle_s, "", simulated.idle_s),
     ]
     totals = tuple(
-        (name, "", format_seconds(time_s), exposed, f"{costs / report.chip_s:.1%}", "")
+        (name, "", format_seconds(time_s), exposed, f"{costs / report.chip_s:.1%}", "", "")
         for name, time_s, exposed, costs in sums
     )
     title = f"{report.span} on chip {report.critical_chip}"
-    return Table((title, "count", "time", "exposed", "share", "bytes"), (tuple(rows), totals))
+    return Table((title, "count", "time", "exposed", "share", "bytes", "bound by"), (tuple(rows), totals))
 
 
 def _each(report: Report) -> Iterator[Line]:
