@@ -46,12 +46,17 @@ class Cost:
     @property
     def roofline_s(self) -> float:
         """Time without the overhead, s."""
-        return max(self.compute_s, self.memory_s) + self.beside * min(self.compute_s, self.memory_s)
+        return roofline_s(self.compute_s, self.memory_s, self.beside)
 
     @property
     def duration_ps(self) -> int:
         """Time of the launch, ps."""
         return units.to_ps(self.roofline_s) + units.to_ps(self.overhead_s)
+
+
+def roofline_s(compute_s: float, memory_s: float, beside: float) -> float:
+    """The longer of two times, and the share of the shorter that does not pass under it, s."""
+    return max(compute_s, memory_s) + beside * min(compute_s, memory_s)
 
 
 def matmul_rate(chip: Chip, dtype: str) -> float:

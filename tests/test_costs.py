@@ -3,19 +3,28 @@
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import yaml
 
 from sim import load
 from sim.collectives.loop import LoopForm
+from sim.costs import Work, cost
+from sim.explain.changes import changed
 from sim.lower import lower
 from sim.lowering.emitter import Emitter
 from sim.partition import LAYOUTS
+from sim.passes import lowered_pass, simulate_pass
 from sim.placement import machine
+from sim.plots import roofline
+from sim.program import Kind
+from sim.report.metrics import measure
+from sim.report.roofline import memory_bound
 
 ROOT = Path(__file__).parent.parent
 CHIPS = sorted(path.stem for path in (ROOT / "topologies" / "chips").glob("*.yaml"))
 FORMS = get_args(LoopForm)
+SCENARIOS = sorted(path.stem for path in (ROOT / "scenarios").glob("*.yaml"))
 LOOPS = "layout.overlap=collective_matmul"
 WORKLOADS = {
     "decode": {"phase": "decode", "batch": 64, "context": 128, "generate": 1},
@@ -152,3 +161,95 @@ def test_a_chunk_pays_for_the_whole_of_its_last_tile(monkeypatch):
     whole = launches(box("layout.overlap=none", *many), monkeypatch)["wo"]
     cut = launches(box("layout.overlap=chunked_matmul", "layout.chunks=7", *many), monkeypatch)["wo"]
     assert sum(ps for _, ps in cut) / whole[0][1] == pytest.approx(70 / 64, rel=1e-3)
+
+
+def shipped(name):
+    """The phases of a shipped scenario, with few layers."""
+    whole = load.scenario(name)
+    stages = whole.layout.mesh.pipeline
+    every = whole.memory_pool.offload_every if whole.memory_pool else 1
+    layers = [f"engine.layers={2 * stages * every}"]
+    if whole.pipeline and whole.pipeline.stages:
+        layers.append(f"layout.pipeline.stages={[2 * every] * stages}")
+    return load.scenario(name, layers).phases
+
+
+def busy_ps(scenario, faster):
+    """Duration of every task where what `faster` names has twice the rate, without the overhead of operations."""
+    chip = scenario.topology.chip
+    peak = {name: rate.model_copy(update={"value": 2 * rate.value}) for name, rate in chip.peak.items()}
+    rates = {
+        "compute": {"peak": peak},
+        "memory": {
+            name: 2 * getattr(chip, name).value for name in ("hbm_bandwidth", "l2_bandwidth") if getattr(chip, name)
+        },
+        "nothing": {},
+    }
+    settings = {f"topology.chip.{name}": value for name, value in rates[faster].items()}
+    return lowered_pass(changed(scenario, settings))[1].program.busy_ps
+
+
+def assert_labels_follow(scenario):
+    """What is labelled memory-bound gains more from twice the memory bandwidth than from twice the FLOP rate.
+
+    Times are rounded to picoseconds.
+    """
+    program = lowered_pass(scenario)[1].program
+    compute = program.kind == Kind.COMPUTE
+    own = busy_ps(scenario, "nothing")
+    by_memory, by_flops = own - busy_ps(scenario, "memory"), own - busy_ps(scenario, "compute")
+    slow = memory_bound(program)
+    assert slow[compute & (by_memory > by_flops + 2)].all()
+    assert not slow[compute & (by_flops > by_memory + 2)].any()
+    assert not slow[~compute].any()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_labels_of_every_shipped_scenario_follow_the_costs(name):
+    for scenario in shipped(name):
+        assert_labels_follow(scenario)
+
+
+@pytest.mark.parametrize("kv_heads", ["shared", "expanded"])
+@pytest.mark.parametrize("chip", CHIPS)
+def test_labels_of_every_chip_follow_the_costs(chip, kv_heads):
+    """From one row, which is streamed, to many, whose tiles are not full: the limit changes where the costs say."""
+    for batch in (1, 2, 65, 129, 150, 200, 257, 300, 400):
+        workload = f"workload={WORKLOADS['decode'] | formats(chip) | {'batch': batch}}"
+        assert_labels_follow(box(workload, f"layout.kv_heads={kv_heads}", chip=chip))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
+    """Where all its launches have one limit, and nothing slows them, their parts also make up its time."""
+    for scenario in shipped(name):
+        found, chip = simulate_pass(scenario), scenario.topology.chip
+        program = found.trace.program
+        bounds = {}
+        for op, slow in zip(program.op.tolist(), memory_bound(program).tolist(), strict=True):
+            bounds.setdefault(program.op_names[op], set()).add("memory" if slow else "compute")
+        table = {op.op: op for op in measure(found.trace, found.topology).ops if op.kind == "compute"}
+        drawn = {point.op: point.bound for point in roofline.points(found.trace, found.topology)}
+        assert drawn
+        assert drawn == {op: table[op].bound for op in drawn}
+        for op in table.values():
+            if len(bounds[op.op]) > 1:
+                continue
+            assert bounds[op.op] == {op.bound}
+            shorter, longer = sorted((op.compute_s, op.memory_s))
+            if not chip.channel_interference and not scenario.perturb:
+                parts = longer + (1 - chip.roofline_overlap.value) * shorter + op.overhead_s
+                assert op.time_s == pytest.approx(parts, abs=1.5e-12 * op.count)
+
+
+def test_the_figure_has_a_roof_for_every_bandwidth_that_the_costs_apply():
+    """Matmuls of several rows and all else, where the chip's file tells them apart."""
+    apart = "h100_sxm_compiled"
+    for name, count in ((apart, 2), ("tpu_v4", 1)):
+        chip = machine(torus("weight_stationary_2d", chip=name)).chip
+        _, *reached = roofline.roofs(chip, formats(name)["weights"])
+        assert len(reached) == count
+        for (_, _, roof), rows in zip(reached, (2, 1), strict=False):
+            for intensity in (1.0, 1e4):  # FLOPs per byte
+                own = cost(chip, Work(intensity * 1e12, 1e12, rows=rows), formats(name)["weights"])
+                assert roof(np.array([intensity])) == pytest.approx(intensity * 1e12 / own.roofline_s)
