@@ -167,6 +167,7 @@ def per_axis(scenario: Scenario) -> Prediction:
     # Where the query's sum over e goes: heads if there are enough for all chips, else sequences, else positions.
     to_heads = H % (f * e) == 0
     to_batch = not to_heads and B % e == 0
+    own = L if to_heads or to_batch else L / e  # positions of the queries that a chip attends with
 
     def matmul(name: str, rows: float, inputs: float, outputs: float) -> None:
         """[rows, inputs] x [inputs, outputs] on each chip."""
@@ -265,8 +266,12 @@ def per_axis(scenario: Scenario) -> Prediction:
 
     def attend(cached: float, queries: float) -> None:
         """Scores and values of `queries` rows; the cache is read, queries in, values out, scores out and in again."""
-        scores = 2 * queries * C * 4 if ledger.torus.chip.attention == "unfused" else 0
-        ledger.op("attention", 4 * queries * Q * C, cached * c + 2 * queries * Q * a + scores)
+        fused = ledger.torus.chip.attention == "fused"
+        scores = 0 if fused else 2 * queries * C * 4
+        # A fused kernel skips what the causal mask hides: the last of a chip's queries sees all C, the first of them one
+        # position less for each that comes between.
+        skipped = (own - 1) / 2 if fused and model.causal and work.static_cache is None else 0
+        ledger.op("attention", 4 * queries * Q * (C - skipped), cached * c + 2 * queries * Q * a + scores)
 
     attention = {"batch": attention_by_batch, "heads": attention_by_heads}[scenario.layout.attention]
     read_residual("residual", "norm")

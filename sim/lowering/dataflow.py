@@ -192,6 +192,7 @@ class Lowering:
             scores=q.tensor.local_elements // self._sizes["Q"],
             d_head=self._sizes["Q"],
             moved=q.tensor.local_bytes + result.local_bytes,
+            masked=(q.tensor.local_shape[1] - 1) / 2 if self._skips_masked else 0.0,
             score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise else workload.activations],
             form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
         )
@@ -201,6 +202,19 @@ class Lowering:
         for suffix, part in work.kernels(workload.mean_cache_length):
             done = self.to.compute(name + suffix, part, done)
         return Placed(result, done)
+
+    @property
+    def _skips_masked(self) -> bool:
+        """True if attention computes only the scores that the causal mask leaves, as FlashAttention does.
+
+        A query then sees the cache up to its own position: L of them see (L - 1) / 2 positions less than the last, on
+        average. Where positions are split over chips, the last ones are on one chip, for which the others wait; this
+        assumes that all take as long. Unfused kernels compute the whole rectangle, as a mask over a static cache makes
+        any kernel do; an encoder's layers have no causal mask.
+        """
+        scenario = self.scenario
+        causal = scenario.model.causal and scenario.workload.static_cache is None
+        return causal and self.topology.chip.fuses_attention
 
     def embed(self, table: Placed, name: str) -> Placed:
         axes = table.tensor.dim("V").axes

@@ -22,19 +22,22 @@ class AttentionWork:
     copied: int
     """Bytes of copied heads that are read from the L2 cache, per position."""
     scores: int
-    """Per position."""
+    """Per position that a query sees."""
     d_head: int
     moved: int
     """Bytes of queries and outputs."""
     score_bytes: int
     """Of a score in memory."""
+    masked: float
+    """Positions of the cache that a query skips because they come after it, on average over a chip's queries; 0 where
+    all are computed and the masked ones thrown away."""
     form: Literal["fused", "one kernel", "three kernels"]
     """Fused, scores stay on the chip; in one kernel they are written, and read again for the values; in three the
     softmax is one of its own."""
 
     def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
         """(what its name adds, work) of each kernel for a cache of `length` positions."""
-        read, copied, scores = self.read * length, float(self.copied * length), self.scores * length
+        read, copied, scores = self.read * length, float(self.copied * length), self.scores * (length - self.masked)
         flops, in_memory = 2 * 2 * scores * self.d_head, scores * self.score_bytes
         if self.form == "fused":
             return (("", Work(flops, read + self.moved, copied)),)

@@ -59,8 +59,9 @@ def points(trace: Trace, topology: Topology) -> list[Point]:
     program = trace.program
     own = sp.compute(trace).of_lane(critical_chip(trace, topology.chips))
     op = program.op[own.task]
-    columns = (own.end - own.start) / 1e12, *(
-        getattr(program, name)[own.task] for name in ("flops", "bytes", "compute_ps", "memory_ps")
+    columns = (
+        (own.end - own.start) / 1e12,
+        *(getattr(program, name)[own.task] for name in ("flops", "bytes", "compute_ps", "memory_ps")),
     )
     time_s, flops, moved, compute, memory = (sp.sums(op, values, len(program.op_names)) for values in columns)
     found = [
