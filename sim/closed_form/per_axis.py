@@ -268,8 +268,8 @@ def per_axis(scenario: Scenario) -> Prediction:
         """Scores and values of `queries` rows; the cache is read, queries in, values out, scores out and in again."""
         fused = ledger.torus.chip.attention == "fused"
         scores = 0 if fused else 2 * queries * C * 4
-        # A fused kernel skips what the causal mask hides: the last of a chip's queries sees all C, the first of them one
-        # position less for each that comes between.
+        # A fused kernel skips what the causal mask hides: the last of a chip's queries sees all C positions, each one
+        # before it sees one less.
         skipped = (own - 1) / 2 if fused and model.causal and work.static_cache is None else 0
         ledger.op("attention", 4 * queries * Q * (C - skipped), cached * c + 2 * queries * Q * a + scores)
 

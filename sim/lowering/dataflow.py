@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import lcm
+from math import lcm, prod
 
 from sim import sharding
 from sim.costs import Work
@@ -41,8 +41,6 @@ class Lowering:
         self._cache_bytes: dict[str, float] = {}
         self.attentions: dict[str, AttentionWork] = {}
         """By name; what they do depends on the length of the cache."""
-        self.gather_buffer_bytes = 0.0
-        """Most bytes of gathered weights that a chip holds at once."""
         self.notes: list[str] = []
         self.sent_bytes = 0.0
         """Bytes per chip of the activations that leave the stage."""
@@ -281,12 +279,14 @@ class Lowering:
             return self.to.compute(name, matmul_work(used, outputs), inputs)
         if self.scenario.layout.overlap == "none" or not all(self.topology.axis(axis).ring for axis in longer):
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
-            self.gather_buffer_bytes = max(self.gather_buffer_bytes, used_bytes)
             dtype = self.scenario.workload.weights
-            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", (), dtype)
-            return self.to.compute(name, matmul_work(used, outputs), (*inputs, *arrived))
+            free = self.to.buffers.claim(used_bytes)
+            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", free, dtype)
+            done = self.to.compute(name, matmul_work(used, outputs), (*inputs, *arrived))
+            self.to.buffers.release(done)
+            return done
         stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
-        self.gather_buffer_bytes = max(self.gather_buffer_bytes, 2 * stored_bytes)
+        self.to.buffers.claim_shards(stored_bytes, prod(self.to.ways((axis,)) for axis in longer))
         ways = {dim: count for _, weight, stored in gathered for dim, count in _gathered_ways(weight, stored).items()}
         pieces = Gathered(used, outputs, ways).pieces()
         return weight_loop(self.to, name, pieces, stored_bytes, longer, inputs)

@@ -13,6 +13,7 @@ from sim.collectives import schedule
 from sim.collectives.emit import Emitted, emit
 from sim.collectives.schedule import Schedule
 from sim.costs import Work, launch_columns
+from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Streams, Tasks, shifted
 from sim.partition import Axes
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
@@ -47,6 +48,7 @@ class Emitter:
         self.copy_engines = np.arange(len(named) - len(copies), len(named), dtype=np.int32)
         """Their resources, one per chip; none without a memory pool."""
         self.streams = Streams(one=not scenario.own_stream)
+        self.buffers = GatherBuffers(0 if self.streams.one else scenario.layout.prefetch)
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
     def compute(self, op: str, work: Work, inputs: Tasks = ()) -> Tasks:
@@ -97,6 +99,7 @@ class Emitter:
         """Append `count` copies of the tasks from `start` on, of so many layers; the values that the last leaves."""
         shift = self.builder.repeat(start, len(self.builder), count, layers, keep)
         self.streams.shift(start, shift)
+        self.buffers.shift(start, shift)
         return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
 
     def label(self, kind: str, axes: Axes, name: str) -> str:
