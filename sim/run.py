@@ -26,6 +26,7 @@ from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
+from sim.report.overlap import slower_overlap
 from sim.report.pool import Series, copy_ps, layers_ps, over_time, pool_report
 from sim.report.report import HALVES, PAPER, ClosedForm, Report, build, together
 from sim.report.spread import Spread
@@ -317,6 +318,13 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None) -> Pass
         plain_ps = plain.makespan_ps, layers_ps(plain.trace, plain.periods)
         pool = pool_report(scenario, copy_ps(trace), found.makespan_ps, *plain_ps, memory, lowered.layer_bytes)
         report = replace(report, pool=pool)
+    if scenario.layout.overlap != "none":
+        layout = scenario.layout.model_copy(update={"overlap": "none"})
+        alone = simulate_pass(scenario.model_copy(update={"layout": layout}))
+        both = (measure(each.trace, each.topology, each.lowered.batches, each.periods) for each in (found, alone))
+        report = replace(
+            report, notes=(*report.notes, *slower_overlap(scenario.layout.overlap, scenario.workload.phase, *both))
+        )
     if scenario.perturb:
         report = replace(report, waiting=waiting(trace, topology.chips, periods))
     return Pass(scenario, topology, lowered, trace, periods, report)

@@ -75,7 +75,7 @@ def most_bytes_in_use(trace):
 @pytest.mark.parametrize("prefetch", [0, 1, 2, 3, 5, 9])
 @pytest.mark.parametrize("layout", GATHERED)
 def test_buffers_of_gathers_that_run_ahead_are_those_reported(layout, prefetch, block):
-    """All are in use where links are endlessly fast and no activations are gathered between; else no more than these."""
+    """All are in use where links are endlessly fast and no activations are gathered between; else no more."""
     ahead = ("layout.communication=own_stream", f"layout.prefetch={prefetch}", f"layout.block={block}")
     for settings, full in ((ENDLESS, layout == "weight_gathered_xyz"), ((), False)):
         _, made = lowered(layout, *ahead, *settings)

@@ -55,7 +55,7 @@ def overall(report: Report) -> Iterator[Block]:
 
 def step(report: Report) -> Iterator[Block]:
     """Of one step of one phase, of a pipeline of all requests: operations, collectives, links."""
-    yield [_ops(report), *_each(report), _links(report)]
+    yield [_ops(report), *_bounds(report), *_each(report), _links(report)]
     if report.waiting:
         yield list(_waiting(report.waiting))
 
@@ -192,7 +192,7 @@ def _ops(report: Report) -> Table:
         costs = op.exposed_s if collective else op.time_s
         exposed = format_seconds(op.exposed_s) if collective else ""
         times = (format_seconds(op.time_s), exposed, f"{costs / report.chip_s:.1%}")
-        rows.append((op.op, f"{op.count:,}", *times, format_bytes(op.bytes), op.bound))
+        rows.append((op.op, f"{op.count:,}", *times, format_bytes(op.bytes)))
     exposed_s = simulated.exposed_communication_s
     sums = [
         ("compute", simulated.compute_s, "", simulated.compute_s),
@@ -201,11 +201,19 @@ def _ops(report: Report) -> Table:
         ("idle", simulated.idle_s, "", simulated.idle_s),
     ]
     totals = tuple(
-        (name, "", format_seconds(time_s), exposed, f"{costs / report.chip_s:.1%}", "", "")
+        (name, "", format_seconds(time_s), exposed, f"{costs / report.chip_s:.1%}", "")
         for name, time_s, exposed, costs in sums
     )
     title = f"{report.span} on chip {report.critical_chip}"
-    return Table((title, "count", "time", "exposed", "share", "bytes", "bound by"), (tuple(rows), totals))
+    return Table((title, "count", "time", "exposed", "share", "bytes"), (tuple(rows), totals))
+
+
+def _bounds(report: Report) -> Iterator[Line]:
+    """Which operations have which limit: the longer of the two times of their costs."""
+    for bound in ("memory", "compute"):
+        names = [op.op for op in report.ops if op.bound == bound]
+        if names:
+            yield Line(f"{bound}-bound: {', '.join(names)}")
 
 
 def _each(report: Report) -> Iterator[Line]:
