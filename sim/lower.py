@@ -144,6 +144,11 @@ def _layers(
 
 
 def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> Lowered:
+    if flow.to.overtaking:
+        flow.note(
+            "collectives on their own stream wait for their inputs alone; a library that records an event as it issues "
+            f"them would also hold for earlier compute: {', '.join(flow.to.overtaking)}"
+        )
     held = layers  # with a pool, those that stay and one that is visiting
     if scenario.memory_pool:
         held += 1 - layers // scenario.memory_pool.offload_every

@@ -230,6 +230,9 @@ def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
 
 def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
     """Each chip keeps its own slice of a dimension that was replicated over `axes`; nothing moves."""
+    if set(axes) & set(tensor.differs):
+        over = "".join(axes)
+        raise LayoutError(f"local_slice({over}) of {tensor}: chips along {over} must hold the same values")
     return replace(tensor, dims=tensor._with(dim, tensor.dim(dim).axes + axes))
 
 

@@ -49,6 +49,8 @@ class Emitter:
         """Their resources, one per chip; none without a memory pool."""
         self.streams = Streams(one=not scenario.own_stream)
         self.buffers = GatherBuffers(0 if self.streams.one else scenario.layout.prefetch)
+        self.overtaking: dict[str, None] = {}
+        """Collectives that wait for their inputs, but not for other compute issued before them."""
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
     def compute(self, op: str, work: Work, inputs: Tasks = ()) -> Tasks:
@@ -70,8 +72,10 @@ class Emitter:
         if self.ways(axes) == 1:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
-        waits = self.streams.waits("communication", inputs)
         op = self.label(kind, axes, name)
+        if self.streams.overtakes(inputs):
+            self.overtaking[op] = None
+        waits = self.streams.waits("communication", inputs)
         end = self.emit(plan, size, op, (*waits, *self._launch(op)), dtype).end
         self.streams.put("communication", waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
