@@ -220,3 +220,20 @@ def test_a_collective_that_overtakes_compute_is_named(layout, monkeypatch):
         assert bool(of_events(found.lowered.notes)) == (stream == "own_stream")
         if stream == "compute_stream":
             assert recorded.makespan_ps == found.makespan_ps
+
+
+@pytest.mark.parametrize("overlap", ["none", "collective_matmul"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_looped_collective_is_launched_and_slows_compute_as_any_other(layout, overlap, monkeypatch):
+    """If a collective in progress takes a tenth of the compute rate, each begins to and ends to on every chip; where
+    the host launches, it launches each."""
+    monkeypatch.setattr(Emitter, "slow_ppm", lambda self, plan: 100_000)
+    settings = (f"layout.overlap={overlap}", f"layout.ffn={layout}", "layout.graph_capture=false", "engine.layers=2")
+    scenario = load.scenario("palm540b_decode_ws2d", settings)
+    program = lower(scenario, machine(scenario)).program
+    for kind, ppm in ((Kind.BEGIN, 100_000), (Kind.END, -100_000)):
+        own = program.kind == kind
+        assert (program.slow_ppm[own] == ppm).all()
+        assert (program.slows[own] == program.chip[own]).all()
+    for task in np.flatnonzero(program.kind == Kind.BEGIN).tolist():
+        assert Kind.LAUNCH in program.kind[program.dependencies(task)]

@@ -61,7 +61,7 @@ class Emitter:
             Kind.COMPUTE,
             self.chips,
             resource=self.chips,
-            deps=(*waits, *self._launch(op)),
+            deps=(*waits, *self.launch(op)),
             **launch_columns(self.topology.chip, work, self.scenario.workload.activations),
         )
         self.streams.put("compute", waits, (ids,))
@@ -76,7 +76,7 @@ class Emitter:
         if self.streams.overtakes(inputs):
             self.overtaking[op] = None
         waits = self.streams.waits("communication", inputs)
-        end = self.emit(plan, size, op, (*waits, *self._launch(op)), dtype).end
+        end = self.emit(plan, size, op, waits, dtype).end
         self.streams.put("communication", waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if self.streams.one or not wait_ps:
@@ -84,12 +84,16 @@ class Emitter:
         return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
 
     def emit(self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, needs: Ids | None = None) -> Emitted:
-        """The tasks of a collective, looped with a matmul or not, and what it takes from the chip's compute."""
-        channels = plan.timing.channels if plan.timing else 0
-        slow_ppm = round(self.topology.chip.channel_interference * channels * FULL_PPM)
+        """The tasks of a collective, looped with a matmul or not."""
+        after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan)
         return emit(self.builder, self.topology, plan, size, op, after, needs=needs, slow_ppm=slow_ppm, dtype=dtype)
 
-    def _launch(self, op: str) -> Tasks:
+    def slow_ppm(self, plan: Schedule) -> int:
+        """What a collective in progress takes from its chips' compute, in parts per million of the rate."""
+        channels = plan.timing.channels if plan.timing else 0
+        return round(self.topology.chip.channel_interference * channels * FULL_PPM)
+
+    def launch(self, op: str) -> Tasks:
         """The host's launches of an operation, one after the other, where no graph was captured."""
         if self.scenario.layout.graph_capture:
             return ()

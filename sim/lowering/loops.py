@@ -64,8 +64,18 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
     instance = to.builder.new_collective()
     waits = to.streams.waits("compute", inputs)
     to.builder.dtypes[op] = to.scenario.workload.weights
+    slow_ppm = to.slow_ppm(schedule(to.topology, "permute", axes[:1]))
+    slows = to.chips if slow_ppm else -1
     begin = to.builder.add(
-        op, Kind.BEGIN, to.chips, flight_ps=overhead, deps=waits, bytes=size * len(pieces), collective=instance
+        op,
+        Kind.BEGIN,
+        to.chips,
+        flight_ps=overhead,
+        deps=(*waits, *to.launch(op)),
+        bytes=size * len(pieces),
+        collective=instance,
+        slows=slows,
+        slow_ppm=slow_ppm,
     )
     here: Tasks = ()  # arrivals of the shards in hand
     for piece, launches in enumerate(pieces):
@@ -76,7 +86,9 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
             break
         after = (begin, *before, *here)
         here = (_shift(to, op, axes[along], size, after, instance),)
-    end = to.builder.add(op, Kind.END, to.chips, deps=(begin, *here), collective=instance)
+    end = to.builder.add(
+        op, Kind.END, to.chips, deps=(begin, *here), collective=instance, slows=slows, slow_ppm=-slow_ppm
+    )
     to.streams.put("compute", (), (*to.streams.last("compute"), end))
     return to.streams.last("compute")
 
