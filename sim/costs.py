@@ -1,9 +1,13 @@
-"""Roofline of one operation on one chip; every number comes from the chip's file."""
+"""Cost of one operation on one chip: its FLOPs, its bytes and a fixed overhead; every number is from the chip's file.
+
+Durations, and all that reports and figures say about what limits an operation, follow from `cost`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 from sim import units
 from sim.errors import InputError
@@ -25,14 +29,34 @@ class Work:
     columns: int = 0
     """Of its output."""
 
-    def __add__(self, other: Work) -> Work:
-        return Work(
-            self.flops + other.flops,
-            self.bytes + other.bytes,
-            self.l2_bytes + other.l2_bytes,
-            max(self.rows, other.rows),
-            self.columns + other.columns,
-        )
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Time of one launch on one chip, and what it is made of, s."""
+
+    compute_s: float
+    """FLOPs at the rate that a matmul of this shape reaches."""
+    memory_s: float
+    """Bytes at the HBM or L2 bandwidth that this kind of operation reaches, whichever takes longer."""
+    beside: float
+    """Share of the shorter of the two that does not pass under the longer."""
+    overhead_s: float
+    """Fixed time of every launch."""
+
+    @property
+    def roofline_s(self) -> float:
+        """Time without the overhead, s."""
+        return roofline_s(self.compute_s, self.memory_s, self.beside)
+
+    @property
+    def duration_ps(self) -> int:
+        """Time of the launch, ps."""
+        return units.to_ps(self.roofline_s) + units.to_ps(self.overhead_s)
+
+
+def roofline_s(compute_s: float, memory_s: float, beside: float) -> float:
+    """The longer of two times, and the share of the shorter that does not pass under it, s."""
+    return max(compute_s, memory_s) + beside * min(compute_s, memory_s)
 
 
 def matmul_rate(chip: Chip, dtype: str) -> float:
@@ -43,16 +67,34 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
     return chip.peak_flops[dtype] * chip.matmul_efficiency
 
 
-def roofline_s(chip: Chip, work: Work, dtype: str) -> float:
-    """The longer of FLOPs / reachable rate and bytes / reachable HBM or L2 bandwidth, and what of the shorter does not
-    pass under it; without the overhead per operation, s."""
-    efficiency = chip.matmul_hbm_efficiency if work.rows > 1 else chip.hbm_efficiency
-    compute = work.flops / matmul_rate(chip, dtype) * padding(chip.matmul_tiles, work.rows, work.columns)
-    memory = max(
-        work.bytes / (chip.hbm_bandwidth * efficiency),
-        work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
+def hbm_rate(chip: Chip, rows: int) -> float:
+    """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else."""
+    return chip.hbm_bandwidth * (chip.matmul_hbm_efficiency if rows > 1 else chip.hbm_efficiency)
+
+
+def cost(chip: Chip, work: Work, dtype: str) -> Cost:
+    """Returns what one launch of `work` takes."""
+    return Cost(
+        compute_s=work.flops / matmul_rate(chip, dtype) * padding(chip.matmul_tiles, work.rows, work.columns),
+        memory_s=max(
+            work.bytes / hbm_rate(chip, work.rows),
+            work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
+        ),
+        beside=1.0 - chip.roofline_overlap,
+        overhead_s=chip.op_overhead_s,
     )
-    return max(compute, memory) + (1.0 - chip.roofline_overlap) * min(compute, memory)
+
+
+def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
+    """Returns what a program's columns say of a launch of `work`."""
+    own = cost(chip, work, dtype)
+    return {
+        "busy_ps": own.duration_ps,
+        "bytes": work.bytes,
+        "flops": work.flops,
+        "compute_ps": units.to_ps(own.compute_s),
+        "memory_ps": units.to_ps(own.memory_s),
+    }
 
 
 def padding(tiles: TilesSpec | None, rows: int, columns: int) -> float:
@@ -66,8 +108,3 @@ def padding(tiles: TilesSpec | None, rows: int, columns: int) -> float:
     edges = down * tiles.rows / rows * (across * tiles.columns / columns)
     waves = (across * down * split / tiles.at_once for split in range(1, tiles.split + 1))
     return edges * min(ceil(wave) / wave for wave in waves)
-
-
-def duration_ps(chip: Chip, work: Work, dtype: str, share: float = 1.0) -> int:
-    """Time of one launch that does a share of `work`: that share of the roofline plus the overhead, ps."""
-    return units.to_ps(roofline_s(chip, work, dtype) * share) + units.to_ps(chip.op_overhead_s)

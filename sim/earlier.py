@@ -95,7 +95,7 @@ def bottlenecks(saved: Saved, run: Run) -> tuple[Bottlenecks, ...] | None:
         phase = part.scenario.workload.phase
         if phase not in found:
             return None
-        own = shares(part.trace, part.topology, part.scenario.workload.activations)
+        own = shares(part.trace, part.topology)
         result.append(Bottlenecks(phase, part.span, own, tuple(found[phase].what_if)))
     return tuple(result)
 

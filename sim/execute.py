@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sim import sharding
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
 from sim.errors import LayoutError
-from sim.looped import gathered_axes, loop_shares, piece_of_arrival, shift_after
+from sim.looped import chunks_of_pieces, gathered_axes, piece_of_arrival, shift_after
 from sim.partition import Axes
 from sim.sharding import Sharded
 from sim.topology.graph import Topology
@@ -373,7 +373,7 @@ class Execution:
         shards = []
         for chip in self._chips:
             parts: dict[Chunk, Array] = {}
-            for piece in range(len(loop_shares(length, form))):
+            for piece in range(len(chunks_of_pieces(length, form))):
                 for chunk in arrived[chip].pop(piece):
                     rows = _part(weight.shards[chip], weight.tensor, dim, length, chunk)
                     parts[chunk] = _contract(held[chip][chunk], value.tensor, rows, weight.tensor)

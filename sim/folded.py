@@ -69,8 +69,8 @@ def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
     ends = np.array([link.dst for link in whole.links], dtype=np.int32)
     peer[sends] = ends[resource[offset[1:][sends] - 1] - whole.chips]
     slows = program.slows[task]
-    per_task = ("busy_ps", "flight_ps", "op", "layer", "kind", "bytes", "flops", "collective", "slow_ppm", "poll_ps")
-    columns: dict[str, Any] = {name: getattr(program, name)[task] for name in per_task}
+    renamed = ("chip", "peer", "slows")
+    columns: dict[str, Any] = {name: getattr(program, name)[task] for name in COLUMNS if name not in renamed}
     own = replace(
         program,
         resources=tuple(names),

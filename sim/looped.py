@@ -15,14 +15,27 @@ from sim.program import Ids
 from sim.sharding import Sharded
 
 
-def loop_shares(length: int, form: str) -> list[float]:
-    """Share of the matmul in each piece of an all-gather loop over a ring of `length` chips; reduce-scatter reversed.
+def chunks_of_pieces(length: int, form: str) -> list[int]:
+    """Chunks in each piece of an all-gather loop over a ring of `length` chips; of a reduce-scatter loop in reverse.
 
     One chunk a piece, or two in the latency form; on an odd ring that leaves one, the chip's own.
     """
     if form != "bidirectional_latency":
-        return [1 / length] * length
-    return [1 / length] * (length % 2) + [2 / length] * (length // 2)
+        return [1] * length
+    return [1] * (length % 2) + [2] * (length // 2)
+
+
+def sums_of_pieces(chunks: list[int]) -> list[int]:
+    """Chunks of arrived partial sums that each piece of a reduce-scatter loop adds to what it multiplies.
+
+    The first piece begins the sums that the chip sends; every later one adds to those that have come. The last adds
+    what comes from either side to the chip's own chunk, so that all chunks but one have arrived in all.
+
+    Args:
+        chunks: in each piece, in the order of the reduce-scatter loop.
+    """
+    added = [0, *chunks[1:]]
+    return [*added[:-1], added[-1] + sum(chunks) - 1 - sum(added)]
 
 
 def piece_of_arrival(plan: Schedule, form: str, length: int) -> Ids:

@@ -113,6 +113,7 @@ def _layers(
     """Layers of the given kinds. A block of one or two layers that was just lowered twice, with the same tasks, is
     repeated from then on.
 
+    A block is longer where gathers of weights run further ahead: a task waits for tasks of the block before at most.
     The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool
     layers are not alike, and each is lowered.
     """
@@ -122,10 +123,12 @@ def _layers(
         flow.builder.layer = i
         if pool:
             pool.before(i)
+        gathers = flow.to.buffers.gathers
         state = layer(kinds[i], state)
+        least = flow.to.buffers.layers_ahead(flow.to.buffers.gathers - gathers)
         i += 1
         edges.append((len(flow.builder), flow.to.snapshot(state)))
-        for period in () if pool else (1, 2):
+        for period in () if pool else (least, 2 * least):
             block, count = kinds[i - period : i], 0
             if i < 2 * period or kinds[i - 2 * period : i - period] != block:
                 continue
@@ -142,6 +145,11 @@ def _layers(
 
 
 def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> Lowered:
+    if flow.to.overtaking:
+        flow.note(
+            "collectives on their own stream wait for their inputs alone; a library that records an event as it issues "
+            f"them would also hold for earlier compute: {', '.join(flow.to.overtaking)}"
+        )
     held = layers  # with a pool, those that stay and one that is visiting
     if scenario.memory_pool:
         held += 1 - layers // scenario.memory_pool.offload_every
@@ -149,7 +157,7 @@ def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float
         program=flow.builder.build(),
         weights_bytes=flow.stored_bytes() + (held - 1) * layer_bytes,
         kv_cache_bytes=layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
-        gather_buffer_bytes=flow.gather_buffer_bytes,
+        gather_buffer_bytes=flow.to.buffers.most_bytes,
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,
         layer_bytes=layer_bytes,

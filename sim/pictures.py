@@ -26,7 +26,7 @@ def breakdown(part: Pass, title: str) -> Any:
     """What the critical chip does, and what the critical path is made of."""
     from sim.plots import breakdown as plot
 
-    return plot.make(part.trace, part.topology, part.scenario.workload.activations, title, part.lowered.batches)
+    return plot.make(part.trace, part.topology, title, part.lowered.batches)
 
 
 def links(part: Pass, title: str) -> Any:

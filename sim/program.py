@@ -89,6 +89,10 @@ class Program:
     bytes: Floats
     """Moved over the link, or read and written in HBM; of a BEGIN, the size of its collective."""
     flops: Floats
+    compute_ps: Ints
+    """Time of a launch's FLOPs at the rate that they reach (`sim.costs.Cost`); 0 for what computes nothing."""
+    memory_ps: Ints
+    """Time of its bytes at the bandwidth that they reach."""
     collective: Ids
     """Instance number of the collective a task belongs to, -1 for none; the same on all its chips."""
     slows: Ids
@@ -149,6 +153,8 @@ COLUMNS = (
     "kind",
     "bytes",
     "flops",
+    "compute_ps",
+    "memory_ps",
     "collective",
     "slows",
     "slow_ppm",
@@ -158,6 +164,8 @@ COLUMNS = (
 _DTYPES = {
     "busy_ps": np.int64,
     "flight_ps": np.int64,
+    "compute_ps": np.int64,
+    "memory_ps": np.int64,
     "poll_ps": np.int64,
     "kind": np.int8,
     "bytes": np.float64,
@@ -254,6 +262,8 @@ class ProgramBuilder:
         peer: npt.ArrayLike = -1,
         bytes: npt.ArrayLike = 0.0,
         flops: npt.ArrayLike = 0.0,
+        compute_ps: npt.ArrayLike = 0,
+        memory_ps: npt.ArrayLike = 0,
         collective: int = -1,
         slows: npt.ArrayLike = -1,
         slow_ppm: int = 0,
@@ -265,7 +275,7 @@ class ProgramBuilder:
             resource: [n] or [n, r] resources held, -1 for fewer; None for none.
             deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
             flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
-            busy_ps, flight_ps, peer, bytes, flops, slows: scalar or [n].
+            busy_ps, flight_ps, peer, bytes, flops, compute_ps, memory_ps, slows: scalar or [n].
             poll_ps: period of looking for the dependencies, from the end of the first of them on.
         """
         chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
@@ -280,6 +290,8 @@ class ProgramBuilder:
             "kind": int(kind),
             "bytes": bytes,
             "flops": flops,
+            "compute_ps": compute_ps,
+            "memory_ps": memory_ps,
             "collective": collective,
             "slows": slows,
             "slow_ppm": slow_ppm,

@@ -28,6 +28,7 @@ from sim.report.comparison import compare as side_by_side
 from sim.report.critical_path import shares
 from sim.report.memory import Memory
 from sim.report.metrics import measure
+from sim.report.overlap import slower_overlap
 from sim.report.phases import sum_of_forms, together
 from sim.report.pool import Series, copy_ps, layers_ps, over_time, pool_report
 from sim.report.report import HALVES, PAPER, ClosedForm, Report, build
@@ -182,7 +183,7 @@ def bottlenecks(
     """
     found = []
     for part in result.passes:
-        own = shares(part.trace, part.topology, part.scenario.workload.activations)
+        own = shares(part.trace, part.topology)
         results = what_if(part.trace, part.topology, own, progress, part.scenario.engine.kernel)
         found.append(Bottlenecks(part.scenario.workload.phase, part.span, own, results))
     return tuple(found)
@@ -198,13 +199,7 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     given = names or [run.scenario.name for run in runs]
     shown = [name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, given, strict=True)]
     latencies_s = [run.report.simulated.latency_s for run in runs]
-    paths = [
-        {
-            part.scenario.workload.phase: shares(part.trace, part.topology, part.scenario.workload.activations)
-            for part in run.passes
-        }
-        for run in runs
-    ]
+    paths = [{part.scenario.workload.phase: shares(part.trace, part.topology) for part in run.passes} for run in runs]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
     return side_by_side(shown, latencies_s, paths, spans, scenarios)
@@ -343,6 +338,13 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None, each_st
         plain_ps = plain.makespan_ps, layers_ps(plain.trace, plain.periods)
         pool = pool_report(scenario, copy_ps(trace), found.makespan_ps, *plain_ps, memory, lowered.layer_bytes)
         report = replace(report, pool=pool)
+    if scenario.layout.overlap != "none":
+        layout = scenario.layout.model_copy(update={"overlap": "none"})
+        alone = simulate_pass(scenario.model_copy(update={"layout": layout}))
+        both = (measure(each.trace, each.topology, each.lowered.batches, each.periods) for each in (found, alone))
+        report = replace(
+            report, notes=(*report.notes, *slower_overlap(scenario.layout.overlap, scenario.workload.phase, *both))
+        )
     if scenario.perturb:
         report = replace(report, waiting=waiting(trace, topology.chips, periods))
     return Pass(scenario, topology, lowered, trace, periods, report)

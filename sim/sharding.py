@@ -65,6 +65,10 @@ class Sharded:
                 return dim
         raise LayoutError(f"{self} has no dimension '{name}'")
 
+    def has(self, name: str) -> bool:
+        """True if it has a dimension of that letter."""
+        return any(dim.name == name for dim in self.dims)
+
     def ways(self, axes: Sequence[str]) -> int:
         """Number of chips along `axes` together."""
         lengths = dict(self.mesh)
@@ -196,6 +200,12 @@ def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
     return replace(tensor, dims=dims)
 
 
+def chunks(tensor: Sharded, dim: str, count: int, of: int) -> Sharded:
+    """`count` of the `of` equal chunks that every shard is cut into along `dim`; all of a tensor without it."""
+    dims = tuple(replace(d, size=d.size // of * count) if d.name == dim else d for d in tensor.dims)
+    return replace(tensor, dims=dims)
+
+
 def join(tensor: Sharded, dim: str, parts: int) -> Sharded:
     """The whole of which `split` made `tensor`."""
     return replace(tensor, dims=tuple(replace(d, size=d.size * parts) if d.name == dim else d for d in tensor.dims))
@@ -220,6 +230,9 @@ def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
 
 def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
     """Each chip keeps its own slice of a dimension that was replicated over `axes`; nothing moves."""
+    if set(axes) & set(tensor.differs):
+        over = "".join(axes)
+        raise LayoutError(f"local_slice({over}) of {tensor}: chips along {over} must hold the same values")
     return replace(tensor, dims=tensor._with(dim, tensor.dim(dim).axes + axes))
 
 

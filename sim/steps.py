@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
+from typing import Any
 
 import numpy as np
 
-from sim.costs import Work, duration_ps
+from sim.costs import Work, launch_columns
 from sim.order import Order
 from sim.passes import Simulated, lowered_pass, simulate_pass
 from sim.periodic import settled
@@ -95,12 +96,12 @@ def _is_lowered(found: Simulated, step: Scenario) -> bool:
 def with_cache(found: Simulated, length: float) -> Program:
     """The program of a simulated step without jitter, for a cache of another length: what lowering that step gives."""
     program, perturb = found.lowered.program, found.scenario.perturb
-    columns = {name: getattr(program, name).copy() for name in ("busy_ps", "bytes", "flops")}
+    columns: dict[str, Any] = {}
     changes = np.zeros(len(program), dtype=np.bool_)
     for name, work in _kernels(found, length).items():
         own = program.compute_tasks(name)
-        columns["busy_ps"][own] = _duration_ps(found, work)
-        columns["bytes"][own], columns["flops"][own] = work.bytes, work.flops
+        for column, value in _columns(found, work).items():
+            columns.setdefault(column, getattr(program, column).copy())[own] = value
         changes[own] = True
     changed = replace(program, **columns)
     if not perturb:
@@ -116,8 +117,8 @@ def _kernels(found: Simulated, length: float) -> Mapping[str, Work]:
     return {name + more: work for name, attention in attentions for more, work in attention.kernels(length)}
 
 
-def _duration_ps(found: Simulated, work: Work) -> int:
-    return duration_ps(found.topology.chip, work, found.scenario.workload.activations)
+def _columns(found: Simulated, work: Work) -> Mapping[str, float]:
+    return launch_columns(found.topology.chip, work, found.scenario.workload.activations)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,7 +149,8 @@ class _Followers:
         columns: list[Ints] = []
         of = []
         for length in lengths:
-            durations = tuple(_duration_ps(self.found, work) for work in _kernels(self.found, length).values())
+            works = _kernels(self.found, length).values()
+            durations = tuple(int(_columns(self.found, work)["busy_ps"]) for work in works)
             if durations not in distinct:
                 distinct[durations] = len(columns)
                 columns.append(with_cache(self.found, length).busy_ps)

@@ -17,7 +17,7 @@ def test_of_one_layer_on_two_chips_the_path_is_what_the_drawing_says():
     # q_wi 0-10, then the reduce-scatter's launch 10-11, message 11-15, flight 15-16; attention ends at 20, but wo
     # waits for the all-reduce: launch 16-17, message 17-25, flight 25-26; wo of chip 1 26-32.
     trace, topology = two_chips()
-    found = shares(trace, topology, "bf16")
+    found = shares(trace, topology)
     us = {share.name: share.time_ps / US for share in found.causes}
     assert us == {COMPUTE: 16, TRANSFER: 12, LATENCY: 2, LAUNCH: 2}
     ops = {share.name: share.time_ps / US for share in found.ops}
@@ -28,7 +28,7 @@ def test_of_one_layer_on_two_chips_the_path_is_what_the_drawing_says():
 def test_what_saves_most_is_found_by_simulating_it():
     # Without the all-reduce wo waits for attention, which ends at 20: 26 - 20 = 6 of 32 us are saved, not its 10.
     trace, topology = two_chips()
-    results = {each.name: each.saved_s * 1e6 for each in what_if(trace, topology, shares(trace, topology, "bf16"))}
+    results = {each.name: each.saved_s * 1e6 for each in what_if(trace, topology, shares(trace, topology))}
     assert results["all_reduce(x) out free"] == pytest.approx(6)
     # q_wi free: the reduce-scatter begins at once, but its link carries the all-gather 1-5 and its message 5-9 flies
     # till 10: 6 us instead of 16.
@@ -49,7 +49,7 @@ def test_a_link_held_by_another_collective_is_queueing():
     trace, topology = two_chips()
     free = trace.program.busy_ps.copy()
     free[trace.program.op == trace.program.op_names.index("q_wi")] = 0
-    queued = shares(simulate(replace(trace.program, busy_ps=free)), topology, "bf16")
+    queued = shares(simulate(replace(trace.program, busy_ps=free)), topology)
     assert {share.name: share.time_ps / US for share in queued.causes}[QUEUEING] == 4
 
 
@@ -66,7 +66,7 @@ def _holds(p: Program) -> None:
     for i, task in enumerate(path.task.tolist()):
         part = ("free", "end") if path.flies[i] else ("start", "free")
         assert (path.start[i], path.end[i]) == tuple(times[name][task] for name in part)
-    found = shares(trace, ring(2), "bf16")
+    found = shares(trace, ring(2))
     assert sum(share.time_ps for share in found.causes) == trace.makespan_ps
     assert sum(share.time_ps for share in found.ops) == trace.makespan_ps
 

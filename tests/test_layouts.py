@@ -159,6 +159,26 @@ def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
         next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
 
 
+@pytest.mark.parametrize(
+    ("differs", "rule"),
+    [
+        (("x",), r"local_slice\(x\) of BLE \(differs x\): chips along x must hold the same values"),
+        (("y", "x"), r"local_slice\(x\) of BLE \(differs yx\): chips along x must hold the same values"),
+        (("y",), "chips have different values"),
+    ],
+)
+def test_attention_that_slices_a_stream_of_the_chips_own_is_refused(monkeypatch, differs, rule):
+    """Few key-value heads are projected on a slice of the tokens: it must be a slice of one and the same stream."""
+    normalised = block_module._normalised
+
+    def own(flow, x, at, name):
+        return flow.own_part(flow.share(normalised(flow, x, at, name), differs))
+
+    monkeypatch.setattr(block_module, "_normalised", own)
+    with pytest.raises(LayoutError, match=rule):
+        next(run_both(LAYOUTS["weight_stationary_1d"], (2, 2), batch=4))
+
+
 def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
     def own_shard_only(flow, x, at, name):
         (y,) = flow.all_gather([(x, "E")], at.f, "residual")

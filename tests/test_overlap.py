@@ -8,6 +8,9 @@ import pytest
 from sim import load
 from sim.engine import simulate
 from sim.lower import lower
+from sim.lowering.emitter import Emitter
+from sim.partition import LAYOUTS
+from sim.passes import simulate_pass
 from sim.placement import machine
 from sim.program import Kind
 from sim.report import spans
@@ -176,3 +179,61 @@ def test_without_peer_to_peer_access_ladder_gains_more():
 
     for batch in (1, 4):
         assert speedup("dgx_h100_p2p_disabled", batch) > speedup("dgx_h100_compiled", batch) + 0.2
+
+
+def with_events(monkeypatch):
+    """Collectives wait for all compute issued before them, as where an event is recorded on the compute stream."""
+    collective = Emitter.collective
+
+    def recorded(self, kind, axes, size, name, inputs, dtype):
+        return collective(self, kind, axes, size, name, (*inputs, *self.streams.last("compute")), dtype)
+
+    monkeypatch.setattr(Emitter, "collective", recorded)
+
+
+def of_events(notes):
+    return [note for note in notes if "records an event" in note]
+
+
+@pytest.mark.parametrize("name", sorted(load.shipped("scenario")))
+def test_in_shipped_scenarios_events_recorded_at_issue_change_nothing(name, monkeypatch):
+    """Their collectives are issued right after their inputs, so the report has nothing to say of it."""
+    phases = load.scenario(name).phases
+    before = [simulate_pass(phase) for phase in phases]
+    with_events(monkeypatch)
+    for found, phase in zip(before, phases, strict=True):
+        assert not of_events(found.lowered.notes)
+        assert simulate_pass(phase).makespan_ps == found.makespan_ps
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_collective_that_overtakes_compute_is_named(layout, monkeypatch):
+    """On a torus with two streams: gathers of weights, and exchanges of queries beside the keys' projection."""
+    own = ("layout.overlap=none", f"layout.ffn={layout}", "engine.layers=3")
+    for stream in ("own_stream", "compute_stream"):
+        scenario = load.scenario("palm540b_decode_ws2d", [*own, f"layout.communication={stream}"])
+        found = simulate_pass(scenario)
+        with monkeypatch.context() as patch:
+            with_events(patch)
+            recorded = simulate_pass(scenario)
+        assert recorded.makespan_ps >= found.makespan_ps
+        assert bool(of_events(found.lowered.notes)) == (stream == "own_stream")
+        if stream == "compute_stream":
+            assert recorded.makespan_ps == found.makespan_ps
+
+
+@pytest.mark.parametrize("overlap", ["none", "collective_matmul"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_looped_collective_is_launched_and_slows_compute_as_any_other(layout, overlap, monkeypatch):
+    """If a collective in progress takes a tenth of the compute rate, each begins to and ends to on every chip; where
+    the host launches, it launches each."""
+    monkeypatch.setattr(Emitter, "slow_ppm", lambda self, plan: 100_000)
+    settings = (f"layout.overlap={overlap}", f"layout.ffn={layout}", "layout.graph_capture=false", "engine.layers=2")
+    scenario = load.scenario("palm540b_decode_ws2d", settings)
+    program = lower(scenario, machine(scenario)).program
+    for kind, ppm in ((Kind.BEGIN, 100_000), (Kind.END, -100_000)):
+        own = program.kind == kind
+        assert (program.slow_ppm[own] == ppm).all()
+        assert (program.slows[own] == program.chip[own]).all()
+    for task in np.flatnonzero(program.kind == Kind.BEGIN).tolist():
+        assert Kind.LAUNCH in program.kind[program.dependencies(task)]

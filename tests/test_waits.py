@@ -35,7 +35,7 @@ def test_joins_of_streams_have_a_row_of_their_own():
     assert joins_s > 0
     assert simulated.stream_wait_s == pytest.approx(joins_s, abs=2e-12 * layers)
     assert simulated.idle_s == 0
-    causes = {share.name: share.time_s for share in shares(part.trace, part.topology, "fp16").causes}
+    causes = {share.name: share.time_s for share in shares(part.trace, part.topology).causes}
     assert causes[JOIN] == pytest.approx(simulated.stream_wait_s, rel=1e-9)
     assert CALL not in causes
 
@@ -92,7 +92,7 @@ def done(request: pytest.FixtureRequest) -> Run:
 
 def test_the_parts_of_a_chips_time_add_up_and_are_those_of_the_report(done: Run):
     (part,) = done.passes
-    parts = breakdown(part.trace, part.topology, "bf16", part.lowered.batches)
+    parts = breakdown(part.trace, part.topology, part.lowered.batches)
     assert sum(parts.values()) == pytest.approx(part.trace.makespan_ps * 1e-12, rel=1e-12)
     assert done.report.chip_s == pytest.approx(part.trace.makespan_ps * 1e-12, rel=1e-12)
     for name, time_s in done.report.waits_s.items():

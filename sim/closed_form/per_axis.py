@@ -214,6 +214,7 @@ def per_axis(scenario: Scenario) -> Prediction:
     # Where the query's sum over e goes: heads if there are enough for all chips, else sequences, else positions.
     to_heads = H % (f * e) == 0
     to_batch = not to_heads and B % e == 0
+    own = L if to_heads or to_batch else L / e  # positions of the queries that a chip attends with
 
     def matmul(name: str, rows: float, inputs: float, outputs: float) -> None:
         """[rows, inputs] x [inputs, outputs] on each chip."""
@@ -318,7 +319,10 @@ def per_axis(scenario: Scenario) -> Prediction:
         """
         flops, moved, chip = 4 * queries * Q * C, cached * c + 2 * queries * Q * a, ledger.torus.chip
         if chip.attention == "fused":
-            ledger.op("attention", flops, moved)
+            # It skips what the causal mask hides: the last of a chip's queries sees all C positions, each one before it
+            # sees one less.
+            skipped = (own - 1) / 2 if model.causal and work.static_cache is None else 0
+            ledger.op("attention", 4 * queries * Q * (C - skipped), moved)
         elif chip.elementwise == "fused":
             ledger.op("attention", flops, moved + 2 * queries * C * _LOGIT)
         else:

@@ -121,6 +121,9 @@ class _Sizes:
         cached, split = (heads, n) if of_all else (model.kv_heads, gcd(model.kv_heads, n))
         self.H, self.K, self.F = heads / n, cached / split, model.d_ff / n  # of one chip
         self.used = key_value_heads_read(self.H, heads / cached)
+        # Pairs of a query and a position that it attends to: a fused kernel skips those behind the causal mask.
+        skips = self.chip.attention == "fused" and model.causal and work.static_cache is None
+        self.seen = self.L * self.C - (self.L * (self.L - 1) / 2 if skips else 0)
         self.V = ceil(model.vocabulary / n) * (1 if layout.head == "sharded" else n)
         self.tokens = self.B * self.L
         self.own = self.tokens / n if layout.sequence_parallel else self.tokens  # tokens of the residual stream
@@ -150,7 +153,7 @@ class _Sizes:
         """From queries, keys and values to attention's output."""
         heads = self.H + 2 * self.K
         ops = self._elementwise("rotary and cache", 2 * self.tokens * heads * self.Q)
-        scores = self.tokens * self.H * self.C
+        scores = self.B * self.H * self.seen
         flops, moved = 4 * scores * self.Q, 2 * self.tokens * self.H * self.Q * self.a
         cache = 2 * self.B * self.C * self.Q * self.c
         copies = cache * self.H if self.layout.kv_heads == "expanded" else 0.0

@@ -141,6 +141,8 @@ def nodes_of(program: Program, chips: int, dtype: str = "") -> list[list[Node]]:
             work: dict[str, Value] = {
                 "num_ops": round(float(program.flops[task])),
                 "tensor_size": round(float(program.bytes[task])),
+                "compute_ps": int(program.compute_ps[task]),
+                "memory_ps": int(program.memory_ps[task]),
             }
             if dtype and kind[task] == Kind.COMPUTE:
                 work["dtype"] = dtype

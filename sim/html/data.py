@@ -62,10 +62,10 @@ def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
 
 def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
     scenario, trace, topology = part.scenario, part.trace, part.topology
-    name, dtype = scenario.workload.phase, scenario.workload.activations
+    name = scenario.workload.phase
     found = next((each for each in bottlenecks if each.phase == name), None)
-    own = found.shares if found else shares(trace, topology, dtype)
-    parts = breakdown(trace, topology, dtype, part.lowered.batches)
+    own = found.shares if found else shares(trace, topology)
+    parts = breakdown(trace, topology, part.lowered.batches)
     return {
         "phase": name,
         "title": text.phase(part.report, name),

@@ -44,7 +44,7 @@ def timeline(part: Pass) -> dict[str, Any]:
             for each, (_, lane) in zip(spans, chosen, strict=True)
         ]
     named = len(shown) > 1
-    slow = memory_bound(program, topology.chip, part.scenario.workload.activations)
+    slow = memory_bound(program)
     result = [_path(part)]
     for each, (chip, lane) in zip(spans, chosen, strict=True):
         link = lane.kind == "link"

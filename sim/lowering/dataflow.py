@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import lcm
+from math import lcm, prod
 
 from sim import sharding
 from sim.costs import Work
-from sim.looped import gathered_axes
+from sim.looped import chunks_of_pieces, gathered_axes
 from sim.lowering.emitter import Emitter, Placed
-from sim.lowering.loops import gathering_loop, loops, scattering_loop, weight_loop
+from sim.lowering.loops import gathering_loop, loop_form, loops, scattering_loop, weight_loop
+from sim.lowering.pieces import Gathered, column_pieces, gathered_pieces, scattered_pieces
 from sim.lowering.streams import Tasks
 from sim.lowering.work import AttentionWork, matmul_work, padded, sum_of_products
 from sim.partition import Axes, Partition
@@ -40,8 +41,6 @@ class Lowering:
         self._cache_bytes: dict[str, float] = {}
         self.attentions: dict[str, AttentionWork] = {}
         """By name; what they do depends on the length of the cache."""
-        self.gather_buffer_bytes = 0.0
-        """Most bytes of gathered weights that a chip holds at once."""
         self.notes: list[str] = []
         self.sent_bytes = 0.0
         """Bytes per chip of the activations that leave the stage."""
@@ -139,7 +138,7 @@ class Lowering:
 
     def matmul(self, x: Placed, weights: Sequence[Placed], name: str) -> tuple[Placed, ...]:
         results = [sharding.matmul(x.tensor, weight.tensor) for weight in weights]
-        done = self._multiply(name, [(x.tensor, weight) for weight in weights], results, x.after)
+        done = self._multiply(name, [(x.tensor, weights)], results, x.after)
         return tuple(Placed(t, done) for t in results)
 
     def mean_square(self, x: Placed, dim: str, name: str) -> Placed:
@@ -191,6 +190,7 @@ class Lowering:
             scores=q.tensor.local_elements // self._sizes["Q"],
             d_head=self._sizes["Q"],
             moved=q.tensor.local_bytes + result.local_bytes,
+            masked=(q.tensor.local_shape[1] - 1) / 2 if self._skips_masked else 0.0,
             score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise else workload.activations],
             form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
         )
@@ -200,6 +200,19 @@ class Lowering:
         for suffix, part in work.kernels(workload.mean_cache_length):
             done = self.to.compute(name + suffix, part, done)
         return Placed(result, done)
+
+    @property
+    def _skips_masked(self) -> bool:
+        """True if attention computes only the scores that the causal mask leaves, as FlashAttention does.
+
+        A query then sees the cache up to its own position: L of them see (L - 1) / 2 positions less than the last, on
+        average. Where positions are split over chips, the last ones are on one chip, for which the others wait; this
+        assumes that all take as long. Unfused kernels compute the whole rectangle, as a mask over a static cache makes
+        any kernel do; an encoder's layers have no causal mask.
+        """
+        scenario = self.scenario
+        causal = scenario.model.causal and scenario.workload.static_cache is None
+        return causal and self.topology.chip.fuses_attention
 
     def embed(self, table: Placed, name: str) -> Placed:
         axes = table.tensor.dim("V").axes
@@ -255,49 +268,56 @@ class Lowering:
         return Placed(result, self.to.compute(op, Work(0.0, sum(t.local_bytes for t in moved)), tasks))
 
     def _multiply(
-        self, name: str, pairs: Sequence[tuple[Sharded, Placed]], outputs: Sequence[Sharded], inputs: Tasks
+        self, name: str, factors: Sequence[tuple[Sharded, Sequence[Placed]]], outputs: Sequence[Sharded], inputs: Tasks
     ) -> Tasks:
         """A fused matmul, after or looped with the gathering of its weights."""
-        work = matmul_work([(x, weight.tensor) for x, weight in pairs], outputs)
-        gathered = [(x, weight.tensor, weight.stored) for x, weight in pairs if weight.stored]
-        if not gathered:
-            return self.to.compute(name, work, inputs)
-        axes = gathered_axes(*gathered[0])
-        stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
-        used_bytes = sum(used.local_bytes for _, used, _ in gathered)
+        used = [(x, [weight.tensor for weight in weights]) for x, weights in factors]
+        gathered = [(x, weight.tensor, weight.stored) for x, weights in factors for weight in weights if weight.stored]
+        axes = gathered_axes(*gathered[0]) if gathered else ()
         longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
+        if not longer:
+            return self.to.compute(name, matmul_work(used, outputs), inputs)
         if self.scenario.layout.overlap == "none" or not all(self.topology.axis(axis).ring for axis in longer):
-            self.gather_buffer_bytes = max(self.gather_buffer_bytes, used_bytes)
+            used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
-            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", (), dtype)
-            return self.to.compute(name, work, (*inputs, *arrived))
-        self.gather_buffer_bytes = max(self.gather_buffer_bytes, 2 * stored_bytes)
-        return weight_loop(self.to, name, work, stored_bytes, longer, inputs)
+            free = self.to.buffers.claim(used_bytes)
+            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", free, dtype)
+            done = self.to.compute(name, matmul_work(used, outputs), (*inputs, *arrived))
+            self.to.buffers.release(done)
+            return done
+        stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
+        self.to.buffers.claim_shards(stored_bytes, prod(self.to.ways((axis,)) for axis in longer))
+        ways = {dim: count for _, weight, stored in gathered for dim, count in _gathered_ways(weight, stored).items()}
+        pieces = Gathered(used, outputs, ways).pieces()
+        return weight_loop(self.to, name, pieces, stored_bytes, longer, inputs)
 
     # --- looped collective matmul ------------------------------------------------------------------------------------
 
     def all_gather_matmul(self, factors: Sequence[tuple[Placed, str, Placed]], axes: Axes, name: str) -> Placed:
         inputs = [value for value, _, _ in factors]
         if loops(self.to, axes):
-            gathered = [sharding.all_gather(value.tensor, dim, axes) for value, dim, _ in factors]
-            pairs = [(tensor, weight.tensor) for tensor, (_, _, weight) in zip(gathered, factors, strict=True)]
-            product = sum_of_products(name, pairs)
-            work, size = matmul_work(pairs, [product]), sum(tensor.local_bytes for tensor in gathered)
-            return Placed(product, gathering_loop(self.to, name, work, size, axes[0], _tasks(inputs)))
+            gathered = [
+                (sharding.all_gather(value.tensor, dim, axes), dim, weight.tensor) for value, dim, weight in factors
+            ]
+            product = sum_of_products(name, [(x, weight) for x, _, weight in gathered])
+            pieces = gathered_pieces(gathered, product, chunks_of_pieces(self.to.ways(axes), loop_form(self.to)))
+            size = sum(x.local_bytes for x, _, _ in gathered)
+            return Placed(product, gathering_loop(self.to, name, pieces, size, axes[0], _tasks(inputs)))
         whole = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
-        placed = [(value.tensor, weight) for value, (_, _, weight) in zip(whole, factors, strict=True)]
-        product = sum_of_products(name, [(x, weight.tensor) for x, weight in placed])
+        placed = [(value.tensor, [weight]) for value, (_, _, weight) in zip(whole, factors, strict=True)]
+        product = sum_of_products(name, [(x, weight.tensor) for x, (weight,) in placed])
         return Placed(product, self._multiply(name, placed, [product], _tasks(whole)))
 
     def matmul_reduce_scatter(
         self, x: Placed, weights: Sequence[tuple[Placed, str]], axes: Axes, name: str
     ) -> tuple[Placed, ...]:
         if loops(self.to, axes):
-            pairs = [(x.tensor, weight.tensor) for weight, _ in weights]
-            products = [sharding.matmul(*pair) for pair in pairs]
+            products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
-            work, size = matmul_work(pairs, products), sum(tensor.local_bytes for tensor in products)
-            done = scattering_loop(self.to, name, work, size, axes[0], x.after)
+            chunks = chunks_of_pieces(self.to.ways(axes), loop_form(self.to))[::-1]
+            pieces = scattered_pieces(x.tensor, [(weight.tensor, into) for weight, into in weights], chunks)
+            size = sum(tensor.local_bytes for tensor in products)
+            done = scattering_loop(self.to, name, pieces, size, axes[0], x.after)
             return tuple(Placed(t, done) for t in results)
         values = self.matmul(x, [weight for weight, _ in weights], name)
         return self.reduce_scatter(
@@ -308,20 +328,25 @@ class Lowering:
         if plus is None:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
-        work = matmul_work([(x.tensor, weight.tensor)], [result, plus.tensor])
+        work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor])
         return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
 
     def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str, total: str) -> Placed:
         product = sharding.matmul(x.tensor, weight.tensor)
         result = sharding.all_reduce(product, axes)
-        work = matmul_work([(x.tensor, weight.tensor)], [product])
         done: Tasks = ()
-        for _ in range(chunks):
-            piece = self.to.compute(name, work, x.after, 1 / chunks)
-            size = result.local_bytes / chunks
+        for work, part in column_pieces(x.tensor, weight.tensor, product, chunks):
+            piece = self.to.compute(name, work, x.after)
+            size = part.local_bytes
             done = (*done, *self.to.collective("all_reduce", axes, size, total, piece, result.dtype))
         return Placed(result, done)
 
 
 def _tasks(values: Sequence[Placed]) -> Tasks:
     return tuple(ids for value in values for ids in value.after)
+
+
+def _gathered_ways(used: Sharded, stored: Sharded) -> dict[str, int]:
+    """Chips over which each dimension of a weight is gathered."""
+    dims = zip(used.dims, stored.dims, strict=True)
+    return {now.name: stored.ways(dim.axes) // used.ways(now.axes) for now, dim in dims if dim.axes != now.axes}

@@ -10,9 +10,10 @@ import numpy as np
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import Emitted, emit
 from sim.collectives.schedule import Schedule
-from sim.costs import Work, duration_ps
+from sim.costs import Work, launch_columns
+from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Streams, Tasks, shifted
 from sim.partition import Axes
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
@@ -51,20 +52,21 @@ class Emitter:
         self.copy_engines = np.arange(len(named) - len(copies), len(named), dtype=np.int32)
         """Their resources, one per chip; none without a memory pool."""
         self.streams = Streams(one=not scenario.own_stream)
+        self.buffers = GatherBuffers(0 if self.streams.one else scenario.layout.prefetch)
+        self.overtaking: dict[str, None] = {}
+        """Collectives that wait for their inputs, but not for other compute issued before them."""
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
-    def compute(self, op: str, work: Work, inputs: Tasks = (), share: float = 1.0) -> Tasks:
-        """One launch on every chip, of a share of the work; the tasks that end it."""
+    def compute(self, op: str, work: Work, inputs: Tasks = ()) -> Tasks:
+        """One launch on every chip; the tasks that end it."""
         waits = self.streams.waits("compute", inputs)
         ids = self.builder.add(
             op,
             Kind.COMPUTE,
             self.chips,
-            busy_ps=duration_ps(self.topology.chip, work, self.scenario.workload.activations, share),
             resource=self.chips,
-            deps=(*waits, *self._launch(op)),
-            bytes=work.bytes * share,
-            flops=work.flops * share,
+            deps=(*waits, *self.launch(op)),
+            **launch_columns(self.topology.chip, work, self.scenario.workload.activations),
         )
         self.streams.put("compute", waits, (ids,))
         return (ids,)
@@ -74,19 +76,28 @@ class Emitter:
         if self.ways(axes) == 1:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
-        waits = self.streams.waits("communication", inputs)
         op = self.label(kind, axes, name)
-        lost = self.topology.chip.channel_interference * (plan.timing.channels if plan.timing else 0)
-        after = (*waits, *self._launch(op))
-        slow_ppm = round(lost * FULL_PPM)
-        end = emit(self.builder, self.topology, plan, size, op, after, slow_ppm=slow_ppm, dtype=dtype).end
+        if self.streams.overtakes(inputs):
+            self.overtaking[op] = None
+        waits = self.streams.waits("communication", inputs)
+        end = self.emit(plan, size, op, waits, dtype).end
         self.streams.put("communication", waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if self.streams.one or not wait_ps:
             return (end,)
         return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
 
-    def _launch(self, op: str) -> Tasks:
+    def emit(self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, needs: Ids | None = None) -> Emitted:
+        """The tasks of a collective, looped with a matmul or not."""
+        after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan)
+        return emit(self.builder, self.topology, plan, size, op, after, needs=needs, slow_ppm=slow_ppm, dtype=dtype)
+
+    def slow_ppm(self, plan: Schedule) -> int:
+        """What a collective in progress takes from its chips' compute, in parts per million of the rate."""
+        channels = plan.timing.channels if plan.timing else 0
+        return round(self.topology.chip.channel_interference * channels * FULL_PPM)
+
+    def launch(self, op: str) -> Tasks:
         """The host's launches of an operation, one after the other, where no graph was captured."""
         if self.scenario.layout.graph_capture:
             return ()
@@ -97,7 +108,8 @@ class Emitter:
     def snapshot(self, state: Sequence[Placed]) -> Snapshot:
         """Returns what a layer that begins here depends on, if `state` are the values it takes."""
         held = tuple((value.tensor, value.stored, len(value.after)) for value in state)
-        return held, (*self.streams.snapshot(), *(ids for value in state for ids in value.after))
+        values = (ids for value in state for ids in value.after)
+        return held, (*self.streams.snapshot(), *self.buffers.pending, *values)
 
     def repeats(self, start: int, layers: int, at_start: Snapshot, at_end: Snapshot) -> bool:
         """Returns whether what would be lowered next is the tasks from `start` on, `layers` layers later.
@@ -123,6 +135,7 @@ class Emitter:
         """Append `count` copies of the tasks from `start` on, of so many layers; the values that the last leaves."""
         shift = self.builder.repeat(start, count, layers, keep)
         self.streams.shift(start, shift)
+        self.buffers.shift(start, shift)
         return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
 
     def label(self, kind: str, axes: Axes, name: str) -> str:

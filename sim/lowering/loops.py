@@ -4,77 +4,91 @@ arrival of its shard, and the next shard moves under it. A loop is one operation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.emit import emit
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
-from sim.costs import Work
-from sim.looped import loop_shares, piece_of_arrival, shift_after
+from sim.looped import piece_of_arrival, shift_after
 from sim.lowering.emitter import Emitter
+from sim.lowering.pieces import Launches
 from sim.lowering.streams import Tasks
 from sim.partition import Axes
 from sim.program import Ids, Kind
 
 
-def gathering_loop(to: Emitter, name: str, work: Work, size: float, axis: str, inputs: Tasks) -> Tasks:
+def gathering_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks) -> Tasks:
     """An all-gather of `size` bytes and the matmul on it."""
     form, length = loop_form(to), to.ways((axis,))
     plan = all_gather_loop(to.topology, axis, form)
     waits = to.streams.waits("compute", inputs)
     op = to.label("all_gather", (axis,), name)
-    sent = emit(to.builder, to.topology, plan, size, op, waits, dtype=to.scenario.workload.activations).sends
+    sent = to.emit(plan, size, op, waits, to.scenario.workload.activations).sends
     needed_by = piece_of_arrival(plan, form, length)
-    for piece, share in enumerate(loop_shares(length, form)):
+    for piece, launches in enumerate(pieces):
         lanes = [(needed_by == piece) & (plan.direction == direction) for direction in (1, -1)]
         arrived = tuple(to.arrivals(plan, sent, lane) for lane in lanes if lane.any())
-        to.compute(name, work, (*inputs, *arrived), share)
+        _launch_all(to, name, launches, (*inputs, *arrived))
     return to.streams.last("compute")
 
 
-def scattering_loop(to: Emitter, name: str, work: Work, size: float, axis: str, inputs: Tasks) -> Tasks:
+def scattering_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks) -> Tasks:
     """A matmul and the reduce-scatter of its `size` bytes."""
-    form = loop_form(to)
-    plan = reduce_scatter_loop(to.topology, axis, form)
-    shares = reversed(loop_shares(to.ways((axis,)), form))
-    pieces = np.stack([to.compute(name, work, inputs, share)[0] for share in shares])
+    plan = reduce_scatter_loop(to.topology, axis, loop_form(to))
+    done = np.stack([_launch_all(to, name, launches, inputs)[0] for launches in pieces])
     op = to.label("reduce_scatter", (axis,), name)
     # A chip enters once it has something to send; the send of step i carries what piece i computed.
     dtype = to.scenario.workload.activations
-    sent = emit(to.builder, to.topology, plan, size, op, [pieces[0]], needs=pieces[plan.step, plan.src], dtype=dtype)
-    to.streams.put("compute", (), (pieces[-1], sent.end))
+    sent = to.emit(plan, size, op, (done[0],), dtype, needs=done[plan.step, plan.src])
+    to.streams.put("compute", (), (done[-1], sent.end))
     return to.streams.last("compute")
 
 
-def weight_loop(to: Emitter, name: str, work: Work, size: float, axes: Axes, inputs: Tasks) -> Tasks:
+def _launch_all(to: Emitter, name: str, launches: Launches, inputs: Tasks) -> Tasks:
+    """The launches of one piece, one after the other; the tasks that end the last."""
+    for work in launches:
+        done = to.compute(name, work, inputs)
+    return done
+
+
+def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axes: Axes, inputs: Tasks) -> Tasks:
     """Pieces that each multiply with one shard of `size` bytes, while it moves on to the next chip of a ring.
 
     Loops are nested, the first axis innermost. Each shift runs under the piece that multiplies with what it sends; the
     next waits for it, on whatever axis: collectives run in program order, one at a time.
     """
     lengths = [to.ways((axis,)) for axis in axes]
-    count = prod(lengths)
     op = to.label("all_gather", axes, f"{name} weights")
     overhead = units.to_ps(to.topology.collective_overhead_s)
     instance = to.builder.new_collective()
     waits = to.streams.waits("compute", inputs)
     to.builder.dtypes[op] = to.scenario.workload.weights
+    slow_ppm = to.slow_ppm(schedule(to.topology, "permute", axes[:1]))
+    slows = to.chips if slow_ppm else -1
     begin = to.builder.add(
-        op, Kind.BEGIN, to.chips, flight_ps=overhead, deps=waits, bytes=size * count, collective=instance
+        op,
+        Kind.BEGIN,
+        to.chips,
+        flight_ps=overhead,
+        deps=(*waits, *to.launch(op)),
+        bytes=size * len(pieces),
+        collective=instance,
+        slows=slows,
+        slow_ppm=slow_ppm,
     )
     here: Tasks = ()  # arrivals of the shards in hand
-    for piece in range(count):
+    for piece, launches in enumerate(pieces):
         before = to.streams.last("compute")
-        to.compute(name, work, (*inputs, *here), 1 / count)
+        _launch_all(to, name, launches, (*inputs, *here))
         along = shift_after(piece, lengths)
         if along is None:
             break
         after = (begin, *before, *here)
         here = (_shift(to, op, axes[along], size, after, instance),)
-    end = to.builder.add(op, Kind.END, to.chips, deps=(begin, *here), collective=instance)
+    end = to.builder.add(
+        op, Kind.END, to.chips, deps=(begin, *here), collective=instance, slows=slows, slow_ppm=-slow_ppm
+    )
     to.streams.put("compute", (), (*to.streams.last("compute"), end))
     return to.streams.last("compute")
 

@@ -3,6 +3,10 @@
 An operation waits for the tasks that produce its inputs and for the last operation of its stream, and for nothing else.
 `compute` holds matmuls, attention and elementwise operations. `communication` holds collectives; on a machine whose
 compiler has no asynchronous collectives both names mean one stream, and operations run in program order.
+
+This assumes that a collective waits for its inputs alone. A library that records an event on the compute stream when a
+collective is issued, as PyTorch's does, also holds it for compute that was issued before and has nothing to do with it.
+Layouts issue most collectives right after their inputs, where both are the same; a report names those they do not.
 """
 
 from __future__ import annotations
@@ -46,6 +50,11 @@ class Streams:
     def waits(self, stream: Stream, tasks: Tasks) -> Tasks:
         """What the stream's next operation waits for, if `tasks` produce its inputs."""
         return (*self.last(stream), *self.missing(stream, tasks))
+
+    def overtakes(self, inputs: Tasks) -> bool:
+        """True if a collective of these inputs may begin before compute that was issued before it has ended."""
+        last = self.last("compute")
+        return not self.one and any(not any(np.array_equal(ids, own) for own in inputs) for ids in last)
 
     def hold(self, stream: Stream, tasks: Tasks) -> None:
         """The stream's next operation also waits for `tasks`."""

@@ -22,19 +22,22 @@ class AttentionWork:
     copied: int
     """Bytes of copied heads that are read from the L2 cache, per position."""
     scores: int
-    """Per position."""
+    """Per position that a query sees."""
     d_head: int
     moved: int
     """Bytes of queries and outputs."""
     score_bytes: int
     """Of a score in memory."""
+    masked: float
+    """Positions of the cache that a query skips because they come after it, on average over a chip's queries; 0 where
+    all are computed and the masked ones thrown away."""
     form: Literal["fused", "one kernel", "three kernels"]
     """Fused, scores stay on the chip; in one kernel they are written, and read again for the values; in three the
     softmax is one of its own."""
 
     def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
         """(what its name adds, work) of each kernel for a cache of `length` positions."""
-        read, copied, scores = self.read * length, float(self.copied * length), self.scores * length
+        read, copied, scores = self.read * length, float(self.copied * length), self.scores * (length - self.masked)
         flops, in_memory = 2 * 2 * scores * self.d_head, scores * self.score_bytes
         if self.form == "fused":
             return (("", Work(flops, read + self.moved, copied)),)
@@ -44,18 +47,30 @@ class AttentionWork:
         return (" scores", half), (" softmax", Work(0.0, 2 * in_memory)), (" values", half)
 
 
-def matmul_work(pairs: Sequence[tuple[Sharded, Sharded]], outputs: Sequence[Sharded]) -> Work:
-    """A fused matmul: each input, weight and output crosses HBM once."""
-    flops = sum(sharding.matmul_flops(x, weight) for x, weight in pairs)
-    inputs = {id(x): x for x, _ in pairs}.values()
-    moved = [*inputs, *(weight for _, weight in pairs), *outputs]
-    rows = max(prod(dim for dim, own in zip(x.local_shape, x.dims, strict=True) if own.name in "BL") for x, _ in pairs)
-    contracted = {dim.name for x, _ in pairs for dim in x.dims}
-    columns = sum(
-        prod(size for size, dim in zip(weight.local_shape, weight.dims, strict=True) if dim.name not in contracted)
-        for _, weight in pairs
+Factors = Sequence[tuple[Sharded, Sequence[Sharded]]]
+"""What a fused matmul multiplies: each input with each of its weights."""
+
+
+def matmul_work(factors: Factors, outputs: Sequence[Sharded], added: Sequence[Sharded] = ()) -> Work:
+    """A fused matmul: each input, weight and output crosses HBM once.
+
+    Args:
+        added: sums that are read as well, and added to the products before these are written.
+    """
+    flops = sum(sharding.matmul_flops(x, weight) for x, weights in factors for weight in weights)
+    read = [*(x for x, _ in factors), *(weight for _, weights in factors for weight in weights), *added]
+    return Work(
+        float(flops),
+        float(sum(tensor.local_bytes for tensor in (*read, *outputs))),
+        rows=max(_elements(x, rows=True) for x, _ in factors),
+        columns=sum(_elements(output, rows=False) for output in outputs),
     )
-    return Work(float(flops), float(sum(tensor.local_bytes for tensor in moved)), rows=rows, columns=columns)
+
+
+def _elements(tensor: Sharded, rows: bool) -> int:
+    """Rows of a matmul's input, or columns of its output: sequences and positions are rows."""
+    dims = zip(tensor.local_shape, tensor.dims, strict=True)
+    return prod(size for size, dim in dims if (dim.name in "BL") == rows)
 
 
 def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Sharded:

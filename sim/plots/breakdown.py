@@ -53,15 +53,15 @@ _WIDE = 0.045
 """A part of so much of the step has room for its percentage."""
 
 
-def make(trace: Trace, topology: Topology, dtype: str, title: str = "", batches: Batches | None = None) -> Figure:
+def make(trace: Trace, topology: Topology, title: str = "", batches: Batches | None = None) -> Figure:
     """The figure.
 
     Args:
         batches: of a pipeline.
     """
-    causes = critical.shares(trace, topology, dtype).causes
+    causes = critical.shares(trace, topology).causes
     bars = {
-        "what the critical chip does": breakdown(trace, topology, dtype, batches),
+        "what the critical chip does": breakdown(trace, topology, batches),
         "what the critical path is made of": {share.name: share.time_s for share in causes},
     }
     step_s = trace.makespan_ps / PS_PER_S

@@ -1,23 +1,27 @@
 """Operations under the roofs of their chip: FLOP/s reached against FLOPs per byte of memory traffic.
 
-(Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785.) Dashed is the data sheet, solid what large
-operations reach; a point below the solid roof pays for its fixed overhead, or is slowed by communication.
+(Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785.) Dashed is the data sheet, solid what `sim.costs`
+lets operations reach: one roof each for matmuls that read in tiles and for all else, where their bandwidths differ. A
+point below its solid roof pays for its fixed overhead, for tiles that are not full or for reads from L2, or is slowed
+by communication. Which limit an operation has is what its cost says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.costs import matmul_rate
+from sim.costs import hbm_rate, matmul_rate, roofline_s
 from sim.plots.style import PALETTE, entitle, figure, plain_ticks, save, style
+from sim.program import Floats
 from sim.report import spans as sp
 from sim.report.metrics import critical_chip
+from sim.topology.chip import Chip
 from sim.topology.graph import Topology
 from sim.trace import Trace
 from sim.units import format_seconds
@@ -41,6 +45,8 @@ class Point:
     flops_per_byte: float
     flops_per_s: float
     time_s: float
+    bound: str = "compute"
+    """What takes longer at the rates of its cost, `compute` or `memory`."""
 
 
 def draw(trace: Trace, topology: Topology, dtype: str, path: Path | str, title: str = "") -> None:
@@ -53,12 +59,19 @@ def points(trace: Trace, topology: Topology) -> list[Point]:
     program = trace.program
     own = sp.compute(trace).of_lane(critical_chip(trace, topology.chips))
     op = program.op[own.task]
-    time_s, flops, moved = (
-        sp.sums(op, values, len(program.op_names))
-        for values in ((own.end - own.start) / 1e12, program.flops[own.task], program.bytes[own.task])
+    columns = (
+        (own.end - own.start) / 1e12,
+        *(getattr(program, name)[own.task] for name in ("flops", "bytes", "compute_ps", "memory_ps")),
     )
+    time_s, flops, moved, compute, memory = (sp.sums(op, values, len(program.op_names)) for values in columns)
     found = [
-        Point(program.op_names[i], float(flops[i] / moved[i]), float(flops[i] / time_s[i]), float(time_s[i]))
+        Point(
+            program.op_names[i],
+            float(flops[i] / moved[i]),
+            float(flops[i] / time_s[i]),
+            float(time_s[i]),
+            "memory" if memory[i] > compute[i] else "compute",
+        )
         for i in np.flatnonzero((flops > 0) & (moved > 0) & (time_s > 0)).tolist()
     ]
     return sorted(found, key=lambda point: (-point.time_s, point.op))
@@ -78,6 +91,29 @@ def together(found: Sequence[Point], width: float, height: float) -> list[list[i
     return groups
 
 
+Roof = Callable[[Floats], Floats]
+"""FLOP/s that operations of so many FLOPs per byte reach, their overhead left out."""
+
+
+def roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
+    """(label, line style, roof): the data sheet's, and those of the costs, one for each bandwidth that they apply."""
+    peak, rate = chip.peak_flops[dtype], matmul_rate(chip, dtype)
+
+    def under(bandwidth: float) -> Roof:
+        return lambda x: 1 / np.vectorize(roofline_s)(1 / rate, 1 / (x * bandwidth), 1 - chip.roofline_overlap)
+
+    def label(name: str, flops: float, bandwidth: float) -> str:
+        return f"{name}: {flops / 1e12:.4g} TFLOP/s, {bandwidth / 1e9:,.0f} GB/s"
+
+    sheet = label("data sheet", peak, chip.hbm_bandwidth)
+    found: list[tuple[str, str, Roof]] = [(sheet, "--", lambda x: np.minimum(peak, x * chip.hbm_bandwidth))]
+    streamed, tiled = hbm_rate(chip, 1), hbm_rate(chip, 2)
+    if streamed == tiled:
+        return [*found, (label("reached by large operations", rate, tiled), "-", under(tiled))]
+    found.append((label("reached by large matmuls of several rows", rate, tiled), "-", under(tiled)))
+    return [*found, (label("reached by other large operations", rate, streamed), "-.", under(streamed))]
+
+
 def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
     """The figure that `draw` writes."""
     chip, found = topology.chip, points(trace, topology)[:_MOST]
@@ -89,13 +125,8 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
         ridge = chip.peak_flops[dtype] / chip.hbm_bandwidth
         ends = [value for point in found for value in (point.flops_per_byte,)] + [ridge]
         x = np.geomspace(min(ends) / 4, max(ends) * 8, 200)
-        roofs = (
-            (chip.peak_flops[dtype], chip.hbm_bandwidth, "--", "data sheet"),
-            (matmul_rate(chip, dtype), chip.hbm_bandwidth * chip.hbm_efficiency, "-", "reached by large operations"),
-        )
-        for peak, bandwidth, line, label in roofs:
-            label = f"{label}: {peak / 1e12:.4g} TFLOP/s, {bandwidth / 1e9:,.0f} GB/s"
-            axes.plot(x, np.minimum(peak, x * bandwidth), line, color=PALETTE["grey"], linewidth=1.2, label=label)
+        for label, line, reached in roofs(chip, dtype):
+            axes.plot(x, reached(x), line, color=PALETTE["grey"], linewidth=1.2, label=label)
         axes.set_ylim(_lowest(found, x[0] * chip.hbm_bandwidth), 2 * chip.peak_flops[dtype])
         axes.set_xlim(x[0], x[-1])
         low, high = axes.get_ylim()
@@ -118,7 +149,8 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
             axes.annotate(numbers, place, **beside)
             looks = [look if i in group else own for i, own in enumerate(looks)]
         for i, (point, look) in enumerate(zip(found, looks, strict=True)):
-            axes.plot([], [], linewidth=0, label=f"{i + 1}  {point.op}: {format_seconds(point.time_s)}", **look)
+            label = f"{i + 1}  {point.op}: {format_seconds(point.time_s)}, {point.bound}"
+            axes.plot([], [], linewidth=0, label=label, **look)
         axes.set_xlabel("FLOPs per byte of memory traffic")
         axes.set_ylabel(f"TFLOP/s of {dtype} on one chip")
         plain_ticks(axes.yaxis, 1e12)

@@ -132,7 +132,7 @@ def _common_format(nodes: Iterable[RankNode], chip: Chip, notes: Notes) -> str:
     common = next((name for name, _ in formats.most_common() if name in chip.peak_flops), next(iter(chip.peak_flops)))
     measured = [each for each in computations if each.node.duration_us and each.quantity("num_ops")]
     on_chip = [each for each in measured if each.flag("is_cpu_op") is False]
-    others = Counter(each.dtype for each in on_chip if each.dtype != common)
+    others = Counter(each.dtype for each in on_chip if each.dtype not in chip.peak_flops)
     for name, count in others.items():
         which = f"in {shortened(name)}" if name else "without a number format"
         notes.count(f"limits of {{n}} computations {which} are told by the rate of {chip.name} in {common}", count)
@@ -157,7 +157,7 @@ def replayed(traced: TracedProgram, topology: Topology) -> Replayed:
         raise InputError(
             "must have nodes that take time, got durations and sizes of 0 only; there is nothing to replay"
         )
-    found = shares(trace, topology, traced.dtype)
+    found = shares(trace, topology)
     return Replayed(
         Bottlenecks("replayed", "the replayed traces", found, what_if(trace, topology, found)), traced.notes
     )

@@ -9,7 +9,7 @@ import numpy as np
 from sim import units
 from sim.collectives import algorithm_of, schedule
 from sim.collectives.emit import emit
-from sim.costs import Work, roofline_s
+from sim.costs import Work, cost, launch_columns
 from sim.errors import InputError
 from sim.export.chakra import NodeType
 from sim.program import Ids, Kind, Program, ProgramBuilder
@@ -79,6 +79,8 @@ class Tasks:
             peer=each.ends(sends=True)[1] if node.type == NodeType.COMM_SEND else -1,
             bytes=each.quantity("comm_size" if sends else "tensor_size") or 0.0,
             flops=each.quantity("num_ops") or 0.0,
+            compute_ps=each.whole("compute_ps") or 0,
+            memory_ps=each.whole("memory_ps") or 0,
             slows=self._resource[slows] if slows else -1,
             slow_ppm=each.whole("slow_ppm") or 0,
         )
@@ -88,15 +90,16 @@ class Tasks:
         if on_host is None:
             self._notes.count("{n} computations without is_cpu_op run on the host, as the schema's feeder takes them")
             on_host = True
+        work = Work(each.quantity("num_ops") or 0.0, each.quantity("tensor_size") or 0.0)
+        known = each.dtype in self._topology.chip.peak_flops
+        limits = launch_columns(self._topology.chip, work, each.dtype if known else self.dtype)
         return self.builder.add(
             each.node.name,
             Kind.EVENT if on_host else Kind.COMPUTE,
             each.rank,
-            busy_ps=self._duration_ps(each),
             resource=np.array([self._resource[f"{each.rank}:{'host' if on_host else 'compute'}"]]),
             deps=after,
-            bytes=each.quantity("tensor_size") or 0.0,
-            flops=each.quantity("num_ops") or 0.0,
+            **limits | {"busy_ps": self._duration_ps(each)},
         )
 
     def _duration_ps(self, each: RankNode) -> int:
@@ -112,7 +115,7 @@ class Tasks:
         which = "" if each.dtype or not work.flops else " and a number format"
         self._notes.count(f"{{n}} nodes without a duration{which} take the roofline of {chip.name} in {dtype}")
         try:
-            return units.to_ps(roofline_s(chip, work, dtype))
+            return units.to_ps(cost(chip, work, dtype).roofline_s)
         except InputError as error:
             raise error.within(str(each)) from None
 

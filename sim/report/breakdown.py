@@ -11,8 +11,8 @@ from sim.trace import Trace
 from sim.units import PS_PER_S
 
 PARTS = {
-    "compute-bound": "compute limited by the matmul rate, no collective of the chip in progress",
-    "memory-bound": "compute limited by memory bandwidth, no collective of the chip in progress",
+    "compute-bound": "compute whose FLOPs take longer than its bytes, no collective of the chip in progress",
+    "memory-bound": "compute whose bytes take longer than its FLOPs, no collective of the chip in progress",
     "overlapped": "compute with a collective in progress",
     "exposed": "a collective in progress, no compute",
     "stream join": "one stream waits to join the other, after a collective; no compute, no collective",
@@ -23,7 +23,7 @@ PARTS = {
 """Parts of a step, and what they mean. Waits are left out where there are none."""
 
 
-def breakdown(trace: Trace, topology: Topology, dtype: str, batches: Batches | None = None) -> dict[str, float]:
+def breakdown(trace: Trace, topology: Topology, batches: Batches | None = None) -> dict[str, float]:
     """Seconds of each of PARTS on the critical chip; they add up to the step.
 
     Args:
@@ -32,7 +32,7 @@ def breakdown(trace: Trace, topology: Topology, dtype: str, batches: Batches | N
     chip, program = critical_chip(trace, topology.chips), trace.program
     compute, collectives = sp.compute(trace).of_lane(chip), sp.collectives(trace).of_lane(chip)
     communicating, computing = sp.union(collectives), sp.union(compute)
-    slow = memory_bound(program, topology.chip, dtype)
+    slow = memory_bound(program)
     alone = sp.minus(compute, communicating)
     exposed = _length(sp.minus(communicating, computing))
     parts = {

@@ -177,17 +177,16 @@ class _Releases:
         return int(min(held))
 
 
-def shares(trace: Trace, topology: Topology, dtype: str, path: Path | None = None) -> Shares:
+def shares(trace: Trace, topology: Topology, path: Path | None = None) -> Shares:
     """Who owns the step of `trace`.
 
     Args:
-        dtype: of the operands of matmuls, which decides the rate they can reach.
         path: that of `trace`, where it is known already.
     """
     path, program = path or walk(trace), trace.program
     step_ps = int(path.length.sum())
     overhead_ps = to_ps(topology.chip.op_overhead_s)
-    slow = memory_bound(program, topology.chip, dtype)
+    slow = memory_bound(program)
     cause_of: dict[str, list[int]] = {name: [0, 0] for name in CAUSES}
     kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
     other = _held_up_by_another(trace, path)

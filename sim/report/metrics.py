@@ -24,7 +24,7 @@ from sim.program import Floats, Ints, Kind, Program
 from sim.report import spans as sp
 from sim.topology.graph import Topology
 from sim.trace import Trace
-from sim.units import PS_PER_S
+from sim.units import PS_PER_S, to_ps
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,17 @@ class OpMeasure:
     bytes: float
     """HBM traffic of compute; bytes the chip put on its links, forwarded ones included, of a collective."""
     flops: float
+    compute_s: float = 0.0
+    """Time of the FLOPs of compute at the rates that they reach (`sim.costs`)."""
+    memory_s: float = 0.0
+    """Time of the bytes of compute at the bandwidths that they reach."""
+    overhead_s: float = 0.0
+    """Fixed time of all its launches."""
+
+    @property
+    def bound(self) -> str:
+        """Whether FLOPs or bytes take longer, `compute` or `memory`; empty for a collective."""
+        return "" if self.kind != "compute" else "memory" if self.memory_s > self.compute_s else "compute"
 
     @property
     def exposed_each_s(self) -> float:
@@ -105,7 +116,7 @@ def measure(
         bubble_s=waited_ps[2] / PS_PER_S,
         idle_s=(makespan - reached_ps[-1]) / PS_PER_S,
         critical_chip=critical,
-        ops=_ops(program, often, critical, does),
+        ops=_ops(program, often, critical, does, to_ps(topology.chip.op_overhead_s)),
         link_busy_s=link_ps / PS_PER_S,
         link_bytes=sp.totals(links.lane, program.bytes[links.task], often[links.task], len(topology.links)),
         link_utilisation=link_ps / max(makespan, 1),
@@ -195,19 +206,20 @@ def _last_ends(trace: Trace, chips: int) -> Ints:
     return last_end
 
 
-def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does]) -> tuple[OpMeasure, ...]:
+def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does], overhead_ps: int) -> tuple[OpMeasure, ...]:
     """The table of ops on one chip."""
     names, own = program.op_names, program.chip == chip
     kinds = ("compute", Kind.COMPUTE, Kind.COMPUTE), ("collective", Kind.BEGIN, Kind.SEND)
     figures = periodic.over_all(program, [each.of_ops(chip) for each in does])
 
-    def total(values: Floats, kind: Kind) -> Floats:
+    def total(values: Floats | Ints, kind: Kind) -> Floats:
         tasks = np.flatnonzero(own & (program.kind == kind))
         return sp.totals(program.op[tasks], values[tasks], often[tasks], len(names))
 
     rows = {}
     for (kind, worked, moved), (count, time_ps, exposed_ps) in zip(kinds, figures, strict=True):
         bytes_, flops = total(program.bytes, moved), total(program.flops, worked)
+        compute_ps, memory_ps = total(program.compute_ps, worked), total(program.memory_ps, worked)
         for op in np.flatnonzero(count).tolist():
             rows[op, kind] = OpMeasure(
                 op=names[op],
@@ -217,5 +229,8 @@ def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does]) -> tup
                 exposed_s=float(exposed_ps[op]) / PS_PER_S,
                 bytes=float(bytes_[op]),
                 flops=float(flops[op]),
+                compute_s=float(compute_ps[op]) / PS_PER_S,
+                memory_s=float(memory_ps[op]) / PS_PER_S,
+                overhead_s=int(count[op]) * overhead_ps / PS_PER_S if worked == Kind.COMPUTE else 0.0,
             )
     return tuple(rows[key] for key in sorted(rows))

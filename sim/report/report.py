@@ -240,7 +240,7 @@ class Report:
             "published": plain(self.published) if self.published else None,
             "memory": memory,
             "links": plain(self.links),
-            "ops": [plain(op) | {"exposed_each_s": op.exposed_each_s} for op in self.ops],
+            "ops": [plain(op) | {"exposed_each_s": op.exposed_each_s, "bound": op.bound} for op in self.ops],
             "padding": plain(self.padding) | {"saved": self.padding.saved} if self.padding else None,
             "pipeline": plain(self.pipeline) if self.pipeline else None,
             "spread": plain(self.spread) if self.spread else None,

@@ -145,7 +145,7 @@ def sums(group: npt.NDArray[np.integer], value: Ints | Floats, groups: int) -> F
     return np.bincount(group, weights=value, minlength=groups).astype(np.float64)
 
 
-def totals(group: npt.NDArray[np.integer], value: Floats, often: Ints, groups: int) -> Floats:
+def totals(group: npt.NDArray[np.integer], value: Floats | Ints, often: Ints, groups: int) -> Floats:
     """Sum of `value` times `often` per group [groups], to the last bit the same in any order of the rows.
 
     Equal values of a group are counted, not added one after the other.

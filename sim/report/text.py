@@ -57,7 +57,7 @@ def step(report: Report) -> Iterator[Block]:
     """Of one step of one phase, of a pipeline of all requests: stages, operations, collectives, links."""
     if report.pipeline and report.pipeline.passes:
         yield list(_passes(report.pipeline.passes))
-    yield [_ops(report), *_each(report), _links(report)]
+    yield [_ops(report), *_bounds(report), *_each(report), _links(report)]
     if report.waiting:
         yield list(_waiting(report.waiting))
 
@@ -237,6 +237,14 @@ def _ops(report: Report) -> Table:
     )
     title = f"{report.span} on chip {report.critical_chip}"
     return Table((title, "count", "time", "exposed", "share", "bytes"), (tuple(rows), totals))
+
+
+def _bounds(report: Report) -> Iterator[Line]:
+    """Which operations have which limit: the longer of the two times of their costs."""
+    for bound in ("memory", "compute"):
+        names = [op.op for op in report.ops if op.bound == bound]
+        if names:
+            yield Line(f"{bound}-bound: {', '.join(names)}")
 
 
 def _each(report: Report) -> Iterator[Line]:

@@ -75,6 +75,9 @@ class LayoutSpec(Strict):
     """Of tensor_parallel: the residual stream and its norms split over tokens (Korthikanti et al. 2022)."""
     communication: Literal["compute_stream", "own_stream"] | None = None
     """Where collectives run. Default: own_stream for tensor_parallel, else compute_stream (operations in order)."""
+    prefetch: Annotated[int, Field(ge=0, le=64)] = 1
+    """Of gathered weights on a stream of their own: for how many matmuls ahead of the one that computes they are
+    gathered, each into a buffer of its own."""
     chunks: Annotated[int, Field(ge=2, le=64)] = 4
     """Of `overlap: chunked_matmul`: pieces of a matmul whose sums are made while the next piece computes."""
     head: Literal["sharded", "replicated"] = "sharded"

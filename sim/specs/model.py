@@ -14,7 +14,7 @@ _NEAR = 0.1
 
 
 class Model(Strict):
-    """Transformer dimensions (decoder only)."""
+    """Transformer dimensions."""
 
     name: Name
     source: str | None = None
@@ -30,6 +30,8 @@ class Model(Strict):
     ffn: Literal["swiglu", "mlp"]
     """swiglu: three matrices of width d_ff; mlp: two."""
     block: Literal["parallel", "serial"]
+    causal: bool = True
+    """Whether a position attends only to itself and earlier ones; not in an encoder."""
     tied: bool = True
     """Whether the LM head is the embedding's table."""
     nominal_parameters: Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)] | None = None

@@ -1,0 +1,126 @@
+"""Work of each piece of a matmul that is cut up to overlap a collective: that of a matmul of the piece's own shape.
+
+What a piece reads, it reads by itself: cut by columns, every piece reads the input again; cut by rows, the weights; cut
+along the contracted dimension, every piece but the first reads the sum so far and adds to it. This assumes that the sum
+goes through memory between pieces, as the carry of the released code's loop does (google-research,
+scaling_transformer_inference_efficiency, `collectives.py`), and that the addition is fused into the matmul.
+
+A piece is one launch, or two where some inputs are cut along a dimension that is contracted and others along one that
+is not: those are no single matmul.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import prod
+
+from sim import sharding
+from sim.costs import Work
+from sim.looped import sums_of_pieces
+from sim.lowering.work import Factors, matmul_work
+from sim.sharding import Sharded
+
+Launches = tuple[Work, ...]
+"""Of one piece, one after the other."""
+
+
+def gathered_pieces(
+    factors: Sequence[tuple[Sharded, str, Sharded]], product: Sharded, chunks: Sequence[int]
+) -> list[Launches]:
+    """Pieces of an all-gather loop.
+
+    Args:
+        factors: gathered inputs, the dimensions they are gathered along, and the weights they are multiplied with.
+        product: sum of their products.
+        chunks: gathered in each piece.
+    """
+    contracted = [factor for factor in factors if factor[2].has(factor[1])]
+    others = [factor for factor in factors if not factor[2].has(factor[1])]
+    found: list[Launches] = []
+    for count in chunks:
+
+        def part(tensor: Sharded, dim: str, count: int = count) -> Sharded:
+            return sharding.chunks(tensor, dim, count, sum(chunks))
+
+        launches = []
+        if contracted:
+            parts = [(part(x, dim), [part(weight, dim)]) for x, dim, weight in contracted]
+            launches.append(matmul_work(parts, [product], [product] if found else []))
+        for x, dim, weight in others:
+            own = part(product, dim)
+            launches.append(matmul_work([(part(x, dim), [weight])], [own], [own] if launches else []))
+        found.append(tuple(launches))
+    return found
+
+
+def scattered_pieces(x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int]) -> list[Launches]:
+    """Pieces of a reduce-scatter loop, whose sums arrive, are added to and leave.
+
+    Args:
+        weights: with the dimension that each product is scattered into.
+        chunks: scattered in each piece.
+    """
+    by_columns = [weight for weight in weights if weight[0].has(weight[1])]
+    by_rows = [weight for weight in weights if not weight[0].has(weight[1])]
+    groups = [by_columns, *(list(group) for _, group in groupby(by_rows, key=lambda weight: weight[1]))]
+    found: list[Launches] = []
+    for count, arrived in zip(chunks, sums_of_pieces(list(chunks)), strict=True):
+
+        def part(tensor: Sharded, dim: str, count: int = count) -> Sharded:
+            return sharding.chunks(tensor, dim, count, sum(chunks))
+
+        launches = []
+        for group in filter(None, groups):
+            dim = group[0][1]
+            rows = x if group is by_columns else part(x, dim)
+            factors: Factors = [(rows, [part(weight, into) for weight, into in group])]
+            products = [(sharding.matmul(x, weight), into) for weight, into in group]
+            sums = [part(product, into, arrived) for product, into in products] if arrived else []
+            launches.append(matmul_work(factors, [part(product, into) for product, into in products], sums))
+        found.append(tuple(launches))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """A fused matmul with weights that are gathered."""
+
+    factors: Factors
+    """With the weights as they are used."""
+    outputs: Sequence[Sharded]
+    ways: dict[str, int]
+    """Chips over which each dimension of the weights is gathered."""
+
+    @property
+    def inner(self) -> int:
+        """Pieces that add to the same part of the output, one after the other."""
+        x, weights = self.factors[0]
+        return prod(self.ways.get(dim.name, 1) for dim in weights[0].dims if x.has(dim.name))
+
+    def pieces(self) -> list[Launches]:
+        """Work of each shard of the weights: the part of the input that it contracts, its part of the output."""
+        factors = [(self._part(x), [self._part(weight) for weight in weights]) for x, weights in self.factors]
+        outputs = [self._part(output) for output in self.outputs]
+        first, later = matmul_work(factors, outputs), matmul_work(factors, outputs, outputs)
+        _, weights = self.factors[0]
+        count = prod(self.ways.get(dim.name, 1) for dim in weights[0].dims)
+        return [(later if piece % self.inner else first,) for piece in range(count)]
+
+    def _part(self, tensor: Sharded) -> Sharded:
+        for dim, ways in self.ways.items():
+            tensor = sharding.chunks(tensor, dim, 1, ways)
+        return tensor
+
+
+def column_pieces(x: Sharded, weight: Sharded, product: Sharded, count: int) -> list[tuple[Work, Sharded]]:
+    """(work, its part of the product) of each of so many pieces of the weight's last dimension, as equal as can be."""
+    dim = weight.dims[-1].name
+    columns = weight.local_shape[-1]
+    widths = [columns // count + (piece < columns % count) for piece in range(min(count, columns))]
+    found = []
+    for width in widths:
+        part, own = (sharding.chunks(tensor, dim, width, columns) for tensor in (weight, product))
+        found.append((matmul_work([(x, [part])], [own]), own))
+    return found

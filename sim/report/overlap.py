@@ -1,0 +1,70 @@
+"""A note where a pass is slower with its overlap than without, and what makes it so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import fsum
+
+from sim.report.metrics import Measures, OpMeasure
+from sim.units import format_seconds
+
+_LEAST = 1e-3
+"""Slower by less than this share is not worth a note."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of the critical chip's time, and why an overlap makes it longer."""
+
+    name: str
+    seconds: Callable[[Measures], float]
+    why: str
+
+
+def _of_compute(measures: Measures, seconds: Callable[[OpMeasure], float]) -> float:
+    return fsum(seconds(op) for op in measures.ops if op.kind == "compute")
+
+
+def _of_waits(measures: Measures) -> float:
+    waits = measures.stream_wait_s, measures.copy_wait_s, measures.bubble_s, measures.idle_s
+    return float(sum(part[measures.critical_chip] for part in waits))
+
+
+_PARTS = (
+    _Part(
+        "overhead of operations",
+        lambda measures: _of_compute(measures, lambda op: op.overhead_s),
+        "every piece is one",
+    ),
+    _Part(
+        "compute",
+        lambda measures: _of_compute(measures, lambda op: op.time_s - op.overhead_s),
+        "pieces read operands again, leave tiles unfilled or run beside collectives that slow them",
+    ),
+    _Part(
+        "exposed communication",
+        lambda measures: float(measures.exposed_communication_s[measures.critical_chip]),
+        "messages are more and smaller, or go over fewer links at once",
+    ),
+    _Part("waiting", _of_waits, "streams join more often"),
+)
+"""They add up to the step, or to the time of all requests of a pipeline."""
+
+
+def slower_overlap(overlap: str, phase: str, own: Measures, plain: Measures) -> tuple[str, ...]:
+    """Returns the note, none where the overlap pays.
+
+    Args:
+        own, plain: of the same pass with the overlap and without.
+    """
+    slower_s = own.makespan_s - plain.makespan_s
+    if slower_s < _LEAST * plain.makespan_s:
+        return ()
+    grown = sorted(((part.seconds(own) - part.seconds(plain), part) for part in _PARTS), key=lambda each: -abs(each[0]))
+    told = [(by, part) for by, part in grown if abs(by) >= _LEAST * slower_s]
+    more = [f"{format_seconds(by)} more {part.name} ({part.why})" for by, part in told if by > 0]
+    less = [f"{format_seconds(-by)} less {part.name}" for by, part in told if by < 0]
+    times = f"{format_seconds(own.makespan_s)} instead of {format_seconds(plain.makespan_s)}"
+    slower = f"{slower_s / plain.makespan_s:+.1%}"
+    return (f"overlap {overlap} is slower than none in {phase}, {times} ({slower}): {', '.join(more + less)}",)
