@@ -12,13 +12,12 @@ if TYPE_CHECKING:
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Characters that a terminal obeys instead of showing them, line breaks and tabs excepted."""
 
-_ESCAPED = re.compile(rf"{CONTROL.pattern}|[\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""With those that turn the direction of writing, and halves of characters, which no output can encode."""
-
 
 def printable(text: str) -> str:
-    r"""`text` with control characters as escapes: `\x1b`."""
-    return _ESCAPED.sub(lambda found: ascii(found[0])[1:-1], text)
+    r"""`text` with all that is no character to see as escapes, `\x1b`; line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
 
 
 def echo(text: str, *, err: bool = False) -> None:
