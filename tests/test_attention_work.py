@@ -87,7 +87,7 @@ def test_the_closed_form_of_a_box_counts_the_same_pairs(workload, cache, causal,
         "layout.residual=no_communication",
     )
     scenario = load.scenario("llama3_70b_tp8_standard", [*ENDS, *own, *plain, "layout.head=replicated"])
-    wire, _ = wires(scenario)
+    wire = wires(scenario)
     one = scenario.phases[0]
     form = per_operation(one, wire)
     attention = sum(form.terms[name] for name in form.terms if name in ("attention", "scores", "values", "softmax"))

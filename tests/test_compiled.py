@@ -10,7 +10,7 @@ from test_engine import interfering, polling, program, programs
 
 from sim import compiled, load, topology
 from sim.engine import LEAST_PPM, simulate
-from sim.errors import DeadlockError, InputError
+from sim.errors import DeadlockError
 from sim.lower import lower
 from sim.program import Kind, Program, ProgramBuilder
 
@@ -93,14 +93,6 @@ def test_a_deadlock_says_the_same(poll_ps: list[int], slow_ppm: list[int]):
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
     assert messages[0].startswith("deadlock at 1 ps, 2 tasks never start: task 1 t1 (chip 0) waits for 1: task 2 t2")
-
-
-def test_without_numba_the_choice_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(compiled, "available", lambda: False)
-    p = program([(1, 0, [0], [])])
-    with pytest.raises(InputError, match=r"engine\.kernel: the compiled engine needs numba.*pip install"):
-        simulate(p, "compiled")
-    assert simulate(p, "auto").makespan_ps == 1
 
 
 def test_what_64_bits_cannot_count_is_left_to_simpy():

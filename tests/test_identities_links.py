@@ -193,7 +193,7 @@ def test_compute_is_called_memory_bound_where_faster_memory_would_shorten_it_mor
     by_memory, by_compute = (before - durations_ps(given, *rates) for rates in ((2.0, 1.0), (1.0, 2.0)))
     compute = (program.kind == Kind.COMPUTE) & (np.abs(by_memory - by_compute) > 2)  # else rounding decides
     shortened = by_memory > by_compute
-    parts = breakdown(part.trace, part.topology, given.workload.activations)
+    parts = breakdown(part.trace, part.topology)
     unclear_s = before[(program.kind == Kind.COMPUTE) & ~compute].sum() * PS
     for name, own in (("memory-bound", compute & shortened), ("compute-bound", compute & ~shortened)):
         assert parts[name] == pytest.approx(before[own].sum() * PS, abs=unclear_s, rel=ROUNDING)

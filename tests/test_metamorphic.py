@@ -192,9 +192,10 @@ def with_twice_the_links(topology: Data) -> Data:
 
 
 def with_shortcut(topology: Data) -> Data:
-    """A graph with one more link, of its first type, from the first chip to the last."""
-    chips = [node for node, kind in topology["nodes"].items() if kind == "chip"]
-    link = {"between": [chips[0], chips[-1]], "link": next(iter(topology["link_types"]))}
+    """A graph with one more link from the first chip to the last: of its network, where it has one, else its first."""
+    chips, types = [node for node, kind in topology["nodes"].items() if kind == "chip"], topology["link_types"]
+    of_network = [name for name, kind in types.items() if kind.get("medium") == "net"]
+    link = {"between": [chips[0], chips[-1]], "link": [*of_network, *types][0]}
     return topology | {"links": [*topology["links"], link]}
 
 

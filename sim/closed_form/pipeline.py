@@ -68,8 +68,7 @@ def called_every(pipeline: PipelineForm, call: float, requests: int, last_stage:
 
 def _drain(stage: Sequence[float], batches: int) -> float:
     """Time from the end of stage 0's last batch to the end of all: the path of the last batch, or the slowest stage."""
-    total = sum(stage) + (batches - 1) * max(stage)
-    return total - batches * stage[0]
+    return sum(stage[1:]) + (batches - 1) * (max(stage) - stage[0])
 
 
 def queued(stage: Sequence[float], requests: int, capacity: int, retry: float) -> PipelineForm:

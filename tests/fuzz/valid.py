@@ -111,7 +111,9 @@ def _topology(values: RandomValues) -> tuple[Any, TopologySpec]:
 def _add_graph(values: RandomValues, data: dict[str, Any]) -> None:
     """A ring, a full mesh, or two boxes with a link between them; every chip is reachable."""
     chips = [f"gpu{i}" for i in range(values.choice((2, 3, 4, 8)))]
-    fast, slow = list(data["link_types"])[:2]
+    fast, slow = "fast", "slow"
+    kinds = list(data["link_types"].values())
+    data["link_types"] = {fast: kinds[0], slow: kinds[-1]}
     nodes, shape = dict.fromkeys(chips, "chip"), values.choice(("ring", "mesh", "switch", "socket"))
     if shape == "ring":
         edges = list(zip(chips, [*chips[1:], chips[0]], strict=True))[: len(chips) if len(chips) > 2 else 1]
