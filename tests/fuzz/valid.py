@@ -135,7 +135,7 @@ def _add_graph(values: RandomValues, data: dict[str, Any]) -> None:
 def _agree_model(values: RandomValues, model: dict[str, Any]) -> None:
     model["heads"] = model["kv_heads"] * values.choice((1, 1, 2, 4, 6))
     if "padded_heads" in model:
-        model["padded_heads"] = model["heads"] + values.choice((0, 1, 4))
+        model["padded_heads"] = model["heads"] + values.choice((0, 1, 4)) * model["kv_heads"]
 
 
 def _agree_workload(values: RandomValues, workload: dict[str, Any], spec: TopologySpec) -> None:
