@@ -71,10 +71,10 @@ def test_the_shipped_tolerance_is_the_one_promised():
 
 
 def test_the_simulator_is_closer_than_the_papers_closed_form(pope):
-    assert pope.simulated.median < pope.paper.median
-    for form in (pope.per_axis, pope.paper):
-        assert pope.simulated.nine_in_ten < form.nine_in_ten
-        assert pope.simulated.worst < form.worst
+    """Without overlap simulation and per-axis form are equal but for picoseconds: rows with loops tell them apart."""
+    assert pope.simulated.median < pope.per_axis.median * (1 + 1e-6) < pope.paper.median
+    assert pope.simulated.nine_in_ten < pope.per_axis.nine_in_ten < pope.paper.nine_in_ten
+    assert pope.simulated.worst < pope.per_axis.worst < pope.paper.worst
 
 
 def published_rows(pope):
