@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +189,18 @@ def _agree_pipeline(values: RandomValues, data: dict[str, Any]) -> None:
 _DURATION = {"type": "string", "pattern": units.PATTERN, "examples": ["1 us"]}
 
 
+def _link_names(spec: TopologySpec) -> list[str]:
+    """Returns the names of a machine's links; one that is none where it has no links, or cannot be built."""
+    with suppress(InputError):
+        if names := [link.name for link in machines.build(spec).links]:
+            return names
+    return ["gpu0->gpu1#0"]
+
+
 def _agree_others(values: RandomValues, data: dict[str, Any], spec: TopologySpec) -> None:
     perturb, padding, pool = data.get("perturb"), data.get("padding"), data.get("memory_pool")
     if perturb:
-        names = [link.name for link in machines.build(spec).links] or ["gpu0->gpu1#0"]
+        names = _link_names(spec)
         for straggler in perturb.get("stragglers", []):
             straggler["chips"] = [int(values.rng.integers(data["layout"].get("mesh", {}).get("tensor", 2)))]
             if "layers" in straggler:
