@@ -152,6 +152,32 @@ def test_a_draw_tiled_reads_and_three_kernels_of_attention_are_known():
         assert off_s <= report.tasks * 1e-12 * scenario.workload.steps
 
 
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        (["topology.axes={x: {size: 1, wrap: true}, y: {size: 4, wrap: true}}"], "an axis of one chip splits nothing"),
+        (
+            [
+                "topology.axes={x: {size: 4, wrap: true}, y: {size: 2, wrap: false}, z: {size: 4, wrap: true}}",
+                "layout={ffn: weight_gathered_xy, attention: batch}",
+                "collectives={all_gather: bidirectional_ring, reduce_scatter: bidirectional_ring}",
+                "collectives.all_to_all=dimension_ordered",
+                "workload.batch=32",
+            ],
+            "weights are gathered over the axes of what is summed first, and unequal axes are not exchanged",
+        ),
+    ],
+    ids=["axis of one chip", "order of axes"],
+)
+def test_machines_on_which_the_form_differed_are_exact(settings: list[str], what: str):
+    small = ["workload={phase: prefill, batch: 1, prompt: 8, weights: bf16}", "model.d_model=8448", "model.d_ff=1024"]
+    scenario = plain(*small, "model.heads=64", "model.padded_heads=null", *settings)
+    form, report = predict(scenario), run(scenario).report
+    assert form is not None
+    assert form.inexact == (), what
+    assert abs(report.simulated.latency_s - form.per_axis_latency_s) <= report.tasks * 1e-12, what
+
+
 def test_serving_gpus_on_a_ring_are_not_exact():
     """Tiles are not in the form, and its time was 3 % off where it was called exact."""
     machine = {

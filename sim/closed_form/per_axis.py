@@ -248,9 +248,12 @@ def per_axis(scenario: Scenario) -> Prediction:
         ledger.wire(name, "reduce_scatter", axes.e, B * L * width / f * a)
 
     def out_of(name: str, width: float, residual: str) -> None:
-        """B_g L width_(f e) times width x E: -> B_g L E_(e r), to be added to the residual stream."""
+        """B_g L width_(f e) times width x E: -> B_g L E_(e r), to be added to the residual stream.
+
+        The width, which is summed over, is gathered first: over the axes after the first, which splits E.
+        """
         ledger.wire(name, "all_gather", axes.e, B * L * width / f * a)
-        ledger.wire(f"{name} weights", "all_gather", axes.g, width / f * E / e * w)
+        ledger.wire(f"{name} weights", "all_gather", axes.g[1:] + axes.g[:1], width / f * E / e * w)
         matmul(name, B * L, width / f, E / e)
         scatter(residual, B * L * E / e * a)
         ledger.elementwise(f"{residual} add", 3 * B * L * E / (e * r) * a)

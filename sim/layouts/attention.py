@@ -55,7 +55,9 @@ def by_batch(flow: Dataflow[V], q: V, y: V, at: Partition, model: Model) -> V:
     moved = heads.axes
     while batch.size % (q.tensor.ways(batch.axes) * q.tensor.ways(moved)):
         moved = moved[1:]
-    if moved != heads.axes:
+    if q.tensor.ways(moved) == 1:  # axes of one chip split nothing
+        moved = ()
+    if q.tensor.ways(moved) != q.tensor.ways(heads.axes):
         held = f"over {''.join(moved)} only" if moved else "over no mesh axis"
         flow.note(f"attention over batch: {batch.size} sequences split {held}, heads over the others")
     if not moved:
