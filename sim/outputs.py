@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sim import earlier as before
 from sim.errors import InputError
 from sim.scratch import replace_folder, scratch
@@ -113,22 +111,9 @@ def write(
     Returns:
         what a reader of these files should know: what the earlier run wrote and is not taken over, what is left out.
     """
-    # Lowering the manifest's scenario again gives the program; with these columns, the whole trace.
     from sim import saved
-    from sim.export import chrome_trace
 
-    said: list[str] = []
-    for part in run.passes:
-        phase = run.suffix(part)
-        columns = {name: part.part.times[name] for name in saved.COLUMNS}
-        if skipped := part.part.program.skipped:
-            columns |= {"kept": np.array(skipped[0].kept), "periods": np.array(part.periods)}
-        np.savez_compressed(folder / f"trace{phase}.npz", allow_pickle=False, **columns)
-        first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.mesh_chips))}
-        trace, topology = part.of_chips(sorted(first) if chips is None else chips)
-        name = f"trace{phase}.json"
-        if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
-            said.append(f"{name} has {left_out}; all of chips with --trace-chip")
+    said = _write_traces(run, folder, chips)
     bars = {each.phase: each.bars for each in explanations or ()}
     found = before.look(earlier, run, folder) if earlier else None
     if found and found.is_same:
@@ -145,6 +130,23 @@ def write(
         said += found.keep(folder)
     saved.write_manifest(run, folder)
     return tuple(said)
+
+
+def _write_traces(run: Run, folder: Path, chips: Sequence[int] | None) -> list[str]:
+    """Write trace.npz and trace.json of each phase; what is left out of these."""
+    from sim import trace_file
+    from sim.export import chrome_trace
+
+    said = []
+    for part in run.passes:
+        phase = run.suffix(part)
+        trace_file.write(part.part, part.periods, folder / f"trace{phase}.npz")
+        first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.mesh_chips))}
+        trace, topology = part.of_chips(sorted(first) if chips is None else chips)
+        name = f"trace{phase}.json"
+        if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
+            said.append(f"{name} has {left_out}; all of chips with --trace-chip")
+    return said
 
 
 def read(folder: Path) -> Run:

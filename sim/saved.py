@@ -7,48 +7,38 @@ what was written is an error of one line; nothing is read from a file that is la
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
-from sim import __version__
+from sim import __version__, trace_file
 from sim.errors import InputError
 from sim.report.explanation import Bar
 from sim.report.spread import Spread
 from sim.report.what_if import WhatIf
-from sim.trace import TIMES
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from sim.periodic import Period
     from sim.program import Program
     from sim.run import Run, WrittenPhase
     from sim.specs import Scenario
-
-COLUMNS = ("ready", "start", "free")
-"""Columns of a trace that are written; with the program, the ends follow."""
 
 _READ_BACK = re.compile(r"(report|explain)\.json|trace(_prefill|_decode)?\.npz")
 """Files that are read back, beside the manifest."""
 _AGAIN = "run the scenario again"
 _LARGEST_JSON_BYTES = 2**26
 """Of one JSON file: assumed, 1,000 times what the largest shipped scenario writes."""
-_NPY_HEADER_BYTES = 2**12
-"""More than numpy writes before the values of a column."""
-_LATEST_PS = 2**62
-"""No time of a trace is later: sums of two of them stay below 2**63."""
 
 
 class Readable(BaseModel):
@@ -303,65 +293,20 @@ def _written(path: Path, report: SavedPhase) -> WrittenPhase:
     """What trace.npz and the report hold of a phase; the times are read when their number is known."""
     from sim.run import WrittenPhase
 
-    with _columns(path) as column:
-        kept = int(column("kept", ())) if column.has("kept") else None
-        if kept is not None and kept < 0:
-            raise ValueError(f"{kept} copies of a layer")
-
     def times(program: Program) -> tuple[npt.NDArray[np.void], tuple[Period, ...]]:
-        with _columns(path) as column:
-            rows = np.empty(len(program), dtype=TIMES)
-            for name in COLUMNS:
-                rows[name] = column(name, (len(program),))
-            periods = column("periods", (len(program.skipped), 2)).tolist() if kept is not None else []
-            _check_times(rows, periods, program)
-        return rows, tuple((after, period_ps) for after, period_ps in periods)
+        with _naming(path):
+            return trace_file.read_times(path, program)
 
+    with _naming(path):
+        kept = trace_file.read_kept(path)
     return WrittenPhase(report.simulated.latency_s, tuple(report.engine.shortcuts), kept, times)
 
 
-def _check_times(rows: npt.NDArray[np.void], periods: Sequence[Sequence[int]], program: Program) -> None:
-    """Raises ValueError for times that no run has."""
-    before = np.zeros(len(rows), dtype=np.int64)
-    for name in COLUMNS:
-        if (rows[name] < before).any() or (rows[name] > _LATEST_PS).any():
-            raise ValueError(f"times '{name}' out of order")
-        before = rows[name]
-    for block, (after, period_ps) in zip(program.skipped, periods, strict=True):
-        if not 0 <= after <= block.kept or not 0 <= period_ps <= _LATEST_PS // max(block.count, 1):
-            raise ValueError(f"a period of {period_ps} ps after copy {after}")
-
-
-class _Columns:
-    """Columns of integers in a trace.npz: none is read that is larger than its values are."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a column."""
-        return f"{name}.npy" in self._archive.namelist()
-
-    def __call__(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-        """The column of that name and shape. Raises ValueError where it has another."""
-        member = self._archive.getinfo(f"{name}.npy")
-        most = 8 * prod(shape) + _NPY_HEADER_BYTES
-        if member.file_size > most:
-            raise ValueError(f"{member.file_size} bytes of '{name}', at most {most} are its values")
-        data = io.BytesIO(self._archive.read(member))
-        version = np.lib.format.read_magic(data)
-        found = np.lib.format.read_array_header_1_0(data) if version == (1, 0) else None
-        if found != (shape, False, np.dtype(np.int64)):
-            raise ValueError(f"'{name}' of another shape or type")
-        return np.frombuffer(data.read(), dtype=np.int64).reshape(shape)
-
-
 @contextmanager
-def _columns(path: Path) -> Iterator[_Columns]:
-    """The columns of a file. Raises InputError for whatever is wrong with it."""
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file becomes an InputError that names it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield _Columns(archive)
+        yield
     except Exception as error:  # what a damaged archive makes zipfile, zlib and numpy raise is not documented
         raise damaged(path, str(error).partition("\n")[0]) from None
 

@@ -37,6 +37,7 @@ ORDER = [
     "slowing",
     "order",
     "periodic",
+    "trace_file",
     "perturb",
     "bench",
     "report",

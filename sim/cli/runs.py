@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +28,8 @@ from sim.terminal import echo
 from sim.units import format_bytes
 
 if TYPE_CHECKING:
+    from sim.report.bottlenecks import Bottlenecks
+    from sim.report.explanation import Explanation
     from sim.report.memory import Memory
     from sim.run import Run
     from sim.specs import Scenario
@@ -76,10 +78,9 @@ def run(
     another scenario file of the same name are not replaced. A run that does not fit in memory is warned of.
     """
     from sim import load, outputs
-    from sim.run import run as run_scenario
     from sim.sweep.points import refuse_sweep
 
-    chosen = settings or []
+    chosen = tuple(settings or ())
     kinds = figure_formats(formats)
     loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
     for name, scenario in zip(scenarios, loaded, strict=True):
@@ -87,63 +88,106 @@ def run(
             refuse_sweep(scenario, chosen)
             outputs.check_chips(scenario, trace_chips or [], "--trace-chip")
     folders = _folders(dict(zip(scenarios, loaded, strict=True)), chosen, out)
+    wanted = _Wanted(chosen, kinds if plots else (), critical_path, explained, trace_chips)
     fits = True
     for name, scenario in zip(scenarios, loaded, strict=True):
-        folder = folders[name]
-        with outputs.replacing(folder) as fresh:
-            where = load.place("scenario", name) + (f" with --set {' --set '.join(chosen)}" if chosen else "")
-            began = time.monotonic()
-            with steps(f"simulating {scenario.name}") as progress, about(where):
-                made = run_scenario(scenario, progress)
-            result = replace(made, settings=tuple(chosen), source=load.source(name))
-            simulated_s = time.monotonic() - began
-            explanations = None
-            if explained:
-                from sim.explain import explain
-
-                with busy(f"explaining {scenario.name}"), about(where):
-                    explanations = explain(result)
-            found = None
-            if critical_path:
-                from sim.run import bottlenecks
-
-                with steps(f"{scenario.name} again with parts free") as progress:
-                    found = bottlenecks(result, progress)
-            with busy(f"writing {folder}"):
-                said = outputs.write(
-                    result,
-                    fresh,
-                    formats=kinds if plots else (),
-                    explanations=explanations,
-                    bottlenecks=found,
-                    chips=trace_chips,
-                    earlier=folder,
-                )
-        for line in said:
-            echo(f"{folder}: {line}", err=True)
-        fits &= _warn_of_memory(result.report.memory, where)
-        if as_json:
-            more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
-            echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
-        elif not quiet:
-            from sim.report import bottlenecks as tables
-            from sim.report import explanation
-            from sim.report.render import render
-
-            render(result.report, engine=(result.tasks, result.engine_s))
-            explanation.render(explanations or ())
-            tables.render(found or ())
-            echo(f"results in {folder}/")
+        began = time.monotonic()
+        made = _write_run(name, scenario, folders[name], wanted)
+        fits &= _warn_of_memory(made.run.report.memory, made.where)
+        if as_json or not quiet:
+            _print_run(made, folders[name], as_json=as_json)
         if verbose:
             whole_s = time.monotonic() - began
-            echo(f"{where}: simulated in {simulated_s:.2f} s, with figures and files {whole_s:.2f} s", err=True)
-            for path in sorted(folder.iterdir()):
+            said = f"simulated in {made.simulated_s:.2f} s, with figures and files {whole_s:.2f} s"
+            echo(f"{made.where}: {said}", err=True)
+            for path in sorted(folders[name].iterdir()):
                 echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
     if strict and not fits:
         raise typer.Exit(DOES_NOT_FIT)
 
 
-def _folders(loaded: Mapping[str, Scenario], settings: list[str], out: Path) -> dict[str, Path]:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is asked of every run of a command."""
+
+    settings: tuple[str, ...]
+    formats: tuple[str, ...]
+    """Of figures; none where none are drawn."""
+    critical_path: bool
+    explained: bool
+    trace_chips: list[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A run whose results are written."""
+
+    run: Run
+    where: str
+    """Its file and settings, for messages."""
+    simulated_s: float
+    explanations: Sequence[Explanation] | None
+    bottlenecks: Sequence[Bottlenecks] | None
+
+
+def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> _Made:
+    """Simulate a scenario and write its results to `folder`."""
+    from sim import load, outputs
+    from sim.run import bottlenecks
+    from sim.run import run as run_scenario
+
+    explanations = found = None
+    with outputs.replacing(folder) as fresh:
+        settings = "".join(f" --set {setting}" for setting in wanted.settings)
+        where = load.place("scenario", name) + (f" with{settings}" if settings else "")
+        began = time.monotonic()
+        with steps(f"simulating {scenario.name}") as progress, about(where):
+            result = run_scenario(scenario, progress)
+        result = replace(result, settings=wanted.settings, source=load.source(name))
+        simulated_s = time.monotonic() - began
+        if wanted.explained:
+            from sim.explain import explain
+
+            with busy(f"explaining {scenario.name}"), about(where):
+                explanations = explain(result)
+        if wanted.critical_path:
+            with steps(f"{scenario.name} again with parts free") as progress:
+                found = bottlenecks(result, progress)
+        with busy(f"writing {folder}"):
+            said = outputs.write(
+                result,
+                fresh,
+                formats=wanted.formats,
+                explanations=explanations,
+                bottlenecks=found,
+                chips=wanted.trace_chips,
+                earlier=folder,
+            )
+    for line in said:
+        echo(f"{folder}: {line}", err=True)
+    return _Made(result, where, simulated_s, explanations, found)
+
+
+def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
+    """Print the report of a run."""
+    from sim import outputs
+
+    result, explanations, found = made.run, made.explanations, made.bottlenecks
+    if as_json:
+        more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
+        echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
+        return
+    from sim.report import bottlenecks as tables
+    from sim.report import explanation
+    from sim.report.render import render
+
+    render(result.report, engine=(result.tasks, result.engine_s))
+    explanation.render(explanations or ())
+    tables.render(found or ())
+    echo(f"results in {folder}/")
+
+
+def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path) -> dict[str, Path]:
     """The folder of each scenario's results, by the scenario's name or file.
 
     Raises:
