@@ -20,6 +20,7 @@ from sim.collectives.routes import Messages
 from sim.errors import InputError
 from sim.placement import some_chips
 from sim.program import Kind
+from sim.specs import MEDIA, PROTOCOLS
 from sim.topology import Topology, build
 from sim.topology.rings import boxes, find
 
@@ -341,3 +342,21 @@ def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str)
             assert times[0] / times[1] == pytest.approx(10, rel=1e-3)
             assert kernel == "auto" or times == sorted(times, reverse=True)
             assert all(row.closed_form_s is None or row.closed_form_s > 0 for row in rows)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_between_boxes_a_step_inside_one_takes_as_long_as_the_networks_proxy(protocol: str) -> None:
+    one, two = machine("dgx_h100"), machine("dgx_h100_x2")
+    spec, inside = two.nccl, MEDIA.index("nvlink")
+    alone, between = (
+        schedule(topology, "all_reduce", ("g",), f"ring_{protocol}", 1024.0).timing.step_s[inside]
+        for topology in (one, two)
+    )
+    proxy_s = spec.net_overhead * (3 if protocol == "simple" else 1)
+    assert alone == spec.step["nvlink"]["ring"][protocol]
+    assert between == max(alone, proxy_s)
+
+
+def test_the_proxy_is_slower_than_some_step_inside_a_box() -> None:
+    spec = machine("dgx_h100_x2").nccl
+    assert spec.net_overhead > spec.step["nvlink"]["ring"]["ll"]
