@@ -551,3 +551,16 @@ def test_a_scenario_written_out_and_loaded_again_is_the_same(name):
     Path("again.yaml").write_text(json.dumps(data), encoding="utf-8")
     assert load.scenario("again.yaml") == scenario
     assert Scenario.model_validate(data) == scenario
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("energonai_pipeline", "layout.pipeline.requests=16000000", "requests: must be at most 10000, got 16000000"),
+        ("energonai_pipeline", "layout.pipeline.microbatches=20000", "microbatches: .*at most 10000"),
+        ("palm540b_decode_ws2d", "workload.generate=1000000000", "generate: must be at most 1000000, got 1000000000"),
+    ],
+)
+def test_what_is_simulated_one_by_one_is_bounded(name: str, setting: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load.scenario(name, ["sweep=null", "figure=null", setting])

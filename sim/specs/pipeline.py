@@ -10,6 +10,9 @@ from sim.specs.base import Count, Strict, wrong
 from sim.specs.quantities import Duration, Sourced
 from sim.units import format_count
 
+Batches = Annotated[int, Field(gt=0, le=10_000)]
+"""Requests, or parts of one: each is simulated on every stage."""
+
 
 class QueueSpec(Strict):
     """The queue before each stage but the first."""
@@ -30,7 +33,7 @@ class QueueSpec(Strict):
 class ArrivalSpec(Strict):
     """When requests come: `in_flight` at a time, or at given times, or at random."""
 
-    in_flight: Count | None = None
+    in_flight: Batches | None = None
     """Closed loop: a request comes as soon as fewer than so many are under way."""
     times: Annotated[list[Duration], Field(min_length=1)] | None = None
     """Open loop: when each request comes."""
@@ -70,13 +73,13 @@ class PipelineSpec(Strict):
     schedule: Literal["non_blocking", "blocking", "bounded_queue", "sequential"]
     """non_blocking: whole requests, one after the other; blocking: a request's micro-batches, then the next request;
     bounded_queue: whole requests through queues of limited capacity; sequential: one request, one stage at a time."""
-    microbatches: Count | Literal["auto"] = "auto"
+    microbatches: Batches | Literal["auto"] = "auto"
     """Of blocking, per request. auto: FasterTransformer's rule."""
     microbatch_tokens: Count = 1024
     """Of `microbatches: auto`: tokens above which a micro-batch is halved (8192 in FasterTransformer 5.0)."""
     send_blocks_stage: bool = True
     """Of non_blocking: whether a stage waits until its activations have arrived at the next."""
-    requests: Count = 8
+    requests: Batches = 8
     """Batches of the workload, one after the other."""
     arrivals: ArrivalSpec | None = None
     """Default: in_flight stages + 2 (EnergonAI's batch manager), of blocking and sequential 1."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from sim.specs.base import Count, Strict, wrong
 from sim.specs.chip import Dtype
@@ -20,8 +20,8 @@ class Workload(Strict):
     """Tokens per sequence of the prefill."""
     context: Count | None = None
     """Tokens per sequence already in the KV cache when decoding starts."""
-    generate: Count | None = None
-    """Decode steps."""
+    generate: Annotated[int, Field(gt=0, le=10**6)] | None = None
+    """Decode steps, each of which is timed where the cache grows."""
     weights: Dtype
     activations: Dtype = "bf16"
     kv_cache: Dtype = "bf16"
