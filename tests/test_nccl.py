@@ -14,6 +14,7 @@ from test_gpu_machines import machine
 
 from sim import load
 from sim.bench import measure
+from sim.closed_form import nccl as tuner
 from sim.closed_form.collectives import busbw
 from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule, trees
 from sim.collectives.routes import Messages
@@ -360,3 +361,24 @@ def test_between_boxes_a_step_inside_one_takes_as_long_as_the_networks_proxy(pro
 def test_the_proxy_is_slower_than_some_step_inside_a_box() -> None:
     spec = machine("dgx_h100_x2").nccl
     assert spec.net_overhead > spec.step["nvlink"]["ring"]["ll"]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_tree_cuts_the_array_into_its_own_chunks(protocol: str) -> None:
+    """Loops of all channels, each of which sends a chunk: size / (channels x chunk), rounded up, of every head's tree."""
+    topology, size = machine("dgx_h100"), 2.0**26
+    own = topology.nccl.protocols[protocol]
+    channels = library.fabric(topology).ring.count
+    assert size > channels * own.channel_bytes  # so all of them are used
+    plan = schedule(topology, "all_reduce", ("g",), f"tree_{protocol}", size)
+    heads = min(channels, topology.chips)
+    assert plan.parts == heads * -(-size // (channels * own.tree_chunk))
+
+
+def test_channels_of_nvls_take_one_speed_more_than_there_are_gpus() -> None:
+    """8 channels, one per GPU, each twice at its own GPU and once at every other: 9 speeds of the budget."""
+    spec = machine("dgx_h100").nccl
+    fastest, second = sorted(spec.intra_speeds, reverse=True)[:2]
+    assert tuner.nvls_channels(spec, 8, 9 * fastest) == tuner.Channels(8, fastest)
+    assert tuner.nvls_channels(spec, 8, 9 * fastest - 1) == tuner.Channels(8, second)
+    assert tuner.nvls_channels(spec, 8, 9 * min(spec.intra_speeds) - 1) is None
