@@ -365,7 +365,7 @@ def test_the_proxy_is_slower_than_some_step_inside_a_box() -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_tree_cuts_the_array_into_its_own_chunks(protocol: str) -> None:
-    """Loops of all channels, each of which sends a chunk: size / (channels x chunk), rounded up, of every head's tree."""
+    """Loops of all channels, each of which sends a chunk: size / (channels x chunk), rounded up, per head."""
     topology, size = machine("dgx_h100"), 2.0**26
     own = topology.nccl.protocols[protocol]
     channels = library.fabric(topology).ring.count
@@ -382,3 +382,29 @@ def test_channels_of_nvls_take_one_speed_more_than_there_are_gpus() -> None:
     assert tuner.nvls_channels(spec, 8, 9 * fastest) == tuner.Channels(8, fastest)
     assert tuner.nvls_channels(spec, 8, 9 * fastest - 1) == tuner.Channels(8, second)
     assert tuner.nvls_channels(spec, 8, 9 * min(spec.intra_speeds) - 1) is None
+
+
+def test_channels_between_boxes_have_the_speeds_of_the_network() -> None:
+    spec = machine("dgx_h100_x2").nccl
+    assert set(spec.inter_speeds) != set(spec.intra_speeds)
+    for between_boxes, speeds in ((True, spec.inter_speeds), (False, spec.intra_speeds)):
+        for budget in speeds:
+            found = tuner.search(spec, budget, between_boxes=between_boxes, most=16)
+            assert found.bandwidth == max(min(int(budget / speed * (1 + 1e-9)), 16) * speed for speed in speeds)
+
+
+@pytest.mark.parametrize(("generation", "factor"), [("hopper", 1.4), ("volta", 1.9)])
+def test_the_tuner_lengthens_the_steps_of_large_sums_between_boxes(generation: str, factor: float) -> None:
+    """From 64 B per channel and chip on. The time is a latency and a time per byte, which two sizes tell apart."""
+    topology = machine("dgx_h100_x2")
+    spec = topology.nccl.model_copy(update={"generation": generation})
+    box = library.fabric(topology)
+    line = box.ring.count * box.chips * 64.0
+
+    def latency_s(size: float) -> float:
+        one, two = (tuner.predict(spec, box, "all_reduce", "ring", "simple", each) for each in (size, size / 2))
+        assert one is not None
+        assert two is not None
+        return 2 * two - one
+
+    assert latency_s(line * 2**10) / latency_s(line / 2) == pytest.approx(factor, rel=1e-6)
