@@ -408,3 +408,14 @@ def test_the_tuner_lengthens_the_steps_of_large_sums_between_boxes(generation: s
         return 2 * two - one
 
     assert latency_s(line * 2**10) / latency_s(line / 2) == pytest.approx(factor, rel=1e-6)
+
+
+@pytest.mark.parametrize(("boxes_", "share"), [(1, 7 / 9), (2, 120 / 128)])
+def test_trees_of_ll128_carry_their_share_of_the_ring(boxes_: int, share: float) -> None:
+    """A ring of 10 GB/s, below every ceiling: 0.92 of it for Simple, and of that 7/9 in a box, 120/128 between.
+
+    An array goes up and down: half of it is the rate of an all-reduce."""
+    topology, rate, size = machine("dgx_h100_x2"), 10e9, 2.0**36
+    box = tuner.Fabric(16, boxes_, "nvlink", tuner.Channels(1, rate))
+    times = [tuner.predict(topology.nccl, box, "all_reduce", "tree", "ll128", each) for each in (size, size / 2)]
+    assert size / 2 / (times[0] - times[1]) == pytest.approx(0.92 * rate * share / 2, rel=1e-6)
