@@ -14,11 +14,16 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
+from sim.errors import InputError
+
 Ids = npt.NDArray[np.int32]
 """Task ids, commonly one per chip."""
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+
+MOST_TASKS = 20_000_000
+"""Of one program: four times a collective on 4,096 chips that are not alike, and some gigabytes."""
 
 FULL_PPM = 1_000_000
 """The whole rate of a resource, in parts per million."""
@@ -280,6 +285,7 @@ class ProgramBuilder:
         """
         chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
         n = len(chips)
+        self._grow(n)
         values: dict[str, npt.ArrayLike] = {
             "busy_ps": busy_ps,
             "flight_ps": flight_ps,
@@ -313,9 +319,7 @@ class ProgramBuilder:
         held = np.empty((n, 0)) if resource is None else resource if resource.ndim == 2 else resource[:, None]
         self._resource_counts.append((held >= 0).sum(axis=1, dtype=np.int64))
         self._held.append(held[held >= 0].astype(np.int32))
-        ids = np.arange(self._size, self._size + n, dtype=np.int32)
-        self._size += n
-        return ids
+        return np.arange(self._size - n, self._size, dtype=np.int32)
 
     def repeats(self, start: int, layers: int = 1) -> bool:
         """Returns whether the tasks from `start` on are the as many tasks before them, `layers` layers later.
@@ -380,6 +384,7 @@ class ProgramBuilder:
         if keep is not None and count > keep:
             self._skipped.append(Skipped(start, shift, keep, count - keep, layers, instances))
             count = keep
+        self._grow(shift * count)
         moved_on = {"layer": layers, "collective": instances}
         k = np.arange(1, count + 1, dtype=np.int32)[:, None]
         for name in COLUMNS:
@@ -393,7 +398,6 @@ class ProgramBuilder:
         self._deps.append((np.tile(block_deps, (count, 1)) + k * shift).ravel().astype(np.int32))
         self._resource_counts.append(np.tile(resource_counts[start:], count))
         self._held.append(np.tile(held[held_offset:], count))
-        self._size += shift * count
         self._collectives = max(self._collectives, first + 1 + instances * count)
         return shift * count
 
@@ -409,6 +413,7 @@ class ProgramBuilder:
             layer: added to its layers.
         """
         shift, n = self._size, len(program)
+        self._grow(n)
         self.dtypes |= dict(program.dtypes)
         names = np.array([self._op_ids.setdefault(name, len(self._op_ids)) for name in program.op_names])
 
@@ -432,11 +437,17 @@ class ProgramBuilder:
         self._deps.append(deps.astype(np.int32))
         self._resource_counts.append(np.diff(program.resource_offset))
         self._held.append(resources[program.resource].astype(np.int32))
-        self._size += n
         self._collectives += int(program.collective.max(initial=-1)) + 1
         waited = np.zeros(n, dtype=np.bool_)
         waited[program.deps] = True
         return np.flatnonzero(~waited) + shift
+
+    def _grow(self, tasks: int) -> None:
+        """Raises InputError where there would be more tasks than are simulated."""
+        self._size += tasks
+        if self._size > MOST_TASKS:
+            rule = f"takes more than {MOST_TASKS:,} tasks"
+            raise InputError(rule, hint="simulate fewer layers or requests, fewer bytes, or chips that are all alike")
 
     def _consolidate(self) -> None:
         for name in COLUMNS:

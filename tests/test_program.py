@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sim.errors import InputError
 from sim.program import Kind, Program, ProgramBuilder
 
 
@@ -112,3 +113,13 @@ def test_minus_one_means_no_dependency():
     builder.add("b", Kind.COMPUTE, [0, 0], deps=[np.array([-1, 0]), np.array([-1, -1])])
     p = builder.build()
     assert [p.dependencies(t).tolist() for t in range(3)] == [[], [], a.tolist()]
+
+
+def test_a_program_of_very_many_tasks_is_refused(monkeypatch):
+    monkeypatch.setattr("sim.program.MOST_TASKS", 10)
+    for tasks, grow in ((11, lambda b: b.add("a", Kind.COMPUTE, np.zeros(11))), (12, lambda b: b.repeat(1, 10))):
+        builder = ProgramBuilder(["c"])
+        for _ in range(0 if tasks == 11 else 2):
+            builder.add("a", Kind.COMPUTE, [0])
+        with pytest.raises(InputError, match="more than 10 tasks"):
+            grow(builder)
