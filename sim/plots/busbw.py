@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sim import units
 from sim.bench import Measurement
 from sim.closed_form.collectives import busbw
-from sim.plots.style import PALETTE, entitle, figure, save, style
+from sim.plots.style import PALETTE, entitle, figure, plain_ticks, save, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,7 @@ def make(
         top = _draw_points(times, microseconds, rows, form, measured)
         times.set(yscale="log", ylabel="time, us", title="Time: tells small sizes apart")
         times.set_ylim(top=4 * top)
+        plain_ticks(times.yaxis)
         times.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
         top = _draw_points(rates, gb_per_s, rows, form, measured)
         rates.set(ylim=(0, 1.12 * top), ylabel="bus bandwidth, GB/s one way", title="Bus bandwidth: large ones")

@@ -153,6 +153,7 @@ def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
             axes.plot([], [], linewidth=0, label=label, **look)
         axes.set_xlabel("FLOPs per byte of memory traffic")
         axes.set_ylabel(f"TFLOP/s of {dtype} on one chip")
+        plain_ticks(axes.xaxis)
         plain_ticks(axes.yaxis, 1e12)
         axes.grid(visible=True)
         entitle(made, title or "Roofline")

@@ -96,10 +96,14 @@ def fitting(text: str, width_in: float, size: float = SMALL) -> str:
 
 
 def plain_ticks(axis: Axis, unit: float = 1.0) -> None:
-    """Plain numbers, in multiples of `unit`, at 1, 2 and 5 of every decade of a logarithmic axis."""
+    """Plain numbers, in multiples of `unit`, on a logarithmic axis whose limits are set.
+
+    At 1, 2 and 5 of every decade, of more than four decades at 1. The default labels are mathematics, which is off.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=40))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1e4 * low else (1.0,), numticks=40))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
 

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.style import PALETTE, figure, plain_ticks, save, style
 
 LOOKS = {
     "every task, SimPy": ("vermilion", "s"),
@@ -37,6 +37,7 @@ def draw(speed: Path, to: Path) -> None:
             axes.set(xscale="log", yscale="log", xlabel="chips")
             axes.set_xticks([1, 8, 64, 512, 4096], labels=["1", "8", "64", "512", "4,096"])
             axes.minorticks_off()
+            plain_ticks(axes.yaxis)
             axes.grid(visible=True)
         left.legend(loc="upper left")
     save(made, to)
