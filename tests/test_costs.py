@@ -9,7 +9,7 @@ import yaml
 
 from sim import load
 from sim.collectives.loop import LoopForm
-from sim.costs import Work, cost
+from sim.costs import Work, cost, padding
 from sim.explain.changes import changed
 from sim.lower import lower
 from sim.lowering.emitter import Emitter
@@ -20,6 +20,7 @@ from sim.plots import roofline
 from sim.program import Kind
 from sim.report.metrics import measure
 from sim.report.roofline import memory_bound
+from sim.specs import TilesSpec
 
 ROOT = Path(__file__).parent.parent
 CHIPS = sorted(path.stem for path in (ROOT / "topologies" / "chips").glob("*.yaml"))
@@ -253,3 +254,20 @@ def test_the_figure_has_a_roof_for_every_bandwidth_that_the_costs_apply():
             for intensity in (1.0, 1e4):  # FLOPs per byte
                 own = cost(chip, Work(intensity * 1e12, 1e12, rows=rows), formats(name)["weights"])
                 assert roof(np.array([intensity])) == pytest.approx(intensity * 1e12 / own.roofline_s)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "split", "expected"),
+    [
+        # 2 x 3 tiles of 128 x 128, the second row of tiles two rows full: 256/130. Six tiles on four multiprocessors
+        # are one and a half waves, which take two; sums cut in two make twelve pieces, three full waves.
+        (130, 384, 1, 256 / 130 * 2 / 1.5),
+        (130, 384, 2, 256 / 130),
+        (128, 512, 1, 1.0),
+        (1, 128, 1, 128 * 4),
+        (1, 128, 4, 128.0),
+    ],
+)
+def test_edges_of_tiles_and_a_last_wave_that_is_not_full_lengthen_a_matmul(rows, columns, split, expected):
+    tiles = TilesSpec(rows=128, columns=128, at_once=4, split=split)
+    assert padding(tiles, rows, columns) == pytest.approx(expected, rel=1e-12)

@@ -308,3 +308,23 @@ def test_a_slower_memory_never_makes_a_step_shorter_or_is_refused():
 def _measures(scenario):
     found = simulate_pass(scenario)
     return measure(found.trace, found.topology, found.lowered.batches, found.periods)
+
+
+def test_copies_that_never_give_back_what_they_take_do_not_settle():
+    """Each copy takes 1 % of r1, which only the last task holds: the more copies, the slower it is."""
+
+    def program(keep: int | None) -> Program:
+        builder = ProgramBuilder(["r0", "r1"])
+        before = np.array([-1])
+        for _ in range(2):
+            start = len(builder)
+            before = builder.add(
+                "a", Kind.COMPUTE, 0, busy_ps=3, resource=np.array([0]), deps=[before], slows=1, slow_ppm=10_000
+            )
+        before = before + builder.repeat(start, 38, layers=0, keep=keep)
+        builder.add("end", Kind.COMPUTE, 0, busy_ps=1000, resource=np.array([1]), deps=[before])
+        return builder.build()
+
+    part, full = simulate(program(6)), simulate(program(None))
+    assert full.makespan_ps - 120 == -(-1000 * 100 // 60)  # 40 copies take 40 %
+    assert periodic.periods(part) is None

@@ -22,10 +22,6 @@ _METRICS = {
 }
 
 
-_FEW_DECADES = 1000.0
-"""An axis that reaches not so many times its beginning has too few powers of ten to be read by them."""
-
-
 def draw(validation: Validation, path: Path | str) -> None:
     """One panel per metric, logarithmic axes, a band of the suite's worst tolerance around equality."""
     metrics = [metric for metric in _METRICS if any(o.metric == metric for o in validation.outcomes)]
@@ -57,9 +53,8 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         _points(axes, gated, name, scale, marker, PALETTE[color], text)
         _points(axes, shown, name, scale, marker, "0.6", "not gated" if name == "simulated" and shown else None)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel=f"published {label}", ylabel=f"predicted {label}")
-    if high / low < _FEW_DECADES:
-        plain_ticks(axes.xaxis)
-        plain_ticks(axes.yaxis)
+    plain_ticks(axes.xaxis)
+    plain_ticks(axes.yaxis)
     axes.legend(loc="upper left")
 
 

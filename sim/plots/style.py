@@ -98,12 +98,15 @@ def fitting(text: str, width_in: float, size: float = SMALL) -> str:
 def plain_ticks(axis: Axis, unit: float = 1.0) -> None:
     """Plain numbers, in multiples of `unit`, on a logarithmic axis whose limits are set.
 
-    At 1, 2 and 5 of every decade, of more than four decades at 1. The default labels are mathematics, which is off.
+    At 1, 2 and 5 of every decade, where there are many at 1 alone: labels of x stand side by side and need more room.
+    The default labels are mathematics, which is off.
     """
+    from matplotlib.axis import XAxis
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 1e4 * low else (1.0,), numticks=40))
+    few = high < low * (10**2.5 if isinstance(axis, XAxis) else 10**4.5)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=40))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
 
