@@ -58,16 +58,17 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     if not _in_one_order(made, kind_as_made, stands_for):
         raise NotFoldableError(f"{plan.collective}: links carry messages in different orders")
 
-    counts = plan.dep_counts[::chips]
-    ends = np.cumsum(counts, dtype=np.int64) * chips
-    waits = []
-    for found, count in zip(np.split(kind_of[plan.deps], ends[:-1]), counts.tolist(), strict=True):
-        of_kind = found.reshape(1, chips, count)
-        if not _rows_alike(of_kind):
-            of_kind = np.sort(of_kind, axis=2)  # their order in the list is no matter
-        if not _rows_alike(of_kind):
+    counts = plan.dep_counts[::chips].astype(np.int64)
+    ends = np.cumsum(counts)
+    waits = np.empty(int(counts.sum()), dtype=np.int32)
+    for count in np.unique(counts).tolist():
+        kinds = np.flatnonzero(counts == count)
+        first = (ends[kinds] - count)[:, None]
+        found = kind_of[plan.deps[first * chips + np.arange(chips * count)]].reshape(len(kinds), chips, count)
+        found.sort(axis=2)  # their order in the list is no matter
+        if not _rows_alike(found):
             raise NotFoldableError(f"{plan.collective}: chips wait for different messages")
-        waits.append(np.sort(of_kind[0, 0]))
+        waits[first + np.arange(count)] = found[:, 0]
 
     mine = np.flatnonzero(plan.src == 0)
     nowhere = np.zeros(each, dtype=np.int32)
@@ -79,7 +80,7 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
         link=link[mine],
         ingress=ingress[mine],
         between=between[mine] if len(between) else between,
-        deps=np.concatenate(waits),
+        deps=waits,
         **{name: getattr(plan, name)[mine] for name in names},
     )
 
