@@ -41,7 +41,7 @@ def fits(program: Program, least_ppm: int) -> bool:
     total += float(program.poll_ps.sum(dtype=np.float64))
     if program.slow_ppm.any():
         total = max(total * FULL_PPM / least_ppm, float(program.busy_ps.max(initial=0)) * FULL_PPM)
-    return total < _MOST and max(_INSTANTS * len(program), len(program.deps), len(program.resource)) < 2**31
+    return total < _MOST and max(_INSTANTS * len(program), len(program.deps)) < 2**31
 
 
 def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
@@ -56,8 +56,7 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
     if interferes:
         changing = np.zeros(len(program.resources), dtype=np.bool_)
         changing[program.slows[program.slow_ppm != 0]] = True
-        holder = np.repeat(np.arange(count), np.diff(program.resource_offset))
-        tracked[holder[changing[program.resource]]] = True
+        tracked = (program.resource >= 0) & changing[program.resource]
     times = _aligned(count, TIMES)
     unknown = times.view(np.int64).reshape(count, 4)
     unknown[:] = -1
@@ -68,8 +67,8 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
         np.ascontiguousarray(program.flight_ps, dtype=np.int64),
         np.ascontiguousarray(program.dep_offset, dtype=np.int32),
         np.ascontiguousarray(program.deps, dtype=np.int32),
-        np.ascontiguousarray(program.resource_offset, dtype=np.int32),
         np.ascontiguousarray(program.resource, dtype=np.int32),
+        program.followers() if (program.follows >= 0).any() else np.empty(0, dtype=np.int32),
         np.ascontiguousarray(program.slows, dtype=np.int32),
         np.ascontiguousarray(program.slow_ppm, dtype=np.int32),
         np.ascontiguousarray(program.poll_ps, dtype=np.int64),

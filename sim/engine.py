@@ -1,11 +1,18 @@
 """The engine: tasks on resources, one rule, whole picoseconds.
 
-A ready task queues at each of its resources, keyed (ready time, task id). It starts when it heads all its queues and
-all are idle, holds its resources for `busy_ps`, then flies for `flight_ps`, and ends; a task is ready when all its
-dependencies have ended. Arrivals and releases of one instant apply before anything starts at that instant, so results
+A ready task queues at its resource, keyed (ready time, task id). It starts when it heads the queue and the resource is
+idle, holds it for `busy_ps`, then flies for `flight_ps`, and ends; a task is ready when all its dependencies have
+ended. Arrivals and releases of one instant apply before anything starts at that instant, so results
 do not depend on the order of events. A task without resources starts the moment it is ready; if it ends at that same
-instant, that end is one of the instant's arrivals. A task that takes no time but holds resources ends in the instant's
+instant, that end is one of the instant's arrivals. A task that takes no time but holds a resource ends in the instant's
 next round.
+
+Messages: a message that crosses several links is a task on each, which follows the one on the link before
+(`Program.follows`) and is ready `Program.lag_ps` after that one's start: its head has arrived, and it will not be sent
+on before the last of it has. With no lag it arrives in the instant's next round. So a link is never idle while a
+message waits at it, and is held only for the message's bytes at its own bandwidth. A message alone takes the sum of
+the latencies and the time of its bytes on the slowest link. Nodes on the way have room for all that waits there: no
+back-pressure. What a message follows may not be on a resource whose rate changes.
 
 Polling: a task with a period (`Program.poll_ps`) looks for its dependencies once in that time, from the end of the
 first of them on its list: it is ready at the first whole number of periods after it at which all have ended. A task
@@ -13,12 +20,12 @@ that waits for nothing does not look.
 
 Interference: a task may slow a resource (`Program.slows`), from its start by a positive `slow_ppm`, or back to what it
 was from its end by a negative one. All that slow a resource at once add up. While the rate of its resource is less than
-one, a task advances by rate x time; with several resources, at the least of their rates. Work is counted in millionths
+one, a task advances by rate x time. Work is counted in millionths
 of a picosecond, so rates apply exactly from the instant they change, and a task is done at the first whole picosecond
 at which nothing is left. A rate never falls below LEAST_PPM.
 
-The least key of all queued tasks heads every queue it stands in, so queues alone cannot deadlock: only a dependency
-that never ends can, and that raises `DeadlockError`.
+No task holds one resource and waits for another, so queues alone cannot deadlock: only a dependency that never ends can,
+and that raises `DeadlockError`.
 
 SimPy keeps the clock: one SimPy event per instant at which anything frees or ends, its callback applies the rule to all
 tasks of that instant. (A process per task, the usual way to write SimPy, is an order of magnitude slower, and
@@ -58,7 +65,11 @@ def simulate(program: Program, kernel: Kernel = "simpy") -> Trace:
     Raises:
         DeadlockError: tasks are left that can never become ready; the message names the first few.
         InputError: `compiled` without numba.
+        ValueError: a message goes on from a resource whose rate changes.
     """
+    before = program.follows[program.follows >= 0]
+    if np.isin(program.resource[before], program.slows[program.slow_ppm != 0]).any():
+        raise ValueError("a message cannot go on from a resource whose rate changes")
     return _compiled(program) if _chosen(program, kernel) == "compiled" else _simpy(program)
 
 
@@ -85,11 +96,11 @@ def _simpy(program: Program) -> Trace:
     busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
     waiting = np.diff(program.dep_offset).tolist()
     dependents_of, dependents = _dependents(program)
-    first_held, also_held = _held(program)
+    resource_of, follower, lag = program.resource.tolist(), program.followers().tolist(), _lags(program)
     queues: list[list[int]] = [[] for _ in program.resources]
     idle = bytearray(b"\x01" * len(program.resources))
     ready, start = [-1] * count, [-1] * count
-    rates = _Rates(program, first_held, also_held) if program.slow_ppm.any() else None
+    rates = _Rates(program) if program.slow_ppm.any() else None
     tracked = rates.tracks if rates else bytearray(count)
     changes = rates.slow_ppm if rates else [0] * count
     polls = _Polls(program)
@@ -114,20 +125,18 @@ def _simpy(program: Program) -> Trace:
 
     def arrive(task: int, now: int, ended: list[int]) -> None:
         ready[task] = now
-        first = first_held[task]
-        if first < 0:
+        resource = resource_of[task]
+        if resource < 0:
             start[task] = now
             if changes[task] > 0:
                 change(task, now)
             duration = busy[task] + flight[task]
             (book(now + duration)[1] if duration else ended).append(task)
+            if follower[task] >= 0:
+                book(now + lag[task])[2].append(follower[task])
             return
-        key = now * count + task  # orders as (ready time, task id), and compares faster than a tuple
-        heappush(queues[first], key)
-        touched.append(first)
-        if task in also_held:
-            for resource in also_held[task]:
-                heappush(queues[resource], key)
+        heappush(queues[resource], now * count + task)  # orders as (ready time, task id), and faster than a tuple
+        touched.append(resource)
 
     def at_instant(_: simpy.Event) -> None:
         nonlocal unfinished
@@ -138,13 +147,8 @@ def _simpy(program: Program) -> Trace:
                 if rates and not rates.done(task, now):
                     continue
                 (book(now + flight[task])[1] if flight[task] else ended).append(task)
-            first = first_held[task]
-            idle[first] = 1
-            touched.append(first)
-            if task in also_held:
-                for resource in also_held[task]:
-                    idle[resource] = 1
-                    touched.append(resource)
+            idle[resource_of[task]] = 1
+            touched.append(resource_of[task])
         for task in looking:
             arrive(task, now, ended)
         for task in ended:  # grows while it is read: resource-less tasks that take no time
@@ -165,18 +169,8 @@ def _simpy(program: Program) -> Trace:
             queue = queues[resource]
             if not queue or not idle[resource]:
                 continue
-            key = queue[0]
-            task = key % count
-            if task in also_held:
-                others = (first_held[task], *also_held[task])
-                if not all(idle[other] and queues[other][0] == key for other in others):
-                    continue
-                for other in others:
-                    heappop(queues[other])
-                    idle[other] = 0
-            else:
-                heappop(queue)
-                idle[resource] = 0
+            task = heappop(queue) % count
+            idle[resource] = 0
             start[task] = now
             if changes[task] > 0:
                 change(task, now)
@@ -188,14 +182,14 @@ def _simpy(program: Program) -> Trace:
             if flight[task]:
                 slot = book(now + busy[task] + flight[task])
             slot[1].append(task)
+            if follower[task] >= 0:
+                book(now + lag[task])[2].append(follower[task])
         touched.clear()
         if not unfinished:
             all_done.succeed()
 
     if count:
-        roots = book(0)[1]
-        for task in np.flatnonzero(np.diff(program.dep_offset) == 0).tolist():
-            arrive(task, 0, roots)
+        book(0)[2].extend(program.roots().tolist())
         try:
             env.run(until=all_done)
         except RuntimeError as error:  # SimPy: no event left before all_done
@@ -229,14 +223,13 @@ class _Polls:
 class _Rates:
     """Resources whose rate changes, and when the tasks on them are done."""
 
-    def __init__(self, program: Program, first_held: list[int], also_held: dict[int, tuple[int, ...]]) -> None:
+    def __init__(self, program: Program) -> None:
         self.slow_ppm = program.slow_ppm.tolist()
         self._slows = program.slows.tolist()
         self._taken = dict.fromkeys(program.slows[program.slow_ppm != 0].tolist(), 0)
         """Resource -> parts per million of its rate that are taken."""
-        held = ((first, *also_held.get(task, ())) for task, first in enumerate(first_held))
-        self._held = [tuple(r for r in resources if r in self._taken) for resources in held]
-        self.tracks = bytearray(bool(resources) for resources in self._held)
+        self._held = program.resource.tolist()
+        self.tracks = bytearray(resource in self._taken for resource in self._held)
         """Per task, whether it holds such a resource."""
         self._running: dict[int, int] = {}  # resource -> task
         self._work: dict[int, tuple[int, int, int, int]] = {}  # task -> (work left, rate, since when, done when)
@@ -244,8 +237,7 @@ class _Rates:
 
     def start(self, task: int, now: int, busy_ps: int) -> int:
         """When a task that starts now will be done."""
-        for resource in self._held[task]:
-            self._running[resource] = task
+        self._running[self._held[task]] = task
         return self._go_on(task, now, busy_ps * FULL_PPM)
 
     def done(self, task: int, now: int) -> bool:
@@ -253,8 +245,7 @@ class _Rates:
         if task not in self._work or self._work[task][3] != now:
             return False
         del self._work[task]
-        for resource in self._held[task]:
-            del self._running[resource]
+        del self._running[self._held[task]]
         self.free[task] = now
         return True
 
@@ -269,7 +260,7 @@ class _Rates:
         return (running, after) if after != before else None
 
     def _go_on(self, task: int, now: int, left: int) -> int:
-        rate = max(LEAST_PPM, FULL_PPM - max(self._taken[resource] for resource in self._held[task]))
+        rate = max(LEAST_PPM, FULL_PPM - self._taken[self._held[task]])
         done = now + -(-left // rate)
         self._work[task] = (left, rate, now, done)
         return done
@@ -284,22 +275,20 @@ def _dependents(program: Program) -> tuple[list[int], list[int]]:
     return offsets.tolist(), waiter[order].tolist()
 
 
-def _held(program: Program) -> tuple[list[int], dict[int, tuple[int, ...]]]:
-    """First resource of each task (-1 for none), and the others of the tasks that hold several."""
-    counts = np.diff(program.resource_offset)
-    first = np.full(len(program), -1, dtype=np.int64)
-    some = counts > 0
-    first[some] = program.resource[program.resource_offset[:-1][some]]
-    several = {task: tuple(program.resources_of(task)[1:].tolist()) for task in np.flatnonzero(counts > 1).tolist()}
-    return first.tolist(), several
+def _lags(program: Program) -> dict[int, int]:
+    """Task -> the time from its start until the task that follows it is ready."""
+    followers = np.flatnonzero(program.follows >= 0)
+    before = program.follows[followers]
+    return dict(zip(before.tolist(), program.lag_ps(followers).tolist(), strict=True))
 
 
 def _deadlock(program: Program, waiting: list[int], start: list[int], now: int) -> DeadlockError:
     stuck = [task for task in range(len(program)) if start[task] < 0]
     lines = []
     for task in stuck[:5]:
-        blockers = [int(d) for d in program.dependencies(task) if start[d] < 0]
+        before = [*program.dependencies(task), *program.follows[[task]]]
+        blockers = [int(d) for d in before if d >= 0 and start[d] < 0]
         names = ", ".join(f"task {d} {program.describe(d)}" for d in blockers[:3])
-        lines.append(f"task {task} {program.describe(task)} waits for {waiting[task]}: {names}")
+        lines.append(f"task {task} {program.describe(task)} waits for {max(waiting[task], 1)}: {names}")
     more = f" and {len(stuck) - 5} more" if len(stuck) > 5 else ""
     return DeadlockError(f"deadlock at {now} ps, {len(stuck)} tasks never start: {'; '.join(lines)}{more}")

@@ -60,16 +60,14 @@ def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
     chip = np.repeat(np.asarray(chips, dtype=np.int32), [len(own) for own in rows])
     rank = _places(stand_in.astype(np.int64))[chip]
 
-    held = np.diff(program.resource_offset)[task]
-    offset = np.concatenate(([0], np.cumsum(held)))
-    within = np.arange(offset[-1]) - np.repeat(offset[:-1], held)
-    resource = table[program.resource[np.repeat(program.resource_offset[task], held) + within], np.repeat(rank, held)]
-    sends = (program.kind[task] == Kind.SEND) & (held > 0)
+    held, slows = program.resource[task], program.slows[task]
+    resource = np.where(held >= 0, table[held, rank], np.int32(-1))
+    sends = (program.kind[task] == Kind.SEND) & (held >= 0)
+    arrival = program.resource[_last_of_messages(program)][task]  # what the message arrives by
     peer = np.full(len(task), -1, dtype=np.int32)
     ends = np.array([link.dst for link in whole.links], dtype=np.int32)
-    peer[sends] = ends[resource[offset[1:][sends] - 1] - whole.chips]
-    slows = program.slows[task]
-    renamed = ("chip", "peer", "slows")
+    peer[sends] = ends[table[arrival[sends], rank[sends]] - whole.chips]
+    renamed = ("chip", "peer", "slows", "resource", "follows")
     columns: dict[str, Any] = {name: getattr(program, name)[task] for name in COLUMNS if name not in renamed}
     own = replace(
         program,
@@ -78,12 +76,20 @@ def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
         peer=peer,
         slows=np.where(slows >= 0, table[slows, rank], np.int32(-1)),
         resource=resource,
-        resource_offset=offset,
+        follows=np.full(len(task), -1, dtype=np.int32),
         deps=np.empty(0, dtype=np.int32),
         dep_offset=np.zeros(len(task) + 1, dtype=np.int64),
         **columns,
     )
     return Trace(own, trace.times[task])
+
+
+def _last_of_messages(program: Program) -> Ints:
+    """[tasks] the last task of the message that each is of; itself where none follows."""
+    follower, last = program.followers(), np.arange(len(program))
+    while len(going := np.flatnonzero(follower[last] >= 0)):
+        last[going] = follower[last[going]]
+    return last
 
 
 def of_some(trace: Trace, chips: Sequence[int]) -> Trace:
@@ -93,17 +99,15 @@ def of_some(trace: Trace, chips: Sequence[int]) -> Trace:
     """
     program = trace.program
     chosen = np.isin(program.chip, chips)
-    holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
     before = np.concatenate(([0], np.cumsum(chosen)))
     columns: dict[str, Any] = {name: getattr(program, name)[chosen] for name in COLUMNS}
+    columns["follows"] = np.full(int(chosen.sum()), -1, dtype=np.int32)
     skipped = (
         replace(block, start=int(before[block.start]), size=int(before[block.start + block.size] - before[block.start]))
         for block in program.skipped
     )
     own = replace(
         program,
-        resource=program.resource[chosen[holder]],
-        resource_offset=np.concatenate(([0], np.cumsum(np.diff(program.resource_offset)[chosen]))),
         deps=np.empty(0, dtype=np.int32),
         dep_offset=np.zeros(int(chosen.sum()) + 1, dtype=np.int64),
         skipped=tuple(skipped),

@@ -31,10 +31,9 @@ TASK = np.dtype(
         ("next", np.int32),
     ]
 )
-"""The resource held, _NONE or _SEVERAL; where its dependents begin and end; the next of its list."""
+"""The resource held, -1 for none; where its dependents begin and end; the next of its list."""
 RESOURCE = np.dtype([("first", np.int32), ("end", np.int32), ("idle", np.int32), ("running", np.int32)])
 """Where its queue begins and ends; whether no task holds it; which holds it or was the last to."""
-_NONE, _SEVERAL = -1, -2
 
 _TABLE = 4096
 """Entries of the table of slots; a power of two."""
@@ -91,14 +90,9 @@ def _pop_at(times: Any, values: Any, size: int) -> None:
 
 
 @njit(cache=True)
-def _go_on(
-    work: Any, taken: Any, resource_offset: Any, resource: Any, task: Any, now: Any, left: Any, least_ppm: int
-) -> Any:
-    """Note that `task` has `left` to do from now on; when it will be done."""
-    most = 0
-    for i in range(resource_offset[task], resource_offset[task + 1]):
-        most = max(most, taken[resource[i]])
-    rate = max(least_ppm, _FULL_PPM - most)
+def _go_on(work: Any, taken: Any, task: Any, now: Any, left: Any, least_ppm: int) -> Any:
+    """Note that `task`, of whose rate `taken` is taken, has `left` to do from now on; when it will be done."""
+    rate = max(least_ppm, _FULL_PPM - taken)
     done = now + -(-left // rate)
     work[task, _LEFT], work[task, _RATE], work[task, _SINCE], work[task, _DONE] = left, rate, now, done
     return done
@@ -176,12 +170,18 @@ def _turn_round(tasks: Any, dep_offset: Any, deps: Any) -> Any:
 
 
 @njit(cache=True)
-def _describe(tasks: Any, busy: Any, flight: Any, resource_offset: Any, resource: Any) -> None:
+def _describe(tasks: Any, busy: Any, flight: Any, resource: Any) -> None:
     """What `tasks` says of durations and resources."""
     for task in range(len(tasks)):
-        tasks[task].busy, tasks[task].flight = busy[task], flight[task]
-        held = resource_offset[task + 1] - resource_offset[task]
-        tasks[task].resource = resource[resource_offset[task]] if held == 1 else _SEVERAL if held else _NONE
+        tasks[task].busy, tasks[task].flight, tasks[task].resource = busy[task], flight[task], resource[task]
+
+
+@njit(cache=True)
+def _lead(agenda: Agenda, tasks: Any, now: Any, task: Any, follower: Any) -> None:
+    """`task` starts now: the task that follows it, if any, will be ready once the head of the message is there."""
+    if follower >= 0:
+        lag = tasks[task].flight + max(0, tasks[task].busy - tasks[follower].busy)
+        _book(agenda, tasks, now + lag, follower, _LOOKS)
 
 
 @njit(cache=True)
@@ -192,8 +192,8 @@ def loop(
     flight: Any,
     dep_offset: Any,
     deps: Any,
-    resource_offset: Any,
     resource: Any,
+    follower: Any,
     slows: Any,
     slow_ppm: Any,
     poll: Any,
@@ -208,15 +208,22 @@ def loop(
     Args:
         tasks: [N] of TASK, 0.
         resources: [R] of RESOURCE, 0.
+        follower: [N] the task that follows each, -1 for none; [0] where there are none.
         tracked: [N] whether a task holds a resource whose rate changes.
         interferes: whether there are any.
         polls: whether any task polls.
     """
     count = len(tasks)
-    _describe(tasks, busy, flight, resource_offset, resource)
+    _describe(tasks, busy, flight, resource)
     dependents = _turn_round(tasks, dep_offset, deps)
+    leads = len(follower) > 0
+    follows = np.zeros(count if leads else 0, dtype=np.bool_)
+    for later in follower:
+        if later >= 0:
+            follows[later] = True
     for held in resource:
-        resources[held].end += 1
+        if held >= 0:
+            resources[held].end += 1
     first = 0
     for held in range(len(resources)):
         resources[held].first = first
@@ -260,7 +267,7 @@ def loop(
     task: Any
     for task in range(count):
         waiting[task] = dep_offset[task + 1] - dep_offset[task]
-        if waiting[task] == 0:  # as if it looked in the beginning
+        if waiting[task] == 0 and not (leads and follows[task]):  # as if it looked in the beginning
             looking[looking_count] = task
             looking_count += 1
     beginning = True
@@ -302,20 +309,11 @@ def loop(
         for i in range(freed_count):
             task = freed[i]
             held = tasks[task].resource
-            if held >= 0:
-                resources[held].idle = 1
-                resources[held].running = -1
-                if resources[held].first < resources[held].end:
-                    touched[touched_count] = held
-                    touched_count += 1
-            else:
-                for j in range(resource_offset[task], resource_offset[task + 1]):
-                    held = resource[j]
-                    resources[held].idle = 1
-                    resources[held].running = -1
-                    if resources[held].first < resources[held].end:
-                        touched[touched_count] = held
-                        touched_count += 1
+            resources[held].idle = 1
+            resources[held].running = -1
+            if resources[held].first < resources[held].end:
+                touched[touched_count] = held
+                touched_count += 1
             if tasks[task].flight == 0:
                 ended[ended_count] = task
                 ended_count += 1
@@ -348,20 +346,11 @@ def loop(
                             _book(agenda, tasks, now + later, task, _LOOKS)
                             continue
                 held = tasks[task].resource
-                if held != _NONE:
-                    key = (ordinal << 32) | task
-                    if held >= 0:
-                        _queue_up(resources, queues, held, key)
-                        if resources[held].idle:
-                            touched[touched_count] = held
-                            touched_count += 1
-                        continue
-                    for k in range(resource_offset[task], resource_offset[task + 1]):
-                        held = resource[k]
-                        _queue_up(resources, queues, held, key)
-                        if resources[held].idle:
-                            touched[touched_count] = held
-                            touched_count += 1
+                if held >= 0:
+                    _queue_up(resources, queues, held, (ordinal << 32) | task)
+                    if resources[held].idle:
+                        touched[touched_count] = held
+                        touched_count += 1
                     continue
                 free = now + tasks[task].busy
                 then = free + tasks[task].flight
@@ -375,6 +364,8 @@ def loop(
                     ended_count += 1
                 else:
                     _book(agenda, tasks, then, task, _ENDS)
+                if leads:
+                    _lead(agenda, tasks, now, task, follower[task])
             done += 1
         beginning = False
         unfinished -= ended_count
@@ -387,24 +378,9 @@ def loop(
                 continue
             key = queues[resources[at].first]
             task = key & 0xFFFFFFFF
-            if tasks[task].resource >= 0:
-                resources[at].first += 1
-                resources[at].idle = 0
-                resources[at].running = task
-            else:
-                able = True
-                for k in range(resource_offset[task], resource_offset[task + 1]):
-                    held = resource[k]
-                    if not resources[held].idle or queues[resources[held].first] != key:
-                        able = False
-                        break
-                if not able:
-                    continue
-                for k in range(resource_offset[task], resource_offset[task + 1]):
-                    held = resource[k]
-                    resources[held].first += 1
-                    resources[held].idle = 0
-                    resources[held].running = task
+            resources[at].first += 1
+            resources[at].idle = 0
+            resources[at].running = task
             started[started_count] = key
             started_count += 1
         for i in range(started_count):
@@ -417,13 +393,15 @@ def loop(
                 changed_count += 1
             if interferes and tracked[task]:
                 left = tasks[task].busy * _FULL_PPM
-                then = _go_on(work, taken, resource_offset, resource, task, now, left, least_ppm)
+                then = _go_on(work, taken[tasks[task].resource], task, now, left, least_ppm)
                 _push_at(done_time, done_task, done_count, then, task)
                 done_count += 1
                 continue
             then = now + tasks[task].busy
             times[task, _FREE], times[task, _END] = then, then + tasks[task].flight
             _book(agenda, tasks, then, task, _FREES)
+            if leads:
+                _lead(agenda, tasks, now, task, follower[task])
 
         # What runs on resources whose rate changed is done at another time.
         for i in range(changed_count):
@@ -432,7 +410,7 @@ def loop(
                 continue
             left = work[task, _LEFT] - (now - work[task, _SINCE]) * work[task, _RATE]
             previous = work[task, _DONE]
-            then = _go_on(work, taken, resource_offset, resource, task, now, left, least_ppm)
+            then = _go_on(work, taken[changed[i]], task, now, left, least_ppm)
             if then != previous:
                 _push_at(done_time, done_task, done_count, then, task)
                 done_count += 1

@@ -1,16 +1,16 @@
 """Times of a program under other durations, from the order in which its tasks took their resources.
 
 Every resource serves its tasks by (time at which they were ready, task id), so once that order is known no queue has to
-be kept: a task is ready when the last of its dependencies has ended, and starts when it is ready and the task before it
-has left each of its resources. Where rates change, the order also says which changes come while a task runs. That is
+be kept: a task is ready when the last of its dependencies has ended, or a time after the start of the one that it follows,
+and starts when it is ready and the task before it has left its resource. Where rates change, the order also says which changes come while a task runs. That is
 done here for many columns of durations at once.
 
 *When it is exact.* Say the times that follow are again such that on every resource each task comes after the one before
 it by (ready, id). Then they are the engine's: whatever has a lesser key has been ready earlier or in the same instant,
 so it heads the queue before its successor does. Likewise changes of a rate must come one after the other, and before,
 during or after each task as they did. All of that is checked for each column. Left to the engine are tasks that poll,
-tasks that run on two resources whose rates change, and tasks that hold a resource and take no time, after whose end a
-task may become ready in an instant in which another of the same ready time has started.
+tasks that hold a resource and take no time, after whose end a task may become ready in an instant in which another of
+the same ready time has started, and for the same reason tasks that are ready at the start of the one that they follow.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ class Order:
     def of(cls, trace: Trace) -> Order | None:
         """That of a trace; None where times do not follow from it."""
         program, count = trace.program, len(trace.program)
-        holder = np.repeat(np.arange(count), np.diff(program.resource_offset))
-        slowing = Slowing.of(trace, holder)
-        if program.poll_ps.any() or slowing is None:
+        if program.poll_ps.any():
             return None
-        before = _before(trace, holder)
-        later = before < count
+        slowing, before = Slowing.of(trace), _before(trace)
+        later, following = np.flatnonzero(before < count), np.flatnonzero(program.follows >= 0)
         waits = np.stack((program.deps, np.repeat(np.arange(count), np.diff(program.dep_offset))))
-        queues = np.stack((before[later], holder[later]))
-        depth = _depths(count, *np.concatenate((waits, queues, slowing.edges()), axis=1))
+        ways = np.stack((program.follows[following], following))
+        queues = np.stack((before[later], later))
+        depth = _depths(count, *np.concatenate((waits, ways, queues, slowing.edges()), axis=1))
         tasks = np.argsort(depth, kind="stable")
         number = np.append(np.empty(count, dtype=np.int64), count)
         number[tasks] = np.arange(count)
@@ -87,8 +86,10 @@ class Order:
         a, b, least = self._rules
         rows = times.reshape(-1, columns)
         kept &= (rows[a] + least[:, None] <= rows[b]).all(axis=0)
-        holds = np.diff(self.program.resource_offset)[self._tasks] > 0
+        holds = self.program.resource[self._tasks] >= 0
         kept &= ((busy + flight)[holds] > 0).all(axis=0)
+        for level in self._levels:
+            kept &= (times[0, level.following] > times[1, level.followed]).all(axis=0)
         result = np.empty((4, count, columns), dtype=np.int64)
         result[:, self._tasks] = times[:, :-1]
         return result, kept
@@ -105,25 +106,25 @@ class _Level:
     """Where each task's dependencies begin."""
     each: int
     """How many dependencies every task has; 0 where not all have as many."""
-    before: tuple[Ints, ...]
-    """Per resource held, the task before on it."""
+    before: Ints
+    """The task before on each task's resource."""
+    following: Ints
+    """Those that follow a task."""
+    followed: Ints
+    """Which."""
     slowed: Slowed | None
 
     @classmethod
     def of(cls, program: Program, own: slice, tasks: Ints, number: Ints, before: Ints, slowing: Slowing) -> _Level:
-        """Of `tasks`, numbered `own`; `before` [resources held] is not renumbered yet."""
+        """Of `tasks`, numbered `own`; `before` [N] is not renumbered yet."""
         counts = program.dep_offset[tasks + 1] - program.dep_offset[tasks]
         width = np.maximum(counts, 1)
         deps, first = np.full(width.sum(), len(program)), np.cumsum(width) - width
         deps[_ranges(first, counts)] = program.deps[_ranges(program.dep_offset[tasks], counts)]
-        held = program.resource_offset[tasks + 1] - program.resource_offset[tasks]
-        columns = []
-        for k in range(int(held.max(initial=0))):
-            column = np.full(len(tasks), len(program))
-            column[held > k] = before[program.resource_offset[tasks[held > k]] + k]
-            columns.append(number[column])
         each = int(width[0]) if (width == width[0]).all() else 0
-        return cls(own, number[deps], first, each, tuple(columns), slowing.of_tasks(tasks, number))
+        following = tasks[program.follows[tasks] >= 0]
+        ways = number[following], number[program.follows[following]]
+        return cls(own, number[deps], first, each, number[before[tasks]], *ways, slowing.of_tasks(tasks, number))
 
     def fill(self, times: Ints, busy: Ints, flight: Ints) -> None:
         """The four times [4, N + 1, S] of the level's tasks."""
@@ -134,22 +135,23 @@ class _Level:
             ended.reshape(-1, self.each, columns).max(axis=1, out=ready[own])
         else:
             np.maximum.reduceat(ended, self.first, axis=0, out=ready[own])
-        start[own] = ready[own]
-        for before in self.before:
-            np.maximum(start[own], free[before], out=start[own])
+        if len(self.following):
+            longer = np.maximum(busy[self.followed] - busy[self.following], 0)
+            ready[self.following] = start[self.followed] + flight[self.followed] + longer
+        np.maximum(ready[own], free[self.before], out=start[own])
         np.add(start[own], busy[own], out=free[own])
         if self.slowed:
             free[self.slowed.tasks] = self.slowed.free(times, busy)
         np.add(free[own], flight[own], out=end[own])
 
 
-def _before(trace: Trace, holder: Ints) -> Ints:
-    """[resources held] the task before on the resource, N for the first; `holder` [resources held] who holds it."""
+def _before(trace: Trace) -> Ints:
+    """[N] the task before on each task's resource, N for the first and for tasks that hold none."""
     resource = trace.program.resource
-    line = np.lexsort((holder, trace.times["ready"][holder], resource))
-    follows = resource[line[:-1]] == resource[line[1:]]
-    result = np.full(len(holder), len(trace.program))
-    result[line[1:][follows]] = holder[line[:-1][follows]]
+    line = np.lexsort((np.arange(len(resource)), trace.times["ready"], resource))
+    after = (resource[line[:-1]] == resource[line[1:]]) & (resource[line[1:]] >= 0)
+    result = np.full(len(resource), len(resource))
+    result[line[1:][after]] = line[:-1][after]
     return result
 
 

@@ -166,7 +166,6 @@ def _straddled(program: Program, times: Ints, at: Ints) -> npt.NDArray[np.bool_]
     """[S] whether a task whose rate may change runs across the time `at` [S]."""
     if not program.slow_ppm.any():
         return np.zeros(len(at), dtype=np.bool_)
-    slowed = np.isin(program.resource, program.slows[program.slow_ppm != 0])
-    holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))[slowed]
+    holder = np.flatnonzero(np.isin(program.resource, program.slows[program.slow_ppm != 0]))
     across: npt.NDArray[np.bool_] = ((times[1, holder] < at) & (times[2, holder] > at)).any(axis=0)
     return across

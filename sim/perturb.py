@@ -107,26 +107,22 @@ def _check(numbers: Iterable[int], count: int, rule: str, where: str) -> None:
 
 
 def _link_factors(program: Program, topology: Topology, spec: PerturbSpec) -> Floats:
-    """[N] by which each task takes longer for the links it holds: the slowest sets the rate, before and after."""
-    bandwidth = np.array([link.bandwidth for link in topology.links])
-    factor = np.ones(len(bandwidth))
+    """[N] by which each task takes longer for the link it holds."""
+    factor = np.ones(len(topology.links))
     for slow in spec.slow_links:
         numbers = _numbers(slow.links, topology, "perturb.slow_links")
         factor[numbers] = np.maximum(factor[numbers], slow.factor)
     holder, link = _holders(program, topology)
-    least = np.full(len(program), np.inf)
-    np.minimum.at(least, holder, bandwidth[link])
     result = np.ones(len(program))
-    np.maximum.at(result, holder, factor[link] * (least[holder] / bandwidth[link]))
+    result[holder] = factor[link]
     return result
 
 
 def _holders(program: Program, topology: Topology) -> tuple[Ints, Ints]:
-    """(task, link) for every link that a task holds, in the order of tasks."""
+    """(task, link) for every task that holds a link, in the order of tasks."""
     link = program.resource.astype(np.int64) - topology.chips
-    holder = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
-    held = (link >= 0) & (link < len(topology.links))
-    return holder[held], link[held]
+    holder = np.flatnonzero((link >= 0) & (link < len(topology.links)))
+    return holder, link[holder]
 
 
 def _check_failed(program: Program, topology: Topology, names: Iterable[str]) -> None:

@@ -1,7 +1,9 @@
 """Tasks as columns: what the engine runs and what each task means.
 
-A task holds all its resources for `busy_ps`, then flies for `flight_ps` holding none; it becomes ready when all its
-dependencies have ended. Labels (op, layer, chip, kind, bytes, flops, collective) ride along for reports and plots;
+A task holds its resource, if it has one, for `busy_ps`, then flies for `flight_ps` holding none; it becomes ready when
+all its dependencies have ended. A message that crosses several links is a chain of tasks, one for each link, of which
+each but the first *follows* the one before: it waits for nothing else, and is ready some time after that one's start
+(`Program.lag_ps`). Labels (op, layer, chip, kind, bytes, flops, collective) ride along for reports and plots;
 the engine never reads them.
 """
 
@@ -67,6 +69,11 @@ class Skipped:
     instances: int
     """Collectives of a copy."""
 
+    @property
+    def moved_on(self) -> dict[str, int]:
+        """By how much the numbers in some columns of a copy are higher than those of the copy before."""
+        return {"layer": self.layers, "collective": self.instances, "follows": self.size}
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -79,9 +86,10 @@ class Program:
     dep_offset: Ints
     """[N + 1]."""
     deps: Ids
-    resource_offset: Ints
-    """[N + 1]."""
     resource: Ids
+    """What a task holds, -1 for nothing."""
+    follows: Ids
+    """The task of the same message on the link before, -1 for none; a task that follows another has no dependencies."""
     op_names: tuple[str, ...]
     op: Ids
     """Index into `op_names`."""
@@ -120,9 +128,28 @@ class Program:
         """Tasks that must end before `task` is ready."""
         return self.deps[self.dep_offset[task] : self.dep_offset[task + 1]]
 
-    def resources_of(self, task: int) -> Ids:
-        """Resources `task` holds while busy."""
-        return self.resource[self.resource_offset[task] : self.resource_offset[task + 1]]
+    def roots(self) -> npt.NDArray[np.int64]:
+        """Returns the tasks that wait for nothing."""
+        return np.flatnonzero((np.diff(self.dep_offset) == 0) & (self.follows < 0))
+
+    def followers(self) -> Ids:
+        """Returns the task that follows each [N], -1 for none."""
+        result = np.full(len(self), -1, dtype=np.int32)
+        later = np.flatnonzero(self.follows >= 0)
+        result[self.follows[later]] = later
+        return result
+
+    def lag_ps(self, tasks: npt.NDArray[np.integer]) -> Ints:
+        """Returns how long after the start of the task before it on its way each of `tasks`, which follow one, is ready.
+
+        The head of a message is at the next link once it has flown there (virtual cut-through: Kermani and Kleinrock,
+        Computer Networks 3, 1979). A faster link waits as much longer as it needs not to be done before the last of the
+        message has reached it.
+        """
+        before = self.follows[tasks]
+        longer: Ints = np.maximum(self.busy_ps[before] - self.busy_ps[tasks], 0)
+        lag: Ints = self.flight_ps[before] + longer
+        return lag
 
     def compute_tasks(self, op: str) -> npt.NDArray[np.int64]:
         """Returns the tasks that do the work of an operation; its launches by the host have its name, too."""
@@ -151,6 +178,8 @@ class Program:
 COLUMNS = (
     "busy_ps",
     "flight_ps",
+    "resource",
+    "follows",
     "op",
     "layer",
     "chip",
@@ -187,23 +216,17 @@ def _with_copies(program: Program, block: Skipped) -> Program:
     for name in COLUMNS:
         column = getattr(program, name)
         copies, tail = np.tile(column[last:end], block.count), column[end:]
-        if name in ("layer", "collective"):
-            each = block.layers if name == "layer" else block.instances
+        if each := block.moved_on.get(name, 0):
             copies = np.where(copies >= 0, copies + k * each, copies)
-            if name == "collective":
+            if name != "layer":
                 tail = np.where(tail >= 0, tail + block.count * each, tail)
         columns[name] = np.concatenate([column[:end], copies, tail]).astype(column.dtype)
 
-    def flat(offset: Ints, values: Ids) -> tuple[Ids, Ints]:
-        first, after = int(offset[last]), int(offset[end])
-        copies = np.tile(values[first:after], block.count)
-        counts = np.diff(offset)
-        counts = np.concatenate([counts[:end], np.tile(counts[last:end], block.count), counts[end:]])
-        offsets = np.concatenate(([0], np.cumsum(counts)))
-        return np.concatenate([values[:after], copies, values[after:]]), offsets
-
-    resource, resource_offset = flat(program.resource_offset, program.resource)
-    deps, dep_offset = flat(program.dep_offset, program.deps)
+    first, after = int(program.dep_offset[last]), int(program.dep_offset[end])
+    deps = np.concatenate([program.deps[:after], np.tile(program.deps[first:after], block.count), program.deps[after:]])
+    counts = np.diff(program.dep_offset)
+    counts = np.concatenate([counts[:end], np.tile(counts[last:end], block.count), counts[end:]])
+    dep_offset = np.concatenate(([0], np.cumsum(counts)))
     copied = slice(int(dep_offset[end]), int(dep_offset[end + shift]))
     deps[copied] += np.repeat(k * block.size, np.diff(dep_offset[end : end + shift + 1])).astype(np.int32)
     tail_deps = deps[copied.stop :]
@@ -214,8 +237,6 @@ def _with_copies(program: Program, block: Skipped) -> Program:
         program,
         deps=deps,
         dep_offset=dep_offset,
-        resource=resource,
-        resource_offset=resource_offset,
         **columns,  # type: ignore[arg-type]
     )
 
@@ -235,8 +256,6 @@ class ProgramBuilder:
         self._blocks: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in COLUMNS}
         self._dep_counts: list[Ints] = []
         self._deps: list[Ids] = []
-        self._resource_counts: list[Ints] = []
-        self._held: list[Ids] = []
         self._size = 0
         self._collectives = 0
         self._skipped: list[Skipped] = []
@@ -261,7 +280,8 @@ class ProgramBuilder:
         *,
         busy_ps: npt.ArrayLike = 0,
         flight_ps: npt.ArrayLike = 0,
-        resource: npt.NDArray[np.integer] | None = None,
+        resource: npt.ArrayLike = -1,
+        follows: npt.ArrayLike = -1,
         deps: Sequence[npt.NDArray[np.integer]] = (),
         flat_deps: tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]] | None = None,
         peer: npt.ArrayLike = -1,
@@ -277,10 +297,11 @@ class ProgramBuilder:
         """Append n tasks, one per entry of `chip`, and return their ids [n].
 
         Args:
-            resource: [n] or [n, r] resources held, -1 for fewer; None for none.
+            resource: what each holds, -1 for nothing.
+            follows: the task of the same message on the link before, -1 for none.
             deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
             flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
-            busy_ps, flight_ps, peer, bytes, flops, compute_ps, memory_ps, slows: scalar or [n].
+            busy_ps, flight_ps, resource, follows, peer, bytes, flops, compute_ps, memory_ps, slows: scalar or [n].
             poll_ps: period of looking for the dependencies, from the end of the first of them on.
         """
         chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
@@ -289,6 +310,8 @@ class ProgramBuilder:
         values: dict[str, npt.ArrayLike] = {
             "busy_ps": busy_ps,
             "flight_ps": flight_ps,
+            "resource": resource,
+            "follows": follows,
             "op": self._op_ids.setdefault(op, len(self._op_ids)),
             "layer": self.layer,
             "chip": chips,
@@ -316,9 +339,6 @@ class ProgramBuilder:
             given = table >= 0
             self._dep_counts.append(given.sum(axis=1, dtype=np.int64))
             self._deps.append(table[given])
-        held = np.empty((n, 0)) if resource is None else resource if resource.ndim == 2 else resource[:, None]
-        self._resource_counts.append((held >= 0).sum(axis=1, dtype=np.int64))
-        self._held.append(held[held >= 0].astype(np.int32))
         return np.arange(self._size - n, self._size, dtype=np.int32)
 
     def repeats(self, start: int, layers: int = 1) -> bool:
@@ -332,7 +352,7 @@ class ProgramBuilder:
             return False
         self._consolidate()
         before, block = slice(start - shift, start), slice(start, self._size)
-        moved_on = {"layer": layers, "collective": self._instances(start)}
+        moved_on = Skipped(start, shift, 0, 0, layers, self._instances(start)).moved_on
         for name in COLUMNS:
             one, other = self._blocks[name][0][before], self._blocks[name][0][block]
             if name in moved_on:
@@ -340,9 +360,6 @@ class ProgramBuilder:
                 one = np.where(numbers >= 0, numbers + moved_on[name], numbers)
             if not np.array_equal(one, other):
                 return False
-        first, second = (_rows(self._resource_counts[0], self._held[0], rows) for rows in (before, block))
-        if not (np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])):
-            return False
         (first_of, first_deps), (second_of, second_deps) = (self._waits(rows) for rows in (before, block))
         inside = first_deps >= before.start, second_deps >= start
         return bool(
@@ -377,28 +394,24 @@ class ProgramBuilder:
         if not self.repeats(start, layers):
             raise ValueError("repeat: the last tasks are not those before them, later")
         (dep_counts,), (deps,) = self._dep_counts, self._deps
-        (resource_counts,), (held,) = self._resource_counts, self._held
         block_deps = _rows(dep_counts, deps, slice(start, self._size))[1]
-        held_offset = int(resource_counts[:start].sum())
-        first, instances = int(self._blocks["collective"][0][start:].max(initial=-1)), self._instances(start)
-        if keep is not None and count > keep:
-            self._skipped.append(Skipped(start, shift, keep, count - keep, layers, instances))
-            count = keep
+        first = int(self._blocks["collective"][0][start:].max(initial=-1))
+        block_of = Skipped(start, shift, count if keep is None else min(keep, count), 0, layers, self._instances(start))
+        if count > block_of.kept:
+            self._skipped.append(replace(block_of, count=count - block_of.kept))
+            count = block_of.kept
         self._grow(shift * count)
-        moved_on = {"layer": layers, "collective": instances}
         k = np.arange(1, count + 1, dtype=np.int32)[:, None]
         for name in COLUMNS:
             block = self._blocks[name][0][start:]
             tiled = np.tile(block, count)
-            if name in moved_on:
-                moves = (k * moved_on[name] * (block.astype(np.int32) >= 0)).ravel()
+            if each := block_of.moved_on.get(name, 0):
+                moves = (k * each * (block.astype(np.int32) >= 0)).ravel()
                 tiled = (tiled.astype(np.int32) + moves).astype(block.dtype)
             self._blocks[name].append(tiled)
         self._dep_counts.append(np.tile(dep_counts[start:], count))
         self._deps.append((np.tile(block_deps, (count, 1)) + k * shift).ravel().astype(np.int32))
-        self._resource_counts.append(np.tile(resource_counts[start:], count))
-        self._held.append(np.tile(held[held_offset:], count))
-        self._collectives = max(self._collectives, first + 1 + instances * count)
+        self._collectives = max(self._collectives, first + 1 + block_of.instances * count)
         return shift * count
 
     def insert(
@@ -426,20 +439,22 @@ class ProgramBuilder:
             "chip": chips[program.chip],
             "peer": moved(program.peer, chips),
             "collective": np.where(program.collective >= 0, program.collective + self._collectives, -1),
+            "resource": moved(program.resource, resources),
+            "follows": np.where(program.follows >= 0, program.follows + shift, -1),
             "slows": moved(program.slows, resources),
         }
         for name, values in columns.items():
             self._blocks[name].append(values.astype(_DTYPES.get(name, np.int32)))
         counts = np.diff(program.dep_offset)
-        roots = np.flatnonzero(counts == 0)
+        roots = program.roots()
         deps = np.insert(program.deps.astype(np.int64) + shift, program.dep_offset[roots], first[program.chip[roots]])
-        self._dep_counts.append(np.maximum(counts, 1))
+        counts[roots] = 1
+        self._dep_counts.append(counts)
         self._deps.append(deps.astype(np.int32))
-        self._resource_counts.append(np.diff(program.resource_offset))
-        self._held.append(resources[program.resource].astype(np.int32))
         self._collectives += int(program.collective.max(initial=-1)) + 1
         waited = np.zeros(n, dtype=np.bool_)
         waited[program.deps] = True
+        waited[program.follows[program.follows >= 0]] = True
         return np.flatnonzero(~waited) + shift
 
     def _grow(self, tasks: int) -> None:
@@ -455,8 +470,6 @@ class ProgramBuilder:
             self._blocks[name] = [np.concatenate([empty, *self._blocks[name]])]
         self._dep_counts = [np.concatenate([np.empty(0, np.int64), *self._dep_counts])]
         self._deps = [np.concatenate([np.empty(0, np.int32), *self._deps])]
-        self._resource_counts = [np.concatenate([np.empty(0, np.int64), *self._resource_counts])]
-        self._held = [np.concatenate([np.empty(0, np.int32), *self._held])]
 
     def build(self) -> Program:
         """The finished program."""
@@ -466,8 +479,6 @@ class ProgramBuilder:
             resources=self._resources,
             dep_offset=np.concatenate(([0], np.cumsum(self._dep_counts[0]))),
             deps=self._deps[0],
-            resource_offset=np.concatenate(([0], np.cumsum(self._resource_counts[0]))),
-            resource=self._held[0],
             op_names=tuple(self._op_ids),
             skipped=tuple(self._skipped),
             dtypes=tuple(self.dtypes.items()),

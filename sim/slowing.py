@@ -59,8 +59,8 @@ class Slowing:
     """[3, rules] rows a, b and d: the time of a is to be at least d before that of b."""
 
     @classmethod
-    def of(cls, trace: Trace, holder: Ints) -> Slowing | None:
-        """Of the tasks of a trace; None where one runs on two resources whose rates change."""
+    def of(cls, trace: Trace) -> Slowing:
+        """Of the tasks of a trace."""
         program, times, count = trace.program, trace.times, len(trace.program)
         changes, rates = [np.array([-1])], [np.array([FULL_PPM])]
         first, after = np.full((2, count), -1)
@@ -73,9 +73,7 @@ class Slowing:
             changes += [np.where(taken, _START, _END)[line] * (count + 1) + changing[line], np.array([-1])]
             left = FULL_PPM - np.cumsum(program.slow_ppm[changing][line], dtype=np.int64)
             rates += [np.maximum(LEAST_PPM, np.append(FULL_PPM, left))]
-            own = holder[program.resource == resource]
-            if (first[own] >= 0).any():
-                return None
+            own = np.flatnonzero(program.resource == resource)
             first[own] = base + np.searchsorted(when[line], times["start"][own], side="right")
             after[own] = base + np.searchsorted(when[line], times["free"][own], side="left")
         after = np.maximum(first, after)

@@ -55,8 +55,11 @@ def differences(whole: Program, few: Program, folded: Topology) -> list[str]:
         polls = bool(whole.poll_ps[task]) and needs[0] != own_needs[0]  # from the end of the first on
         if polls or set(needs.tolist()) != set(own_needs.tolist()):
             found.append(f"what {whole.describe(task)} waits for")
-        if sorted(stands[whole.resources_of(task)].tolist()) != sorted(few.resources_of(own).tolist()):
+        held, before = int(whole.resource[task]), int(whole.follows[task])
+        if (int(stands[held]) if held >= 0 else -1) != few.resource[own]:
             found.append(f"what {whole.describe(task)} holds")
+        if (int(kind[before]) if before >= 0 else -1) != few.follows[own]:
+            found.append(f"what {whole.describe(task)} follows")
     for what in ("holds", "slows"):
         own_users = _users(few, what)
         for resource, users in enumerate(_users(whole, what)):
@@ -67,9 +70,5 @@ def differences(whole: Program, few: Program, folded: Topology) -> list[str]:
 
 def _users(program: Program, what: str) -> list[Sequence[int]]:
     """Per resource, the tasks that hold or slow it, in order."""
-    users: list[list[int]] = [[] for _ in program.resources]
-    for task, slowed in enumerate(program.slows.tolist()):
-        held: Ids | list[int] = program.resources_of(task) if what == "holds" else [slowed] if slowed >= 0 else []
-        for resource in held:
-            users[int(resource)].append(task)
-    return list(users)
+    column = program.resource if what == "holds" else program.slows
+    return [np.flatnonzero(column == resource).tolist() for resource in range(len(program.resources))]

@@ -11,7 +11,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     """(ready, start, free) of every task, by looking at every task again at every instant. Quadratic and worse."""
     count = len(program)
     deps = [program.dependencies(t).tolist() for t in range(count)]
-    held = [program.resources_of(t).tolist() for t in range(count)]
+    held, follows = program.resource.tolist(), program.follows.tolist()
     busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
     poll = program.poll_ps.tolist()
     slows, ppm = program.slows.tolist(), program.slow_ppm.tolist()
@@ -23,20 +23,21 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     now = 0
 
     def rate(task: int) -> Fraction:
-        """Of what the task does now: the least of its resources."""
-        least = FULL_PPM
-        for resource in held[task]:
-            taken = sum(
-                p for t, p in enumerate(ppm) if slows[t] == resource and (t in start if p > 0 else t in visible)
-            )
-            least = min(least, max(LEAST_PPM, FULL_PPM - taken))
-        return Fraction(least, FULL_PPM)
+        """That of the task's resource."""
+        taken = sum(p for t, p in enumerate(ppm) if slows[t] == held[task] and (t in start if p > 0 else t in visible))
+        return Fraction(max(LEAST_PPM, FULL_PPM - taken), FULL_PPM)
 
     def end(task: int) -> int | None:
         return free[task] + flight[task] if task in free else None
 
+    def sees(task: int, begun: set[int]) -> bool:
+        return all(d in visible for d in deps[task]) and (follows[task] < 0 or follows[task] in begun)
+
     def due(task: int) -> int:
-        """When it sees that all of its dependencies have ended: at once, or when it next looks."""
+        """When it sees that all of its dependencies have ended: at once, or when it next looks; when its message comes."""
+        if follows[task] >= 0:
+            before = follows[task]
+            return start[before] + flight[before] + max(0, busy[before] - busy[task])
         last, period = max((end(d) for d in deps[task]), default=0), poll[task]
         if not period or not deps[task]:
             return last
@@ -48,7 +49,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
         # Tasks started later in this instant are not released yet.
         for task in [t for t in start if t not in free and left[t] <= 0]:
             free[task] = now
-        released = set(free)
+        released, begun = set(free), set(start)
         changed = True
         while changed:
             changed = False
@@ -56,27 +57,28 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
                 if task in free and task not in visible and end(task) <= now:
                     visible.add(task)
                     changed = True
-                if task not in ready and all(d in visible for d in deps[task]) and due(task) <= now:
+                if task not in ready and sees(task, begun) and due(task) <= now:
                     ready[task] = now
                     changed = True
-                    if not held[task]:
+                    if held[task] < 0:
                         start[task], free[task] = now, now + busy[task]
-        occupied = {r for t in start if t not in released for r in held[t]}
+        occupied = {held[t] for t in start if t not in released}
         queued = [t for t in ready if t not in start]
 
-        def heads_all(task: int, queued: list[int] = queued) -> bool:
-            rivals = [t for t in queued if set(held[t]) & set(held[task])]
+        def heads(task: int, queued: list[int] = queued) -> bool:
+            rivals = [t for t in queued if held[t] == held[task]]
             return min(rivals, key=lambda t: (ready[t], t)) == task
 
-        starting = [t for t in queued if not occupied & set(held[t]) and heads_all(t)]
+        starting = [t for t in queued if held[t] not in occupied and heads(t)]
         for task in starting:
             start[task], left[task] = now, Fraction(busy[task])
-        if any(busy[t] == 0 for t in starting):
+        coming = [t for t in range(count) if t not in ready and follows[t] in start and due(t) <= now]
+        if coming or any(busy[t] == 0 for t in starting):
             continue  # another round of the same instant
         running = [t for t in left if t not in free]
         later = [now + ceil(left[t] / rate(t)) for t in running]
         later += [m for t in free for m in (free[t], end(t)) if m > now]
-        later += [due(t) for t in range(count) if t not in ready and all(d in visible for d in deps[t])]
+        later += [due(t) for t in range(count) if t not in ready and sees(t, set(start))]
         if not later:
             break
         then = min(later)

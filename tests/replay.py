@@ -44,6 +44,10 @@ class _Replay:
         ends = schedule.dep_counts.cumsum().tolist()
         flat = schedule.deps.tolist()
         self.deps = [flat[end - count : end] for end, count in zip(ends, schedule.dep_counts.tolist(), strict=True)]
+        for send, before in enumerate(schedule.follows.tolist()):
+            if before >= 0 and self.deps[send]:
+                raise ReplayError(f"send {send} follows another and waits for some, too")
+            self.deps[send] += [before] if before >= 0 else []
         self.box = functools.cache(self._box)
         self.arrives: list[bool] = []
         """Of each send: whether it reaches its receiver, and not just a node on the way."""
@@ -89,7 +93,7 @@ class _Replay:
     def _check_columns(self) -> None:
         schedule, links = self.schedule, self.topology.links
         for send, (link, direction) in enumerate(zip(schedule.link.tolist(), schedule.direction.tolist(), strict=True)):
-            self._check_route(send, link, int(schedule.ingress[send]))
+            self._check_route(send, link)
             if links[link].direction != direction:
                 raise ReplayError(f"send {send} goes in direction {direction} on {links[link].name}")
             if any(dep >= send for dep in self.deps[send]):
@@ -103,23 +107,17 @@ class _Replay:
             ):
                 raise ReplayError(f"send {send} waits for something that its chip cannot see")
 
-    def _check_route(self, send: int, link: int, ingress: int) -> None:
-        """A send is on a link between its chips, on a port of each, or on the next link after an earlier send."""
+    def _check_route(self, send: int, link: int) -> None:
+        """A send is on a link between its chips, or on the next link after the send that it follows."""
         links, chips = self.topology.links, self.topology.chips
         start, end = links[link].src, links[link].dst
-        if ingress >= 0:
-            between = self.schedule.between[send].tolist() if len(self.schedule.between) else []
-            for held in (*(link for link in between if link >= 0), ingress):
-                if links[held].src != end:
-                    raise ReplayError(f"send {send} holds ports that do not meet")
-                end = links[held].dst
         self.arrives.append(end == self.dst[send])
         self.passes_on.append(start != self.src[send])
         if self.passes_on[send] and self.topology.reduces:
             if self.own[send] or not self.deps[send] or any(self.end[dep] != start for dep in self.deps[send]):
                 raise ReplayError(f"send {send} joins messages that have not reached the switch")
         elif self.passes_on[send]:
-            before = self.deps[send][0] if len(self.deps[send]) == 1 else send
+            before = int(self.schedule.follows[send]) if self.schedule.follows[send] >= 0 else send
             same = all(column[before] == column[send] for column in (self.src, self.dst, self.part, self.half))
             same &= (self.origin[before], self.target[before]) == (self.origin[send], self.target[send])
             if before == send or not same or self.end[before] != start or self.own[send]:

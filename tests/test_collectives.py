@@ -229,7 +229,7 @@ def test_names_are_resolved_with_suggestions() -> None:
 
 # --- the replay catches what is broken -------------------------------------------------------------------------------
 
-PER_SEND = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half", "origin", "target")
+PER_SEND = ("src", "dst", "link", "share", "step", "direction", "own", "part", "half", "origin", "target")
 
 
 def _rebuilt(plan: Schedule, deps: list[list[int]], keep: list[int]) -> Schedule:
@@ -239,6 +239,7 @@ def _rebuilt(plan: Schedule, deps: list[list[int]], keep: list[int]) -> Schedule
     return replace(
         plan,
         **{name: getattr(plan, name)[keep] for name in PER_SEND},
+        follows=np.array([number.get(int(plan.follows[send]), -1) for send in keep], dtype=np.int32),
         dep_counts=np.array([len(row) for row in kept], dtype=np.int32),
         deps=np.array([dep for row in kept for dep in row], dtype=np.int32),
     )
@@ -280,10 +281,9 @@ def swap_chunks(plan: Schedule, victim: int) -> Schedule:
 
 
 def redirect(plan: Schedule, victim: int) -> Schedule:
-    column = "ingress" if plan.ingress[victim] >= 0 else "link"
-    links = getattr(plan, column).copy()
+    links = plan.link.copy()
     links[victim] = (links[victim] + 2) % 8
-    return replace(plan, **{column: links})
+    return replace(plan, link=links)
 
 
 @pytest.mark.parametrize("broken", [drop_a_send, drop_a_dependency, misstate_a_share, swap_chunks])

@@ -60,11 +60,9 @@ def test_more_tasks_than_the_first_slots_hold(p: Program):
     tiled = {n: np.tile(c, copies) for n, c in columns.items() if isinstance(c, np.ndarray) and len(c) == len(p)}
     tiled["busy_ps"] = tiled["busy_ps"] + 7919 * k
     tiled["deps"] = np.concatenate([p.deps + i * len(p) for i in range(copies)])
-    tiled["resource"] = np.concatenate([p.resource + i * resources for i in range(copies)])
-    for offset, flat in (("dep_offset", "deps"), ("resource_offset", "resource")):
-        counts = np.tile(np.diff(columns[offset]), copies)
-        tiled[offset] = np.concatenate(([0], np.cumsum(counts)))
-        assert tiled[offset][-1] == len(tiled[flat])
+    tiled["dep_offset"] = np.concatenate(([0], np.cumsum(np.tile(np.diff(p.dep_offset), copies))))
+    for name, each in (("resource", resources), ("follows", len(p))):
+        tiled[name] = np.where(tiled[name] >= 0, tiled[name] + k * each, np.int32(-1))
     assert same(dataclasses.replace(p, resources=p.resources * copies, **tiled))
 
 
@@ -109,7 +107,7 @@ def slowed_by_many(sends: int, poll_ps: int) -> Program:
     """One long task, and sends one after the other that each slow it: an instant each to look, to free and to end, and
     one at which the long task would be done."""
     builder = ProgramBuilder(["compute", "link"])
-    builder.add("long", Kind.COMPUTE, 0, busy_ps=1000 * sends, resource=np.array([0]))
+    builder.add("long", Kind.COMPUTE, 0, busy_ps=1000 * sends, resource=0)
     before = np.array([-1])
     for _ in range(sends):
         before = builder.add(
@@ -118,7 +116,7 @@ def slowed_by_many(sends: int, poll_ps: int) -> Program:
             0,
             busy_ps=7,
             flight_ps=2,
-            resource=np.array([1]),
+            resource=1,
             deps=[before],
             slows=0,
             slow_ppm=900,

@@ -12,7 +12,7 @@ def test_a_send_waits_for_the_task_it_needs_whatever_its_number():
     """Every send of chip 0 needs task 0, those of chip 1 nothing more."""
     topology = ring(2)
     builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(2)), *(link.name for link in topology.links)])
-    needed = builder.add("matmul", Kind.COMPUTE, [0], busy_ps=7, resource=np.array([0]))
+    needed = builder.add("matmul", Kind.COMPUTE, [0], busy_ps=7, resource=0)
     plan = schedule(topology, "all_gather", ("x",))
     needs = np.where(plan.src == 0, needed[0], np.int32(-1))
     made = emit(builder, topology, plan, 1e6, "all_gather(x) a", needs=needs)

@@ -18,20 +18,23 @@ from sim.errors import DeadlockError, InputError
 from sim.program import Kind, Program, ProgramBuilder
 
 Row = tuple[int, int, Sequence[int], Sequence[int]]
-"""(busy, flight, resources, dependencies)"""
+"""(busy, flight, the resource if any, dependencies)"""
 
 
-def program(rows: Sequence[Row], resources: int = 4) -> Program:
+def program(rows: Sequence[Row], resources: int = 4, follows: dict[int, int] | None = None) -> Program:
+    """Tasks in order; `follows` says which follow which, instead of their dependencies."""
     builder = ProgramBuilder([f"r{i}" for i in range(resources)])
     for i, (busy, flight, held, deps) in enumerate(rows):
+        before = (follows or {}).get(i, -1)
         builder.add(
             f"t{i}",
             Kind.COMPUTE,
             0,
             busy_ps=busy,
             flight_ps=flight,
-            resource=np.array([held], dtype=np.int32) if held else None,
-            deps=[np.array([d]) for d in deps],
+            resource=held[0] if held else -1,
+            follows=before,
+            deps=[np.array([d]) for d in deps if before < 0],
         )
     return builder.build()
 
@@ -54,9 +57,42 @@ def test_queue_order_is_ready_time_then_task_id():
     assert starts([(10, 0, [0], []), (1, 0, [1], []), (4, 0, [0], [1]), (4, 0, [0], [])]) == [0, 0, 14, 10]
 
 
-def test_a_task_of_two_resources_waits_for_both_and_blocks_the_queues_it_heads():
-    # Task 2 needs r0 and r1; r0 is busy until 10, so r1 stays idle and task 3 (queued later on r1) waits behind it.
-    assert starts([(10, 0, [0], []), (1, 0, [2], []), (5, 0, [0, 1], []), (2, 0, [1], [1])]) == [0, 0, 10, 15]
+def message(busy: Sequence[int], flight: Sequence[int], before: Sequence[Row] = ()) -> Program:
+    """A message over links r0, r1, ... after other tasks."""
+    hops = [(b, f, [i], []) for i, (b, f) in enumerate(zip(busy, flight, strict=True))]
+    first = len(before)
+    return program([*before, *hops], follows={first + i: first + i - 1 for i in range(1, len(hops))})
+
+
+@pytest.mark.parametrize("kernel", ["simpy", "compiled"])
+def test_a_message_alone_takes_all_latencies_and_its_bytes_on_the_slowest_link(kernel):
+    """Heads at 0, 2, 2 + 3: 10 on the slow link in the middle. The fast last one is not done before: it begins at 11."""
+    trace = simulate(message([4, 10, 4], [2, 3, 1]), kernel)
+    assert trace.times["start"].tolist() == [0, 2, 2 + 3 + (10 - 4)]
+    assert trace.makespan_ps == 2 + 3 + 1 + 10
+
+
+def test_a_link_serves_others_while_a_message_waits_for_the_next():
+    """r1 is busy until 20. The message leaves r0 at 4, where task 2, ready after it, goes on, and takes r1 at 20."""
+    rows: list[Row] = [(20, 0, [1], []), (4, 1, [0], []), (5, 0, [0], []), (4, 0, [1], [])]
+    trace = simulate(program(rows, follows={3: 1}))
+    assert trace.times["start"].tolist() == [0, 0, 4, 20]
+    assert trace.times["ready"].tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("kernel", ["simpy", "compiled"])
+def test_a_head_that_takes_no_time_to_the_next_link_comes_in_the_next_round(kernel):
+    """Task 2 is ready at 0 and holds r1 first, although the message has a lesser id: it is there one round later."""
+    rows: list[Row] = [(4, 0, [0], []), (4, 0, [1], []), (3, 0, [1], [])]
+    assert simulate(program(rows, follows={1: 0}), kernel).times["start"].tolist() == [0, 3, 0]
+
+
+@pytest.mark.parametrize("kernel", ["simpy", "compiled"])
+def test_a_message_cannot_go_on_from_a_resource_whose_rate_changes(kernel):
+    p = message([4, 4], [1, 1], [(5, 0, [], [])])
+    slows, ppm = np.array([0, -1, -1], dtype=np.int32), np.array([5, 0, 0], dtype=np.int32)
+    with pytest.raises(ValueError, match="cannot go on"):
+        simulate(dataclasses.replace(p, slows=slows, slow_ppm=ppm), kernel)
 
 
 def test_arrivals_of_one_instant_apply_before_anything_starts():
@@ -81,11 +117,15 @@ def test_deadlock_names_the_waiting_tasks():
 @st.composite
 def programs(draw: st.DrawFn, longest: int = 6) -> Program:
     rows: list[Row] = []
+    follows: dict[int, int] = {}
     for i in range(draw(st.integers(1, 24))):
-        held = draw(st.lists(st.integers(0, 3), max_size=3, unique=True))
+        held = draw(st.lists(st.integers(0, 3), max_size=1))
         deps = draw(st.lists(st.integers(0, i - 1), max_size=3, unique=True)) if i else []
         rows.append((draw(st.integers(0, longest)), draw(st.integers(0, longest)), held, deps))
-    return program(rows)
+        leaders = [task for task in range(i) if task not in follows.values()]
+        if leaders and draw(st.booleans()):
+            follows[i] = draw(st.sampled_from(leaders))
+    return program(rows, follows=follows)
 
 
 def rows_of(p: Program) -> list[tuple[int, int, int]]:
@@ -108,7 +148,11 @@ def interfering(draw: st.DrawFn, longest: int = 20) -> Program:
         firsts = [int(d) for d in p.dependencies(second) if ppm[d] == 0]
         if not firsts or ppm[second] or not draw(st.booleans()):
             continue
-        slows[[firsts[0], second]] = draw(st.integers(0, 3))
+        fixed = set(p.resource[p.follows[p.follows >= 0]].tolist())
+        changing = [resource for resource in range(4) if resource not in fixed]
+        if not changing:
+            break
+        slows[[firsts[0], second]] = draw(st.sampled_from(changing))
         taken = draw(st.sampled_from([1, 100_000, 333_333, 500_000, 999_999, 1_000_000]))
         ppm[firsts[0]], ppm[second] = taken, -taken
     return dataclasses.replace(p, slows=slows, slow_ppm=ppm)
@@ -166,7 +210,7 @@ def test_a_collective_slows_the_compute_of_its_chip_while_it_is_in_progress():
 def test_no_two_tasks_hold_a_resource_at_once(p: Program):
     times = simulate(p).times
     for resource in range(len(p.resources)):
-        holders = [t for t in range(len(p)) if resource in p.resources_of(t)]
+        holders = np.flatnonzero(p.resource == resource).tolist()
         spans = sorted((int(times["start"][t]), int(times["free"][t])) for t in holders)
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
 
@@ -176,7 +220,12 @@ def test_no_two_tasks_hold_a_resource_at_once(p: Program):
 def test_dependencies_are_respected_and_ready_is_the_last_of_them(p: Program):
     times = simulate(p).times
     for task in range(len(p)):
-        assert times["ready"][task] == max((int(times["end"][d]) for d in p.dependencies(task)), default=0)
+        before = int(p.follows[task])
+        if before >= 0:
+            assert times["ready"][task] == times["start"][before] + p.lag_ps(np.array([task]))[0]
+            assert times["free"][task] >= times["end"][before]  # no link is done before the last has reached it
+        else:
+            assert times["ready"][task] == max((int(times["end"][d]) for d in p.dependencies(task)), default=0)
         assert times["start"][task] >= times["ready"][task]
 
 
@@ -187,8 +236,10 @@ def test_makespan_is_at_least_the_critical_path_and_the_busiest_resource(p: Prog
     longest: list[int] = []
     for task in range(len(p)):
         before = max((longest[d] for d in p.dependencies(task)), default=0)
+        if (led := int(p.follows[task])) >= 0:
+            before = longest[led] - min(int(p.busy_ps[led]), int(p.busy_ps[task]))
         longest.append(before + int(p.busy_ps[task] + p.flight_ps[task]))
-    load = [sum(int(p.busy_ps[t]) for t in range(len(p)) if r in p.resources_of(t)) for r in range(len(p.resources))]
+    load = [int(p.busy_ps[p.resource == r].sum()) for r in range(len(p.resources))]
     assert trace.makespan_ps >= max(*longest, *load)
 
 

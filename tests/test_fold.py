@@ -127,18 +127,19 @@ def ring_of_three(order, dst=None, deps=None):
     made = {}
     for chip, which in order:
         to = (chip + 1 + which) % 3 if dst is None else dst
-        ports = 2 * chip, 2 * to + 1
-        before = made.get((deps or {}).get((chip, which)), [-1])
-        made[chip, which] = builder.add(
-            *(np.array([value], dtype=np.int32) for value in (chip, to, ports[0])),
-            ingress=ports[1],
-            share=1 / 3,
-            step=which,
-            direction=0,
-            own=True,
-            part=0,
-            deps=[np.array(before)],
-        )
+        before, sent = made.get((deps or {}).get((chip, which)), [-1]), np.array([-1])
+        for port in (2 * chip, 2 * to + 1):
+            sent = builder.add(
+                *(np.array([value], dtype=np.int32) for value in (chip, to, port)),
+                share=1 / 3,
+                step=which,
+                direction=0,
+                own=sent[0] < 0,
+                part=0,
+                follows=sent,
+                deps=[np.array(before)] if sent[0] < 0 else [],
+            )
+        made[chip, which] = sent
     return builder.build(), folded(machine)
 
 
@@ -147,7 +148,7 @@ BY_CHIP = sorted(BY_STEP)
 
 
 def test_sends_that_reach_every_port_in_one_order_fold():
-    assert len(fold(*ring_of_three(BY_STEP))) == 2
+    assert len(fold(*ring_of_three(BY_STEP))) == 4  # two messages over two ports each
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def sends(trace, chip):
     names = ("peer", "bytes", "collective", "layer", "op", "busy_ps", "flight_ps")
     columns = [getattr(program, name)[own].tolist() for name in names]
     times = [trace.times[name][own].tolist() for name in ("ready", "start", "free", "end")]
-    held = [[program.resources[i] for i in program.resources_of(task)] for task in own.tolist()]
+    held = [program.resources[program.resource[task]] for task in own.tolist()]
     return list(zip(*columns, *times, held, strict=True))
 
 
@@ -248,7 +249,7 @@ def test_a_program_of_chips_that_differ_is_not_covered():
     deps[-1] = 0
     assert "waits for" in differences(replace(whole, deps=deps), lowered.program, few)[0]
     resource = whole.resource.copy()
-    resource[-1] = whole.resources.index("gpu3:ingress")
+    resource[np.flatnonzero(resource == whole.resources.index("gpu0:ingress"))[-1]] = whole.resources.index("gpu3:ingress")
     assert "who holds gpu3:ingress" in differences(replace(whole, resource=resource), lowered.program, few)
 
 

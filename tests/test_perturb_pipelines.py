@@ -117,10 +117,10 @@ def test_a_send_between_slabs_of_a_torus_goes_around_a_failed_link():
     )
     program = simulate_pass(given).lowered.program
     sends = np.flatnonzero([program.op_names[op].startswith("send(p)") for op in program.op.tolist()])
-    ways = {
-        (int(program.chip[task]), int(program.peer[task])): [program.resources[i] for i in program.resources_of(task)]
-        for task in sends[program.kind[sends] == Kind.SEND]
-    }
+    ways: dict[tuple[int, int], list[str]] = {}
+    for task in sends[(program.kind[sends] == Kind.SEND) & (program.layer[sends] == program.layer[sends[0]])]:
+        way = ways.setdefault((int(program.chip[task]), int(program.peer[task])), [])
+        way.append(program.resources[program.resource[task]])
     assert ways[0, 2] == ["0:y-", "3:y-"]
     assert ways[1, 3] == ["1:y-", "0:y-"]
 

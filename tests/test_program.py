@@ -96,7 +96,7 @@ def two_blocks(change: dict[str, Any]) -> ProgramBuilder:
         {"poll_ps": 1},
         {"slows": 0, "slow_ppm": 5},
         {"resource": np.array([1])},
-        {"resource": None},
+        {"resource": -1},
         {"deps": [np.array([1])]},
         {"deps": []},
     ],

@@ -121,10 +121,10 @@ def chain(copies: int, keep: int | None, busy_ps: int = 5, root: bool = False) -
     for layer in range(2):
         builder.layer = layer
         start = len(builder)
-        before = builder.add("a", Kind.COMPUTE, 0, busy_ps=3, resource=np.array([0]), deps=[before])
-        builder.add("b", Kind.COMPUTE, 0, busy_ps=busy_ps, resource=np.array([1]), deps=[] if root else [before])
+        before = builder.add("a", Kind.COMPUTE, 0, busy_ps=3, resource=0, deps=[before])
+        builder.add("b", Kind.COMPUTE, 0, busy_ps=busy_ps, resource=1, deps=[] if root else [before])
     before = before + builder.repeat(start, copies - 2, keep=keep)
-    builder.add("end", Kind.COMPUTE, 0, busy_ps=1, resource=np.array([0]), deps=[before])
+    builder.add("end", Kind.COMPUTE, 0, busy_ps=1, resource=0, deps=[before])
     return builder.build()
 
 
@@ -147,26 +147,30 @@ def test_a_pipeline_of_two_resources_settles():
     assert (periodic.whole(part, found).times == full.times).all()
 
 
+BlockRow = tuple[int, int, int, list[int], bool]
+"""Of a task of a block: (busy, flight, resource, how far back dependencies reach, whether it follows the one before)."""
+
+
 @st.composite
-def blocks(draw: st.DrawFn) -> list[tuple[int, int, list[int], list[int]]]:
-    """(busy, flight, resources, how far back each dependency reaches) of the tasks of a block."""
+def blocks(draw: st.DrawFn) -> list[BlockRow]:
     size = draw(st.integers(1, 5))
     return [
         (
             draw(st.integers(0, 6)),
             draw(st.integers(0, 6)),
-            draw(st.lists(st.integers(0, 2), max_size=2, unique=True)),
+            draw(st.integers(-1, 2)),
             draw(st.lists(st.integers(1, i + size), min_size=1, max_size=3, unique=True)),
+            i > 0 and draw(st.booleans()),
         )
         for i in range(size)
     ]
 
 
-def repeated(rows: list[tuple[int, int, list[int], list[int]]], copies: int, keep: int | None) -> Program:
+def repeated(rows: list[BlockRow], copies: int, keep: int | None) -> Program:
     builder = ProgramBuilder(["r0", "r1", "r2"])
 
-    def add(row: tuple[int, int, list[int], list[int]]) -> None:
-        busy, flight, held, back = row
+    def add(row: BlockRow) -> None:
+        busy, flight, held, back, follows = row
         here = len(builder)
         builder.add(
             "t",
@@ -174,8 +178,9 @@ def repeated(rows: list[tuple[int, int, list[int], list[int]]], copies: int, kee
             0,
             busy_ps=busy,
             flight_ps=flight,
-            resource=np.array([held], dtype=np.int32) if held else None,
-            deps=[np.array([here - d if here >= d else -1]) for d in back],
+            resource=held,
+            follows=here - 1 if follows else -1,
+            deps=[] if follows else [np.array([here - d if here >= d else -1]) for d in back],
         )
 
     for _ in range(3):
@@ -183,8 +188,8 @@ def repeated(rows: list[tuple[int, int, list[int], list[int]]], copies: int, kee
         for row in rows:
             add(row)
     builder.repeat(start, copies, keep=keep)
-    busy, flight, held, back = rows[-1]
-    add((busy, flight, held, [min(d, len(rows)) for d in back]))  # it waits for the last copy only
+    busy, flight, held, back, _ = rows[-1]
+    add((busy, flight, held, [min(d, len(rows)) for d in back], False))  # it waits for the last copy only
     return builder.build()
 
 
@@ -319,10 +324,10 @@ def test_copies_that_never_give_back_what_they_take_do_not_settle():
         for _ in range(2):
             start = len(builder)
             before = builder.add(
-                "a", Kind.COMPUTE, 0, busy_ps=3, resource=np.array([0]), deps=[before], slows=1, slow_ppm=10_000
+                "a", Kind.COMPUTE, 0, busy_ps=3, resource=0, deps=[before], slows=1, slow_ppm=10_000
             )
         before = before + builder.repeat(start, 38, layers=0, keep=keep)
-        builder.add("end", Kind.COMPUTE, 0, busy_ps=1000, resource=np.array([1]), deps=[before])
+        builder.add("end", Kind.COMPUTE, 0, busy_ps=1000, resource=1, deps=[before])
         return builder.build()
 
     part, full = simulate(program(6)), simulate(program(None))

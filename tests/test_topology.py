@@ -278,7 +278,6 @@ def test_one_chip_has_nothing_to_cut():
 
 def test_a_switch_route_is_the_senders_egress_and_the_receivers_ingress():
     s = switch(4)
-    assert s.cut_through
     assert s.nodes == ("gpu0", "gpu1", "gpu2", "gpu3", "switch")
     assert names(s, 1, 3) == ["gpu1:egress", "gpu3:ingress"]
     assert s.route(2, 2) == ()

@@ -1,4 +1,4 @@
-"""From a schedule to tasks: one BEGIN and one END per chip, one task per send on its link or ports."""
+"""From a schedule to tasks: one BEGIN and one END per chip, one task per send on its link."""
 
 from __future__ import annotations
 
@@ -33,57 +33,57 @@ class _Wiring:
 
     ps_per_byte: Floats
     flight_ps: Ints
-    resource: Ids
-    """[sends, r]; on a switch r = 2. -1 for none."""
+    heads: Ints
+    """Sends that start a message."""
     arrival_counts: Ints
-    """[chips] sends into each chip."""
-    arrivals: Ids
-    """Flat, chip after chip: those sends."""
+    """[chips] messages that arrive at each chip."""
+    arrivals: Ints
+    """Flat, chip after chip: their last sends."""
     positions: Ints
-    """Where each send's own dependencies start in the flat list."""
+    """Where each head's own dependencies start in the flat list."""
 
 
 @functools.lru_cache(maxsize=256)
 def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     links = topology.links
-    bandwidth = np.array([link.bandwidth for link in links])
-    latency = np.array([link.latency_ps for link in links], dtype=np.int64)
-    # [n, r], -1 where a send holds fewer: more than one where it cuts through. The slowest sets its rate.
-    columns = [schedule.link[:, None]]
-    if (schedule.ingress >= 0).any():
-        columns += [schedule.ingress[:, None], *([schedule.between] if len(schedule.between) else [])]
-    held = np.concatenate(columns, axis=1)
-    given = held >= 0
-    ps_per_byte = units.PS_PER_S / np.where(given, bandwidth[held], np.inf).min(axis=1)
-    flight_ps = np.where(given, latency[held], 0).sum(axis=1)
+    ps_per_byte = units.PS_PER_S / np.array([link.bandwidth for link in links])[schedule.link]
+    flight_ps = np.array([link.latency_ps for link in links], dtype=np.int64)[schedule.link]
     if (timing := schedule.timing) is not None:
         ps_per_byte *= timing.wire / timing.bandwidth_share
-        flight_ps = _steps_ps(topology, schedule, timing, held)
+        flight_ps = _steps_ps(topology, schedule, timing)
+    heads = np.flatnonzero(schedule.follows < 0)
+    last = np.flatnonzero(schedule.arrives(topology))
     return _Wiring(
         ps_per_byte=ps_per_byte,
         flight_ps=flight_ps,
-        resource=np.where(given, topology.chips + held, -1).astype(np.int32),
-        arrival_counts=np.bincount(schedule.dst, minlength=topology.chips).astype(np.int64),
-        arrivals=np.argsort(schedule.dst, kind="stable").astype(np.int32),
-        positions=np.concatenate(([0], np.cumsum(schedule.dep_counts)[:-1])).astype(np.int64),
+        heads=heads,
+        arrival_counts=np.bincount(schedule.dst[last], minlength=topology.chips).astype(np.int64),
+        arrivals=last[np.argsort(schedule.dst[last], kind="stable")],
+        positions=(np.cumsum(schedule.dep_counts, dtype=np.int64) - schedule.dep_counts)[heads],
     )
 
 
-def _steps_ps(topology: Topology, schedule: Schedule, timing: Timing, held: Ids) -> Ints:
-    """[sends] latency of a protocol's step, at the end of each message: that of the slowest kind of link on its way.
+def _steps_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
+    """[sends] latency of a protocol's step, which a message has once: that of the slowest kind of link on its way.
 
-    A message that does not cut through takes more links than it holds at once.
+    It stands on the links before the last, in equal parts, so that the message is on one after the other.
     """
     medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
-
-    @functools.cache
-    def on_route(src: int, dst: int) -> int:
-        return max((int(medium[link]) for link in topology.route(src, dst)), default=0)
-
-    routes = [on_route(src, dst) for src, dst in zip(schedule.src.tolist(), schedule.dst.tolist(), strict=True)]
-    slowest = np.maximum(np.where(held >= 0, medium[held], 0).max(axis=1), np.array(routes, dtype=np.int64))
     step_ps = np.array([units.to_ps(step_s) for step_s in timing.step_s], dtype=np.int64)
-    return np.where(schedule.arrives(topology), step_ps[slowest], 0)
+    head = np.where(schedule.follows < 0, np.arange(len(schedule)), schedule.follows)
+    while (further := head[head]).tobytes() != head.tobytes():
+        head = further
+    slowest, arrives = np.zeros(len(schedule), dtype=np.int64), np.zeros(len(schedule), dtype=np.bool_)
+    np.maximum.at(slowest, head, medium[schedule.link])
+    np.logical_or.at(arrives, head, schedule.arrives(topology))
+    links = np.bincount(head, minlength=len(schedule))[head]
+    followed = np.zeros(len(schedule), dtype=np.bool_)
+    followed[schedule.follows[schedule.follows >= 0]] = True
+    total = np.where(arrives, step_ps[slowest], 0)[head]
+    first = head == np.arange(len(schedule))
+    before_last = np.maximum(links - 1, 1)
+    part = total // before_last + np.where(first, total % before_last, 0)
+    return np.where(followed | (links == 1), part, 0)
 
 
 def emit(
@@ -105,7 +105,7 @@ def emit(
 
     Args:
         after: [chips] arrays of tasks, each chip waits for its own entry.
-        needs: [sends] a task that each send also waits for, -1 for none.
+        needs: [sends] a task that each message also waits for, at its first send, -1 for none.
         slow_ppm: parts per million of its rate that each chip's compute loses from its BEGIN to its END.
         dtype: number format of the elements, where it is known.
     """
@@ -128,10 +128,10 @@ def emit(
         slow_ppm=slow_ppm,
     )
     base = len(builder)
-    flat = np.insert(schedule.deps.astype(np.int64) + base, wiring.positions, begin[schedule.src])
-    counts = schedule.dep_counts.astype(np.int64) + 1
+    flat = np.insert(schedule.deps.astype(np.int64) + base, wiring.positions, begin[schedule.src[wiring.heads]])
+    counts = schedule.dep_counts + (schedule.follows < 0).astype(np.int64)
     if needs is not None:
-        given = needs >= 0
+        given = (needs >= 0) & (schedule.follows < 0)
         starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
         flat = np.insert(flat, starts[given], needs[given])
         counts = counts + given
@@ -143,13 +143,14 @@ def emit(
         peer=schedule.dst,
         busy_ps=np.rint(size_of_send * wiring.ps_per_byte).astype(np.int64),
         flight_ps=wiring.flight_ps,
-        resource=wiring.resource,
+        resource=topology.chips + schedule.link,
+        follows=np.where(schedule.follows >= 0, schedule.follows + base, -1),
         flat_deps=(counts, flat),
         bytes=size_of_send,
         collective=instance,
     )
     ends = np.insert(
-        wiring.arrivals.astype(np.int64) + base,
+        wiring.arrivals + base,
         np.concatenate(([0], np.cumsum(wiring.arrival_counts)[:-1])),
         begin,
     )
@@ -163,3 +164,37 @@ def emit(
         slow_ppm=-slow_ppm,
     )
     return Emitted(begin, sends, end)
+
+
+def emit_message(
+    builder: ProgramBuilder,
+    topology: Topology,
+    src: int,
+    dst: int,
+    size: float,
+    op: str,
+    after: Ids,
+    collective: int = -1,
+) -> Ids:
+    """Append a message of `size` bytes from chip to chip once `after` [1] has ended; [1] the task that brings it there.
+
+    Raises:
+        InputError: there is no way.
+    """
+    task = np.array([-1], dtype=np.int32)
+    for number, index in enumerate(topology.route(src, dst)):
+        link = topology.links[index]
+        task = builder.add(
+            op,
+            Kind.SEND,
+            [src],
+            peer=dst,
+            busy_ps=link.busy_ps(size),
+            flight_ps=link.latency_ps,
+            resource=topology.chips + index,
+            follows=task,
+            deps=() if number else (after,),
+            bytes=size,
+            collective=collective,
+        )
+    return task

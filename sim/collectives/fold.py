@@ -4,7 +4,7 @@ Let every send be of a kind: the how-manieth of its chip it is. Where
 
 1. every chip sends one message of each kind, of the same size over links that the folded machine makes one, and one of
    each kind arrives at every chip,
-2. a message waits for the same kinds of messages, whichever chip sends it,
+2. a message waits for the same kinds of messages, and follows one of the same kind, whichever chip sends it,
 3. every link carries the same kinds of messages, one of each, in the order in which the first chip sends them,
 
 the queues of all links that the folded machine makes one are the same at all times, task for task: whatever a message
@@ -47,10 +47,11 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     if order is not None:
         plan, kind_as_made = reordered(plan, order), np.empty_like(kind_of)
         kind_as_made[order] = kind_of
-    link, ingress, between = (_here(links, stands_for) for links in (plan.link, plan.ingress, plan.between))
+    link = stands_for.link[plan.link]
+    follows = np.where(plan.follows >= 0, kind_of[plan.follows], np.int32(-1))
 
     # Steps, directions and halves are by what loops of matmuls choose sends.
-    columns = [link, ingress, *between.T, plan.share, plan.dep_counts, plan.step, plan.direction, plan.half]
+    columns = [link, follows, plan.share, plan.dep_counts, plan.step, plan.direction, plan.half]
     if not all(_rows_alike(column.reshape(each, chips, 1)) for column in columns):
         raise NotFoldableError(f"{plan.collective}: chips do different things")
     if not _one_of_each_arrives(plan, kind_of, each):
@@ -78,8 +79,7 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
         src=nowhere,
         dst=nowhere,
         link=link[mine],
-        ingress=ingress[mine],
-        between=between[mine] if len(between) else between,
+        follows=follows[mine],
         deps=waits,
         **{name: getattr(plan, name)[mine] for name in names},
     )
@@ -101,18 +101,13 @@ def reordered(plan: Schedule, order: npt.NDArray[np.int64]) -> Schedule:
     starts = (np.cumsum(plan.dep_counts, dtype=np.int64) - plan.dep_counts)[order]
     at = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(len(plan.deps))
     columns = {name: getattr(plan, name)[order] for name in (*PER_SEND, "dep_counts")}
-    between = plan.between[order] if len(plan.between) else plan.between
-    return replace(plan, deps=number[plan.deps[at]], between=between, **columns)
+    follows = np.where(plan.follows >= 0, number[plan.follows], np.int32(-1))[order]
+    return replace(plan, deps=number[plan.deps[at]], follows=follows, **columns)
 
 
 def _rows_alike(values: npt.NDArray[np.generic]) -> bool:
     """Whether in each block of [blocks, rows, n] all rows are the same."""
     return bool((values == values[:, :1]).all())
-
-
-def _here(links: Int32s, stands_for: StandsFor) -> Int32s:
-    """The folded machine's links for those of the whole, -1 for none."""
-    return np.where(links >= 0, stands_for.link[links], np.int32(-1))
 
 
 def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, each: int) -> bool:
@@ -124,17 +119,14 @@ def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, each: int) -> bool:
 def _in_one_order(plan: Schedule, kind_of: Int32s, stands_for: StandsFor) -> bool:
     """Whether all links that are made one carry the same kinds of sends, ever later ones of their chip."""
     whole = stands_for.whole
-    if (plan.ingress < 0).all() and (owners(whole)[plan.link] == plan.src).all():
+    if (owners(whole)[plan.link] == plan.src).all():
         return True  # every chip uses its own links only, so each carries its chip's sends in their order
-    held = np.concatenate([plan.link[:, None], plan.ingress[:, None], plan.between.reshape(len(plan), -1)], axis=1)
-    send, column = np.nonzero(held >= 0)
-    link, kind = held[send, column], kind_of[send]
-    for here in np.unique(stands_for.link[link]).tolist():
-        own, members = stands_for.link[link] == here, np.flatnonzero(stands_for.link == here)
-        counts = np.bincount(link[own], minlength=len(whole.links))[members]
+    for here in np.unique(stands_for.link[plan.link]).tolist():
+        own, members = stands_for.link[plan.link] == here, np.flatnonzero(stands_for.link == here)
+        counts = np.bincount(plan.link[own], minlength=len(whole.links))[members]
         if (counts != counts[0]).any():
             return False
-        kinds = kind[own][np.argsort(link[own], kind="stable")].reshape(len(members), -1)
+        kinds = kind_of[own][np.argsort(plan.link[own], kind="stable")].reshape(len(members), -1)
         if (kinds != kinds[:1]).any() or (np.diff(kinds[0]) <= 0).any():
             return False
     return True

@@ -30,7 +30,7 @@ def all_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     if count & (count - 1) or any(len(box) != length for box in found):
         rule = "hierarchical needs boxes of equal size, and a power of two of them"
         raise InputError(rule, where=topology.name, got=" ".join(str(len(box)) for box in found))
-    to = Messages(topology, "all_reduce", axes, parts=length, cut_through=True)
+    to = Messages(topology, "all_reduce", axes, parts=length)
     if to.n == 1:
         return to.build()
     chip = np.array(found, dtype=np.int32)

@@ -21,10 +21,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     part, axis and direction.
     """
     opposite, axis_of = _opposite_links(topology, schedule.axes)
-    # A send goes out through the port opposite to the one it came in by.
-    ports = schedule.ingress >= 0
-    link = opposite[np.where(ports, schedule.ingress, schedule.link)]
-    ingress = np.where(ports, opposite[schedule.link], -1).astype(np.int32)
+    link = opposite[schedule.link]
     first_hop = np.array([end.src for end in topology.links], dtype=np.int32)[link] == schedule.dst
     n = len(schedule)
     run = (schedule.part * len(schedule.axes) + axis_of[schedule.link]) * 2 + (schedule.direction > 0)
@@ -33,6 +30,9 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     # Send i becomes send n-1-i, so that dependencies point backwards again.
     new_send = (n - 1 - schedule.deps)[::-1]
     waits_for = np.repeat(np.arange(n, dtype=np.int32), schedule.dep_counts[::-1])
+    later = np.flatnonzero(schedule.follows >= 0)
+    follows = np.full(n, -1, dtype=np.int32)
+    follows[n - 1 - schedule.follows[later]] = n - 1 - later  # a message goes its way backwards
     by_new_send = np.argsort(new_send, kind="stable")  # from the last edge on: what it waits for is in order
     return Schedule(
         collective="reduce_scatter",
@@ -41,7 +41,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         src=schedule.dst[::-1],
         dst=schedule.src[::-1],
         link=link[::-1],
-        ingress=ingress[::-1],
+        follows=follows,
         share=schedule.share[::-1],
         step=(last_step[run] - schedule.step)[::-1],
         direction=-schedule.direction[::-1],
@@ -123,5 +123,6 @@ def _chain(first: Schedule, second: Schedule, topology: Topology) -> Schedule:
         collective="all_reduce",
         dep_counts=np.concatenate([first.dep_counts, second.dep_counts + added.astype(np.int32)]),
         deps=np.concatenate([first.deps, ordered.astype(np.int32)]),
+        follows=np.concatenate([first.follows, np.where(second.follows >= 0, second.follows + n, -1)]).astype(np.int32),
         **joined,  # type: ignore[arg-type]
     )

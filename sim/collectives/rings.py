@@ -23,7 +23,7 @@ from sim.topology.rings import Ring, find
 def looped(collective: str, topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
     """All-gather, reduce-scatter or all-reduce in equal loops around up to `channels` of the machine's rings."""
     found = find(topology).rings[:channels] if axes else ()
-    to = Messages(topology, collective, axes, parts=max(1, len(found) * loops), cut_through=True)
+    to = Messages(topology, collective, axes, parts=max(1, len(found) * loops))
     for number, ring in enumerate(found):
         arrived = np.full(to.n, -1, dtype=np.int32)
         for loop in range(min(loops, 2)):
@@ -35,7 +35,7 @@ def looped(collective: str, topology: Topology, axes: tuple[str, ...], loops: in
 
 
 def once(collective: str) -> Algorithm:
-    """One loop around all rings; on a graph messages are stored and forwarded link by link."""
+    """One loop around all rings."""
 
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         found = find(topology).rings if axes else ()

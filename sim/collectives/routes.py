@@ -1,9 +1,8 @@
 """Messages along routes, for machines on which chips are joined by a switch or an arbitrary graph of links.
 
-On a switch a message is one send, which holds the sender's egress and the receiver's ingress at once (cut through). On
-a graph it is one send per link of `Topology.route`, each after the one before (store and forward); all of them name the
-chips at both ends of the route, whatever nodes the link joins. NCCL's messages cut through on a graph as well: PCI
-Express, NVSwitches and networks forward packets, not chunks, and the slowest link of the way sets the rate.
+A message is one send per link of `Topology.route` (on a switch, the sender's egress and the receiver's ingress), each
+following the one before: PCI Express, NVSwitches and networks forward packets, not messages. All of them name the chips
+at both ends of the route, whatever nodes the link joins.
 """
 
 from __future__ import annotations
@@ -21,13 +20,10 @@ from sim.topology.graph import Topology
 class Messages:
     """Builds a schedule of messages between any two chips of the one group that a switch or graph has."""
 
-    def __init__(
-        self, topology: Topology, collective: str, axes: tuple[str, ...], parts: int = 1, *, cut_through: bool = False
-    ) -> None:
+    def __init__(self, topology: Topology, collective: str, axes: tuple[str, ...], parts: int = 1) -> None:
         self.n = topology.chips if axes else 1
         self.chips = np.arange(self.n, dtype=np.int32)
         self._topology = topology
-        self._cut_through = cut_through or topology.cut_through
         self._home = positions(topology, axes)
         self._builder = ScheduleBuilder(collective, axes, parts)
         self.build, self.repeat = self._builder.build, self._builder.repeat
@@ -51,7 +47,7 @@ class Messages:
         deps: Sequence[Int32s] = (),
         links: Sequence[Sequence[int]] | None = None,
     ) -> Int32s:
-        """A message for each entry of `src`: the sends [n] that bring them to `dst`.
+        """A message for each entry of `src`: the last sends [n], which bring them to `dst`.
 
         Args:
             links: [n] the way of each message; None for the machine's routes.
@@ -66,39 +62,24 @@ class Messages:
         parts = np.broadcast_to(part, len(src))
         boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
 
-        def add(
-            column: int,
-            rows: Int32s | slice,
-            own: npt.ArrayLike,
-            deps: Sequence[Int32s],
-            ingress: npt.ArrayLike = -1,
-            between: Int32s | None = None,
-        ) -> Int32s:
+        sent = np.full(len(src), -1, dtype=np.int32)
+        for hop in range(hops):
+            rows = np.flatnonzero(ways[:, hop] >= 0)
             of, to = (None if box is None else box[rows] for box in boxes)
-            return self._builder.add(
+            sent[rows] = self._builder.add(
                 src[rows],
                 dst[rows],
-                ways[rows, column],
-                ingress=ingress,
-                between=between,
+                ways[rows, hop],
+                follows=sent[rows],
                 share=share,
                 step=step,
                 direction=0,
-                own=own,
+                own=False if hop else own,
                 part=parts[rows],
                 origin=of,
                 target=to,
-                deps=deps,
+                deps=[] if hop else deps,
             )
-
-        if self._cut_through:
-            last = np.array([route[-1] if len(route) > 1 else -1 for route in routes], dtype=np.int32)
-            between = np.where(ways[:, 1:-1] == last[:, None], -1, ways[:, 1:-1])
-            return add(0, slice(None), own, deps, ingress=last, between=between)
-        sent = add(0, slice(None), own, deps)
-        for hop in range(1, hops):
-            moving = np.flatnonzero(ways[:, hop] >= 0).astype(np.int32)
-            sent[moving] = add(hop, moving, False, [sent[moving]])
         return sent
 
 

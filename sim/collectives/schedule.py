@@ -15,15 +15,15 @@ the chip it is for (`target`). -1 means all positions of the group, so one send 
   whole arrays, the sender's own (if `own`) and all that arrived in the sends it depends on.
 - all-to-all: `origin` is -1 on the axes travelled before, `target` on those still to be travelled.
 
-On a graph a message whose route has several links is a send per link, all from its first to its last chip; only the
-first may be `own`, each later one waits for the one before, and the last arrives. A switch that reduces may join the
+A message whose way has several links is a send per link, all from its first to its last chip; only the first may be
+`own` and wait for other sends, each later one follows the one before, and the last arrives. A switch that reduces may join the
 messages that have reached it into one, their sum, and send one message on to several chips.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -64,9 +64,8 @@ class Schedule:
     """[n] receiving chip."""
     link: Int32s
     """[n] index into `Topology.links`."""
-    ingress: Int32s
-    """[n] last link of the way, held at the same time as the first (cut through: on a switch the receiver's port); -1
-    where a send is on one link only."""
+    follows: Int32s
+    """[n] the send of the same message on the link before, -1 for none."""
     share: npt.NDArray[np.float64]
     """[n] bytes over the collective's size (size: the full gathered array for all-gather and reduce-scatter, the array
     for all-reduce and broadcast, the local buffer for all-to-all, the message for permute)."""
@@ -88,8 +87,6 @@ class Schedule:
     """[n, A] mesh position of the chips whose data this is, along `axes`; -1 for all positions."""
     target: Int32s
     """[n, A] mesh position of the chips the data is for; -1 for all positions."""
-    between: Int32s = field(default_factory=lambda: np.empty((0, 0), dtype=np.int32))
-    """[n, m] links between `link` and `ingress`, held as well; -1 for none, and empty where no send has any."""
     timing: Timing | None = None
     """None: latencies and bandwidths are the links' own."""
 
@@ -99,11 +96,11 @@ class Schedule:
     def arrives(self, topology: Topology) -> npt.NDArray[np.bool_]:
         """[n] whether a send reaches `dst`, and not just a node on the way there."""
         end_of = np.array([link.dst for link in topology.links], dtype=np.int32)
-        result: npt.NDArray[np.bool_] = end_of[np.where(self.ingress < 0, self.link, self.ingress)] == self.dst
+        result: npt.NDArray[np.bool_] = end_of[self.link] == self.dst
         return result
 
     def dependencies(self, send: int) -> Int32s:
-        """Sends that must have arrived before `send` starts."""
+        """Sends that must have arrived before `send`, the first of its message, starts."""
         end = int(self.dep_counts[: send + 1].sum())
         return self.deps[end - int(self.dep_counts[send]) : end]
 
@@ -115,11 +112,11 @@ MOST_SENDS = 20_000_000
 """Of one collective on all chips: more than the all-reduce of 65,536 chips, and some gigabytes."""
 
 _DTYPES = {"share": np.float64, "own": np.bool_}
-_COLUMNS = ("src", "dst", "link", "ingress", "share", "step", "direction", "own", "part", "half")
+_COLUMNS = ("src", "dst", "link", "share", "step", "direction", "own", "part", "half")
 
 
 PER_SEND = (*_COLUMNS, "origin", "target")
-"""Columns of a schedule with a row per send, whatever it is; `between` may have none."""
+"""Columns of a schedule with a row per send that do not name other sends."""
 
 
 class ScheduleBuilder:
@@ -130,7 +127,7 @@ class ScheduleBuilder:
         self._columns: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
         self._origin: list[Int32s] = []
         self._target: list[Int32s] = []
-        self._between: list[tuple[int, Int32s]] = []
+        self._follows: list[Int32s] = []
         self._dep_counts: list[Int32s] = []
         self._deps: list[Int32s] = []
         self.size = 0
@@ -149,8 +146,7 @@ class ScheduleBuilder:
         own: npt.ArrayLike,
         part: npt.ArrayLike,
         half: npt.ArrayLike = -1,
-        ingress: npt.ArrayLike = -1,
-        between: Int32s | None = None,
+        follows: npt.ArrayLike = -1,
         origin: Int32s | None = None,
         target: Int32s | None = None,
         deps: Sequence[Int32s] = (),
@@ -158,7 +154,7 @@ class ScheduleBuilder:
         """Append n sends, one per entry of `src`, and return their numbers [n].
 
         Args:
-            between: [n, m] links held between `link` and `ingress`.
+            follows: the send of the same message on the link before, -1 for none.
             origin, target: [n, A]; None for all positions.
             deps: arrays [n] of earlier sends; send i waits for entry i of each. -1 means none.
         """
@@ -167,7 +163,6 @@ class ScheduleBuilder:
             "src": src,
             "dst": dst,
             "link": link,
-            "ingress": ingress,
             "share": share,
             "step": step,
             "direction": direction,
@@ -182,8 +177,7 @@ class ScheduleBuilder:
         everywhere = np.full((n, len(self._axes)), -1, dtype=np.int32)
         self._origin.append(everywhere if origin is None else origin)
         self._target.append(everywhere if target is None else target)
-        if between is not None and between.shape[1]:
-            self._between.append((self.size, between))
+        self._follows.append(np.broadcast_to(np.asarray(follows, dtype=np.int32), n))
         self._grow(n, n * len(deps))
         table = np.stack(deps, axis=1).astype(np.int32) if deps else np.empty((n, 0), dtype=np.int32)
         given = table >= 0
@@ -211,9 +205,8 @@ class ScheduleBuilder:
             boxes.append(np.tile(np.concatenate(boxes[start:]), (times, 1)))
         self._deps.append(np.tile(deps, times) + np.repeat(time * sends, len(deps)))
         self._dep_counts.append(np.tile(np.concatenate(self._dep_counts[start:]), times))
-        held = [(at - first, links) for at, links in self._between if at >= first]
-        if held:
-            self._between.append((first + sends, np.tile(_padded(held, sends), (times, 1))))
+        follows = np.tile(np.concatenate(self._follows[start:]), times)
+        self._follows.append(np.where(follows >= 0, follows + np.repeat(time * sends, sends), follows))
 
     def _grow(self, sends: int, waits: int) -> None:
         self.size += sends
@@ -231,7 +224,6 @@ class ScheduleBuilder:
             name: np.concatenate([np.empty(0, dtype=_DTYPES.get(name, np.int32)), *blocks])
             for name, blocks in self._columns.items()
         }
-        between = _padded(self._between, self.size if self._between else 0)
         return Schedule(
             collective=self._collective,
             axes=self._axes,
@@ -240,14 +232,6 @@ class ScheduleBuilder:
             deps=np.concatenate([none, *self._deps]),
             origin=np.concatenate([no_box, *self._origin]),
             target=np.concatenate([no_box, *self._target]),
-            between=between,
+            follows=np.concatenate([none, *self._follows]),
             **columns,  # type: ignore[arg-type]
         )
-
-
-def _padded(blocks: Sequence[tuple[int, Int32s]], size: int) -> Int32s:
-    """[size, m] the rows of blocks at their places, -1 where there is none."""
-    padded = np.full((size, max((rows.shape[1] for _, rows in blocks), default=0)), -1, dtype=np.int32)
-    for first, rows in blocks:
-        padded[first : first + len(rows), : rows.shape[1]] = rows
-    return padded

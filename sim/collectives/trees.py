@@ -45,7 +45,7 @@ def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int)
     found = boxes(topology) if axes else ((0,),)
     heads = adapters(topology)[:channels]
     trees = 2 if len(found) > 1 else 1
-    to = Messages(topology, "all_reduce", axes, parts=len(heads) * trees * loops, cut_through=True)
+    to = Messages(topology, "all_reduce", axes, parts=len(heads) * trees * loops)
     if to.n == 1:
         return to.build()
     every = list(itertools.product(heads, range(trees)))

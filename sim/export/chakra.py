@@ -112,14 +112,18 @@ def nodes_of(program: Program, chips: int, dtype: str = "") -> list[list[Node]]:
             else:
                 rule = "Chakra traces have no way to wait for another rank but by a message"
                 raise InputError(rule, where=program.describe(task), got=f"a wait for {program.describe(dep)}")
-        held = ",".join(program.resources[resource] for resource in program.resources_of(task).tolist())
+        if (before := int(program.follows[task])) >= 0:
+            deps.append(before)
+        held = int(program.resource[task])
         common: dict[str, Value] = {
             "is_cpu_op": kind[task] == Kind.LAUNCH,
-            "resources": held,
+            "resource": program.resources[held] if held >= 0 else "",
             "busy_ps": int(program.busy_ps[task]),
             "flight_ps": int(program.flight_ps[task]),
             "layer": int(program.layer[task]),
         }
+        if before >= 0:
+            common["follows"] = True
         if program.slow_ppm[task]:
             common |= {"slows": program.resources[program.slows[task]], "slow_ppm": int(program.slow_ppm[task])}
         op = program.op_names[program.op[task]]

@@ -261,7 +261,7 @@ def outgoing(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
 def _sent(trace: Trace, chip: int) -> Ints:
     """Bytes that a chip puts on its links in each collective, by instance."""
     program = trace.program
-    own = (program.kind == Kind.SEND) & (program.chip == chip) & (program.collective >= 0)
+    own = (program.kind == Kind.SEND) & (program.chip == chip) & (program.collective >= 0) & (program.follows < 0)
     instances = int(program.collective.max(initial=-1)) + 1
     return sums(program.collective[own], program.bytes[own], instances).round().astype(np.int64)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sim import units
+from sim.collectives.emit import emit_message
 from sim.errors import InputError
 from sim.lowering.lowered import Lowered, StagePass
 from sim.pipeline.stages import Stage
@@ -67,7 +68,7 @@ class Assembly:
             busy_ps=units.to_ps(busy_s),
             flight_ps=units.to_ps(flight_s),
             poll_ps=units.to_ps(poll_s),
-            resource=np.full(len(chips), self._number[CONTROLLER], dtype=np.int32) if busy_s else None,
+            resource=self._number[CONTROLLER] if busy_s else -1,
         )
 
     def all_of(self, op: str, chip: int, after: Ids) -> int:
@@ -92,8 +93,6 @@ class Assembly:
     ) -> tuple[Ids, Ids]:
         """`size` bytes of `dtype` from each chip of a stage to that of the same rank of another: (when sent, there).
 
-        A message holds all links of its way at once, at the rate of the slowest (cut through).
-
         Args:
             posted: tasks after which the receiver waits for it, None where it takes what comes.
 
@@ -116,23 +115,9 @@ class Assembly:
         sends = []
         for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
             try:
-                links = [topology.links[i] for i in topology.route(here, there)]
+                sends.append(emit_message(builder, topology, here, there, size, op, met[rank : rank + 1], instance))
             except InputError as error:
                 raise error.within(op) from None
-            sends.append(
-                builder.add(
-                    op,
-                    Kind.SEND,
-                    [here],
-                    peer=there,
-                    busy_ps=units.to_ps(size / min(link.bandwidth for link in links)),
-                    flight_ps=sum(link.latency_ps for link in links),
-                    resource=np.array([[topology.chips + link.index for link in links]], dtype=np.int32),
-                    deps=[met[rank : rank + 1]],
-                    bytes=size,
-                    collective=instance,
-                )
-            )
         arrived = np.concatenate(sends)
         sent, there = (
             builder.add(op, Kind.END, stage.chips, deps=(begin, arrived), collective=instance)

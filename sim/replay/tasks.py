@@ -8,7 +8,7 @@ import numpy as np
 
 from sim import units
 from sim.collectives import algorithm_of, schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import emit, emit_message
 from sim.costs import Work, cost, launch_columns
 from sim.errors import InputError
 from sim.export.chakra import NodeType
@@ -41,7 +41,7 @@ class Tasks:
         after = [self._made[dep] for dep in self._matched.parents[each.key]]
         if each.key in self._matched.sender_of:
             after.append(self._made[self._matched.sender_of[each.key]])
-        if "resources" in each.node.attributes:
+        if "resource" in each.node.attributes:
             made = self._as_written(each, after)
         elif each.node.type == NodeType.COMM_SEND:
             made = self._message(each, after)
@@ -61,21 +61,24 @@ class Tasks:
     def _as_written(self, each: RankNode, after: list[Ids]) -> Ids:
         """Returns a task of this program, with the resources it held."""
         node = each.node
-        names, slows = [name for name in each.text("resources").split(",") if name], each.text("slows")
-        for name in (*names, *([slows] if slows else [])):
-            if name not in self._resource:
+        held, slows = each.text("resource"), each.text("slows")
+        for name in (held, slows):
+            if name and name not in self._resource:
                 rule = f"must be links of {self._topology.name}"
-                raise each.wrong("resources", rule, name, "replay on the machine of the trace")
+                raise each.wrong("resource", rule, name, "replay on the machine of the trace")
         sends = node.type in (NodeType.COMM_SEND, NodeType.METADATA)
-        engine = names[0].rpartition(":")[2] if names else ""
+        engine, follows = held.rpartition(":")[2], bool(each.flag("follows"))
+        if follows and len(after) != 1:
+            raise each.wrong("follows", "must be of a message with one parent", len(after), "export the trace again")
         return self.builder.add(
             node.name,
             Kind.SEND if sends else _KINDS.get(engine, Kind.EVENT),
             each.rank,
             busy_ps=each.whole("busy_ps") or 0,
             flight_ps=each.whole("flight_ps") or 0,
-            resource=np.array([[self._resource[name] for name in names]], dtype=np.int32) if names else None,
-            deps=after,
+            resource=self._resource[held] if held else -1,
+            follows=after[0] if follows else -1,
+            deps=() if follows else after,
             peer=each.ends(sends=True)[1] if node.type == NodeType.COMM_SEND else -1,
             bytes=each.quantity("comm_size" if sends else "tensor_size") or 0.0,
             flops=each.quantity("num_ops") or 0.0,
@@ -97,7 +100,7 @@ class Tasks:
             each.node.name,
             Kind.EVENT if on_host else Kind.COMPUTE,
             each.rank,
-            resource=np.array([self._resource[f"{each.rank}:{'host' if on_host else 'compute'}"]]),
+            resource=self._resource[f"{each.rank}:{'host' if on_host else 'compute'}"],
             deps=after,
             **limits | {"busy_ps": self._duration_ps(each)},
         )
@@ -120,27 +123,13 @@ class Tasks:
             raise error.within(str(each)) from None
 
     def _message(self, each: RankNode, after: list[Ids]) -> Ids:
-        """Returns a message over the machine: link by link, or all links at once where it cuts through."""
-        topology, name, chip = self._topology, each.node.name, each.rank
-        size, dst = each.required("comm_size"), each.ends(sends=True)[1]
+        """Returns a message over the machine."""
+        name, size, dst = each.node.name, each.required("comm_size"), each.ends(sends=True)[1]
         self._note_simulated(each)
-        route = topology.route(chip, dst)
-        hops = [route] if topology.cut_through and route else [(link,) for link in route]
-        task = self.builder.add(name, Kind.EVENT, chip, deps=after)
-        for hop in hops:
-            links = [topology.links[link] for link in hop]
-            task = self.builder.add(
-                name,
-                Kind.SEND,
-                chip,
-                busy_ps=max(link.busy_ps(size) for link in links),
-                flight_ps=sum(link.latency_ps for link in links),
-                resource=np.array([[topology.chips + link for link in hop]], dtype=np.int32),
-                deps=[task],
-                peer=dst,
-                bytes=size,
-            )
-        return task
+        begin = self.builder.add(name, Kind.EVENT, each.rank, deps=after)
+        return begin if dst == each.rank else emit_message(
+            self.builder, self._topology, each.rank, dst, size, name, begin
+        )
 
     def add_collective(self, collective: Collective) -> None:
         """Adds a collective by the algorithm of the group's machine; each member takes part after its parents."""

@@ -1,8 +1,8 @@
 """The critical path of a trace, over tasks and resources: the chain of events that made the step as long as it is.
 
 From the task that ends last one goes back in time. A task that started the moment it was ready waited for a
-dependency: the one that ended then. One that was ready earlier waited for a resource: for the task that released it.
-So every picosecond of the step belongs to exactly one task, either while it holds its resources or while its message
+dependency: the one that ended then, or for the head of its message on the link before. One that was ready earlier waited
+for a resource: for the task that released it. So every picosecond of the step belongs to exactly one task, either while it holds its resources or while its message
 flies, and the parts add up to the step exactly. (The critical path method of Kelley and Walker 1959, with resource
 edges as in the critical chains of scheduling; where several chains are equally long, that of the lowest task ids.)
 """
@@ -116,15 +116,21 @@ def walk(trace: Trace) -> Path:
     releases = _Releases.of(trace)
     segments: list[tuple[int, int, int, bool, bool]] = []
     task = int(np.argmax(trace.times["end"])) if len(program) else -1
-    holds_up = False
+    holds_up = led = False
     while task >= 0:
-        if not holds_up and end[task] > free[task]:
+        if not (holds_up or led) and end[task] > free[task]:
             segments.append((task, free[task], end[task], True, False))
-        if free[task] > start[task]:
+        if not led and free[task] > start[task]:
             segments.append((task, start[task], free[task], False, holds_up))
         holds_up = start[task] > ready[task]
+        led = not holds_up and program.follows[task] >= 0
         if holds_up:
             task = releases.before(task)
+        elif led:  # the head of the message has flown, after what the link before took longer than this one
+            later, task = task, int(program.follows[task])
+            flown = ready[later] - int(program.flight_ps[task])
+            spans = (flown, ready[later], True), (start[task], flown, False)
+            segments += [(task, first, last, flies, False) for first, last, flies in spans if last > first]
         else:
             needs = program.dependencies(task)
             last = needs[trace.times["end"][needs] == ready[task]]
@@ -151,10 +157,10 @@ class _Releases:
     @classmethod
     def of(cls, trace: Trace) -> _Releases:
         program = trace.program
-        task = np.repeat(np.arange(len(program), dtype=np.int32), np.diff(program.resource_offset))
-        time_ps = trace.times["free"][task]
-        order = np.lexsort((time_ps, program.resource))
-        counts = np.bincount(program.resource, minlength=len(program.resources))
+        task = np.flatnonzero(program.resource >= 0).astype(np.int32)
+        time_ps, resource = trace.times["free"][task], program.resource[task]
+        order = np.lexsort((time_ps, resource))
+        counts = np.bincount(resource, minlength=len(program.resources))
         return cls(trace, np.concatenate(([0], np.cumsum(counts))), time_ps[order], task[order])
 
     def before(self, task: int) -> int:
@@ -163,12 +169,11 @@ class _Releases:
         One that held it for some time; else, one of no duration that stood before `task` in the queue.
         """
         times, start = self.trace.times, int(self.trace.times["start"][task])
-        found = []
-        for resource in self.trace.program.resources_of(task).tolist():
-            own = slice(self.first[resource], self.first[resource + 1])
-            released = self.time_ps[own]
-            first, last = np.searchsorted(released, start, "left"), np.searchsorted(released, start, "right")
-            found += self.task[own][first:last].tolist()
+        resource = self.trace.program.resource[task]
+        own = slice(self.first[resource], self.first[resource + 1])
+        released = self.time_ps[own]
+        first, last = np.searchsorted(released, start, "left"), np.searchsorted(released, start, "right")
+        found = self.task[own][first:last].tolist()
         held = [other for other in found if times["start"][other] < start]
         rank = (int(times["ready"][task]), task)
         held = held or [other for other in found if (int(times["ready"][other]), other) < rank]
@@ -232,10 +237,9 @@ def link_class(topology: Topology, link: Link) -> str:
 
 
 def _link(trace: Trace, topology: Topology, task: int) -> Link | None:
-    """The slowest link that a send holds, the first of equals; None where a task holds none."""
-    held = trace.program.resources_of(task) - topology.chips
-    links = [topology.links[i] for i in held.tolist() if 0 <= i < len(topology.links)]
-    return min(links, key=lambda link: link.bandwidth, default=None)
+    """The link that a send holds; None where a task holds none."""
+    link = int(trace.program.resource[task]) - topology.chips
+    return topology.links[link] if 0 <= link < len(topology.links) else None
 
 
 def _held_up_by_another(trace: Trace, path: Path) -> npt.NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -99,9 +100,7 @@ def on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]
     group = np.zeros(max(topology.chips, int(program.chip.max(initial=0)) + 1), dtype=np.int64)
     for k, chips in enumerate(groups):
         group[chips] = k
-    first = np.minimum(program.resource_offset[:-1], max(len(program.resource) - 1, 0))
-    holds = np.diff(program.resource_offset) > 0
-    link = np.where(holds, program.resource[first] - topology.chips, -1) if len(program.resource) else first * 0 - 1
+    link = program.resource - topology.chips
     known = (link >= 0) & (link < len(topology.links))  # beyond them stand copy engines
     port = np.where(known, np.append(_ports(topology), 0)[np.where(known, link, -1)], -1)
     columns = (program.kind, program.op, program.layer, trace.times["start"], port, group[program.chip])
@@ -110,11 +109,12 @@ def on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]
 
 
 def _ports(topology: Topology) -> Ints:
-    """Place of each link among the links of its sender."""
-    places, last = np.zeros(len(topology.links), dtype=np.int64), {link.src: -1 for link in topology.links}
+    """Place of each link among the links of its sender; of one from a switch, among those to its receiver."""
+    places, last = np.zeros(len(topology.links), dtype=np.int64), Counter[tuple[int, bool]]()
     for link in topology.links:
-        last[link.src] += 1
-        places[link.index] = last[link.src]
+        own = (link.src, True) if link.src < topology.chips else (link.dst, False)
+        places[link.index] = 2 * last[own] + own[1]
+        last[own] += 1
     return places
 
 

@@ -213,7 +213,7 @@ def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does], overhe
     figures = periodic.over_all(program, [each.of_ops(chip) for each in does])
 
     def total(values: Floats | Ints, kind: Kind) -> Floats:
-        tasks = np.flatnonzero(own & (program.kind == kind))
+        tasks = np.flatnonzero(own & (program.kind == kind) & (program.follows < 0))
         return sp.totals(program.op[tasks], values[tasks], often[tasks], len(names))
 
     rows = {}

@@ -114,13 +114,11 @@ def _entered(trace: Trace, begin: Tasks) -> Ints:
 
 
 def links(trace: Trace, topology: Topology) -> Spans:
-    """Sends on the links they hold, one span per link held."""
+    """Sends on the links they hold."""
     program = trace.program
     link = program.resource - topology.chips
-    task = np.repeat(np.arange(len(program)), np.diff(program.resource_offset))
-    held = np.flatnonzero((link >= 0) & (link < len(topology.links)))
-    task = task[held]
-    return Spans(task, link[held], trace.times["start"][task], trace.times["free"][task])
+    task = np.flatnonzero((link >= 0) & (link < len(topology.links)))
+    return Spans(task, link[task], trace.times["start"][task], trace.times["free"][task])
 
 
 def lengths(spans: Spans, lanes: int) -> Ints:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sim.engine import simulate
-from sim.program import Ids, Kind, Program
+from sim.program import Kind, Program
 from sim.report.critical_path import LATENCY, Shares
 from sim.report.ops import WAIT, classes
 from sim.specs import Kernel
@@ -118,7 +118,4 @@ def _free(ops: np.ndarray) -> Callable[[Program], Program]:
 
 def _without_queues(program: Program) -> Program:
     """The program with links that carry any number of messages at once, each at full rate."""
-    keeps = np.repeat(program.kind != Kind.SEND, np.diff(program.resource_offset))
-    counts = np.where(program.kind != Kind.SEND, np.diff(program.resource_offset), 0)
-    held: Ids = program.resource[keeps]
-    return replace(program, resource=held, resource_offset=np.concatenate(([0], np.cumsum(counts))))
+    return replace(program, resource=np.where(program.kind != Kind.SEND, program.resource, np.int32(-1)))

@@ -94,8 +94,6 @@ class Topology:
     collectives: Mapping[str, str]
     """Default algorithm per collective."""
     route_of: Callable[[Topology, int, int], tuple[int, ...]] = field(repr=False)
-    cut_through: bool = False
-    """Whether a send holds all links of its route at once (a switch: the sender's and the receiver's port)."""
     kind: Literal["torus", "switch", "graph"] = "graph"
     nccl: NcclSpec | None = None
     """How NCCL runs on this machine; None where it does not."""

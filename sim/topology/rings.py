@@ -49,7 +49,7 @@ def find(topology: Topology) -> Rings:
     rings: tuple[Ring, ...]
     if len(boxes(topology)) > 1:
         rings = tuple(_routed(topology, order) for order in _through(boxes(topology), adapters(topology)))
-    elif orders := [] if topology.cut_through or topology.chips < 2 else _disjoint(topology):
+    elif orders := [] if topology.kind == "switch" or topology.chips < 2 else _disjoint(topology):
         rings = _wired(topology, orders)
     else:
         rings = (_routed(topology, tuple(range(topology.chips))),)

@@ -11,8 +11,7 @@ from sim.topology.paths import cut_off
 def build(spec: SwitchSpec) -> Topology:
     """Chips are the nodes 0 .. n-1 and the switch is node n; links by chip, egress then ingress.
 
-    The switch itself never limits a transfer, and a send holds the sender's egress and the receiver's ingress at once
-    (`cut_through`), so that several senders to one receiver queue for its ingress (incast).
+    The switch itself never limits a transfer; several senders to one receiver queue for its ingress (incast).
 
     The latency in the file is that of a port, chip to chip. A route has two links, so the egress carries the latency
     and the ingress none: along every route the latencies sum to the file's.
@@ -31,7 +30,6 @@ def build(spec: SwitchSpec) -> Topology:
         collective_overhead_s=spec.collective_overhead.value,
         collectives=spec.collectives,
         route_of=_route,
-        cut_through=True,
         kind="switch",
         vertex_transitive=True,
         nccl=spec.nccl,
