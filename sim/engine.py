@@ -2,10 +2,9 @@
 
 A ready task queues at its resource, keyed (ready time, task id). It starts when it heads the queue and the resource is
 idle, holds it for `busy_ps`, then flies for `flight_ps`, and ends; a task is ready when all its dependencies have
-ended. Arrivals and releases of one instant apply before anything starts at that instant, so results
-do not depend on the order of events. A task without resources starts the moment it is ready; if it ends at that same
-instant, that end is one of the instant's arrivals. A task that takes no time but holds a resource ends in the instant's
-next round.
+ended. Arrivals and releases of one instant apply before anything starts at that instant, so results do not depend on
+the order of events. A task without a resource starts the moment it is ready; if it ends at that same instant, that end
+is one of the instant's arrivals. A task that takes no time but holds a resource ends in the instant's next round.
 
 Messages: a message that crosses several links is a task on each, which follows the one on the link before
 (`Program.follows`) and is ready `Program.lag_ps` after that one's start: its head has arrived, and it will not be sent
@@ -24,8 +23,8 @@ one, a task advances by rate x time. Work is counted in millionths
 of a picosecond, so rates apply exactly from the instant they change, and a task is done at the first whole picosecond
 at which nothing is left. A rate never falls below LEAST_PPM.
 
-No task holds one resource and waits for another, so queues alone cannot deadlock: only a dependency that never ends can,
-and that raises `DeadlockError`.
+No task holds one resource and waits for another, so queues alone cannot deadlock: only a dependency that never ends
+can, and that raises `DeadlockError`.
 
 SimPy keeps the clock: one SimPy event per instant at which anything frees or ends, its callback applies the rule to all
 tasks of that instant. (A process per task, the usual way to write SimPy, is an order of magnitude slower, and

@@ -140,7 +140,7 @@ class Program:
         return result
 
     def lag_ps(self, tasks: npt.NDArray[np.integer]) -> Ints:
-        """Returns how long after the start of the task before it on its way each of `tasks`, which follow one, is ready.
+        """Returns for `tasks` that follow another how long after the start of that one each is ready.
 
         The head of a message is at the next link once it has flown there (virtual cut-through: Kermani and Kleinrock,
         Computer Networks 3, 1979). A faster link waits as much longer as it needs not to be done before the last of the

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sim.program import Ids, Program
+from sim.program import Program
 from sim.topology.graph import Topology
 
 

@@ -34,7 +34,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
         return all(d in visible for d in deps[task]) and (follows[task] < 0 or follows[task] in begun)
 
     def due(task: int) -> int:
-        """When it sees that all of its dependencies have ended: at once, or when it next looks; when its message comes."""
+        """When it sees that all of its dependencies have ended, at once or when it next looks; or its message."""
         if follows[task] >= 0:
             before = follows[task]
             return start[before] + flight[before] + max(0, busy[before] - busy[task])

@@ -249,7 +249,9 @@ def test_a_program_of_chips_that_differ_is_not_covered():
     deps[-1] = 0
     assert "waits for" in differences(replace(whole, deps=deps), lowered.program, few)[0]
     resource = whole.resource.copy()
-    resource[np.flatnonzero(resource == whole.resources.index("gpu0:ingress"))[-1]] = whole.resources.index("gpu3:ingress")
+    resource[np.flatnonzero(resource == whole.resources.index("gpu0:ingress"))[-1]] = whole.resources.index(
+        "gpu3:ingress"
+    )
     assert "who holds gpu3:ingress" in differences(replace(whole, resource=resource), lowered.program, few)
 
 

@@ -148,7 +148,7 @@ def test_a_pipeline_of_two_resources_settles():
 
 
 BlockRow = tuple[int, int, int, list[int], bool]
-"""Of a task of a block: (busy, flight, resource, how far back dependencies reach, whether it follows the one before)."""
+"""Of a task: (busy, flight, resource, how far back dependencies reach, whether it follows the one before instead)."""
 
 
 @st.composite
@@ -323,9 +323,7 @@ def test_copies_that_never_give_back_what_they_take_do_not_settle():
         before = np.array([-1])
         for _ in range(2):
             start = len(builder)
-            before = builder.add(
-                "a", Kind.COMPUTE, 0, busy_ps=3, resource=0, deps=[before], slows=1, slow_ppm=10_000
-            )
+            before = builder.add("a", Kind.COMPUTE, 0, busy_ps=3, resource=0, deps=[before], slows=1, slow_ppm=10_000)
         before = before + builder.repeat(start, 38, layers=0, keep=keep)
         builder.add("end", Kind.COMPUTE, 0, busy_ps=1000, resource=1, deps=[before])
         return builder.build()

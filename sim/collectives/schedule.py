@@ -16,8 +16,8 @@ the chip it is for (`target`). -1 means all positions of the group, so one send 
 - all-to-all: `origin` is -1 on the axes travelled before, `target` on those still to be travelled.
 
 A message whose way has several links is a send per link, all from its first to its last chip; only the first may be
-`own` and wait for other sends, each later one follows the one before, and the last arrives. A switch that reduces may join the
-messages that have reached it into one, their sum, and send one message on to several chips.
+`own` and wait for other sends, each later one follows the one before, and the last arrives. A switch that reduces may
+join the messages that have reached it into one, their sum, and send one message on to several chips.
 """
 
 from __future__ import annotations

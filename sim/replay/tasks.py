@@ -127,8 +127,8 @@ class Tasks:
         name, size, dst = each.node.name, each.required("comm_size"), each.ends(sends=True)[1]
         self._note_simulated(each)
         begin = self.builder.add(name, Kind.EVENT, each.rank, deps=after)
-        return begin if dst == each.rank else emit_message(
-            self.builder, self._topology, each.rank, dst, size, name, begin
+        return (
+            begin if dst == each.rank else emit_message(self.builder, self._topology, each.rank, dst, size, name, begin)
         )
 
     def add_collective(self, collective: Collective) -> None:

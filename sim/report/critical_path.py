@@ -1,10 +1,11 @@
 """The critical path of a trace, over tasks and resources: the chain of events that made the step as long as it is.
 
 From the task that ends last one goes back in time. A task that started the moment it was ready waited for a
-dependency: the one that ended then, or for the head of its message on the link before. One that was ready earlier waited
-for a resource: for the task that released it. So every picosecond of the step belongs to exactly one task, either while it holds its resources or while its message
-flies, and the parts add up to the step exactly. (The critical path method of Kelley and Walker 1959, with resource
-edges as in the critical chains of scheduling; where several chains are equally long, that of the lowest task ids.)
+dependency, the one that ended then, or for the head of its message from the link before. One that was ready earlier
+waited for a resource: for the task that released it. So every picosecond of the step belongs to exactly one task,
+either while it holds its resource or while its message flies, and the parts add up to the step exactly. (The critical
+path method of Kelley and Walker 1959, with resource edges as in the critical chains of scheduling; where several chains
+are equally long, that of the lowest task ids.)
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Path:
     start: Ints
     end: Ints
     flies: npt.NDArray[np.bool_]
-    """Whether the task's message flies then (or its collective is launched); else it holds its resources."""
+    """Whether the task's message flies then (or its collective is launched); else it holds its resource."""
     holds_up: npt.NDArray[np.bool_]
     """Whether the path goes on with a task that waited for what this one held, not for its result."""
 
