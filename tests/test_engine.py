@@ -66,7 +66,7 @@ def message(busy: Sequence[int], flight: Sequence[int], before: Sequence[Row] = 
 
 @pytest.mark.parametrize("kernel", ["simpy", "compiled"])
 def test_a_message_alone_takes_all_latencies_and_its_bytes_on_the_slowest_link(kernel):
-    """10 on the slow link in the middle. The head is at the last at 2 + 3; it is fast, and begins 10 - 4 later, at 11."""
+    """10 on the slow link in the middle. The head is at the last at 5; it is fast and begins 10 - 4 later, at 11."""
     trace = simulate(message([4, 10, 4], [2, 3, 1]), kernel)
     assert trace.times["start"].tolist() == [0, 2, 2 + 3 + (10 - 4)]
     assert trace.makespan_ps == 2 + 3 + 1 + 10
