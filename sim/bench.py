@@ -16,6 +16,7 @@ from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import emit
+from sim.consistency import check
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.perturb import around_failures, perturbed
@@ -91,7 +92,9 @@ def time_s(
     builder = ProgramBuilder(_resources(machine))
     for _ in range(chunks):
         emit(builder, machine, plan, size / chunks, collective)
-    return simulate(builder.build(), kernel).makespan_ps / units.PS_PER_S
+    trace = simulate(builder.build(), kernel)
+    check(trace, machine)
+    return trace.makespan_ps / units.PS_PER_S
 
 
 def perturbed_times_s(
@@ -127,7 +130,10 @@ def perturbed_times_s(
         emit(builder, topology, plan, size / chunks, collective, after=(after,))
     program = builder.build()
     seeds = (spec.model_copy(update={"seed": spec.seed + i, "repeats": 1}) for i in range(spec.repeats))
-    return [simulate(perturbed(program, topology, each)).makespan_ps / units.PS_PER_S for each in seeds]
+    traces = [simulate(perturbed(program, topology, each)) for each in seeds]
+    for trace in traces:
+        check(trace, topology)
+    return [trace.makespan_ps / units.PS_PER_S for trace in traces]
 
 
 def _resources(machine: Topology) -> list[str]:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 
 from sim import periodic
+from sim.consistency import check
 from sim.engine import simulate
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
@@ -71,6 +72,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
 
     Raises:
         LayoutError: the mesh does not divide a dimension.
+        InconsistencyError: what was simulated cannot be.
     """
     unlike = scenario.perturb is not None and differs_by_layer(scenario.perturb)
     repeats = scenario.engine.periodic == "auto" and not scenario.pipeline and not unlike
@@ -84,6 +86,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
         found = periodic.periods(trace)
         if found is not None:
             break
+    check(trace, topology)
     shortcuts = folding, _periodicity(scenario, lowered)
     return Simulated(scenario, topology, lowered, trace, found or (), shortcuts, engine_s)
 

@@ -111,7 +111,7 @@ class Times:
         return [
             float(program.bytes[i])
             for i, name in enumerate(names)
-            if name.startswith(op) and program.kind[i] == Kind.SEND
+            if name.startswith(op) and program.kind[i] == Kind.SEND and program.follows[i] < 0
         ]
 
     def count(self, op: str) -> int:

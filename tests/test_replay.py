@@ -563,7 +563,7 @@ def test_pytorch_s_list_of_process_groups_says_who_is_missing(tmp_path: Path):
 
 # --- anything at all -------------------------------------------------------------------------------------------------
 
-KEYS = sorted(set(et.USUAL) | {"resources", "busy_ps", "other"})
+KEYS = sorted(set(et.USUAL) | {"resource", "busy_ps", "other"})
 SMALL = st.integers(-1, 4)
 ATTRIBUTE = st.one_of(
     st.tuples(SMALL, st.sampled_from(["int32", "int64", "sint32", "sint64", "sfixed64"])),
@@ -670,4 +670,4 @@ def test_every_node_of_ours_says_whether_it_is_the_host_s(tmp_path: Path):
     trace, topology = done.passes[0].whole()
     for nodes in chakra.nodes_of(trace.program, topology.chips):
         for node in nodes:
-            assert node.attributes["is_cpu_op"] == str(node.attributes.get("resources", "")).endswith(":host")
+            assert node.attributes["is_cpu_op"] == str(node.attributes.get("resource", "")).endswith(":host")

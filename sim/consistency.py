@@ -1,0 +1,89 @@
+"""What must hold of every simulation, whatever made its tasks: checked after each, in time linear in its messages.
+
+- A message is on links that follow each other from its sender to its receiver, with the same bytes on each, so that
+  what leaves the chips arrives at them.
+- No link carries a message, or all of its messages together, above its rate.
+- No link is done with a message before the link before it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.program import Kind, Program
+from sim.topology.graph import Topology
+from sim.trace import Trace
+from sim.units import PS_PER_S
+
+_ROUNDED_PS = 1.0
+"""By so much a rounded time may be too short."""
+_RELATIVE = 1e-9
+"""And by so much of itself: sums of floating-point numbers."""
+
+
+class InconsistencyError(RuntimeError):
+    """A simulation in which a message or a link does what none can: an error of this program or of a plug-in."""
+
+
+def check(trace: Trace, topology: Topology) -> None:
+    """Raises InconsistencyError, which names the first link that breaks a rule.
+
+    Args:
+        trace: of `topology`, whose links are the resources after those of its chips.
+    """
+    program = trace.program
+    link = program.resource.astype(np.int64) - topology.chips
+    sends = np.flatnonzero((program.kind == Kind.SEND) & (link >= 0) & (link < len(topology.links)))
+    _check_ways(program, topology, sends, link)
+    _check_rates(trace, topology, sends, link[sends])
+    later = sends[program.follows[sends] >= 0]
+    early = trace.times["free"][later] < trace.times["end"][program.follows[later]]
+    _refuse(program, topology, later, link[later], early, "is done with a message before the link before it")
+
+
+def _check_ways(program: Program, topology: Topology, sends: np.ndarray, link: np.ndarray) -> None:
+    """Raises InconsistencyError where a message jumps, or changes its size on its way."""
+    ends = np.array([(each.src, each.dst) for each in topology.links], dtype=np.int64).reshape(-1, 2)
+    later = sends[program.follows[sends] >= 0]
+    before = program.follows[later]
+    jumps = ends[link[before], 1] != ends[link[later], 0]
+    _refuse(program, topology, later, link[later], jumps, "does not begin where the message has come to")
+    changed = program.bytes[before] != program.bytes[later]
+    _refuse(program, topology, later, link[later], changed, "carries other bytes than the link before it")
+    if topology.reduces:
+        return  # a switch that adds up sends other bytes than it is sent
+    first = sends[program.follows[sends] < 0]
+    followed = np.zeros(len(program), dtype=np.bool_)
+    followed[before] = True
+    last = sends[~followed[sends]]
+    _refuse(program, topology, first, link[first], ends[link[first], 0] != program.chip[first], "is not the sender's")
+    strays = ends[link[last], 1] != program.peer[last]
+    _refuse(program, topology, last, link[last], strays, "does not lead to the receiver")
+
+
+def _check_rates(trace: Trace, topology: Topology, sends: np.ndarray, link: np.ndarray) -> None:
+    program, times = trace.program, trace.times
+    rate = np.array([each.bandwidth for each in topology.links])
+    least_ps = program.bytes[sends] / rate[link] * PS_PER_S
+    held_ps = times["free"][sends] - times["start"][sends]
+    _refuse(program, topology, sends, link, _below(held_ps, least_ps, 1), "carries a message above its rate")
+    first = np.full(len(rate), np.iinfo(np.int64).max)
+    np.minimum.at(first, link, times["start"][sends])
+    last, carried_ps = np.zeros(len(rate), dtype=np.int64), np.bincount(link, least_ps, minlength=len(rate))
+    np.maximum.at(last, link, times["free"][sends])
+    messages = np.bincount(link, minlength=len(rate))
+    above = (messages > 0) & _below(last - np.minimum(first, last), carried_ps, messages)
+    _refuse(program, topology, sends, link, above[link], "carries all its messages together above its rate")
+
+
+def _below(held_ps: np.ndarray, least_ps: np.ndarray, messages: np.ndarray | int) -> np.ndarray:
+    return np.asarray(held_ps < least_ps * (1 - _RELATIVE) - _ROUNDED_PS * messages)
+
+
+def _refuse(
+    program: Program, topology: Topology, sends: np.ndarray, link: np.ndarray, wrong: np.ndarray, what: str
+) -> None:
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        name = topology.links[int(link[first])].name
+        raise InconsistencyError(f"link {name} {what}: {program.describe(int(sends[first]))}")
