@@ -49,7 +49,7 @@ def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
     return gather(topology, (name,), [[axis.name for axis in mesh_axes(topology, (name,))]], ways)
 
 
-@folding
+@folding()
 def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """All-gather around `axis`. At step s in direction d a chip sends the chunk whose `origin` is s hops behind it.
 
@@ -59,7 +59,7 @@ def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     return _loop(topology, axis, form, 1)
 
 
-@folding
+@folding()
 def reduce_scatter_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """Reduce-scatter around `axis`, the all-gather's reverse with + and - exchanged: it has its hops per direction.
 

@@ -57,6 +57,23 @@ def axis_number(topology: Topology, name: str) -> int:
 
 
 @functools.lru_cache(maxsize=256)
+def wired_axis(topology: Topology, name: str) -> MeshAxis:
+    """The links along the axis as they are, wraparounds that shift other axes included.
+
+    On a folded machine every link leads from the chip here that stands for its sender to the one for its receiver.
+    """
+    axis = topology.axes[axis_number(topology, name)]
+    whole, stand_in = topology.unfolded or topology, topology.stand_in_links
+    position = positions(topology, (name,))[:, 0]
+    after, link = {}, {}
+    for d in (1, -1):
+        hops = [whole.neighbour(topology.number(chip), name, d) or (-1, -1) for chip in range(topology.chips)]
+        after[d] = np.array([topology.stand_in(chip) if chip >= 0 else -1 for chip, _ in hops], dtype=np.int32)
+        link[d] = np.array([stand_in[index] if index >= 0 else -1 for _, index in hops], dtype=np.int32)
+    return MeshAxis(name, axis.size, axis.ring, False, position, position, after, link)
+
+
+@functools.lru_cache(maxsize=256)
 def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     """The axis of that name.
 
@@ -64,12 +81,8 @@ def mesh_axis(topology: Topology, name: str) -> MeshAxis:
         InputError: no such axis, or chips that follow each other along it have no link.
     """
     axis = topology.axes[axis_number(topology, name)]
-    chips = np.arange(topology.chips)
-    position = positions(topology, (name,))[:, 0]
-    hops = {d: [topology.neighbour(int(chip), name, d) or (-1, -1) for chip in chips] for d in (1, -1)}
-    after = {d: np.array([chip for chip, _ in hop], dtype=np.int32) for d, hop in hops.items()}
-    link = {d: np.array([index for _, index in hop], dtype=np.int32) for d, hop in hops.items()}
-    result = MeshAxis(name, axis.size, axis.ring, False, position, position, after, link)
+    result = wired_axis(topology, name)
+    after, position = result.after, result.position
     for d in (1, -1):
         linked = (after[d] >= 0) | (not axis.ring and position == result.end(d)) | (axis.size == 1)
         if not linked.all():
@@ -119,6 +132,20 @@ def _places(topology: Topology, axis: MeshAxis, closes: bool) -> Int32s:
     return place
 
 
+@functools.lru_cache(maxsize=256)
+def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
+    """Whether the chips of a group along `axes` are a lattice of rings, straight or twisted, alike at every chip.
+
+    Then a step along an axis leads to another chip of the group from every chip, and what a chip does, all can do.
+    """
+    whole = topology.unfolded or topology
+    if not whole.vertex_transitive or whole.kind != "torus":
+        return False
+    others = positions(whole, tuple(axis.name for axis in whole.axes if axis.name not in axes))
+    steps = [wired_axis(whole, name).after[1] for name in axes if whole.axis(name).size > 1]
+    return all(bool((others[after] == others).all()) for after in steps)
+
+
 def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...]:
     """The named axes that are longer than one chip: the others need no communication."""
     axes = tuple(mesh_axis(topology, name) for name in names)
@@ -126,7 +153,8 @@ def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...
 
 
 def positions(topology: Topology, names: tuple[str, ...]) -> Int32s:
-    """[chips, A] position of every chip along the named axes."""
-    at = np.unravel_index(np.arange(topology.chips), [axis.size for axis in topology.axes])
+    """[chips, A] position of every chip along the named axes; of a folded machine, of the chips that it is."""
+    chips = np.arange(topology.chips) if topology.stands_for is None else topology.stands_for.first
+    at = np.unravel_index(chips, [axis.size for axis in topology.axes])
     columns = [at[axis_number(topology, name)].astype(np.int32) for name in names]
     return np.stack(columns, axis=1) if columns else np.empty((topology.chips, 0), dtype=np.int32)

@@ -32,11 +32,13 @@ from sim import units
 from sim.errors import InputError, suggest
 from sim.specs import MEDIA
 from sim.topology.graph import Int32s, Topology
-
-Floats = npt.NDArray[np.float64]
+from sim.topology.working_links import WorkingLinks
 
 MOST_PAIRS = 512**2
 """Ordered pairs of chips whose distances are added up: a second. On larger machines only where all chips are alike."""
+
+_MOST_HALVES = 64
+"""Positions along an axis from which half of it is cut off."""
 
 COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "permute")
 
@@ -72,7 +74,7 @@ def _coefficients(topology: Topology, collective: str, axes: tuple[str, ...]) ->
     members = group_members(topology, axes)
     if members.shape[1] < 2:
         return _Coefficients(0.0, 0.0, 0.0)
-    links = _Links.of(topology)
+    links = WorkingLinks.of(topology)
     loads = [_cut_load(collective, members, labels, links) for labels in _partitions(topology, members, links)]
     if collective == "all_reduce" and not topology.reduces:
         loads += [_sum_load(members, labels, links) for labels in _partitions(topology, members, links)]
@@ -95,51 +97,7 @@ def group_members(topology: Topology, axes: tuple[str, ...]) -> Int32s:
     return grid.transpose([*others, *along]).reshape(-1, group)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Links:
-    """The links that work."""
-
-    nodes: int
-    src: Int32s
-    dst: Int32s
-    bandwidth: Floats
-    latency_ps: npt.NDArray[np.int64]
-    medium: Int32s
-
-    @classmethod
-    def of(cls, topology: Topology) -> _Links:
-        links = [link for link in topology.links if link.index not in topology.failed]
-        return cls(
-            len(topology.nodes),
-            np.array([link.src for link in links], dtype=np.int32),
-            np.array([link.dst for link in links], dtype=np.int32),
-            np.array([link.bandwidth for link in links]),
-            np.array([link.latency_ps for link in links], dtype=np.int64),
-            np.array([MEDIA.index(link.medium) for link in links], dtype=np.int32),
-        )
-
-    def capacity(self, labels: Int32s) -> tuple[Floats, Floats]:
-        """Bandwidth of the links into and out of each set of nodes of one label, bytes/s."""
-        src, dst = labels[self.src], labels[self.dst]
-        into, out = ((src != dst) & (end >= 0) for end in (dst, src))
-        sums = np.zeros((2, int(labels.max()) + 1))
-        np.add.at(sums[0], dst[into], self.bandwidth[into])
-        np.add.at(sums[1], src[out], self.bandwidth[out])
-        return sums[0], sums[1]
-
-    def components(self, kept: npt.NDArray[np.bool_]) -> Int32s:
-        """[nodes] number of the part of the machine that each node is in, when only some links are kept."""
-        labels = np.arange(self.nodes, dtype=np.int32)
-        src, dst = self.src[kept], self.dst[kept]
-        while True:
-            before = labels.copy()
-            np.minimum.at(labels, dst, labels[src])
-            np.minimum.at(labels, src, labels[dst])
-            if (labels == before).all():
-                return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int32)
-
-
-def _partitions(topology: Topology, members: Int32s, links: _Links) -> Iterator[Int32s]:
+def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Iterator[Int32s]:
     """Ways to cut the machine into disjoint sets: [nodes] the number of each node's set, -1 for a node in none."""
     single = np.full(links.nodes, -1, dtype=np.int32)
     single[: topology.chips] = np.arange(topology.chips)
@@ -163,14 +121,15 @@ def _partitions(topology: Topology, members: Int32s, links: _Links) -> Iterator[
 
 
 def _halves(topology: Topology) -> Iterator[Int32s]:
-    """Half of a torus along each axis and the other half, from every position."""
+    """Half of a torus along each axis and the other half, from some positions; from one where all are alike."""
     at = np.unravel_index(np.arange(topology.chips), [axis.size for axis in topology.axes])
     for axis, position in zip(topology.axes, at, strict=True):
-        for start in range(axis.size if axis.size > 1 else 0):
+        starts = range(1) if topology.vertex_transitive else range(0, axis.size, -(-axis.size // _MOST_HALVES))
+        for start in starts if axis.size > 1 else ():
             yield ((position - start) % axis.size < axis.size // 2).astype(np.int32)
 
 
-def _hops_from_chips(topology: Topology, links: _Links) -> Int32s:
+def _hops_from_chips(topology: Topology, links: WorkingLinks) -> Int32s:
     """[nodes] links from the nearest chip."""
     hops = np.where(np.arange(links.nodes) < topology.chips, 0, links.nodes).astype(np.int32)
     while True:
@@ -180,7 +139,7 @@ def _hops_from_chips(topology: Topology, links: _Links) -> Int32s:
             return hops
 
 
-def _cut_load(collective: str, members: Int32s, labels: Int32s, links: _Links) -> float:
+def _cut_load(collective: str, members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
     """Seconds per byte of the size over the busiest set of a partition, the larger of in and out."""
     groups, n = members.shape
     of = labels[members]
@@ -218,7 +177,7 @@ def _inside(of: Int32s, groups: int) -> tuple[npt.NDArray[np.int64], npt.NDArray
     return np.unique(key[of >= 0], return_counts=True)
 
 
-def _sum_load(members: Int32s, labels: Int32s, links: _Links) -> float:
+def _sum_load(members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
     """Seconds per byte of an all-reduce over all sets of a partition together."""
     groups = len(members)
     met, _ = _inside(labels[members], groups)
@@ -226,25 +185,25 @@ def _sum_load(members: Int32s, labels: Int32s, links: _Links) -> float:
     return 2 * (len(met) - groups) / width if width else 0.0
 
 
-def _total_hops(topology: Topology, members: Int32s, links: _Links) -> float:
+def _total_hops(topology: Topology, members: Int32s, links: WorkingLinks) -> float:
     """Links on shortest paths, added up over all ordered pairs of chips of one group; 0 where there are too many."""
     one = np.ones(len(links.src), dtype=np.int64)
     if topology.vertex_transitive and len(members) == 1:
-        return float(topology.chips * _distances(members[0, :1], links, one)[:, : topology.chips].sum())
+        return float(topology.chips * links.distances(members[0, :1], one)[:, : topology.chips].sum())
     if topology.chips**2 > MOST_PAIRS:
         return 0.0
-    apart = _distances(np.arange(topology.chips, dtype=np.int32), links, one)
+    apart = links.distances(np.arange(topology.chips, dtype=np.int32), one)
     return float(sum(apart[np.ix_(group, group)].sum() for group in members))
 
 
-def _latencies_ps(topology: Topology, collective: str, members: Int32s, links: _Links) -> tuple[int, int]:
+def _latencies_ps(topology: Topology, collective: str, members: Int32s, links: WorkingLinks) -> tuple[int, int]:
     """(least latency between two chips, largest between two of which one needs data of the other), ps."""
     if topology.vertex_transitive or topology.chips**2 > MOST_PAIRS:
         members = members[:1]
         sources = members if collective == "permute" else members[:, :1]
     else:
         sources = members
-    apart = _distances(sources.ravel(), links, links.latency_ps)[:, : topology.chips]
+    apart = links.distances(sources.ravel(), links.latency_ps)[:, : topology.chips]
     other = sources.ravel()[:, None] != np.arange(topology.chips)
     least = int(apart[other].min())
     apart = apart.reshape(*sources.shape, -1)
@@ -257,20 +216,3 @@ def _latencies_ps(topology: Topology, collective: str, members: Int32s, links: _
     else:
         needed = [of_group[:, group] for of_group, group in zip(apart, members, strict=True)]
     return least, int(max(latencies.max() for latencies in needed))
-
-
-def _distances(sources: Int32s, links: _Links, length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """[sources, nodes] length of the shortest path to every node."""
-    order = np.argsort(links.dst, kind="stable")
-    ends, first = np.unique(links.dst[order], return_index=True)
-    far = np.iinfo(np.int64).max // 4
-    apart = np.full((len(sources), links.nodes), far, dtype=np.int64)
-    apart[np.arange(len(sources)), sources] = 0
-    for block in np.array_split(np.arange(len(sources)), -(-len(sources) * len(order) // 2**22)):
-        while True:
-            shorter = np.minimum.reduceat(apart[block][:, links.src[order]] + length[order], first, axis=1)
-            shorter = np.minimum(apart[block][:, ends], shorter)
-            if (shorter == apart[block][:, ends]).all():
-                break
-            apart[np.ix_(block, ends)] = shorter
-    return np.where(apart >= far, 0, apart)
