@@ -16,6 +16,7 @@ from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import emit
+from sim.collectives.mesh import is_lattice
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.perturb import around_failures, perturbed
@@ -266,6 +267,8 @@ def closed_form_s(
     link, overhead_s = topology.links[0], topology.collective_overhead_s
     if topology.kind == "torus":
         shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
+        if is_lattice(topology, tuple(names)) and not all(ring for _, ring in shape):
+            return None  # twisted: rings of other lengths than the axes
         return closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s, overhead_s)
     if of_nccl(topology, collective, algorithm):
         return library.predictions(topology, collective, size).get(algorithm)

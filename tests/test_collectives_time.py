@@ -259,12 +259,6 @@ def test_the_bound_is_at_least_that_of_the_cuts(collective: str, wrap: tuple[boo
     assert least >= cut_bound(topology, collective, "xy", 1e9) * (1 - 1e-12)
 
 
-def test_a_twisted_torus_is_used_as_a_mesh_in_x_and_y() -> None:
-    topology = twisted()
-    time = simulated(topology, "all_gather", "xyz", 64 * MIB)
-    assert time >= lower_bound(topology, "all_gather", ("x", "y", "z"), 64 * MIB)
-
-
 # --- over routes -----------------------------------------------------------------------------------------------------
 
 

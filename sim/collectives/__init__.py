@@ -175,7 +175,7 @@ def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], 
     """
     alike = {"multi_axis", "bidirectional_ring", "ring", "dimension_ordered", "neighbour"}
     rings = all(topology.axis(axis).ring or topology.axis(axis).size == 1 for axis in axes)
-    alike_here = name == "dimension_ordered" or rings
+    alike_here = rings or name == "dimension_ordered" or collective in ("all_gather", "reduce_scatter", "all_reduce")
     return (
         topology.kind == "torus" and topology.chips == 1 and name in alike and alike_here and is_lattice(topology, axes)
     )

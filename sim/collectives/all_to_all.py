@@ -32,7 +32,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     that is for chips at that position. On A rings of K chips, T = S K/(8 w) plus latencies, and the messages are larger
     by n/K than direct ones.
     """
-    orders = rotations(mesh_axes(topology, axes))
+    orders = rotations([axis.name for axis in mesh_axes(topology, axes)])
     parts = len(orders)
     builder = ScheduleBuilder("all_to_all", axes, parts)
     if not orders[0]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.collectives.fold import folding
-from sim.collectives.mesh import MeshAxis, mesh_axes
+from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_grid
 from sim.collectives.reduce import reverse
 from sim.collectives.ring import Hops, gather
 from sim.collectives.schedule import Schedule
@@ -46,7 +46,9 @@ def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
             )
         return axis, _hops(form, axis.size, forward)
 
-    return gather(topology, (name,), [[axis.name for axis in mesh_axes(topology, (name,))]], ways)
+    return gather(
+        topology, (name,), [mesh_grid(topology, (name,), [axis.name for axis in mesh_axes(topology, (name,))])], ways
+    )
 
 
 @folding()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,6 +145,52 @@ def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
     others = positions(whole, tuple(axis.name for axis in whole.axes if axis.name not in axes))
     steps = [wired_axis(whole, name).after[1] for name in axes if whole.axis(name).size > 1]
     return all(bool((others[after] == others).all()) for after in steps)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """The chips of each group numbered along axes that are rings or lines, for one order of the axes."""
+
+    axes: tuple[MeshAxis, ...]
+    """Axes longer than one chip, in that order."""
+    place: Int32s
+    """[chips, A] place of each chip along the group's axes, in the order in which the group names them."""
+
+
+def mesh_grid(topology: Topology, axes: tuple[str, ...], order: Sequence[str]) -> Grid:
+    """The axes as the mesh has them: those that close no ring are lines."""
+    return Grid(tuple(mesh_axis(topology, name) for name in order), positions(topology, axes))
+
+
+@functools.lru_cache(maxsize=256)
+def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...]) -> Grid:
+    """The axes as rings, also where they are twisted and the group is a lattice; else as the mesh has them.
+
+    Steps along the first axis of the order lead through K chips back to the start. Steps along the second lead through
+    L chips until they meet one of those K, and so on: every chip of the group is reached by one combination of fewer
+    than K, L, ... steps. Those that differ in their steps along the first axes alone are a set to which L steps along
+    the next lead back, so this axis is a ring of L between such sets. (On the 4x4x8 torus twisted in x and y the
+    lengths are 8, 4 and 4 in every order.)
+    """
+    whole = topology.unfolded or topology
+    if all(whole.axis(name).ring for name in order) or not is_lattice(topology, axes):
+        return mesh_grid(topology, axes, order)
+    at = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)[:, None]
+    place, sizes = np.zeros((whole.chips, len(axes)), dtype=np.int32), []
+    for name in order:
+        after, start, layers = wired_axis(whole, name).after[1], set(at[0].tolist()), [at]
+        while int((at := after[layers[-1]])[0, 0]) not in start:
+            place[at] = place[layers[-1]]
+            place[at, axes.index(name)] += 1
+            layers.append(at)
+        at = np.concatenate(layers, axis=1)
+        sizes.append(len(layers))
+    here = place if topology.stands_for is None else place[topology.stands_for.first]
+    rings = []
+    for name, size in zip(order, sizes, strict=True):
+        column = here[:, axes.index(name)]
+        rings.append(replace(wired_axis(topology, name), size=size, ring=True, position=column, place=column))
+    return Grid(tuple(rings), here)
 
 
 def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...]:
