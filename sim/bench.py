@@ -16,6 +16,7 @@ from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import emit
+from sim.collectives.mesh import is_lattice
 from sim.consistency import check
 from sim.engine import simulate
 from sim.errors import InputError, suggest
@@ -24,6 +25,7 @@ from sim.program import Kind, ProgramBuilder
 from sim.specs import Kernel, PerturbSpec
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
+from sim.topology.lower_bound import lower_bound
 from sim.topology.rings import find
 
 MAX_BYTES = 2.0**50
@@ -187,8 +189,8 @@ def measure(
     """Measure `collective` once; in chunks it has no closed form.
 
     Args:
-        perturb: what is not as the machine's file says; closed form and bound know nothing of it. Of several seeds the
-            median.
+        perturb: what differs from the machine's file. The closed form does not include it; the bound includes failed
+            links alone. With several seeds the time is their median.
 
     Raises:
         InputError: no such algorithm here, one that is faster than the bound, or what is perturbed is not there.
@@ -201,7 +203,8 @@ def measure(
     else:
         times = perturbed_times_s(left, collective, axes, size, chosen, perturb, chunks)
         time, notes = median(times), (_PERTURBED, *notes, *_of_seeds(times))
-    predicted, bound = formulas(topology, collective, chosen, axes, size)
+    predicted = closed_form_s(topology, collective, chosen, axes, size)
+    bound = lower_bound(left, collective, axes, size)
     if time < bound:
         _check_bound(
             time if perturb is None else time_s(topology, collective, axes, size, chosen, chunks), bound, chosen
@@ -233,7 +236,7 @@ def _check_bound(time: float, bound: float, algorithm: str) -> None:
 _ROUNDED_S = 1e-9
 """What times may lose as whole picoseconds: a half in each of 2,000 steps."""
 
-_PERTURBED = "perturbed; closed form and bound are of the machine as its file says"
+_PERTURBED = "perturbed; the closed form is that of the machine as its file says, the bound that of the links left"
 
 
 def _of_seeds(times: Sequence[float]) -> tuple[str, ...]:
@@ -263,26 +266,23 @@ def _rings(topology: Topology) -> str:
     return text
 
 
-def formulas(
+def closed_form_s(
     topology: Topology, collective: str, algorithm: str, names: Sequence[str], size: float
-) -> tuple[float | None, float]:
-    """Closed form, None where there is none, and bound, s."""
+) -> float | None:
+    """Returns the time that the algorithm's formula gives, s; None where it has none."""
     link, overhead_s = topology.links[0], topology.collective_overhead_s
     if topology.kind == "torus":
         shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
-        wire = (shape, size, link.bandwidth, link.latency_s)
-        return closed_form.predict(collective, algorithm, *wire, overhead_s), closed_form.bound(collective, *wire)
-    ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
-    least_s = min(link.latency_s for link in topology.links if link.src < topology.chips)
-    bound = closed_form.bound_of_ports(collective, ports, size, least_s, reduces=topology.reduces)
+        if is_lattice(topology, tuple(names)) and not all(ring for _, ring in shape):
+            return None  # twisted: rings of other lengths than the axes
+        return closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s, overhead_s)
     if of_nccl(topology, collective, algorithm):
-        return library.predictions(topology, collective, size).get(algorithm), bound
+        return library.predictions(topology, collective, size).get(algorithm)
     if topology.kind == "graph":
-        return None, bound
-    time = closed_form.on_switch(
-        collective, algorithm, len(ports), size, link.bandwidth, link.latency_s, overhead_s=overhead_s
+        return None
+    return closed_form.on_switch(
+        collective, algorithm, topology.chips, size, link.bandwidth, link.latency_s, overhead_s=overhead_s
     )
-    return time, bound
 
 
 def _check(collective: str, algorithm: str | None, names: Sequence[str], topology: Topology) -> None:

@@ -38,6 +38,7 @@ from sim.report.what_if import what_if
 from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
 from sim.steps import Steps, simulate_steps
 from sim.topology.graph import Topology
+from sim.topology.lower_bound import lower_bound
 from sim.trace import Trace
 
 MEAN_STEP = "takes the step of mean cache length for every step"
@@ -280,7 +281,7 @@ def uncovered(scenario: Scenario) -> str:
 def wires(scenario: Scenario) -> tensor_parallel.Wire:
     """What formulas say of the collectives of tensor-parallel chips, and why that is not exact.
 
-    Of NCCL its tuner, which is not exact; where there is no formula, the bound of the ports.
+    Of NCCL its tuner, which is not exact; where there is no formula, the lower bound of its links.
     """
     topology = machine(scenario)
     axes = tuple(axis.name for axis in topology.axes)
@@ -288,9 +289,9 @@ def wires(scenario: Scenario) -> tensor_parallel.Wire:
     @functools.cache
     def timed(collective: str, size: float) -> tuple[float, str]:
         algorithm = algorithm_of(topology, collective, scenario.collectives.get(collective), size)
-        form, bound = bench.formulas(topology, collective, algorithm, axes, size)
+        form = bench.closed_form_s(topology, collective, algorithm, axes, size)
         if form is None:
-            return bound, f"has only a bound of {collective} by {algorithm}"
+            return lower_bound(topology, collective, axes, size), f"has only a bound of {collective} by {algorithm}"
         if bench.of_nccl(topology, collective, algorithm):
             return form, f"has NCCL's tuner for {collective}"
         together = algorithm in ENDS_TOGETHER_ON_SWITCH

@@ -30,11 +30,24 @@ class _Replay:
         self.schedule, self.topology = schedule, topology
         names = [axis.name for axis in topology.axes]
         columns = [names.index(name) for name in schedule.axes]
-        self.sizes = tuple(topology.axes[column].size for column in columns)
         coordinates = [topology.coordinates(chip) for chip in range(topology.chips)]
-        self.position: list[Position] = [tuple(at[column] for column in columns) for at in coordinates]
+        mesh: list[Position] = [tuple(at[column] for column in columns) for at in coordinates]
+        given = schedule.places
+        self.position = [mesh] * schedule.parts if given is None else [list(map(tuple, of)) for of in given.tolist()]
+        """[parts][chips]"""
         self.group = [tuple(x for column, x in enumerate(at) if column not in columns) for at in coordinates]
-        self.everyone = list(itertools.product(*(range(size) for size in self.sizes)))
+        self.sizes = [tuple(max(at) + 1 for at in zip(*of, strict=True)) for of in self.position]
+        """[parts]"""
+        self.everyone = [list(itertools.product(*map(range, sizes))) for sizes in self.sizes]
+        """[parts]"""
+        self.n = len(set(mesh))
+        self.bits: dict[Position, int] = {}
+        for chip, group in enumerate(self.group):
+            self.bits[group] = self.bits.get(group, 0) + self._bit(chip)
+        for of, everyone in zip(self.position, self.everyone, strict=True):
+            for group in set(self.group):
+                if sorted(of[chip] for chip, own in enumerate(self.group) if own == group) != everyone:
+                    raise ReplayError("a part does not number the chips of each group")
         self.all: Position = (-1,) * len(columns)
         self.src, self.dst = schedule.src.tolist(), schedule.dst.tolist()
         self.part, self.half = schedule.part.tolist(), schedule.half.tolist()
@@ -60,7 +73,7 @@ class _Replay:
         self.payload: list[frozenset[Element]] = []
         """Of each send replayed so far."""
         self.sums: list[dict[Element, int]] = []
-        """Of each send: the contributions in each element, a bit per position of the group; empty for copies."""
+        """Of each send: the contributions in each element, a bit per chip; empty for copies."""
 
     def run(self) -> None:
         self._check_columns()
@@ -76,19 +89,23 @@ class _Replay:
 
     # --- what is in a send -------------------------------------------------------------------------------------------
 
-    def _box(self, pattern: Position) -> tuple[Position, ...]:
-        ranges = (range(size) if at < 0 else (at,) for at, size in zip(pattern, self.sizes, strict=True))
+    def _box(self, pattern: Position, part: int) -> tuple[Position, ...]:
+        ranges = (range(size) if at < 0 else (at,) for at, size in zip(pattern, self.sizes[part], strict=True))
         return tuple(itertools.product(*ranges))
 
     def _payload(self, send: int) -> frozenset[Element]:
-        origin, target = self.origin[send], self.target[send]
+        origin, target, part = self.origin[send], self.target[send], self.part[send]
         if self.schedule.collective not in ("all_to_all", "permute"):
             copies = origin != self.all
-            boxes = ((o, self.all) for o in self.box(origin)) if copies else ((self.all, t) for t in self.box(target))
+            boxes = (
+                ((o, self.all) for o in self.box(origin, part))
+                if copies
+                else ((self.all, t) for t in self.box(target, part))
+            )
         else:
-            boxes = ((o, t) for o in self.box(origin) for t in self.box(target))
+            boxes = ((o, t) for o in self.box(origin, part) for t in self.box(target, part))
         halves = (0, 1) if self.half[send] < 0 else (self.half[send],)
-        return frozenset((self.part[send], half, o, t) for o, t in boxes for half in halves)
+        return frozenset((part, half, o, t) for o, t in boxes for half in halves)
 
     def _check_columns(self) -> None:
         schedule, links = self.schedule, self.topology.links
@@ -127,7 +144,7 @@ class _Replay:
         self.end.append(end)
 
     def _check_share(self, send: int) -> None:
-        n = 1 if self.schedule.collective in ("broadcast", "permute") else len(self.everyone)
+        n = 1 if self.schedule.collective in ("broadcast", "permute") else self.n
         expected = len(self.payload[send]) / (2 * self.schedule.parts * n)
         if abs(self.schedule.share[send] - expected) > 1e-12:
             raise ReplayError(f"send {send} carries {expected} of the size and says {self.schedule.share[send]}")
@@ -137,7 +154,9 @@ class _Replay:
     def _check_copy(self, send: int) -> None:
         chip = self.src[send]
         at_home = self.home[send] == self.group[chip]
-        own = frozenset(element for element in self.payload[send] if at_home and element[2] == self.position[chip])
+        own = frozenset(
+            element for element in self.payload[send] if at_home and element[2] == self.position[self.part[send]][chip]
+        )
         if bool(own) != self.own[send]:
             raise ReplayError(f"send {send} says own={self.own[send]}")
         if self.schedule.collective == "all_reduce":
@@ -164,11 +183,16 @@ class _Replay:
     # --- sums --------------------------------------------------------------------------------------------------------
 
     def _add_up(self, send: int) -> dict[Element, int]:
-        own = self._bit(self.position[self.src[send]]) if self.own[send] else 0
+        own = self._bit(self.src[send]) if self.own[send] else 0
         return {element: self._total(own, element, self.deps[send], send) for element in self.payload[send]}
 
-    def _bit(self, position: Position) -> int:
-        return 1 << self.everyone.index(position)
+    def _bit(self, chip: int) -> int:
+        """Of a chip, in each part the same."""
+        return 1 << chip
+
+    def _everyone(self, chip: int) -> int:
+        """The bits of a chip's group."""
+        return self.bits[self.group[chip]]
 
     def _total(self, total: int, element: Element, arrivals: list[int], send: int) -> int:
         for arrival in arrivals:
@@ -181,22 +205,25 @@ class _Replay:
     def _check_sum(self, send: int, element: Element) -> None:
         """The sender's own chunk of an all-reduce is complete."""
         part, half, origin, _ = element
-        total = self._total(self._bit(origin), (part, half, self.all, origin), self.deps[send], send)
-        if total != 2 ** len(self.everyone) - 1:
+        chip = self.src[send]
+        total = self._total(self._bit(chip), (part, half, self.all, origin), self.deps[send], send)
+        if total != self._everyone(chip):
             raise ReplayError(f"send {send} gathers {element} before its sum is complete")
 
     # --- the collective ----------------------------------------------------------------------------------------------
 
     def _check_result(self) -> None:
-        arrivals: list[list[int]] = [[] for _ in self.position]
+        arrivals: list[list[int]] = [[] for _ in self.group]
         for send, chip in enumerate(self.dst):
             if self.arrives[send] and self.home[send] == self.group[chip]:
                 arrivals[chip].append(send)
-        for chip, position in enumerate(self.position):
-            missing = self._wanted(position).difference(*(self.payload[i] for i in arrivals[chip] if not self.sums[i]))
+        for chip in range(len(self.group)):
+            wanted = [self._wanted(part, of[chip]) for part, of in enumerate(self.position)]
+            missing = frozenset[Element]().union(*wanted)
+            missing = missing.difference(*(self.payload[i] for i in arrivals[chip] if not self.sums[i]))
             if self.schedule.collective in ("reduce_scatter", "all_reduce"):
-                halves = itertools.product(range(self.schedule.parts), (0, 1))
-                self._check_whole(chip, {(part, half, self.all, position) for part, half in halves}, arrivals[chip])
+                own = {(part, half, self.all, of[chip]) for part, of in enumerate(self.position) for half in (0, 1)}
+                self._check_whole(chip, own, arrivals[chip])
                 sums = {(part, half, self.all, o) for part, half, o, _ in missing}
                 self._check_whole(chip, sums, arrivals[chip])
             elif missing:
@@ -204,16 +231,16 @@ class _Replay:
 
     def _check_whole(self, chip: int, elements: set[Element], arrivals: list[int]) -> None:
         """The chip has received each whole sum, or all that adds up to it with its own contribution."""
-        everyone = 2 ** len(self.everyone) - 1
+        everyone = self._everyone(chip)
         for element in elements:
             if any(self.sums[send].get(element) == everyone for send in arrivals):
                 continue
-            if self._total(self._bit(self.position[chip]), element, arrivals, -1) != everyone:
+            if self._total(self._bit(chip), element, arrivals, -1) != everyone:
                 raise ReplayError(f"chip {chip} ends without the whole sum")
 
-    def _wanted(self, position: Position) -> frozenset[Element]:
+    def _wanted(self, part: int, position: Position) -> frozenset[Element]:
         """What a chip must have received by the end, its own data apart."""
-        others = [other for other in self.everyone if other != position]
+        others = [other for other in self.everyone[part] if other != position]
         match self.schedule.collective:
             case "all_gather" | "all_reduce":
                 boxes = [(other, self.all) for other in others]
@@ -225,14 +252,15 @@ class _Replay:
                 root = (0,) * len(position)
                 boxes = [(root, self.all)] if position != root else []
             case "permute":
-                boxes = [(before, position) for before in self._before(position)]
-        return frozenset((part, half, o, t) for part in range(self.schedule.parts) for half in (0, 1) for o, t in boxes)
+                boxes = [(before, position) for before in self._before(part, position)]
+        return frozenset((part, half, o, t) for half in (0, 1) for o, t in boxes)
 
-    def _before(self, position: Position) -> list[Position]:
+    def _before(self, part: int, position: Position) -> list[Position]:
         """The chip one hop back along the one axis longer than one chip, where there is one, its link failed or not."""
         result = []
         whole = self.topology.intact or self.topology
         for i, name in enumerate(self.schedule.axes):
-            if self.sizes[i] > 1 and (position[i] > 0 or whole.axis(name).ring):
-                result.append((*position[:i], (position[i] - 1) % self.sizes[i], *position[i + 1 :]))
+            size = self.sizes[part][i]
+            if size > 1 and (position[i] > 0 or whole.axis(name).ring):
+                result.append((*position[:i], (position[i] - 1) % size, *position[i + 1 :]))
         return result

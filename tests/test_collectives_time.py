@@ -12,11 +12,12 @@ from machines import full_mesh, graph, switch, torus, twisted, two_sockets
 from run_schedule import rounding_s, time_s
 from test_collectives import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 
-from sim.closed_form.collectives import algbw, bound, bound_of_ports, busbw, on_switch, paper, predict
+from sim.closed_form.collectives import algbw, busbw, on_switch, paper, predict
 from sim.collectives import Schedule, schedule
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.errors import InputError
 from sim.topology import Topology
+from sim.topology.lower_bound import lower_bound
 
 MIB = 2**20
 GATHERS = ("all_gather", "reduce_scatter", "all_reduce")
@@ -147,7 +148,7 @@ def test_an_all_gather_uses_all_links_of_a_cube() -> None:
     # 63/64 of the array over six links, and two hops per axis.
     size, topology = 64 * MIB, torus(4, 4, 4)
     times = {axes: simulated(topology, "all_gather", axes, size) for axes in ("x", "xy", "xyz")}
-    least = bound("all_gather", shape(topology, "xyz"), size, 45e9, 1e-6)
+    least = lower_bound(topology, "all_gather", ("x", "y", "z"), size)
     assert least == pytest.approx(63 / 64 * size / (6 * 45e9) + 1e-6)
     assert least <= times["xyz"] <= 1.1 * least
     # Without the hops, bandwidth as the chips received grows with the number of axes.
@@ -248,21 +249,15 @@ def test_nothing_is_faster_than_a_cut(data: st.DataObject) -> None:
     time, tolerance = time_s(topology, plan, size), rounding_s(topology, plan)
     latency_s = topology.links[0].latency_s
     assert time >= cut_bound(topology, collective, axes, size) + latency_s - tolerance
-    assert time >= bound(collective, shape(topology, axes), size, 45e9, latency_s) - tolerance
+    assert time >= lower_bound(topology, collective, tuple(axes), size) - tolerance
 
 
 @pytest.mark.parametrize("wrap", list(itertools.product([True, False], repeat=2)))
 @pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"])
 def test_the_bound_is_at_least_that_of_the_cuts(collective: str, wrap: tuple[bool, bool]) -> None:
     topology = torus(4, 3, wrap=wrap)
-    least = bound(collective, shape(topology, "xy"), 1e9, 45e9, 0.0)
+    least = lower_bound(topology, collective, ("x", "y"), 1e9)
     assert least >= cut_bound(topology, collective, "xy", 1e9) * (1 - 1e-12)
-
-
-def test_a_twisted_torus_is_used_as_a_mesh_in_x_and_y() -> None:
-    topology = twisted()
-    time = simulated(topology, "all_gather", "xyz", 64 * MIB)
-    assert time >= bound("all_gather", shape(topology, "xyz"), 64 * MIB, 45e9, 1e-6)
 
 
 # --- over routes -----------------------------------------------------------------------------------------------------
@@ -345,7 +340,7 @@ def test_a_message_cuts_through_at_the_rate_of_its_slowest_link() -> None:
 
 @given(st.data())
 @settings(max_examples=100, deadline=None)
-def test_nothing_is_faster_than_the_ports(data: st.DataObject) -> None:
+def test_nothing_is_faster_than_the_links_of_a_graph(data: st.DataObject) -> None:
     latency_s = data.draw(st.sampled_from([0, 1e-6]))
     chips = data.draw(st.integers(2, 9))
     topology = data.draw(
@@ -363,19 +358,15 @@ def test_nothing_is_faster_than_the_ports(data: st.DataObject) -> None:
         return
     size = data.draw(st.sampled_from([100.0, 1e5, 1e8]))
     plan = schedule(topology, collective, ("g",), algorithm)
-    ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
-    least = bound_of_ports(collective, ports, size, topology.links[0].latency_s)
+    least = lower_bound(topology, collective, ("g",), size)
     assert time_s(topology, plan, size) >= least - rounding_s(topology, plan)
 
 
-def test_the_bound_of_ports_is_reached_by_a_long_ring() -> None:
+def test_the_bound_is_reached_by_a_long_ring() -> None:
     topology = switch(8)
     for collective in GATHERS:
-        least = bound_of_ports(collective, [450e9] * 8, 2**34, 1e-6)
+        least = lower_bound(topology, collective, ("g",), 2**34)
         assert least <= simulated(topology, collective, "g", 2**34, "ring") <= 1.001 * least
-    assert bound_of_ports("all_reduce", [450e9], 1e6, 1e-6) == 0
-    with pytest.raises(InputError, match="did you mean 'all_reduce'"):
-        bound_of_ports("allreduce", [450e9] * 8, 1e6, 1e-6)
 
 
 # --- conventions -----------------------------------------------------------------------------------------------------

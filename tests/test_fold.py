@@ -258,8 +258,9 @@ def test_a_program_of_chips_that_differ_is_not_covered():
 def test_a_twisted_torus_folds_only_where_it_is_alike():
     machine = twisted()
     assert machine.vertex_transitive
-    with pytest.raises(NotFoldableError):  # the twisted axes are used as lines
-        schedule(folded(machine), "all_gather", ("x", "y", "z"))
+    schedule(folded(machine), "all_gather", ("x", "y", "z"))
+    with pytest.raises(NotFoldableError):  # the twist leaves the group, so its chips are lines
+        schedule(folded(machine), "all_gather", ("x", "y"))
 
 
 @pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce", "all_to_all"])

@@ -12,7 +12,6 @@ import yaml
 from shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenario
 
 from sim import load
-from sim.closed_form import collectives as closed_form
 from sim.collectives import algorithm_of
 from sim.passes import lowered_pass, simulate_pass
 from sim.placement import machine
@@ -21,6 +20,7 @@ from sim.report.breakdown import breakdown
 from sim.report.ops import parse
 from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, Scenario
 from sim.topology.graph import Topology
+from sim.topology.lower_bound import lower_bound
 
 # --- bytes on links --------------------------------------------------------------------------------------------------
 
@@ -121,17 +121,6 @@ def test_no_step_is_faster_than_the_peak_the_memory_or_a_link(case):
         assert (loads / bandwidths <= step_s).all()
 
 
-def bound_s(topology: Topology, collective: str, axes: Sequence[str], size: float) -> float:
-    """Time that no algorithm can beat on groups along these axes."""
-    links, sizes = topology.links, [topology.axis(axis).size for axis in axes]
-    if topology.kind == "torus":
-        rings = [(topology.axis(axis).size, topology.axis(axis).ring) for axis in axes]
-        return closed_form.bound(collective, rings, size, links[0].bandwidth, links[0].latency_s)
-    into = [sum(link.bandwidth for link in links if link.dst == chip) for chip in range(math.prod(sizes))]
-    least_s = min(link.latency_s for link in links if link.src < topology.chips)
-    return closed_form.bound_of_ports(collective, into, size, least_s, reduces=topology.reduces)
-
-
 @every_case
 def test_no_collective_is_faster_than_its_bound(case):
     for i, (_, part, _) in enumerate(phases(case)):
@@ -140,7 +129,7 @@ def test_no_collective_is_faster_than_its_bound(case):
         for name, axes, size, tasks in collectives(case, i):
             begins = tasks[program.kind[tasks] == Kind.BEGIN]
             took_s = (times["end"][tasks].max() - times["start"][begins].min()) * PS
-            assert took_s >= bound_s(topology, name, axes, size) - PS, (name, axes, size)
+            assert took_s >= lower_bound(topology, name, tuple(axes), size) - PS, (name, axes, size)
 
 
 @every_case

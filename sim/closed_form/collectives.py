@@ -184,36 +184,6 @@ ENDS_TOGETHER_ON_SWITCH = ("ring", "one_shot", "two_shot", "halving_doubling", "
 """Algorithms of `on_switch` that all chips end together if they begin together; the root of a tree is done early."""
 
 
-def bound_of_ports(collective: str, ports: Sequence[float], V: float, t: float, *, reduces: bool = False) -> float:
-    """Time that no algorithm can beat between chips that reach each other through these ports, s.
-
-    (n-1)/n V into the slowest port for all-gather, reduce-scatter and all-to-all; V for broadcast and permute. For an
-    all-reduce V, and 2 (n-1) V through all ports together, the fewest bytes moved in total (Patarasuk and Yuan 2009).
-
-    Args:
-        ports: bandwidth of all links into each chip together, bytes/s, as large as that out of it.
-        t: least latency from a chip to another.
-        reduces: whether what lies between the ports adds up and multicasts; an all-reduce then needs only V.
-
-    Raises:
-        InputError: unknown collective.
-    """
-    n, w = len(ports), min(ports)
-    if n == 1:
-        return 0.0
-    times = {
-        "all_gather": (n - 1) / n * V / w,
-        "reduce_scatter": (n - 1) / n * V / w,
-        "all_reduce": V / w if reduces else max(V / w, 2 * (n - 1) * V / sum(ports)),
-        "all_to_all": (n - 1) / n * V / w,
-        "broadcast": V / w,
-        "permute": V / w,
-    }
-    if collective not in times:
-        raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, times))
-    return times[collective] + t
-
-
 # --- on the axes of a torus ------------------------------------------------------------------------------------------
 
 _GATHERS = ("multi_axis", "bidirectional_ring", "ring", "line")

@@ -145,11 +145,12 @@ class Ledger:
         if self.ways(over) == 1:
             return
         axes = [self.torus.axes[axis] for axis in over]
-        rings = [(axis.size, axis.wrap and not axis.twist) for axis in axes]
+        rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
         link = self.torus.link
         bandwidth, latency = link.bandwidth.value * link.efficiency.value, link.latency.value
         algorithm = self._algorithms.get(collective, "multi_axis")
-        time = collectives.predict(collective, algorithm, rings, size, bandwidth, latency)
+        twisted = any(ring and axis.twist for axis, (_, ring) in zip(axes, rings, strict=True))
+        time = None if twisted else collectives.predict(collective, algorithm, rings, size, bandwidth, latency)
         if time is None:
             self.inexact[f"has only a bound of {collective} over {''.join(over)}"] = None
             time = collectives.bound(collective, rings, size, bandwidth, latency)

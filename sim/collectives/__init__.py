@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sim.collectives import (
     all_to_all,
     broadcast,
+    direct_all_to_all,
     hierarchical,
     library,
     multi_axis,
@@ -15,7 +18,7 @@ from sim.collectives import (
 )
 from sim.collectives.fold import folding
 from sim.collectives.library import ON_NCCL
-from sim.collectives.mesh import axis_number
+from sim.collectives.mesh import axis_number, is_lattice
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
 from sim.errors import InputError, suggest
@@ -45,12 +48,13 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
     },
     "all_to_all": {
         "multi_axis": all_to_all.multi_axis,
-        "dimension_ordered": all_to_all.dimension_ordered,
+        "dimension_ordered": direct_all_to_all.dimension_ordered,
     },
     "broadcast": {"spanning_trees": broadcast.spanning_trees},
     "permute": {"neighbour": permute.neighbour},
 }
-"""Algorithms between neighbours on the axes of a torus; the first of each collective is the default."""
+"""Algorithms between neighbours on the axes of a torus. The first of each collective is the default; an all-to-all is
+`dimension_ordered` where that suits the machine better."""
 
 ON_ROUTES: dict[str, dict[str, Algorithm]] = {
     "all_gather": {
@@ -100,7 +104,7 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
     of_nccl = () if topology.nccl is None else library.names(collective)
     fitting = tuple(dict.fromkeys((*of_nccl, *_on(topology)[collective])))
-    name = algorithm or topology.collectives.get(collective) or fitting[0]
+    name = algorithm or topology.collectives.get(collective) or _default(topology, collective, fitting)
     if name in of_nccl:
         try:
             return library.choose(topology, collective, name, size)
@@ -117,6 +121,11 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(fitting)}")
     where = f"collectives.{collective}"
     raise InputError(f"no algorithm of {collective}", where=where, got=name, hint=suggest(name, fitting))
+
+
+def _default(topology: Topology, collective: str, fitting: Sequence[str]) -> str:
+    direct = topology.kind == "torus" and collective == "all_to_all" and direct_all_to_all.suits(topology)
+    return "dimension_ordered" if direct else fitting[0]
 
 
 def _on(topology: Topology) -> dict[str, dict[str, Algorithm]]:
@@ -159,7 +168,20 @@ def schedule(
         raise error.within(f"{collective}({''.join(axes)}) by {name}") from None
 
 
-@folding
+def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> bool:
+    """Whether the algorithm can plan the sends of the one chip of a folded torus, as it does the same at every chip.
+
+    Its sends then name the data of any of the chips that it stands for.
+    """
+    alike = {"multi_axis", "bidirectional_ring", "ring", "dimension_ordered", "neighbour"}
+    rings = all(topology.axis(axis).ring or topology.axis(axis).size == 1 for axis in axes)
+    alike_here = rings or name == "dimension_ordered" or collective in ("all_gather", "reduce_scatter", "all_reduce")
+    return (
+        topology.kind == "torus" and topology.chips == 1 and name in alike and alike_here and is_lattice(topology, axes)
+    )
+
+
+@folding(_plans_one_chip)
 def _plain(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> Schedule:
     """A schedule that serves all sizes."""
     return _on(topology)[collective][name](topology, axes)

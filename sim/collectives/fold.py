@@ -132,29 +132,42 @@ def _in_one_order(plan: Schedule, kind_of: Int32s, stands_for: StandsFor) -> boo
     return True
 
 
-def folding(make: Callable[..., Schedule]) -> Callable[..., Schedule]:
-    """A maker of schedules that keeps them and, asked for a folded topology, folds the whole machine's schedule."""
-    refused: dict[tuple[Hashable, ...], Schedule] = {}  # the last that did not fold: it is asked for next
+Maker = Callable[..., Schedule]
 
-    @functools.lru_cache(maxsize=64)
-    def kept(topology: Topology, *args: Hashable) -> Schedule | str:
-        whole = topology.unfolded
-        if whole is None:
-            plan = refused.pop((topology, *args), None)
-            return make(topology, *args) if plan is None else plan
-        plan = make(whole, *args)
-        try:
-            return fold(plan, topology)
-        except NotFoldableError as error:
-            refused.clear()
-            refused[whole, *args] = plan
-            return str(error)
 
-    @functools.wraps(make)
-    def made(topology: Topology, *args: Hashable) -> Schedule:
-        found = kept(topology, *args)
-        if isinstance(found, str):
-            raise NotFoldableError(found)
-        return found
+def folding(plans_one_chip: Callable[..., bool] = lambda *_: False) -> Callable[[Maker], Maker]:
+    """A maker of schedules that keeps them and, given a folded topology, folds the whole machine's schedule.
 
-    return made
+    Args:
+        plans_one_chip: whether, with the same arguments, the maker plans the sends of a folded machine directly.
+    """
+
+    def wrap(make: Maker) -> Maker:
+        refused: dict[tuple[Hashable, ...], Schedule] = {}  # the last that did not fold: it is asked for next
+
+        @functools.lru_cache(maxsize=64)
+        def kept(topology: Topology, *args: Hashable) -> Schedule | str:
+            whole = topology.unfolded
+            if whole is None:
+                plan = refused.pop((topology, *args), None)
+                return make(topology, *args) if plan is None else plan
+            if plans_one_chip(topology, *args):
+                return make(topology, *args)
+            plan = make(whole, *args)
+            try:
+                return fold(plan, topology)
+            except NotFoldableError as error:
+                refused.clear()
+                refused[whole, *args] = plan
+                return str(error)
+
+        @functools.wraps(make)
+        def made(topology: Topology, *args: Hashable) -> Schedule:
+            found = kept(topology, *args)
+            if isinstance(found, str):
+                raise NotFoldableError(found)
+            return found
+
+        return made
+
+    return wrap

@@ -179,7 +179,7 @@ def _used(size: float, channels: int, least: float) -> int:
     return max(1, min(channels, int(size / least)))
 
 
-@folding
+@folding()
 def _run(topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, channels: int) -> Schedule:
     return ON_NCCL[collective][name].run(topology, axes, loops, channels)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.collectives.fold import folding
-from sim.collectives.mesh import MeshAxis, mesh_axes
+from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_grid
 from sim.collectives.reduce import reverse
 from sim.collectives.ring import Hops, gather
 from sim.collectives.schedule import Schedule
@@ -46,10 +46,12 @@ def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
             )
         return axis, _hops(form, axis.size, forward)
 
-    return gather(topology, (name,), [[axis.name for axis in mesh_axes(topology, (name,))]], ways)
+    return gather(
+        topology, (name,), [mesh_grid(topology, (name,), [axis.name for axis in mesh_axes(topology, (name,))])], ways
+    )
 
 
-@folding
+@folding()
 def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """All-gather around `axis`. At step s in direction d a chip sends the chunk whose `origin` is s hops behind it.
 
@@ -59,7 +61,7 @@ def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     return _loop(topology, axis, form, 1)
 
 
-@folding
+@folding()
 def reduce_scatter_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """Reduce-scatter around `axis`, the all-gather's reverse with + and - exchanged: it has its hops per direction.
 

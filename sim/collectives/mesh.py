@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +58,23 @@ def axis_number(topology: Topology, name: str) -> int:
 
 
 @functools.lru_cache(maxsize=256)
+def wired_axis(topology: Topology, name: str) -> MeshAxis:
+    """The links along the axis as they are, wraparounds that shift other axes included.
+
+    On a folded machine every link leads from the chip here that stands for its sender to the one for its receiver.
+    """
+    axis = topology.axes[axis_number(topology, name)]
+    whole, stand_in = topology.unfolded or topology, topology.stand_in_links
+    position = positions(topology, (name,))[:, 0]
+    after, link = {}, {}
+    for d in (1, -1):
+        hops = [whole.neighbour(topology.number(chip), name, d) or (-1, -1) for chip in range(topology.chips)]
+        after[d] = np.array([topology.stand_in(chip) if chip >= 0 else -1 for chip, _ in hops], dtype=np.int32)
+        link[d] = np.array([stand_in[index] if index >= 0 else -1 for _, index in hops], dtype=np.int32)
+    return MeshAxis(name, axis.size, axis.ring, False, position, position, after, link)
+
+
+@functools.lru_cache(maxsize=256)
 def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     """The axis of that name.
 
@@ -64,12 +82,8 @@ def mesh_axis(topology: Topology, name: str) -> MeshAxis:
         InputError: no such axis, or chips that follow each other along it have no link.
     """
     axis = topology.axes[axis_number(topology, name)]
-    chips = np.arange(topology.chips)
-    position = positions(topology, (name,))[:, 0]
-    hops = {d: [topology.neighbour(int(chip), name, d) or (-1, -1) for chip in chips] for d in (1, -1)}
-    after = {d: np.array([chip for chip, _ in hop], dtype=np.int32) for d, hop in hops.items()}
-    link = {d: np.array([index for _, index in hop], dtype=np.int32) for d, hop in hops.items()}
-    result = MeshAxis(name, axis.size, axis.ring, False, position, position, after, link)
+    result = wired_axis(topology, name)
+    after, position = result.after, result.position
     for d in (1, -1):
         linked = (after[d] >= 0) | (not axis.ring and position == result.end(d)) | (axis.size == 1)
         if not linked.all():
@@ -119,6 +133,66 @@ def _places(topology: Topology, axis: MeshAxis, closes: bool) -> Int32s:
     return place
 
 
+@functools.lru_cache(maxsize=256)
+def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
+    """Whether the chips of a group along `axes` are a lattice of rings, straight or twisted, alike at every chip.
+
+    Then a step along an axis leads to another chip of the group from every chip, and what a chip does, all can do.
+    """
+    whole = topology.unfolded or topology
+    if not whole.vertex_transitive or whole.kind != "torus":
+        return False
+    others = positions(whole, tuple(axis.name for axis in whole.axes if axis.name not in axes))
+    steps = [wired_axis(whole, name).after[1] for name in axes if whole.axis(name).size > 1]
+    return all(bool((others[after] == others).all()) for after in steps)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """The chips of each group numbered along axes that are rings or lines, for one order of the axes."""
+
+    axes: tuple[MeshAxis, ...]
+    """Axes longer than one chip, in that order."""
+    place: Int32s
+    """[chips, A] place of each chip along the group's axes, in the order in which the group names them."""
+
+
+def mesh_grid(topology: Topology, axes: tuple[str, ...], order: Sequence[str]) -> Grid:
+    """The axes as the mesh has them: those that close no ring are lines."""
+    return Grid(tuple(mesh_axis(topology, name) for name in order), positions(topology, axes))
+
+
+@functools.lru_cache(maxsize=256)
+def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...]) -> Grid:
+    """The axes as rings, also where they are twisted and the group is a lattice; else as the mesh has them.
+
+    Steps along the first axis of the order lead through K chips back to the start. Steps along the second lead through
+    L chips until they meet one of those K, and so on: every chip of the group is reached by one combination of fewer
+    than K, L, ... steps. Those that differ in their steps along the first axes alone are a set to which L steps along
+    the next lead back, so this axis is a ring of L between such sets. (On the 4x4x8 torus twisted in x and y the
+    lengths are 8, 4 and 4 in every order.)
+    """
+    whole = topology.unfolded or topology
+    if all(whole.axis(name).ring for name in order) or not is_lattice(topology, axes):
+        return mesh_grid(topology, axes, order)
+    at = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)[:, None]
+    place, sizes = np.zeros((whole.chips, len(axes)), dtype=np.int32), []
+    for name in order:
+        after, start, layers = wired_axis(whole, name).after[1], set(at[0].tolist()), [at]
+        while int((at := after[layers[-1]])[0, 0]) not in start:
+            place[at] = place[layers[-1]]
+            place[at, axes.index(name)] += 1
+            layers.append(at)
+        at = np.concatenate(layers, axis=1)
+        sizes.append(len(layers))
+    here = place if topology.stands_for is None else place[topology.stands_for.first]
+    rings = []
+    for name, size in zip(order, sizes, strict=True):
+        column = here[:, axes.index(name)]
+        rings.append(replace(wired_axis(topology, name), size=size, ring=True, position=column, place=column))
+    return Grid(tuple(rings), here)
+
+
 def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...]:
     """The named axes that are longer than one chip: the others need no communication."""
     axes = tuple(mesh_axis(topology, name) for name in names)
@@ -126,7 +200,8 @@ def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...
 
 
 def positions(topology: Topology, names: tuple[str, ...]) -> Int32s:
-    """[chips, A] position of every chip along the named axes."""
-    at = np.unravel_index(np.arange(topology.chips), [axis.size for axis in topology.axes])
+    """[chips, A] position of every chip along the named axes; of a folded machine, of the chips that it is."""
+    chips = np.arange(topology.chips) if topology.stands_for is None else topology.stands_for.first
+    at = np.unravel_index(chips, [axis.size for axis in topology.axes])
     columns = [at[axis_number(topology, name)].astype(np.int32) for name in names]
     return np.stack(columns, axis=1) if columns else np.empty((topology.chips, 0), dtype=np.int32)

@@ -15,15 +15,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from sim.collectives.mesh import MeshAxis, mesh_axes
+from sim.collectives.mesh import ring_grid
 from sim.collectives.ring import both_ways, gather
 from sim.collectives.schedule import Schedule
 from sim.topology.graph import Topology
 
 
-def rotations(axes: Sequence[MeshAxis]) -> list[list[str]]:
-    """Names of the axes in cyclic order from each of them; one empty order for no axes."""
-    names = [axis.name for axis in axes]
+def rotations(names: Sequence[str]) -> list[list[str]]:
+    """The axes in cyclic order from each of them; one empty order for no axes."""
+    names = list(names)
     return [names[start:] + names[:start] for start in range(len(names))] or [[]]
 
 
@@ -33,4 +33,6 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
     Kept, since the reduce-scatter and the all-reduce over the same axes are made from it.
     """
-    return gather(topology, axes, rotations(mesh_axes(topology, axes)), both_ways)
+    names = [name for name in axes if topology.axis(name).size > 1]
+    grids = [ring_grid(topology, axes, tuple(order)) for order in rotations(names)]
+    return gather(topology, axes, grids, both_ways)

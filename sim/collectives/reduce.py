@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.mesh import mesh_axis, positions
+from sim.collectives.mesh import positions, wired_axis
 from sim.collectives.schedule import PER_SEND, Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology
 
@@ -38,6 +38,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         collective="reduce_scatter",
         axes=schedule.axes,
         parts=schedule.parts,
+        places=schedule.places,
         src=schedule.dst[::-1],
         dst=schedule.src[::-1],
         link=link[::-1],
@@ -67,7 +68,7 @@ def _opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, 
             opposite[links] = between[dst, src]
         return opposite, axis_of
     for i, name in enumerate(axes):
-        axis = mesh_axis(topology, name)
+        axis = wired_axis(topology, name)
         for direction in (1, -1):
             linked = axis.link[direction] >= 0
             out = axis.link[direction][linked]
@@ -103,7 +104,9 @@ def _chain(first: Schedule, second: Schedule, topology: Topology) -> Schedule:
     Sends with own data wait for all that adds to the chunk of their chip: sends of every stage, as boxes hold it too.
     """
     n = len(first)
-    for_receiver = (first.target < 0) | (first.target == positions(topology, first.axes)[first.dst])
+    mesh, places = positions(topology, first.axes), first.places
+    receiver = mesh[first.dst] if places is None else places[first.part, first.dst]
+    for_receiver = (first.target < 0) | (first.target == receiver)
     finals = np.flatnonzero(for_receiver.all(axis=1) & first.arrives(topology))
     finals = finals[np.argsort((first.dst * first.parts + first.part)[finals], kind="stable")]
     sum_at = (first.dst * first.parts + first.part)[finals]

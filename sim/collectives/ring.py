@@ -16,10 +16,11 @@ both directions of a TPU ring.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 
 import numpy as np
 
-from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis, positions
+from sim.collectives.mesh import Grid, MeshAxis, mesh_grid, ring_grid
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
 from sim.topology.graph import Topology
 
@@ -64,22 +65,21 @@ def both_ways(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
     return axis, {1: (*whole, 0), -1: (*whole, 1)}
 
 
-def gather(topology: Topology, axes: tuple[str, ...], orders: Sequence[Sequence[str]], form: Form) -> Schedule:
-    """All-gather in `len(orders)` parts at the same time; part p goes through the axes in the order `orders[p]`.
+def gather(topology: Topology, axes: tuple[str, ...], grids: Sequence[Grid], form: Form) -> Schedule:
+    """All-gather in `len(grids)` parts at the same time; part p goes through the axes in the order of `grids[p]`.
 
     The first stage of a part passes single chunks along its first axis; every later stage passes boxes, all that the
     stages before have gathered. A chip starts a stage with its own box, once everything in it has arrived.
     """
-    builder = ScheduleBuilder("all_gather", axes, len(orders))
-    group = int(np.prod([mesh_axis(topology, name).size for name in axes], dtype=np.int64))
+    builder = ScheduleBuilder("all_gather", axes, len(grids), np.stack([grid.place for grid in grids]))
+    group = prod(topology.axis(name).size for name in axes)
     chips = np.arange(topology.chips, dtype=np.int32)
-    home = positions(topology, axes)
-    box_share = [1 / (len(orders) * group)] * len(orders)
-    arrived: list[list[Arrival]] = [[] for _ in orders]
-    for stage in range(max((len(order) for order in orders), default=0)):
-        runs = [form(mesh_axis(topology, order[stage])) for order in orders]
+    box_share = [1 / (len(grids) * group)] * len(grids)
+    arrived: list[list[Arrival]] = [[] for _ in grids]
+    for stage in range(len(grids[0].axes)):
+        runs = [form(grid.axes[stage]) for grid in grids]
         last: dict[tuple[int, int], Int32s] = {}
-        received: list[list[Arrival]] = [[] for _ in orders]
+        received: list[list[Arrival]] = [[] for _ in grids]
         for step in range(max(len(hops) for _, ways in runs for hops in ways.values())):
             for part, (axis, ways) in enumerate(runs):
                 for direction, hops in ways.items():
@@ -91,8 +91,8 @@ def gather(topology: Topology, axes: tuple[str, ...], orders: Sequence[Sequence[
                     if step > 0:
                         sends &= needed[0] >= 0
                     src = chips[sends]
-                    origin = home[src]
-                    origin[:, [axes.index(name) for name in orders[part][:stage]]] = -1
+                    origin = grids[part].place[src]
+                    origin[:, [axes.index(done.name) for done in grids[part].axes[:stage]]] = -1
                     origin[:, axes.index(axis.name)] = (axis.position[src] - direction * step) % axis.size
                     dst = axis.after[direction][src]
                     arrival = np.full(len(chips), -1, dtype=np.int32)
@@ -118,7 +118,9 @@ def gather(topology: Topology, axes: tuple[str, ...], orders: Sequence[Sequence[
 
 
 def _one_after_the_other(topology: Topology, axes: tuple[str, ...], form: Form) -> Schedule:
-    return gather(topology, axes, [[axis.name for axis in mesh_axes(topology, axes)]], form)
+    order = tuple(name for name in axes if topology.axis(name).size > 1)
+    grid = mesh_grid if form is as_line else ring_grid
+    return gather(topology, axes, [grid(topology, axes, order)], form)
 
 
 def ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:

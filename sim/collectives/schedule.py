@@ -6,7 +6,8 @@ of tasks or time; `lower` turns it into tasks, tests replay it chunk by chunk.
 
 Data is named by *chunks* (part, half, origin, target): the array is cut into `parts` of equal size (each takes its own
 way through the axes), each part into two halves, and each by the mesh position of the chip it comes from (`origin`) and
-the chip it is for (`target`). -1 means all positions of the group, so one send may carry a *box* of chunks:
+the chip it is for (`target`). A part may number the chips in its own way (`places`), as rings on a twisted torus are of
+other lengths than its axes. -1 means all positions of the group, so one send may carry a *box* of chunks:
 
 - all-gather, broadcast: `target` is all -1; `origin` is -1 on the axes that were gathered before.
 - reduce-scatter: `origin` is all -1; `target` is -1 on the axes that are still to be scattered. The payload is the sum
@@ -87,6 +88,8 @@ class Schedule:
     """[n, A] mesh position of the chips whose data this is, along `axes`; -1 for all positions."""
     target: Int32s
     """[n, A] mesh position of the chips the data is for; -1 for all positions."""
+    places: Int32s | None = None
+    """[parts, chips, A] the position of every chip by which a part names data; None for the mesh position."""
     timing: Timing | None = None
     """None: latencies and bandwidths are the links' own."""
 
@@ -122,8 +125,8 @@ PER_SEND = (*_COLUMNS, "origin", "target")
 class ScheduleBuilder:
     """Appends sends in blocks. Sends are numbered in order, dependencies point backwards."""
 
-    def __init__(self, collective: str, axes: tuple[str, ...], parts: int) -> None:
-        self._collective, self._axes, self._parts = collective, axes, parts
+    def __init__(self, collective: str, axes: tuple[str, ...], parts: int, places: Int32s | None = None) -> None:
+        self._collective, self._axes, self._parts, self._places = collective, axes, parts, places
         self._columns: dict[str, list[npt.NDArray[np.generic]]] = {name: [] for name in _COLUMNS}
         self._origin: list[Int32s] = []
         self._target: list[Int32s] = []
@@ -228,6 +231,7 @@ class ScheduleBuilder:
             collective=self._collective,
             axes=self._axes,
             parts=self._parts,
+            places=self._places,
             dep_counts=np.concatenate([none, *self._dep_counts]),
             deps=np.concatenate([none, *self._deps]),
             origin=np.concatenate([no_box, *self._origin]),

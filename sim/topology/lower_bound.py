@@ -1,0 +1,218 @@
+"""The time that no algorithm can beat on a machine: what its links must carry, and how far messages must fly.
+
+Two facts hold for every algorithm, on a torus, a switch and any graph alike.
+
+- Bytes through a cut. The links into a set S of nodes carry at least what the members of each group inside S need from
+  those outside. With V the size, n the chips of a group and k of them inside S, the bytes into and out of S are
+
+      all-gather       (n-k)/n V   k/n V        reduce-scatter   k/n V   (n-k)/n V
+      all-reduce       V           V            all-to-all       k (n-k)/n V, both ways
+      broadcast        V into every S without the root, V out of the S that has it
+      permute          V per message that crosses
+
+  An all-reduce also brings 2 (m-1) V bytes into m disjoint sets together, the fewest that sum and spread an array
+  (Patarasuk and Yuan 2009, J. Parallel Distrib. Comput. 69:117), where no switch adds up.
+- Bytes times distance. Each message of an all-to-all uses as many links as lie on its shortest path, and all links of
+  the machine together carry no more than their bandwidth.
+
+The cuts that are tried: every chip; the i-th chips of all groups; halves of a torus along each axis; and what falls
+apart without the narrower links, the slower kinds of links, or the switches farther from the chips.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim import units
+from sim.errors import InputError, suggest
+from sim.specs import MEDIA
+from sim.topology.graph import Int32s, Topology
+from sim.topology.working_links import WorkingLinks
+
+MOST_PAIRS = 512**2
+"""Ordered pairs of chips whose distances are added up: a second. On larger machines only where all chips are alike."""
+
+_MOST_HALVES = 64
+"""Positions along an axis from which half of it is cut off."""
+
+COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "permute")
+
+
+@dataclass(frozen=True, slots=True)
+class _Coefficients:
+    """A lower bound as a function of the size."""
+
+    s_per_byte: float
+    """Load of the busiest cut, per byte of the collective's size."""
+    least_s: float
+    """Least latency between two chips: before the first byte is at a cut, and after the last has passed it."""
+    flight_s: float
+    """Latency between the two chips farthest apart of those of which one needs data of the other."""
+
+
+def lower_bound(topology: Topology, collective: str, axes: tuple[str, ...], size_bytes: float) -> float:
+    """Returns the time, s, that no algorithm can beat when all groups along `axes` run the collective at once.
+
+    Failed links carry nothing. Launch overheads are left out.
+
+    Raises:
+        InputError: unknown collective.
+    """
+    if collective not in COLLECTIVES:
+        raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, COLLECTIVES))
+    found = _coefficients(topology, collective, axes)
+    return max(found.s_per_byte * size_bytes + found.least_s, found.flight_s)
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficients(topology: Topology, collective: str, axes: tuple[str, ...]) -> _Coefficients:
+    members = group_members(topology, axes)
+    if members.shape[1] < 2:
+        return _Coefficients(0.0, 0.0, 0.0)
+    links = WorkingLinks.of(topology)
+    loads = [_cut_load(collective, members, labels, links) for labels in _partitions(topology, members, links)]
+    if collective == "all_reduce" and not topology.reduces:
+        loads += [_sum_load(members, labels, links) for labels in _partitions(topology, members, links)]
+    if collective == "all_to_all":
+        hops = _total_hops(topology, members, links)
+        loads.append(hops / members.shape[1] / float(links.bandwidth.sum()))
+    least_ps, most_ps = _latencies_ps(topology, collective, members, links)
+    return _Coefficients(max(loads), least_ps / units.PS_PER_S, most_ps / units.PS_PER_S)
+
+
+@functools.lru_cache(maxsize=64)
+def group_members(topology: Topology, axes: tuple[str, ...]) -> Int32s:
+    """[groups, n] the chips of each group along `axes`, row-major over them."""
+    sizes = [axis.size for axis in topology.axes]
+    names = [axis.name for axis in topology.axes]
+    along = [names.index(name) for name in axes]
+    others = [i for i in range(len(names)) if i not in along]
+    grid = np.arange(topology.mesh_chips, dtype=np.int32).reshape(sizes)
+    group = int(np.prod([sizes[i] for i in along], dtype=np.int64))
+    return grid.transpose([*others, *along]).reshape(-1, group)
+
+
+def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Iterator[Int32s]:
+    """Ways to cut the machine into disjoint sets: [nodes] the number of each node's set, -1 for a node in none."""
+    single = np.full(links.nodes, -1, dtype=np.int32)
+    single[: topology.chips] = np.arange(topology.chips)
+    yield single
+    if len(members) > 1:
+        place = np.full(links.nodes, -1, dtype=np.int32)
+        place[members] = np.arange(members.shape[1], dtype=np.int32)
+        yield place
+    if topology.kind == "torus":
+        yield from _halves(topology)
+        return
+    ends = links.src.astype(np.int64) * links.nodes + links.dst
+    _, pair = np.unique(ends, return_inverse=True)
+    width = np.bincount(pair.ravel(), links.bandwidth)[pair.ravel()]
+    far = _hops_from_chips(topology, links)
+    keeps = [width >= least for least in np.unique(width)]
+    keeps += [links.medium < kind for kind in range(1, len(MEDIA))]
+    keeps += [(far[links.src] < most) & (far[links.dst] < most) for most in range(1, int(far.max()) + 1)]
+    for kept in keeps:
+        yield links.components(kept)
+
+
+def _halves(topology: Topology) -> Iterator[Int32s]:
+    """Half of a torus along each axis and the other half, from some positions; from one where all are alike."""
+    at = np.unravel_index(np.arange(topology.chips), [axis.size for axis in topology.axes])
+    for axis, position in zip(topology.axes, at, strict=True):
+        starts = range(1) if topology.vertex_transitive else range(0, axis.size, -(-axis.size // _MOST_HALVES))
+        for start in starts if axis.size > 1 else ():
+            yield ((position - start) % axis.size < axis.size // 2).astype(np.int32)
+
+
+def _hops_from_chips(topology: Topology, links: WorkingLinks) -> Int32s:
+    """[nodes] links from the nearest chip."""
+    hops = np.where(np.arange(links.nodes) < topology.chips, 0, links.nodes).astype(np.int32)
+    while True:
+        before = hops.copy()
+        np.minimum.at(hops, links.dst, hops[links.src] + 1)
+        if (hops == before).all():
+            return hops
+
+
+def _cut_load(collective: str, members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
+    """Seconds per byte of the size over the busiest set of a partition, the larger of in and out."""
+    groups, n = members.shape
+    of = labels[members]
+    sets = int(labels.max()) + 1
+    into, out = np.zeros(sets), np.zeros(sets)
+    if collective == "permute":
+        crosses = of[:, 1:] != of[:, :-1]
+        for sums, ends in ((into, of[:, 1:]), (out, of[:, :-1])):
+            np.add.at(sums, ends[crosses & (ends >= 0)], 1.0)
+    elif collective == "broadcast":
+        key, number = _inside(of, groups)
+        root = of[key % groups, 0] == key // groups
+        np.add.at(into, key[~root] // groups, 1.0)
+        np.add.at(out, (key // groups)[root & (number < n)], 1.0)
+    else:
+        key, number = _inside(of, groups)
+        cut, k = key[number < n] // groups, number[number < n]
+        share = {
+            "all_gather": ((n - k) / n, k / n),
+            "reduce_scatter": (k / n, (n - k) / n),
+            "all_reduce": (np.ones(len(k)),) * 2,
+            "all_to_all": (k * (n - k) / n,) * 2,
+        }[collective]
+        np.add.at(into, cut, share[0])
+        np.add.at(out, cut, share[1])
+    return max(
+        float(np.divide(needed, width, out=np.zeros(sets), where=width > 0).max())
+        for needed, width in zip((into, out), links.capacity(labels), strict=True)
+    )
+
+
+def _inside(of: Int32s, groups: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(set x groups + group, members of the group in the set), for each set and group that meet."""
+    key = of.astype(np.int64) * groups + np.arange(groups)[:, None]
+    return np.unique(key[of >= 0], return_counts=True)
+
+
+def _sum_load(members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
+    """Seconds per byte of an all-reduce over all sets of a partition together."""
+    groups = len(members)
+    met, _ = _inside(labels[members], groups)
+    width = float(links.capacity(labels)[0].sum())
+    return 2 * (len(met) - groups) / width if width else 0.0
+
+
+def _total_hops(topology: Topology, members: Int32s, links: WorkingLinks) -> float:
+    """Links on shortest paths, added up over all ordered pairs of chips of one group; 0 where there are too many."""
+    one = np.ones(len(links.src), dtype=np.int64)
+    if topology.vertex_transitive and len(members) == 1:
+        return float(topology.chips * links.distances(members[0, :1], one)[:, : topology.chips].sum())
+    if topology.chips**2 > MOST_PAIRS:
+        return 0.0
+    apart = links.distances(np.arange(topology.chips, dtype=np.int32), one)
+    return float(sum(apart[np.ix_(group, group)].sum() for group in members))
+
+
+def _latencies_ps(topology: Topology, collective: str, members: Int32s, links: WorkingLinks) -> tuple[int, int]:
+    """(least latency between two chips, largest between two of which one needs data of the other), ps."""
+    if topology.vertex_transitive or topology.chips**2 > MOST_PAIRS:
+        members = members[:1]
+        sources = members if collective == "permute" else members[:, :1]
+    else:
+        sources = members
+    apart = links.distances(sources.ravel(), links.latency_ps)[:, : topology.chips]
+    other = sources.ravel()[:, None] != np.arange(topology.chips)
+    least = int(apart[other].min())
+    apart = apart.reshape(*sources.shape, -1)
+    if collective == "permute":
+        needed = [
+            of_group[np.arange(len(group) - 1), group[1:]] for of_group, group in zip(apart, members, strict=True)
+        ]
+    elif collective == "broadcast":
+        needed = [of_group[0, group] for of_group, group in zip(apart, members, strict=True)]
+    else:
+        needed = [of_group[:, group] for of_group, group in zip(apart, members, strict=True)]
+    return least, int(max(latencies.max() for latencies in needed))

@@ -1,0 +1,73 @@
+"""The links of a machine that work, as arrays: what cuts them, and how far apart nodes are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.specs import MEDIA
+from sim.topology.graph import Int32s, Topology
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkingLinks:
+    """Links in the order of their numbers, failed ones left out."""
+
+    nodes: int
+    src: Int32s
+    dst: Int32s
+    bandwidth: Floats
+    latency_ps: npt.NDArray[np.int64]
+    medium: Int32s
+
+    @classmethod
+    def of(cls, topology: Topology) -> WorkingLinks:
+        links = [link for link in topology.links if link.index not in topology.failed]
+        return cls(
+            len(topology.nodes),
+            np.array([link.src for link in links], dtype=np.int32),
+            np.array([link.dst for link in links], dtype=np.int32),
+            np.array([link.bandwidth for link in links]),
+            np.array([link.latency_ps for link in links], dtype=np.int64),
+            np.array([MEDIA.index(link.medium) for link in links], dtype=np.int32),
+        )
+
+    def capacity(self, labels: Int32s) -> tuple[Floats, Floats]:
+        """Bandwidth of the links into and out of each set of nodes of one label, bytes/s."""
+        src, dst = labels[self.src], labels[self.dst]
+        into, out = ((src != dst) & (end >= 0) for end in (dst, src))
+        sums = np.zeros((2, int(labels.max()) + 1))
+        np.add.at(sums[0], dst[into], self.bandwidth[into])
+        np.add.at(sums[1], src[out], self.bandwidth[out])
+        return sums[0], sums[1]
+
+    def components(self, kept: npt.NDArray[np.bool_]) -> Int32s:
+        """[nodes] number of the part of the machine that each node is in, when only some links are kept."""
+        labels = np.arange(self.nodes, dtype=np.int32)
+        src, dst = self.src[kept], self.dst[kept]
+        while True:
+            before = labels.copy()
+            np.minimum.at(labels, dst, labels[src])
+            np.minimum.at(labels, src, labels[dst])
+            if (labels == before).all():
+                return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int32)
+
+    def distances(self, sources: Int32s, length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """[sources, nodes] length of the shortest path to every node, for links of these lengths; 0 to one cut off."""
+        order = np.argsort(self.dst, kind="stable")
+        ends, first = np.unique(self.dst[order], return_index=True)
+        far = np.iinfo(np.int64).max // 4
+        apart = np.full((len(sources), self.nodes), far, dtype=np.int64)
+        apart[np.arange(len(sources)), sources] = 0
+        for block in np.array_split(np.arange(len(sources)), -(-len(sources) * len(order) // 2**22)):
+            while True:
+                shorter = np.minimum.reduceat(apart[block][:, self.src[order]] + length[order], first, axis=1)
+                shorter = np.minimum(apart[block][:, ends], shorter)
+                if (shorter == apart[block][:, ends]).all():
+                    break
+                apart[np.ix_(block, ends)] = shorter
+        return np.where(apart >= far, 0, apart)
