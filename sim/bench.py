@@ -264,9 +264,15 @@ def formulas(
     link, overhead_s = topology.links[0], topology.collective_overhead_s
     if topology.kind == "torus":
         shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
-        wire = (shape, size, link.bandwidth, link.latency_s)
-        return closed_form.predict(collective, algorithm, *wire, overhead_s), closed_form.bound(collective, *wire)
-    ports = [sum(link.bandwidth for link in topology.links if link.dst == chip) for chip in range(topology.chips)]
+        links = [link for link in topology.links if link.axis in names]
+        bandwidth, latency_s = max(link.bandwidth for link in links), min(link.latency_s for link in links)
+        wire = (shape, size, bandwidth, latency_s)
+        bound = closed_form.bound(collective, *wire)
+        if len({(link.bandwidth, link.latency_s) for link in links}) == 1:
+            return closed_form.predict(collective, algorithm, *wire, overhead_s), bound
+        into = _into_chips(topology, names)
+        return None, max(bound, closed_form.bound_of_ports(collective, into, size, latency_s))
+    ports = _into_chips(topology)
     least_s = min(link.latency_s for link in topology.links if link.src < topology.chips)
     bound = closed_form.bound_of_ports(collective, ports, size, least_s, reduces=topology.reduces)
     if of_nccl(topology, collective, algorithm):
@@ -277,6 +283,19 @@ def formulas(
         collective, algorithm, len(ports), size, link.bandwidth, link.latency_s, overhead_s=overhead_s
     )
     return time, bound
+
+
+def _into_chips(topology: Topology, axes: Sequence[str] = ("",)) -> list[float]:
+    """Bandwidth of all links along `axes` into each chip of a group, bytes/s; on a switch or graph of all links."""
+    ports = [0.0] * len(topology.nodes)
+    for link in topology.links:
+        if link.axis in axes:
+            ports[link.dst] += link.bandwidth
+    outside = [
+        topology.axes.index(axis) for axis in topology.axes if topology.kind == "torus" and axis.name not in axes
+    ]
+    chips = range(topology.chips)
+    return [ports[chip] for chip in chips if not any(topology.coordinates(chip)[at] for at in outside)]
 
 
 def _check(collective: str, algorithm: str | None, names: Sequence[str], topology: Topology) -> None:

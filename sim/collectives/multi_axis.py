@@ -21,16 +21,21 @@ from sim.collectives.schedule import Schedule
 from sim.topology.graph import Topology
 
 
-def rotations(axes: Sequence[MeshAxis]) -> list[list[str]]:
-    """Names of the axes in cyclic order from each of them; one empty order for no axes."""
-    names = [axis.name for axis in axes]
-    return [names[start:] + names[:start] for start in range(len(names))] or [[]]
+def rotations(topology: Topology, axes: Sequence[MeshAxis]) -> list[list[str]]:
+    """Names of the axes in cyclic order from each of those with the slowest links, then the others, the fastest last.
+
+    The last axis of an all-gather carries most. One empty order for no axes.
+    """
+    rates = {axis.name: min(topology.links[link].bandwidth for link in axis.link[1] if link >= 0) for axis in axes}
+    names = [name for name in rates if rates[name] == min(rates.values())]
+    faster = sorted((name for name in rates if name not in names), key=rates.__getitem__)
+    return [names[start:] + names[:start] + faster for start in range(len(names))] or [[]]
 
 
 @functools.lru_cache(maxsize=4)
 def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """One part per axis, in rotated order, each the shorter way round.
+    """One part per axis with the slowest links, in rotated order, each the shorter way round.
 
     Kept, since the reduce-scatter and the all-reduce over the same axes are made from it.
     """
-    return gather(topology, axes, rotations(mesh_axes(topology, axes)), both_ways)
+    return gather(topology, axes, rotations(topology, mesh_axes(topology, axes)), both_ways)

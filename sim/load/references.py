@@ -35,6 +35,7 @@ REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "topology": {
         ("chip",): "chip",
         ("link",): "link",
+        ("axes", "*", "link"): "link",
         ("link_types", "*"): "link",
         ("nccl",): "nccl",
         ("boxes", "of"): "topology",

@@ -19,6 +19,8 @@ class AxisSpec(Strict):
     size: Count
     wrap: bool
     twist: dict[str, Count] = {}
+    link: LinkSpec | None = None
+    """Of this axis alone, such as the one between the devices of a chip. Default: the machine's."""
 
     @model_validator(mode="after")
     def _twist_needs_wrap(self) -> Self:
@@ -33,6 +35,10 @@ class TorusSpec(MachineSpec):
     kind: Literal["torus"]
     link: LinkSpec
     axes: Annotated[dict[Annotated[str, Field(pattern=AXIS)], AxisSpec], Field(min_length=1)]
+
+    def link_along(self, axis: str) -> LinkSpec:
+        """The link of an axis."""
+        return self.axes[axis].link or self.link
 
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
