@@ -77,7 +77,7 @@ def collective(
     """Simulate one collective and print it as nccl-tests does, with the closed form and the bound beside it.
 
     Of a sweep of sizes the bus bandwidth is drawn too, with the published measurements of this machine. The size of
-    all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
+    all_gather, reduce_scatter, gather and scatter is the full array, of all_to_all one chip's buffer.
 
     --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
     perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.mesh import mesh_axis, positions
+from sim.collectives.mesh import positions
 from sim.collectives.schedule import PER_SEND, Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology
 
@@ -20,7 +20,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     own contribution to all it sends, since it received every chunk just once. `step` counts from 0 again, per
     part, axis and direction.
     """
-    opposite, axis_of = _opposite_links(topology, schedule.axes)
+    opposite, axis_of = opposite_links(topology, schedule.axes)
     # A send goes out through the port opposite to the one it came in by.
     ports = schedule.ingress >= 0
     link = opposite[np.where(ports, schedule.ingress, schedule.link)]
@@ -55,8 +55,8 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     )
 
 
-def _opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
-    """[links] the link that leads back, and the number of the axis among `axes`; -1 and 0 for links of other axes."""
+def opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
+    """[links] The link that leads back, and the number of its axis among `axes`, 0 for links along no axis of them."""
     opposite = np.full(len(topology.links), -1, dtype=np.int32)
     axis_of = np.zeros(len(topology.links), dtype=np.int64)
     if topology.kind != "torus":
@@ -66,13 +66,10 @@ def _opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, 
         for (src, dst), links in between.items():
             opposite[links] = between[dst, src]
         return opposite, axis_of
-    for i, name in enumerate(axes):
-        axis = mesh_axis(topology, name)
-        for direction in (1, -1):
-            linked = axis.link[direction] >= 0
-            out = axis.link[direction][linked]
-            opposite[out] = axis.link[-direction][axis.after[direction][linked]]
-            axis_of[out] = i
+    number = {name: i for i, name in enumerate(axes)}
+    for link in topology.links:
+        if back := topology.neighbour(link.dst, link.axis, -link.direction):
+            opposite[link.index], axis_of[link.index] = back[1], number.get(link.axis, 0)
     return opposite, axis_of
 
 
