@@ -69,6 +69,10 @@ def collective(
     factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
     algorithm: Annotated[str, typer.Option(help="Default: the topology's; with NCCL what NCCL would choose.")] = "",
     chunks: Annotated[int, typer.Option(min=1, max=1024, help="Cut the data: so many collectives at once.")] = 1,
+    groups: Annotated[
+        str, typer.Option(help="Groups at once, such as 4x2: four of two chips, every fourth chip.")
+    ] = "",
+    consecutive: Annotated[bool, typer.Option("--consecutive", help="Groups of chips that follow each other.")] = False,
     settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
     as_json: Json = False,
@@ -82,19 +86,26 @@ def collective(
     --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
     perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.
     """
-    from sim import bench, load, outputs
+    from sim import bench, grouped, load, outputs
 
     wanted = bench.sizes(size, minimum, maximum, factor)
+    grouping = grouped.Grouping.of(groups, consecutive=consecutive) if groups else None
+    _refuse_beside(groups, {"--axes": bool(axes), "--chunks": chunks > 1}, {"--consecutive": consecutive})
     with possible(load.place("topology", topology)):
-        rows = bench.sweep(
-            name,
-            topology,
-            axes=axes,
-            sizes=wanted,
-            algorithm=algorithm or None,
-            settings=settings or [],
-            chunks=chunks,
-        )
+        if grouping:
+            rows = grouped.sweep(
+                name, topology, grouping, sizes=wanted, algorithm=algorithm or None, settings=settings or []
+            )
+        else:
+            rows = bench.sweep(
+                name,
+                topology,
+                axes=axes,
+                sizes=wanted,
+                algorithm=algorithm or None,
+                settings=settings or [],
+                chunks=chunks,
+            )
     if as_json:
         echo(json.dumps([row.to_dict() for row in rows]))
     else:
@@ -106,6 +117,7 @@ def collective(
         machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
         points = measured(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
+        chosen |= {"groups": groups, "consecutive": "yes" if consecutive else ""}
         options = [f"{option}={value}" for option, value in chosen.items() if value]
         all_options = [*options, *(settings or [])]
         said = f"with {', '.join(all_options)}" if all_options else ""
@@ -113,6 +125,16 @@ def collective(
         with outputs.replacing_file(path) as fresh:
             busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points, settings=said)
         echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
+
+
+def _refuse_beside(groups: str, never: dict[str, bool], only: dict[str, bool]) -> None:
+    """Raise InputError for options that `--groups` does not allow, or that say nothing without it."""
+    from sim.errors import InputError
+
+    for option, given in (never if groups else only).items():
+        if given:
+            rule = "is not supported with --groups" if groups else "requires --groups"
+            raise InputError(rule, where=option, hint="leave one out" if groups else "such as --groups 4x2")
 
 
 def topology(
