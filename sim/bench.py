@@ -19,7 +19,7 @@ from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.perturb import around_failures, perturbed
-from sim.program import Ids, Kind, ProgramBuilder
+from sim.program import Ids, Kind, Program, ProgramBuilder
 from sim.specs import Kernel, PerturbSpec
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
@@ -113,9 +113,17 @@ def perturbed_times_s(
     plan = schedule(topology, collective, axes, algorithm, size)
     for _ in range(chunks):
         emit(builder, topology, plan, size / chunks, collective, after=(after,))
-    program = builder.build()
-    seeds = (spec.model_copy(update={"seed": spec.seed + i, "repeats": 1}) for i in range(spec.repeats))
-    return [simulate(perturbed(program, topology, each)).makespan_ps / units.PS_PER_S for each in seeds]
+    return program_times_s(builder.build(), topology, spec)
+
+
+def program_times_s(program: Program, topology: Topology, perturb: PerturbSpec | None) -> list[float]:
+    """Simulated times of a program, s, of every seed that `perturb` asks for."""
+    if perturb is None:
+        programs = [program]
+    else:
+        seeds = (perturb.model_copy(update={"seed": perturb.seed + i, "repeats": 1}) for i in range(perturb.repeats))
+        programs = [perturbed(program, topology, seed) for seed in seeds]
+    return [simulate(each).makespan_ps / units.PS_PER_S for each in programs]
 
 
 def check_sends(collective: str, sends: int) -> None:
@@ -211,7 +219,7 @@ def measure(
         time = time_s(topology, collective, axes, size, chosen, chunks)
     else:
         times = perturbed_times_s(left, collective, axes, size, chosen, perturb, chunks)
-        time, notes = median(times), (_PERTURBED, *notes, *_of_seeds(times))
+        time, notes = median(times), (_PERTURBED, *notes, *of_seeds(times))
     predicted, bound = formulas(topology, collective, chosen, axes, size)
     if time < bound:
         _check_bound(
@@ -247,7 +255,8 @@ _ROUNDED_S = 1e-9
 _PERTURBED = "perturbed; closed form and bound are of the machine as its file says"
 
 
-def _of_seeds(times: Sequence[float]) -> tuple[str, ...]:
+def of_seeds(times: Sequence[float]) -> tuple[str, ...]:
+    """A note on the spread of the times of several seeds."""
     if len(times) == 1:
         return ()
     return (f"median of {len(times)} seeds, from {min(times) * 1e6:.3f} to {max(times) * 1e6:.3f} us",)

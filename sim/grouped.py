@@ -9,14 +9,13 @@ from statistics import median
 
 import numpy as np
 
-from sim import bench, load, units
+from sim import bench, load
 from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import algorithm_of, schedule
 from sim.collectives.emit import emit
-from sim.engine import simulate
 from sim.errors import InputError
-from sim.perturb import around_failures, perturbed
+from sim.perturb import around_failures
 from sim.program import Kind, Program, ProgramBuilder
 from sim.specs import PerturbSpec
 from sim.topology.graph import Topology
@@ -102,9 +101,8 @@ def measure(
     groups = [group_of(left, chips) for chips in grouping.members(topology.chips)]
     chosen = [algorithm_of(group.machine, collective, algorithm, size) for group in groups]
     program = _program(left, groups, collective, chosen, size, perturb)
-    seeds = [perturb.model_copy(update={"seed": perturb.seed + i}) for i in range(perturb.repeats)] if perturb else []
-    programs = [perturbed(program, left, seed) for seed in seeds] or [program]
-    time = median(simulate(each).makespan_ps for each in programs) / units.PS_PER_S
+    times = bench.program_times_s(program, left, perturb)
+    time = median(times)
     alone = [_formulas(topology, group, collective, name, size) for group, name in zip(groups, chosen, strict=True)]
     forms = [form for form, _ in alone if form is not None]
     return bench.Measurement(
@@ -118,7 +116,7 @@ def measure(
         closed_form_s=max(forms) if len(forms) == len(alone) else None,
         bound_s=max(bound for _, bound in alone),
         form="NCCL's tuner" if bench.of_nccl(groups[0].machine, collective, chosen[0]) else "closed form",
-        notes=(f"{grouping}; closed form and bound are of one group by itself", *notes),
+        notes=(f"{grouping}; closed form and bound are of one group by itself", *notes, *bench.of_seeds(times)),
     )
 
 

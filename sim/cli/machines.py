@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sim.cli.options import Json, MachineSettings, about, completed, one_of, possible
+from sim.errors import InputError
 from sim.terminal import echo
 
 
@@ -73,6 +74,7 @@ def collective(
         str, typer.Option(help="Groups at once, such as 4x2: four of two chips, every fourth chip.")
     ] = "",
     consecutive: Annotated[bool, typer.Option("--consecutive", help="Groups of chips that follow each other.")] = False,
+    matrix: Annotated[Path | None, typer.Option(help="Of all_to_all: CSV of bytes, a row per sender.")] = None,
     settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
     as_json: Json = False,
@@ -86,13 +88,23 @@ def collective(
     --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
     perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.
     """
-    from sim import bench, grouped, load, outputs
+    from sim import bench, grouped, load, outputs, uneven
 
-    wanted = bench.sizes(size, minimum, maximum, factor)
+    cut = {"--axes": bool(axes), "--chunks": chunks > 1}
+    sized = {"--size": bool(size), "--min": bool(minimum), "--max": bool(maximum)}
+    if matrix:
+        _refuse("--matrix", {"NAME": name != "all_to_all", "--groups": bool(groups), "--algorithm": bool(algorithm)})
+        _refuse("--matrix", {**cut, **sized})
+    elif groups:
+        _refuse("--groups", cut)
+    if consecutive and not groups:
+        raise InputError("requires --groups", where="--consecutive", hint="such as --groups 4x2")
+    wanted = [] if matrix else bench.sizes(size, minimum, maximum, factor)
     grouping = grouped.Grouping.of(groups, consecutive=consecutive) if groups else None
-    _refuse_beside(groups, {"--axes": bool(axes), "--chunks": chunks > 1}, {"--consecutive": consecutive})
     with possible(load.place("topology", topology)):
-        if grouping:
+        if matrix:
+            rows = uneven.sweep(topology, uneven.read(matrix), settings or [])
+        elif grouping:
             rows = grouped.sweep(
                 name, topology, grouping, sizes=wanted, algorithm=algorithm or None, settings=settings or []
             )
@@ -127,14 +139,13 @@ def collective(
         echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
 
 
-def _refuse_beside(groups: str, never: dict[str, bool], only: dict[str, bool]) -> None:
-    """Raise InputError for options that `--groups` does not allow, or that say nothing without it."""
-    from sim.errors import InputError
-
-    for option, given in (never if groups else only).items():
+def _refuse(option: str, others: dict[str, bool]) -> None:
+    """Raise InputError for an option, or a name of a collective, that is given beside one that does not allow it."""
+    for other, given in others.items():
+        if given and other == "NAME":
+            raise InputError("must be all_to_all", where=f"NAME with {option}", hint="leave the option out")
         if given:
-            rule = "is not supported with --groups" if groups else "requires --groups"
-            raise InputError(rule, where=option, hint="leave one out" if groups else "such as --groups 4x2")
+            raise InputError(f"is not supported with {option}", where=other, hint="leave one out")
 
 
 def topology(
