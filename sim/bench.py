@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import prod
@@ -21,7 +21,7 @@ from sim.consistency import check
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.perturb import around_failures, perturbed
-from sim.program import Kind, ProgramBuilder
+from sim.program import Ids, Kind, Program, ProgramBuilder
 from sim.specs import Kernel, PerturbSpec
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
@@ -87,11 +87,8 @@ def time_s(
         machine, plan = folded(topology), schedule(folded(topology), collective, axes, algorithm, size)
     if plan is None:
         plan = schedule(topology, collective, axes, algorithm, size)
-    if len(plan) * chunks > MOST_SIMULATED:
-        hint = "ask for less data, fewer chunks or fewer chips, or choose another algorithm"
-        rule = f"must take at most {MOST_SIMULATED:,} sends on this machine, and takes {len(plan) * chunks:,}"
-        raise InputError(rule, where=collective, hint=hint)
-    builder = ProgramBuilder(_resources(machine))
+    check_sends(collective, len(plan) * chunks)
+    builder = ProgramBuilder(resources(machine))
     for _ in range(chunks):
         emit(builder, machine, plan, size / chunks, collective)
     trace = simulate(builder.build(), kernel)
@@ -116,29 +113,56 @@ def perturbed_times_s(
     Raises:
         InputError: a straggler without a delay, or what `perturbed` refuses.
     """
-    late = sorted({chip for slow in spec.stragglers for chip in slow.chips})
-    for slow in spec.stragglers:
-        if slow.delay is None or slow.factor != 1 or slow.layers is not None:
-            rule = "a collective alone has no operations and no layers: a straggler enters it late"
-            hint = "give each a delay alone, such as stragglers: [{chips: [5], delay: 10 us}]"
-            raise InputError(rule, where="perturb.stragglers", hint=hint)
+    builder = ProgramBuilder(resources(topology))
+    after = stragglers(builder, topology, spec, range(topology.chips))
     plan = schedule(topology, collective, axes, algorithm, size)
-    builder = ProgramBuilder(_resources(topology))
-    after = np.full(topology.chips, -1, dtype=np.int32)
-    inside = np.array([chip for chip in late if chip < topology.chips], dtype=np.int32)
-    if len(inside):
-        after[inside] = builder.add("late", Kind.COMPUTE, inside, resource=inside)
     for _ in range(chunks):
         emit(builder, topology, plan, size / chunks, collective, after=(after,))
-    program = builder.build()
-    seeds = (spec.model_copy(update={"seed": spec.seed + i, "repeats": 1}) for i in range(spec.repeats))
-    traces = [simulate(perturbed(program, topology, each)) for each in seeds]
+    return program_times_s(builder.build(), topology, spec)
+
+
+def program_times_s(program: Program, topology: Topology, perturb: PerturbSpec | None) -> list[float]:
+    """Simulated times of a program, s, of every seed that `perturb` asks for."""
+    if perturb is None:
+        programs = [program]
+    else:
+        seeds = (perturb.model_copy(update={"seed": perturb.seed + i, "repeats": 1}) for i in range(perturb.repeats))
+        programs = [perturbed(program, topology, seed) for seed in seeds]
+    traces = [simulate(each) for each in programs]
     for trace in traces:
         check(trace, topology)
     return [trace.makespan_ps / units.PS_PER_S for trace in traces]
 
 
-def _resources(machine: Topology) -> list[str]:
+def check_sends(collective: str, sends: int) -> None:
+    """Raise InputError where a collective takes more sends than are simulated."""
+    if sends > MOST_SIMULATED:
+        hint = "ask for less data, fewer chunks or fewer chips, or choose another algorithm"
+        rule = f"must take at most {MOST_SIMULATED:,} sends on this machine, and takes {sends:,}"
+        raise InputError(rule, where=collective, hint=hint)
+
+
+def stragglers(builder: ProgramBuilder, topology: Topology, spec: PerturbSpec, members: Collection[int]) -> Ids:
+    """[chips] the task that a chip is late by, -1 for a chip that is on time or no member of a group.
+
+    Raises:
+        InputError: a straggler that is slow and not late.
+    """
+    for slow in spec.stragglers:
+        if slow.delay is None or slow.factor != 1 or slow.layers is not None:
+            rule = "a collective alone has no operations and no layers: a straggler enters it late"
+            hint = "give each a delay alone, such as stragglers: [{chips: [5], delay: 10 us}]"
+            raise InputError(rule, where="perturb.stragglers", hint=hint)
+    late = sorted({chip for slow in spec.stragglers for chip in slow.chips if chip in members})
+    after = np.full(topology.chips, -1, dtype=np.int32)
+    if late:
+        inside = np.array(late, dtype=np.int32)
+        after[inside] = builder.add("late", Kind.COMPUTE, inside, resource=inside)
+    return after
+
+
+def resources(machine: Topology) -> list[str]:
+    """Names of the resources of a program of collectives: computation of each chip, then the links."""
     return [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
 
 
@@ -167,7 +191,8 @@ def sweep(
     perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
     topology = machines.build(load.topology_spec(machine, own))
     names = tuple(axes) or tuple(axis.name for axis in topology.axes)
-    _check(collective, algorithm, names, topology)
+    check_names(collective, algorithm)
+    _check_axes(names, topology)
     algorithm_of(topology, collective, algorithm, sizes[0])  # one that the machine does not allow fails at once
     slowest = min(link.bandwidth for link in topology.links)
     rows = []
@@ -202,7 +227,7 @@ def measure(
         time = time_s(topology, collective, axes, size, chosen, chunks)
     else:
         times = perturbed_times_s(left, collective, axes, size, chosen, perturb, chunks)
-        time, notes = median(times), (_PERTURBED, *notes, *_of_seeds(times))
+        time, notes = median(times), (_PERTURBED, *notes, *of_seeds(times))
     predicted = closed_form_s(topology, collective, chosen, axes, size)
     bound = lower_bound(left, collective, axes, size)
     if time < bound:
@@ -239,7 +264,8 @@ _ROUNDED_S = 1e-9
 _PERTURBED = "perturbed; the closed form is that of the machine as its file says, the bound that of the links left"
 
 
-def _of_seeds(times: Sequence[float]) -> tuple[str, ...]:
+def of_seeds(times: Sequence[float]) -> tuple[str, ...]:
+    """A note on the spread of the times of several seeds."""
     if len(times) == 1:
         return ()
     return (f"median of {len(times)} seeds, from {min(times) * 1e6:.3f} to {max(times) * 1e6:.3f} us",)
@@ -275,6 +301,9 @@ def closed_form_s(
         shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
         if is_lattice(topology, tuple(names)) and not all(ring for _, ring in shape):
             return None  # twisted: rings of other lengths than the axes
+        if len({(link.bandwidth, link.latency_s) for link in topology.links if link.axis in names}) > 1:
+            return None  # axes of several speeds
+        link = next((link for link in topology.links if link.axis in names), link)
         return closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s, overhead_s)
     if of_nccl(topology, collective, algorithm):
         return library.predictions(topology, collective, size).get(algorithm)
@@ -285,14 +314,18 @@ def closed_form_s(
     )
 
 
-def _check(collective: str, algorithm: str | None, names: Sequence[str], topology: Topology) -> None:
-    """Options that name something which does not exist. Raises InputError."""
+def check_names(collective: str, algorithm: str | None) -> None:
+    """Raise InputError for a collective or algorithm that does not exist."""
     if collective not in COLLECTIVES:
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
     known = COLLECTIVES[collective]
     if algorithm and algorithm not in known:
         hint = suggest(algorithm, known)
         raise InputError(f"no algorithm of {collective}", where="--algorithm", got=algorithm, hint=hint)
+
+
+def _check_axes(names: Sequence[str], topology: Topology) -> None:
+    """Raise InputError for axes that the machine does not have, or of one chip."""
     got = "".join(names)
     axes = {axis.name: axis.size for axis in topology.axes}
     if not set(names) <= set(axes) or len(set(names)) < len(names):

@@ -32,17 +32,22 @@ def _schema(kind: str) -> dict[str, Any]:
     definitions = schema.get("$defs", {})
     for part in (schema, *definitions.values()):
         for fields in REFERENCES.get(_kind_of(part), {}):
-            field = part.get("properties", {}).get(fields[0])
-            if field and len(fields) > 1 and "anyOf" in field:  # a mapping that may be left out
-                inside = definitions[field["anyOf"][0]["$ref"].rpartition("/")[2]]
-                inside["properties"][fields[1]] = _or_name(inside["properties"][fields[1]])
-                continue
-            if field and len(fields) == 1:
-                part["properties"][fields[0]] = _or_name(field)
-            elif field:
-                inside = field["patternProperties"]
-                field["patternProperties"] = {pattern: _or_name(each) for pattern, each in inside.items()}
+            _allow_name(part, fields, definitions)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _allow_name(part: dict[str, Any], fields: tuple[str, ...], definitions: dict[str, Any]) -> None:
+    """Lets a name stand where `fields` lead from a (sub)schema, if they lead anywhere in it."""
+    head, *rest = fields
+    properties = part.get("patternProperties" if head == "*" else "properties", {})
+    for key in [key for key in properties if head in ("*", key)]:
+        if not rest:
+            properties[key] = _or_name(properties[key])
+            continue
+        field = properties[key]
+        option = field["anyOf"][0] if "anyOf" in field else field  # a mapping that may be left out
+        inside = definitions[option["$ref"].rpartition("/")[2]] if "$ref" in option else option
+        _allow_name(inside, tuple(rest), definitions)
 
 
 def _kind_of(part: dict[str, Any]) -> str:

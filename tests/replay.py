@@ -16,6 +16,10 @@ Element = tuple[int, int, Position, Position]
 """(part, half, origin, target); for sums and copies the box that is not named is all -1."""
 
 
+MESSAGES = ("all_to_all", "permute", "gather", "scatter", "sendrecv")
+"""Collectives whose every element has one sender and one receiver."""
+
+
 class ReplayError(AssertionError):
     """A schedule that does not do what its columns say, or not what its collective means."""
 
@@ -81,7 +85,7 @@ class _Replay:
         for send in range(len(self.schedule)):
             self.payload.append(self._payload(send))
             self._check_share(send)
-            adds = collective in ("reduce_scatter", "all_reduce") and self.origin[send] == self.all
+            adds = collective in ("reduce_scatter", "all_reduce", "reduce") and self.origin[send] == self.all
             self.sums.append(self._add_up(send) if adds else {})
             if not adds and not self.passes_on[send]:
                 self._check_copy(send)
@@ -95,7 +99,7 @@ class _Replay:
 
     def _payload(self, send: int) -> frozenset[Element]:
         origin, target, part = self.origin[send], self.target[send], self.part[send]
-        if self.schedule.collective not in ("all_to_all", "permute"):
+        if self.schedule.collective not in MESSAGES:
             copies = origin != self.all
             boxes = (
                 ((o, self.all) for o in self.box(origin, part))
@@ -144,7 +148,7 @@ class _Replay:
         self.end.append(end)
 
     def _check_share(self, send: int) -> None:
-        n = 1 if self.schedule.collective in ("broadcast", "permute") else self.n
+        n = 1 if self.schedule.collective in ("broadcast", "permute", "reduce", "sendrecv") else self.n
         expected = len(self.payload[send]) / (2 * self.schedule.parts * n)
         if abs(self.schedule.share[send] - expected) > 1e-12:
             raise ReplayError(f"send {send} carries {expected} of the size and says {self.schedule.share[send]}")
@@ -226,6 +230,14 @@ class _Replay:
                 self._check_whole(chip, own, arrivals[chip])
                 sums = {(part, half, self.all, o) for part, half, o, _ in missing}
                 self._check_whole(chip, sums, arrivals[chip])
+            elif self.schedule.collective == "reduce":
+                own = {
+                    (part, half, self.all, of[chip])
+                    for part, of in enumerate(self.position)
+                    for half in (0, 1)
+                    if of[chip] == self.everyone[part][0]
+                }
+                self._check_whole(chip, own, arrivals[chip])
             elif missing:
                 raise ReplayError(f"chip {chip} ends without {min(missing)}")
 
@@ -240,16 +252,22 @@ class _Replay:
 
     def _wanted(self, part: int, position: Position) -> frozenset[Element]:
         """What a chip must have received by the end, its own data apart."""
-        others = [other for other in self.everyone[part] if other != position]
+        everyone = self.everyone[part]
+        others, root = [other for other in everyone if other != position], everyone[0]
         match self.schedule.collective:
             case "all_gather" | "all_reduce":
                 boxes = [(other, self.all) for other in others]
-            case "reduce_scatter":
+            case "reduce_scatter" | "reduce":
                 boxes = []
+            case "gather":
+                boxes = [(other, root) for other in others] if position == root else []
+            case "scatter":
+                boxes = [(root, position)] if position != root else []
+            case "sendrecv":
+                boxes = [(everyone[everyone.index(position) - 1], position)] if others else []
             case "all_to_all":
                 boxes = [(other, position) for other in others]
             case "broadcast":
-                root = (0,) * len(position)
                 boxes = [(root, self.all)] if position != root else []
             case "permute":
                 boxes = [(before, position) for before in self._before(part, position)]

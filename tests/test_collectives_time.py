@@ -208,7 +208,8 @@ def cut_bound(topology: Topology, collective: str, axes: str, size: float) -> fl
         sets += [{chip for chip in group if at[chip][name] < h} for h in range(1, k)]
         sets += [{chip for chip in group if at[chip][name] >= h} for h in range(1, k)]
     worst, n = 0.0, len(group)
-    root = min(group)
+    root, in_order = min(group), sorted(group)
+    next_to = [*zip(in_order, [*in_order[1:], root], strict=True)]
     for inside in sets:
         m = len(inside)
         links = [link for link in topology.links if link.dst in inside and link.src in group - inside]
@@ -225,6 +226,10 @@ def cut_bound(topology: Topology, collective: str, axes: str, size: float) -> fl
                     "all_reduce": 1.0,
                     "all_to_all": m * (n - m) / n,
                     "broadcast": float(root not in inside),
+                    "reduce": float(root in inside),
+                    "gather": (n - m) / n * (root in inside),
+                    "scatter": m / n * (root not in inside),
+                    "sendrecv": float(sum(after in inside and before not in inside for before, after in next_to)),
                 }[collective]
             )
         if links:

@@ -21,6 +21,8 @@ SWITCHED = {  # machine: GPUs, NVLinks per GPU, nominal and NCCL's effective GB/
     "hgx_h200": (8, 18, 25, 20.6),
     "hgx_b200": (8, 18, 50, 40.1),
     "gb200_nvl72": (72, 18, 50, 40.1),
+    "gb300_nvl72": (72, 18, 50, 40.1),
+    "dgx2": (16, 6, 25, 20.0),
 }
 PCIE_BOXES = {
     "a100_pcie_bridges": (24, 10),
@@ -29,9 +31,18 @@ PCIE_BOXES = {
     "pcie_only": (24, 10),
 }
 """NCCL's GB/s of PCI Express x16 and between the sockets."""
-CLUSTERS = {"dgx_h100_x2": 2, "dgx_h100_x4": 4}
+CLUSTERS = {  # machine: boxes, NCCL's effective GB/s of all NVLinks of a GPU, nominal GB/s of an adapter
+    **{f"{box}_x{boxes}": (boxes, 18 * 20.6, 50) for box in ("dgx_h100", "hgx_h200") for boxes in (2, 4)},
+    **{f"hgx_h200_x{boxes}_800g": (boxes, 18 * 20.6, 100) for boxes in (2, 4)},
+    **{f"hgx_b200_x{boxes}": (boxes, 18 * 40.1, 50) for boxes in (2, 4)},
+    **{f"hgx_b200_x{boxes}_800g": (boxes, 18 * 40.1, 100) for boxes in (2, 4)},
+    **{f"dgx_a100_x{boxes}": (boxes, 12 * 20, 25) for boxes in (2, 4)},
+}
+OVERSUBSCRIBED = "dgx_h100_x4_leaf_spine"
+FULL_MESHES = {"mi300x": 64, "mi355x": 76.5}
+"""Nominal GB/s of a link."""
 P2P_OFF = ["dgx_h100_p2p_disabled", "dgx_h100_x2_p2p_disabled"]
-GRAPHS = ["a100_hybrid_cube_mesh", "dgx1_v100", *P2P_OFF, "mi300x", *PCIE_BOXES, *CLUSTERS]
+GRAPHS = ["a100_hybrid_cube_mesh", "dgx1_v100", *P2P_OFF, *FULL_MESHES, *PCIE_BOXES, *CLUSTERS, OVERSUBSCRIBED]
 
 NVLINK2, PCIE3, QPI = 20e9, 12e9, 6e9
 
@@ -83,7 +94,7 @@ def ring_from(edges: set[tuple[int, int]]) -> list[int]:
 
 
 def test_every_gpu_machine_is_covered_here():
-    gpus = {name for name in load.shipped("topology") if not name.startswith("tpu_")}
+    gpus = {name for name in load.shipped("topology") if not name.startswith("tpu")}
     assert gpus == {*SWITCHED, *GRAPHS}
 
 
@@ -212,22 +223,30 @@ def test_bridges_join_the_gpus_two_by_two(name, effective):
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_adapter_i_of_every_box_is_on_rail_i(name):
-    boxes, topology = CLUSTERS[name], machine(name)
+    (boxes, nvlink, adapter), topology = CLUSTERS[name], machine(name)
     assert topology.chips == 8 * boxes
     rails = [node for node in topology.nodes if node.startswith("rail")]
     assert rails == [f"rail{i}" for i in range(8)]
     for gpu in range(topology.chips):
         ends = {topology.nodes[link.dst]: link.bandwidth for link in topology.links if link.src == gpu}
-        assert ends == {f"nvswitch{gpu // 8}": near(18 * 20.6e9), f"rail{gpu % 8}": near(0.94 * 50e9)}
+        assert ends == {f"nvswitch{gpu // 8}": near(nvlink * 1e9), f"rail{gpu % 8}": near(0.94 * adapter * 1e9)}
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_boxes_are_cut_at_the_adapters_of_half_of_them(name):
     # Halves of whole boxes: the switch of each rail joins the side it is cheaper on, here either; each of the 8 rails
     # then crosses once per box of one half.
+    boxes, _, adapter = CLUSTERS[name]
     cut = bisection(machine(name))
-    assert cut.links == 8 * CLUSTERS[name] // 2
-    assert cut.bandwidth == near(cut.links * 0.94 * 50e9)
+    assert cut.links == 8 * boxes // 2
+    assert cut.bandwidth == near(cut.links * 0.94 * adapter * 1e9)
+
+
+def test_an_oversubscribed_leaf_is_cut_at_its_links_to_the_spines():
+    # Two boxes on a leaf: 16 adapters below it, 4 links to each of 2 spines above.
+    cut = bisection(machine(OVERSUBSCRIBED))
+    assert cut.links == 8
+    assert cut.bandwidth == near(8 * 0.94 * 50e9)
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
@@ -250,7 +269,7 @@ def test_a_drawing_has_boxes_above_the_row_of_gpus_and_rails_below(name):
     drawn = node_link.drawing(machine(name)).nodes
     heights = {node.label: node.at[1] for node in drawn if node.half_width is not None}
     assert {label: height > 0 for label, height in heights.items()} == {
-        **{f"nvswitch{box}": True for box in range(CLUSTERS[name])},
+        **{f"nvswitch{box}": True for box in range(CLUSTERS[name][0])},
         **{f"rail{rail}": False for rail in range(8)},
     }
     chips = [node for node in drawn if node.half_width is None]
@@ -258,13 +277,14 @@ def test_a_drawing_has_boxes_above_the_row_of_gpus_and_rails_below(name):
     assert chips[8].label == ("gpu8" if len(chips) == 16 else "8")  # 32 names do not fit beside each other
 
 
-# --- MI300X ----------------------------------------------------------------------------------------------------------
+# --- Full meshes ----------------------------------------------------------------------------------------------------
 
 
-def test_mi300x_is_a_full_mesh():
-    # Each GPU has 7 links of 64 GB/s nominal, 448 in all; 4 x 4 pairs lie across any halving.
-    spec, topology = load.topology_spec("mi300x"), machine("mi300x")
-    assert spec.link_types["xgmi"].bandwidth.value * 7 == 448e9
+@pytest.mark.parametrize("name", FULL_MESHES)
+def test_a_full_mesh_has_a_link_between_any_two(name):
+    # Each GPU has 7 links, 448 or 535.5 GB/s nominal in all; 4 x 4 pairs lie across any halving.
+    spec, topology = load.topology_spec(name), machine(name)
+    assert spec.link_types["xgmi"].bandwidth.value == FULL_MESHES[name] * 1e9
     assert Counter(link.src for link in topology.links) == dict.fromkeys(range(8), 7)
     assert hops(topology).diameter == 1
     assert bisection(topology).links == 16

@@ -40,6 +40,8 @@ ORDER = [
     "trace_file",
     "perturb",
     "bench",
+    "grouped",
+    "uneven",
     "report",
     "plots",
     "export",

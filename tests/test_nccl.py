@@ -21,7 +21,7 @@ from sim.collectives.routes import Messages
 from sim.errors import InputError
 from sim.placement import some_chips
 from sim.program import Kind
-from sim.specs import MEDIA, PROTOCOLS
+from sim.specs import MEDIA, PROTOCOLS, LinkSpec
 from sim.topology import Topology, build
 from sim.topology.rings import boxes, find
 from sim.units import to_ps
@@ -322,9 +322,14 @@ def test_two_gpus_without_peer_to_peer_access_use_host_memory_at_every_size():
 
 def _at_bandwidth(name: str, bandwidth: float) -> Topology:
     """A shipped machine whose links all have this bandwidth."""
-    links = getattr(load.topology_spec(name), "link_types", None)
-    fields = ["link"] if links is None else [f"link_types.{kind}" for kind in links]
-    return build(load.topology_spec(name, [f"{field}.bandwidth={bandwidth:g} B/s" for field in fields]))
+    spec = load.topology_spec(name)
+
+    def at(link: LinkSpec) -> LinkSpec:
+        return link.model_copy(update={"bandwidth": link.bandwidth.model_copy(update={"value": bandwidth})})
+
+    links = {"link": at(spec.link)} if hasattr(spec, "link") else {}
+    types = {"link_types": {name: at(link) for name, link in getattr(spec, "link_types", {}).items()}}
+    return build(spec.model_copy(update=links or types))
 
 
 @pytest.mark.parametrize("name", MACHINES)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sim import load
 from sim.cli import main
+from sim.topology import build
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,9 +60,19 @@ def test_what_the_text_quotes_of_a_command_is_printed(monkeypatch, tmp_path: Pat
 
 
 def test_the_scenario_shown_is_the_one_shipped():
-    (shown,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    shown, _ = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
     shipped = yaml.safe_load((ROOT / "scenarios/palm540b_decode_ws2d.yaml").read_text(encoding="utf-8"))
     assert yaml.safe_load(shown).items() <= shipped.items()
+
+
+def test_the_machine_shown_is_oversubscribed_as_it_says(tmp_path: Path):
+    _, shown = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    (tmp_path / "my_cluster.yaml").write_text(shown)
+    built = build(load.topology_spec(str(tmp_path / "my_cluster.yaml")))
+    down, up = (
+        [link for link in built.links if re.match(name, link.name)] for name in ("gpu[0-9]+->leaf0#", "leaf0->spine")
+    )
+    assert f"{len(down)} links down from a leaf, {len(up)} up" in shown
 
 
 def test_the_five_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

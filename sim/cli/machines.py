@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from sim.cli.options import Json, MachineSettings, about, completed, one_of, possible
+from sim.errors import InputError
 from sim.terminal import echo
 
 
@@ -69,6 +70,11 @@ def collective(
     factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
     algorithm: Annotated[str, typer.Option(help="Default: the topology's; with NCCL what NCCL would choose.")] = "",
     chunks: Annotated[int, typer.Option(min=1, max=1024, help="Cut the data: so many collectives at once.")] = 1,
+    groups: Annotated[
+        str, typer.Option(help="Groups at once, such as 4x2: four of two chips, every fourth chip.")
+    ] = "",
+    consecutive: Annotated[bool, typer.Option("--consecutive", help="Groups of chips that follow each other.")] = False,
+    matrix: Annotated[Path | None, typer.Option(help="Of all_to_all: CSV of bytes, a row per sender.")] = None,
     settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
     as_json: Json = False,
@@ -77,24 +83,41 @@ def collective(
     """Simulate one collective and print it as nccl-tests does, with the closed form and the bound beside it.
 
     Of a sweep of sizes the bus bandwidth is drawn too, with the published measurements of this machine. The size of
-    all_gather and reduce_scatter is the full gathered array, of all_to_all one chip's buffer.
+    all_gather, reduce_scatter, gather and scatter is the full array, of all_to_all one chip's buffer.
 
     --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
     perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.
     """
-    from sim import bench, load, outputs
+    from sim import bench, grouped, load, outputs, uneven
 
-    wanted = bench.sizes(size, minimum, maximum, factor)
+    cut = {"--axes": bool(axes), "--chunks": chunks > 1}
+    sized = {"--size": bool(size), "--min": bool(minimum), "--max": bool(maximum)}
+    if matrix:
+        _refuse("--matrix", {"NAME": name != "all_to_all", "--groups": bool(groups), "--algorithm": bool(algorithm)})
+        _refuse("--matrix", {**cut, **sized})
+    elif groups:
+        _refuse("--groups", cut)
+    if consecutive and not groups:
+        raise InputError("requires --groups", where="--consecutive", hint="such as --groups 4x2")
+    wanted = [] if matrix else bench.sizes(size, minimum, maximum, factor)
+    grouping = grouped.Grouping.of(groups, consecutive=consecutive) if groups else None
     with possible(load.place("topology", topology)):
-        rows = bench.sweep(
-            name,
-            topology,
-            axes=axes,
-            sizes=wanted,
-            algorithm=algorithm or None,
-            settings=settings or [],
-            chunks=chunks,
-        )
+        if matrix:
+            rows = uneven.sweep(topology, uneven.read(matrix), settings or [])
+        elif grouping:
+            rows = grouped.sweep(
+                name, topology, grouping, sizes=wanted, algorithm=algorithm or None, settings=settings or []
+            )
+        else:
+            rows = bench.sweep(
+                name,
+                topology,
+                axes=axes,
+                sizes=wanted,
+                algorithm=algorithm or None,
+                settings=settings or [],
+                chunks=chunks,
+            )
     if as_json:
         echo(json.dumps([row.to_dict() for row in rows]))
     else:
@@ -106,6 +129,7 @@ def collective(
         machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
         points = measured(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
+        chosen |= {"groups": groups, "consecutive": "yes" if consecutive else ""}
         options = [f"{option}={value}" for option, value in chosen.items() if value]
         all_options = [*options, *(settings or [])]
         said = f"with {', '.join(all_options)}" if all_options else ""
@@ -113,6 +137,15 @@ def collective(
         with outputs.replacing_file(path) as fresh:
             busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points, settings=said)
         echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
+
+
+def _refuse(option: str, others: dict[str, bool]) -> None:
+    """Raise InputError for an option, or a name of a collective, that is given beside one that does not allow it."""
+    for other, given in others.items():
+        if given and other == "NAME":
+            raise InputError("must be all_to_all", where=f"NAME with {option}", hint="leave the option out")
+        if given:
+            raise InputError(f"is not supported with {option}", where=other, hint="leave one out")
 
 
 def topology(

@@ -1,7 +1,7 @@
 """Time of a collective as a formula: alpha-beta models, lower bounds, the paper's convention, nccl-tests bandwidths.
 
-    V  bytes of the collective: the full gathered array (all-gather, reduce-scatter), the array (all-reduce, broadcast),
-       the local buffer (all-to-all), the message (permute)
+    V  bytes of the collective: the full gathered array (all-gather, reduce-scatter, gather, scatter), the array
+       (all-reduce, broadcast, reduce), the local buffer (all-to-all), the message (permute, sendrecv)
     K  chips on an axis; A  number of axes longer than one chip; n  chips of the group, the product of the K
     w  bandwidth of one direction of one link, bytes/s; t  latency of one hop, s
     c  bytes of one message of a stage
@@ -134,6 +134,43 @@ def pipelined_trees(axes: Axes, V: float, w: float, t: float) -> float:
     return (BROADCAST_CHUNKS - 1) * c / w + depth * (c / w + t)
 
 
+def scattered_trees(axes: Axes, V: float, w: float, t: float) -> float:
+    """Scatter down, or gather up, the trees of `pipelined_trees`: a message of c = V/(trees n) per chip and tree.
+
+        T = max over d of (N_d + d - 1) c/w + d t,   N_d: chips at least d hops from the root
+
+    The root's link passes the messages of the farthest chips first, and the last of these goes on d-1 hops. A chip is
+    as many hops away as its positions add up to; one at position 0 of the first axis that is not on the root's line is
+    reached last, over the wrap, or on a line back from position 1.
+    """
+    trees = 2 * len(axes) if all(ring for _, ring in axes) else len(axes)
+    c = V / (trees * math.prod(K for K, _ in axes))
+    time = 0.0
+    for first in range(len(axes)):
+        (K, ring), *others = [*axes[first:], *axes[:first]]
+        rows = [1]  # [hops] chips that the other axes reach
+        for size, _ in others:
+            rows = [sum(rows[max(0, d - size + 1) : d + 1]) for d in range(len(rows) + size - 1)]
+        at = [0] * (K + len(rows) + 2)
+        for d, chips in enumerate(rows):
+            for position in range(1, K):
+                at[position + d] += chips
+            at[d + (K if ring else 2) if d else 0] += chips
+        below = 0
+        for d in range(len(at) - 1, 0, -1):
+            below += at[d]
+            if at[d]:
+                time = max(time, (below + d - 1) * c / w + d * t)
+    return time
+
+
+def ring_sendrecv(K: int, ring: bool, V: float, w: float, t: float) -> float:
+    """V/w + t around a ring or between two chips; on a longer line the last message goes K-1 hops back in chunks."""
+    if ring or K == 2:
+        return V / w + t
+    return (BROADCAST_CHUNKS + K - 2) / BROADCAST_CHUNKS * V / w + (K - 1) * t
+
+
 # --- on one switch ---------------------------------------------------------------------------------------------------
 
 
@@ -171,11 +208,17 @@ def on_switch(
             time = 2 * gather[algorithm]
         case "all_to_all", "one_shot":
             time = (n - 1) / n * V / w + t
-        case "broadcast", "ring":
+        case "broadcast" | "reduce", "ring":
             time = (k + n - 2) / k * V / w + (n - 1) * t
         case "broadcast", "tree":
             time = max(chip.bit_length() * V / w + chip.bit_count() * t for chip in range(1, n))
+        case "reduce", "tree" if power_of_two:
+            time = log * (V / w + t)
+        case "gather" | "scatter", "one_shot":
+            time = (n - 1) / n * V / w + t
         case "permute", "neighbour":
+            time = V / w + t
+        case "sendrecv", "ring":
             time = V / w + t
     return None if time is None else overhead_s + time
 
@@ -219,8 +262,12 @@ def predict(
             time = None if half is None else 2 * half
         case "all_to_all" if algorithm in ("multi_axis", "dimension_ordered"):
             time = _all_to_all(algorithm, axes, V, w, t)
-        case "broadcast" if algorithm == "spanning_trees":
+        case "broadcast" | "reduce" if algorithm == "spanning_trees":
             time = pipelined_trees(axes, V, w, t)
+        case "gather" | "scatter" if algorithm == "spanning_trees":
+            time = scattered_trees(axes, V, w, t)
+        case "sendrecv" if len(axes) == 1:
+            time = ring_sendrecv(*axes[0], V, w, t)
         case "permute" if algorithm == "neighbour" and len(axes) == 1:
             time = V / w + t
     return None if time is None else overhead_s + time
@@ -236,7 +283,8 @@ def bound(collective: str, axes: Axes, size_bytes: float, bandwidth: float, late
     all-gather and reduce-scatter (n-1)/n V/(d w), into or out of one chip. All-reduce V/(d w), since every chip must
     pass on V bytes, and 2 (n-1) V/(L w), the fewest bytes moved in total (Patarasuk and Yuan 2009, J. Parallel Distrib.
     Comput. 69:117). All-to-all (n-1)/n V/(d w) and, cutting an axis into h = floor(K/2) and K-h, the messages across
-    over the one link per line or two per ring: V h (K-h)/(K w), or half of it. Broadcast and permute V/(d w).
+    over the one link per line or two per ring: V h (K-h)/(K w), or half of it. Broadcast, reduce, permute and
+    sendrecv V/(d w). Gather and scatter (n-1)/n V/(d w): the root has no more links than any other chip.
 
     Raises:
         InputError: unknown collective.
@@ -255,10 +303,14 @@ def bound(collective: str, axes: Axes, size_bytes: float, bandwidth: float, late
         "all_to_all": max((n - 1) / n / out, cut),
         "broadcast": 1 / out,
         "permute": 1 / out,
+        "reduce": 1 / out,
+        "gather": (n - 1) / n / out,
+        "scatter": (n - 1) / n / out,
+        "sendrecv": 1 / out,
     }
     if collective not in loads:
         raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, loads))
-    diameter = 1 if collective == "permute" else sum(K // 2 if ring else K - 1 for K, ring in axes)
+    diameter = 1 if collective in ("permute", "sendrecv") else sum(K // 2 if ring else K - 1 for K, ring in axes)
     return max(loads[collective] * size_bytes / bandwidth + latency_s, diameter * latency_s)
 
 
@@ -288,7 +340,7 @@ def algbw(size_bytes: float, time_s: float) -> float:
 def busbw(collective: str, group: int, size_bytes: float, time_s: float) -> float:
     """algbw times the share of the size that must pass a chip's ports: comparable with the hardware's bandwidth.
 
-    2 (n-1)/n for all-reduce, (n-1)/n for all-gather, reduce-scatter and all-to-all, 1 for broadcast and permute.
+    2 (n-1)/n for all-reduce, (n-1)/n for all-gather, reduce-scatter, all-to-all, gather and scatter, 1 for the others.
     Source: nccl-tests, doc/PERFORMANCE.md; its size of all-gather and reduce-scatter is the full array, as V here.
 
     Raises:
@@ -302,6 +354,10 @@ def busbw(collective: str, group: int, size_bytes: float, time_s: float) -> floa
         "all_to_all": share,
         "broadcast": 1.0,
         "permute": 1.0,
+        "reduce": 1.0,
+        "gather": share,
+        "scatter": share,
+        "sendrecv": 1.0,
     }
     if collective not in factors:
         raise InputError("no bus bandwidth is defined", got=collective, hint=suggest(collective, factors))

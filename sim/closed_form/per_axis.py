@@ -48,6 +48,7 @@ KNOWN: Known = {
     "topology.axes.*.size": ANY,
     "topology.axes.*.wrap": ANY,
     "topology.axes.*.twist": ANY,
+    "topology.axes.*.link": ANY,
     "topology.chip.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
     "topology.chip.channel_interference": ANY,  # of NCCL, which runs on no torus
     "topology.chip.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
@@ -146,11 +147,13 @@ class Ledger:
             return
         axes = [self.torus.axes[axis] for axis in over]
         rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
-        link = self.torus.link
-        bandwidth, latency = link.bandwidth.value * link.efficiency.value, link.latency.value
+        links = [self.torus.link_along(axis) for axis in over]
+        bandwidth = max(link.bandwidth.value * link.efficiency.value for link in links)
+        latency = min(link.latency.value for link in links)
         algorithm = self._algorithms.get(collective, "multi_axis")
         twisted = any(ring and axis.twist for axis, (_, ring) in zip(axes, rings, strict=True))
-        time = None if twisted else collectives.predict(collective, algorithm, rings, size, bandwidth, latency)
+        has_form = not twisted and all(link == links[0] for link in links)
+        time = collectives.predict(collective, algorithm, rings, size, bandwidth, latency) if has_form else None
         if time is None:
             self.inexact[f"has only a bound of {collective} over {''.join(over)}"] = None
             time = collectives.bound(collective, rings, size, bandwidth, latency)

@@ -15,6 +15,7 @@ from sim.collectives import (
     point_to_point,
     ring,
     rings,
+    rooted,
 )
 from sim.collectives.fold import folding
 from sim.collectives.library import ON_NCCL
@@ -52,6 +53,10 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
     },
     "broadcast": {"spanning_trees": broadcast.spanning_trees},
     "permute": {"neighbour": permute.neighbour},
+    "reduce": {"spanning_trees": rooted.reduce(broadcast.spanning_trees)},
+    "gather": {"spanning_trees": rooted.gather},
+    "scatter": {"spanning_trees": rooted.scatter},
+    "sendrecv": {"ring": permute.ring},
 }
 """Algorithms between neighbours on the axes of a torus. The first of each collective is the default; an all-to-all is
 `dimension_ordered` where that suits the machine better."""
@@ -81,6 +86,13 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
     "all_to_all": {"one_shot": point_to_point.one_shot_exchange},
     "broadcast": {"ring": point_to_point.ring_broadcast, "tree": point_to_point.tree},
     "permute": {"neighbour": point_to_point.neighbour},
+    "reduce": {
+        "ring": rooted.reduce(point_to_point.ring_broadcast),
+        "tree": rooted.reduce(point_to_point.tree),
+    },
+    "gather": {"one_shot": point_to_point.one_shot_gather},
+    "scatter": {"one_shot": point_to_point.one_shot_scatter},
+    "sendrecv": {"ring": point_to_point.ring_sendrecv},
 }
 """Algorithms between any two chips of a switch or graph; the first of each collective is the default."""
 

@@ -32,7 +32,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     that is for chips at that position. On A rings of K chips, T = S K/(8 w) plus latencies, and the messages are larger
     by n/K than direct ones.
     """
-    orders = rotations([axis.name for axis in mesh_axes(topology, axes)])
+    orders = rotations(topology, [axis.name for axis in mesh_axes(topology, axes)])
     parts = len(orders)
     builder = ScheduleBuilder("all_to_all", axes, parts)
     if not orders[0]:
@@ -40,7 +40,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     home = positions(topology, axes)
     chips = np.arange(topology.chips, dtype=np.int32)
     arrived: list[list[Arrival]] = [[] for _ in orders]
-    for stage in range(parts):
+    for stage in range(len(orders[0])):
         runs = [mesh_axis(topology, order[stage]) for order in orders]
         received: list[list[Arrival]] = [[] for _ in orders]
         last: dict[tuple[int, int, int], Int32s] = {}

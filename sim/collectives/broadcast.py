@@ -52,18 +52,28 @@ def spanning_trees(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     Raises:
         InputError: failed links cut a chip off.
     """
+    found = trees(topology, axes)
+    builder = ScheduleBuilder("broadcast", axes, max(1, len(found)) * CHUNKS)
+    for number, tree in enumerate(found):
+        _send(builder, topology, axes, tree, number, 1 / (len(found) * CHUNKS))
+    return builder.build()
+
+
+def trees(topology: Topology, axes: tuple[str, ...]) -> list[Tree]:
+    """The link-disjoint spanning trees without a failed link; one of the shortest ways left where there are none.
+
+    Raises:
+        InputError: failed links cut a chip off.
+    """
     whole = topology.intact or topology
     longer = mesh_axes(whole, axes)
     directions = (1, -1) if all(axis.ring for axis in longer) else (1,)
     at_root = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)
-    trees = [_disjoint(longer[p:] + longer[:p], d, at_root) for d in directions for p in range(len(longer))]
-    if topology.failed:
-        working = [t for t in trees if not any(topology.failed.intersection(hop.link.tolist()) for hop in t)]
-        trees = working or [_shortest(topology, axes, at_root)]
-    builder = ScheduleBuilder("broadcast", axes, max(1, len(trees)) * CHUNKS)
-    for number, tree in enumerate(trees):
-        _send(builder, topology, axes, tree, number, 1 / (len(trees) * CHUNKS))
-    return builder.build()
+    found = [_disjoint(longer[p:] + longer[:p], d, at_root) for d in directions for p in range(len(longer))]
+    if not topology.failed:
+        return found
+    working = [t for t in found if not any(topology.failed.intersection(hop.link.tolist()) for hop in t)]
+    return working or [_shortest(topology, axes, at_root)]
 
 
 def _disjoint(order: Sequence[MeshAxis], direction: int, roots: Int32s) -> Tree:

@@ -21,18 +21,23 @@ from sim.collectives.schedule import Schedule
 from sim.topology.graph import Topology
 
 
-def rotations(names: Sequence[str]) -> list[list[str]]:
-    """The axes in cyclic order from each of them; one empty order for no axes."""
-    names = list(names)
-    return [names[start:] + names[:start] for start in range(len(names))] or [[]]
+def rotations(topology: Topology, names: Sequence[str]) -> list[list[str]]:
+    """The axes in cyclic order from each of those with the slowest links, then the others, the fastest last.
+
+    The last axis of an all-gather carries most. One empty order for no axes.
+    """
+    rates = {name: min(link.bandwidth for link in topology.links if link.axis == name) for name in names}
+    slow = [name for name in names if rates[name] == min(rates.values())]
+    faster = sorted((name for name in names if name not in slow), key=rates.__getitem__)
+    return [slow[start:] + slow[:start] + faster for start in range(len(slow))] or [[]]
 
 
 @functools.lru_cache(maxsize=4)
 def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """One part per axis, in rotated order, each the shorter way round.
+    """One part per axis with the slowest links, in rotated order, each the shorter way round.
 
     Kept, since the reduce-scatter and the all-reduce over the same axes are made from it.
     """
     names = [name for name in axes if topology.axis(name).size > 1]
-    grids = [ring_grid(topology, axes, tuple(order)) for order in rotations(names)]
+    grids = [ring_grid(topology, axes, tuple(order)) for order in rotations(topology, names)]
     return gather(topology, axes, grids, both_ways)

@@ -1,6 +1,11 @@
-"""Permute: every chip sends its message to the next chip along an axis (the send/recv of a pipeline or a ring)."""
+"""Permute: every chip sends its message to the next chip along an axis (the send/recv of a pipeline).
+
+Sendrecv: every chip sends its message to the next of its group, the last to the first, whatever lies between.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -49,5 +54,35 @@ def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         part=np.repeat(np.arange(chunks), len(src)),
         origin=np.tile(home[src], (chunks, 1)),
         target=np.tile(target, (chunks, 1)),
+    )
+    return builder.build()
+
+
+def ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """Sendrecv over the machine's routes; those of h hops in CHUNKS chunks: (CHUNKS + h - 1) V/(CHUNKS w) + h t.
+
+    Raises:
+        InputError: failed links that leave a message no way.
+    """
+    home = positions(topology, axes)
+    sizes = [topology.axis(name).size for name in axes]
+    place = np.ravel_multi_index(tuple(home.T), sizes) if axes else np.zeros(topology.chips, dtype=np.int64)
+    group = positions(topology, tuple(axis.name for axis in topology.axes if axis.name not in axes))
+    chip_at = {(*map(int, rest), int(at)): chip for chip, (rest, at) in enumerate(zip(group, place, strict=True))}
+    n = math.prod(sizes)
+    if n == 1:
+        return ScheduleBuilder("sendrecv", axes, parts=1).build()
+    dst = [chip_at[(*map(int, rest), (int(at) + 1) % n)] for rest, at in zip(group, place, strict=True)]
+    routes = [topology.route(chip, there) for chip, there in enumerate(dst)]
+    chunks = CHUNKS if max(map(len, routes)) > 1 else 1
+    builder = ScheduleBuilder("sendrecv", axes, parts=chunks)
+    pass_on(
+        builder,
+        topology,
+        routes * chunks,
+        share=1 / chunks,
+        part=np.repeat(np.arange(chunks), topology.chips),
+        origin=np.tile(home, (chunks, 1)),
+        target=np.tile(home[dst], (chunks, 1)),
     )
     return builder.build()

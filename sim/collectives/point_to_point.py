@@ -14,7 +14,9 @@ for the all-gather and the reduce-scatter that reverses it; an all-reduce is bot
     cube_mesh          as one_shot              on a graph where not all chips are joined: one-shot in each half, then
                                                 the half's sum to the chip n/2 away
 
-A broadcast goes down the tree, or around the ring in CHUNKS chunks: (CHUNKS + n - 2) V/(CHUNKS w) + (n-1) t.
+A broadcast goes down the tree, or around the ring in CHUNKS chunks: (CHUNKS + n - 2) V/(CHUNKS w) + (n-1) t; a reduce
+is one run backwards. Gather and scatter are a message per chip to or from chip 0, (n-1) c/w + t, and sendrecv one from
+every chip to the next, V/w + t.
 
 On a graph messages share links and the times are whatever the links allow. Sources: Thakur, Rabenseifner and Gropp 2005
 (Int. J. High Perform. Comput. Appl. 19:49); one-shot and two-shot all-reduce as in TensorRT-LLM's custom kernels.
@@ -160,3 +162,35 @@ def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     src = to.chips[:-1]
     to.send(src, src + np.int32(1), share=1.0, step=0, own=True, origin=src, target=src + np.int32(1))
     return to.build()
+
+
+def ring_sendrecv(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """Sendrecv: every chip sends its message to the next, the last to the first."""
+    to = Messages(topology, "sendrecv", axes)
+    if to.n > 1:
+        dst = (to.chips + 1) % np.int32(to.n)
+        to.send(to.chips, dst, share=1.0, step=0, own=True, origin=to.chips, target=dst)
+    return to.build()
+
+
+def one_shot_scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """Scatter: chip 0 sends every other chip its chunk, those with the longest ways first."""
+    to = Messages(topology, "scatter", axes)
+    dst = _farthest_first(topology, to.n)
+    root = np.zeros_like(dst)
+    to.send(root, dst, share=1 / to.n, step=0, own=True, origin=root, target=dst)
+    return to.build()
+
+
+def one_shot_gather(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+    """Gather: every other chip sends chip 0 its chunk."""
+    to = Messages(topology, "gather", axes)
+    src = to.chips[1:]
+    root = np.zeros_like(src)
+    to.send(src, root, share=1 / to.n, step=0, own=True, origin=src, target=root)
+    return to.build()
+
+
+def _farthest_first(topology: Topology, n: int) -> Int32s:
+    """The chips but chip 0, by the number of links from there."""
+    return np.array(sorted(range(1, n), key=lambda chip: -len(topology.route(0, chip))), dtype=np.int32)

@@ -20,7 +20,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     own contribution to all it sends, since it received every chunk just once. `step` counts from 0 again, per
     part, axis and direction.
     """
-    opposite, axis_of = _opposite_links(topology, schedule.axes)
+    opposite, axis_of = opposite_links(topology, schedule.axes)
     link = opposite[schedule.link]
     first_hop = np.array([end.src for end in topology.links], dtype=np.int32)[link] == schedule.dst
     n = len(schedule)
@@ -56,8 +56,8 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
     )
 
 
-def _opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
-    """[links] the link that leads back, and the number of the axis among `axes`; -1 and 0 for links of other axes."""
+def opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
+    """[links] The link that leads back, and the number of its axis among `axes`, 0 for links along no axis of them."""
     opposite = np.full(len(topology.links), -1, dtype=np.int32)
     axis_of = np.zeros(len(topology.links), dtype=np.int64)
     if topology.kind != "torus":
@@ -67,13 +67,14 @@ def _opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, 
         for (src, dst), links in between.items():
             opposite[links] = between[dst, src]
         return opposite, axis_of
-    for i, name in enumerate(axes):
-        axis = wired_axis(topology, name)
+    number = {name: i for i, name in enumerate(axes)}
+    for each in topology.axes:
+        axis = wired_axis(topology, each.name)
         for direction in (1, -1):
             linked = axis.link[direction] >= 0
             out = axis.link[direction][linked]
             opposite[out] = axis.link[-direction][axis.after[direction][linked]]
-            axis_of[out] = i
+            axis_of[out] = number.get(each.name, 0)
     return opposite, axis_of
 
 

@@ -38,7 +38,7 @@ class Messages:
         src: Int32s,
         dst: Int32s,
         *,
-        share: float,
+        share: npt.ArrayLike,
         step: int,
         own: npt.ArrayLike,
         part: npt.ArrayLike = 0,
@@ -50,6 +50,7 @@ class Messages:
         """A message for each entry of `src`: the last sends [n], which bring them to `dst`.
 
         Args:
+            share, part: [n], or of all.
             links: [n] the way of each message; None for the machine's routes.
             origin, target: [n] chips whose data this is and whom it is for; None for all.
             deps: [n] arrays of the arrivals that each message waits for, -1 for none.
@@ -59,7 +60,7 @@ class Messages:
         routes = links or [self._topology.route(a, b) for a, b in zip(src.tolist(), dst.tolist(), strict=True)]
         hops = max(len(route) for route in routes)
         ways = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
-        parts = np.broadcast_to(part, len(src))
+        parts, shares = np.broadcast_to(part, len(src)), np.broadcast_to(share, len(src))
         boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
 
         sent = np.full(len(src), -1, dtype=np.int32)
@@ -71,7 +72,7 @@ class Messages:
                 dst[rows],
                 ways[rows, hop],
                 follows=sent[rows],
-                share=share,
+                share=shares[rows],
                 step=step,
                 direction=0,
                 own=False if hop else own,
@@ -88,7 +89,7 @@ def pass_on(
     topology: Topology,
     routes: Sequence[Sequence[int]],
     *,
-    share: float,
+    share: npt.ArrayLike,
     part: npt.ArrayLike,
     origin: Int32s,
     target: Int32s,
@@ -97,7 +98,7 @@ def pass_on(
 
     Args:
         routes: [n] links of each message's way.
-        part: [n], or of all.
+        share, part: [n], or of all.
         origin, target: [n, A] mesh positions of the chips whose data it is and whom it is for.
     """
     hops = max(len(route) for route in routes)
@@ -106,7 +107,7 @@ def pass_on(
         np.array([getattr(link, name) for link in topology.links], dtype=np.int32)
         for name in ("src", "dst", "direction")
     )
-    parts = np.broadcast_to(part, len(routes))
+    parts, shares = np.broadcast_to(part, len(routes)), np.broadcast_to(share, len(routes))
     sent = np.full(len(routes), -1, dtype=np.int32)
     for step in range(hops):
         moving = ways[:, step] >= 0
@@ -115,7 +116,7 @@ def pass_on(
             src[link],
             dst[link],
             link,
-            share=share,
+            share=shares[moving],
             step=step,
             direction=direction[link],
             own=step == 0,

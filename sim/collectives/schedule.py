@@ -143,7 +143,7 @@ class ScheduleBuilder:
         dst: Int32s,
         link: Int32s,
         *,
-        share: float,
+        share: npt.ArrayLike,
         step: int,
         direction: npt.ArrayLike,
         own: npt.ArrayLike,

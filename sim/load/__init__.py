@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sim.errors import InputError
+from sim.load.boxes import inherit
 from sim.load.places import Path_, place_of
 from sim.load.problems import translate
 from sim.load.references import REFERENCES, data_root, expand, find, shipped
@@ -35,6 +36,9 @@ __all__ = [
 
 _OTHER_EXPERIMENT = ("topology", "model", "workload")
 """Settings that make it another experiment than the published one; layout and collectives are how that was run."""
+
+_MACHINE_AT: dict[str, Path_] = {"topology": (), "scenario": ("topology",)}
+"""Where a kind of file has its machine."""
 
 _DIMENSIONS = ("layers", "d_model", "d_ff", "heads", "kv_heads", "d_head", "vocabulary", "ffn", "tied")
 """Of a model: settings that make it another model than the one whose parameters the file gives."""
@@ -121,6 +125,8 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
     if kind == "scenario" and any(setting.startswith(_OTHER_EXPERIMENT) for setting in settings):
         raw.pop("reference", None)  # what was published was measured in the file's experiment
     _forget_parameters(raw, origins)
+    if kind in _MACHINE_AT:
+        inherit(raw, _MACHINE_AT[kind], origins)
     try:
         result = _adapter(kind).validate_python(raw)
     except ValidationError as error:

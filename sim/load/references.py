@@ -32,7 +32,17 @@ _LISTED = {
 }
 REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "scenario": {("topology",): "topology", ("model",): "model", ("memory_pool", "link"): "link"},
-    "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link", ("nccl",): "nccl"},
+    "topology": {
+        ("chip",): "chip",
+        ("link",): "link",
+        ("axes", "*", "link"): "link",
+        ("link_types", "*"): "link",
+        ("nccl",): "nccl",
+        ("boxes", "of"): "topology",
+        ("boxes", "rails", "link"): "link",
+        ("boxes", "leaves", "link"): "link",
+        ("boxes", "spines", "link"): "link",
+    },
 }
 
 
@@ -73,6 +83,8 @@ def expand(kind: str, value: Any, path: Path_, origins: dict[Path_, str], where:
     """Replace a reference (and the references in what it names) by the mapping it stands for."""
     if isinstance(value, str):
         file = find(kind, value, where, beside)
+        if path[-1:] == ("of",) and shown(file) in (origins.get(path[:i]) for i in range(len(path))):
+            raise InputError(f"must be another {kind} than the one it stands in", where=where, got=value)
         value, where, beside = read(file), shown(file), file.parent
         origins[path] = where
     elif not isinstance(value, dict):

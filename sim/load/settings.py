@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import InputError
+from sim.load.boxes import inherit
 from sim.load.places import Path_
 from sim.load.references import expand, expand_inside, inside
 from sim.load.yaml_text import parse
@@ -24,6 +25,8 @@ def apply(root: str, raw: dict[str, Any], setting: str, origins: dict[Path_, str
     value = parse(text, where)
     holder: Any = raw
     for i, part in enumerate(keys[:-1]):
+        if part not in holder:
+            inherit(raw, keys[:i], origins, (part,))
         if part not in holder:
             origins.setdefault(keys[: i + 1], where)
         elif not isinstance(holder[part], dict):

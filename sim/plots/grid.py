@@ -75,7 +75,7 @@ def drawing(topology: Topology) -> Drawing:
         for chip, position in enumerate(positions)
         if shown[chip]
     ]
-    notes = [f"links of {rate(topology.links[0])}"] if topology.links else []
+    notes = _rates(topology)
     if not whole:
         notes.append(f"shown: the {sum(shown)} chips on the three faces in front")
     if cropped:
@@ -119,6 +119,18 @@ def _legend(topology: Topology, colors: dict[str, str]) -> list[tuple[str, str, 
         text = "no wraparound" if wrap is None else f"{axis.name} wraparound{_shift(topology, axis, wrap[0])}"
         entries.append((text, colors[axis.name] if wrap else "none", True))
     return entries
+
+
+def _rates(topology: Topology) -> list[str]:
+    """What links carry, those of several rates by their axes."""
+    along: dict[str, list[str]] = {}
+    for axis in topology.axes:
+        links = (link for link in topology.links if link.axis == axis.name)
+        if link := next(links, None):
+            along.setdefault(rate(link), []).append(axis.name)
+    if len(along) == 1:
+        return [f"links of {text}" for text in along]
+    return [f"links along {', '.join(names)} of {text}" for text, names in along.items()]
 
 
 def _shift(topology: Topology, axis: Axis, before: int) -> str:

@@ -171,7 +171,7 @@ def _program(group: Group, kind: str, size: float, name: str) -> Program:
     """Returns a collective of all chips of a group's machine; the last task of each chip ends it."""
     machine = group.machine
     axes = tuple(axis.name for axis in machine.axes if axis.size > 1)
-    if kind == "all_gather":  # a rank's part in the trace, the whole array here
+    if kind in ("all_gather", "gather"):  # a rank's part in the trace, the whole array here
         size *= machine.chips
     plan = schedule(machine, kind, axes, algorithm_of(machine, kind, None, size), size)
     builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(machine.chips)), *(x.name for x in machine.links)])

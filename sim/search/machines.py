@@ -90,7 +90,7 @@ def family(topology: str) -> dict[str, TopologySpec]:
         if not isinstance(spec, TorusSpec) or not isinstance(first, TorusSpec):
             continue
         axes = spec.axes.values()
-        shape = tuple(sorted((axis.size, axis.wrap) for axis in axes))
+        shape = tuple(sorted((axis.size, axis.wrap, axis.link.name if axis.link else "") for axis in axes))
         if spec is not first and any(axis.twist for axis in axes):
             continue
         if (spec.chip, spec.link) == (first.chip, first.link) and shape not in shapes:
@@ -119,11 +119,13 @@ def _meshes(topology: str, spec: TopologySpec) -> list[Machine]:
     axes, count = list(spec.axes.values()), chips_of(spec)
     if any(axis.twist for axis in axes):
         return [Machine(topology, "x".join(str(axis.size) for axis in axes), count, torus=True)]
-    orders = {tuple((axis.size, axis.wrap) for axis in order): order for order in itertools.permutations(axes)}
+    orders = {
+        tuple((axis.size, axis.wrap, axis.link) for axis in order): order for order in itertools.permutations(axes)
+    }
     found = []
     for order in orders.values():
         named = dict(zip(spec.axes, order, strict=True))
-        fields = {name: {"size": axis.size, "wrap": axis.wrap} for name, axis in named.items()}
+        fields = {name: axis.model_dump(mode="json", exclude_unset=True) for name, axis in named.items()}
         assigned = (f"topology.axes={json.dumps(fields)}",) if len(orders) > 1 else ()
         found.append(
             Machine(topology, "x".join(str(axis.size) for axis in order), count, torus=True, settings=assigned)

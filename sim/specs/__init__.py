@@ -12,6 +12,7 @@ from sim.specs.algorithms import ALGORITHMS, LOOP_FORMS
 from sim.specs.base import TEXT_RULES, Strict
 from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype, TilesSpec
 from sim.specs.engine import Kernel
+from sim.specs.graph import GraphSpec, SwitchSpec
 from sim.specs.layout import TENSOR_PARALLEL, Residual
 from sim.specs.link import MEDIA, LinkSpec, Medium
 from sim.specs.memory_pool import MemoryPoolSpec
@@ -33,7 +34,7 @@ from sim.specs.suite import (
     Tolerance,
 )
 from sim.specs.sweep import FigureSpec
-from sim.specs.topology import AxisSpec, GraphSpec, SwitchSpec, TopologySpec, TorusSpec, chips_of
+from sim.specs.topology import AxisSpec, TopologySpec, TorusSpec, chips_of
 
 __all__ = [
     "ALGORITHMS",

@@ -32,6 +32,10 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "all_to_all": ("multi_axis", "dimension_ordered", "one_shot", "auto", "send_recv"),
     "broadcast": ("spanning_trees", "ring", "tree"),
     "permute": ("neighbour",),
+    "reduce": ("spanning_trees", "ring", "tree"),
+    "gather": ("spanning_trees", "one_shot"),
+    "scatter": ("spanning_trees", "one_shot"),
+    "sendrecv": ("ring",),
 }
 LOOP_FORMS = ("one_way", "bidirectional_throughput", "bidirectional_latency")
 """Of the looped collectives in a collective matmul."""

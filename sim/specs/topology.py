@@ -7,17 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sim.errors import suggest
-from sim.specs.algorithms import Algorithms
-from sim.specs.base import AXIS, Count, Name, Strict, wrong
-from sim.specs.chip import ChipSpec
+from sim.specs.base import AXIS, Count, Strict, wrong
+from sim.specs.graph import GraphSpec, SwitchSpec
 from sim.specs.link import LinkSpec
-from sim.specs.nccl import NcclSpec
-from sim.specs.quantities import Duration, Sourced
-
-MAX_CHIPS = 2**16
-MAX_LINKS = 2**20
-"""Of a graph, parallel ones counted: more than a torus of as many chips has."""
+from sim.specs.machine import MAX_CHIPS, MachineSpec
 
 
 class AxisSpec(Strict):
@@ -26,6 +19,8 @@ class AxisSpec(Strict):
     size: Count
     wrap: bool
     twist: dict[str, Count] = {}
+    link: LinkSpec | None = None
+    """Of this axis alone, such as the one between the devices of a chip. Default: the machine's."""
 
     @model_validator(mode="after")
     def _twist_needs_wrap(self) -> Self:
@@ -34,23 +29,16 @@ class AxisSpec(Strict):
         return self
 
 
-class _Machine(Strict):
-    name: Name
-    description: str = ""
-    source: str | None = None
-    chip: ChipSpec
-    collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
-    """Fixed launch time of every collective."""
-    collectives: Algorithms = {}
-    """Default algorithm per collective, by name."""
-
-
-class TorusSpec(_Machine):
+class TorusSpec(MachineSpec):
     """Chips on a grid with links along each axis, wrapped or not."""
 
     kind: Literal["torus"]
     link: LinkSpec
     axes: Annotated[dict[Annotated[str, Field(pattern=AXIS)], AxisSpec], Field(min_length=1)]
+
+    def link_along(self, axis: str) -> LinkSpec:
+        """The link of an axis."""
+        return self.axes[axis].link or self.link
 
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
@@ -67,66 +55,6 @@ class TorusSpec(_Machine):
         return self
 
 
-class SwitchSpec(_Machine):
-    """Chips on one non-blocking switch; `link` is the port of one chip, one direction."""
-
-    kind: Literal["switch"]
-    chips: Annotated[int, Field(gt=0, le=MAX_CHIPS)]
-    link: LinkSpec
-    nccl: NcclSpec | None = None
-    """With it collectives run as NCCL would choose, unless an algorithm is named."""
-    reduces: bool = False
-    """Whether the switch adds up and multicasts (NVLS)."""
-
-
-class EdgeSpec(Strict):
-    """Links between two nodes of a graph, `count` of them side by side, each in both directions."""
-
-    between: Annotated[list[str], Field(min_length=2, max_length=2)]
-    link: str
-    count: Count = 1
-
-
-class GraphSpec(_Machine):
-    """An arbitrary graph: chips, switches and sockets as nodes, named link types as edges."""
-
-    kind: Literal["graph"]
-    nodes: Annotated[dict[Name, Literal["chip", "switch", "socket", "multicast"]], Field(min_length=1)]
-    link_types: Annotated[dict[Name, LinkSpec], Field(min_length=1)]
-    links: list[EdgeSpec]
-    nccl: NcclSpec | None = None
-    """With it collectives run as NCCL would choose, unless an algorithm is named."""
-    reduces: bool = False
-    """Whether switches between chips add up and multicast (NVLS)."""
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> Self:
-        links = sum(edge.count for edge in self.links)
-        if links > MAX_LINKS:
-            raise wrong("links", rule=f"a machine has at most {MAX_LINKS} links", got=links)
-        for i, edge in enumerate(self.links):
-            for node in edge.between:
-                if node not in self.nodes:
-                    hint = suggest(node, self.nodes)
-                    raise wrong("links", i, "between", rule="must name two of the nodes", got=node, hint=hint)
-            if edge.between[0] == edge.between[1]:
-                raise wrong("links", i, "between", rule="must name two different nodes", got=edge.between)
-            if edge.link not in self.link_types:
-                hint = suggest(edge.link, self.link_types)
-                raise wrong("links", i, "link", rule="must be one of the link_types", got=edge.link, hint=hint)
-        return self
-
-    @model_validator(mode="after")
-    def _size_fits(self) -> Self:
-        chips = chips_of(self)
-        if not 1 <= chips <= MAX_CHIPS:
-            raise wrong("nodes", rule=f"a machine has 1 to {MAX_CHIPS} nodes that are a chip", got=chips)
-        multicasting = [name for name, kind in self.nodes.items() if kind == "multicast"]
-        if len(multicasting) > 1:
-            raise wrong("nodes", rule="at most one node may be 'multicast'", got=multicasting)
-        return self
-
-
 TopologySpec = Annotated[TorusSpec | SwitchSpec | GraphSpec, Field(discriminator="kind")]
 
 
@@ -134,6 +62,4 @@ def chips_of(machine: TopologySpec) -> int:
     """Number of chips of a machine."""
     if isinstance(machine, TorusSpec):
         return math.prod(axis.size for axis in machine.axes.values())
-    if isinstance(machine, SwitchSpec):
-        return machine.chips
-    return sum(kind == "chip" for kind in machine.nodes.values())
+    return machine.chip_count

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from sim.topology.graph import Topology
 from sim.topology.metrics import bisection, hops
+from sim.topology.rings import boxes
 
 
 def facts(topology: Topology) -> dict[str, Any]:
@@ -15,6 +17,7 @@ def facts(topology: Topology) -> dict[str, Any]:
         "name": topology.name,
         "chip": topology.chip.name,
         "chips": topology.chips,
+        "boxes": [len(box) for box in boxes(topology)] if topology.kind != "torus" else [],
         "axes": {axis.name: {"size": axis.size, "ring": axis.ring} for axis in topology.axes},
         "links": len(topology.links),
         "link_bandwidth": sorted({link.bandwidth for link in topology.links}),
@@ -33,7 +36,7 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     bandwidths = " or ".join(f"{value / 1e9:.4g}" for value in facts["link_bandwidth"])
     latencies = " or ".join(f"{value * 1e6:.4g}" for value in facts["link_latency_s"])
     bound = "" if facts["bisection_exact"] else "at most "
-    return [
+    described = [
         ("machine", f"{facts['name']}, chip {facts['chip']}"),
         ("chips", f"{facts['chips']}: {axes}"),
         ("links", f"{facts['links']} directed, {bandwidths} GB/s one way (efficiency applied), {latencies} us per hop"),
@@ -44,3 +47,8 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{bound}{facts['bisection_bandwidth'] / 1e9:,.4g} GB/s one way over {facts['bisection_links']} links",
         ),
     ]
+    if len(facts["boxes"]) > 1:
+        sizes = Counter(facts["boxes"])
+        text = ", ".join(f"{count} of {size} chip{'s' * (size > 1)}" for size, count in sizes.items())
+        described.insert(2, ("boxes", f"{text}, joined by a network alone"))
+    return described

@@ -280,9 +280,9 @@ def build(spec: GraphSpec) -> Topology:
 
 
 def _reducer(spec: GraphSpec, number: Mapping[str, int]) -> int | None:
-    """The node that only multicasts, or a switch that adds up and has a link to every chip."""
+    """The node that only multicasts, or a switch that adds up and has a link to every chip. No network switch does."""
     linked: dict[str, set[str]] = {name: set() for name in spec.nodes}
-    for edge in spec.links:
+    for edge in (edge for edge in spec.links if spec.link_types[edge.link].medium != "net"):
         for node, other in (edge.between, reversed(edge.between)):
             linked[node].add(other)
     chips = {name for name, kind in spec.nodes.items() if kind == "chip"}

@@ -7,8 +7,9 @@ Two facts hold for every algorithm, on a torus, a switch and any graph alike.
 
       all-gather       (n-k)/n V   k/n V        reduce-scatter   k/n V   (n-k)/n V
       all-reduce       V           V            all-to-all       k (n-k)/n V, both ways
-      broadcast        V into every S without the root, V out of the S that has it
-      permute          V per message that crosses
+      broadcast        V into every S without the root, V out of the S that has it; reduce the other way round
+      scatter          k/n V into every S without the root, (n-k)/n V out of the S that has it; gather the other way
+      permute          V per message that crosses, and sendrecv
 
   An all-reduce also brings 2 (m-1) V bytes into m disjoint sets together, the fewest that sum and spread an array
   (Patarasuk and Yuan 2009, J. Parallel Distrib. Comput. 69:117), where no switch adds up.
@@ -40,7 +41,10 @@ MOST_PAIRS = 512**2
 _MOST_HALVES = 64
 """Positions along an axis from which half of it is cut off."""
 
-COLLECTIVES = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "permute")
+COLLECTIVES = (
+    *("all_gather", "reduce_scatter", "all_reduce", "all_to_all"),
+    *("broadcast", "reduce", "scatter", "gather", "permute", "sendrecv"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +67,24 @@ def lower_bound(topology: Topology, collective: str, axes: tuple[str, ...], size
     Raises:
         InputError: unknown collective.
     """
+    return lower_bound_of_groups(topology, collective, group_members(topology, axes), size_bytes)
+
+
+def lower_bound_of_groups(topology: Topology, collective: str, members: Int32s, size_bytes: float) -> float:
+    """Returns the same for any groups of chips, `members` [groups, n], each in its own order.
+
+    Raises:
+        InputError: unknown collective.
+    """
     if collective not in COLLECTIVES:
         raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, COLLECTIVES))
-    found = _coefficients(topology, collective, axes)
+    found = _coefficients(topology, collective, members.astype(np.int32).tobytes(), members.shape[1])
     return max(found.s_per_byte * size_bytes + found.least_s, found.flight_s)
 
 
 @functools.lru_cache(maxsize=256)
-def _coefficients(topology: Topology, collective: str, axes: tuple[str, ...]) -> _Coefficients:
-    members = group_members(topology, axes)
+def _coefficients(topology: Topology, collective: str, chips: bytes, n: int) -> _Coefficients:
+    members = np.frombuffer(chips, dtype=np.int32).reshape(-1, n)
     if members.shape[1] < 2:
         return _Coefficients(0.0, 0.0, 0.0)
     links = WorkingLinks.of(topology)
@@ -145,15 +158,19 @@ def _cut_load(collective: str, members: Int32s, labels: Int32s, links: WorkingLi
     of = labels[members]
     sets = int(labels.max()) + 1
     into, out = np.zeros(sets), np.zeros(sets)
-    if collective == "permute":
-        crosses = of[:, 1:] != of[:, :-1]
-        for sums, ends in ((into, of[:, 1:]), (out, of[:, :-1])):
-            np.add.at(sums, ends[crosses & (ends >= 0)], 1.0)
-    elif collective == "broadcast":
-        key, number = _inside(of, groups)
-        root = of[key % groups, 0] == key // groups
-        np.add.at(into, key[~root] // groups, 1.0)
-        np.add.at(out, (key // groups)[root & (number < n)], 1.0)
+    if collective in ("permute", "sendrecv"):
+        senders = of if collective == "sendrecv" else of[:, :-1]
+        receivers = np.roll(of, -1, axis=1)[:, : senders.shape[1]]
+        for sums, ends in ((into, receivers), (out, senders)):
+            np.add.at(sums, ends[(senders != receivers) & (ends >= 0)], 1.0)
+    elif collective in ("broadcast", "reduce", "scatter", "gather"):
+        key, k = _inside(of, groups)
+        root, cut = of[key % groups, 0] == key // groups, key // groups
+        shares = collective in ("scatter", "gather")
+        away, home = (into, out) if collective in ("broadcast", "scatter") else (out, into)
+        np.add.at(away, cut[~root], k[~root] / n if shares else 1.0)
+        crosses = root & (k < n)
+        np.add.at(home, cut[crosses], (n - k[crosses]) / n if shares else 1.0)
     else:
         key, number = _inside(of, groups)
         cut, k = key[number < n] // groups, number[number < n]
@@ -188,7 +205,7 @@ def _sum_load(members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
 def _total_hops(topology: Topology, members: Int32s, links: WorkingLinks) -> float:
     """Links on shortest paths, added up over all ordered pairs of chips of one group; 0 where there are too many."""
     one = np.ones(len(links.src), dtype=np.int64)
-    if topology.vertex_transitive and len(members) == 1:
+    if topology.vertex_transitive and members.shape == (1, topology.chips):
         return float(topology.chips * links.distances(members[0, :1], one)[:, : topology.chips].sum())
     if topology.chips**2 > MOST_PAIRS:
         return 0.0
@@ -200,18 +217,22 @@ def _latencies_ps(topology: Topology, collective: str, members: Int32s, links: W
     """(least latency between two chips, largest between two of which one needs data of the other), ps."""
     if topology.vertex_transitive or topology.chips**2 > MOST_PAIRS:
         members = members[:1]
-        sources = members if collective == "permute" else members[:, :1]
+        sources = members if collective in ("permute", "sendrecv") else members[:, :1]
     else:
         sources = members
     apart = links.distances(sources.ravel(), links.latency_ps)[:, : topology.chips]
     other = sources.ravel()[:, None] != np.arange(topology.chips)
     least = int(apart[other].min())
     apart = apart.reshape(*sources.shape, -1)
-    if collective == "permute":
+    if collective in ("permute", "sendrecv"):
+        last = None if collective == "sendrecv" else -1
         needed = [
-            of_group[np.arange(len(group) - 1), group[1:]] for of_group, group in zip(apart, members, strict=True)
+            of_group[np.arange(len(group)), np.roll(group, -1)][:last]
+            for of_group, group in zip(apart, members, strict=True)
         ]
-    elif collective == "broadcast":
+    elif collective in ("reduce", "gather"):
+        needed = [of_group[:, group[0]] for of_group, group in zip(apart, members, strict=True)]
+    elif collective in ("broadcast", "scatter"):
         needed = [of_group[0, group] for of_group, group in zip(apart, members, strict=True)]
     else:
         needed = [of_group[:, group] for of_group, group in zip(apart, members, strict=True)]

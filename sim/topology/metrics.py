@@ -173,7 +173,10 @@ def _crossing(topology: Topology, half: Set[int]) -> tuple[float, int]:
 
 
 def _known_exact(topology: Topology) -> bool:
-    """Whether the torus or mesh is one of those `bisection` cites: no twist, all axes wrapped or none, longest even."""
+    """Whether the torus or mesh is one of those `bisection` cites: links alike, no twist, all axes wrapped or none, and
+    the longest even."""
+    if len({link.bandwidth for link in topology.links}) > 1:
+        return False
     axes = [axis for axis in topology.axes if axis.size > 1]
     torus = all(axis.ring for axis in axes)
     mesh = all(topology.neighbour(0, axis.name, -1) is None for axis in axes)

@@ -17,7 +17,7 @@ def check_ports(spec: GraphSpec, topology: Topology) -> None:
     if not topology.reduces or topology.reducer is not None:
         return
     wanted = "switch" if topology.multicast is None else "multicast"
-    linked = {frozenset(edge.between) for edge in spec.links}
+    linked = {frozenset(edge.between) for edge in spec.links if spec.link_types[edge.link].medium != "net"}
     for box in boxes(topology) if wanted == "switch" else [range(topology.chips)]:
         without = {
             node: [topology.nodes[chip] for chip in box if frozenset((node, topology.nodes[chip])) not in linked]

@@ -39,7 +39,7 @@ def build(spec: TorusSpec) -> Topology:
         for along, name in enumerate(spec.axes)
         for direction, sign in ((1, "+"), (-1, "-"))
     ]
-    bandwidth, latency_s = effective(spec.link)
+    rates = {name: effective(spec.link_along(name)) for name in spec.axes}
     links: list[Link] = []
     neighbours: dict[tuple[int, str, int], tuple[int, int]] = {}
     for chip in range(chips):
@@ -47,7 +47,7 @@ def build(spec: TorusSpec) -> Topology:
             if (dst := there[chip]) < 0:
                 continue
             index = len(links)
-            links.append(Link(index, f"{chip}:{name}{sign}", chip, dst, bandwidth, latency_s, name, direction))
+            links.append(Link(index, f"{chip}:{name}{sign}", chip, dst, *rates[name], name, direction))
             neighbours[chip, name, direction] = dst, index
     return Topology(
         name=spec.name,
