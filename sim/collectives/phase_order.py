@@ -6,7 +6,7 @@ chip is late, a large message of a later phase that is ready early would hold th
 chips wait for, and one nanosecond could cost a millisecond.
 
 So a message of a later phase also waits for what the messages of all earlier phases on its link wait for. It is then
-ready no earlier than they are, and behind them in the queue. Where the phases are in order anyway, the times are the same.
+ready no earlier than they are, and behind them in the queue. Where phases are in order anyway, times are the same.
 """
 
 from __future__ import annotations
