@@ -1,5 +1,6 @@
 """Folding: few chips stand for all, to the picosecond, and only where all those are alike."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from covering import differences
 from machines import switch, torus, twisted
 from pipelines import scenario
 
-from sim import load, topology
+from sim import bench, load, topology
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, schedule
 from sim.collectives.emit import emit
 from sim.collectives.fold import fold, reordered
@@ -276,3 +277,17 @@ def test_in_which_order_chips_are_listed_is_no_matter(collective):
         found = fold(reordered(plan, order), folded(machine))
         for name in ("link", "share", "step", "dep_counts", "deps", "origin", "target"):
             assert (getattr(found, name) == getattr(usual, name)).all()
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce"])
+def test_one_chip_of_a_ring_of_thousands_plans_for_all(collective):
+    """All 4,096 chips would send 33 million messages, several gigabytes."""
+    ring = torus(4096)
+    tracemalloc.start()
+    try:
+        time_s = bench.time_s(ring, collective, ("x",), 2.0**30, None)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+    passes = 2 if collective == "all_reduce" else 1
+    assert time_s == pytest.approx(passes * (4095 / 4096 * 2**30 / (2 * 45e9) + 2048 * 1e-6), rel=0.01)

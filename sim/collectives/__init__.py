@@ -20,6 +20,7 @@ from sim.collectives import (
 from sim.collectives.fold import folding
 from sim.collectives.library import ON_NCCL
 from sim.collectives.mesh import axis_number, is_lattice
+from sim.collectives.phase_order import in_phase_order, needs_order
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
 from sim.errors import InputError, suggest
@@ -157,6 +158,7 @@ def schedule(
         axes: mesh axes that a group spans; the order is that of the columns of `origin` and `target`.
         algorithm: None for the topology's default, else the first that its kind of machine has.
         size: bytes of the collective, as `emit` takes it; needed where NCCL chooses, as its kernels differ by size.
+            On a torus, small collectives need no order of phases; None gives a schedule that serves all sizes.
 
     Raises:
         InputError: unknown collective, algorithm or axis, or an algorithm that the topology cannot carry out.
@@ -173,7 +175,8 @@ def schedule(
     try:
         if of_nccl and size is not None:
             return library.timed(topology, collective, axes, name, size)
-        return _plain(topology, collective, axes, name)
+        plan = _plain(topology, collective, axes, name)
+        return in_phase_order(plan, topology) if needs_order(plan, topology, size) else plan
     except InputError as error:
         if not topology.failed:
             raise
