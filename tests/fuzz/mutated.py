@@ -63,7 +63,9 @@ def mutated_file(rng: np.random.Generator, folder: Path) -> list[str]:
     if kind == "scenario":
         return ["sweep" if sweeps else "run", str(path)]
     if kind == "collective":
-        name = str(rng.choice(["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "permute"]))
+        name = str(
+            rng.choice(["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast", "permute", "gather"])
+        )
         return ["collective", name, "--topology", str(path), "--size", str(rng.choice(["1", "1000", "64MiB"]))]
     return ["topology", str(path)] if kind == "topology" else ["validate", str(path)]
 

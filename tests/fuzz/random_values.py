@@ -84,7 +84,7 @@ class RandomValues:
         if "enum" in part:
             return self.choice(part["enum"])
         for union in ("anyOf", "oneOf"):
-            if union in part:
+            if union in part and "properties" not in part:  # else a rule about the fields
                 return self._one_of(part[union], field)
         return getattr(self, f"_{part['type']}")(part, field)
 
@@ -92,7 +92,7 @@ class RandomValues:
         options = [option for option in options if option.get("type") != "null"]
         names = [option for option in options if "shipped name" in option.get("description", "")]
         if names and self.chance(0.5):
-            kind = {"link_types": "link"}.get(field, field)
+            kind = {"link_types": "link", "of": "topology"}.get(field, field)
             return self.choice(list(load.shipped(kind))) if kind in SCHEMAS else self.value(names[0], field)
         return self.value(self.choice([option for option in options if option not in names]), field)
 

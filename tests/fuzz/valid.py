@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from sim import load, units
 from sim import topology as machines
 from sim.errors import InputError
+from sim.load.boxes import inherit
 from sim.load.references import expand
 from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, Model, TopologySpec, chips_of
 
@@ -90,7 +91,8 @@ def _topology(values: RandomValues) -> tuple[Any, TopologySpec]:
         name = values.choice([name for name, spec in shipped.items() if chips_of(spec) <= _MOST_CHIPS])
         return name, shipped[name]
     while True:
-        data = values.definition(values.choice(("TorusSpec", "SwitchSpec", "GraphSpec")))
+        drawn = ("boxes", "nodes", "links", "link_types")
+        data = values.definition(values.choice(("TorusSpec", "SwitchSpec", "GraphSpec")), drawn)
         if data["kind"] == "torus":
             sizes = values.choice(_SHAPES)
             data["axes"] = {
@@ -98,23 +100,38 @@ def _topology(values: RandomValues) -> tuple[Any, TopologySpec]:
             }
             if len(sizes) > 1 and values.chance(0.1):
                 data["axes"]["x"] |= {"wrap": True, "twist": {"y": max(1, sizes[1] // 2)}}
+            if values.chance(0.2):
+                data["axes"]["x"]["link"] = values.definition("LinkSpec")
         elif data["kind"] == "switch":
             data["chips"] = values.choice((1, 2, 3, 4, 8, 16))
         else:
+            data.setdefault("chip", values.choice(list(load.shipped("chip"))))
             _add_graph(values, data)
+            if values.chance(0.3):
+                data = _in_boxes(values, data)
         try:
             raw = expand("topology", copy.deepcopy(data), (), {(): "topology"}, where="", beside=Path())
+            inherit(raw, (), {(): "topology"})
             return data, TypeAdapter(TopologySpec).validate_python(raw)
         except ValueError:
             continue
+
+
+def _in_boxes(values: RandomValues, box: dict[str, Any]) -> dict[str, Any]:
+    """A machine of such boxes; chip, launch overhead and NCCL are the box's."""
+    leaves = {"link": values.definition("LinkSpec"), "boxes": values.choice((1, 2, 3))}
+    boxes = {"count": values.choice((1, 2, 3)), "of": box}
+    boxes |= {"leaves": leaves} if values.chance(0.5) else {"rails": {"link": leaves["link"]}}
+    if "leaves" in boxes or values.chance(0.5):
+        boxes["spines"] = {"count": values.choice((1, 2)), "link": values.definition("LinkSpec")}
+    return {"name": "boxes", "kind": "graph", "boxes": boxes}
 
 
 def _add_graph(values: RandomValues, data: dict[str, Any]) -> None:
     """A ring, a full mesh, or two boxes with a link between them; every chip is reachable."""
     chips = [f"gpu{i}" for i in range(values.choice((2, 3, 4, 8)))]
     fast, slow = "fast", "slow"
-    kinds = list(data["link_types"].values())
-    data["link_types"] = {fast: kinds[0], slow: kinds[-1]}
+    data["link_types"] = {fast: values.definition("LinkSpec"), slow: values.definition("LinkSpec")}
     nodes, shape = dict.fromkeys(chips, "chip"), values.choice(("ring", "mesh", "switch", "socket"))
     if shape == "ring":
         edges = list(zip(chips, [*chips[1:], chips[0]], strict=True))[: len(chips) if len(chips) > 2 else 1]
