@@ -16,6 +16,7 @@ from sim.collectives import (
 from sim.collectives.fold import folding
 from sim.collectives.library import ON_NCCL
 from sim.collectives.mesh import axis_number
+from sim.collectives.numbered import numbered
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
 from sim.errors import InputError, suggest
@@ -52,30 +53,30 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
 }
 """Algorithms between neighbours on the axes of a torus; the first of each collective is the default."""
 
+_one_shot, _doubling = numbered(point_to_point.one_shot), numbered(point_to_point.halving_doubling)
+_sums = numbered(point_to_point.tree_of_sums)
+
 ON_ROUTES: dict[str, dict[str, Algorithm]] = {
-    "all_gather": {
-        "ring": rings.once("all_gather"),
-        "one_shot": point_to_point.one_shot,
-        "halving_doubling": point_to_point.halving_doubling,
-    },
+    "all_gather": {"ring": rings.once("all_gather"), "one_shot": _one_shot, "halving_doubling": _doubling},
     "reduce_scatter": {
         "ring": rings.once("reduce_scatter"),
-        "one_shot": reduce_scatter(point_to_point.one_shot),
-        "halving_doubling": reduce_scatter(point_to_point.halving_doubling),
+        "one_shot": reduce_scatter(_one_shot),
+        "halving_doubling": reduce_scatter(_doubling),
     },
     "all_reduce": {
         "ring": rings.once("all_reduce"),
-        "one_shot": point_to_point.one_shot_reduce,
-        "two_shot": all_reduce(reduce_scatter(point_to_point.one_shot), point_to_point.one_shot),
-        "halving_doubling": all_reduce(
-            reduce_scatter(point_to_point.halving_doubling), point_to_point.halving_doubling
-        ),
-        "tree": all_reduce(reduce_scatter(point_to_point.tree_of_sums), point_to_point.tree_of_sums),
-        "hierarchical": hierarchical.all_reduce,
-        "cube_mesh": point_to_point.cube_mesh,
+        "one_shot": numbered(point_to_point.one_shot_reduce),
+        "two_shot": all_reduce(reduce_scatter(_one_shot), _one_shot),
+        "halving_doubling": all_reduce(reduce_scatter(_doubling), _doubling),
+        "tree": all_reduce(reduce_scatter(_sums), _sums),
+        "hierarchical": numbered(hierarchical.all_reduce),
+        "cube_mesh": numbered(point_to_point.cube_mesh),
     },
-    "all_to_all": {"one_shot": point_to_point.one_shot_exchange},
-    "broadcast": {"ring": point_to_point.ring_broadcast, "tree": point_to_point.tree},
+    "all_to_all": {"one_shot": numbered(point_to_point.one_shot_exchange)},
+    "broadcast": {
+        "ring": numbered(point_to_point.ring_broadcast, root=0),
+        "tree": numbered(point_to_point.tree, root=0),
+    },
     "permute": {"neighbour": point_to_point.neighbour},
 }
 """Algorithms between any two chips of a switch or graph; the first of each collective is the default."""

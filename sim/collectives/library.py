@@ -19,6 +19,7 @@ from typing import Literal
 from sim.closed_form import nccl as tuner
 from sim.collectives import in_switch, point_to_point, rings, trees
 from sim.collectives.fold import folding
+from sim.collectives.numbered import numbered
 from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import MEDIA, PROTOCOLS, NcclSpec, NvlsSpec, Protocol
@@ -46,7 +47,7 @@ class Kernel:
 
 
 def _send_recv(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
-    return point_to_point.pairwise_exchange(topology, axes)
+    return numbered(point_to_point.pairwise_exchange)(topology, axes)
 
 
 def _kernels() -> dict[str, dict[str, Kernel]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sim.topology.graph import Topology
 
-_MOST_STEPS = 20_000
+_MOST_STEPS = 2_000
 """Of one search: the boxes of eight take a few hundred."""
 _DEEPEST = 400
 """Chips of an order: a search goes one call deeper with each."""

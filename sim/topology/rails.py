@@ -122,7 +122,7 @@ def _rings(
     topology: Topology, used: Sequence[Rail], left: Lanes
 ) -> list[tuple[tuple[int, ...], tuple[Way, ...]]] | None:
     """Returns a ring per rail, over lanes that are left; None where there are too few."""
-    found = _by_rails(topology)
+    found = by_rails(topology)
     rings = []
     for number in range(len(used)):
         leaves = [used[(number + turn) % len(used)] for turn in _turns(found, used)]
@@ -144,7 +144,7 @@ def _rings(
 
 
 @functools.lru_cache(maxsize=64)
-def _by_rails(topology: Topology) -> tuple[tuple[int, ...], ...]:
+def by_rails(topology: Topology) -> tuple[tuple[int, ...], ...]:
     """Returns the chips of each box, those at the adapters first, rail by rail."""
     return tuple(
         tuple(dict.fromkeys([*(chip for rail in rails(topology) for chip in rail.adapters[place].chips), *box]))
