@@ -1,7 +1,7 @@
 """All-reduce on double binary trees: chains inside boxes, and between their first chips two trees at once.
 
 Sums flow along a chain to the head of each box, up a binary tree of the heads to its root, and back the same way. The
-heads of a part of the array are the chips at the network adapters of one rail, so that all adapters work (see
+heads of a part of the array are chips at the network adapters of one rail, so that all adapters work (see
 `sim.topology.rails`). In the second tree, which has the other half of the array, leaves are inner nodes and the other
 way round, so that every box sends and receives the same. Chunks follow one behind the other. Source: Sanders, Speck and
 Traeff 2009 (Parallel Computing 35:581); NCCL 2.30, src/graph/trees.cc.
@@ -59,8 +59,8 @@ def _trees(topology: Topology, channels: int) -> list[_Tree]:
     if count == 1:
         return [_Tree(_padded([chain.order]), (-1,)) for chain in chains(topology).rings[:channels]]
     return [
-        _Tree(_padded(rails.chains(topology, rail)), parents(count, tree), rail)
-        for rail in rails.rails(topology)[:channels] or (None,)
+        _Tree(_padded(rails.chains(topology, heads)), parents(count, tree), rail)
+        for rail, heads in rails.heads(topology)[:channels]
         for tree in range(2)
     ]
 
@@ -112,7 +112,7 @@ def _there_and_back(to: Messages, topology: Topology, tree: _Tree, *, part: int,
 
     def hop(src: int, dst: int, own: bool) -> int:
         deps = [np.array([dep], dtype=np.int32) for dep in arrived[src]]
-        way = rails.way_between(topology, tree.rail, src, dst)
+        way = rails.way_between(topology, tree.rail, int(chain[src, 0]), int(chain[dst, 0]))
         return int(send(chain[src, :1], chain[dst, :1], own, deps, [way])[0])
 
     def gather(at: int) -> None:

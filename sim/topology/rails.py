@@ -29,8 +29,8 @@ class Rail:
 
 @functools.lru_cache(maxsize=64)
 def ring_of_boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
-    """Returns the boxes in the order in which rings go through them: each next to those that it is nearest to."""
-    found = boxes(topology)
+    """Returns the boxes in the order in which rings go through them, from the largest: each next to the nearest."""
+    found = tuple(sorted(boxes(topology), key=len, reverse=True))
     if len(found) <= 3:
         return found
     first = {box[0]: box for box in found}
@@ -91,21 +91,21 @@ def _way(topology: Topology, src: Adapter, dst: Adapter, sender: int, receiver: 
 def through(topology: Topology) -> list[tuple[tuple[int, ...], tuple[Way, ...]]]:
     """Returns rings through all boxes, as the order of their chips and the way of each to the next.
 
-    As many as give the largest summed bandwidth, and of those the fewest. Where no rails join the boxes there is one
-    ring over the machine's routes.
+    As many as give the largest summed bandwidth, and of those the most up to one per chip at an adapter, so that all
+    such chips are entered alike. Where no rails join the boxes there is one ring over the machine's routes.
     """
     every, found = rails(topology), ring_of_boxes(topology)
     order = tuple(chip for box in found for chip in box)
     best = [(order, tuple(topology.route(*hop) for hop in zip(order, (*order[1:], order[0]), strict=True)))]
-    fastest = 0.0
+    fastest, most = 0.0, sum(max(len(adapter.chips) for adapter in rail.adapters) for rail in every)
     for speed in orders.speeds(topology) if every else ():
         lanes = orders.lanes(topology, speed)
         used = _multiplied(every, lanes)
         for count in range(len(used), 0, -1):
-            if count * speed <= fastest * (1 + 1e-9):
-                break
-            rings = _rings(topology, used[:count], dict(lanes))
-            if rings is not None:
+            wider, as_wide = (count * speed > fastest * (1 + sign * 1e-9) for sign in (1, -1))
+            if not wider and not (as_wide and len(best) < count <= most):
+                continue
+            if (rings := _rings(topology, used[:count], dict(lanes))) is not None:
                 best, fastest = rings, count * speed
                 break
     return best
@@ -206,22 +206,34 @@ def _leave(topology: Topology, rail: Rail, place: int, after: int, sender: int |
     return None if out is None else (*topology.route(sender, src.chips[0]), *out)
 
 
-def chains(topology: Topology, rail: Rail | None) -> list[tuple[int, ...]]:
-    """Returns the order of each box's chips from the one at the adapter of a rail, or from the first where none is."""
-    found = ring_of_boxes(topology)
-    heads = [box[0] for box in found] if rail is None else [adapter.chips[0] for adapter in rail.adapters]
+def heads(topology: Topology) -> list[tuple[Rail | None, tuple[int, ...]]]:
+    """Returns the chips, one of every box, between which trees of boxes send, and whose adapters they send by.
+
+    Every chip that is nearest to an adapter is a head: first one of each rail, then the next. Where no rails join the
+    boxes, the first chip of each box over the machine's routes.
+    """
+    every = rails(topology)
+    if not every:
+        return [(None, tuple(box[0] for box in ring_of_boxes(topology)))]
+    most = max(len(adapter.chips) for rail in every for adapter in rail.adapters)
+    turns = [(rail, turn) for turn in range(most) for rail in every]
+    found = [(rail, tuple(each.chips[turn % len(each.chips)] for each in rail.adapters)) for rail, turn in turns]
+    return list(dict.fromkeys(found))
+
+
+def chains(topology: Topology, firsts: Sequence[int]) -> list[tuple[int, ...]]:
+    """Returns the order of each box's chips from its first on."""
     unlimited = dict.fromkeys(orders.lanes(topology, 1.0), topology.chips)
     return [
-        _inside(topology, box, unlimited, head, None) or (head, *(chip for chip in box if chip != head))
-        for box, head in zip(found, heads, strict=True)
+        _inside(topology, box, unlimited, first, None) or (first, *(chip for chip in box if chip != first))
+        for box, first in zip(by_rails(topology), firsts, strict=True)
     ]
 
 
 def way_between(topology: Topology, rail: Rail | None, src: int, dst: int) -> Way:
-    """Returns the way from the head of the chain of a box to that of another, given by their places in the ring."""
-    found = ring_of_boxes(topology)
-    if rail is None:
-        return topology.route(found[src][0], found[dst][0])
-    ends = rail.adapters[src], rail.adapters[dst]
-    heads = ends[0].chips[0], ends[1].chips[0]
-    return _way(topology, *ends, *heads) or topology.route(*heads)
+    """Returns the way between heads of two boxes by the adapters of a rail, else the machine's route."""
+    if rail is not None:
+        of_chip = {chip: adapter for adapter in rail.adapters for chip in adapter.chips}
+        if (way := _way(topology, of_chip[src], of_chip[dst], src, dst)) is not None:
+            return way
+    return topology.route(src, dst)
