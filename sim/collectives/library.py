@@ -81,16 +81,18 @@ def fabric(topology: Topology) -> tuner.Fabric:
         if topology.multicast is not None:
             budget = min(topology.links[link].bandwidth for port in in_switch.ports(topology) for link in port)
         nvls = tuner.nvls_channels(spec, topology.chips, budget)
-    tree = None if own is None else tuner.Tree(own.medium, _channels(spec, own, between_boxes=False))
-    return tuner.Fabric(topology.chips, count, found.medium, _channels(spec, found, count > 1), nvls, tree)
+    tree = None if own is None else tuner.Tree(own.medium, _channels(spec, own, boxes=1))
+    return tuner.Fabric(topology.chips, count, found.medium, _channels(spec, found, count), nvls, tree)
 
 
-def _channels(spec: NcclSpec, found: Rings, between_boxes: bool) -> tuner.Channels:
-    """A ring is divided into channels of the speeds that NCCL tries; of several rings each is one, or two if fast."""
+def _channels(spec: NcclSpec, found: Rings, boxes: int) -> tuner.Channels:
+    """A ring is divided into channels of speeds that NCCL tries; of several rings each is one, in a box two if fast."""
     if found.count == 1:
-        return tuner.search(spec, found.bandwidth, between_boxes=between_boxes)
-    fitting = [speed for speed in spec.inter_speeds if between_boxes and speed <= found.bandwidth * (1 + 1e-9)]
-    return tuner.split(spec, tuner.Channels(found.count, fitting[0] if fitting else found.bandwidth))
+        return tuner.search(spec, found.bandwidth, between_boxes=boxes > 1)
+    if boxes == 1:
+        return tuner.split(spec, tuner.Channels(found.count, found.bandwidth))
+    fitting = (speed for speed in spec.inter_speeds if speed <= found.bandwidth * (1 + 1e-9))
+    return tuner.Channels(found.count, next(fitting, found.bandwidth))
 
 
 def _spec(topology: Topology) -> NcclSpec:

@@ -75,14 +75,14 @@ def chains(topology: Topology) -> Rings:
 
 @functools.lru_cache(maxsize=64)
 def own_chains(topology: Topology) -> Rings | None:
-    """Returns the chains that a search finds over links with lanes in both directions, over NVLinks alone if it can.
+    """Returns the chains that a search finds over a faster kind of link than the rings cross, each in both directions.
 
-    None where they are not wider than rings cut open.
+    None where there are none, or where they are not wider than the rings cut open.
     """
-    if topology.kind != "graph" or topology.chips < 3:
+    if topology.kind != "graph":
         return None
     width, chips = _cut(topology).count * _cut(topology).bandwidth, tuple(range(topology.chips))
-    for medium in MEDIA:
+    for medium in MEDIA[: MEDIA.index(find(topology).medium)]:
         ways = _ways_over(topology, medium)
         if found := _widest(Box(topology, chips, _there_and_back(ways)), closed=False, beyond=width):
             return _measured(topology, [_opened(_along(ways, order)) for order in found], back=True)
