@@ -19,8 +19,9 @@ import numpy.typing as npt
 from sim.collectives.routes import Messages
 from sim.collectives.schedule import Int32s, Schedule
 from sim.topology import rails
-from sim.topology.boxes import Way, boxes
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
+from sim.topology.orders import Way
 from sim.topology.rings import chains
 
 

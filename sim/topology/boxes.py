@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.topology.graph import Topology
+from sim.topology.orders import Way
 from sim.topology.paths import equal_paths
-
-Way = tuple[int, ...]
-"""Links from a chip to another."""
 
 
 @dataclass(frozen=True, slots=True)

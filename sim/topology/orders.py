@@ -23,6 +23,9 @@ _MOST_SHARING = 4
 Lanes = dict[int, int]
 """Lanes that are left of each link."""
 Way = tuple[int, ...]
+"""Links from a chip to another."""
+MOST_RINGS = 32
+"""As many channels as NCCL has at most."""
 Cost = tuple[int, int, int]
 """Of hops: latency (ps), links, ps per gigabyte over all links."""
 

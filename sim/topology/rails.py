@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.topology import orders
-from sim.topology.boxes import Adapter, Way, adapters, boxes, direct_ways, network_links
+from sim.topology.boxes import Adapter, adapters, boxes, direct_ways, network_links
 from sim.topology.graph import Topology
-from sim.topology.orders import Box, Lanes, has_lanes, take
-
-_MOST_RINGS = 32
+from sim.topology.orders import MOST_RINGS, Box, Lanes, Way, has_lanes, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ def _multiplied(every: Sequence[Rail], lanes: Lanes) -> list[Rail]:
     """Returns the rails as often as their adapters have lanes: all once, then those with a second lane, and so on."""
     times = [min(lanes.get(adapter.link, 0) for adapter in rail.adapters) for rail in every]
     rounds = (rail for turn in range(max(times)) for rail, often in zip(every, times, strict=True) if often > turn)
-    return list(rounds)[:_MOST_RINGS]
+    return list(rounds)[:MOST_RINGS]
 
 
 def _rings(

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 
 from sim.specs import MEDIA, Medium
 from sim.topology import orders, rails
-from sim.topology.boxes import Way, boxes
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
-from sim.topology.orders import Box
+from sim.topology.orders import MOST_RINGS, Box, Way
 
 _Ways = Callable[[int, int], Way | None]
-
-_MOST_RINGS = 32
-"""As many channels as NCCL has at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +158,7 @@ def _most(box: Box, lanes: orders.Lanes, *, closed: bool) -> int:
         if link.medium != "net" and link.dst != box.topology.multicast:
             leaving[link.src] += lanes.get(link.index, 0)
             entering[link.dst] += lanes.get(link.index, 0)
-    most = min(_MOST_RINGS, *(min(leaving[chip], entering[chip]) for chip in box.chips))
+    most = min(MOST_RINGS, *(min(leaving[chip], entering[chip]) for chip in box.chips))
     return most if closed else min(most, sum(leaving[chip] for chip in box.chips) // (2 * len(box.chips) - 2))
 
 
