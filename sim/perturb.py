@@ -12,8 +12,8 @@ from sim import units
 from sim.errors import InputError, suggest
 from sim.program import Floats, Ints, Kind, Program
 from sim.specs import PerturbSpec
+from sim.topology import rails
 from sim.topology.graph import Topology
-from sim.topology.rings import adapters
 
 
 def perturbed(program: Program, topology: Topology, spec: PerturbSpec, step: int = 0) -> Program:
@@ -88,9 +88,9 @@ def around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topology, tu
         )
     if topology.reduces and not left.reduces:
         notes.append("failed links: not all chips reach the switch that reduces, so nothing is summed there (no NVLS)")
-    if len(lost := set(adapters(topology)).difference(adapters(left))):
-        without = ", ".join(str(chip) for chip in sorted(lost))
-        notes.append(f"failed links: no ring or tree between boxes goes over the network adapters of chips {without}")
+    if lost := rails.links(topology) - rails.links(left):
+        without = ", ".join(sorted(topology.links[link].name for link in lost))
+        notes.append(f"failed links: no ring or tree between boxes goes over the network adapters {without}")
     return left, tuple(notes)
 
 

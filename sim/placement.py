@@ -10,7 +10,8 @@ from math import gcd
 from sim import topology
 from sim.errors import InputError
 from sim.specs import TENSOR_PARALLEL, GraphSpec, Scenario, SwitchSpec, TopologySpec, chips_of
-from sim.topology.graph import Axis, Topology, effective
+from sim.topology.bundles import effective
+from sim.topology.graph import Axis, Topology
 
 
 def machine(scenario: Scenario) -> Topology:

@@ -14,7 +14,7 @@ from sim import load
 from sim.errors import InputError
 from sim.plots.topology import draw
 from sim.specs import TopologySpec
-from sim.topology import Topology, build
+from sim.topology import Link, Topology, build
 from sim.topology.graph import to_networkx
 from sim.topology.metrics import Hops, bisection, hops
 
@@ -301,8 +301,32 @@ def test_graph_nodes_are_chips_first_and_links_are_numbered():
     g = paired_gpus()
     assert g.nodes == ("gpu0", "gpu1", "gpu2", "gpu3", "cpu0", "cpu1")
     assert g.chips == 4
-    assert [link.name for link in g.links[-4:]] == ["gpu1->gpu2#0", "gpu2->gpu1#0", "gpu1->gpu2#1", "gpu2->gpu1#1"]
-    assert [g.links[link].name for link in g.parallel(g.route(1, 2)[0])] == ["gpu1->gpu2#0", "gpu1->gpu2#1"]
+    assert [link.name for link in g.links[-2:]] == ["gpu1->gpu2#0", "gpu2->gpu1#0"]
+
+
+def test_cables_side_by_side_are_one_link_of_their_summed_bandwidth():
+    kinds = [("a", "b", "fast", 2), ("b", "a", "fast", 1), ("a", "b", "slow", 1)]
+    links = graph({"a": "chip", "b": "chip"}, kinds).links
+    assert [(link.name, link.cables) for link in links if link.src == 0] == [("a->b#0", 3), ("a->b#1", 1)]
+    assert links[0].bandwidth == 3 * build_link("fast").bandwidth
+    assert links[2].bandwidth == build_link("slow").bandwidth
+
+
+def build_link(kind: str) -> Link:
+    return graph({"a": "chip", "b": "chip"}, [("a", "b", kind, 1)]).links[0]
+
+
+def test_switches_that_no_chip_can_tell_apart_are_one():
+    """Two leaves with two spines and a spare one; a spine that only one leaf reaches twice stays by itself."""
+    leaves = [("a", "l0", "fast", 1), ("b", "l1", "fast", 1)]
+    spines = [(leaf, spine, "slow", count) for spine, count in (("s0", 1), ("s1", 3)) for leaf in ("l0", "l1")]
+    nodes = {"a": "chip", "b": "chip"} | dict.fromkeys(("l0", "l1", "s0", "s1", "s2"), "switch")
+    other = [("l0", "s2", "slow", 2), ("l1", "s2", "slow", 1)]
+    joined = graph(nodes, [*leaves, *spines, *other])
+    assert joined.nodes == ("a", "b", "l0", "l1", "s0", "s2")
+    width = build_link("slow").bandwidth
+    of_spine = [link for link in joined.links if joined.nodes[link.dst] == "s0"]
+    assert [(link.bandwidth, link.cables) for link in of_spine] == [(4 * width, 4), (4 * width, 4)]
 
 
 def test_a_chip_forwards_nothing_where_switches_and_sockets_lead_there():
@@ -325,12 +349,24 @@ def test_a_chip_forwards_nothing_where_switches_and_sockets_lead_there():
     assert names(chips_only, 0, 2) == ["gpu0->gpu1#0", "gpu1->gpu2#0"]
 
 
-def test_of_equally_short_paths_the_first_by_name_is_taken():
-    square = graph(
-        dict.fromkeys(("a", "d", "c", "b"), "chip"),
-        [("a", "c", "fast", 1), ("c", "d", "fast", 1), ("a", "b", "fast", 1), ("b", "d", "fast", 1)],
-    )
-    assert names(square, 0, 1) == ["a->b#0", "b->d#0"]
+def test_a_way_inside_a_box_takes_no_network():
+    """Over three switches and a slow link, though the network is faster and shorter; between boxes over the network."""
+    nodes = {"a": "chip", "b": "chip", "c": "chip"} | dict.fromkeys(("s0", "s1", "s2", "leaf"), "switch")
+    inside = [("a", "s0", "slow"), ("s0", "s1", "slow"), ("s1", "s2", "slow"), ("s2", "b", "slow")]
+    edges = [{"between": [x, y], "link": kind} for x, y, kind in inside]
+    edges += [{"between": [x, "leaf"], "link": "net"} for x in "abc"]
+    kinds = {"slow": SLOW, "net": {**LINK, "medium": "net"}}
+    spec = {"kind": "graph", "name": "g", "chip": CHIP, "nodes": nodes, "link_types": kinds, "links": edges}
+    machine = build(ADAPTER.validate_python(spec))
+    assert names(machine, 0, 1) == ["a->s0#0", "s0->s1#0", "s1->s2#0", "s2->b#0"]
+    assert names(machine, 0, 2) == ["a->leaf#0", "leaf->c#0"]
+
+
+def test_of_two_paths_the_one_whose_slowest_link_is_faster_is_taken():
+    nodes = {"a": "chip", "b": "chip"} | dict.fromkeys(("s0", "s1", "s2"), "switch")
+    short = [("a", "s0", "fast", 1), ("s0", "b", "slow", 1)]
+    wide = [("a", "s1", "fast", 1), ("s1", "s2", "fast", 1), ("s2", "b", "fast", 1)]
+    assert names(graph(nodes, short + wide), 0, 1) == ["a->s1#0", "s1->s2#0", "s2->b#0"]
 
 
 def test_a_graph_in_two_pieces_is_refused():
@@ -355,11 +391,10 @@ def test_a_large_graph_is_cut_into_blocks_as_an_upper_bound():
     assert (cut.links, cut.exact) == (2, False)
 
 
-def test_export_keeps_parallel_links():
+def test_export_keeps_all_links():
     exported = to_networkx(paired_gpus())
-    assert exported.number_of_edges() == 14
-    assert exported.number_of_edges("gpu1", "gpu2") == 2
-    assert exported.edges["gpu1", "gpu2", "gpu1->gpu2#1"]["bandwidth"] == 45e9
+    assert exported.number_of_edges() == 12
+    assert exported.edges["gpu1", "gpu2", "gpu1->gpu2#0"]["bandwidth"] == 2 * 45e9
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------

@@ -46,6 +46,15 @@ class Channels:
 
 
 @dataclass(frozen=True, slots=True)
+class Tree:
+    """What the search finds for trees."""
+
+    medium: Medium
+    """Slowest kind of link along its chains."""
+    channels: Channels
+
+
+@dataclass(frozen=True, slots=True)
 class Fabric:
     """What the model knows of a machine."""
 
@@ -56,6 +65,12 @@ class Fabric:
     ring: Channels
     nvls: Channels | None = None
     """None where no switch reduces."""
+    tree: Tree | None = None
+    """None where trees have the channels of the rings."""
+
+    def channels(self, algorithm: str) -> Channels:
+        """What an algorithm other than NVLS has."""
+        return self.tree.channels if algorithm == "tree" and self.tree else self.ring
 
 
 def search(spec: NcclSpec, budget: float, *, between_boxes: bool = False, most: int = _MOST_CHANNELS) -> Channels:
@@ -68,7 +83,11 @@ def search(spec: NcclSpec, budget: float, *, between_boxes: bool = False, most: 
     if budget * (1 + 1e-9) < min(speeds):
         return Channels(1, budget)
     found = [Channels(min(int(budget / speed * (1 + 1e-9)), most), speed) for speed in speeds]
-    best = max(found, key=lambda channels: channels.bandwidth)
+    return split(spec, max(found, key=lambda channels: channels.bandwidth))
+
+
+def split(spec: NcclSpec, best: Channels) -> Channels:
+    """Two channels of half the speed for each where one is fast."""
     newer = spec.generation in ("hopper", "blackwell")
     if best.speed < _DUPLICATED_FROM or (newer and best.speed < _NEWER_SPLIT_FROM and best.count > _NEWER_MOST):
         return best
@@ -134,8 +153,9 @@ def _ring_latency(spec: NcclSpec, fabric: Fabric, collective: str, protocol: Pro
 
 
 def _tree_bandwidth(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:
-    count, boxes = fabric.ring.count, fabric.boxes
-    simple = min(0.92 * fabric.ring.bandwidth, count * _by_boxes(spec.tree_ceiling, boxes))
+    channels, boxes = fabric.channels("tree"), fabric.boxes
+    count = channels.count
+    simple = min(0.92 * channels.bandwidth, count * _by_boxes(spec.tree_ceiling, boxes))
     if protocol == "ll":
         return min(simple / 3.8, _by_boxes(spec.ll_ceiling, boxes))
     if protocol == "ll128":
@@ -145,7 +165,8 @@ def _tree_bandwidth(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float
 
 
 def _tree_latency(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:
-    inside = (fabric.chips // fabric.boxes - 1) * spec.step[fabric.medium]["tree"][protocol]
+    medium = fabric.tree.medium if fabric.tree else fabric.medium
+    inside = (fabric.chips // fabric.boxes - 1) * spec.step[medium]["tree"][protocol]
     between = int(math.log2(fabric.boxes)) * spec.step["net"]["tree"][protocol]
     return spec.base["tree"][protocol] + 2 * (inside + between)
 

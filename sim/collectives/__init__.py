@@ -20,6 +20,7 @@ from sim.collectives import (
 from sim.collectives.fold import folding
 from sim.collectives.library import ON_NCCL
 from sim.collectives.mesh import axis_number, is_lattice
+from sim.collectives.numbered import numbered
 from sim.collectives.phase_order import in_phase_order, needs_order
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
@@ -62,37 +63,33 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
 """Algorithms between neighbours on the axes of a torus. The first of each collective is the default; an all-to-all is
 `dimension_ordered` where that suits the machine better."""
 
+_one_shot, _doubling = numbered(point_to_point.one_shot), numbered(point_to_point.halving_doubling)
+_sums = numbered(point_to_point.tree_of_sums)
+_ring_from_root = numbered(point_to_point.ring_broadcast, root=0)
+_tree_from_root = numbered(point_to_point.tree, root=0)
+
 ON_ROUTES: dict[str, dict[str, Algorithm]] = {
-    "all_gather": {
-        "ring": rings.once("all_gather"),
-        "one_shot": point_to_point.one_shot,
-        "halving_doubling": point_to_point.halving_doubling,
-    },
+    "all_gather": {"ring": rings.once("all_gather"), "one_shot": _one_shot, "halving_doubling": _doubling},
     "reduce_scatter": {
         "ring": rings.once("reduce_scatter"),
-        "one_shot": reduce_scatter(point_to_point.one_shot),
-        "halving_doubling": reduce_scatter(point_to_point.halving_doubling),
+        "one_shot": reduce_scatter(_one_shot),
+        "halving_doubling": reduce_scatter(_doubling),
     },
     "all_reduce": {
         "ring": rings.once("all_reduce"),
-        "one_shot": point_to_point.one_shot_reduce,
-        "two_shot": all_reduce(reduce_scatter(point_to_point.one_shot), point_to_point.one_shot),
-        "halving_doubling": all_reduce(
-            reduce_scatter(point_to_point.halving_doubling), point_to_point.halving_doubling
-        ),
-        "tree": all_reduce(reduce_scatter(point_to_point.tree_of_sums), point_to_point.tree_of_sums),
-        "hierarchical": hierarchical.all_reduce,
-        "cube_mesh": point_to_point.cube_mesh,
+        "one_shot": numbered(point_to_point.one_shot_reduce),
+        "two_shot": all_reduce(reduce_scatter(_one_shot), _one_shot),
+        "halving_doubling": all_reduce(reduce_scatter(_doubling), _doubling),
+        "tree": all_reduce(reduce_scatter(_sums), _sums),
+        "hierarchical": numbered(hierarchical.all_reduce),
+        "cube_mesh": numbered(point_to_point.cube_mesh),
     },
-    "all_to_all": {"one_shot": point_to_point.one_shot_exchange},
-    "broadcast": {"ring": point_to_point.ring_broadcast, "tree": point_to_point.tree},
+    "all_to_all": {"one_shot": numbered(point_to_point.one_shot_exchange)},
+    "broadcast": {"ring": _ring_from_root, "tree": _tree_from_root},
     "permute": {"neighbour": point_to_point.neighbour},
-    "reduce": {
-        "ring": rooted.reduce(point_to_point.ring_broadcast),
-        "tree": rooted.reduce(point_to_point.tree),
-    },
-    "gather": {"one_shot": point_to_point.one_shot_gather},
-    "scatter": {"one_shot": point_to_point.one_shot_scatter},
+    "reduce": {"ring": rooted.reduce(_ring_from_root), "tree": rooted.reduce(_tree_from_root)},
+    "gather": {"one_shot": numbered(point_to_point.one_shot_gather, root=0)},
+    "scatter": {"one_shot": numbered(point_to_point.one_shot_scatter, root=0)},
     "sendrecv": {"ring": point_to_point.ring_sendrecv},
 }
 """Algorithms between any two chips of a switch or graph; the first of each collective is the default."""

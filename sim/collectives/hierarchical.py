@@ -15,8 +15,8 @@ import numpy as np
 from sim.collectives.routes import Messages
 from sim.collectives.schedule import Int32s, Schedule
 from sim.errors import InputError
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
-from sim.topology.rings import boxes
 
 
 def all_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:

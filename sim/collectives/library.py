@@ -19,12 +19,14 @@ from typing import Literal
 from sim.closed_form import nccl as tuner
 from sim.collectives import in_switch, point_to_point, rings, trees
 from sim.collectives.fold import folding
+from sim.collectives.numbered import numbered
 from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import MEDIA, PROTOCOLS, NcclSpec, NvlsSpec, Protocol
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.paths import cut_off
-from sim.topology.rings import boxes, find
+from sim.topology.rings import Rings, chains, find, own_chains
 
 Looped = Callable[[Topology, tuple[str, ...], int, int], Schedule]
 """(topology, axes, loops, channels) -> Schedule."""
@@ -45,7 +47,7 @@ class Kernel:
 
 
 def _send_recv(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
-    return point_to_point.pairwise_exchange(topology, axes)
+    return numbered(point_to_point.pairwise_exchange)(topology, axes)
 
 
 def _kernels() -> dict[str, dict[str, Kernel]]:
@@ -72,18 +74,25 @@ def names(collective: str) -> tuple[str, ...]:
 def fabric(topology: Topology) -> tuner.Fabric:
     """What NCCL's search finds on the machine."""
     spec, found, count = _spec(topology), find(topology), len(boxes(topology))
-    if found.count == 1:
-        ring = tuner.search(spec, found.bandwidth, between_boxes=count > 1)
-    else:
-        fitting = [speed for speed in spec.inter_speeds if speed <= found.bandwidth * (1 + 1e-9)]
-        ring = tuner.Channels(found.count, fitting[0] if fitting and count > 1 else found.bandwidth)
+    own = own_chains(topology) if count == 1 else None
     nvls = None
     if topology.reducer is not None and count == 1 and topology.chips > 1:
         budget = found.bandwidth
         if topology.multicast is not None:
             budget = min(topology.links[link].bandwidth for port in in_switch.ports(topology) for link in port)
         nvls = tuner.nvls_channels(spec, topology.chips, budget)
-    return tuner.Fabric(topology.chips, count, found.medium, ring, nvls)
+    tree = None if own is None else tuner.Tree(own.medium, _channels(spec, own, boxes=1))
+    return tuner.Fabric(topology.chips, count, found.medium, _channels(spec, found, count), nvls, tree)
+
+
+def _channels(spec: NcclSpec, found: Rings, boxes: int) -> tuner.Channels:
+    """A ring is divided into channels of speeds that NCCL tries; of several rings each is one, in a box two if fast."""
+    if found.count == 1:
+        return tuner.search(spec, found.bandwidth, between_boxes=boxes > 1)
+    if boxes == 1:
+        return tuner.split(spec, tuner.Channels(found.count, found.bandwidth))
+    fitting = (speed for speed in spec.inter_speeds if speed <= found.bandwidth * (1 + 1e-9))
+    return tuner.Channels(found.count, next(fitting, found.bandwidth))
 
 
 def _spec(topology: Topology) -> NcclSpec:
@@ -115,13 +124,10 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     least = topology.nccl.nvls.least_chips if topology.nccl and topology.nccl.nvls else 0
     if "nvls" in left and (topology.reducer is None or len(boxes(topology)) > 1 or topology.chips < least):
         left.remove("nvls")
-    needed = "boxes of equally many chips" if left else "all chips on one switch that reduces"
-    if len({len(box) for box in boxes(topology)}) > 1:
-        left = [name for name in left if kernels[name].algorithm != "tree"]
     if not left and topology.intact and topology.intact.reducer is not None and topology.reducer is None:
         raise cut_off(topology, "not all chips reach the switch that reduces")
     if not left:
-        rule = f"the algorithm '{wanted}' of {collective} needs {needed}"
+        rule = f"the algorithm '{wanted}' of {collective} needs all chips on one switch that reduces"
         others = ", ".join(name for name in names(collective) if name != wanted)
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {others}")
     if len(left) == 1 or topology.chips == 1:
@@ -143,7 +149,10 @@ def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str,
         nvls = _nvls_of(whole)
         timing = _timing(whole, kernel, nvls.latency, nvls.channels, share=nvls.bandwidth_share.value)
         return _timed(topology, collective, axes, name, loops, 1, timing)
-    protocol, channels = spec.protocols[kernel.protocol], fabric(whole).ring.count
+    protocol, box, wires = spec.protocols[kernel.protocol], fabric(whole), find(whole)
+    if kernel.algorithm == "tree" and box.tree is not None:
+        wires = chains(whole)
+    channels = box.channels(kernel.algorithm).count
     overhead_s = spec.base[kernel.latencies][kernel.protocol] + spec.startup[kernel.protocol].value
     if kernel.algorithm == "send_recv":
         return _timed(topology, collective, axes, name, 1, 1, _timing(whole, kernel, overhead_s, channels))
@@ -151,8 +160,8 @@ def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str,
     used = _used(size, channels, protocol.channel_bytes * (n if kernel.protocol == "ll" and not on_tree else 1))
     loops = math.ceil(size / (used * (protocol.tree_chunk if on_tree else n * protocol.chunk)))
     # Channels that share a ring share its links; with fewer channels than rings some rings are not used.
-    rings = min(used, find(whole).count)
-    share = min(1.0, used / channels * find(whole).count / rings)
+    rings = min(used, wires.count)
+    share = min(1.0, used / channels * wires.count / rings)
     timing = _timing(whole, kernel, overhead_s, used, wire=1 / protocol.payload, share=share)
     return _timed(topology, collective, axes, name, loops, used if on_tree else rings, timing)
 

@@ -1,9 +1,7 @@
 """Rings of chips, and collectives that go around them in loops.
 
-On a switch there is one ring, in the order of the chips. On a graph the links between chips are split into as many
-link-disjoint rings of all chips as a search finds, each direction of a link its own ring, and the array into as many
-parts; where there is no such ring, one goes around in the order of the chips over the machine's routes, whatever they
-cross.
+On a switch there is one ring, in the order of the chips. On a graph there are as many rings of all chips as a search
+finds (`sim.topology.rings`), and the array is cut into as many parts.
 
 A loop takes a chunk of each chip around every ring: n-1 steps for an all-gather or reduce-scatter, 2 (n-1) for an
 all-reduce. A chip starts its next loop when the last chunk of the one before has arrived, so K loops on a ring of

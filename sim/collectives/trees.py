@@ -1,25 +1,28 @@
 """All-reduce on double binary trees: chains inside boxes, and between their first chips two trees at once.
 
-Sums flow along a chain to the head of each box, up a binary tree of the heads to its root, and back the same way. Every
-chip of a box is head of a part of the array, so that all network adapters work (see `sim.topology.rings.adapters`). In
-the second tree, which has the other half of the array, leaves are inner nodes and the other way round, so that every
-box sends and receives the same. Chunks follow one behind the other. Source: Sanders, Speck and Traeff 2009 (Parallel
-Computing 35:581); NCCL 2.30, src/graph/trees.cc.
+Sums flow along a chain to the head of each box, up a binary tree of the heads to its root, and back the same way. The
+heads of a part of the array are chips at the network adapters of one rail, so that all adapters work (see
+`sim.topology.rails`). In the second tree, which has the other half of the array, leaves are inner nodes and the other
+way round, so that every box sends and receives the same. Chunks follow one behind the other. Source: Sanders, Speck and
+Traeff 2009 (Parallel Computing 35:581); NCCL 2.30, src/graph/trees.cc.
 
-With one box of n chips the trees are chains, 2 (n-1) steps.
+With one box of n chips the trees are chains (`sim.topology.rings.chains`), 2 (n-1) steps.
 """
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.collectives.routes import Messages
 from sim.collectives.schedule import Int32s, Schedule
+from sim.topology import rails
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
-from sim.topology.rings import adapters, boxes
+from sim.topology.orders import Way
+from sim.topology.rings import chains
 
 
 def parent(rank: int, n: int) -> int:
@@ -40,19 +43,36 @@ def parents(n: int, tree: int) -> tuple[int, ...]:
     return tuple(back[up] if (up := parent(swap[rank], n)) >= 0 else -1 for rank in range(n))
 
 
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """Chains of a part of the array, and the tree of their heads."""
+
+    chains: Int32s
+    """[boxes, chips] heads first, -1 beyond a shorter chain."""
+    up: tuple[int, ...]
+    """[boxes] the box of each box's parent, -1 for the root."""
+    rail: rails.Rail | None = None
+    """Whose adapters the heads are at; None for the machine's routes."""
+
+
+def _trees(topology: Topology, channels: int) -> list[_Tree]:
+    count = len(boxes(topology))
+    if count == 1:
+        return [_Tree(_padded([chain.order]), (-1,)) for chain in chains(topology).rings[:channels]]
+    return [
+        _Tree(_padded(rails.chains(topology, heads)), parents(count, tree), rail)
+        for rail, heads in rails.heads(topology)[:channels]
+        for tree in range(2)
+    ]
+
+
 def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
     """All-reduce in `loops` chunks on each tree of up to `channels` chains."""
-    found = boxes(topology) if axes else ((0,),)
-    heads = adapters(topology)[:channels]
-    trees = 2 if len(found) > 1 else 1
-    to = Messages(topology, "all_reduce", axes, parts=len(heads) * trees * loops)
-    if to.n == 1:
-        return to.build()
-    every = list(itertools.product(heads, range(trees)))
-    for part, (head, tree) in enumerate(every):
-        chains = _padded([(*box[head:], *box[:head]) for box in found])
-        _there_and_back(to, chains, parents(len(found), tree), part, loops * len(every))
-    if loops > 1:
+    every = _trees(topology, channels) if axes and topology.chips > 1 else []
+    to = Messages(topology, "all_reduce", axes, parts=max(1, len(every) * loops))
+    for part, tree in enumerate(every):
+        _there_and_back(to, topology, tree, part=part, parts=loops * len(every))
+    if every and loops > 1:
         to.repeat(0, loops - 1, parts=len(every))
     return to.build()
 
@@ -63,17 +83,20 @@ def _padded(rows: list[tuple[int, ...]]) -> Int32s:
     return np.array([(*row, *[-1] * (length - len(row))) for row in rows], dtype=np.int32)
 
 
-def _there_and_back(to: Messages, chain: Int32s, up: tuple[int, ...], part: int, parts: int) -> None:
-    """One part: `chain` [boxes, chips], heads first, -1 beyond a shorter one; `up` the box of each box's parent."""
+def _there_and_back(to: Messages, topology: Topology, tree: _Tree, *, part: int, parts: int) -> None:
+    """One part of the array up a tree and down again."""
+    chain, up = tree.chains, tree.up
     count, length = chain.shape
     nothing = np.full(count, -1, dtype=np.int32)
     share = 1 / parts
     step = 0
 
-    def send(src: Int32s, dst: Int32s, own: npt.ArrayLike, deps: list[Int32s]) -> Int32s:
+    def send(
+        src: Int32s, dst: Int32s, own: npt.ArrayLike, deps: list[Int32s], links: list[Way] | None = None
+    ) -> Int32s:
         nonlocal step
         step += 1
-        return to.send(src, dst, share=share, step=step - 1, own=own, part=part, deps=deps)
+        return to.send(src, dst, share=share, step=step - 1, own=own, part=part, deps=deps, links=links)
 
     def pass_along(src: int, dst: int, own: npt.NDArray[np.bool_], deps: list[Int32s]) -> Int32s:
         """[boxes] messages between two places of all chains that have both; -1 for the others."""
@@ -90,7 +113,8 @@ def _there_and_back(to: Messages, chain: Int32s, up: tuple[int, ...], part: int,
 
     def hop(src: int, dst: int, own: bool) -> int:
         deps = [np.array([dep], dtype=np.int32) for dep in arrived[src]]
-        return int(send(chain[src, :1], chain[dst, :1], own, deps)[0])
+        way = rails.way_between(topology, tree.rail, int(chain[src, 0]), int(chain[dst, 0]))
+        return int(send(chain[src, :1], chain[dst, :1], own, deps, [way])[0])
 
     def gather(at: int) -> None:
         for child in children[at]:

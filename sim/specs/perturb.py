@@ -53,7 +53,10 @@ class PerturbSpec(Strict):
     stragglers: list[Straggler] = []
     slow_links: list[SlowLinks] = []
     failed_links: list[str] = []
-    """Links that carry nothing: collectives go around them, or are an error where they cannot."""
+    """Links that carry nothing: collectives go around them, or are an error where they cannot.
+
+    Cables side by side are one link and fail together; where one of k is lost, the link is slow by k/(k - 1).
+    """
     jitter: Jitter | None = None
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sim.topology.graph import Topology
 from sim.topology.metrics import bisection, hops
-from sim.topology.rings import boxes
+from sim.topology.boxes import boxes
 
 
 def facts(topology: Topology) -> dict[str, Any]:
@@ -19,8 +19,8 @@ def facts(topology: Topology) -> dict[str, Any]:
         "chips": topology.chips,
         "boxes": [len(box) for box in boxes(topology)] if topology.kind != "torus" else [],
         "axes": {axis.name: {"size": axis.size, "ring": axis.ring} for axis in topology.axes},
-        "links": len(topology.links),
-        "link_bandwidth": sorted({link.bandwidth for link in topology.links}),
+        "links": sum(link.cables for link in topology.links),
+        "link_bandwidth": sorted({link.bandwidth / link.cables for link in topology.links}),
         "link_latency_s": sorted({link.latency_s for link in topology.links}),
         "diameter_hops": paths.diameter,
         "average_hops": paths.average,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Literal
@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from sim import units
 from sim.errors import InputError
-from sim.specs import GraphSpec, LinkSpec, Medium, NcclSpec
+from sim.specs import GraphSpec, Medium, NcclSpec
+from sim.topology.bundles import bundle
 from sim.topology.chip import Chip
-from sim.topology.paths import shortest
+from sim.topology.paths import shortest, widest
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -44,6 +45,8 @@ class Link:
     direction: int = 0
     """+1 or -1 along `axis`."""
     medium: Medium = "nvlink"
+    cables: int = 1
+    """Cables side by side that this is."""
 
     def busy_ps(self, size: float) -> int:
         """Time a message of `size` bytes holds the link, ps."""
@@ -233,33 +236,28 @@ def _without(whole: Topology, failed: frozenset[int]) -> Topology:
     )
 
 
-def effective(spec: LinkSpec) -> tuple[float, float]:
-    """(bandwidth in bytes/s with efficiency applied, latency in s) of a link type."""
-    return spec.bandwidth.value * spec.efficiency.value, spec.latency.value
-
-
 def build(spec: GraphSpec) -> Topology:
-    """Nodes in the file's order, chips first; links in the file's order, numbered between the same two nodes.
+    """Nodes in the file's order, chips first; links in the file's order, alike ones as one (`sim.topology.bundles`).
 
-    Each entry of `links` gives `count` links in each direction: `gpu0->gpu1#0`, `gpu1->gpu0#0`, `gpu0->gpu1#1`, ...
+    Links between the same two nodes are numbered: `gpu0->gpu1#0`, `gpu1->gpu0#0`, and `#1` where there is another kind.
 
     Raises:
         InputError: a chip that cannot reach another.
     """
+    bundles = bundle(spec)
+    linked = {node for each in bundles for node in each.between}
     chips = [name for name, kind in spec.nodes.items() if kind == "chip"]
-    nodes = (*chips, *(name for name, kind in spec.nodes.items() if kind != "chip"))
+    nodes = (*chips, *(name for name, kind in spec.nodes.items() if kind != "chip" and name in linked))
     number = {name: node for node, name in enumerate(nodes)}
     links: list[Link] = []
     made: Counter[tuple[str, str]] = Counter()
-    for edge in spec.links:
-        bandwidth, latency_s = effective(spec.link_types[edge.link])
-        medium = spec.link_types[edge.link].medium
-        for _ in range(edge.count):
-            for src, dst in (edge.between, reversed(edge.between)):
-                name = f"{src}->{dst}#{made[src, dst]}"
-                made[src, dst] += 1
-                ends = number[src], number[dst]
-                links.append(Link(len(links), name, *ends, bandwidth, latency_s, medium=medium))
+    for each in bundles:
+        for src, dst in (each.between, each.between[::-1]):
+            name = f"{src}->{dst}#{made[src, dst]}"
+            made[src, dst] += 1
+            ends, width = (number[src], number[dst]), each.bandwidth
+            links.append(Link(len(links), name, *ends, width, each.latency_s, medium=each.medium, cables=each.cables))
+    multicasts = "multicast" in spec.nodes.values()
     topology = Topology(
         name=spec.name,
         chip=Chip.of(spec.chip),
@@ -268,27 +266,29 @@ def build(spec: GraphSpec) -> Topology:
         links=tuple(links),
         collective_overhead_s=spec.collective_overhead.value,
         collectives=spec.collectives,
-        route_of=shortest,
+        route_of=widest,
         nccl=spec.nccl,
-        reduces=spec.reduces or "multicast" in spec.nodes.values(),
-        multicast=next((number[name] for name, kind in spec.nodes.items() if kind == "multicast"), None),
-        reducer=_reducer(spec, number),
+        reduces=spec.reduces or multicasts,
+        multicast=next((number[name] for name in nodes if spec.nodes[name] == "multicast"), None),
+        reducer=_reducer(links, len(chips), [number[name] for name in nodes if spec.nodes[name] == _adds_up(spec)]),
     )
     for chip in range(1, len(chips)):
         topology.route(0, chip)  # every link has a reverse, so reaching all chips from one is enough
     return topology
 
 
-def _reducer(spec: GraphSpec, number: Mapping[str, int]) -> int | None:
-    """The node that only multicasts, or a switch that adds up and has a link to every chip. No network switch does."""
-    linked: dict[str, set[str]] = {name: set() for name in spec.nodes}
-    for edge in (edge for edge in spec.links if spec.link_types[edge.link].medium != "net"):
-        for node, other in (edge.between, reversed(edge.between)):
-            linked[node].add(other)
-    chips = {name for name, kind in spec.nodes.items() if kind == "chip"}
-    wanted = "multicast" if "multicast" in spec.nodes.values() else "switch" if spec.reduces else ""
-    found = (number[name] for name, kind in spec.nodes.items() if kind == wanted and chips <= linked[name])
-    return next(found, None)
+def _adds_up(spec: GraphSpec) -> str:
+    """The kind of node that adds up and multicasts, empty where none does."""
+    return "multicast" if "multicast" in spec.nodes.values() else "switch" if spec.reduces else ""
+
+
+def _reducer(links: Sequence[Link], chips: int, nodes: Sequence[int]) -> int | None:
+    """The first of the nodes that has a link to every chip. No network switch adds up."""
+    linked: dict[int, set[int]] = {node: set() for node in nodes}
+    for link in links:
+        if link.src in linked and link.dst < chips and link.medium != "net":
+            linked[link.src].add(link.dst)
+    return next((node for node, reached in linked.items() if len(reached) == chips), None)
 
 
 def to_networkx(topology: Topology) -> nx.MultiDiGraph[str]:

@@ -167,9 +167,9 @@ def _narrowest(cuts: Iterable[tuple[float, int]], exact: bool) -> Bisection:
 
 
 def _crossing(topology: Topology, half: Set[int]) -> tuple[float, int]:
-    """(bandwidth in bytes/s, number) of the links that lead out of `half`."""
-    crossing = [link.bandwidth for link in topology.links if link.src in half and link.dst not in half]
-    return sum(crossing), len(crossing)
+    """(bandwidth in bytes/s, number of cables) of the links that lead out of `half`."""
+    crossing = [link for link in topology.links if link.src in half and link.dst not in half]
+    return sum(link.bandwidth for link in crossing), sum(link.cables for link in crossing)
 
 
 def _known_exact(topology: Topology) -> bool:

@@ -1,15 +1,34 @@
-"""Routes: which links a message takes from chip to chip. Both rules are fixed, so a run can be repeated."""
+"""Routes: which links a message takes from chip to chip. All rules are fixed, so a run can be repeated."""
 
 from __future__ import annotations
 
 import functools
+import heapq
+import math
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from sim.errors import InputError
+from sim.specs import MEDIA, Medium
 
 if TYPE_CHECKING:
     from sim.topology.graph import Link, Topology
+
+MOST_PATHS = 64
+"""Equally good paths of a message that are kept."""
+
+
+class _Allowed(NamedTuple):
+    """What the links of a path may be."""
+
+    network: bool
+    forwarding: bool
+    """Whether chips pass on the messages of others."""
+
+
+_ALLOWED = tuple(_Allowed(network, forwarding) for network in (False, True) for forwarding in (False, True))
+"""From the best kind of path to the worst."""
 
 
 def dimension_ordered(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
@@ -40,26 +59,118 @@ def dimension_ordered(topology: Topology, src: int, dst: int) -> tuple[int, ...]
 
 
 def shortest(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
-    """Path with the fewest hops, and of several such paths the first by the names of its links.
-
-    A chip does not forward the messages of others where a path through switches and sockets exists: a GPU with two
-    links is no shortcut between two others. On a machine of chips only, chips forward.
+    """Path with the fewest hops on a torus, and of several such paths the first by the names of its links.
 
     Raises:
         InputError: no path.
     """
-    for chips_forward in (False, True):
-        last = _tree(topology, src, chips_forward)
-        if src == dst or dst in last:
-            path: list[int] = []
-            while dst != src:
-                path.append(last[dst].index)
-                dst = last[dst].src
-            return tuple(reversed(path))
+    last = _tree(topology, src)
+    if src != dst and dst not in last:
+        raise _no_path(topology, src, dst)
+    path: list[int] = []
+    while dst != src:
+        path.append(last[dst].index)
+        dst = last[dst].src
+    return tuple(reversed(path))
+
+
+def widest(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
+    """Path of a message on a graph: the first of `equal_paths`.
+
+    Raises:
+        InputError: no path.
+    """
+    return equal_paths(topology, src, dst)[0]
+
+
+@functools.lru_cache(maxsize=2**17)
+def equal_paths(topology: Topology, src: int, dst: int) -> tuple[tuple[int, ...], ...]:
+    """The best paths of a message on a graph, at most MOST_PATHS of those that are equally good.
+
+    A path inside a box uses no network link, and no chip forwards the messages of others, where such paths exist: a GPU
+    with two links is no shortcut between two others. Of these paths the best has the highest bandwidth of its slowest
+    link, then the lowest latency, then the fewest hops, then crosses the network as late as possible. No name decides.
+
+    Raises:
+        InputError: no path.
+    """
+    if src == dst:
+        return ((),)
+    for allowed in _ALLOWED:
+        width = _widths(topology, dst, allowed).get(src)
+        if width is not None:
+            return _tight(topology, src, dst, width, allowed)
+    raise _no_path(topology, src, dst)
+
+
+def _tight(topology: Topology, src: int, dst: int, width: float, allowed: _Allowed) -> tuple[tuple[int, ...], ...]:
+    """Paths of the lowest latency and fewest hops over links of at least `width`, network links last."""
+    left = _lengths(topology, dst, width, allowed)
+    links, outgoing = topology.links, _outgoing(topology)
+    paths: list[tuple[int, ...]] = [()]
+    for _ in range(left[src][1]):
+        longer: list[tuple[Medium, tuple[int, ...]]] = []
+        for path in paths:
+            node = links[path[-1]].dst if path else src
+            for link in outgoing[node]:
+                after = left.get(link.dst)
+                if link.bandwidth < width or after is None or (link.medium == "net" and not allowed.network):
+                    continue
+                if (after[0] + link.latency_ps, after[1] + 1) == left[node]:
+                    longer.append((link.medium, (*path, link.index)))
+        nearest = min((medium for medium, _ in longer), key=MEDIA.index)
+        paths = [path for medium, path in longer if medium == nearest][:MOST_PATHS]
+    return tuple(paths)
+
+
+@functools.lru_cache(maxsize=4096)
+def _widths(topology: Topology, dst: int, allowed: _Allowed) -> dict[int, float]:
+    """Bandwidth of the slowest link on the widest path from every node that reaches `dst`."""
+    width = {dst: math.inf}
+    heap = [(-math.inf, dst)]
+    while heap:
+        wide, node = heapq.heappop(heap)
+        if -wide < width[node]:
+            continue
+        for link in _passed(topology, node, dst, allowed):
+            through = min(-wide, link.bandwidth)
+            if through > width.get(link.src, 0.0):
+                width[link.src] = through
+                heapq.heappush(heap, (-through, link.src))
+    return width
+
+
+@functools.lru_cache(maxsize=4096)
+def _lengths(topology: Topology, dst: int, width: float, allowed: _Allowed) -> dict[int, tuple[int, int]]:
+    """(latency in ps, hops) of the shortest path over links of at least `width` from every node that reaches `dst`."""
+    length = {dst: (0, 0)}
+    heap = [(0, 0, dst)]
+    while heap:
+        latency_ps, hops, node = heapq.heappop(heap)
+        if (latency_ps, hops) > length[node]:
+            continue
+        for link in _passed(topology, node, dst, allowed):
+            through = latency_ps + link.latency_ps, hops + 1
+            if link.bandwidth >= width and (link.src not in length or through < length[link.src]):
+                length[link.src] = through
+                heapq.heappush(heap, (*through, link.src))
+    return length
+
+
+def _passed(topology: Topology, node: int, dst: int, allowed: _Allowed) -> Iterator[Link]:
+    """Links by which a message for `dst` may come to a node."""
+    if node == topology.multicast or (node < topology.chips and node != dst and not allowed.forwarding):
+        return
+    for link in _incoming(topology)[node]:
+        if (allowed.network or link.medium != "net") and link.src not in (dst, topology.multicast):
+            yield link
+
+
+def _no_path(topology: Topology, src: int, dst: int) -> InputError:
     names = topology.nodes
     if topology.failed:
-        raise cut_off(topology, f"{names[src]} cannot reach {names[dst]}")
-    raise InputError(f"there must be a path from {names[src]} to {names[dst]}", where=f"{topology.name}: links")
+        return cut_off(topology, f"{names[src]} cannot reach {names[dst]}")
+    return InputError(f"there must be a path from {names[src]} to {names[dst]}", where=f"{topology.name}: links")
 
 
 def cut_off(topology: Topology, cut: str) -> InputError:
@@ -69,21 +180,18 @@ def cut_off(topology: Topology, cut: str) -> InputError:
 
 
 @functools.lru_cache(maxsize=1024)
-def _tree(topology: Topology, src: int, chips_forward: bool) -> dict[int, Link]:
+def _tree(topology: Topology, src: int) -> dict[int, Link]:
     """Last link of the path from `src` to every node that can be reached.
 
     A breadth-first search that takes links in name order meets every node first on the path that comes first by name.
     """
     outgoing = _outgoing(topology)
-    chips = topology.chips
     last: dict[int, Link] = {}
     queue = deque([src])
     while queue:
         node = queue.popleft()
-        if node != src and node < chips and not chips_forward:
-            continue
-        for link in outgoing[node]:
-            if link.dst not in (src, topology.multicast) and link.dst not in last:
+        for link in sorted(outgoing[node], key=lambda link: link.name):
+            if link.dst != src and link.dst not in last:
                 last[link.dst] = link
                 queue.append(link.dst)
     return last
@@ -91,9 +199,19 @@ def _tree(topology: Topology, src: int, chips_forward: bool) -> dict[int, Link]:
 
 @functools.lru_cache(maxsize=8)
 def _outgoing(topology: Topology) -> tuple[tuple[Link, ...], ...]:
-    """Links that leave each node and work, in name order."""
-    outgoing: list[list[Link]] = [[] for _ in topology.nodes]
+    """Links that leave each node and work."""
+    return _by_node(topology, lambda link: link.src)
+
+
+@functools.lru_cache(maxsize=8)
+def _incoming(topology: Topology) -> tuple[tuple[Link, ...], ...]:
+    """Links that lead to each node and work."""
+    return _by_node(topology, lambda link: link.dst)
+
+
+def _by_node(topology: Topology, end: Callable[[Link], int]) -> tuple[tuple[Link, ...], ...]:
+    found: list[list[Link]] = [[] for _ in topology.nodes]
     for link in topology.links:
         if link.index not in topology.failed:
-            outgoing[link.src].append(link)
-    return tuple(tuple(sorted(links, key=lambda link: link.name)) for links in outgoing)
+            found[end(link)].append(link)
+    return tuple(map(tuple, found))

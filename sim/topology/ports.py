@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sim.errors import InputError
 from sim.specs import GraphSpec
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
-from sim.topology.rings import boxes
 
 
 def check_ports(spec: GraphSpec, topology: Topology) -> None:

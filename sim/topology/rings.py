@@ -1,16 +1,19 @@
-"""Rings of all chips over links that no two of them share: what collectives go around on a machine without a switch."""
+"""Rings of all chips that run at once, and chains: what collectives go around and along."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sim.specs import MEDIA, Medium
+from sim.topology import orders, rails
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
+from sim.topology.orders import MOST_RINGS, Box, Way
 
-_MOST_STEPS = 200_000
-"""Of the search for one more ring; the boxes of eight take a few hundred."""
+_Ways = Callable[[int, int], Way | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Ring:
 
     order: tuple[int, ...]
     """Chips; the last is followed by the first."""
-    ways: tuple[tuple[int, ...], ...]
+    ways: tuple[Way, ...]
     """[chips] links from each chip of `order` to the next."""
 
 
@@ -40,151 +43,147 @@ class Rings:
 
 @functools.lru_cache(maxsize=64)
 def find(topology: Topology) -> Rings:
-    """The rings of a machine.
+    """Returns the rings of a machine.
 
-    On a switch one, in the order of the chips; between boxes one per chip of a box (see `adapters`), so that each
-    enters and leaves by another network adapter; else on a graph as many link-disjoint rings over links between chips
-    as are found, or in the order of the chips over their routes where there is none.
+    On a switch one, in the order of the chips. On a graph those of the largest summed bandwidth that the search finds,
+    and as few of them as give it: in a box over NVLinks alone where there is such a ring, else over all links; of
+    single rings the one of the shortest way. Between boxes the rings change from rail to rail (`sim.topology.rails`).
     """
-    rings: tuple[Ring, ...]
+    chips = tuple(range(topology.chips))
+    if topology.kind == "switch" or topology.chips < 2:
+        return _measured(topology, [_routed(topology, chips)])
     if len(boxes(topology)) > 1:
-        rings = tuple(_routed(topology, order) for order in _through(boxes(topology), adapters(topology)))
-    elif orders := [] if topology.kind == "switch" or topology.chips < 2 else _disjoint(topology):
-        rings = _wired(topology, orders)
-    else:
-        rings = (_routed(topology, tuple(range(topology.chips))),)
-    crossings = Counter(link for ring in rings for way in ring.ways for link in way)
-    if not crossings:
-        return Rings(rings, 0.0, MEDIA[0])
-    links = topology.links
-    inside = [links[link].medium for link in crossings if links[link].medium != "net"]
-    return Rings(
-        rings,
-        min(links[link].bandwidth / rings_on_it for link, rings_on_it in crossings.items()),
-        max(inside, key=MEDIA.index, default=MEDIA[0]),
-    )
+        return _measured(topology, [Ring(*each) for each in rails.through(topology)])
+    for medium in MEDIA:
+        ways = _ways_over(topology, medium)
+        if found := _widest(Box(topology, chips, ways), closed=True):
+            return _measured(topology, [_along(ways, order) for order in found])
+    return _measured(topology, [_routed(topology, chips)])
 
 
 @functools.lru_cache(maxsize=64)
-def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
-    """Chips that reach each other without a network, box by box."""
-    box = list(range(len(topology.nodes)))
+def chains(topology: Topology) -> Rings:
+    """Returns the chains of all chips of one box, along which trees send there and back: the last chip sends nothing.
 
-    def root(node: int) -> int:
-        while box[node] != node:
-            box[node] = box[box[node]]  # half as far the next time
-            node = box[node]
-        return node
-
-    for link in topology.links:
-        if link.medium != "net":
-            box[root(link.dst)] = root(link.src)
-    found: dict[int, list[int]] = {}
-    for chip in range(topology.chips):
-        found.setdefault(root(chip), []).append(chip)
-    return tuple(tuple(chips) for chips in found.values())
+    Those of `own_chains`, else each ring cut open at each of its chips.
+    """
+    return own_chains(topology) or _cut(topology)
 
 
 @functools.lru_cache(maxsize=64)
-def adapters(topology: Topology) -> tuple[int, ...]:
-    """Chips of each box, counted in it, from which messages leave to the same chip of the next box and come back.
+def own_chains(topology: Topology) -> Rings | None:
+    """Returns the chains that a search finds over a faster kind of link than the rings cross, each in both directions.
 
-    Where links have failed, those are left out whose messages would have to take another chip's adapter, as NCCL's
-    search finds no ring over an adapter that is not there; unless fewer than two are left, and all share what there is.
+    None where there are none, or where they are not wider than the rings cut open.
     """
-    found = boxes(topology)
-    every = tuple(range(min(len(box) for box in found)))
-    if not topology.failed or len(found) == 1:
-        return every
-
-    def direct(src: int, dst: int) -> bool:
-        return all(topology.links[link].dst >= topology.chips for link in topology.route(src, dst)[:-1])
-
-    pairs = list(zip(found, (*found[1:], found[0]), strict=True))
-    left = tuple(i for i in every if all(direct(a[i], b[i]) and direct(b[i], a[i]) for a, b in pairs))
-    return left if len(left) > 1 else every
+    if topology.kind != "graph":
+        return None
+    width, chips = _cut(topology).count * _cut(topology).bandwidth, tuple(range(topology.chips))
+    for medium in MEDIA[: MEDIA.index(find(topology).medium)]:
+        ways = _ways_over(topology, medium)
+        if found := _widest(Box(topology, chips, _there_and_back(ways)), closed=False, beyond=width):
+            return _measured(topology, [_opened(_along(ways, order)) for order in found], back=True)
+    return None
 
 
-def _through(chips: tuple[tuple[int, ...], ...], firsts: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """A ring per adapter of a box: in one box c, c+1, ... c-1, in the next back from c-1 to c, and so on.
+@functools.lru_cache(maxsize=64)
+def _cut(topology: Topology) -> Rings:
+    rings = find(topology).rings
+    return _measured(topology, [_opened(ring, at) for at in range(topology.chips) for ring in rings], back=True)
 
-    So a ring of an even number of boxes leaves each box by the adapter by which it enters the next. Chips without an
-    adapter that works are passed before the last that has one.
+
+def _opened(ring: Ring, at: int = 0) -> Ring:
+    """Returns the ring from its chip number `at` on, without the way back to it."""
+    return Ring((*ring.order[at:], *ring.order[:at]), (*ring.ways[at:], *ring.ways[:at])[:-1])
+
+
+def _there_and_back(ways: _Ways) -> _Ways:
+    """Returns ways that are as long as both directions together, so that they take lanes of both."""
+
+    @functools.cache
+    def both(src: int, dst: int) -> Way | None:
+        there, back = ways(src, dst), ways(dst, src)
+        return None if there is None or back is None else (*there, *back)
+
+    return both
+
+
+def _ways_over(topology: Topology, medium: Medium) -> _Ways:
+    """Returns the machine's routes, None for those over a slower kind of link."""
+    slowest = MEDIA.index(medium)
+
+    @functools.cache
+    def way(src: int, dst: int) -> Way | None:
+        if not topology.reaches(src, dst):
+            return None
+        route = topology.route(src, dst)
+        return route if all(MEDIA.index(topology.links[link].medium) <= slowest for link in route) else None
+
+    return way
+
+
+def _widest(box: Box, *, closed: bool, beyond: float = 0.0) -> list[tuple[int, ...]]:
+    """Returns the orders with the largest product of their number and speed; none where it is not more than `beyond`.
+
+    Rings are closed; chains are not, and take lanes in both directions.
     """
-    without = set(range(min(len(box) for box in chips))).difference(firsts)
-    orders = []
-    for first in firsts:
-        order: list[int] = []
-        for number, box in enumerate(chips):
-            inside = [*range(first, len(box)), *range(first)]
-            last = max(i for i, at in enumerate(inside) if at not in without)
-            inside = [*inside[:last], *inside[last + 1 :], inside[last]]
-            order += [box[at] for at in (inside if number % 2 == 0 else inside[::-1])]
-        orders.append(tuple(order))
-    return orders
+    best: tuple[float, list[tuple[int, ...]]] = beyond, []
+    for speed in orders.speeds(box.topology):
+        lanes = orders.lanes(box.topology, speed)
+        most = _most(box, lanes, closed=closed)
+        if most * speed <= best[0] * (1 + 1e-9):
+            continue
+        found = _one(box, lanes, closed=closed)
+        while found is not None:
+            if len(found) * speed > best[0] * (1 + 1e-9):
+                best = len(found) * speed, found
+            if len(found) >= most:
+                break
+            found = orders.several(box, lanes, len(found) + 1, closed=closed)
+    return best[1]
+
+
+def _one(box: Box, lanes: orders.Lanes, *, closed: bool) -> list[tuple[int, ...]] | None:
+    starts = box.chips[:1] if closed else box.chips
+    for start in starts:
+        if (order := orders.cheapest(box, lanes, start, closed=closed)) is not None:
+            return [order]
+    return None
+
+
+def _most(box: Box, lanes: orders.Lanes, *, closed: bool) -> int:
+    """Returns how many orders may have lanes at most: each leads to every chip and from it; chains do so twice."""
+    leaving, entering = Counter[int](), Counter[int]()
+    for link in box.topology.links:
+        if link.medium != "net" and link.dst != box.topology.multicast:
+            leaving[link.src] += lanes.get(link.index, 0)
+            entering[link.dst] += lanes.get(link.index, 0)
+    most = min(MOST_RINGS, *(min(leaving[chip], entering[chip]) for chip in box.chips))
+    return most if closed else min(most, sum(leaving[chip] for chip in box.chips) // (2 * len(box.chips) - 2))
+
+
+def _along(ways: _Ways, order: tuple[int, ...]) -> Ring:
+    return Ring(order, tuple(ways(src, dst) or () for src, dst in _hops(order)))
 
 
 def _routed(topology: Topology, order: tuple[int, ...]) -> Ring:
-    pairs = zip(order, (*order[1:], order[0]), strict=True)
-    return Ring(order, tuple(topology.route(src, dst) for src, dst in pairs))
+    return Ring(order, tuple(topology.route(src, dst) for src, dst in _hops(order)))
 
 
-def _disjoint(topology: Topology) -> list[tuple[int, ...]]:
-    """Orders of the chips, as many as can be found that together use no link between chips twice."""
-    n = topology.chips
-    working = (link for link in topology.links if link.index not in topology.failed)
-    count = Counter((link.src, link.dst) for link in working if link.src < n and link.dst < n)
-    fewest = min(sum(count[a, b] for b in range(n)) for a in range(n))
-    for wanted in range(fewest, 0, -1):
-        found = _search(n, count, wanted)
-        if found is not None:
-            return found
-    return []
+def _hops(order: Sequence[int]) -> Iterator[tuple[int, int]]:
+    return zip(order, (*order[1:], order[0]), strict=True)
 
 
-def _search(n: int, count: Counter[tuple[int, int]], wanted: int) -> list[tuple[int, ...]] | None:
-    """`wanted` rings through all of n chips, None where there are none or the search takes too long.
-
-    Depth first: ring after ring from chip 0, chips in order of their numbers, back where no next chip is left.
-    """
-    left = count.copy()
-    rings: list[tuple[int, ...]] = []
-    steps = 0
-
-    def extend(path: list[int]) -> bool:
-        nonlocal steps
-        steps += 1
-        if steps > _MOST_STEPS:
-            return False
-        here = path[-1]
-        if len(path) == n:
-            if not left[here, 0]:
-                return False
-            left[here, 0] -= 1
-            rings.append(tuple(path))
-            if len(rings) == wanted or extend([0]):
-                return True
-            rings.pop()
-            left[here, 0] += 1
-            return False
-        for chip in range(1, n):
-            if chip not in path and left[here, chip]:
-                left[here, chip] -= 1
-                if extend([*path, chip]):
-                    return True
-                left[here, chip] += 1
-        return False
-
-    return rings if extend([0]) else None
-
-
-def _wired(topology: Topology, orders: list[tuple[int, ...]]) -> tuple[Ring, ...]:
-    """Each order with links of its own."""
-    free: dict[tuple[int, int], list[int]] = {}
-    for link in topology.links:
-        if link.index not in topology.failed:
-            free.setdefault((link.src, link.dst), []).append(link.index)
-    return tuple(
-        Ring(order, tuple((free[pair].pop(0),) for pair in zip(order, (*order[1:], order[0]), strict=True)))
-        for order in orders
+def _measured(topology: Topology, rings: Sequence[Ring], *, back: bool = False) -> Rings:
+    """Returns the rings with what one of them reaches while all run; `back`: while as much comes back as well."""
+    links = topology.links
+    crossings = Counter(link for ring in rings for way in ring.ways for link in way)
+    if back:
+        reverse = ((dst, src) for ring in rings for src, dst in zip(ring.order, ring.order[1:], strict=False))
+        crossings.update(link for hop in reverse for link in topology.route(*hop))
+    inside = [links[link].medium for link in crossings if links[link].medium != "net"]
+    return Rings(
+        tuple(rings),
+        min((links[link].bandwidth / rings_on_it for link, rings_on_it in crossings.items()), default=0.0),
+        max(inside, key=MEDIA.index, default=MEDIA[0]),
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sim.specs import SwitchSpec
+from sim.topology.bundles import effective
 from sim.topology.chip import Chip
-from sim.topology.graph import Axis, Link, Topology, effective
+from sim.topology.graph import Axis, Link, Topology
 from sim.topology.paths import cut_off
 
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.specs import AxisSpec, TorusSpec
+from sim.topology.bundles import effective
 from sim.topology.chip import Chip
-from sim.topology.graph import Axis, Link, Topology, effective
+from sim.topology.graph import Axis, Link, Topology
 from sim.topology.paths import dimension_ordered, shortest
 
 

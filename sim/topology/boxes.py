@@ -1,0 +1,74 @@
+"""Boxes of a machine, and the network adapters by which messages leave and enter them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.topology.graph import Topology
+from sim.topology.orders import Way
+from sim.topology.paths import equal_paths
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A link from a box into the network."""
+
+    link: int
+    chips: tuple[int, ...]
+    """Those of the box that are nearest to it."""
+
+
+@functools.lru_cache(maxsize=64)
+def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
+    """Chips that reach each other without a network, box by box."""
+    box = list(range(len(topology.nodes)))
+
+    def root(node: int) -> int:
+        while box[node] != node:
+            box[node] = box[box[node]]  # half as far the next time
+            node = box[node]
+        return node
+
+    for link in topology.links:
+        if link.medium != "net":
+            box[root(link.dst)] = root(link.src)
+    found: dict[int, list[int]] = {}
+    for chip in range(topology.chips):
+        found.setdefault(root(chip), []).append(chip)
+    return tuple(tuple(chips) for chips in found.values())
+
+
+def direct_ways(topology: Topology, src: int, dst: int) -> list[Way]:
+    """Returns the best ways between chips of two boxes that lead through no other chip."""
+    links = topology.links
+    if not topology.reaches(src, dst):
+        return []
+    return [
+        way for way in equal_paths(topology, src, dst) if all(links[link].dst >= topology.chips for link in way[:-1])
+    ]
+
+
+def adapters(topology: Topology, box: Sequence[int], others: Sequence[int]) -> list[Adapter]:
+    """Returns the adapters of a box from which messages reach one of the other chips directly."""
+    nearest: dict[int, tuple[tuple[int, int], list[int]]] = {}
+    for chip in box:
+        reached: dict[int, tuple[int, int]] = {}
+        for other in others:
+            for way in direct_ways(topology, chip, other):
+                inside = way[: network_links(topology, way)[0]]
+                latency_ps = sum(topology.links[link].latency_ps for link in inside)
+                reached[way[len(inside)]] = latency_ps, len(inside)
+        for link, distance in reached.items():
+            least, chips = nearest.setdefault(link, (distance, []))
+            if distance < least:
+                nearest[link] = distance, [chip]
+            elif distance == least:
+                chips.append(chip)
+    return [Adapter(link, tuple(chips)) for link, (_, chips) in nearest.items()]
+
+
+def network_links(topology: Topology, way: Way) -> list[int]:
+    """Returns the places on a way of the links of the network."""
+    return [i for i, link in enumerate(way) if topology.links[link].medium == "net"]

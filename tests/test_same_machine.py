@@ -1,0 +1,136 @@
+"""One machine drawn in several ways takes the same time: names, numbers and the count of cables decide nothing."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from sim import bench, load, units
+from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, algorithm_of
+from sim.errors import InputError
+from sim.specs import TopologySpec
+from sim.topology import Topology, build
+
+Data = dict[str, Any]
+ADAPTER: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
+GRAPHS = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "graph"]
+SWITCHES = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "switch"]
+SIZES = (8.0, 2.0**16, 2.0**24)
+RENUMBERED = [name for name in COLLECTIVES if name not in ("permute", "broadcast")]
+"""What no chip's number is part of: a permute goes to the next number, a broadcast comes from chip 0."""
+
+
+def data(name: str) -> Data:
+    return load.topology_spec(name).model_dump(mode="json", exclude_none=True)
+
+
+def machine(drawn: Data) -> Topology:
+    return build(ADAPTER.validate_python(drawn))
+
+
+def wires(topology: Topology) -> list[tuple[int, int, float, float, str]]:
+    return [(link.src, link.dst, link.bandwidth, link.latency_s, link.medium) for link in topology.links]
+
+
+@functools.cache
+def time_s(topology: Topology, collective: str, algorithm: str, size: float) -> float | str:
+    """Simulated time, or why there is none."""
+    try:
+        return bench.time_s(topology, collective, ("g",), size, algorithm, kernel="compiled")
+    except InputError as error:
+        return error.rule
+
+
+@functools.cache
+def shipped(name: str) -> Topology:
+    return machine(data(name))
+
+
+def differences(name: str, other: Topology, collectives: list[str]) -> list[tuple[str, str, float]]:
+    """Collectives, algorithms and sizes that take another time on the other machine."""
+    topology = shipped(name)
+    rows = [
+        (collective, algorithm, size)
+        for collective in collectives
+        for algorithm in (*ON_ROUTES[collective], *(("auto", *ON_NCCL.get(collective, ())) if topology.nccl else ()))
+        for size in SIZES
+    ]
+    return [row for row in rows if time_s(topology, *row) != time_s(other, *row)]
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_names_of_nodes_decide_no_time(name: str) -> None:
+    drawn, draw = data(name), random.Random(name)
+    names = dict(zip(drawn["nodes"], (f"{draw.choice('az')}{i}" for i in draw.sample(range(1000), 1000)), strict=False))
+    drawn["nodes"] = {names[node]: kind for node, kind in drawn["nodes"].items()}
+    for link in drawn["links"]:
+        link["between"] = [names[node] for node in link["between"]]
+    assert differences(name, machine(drawn), list(COLLECTIVES)) == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_numbers_of_chips_and_the_order_of_links_decide_no_time(name: str, seed: int) -> None:
+    drawn, draw = data(name), random.Random(seed)
+    nodes = list(drawn["nodes"].items())
+    draw.shuffle(nodes)
+    draw.shuffle(drawn["links"])
+    drawn["nodes"] = dict(nodes)
+    for link in drawn["links"]:
+        draw.shuffle(link["between"])
+    assert differences(name, machine(drawn), RENUMBERED) == []
+
+
+def widened(kinds: Data, link: str, factor: float) -> str:
+    """Adds a kind of link of `factor` times the bandwidth of another and returns its name."""
+    wide = copy.deepcopy(kinds[link])
+    bandwidth = units.parse(wide["bandwidth"]["value"], "B/s")
+    wide["bandwidth"]["value"] = units.text(bandwidth * factor, "B/s")
+    kinds[f"{link}_{factor:g}"] = wide
+    return f"{link}_{factor:g}"
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_cables_side_by_side_are_one_link_as_wide_as_all(name: str) -> None:
+    one, many = data(name), data(name)
+    for link in one["links"]:
+        link["link"] = widened(one["link_types"], link["link"], link.pop("count", 1))
+    for link in many["links"]:
+        link["link"], link["count"] = widened(many["link_types"], link["link"], 0.25), 4 * link.get("count", 1)
+    assert wires(machine(one)) == wires(shipped(name)) == wires(machine(many))
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_switch_or_socket_drawn_twice_at_half_the_bandwidth_is_one(name: str) -> None:
+    for relay in (node for node, kind in data(name)["nodes"].items() if kind in ("switch", "socket")):
+        drawn = data(name)
+        drawn["nodes"]["twin"] = drawn["nodes"][relay]
+        for link in [link for link in drawn["links"] if relay in link["between"]]:
+            link["link"] = widened(drawn["link_types"], link["link"], 0.5)
+            drawn["links"].append({**link, "between": ["twin" if node == relay else node for node in link["between"]]})
+        assert wires(machine(drawn)) == wires(shipped(name))
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_drawn_as_a_node_is_a_switch(name: str) -> None:
+    """For NCCL's kernels of sums and gathers, whose messages cut through; half of the latency on each side of the node.
+
+    Messages of an all-to-all wait for each other at the ports, in an order in which a graph's links are not yet a
+    switch's.
+    """
+    drawn = data(name)
+    chips, port = drawn.pop("chips"), drawn.pop("link")
+    port["latency"]["value"] = units.text(units.parse(port["latency"]["value"], "s") / 2, "s")
+    gpus = [f"gpu{chip}" for chip in range(chips)]
+    drawn |= {"kind": "graph", "nodes": dict.fromkeys(gpus, "chip") | {"crossbar": "switch"}}
+    drawn |= {"link_types": {"port": port}, "links": [{"between": [gpu, "crossbar"], "link": "port"} for gpu in gpus]}
+    graph, switch = machine(drawn), build(load.topology_spec(name))
+    for collective in set(ON_NCCL) - {"all_to_all"}:
+        for size in SIZES:
+            assert algorithm_of(graph, collective, "auto", size) == algorithm_of(switch, collective, "auto", size)
+            assert time_s(graph, collective, "auto", size) == time_s(switch, collective, "auto", size)
