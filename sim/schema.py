@@ -48,7 +48,9 @@ def _schema(kind: str) -> dict[str, Any]:
 def _kind_of(part: dict[str, Any]) -> str:
     """Which kind of file a (sub)schema describes, by its title."""
     title = part.get("title", "")
-    return "topology" if title.endswith(("TorusSpec", "SwitchSpec", "GraphSpec")) else title.lower()
+    return (
+        "topology" if title.endswith(("TorusSpec", "SwitchSpec", "GraphSpec")) else title.lower().removesuffix("spec")
+    )
 
 
 def _or_name(schema: dict[str, Any]) -> dict[str, Any]:

@@ -54,11 +54,12 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
         columns += [schedule.ingress[:, None], *([schedule.between] if len(schedule.between) else [])]
     held = np.concatenate(columns, axis=1)
     given = held >= 0
-    ps_per_byte = units.PS_PER_S / np.where(given, bandwidth[held], np.inf).min(axis=1)
     flight_ps = np.where(given, latency[held], 0).sum(axis=1)
     if (timing := schedule.timing) is not None:
-        ps_per_byte *= timing.wire / timing.bandwidth_share
-        flight_ps = _steps_ps(topology, schedule, timing, held)
+        medium = np.array([MEDIA.index(link.medium) for link in links], dtype=np.int64)
+        bandwidth = bandwidth * np.array(timing.share)[medium]
+        flight_ps = flight_ps + _added_ps(topology, schedule, timing, np.where(given, medium[held], 0).max(axis=1))
+    ps_per_byte = units.PS_PER_S / np.where(given, bandwidth[held], np.inf).min(axis=1)
     return _Wiring(
         ps_per_byte=ps_per_byte,
         flight_ps=flight_ps,
@@ -69,21 +70,21 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     )
 
 
-def _steps_ps(topology: Topology, schedule: Schedule, timing: Timing, held: Ids) -> Ints:
-    """[sends] latency of a protocol's step, at the end of each message: that of the slowest kind of link on its way.
+def _added_ps(topology: Topology, schedule: Schedule, timing: Timing, slowest: Ints) -> Ints:
+    """[sends] time that a protocol adds at the end of each message, by the slowest kind of link on its way.
 
-    A message that does not cut through takes more links than it holds at once.
+    Args:
+        slowest: [sends] that of the links the send itself holds; a message that does not cut through takes more.
     """
-    medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
 
     @functools.cache
     def on_route(src: int, dst: int) -> int:
-        return max((int(medium[link]) for link in topology.route(src, dst)), default=0)
+        return max((MEDIA.index(topology.links[link].medium) for link in topology.route(src, dst)), default=0)
 
     routes = [on_route(src, dst) for src, dst in zip(schedule.src.tolist(), schedule.dst.tolist(), strict=True)]
-    slowest = np.maximum(np.where(held >= 0, medium[held], 0).max(axis=1), np.array(routes, dtype=np.int64))
-    step_ps = np.array([units.to_ps(step_s) for step_s in timing.step_s], dtype=np.int64)
-    return np.where(schedule.arrives(topology), step_ps[slowest], 0)
+    added_ps = np.array([units.to_ps(added_s) for added_s in timing.added_s], dtype=np.int64)
+    at_end = added_ps[np.maximum(slowest, np.array(routes, dtype=np.int64))]
+    return np.where(schedule.arrives(topology), at_end, 0)
 
 
 def emit(
@@ -99,6 +100,7 @@ def emit(
 ) -> Emitted:
     """Append a collective of `size` bytes (the schedule's size) in which each chip takes part once `after` has ended.
 
+    A send holds its links for whole picoseconds, rounded up: no link carries more than its bandwidth.
     A chip sends, and forwards what others sent, only from its BEGIN on, which flies for the launch overhead (the
     machine's, or that of the protocol the schedule is for). Link
     resources follow the chips' compute resources: link i is resource chips + i.
@@ -141,7 +143,7 @@ def emit(
         Kind.SEND,
         schedule.src,
         peer=schedule.dst,
-        busy_ps=np.rint(size_of_send * wiring.ps_per_byte).astype(np.int64),
+        busy_ps=np.ceil(size_of_send * wiring.ps_per_byte).astype(np.int64),
         flight_ps=wiring.flight_ps,
         resource=wiring.resource,
         flat_deps=(counts, flat),

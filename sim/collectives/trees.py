@@ -40,10 +40,10 @@ def parents(n: int, tree: int) -> tuple[int, ...]:
     return tuple(back[up] if (up := parent(swap[rank], n)) >= 0 else -1 for rank in range(n))
 
 
-def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
-    """All-reduce in `loops` chunks on each tree of up to `channels` chains."""
+def looped(topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
+    """All-reduce in `loops` chunks on each tree of all chains."""
     found = boxes(topology) if axes else ((0,),)
-    heads = adapters(topology)[:channels]
+    heads = adapters(topology)
     trees = 2 if len(found) > 1 else 1
     to = Messages(topology, "all_reduce", axes, parts=len(heads) * trees * loops, cut_through=True)
     if to.n == 1:

@@ -18,6 +18,7 @@ _FOLDERS = {
     "chip": "topologies/chips",
     "link": "topologies/links",
     "nccl": "topologies/nccl",
+    "network": "topologies/networks",
     "model": "scenarios/models",
     "suite": "scenarios/published",
 }
@@ -33,6 +34,7 @@ _LISTED = {
 REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
     "scenario": {("topology",): "topology", ("model",): "model", ("memory_pool", "link"): "link"},
     "topology": {("chip",): "chip", ("link",): "link", ("link_types", "*"): "link", ("nccl",): "nccl"},
+    "link": {("network",): "network"},
 }
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sim import units
 from sim.errors import InputError
-from sim.specs import GraphSpec, LinkSpec, Medium, NcclSpec
+from sim.specs import GraphSpec, LinkSpec, Medium, NcclSpec, NetworkSpec
 from sim.topology.chip import Chip
 from sim.topology.paths import shortest
 
@@ -44,6 +44,8 @@ class Link:
     direction: int = 0
     """+1 or -1 along `axis`."""
     medium: Medium = "nvlink"
+    network: NetworkSpec | None = field(default=None, repr=False, compare=False)
+    """Of a link of medium `net`: what NCCL's messages over it take."""
 
     def busy_ps(self, size: float) -> int:
         """Time a message of `size` bytes holds the link, ps."""
@@ -255,13 +257,13 @@ def build(spec: GraphSpec) -> Topology:
     made: Counter[tuple[str, str]] = Counter()
     for edge in spec.links:
         bandwidth, latency_s = effective(spec.link_types[edge.link])
-        medium = spec.link_types[edge.link].medium
+        medium, network = spec.link_types[edge.link].medium, spec.link_types[edge.link].network
         for _ in range(edge.count):
             for src, dst in (edge.between, reversed(edge.between)):
                 name = f"{src}->{dst}#{made[src, dst]}"
                 made[src, dst] += 1
                 ends = number[src], number[dst]
-                links.append(Link(len(links), name, *ends, bandwidth, latency_s, medium=medium))
+                links.append(Link(len(links), name, *ends, bandwidth, latency_s, medium=medium, network=network))
     topology = Topology(
         name=spec.name,
         chip=Chip.of(spec.chip),
