@@ -214,14 +214,14 @@ def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
 
 
 def measured(machine: str, collective: str, chips: int, algorithm: str | None = None) -> list[tuple[float, float]]:
-    """(bytes, time in s) of the published rows of a shipped machine, of the algorithm that the row ran."""
+    """(bytes, time in s) of the published rows of a shipped machine as it is, of the algorithm that the row ran."""
     suites = [name for name in load.shipped("suite") if isinstance(load.suite(name), CollectiveSuite)]
     cases = [case for name in suites for case in read(name)[1] if isinstance(case, CollectiveCase)]
     wanted = (machine, collective, chips, algorithm)
     return [
         (case.size_bytes, case.published)
         for case in cases
-        if (case.machine, case.collective, case.chips, case.algorithm) == wanted
+        if (case.machine, case.collective, case.chips, case.algorithm) == wanted and not case.settings
     ]
 
 

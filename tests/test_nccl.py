@@ -403,10 +403,13 @@ def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_hop_between_boxes_takes_what_the_network_takes(protocol: str) -> None:
     topology = machine("dgx_h100_x2")
-    plan = schedule(topology, "all_reduce", ("g",), f"ring_{protocol}", 1024.0)
+    ring, tree = (schedule(topology, "all_reduce", ("g",), f"{kind}_{protocol}", 1024.0) for kind in ("ring", "tree"))
     network = next(link.network for link in topology.links if link.network is not None)
     wire = topology.nccl.measured.wire["net"]
-    assert plan.timing.added_s[MEDIA.index("net")] == pytest.approx(network.hop[protocol] - wire)
+    net, counted = MEDIA.index("net"), topology.nccl.counted.step["net"]
+    assert tree.timing.added_s[net] == pytest.approx(network.hop[protocol] - wire)
+    on_ring = network.hop[protocol] * counted["ring"][protocol] / counted["tree"][protocol]
+    assert ring.timing.added_s[net] == pytest.approx(on_ring - wire)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -202,7 +202,8 @@ def _tree_loops(topology: Topology, kernel: Kernel, size: float) -> int:
 
 
 def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -> Timing:
-    """Rings and trees: a step is the protocol's, on a tree in the tuner's proportion to one on a ring.
+    """Rings and trees: steps inside boxes are measured on rings, hops between them on trees, and steps of the others
+    are to them as the tuner counts them.
 
     On a ring all channels pass on at once. On a tree a chip's port has a chunk of each loop at a time, from as many
     chains as boxes have chips, and each waits for its channel.
@@ -210,21 +211,21 @@ def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -
     spec, protocol, n = _spec(topology), kernel.protocol, topology.chips
     measured, counted, several = spec.measured, spec.counted.step, len(boxes(topology)) > 1
     times, network = measured.of(protocol), _network(topology)
-    hop = network.hop[protocol] if network else counted["net"][kernel.latencies][protocol]
-    steps = dict(times.step)
+    hop, steps = network.hop[protocol] if network else counted["net"]["tree"][protocol], dict(times.step)
     if kernel.latencies == "tree":
         steps = {m: step * counted[m]["tree"][protocol] / counted[m]["ring"][protocol] for m, step in steps.items()}
+    else:
+        hop *= counted["net"]["ring"][protocol] / counted["net"]["tree"][protocol]
     if size < _LINE_BYTES * n and not several:
         steps = {medium: step * times.empty_step for medium, step in steps.items()}
     added = (measured.added("nvlink", steps["nvlink"]), measured.added("pci", steps["pci"]), measured.added("net", hop))
     between = times.share["pci"]  # a network carries what PCI Express does
-    if protocol == "ll" and network:
+    if protocol == "ll" and kernel.algorithm == "tree" and network:
         adapter = min(link.bandwidth for link in topology.links if link.medium == "net")
         between = min(between, network.ll_rate / adapter)
     channels = fabric(topology).ring.count
-    used = _used(
-        size, channels, spec.channel_bytes[protocol] * (n if kernel.algorithm == "ring" and protocol == "ll" else 1)
-    )
+    per_line = n if kernel.algorithm == "ring" and protocol == "ll" else 1
+    used = _used(size, channels, spec.channel_bytes[protocol] * per_line)
     nvlink = times.share["nvlink"]
     if kernel.algorithm == "tree":
         at_once = loops * _chains(topology) / max(len(box) for box in boxes(topology))

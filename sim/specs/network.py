@@ -18,11 +18,11 @@ class NetworkSpec(Strict):
     name: Name
     source: str
     hop: dict[Protocol, Duration]
-    """From the end of sending to the receiver's use: network and proxy threads; the wire's own latency included."""
+    """From the end of sending to the receiver's use on a tree: network and proxy threads, with the wire's latency."""
     nvls_hop: Duration
     """Of reductions in the switch under a tree of boxes."""
     ll_rate: Bandwidth
-    """Data per adapter with protocol LL, of which the proxy polls every line."""
+    """Data per adapter on a tree with protocol LL. On rings it is not measured, and the adapter's rate is assumed."""
 
     @model_validator(mode="after")
     def _protocols_are_complete(self) -> Self:
