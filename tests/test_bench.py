@@ -374,3 +374,20 @@ def _refused(topology, collective: str, axes: tuple[str, ...], algorithm: str) -
     except InputError:
         return True
     return False
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0, 1000.0])
+@pytest.mark.parametrize("name", ["dgx_h100", "hgx_b200", "tpu_v4_2x2x2", "mi300x"])
+def test_no_time_is_zero_or_below_the_bound_where_links_take_picoseconds(name, size):
+    """A byte takes less than a picosecond of a fast link without latency, and holds it for a whole one."""
+    spec = load.topology_spec(name)
+    links = ["link"] if spec.kind != "graph" else [f"link_types.{kind}" for kind in spec.link_types]
+    settings = [f"{link}.{field}" for link in links for field in ("latency=0 s", "bandwidth=100 TB/s")]
+    topology = build(load.topology_spec(name, [*settings, "collective_overhead=0 s"]))
+    axes = tuple(axis.name for axis in topology.axes)
+    for collective in ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"):
+        direct = topology.kind != "torus" and collective != "broadcast"
+        for algorithm in (None, "one_shot") if direct else (None,):
+            found = bench.measure(topology, collective, axes, size, algorithm)
+            assert found.time_s > 0
+            assert found.time_s >= found.bound_s

@@ -49,11 +49,11 @@ class Link:
 
     def busy_ps(self, size: float) -> int:
         """Time a message of `size` bytes holds the link, ps."""
-        return units.to_ps(size / self.bandwidth)
+        return units.to_ps_or_more(size / self.bandwidth)
 
     @property
     def latency_ps(self) -> int:
-        return units.to_ps(self.latency_s)
+        return units.to_ps_or_more(self.latency_s)
 
 
 @dataclass(frozen=True, slots=True)
