@@ -252,14 +252,11 @@ def measure(
 
 def _check_bound(time: float, bound: float, algorithm: str) -> None:
     """Raise InputError where an algorithm is faster than any can be: it moves too little."""
-    if time < bound * (1 - 1e-9) - _ROUNDED_S:
+    if time < bound * (1 - 1e-9):
         rule = f"must take at least the bound, {units.format_seconds(bound)}, and takes {units.format_seconds(time)}"
         hint = "it moves less data than the collective needs"
         raise InputError(rule, where="--algorithm", got=algorithm, hint=hint)
 
-
-_ROUNDED_S = 1e-9
-"""What times may lose as whole picoseconds: a half in each of 2,000 steps."""
 
 _PERTURBED = "perturbed; the closed form is that of the machine as its file says, the bound that of the links left"
 

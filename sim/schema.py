@@ -53,7 +53,9 @@ def _allow_name(part: dict[str, Any], fields: tuple[str, ...], definitions: dict
 def _kind_of(part: dict[str, Any]) -> str:
     """Which kind of file a (sub)schema describes, by its title."""
     title = part.get("title", "")
-    return "topology" if title.endswith(("TorusSpec", "SwitchSpec", "GraphSpec")) else title.lower()
+    return (
+        "topology" if title.endswith(("TorusSpec", "SwitchSpec", "GraphSpec")) else title.lower().removesuffix("spec")
+    )
 
 
 def _or_name(schema: dict[str, Any]) -> dict[str, Any]:

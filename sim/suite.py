@@ -35,6 +35,7 @@ from sim.specs import (
     AnySuite,
     CollectiveSuite,
     GenerationSuite,
+    HostTimes,
     RequestSuite,
     Scenario,
     Settings,
@@ -86,6 +87,10 @@ class CollectiveCase:
     """None for the machine's default."""
     not_gated: str
     """Reason, empty if it is gated."""
+    setting: str
+    """Machine and chips."""
+    host: HostTimes | None = None
+    """None where the GPUs alone take the time."""
 
 
 def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | CollectiveCase, ...]]:
@@ -203,18 +208,20 @@ def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
         size_bytes=size,
         algorithm=_first(suite.algorithms, case_id) or None,
         not_gated=_first(suite.not_gated, case_id) or (host.reason if host and size <= host.up_to else ""),
+        setting=f"{settings.get('name', machine)}, {chips} chips",
+        host=_first(suite.hosts, case_id) or None,
     )
 
 
 def measured(machine: str, collective: str, chips: int, algorithm: str | None = None) -> list[tuple[float, float]]:
-    """(bytes, time in s) of the published rows of a shipped machine, of the algorithm that the row ran."""
+    """(bytes, time in s) of the published rows of a shipped machine as it is, of the algorithm that the row ran."""
     suites = [name for name in load.shipped("suite") if isinstance(load.suite(name), CollectiveSuite)]
     cases = [case for name in suites for case in read(name)[1] if isinstance(case, CollectiveCase)]
     wanted = (machine, collective, chips, algorithm)
     return [
         (case.size_bytes, case.published)
         for case in cases
-        if (case.machine, case.collective, case.chips, case.algorithm) == wanted
+        if (case.machine, case.collective, case.chips, case.algorithm) == wanted and not case.settings
     ]
 
 

@@ -161,6 +161,16 @@ def to_ps(seconds: float) -> int:
     return round(seconds * PS_PER_S)
 
 
+def to_ps_or_more(seconds: float) -> int:
+    """Whole picoseconds, rounded up, so that nothing is faster than its rate allows.
+
+    Raises:
+        OverflowError: longer than the clock counts.
+    """
+    nearest = to_ps(seconds)
+    return nearest + (nearest < seconds * PS_PER_S)
+
+
 def on_clock(time_ps: int) -> int:
     """Returns a time, or a sum of times, that fits in the clock's 63 bits, ps.
 

@@ -60,7 +60,7 @@ def _bytes_per_step(scenario: Scenario) -> float:
 def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:
     """The prediction in the case's metric, with further settings; `known` as in `latency_s`. Raises InputError."""
     if isinstance(case, CollectiveCase):
-        return measure(case, *further).time_s
+        return _with_host(case, measure(case, *further).time_s)
     scenario = case.scenario(*further)
     return predicted(case, scenario, latency_s(scenario, known))
 
@@ -71,6 +71,10 @@ def measure(case: CollectiveCase, *further: str) -> bench.Measurement:
     topology = machines.build(some_chips(spec, range(case.chips)))
     axes = tuple(axis.name for axis in topology.axes)
     return bench.measure(topology, case.collective, axes, case.size_bytes, case.algorithm)
+
+
+def _with_host(case: CollectiveCase, gpus_s: float) -> float:
+    return case.host.total_s(gpus_s, case.size_bytes) if case.host else gpus_s
 
 
 def _outcome(case: Case | CollectiveCase, known: MutableMapping[str, float]) -> Outcome:
@@ -87,11 +91,14 @@ def _of_collective(case: CollectiveCase) -> Outcome:
         source=case.source,
         metric="latency_s",
         published=case.published,
-        simulated=found.time_s,
-        paper=found.closed_form_s,
+        simulated=_with_host(case, found.time_s),
+        paper=found.closed_form_s if found.form == "NCCL's tuner" else None,
         per_axis=None,
         not_gated=case.not_gated,
         algorithm=found.algorithm,
+        setting=case.setting,
+        collective=case.collective,
+        size_bytes=case.size_bytes,
     )
 
 

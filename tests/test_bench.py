@@ -11,10 +11,11 @@ import pytest
 from files import write
 from machines import torus
 
-from sim import bench, cli
+from sim import bench, cli, load
 from sim.collectives import COLLECTIVES, ON_ROUTES, ON_TORUS
 from sim.errors import InputError
 from sim.suite import measured
+from sim.topology import build
 
 MACHINE = "topology.yaml"
 """2x2 chips with wraps, 1 GB/s a link, 1 us a hop."""
@@ -242,9 +243,10 @@ def test_a_ring_says_what_it_crosses(sim_collective):
 
 
 def test_measured_points_are_those_of_the_machine_and_algorithm():
-    assert len(measured("dgx_h100", "all_reduce", 8)) == 32
+    assert len(measured("dgx_h100", "all_reduce", 8)) == 84
     assert measured("hgx_h200", "all_reduce", 5, "ring") == [(2**33, pytest.approx(37716.508e-6))]
-    assert measured("dgx_h100", "all_gather", 8) == []
+    assert measured("dgx_h100", "reduce_scatter", 8) == []
+    assert measured("dgx_h100_x2", "all_reduce", 16) == []  # rows of other boxes run on it with other links
 
 
 def test_one_chip_stands_for_all_in_chunks_too():
@@ -346,3 +348,20 @@ def test_an_algorithm_that_moves_too_little_is_an_error(name: str, sim_collectiv
             assert (code, out) == (2, "")
             assert "must take at least the bound" in err
             assert "it moves less data than the collective needs" in err
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0, 1000.0])
+@pytest.mark.parametrize("name", ["dgx_h100", "hgx_b200", "tpu_v4_2x2x2", "mi300x"])
+def test_no_time_is_zero_or_below_the_bound_where_links_take_picoseconds(name, size):
+    """A byte takes less than a picosecond of a fast link without latency, and holds it for a whole one."""
+    spec = load.topology_spec(name)
+    links = ["link"] if spec.kind != "graph" else [f"link_types.{kind}" for kind in spec.link_types]
+    settings = [f"{link}.{field}" for link in links for field in ("latency=0 s", "bandwidth=100 TB/s")]
+    topology = build(load.topology_spec(name, [*settings, "collective_overhead=0 s"]))
+    axes = tuple(axis.name for axis in topology.axes)
+    for collective in ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"):
+        direct = topology.kind != "torus" and collective != "broadcast"
+        for algorithm in (None, "one_shot") if direct else (None,):
+            found = bench.measure(topology, collective, axes, size, algorithm)
+            assert found.time_s > 0
+            assert found.time_s >= found.bound_s

@@ -21,8 +21,9 @@ ADAPTER: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
 GRAPHS = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "graph"]
 SWITCHES = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "switch"]
 SIZES = (8.0, 2.0**16, 2.0**24)
-RENUMBERED = [name for name in COLLECTIVES if name not in ("permute", "broadcast")]
-"""What no chip's number is part of: a permute goes to the next number, a broadcast comes from chip 0."""
+NUMBERED = ("permute", "sendrecv", "broadcast", "reduce", "gather", "scatter")
+"""A permute and a sendrecv go to the next number, the others come from chip 0 or go to it."""
+RENUMBERED = [name for name in COLLECTIVES if name not in NUMBERED]
 
 
 def data(name: str) -> Data:

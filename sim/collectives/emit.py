@@ -46,11 +46,12 @@ class _Wiring:
 @functools.lru_cache(maxsize=256)
 def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     links = topology.links
-    ps_per_byte = units.PS_PER_S / np.array([link.bandwidth for link in links])[schedule.link]
+    bandwidth = np.array([link.bandwidth for link in links])
     flight_ps = np.array([link.latency_ps for link in links], dtype=np.int64)[schedule.link]
     if (timing := schedule.timing) is not None:
-        ps_per_byte *= timing.wire / timing.bandwidth_share
-        flight_ps = _steps_ps(topology, schedule, timing)
+        bandwidth *= np.array(timing.share)[[MEDIA.index(link.medium) for link in links]]
+        flight_ps += _added_ps(topology, schedule, timing)
+    ps_per_byte = units.PS_PER_S / bandwidth[schedule.link]
     heads = np.flatnonzero(schedule.follows < 0)
     last = np.flatnonzero(schedule.arrives(topology))
     return _Wiring(
@@ -63,27 +64,16 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     )
 
 
-def _steps_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
-    """[sends] latency of a protocol's step, which a message has once: that of the slowest kind of link on its way.
-
-    It stands on the links before the last, in equal parts, so that the message is on one after the other.
-    """
+def _added_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
+    """[sends] time that a protocol adds where a message arrives, by the slowest kind of link on its way."""
     medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
-    step_ps = np.array([units.to_ps(step_s) for step_s in timing.step_s], dtype=np.int64)
     head = np.where(schedule.follows < 0, np.arange(len(schedule)), schedule.follows)
     while (further := head[head]).tobytes() != head.tobytes():
         head = further
-    slowest, arrives = np.zeros(len(schedule), dtype=np.int64), np.zeros(len(schedule), dtype=np.bool_)
+    slowest = np.zeros(len(schedule), dtype=np.int64)
     np.maximum.at(slowest, head, medium[schedule.link])
-    np.logical_or.at(arrives, head, schedule.arrives(topology))
-    links = np.bincount(head, minlength=len(schedule))[head]
-    followed = np.zeros(len(schedule), dtype=np.bool_)
-    followed[schedule.follows[schedule.follows >= 0]] = True
-    total = np.where(arrives, step_ps[slowest], 0)[head]
-    first = head == np.arange(len(schedule))
-    before_last = np.maximum(links - 1, 1)
-    part = total // before_last + np.where(first, total % before_last, 0)
-    return np.where(followed | (links == 1), part, 0)
+    added_ps = np.array([units.to_ps(added_s) for added_s in timing.added_s], dtype=np.int64)
+    return np.where(schedule.arrives(topology), added_ps[slowest[head]], 0)
 
 
 def emit(
@@ -99,6 +89,7 @@ def emit(
 ) -> Emitted:
     """Append a collective of `size` bytes (the schedule's size) in which each chip takes part once `after` has ended.
 
+    A send holds its links for whole picoseconds, rounded up: no link carries more than its bandwidth.
     A chip sends, and forwards what others sent, only from its BEGIN on, which flies for the launch overhead (the
     machine's, or that of the protocol the schedule is for). Link
     resources follow the chips' compute resources: link i is resource chips + i.
@@ -141,7 +132,7 @@ def emit(
         Kind.SEND,
         schedule.src,
         peer=schedule.dst,
-        busy_ps=np.rint(size_of_send * wiring.ps_per_byte).astype(np.int64),
+        busy_ps=np.ceil(size_of_send * wiring.ps_per_byte).astype(np.int64),
         flight_ps=wiring.flight_ps,
         resource=topology.chips + schedule.link,
         follows=np.where(schedule.follows >= 0, schedule.follows + base, -1),

@@ -1,9 +1,9 @@
-"""Collectives as NCCL runs them: algorithm x protocol, channels, loops of chunks, and the choice between them.
+"""Collectives as NCCL runs them: algorithm x protocol, the choice between them, and what each takes.
 
-A ring passes chunks on step by step, 2 (n-1) for an all-reduce. A chunk is limited by the protocol's buffers, so a
-large array goes around in several loops, one behind the other, and every step of each pays the protocol's latency.
-With few bytes NCCL uses few of its channels, and so little of the bandwidth. Both follow from the size, so a schedule
-of NCCL's is made for one size.
+The choice is NCCL's own: the kernel with the smallest time that its tuner predicts (`sim.closed_form.nccl`, constants
+`counted`). The duration follows from the schedule and from what the kernels were measured to take (constants
+`measured`): a launch, the latencies of the links and what the protocol adds to them at every step, and a share of the
+links' bandwidth. So a machine with longer wires has longer steps, and no time is below what the links allow.
 
 All channels between the same two ports are one send: they share the port and run in step.
 """
@@ -22,14 +22,24 @@ from sim.collectives.fold import folding
 from sim.collectives.numbered import numbered
 from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
-from sim.specs import MEDIA, PROTOCOLS, NcclSpec, NvlsSpec, Protocol
+from sim.specs import PROTOCOLS, NcclSpec, NetworkSpec, Protocol
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.paths import cut_off
-from sim.topology.rings import Rings, chains, find, own_chains
+from sim.topology.rings import Rings, chains, find
 
-Looped = Callable[[Topology, tuple[str, ...], int, int], Schedule]
-"""(topology, axes, loops, channels) -> Schedule."""
+Looped = Callable[[Topology, tuple[str, ...], int], Schedule]
+"""(topology, axes, loops) -> Schedule."""
+
+_MOST_TREE_LOOPS = 16
+"""Longer runs of equal chunks on a tree are simulated as so many."""
+_NEEDED = {
+    "nvls": "all chips on one switch that reduces",
+    "nvls_tree": "several boxes of equally many chips, each on a switch that reduces",
+}
+"""What an algorithm needs of a machine; the others need nothing."""
+_LINE_BYTES = 8
+"""A line of LL. Source: NCCL 2.30, src/include/device.h."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +56,20 @@ class Kernel:
         return "tree" if self.algorithm == "tree" else "ring"
 
 
-def _send_recv(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
-    return numbered(point_to_point.pairwise_exchange)(topology, axes)
+def _unlooped(run: Callable[[Topology, tuple[str, ...]], Schedule]) -> Looped:
+    return lambda topology, axes, loops: run(topology, axes)
 
 
 def _kernels() -> dict[str, dict[str, Kernel]]:
     found: dict[str, dict[str, Kernel]] = {}
     for collective in ("all_gather", "reduce_scatter", "all_reduce"):
-        run = functools.partial(rings.looped, collective)
+        run = _unlooped(rings.once(collective))
         found[collective] = {f"ring_{protocol}": Kernel("ring", protocol, run) for protocol in PROTOCOLS}
     found["all_reduce"] |= {f"tree_{protocol}": Kernel("tree", protocol, trees.looped) for protocol in PROTOCOLS}
     found["all_reduce"]["nvls"] = Kernel("nvls", "simple", in_switch.all_reduce)
-    found["all_to_all"] = {"send_recv": Kernel("send_recv", "simple", _send_recv)}
+    found["all_reduce"]["nvls_tree"] = Kernel("nvls_tree", "simple", in_switch.tree_all_reduce)
+    exchange = _unlooped(numbered(point_to_point.one_shot_exchange))
+    found["all_to_all"] = {"send_recv": Kernel("send_recv", "simple", exchange)}
     return found
 
 
@@ -71,18 +83,16 @@ def names(collective: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(["auto"] if kernels else []), *kernels, *(k.algorithm for k in kernels.values())]))
 
 
+@functools.lru_cache(maxsize=64)
 def fabric(topology: Topology) -> tuner.Fabric:
     """What NCCL's search finds on the machine."""
     spec, found, count = _spec(topology), find(topology), len(boxes(topology))
-    own = own_chains(topology) if count == 1 else None
-    nvls = None
-    if topology.reducer is not None and count == 1 and topology.chips > 1:
-        budget = found.bandwidth
-        if topology.multicast is not None:
-            budget = min(topology.links[link].bandwidth for port in in_switch.ports(topology) for link in port)
-        nvls = tuner.nvls_channels(spec, topology.chips, budget)
-    tree = None if own is None else tuner.Tree(own.medium, _channels(spec, own, boxes=1))
-    return tuner.Fabric(topology.chips, count, found.medium, _channels(spec, found, count), nvls, tree)
+    ring, nvls = _channels(spec, found, count), None
+    if in_switch.reducers(topology) and topology.chips > 1:
+        box = min(len(each) for each in boxes(topology))
+        budget = min(topology.links[link].bandwidth for port in in_switch.ports(topology) for link in port)
+        nvls = tuner.nvls_channels(spec, box, budget)
+    return tuner.Fabric(topology.chips, count, found.medium, ring, _tree(topology, ring), nvls)
 
 
 def _channels(spec: NcclSpec, found: Rings, boxes: int) -> tuner.Channels:
@@ -91,8 +101,20 @@ def _channels(spec: NcclSpec, found: Rings, boxes: int) -> tuner.Channels:
         return tuner.search(spec, found.bandwidth, between_boxes=boxes > 1)
     if boxes == 1:
         return tuner.split(spec, tuner.Channels(found.count, found.bandwidth))
-    fitting = (speed for speed in spec.inter_speeds if speed <= found.bandwidth * (1 + 1e-9))
+    fitting = (speed for speed in spec.counted.inter_speeds if speed <= found.bandwidth * (1 + 1e-9))
     return tuner.Channels(found.count, next(fitting, found.bandwidth))
+
+
+def _tree(topology: Topology, ring: tuner.Channels) -> tuner.Tree:
+    """What a tree has: in one box chains there and back, whose closing link is missing, where they are wider; else the
+    ring's channels.
+    """
+    found = tuner.Tree(find(topology).medium, ring)
+    if len(boxes(topology)) > 1 or topology.chips == 1:
+        return found
+    along, there_and_back = chains(topology), 2 * (topology.chips - 1) / topology.chips
+    channels = tuner.search(_spec(topology), there_and_back * along.count * along.bandwidth)
+    return tuner.Tree(along.medium, channels) if channels.bandwidth > ring.bandwidth else found
 
 
 def _spec(topology: Topology) -> NcclSpec:
@@ -121,13 +143,14 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     """
     kernels = ON_NCCL[collective]
     left = [name for name, kernel in kernels.items() if wanted in ("auto", kernel.algorithm, name)]
-    least = topology.nccl.nvls.least_chips if topology.nccl and topology.nccl.nvls else 0
-    if "nvls" in left and (topology.reducer is None or len(boxes(topology)) > 1 or topology.chips < least):
-        left.remove("nvls")
-    if not left and topology.intact and topology.intact.reducer is not None and topology.reducer is None:
+    left = [name for name in left if _is_offered(topology, kernels[name].algorithm)]
+    if not left and topology.intact and in_switch.reducers(topology.intact) and not in_switch.reducers(topology):
         raise cut_off(topology, "not all chips reach the switch that reduces")
     if not left:
-        rule = f"the algorithm '{wanted}' of {collective} needs all chips on one switch that reduces"
+        needed = next(
+            _NEEDED[kernel.algorithm] for name, kernel in kernels.items() if wanted in (kernel.algorithm, name)
+        )
+        rule = f"the algorithm '{wanted}' of {collective} needs {needed}"
         others = ", ".join(name for name in names(collective) if name != wanted)
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {others}")
     if len(left) == 1 or topology.chips == 1:
@@ -138,49 +161,103 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     return min((name for name in left if name in times), key=times.__getitem__)
 
 
+def _is_offered(topology: Topology, algorithm: str) -> bool:
+    """Whether the switches of the machine reduce where the algorithm does, and its boxes are as it needs them."""
+    if algorithm not in _NEEDED:
+        return True
+    found, spec = boxes(topology), _spec(topology).nvls
+    equal = len({len(box) for box in found}) == 1
+    if not in_switch.reducers(topology) or spec is None or topology.chips < spec.least_chips:
+        return False
+    return len(found) == 1 if algorithm == "nvls" else equal and len(found) > 1 and len(found[0]) > 1
+
+
 def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str, size: float) -> Schedule:
     """The schedule of a kernel for `size` bytes."""
     whole = topology.unfolded or topology
-    spec, kernel, n = _spec(whole), ON_NCCL[collective][name], whole.chips
-    if n == 1:
-        return _run(topology, collective, axes, name, 1, 1)
-    if kernel.algorithm == "nvls":
-        loops = in_switch.rounds(_nvls_of(whole), n, size)
-        nvls = _nvls_of(whole)
-        timing = _timing(whole, kernel, nvls.latency, nvls.channels, share=nvls.bandwidth_share.value)
-        return _timed(topology, collective, axes, name, loops, 1, timing)
-    protocol, box, wires = spec.protocols[kernel.protocol], fabric(whole), find(whole)
-    if kernel.algorithm == "tree" and box.tree is not None:
-        wires = chains(whole)
-    channels = box.channels(kernel.algorithm).count
-    overhead_s = spec.base[kernel.latencies][kernel.protocol] + spec.startup[kernel.protocol].value
-    if kernel.algorithm == "send_recv":
-        return _timed(topology, collective, axes, name, 1, 1, _timing(whole, kernel, overhead_s, channels))
-    on_tree = kernel.algorithm == "tree"
-    used = _used(size, channels, protocol.channel_bytes * (n if kernel.protocol == "ll" and not on_tree else 1))
-    loops = math.ceil(size / (used * (protocol.tree_chunk if on_tree else n * protocol.chunk)))
-    # Channels that share a ring share its links; with fewer channels than rings some rings are not used.
-    rings = min(used, wires.count)
-    share = min(1.0, used / channels * wires.count / rings)
-    timing = _timing(whole, kernel, overhead_s, used, wire=1 / protocol.payload, share=share)
-    return _timed(topology, collective, axes, name, loops, used if on_tree else rings, timing)
+    kernel = ON_NCCL[collective][name]
+    if whole.chips == 1:
+        return _run(topology, collective, axes, name, 1)
+    match kernel.algorithm:
+        case "nvls" | "nvls_tree":
+            loops, timing = _in_switch(whole, kernel, size)
+        case "send_recv":
+            loops, timing = 1, _between_peers(whole, size)
+        case _:
+            loops = _tree_loops(whole, kernel, size) if kernel.algorithm == "tree" else 1
+            timing = _step_by_step(whole, kernel, size, loops)
+    return _timed(topology, collective, axes, name, loops, timing)
 
 
-def _timing(
-    topology: Topology, kernel: Kernel, overhead_s: float, channels: int, wire: float = 1.0, share: float = 1.0
-) -> Timing:
-    """Between boxes a step inside one takes at least as long as the network's proxy, as in NCCL's tuner."""
-    spec, protocol = _spec(topology), kernel.protocol
-    proxy_s = spec.net_overhead * (3 if protocol == "simple" else 1) if len(boxes(topology)) > 1 else 0.0
-    steps = tuple(max(spec.step[medium][kernel.latencies][protocol], proxy_s) for medium in MEDIA)
-    return Timing(overhead_s, steps, wire, share, channels)
+def _tree_loops(topology: Topology, kernel: Kernel, size: float) -> int:
+    chunk = _spec(topology).measured.of(kernel.protocol).chunk
+    return min(_MOST_TREE_LOOPS, max(1, math.ceil(size / (trees.parts(topology) * chunk))))
 
 
-def _nvls_of(topology: Topology) -> NvlsSpec:
-    spec = _spec(topology)
-    if spec.nvls is None:
+def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -> Timing:
+    """Rings and trees: steps inside boxes are measured on rings, hops between them on trees, and steps of the others
+    are to them as the tuner counts them.
+
+    On a ring all channels pass on at once. On a tree a chip's port has a chunk of each loop at a time, from as many
+    chains as boxes have chips, and each waits for its channel.
+    """
+    spec, protocol, n = _spec(topology), kernel.protocol, topology.chips
+    measured, counted, several = spec.measured, spec.counted.step, len(boxes(topology)) > 1
+    times, network = measured.of(protocol), _network(topology)
+    hop, steps = network.hop[protocol] if network else counted["net"]["tree"][protocol], dict(times.step)
+    if kernel.latencies == "tree":
+        steps = {m: step * counted[m]["tree"][protocol] / counted[m]["ring"][protocol] for m, step in steps.items()}
+    else:
+        hop *= counted["net"]["ring"][protocol] / counted["net"]["tree"][protocol]
+    if size < _LINE_BYTES * n and not several:
+        steps = {medium: step * times.empty_step for medium, step in steps.items()}
+    added = (measured.added("nvlink", steps["nvlink"]), measured.added("pci", steps["pci"]), measured.added("net", hop))
+    between = times.share["pci"]  # a network carries what PCI Express does
+    if protocol == "ll" and kernel.algorithm == "tree" and network:
+        adapter = min(link.bandwidth for link in topology.links if link.medium == "net")
+        between = min(between, network.ll_rate / adapter)
+    channels = (fabric(topology).tree.channels if kernel.algorithm == "tree" else fabric(topology).ring).count
+    per_line = n if kernel.algorithm == "ring" and protocol == "ll" else 1
+    used = _used(size, channels, spec.channel_bytes[protocol] * per_line)
+    nvlink = times.share["nvlink"]
+    if kernel.algorithm == "tree":
+        at_once = loops * trees.parts(topology) / max(len(box) for box in boxes(topology))
+        fastest = max(link.bandwidth for link in topology.links)
+        nvlink = min(nvlink, max(1.0, at_once) * times.channel_rate / fastest)
+    share = (nvlink, times.share["pci"], between)
+    return Timing(times.base + measured.startup.value, added, share, used)
+
+
+def _between_peers(topology: Topology, size: float) -> Timing:
+    """Messages to all peers at once: a shared server of few channels, or of many with large messages."""
+    spec, n = _spec(topology), topology.chips
+    times = spec.measured.point_to_point
+    peers = times.many if size / n > times.many_from else times.few
+    overhead_s = max(peers.floor, peers.base + peers.per_peer * n) + spec.measured.startup.value
+    return Timing(overhead_s, (0.0, 0.0, 0.0), (peers.share, 1.0, 1.0), fabric(topology).ring.count)
+
+
+def _in_switch(topology: Topology, kernel: Kernel, size: float) -> tuple[int, Timing]:
+    """Rounds, and their timing."""
+    spec, network = _spec(topology), _network(topology)
+    cutting, times, counted = spec.nvls, spec.measured.nvls, spec.counted.nvls
+    if cutting is None or times is None or counted is None:
         raise InputError("this generation of GPUs has no NVLS", where=f"topology {topology.name}", got=spec.generation)
-    return spec.nvls
+    count = len(boxes(topology))
+    chips = min(len(box) for box in boxes(topology))
+    cut = in_switch.cut(cutting, chips, size, boxes_count=count)
+    port = min(topology.links[link].bandwidth for link in in_switch.ports(topology)[0])
+    share = in_switch.rate_share(cutting, times, chips, cut.chunk, port)
+    hop = spec.measured.added("net", network.nvls_hop if network else counted.hop)
+    overhead_s = times.base + times.per_chip * chips + spec.measured.startup.value
+    return cut.rounds, Timing(overhead_s, (0.0, 0.0, hop), (share, 1.0, 1.0), cutting.channels)
+
+
+@functools.lru_cache(maxsize=64)
+def _network(topology: Topology) -> NetworkSpec | None:
+    """The network between the boxes; of several the one with the longest hop."""
+    networks = [link.network for link in topology.links if link.network is not None]
+    return max(networks, key=lambda network: network.hop["simple"], default=None)
 
 
 def _used(size: float, channels: int, least: float) -> int:
@@ -189,12 +266,12 @@ def _used(size: float, channels: int, least: float) -> int:
 
 
 @folding()
-def _run(topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, channels: int) -> Schedule:
-    return ON_NCCL[collective][name].run(topology, axes, loops, channels)
+def _run(topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int) -> Schedule:
+    return ON_NCCL[collective][name].run(topology, axes, loops)
 
 
 @functools.lru_cache(maxsize=256)
 def _timed(
-    topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, channels: int, timing: Timing
+    topology: Topology, collective: str, axes: tuple[str, ...], name: str, loops: int, timing: Timing
 ) -> Schedule:
-    return replace(_run(topology, collective, axes, name, loops, channels), timing=timing)
+    return replace(_run(topology, collective, axes, name, loops), timing=timing)

@@ -81,17 +81,6 @@ def one_shot_exchange(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     return _direct(to, 1 / to.n, names_origin=True, names_target=True)
 
 
-def pairwise_exchange(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """All-to-all in n-1 rounds: in round k with the chips k before and behind, once the round before has arrived."""
-    to = Messages(topology, "all_to_all", axes)
-    arrived = np.full(to.n, -1, dtype=np.int32)
-    for step in range(to.n - 1):
-        dst = (to.chips + step + 1) % to.n
-        sent = to.send(to.chips, dst, share=1 / to.n, step=step, own=True, origin=to.chips, target=dst, deps=[arrived])
-        arrived = np.roll(sent, step + 1)
-    return to.build()
-
-
 def halving_doubling(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """All-gather by recursive doubling; the reduce-scatter that reverses it halves.
 

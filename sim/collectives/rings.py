@@ -1,11 +1,10 @@
-"""Rings of chips, and collectives that go around them in loops.
+"""Rings of chips, and collectives that go around them.
 
 On a switch there is one ring, in the order of the chips. On a graph there are as many rings of all chips as a search
 finds (`sim.topology.rings`), and the array is cut into as many parts.
 
-A loop takes a chunk of each chip around every ring: n-1 steps for an all-gather or reduce-scatter, 2 (n-1) for an
-all-reduce. A chip starts its next loop when the last chunk of the one before has arrived, so K loops on a ring of
-bandwidth w and latency t take K steps (V/(K n w) + t).
+A chunk of each chip goes around every ring: n-1 steps for an all-gather or reduce-scatter, 2 (n-1) for an all-reduce.
+On a ring of bandwidth w and latency t a step takes V/(n w) + t.
 """
 
 from __future__ import annotations
@@ -13,41 +12,27 @@ from __future__ import annotations
 import numpy as np
 
 from sim.collectives.routes import Messages
-from sim.collectives.schedule import Algorithm, Int32s, Schedule
+from sim.collectives.schedule import Algorithm, Schedule
 from sim.topology.graph import Topology
 from sim.topology.rings import Ring, find
 
 
-def looped(collective: str, topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
-    """All-gather, reduce-scatter or all-reduce in equal loops around up to `channels` of the machine's rings."""
-    found = find(topology).rings[:channels] if axes else ()
-    to = Messages(topology, collective, axes, parts=max(1, len(found) * loops))
-    for number, ring in enumerate(found):
-        arrived = np.full(to.n, -1, dtype=np.int32)
-        for loop in range(min(loops, 2)):
-            first = to.size
-            arrived = _once_around(to, collective, ring, number * loops + loop, 1 / (len(found) * loops), arrived)
-        if loops > 2:
-            to.repeat(first, loops - 2, parts=1)
-    return to.build()
-
-
 def once(collective: str) -> Algorithm:
-    """One loop around all rings."""
+    """Once around all rings."""
 
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         found = find(topology).rings if axes else ()
         to = Messages(topology, collective, axes, parts=max(1, len(found)))
         for part, ring in enumerate(found):
-            nothing = np.full(to.n, -1, dtype=np.int32)
-            _once_around(to, collective, ring, part, 1 / len(found), nothing)
+            _once_around(to, collective, ring, part, 1 / len(found))
         return to.build()
 
     return algorithm
 
 
-def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: float, arrived: Int32s) -> Int32s:
-    """One loop of one ring; [n] by position on the ring, what has arrived there last."""
+def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: float) -> None:
+    """Once around one ring."""
+    arrived = np.full(to.n, -1, dtype=np.int32)
     at = np.array(ring.order, dtype=np.int32)
     position = np.arange(to.n)
     sums = collective != "all_gather"
@@ -69,4 +54,3 @@ def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: fl
             links=ring.ways,
         )
         arrived = np.roll(sent, 1)
-    return arrived

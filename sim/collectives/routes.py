@@ -26,12 +26,7 @@ class Messages:
         self._topology = topology
         self._home = positions(topology, axes)
         self._builder = ScheduleBuilder(collective, axes, parts)
-        self.build, self.repeat = self._builder.build, self._builder.repeat
-
-    @property
-    def size(self) -> int:
-        """Sends so far."""
-        return self._builder.size
+        self.add, self.build, self.repeat = self._builder.add, self._builder.build, self._builder.repeat
 
     def send(
         self,

@@ -37,17 +37,14 @@ Int32s = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a library's protocol makes of the machine's own launch time, latencies and bandwidths."""
+    """What a library's protocol adds to the machine's latencies and takes from its bandwidths."""
 
     overhead_s: float
-    """In place of the machine's."""
-    step_s: tuple[float, ...]
-    """From the end of sending to the receiver's use of a message, per kind of link in `MEDIA`: the slowest on its way
-    counts. In place of the latencies of the links."""
-    wire: float = 1.0
-    """Bytes on the wire per byte of data."""
-    bandwidth_share: float = 1.0
-    """Of the links' bandwidth: few channels cannot use all of it."""
+    """Launch, in place of the machine's."""
+    added_s: tuple[float, ...]
+    """From a message's arrival to its use, per kind of link in `MEDIA`: the slowest on its way counts."""
+    share: tuple[float, ...]
+    """Of the bandwidth of links of each kind in `MEDIA`, in bytes of data."""
     channels: int = 0
     """Thread blocks that a chip's compute units spend on it."""
 

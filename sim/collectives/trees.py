@@ -11,6 +11,7 @@ With one box of n chips the trees are chains (`sim.topology.rings.chains`), 2 (n
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,20 +56,26 @@ class _Tree:
     """Whose adapters the heads are at; None for the machine's routes."""
 
 
-def _trees(topology: Topology, channels: int) -> list[_Tree]:
+@functools.lru_cache(maxsize=64)
+def _trees(topology: Topology) -> list[_Tree]:
     count = len(boxes(topology))
     if count == 1:
-        return [_Tree(_padded([chain.order]), (-1,)) for chain in chains(topology).rings[:channels]]
+        return [_Tree(_padded([chain.order]), (-1,)) for chain in chains(topology).rings]
     return [
         _Tree(_padded(rails.chains(topology, heads)), parents(count, tree), rail)
-        for rail, heads in rails.heads(topology)[:channels]
+        for rail, heads in rails.heads(topology)
         for tree in range(2)
     ]
 
 
-def looped(topology: Topology, axes: tuple[str, ...], loops: int, channels: int) -> Schedule:
-    """All-reduce in `loops` chunks on each tree of up to `channels` chains."""
-    every = _trees(topology, channels) if axes and topology.chips > 1 else []
+def parts(topology: Topology) -> int:
+    """Parts of an array on trees: one for every chain in one box, over boxes two for every head of them."""
+    return len(_trees(topology))
+
+
+def looped(topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
+    """All-reduce in `loops` chunks on each tree of all chains."""
+    every = _trees(topology) if axes and topology.chips > 1 else []
     to = Messages(topology, "all_reduce", axes, parts=max(1, len(every) * loops))
     for part, tree in enumerate(every):
         _there_and_back(to, topology, tree, part=part, parts=loops * len(every))

@@ -18,6 +18,7 @@ _FOLDERS = {
     "chip": "topologies/chips",
     "link": "topologies/links",
     "nccl": "topologies/nccl",
+    "network": "topologies/networks",
     "model": "scenarios/models",
     "suite": "scenarios/published",
 }
@@ -43,6 +44,7 @@ REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
         ("boxes", "leaves", "link"): "link",
         ("boxes", "spines", "link"): "link",
     },
+    "link": {("network",): "network"},
 }
 
 

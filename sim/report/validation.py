@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,15 @@ import numpy as np
 
 from sim.specs import AnySuite, CollectiveSuite, GenerationSuite, RequestSuite, Tolerance
 from sim.terminal import plain_console, styled
-from sim.units import format_seconds
+from sim.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDTH = 120
 """Characters where there is no terminal."""
+_BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
+"""Sizes, bytes, between which the spread of laboratories is given by itself."""
 _NAMED = 8
 """Cases that are named where the reason not to gate them is given."""
 
@@ -40,7 +42,10 @@ class Outcome:
     variant: str = ""
     """Of a generation: its residual scheme."""
     setting: str = ""
-    """Of a generation: what it has in common with those of other schemes."""
+    """Of a generation: what it has in common with those of other schemes; of a collective its machine and chips."""
+    collective: str = ""
+    size_bytes: float = 0.0
+    """Of a collective."""
 
     @property
     def error(self) -> float:
@@ -120,6 +125,29 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Longest over shortest time that laboratories measured of the same collective, over a range of sizes."""
+
+    most_bytes: float
+    """Largest size of the range."""
+    median: float
+    worst: float
+    sources: int
+    """Laboratories; 0 where no collective was measured by two."""
+
+    @classmethod
+    def of(cls, most_bytes: float, measured: Sequence[Mapping[str, Sequence[float]]]) -> Spread:
+        """Returns the spread of collectives, for each of which the times of every laboratory are given."""
+        shared = [sources for sources in measured if len(sources) > 1]
+        medians = [[float(np.median(times)) for times in sources.values()] for sources in shared]
+        ratios = [max(times) / min(times) for times in medians]
+        if not ratios:
+            return cls(most_bytes, 1.0, 1.0, 0)
+        names = {name for sources in shared for name in sources}
+        return cls(most_bytes, float(np.median(ratios)), max(ratios), len(names))
+
+
+@dataclass(frozen=True, slots=True)
 class Validation:
     """All outcomes of a suite."""
 
@@ -149,7 +177,29 @@ class Validation:
         within = bool(self.gated) and self.simulated.within(self.suite.tolerance)
         if isinstance(self.suite, GenerationSuite):
             return within and self.speedup_errors.within(self.suite.speedup.tolerance)
-        return within
+        return within and all(errors.within(self.suite.tolerance) for errors in self.classes.values())
+
+    @property
+    def classes(self) -> dict[str, Errors]:
+        """Errors of the gated collectives of each machine and number of chips, every class of which is gated."""
+        names = dict.fromkeys(outcome.setting for outcome in self.gated if outcome.collective)
+        return {name: Errors.of(each.error for each in self.gated if each.setting == name) for name in names}
+
+    def spread(self, setting: str) -> list[Spread]:
+        """How far laboratories are apart that ran the same collective of NCCL on this machine and these chips.
+
+        Several rows of one laboratory count as their median.
+        """
+        times: dict[tuple[str, float], dict[str, list[float]]] = {}
+        for each in self.outcomes:
+            if each.setting == setting and each.paper is not None:
+                sources = times.setdefault((each.collective, each.size_bytes), {})
+                sources.setdefault(each.source, []).append(each.published)
+        bands = zip((0.0, *_BANDS), (*_BANDS, np.inf), strict=True)
+        return [
+            Spread.of(most, [each for (_, size), each in times.items() if least < size <= most])
+            for least, most in bands
+        ]
 
     @property
     def speedups(self) -> list[Ratio]:
@@ -184,6 +234,7 @@ class Validation:
             "passes": self.passes,
             "tolerance": self.suite.tolerance.model_dump(),
             "errors": {name: asdict(getattr(self, name)) for name in ("simulated", "paper", "per_axis")},
+            "classes": {name: asdict(errors) for name, errors in self.classes.items()},
             "speedups": [asdict(ratio) | {"error": ratio.error} for ratio in self.speedups],
             "cases": [outcome.to_dict() for outcome in self.outcomes],
         }
@@ -232,6 +283,7 @@ def render(validation: Validation, console: Console | None = None) -> None:
     ):
         if errors.cases:
             console.print(f"{name:<26} {_errors(errors)}")
+    _classes(validation, console)
     if isinstance(suite, GenerationSuite):
         _speedups(validation, suite, console)
     verdict = ("passes", "bold green") if validation.passes else ("misses", "bold red")
@@ -245,6 +297,19 @@ def render(validation: Validation, console: Console | None = None) -> None:
         more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
         named = ", ".join(ids[:_NAMED]) + more
         console.print(f"not gated: {named}: {reason}", style="dim")
+
+
+def _classes(validation: Validation, console: Console) -> None:
+    for name, errors in validation.classes.items():
+        console.print(f"{name:<26} {_errors(errors)}   of {errors.cases}")
+        spread = [
+            f"{'above' if band.most_bytes == np.inf else f'to {format_bytes(band.most_bytes)}'} "
+            f"{band.median:.2f} (worst {band.worst:.2f}, {band.sources} laboratories)"
+            for band in validation.spread(name)
+            if band.sources
+        ]
+        if spread:
+            console.print(f"  longest over shortest of the laboratories' times: {', '.join(spread)}")
 
 
 def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:

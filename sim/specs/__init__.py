@@ -17,7 +17,8 @@ from sim.specs.layout import TENSOR_PARALLEL, Residual
 from sim.specs.link import MEDIA, LinkSpec, Medium
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
-from sim.specs.nccl import PROTOCOLS, NcclSpec, NvlsSpec, Protocol
+from sim.specs.nccl import PROTOCOLS, MeasuredSpec, NcclSpec, NvlsSpec
+from sim.specs.network import NetworkSpec, Protocol
 from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Sourced
@@ -28,6 +29,7 @@ from sim.specs.suite import (
     CollectiveSuite,
     Constant,
     GenerationSuite,
+    HostTimes,
     RequestSuite,
     Settings,
     Suite,
@@ -55,12 +57,15 @@ __all__ = [
     "FigureSpec",
     "GenerationSuite",
     "GraphSpec",
+    "HostTimes",
     "Kernel",
     "LinkSpec",
+    "MeasuredSpec",
     "Medium",
     "MemoryPoolSpec",
     "Model",
     "NcclSpec",
+    "NetworkSpec",
     "NvlsSpec",
     "PerturbSpec",
     "PipelineSpec",
@@ -86,6 +91,7 @@ FILE_KINDS: dict[str, Any] = {
     "chip": ChipSpec,
     "link": LinkSpec,
     "nccl": NcclSpec,
+    "network": NetworkSpec,
     "model": Model,
     "suite": AnySuite,
 }

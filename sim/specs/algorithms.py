@@ -28,6 +28,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         "tree_ll128",
         "tree_simple",
         "nvls",
+        "nvls_tree",
     ),
     "all_to_all": ("multi_axis", "dimension_ordered", "one_shot", "auto", "send_recv"),
     "broadcast": ("spanning_trees", "ring", "tree"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.specs.base import Name, Strict
+from sim.specs.network import NetworkSpec
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 Medium = Literal["nvlink", "pci", "net"]
@@ -24,3 +25,5 @@ class LinkSpec(Strict):
     """Reached share of `bandwidth` in a long transfer."""
     latency: Sourced[Duration]
     """Time from the end of sending to the receiver's use of the message, per hop."""
+    network: NetworkSpec | None = None
+    """Of a link of medium `net`: what NCCL's messages over it take; None for what NCCL's tuner counts on."""

@@ -1,4 +1,4 @@
-"""The constants of NCCL."""
+"""The constants of NCCL: what its tuner counts on, and what its kernels take."""
 
 from __future__ import annotations
 
@@ -8,57 +8,34 @@ from pydantic import Field, model_validator
 
 from sim.specs.base import Count, Name, Strict, wrong
 from sim.specs.link import MEDIA, Medium
+from sim.specs.network import Protocol
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Size, Sourced
 
-Protocol = Literal["ll", "ll128", "simple"]
 PROTOCOLS: tuple[Protocol, ...] = ("ll", "ll128", "simple")
 _Latencies = dict[Protocol, Duration]
 _ByBoxes = Annotated[list[Bandwidth], Field(min_length=3, max_length=3)]
 """On one box, on two, on more."""
 
 _Factors = Annotated[list[Fraction], Field(min_length=1)]
+_InsideBox = Literal["nvlink", "pci"]
 
 
-class ProtocolSpec(Strict):
-    """How NCCL puts data on the wire."""
-
-    payload: Fraction
-    """Share of the bytes on the wire that are data."""
-    chunk: Size
-    """Data that a channel of a ring passes on in one step."""
-    tree_chunk: Size
-    """Data that a channel of a tree passes on in one step."""
-    channel_bytes: Size
-    """Data per channel below which a channel less is used."""
-
-
-class NvlsSpec(Strict):
-    """Reduction and multicast in the switch (NVLink SHARP)."""
+class CountedNvls(Strict):
+    """What the tuner counts on for reductions in the switch (NVLink SHARP)."""
 
     latency: Duration
+    """Of the whole inside a box."""
+    hop: Duration
+    """Of one hop between boxes, under a tree of boxes (NVLSTree)."""
     efficiency: Fraction
-    """Share of a channel's speed that the tuner counts on."""
-    bandwidth_share: Sourced[Fraction]
-    """Share of the links' bandwidth that the kernel reaches."""
-    channels: Count
-    chunk: Size
-    """Largest data of one channel and one part of the array in one round."""
-    least_chunk: Size
-    least_size: Size | None = None
-    """Smallest array that is reduced in the switch; None where NCCL's tuner alone decides."""
-    least_chips: Count = 2
-    """Smallest group that is reduced in the switch."""
+    """Share of a channel's speed."""
+    tree_ceiling: _ByBoxes
+    """Of a channel, under a tree of boxes."""
 
 
-class NcclSpec(Strict):
-    """NCCL on one generation of GPUs: the constants of its tuner, and what they leave out."""
+class CountedSpec(Strict):
+    """The constants of NCCL's tuner, by which it chooses algorithm and protocol."""
 
-    name: Name
-    source: str
-    generation: Literal["volta", "ampere", "hopper", "blackwell"]
-    protocols: dict[Protocol, ProtocolSpec]
-    startup: dict[Protocol, Sourced[Duration]]
-    """Measured fixed time beside `base`; the tuner does not know of it."""
     base: dict[Literal["ring", "tree"], _Latencies]
     step: dict[Medium, dict[Literal["ring", "tree"], _Latencies]]
     net_overhead: Duration
@@ -66,17 +43,17 @@ class NcclSpec(Strict):
     """Of one channel, fastest first: what the search for rings tries inside a box."""
     inter_speeds: Annotated[list[Bandwidth], Field(min_length=1)]
     ll_ceiling: _ByBoxes
+    ring_ll128_share: Sourced[Fraction]
+    """Of the bus bandwidth."""
     ring_ll128_ceiling: _ByBoxes
     tree_ll128_ceiling: _ByBoxes
     tree_ceiling: _ByBoxes
     tree_correction: dict[Protocol, _Factors]
-    nvls: NvlsSpec | None = None
+    nvls: CountedNvls | None = None
 
     @model_validator(mode="after")
     def _protocols_are_complete(self) -> Self:
         tables: dict[str, Any] = {
-            "protocols": self.protocols,
-            "startup": self.startup,
             "tree_correction": self.tree_correction,
             **{f"base.{name}": self.base.get(name, {}) for name in ("ring", "tree")},
             **{f"step.{m}.{name}": self.step.get(m, {}).get(name, {}) for m in MEDIA for name in ("ring", "tree")},
@@ -85,4 +62,126 @@ class NcclSpec(Strict):
             for protocol in PROTOCOLS:
                 if protocol not in given:
                     raise wrong(*table.split("."), rule=f"must say something of protocol '{protocol}'")
+        return self
+
+
+class ProtocolTimes(Strict):
+    """What rings and trees take with one protocol, inside a box."""
+
+    base: Duration
+    """Once, launch included."""
+    step: dict[_InsideBox, Duration]
+    """Of one dependent step, by the slowest kind of link on the way; the wire's own latency included."""
+    share: dict[_InsideBox, Fraction]
+    """Of the links' bandwidth, in bytes of data."""
+    channel_rate: Bandwidth
+    """Data that one channel passes on."""
+    chunk: Size
+    """Data that a channel of a tree passes on in one step."""
+    empty_step: Fraction = 1.0
+    """Of a step, while the array has less than a line of 8 bytes per GPU."""
+
+    @model_validator(mode="after")
+    def _media_are_complete(self) -> Self:
+        for table in ("step", "share"):
+            for medium in ("nvlink", "pci"):
+                if medium not in getattr(self, table):
+                    raise wrong(table, rule=f"must say something of '{medium}'")
+        return self
+
+
+class PeersSpec(Strict):
+    """What messages to all peers at once take."""
+
+    floor: Duration = 0.0
+    """At least, before the first byte."""
+    base: Duration = 0.0
+    per_peer: Duration
+    """Beside `base`."""
+    share: Fraction
+    """Of the bandwidth of NVLinks."""
+
+
+class PointToPointSpec(Strict):
+    """Sends and receives of one group: all peers are served at once."""
+
+    many_from: Size
+    """Message from which several channels serve a peer."""
+    few: PeersSpec
+    many: PeersSpec
+
+
+class NvlsTimes(Strict):
+    """What a reduction in the switch takes."""
+
+    base: Duration
+    per_chip: Duration
+    chunk: Duration
+    """Synchronisation of one chunk, on its channel."""
+    share: Fraction
+    """Of the port's bandwidth, without that synchronisation."""
+
+
+class MeasuredSpec(Strict):
+    """What NCCL's kernels take."""
+
+    source: str
+    startup: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """Fixed time beside every kernel's own."""
+    wire: dict[Medium, Duration]
+    """Latency of the links from GPU to GPU that is part of the steps."""
+    ll: ProtocolTimes
+    ll128: ProtocolTimes
+    simple: ProtocolTimes
+    point_to_point: PointToPointSpec
+    nvls: NvlsTimes | None = None
+
+    def of(self, protocol: Protocol) -> ProtocolTimes:
+        """Times of a protocol."""
+        times: ProtocolTimes = getattr(self, protocol)
+        return times
+
+    def added(self, medium: Medium, step: float) -> float:
+        """What a step adds to the latency of the links, s."""
+        return max(0.0, step - self.wire[medium])
+
+
+class NvlsSpec(Strict):
+    """How reductions in the switch (NVLink SHARP) cut the array."""
+
+    channels: Count
+    heads: Count
+    """Largest number of GPUs that each sum a part."""
+    chunk: Size
+    """Largest data of one channel and one head in one round."""
+    least_chunk: Size
+    least_size: Size | None = None
+    """Smallest array that is reduced in the switch; None where NCCL's tuner alone decides."""
+    least_chips: Count = 2
+    """Smallest group that is reduced in the switch."""
+
+
+class NcclSpec(Strict):
+    """NCCL on one generation of GPUs. The choice of a kernel uses `counted`, its duration `measured`."""
+
+    name: Name
+    source: str
+    generation: Literal["volta", "ampere", "hopper", "blackwell"]
+    channel_bytes: dict[Protocol, Size]
+    """Data per channel below which a channel less is used."""
+    counted: CountedSpec
+    measured: MeasuredSpec
+    nvls: NvlsSpec | None = None
+
+    @model_validator(mode="after")
+    def _tables_are_complete(self) -> Self:
+        for protocol in PROTOCOLS:
+            if protocol not in self.channel_bytes:
+                raise wrong("channel_bytes", rule=f"must say something of protocol '{protocol}'")
+        for medium in MEDIA:
+            if medium not in self.measured.wire:
+                raise wrong("measured", "wire", rule=f"must say something of '{medium}'")
+        parts = (self.nvls, self.counted.nvls, self.measured.nvls)
+        if any(part is None for part in parts) and any(part is not None for part in parts):
+            raise wrong("nvls", rule="must be given together with counted.nvls and measured.nvls, or none of the three")
         return self

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from sim.specs.base import Name, Strict
-from sim.specs.quantities import Fraction, Size
+from sim.specs.base import Count, Name, Strict
+from sim.specs.quantities import Duration, Fraction, Size
 
 Settings = dict[str, Any]
 """Values by dotted field, as in --set."""
@@ -76,6 +76,27 @@ class HostBound(Strict):
     reason: str
 
 
+class HostTimes(Strict):
+    """Time that the host of a laboratory takes to launch a collective, beside that of the GPUs."""
+
+    source: str
+    enqueue: Duration = 0.0
+    """Least time from one collective to the next with one channel: the GPUs wait for the host where it is longer."""
+    per_channel: Duration = 0.0
+    """Time of every channel beside `enqueue`."""
+    channels: Count = 1
+    """Largest number of channels."""
+    channel_bytes: Size = 1
+    """Bytes of the array per channel, as long as there are fewer channels than that number."""
+    call: Duration = 0.0
+    """Time from the call to the start of the GPUs, which is measured with theirs."""
+
+    def total_s(self, gpus_s: float, size_bytes: float) -> float:
+        """Returns the measured time of a collective for which the GPUs take `gpus_s`."""
+        channels = min(float(self.channels), size_bytes / self.channel_bytes)
+        return max(self.call + gpus_s, self.enqueue + self.per_channel * channels)
+
+
 class CollectiveSuite(_Rows):
     """How the rows of a CSV become single collectives, and how close they must come."""
 
@@ -87,6 +108,8 @@ class CollectiveSuite(_Rows):
     """By pattern of the case id, the first that fits; the machine's default for the rest."""
     host_bound: dict[str, HostBound] = {}
     """By pattern of the case id: shown, not held against the tolerance."""
+    hosts: dict[str, HostTimes] = {}
+    """By pattern of the case id, the first that fits."""
 
 
 class Speedup(Strict):

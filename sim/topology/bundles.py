@@ -9,13 +9,24 @@ become one are equally long.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
-from sim.specs import GraphSpec, LinkSpec, Medium
+from sim.specs import GraphSpec, LinkSpec, Medium, NetworkSpec
 
-_Kind = tuple[float, Medium]
-"""Latency (s) and medium: cables that differ in either stay apart."""
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What cables that are taken as one have in common."""
+
+    latency_s: float
+    medium: Medium
+    network: NetworkSpec | None = field(hash=False)
+
+    @classmethod
+    def of(cls, spec: LinkSpec) -> Kind:
+        """That of a link type."""
+        return cls(spec.latency.value, spec.medium, spec.network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +36,7 @@ class Bundle:
     between: tuple[str, str]
     bandwidth: float
     """Of all cables together, bytes/s, efficiency applied."""
-    latency_s: float
-    medium: Medium
+    kind: Kind
     cables: int
 
 
@@ -38,27 +48,27 @@ def effective(spec: LinkSpec) -> tuple[float, float]:
 def bundle(spec: GraphSpec) -> list[Bundle]:
     """Returns the links of a graph in the file's order; of switches joined to one only the first has any."""
     one_of = _joined_switches(spec)
-    between: dict[tuple[frozenset[str], _Kind], tuple[str, str]] = {}
-    bandwidth: dict[tuple[frozenset[str], _Kind], Fraction] = {}
-    cables: dict[tuple[frozenset[str], _Kind], int] = {}
+    between: dict[tuple[frozenset[str], Kind], tuple[str, str]] = {}
+    bandwidth: dict[tuple[frozenset[str], Kind], Fraction] = {}
+    cables: dict[tuple[frozenset[str], Kind], int] = {}
     for edge in spec.links:
-        width, latency_s = effective(spec.link_types[edge.link])
+        width, _ = effective(spec.link_types[edge.link])
         ends = one_of[edge.between[0]], one_of[edge.between[1]]
         if ends[0] == ends[1]:
             continue
-        key = frozenset(ends), (latency_s, spec.link_types[edge.link].medium)
+        key = frozenset(ends), Kind.of(spec.link_types[edge.link])
         between.setdefault(key, ends)
         bandwidth[key] = bandwidth.get(key, Fraction(0)) + Fraction(width) * edge.count
         cables[key] = cables.get(key, 0) + edge.count
-    return [Bundle(ends, float(bandwidth[key]), *key[1], cables[key]) for key, ends in between.items()]
+    return [Bundle(ends, float(bandwidth[key]), key[1], cables[key]) for key, ends in between.items()]
 
 
 def _joined_switches(spec: GraphSpec) -> dict[str, str]:
     """Returns for every node the first in the file's order of those that are one with it."""
-    links: dict[str, list[tuple[str, _Kind, Fraction]]] = {name: [] for name in spec.nodes}
+    links: dict[str, list[tuple[str, Kind, Fraction]]] = {name: [] for name in spec.nodes}
     for edge in spec.links:
-        bandwidth, latency_s = effective(spec.link_types[edge.link])
-        of_link = latency_s, spec.link_types[edge.link].medium
+        bandwidth, _ = effective(spec.link_types[edge.link])
+        of_link = Kind.of(spec.link_types[edge.link])
         for node, other in (edge.between, reversed(edge.between)):
             links[node].append((other, of_link, Fraction(bandwidth) * edge.count))
     whole = {node: sum((width for _, _, width in own), Fraction(0)) for node, own in links.items()}
@@ -69,7 +79,7 @@ def _joined_switches(spec: GraphSpec) -> dict[str, str]:
         number = {seen: i for i, seen in enumerate(dict.fromkeys(colour.values()))}
         told: dict[str, object] = {}
         for node, own in links.items():
-            shares: dict[tuple[int, _Kind], Fraction] = {}
+            shares: dict[tuple[int, Kind], Fraction] = {}
             for other, of_link, width in own:
                 key = number[colour[other]], of_link
                 shares[key] = shares.get(key, Fraction(0)) + width / whole[node]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.metrics import bisection, hops
-from sim.topology.boxes import boxes
 
 
 def facts(topology: Topology) -> dict[str, Any]:

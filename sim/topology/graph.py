@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sim import units
 from sim.errors import InputError
-from sim.specs import GraphSpec, Medium, NcclSpec
+from sim.specs import GraphSpec, Medium, NcclSpec, NetworkSpec
 from sim.topology.bundles import bundle
 from sim.topology.chip import Chip
 from sim.topology.paths import shortest, widest
@@ -47,14 +47,16 @@ class Link:
     medium: Medium = "nvlink"
     cables: int = 1
     """Cables side by side that this is."""
+    network: NetworkSpec | None = field(default=None, repr=False, compare=False)
+    """Of a link of medium `net`: what NCCL's messages over it take."""
 
     def busy_ps(self, size: float) -> int:
         """Time a message of `size` bytes holds the link, ps."""
-        return units.to_ps(size / self.bandwidth)
+        return units.to_ps_or_more(size / self.bandwidth)
 
     @property
     def latency_ps(self) -> int:
-        return units.to_ps(self.latency_s)
+        return units.to_ps_or_more(self.latency_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +257,19 @@ def build(spec: GraphSpec) -> Topology:
         for src, dst in (each.between, each.between[::-1]):
             name = f"{src}->{dst}#{made[src, dst]}"
             made[src, dst] += 1
-            ends, width = (number[src], number[dst]), each.bandwidth
-            links.append(Link(len(links), name, *ends, width, each.latency_s, medium=each.medium, cables=each.cables))
+            ends, kind = (number[src], number[dst]), each.kind
+            links.append(
+                Link(
+                    len(links),
+                    name,
+                    *ends,
+                    each.bandwidth,
+                    kind.latency_s,
+                    medium=kind.medium,
+                    cables=each.cables,
+                    network=kind.network,
+                )
+            )
     multicasts = "multicast" in spec.nodes.values()
     topology = Topology(
         name=spec.name,
