@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 PS_PER_S = 1_000_000_000_000
 
+EXACTLY = 1 - 1e-12
+"""Times what comes out of a few floating-point operations, and is less than any whole number it may stand for."""
+NEGLIGIBLE_PS = 1e-6
+"""What takes no longer takes no time."""
+
 CLOCK_S = 2**63 / PS_PER_S
 """What a clock of 63 bits counts: 106 days."""
 
@@ -162,13 +167,13 @@ def to_ps(seconds: float) -> int:
 
 
 def to_ps_or_more(seconds: float) -> int:
-    """Whole picoseconds, rounded up, so that nothing is faster than its rate allows.
+    """Whole picoseconds, rounded up but for floating-point error, so that nothing is faster than its rate allows.
 
     Raises:
         OverflowError: longer than the clock counts.
     """
     nearest = to_ps(seconds)
-    return nearest + (nearest < seconds * PS_PER_S)
+    return nearest + (nearest < seconds * PS_PER_S * EXACTLY - NEGLIGIBLE_PS)
 
 
 def on_clock(time_ps: int) -> int:

@@ -209,13 +209,16 @@ def test_a_field_that_no_form_lists_makes_them_inexact():
         assert left_out(scenario.model_copy(update={"topology": topology}), known) == expected
 
 
-def fields_of(kind: type[BaseModel], at: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, annotation) of every field, those of parts after their whole."""
+def fields_of(kind: type[BaseModel], at: str = "", above: tuple[type, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(path, annotation) of every field, those of parts after their whole; not again of a part that is in itself."""
+    above = (*above, kind)
     for name, field in kind.model_fields.items():
         yield at + name, field.annotation
         for part in models_in(field.annotation):
+            if part in above:
+                continue
             inside = f"{at}{name}.*." if get_origin(field.annotation) is dict else f"{at}{name}."
-            yield from fields_of(part, inside)
+            yield from fields_of(part, inside, above)
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -75,6 +75,8 @@ def test_folded_collective_has_the_times_of_the_whole_on_a_switch(collective, al
 def test_folded_collective_has_the_times_of_the_whole_as_nccl_runs_it(collective, kernel, size):
     machine = topology.build(load.topology_spec("dgx_h100", []))
     plans = [machine, folded(machine)]
+    if kernel == "nvls_tree":
+        pytest.skip("over several boxes, which are not alike")
     if kernel.startswith("tree"):  # chains with two ends
         with pytest.raises(NotFoldableError):
             schedule(plans[1], collective, ("g",), kernel, 1e6)

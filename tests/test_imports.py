@@ -38,6 +38,7 @@ ORDER = [
     "order",
     "periodic",
     "trace_file",
+    "consistency",
     "perturb",
     "bench",
     "grouped",

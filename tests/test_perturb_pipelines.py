@@ -98,15 +98,15 @@ MESH = {f"{a}{b}": FREE for a in range(4) for b in range(a + 1, 4)}
 
 
 def test_a_send_between_stages_goes_around_a_failed_link_of_a_graph():
-    """Stage 0 to stage 1 over chip 2: one hop more of 1 us, at the rate of the slower link."""
+    """Stage 0 to stage 1 over chip 2 or 3: one hop more of 1 us. A thin link is not taken where there is another way."""
     spec: dict[str, Any] = {"schedule": "non_blocking", "stages": [1, 1, 1, 1], "layers": 4, "requests": 1}
     fail = {"perturb": {"failed_links": ["0->1#0"]}}
     plain = times(scenario(**spec, graph=MESH))
     around = times(scenario(**spec, graph=MESH, more=fail))
     assert around.answered == [plain.answered[0] + 10**6]
     thin = times(scenario(**spec, graph=MESH | {"12": "1 GB/s"}, more=fail))
-    # The send from stage 1 to stage 2 takes the thin link in any case.
-    assert thin.answered == [around.answered[0] + 2 * (ACTIVATIONS * 1000)]
+    # The send from stage 1 to stage 2 takes the thin link in any case: a chip forwards only where it must.
+    assert thin.answered == [around.answered[0] + ACTIVATIONS * 1000]
 
 
 def test_a_send_between_slabs_of_a_torus_goes_around_a_failed_link():

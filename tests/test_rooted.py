@@ -29,9 +29,7 @@ def plans(name: str, collective: str) -> list[tuple[Topology, Schedule]]:
 def link_shares(topology: Topology, plan: Schedule) -> np.ndarray:
     """[links] bytes over the size of the collective."""
     shares = np.zeros(len(topology.links))
-    held = [plan.link, plan.ingress, *(plan.between.T if len(plan.between) else [])]
-    for column in held:
-        np.add.at(shares, column[column >= 0], plan.share[column >= 0])
+    np.add.at(shares, plan.link, plan.share)
     return shares
 
 

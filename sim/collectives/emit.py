@@ -132,7 +132,7 @@ def emit(
         Kind.SEND,
         schedule.src,
         peer=schedule.dst,
-        busy_ps=np.ceil(size_of_send * wiring.ps_per_byte).astype(np.int64),
+        busy_ps=np.ceil(size_of_send * wiring.ps_per_byte * units.EXACTLY - units.NEGLIGIBLE_PS).astype(np.int64),
         flight_ps=wiring.flight_ps,
         resource=topology.chips + schedule.link,
         follows=np.where(schedule.follows >= 0, schedule.follows + base, -1),
