@@ -21,7 +21,7 @@ PS_PER_S = 1_000_000_000_000
 
 EXACTLY = 1 - 1e-12
 """Times what comes out of a few floating-point operations, and is less than any whole number it may stand for."""
-NEGLIGIBLE_PS = 1e-6
+NEGLIGIBLE_PS = 1e-4
 """What takes no longer takes no time."""
 
 CLOCK_S = 2**63 / PS_PER_S

@@ -16,7 +16,7 @@ from sim.program import Kind
 from sim.specs import Scenario
 from sim.trace import Trace
 
-FREE = "1e18 GB/s"
+FREE = "1e12 GB/s"
 CHIP = {
     "name": "chip",
     "peak": {"bf16": "1 TFLOP/s"},

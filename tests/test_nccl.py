@@ -476,7 +476,7 @@ def test_trees_of_ll128_carry_their_share_of_the_ring(boxes_: int, share: float)
 
     An array goes up and down: half of it is the rate of an all-reduce."""
     topology, rate, size = machine("dgx_h100_x2"), 10e9, 2.0**36
-    box = tuner.Fabric(16, boxes_, "nvlink", tuner.Channels(1, rate), tuner.Channels(1, rate))
+    box = tuner.Fabric(16, boxes_, "nvlink", tuner.Channels(1, rate), tuner.Tree("nvlink", tuner.Channels(1, rate)))
     times = [tuner.predict(topology.nccl, box, "all_reduce", "tree", "ll128", each) for each in (size, size / 2)]
     assert size / 2 / (times[0] - times[1]) == pytest.approx(0.92 * rate * share / 2, rel=1e-6)
 
@@ -485,7 +485,7 @@ def test_ceilings_of_ll_are_those_of_one_two_and_more_boxes() -> None:
     """On a ring of boundless bandwidth LL has its ceiling; a time per byte is one over it, times 2 (n-1)/n."""
     spec, size = machine("dgx_h100_x2").nccl, 2.0**36
     for boxes_ in (1, 2, 3, 4):
-        box = tuner.Fabric(16, boxes_, "nvlink", tuner.Channels(1, 1e18), tuner.Channels(1, 1e18))
+        box = tuner.Fabric(16, boxes_, "nvlink", tuner.Channels(1, 1e18), tuner.Tree("nvlink", tuner.Channels(1, 1e18)))
         times = [tuner.predict(spec, box, "all_reduce", "ring", "ll", each) for each in (size, size / 2)]
         rate = spec.counted.ll_ceiling[min(boxes_, 3) - 1] / (2 * 15 / 16)
         assert size / 2 / (times[0] - times[1]) == pytest.approx(rate, rel=1e-6)
