@@ -13,6 +13,7 @@ from sim.trace import TIMES, Trace
 
 _MOST = 2.0**62
 """Times and work below this leave room to add two of them in 64 bits."""
+_NONE = np.empty(0, dtype=np.int32)
 _INSTANTS = 5
 """Most instants per task; their number is one half of a key of 64 bits, see `sim.kernel`."""
 
@@ -68,7 +69,7 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
         np.ascontiguousarray(program.dep_offset, dtype=np.int32),
         np.ascontiguousarray(program.deps, dtype=np.int32),
         np.ascontiguousarray(program.resource, dtype=np.int32),
-        program.followers() if (program.follows >= 0).any() else np.empty(0, dtype=np.int32),
+        *((program.follows, program.followers()) if (program.follows >= 0).any() else (_NONE, _NONE)),
         np.ascontiguousarray(program.slows, dtype=np.int32),
         np.ascontiguousarray(program.slow_ppm, dtype=np.int32),
         np.ascontiguousarray(program.poll_ps, dtype=np.int64),

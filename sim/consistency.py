@@ -3,7 +3,7 @@
 - A message is on links that follow each other from its sender to its receiver, with the same bytes on each, so that
   what leaves the chips arrives at them.
 - No link carries a message, or all of its messages together, above its rate.
-- No link is done with a message before the link before it.
+- No message is past a link before its last byte has come from the link before.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def check(trace: Trace, topology: Topology) -> None:
     _check_ways(program, topology, sends, link)
     _check_rates(trace, topology, sends, link[sends])
     later = sends[program.follows[sends] >= 0]
-    early = trace.times["free"][later] < trace.times["end"][program.follows[later]]
-    _refuse(program, topology, later, link[later], early, "is done with a message before the link before it")
+    early = trace.times["end"][later] < trace.times["end"][program.follows[later]]
+    _refuse(program, topology, later, link[later], early, "is past a message before its last byte has come")
 
 
 def _check_ways(program: Program, topology: Topology, sends: np.ndarray, link: np.ndarray) -> None:

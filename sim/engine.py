@@ -7,11 +7,13 @@ the order of events. A task without a resource starts the moment it is ready; if
 is one of the instant's arrivals. A task that takes no time but holds a resource ends in the instant's next round.
 
 Messages: a message that crosses several links is a task on each, which follows the one on the link before
-(`Program.follows`) and is ready `Program.lag_ps` after that one's start: its head has arrived, and it will not be sent
-on before the last of it has. With no lag it arrives in the instant's next round. So a link is never idle while a
-message waits at it, and is held only for the message's bytes at its own bandwidth. A message alone takes the sum of
-the latencies and the time of its bytes on the slowest link. Nodes on the way have room for all that waits there: no
-back-pressure. What a message follows may not be on a resource whose rate changes.
+(`Program.follows`; virtual cut-through: Kermani and Kleinrock, Computer Networks 3, 1979). It is ready when its head has
+flown there, the flight of that one after its start; with no flight it arrives in the instant's next round. Its flight
+begins once it has released its link and its last byte has come from the link before: it ends at max(released, end of
+the one it follows) + flight. So a link is never idle while a message waits at it, and is held only for the message's
+bytes at its own bandwidth. A message alone takes the sum of the latencies and the time of its bytes on the slowest
+link. Nodes on the way have room for all that waits there: no back-pressure. What a message follows may not be on a
+resource whose rate changes.
 
 Polling: a task with a period (`Program.poll_ps`) looks for its dependencies once in that time, from the end of the
 first of them on its list: it is ready at the first whole number of periods after it at which all have ended. A task
@@ -95,7 +97,8 @@ def _simpy(program: Program) -> Trace:
     busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
     waiting = np.diff(program.dep_offset).tolist()
     dependents_of, dependents = _dependents(program)
-    resource_of, follower, lag = program.resource.tolist(), program.followers().tolist(), _lags(program)
+    resource_of, follower, follows = program.resource.tolist(), program.followers().tolist(), program.follows.tolist()
+    ends: dict[int, int] = {}  # of tasks that are followed
     queues: list[list[int]] = [[] for _ in program.resources]
     idle = bytearray(b"\x01" * len(program.resources))
     ready, start = [-1] * count, [-1] * count
@@ -122,6 +125,14 @@ def _simpy(program: Program) -> Trace:
         if rates and (moved := rates.change(task, now)):
             book(moved[1])[0].append(moved[0])
 
+    def leads(task: int, now: int, free: int) -> int:
+        """When a task that starts now and releases its resource at `free` ends; it leads the one that follows it."""
+        end: int = (max(free, ends[follows[task]]) if follows[task] >= 0 else free) + flight[task]
+        if follower[task] >= 0:
+            ends[task] = end
+            book(now + flight[task])[2].append(follower[task])
+        return end
+
     def arrive(task: int, now: int, ended: list[int]) -> None:
         ready[task] = now
         resource = resource_of[task]
@@ -129,10 +140,8 @@ def _simpy(program: Program) -> Trace:
             start[task] = now
             if changes[task] > 0:
                 change(task, now)
-            duration = busy[task] + flight[task]
-            (book(now + duration)[1] if duration else ended).append(task)
-            if follower[task] >= 0:
-                book(now + lag[task])[2].append(follower[task])
+            end = leads(task, now, now + busy[task])
+            (book(end)[1] if end > now else ended).append(task)
             return
         heappush(queues[resource], now * count + task)  # orders as (ready time, task id), and faster than a tuple
         touched.append(resource)
@@ -145,7 +154,8 @@ def _simpy(program: Program) -> Trace:
             if tracked[task]:
                 if rates and not rates.done(task, now):
                     continue
-                (book(now + flight[task])[1] if flight[task] else ended).append(task)
+                end = leads(task, now, now)
+                (book(end)[1] if end > now else ended).append(task)
             idle[resource_of[task]] = 1
             touched.append(resource_of[task])
         for task in looking:
@@ -176,13 +186,10 @@ def _simpy(program: Program) -> Trace:
             if tracked[task] and rates:
                 book(rates.start(task, now, busy[task]))[0].append(task)
                 continue
-            slot = book(now + busy[task])
-            slot[0].append(task)
-            if flight[task]:
-                slot = book(now + busy[task] + flight[task])
-            slot[1].append(task)
-            if follower[task] >= 0:
-                book(now + lag[task])[2].append(follower[task])
+            free = now + busy[task]
+            book(free)[0].append(task)
+            end = leads(task, now, free) if follower[task] >= 0 or follows[task] >= 0 else free + flight[task]
+            book(end)[1].append(task)
         touched.clear()
         if not unfinished:
             all_done.succeed()
@@ -272,13 +279,6 @@ def _dependents(program: Program) -> tuple[list[int], list[int]]:
     order = np.argsort(program.deps, kind="stable")
     offsets = np.concatenate(([0], np.cumsum(np.bincount(program.deps, minlength=count))))
     return offsets.tolist(), waiter[order].tolist()
-
-
-def _lags(program: Program) -> dict[int, int]:
-    """Task -> the time from its start until the task that follows it is ready."""
-    followers = np.flatnonzero(program.follows >= 0)
-    before = program.follows[followers]
-    return dict(zip(before.tolist(), program.lag_ps(followers).tolist(), strict=True))
 
 
 def _deadlock(program: Program, waiting: list[int], start: list[int], now: int) -> DeadlockError:

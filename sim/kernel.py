@@ -177,11 +177,11 @@ def _describe(tasks: Any, busy: Any, flight: Any, resource: Any) -> None:
 
 
 @njit(cache=True)
-def _lead(agenda: Agenda, tasks: Any, now: Any, task: Any, follower: Any) -> None:
-    """`task` starts now: the task that follows it, if any, will be ready once the head of the message is there."""
-    if follower >= 0:
-        lag = tasks[task].flight + max(0, tasks[task].busy - tasks[follower].busy)
-        _book(agenda, tasks, now + lag, follower, _LOOKS)
+def _ends(times: Any, tasks: Any, follows: Any, task: Any, free: Any) -> Any:
+    """When a task ends that is free of its resource then: not before the one it follows has."""
+    if len(follows) > 0 and follows[task] >= 0:
+        free = max(free, times[follows[task], _END])
+    return free + tasks[task].flight
 
 
 @njit(cache=True)
@@ -193,6 +193,7 @@ def loop(
     dep_offset: Any,
     deps: Any,
     resource: Any,
+    follows: Any,
     follower: Any,
     slows: Any,
     slow_ppm: Any,
@@ -208,7 +209,7 @@ def loop(
     Args:
         tasks: [N] of TASK, 0.
         resources: [R] of RESOURCE, 0.
-        follower: [N] the task that follows each, -1 for none; [0] where there are none.
+        follows, follower: [N] the task that each follows, and that follows each, -1 for none; [0] where there are none.
         tracked: [N] whether a task holds a resource whose rate changes.
         interferes: whether there are any.
         polls: whether any task polls.
@@ -217,10 +218,6 @@ def loop(
     _describe(tasks, busy, flight, resource)
     dependents = _turn_round(tasks, dep_offset, deps)
     leads = len(follower) > 0
-    follows = np.zeros(count if leads else 0, dtype=np.bool_)
-    for later in follower:
-        if later >= 0:
-            follows[later] = True
     for held in resource:
         if held >= 0:
             resources[held].end += 1
@@ -267,7 +264,7 @@ def loop(
     task: Any
     for task in range(count):
         waiting[task] = dep_offset[task + 1] - dep_offset[task]
-        if waiting[task] == 0 and not (leads and follows[task]):  # as if it looked in the beginning
+        if waiting[task] == 0 and not (leads and follows[task] >= 0):  # as if it looked in the beginning
             looking[looking_count] = task
             looking_count += 1
     beginning = True
@@ -303,7 +300,7 @@ def loop(
                     continue
                 freed[freed_count] = task
                 freed_count += 1
-                times[task, _FREE], times[task, _END] = now, now + tasks[task].flight
+                times[task, _FREE], times[task, _END] = now, _ends(times, tasks, follows, task, now)
 
         # Releases.
         for i in range(freed_count):
@@ -314,11 +311,11 @@ def loop(
             if resources[held].first < resources[held].end:
                 touched[touched_count] = held
                 touched_count += 1
-            if tasks[task].flight == 0:
+            if times[task, _END] == now:
                 ended[ended_count] = task
                 ended_count += 1
             else:
-                _book(agenda, tasks, now + tasks[task].flight, task, _ENDS)
+                _book(agenda, tasks, times[task, _END], task, _ENDS)
 
         # Ends, and arrivals of what waited for them; of tasks without resources and time the end is in this round too.
         done = -1
@@ -353,7 +350,7 @@ def loop(
                         touched_count += 1
                     continue
                 free = now + tasks[task].busy
-                then = free + tasks[task].flight
+                then = _ends(times, tasks, follows, task, free)
                 times[task, _READY], times[task, _START], times[task, _FREE], times[task, _END] = now, now, free, then
                 if interferes and slow_ppm[task] > 0:
                     taken[slows[task]] += slow_ppm[task]
@@ -364,8 +361,8 @@ def loop(
                     ended_count += 1
                 else:
                     _book(agenda, tasks, then, task, _ENDS)
-                if leads:
-                    _lead(agenda, tasks, now, task, follower[task])
+                if leads and follower[task] >= 0:
+                    _book(agenda, tasks, now + tasks[task].flight, follower[task], _LOOKS)
             done += 1
         beginning = False
         unfinished -= ended_count
@@ -398,10 +395,10 @@ def loop(
                 done_count += 1
                 continue
             then = now + tasks[task].busy
-            times[task, _FREE], times[task, _END] = then, then + tasks[task].flight
+            times[task, _FREE], times[task, _END] = then, _ends(times, tasks, follows, task, then)
             _book(agenda, tasks, then, task, _FREES)
-            if leads:
-                _lead(agenda, tasks, now, task, follower[task])
+            if leads and follower[task] >= 0:
+                _book(agenda, tasks, now + tasks[task].flight, follower[task], _LOOKS)
 
         # What runs on resources whose rate changed is done at another time.
         for i in range(changed_count):

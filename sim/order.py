@@ -1,9 +1,9 @@
 """Times of a program under other durations, from the order in which its tasks took their resources.
 
 Every resource serves its tasks by (time at which they were ready, task id), so once that order is known no queue has to
-be kept: a task is ready when the last of its dependencies has ended, or a time after the start of the task that it
-follows, and starts when it is ready and the task before it has left its resource. Where rates change, the order also
-says which changes come while a task runs. That is done here for many columns of durations at once.
+be kept: a task is ready when the last of its dependencies has ended, or once the head of its message has flown from the
+task that it follows, and starts when it is ready and the task before it has left its resource. Where rates change, the
+order also says which changes come while a task runs. That is done here for many columns of durations at once.
 
 *When it is exact.* Say the times that follow are again such that on every resource each task comes after the one before
 it by (ready, id). Then they are the engine's: whatever has a lesser key has been ready earlier or in the same instant,
@@ -136,13 +136,16 @@ class _Level:
         else:
             np.maximum.reduceat(ended, self.first, axis=0, out=ready[own])
         if len(self.following):
-            longer = np.maximum(busy[self.followed] - busy[self.following], 0)
-            ready[self.following] = start[self.followed] + flight[self.followed] + longer
+            ready[self.following] = start[self.followed] + flight[self.followed]
         np.maximum(ready[own], free[self.before], out=start[own])
         np.add(start[own], busy[own], out=free[own])
         if self.slowed:
             free[self.slowed.tasks] = self.slowed.free(times, busy)
+        if len(self.following):
+            arrived = np.maximum(free[self.following], end[self.followed])
         np.add(free[own], flight[own], out=end[own])
+        if len(self.following):
+            end[self.following] = arrived + flight[self.following]
 
 
 def _before(trace: Trace) -> Ints:

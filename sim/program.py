@@ -2,9 +2,9 @@
 
 A task holds its resource, if it has one, for `busy_ps`, then flies for `flight_ps` holding none; it becomes ready when
 all its dependencies have ended. A message that crosses several links is a chain of tasks, one for each link, of which
-each but the first *follows* the one before: it waits for nothing else, and is ready some time after that one's start
-(`Program.lag_ps`). Labels (op, layer, chip, kind, bytes, flops, collective) ride along for reports and plots;
-the engine never reads them.
+each but the first *follows* the one before: it waits for nothing else, is ready when the head of the message has flown
+there, and has its last byte no sooner than that has. Labels (op, layer, chip, kind, bytes, flops, collective) ride
+along for reports and plots; the engine never reads them.
 """
 
 from __future__ import annotations
@@ -139,17 +139,15 @@ class Program:
         result[self.follows[later]] = later
         return result
 
-    def lag_ps(self, tasks: npt.NDArray[np.integer]) -> Ints:
-        """Returns for `tasks` that follow another how long after the start of that one each is ready.
-
-        The head of a message is at the next link once it has flown there (virtual cut-through: Kermani and Kleinrock,
-        Computer Networks 3, 1979). A faster link waits as much longer as it needs not to be done before the last of the
-        message has reached it.
-        """
-        before = self.follows[tasks]
-        longer: Ints = np.maximum(self.busy_ps[before] - self.busy_ps[tasks], 0)
-        lag: Ints = self.flight_ps[before] + longer
-        return lag
+    def ends(self, free: Ints) -> Ints:
+        """Returns when each task ends [N], ps, from when it releases its resource, and the one it follows ends."""
+        end = free + self.flight_ps
+        later = np.flatnonzero(self.follows >= 0)
+        while True:  # once for every link of the longest way
+            before = end[later]
+            end[later] = np.maximum(free[later], end[self.follows[later]]) + self.flight_ps[later]
+            if (end[later] == before).all():
+                return end
 
     def compute_tasks(self, op: str) -> npt.NDArray[np.int64]:
         """Returns the tasks that do the work of an operation; its launches by the host have its name, too."""

@@ -11,7 +11,7 @@ from sim.program import Ints, Program
 from sim.units import CLOCK_S
 
 TIMES = np.dtype([("ready", np.int64), ("start", np.int64), ("free", np.int64), ("end", np.int64)])
-"""One row per task, ps: all dependencies ended; resources taken; resources released; message arrived."""
+"""One row per task, ps: all dependencies ended (or the head is there); resource taken; released; message arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Trace:
             OverflowError: a task ends later than the clock counts.
         """
         times = self.times.copy()
-        times["free"], times["end"] = free, free + self.program.flight_ps
+        times["free"], times["end"] = free, self.program.ends(free)
         # Each is the sum of two non-negative numbers of 63 bits, which is negative where it does not fit.
         if ((times["free"] < 0) | (times["end"] < 0)).any():
             raise OverflowError(f"a task ends later than {CLOCK_S:g} s")

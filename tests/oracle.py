@@ -28,7 +28,18 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
         return Fraction(max(LEAST_PPM, FULL_PPM - taken), FULL_PPM)
 
     def end(task: int) -> int | None:
-        return free[task] + flight[task] if task in free else None
+        """When its last byte, which comes from the task it follows, has flown; that is known once it is free."""
+        if task not in free:
+            return None
+        before = follows[task]
+        left_before = free.get(before, start[before] + busy[before]) if before >= 0 else 0
+        return max(free[task], tail(before, left_before) if before >= 0 else 0) + flight[task]
+
+    def tail(task: int, left: int) -> int:
+        """When the last byte of a message that leaves a link then is at the end of it."""
+        before = follows[task]
+        earlier = tail(before, free.get(before, start[before] + busy[before])) if before >= 0 else 0
+        return max(left, earlier) + flight[task]
 
     def sees(task: int, begun: set[int]) -> bool:
         return all(d in visible for d in deps[task]) and (follows[task] < 0 or follows[task] in begun)
@@ -37,7 +48,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
         """When it sees that all of its dependencies have ended, at once or when it next looks; or its message."""
         if follows[task] >= 0:
             before = follows[task]
-            return start[before] + flight[before] + max(0, busy[before] - busy[task])
+            return start[before] + flight[before]
         last, period = max((end(d) for d in deps[task]), default=0), poll[task]
         if not period or not deps[task]:
             return last

@@ -65,10 +65,10 @@ def _holds(p: Program) -> None:
     assert path.length.sum() == trace.makespan_ps
     for i, task in enumerate(path.task.tolist()):
         part, segment = ("free", "end") if path.flies[i] else ("start", "free"), (path.start[i], path.end[i])
-        if segment != tuple(times[name][task] for name in part):  # until the head of the message is at the next link
-            head = times["ready"][p.followers()[task]]
-            flown = head - p.flight_ps[task]
-            assert segment == ((flown, head) if path.flies[i] else (times["start"][task], flown))
+        if segment != tuple(times[name][task] for name in part):  # the head of a message flies on, or its last byte
+            head, last = times["ready"][p.followers()[task]], times["end"][task]
+            assert path.flies[i]
+            assert segment in ((times["start"][task], head), (last - p.flight_ps[task], last))
     found = shares(trace, ring(2))
     assert sum(share.time_ps for share in found.causes) == trace.makespan_ps
     assert sum(share.time_ps for share in found.ops) == trace.makespan_ps

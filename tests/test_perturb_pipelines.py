@@ -98,7 +98,7 @@ MESH = {f"{a}{b}": FREE for a in range(4) for b in range(a + 1, 4)}
 
 
 def test_a_send_between_stages_goes_around_a_failed_link_of_a_graph():
-    """Stage 0 to stage 1 over chip 2 or 3: one hop more of 1 us. A thin link is not taken where there is another way."""
+    """Stage 0 to 1 over chip 2 or 3: one hop more of 1 us. A thin link is not taken where there is another way."""
     spec: dict[str, Any] = {"schedule": "non_blocking", "stages": [1, 1, 1, 1], "layers": 4, "requests": 1}
     fail = {"perturb": {"failed_links": ["0->1#0"]}}
     plain = times(scenario(**spec, graph=MESH))

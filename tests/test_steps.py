@@ -184,7 +184,7 @@ def test_an_order_is_kept_exactly_if_the_engine_keeps_it_and_then_has_its_times(
                 assert times[i, :, column].tolist() == trace.times[name].tolist()
         later = np.flatnonzero(p.follows >= 0)
         lasts = ((columns[:, column] + p.flight_ps > 0) | (p.resource < 0)).all()
-        if lasts and (trace.program.lag_ps(later) > 0).all():
+        if lasts and (p.flight_ps[p.follows[later]] > 0).all():
             if not p.slow_ppm.any():
                 assert kept[column] == (served(trace) == served(first))
             elif column == 0:

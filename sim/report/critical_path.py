@@ -119,19 +119,25 @@ def walk(trace: Trace) -> Path:
     task = int(np.argmax(trace.times["end"])) if len(program) else -1
     holds_up = led = False
     while task >= 0:
-        if not (holds_up or led) and end[task] > free[task]:
-            segments.append((task, free[task], end[task], True, False))
+        while not (holds_up or led) and end[task] > free[task]:
+            before = int(program.follows[task])
+            tail = before >= 0 and end[before] > free[task]  # the last byte came later than this link was free
+            since = end[before] if tail else free[task]
+            if end[task] > since:
+                segments.append((task, since, end[task], True, False))
+            if not tail:
+                break
+            task = before
         if not led and free[task] > start[task]:
             segments.append((task, start[task], free[task], False, holds_up))
         holds_up = start[task] > ready[task]
         led = not holds_up and program.follows[task] >= 0
         if holds_up:
             task = releases.before(task)
-        elif led:  # the head of the message has flown, after what the link before took longer than this one
+        elif led:  # the head of the message has flown since the task before it on its way has started
             later, task = task, int(program.follows[task])
-            flown = ready[later] - int(program.flight_ps[task])
-            spans = (flown, ready[later], True), (start[task], flown, False)
-            segments += [(task, first, last, flies, False) for first, last, flies in spans if last > first]
+            if ready[later] > start[task]:
+                segments.append((task, start[task], ready[later], True, False))
         else:
             needs = program.dependencies(task)
             last = needs[trace.times["end"][needs] == ready[task]]
