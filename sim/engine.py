@@ -7,13 +7,13 @@ the order of events. A task without a resource starts the moment it is ready; if
 is one of the instant's arrivals. A task that takes no time but holds a resource ends in the instant's next round.
 
 Messages: a message that crosses several links is a task on each, which follows the one on the link before
-(`Program.follows`; virtual cut-through: Kermani and Kleinrock, Computer Networks 3, 1979). It is ready when its head has
-flown there, the flight of that one after its start; with no flight it arrives in the instant's next round. Its flight
-begins once it has released its link and its last byte has come from the link before: it ends at max(released, end of
-the one it follows) + flight. So a link is never idle while a message waits at it, and is held only for the message's
-bytes at its own bandwidth. A message alone takes the sum of the latencies and the time of its bytes on the slowest
-link. Nodes on the way have room for all that waits there: no back-pressure. What a message follows may not be on a
-resource whose rate changes.
+(`Program.follows`; virtual cut-through: Kermani and Kleinrock, Computer Networks 3, 1979). It is ready when its head
+has flown there, the flight of that one after its start; with no flight it arrives in the instant's next round. Its own
+flight begins once it has released its link and its last byte has come from the link before: it ends at max(released,
+end of the one it follows) + flight. So a link is never idle while a message waits at it, and is held only for the
+message's bytes at its own bandwidth. A message alone takes the sum of the latencies and the time of its bytes on the
+slowest link. Nodes on the way have room for all that waits there: no back-pressure. What a message follows may not be
+on a resource whose rate changes.
 
 Polling: a task with a period (`Program.poll_ps`) looks for its dependencies once in that time, from the end of the
 first of them on its list: it is ready at the first whole number of periods after it at which all have ended. A task

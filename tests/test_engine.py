@@ -66,7 +66,7 @@ def message(busy: Sequence[int], flight: Sequence[int], before: Sequence[Row] = 
 
 @pytest.mark.parametrize("kernel", ["simpy", "compiled"])
 def test_a_message_alone_takes_all_latencies_and_its_bytes_on_the_slowest_link(kernel):
-    """Its head is there at 0, 2, 5. With 10 on the slowest link the last byte has passed all at 10 and three flights."""
+    """Its head is there at 0, 2, 5. With 10 on the slowest link its last byte has passed at 10 and three flights."""
     for busy in ([4, 10, 4], [10, 4, 10], [10, 4, 4], [4, 4, 10]):
         trace = simulate(message(busy, [2, 3, 1]), kernel)
         assert trace.times["start"].tolist() == [0, 2, 2 + 3]
