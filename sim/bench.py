@@ -56,7 +56,7 @@ class Measurement:
     rings: str = ""
     """Of a ring on a graph: what it goes over."""
     notes: tuple[str, ...] = ()
-    """What is not as the machine's file says, and what follows from it."""
+    """What is not as the machine's file says and what follows from it, who chose the algorithm, what is left out."""
 
     @property
     def error(self) -> float | None:
@@ -246,8 +246,22 @@ def measure(
         bound_s=bound,
         form="NCCL's tuner" if of_nccl(topology, collective, chosen) else "closed form",
         rings=_rings(left) if chosen.startswith("ring") and topology.kind == "graph" else "",
-        notes=notes,
+        notes=(*notes, *about(topology, collective, chosen, algorithm)),
     )
+
+
+def about(topology: Topology, collective: str, chosen: str, asked: str | None) -> tuple[str, ...]:
+    """What to know of a time: who chose the algorithm, and what it leaves out."""
+    notes = []
+    if of_nccl(topology, collective, chosen) and chosen != asked:
+        notes.append("NCCL's tuner chose the algorithm, by its own predictions; another may be faster")
+    if collective in SUMS:
+        notes.append("what sums read and write in the chips' memory is left out")
+    return tuple(notes)
+
+
+SUMS = ("reduce_scatter", "all_reduce", "reduce")
+"""Collectives that add up."""
 
 
 def _check_bound(time: float, bound: float, algorithm: str) -> None:

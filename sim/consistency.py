@@ -4,6 +4,7 @@
   what leaves the chips arrives at them.
 - No link carries a message, or all of its messages together, above its rate.
 - No message is past a link before its last byte has come from the link before.
+- No collective over axes of the machine is faster than its links allow (`sim.topology.lower_bound`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from sim.program import Kind, Program
+from sim.report.ops import parse
 from sim.topology.graph import Topology
+from sim.topology.lower_bound import COLLECTIVES as BOUNDED
+from sim.topology.lower_bound import lower_bound
 from sim.trace import Trace
 from sim.units import PS_PER_S
 
@@ -39,6 +43,7 @@ def check(trace: Trace, topology: Topology) -> None:
     later = sends[program.follows[sends] >= 0]
     early = trace.times["end"][later] < trace.times["end"][program.follows[later]]
     _refuse(program, topology, later, link[later], early, "is past a message before its last byte has come")
+    _check_bounds(trace, topology)
 
 
 def _check_ways(program: Program, topology: Topology, sends: np.ndarray, link: np.ndarray) -> None:
@@ -74,6 +79,32 @@ def _check_rates(trace: Trace, topology: Topology, sends: np.ndarray, link: np.n
     messages = np.bincount(link, minlength=len(rate))
     above = (messages > 0) & _below(last - np.minimum(first, last), carried_ps, messages)
     _refuse(program, topology, sends, link, above[link], "carries all its messages together above its rate")
+
+
+def _check_bounds(trace: Trace, topology: Topology) -> None:
+    """Raises InconsistencyError where a collective takes less than its bound, which names its busiest link."""
+    program, times, names = trace.program, trace.times, {axis.name for axis in topology.axes}
+    begins = np.flatnonzero(program.kind == Kind.BEGIN)
+    of, first, instance = np.unique(program.collective[begins], return_index=True, return_inverse=True)
+    if not len(of):
+        return
+    begun = np.full(len(of), np.iinfo(np.int64).max)
+    np.minimum.at(begun, instance, times["start"][begins])
+    finals = np.flatnonzero(program.kind == Kind.END)
+    ended = np.zeros(len(of), dtype=np.int64)
+    np.maximum.at(ended, np.searchsorted(of, program.collective[finals]), times["end"][finals])
+    kinds = np.stack((program.op[begins[first]].astype(np.float64), program.bytes[begins[first]]))
+    distinct, kind = np.unique(kinds, axis=1, return_inverse=True)
+    least = np.full(distinct.shape[1], np.inf)
+    np.minimum.at(least, kind.ravel(), (ended - begun).astype(np.float64))
+    for (op, size), taken_ps in zip(distinct.T.tolist(), least.tolist(), strict=True):
+        name = program.op_names[int(op)]
+        collective, axes = name.partition("(")[0], tuple(parse(name).axes)
+        if collective not in BOUNDED or not axes or not names.issuperset(axes):
+            continue
+        bound_ps = lower_bound(topology.unfolded or topology, collective, axes, size) * PS_PER_S
+        if taken_ps < bound_ps * (1 - _RELATIVE) - _ROUNDED_PS:
+            raise InconsistencyError(f"{name} of {size:g} bytes takes {taken_ps:g} ps, and its links need {bound_ps:g}")
 
 
 def _below(held_ps: np.ndarray, least_ps: np.ndarray, messages: np.ndarray | int) -> np.ndarray:

@@ -121,7 +121,12 @@ def measure(
         closed_form_s=max(forms) if len(forms) == len(alone) else None,
         bound_s=lower_bound_of_groups(left, collective, members, size),
         form="NCCL's tuner" if bench.of_nccl(groups[0].machine, collective, chosen[0]) else "closed form",
-        notes=(f"{grouping}; {_FORMULAS}", *notes, *bench.of_seeds(times)),
+        notes=(
+            f"{grouping}; {_FORMULAS}",
+            *notes,
+            *bench.of_seeds(times),
+            *bench.about(groups[0].machine, collective, chosen[0], algorithm),
+        ),
     )
 
 

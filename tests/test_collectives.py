@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import full_mesh, graph, switch, torus, twisted, two_sockets
-from replay import ReplayError, replay
 
 from sim import load, topology
 from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
+from sim.collectives.chunk_replay import ReplayError, replay
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.collectives.reduce import reverse
 from sim.errors import InputError, LayoutError
@@ -330,6 +330,7 @@ def test_replay_catches_broken_messages(
         ("a100_pcie_bridges", [], "all_reduce", "tree_ll", 2.0**50),
         ("dgx_h100", [], "all_reduce", "nvls", 2.0**50),
         ("dgx_h100", ["chips=65536"], "all_reduce", None, 2.0**30),
+        ("dgx_h100", ["chips=65536"], "all_reduce", "tree", 2.0**30),
         ("tpu_v4_8x8x8", ["axes={x: {size: 65536, wrap: true}}"], "all_to_all", None, 2.0**30),
     ],
 )

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from machines import torus, twisted
-from replay import replay
 
 from sim import bench, load
 from sim.collectives import ON_TORUS, _plans_one_chip, algorithm_of, schedule
+from sim.collectives.chunk_replay import replay
 from sim.collectives.fold import fold
 from sim.errors import InputError
 from sim.topology import build

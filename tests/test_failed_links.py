@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import full_mesh, graph, switch, torus
-from replay import replay
 from run_schedule import time_s
 
 from sim import load
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, algorithm_of, schedule
+from sim.collectives.chunk_replay import replay
 from sim.collectives.emit import emit
 from sim.errors import InputError
 from sim.perturb import perturbed

@@ -6,11 +6,11 @@ import json
 
 import pytest
 from machines import switch, torus, two_sockets
-from replay import replay
 
 from sim import bench, grouped, load
 from sim.cli import main
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
+from sim.collectives.chunk_replay import replay
 from sim.errors import InputError
 from sim.grouped import Grouping
 from sim.specs import PerturbSpec

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from machines import graph
-from replay import ReplayError, replay
 from run_schedule import rounding_s, run, time_s
 from test_gpu_machines import machine
 
@@ -17,6 +16,7 @@ from sim.bench import measure
 from sim.closed_form import nccl as tuner
 from sim.closed_form.collectives import busbw
 from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule, trees
+from sim.collectives.chunk_replay import ReplayError, replay
 from sim.collectives.routes import Messages
 from sim.errors import InputError
 from sim.placement import some_chips

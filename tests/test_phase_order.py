@@ -2,10 +2,10 @@
 
 import pytest
 from machines import torus
-from replay import replay
 
 from sim import bench, load
 from sim.collectives import COLLECTIVES, ON_TORUS, schedule
+from sim.collectives.chunk_replay import replay
 from sim.collectives.phase_order import needs_order
 from sim.specs import PerturbSpec
 from sim.topology import build

@@ -12,7 +12,6 @@ import chakra_schema as et
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from replay import replay
 from typer.testing import CliRunner
 
 from sim import load, outputs
@@ -21,6 +20,7 @@ from sim.bench import time_s
 from sim.cli import app
 from sim.cli.options import about
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
+from sim.collectives.chunk_replay import replay
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.export import chakra, chakra_reader

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from machines import switch, torus
-from replay import replay
 
 from sim import bench, load
 from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
+from sim.collectives.chunk_replay import replay
 from sim.topology import Topology, build
 
 COLLECTIVES = ("reduce", "gather", "scatter", "sendrecv")

@@ -2,11 +2,11 @@
 
 import pytest
 from machines import torus, twisted
-from replay import replay
 from run_schedule import time_s
 
 from sim import bench, load
 from sim.collectives import schedule
+from sim.collectives.chunk_replay import replay
 from sim.collectives.mesh import ring_grid
 from sim.topology import build
 from sim.topology.folding import folded

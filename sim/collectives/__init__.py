@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sim.collectives import (
     all_to_all,
     broadcast,
+    chunk_replay,
     direct_all_to_all,
     hierarchical,
     library,
@@ -93,6 +94,11 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
     "sendrecv": {"ring": point_to_point.ring_sendrecv},
 }
 """Algorithms between any two chips of a switch or graph; the first of each collective is the default."""
+
+_SHIPPED = frozenset(
+    algorithm for table in (ON_TORUS, ON_ROUTES) for algorithms in table.values() for algorithm in algorithms.values()
+)
+"""Others come from outside."""
 
 COLLECTIVES = {
     name: tuple({**ON_TORUS[name], **ON_ROUTES[name], **dict.fromkeys(library.names(name))}) for name in ON_TORUS
@@ -198,5 +204,17 @@ def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], 
 
 @folding(_plans_one_chip)
 def _plain(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> Schedule:
-    """A schedule that serves all sizes."""
-    return _on(topology)[collective][name](topology, axes)
+    """A schedule that serves all sizes.
+
+    Raises:
+        InputError: an algorithm from outside that does not carry out its collective.
+    """
+    algorithm = _on(topology)[collective][name]
+    plan = algorithm(topology, axes)
+    if algorithm not in _SHIPPED:
+        try:
+            chunk_replay.replay(plan, topology)
+        except chunk_replay.ReplayError as error:
+            rule = f"must carry out {collective}: {error}"
+            raise InputError(rule, where=f"algorithm {name} on {topology.name}") from None
+    return plan

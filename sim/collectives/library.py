@@ -26,7 +26,7 @@ from sim.specs import PROTOCOLS, NcclSpec, NetworkSpec, Protocol
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.paths import cut_off
-from sim.topology.rings import Rings, chains, find
+from sim.topology.rings import Rings, find, own_chains
 
 Looped = Callable[[Topology, tuple[str, ...], int], Schedule]
 """(topology, axes, loops) -> Schedule."""
@@ -106,15 +106,14 @@ def _channels(spec: NcclSpec, found: Rings, boxes: int) -> tuner.Channels:
 
 
 def _tree(topology: Topology, ring: tuner.Channels) -> tuner.Tree:
-    """What a tree has: in one box chains there and back, whose closing link is missing, where they are wider; else the
-    ring's channels.
+    """What a tree has: in one box chains there and back over faster links than the rings', where there are; else as
+    rings, which as chains carry as much.
     """
-    found = tuner.Tree(find(topology).medium, ring)
-    if len(boxes(topology)) > 1 or topology.chips == 1:
-        return found
-    along, there_and_back = chains(topology), 2 * (topology.chips - 1) / topology.chips
-    channels = tuner.search(_spec(topology), there_and_back * along.count * along.bandwidth)
-    return tuner.Tree(along.medium, channels) if channels.bandwidth > ring.bandwidth else found
+    along = own_chains(topology) if len(boxes(topology)) == 1 else None
+    if along is None:
+        return tuner.Tree(find(topology).medium, ring)
+    there_and_back = 2 * (topology.chips - 1) / topology.chips
+    return tuner.Tree(along.medium, tuner.search(_spec(topology), there_and_back * along.count * along.bandwidth))
 
 
 def _spec(topology: Topology) -> NcclSpec:

@@ -119,6 +119,14 @@ PER_SEND = (*_COLUMNS, "origin", "target")
 """Columns of a schedule with a row per send that do not name other sends."""
 
 
+def check_size(collective: str, sends: int) -> None:
+    """Raises InputError where a collective takes more sends than are planned."""
+    if sends > MOST_SENDS:
+        rule = f"must take at most {MOST_SENDS:,} sends on this machine"
+        hint = "ask for less data or fewer chips, or choose another algorithm"
+        raise InputError(rule, where=collective, hint=hint)
+
+
 class ScheduleBuilder:
     """Appends sends in blocks. Sends are numbered in order, dependencies point backwards."""
 
@@ -211,10 +219,7 @@ class ScheduleBuilder:
     def _grow(self, sends: int, waits: int) -> None:
         self.size += sends
         self._waits += waits
-        if self.size > MOST_SENDS or self._waits > 4 * MOST_SENDS:
-            rule = f"must take at most {MOST_SENDS:,} sends on this machine"
-            hint = "ask for less data or fewer chips, or choose another algorithm"
-            raise InputError(rule, where=self._collective, hint=hint)
+        check_size(self._collective, max(self.size, self._waits // 4))
 
     def build(self) -> Schedule:
         """The finished schedule."""

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.collectives.routes import Messages
-from sim.collectives.schedule import Int32s, Schedule
+from sim.collectives.schedule import Int32s, Schedule, check_size
 from sim.topology import rails
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
@@ -60,6 +60,7 @@ class _Tree:
 def _trees(topology: Topology) -> list[_Tree]:
     count = len(boxes(topology))
     if count == 1:
+        check_size("all_reduce", 2 * topology.chips**2)  # each chip is the head of a chain at least
         return [_Tree(_padded([chain.order]), (-1,)) for chain in chains(topology).rings]
     return [
         _Tree(_padded(rails.chains(topology, heads)), parents(count, tree), rail)

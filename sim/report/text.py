@@ -252,6 +252,7 @@ def _each(report: Report) -> Iterator[Line]:
     sums = [f"{op.op}: {format_seconds(op.exposed_each_s)}" for op in report.ops if op.op.startswith("all_reduce")]
     if sums:
         yield Line(f"exposed of one {', '.join(sums)}")
+        yield Line("what all-reduces read and write in the chips' memory is left out")
 
 
 def _links(report: Report) -> Line:

@@ -1,15 +1,19 @@
 """Replay of a schedule chunk by chunk: does it carry out its collective, and does every send hold what it claims?
 
-Nothing here knows how an algorithm works. Data is cut into elements (part, half, origin, target) as `Schedule` names
-them; every send's payload must be there when the sends it waits for have arrived, whatever else may be under way.
+Every algorithm of this package is tested with it on many machines; one that was registered from outside is replayed
+when it is first used. Nothing here knows how an algorithm works. Data is cut into elements (part, half, origin, target)
+as `Schedule` names them; every send's payload must be there when the sends it waits for have arrived, whatever else may
+be under way.
 """
+
+from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Iterator
 
-from sim.collectives import Schedule
-from sim.topology import Topology
+from sim.collectives.schedule import Schedule
+from sim.topology.graph import Topology
 
 Position = tuple[int, ...]
 Element = tuple[int, int, Position, Position]
@@ -20,7 +24,7 @@ MESSAGES = ("all_to_all", "permute", "gather", "scatter", "sendrecv")
 """Collectives whose every element has one sender and one receiver."""
 
 
-class ReplayError(AssertionError):
+class ReplayError(RuntimeError):
     """A schedule that does not do what its columns say, or not what its collective means."""
 
 
