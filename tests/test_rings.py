@@ -131,7 +131,7 @@ def test_a_group_that_is_no_multiple_of_a_box_runs_every_algorithm(chips: int) -
     topology = build(some_chips(load.topology_spec("dgx_h100_x2"), range(chips)))
     for collective in ON_NCCL:
         for algorithm in ("auto", *ON_NCCL[collective]):
-            if algorithm != "nvls":
+            if not algorithm.startswith("nvls"):
                 assert bench.time_s(topology, collective, ("g",), 2.0**20, algorithm) > 0
     for collective, algorithms in ON_ROUTES.items():
         for algorithm in set(algorithms) - {"halving_doubling", "hierarchical"}:

@@ -229,6 +229,7 @@ _KINDS = {
     "topologies/chips": "chip",
     "topologies/links": "link",
     "topologies/nccl": "nccl",
+    "topologies/networks": "network",
 }
 
 

@@ -205,9 +205,9 @@ def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -
     times, network = measured.of(protocol), _network(topology)
     hop, steps = network.hop[protocol] if network else counted["net"]["tree"][protocol], dict(times.step)
     if kernel.latencies == "tree":
-        steps = {m: step * counted[m]["tree"][protocol] / counted[m]["ring"][protocol] for m, step in steps.items()}
+        steps = {m: step * _ratio(counted[m]["tree"], counted[m]["ring"], protocol) for m, step in steps.items()}
     else:
-        hop *= counted["net"]["ring"][protocol] / counted["net"]["tree"][protocol]
+        hop *= _ratio(counted["net"]["ring"], counted["net"]["tree"], protocol)
     if size < _LINE_BYTES * n and not several:
         steps = {medium: step * times.empty_step for medium, step in steps.items()}
     added = (measured.added("nvlink", steps["nvlink"]), measured.added("pci", steps["pci"]), measured.added("net", hop))
@@ -225,6 +225,11 @@ def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -
         nvlink = min(nvlink, max(1.0, at_once) * times.channel_rate / fastest)
     share = (nvlink, times.share["pci"], between)
     return Timing(times.base + measured.startup.value, added, share, used)
+
+
+def _ratio(one: Mapping[Protocol, float], other: Mapping[Protocol, float], protocol: Protocol) -> float:
+    """One step to the other as the tuner counts them; 1 where the other takes no time."""
+    return one[protocol] / other[protocol] if other[protocol] else 1.0
 
 
 def _between_peers(topology: Topology, size: float) -> Timing:

@@ -17,12 +17,14 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
 
     Every send src -> dst becomes dst -> src over the opposite link, every "b after a" becomes "a after b". Where chunks
     of a chip fanned out over a tree, the contributions to it now flow together over the same tree. Every chip adds its
-    own contribution to all it sends, since it received every chunk just once. `step` counts from 0 again, per
-    part, axis and direction.
+    own contribution to all it sends, since it received every chunk just once; a chip of another group, around failed
+    links, passes on only. `step` counts from 0 again, per part, axis and direction.
     """
     opposite, axis_of = opposite_links(topology, schedule.axes)
     link = opposite[schedule.link]
     first_hop = np.array([end.src for end in topology.links], dtype=np.int32)[link] == schedule.dst
+    group = _groups(topology, schedule.axes)
+    adds = first_hop & (group[schedule.dst] == group[schedule.src[_beginnings(schedule)]])
     n = len(schedule)
     run = (schedule.part * len(schedule.axes) + axis_of[schedule.link]) * 2 + (schedule.direction > 0)
     last_step = np.zeros(int(run.max(initial=0)) + 1, dtype=np.int32)
@@ -46,7 +48,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         share=schedule.share[::-1],
         step=(last_step[run] - schedule.step)[::-1],
         direction=-schedule.direction[::-1],
-        own=first_hop[::-1],
+        own=adds[::-1],
         dep_counts=np.bincount(new_send, minlength=n).astype(np.int32),
         deps=waits_for[by_new_send],
         part=schedule.part[::-1],
@@ -54,6 +56,27 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         origin=schedule.target[::-1],
         target=schedule.origin[::-1],
     )
+
+
+def _groups(topology: Topology, axes: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """[chips] number of each chip's group along `axes`; one for all where axes are not the machine's own."""
+    others = tuple(axis.name for axis in topology.axes if axis.name not in axes)
+    if topology.kind != "torus" or topology.unfolded is not None or not others:
+        return np.zeros(topology.chips, dtype=np.int64)
+    sizes = [topology.axis(name).size for name in others]
+    return np.asarray(np.ravel_multi_index(tuple(positions(topology, others).T), sizes))
+
+
+def _beginnings(schedule: Schedule) -> npt.NDArray[np.int64]:
+    """[n] the send by which the data of each left the chip whose it is."""
+    counts, n = schedule.dep_counts.astype(np.int64), len(schedule)
+    first = np.append(schedule.deps, 0)[np.cumsum(counts) - counts]
+    before = np.where(
+        schedule.follows >= 0, schedule.follows, np.where(schedule.own | (counts == 0), np.arange(n), first)
+    )
+    while (further := before[before]).tobytes() != before.tobytes():
+        before = further
+    return before
 
 
 def opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
