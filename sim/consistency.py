@@ -4,7 +4,7 @@
   what leaves the chips arrives at them.
 - No link carries a message, or all of its messages together, above its rate.
 - No message is past a link before its last byte has come from the link before.
-- No collective over axes of the machine is faster than its links allow (`sim.topology.lower_bound`).
+- No collective of all chips, over axes of the machine, is faster than its links allow (`sim.topology.lower_bound`).
 """
 
 from __future__ import annotations
@@ -82,11 +82,16 @@ def _check_rates(trace: Trace, topology: Topology, sends: np.ndarray, link: np.n
 
 
 def _check_bounds(trace: Trace, topology: Topology) -> None:
-    """Raises InconsistencyError where a collective takes less than its bound, which names its busiest link."""
+    """Raises InconsistencyError where a collective of all chips takes less than its bound.
+
+    Those of a pipeline's stages, machines of their own, are not looked at.
+    """
     program, times, names = trace.program, trace.times, {axis.name for axis in topology.axes}
     begins = np.flatnonzero(program.kind == Kind.BEGIN)
-    of, first, instance = np.unique(program.collective[begins], return_index=True, return_inverse=True)
-    if not len(of):
+    of, first, instance, chips = np.unique(
+        program.collective[begins], return_index=True, return_inverse=True, return_counts=True
+    )
+    if not (chips == topology.chips).any():
         return
     begun = np.full(len(of), np.iinfo(np.int64).max)
     np.minimum.at(begun, instance, times["start"][begins])
@@ -94,9 +99,9 @@ def _check_bounds(trace: Trace, topology: Topology) -> None:
     ended = np.zeros(len(of), dtype=np.int64)
     np.maximum.at(ended, np.searchsorted(of, program.collective[finals]), times["end"][finals])
     kinds = np.stack((program.op[begins[first]].astype(np.float64), program.bytes[begins[first]]))
-    distinct, kind = np.unique(kinds, axis=1, return_inverse=True)
+    distinct, kind = np.unique(kinds[:, chips == topology.chips], axis=1, return_inverse=True)
     least = np.full(distinct.shape[1], np.inf)
-    np.minimum.at(least, kind.ravel(), (ended - begun).astype(np.float64))
+    np.minimum.at(least, kind.ravel(), (ended - begun)[chips == topology.chips].astype(np.float64))
     for (op, size), taken_ps in zip(distinct.T.tolist(), least.tolist(), strict=True):
         name = program.op_names[int(op)]
         collective, axes = name.partition("(")[0], tuple(parse(name).axes)

@@ -78,8 +78,9 @@ def test_a_figure_shows_the_time_of_small_sizes_beside_the_bandwidth_of_large_on
 
 def test_the_table_has_a_line_per_size_under_its_columns(collective):
     code, out, _ = collective("all_reduce", "--min", "1KiB", "--max", "16KiB", "--factor", "4")
-    heading, names, units, *rows = out.splitlines()
+    heading, left_out, names, units, *rows = out.splitlines()
     assert code == 0
+    assert left_out == "# what sums read and write in the chips' memory is left out"
     assert heading == "# all_reduce, algorithm multi_axis, groups of 4 chips"
     assert names.split() == ["#", "size", "time", "algbw", "busbw", "closed", "form", "error", "bound"]
     assert units.split() == ["#", "(B)", "(us)", "(GB/s)", "(GB/s)", "(us)", "(%)", "(us)"]
@@ -221,7 +222,8 @@ def test_a_sweep_draws_the_same_figure_every_time_and_one_size_none(collective):
 
 def test_a_box_with_nccl_names_what_is_chosen_at_each_size(sim_collective):
     _, out, _ = sim_collective("all_reduce", "--topology", "dgx_h100", "--min", "8", "--max", "16 GiB", "--no-plots")
-    _, names, _, *rows = out.splitlines()
+    _, chosen, _, names, _, *rows = out.splitlines()
+    assert chosen == "# NCCL's tuner chose the algorithm, by its own predictions; another may be faster"
     assert names.split()[-1] == "algorithm"
     assert [row.split()[-1] for row in rows] == ["ring_ll"] * 18 + ["nvls"] * 14  # 8 B to 1 MiB, 2 MiB to 16 GiB
 
