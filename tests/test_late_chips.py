@@ -18,7 +18,7 @@ LATE = PerturbSpec.model_validate({"stragglers": [{"chips": [1], "delay": "1 ns"
 
 
 SHARED = {"dgx_h100_p2p_disabled": 0.06, "dgx_h100_x2_p2p_disabled": 0.06}
-"""Machines on which the messages of many chips share links, whose order a nanosecond may change: 0.02 for the others."""
+"""Messages of many chips share links there, and a nanosecond may change their order: 0.02 for the others."""
 
 
 def changes(name: str) -> list[str]:

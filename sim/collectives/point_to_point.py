@@ -63,7 +63,7 @@ def cube_mesh(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """
     to, half = Messages(topology, "all_reduce", axes), topology.chips // 2
     pairs = ((a, b) for a in to.chips.tolist() for b in to.chips.tolist() if a != b)
-    if to.n % 2 or topology.kind == "switch" or all(len(topology.route(a, b)) == 1 for a, b in pairs):
+    if to.n % 2 or len({len(topology.route(a, b)) for a, b in pairs}) == 1:
         return _direct(to, 1.0)
     first, given = to.chips // half * half, []
     for step in range(half - 1):
