@@ -131,3 +131,22 @@ def test_a_switch_drawn_as_a_node_is_a_switch(name: str) -> None:
         for size in SIZES:
             assert algorithm_of(graph, collective, "auto", size) == algorithm_of(switch, collective, "auto", size)
     assert differences(name, graph, list(COLLECTIVES)) == []
+
+
+@pytest.mark.parametrize("spines", [1, 2])
+def test_hosts_of_one_chip_on_leaves_are_numbered_by_their_links(spines: int) -> None:
+    """Four hosts on two leaves: halving and doubling pair those of a leaf first, whatever their numbers."""
+    base = data("dgx_h100_x2")
+    kind = next(name for name, link in base["link_types"].items() if link.get("medium") == "net")
+    base |= {"name": "leaves", "link_types": {"net": base["link_types"][kind]}, "reduces": False}
+    base.pop("nccl", None)
+
+    def drawn(hosts: list[int]) -> Topology:
+        nodes = {f"gpu{host}": "chip" for host in hosts} | {"leaf0": "switch", "leaf1": "switch"}
+        links = [{"between": [f"gpu{host}", f"leaf{host // 2}"], "link": "net"} for host in range(4)]
+        links += [{"between": [f"leaf{i}", f"spine{s}"], "link": "net"} for i in range(2) for s in range(spines)]
+        return machine({**base, "nodes": nodes | {f"spine{s}": "switch" for s in range(spines)}, "links": links})
+
+    for size in SIZES:
+        times = {time_s(drawn(order), "all_gather", "halving_doubling", size) for order in ([0, 1, 2, 3], [3, 1, 0, 2])}
+        assert len(times) == 1

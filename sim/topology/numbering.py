@@ -24,7 +24,8 @@ def numbering(topology: Topology, root: int | None = None) -> tuple[int, ...]:
 
     In a box the first half are chips near each other: each next one is nearest to all before it. Each of the other half
     is nearest to its partner in the first half, then to all before it: so the chips that halving and doubling pair are
-    near. Of several the one nearest to the first, to the second, and so on. Boxes follow each other, rail by rail.
+    near. Of several the one nearest to the first, to the second, and so on. Boxes of several chips follow each other, rail
+    by rail.
 
     Args:
         root: the chip that gets number 0; None where all chips may.
@@ -32,7 +33,7 @@ def numbering(topology: Topology, root: int | None = None) -> tuple[int, ...]:
     chips = tuple(range(topology.chips))
     if topology.kind != "graph" or any(not topology.reaches(chips[0], chip) for chip in chips):
         return chips
-    if len(boxes(topology)) > 1:
+    if 1 < len(boxes(topology)) < len(chips):
         found = [chip for box in rails.by_rails(topology) for chip in box]
         return tuple(found) if root is None else (root, *(chip for chip in found if chip != root))
     alike = Box(topology, chips, topology.route).alike()

@@ -70,11 +70,13 @@ class Box:
         return sum(link.latency_ps for link in links), len(links), sum(round(1e21 / link.bandwidth) for link in links)
 
     def alike(self) -> dict[int, int]:
-        """Returns for each chip a number that chips share which have the same links to the same nodes of the box."""
+        """Returns for each chip a number that chips share which have the same links to the same nodes of the box.
+
+        Chips that have links into a network only are told apart by those.
+        """
         inside: dict[int, list[tuple[int, float, int, bool]]] = {chip: [] for chip in self.chips}
-        for link in self.topology.links:
-            if link.medium == "net" or link.index in self.topology.failed:
-                continue
+        links = [link for link in self.topology.links if link.index not in self.topology.failed]
+        for link in [link for link in links if link.medium != "net"] or links:
             for chip, other, leaves in ((link.src, link.dst, True), (link.dst, link.src, False)):
                 if chip in inside:
                     inside[chip].append((other, link.bandwidth, link.latency_ps, leaves))
