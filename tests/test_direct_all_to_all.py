@@ -54,6 +54,11 @@ def test_a_twist_shortens_an_all_to_all_as_the_mean_distance(plain, twisted, gai
     assert all_to_all_s(machine(plain)) / all_to_all_s(machine(twisted)) > gain
 
 
+def test_a_torus_without_a_link_left_is_cut():
+    with pytest.raises(InputError, match="cut the machine: 0 cannot reach 1"):
+        schedule(torus(2).without(frozenset(range(len(torus(2).links)))), "all_to_all", ("x",), "dimension_ordered")
+
+
 @pytest.mark.parametrize("name", load.shipped("topology"))
 def test_the_default_is_close_to_the_bound_of_every_shipped_torus(name):
     """2 % are left to the latencies of three axes and to links that run dry between the first and last messages.

@@ -24,8 +24,8 @@ def numbering(topology: Topology, root: int | None = None) -> tuple[int, ...]:
 
     In a box the first half are chips near each other: each next one is nearest to all before it. Each of the other half
     is nearest to its partner in the first half, then to all before it: so the chips that halving and doubling pair are
-    near. Of several the one nearest to the first, to the second, and so on. Boxes of several chips follow each other, rail
-    by rail.
+    near. Of several the one nearest to the first, to the second, and so on. Boxes of several chips follow each other,
+    rail by rail.
 
     Args:
         root: the chip that gets number 0; None where all chips may.

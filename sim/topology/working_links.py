@@ -58,6 +58,8 @@ class WorkingLinks:
 
     def distances(self, sources: Int32s, length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """[sources, nodes] length of the shortest path to every node, for links of these lengths; 0 to one cut off."""
+        if not len(self.dst):
+            return np.zeros((len(sources), self.nodes), dtype=np.int64)
         order = np.argsort(self.dst, kind="stable")
         ends, first = np.unique(self.dst[order], return_index=True)
         far = np.iinfo(np.int64).max // 4
