@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from sim import load
 from sim.errors import InputError
+from sim.plots.drawing import rate
 from sim.plots.topology import draw
 from sim.specs import TopologySpec
 from sim.topology import Link, Topology, build
@@ -459,3 +460,11 @@ def test_what_would_take_minutes_is_refused_in_one_line():
 
 
 _MANY = "links=[{between: [gpu0, gpu1], link: xgmi, count: 1000000000000}, {between: [gpu1, gpu2], link: xgmi}]"
+
+
+def test_a_drawing_says_of_how_many_cables_a_link_is():
+    built = build(load.topology_spec("dgx1_v100"))
+    assert {rate(link) for link in built.links if link.medium == "nvlink"} == {
+        "20 GB/s each way, 600 ns",
+        "40 GB/s each way in 2 cables, 600 ns",
+    }

@@ -274,7 +274,7 @@ def predict(
 
 
 def bound(collective: str, axes: Axes, size_bytes: float, bandwidth: float, latency_s: float) -> float:
-    """Time that no algorithm over the links of these axes can beat, s: the larger of
+    """Time that no algorithm over the links of these axes, none of them twisted, can beat, s: the larger of
 
     - bytes over the busiest chip or cut, and the one hop on which the last of them flies;
     - one hop latency for every hop between the chips farthest apart.

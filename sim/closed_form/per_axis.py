@@ -155,7 +155,8 @@ class Ledger:
         has_form = not twisted and all(link == links[0] for link in links)
         time = collectives.predict(collective, algorithm, rings, size, bandwidth, latency) if has_form else None
         if time is None:
-            self.inexact[f"has only a bound of {collective} over {''.join(over)}"] = None
+            has = "takes twisted axes for rings in" if twisted else "has only a bound of"
+            self.inexact[f"{has} {collective} over {''.join(over)}"] = None
             time = collectives.bound(collective, rings, size, bandwidth, latency)
         elif not collectives.ends_together(algorithm, rings):
             self.inexact[f"assumes that all chips end {collective} over {''.join(over)} together"] = None
