@@ -15,6 +15,7 @@ from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.chunk_replay import ReplayError, replay
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.collectives.reduce import reverse
+from sim.collectives.schedule import PER_SEND
 from sim.errors import InputError, LayoutError
 from sim.topology import Topology
 
@@ -39,6 +40,14 @@ ROUTED = {
     "full mesh of 5": full_mesh(5),
     "two sockets": two_sockets(),
     "line of 4": graph("01", "12", "23", chips=4),  # chips forward
+    "square": graph("01", "12", "23", "30", chips=4),  # two ways to the chip opposite
+    "two boxes with two adapters": graph(
+        *("0a", "1a", "2a", "3a", "4b", "5b", "6b", "7b", "0c", "2d", "4c", "6d"),
+        chips=8,
+        switches="abcd",
+        slow="0c 2d 4c 6d",
+        net=True,
+    ),
 }
 # Direct messages between all pairs of 64 chips are 60,000 sends: one such replay is enough.
 TOO_MANY = {"4x4x4 mesh", "4x4x8 twisted"}
@@ -233,8 +242,6 @@ def test_names_are_resolved_with_suggestions() -> None:
 
 # --- the replay catches what is broken -------------------------------------------------------------------------------
 
-PER_SEND = ("src", "dst", "link", "share", "step", "direction", "own", "part", "half", "origin", "target")
-
 
 def _rebuilt(plan: Schedule, deps: list[list[int]], keep: list[int]) -> Schedule:
     """The schedule with other dependencies and only the sends `keep`."""
@@ -304,7 +311,11 @@ def test_replay_catches_broken_schedules(
             replay(broken(plan, victim), topology)
 
 
-@pytest.mark.parametrize("topology", [switch(4), two_sockets()], ids=["switch", "graph"])
+SQUARE = graph("01", "12", "23", "30", chips=4)
+"""There are two ways to the chip opposite."""
+
+
+@pytest.mark.parametrize("topology", [switch(4), two_sockets(), SQUARE], ids=["switch", "graph", "square"])
 @pytest.mark.parametrize("broken", [drop_a_send, drop_dependencies, misstate_a_share, swap_chunks, redirect])
 @pytest.mark.parametrize(("collective", "algorithm"), ON_ANY_ROUTE)
 def test_replay_catches_broken_messages(
@@ -318,6 +329,19 @@ def test_replay_catches_broken_messages(
             continue
         with pytest.raises(ReplayError):
             replay(broken(plan, victim), topology)
+
+
+def test_replay_catches_what_waits_for_only_some_ways_of_a_message() -> None:
+    """What a chip gathers is the sum of what has come to it, from the chip opposite by two ways."""
+    plan = schedule(SQUARE, "all_reduce", ("g",), "two_shot")
+    waits = [plan.dependencies(send).tolist() for send in range(len(plan))]
+    of_two = [send for send, deps in enumerate(waits) if {0, 1} <= set(plan.way[deps].tolist())]
+    assert of_two
+    for send in of_two:
+        deps = [list(each) for each in waits]
+        deps[send] = [dep for dep in deps[send] if plan.way[dep] == 0]
+        with pytest.raises(ReplayError, match="wait"):
+            replay(_rebuilt(plan, deps, list(range(len(plan)))), SQUARE)
 
 
 # --- too many sends --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import chakra_schema as et
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from machines import graph
 from typer.testing import CliRunner
 
 from sim import load, outputs
@@ -21,9 +22,11 @@ from sim.cli import app
 from sim.cli.options import about
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
+from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.export import chakra, chakra_reader
+from sim.program import ProgramBuilder
 from sim.replay import TracedProgram, read_groups, replayed
 from sim.replay import load as load_traces
 from sim.run import run
@@ -297,6 +300,32 @@ def test_the_own_end_of_a_message_may_be_left_out(tmp_path: Path, sends: tuple[s
     route = [topology.links[link] for link in topology.route(0, 1)]
     one = max(link.busy_ps(size) for link in route) + sum(link.latency_ps for link in route)
     assert length_ps(tmp_path, ranks, topology) == 3 * one
+
+
+def test_a_message_over_several_ways_is_there_when_all_of_it_is(tmp_path: Path):
+    """On a square of 50 GB/s: 100 kB by two ways to the chip opposite, and from there on to its neighbour."""
+    topology = graph("01", "12", "23", "30", chips=4)
+    give = {"comm_size": 10**5, "comm_tag": 1}
+    ranks: list[list[Any]] = [
+        [et.node(1, "give", "COMM_SEND_NODE", comm_dst=2, **give)],
+        [],
+        [
+            et.node(1, "take", "COMM_RECV_NODE", comm_src=0, **give),
+            et.node(2, "give", "COMM_SEND_NODE", after=[1], comm_dst=3, **give),
+        ],
+        [et.node(1, "take", "COMM_RECV_NODE", comm_src=2, **give)],
+    ]
+    assert length_ps(tmp_path, ranks, topology) == (1 + 2) * 10**6 + (2 + 1) * 10**6
+
+
+def test_a_collective_over_several_ways_is_exported_and_read_again(tmp_path: Path):
+    topology = graph("01", "12", "23", "30", chips=4)
+    builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(4)), *(link.name for link in topology.links)])
+    emit(builder, topology, schedule(topology, "all_to_all", ("g",), "one_shot"), 1e6, "all_to_all(g)")
+    program = builder.build()
+    chakra.write(program, 4, tmp_path, "square")
+    again = load_traces(tmp_path / "square", topology).program
+    assert simulate(again).makespan_ps == simulate(program).makespan_ps
 
 
 def send(**more: Any) -> Any:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
 from sim import bench, load, units
-from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, algorithm_of
+from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, algorithm_of, schedule
 from sim.errors import InputError
 from sim.specs import TopologySpec
 from sim.topology import Topology, build
 
 Data = dict[str, Any]
 ADAPTER: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
-GRAPHS = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "graph"]
+SHIPPED_GRAPHS = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "graph"]
+SEVERAL_WAYS = ["four_adapters", "four_pcie_switches", "square"]
+GRAPHS = [*SHIPPED_GRAPHS, *SEVERAL_WAYS]
+SHIPPED = load.shipped("topology")
 SWITCHES = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "switch"]
 SIZES = (8.0, 2.0**16, 2.0**24)
 NUMBERED = ("permute", "sendrecv", "broadcast", "reduce", "gather", "scatter")
@@ -27,7 +32,36 @@ RENUMBERED = [name for name in COLLECTIVES if name not in NUMBERED]
 
 
 def data(name: str) -> Data:
-    return load.topology_spec(name).model_dump(mode="json", exclude_none=True)
+    return load.topology_spec(name).model_dump(mode="json", exclude_none=True) if name in SHIPPED else drawn(name)
+
+
+def drawn(name: str) -> Data:
+    """Machines with several equally good ways that do not merge into one.
+
+    Two boxes of eight with an adapter at every second GPU, or at PCIe switches of two GPUs, each on a rail of its own;
+    and four GPUs in a square.
+    """
+    pci = {"name": "pci", "bandwidth": "50 GB/s", "latency": "0.7 us", "medium": "pci"}
+    result = data("dgx_h100_x2") | {"name": name, "links": []}
+    nvlink, net = (
+        next(kind for kind, link in result["link_types"].items() if (link["medium"] == "net") == network)
+        for network in (False, True)
+    )
+    result["link_types"]["pci"], links = pci, []
+    for gpu in range(16):
+        box, pair = gpu // 8, gpu % 8 // 2
+        links.append((f"gpu{gpu}", f"nvswitch{box}", nvlink))
+        if name == "four_pcie_switches":
+            links.append((f"gpu{gpu}", f"plx{box}_{pair}", "pci"))
+        if gpu % 2 == 0:
+            links.append((f"gpu{gpu}" if name == "four_adapters" else f"plx{box}_{pair}", f"rail{pair}", net))
+    if name == "square":
+        links = [(f"gpu{gpu}", f"gpu{(gpu + 1) % 4}", nvlink) for gpu in range(4)]
+        result["reduces"] = False
+    nodes = dict.fromkeys(node for *ends, _ in links for node in ends)
+    result["nodes"] = {node: "chip" if node.startswith("gpu") else "switch" for node in nodes}
+    result["links"] = [{"between": ends, "link": link} for *ends, link in links]
+    return dict(ADAPTER.validate_python(result).model_dump(mode="json", exclude_none=True))
 
 
 def machine(drawn: Data) -> Topology:
@@ -85,6 +119,21 @@ def test_numbers_of_chips_and_the_order_of_links_decide_no_time(name: str, seed:
     for link in drawn["links"]:
         draw.shuffle(link["between"])
     assert differences(name, machine(drawn), RENUMBERED) == []
+
+
+@pytest.mark.parametrize("name", SEVERAL_WAYS)
+def test_equally_good_ways_carry_as_much_of_a_message_each(name: str) -> None:
+    topology = shipped(name)
+    plan = schedule(topology, "all_to_all", ("g",), "one_shot")
+    firsts = np.flatnonzero(plan.follows < 0)
+    several = 0
+    for src, dst in itertools.permutations(range(topology.chips), 2):
+        ways = topology.ways(src, dst)
+        rows = firsts[(plan.src[firsts] == src) & (plan.dst[firsts] == dst)]
+        assert sorted(plan.link[rows].tolist()) == sorted(way[0] for way in ways)
+        assert plan.share[rows].tolist() == [1 / topology.chips / len(ways)] * len(ways)
+        several += len(ways) > 1
+    assert several
 
 
 def widened(kinds: Data, link: str, factor: float) -> str:

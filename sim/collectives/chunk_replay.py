@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
-from sim.collectives.schedule import Schedule
+import numpy as np
+import numpy.typing as npt
+
+from sim.collectives.schedule import PER_SEND, Schedule
 from sim.topology.graph import Topology
 
 Position = tuple[int, ...]
@@ -20,6 +25,8 @@ Element = tuple[int, int, Position, Position]
 """(part, half, origin, target); for sums and copies the box that is not named is all -1."""
 
 
+_DATA = ("part", "half", "origin", "target")
+"""Columns of a schedule that say which data a send carries."""
 MESSAGES = ("all_to_all", "permute", "gather", "scatter", "sendrecv")
 """Collectives whose every element has one sender and one receiver."""
 
@@ -30,7 +37,69 @@ class ReplayError(RuntimeError):
 
 def replay(schedule: Schedule, topology: Topology) -> None:
     """Raises ReplayError unless the schedule carries out its collective on every group of the mesh."""
-    _Replay(schedule, topology).run()
+    _Replay(_on_first_ways(schedule, topology), topology).run()
+
+
+def _on_first_ways(schedule: Schedule, topology: Topology) -> Schedule:
+    """Returns the schedule as if each message went over the first of its ways alone.
+
+    Raises:
+        ReplayError: a way does not lead to the receiver, the ways of a message carry different things, or something
+            waits for only some of them.
+    """
+    if not schedule.way.any():
+        return schedule
+    head = np.where(schedule.follows < 0, np.arange(len(schedule)), schedule.follows)
+    while (further := head[head]).tobytes() != head.tobytes():
+        head = further
+    last = np.zeros(len(schedule), dtype=np.int64)
+    np.maximum.at(last, head, np.arange(len(schedule)))
+    ends = np.array([(link.src, link.dst) for link in topology.links])[schedule.link]
+    comes_from = np.where(schedule.follows < 0, schedule.src, ends[schedule.follows, 1])
+    strays = (ends[:, 0] != comes_from) | (ends[last[head], 1] != schedule.dst)
+    what = np.column_stack([getattr(schedule, name) for name in ("src", "dst", "share", *_DATA)])
+    changes = (what != what[head]).any(axis=1) | (schedule.own & (schedule.follows >= 0))
+    if ((strays | changes) & (schedule.way > 0)).any():
+        raise ReplayError("a way of a message does not lead to its receiver, or carries something else on the way")
+    ways = _heads_of_messages(schedule, np.unique(head))
+    message = {each: set(last[rows].tolist()) for rows in ways for each in last[rows].tolist()}
+    number = np.cumsum(schedule.way == 0) - 1
+    counts, dep_counts, deps = np.ones(len(schedule)), np.zeros_like(schedule.dep_counts), list[int]()
+    for rows in ways:
+        waits = [set(schedule.dependencies(row).tolist()) for row in rows]
+        if any(each != waits[0] for each in waits) or np.ptp(schedule.share[rows]) > 0:
+            raise ReplayError(f"sends {rows} are one message, and wait for other sends or carry other bytes")
+        if any(not waits[0].issuperset(message.get(dep, ())) for dep in waits[0]):
+            raise ReplayError(f"send {rows[0]} waits for only some ways of a message")
+        counts[rows[0]] = len(rows)
+        left = [int(number[dep]) for dep in schedule.dependencies(rows[0]) if schedule.way[dep] == 0]
+        dep_counts[rows[0]] = len(left)
+        deps += left
+    kept = np.flatnonzero(schedule.way == 0)
+    follows = np.where(schedule.follows >= 0, number[schedule.follows], -1)
+    columns = {name: getattr(schedule, name)[kept] for name in PER_SEND}
+    columns |= {
+        "share": (schedule.share * counts[head])[kept],
+        "follows": follows[kept],
+        "dep_counts": dep_counts[kept],
+    }
+    return replace(schedule, deps=np.array(deps, dtype=np.int32), **columns)
+
+
+def _heads_of_messages(schedule: Schedule, heads: npt.NDArray[np.int64]) -> list[list[int]]:
+    """Returns the first sends of each message, one for every way: the i-th of each way are of the i-th message."""
+    names = ("src", "dst", "own", *_DATA)
+    columns = map(tuple, np.column_stack([getattr(schedule, name)[heads] for name in names]).tolist())
+    found: dict[tuple[object, int], list[tuple[int, int]]] = {}
+    seen: Counter[tuple[object, int]] = Counter()
+    for send, way, data in zip(heads.tolist(), schedule.way[heads].tolist(), columns, strict=True):
+        found.setdefault((data, seen[data, way]), []).append((way, send))
+        seen[data, way] += 1
+    for ways in found.values():
+        ways.sort()
+        if [way for way, _ in ways] != list(range(len(ways))):
+            raise ReplayError(f"the ways of the message of send {ways[0][1]} must be numbered from 0")
+    return sorted([send for _, send in ways] for ways in found.values())
 
 
 class _Replay:

@@ -167,25 +167,31 @@ def emit_message(
     after: Ids,
     collective: int = -1,
 ) -> Ids:
-    """Append a message of `size` bytes from chip to chip once `after` [1] has ended; [1] the task that brings it there.
+    """Append a message of `size` bytes from chip to chip once `after` [1] has ended.
+
+    Returns:
+        [ways] the tasks that bring it there, one for each of its equally good ways.
 
     Raises:
         InputError: there is no way.
     """
-    task = np.array([-1], dtype=np.int32)
-    for number, index in enumerate(topology.route(src, dst)):
-        link = topology.links[index]
-        task = builder.add(
-            op,
-            Kind.SEND,
-            [src],
-            peer=dst,
-            busy_ps=link.busy_ps(size),
-            flight_ps=link.latency_ps,
-            resource=topology.chips + index,
-            follows=task,
-            deps=() if number else (after,),
-            bytes=size,
-            collective=collective,
-        )
-    return task
+    ways, arrivals = topology.ways(src, dst), []
+    for way in ways:
+        task = np.array([-1], dtype=np.int32)
+        for number, index in enumerate(way):
+            link = topology.links[index]
+            task = builder.add(
+                op,
+                Kind.SEND,
+                [src],
+                peer=dst,
+                busy_ps=link.busy_ps(size / len(ways)),
+                flight_ps=link.latency_ps,
+                resource=topology.chips + index,
+                follows=task,
+                deps=() if number else (after,),
+                bytes=size / len(ways),
+                collective=collective,
+            )
+        arrivals.append(task)
+    return np.concatenate(arrivals)

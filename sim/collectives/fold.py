@@ -51,7 +51,7 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     follows = np.where(plan.follows >= 0, kind_of[plan.follows], np.int32(-1))
 
     # Steps, directions and halves are by what loops of matmuls choose sends.
-    columns = [link, follows, plan.share, plan.dep_counts, plan.step, plan.direction, plan.half]
+    columns = [link, follows, plan.share, plan.way, plan.dep_counts, plan.step, plan.direction, plan.half]
     if not all(_rows_alike(column.reshape(each, chips, 1)) for column in columns):
         raise NotFoldableError(f"{plan.collective}: chips do different things")
     if not _one_of_each_arrives(plan, kind_of, each):
@@ -73,7 +73,7 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
 
     mine = np.flatnonzero(plan.src == 0)
     nowhere = np.zeros(each, dtype=np.int32)
-    names = ("share", "step", "direction", "own", "dep_counts", "part", "half", "origin", "target")
+    names = ("share", "step", "direction", "own", "way", "dep_counts", "part", "half", "origin", "target")
     return replace(
         plan,
         src=nowhere,

@@ -32,7 +32,7 @@ from sim.specs.nccl import NvlsTimes
 from sim.topology import rails
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
-from sim.topology.orders import Way
+from sim.topology.paths import Way
 
 _ROUNDS = (64, 8, 2)
 """Below so many rounds of all channels and parts the chunk is halved, once each. Source: NCCL 2.30, src/enqueue.cc."""

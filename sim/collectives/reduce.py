@@ -49,6 +49,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
         step=(last_step[run] - schedule.step)[::-1],
         direction=-schedule.direction[::-1],
         own=adds[::-1],
+        way=schedule.way[::-1],
         dep_counts=np.bincount(new_send, minlength=n).astype(np.int32),
         deps=waits_for[by_new_send],
         part=schedule.part[::-1],

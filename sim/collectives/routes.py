@@ -1,12 +1,14 @@
 """Messages along routes, for machines on which chips are joined by a switch or an arbitrary graph of links.
 
-A message is one send per link of `Topology.route` (on a switch, the sender's egress and the receiver's ingress), each
-following the one before: PCI Express, NVSwitches and networks forward packets, not messages. All of them name the chips
-at both ends of the route, whatever nodes the link joins.
+A message is one send per link of its way (on a switch, the sender's egress and the receiver's ingress), each following
+the one before: PCI Express, NVSwitches and networks forward packets, not messages. All of them name the chips at both
+ends of the way, whatever nodes the link joins. Of several equally good ways (`Topology.ways`) each takes as much of the
+message, so that it is no matter which of them comes first in the machine's file.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy.typing as npt
 from sim.collectives.mesh import positions
 from sim.collectives.schedule import Int32s, ScheduleBuilder
 from sim.topology.graph import Topology
+from sim.topology.paths import Way
 
 
 class Messages:
@@ -26,6 +29,8 @@ class Messages:
         self._topology = topology
         self._home = positions(topology, axes)
         self._builder = ScheduleBuilder(collective, axes, parts)
+        self._others: dict[int, list[int]] = {}
+        """Of a message's last send on its first way: those on its other ways."""
         self.add, self.build, self.repeat = self._builder.add, self._builder.build, self._builder.repeat
 
     def send(
@@ -42,41 +47,64 @@ class Messages:
         deps: Sequence[Int32s] = (),
         links: Sequence[Sequence[int]] | None = None,
     ) -> Int32s:
-        """A message for each entry of `src`: the last sends [n], which bring them to `dst`.
+        """A message for each entry of `src`: [n] sends that bring them to `dst`, each for all of its message.
 
         Args:
-            share, part: [n], or of all.
-            links: [n] the way of each message; None for the machine's routes.
+            share, part, own: [n], or of all.
+            links: [n] the one way of each message; None for the machine's ways.
             origin, target: [n] chips whose data this is and whom it is for; None for all.
             deps: [n] arrays of the arrivals that each message waits for, -1 for none.
         """
         if not len(src):
             return src
-        routes = links or [self._topology.route(a, b) for a, b in zip(src.tolist(), dst.tolist(), strict=True)]
-        hops = max(len(route) for route in routes)
-        ways = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
-        parts, shares = np.broadcast_to(part, len(src)), np.broadcast_to(share, len(src))
+        pairs = zip(src.tolist(), dst.tolist(), strict=True)
+        ways = [self._ways(*pair) for pair in pairs] if links is None else [(way,) for way in links]
+        counts = np.array([len(equal) for equal in ways])
+        first = np.cumsum(counts) - counts
+        message = np.repeat(np.arange(len(src)), counts)
+        way_of = np.arange(len(message)) - first[message]
+        hops = max(len(way) for equal in ways for way in equal)
+        links_of = np.array([(*way, *[-1] * (hops - len(way))) for equal in ways for way in equal], dtype=np.int32)
+        owns, parts = (np.broadcast_to(column, len(src)) for column in (own, part))
+        shares = np.broadcast_to(share, len(src)) / counts
         boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
+        arrivals = [each for dep in deps for each in self._on_all_ways(dep)]
 
-        sent = np.full(len(src), -1, dtype=np.int32)
+        sent = np.full(len(message), -1, dtype=np.int32)
         for hop in range(hops):
-            rows = np.flatnonzero(ways[:, hop] >= 0)
-            of, to = (None if box is None else box[rows] for box in boxes)
+            rows = np.flatnonzero(links_of[:, hop] >= 0)
+            of = message[rows]
             sent[rows] = self._builder.add(
-                src[rows],
-                dst[rows],
-                ways[rows, hop],
+                src[of],
+                dst[of],
+                links_of[rows, hop],
                 follows=sent[rows],
-                share=shares[rows],
+                share=shares[of],
                 step=step,
                 direction=0,
-                own=False if hop else own,
-                part=parts[rows],
-                origin=of,
-                target=to,
-                deps=[] if hop else deps,
+                own=False if hop else owns[of],
+                way=way_of[rows],
+                part=parts[of],
+                origin=None if boxes[0] is None else boxes[0][of],
+                target=None if boxes[1] is None else boxes[1][of],
+                deps=[] if hop else [each[of] for each in arrivals],
             )
-        return sent
+        for at in np.flatnonzero(counts > 1):
+            self._others[int(sent[first[at]])] = sent[first[at] + 1 : first[at] + counts[at]].tolist()
+        arrived: Int32s = sent[first]
+        return arrived
+
+    def _ways(self, src: int, dst: int) -> list[Way]:
+        """The ways of a message, by the numbers of the chips on them."""
+        links, chips = self._topology.links, self._topology.chips
+        ways = self._topology.ways(src, dst)
+        return sorted(ways, key=lambda way: [node for link in way if (node := links[link].dst) < chips])
+
+    def _on_all_ways(self, arrivals: Int32s) -> list[Int32s]:
+        """Columns of what arrives over each way of the messages, -1 where a message has fewer."""
+        others = [self._others.get(send, []) for send in arrivals.tolist()] if self._others else []
+        columns = itertools.zip_longest(*others, fillvalue=-1)
+        return [arrivals, *(np.array(column, dtype=np.int32) for column in columns)]
 
 
 def pass_on(

@@ -17,8 +17,10 @@ other lengths than its axes. -1 means all positions of the group, so one send ma
 - all-to-all: `origin` is -1 on the axes travelled before, `target` on those still to be travelled.
 
 A message whose way has several links is a send per link, all from its first to its last chip; only the first may be
-`own` and wait for other sends, each later one follows the one before, and the last arrives. A switch that reduces may
-join the messages that have reached it into one, their sum, and send one message on to several chips.
+`own` and wait for other sends, each later one follows the one before, and the last arrives. A message that has several
+equally good ways is such a row of sends on each, with as many bytes on one as on another, and what waits for it waits
+for the last of every row. A switch that reduces may join the messages that have reached it into one, their sum, and
+send one message on to several chips.
 """
 
 from __future__ import annotations
@@ -73,6 +75,8 @@ class Schedule:
     """[n] +1 or -1 along its axis; 0 on a switch or graph."""
     own: npt.NDArray[np.bool_]
     """[n] whether the payload holds data of the sender itself (its shard, or its contribution to a sum)."""
+    way: Int32s
+    """[n] which of its message's equally good ways it is on, from 0: each carries as much of the message."""
     dep_counts: Int32s
     """[n] number of sends each send waits for."""
     deps: Int32s
@@ -112,7 +116,7 @@ MOST_SENDS = 20_000_000
 """Of one collective on all chips: more than the all-reduce of 65,536 chips, and some gigabytes."""
 
 _DTYPES = {"share": np.float64, "own": np.bool_}
-_COLUMNS = ("src", "dst", "link", "share", "step", "direction", "own", "part", "half")
+_COLUMNS = ("src", "dst", "link", "share", "step", "direction", "own", "way", "part", "half")
 
 
 PER_SEND = (*_COLUMNS, "origin", "target")
@@ -154,6 +158,7 @@ class ScheduleBuilder:
         own: npt.ArrayLike,
         part: npt.ArrayLike,
         half: npt.ArrayLike = -1,
+        way: npt.ArrayLike = 0,
         follows: npt.ArrayLike = -1,
         origin: Int32s | None = None,
         target: Int32s | None = None,
@@ -175,6 +180,7 @@ class ScheduleBuilder:
             "step": step,
             "direction": direction,
             "own": own,
+            "way": way,
             "part": part,
             "half": half,
         }

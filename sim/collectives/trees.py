@@ -22,7 +22,7 @@ from sim.collectives.schedule import Int32s, Schedule, check_size
 from sim.topology import rails
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
-from sim.topology.orders import Way
+from sim.topology.paths import Way
 from sim.topology.rings import chains
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -112,15 +113,16 @@ class Assembly:
         met, _ = (  # a moment on both ends: a trace of one of them tells when the other has come
             builder.add(op, Kind.EVENT, stage.chips, deps=begins, collective=instance) for stage in (src, dst)
         )
-        sends = []
+        sends: list[list[int]] = []
         for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
             try:
-                sends.append(emit_message(builder, topology, here, there, size, op, met[rank : rank + 1], instance))
+                tasks = emit_message(builder, topology, here, there, size, op, met[rank : rank + 1], instance)
             except InputError as error:
                 raise error.within(op) from None
-        arrived = np.concatenate(sends)
+            sends.append(tasks.tolist())
+        arrived = [np.array(each, dtype=np.int32) for each in itertools.zip_longest(*sends, fillvalue=-1)]
         sent, there = (
-            builder.add(op, Kind.END, stage.chips, deps=(begin, arrived), collective=instance)
+            builder.add(op, Kind.END, stage.chips, deps=(begin, *arrived), collective=instance)
             for stage, begin in zip((src, dst), begins, strict=True)
         )
         return sent, there
@@ -133,7 +135,7 @@ def _check_alike(src: Stage, dst: Stage, stands_for: StandsFor) -> None:
         NotFoldableError: they do not.
     """
     pairs = zip(src.all_chips.tolist(), dst.all_chips.tolist(), strict=True)
-    ways = [list(stands_for.whole.route(here, there)) for here, there in pairs]
+    ways = [[link for way in stands_for.whole.ways(*pair) for link in way] for pair in pairs]
     kinds = [stands_for.link[way].tolist() for way in ways]
     links = [link for way in ways for link in way]
     if any(kind != kinds[0] for kind in kinds) or len(set(links)) < len(links):

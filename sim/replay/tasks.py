@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,12 +36,13 @@ class Tasks:
         self._resource = {name: i for i, name in enumerate(names)}
         self.builder = ProgramBuilder(names)
         self._made: dict[Key, Ids] = {}
+        """Tasks with which each node ends."""
 
     def add(self, each: RankNode) -> None:
         """Adds the tasks of a node that is of no collective, after those of its parents."""
-        after = [self._made[dep] for dep in self._matched.parents[each.key]]
+        after = self._ends_of(self._matched.parents[each.key])
         if each.key in self._matched.sender_of:
-            after.append(self._made[self._matched.sender_of[each.key]])
+            after += self._ends_of([self._matched.sender_of[each.key]])
         if "resource" in each.node.attributes:
             made = self._as_written(each, after)
         elif each.node.type == NodeType.COMM_SEND:
@@ -57,6 +59,10 @@ class Tasks:
             flight_ps = self._duration_ps(each) if memory else each.node.duration_us * 1_000_000
             made = self.builder.add(each.node.name, Kind.EVENT, each.rank, flight_ps=flight_ps, deps=after)
         self._made[each.key] = made
+
+    def _ends_of(self, nodes: Sequence[Key]) -> list[Ids]:
+        """Returns the tasks, one in each array, with which these nodes end."""
+        return [self._made[node][way : way + 1] for node in nodes for way in range(len(self._made[node]))]
 
     def _as_written(self, each: RankNode, after: list[Ids]) -> Ids:
         """Returns a task of this program, with the resources it held."""
@@ -142,7 +148,7 @@ class Tasks:
                 member.node.name,
                 Kind.EVENT,
                 member.rank,
-                deps=[self._made[dep] for dep in self._matched.parents[member.key]],
+                deps=self._ends_of(self._matched.parents[member.key]),
             )
             for member in collective.members
         ]

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.topology.graph import Topology
-from sim.topology.orders import Way
-from sim.topology.paths import equal_paths
+from sim.topology.paths import Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +44,7 @@ def direct_ways(topology: Topology, src: int, dst: int) -> list[Way]:
     links = topology.links
     if not topology.reaches(src, dst):
         return []
-    return [
-        way for way in equal_paths(topology, src, dst) if all(links[link].dst >= topology.chips for link in way[:-1])
-    ]
+    return [way for way in topology.ways(src, dst) if all(links[link].dst >= topology.chips for link in way[:-1])]
 
 
 def adapters(topology: Topology, box: Sequence[int], others: Sequence[int]) -> list[Adapter]:

@@ -17,7 +17,7 @@ from sim.errors import InputError
 from sim.specs import GraphSpec, Medium, NcclSpec, NetworkSpec
 from sim.topology.bundles import bundle
 from sim.topology.chip import Chip
-from sim.topology.paths import shortest, widest
+from sim.topology.paths import Way, shortest, widest
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -98,7 +98,7 @@ class Topology:
     collective_overhead_s: float
     collectives: Mapping[str, str]
     """Default algorithm per collective."""
-    route_of: Callable[[Topology, int, int], tuple[int, ...]] = field(repr=False)
+    ways_of: Callable[[Topology, int, int], tuple[Way, ...]] = field(repr=False)
     kind: Literal["torus", "switch", "graph"] = "graph"
     nccl: NcclSpec | None = None
     """How NCCL runs on this machine; None where it does not."""
@@ -170,12 +170,17 @@ class Topology:
         """
         return self._neighbours.get((chip, axis, direction))
 
-    def route(self, src: int, dst: int) -> tuple[int, ...]:
-        """Link indices of the path from chip `src` to chip `dst`; none from a chip to itself."""
+    def ways(self, src: int, dst: int) -> tuple[Way, ...]:
+        """The equally good ways from chip `src` to chip `dst`, over which a message goes in equal parts."""
         if self.stands_for is None:
-            return self.route_of(self, src, dst)
-        way = self.stands_for.whole.route(self.number(src), self.number(dst))
-        return tuple(int(self.stands_for.link[link]) for link in way)
+            return self.ways_of(self, src, dst)
+        link = self.stands_for.link
+        ways = self.stands_for.whole.ways(self.number(src), self.number(dst))
+        return tuple(tuple(int(link[each]) for each in way) for way in ways)
+
+    def route(self, src: int, dst: int) -> Way:
+        """The first way from chip `src` to chip `dst`; no links from a chip to itself."""
+        return self.ways(src, dst)[0]
 
     def reaches(self, src: int, dst: int) -> bool:
         """Whether there is a route from chip `src` to chip `dst`: failed links may leave none."""
@@ -229,7 +234,7 @@ def _without(whole: Topology, failed: frozenset[int]) -> Topology:
     return replace(
         whole,
         axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in whole.axes),
-        route_of=shortest if whole.kind == "torus" else whole.route_of,
+        ways_of=shortest if whole.kind == "torus" else whole.ways_of,
         vertex_transitive=False,
         reduces=whole.reduces and (whole.reducer is None or all_reach),
         reducer=whole.reducer if all_reach else None,
@@ -279,7 +284,7 @@ def build(spec: GraphSpec) -> Topology:
         links=tuple(links),
         collective_overhead_s=spec.collective_overhead.value,
         collectives=spec.collectives,
-        route_of=widest,
+        ways_of=widest,
         nccl=spec.nccl,
         reduces=spec.reduces or multicasts,
         multicast=next((number[name] for name in nodes if spec.nodes[name] == "multicast"), None),

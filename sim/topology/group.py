@@ -14,7 +14,7 @@ from math import prod
 import numpy as np
 
 from sim.topology.graph import Axis, Int32s, Topology
-from sim.topology.paths import dimension_ordered
+from sim.topology.paths import Way, dimension_ordered
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,22 +65,22 @@ def _box(whole: Topology, chips: tuple[int, ...]) -> Group | None:
         (number[chip], axis, direction): (number[other], new[link])
         for (chip, axis, direction), (other, link) in inside.items()
     }
-    machine = replace(machine, axes=axes, kind="torus", route_of=dimension_ordered, _neighbours=neighbours)
+    machine = replace(machine, axes=axes, kind="torus", ways_of=dimension_ordered, _neighbours=neighbours)
     return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
 
 
 def _any(whole: Topology, chips: tuple[int, ...]) -> Group:
     """Returns the members with all switches, and the chips that forward their messages."""
-    routes = {(a, b): whole.route(chips[a], chips[b]) for a in range(len(chips)) for b in range(len(chips)) if a != b}
-    between = {whole.links[link].dst for route in routes.values() for link in route}.difference(chips)
+    ways = {(a, b): whole.ways(chips[a], chips[b]) for a in range(len(chips)) for b in range(len(chips)) if a != b}
+    between = {whole.links[link].dst for equal in ways.values() for way in equal for link in way}.difference(chips)
     relays = tuple(sorted(between.union(range(whole.chips, len(whole.nodes)))))
     nodes = {*chips, *relays}
     links = [link.index for link in whole.links if link.src in nodes and link.dst in nodes]
     new = {link: i for i, link in enumerate(links)}
-    renumbered = {ends: tuple(new[link] for link in route) for ends, route in routes.items()}
+    renumbered = {ends: tuple(tuple(new[link] for link in way) for way in equal) for ends, equal in ways.items()}
 
-    def route_of(machine: Topology, src: int, dst: int) -> tuple[int, ...]:
-        return renumbered.get((src, dst), ())
+    def ways_of(machine: Topology, src: int, dst: int) -> tuple[Way, ...]:
+        return renumbered.get((src, dst), ((),))
 
     torus, machine = whole.kind == "torus", _part(whole, chips, relays, links)
     machine = replace(
@@ -89,7 +89,7 @@ def _any(whole: Topology, chips: tuple[int, ...]) -> Group:
         axes=(Axis("g", len(chips), ring=False),),
         kind="graph" if torus else whole.kind,
         collectives={} if torus else whole.collectives,  # algorithms between neighbours
-        route_of=route_of,
+        ways_of=ways_of,
     )
     return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
 

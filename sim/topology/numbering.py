@@ -10,6 +10,7 @@ from sim.topology import rails
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.orders import Box
+from sim.topology.paths import Way
 
 _MOST_ORDERS = 16
 """Orders that are followed while they are equally good: those of a symmetric machine are the same but for names."""
@@ -77,8 +78,8 @@ def renumbered(topology: Topology, order: tuple[int, ...]) -> Topology:
     """Returns the machine whose chip i is the chip `order[i]` of this one; links keep their numbers."""
     number = {chip: i for i, chip in enumerate(order)}
 
-    def route(machine: Topology, src: int, dst: int) -> tuple[int, ...]:
-        return topology.route(order[src], order[dst])
+    def ways(machine: Topology, src: int, dst: int) -> tuple[Way, ...]:
+        return topology.ways(order[src], order[dst])
 
     return replace(
         topology,
@@ -87,5 +88,5 @@ def renumbered(topology: Topology, order: tuple[int, ...]) -> Topology:
             replace(link, src=number.get(link.src, link.src), dst=number.get(link.dst, link.dst))
             for link in topology.links
         ),
-        route_of=route,
+        ways_of=ways,
     )

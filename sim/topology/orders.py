@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from sim.topology.graph import Topology
+from sim.topology.paths import Way
 
 _MOST_STEPS = 2_000
 """Of one search: the boxes of eight take a few hundred."""
@@ -22,8 +23,6 @@ _MOST_SHARING = 4
 
 Lanes = dict[int, int]
 """Lanes that are left of each link."""
-Way = tuple[int, ...]
-"""Links from a chip to another."""
 MOST_RINGS = 32
 """As many channels as NCCL has at most."""
 Cost = tuple[int, int, int]

@@ -15,8 +15,10 @@ from sim.specs import MEDIA, Medium
 if TYPE_CHECKING:
     from sim.topology.graph import Link, Topology
 
-MOST_PATHS = 64
-"""Equally good paths of a message that are kept."""
+Way = tuple[int, ...]
+"""Links from a chip to another."""
+MOST_WAYS = 64
+"""Equally good ways of a message that are kept."""
 
 
 class _Allowed(NamedTuple):
@@ -31,8 +33,8 @@ _ALLOWED = tuple(_Allowed(network, forwarding) for network in (False, True) for 
 """From the best kind of path to the worst."""
 
 
-def dimension_ordered(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
-    """Shortest path on an untwisted torus or mesh: the axes one after the other, each the short way round.
+def dimension_ordered(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
+    """The one shortest path on an untwisted torus or mesh: the axes one after the other, each the short way round.
 
     Where both ways round are equally long, the + direction.
 
@@ -55,11 +57,11 @@ def dimension_ordered(topology: Topology, src: int, dst: int) -> tuple[int, ...]
                 raise InputError(f"a dimension-ordered route needs link '{missing}'", where=topology.name)
             chip, link = step
             path.append(link)
-    return tuple(path)
+    return (tuple(path),)
 
 
-def shortest(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
-    """Path with the fewest hops on a torus, and of several such paths the first by the names of its links.
+def shortest(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
+    """The one path with the fewest hops on a torus, and of several such paths the first by the names of its links.
 
     Raises:
         InputError: no path.
@@ -71,21 +73,12 @@ def shortest(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
     while dst != src:
         path.append(last[dst].index)
         dst = last[dst].src
-    return tuple(reversed(path))
-
-
-def widest(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
-    """Path of a message on a graph: the first of `equal_paths`.
-
-    Raises:
-        InputError: no path.
-    """
-    return equal_paths(topology, src, dst)[0]
+    return (tuple(reversed(path)),)
 
 
 @functools.lru_cache(maxsize=2**17)
-def equal_paths(topology: Topology, src: int, dst: int) -> tuple[tuple[int, ...], ...]:
-    """The best paths of a message on a graph, at most MOST_PATHS of those that are equally good.
+def widest(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
+    """The best paths of a message on a graph, at most MOST_WAYS of those that are equally good.
 
     A path inside a box uses no network link, and no chip forwards the messages of others, where such paths exist: a GPU
     with two links is no shortcut between two others. Of these paths the best has the highest bandwidth of its slowest
@@ -103,7 +96,7 @@ def equal_paths(topology: Topology, src: int, dst: int) -> tuple[tuple[int, ...]
     raise _no_path(topology, src, dst)
 
 
-def _tight(topology: Topology, src: int, dst: int, width: float, allowed: _Allowed) -> tuple[tuple[int, ...], ...]:
+def _tight(topology: Topology, src: int, dst: int, width: float, allowed: _Allowed) -> tuple[Way, ...]:
     """Paths of the lowest latency and fewest hops over links of at least `width`, network links last."""
     left = _lengths(topology, dst, width, allowed)
     links, outgoing = topology.links, _outgoing(topology)
@@ -119,7 +112,7 @@ def _tight(topology: Topology, src: int, dst: int, width: float, allowed: _Allow
                 if (after[0] + link.latency_ps, after[1] + 1) == left[node]:
                     longer.append((link.medium, (*path, link.index)))
         nearest = min((medium for medium, _ in longer), key=MEDIA.index)
-        paths = [path for medium, path in longer if medium == nearest][:MOST_PATHS]
+        paths = [path for medium, path in longer if medium == nearest][:MOST_WAYS]
     return tuple(paths)
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from sim.topology import orders
 from sim.topology.boxes import Adapter, adapters, boxes, direct_ways, network_links
 from sim.topology.graph import Topology
-from sim.topology.orders import MOST_RINGS, Box, Lanes, Way, has_lanes, take
+from sim.topology.orders import MOST_RINGS, Box, Lanes, has_lanes, take
+from sim.topology.paths import Way
 
 
 @dataclass(frozen=True, slots=True)

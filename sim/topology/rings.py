@@ -11,7 +11,8 @@ from sim.specs import MEDIA, Medium
 from sim.topology import orders, rails
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
-from sim.topology.orders import MOST_RINGS, Box, Way
+from sim.topology.orders import MOST_RINGS, Box
+from sim.topology.paths import Way
 
 _Ways = Callable[[int, int], Way | None]
 

@@ -6,7 +6,7 @@ from sim.specs import SwitchSpec
 from sim.topology.bundles import effective
 from sim.topology.chip import Chip
 from sim.topology.graph import Axis, Link, Topology
-from sim.topology.paths import cut_off
+from sim.topology.paths import Way, cut_off
 
 
 def build(spec: SwitchSpec) -> Topology:
@@ -30,7 +30,7 @@ def build(spec: SwitchSpec) -> Topology:
         links=tuple(links),
         collective_overhead_s=spec.collective_overhead.value,
         collectives=spec.collectives,
-        route_of=_route,
+        ways_of=_ways,
         kind="switch",
         vertex_transitive=True,
         nccl=spec.nccl,
@@ -39,10 +39,10 @@ def build(spec: SwitchSpec) -> Topology:
     )
 
 
-def _route(topology: Topology, src: int, dst: int) -> tuple[int, ...]:
+def _ways(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
     """The sender's egress, then the receiver's ingress. Raises InputError where one has failed: there is no other."""
     ports = () if src == dst else (2 * src, 2 * dst + 1)
     if not topology.failed.isdisjoint(ports):
         lost = topology.links[next(port for port in ports if port in topology.failed)].name
         raise cut_off(topology, f"{topology.nodes[src]} cannot reach {topology.nodes[dst]} without {lost}")
-    return ports
+    return (ports,)

@@ -58,7 +58,7 @@ def build(spec: TorusSpec) -> Topology:
         links=tuple(links),
         collective_overhead_s=spec.collective_overhead.value,
         collectives=spec.collectives,
-        route_of=shortest if any(axis.twist for axis in spec.axes.values()) else dimension_ordered,
+        ways_of=shortest if any(axis.twist for axis in spec.axes.values()) else dimension_ordered,
         kind="torus",
         vertex_transitive=_vertex_transitive(spec.axes),
         _neighbours=neighbours,
