@@ -23,6 +23,7 @@ from sim.collectives.library import ON_NCCL
 from sim.collectives.mesh import axis_number, is_lattice
 from sim.collectives.numbered import numbered
 from sim.collectives.phase_order import in_phase_order, needs_order
+from sim.collectives.pieces import in_pieces
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, Schedule
 from sim.errors import InputError, suggest
@@ -64,7 +65,8 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
 """Algorithms between neighbours on the axes of a torus. The first of each collective is the default; an all-to-all is
 `dimension_ordered` where that suits the machine better."""
 
-_one_shot, _doubling = numbered(point_to_point.one_shot), numbered(point_to_point.halving_doubling)
+_one_shot = in_pieces(numbered(point_to_point.one_shot))
+_doubling = in_pieces(numbered(point_to_point.halving_doubling))
 _sums = numbered(point_to_point.tree_of_sums)
 _ring_from_root = numbered(point_to_point.ring_broadcast, root=0)
 _tree_from_root = numbered(point_to_point.tree, root=0)
@@ -78,14 +80,14 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
     },
     "all_reduce": {
         "ring": rings.once("all_reduce"),
-        "one_shot": numbered(point_to_point.one_shot_reduce),
+        "one_shot": in_pieces(numbered(point_to_point.one_shot_reduce)),
         "two_shot": all_reduce(reduce_scatter(_one_shot), _one_shot),
         "halving_doubling": all_reduce(reduce_scatter(_doubling), _doubling),
         "tree": all_reduce(reduce_scatter(_sums), _sums),
-        "hierarchical": numbered(hierarchical.all_reduce),
-        "cube_mesh": numbered(point_to_point.cube_mesh),
+        "hierarchical": in_pieces(numbered(hierarchical.all_reduce)),
+        "cube_mesh": in_pieces(numbered(point_to_point.cube_mesh)),
     },
-    "all_to_all": {"one_shot": numbered(point_to_point.one_shot_exchange)},
+    "all_to_all": {"one_shot": in_pieces(numbered(point_to_point.one_shot_exchange))},
     "broadcast": {"ring": _ring_from_root, "tree": _tree_from_root},
     "permute": {"neighbour": point_to_point.neighbour},
     "reduce": {"ring": rooted.reduce(_ring_from_root), "tree": rooted.reduce(_tree_from_root)},

@@ -20,6 +20,7 @@ from sim.closed_form import nccl as tuner
 from sim.collectives import in_switch, point_to_point, rings, trees
 from sim.collectives.fold import folding
 from sim.collectives.numbered import numbered
+from sim.collectives.pieces import in_pieces
 from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import PROTOCOLS, NcclSpec, NetworkSpec, Protocol
@@ -68,7 +69,7 @@ def _kernels() -> dict[str, dict[str, Kernel]]:
     found["all_reduce"] |= {f"tree_{protocol}": Kernel("tree", protocol, trees.looped) for protocol in PROTOCOLS}
     found["all_reduce"]["nvls"] = Kernel("nvls", "simple", in_switch.all_reduce)
     found["all_reduce"]["nvls_tree"] = Kernel("nvls_tree", "simple", in_switch.tree_all_reduce)
-    exchange = _unlooped(numbered(point_to_point.one_shot_exchange))
+    exchange = _unlooped(in_pieces(numbered(point_to_point.one_shot_exchange)))
     found["all_to_all"] = {"send_recv": Kernel("send_recv", "simple", exchange)}
     return found
 
