@@ -17,10 +17,6 @@ SIZES = (8 * 2.0**10, 2.0**20, 64 * 2.0**20)
 LATE = PerturbSpec.model_validate({"stragglers": [{"chips": [1], "delay": "1 ns"}]})
 
 
-SHARED = {"dgx_h100_p2p_disabled": 0.06, "dgx_h100_x2_p2p_disabled": 0.06}
-"""Messages of many chips share links there, and a nanosecond may change their order: 0.02 for the others."""
-
-
 def changes(name: str) -> list[str]:
     """Collectives of a machine that take longer or shorter by more than 2 us and 2 % because chip 1 is 1 ns late."""
     topology, found = build(load.topology_spec(name)), []
@@ -34,7 +30,7 @@ def changes(name: str) -> list[str]:
                 except InputError:
                     continue  # not on this machine
                 (after,) = perturbed_times_s(topology, collective, ("g",), size, algorithm, LATE)
-                if abs(after - before) > max(2e-6, SHARED.get(name, 0.02) * before):
+                if abs(after - before) > max(2e-6, 0.02 * before):
                     found.append(f"{collective} {algorithm} {size:.0f}: {before * 1e6:.1f} to {after * 1e6:.1f} us")
     return found
 

@@ -67,9 +67,9 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
 
 _one_shot = in_pieces(numbered(point_to_point.one_shot))
 _doubling = in_pieces(numbered(point_to_point.halving_doubling))
-_sums = numbered(point_to_point.tree_of_sums)
+_sums = in_pieces(numbered(point_to_point.tree_of_sums))
 _ring_from_root = numbered(point_to_point.ring_broadcast, root=0)
-_tree_from_root = numbered(point_to_point.tree, root=0)
+_tree_from_root = in_pieces(numbered(point_to_point.tree, root=0))
 
 ON_ROUTES: dict[str, dict[str, Algorithm]] = {
     "all_gather": {"ring": rings.once("all_gather"), "one_shot": _one_shot, "halving_doubling": _doubling},

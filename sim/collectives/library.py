@@ -20,7 +20,7 @@ from sim.closed_form import nccl as tuner
 from sim.collectives import in_switch, point_to_point, rings, trees
 from sim.collectives.fold import folding
 from sim.collectives.numbered import numbered
-from sim.collectives.pieces import in_pieces
+from sim.collectives.pieces import cut, in_pieces
 from sim.collectives.schedule import Schedule, Timing
 from sim.errors import InputError
 from sim.specs import PROTOCOLS, NcclSpec, NetworkSpec, Protocol
@@ -61,12 +61,17 @@ def _unlooped(run: Callable[[Topology, tuple[str, ...]], Schedule]) -> Looped:
     return lambda topology, axes, loops: run(topology, axes)
 
 
+def _looped_tree(topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
+    """Loops of chunks are pieces already."""
+    return cut(trees.looped(topology, axes, loops), before=loops)
+
+
 def _kernels() -> dict[str, dict[str, Kernel]]:
     found: dict[str, dict[str, Kernel]] = {}
     for collective in ("all_gather", "reduce_scatter", "all_reduce"):
         run = _unlooped(rings.once(collective))
         found[collective] = {f"ring_{protocol}": Kernel("ring", protocol, run) for protocol in PROTOCOLS}
-    found["all_reduce"] |= {f"tree_{protocol}": Kernel("tree", protocol, trees.looped) for protocol in PROTOCOLS}
+    found["all_reduce"] |= {f"tree_{protocol}": Kernel("tree", protocol, _looped_tree) for protocol in PROTOCOLS}
     found["all_reduce"]["nvls"] = Kernel("nvls", "simple", in_switch.all_reduce)
     found["all_reduce"]["nvls_tree"] = Kernel("nvls_tree", "simple", in_switch.tree_all_reduce)
     exchange = _unlooped(in_pieces(numbered(point_to_point.one_shot_exchange)))

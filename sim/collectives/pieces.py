@@ -10,40 +10,40 @@ src/device/sendrecv.h).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import ParamSpec
 
 import numpy as np
 
-from sim.collectives.schedule import PER_SEND, Algorithm, Schedule
-from sim.topology.graph import Topology
+from sim.collectives.schedule import PER_SEND, Int32s, Schedule
 
-PIECES = 4
+PIECES = 8
+_MOST_SENDS = 100_000
+"""Of all pieces together. Where messages are that many, each is a small part of the array as it is."""
+P = ParamSpec("P")
 
 
-def in_pieces(algorithm: Algorithm) -> Algorithm:
+def in_pieces(algorithm: Callable[P, Schedule]) -> Callable[P, Schedule]:
     """An algorithm that runs piece after piece where its messages share links."""
 
     @functools.wraps(algorithm)
-    def run(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-        plan = algorithm(topology, axes)
-        return _cut(plan, PIECES) if _shares_links(plan) else plan
+    def run(*args: P.args, **kwargs: P.kwargs) -> Schedule:
+        return cut(algorithm(*args, **kwargs))
 
     return run
 
 
-def _shares_links(plan: Schedule) -> bool:
-    """Whether a link carries messages from several chips and to several chips."""
+def cut(plan: Schedule, before: int = 1) -> Schedule:
+    """The same in PIECES equal pieces of the array, none of which waits for another, where messages share links.
 
-    def ends(column: np.ndarray) -> np.ndarray:
-        pairs = np.unique(np.stack([plan.link, column]), axis=1)
-        return np.bincount(pairs[0])
-
-    return bool(((ends(plan.src) > 1) & (ends(plan.dst) > 1)).any()) if len(plan) else False
-
-
-def _cut(plan: Schedule, pieces: int) -> Schedule:
-    """The same on each of so many equal pieces of the array, none of which waits for another."""
+    Args:
+        before: pieces in which it is already.
+    """
     sends, waits = len(plan), len(plan.deps)
+    pieces = min(-(-PIECES // before), _MOST_SENDS // max(1, sends))
+    if pieces <= 1 or not _shares_links(plan):
+        return plan
     number = np.arange(pieces, dtype=np.int32)
     columns = {name: np.concatenate([getattr(plan, name)] * pieces) for name in (*PER_SEND, "dep_counts", "follows")}
     columns["part"] += np.repeat(number * plan.parts, sends)
@@ -51,3 +51,14 @@ def _cut(plan: Schedule, pieces: int) -> Schedule:
     columns["follows"] += np.where(columns["follows"] >= 0, np.repeat(number * sends, sends), 0).astype(np.int32)
     deps = np.tile(plan.deps, pieces) + np.repeat(number * sends, waits)
     return replace(plan, parts=plan.parts * pieces, deps=deps, **columns)  # type: ignore[arg-type]
+
+
+def _shares_links(plan: Schedule) -> bool:
+    """Whether a link carries messages from several chips and to several chips."""
+
+    def ends(column: Int32s) -> np.ndarray:
+        """[links] different chips at one end of the messages on each."""
+        pairs = np.unique(np.stack([plan.link, column]), axis=1)
+        return np.bincount(pairs[0])
+
+    return bool(((ends(plan.src) > 1) & (ends(plan.dst) > 1)).any())
