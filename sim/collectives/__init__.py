@@ -68,6 +68,7 @@ ON_TORUS: dict[str, dict[str, Algorithm]] = {
 _one_shot = in_pieces(numbered(point_to_point.one_shot))
 _doubling = in_pieces(numbered(point_to_point.halving_doubling))
 _sums = in_pieces(numbered(point_to_point.tree_of_sums))
+_scatter = numbered(point_to_point.one_shot_scatter, root=0)
 _ring_from_root = numbered(point_to_point.ring_broadcast, root=0)
 _tree_from_root = in_pieces(numbered(point_to_point.tree, root=0))
 
@@ -91,8 +92,8 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
     "broadcast": {"ring": _ring_from_root, "tree": _tree_from_root},
     "permute": {"neighbour": point_to_point.neighbour},
     "reduce": {"ring": rooted.reduce(_ring_from_root), "tree": rooted.reduce(_tree_from_root)},
-    "gather": {"one_shot": numbered(point_to_point.one_shot_gather, root=0)},
-    "scatter": {"one_shot": numbered(point_to_point.one_shot_scatter, root=0)},
+    "gather": {"one_shot": rooted.reverse_scatter(_scatter)},
+    "scatter": {"one_shot": _scatter},
     "sendrecv": {"ring": point_to_point.ring_sendrecv},
 }
 """Algorithms between any two chips of a switch or graph; the first of each collective is the default."""

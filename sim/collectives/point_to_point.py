@@ -171,15 +171,6 @@ def one_shot_scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     return to.build()
 
 
-def one_shot_gather(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """Gather: every other chip sends chip 0 its chunk."""
-    to = Messages(topology, "gather", axes)
-    src = to.chips[1:]
-    root = np.zeros_like(src)
-    to.send(src, root, share=1 / to.n, step=0, own=True, origin=src, target=root)
-    return to.build()
-
-
 def _farthest_first(topology: Topology, n: int) -> Int32s:
     """The chips but chip 0, by the number of links from there."""
     return np.array(sorted(range(1, n), key=lambda chip: -len(topology.route(0, chip))), dtype=np.int32)

@@ -26,11 +26,22 @@ from sim.topology.graph import Topology
 
 def reduce(broadcast: Algorithm) -> Algorithm:
     """The reduce algorithm that reverses a broadcast algorithm: sums flow to the root over the same tree."""
+    return _backwards(broadcast, "reduce")
 
-    def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-        return replace(reverse(broadcast(_whole_cables(topology), axes), topology), collective="reduce")
 
-    return algorithm
+def reverse_scatter(scatter: Algorithm) -> Algorithm:
+    """The gather algorithm that reverses a scatter algorithm: chunks flow to the root over the same ways.
+
+    Between boxes these use the adapters of all chips, as each chip of another box is reached by that of its own rail.
+    """
+    return _backwards(scatter, "gather")
+
+
+def _backwards(algorithm: Algorithm, collective: str) -> Algorithm:
+    def backwards(topology: Topology, axes: tuple[str, ...]) -> Schedule:
+        return replace(reverse(algorithm(_whole_cables(topology), axes), topology), collective=collective)
+
+    return backwards
 
 
 def scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
