@@ -190,19 +190,12 @@ def schedule(
 
 
 def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> bool:
-    """Whether the algorithm can plan the sends of the one chip of a folded torus, as it does the same at every chip.
-
-    Its sends then name the data of any of the chips that it stands for. A sendrecv goes to the chip of the next number,
-    which is not at the same place for every chip.
-    """
-    if collective == "sendrecv":
+    """Whether the algorithm declares that it can plan the sends of the one chip of a torus folded to it."""
+    if topology.kind != "torus" or topology.chips != 1 or not is_lattice(topology, axes):
         return False
-    alike = {"multi_axis", "bidirectional_ring", "ring", "dimension_ordered", "neighbour"}
     rings = all(topology.axis(axis).ring or topology.axis(axis).size == 1 for axis in axes)
-    alike_here = rings or name == "dimension_ordered" or collective in ("all_gather", "reduce_scatter", "all_reduce")
-    return (
-        topology.kind == "torus" and topology.chips == 1 and name in alike and alike_here and is_lattice(topology, axes)
-    )
+    on = getattr(ON_TORUS[collective][name], "plans_one_chip_on", None)
+    return on == "lattices" or (on == "rings" and rings)
 
 
 @folding(_plans_one_chip)

@@ -13,7 +13,7 @@ import numpy as np
 from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis, positions
 from sim.collectives.multi_axis import rotations
 from sim.collectives.ring import Arrival, that_hold
-from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
+from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder, plans_one_chip
 from sim.topology.graph import Topology
 
 
@@ -25,6 +25,7 @@ def messages(axis: MeshAxis) -> list[tuple[int, int, int]]:
     return opposite + [(d, distance, -1) for distance in range((axis.size - 1) // 2, 0, -1) for d in (1, -1)]
 
 
+@plans_one_chip(on="rings")
 def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """One all-to-all per axis in a row, chips sorting what they got between; parts in rotated order of the axes.
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from sim.collectives.all_to_all import messages
 from sim.collectives.mesh import MeshAxis, axis_number, is_lattice, mesh_axes, mesh_axis, positions, wired_axis
 from sim.collectives.routes import pass_on
-from sim.collectives.schedule import Schedule, ScheduleBuilder
+from sim.collectives.schedule import Schedule, ScheduleBuilder, plans_one_chip
 from sim.errors import InputError
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import group_members
@@ -56,6 +56,7 @@ class _Target:
         return sum(map(abs, self.ways[0]))
 
 
+@plans_one_chip(on="lattices")
 def dimension_ordered(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """Every message straight to its target in pieces of equal size, over shortest paths that share the load.
 

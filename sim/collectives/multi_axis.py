@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from sim.collectives.mesh import ring_grid
 from sim.collectives.ring import both_ways, gather
-from sim.collectives.schedule import Schedule
+from sim.collectives.schedule import Schedule, plans_one_chip
 from sim.topology.graph import Topology
 
 
@@ -32,6 +32,7 @@ def rotations(topology: Topology, names: Sequence[str]) -> list[list[str]]:
     return [slow[start:] + slow[:start] + faster for start in range(len(slow))] or [[]]
 
 
+@plans_one_chip(on="lattices")
 @functools.lru_cache(maxsize=4)
 def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """One part per axis with the slowest links, in rotated order, each the shorter way round.

@@ -11,7 +11,7 @@ import numpy as np
 
 from sim.collectives.mesh import mesh_axes, positions
 from sim.collectives.routes import pass_on
-from sim.collectives.schedule import Schedule, ScheduleBuilder
+from sim.collectives.schedule import Schedule, ScheduleBuilder, plans_one_chip
 from sim.errors import InputError
 from sim.topology.graph import Topology
 
@@ -19,6 +19,7 @@ CHUNKS = 32
 """Chunks of every message where some go around failed links, so that these are on all links of their way at once."""
 
 
+@plans_one_chip(on="rings")
 def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """One hop in the + direction: T = V/w + t. The last chip of an axis that closes no ring sends nothing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -105,6 +106,7 @@ def opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, n
 def reduce_scatter(all_gather: Algorithm) -> Algorithm:
     """The reduce-scatter algorithm that reverses an all-gather algorithm."""
 
+    @functools.wraps(all_gather)
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         return reverse(all_gather(topology, axes), topology)
 
@@ -117,6 +119,7 @@ def all_reduce(scatter: Algorithm, all_gather: Algorithm) -> Algorithm:
     A chip starts to send its chunk of a part as soon as the sum in it is complete, not after the whole reduce-scatter.
     """
 
+    @functools.wraps(all_gather)
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         return _chain(scatter(topology, axes), all_gather(topology, axes), topology)
 

@@ -21,7 +21,7 @@ from math import prod
 import numpy as np
 
 from sim.collectives.mesh import Grid, MeshAxis, mesh_grid, ring_grid
-from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
+from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder, plans_one_chip
 from sim.topology.graph import Topology
 
 Hops = Mapping[int, Sequence[int]]
@@ -123,16 +123,19 @@ def _one_after_the_other(topology: Topology, axes: tuple[str, ...], form: Form) 
     return gather(topology, axes, [grid(topology, axes, order)], form)
 
 
+@plans_one_chip(on="lattices")
 def ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """One-way ring in the + direction on each axis, one axis after the other."""
     return _one_after_the_other(topology, axes, one_way)
 
 
+@plans_one_chip(on="lattices")
 def ring_back(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """One-way ring in the - direction on each axis, one axis after the other."""
     return _one_after_the_other(topology, axes, one_way_back)
 
 
+@plans_one_chip(on="lattices")
 def bidirectional_ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """Shorter way round on each axis, one axis after the other."""
     return _one_after_the_other(topology, axes, both_ways)

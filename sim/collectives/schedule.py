@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +112,23 @@ class Schedule:
 
 Algorithm = Callable[[Topology, tuple[str, ...]], Schedule]
 """How a collective over some axes is done: (topology, axes) -> Schedule."""
+
+
+def plans_one_chip(on: Literal["rings", "lattices"]) -> Callable[[Algorithm], Algorithm]:
+    """Declares that an algorithm does the same at every chip, and can plan the sends of the one chip of a folded torus.
+
+    These sends name the data of any of the chips that the one represents.
+
+    Args:
+        on: `rings` if every axis must close a ring by itself, `lattices` if axes may be twisted.
+    """
+
+    def declare(algorithm: Algorithm) -> Algorithm:
+        algorithm.__dict__["plans_one_chip_on"] = on
+        return algorithm
+
+    return declare
+
 
 MOST_SENDS = 20_000_000
 """Of one collective on all chips: more than the all-reduce of 65,536 chips, and some gigabytes."""
