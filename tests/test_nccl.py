@@ -415,16 +415,12 @@ def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str)
             if kernel != "auto" and not runs(collective, kernel, machines[0]):
                 continue
             axes = tuple(axis.name for axis in machines[0].axes)
-            chosen = [algorithm_of(machine, collective, kernel, MIB) for machine in machines]
-            times = [
-                bench.time_s(machine, collective, axes, MIB, each, kernel="compiled")
-                for machine, each in zip(machines, chosen, strict=True)
-            ]
+            rows = [(each, algorithm_of(each, collective, kernel, MIB)) for each in machines]
+            times = [bench.time_s(each, collective, axes, MIB, chosen, kernel="compiled") for each, chosen in rows]
             assert times[0] / times[1] == pytest.approx(10, rel=1e-3)
             assert kernel == "auto" or times == sorted(times, reverse=True)
-            for machine, each in zip(machines, chosen, strict=True):
-                predicted_s = bench.closed_form_s(machine, collective, each, axes, MIB)
-                assert predicted_s is None or predicted_s > 0
+            predicted = [bench.closed_form_s(each, collective, chosen, axes, MIB) for each, chosen in rows]
+            assert all(each is None or each > 0 for each in predicted)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
