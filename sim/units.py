@@ -213,11 +213,20 @@ def format_percent(share: float) -> str:
     return f"{share:.2%}" if abs(share) < 0.01 and share else f"{share:.1%}"
 
 
+LEAST_SHOWN_S = 1e-9
+"""Shorter times are written as 0 s: tasks take whole picoseconds, and rounding many of them leaves less."""
+
+
 def format_seconds(value: float) -> str:
     """`28.5 ms`, `242 us`: four significant digits and a fitting prefix; from 10,000 s on whole seconds."""
     if abs(value) >= 1e4:
         return f"{value:,.0f} s"
-    for size, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
+    for size, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (LEAST_SHOWN_S, "ns")):
         if abs(value) >= size:
             return f"{value / size:.4g} {name}"
-    return "0 s" if value == 0 else f"{value * 1e12:.4g} ps"
+    return "0 s"
+
+
+def format_change(value: float) -> str:
+    """A difference of times with its sign: `+28.5 ms`, `-242 us`, `0 s`."""
+    return ("+" if value >= LEAST_SHOWN_S else "") + format_seconds(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 
 import pytest
@@ -47,8 +48,21 @@ GRAPHS = ["a100_hybrid_cube_mesh", "dgx1_v100", *P2P_OFF, *FULL_MESHES, *PCIE_BO
 NVLINK2, PCIE3, QPI = 20e9, 12e9, 6e9
 
 
+@functools.cache
 def machine(name: str) -> Topology:
     return build(load.topology_spec(name))
+
+
+def wired_differently(names: list[str]) -> list[str]:
+    """Of machines that have the same links and differ in rates only the first."""
+
+    def wiring(name: str) -> tuple[object, ...]:
+        topology = machine(name)
+        generation = topology.nccl and topology.nccl.generation
+        links = ((link.src, link.dst, link.medium) for link in topology.links)
+        return topology.kind, topology.axes, topology.reduces, generation, *links
+
+    return sorted({wiring(name): name for name in reversed(names)}.values(), key=names.index)
 
 
 def near(expected: float | list[float]) -> object:

@@ -138,6 +138,40 @@ def test_two_runs_side_by_side_with_the_difference(out: Path, browser: Any):
     assert found.errors == []
 
 
+@in_browser
+def test_no_label_is_cut_off_and_no_name_leaves_its_node(tmp_path: Path, browser: Any):
+    """Names longer than any margin: lanes make room for them, chips have numbers instead."""
+    chips = [f"accelerator_with_a_long_name_{chip}" for chip in range(4)]
+    machine = {
+        "name": "box",
+        "kind": "graph",
+        "chip": "chip.yaml",
+        "link_types": {"cable": "link.yaml"},
+        "nodes": dict.fromkeys(chips, "chip") | {"switch_with_a_long_name": "switch"},
+        "links": [{"between": [chip, "switch_with_a_long_name"], "link": "cable"} for chip in chips],
+    }
+    layout = {"ffn": "tensor_parallel", "attention": "heads"}
+    scenario = write(tmp_path, {"topology": machine, "scenario.layout": layout, "model.kv_heads": 4})
+    sim("run", str(scenario), "--out", str(tmp_path))
+    page = Page(browser, tmp_path / "tiny" / "report.html").page
+    lanes = page.evaluate(
+        """() => [...document.querySelectorAll("#time .ytick text")].map(
+            (text) => text.getBoundingClientRect().left - text.closest("svg").getBoundingClientRect().left)"""
+    )
+    assert len(lanes) > 3
+    assert min(lanes) >= 0
+    written = page.evaluate(
+        """() => [...document.querySelectorAll("#links .textpoint text")].map((text) => [text.textContent,
+            text.getBoundingClientRect().width])"""
+    )
+    circles = page.evaluate(
+        """() => [...document.querySelectorAll("#links .scatterlayer .points path.point")].map(
+            (path) => path.getBoundingClientRect().width)"""
+    )
+    assert [text for text, _ in written] == ["0", "1", "2", "3"]
+    assert max(width for _, width in written) < max(circles)
+
+
 def test_a_page_is_one_small_file(out: Path):
     text = (out / "tiny" / "report.html").read_text()
     assert len(text) < 2.5e6

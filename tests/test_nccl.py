@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import replace
 
@@ -9,10 +10,9 @@ import numpy as np
 import pytest
 from machines import graph
 from run_schedule import rounding_s, run, time_s
-from test_gpu_machines import machine
+from test_gpu_machines import machine, wired_differently
 
-from sim import load
-from sim.bench import measure
+from sim import bench, load
 from sim.closed_form import nccl as tuner
 from sim.closed_form.collectives import busbw
 from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule, trees
@@ -24,23 +24,16 @@ from sim.program import Kind
 from sim.specs import MEDIA, PROTOCOLS, LinkSpec
 from sim.topology import Topology, build
 from sim.topology.boxes import boxes
+from sim.topology.lower_bound import lower_bound
 from sim.topology.rings import find
 from sim.units import to_ps
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KERNELS = [(collective, name) for collective, kernels in ON_NCCL.items() for name in kernels]
-MACHINES = [name for name in load.shipped("topology") if machine(name).nccl is not None]
 US = 1e-6
 
 
-def wiring(name: str) -> tuple[object, ...]:
-    """Which links a machine has, whatever their rates."""
-    topology = machine(name)
-    return topology.reduces, topology.nccl.generation, *((link.src, link.dst, link.medium) for link in topology.links)
-
-
-WIRED_DIFFERENTLY = list({wiring(name): name for name in reversed(MACHINES)}.values())
-"""Of machines that differ in rates only the first."""
+WIRED_DIFFERENTLY = wired_differently([name for name in load.shipped("topology") if machine(name).nccl is not None])
 
 
 def part_of(name: str, chips: int) -> Topology:
@@ -130,21 +123,25 @@ def test_steps_are_shorter_while_there_is_less_than_a_line_per_gpu() -> None:
         assert time_us(topology, "all_reduce", size, "ring_ll") == near(plan, topology, expected)
 
 
-def with_latency(topology: Topology, latency_s: float) -> Topology:
+@functools.cache
+def with_latency(name: str, latency_s: float) -> Topology:
+    topology = machine(name)
     return replace(topology, links=tuple(replace(link, latency_s=latency_s) for link in topology.links))
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", WIRED_DIFFERENTLY)
 @pytest.mark.parametrize(("collective", "kernel"), KERNELS)
 def test_links_with_a_longer_latency_make_every_kernel_slower(collective: str, kernel: str, name: str) -> None:
     """50 us more on every link is 50 us more of a kernel at least, and no time is below the bound of such links."""
-    slow = with_latency(machine(name), 50e-6)
+    slow = with_latency(name, 50e-6)
     if not runs(collective, kernel, slow):
         return
     for size in (8.0, float(MIB)):
-        found = [measure(each, collective, ("g",), size, kernel) for each in (machine(name), slow)]
-        assert found[1].time_s >= found[0].time_s + 45e-6
-        assert found[1].time_s >= found[1].bound_s
+        before_s, after_s = (
+            bench.time_s(each, collective, ("g",), size, kernel, kernel="compiled") for each in (machine(name), slow)
+        )
+        assert after_s >= before_s + 45e-6
+        assert after_s >= lower_bound(slow, collective, ("g",), size)
 
 
 @pytest.mark.parametrize("n", [2, 5, 8])
@@ -418,11 +415,12 @@ def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str)
             if kernel != "auto" and not runs(collective, kernel, machines[0]):
                 continue
             axes = tuple(axis.name for axis in machines[0].axes)
-            rows = [measure(machine, collective, axes, MIB, kernel) for machine in machines]
-            times = [row.time_s for row in rows]
+            rows = [(each, algorithm_of(each, collective, kernel, MIB)) for each in machines]
+            times = [bench.time_s(each, collective, axes, MIB, chosen, kernel="compiled") for each, chosen in rows]
             assert times[0] / times[1] == pytest.approx(10, rel=1e-3)
             assert kernel == "auto" or times == sorted(times, reverse=True)
-            assert all(row.closed_form_s is None or row.closed_form_s > 0 for row in rows)
+            predicted = [bench.closed_form_s(each, collective, chosen, axes, MIB) for each, chosen in rows]
+            assert all(each is None or each > 0 for each in predicted)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

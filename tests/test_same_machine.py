@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
+from test_gpu_machines import wired_differently
 
 from sim import bench, load, units
 from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, algorithm_of, schedule
@@ -20,11 +21,12 @@ from sim.topology import Topology, build
 
 Data = dict[str, Any]
 ADAPTER: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
-SHIPPED_GRAPHS = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "graph"]
+KINDS = {name: load.topology_spec(name).kind for name in load.shipped("topology")}
+SHIPPED_GRAPHS = wired_differently([name for name in KINDS if KINDS[name] == "graph"])
 SEVERAL_WAYS = ["four_adapters", "four_pcie_switches", "square"]
 GRAPHS = [*SHIPPED_GRAPHS, *SEVERAL_WAYS]
 SHIPPED = load.shipped("topology")
-SWITCHES = [name for name in load.shipped("topology") if load.topology_spec(name).kind == "switch"]
+SWITCHES = wired_differently([name for name in KINDS if KINDS[name] == "switch"])
 SIZES = (8.0, 2.0**16, 2.0**24)
 NUMBERED = ("permute", "sendrecv", "broadcast", "reduce", "gather", "scatter")
 """A permute and a sendrecv go to the next number, the others come from chip 0 or go to it."""

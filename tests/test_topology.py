@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from sim import load
 from sim.errors import InputError
+from sim.plots import node_link
 from sim.plots.drawing import rate
 from sim.plots.topology import draw
 from sim.specs import TopologySpec
@@ -468,3 +469,16 @@ def test_a_drawing_says_of_how_many_cables_a_link_is():
         "20 GB/s each way, 600 ns",
         "40 GB/s each way in 2 cables, 600 ns",
     }
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in load.shipped("topology") if load.topology_spec(name).kind != "torus"]
+)
+def test_names_in_a_drawing_are_within_their_nodes(name: str) -> None:
+    """In the narrowest figure, where one unit is this many inches."""
+    drawn = node_link.drawing(build(load.topology_spec(name)))
+    (left, bottom), (right, top) = drawn.corners()
+    scale = min(1.3, 6.3 / (right - left), 6.0 / (top - bottom))
+    for node in drawn.nodes:
+        room = 2 * (node.half_width or node.size) * scale * 72
+        assert len(node.label) * 0.6 * max(4.5, 7 * scale) <= room

@@ -95,7 +95,9 @@ def test_the_clock_counts_picoseconds_in_63_bits():
 
 def test_sizes_and_times_are_shown_with_a_fitting_prefix():
     assert [units.format_bytes(v) for v in (8, 1536, 32 * 2**30)] == ["8 B", "1.50 KiB", "32.00 GiB"]
-    assert [units.format_seconds(v) for v in (0, 2e-12, 2.42e-4, 1.82)] == ["0 s", "2 ps", "242 us", "1.82 s"]
+    assert [units.format_seconds(v) for v in (0, 2e-9, 2.42e-4, 1.82)] == ["0 s", "2 ns", "242 us", "1.82 s"]
+    assert [units.format_seconds(v) for v in (6e-12, -6e-12)] == ["0 s", "0 s"]
+    assert [units.format_change(v) for v in (6e-12, -6e-12, 2e-9, -2.42e-4)] == ["0 s", "0 s", "+2 ns", "-242 us"]
 
 
 def test_counts_and_shares_as_text():

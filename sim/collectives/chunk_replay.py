@@ -138,7 +138,7 @@ class _Replay:
             if before >= 0 and self.deps[send]:
                 raise ReplayError(f"send {send} follows another and waits for some, too")
             self.deps[send] += [before] if before >= 0 else []
-        self.box = functools.cache(self._box)
+        self.box, self.elements = functools.cache(self._box), functools.cache(self._elements)
         self.arrives: list[bool] = []
         """Of each send: whether it reaches its receiver, and not just a node on the way."""
         self.passes_on: list[bool] = []
@@ -156,7 +156,7 @@ class _Replay:
         self._check_columns()
         collective = self.schedule.collective
         for send in range(len(self.schedule)):
-            self.payload.append(self._payload(send))
+            self.payload.append(self.elements(self.origin[send], self.target[send], self.part[send], self.half[send]))
             self._check_share(send)
             adds = collective in ("reduce_scatter", "all_reduce", "reduce") and self.origin[send] == self.all
             self.sums.append(self._add_up(send) if adds else {})
@@ -170,8 +170,7 @@ class _Replay:
         ranges = (range(size) if at < 0 else (at,) for at, size in zip(pattern, self.sizes[part], strict=True))
         return tuple(itertools.product(*ranges))
 
-    def _payload(self, send: int) -> frozenset[Element]:
-        origin, target, part = self.origin[send], self.target[send], self.part[send]
+    def _elements(self, origin: Position, target: Position, part: int, half: int) -> frozenset[Element]:
         if self.schedule.collective not in MESSAGES:
             copies = origin != self.all
             boxes = (
@@ -181,8 +180,8 @@ class _Replay:
             )
         else:
             boxes = ((o, t) for o in self.box(origin, part) for t in self.box(target, part))
-        halves = (0, 1) if self.half[send] < 0 else (self.half[send],)
-        return frozenset((part, half, o, t) for o, t in boxes for half in halves)
+        halves = (0, 1) if half < 0 else (half,)
+        return frozenset((part, each, o, t) for o, t in boxes for each in halves)
 
     def _check_columns(self) -> None:
         schedule, links = self.schedule, self.topology.links
@@ -300,9 +299,8 @@ class _Replay:
             missing = missing.difference(*(self.payload[i] for i in arrivals[chip] if not self.sums[i]))
             if self.schedule.collective in ("reduce_scatter", "all_reduce"):
                 own = {(part, half, self.all, of[chip]) for part, of in enumerate(self.position) for half in (0, 1)}
-                self._check_whole(chip, own, arrivals[chip])
                 sums = {(part, half, self.all, o) for part, half, o, _ in missing}
-                self._check_whole(chip, sums, arrivals[chip])
+                self._check_whole(chip, own | sums, arrivals[chip])
             elif self.schedule.collective == "reduce":
                 own = {
                     (part, half, self.all, of[chip])
@@ -316,11 +314,15 @@ class _Replay:
 
     def _check_whole(self, chip: int, elements: set[Element], arrivals: list[int]) -> None:
         """The chip has received each whole sum, or all that adds up to it with its own contribution."""
-        everyone = self._everyone(chip)
+        everyone, holders = self._everyone(chip), dict[Element, list[int]]()
+        for send in arrivals:
+            for element in self.sums[send]:
+                holders.setdefault(element, []).append(send)
         for element in elements:
-            if any(self.sums[send].get(element) == everyone for send in arrivals):
+            received = holders.get(element, [])
+            if any(self.sums[send][element] == everyone for send in received):
                 continue
-            if self._total(self._bit(chip), element, arrivals, -1) != everyone:
+            if self._total(self._bit(chip), element, received, -1) != everyone:
                 raise ReplayError(f"chip {chip} ends without the whole sum")
 
     def _wanted(self, part: int, position: Position) -> frozenset[Element]:

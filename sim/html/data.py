@@ -169,11 +169,13 @@ def _links(part: Pass, whole: Topology) -> dict[str, Any]:
             "x": round(node.at[0], 3),
             "y": round(node.at[1], 3),
             "label": node.label,
+            "name": node.name or node.label,
+            "radius": node.size,
             "box": [node.half_width, node.size] if node.half_width is not None else None,
         }
         for node in drawing.nodes
     ]
-    return {"nodes": nodes, "lines": lines, "notes": [note for note in drawing.notes if note.startswith("shown")]}
+    return {"nodes": nodes, "lines": lines, "notes": list(drawing.shown)}
 
 
 def _memory(part: Pass) -> dict[str, Any]:

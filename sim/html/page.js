@@ -21,9 +21,9 @@ function el(parent, name, text, attributes) {
 
 function time(seconds) {
   const size = Math.abs(seconds);
-  if (size === 0) return "0 s";
+  if (size < 1e-9) return "0 s"; // as sim.units.LEAST_SHOWN_S
   if (size >= 1e4) return `${Math.round(seconds).toLocaleString("en")} s`;
-  const [unit, name] = size >= 1 ? [1, "s"] : size >= 1e-3 ? [1e-3, "ms"] : size >= 1e-6 ? [1e-6, "us"] : size >= 1e-9 ? [1e-9, "ns"] : [1e-12, "ps"];
+  const [unit, name] = size >= 1 ? [1, "s"] : size >= 1e-3 ? [1e-3, "ms"] : size >= 1e-6 ? [1e-6, "us"] : [1e-9, "ns"];
   return `${Number((seconds / unit).toPrecision(4))} ${name}`;
 }
 
@@ -37,7 +37,7 @@ function amount(bytes) {
 const unitOf = (seconds) => (seconds > 10 ? [1, "s"] : seconds > 2e-3 ? [1e-3, "ms"] : [1e-6, "us"]);
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
-const signed = (seconds) => (seconds > 0 ? "+" : "") + time(seconds);
+const signed = (seconds) => (seconds >= 1e-9 ? "+" : "") + time(seconds);
 const layout = (more) => ({ font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: { font: FONT, align: "left" }, ...more });
 
 function table(parent, titles, rows, id) {
@@ -148,7 +148,7 @@ function stages(parent, found) { // batches on the stages of a pipeline
   }], layout({
     height: 90 + 34 * found.rows.length, margin: { l: 120, r: 12, t: 32, b: 46 }, showlegend: false, bargap: 0.15, barmode: "overlay",
     uniformtext: { mode: "hide", minsize: 8 }, xaxis: { title: { text: "time, ms", standoff: 6 }, rangemode: "tozero" },
-    yaxis: { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows.map((row) => `${row} `), fixedrange: true, showgrid: false },
+    yaxis: { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows.map((row) => `${row} `), automargin: true, fixedrange: true, showgrid: false },
   }), CONFIG);
 }
 
@@ -280,7 +280,7 @@ function drawTimeline(parent, phase, key) {
     return layout({
       height: 114 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, showlegend: false, hovermode: "closest", dragmode: "zoom",
       margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: `time, ${unitName}`, standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
-      yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => `${lane.label} `), fixedrange: true, zeroline: false, showgrid: false },
+      yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => `${lane.label} `), automargin: true, fixedrange: true, zeroline: false, showgrid: false },
     });
   }
 
@@ -335,18 +335,29 @@ function linkMap(parent, links) {
     marker: { size: 9, opacity: 0, color: links.lines.map((line) => 100 * line.busy), cmin: 0, cmax: 100 * most,
       colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: links.lines.some((line) => line.busy > 0), colorbar: { title: { text: "busy, % of the time", side: "right" }, thickness: 12, outlinewidth: 0 } },
     text: links.lines.map((line) => `<b>${line.name}</b><br>${percent(line.busy)} busy<br>${amount(Math.round(line.bytes))}<br>${line.rate}`), hovertemplate: "%{text}<extra></extra>" });
-  const big = links.nodes.length > 80 ? 5 : links.nodes.length > 20 ? 22 : 32;
-  traces.push({ type: "scatter", mode: "markers+text", x: links.nodes.map((node) => node.x), y: links.nodes.map((node) => node.y), text: links.nodes.map((node) => (big > 5 ? node.label : "")),
-    textfont: { size: 9 }, hoverinfo: "skip", marker: { size: links.nodes.map((node) => (node.box ? 1 : big)), color: "#fff", line: { color: "#444", width: 1 } } });
-  const boxes = links.nodes.filter((node) => node.box);
-  const xs = links.nodes.map((node) => node.x), ys = links.nodes.map((node) => node.y);
-  const ratio = (Math.max(...ys) - Math.min(...ys) + 1) / (Math.max(...xs) - Math.min(...xs) + 1);
-  const target = el(parent, "div", null, { className: "plot" });
+  const boxes = links.nodes.filter((node) => node.box), chips = links.nodes.filter((node) => !node.box);
+  const wide = (node) => (node.box ? node.box[0] : node.radius), high = (node) => (node.box ? node.box[1] : node.radius);
+  const ends = (side, sizes, lines) => [Math.min(...links.nodes.map((node) => node[side] - sizes(node)), ...lines) - 0.15, Math.max(...links.nodes.map((node) => node[side] + sizes(node)), ...lines) + 0.15];
+  const xs = ends("x", wide, links.lines.flatMap((line) => line.x)), ys = ends("y", high, links.lines.flatMap((line) => line.y));
+  const target = el(parent, "div", null, { className: "plot" }), across = (target.clientWidth || 600) - 110;
+  const tall = Math.max(150, Math.min(560, across * (ys[1] - ys[0]) / (xs[1] - xs[0])));
+  const unit = Math.min(across / (xs[1] - xs[0]), tall / (ys[1] - ys[0])); // pixels
+  const letters = (nodes) => { // what is written into nodes, and how large: names, else numbers; too small to read: nothing, the pointer shows names
+    for (const field of ["name", "label"]) {
+      const size = Math.min(11, ...nodes.map((node) => 1.8 * wide(node) * unit / (0.62 * Math.max(node[field].length, 1))));
+      if (size >= 7) return [size, (node) => node[field]];
+    }
+    return [1, () => ""];
+  };
+  const [small, named] = letters(chips), [size, titled] = letters(boxes);
+  traces.push({ type: "scatter", mode: "markers+text", x: chips.map((node) => node.x), y: chips.map((node) => node.y), text: chips.map(named), textfont: { size: small },
+    hovertext: chips.map((node) => node.name), hovertemplate: "%{hovertext}<extra></extra>", marker: { size: chips.map((node) => 2 * node.radius * unit), opacity: 1, color: "#fff", line: { color: "#444", width: 1 } } });
+  traces.push({ type: "scatter", mode: "markers", x: boxes.map((node) => node.x), y: boxes.map((node) => node.y), hovertext: boxes.map((node) => node.name), hovertemplate: "%{hovertext}<extra></extra>", marker: { size: 12, opacity: 0 } });
   Plotly.newPlot(target, traces, layout({
-    height: Math.max(240, Math.min(560, 560 * ratio + 40)) + 26, margin: { l: 6, r: 6, t: 32, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
+    height: tall + 38, margin: { l: 6, r: 6, t: 32, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
     shapes: boxes.map((node) => ({ type: "rect", x0: node.x - node.box[0], x1: node.x + node.box[0], y0: node.y - node.box[1], y1: node.y + node.box[1], fillcolor: "#fff", line: { color: "#444", width: 1 } })),
-    annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: node.label, showarrow: false, font: { size: 11 } })),
-    xaxis: { visible: false }, yaxis: { visible: false, scaleanchor: "x" },
+    annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: titled(node), showarrow: false, font: { size } })),
+    xaxis: { visible: false, range: xs }, yaxis: { visible: false, range: ys, scaleanchor: "x" },
   }), { ...CONFIG, scrollZoom: true });
   el(parent, "p", ["Each direction of a link is a line of its own, to the right of its way; dashed: wraparound. Point at a line beyond its middle for its load.", ...links.notes].join(" "), { className: "dim" });
 }

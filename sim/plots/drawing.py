@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 Point = tuple[float, float]
 
 
+NAME_PT, LEAST_NAME_PT = 7.0, 4.5
+"""Size of the names of nodes at full scale, and the smallest that is read."""
+LETTER_EM = 0.6
+"""Width of a letter."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """A curve through `points` in a colour of the palette."""
@@ -46,6 +52,8 @@ class Node:
     half_width: float | None = None
     """Of a box; None for a round chip."""
     strength: float = 1.0
+    name: str = ""
+    """Where it is not the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,10 @@ class Drawing:
     """(label, colour, dashed)."""
     notes: Sequence[str] = ()
     """Lines under the title."""
+    shown: Sequence[str] = ()
+    """Which part of the machine is shown, where it is not the whole."""
+    numbered: Sequence[str] = ()
+    """What the numbers on chips are, where their names do not fit."""
     legend_columns: int = 1
     margin: float = 0.4
 
@@ -115,7 +127,14 @@ class Drawing:
             shape.set(facecolor="white" if node.label else edge, edgecolor=edge, linewidth=0.8, zorder=2)
             axes.add_patch(shape)
             if node.label:
-                axes.text(x, y, node.label, fontsize=max(4.5, 7 * scale), ha="center", va="center_baseline", zorder=3)
+                points = max(LEAST_NAME_PT, NAME_PT * scale)
+                axes.text(x, y, node.label, fontsize=points, ha="center", va="center_baseline", zorder=3)
+
+
+def names_fit(names: Sequence[str], room: float, scale: float) -> bool:
+    """Says whether all names can be read in nodes `room` units wide, where one unit is `scale` inches."""
+    points = max(LEAST_NAME_PT, NAME_PT * scale)
+    return max(map(len, names), default=0) * LETTER_EM * points <= 0.9 * room * scale * 72
 
 
 def rate(link: Link) -> str:

@@ -75,16 +75,17 @@ def drawing(topology: Topology) -> Drawing:
         for chip, position in enumerate(positions)
         if shown[chip]
     ]
-    notes = _rates(topology)
+    parts = []
     if not whole:
-        notes.append(f"shown: the {sum(shown)} chips on the three faces in front")
+        parts.append(f"shown: the {sum(shown)} chips on the three faces in front")
     if cropped:
-        notes.append(f"shown: the first {MOST_ALONG_AXIS} positions on each axis")
+        parts.append(f"shown: the first {MOST_ALONG_AXIS} positions on each axis")
     return Drawing(
         lines=sorted(lines, key=lambda line: line.strength),
         nodes=sorted(nodes, key=lambda node: node.strength),
         legend=_legend(topology, colors),
-        notes=notes,
+        notes=_rates(topology),
+        shown=parts,
         legend_columns=max(1, len(long)),
     )
 

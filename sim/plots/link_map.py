@@ -93,8 +93,8 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     (left, bottom), (right, top) = drawing.corners()
     scale = min(1.3, (_WIDTH_IN - 1.3) / (right - left), _HEIGHT_IN / (top - bottom))
     name, _, below = (title or whole.name).partition("\n")
-    body, header = max(scale * (top - bottom), 1.6), 1.02 if below else 0.85
-    notes = [note for note in drawing.notes if note.startswith("shown")]
+    notes = [*drawing.numbered, *drawing.shown]
+    body, header = max(scale * (top - bottom), 1.6), (1.02 if below else 0.85) + 0.17 * len(notes)
     height = header + body + 0.2
     made = figure(_WIDTH_IN, height)
     made.set_layout_engine("none")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 
-from sim.plots.drawing import Drawing, Line, Node, Point, rate
+from sim.plots.drawing import Drawing, Line, Node, Point, names_fit, rate
 from sim.plots.style import PALETTE
 from sim.topology.graph import Link, Topology
 
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
 SWITCH_CHIPS = 16
 """Of a larger switch only this many chips are shown; the others look the same."""
-NAMED_CHIPS = 20
-"""In a graph of more chips their names do not fit; they are numbered."""
+_CHIP = 0.26
+"""Radius of a chip."""
+_WIDTH_IN = 6.3
+"""The narrowest drawing of a machine in a figure. Where names do not fit into the chips then, they are numbered."""
 
 
 def drawing(topology: Topology) -> Drawing:
@@ -32,17 +34,17 @@ def _switch(topology: Topology) -> Drawing:
         )
         lines.append(Line(((chip - 0.08, 0.0), (chip - 0.08, 1.5)), egress, links=up))
         lines.append(Line(((chip + 0.08, 1.5), (chip + 0.08, 0.0)), ingress, links=down))
-    nodes = [Node((chip, 0.0), topology.nodes[chip], 0.26) for chip in range(shown)]
+    labels, numbered = _labels(topology, shown, shown)
+    nodes = [Node((chip, 0.0), labels[chip], _CHIP, name=topology.nodes[chip]) for chip in range(shown)]
     nodes.append(Node(((shown - 1) / 2, 1.5), topology.nodes[-1], 0.2, half_width=(shown - 1) / 2 + 0.3))
-    notes = [f"ports of {rate(topology.links[0])} chip to chip"]
-    if shown < topology.chips:
-        notes.append(f"shown: {shown} of {topology.chips} chips, all alike")
     return Drawing(
         lines=lines,
         nodes=nodes,
         legend=[("egress", egress, False), ("ingress", ingress, False)],
         legend_columns=2,
-        notes=notes,
+        notes=[f"ports of {rate(topology.links[0])} chip to chip"],
+        shown=[f"shown: {shown} of {topology.chips} chips, all alike"] if shown < topology.chips else [],
+        numbered=numbered,
     )
 
 
@@ -65,17 +67,24 @@ def _graph(topology: Topology) -> Drawing:
             )
             label, width = f"×{count}" if count > 1 else "", 1.3 * count**0.5
             lines.append(Line(points, colors[kind], width=width, label=label, links=forth, back=back))
-    named = topology.chips <= NAMED_CHIPS
+    labels, numbered = _labels(topology, topology.chips, max(x for x, _ in places) - min(x for x, _ in places))
     nodes = [
-        Node(place, topology.nodes[node] if named else str(node), 0.26)
+        Node(place, labels[node], _CHIP, name=topology.nodes[node])
         if node < topology.chips
         else Node(place, topology.nodes[node], 0.2, half_width=_half_width(topology.nodes[node]))
         for node, place in enumerate(places)
     ]
     first = {kind: next(link for link in topology.links if (link.bandwidth, link.latency_s) == kind) for kind in types}
     legend = [(rate(first[kind]), colors[kind], False) for kind in types]
-    notes = [] if named else [f"chips by number, {topology.nodes[0]} to {topology.nodes[topology.chips - 1]}"]
-    return Drawing(lines=lines, nodes=nodes, legend=legend, notes=notes)
+    return Drawing(lines=lines, nodes=nodes, legend=legend, numbered=numbered)
+
+
+def _labels(topology: Topology, shown: int, width: float) -> tuple[tuple[str, ...], list[str]]:
+    """Names of the first chips, or their numbers where names do not fit into a drawing of that width; a note of it."""
+    names = topology.nodes[:shown]
+    if names_fit(names, 2 * _CHIP, min(1.3, _WIDTH_IN / (width + 1))):
+        return names, []
+    return tuple(map(str, range(shown))), [f"chips by number, {names[0]} to {topology.nodes[topology.chips - 1]}"]
 
 
 def _half_width(name: str) -> float:

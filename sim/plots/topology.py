@@ -23,7 +23,8 @@ def draw(topology: Topology, path: Path | str) -> None:
     (left, bottom), (right, top) = drawing.corners()
     scale = min(1.3, WIDTH_IN / (right - left), HEIGHT_IN / (top - bottom))
     rows = -(-len(drawing.legend) // drawing.legend_columns)
-    body, header, footer = scale * (top - bottom), 0.65 + 0.2 * len(drawing.notes), 0.15 + 0.2 * rows
+    notes = [*drawing.notes, *drawing.numbered, *drawing.shown]
+    body, header, footer = scale * (top - bottom), 0.65 + 0.2 * len(notes), 0.15 + 0.2 * rows
     height = header + body + footer
     made = figure(WIDTH_IN, height)
     made.set_layout_engine("none")  # one drawing at a fixed scale: every part has its place
@@ -36,7 +37,7 @@ def draw(topology: Topology, path: Path | str) -> None:
         drawing.paint(axes, scale)
         edge = 0.2 / WIDTH_IN
         made.text(edge, 1 - 0.15 / height, topology.name, fontsize=11, fontweight="bold", va="top")
-        summary = "\n".join([_summary(topology), *drawing.notes])
+        summary = "\n".join([_summary(topology), *notes])
         made.text(edge, 1 - 0.4 / height, summary, fontsize=8.5, linespacing=1.5, va="top")
         made.legend(
             handles=drawing.handles(),

@@ -62,15 +62,10 @@ def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None
             table.add_column(title, justify="right", no_wrap=True)
         for result in each.what_if:
             saved = f"{result.saved_s / step_s:.1%}"
-            table.add_row(result.name, format_seconds(result.step_s), _signed(result.saved_s), saved)
+            table.add_row(result.name, format_seconds(result.step_s), format_seconds(result.saved_s), saved)
         console.print()
         console.print(table)
 
 
 def _row(share: Share) -> tuple[str, str, str, str]:
     return share.name, format_seconds(share.time_s), f"{share.of_step:.1%}", f"{share.segments:,}"
-
-
-def _signed(seconds: float) -> str:
-    """A time saved; Graham's anomaly can make it negative."""
-    return ("-" if seconds < 0 else "") + format_seconds(abs(seconds))

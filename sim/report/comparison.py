@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sim.report.critical_path import Share, Shares
 from sim.terminal import plain_console, styled
-from sim.units import PS_PER_S, format_bytes, format_seconds
+from sim.units import PS_PER_S, format_bytes, format_change, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +76,7 @@ class Comparison:
         how = f"{abs(change):.1%} {'more' if change > 0 else 'less'} than" if change else "the same as"
         text = f"B takes {format_seconds(self.after_s)}, {how} A with {format_seconds(self.before_s)}"
         largest = [
-            f"{phase.causes[0].name} {_signed(phase.causes[0].change_s)} of {phase.span}"
+            f"{phase.causes[0].name} {format_change(phase.causes[0].change_s)} of {phase.span}"
             for phase in self.phases
             if phase.causes and phase.causes[0].change_s
         ]
@@ -179,11 +179,13 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
             if i:
                 table.add_section()
             for term in group[:_ROWS]:
-                times = format_seconds(term.before_s), format_seconds(term.after_s), _signed(term.change_s)
+                times = format_seconds(term.before_s), format_seconds(term.after_s), format_change(term.change_s)
                 table.add_row(term.name, *times)
         whole = Term("step", phase.before_s, phase.after_s)
         table.add_section()
-        table.add_row("all", format_seconds(whole.before_s), format_seconds(whole.after_s), _signed(whole.change_s))
+        table.add_row(
+            "all", format_seconds(whole.before_s), format_seconds(whole.after_s), format_change(whole.change_s)
+        )
         console.print()
         console.print(table)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
@@ -196,7 +198,3 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     console.print(table)
     if len(comparison.fields) > _FIELDS:
         console.print(f"and {len(comparison.fields) - _FIELDS} more fields, all of them in the page")
-
-
-def _signed(seconds: float) -> str:
-    return ("-" if seconds < 0 else "+") + format_seconds(abs(seconds))

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from sim.terminal import plain_console, styled
-from sim.units import format_seconds
+from sim.units import format_change, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,7 +132,8 @@ class Explanation:
         if seconds and abs(seconds) < 0.5 * size * 10**-decimals:
             if self.is_rounding(seconds):
                 return f"0 {unit}"
-            return ("-" if seconds < 0 else sign) + format_seconds(float(f"{abs(seconds):.1e}"))
+            written = format_change if sign else format_seconds
+            return written(float(f"{seconds:.1e}"))
         return f"{seconds / size:{sign}.{decimals}f} {unit}"
 
     def is_rounding(self, seconds: float) -> bool:

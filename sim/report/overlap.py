@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import fsum
 
 from sim.report.metrics import Measures, OpMeasure
-from sim.units import format_seconds
+from sim.units import LEAST_SHOWN_S, format_seconds
 
 _LEAST = 1e-3
 """Slower by less than this share is not worth a note."""
@@ -63,8 +63,8 @@ def slower_overlap(overlap: str, phase: str, own: Measures, plain: Measures) -> 
         return ()
     grown = sorted(((part.seconds(own) - part.seconds(plain), part) for part in _PARTS), key=lambda each: -abs(each[0]))
     told = [(by, part) for by, part in grown if abs(by) >= _LEAST * slower_s]
-    more = [f"{format_seconds(by)} more {part.name} ({part.why})" for by, part in told if by > 0]
-    less = [f"{format_seconds(-by)} less {part.name}" for by, part in told if by < 0]
+    more = [f"{format_seconds(by)} more {part.name} ({part.why})" for by, part in told if by >= LEAST_SHOWN_S]
+    less = [f"{format_seconds(-by)} less {part.name}" for by, part in told if by <= -LEAST_SHOWN_S]
     times = f"{format_seconds(own.makespan_s)} instead of {format_seconds(plain.makespan_s)}"
     slower = f"{slower_s / plain.makespan_s:+.1%}"
     return (f"overlap {overlap} is slower than none in {phase}, {times} ({slower}): {', '.join(more + less)}",)

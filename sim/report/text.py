@@ -11,7 +11,7 @@ from sim.report.pipeline import Passes, PipelineReport
 from sim.report.report import Report
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
-from sim.units import format_bytes, format_count, format_list, format_percent, format_seconds
+from sim.units import format_bytes, format_change, format_count, format_list, format_percent, format_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +144,15 @@ def _difference(relative: float | None) -> str:
 def _padding(padding: Padding) -> Table:
     """What each op takes with and without padding."""
     share = padding.real_rows / padding.padded_rows
-    ops = [(op.op, format_seconds(op.padded_s), format_seconds(op.packed_s), _signed(op.saved_s)) for op in padding.ops]
+    ops = [
+        (op.op, format_seconds(op.padded_s), format_seconds(op.packed_s), format_change(op.saved_s))
+        for op in padding.ops
+    ]
     both = (format_seconds(padding.padded_latency_s), format_seconds(padding.packed_latency_s))
     return Table(
         (f"{padding.real_rows:,} of {padding.padded_rows:,} rows ({share:.0%})", "padded", "packed", "saved"),
         (tuple(ops), (("latency", *both, f"{padding.saved:+.1%}"),)),
     )
-
-
-def _signed(seconds: float) -> str:
-    return format_seconds(seconds) if seconds <= 0 else f"+{format_seconds(seconds)}"
 
 
 def _spread(spread: Spread) -> Line:
