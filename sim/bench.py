@@ -13,6 +13,7 @@ import numpy as np
 
 from sim import load, units
 from sim import topology as machines
+from sim.choice import describe_slow_choice
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import emit
@@ -233,6 +234,10 @@ def measure(
     if time < bound:
         _check_bound(
             time if perturb is None else time_s(topology, collective, axes, size, chosen, chunks), bound, chosen
+        )
+    if perturb is None and chunks == 1 and chosen != algorithm and of_nccl(topology, collective, chosen):
+        notes = describe_slow_choice(
+            topology, collective, chosen, time, bound, lambda name: time_s(topology, collective, axes, size, name)
         )
     return Measurement(
         collective=collective,

@@ -22,6 +22,7 @@ ORDER = [
     "placement",
     "program",
     "collectives",
+    "choice",
     "sharding",
     "costs",
     "layouts",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.specs import Medium, NcclSpec, Protocol
 
@@ -124,6 +124,16 @@ def predict(
 def ring_steps(collective: str, chips: int) -> int:
     """Dependent steps of a ring: 2 (n-1) for an all-reduce, n for a broadcast, else n-1."""
     return chips if collective == "broadcast" else (2 if collective == "all_reduce" else 1) * (chips - 1)
+
+
+def ring_share(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:
+    """Share of its channels' bandwidth that a ring in one box reaches."""
+    return _ring_bandwidth(spec, replace(fabric, boxes=1), protocol) / fabric.ring.bandwidth
+
+
+def tree_share(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:
+    """Share of its channels' bandwidth that a tree in one box reaches, its pipeline full."""
+    return _tree_bandwidth(spec, replace(fabric, boxes=1), protocol) / fabric.tree.channels.bandwidth
 
 
 def _by_boxes(table: Sequence[float], boxes: int) -> float:

@@ -34,6 +34,8 @@ Looped = Callable[[Topology, tuple[str, ...], int], Schedule]
 
 _MOST_TREE_LOOPS = 16
 """Longer runs of equal chunks on a tree are simulated as so many."""
+_TIMES_RUN = 2
+"""Every channel of the search is run so many times. Source: NCCL 2.30, src/graph/connect.cc."""
 _NEEDED = {
     "nvls": "all chips on one switch that reduces",
     "nvls_tree": "several boxes of equally many chips, each on a switch that reduces",
@@ -147,8 +149,7 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
         ValueError: the choice depends on the size, and none is given.
     """
     kernels = ON_NCCL[collective]
-    left = [name for name, kernel in kernels.items() if wanted in ("auto", kernel.algorithm, name)]
-    left = [name for name in left if _is_offered(topology, kernels[name].algorithm)]
+    left = [name for name in offered(topology, collective) if wanted in ("auto", kernels[name].algorithm, name)]
     if not left and topology.intact and in_switch.reducers(topology.intact) and not in_switch.reducers(topology):
         raise cut_off(topology, "not all chips reach the switch that reduces")
     if not left:
@@ -164,6 +165,11 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
         raise ValueError(f"{collective} by '{wanted}' on {topology.name}: NCCL chooses by the size")
     times = predictions(topology, collective, size)
     return min((name for name in left if name in times), key=times.__getitem__)
+
+
+def offered(topology: Topology, collective: str) -> tuple[str, ...]:
+    """Returns the kernels that the machine can run."""
+    return tuple(name for name, kernel in ON_NCCL[collective].items() if _is_offered(topology, kernel.algorithm))
 
 
 def _is_offered(topology: Topology, algorithm: str) -> bool:
@@ -203,8 +209,8 @@ def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -
     """Rings and trees: steps inside boxes are measured on rings, hops between them on trees, and steps of the others
     are to them as the tuner counts them.
 
-    On a ring all channels pass on at once. On a tree a chip's port has a chunk of each loop at a time, from as many
-    chains as boxes have chips, and each waits for its channel.
+    So are rates of trees inside boxes to those of rings. On a ring all channels pass on at once. On a tree a chip's
+    port has a chunk of each loop and channel at a time, and each waits for its channel.
     """
     spec, protocol, n = _spec(topology), kernel.protocol, topology.chips
     measured, counted, several = spec.measured, spec.counted.step, len(boxes(topology)) > 1
@@ -214,22 +220,27 @@ def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -
         steps = {m: step * _ratio(counted[m]["tree"], counted[m]["ring"], protocol) for m, step in steps.items()}
     else:
         hop *= _ratio(counted["net"]["ring"], counted["net"]["tree"], protocol)
+        least = spec.counted.net_overhead * (3 if protocol == "simple" else 1) if several else 0.0
+        steps = {medium: max(least, step) for medium, step in steps.items()}
     if size < _LINE_BYTES * n and not several:
         steps = {medium: step * times.empty_step for medium, step in steps.items()}
     added = (measured.added("nvlink", steps["nvlink"]), measured.added("pci", steps["pci"]), measured.added("net", hop))
     between = times.share["pci"]  # a network carries what PCI Express does
-    if protocol == "ll" and kernel.algorithm == "tree" and network:
+    found = fabric(topology)
+    channels = (found.tree.channels if kernel.algorithm == "tree" else found.ring).count
+    if protocol == "ll" and network:
         adapter = min(link.bandwidth for link in topology.links if link.medium == "net")
-        between = min(between, network.ll_rate / adapter)
-    channels = (fabric(topology).tree.channels if kernel.algorithm == "tree" else fabric(topology).ring).count
+        parts = trees.parts(topology) if kernel.algorithm == "tree" else find(topology).count
+        between = min(between, max(1.0, _TIMES_RUN * channels / parts) * network.ll_rate / adapter)
     per_line = n if kernel.algorithm == "ring" and protocol == "ll" else 1
     used = _used(size, channels, spec.channel_bytes[protocol] * per_line)
-    nvlink = times.share["nvlink"]
+    inside = times.share
     if kernel.algorithm == "tree":
-        at_once = loops * trees.parts(topology) / max(len(box) for box in boxes(topology))
-        fastest = max(link.bandwidth for link in topology.links)
-        nvlink = min(nvlink, max(1.0, at_once) * times.channel_rate / fastest)
-    share = (nvlink, times.share["pci"], between)
+        ratio = tuner.tree_share(spec, found, protocol) / tuner.ring_share(spec, found, protocol)
+        at_once = loops * max(trees.parts(topology), _TIMES_RUN * channels) / max(len(box) for box in boxes(topology))
+        most = at_once * times.channel_rate / max(link.bandwidth for link in topology.links)
+        inside = {"nvlink": min(inside["nvlink"] * ratio, most), "pci": inside["pci"] * ratio}
+    share = (inside["nvlink"], inside["pci"], between)
     return Timing(times.base + measured.startup.value, added, share, used)
 
 

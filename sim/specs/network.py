@@ -22,7 +22,7 @@ class NetworkSpec(Strict):
     nvls_hop: Duration
     """Of reductions in the switch under a tree of boxes."""
     ll_rate: Bandwidth
-    """Data per adapter on a tree with protocol LL. On rings it is not measured, and the adapter's rate is assumed."""
+    """Data per channel with protocol LL. It is measured on trees, and rings are assumed to have the same."""
 
     @model_validator(mode="after")
     def _protocols_are_complete(self) -> Self:
