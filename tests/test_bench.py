@@ -366,7 +366,7 @@ def test_no_time_is_zero_or_below_the_bound_where_links_take_picoseconds(name, s
     spec = load.topology_spec(name)
     links = ["link"] if spec.kind != "graph" else [f"link_types.{kind}" for kind in spec.link_types]
     settings = [f"{link}.{field}" for link in links for field in ("latency=0 s", "bandwidth=100 TB/s")]
-    topology = build(load.topology_spec(name, [*settings, "collective_overhead=0 s"]))
+    topology = build(*load.machine(name, [*settings, "collective_overhead=0 s"]))
     axes = tuple(axis.name for axis in topology.axes)
     for collective in ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"):
         direct = topology.kind != "torus" and collective != "broadcast"

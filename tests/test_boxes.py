@@ -49,7 +49,7 @@ def cables(topology: Topology) -> list[str]:
 
 
 def test_rails_are_the_machine_that_was_drawn_link_by_link():
-    built = build(load.topology_spec("dgx_h100_x2"))
+    built = build(*load.machine("dgx_h100_x2"))
     assert built.nodes[:16] == tuple(f"gpu{i}" for i in range(16))
     assert built.nodes[16:] == ("nvswitch0", "nvswitch1", *(f"rail{i}" for i in range(8)))
     assert cables(built) == [
@@ -114,7 +114,7 @@ def test_the_file_may_add_nodes_and_links(spec):
 
 
 def test_a_range_of_nodes_stands_for_all_of_them():
-    built = build(load.topology_spec("mi300x"))
+    built = build(*load.machine("mi300x"))
     assert cables(built) == [f"gpu{a}->gpu{b}#0" for a in range(8) for b in range(a + 1, 8)]
 
 
@@ -171,7 +171,7 @@ def test_a_wrong_box_is_one_line_that_names_the_field(spec, changes, error):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_boxes_are_short_and_described(name):
-    built = build(load.topology_spec(name))
+    built = build(*load.machine(name))
     data = yaml.safe_load(load.shipped("topology")[name].read_text())
     found = boxes(built)
     assert [len(box) for box in found] == [built.chips // data["boxes"]["count"]] * data["boxes"]["count"]

@@ -157,8 +157,8 @@ def test_a_chunk_of_a_matmul_costs_what_a_matmul_of_its_columns_costs_alone(chun
 
 def test_a_chunk_pays_for_the_whole_of_its_last_tile(monkeypatch):
     """With tiles of 128 columns, 7 chunks of 8192 columns are 7 times 1171 or 1170: 10 tiles each, 70 instead of 64."""
-    tiles = "topology.chip.matmul_tiles={value: {rows: 128, columns: 128, at_once: 1, split: 1}, source: made up}"
-    many = "topology.chip.hbm_bandwidth=1000 TB/s", "topology.chip.op_overhead=0 s", tiles
+    tiles = "stack.matmul_tiles={value: {rows: 128, columns: 128, at_once: 1, split: 1}, source: made up}"
+    many = "topology.chip.hbm_bandwidth=1000 TB/s", "stack.op_overhead=0 s", tiles
     whole = launches(box("layout.overlap=none", *many), monkeypatch)["wo"]
     cut = launches(box("layout.overlap=chunked_matmul", "layout.chunks=7", *many), monkeypatch)["wo"]
     assert sum(ps for _, ps in cut) / whole[0][1] == pytest.approx(70 / 64, rel=1e-3)

@@ -51,7 +51,7 @@ def test_the_shipped_files_carry_what_the_fit_gives():
         "efficiency": machine.hbm_efficiency.value,
         "stream_wait": machine.stream_wait.value * 1e6,
         "rpc": engine.layout.pipeline.controller.rpc.value * 1e6,
-        "matmul_efficiency": engine.topology.chip.matmul_efficiency.value,
+        "matmul_efficiency": engine.stack.matmul_efficiency.value,
     }
     assert machine.matmul_efficiency.value == machine.hbm_efficiency.value
     assert shipped == pytest.approx(found.values, rel=0.02)

@@ -48,7 +48,7 @@ NVLINK2, PCIE3, QPI = 20e9, 12e9, 6e9
 
 
 def machine(name: str) -> Topology:
-    return build(load.topology_spec(name))
+    return build(*load.machine(name))
 
 
 def near(expected: float | list[float]) -> object:

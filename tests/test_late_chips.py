@@ -11,7 +11,7 @@ from sim.errors import InputError
 from sim.specs import PerturbSpec
 from sim.topology import build
 
-MACHINES = [name for name in load.shipped("topology") if build(load.topology_spec(name)).kind != "torus"]
+MACHINES = [name for name in load.shipped("topology") if build(*load.machine(name)).kind != "torus"]
 MOST_CHIPS = 16
 SIZES = (8 * 2.0**10, 2.0**20, 64 * 2.0**20)
 LATE = PerturbSpec.model_validate({"stragglers": [{"chips": [1], "delay": "1 ns"}]})
@@ -23,7 +23,7 @@ SHARED = {"dgx_h100_p2p_disabled": 0.06, "dgx_h100_x2_p2p_disabled": 0.06}
 
 def changes(name: str) -> list[str]:
     """Collectives of a machine that take longer or shorter by more than 2 us and 2 % because chip 1 is 1 ns late."""
-    topology, found = build(load.topology_spec(name)), []
+    topology, found = build(*load.machine(name)), []
     for collective, algorithms in COLLECTIVES.items():
         for algorithm in algorithms:
             for size in SIZES:
@@ -41,6 +41,6 @@ def changes(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_chip_one_nanosecond_late_changes_no_time_by_more_than_two_microseconds_or_per_cent(name: str):
-    if build(load.topology_spec(name)).chips > MOST_CHIPS:
+    if build(*load.machine(name)).chips > MOST_CHIPS:
         pytest.skip("boxes like those of smaller machines, more of them")
     assert changes(name) == []

@@ -16,10 +16,10 @@ SHIPPED = ("palm540b_decode_ws2d", "palm540b_decode_ws2d_b512", "palm540b_prefil
 IDEAL = (
     "topology.link.latency=0 s",
     "topology.link.efficiency=1",
-    "topology.collective_overhead=0 s",
-    "topology.chip.op_overhead=0 s",
-    "topology.chip.matmul_efficiency=1",
-    "topology.chip.hbm_efficiency=1",
+    "stack.collective_overhead=0 s",
+    "stack.op_overhead=0 s",
+    "stack.matmul_efficiency=1",
+    "stack.hbm_efficiency=1",
 )
 
 

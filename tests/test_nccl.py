@@ -45,7 +45,7 @@ WIRED_DIFFERENTLY = list({wiring(name): name for name in reversed(MACHINES)}.val
 
 def part_of(name: str, chips: int) -> Topology:
     """The first chips of a box."""
-    return build(load.topology_spec(name, [f"chips={chips}"]))
+    return build(*load.machine(name, [f"chips={chips}"]))
 
 
 def runs(collective: str, kernel: str, topology: Topology) -> bool:

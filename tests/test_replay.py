@@ -35,7 +35,7 @@ US = 1_000_000
 
 
 def machine(name: str = "dgx_h100", *settings: str) -> Topology:
-    return machines.build(load.topology_spec(name, list(settings)))
+    return machines.build(*load.machine(name, list(settings)))
 
 
 FOUR = ("dgx_h100", "chips=4")
@@ -243,7 +243,7 @@ def test_ids_need_not_follow_the_order_of_parents(tmp_path: Path):
 
 def test_the_roofline_is_that_of_the_trace_s_number_format(tmp_path: Path):
     topology = machine(*FOUR)
-    peak, efficiency = topology.chip.peak_flops, topology.chip.matmul_efficiency
+    peak, efficiency = topology.chip.peak_flops, stack.matmul_efficiency
     assert peak["int8"] > peak["bf16"]
     for written, dtype in (("int8", "int8"), ("torch.int8", "int8"), ("c10::BFloat16", "bf16"), ("bf16", "bf16")):
         found = traced(tmp_path, [[et.computation(1, num_ops=10**13, dtype=written)], [], [], []], topology)

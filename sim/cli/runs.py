@@ -286,7 +286,7 @@ def replay(
     from sim.replay import load as load_traces
     from sim.replay import read_groups, replayed
 
-    machine = machines.build(load.topology_spec(topology, settings or []))
+    machine = machines.build(*load.machine(topology, settings or []))
     ranks_of = None if groups is None else read_groups(groups, machine.chips)
     with about(traces):
         found = replayed(load_traces(Path(traces), machine, ranks_of), machine)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.specs.algorithms import ALGORITHMS, LOOP_FORMS
 from sim.specs.base import TEXT_RULES, Strict
-from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype, TilesSpec
+from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype
 from sim.specs.engine import Kernel
 from sim.specs.graph import GraphSpec, SwitchSpec
 from sim.specs.layout import TENSOR_PARALLEL, Residual
@@ -23,6 +23,7 @@ from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Sourced
 from sim.specs.scenario import Scenario
+from sim.specs.stack import Software, StackFile, StackSpec, TilesSpec
 from sim.specs.suite import (
     AnySuite,
     Calibration,
@@ -74,7 +75,10 @@ __all__ = [
     "Residual",
     "Scenario",
     "Settings",
+    "Software",
     "Sourced",
+    "StackFile",
+    "StackSpec",
     "Strict",
     "Suite",
     "SwitchSpec",
@@ -90,6 +94,7 @@ FILE_KINDS: dict[str, Any] = {
     "topology": TopologySpec,
     "chip": ChipSpec,
     "link": LinkSpec,
+    "stack": StackFile,
     "nccl": NcclSpec,
     "network": NetworkSpec,
     "model": Model,
