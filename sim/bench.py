@@ -190,7 +190,7 @@ def sweep(
     """
     own = [setting for setting in settings if not load.of_perturb(setting)]
     perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
-    topology = machines.build(load.topology_spec(machine, own))
+    topology = machines.build(*load.machine(machine, own))
     names = tuple(axes) or tuple(axis.name for axis in topology.axes)
     check_names(collective, algorithm)
     _check_axes(names, topology)

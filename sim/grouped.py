@@ -80,7 +80,7 @@ def sweep(
     """
     own = [setting for setting in settings if not load.of_perturb(setting)]
     perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
-    topology = machines.build(load.topology_spec(machine, own))
+    topology = machines.build(*load.machine(machine, own))
     bench.check_names(collective, algorithm)
     return [measure(topology, collective, grouping, size, algorithm, perturb) for size in sizes]
 

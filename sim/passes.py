@@ -105,7 +105,7 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
         except NotFoldableError as error:
             obstacle = str(error)
     notes: tuple[str, ...] = ()
-    perturb = in_use(scenario.perturb, build(scenario.topology), topology) if scenario.perturb else None
+    perturb = in_use(scenario.perturb, build(scenario.topology, scenario.stack), topology) if scenario.perturb else None
     if perturb:
         topology, notes = around_failures(topology, perturb)
     lowered = lower(scenario, topology, keep)

@@ -23,10 +23,10 @@ def machine(scenario: Scenario) -> Topology:
     hold copies of them.
     """
     if scenario.layout.ffn != TENSOR_PARALLEL:
-        return topology.build(scenario.topology)
+        return topology.build(scenario.topology, scenario.stack)
     stages = scenario.layout.mesh.pipeline
     chips = tensor_chips(scenario)
-    built = topology.build(some_chips(scenario.topology, range(stages * chips)))
+    built = topology.build(some_chips(scenario.topology, range(stages * chips)), scenario.stack)
     axes = (Axis("p", stages, ring=False),) if stages > 1 else ()
     return _along(built, (*axes, *_tensor_axes(chips, scenario.model.kv_heads)))
 
@@ -43,7 +43,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
     if pool.link:
         return effective(pool.link)
     used = used_chips(scenario)
-    whole, slow = topology.build(scenario.topology), dict[str, float]()
+    whole, slow = topology.build(scenario.topology, scenario.stack), dict[str, float]()
     if perturb := scenario.perturb:
         whole = whole.without(frozenset(link.index for link in whole.links if link.name in perturb.failed_links))
         for each in perturb.slow_links:

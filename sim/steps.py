@@ -106,7 +106,7 @@ def with_cache(found: Simulated, length: float) -> Program:
     changed = replace(program, **columns)
     if not perturb:
         return changed
-    here = in_use(perturb, build(found.scenario.topology), found.topology)
+    here = in_use(perturb, build(found.scenario.topology, found.scenario.stack), found.topology)
     busy_ps = perturbed(changed, found.topology, here).busy_ps
     return replace(changed, busy_ps=np.where(changes, busy_ps, program.busy_ps))
 

@@ -58,7 +58,7 @@ def sweep(machine: str, matrix: Matrix, settings: Sequence[str] = ()) -> list[be
     """
     own = [setting for setting in settings if not load.of_perturb(setting)]
     perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
-    return [measure(machines.build(load.topology_spec(machine, own)), matrix, perturb)]
+    return [measure(machines.build(*load.machine(machine, own)), matrix, perturb)]
 
 
 def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = None) -> bench.Measurement:

@@ -67,8 +67,8 @@ def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[
 
 def measure(case: CollectiveCase, *further: str) -> bench.Measurement:
     """The case's collective, with further settings of its machine. Raises InputError."""
-    spec = load.topology_spec(case.machine, [*case.settings, *further])
-    topology = machines.build(some_chips(spec, range(case.chips)))
+    spec, stack = load.machine(case.machine, [*case.settings, *further])
+    topology = machines.build(some_chips(spec, range(case.chips)), stack)
     axes = tuple(axis.name for axis in topology.axes)
     return bench.measure(topology, case.collective, axes, case.size_bytes, case.algorithm)
 

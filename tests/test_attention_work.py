@@ -13,7 +13,7 @@ from sim.placement import machine
 from sim.program import Kind
 from sim.run import step_s, wires
 
-FUSED, UNFUSED = "topology.chip.attention=fused", "topology.chip.attention=unfused"
+FUSED, UNFUSED = "stack.attention=fused", "stack.attention=unfused"
 PREFILL = "workload={phase: prefill, batch: 8, prompt: 96, weights: bf16, activations: bf16}"
 DECODE = "workload={phase: decode, batch: 8, context: 40, generate: 1, weights: bf16, activations: bf16}"
 ENDS = ("layout.overlap=none", "engine.layers=1")
@@ -82,8 +82,8 @@ def test_the_closed_form_of_a_box_counts_the_same_pairs(workload, cache, causal,
     """Chips whose collectives are the ports' alone, and nothing that formulas do not know."""
     own = (workload, kernel, f"workload.static_cache={cache}", f"model.causal={causal}")
     plain = (
-        "topology.chip.stream_wait=0 s",
-        "topology.chip.channel_interference=null",
+        "stack.stream_wait=0 s",
+        "stack.channel_interference=null",
         "layout.residual=no_communication",
     )
     scenario = load.scenario("llama3_70b_tp8_standard", [*ENDS, *own, *plain, "layout.head=replicated"])

@@ -49,7 +49,7 @@ def cables(topology: Topology) -> list[str]:
 
 
 def test_rails_are_the_machine_that_was_drawn_link_by_link():
-    built = build(load.topology_spec("dgx_h100_x2"))
+    built = build(*load.machine("dgx_h100_x2"))
     assert built.nodes[:16] == tuple(f"gpu{i}" for i in range(16))
     assert built.nodes[16:] == ("nvswitch0", "nvswitch1", *(f"rail{i}" for i in range(8)))
     assert cables(built) == [
@@ -114,13 +114,13 @@ def test_the_file_may_add_nodes_and_links(spec):
 
 
 def test_a_range_of_nodes_stands_for_all_of_them():
-    built = build(load.topology_spec("mi300x"))
+    built = build(*load.machine("mi300x"))
     assert cables(built) == [f"gpu{a}->gpu{b}#0" for a in range(8) for b in range(a + 1, 8)]
 
 
 def test_what_the_file_leaves_out_is_that_of_its_box(spec):
     box, machine = load.topology_spec("hgx_b200"), spec(changed(boxes__of="hgx_b200"))
-    for field in ("chip", "nccl", "reduces", "collective_overhead"):
+    for field in ("chip", "nccl", "reduces", "default_stack"):
         assert getattr(machine, field) == getattr(box, field)
     own = spec(changed(boxes__of="hgx_b200") | {"reduces": False, "chip": "h100_sxm"})
     assert (own.reduces, own.chip.name, own.nccl) == (False, "h100_sxm", box.nccl)
@@ -129,7 +129,7 @@ def test_what_the_file_leaves_out_is_that_of_its_box(spec):
 def test_settings_reach_the_box_and_what_comes_from_it(spec):
     assert spec(changed(), "boxes.count=3").chip_count == 24
     assert spec(changed(), "boxes.of=hgx_b200").chip.name == "b200_sxm"
-    assert spec(changed(), "chip.op_overhead=9 us").chip.op_overhead.value == pytest.approx(9e-6)
+    assert spec(changed(), "chip.hbm_capacity=9 GB").chip.hbm_capacity.value == pytest.approx(9e9)
     link = build(spec(changed(), "boxes.rails.link.bandwidth=12 GB/s")).links[-1]
     assert link.bandwidth == pytest.approx(12e9 * 0.94)
 
@@ -171,7 +171,7 @@ def test_a_wrong_box_is_one_line_that_names_the_field(spec, changes, error):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_boxes_are_short_and_described(name):
-    built = build(load.topology_spec(name))
+    built = build(*load.machine(name))
     data = yaml.safe_load(load.shipped("topology")[name].read_text())
     found = boxes(built)
     assert [len(box) for box in found] == [built.chips // data["boxes"]["count"]] * data["boxes"]["count"]

@@ -28,11 +28,11 @@ ROWS = (
 )
 
 CONSTANTS = {
-    "matmul_efficiency": {"fields": ["topology.chip.matmul_efficiency"], "low": 0.5, "high": 1},
+    "matmul_efficiency": {"fields": ["stack.matmul_efficiency"], "low": 0.5, "high": 1},
     "hop_latency": {"fields": ["topology.link.latency"], "unit": "us", "low": 0.5, "high": 6},
-    "hbm_efficiency": {"fields": ["topology.chip.hbm_efficiency"], "low": 0.5, "high": 1},
+    "hbm_efficiency": {"fields": ["stack.hbm_efficiency"], "low": 0.5, "high": 1},
     "overhead": {
-        "fields": ["topology.chip.op_overhead", "topology.collective_overhead"],
+        "fields": ["stack.op_overhead", "stack.collective_overhead"],
         "unit": "us",
         "low": 0,
         "high": 20,

@@ -17,13 +17,14 @@ LAYOUTS = (
     "weight_gathered_xyz",
 )
 IDEAL = (
-    "topology.chip.roofline_overlap=1",
+    "stack.roofline_overlap=1",
     "topology.link.latency=0 s",
     "topology.link.efficiency=1",
-    "topology.collective_overhead=0 s",
-    "topology.chip.op_overhead=0 s",
-    "topology.chip.matmul_efficiency=1",
-    "topology.chip.hbm_efficiency=1",
+    "stack.collective_overhead=0 s",
+    "stack.collective_step=0 s",
+    "stack.op_overhead=0 s",
+    "stack.matmul_efficiency=1",
+    "stack.hbm_efficiency=1",
 )
 ONE_LAYER = ("engine.layers=1",)
 WIRES = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all")
@@ -171,7 +172,7 @@ def test_a_serial_block_pays_one_more_pair_on_the_residual():
 def test_launches_and_hops_come_once_per_collective(layout):
     """On rings of 4: two hops an axis, twice for an all-reduce, one for all-to-all stages that are bandwidth bound."""
     ideal = on_the_wire(terms(layout, *IDEAL))
-    launched = on_the_wire(terms(layout, *IDEAL, "topology.collective_overhead=1 ms"))
+    launched = on_the_wire(terms(layout, *IDEAL, "stack.collective_overhead=1 ms"))
     assert {name: time - ideal[name] for name, time in launched.items()} == pytest.approx(dict.fromkeys(ideal, 1e-3))
     hops = {"2d": 4, "1d": 2, "_x": 4, "xy": 2}
     if layout[-2:] in hops:
@@ -209,7 +210,7 @@ def test_a_gathered_weight_is_read_in_full():
 def test_a_multi_query_cache_by_heads_is_repeated_where_the_batch_is_whole(layout, copies):
     """Figure 4(b): every chip reads the keys and values of its batch group, e f times what it reads by batch."""
     # so long that queries do not count; scores stay on the chip, they are as many either way
-    settings = (*IDEAL, "workload.context=1000000", "topology.chip.attention=fused")
+    settings = (*IDEAL, "workload.context=1000000", "stack.attention=fused")
     by_heads, by_batch = (
         terms(layout, *settings, f"layout.attention={attention}")["attention"] for attention in ("heads", "batch")
     )
@@ -247,7 +248,7 @@ def test_what_does_not_pass_under_the_longer_time_is_added():
     """At batch 64 reading int8 weights takes longer than their FLOPs: 40 % of those come on top."""
     free = terms("weight_stationary_2d", *FREE_MEMORY)["q_wi"]
     perfect, apart = (
-        terms("weight_stationary_2d", *IDEAL, f"topology.chip.roofline_overlap={share}")["q_wi"] for share in (1, 0.6)
+        terms("weight_stationary_2d", *IDEAL, f"stack.roofline_overlap={share}")["q_wi"] for share in (1, 0.6)
     )
     assert perfect > free
     assert apart == pytest.approx(perfect + 0.4 * free)

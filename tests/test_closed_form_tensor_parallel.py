@@ -10,7 +10,7 @@ from sim.closed_form import tensor_parallel
 from sim.run import predict, run, step_s, wires
 
 IDEAL = (
-    "topology.chip.stream_wait=0 s",
+    "stack.stream_wait=0 s",
     "collectives={all_reduce: one_shot, all_gather: one_shot, reduce_scatter: one_shot}",
 )
 """Hand-written kernels, joins are free, collectives slow nothing: what is left are the formulas' own assumptions."""
@@ -51,8 +51,8 @@ def test_a_hybrid_is_exact_also_where_standard_layers_end():
         "workload.sampling=greedy",
         "workload.kv_cache=int8",
         "workload.weights=int8",
-        "topology.chip.elementwise=fused",
-        "topology.chip.attention=fused",
+        "stack.elementwise=fused",
+        "stack.attention=fused",
         "layout.communication=compute_stream",
         "model.ffn=mlp",
         "topology.link.bandwidth=1 GB/s",  # sums take longer than halves: Ladder exposes what is left
@@ -91,7 +91,7 @@ def test_the_usual_half_by_hand():
     An eighth of attention (4096 x 4096 x (1 + 1 + 2/4)), the cache of one key-value head, an eighth of the FFN
     (3 x 4096 x 14336), the whole head (4096 x 128256): 2 bytes each.
     """
-    full = ("topology.chip.hbm_efficiency=1.0", "topology.chip.matmul_hbm_efficiency=1.0")
+    full = ("stack.hbm_efficiency=1.0", "stack.matmul_hbm_efficiency=1.0")
     chosen = scenario("engine.layers=1", "layout.residual=no_communication", *full)
     weights = (4096 * 4096 * 2.5 + 3 * 4096 * 14336) / 8 + 4096 * 128256
     cache = 2 * 1536 * 128
@@ -108,7 +108,7 @@ def test_both_stand_beside_the_simulation():
     assert form.latency_s < form.per_axis_latency_s < report.simulated.latency_s
     assert sum(form.per_axis_terms.values()) == pytest.approx(form.per_axis_latency_s)
     assert "has NCCL's tuner for all_reduce" in form.inexact
-    assert "leaves out topology.chip.stream_wait" in form.inexact
+    assert "leaves out stack.stream_wait" in form.inexact
 
 
 def test_it_shares_nothing_with_the_simulation():

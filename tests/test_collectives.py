@@ -356,7 +356,7 @@ def test_replay_catches_what_waits_for_only_some_ways_of_a_message() -> None:
     ],
 )
 def test_a_collective_of_too_many_sends_is_refused_at_once(name, settings, collective, algorithm, size):
-    machine = topology.build(load.topology_spec(name, settings))
+    machine = topology.build(*load.machine(name, settings))
     began = time.process_time()
     with pytest.raises(InputError, match=f"^{collective}: must take at most 20,000,000 sends on this machine; ask for"):
         schedule(machine, collective, tuple(axis.name for axis in machine.axes), algorithm, size)

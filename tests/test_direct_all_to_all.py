@@ -22,7 +22,7 @@ TWISTED = [
 
 
 def machine(name):
-    return build(load.topology_spec(name))
+    return build(*load.machine(name))
 
 
 def all_to_all_s(topology, size=SIZE, algorithm=None):

@@ -45,13 +45,13 @@ def test_the_shipped_files_carry_what_the_fit_gives():
     """Within 2 %. FasterTransformer's machine has the first stage's constants, rows of EnergonAI set the second's."""
     found = calibrate.fit("energonai")
     assert found.settled
-    machine = cases()["ft_gpt20b_tp1_b1_i60_o20"].scenario().topology.chip
+    machine = cases()["ft_gpt20b_tp1_b1_i60_o20"].scenario().stack
     engine = cases()["energonai_fig_tp2_b4_energonai"].scenario()
     shipped = {
         "efficiency": machine.hbm_efficiency.value,
         "stream_wait": machine.stream_wait.value * 1e6,
         "rpc": engine.layout.pipeline.controller.rpc.value * 1e6,
-        "matmul_efficiency": engine.topology.chip.matmul_efficiency.value,
+        "matmul_efficiency": engine.stack.matmul_efficiency.value,
     }
     assert machine.matmul_efficiency.value == machine.hbm_efficiency.value
     assert shipped == pytest.approx(found.values, rel=0.02)

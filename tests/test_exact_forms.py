@@ -83,7 +83,7 @@ def plain(*settings: str) -> Scenario:
 
 
 def on_switch(*settings: str) -> Scenario:
-    fields = ("topology.chip.stream_wait=0 s", "collectives={all_reduce: one_shot}", "engine.layers=3", *settings)
+    fields = ("stack.stream_wait=0 s", "collectives={all_reduce: one_shot}", "engine.layers=3", *settings)
     return load.scenario("llama3_8b_tp8_ladder", fields)
 
 
@@ -91,8 +91,8 @@ def on_switch(*settings: str) -> Scenario:
     ("settings", "reason"),
     [
         (
-            ["topology.chip.matmul_tiles={value: {rows: 128, columns: 128, at_once: 108, split: 8}}"],
-            "leaves out topology.chip.matmul_tiles",
+            ["stack.matmul_tiles={value: {rows: 128, columns: 128, at_once: 108, split: 8}}"],
+            "leaves out stack.matmul_tiles",
         ),
         (["layout.overlap=collective_matmul"], "leaves out layout.overlap: collective_matmul"),
         (["layout.communication=own_stream"], "leaves out layout.communication: own_stream"),
@@ -116,7 +116,7 @@ def test_what_is_left_out_on_a_torus_is_named(settings: list[str], reason: str):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (["topology.chip.stream_wait=1 us"], "leaves out topology.chip.stream_wait"),
+        (["stack.stream_wait=1 us"], "leaves out stack.stream_wait"),
         (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
         (["collectives={}"], "has NCCL's tuner for all_reduce"),
         (
@@ -139,8 +139,8 @@ def test_a_draw_tiled_reads_and_three_kernels_of_attention_are_known():
     before = predict(plain())
     for settings in (
         ["workload.sampling=top_k"],
-        ["topology.chip.matmul_hbm_efficiency=0.5"],
-        ["topology.chip.elementwise=kernel"],
+        ["stack.matmul_hbm_efficiency=0.5"],
+        ["stack.elementwise=kernel"],
     ):
         scenario = plain(*settings)
         form, report = predict(scenario), run(scenario).report
@@ -183,17 +183,18 @@ def test_serving_gpus_on_a_ring_are_not_exact():
     machine = {
         "name": "ring",
         "kind": "torus",
-        "chip": scenarios.chip("a100_pcie_80_serving"),
+        "chip": scenarios.chip("a100_pcie_80"),
         "link": scenarios.LINK,
         "axes": {"x": {"size": 8, "wrap": True}},
     }
     model = scenarios.model(Random(0), 8)
     work = {"phase": "decode", "batch": 8, "context": 100, "generate": 1, "static_cache": 101, "weights": "bf16"}
     layout = {"ffn": "weight_gathered_xy", "attention": "heads"}
-    fields = {"name": "ring", "topology": machine, "model": model, "workload": work, "layout": layout}
+    stack = {"name": "ring", "matmul_tiles": {"value": {"rows": 128, "columns": 128, "at_once": 108, "split": 8}}}
+    fields = {"name": "ring", "topology": machine, "stack": stack, "model": model, "workload": work, "layout": layout}
     form = predict(Scenario.model_validate(fields))
     assert form is not None
-    assert form.inexact == ("leaves out topology.chip.matmul_tiles",)
+    assert form.inexact == ("leaves out stack.matmul_tiles",)
 
 
 def test_a_field_that_no_form_lists_makes_them_inexact():

@@ -128,7 +128,7 @@ def test_each_phase_of_a_generation_is_explained():
 
 def test_a_few_layers_stand_for_all_where_every_chip_is_simulated():
     """Layers take equal times, so 3, 4 and 5 of them give the time of 14; the last bar, all simulated, meets it."""
-    settings = ("engine.layers=14", *LINES, "topology.chip.op_overhead=0 s")
+    settings = ("engine.layers=14", *LINES, "stack.op_overhead=0 s")
     scenario = load.scenario("palm540b_decode_ws2d", settings)
     part = run(scenario).passes[0]
     assert part.topology.unfolded is None
@@ -199,7 +199,7 @@ def test_nothing_contends_on_equal_rings_and_something_on_unequal_ones():
 
 
 def test_an_effect_that_is_not_there_is_no_bar():
-    ideal = ("topology.link.latency=0 s", "topology.chip.hbm_efficiency=1", "layout.overlap=none")
+    ideal = ("topology.link.latency=0 s", "stack.hbm_efficiency=1", "layout.overlap=none")
     names = set(seconds(one("palm540b_decode_ws2d", *SMALL, *ideal)))
     assert not names & {"Hop latency", "Memory bandwidth reached", "Hidden under matmuls", "No wraparound"}
 
@@ -213,8 +213,8 @@ def test_latency_and_launches_scale_with_their_constants():
     plain = (*SMALL, "layout.overlap=none")
     for name, field in (
         ("Hop latency", "topology.link.latency"),
-        ("Launches of collectives", "topology.collective_overhead"),
-        ("Launches of operations", "topology.chip.op_overhead"),
+        ("Launches of collectives", "stack.collective_overhead"),
+        ("Launches of operations", "stack.op_overhead"),
     ):
         # long hops and launches, so that all-to-alls wait for latency and not for bytes in both
         once, thrice = (seconds(one("palm540b_decode_ws2d", *plain, f"{field}={us} us"))[name] for us in (100, 300))
@@ -287,7 +287,7 @@ def test_tensor_parallelism_goes_from_the_usual_formula_over_operations_to_the_s
 
 def test_joins_of_the_standard_residual_are_two_a_layer():
     found = one("llama3_8b_tp8_ladder", *EXACT, "layout.residual=standard")
-    wait = load.scenario("llama3_8b_tp8_ladder").topology.chip.stream_wait.value
+    wait = load.scenario("llama3_8b_tp8_ladder").stack.stream_wait.value
     assert seconds(found)["Joins of streams"] == pytest.approx(2 * 4 * wait, rel=1e-9)
 
 

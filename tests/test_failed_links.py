@@ -212,7 +212,7 @@ def test_one_adapter_that_is_left_takes_one_ring():
     replay(plan, topology)
 
 
-DGX = {name: build(load.topology_spec(name)) for name in ("dgx_h100_x2", "dgx_h100_p2p_disabled", "dgx1_v100")}
+DGX = {name: build(*load.machine(name)) for name in ("dgx_h100_x2", "dgx_h100_p2p_disabled", "dgx1_v100")}
 
 
 def test_nccl_leaves_a_failed_adapter_out_of_its_rings_and_trees():

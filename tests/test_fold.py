@@ -73,7 +73,7 @@ def test_folded_collective_has_the_times_of_the_whole_on_a_switch(collective, al
 @pytest.mark.parametrize("size", [1e3, 1e6, 1e8])
 @pytest.mark.parametrize(("collective", "kernel"), [(c, name) for c, kernels in ON_NCCL.items() for name in kernels])
 def test_folded_collective_has_the_times_of_the_whole_as_nccl_runs_it(collective, kernel, size):
-    machine = topology.build(load.topology_spec("dgx_h100", []))
+    machine = topology.build(*load.machine("dgx_h100", []))
     plans = [machine, folded(machine)]
     if kernel == "nvls_tree":
         pytest.skip("over several boxes, which are not alike")
@@ -88,7 +88,7 @@ def test_folded_collective_has_the_times_of_the_whole_as_nccl_runs_it(collective
 @pytest.mark.parametrize("name", ["mi300x", "dgx1_v100", "a100_hybrid_cube_mesh"])
 @pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce"])
 def test_rings_on_links_between_chips_fold(name, collective):
-    machine = topology.build(load.topology_spec(name, []))
+    machine = topology.build(*load.machine(name, []))
     one = folded(machine)
     full = times(machine, schedule(machine, collective, ("g",), "ring", 1e6))
     assert_stands_for_all(times(one, schedule(one, collective, ("g",), "ring", 1e6)), full)

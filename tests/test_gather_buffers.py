@@ -16,7 +16,7 @@ from sim.units import PS_PER_S
 
 GATHERED = [name for name in LAYOUTS if name.startswith("weight_gathered")]
 STREAMS = ("compute_stream", "own_stream")
-ENDLESS = ("topology.link.bandwidth=1000 TB/s", "topology.link.latency=0 s", "topology.collective_overhead=0 s")
+ENDLESS = ("topology.link.bandwidth=1000 TB/s", "topology.link.latency=0 s", "stack.collective_overhead=0 s")
 
 
 def lowered(layout, *settings, layers=6, model="palm_62b"):

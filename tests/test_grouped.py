@@ -43,7 +43,7 @@ def test_more_chips_than_there_are_are_refused():
 @pytest.mark.parametrize("name", MACHINES)
 def test_every_collective_runs_in_groups_on_every_machine(name: str, consecutive: bool):
     """Only a permute over several axes is refused, in words; nothing is below its bound, or faster than one group."""
-    topology = build(load.topology_spec(name))
+    topology = build(*load.machine(name))
     together, alone = (Grouping(count, 2, consecutive) for count in (2, 1))
     for collective in COLLECTIVES:
         measured = grouped.measure(topology, collective, together, SIZE)
@@ -53,9 +53,9 @@ def test_every_collective_runs_in_groups_on_every_machine(name: str, consecutive
             assert measured.time_s >= one.time_s * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in MACHINES if build(load.topology_spec(name)).chips >= 8])
+@pytest.mark.parametrize("name", [name for name in MACHINES if build(*load.machine(name)).chips >= 8])
 def test_groups_of_four_carry_out_their_collectives(name: str):
-    topology = build(load.topology_spec(name))
+    topology = build(*load.machine(name))
     for collective in COLLECTIVES:
         for chips in (Grouping(2, 4).members(topology.chips)[1], Grouping(2, 4, True).members(topology.chips)[1]):
             part = group_of(topology, chips).machine

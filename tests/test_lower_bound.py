@@ -14,7 +14,7 @@ from sim.topology.lower_bound import lower_bound
 MOST_CHIPS = 256
 """Larger machines are folded or refused; they take minutes and no other path."""
 SIZES = (8.0, 2.0**13, 2.0**20, 2.0**30)
-MACHINES = {name: build(load.topology_spec(name)) for name in load.shipped("topology")}
+MACHINES = {name: build(*load.machine(name)) for name in load.shipped("topology")}
 W, T = 45e9, 1e-6
 """Bandwidth, bytes/s, and latency, s, of a link of `torus`."""
 

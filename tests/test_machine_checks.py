@@ -18,7 +18,7 @@ from sim.topology import Topology, build
 from sim.topology.rings import boxes
 
 GRAPHS = [name for name in load.shipped("topology") if isinstance(load.topology_spec(name), GraphSpec)]
-SUMMING = [name for name in GRAPHS if build(load.topology_spec(name)).reduces]
+SUMMING = [name for name in GRAPHS if build(*load.machine(name)).reduces]
 
 
 def without_link(spec: GraphSpec, number: int) -> GraphSpec:

@@ -38,7 +38,7 @@ WIRED_DIFFERENTLY = wired_differently([name for name in load.shipped("topology")
 
 def part_of(name: str, chips: int) -> Topology:
     """The first chips of a box."""
-    return build(load.topology_spec(name, [f"chips={chips}"]))
+    return build(*load.machine(name, [f"chips={chips}"]))
 
 
 def runs(collective: str, kernel: str, topology: Topology) -> bool:

@@ -149,7 +149,7 @@ def late_gather(axes: str, late: int, delay_ps: int):
     """An all-gather of 1 MiB on a 4x4x1 torus that one chip enters `delay_ps` after the others."""
     size = {"x": 4, "y": 4, "z": 1}
     parts = ", ".join(f"{name}: {{size: {n}, wrap: {str(n > 1).lower()}}}" for name, n in size.items())
-    topology = machines.build(load.topology_spec("tpu_v4_4x4x4", [f"axes={{{parts}}}"]))
+    topology = machines.build(*load.machine("tpu_v4_4x4x4", [f"axes={{{parts}}}"]))
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(16)), *(link.name for link in topology.links)])
     chips = np.arange(16, dtype=np.int32)
     busy_ps = np.where(chips == late, delay_ps, 0)

@@ -12,7 +12,7 @@ from sim.topology import build
 from sim.topology.lower_bound import lower_bound
 
 SIZES = (2.0**16, 2.0**20, 2.0**26, 2.0**30)
-TORI = {name: build(load.topology_spec(name)) for name in load.shipped("topology")}
+TORI = {name: build(*load.machine(name)) for name in load.shipped("topology")}
 TORI = {name: topology for name, topology in TORI.items() if topology.kind == "torus"}
 
 

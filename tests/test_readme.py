@@ -68,7 +68,7 @@ def test_the_scenario_shown_is_the_one_shipped():
 def test_the_machine_shown_is_oversubscribed_as_it_says(tmp_path: Path):
     _, shown = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
     (tmp_path / "my_cluster.yaml").write_text(shown)
-    built = build(load.topology_spec(str(tmp_path / "my_cluster.yaml")))
+    built = build(*load.machine(str(tmp_path / "my_cluster.yaml")))
     down, up = (
         sum(link.cables for link in built.links if re.match(name, link.name))
         for name in ("gpu[0-9]+->leaf0#", "leaf0->spine")

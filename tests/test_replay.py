@@ -38,7 +38,7 @@ US = 1_000_000
 
 
 def machine(name: str = "dgx_h100", *settings: str) -> Topology:
-    return machines.build(load.topology_spec(name, list(settings)))
+    return machines.build(*load.machine(name, list(settings)))
 
 
 FOUR = ("dgx_h100", "chips=4")

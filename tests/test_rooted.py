@@ -19,7 +19,7 @@ MOST_REPLAYED, MOST_MOVED = 32, 512
 
 
 def plans(name: str, collective: str) -> list[tuple[Topology, Schedule]]:
-    topology = build(load.topology_spec(name))
+    topology = build(*load.machine(name))
     axes = tuple(axis.name for axis in topology.axes)
     algorithms = (ON_TORUS if topology.kind == "torus" else ON_ROUTES)[collective]
     if topology.chips > MOST_MOVED:

@@ -177,7 +177,7 @@ def test_a_switch_drawn_as_a_node_is_a_switch(name: str) -> None:
     gpus = [f"gpu{chip}" for chip in range(chips)]
     drawn |= {"kind": "graph", "nodes": dict.fromkeys(gpus, "chip") | {"crossbar": "switch"}}
     drawn |= {"link_types": {"port": port}, "links": [{"between": [gpu, "crossbar"], "link": "port"} for gpu in gpus]}
-    graph, switch = machine(drawn), build(load.topology_spec(name))
+    graph, switch = machine(drawn), build(*load.machine(name))
     for collective in ON_NCCL:
         for size in SIZES:
             assert algorithm_of(graph, collective, "auto", size) == algorithm_of(switch, collective, "auto", size)

@@ -17,7 +17,7 @@ WORKLOADS = (
     "{phase: prefill, batch: 64, prompt: 16, weights: int8}",
     "{phase: decode, batch: 64, context: 64, generate: 1, weights: int8}",
 )
-MACHINES = ("topology.chip.op_overhead=0 s", "topology.chip.op_overhead=20 us", "topology.link.latency=20 us")
+MACHINES = ("stack.op_overhead=0 s", "stack.op_overhead=20 us", "topology.link.latency=20 us")
 TORI = [
     ("palm540b_decode_ws2d", (f"layout.ffn={layout}", f"collectives.collective_matmul={form}"), "collective_matmul")
     for layout, form in itertools.product(LAYOUTS, LoopForm.__args__)

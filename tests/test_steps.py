@@ -33,17 +33,17 @@ CASES = {
     "some chips": (SWITCH, ["topology=dgx_h100", "layout.mesh.tensor=4", "perturb={failed_links: ['gpu7:egress']}"]),
     "micro-batches": (SWITCH, [QUIET, "layout.residual=standard", "layout.overlap=micro_batches"]),
     "interference": (SWITCH, []),
-    "host launches": (SWITCH, ["layout.graph_capture=false", "topology.chip.launch=4 us"]),
-    "host launches on a torus": (TORUS, ["layout.graph_capture=false", "topology.chip.launch=4 us"]),
+    "host launches": (SWITCH, ["layout.graph_capture=false", "stack.launch=4 us"]),
+    "host launches on a torus": (TORUS, ["layout.graph_capture=false", "stack.launch=4 us"]),
     "host launches, straggler": (
         SWITCH,
         [
             "layout.graph_capture=false",
-            "topology.chip.launch=9 us",
+            "stack.launch=9 us",
             "perturb={stragglers: [{chips: [5], factor: 1.5}]}",
         ],
     ),
-    "three kernels": ("energonai_gpt3_tp2", ["padding=null", "workload.weights=fp16", "topology=dgx_a100_serving"]),
+    "three kernels": ("energonai_gpt3_tp2", ["padding=null", "workload.weights=fp16", "topology=dgx_a100"]),
 }
 
 

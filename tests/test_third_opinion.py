@@ -145,7 +145,7 @@ def gpu_scenario(model: str, ranks: int, *settings: str) -> Scenario:
         "model.layers=2",
         *chips,
         "layout.logits=last",
-        "topology.chip.attention=unfused",
+        "stack.attention=unfused",
         *settings,
     ]
     return load.scenario("llama3_70b_tp8_standard", fields)

@@ -431,7 +431,7 @@ def test_every_kind_of_machine_draws(tmp_path, machine):
     ],
 )
 def test_65536_chips_are_described_and_drawn_at_once(tmp_path, name: str, settings: list[str], diameter: int):
-    machine = build(load.topology_spec(name, settings))
+    machine = build(*load.machine(name, settings))
     began = time.process_time()
     assert hops(machine).diameter == diameter
     draw(machine, tmp_path / "machine.png")
@@ -449,13 +449,13 @@ def test_hops_along_the_axes_add_up(sizes: tuple[int, ...], wrap: bool):
 
 def test_one_chip_is_enough_where_a_twist_leaves_all_chips_alike():
     axes = "axes={x: {size: 256, wrap: true, twist: {y: 128}}, y: {size: 256, wrap: true}}"
-    assert hops(build(load.topology_spec("tpu_v4_8x8x8", [axes]))).diameter == 192
+    assert hops(build(*load.machine("tpu_v4_8x8x8", [axes]))).diameter == 192
 
 
 def test_what_would_take_minutes_is_refused_in_one_line():
     axes = "axes={x: {size: 256, wrap: false}, y: {size: 256, wrap: true, twist: {x: 3}}}"
     with pytest.raises(InputError, match="hops are counted on up to 16,384 chips where a twist makes chips differ"):
-        hops(build(load.topology_spec("tpu_v4_8x8x8", [axes])))
+        hops(build(*load.machine("tpu_v4_8x8x8", [axes])))
     with pytest.raises(InputError, match=r"links: a machine has at most 1048576 links, got 1000000000000"):
         load.topology_spec("mi300x", [_MANY])
 
@@ -464,7 +464,7 @@ _MANY = "links=[{between: [gpu0, gpu1], link: xgmi, count: 1000000000000}, {betw
 
 
 def test_a_drawing_says_of_how_many_cables_a_link_is():
-    built = build(load.topology_spec("dgx1_v100"))
+    built = build(*load.machine("dgx1_v100"))
     assert {rate(link) for link in built.links if link.medium == "nvlink"} == {
         "20 GB/s each way, 600 ns",
         "40 GB/s each way in 2 cables, 600 ns",

@@ -41,7 +41,7 @@ def test_every_shipped_number_has_a_source(name):
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_every_shipped_machine_builds_and_is_named_as_its_file(name):
-    topology = build(load.topology_spec(name))
+    topology = build(*load.machine(name))
     assert topology.name == name
     assert len({link.name for link in topology.links}) == len(topology.links)
 
@@ -72,13 +72,13 @@ def test_every_file_names_its_schema(kind):
     ],
 )
 def test_which_axes_wrap(name, rings):
-    assert [axis.ring for axis in build(load.topology_spec(name)).axes] == rings
+    assert [axis.ring for axis in build(*load.machine(name)).axes] == rings
 
 
 def test_v4_pod_matches_its_published_bisection():
     # Google Cloud TPU v4 documentation: 24 TB/s. 512 links of the nominal 50 GB/s give 25.6 TB/s each way, of the
     # effective 45 GB/s x 0.94 in the file 21.7: the published figure lies between.
-    cut = bisection(build(load.topology_spec("tpu_v4_16x16x16")))
+    cut = bisection(build(*load.machine("tpu_v4_16x16x16")))
     assert cut.links == 512
     assert cut.bandwidth == pytest.approx(512 * 45e9 * 0.94)
     assert cut.bandwidth < 24e12 < 512 * 50e9
@@ -86,7 +86,7 @@ def test_v4_pod_matches_its_published_bisection():
 
 @pytest.mark.parametrize("name", ["tpu_v4_2x2x1", "tpu_v4_4x4x8_twisted", "tpu_v4_8x8x8"])
 def test_a_drawing_is_the_same_bytes_every_time(tmp_path, name):
-    topology = build(load.topology_spec(name))
+    topology = build(*load.machine(name))
     for file in ("first.png", "second.png"):
         draw(topology, tmp_path / file)
     first = (tmp_path / "first.png").read_bytes()
@@ -97,7 +97,7 @@ def test_a_drawing_is_the_same_bytes_every_time(tmp_path, name):
 def test_building_a_torus_imports_no_graph_or_plot_library():
     code = (
         "import sys; from sim import load; from sim.topology import build, metrics;"
-        "t = build(load.topology_spec('tpu_v4_4x4x4')); t.route(0, 63); metrics.hops(t); metrics.bisection(t);"
+        "t = build(*load.machine('tpu_v4_4x4x4')); t.route(0, 63); metrics.hops(t); metrics.bisection(t);"
         "print(sorted({'networkx', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
@@ -105,5 +105,5 @@ def test_building_a_torus_imports_no_graph_or_plot_library():
 
 
 def test_a_machine_with_two_kinds_of_links_says_both_with_one_unit():
-    shown = dict(describe.lines(describe.facts(build(load.topology_spec("dgx_h100_x2", [])))))
+    shown = dict(describe.lines(describe.facts(build(*load.machine("dgx_h100_x2", [])))))
     assert shown["links"] == ("64 directed, 47 or 370.8 GB/s one way (efficiency applied), 0.3 or 1.35 us per hop")

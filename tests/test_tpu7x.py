@@ -35,7 +35,7 @@ def test_an_all_gather_between_the_chips_takes_what_was_measured(row: dict[str, 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_the_devices_of_a_chip_have_a_link_of_their_own(name: str):
-    built = build(load.topology_spec(name))
+    built = build(*load.machine(name))
     rates = {axis.name: {link.bandwidth for link in built.links if link.axis == axis.name} for axis in built.axes}
     assert [*rates["x"], *rates["y"]] == pytest.approx([45e9, 45e9])
     assert [*rates["d"]] == pytest.approx([540e9])
@@ -44,7 +44,7 @@ def test_the_devices_of_a_chip_have_a_link_of_their_own(name: str):
 
 def test_the_narrowest_cut_counts_each_links_own_bandwidth():
     """Across z of 2x2x4 x 2 devices: eight links of 45 GB/s. Across d: sixteen of 540."""
-    found = bisection(build(load.topology_spec("tpu7x_2x2x4")))
+    found = bisection(build(*load.machine("tpu7x_2x2x4")))
     assert (found.links, found.exact) == (8, False)
     assert found.bandwidth == pytest.approx(8 * 45e9)
 

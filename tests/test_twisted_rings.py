@@ -34,8 +34,7 @@ def test_rings_of_twisted_tori_have_the_lengths_of_the_quotient_groups():
 @pytest.mark.parametrize("plain", ["tpu_v4_4x4x8", "tpu_v4_4x8x8"])
 def test_a_twist_costs_rings_nothing(plain, collective, size):
     times = [
-        bench.time_s(build(load.topology_spec(name)), collective, XYZ, size, None)
-        for name in (plain, f"{plain}_twisted")
+        bench.time_s(build(*load.machine(name)), collective, XYZ, size, None) for name in (plain, f"{plain}_twisted")
     ]
     assert times[1] <= 1.03 * times[0]
 
@@ -43,7 +42,7 @@ def test_a_twist_costs_rings_nothing(plain, collective, size):
 @pytest.mark.parametrize("collective", GATHERS)
 @pytest.mark.parametrize("name", ["tpu_v4_4x4x8_twisted", "tpu_v4_4x8x8_twisted"])
 def test_large_collectives_keep_all_links_of_a_twisted_torus_busy(name, collective):
-    topology, size = build(load.topology_spec(name)), 2.0**32
+    topology, size = build(*load.machine(name)), 2.0**32
     assert bench.time_s(topology, collective, XYZ, size, None) < 1.01 * lower_bound(topology, collective, XYZ, size)
 
 

@@ -15,7 +15,7 @@ from sim.errors import InputError
 from sim.specs import PerturbSpec
 from sim.topology import Topology, build
 
-MACHINES = [name for name in load.shipped("topology") if build(load.topology_spec(name)).chips <= 128]
+MACHINES = [name for name in load.shipped("topology") if build(*load.machine(name)).chips <= 128]
 
 
 def skewed(chips: int) -> np.ndarray:
@@ -41,16 +41,16 @@ def delivered(topology: Topology, matrix: np.ndarray) -> np.ndarray:
     return arrived
 
 
-@pytest.mark.parametrize("name", [name for name in MACHINES if build(load.topology_spec(name)).chips <= 32])
+@pytest.mark.parametrize("name", [name for name in MACHINES if build(*load.machine(name)).chips <= 32])
 def test_every_byte_reaches_its_chip_and_no_other_does(name: str):
-    topology = build(load.topology_spec(name))
+    topology = build(*load.machine(name))
     matrix = skewed(topology.chips)
     assert delivered(topology, matrix) == pytest.approx(matrix * (1 - np.eye(topology.chips)))
 
 
 @pytest.mark.parametrize("name", MACHINES)
 def test_no_machine_is_faster_than_its_busiest_chip(name: str):
-    topology = build(load.topology_spec(name))
+    topology = build(*load.machine(name))
     measured = uneven.measure(topology, skewed(topology.chips))
     assert measured.time_s >= measured.bound_s * (1 - 1e-9)
 

@@ -162,9 +162,9 @@ def topology(
     from sim import topology as machines
     from sim.topology import describe
 
-    spec = load.topology_spec(name, settings or [])
+    spec, stack = load.machine(name, settings or [])
     with about(load.place("topology", name)):
-        built = machines.build(spec)
+        built = machines.build(spec, stack)
     facts = describe.facts(built)
     path = out / f"{outputs.named(built.name, settings or [])}.png"
     if plots:

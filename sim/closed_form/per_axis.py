@@ -49,10 +49,10 @@ KNOWN: Known = {
     "topology.axes.*.wrap": ANY,
     "topology.axes.*.twist": ANY,
     "topology.axes.*.link": ANY,
-    "topology.chip.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
-    "topology.chip.channel_interference": ANY,  # of NCCL, which runs on no torus
-    "topology.chip.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
-    "topology.chip.stream_wait": ANY,  # of collectives on a stream of their own
+    "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
+    "stack.channel_interference": ANY,  # of NCCL, which runs on no torus
+    "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
+    "stack.stream_wait": ANY,  # of collectives on a stream of their own
     "layout.communication": (None, "compute_stream"),
     "layout.chunks": ANY,  # of an overlap that is not known
     "layout.ffn": PAPER_LAYOUTS,
@@ -109,7 +109,7 @@ class Ledger:
 
     def __init__(self, scenario: Scenario) -> None:
         self.terms: dict[str, float] = {}
-        self.torus = torus_of(scenario)
+        self.torus, self.stack = torus_of(scenario), scenario.stack
         self.inexact: dict[str, None] = {}
         """What of the collectives is not exact."""
         self._algorithms = {**self.torus.collectives, **scenario.collectives}
@@ -126,16 +126,16 @@ class Ledger:
         Args:
             tiled: a matmul of more than one row.
         """
-        chip = self.torus.chip
-        reached = chip.matmul_hbm_efficiency if tiled and chip.matmul_hbm_efficiency else chip.hbm_efficiency
-        compute = flops / (chip.peak[self._dtype].value * chip.matmul_efficiency.value)
+        chip, stack = self.torus.chip, self.stack
+        reached = stack.matmul_hbm_efficiency if tiled and stack.matmul_hbm_efficiency else stack.hbm_efficiency
+        compute = flops / (chip.peak[self._dtype].value * stack.matmul_efficiency.value)
         memory = moved / (chip.hbm_bandwidth.value * reached.value)
-        beside = (1 - chip.roofline_overlap.value) * min(compute, memory)
-        self._add(name, max(compute, memory) + beside + chip.op_overhead.value)
+        beside = (1 - stack.roofline_overlap.value) * min(compute, memory)
+        self._add(name, max(compute, memory) + beside + stack.op_overhead.value)
 
     def elementwise(self, name: str, moved: float) -> None:
         """A norm, activation or add where it is a kernel of its own."""
-        if self.torus.chip.elementwise == "kernel":
+        if self.stack.elementwise == "kernel":
             self.op(name, 0.0, moved)
 
     def wire(self, name: str, collective: str, over: Axes, size: float) -> None:
@@ -149,7 +149,7 @@ class Ledger:
         rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
         links = [self.torus.link_along(axis) for axis in over]
         bandwidth = max(link.bandwidth.value * link.efficiency.value for link in links)
-        latency = min(link.latency.value for link in links)
+        latency = min(link.latency.value for link in links) + self.stack.collective_step.value
         algorithm = self._algorithms.get(collective, "multi_axis")
         twisted = any(ring and axis.twist for axis, (_, ring) in zip(axes, rings, strict=True))
         has_form = not twisted and all(link == links[0] for link in links)
@@ -160,7 +160,7 @@ class Ledger:
             time = collectives.bound(collective, rings, size, bandwidth, latency)
         elif not collectives.ends_together(algorithm, rings):
             self.inexact[f"assumes that all chips end {collective} over {''.join(over)} together"] = None
-        self._add(f"{name} {collective.replace('_', '-')}", time + self.torus.collective_overhead.value)
+        self._add(f"{name} {collective.replace('_', '-')}", time + self.stack.collective_overhead.value)
 
     def prediction(self, scenario: Scenario) -> Prediction:
         """The terms as those of one pass of the scenario, added up."""
@@ -325,13 +325,13 @@ def per_axis(scenario: Scenario) -> Prediction:
         Where elementwise operations are kernels of their own and attention is no single one, scores, softmax and values
         are three.
         """
-        flops, moved, chip = 4 * queries * Q * C, cached * c + 2 * queries * Q * a, ledger.torus.chip
-        if chip.attention == "fused":
+        flops, moved, stack = 4 * queries * Q * C, cached * c + 2 * queries * Q * a, ledger.stack
+        if stack.attention == "fused":
             # It skips what the causal mask hides: the last of a chip's queries sees all C positions, each one before it
             # sees one less.
             skipped = (own - 1) / 2 if model.causal and work.static_cache is None else 0
             ledger.op("attention", 4 * queries * Q * (C - skipped), moved)
-        elif chip.elementwise == "fused":
+        elif stack.elementwise == "fused":
             ledger.op("attention", flops, moved + 2 * queries * C * _LOGIT)
         else:
             ledger.op("attention scores", flops / 2, moved / 2 + queries * C * a)

@@ -32,17 +32,18 @@ TIMELESS: Known = dict.fromkeys(
 
 ROOFLINE: Known = dict.fromkeys(
     (
-        *("topology.chip.peak", "topology.chip.matmul_efficiency", "topology.chip.hbm_bandwidth"),
-        *("topology.chip.hbm_efficiency", "topology.chip.matmul_hbm_efficiency", "topology.chip.roofline_overlap"),
-        *("topology.chip.op_overhead", "topology.collective_overhead", "topology.collectives", "collectives"),
+        *("topology.chip.peak", "stack.matmul_efficiency", "topology.chip.hbm_bandwidth"),
+        *("stack.hbm_efficiency", "stack.matmul_hbm_efficiency", "stack.roofline_overlap"),
+        *("stack.op_overhead", "stack.collective_overhead", "topology.collectives", "collectives"),
+        *("stack.collective_step", "topology.default_stack", "stack.name", "stack.description", "stack.chip"),
         *("model.layers", "model.d_model", "model.d_ff", "model.heads", "model.padded_heads", "model.kv_heads"),
         *("model.d_head", "model.vocabulary", "workload.batch", "workload.prompt", "workload.context"),
         *("workload.generate", "workload.static_cache"),
     ),
     ANY,
 ) | {
-    "topology.chip.elementwise": ("fused", "kernel"),
-    "topology.chip.attention": ("fused", "unfused"),
+    "stack.elementwise": ("fused", "kernel"),
+    "stack.attention": ("fused", "unfused"),
     "model.ffn": ("swiglu", "mlp"),
     "model.block": ("parallel", "serial"),
     "layout.block": (None, "parallel", "serial"),

@@ -8,7 +8,7 @@ of a half and c that of its sum:
     ladder            max(h of the next half, c): nothing of a sum is exposed where the next half takes longer
     no_communication  h
 
-`usual` is that model at the rates that the chip's file says kernels reach. `per_operation` sums operations instead:
+`usual` is that model at the rates that kernels of the scenario's stack reach. `per_operation` sums operations instead:
 each its own roofline and overhead, with norms, rotary embedding, activations, adds, logits and the draw of a token.
 Neither knows what a join of streams costs or that collectives slow compute, and neither overlaps anything but Ladder's
 sums: what micro-batches or chunked matmuls hide is left to the simulation. Where nothing is left out (`KNOWN`) and the
@@ -33,7 +33,7 @@ from math import ceil, gcd
 from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.prediction import Prediction
 from sim.closed_form.scope import ANY, ROOFLINE, TIMELESS, Known, left_out
-from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, ChipSpec, Scenario, chips_of
+from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, Scenario, chips_of
 
 Wire = Callable[[str, float], tuple[float, str]]
 """(collective, bytes) -> (time of a collective of all chips, s, and why it is not exact; empty where it is)."""
@@ -49,9 +49,9 @@ KNOWN: Known = {
     "topology.nodes": ANY,
     "topology.nccl": ANY,
     "topology.reduces": ANY,
-    "topology.chip.l2_bandwidth": ANY,
-    "topology.chip.channel_interference": ANY,  # of NCCL's collectives, whose formula is not exact
-    "topology.chip.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
+    "stack.l2_bandwidth": ANY,
+    "stack.channel_interference": ANY,  # of NCCL's collectives, whose formula is not exact
+    "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "layout.ffn": (TENSOR_PARALLEL,),
     "layout.attention": ("heads",),
     "layout.residual": (
@@ -68,7 +68,7 @@ KNOWN: Known = {
     "layout.kv_heads": ("shared", "expanded"),
 }
 """What `per_operation` knows."""
-_WITHOUT_JOINS: Known = {"topology.chip.stream_wait": ANY}
+_WITHOUT_JOINS: Known = {"stack.stream_wait": ANY}
 """What it knows as well where there are no collectives, or they have no stream of their own."""
 
 _SCORES, _PAIR = 4, 8
@@ -111,7 +111,7 @@ class _Sizes:
 
     def __init__(self, scenario: Scenario) -> None:
         model, work, layout = scenario.model, scenario.workload, scenario.layout
-        self.layout, self.chip, self.top_k = layout, scenario.topology.chip, work.sampling == "top_k"
+        self.layout, self.stack, self.top_k = layout, scenario.stack, work.sampling == "top_k"
         self.n = n = layout.mesh.tensor or chips_of(scenario.topology)
         self.a, self.w, self.c = (DTYPE_BYTES[each] for each in (work.activations, work.weights, work.kv_cache))
         self.B, self.L, self.C = work.batch, work.tokens_per_step, work.mean_cache_length
@@ -122,7 +122,7 @@ class _Sizes:
         self.H, self.K, self.F = heads / n, cached / split, model.d_ff / n  # of one chip
         self.used = key_value_heads_read(self.H, heads / cached)
         # Pairs of a query and a position that it attends to: a fused kernel skips those behind the causal mask.
-        skips = self.chip.attention == "fused" and model.causal and work.static_cache is None
+        skips = self.stack.attention == "fused" and model.causal and work.static_cache is None
         self.seen = self.L * self.C - (self.L * (self.L - 1) / 2 if skips else 0)
         self.V = ceil(model.vocabulary / n) * (1 if layout.head == "sharded" else n)
         self.tokens = self.B * self.L
@@ -139,7 +139,7 @@ class _Sizes:
 
     def _elementwise(self, name: str, values: float, gain: float = 0.0) -> list[Op]:
         """None where the compiler fuses it into a neighbour."""
-        return [] if self.chip.elementwise == "fused" else [Op(name, 0.0, values * self.a + gain * self.w)]
+        return [] if self.stack.elementwise == "fused" else [Op(name, 0.0, values * self.a + gain * self.w)]
 
     def norm(self, name: str, plus: int, tokens: float | None = None) -> list[Op]:
         """x and what is added to it read, x + plus and the normalised written."""
@@ -158,9 +158,9 @@ class _Sizes:
         cache = 2 * self.B * self.C * self.Q * self.c
         copies = cache * self.H if self.layout.kv_heads == "expanded" else 0.0
         read = cache * self.used
-        if self.chip.attention == "fused":
+        if self.stack.attention == "fused":
             return [*ops, Op("attention", flops, moved, read, copies, apart=False)]
-        if self.chip.elementwise == "fused":
+        if self.stack.elementwise == "fused":
             return [*ops, Op("attention", flops, moved + 2 * scores * _SCORES, read, copies, apart=False)]
         product = (flops / 2, moved / 2 + scores * self.a, read / 2, copies / 2)
         softmax = Op("softmax", 0.0, 2 * scores * self.a)
@@ -246,12 +246,11 @@ def _kinds(scenario: Scenario) -> list[str]:
 
 def usual(scenario: Scenario, wire: Wire) -> Prediction:
     """Halves at max(FLOPs, weights and cache), sums after them or, under Ladder, beside the next half."""
-    chip, dtype = scenario.topology.chip, scenario.workload.activations
 
     def time_of(half: Half) -> float:
         ops = [op for op in half.ops if not op.apart]
-        flops = sum(op.flops for op in ops) / _rate(chip, dtype)
-        return max(flops, sum(op.read / _memory(chip, op) for op in ops))
+        flops = sum(op.flops for op in ops) / _rate(scenario)
+        return max(flops, sum(op.read / _memory(scenario, op) for op in ops))
 
     compute, exposed, _ = _pass(scenario, halves(scenario), time_of, wire)
     inexact = ("leaves out overheads and what each operation of a half waits for",)
@@ -260,34 +259,35 @@ def usual(scenario: Scenario, wire: Wire) -> Prediction:
 
 def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
     """Every operation at its own roofline and overhead; of Ladder's sums what the next half does not hide."""
-    chip, dtype = scenario.topology.chip, scenario.workload.activations
+    overhead = scenario.stack.op_overhead.value
 
     def time_of(half: Half) -> float:
-        return sum(_roofline(chip, dtype, op) + chip.op_overhead.value for op in half.ops)
+        return sum(_roofline(scenario, op) + overhead for op in half.ops)
 
     parts = halves(scenario)
     compute, exposed, inexact = _pass(scenario, parts, time_of, wire)
-    overhead = chip.op_overhead.value
     terms: dict[str, float] = {}
     for op in (op for half in parts for op in half.ops):
-        terms[op.name] = terms.get(op.name, 0.0) + _roofline(chip, dtype, op) + overhead
+        terms[op.name] = terms.get(op.name, 0.0) + _roofline(scenario, op) + overhead
     known = KNOWN if scenario.own_stream and exposed else {**KNOWN, **_WITHOUT_JOINS}
     return Prediction(compute + sum(exposed.values()), {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
 
-def _rate(chip: ChipSpec, dtype: str) -> float:
-    return chip.peak[dtype].value * chip.matmul_efficiency.value  # type: ignore[index]
+def _rate(scenario: Scenario) -> float:
+    return scenario.topology.chip.peak[scenario.workload.activations].value * scenario.stack.matmul_efficiency.value
 
 
-def _memory(chip: ChipSpec, op: Op) -> float:
-    tiled = chip.matmul_hbm_efficiency if op.tiled and chip.matmul_hbm_efficiency else chip.hbm_efficiency
-    return chip.hbm_bandwidth.value * tiled.value
+def _memory(scenario: Scenario, op: Op) -> float:
+    stack = scenario.stack
+    tiled = stack.matmul_hbm_efficiency if op.tiled and stack.matmul_hbm_efficiency else stack.hbm_efficiency
+    return scenario.topology.chip.hbm_bandwidth.value * tiled.value
 
 
-def _roofline(chip: ChipSpec, dtype: str, op: Op) -> float:
-    copies = op.copies / chip.l2_bandwidth.value if chip.l2_bandwidth else 0.0
-    compute, memory = op.flops / _rate(chip, dtype), max((op.read + op.moved) / _memory(chip, op), copies)
-    return max(compute, memory) + (1 - chip.roofline_overlap.value) * min(compute, memory)
+def _roofline(scenario: Scenario, op: Op) -> float:
+    stack = scenario.stack
+    copies = op.copies / stack.l2_bandwidth.value if stack.l2_bandwidth else 0.0
+    compute, memory = op.flops / _rate(scenario), max((op.read + op.moved) / _memory(scenario, op), copies)
+    return max(compute, memory) + (1 - stack.roofline_overlap.value) * min(compute, memory)
 
 
 def _pass(

@@ -215,13 +215,14 @@ def _ops(_: Scenario, value: float, added: float) -> str:
 
 
 _EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
-    ("Memory bandwidth reached", MACHINE, "topology.chip.hbm_efficiency", _memory),
-    ("Memory bandwidth of matmuls", MACHINE, "topology.chip.matmul_hbm_efficiency", _tiled),
-    ("Matmul rate reached", MACHINE, "topology.chip.matmul_efficiency", _matmul),
-    ("FLOPs and memory in turn", MACHINE, "topology.chip.roofline_overlap", _beside),
+    ("Memory bandwidth reached", MACHINE, "stack.hbm_efficiency", _memory),
+    ("Memory bandwidth of matmuls", MACHINE, "stack.matmul_hbm_efficiency", _tiled),
+    ("Matmul rate reached", MACHINE, "stack.matmul_efficiency", _matmul),
+    ("FLOPs and memory in turn", MACHINE, "stack.roofline_overlap", _beside),
     ("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),
-    ("Norms and activations apart", MACHINE, "topology.chip.elementwise", _kernels),
+    ("Norms and activations apart", MACHINE, "stack.elementwise", _kernels),
     ("Hop latency", WAITING, "topology.link.latency", _hops),
-    ("Launches of collectives", WAITING, "topology.collective_overhead", _launches),
-    ("Launches of operations", WAITING, "topology.chip.op_overhead", _ops),
+    ("Steps of collectives", WAITING, "stack.collective_step", _hops),
+    ("Launches of collectives", WAITING, "stack.collective_overhead", _launches),
+    ("Launches of operations", WAITING, "stack.op_overhead", _ops),
 )

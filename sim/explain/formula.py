@@ -263,7 +263,7 @@ def _parts(scenario: Scenario, terms: Times) -> dict[str, Parts]:
     flops = per_axis(endless_memory(scenario)).terms
     weights = part_of("workload.weights", "int8", "bf16", DTYPE_BYTES[work.weights])
     cache = part_of("workload.kv_cache", "int8", "bf16", DTYPE_BYTES[work.kv_cache])
-    fused = per_axis(changed(only_bytes, {"topology.chip.attention": "fused"})).terms
+    fused = per_axis(changed(only_bytes, {"stack.attention": "fused"})).terms
     split = groups(scenario.layout.ffn, tuple(torus_of(scenario).axes))
     g = Ledger(scenario).ways(split.g)
     return {

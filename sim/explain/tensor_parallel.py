@@ -15,17 +15,17 @@ from sim.units import format_list, format_seconds
 WORK, WAITING = "Work it leaves out", "What formulas do not know"
 
 FREE: dict[str, Any] = {
-    "topology.chip.stream_wait": 0.0,
-    "topology.chip.channel_interference": None,
+    "stack.stream_wait": 0.0,
+    "stack.channel_interference": None,
     "layout.graph_capture": True,
     "layout.overlap": "none",
 }
 """Joins cost nothing, collectives slow nothing, and nothing is overlapped that the formula does not overlap."""
 _FUSED: dict[str, Any] = {
-    "topology.chip.op_overhead": 0.0,
-    "topology.chip.elementwise": "fused",
-    "topology.chip.attention": "fused",
-    "topology.chip.l2_bandwidth": None,
+    "stack.op_overhead": 0.0,
+    "stack.elementwise": "fused",
+    "stack.attention": "fused",
+    "stack.l2_bandwidth": None,
 }
 
 
@@ -50,18 +50,18 @@ def formulas(scenario: Scenario) -> Iterator[Model]:
         ),
         (
             "Scores, copied keys and values",
-            ("topology.chip.attention", "topology.chip.l2_bandwidth"),
+            ("stack.attention", "stack.l2_bandwidth"),
             "attention's scores go through memory, copies of key-value heads are read from L2",
         ),
         (
             "Norms, activations, adds",
-            ("topology.chip.elementwise",),
+            ("stack.elementwise",),
             "kernels of their own, each reads and writes memory",
         ),
         (
             "Overhead of operations",
-            ("topology.chip.op_overhead",),
-            f"{format_seconds(scenario.topology.chip.op_overhead.value)} beside each kernel",
+            ("stack.op_overhead",),
+            f"{format_seconds(scenario.stack.op_overhead.value)} beside each kernel",
         ),
     )
     fused = dict(_FUSED)
@@ -74,7 +74,7 @@ def simulations(part: Pass) -> Iterator[Model]:
     """Models from the closed form per operation on; the first is that of the same assumptions, simulated."""
     scenario = part.scenario
     inexact = per_operation(changed(scenario, FREE), wires(scenario)).inexact
-    chip = scenario.topology.chip
+    stack = scenario.stack
     own = {path: _field(scenario, path) for path in FREE}
     free = dict(FREE)
     yield Model(
@@ -85,17 +85,17 @@ def simulations(part: Pass) -> Iterator[Model]:
         if inexact
         else "none: the closed form is exact, and the simulation agrees",
     )
-    wait = format_seconds(chip.stream_wait.value)
-    lost = chip.channel_interference.value if chip.channel_interference else 0.0
+    wait = format_seconds(stack.stream_wait.value)
+    lost = stack.channel_interference.value if stack.channel_interference else 0.0
     effects: tuple[tuple[str, str, str], ...] = (
         ("Overlap", "layout.overlap", f"{scenario.layout.overlap.replace('_', ' ')}: sums run under other compute"),
-        ("Joins of streams", "topology.chip.stream_wait", f"{wait} from the end of a sum to what waits for it"),
+        ("Joins of streams", "stack.stream_wait", f"{wait} from the end of a sum to what waits for it"),
         (
             "Compute beside collectives",
-            "topology.chip.channel_interference",
+            "stack.channel_interference",
             f"a channel in progress takes {lost:.1%} of a chip's compute",
         ),
-        ("Launches from the host", "layout.graph_capture", f"{format_seconds(chip.launch.value)} each, one by one"),
+        ("Launches from the host", "layout.graph_capture", f"{format_seconds(stack.launch.value)} each, one by one"),
     )
     for name, path, reason in effects:
         if own[path] != free[path]:

@@ -125,7 +125,7 @@ def _sources(scenario: Scenario) -> dict[str, str]:
     found = {
         "flops": f"{peak.value / 1e12:.4g} TFLOP/s: {peak.source}",
         "memory": f"{bandwidth.value / 1e9:.4g} GB/s of memory: {bandwidth.source}",
-        "collective": f"launch: {machine.collective_overhead.source}",
+        "collective": f"launch: {scenario.stack.collective_overhead.source}",
     }
     link = getattr(machine, "link", None)
     if link is not None:

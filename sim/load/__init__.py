@@ -15,13 +15,15 @@ from sim.load.places import Path_, place_of
 from sim.load.problems import translate
 from sim.load.references import REFERENCES, data_root, expand, find, shipped
 from sim.load.settings import apply
+from sim.load.stacks import on_chip
 from sim.load.yaml_text import shown
-from sim.specs import FILE_KINDS, AnySuite, Model, PerturbSpec, Scenario, Strict, TopologySpec
+from sim.specs import FILE_KINDS, AnySuite, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
 from sim.terminal import CONTROL
 
 __all__ = [
     "REFERENCES",
     "data_root",
+    "machine",
     "model",
     "of_perturb",
     "path",
@@ -34,7 +36,7 @@ __all__ = [
     "topology_spec",
 ]
 
-_OTHER_EXPERIMENT = ("topology", "model", "workload")
+_OTHER_EXPERIMENT = ("topology", "stack", "model", "workload")
 """Settings that make it another experiment than the published one; layout and collectives are how that was run."""
 
 _MACHINE_AT: dict[str, Path_] = {"topology": (), "scenario": ("topology",)}
@@ -65,6 +67,23 @@ def topology_spec(name: str, settings: Sequence[str] = ()) -> TopologySpec:
     return result
 
 
+def machine(name: str, settings: Sequence[str] = ()) -> tuple[TopologySpec, StackSpec]:
+    """A machine, and the software that runs on it: its own, or what `stack=...` says. Raises InputError."""
+    of_stack = [each for each in settings if each.partition("=")[0].strip().partition(".")[0] == "stack"]
+    spec = topology_spec(name, [each for each in settings if each not in of_stack])
+    raw: dict[str, Any] = {}
+    origins: dict[Path_, str] = {}
+    named, fields = _by_stack(of_stack)
+    for setting in named:
+        apply("scenario", raw, setting, origins)
+    own = {"chip": {"name": spec.chip.name}, "default_stack": spec.default_stack}
+    _settle_stack(raw, own, fields, origins)
+    try:
+        return spec, _Software.model_validate(raw).stack
+    except ValidationError as error:
+        raise translate("scenario", error, raw, origins, settings) from None
+
+
 def model(name: str) -> Model:
     """The transformer of a shipped name or a path. Raises InputError."""
     result: Model = _load("model", name, ())
@@ -83,6 +102,10 @@ def suite(name: str) -> AnySuite:
 def of_perturb(setting: str) -> bool:
     """Whether a `key=value` is of what is perturbed: `perturb=...`, or of a field of it."""
     return setting.partition("=")[0].strip().partition(".")[0] == "perturb"
+
+
+class _Software(Strict):
+    stack: StackSpec
 
 
 class _Perturbed(Strict):
@@ -120,19 +143,47 @@ def path(kind: str, name: str) -> Path:
 def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
     origins: dict[Path_, str] = {}
     raw = expand(kind, name, (), origins, where="", beside=Path())
-    for setting in settings:
+    machine_and_layout, of_stack = _by_stack(settings) if kind == "scenario" else (list(settings), [])
+    for setting in machine_and_layout:
         apply(kind, raw, setting, origins)
     if kind == "scenario" and any(setting.startswith(_OTHER_EXPERIMENT) for setting in settings):
         raw.pop("reference", None)  # what was published was measured in the file's experiment
     _forget_parameters(raw, origins)
     if kind in _MACHINE_AT:
         inherit(raw, _MACHINE_AT[kind], origins)
+    if kind == "scenario":
+        _settle_stack(raw, raw.get("topology"), of_stack, origins)
     try:
         result = _adapter(kind).validate_python(raw)
     except ValidationError as error:
         raise translate(kind, error, raw, origins, settings) from None
     _refuse_control_characters(raw, origins)
     return result
+
+
+def _by_stack(settings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(settings of all else and of which stack it is, settings of fields of that stack)."""
+    rest, fields = list[str](), list[str]()
+    for setting in settings:
+        key = setting.partition("=")[0].strip()
+        (fields if key.startswith("stack.") else rest).append(setting)
+        if key == "stack":
+            fields.clear()
+    return rest, fields
+
+
+def _settle_stack(raw: dict[str, Any], machine: Any, settings: Sequence[str], origins: dict[Path_, str]) -> None:
+    """Puts the stack of the machine's chip in place, by default the machine's own, with `stack.field=value` set."""
+    chip = machine.get("chip") if isinstance(machine, dict) else None
+    if "stack" not in raw:
+        default = machine.get("default_stack", "ideal") if isinstance(machine, dict) else "ideal"
+        where = f"{origins.get(('topology',), origins.get((), ''))}: default_stack"
+        raw["stack"] = expand("stack", default, ("stack",), origins, where, Path())
+    if isinstance(raw["stack"], dict):
+        name = chip.get("name") if isinstance(chip, dict) else None
+        raw["stack"] = on_chip(raw["stack"], name, origins, ("stack",))
+    for setting in settings:
+        apply("scenario", raw, setting, origins)
 
 
 def _forget_parameters(raw: dict[str, Any], origins: Mapping[Path_, str]) -> None:

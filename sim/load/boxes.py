@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.load.places import Path_
 
-FIELDS = ("chip", "nccl", "reduces", "collective_overhead", "collectives")
+FIELDS = ("chip", "nccl", "reduces", "default_stack", "collectives")
 
 
 def inherit(raw: dict[str, Any], path: Path_, origins: dict[Path_, str], fields: Sequence[str] = FIELDS) -> None:

@@ -17,6 +17,7 @@ _FOLDERS = {
     "topology": "topologies",
     "chip": "topologies/chips",
     "link": "topologies/links",
+    "stack": "topologies/stacks",
     "nccl": "topologies/nccl",
     "network": "topologies/networks",
     "model": "scenarios/models",
@@ -27,12 +28,13 @@ _LISTED = {
     for kind, listed in (
         ("scenario", "scenarios"),
         ("topology", "topologies"),
+        ("stack", "stacks"),
         ("model", "models"),
         ("suite", "suites"),
     )
 }
 REFERENCES: dict[str, dict[tuple[str, ...], str]] = {
-    "scenario": {("topology",): "topology", ("model",): "model", ("memory_pool", "link"): "link"},
+    "scenario": {("topology",): "topology", ("stack",): "stack", ("model",): "model", ("memory_pool", "link"): "link"},
     "topology": {
         ("chip",): "chip",
         ("link",): "link",

@@ -108,7 +108,7 @@ def _group(scenario: Scenario, whole: Topology, index: int, stages: int) -> tupl
     """Consecutive chips of a switch or graph."""
     size = whole.chips // stages
     chips = np.arange(index * size, (index + 1) * size, dtype=np.int32)
-    topology = machines.build(some_chips(scenario.topology, chips.tolist()))
+    topology = machines.build(some_chips(scenario.topology, chips.tolist()), scenario.stack)
     if scenario.layout.ffn == TENSOR_PARALLEL:
         topology = tensor_parallel(topology, scenario.model.kv_heads)
     if whole.kind == "switch":  # two ports of each chip
@@ -134,7 +134,7 @@ def _slab(scenario: Scenario, whole: Topology, index: int, stages: int) -> tuple
         raise InputError(rule, where="layout.mesh.pipeline", got=stages)
     size = axis.size // stages
     axes = {**spec.axes, name: axis.model_copy(update={"size": size, "wrap": False})}
-    topology = machines.build(spec.model_copy(update={"axes": axes}))
+    topology = machines.build(spec.model_copy(update={"axes": axes}), scenario.stack)
     along = list(spec.axes).index(name)
     chips = []
     for chip in range(prod(each.size for each in axes.values())):

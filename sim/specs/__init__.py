@@ -10,7 +10,7 @@ from typing import Any
 
 from sim.specs.algorithms import ALGORITHMS, LOOP_FORMS
 from sim.specs.base import TEXT_RULES, Strict
-from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype, TilesSpec
+from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype
 from sim.specs.engine import Kernel
 from sim.specs.graph import GraphSpec, SwitchSpec
 from sim.specs.layout import TENSOR_PARALLEL, Residual
@@ -21,8 +21,9 @@ from sim.specs.nccl import PROTOCOLS, MeasuredSpec, NcclSpec, NvlsSpec
 from sim.specs.network import NetworkSpec, Protocol
 from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
-from sim.specs.quantities import Sourced
+from sim.specs.quantities import Basis, Sourced
 from sim.specs.scenario import Scenario
+from sim.specs.stack import Software, StackFile, StackSpec, TilesSpec
 from sim.specs.suite import (
     AnySuite,
     Calibration,
@@ -49,6 +50,7 @@ __all__ = [
     "TEXT_RULES",
     "AnySuite",
     "AxisSpec",
+    "Basis",
     "Calibration",
     "ChipSpec",
     "CollectiveSuite",
@@ -74,7 +76,10 @@ __all__ = [
     "Residual",
     "Scenario",
     "Settings",
+    "Software",
     "Sourced",
+    "StackFile",
+    "StackSpec",
     "Strict",
     "Suite",
     "SwitchSpec",
@@ -90,6 +95,7 @@ FILE_KINDS: dict[str, Any] = {
     "topology": TopologySpec,
     "chip": ChipSpec,
     "link": LinkSpec,
+    "stack": StackFile,
     "nccl": NcclSpec,
     "network": NetworkSpec,
     "model": Model,

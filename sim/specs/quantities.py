@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainSerializer, WithJsonSchema, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -79,11 +79,18 @@ Fraction = Annotated[float, BeforeValidator(fraction), FRACTION_SCHEMA]
 T = TypeVar("T")
 
 
+Basis = Literal["measured", "fitted", "carried", "assumed"]
+"""Read off a measurement of it; chosen so that simulations meet measurements; taken from another chip or software that
+was measured or fitted; neither."""
+
+
 class Sourced(Strict, Generic[T]):
     """A hardware number and where it comes from. In a file also the bare number, without a source."""
 
     value: T
     source: str | None = None
+    basis: Basis | None = None
+    """How the source came to it; None where that is not said, and of a number that was set."""
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from sim.specs.padding import PaddingSpec
 from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Duration, Fraction
+from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec
 from sim.specs.topology import TopologySpec, TorusSpec, chips_of
 from sim.specs.workload import Workload
@@ -42,6 +43,8 @@ class Scenario(Strict):
     model: Model
     workload: Workload
     layout: LayoutSpec
+    stack: StackSpec = StackSpec(name="ideal")
+    """The software; in a file its name. Default: the machine's."""
     collectives: LoopsAndAlgorithms = {}
     """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
     padding: PaddingSpec | None = None
@@ -82,6 +85,9 @@ class Scenario(Strict):
     @model_validator(mode="after")
     def _machine_can(self) -> Self:
         chip, dtype = self.topology.chip, self.workload.activations
+        if self.stack.chip not in (None, chip.name):
+            rule = f"must be of the machine's chip, {chip.name}"
+            raise wrong("stack", "chip", rule=rule, got=self.stack.chip)
         if dtype not in chip.peak:
             rule = f"must be a type that chip '{chip.name}' has a peak for"
             raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sim.specs import ChipSpec, TilesSpec
+from sim.specs import ChipSpec, StackSpec, TilesSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,23 @@ class Chip:
     fuses_attention: bool
 
     @classmethod
-    def of(cls, spec: ChipSpec) -> Chip:
+    def of(cls, spec: ChipSpec, stack: StackSpec) -> Chip:
+        """The chip as a stack reaches it."""
         return cls(
             name=spec.name,
             peak_flops={dtype: rate.value for dtype, rate in spec.peak.items()},
-            matmul_efficiency=spec.matmul_efficiency.value,
+            matmul_efficiency=stack.matmul_efficiency.value,
             hbm_bandwidth=spec.hbm_bandwidth.value,
-            hbm_efficiency=spec.hbm_efficiency.value,
-            roofline_overlap=spec.roofline_overlap.value,
-            matmul_hbm_efficiency=(spec.matmul_hbm_efficiency or spec.hbm_efficiency).value,
-            l2_bandwidth=spec.l2_bandwidth.value if spec.l2_bandwidth else math.inf,
+            hbm_efficiency=stack.hbm_efficiency.value,
+            roofline_overlap=stack.roofline_overlap.value,
+            matmul_hbm_efficiency=(stack.matmul_hbm_efficiency or stack.hbm_efficiency).value,
+            l2_bandwidth=stack.l2_bandwidth.value if stack.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
-            matmul_tiles=spec.matmul_tiles.value if spec.matmul_tiles else None,
-            op_overhead_s=spec.op_overhead.value,
-            fuses_elementwise=spec.elementwise == "fused",
-            channel_interference=spec.channel_interference.value if spec.channel_interference else 0.0,
-            stream_wait_s=spec.stream_wait.value,
-            launch_s=spec.launch.value,
-            fuses_attention=spec.attention == "fused",
+            matmul_tiles=stack.matmul_tiles.value if stack.matmul_tiles else None,
+            op_overhead_s=stack.op_overhead.value,
+            fuses_elementwise=stack.elementwise == "fused",
+            channel_interference=stack.channel_interference.value if stack.channel_interference else 0.0,
+            stream_wait_s=stack.stream_wait.value,
+            launch_s=stack.launch.value,
+            fuses_attention=stack.attention == "fused",
         )

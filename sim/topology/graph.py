@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sim import units
 from sim.errors import InputError
-from sim.specs import GraphSpec, Medium, NcclSpec, NetworkSpec
+from sim.specs import GraphSpec, Medium, NcclSpec, NetworkSpec, StackSpec
 from sim.topology.bundles import bundle
 from sim.topology.chip import Chip
 from sim.topology.paths import Way, shortest, widest
@@ -243,7 +243,7 @@ def _without(whole: Topology, failed: frozenset[int]) -> Topology:
     )
 
 
-def build(spec: GraphSpec) -> Topology:
+def build(spec: GraphSpec, stack: StackSpec) -> Topology:
     """Nodes in the file's order, chips first; links in the file's order, alike ones as one (`sim.topology.bundles`).
 
     Links between the same two nodes are numbered: `gpu0->gpu1#0`, `gpu1->gpu0#0`, and `#1` where there is another kind.
@@ -278,11 +278,11 @@ def build(spec: GraphSpec) -> Topology:
     multicasts = "multicast" in spec.nodes.values()
     topology = Topology(
         name=spec.name,
-        chip=Chip.of(spec.chip),
+        chip=Chip.of(spec.chip, stack),
         axes=(Axis("g", len(chips), ring=False),),
         nodes=nodes,
         links=tuple(links),
-        collective_overhead_s=spec.collective_overhead.value,
+        collective_overhead_s=stack.collective_overhead.value,
         collectives=spec.collectives,
         ways_of=widest,
         nccl=spec.nccl,

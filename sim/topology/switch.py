@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sim.specs import SwitchSpec
+from sim.specs import StackSpec, SwitchSpec
 from sim.topology.bundles import effective
 from sim.topology.chip import Chip
 from sim.topology.graph import Axis, Link, Topology
 from sim.topology.paths import Way, cut_off
 
 
-def build(spec: SwitchSpec) -> Topology:
+def build(spec: SwitchSpec, stack: StackSpec) -> Topology:
     """Chips are the nodes 0 .. n-1 and the switch is node n; links by chip, egress then ingress.
 
     The switch itself never limits a transfer; several senders to one receiver queue for its ingress (incast).
@@ -24,11 +24,11 @@ def build(spec: SwitchSpec) -> Topology:
             links.append(Link(len(links), f"gpu{chip}:{name}", src, dst, bandwidth, latency, medium=spec.link.medium))
     return Topology(
         name=spec.name,
-        chip=Chip.of(spec.chip),
+        chip=Chip.of(spec.chip, stack),
         axes=(Axis("g", spec.chips, ring=False),),
         nodes=(*(f"gpu{chip}" for chip in range(spec.chips)), "switch"),
         links=tuple(links),
-        collective_overhead_s=spec.collective_overhead.value,
+        collective_overhead_s=stack.collective_overhead.value,
         collectives=spec.collectives,
         ways_of=_ways,
         kind="switch",

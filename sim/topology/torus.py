@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.errors import InputError
-from sim.specs import AxisSpec, TorusSpec
+from sim.specs import AxisSpec, StackSpec, TorusSpec
 from sim.topology.bundles import effective
 from sim.topology.chip import Chip
 from sim.topology.graph import Axis, Link, Topology
 from sim.topology.paths import dimension_ordered, shortest
 
 
-def build(spec: TorusSpec) -> Topology:
+def build(spec: TorusSpec, stack: StackSpec) -> Topology:
     """Chips in row-major order (the last axis varies fastest) and their links by chip, axis, + then -.
 
     Where an axis wraps, the + link of its last chip leads to its first. A wrapped axis of size 2 has two parallel links
@@ -41,22 +41,23 @@ def build(spec: TorusSpec) -> Topology:
         for direction, sign in ((1, "+"), (-1, "-"))
     ]
     rates = {name: effective(spec.link_along(name)) for name in spec.axes}
+    step_s = stack.collective_step.value
     links: list[Link] = []
     neighbours: dict[tuple[int, str, int], tuple[int, int]] = {}
     for chip in range(chips):
         for name, direction, sign, there in hops:
             if (dst := there[chip]) < 0:
                 continue
-            index = len(links)
-            links.append(Link(index, f"{chip}:{name}{sign}", chip, dst, *rates[name], name, direction))
+            index, (bandwidth, latency_s) = len(links), rates[name]
+            links.append(Link(index, f"{chip}:{name}{sign}", chip, dst, bandwidth, latency_s + step_s, name, direction))
             neighbours[chip, name, direction] = dst, index
     return Topology(
         name=spec.name,
-        chip=Chip.of(spec.chip),
+        chip=Chip.of(spec.chip, stack),
         axes=axes,
         nodes=tuple(map(str, range(chips))),
         links=tuple(links),
-        collective_overhead_s=spec.collective_overhead.value,
+        collective_overhead_s=stack.collective_overhead.value,
         collectives=spec.collectives,
         ways_of=shortest if any(axis.twist for axis in spec.axes.values()) else dimension_ordered,
         kind="torus",

@@ -29,7 +29,7 @@ def layers(count: int) -> Program:
 
 
 def all_to_all(machine: str) -> Program:
-    built = topology.build(load.topology_spec(machine))
+    built = topology.build(*load.machine(machine))
     builder = ProgramBuilder([*map(str, range(built.chips)), *(link.name for link in built.links)])
     emit(builder, built, schedule(built, "all_to_all", ("x", "y", "z"), "dimension_ordered"), 2**20, "all_to_all")
     return builder.build()
@@ -37,7 +37,7 @@ def all_to_all(machine: str) -> Program:
 
 def late_gather(machine: str) -> Program:
     """An all-gather of 64 MiB that chip 0 enters 10 us late: every chip is simulated."""
-    built = topology.build(load.topology_spec(machine))
+    built = topology.build(*load.machine(machine))
     builder = ProgramBuilder([*map(str, range(built.chips)), *(link.name for link in built.links)])
     chips = np.arange(built.chips)
     late = builder.add("late", Kind.COMPUTE, chips, busy_ps=np.where(chips == 0, 10**7, 0), resource=chips)
