@@ -124,6 +124,6 @@ def test_groups_over_some_axes_have_a_root_each():
 @pytest.mark.parametrize("name", ["dgx_h100_x2", "dgx_a100_x4"])
 def test_a_gather_over_rails_uses_the_adapters_of_all_chips(name: str):
     """Chunks of other boxes come by the rails of their senders: the root's ports are the limit, not its adapter."""
-    topology, size = build(load.topology_spec(name)), 2.0**30
+    topology, size = build(*load.machine(name)), 2.0**30
     bound_s = lower_bound(topology, "gather", ("g",), size)
     assert bench.time_s(topology, "gather", ("g",), size, None, kernel="compiled") < 1.1 * bound_s

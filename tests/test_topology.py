@@ -476,7 +476,7 @@ def test_a_drawing_says_of_how_many_cables_a_link_is():
 )
 def test_names_in_a_drawing_are_within_their_nodes(name: str) -> None:
     """In the narrowest figure, where one unit is this many inches."""
-    drawn = node_link.drawing(build(load.topology_spec(name)))
+    drawn = node_link.drawing(build(*load.machine(name)))
     (left, bottom), (right, top) = drawn.corners()
     scale = min(1.3, 6.3 / (right - left), 6.0 / (top - bottom))
     for node in drawn.nodes:
