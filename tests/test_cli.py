@@ -181,7 +181,7 @@ def test_a_machine_that_cannot_be_wired_names_its_file(sim):
 
 def test_schemas_are_written_where_asked(sim):
     code, out, _ = sim("schema", "--out", "schemas")
-    assert (code, len(out.splitlines())) == (0, 8)
+    assert (code, len(out.splitlines())) == (0, 9)
     assert all(Path(line).is_file() for line in out.splitlines())
     Path("file").write_text("", encoding="utf-8")
     assert sim("schema", "--out", "file") == (2, "", "error: --out: must be a folder, got 'file'\n")

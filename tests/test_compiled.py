@@ -69,7 +69,7 @@ def test_more_tasks_than_the_first_slots_hold(p: Program):
 @pytest.mark.parametrize("settings", [[], ["layout.overlap=none"], ["layout.ffn=weight_gathered_xy"]])
 def test_a_scenario_has_the_same_trace(settings):
     scenario = load.scenario("palm540b_decode_ws2d", ["engine.layers=2", *settings])
-    assert same(lower(scenario, topology.build(scenario.topology)).program)
+    assert same(lower(scenario, topology.build(scenario.topology, scenario.stack)).program)
 
 
 @pytest.mark.parametrize("poll_ps", [[0, 0, 0, 0], [0, 5, 7, 0]])

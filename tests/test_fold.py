@@ -108,7 +108,7 @@ def test_folded_loop_has_the_times_of_the_whole(loop, form):
 @pytest.mark.parametrize("settings", [[], ["layout.overlap=none"], ["layout.attention=heads"], ["layout.block=serial"]])
 def test_folded_layers_have_the_times_of_the_whole(settings):
     scenario = load.scenario("palm540b_decode_ws2d_b512", ["engine.layers=2", *settings])
-    machine = topology.build(scenario.topology)
+    machine = topology.build(scenario.topology, scenario.stack)
     one, full = (simulate(lower(scenario, m).program) for m in (folded(machine), machine))
     assert_stands_for_all(one, full)
     assert lower(scenario, folded(machine)).weights_bytes == lower(scenario, machine).weights_bytes

@@ -140,7 +140,7 @@ def test_memory_of_palm_540b():
 def test_loops_asked_for_on_a_mesh_that_does_not_wrap_are_said_to_be_left_out():
     settings = ["topology=tpu_v4_2x2x2", "model=palm_8b", "engine.layers=1"]
     line = load.scenario("palm540b_decode_ws2d", settings)
-    (note,) = lower(line, topology.build(line.topology)).notes
+    (note,) = lower(line, topology.build(line.topology, line.stack)).notes
     assert note == "overlap collective_matmul: no loop around x, y, z, which do not wrap"
     ring = load.scenario("palm540b_decode_ws2d", ["engine.layers=1"])
-    assert not lower(ring, topology.build(ring.topology)).notes
+    assert not lower(ring, topology.build(ring.topology, ring.stack)).notes
