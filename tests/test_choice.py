@@ -17,6 +17,11 @@ KNOWN = {
     ("dgx_h100_x2_p2p_disabled", "all_gather"): 3.2,
     ("dgx_h100_x2_p2p_disabled", "reduce_scatter"): 3.2,
     ("dgx_h100_x2_p2p_disabled", "all_reduce"): 2.6,
+    ("dgx_h100_x2_p2p_disabled", "broadcast"): 3.3,
+    ("dgx_h100_x2_p2p_disabled", "reduce"): 3.3,
+    # The tuner counts no time in which the first chunk of Simple comes to the last chip.
+    ("dgx_h100_p2p_disabled", "broadcast"): 2.2,
+    ("dgx_h100_p2p_disabled", "reduce"): 2.2,
     # Decoding without peer-to-peer access was measured not to sum small arrays in the switch.
     ("dgx_h100_p2p_disabled", "all_reduce"): 2.5,
 }

@@ -128,10 +128,10 @@ def fitted_fields():
     return fields
 
 
-def number(machine, field: str):
+def number(scenario, field: str):
     """A sourced number by its dotted field."""
-    value = machine
-    for name in field.split(".")[1:]:
+    value = scenario
+    for name in field.split("."):
         value = value[name] if isinstance(value, dict) else getattr(value, name)
     return value
 
@@ -141,18 +141,19 @@ def test_the_shipped_files_carry_what_the_fit_gives():
     """Within 2 %, by which the search may end elsewhere."""
     found = calibrate.fit("ladder")
     assert found.settled
-    fitted = load.scenario("llama3_70b_tp8_p2p_disabled_decode", found.settings()).topology
+    fitted = load.scenario("llama3_70b_tp8_p2p_disabled_decode", found.settings())
     for name, constant in found.calibration.constants.items():
         assert constant.low < found.values[name] < constant.high
+    scenario = load.scenario("llama3_70b_tp8_p2p_disabled_decode")
     for field in fitted_fields():
-        shipped = number(load.topology_spec("dgx_h100_p2p_disabled"), field).value
+        shipped = number(scenario, field).value
         assert shipped == pytest.approx(number(fitted, field).value, rel=0.02), field
 
 
 def test_fitted_constants_stand_in_the_files_of_the_machine():
-    machine = load.topology_spec("dgx_h100_p2p_disabled")
+    scenario = load.scenario("llama3_70b_tp8_p2p_disabled_decode")
     for field in fitted_fields():
-        assert "sim calibrate ladder" in number(machine, field).source, field
+        assert "sim calibrate ladder" in number(scenario, field).source, field
 
 
 def test_a_row_of_an_unknown_variant_names_its_line(tmp_path):

@@ -111,6 +111,28 @@ def test_a_ring_pays_its_steps_once_however_large_the_array(collective: str, ste
     assert time_us(topology, collective, size, f"ring_{protocol}") == near(plan, topology, expected)
 
 
+@pytest.mark.parametrize("collective", ["broadcast", "reduce"])
+@pytest.mark.parametrize(("protocol", "loops"), [("ll", 64), ("ll128", 64), ("simple", 34)])
+def test_a_broadcast_is_a_pipeline_along_the_ring(collective: str, protocol: str, loops: int) -> None:
+    # (L + n - 2) chunks of the array over L, and 7 steps. With Simple chunks of 512 KiB on 24 channels, 400 MiB.
+    topology, size = machine("dgx_a100"), 400 * MIB
+    times = topology.nccl.measured.of(protocol)
+    plan = schedule(topology, collective, ("g",), f"ring_{protocol}", size)
+    bytes_s = (loops + 6) / loops * size / (A100 * times.share["nvlink"])
+    expected = times.base + 7 * times.step["nvlink"] + bytes_s
+    assert plan.parts == loops
+    assert time_us(topology, collective, size, f"ring_{protocol}") == near(plan, topology, expected)
+
+
+def test_a_sendrecv_pays_for_one_peer_and_an_all_to_all_for_all() -> None:
+    topology, size = machine("hgx_b200"), 64 * MIB
+    peers = topology.nccl.measured.point_to_point.many
+    one, all_ = (schedule(topology, each, ("g",), None, size).timing for each in ("sendrecv", "all_to_all"))
+    assert one.overhead_s == pytest.approx(peers.base + peers.per_peer)
+    assert all_.overhead_s == pytest.approx(peers.base + 8 * peers.per_peer)
+    assert one.share == all_.share
+
+
 def test_steps_are_shorter_while_there_is_less_than_a_line_per_gpu() -> None:
     topology = machine("dgx_h100")
     times = topology.nccl.measured.ll

@@ -7,7 +7,7 @@ import pytest
 from machines import switch, torus
 
 from sim import bench, load
-from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
+from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.chunk_replay import replay
 from sim.topology import Topology, build
 from sim.topology.lower_bound import lower_bound
@@ -21,10 +21,13 @@ MOST_REPLAYED, MOST_MOVED = 32, 512
 def plans(name: str, collective: str) -> list[tuple[Topology, Schedule]]:
     topology = build(*load.machine(name))
     axes = tuple(axis.name for axis in topology.axes)
-    algorithms = (ON_TORUS if topology.kind == "torus" else ON_ROUTES)[collective]
+    algorithms = list((ON_TORUS if topology.kind == "torus" else ON_ROUTES)[collective])
     if topology.chips > MOST_MOVED:
         return []
-    return [(topology, schedule(topology, collective, axes, algorithm)) for algorithm in algorithms]
+    size = None
+    if topology.nccl is not None:  # whose schedules depend on the size
+        algorithms, size = list(dict.fromkeys([*ON_NCCL[collective], *algorithms])), 1e6
+    return [(topology, schedule(topology, collective, axes, algorithm, size)) for algorithm in algorithms]
 
 
 def link_shares(topology: Topology, plan: Schedule) -> np.ndarray:

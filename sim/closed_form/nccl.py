@@ -2,7 +2,8 @@
 
     time = latency + bytes / algorithm bandwidth
 
-The bytes are those of the array (all-reduce, broadcast) or of the full gathered array (all-gather, reduce-scatter).
+The bytes are those of the array (all-reduce, broadcast, reduce) or of the full gathered array (all-gather,
+reduce-scatter).
 Source: NVIDIA/nccl 2.30 (commit 5067397), src/graph/tuning.cc, search.cc and enqueue.cc; its constants are `counted` in
 topologies/nccl. The search for channels is reduced to the largest product of their count and speed that the bandwidth
 of a GPU allows. NVLS inside one box is not bounded by the speed between boxes: with that bound the measured onset at
@@ -30,6 +31,7 @@ ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "all_gather": ("ring",),
     "reduce_scatter": ("ring",),
     "broadcast": ("ring",),
+    "reduce": ("ring",),
 }
 """What the tuner weighs against each other, of what is modelled here: no CollNet, no PAT, no NVLS gathers."""
 
@@ -122,8 +124,8 @@ def predict(
 
 
 def ring_steps(collective: str, chips: int) -> int:
-    """Dependent steps of a ring: 2 (n-1) for an all-reduce, n for a broadcast, else n-1."""
-    return chips if collective == "broadcast" else (2 if collective == "all_reduce" else 1) * (chips - 1)
+    """Dependent steps of a ring: 2 (n-1) for an all-reduce, n for a broadcast or reduce, else n-1."""
+    return chips if collective in ("broadcast", "reduce") else (2 if collective == "all_reduce" else 1) * (chips - 1)
 
 
 def ring_share(spec: NcclSpec, fabric: Fabric, protocol: Protocol) -> float:

@@ -21,7 +21,7 @@ from sim.collectives import in_switch, point_to_point, rings, trees
 from sim.collectives.fold import folding
 from sim.collectives.numbered import numbered
 from sim.collectives.pieces import cut, in_pieces
-from sim.collectives.schedule import Schedule, Timing
+from sim.collectives.schedule import Algorithm, Schedule, Timing
 from sim.errors import InputError
 from sim.specs import PROTOCOLS, NcclSpec, NetworkSpec, Protocol
 from sim.topology.boxes import boxes
@@ -34,6 +34,8 @@ Looped = Callable[[Topology, tuple[str, ...], int], Schedule]
 
 _MOST_TREE_LOOPS = 16
 """Longer runs of equal chunks on a tree are simulated as so many."""
+_MOST_PIPELINE_LOOPS = 64
+"""As much for broadcasts and reduces."""
 _TIMES_RUN = 2
 """Every channel of the search is run so many times. Source: NCCL 2.30, src/graph/connect.cc."""
 _NEEDED = {
@@ -68,6 +70,19 @@ def _looped_tree(topology: Topology, axes: tuple[str, ...], loops: int) -> Sched
     return cut(trees.looped(topology, axes, loops), before=loops)
 
 
+def _pipeline(collective: str) -> Looped:
+    return lambda topology, axes, loops: rings.along(topology, collective, axes, loops)
+
+
+_OF_PEERS: dict[str, Algorithm] = {
+    "all_to_all": numbered(point_to_point.one_shot_exchange),
+    "gather": numbered(point_to_point.one_shot_gather, root=0),
+    "scatter": numbered(point_to_point.one_shot_scatter, root=0),
+    "sendrecv": point_to_point.ring_sendrecv,
+}
+"""Collectives that NCCL runs as sends and receives of one group."""
+
+
 def _kernels() -> dict[str, dict[str, Kernel]]:
     found: dict[str, dict[str, Kernel]] = {}
     for collective in ("all_gather", "reduce_scatter", "all_reduce"):
@@ -76,8 +91,12 @@ def _kernels() -> dict[str, dict[str, Kernel]]:
     found["all_reduce"] |= {f"tree_{protocol}": Kernel("tree", protocol, _looped_tree) for protocol in PROTOCOLS}
     found["all_reduce"]["nvls"] = Kernel("nvls", "simple", in_switch.all_reduce)
     found["all_reduce"]["nvls_tree"] = Kernel("nvls_tree", "simple", in_switch.tree_all_reduce)
-    exchange = _unlooped(in_pieces(numbered(point_to_point.one_shot_exchange)))
-    found["all_to_all"] = {"send_recv": Kernel("send_recv", "simple", exchange)}
+    for collective in ("broadcast", "reduce"):
+        found[collective] = {
+            f"ring_{protocol}": Kernel("ring", protocol, _pipeline(collective)) for protocol in PROTOCOLS
+        }
+    for collective, messages in _OF_PEERS.items():
+        found[collective] = {"send_recv": Kernel("send_recv", "simple", _unlooped(in_pieces(messages)))}
     return found
 
 
@@ -193,16 +212,27 @@ def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str,
         case "nvls" | "nvls_tree":
             loops, timing = _in_switch(whole, kernel, size)
         case "send_recv":
-            loops, timing = 1, _between_peers(whole, size)
+            loops, timing = 1, _between_peers(whole, collective, size)
         case _:
-            loops = _tree_loops(whole, kernel, size) if kernel.algorithm == "tree" else 1
+            loops = _loops(whole, collective, kernel, size)
             timing = _step_by_step(whole, kernel, size, loops)
     return _timed(topology, collective, axes, name, loops, timing)
 
 
-def _tree_loops(topology: Topology, kernel: Kernel, size: float) -> int:
-    chunk = _spec(topology).measured.of(kernel.protocol).chunk
-    return min(_MOST_TREE_LOOPS, max(1, math.ceil(size / (trees.parts(topology) * chunk))))
+def _loops(topology: Topology, collective: str, kernel: Kernel, size: float) -> int:
+    """Chunks one behind the other: on trees of a chunk each; of a broadcast or reduce a chunk on every channel, or,
+    as LL and LL128 pass every line on when it comes, what the threads of every channel hold at once.
+    """
+    spec, protocol = _spec(topology), kernel.protocol
+    chunk, most = spec.measured.of(protocol).chunk, _MOST_TREE_LOOPS
+    if kernel.algorithm == "tree":
+        at_once = trees.parts(topology)
+    elif collective in ("broadcast", "reduce"):
+        at_once, most = _TIMES_RUN * fabric(topology).ring.count, _MOST_PIPELINE_LOOPS
+        chunk = chunk if protocol == "simple" else spec.channel_bytes[protocol]
+    else:
+        return 1
+    return min(most, max(1, math.ceil(size / (at_once * chunk))))
 
 
 def _step_by_step(topology: Topology, kernel: Kernel, size: float, loops: int) -> Timing:
@@ -249,9 +279,12 @@ def _ratio(one: Mapping[Protocol, float], other: Mapping[Protocol, float], proto
     return one[protocol] / other[protocol] if other[protocol] else 1.0
 
 
-def _between_peers(topology: Topology, size: float) -> Timing:
-    """Messages to all peers at once: a shared server of few channels, or of many with large messages."""
-    spec, n = _spec(topology), topology.chips
+def _between_peers(topology: Topology, collective: str, size: float) -> Timing:
+    """Messages to all peers at once: a shared server of few channels, or of many with large messages.
+
+    It is measured on all-to-alls. A sendrecv has one peer, and is assumed to reach the same rates.
+    """
+    spec, n = _spec(topology), 1 if collective == "sendrecv" else topology.chips
     times = spec.measured.point_to_point
     peers = times.many if size / n > times.many_from else times.few
     overhead_s = max(peers.floor, peers.base + peers.per_peer * n) + spec.measured.startup.value

@@ -5,9 +5,14 @@ finds (`sim.topology.rings`), and the array is cut into as many parts.
 
 A chunk of each chip goes around every ring: n-1 steps for an all-gather or reduce-scatter, 2 (n-1) for an all-reduce.
 On a ring of bandwidth w and latency t a step takes V/(n w) + t.
+
+A broadcast goes from chip 0 along every ring, a reduce along it to chip 0, in L chunks one behind the other:
+(L + n - 2) V/(L w) + (n-1) t.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,6 +33,33 @@ def once(collective: str) -> Algorithm:
         return to.build()
 
     return algorithm
+
+
+def along(topology: Topology, collective: str, axes: tuple[str, ...], loops: int) -> Schedule:
+    """Broadcast from chip 0, or reduce to it, in `loops` chunks along all rings."""
+    found = find(topology).rings if axes else ()
+    to = Messages(topology, collective, axes, parts=max(1, len(found) * loops))
+    for part, ring in enumerate(found):
+        start = ring.order.index(0) + (collective == "reduce")
+        order, ways = ring.order[start:] + ring.order[:start], ring.ways[start:] + ring.ways[:start]
+        arrived = np.full(1, -1, dtype=np.int32)
+        root = np.zeros(1, dtype=np.int32)
+        for step, (src, dst) in enumerate(pairwise(order)):
+            arrived = to.send(
+                np.array([src], dtype=np.int32),
+                np.array([dst], dtype=np.int32),
+                share=1 / (len(found) * loops),
+                step=step,
+                own=collective == "reduce" or step == 0,
+                part=part,
+                origin=root if collective == "broadcast" else None,
+                target=root if collective == "reduce" else None,
+                deps=[arrived],
+                links=[ways[step]],
+            )
+    if found and to.n > 1 and loops > 1:
+        to.repeat(0, loops - 1, parts=len(found))
+    return to.build()
 
 
 def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: float) -> None:
