@@ -6,6 +6,8 @@ import json
 
 import pytest
 from machines import switch, torus, two_sockets
+from test_gpu_machines import machine as shipped_machine
+from test_gpu_machines import wired_differently
 
 from sim import bench, grouped, load
 from sim.cli import main
@@ -14,10 +16,9 @@ from sim.collectives.chunk_replay import replay
 from sim.errors import InputError
 from sim.grouped import Grouping
 from sim.specs import PerturbSpec
-from sim.topology import build
 from sim.topology.group import group_of
 
-MACHINES = list(load.shipped("topology"))
+MACHINES = wired_differently(list(load.shipped("topology")))
 SIZE = 2.0**22
 
 
@@ -43,7 +44,7 @@ def test_more_chips_than_there_are_are_refused():
 @pytest.mark.parametrize("name", MACHINES)
 def test_every_collective_runs_in_groups_on_every_machine(name: str, consecutive: bool):
     """Only a permute over several axes is refused, in words; nothing is below its bound, or faster than one group."""
-    topology = build(*load.machine(name))
+    topology = shipped_machine(name)
     together, alone = (Grouping(count, 2, consecutive) for count in (2, 1))
     for collective in COLLECTIVES:
         measured = grouped.measure(topology, collective, together, SIZE)
@@ -53,9 +54,9 @@ def test_every_collective_runs_in_groups_on_every_machine(name: str, consecutive
             assert measured.time_s >= one.time_s * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in MACHINES if build(*load.machine(name)).chips >= 8])
+@pytest.mark.parametrize("name", [name for name in MACHINES if shipped_machine(name).chips >= 8])
 def test_groups_of_four_carry_out_their_collectives(name: str):
-    topology = build(*load.machine(name))
+    topology = shipped_machine(name)
     for collective in COLLECTIVES:
         for chips in (Grouping(2, 4).members(topology.chips)[1], Grouping(2, 4, True).members(topology.chips)[1]):
             part = group_of(topology, chips).machine

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from sim.closed_form import nccl as tuner
-from sim.collectives import in_switch, point_to_point, rings, trees
+from sim.collectives import in_switch, point_to_point, rings, rooted, trees
 from sim.collectives.fold import folding
 from sim.collectives.numbered import numbered
 from sim.collectives.pieces import cut, in_pieces
@@ -74,10 +74,11 @@ def _pipeline(collective: str) -> Looped:
     return lambda topology, axes, loops: rings.along(topology, collective, axes, loops)
 
 
+_scatter = numbered(point_to_point.one_shot_scatter, root=0)
 _OF_PEERS: dict[str, Algorithm] = {
     "all_to_all": numbered(point_to_point.one_shot_exchange),
-    "gather": numbered(point_to_point.one_shot_gather, root=0),
-    "scatter": numbered(point_to_point.one_shot_scatter, root=0),
+    "gather": rooted.reverse_scatter(_scatter),
+    "scatter": _scatter,
     "sendrecv": point_to_point.ring_sendrecv,
 }
 """Collectives that NCCL runs as sends and receives of one group."""
