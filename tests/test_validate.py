@@ -272,7 +272,6 @@ def test_without_a_name_every_shipped_suite_is_validated(sim, monkeypatch):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"mesh": "3x2", "chips": 6}, "unlucky: "),
         ({"batch": -1}, "unlucky: --set workload: batch: must be greater than 0, got -1"),
         ({"ffn_layout": "weight_stationary_3d"}, "unlucky: --set layout.ffn: must be one of weight_"),
         ({"weight_dtype": "fp4"}, "unlucky: --set workload: weights: must be one of bf16, fp16, int8, got 'fp4'"),

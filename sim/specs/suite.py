@@ -55,7 +55,12 @@ class Suite(_Rows):
 
     kind: Literal["scenarios"] = "scenarios"
     base: str
-    """Scenario that the rows change."""
+    """Scenario that the rows change. Rows of its machine's mesh run on that machine as its file says."""
+    wrap_multiple: Count | None = None
+    """Of a row with another mesh than the base's machine, the axes wrap where every length is a multiple of this.
+    Default: such a mesh is a part of that machine, and an axis cut short has no wraparound."""
+    systems: dict[str, Settings] = {}
+    """By pattern of the row's system, the first that fits. Rows that name no system run on the base's machine."""
     sources: dict[str, Settings] = {}
     """By pattern of the row's source; the first that fits."""
     models: dict[str, Settings]
