@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sim.errors import InputError, suggest
+from sim.measurements import chosen
 from sim.specs import Calibration, Constant
-from sim.suite import Case, CollectiveCase, read
+from sim.suite import AnyCase, read
 from sim.validate import simulated
 
 _STEP = 3e-2
@@ -68,14 +70,14 @@ def fit(
         raise InputError("calibrating needs scipy", hint="pip install 'collective-sim[calibrate]'") from None
 
     suite, cases = read(name, rows)
-    by_id: dict[str, Case | CollectiveCase] = {case.case_id: case for case in cases}
     found: Fit | None = None
     for stage in _stages(suite.calibration):
-        for row in stage.rows:
-            if row not in by_id:
+        for pattern in stage.rows or ():
+            if not any(fnmatchcase(case.case_id, pattern) for case in cases):
                 where = f"{suite.name}: calibration.rows"
-                raise InputError("no such row", where=where, got=row, hint=suggest(row, by_id))
-        found = _fit(stage, [by_id[row] for row in stage.rows], found, progress, least_squares)
+                hint = suggest(pattern, [case.case_id for case in cases])
+                raise InputError("no such row", where=where, got=pattern, hint=hint)
+        found = _fit(stage, [cases[place] for place in chosen(stage, cases)], found, progress, least_squares)
     if found is None:
         raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its rows and constants")
     return found
@@ -89,7 +91,7 @@ def _stages(first: Calibration | None) -> Iterator[Calibration]:
 
 def _fit(
     stage: Calibration,
-    chosen: Sequence[Case | CollectiveCase],
+    chosen: Sequence[AnyCase],
     before: Fit | None,
     progress: Callable[[int, float], None],
     least_squares: Callable[..., Any],

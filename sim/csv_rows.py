@@ -76,3 +76,13 @@ def _real(text: str) -> float:
         return float(text)
     except ValueError:
         return nan
+
+
+def positive(values: Mapping[str, str], column: str) -> float | None:
+    """Returns a number above 0 of an optional column; None where the row has nothing in it. Raises InputError."""
+    text = values.get(column)
+    if not text:
+        return None
+    if not 0 < (value := _real(text)) < inf:
+        raise InputError(f"column '{column}' must be a number above 0", got=text)
+    return value

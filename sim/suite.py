@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -63,6 +63,8 @@ class Case:
     """Residual scheme as the row calls it."""
     setting: str = ""
     """What rows of other variants have in common with this one."""
+    row: Mapping[str, str] = field(default_factory=dict)
+    """The line of the CSV, by column."""
 
     def scenario(self, *further: str) -> Scenario:
         """The scenario of the row, with further settings. Raises InputError."""
@@ -91,9 +93,15 @@ class CollectiveCase:
     """Machine and chips."""
     host: HostTimes | None = None
     """None where the GPUs alone take the time."""
+    row: Mapping[str, str] = field(default_factory=dict)
+    """The line of the CSV, by column."""
+    metric: str = "latency_s"
 
 
-def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | CollectiveCase, ...]]:
+AnyCase = Case | CollectiveCase
+
+
+def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, ...]]:
     """The suite of a shipped name or a path, and its cases, from its own CSV or from `rows`.
 
     Raises:
@@ -147,6 +155,7 @@ def _collective_case(suite: CollectiveSuite, row: Row) -> CollectiveCase:
         collective=collective,
         size_bytes=size,
         algorithm=_first(suite.algorithms, case_id) or None,
+        row=row.values,
         not_gated=_first(suite.not_gated, case_id) or (host.reason if host and size <= host.up_to else ""),
         setting=f"{settings.get('name', machine)}, {chips} chips",
         host=_first(suite.hosts, case_id) or None,
@@ -202,6 +211,7 @@ def _generation_case(suite: GenerationSuite, row: Row) -> Case:
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
         not_gated=_first(suite.not_gated, case_id) or "",
+        row=row.values,
         variant=variant,
         setting=" ".join(f"{name}={row.cell(name)}" for name in same),
     )
@@ -230,8 +240,8 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
         "reference": None,
         **known,
     }
-    for field in ("weights", "activations", "kv_cache"):
-        settings[f"workload.{field}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
+    for stored in ("weights", "activations", "kv_cache"):
+        settings[f"workload.{stored}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
     if known.get("padding.eliminate") and not padding:
         del settings["padding.eliminate"]
     first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
@@ -243,6 +253,7 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in {**first, **settings}.items()),
         not_gated=_first(suite.not_gated, case_id) or "",
+        row=row.values,
     )
 
 
@@ -288,6 +299,7 @@ def _case(suite: Suite, base: Scenario, row: Row) -> Case:
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
         not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, uncertainty),
+        row=row.values,
     )
 
 

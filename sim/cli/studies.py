@@ -255,7 +255,7 @@ def validate(
     if as_json:
         echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
     else:
-        from sim.report.validation import render
+        from sim.report.validation_text import render
 
         for suite in found:
             render(suite)
