@@ -273,15 +273,20 @@ def calibrate(
         ),
     ],
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns.")] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate/--no-cross-validate", help="Predict each series by a fit without it.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Fit the machine constants that a suite names to the rows that it names."""
+    """Fit the constants that a suite names to its rows; say what the rows do not determine, and how it generalises."""
     from sim import calibrate as calibration
     from sim import load
+    from sim.report.calibration import report
 
     with steps("fitting") as progress, possible(load.place("suite", suite)):
-        found = calibration.fit(suite, rows, lambda evaluations, rms: progress(evaluations, 0))
-    if as_json:
-        echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))
-    else:
-        echo(calibration.report(found))
+
+        def fitted(evaluations: int, rms: float) -> None:
+            progress(evaluations, 0)
+
+        found = calibration.fit(suite, rows, fitted, cross_validate=cross_validate)
+    echo(json.dumps(found.to_dict()) if as_json else report(found))
