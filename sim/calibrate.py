@@ -31,9 +31,9 @@ picoseconds, and above what a waiter hides that polls every few milliseconds."""
 _MOST_STEPS = 50
 """Of the search; constants that the rows determine take about ten."""
 
-_SETTLED, _REFINED = 1e-8, 1e-4
-"""Relative changes of the squared errors and of the constants at which a search ends: the first from the middle of the
-bounds, the second from constants that fit, in which a change of 1e-4 moves an error by less than rows are read."""
+_SETTLED = 1e-4
+"""Relative change of the squared errors or of the constants at which the search ends: it moves an error by less than
+rows are read."""
 
 _DETERMINED = 0.25
 """A direction counts as determined where its standard error is at most this share of the range between the bounds."""
@@ -87,6 +87,11 @@ class _Stage:
     @property
     def values(self) -> dict[str, float]:
         return values_at(self.constants, self.point)
+
+    def jacobian_of(self, places: Sequence[int]) -> Callable[[Vector], Vector]:
+        """Returns the Jacobian of some of the rows, the same at every point."""
+        lines = self.jacobian[[self.places.index(place) for place in places]]
+        return lambda point: lines
 
 
 def values_at(constants: Mapping[str, Constant], point: Vector) -> dict[str, float]:
@@ -180,7 +185,12 @@ Plan = Sequence[tuple[Calibration, tuple[int, ...]]]
 def _search(
     data: _Rows, plan: Plan, least_squares: Callable[..., Any], start: Sequence[_Stage] = ()
 ) -> tuple[_Stage, ...]:
-    """Fits one stage after the other, with the constants of those before as found."""
+    """Fits one stage after the other, with the constants of those before as found.
+
+    Args:
+        start: a fit of more rows. The search then begins at it and keeps its Jacobian, which assumes that errors bend
+            little between the two fits.
+    """
     done: list[_Stage] = []
     for i, (stage, places) in enumerate(plan):
         fixed = _settings(done)
@@ -198,12 +208,13 @@ def _search(
         found = least_squares(
             log_errors,
             start[i].point if start else np.full(len(constants), 0.5),
+            jac=start[i].jacobian_of(places) if start else "2-point",
             bounds=(0, 1),
             diff_step=_STEP,
             x_scale=1.0,
             max_nfev=_MOST_STEPS,
-            ftol=_REFINED if start else _SETTLED,
-            xtol=_REFINED if start else _SETTLED,
+            ftol=_SETTLED,
+            xtol=_SETTLED,
         )
         done.append(_Stage(constants, places, found.x, np.asarray(found.jac), bool(found.status > 0)))
     return tuple(done)
