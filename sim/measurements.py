@@ -19,8 +19,9 @@ _UNCERTAINTIES = ("reading_error_pct", "run_to_run_pct")
 
 
 def series_of(case: AnyCase, columns: Sequence[str]) -> str:
-    """Returns the values of a row in the columns that tell series apart, in one text."""
-    return ", ".join(filter(None, (case.row.get(column) or "" for column in columns)))
+    """Returns the values of a row in the columns that tell series apart, in one text; numbers with their column."""
+    values = {column: case.row.get(column) or "" for column in columns}
+    return ", ".join(f"{name} {text}" if text.isdigit() else text for name, text in values.items() if text)
 
 
 def uncertainty_of(case: AnyCase) -> float:
@@ -82,8 +83,8 @@ def _pass_key(phase: Scenario) -> str:
 
 
 def fitted(suite: AnySuite, cases: Sequence[AnyCase]) -> frozenset[int]:
-    """Returns the places of the rows that the suite's constants were fitted to, in any stage."""
-    places: frozenset[int] = frozenset()
+    """Returns the places of the rows that constants were fitted to, in any stage or by hand."""
+    places = frozenset(_fitting(cases, suite.fitted))
     stage = suite.calibration
     while stage is not None:
         places |= frozenset(chosen(stage, cases))
@@ -95,6 +96,10 @@ def chosen(stage: Calibration, cases: Sequence[AnyCase]) -> list[int]:
     """Returns the places of the rows that a stage of a calibration fits: those it names, else all that are gated."""
     if stage.rows is None:
         return [place for place, case in enumerate(cases) if not case.not_gated]
+    return _fitting(cases, stage.rows)
+
+
+def _fitting(cases: Sequence[AnyCase], patterns: Sequence[str]) -> list[int]:
     return [
-        place for place, case in enumerate(cases) if any(fnmatchcase(case.case_id, pattern) for pattern in stage.rows)
+        place for place, case in enumerate(cases) if any(fnmatchcase(case.case_id, pattern) for pattern in patterns)
     ]

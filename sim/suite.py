@@ -1,20 +1,6 @@
 """Published measurements as scenarios or collectives: a CSV of rows, and a file that says how to read them.
 
-Columns of a scenario: case_id, source, model, chips, mesh (`4x4x4`, x first), phase, batch, input_tokens,
-context_tokens, generated_tokens, ffn_layout, attention_layout, weight_dtype, activation_dtype, metric (latency_s or
-mfu), value, reading_error_pct (optional), notes (optional). Phases: prefill; decode_step, one step on a cache of
-context_tokens; decode_total, the steps of all generated_tokens; total, the prefill and they.
-
-Columns of a generation: case_id, source, system, model, tp (chips), p2p (on or off), batch, prompt_tokens,
-generated_tokens (the prefill's included), variant, metric (prefill_s, decode_s, tokens_per_s), value; others are for
-the reader.
-
-Columns of a request: case_id, source, system, model, layers (optional), tp, pp, batch, input_len (padded), real_len,
-output_len (none: a forward pass; else generated, the first by the prefill), engine, metric (latency_s, tokens_per_s or
-memory_bandwidth_per_gpu), value; others are for the reader.
-
-Columns of a collective: case_id, source, system, gpus, collective (all_reduce, ..., alltoall, sendrecv), bytes (as
-nccl-tests counts them), time_us; others are for the reader.
+The columns of each kind of suite stand in `sim.csv_templates`.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ ORDER = [
     "saved",
     "own_predictions",
     "csv_rows",
+    "csv_templates",
     "suite",
     "measurements",
     "orderings",

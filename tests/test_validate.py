@@ -327,3 +327,35 @@ def test_it_is_drawn_as_well_where_the_suite_fails_and_not_where_a_row_cannot_ru
     assert Path("failed/made_up_parity.png").is_file()
     sim(write_suite(Path(), [{"ffn_layout": "weight_stationary_3d"}]), "--out", "broken")
     assert not Path("broken").exists()
+
+
+# --- rows of one's own -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "suite"),
+    [("scenarios", "pope"), ("generations", "ladder"), ("requests", "energonai"), ("collectives", "nccl")],
+)
+def test_a_template_is_a_row_that_the_shipped_suite_reads(sim, kind, suite):
+    code, out, err = sim("--template", kind)
+    assert code == 0
+    Path("own.csv").write_text(out)
+    assert len(read(suite, Path("own.csv"))[1]) == 1
+    assert [line.split()[0] for line in err.splitlines()] == out.splitlines()[0].split(",")
+
+
+def test_a_template_of_no_kind_is_refused(sim):
+    assert sim("--template", "request") == (
+        2,
+        "",
+        "error: --template: must be a kind of suite, got 'request'; did you mean 'requests'?\n",
+    )
+
+
+def test_a_summary_is_written_beside_the_table(sim):
+    code, _, _ = sim(measured(0.01, -0.02), "--no-plots", "--summary", "page.md")
+    text = Path("page.md").read_text()
+    assert code == 0
+    assert "## made_up" in text
+    assert "| simulated | 2 | 1.5% | 2.0% | 2.0% | -0.5% |" in text
+    assert "Too slow: 1 of 2, too fast: 1. Worst: `row-1` -2.0%, `row-0` +1.0%." in text

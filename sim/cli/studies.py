@@ -24,7 +24,9 @@ from sim.cli.options import (
     steps,
     sweep_formats,
 )
-from sim.errors import INTERNAL, InputError
+from sim.csv_templates import COLUMNS, explanation
+from sim.csv_templates import template as template_of
+from sim.errors import INTERNAL, InputError, suggest
 from sim.terminal import echo
 
 if TYPE_CHECKING:
@@ -232,6 +234,12 @@ def validate(
         typer.Argument(help="Suite files, or names of shipped ones; default: all.", autocompletion=completed("suite")),
     ] = None,
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns, for one suite.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help=f"Print a CSV to fill in, for suites of kind {', '.join(COLUMNS)}.")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Markdown file to write: errors and what is not checked.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the parity plot.")] = True,
@@ -240,6 +248,9 @@ def validate(
     from sim import load, outputs
     from sim.validate import validate as validate_suite
 
+    if template is not None:
+        _print_template(template)
+        return
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
         raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
@@ -252,6 +263,11 @@ def validate(
 
             with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
                 parity.draw(found[-1], fresh)
+    if summary is not None:
+        from sim.report.validation_summary import summary as page
+
+        with outputs.replacing_file(summary) as fresh:
+            fresh.write_text(page(found), encoding="utf-8")
     if as_json:
         echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
     else:
@@ -263,6 +279,14 @@ def validate(
                 echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
     if not all(suite.passes for suite in found):
         raise typer.Exit(1)
+
+
+def _print_template(kind: str) -> None:
+    """Prints a CSV with one example row; what its columns hold on standard error."""
+    if kind not in COLUMNS:
+        raise InputError("must be a kind of suite", where="--template", got=kind, hint=suggest(kind, COLUMNS))
+    echo(explanation(kind), err=True)
+    echo(template_of(kind))
 
 
 def calibrate(

@@ -67,6 +67,8 @@ class _Rows(Strict):
     not_gated: dict[str, str] = {}
     """Reason by pattern of the case id: shown, not held against the tolerance."""
     calibration: Calibration | None = None
+    fitted: list[str] = []
+    """Patterns of case ids that constants were fitted to in another way than by `calibration`."""
     series: list[str] = ["source"]
     """Columns that tell the series of measurements apart."""
     options: list[str] = []
