@@ -61,7 +61,7 @@ def sweep(
     """
     from sim import load, outputs
     from sim.errors import suggest
-    from sim.sweep import chart, parquet, points, rows, workers
+    from sim.sweep import chart, own, parquet, points, rows, workers
     from sim.sweep.record import Record
 
     if backend not in ("local", "dask"):
@@ -78,6 +78,7 @@ def sweep(
     with about(load.place("scenario", scenario)):
         planned = points.points(base, chosen)
         figure = chart.figure_of(base, axes)
+        forms = own.own_forms(figure, load.path("scenario", scenario).parent) if figure else {}
         record = Record(folder / "sweep.csv", base, planned, load.source(scenario))
     with outputs.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,18 +101,21 @@ def sweep(
         if "parquet" in tables:
             with outputs.replacing_file(folder / "sweep.parquet") as fresh:
                 parquet.write(fresh, done, base.sweep or {}, axes)
+    with about(load.place("scenario", scenario)):
+        tried = [(planned[number], found[number]) for number in sorted(found)]
+        beside = own.own_points(scenario, figure, forms, tried) if figure else {}
     if plots and figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
 
         for kind in figures:
             with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
-                drawing.draw(chart.chart(base, figure, done), fresh)
+                drawing.draw(chart.chart(base, figure, done, beside), fresh)
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
         from sim.sweep.table import render
 
-        render(done, axes, figure)
+        render(done, axes, figure, own=beside)
         echo(f"results in {folder}/")
     if not complete:
         echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)

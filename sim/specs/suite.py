@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
-from sim.specs.base import Count, Name, Strict, wrong
+from sim.specs.base import Count, Name, Strict
+from sim.specs.prediction import Prediction
 from sim.specs.quantities import Duration, Fraction, Size
 
 Settings = dict[str, Any]
@@ -38,24 +39,6 @@ class Calibration(Strict):
     constants: Annotated[dict[str, Constant], Field(min_length=1)]
     then: Calibration | None = None
     """What is fitted next, with these constants as found."""
-
-
-class Prediction(Strict):
-    """A prediction of one's own that stands beside the simulation: a column of the rows, or a function."""
-
-    column: str | None = None
-    """Column of the CSV that has it, in the unit of the row's metric."""
-    closed_form: str | None = None
-    """`module:function`, in a file beside this one or installed, which returns seconds. It is called with the scenario;
-    for a collective with its name, the number of chips and the bytes."""
-
-    @model_validator(mode="after")
-    def _is_one(self) -> Self:
-        if (self.column is None) == (self.closed_form is None):
-            raise wrong(rule="must name a column of the rows or a closed_form, and only one of them")
-        if self.closed_form is not None and not all(self.closed_form.partition(":")):
-            raise wrong("closed_form", rule="must be module:function", got=self.closed_form)
-        return self
 
 
 class _Rows(Strict):

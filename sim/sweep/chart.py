@@ -55,6 +55,10 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
         if name not in known:
             raise InputError("must be a line", where="figure.published", got=name, hint=suggest(name, known))
     published(figure)
+    for name, each in figure.predictions.items():
+        if each.column is not None and not figure.published:
+            rule = "requires figure.published: the rows that have the column"
+            raise InputError(rule, where=f"figure.predictions.{name}.column", got=each.column)
     if figure.crossovers:
         _crossovers(scenario)
     if figure.x not in (*axes, "tokens", "chips"):
@@ -67,8 +71,17 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     return figure.model_copy(update=changes)
 
 
-def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
-    """The figure of the rows that have an outcome."""
+def chart(
+    scenario: Scenario,
+    figure: FigureSpec,
+    rows: Sequence[Row],
+    own: Mapping[str, Mapping[tuple[str, float], float]] | None = None,
+) -> Chart:
+    """The figure of the rows that have an outcome.
+
+    Args:
+        own: predictions of a user's own by name, and by label of the line and x.
+    """
     from sim.plots.figure import Chart, Line, Mark
 
     y = Y[figure.y]
@@ -101,6 +114,12 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
                 closed_form=tuple(scaled(y.closed_form(outcome)) for outcome in outcomes),
                 fits=tuple(outcome.fits for outcome in outcomes),
                 published=tuple((x / x_size, value * scale) for x, value in beside.get(name, ())),
+                own={
+                    prediction: tuple(
+                        (x / x_size, value * scale) for (line, x), value in sorted(points.items()) if line == name
+                    )
+                    for prediction, points in (own or {}).items()
+                },
             )
         )
     if figure.relative_to is not None:
@@ -148,6 +167,7 @@ def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]
     simulated = dict(zip(base.x, base.y, strict=True))
     closed = dict(zip(base.x, base.closed_form, strict=True))
     beside = dict(base.published)
+    own = {name: dict(points) for name, points in base.own.items()}
 
     def over(x: float, y: float, those: Mapping[float, float]) -> float:
         known = those.get(x, float("nan"))
@@ -159,6 +179,10 @@ def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]
             y=tuple(over(x, y, simulated) for x, y in zip(line.x, line.y, strict=True)),
             closed_form=tuple(over(x, y, closed) for x, y in zip(line.x, line.closed_form, strict=True)),
             published=tuple((x, over(x, y, beside)) for x, y in line.published if x in beside),
+            own={
+                name: tuple((x, over(x, y, own[name])) for x, y in points if x in own[name])
+                for name, points in line.own.items()
+            },
         )
         for line in lines
         if line is not base
