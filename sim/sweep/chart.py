@@ -93,6 +93,7 @@ def chart(
             by_line.setdefault(line_of(figure, row), []).append(row)
     values = [value for line in by_line for _, value in beside.get(line, ())]
     values += [y.simulated(row.outcome) or 0.0 for line in by_line.values() for row in line if row.outcome]
+    values += [value for points in (own or {}).values() for (line, _), value in points.items() if line in by_line]
     scale, shown_unit = (100.0, "%") if y.unit == "%" else (1.0, y.unit)
     if y.unit == "s" and values and max(values) < 1:
         scale, shown_unit = (1e3, "ms") if max(values) >= 1e-3 else (1e6, "us")

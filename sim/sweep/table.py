@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+_MORE = 40
+"""Characters of the columns of a user's own predictions."""
 _WIDTH = 120
 """Characters where there is no terminal."""
 
@@ -43,7 +45,7 @@ def render(
 
     console = console or plain_console()
     if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)
+        console.width = max(console.width, _WIDTH + _MORE * len(own or ()))
     points = {(line, x): y for line, points in (published(figure) if figure else {}).items() for x, y in points}
     beside = {name: values for name, values in {**(own or {}), "published": points}.items() if values}
     for outer, group in itertools.groupby(rows, key=lambda row: [_chosen(axis, row) for axis in axes[:-1]]):
