@@ -11,13 +11,16 @@ import yaml
 from published import write_rows
 
 from sim import load
+from sim.calibrate import fit
 from sim.run import latency_s
 from sim.specs import TorusSpec
 from sim.suite import read
 from sim.validate import validate
 
 TORI = [name for name in load.shipped("topology") if isinstance(load.topology_spec(name), TorusSpec)]
-SMALL = [name for name in TORI if prod(axis.size for axis in load.topology_spec(name).axes.values()) <= 64]
+CHIPS = {name: prod(axis.size for axis in load.topology_spec(name).axes.values()) for name in TORI}
+SMALL = [name for name in TORI if CHIPS[name] <= 64]
+QUICK = [pytest.param(name, marks=pytest.mark.slow if CHIPS[name] > 16 else ()) for name in SMALL]
 MODEL = {"layers": 1, "heads": 128, "kv_heads": 1, "d_head": 64, "d_model": 8192, "d_ff": 16384, "vocabulary": 16384}
 
 
@@ -69,6 +72,26 @@ def test_an_own_machine_validates_on_its_own_times(tmp_path: Path, name: str) ->
     write_rows(tmp_path / "rows.csv", [row(mesh, value=repr(own_s))])
     (outcome,) = validate(str(suite)).outcomes
     assert outcome.simulated == own_s
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_own_machine_is_calibrated_on_its_own_times(tmp_path: Path, name: str) -> None:
+    """Its memory is 0.8 times as fast as the file says; rows of the machine and of half of it find that."""
+    nominal = load.topology_spec(name).chip.hbm_bandwidth.value / 1e9
+    constant = {"fields": ["topology.chip.hbm_bandwidth"], "unit": "GB/s", "low": nominal / 2, "high": nominal * 2}
+    suite, mesh = own_suite(tmp_path, name, calibration={"constants": {"memory": constant}})
+    first, *rest = mesh.split("x")
+    half = "x".join([str(int(first) // 2), *rest])
+    rows = [row(each, case_id=f"{each}-{batch}", batch=batch) for each in (mesh, half) for batch in (1024, 4096)]
+    write_rows(tmp_path / "rows.csv", rows)
+    slower = f"topology.chip.hbm_bandwidth={0.8 * nominal} GB/s"
+    own_s = [latency_s(case.scenario(slower)) for case in read(str(suite))[1]]
+    write_rows(
+        tmp_path / "rows.csv", [each | {"value": repr(time_s)} for each, time_s in zip(rows, own_s, strict=True)]
+    )
+    found = fit(str(suite), cross_validate=False)
+    assert found.values["memory"] == pytest.approx(0.8 * nominal, rel=1e-3)
+    assert found.in_sample.worst < 1e-3
 
 
 def test_a_part_of_a_machine_has_the_wraparound_of_whole_axes_only(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
+import yaml
 from published import ROW, write_rows, write_suite
 from rich.console import Console
 
@@ -159,6 +160,26 @@ def test_a_column_and_a_function_stand_beside_the_simulation(tmp_path):
     without = validate(write_suite(tmp_path, rows))
     parity.draw(without, tmp_path / "without.png")
     assert (tmp_path / "parity.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+
+
+def test_a_function_of_a_collective_gets_its_name_chips_and_bytes(tmp_path):
+    (tmp_path / "forms.py").write_text(
+        "def wire(collective, chips, size):\n    return size * chips * len(collective)\n"
+    )
+    suite = {
+        "name": "own",
+        "kind": "collectives",
+        "rows": "rows.csv",
+        "tolerance": {"median": "5 %", "nine_in_ten": "12 %", "worst": "20 %"},
+        "machines": {"*": {"topology": "dgx_h100"}},
+        "predictions": {"wire": {"closed_form": "forms:wire"}},
+    }
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    rows = "case_id,source,system,gpus,collective,bytes,time_us\na,,box,8,all_reduce,1024,20\n"
+    (tmp_path / "rows.csv").write_text(rows)
+    (outcome,) = validate(str(tmp_path / "suite.yaml")).outcomes
+    assert list(outcome.forms) == ["NCCL's tuner", "wire"]
+    assert outcome.forms["wire"] == 1024 * 8 * len("all_reduce")
 
 
 @pytest.mark.parametrize(
