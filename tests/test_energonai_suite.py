@@ -43,7 +43,7 @@ def test_constants_are_fitted_on_four_rows():
 @pytest.mark.slow
 def test_the_shipped_files_carry_what_the_fit_gives():
     """Within 2 %. FasterTransformer's machine has the first stage's constants, rows of EnergonAI set the second's."""
-    found = calibrate.fit("energonai")
+    found = calibrate.fit("energonai", cross_validate=False)
     assert found.settled
     machine = cases()["ft_gpt20b_tp1_b1_i60_o20"].scenario().topology.chip
     engine = cases()["energonai_fig_tp2_b4_energonai"].scenario()

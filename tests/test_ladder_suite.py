@@ -139,10 +139,10 @@ def number(machine, field: str):
 @pytest.mark.slow
 def test_the_shipped_files_carry_what_the_fit_gives():
     """Within 2 %, by which the search may end elsewhere."""
-    found = calibrate.fit("ladder")
+    found = calibrate.fit("ladder", cross_validate=False)
     assert found.settled
     fitted = load.scenario("llama3_70b_tp8_p2p_disabled_decode", found.settings()).topology
-    for name, constant in found.calibration.constants.items():
+    for name, constant in found.constants.items():
         assert constant.low < found.values[name] < constant.high
     for field in fitted_fields():
         shipped = number(load.topology_spec("dgx_h100_p2p_disabled"), field).value
