@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import log
 
+from sim.csv_rows import Row
 from sim.specs import AnySuite, Calibration, Scenario
 from sim.suite import AnyCase
 
@@ -25,9 +26,9 @@ def series_of(case: AnyCase, columns: Sequence[str]) -> str:
 
 
 def uncertainty_of(case: AnyCase) -> float:
-    """Returns how exact a row's value is said to be, as a share of it; 0 where nothing is said."""
-    texts = [case.row.get(column) or "0" for column in _UNCERTAINTIES]
-    return max(float(text) for text in texts) / 100
+    """Returns how exact a row's value is said to be, as a share of it; 0 where nothing is said. Raises InputError."""
+    row = Row(case.row, case.case_id)
+    return max(row.real(column, zero=True) if row.get(column) else 0.0 for column in _UNCERTAINTIES) / 100
 
 
 def repeated(cases: Sequence[AnyCase], scenarios: Mapping[int, Scenario]) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from sim import bench, load
 from sim import topology as machines
 from sim.closed_form import pope
 from sim.csv_rows import positive
-from sim.errors import InputError
+from sim.errors import InputError, suggest
 from sim.measurements import fitted, repeated, series_of
 from sim.orderings import orderings
 from sim.own_predictions import own_function
@@ -39,8 +39,8 @@ def validate(
         InputError: a row that is wrong, or a scenario that cannot run; the message names it.
     """
     suite, cases = read(name, rows)
-    own = _own_forms(suite, load.path("suite", name).parent)
-    own_cases = cases if rows is None else read(name)[1]
+    own = _own_forms(suite, cases, load.path("suite", name).parent)
+    own_cases = read(name)[1] if rows and (suite.calibration or suite.fitted) else cases
     known_fits = {_identity(own_cases[place]) for place in fitted(suite, own_cases)}
     outcomes: list[Outcome] = []
     scenarios: dict[int, Scenario] = {}
@@ -84,8 +84,12 @@ def _named(case: AnyCase) -> Iterator[None]:
 OwnForm = Callable[[AnyCase, Scenario | None], float | None]
 
 
-def _own_forms(suite: AnySuite, folder: Path) -> dict[str, OwnForm]:
-    """Returns the suite's own predictions by name: functions of a case and its scenario, None where it has none."""
+def _own_forms(suite: AnySuite, cases: Sequence[AnyCase], folder: Path) -> dict[str, OwnForm]:
+    """Returns the suite's own predictions by name: functions of a case and its scenario, None where it has none.
+
+    Raises:
+        InputError: the rows have no such column, or there is no such function.
+    """
 
     def of_column(column: str) -> OwnForm:
         return lambda case, scenario: positive(case.row, column)
@@ -101,6 +105,9 @@ def _own_forms(suite: AnySuite, folder: Path) -> dict[str, OwnForm]:
     found = {}
     for name, each in suite.predictions.items():
         where = f"{suite.name}: predictions.{name}"
+        if each.column and each.column not in cases[0].row:
+            hint = suggest(each.column, cases[0].row)
+            raise InputError("must be a column of the rows", where=f"{where}.column", got=each.column, hint=hint)
         found[name] = (
             of_column(each.column)
             if each.column
