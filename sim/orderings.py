@@ -8,20 +8,21 @@ from math import log
 
 from sim.measurements import uncertainty_of
 from sim.report.validation import RATES, Ordering, Outcome
+from sim.specs import AnySuite
 from sim.suite import AnyCase
 
 _NOT_AN_INPUT = ("case_id", "source", "value", "unit", "notes", "reading_error_pct", "run_to_run_pct", "time_us")
 """Columns that do not say what was run."""
 
 
-def orderings(cases: Sequence[AnyCase], outcomes: Sequence[Outcome], options: Sequence[str]) -> tuple[Ordering, ...]:
-    """Compares gated measurements of one metric that differ in one of the columns `options` and in no other input.
+def orderings(cases: Sequence[AnyCase], outcomes: Sequence[Outcome], suite: AnySuite) -> tuple[Ordering, ...]:
+    """Compares gated measurements of one metric that differ in one of the suite's options and in no other input.
 
-    Pairs whose published values differ by less than they are read wrong say nothing, and are left out; so is a pair of
-    measurements that another metric has compared already.
+    Pairs whose published values are tied, or differ by less than they are read wrong, say nothing and are left out; so
+    is a pair of measurements that another metric has compared already.
     """
     found: dict[tuple[str, frozenset[str]], Ordering] = {}
-    for option in options:
+    for option in suite.options:
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, case in enumerate(cases):
             if not outcomes[place].not_gated:
@@ -32,7 +33,8 @@ def orderings(cases: Sequence[AnyCase], outcomes: Sequence[Outcome], options: Se
                 one, other = (cases[place] for place in pair)
                 if one.row.get(option) == other.row.get(option):
                     continue
-                if abs(log(one.published / other.published)) <= uncertainty_of(one) + uncertainty_of(other):
+                unsure = max(suite.tie, uncertainty_of(one) + uncertainty_of(other))
+                if abs(log(one.published / other.published)) <= unsure:
                     continue
                 measured = frozenset(outcomes[place].repeats or outcomes[place].case_id for place in pair)
                 found.setdefault((option, measured), _ordering(option, *(outcomes[place] for place in pair)))

@@ -65,7 +65,7 @@ def validate(
         )
         for place, outcome in enumerate(outcomes)
     ]
-    return Validation(suite, tuple(marked), orderings(cases, marked, suite.options))
+    return Validation(suite, tuple(marked), orderings(cases, marked, suite))
 
 
 def _identity(case: AnyCase) -> tuple[str, float]:

@@ -119,6 +119,9 @@ def test_options_closer_than_they_are_read_say_nothing(tmp_path):
         for ffn, value in (("1d", 1.0), ("2d", 1.05))
     ]
     assert validate(write_suite(tmp_path, rows, options=["ffn_layout"])).orderings == ()
+    exact = [row | {"reading_error_pct": ""} for row in rows]
+    assert len(validate(write_suite(tmp_path, exact, options=["ffn_layout"])).orderings) == 1
+    assert validate(write_suite(tmp_path, exact, options=["ffn_layout"], tie="5 %")).orderings == ()
 
 
 def test_bias_is_of_times_for_rates_too(tmp_path):

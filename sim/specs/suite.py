@@ -56,6 +56,8 @@ class _Rows(Strict):
     """Columns that tell the series of measurements apart."""
     options: list[str] = []
     """Columns of which rows that differ in nothing else are compared: which of the options is faster."""
+    tie: Fraction = 0.0
+    """Options whose published values are no further apart than this, or than they are read wrong, are not compared."""
     not_checked: list[str] = []
     """What these rows say nothing about, or what they do not decide."""
     predictions: dict[str, Prediction] = {}
