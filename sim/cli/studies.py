@@ -253,8 +253,7 @@ def validate(
     from sim.validate import validate as validate_suite
 
     if template is not None:
-        _print_template(template)
-        return
+        return _print_template(template)
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
         raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
