@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -253,7 +253,7 @@ def validate(
     from sim.validate import validate as validate_suite
 
     if template is not None:
-        return _print_template(template)
+        _print_template(template)
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
         raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
@@ -284,12 +284,13 @@ def validate(
         raise typer.Exit(1)
 
 
-def _print_template(kind: str) -> None:
-    """Prints a CSV with one example row; what its columns hold on standard error."""
+def _print_template(kind: str) -> NoReturn:
+    """Prints a CSV with one example row, what its columns hold on standard error, and ends the command."""
     if kind not in COLUMNS:
         raise InputError("must be a kind of suite", where="--template", got=kind, hint=suggest(kind, COLUMNS))
     echo(explanation(kind), err=True)
     echo(template_of(kind))
+    raise typer.Exit
 
 
 def calibrate(
