@@ -1,35 +1,21 @@
 """Published measurements as scenarios or collectives: a CSV of rows, and a file that says how to read them.
 
-Columns of a scenario: case_id, source, model, chips, mesh (`4x4x4`, x first), phase, batch, input_tokens,
-context_tokens, generated_tokens, ffn_layout, attention_layout, weight_dtype, activation_dtype, metric (latency_s or
-mfu), value, reading_error_pct (optional), notes (optional). Phases: prefill; decode_step, one step on a cache of
-context_tokens; decode_total, the steps of all generated_tokens; total, the prefill and they.
-
-Columns of a generation: case_id, source, system, model, tp (chips), p2p (on or off), batch, prompt_tokens,
-generated_tokens (the prefill's included), variant, metric (prefill_s, decode_s, tokens_per_s), value; others are for
-the reader.
-
-Columns of a request: case_id, source, system, model, layers (optional), tp, pp, batch, input_len (padded), real_len,
-output_len (none: a forward pass; else generated, the first by the prefill), engine, metric (latency_s, tokens_per_s or
-memory_bandwidth_per_gpu), value; others are for the reader.
-
-Columns of a collective: case_id, source, system, gpus, collective (all_reduce, ..., alltoall, sendrecv), bytes (as
-nccl-tests counts them), time_us; others are for the reader.
+The columns of each kind of suite stand in `sim.csv_templates`.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from math import inf, nan, prod
+from math import prod
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sim import load
-from sim.errors import InputError, suggest
+from sim.csv_rows import Row, read_rows
+from sim.errors import InputError, listed, suggest
 from sim.specs import (
     ALGORITHMS,
     AnySuite,
@@ -63,6 +49,8 @@ class Case:
     """Residual scheme as the row calls it."""
     setting: str = ""
     """What rows of other variants have in common with this one."""
+    row: Mapping[str, str] = field(default_factory=dict)
+    """The line of the CSV, by column."""
 
     def scenario(self, *further: str) -> Scenario:
         """The scenario of the row, with further settings. Raises InputError."""
@@ -91,9 +79,15 @@ class CollectiveCase:
     """Machine and chips."""
     host: HostTimes | None = None
     """None where the GPUs alone take the time."""
+    row: Mapping[str, str] = field(default_factory=dict)
+    """The line of the CSV, by column."""
+    metric: str = "latency_s"
 
 
-def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | CollectiveCase, ...]]:
+AnyCase = Case | CollectiveCase
+
+
+def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, ...]]:
     """The suite of a shipped name or a path, and its cases, from its own CSV or from `rows`.
 
     Raises:
@@ -104,91 +98,31 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | Co
     source = rows or folder / suite.rows
     if isinstance(suite, CollectiveSuite):
         collectives = suite
-        return suite, _cases(source, lambda row: _collective_case(collectives, row))
+        return suite, read_rows(source, lambda row: _collective_case(collectives, row))
     if (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
         requests = suite
-        return suite, _cases(source, lambda row: _request_case(requests, row))
+        return suite, read_rows(source, lambda row: _request_case(requests, row))
     if isinstance(suite, GenerationSuite):
         generations = suite
-        return suite, _cases(source, lambda row: _generation_case(generations, row))
+        return suite, read_rows(source, lambda row: _generation_case(generations, row))
     scenarios, base = suite, load.scenario(suite.base)
-    return suite, _cases(source, lambda row: _case(scenarios, base, row))
-
-
-C = TypeVar("C")
-
-
-def _cases(source: Path, case: Callable[[_Row], C | None]) -> tuple[C, ...]:
-    """A case per row; None leaves a row out."""
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            found = [case(_Row(row, f"{source}:{table.line_num}")) for row in table]
-            cases = tuple(each for each in found if each is not None)
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(source)) from None
-    except (UnicodeDecodeError, csv.Error):
-        raise InputError("must be a CSV file in UTF-8", where=str(source)) from None
-    if not cases:
-        raise InputError("must hold a row", where=str(source))
-    return cases
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line of a CSV file; whatever is wrong with a value is an InputError that names the line."""
-
-    values: Mapping[str, str]
-    where: str
-
-    def get(self, name: str) -> str:
-        """Text, empty where there is none."""
-        return self.values.get(name) or ""
-
-    def cell(self, name: str) -> str:
-        """Text that must be there."""
-        if not self.get(name):
-            raise InputError(f"a row needs a value in column '{name}'", where=self.where)
-        return self.get(name)
-
-    def number(self, name: str) -> int:
-        """A whole number."""
-        try:
-            return int(self.cell(name))
-        except ValueError:
-            rule = f"column '{name}' must be a whole number"
-            raise InputError(rule, where=self.where, got=self.cell(name)) from None
-
-    def real(self, name: str, *, zero: bool = False) -> float:
-        """A number above 0."""
-        value = _number(self.cell(name))
-        if not (0 < value < inf or (zero and value == 0)):
-            rule = f"column '{name}' must be a number {'of at least' if zero else 'above'} 0"
-            raise InputError(rule, where=self.where, got=self.cell(name))
-        return value
-
-    def one_of(self, name: str, allowed: Iterable[str]) -> str:
-        """A known name."""
-        if (got := self.cell(name)) not in allowed:
-            raise InputError(f"unknown {name}", where=self.where, got=got, hint=suggest(got, allowed))
-        return got
+    return suite, read_rows(source, lambda row: _case(scenarios, base, row))
 
 
 _SPELLINGS = {"alltoall": "all_to_all", "sendrecv": "permute"}
 """As nccl-tests spells them; in its sendrecv every GPU sends to the next and receives from the one before."""
 
 
-def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
+def _collective_case(suite: CollectiveSuite, row: Row) -> CollectiveCase:
     system, case_id = row.cell("system"), row.cell("case_id")
     chips = row.number("gpus")
     key = f"{system} gpus={chips}"
     # A pattern without GPUs fits the system alone.
-    fitting = (value for name, value in suite.machines.items() if fnmatchcase(key, name) or fnmatchcase(system, name))
-    settings = dict(next(fitting, {}))
+    settings = dict(_entry("machines", suite.machines, (system, key), row.where))
     if "topology" not in settings:
-        raise InputError("no entry of the suite's 'machines' fits this system", where=row.where, got=system)
+        raise InputError("an entry of the suite's 'machines' must name a 'topology'", where=row.where, got=system)
     collective, size = _SPELLINGS.get(row.cell("collective"), row.cell("collective")), row.real("bytes")
     if collective not in ALGORITHMS:
         raise InputError("unknown collective", where=row.where, got=collective, hint=suggest(collective, ALGORITHMS))
@@ -207,6 +141,7 @@ def _collective_case(suite: CollectiveSuite, row: _Row) -> CollectiveCase:
         collective=collective,
         size_bytes=size,
         algorithm=_first(suite.algorithms, case_id) or None,
+        row=row.values,
         not_gated=_first(suite.not_gated, case_id) or (host.reason if host and size <= host.up_to else ""),
         setting=f"{settings.get('name', machine)}, {chips} chips",
         host=_first(suite.hosts, case_id) or None,
@@ -225,18 +160,16 @@ def measured(machine: str, collective: str, chips: int, algorithm: str | None = 
     ]
 
 
-def _generation_case(suite: GenerationSuite, row: _Row) -> Case:
+def _generation_case(suite: GenerationSuite, row: Row) -> Case:
     """Decode steps are one less than the tokens generated: the prefill gives the first."""
-    number, where = row.number, row.where
+    number = row.number
     metric = row.one_of("metric", ("prefill_s", "decode_s", "tokens_per_s"))
     variant, case_id = row.one_of("variant", suite.variants), f"{row.cell('case_id')}/{metric}"
     system = f"{row.cell('system')} p2p={row.cell('p2p')} tp={number('tp')}"
-    known: dict[str, Any] = {}
-    for name, patterns, key in (("systems", suite.systems, system), ("models", suite.models, row.cell("model"))):
-        fitting = [settings for pattern, settings in patterns.items() if fnmatchcase(key, pattern)]
-        if not fitting:
-            raise InputError(f"no entry of the suite's '{name}' fits", where=where, got=key)
-        known |= fitting[0]
+    known = {
+        **_entry("systems", suite.systems, [system], row.where),
+        **_entry("models", suite.models, [row.cell("model")], row.where),
+    }
     prompt, steps = number("prompt_tokens"), number("generated_tokens") - 1
     tokens = {
         "prefill_s": {"phase": "prefill", "prompt": prompt},
@@ -264,12 +197,13 @@ def _generation_case(suite: GenerationSuite, row: _Row) -> Case:
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
         not_gated=_first(suite.not_gated, case_id) or "",
+        row=row.values,
         variant=variant,
         setting=" ".join(f"{name}={row.cell(name)}" for name in same),
     )
 
 
-def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
+def _request_case(suite: RequestSuite, row: Row) -> Case | None:
     """A forward pass, or a prefill and the decode steps after it."""
     number, case_id = row.number, row.cell("case_id")
     if _first(suite.left_out, case_id):
@@ -277,11 +211,7 @@ def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
     metric = row.one_of("metric", ("latency_s", "tokens_per_s", "memory_bandwidth_per_gpu"))
     known: dict[str, Any] = {}
     for name in ("system", "model", "engine"):
-        table: dict[str, Settings] = getattr(suite, f"{name}s")
-        fitting = [settings for pattern, settings in table.items() if fnmatchcase(row.cell(name), pattern)]
-        if not fitting:
-            raise InputError(f"no entry of the suite's '{name}s' fits", where=row.where, got=row.cell(name))
-        known |= fitting[0]
+        known |= _entry(f"{name}s", getattr(suite, f"{name}s"), [row.cell(name)], row.where)
     padded, real = number("input_len"), number("real_len")
     steps = number("output_len") - 1 if row.get("output_len") else 0
     workload = {"phase": "generate" if steps else "prefill", "batch": number("batch"), "prompt": padded}
@@ -296,8 +226,8 @@ def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
         "reference": None,
         **known,
     }
-    for field in ("weights", "activations", "kv_cache"):
-        settings[f"workload.{field}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
+    for stored in ("weights", "activations", "kv_cache"):
+        settings[f"workload.{stored}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
     if known.get("padding.eliminate") and not padding:
         del settings["padding.eliminate"]
     first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
@@ -309,6 +239,7 @@ def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in {**first, **settings}.items()),
         not_gated=_first(suite.not_gated, case_id) or "",
+        row=row.values,
     )
 
 
@@ -322,7 +253,7 @@ _TOKENS = {
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
 
 
-def _case(suite: Suite, base: Scenario, row: _Row) -> Case:
+def _case(suite: Suite, base: Scenario, row: Row) -> Case:
     cell, number, real, one_of, where = row.cell, row.number, row.real, row.one_of, row.where
     phase = one_of("phase", PHASES)
     tokens = {field: number(column) for field, column in _TOKENS[phase].items()}
@@ -332,24 +263,19 @@ def _case(suite: Suite, base: Scenario, row: _Row) -> Case:
         field: _DTYPES.get(cell(column), cell(column))
         for field, column in (("weights", "weight_dtype"), ("activations", "activation_dtype"))
     }
-    model = cell("model")
-    known = [settings for pattern, settings in suite.models.items() if fnmatchcase(model, pattern)]
-    if not known:
-        raise InputError("no entry of the suite's 'models' fits this model", where=where, got=model)
+    model, system = cell("model"), row.get("system")
     settings = {
-        **known[0],
+        **(_entry("systems", suite.systems, [system], where) if suite.systems and system else {}),
+        **_entry("models", suite.models, [model], where),
         **_first(suite.at_chips, model).get(number("chips"), {}),
         "layout.ffn": cell("ffn_layout"),
         "layout.attention": cell("attention_layout"),
         **_first(suite.layouts, cell("ffn_layout")),
         **_first(suite.sources, row.get("source")),
         "workload": {"phase": PHASES[phase], "batch": number("batch"), **tokens, **dtypes},
-        **_slice(base, cell("mesh"), where),
+        **_slice(suite, base, row),
         "reference": None,
     }
-    chips = prod(axis["size"] for axis in settings["topology.axes"].values())
-    if chips != number("chips"):
-        raise InputError(f"column 'chips' must be those of the mesh, {chips}", where=where, got=number("chips"))
     uncertainty = real("reading_error_pct", zero=True) / 100 if row.get("reading_error_pct") else 0.0
     return Case(
         case_id=cell("case_id"),
@@ -359,20 +285,33 @@ def _case(suite: Suite, base: Scenario, row: _Row) -> Case:
         base=suite.base,
         settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
         not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, uncertainty),
+        row=row.values,
     )
 
 
-def _slice(base: Scenario, mesh: str, where: str) -> dict[str, Any]:
-    """The base's machine as a slice of another shape. A TPU v4 slice wraps where it is made of 4x4x4 cubes.
+def _slice(suite: Suite, base: Scenario, row: Row) -> dict[str, Any]:
+    """Returns the settings that cut a row's mesh out of the base's machine; none where it is that machine.
 
-    Source: jax scaling-book, chapter 2: slices smaller than a cube have no wraparound.
+    An axis of a smaller slice wraps where the suite says so (`wrap_multiple`), else only where it is a whole axis of
+    the base's machine that wraps.
     """
+    mesh, where, torus = row.cell("mesh"), row.where, base.topology
     lengths = [int(length) if length.isdigit() else 0 for length in mesh.split("x")]
-    torus = base.topology
     if not isinstance(torus, TorusSpec) or len(lengths) != len(torus.axes) or 0 in lengths:
         raise InputError("column 'mesh' must give the length of each axis, such as 4x4x4", where=where, got=mesh)
-    wraps = all(length % 4 == 0 for length in lengths)
-    axes = {name: {"size": length, "wrap": wraps} for name, length in zip(torus.axes, lengths, strict=True)}
+    if (chips := row.number("chips")) != prod(lengths):
+        raise InputError(f"column 'chips' must be those of the mesh, {prod(lengths)}", where=where, got=chips)
+    if lengths == [axis.size for axis in torus.axes.values()]:
+        return {}
+    multiple = suite.wrap_multiple
+    axes = {}
+    for length, (name, whole) in zip(lengths, torus.axes.items(), strict=True):
+        if multiple is None and length > whole.size:
+            rule = f"column 'mesh' must be the mesh of the suite's base, or a part of it: axis {name} has {whole.size}"
+            hint = f"name a scenario on a {mesh} machine as the suite's 'base', or give its 'wrap_multiple'"
+            raise InputError(rule, where=where, got=mesh, hint=hint)
+        wraps = all(each % multiple == 0 for each in lengths) if multiple else whole.wrap and length == whole.size
+        axes[name] = {"size": length, "wrap": wraps}
     return {"topology.axes": axes, "topology.name": f"{torus.chip.name}_{mesh}"}
 
 
@@ -381,12 +320,13 @@ def _uncertain(suite: Suite, uncertainty: float) -> str:
     return f"published to {100 * uncertainty:g} % only" if uncertainty > suite.gated_up_to else ""
 
 
-def _number(text: str) -> float:
-    """Not a number where the text is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return nan
+def _entry(name: str, patterns: Mapping[str, Settings], keys: Sequence[str], where: str) -> Settings:
+    """Returns the first entry of the suite's field `name` whose pattern fits one of the keys. Raises InputError."""
+    for pattern, settings in patterns.items():
+        if any(fnmatchcase(key, pattern) for key in keys):
+            return settings
+    rule = f"must fit a pattern of the suite's '{name}'"
+    raise InputError(rule, where=where, got=keys[0], hint=f"add a pattern; there are {listed(list(patterns))}")
 
 
 def _first(patterns: Mapping[str, Any], name: str) -> Any:

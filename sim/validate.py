@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from sim import bench, load
 from sim import topology as machines
 from sim.closed_form import pope
-from sim.errors import InputError
+from sim.csv_rows import positive
+from sim.errors import InputError, suggest
+from sim.measurements import fitted, repeated, series_of
+from sim.orderings import orderings
+from sim.own_predictions import own_function
 from sim.placement import some_chips, tensor_chips, used_chips
-from sim.report.validation import Outcome, Validation
+from sim.report.validation import NCCL_TUNER, Outcome, Validation
 from sim.run import latency_s, predict
-from sim.specs import DTYPE_BYTES, Scenario
-from sim.suite import Case, CollectiveCase, read
+from sim.specs import DTYPE_BYTES, AnySuite, Scenario
+from sim.suite import AnyCase, Case, CollectiveCase, read
+
+SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the suite gives no layout.pipeline"
+"""Note of a case in several pipeline stages that says nothing of their schedule."""
 
 
 def validate(
@@ -30,12 +39,90 @@ def validate(
         InputError: a row that is wrong, or a scenario that cannot run; the message names it.
     """
     suite, cases = read(name, rows)
-    outcomes = []
+    own = _own_forms(suite, cases, load.path("suite", name).parent)
+    own_cases = read(name)[1] if rows and (suite.calibration or suite.fitted) else cases
+    known_fits = {_identity(own_cases[place]) for place in fitted(suite, own_cases)}
+    outcomes: list[Outcome] = []
+    scenarios: dict[int, Scenario] = {}
     known: dict[str, float] = {}
-    for done, case in enumerate(cases):
-        progress(done, len(cases))
-        outcomes.append(_outcome(case, known))
-    return Validation(suite, tuple(outcomes))
+    for place, case in enumerate(cases):
+        progress(place, len(cases))
+        with _named(case):
+            if isinstance(case, CollectiveCase):
+                outcome = _of_collective(case)
+            else:
+                scenarios[place] = case.scenario()
+                outcome = _of_scenario(case, scenarios[place], known)
+            forms = {**outcome.forms, **_own(case, scenarios.get(place), own)}
+        outcomes.append(replace(outcome, forms=forms, series=series_of(case, suite.series)))
+    measured = repeated(cases, scenarios)
+    fits = {measured.get(place, place) for place, case in enumerate(cases) if _identity(case) in known_fits}
+    marked = [
+        replace(
+            outcome,
+            repeats=cases[measured[place]].case_id if place in measured else "",
+            fitted=measured.get(place, place) in fits,
+        )
+        for place, outcome in enumerate(outcomes)
+    ]
+    return Validation(suite, tuple(marked), orderings(cases, marked, suite))
+
+
+def _identity(case: AnyCase) -> tuple[str, float]:
+    return case.case_id, case.published
+
+
+@contextmanager
+def _named(case: AnyCase) -> Iterator[None]:
+    """Names the case in messages."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error), where=case.case_id) from None
+
+
+OwnForm = Callable[[AnyCase, Scenario | None], float | None]
+
+
+def _own_forms(suite: AnySuite, cases: Sequence[AnyCase], folder: Path) -> dict[str, OwnForm]:
+    """Returns the suite's own predictions by name: functions of a case and its scenario, None where it has none.
+
+    Raises:
+        InputError: the rows have no such column, or there is no such function.
+    """
+
+    def of_column(column: str) -> OwnForm:
+        return lambda case, scenario: positive(case.row, column)
+
+    def of_function(function: Callable[..., float]) -> OwnForm:
+        def form(case: AnyCase, scenario: Scenario | None) -> float:
+            if scenario is None or isinstance(case, CollectiveCase):
+                return function(*_collective(case))
+            return predicted(case, scenario, function(scenario))
+
+        return form
+
+    found = {}
+    for name, each in suite.predictions.items():
+        where = f"{suite.name}: predictions.{name}"
+        if each.column and each.column not in cases[0].row:
+            hint = suggest(each.column, cases[0].row)
+            raise InputError("must be a column of the rows", where=f"{where}.column", got=each.column, hint=hint)
+        found[name] = (
+            of_column(each.column)
+            if each.column
+            else of_function(own_function(each.closed_form or "", folder, f"{where}.closed_form"))
+        )
+    return found
+
+
+def _collective(case: AnyCase) -> tuple[object, ...]:
+    return (case.collective, case.chips, case.size_bytes) if isinstance(case, CollectiveCase) else ()
+
+
+def _own(case: AnyCase, scenario: Scenario | None, own: Mapping[str, OwnForm]) -> dict[str, float]:
+    values = {name: form(case, scenario) for name, form in own.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def predicted(case: Case, scenario: Scenario, latency: float) -> float:
@@ -57,7 +144,7 @@ def _bytes_per_step(scenario: Scenario) -> float:
     return bytes_each * ((model.parameters - ends) / tensor_chips(scenario) + ends)
 
 
-def simulated(case: Case | CollectiveCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:
+def simulated(case: AnyCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:
     """The prediction in the case's metric, with further settings; `known` as in `latency_s`. Raises InputError."""
     if isinstance(case, CollectiveCase):
         return _with_host(case, measure(case, *further).time_s)
@@ -77,13 +164,6 @@ def _with_host(case: CollectiveCase, gpus_s: float) -> float:
     return case.host.total_s(gpus_s, case.size_bytes) if case.host else gpus_s
 
 
-def _outcome(case: Case | CollectiveCase, known: MutableMapping[str, float]) -> Outcome:
-    try:
-        return _of_collective(case) if isinstance(case, CollectiveCase) else _of_scenario(case, known)
-    except InputError as error:
-        raise InputError(str(error), where=case.case_id) from None
-
-
 def _of_collective(case: CollectiveCase) -> Outcome:
     found = measure(case)
     return Outcome(
@@ -92,8 +172,7 @@ def _of_collective(case: CollectiveCase) -> Outcome:
         metric="latency_s",
         published=case.published,
         simulated=_with_host(case, found.time_s),
-        paper=found.closed_form_s if found.form == "NCCL's tuner" else None,
-        per_axis=None,
+        forms={NCCL_TUNER: found.closed_form_s} if found.form == NCCL_TUNER and found.closed_form_s else {},
         not_gated=case.not_gated,
         algorithm=found.algorithm,
         setting=case.setting,
@@ -102,18 +181,21 @@ def _of_collective(case: CollectiveCase) -> Outcome:
     )
 
 
-def _of_scenario(case: Case, known: MutableMapping[str, float]) -> Outcome:
-    scenario = case.scenario()
+def _of_scenario(case: Case, scenario: Scenario, known: MutableMapping[str, float]) -> Outcome:
     form = predict(scenario)
+    latencies = {form.name: form.latency_s, form.per_axis_name: form.per_axis_latency_s} if form else {}
     return Outcome(
         case_id=case.case_id,
         source=case.source,
         metric=case.metric,
         published=case.published,
         simulated=predicted(case, scenario, latency_s(scenario, known)),
-        paper=predicted(case, scenario, form.latency_s) if form else None,
-        per_axis=predicted(case, scenario, form.per_axis_latency_s) if form else None,
+        forms={
+            name.removeprefix("closed form, "): predicted(case, scenario, latency)
+            for name, latency in latencies.items()
+        },
         not_gated=case.not_gated,
+        note=SEQUENTIAL if scenario.pipeline and scenario.layout.pipeline is None else "",
         variant=case.variant,
         setting=case.setting,
     )

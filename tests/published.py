@@ -14,6 +14,7 @@ import yaml
 ROW = {
     "case_id": "step",
     "source": "made up",
+    "system": "",
     "model": "tiny",
     "chips": 4,
     "mesh": "2x2",

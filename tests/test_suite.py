@@ -14,7 +14,7 @@ from sim.suite import read
 
 PALM = {"model": "PaLM 540B (64 padded heads)", "chips": 64, "mesh": "4x4x4", "batch": 64, "context_tokens": 2048}
 
-OPTIONAL = ("source", "reading_error_pct", "input_tokens", "generated_tokens")
+OPTIONAL = ("source", "system", "reading_error_pct", "input_tokens", "generated_tokens")
 """Columns that a row of a decode step can do without."""
 
 
@@ -182,7 +182,7 @@ def test_further_settings_win(tiny):
     [
         ({"phase": "decode"}, "unknown phase, got 'decode'; did you mean 'decode_step'?"),
         ({"metric": "latency"}, "unknown metric, got 'latency'; did you mean 'latency_s'?"),
-        ({"model": "GPT-3"}, "no entry of the suite's 'models' fits this model, got 'GPT-3'"),
+        ({"model": "GPT-3"}, "must fit a pattern of the suite's 'models', got 'GPT-3'; add a pattern; there are tiny*"),
         ({"mesh": "2x"}, "column 'mesh' must give the length of each axis, such as 4x4x4, got '2x'"),
         ({"mesh": "2x2x2"}, "column 'mesh' must give the length of each axis, such as 4x4x4, got '2x2x2'"),
         ({"mesh": "0x4"}, "column 'mesh' must give the length of each axis, such as 4x4x4, got '0x4'"),
@@ -203,6 +203,18 @@ def test_a_row_that_is_wrong_names_its_line(tiny, tmp_path, change, message):
     with pytest.raises(InputError) as caught:
         tiny({"case_id": "fine"}, change)
     assert str(caught.value) == f"{tmp_path / 'rows.csv'}:3: {message}"
+
+
+def test_a_row_of_an_unknown_system_is_refused(tiny):
+    with pytest.raises(InputError, match=r"must fit a pattern of the suite's 'systems', got 'H100'; add a pattern"):
+        tiny({"system": "H100"}, systems={"TPU v4*": {}})
+    (case,) = tiny({"system": "TPU v4"}, systems={"TPU v4*": {"topology.link.latency": "2 us"}})
+    assert case.scenario().topology.link.latency.value == pytest.approx(2e-6)
+
+
+def test_a_mesh_that_the_bases_machine_does_not_have_is_refused(tiny):
+    with pytest.raises(InputError, match=r"or a part of it: axis x has 2, got '4x2'; name a scenario on a 4x2 machine"):
+        tiny({"mesh": "4x2", "chips": 8})
 
 
 def test_rows_in_place_of_a_suite_say_how_they_are_given(tmp_path):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -26,7 +26,9 @@ from sim.cli.options import (
     steps,
     sweep_formats,
 )
-from sim.errors import INTERNAL, InputError
+from sim.csv_templates import COLUMNS, explanation
+from sim.csv_templates import template as template_of
+from sim.errors import INTERNAL, InputError, suggest
 from sim.terminal import echo
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ def sweep(
     """
     from sim import load, outputs
     from sim.errors import suggest
-    from sim.sweep import chart, parquet, points, rows, workers
+    from sim.sweep import chart, own, parquet, points, rows, workers
     from sim.sweep.record import Record
 
     if backend not in ("local", "dask"):
@@ -78,6 +80,7 @@ def sweep(
     with about(load.place("scenario", scenario)):
         planned = points.points(base, chosen)
         figure = chart.figure_of(base, axes)
+        forms = own.own_forms(figure, load.path("scenario", scenario).parent) if figure else {}
         record = Record(folder / "sweep.csv", base, planned, load.source(scenario))
     with outputs.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,18 +103,21 @@ def sweep(
         if "parquet" in tables:
             with outputs.replacing_file(folder / "sweep.parquet") as fresh:
                 parquet.write(fresh, done, base.sweep or {}, axes)
+    with about(load.place("scenario", scenario)):
+        tried = [(planned[number], found[number]) for number in sorted(found)]
+        beside = own.own_points(scenario, figure, forms, tried) if figure else {}
     if plots and figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
 
         for kind in figures:
             with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
-                drawing.draw(chart.chart(base, figure, done), fresh)
+                drawing.draw(chart.chart(base, figure, done, beside), fresh)
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
         from sim.sweep.table import render
 
-        render(done, axes, figure)
+        render(done, axes, figure, own=beside)
         echo(f"results in {folder}/")
     if not complete:
         echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
@@ -247,6 +253,12 @@ def validate(
         typer.Argument(help="Suite files, or names of shipped ones; default: all.", autocompletion=completed("suite")),
     ] = None,
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns, for one suite.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help=f"Print a CSV to fill in, for suites of kind {', '.join(COLUMNS)}.")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Markdown file to write: errors and what is not checked.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the parity plot.")] = True,
@@ -255,6 +267,8 @@ def validate(
     from sim import load, outputs
     from sim.validate import validate as validate_suite
 
+    if template is not None:
+        _print_template(template)
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
         raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
@@ -267,10 +281,15 @@ def validate(
 
             with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
                 parity.draw(found[-1], fresh)
+    if summary is not None:
+        from sim.report.validation_summary import summary as page
+
+        with outputs.replacing_file(summary) as fresh:
+            fresh.write_text(page(found), encoding="utf-8")
     if as_json:
         echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
     else:
-        from sim.report.validation import render
+        from sim.report.validation_text import render
 
         for suite in found:
             render(suite)
@@ -278,6 +297,15 @@ def validate(
                 echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
     if not all(suite.passes for suite in found):
         raise typer.Exit(1)
+
+
+def _print_template(kind: str) -> NoReturn:
+    """Prints a CSV with one example row, what its columns hold on standard error, and ends the command."""
+    if kind not in COLUMNS:
+        raise InputError("must be a kind of suite", where="--template", got=kind, hint=suggest(kind, COLUMNS))
+    echo(explanation(kind), err=True)
+    echo(template_of(kind))
+    raise typer.Exit
 
 
 def calibrate(
@@ -288,15 +316,20 @@ def calibrate(
         ),
     ],
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns.")] = None,
+    cross_validate: Annotated[
+        bool, typer.Option("--cross-validate/--no-cross-validate", help="Predict each series by a fit without it.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Fit the machine constants that a suite names to the rows that it names."""
+    """Fit the constants that a suite names to its rows; say what the rows do not determine, and how it generalises."""
     from sim import calibrate as calibration
     from sim import load
+    from sim.report.calibration import report
 
     with steps("fitting") as progress, possible(load.place("suite", suite)):
-        found = calibration.fit(suite, rows, lambda evaluations, rms: progress(evaluations, 0))
-    if as_json:
-        echo(json.dumps({"values": dict(found.values), "residuals": dict(found.residuals)}))
-    else:
-        echo(calibration.report(found))
+
+        def fitted(evaluations: int, rms: float) -> None:
+            progress(evaluations, 0)
+
+        found = calibration.fit(suite, rows, fitted, cross_validate=cross_validate)
+    echo(json.dumps(found.to_dict()) if as_json else report(found))

@@ -1,11 +1,11 @@
-"""A sweep as lines: simulated with markers, the usual closed form thin and dashed, published points hollow."""
+"""A sweep as lines: simulated with markers, the usual closed form dashed, own predictions dotted, published hollow."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ _MARKERS = "osD^vP"
 _SIZE, _WIDE = 5.0, 1.6
 _HOLLOW: dict[str, Any] = {"markersize": 9.0, "markerfacecolor": "none", "markeredgewidth": 1.3}
 _DASHED: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 3))}
+_OWN = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+"""Strokes of a user's own predictions, one after the other."""
 _DOTTED: dict[str, Any] = {"linewidth": 0.8, "linestyle": ":"}
 _MOST_TICKS = 12
 """Up to so many values on the x axis are all named."""
@@ -37,6 +39,8 @@ class Line:
     fits: tuple[bool, ...]
     """Whether the memory of a chip holds it."""
     published: tuple[tuple[float, float], ...] = ()
+    own: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    """Predictions of a user's own by name, x and y."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +109,18 @@ def _looks() -> Iterator[tuple[str, str]]:
 def _line(axes: Axes, line: Line, colour: str, marker: str) -> None:
     axes.plot(line.x, line.closed_form, color=colour, zorder=2, **_DASHED)
     axes.plot(line.x, line.y, color=colour, linewidth=_WIDE, marker=marker, markersize=_SIZE, zorder=3)
+    for stroke, points in zip(itertools.cycle(_OWN), line.own.values(), strict=False):
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, zorder=2, **_own_look(stroke))
     over = [(x, y) for x, y, fits in zip(line.x, line.y, line.fits, strict=True) if not fits]
     if over:
         axes.plot(*zip(*over, strict=True), "x", color=PALETTE["black"], markersize=_SIZE, zorder=4)
     if line.published:
         axes.plot(*zip(*line.published, strict=True), marker, color=colour, zorder=5, **_HOLLOW)
+
+
+def _own_look(stroke: Any) -> dict[str, Any]:
+    return {"linewidth": 1.1, "linestyle": stroke, "marker": "+", "markersize": _SIZE + 2}
 
 
 def _limits(axes: Axes, chart: Chart) -> None:
@@ -168,6 +179,9 @@ def _legend(made: Figure, chart: Chart) -> None:
     handles.append(sample("simulated", marker="o", linewidth=_WIDE))
     if any(math.isfinite(y) for line in chart.lines for y in line.closed_form):
         handles.append(sample(chart.form, **_DASHED))
+    names = dict.fromkeys(name for line in chart.lines for name, points in line.own.items() if points)
+    for stroke, name in zip(itertools.cycle(_OWN), names, strict=False):
+        handles.append(sample(name, **(_own_look(stroke) | {"markersize": _SIZE + 2})))
     if any(line.published for line in chart.lines):
         handles.append(sample("published", marker="o", linewidth=0, **_HOLLOW))
     if not all(fits for line in chart.lines for fits in line.fits):

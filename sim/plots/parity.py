@@ -1,24 +1,26 @@
-"""Parity plot: predicted against published, the simulator and the usual closed form side by side."""
+"""Parity plot: predicted against published, the simulator, the usual closed form and predictions of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.plots.style import PALETTE, figure, plain_ticks, save, style
-from sim.report.validation import Outcome, Validation, usual_form
+from sim.report.validation import Outcome, Validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MODELS = (("simulated", "o", "blue"), ("paper", "x", "vermilion"))
+_LOOKS = (("o", "blue"), ("x", "vermilion"), ("^", "green"), ("v", "purple"), ("+", "orange"))
+"""Marker and colour of the simulation, of the usual closed form and of predictions of one's own."""
 _METRICS = {
     "latency_s": ("latency, s", 1.0),
     "mfu": ("MFU, %", 100.0),
     "prefill_s": ("prefill, s", 1.0),
     "decode_s": ("decoding, s", 1.0),
     "tokens_per_s": ("tokens/s", 1.0),
+    "memory_bandwidth_per_gpu": ("memory bandwidth per GPU, GB/s", 1e-9),
 }
 
 
@@ -47,29 +49,41 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         line, [v * (1 - worst) for v in line], [v * (1 + worst) for v in line], color="0.9", lw=0, label=f"±{worst:.0%}"
     )
     axes.plot(line, line, color="0.4", lw=0.8)
-    form = f"closed form: {usual_form(validation.suite)}"
-    for name, marker, color in _MODELS:
-        text = "simulated" if name == "simulated" else form
-        _points(axes, gated, name, scale, marker, PALETTE[color], text)
-        _points(axes, shown, name, scale, marker, "0.6", "not gated" if name == "simulated" and shown else None)
+    own = validation.suite.predictions
+    usual = next((name for name in validation.form_names if name not in own), None)
+    forms = [*([usual] if usual else []), *own]
+    for (marker, color), form in zip(_LOOKS, [None, *forms], strict=False):
+        text = "simulated" if form is None else validation.label(form)
+        _points(axes, gated, _value(form), scale, (marker, PALETTE[color]), text)
+        _points(axes, shown, _value(form), scale, (marker, "0.6"), "not gated" if form is None and shown else None)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel=f"published {label}", ylabel=f"predicted {label}")
     plain_ticks(axes.xaxis)
     plain_ticks(axes.yaxis)
     axes.legend(loc="upper left")
 
 
+def _value(form: str | None) -> Callable[[Outcome], float | None]:
+    """Returns what tells a case's prediction: simulated where no form is named."""
+    return lambda outcome: outcome.simulated if form is None else outcome.forms.get(form)
+
+
 def _points(
-    axes: Axes, outcomes: Sequence[Outcome], name: str, scale: float, marker: str, color: str, label: str | None
+    axes: Axes,
+    outcomes: Sequence[Outcome],
+    value_of: Callable[[Outcome], float | None],
+    scale: float,
+    look: tuple[str, str],
+    label: str | None,
 ) -> None:
-    if all(getattr(outcome, name) is None for outcome in outcomes):
+    points = [(each.published, value) for each in outcomes if (value := value_of(each)) is not None]
+    if not points:
         return
-    points = [(outcome.published, value) for outcome in outcomes if (value := getattr(outcome, name)) is not None]
     axes.scatter(
         [published * scale for published, _ in points],
         [value * scale for _, value in points],
         s=22,
-        marker=marker,
-        color=color,
+        marker=look[0],
+        color=look[1],
         linewidths=1.0,
         alpha=0.85,
         label=label,
@@ -79,6 +93,6 @@ def _points(
 def _title(validation: Validation) -> str:
     errors = validation.simulated
     return (
-        f"{validation.suite.name}: {errors.cases} gated cases\n"
+        f"{validation.suite.name}: {errors.cases} gated measurements\n"
         f"simulated within {errors.median:.1%} in the median, {errors.worst:.1%} at worst"
     )

@@ -1,26 +1,25 @@
-"""Predicted against published: every case of a suite, the errors of each model, and whether they are small enough."""
+"""Predicted against published: every case of a suite, the errors of each model, and whether they are small enough.
+
+A closed form has one name wherever it stands. Errors are of gated measurements: a row that repeats another does not
+count a second time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from sim.specs import AnySuite, CollectiveSuite, GenerationSuite, RequestSuite, Tolerance
-from sim.terminal import plain_console, styled
-from sim.units import format_bytes, format_seconds
+from sim.specs import AnySuite, GenerationSuite, Tolerance
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-_WIDTH = 120
-"""Characters where there is no terminal."""
+NCCL_TUNER = "NCCL's tuner"
+"""Name of the closed form of a collective."""
+RATES = ("mfu", "tokens_per_s", "memory_bandwidth_per_gpu")
+"""Metrics of which more is faster."""
 _BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
 """Sizes, bytes, between which the spread of laboratories is given by itself."""
-_NAMED = 8
-"""Cases that are named where the reason not to gate them is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +31,17 @@ class Outcome:
     metric: str
     published: float
     simulated: float
-    paper: float | None
-    """The usual closed form: the paper's, of a generation half by half, of a collective NCCL's tuner; or None."""
-    per_axis: float | None
-    """The closed form per axis, of a generation per operation; of a collective none."""
+    forms: Mapping[str, float]
+    """Closed forms and predictions of one's own by name, the usual one first: the paper's, for tensor parallelism half
+    by half, for a collective NCCL's tuner."""
     not_gated: str
+    series: str = ""
+    repeats: str = ""
+    """The case whose measurement this row publishes again, empty if it is one of its own."""
+    fitted: bool = False
+    """Constants of the machine were fitted to this measurement."""
+    note: str = ""
+    """How the case was run where neither its row nor its suite says so."""
     algorithm: str = ""
     """Of a collective."""
     variant: str = ""
@@ -52,23 +57,24 @@ class Outcome:
         """Simulated / published - 1."""
         return self.simulated / self.published - 1
 
-    @property
-    def paper_error(self) -> float | None:
-        """Published closed form / published value - 1."""
-        return None if self.paper is None else self.paper / self.published - 1
+    def form_error(self, name: str) -> float | None:
+        """Closed form / published - 1; None where the case has no such form."""
+        return self.forms[name] / self.published - 1 if name in self.forms else None
 
     @property
-    def per_axis_error(self) -> float | None:
-        """Per-axis closed form / published - 1."""
-        return None if self.per_axis is None else self.per_axis / self.published - 1
+    def time_error(self) -> float:
+        """Simulated time / published time - 1, of rates as well: above 0 the simulation is too slow."""
+        return self.published / self.simulated - 1 if self.metric in RATES else self.error
+
+    @property
+    def counts(self) -> bool:
+        """A measurement that is held against the tolerance."""
+        return not (self.not_gated or self.repeats)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
-        return asdict(self) | {
-            "error": self.error,
-            "paper_error": self.paper_error,
-            "per_axis_error": self.per_axis_error,
-        }
+        forms = {name: self.form_error(name) for name in self.forms}
+        return asdict(self) | {"error": self.error, "form_errors": forms}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +84,38 @@ class Ratio:
     case_id: str
     published: float
     simulated: float
-    paper: float | None
-    per_axis: float | None
-    """By the closed forms."""
-    not_gated: str
+    forms: Mapping[str, float]
+    """By closed forms, by name."""
+    counts: bool
 
     @property
     def error(self) -> float:
         """Simulated - published."""
         return self.simulated - self.published
 
-    @property
-    def paper_error(self) -> float | None:
-        return None if self.paper is None else self.paper - self.published
+    def form_error(self, name: str) -> float | None:
+        """Closed form - published; None where there is no such form."""
+        return self.forms[name] - self.published if name in self.forms else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """Two measurements that differ in one option: how many times faster the one is that was measured faster."""
+
+    option: str
+    """Column of the rows in which they differ."""
+    case_id: str
+    """The faster one."""
+    slower_id: str
+    published: float
+    """Above 1."""
+    simulated: float
+    forms: Mapping[str, float]
 
     @property
-    def per_axis_error(self) -> float | None:
-        return None if self.per_axis is None else self.per_axis - self.published
+    def right(self) -> bool:
+        """The simulation has the same option ahead."""
+        return self.simulated > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,23 +174,45 @@ class Validation:
 
     suite: AnySuite
     outcomes: tuple[Outcome, ...]
+    orderings: tuple[Ordering, ...] = ()
+    """Pairs of measurements that differ in one of the suite's options."""
 
     @property
     def gated(self) -> list[Outcome]:
-        """Cases held against the tolerance."""
-        return [outcome for outcome in self.outcomes if not outcome.not_gated]
+        """Measurements held against the tolerance."""
+        return [outcome for outcome in self.outcomes if outcome.counts]
 
     @property
     def simulated(self) -> Errors:
         return Errors.of(outcome.error for outcome in self.gated)
 
     @property
-    def paper(self) -> Errors:
-        return Errors.of(outcome.paper_error for outcome in self.gated)
+    def form_names(self) -> tuple[str, ...]:
+        """Closed forms that some case has, in order."""
+        return tuple(dict.fromkeys(name for outcome in self.outcomes for name in outcome.forms))
+
+    def label(self, name: str) -> str:
+        """Name of a closed form, or of predictions of one's own, where it stands alone."""
+        return name if name in self.suite.predictions else f"closed form, {name}"
+
+    def form(self, name: str) -> Errors:
+        """Errors of a closed form or of predictions of one's own."""
+        return Errors.of(outcome.form_error(name) for outcome in self.gated)
 
     @property
-    def per_axis(self) -> Errors:
-        return Errors.of(outcome.per_axis_error for outcome in self.gated)
+    def parts(self) -> dict[str, list[Outcome]]:
+        """Gated measurements by `fitted` and `not fitted`; those that there are."""
+        parts = {"fitted": True, "not fitted": False}
+        split = {name: [each for each in self.gated if each.fitted is fitted] for name, fitted in parts.items()}
+        return {name: outcomes for name, outcomes in split.items() if outcomes}
+
+    @property
+    def series(self) -> dict[str, list[Outcome]]:
+        """Gated measurements of each series, in the order of the rows."""
+        found: dict[str, list[Outcome]] = {}
+        for outcome in self.gated:
+            found.setdefault(outcome.series, []).append(outcome)
+        return found
 
     @property
     def passes(self) -> bool:
@@ -192,7 +235,7 @@ class Validation:
         """
         times: dict[tuple[str, float], dict[str, list[float]]] = {}
         for each in self.outcomes:
-            if each.setting == setting and each.paper is not None:
+            if each.setting == setting and NCCL_TUNER in each.forms:
                 sources = times.setdefault((each.collective, each.size_bytes), {})
                 sources.setdefault(each.source, []).append(each.published)
         bands = zip((0.0, *_BANDS), (*_BANDS, np.inf), strict=True)
@@ -214,9 +257,8 @@ class Validation:
                 each.case_id,
                 each.published / base.published,
                 each.simulated / base.simulated,
-                each.paper / base.paper if each.paper and base.paper else None,
-                each.per_axis / base.per_axis if each.per_axis and base.per_axis else None,
-                each.not_gated or base.not_gated,
+                {name: form / base.forms[name] for name, form in each.forms.items() if name in base.forms},
+                not (each.not_gated or base.not_gated),
             )
             for each, base in pairs
             if each is not base
@@ -224,122 +266,31 @@ class Validation:
 
     @property
     def speedup_errors(self) -> Errors:
-        """Of the gated ones."""
-        return Errors.of(ratio.error for ratio in self.speedups if not ratio.not_gated)
+        """Errors of the gated speed-ups."""
+        return Errors.of(ratio.error for ratio in self.speedups if ratio.counts)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
+        forms = {name: asdict(self.form(name)) for name in self.form_names}
         return {
             "suite": self.suite.name,
             "passes": self.passes,
             "tolerance": self.suite.tolerance.model_dump(),
-            "errors": {name: asdict(getattr(self, name)) for name in ("simulated", "paper", "per_axis")},
+            "errors": {"simulated": asdict(self.simulated)} | forms,
+            "parts": {name: _of(outcomes) for name, outcomes in self.parts.items()},
+            "series": {name: _of(outcomes) for name, outcomes in self.series.items()},
+            "orderings": [asdict(ordering) | {"right": ordering.right} for ordering in self.orderings],
             "classes": {name: asdict(errors) for name, errors in self.classes.items()},
             "speedups": [asdict(ratio) | {"error": ratio.error} for ratio in self.speedups],
             "cases": [outcome.to_dict() for outcome in self.outcomes],
         }
 
 
-def usual_form(suite: AnySuite) -> str:
-    """Name of the closed form that a suite's `paper` values are of."""
-    if isinstance(suite, CollectiveSuite):
-        return "NCCL's tuner"
-    return "half by half" if isinstance(suite, GenerationSuite | RequestSuite) else "paper's form"
+def bias(outcomes: Iterable[Outcome]) -> float:
+    """Returns the median of simulated time / published time - 1: above 0 the simulation is too slow."""
+    errors = [outcome.time_error for outcome in outcomes]
+    return float(np.median(errors)) if errors else 0.0
 
 
-def render(validation: Validation, console: Console | None = None) -> None:
-    """Print every case, the errors of each model, and whether the suite passes."""
-    from rich import box
-    from rich.table import Table
-
-    console = console or plain_console()
-    if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)
-    suite, tolerance = validation.suite, validation.suite.tolerance
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    table.title = ": ".join(filter(None, (suite.name, suite.description)))
-    of_collectives = isinstance(suite, CollectiveSuite)
-    of_halves = isinstance(suite, GenerationSuite | RequestSuite)
-    usual = usual_form(suite)
-    columns = ("case", "published", "simulated", "error", usual, "error")
-    for i, column in enumerate((*columns, "algorithm") if of_collectives else columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
-    for outcome in validation.outcomes:
-        table.add_row(
-            outcome.case_id,
-            _value(outcome, outcome.published),
-            _value(outcome, outcome.simulated),
-            f"{outcome.error:+.1%}",
-            "none" if outcome.paper is None else _value(outcome, outcome.paper),
-            "" if outcome.paper_error is None else f"{outcome.paper_error:+.1%}",
-            *([outcome.algorithm] if of_collectives else []),
-            style="dim" if outcome.not_gated else None,
-        )
-    console.print(table)
-    for name, errors in (
-        ("simulated", validation.simulated),
-        ("closed form, per operation" if of_halves else "closed form, per axis", validation.per_axis),
-        (f"closed form, {usual}" if of_halves else usual if of_collectives else "closed form, paper", validation.paper),
-    ):
-        if errors.cases:
-            console.print(f"{name:<26} {_errors(errors)}")
-    _classes(validation, console)
-    if isinstance(suite, GenerationSuite):
-        _speedups(validation, suite, console)
-    verdict = ("passes", "bold green") if validation.passes else ("misses", "bold red")
-    said = (
-        f" its tolerance: median {tolerance.median:.0%}, nine in ten {tolerance.nine_in_ten:.0%}, "
-        f"worst {tolerance.worst:.0%}, of {validation.simulated.cases} gated cases"
-    )
-    console.print(styled(verdict, said))
-    for reason in dict.fromkeys(outcome.not_gated for outcome in validation.outcomes if outcome.not_gated):
-        ids = [outcome.case_id for outcome in validation.outcomes if outcome.not_gated == reason]
-        more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-        named = ", ".join(ids[:_NAMED]) + more
-        console.print(f"not gated: {named}: {reason}", style="dim")
-
-
-def _classes(validation: Validation, console: Console) -> None:
-    for name, errors in validation.classes.items():
-        console.print(f"{name:<26} {_errors(errors)}   of {errors.cases}")
-        spread = [
-            f"{'above' if band.most_bytes == np.inf else f'to {format_bytes(band.most_bytes)}'} "
-            f"{band.median:.2f} (worst {band.worst:.2f}, {band.sources} laboratories)"
-            for band in validation.spread(name)
-            if band.sources
-        ]
-        if spread:
-            console.print(f"  longest over shortest of the laboratories' times: {', '.join(spread)}")
-
-
-def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = ("published", "simulated", "points off", "per operation", "half by half")
-    for i, column in enumerate((f"speed-up over {suite.speedup.baseline}", *columns)):
-        table.add_column(column, justify="right" if i else "left", no_wrap=i > 0, overflow="fold")
-    for ratio in validation.speedups:
-        forms = ("" if form is None else f"{form:.3f}" for form in (ratio.per_axis, ratio.paper))
-        figures = (f"{ratio.published:.3f}", f"{ratio.simulated:.3f}", f"{100 * ratio.error:+.1f}", *forms)
-        table.add_row(ratio.case_id.removesuffix("/tokens_per_s"), *figures, style="dim" if ratio.not_gated else None)
-    console.print(table)
-    tolerance = suite.speedup.tolerance
-    console.print(
-        f"{'speed-ups':<26} {_errors(validation.speedup_errors)}   allowed {tolerance.median:.0%}, "
-        f"{tolerance.nine_in_ten:.0%}, {tolerance.worst:.0%}"
-    )
-    gated = [ratio for ratio in validation.speedups if not ratio.not_gated]
-    console.print(f"{'  closed form, per operation':<26} {_errors(Errors.of(ratio.per_axis_error for ratio in gated))}")
-    console.print(f"{'  closed form, half by half':<26} {_errors(Errors.of(ratio.paper_error for ratio in gated))}")
-
-
-def _value(outcome: Outcome, value: float) -> str:
-    if outcome.metric == "tokens_per_s":
-        return f"{value:,.1f}/s"
-    return f"{value:.1%}" if outcome.metric == "mfu" else format_seconds(value)
-
-
-def _errors(errors: Errors) -> str:
-    return f"median {errors.median:6.1%}   nine in ten {errors.nine_in_ten:6.1%}   worst {errors.worst:6.1%}"
+def _of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return asdict(Errors.of(outcome.error for outcome in outcomes)) | {"bias": bias(outcomes)}

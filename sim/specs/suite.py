@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from sim.specs.base import Count, Name, Strict
+from sim.specs.prediction import Prediction
 from sim.specs.quantities import Duration, Fraction, Size
 
 Settings = dict[str, Any]
@@ -33,7 +34,8 @@ class Constant(Strict):
 class Calibration(Strict):
     """What `sim calibrate` fits to which rows."""
 
-    rows: Annotated[list[str], Field(min_length=1)]
+    rows: Annotated[list[str], Field(min_length=1)] | None = None
+    """Patterns of case ids; default: all gated rows."""
     constants: Annotated[dict[str, Constant], Field(min_length=1)]
     then: Calibration | None = None
     """What is fitted next, with these constants as found."""
@@ -48,6 +50,18 @@ class _Rows(Strict):
     not_gated: dict[str, str] = {}
     """Reason by pattern of the case id: shown, not held against the tolerance."""
     calibration: Calibration | None = None
+    fitted: list[str] = []
+    """Patterns of case ids that constants were fitted to in another way than by `calibration`."""
+    series: list[str] = ["source"]
+    """Columns that tell the series of measurements apart."""
+    options: list[str] = []
+    """Columns of which rows that differ in nothing else are compared: which of the options is faster."""
+    tie: Fraction = 0.0
+    """Options whose published values are no further apart than this, or than they are read wrong, are not compared."""
+    not_checked: list[str] = []
+    """What these rows say nothing about, or what they do not decide."""
+    predictions: dict[str, Prediction] = {}
+    """By name: predictions of one's own beside the simulation and the closed forms."""
 
 
 class Suite(_Rows):
@@ -55,7 +69,12 @@ class Suite(_Rows):
 
     kind: Literal["scenarios"] = "scenarios"
     base: str
-    """Scenario that the rows change."""
+    """Scenario that the rows change. Rows of its machine's mesh run on that machine as its file says."""
+    wrap_multiple: Count | None = None
+    """Of a row with another mesh than the base's machine, the axes wrap where every length is a multiple of this.
+    Default: such a mesh is a part of that machine, and an axis cut short has no wraparound."""
+    systems: dict[str, Settings] = {}
+    """By pattern of the row's system, the first that fits. Rows that name no system run on the base's machine."""
     sources: dict[str, Settings] = {}
     """By pattern of the row's source; the first that fits."""
     models: dict[str, Settings]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from sim.specs.base import Strict, wrong
+from sim.specs.prediction import Prediction
 
 
 class FigureSpec(Strict):
@@ -28,6 +29,8 @@ class FigureSpec(Strict):
     """Case ids of published points, by the label of the line they stand beside."""
     published_file: str = "pope_dev"
     """A shipped name in scenarios/published/, or a path."""
+    predictions: dict[str, Prediction] = {}
+    """By name: predictions of one's own, dotted; a column is one of `published_file`, beside the published points."""
     crossovers: bool = False
     """Mark the tokens at which the paper's volumes of two of the layouts are equal."""
 

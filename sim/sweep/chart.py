@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sim import units
@@ -55,6 +56,10 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
         if name not in known:
             raise InputError("must be a line", where="figure.published", got=name, hint=suggest(name, known))
     published(figure)
+    for name, each in figure.predictions.items():
+        if each.column is not None and not figure.published:
+            rule = "requires figure.published: the rows that have the column"
+            raise InputError(rule, where=f"figure.predictions.{name}.column", got=each.column)
     if figure.crossovers:
         _crossovers(scenario)
     if figure.x not in (*axes, "tokens", "chips"):
@@ -67,9 +72,18 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     return figure.model_copy(update=changes)
 
 
-def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
-    """The figure of the rows that have an outcome."""
-    from sim.plots.figure import Chart, Line, Mark
+def chart(
+    scenario: Scenario,
+    figure: FigureSpec,
+    rows: Sequence[Row],
+    own: Mapping[str, Mapping[tuple[str, float], float]] | None = None,
+) -> Chart:
+    """The figure of the rows that have an outcome.
+
+    Args:
+        own: predictions of a user's own by name, and by label of the line and x.
+    """
+    from sim.plots.figure import Chart, Mark
 
     y = Y[figure.y]
     sweep = scenario.sweep or {}
@@ -80,29 +94,20 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
             by_line.setdefault(line_of(figure, row), []).append(row)
     values = [value for line in by_line for _, value in beside.get(line, ())]
     values += [y.simulated(row.outcome) or 0.0 for line in by_line.values() for row in line if row.outcome]
+    values += [value for points in (own or {}).values() for (line, _), value in points.items() if line in by_line]
     scale, shown_unit = (100.0, "%") if y.unit == "%" else (1.0, y.unit)
     if y.unit == "s" and values and max(values) < 1:
         scale, shown_unit = (1e3, "ms") if max(values) >= 1e-3 else (1e6, "us")
 
-    def scaled(value: float | None) -> float:
-        return float("nan") if value is None else value * scale
-
-    values_on_x = sweep.get(figure.x)
-    x_size, x_unit = _x_unit(list(values_on_x or ()))
-    lines = []
-    for name, members in by_line.items():
-        members.sort(key=lambda row: x_of(figure, row))
-        outcomes = [row.outcome for row in members if row.outcome]
-        lines.append(
-            Line(
-                label=name,
-                x=tuple(x_of(figure, row) / x_size for row in members),
-                y=tuple(scaled(y.simulated(outcome)) for outcome in outcomes),
-                closed_form=tuple(scaled(y.closed_form(outcome)) for outcome in outcomes),
-                fits=tuple(outcome.fits for outcome in outcomes),
-                published=tuple((x / x_size, value * scale) for x, value in beside.get(name, ())),
-            )
+    x_size, x_unit = _x_unit(list(sweep.get(figure.x) or ()))
+    lines = [
+        replace(
+            _line(figure, name, members, (x_size, scale)),
+            published=tuple((x / x_size, value * scale) for x, value in beside.get(name, ())),
+            own={form: _points_of(name, points, (x_size, scale)) for form, points in (own or {}).items()},
         )
+        for name, members in by_line.items()
+    ]
     if figure.relative_to is not None:
         lines = _speedups(lines, figure.relative_to, rate=figure.y in RATES)
     marks = [Mark(x, text) for text, x in _crossovers(scenario).items()] if figure.crossovers else []
@@ -117,6 +122,33 @@ def chart(scenario: Scenario, figure: FigureSpec, rows: Sequence[Row]) -> Chart:
         form=_form(scenario, figure),
         equal_at=1.0 if figure.relative_to is not None else None,
     )
+
+
+def _line(figure: FigureSpec, name: str, members: list[Row], sizes: tuple[float, float]) -> Line:
+    """Returns the simulated line and its closed form; x is divided by the first size, y multiplied by the second."""
+    from sim.plots.figure import Line
+
+    y, (x_size, scale) = Y[figure.y], sizes
+
+    def scaled(value: float | None) -> float:
+        return float("nan") if value is None else value * scale
+
+    members.sort(key=lambda row: x_of(figure, row))
+    outcomes = [row.outcome for row in members if row.outcome]
+    return Line(
+        label=name,
+        x=tuple(x_of(figure, row) / x_size for row in members),
+        y=tuple(scaled(y.simulated(outcome)) for outcome in outcomes),
+        closed_form=tuple(scaled(y.closed_form(outcome)) for outcome in outcomes),
+        fits=tuple(outcome.fits for outcome in outcomes),
+    )
+
+
+def _points_of(
+    label: str, points: Mapping[tuple[str, float], float], sizes: tuple[float, float]
+) -> tuple[tuple[float, float], ...]:
+    """Returns the points of one line, in order of x, in the figure's units."""
+    return tuple((x / sizes[0], value * sizes[1]) for (line, x), value in sorted(points.items()) if line == label)
 
 
 def _form(scenario: Scenario, figure: FigureSpec) -> str:
@@ -140,14 +172,13 @@ def _y_label(figure: FigureSpec, words: str, unit: str) -> str:
 
 def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]:
     """The other lines over the baseline, where it has the same x: above 1 is better, of rates and of times."""
-    from dataclasses import replace
-
     base = next((line for line in lines if line.label == baseline), None)
     if base is None:
         return []
     simulated = dict(zip(base.x, base.y, strict=True))
     closed = dict(zip(base.x, base.closed_form, strict=True))
     beside = dict(base.published)
+    own = {name: dict(points) for name, points in base.own.items()}
 
     def over(x: float, y: float, those: Mapping[float, float]) -> float:
         known = those.get(x, float("nan"))
@@ -159,6 +190,10 @@ def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]
             y=tuple(over(x, y, simulated) for x, y in zip(line.x, line.y, strict=True)),
             closed_form=tuple(over(x, y, closed) for x, y in zip(line.x, line.closed_form, strict=True)),
             published=tuple((x, over(x, y, beside)) for x, y in line.published if x in beside),
+            own={
+                name: tuple((x, over(x, y, own[name])) for x, y in points if x in own[name])
+                for name, points in line.own.items()
+            },
         )
         for line in lines
         if line is not base

@@ -20,19 +20,34 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+_MORE = 40
+"""Characters of the columns of a user's own predictions."""
 _WIDTH = 120
 """Characters where there is no terminal."""
 
 
+Beside = Mapping[str, Mapping[tuple[str, float], float]]
+"""What stands beside the simulation: by name, and by label of the line and x, the figure's y."""
+
+
 def render(
-    rows: Iterable[Row], axes: Sequence[str], figure: FigureSpec | None = None, console: Console | None = None
+    rows: Iterable[Row],
+    axes: Sequence[str],
+    figure: FigureSpec | None = None,
+    console: Console | None = None,
+    own: Beside | None = None,
 ) -> None:
-    """Print a table of the values on the last axis per combination of the others (default: on standard output)."""
+    """Print a table of the values on the last axis per combination of the others (default: on standard output).
+
+    Args:
+        own: predictions of a user's own.
+    """
 
     console = console or plain_console()
     if not console.is_terminal:
-        console.width = max(console.width, _WIDTH)
-    beside = {(line, x): y for line, points in (published(figure) if figure else {}).items() for x, y in points}
+        console.width = max(console.width, _WIDTH + _MORE * len(own or ()))
+    points = {(line, x): y for line, points in (published(figure) if figure else {}).items() for x, y in points}
+    beside = {name: values for name, values in {**(own or {}), "published": points}.items() if values}
     for outer, group in itertools.groupby(rows, key=lambda row: [_chosen(axis, row) for axis in axes[:-1]]):
         if outer:
             console.print(styled((", ".join(outer), "bold")))
@@ -76,31 +91,30 @@ def _shown(rows: Sequence[Row]) -> list[_Column]:
     return [column for column in every if any(column.text(out) for out in outcomes)]
 
 
-def _table(
-    rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Mapping[tuple[str, float], float]
-) -> Table:
-    """One line per row: the choice, simulated figures, the usual closed form, the figure's published point."""
+def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Beside) -> Table:
+    """One line per row: the choice, simulated figures, the usual closed form, own predictions, the published point."""
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     made.add_column(words(axis), justify="left", no_wrap=True)
     columns = _shown(rows)
-    for title in (*(column.title for column in columns), *(("published", "simulated is") if beside and figure else ())):
+    others = [title for name in beside for title in (name, "simulated is")]
+    for title in (*(column.title for column in columns), *others):
         made.add_column(title, justify="right", no_wrap=True)
     failed = any(row.error for row in rows)
     if failed:
         made.add_column("error", overflow="fold")
     for row in rows:
         cells = [column.text(row.outcome) if row.outcome else "" for column in columns]
-        if beside and figure:
-            cells += _published(row, figure, beside)
+        if figure:
+            cells += [cell for values in beside.values() for cell in _other(row, figure, values)]
         made.add_row(row.choices[axis], *cells, *([row.error or ""] if failed else []))
     return made
 
 
-def _published(row: Row, figure: FigureSpec, beside: Mapping[tuple[str, float], float]) -> list[str]:
-    """The published point of a row, and by how much the simulated one is more."""
+def _other(row: Row, figure: FigureSpec, beside: Mapping[tuple[str, float], float]) -> list[str]:
+    """The published or predicted point of a row, and by how much the simulated one is more."""
     if row.outcome is None:
         return ["", ""]
     y = Y[figure.y]

@@ -1,0 +1,93 @@
+"""Columns of the rows of each kind of suite, what they hold, and an example of a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+COMMON = {
+    "case_id": ("name of the row", "my_case_1"),
+    "source": ("where the value is from (optional)", "own measurement"),
+}
+_UNCERTAINTY = {
+    "reading_error_pct": ("how exact the value is, % (optional)", "1"),
+    "notes": ("for the reader (optional)", ""),
+}
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "scenarios": {
+        **COMMON,
+        "system": ("machine, as in the suite's 'systems' (optional)", ""),
+        "model": ("as in the suite's 'models'", "PaLM 540B"),
+        "chips": ("chips of the mesh", "64"),
+        "mesh": ("length of each axis, x first; the base's machine as its file says, or a slice of it", "4x4x4"),
+        "phase": ("prefill; decode_step: one step; decode_total: all steps; total: prefill and steps", "decode_total"),
+        "batch": ("sequences", "64"),
+        "input_tokens": ("tokens of each prompt; of a prefill and a total", "0"),
+        "context_tokens": ("tokens in the cache before the first step", "2048"),
+        "generated_tokens": ("steps", "64"),
+        "ffn_layout": ("layout.ffn", "weight_stationary_2d"),
+        "attention_layout": ("layout.attention", "batch"),
+        "weight_dtype": ("bfloat16, float16, int8, ...", "int8"),
+        "activation_dtype": ("bfloat16, float16, ...", "bfloat16"),
+        "metric": ("latency_s or mfu (a share)", "latency_s"),
+        "value": ("in the unit of the metric", "1.82"),
+        **_UNCERTAINTY,
+    },
+    "generations": {
+        **COMMON,
+        "system": ("machine, as in the suite's 'systems' with ' p2p=P2P tp=TP' after it", "8xH100 NVSwitch"),
+        "model": ("as in the suite's 'models'", "llama-3-70b"),
+        "tp": ("chips of a tensor-parallel group", "8"),
+        "p2p": ("on or off: peer-to-peer access", "on"),
+        "batch": ("sequences", "1"),
+        "prompt_tokens": ("tokens of each prompt", "1024"),
+        "generated_tokens": ("tokens generated, the first by the prefill", "512"),
+        "variant": ("as in the suite's 'variants'", "standard"),
+        "metric": ("prefill_s, decode_s or tokens_per_s", "decode_s"),
+        "value": ("in the unit of the metric", "6.53"),
+        **_UNCERTAINTY,
+    },
+    "requests": {
+        **COMMON,
+        "system": ("machine, as in the suite's 'systems'", "8xA100-80GB NVSwitch"),
+        "model": ("as in the suite's 'models'", "gpt-20b"),
+        "layers": ("of the model, if it is cut (optional)", ""),
+        "dtype": ("float16, bfloat16, ...", "fp16"),
+        "tp": ("chips of a tensor-parallel group", "2"),
+        "pp": ("pipeline stages", "1"),
+        "batch": ("sequences", "1"),
+        "input_len": ("tokens of each prompt, padded", "60"),
+        "real_len": ("tokens of each prompt, without padding", "60"),
+        "output_len": ("tokens generated, the first by the prefill; empty: a forward pass", "20"),
+        "engine": ("as in the suite's 'engines'", "fastertransformer"),
+        "metric": ("latency_s, tokens_per_s or memory_bandwidth_per_gpu (bytes per second)", "latency_s"),
+        "value": ("in the unit of the metric", "0.35"),
+        **_UNCERTAINTY,
+    },
+    "collectives": {
+        **COMMON,
+        "system": ("machine, as in the suite's 'machines'", "DGX H100"),
+        "gpus": ("GPUs that take part", "8"),
+        "collective": ("all_reduce, all_gather, reduce_scatter, alltoall, sendrecv, ...", "all_reduce"),
+        "bytes": ("size as nccl-tests counts it", "67108864"),
+        "time_us": ("time, us", "316"),
+        **_UNCERTAINTY,
+    },
+}
+"""What each column holds and an example, by kind of suite; other columns are for the reader, or for the suite's
+`series`, `options` and `predictions`."""
+
+
+def template(kind: str) -> str:
+    """Returns a CSV of one example row for rows of a kind of suite."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS[kind])
+    table.writerow([example for _, example in COLUMNS[kind].values()])
+    return text.getvalue().rstrip("\n")
+
+
+def explanation(kind: str) -> str:
+    """Returns a line for each column of a kind of suite."""
+    width = max(map(len, COLUMNS[kind]))
+    return "\n".join(f"{name:<{width}}  {text}" for name, (text, _) in COLUMNS[kind].items())

@@ -1,0 +1,27 @@
+"""Predictions of a user's own, beside the simulation and the closed forms."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import model_validator
+
+from sim.specs.base import Strict, wrong
+
+
+class Prediction(Strict):
+    """A prediction of one's own that stands beside the simulation: a column of the rows, or a function."""
+
+    column: str | None = None
+    """Column of the CSV that has it, in the unit of the row's metric."""
+    closed_form: str | None = None
+    """`module:function`, in a file beside this one or installed, which returns seconds. It is called with the scenario;
+    for a collective with its name, the number of chips and the bytes."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.column is None) == (self.closed_form is None):
+            raise wrong(rule="must name a column of the rows or a closed_form, and only one of them")
+        if self.closed_form is not None and not all(self.closed_form.partition(":")):
+            raise wrong("closed_form", rule="must be module:function", got=self.closed_form)
+        return self
