@@ -169,7 +169,7 @@ def test_a_constant_that_no_row_notices_is_named():
     suite = measured({"hop_latency": 3.0})
     spec = yaml.safe_load(Path(suite).read_text())
     spec["calibration"]["constants"]["unused"] = {
-        "fields": ["topology.chip.stream_wait"],
+        "fields": ["stack.stream_wait"],
         "unit": "us",
         "low": 0,
         "high": 9,
