@@ -46,6 +46,8 @@ class Work:
     """Of its output."""
     products: float = 1
     """Matmuls of this shape that one launch makes, such as one per sequence and head in attention."""
+    vector: bool = False
+    """Whether the FLOPs are of 32-bit floats on the vector units."""
 
     @property
     def inner(self) -> float:
@@ -90,6 +92,14 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
     return chip.peak_flops[dtype] * chip.matmul_efficiency
 
 
+def vector_rate(chip: Chip) -> float:
+    """Reachable FLOP/s of 32-bit products on the vector units. Raises InputError if the chip's file gives none."""
+    if not chip.vector_flops:
+        rule = f"chip '{chip.name}' has no vector_peak, and attention multiplies 32-bit floats"
+        raise InputError(rule, hint="give topology.chip.vector_peak, or set stack.attention_format=activations")
+    return chip.vector_flops
+
+
 def hbm_rate(chip: Chip, rows: float) -> float:
     """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else."""
     return chip.hbm_bandwidth * (chip.matmul_hbm_efficiency if rows > 1 else chip.hbm_efficiency)
@@ -122,6 +132,8 @@ def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
 
 def compute_s(chip: Chip, work: Work, dtype: str) -> float:
     """Time of the FLOPs alone, s: of a matmul of several rows in tiles, where the chip and the stack say how."""
+    if work.vector and work.flops:
+        return work.flops / vector_rate(chip)
     rate = matmul_rate(chip, dtype)
     if work.rows <= 1 or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
         return work.flops / rate

@@ -52,6 +52,8 @@ KNOWN: Known = {
     "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
     "stack.channel_interference": ANY,  # of NCCL, which runs on no torus
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
+    "topology.chip.vector_peak": ANY,  # used where the stack attends in f32, which is not known
+    "stack.vector_efficiency": ANY,
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.stream_wait": ANY,  # of collectives on a stream of their own
     "layout.communication": (None, "compute_stream"),

@@ -18,6 +18,11 @@ class Software(Strict):
     """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are own ops."""
     attention: Literal["fused", "unfused"] = "unfused"
     """Whether attention scores stay on the chip (as in FlashAttention) or go through HBM as 32-bit numbers."""
+    attention_format: Literal["activations", "f32"] = "activations"
+    """Numbers that attention multiplies: the activations as they are, or as 32-bit floats on the vector units, as
+    PyTorch's path of plain operations does."""
+    vector_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    """Reached share of the chip's vector peak in products of 32-bit floats."""
     matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's peak in a large matmul."""
     matmul_balance: Sourced[Number] | None = None

@@ -17,6 +17,8 @@ class Chip:
     peak_flops: Mapping[str, float]
     """Matmul rate per operand type, FLOP/s."""
     matmul_efficiency: float
+    vector_flops: float
+    """FLOP/s of 32-bit products on the vector units, as reached; 0 where the chip's file does not say."""
     hbm_bandwidth: float
     """Bytes/s."""
     hbm_efficiency: float
@@ -41,6 +43,8 @@ class Chip:
     launch_s: float
     fuses_elementwise: bool
     fuses_attention: bool
+    attends_in_f32: bool
+    """Whether attention multiplies 32-bit floats on the vector units."""
 
     @classmethod
     def of(cls, spec: ChipSpec, stack: StackSpec) -> Chip:
@@ -49,6 +53,7 @@ class Chip:
             name=spec.name,
             peak_flops={dtype: rate.value for dtype, rate in spec.peak.items()},
             matmul_efficiency=stack.matmul_efficiency.value,
+            vector_flops=spec.vector_peak.value * stack.vector_efficiency.value if spec.vector_peak else 0.0,
             hbm_bandwidth=spec.hbm_bandwidth.value,
             hbm_efficiency=stack.hbm_efficiency.value,
             roofline_overlap=stack.roofline_overlap.value,
@@ -64,4 +69,5 @@ class Chip:
             stream_wait_s=stack.stream_wait.value,
             launch_s=stack.launch.value,
             fuses_attention=stack.attention == "fused",
+            attends_in_f32=stack.attention_format == "f32",
         )
