@@ -19,6 +19,7 @@ from typing import Any
 
 from sim import units
 from sim.errors import InputError
+from sim.program import FULL_PPM
 from sim.topology.chip import Chip
 
 _SIDES = (64, 128, 256)
@@ -121,12 +122,14 @@ def cost(chip: Chip, work: Work, dtype: str) -> Cost:
 def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
     """Returns what a program's columns say of a launch of `work`."""
     own = cost(chip, work, dtype)
+    by_flops, by_bytes = chip.interference
     return {
         "busy_ps": own.duration_ps,
         "bytes": work.bytes,
         "flops": work.flops,
         "compute_ps": units.to_ps(own.compute_s),
         "memory_ps": units.to_ps(own.memory_s),
+        "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
     }
 
 

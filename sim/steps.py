@@ -144,13 +144,19 @@ class _Followers:
         return int(np.clip(_CELLS // len(self.order.program), 1, _MOST))
 
     def makespans_ps(self, lengths: Sequence[float]) -> list[int]:
-        """Of the steps with caches of these lengths, up to the first that does not follow."""
+        """Of the steps with caches of these lengths, up to the first that does not follow.
+
+        Where operations come to be limited by the other of their bytes and FLOPs, they lose another share to collectives.
+        """
         distinct: dict[tuple[int, ...], int] = {}  # steps of equal durations are one
         columns: list[Ints] = []
         of = []
+        program = self.found.lowered.program
         for length in lengths:
-            works = _kernels(self.found, length).values()
-            durations = tuple(int(_columns(self.found, work)["busy_ps"]) for work in works)
+            limits = {name: _columns(self.found, work) for name, work in _kernels(self.found, length).items()}
+            if any((program.yields_ppm[program.compute_tasks(name)] != limits[name]["yields_ppm"]).any() for name in limits):
+                break
+            durations = tuple(int(limit["busy_ps"]) for limit in limits.values())
             if durations not in distinct:
                 distinct[durations] = len(columns)
                 columns.append(with_cache(self.found, length).busy_ps)

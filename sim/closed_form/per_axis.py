@@ -50,7 +50,9 @@ KNOWN: Known = {
     "topology.axes.*.twist": ANY,
     "topology.axes.*.link": ANY,
     "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
-    "stack.channel_interference": ANY,  # of NCCL, which runs on no torus
+    **dict.fromkeys(
+        ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
+    ),  # of NCCL, which runs on no torus
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "topology.chip.vector_peak": ANY,  # used where the stack attends in f32, which is not known
     "stack.vector_efficiency": ANY,

@@ -55,7 +55,9 @@ KNOWN: Known = {
     "stack.vector_efficiency": ANY,
     "topology.chip.vector_peak": ANY,
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
-    "stack.channel_interference": ANY,  # of NCCL's collectives, whose formula is not exact
+    **dict.fromkeys(
+        ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
+    ),  # of NCCL's collectives, whose formula is not exact
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "layout.ffn": (TENSOR_PARALLEL,),
     "layout.attention": ("heads",),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.specs.base import Name, Number, Strict
+from sim.specs.base import Multiple, Name, Number, Strict
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 
@@ -45,9 +45,13 @@ class Software(Strict):
     """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
     stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time from the end of a collective on a stream of its own to what waits for it on the compute stream."""
-    channel_interference: Sourced[Fraction] | None = None
-    """Share of its compute rate that the chip loses to every channel of a collective in progress: a channel holds
-    compute units, also while it waits, and takes memory bandwidth. Default: none."""
+    compute_interference: Sourced[Multiple] = Sourced[Multiple].model_validate(0.0)
+    """Multiprocessors whose rate a kernel limited by its FLOPs loses to every busy channel of a collective."""
+    memory_interference: Sourced[Multiple] = Sourced[Multiple].model_validate(0.0)
+    """The same of a kernel limited by its bytes."""
+    channel_rate: Sourced[Bandwidth] | None = None
+    """Bytes of a collective's array per second that keep one of its channels busy: as many are busy as the collective,
+    left alone, needs. Default: all of them, also while they wait."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective that is not of a library with times of its own."""
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

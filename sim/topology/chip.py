@@ -37,8 +37,10 @@ class Chip:
     op_overhead_s: float
     matmul_overhead_s: float
     """Of matmuls of more than one row."""
-    channel_interference: float
-    """Share of its compute rate that it loses to every channel of a collective in progress."""
+    interference: tuple[float, float]
+    """Multiprocessors whose rate a kernel limited by FLOPs, and one by bytes, loses to every busy channel."""
+    channel_rate: float
+    """Bytes/s of a collective that keep a channel busy; 0 where all are."""
     stream_wait_s: float
     launch_s: float
     fuses_elementwise: bool
@@ -65,7 +67,8 @@ class Chip:
             op_overhead_s=stack.op_overhead.value,
             matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
             fuses_elementwise=stack.elementwise == "fused",
-            channel_interference=stack.channel_interference.value if stack.channel_interference else 0.0,
+            interference=(stack.compute_interference.value, stack.memory_interference.value),
+            channel_rate=stack.channel_rate.value if stack.channel_rate else 0.0,
             stream_wait_s=stack.stream_wait.value,
             launch_s=stack.launch.value,
             fuses_attention=stack.attention == "fused",
