@@ -14,7 +14,7 @@ SCENARIOS = sorted(load.shipped("scenario"))
 
 
 def swept(name):
-    """[(field, unit, values)] of a sweep that are rates or times of machine and software, all others {field: values}."""
+    """[(field, unit, values)] of a sweep that are rates or times of machine or stack; others {field: values}."""
     rates, others = [], {}
     for field, values in (load.scenario(name).sweep or {}).items():
         for unit in ("B/s", "FLOP/s", "s") if field.startswith(("topology.", "stack.")) else ():
