@@ -56,6 +56,7 @@ KNOWN: Known = {
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "topology.chip.vector_peak": ANY,  # used where the stack attends in f32, which is not known
     "stack.vector_efficiency": ANY,
+    "stack.matmul_split": ANY,  # of tiles, which are not known
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.stream_wait": ANY,  # of collectives on a stream of their own
     "layout.communication": (None, "compute_stream"),

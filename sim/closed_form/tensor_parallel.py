@@ -54,6 +54,7 @@ KNOWN: Known = {
     "stack.attention_format": ("activations", "f32"),
     "stack.vector_efficiency": ANY,
     "topology.chip.vector_peak": ANY,
+    "stack.matmul_split": ANY,  # of tiles, which are not known
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     **dict.fromkeys(
         ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.specs.base import Multiple, Name, Number, Strict
+from sim.specs.base import Count, Multiple, Name, Number, Strict
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 
@@ -29,6 +29,8 @@ class Software(Strict):
     """Side of a square tile of a matmul's output that a multiprocessor takes as long to load the operands of as to
     multiply them at its peak: smaller tiles wait for their operands (`sim.costs`). Default: a matmul's rate does not
     depend on its shape."""
+    matmul_split: Sourced[Count] | None = None
+    """Parts into which a tile's sum may be cut at most. Default: 32."""
     hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's HBM bandwidth in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
