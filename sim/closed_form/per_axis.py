@@ -50,8 +50,14 @@ KNOWN: Known = {
     "topology.axes.*.twist": ANY,
     "topology.axes.*.link": ANY,
     "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
-    "stack.channel_interference": ANY,  # of NCCL, which runs on no torus
+    **dict.fromkeys(
+        ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
+    ),  # of NCCL, which runs on no torus
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
+    "topology.chip.vector_peak": ANY,  # used where the stack attends in f32, which is not known
+    "stack.vector_efficiency": ANY,
+    "stack.matmul_split": ANY,  # of tiles, which are not known
+    "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.stream_wait": ANY,  # of collectives on a stream of their own
     "layout.communication": (None, "compute_stream"),
     "layout.chunks": ANY,  # of an overlap that is not known
@@ -334,9 +340,9 @@ def per_axis(scenario: Scenario) -> Prediction:
         elif stack.elementwise == "fused":
             ledger.op("attention", flops, moved + 2 * queries * C * _LOGIT)
         else:
-            ledger.op("attention scores", flops / 2, moved / 2 + queries * C * a)
+            ledger.op("attention scores", flops / 2, moved / 2 + queries * C * a, tiled=own > 1)
             ledger.op("attention softmax", 0.0, 2 * queries * C * a)
-            ledger.op("attention values", flops / 2, moved / 2 + queries * C * a)
+            ledger.op("attention values", flops / 2, moved / 2 + queries * C * a, tiled=own > 1)
 
     attention = {"batch": attention_by_batch, "heads": attention_by_heads}[scenario.layout.attention]
     read_residual("residual", "norm")

@@ -50,7 +50,15 @@ KNOWN: Known = {
     "topology.nccl": ANY,
     "topology.reduces": ANY,
     "stack.l2_bandwidth": ANY,
-    "stack.channel_interference": ANY,  # of NCCL's collectives, whose formula is not exact
+    "stack.matmul_overhead": ANY,
+    "stack.attention_format": ("activations", "f32"),
+    "stack.vector_efficiency": ANY,
+    "topology.chip.vector_peak": ANY,
+    "stack.matmul_split": ANY,  # of tiles, which are not known
+    "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
+    **dict.fromkeys(
+        ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
+    ),  # of NCCL's collectives, whose formula is not exact
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "layout.ffn": (TENSOR_PARALLEL,),
     "layout.attention": ("heads",),
@@ -91,6 +99,8 @@ class Op:
     """Bytes of copied keys and values, read from L2."""
     tiled: bool = False
     """A matmul of several rows."""
+    vector: bool = False
+    """Products of 32-bit floats on the vector units."""
     apart: bool = True
     """Whether the usual model leaves it out: a norm, an activation, an add."""
 
@@ -157,13 +167,15 @@ class _Sizes:
         flops, moved = 4 * scores * self.Q, 2 * self.tokens * self.H * self.Q * self.a
         cache = 2 * self.B * self.C * self.Q * self.c
         copies = cache * self.H if self.layout.kv_heads == "expanded" else 0.0
-        read = cache * self.used
+        read, vector = cache * self.used, self.stack.attention_format == "f32"
         if self.stack.attention == "fused":
-            return [*ops, Op("attention", flops, moved, read, copies, apart=False)]
+            return [*ops, Op("attention", flops, moved, read, copies, vector=vector, apart=False)]
         if self.stack.elementwise == "fused":
-            return [*ops, Op("attention", flops, moved + 2 * scores * _SCORES, read, copies, apart=False)]
-        product = (flops / 2, moved / 2 + scores * self.a, read / 2, copies / 2)
-        softmax = Op("softmax", 0.0, 2 * scores * self.a)
+            moved += 2 * scores * _SCORES
+            return [*ops, Op("attention", flops, moved, read, copies, vector=vector, apart=False)]
+        size = _SCORES if vector else self.a
+        product = (flops / 2, moved / 2 + scores * size, read / 2, copies / 2, self.L > 1 and not vector, vector)
+        softmax = Op("softmax", 0.0, 2 * scores * size)
         return [*ops, Op("scores", *product, apart=False), softmax, Op("values", *product, apart=False)]
 
     def attention(self, plus: bool = False) -> list[Op]:
@@ -249,7 +261,7 @@ def usual(scenario: Scenario, wire: Wire) -> Prediction:
 
     def time_of(half: Half) -> float:
         ops = [op for op in half.ops if not op.apart]
-        flops = sum(op.flops for op in ops) / _rate(scenario)
+        flops = sum(op.flops / _rate(scenario, op) for op in ops)
         return max(flops, sum(op.read / _memory(scenario, op) for op in ops))
 
     compute, exposed, _ = _pass(scenario, halves(scenario), time_of, wire)
@@ -259,21 +271,23 @@ def usual(scenario: Scenario, wire: Wire) -> Prediction:
 
 def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
     """Every operation at its own roofline and overhead; of Ladder's sums what the next half does not hide."""
-    overhead = scenario.stack.op_overhead.value
 
     def time_of(half: Half) -> float:
-        return sum(_roofline(scenario, op) + overhead for op in half.ops)
+        return sum(_time(scenario, op) for op in half.ops)
 
     parts = halves(scenario)
     compute, exposed, inexact = _pass(scenario, parts, time_of, wire)
     terms: dict[str, float] = {}
     for op in (op for half in parts for op in half.ops):
-        terms[op.name] = terms.get(op.name, 0.0) + _roofline(scenario, op) + overhead
+        terms[op.name] = terms.get(op.name, 0.0) + _time(scenario, op)
     known = KNOWN if scenario.own_stream and exposed else {**KNOWN, **_WITHOUT_JOINS}
     return Prediction(compute + sum(exposed.values()), {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
 
-def _rate(scenario: Scenario) -> float:
+def _rate(scenario: Scenario, op: Op) -> float:
+    vector = scenario.topology.chip.vector_peak
+    if op.vector and vector:
+        return vector.value * scenario.stack.vector_efficiency.value
     return scenario.topology.chip.peak[scenario.workload.activations].value * scenario.stack.matmul_efficiency.value
 
 
@@ -286,8 +300,14 @@ def _memory(scenario: Scenario, op: Op) -> float:
 def _roofline(scenario: Scenario, op: Op) -> float:
     stack = scenario.stack
     copies = op.copies / stack.l2_bandwidth.value if stack.l2_bandwidth else 0.0
-    compute, memory = op.flops / _rate(scenario), max((op.read + op.moved) / _memory(scenario, op), copies)
+    compute, memory = op.flops / _rate(scenario, op), max((op.read + op.moved) / _memory(scenario, op), copies)
     return max(compute, memory) + (1 - stack.roofline_overlap.value) * min(compute, memory)
+
+
+def _time(scenario: Scenario, op: Op) -> float:
+    stack = scenario.stack
+    overhead = stack.matmul_overhead if op.tiled and stack.matmul_overhead else stack.op_overhead
+    return _roofline(scenario, op) + overhead.value
 
 
 def _pass(

@@ -23,7 +23,7 @@ from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Basis, Sourced
 from sim.specs.scenario import Scenario
-from sim.specs.stack import Software, StackFile, StackSpec, TilesSpec
+from sim.specs.stack import Software, StackFile, StackSpec
 from sim.specs.suite import (
     AnySuite,
     Calibration,
@@ -83,7 +83,6 @@ __all__ = [
     "Strict",
     "Suite",
     "SwitchSpec",
-    "TilesSpec",
     "Tolerance",
     "TopologySpec",
     "TorusSpec",

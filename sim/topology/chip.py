@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sim.specs import ChipSpec, StackSpec, TilesSpec
+from sim.specs import ChipSpec, StackSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Chip:
     peak_flops: Mapping[str, float]
     """Matmul rate per operand type, FLOP/s."""
     matmul_efficiency: float
+    vector_flops: float
+    """FLOP/s of 32-bit products on the vector units, as reached; 0 where the chip's file does not say."""
     hbm_bandwidth: float
     """Bytes/s."""
     hbm_efficiency: float
@@ -28,14 +30,25 @@ class Chip:
     """Bytes/s, as reached."""
     hbm_capacity: float
     """Bytes."""
-    matmul_tiles: TilesSpec | None
+    multiprocessors: int
+    """0 for none."""
+    matmul_balance: float
+    """Side of a square tile whose operands take as long to load as to multiply at the peak; 0 where unknown."""
+    matmul_split: int
+    """Parts into which a tile's sum may be cut at most; 0 for as many as are of use."""
     op_overhead_s: float
-    channel_interference: float
-    """Share of its compute rate that it loses to every channel of a collective in progress."""
+    matmul_overhead_s: float
+    """Of matmuls of more than one row."""
+    interference: tuple[float, float]
+    """Multiprocessors whose rate a kernel limited by FLOPs, and one by bytes, loses to every busy channel."""
+    channel_rate: float
+    """Bytes/s of a collective that keep a channel busy; 0 where all are."""
     stream_wait_s: float
     launch_s: float
     fuses_elementwise: bool
     fuses_attention: bool
+    attends_in_f32: bool
+    """Whether attention multiplies 32-bit floats on the vector units."""
 
     @classmethod
     def of(cls, spec: ChipSpec, stack: StackSpec) -> Chip:
@@ -44,17 +57,23 @@ class Chip:
             name=spec.name,
             peak_flops={dtype: rate.value for dtype, rate in spec.peak.items()},
             matmul_efficiency=stack.matmul_efficiency.value,
+            vector_flops=spec.vector_peak.value * stack.vector_efficiency.value if spec.vector_peak else 0.0,
             hbm_bandwidth=spec.hbm_bandwidth.value,
             hbm_efficiency=stack.hbm_efficiency.value,
             roofline_overlap=stack.roofline_overlap.value,
             matmul_hbm_efficiency=(stack.matmul_hbm_efficiency or stack.hbm_efficiency).value,
             l2_bandwidth=stack.l2_bandwidth.value if stack.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
-            matmul_tiles=stack.matmul_tiles.value if stack.matmul_tiles else None,
+            multiprocessors=spec.multiprocessors.value if spec.multiprocessors else 0,
+            matmul_balance=stack.matmul_balance.value if stack.matmul_balance else 0.0,
+            matmul_split=stack.matmul_split.value if stack.matmul_split else 0,
             op_overhead_s=stack.op_overhead.value,
+            matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
             fuses_elementwise=stack.elementwise == "fused",
-            channel_interference=stack.channel_interference.value if stack.channel_interference else 0.0,
+            interference=(stack.compute_interference.value, stack.memory_interference.value),
+            channel_rate=stack.channel_rate.value if stack.channel_rate else 0.0,
             stream_wait_s=stack.stream_wait.value,
             launch_s=stack.launch.value,
             fuses_attention=stack.attention == "fused",
+            attends_in_f32=stack.attention_format == "f32",
         )
