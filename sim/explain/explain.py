@@ -102,7 +102,7 @@ def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
         (step,) = _of_all_layers(part, scenario, _unaltered)
         yield Model(name, group, step, words(real, value, step - before))
 
-    if real.layout.overlap != "none":
+    if real.overlap != "none":
         for model in _looped(part):
             step = model.step_s
             yield model

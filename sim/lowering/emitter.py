@@ -10,15 +10,16 @@ import numpy as np
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.emit import Emitted, emit
+from sim.collectives.emit import Emitted, LoopedSends, emit
 from sim.collectives.schedule import Schedule
-from sim.costs import Work, launch_columns
+from sim.costs import Work, cost, launch_columns
 from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Streams, Tasks, shifted
 from sim.partition import Axes
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
 from sim.sharding import Sharded
 from sim.specs import Scenario
+from sim.topology.chip import Chip
 from sim.topology.graph import Topology
 
 
@@ -57,19 +58,29 @@ class Emitter:
         """Collectives that wait for their inputs, but not for other compute issued before them."""
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
-    def compute(self, op: str, work: Work, inputs: Tasks = ()) -> Tasks:
-        """One launch on every chip; the tasks that end it."""
+    def compute(self, op: str, work: Work, inputs: Tasks = (), chip: Chip | None = None, added_ps: int = 0) -> Tasks:
+        """One launch on every chip; the tasks that end it.
+
+        Args:
+            chip: as this operation finds it, if other than the machine's.
+            added_ps: what it takes longer because of what runs beside it.
+        """
         waits = self.streams.waits("compute", inputs)
+        columns = launch_columns(chip or self.topology.chip, work, self.scenario.workload.activations)
         ids = self.builder.add(
             op,
             Kind.COMPUTE,
             self.chips,
             resource=self.chips,
             deps=(*waits, *self.launch(op)),
-            **launch_columns(self.topology.chip, work, self.scenario.workload.activations),
+            **{**columns, "busy_ps": columns["busy_ps"] + added_ps},
         )
         self.streams.put("compute", waits, (ids,))
         return (ids,)
+
+    def duration_ps(self, work: Work, chip: Chip | None = None) -> int:
+        """What one launch takes by itself."""
+        return cost(chip or self.topology.chip, work, self.scenario.workload.activations).duration_ps
 
     def collective(self, kind: str, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str) -> Tasks:
         """A collective of `size` bytes of `dtype`; the tasks that end it, on one chip those of its inputs."""
@@ -87,10 +98,12 @@ class Emitter:
             return (end,)
         return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
 
-    def emit(self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, needs: Ids | None = None) -> Emitted:
+    def emit(
+        self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, looped: LoopedSends | None = None
+    ) -> Emitted:
         """The tasks of a collective, looped with a matmul or not."""
         after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan)
-        return emit(self.builder, self.topology, plan, size, op, after, needs=needs, slow_ppm=slow_ppm, dtype=dtype)
+        return emit(self.builder, self.topology, plan, size, op, after, looped=looped, slow_ppm=slow_ppm, dtype=dtype)
 
     def slow_ppm(self, plan: Schedule) -> int:
         """What a collective in progress takes from its chips' compute, in parts per million of the rate."""

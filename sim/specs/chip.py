@@ -21,3 +21,6 @@ class ChipSpec(Strict):
     """Dense matmul rate per operand type."""
     hbm_bandwidth: Sourced[Bandwidth]
     hbm_capacity: Sourced[Size]
+    on_chip_memory: Sourced[Size] | None = None
+    """Memory that the compiler holds activations in, of which only what does not fit goes through HBM. Default:
+    activations go through HBM between one operation and the next."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.specs import ChipSpec, StackSpec, TilesSpec
 
@@ -28,6 +28,10 @@ class Chip:
     """Bytes/s, as reached."""
     hbm_capacity: float
     """Bytes."""
+    on_chip_bytes: float | None
+    """Memory that holds activations between operations; None where these go through HBM."""
+    loop_efficiency: float
+    """Share of the rate of a whole matmul that a piece of a looped one reaches."""
     matmul_tiles: TilesSpec | None
     op_overhead_s: float
     channel_interference: float
@@ -50,6 +54,8 @@ class Chip:
             matmul_hbm_efficiency=(stack.matmul_hbm_efficiency or stack.hbm_efficiency).value,
             l2_bandwidth=stack.l2_bandwidth.value if stack.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
+            on_chip_bytes=spec.on_chip_memory.value if spec.on_chip_memory else None,
+            loop_efficiency=stack.loop_efficiency.value,
             matmul_tiles=stack.matmul_tiles.value if stack.matmul_tiles else None,
             op_overhead_s=stack.op_overhead.value,
             fuses_elementwise=stack.elementwise == "fused",
@@ -58,3 +64,8 @@ class Chip:
             launch_s=stack.launch.value,
             fuses_attention=stack.attention == "fused",
         )
+
+    @property
+    def in_loops(self) -> Chip:
+        """The chip as pieces of a looped matmul find it."""
+        return replace(self, matmul_efficiency=self.loop_efficiency * self.matmul_efficiency)
