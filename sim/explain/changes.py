@@ -14,6 +14,7 @@ IDEAL: dict[str, Any] = {
     "topology.link.latency": 0.0,
     "topology.link.efficiency": 1.0,
     "stack.collective_overhead": 0.0,
+    "stack.collective_step": 0.0,
     "stack.op_overhead": 0.0,
     "stack.matmul_efficiency": 1.0,
     "stack.hbm_efficiency": 1.0,
@@ -34,6 +35,8 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
 
 def _set(spec: Spec, path: list[str], value: Any) -> Spec:
     name, *rest = path
+    if isinstance(spec, dict):
+        return {**spec, name: _set(spec[name], rest, value)}
     field = getattr(spec, name)
     if rest:
         value = _set(field, rest, value)
