@@ -57,26 +57,26 @@ class Ledger:
         memory = self.torus.chip.on_chip_memory
         return max(0.0, size - memory.value) if memory else size
 
-    def time(self, flops: float, moved: Moved, *, tiled: bool = False, looped: bool = False) -> float:
+    def time(self, flops: float, moved: Moved, *, tiled: bool = False, collective: bool = False) -> float:
         """FLOPs at the reached rate or bytes at the reached memory bandwidth, whichever takes longer, what of the
         other does not pass under it, and the overhead.
 
         Args:
             tiled: a matmul of more than one row.
-            looped: a piece of a matmul that is looped with a collective of activations.
+            collective: a matmul whose input is gathered, or whose output is scattered, over an axis.
         """
         chip, stack = self.torus.chip, self.stack
         reached = stack.matmul_hbm_efficiency if tiled and stack.matmul_hbm_efficiency else stack.hbm_efficiency
         rate = chip.peak[self._dtype].value * stack.matmul_efficiency.value
-        compute = flops / (rate * (stack.loop_efficiency.value if looped else 1.0))
+        compute = flops / (rate * (stack.collective_matmul_efficiency.value if collective else 1.0))
         memory = (moved.weights + sum(map(self.spilled, moved.activations))) / (
             chip.hbm_bandwidth.value * reached.value
         )
         return max(compute, memory) + self._beside * min(compute, memory) + stack.op_overhead.value
 
-    def op(self, name: str, flops: float, moved: Moved, *, tiled: bool = False) -> None:
+    def op(self, name: str, flops: float, moved: Moved, *, tiled: bool = False, collective: bool = False) -> None:
         """One launch."""
-        self._add(name, self.time(flops, moved, tiled=tiled))
+        self._add(name, self.time(flops, moved, tiled=tiled, collective=collective))
 
     def elementwise(self, name: str, *activations: float) -> None:
         """A norm, activation or add where it is a kernel of its own, or goes through memory as it does not fit."""

@@ -56,7 +56,7 @@ KNOWN: Known = {
     "topology.chip.on_chip_memory": ANY,
     "stack.overlap": ("none", "collective_matmul"),
     "stack.loop_form": ANY,
-    "stack.loop_efficiency": ANY,
+    "stack.collective_matmul_efficiency": ANY,
     "stack.collective_axes": ("at_once", "one_by_one"),
     "layout.overlap": (None, "none", "collective_matmul"),
     "layout.communication": (None, "compute_stream"),
@@ -168,11 +168,11 @@ def per_axis(scenario: Scenario) -> Prediction:
         moved = Moved(inputs * sum(outputs) * w, [rows * width * a for width in (inputs, *outputs)])
         ledger.op(name, 2 * rows * inputs * sum(outputs), moved, tiled=rows > 1)
 
-    def piece(rows: float, inputs: Sequence[float], outputs: Sequence[float], sums: bool, *, looped: bool) -> float:
+    def piece(rows: float, inputs: Sequence[float], outputs: Sequence[float], sums: bool, *, collective: bool) -> float:
         """[rows, each of inputs] x [inputs, each of outputs], added to what is there: one launch of a loop, s."""
         crossed = [*inputs, *outputs, *(outputs if sums else ())]
         moved = Moved(sum(inputs) * sum(outputs) * w, [rows * width * a for width in crossed])
-        return ledger.time(2 * rows * sum(inputs) * sum(outputs), moved, tiled=rows > 1, looped=looped)
+        return ledger.time(2 * rows * sum(inputs) * sum(outputs), moved, tiled=rows > 1, collective=collective)
 
     def read_residual(name: str, norm: str) -> None:
         """B_gL E_(e r) -> B_gL E_e, and its norm."""
@@ -199,35 +199,38 @@ def per_axis(scenario: Scenario) -> Prediction:
         rows = [width / f for width in by_rows]
         size = B * L * sum([*own, *rows]) * a
         if one_axis and ledger.loops(axes.r):
-            pieces = [piece(B * L, [E / r], own, bool(i), looped=True) for i in range(r)]
+            pieces = [piece(B * L, [E / r], own, bool(i), collective=True) for i in range(r)]
             ledger.gathering(name, pieces, axes.r, B * L * E * a)
         elif ledger.loops(axes.e):
             parts = [[x / e for x in own]] if own else []
             pieces = [
-                sum(piece(B * L, [E / e], part, bool(i), looped=True) for part in parts)
-                + (piece(B * L / e, [E / e], rows, bool(i), looped=True) if rows else 0.0)
+                sum(piece(B * L, [E / e], part, bool(i), collective=True) for part in parts)
+                + (piece(B * L / e, [E / e], rows, bool(i), collective=True) if rows else 0.0)
                 for i in range(e)
             ]
             ledger.scattering(name, pieces, axes.e, size)
         else:
             if one_axis:
                 ledger.wire(name, "all_gather", axes.r, B * L * E * a)
-            gathered_matmul(name, axes.g[:1], [E / e], [*own, *rows])
+            gathered_matmul(name, axes.g[:1], [E / e], [*own, *rows], axes.r if one_axis else axes.e)
             ledger.wire(name, "reduce_scatter", axes.e, size)
 
-    def gathered_matmul(name: str, summed: Axes, inputs: Sequence[float], outputs: Sequence[float]) -> None:
+    def gathered_matmul(
+        name: str, summed: Axes, inputs: Sequence[float], outputs: Sequence[float], activations: Axes = ()
+    ) -> None:
         """[B_gL, each of inputs] x [inputs, each of outputs], the weights gathered over g; in a loop first over those
-        axes that split what is summed over, `summed`."""
+        axes that split what is summed over, `summed`; `activations`: axes that these are gathered or scattered over."""
         over = summed + tuple(axis for axis in axes.g if axis not in summed)
         if not ledger.loops(over):
             ledger.wire(f"{name} weights", "all_gather", over, sum(inputs) * sum(outputs) * w)
             crossed = [B * L * width * a for width in (*inputs, *outputs)]
             flops = 2 * B * L * sum(inputs) * sum(outputs)
-            ledger.op(name, flops, Moved(sum(inputs) * sum(outputs) * w, crossed), tiled=B * L > 1)
+            moved = Moved(sum(inputs) * sum(outputs) * w, crossed)
+            ledger.op(name, flops, moved, tiled=B * L > 1, collective=ledger.ways(activations) > 1)
             return
         inner = ledger.ways(summed)
         parts = [width / inner for width in inputs], [width / (g / inner) for width in outputs]
-        pieces = [piece(B * L, *parts, bool(i % inner), looped=False) for i in range(g)]
+        pieces = [piece(B * L, *parts, bool(i % inner), collective=False) for i in range(g)]
         ledger.weight_loop(name, pieces, over, sum(inputs) * sum(outputs) * w / g)
 
     def out_of(name: str, widths: Sequence[float], residual: str, rows: Sequence[float] = ()) -> None:
@@ -241,19 +244,19 @@ def per_axis(scenario: Scenario) -> Prediction:
         every = [*own, *scattered]
         summed = B * L * E / e * a
         if one_axis and ledger.loops(axes.r):
-            pieces = [piece(B * L, own, [E / r], bool(i), looped=True) for i in range(r)]
+            pieces = [piece(B * L, own, [E / r], bool(i), collective=True) for i in range(r)]
             ledger.scattering(name, pieces, axes.r, summed)
         elif ledger.loops(axes.e):
             pieces = [
-                (piece(B * L, [x / e for x in own], [E / e], bool(i), looped=True) if own else 0.0)
-                + (piece(B * L / e, scattered, [E / e], bool(own), looped=True) if rows else 0.0)
+                (piece(B * L, [x / e for x in own], [E / e], bool(i), collective=True) if own else 0.0)
+                + (piece(B * L / e, scattered, [E / e], bool(own), collective=True) if rows else 0.0)
                 for i in range(e)
             ]
             ledger.gathering(name, pieces, axes.e, B * L * sum(every) * a)
             ledger.wire(residual, "reduce_scatter", axes.r, summed)
         else:
             ledger.wire(name, "all_gather", axes.e, B * L * sum(every) * a)
-            gathered_matmul(name, axes.g[1:], every, [E / e])
+            gathered_matmul(name, axes.g[1:], every, [E / e], axes.r if one_axis else axes.e)
             ledger.wire(name if one_axis else residual, "reduce_scatter", axes.r, summed)
         ledger.wire(residual, "all_reduce", axes.whole, summed / r)
         ledger.elementwise(f"{residual} add", *[B * L * E / (e * r) * a] * 3)
@@ -271,7 +274,7 @@ def per_axis(scenario: Scenario) -> Prediction:
     def few_key_values(rows: float, width: float, scattered: bool = False) -> None:
         """Keys and values of fewer heads than the query's, of some rows, as they are needed: summed over e."""
         if to_batch and ledger.loops(axes.e):
-            pieces = [piece(rows / e, [E / e], [width / 2] * 2, bool(i), looped=True) for i in range(e)]
+            pieces = [piece(rows / e, [E / e], [width / 2] * 2, bool(i), collective=True) for i in range(e)]
             ledger.scattering("kv", pieces, axes.e, rows * width * a)
             return
         matmul("kv", rows, E / e, width / 2, width / 2)

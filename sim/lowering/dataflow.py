@@ -161,8 +161,11 @@ class Lowering:
     # --- compute -----------------------------------------------------------------------------------------------------
 
     def matmul(self, x: Placed, weights: Sequence[Placed], name: str) -> tuple[Placed, ...]:
+        return self._products(x, weights, name)
+
+    def _products(self, x: Placed, weights: Sequence[Placed], name: str, axes: Axes = ()) -> tuple[Placed, ...]:
         results = [sharding.matmul(x.tensor, weight.tensor) for weight in weights]
-        done = self._multiply(name, [(x.tensor, weights)], results, x.after)
+        done = self._multiply(name, [(x.tensor, weights)], results, x.after, axes)
         return tuple(Placed(t, done) for t in results)
 
     def mean_square(self, x: Placed, dim: str, name: str) -> Placed:
@@ -295,15 +298,25 @@ class Lowering:
         return Placed(result, self.to.compute(op, Work(0.0, moved), tasks))
 
     def _multiply(
-        self, name: str, factors: Sequence[tuple[Sharded, Sequence[Placed]]], outputs: Sequence[Sharded], inputs: Tasks
+        self,
+        name: str,
+        factors: Sequence[tuple[Sharded, Sequence[Placed]]],
+        outputs: Sequence[Sharded],
+        inputs: Tasks,
+        activations: Axes = (),
     ) -> Tasks:
-        """A fused matmul, after or looped with the gathering of its weights."""
+        """A fused matmul, after or looped with the gathering of its weights.
+
+        Args:
+            activations: axes over which its input is gathered or its output scattered.
+        """
+        chip = self.topology.chip.in_collective_matmuls if self.to.ways(activations) > 1 else None
         used = [(x, [weight.tensor for weight in weights]) for x, weights in factors]
         gathered = [(x, weight.tensor, weight.stored) for x, weights in factors for weight in weights if weight.stored]
         axes = gathered_axes(*gathered[0]) if gathered else ()
         longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
         if not longer:
-            return self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), inputs)
+            return self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), inputs, chip)
         if self.scenario.overlap == "none" or not all(closes(self.topology.axis(axis)) for axis in longer):
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
@@ -334,7 +347,7 @@ class Lowering:
         whole = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
         placed = [(value.tensor, [weight]) for value, (_, _, weight) in zip(whole, factors, strict=True)]
         product = sum_of_products(name, [(x, weight.tensor) for x, (weight,) in placed])
-        return Placed(product, self._multiply(name, placed, [product], _tasks(whole)))
+        return Placed(product, self._multiply(name, placed, [product], _tasks(whole), axes))
 
     def matmul_reduce_scatter(
         self, x: Placed, weights: Sequence[tuple[Placed, str]], axes: Axes, name: str
@@ -347,7 +360,7 @@ class Lowering:
             size = sum(tensor.local_bytes for tensor in products)
             done = scattering_loop(self.to, name, pieces, size, axes[0], x.after)
             return tuple(Placed(t, done) for t in results)
-        values = self.matmul(x, [weight for weight, _ in weights], name)
+        values = self._products(x, [weight for weight, _ in weights], name, axes)
         return self.reduce_scatter(
             [(value, into) for value, (_, into) in zip(values, weights, strict=True)], axes, name
         )
@@ -357,7 +370,7 @@ class Lowering:
     ) -> tuple[Placed, ...]:
         if not loops(self.to, axes):
             (whole,) = self.all_gather([(x, dim)], axes, name)
-            return whole, *self.matmul(whole, weights, name)
+            return whole, *self._products(whole, weights, name, axes)
         gathered = sharding.all_gather(x.tensor, dim, axes)
         used = [weight.tensor for weight in weights]
         pieces = gathered_input_pieces(gathered, dim, used, self._chunks(axes), self.on_chip)
@@ -370,7 +383,9 @@ class Lowering:
         inputs, pairs = [x for x, _ in factors], [(x.tensor, weight.tensor) for x, weight in factors]
         product = sum_of_products(name, pairs)
         if not loops(self.to, axes):
-            done = self._multiply(name, [(x.tensor, [weight]) for x, weight in factors], [product], _tasks(inputs))
+            done = self._multiply(
+                name, [(x.tensor, [weight]) for x, weight in factors], [product], _tasks(inputs), axes
+            )
             return self.reduce_scatter([(Placed(product, done), into)], axes, name)[0]
         pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.on_chip)
         done = scattering_loop(self.to, name, pieces, product.local_bytes, axes[0], _tasks(inputs))

@@ -67,7 +67,7 @@ class _Held:
     def __init__(self, to: Emitter, pieces: Sequence[Launches], plan: Schedule, size: float, beside: Ids) -> None:
         """`beside` [sends]: the piece that runs while each is on its way, which may be none of `pieces`."""
         self.to, self.pieces = to, pieces
-        self.chip = to.topology.chip.in_loops
+        self.chip = to.topology.chip.in_collective_matmuls
         links = [to.topology.links[link] for link in plan.link.tolist()]
         way_ps = [link.busy_ps(size * share) + link.latency_ps for link, share in zip(links, plan.share, strict=True)]
         shift_ps = np.zeros(len(pieces), dtype=np.int64)

@@ -63,9 +63,9 @@ class Software(Strict):
     loop_form: LoopForm | None = None
     """Form of these loops, unless the scenario says. Default: bidirectional_latency to decode, else
     bidirectional_throughput."""
-    loop_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
-    """Share of the FLOP/s of a whole matmul that the pieces reach into which a loop with an all-gather or
-    reduce-scatter of activations cuts it."""
+    collective_matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    """Share of the FLOP/s of a matmul by itself that one reaches whose input is gathered, or whose output is scattered,
+    over an axis of a torus, whether it is looped with that collective or not."""
     collective_axes: Literal["at_once", "one_by_one"] = "at_once"
     """Whether an all-gather, reduce-scatter or all-to-all over several axes of a torus is one collective on all of
     them, or one after the other on each."""

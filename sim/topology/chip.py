@@ -30,8 +30,8 @@ class Chip:
     """Bytes."""
     on_chip_bytes: float | None
     """Memory that holds activations between operations; None where these go through HBM."""
-    loop_efficiency: float
-    """Share of the rate of a whole matmul that a piece of a looped one reaches."""
+    collective_matmul_efficiency: float
+    """Share of the rate of a matmul by itself that one with a collective of activations reaches."""
     matmul_tiles: TilesSpec | None
     op_overhead_s: float
     channel_interference: float
@@ -55,7 +55,7 @@ class Chip:
             l2_bandwidth=stack.l2_bandwidth.value if stack.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
             on_chip_bytes=spec.on_chip_memory.value if spec.on_chip_memory else None,
-            loop_efficiency=stack.loop_efficiency.value,
+            collective_matmul_efficiency=stack.collective_matmul_efficiency.value,
             matmul_tiles=stack.matmul_tiles.value if stack.matmul_tiles else None,
             op_overhead_s=stack.op_overhead.value,
             fuses_elementwise=stack.elementwise == "fused",
@@ -66,6 +66,6 @@ class Chip:
         )
 
     @property
-    def in_loops(self) -> Chip:
-        """The chip as pieces of a looped matmul find it."""
-        return replace(self, matmul_efficiency=self.loop_efficiency * self.matmul_efficiency)
+    def in_collective_matmuls(self) -> Chip:
+        """The chip as matmuls find it whose input is gathered, or whose output is scattered, over an axis of a torus."""
+        return replace(self, matmul_efficiency=self.collective_matmul_efficiency * self.matmul_efficiency)
