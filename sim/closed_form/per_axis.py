@@ -55,7 +55,7 @@ KNOWN: Known = {
     "stack.stream_wait": ANY,  # of collectives on a stream of their own
     "topology.chip.on_chip_memory": ANY,
     "stack.overlap": ("none", "collective_matmul"),
-    "stack.loop_form": ANY,
+    "stack.loop_form": (None, "one_way", "bidirectional_throughput", "bidirectional_latency"),
     "stack.collective_matmul_efficiency": ANY,
     "stack.collective_axes": ("at_once", "one_by_one"),
     "layout.overlap": (None, "none", "collective_matmul"),

@@ -21,6 +21,7 @@ from sim.lowering.pieces import (
     column_pieces,
     gathered_input_pieces,
     gathered_pieces,
+    gathered_ways,
     scattered_pieces,
     scattered_sum_pieces,
 )
@@ -140,23 +141,9 @@ class Lowering:
         self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Placed], results: Sequence[Sharded]
     ) -> tuple[Placed, ...]:
         done = _tasks(inputs)
-        for over, part in self._in_turn(kind, axes, size):
+        for over, part in self.to.in_turn(kind, axes, size):
             done = self.to.collective(kind, over, part, name, done, results[0].dtype)
         return tuple(Placed(result, done) for result in results)
-
-    def _in_turn(self, kind: str, axes: Axes, size: float) -> list[tuple[Axes, float]]:
-        """(axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its axes.
-
-        What is gathered over the last axis is all there is; over those before, a part of it. A reduce-scatter goes the
-        other way, and an all-to-all has the same buffer on every axis.
-        """
-        apart = self.scenario.stack.collective_axes == "one_by_one" and kind != "all_reduce"
-        if not apart or self.topology.kind != "torus":
-            return [(axes, size)]
-        ways = [self.to.ways((axis,)) for axis in axes]
-        shares = [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(ways[i + 1 :]) for i in range(len(axes))]
-        turns: list[tuple[Axes, float]] = [((axis,), size * share) for axis, share in zip(axes, shares, strict=True)]
-        return turns[::-1] if kind == "reduce_scatter" else turns
 
     # --- compute -----------------------------------------------------------------------------------------------------
 
@@ -321,14 +308,14 @@ class Lowering:
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
             arrived = self.to.buffers.claim(used_bytes)
-            for over, size in self._in_turn("all_gather", axes, used_bytes):
+            for over, size in self.to.in_turn("all_gather", axes, used_bytes):
                 arrived = self.to.collective("all_gather", over, size, f"{name} weights", arrived, dtype)
             done = self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), (*inputs, *arrived))
             self.to.buffers.release(done)
             return done
         stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
         self.to.buffers.claim_shards(stored_bytes, prod(self.to.ways((axis,)) for axis in longer))
-        ways = {dim: count for _, weight, stored in gathered for dim, count in _gathered_ways(weight, stored).items()}
+        ways = {dim: count for _, weight, stored in gathered for dim, count in gathered_ways(weight, stored).items()}
         pieces = Gathered(used, outputs, ways, self.on_chip).pieces()
         return weight_loop(self.to, name, pieces, stored_bytes, longer, inputs)
 
@@ -414,9 +401,3 @@ class Lowering:
 
 def _tasks(values: Sequence[Placed]) -> Tasks:
     return tuple(ids for value in values for ids in value.after)
-
-
-def _gathered_ways(used: Sharded, stored: Sharded) -> dict[str, int]:
-    """Chips over which each dimension of a weight is gathered."""
-    dims = zip(used.dims, stored.dims, strict=True)
-    return {now.name: stored.ways(dim.axes) // used.ways(now.axes) for now, dim in dims if dim.axes != now.axes}

@@ -172,3 +172,9 @@ def column_pieces(
         part, own = (sharding.chunks(tensor, dim, width, columns) for tensor in (weight, product))
         found.append((matmul_work([(x, [part])], [own], (), on_chip), own))
     return found
+
+
+def gathered_ways(used: Sharded, stored: Sharded) -> dict[str, int]:
+    """Chips over which each dimension of a weight is gathered."""
+    dims = zip(used.dims, stored.dims, strict=True)
+    return {now.name: stored.ways(dim.axes) // used.ways(now.axes) for now, dim in dims if dim.axes != now.axes}

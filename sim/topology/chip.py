@@ -67,5 +67,5 @@ class Chip:
 
     @property
     def in_collective_matmuls(self) -> Chip:
-        """The chip as matmuls find it whose input is gathered, or whose output is scattered, over an axis of a torus."""
+        """The chip as matmuls find it whose input is gathered or whose output is scattered over an axis of a torus."""
         return replace(self, matmul_efficiency=self.collective_matmul_efficiency * self.matmul_efficiency)
