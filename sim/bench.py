@@ -320,6 +320,7 @@ def closed_form_s(
         if len({(link.bandwidth, link.latency_s) for link in topology.links if link.axis in names}) > 1:
             return None  # axes of several speeds
         link = next((link for link in topology.links if link.axis in names), link)
+        overhead_s += closed_form.starts_beside_hops(collective, shape) * topology.message_start_s
         return closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s, overhead_s)
     if of_nccl(topology, collective, algorithm):
         return library.predictions(topology, collective, size).get(algorithm)

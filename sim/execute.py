@@ -20,6 +20,7 @@ from sim.errors import LayoutError
 from sim.looped import chunks_of_pieces, gathered_axes, piece_of_arrival, shift_after
 from sim.partition import Axes
 from sim.sharding import Sharded
+from sim.specs import LoopForm
 from sim.topology.graph import Topology
 
 Array = npt.NDArray[np.float64]
@@ -46,7 +47,7 @@ class Execution:
         loop_form: form of the looped collective matmul, None to run collective and matmul one after the other.
     """
 
-    def __init__(self, topology: Topology, sizes: Mapping[str, int], loop_form: str | None = None) -> None:
+    def __init__(self, topology: Topology, sizes: Mapping[str, int], loop_form: LoopForm | None = None) -> None:
         self.topology, self.sizes, self.loop_form = topology, sizes, loop_form
         self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
         self.weights: Mapping[str, Array] = {}
@@ -321,6 +322,26 @@ class Execution:
             return self.reduce_scatter(pairs, axes, name)
         return tuple(self._scattering_loop(x, weight, into, axes) for weight, into in weights)
 
+    def all_gather_matmuls(
+        self, x: Shards, dim: str, weights: Sequence[Shards], axes: Axes, name: str
+    ) -> tuple[Shards, ...]:
+        (whole,) = self.all_gather([(x, dim)], axes, name)
+        if not self._loops(axes):
+            return whole, *self.matmul(whole, weights, name)
+        return whole, *(self._gathering_loop(x, dim, weight, axes) for weight in weights)
+
+    def matmul_sum_reduce_scatter(
+        self, factors: Sequence[tuple[Shards, Shards]], into: str, axes: Axes, name: str
+    ) -> Shards:
+        if self._loops(axes):
+            return _added([self._scattering_loop(x, weight, into, axes) for x, weight in factors])
+        product = _added([self._product(x, weight) for x, weight in factors])
+        return self.reduce_scatter([(product, into)], axes, name)[0]
+
+    def _form(self, axis: str) -> LoopForm:
+        """Two chips without a wraparound have one link each way, and swap."""
+        return self.loop_form if self.loop_form and self.topology.axis(axis).ring else "one_way"
+
     def _loops(self, axes: Axes) -> bool:
         return self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1
 
@@ -348,6 +369,8 @@ class Execution:
                 moved = list(hand)
                 for chip in self._chips:
                     neighbour = self.topology.neighbour(chip, axes[shift], 1)
+                    if neighbour is None and lengths[shift] == 2:
+                        neighbour = self.topology.neighbour(chip, axes[shift], -1)
                     if neighbour is None:
                         raise LayoutError(f"axis '{axes[shift]}' closes no ring")
                     moved[neighbour[0]] = hand[chip]
@@ -356,7 +379,7 @@ class Execution:
 
     def _gathering_loop(self, value: Shards, dim: str, weight: Shards, axes: Axes) -> Shards:
         """Each chip multiplies the chunks it has by its rows of the weight, piece by piece, as they arrive."""
-        form, length = str(self.loop_form), value.tensor.ways(axes)
+        form, length = self._form(axes[0]), value.tensor.ways(axes)
         plan = all_gather_loop(self.topology, axes[0], form)
         needed_by = piece_of_arrival(plan, form, length)
         cut = _position(value.tensor, dim)
@@ -384,7 +407,7 @@ class Execution:
 
     def _scattering_loop(self, x: Shards, weight: Shards, into: str, axes: Axes) -> Shards:
         """Accumulators travel; each chip adds its contribution to one before it sends it on."""
-        form, length = str(self.loop_form), x.tensor.ways(axes)
+        form, length = self._form(axes[0]), x.tensor.ways(axes)
         plan = reduce_scatter_loop(self.topology, axes[0], form)
         product = sharding.matmul(x.tensor, weight.tensor)
         result = sharding.reduce_scatter(product, axes, into)

@@ -40,6 +40,12 @@ class Partition:
         """Those of `f` that split the residual stream: it is gathered over them before the block."""
         return tuple(axis for axis in self.f if axis not in self.whole)
 
+    @property
+    def gathers_in_matmul(self) -> bool:
+        """Whether the residual stream, split over one axis, is gathered by the matmul that it goes into and scattered
+        by the one that it comes out of; else each matmul sums over `e`, or gathers its weights."""
+        return not self.e and not self.g and len(self.split) == 1
+
     def weight(self, notation: str) -> tuple[str, str]:
         """A weight's sharding in use and as stored: `weight("E{e} F{f}")`; both alike where nothing is gathered."""
         used = notation.format(e="_" + "".join(self.e), f="_" + "".join(self.f))

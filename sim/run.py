@@ -254,7 +254,7 @@ def _form(phase: Scenario, each_step: bool) -> ClosedForm | None:
         names = HALVES, "per operation"
     elif isinstance(phase.topology, TorusSpec) and phase.layout.ffn in PAPER_LAYOUTS:
         first, detailed = pope.paper(phase), per_axis_form(phase)
-        names = PAPER, "per axis, no overlap"
+        names = PAPER, "per axis, operation by operation"
     else:
         return None
     steps = phase.workload.steps
@@ -341,12 +341,12 @@ def _pass(scenario: Scenario, found: Simulated, latency_s: float | None, each_st
         plain_ps = plain.makespan_ps, layers_ps(plain.trace, plain.periods)
         pool = pool_report(scenario, copy_ps(trace), found.makespan_ps, *plain_ps, memory, lowered.layer_bytes)
         report = replace(report, pool=pool)
-    if scenario.layout.overlap != "none":
+    if scenario.overlap != "none":
         layout = scenario.layout.model_copy(update={"overlap": "none"})
         alone = simulate_pass(scenario.model_copy(update={"layout": layout}))
         both = (measure(each.trace, each.topology, each.lowered.batches, each.periods) for each in (found, alone))
         report = replace(
-            report, notes=(*report.notes, *slower_overlap(scenario.layout.overlap, scenario.workload.phase, *both))
+            report, notes=(*report.notes, *slower_overlap(scenario.overlap, scenario.workload.phase, *both))
         )
     if scenario.perturb:
         report = replace(report, waiting=waiting(trace, topology.chips, periods))

@@ -12,7 +12,7 @@ import yaml
 from sim import load
 from sim.load.stacks import on_chip
 from sim.partition import LAYOUTS
-from sim.specs import TENSOR_PARALLEL
+from sim.specs import LOOP_FORMS, TENSOR_PARALLEL
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
     choices: dict[str, Any] = {
         "ffn": draw.choice(list(LAYOUTS)),
         "attention": draw.choice(("heads", "batch")),
-        "overlap": _seldom(draw, ("collective_matmul",), "none"),
+        "overlap": draw.choice((None, "none", "collective_matmul")),
         "block": draw.choice((None, "parallel", "serial")),
         "communication": _seldom(draw, ("own_stream",), None),
         "logits": _seldom(draw, ("none",), "last"),
@@ -103,6 +103,7 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
         "reduce_scatter": ("multi_axis", "bidirectional_ring", "ring", "line"),
         "all_reduce": ("multi_axis", "bidirectional_ring", "ring", "line"),
         "all_to_all": ("multi_axis", "dimension_ordered"),
+        "collective_matmul": LOOP_FORMS,
     }
     machine = {
         "name": "torus",

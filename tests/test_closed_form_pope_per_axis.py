@@ -17,6 +17,7 @@ LAYOUTS = (
     "weight_gathered_xyz",
 )
 IDEAL = (
+    "stack.collective_axes=at_once",
     "stack.roofline_overlap=1",
     "topology.link.latency=0 s",
     "topology.link.efficiency=1",
@@ -87,7 +88,8 @@ def test_collectives_of_each_layout():
     exchange = {"q all-to-all", "attention all-to-all"}
     weights = {"q_wi weights all-gather", "o_wo weights all-gather"}
     expected = {
-        "weight_stationary_1d": residual | exchange | {"residual all-reduce"},
+        "weight_stationary_1d": exchange
+        | {"norm all-reduce", "q_wi all-gather", "o_wo reduce-scatter", "residual all-reduce"},
         "weight_stationary_2d": residual | inside | exchange,
         "weight_gathered_x": residual | weights | exchange,
         "weight_gathered_xy": residual | weights | exchange,
@@ -113,8 +115,8 @@ def test_2d_on_its_axes():
 def test_1d_gathers_its_residual_over_one_axis_and_sums_it_whole_over_the_others():
     """BLE_x, as the released code has it: gathered and scattered over x; a quarter of it summed over y and z."""
     found = terms("weight_stationary_1d", *IDEAL)
-    assert found["residual all-gather"] == pytest.approx(gathered(64 * E * 2, axes=1, share=3 / 4))
-    assert found["residual reduce-scatter"] == found["residual all-gather"]
+    assert found["q_wi all-gather"] == pytest.approx(gathered(64 * E * 2, axes=1, share=3 / 4))
+    assert found["o_wo reduce-scatter"] == found["q_wi all-gather"]
     assert found["residual all-reduce"] == pytest.approx(2 * gathered(64 * E / 4 * 2, axes=2, share=15 / 16))
 
 
@@ -174,10 +176,32 @@ def test_launches_and_hops_come_once_per_collective(layout):
     ideal = on_the_wire(terms(layout, *IDEAL))
     launched = on_the_wire(terms(layout, *IDEAL, "stack.collective_overhead=1 ms"))
     assert {name: time - ideal[name] for name, time in launched.items()} == pytest.approx(dict.fromkeys(ideal, 1e-3))
+    name = "q_wi all-gather" if layout == "weight_stationary_1d" else "residual all-gather"
     hops = {"2d": 4, "1d": 2, "_x": 4, "xy": 2}
     if layout[-2:] in hops:
         slow = on_the_wire(terms(layout, *IDEAL, "topology.link.latency=1 s"))
-        assert round(slow["residual all-gather"] - ideal["residual all-gather"], 3) == hops[layout[-2:]]
+        assert round(slow[name] - ideal[name], 3) == hops[layout[-2:]]
+
+
+def test_axes_one_after_the_other_have_a_launch_and_links_each():
+    """4x4x4, BLE_x = 589,824 B: a quarter of it over z, all of it over y, 3/4 of which come in over two links each; a
+    reduce-scatter is the reverse, and an all-to-all has its whole buffer on every axis."""
+    one_by_one = (*IDEAL, "stack.collective_axes=one_by_one")
+    found = terms("weight_stationary_2d", *one_by_one)
+    in_turn = sum(gathered(64 * E / 4 * 2 * part, axes=1, share=3 / 4) for part in (1 / 4, 1))
+    assert found["residual all-gather"] == pytest.approx(in_turn)
+    assert found["residual reduce-scatter"] == pytest.approx(in_turn)
+    assert found["q all-to-all"] == pytest.approx(3 * (64 * H * Q / 64 * 2) * 4 / 8 / LINK)
+    launched = terms("weight_stationary_2d", *one_by_one, "stack.collective_overhead=1 ms")
+    assert launched["residual all-gather"] - found["residual all-gather"] == pytest.approx(2e-3)
+    assert launched["q all-to-all"] - found["q all-to-all"] == pytest.approx(3e-3)
+
+
+def test_an_all_to_all_starts_its_messages_one_after_the_other():
+    """On a ring of 4 three messages start: two under the two hops of the farthest, with their latency; one beside them.
+    As large as it is here, the second hop begins before the first has arrived."""
+    free, started = (terms("weight_stationary_2d", *IDEAL, f"stack.collective_step={step}") for step in ("0 s", "1 s"))
+    assert round(started["q all-to-all"] - free["q all-to-all"], 3) in (3 * 2, 3 * 3)
 
 
 # --- what is computed ------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from handmade import ring
 from machines import graph
 
 from sim.collectives import schedule
-from sim.collectives.emit import emit, emit_message
+from sim.collectives.emit import LoopedSends, emit, emit_message
 from sim.engine import simulate
 from sim.program import Kind, ProgramBuilder
 
@@ -17,7 +17,9 @@ def test_a_send_waits_for_the_task_it_needs_whatever_its_number():
     needed = builder.add("matmul", Kind.COMPUTE, [0], busy_ps=7, resource=0)
     plan = schedule(topology, "all_gather", ("x",))
     needs = np.where(plan.src == 0, needed[0], np.int32(-1))
-    made = emit(builder, topology, plan, 1e6, "all_gather(x) a", needs=needs)
+    made = emit(
+        builder, topology, plan, 1e6, "all_gather(x) a", looped=LoopedSends(np.zeros(len(plan), dtype=np.int64), needs)
+    )
     program = builder.build()
     waits = [int(needed[0]) in program.dependencies(send).tolist() for send in made.sends.tolist()]
     assert waits == (plan.src == 0).tolist()

@@ -97,13 +97,19 @@ def on_switch(*settings: str) -> Scenario:
     ("settings", "reason"),
     [
         (["stack.matmul_balance=100"], "leaves out stack.matmul_balance"),
-        (["layout.overlap=collective_matmul"], "leaves out layout.overlap: collective_matmul"),
+        (
+            ["layout.overlap=collective_matmul", "collectives.collective_matmul=bidirectional_latency"],
+            "takes loops of bidirectional_latency for bidirectional_throughput",
+        ),
         (["layout.communication=own_stream"], "leaves out layout.communication: own_stream"),
         (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
         (["layout.kv_heads=expanded"], "leaves out layout.kv_heads: expanded"),
         (["perturb={slow_links: [{links: ['0:x+'], factor: 2}]}"], "leaves out perturb"),
-        (["collectives={all_gather: line}"], "assumes that all chips end all_gather over zy together"),
-        (["topology.axes.z.size=8", "model.padded_heads=128"], "has only a bound of all_gather over zy"),
+        (["collectives={all_gather: line}"], "assumes that all chips end all_gather over z together"),
+        (
+            ["topology.axes.z.size=8", "model.padded_heads=128", "stack.collective_axes=at_once"],
+            "has only a bound of all_gather over zy",
+        ),
     ],
 )
 def test_what_is_left_out_on_a_torus_is_named(settings: list[str], reason: str):
@@ -139,13 +145,14 @@ def test_what_is_left_out_on_a_switch_is_named(settings: list[str], reason: str)
 
 def test_a_draw_tiled_reads_and_three_kernels_of_attention_are_known():
     """Each changes the time, and the form follows."""
-    before = predict(plain())
+    launched = "stack.op_overhead=1 us"
+    before = predict(plain(launched))
     for settings in (
         ["workload.sampling=top_k"],
         ["stack.matmul_hbm_efficiency=0.5"],
         ["stack.elementwise=kernel"],
     ):
-        scenario = plain(*settings)
+        scenario = plain(launched, *settings)
         form, report = predict(scenario), run(scenario).report
         assert before is not None
         assert form is not None

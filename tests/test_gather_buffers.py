@@ -28,6 +28,7 @@ def lowered(layout, *settings, layers=6, model="palm_62b"):
         "workload={phase: prefill, batch: 64, prompt: 32, weights: bf16}",
         f"layout.ffn={layout}",
         "layout.overlap=none",
+        "stack.collective_axes=at_once",  # so that a gather is one collective
     )
     scenario = load.scenario("palm540b_decode_ws2d", [*own, *settings])
     return scenario, lower(scenario, machine(scenario))

@@ -134,17 +134,20 @@ def test_a_partition_that_uses_an_axis_twice_is_refused():
 
 
 def test_a_block_that_gathers_the_wrong_axes_is_refused(monkeypatch):
-    def wrong(flow, x, at, name):
+    def wrong(flow, x, at, weights, names):
         (y,) = flow.all_gather([(x, "E")], at.e, "residual")
-        return y
+        return y, flow.matmul(y, [weight for weight, _ in weights], "wrong")
 
-    monkeypatch.setattr(block_module, "_normalised", wrong)
+    monkeypatch.setattr(block_module, "_into", wrong)
     with pytest.raises(LayoutError, match=r"all_gather\(x\) of BLE_xzy: 'E' must be split innermost over these axes"):
         next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
 
 
 def test_a_missing_reduce_scatter_is_refused(monkeypatch):
-    monkeypatch.setattr(block_module, "_onto_residual", lambda flow, x, out, at: flow.add(x, out, "residual"))
+    def unsummed(flow, x, at, factors, name):
+        return flow.add(x, flow.all_gather_matmul(factors, at.e, name), "residual")
+
+    monkeypatch.setattr(block_module, "_onto_residual", unsummed)
     with pytest.raises(LayoutError, match=r"add of BLE_xzy and BLE_x \(partial zy\)"):
         next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
 

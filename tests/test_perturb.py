@@ -103,7 +103,7 @@ def test_every_decode_step_has_draws_of_its_own():
     [
         (
             "{failed_links: ['0:x+', '2:x+']}",
-            "reduce_scatter\\(xzy\\) by multi_axis: .* failed links 0:x\\+, 2:x\\+ cut .* along x .* behind chip 0",
+            "reduce_scatter\\(x\\) by multi_axis: .* failed links 0:x\\+, 2:x\\+ cut .* along x .* behind chip 0",
         ),
         ("{failed_links: ['0:y+']}", "no link of that name"),
         ("{slow_links: [{links: ['0:w+'], factor: 2}]}", "no link of that name"),

@@ -159,7 +159,13 @@ def test_the_terminal_report_fits_80_columns_and_cuts_nothing() -> None:
     text = rendered(report())
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80
-    for part in ("palm540b_decode_ws2d", "per axis, no overlap", "published", "reduce_scatter(x) q_wi", "0:x+, 1:x+"):
+    for part in (
+        "palm540b_decode_ws2d",
+        "per axis, operation by operation",
+        "published",
+        "reduce_scatter(x) q_wi",
+        "0:x+, 1:x+",
+    ):
         assert part in text
 
 

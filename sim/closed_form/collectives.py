@@ -115,6 +115,12 @@ def _all_to_all(algorithm: str, axes: Axes, S: float, w: float, t: float) -> flo
     return A * (ring_all_to_all(K, c, w, t) if ring else c / w + t)
 
 
+def starts_beside_hops(collective: str, axes: Axes) -> int:
+    """Messages of an all-to-all that a chip starts beside those that are in the latency of the hops: K-1 on a ring, one
+    after the other, of which floor(K/2) are."""
+    return sum(K - 1 - K // 2 for K, ring in axes if ring and K > 1) if collective == "all_to_all" else 0
+
+
 # --- broadcast -------------------------------------------------------------------------------------------------------
 
 

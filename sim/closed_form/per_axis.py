@@ -2,8 +2,9 @@
 
 Where `sim.closed_form.pope` divides everything by the bandwidth of all links, here a collective has only the links of
 its axes, with hop latency, launch overhead and (K-1)/K; the volumes are those of SwiGLU, queries, keys and the
-attention all-to-alls; every operation has its own roofline; and all of them follow each other. Where nothing is left
-out (`KNOWN`) and every collective has a formula, the simulation equals it.
+attention all-to-alls; every operation has its own roofline; and all of them follow each other, a looped matmul as one
+(`sim.closed_form.ledger`). Where nothing is left out (`KNOWN`) and every collective has a formula, the simulation
+equals it.
 
 A layout is three groups of mesh axes, of e, f and g chips together:
 
@@ -26,17 +27,16 @@ cached value; n = e f g chips. All times are in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, lcm, prod
 
-from sim.closed_form import collectives
 from sim.closed_form.heads import key_value_heads_read
+from sim.closed_form.ledger import Axes, Ledger, Moved
 from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction, torus_of
-from sim.closed_form.scope import ANY, ROOFLINE, TIMELESS, Known, left_out
+from sim.closed_form.scope import ANY, ROOFLINE, TIMELESS, Known
 from sim.errors import InputError, suggest
 from sim.specs import DTYPE_BYTES, Scenario
-
-Axes = tuple[str, ...]
 
 KNOWN: Known = {
     **TIMELESS,
@@ -59,13 +59,19 @@ KNOWN: Known = {
     "stack.matmul_split": ANY,  # of tiles, which are not known
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.stream_wait": ANY,  # of collectives on a stream of their own
+    "topology.chip.on_chip_memory": ANY,
+    "stack.overlap": ("none", "collective_matmul"),
+    "stack.loop_form": (None, "one_way", "bidirectional_throughput", "bidirectional_latency"),
+    "stack.collective_matmul_efficiency": ANY,
+    "stack.collective_axes": ("at_once", "one_by_one"),
+    "layout.overlap": (None, "none", "collective_matmul"),
     "layout.communication": (None, "compute_stream"),
     "layout.chunks": ANY,  # of an overlap that is not known
     "layout.ffn": PAPER_LAYOUTS,
     "layout.attention": ("heads", "batch"),
     "layout.logits": ("last", "none"),
 }
-"""What the form knows; on chips and links alike, one operation after the other."""
+"""What the form knows; on chips and links alike, one operation or loop after the other."""
 
 _LOGIT, _TOP_K = 4, ("softmax", "top k", "masked softmax", "draw")
 """Bytes of a 32-bit logit, and the kernels of a draw, each of which goes twice through all logits."""
@@ -108,72 +114,6 @@ def groups(layout: str, axes: Axes) -> Groups:
         rule = "Pope et al. have no formula for this layout"
         raise InputError(rule, where="layout.ffn", got=layout, hint=suggest(layout, layouts))
     return layouts[layout]
-
-
-class Ledger:
-    """The terms of one layer, s, one entry per operation and collective."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self.terms: dict[str, float] = {}
-        self.torus, self.stack = torus_of(scenario), scenario.stack
-        self.inexact: dict[str, None] = {}
-        """What of the collectives is not exact."""
-        self._algorithms = {**self.torus.collectives, **scenario.collectives}
-        self._dtype = scenario.workload.activations
-
-    def ways(self, axes: Axes) -> int:
-        """Chips of a group."""
-        return prod(self.torus.axes[axis].size for axis in axes)
-
-    def op(self, name: str, flops: float, moved: float, *, tiled: bool = False) -> None:
-        """FLOPs at the reached rate or bytes at the reached memory bandwidth, whichever takes longer, what of the
-        other does not pass under it, and the overhead.
-
-        Args:
-            tiled: a matmul of more than one row.
-        """
-        chip, stack = self.torus.chip, self.stack
-        reached = stack.matmul_hbm_efficiency if tiled and stack.matmul_hbm_efficiency else stack.hbm_efficiency
-        compute = flops / (chip.peak[self._dtype].value * stack.matmul_efficiency.value)
-        memory = moved / (chip.hbm_bandwidth.value * reached.value)
-        beside = (1 - stack.roofline_overlap.value) * min(compute, memory)
-        self._add(name, max(compute, memory) + beside + stack.op_overhead.value)
-
-    def elementwise(self, name: str, moved: float) -> None:
-        """A norm, activation or add where it is a kernel of its own."""
-        if self.stack.elementwise == "kernel":
-            self.op(name, 0.0, moved)
-
-    def wire(self, name: str, collective: str, over: Axes, size: float) -> None:
-        """A collective of `size` bytes, as `collectives.predict` counts them; a group of one chip needs none.
-
-        On axes that have no closed form together, its lower bound.
-        """
-        if self.ways(over) == 1:
-            return
-        axes = [self.torus.axes[axis] for axis in over]
-        rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
-        links = [self.torus.link_along(axis) for axis in over]
-        bandwidth = max(link.bandwidth.value * link.efficiency.value for link in links)
-        latency = min(link.latency.value for link in links) + self.stack.collective_step.value
-        algorithm = self._algorithms.get(collective, "multi_axis")
-        twisted = any(ring and axis.twist for axis, (_, ring) in zip(axes, rings, strict=True))
-        has_form = not twisted and all(link == links[0] for link in links)
-        time = collectives.predict(collective, algorithm, rings, size, bandwidth, latency) if has_form else None
-        if time is None:
-            has = "takes twisted axes for rings in" if twisted else "has only a bound of"
-            self.inexact[f"{has} {collective} over {''.join(over)}"] = None
-            time = collectives.bound(collective, rings, size, bandwidth, latency)
-        elif not collectives.ends_together(algorithm, rings):
-            self.inexact[f"assumes that all chips end {collective} over {''.join(over)} together"] = None
-        self._add(f"{name} {collective.replace('_', '-')}", time + self.stack.collective_overhead.value)
-
-    def prediction(self, scenario: Scenario) -> Prediction:
-        """The terms as those of one pass of the scenario, added up."""
-        return Prediction(sum(self.terms.values()), self.terms, (*left_out(scenario, KNOWN), *self.inexact))
-
-    def _add(self, name: str, time: float) -> None:
-        self.terms[name] = self.terms.get(name, 0.0) + time
 
 
 def computed_d_model(scenario: Scenario) -> int:
@@ -227,54 +167,124 @@ def per_axis(scenario: Scenario) -> Prediction:
     to_batch = not to_heads and B % e == 0
     own = L if to_heads or to_batch else L / e  # positions of the queries that a chip attends with
 
-    def matmul(name: str, rows: float, inputs: float, outputs: float) -> None:
-        """[rows, inputs] x [inputs, outputs] on each chip."""
-        moved = inputs * outputs * w + rows * (inputs + outputs) * a
-        ledger.op(name, 2 * rows * inputs * outputs, moved, tiled=rows > 1)
+    one_axis = not axes.e and not axes.g and len(axes.r) == 1  # the stream is gathered and scattered by the matmuls
+
+    def matmul(name: str, rows: float, inputs: float, *outputs: float) -> None:
+        """[rows, inputs] x [inputs, each of outputs] on each chip."""
+        moved = Moved(inputs * sum(outputs) * w, [rows * width * a for width in (inputs, *outputs)])
+        ledger.op(name, 2 * rows * inputs * sum(outputs), moved, tiled=rows > 1)
+
+    def piece(rows: float, inputs: Sequence[float], outputs: Sequence[float], sums: bool, *, collective: bool) -> float:
+        """[rows, each of inputs] x [inputs, each of outputs], added to what is there: one launch of a loop, s."""
+        crossed = [*inputs, *outputs, *(outputs if sums else ())]
+        moved = Moved(sum(inputs) * sum(outputs) * w, [rows * width * a for width in crossed])
+        return ledger.time(2 * rows * sum(inputs) * sum(outputs), moved, tiled=rows > 1, collective=collective)
 
     def read_residual(name: str, norm: str) -> None:
-        """B_g L E_(e r) -> B_g L E_e, and its norm."""
+        """B_gL E_(e r) -> B_gL E_e, and its norm."""
+        if one_axis:
+            normalise(norm, B * L, E / r, axes.r)
+            return
         ledger.wire(name, "all_gather", axes.r, B * L * E / e * a)
         normalise(norm, B * L, E / e, axes.e)
 
-    def scatter(name: str, size: float) -> None:
-        """Sums over f: scattered over r, then made whole over the other axes."""
-        ledger.wire(name, "reduce_scatter", axes.r, size)
-        ledger.wire(name, "all_reduce", axes.whole, size / r)
-
     def normalise(name: str, rows: float, width: float, over: Axes) -> None:
         """Sums of squares, 32-bit, over all chips that have a part; then the rows are scaled."""
-        ledger.elementwise(name, rows * width * a + rows * 4)
+        ledger.elementwise(name, rows * width * a, rows * 4)
         ledger.wire(name, "all_reduce", over, rows * 4)
-        ledger.elementwise(name, 2 * rows * width * a + rows * 4 + width * w)
+        ledger.elementwise(name, rows * width * a, rows * width * a, rows * 4, width * w)
 
     def activate() -> None:
         """SwiGLU or GELU, on what the reduce-scatter left."""
-        ledger.elementwise("activation", (m + 1) * B * L * F / (f * e) * a)
+        ledger.elementwise("activation", *[B * L * F / (f * e) * a] * (m + 1))
 
-    def into(name: str, width: float) -> None:
-        """B_g L E_e times E x width, split f ways: -> B_g L width_(f e)."""
-        ledger.wire(f"{name} weights", "all_gather", axes.g, E / e * width / f * w)
-        matmul(name, B * L, E / e, width / f)
-        ledger.wire(name, "reduce_scatter", axes.e, B * L * width / f * a)
+    def into(name: str, *widths: float, by_rows: Sequence[float] = ()) -> None:
+        """B_gL E_e times E x each width, split f ways: -> B_gL width_(f e); by_rows: widths of sums that are scattered
+        in sequences or positions."""
+        own = [width / f for width in widths]
+        rows = [width / f for width in by_rows]
+        size = B * L * sum([*own, *rows]) * a
+        if one_axis and ledger.loops(axes.r):
+            pieces = [piece(B * L, [E / r], own, bool(i), collective=True) for i in range(r)]
+            ledger.gathering(name, pieces, axes.r, B * L * E * a)
+        elif ledger.loops(axes.e):
+            parts = [[x / e for x in own]] if own else []
+            pieces = [
+                sum(piece(B * L, [E / e], part, bool(i), collective=True) for part in parts)
+                + (piece(B * L / e, [E / e], rows, bool(i), collective=True) if rows else 0.0)
+                for i in range(e)
+            ]
+            ledger.scattering(name, pieces, axes.e, size)
+        else:
+            if one_axis:
+                ledger.wire(name, "all_gather", axes.r, B * L * E * a)
+            gathered_matmul(name, axes.g[:1], [E / e], [*own, *rows], axes.r if one_axis else axes.e)
+            ledger.wire(name, "reduce_scatter", axes.e, size)
 
-    def out_of(name: str, width: float, residual: str) -> None:
-        """B_g L width_(f e) times width x E: -> B_g L E_(e r), to be added to the residual stream.
+    def gathered_matmul(
+        name: str, summed: Axes, inputs: Sequence[float], outputs: Sequence[float], activations: Axes = ()
+    ) -> None:
+        """[B_gL, each of inputs] x [inputs, each of outputs], the weights gathered over g; in a loop first over those
+        axes that split what is summed over, `summed`; `activations`: axes that these are gathered or scattered over."""
+        over = summed + tuple(axis for axis in axes.g if axis not in summed)
+        if not ledger.loops(over):
+            ledger.wire(f"{name} weights", "all_gather", over, sum(inputs) * sum(outputs) * w)
+            crossed = [B * L * width * a for width in (*inputs, *outputs)]
+            flops = 2 * B * L * sum(inputs) * sum(outputs)
+            moved = Moved(sum(inputs) * sum(outputs) * w, crossed)
+            ledger.op(name, flops, moved, tiled=B * L > 1, collective=ledger.ways(activations) > 1)
+            return
+        inner = ledger.ways(summed)
+        parts = [width / inner for width in inputs], [width / (g / inner) for width in outputs]
+        pieces = [piece(B * L, *parts, bool(i % inner), collective=False) for i in range(g)]
+        ledger.weight_loop(name, pieces, over, sum(inputs) * sum(outputs) * w / g)
 
-        The width, which is summed over, is gathered first: over the axes after the first, which splits E.
+    def out_of(name: str, widths: Sequence[float], residual: str, rows: Sequence[float] = ()) -> None:
+        """B_gL width_(f e) times each width x E: -> B_gL E_(e r), to be added to the residual stream.
+
+        The width, which is summed over, is gathered first: over the axes after the first, which splits E. `rows`:
+        widths whose sequences or positions were scattered over e.
         """
-        ledger.wire(name, "all_gather", axes.e, B * L * width / f * a)
-        ledger.wire(f"{name} weights", "all_gather", axes.g[1:] + axes.g[:1], width / f * E / e * w)
-        matmul(name, B * L, width / f, E / e)
-        scatter(residual, B * L * E / e * a)
-        ledger.elementwise(f"{residual} add", 3 * B * L * E / (e * r) * a)
+        own = [width / f for width in widths]
+        scattered = [width / f for width in rows]
+        every = [*own, *scattered]
+        summed = B * L * E / e * a
+        if one_axis and ledger.loops(axes.r):
+            pieces = [piece(B * L, own, [E / r], bool(i), collective=True) for i in range(r)]
+            ledger.scattering(name, pieces, axes.r, summed)
+        elif ledger.loops(axes.e):
+            pieces = [
+                (piece(B * L, [x / e for x in own], [E / e], bool(i), collective=True) if own else 0.0)
+                + (piece(B * L / e, scattered, [E / e], bool(own), collective=True) if rows else 0.0)
+                for i in range(e)
+            ]
+            ledger.gathering(name, pieces, axes.e, B * L * sum(every) * a)
+            ledger.wire(residual, "reduce_scatter", axes.r, summed)
+        else:
+            ledger.wire(name, "all_gather", axes.e, B * L * sum(every) * a)
+            gathered_matmul(name, axes.g[1:], every, [E / e], axes.r if one_axis else axes.e)
+            ledger.wire(name if one_axis else residual, "reduce_scatter", axes.r, summed)
+        ledger.wire(residual, "all_reduce", axes.whole, summed / r)
+        ledger.elementwise(f"{residual} add", *[B * L * E / (e * r) * a] * 3)
 
     def key_values_of_own_heads() -> None:
         """Multi-head: keys and values go the query's way; whole in positions where the query has only some."""
-        ledger.wire("kv weights", "all_gather", axes.g, E / e * 2 * H * Q / f * w)
-        matmul("kv", B * L, E / e, 2 * H * Q / f)
-        collective = "reduce_scatter" if to_heads or to_batch else "all_reduce"
-        ledger.wire("kv", collective, axes.e, B * L * 2 * H * Q / f * a)
+        if to_heads and not one_axis:
+            into("kv", H * Q, H * Q)
+        elif to_batch:
+            into("kv", by_rows=(H * Q, H * Q))
+        else:
+            gathered_matmul("kv", axes.g[:1], [E / e], [H * Q / f] * 2)
+            ledger.wire("kv", "all_reduce", axes.e, B * L * 2 * H * Q / f * a)
+
+    def few_key_values(rows: float, width: float, scattered: bool = False) -> None:
+        """Keys and values of fewer heads than the query's, of some rows, as they are needed: summed over e."""
+        if to_batch and ledger.loops(axes.e):
+            pieces = [piece(rows / e, [E / e], [width / 2] * 2, bool(i), collective=True) for i in range(e)]
+            ledger.scattering("kv", pieces, axes.e, rows * width * a)
+            return
+        matmul("kv", rows, E / e, width / 2, width / 2)
+        ledger.wire("kv", "reduce_scatter" if to_batch or scattered else "all_reduce", axes.e, rows * width * a)
 
     def attention_by_heads() -> None:
         """Every chip attends with its own heads (Figure 4(a)); few key-value heads are on all of them (Figure 4(b)).
@@ -294,8 +304,7 @@ def per_axis(scenario: Scenario) -> Prediction:
             if all(tokens % ledger.ways(last) for tokens in (B, L)):
                 last = ()
             part = B * L / ledger.ways(last)
-            matmul("kv", part, E / e, kept)
-            ledger.wire("kv", "reduce_scatter" if to_batch else "all_reduce", axes.e, part * kept * a)
+            few_key_values(part, kept)
             ledger.wire("kv", "all_gather", last, B * L * kept * a)
         attend(sequences * 2 * key_value_heads_read(heads, H / Kv) * Q * C, B * L * H / (f * e))
 
@@ -317,9 +326,7 @@ def per_axis(scenario: Scenario) -> Prediction:
                 ledger.wire("kv", "all_to_all", moved, queries * Q * whole * a)
         else:
             part = B * L if to_batch else B * L / ledger.ways(tuple(axis for axis in moved if axis not in axes.e))
-            matmul("kv", part, E / e, 2 * Kv * Q)
-            collective = "reduce_scatter" if to_heads or to_batch else "all_reduce"
-            ledger.wire("kv", collective, axes.e, part * 2 * Kv * Q * a)
+            few_key_values(part, 2 * Kv * Q, to_heads)
         ledger.wire("q", "all_to_all", moved, queries * Q * a)
         heads = (H / (f * e) if to_heads else H / f) * ways
         attend(held / ways * 2 * key_value_heads_read(heads, H / Kv) * Q * C, queries)
@@ -331,39 +338,42 @@ def per_axis(scenario: Scenario) -> Prediction:
         Where elementwise operations are kernels of their own and attention is no single one, scores, softmax and values
         are three.
         """
-        flops, moved, stack = 4 * queries * Q * C, cached * c + 2 * queries * Q * a, ledger.stack
+        flops, stack = 4 * queries * Q * C, ledger.stack
+        cached, sides, score = cached * c, [queries * Q * a] * 2, queries * C
         if stack.attention == "fused":
             # It skips what the causal mask hides: the last of a chip's queries sees all C positions, each one before it
             # sees one less.
             skipped = (own - 1) / 2 if model.causal and work.static_cache is None else 0
-            ledger.op("attention", 4 * queries * Q * (C - skipped), moved)
+            ledger.op("attention", 4 * queries * Q * (C - skipped), Moved(cached, sides))
         elif stack.elementwise == "fused":
-            ledger.op("attention", flops, moved + 2 * queries * C * _LOGIT)
+            ledger.op("attention", flops, Moved(cached, [*sides, *[score * _LOGIT] * 2]))
         else:
-            ledger.op("attention scores", flops / 2, moved / 2 + queries * C * a, tiled=own > 1)
-            ledger.op("attention softmax", 0.0, 2 * queries * C * a)
-            ledger.op("attention values", flops / 2, moved / 2 + queries * C * a, tiled=own > 1)
+            half = Moved(cached / 2 + sum(map(ledger.spilled, sides)) / 2, [score * a])
+            ledger.op("attention scores", flops / 2, half, tiled=own > 1)
+            ledger.op("attention softmax", 0.0, Moved(0.0, [score * a] * 2))
+            ledger.op("attention values", flops / 2, half, tiled=own > 1)
 
+    by_heads, by_rows = ((H * Q,), ()) if to_heads else ((), (H * Q,))
     attention = {"batch": attention_by_batch, "heads": attention_by_heads}[scenario.layout.attention]
     read_residual("residual", "norm")
     if scenario.block == "parallel":
-        into("q_wi", m * F + H * Q)
+        into("q_wi", *[F] * m, *by_heads, by_rows=by_rows)
         attention()
         activate()
-        out_of("o_wo", F + H * Q, "residual")
+        out_of("o_wo", (F, *by_heads), "residual", rows=by_rows)
     else:
-        into("q", H * Q)
+        into("q", *by_heads, by_rows=by_rows)
         attention()
-        out_of("o", H * Q, "attention residual")
+        out_of("o", by_heads, "attention residual", rows=by_rows)
         read_residual("ffn residual", "ffn norm")
-        into("wi", m * F)
+        into("wi", *[F] * m)
         activate()
-        out_of("wo", F, "ffn residual")
+        out_of("wo", (F,), "ffn residual")
     for name in ledger.terms:
         ledger.terms[name] *= scenario.layers
 
     if scenario.layout.logits == "none":
-        return ledger.prediction(scenario)
+        return ledger.prediction(scenario, KNOWN)
     # Rows of the table are looked up where they are stored and summed; the last position goes to all its parts.
     ledger.elementwise("embedding", B * g * L * E * a)
     ledger.wire("embedding to sequences", "reduce_scatter", axes.g, B * g * L * E * a)
@@ -375,7 +385,7 @@ def per_axis(scenario: Scenario) -> Prediction:
     matmul("logits", B * g, E, ceil(model.vocabulary / n))
     logits = B * g * ceil(model.vocabulary / n)
     for kernel in _TOP_K if work.sampling == "top_k" else ():
-        ledger.op(f"token {kernel}", 0.0, 2 * logits * _LOGIT)
+        ledger.op(f"token {kernel}", 0.0, Moved(2 * logits * _LOGIT, ()))
     ledger.elementwise("token", logits * a)
     ledger.wire("token", "all_gather", every, B * g * n * 8)  # each chip's largest logit and its token, 32-bit
-    return ledger.prediction(scenario)
+    return ledger.prediction(scenario, KNOWN)

@@ -24,7 +24,14 @@ TIMELESS: Known = dict.fromkeys(
         *("engine.layers", "engine.steps", "engine.fold", "engine.periodic", "engine.kernel"),
         *("topology.name", "topology.description", "topology.source"),
         *("topology.chip.name", "topology.chip.hbm_capacity", "topology.link.name", "topology.link.medium"),
-        *("model.name", "model.source", "model.nominal_parameters", "model.tied", "padding.real_lengths"),
+        *(
+            "stack.carried_from",
+            "model.name",
+            "model.source",
+            "model.nominal_parameters",
+            "model.tied",
+            "padding.real_lengths",
+        ),
     ),
     ANY,
 )

@@ -70,6 +70,11 @@ KNOWN: Known = {
     "layout.mesh.tensor": ANY,
     "layout.sequence_parallel": (True, False),
     "layout.communication": (None, "compute_stream", "own_stream"),
+    "layout.overlap": (None, "none"),
+    "stack.overlap": ("none", "collective_matmul"),  # of tori, as the next three
+    "stack.loop_form": (None, "one_way", "bidirectional_throughput", "bidirectional_latency"),
+    "stack.collective_axes": ("at_once", "one_by_one"),
+    "stack.collective_matmul_efficiency": ANY,
     "layout.chunks": ANY,  # of an overlap that is not known
     "layout.head": ("sharded", "replicated"),
     "layout.logits": ("last", "every"),

@@ -28,6 +28,16 @@ class Emitted:
 
 
 @dataclass(frozen=True, slots=True)
+class LoopedSends:
+    """What the sends of a collective wait for and take beyond their schedule, where they are looped with a matmul."""
+
+    added_ps: Ints
+    """[sends] What each takes longer because of what runs beside it."""
+    needs: Ids | None = None
+    """[sends] A task that each message also waits for, at its first send, -1 for none."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Wiring:
     """What a schedule is on one machine, whatever the size: computed once."""
 
@@ -64,6 +74,21 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     )
 
 
+def _overhead_s(topology: Topology, schedule: Schedule) -> float:
+    """Launch overhead, s: that of the protocol, else the machine's; of an all-to-all, with the starts of messages that no hop hides.
+
+    In an all-to-all along a ring of K chips each of them starts K-1 messages, one after the other; on their way, they
+    are passed on floor(K/2) times, and every hop has a start in its latency.
+    """
+    if schedule.timing:
+        return schedule.timing.overhead_s
+    starts = 0
+    if schedule.collective == "all_to_all":
+        rings = [axis.size for axis in map(topology.axis, schedule.axes) if axis.ring and axis.size > 1]
+        starts = sum(size - 1 - size // 2 for size in rings)
+    return topology.collective_overhead_s + starts * topology.message_start_s
+
+
 def _added_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
     """[sends] time that a protocol adds where a message arrives, by the slowest kind of link on its way."""
     medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
@@ -83,7 +108,7 @@ def emit(
     size: float,
     op: str,
     after: Sequence[Ids] = (),
-    needs: Ids | None = None,
+    looped: LoopedSends | None = None,
     slow_ppm: int = 0,
     dtype: str = "",
 ) -> Emitted:
@@ -96,7 +121,7 @@ def emit(
 
     Args:
         after: [chips] arrays of tasks, each chip waits for its own entry.
-        needs: [sends] a task that each message also waits for, at its first send, -1 for none.
+        looped: of a collective that is looped with a matmul.
         slow_ppm: parts per million of its rate that are taken from each chip's compute from its BEGIN to its END.
         dtype: number format of the elements, where it is known.
     """
@@ -120,7 +145,7 @@ def emit(
     base = len(builder)
     flat = np.insert(schedule.deps.astype(np.int64) + base, wiring.positions, begin[schedule.src[wiring.heads]])
     counts = schedule.dep_counts + (schedule.follows < 0).astype(np.int64)
-    if needs is not None:
+    if looped and (needs := looped.needs) is not None:
         given = (needs >= 0) & (schedule.follows < 0)
         starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
         flat = np.insert(flat, starts[given], needs[given])
@@ -132,7 +157,7 @@ def emit(
         schedule.src,
         peer=schedule.dst,
         busy_ps=np.ceil(size_of_send * wiring.ps_per_byte * units.EXACTLY - units.NEGLIGIBLE_PS).astype(np.int64),
-        flight_ps=wiring.flight_ps,
+        flight_ps=wiring.flight_ps + looped.added_ps if looped else wiring.flight_ps,
         resource=topology.chips + schedule.link,
         follows=np.where(schedule.follows >= 0, schedule.follows + base, -1),
         flat_deps=(counts, flat),
@@ -175,10 +200,6 @@ def alone_s(topology: Topology, schedule: Schedule, size: float) -> float:
         ended[send] = free + wiring.flight_ps[send]
     busiest = np.bincount(schedule.link, weights=busy_ps).max(initial=0.0)
     return _overhead_s(topology, schedule) + float(max(ended.max(initial=0.0), busiest)) / units.PS_PER_S
-
-
-def _overhead_s(topology: Topology, schedule: Schedule) -> float:
-    return schedule.timing.overhead_s if schedule.timing else topology.collective_overhead_s
 
 
 def emit_message(

@@ -7,22 +7,21 @@ decides how shards travel; K chips, V bytes gathered:
     bidirectional_throughput   every chunk in two halves going opposite ways, K-1 hops of V/(2K) in each direction
     bidirectional_latency      whole chunks, floor(K/2) hops in the + and floor((K-1)/2) in the - direction, of V/K
 
+Two chips whose axis does not wrap swap their chunks, one way each.
+
 Source: Wang et al. 2023 (ASPLOS), "Overlap communication with dependent computation via decomposition".
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 from sim.collectives.fold import folding
 from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_grid
 from sim.collectives.reduce import reverse
-from sim.collectives.ring import Hops, gather
+from sim.collectives.ring import Hops, as_line, gather
 from sim.collectives.schedule import Schedule
 from sim.errors import InputError, LayoutError, suggest
+from sim.specs import LoopForm
 from sim.topology.graph import Topology
-
-LoopForm = Literal["one_way", "bidirectional_throughput", "bidirectional_latency"]
 
 
 def _hops(form: str, size: int, forward: int) -> Hops:
@@ -39,6 +38,8 @@ def _hops(form: str, size: int, forward: int) -> Hops:
 
 def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
     def ways(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+        if not axis.ring and axis.size == 2:
+            return as_line(axis)
         if not axis.ring:
             raise LayoutError(
                 f"a looped collective matmul runs around a ring, and axis '{name}' of {topology.name} does not wrap",

@@ -17,6 +17,8 @@ IDEAL: dict[str, Any] = {
     "stack.collective_step": 0.0,
     "stack.op_overhead": 0.0,
     "stack.matmul_efficiency": 1.0,
+    "stack.collective_matmul_efficiency": 1.0,
+    "stack.collective_axes": "at_once",
     "stack.hbm_efficiency": 1.0,
     "stack.matmul_hbm_efficiency": None,
     "stack.roofline_overlap": 1.0,

@@ -102,7 +102,7 @@ def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
         (step,) = _of_all_layers(part, scenario, _unaltered)
         yield Model(name, group, step, words(real, value, step - before))
 
-    if real.layout.overlap != "none":
+    if real.overlap != "none":
         for model in _looped(part):
             step = model.step_s
             yield model
@@ -181,6 +181,14 @@ def _matmul(scenario: Scenario, value: float, _: float) -> str:
     return f"large matmuls reach {value:.1%} of {peak / 1e12:.0f} TFLOP/s"
 
 
+def _with_collectives(_: Scenario, value: float, __: float) -> str:
+    return f"matmuls whose input is gathered or whose output is scattered over an axis reach {value:.1%} of that"
+
+
+def _in_turn(_: Scenario, __: str, ___: float) -> str:
+    return "a collective over several axes is one on each, over the links of that axis alone"
+
+
 def _memory(scenario: Scenario, value: float, _: float) -> str:
     return f"streaming reads reach {value:.1%} of {scenario.topology.chip.hbm_bandwidth.value / 1e9:.0f} GB/s"
 
@@ -218,8 +226,10 @@ _EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
     ("Memory bandwidth reached", MACHINE, "stack.hbm_efficiency", _memory),
     ("Memory bandwidth of matmuls", MACHINE, "stack.matmul_hbm_efficiency", _tiled),
     ("Matmul rate reached", MACHINE, "stack.matmul_efficiency", _matmul),
+    ("Matmuls with collectives", MACHINE, "stack.collective_matmul_efficiency", _with_collectives),
     ("FLOPs and memory in turn", MACHINE, "stack.roofline_overlap", _beside),
     ("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),
+    ("Axes one after the other", MACHINE, "stack.collective_axes", _in_turn),
     ("Norms and activations apart", MACHINE, "stack.elementwise", _kernels),
     ("Hop latency", WAITING, "topology.link.latency", _hops),
     ("Steps of collectives", WAITING, "stack.collective_step", _hops),

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from sim.closed_form import pope
-from sim.closed_form.per_axis import Axes, Groups, Ledger, computed_d_model, groups, per_axis
+from sim.closed_form.ledger import Axes, Ledger
+from sim.closed_form.per_axis import Groups, computed_d_model, groups, per_axis
 from sim.closed_form.prediction import torus_of
 from sim.explain.changes import all_rings, changed, endless_memory, endless_rate
 from sim.report.explanation import FORMULA, Model

@@ -79,7 +79,7 @@ def simulations(part: Pass) -> Iterator[Model]:
     scenario = part.scenario
     inexact = per_operation(changed(scenario, FREE), wires(scenario)).inexact
     stack = scenario.stack
-    own = {path: _field(scenario, path) for path in FREE}
+    own = {path: _field(scenario, path) for path in FREE} | {"layout.overlap": scenario.overlap}
     free = dict(FREE)
     yield Model(
         "Collectives step by step",
@@ -92,7 +92,7 @@ def simulations(part: Pass) -> Iterator[Model]:
     wait = format_seconds(stack.stream_wait.value)
     lost = stack.compute_interference.value, stack.memory_interference.value
     effects: tuple[tuple[str, str, str], ...] = (
-        ("Overlap", "layout.overlap", f"{scenario.layout.overlap.replace('_', ' ')}: sums run under other compute"),
+        ("Overlap", "layout.overlap", f"{scenario.overlap.replace('_', ' ')}: sums run under other compute"),
         ("Joins of streams", "stack.stream_wait", f"{wait} from the end of a sum to what waits for it"),
         (
             "Tiles of matmuls",

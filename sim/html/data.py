@@ -139,7 +139,7 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
     steps = simulated.latency_s / simulated.step_s
     paper, per_axis = form.latency_s / steps, form.per_axis_latency_s / steps
     why = "max(compute, memory) + links"
-    more, below = "links, overheads, efficiencies", "per axis, at the rates the machine reaches, nothing overlapped"
+    more, below = "links, overheads, efficiencies", "per axis, at the rates the machine reaches, loops as one"
     if form.name == HALVES:
         more, below = "operations, overheads", "every operation's own roofline and overhead, norms and adds, the draw"
     only = "what only the simulation has; --explain takes every effect apart"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sim.layouts.attention import ATTENTION, scatter_dim
 from sim.layouts.dataflow import Dataflow, V
-from sim.partition import Partition
+from sim.partition import Axes, Partition
 from sim.specs import Model
 
 
@@ -21,33 +23,52 @@ def transformer_layer(flow: Dataflow[V], x: V, at: Partition, model: Model, bloc
     w_o = flow.weight("w_o", *at.weight("H{f} Q E{e}"))
     w_q = flow.weight("w_q", *at.weight("E{e} H{f} Q"))
 
-    y = _normalised(flow, x, at, "norm")
-    into = scatter_dim(y.tensor, w_q.tensor, at.e)
+    into = scatter_dim(x.tensor, w_q.tensor, at.e)
     if block == "parallel":
-        q, *wide = flow.matmul_reduce_scatter(y, [(w_q, into), *ffn_in], at.e, "q_wi")
+        y, (q, *wide) = _into(flow, x, at, [(w_q, into), *ffn_in], ("norm", "q_wi"))
         out = attend(flow, q, y, at, model)
         hidden = flow.activate(wide, "activation")
-        both = flow.all_gather_matmul([(hidden, "F", ffn_out), (out, into, w_o)], at.e, "o_wo")
-        return _onto_residual(flow, x, both, at)
+        return _onto_residual(flow, x, at, [(hidden, "F", ffn_out), (out, into, w_o)], "o_wo")
 
-    (q,) = flow.matmul_reduce_scatter(y, [(w_q, into)], at.e, "q")
+    y, (q,) = _into(flow, x, at, [(w_q, into)], ("norm", "q"))
     out = attend(flow, q, y, at, model)
-    x = _onto_residual(flow, x, flow.all_gather_matmul([(out, into, w_o)], at.e, "o"), at)
-    y = _normalised(flow, x, at, "ffn_norm")
-    hidden = flow.activate(flow.matmul_reduce_scatter(y, ffn_in, at.e, "wi"), "activation")
-    return _onto_residual(flow, x, flow.all_gather_matmul([(hidden, "F", ffn_out)], at.e, "wo"), at)
+    x = _onto_residual(flow, x, at, [(out, into, w_o)], "o")
+    _, ffn = _into(flow, x, at, ffn_in, ("ffn_norm", "wi"))
+    return _onto_residual(flow, x, at, [(flow.activate(ffn, "activation"), "F", ffn_out)], "wo")
 
 
-def _normalised(flow: Dataflow[V], x: V, at: Partition, name: str) -> V:
-    """B_gLE_er -> B_gLE_e, normalised: gather over r, then sum the squares over e."""
+def _into(
+    flow: Dataflow[V], x: V, at: Partition, weights: Sequence[tuple[V, str]], names: tuple[str, str]
+) -> tuple[V, Sequence[V]]:
+    """B_gLE_er -> (B_gLE_e normalised, its products with weights, each scattered over e into a dimension).
+
+    As the released code has it: over several axes the stream is gathered, then normalised; over one, normalised, then
+    gathered by the matmul.
+    """
+    norm, name = names
+    if at.gathers_in_matmul:
+        y = _normalised(flow, x, at.split, norm)
+        y, *products = flow.all_gather_matmuls(y, "E", [weight for weight, _ in weights], at.split, name)
+        return y, products
     (y,) = flow.all_gather([(x, "E")], at.split, "residual")
-    (mean_square,) = flow.all_reduce([flow.mean_square(y, "E", name)], at.e, name)
-    gain = f"E_{''.join(at.e)}"
-    return flow.scale(y, mean_square, flow.weight(name, gain, gain), name)
+    y = _normalised(flow, y, at.e, norm)
+    return y, flow.matmul_reduce_scatter(y, weights, at.e, name)
 
 
-def _onto_residual(flow: Dataflow[V], x: V, out: V, at: Partition) -> V:
-    """x + B_gLE_e (partial f), as B_gLE_er: scattered over r, then summed over those of f that hold it whole."""
-    (summed,) = flow.reduce_scatter([(out, "E")], at.split, "residual")
+def _normalised(flow: Dataflow[V], x: V, axes: Axes, name: str) -> V:
+    """The squares are summed over the axes that split E."""
+    (mean_square,) = flow.all_reduce([flow.mean_square(x, "E", name)], axes, name)
+    gain = f"E_{''.join(axes)}"
+    return flow.scale(x, mean_square, flow.weight(name, gain, gain), name)
+
+
+def _onto_residual(flow: Dataflow[V], x: V, at: Partition, factors: Sequence[tuple[V, str, V]], name: str) -> V:
+    """x + the products of B_gLF_fe and B_gLH_feQ with weights, as B_gLE_er: each value is gathered over e along its
+    dimension, the sum scattered over r, then summed over those of f that hold it whole."""
+    if at.gathers_in_matmul:
+        pairs = [(value, weight) for value, _, weight in factors]
+        summed = flow.matmul_sum_reduce_scatter(pairs, "E", at.split, name)
+    else:
+        (summed,) = flow.reduce_scatter([(flow.all_gather_matmul(factors, at.e, name), "E")], at.split, "residual")
     (summed,) = flow.all_reduce([summed], at.whole, "residual")
     return flow.add(x, summed, "residual")

@@ -65,6 +65,12 @@ class Dataflow(Protocol[V]):
     def all_gather_matmul(self, factors: Sequence[tuple[V, str, V]], axes: Axes, name: str) -> V:
         """Gather each (value, dimension, weight) over `axes`, multiply, add the products; may be looped."""
 
+    def all_gather_matmuls(self, x: V, dim: str, weights: Sequence[V], axes: Axes, name: str) -> tuple[V, ...]:
+        """Gather `x` along `dim` over `axes`, and multiply it with each weight: (whole x, *products); may be looped."""
+
+    def matmul_sum_reduce_scatter(self, factors: Sequence[tuple[V, V]], into: str, axes: Axes, name: str) -> V:
+        """Multiply each (value, weight), add the products, then the reduce-scatter over `axes`; may be looped."""
+
     def matmul_add(self, x: V, weight: V, plus: V | None, name: str) -> V:
         """`x` times `weight`, plus something of the same sharding as the matmul writes its output."""
 

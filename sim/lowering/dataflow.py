@@ -15,10 +15,18 @@ from sim import sharding
 from sim.costs import Work
 from sim.looped import chunks_of_pieces, gathered_axes
 from sim.lowering.emitter import Emitter, Placed
-from sim.lowering.loops import gathering_loop, loop_form, loops, scattering_loop, weight_loop
-from sim.lowering.pieces import Gathered, column_pieces, gathered_pieces, scattered_pieces
+from sim.lowering.loops import closes, gathering_loop, loop_form, loops, scattering_loop, weight_loop
+from sim.lowering.pieces import (
+    Gathered,
+    column_pieces,
+    gathered_input_pieces,
+    gathered_pieces,
+    gathered_ways,
+    scattered_pieces,
+    scattered_sum_pieces,
+)
 from sim.lowering.streams import Tasks
-from sim.lowering.work import AttentionWork, matmul_work, padded, sum_of_products
+from sim.lowering.work import AttentionWork, matmul_work, padded, sum_of_products, through_memory
 from sim.partition import Axes, Partition
 from sim.sharding import ITEM_BYTES, Sharded
 from sim.specs import TENSOR_PARALLEL, Scenario
@@ -42,6 +50,7 @@ class Lowering:
         self.attentions: dict[str, AttentionWork] = {}
         """By name; what they do depends on the length of the cache."""
         self.notes: list[str] = []
+        self.on_chip = topology.chip.on_chip_bytes
         self.sent_bytes = 0.0
         """Bytes per chip of the activations that leave the stage."""
         model, workload = scenario.model, scenario.workload
@@ -131,14 +140,19 @@ class Lowering:
     def _collective(
         self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Placed], results: Sequence[Sharded]
     ) -> tuple[Placed, ...]:
-        done = self.to.collective(kind, axes, size, name, _tasks(inputs), results[0].dtype)
+        done = _tasks(inputs)
+        for over, part in self.to.in_turn(kind, axes, size):
+            done = self.to.collective(kind, over, part, name, done, results[0].dtype)
         return tuple(Placed(result, done) for result in results)
 
     # --- compute -----------------------------------------------------------------------------------------------------
 
     def matmul(self, x: Placed, weights: Sequence[Placed], name: str) -> tuple[Placed, ...]:
+        return self._products(x, weights, name)
+
+    def _products(self, x: Placed, weights: Sequence[Placed], name: str, axes: Axes = ()) -> tuple[Placed, ...]:
         results = [sharding.matmul(x.tensor, weight.tensor) for weight in weights]
-        done = self._multiply(name, [(x.tensor, weights)], results, x.after)
+        done = self._multiply(name, [(x.tensor, weights)], results, x.after, axes)
         return tuple(Placed(t, done) for t in results)
 
     def mean_square(self, x: Placed, dim: str, name: str) -> Placed:
@@ -189,11 +203,12 @@ class Lowering:
             copied=per_head * q.tensor.local_shape[2] if self.scenario.layout.kv_heads == "expanded" else 0,
             scores=q.tensor.local_elements // self._sizes["Q"],
             d_head=self._sizes["Q"],
-            moved=q.tensor.local_bytes + result.local_bytes,
+            moved=sum(through_memory(t.local_bytes, self.on_chip) for t in (q.tensor, result)),
             masked=(q.tensor.local_shape[1] - 1) / 2 if self._skips_masked else 0.0,
             products=q.tensor.local_elements // (self._sizes["Q"] * q.tensor.local_shape[1]),
             score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise or chip.attends_in_f32 else workload.activations],
             vector=chip.attends_in_f32,
+            on_chip=self.on_chip,
             form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
         )
         if self.attentions.setdefault(name, work) != work:
@@ -258,39 +273,52 @@ class Lowering:
     def _elementwise(
         self, op: str, inputs: Sequence[Placed], result: Sharded, written: Sequence[Sharded] | None = None
     ) -> Placed:
-        """A norm, activation or add, each tensor read or written once: an op only where the compiler does not fuse it.
+        """A norm, activation or add, each tensor read or written once: an op only where the compiler does not fuse it,
+        or where memory on the chip does not hold the tensors.
 
-        Fused, it rides on the compute stream's next operation, which then waits for all its inputs.
+        Fused, the compute stream's next operation does it as well, and then waits for all its inputs.
         """
         tasks = _tasks(inputs)
-        if self.topology.chip.fuses_elementwise:
+        tensors = [*(value.tensor for value in inputs), *([result] if written is None else written)]
+        moved = sum(through_memory(t.local_bytes, self.on_chip) for t in tensors)
+        if self.topology.chip.fuses_elementwise and (self.on_chip is None or not moved):
             streams = self.to.streams
             return Placed(result, (*streams.last("compute"), *streams.missing("compute", tasks)))
-        moved = [*(value.tensor for value in inputs), *([result] if written is None else written)]
-        return Placed(result, self.to.compute(op, Work(0.0, sum(t.local_bytes for t in moved)), tasks))
+        return Placed(result, self.to.compute(op, Work(0.0, moved), tasks))
 
     def _multiply(
-        self, name: str, factors: Sequence[tuple[Sharded, Sequence[Placed]]], outputs: Sequence[Sharded], inputs: Tasks
+        self,
+        name: str,
+        factors: Sequence[tuple[Sharded, Sequence[Placed]]],
+        outputs: Sequence[Sharded],
+        inputs: Tasks,
+        activations: Axes = (),
     ) -> Tasks:
-        """A fused matmul, after or looped with the gathering of its weights."""
+        """A fused matmul, after or looped with the gathering of its weights.
+
+        Args:
+            activations: axes over which its input is gathered or its output scattered.
+        """
+        chip = self.topology.chip.in_collective_matmuls if self.to.ways(activations) > 1 else None
         used = [(x, [weight.tensor for weight in weights]) for x, weights in factors]
         gathered = [(x, weight.tensor, weight.stored) for x, weights in factors for weight in weights if weight.stored]
         axes = gathered_axes(*gathered[0]) if gathered else ()
         longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
         if not longer:
-            return self.to.compute(name, matmul_work(used, outputs), inputs)
-        if self.scenario.layout.overlap == "none" or not all(self.topology.axis(axis).ring for axis in longer):
+            return self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), inputs, chip)
+        if self.scenario.overlap == "none" or not all(closes(self.topology.axis(axis)) for axis in longer):
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
-            free = self.to.buffers.claim(used_bytes)
-            arrived = self.to.collective("all_gather", axes, used_bytes, f"{name} weights", free, dtype)
-            done = self.to.compute(name, matmul_work(used, outputs), (*inputs, *arrived))
+            arrived = self.to.buffers.claim(used_bytes)
+            for over, size in self.to.in_turn("all_gather", axes, used_bytes):
+                arrived = self.to.collective("all_gather", over, size, f"{name} weights", arrived, dtype)
+            done = self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), (*inputs, *arrived))
             self.to.buffers.release(done)
             return done
         stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
         self.to.buffers.claim_shards(stored_bytes, prod(self.to.ways((axis,)) for axis in longer))
-        ways = {dim: count for _, weight, stored in gathered for dim, count in _gathered_ways(weight, stored).items()}
-        pieces = Gathered(used, outputs, ways).pieces()
+        ways = {dim: count for _, weight, stored in gathered for dim, count in gathered_ways(weight, stored).items()}
+        pieces = Gathered(used, outputs, ways, self.on_chip).pieces()
         return weight_loop(self.to, name, pieces, stored_bytes, longer, inputs)
 
     # --- looped collective matmul ------------------------------------------------------------------------------------
@@ -302,13 +330,13 @@ class Lowering:
                 (sharding.all_gather(value.tensor, dim, axes), dim, weight.tensor) for value, dim, weight in factors
             ]
             product = sum_of_products(name, [(x, weight) for x, _, weight in gathered])
-            pieces = gathered_pieces(gathered, product, chunks_of_pieces(self.to.ways(axes), loop_form(self.to)))
+            pieces = gathered_pieces(gathered, product, self._chunks(axes), self.on_chip)
             size = sum(x.local_bytes for x, _, _ in gathered)
             return Placed(product, gathering_loop(self.to, name, pieces, size, axes[0], _tasks(inputs)))
         whole = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
         placed = [(value.tensor, [weight]) for value, (_, _, weight) in zip(whole, factors, strict=True)]
         product = sum_of_products(name, [(x, weight.tensor) for x, (weight,) in placed])
-        return Placed(product, self._multiply(name, placed, [product], _tasks(whole)))
+        return Placed(product, self._multiply(name, placed, [product], _tasks(whole), axes))
 
     def matmul_reduce_scatter(
         self, x: Placed, weights: Sequence[tuple[Placed, str]], axes: Axes, name: str
@@ -316,28 +344,57 @@ class Lowering:
         if loops(self.to, axes):
             products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
-            chunks = chunks_of_pieces(self.to.ways(axes), loop_form(self.to))[::-1]
-            pieces = scattered_pieces(x.tensor, [(weight.tensor, into) for weight, into in weights], chunks)
+            chunks = self._chunks(axes)[::-1]
+            pieces = scattered_pieces(x.tensor, [(w.tensor, into) for w, into in weights], chunks, self.on_chip)
             size = sum(tensor.local_bytes for tensor in products)
             done = scattering_loop(self.to, name, pieces, size, axes[0], x.after)
             return tuple(Placed(t, done) for t in results)
-        values = self.matmul(x, [weight for weight, _ in weights], name)
+        values = self._products(x, [weight for weight, _ in weights], name, axes)
         return self.reduce_scatter(
             [(value, into) for value, (_, into) in zip(values, weights, strict=True)], axes, name
         )
+
+    def all_gather_matmuls(
+        self, x: Placed, dim: str, weights: Sequence[Placed], axes: Axes, name: str
+    ) -> tuple[Placed, ...]:
+        if not loops(self.to, axes):
+            (whole,) = self.all_gather([(x, dim)], axes, name)
+            return whole, *self._products(whole, weights, name, axes)
+        gathered = sharding.all_gather(x.tensor, dim, axes)
+        used = [weight.tensor for weight in weights]
+        pieces = gathered_input_pieces(gathered, dim, used, self._chunks(axes), self.on_chip)
+        done = gathering_loop(self.to, name, pieces, gathered.local_bytes, axes[0], x.after)
+        return tuple(Placed(t, done) for t in (gathered, *(sharding.matmul(gathered, weight) for weight in used)))
+
+    def matmul_sum_reduce_scatter(
+        self, factors: Sequence[tuple[Placed, Placed]], into: str, axes: Axes, name: str
+    ) -> Placed:
+        inputs, pairs = [x for x, _ in factors], [(x.tensor, weight.tensor) for x, weight in factors]
+        product = sum_of_products(name, pairs)
+        if not loops(self.to, axes):
+            done = self._multiply(
+                name, [(x.tensor, [weight]) for x, weight in factors], [product], _tasks(inputs), axes
+            )
+            return self.reduce_scatter([(Placed(product, done), into)], axes, name)[0]
+        pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.on_chip)
+        done = scattering_loop(self.to, name, pieces, product.local_bytes, axes[0], _tasks(inputs))
+        return Placed(sharding.reduce_scatter(product, axes, into), done)
+
+    def _chunks(self, axes: Axes) -> list[int]:
+        return chunks_of_pieces(self.to.ways(axes), loop_form(self.to, axes[0]))
 
     def matmul_add(self, x: Placed, weight: Placed, plus: Placed | None, name: str) -> Placed:
         if plus is None:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
-        work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor])
+        work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.on_chip)
         return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
 
     def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str, total: str) -> Placed:
         product = sharding.matmul(x.tensor, weight.tensor)
         result = sharding.all_reduce(product, axes)
         done: Tasks = ()
-        for work, part in column_pieces(x.tensor, weight.tensor, product, chunks):
+        for work, part in column_pieces(x.tensor, weight.tensor, product, chunks, self.on_chip):
             piece = self.to.compute(name, work, x.after)
             size = part.local_bytes
             done = (*done, *self.to.collective("all_reduce", axes, size, total, piece, result.dtype))
@@ -346,9 +403,3 @@ class Lowering:
 
 def _tasks(values: Sequence[Placed]) -> Tasks:
     return tuple(ids for value in values for ids in value.after)
-
-
-def _gathered_ways(used: Sharded, stored: Sharded) -> dict[str, int]:
-    """Chips over which each dimension of a weight is gathered."""
-    dims = zip(used.dims, stored.dims, strict=True)
-    return {now.name: stored.ways(dim.axes) // used.ways(now.axes) for now, dim in dims if dim.axes != now.axes}

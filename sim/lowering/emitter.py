@@ -10,15 +10,16 @@ import numpy as np
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.emit import Emitted, alone_s, emit
+from sim.collectives.emit import Emitted, LoopedSends, alone_s, emit
 from sim.collectives.schedule import Schedule
-from sim.costs import Work, launch_columns
+from sim.costs import Work, cost, launch_columns
 from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Streams, Tasks, shifted
 from sim.partition import Axes
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
 from sim.sharding import Sharded
 from sim.specs import Scenario
+from sim.topology.chip import Chip
 from sim.topology.graph import Topology
 
 
@@ -57,19 +58,29 @@ class Emitter:
         """Collectives that wait for their inputs, but not for other compute issued before them."""
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
-    def compute(self, op: str, work: Work, inputs: Tasks = ()) -> Tasks:
-        """One launch on every chip; the tasks that end it."""
+    def compute(self, op: str, work: Work, inputs: Tasks = (), chip: Chip | None = None, added_ps: int = 0) -> Tasks:
+        """One launch on every chip; the tasks that end it.
+
+        Args:
+            chip: as this operation finds it, if other than the machine's.
+            added_ps: what it takes longer because of what runs beside it.
+        """
         waits = self.streams.waits("compute", inputs)
+        columns = launch_columns(chip or self.topology.chip, work, self.scenario.workload.activations)
         ids = self.builder.add(
             op,
             Kind.COMPUTE,
             self.chips,
             resource=self.chips,
             deps=(*waits, *self.launch(op)),
-            **launch_columns(self.topology.chip, work, self.scenario.workload.activations),
+            **{**columns, "busy_ps": columns["busy_ps"] + added_ps},
         )
         self.streams.put("compute", waits, (ids,))
         return (ids,)
+
+    def duration_ps(self, work: Work, chip: Chip | None = None) -> int:
+        """What one launch takes by itself."""
+        return cost(chip or self.topology.chip, work, self.scenario.workload.activations).duration_ps
 
     def collective(self, kind: str, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str) -> Tasks:
         """A collective of `size` bytes of `dtype`; the tasks that end it, on one chip those of its inputs."""
@@ -87,10 +98,26 @@ class Emitter:
             return (end,)
         return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
 
-    def emit(self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, needs: Ids | None = None) -> Emitted:
+    def in_turn(self, kind: str, axes: Axes, size: float) -> list[tuple[Axes, float]]:
+        """(axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its axes.
+
+        What is gathered over the last axis is all there is; over those before, a part of it. A reduce-scatter goes the
+        other way, and an all-to-all has the same buffer on every axis.
+        """
+        apart = self.scenario.stack.collective_axes == "one_by_one" and kind != "all_reduce"
+        if not apart or self.topology.kind != "torus":
+            return [(axes, size)]
+        ways = [self.ways((axis,)) for axis in axes]
+        shares = [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(ways[i + 1 :]) for i in range(len(axes))]
+        turns: list[tuple[Axes, float]] = [((axis,), size * share) for axis, share in zip(axes, shares, strict=True)]
+        return turns[::-1] if kind == "reduce_scatter" else turns
+
+    def emit(
+        self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, looped: LoopedSends | None = None
+    ) -> Emitted:
         """The tasks of a collective, looped with a matmul or not."""
         after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan, size)
-        return emit(self.builder, self.topology, plan, size, op, after, needs=needs, slow_ppm=slow_ppm, dtype=dtype)
+        return emit(self.builder, self.topology, plan, size, op, after, looped=looped, slow_ppm=slow_ppm, dtype=dtype)
 
     def slow_ppm(self, plan: Schedule, size: float) -> int:
         """Multiprocessors that a collective in progress keeps busy, in parts per million of its chips'.

@@ -1,55 +1,98 @@
 """Looped collective matmuls as tasks (Pope et al. section 3.5): the matmul is cut into pieces, piece i waits for the
-arrival of its shard, and the next shard moves under it. A loop is one operation of the compute stream."""
+arrival of its shard, and the next shard moves under it. A loop is one operation of the compute stream.
+
+A piece and the shard that moves meanwhile hold each other up: both take longer by the share of the shorter of the two
+that does not pass under the longer, `roofline_overlap`, as FLOPs and bytes of one operation do. This assumes that what
+both need is the chip's memory, and takes what rows of whole steps determine, one share for both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
+from sim.collectives.emit import LoopedSends
+from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
+from sim.collectives.schedule import Schedule
 from sim.looped import piece_of_arrival, shift_after
 from sim.lowering.emitter import Emitter
 from sim.lowering.pieces import Launches
 from sim.lowering.streams import Tasks
 from sim.partition import Axes
 from sim.program import Ids, Kind
+from sim.specs import LoopForm
+from sim.topology.graph import Axis
+
+Picoseconds = npt.NDArray[np.int64]
 
 
 def gathering_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks) -> Tasks:
     """An all-gather of `size` bytes and the matmul on it."""
-    form, length = loop_form(to), to.ways((axis,))
+    form, length = loop_form(to, axis), to.ways((axis,))
     plan = all_gather_loop(to.topology, axis, form)
+    needed_by = piece_of_arrival(plan, form, length)
+    held = _Held(to, pieces, plan, size, needed_by - 1)
     waits = to.streams.waits("compute", inputs)
     op = to.label("all_gather", (axis,), name)
-    sent = to.emit(plan, size, op, waits, to.scenario.workload.activations).sends
-    needed_by = piece_of_arrival(plan, form, length)
-    for piece, launches in enumerate(pieces):
+    sent = to.emit(plan, size, op, waits, to.scenario.workload.activations, LoopedSends(held.sends_ps)).sends
+    for piece in range(len(pieces)):
         lanes = [(needed_by == piece) & (plan.direction == direction) for direction in (1, -1)]
         arrived = tuple(to.arrivals(plan, sent, lane) for lane in lanes if lane.any())
-        _launch_all(to, name, launches, (*inputs, *arrived))
+        held.launch(name, piece, (*inputs, *arrived))
     return to.streams.last("compute")
 
 
 def scattering_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks) -> Tasks:
     """A matmul and the reduce-scatter of its `size` bytes."""
-    plan = reduce_scatter_loop(to.topology, axis, loop_form(to))
-    done = np.stack([_launch_all(to, name, launches, inputs)[0] for launches in pieces])
+    plan = reduce_scatter_loop(to.topology, axis, loop_form(to, axis))
+    held = _Held(to, pieces, plan, size, plan.step + 1)
+    done = np.stack([held.launch(name, piece, inputs)[0] for piece in range(len(pieces))])
     op = to.label("reduce_scatter", (axis,), name)
     # A chip enters once it has something to send; the send of step i carries what piece i computed.
     dtype = to.scenario.workload.activations
-    sent = to.emit(plan, size, op, (done[0],), dtype, needs=done[plan.step, plan.src])
+    needs = done[plan.step, plan.src]
+    sent = to.emit(plan, size, op, (done[0],), dtype, LoopedSends(held.sends_ps, needs))
     to.streams.put("compute", (), (done[-1], sent.end))
     return to.streams.last("compute")
 
 
-def _launch_all(to: Emitter, name: str, launches: Launches, inputs: Tasks) -> Tasks:
-    """The launches of one piece, one after the other; the tasks that end the last."""
-    for work in launches:
-        done = to.compute(name, work, inputs)
-    return done
+class _Held:
+    """The pieces of a loop and its sends, each held up by what runs beside it."""
+
+    def __init__(self, to: Emitter, pieces: Sequence[Launches], plan: Schedule, size: float, beside: Ids) -> None:
+        """`beside` [sends]: the piece that runs while each is on its way, which may be none of `pieces`."""
+        self.to, self.pieces = to, pieces
+        self.chip = to.topology.chip.in_collective_matmuls
+        links = [to.topology.links[link] for link in plan.link.tolist()]
+        way_ps = [link.busy_ps(size * share) + link.latency_ps for link, share in zip(links, plan.share, strict=True)]
+        shift_ps = np.zeros(len(pieces), dtype=np.int64)
+        paired = (beside >= 0) & (beside < len(pieces))
+        np.maximum.at(shift_ps, beside[paired], np.array(way_ps, dtype=np.int64)[paired])
+        piece_ps = [sum(to.duration_ps(work, self.chip) for work in launches) for launches in pieces]
+        self.pieces_ps = held_up_ps(to, np.array(piece_ps, dtype=np.int64), shift_ps)
+        """[pieces] What each takes longer."""
+        self.sends_ps = np.where(paired, self.pieces_ps[np.where(paired, beside, 0)], 0)
+        """[sends] What each takes longer."""
+
+    def launch(self, name: str, piece: int, inputs: Tasks) -> Tasks:
+        """The launches of one piece, one after the other; the tasks that end the last."""
+        added_ps = int(self.pieces_ps[piece])
+        for work in self.pieces[piece]:
+            done = self.to.compute(name, work, inputs, self.chip, added_ps)
+            added_ps = 0
+        return done
+
+
+def held_up_ps(to: Emitter, piece_ps: Picoseconds, shift_ps: Picoseconds) -> Picoseconds:
+    """What pieces and the shifts beside them take longer: the share of the shorter that does not pass under the longer,
+    ps."""
+    shorter = np.minimum(piece_ps, shift_ps)
+    return np.rint((1.0 - to.topology.chip.roofline_overlap) * shorter).astype(np.int64)
 
 
 def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axes: Axes, inputs: Tasks) -> Tasks:
@@ -78,14 +121,23 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
         slow_ppm=slow_ppm,
     )
     here: Tasks = ()  # arrivals of the shards in hand
-    for piece, launches in enumerate(pieces):
+    for piece, (work,) in enumerate(pieces):
         before = to.streams.last("compute")
-        _launch_all(to, name, launches, (*inputs, *here))
         along = shift_after(piece, lengths)
         if along is None:
+            to.compute(name, work, (*inputs, *here))
             break
-        after = (begin, *before, *here)
-        here = (_shift(to, op, axes[along], size, after, instance),)
+        shift = _shift(to, axes[along], size)
+        way_ps = np.max(shift["busy_ps"] + shift["flight_ps"], keepdims=True)
+        (held_ps,) = held_up_ps(to, np.array([to.duration_ps(work)]), way_ps).tolist()
+        to.compute(name, work, (*inputs, *here), added_ps=held_ps)
+        after = [ids[shift["chip"]] for ids in (begin, *before, *here)]
+        sends = to.builder.add(
+            op, Kind.SEND, **{**shift, "flight_ps": shift["flight_ps"] + held_ps}, deps=after, collective=instance
+        )
+        arrived = np.full(len(to.chips), -1, dtype=np.int32)
+        arrived[shift["peer"]] = sends
+        here = (arrived,)
     end = to.builder.add(
         op, Kind.END, to.chips, deps=(begin, *here), collective=instance, slows=slows, slow_ppm=-slow_ppm
     )
@@ -93,33 +145,38 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
     return to.streams.last("compute")
 
 
-def _shift(to: Emitter, op: str, axis: str, size: float, after: Sequence[Ids], instance: int) -> Ids:
-    """Every chip sends `size` bytes one hop on; [chips] tasks that bring each chip its arrival."""
-    plan = schedule(to.topology, "permute", (axis,))
+def _shift(to: Emitter, axis: str, size: float) -> dict[str, Any]:
+    """Columns of the sends by which every chip sends `size` bytes to the next along an axis."""
+    plan = schedule(to.topology, "permute" if to.topology.axis(axis).ring else "sendrecv", (axis,))
     links = [to.topology.links[link] for link in plan.link.tolist()]
-    sends = to.builder.add(
-        op,
-        Kind.SEND,
-        plan.src,
-        peer=plan.dst,
-        busy_ps=[link.busy_ps(size) for link in links],
-        flight_ps=[link.latency_ps for link in links],
-        resource=to.topology.chips + plan.link,
-        deps=[ids[plan.src] for ids in after],
-        bytes=size,
-        collective=instance,
-    )
-    return to.arrivals(plan, sends, np.ones(len(plan), dtype=np.bool_))
+    return {
+        "chip": plan.src,
+        "peer": plan.dst,
+        "busy_ps": np.array([link.busy_ps(size) for link in links], dtype=np.int64),
+        "flight_ps": np.array([link.latency_ps for link in links], dtype=np.int64),
+        "resource": to.topology.chips + plan.link,
+        "bytes": size,
+    }
 
 
 def loops(to: Emitter, axes: Axes) -> bool:
-    """Whether a collective over `axes` is looped with its matmul: around one ring; a line has none to go around."""
-    looped = to.scenario.layout.overlap == "collective_matmul" and len(axes) == 1 and to.ways(axes) > 1
-    return looped and to.topology.axis(axes[0]).ring
+    """Whether a collective over `axes` is looped with its matmul: around one axis that closes."""
+    looped = to.scenario.overlap == "collective_matmul" and len(axes) == 1 and to.ways(axes) > 1
+    return looped and closes(to.topology.axis(axes[0]))
 
 
-def loop_form(to: Emitter) -> LoopForm:
-    """The released code uses the latency form to decode and the throughput form to prefill (Pope et al. 3.5)."""
-    default = "bidirectional_latency" if to.scenario.workload.phase == "decode" else "bidirectional_throughput"
-    form: LoopForm = to.scenario.collectives.get("collective_matmul", default)  # type: ignore[assignment]
+def closes(axis: Axis) -> bool:
+    """Whether shards can go around an axis: a ring, or two chips that swap theirs."""
+    return axis.ring or axis.size == 2
+
+
+def loop_form(to: Emitter, axis: str) -> LoopForm:
+    """As the scenario says, or the stack. By default as the released code runs: the latency form to decode and the
+    throughput form to prefill (Pope et al. 3.5). Two chips without a wraparound have one link each way, and swap.
+    """
+    if not to.topology.axis(axis).ring:
+        return "one_way"
+    scenario = to.scenario
+    default = "bidirectional_latency" if scenario.workload.phase == "decode" else "bidirectional_throughput"
+    form: LoopForm = scenario.collectives.get("collective_matmul", scenario.stack.loop_form or default)  # type: ignore[assignment]
     return form

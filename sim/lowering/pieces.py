@@ -27,7 +27,10 @@ Launches = tuple[Work, ...]
 
 
 def gathered_pieces(
-    factors: Sequence[tuple[Sharded, str, Sharded]], product: Sharded, chunks: Sequence[int]
+    factors: Sequence[tuple[Sharded, str, Sharded]],
+    product: Sharded,
+    chunks: Sequence[int],
+    on_chip: float | None,
 ) -> list[Launches]:
     """Pieces of an all-gather loop.
 
@@ -35,6 +38,7 @@ def gathered_pieces(
         factors: gathered inputs, the dimensions they are gathered along, and the weights they are multiplied with.
         product: sum of their products.
         chunks: gathered in each piece.
+        on_chip: as `sim.lowering.work.through_memory` takes it.
     """
     contracted = [factor for factor in factors if factor[2].has(factor[1])]
     others = [factor for factor in factors if not factor[2].has(factor[1])]
@@ -47,20 +51,23 @@ def gathered_pieces(
         launches = []
         if contracted:
             parts = [(part(x, dim), [part(weight, dim)]) for x, dim, weight in contracted]
-            launches.append(matmul_work(parts, [product], [product] if found else []))
+            launches.append(matmul_work(parts, [product], [product] if found else [], on_chip))
         for x, dim, weight in others:
             own = part(product, dim)
-            launches.append(matmul_work([(part(x, dim), [weight])], [own], [own] if launches else []))
+            launches.append(matmul_work([(part(x, dim), [weight])], [own], [own] if launches else [], on_chip))
         found.append(tuple(launches))
     return found
 
 
-def scattered_pieces(x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int]) -> list[Launches]:
+def scattered_pieces(
+    x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int], on_chip: float | None
+) -> list[Launches]:
     """Pieces of a reduce-scatter loop, whose sums arrive, are added to and leave.
 
     Args:
         weights: with the dimension that each product is scattered into.
         chunks: scattered in each piece.
+        on_chip: as `sim.lowering.work.through_memory` takes it.
     """
     by_columns = [weight for weight in weights if weight[0].has(weight[1])]
     by_rows = [weight for weight in weights if not weight[0].has(weight[1])]
@@ -78,8 +85,45 @@ def scattered_pieces(x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks:
             factors: Factors = [(rows, [part(weight, into) for weight, into in group])]
             products = [(sharding.matmul(x, weight), into) for weight, into in group]
             sums = [part(product, into, arrived) for product, into in products] if arrived else []
-            launches.append(matmul_work(factors, [part(product, into) for product, into in products], sums))
+            launches.append(matmul_work(factors, [part(product, into) for product, into in products], sums, on_chip))
         found.append(tuple(launches))
+    return found
+
+
+def gathered_input_pieces(
+    x: Sharded, dim: str, weights: Sequence[Sharded], chunks: Sequence[int], on_chip: float | None
+) -> list[Launches]:
+    """Pieces of an all-gather loop of one input, contracted with several weights, whose products grow piece by piece.
+
+    Args:
+        dim: gathered, and contracted.
+        chunks: gathered in each piece.
+        on_chip: as `sim.lowering.work.through_memory` takes it.
+    """
+    products = [sharding.matmul(x, weight) for weight in weights]
+    found: list[Launches] = []
+    for count in chunks:
+        part, *own = (sharding.chunks(tensor, dim, count, sum(chunks)) for tensor in (x, *weights))
+        found.append((matmul_work([(part, own)], products, products if found else [], on_chip),))
+    return found
+
+
+def scattered_sum_pieces(
+    factors: Sequence[tuple[Sharded, Sharded]], into: str, chunks: Sequence[int], on_chip: float | None
+) -> list[Launches]:
+    """Pieces of a reduce-scatter loop of a sum of products, each of some of its columns.
+
+    Args:
+        into: the dimension of the weights that the sum is scattered into.
+        chunks: scattered in each piece.
+        on_chip: as `sim.lowering.work.through_memory` takes it.
+    """
+    product = sharding.matmul(*factors[0])
+    found: list[Launches] = []
+    for count, arrived in zip(chunks, sums_of_pieces(list(chunks)), strict=True):
+        parts = [(x, [sharding.chunks(weight, into, count, sum(chunks))]) for x, weight in factors]
+        own, sums = (sharding.chunks(product, into, some, sum(chunks)) for some in (count, arrived))
+        found.append((matmul_work(parts, [own], [sums] if arrived else [], on_chip),))
     return found
 
 
@@ -92,6 +136,8 @@ class Gathered:
     outputs: Sequence[Sharded]
     ways: dict[str, int]
     """Chips over which each dimension of the weights is gathered."""
+    on_chip: float | None
+    """As `sim.lowering.work.through_memory` takes it."""
 
     @property
     def inner(self) -> int:
@@ -103,7 +149,7 @@ class Gathered:
         """Work of each shard of the weights: the part of the input that it contracts, its part of the output."""
         factors = [(self._part(x), [self._part(weight) for weight in weights]) for x, weights in self.factors]
         outputs = [self._part(output) for output in self.outputs]
-        first, later = matmul_work(factors, outputs), matmul_work(factors, outputs, outputs)
+        first, later = (matmul_work(factors, outputs, sums, self.on_chip) for sums in ((), outputs))
         _, weights = self.factors[0]
         count = prod(self.ways.get(dim.name, 1) for dim in weights[0].dims)
         return [(later if piece % self.inner else first,) for piece in range(count)]
@@ -114,7 +160,9 @@ class Gathered:
         return tensor
 
 
-def column_pieces(x: Sharded, weight: Sharded, product: Sharded, count: int) -> list[tuple[Work, Sharded]]:
+def column_pieces(
+    x: Sharded, weight: Sharded, product: Sharded, count: int, on_chip: float | None
+) -> list[tuple[Work, Sharded]]:
     """(work, its part of the product) of each of so many pieces of the weight's last dimension, as equal as can be."""
     dim = weight.dims[-1].name
     columns = weight.local_shape[-1]
@@ -122,5 +170,11 @@ def column_pieces(x: Sharded, weight: Sharded, product: Sharded, count: int) -> 
     found = []
     for width in widths:
         part, own = (sharding.chunks(tensor, dim, width, columns) for tensor in (weight, product))
-        found.append((matmul_work([(x, [part])], [own]), own))
+        found.append((matmul_work([(x, [part])], [own], (), on_chip), own))
     return found
+
+
+def gathered_ways(used: Sharded, stored: Sharded) -> dict[str, int]:
+    """Chips over which each dimension of a weight is gathered."""
+    dims = zip(used.dims, stored.dims, strict=True)
+    return {now.name: stored.ways(dim.axes) // used.ways(now.axes) for now, dim in dims if dim.axes != now.axes}

@@ -24,7 +24,7 @@ class AttentionWork:
     scores: int
     """Per position that a query sees."""
     d_head: int
-    moved: int
+    moved: float
     """Bytes of queries and outputs."""
     score_bytes: int
     """Of a score in memory."""
@@ -35,6 +35,8 @@ class AttentionWork:
     """Matmuls for the scores, and again for the values: one per sequence and query head."""
     vector: bool
     """Whether they are of 32-bit floats on the vector units."""
+    on_chip: float | None
+    """As `through_memory` takes it."""
     form: Literal["fused", "one kernel", "three kernels"]
     """Fused, scores stay on the chip; in one kernel they are written, and read again for the values; in three the
     softmax is one of its own."""
@@ -42,7 +44,8 @@ class AttentionWork:
     def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
         """(what its name adds, work) of each kernel for a cache of `length` positions."""
         read, copied, scores = self.read * length, float(self.copied * length), self.scores * (length - self.masked)
-        flops, in_memory = 2 * 2 * scores * self.d_head, scores * self.score_bytes
+        flops = 2 * 2 * scores * self.d_head
+        in_memory = through_memory(scores * self.score_bytes, self.on_chip)
         if self.form == "fused":
             return (("", Work(flops, read + self.moved, copied, vector=self.vector)),)
         if self.form == "one kernel":
@@ -62,17 +65,29 @@ Factors = Sequence[tuple[Sharded, Sequence[Sharded]]]
 """What a fused matmul multiplies: each input with each of its weights."""
 
 
-def matmul_work(factors: Factors, outputs: Sequence[Sharded], added: Sequence[Sharded] = ()) -> Work:
-    """A fused matmul: each input, weight and output crosses HBM once.
+def through_memory(size: float, on_chip: float | None) -> float:
+    """Bytes of an activation of `size` bytes that go through HBM between the operation that writes it and the one that
+    reads it: all of them, or what `on_chip` bytes of memory on the chip do not hold.
+
+    Assumes that the memory is there for each activation alone, and that the part that fits stays in it.
+    """
+    return size if on_chip is None else max(0.0, size - on_chip)
+
+
+def matmul_work(
+    factors: Factors, outputs: Sequence[Sharded], added: Sequence[Sharded] = (), on_chip: float | None = None
+) -> Work:
+    """A fused matmul: each input, weight and output crosses HBM once, activations as far as `through_memory` says.
 
     Args:
         added: sums that are read as well, and added to the products before these are written.
     """
     flops = sum(sharding.matmul_flops(x, weight) for x, weights in factors for weight in weights)
-    read = [*(x for x, _ in factors), *(weight for _, weights in factors for weight in weights), *added]
+    activations = [*(x for x, _ in factors), *added, *outputs]
     return Work(
         float(flops),
-        float(sum(tensor.local_bytes for tensor in (*read, *outputs))),
+        float(sum(weight.local_bytes for _, weights in factors for weight in weights))
+        + sum(through_memory(tensor.local_bytes, on_chip) for tensor in activations),
         rows=max(_elements(x, rows=True) for x, _ in factors),
         columns=sum(_elements(output, rows=False) for output in outputs),
     )

@@ -40,7 +40,7 @@ class ClosedForm:
     """The paper's own formula; of tensor parallelism the usual model."""
     terms: Mapping[str, float]
     per_axis_latency_s: float
-    """Every operation and collective at what it costs on its own links, one after the other, nothing overlapped.
+    """Every operation and collective at what it costs on its own links, one after the other, a looped matmul as one.
 
     Of tensor parallelism with Ladder's sums under the next half layer."""
     per_axis_terms: Mapping[str, float]
@@ -48,7 +48,7 @@ class ClosedForm:
     """Why the simulation may take another time than `per_axis_latency_s`, such as `leaves out layout.overlap:
     micro_batches`; empty where it takes the same, to the rounding of its tasks."""
     name: str = PAPER
-    per_axis_name: str = "per axis, no overlap"
+    per_axis_name: str = "per axis, operation by operation"
 
     @property
     def per_axis_exact(self) -> bool:

@@ -1,4 +1,4 @@
-"""All choices of a search: every machine, batch, layout, attention sharding and overlap.
+"""All choices of a search: every machine, batch, layout and attention sharding, and every overlap of GPUs.
 
 A candidate is a point of a sweep over a shipped scenario, so it is measured, and spread over processes, like one.
 """
@@ -22,11 +22,14 @@ BASE = "palm540b_decode_ws2d"
 
 Phase = Literal["decode", "prefill"]
 
+AS_THE_STACK = "as the stack"
+
 _CHOICES: dict[bool, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    True: (tuple(LAYOUTS), ("heads", "batch"), ("none", "collective_matmul")),
+    True: (tuple(LAYOUTS), ("heads", "batch"), (AS_THE_STACK,)),
     False: ((TENSOR_PARALLEL,), ("heads",), ("none", "micro_batches", "chunked_matmul")),
 }
-"""Layouts, attention shardings and overlaps of a torus, and of switches and graphs."""
+"""Layouts, attention shardings and overlaps of a torus, and of switches and graphs. A torus runs in the one mode of its
+stack, which is what was validated."""
 
 
 def candidates(
@@ -59,6 +62,8 @@ def candidates(
             workload = {"phase": phase, "batch": batch, "weights": dtype, **length}
             layout = {"ffn": ffn, "attention": attention, "overlap": overlap}
             choices = {"topology": machine.topology, "mesh": machine.mesh, "batch": str(batch), **layout}
+            if overlap == AS_THE_STACK:
+                del layout["overlap"]
             fields = {"topology": machine.topology, "model": model, "workload": workload, "layout": layout}
             texts = (f"{key}={json.dumps(value)}" for key, value in fields.items())
             found.append(Point(choices, (*NO_SWEEP, *texts, *settings, *machine.settings)))

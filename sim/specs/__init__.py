@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.specs.algorithms import ALGORITHMS, LOOP_FORMS
+from sim.specs.algorithms import ALGORITHMS, LOOP_FORMS, LoopForm
 from sim.specs.base import TEXT_RULES, Strict
 from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype
 from sim.specs.engine import Kernel
@@ -62,6 +62,7 @@ __all__ = [
     "HostTimes",
     "Kernel",
     "LinkSpec",
+    "LoopForm",
     "MeasuredSpec",
     "Medium",
     "MemoryPoolSpec",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, WithJsonSchema
 
@@ -38,7 +38,8 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "scatter": ("spanning_trees", "one_shot"),
     "sendrecv": ("ring",),
 }
-LOOP_FORMS = ("one_way", "bidirectional_throughput", "bidirectional_latency")
+LoopForm = Literal["one_way", "bidirectional_throughput", "bidirectional_latency"]
+LOOP_FORMS: tuple[str, ...] = get_args(LoopForm)
 """Of the looped collectives in a collective matmul."""
 
 

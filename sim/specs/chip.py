@@ -25,3 +25,6 @@ class ChipSpec(Strict):
     """Of 32-bit floats outside the matrix units. Default: not known, and no stack may multiply there."""
     multiprocessors: Sourced[Count] | None = None
     """Of a GPU, over which the tiles of a matmul are spread. Default: the chip has none."""
+    on_chip_memory: Sourced[Size] | None = None
+    """Memory that the compiler holds activations in, of which only what does not fit goes through HBM. Default:
+    activations go through HBM between one operation and the next."""

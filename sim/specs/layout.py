@@ -63,7 +63,8 @@ class LayoutSpec(Strict):
 
     ffn: Ffn
     attention: Literal["heads", "batch"]
-    overlap: Overlap = "none"
+    overlap: Overlap | None = None
+    """Default: the stack's on a torus, else none."""
     block: Literal["parallel", "serial"] | None = None
     """Default: the model's."""
     residual: Residual | None = None
@@ -97,7 +98,7 @@ class LayoutSpec(Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.ffn != TENSOR_PARALLEL:
-            if self.overlap not in ("none", "collective_matmul"):
+            if self.overlap not in (None, "none", "collective_matmul"):
                 raise wrong("overlap", rule=f"'{self.overlap}' is of layout '{TENSOR_PARALLEL}'", got=self.ffn)
             if self.mesh.tensor is not None:
                 raise wrong("mesh", "tensor", rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
@@ -120,7 +121,7 @@ class LayoutSpec(Strict):
             rule = "chunked_matmul sums the last matmul of every half, each by itself"
             raise wrong("overlap", rule=rule, got=self.residual)
         if self.sequence_parallel:
-            if self.overlap != "none":
+            if self.overlap not in (None, "none"):
                 raise wrong("overlap", rule="sequence_parallel goes with 'none'", got=self.overlap)
             if self.residual in ("desync2", "desync4", "no_communication"):
                 rule = "chips that differ in the residual stream cannot split it over tokens"

@@ -10,7 +10,7 @@ from sim.errors import suggest
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
-from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec, PhaseLayout
+from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec, Overlap, PhaseLayout
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
@@ -246,6 +246,13 @@ class Scenario(Strict):
     def residual(self) -> str:
         """Name of the residual scheme."""
         return self.layout.residual or ("parallel" if self.block == "parallel" else "standard")
+
+    @property
+    def overlap(self) -> Overlap:
+        """What overlaps: as the layout says, else as the stack runs a torus."""
+        if self.layout.overlap is not None:
+            return self.layout.overlap
+        return "none" if self.layout.ffn == TENSOR_PARALLEL else self.stack.overlap
 
     @property
     def own_stream(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sim.specs.algorithms import LoopForm
 from sim.specs.base import Count, Multiple, Name, Number, Strict
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
@@ -38,7 +39,8 @@ class Software(Strict):
     l2_bandwidth: Sourced[Bandwidth] | None = None
     """Reached rate of reads from the L2 cache, for expanded key-value heads. Default: such reads take no time."""
     roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
-    """Share of the shorter of an operation's two times, FLOPs and bytes, that passes under the longer."""
+    """Share of the shorter of an operation's two times, FLOPs and bytes, that passes under the longer; and of a piece
+    of a looped matmul and the shard that is on its way meanwhile."""
     op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time of every compute op beside its roofline time."""
     matmul_overhead: Sourced[Duration] | None = None
@@ -54,10 +56,22 @@ class Software(Strict):
     channel_rate: Sourced[Bandwidth] | None = None
     """Bytes of a collective's array per second that keep one of its channels busy: as many are busy as the collective,
     left alone, needs. Default: all of them, also while they wait."""
+    overlap: Literal["none", "collective_matmul"] = "none"
+    """Whether the layouts of a torus run as loops of matmuls and shards on their way, unless `layout.overlap` says."""
+    loop_form: LoopForm | None = None
+    """Form of these loops, unless the scenario says. Default: bidirectional_latency to decode, else
+    bidirectional_throughput."""
+    collective_matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    """Share of the FLOP/s of a matmul by itself that one reaches whose input is gathered, or whose output is scattered,
+    over an axis of a torus, whether it is looped with that collective or not."""
+    collective_axes: Literal["at_once", "one_by_one"] = "at_once"
+    """Whether an all-gather, reduce-scatter or all-to-all over several axes of a torus is one collective on all of
+    them, or one after the other on each."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective that is not of a library with times of its own."""
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
-    """Of collectives on a torus: time that every message takes to start and to be seen, beside its link's latency."""
+    """Of collectives on a torus: time that every message takes to start and to be seen, beside its link's latency. In
+    an all-to-all a chip starts the messages to all others of an axis one after the other."""
 
 
 class StackSpec(Software):

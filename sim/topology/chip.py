@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.specs import ChipSpec, StackSpec
 
@@ -36,6 +36,10 @@ class Chip:
     """Side of a square tile whose operands take as long to load as to multiply at the peak; 0 where unknown."""
     matmul_split: int
     """Parts into which a tile's sum may be cut at most; 0 for as many as are of use."""
+    on_chip_bytes: float | None
+    """Memory that holds activations between operations; None where these go through HBM."""
+    collective_matmul_efficiency: float
+    """Share of the rate of a matmul by itself that one with a collective of activations reaches."""
     op_overhead_s: float
     matmul_overhead_s: float
     """Of matmuls of more than one row."""
@@ -67,6 +71,8 @@ class Chip:
             multiprocessors=spec.multiprocessors.value if spec.multiprocessors else 0,
             matmul_balance=stack.matmul_balance.value if stack.matmul_balance else 0.0,
             matmul_split=stack.matmul_split.value if stack.matmul_split else 0,
+            on_chip_bytes=spec.on_chip_memory.value if spec.on_chip_memory else None,
+            collective_matmul_efficiency=stack.collective_matmul_efficiency.value,
             op_overhead_s=stack.op_overhead.value,
             matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
             fuses_elementwise=stack.elementwise == "fused",
@@ -77,3 +83,8 @@ class Chip:
             fuses_attention=stack.attention == "fused",
             attends_in_f32=stack.attention_format == "f32",
         )
+
+    @property
+    def in_collective_matmuls(self) -> Chip:
+        """The chip as matmuls find it whose input is gathered or whose output is scattered over an axis of a torus."""
+        return replace(self, matmul_efficiency=self.collective_matmul_efficiency * self.matmul_efficiency)

@@ -110,6 +110,8 @@ class Topology:
     """Node that adds up and multicasts and has a link to every chip; None where there is none that has."""
     vertex_transitive: bool = False
     """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
+    message_start_s: float = 0.0
+    """Of a torus: what the software takes to start a message; part of the latency of every link."""
     failed: frozenset[int] = frozenset()
     """Links that carry nothing (see `without`); they stay in `links`, so that numbers and names do."""
     intact: Topology | None = field(default=None, repr=False)

@@ -58,6 +58,7 @@ def build(spec: TorusSpec, stack: StackSpec) -> Topology:
         nodes=tuple(map(str, range(chips))),
         links=tuple(links),
         collective_overhead_s=stack.collective_overhead.value,
+        message_start_s=step_s,
         collectives=spec.collectives,
         ways_of=shortest if any(axis.twist for axis in spec.axes.values()) else dimension_ordered,
         kind="torus",
