@@ -75,7 +75,8 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
 
 
 def _overhead_s(topology: Topology, schedule: Schedule) -> float:
-    """Launch overhead, s: that of the protocol, else the machine's; of an all-to-all, with the starts of messages that no hop hides.
+    """Launch overhead, s: the protocol's, else the machine's; of an all-to-all, with the starts of messages that no hop
+    hides.
 
     In an all-to-all along a ring of K chips each of them starts K-1 messages, one after the other; on their way, they
     are passed on floor(K/2) times, and every hop has a start in its latency.
