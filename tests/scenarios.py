@@ -157,7 +157,7 @@ def _scenario(
     own: dict[str, Any] = {"collective_overhead": draw.choice(("0 s", "3 us"))}
     if layout["ffn"] == TENSOR_PARALLEL and draw.random() < 0.2:
         layout["mesh"] = {"tensor": draw.randint(1, chips)}
-    for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_bandwidth", "9 TB/s")):
+    for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_speed", 3)):
         if draw.random() < 0.2:
             own[number] = value
     if draw.random() < 0.8:

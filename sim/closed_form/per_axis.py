@@ -49,7 +49,7 @@ KNOWN: Known = {
     "topology.axes.*.wrap": ANY,
     "topology.axes.*.twist": ANY,
     "topology.axes.*.link": ANY,
-    "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
+    "stack.l2_speed": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
     **dict.fromkeys(
         ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
     ),  # of NCCL, which runs on no torus

@@ -36,8 +36,9 @@ class Software(Strict):
     """Reached share of the chip's HBM bandwidth in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
     """The same in a matmul of more than one row, whose weights are read in tiles. Default: `hbm_efficiency`."""
-    l2_bandwidth: Sourced[Bandwidth] | None = None
-    """Reached rate of reads from the L2 cache, for expanded key-value heads. Default: such reads take no time."""
+    l2_speed: Sourced[Number] | None = None
+    """Reached rate of reads from the L2 cache, for expanded key-value heads, as a multiple of the chip's HBM bandwidth.
+    Default: such reads take no time."""
     roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Share of the shorter of an operation's two times, FLOPs and bytes, that passes under the longer; and of a piece
     of a looped matmul and the shard that is on its way meanwhile."""

@@ -66,7 +66,7 @@ class Chip:
             hbm_efficiency=stack.hbm_efficiency.value,
             roofline_overlap=stack.roofline_overlap.value,
             matmul_hbm_efficiency=(stack.matmul_hbm_efficiency or stack.hbm_efficiency).value,
-            l2_bandwidth=stack.l2_bandwidth.value if stack.l2_bandwidth else math.inf,
+            l2_bandwidth=spec.hbm_bandwidth.value * stack.l2_speed.value if stack.l2_speed else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
             multiprocessors=spec.multiprocessors.value if spec.multiprocessors else 0,
             matmul_balance=stack.matmul_balance.value if stack.matmul_balance else 0.0,
