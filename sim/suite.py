@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 from sim import load
 from sim.errors import InputError, suggest
+from sim.lengths import lengths_of_batch
 from sim.specs import (
     ALGORITHMS,
     AnySuite,
@@ -108,7 +109,8 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case | Co
     if (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
-        requests = suite
+        tables = {pattern: str(folder / file) for pattern, file in suite.lengths.items()}
+        requests = suite.model_copy(update={"lengths": tables})
         return suite, _cases(source, lambda row: _request_case(requests, row))
     if isinstance(suite, GenerationSuite):
         generations = suite
@@ -296,6 +298,8 @@ def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
         "reference": None,
         **known,
     }
+    if table := _first(suite.lengths, row.cell("model")):
+        settings["padding.real_lengths"] = lengths_of_batch(Path(table), number("batch"), padded)
     for field in ("weights", "activations", "kv_cache"):
         settings[f"workload.{field}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
     if known.get("padding.eliminate") and not padding:

@@ -9,6 +9,7 @@ import pytest
 from sim import calibrate, load
 from sim.costs import padding
 from sim.errors import InputError
+from sim.lengths import lengths_of_batch, read_lengths
 from sim.run import latency_s, run
 from sim.specs import RequestSuite, TilesSpec
 from sim.suite import Case, read
@@ -166,6 +167,24 @@ def test_layers_elsewhere_cost_what_the_formula_says(to: str):
         assert pool.slower > 1
         assert pool.stall_s == pytest.approx(pool.closed_form_stall_s, rel=0.02)
     assert pool.layers_that_fit_without < 24 <= pool.layers_that_fit
+
+
+def test_lengths_of_bert_are_those_of_its_table():
+    """One row of the table, and the row of the suite that takes it; a batch that the table has not is named."""
+    scenario = cases()["ft_bert6b_tp1_b4_i384"].scenario()
+    assert scenario.padding.lengths(4, 384) == (321, 307, 5, 219)
+    table = load.data_root() / "scenarios" / "published" / "bert_6b_lengths.csv"
+    assert lengths_of_batch(table, 4, 384) == (321, 307, 5, 219)
+    with pytest.raises(InputError, match="no such batch and padded length, got '3 x 384'"):
+        lengths_of_batch(table, 3, 384)
+
+
+def test_every_length_of_bert_lies_within_its_padded_length():
+    for (batch, padded), lengths in read_lengths(
+        load.data_root() / "scenarios" / "published" / "bert_6b_lengths.csv"
+    ).items():
+        assert len(lengths) == batch
+        assert all(1 <= length <= padded for length in lengths)
 
 
 HEAD = "case_id,source,system,model,layers,tp,pp,batch,input_len,real_len,output_len,engine,dtype,metric,value\n"
