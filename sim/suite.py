@@ -301,7 +301,7 @@ def _request_case(suite: RequestSuite, row: _Row) -> Case | None:
     if table := _first(suite.lengths, row.cell("model")):
         settings["padding.real_lengths"] = lengths_of_batch(Path(table), number("batch"), padded)
     for field in ("weights", "activations", "kv_cache"):
-        settings[f"workload.{field}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
+        settings.setdefault(f"workload.{field}", _DTYPES.get(row.cell("dtype"), row.cell("dtype")))
     if known.get("padding.eliminate") and not padding:
         del settings["padding.eliminate"]
     first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
