@@ -1,18 +1,34 @@
-"""Cost of one operation on one chip: its FLOPs, its bytes and a fixed overhead; every number is from the chip's file.
+"""Cost of one operation on one chip: its FLOPs, its bytes and a fixed overhead, at what its stack reaches.
 
 Durations, and all that reports and figures say about what limits an operation, follow from `cost`.
+
+A matmul on a chip of multiprocessors is cut into tiles of its output, one per multiprocessor at a time, so that it
+takes whole waves of tiles. A tile takes the longer of two times, about: that of its multiplications, and that of
+loading the rows and columns that they need, which counts more the smaller the tile is. Of the tile shapes, and of the
+ways to cut the sums of a tile (split-K, whose parts go through memory), the matmul uses the fastest. A chip without
+multiprocessors, or a stack that says nothing of tiles, reaches one rate in all shapes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from math import ceil
+from functools import lru_cache
+from itertools import product
 from typing import Any
 
 from sim import units
 from sim.errors import InputError
-from sim.specs import TilesSpec
 from sim.topology.chip import Chip
+
+_SIDES = (64, 128, 256)
+"""Rows and columns of a tile: those of cuBLAS and CUTLASS on A100 and later."""
+_SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
+"""Parts into which the sum of a tile may be cut."""
+_LEAST_INNER = 64
+"""Values that a part of a sum is padded to."""
+_PARTIAL = 4
+"""Bytes of a partial sum, which is written and read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +40,17 @@ class Work:
     """Read from and written to HBM: weights, cache, inputs and outputs, each once."""
     l2_bytes: float = 0.0
     """Read from the L2 cache, where copies of something in HBM are read as often as there are copies."""
-    rows: int = 0
+    rows: float = 0
     """Of a matmul's input: a single row is streamed, more of them are tiled; 0 for what is no matmul."""
-    columns: int = 0
+    columns: float = 0
     """Of its output."""
+    products: float = 1
+    """Matmuls of this shape that one launch makes, such as one per sequence and head in attention."""
+
+    @property
+    def inner(self) -> float:
+        """Values of a row that a value of the output sums, of a matmul."""
+        return self.flops / (2 * self.rows * self.columns * self.products)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +58,7 @@ class Cost:
     """Time of one launch on one chip, and what it is made of, s."""
 
     compute_s: float
-    """FLOPs at the rate that a matmul of this shape reaches."""
+    """FLOPs at the rate that a matmul of this shape reaches, which may be that of loading what its tiles multiply."""
     memory_s: float
     """Bytes at the HBM or L2 bandwidth that this kind of operation reaches, whichever takes longer."""
     beside: float
@@ -67,7 +90,7 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
     return chip.peak_flops[dtype] * chip.matmul_efficiency
 
 
-def hbm_rate(chip: Chip, rows: int) -> float:
+def hbm_rate(chip: Chip, rows: float) -> float:
     """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else."""
     return chip.hbm_bandwidth * (chip.matmul_hbm_efficiency if rows > 1 else chip.hbm_efficiency)
 
@@ -75,13 +98,13 @@ def hbm_rate(chip: Chip, rows: int) -> float:
 def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     """Returns what one launch of `work` takes."""
     return Cost(
-        compute_s=work.flops / matmul_rate(chip, dtype) * padding(chip.matmul_tiles, work.rows, work.columns),
+        compute_s=compute_s(chip, work, dtype),
         memory_s=max(
             work.bytes / hbm_rate(chip, work.rows),
             work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
         ),
         beside=1.0 - chip.roofline_overlap,
-        overhead_s=chip.op_overhead_s,
+        overhead_s=chip.matmul_overhead_s if work.rows > 1 else chip.op_overhead_s,
     )
 
 
@@ -97,14 +120,53 @@ def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
     }
 
 
-def padding(tiles: TilesSpec | None, rows: int, columns: int) -> float:
-    """By how much tiles at the edges and a last wave that is not full lengthen a matmul, at least 1.
+def compute_s(chip: Chip, work: Work, dtype: str) -> float:
+    """Time of the FLOPs alone, s: of a matmul of several rows in tiles, where the chip and the stack say how."""
+    rate = matmul_rate(chip, dtype)
+    if work.rows <= 1 or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
+        return work.flops / rate
+    sizes = _Tiled(work.rows, work.columns, work.inner, work.products)
+    at = _Multiprocessors(chip.multiprocessors, rate, chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, 2))
+    return _tiled_s(sizes, at)
 
-    Of the ways to split its sums, the one that fills the waves best.
+
+@dataclass(frozen=True, slots=True)
+class _Tiled:
+    """A matmul, or several of one shape."""
+
+    rows: float
+    columns: float
+    inner: float
+    products: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Multiprocessors:
+    """All of a chip together."""
+
+    count: int
+    flops: float
+    """FLOP/s."""
+    loads: float
+    """Values of operands that they load per second."""
+    memory: float
+    """Bytes/s."""
+
+
+@lru_cache(maxsize=2**16)
+def _tiled_s(work: _Tiled, at: _Multiprocessors) -> float:
+    """Time of the fastest tiles, s.
+
+    The two times of a tile are joined by the fourth root of the sum of their fourth powers: where they are equal, a
+    fifth longer than either.
     """
-    if tiles is None or not rows or not columns:
-        return 1.0
-    down, across = ceil(rows / tiles.rows), ceil(columns / tiles.columns)
-    edges = down * tiles.rows / rows * (across * tiles.columns / columns)
-    waves = (across * down * split / tiles.at_once for split in range(1, tiles.split + 1))
-    return edges * min(ceil(wave) / wave for wave in waves)
+    found = []
+    for down, across in product(_SIDES, repeat=2):
+        tiles = math.ceil(work.rows / down) * math.ceil(work.columns / across) * work.products
+        multiply_s, load_s = 2 * down * across * at.count / at.flops, (down + across) * at.count / at.loads
+        step_s = math.sqrt(math.hypot(multiply_s**2, load_s**2))
+        for split in _SPLITS:
+            waves, inner = math.ceil(tiles * split / at.count), max(work.inner / split, min(work.inner, _LEAST_INNER))
+            partial = work.rows * work.columns * work.products * split if split > 1 else 0.0
+            found.append(waves * inner * step_s + 2 * _PARTIAL * partial / at.memory)
+    return min(found)

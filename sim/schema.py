@@ -12,6 +12,18 @@ from sim.load import REFERENCES
 from sim.specs import FILE_KINDS
 
 
+_CARRIED: dict[str, Any] = {
+    "type": "object",
+    "description": "the value of another chip or stack",
+    "properties": {
+        "same_as": {"type": "string", "description": "CHIP of this file, or STACK/CHIP"},
+        "source": {"type": "string", "description": "why it is taken over"},
+    },
+    "required": ["same_as"],
+    "additionalProperties": False,
+}
+
+
 def schemas() -> dict[str, str]:
     """Schema text of each kind of file."""
     return {kind: json.dumps(_schema(kind), indent=2, sort_keys=True) + "\n" for kind in FILE_KINDS}
@@ -33,6 +45,9 @@ def _schema(kind: str) -> dict[str, Any]:
     for part in (schema, *definitions.values()):
         for fields in REFERENCES.get(_kind_of(part), {}):
             _allow_name(part, fields, definitions)
+        if part.get("title") == "StackChip":
+            own = part["properties"]
+            own.update({name: {"anyOf": [_CARRIED, field]} for name, field in own.items() if name != "same_as"})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -90,10 +90,7 @@ def on_switch(*settings: str) -> Scenario:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (
-            ["stack.matmul_tiles={value: {rows: 128, columns: 128, at_once: 108, split: 8}}"],
-            "leaves out stack.matmul_tiles",
-        ),
+        (["stack.matmul_balance=100"], "leaves out stack.matmul_balance"),
         (["layout.overlap=collective_matmul"], "leaves out layout.overlap: collective_matmul"),
         (["layout.communication=own_stream"], "leaves out layout.communication: own_stream"),
         (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
@@ -193,7 +190,7 @@ def test_serving_gpus_on_a_ring_are_not_exact():
     fields = {"name": "ring", "topology": machine, "model": model, "workload": work, "layout": layout}
     form = predict(Scenario.model_validate(fields))
     assert form is not None
-    assert form.inexact == ("leaves out stack.matmul_tiles",)
+    assert form.inexact == ("leaves out stack.matmul_balance",)
 
 
 def test_a_field_that_no_form_lists_makes_them_inexact():

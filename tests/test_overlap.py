@@ -80,9 +80,7 @@ def test_on_the_compute_stream_ladder_gains_nothing():
 
 def test_communication_on_its_own_stream_joins_the_compute_stream_for_a_price():
     """Standard waits for each of its all-reduces: twelve joins of 6 us are 72 us more than none."""
-    with_joins, without = (
-        step_us("layout.residual=standard", f"stack.stream_wait={wait} us") for wait in (6, 0)
-    )
+    with_joins, without = (step_us("layout.residual=standard", f"stack.stream_wait={wait} us") for wait in (6, 0))
     assert with_joins - without == pytest.approx(12 * 6)
 
 

@@ -34,8 +34,7 @@ def test_rings_of_twisted_tori_have_the_lengths_of_the_quotient_groups():
 @pytest.mark.parametrize("plain", ["tpu_v4_4x4x8", "tpu_v4_4x8x8"])
 def test_a_twist_costs_rings_nothing(plain, collective, size):
     times = [
-        bench.time_s(build(*load.machine(name)), collective, XYZ, size, None)
-        for name in (plain, f"{plain}_twisted")
+        bench.time_s(build(*load.machine(name)), collective, XYZ, size, None) for name in (plain, f"{plain}_twisted")
     ]
     assert times[1] <= 1.03 * times[0]
 

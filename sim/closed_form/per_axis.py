@@ -52,6 +52,7 @@ KNOWN: Known = {
     "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
     "stack.channel_interference": ANY,  # of NCCL, which runs on no torus
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
+    "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.stream_wait": ANY,  # of collectives on a stream of their own
     "layout.communication": (None, "compute_stream"),
     "layout.chunks": ANY,  # of an overlap that is not known
@@ -334,9 +335,9 @@ def per_axis(scenario: Scenario) -> Prediction:
         elif stack.elementwise == "fused":
             ledger.op("attention", flops, moved + 2 * queries * C * _LOGIT)
         else:
-            ledger.op("attention scores", flops / 2, moved / 2 + queries * C * a)
+            ledger.op("attention scores", flops / 2, moved / 2 + queries * C * a, tiled=own > 1)
             ledger.op("attention softmax", 0.0, 2 * queries * C * a)
-            ledger.op("attention values", flops / 2, moved / 2 + queries * C * a)
+            ledger.op("attention values", flops / 2, moved / 2 + queries * C * a, tiled=own > 1)
 
     attention = {"batch": attention_by_batch, "heads": attention_by_heads}[scenario.layout.attention]
     read_residual("residual", "norm")

@@ -50,6 +50,8 @@ KNOWN: Known = {
     "topology.nccl": ANY,
     "topology.reduces": ANY,
     "stack.l2_bandwidth": ANY,
+    "stack.matmul_overhead": ANY,
+    "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.channel_interference": ANY,  # of NCCL's collectives, whose formula is not exact
     "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "layout.ffn": (TENSOR_PARALLEL,),
@@ -162,7 +164,7 @@ class _Sizes:
             return [*ops, Op("attention", flops, moved, read, copies, apart=False)]
         if self.stack.elementwise == "fused":
             return [*ops, Op("attention", flops, moved + 2 * scores * _SCORES, read, copies, apart=False)]
-        product = (flops / 2, moved / 2 + scores * self.a, read / 2, copies / 2)
+        product = (flops / 2, moved / 2 + scores * self.a, read / 2, copies / 2, self.L > 1)
         softmax = Op("softmax", 0.0, 2 * scores * self.a)
         return [*ops, Op("scores", *product, apart=False), softmax, Op("values", *product, apart=False)]
 
@@ -259,16 +261,15 @@ def usual(scenario: Scenario, wire: Wire) -> Prediction:
 
 def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
     """Every operation at its own roofline and overhead; of Ladder's sums what the next half does not hide."""
-    overhead = scenario.stack.op_overhead.value
 
     def time_of(half: Half) -> float:
-        return sum(_roofline(scenario, op) + overhead for op in half.ops)
+        return sum(_time(scenario, op) for op in half.ops)
 
     parts = halves(scenario)
     compute, exposed, inexact = _pass(scenario, parts, time_of, wire)
     terms: dict[str, float] = {}
     for op in (op for half in parts for op in half.ops):
-        terms[op.name] = terms.get(op.name, 0.0) + _roofline(scenario, op) + overhead
+        terms[op.name] = terms.get(op.name, 0.0) + _time(scenario, op)
     known = KNOWN if scenario.own_stream and exposed else {**KNOWN, **_WITHOUT_JOINS}
     return Prediction(compute + sum(exposed.values()), {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
@@ -288,6 +289,12 @@ def _roofline(scenario: Scenario, op: Op) -> float:
     copies = op.copies / stack.l2_bandwidth.value if stack.l2_bandwidth else 0.0
     compute, memory = op.flops / _rate(scenario), max((op.read + op.moved) / _memory(scenario, op), copies)
     return max(compute, memory) + (1 - stack.roofline_overlap.value) * min(compute, memory)
+
+
+def _time(scenario: Scenario, op: Op) -> float:
+    stack = scenario.stack
+    overhead = stack.matmul_overhead if op.tiled and stack.matmul_overhead else stack.op_overhead
+    return _roofline(scenario, op) + overhead.value
 
 
 def _pass(

@@ -31,6 +31,8 @@ class AttentionWork:
     masked: float
     """Positions of the cache that a query skips because they come after it, on average over a chip's queries; 0 where
     all are computed and the masked ones thrown away."""
+    products: int
+    """Matmuls for the scores, and again for the values: one per sequence and query head."""
     form: Literal["fused", "one kernel", "three kernels"]
     """Fused, scores stay on the chip; in one kernel they are written, and read again for the values; in three the
     softmax is one of its own."""
@@ -43,8 +45,9 @@ class AttentionWork:
             return (("", Work(flops, read + self.moved, copied)),)
         if self.form == "one kernel":
             return (("", Work(flops, read + self.moved + 2 * in_memory, copied)),)
-        half = Work(flops / 2, (read + self.moved) / 2 + in_memory, copied / 2)
-        return (" scores", half), (" softmax", Work(0.0, 2 * in_memory)), (" values", half)
+        half = (flops / 2, (read + self.moved) / 2 + in_memory, copied / 2, self.scores / self.products)
+        multiplied, summed = (Work(*half, columns, self.products) for columns in (length, self.d_head))
+        return (" scores", multiplied), (" softmax", Work(0.0, 2 * in_memory)), (" values", summed)
 
 
 Factors = Sequence[tuple[Sharded, Sequence[Sharded]]]

@@ -23,7 +23,7 @@ from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Sourced
 from sim.specs.scenario import Scenario
-from sim.specs.stack import Software, StackFile, StackSpec, TilesSpec
+from sim.specs.stack import Software, StackFile, StackSpec
 from sim.specs.suite import (
     AnySuite,
     Calibration,
@@ -82,7 +82,6 @@ __all__ = [
     "Strict",
     "Suite",
     "SwitchSpec",
-    "TilesSpec",
     "Tolerance",
     "TopologySpec",
     "TorusSpec",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sim.specs.base import Name, Strict
+from sim.specs.base import Count, Name, Strict
 from sim.specs.quantities import Bandwidth, Rate, Size, Sourced
 
 Dtype = Literal["bf16", "fp16", "int8"]
@@ -21,3 +21,5 @@ class ChipSpec(Strict):
     """Dense matmul rate per operand type."""
     hbm_bandwidth: Sourced[Bandwidth]
     hbm_capacity: Sourced[Size]
+    multiprocessors: Sourced[Count] | None = None
+    """Of a GPU, over which the tiles of a matmul are spread. Default: the chip has none."""

@@ -5,27 +5,10 @@ A chip's file has physics alone. A stack's file has what is common to all chips,
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from sim.specs.base import Count, Name, Strict
+from sim.specs.base import Name, Number, Strict
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
-
-
-class TilesSpec(Strict):
-    """A matmul's output in tiles, one per multiprocessor at a time, the last wave of which may be short.
-
-    Source: NVIDIA, Matrix Multiplication Background User's Guide, tile and wave quantization.
-    """
-
-    rows: Count
-    columns: Count
-    """Of a tile."""
-    at_once: Count
-    """Multiprocessors."""
-    split: Annotated[int, Field(ge=1, le=64)]
-    """Into how many parts the sum of a tile may be cut where there are few tiles (split-K)."""
 
 
 class Software(Strict):
@@ -37,8 +20,10 @@ class Software(Strict):
     """Whether attention scores stay on the chip (as in FlashAttention) or go through HBM as 32-bit numbers."""
     matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's peak in a large matmul."""
-    matmul_tiles: Sourced[TilesSpec] | None = None
-    """Default: a matmul's rate does not depend on its shape."""
+    matmul_balance: Sourced[Number] | None = None
+    """Side of a square tile of a matmul's output that a multiprocessor takes as long to load the operands of as to
+    multiply them at its peak: smaller tiles wait for their operands (`sim.costs`). Default: a matmul's rate does not
+    depend on its shape."""
     hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's HBM bandwidth in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
@@ -49,6 +34,8 @@ class Software(Strict):
     """Share of the shorter of an operation's two times, FLOPs and bytes, that passes under the longer."""
     op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time of every compute op beside its roofline time."""
+    matmul_overhead: Sourced[Duration] | None = None
+    """The same of a matmul of more than one row. Default: `op_overhead`."""
     launch: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
     stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sim.specs import ChipSpec, StackSpec, TilesSpec
+from sim.specs import ChipSpec, StackSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,13 @@ class Chip:
     """Bytes/s, as reached."""
     hbm_capacity: float
     """Bytes."""
-    matmul_tiles: TilesSpec | None
+    multiprocessors: int
+    """0 for none."""
+    matmul_balance: float
+    """Side of a square tile whose operands take as long to load as to multiply at the peak; 0 where unknown."""
     op_overhead_s: float
+    matmul_overhead_s: float
+    """Of matmuls of more than one row."""
     channel_interference: float
     """Share of its compute rate that it loses to every channel of a collective in progress."""
     stream_wait_s: float
@@ -50,8 +55,10 @@ class Chip:
             matmul_hbm_efficiency=(stack.matmul_hbm_efficiency or stack.hbm_efficiency).value,
             l2_bandwidth=stack.l2_bandwidth.value if stack.l2_bandwidth else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
-            matmul_tiles=stack.matmul_tiles.value if stack.matmul_tiles else None,
+            multiprocessors=spec.multiprocessors.value if spec.multiprocessors else 0,
+            matmul_balance=stack.matmul_balance.value if stack.matmul_balance else 0.0,
             op_overhead_s=stack.op_overhead.value,
+            matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
             fuses_elementwise=stack.elementwise == "fused",
             channel_interference=stack.channel_interference.value if stack.channel_interference else 0.0,
             stream_wait_s=stack.stream_wait.value,
