@@ -46,6 +46,8 @@ class Work:
     """Of its output."""
     products: float = 1
     """Matmuls of this shape that one launch makes, such as one per sequence and head in attention."""
+    converts: bool = False
+    """Whether a matmul converts its weights, which are smaller numbers than its activations."""
 
     @property
     def inner(self) -> float:
@@ -90,8 +92,14 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
     return chip.peak_flops[dtype] * chip.matmul_efficiency
 
 
-def hbm_rate(chip: Chip, rows: float) -> float:
-    """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else."""
+def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
+    """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else.
+
+    Args:
+        converts: whether it is a matmul that converts its weights.
+    """
+    if converts and chip.dequantizing_hbm_efficiency:
+        return chip.hbm_bandwidth * chip.dequantizing_hbm_efficiency
     return chip.hbm_bandwidth * (chip.matmul_hbm_efficiency if rows > 1 else chip.hbm_efficiency)
 
 
@@ -100,7 +108,7 @@ def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     return Cost(
         compute_s=compute_s(chip, work, dtype),
         memory_s=max(
-            work.bytes / hbm_rate(chip, work.rows),
+            work.bytes / hbm_rate(chip, work.rows, converts=work.converts),
             work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
         ),
         beside=1.0 - chip.roofline_overlap,

@@ -23,6 +23,8 @@ FREE: dict[str, Any] = {
 """Joins cost nothing, collectives slow nothing, and nothing is overlapped that the formula does not overlap."""
 _FUSED: dict[str, Any] = {
     "stack.op_overhead": 0.0,
+    "stack.matmul_overhead": None,
+    "stack.step_overhead": 0.0,
     "stack.elementwise": "fused",
     "stack.attention": "fused",
     "stack.l2_bandwidth": None,
@@ -60,8 +62,13 @@ def formulas(scenario: Scenario) -> Iterator[Model]:
         ),
         (
             "Overhead of operations",
-            ("stack.op_overhead",),
+            ("stack.op_overhead", "stack.matmul_overhead"),
             f"{format_seconds(scenario.stack.op_overhead.value)} beside each kernel",
+        ),
+        (
+            "Host at the end of a step",
+            ("stack.step_overhead",),
+            "sampling, synchronisation and what the host does before it launches the next pass",
         ),
     )
     fused = dict(_FUSED)
@@ -75,7 +82,7 @@ def simulations(part: Pass) -> Iterator[Model]:
     scenario = part.scenario
     inexact = per_operation(changed(scenario, FREE), wires(scenario)).inexact
     stack = scenario.stack
-    own = {path: _field(scenario, path) for path in FREE}
+    own = {path: _field(scenario, path) for path in FREE} | {"layout.graph_capture": scenario.graph_capture}
     free = dict(FREE)
     yield Model(
         "Collectives step by step",

@@ -88,9 +88,10 @@ class LayoutSpec(Strict):
     kv_heads: Literal["shared", "expanded"] = "shared"
     """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
     pipeline: PipelineSpec | None = None
-    """Default: sequential, one request, where the mesh has several stages."""
-    graph_capture: bool = True
-    """Whether ops are launched by a captured graph; else the host launches one after the other (chip.launch)."""
+    """Default: one request by the schedule of the stack, where the mesh has several stages."""
+    graph_capture: bool | None = None
+    """Whether ops are launched by a captured graph; else the host launches one after the other (stack.launch).
+    Default: as the stack does."""
     prefill: PhaseLayout = PhaseLayout()
     decode: PhaseLayout = PhaseLayout()
 

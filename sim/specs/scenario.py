@@ -240,7 +240,13 @@ class Scenario(Strict):
         """The pipeline; None where there is but one stage and nothing said about requests."""
         if self.layout.pipeline or self.layout.mesh.pipeline == 1:
             return self.layout.pipeline
-        return PipelineSpec(schedule="sequential", requests=1)
+        return PipelineSpec(schedule=self.stack.pipeline, requests=1)
+
+    @property
+    def graph_capture(self) -> bool:
+        """Whether ops are launched by a captured graph."""
+        own = self.layout.graph_capture
+        return self.stack.graph_capture if own is None else own
 
     @property
     def residual(self) -> str:

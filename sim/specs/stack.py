@@ -28,6 +28,9 @@ class Software(Strict):
     """Reached share of the chip's HBM bandwidth in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
     """The same in a matmul of more than one row, whose weights are read in tiles. Default: `hbm_efficiency`."""
+    dequantizing_hbm_efficiency: Sourced[Fraction] | None = None
+    """The same in a matmul whose weights are smaller numbers than its activations, which it converts (weight-only
+    quantization). Default: as in other matmuls."""
     l2_bandwidth: Sourced[Bandwidth] | None = None
     """Reached rate of reads from the L2 cache, for expanded key-value heads. Default: such reads take no time."""
     roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
@@ -36,13 +39,21 @@ class Software(Strict):
     """Fixed time of every compute op beside its roofline time."""
     matmul_overhead: Sourced[Duration] | None = None
     """The same of a matmul of more than one row. Default: `op_overhead`."""
+    graph_capture: bool = True
+    """Whether ops are launched by a captured graph, else one after the other by the host. `layout.graph_capture`
+    overrides it."""
     launch: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
+    step_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """Time of the host at the end of every pass that gives a token: sampling kernels, synchronisation and what it does
+    before it launches the next pass."""
     stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time from the end of a collective on a stream of its own to what waits for it on the compute stream."""
     channel_interference: Sourced[Fraction] | None = None
     """Share of its compute rate that the chip loses to every channel of a collective in progress: a channel holds
     compute units, also while it waits, and takes memory bandwidth. Default: none."""
+    pipeline: Literal["sequential", "non_blocking", "blocking"] = "sequential"
+    """How requests go through stages where `layout.pipeline` does not say: its `schedule`."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective that is not of a library with times of its own."""
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
