@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from sim import load
+from sim.load.stacks import on_chip
 from sim.partition import LAYOUTS
 from sim.specs import TENSOR_PARALLEL
 
@@ -24,6 +25,17 @@ def chip(name: str) -> dict[str, Any]:
     """A shipped chip as its file has it."""
     found: dict[str, Any] = yaml.safe_load(load.path("chip", name).read_text(encoding="utf-8"))
     return found
+
+
+def stack_of(kind: str) -> str:
+    """A shipped stack that knows a chip."""
+    return "jax_tpu" if kind.startswith("tpu") else "best_kernels"
+
+
+def software(kind: str, **own: Any) -> dict[str, Any]:
+    """What that stack reaches on a chip, with some values replaced."""
+    entry = {"same_as": f"{stack_of(kind)}/{kind}"}
+    return {**on_chip({"name": "own", "chips": {kind: entry}}, kind, {}, ("stack",)), **own}
 
 
 def _seldom(draw: Random, values: Sequence[T], default: T) -> T:
@@ -98,7 +110,6 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
         "chip": chip(kind),
         "link": LINK,
         "axes": axes,
-        "collective_overhead": draw.choice(("0 s", "3 us")),
     }
     collectives = {name: draw.choice(known) for name, known in algorithms.items() if draw.random() < 0.2}
     return _scenario(draw, machine, choices, chips, collectives)
@@ -134,7 +145,6 @@ def on_a_switch(draw: Random, kind: str) -> dict[str, Any]:
         "chip": chip(kind),
         "chips": chips,
         "link": LINK,
-        "collective_overhead": draw.choice(("0 s", "3 us")),
     }
     collectives = {name: draw.choice(known) for name, known in algorithms.items() if draw.random() < 0.7}
     return _scenario(draw, machine, choices, chips, collectives)
@@ -143,7 +153,7 @@ def on_a_switch(draw: Random, kind: str) -> dict[str, Any]:
 def _scenario(
     draw: Random, machine: dict[str, Any], layout: dict[str, Any], chips: int, collectives: dict[str, str]
 ) -> dict[str, Any]:
-    own: dict[str, Any] = machine["chip"]
+    own: dict[str, Any] = {"collective_overhead": draw.choice(("0 s", "3 us"))}
     if layout["ffn"] == TENSOR_PARALLEL and draw.random() < 0.2:
         layout["mesh"] = {"tensor": draw.randint(1, chips)}
     for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_bandwidth", "9 TB/s")):
@@ -155,8 +165,9 @@ def _scenario(
     return {
         "name": "random",
         "topology": machine,
+        "stack": software(machine["chip"]["name"], **own),
         "model": model(draw, chips),
-        "workload": workload(draw, chips, list(own["peak"])),
+        "workload": workload(draw, chips, list(machine["chip"]["peak"])),
         "layout": layout,
         "collectives": collectives,
         "engine": {"layers": "all", "steps": draw.choice(("each", "mean"))},

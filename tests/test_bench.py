@@ -270,7 +270,7 @@ def test_chunks_have_no_closed_form_and_keep_the_bound():
 
 RING = {"axes": "x", "sizes": [4e6], "algorithm": "ring"}
 """All-gather of 4 MB around 4 chips: every message is 1 MB."""
-FREE = ["collective_overhead=0 s", "link.latency=1 us", "link.bandwidth=1 GB/s", "link.efficiency=100 %"]
+FREE = ["stack=ideal", "link.latency=1 us", "link.bandwidth=1 GB/s", "link.efficiency=100 %"]
 STEP_S, LATENCY_S = 1e-3, 1e-6
 
 
@@ -366,7 +366,7 @@ def test_no_time_is_zero_or_below_the_bound_where_links_take_picoseconds(name, s
     spec = load.topology_spec(name)
     links = ["link"] if spec.kind != "graph" else [f"link_types.{kind}" for kind in spec.link_types]
     settings = [f"{link}.{field}" for link in links for field in ("latency=0 s", "bandwidth=100 TB/s")]
-    topology = build(*load.machine(name, [*settings, "collective_overhead=0 s"]))
+    topology = build(*load.machine(name, [*settings, "stack.collective_overhead=0 s"]))
     axes = tuple(axis.name for axis in topology.axes)
     for collective in ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"):
         direct = topology.kind != "torus" and collective != "broadcast"

@@ -120,7 +120,7 @@ def test_a_range_of_nodes_stands_for_all_of_them():
 
 def test_what_the_file_leaves_out_is_that_of_its_box(spec):
     box, machine = load.topology_spec("hgx_b200"), spec(changed(boxes__of="hgx_b200"))
-    for field in ("chip", "nccl", "reduces", "collective_overhead"):
+    for field in ("chip", "nccl", "reduces", "default_stack"):
         assert getattr(machine, field) == getattr(box, field)
     own = spec(changed(boxes__of="hgx_b200") | {"reduces": False, "chip": "h100_sxm"})
     assert (own.reduces, own.chip.name, own.nccl) == (False, "h100_sxm", box.nccl)
@@ -129,7 +129,7 @@ def test_what_the_file_leaves_out_is_that_of_its_box(spec):
 def test_settings_reach_the_box_and_what_comes_from_it(spec):
     assert spec(changed(), "boxes.count=3").chip_count == 24
     assert spec(changed(), "boxes.of=hgx_b200").chip.name == "b200_sxm"
-    assert spec(changed(), "chip.op_overhead=9 us").chip.op_overhead.value == pytest.approx(9e-6)
+    assert spec(changed(), "chip.hbm_capacity=9 GB").chip.hbm_capacity.value == pytest.approx(9e9)
     link = build(spec(changed(), "boxes.rails.link.bandwidth=12 GB/s")).links[-1]
     assert link.bandwidth == pytest.approx(12e9 * 0.94)
 

@@ -21,6 +21,7 @@ IDEAL = (
     "topology.link.latency=0 s",
     "topology.link.efficiency=1",
     "stack.collective_overhead=0 s",
+    "stack.collective_step=0 s",
     "stack.op_overhead=0 s",
     "stack.matmul_efficiency=1",
     "stack.hbm_efficiency=1",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from scenarios import stack_of
 from sim import load
 from sim.collectives.loop import LoopForm
 from sim.costs import Work, compute_s, cost
@@ -45,10 +46,11 @@ def formats(chip):
     return dict.fromkeys(("weights", "activations"), "bf16" if "bf16" in peak else "fp16")
 
 
-def torus(layout, *settings, workload="decode", chip="tpu_v4"):
+def torus(layout, *settings, workload="decode", chip="tpu_v4", stack=""):
     """One layer of PaLM 540B, all numbers of two bytes, on a 4x4x4 torus of any chip."""
     own = [
         f"topology.chip={chip}",
+        f"stack={stack or stack_of(chip)}",
         "engine.layers=1",
         "layout.overlap=none",
         f"layout.ffn={layout}",
@@ -60,7 +62,10 @@ def torus(layout, *settings, workload="decode", chip="tpu_v4"):
 def box(*settings, chip="h100_sxm"):
     """One layer of Llama-3 70B on 8 chips, a prefill."""
     own = [f"workload.{name}={dtype}" for name, dtype in formats(chip).items()]
-    return load.scenario("llama3_70b_tp8_prefill", ["engine.layers=1", f"topology.chip={chip}", *own, *settings])
+    return load.scenario(
+        "llama3_70b_tp8_prefill",
+        ["engine.layers=1", f"topology.chip={chip}", f"stack={stack_of(chip)}", *own, *settings],
+    )
 
 
 def launches(scenario, monkeypatch):
@@ -175,16 +180,17 @@ def shipped(name):
 
 def busy_ps(scenario, faster):
     """Duration of every task where what `faster` names has twice the rate, without the overhead of operations."""
-    chip = scenario.topology.chip
+    chip, copies = scenario.topology.chip, scenario.stack.l2_bandwidth
     peak = {name: rate.model_copy(update={"value": 2 * rate.value}) for name, rate in chip.peak.items()}
     rates = {
-        "compute": {"peak": peak},
+        "compute": {"topology.chip.peak": peak},
         "memory": {
-            name: 2 * getattr(chip, name).value for name in ("hbm_bandwidth", "l2_bandwidth") if getattr(chip, name)
+            "topology.chip.hbm_bandwidth": 2 * chip.hbm_bandwidth.value,
+            **({"stack.l2_bandwidth": 2 * copies.value} if copies else {}),
         },
         "nothing": {},
     }
-    settings = {f"topology.chip.{name}": value for name, value in rates[faster].items()}
+    settings = rates[faster]
     return lowered_pass(changed(scenario, settings))[1].program.busy_ps
 
 
@@ -222,7 +228,7 @@ def test_labels_of_every_chip_follow_the_costs(chip, kv_heads):
 def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
     """Where all its launches have one limit, and nothing slows them, their parts also make up its time."""
     for scenario in shipped(name):
-        found, chip = simulate_pass(scenario), scenario.topology.chip
+        found, stack = simulate_pass(scenario), scenario.stack
         program = found.trace.program
         bounds = {}
         for op, slow in zip(program.op.tolist(), memory_bound(program).tolist(), strict=True):
@@ -236,16 +242,15 @@ def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
                 continue
             assert bounds[op.op] == {op.bound}
             shorter, longer = sorted((op.compute_s, op.memory_s))
-            if not chip.channel_interference and not scenario.perturb:
-                parts = longer + (1 - chip.roofline_overlap.value) * shorter + op.overhead_s
+            if not stack.channel_interference and not scenario.perturb:
+                parts = longer + (1 - stack.roofline_overlap.value) * shorter + op.overhead_s
                 assert op.time_s == pytest.approx(parts, abs=1.5e-12 * op.count)
 
 
 def test_the_figure_has_a_roof_for_every_bandwidth_that_the_costs_apply():
-    """Matmuls of several rows and all else, where the chip's file tells them apart."""
-    apart = "h100_sxm_compiled"
-    for name, count in ((apart, 2), ("tpu_v4", 1)):
-        chip = machine(torus("weight_stationary_2d", chip=name)).chip
+    """Matmuls of several rows and all else, where the stack tells them apart."""
+    for name, stack, count in (("h100_sxm", "torch_compile", 2), ("tpu_v4", "jax_tpu", 1)):
+        chip = machine(torus("weight_stationary_2d", chip=name, stack=stack)).chip
         _, *reached = roofline.roofs(chip, formats(name)["weights"])
         assert len(reached) == count
         for (_, _, roof), rows in zip(reached, (2, 1), strict=False):

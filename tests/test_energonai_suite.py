@@ -46,7 +46,7 @@ def test_the_shipped_files_carry_what_the_fit_gives():
     """Within 2 %. FasterTransformer's machine has the first stage's constants, rows of EnergonAI set the second's."""
     found = calibrate.fit("energonai")
     assert found.settled
-    machine = cases()["ft_gpt20b_tp1_b1_i60_o20"].scenario().topology.chip
+    machine = cases()["ft_gpt20b_tp1_b1_i60_o20"].scenario().stack
     engine = cases()["energonai_fig_tp2_b4_energonai"].scenario()
     shipped = {
         "efficiency": machine.hbm_efficiency.value,

@@ -180,14 +180,15 @@ def test_serving_gpus_on_a_ring_are_not_exact():
     machine = {
         "name": "ring",
         "kind": "torus",
-        "chip": scenarios.chip("a100_pcie_80_serving"),
+        "chip": scenarios.chip("a100_pcie_80"),
         "link": scenarios.LINK,
         "axes": {"x": {"size": 8, "wrap": True}},
     }
     model = scenarios.model(Random(0), 8)
     work = {"phase": "decode", "batch": 8, "context": 100, "generate": 1, "static_cache": 101, "weights": "bf16"}
     layout = {"ffn": "weight_gathered_xy", "attention": "heads"}
-    fields = {"name": "ring", "topology": machine, "model": model, "workload": work, "layout": layout}
+    stack = {"name": "ring", "matmul_tiles": {"value": {"rows": 128, "columns": 128, "at_once": 108, "split": 8}}}
+    fields = {"name": "ring", "topology": machine, "stack": stack, "model": model, "workload": work, "layout": layout}
     form = predict(Scenario.model_validate(fields))
     assert form is not None
     assert form.inexact == ("leaves out stack.matmul_balance",)

@@ -13,7 +13,7 @@ from sim.errors import InputError
 from sim.passes import lowered_pass
 from sim.specs import Scenario
 
-SWITCHES = ["dgx_a100", "dgx_h100", "dgx_h100_compiled", "hgx_b200", "gb200_nvl72", "mi300x"]
+SWITCHES = ["dgx_a100", "dgx_h100", "hgx_b200", "gb200_nvl72", "mi300x"]
 SUMS = ["auto", "ring", "tree", "nvls", "one_shot", "two_shot", "halving_doubling"]
 PHASES = [
     "{phase: decode, batch: 16, context: 100, generate: 8, weights: bf16}",

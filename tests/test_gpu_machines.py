@@ -15,9 +15,7 @@ from sim.topology.metrics import bisection, hops
 
 SWITCHED = {  # machine: GPUs, NVLinks per GPU, nominal and NCCL's effective GB/s per NVLink, one direction
     "dgx_a100": (8, 12, 25, 20.0),
-    "dgx_a100_serving": (8, 12, 25, 20.0),
     "dgx_h100": (8, 18, 25, 20.6),
-    "dgx_h100_compiled": (8, 18, 25, 20.6),
     "hgx_h200": (8, 18, 25, 20.6),
     "hgx_b200": (8, 18, 50, 40.1),
     "gb200_nvl72": (72, 18, 50, 40.1),
@@ -26,7 +24,6 @@ SWITCHED = {  # machine: GPUs, NVLinks per GPU, nominal and NCCL's effective GB/
 }
 PCIE_BOXES = {
     "a100_pcie_bridges": (24, 10),
-    "a100_pcie_bridges_serving": (24, 10),
     "h100_pcie_bridges": (48, 22),
     "pcie_only": (24, 10),
 }
@@ -78,9 +75,9 @@ def test_an_all_reduce_of_the_cube_mesh_takes_two_messages_over_links_of_its_own
 
     A quad is joined throughout: one message. One-shot of all eight goes through other chips, 3.6 times as long.
     """
-    whole, message_s = load.topology_spec("a100_hybrid_cube_mesh"), 16384 / 40e9 + 0.6e-6
+    (whole, stack), message_s = load.machine("a100_hybrid_cube_mesh"), 16384 / 40e9 + 0.6e-6
     for chips, messages in ((4, 1), (8, 2)):
-        topology = build(some_chips(whole, range(chips)))
+        topology = build(some_chips(whole, range(chips)), stack)
         axes = tuple(axis.name for axis in topology.axes)
         time_s = bench.measure(topology, "all_reduce", axes, 16384, "cube_mesh").time_s
         assert time_s == pytest.approx(5.75e-6 + messages * message_s, rel=1e-6)

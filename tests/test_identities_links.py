@@ -11,6 +11,7 @@ import pytest
 import yaml
 from shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenario
 
+from scenarios import stack_of
 from sim import load
 from sim.collectives import algorithm_of
 from sim.passes import lowered_pass, simulate_pass
@@ -149,10 +150,13 @@ def durations_ps(given: Scenario, hbm: float = 1.0, flops: float = 1.0) -> np.nd
     def times(quantity, factor):
         return quantity and quantity.model_copy(update={"value": quantity.value * factor})
 
-    rates = {"hbm_bandwidth": times(chip.hbm_bandwidth, hbm), "l2_bandwidth": times(chip.l2_bandwidth, hbm)}
+    rates = {
+        "hbm_bandwidth": times(chip.hbm_bandwidth, hbm),
+    }
     rates["peak"] = {dtype: times(rate, flops) for dtype, rate in chip.peak.items()}
     topology = given.topology.model_copy(update={"chip": chip.model_copy(update=rates)})
-    return lowered_pass(given.model_copy(update={"topology": topology}))[1].program.busy_ps
+    stack = given.stack.model_copy(update={"l2_bandwidth": times(given.stack.l2_bandwidth, hbm)})
+    return lowered_pass(given.model_copy(update={"topology": topology, "stack": stack}))[1].program.busy_ps
 
 
 CHIPS = load.shipped("chip")
@@ -166,7 +170,12 @@ def one_chip(chip: str, batch: int) -> Scenario:
     work = (
         f"workload={{phase: decode, batch: {batch}, context: 64, generate: 1, weights: {dtype}, activations: {dtype}}}"
     )
-    settings = [f"topology.chip={chip}", "layout={ffn: tensor_parallel, attention: heads, mesh: {tensor: 1}}", work]
+    settings = [
+        f"topology.chip={chip}",
+        f"stack={stack_of(chip)}",
+        "layout={ffn: tensor_parallel, attention: heads, mesh: {tensor: 1}}",
+        work,
+    ]
     return load.scenario("llama3_8b_tp8_ladder", [*settings, "engine.layers=1"])
 
 

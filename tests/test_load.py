@@ -50,6 +50,10 @@ def test_the_files_are_good_unless_a_test_breaks_them():
         ("topology.axis", "topology.yaml: unknown key 'axis' of a topology; did you mean 'axes'?"),
         ("topology.axes.x.warp", "topology.yaml: axes.x: unknown key 'warp'; did you mean 'wrap'?"),
         ("chip.hbm_bandwith", "chip.yaml: unknown key 'hbm_bandwith' of a chip; did you mean 'hbm_bandwidth'?"),
+        (
+            "chip.matmul_efficiency",
+            "chip.yaml: unknown key 'matmul_efficiency' of a chip; did you mean 'stack.matmul_efficiency'?",
+        ),
         ("chip.peak.bf16.vlaue", "chip.yaml: peak.bf16: unknown key 'vlaue'; did you mean 'value'?"),
         ("link.latancy", "link.yaml: unknown key 'latancy' of a link; did you mean 'latency'?"),
         ("model.d_modl", "model.yaml: unknown key 'd_modl' of a model; did you mean 'd_model'?"),
@@ -173,9 +177,10 @@ COUNTED = "nominal_parameters: must be within 10% of the 5376 parameters that th
         ("model.layers", 10**9, "model.yaml: layers: must be at most 10000, got 1000000000"),
         ("chip.peak", {}, "chip.yaml: peak: must have 1 or more entries, got {}"),
         (
-            "chip.matmul_efficiency",
-            85,
-            "chip.yaml: matmul_efficiency: must be a fraction above 0 and at most 1, such as 0.85 or '85 %', got 85",
+            "scenario.stack",
+            {"name": "s", "matmul_efficiency": 85},
+            "scenario.yaml: stack.matmul_efficiency: must be a fraction above 0 and at most 1, such as 0.85 or '85 %', "
+            "got 85",
         ),
         ("topology.axes.x.wrap", "yes", "topology.yaml: axes.x.wrap: must be true or false, got 'yes'"),
         ("topology.axes.x.size", 10**9, "topology.yaml: axes: a machine has at most 65536 chips, got 2000000000"),
@@ -526,7 +531,10 @@ def test_settings_reach_into_what_a_file_refers_to():
     assert scenario.topology.link.bandwidth.source is None  # the file's source is not the source of this number
     assert scenario.model.layers == 7
     assert scenario.topology.axes["x"].size == 4
-    assert load.scenario(path, ("topology=tpu_v4_2x2x2", "topology.chip=chip.yaml")).topology.chip.name == "chip"
+    assert (
+        load.scenario(path, ("topology=tpu_v4_2x2x2", "topology.chip=chip.yaml", "stack=ideal")).topology.chip.name
+        == "chip"
+    )
     assert load.scenario(path).model.layers == 2  # nothing is left of it
 
 

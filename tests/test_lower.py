@@ -17,6 +17,7 @@ IDEAL = (
     "topology.link.latency=0 s",
     "topology.link.efficiency=1",
     "stack.collective_overhead=0 s",
+    "stack.collective_step=0 s",
     "stack.op_overhead=0 s",
     "stack.matmul_efficiency=1",
     "stack.hbm_efficiency=1",
@@ -24,7 +25,7 @@ IDEAL = (
 
 
 def simulated(scenario):
-    machine = topology.build(scenario.topology)
+    machine = topology.build(scenario.topology, scenario.stack)
     lowered = lower(scenario, machine)
     return machine, simulate(lowered.program)
 
@@ -130,7 +131,7 @@ def test_layers_repeat_exactly():
 def test_memory_of_palm_540b():
     """558.17e9 padded parameters in int8 over 64 chips, kv projections over x only; the cache over 64 sequences."""
     scenario = load.scenario("palm540b_decode_ws2d")
-    lowered = lower(scenario, topology.build(scenario.topology))
+    lowered = lower(scenario, topology.build(scenario.topology, scenario.stack))
     per_layer = (3 * 18432 * 73728 + 2 * 18432 * 64 * 256) / 64 + 2 * 18432 * 256 / 4 + 18432 / 4
     assert lowered.weights_bytes == 118 * per_layer + 256128 * 18432 / 64 + 18432
     assert lowered.kv_cache_bytes == 118 * 2 * 256 * 2 * (64 / 64) * (2048 + 64)

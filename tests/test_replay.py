@@ -243,7 +243,7 @@ def test_ids_need_not_follow_the_order_of_parents(tmp_path: Path):
 
 def test_the_roofline_is_that_of_the_trace_s_number_format(tmp_path: Path):
     topology = machine(*FOUR)
-    peak, efficiency = topology.chip.peak_flops, stack.matmul_efficiency
+    peak, efficiency = topology.chip.peak_flops, topology.chip.matmul_efficiency
     assert peak["int8"] > peak["bf16"]
     for written, dtype in (("int8", "int8"), ("torch.int8", "int8"), ("c10::BFloat16", "bf16"), ("bf16", "bf16")):
         found = traced(tmp_path, [[et.computation(1, num_ops=10**13, dtype=written)], [], [], []], topology)

@@ -43,7 +43,7 @@ CASES = {
             "perturb={stragglers: [{chips: [5], factor: 1.5}]}",
         ],
     ),
-    "three kernels": ("energonai_gpt3_tp2", ["padding=null", "workload.weights=fp16", "topology=dgx_a100_serving"]),
+    "three kernels": ("energonai_gpt3_tp2", ["padding=null", "workload.weights=fp16", "topology=dgx_a100"]),
 }
 
 

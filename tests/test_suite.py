@@ -78,9 +78,10 @@ def test_palm_540b_has_as_many_heads_as_chips(pope, mesh, chips):
 @pytest.mark.parametrize("mesh", ["2x2x2", "8x4x4", "4x8x8"])
 def test_a_slice_has_the_chips_links_and_overheads_of_the_shipped_machine(pope, mesh):
     x, y, z = (int(length) for length in mesh.split("x"))
-    found, shipped = pope(mesh=mesh, chips=x * y * z).topology, load.topology_spec(f"tpu_v4_{mesh}")
+    scenario, (shipped, stack) = pope(mesh=mesh, chips=x * y * z), load.machine(f"tpu_v4_{mesh}")
+    found = scenario.topology
     assert (found.axes, found.chip, found.link) == (shipped.axes, shipped.chip, shipped.link)
-    assert found.collective_overhead == shipped.collective_overhead
+    assert scenario.stack == stack
 
 
 def test_tokens_are_those_of_the_phase(pope):
@@ -282,22 +283,21 @@ def test_few_rows_fit_few_constants():
 
 
 def test_one_set_of_constants_for_all_machines_of_a_kind():
-    """Whatever a slice's shape: every file of the TPU v4 has the same chip, link and overhead."""
-    machines = [load.topology_spec(name) for name in load.shipped("topology") if name.startswith("tpu_v4")]
+    """Whatever a slice's shape: every file of the TPU v4 has the same chip, link and software."""
+    machines = [load.machine(name) for name in load.shipped("topology") if name.startswith("tpu_v4")]
     assert len(machines) > 5
-    first = machines[0]
-    for machine in machines:
+    first, software = machines[0]
+    for machine, stack in machines:
         assert (machine.chip, machine.link) == (first.chip, first.link)
-        assert machine.collective_overhead.value == machine.chip.op_overhead.value  # one constant
-        assert machine.collective_overhead.value == first.collective_overhead.value
+        assert stack == software
 
 
 def test_constants_stand_in_the_files_with_their_source():
     suite, _ = read("pope")
-    machine = load.scenario(suite.base).topology
+    scenario = load.scenario(suite.base)
     for constant in suite.calibration.constants.values():
         for field in constant.fields:
-            value = machine
-            for name in field.split(".")[1:]:
+            value = scenario
+            for name in field.split("."):
                 value = getattr(value, name)
             assert "sim calibrate pope" in value.source

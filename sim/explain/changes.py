@@ -14,6 +14,7 @@ IDEAL: dict[str, Any] = {
     "topology.link.latency": 0.0,
     "topology.link.efficiency": 1.0,
     "stack.collective_overhead": 0.0,
+    "stack.collective_step": 0.0,
     "stack.op_overhead": 0.0,
     "stack.matmul_efficiency": 1.0,
     "stack.hbm_efficiency": 1.0,

@@ -222,6 +222,7 @@ _EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
     ("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),
     ("Norms and activations apart", MACHINE, "stack.elementwise", _kernels),
     ("Hop latency", WAITING, "topology.link.latency", _hops),
+    ("Steps of collectives", WAITING, "stack.collective_step", _hops),
     ("Launches of collectives", WAITING, "stack.collective_overhead", _launches),
     ("Launches of operations", WAITING, "stack.op_overhead", _ops),
 )

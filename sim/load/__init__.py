@@ -173,7 +173,7 @@ def _by_stack(settings: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _settle_stack(raw: dict[str, Any], machine: Any, settings: Sequence[str], origins: dict[Path_, str]) -> None:
-    """Puts the stack of the machine's chip in place, the machine's own where none is named, with `stack.field=value`."""
+    """Puts the stack of the machine's chip in place, by default the machine's own, with `stack.field=value` set."""
     chip = machine.get("chip") if isinstance(machine, dict) else None
     if "stack" not in raw:
         default = machine.get("default_stack", "ideal") if isinstance(machine, dict) else "ideal"

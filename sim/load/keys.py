@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from sim.errors import closest, suggest
 from sim.load.places import Path_
-from sim.specs import FILE_KINDS
+from sim.specs import FILE_KINDS, Software
 
 _OTHER_NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -68,7 +68,7 @@ def _meant(key: str, own: set[str], kind: str, file: Any, under: Path_) -> str:
     """The field that was meant, as far as that can be told, else "".
 
     In this order: its singular or plural here, what others call so, a field of that name elsewhere, one that looks
-    alike here, one elsewhere.
+    alike here, one elsewhere; before these, a constant of software.
     """
     for name in (f"{key}s", key.removesuffix("s")):
         if name in own:
@@ -81,6 +81,8 @@ def _meant(key: str, own: set[str], kind: str, file: Any, under: Path_) -> str:
             return name
         if name in elsewhere and len(name) > 1:
             return elsewhere[name]
+    if key in Software.model_fields and key not in elsewhere:
+        return f"stack.{key}"  # of a scenario, where the file is that of a chip
     near = closest(key, own)
     return near or elsewhere.get(closest(key, (name for name in elsewhere if len(name) > 1)) or "", "")
 

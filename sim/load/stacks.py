@@ -68,8 +68,9 @@ class _Files:
     def shared(self, stack: Mapping[str, Any], target: Any, why: str, depth: int) -> dict[str, Any]:
         """The values of another chip, `CHIP` or `STACK/CHIP`, as values that were carried over."""
         if not isinstance(target, str) or depth == _DEEPEST:
-            rule = "same_as must name a chip, or STACK/CHIP, and lead to values"
-            raise InputError(rule, where=self.where, got=target)
+            raise InputError(
+                "same_as must name a chip, or STACK/CHIP, and lead to values", where=self.where, got=target
+            )
         other, _, chip = target.rpartition("/")
         if other:
             file = find("stack", other, self.where, beside=Path())
