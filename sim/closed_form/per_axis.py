@@ -52,7 +52,7 @@ KNOWN: Known = {
     "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
     "stack.channel_interference": ANY,  # of NCCL, which runs on no torus
     "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
-    "stack.pipeline": ANY,  # where there are stages, which no form of a pass has
+    "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # where there are stages, which no form of a pass has
     "layout.graph_capture": (None, True),
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.stream_wait": ANY,  # of collectives on a stream of their own

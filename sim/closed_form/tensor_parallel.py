@@ -56,7 +56,7 @@ KNOWN: Known = {
     "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
     "stack.step_overhead": ANY,
     "stack.dequantizing_hbm_efficiency": ANY,
-    "stack.pipeline": ANY,  # where there are stages, which no form of a pass has
+    "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # where there are stages, which no form of a pass has
     "layout.graph_capture": (None, True),
     "layout.ffn": (TENSOR_PARALLEL,),
     "layout.attention": ("heads",),
