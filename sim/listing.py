@@ -81,6 +81,7 @@ def _first_line(function: Callable[..., object]) -> str:
 KINDS: dict[str, Callable[[], Rows]] = {
     "scenarios": _files("scenario"),
     "topologies": _files("topology"),
+    "stacks": _files("stack"),
     "models": _models,
     "suites": _files("suite"),
     "layouts": _layouts,

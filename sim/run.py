@@ -203,7 +203,9 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     paths = [{part.scenario.workload.phase: shares(part.trace, part.topology) for part in run.passes} for run in runs]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
-    return side_by_side(shown, latencies_s, paths, spans, scenarios)
+    found = side_by_side(shown, latencies_s, paths, spans, scenarios)
+    based = tuple(dict.fromkeys(run.report.rests_on.text for run in runs if run.report.rests_on))
+    return replace(found, rests_on=based)
 
 
 def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = None) -> float:

@@ -46,6 +46,12 @@ _SILENCE_S = 60.0
 
 Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Sensitive = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity", help="Also halve and double every carried or assumed constant: does the winner change?"
+    ),
+]
 
 
 def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:

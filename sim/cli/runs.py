@@ -15,6 +15,7 @@ from sim.cli.options import (
     Formats,
     Json,
     MachineSettings,
+    Sensitive,
     Settings,
     about,
     busy,
@@ -314,6 +315,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
     as_json: Json = False,
     page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
+    sensitive: Sensitive = False,
 ) -> None:
     """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
 
@@ -336,10 +338,21 @@ def compare(
         path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
         with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=found)
+    moved = None
+    if sensitive:
+        from sim.sensitivity import Option, sensitivity
+
+        options = [
+            Option(label, run.scenario, run.report.simulated.latency_s) for label, run in zip("AB", pair, strict=True)
+        ]
+        with busy("moving constants"):
+            moved = sensitivity(options)
     if as_json:
-        echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict() | ({"sensitivity": moved.to_dict()} if moved else {})))
         return
     render(found)
+    for line in moved.lines if moved else ():
+        echo(line)
     if page:
         echo(f"page in {path}")
 

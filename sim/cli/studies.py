@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from sim.cli.options import (
     INTERNAL_ERROR,
     INTERRUPTED,
     Json,
+    Sensitive,
     Settings,
     about,
     busy,
@@ -155,6 +157,7 @@ def search(
     out: Annotated[Path, typer.Option(help="Folder of the figure.")] = Path("out"),
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
+    sensitive: Sensitive = False,
 ) -> None:
     """Try every layout, attention sharding, overlap, order of the axes and number of chips on every machine given.
 
@@ -188,6 +191,12 @@ def search(
     fitting = searching.fitting(done)
     chosen = {objective: searching.best(fitting, objective) for objective in searching.OBJECTIVES}
     lists = {"best_per_batch": searching.best_per_batch(fitting), "pareto": searching.pareto(fitting)}
+    numbered = [(planned[number], rows[number]) for number in sorted(rows)]
+    based = searching.rest_on(numbered)
+    moved = {}
+    if sensitive:
+        with busy("moving constants"):
+            moved = {objective: searching.sensitive(numbered, objective) for objective in searching.OBJECTIVES}
     path = out / f"search_{Path(model).stem}_{phase}.png"
     if plots:
         from sim.plots import pareto
@@ -196,15 +205,21 @@ def search(
         machines = f"{chips.replace(',', ', ')} chips as of {machines}" if chips else machines
         title = f"{phase} of {Path(model).stem} on {machines}, {weights} weights"
         with busy(f"drawing {path}"), outputs.replacing_file(path) as fresh:
-            beside = searching.published([(planned[number], rows[number]) for number in sorted(rows)])
-            pareto.draw(searching.chart(title, phase, fitting, beside), fresh)  # type: ignore[arg-type]
+            chart = searching.chart(title, phase, fitting, searching.published(numbered))  # type: ignore[arg-type]
+            pareto.draw(replace(chart, rests_on=based), fresh)
     if as_json:
         best = {objective: row.to_dict() for objective, row in chosen.items()}
         data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
         counts = {"candidates": len(done), "fitting": len(fitting), "complete": complete}
-        echo(json.dumps(counts | {"best": best} | data))
+        more = {"rests_on": list(based)} | {"sensitivity": {name: each.to_dict() for name, each in moved.items()}}
+        echo(json.dumps(counts | {"best": best} | data | more))
     else:
         _print_search(done, fitting, chosen, lists)
+        for line in based:
+            echo(f"rests on: {line}")
+        for objective, each in moved.items():
+            for line in each.lines:
+                echo(f"{objective}: {line}")
         if plots:
             echo(f"figure in {path}")
     if not complete:

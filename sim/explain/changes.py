@@ -35,6 +35,8 @@ def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
 
 def _set(spec: Spec, path: list[str], value: Any) -> Spec:
     name, *rest = path
+    if isinstance(spec, dict):
+        return {**spec, name: _set(spec[name], rest, value)}
     field = getattr(spec, name)
     if rest:
         value = _set(field, rest, value)

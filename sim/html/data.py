@@ -46,7 +46,11 @@ def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         "all_layers": report.layers,
         "folded": report.folded,
         "tasks": run.tasks,
-        "notes": [*(f"note: {note}" for note in report.notes), *(f"engine: {each}" for each in report.shortcuts)],
+        "notes": [
+            *(f"note: {note}" for note in report.notes),
+            *([f"rests on: {report.rests_on.text}"] if report.rests_on else []),
+            *(f"engine: {each}" for each in report.shortcuts),
+        ],
         "headline": [
             {"label": label, "value": value, "definition": meaning} for label, value, meaning in headline(report)
         ],

@@ -77,7 +77,7 @@ class _Files:
             stack = read(file)
             self.origins.setdefault((*self.path, "same_as"), shown(file))
         found = self.flat(stack, chip, depth + 1)
-        return {field: _carried(value, target, why) for field, value in found.items()}
+        return {field: _carried(value, target, why) for field, value in found.items()} | {"carried_from": target}
 
 
 def _carried(value: Any, target: str, why: str) -> Any:

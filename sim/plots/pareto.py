@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_CAPTION = 150
+"""Characters of a line below the figure."""
 _COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
 _HOLLOW: dict[str, Any] = {"facecolors": "none", "linewidths": 1.3, "s": 46, "marker": "D"}
 _ROOM = 3.0
@@ -54,6 +57,8 @@ class Chart:
     """What nothing beats in both, by x: ringed and labelled."""
     named: str
     """What the labels say."""
+    rests_on: tuple[str, ...] = ()
+    """Lines below the figure."""
 
 
 def draw(chart: Chart, path: Path | str) -> None:
@@ -81,6 +86,9 @@ def make(chart: Chart) -> Figure:
         axes.grid(visible=True)
         made.suptitle(chart.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
         _legend(made, chart)
+        if chart.rests_on:
+            lines = [part for text in chart.rests_on for part in textwrap.wrap(f"rests on {text}", _CAPTION)]
+            made.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5)
     return made
 
 

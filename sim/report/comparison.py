@@ -68,6 +68,8 @@ class Comparison:
     phases: tuple[PhaseDifference, ...]
     """Of the phases that both have."""
     fields: tuple[Field, ...]
+    rests_on: tuple[str, ...] = ()
+    """Constants of machine and software of A and of B, a line each; one line where they are the same."""
 
     @property
     def summary(self) -> str:
@@ -170,6 +172,12 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     console = console or plain_console()
     console.print(styled("A: ", (comparison.before, "bold"), "\nB: ", (comparison.after, "bold")))
     console.print(comparison.summary)
+    for name, line in zip(
+        ("A rests on", "B rests on") if len(comparison.rests_on) > 1 else ("both rest on",),
+        comparison.rests_on,
+        strict=True,
+    ):
+        console.print(f"{name}: {line}")
     for phase in comparison.phases:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         table.add_column(f"critical path of {phase.span}", no_wrap=True)

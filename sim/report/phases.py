@@ -60,6 +60,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report, notes: Sequenc
         ops=(),
         pipeline=pipeline,
         waiting=None,
+        rests_on=prefill.rests_on,
         notes=tuple(dict.fromkeys((*prefill.notes, *decode.notes, *notes))),
         phases=(prefill, decode),
     )

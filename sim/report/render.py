@@ -39,6 +39,8 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     _print(text.memory(report), console)
     for note in report.notes:
         console.print(f"note: {note}")
+    if report.rests_on:
+        console.print(f"rests on: {report.rests_on.text}")
     if engine:
         tasks, wall_s = engine
         rate = f"{tasks / wall_s:,.0f} tasks/s" if wall_s else ""

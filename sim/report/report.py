@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim import periodic
+from sim.basis import RestsOn, rests_on
 from sim.closed_form import pope
 from sim.lowering.lowered import Batches
 from sim.periodic import Period
@@ -157,6 +158,8 @@ class Report:
     """What leaving padding out saves."""
     spread: Spread | None = None
     """Latency, all steps, of repeated runs with jitter; every other figure is of the first."""
+    rests_on: RestsOn | None = None
+    """Constants of machine and software."""
     waiting: Waiting | None = None
     """For late peers, of one step, where something makes chips differ; with two phases in their reports."""
 
@@ -246,6 +249,7 @@ class Report:
             "spread": plain(self.spread) if self.spread else None,
             "waiting": plain(self.waiting) if self.waiting else None,
             "phases": [phase.to_dict() for phase in self.phases],
+            "rests_on": self.rests_on.to_dict() if self.rests_on else None,
             "notes": list(self.notes),
             "engine": engine if wall_s is None else engine | {"wall_s": wall_s},
         }
@@ -308,6 +312,7 @@ def build(
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
         folded=topology.unfolded is not None,
+        rests_on=rests_on(scenario),
         notes=notes,
         pipeline=pipeline,
         padding=_padding(scenario, step_s, measures, *padded) if padded else None,

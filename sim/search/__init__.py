@@ -2,6 +2,7 @@
 
 from sim.search.candidates import BASE, Phase, batches, candidates
 from sim.search.choose import OBJECTIVES, best, best_per_batch, fitting, pareto
+from sim.search.doubt import rest_on, sensitive
 from sim.search.figure import Measured, chart, published
 from sim.search.machines import Counts, Machine, counts, machines
 
@@ -22,4 +23,6 @@ __all__ = [
     "machines",
     "pareto",
     "published",
+    "rest_on",
+    "sensitive",
 ]

@@ -67,6 +67,10 @@ class StackSpec(Software):
     description: str = ""
     chip: Name | None = None
     """Whose constants these are; None where they are of any chip."""
+    fitted_on: str = ""
+    """Measurements that the fitted constants were fitted to."""
+    carried_from: str = ""
+    """`CHIP` or `STACK/CHIP` whose constants stand for those of this chip."""
 
 
 class StackChip(Software):
@@ -74,6 +78,10 @@ class StackChip(Software):
 
     same_as: str | None = None
     """`CHIP` of this file or `STACK/CHIP`, whose values stand for what is not given here."""
+    source: str | None = None
+    """Why those values may stand for this chip's."""
+    fitted_on: str = ""
+    """Measurements that the fitted constants were fitted to."""
 
 
 class StackFile(Software):

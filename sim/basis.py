@@ -1,0 +1,84 @@
+"""What a result rests on: which constants of machine and software were measured, fitted, carried over or assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from sim.specs import Basis, Scenario, Sourced
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One number whose file says how it came about."""
+
+    field: str
+    """Dotted, as in --set."""
+    basis: Basis
+    source: str
+    value: Any
+    """SI units."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestsOn:
+    """The software of a scenario, and the constants of machine and software that its result depends on."""
+
+    stack: str
+    chip: str
+    fitted_on: str
+    """What the fitted constants were fitted to; empty where none was."""
+    carried_from: str
+    """The chip, or software and chip, that these constants were found on; empty where it is this one."""
+    constants: tuple[Constant, ...]
+
+    def of(self, *bases: Basis) -> tuple[Constant, ...]:
+        """Those that came about so."""
+        return tuple(constant for constant in self.constants if constant.basis in bases)
+
+    @property
+    def text(self) -> str:
+        """One line: `torch_compile on h200_sxm: carried over from h100_sxm, fitted there on ...: matmul_efficiency`."""
+        fitted = f" on {self.fitted_on}" if self.fitted_on else ""
+        there = f" from {self.carried_from}" if self.carried_from else ""
+        there += f", fitted there{fitted}" if there and fitted else ""
+        heads: tuple[tuple[Basis, str], ...] = (
+            ("measured", "measured"),
+            ("fitted", f"fitted{'' if self.carried_from else fitted}"),
+            ("carried", f"carried over{there}"),
+            ("assumed", "assumed"),
+        )
+        parts = [
+            f"{head}: {', '.join(constant.field.removeprefix('stack.') for constant in own)}"
+            for basis, head in heads
+            if (own := self.of(basis))
+        ]
+        return f"{self.stack} on {self.chip}; {'; '.join(parts) or 'every efficiency 1, every overhead 0'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        constants = [{"field": each.field, "basis": each.basis, "source": each.source} for each in self.constants]
+        return {"stack": self.stack, "chip": self.chip, "text": self.text, "constants": constants}
+
+
+def rests_on(scenario: Scenario) -> RestsOn:
+    """The constants whose files say how they came about; what a data sheet says is not among them."""
+    stack = scenario.stack
+    parts = {"stack": stack, "topology": scenario.topology, "layout": scenario.layout}
+    found = [constant for name, part in parts.items() for constant in _constants(part, name)]
+    return RestsOn(stack.name, scenario.topology.chip.name, stack.fitted_on, stack.carried_from, tuple(found))
+
+
+def _constants(value: Any, field: str) -> Iterator[Constant]:
+    if isinstance(value, Sourced):
+        if value.basis is not None:
+            yield Constant(field, value.basis, value.source or "", value.value)
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from _constants(getattr(value, name), f"{field}.{name}")
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _constants(part, f"{field}.{key}")
