@@ -72,6 +72,7 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
         *((program.follows, program.followers()) if (program.follows >= 0).any() else (_NONE, _NONE)),
         np.ascontiguousarray(program.slows, dtype=np.int32),
         np.ascontiguousarray(program.slow_ppm, dtype=np.int32),
+        np.ascontiguousarray(program.yields_ppm, dtype=np.int64),
         np.ascontiguousarray(program.poll_ps, dtype=np.int64),
         tracked,
         interferes,

@@ -19,6 +19,7 @@ from typing import Any
 
 from sim import units
 from sim.errors import InputError
+from sim.program import FULL_PPM
 from sim.topology.chip import Chip
 
 _SIDES = (64, 128, 256)
@@ -46,6 +47,8 @@ class Work:
     """Of its output."""
     products: float = 1
     """Matmuls of this shape that one launch makes, such as one per sequence and head in attention."""
+    vector: bool = False
+    """Whether the FLOPs are of 32-bit floats on the vector units."""
     converts: bool = False
     """Whether a matmul converts its weights, which are smaller numbers than its activations."""
 
@@ -92,6 +95,14 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
     return chip.peak_flops[dtype] * chip.matmul_efficiency
 
 
+def vector_rate(chip: Chip) -> float:
+    """Reachable FLOP/s of 32-bit products on the vector units. Raises InputError if the chip's file gives none."""
+    if not chip.vector_flops:
+        rule = f"chip '{chip.name}' has no vector_peak, and attention multiplies 32-bit floats"
+        raise InputError(rule, hint="give topology.chip.vector_peak, or set stack.attention_format=activations")
+    return chip.vector_flops
+
+
 def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
     """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else.
 
@@ -119,17 +130,21 @@ def cost(chip: Chip, work: Work, dtype: str) -> Cost:
 def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
     """Returns what a program's columns say of a launch of `work`."""
     own = cost(chip, work, dtype)
+    by_flops, by_bytes = chip.interference
     return {
         "busy_ps": own.duration_ps,
         "bytes": work.bytes,
         "flops": work.flops,
         "compute_ps": units.to_ps(own.compute_s),
         "memory_ps": units.to_ps(own.memory_s),
+        "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
     }
 
 
 def compute_s(chip: Chip, work: Work, dtype: str) -> float:
     """Time of the FLOPs alone, s: of a matmul of several rows in tiles, where the chip and the stack say how."""
+    if work.vector and work.flops:
+        return work.flops / vector_rate(chip)
     rate = matmul_rate(chip, dtype)
     if work.rows <= 1 or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
         return work.flops / rate

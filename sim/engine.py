@@ -20,8 +20,8 @@ first of them on its list: it is ready at the first whole number of periods afte
 that waits for nothing does not look.
 
 Interference: a task may slow a resource (`Program.slows`), from its start by a positive `slow_ppm`, or back to what it
-was from its end by a negative one. All that slow a resource at once add up. While the rate of its resource is less than
-one, a task advances by rate x time. Work is counted in millionths
+was from its end by a negative one. All that slow a resource at once add up, and a task loses that, times its
+`yields_ppm`. While its rate is less than one, a task advances by rate x time. Work is counted in millionths
 of a picosecond, so rates apply exactly from the instant they change, and a task is done at the first whole picosecond
 at which nothing is left. A rate never falls below LEAST_PPM.
 
@@ -234,7 +234,7 @@ class _Rates:
         self._slows = program.slows.tolist()
         self._taken = dict.fromkeys(program.slows[program.slow_ppm != 0].tolist(), 0)
         """Resource -> parts per million of its rate that are taken."""
-        self._held = program.resource.tolist()
+        self._held, self._yields = program.resource.tolist(), program.yields_ppm.tolist()
         self.tracks = bytearray(resource in self._taken for resource in self._held)
         """Per task, whether it holds such a resource."""
         self._running: dict[int, int] = {}  # resource -> task
@@ -266,7 +266,8 @@ class _Rates:
         return (running, after) if after != before else None
 
     def _go_on(self, task: int, now: int, left: int) -> int:
-        rate = max(LEAST_PPM, FULL_PPM - self._taken[self._held[task]])
+        lost: int = self._taken[self._held[task]] * self._yields[task] // FULL_PPM
+        rate = max(LEAST_PPM, FULL_PPM - lost)
         done = now + -(-left // rate)
         self._work[task] = (left, rate, now, done)
         return done

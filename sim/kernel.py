@@ -90,9 +90,9 @@ def _pop_at(times: Any, values: Any, size: int) -> None:
 
 
 @njit(cache=True)
-def _go_on(work: Any, taken: Any, task: Any, now: Any, left: Any, least_ppm: int) -> Any:
-    """Note that `task`, of whose rate `taken` is taken, has `left` to do from now on; when it will be done."""
-    rate = max(least_ppm, _FULL_PPM - taken)
+def _go_on(work: Any, lost: Any, task: Any, now: Any, left: Any, least_ppm: int) -> Any:
+    """Note that `task`, which loses `lost` of its rate, has `left` to do from now on; when it will be done."""
+    rate = max(least_ppm, _FULL_PPM - lost)
     done = now + -(-left // rate)
     work[task, _LEFT], work[task, _RATE], work[task, _SINCE], work[task, _DONE] = left, rate, now, done
     return done
@@ -197,6 +197,7 @@ def loop(
     follower: Any,
     slows: Any,
     slow_ppm: Any,
+    yields_ppm: Any,
     poll: Any,
     tracked: Any,
     interferes: bool,
@@ -390,7 +391,8 @@ def loop(
                 changed_count += 1
             if interferes and tracked[task]:
                 left = tasks[task].busy * _FULL_PPM
-                then = _go_on(work, taken[tasks[task].resource], task, now, left, least_ppm)
+                lost = taken[tasks[task].resource] * yields_ppm[task] // _FULL_PPM
+                then = _go_on(work, lost, task, now, left, least_ppm)
                 _push_at(done_time, done_task, done_count, then, task)
                 done_count += 1
                 continue
@@ -407,7 +409,7 @@ def loop(
                 continue
             left = work[task, _LEFT] - (now - work[task, _SINCE]) * work[task, _RATE]
             previous = work[task, _DONE]
-            then = _go_on(work, taken[changed[i]], task, now, left, least_ppm)
+            then = _go_on(work, taken[changed[i]] * yields_ppm[task] // _FULL_PPM, task, now, left, least_ppm)
             if then != previous:
                 _push_at(done_time, done_task, done_count, then, task)
                 done_count += 1

@@ -113,6 +113,8 @@ class Program:
     slow_ppm: Ids
     """Parts per million of that resource's rate: positive, taken away as the task starts; negative, given back as it
     ends."""
+    yields_ppm: Ids
+    """How much of what is taken of its resource's rate a task loses, parts per million: FULL_PPM for just that."""
 
     poll_ps: Ints
     """Period of looking for the task's dependencies, 0 for a task that is ready the moment the last of them ends."""
@@ -190,6 +192,7 @@ COLUMNS = (
     "collective",
     "slows",
     "slow_ppm",
+    "yields_ppm",
     "poll_ps",
 )
 """Names of the columns that have one entry per task."""
@@ -290,6 +293,7 @@ class ProgramBuilder:
         collective: int = -1,
         slows: npt.ArrayLike = -1,
         slow_ppm: int = 0,
+        yields_ppm: npt.ArrayLike = FULL_PPM,
         poll_ps: int = 0,
     ) -> Ids:
         """Append n tasks, one per entry of `chip`, and return their ids [n].
@@ -299,7 +303,8 @@ class ProgramBuilder:
             follows: the task of the same message on the link before, -1 for none.
             deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
             flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
-            busy_ps, flight_ps, resource, follows, peer, bytes, flops, compute_ps, memory_ps, slows: scalar or [n].
+            busy_ps, flight_ps, resource, follows, peer, bytes, flops, compute_ps, memory_ps, slows, yields_ppm: scalar
+                or [n].
             poll_ps: period of looking for the dependencies, from the end of the first of them on.
         """
         chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
@@ -322,6 +327,7 @@ class ProgramBuilder:
             "collective": collective,
             "slows": slows,
             "slow_ppm": slow_ppm,
+            "yields_ppm": yields_ppm,
             "poll_ps": poll_ps,
         }
         for name, value in values.items():

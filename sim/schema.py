@@ -11,7 +11,6 @@ from pydantic import TypeAdapter
 from sim.load import REFERENCES
 from sim.specs import FILE_KINDS
 
-
 _CARRIED: dict[str, Any] = {
     "type": "object",
     "description": "the value of another chip or stack",

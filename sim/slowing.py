@@ -49,8 +49,10 @@ class Slowing:
 
     changes: Ints
     """Rows of the changes, resource by resource, -1 before the first and after the last of each."""
-    rates: Ints
-    """Before each change, and after the last of each resource, parts per million."""
+    taken: Ints
+    """Of the rate before each change, and after the last of each resource, parts per million."""
+    yields: Ints
+    """[N] how much of that each task loses, parts per million."""
     first: Ints
     """[N] the change that comes first after a task's start; -1 where its rate never changes."""
     after: Ints
@@ -62,22 +64,22 @@ class Slowing:
     def of(cls, trace: Trace) -> Slowing:
         """Of the tasks of a trace."""
         program, times, count = trace.program, trace.times, len(trace.program)
-        changes, rates = [np.array([-1])], [np.array([FULL_PPM])]
+        changes, taken = [np.array([-1])], [np.array([0])]
         first, after = np.full((2, count), -1)
         for resource in np.unique(program.slows[program.slow_ppm != 0]):
             base = sum(map(len, changes))
             changing = np.flatnonzero((program.slow_ppm != 0) & (program.slows == resource))
-            taken = program.slow_ppm[changing] > 0
-            when = np.where(taken, times["start"][changing], times["end"][changing])
+            begins = program.slow_ppm[changing] > 0
+            when = np.where(begins, times["start"][changing], times["end"][changing])
             line = np.argsort(when, kind="stable")
-            changes += [np.where(taken, _START, _END)[line] * (count + 1) + changing[line], np.array([-1])]
-            left = FULL_PPM - np.cumsum(program.slow_ppm[changing][line], dtype=np.int64)
-            rates += [np.maximum(LEAST_PPM, np.append(FULL_PPM, left))]
+            changes += [np.where(begins, _START, _END)[line] * (count + 1) + changing[line], np.array([-1])]
+            taken += [np.append(0, np.cumsum(program.slow_ppm[changing][line], dtype=np.int64))]
             own = np.flatnonzero(program.resource == resource)
             first[own] = base + np.searchsorted(when[line], times["start"][own], side="right")
             after[own] = base + np.searchsorted(when[line], times["free"][own], side="left")
         after = np.maximum(first, after)
-        return cls(rows := np.concatenate(changes), np.concatenate(rates), first, after, _rules(rows, first, after))
+        rows, yields = np.concatenate(changes), program.yields_ppm.astype(np.int64)
+        return cls(rows, np.concatenate(taken), yields, first, after, _rules(rows, first, after))
 
     def edges(self) -> Ints:
         """[2, edges] changes while a task runs: (the task that changes its rate, the task)."""
@@ -89,14 +91,15 @@ class Slowing:
     def of_tasks(self, tasks: Ints, number: Ints) -> Slowed | None:
         """Those of `tasks` whose rate is not the full one throughout, under other numbers [N + 1]; None for none."""
         first, after = self.first[tasks], self.after[tasks]
-        some = (first >= 0) & ((after > first) | (self.rates[first] != FULL_PPM))
+        some = (first >= 0) & ((after > first) | (self.taken[first] != 0))
         if not some.any():
             return None
         own, first, after = number[tasks[some]], first[some, None], after[some, None]
         k = np.arange((after - first).max() + 1)
         changes = renumbered(self.changes[np.minimum(first + k[:-1], after - 1)], number)
         changes = np.where(after > first, changes, _START * len(number) + own[:, None])
-        return Slowed(own, changes, self.rates[np.minimum(first + k, after)])
+        lost = self.taken[np.minimum(first + k, after)] * self.yields[tasks[some], None] // FULL_PPM
+        return Slowed(own, changes, np.maximum(LEAST_PPM, FULL_PPM - lost))
 
 
 def renumbered(rows: Ints, number: Ints) -> Ints:

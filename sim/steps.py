@@ -143,18 +143,29 @@ class _Followers:
         """Steps that are done at once."""
         return int(np.clip(_CELLS // len(self.order.program), 1, _MOST))
 
+    def _yields(self, length: float) -> list[float]:
+        return [_columns(self.found, work)["yields_ppm"] for work in _kernels(self.found, length).values()]
+
     def makespans_ps(self, lengths: Sequence[float]) -> list[int]:
-        """Of the steps with caches of these lengths, up to the first that does not follow."""
+        """Of the steps with caches of these lengths, up to the first that does not follow.
+
+        Operations that come to be limited by the other of their bytes and FLOPs lose another share to collectives.
+        """
         distinct: dict[tuple[int, ...], int] = {}  # steps of equal durations are one
         columns: list[Ints] = []
         of = []
+        own = self._yields(self.found.scenario.workload.mean_cache_length)
         for length in lengths:
+            if self._yields(length) != own:
+                break
             works = _kernels(self.found, length).values()
             durations = tuple(int(_columns(self.found, work)["busy_ps"]) for work in works)
             if durations not in distinct:
                 distinct[durations] = len(columns)
                 columns.append(with_cache(self.found, length).busy_ps)
             of.append(distinct[durations])
+        if not columns:
+            return []
         times, follows = self.order.times(np.stack(columns, axis=1))
         makespan_ps = times[3].max(axis=0, initial=0)
         for block, (after, period) in zip(self.order.program.skipped, settled(self.order.program, times), strict=True):

@@ -47,7 +47,7 @@ def differences(whole: Program, few: Program, folded: Topology) -> list[str]:
     """What of `whole` is not as in `few`; empty where every chip has the times of the one that stands for it."""
     kind, stands = np.array(kinds(whole, few, folded)), np.array(resources(whole, few, folded))
     found = []
-    for name in ("busy_ps", "flight_ps", "poll_ps", "kind", "bytes", "flops", "layer", "slow_ppm"):
+    for name in ("busy_ps", "flight_ps", "poll_ps", "kind", "bytes", "flops", "layer", "slow_ppm", "yields_ppm"):
         if (getattr(whole, name) != getattr(few, name)[kind]).any():
             found.append(name)
     for task, own in enumerate(kind.tolist()):

@@ -14,7 +14,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     held, follows = program.resource.tolist(), program.follows.tolist()
     busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
     poll = program.poll_ps.tolist()
-    slows, ppm = program.slows.tolist(), program.slow_ppm.tolist()
+    slows, ppm, yields = program.slows.tolist(), program.slow_ppm.tolist(), program.yields_ppm.tolist()
     ready: dict[int, int] = {}
     start: dict[int, int] = {}
     free: dict[int, int] = {}
@@ -23,9 +23,9 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     now = 0
 
     def rate(task: int) -> Fraction:
-        """That of the task's resource."""
+        """That of the task's resource, as much less as the task yields."""
         taken = sum(p for t, p in enumerate(ppm) if slows[t] == held[task] and (t in start if p > 0 else t in visible))
-        return Fraction(max(LEAST_PPM, FULL_PPM - taken), FULL_PPM)
+        return Fraction(max(LEAST_PPM, FULL_PPM - taken * yields[task] // FULL_PPM), FULL_PPM)
 
     def end(task: int) -> int | None:
         """When its last byte, which comes from the task it follows, has flown; that is known once it is free."""

@@ -83,7 +83,8 @@ def test_the_closed_form_of_a_box_counts_the_same_pairs(workload, cache, causal,
     own = (workload, kernel, f"workload.static_cache={cache}", f"model.causal={causal}")
     plain = (
         "stack.stream_wait=0 s",
-        "stack.channel_interference=null",
+        "stack.compute_interference=0",
+        "stack.memory_interference=0",
         "layout.residual=no_communication",
     )
     scenario = load.scenario("llama3_70b_tp8_standard", [*ENDS, *own, *plain, "layout.head=replicated"])

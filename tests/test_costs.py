@@ -242,7 +242,8 @@ def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
                 continue
             assert bounds[op.op] == {op.bound}
             shorter, longer = sorted((op.compute_s, op.memory_s))
-            if not stack.channel_interference and not scenario.perturb:
+            interferes = stack.compute_interference.value or stack.memory_interference.value
+            if not interferes and not scenario.perturb:
                 parts = longer + (1 - stack.roofline_overlap.value) * shorter + op.overhead_s
                 assert op.time_s == pytest.approx(parts, abs=1.5e-12 * op.count)
 

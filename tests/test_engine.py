@@ -156,7 +156,8 @@ def interfering(draw: st.DrawFn, longest: int = 20) -> Program:
         slows[[firsts[0], second]] = draw(st.sampled_from(changing))
         taken = draw(st.sampled_from([1, 100_000, 333_333, 500_000, 999_999, 1_000_000]))
         ppm[firsts[0]], ppm[second] = taken, -taken
-    return dataclasses.replace(p, slows=slows, slow_ppm=ppm)
+    yields = [draw(st.sampled_from([0, 1_000_000, 1_000_000, 333_333, 6_300_000])) for _ in range(len(p))]
+    return dataclasses.replace(p, slows=slows, slow_ppm=ppm, yields_ppm=np.array(yields, dtype=np.int32))
 
 
 @settings(max_examples=600, deadline=None)
@@ -204,6 +205,9 @@ def test_a_collective_slows_the_compute_of_its_chip_while_it_is_in_progress():
     )
     assert simulate(p).times["free"].tolist() == [100, 20, 60, 60, 20]
     assert simulate(slowing).times["free"].tolist() == [110, 20, 60, 60, 20]
+    for yields, free in ((0, 100), (500_000, 105), (3_000_000, 130)):  # nothing, an eighth or three quarters is lost
+        other = dataclasses.replace(slowing, yields_ppm=np.array([yields, 0, 0, 0, 0], dtype=np.int32))
+        assert simulate(other).times["free"].tolist() == [free, 20, 60, 60, 20]
 
 
 @settings(max_examples=200, deadline=None)

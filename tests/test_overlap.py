@@ -85,7 +85,7 @@ def test_communication_on_its_own_stream_joins_the_compute_stream_for_a_price():
 
 
 def test_interference_slows_what_runs_under_an_all_reduce_and_nothing_else():
-    none, some = "stack.channel_interference=0.000001", "stack.channel_interference=0.02"
+    none, some = "stack.memory_interference=0", "stack.memory_interference=4"
     for residual, slower in (("standard", False), ("no_communication", False), ("ladder", True)):
         a, b = (step_us(f"layout.residual={residual}", "workload.batch=64", each) for each in (none, some))
         assert (b > 1.01 * a) if slower else (b == pytest.approx(a, rel=1e-12))
@@ -225,7 +225,7 @@ def test_a_collective_that_overtakes_compute_is_named(layout, monkeypatch):
 def test_a_looped_collective_is_launched_and_slows_compute_as_any_other(layout, overlap, monkeypatch):
     """If a collective in progress takes a tenth of the compute rate, each begins to and ends to on every chip; where
     the host launches, it launches each."""
-    monkeypatch.setattr(Emitter, "slow_ppm", lambda self, plan: 100_000)
+    monkeypatch.setattr(Emitter, "slow_ppm", lambda self, plan, size: 100_000)
     settings = (f"layout.overlap={overlap}", f"layout.ffn={layout}", "layout.graph_capture=false", "engine.layers=2")
     scenario = load.scenario("palm540b_decode_ws2d", settings)
     program = lower(scenario, machine(scenario)).program

@@ -192,7 +192,8 @@ def test_an_order_is_kept_exactly_if_the_engine_keeps_it_and_then_has_its_times(
 
 
 def slowed(busy: tuple[int, ...], twice: bool) -> Program:
-    """Task 3 works on r0 once task 2 is done. r0 runs at 3/5 from the end of task 0 until that of task 1, if later.
+    """Task 3 works on r0 once task 2 is done. From the end of task 0 until that of task 1, if later, r0 yields half as
+    much again as the 2/5 that are taken, and runs at 2/5.
 
     busy: of tasks 0 to 3.
     twice: r0 is slowed again from the end of task 1, and both until task 3 is done.
@@ -204,7 +205,8 @@ def slowed(busy: tuple[int, ...], twice: bool) -> Program:
     taken = [400_000, 200_000, -400_000, -200_000] if twice else [400_000, -400_000]
     slows, ppm = np.full(len(p), -1, dtype=np.int32), np.zeros(len(p), dtype=np.int32)
     slows[4:], ppm[4:] = 0, taken
-    return dataclasses.replace(p, slows=slows, slow_ppm=ppm)
+    yields = np.full(len(p), 1_500_000, dtype=np.int32)
+    return dataclasses.replace(p, slows=slows, slow_ppm=ppm, yields_ppm=yields)
 
 
 @pytest.mark.parametrize("twice", [False, True])

@@ -51,13 +51,18 @@ KNOWN: Known = {
     "topology.reduces": ANY,
     "stack.l2_bandwidth": ANY,
     "stack.matmul_overhead": ANY,
+    "stack.attention_format": ("activations", "f32"),
+    "stack.vector_efficiency": ANY,
+    "topology.chip.vector_peak": ANY,
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
-    "stack.channel_interference": ANY,  # of NCCL's collectives, whose formula is not exact
     "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
     "stack.step_overhead": ANY,
     "stack.dequantizing_hbm_efficiency": ANY,
     "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # where there are stages, which no form of a pass has
     "layout.graph_capture": (None, True),
+    **dict.fromkeys(
+        ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
+    ),  # of NCCL's collectives, whose formula is not exact
     "layout.ffn": (TENSOR_PARALLEL,),
     "layout.attention": ("heads",),
     "layout.residual": (
@@ -97,6 +102,8 @@ class Op:
     """Bytes of copied keys and values, read from L2."""
     tiled: bool = False
     """A matmul of several rows."""
+    vector: bool = False
+    """Products of 32-bit floats on the vector units."""
     converts: bool = False
     """A matmul whose weights are smaller numbers than its activations."""
     apart: bool = True
@@ -166,13 +173,15 @@ class _Sizes:
         flops, moved = 4 * scores * self.Q, 2 * self.tokens * self.H * self.Q * self.a
         cache = 2 * self.B * self.C * self.Q * self.c
         copies = cache * self.H if self.layout.kv_heads == "expanded" else 0.0
-        read = cache * self.used
+        read, vector = cache * self.used, self.stack.attention_format == "f32"
         if self.stack.attention == "fused":
-            return [*ops, Op("attention", flops, moved, read, copies, apart=False)]
+            return [*ops, Op("attention", flops, moved, read, copies, vector=vector, apart=False)]
         if self.stack.elementwise == "fused":
-            return [*ops, Op("attention", flops, moved + 2 * scores * _SCORES, read, copies, apart=False)]
-        product = (flops / 2, moved / 2 + scores * self.a, read / 2, copies / 2, self.L > 1)
-        softmax = Op("softmax", 0.0, 2 * scores * self.a)
+            moved += 2 * scores * _SCORES
+            return [*ops, Op("attention", flops, moved, read, copies, vector=vector, apart=False)]
+        size = _SCORES if vector else self.a
+        product = (flops / 2, moved / 2 + scores * size, read / 2, copies / 2, self.L > 1 and not vector, vector)
+        softmax = Op("softmax", 0.0, 2 * scores * size)
         return [*ops, Op("scores", *product, apart=False), softmax, Op("values", *product, apart=False)]
 
     def attention(self, plus: bool = False) -> list[Op]:
@@ -258,7 +267,7 @@ def usual(scenario: Scenario, wire: Wire) -> Prediction:
 
     def time_of(half: Half) -> float:
         ops = [op for op in half.ops if not op.apart]
-        flops = sum(op.flops for op in ops) / _rate(scenario)
+        flops = sum(op.flops / _rate(scenario, op) for op in ops)
         return max(flops, sum(op.read / _memory(scenario, op) for op in ops))
 
     compute, exposed, _ = _pass(scenario, halves(scenario), time_of, wire)
@@ -284,7 +293,10 @@ def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
     return Prediction(step, {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
 
-def _rate(scenario: Scenario) -> float:
+def _rate(scenario: Scenario, op: Op) -> float:
+    vector = scenario.topology.chip.vector_peak
+    if op.vector and vector:
+        return vector.value * scenario.stack.vector_efficiency.value
     return scenario.topology.chip.peak[scenario.workload.activations].value * scenario.stack.matmul_efficiency.value
 
 
@@ -299,7 +311,7 @@ def _memory(scenario: Scenario, op: Op) -> float:
 def _roofline(scenario: Scenario, op: Op) -> float:
     stack = scenario.stack
     copies = op.copies / stack.l2_bandwidth.value if stack.l2_bandwidth else 0.0
-    compute, memory = op.flops / _rate(scenario), max((op.read + op.moved) / _memory(scenario, op), copies)
+    compute, memory = op.flops / _rate(scenario, op), max((op.read + op.moved) / _memory(scenario, op), copies)
     return max(compute, memory) + (1 - stack.roofline_overlap.value) * min(compute, memory)
 
 

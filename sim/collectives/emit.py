@@ -97,7 +97,7 @@ def emit(
     Args:
         after: [chips] arrays of tasks, each chip waits for its own entry.
         needs: [sends] a task that each message also waits for, at its first send, -1 for none.
-        slow_ppm: parts per million of its rate that each chip's compute loses from its BEGIN to its END.
+        slow_ppm: parts per million of its rate that are taken from each chip's compute from its BEGIN to its END.
         dtype: number format of the elements, where it is known.
     """
     wiring = _wiring(topology, schedule)
@@ -105,13 +105,12 @@ def emit(
     instance = builder.new_collective()
     if dtype:
         builder.dtypes[op] = dtype
-    overhead_s = schedule.timing.overhead_s if schedule.timing else topology.collective_overhead_s
     slows = chips if slow_ppm else -1
     begin = builder.add(
         op,
         Kind.BEGIN,
         chips,
-        flight_ps=units.to_ps(overhead_s),
+        flight_ps=units.to_ps(_overhead_s(topology, schedule)),
         deps=after,
         bytes=size,
         collective=instance,
@@ -155,6 +154,31 @@ def emit(
         slow_ppm=-slow_ppm,
     )
     return Emitted(begin, sends, end)
+
+
+@functools.lru_cache(maxsize=256)
+def alone_s(topology: Topology, schedule: Schedule, size: float) -> float:
+    """Time of a collective that has the machine to itself, s: its longest chain of messages, or its busiest link."""
+    wiring, sizes = _wiring(topology, schedule), schedule.share * size
+    busy_ps = sizes * wiring.ps_per_byte
+    first = np.cumsum(schedule.dep_counts, dtype=np.int64) - schedule.dep_counts
+    started, ended = np.zeros(len(schedule)), np.zeros(len(schedule))
+    for send in range(len(schedule)):
+        before = schedule.follows[send]
+        if before >= 0:
+            started[send] = started[before] + wiring.flight_ps[before]
+            free = max(started[send] + busy_ps[send], ended[before])
+        else:
+            waits = schedule.deps[first[send] : first[send] + schedule.dep_counts[send]]
+            started[send] = ended[waits].max(initial=0.0)
+            free = started[send] + busy_ps[send]
+        ended[send] = free + wiring.flight_ps[send]
+    busiest = np.bincount(schedule.link, weights=busy_ps).max(initial=0.0)
+    return _overhead_s(topology, schedule) + float(max(ended.max(initial=0.0), busiest)) / units.PS_PER_S
+
+
+def _overhead_s(topology: Topology, schedule: Schedule) -> float:
+    return schedule.timing.overhead_s if schedule.timing else topology.collective_overhead_s
 
 
 def emit_message(

@@ -16,11 +16,14 @@ WORK, WAITING = "Work it leaves out", "What formulas do not know"
 
 FREE: dict[str, Any] = {
     "stack.stream_wait": 0.0,
-    "stack.channel_interference": None,
+    "stack.matmul_balance": None,
+    "stack.compute_interference": 0.0,
+    "stack.memory_interference": 0.0,
     "layout.graph_capture": True,
     "layout.overlap": "none",
 }
-"""Joins cost nothing, collectives slow nothing, and nothing is overlapped that the formula does not overlap."""
+"""Joins cost nothing, collectives slow nothing, a matmul's rate does not depend on its shape, and nothing is overlapped
+that the formula does not overlap."""
 _FUSED: dict[str, Any] = {
     "stack.op_overhead": 0.0,
     "stack.matmul_overhead": None,
@@ -93,14 +96,24 @@ def simulations(part: Pass) -> Iterator[Model]:
         else "none: the closed form is exact, and the simulation agrees",
     )
     wait = format_seconds(stack.stream_wait.value)
-    lost = stack.channel_interference.value if stack.channel_interference else 0.0
+    lost = stack.compute_interference.value, stack.memory_interference.value
     effects: tuple[tuple[str, str, str], ...] = (
         ("Overlap", "layout.overlap", f"{scenario.layout.overlap.replace('_', ' ')}: sums run under other compute"),
         ("Joins of streams", "stack.stream_wait", f"{wait} from the end of a sum to what waits for it"),
         (
-            "Compute beside collectives",
-            "stack.channel_interference",
-            f"a channel in progress takes {lost:.1%} of a chip's compute",
+            "Tiles of matmuls",
+            "stack.matmul_balance",
+            "waves that are not full, and operands that multiplications wait for",
+        ),
+        (
+            "Matmuls beside collectives",
+            "stack.compute_interference",
+            f"limited by FLOPs, a kernel loses {lost[0]:g} multiprocessors to every busy channel",
+        ),
+        (
+            "Other kernels beside collectives",
+            "stack.memory_interference",
+            f"limited by bytes, a kernel loses {lost[1]:g} multiprocessors to every busy channel",
         ),
         ("Launches from the host", "layout.graph_capture", f"{format_seconds(stack.launch.value)} each, one by one"),
     )

@@ -9,7 +9,8 @@ numbers are those of et_def.proto 0.0.4 in github.com/mlcommons/chakra. Every ta
     a hop of a message on its way              METADATA_NODE, after which the next hop or the message follows
 
 Durations are whole microseconds in the schema; `busy_ps`, `flight_ps`, the resources held and what a task takes of
-another's rate (`slows`, `slow_ppm`) are attributes beside them, with which the same program can be read again.
+another's rate (`slows`, `slow_ppm`, `yields_ppm`) are attributes beside them, with which the same program can be read
+again.
 Computations carry the number format of the run, `dtype`. `is_cpu_op` is true of launches by the host and else false;
 every node has it, because the feeder takes a node without it for one of the host.
 """
@@ -26,7 +27,7 @@ import numpy as np
 from sim.errors import InputError
 from sim.export.attributes import FIELDS, Value
 from sim.export.wire import data, integer, packed, varint
-from sim.program import Kind, Program
+from sim.program import FULL_PPM, Kind, Program
 
 VERSION = "0.0.4"
 
@@ -126,6 +127,8 @@ def nodes_of(program: Program, chips: int, dtype: str = "") -> list[list[Node]]:
             common["follows"] = True
         if program.slow_ppm[task]:
             common |= {"slows": program.resources[program.slows[task]], "slow_ppm": int(program.slow_ppm[task])}
+        if program.yields_ppm[task] != FULL_PPM:
+            common["yields_ppm"] = int(program.yields_ppm[task])
         op = program.op_names[program.op[task]]
         duration = int(program.busy_ps[task] + program.flight_ps[task] + 500_000) // 1_000_000
         if kind[task] == Kind.SEND and arrives[task]:
@@ -155,7 +158,7 @@ def nodes_of(program: Program, chips: int, dtype: str = "") -> list[list[Node]]:
 
 
 _TYPES = {"comm_src": "int32", "comm_dst": "int32", "comm_tag": "int32", "layer": "int32"}
-_TYPES |= dict.fromkeys(("comm_size", "num_ops", "slow_ppm"), "int64")
+_TYPES |= dict.fromkeys(("comm_size", "num_ops", "slow_ppm", "yields_ppm"), "int64")
 """Types of attributes that are whole numbers; the others are uint64."""
 
 

@@ -192,7 +192,8 @@ class Lowering:
             moved=q.tensor.local_bytes + result.local_bytes,
             masked=(q.tensor.local_shape[1] - 1) / 2 if self._skips_masked else 0.0,
             products=q.tensor.local_elements // (self._sizes["Q"] * q.tensor.local_shape[1]),
-            score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise else workload.activations],
+            score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise or chip.attends_in_f32 else workload.activations],
+            vector=chip.attends_in_f32,
             form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
         )
         if self.attentions.setdefault(name, work) != work:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.emit import Emitted, emit
+from sim.collectives.emit import Emitted, alone_s, emit
 from sim.collectives.schedule import Schedule
 from sim.costs import Work, launch_columns
 from sim.lowering.gather_buffers import GatherBuffers
@@ -89,13 +89,21 @@ class Emitter:
 
     def emit(self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, needs: Ids | None = None) -> Emitted:
         """The tasks of a collective, looped with a matmul or not."""
-        after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan)
+        after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan, size)
         return emit(self.builder, self.topology, plan, size, op, after, needs=needs, slow_ppm=slow_ppm, dtype=dtype)
 
-    def slow_ppm(self, plan: Schedule) -> int:
-        """What a collective in progress takes from its chips' compute, in parts per million of the rate."""
-        channels = plan.timing.channels if plan.timing else 0
-        return round(self.topology.chip.channel_interference * channels * FULL_PPM)
+    def slow_ppm(self, plan: Schedule, size: float) -> int:
+        """Multiprocessors that a collective in progress keeps busy, in parts per million of its chips'.
+
+        It has a channel on each, which waits where the collective's steps or links need more time than the channel.
+        """
+        chip, channels = self.topology.chip, plan.timing.channels if plan.timing else 0
+        if not channels or not chip.multiprocessors or not any(chip.interference):
+            return 0
+        busy = float(channels)
+        if chip.channel_rate:
+            busy = min(busy, size / (alone_s(self.topology, plan, size) * chip.channel_rate))
+        return min(FULL_PPM, round(busy / chip.multiprocessors * FULL_PPM))
 
     def launch(self, op: str) -> Tasks:
         """The host's launches of an operation, one after the other, where no graph was captured."""

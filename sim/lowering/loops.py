@@ -64,7 +64,7 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
     instance = to.builder.new_collective()
     waits = to.streams.waits("compute", inputs)
     to.builder.dtypes[op] = to.scenario.workload.weights
-    slow_ppm = to.slow_ppm(schedule(to.topology, "permute", axes[:1]))
+    slow_ppm = to.slow_ppm(schedule(to.topology, "permute", axes[:1]), size)
     slows = to.chips if slow_ppm else -1
     begin = to.builder.add(
         op,

@@ -33,6 +33,8 @@ class AttentionWork:
     all are computed and the masked ones thrown away."""
     products: int
     """Matmuls for the scores, and again for the values: one per sequence and query head."""
+    vector: bool
+    """Whether they are of 32-bit floats on the vector units."""
     form: Literal["fused", "one kernel", "three kernels"]
     """Fused, scores stay on the chip; in one kernel they are written, and read again for the values; in three the
     softmax is one of its own."""
@@ -42,12 +44,18 @@ class AttentionWork:
         read, copied, scores = self.read * length, float(self.copied * length), self.scores * (length - self.masked)
         flops, in_memory = 2 * 2 * scores * self.d_head, scores * self.score_bytes
         if self.form == "fused":
-            return (("", Work(flops, read + self.moved, copied)),)
+            return (("", Work(flops, read + self.moved, copied, vector=self.vector)),)
         if self.form == "one kernel":
-            return (("", Work(flops, read + self.moved + 2 * in_memory, copied)),)
-        half = (flops / 2, (read + self.moved) / 2 + in_memory, copied / 2, self.scores / self.products)
-        multiplied, summed = (Work(*half, columns, self.products) for columns in (length, self.d_head))
+            return (("", Work(flops, read + self.moved + 2 * in_memory, copied, vector=self.vector)),)
+        half = (flops / 2, (read + self.moved) / 2 + in_memory, copied / 2)
+        multiplied, summed = (self._products(half, columns) for columns in (length, self.d_head))
         return (" scores", multiplied), (" softmax", Work(0.0, 2 * in_memory)), (" values", summed)
+
+    def _products(self, work: tuple[float, float, float], columns: float) -> Work:
+        """Matmuls on the matrix units have a shape."""
+        if self.vector:
+            return Work(*work, vector=True)
+        return Work(*work, self.scores / self.products, columns, self.products)
 
 
 Factors = Sequence[tuple[Sharded, Sequence[Sharded]]]

@@ -12,7 +12,7 @@ from sim.collectives.emit import emit, emit_message
 from sim.costs import Work, cost, launch_columns
 from sim.errors import InputError
 from sim.export.chakra import NodeType
-from sim.program import Ids, Kind, Program, ProgramBuilder
+from sim.program import FULL_PPM, Ids, Kind, Program, ProgramBuilder
 from sim.replay.matching import Collective, Matched
 from sim.replay.nodes import Key, Notes, RankNode
 from sim.topology.graph import Topology
@@ -86,6 +86,7 @@ class Tasks:
             memory_ps=each.whole("memory_ps") or 0,
             slows=self._resource[slows] if slows else -1,
             slow_ppm=each.whole("slow_ppm") or 0,
+            yields_ppm=FULL_PPM if (yields := each.whole("yields_ppm")) is None else yields,
         )
 
     def _computation(self, each: RankNode, after: list[Ids]) -> Ids:

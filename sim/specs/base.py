@@ -29,3 +29,4 @@ TEXT_RULES = {
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Number = Annotated[float, Field(gt=0, le=1e12)]
+Multiple = Annotated[float, Field(ge=0, le=1000)]

@@ -21,5 +21,7 @@ class ChipSpec(Strict):
     """Dense matmul rate per operand type."""
     hbm_bandwidth: Sourced[Bandwidth]
     hbm_capacity: Sourced[Size]
+    vector_peak: Sourced[Rate] | None = None
+    """Of 32-bit floats outside the matrix units. Default: not known, and no stack may multiply there."""
     multiprocessors: Sourced[Count] | None = None
     """Of a GPU, over which the tiles of a matmul are spread. Default: the chip has none."""

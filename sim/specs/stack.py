@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.specs.base import Name, Number, Strict
+from sim.specs.base import Multiple, Name, Number, Strict
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 
@@ -18,6 +18,11 @@ class Software(Strict):
     """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are own ops."""
     attention: Literal["fused", "unfused"] = "unfused"
     """Whether attention scores stay on the chip (as in FlashAttention) or go through HBM as 32-bit numbers."""
+    attention_format: Literal["activations", "f32"] = "activations"
+    """Numbers that attention multiplies: the activations as they are, or as 32-bit floats on the vector units, as
+    PyTorch's path of plain operations does."""
+    vector_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
+    """Reached share of the chip's vector peak in products of 32-bit floats."""
     matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's peak in a large matmul."""
     matmul_balance: Sourced[Number] | None = None
@@ -49,9 +54,13 @@ class Software(Strict):
     before it launches the next pass."""
     stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time from the end of a collective on a stream of its own to what waits for it on the compute stream."""
-    channel_interference: Sourced[Fraction] | None = None
-    """Share of its compute rate that the chip loses to every channel of a collective in progress: a channel holds
-    compute units, also while it waits, and takes memory bandwidth. Default: none."""
+    compute_interference: Sourced[Multiple] = Sourced[Multiple].model_validate(0.0)
+    """Multiprocessors whose rate a kernel limited by its FLOPs loses to every busy channel of a collective."""
+    memory_interference: Sourced[Multiple] = Sourced[Multiple].model_validate(0.0)
+    """The same of a kernel limited by its bytes."""
+    channel_rate: Sourced[Bandwidth] | None = None
+    """Bytes of a collective's array per second that keep one of its channels busy: as many are busy as the collective,
+    left alone, needs. Default: all of them, also while they wait."""
     pipeline: Literal["sequential", "non_blocking", "blocking"] = "sequential"
     """How requests go through stages where `layout.pipeline` does not say: its `schedule`."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

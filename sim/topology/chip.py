@@ -17,6 +17,8 @@ class Chip:
     peak_flops: Mapping[str, float]
     """Matmul rate per operand type, FLOP/s."""
     matmul_efficiency: float
+    vector_flops: float
+    """FLOP/s of 32-bit products on the vector units, as reached; 0 where the chip's file does not say."""
     hbm_bandwidth: float
     """Bytes/s."""
     hbm_efficiency: float
@@ -37,14 +39,18 @@ class Chip:
     op_overhead_s: float
     matmul_overhead_s: float
     """Of matmuls of more than one row."""
-    channel_interference: float
-    """Share of its compute rate that it loses to every channel of a collective in progress."""
+    interference: tuple[float, float]
+    """Multiprocessors whose rate a kernel limited by FLOPs, and one by bytes, loses to every busy channel."""
+    channel_rate: float
+    """Bytes/s of a collective that keep a channel busy; 0 where all are."""
     stream_wait_s: float
     launch_s: float
     step_overhead_s: float
     """Of the host, at the end of a pass that gives a token."""
     fuses_elementwise: bool
     fuses_attention: bool
+    attends_in_f32: bool
+    """Whether attention multiplies 32-bit floats on the vector units."""
 
     @classmethod
     def of(cls, spec: ChipSpec, stack: StackSpec) -> Chip:
@@ -54,6 +60,7 @@ class Chip:
             name=spec.name,
             peak_flops={dtype: rate.value for dtype, rate in spec.peak.items()},
             matmul_efficiency=stack.matmul_efficiency.value,
+            vector_flops=spec.vector_peak.value * stack.vector_efficiency.value if spec.vector_peak else 0.0,
             hbm_bandwidth=spec.hbm_bandwidth.value,
             hbm_efficiency=stack.hbm_efficiency.value,
             roofline_overlap=stack.roofline_overlap.value,
@@ -66,9 +73,11 @@ class Chip:
             op_overhead_s=stack.op_overhead.value,
             matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
             fuses_elementwise=stack.elementwise == "fused",
-            channel_interference=stack.channel_interference.value if stack.channel_interference else 0.0,
+            interference=(stack.compute_interference.value, stack.memory_interference.value),
+            channel_rate=stack.channel_rate.value if stack.channel_rate else 0.0,
             stream_wait_s=stack.stream_wait.value,
             launch_s=stack.launch.value,
             step_overhead_s=stack.step_overhead.value,
             fuses_attention=stack.attention == "fused",
+            attends_in_f32=stack.attention_format == "f32",
         )
