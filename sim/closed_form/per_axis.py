@@ -51,6 +51,7 @@ KNOWN: Known = {
     "topology.axes.*.link": ANY,
     "stack.l2_bandwidth": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
     "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
+    "stack.nvls": ANY,  # of NCCL, which runs on no torus
     "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # where there are stages, which no form of a pass has
     "layout.graph_capture": (None, True),
     **dict.fromkeys(

@@ -57,6 +57,7 @@ KNOWN: Known = {
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
     "stack.step_overhead": ANY,
+    "stack.nvls": ANY,  # read by the formulas of collectives
     "stack.dequantizing_hbm_efficiency": ANY,
     "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # where there are stages, which no form of a pass has
     "layout.graph_capture": (None, True),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.specs.base import Multiple, Name, Number, Strict
+from sim.specs.nccl import NvlsTimes
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 
@@ -63,6 +64,8 @@ class Software(Strict):
     left alone, needs. Default: all of them, also while they wait."""
     pipeline: Literal["sequential", "non_blocking", "blocking"] = "sequential"
     """How requests go through stages where `layout.pipeline` does not say: its `schedule`."""
+    nvls: Sourced[NvlsTimes] | None = None
+    """Times of the stack's own kernel that sums in the switch (NVLink SHARP). Default: those of the machine's NCCL."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective that is not of a library with times of its own."""
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
