@@ -98,7 +98,7 @@ def ratio(batch: int) -> float:
 
 
 def test_energonai_saves_a_third_at_batch_16_and_loses_at_batch_1():
-    """Published: 0.66, 0.69 and 1.16 of FasterTransformer's time, from bars read to 1 %. Simulated: 0.62, 0.69, 1.06."""
+    """Published: 0.66, 0.69 and 1.16 of FasterTransformer's time. Simulated: 0.62, 0.69, 1.06."""
     assert 0.60 < ratio(16) < ratio(4) < 0.72
     assert 1.04 < ratio(1) < 1.16
 
