@@ -20,24 +20,21 @@ def lines_of_rows():
 
 
 @pytest.fixture(scope="module")
-def some(tmp_path_factory):
-    """Rows of batch 4 and 64 on 8 GPUs, of which Parallel and desync were not fitted, and of batch 4 without P2P."""
-    header, *lines = lines_of_rows()
-    keep = [line for line in lines if "tp8_p2pon_b4_" in line or "tp8_p2pon_b64_" in line or "tp8_p2poff_b4_" in line]
-    path = tmp_path_factory.mktemp("rows") / "some.csv"
-    path.write_text("\n".join([header, *keep]), encoding="utf-8")
-    return validate("ladder", path)
+def some():
+    """All rows, most of which no constant was fitted to."""
+    return validate("ladder")
 
 
 def test_speedups_are_predicted_within_what_the_suite_allows(some):
     assert some.passes
-    assert some.speedup_errors.worst < 0.04
+    assert some.speedup_errors.median < 0.02
     assert some.simulated.median < 0.03
 
 
 def test_at_batch_64_on_8_gpus_parallel_is_at_least_as_fast_as_ladder(some):
-    rate = {(o.variant, "b64" in o.case_id): o.simulated for o in some.outcomes if o.metric == "tokens_per_s"}
-    assert rate["parallel", True] >= rate["ladder", True]
+    rate = {o.case_id: o.simulated for o in some.outcomes if o.metric == "tokens_per_s"}
+    parallel, ladder = (rate[f"ladder_70b_tp8_p2pon_b64_{variant}/tokens_per_s"] for variant in ("parallel", "ladder"))
+    assert parallel >= ladder
 
 
 def test_without_peer_to_peer_access_ladder_gains_more(some):
@@ -128,10 +125,10 @@ def fitted_fields():
     return fields
 
 
-def number(machine, field: str):
+def number(scenario, field: str):
     """A sourced number by its dotted field."""
-    value = machine
-    for name in field.split(".")[1:]:
+    value = scenario
+    for name in field.split("."):
         value = value[name] if isinstance(value, dict) else getattr(value, name)
     return value
 
@@ -141,18 +138,17 @@ def test_the_shipped_files_carry_what_the_fit_gives():
     """Within 2 %, by which the search may end elsewhere."""
     found = calibrate.fit("ladder")
     assert found.settled
-    fitted = load.scenario("llama3_70b_tp8_p2p_disabled_decode", found.settings()).topology
+    shipped, fitted = (load.scenario("llama3_70b_tp8_p2p_disabled_decode", each) for each in ([], found.settings()))
     for name, constant in found.calibration.constants.items():
         assert constant.low < found.values[name] < constant.high
     for field in fitted_fields():
-        shipped = number(load.topology_spec("dgx_h100_p2p_disabled"), field).value
-        assert shipped == pytest.approx(number(fitted, field).value, rel=0.02), field
+        assert number(shipped, field).value == pytest.approx(number(fitted, field).value, rel=0.02), field
 
 
-def test_fitted_constants_stand_in_the_files_of_the_machine():
-    machine = load.topology_spec("dgx_h100_p2p_disabled")
+def test_fitted_constants_stand_in_the_files_of_the_machine_and_its_stack():
+    scenario = load.scenario("llama3_70b_tp8_p2p_disabled_decode")
     for field in fitted_fields():
-        assert "sim calibrate ladder" in number(machine, field).source, field
+        assert "sim calibrate ladder" in number(scenario, field).source, field
 
 
 def test_a_row_of_an_unknown_variant_names_its_line(tmp_path):
