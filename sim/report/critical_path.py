@@ -38,7 +38,7 @@ CAUSES = {
     LAUNCH: "fixed time at the start of every collective",
     JOIN: "one stream waits for another, after a collective",
     COPY: "layers on their way from or to another memory",
-    CALL: "requests on their way, calls, workers that look for work or room, the host between steps, other nodes of a trace",
+    CALL: "requests on their way, calls, workers that look for work or room, the host between steps and in traces",
 }
 """What the time of the path is spent on, and what that means."""
 
