@@ -12,7 +12,7 @@ multiprocessors, or a stack that says nothing of tiles, reaches one rate in all 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -116,15 +116,21 @@ def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
 
 def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     """Returns what one launch of `work` takes."""
-    return Cost(
-        compute_s=compute_s(chip, work, dtype),
+    tiled = work.rows > 1
+    found = Cost(
+        compute_s=work.flops / (vector_rate(chip) if work.vector else matmul_rate(chip, dtype)),
         memory_s=max(
             work.bytes / hbm_rate(chip, work.rows, converts=work.converts),
             work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
         ),
         beside=1.0 - chip.roofline_overlap,
-        overhead_s=chip.matmul_overhead_s if work.rows > 1 else chip.op_overhead_s,
+        overhead_s=chip.matmul_overhead_s if tiled else chip.op_overhead_s,
     )
+    if not tiled or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
+        return found
+    sizes = _Tiled(work.rows, work.columns, work.inner, work.products)
+    rates = (matmul_rate(chip, dtype), chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, work.rows))
+    return _in_tiles(sizes, _Multiprocessors(chip.multiprocessors, *rates), found)
 
 
 def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
@@ -139,18 +145,6 @@ def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
         "memory_ps": units.to_ps(own.memory_s),
         "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
     }
-
-
-def compute_s(chip: Chip, work: Work, dtype: str) -> float:
-    """Time of the FLOPs alone, s: of a matmul of several rows in tiles, where the chip and the stack say how."""
-    if work.vector and work.flops:
-        return work.flops / vector_rate(chip)
-    rate = matmul_rate(chip, dtype)
-    if work.rows <= 1 or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
-        return work.flops / rate
-    sizes = _Tiled(work.rows, work.columns, work.inner, work.products)
-    at = _Multiprocessors(chip.multiprocessors, rate, chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, 2))
-    return _tiled_s(sizes, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +171,14 @@ class _Multiprocessors:
 
 
 @lru_cache(maxsize=2**16)
-def _tiled_s(work: _Tiled, at: _Multiprocessors) -> float:
-    """Time of the fastest tiles, s.
+def _in_tiles(work: _Tiled, at: _Multiprocessors, plain: Cost) -> Cost:
+    """The cost of the fastest tiles.
 
     The two times of a tile are joined by the fourth root of the sum of their fourth powers: where they are equal, a
     fifth longer than either.
+
+    Args:
+        plain: what it takes without tiles.
     """
     found = []
     for down, across in product(_SIDES, repeat=2):
@@ -191,5 +188,6 @@ def _tiled_s(work: _Tiled, at: _Multiprocessors) -> float:
         for split in _SPLITS:
             waves, inner = math.ceil(tiles * split / at.count), max(work.inner / split, min(work.inner, _LEAST_INNER))
             partial = work.rows * work.columns * work.products * split if split > 1 else 0.0
-            found.append(waves * inner * step_s + 2 * _PARTIAL * partial / at.memory)
-    return min(found)
+            memory_s = plain.memory_s + 2 * _PARTIAL * partial / at.memory
+            found.append(replace(plain, compute_s=waves * inner * step_s, memory_s=memory_s))
+    return min(found, key=lambda cost: cost.roofline_s)
