@@ -143,6 +143,7 @@ def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
         "flops": work.flops,
         "compute_ps": units.to_ps(own.compute_s),
         "memory_ps": units.to_ps(own.memory_s),
+        "overhead_ps": units.to_ps(own.overhead_s),
         "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
     }
 
