@@ -22,10 +22,8 @@ CHIP = {
     "peak": {"bf16": "1 TFLOP/s"},
     "hbm_bandwidth": "100 GB/s",
     "hbm_capacity": "1 GiB",
-    "op_overhead": "1 us",
-    "elementwise": "kernel",
-    "attention": "fused",
 }
+STACK = {"name": "software", "op_overhead": "1 us", "elementwise": "kernel", "attention": "fused"}
 
 
 def scenario(
@@ -66,6 +64,7 @@ def scenario(
     given: dict[str, Any] = {
         "name": "small",
         "topology": machine_spec,
+        "stack": STACK,
         "model": {
             "name": "small",
             "layers": layers,
