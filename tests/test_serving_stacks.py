@@ -7,6 +7,7 @@ import pytest
 
 from sim import bench, load
 from sim import topology as machines
+from sim.errors import InputError
 from sim.lower import lower
 from sim.placement import machine
 from sim.program import Kind
@@ -96,6 +97,13 @@ def test_stages_run_as_the_engine_runs_them(stack: str, schedule: str):
     given = load.scenario(BASE, [f"stack={stack}", "layout.mesh={tensor: 2, pipeline: 2}"])
     assert given.pipeline is not None
     assert (given.pipeline.schedule, given.pipeline.requests) == (schedule, 1)
+
+
+def test_stages_that_a_stack_runs_blocking_cannot_share_out_what_differs():
+    shape = ("layout.mesh={tensor: 2, pipeline: 2}", "layout.residual=desync4")
+    with pytest.raises(InputError, match=r"layout.residual: chips that differ .*, got 'desync4'"):
+        load.scenario(BASE, [*shape])
+    assert load.scenario(BASE, ["stack=energonai", *shape]).pipeline
 
 
 def test_stages_of_fastertransformer_work_on_micro_batches():

@@ -126,10 +126,6 @@ class LayoutSpec(Strict):
             if self.residual in ("desync2", "desync4", "no_communication"):
                 rule = "chips that differ in the residual stream cannot split it over tokens"
                 raise wrong("sequence_parallel", rule=rule, got=self.residual)
-        blocking = self.mesh.pipeline > 1 and self.pipeline is not None and self.pipeline.schedule == "blocking"
-        if blocking and (self.mesh.tensor or 1) > 1 and self.residual in ("desync4", "no_communication"):
-            rule = "chips that differ in the residual stream cannot each send a share of it, as 'blocking' does"
-            raise wrong("residual", rule=rule, got=self.residual, hint="pipeline: {schedule: non_blocking}")
         return self
 
     def during(self, phase: str) -> LayoutSpec:
