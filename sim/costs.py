@@ -128,7 +128,7 @@ def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     )
     if not tiled or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
         return found
-    sizes = _Tiled(work.rows, work.columns, work.inner, work.products)
+    sizes = _Tiled(work.rows, work.columns, work.inner, work.products, chip.matmul_split or _SPLITS[-1])
     rates = (matmul_rate(chip, dtype), chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, work.rows))
     return _in_tiles(sizes, _Multiprocessors(chip.multiprocessors, *rates), found)
 
@@ -156,6 +156,8 @@ class _Tiled:
     columns: float
     inner: float
     products: float
+    split: int
+    """Parts of a sum at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ def _in_tiles(work: _Tiled, at: _Multiprocessors, plain: Cost) -> Cost:
         tiles = math.ceil(work.rows / down) * math.ceil(work.columns / across) * work.products
         multiply_s, load_s = 2 * down * across * at.count / at.flops, (down + across) * at.count / at.loads
         step_s = math.sqrt(math.hypot(multiply_s**2, load_s**2))
-        for split in _SPLITS:
+        for split in (split for split in _SPLITS if split <= work.split):
             waves, inner = math.ceil(tiles * split / at.count), max(work.inner / split, min(work.inner, _LEAST_INNER))
             partial = work.rows * work.columns * work.products * split if split > 1 else 0.0
             memory_s = plain.memory_s + 2 * _PARTIAL * partial / at.memory

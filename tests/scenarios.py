@@ -156,9 +156,15 @@ def _scenario(
     own: dict[str, Any] = {"collective_overhead": draw.choice(("0 s", "3 us"))}
     if layout["ffn"] == TENSOR_PARALLEL and draw.random() < 0.2:
         layout["mesh"] = {"tensor": draw.randint(1, chips)}
-    for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_bandwidth", "9 TB/s")):
+    for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_speed", 3)):
         if draw.random() < 0.2:
             own[number] = value
+    if draw.random() < 0.8:
+        own["matmul_balance"] = None  # tiles are in no closed form
+    if layout["ffn"] != TENSOR_PARALLEL:
+        own["matmul_overhead"] = None  # nor is this in the form per axis
+    elif machine["chip"].get("vector_peak") and draw.random() < 0.2:
+        own["attention_format"] = "f32"
     for field in ("elementwise", "attention"):
         if draw.random() < 0.3:
             own[field] = draw.choice({"elementwise": ("fused", "kernel"), "attention": ("fused", "unfused")}[field])

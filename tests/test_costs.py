@@ -180,7 +180,7 @@ def shipped(name):
 
 def busy_ps(scenario, faster):
     """Duration of every task where what `faster` names has a rate a thousandth higher, at which no tile is changed."""
-    chip, copies = scenario.topology.chip, scenario.stack.l2_bandwidth
+    chip = scenario.topology.chip
     peak = {name: rate.model_copy(update={"value": 1.001 * rate.value}) for name, rate in chip.peak.items()}
     rates = {
         "compute": {
@@ -189,7 +189,6 @@ def busy_ps(scenario, faster):
         },
         "memory": {
             "topology.chip.hbm_bandwidth": 1.001 * chip.hbm_bandwidth.value,
-            **({"stack.l2_bandwidth": 1.001 * copies.value} if copies else {}),
         },
         "nothing": {},
     }

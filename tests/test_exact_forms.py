@@ -83,7 +83,13 @@ def plain(*settings: str) -> Scenario:
 
 
 def on_switch(*settings: str) -> Scenario:
-    fields = ("stack.stream_wait=0 s", "collectives={all_reduce: one_shot}", "engine.layers=3", *settings)
+    fields = (
+        "stack.stream_wait=0 s",
+        "stack.matmul_balance=null",
+        "collectives={all_reduce: one_shot}",
+        "engine.layers=3",
+        *settings,
+    )
     return load.scenario("llama3_8b_tp8_ladder", fields)
 
 
@@ -187,7 +193,7 @@ def test_serving_gpus_on_a_ring_are_not_exact():
     model = scenarios.model(Random(0), 8)
     work = {"phase": "decode", "batch": 8, "context": 100, "generate": 1, "static_cache": 101, "weights": "bf16"}
     layout = {"ffn": "weight_gathered_xy", "attention": "heads"}
-    stack = {"name": "ring", "matmul_tiles": {"value": {"rows": 128, "columns": 128, "at_once": 108, "split": 8}}}
+    stack = {"name": "ring", "matmul_balance": {"value": 100}}
     fields = {"name": "ring", "topology": machine, "stack": stack, "model": model, "workload": work, "layout": layout}
     form = predict(Scenario.model_validate(fields))
     assert form is not None

@@ -153,10 +153,10 @@ def durations_ps(given: Scenario, hbm: float = 1.0, flops: float = 1.0) -> np.nd
     rates = {
         "hbm_bandwidth": times(chip.hbm_bandwidth, hbm),
     }
+    rates["vector_peak"] = times(chip.vector_peak, flops)
     rates["peak"] = {dtype: times(rate, flops) for dtype, rate in chip.peak.items()}
     topology = given.topology.model_copy(update={"chip": chip.model_copy(update=rates)})
-    stack = given.stack.model_copy(update={"l2_bandwidth": times(given.stack.l2_bandwidth, hbm)})
-    return lowered_pass(given.model_copy(update={"topology": topology, "stack": stack}))[1].program.busy_ps
+    return lowered_pass(given.model_copy(update={"topology": topology}))[1].program.busy_ps
 
 
 CHIPS = load.shipped("chip")

@@ -49,11 +49,12 @@ KNOWN: Known = {
     "topology.nodes": ANY,
     "topology.nccl": ANY,
     "topology.reduces": ANY,
-    "stack.l2_bandwidth": ANY,
+    "stack.l2_speed": ANY,
     "stack.matmul_overhead": ANY,
     "stack.attention_format": ("activations", "f32"),
     "stack.vector_efficiency": ANY,
     "topology.chip.vector_peak": ANY,
+    "stack.matmul_split": ANY,  # of tiles, which are not known
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
     "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
     "stack.step_overhead": ANY,
@@ -311,7 +312,7 @@ def _memory(scenario: Scenario, op: Op) -> float:
 
 def _roofline(scenario: Scenario, op: Op) -> float:
     stack = scenario.stack
-    copies = op.copies / stack.l2_bandwidth.value if stack.l2_bandwidth else 0.0
+    copies = op.copies / (stack.l2_speed.value * scenario.topology.chip.hbm_bandwidth.value) if stack.l2_speed else 0.0
     compute, memory = op.flops / _rate(scenario, op), max((op.read + op.moved) / _memory(scenario, op), copies)
     return max(compute, memory) + (1 - stack.roofline_overlap.value) * min(compute, memory)
 

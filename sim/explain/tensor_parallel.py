@@ -30,7 +30,7 @@ _FUSED: dict[str, Any] = {
     "stack.step_overhead": 0.0,
     "stack.elementwise": "fused",
     "stack.attention": "fused",
-    "stack.l2_bandwidth": None,
+    "stack.l2_speed": None,
 }
 
 
@@ -55,7 +55,7 @@ def formulas(scenario: Scenario) -> Iterator[Model]:
         ),
         (
             "Scores, copied keys and values",
-            ("stack.attention", "stack.l2_bandwidth"),
+            ("stack.attention", "stack.l2_speed"),
             "attention's scores go through memory, copies of key-value heads are read from L2",
         ),
         (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sim.specs.base import Multiple, Name, Number, Strict
+from sim.specs.base import Count, Multiple, Name, Number, Strict
 from sim.specs.nccl import NvlsTimes
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
@@ -30,6 +30,8 @@ class Software(Strict):
     """Side of a square tile of a matmul's output that a multiprocessor takes as long to load the operands of as to
     multiply them at its peak: smaller tiles wait for their operands (`sim.costs`). Default: a matmul's rate does not
     depend on its shape."""
+    matmul_split: Sourced[Count] | None = None
+    """Parts into which a tile's sum may be cut at most. Default: 32."""
     hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's HBM bandwidth in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
@@ -37,8 +39,9 @@ class Software(Strict):
     dequantizing_hbm_efficiency: Sourced[Fraction] | None = None
     """The same in a matmul whose weights are smaller numbers than its activations, which it converts (weight-only
     quantization). Default: as in other matmuls."""
-    l2_bandwidth: Sourced[Bandwidth] | None = None
-    """Reached rate of reads from the L2 cache, for expanded key-value heads. Default: such reads take no time."""
+    l2_speed: Sourced[Number] | None = None
+    """Reached rate of reads from the L2 cache, for expanded key-value heads, as a multiple of the chip's HBM bandwidth.
+    Default: such reads take no time."""
     roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Share of the shorter of an operation's two times, FLOPs and bytes, that passes under the longer."""
     op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

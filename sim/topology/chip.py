@@ -36,6 +36,8 @@ class Chip:
     """0 for none."""
     matmul_balance: float
     """Side of a square tile whose operands take as long to load as to multiply at the peak; 0 where unknown."""
+    matmul_split: int
+    """Parts into which a tile's sum may be cut at most; 0 for as many as are of use."""
     op_overhead_s: float
     matmul_overhead_s: float
     """Of matmuls of more than one row."""
@@ -66,10 +68,11 @@ class Chip:
             roofline_overlap=stack.roofline_overlap.value,
             matmul_hbm_efficiency=(stack.matmul_hbm_efficiency or stack.hbm_efficiency).value,
             dequantizing_hbm_efficiency=converts.value if converts else 0.0,
-            l2_bandwidth=stack.l2_bandwidth.value if stack.l2_bandwidth else math.inf,
+            l2_bandwidth=spec.hbm_bandwidth.value * stack.l2_speed.value if stack.l2_speed else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
             multiprocessors=spec.multiprocessors.value if spec.multiprocessors else 0,
             matmul_balance=stack.matmul_balance.value if stack.matmul_balance else 0.0,
+            matmul_split=stack.matmul_split.value if stack.matmul_split else 0,
             op_overhead_s=stack.op_overhead.value,
             matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
             fuses_elementwise=stack.elementwise == "fused",
