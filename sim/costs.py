@@ -49,6 +49,8 @@ class Work:
     """Matmuls of this shape that one launch makes, such as one per sequence and head in attention."""
     vector: bool = False
     """Whether the FLOPs are of 32-bit floats on the vector units."""
+    converts: bool = False
+    """Whether a matmul converts its weights, which are smaller numbers than its activations."""
 
     @property
     def inner(self) -> float:
@@ -101,8 +103,14 @@ def vector_rate(chip: Chip) -> float:
     return chip.vector_flops
 
 
-def hbm_rate(chip: Chip, rows: float) -> float:
-    """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else."""
+def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
+    """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else.
+
+    Args:
+        converts: whether it is a matmul that converts its weights.
+    """
+    if converts and chip.dequantizing_hbm_efficiency:
+        return chip.hbm_bandwidth * chip.dequantizing_hbm_efficiency
     return chip.hbm_bandwidth * (chip.matmul_hbm_efficiency if rows > 1 else chip.hbm_efficiency)
 
 
@@ -112,7 +120,7 @@ def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     found = Cost(
         compute_s=work.flops / (vector_rate(chip) if work.vector else matmul_rate(chip, dtype)),
         memory_s=max(
-            work.bytes / hbm_rate(chip, work.rows),
+            work.bytes / hbm_rate(chip, work.rows, converts=work.converts),
             work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
         ),
         beside=1.0 - chip.roofline_overlap,
@@ -135,6 +143,7 @@ def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
         "flops": work.flops,
         "compute_ps": units.to_ps(own.compute_s),
         "memory_ps": units.to_ps(own.memory_s),
+        "overhead_ps": units.to_ps(own.overhead_s),
         "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
     }
 

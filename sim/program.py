@@ -106,6 +106,8 @@ class Program:
     """Time of a launch's FLOPs at the rate that they reach (`sim.costs.Cost`); 0 for what computes nothing."""
     memory_ps: Ints
     """Time of its bytes at the bandwidth that they reach."""
+    overhead_ps: Ints
+    """Fixed part of its time."""
     collective: Ids
     """Instance number of the collective a task belongs to, -1 for none; the same on all its chips."""
     slows: Ids
@@ -189,6 +191,7 @@ COLUMNS = (
     "flops",
     "compute_ps",
     "memory_ps",
+    "overhead_ps",
     "collective",
     "slows",
     "slow_ppm",
@@ -201,6 +204,7 @@ _DTYPES = {
     "flight_ps": np.int64,
     "compute_ps": np.int64,
     "memory_ps": np.int64,
+    "overhead_ps": np.int64,
     "poll_ps": np.int64,
     "kind": np.int8,
     "bytes": np.float64,
@@ -290,6 +294,7 @@ class ProgramBuilder:
         flops: npt.ArrayLike = 0.0,
         compute_ps: npt.ArrayLike = 0,
         memory_ps: npt.ArrayLike = 0,
+        overhead_ps: npt.ArrayLike = 0,
         collective: int = -1,
         slows: npt.ArrayLike = -1,
         slow_ppm: int = 0,
@@ -303,8 +308,8 @@ class ProgramBuilder:
             follows: the task of the same message on the link before, -1 for none.
             deps: arrays [n] of task ids; task i depends on entry i of each. -1 means no dependency.
             flat_deps: instead of `deps`, (counts [n], ids [sum of counts]).
-            busy_ps, flight_ps, resource, follows, peer, bytes, flops, compute_ps, memory_ps, slows, yields_ppm: scalar
-                or [n].
+            busy_ps, flight_ps, resource, follows, peer, bytes, flops, compute_ps, memory_ps, overhead_ps, slows,
+                yields_ppm: scalar or [n].
             poll_ps: period of looking for the dependencies, from the end of the first of them on.
         """
         chips = np.atleast_1d(np.asarray(chip, dtype=np.int32))
@@ -324,6 +329,7 @@ class ProgramBuilder:
             "flops": flops,
             "compute_ps": compute_ps,
             "memory_ps": memory_ps,
+            "overhead_ps": overhead_ps,
             "collective": collective,
             "slows": slows,
             "slow_ppm": slow_ppm,

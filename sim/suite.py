@@ -16,6 +16,7 @@ from typing import Any
 from sim import load
 from sim.csv_rows import Row, read_rows
 from sim.errors import InputError, listed, suggest
+from sim.lengths import lengths_of_batch
 from sim.specs import (
     ALGORITHMS,
     AnySuite,
@@ -102,7 +103,8 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, 
     if (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
-        requests = suite
+        tables = {pattern: str(folder / file) for pattern, file in suite.lengths.items()}
+        requests = suite.model_copy(update={"lengths": tables})
         return suite, read_rows(source, lambda row: _request_case(requests, row))
     if isinstance(suite, GenerationSuite):
         generations = suite
@@ -226,8 +228,10 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
         "reference": None,
         **known,
     }
+    if table := _first(suite.lengths, row.cell("model")):
+        settings["padding.real_lengths"] = lengths_of_batch(Path(table), number("batch"), padded)
     for stored in ("weights", "activations", "kv_cache"):
-        settings[f"workload.{stored}"] = _DTYPES.get(row.cell("dtype"), row.cell("dtype"))
+        settings.setdefault(f"workload.{stored}", _DTYPES.get(row.cell("dtype"), row.cell("dtype")))
     if known.get("padding.eliminate") and not padding:
         del settings["padding.eliminate"]
     first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}

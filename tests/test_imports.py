@@ -10,10 +10,10 @@ ROOT = Path(__file__).parent.parent / "sim"
 ORDER = [
     "terminal",
     "errors",
+    "lengths",
     "scratch",
     "units",
     "partition",
-    "draws",
     "specs",
     "load",
     "schema",

@@ -154,7 +154,7 @@ COUNTED = "nominal_parameters: must be within 10% of the 5376 parameters that th
         ("scenario.perturb", {"seed": -1}, "scenario.yaml: perturb.seed: must be at least 0, got -1"),
         (
             "scenario.padding",
-            {"real_lengths": {"distribution": "rand", "seed": 2**32}, "eliminate": False},
+            {"real_lengths": {"distribution": "uniform", "seed": 2**32}, "eliminate": False},
             "scenario.yaml: padding.real_lengths.seed: must be less than 4294967296, got 4294967296",
         ),
         ("scenario.workload.batch", 4.0, "scenario.yaml: workload.batch: must be a whole number, got 4.0"),

@@ -33,10 +33,9 @@ def pooled(layers: int, every: int, copy_ps: float, **pool: Any) -> Trace:
 def simulated(layers: int, pool: dict[str, Any] | None) -> Trace:
     more: dict[str, Any] = {"memory_pool": pool} if pool else {}
     given = scenario(schedule="sequential", requests=1, layers=layers, more=more)
-    chip = given.topology.chip.model_copy(update={"elementwise": "fused"})
     plain = given.model_copy(
         update={
-            "topology": given.topology.model_copy(update={"chip": chip}),
+            "stack": given.stack.model_copy(update={"elementwise": "fused"}),
             "layout": given.layout.model_copy(update={"pipeline": None}),
         }
     )

@@ -9,7 +9,6 @@ import transformer
 from machines import switch
 from pipelines import scenario, times
 
-from sim import draws
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.execute import Execution
@@ -112,23 +111,6 @@ def test_lengths_given_or_drawn():
     drawn = {"distribution": "uniform", "seed": 3}
     assert lengths(drawn) == lengths(drawn)
     assert all(1 <= length <= 16 for length in lengths(drawn))
-
-
-def test_rand_is_that_of_the_gnu_c_library():
-    """srand(1): 1804289383, 846930886, 1681692777, ... (glibc). Ahead in one leap as one by one."""
-    first = draws.rand(1, 0, 500)
-    assert first[:3] == (1804289383, 846930886, 1681692777)
-    assert draws.rand(0, 0, 3) == first[:3]
-    assert draws.rand(1, 490, 10) == first[490:]
-    assert draws.rand(42, 0, 2) == (71876166, 708592740)
-
-
-def test_lengths_are_drawn_after_the_input():
-    """4 sequences of 16 positions, 3 numbers each: the lengths are the numbers 193 to 196."""
-    drawn = {"distribution": "rand", "numbers_per_position": 3}
-    given = scenario(schedule="non_blocking", more={"padding": {"real_lengths": drawn}})
-    assert given.padding is not None
-    assert given.padding.lengths(4, 16) == tuple(max(1, number % 16) for number in draws.rand(1, 0, 196)[192:])
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,16 @@ def test_no_label_is_a_formula_for_a_spreadsheet_or_mathematics_for_a_figure(tmp
     "command",
     [
         ("run", "palm540b_decode_ws2d", "--set", "engine.layers=2"),
-        ("run", "bert_6b_pp2", "--set", "layout.pipeline.schedule=non_blocking", "--set", "workload.batch=4"),
+        (
+            "run",
+            "bert_6b_pp2",
+            "--set",
+            "layout.pipeline.schedule=non_blocking",
+            "--set",
+            "workload.batch=1",
+            "--set",
+            "padding=null",
+        ),
         ("run", "llama3_70b_tp8_standard", "--critical-path", "--set", "engine.layers=2"),
         ("sweep", "pope_crossover", "--set", "engine.layers=1"),
         ("topology", "tpu_v4_4x4x8"),

@@ -49,11 +49,14 @@ KNOWN: Known = {
     "topology.axes.*.wrap": ANY,
     "topology.axes.*.twist": ANY,
     "topology.axes.*.link": ANY,
+    "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
+    "stack.nvls": ANY,  # of NCCL, which runs on no torus
+    "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # where there are stages, which no form of a pass has
+    "layout.graph_capture": (None, True),
     "stack.l2_speed": ANY,  # read by copies of key-value heads only, and layout.kv_heads is not known
     **dict.fromkeys(
         ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
     ),  # of NCCL, which runs on no torus
-    "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "topology.chip.vector_peak": ANY,  # used where the stack attends in f32, which is not known
     "stack.vector_efficiency": ANY,
     "stack.matmul_split": ANY,  # of tiles, which are not known

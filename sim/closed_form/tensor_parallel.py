@@ -56,10 +56,15 @@ KNOWN: Known = {
     "topology.chip.vector_peak": ANY,
     "stack.matmul_split": ANY,  # of tiles, which are not known
     "topology.chip.multiprocessors": ANY,  # read where the stack says how tiles load, which is not known
+    "stack.launch": ANY,  # where no graph is captured, and graph_capture is not known
+    "stack.step_overhead": ANY,
+    "stack.nvls": ANY,  # read by the formulas of collectives
+    "stack.dequantizing_hbm_efficiency": ANY,
+    "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # where there are stages, which no form of a pass has
+    "layout.graph_capture": (None, True),
     **dict.fromkeys(
         ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
     ),  # of NCCL's collectives, whose formula is not exact
-    "stack.launch": ANY,  # where no graph is captured, and layout.graph_capture is not known
     "layout.ffn": (TENSOR_PARALLEL,),
     "layout.attention": ("heads",),
     "layout.residual": (
@@ -106,6 +111,8 @@ class Op:
     """A matmul of several rows."""
     vector: bool = False
     """Products of 32-bit floats on the vector units."""
+    converts: bool = False
+    """A matmul whose weights are smaller numbers than its activations."""
     apart: bool = True
     """Whether the usual model leaves it out: a norm, an activation, an add."""
 
@@ -150,7 +157,8 @@ class _Sizes:
 
     def _matmul(self, name: str, rows: float, inputs: float, outputs: float, plus: bool = False) -> Op:
         moved = rows * (inputs + outputs * (2 if plus else 1)) * self.a
-        return Op(name, 2 * rows * inputs * outputs, moved, inputs * outputs * self.w, tiled=rows > 1, apart=False)
+        flops, read, tiled, converts = 2 * rows * inputs * outputs, inputs * outputs * self.w, rows > 1, self.w < self.a
+        return Op(name, flops, moved, read, tiled=tiled, converts=converts, apart=False)
 
     def _elementwise(self, name: str, values: float, gain: float = 0.0) -> list[Op]:
         """None where the compiler fuses it into a neighbour."""
@@ -285,8 +293,11 @@ def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
     terms: dict[str, float] = {}
     for op in (op for half in parts for op in half.ops):
         terms[op.name] = terms.get(op.name, 0.0) + _time(scenario, op)
+    if host := scenario.stack.step_overhead.value:
+        terms["host"] = host
     known = KNOWN if scenario.own_stream and exposed else {**KNOWN, **_WITHOUT_JOINS}
-    return Prediction(compute + sum(exposed.values()), {**terms, **exposed}, (*left_out(scenario, known), *inexact))
+    step = compute + sum(exposed.values()) + host
+    return Prediction(step, {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
 
 def _rate(scenario: Scenario, op: Op) -> float:
@@ -298,8 +309,10 @@ def _rate(scenario: Scenario, op: Op) -> float:
 
 def _memory(scenario: Scenario, op: Op) -> float:
     stack = scenario.stack
-    tiled = stack.matmul_hbm_efficiency if op.tiled and stack.matmul_hbm_efficiency else stack.hbm_efficiency
-    return scenario.topology.chip.hbm_bandwidth.value * tiled.value
+    reached = stack.matmul_hbm_efficiency if op.tiled and stack.matmul_hbm_efficiency else stack.hbm_efficiency
+    if op.converts and stack.dequantizing_hbm_efficiency:
+        reached = stack.dequantizing_hbm_efficiency
+    return scenario.topology.chip.hbm_bandwidth.value * reached.value
 
 
 def _roofline(scenario: Scenario, op: Op) -> float:

@@ -18,7 +18,7 @@ from sim.program import Ints, Kind, Program
 from sim.report.explanation import HALVES, PAPERS, ROUNDING, Explanation, Model, bars
 from sim.run import Pass, Run, run, step_s, uncovered, wires
 from sim.specs import TENSOR_PARALLEL, Scenario
-from sim.units import PS_PER_S, format_list, format_seconds, to_ps
+from sim.units import PS_PER_S, format_list, format_seconds
 
 CONTENTION = "Contention"
 MACHINE = "A machine below its data sheet"
@@ -131,7 +131,7 @@ def _apart_and_hidden(part: Pass) -> tuple[float, float]:
     """Step with nothing under the matmuls, and with what the loops hide; each loop is launched once, s."""
     program = part.trace.program
     computes = np.flatnonzero(program.kind == Kind.COMPUTE)
-    once = _launched_once(program, computes, to_ps(part.topology.chip.op_overhead_s))
+    once = _launched_once(program, computes)
     only_wires = once.busy_ps.copy()
     only_wires[computes] = 0
     of_a_chip = computes[program.chip[computes] == part.topology.stand_in(part.report.critical_chip)]
@@ -139,12 +139,13 @@ def _apart_and_hidden(part: Pass) -> tuple[float, float]:
     return apart_ps / PS_PER_S, simulate(once).makespan_ps / PS_PER_S
 
 
-def _launched_once(program: Program, computes: Ints, op_overhead_ps: int) -> Program:
+def _launched_once(program: Program, computes: Ints) -> Program:
     """The program with the launch overhead of a looped matmul on its first piece only."""
     key = np.stack([program.op[computes], program.layer[computes], program.chip[computes]])
     _, first = np.unique(key, axis=1, return_index=True)
     busy_ps = program.busy_ps.copy()
-    busy_ps[np.delete(computes, first)] -= op_overhead_ps
+    later = np.delete(computes, first)
+    busy_ps[later] -= program.overhead_ps[later]
     return replace(program, busy_ps=busy_ps)
 
 

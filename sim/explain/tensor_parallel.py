@@ -27,6 +27,7 @@ that the formula does not overlap."""
 _FUSED: dict[str, Any] = {
     "stack.op_overhead": 0.0,
     "stack.matmul_overhead": None,
+    "stack.step_overhead": 0.0,
     "stack.elementwise": "fused",
     "stack.attention": "fused",
     "stack.l2_speed": None,
@@ -67,6 +68,11 @@ def formulas(scenario: Scenario) -> Iterator[Model]:
             ("stack.op_overhead", "stack.matmul_overhead"),
             f"{format_seconds(scenario.stack.op_overhead.value)} beside each kernel",
         ),
+        (
+            "Host at the end of a step",
+            ("stack.step_overhead",),
+            "sampling, synchronisation and what the host does before it launches the next pass",
+        ),
     )
     fused = dict(_FUSED)
     for name, paths, reason in steps:
@@ -79,7 +85,8 @@ def simulations(part: Pass) -> Iterator[Model]:
     scenario = part.scenario
     inexact = per_operation(changed(scenario, FREE), wires(scenario)).inexact
     stack = scenario.stack
-    own = {path: _field(scenario, path) for path in FREE} | {"layout.overlap": scenario.overlap}
+    own = {path: _field(scenario, path) for path in FREE}
+    own |= {"layout.overlap": scenario.overlap, "layout.graph_capture": scenario.graph_capture}
     free = dict(FREE)
     yield Model(
         "Collectives step by step",

@@ -150,6 +150,7 @@ def nodes_of(program: Program, chips: int, dtype: str = "") -> list[list[Node]]:
                 "tensor_size": round(float(program.bytes[task])),
                 "compute_ps": int(program.compute_ps[task]),
                 "memory_ps": int(program.memory_ps[task]),
+                "overhead_ps": int(program.overhead_ps[task]),
             }
             if dtype and kind[task] == Kind.COMPUTE:
                 work["dtype"] = dtype

@@ -268,7 +268,8 @@ class Lowering:
         pair = ITEM_BYTES["f32"] + ITEM_BYTES["int32"]  # each chip's largest logit and its token
         result = Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32")
         size = batch * pair * self.to.ways(axes)
-        return self._collective("all_gather", axes, size, name, [best], [result])[0]
+        (token,) = self._collective("all_gather", axes, size, name, [best], [result])
+        return Placed(token.tensor, self.to.end_step("host at the end of a step", token.after))
 
     def _elementwise(
         self, op: str, inputs: Sequence[Placed], result: Sharded, written: Sequence[Sharded] | None = None

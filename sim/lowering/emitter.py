@@ -48,7 +48,7 @@ class Emitter:
         links = [link.name for link in topology.links]
         hosts = [f"{chip}:host" for chip in range(topology.chips)]
         copies = [f"{chip}:copy" for chip in range(topology.chips)] if scenario.memory_pool else []
-        named = [*compute, *links, *([] if scenario.layout.graph_capture else hosts), *copies]
+        named = [*compute, *links, *([] if scenario.graph_capture else hosts), *copies]
         self.builder = ProgramBuilder(named)
         self.copy_engines = np.arange(len(named) - len(copies), len(named), dtype=np.int32)
         """Their resources, one per chip; none without a memory pool."""
@@ -134,11 +134,18 @@ class Emitter:
 
     def launch(self, op: str) -> Tasks:
         """The host's launches of an operation, one after the other, where no graph was captured."""
-        if self.scenario.layout.graph_capture:
+        if self.scenario.graph_capture:
             return ()
         launch_ps = units.to_ps(self.topology.chip.launch_s)
         host = self.chips + np.int32(self.topology.chips + len(self.topology.links))
         return (self.builder.add(op, Kind.LAUNCH, self.chips, busy_ps=launch_ps, resource=host),)
+
+    def end_step(self, op: str, inputs: Tasks) -> Tasks:
+        """What the host does at the end of a pass that gives a token; the tasks that end it."""
+        wait_ps = units.to_ps(self.topology.chip.step_overhead_s)
+        if not wait_ps:
+            return inputs
+        return (self.builder.add(op, Kind.EVENT, self.chips, flight_ps=wait_ps, deps=inputs),)
 
     def snapshot(self, state: Sequence[Placed]) -> Snapshot:
         """Returns what a layer that begins here depends on, if `state` are the values it takes."""

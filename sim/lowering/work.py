@@ -10,7 +10,7 @@ from typing import Literal
 from sim import sharding
 from sim.costs import Work
 from sim.errors import LayoutError
-from sim.sharding import Sharded
+from sim.sharding import ITEM_BYTES, Sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,7 @@ def matmul_work(
         + sum(through_memory(tensor.local_bytes, on_chip) for tensor in activations),
         rows=max(_elements(x, rows=True) for x, _ in factors),
         columns=sum(_elements(output, rows=False) for output in outputs),
+        converts=any(ITEM_BYTES[weight.dtype] < ITEM_BYTES[x.dtype] for x, weights in factors for weight in weights),
     )
 
 

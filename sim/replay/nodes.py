@@ -21,7 +21,8 @@ SIMULATED = frozenset(
     {
         *("is_cpu_op", "num_ops", "tensor_size", "dtype", "layer"),
         *("comm_type", "comm_size", "comm_src", "comm_dst", "comm_tag", "pg_name", "involved_dim"),
-        *("resource", "follows", "busy_ps", "flight_ps", "compute_ps", "memory_ps", "slows", "slow_ppm", "yields_ppm"),
+        *("resource", "follows", "busy_ps", "flight_ps", "compute_ps", "memory_ps", "overhead_ps"),
+        *("slows", "slow_ppm", "yields_ppm"),
     }
 )
 """Attributes that a replay understands; `layer` is a label."""

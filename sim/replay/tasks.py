@@ -90,6 +90,7 @@ class Tasks:
             flops=each.quantity("num_ops") or 0.0,
             compute_ps=each.whole("compute_ps") or 0,
             memory_ps=each.whole("memory_ps") or 0,
+            overhead_ps=each.whole("overhead_ps") or 0,
             slows=self._resource[slows] if slows else -1,
             slow_ppm=each.whole("slow_ppm") or 0,
             yields_ppm=FULL_PPM if (yields := each.whole("yields_ppm")) is None else yields,

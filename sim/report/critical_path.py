@@ -21,7 +21,7 @@ from sim.report.ops import classes
 from sim.report.roofline import memory_bound
 from sim.topology.graph import Link, Topology
 from sim.trace import Trace
-from sim.units import PS_PER_S, to_ps
+from sim.units import PS_PER_S
 
 COMPUTE, MEMORY, OP_OVERHEAD = "compute", "memory-bound compute", "launches of operations"
 SLOWED, TRANSFER, QUEUEING = "slowed by communication", "transfer", "queueing"
@@ -38,7 +38,7 @@ CAUSES = {
     LAUNCH: "fixed time at the start of every collective",
     JOIN: "one stream waits for another, after a collective",
     COPY: "layers on their way from or to another memory",
-    CALL: "requests on their way, calls, workers that look for work or room; host and other nodes of a replayed trace",
+    CALL: "requests on their way, calls, workers that look for work or room, the host between steps and in traces",
 }
 """What the time of the path is spent on, and what that means."""
 
@@ -197,7 +197,6 @@ def shares(trace: Trace, topology: Topology, path: Path | None = None) -> Shares
     """
     path, program = path or walk(trace), trace.program
     step_ps = int(path.length.sum())
-    overhead_ps = to_ps(topology.chip.op_overhead_s)
     slow = memory_bound(program)
     cause_of: dict[str, list[int]] = {name: [0, 0] for name in CAUSES}
     kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
@@ -207,7 +206,7 @@ def shares(trace: Trace, topology: Topology, path: Path | None = None) -> Shares
             parts = [(_FLIGHTS.get(kind, LATENCY), length)]
         elif kind == Kind.COMPUTE:
             work = int(program.busy_ps[task])
-            fixed = min(overhead_ps, work)
+            fixed = min(int(program.overhead_ps[task]), work)
             parts = [(MEMORY if slow[task] else COMPUTE, work - fixed), (OP_OVERHEAD, fixed), (SLOWED, length - work)]
         elif kind in _HELD:
             parts = [(_HELD[kind], length)]

@@ -24,7 +24,7 @@ from sim.program import Floats, Ints, Kind, Program
 from sim.report import spans as sp
 from sim.topology.graph import Topology
 from sim.trace import Trace
-from sim.units import PS_PER_S, to_ps
+from sim.units import PS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def measure(
         bubble_s=waited_ps[2] / PS_PER_S,
         idle_s=(makespan - reached_ps[-1]) / PS_PER_S,
         critical_chip=critical,
-        ops=_ops(program, often, critical, does, to_ps(topology.chip.op_overhead_s)),
+        ops=_ops(program, often, critical, does),
         link_busy_s=link_ps / PS_PER_S,
         link_bytes=sp.totals(links.lane, program.bytes[links.task], often[links.task], len(topology.links)),
         link_utilisation=link_ps / max(makespan, 1),
@@ -206,7 +206,7 @@ def _last_ends(trace: Trace, chips: int) -> Ints:
     return last_end
 
 
-def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does], overhead_ps: int) -> tuple[OpMeasure, ...]:
+def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does]) -> tuple[OpMeasure, ...]:
     """The table of ops on one chip."""
     names, own = program.op_names, program.chip == chip
     kinds = ("compute", Kind.COMPUTE, Kind.COMPUTE), ("collective", Kind.BEGIN, Kind.SEND)
@@ -220,6 +220,7 @@ def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does], overhe
     for (kind, worked, moved), (count, time_ps, exposed_ps) in zip(kinds, figures, strict=True):
         bytes_, flops = total(program.bytes, moved), total(program.flops, worked)
         compute_ps, memory_ps = total(program.compute_ps, worked), total(program.memory_ps, worked)
+        overhead_ps = total(program.overhead_ps, worked)
         for op in np.flatnonzero(count).tolist():
             rows[op, kind] = OpMeasure(
                 op=names[op],
@@ -231,6 +232,6 @@ def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does], overhe
                 flops=float(flops[op]),
                 compute_s=float(compute_ps[op]) / PS_PER_S,
                 memory_s=float(memory_ps[op]) / PS_PER_S,
-                overhead_s=int(count[op]) * overhead_ps / PS_PER_S if worked == Kind.COMPUTE else 0.0,
+                overhead_s=float(overhead_ps[op]) / PS_PER_S,
             )
     return tuple(rows[key] for key in sorted(rows))

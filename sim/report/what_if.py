@@ -19,7 +19,7 @@ from sim.report.ops import WAIT, classes
 from sim.specs import Kernel
 from sim.topology.graph import Topology
 from sim.trace import Trace
-from sim.units import PS_PER_S, to_ps
+from sim.units import PS_PER_S
 
 _OPS = 8
 """So many operations and collectives are tried by name: those with the largest shares of the path."""
@@ -68,18 +68,17 @@ def what_if(
 def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Change]:
     """What is tried: causes, classes of operations, and the operations with the largest shares of the path."""
     kind, groups = program.kind, classes(program)
-    sends, begins, computes = (kind == each for each in (Kind.SEND, Kind.BEGIN, Kind.COMPUTE))
-    overhead_ps = to_ps(topology.chip.op_overhead_s)
+    sends, begins = (kind == each for each in (Kind.SEND, Kind.BEGIN))
     yield "link bandwidth without limit", lambda p: replace(p, busy_ps=np.where(sends, 0, p.busy_ps))
     yield "no queueing at links", _without_queues
     yield f"no {LATENCY}", lambda p: replace(p, flight_ps=np.where(sends, 0, p.flight_ps))
     if program.flight_ps[begins].any():
         yield "collectives launched at once", lambda p: replace(p, flight_ps=np.where(begins, 0, p.flight_ps))
     launches, joins, calls = (kind == each for each in (Kind.LAUNCH, Kind.JOIN, Kind.EVENT))
-    if overhead_ps or program.busy_ps[launches].any():
+    if program.overhead_ps.any() or program.busy_ps[launches].any():
         yield (
             "operations launched at once",
-            lambda p: replace(p, busy_ps=np.where(launches, 0, np.maximum(p.busy_ps - overhead_ps * computes, 0))),
+            lambda p: replace(p, busy_ps=np.where(launches, 0, np.maximum(p.busy_ps - p.overhead_ps, 0))),
         )
     if program.flight_ps[joins].any():
         yield "streams joined at once", lambda p: replace(p, flight_ps=np.where(joins, 0, p.flight_ps))

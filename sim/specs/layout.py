@@ -89,9 +89,10 @@ class LayoutSpec(Strict):
     kv_heads: Literal["shared", "expanded"] = "shared"
     """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
     pipeline: PipelineSpec | None = None
-    """Default: sequential, one request, where the mesh has several stages."""
-    graph_capture: bool = True
-    """Whether ops are launched by a captured graph; else the host launches one after the other (chip.launch)."""
+    """Default: one request by the schedule of the stack, where the mesh has several stages."""
+    graph_capture: bool | None = None
+    """Whether ops are launched by a captured graph; else the host launches one after the other (stack.launch).
+    Default: as the stack does."""
     prefill: PhaseLayout = PhaseLayout()
     decode: PhaseLayout = PhaseLayout()
 
@@ -126,10 +127,6 @@ class LayoutSpec(Strict):
             if self.residual in ("desync2", "desync4", "no_communication"):
                 rule = "chips that differ in the residual stream cannot split it over tokens"
                 raise wrong("sequence_parallel", rule=rule, got=self.residual)
-        blocking = self.mesh.pipeline > 1 and self.pipeline is not None and self.pipeline.schedule == "blocking"
-        if blocking and (self.mesh.tensor or 1) > 1 and self.residual in ("desync4", "no_communication"):
-            rule = "chips that differ in the residual stream cannot each send a share of it, as 'blocking' does"
-            raise wrong("residual", rule=rule, got=self.residual, hint="pipeline: {schedule: non_blocking}")
         return self
 
     def during(self, phase: str) -> LayoutSpec:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from sim import draws
 from sim.specs.base import Count, Strict
 from sim.specs.quantities import FRACTION_SCHEMA, fraction
 
@@ -15,12 +14,9 @@ from sim.specs.quantities import FRACTION_SCHEMA, fraction
 class LengthsSpec(Strict):
     """Real lengths drawn at random."""
 
-    distribution: Literal["uniform", "rand"]
-    """uniform: 1 to the padded length; rand: rand() % padded length of the GNU C library, at least 1."""
+    distribution: Literal["uniform"]
+    """uniform: every whole number from 1 to the padded length is as likely as every other."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """rand: a program that does not call srand has 1, which is what 0 also means."""
-    numbers_per_position: Annotated[int, Field(ge=0)] = 0
-    """rand: numbers drawn before, for every position of the padded batch (input at random: d_model)."""
 
 
 def _lengths(value: object) -> object:
@@ -46,7 +42,5 @@ class PaddingSpec(Strict):
             return tuple(given)
         if isinstance(given, float):
             return (max(1, round(given * padded)),) * batch
-        if given.distribution == "uniform":
-            return tuple(random.Random(given.seed).randint(1, padded) for _ in range(batch))
-        numbers = draws.rand(given.seed, given.numbers_per_position * batch * padded, batch)
-        return tuple(max(1, number % padded) for number in numbers)
+        drawn = random.Random(given.seed)
+        return tuple(drawn.randint(1, padded) for _ in range(batch))

@@ -172,6 +172,12 @@ class Scenario(Strict):
         if self.layout.overlap in ("micro_batches", "chunked_matmul") and self.residual == "parallel":
             rule = f"'{self.layout.overlap}' is of a serial block"
             raise wrong("layout", "overlap", rule=rule, got=self.layout.overlap, hint="layout.block: serial")
+        mesh, blocking = self.layout.mesh, self.pipeline is not None and self.pipeline.schedule == "blocking"
+        unsummed = self.layout.residual in ("desync4", "no_communication")
+        if unsummed and blocking and mesh.pipeline > 1 and (mesh.tensor or 1) > 1:
+            rule = "chips that differ in the residual stream cannot each send a share of it, as 'blocking' does"
+            hint = "pipeline: {schedule: non_blocking}"
+            raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint=hint)
         if self.layout.hybrid and self.layout.hybrid.ladder_layers > self.model.layers:
             rule = f"must be at most the model's {self.model.layers} layers"
             got = self.layout.hybrid.ladder_layers
@@ -240,7 +246,13 @@ class Scenario(Strict):
         """The pipeline; None where there is but one stage and nothing said about requests."""
         if self.layout.pipeline or self.layout.mesh.pipeline == 1:
             return self.layout.pipeline
-        return PipelineSpec(schedule="sequential", requests=1)
+        return PipelineSpec(schedule=self.stack.pipeline, requests=1)
+
+    @property
+    def graph_capture(self) -> bool:
+        """Whether ops are launched by a captured graph."""
+        own = self.layout.graph_capture
+        return self.stack.graph_capture if own is None else own
 
     @property
     def residual(self) -> str:

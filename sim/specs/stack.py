@@ -9,6 +9,7 @@ from typing import Literal
 
 from sim.specs.algorithms import LoopForm
 from sim.specs.base import Count, Multiple, Name, Number, Strict
+from sim.specs.nccl import NvlsTimes
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 
@@ -36,6 +37,9 @@ class Software(Strict):
     """Reached share of the chip's HBM bandwidth in a streaming read."""
     matmul_hbm_efficiency: Sourced[Fraction] | None = None
     """The same in a matmul of more than one row, whose weights are read in tiles. Default: `hbm_efficiency`."""
+    dequantizing_hbm_efficiency: Sourced[Fraction] | None = None
+    """The same in a matmul whose weights are smaller numbers than its activations, which it converts (weight-only
+    quantization). Default: as in other matmuls."""
     l2_speed: Sourced[Number] | None = None
     """Reached rate of reads from the L2 cache, for expanded key-value heads, as a multiple of the chip's HBM bandwidth.
     Default: such reads take no time."""
@@ -46,8 +50,14 @@ class Software(Strict):
     """Fixed time of every compute op beside its roofline time."""
     matmul_overhead: Sourced[Duration] | None = None
     """The same of a matmul of more than one row. Default: `op_overhead`."""
+    graph_capture: bool = True
+    """Whether ops are launched by a captured graph, else one after the other by the host. `layout.graph_capture`
+    overrides it."""
     launch: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
+    step_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """Time of the host at the end of every pass that gives a token: sampling kernels, synchronisation and what it does
+    before it launches the next pass."""
     stream_wait: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time from the end of a collective on a stream of its own to what waits for it on the compute stream."""
     compute_interference: Sourced[Multiple] = Sourced[Multiple].model_validate(0.0)
@@ -68,6 +78,10 @@ class Software(Strict):
     collective_axes: Literal["at_once", "one_by_one"] = "at_once"
     """Whether an all-gather, reduce-scatter or all-to-all over several axes of a torus is one collective on all of
     them, or one after the other on each."""
+    pipeline: Literal["sequential", "non_blocking", "blocking"] = "sequential"
+    """How requests go through stages where `layout.pipeline` does not say: its `schedule`."""
+    nvls: Sourced[NvlsTimes] | None = None
+    """Times of the stack's own kernel that sums in the switch (NVLink SHARP). Default: those of the machine's NCCL."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective that is not of a library with times of its own."""
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

@@ -171,6 +171,8 @@ class RequestSuite(_ServingRows):
     kind: Literal["requests"]
     engines: dict[str, Settings]
     """By the row's engine."""
+    lengths: dict[str, str] = {}
+    """By pattern of the row's model: CSV file of the real lengths in each padded batch, relative to this file."""
     left_out: dict[str, str] = {}
     """Reason by pattern of the case id: rows that no scenario stands for."""
 

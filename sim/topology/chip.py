@@ -26,6 +26,8 @@ class Chip:
     """Share of the shorter of the times of FLOPs and bytes that passes under the longer."""
     matmul_hbm_efficiency: float
     """Of matmuls of more than one row."""
+    dequantizing_hbm_efficiency: float
+    """Of matmuls that convert their weights; 0 where as of other matmuls."""
     l2_bandwidth: float
     """Bytes/s, as reached."""
     hbm_capacity: float
@@ -49,6 +51,8 @@ class Chip:
     """Bytes/s of a collective that keep a channel busy; 0 where all are."""
     stream_wait_s: float
     launch_s: float
+    step_overhead_s: float
+    """Of the host, at the end of a pass that gives a token."""
     fuses_elementwise: bool
     fuses_attention: bool
     attends_in_f32: bool
@@ -57,6 +61,7 @@ class Chip:
     @classmethod
     def of(cls, spec: ChipSpec, stack: StackSpec) -> Chip:
         """The chip as a stack reaches it."""
+        converts = stack.dequantizing_hbm_efficiency
         return cls(
             name=spec.name,
             peak_flops={dtype: rate.value for dtype, rate in spec.peak.items()},
@@ -66,6 +71,7 @@ class Chip:
             hbm_efficiency=stack.hbm_efficiency.value,
             roofline_overlap=stack.roofline_overlap.value,
             matmul_hbm_efficiency=(stack.matmul_hbm_efficiency or stack.hbm_efficiency).value,
+            dequantizing_hbm_efficiency=converts.value if converts else 0.0,
             l2_bandwidth=spec.hbm_bandwidth.value * stack.l2_speed.value if stack.l2_speed else math.inf,
             hbm_capacity=spec.hbm_capacity.value,
             multiprocessors=spec.multiprocessors.value if spec.multiprocessors else 0,
@@ -80,6 +86,7 @@ class Chip:
             channel_rate=stack.channel_rate.value if stack.channel_rate else 0.0,
             stream_wait_s=stack.stream_wait.value,
             launch_s=stack.launch.value,
+            step_overhead_s=stack.step_overhead.value,
             fuses_attention=stack.attention == "fused",
             attends_in_f32=stack.attention_format == "f32",
         )
