@@ -152,7 +152,7 @@ def test_loops_asked_for_on_a_mesh_that_does_not_wrap_are_said_to_be_left_out():
 
 def test_only_what_memory_on_the_chip_does_not_hold_goes_through_hbm():
     """q_wi of a prefill of 64 x 32 tokens: 2048 x 4608 in, two of 2048 x 4608 and one of 2048 x 1024 out, in bf16; the
-    weights are 4608 x 10240. With 10 MB on the chip 2048 x 4608 x 2 B - 10 MB of each of the three larger go through."""
+    weights are 4608 x 10240. With 10 MB on the chip, what the three larger ones have beyond that goes through."""
     settings = [
         "engine.layers=1",
         "layout.overlap=none",
