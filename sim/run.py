@@ -254,7 +254,7 @@ def _form(phase: Scenario, each_step: bool) -> ClosedForm | None:
         names = HALVES, "per operation"
     elif isinstance(phase.topology, TorusSpec) and phase.layout.ffn in PAPER_LAYOUTS:
         first, detailed = pope.paper(phase), per_axis_form(phase)
-        names = PAPER, "per axis, operation by operation"
+        names = PAPER, "per axis, with loops"
     else:
         return None
     steps = phase.workload.steps

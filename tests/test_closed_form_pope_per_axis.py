@@ -25,6 +25,7 @@ IDEAL = (
     "stack.collective_step=0 s",
     "stack.op_overhead=0 s",
     "stack.matmul_efficiency=1",
+    "stack.collective_matmul_efficiency=1",
     "stack.hbm_efficiency=1",
 )
 ONE_LAYER = ("engine.layers=1",)

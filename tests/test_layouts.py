@@ -35,6 +35,7 @@ def run_both(
     kv=1,
     heads=None,
     tied=True,
+    wrap=True,
 ):
     """Prefill, then two decode steps, two layers; (layout's logits and token, one device's logits) of every pass."""
     chips = prod(mesh)
@@ -44,7 +45,7 @@ def run_both(
     rng = np.random.default_rng(0)
     layers = [transformer.weights(rng, size, ffn) for _ in range(2)]
     ends = transformer.ends(rng, size, tied=tied)
-    machine = torus(*mesh)
+    machine = torus(*mesh, wrap=wrap)
     flow = Execution(machine, size, form)
     one = transformer.OneDevice(layers, ends, block)
     model = SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv or heads)
@@ -73,6 +74,12 @@ def assert_equal(passes):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_equals_one_device(name, mesh, block, attention, form):
     assert_equal(run_both(LAYOUTS[name], mesh, block=block, attention=attention, form=form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_loops_between_two_chips_need_no_wraparound(name, form):
+    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), form=form, wrap=False))
 
 
 @pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)

@@ -145,3 +145,39 @@ def test_loops_asked_for_on_a_mesh_that_does_not_wrap_are_said_to_be_left_out():
     assert note == "overlap collective_matmul: no loop around y, z, which do not wrap"
     ring = load.scenario("palm540b_decode_ws2d", ["engine.layers=1"])
     assert not lower(ring, topology.build(ring.topology, ring.stack)).notes
+
+
+# --- memory on the chip, and what pieces and shards cost each other --------------------------------------------------
+
+
+def test_only_what_memory_on_the_chip_does_not_hold_goes_through_hbm():
+    """q_wi of a prefill of 64 x 32 tokens: 2048 x 4608 in, two of 2048 x 4608 and one of 2048 x 1024 out, in bf16; the
+    weights are 4608 x 10240. With 10 MB on the chip, what the three larger ones have beyond that goes through."""
+    settings = [
+        "engine.layers=1",
+        "layout.overlap=none",
+        "workload={phase: prefill, batch: 64, prompt: 32, weights: bf16}",
+    ]
+    weights, large = 4608 * 10240 * 2, 2048 * 4608 * 2
+    for memory, moved in (("128 MiB", 0.0), ("10 MB", 3 * (large - 10e6))):
+        scenario = load.scenario("palm540b_decode_ws2d", [*settings, f"topology.chip.on_chip_memory={memory}"])
+        program = simulated(scenario)[1].program
+        task = np.flatnonzero((program.op == program.op_names.index("q_wi")) & (program.chip == 0))
+        assert program.bytes[task].tolist() == [pytest.approx(weights + moved)]
+
+
+@pytest.mark.parametrize("overlap", [1.0, 0.6])
+def test_a_loop_takes_its_last_piece_and_the_longer_of_piece_and_shard_and_the_rest_of_the_shorter(overlap):
+    """T = p + 3 (max(p, s) + (1 - o) min(p, s)) on a ring of 4: pieces of 4608 x 10240 / 4 weights in bf16 from memory,
+    shards of 64 x 10240 x 2 B / 8 each way; FLOPs and the chip's own memory take no time."""
+    free = ("topology.chip.peak.bf16=1e20 FLOP/s", "stack.collective_matmul_efficiency=1", "stack.collective_step=0 s")
+    settings = [*free, "engine.layers=1", "workload.weights=bf16", f"stack.roofline_overlap={overlap}"]
+    scenario = load.scenario("palm540b_decode_ws2d", settings)
+    machine, trace = simulated(scenario)
+    program, chip = trace.program, machine.chip
+    p = 4608 * 10240 / 4 * 2 / (chip.hbm_bandwidth * chip.hbm_efficiency)
+    s = 64 * 10240 * 2 / 8 / machine.links[0].bandwidth + 1e-6
+    loop = [op for op, name in enumerate(program.op_names) if name == "q_wi" or name.endswith(") q_wi")]
+    tasks = np.flatnonzero(np.isin(program.op, loop) & (program.chip == 0))
+    took_s = (trace.times["end"][tasks].max() - trace.times["start"][tasks].min()) / 1e12
+    assert took_s == pytest.approx(p + 3 * (max(p, s) + (1 - overlap) * min(p, s)), rel=1e-5)

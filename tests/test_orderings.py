@@ -98,8 +98,7 @@ def test_the_longer_the_context_the_more_attention_over_batch_gains():
 
 
 def test_a_serial_block_is_10_to_20_percent_slower_per_decode_step_at_batch_512():
-    """14 % are measured; what was fitted says nothing of it. It has one more gather and scatter of the stream, and a
-    norm, all exposed."""
+    """14 % are measured, and nothing was fitted to it. It has one more gather, norm and scatter of the stream."""
     parallel = load.scenario("palm540b_decode_ws2d_b512")
     serial = load.scenario("palm540b_decode_ws2d_b512", ["layout.block=serial"])
     assert (parallel.block, serial.block) == ("parallel", "serial")

@@ -161,7 +161,7 @@ def test_the_terminal_report_fits_80_columns_and_cuts_nothing() -> None:
     assert max(map(len, text.splitlines())) <= 80
     for part in (
         "palm540b_decode_ws2d",
-        "per axis, operation by operation",
+        "per axis, with loops",
         "published",
         "reduce_scatter(x) q_wi",
         "0:x+, 1:x+",

@@ -104,8 +104,8 @@ def test_a_generation_is_its_prefill_and_every_decode_step():
 def test_phases_may_use_the_machine_differently():
     changes = [*SMALL, GENERATE, "layout.prefill={ffn: weight_gathered_xyz, overlap: none}"]
     prefill, decode = load.scenario("palm540b_decode_ws2d", changes).phases
-    assert (prefill.layout.ffn, prefill.layout.overlap) == ("weight_gathered_xyz", "none")
-    assert (decode.layout.ffn, decode.layout.overlap) == ("weight_stationary_2d", "collective_matmul")
+    assert (prefill.layout.ffn, prefill.overlap) == ("weight_gathered_xyz", "none")
+    assert (decode.layout.ffn, decode.overlap) == ("weight_stationary_2d", "collective_matmul")
 
 
 def test_the_step_of_mean_cache_length_is_the_mean_of_the_steps():

@@ -165,7 +165,7 @@ def search(
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
     sensitive: Sensitive = False,
 ) -> None:
-    """Try every layout, attention sharding, overlap, order of the axes and number of chips on every machine given.
+    """Try every layout, attention sharding, order of the axes and number of chips on every machine given.
 
     Print the best per objective and the Pareto front; draw latency against cost to OUT/search_MODEL_PHASE.png. Ctrl-C
     prints the best of what is there.

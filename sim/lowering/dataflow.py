@@ -26,14 +26,11 @@ from sim.lowering.pieces import (
     scattered_sum_pieces,
 )
 from sim.lowering.streams import Tasks
-from sim.lowering.work import AttentionWork, matmul_work, padded, sum_of_products, through_memory
+from sim.lowering.work import TOP_K, AttentionWork, matmul_work, padded, sum_of_products, through_memory
 from sim.partition import Axes, Partition
 from sim.sharding import ITEM_BYTES, Sharded
 from sim.specs import TENSOR_PARALLEL, Scenario
 from sim.topology.graph import Topology
-
-_TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
-"""Kernels of drawing from the k largest of 32-bit logits: name, and how often they read and write all of them."""
 
 
 class Lowering:
@@ -260,7 +257,7 @@ class Lowering:
 
     def sample(self, logits: Placed, name: str) -> Placed:
         batch, axes = logits.tensor.dim("B").size, logits.tensor.dim("V").axes
-        for step, read, written in _TOP_K if self.scenario.workload.sampling == "top_k" else ():
+        for step, read, written in TOP_K if self.scenario.workload.sampling == "top_k" else ():
             size = logits.tensor.local_elements * ITEM_BYTES["f32"]
             done = self.to.compute(f"{name} {step}", Work(0.0, (read + written) * size), logits.after)
             logits = Placed(logits.tensor, done)

@@ -1,9 +1,10 @@
 """Work of each piece of a matmul that is cut up to overlap a collective: that of a matmul of the piece's own shape.
 
 What a piece reads, it reads by itself: cut by columns, every piece reads the input again; cut by rows, the weights; cut
-along the contracted dimension, every piece but the first reads the sum so far and adds to it. This assumes that the sum
-goes through memory between pieces, as the carry of the released code's loop does (google-research,
-scaling_transformer_inference_efficiency, `collectives.py`), and that the addition is fused into the matmul.
+along the contracted dimension, every piece but the first reads the sum so far and adds to it. This assumes that as much
+of the sum as memory on the chip does not hold goes through HBM between pieces, as the carry of the released code's loop
+does (google-research, scaling_transformer_inference_efficiency, `collectives.py`), and that the addition is fused into
+the matmul.
 
 A piece is one launch, or two where some inputs are cut along a dimension that is contracted and others along one that
 is not: those are no single matmul.

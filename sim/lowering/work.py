@@ -12,6 +12,9 @@ from sim.costs import Work
 from sim.errors import LayoutError
 from sim.sharding import ITEM_BYTES, Sharded
 
+TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
+"""Kernels of drawing from the k largest of 32-bit logits: name, and how often they read and write all of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionWork:

@@ -48,7 +48,7 @@ class ClosedForm:
     """Why the simulation may take another time than `per_axis_latency_s`, such as `leaves out layout.overlap:
     micro_batches`; empty where it takes the same, to the rounding of its tasks."""
     name: str = PAPER
-    per_axis_name: str = "per axis, operation by operation"
+    per_axis_name: str = "per axis, with loops"
 
     @property
     def per_axis_exact(self) -> bool:

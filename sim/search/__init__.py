@@ -1,4 +1,4 @@
-"""Search: every layout, attention sharding and overlap of a model on some machines at some batches, and the best."""
+"""Search: every layout and attention sharding of a model on some machines at some batches, and the best."""
 
 from sim.search.candidates import BASE, Phase, batches, candidates
 from sim.search.choose import OBJECTIVES, best, best_per_batch, fitting, pareto
