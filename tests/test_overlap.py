@@ -238,7 +238,7 @@ def test_a_looped_collective_is_launched_and_slows_compute_as_any_other(layout, 
 
 
 def test_sixteen_gpus_with_the_stack_of_eight_are_hardly_faster_at_one_sequence():
-    """Twice the GPUs halve the reads of weights, but sums go over a network; with another stack they were 22 % faster."""
+    """Twice the GPUs halve the reads of weights, but sums go over a network."""
     eight = latency_s(load.scenario("llama3_70b_tp8_standard", ["engine.steps=mean"]))
     two_boxes = ("topology=dgx_h100_x2", "layout.mesh={tensor: 16}", "engine.steps=mean")
     sixteen = latency_s(load.scenario("llama3_70b_tp8_standard", two_boxes))
