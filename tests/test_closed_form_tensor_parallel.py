@@ -11,6 +11,7 @@ from sim.run import predict, run, step_s, wires
 
 IDEAL = (
     "stack.stream_wait=0 s",
+    "stack.matmul_balance=null",
     "collectives={all_reduce: one_shot, all_gather: one_shot, reduce_scatter: one_shot}",
 )
 """Hand-written kernels, joins are free, collectives slow nothing: what is left are the formulas' own assumptions."""

@@ -182,11 +182,11 @@ def one_chip(chip: str, batch: int) -> Scenario:
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("chip", CHIPS)
 def test_compute_is_called_memory_bound_where_faster_memory_would_shorten_it_more(chip, batch):
-    """Twice the memory bandwidth or twice the peak: what saves more is what limits the operation."""
+    """A little more memory bandwidth or peak, with the same tiles: what saves more is what limits the operation."""
     given = one_chip(chip, batch)
     part = simulate_pass(given)
     program, before = part.lowered.program, durations_ps(given)
-    by_memory, by_compute = (before - durations_ps(given, *rates) for rates in ((2.0, 1.0), (1.0, 2.0)))
+    by_memory, by_compute = (before - durations_ps(given, *rates) for rates in ((1.01, 1.0), (1.0, 1.01)))
     compute = (program.kind == Kind.COMPUTE) & (np.abs(by_memory - by_compute) > 2)  # else rounding decides
     shortened = by_memory > by_compute
     parts = breakdown(part.trace, part.topology)
