@@ -11,7 +11,7 @@ from sim.errors import InputError
 from sim.lower import lower
 from sim.placement import machine
 from sim.program import Kind
-from sim.run import latency_s, run, step_s
+from sim.run import latency_s, predict, run, step_s
 from sim.specs import Scenario, TorusSpec
 from sim.validate import validate
 
@@ -44,6 +44,14 @@ def test_the_closed_form_knows_the_host_exactly():
     assert report.closed_form is not None
     assert report.closed_form.per_axis_terms["host"] == pytest.approx(3e-3)
     assert report.closed_form.per_axis_latency_s == pytest.approx(report.simulated.latency_s, rel=1e-6)
+
+
+def test_where_constants_come_from_makes_no_form_inexact():
+    """Of one shipped chip of each stack that says what it was fitted on."""
+    for stack, machine_name in (("fastertransformer", "dgx_a100"), ("vllm", "dgx_h100"), ("tensorrt_llm", "hgx_h200")):
+        form = predict(scenario("stack=" + stack, f"topology={machine_name}", "workload.generate=1").phases[1])
+        assert form is not None
+        assert not any("fitted_on" in reason or "carried_from" in reason for reason in form.inexact)
 
 
 def decode_s(weights: str, share: str) -> float:

@@ -43,7 +43,7 @@ ROOFLINE: Known = dict.fromkeys(
         *("stack.hbm_efficiency", "stack.matmul_hbm_efficiency", "stack.roofline_overlap"),
         *("stack.op_overhead", "stack.collective_overhead", "topology.collectives", "collectives"),
         *("stack.collective_step", "topology.default_stack", "stack.name", "stack.description", "stack.chip"),
-        "stack.carried_from",
+        *("stack.fitted_on", "stack.carried_from"),
         *("model.layers", "model.d_model", "model.d_ff", "model.heads", "model.padded_heads", "model.kv_heads"),
         *("model.d_head", "model.vocabulary", "workload.batch", "workload.prompt", "workload.context"),
         *("workload.generate", "workload.static_cache"),
