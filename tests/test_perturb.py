@@ -260,9 +260,9 @@ def late_layers(overlap: str, residual: str, *late: tuple[int, int, int]) -> int
 @pytest.mark.parametrize(
     ("residual", "overlap", "attention", "mlp", "parts", "hidden"),
     [
-        ("standard", "none", 5, 4, 1, 0),
-        ("ladder", "none", 6, 5, 1, 5),
-        ("standard", "micro_batches", 5, 4, 2, 4),
+        ("standard", "none", 7, 4, 1, 0),
+        ("ladder", "none", 8, 5, 1, 5),
+        ("standard", "micro_batches", 7, 4, 2, 4),
     ],
 )
 def test_what_two_late_chips_cost_depends_on_what_waits_for_them(residual, overlap, attention, mlp, parts, hidden):
