@@ -252,8 +252,9 @@ def late_layers(overlap: str, residual: str, *late: tuple[int, int, int]) -> int
     """Time of eight layers of Llama-3 70B on a DGX H100, ps; `late`: chip, layer, delay of each operation in s."""
     rows = ", ".join(f"{{chips: [{chip}], layers: [{layer}], delay: {delay} s}}" for chip, layer, delay in late)
     layout = f"layout.residual={residual}", f"layout.overlap={overlap}"
+    quiet = "stack.compute_interference=0", "stack.memory_interference=0"
     chosen = "engine.layers=8", "workload.batch=2", "topology=dgx_h100", f"perturb={{stragglers: [{rows}]}}"
-    scenario = load.scenario("llama3_70b_tp8_ladder", [*chosen, *layout])
+    scenario = load.scenario("llama3_70b_tp8_ladder", [*chosen, *layout, *quiet])
     return simulate_pass(scenario).trace.makespan_ps
 
 
