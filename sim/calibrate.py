@@ -21,7 +21,7 @@ from sim.placement import used_chips
 from sim.report.calibration import Determination, Direction, Fit, LeftOut, named_changes, settings
 from sim.report.validation import Errors
 from sim.specs import AnySuite, Calibration, Constant, Scenario
-from sim.suite import AnyCase, CollectiveCase, read
+from sim.suite import AnyCase, Case, CollectiveCase, MatmulCase, read
 from sim.validate import simulated
 
 _STEP = 3e-2
@@ -127,7 +127,7 @@ def fit(
     suite, cases = read(name, rows)
     if suite.calibration is None:
         raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its constants")
-    scenarios = {i: case.scenario() for i, case in enumerate(cases) if not isinstance(case, CollectiveCase)}
+    scenarios = {i: case.scenario() for i, case in enumerate(cases) if isinstance(case, Case)}
     again = repeated(cases, scenarios)
     plan = [(stage, _places(suite, stage, cases, again)) for stage in _stages(suite.calibration)]
     _refuse_alike(suite, cases, scenarios, {place for _, places in plan for place in places})
@@ -165,6 +165,8 @@ def _refuse_alike(
         if isinstance(case, CollectiveCase):
             sizes.setdefault(case.collective, set()).add(case.size_bytes)
             chips.add(case.chips)
+        elif isinstance(case, MatmulCase):
+            sizes.setdefault(case.dtype, set()).add((case.rows, case.columns, case.inner))
         else:
             work = scenarios[place].workload
             sizes.setdefault(work.phase, set()).add((work.batch, work.prompt, work.context))
@@ -172,7 +174,7 @@ def _refuse_alike(
     missing = []
     if max(map(len, sizes.values()), default=0) < 2:
         missing.append("rows of a second size (batch, prompt, context or bytes)")
-    if len(chips) < 2:
+    if len(chips) < 2 and not all(isinstance(cases[place], MatmulCase) for place in places):
         missing.append(f"rows on another number of chips than {', '.join(map(str, chips)) or 'none'}")
     if missing:
         rule = "calibration must have rows of two sizes and of two numbers of chips"

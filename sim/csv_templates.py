@@ -73,6 +73,17 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "time_us": ("time, us", "316"),
         **_UNCERTAINTY,
     },
+    "matmuls": {
+        **COMMON,
+        "system": ("machine, as in the suite's 'machines'", "H100"),
+        "dtype": ("bf16, fp16, int8, ...", "bf16"),
+        "m": ("rows", "4096"),
+        "n": ("columns", "4096"),
+        "k": ("values of a row that are summed", "4096"),
+        "products": ("matmuls of this shape in one launch (optional)", "1"),
+        "time_us": ("time, us", "190"),
+        **_UNCERTAINTY,
+    },
 }
 """What each column holds and an example, by kind of suite; other columns are for the reader, or for the suite's
 `series`, `options` and `predictions`."""

@@ -1,4 +1,4 @@
-"""Published measurements as scenarios or collectives: a CSV of rows, and a file that says how to read them.
+"""Published measurements as scenarios, collectives or matmuls: a CSV of rows, and a file that says how to read them.
 
 The columns of each kind of suite stand in `sim.csv_templates`.
 """
@@ -23,6 +23,7 @@ from sim.specs import (
     CollectiveSuite,
     GenerationSuite,
     HostTimes,
+    MatmulSuite,
     RequestSuite,
     Scenario,
     Settings,
@@ -85,7 +86,33 @@ class CollectiveCase:
     metric: str = "latency_s"
 
 
-AnyCase = Case | CollectiveCase
+@dataclass(frozen=True, slots=True)
+class MatmulCase:
+    """One published time and the matmuls, in one launch, it is of."""
+
+    case_id: str
+    source: str
+    published: float
+    """Seconds."""
+    machine: str
+    """Whose chip it runs on."""
+    settings: tuple[str, ...]
+    """What the row changes in the machine and its stack, as in --set."""
+    rows: int
+    columns: int
+    inner: int
+    """[rows, inner] x [inner, columns]."""
+    products: int
+    """How many of them."""
+    dtype: str
+    not_gated: str
+    """Reason, empty if it is gated."""
+    row: Mapping[str, str] = field(default_factory=dict)
+    """The line of the CSV, by column."""
+    metric: str = "latency_s"
+
+
+AnyCase = Case | CollectiveCase | MatmulCase
 
 
 def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, ...]]:
@@ -100,6 +127,9 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, 
     if isinstance(suite, CollectiveSuite):
         collectives = suite
         return suite, read_rows(source, lambda row: _collective_case(collectives, row))
+    if isinstance(suite, MatmulSuite):
+        matmuls = suite
+        return suite, read_rows(source, lambda row: _matmul_case(matmuls, row))
     if (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
@@ -111,6 +141,28 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, 
         return suite, read_rows(source, lambda row: _generation_case(generations, row))
     scenarios, base = suite, load.scenario(suite.base)
     return suite, read_rows(source, lambda row: _case(scenarios, base, row))
+
+
+def _matmul_case(suite: MatmulSuite, row: Row) -> MatmulCase:
+    system, case_id, dtype = row.cell("system"), row.cell("case_id"), row.cell("dtype")
+    settings = dict(_entry("machines", suite.machines, (system,), row.where))
+    if "topology" not in settings:
+        raise InputError("an entry of the suite's 'machines' must name a 'topology'", where=row.where, got=system)
+    machine = settings.pop("topology")
+    return MatmulCase(
+        case_id=case_id,
+        source=row.get("source"),
+        published=row.real("time_us") * 1e-6,
+        machine=machine,
+        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        rows=row.number("m"),
+        columns=row.number("n"),
+        inner=row.number("k"),
+        products=row.number("products") if row.get("products") else 1,
+        dtype=suite.dtypes.get(dtype, dtype),
+        not_gated=_first(suite.not_gated, case_id) or "",
+        row=row.values,
+    )
 
 
 _SPELLINGS = {"alltoall": "all_to_all", "sendrecv": "permute"}

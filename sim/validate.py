@@ -10,6 +10,7 @@ from pathlib import Path
 from sim import bench, load
 from sim import topology as machines
 from sim.closed_form import pope
+from sim.costs import Work, cost
 from sim.csv_rows import positive
 from sim.errors import InputError, suggest
 from sim.measurements import fitted, repeated, series_of
@@ -19,7 +20,8 @@ from sim.placement import some_chips, tensor_chips, used_chips
 from sim.report.validation import NCCL_TUNER, Outcome, Validation
 from sim.run import latency_s, predict
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario
-from sim.suite import AnyCase, Case, CollectiveCase, read
+from sim.suite import AnyCase, Case, CollectiveCase, MatmulCase, read
+from sim.units import PS_PER_S
 
 SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the suite gives no layout.pipeline"
 """Note of a case in several pipeline stages that says nothing of their schedule."""
@@ -50,6 +52,8 @@ def validate(
         with _named(case):
             if isinstance(case, CollectiveCase):
                 outcome = _of_collective(case)
+            elif isinstance(case, MatmulCase):
+                outcome = _of_matmul(case)
             else:
                 scenarios[place] = case.scenario()
                 outcome = _of_scenario(case, scenarios[place], known)
@@ -96,8 +100,8 @@ def _own_forms(suite: AnySuite, cases: Sequence[AnyCase], folder: Path) -> dict[
 
     def of_function(function: Callable[..., float]) -> OwnForm:
         def form(case: AnyCase, scenario: Scenario | None) -> float:
-            if scenario is None or isinstance(case, CollectiveCase):
-                return function(*_collective(case))
+            if scenario is None or not isinstance(case, Case):
+                return function(*_arguments(case))
             return predicted(case, scenario, function(scenario))
 
         return form
@@ -116,8 +120,10 @@ def _own_forms(suite: AnySuite, cases: Sequence[AnyCase], folder: Path) -> dict[
     return found
 
 
-def _collective(case: AnyCase) -> tuple[object, ...]:
-    return (case.collective, case.chips, case.size_bytes) if isinstance(case, CollectiveCase) else ()
+def _arguments(case: AnyCase) -> tuple[object, ...]:
+    if isinstance(case, CollectiveCase):
+        return case.collective, case.chips, case.size_bytes
+    return (case.rows, case.columns, case.inner, case.products, case.dtype) if isinstance(case, MatmulCase) else ()
 
 
 def _own(case: AnyCase, scenario: Scenario | None, own: Mapping[str, OwnForm]) -> dict[str, float]:
@@ -148,6 +154,8 @@ def simulated(case: AnyCase, *further: str, known: MutableMapping[str, float] | 
     """The prediction in the case's metric, with further settings; `known` as in `latency_s`. Raises InputError."""
     if isinstance(case, CollectiveCase):
         return _with_host(case, measure(case, *further).time_s)
+    if isinstance(case, MatmulCase):
+        return matmul_s(case, *further)
     scenario = case.scenario(*further)
     return predicted(case, scenario, latency_s(scenario, known))
 
@@ -178,6 +186,29 @@ def _of_collective(case: CollectiveCase) -> Outcome:
         setting=case.setting,
         collective=case.collective,
         size_bytes=case.size_bytes,
+    )
+
+
+def matmul_s(case: MatmulCase, *further: str) -> float:
+    """Time of the case's matmuls, s, with further settings. Products of 8-bit numbers are written as 16-bit ones."""
+    chip = machines.build(*load.machine(case.machine, [*case.settings, *further])).chip
+    if case.dtype not in DTYPE_BYTES:
+        raise InputError("unknown number format", where="dtype", got=case.dtype, hint=suggest(case.dtype, DTYPE_BYTES))
+    m, n, k, size = case.rows, case.columns, case.inner, DTYPE_BYTES[case.dtype]
+    moved = case.products * ((m * k + k * n) * size + m * n * max(size, 2))
+    work = Work(2.0 * m * n * k * case.products, moved, rows=m, columns=n, products=case.products)
+    return cost(chip, work, case.dtype).duration_ps / PS_PER_S
+
+
+def _of_matmul(case: MatmulCase) -> Outcome:
+    return Outcome(
+        case_id=case.case_id,
+        source=case.source,
+        metric=case.metric,
+        published=case.published,
+        simulated=matmul_s(case),
+        forms={},
+        not_gated=case.not_gated,
     )
 
 

@@ -131,6 +131,17 @@ class CollectiveSuite(_Rows):
     """By pattern of the case id, the first that fits."""
 
 
+class MatmulSuite(_Rows):
+    """How the rows of a CSV become single matmuls, and how close they must come."""
+
+    kind: Literal["matmuls"]
+    machines: dict[str, Annotated[Settings, Field(min_length=1)]]
+    """By pattern of the row's system, the first that fits: `topology`, a name or path of a machine with its chip, and
+    settings of it, such as `stack`."""
+    dtypes: dict[str, str] = {}
+    """Number formats of rows as others that the chips multiply at the same rate."""
+
+
 class Speedup(Strict):
     """Rates against those of one variant on the same machine."""
 
@@ -185,6 +196,7 @@ def _suite_kind(value: Any) -> str:
 AnySuite = Annotated[
     Annotated[Suite, Tag("scenarios")]
     | Annotated[CollectiveSuite, Tag("collectives")]
+    | Annotated[MatmulSuite, Tag("matmuls")]
     | Annotated[GenerationSuite, Tag("generations")]
     | Annotated[RequestSuite, Tag("requests")],
     Discriminator(_suite_kind),
