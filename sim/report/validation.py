@@ -185,6 +185,18 @@ class Validation:
         names = dict.fromkeys(outcome.setting for outcome in self.gated if outcome.collective)
         return {name: Errors.of(each.error for each in self.gated if each.setting == name) for name in names}
 
+    def ranges(self, setting: str) -> dict[str, list[Errors]]:
+        """Returns the errors of each gated collective of one class, by the ranges of sizes that `_BANDS` divides."""
+        found = [each for each in self.gated if each.setting == setting and each.collective]
+        bounds = list(zip((0.0, *_BANDS), (*_BANDS, np.inf), strict=True))
+        return {
+            name: [
+                Errors.of(each.error for each in found if each.collective == name and least < each.size_bytes <= most)
+                for least, most in bounds
+            ]
+            for name in dict.fromkeys(each.collective for each in found)
+        }
+
     def spread(self, setting: str) -> list[Spread]:
         """How far laboratories are apart that ran the same collective of NCCL on this machine and these chips.
 
@@ -234,7 +246,11 @@ class Validation:
             "passes": self.passes,
             "tolerance": self.suite.tolerance.model_dump(),
             "errors": {name: asdict(getattr(self, name)) for name in ("simulated", "paper", "per_axis")},
-            "classes": {name: asdict(errors) for name, errors in self.classes.items()},
+            "classes": {
+                name: asdict(errors)
+                | {"ranges": {key: [asdict(each) for each in found] for key, found in self.ranges(name).items()}}
+                for name, errors in self.classes.items()
+            },
             "speedups": [asdict(ratio) | {"error": ratio.error} for ratio in self.speedups],
             "cases": [outcome.to_dict() for outcome in self.outcomes],
         }
@@ -302,14 +318,24 @@ def render(validation: Validation, console: Console | None = None) -> None:
 def _classes(validation: Validation, console: Console) -> None:
     for name, errors in validation.classes.items():
         console.print(f"{name:<26} {_errors(errors)}   of {errors.cases}")
+        for collective, ranges in validation.ranges(name).items():
+            medians = [
+                f"{_up_to(most)} {each.median:.1%} (nine in ten {each.nine_in_ten:.1%}, of {each.cases})"
+                for most, each in zip((*_BANDS, np.inf), ranges, strict=True)
+                if each.cases
+            ]
+            console.print(f"  median of {collective} by size: {', '.join(medians)}")
         spread = [
-            f"{'above' if band.most_bytes == np.inf else f'to {format_bytes(band.most_bytes)}'} "
-            f"{band.median:.2f} (worst {band.worst:.2f}, {band.sources} laboratories)"
+            f"{_up_to(band.most_bytes)} {band.median:.2f} (worst {band.worst:.2f}, {band.sources} laboratories)"
             for band in validation.spread(name)
             if band.sources
         ]
         if spread:
             console.print(f"  longest over shortest of the laboratories' times: {', '.join(spread)}")
+
+
+def _up_to(most_bytes: float) -> str:
+    return "above" if most_bytes == np.inf else f"to {format_bytes(most_bytes)}"
 
 
 def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:
