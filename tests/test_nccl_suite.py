@@ -79,14 +79,22 @@ def test_every_laboratory_is_met_by_itself(nccl: Validation, rows: str) -> None:
     assert (errors.median <= 0.10, errors.nine_in_ten <= 0.25) == (True, True)
 
 
-@pytest.mark.parametrize("rows", ["a100x8_ag", "a100x8_rs"])
-def test_gathers_of_one_log_from_2_to_128_mib_are_missed(nccl: Validation, rows: str) -> None:
-    """An older NCCL on A100: there its all-reduce is met, and all sizes below and above are within 12 %."""
-    found = [outcome for outcome in nccl.gated if outcome.case_id.startswith(rows)]
-    assert Errors.of(outcome.error for outcome in found).median <= 0.10
-    inside = [outcome.error for outcome in found if 2 * MIB <= size(outcome) <= 128 * MIB]
-    assert max(inside) < 0
-    assert max(abs(outcome.error) for outcome in found if not 2 * MIB <= size(outcome) <= 128 * MIB) <= 0.12
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter"])
+def test_gathers_of_a100_are_met_in_every_range_of_sizes(nccl: Validation, collective: str) -> None:
+    """But reduce-scatters of 4 and 8 MiB: 8 MiB took 147 and 167 us there, 16 MiB 152 us."""
+    odd = {4 * MIB, 8 * MIB} if collective == "reduce_scatter" else set[float]()
+    found = [each for each in nccl.gated if (each.setting, each.collective) == ("dgx_a100, 8 chips", collective)]
+    ranges = replace(nccl, outcomes=tuple(each for each in found if each.size_bytes not in odd)).ranges(
+        "dgx_a100, 8 chips"
+    )[collective]
+    assert [errors.cases for errors in ranges] == [24, 10, 10 - 2 * len(odd), 14]
+    assert all(errors.nine_in_ten <= 0.25 for errors in ranges)
+    assert all(-0.40 < each.error < -0.20 for each in found if each.size_bytes in odd)
+
+
+def test_errors_are_given_by_ranges_of_sizes(nccl: Validation) -> None:
+    for name, errors in nccl.classes.items():
+        assert sum(each.cases for found in nccl.ranges(name).values() for each in found) == errors.cases
 
 
 def test_the_simulation_is_closer_than_the_tuner(nccl: Validation) -> None:
@@ -116,10 +124,10 @@ def test_rows_of_one_laboratory_count_once() -> None:
 
 @pytest.mark.parametrize(
     ("gpus_s", "size_bytes", "expected"),
-    [(10e-6, 0.0, 30e-6), (10e-6, 2.0**20, 62e-6), (10e-6, 2.0**30, 62e-6), (100e-6, 2.0**30, 104e-6)],
+    [(10e-6, 0.0, 30e-6), (10e-6, 2.0**20, 62e-6), (10e-6, 2.0**30, 62e-6), (100e-6, 2.0**30, 136e-6)],
 )
-def test_a_host_is_waited_for_where_it_takes_longer(gpus_s: float, size_bytes: float, expected: float) -> None:
-    # 30 us, 1 us more for each of up to 32 channels of 32 KiB; a call of 4 us.
+def test_the_slower_of_host_and_gpus_counts_and_channels_add(gpus_s: float, size_bytes: float, expected: float) -> None:
+    # The longer of 30 us and of the GPUs after a call of 4 us; 1 us more for each of up to 32 channels of 32 KiB.
     host = HostTimes(source="", enqueue="30 us", per_channel="1 us", channels=32, channel_bytes="32 KiB", call="4 us")
     assert host.total_s(gpus_s, size_bytes) == pytest.approx(expected)
 

@@ -22,6 +22,7 @@ KINDS = {
     "bridge": {"name": "bridge", "bandwidth": "240 GB/s", "latency": "0.6 us"},
     "single": {"name": "single", "bandwidth": "20 GB/s", "latency": "0.6 us"},
     "pcie": {"name": "pcie", "medium": "pci", "bandwidth": "24 GB/s", "latency": "0.5 us"},
+    "gen3": {"name": "gen3", "medium": "pci", "bandwidth": "12 GB/s", "latency": "0.5 us"},
     "slow": {"name": "slow", "medium": "pci", "bandwidth": "3 GB/s", "latency": "0.5 us"},
     "net": {"name": "net", "medium": "net", "bandwidth": "47 GB/s", "latency": "1.35 us"},
 }
@@ -136,3 +137,22 @@ def test_a_group_that_is_no_multiple_of_a_box_runs_every_algorithm(chips: int) -
     for collective, algorithms in ON_ROUTES.items():
         for algorithm in set(algorithms) - {"halving_doubling", "hierarchical"}:
             assert len(schedule(topology, collective, ("g",), algorithm, 2.0**20)) > 0
+
+
+FIVE = [("0", "1"), ("0", "2"), *2 * [("0", "3")], *2 * [("1", "2")], ("1", "3"), *2 * [("2", "3")], ("3", "7")]
+"""NVLinks among GPUs 0, 1, 2, 3 and 7 of a DGX-1: no ring of them passes all five."""
+BRIDGES = {"0": "pcie0", "1": "pcie0", "2": "pcie1", "3": "pcie1", "7": "pcie3"}
+
+
+def test_rings_are_those_of_the_links_whatever_the_numbers_of_chips():
+    """Several pairs of rings are as wide and as long there; times differ between them."""
+    upper = [(*ends, "gen3") for ends in (("pcie0", "cpu0"), ("pcie1", "cpu0"), ("pcie3", "cpu1"), ("cpu0", "cpu1"))]
+    nvlinks = [(one, other, "single") for one, other in FIVE]
+    found, times = [], []
+    for order in ("01237", "12307", "23170", "73201", "31720"):
+        topology = graph([*((chip, BRIDGES[chip], "gen3") for chip in order), *upper, *nvlinks])
+        found.append([[order[chip] for chip in ring.order] for ring in find(topology).rings])
+        times.append([bench.time_s(topology, "all_reduce", ("g",), 2.0**16, each) for each in ("ring", "ring_simple")])
+    assert len(found[0]) > 1
+    assert all(rings == found[0] for rings in found)
+    assert all(each == pytest.approx(times[0], rel=1e-9) for each in times)

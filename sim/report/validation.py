@@ -18,7 +18,7 @@ NCCL_TUNER = "NCCL's tuner"
 """Name of the closed form of a collective."""
 RATES = ("mfu", "tokens_per_s", "memory_bandwidth_per_gpu")
 """Metrics of which more is faster."""
-_BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
+BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
 """Sizes, bytes, between which the spread of laboratories is given by itself."""
 
 
@@ -228,6 +228,18 @@ class Validation:
         names = dict.fromkeys(outcome.setting for outcome in self.gated if outcome.collective)
         return {name: Errors.of(each.error for each in self.gated if each.setting == name) for name in names}
 
+    def ranges(self, setting: str) -> dict[str, list[Errors]]:
+        """Returns the errors of each gated collective of one class, by the ranges of sizes that `BANDS` divides."""
+        found = [each for each in self.gated if each.setting == setting and each.collective]
+        bounds = list(zip((0.0, *BANDS), (*BANDS, np.inf), strict=True))
+        return {
+            name: [
+                Errors.of(each.error for each in found if each.collective == name and least < each.size_bytes <= most)
+                for least, most in bounds
+            ]
+            for name in dict.fromkeys(each.collective for each in found)
+        }
+
     def spread(self, setting: str) -> list[Spread]:
         """How far laboratories are apart that ran the same collective of NCCL on this machine and these chips.
 
@@ -238,7 +250,7 @@ class Validation:
             if each.setting == setting and NCCL_TUNER in each.forms:
                 sources = times.setdefault((each.collective, each.size_bytes), {})
                 sources.setdefault(each.source, []).append(each.published)
-        bands = zip((0.0, *_BANDS), (*_BANDS, np.inf), strict=True)
+        bands = zip((0.0, *BANDS), (*BANDS, np.inf), strict=True)
         return [
             Spread.of(most, [each for (_, size), each in times.items() if least < size <= most])
             for least, most in bands
@@ -280,7 +292,11 @@ class Validation:
             "parts": {name: _of(outcomes) for name, outcomes in self.parts.items()},
             "series": {name: _of(outcomes) for name, outcomes in self.series.items()},
             "orderings": [asdict(ordering) | {"right": ordering.right} for ordering in self.orderings],
-            "classes": {name: asdict(errors) for name, errors in self.classes.items()},
+            "classes": {
+                name: asdict(errors)
+                | {"ranges": {key: [asdict(each) for each in found] for key, found in self.ranges(name).items()}}
+                for name, errors in self.classes.items()
+            },
             "speedups": [asdict(ratio) | {"error": ratio.error} for ratio in self.speedups],
             "cases": [outcome.to_dict() for outcome in self.outcomes],
         }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.report.validation import Errors, Outcome, Validation, bias
+from sim.report.validation import BANDS, Errors, Outcome, Validation, bias
 from sim.specs import CollectiveSuite, GenerationSuite
 from sim.terminal import plain_console, styled
 from sim.units import format_bytes, format_seconds
@@ -143,14 +143,24 @@ def _orderings(validation: Validation, console: Console) -> None:
 def _classes(validation: Validation, console: Console) -> None:
     for name, errors in validation.classes.items():
         console.print(f"{name:<{_NAME}} {_errors(errors)}   of {errors.cases}")
+        for collective, ranges in validation.ranges(name).items():
+            medians = [
+                f"{_up_to(most)} {each.median:.1%} (nine in ten {each.nine_in_ten:.1%}, of {each.cases})"
+                for most, each in zip((*BANDS, np.inf), ranges, strict=True)
+                if each.cases
+            ]
+            console.print(f"  median of {collective} by size: {', '.join(medians)}")
         spread = [
-            f"{'above' if band.most_bytes == np.inf else f'to {format_bytes(band.most_bytes)}'} "
-            f"{band.median:.2f} (worst {band.worst:.2f}, {band.sources} laboratories)"
+            f"{_up_to(band.most_bytes)} {band.median:.2f} (worst {band.worst:.2f}, {band.sources} laboratories)"
             for band in validation.spread(name)
             if band.sources
         ]
         if spread:
             console.print(f"  longest over shortest of the laboratories' times: {', '.join(spread)}")
+
+
+def _up_to(most_bytes: float) -> str:
+    return "above" if most_bytes == np.inf else f"to {format_bytes(most_bytes)}"
 
 
 def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:

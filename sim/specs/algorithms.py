@@ -31,12 +31,12 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         "nvls_tree",
     ),
     "all_to_all": ("multi_axis", "dimension_ordered", "one_shot", "auto", "send_recv"),
-    "broadcast": ("spanning_trees", "ring", "tree"),
+    "broadcast": ("spanning_trees", "ring", "tree", *_NCCL_RINGS),
     "permute": ("neighbour",),
-    "reduce": ("spanning_trees", "ring", "tree"),
-    "gather": ("spanning_trees", "one_shot"),
-    "scatter": ("spanning_trees", "one_shot"),
-    "sendrecv": ("ring",),
+    "reduce": ("spanning_trees", "ring", "tree", *_NCCL_RINGS),
+    "gather": ("spanning_trees", "one_shot", "auto", "send_recv"),
+    "scatter": ("spanning_trees", "one_shot", "auto", "send_recv"),
+    "sendrecv": ("ring", "auto", "send_recv"),
 }
 LoopForm = Literal["one_way", "bidirectional_throughput", "bidirectional_latency"]
 LOOP_FORMS: tuple[str, ...] = get_args(LoopForm)

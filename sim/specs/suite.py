@@ -100,9 +100,9 @@ class HostTimes(Strict):
 
     source: str
     enqueue: Duration = 0.0
-    """Least time from one collective to the next with one channel: the GPUs wait for the host where it is longer."""
+    """Least time between collectives, without that of channels: the GPUs wait for the host where it is longer."""
     per_channel: Duration = 0.0
-    """Time of every channel beside `enqueue`."""
+    """Time to enqueue a channel on all GPUs. All GPUs wait for the last, so it is beside the longer of the two."""
     channels: Count = 1
     """Largest number of channels."""
     channel_bytes: Size = 1
@@ -113,7 +113,7 @@ class HostTimes(Strict):
     def total_s(self, gpus_s: float, size_bytes: float) -> float:
         """Returns the measured time of a collective for which the GPUs take `gpus_s`."""
         channels = min(float(self.channels), size_bytes / self.channel_bytes)
-        return max(self.call + gpus_s, self.enqueue + self.per_channel * channels)
+        return max(self.call + gpus_s, self.enqueue) + self.per_channel * channels
 
 
 class CollectiveSuite(_Rows):

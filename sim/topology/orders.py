@@ -154,16 +154,42 @@ def _plus(one: Cost, other: Cost, times: int = 1) -> Cost:
     return one[0] + times * other[0], one[1] + times * other[1], one[2] + times * other[2]
 
 
+def _ranks(box: Box) -> dict[int, int]:
+    """Returns for each chip a number that follows from what hops cost, whatever the chips' own numbers are.
+
+    Chips are told apart by the costs of their hops and by the numbers of the chips that these lead to, again and again
+    until no more chips differ (Weisfeiler and Leman 1968).
+    """
+    ways = {(src, dst): box.way(src, dst) for src in box.chips for dst in box.chips if src != dst}
+    costs = {hop: box.cost(way) if way is not None else (-1, -1, -1) for hop, way in ways.items()}
+    ranks = dict.fromkeys(box.chips, 0)
+    for _ in box.chips:
+        seen = {
+            chip: (
+                ranks[chip],
+                tuple(sorted((costs[chip, o], costs[o, chip], ranks[o]) for o in box.chips if o != chip)),
+            )
+            for chip in box.chips
+        }
+        places = {key: place for place, key in enumerate(sorted(set(seen.values())))}
+        if len(places) == len(set(ranks.values())):
+            break
+        ranks = {chip: places[seen[chip]] for chip in box.chips}
+    return ranks
+
+
 def several(box: Box, left: Lanes, wanted: int, *, closed: bool) -> list[tuple[int, ...]] | None:
     """Returns `wanted` orders of all chips that together have lanes; None where none are found.
 
     Depth first: order after order, the cheapest hop first, back where no next chip is left. Rings start at the first
-    chip, chains anywhere.
+    chip, chains anywhere. Chips are tried by their place among the links, which their numbers do not change.
     """
-    chips, orders, free = box.chips, list[tuple[int, ...]](), dict(left)
+    ranks, orders, free = _ranks(box), list[tuple[int, ...]](), dict(left)
+    chips = sorted(box.chips, key=lambda chip: (ranks[chip], chip))
     hops = {
         here: sorted(
-            (box.cost(way), chip, way) for chip in chips if chip != here and (way := box.way(here, chip)) is not None
+            ((box.cost(way), chip, way) for chip in chips if chip != here and (way := box.way(here, chip)) is not None),
+            key=lambda hop: (hop[0], ranks[hop[1]], hop[1]),
         )
         for here in chips
     }
