@@ -16,7 +16,7 @@ from sim import topology as machines
 from sim.choice import describe_slow_choice
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import alone_s, emit
 from sim.collectives.mesh import is_lattice
 from sim.consistency import check
 from sim.engine import simulate
@@ -237,7 +237,12 @@ def measure(
         )
     if perturb is None and chunks == 1 and chosen != algorithm and of_nccl(topology, collective, chosen):
         notes = describe_slow_choice(
-            topology, collective, chosen, time, bound, lambda name: time_s(topology, collective, axes, size, name)
+            topology,
+            collective,
+            chosen,
+            time,
+            lambda name: alone_s(topology, schedule(topology, collective, axes, name, size), size),
+            lambda name: time_s(topology, collective, axes, size, name),
         )
     return Measurement(
         collective=collective,

@@ -8,25 +8,30 @@ from sim import units
 from sim.collectives import library
 from sim.topology.graph import Topology
 
+Time = Callable[[str], float]
+"""Of the kernel of a name, s."""
 _MUCH_SLOWER = 1.5
 """A choice that takes so many times the fastest kernel's time is told."""
 
 
 def describe_slow_choice(
-    topology: Topology, collective: str, chosen: str, time_s: float, bound_s: float, simulate: Callable[[str], float]
+    topology: Topology, collective: str, chosen: str, time_s: float, least: Time, simulate: Time
 ) -> tuple[str, ...]:
     """Returns a sentence that names the fastest kernel where the tuner's choice takes much longer, else nothing.
 
     Args:
         time_s: simulated time of the chosen kernel.
-        bound_s: no kernel is faster; where the choice is not much slower than that, nothing is simulated.
+        least: a time that a kernel takes at least, s; those whose least time is no much shorter one are not simulated.
         simulate: simulated time of a kernel, s.
     """
-    if time_s < _MUCH_SLOWER * bound_s:
+    best, best_s = chosen, time_s / _MUCH_SLOWER
+    others = [name for name in library.offered(topology, collective) if name != chosen]
+    for least_s, name in sorted((least(name), name) for name in others):
+        if least_s > best_s:
+            break
+        if (found_s := simulate(name)) <= best_s:
+            best, best_s = name, found_s
+    if best == chosen:
         return ()
-    times = {name: simulate(name) for name in library.offered(topology, collective) if name != chosen}
-    best = min(times, key=times.__getitem__, default=chosen)
-    if best == chosen or time_s < _MUCH_SLOWER * times[best]:
-        return ()
-    found, better = units.format_seconds(time_s), units.format_seconds(times[best])
-    return (f"NCCL's tuner chose {chosen}, {found}; {best} is {time_s / times[best]:.2f} times faster, {better}",)
+    found, better = units.format_seconds(time_s), units.format_seconds(best_s)
+    return (f"NCCL's tuner chose {chosen}, {found}; {best} is {time_s / best_s:.2f} times faster, {better}",)
