@@ -99,7 +99,7 @@ def test_collectives_tell_their_elements_and_number_format(tmp_path: Path) -> No
 
 def test_a_run_tells_groups_formats_and_memory_though_few_chips_are_written(tmp_path: Path) -> None:
     """One chip stands for 64: a reduce-scatter over x, y and z is of all, one over x of every sixteenth."""
-    settings = ["model.layers=1", "workload.weights=int8"]
+    settings = ["model.layers=1", "workload.weights=int8", "stack.collective_axes=at_once"]
     result = run(load.scenario("pope_table2_low_latency_prefill", settings))
     outputs.write(result, tmp_path, formats=())
     data = json.loads((tmp_path / "trace.json").read_text())

@@ -47,9 +47,10 @@ def formats(chip):
 
 
 def torus(layout, *settings, workload="decode", chip="tpu_v4", stack=""):
-    """One layer of PaLM 540B, all numbers of two bytes, on a 4x4x4 torus of any chip."""
+    """One layer of PaLM 540B, all numbers of two bytes and through HBM, on a 4x4x4 torus of any chip."""
     own = [
         f"topology.chip={chip}",
+        "topology.chip.on_chip_memory=null",
         f"stack={stack or stack_of(chip)}",
         "engine.layers=1",
         "layout.overlap=none",
@@ -60,11 +61,18 @@ def torus(layout, *settings, workload="decode", chip="tpu_v4", stack=""):
 
 
 def box(*settings, chip="h100_sxm"):
-    """One layer of Llama-3 70B on 8 chips, a prefill."""
+    """One layer of Llama-3 70B on 8 chips, a prefill, all numbers through HBM."""
     own = [f"workload.{name}={dtype}" for name, dtype in formats(chip).items()]
     return load.scenario(
         "llama3_70b_tp8_prefill",
-        ["engine.layers=1", f"topology.chip={chip}", f"stack={stack_of(chip)}", *own, *settings],
+        [
+            "engine.layers=1",
+            f"topology.chip={chip}",
+            "topology.chip.on_chip_memory=null",
+            f"stack={stack_of(chip)}",
+            *own,
+            *settings,
+        ],
     )
 
 
@@ -72,8 +80,8 @@ def launches(scenario, monkeypatch):
     """By name, (work, duration of chip 0 in ps) of every launch of a matmul."""
     found, compute = {}, Emitter.compute
 
-    def seen(self, op, work, *rest):
-        tasks = compute(self, op, work, *rest)
+    def seen(self, op, work, *rest, **named):
+        tasks = compute(self, op, work, *rest, **named)
         if work.rows:
             found.setdefault(op, []).append((work, int(tasks[-1][0])))
         return tasks
@@ -106,7 +114,7 @@ def test_a_piece_of_a_loop_costs_what_a_matmul_of_its_shape_costs_alone(layout, 
     cut = launches(torus(layout, LOOPS, collectives, workload=workload), monkeypatch)
     assert cut.keys() == whole.keys()
     looped = [op for op in whole if len(cut[op]) > len(whole[op])]
-    assert bool(looped) == (layout != "weight_stationary_1d")  # where nothing is summed or gathered around one axis
+    assert looped
     for op in looped:
         ((only, _),) = whole[op]
         values = only.rows * only.columns
@@ -228,7 +236,10 @@ def test_labels_of_every_chip_follow_the_costs(chip, kv_heads):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
-    """Where all its launches have one limit, and nothing slows them, their parts also make up its time."""
+    """Where all its launches have one limit, and nothing slows them, their parts also make up its time.
+
+    In a loop, the shard on its way meanwhile holds a piece up by at most the share of it that passes under nothing.
+    """
     for scenario in shipped(name):
         found, stack = simulate_pass(scenario), scenario.stack
         program = found.trace.program
@@ -246,8 +257,12 @@ def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
             shorter, longer = sorted((op.compute_s, op.memory_s))
             interferes = stack.compute_interference.value or stack.memory_interference.value
             if not interferes and not scenario.perturb:
-                parts = longer + (1 - stack.roofline_overlap.value) * shorter + op.overhead_s
-                assert op.time_s == pytest.approx(parts, abs=1.5e-12 * op.count)
+                beside = 1 - stack.roofline_overlap.value
+                parts, rounding = longer + beside * shorter + op.overhead_s, 1.5e-12 * op.count
+                shards = f") {op.op}", f") {op.op} weights"
+                looped = scenario.overlap == "collective_matmul" and any(n.endswith(shards) for n in program.op_names)
+                held_up = beside * parts if looped else 0.0
+                assert parts - rounding <= op.time_s <= parts + held_up + rounding
 
 
 def test_the_figure_has_a_roof_for_every_bandwidth_that_the_costs_apply():

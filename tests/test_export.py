@@ -48,7 +48,7 @@ def test_holistic_trace_analysis_finds_the_report_s_times(tmp_path: Path, monkey
 
 
 def test_kineto_names_the_collective_its_group_and_its_size(tmp_path: Path):
-    done = run(load.scenario("palm540b_decode_ws2d", ["engine.layers=1"]))
+    done = run(load.scenario("palm540b_decode_ws2d", ["engine.layers=1", "stack.collective_axes=at_once"]))
     (path,) = outputs.export(done, tmp_path, "kineto", [5])
     events = json.loads(path.read_text())["traceEvents"]
     gather = next(event for event in events if event["name"] == "ncclDevKernel_AllGather yz residual")
