@@ -173,7 +173,8 @@ def test_a_row_that_is_wrong_names_its_line(tmp_path: Path, change: dict[str, ob
 def test_an_unknown_kind_of_suite_is_named(tmp_path: Path) -> None:
     (tmp_path / "suite.yaml").write_text("name: odd\nkind: collective\n", encoding="utf-8")
     with pytest.raises(
-        InputError, match="kind: must be one of scenarios, collectives, matmuls, generations, requests, got 'collective'"
+        InputError,
+        match="kind: must be one of scenarios, collectives, matmuls, generations, requests, got 'collective'",
     ):
         read(str(tmp_path / "suite.yaml"))
 
