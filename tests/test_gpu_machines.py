@@ -289,7 +289,9 @@ def test_a_drawing_has_boxes_above_the_row_of_gpus_and_rails_below(name):
     }
     chips = [node for node in drawn if node.half_width is None]
     assert {node.at[1] for node in chips} == {0}
-    assert chips[8].label == ("gpu8" if len(chips) == 16 else "8")  # 32 names do not fit beside each other
+    # Names of 5 letters of 0.6 x 4.5 points are 13.5 points wide; a chip of 16 in a row has 0.9 x 0.52 of 6.3 / 16
+    # inches for them, 13.3 points, and one of 32 half of that.
+    assert (chips[8].name, chips[8].label) == ("gpu8", "8")
 
 
 # --- Full meshes ----------------------------------------------------------------------------------------------------

@@ -179,20 +179,20 @@ def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
 )
 def test_attention_that_slices_a_stream_of_the_chips_own_is_refused(monkeypatch, differs, rule):
     """Few key-value heads are projected on a slice of the tokens: it must be a slice of one and the same stream."""
-    normalised = block_module._normalised
+    into = block_module._into
 
-    def own(flow, x, at, name):
-        return flow.own_part(flow.share(normalised(flow, x, at, name), differs))
+    def own(flow, *args):
+        y, products = into(flow, *args)
+        return flow.own_part(flow.share(y, differs)), products
 
-    monkeypatch.setattr(block_module, "_normalised", own)
+    monkeypatch.setattr(block_module, "_into", own)
     with pytest.raises(LayoutError, match=rule):
         next(run_both(LAYOUTS["weight_stationary_1d"], (2, 2), batch=4))
 
 
 def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
-    def own_shard_only(flow, x, at, name):
-        (y,) = flow.all_gather([(x, "E")], at.f, "residual")
-        return flow.scale(y, flow.mean_square(y, "E", name), flow.weight(name, "E_x", "E_x"), name)
+    def own_shard_only(flow, x, axes, name):
+        return flow.scale(x, flow.mean_square(x, "E", name), flow.weight(name, "E_x", "E_x"), name)
 
     monkeypatch.setattr(block_module, "_normalised", own_shard_only)
     logits, _, want = next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
