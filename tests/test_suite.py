@@ -10,6 +10,7 @@ from published import ROW, write_rows, write_suite
 
 from sim import load
 from sim.errors import InputError
+from sim.measurements import chosen, repeated
 from sim.partition import LAYOUTS
 from sim.suite import read
 
@@ -289,12 +290,13 @@ def test_a_suite_without_its_tolerance_is_refused(tmp_path):
 def test_few_constants_are_fitted_to_every_gated_measurement_once():
     """An MFU that repeats a latency, and a point of two figures, are no measurements of their own."""
     suite, cases = read("pope")
-    calibration, gated = suite.calibration, [case for case in cases if not case.not_gated]
-    assert len(calibration.constants) <= 5
-    assert set(calibration.rows) <= {case.case_id for case in gated}
-    fitted = {case.settings for case in gated if case.case_id in calibration.rows}
-    assert len(fitted) >= len(calibration.rows) - 2  # figures 1 and 6 have two points of one setting
-    assert fitted == {case.settings for case in gated}
+    places = chosen(suite.calibration, cases)
+    assert len(suite.calibration.constants) <= 5
+    assert places == [place for place, case in enumerate(cases) if not case.not_gated]
+    repeats = repeated(cases, {place: case.scenario() for place, case in enumerate(cases)})
+    once = [cases[place].settings for place in places if place not in repeats]
+    assert len(once) == len(set(once)) == 54
+    assert set(once) == {cases[place].settings for place in places}
 
 
 def test_one_set_of_constants_for_all_machines_of_a_kind():

@@ -172,10 +172,11 @@ def per_axis(scenario: Scenario) -> Prediction:
 
     one_axis = not axes.e and not axes.g and len(axes.r) == 1  # the stream is gathered and scattered by the matmuls
 
-    def matmul(name: str, rows: float, inputs: float, *outputs: float) -> None:
-        """[rows, inputs] x [inputs, each of outputs] on each chip."""
+    def matmul(name: str, rows: float, inputs: float, *outputs: float, sums: Axes = ()) -> None:
+        """[rows, inputs] x [inputs, each of outputs] on each chip, whose results are summed over axes."""
         moved = Moved(inputs * sum(outputs) * w, [rows * width * a for width in (inputs, *outputs)])
-        ledger.op(name, 2 * rows * inputs * sum(outputs), moved, tiled=rows > 1)
+        flops, collective = 2 * rows * inputs * sum(outputs), ledger.ways(sums) > 1
+        ledger.op(name, flops, moved, tiled=rows > 1, collective=collective)
 
     def piece(rows: float, inputs: Sequence[float], outputs: Sequence[float], sums: bool, *, collective: bool) -> float:
         """[rows, each of inputs] x [inputs, each of outputs], added to what is there: one launch of a loop, s."""
@@ -286,7 +287,7 @@ def per_axis(scenario: Scenario) -> Prediction:
             pieces = [piece(rows / e, [E / e], [width / 2] * 2, bool(i), collective=True) for i in range(e)]
             ledger.scattering("kv", pieces, axes.e, rows * width * a)
             return
-        matmul("kv", rows, E / e, width / 2, width / 2)
+        matmul("kv", rows, E / e, width / 2, width / 2, sums=axes.e)
         ledger.wire("kv", "reduce_scatter" if to_batch or scattered else "all_reduce", axes.e, rows * width * a)
 
     def attention_by_heads() -> None:
