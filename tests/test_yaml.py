@@ -230,6 +230,7 @@ _KINDS = {
     "topologies/links": "link",
     "topologies/nccl": "nccl",
     "topologies/networks": "network",
+    "topologies/stacks": "stack",
 }
 
 
@@ -242,6 +243,8 @@ def _load(kind: str) -> object:
             return load.model("mutant.yaml")
         case "suite":
             return load.suite("mutant.yaml")
+        case "stack":
+            return load.machine("dgx_h100", ["stack=mutant.yaml"])
         case "topology":
             return load.topology_spec("mutant.yaml")
         case _:

@@ -172,10 +172,10 @@ def per_axis(scenario: Scenario) -> Prediction:
 
     one_axis = not axes.e and not axes.g and len(axes.r) == 1  # the stream is gathered and scattered by the matmuls
 
-    def matmul(name: str, rows: float, inputs: float, *outputs: float, sums: Axes = ()) -> None:
-        """[rows, inputs] x [inputs, each of outputs] on each chip, whose results are summed over axes."""
+    def matmul(name: str, rows: float, inputs: float, *outputs: float, scattered: Axes = ()) -> None:
+        """[rows, inputs] x [inputs, each of outputs] on each chip, whose sums are scattered over axes."""
         moved = Moved(inputs * sum(outputs) * w, [rows * width * a for width in (inputs, *outputs)])
-        flops, collective = 2 * rows * inputs * sum(outputs), ledger.ways(sums) > 1
+        flops, collective = 2 * rows * inputs * sum(outputs), ledger.ways(scattered) > 1
         ledger.op(name, flops, moved, tiled=rows > 1, collective=collective)
 
     def piece(rows: float, inputs: Sequence[float], outputs: Sequence[float], sums: bool, *, collective: bool) -> float:
@@ -287,8 +287,9 @@ def per_axis(scenario: Scenario) -> Prediction:
             pieces = [piece(rows / e, [E / e], [width / 2] * 2, bool(i), collective=True) for i in range(e)]
             ledger.scattering("kv", pieces, axes.e, rows * width * a)
             return
-        matmul("kv", rows, E / e, width / 2, width / 2, sums=axes.e)
-        ledger.wire("kv", "reduce_scatter" if to_batch or scattered else "all_reduce", axes.e, rows * width * a)
+        apart = to_batch or scattered
+        matmul("kv", rows, E / e, width / 2, width / 2, scattered=axes.e if apart else ())
+        ledger.wire("kv", "reduce_scatter" if apart else "all_reduce", axes.e, rows * width * a)
 
     def attention_by_heads() -> None:
         """Every chip attends with its own heads (Figure 4(a)); few key-value heads are on all of them (Figure 4(b)).
