@@ -100,7 +100,8 @@ def on_a_torus(scenario: Scenario) -> int:
     own = {"E": e, "H": f, "Q": 1, "F": f}
     keys = own | ({"K": f} if multi_head else {"E": 1 if gathered else e, "K": kept})
     layer = [own, keys, keys, own, *[own] * (2 if model.ffn == "swiglu" else 1), own]
-    layer += [{"E": 1 if gathered else e}] * (1 if scenario.block == "parallel" else 2)
+    gain = {"E": 1 if gathered else stream if one else e}  # of one dimension, before the stream is gathered
+    layer += [gain] * (1 if scenario.block == "parallel" else 2)
     ends = [{"E": 1}, *[{"V": ranks, "E": 1}] * (1 if model.tied else 2)]
     return of_fullest(scenario, size, [*layer * model.layers, *ends], ranks)
 

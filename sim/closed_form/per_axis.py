@@ -287,9 +287,8 @@ def per_axis(scenario: Scenario) -> Prediction:
             pieces = [piece(rows / e, [E / e], [width / 2] * 2, bool(i), collective=True) for i in range(e)]
             ledger.scattering("kv", pieces, axes.e, rows * width * a)
             return
-        apart = to_batch or scattered
-        matmul("kv", rows, E / e, width / 2, width / 2, scattered=axes.e if apart else ())
-        ledger.wire("kv", "reduce_scatter" if apart else "all_reduce", axes.e, rows * width * a)
+        matmul("kv", rows, E / e, width / 2, width / 2, scattered=axes.e if to_batch else ())
+        ledger.wire("kv", "reduce_scatter" if to_batch or scattered else "all_reduce", axes.e, rows * width * a)
 
     def attention_by_heads() -> None:
         """Every chip attends with its own heads (Figure 4(a)); few key-value heads are on all of them (Figure 4(b)).
