@@ -211,6 +211,10 @@ def _hops(_: Scenario, value: float, added: float) -> str:
     return f"{format_seconds(value)} a hop, {added / value:,.0f} hops after each other"
 
 
+def _steps(_: Scenario, value: float, added: float) -> str:
+    return f"{format_seconds(value)} to start a message, {added / value:,.0f} messages after each other"
+
+
 def _launches(_: Scenario, value: float, added: float) -> str:
     return f"{format_seconds(value)} to start each of {added / value:,.0f} collectives"
 
@@ -233,7 +237,7 @@ _EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
     ("Axes one after the other", MACHINE, "stack.collective_axes", _in_turn),
     ("Norms and activations apart", MACHINE, "stack.elementwise", _kernels),
     ("Hop latency", WAITING, "topology.link.latency", _hops),
-    ("Steps of collectives", WAITING, "stack.collective_step", _hops),
+    ("Steps of collectives", WAITING, "stack.collective_step", _steps),
     ("Launches of collectives", WAITING, "stack.collective_overhead", _launches),
     ("Launches of operations", WAITING, "stack.op_overhead", _ops),
 )
