@@ -13,7 +13,7 @@ import numpy as np
 
 from sim import load, units
 from sim import topology as machines
-from sim.choice import describe_slow_choice
+from sim.choice import MUCH_SLOWER, describe_slow_choice
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import alone_s, emit
@@ -235,7 +235,8 @@ def measure(
         _check_bound(
             time if perturb is None else time_s(topology, collective, axes, size, chosen, chunks), bound, chosen
         )
-    if perturb is None and chunks == 1 and chosen != algorithm and of_nccl(topology, collective, chosen):
+    tuned = chosen != algorithm and of_nccl(topology, collective, chosen)
+    if perturb is None and chunks == 1 and tuned and time >= MUCH_SLOWER * bound:  # else no kernel is much faster
         notes = describe_slow_choice(
             topology,
             collective,

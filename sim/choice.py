@@ -10,7 +10,7 @@ from sim.topology.graph import Topology
 
 Time = Callable[[str], float]
 """Of the kernel of a name, s."""
-_MUCH_SLOWER = 1.5
+MUCH_SLOWER = 1.5
 """A choice that takes so many times the fastest kernel's time is told."""
 
 
@@ -24,7 +24,7 @@ def describe_slow_choice(
         least: a time that a kernel takes at least, s; those whose least time is no much shorter one are not simulated.
         simulate: simulated time of a kernel, s.
     """
-    best, best_s = chosen, time_s / _MUCH_SLOWER
+    best, best_s = chosen, time_s / MUCH_SLOWER
     others = [name for name in library.offered(topology, collective) if name != chosen]
     for least_s, name in sorted((least(name), name) for name in others):
         if least_s > best_s:
