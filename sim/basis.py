@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sim.specs import Basis, Scenario, Sourced
+from sim.specs import Basis, Fraction, Scenario, Sourced
+
+_SHARE: type[Any] = Sourced[Fraction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Constant:
     source: str
     value: Any
     """SI units."""
+    share: bool
+    """Whether it is a share, at most 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ def rests_on(scenario: Scenario) -> RestsOn:
 def _constants(value: Any, field: str) -> Iterator[Constant]:
     if isinstance(value, Sourced):
         if value.basis is not None:
-            yield Constant(field, value.basis, value.source or "", value.value)
+            yield Constant(field, value.basis, value.source or "", value.value, type(value) is _SHARE)
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from _constants(getattr(value, name), f"{field}.{name}")

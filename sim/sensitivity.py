@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from sim.basis import Constant, rests_on
@@ -18,8 +19,6 @@ from sim.specs import Basis, Scenario
 
 FACTORS = (0.5, 2.0)
 MOVED: tuple[Basis, ...] = ("carried", "assumed")
-_SHARES = ("efficiency", "overlap", "interference")
-"""What the names of shares, which are at most 1, end in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +96,14 @@ def sensitivity(options: Sequence[Option], progress: Callable[[], None] = lambda
     for option in options:
         based = rests_on(option.scenario)
         for constant in based.of(*MOVED):
-            if isinstance(constant.value, float | int) and constant.value:
+            if isinstance(constant.value, float) and constant.value:  # no count, and nothing that is 0 however often
                 constants.setdefault((based.stack, based.chip, constant.field), constant)
     known: dict[str, float] = {}
     times = [latency_s(option.scenario, known) for option in options]
     changes = []
     for (stack, chip, field), constant in constants.items():
         for factor in FACTORS:
-            value = constant.value * factor
-            if field.endswith(_SHARES):
-                value = min(value, 1.0)
+            value = min(constant.value * factor, 1.0 if constant.share else inf)
             moved = [
                 _moved(option, time_s, field, value, known) if _is_of(option, stack, chip) else option
                 for option, time_s in zip(options, times, strict=True)

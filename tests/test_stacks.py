@@ -67,6 +67,26 @@ def test_every_number_of_a_stack_says_how_it_came_about_and_where_from(name: str
         assert not value.source.startswith("assumed") or value.basis in ("assumed", "carried"), field
 
 
+@pytest.mark.parametrize("kind", ["chip", "link"])
+def test_what_files_of_chips_and_links_assume_says_so_in_its_basis(kind: str):
+    for name, path in load.shipped(kind).items():
+        for field, value in read(path).items():
+            if isinstance(value, dict) and str(value.get("source")).startswith("assumed"):
+                assert value.get("basis") in ("assumed", "carried"), (name, field)
+
+
+def test_a_value_that_stands_in_another_entry_is_a_reference():
+    """No two entries of any stack say the same value of the same field from the same source."""
+    seen: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for stack_name in STACKS:
+        for chip, entry in _given(stack_name).items():
+            for field, value in entry.items():
+                if isinstance(value, dict):
+                    key = field, str(value["value"]), value["source"]
+                    assert key not in seen, (stack_name, chip, field, seen[key])
+                    seen[key] = stack_name, chip
+
+
 def _given(name: str) -> dict[str, Any]:
     """What the file says of each chip by itself, single values that it takes from elsewhere left out."""
     return {
@@ -156,6 +176,12 @@ def test_references_lead_to_values():
         load.machine("gb200_nvl72", [f"stack={path}"])
 
 
+def test_an_entry_that_says_nothing_is_no_ideal_chip():
+    path = _file("own.yaml", {"name": "own", "chips": {"h100_sxm": None}})
+    with pytest.raises(InputError, match=r"own.yaml: chips.h100_sxm must be a mapping of values, or of same_as"):
+        load.machine("dgx_h100", [f"stack={path}"])
+
+
 # --- what a result rests on ------------------------------------------------------------------------------------------
 
 
@@ -196,6 +222,27 @@ def test_a_constant_that_decides_is_named():
     assert decisive["b", "stack.op_overhead", 0.5].winner == "large"
     assert ("a", "stack.op_overhead", 0.5) not in decisive
     assert "doubling stack.op_overhead of a on h200_sxm (assumed) makes large win" in "".join(found.lines)
+
+
+def test_a_share_stays_at_most_1_and_a_multiple_is_doubled():
+    """A kernel beside a collective loses so many multiprocessors for each channel: 6.3 become 12.6, not 1."""
+    moved: dict[str, list[float]] = {}
+
+    def seen(option: Option, time_s: float, field: str, value: float, known: dict[str, float]) -> Option:
+        moved.setdefault(field, []).append(value)
+        return option
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sim.sensitivity._moved", seen)
+        option = _option("one")
+        sensitivity([option])
+    software = option.scenario.stack
+    multiple, share = software.compute_interference.value, software.hbm_efficiency.value
+    assert multiple > 1
+    assert share > 0.5
+    assert moved["stack.compute_interference"] == [multiple / 2, multiple * 2]
+    assert moved["stack.hbm_efficiency"] == [share / 2, 1.0]
+    assert all(value > 0 for values in moved.values() for value in values)
 
 
 def test_options_that_share_a_constant_move_together():

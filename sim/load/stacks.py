@@ -53,7 +53,10 @@ class _Files:
             near = suggest(chip, map(str, chips))
             hint = f"{near}; `stack: ideal` is of any chip"
             raise InputError(f"stack '{name}' says nothing of this chip", where=self.where, got=chip, hint=hint)
-        own = dict(chips[chip]) if isinstance(chips[chip], Mapping) else {"same_as": chips[chip]}
+        if not isinstance(chips[chip], Mapping):
+            rule = f"chips.{chip} must be a mapping of values, or of same_as"
+            raise InputError(rule, where=self.where, got=chips[chip], hint="{same_as: CHIP}")
+        own = dict(chips[chip])
         why, target = own.pop("source", ""), own.pop("same_as", None)
         shared = self.shared(stack, target, str(why), depth) if target is not None else {}
         for field, value in own.items():

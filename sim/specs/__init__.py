@@ -21,7 +21,7 @@ from sim.specs.nccl import PROTOCOLS, MeasuredSpec, NcclSpec, NvlsSpec
 from sim.specs.network import NetworkSpec, Protocol
 from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
-from sim.specs.quantities import Basis, Sourced
+from sim.specs.quantities import Basis, Fraction, Sourced
 from sim.specs.scenario import Scenario
 from sim.specs.stack import Software, StackFile, StackSpec
 from sim.specs.suite import (
@@ -58,6 +58,7 @@ __all__ = [
     "Constant",
     "Dtype",
     "FigureSpec",
+    "Fraction",
     "GenerationSuite",
     "GraphSpec",
     "HostTimes",
