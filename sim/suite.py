@@ -143,18 +143,28 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, 
     return suite, read_rows(source, lambda row: _case(scenarios, base, row))
 
 
-def _matmul_case(suite: MatmulSuite, row: Row) -> MatmulCase:
-    system, case_id, dtype = row.cell("system"), row.cell("case_id"), row.cell("dtype")
-    settings = dict(_entry("machines", suite.machines, (system,), row.where))
+def _machine(suite: CollectiveSuite | MatmulSuite, row: Row, *keys: str) -> tuple[str, Settings]:
+    """(machine, settings of it) of a row's system. Raises InputError."""
+    settings = dict(_entry("machines", suite.machines, keys, row.where))
     if "topology" not in settings:
-        raise InputError("an entry of the suite's 'machines' must name a 'topology'", where=row.where, got=system)
-    machine = settings.pop("topology")
+        raise InputError("an entry of the suite's 'machines' must name a 'topology'", where=row.where, got=keys[0])
+    return settings.pop("topology"), settings
+
+
+def _texts(settings: Settings) -> tuple[str, ...]:
+    """As in --set."""
+    return tuple(f"{field}={json.dumps(value)}" for field, value in settings.items())
+
+
+def _matmul_case(suite: MatmulSuite, row: Row) -> MatmulCase:
+    case_id, dtype = row.cell("case_id"), row.cell("dtype")
+    machine, settings = _machine(suite, row, row.cell("system"))
     return MatmulCase(
         case_id=case_id,
         source=row.get("source"),
         published=row.real("time_us") * 1e-6,
         machine=machine,
-        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        settings=_texts(settings),
         rows=row.number("m"),
         columns=row.number("n"),
         inner=row.number("k"),
@@ -173,15 +183,11 @@ def _collective_case(suite: CollectiveSuite, row: Row) -> CollectiveCase:
     system, case_id = row.cell("system"), row.cell("case_id")
     chips = row.number("gpus")
     key = f"{system} gpus={chips}"
-    # A pattern without GPUs fits the system alone.
-    settings = dict(_entry("machines", suite.machines, (system, key), row.where))
-    if "topology" not in settings:
-        raise InputError("an entry of the suite's 'machines' must name a 'topology'", where=row.where, got=system)
+    machine, settings = _machine(suite, row, system, key)  # a pattern without GPUs fits the system alone
     collective, size = _SPELLINGS.get(row.cell("collective"), row.cell("collective")), row.real("bytes")
     if collective not in ALGORITHMS:
         raise InputError("unknown collective", where=row.where, got=collective, hint=suggest(collective, ALGORITHMS))
     host = _first(suite.host_bound, case_id)
-    machine = settings.pop("topology")
     if chips > (most := chips_of(load.topology_spec(machine))):
         hint = "a pattern of the suite's 'machines' may say gpus=16"
         raise InputError(f"{machine} has {most} chips", where=row.where, got=chips, hint=hint)
@@ -190,7 +196,7 @@ def _collective_case(suite: CollectiveSuite, row: Row) -> CollectiveCase:
         source=row.get("source"),
         published=row.real("time_us") * 1e-6,
         machine=machine,
-        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        settings=_texts(settings),
         chips=chips,
         collective=collective,
         size_bytes=size,
@@ -249,7 +255,7 @@ def _generation_case(suite: GenerationSuite, row: Row) -> Case:
         metric=metric,
         published=row.real("value"),
         base=suite.base,
-        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        settings=_texts(settings),
         not_gated=_first(suite.not_gated, case_id) or "",
         row=row.values,
         variant=variant,
@@ -293,7 +299,7 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
         metric=metric,
         published=row.real("value"),
         base=suite.base,
-        settings=tuple(f"{field}={json.dumps(value)}" for field, value in {**first, **settings}.items()),
+        settings=_texts({**first, **settings}),
         not_gated=_first(suite.not_gated, case_id) or "",
         row=row.values,
     )
@@ -339,7 +345,7 @@ def _case(suite: Suite, base: Scenario, row: Row) -> Case:
         metric=one_of("metric", ("latency_s", "mfu")),
         published=real("value"),
         base=suite.base,
-        settings=tuple(f"{field}={json.dumps(value)}" for field, value in settings.items()),
+        settings=_texts(settings),
         not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, uncertainty),
         row=row.values,
     )
