@@ -235,7 +235,7 @@ def measure(
         _check_bound(
             time if perturb is None else time_s(topology, collective, axes, size, chosen, chunks), bound, chosen
         )
-    tuned = chosen != algorithm and of_nccl(topology, collective, chosen)
+    tuned = algorithm in (None, "auto") and of_nccl(topology, collective, chosen)
     if perturb is None and chunks == 1 and tuned and time >= MUCH_SLOWER * bound:  # else no kernel is much faster
         notes = describe_slow_choice(
             topology,
