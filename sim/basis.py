@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -25,6 +25,8 @@ class Constant:
     """SI units."""
     share: bool
     """Whether it is a share, at most 1."""
+    carried_from: str
+    """The chip, or software and chip, that it was found on; empty where it is this one, or where no file says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,6 @@ class RestsOn:
     chip: str
     fitted_on: str
     """What the fitted constants were fitted to; empty where none was."""
-    carried_from: str
-    """The chip, or software and chip, that these constants were found on; empty where it is this one."""
     constants: tuple[Constant, ...]
 
     def of(self, *bases: Basis) -> tuple[Constant, ...]:
@@ -45,26 +45,25 @@ class RestsOn:
 
     @property
     def text(self) -> str:
-        """One line: `torch_compile on h200_sxm: carried over from h100_sxm, fitted there on ...: matmul_efficiency`."""
-        fitted = f" on {self.fitted_on}" if self.fitted_on else ""
-        there = f" from {self.carried_from}" if self.carried_from else ""
-        there += f", fitted there{fitted}" if there and fitted else ""
-        heads: tuple[tuple[Basis, str], ...] = (
-            ("measured", "measured"),
-            ("fitted", f"fitted{'' if self.carried_from else fitted}"),
-            ("carried", f"carried over{there}"),
-            ("assumed", "assumed"),
-        )
-        parts = [
-            f"{head}: {', '.join(constant.field.removeprefix('stack.') for constant in own)}"
-            for basis, head in heads
-            if (own := self.of(basis))
-        ]
+        """One line: `torch_compile on h200_sxm; carried over from h100_sxm: op_overhead, ...; assumed: launch`."""
+        groups: dict[str, list[str]] = {}
+        for basis in get_args(Basis):
+            for constant in self.of(basis):
+                head = {"carried": "carried over", "fitted": "fitted"}.get(basis, basis)
+                if basis == "carried" and constant.carried_from:
+                    head += f" from {constant.carried_from}"
+                if basis == "fitted" and self.fitted_on and constant.field.startswith("stack."):
+                    head += f" on {self.fitted_on}"
+                groups.setdefault(head, []).append(constant.field.removeprefix("stack."))
+        parts = [f"{head}: {', '.join(names)}" for head, names in groups.items()]
         return f"{self.stack} on {self.chip}; {'; '.join(parts) or 'every efficiency 1, every overhead 0'}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data."""
-        constants = [{"field": each.field, "basis": each.basis, "source": each.source} for each in self.constants]
+        constants = [
+            {"field": each.field, "basis": each.basis, "carried_from": each.carried_from, "source": each.source}
+            for each in self.constants
+        ]
         return {"stack": self.stack, "chip": self.chip, "text": self.text, "constants": constants}
 
 
@@ -73,13 +72,14 @@ def rests_on(scenario: Scenario) -> RestsOn:
     stack = scenario.stack
     parts = {"stack": stack, "topology": scenario.topology, "layout": scenario.layout}
     found = [constant for name, part in parts.items() for constant in _constants(part, name)]
-    return RestsOn(stack.name, scenario.topology.chip.name, stack.fitted_on, stack.carried_from, tuple(found))
+    return RestsOn(stack.name, scenario.topology.chip.name, stack.fitted_on, tuple(found))
 
 
 def _constants(value: Any, field: str) -> Iterator[Constant]:
     if isinstance(value, Sourced):
         if value.basis is not None:
-            yield Constant(field, value.basis, value.source or "", value.value, type(value) is _SHARE)
+            origin = value.carried_from or ""
+            yield Constant(field, value.basis, value.source or "", value.value, type(value) is _SHARE, origin)
     elif isinstance(value, BaseModel):
         for name in type(value).model_fields:
             yield from _constants(getattr(value, name), f"{field}.{name}")

@@ -159,6 +159,7 @@ def test_references_lead_to_values():
         "h100_sxm": {"matmul_efficiency": base, "op_overhead": {**base, "value": "2 us"}, "fitted_on": "rows"},
         "h200_sxm": {"same_as": "h100_sxm", "source": "the same die", "op_overhead": {**base, "value": "3 us"}},
         "b200_sxm": {"hbm_efficiency": {"same_as": "best_kernels/b200_sxm"}},
+        "mi300x": {"same_as": "h200_sxm"},
         "gb200": {"same_as": "gb300"},
         "gb300": {"same_as": "gb200"},
     }
@@ -169,7 +170,10 @@ def test_references_lead_to_values():
     assert found.matmul_efficiency.basis == "carried"
     assert found.matmul_efficiency.source == "as h100_sxm, the same die: made up"
     assert found.op_overhead.basis == "fitted"
-    assert (found.fitted_on, found.carried_from) == ("rows", "h100_sxm")
+    assert (found.fitted_on, found.matmul_efficiency.carried_from) == ("", "h100_sxm")
+    further = load.machine("mi300x", [f"stack={path}"])[1]  # a reference to a reference
+    assert further.matmul_efficiency.carried_from == "h100_sxm"
+    assert further.op_overhead.carried_from == "h200_sxm"
     one = load.machine("hgx_b200", [f"stack={path}"])[1]
     assert one.hbm_efficiency.value == stack("best_kernels", "b200_sxm").hbm_efficiency.value
     with pytest.raises(InputError, match=r"same_as must name a chip, or STACK/CHIP, and lead to values"):

@@ -25,7 +25,6 @@ TIMELESS: Known = dict.fromkeys(
         *("topology.name", "topology.description", "topology.source"),
         *("topology.chip.name", "topology.chip.hbm_capacity", "topology.link.name", "topology.link.medium"),
         *(
-            "stack.carried_from",
             "model.name",
             "model.source",
             "model.nominal_parameters",
@@ -43,7 +42,7 @@ ROOFLINE: Known = dict.fromkeys(
         *("stack.hbm_efficiency", "stack.matmul_hbm_efficiency", "stack.roofline_overlap"),
         *("stack.op_overhead", "stack.collective_overhead", "topology.collectives", "collectives"),
         *("stack.collective_step", "topology.default_stack", "stack.name", "stack.description", "stack.chip"),
-        *("stack.fitted_on", "stack.carried_from"),
+        "stack.fitted_on",
         *("model.layers", "model.d_model", "model.d_ff", "model.heads", "model.padded_heads", "model.kv_heads"),
         *("model.d_head", "model.vocabulary", "workload.batch", "workload.prompt", "workload.context"),
         *("workload.generate", "workload.static_cache"),

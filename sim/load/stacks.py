@@ -80,7 +80,8 @@ class _Files:
             stack = read(file)
             self.origins.setdefault((*self.path, "same_as"), shown(file))
         found = self.flat(stack, chip, depth + 1)
-        return {field: _carried(value, target, why) for field, value in found.items()} | {"carried_from": target}
+        found.pop("fitted_on", None)  # of that chip's own values
+        return {field: _carried(value, target, why) for field, value in found.items()}
 
 
 def _carried(value: Any, target: str, why: str) -> Any:
@@ -88,4 +89,5 @@ def _carried(value: Any, target: str, why: str) -> Any:
         return value
     basis = str(value.get("basis") or "")
     source = f"as {target}{', ' + why if why else ''}: {value['source']}"
-    return {**value, "basis": _LATER.get(basis, basis) or None, "source": source}
+    origin = value.get("carried_from") or target
+    return {**value, "basis": _LATER.get(basis, basis) or None, "source": source, "carried_from": origin}

@@ -98,8 +98,6 @@ class StackSpec(Software):
     """Whose constants these are; None where they are of any chip."""
     fitted_on: str = ""
     """Measurements that the fitted constants were fitted to."""
-    carried_from: str = ""
-    """`CHIP` or `STACK/CHIP` whose constants stand for those of this chip."""
 
 
 class StackChip(Software):
