@@ -7,9 +7,11 @@ from handmade import US, ring, two_chips
 from hypothesis import given
 from test_engine import interfering, program, programs
 
+from sim import load
 from sim.engine import simulate
+from sim.passes import simulate_pass
 from sim.program import Program
-from sim.report.critical_path import COMPUTE, LATENCY, LAUNCH, QUEUEING, TRANSFER, shares, walk
+from sim.report.critical_path import COMPUTE, LATENCY, LAUNCH, QUEUEING, START, TRANSFER, shares, walk
 from sim.report.what_if import what_if
 
 
@@ -90,3 +92,19 @@ def test_a_trace_that_no_engine_made_is_refused():
     trace.times["free"][1] = trace.times["end"][1] = 16
     with pytest.raises(ValueError, match="waited for a resource that nothing held"):
         walk(trace)
+
+
+def test_what_software_takes_to_start_a_message_is_no_latency_of_the_link():
+    """A ring of 4 on the stack of TPU v4: every hop of the path flies 1 us on the wire and 3.245 us for its start.
+
+    Started at once, and without latency, the step is shorter by just that, as nothing else takes the same time.
+    """
+    scenario = load.scenario("palm540b_decode_ws2d", ["engine.layers=2"])
+    part = simulate_pass(scenario)
+    own = shares(part.trace, part.topology)
+    causes = {share.name: share for share in own.causes}
+    assert causes[START].time_ps / causes[LATENCY].time_ps == pytest.approx(3.245, rel=1e-6)
+    assert causes[START].segments == causes[LATENCY].segments
+    free = {found.name: found for found in what_if(part.trace, part.topology, own)}
+    for name, cause in (("messages started at once", START), ("no link latency", LATENCY)):
+        assert free[name].saved_s == pytest.approx(causes[cause].time_ps / 1e12, rel=1e-6)

@@ -45,16 +45,19 @@ def test_commands_run(block: list[str], monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 def test_what_the_text_quotes_of_a_command_is_printed(monkeypatch, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """`52 % is link latency, so links of endless bandwidth would save only 9 %`."""
-    share, saved = re.search(
-        r"(\d+) % is link latency, so links of endless\s+bandwidth would\s+save only (\d+) %", README
+    """`34 % is what software takes to start messages and 10 % is link latency, so links of ... save only 6 %`."""
+    starts, share, saved = re.search(
+        r"(\d+) % is what software takes to\s+start messages and (\d+) % is link latency, "
+        r"so links of endless\s+bandwidth would\s+save only (\d+) %",
+        README,
     ).groups()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["sim", "run", "palm540b_decode_ws2d", "--critical-path", "--no-plots"])
     with pytest.raises(SystemExit):
         main()
     rows = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
-    for name, quoted in (("link latency", share), ("link bandwidth without limit", saved)):
+    found = ("starts of messages", starts), ("link latency", share), ("link bandwidth without limit", saved)
+    for name, quoted in found:
         (percent,) = re.findall(r"([\d.]+)%", rows[name])
         assert round(float(percent)) == int(quoted)
 

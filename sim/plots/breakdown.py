@@ -42,6 +42,7 @@ LOOKS = {
     critical.TRANSFER: Look(PALETTE["orange"]),
     critical.QUEUEING: Look(PALETTE["orange"], "/"),
     critical.LATENCY: Look(PALETTE["yellow"]),
+    critical.START: Look(PALETTE["yellow"], "/"),
     critical.LAUNCH: Look(PALETTE["yellow"], "."),
     critical.CALL: Look(PALETTE["light"], "."),
 }

@@ -21,11 +21,11 @@ from sim.report.ops import classes
 from sim.report.roofline import memory_bound
 from sim.topology.graph import Link, Topology
 from sim.trace import Trace
-from sim.units import PS_PER_S
+from sim.units import PS_PER_S, to_ps
 
 COMPUTE, MEMORY, OP_OVERHEAD = "compute", "memory-bound compute", "launches of operations"
 SLOWED, TRANSFER, QUEUEING = "slowed by communication", "transfer", "queueing"
-LATENCY, LAUNCH = "link latency", "launches of collectives"
+LATENCY, START, LAUNCH = "link latency", "starts of messages", "launches of collectives"
 JOIN, COPY, CALL = "joins of streams", "copies of a memory pool", "calls and polls"
 CAUSES = {
     COMPUTE: "operations limited by the matmul rate",
@@ -35,6 +35,7 @@ CAUSES = {
     TRANSFER: "messages holding their links: bytes / bandwidth",
     QUEUEING: "messages of another collective holding a link that the path waits for",
     LATENCY: "messages in flight, after their link is free again",
+    START: "what software takes to start a message of a collective and to see it, beside the link's latency",
     LAUNCH: "fixed time at the start of every collective",
     JOIN: "one stream waits for another, after a collective",
     COPY: "layers on their way from or to another memory",
@@ -197,13 +198,14 @@ def shares(trace: Trace, topology: Topology, path: Path | None = None) -> Shares
     """
     path, program = path or walk(trace), trace.program
     step_ps = int(path.length.sum())
-    slow = memory_bound(program)
+    slow, start_ps = memory_bound(program), to_ps(topology.message_start_s)
     cause_of: dict[str, list[int]] = {name: [0, 0] for name in CAUSES}
     kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
     other = _held_up_by_another(trace, path)
     for i, (task, kind, length) in enumerate(zip(path.task.tolist(), kinds, lengths, strict=True)):
         if path.flies[i]:
-            parts = [(_FLIGHTS.get(kind, LATENCY), length)]
+            started = min(start_ps, length) if kind == Kind.SEND else 0
+            parts = [(_FLIGHTS.get(kind, LATENCY), length - started), (START, started)]
         elif kind == Kind.COMPUTE:
             work = int(program.busy_ps[task])
             fixed = min(int(program.overhead_ps[task]), work)

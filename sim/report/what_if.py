@@ -19,7 +19,7 @@ from sim.report.ops import WAIT, classes
 from sim.specs import Kernel
 from sim.topology.graph import Topology
 from sim.trace import Trace
-from sim.units import PS_PER_S
+from sim.units import PS_PER_S, to_ps
 
 _OPS = 8
 """So many operations and collectives are tried by name: those with the largest shares of the path."""
@@ -71,7 +71,11 @@ def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Ch
     sends, begins = (kind == each for each in (Kind.SEND, Kind.BEGIN))
     yield "link bandwidth without limit", lambda p: replace(p, busy_ps=np.where(sends, 0, p.busy_ps))
     yield "no queueing at links", _without_queues
-    yield f"no {LATENCY}", lambda p: replace(p, flight_ps=np.where(sends, 0, p.flight_ps))
+    start_ps = to_ps(topology.message_start_s)
+    started = np.where(sends, np.minimum(start_ps, program.flight_ps), 0)
+    yield f"no {LATENCY}", lambda p: replace(p, flight_ps=np.where(sends, started, p.flight_ps))
+    if start_ps:
+        yield "messages started at once", lambda p: replace(p, flight_ps=p.flight_ps - started)
     if program.flight_ps[begins].any():
         yield "collectives launched at once", lambda p: replace(p, flight_ps=np.where(begins, 0, p.flight_ps))
     launches, joins, calls = (kind == each for each in (Kind.LAUNCH, Kind.JOIN, Kind.EVENT))
