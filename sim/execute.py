@@ -18,10 +18,10 @@ from sim import sharding
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
 from sim.errors import LayoutError
 from sim.looped import chunks_of_pieces, gathered_axes, piece_of_arrival, shift_after
-from sim.partition import Axes
 from sim.sharding import Sharded
 from sim.specs import LoopForm
 from sim.topology.graph import Topology
+from sim.uses import Axes
 
 Array = npt.NDArray[np.float64]
 
@@ -45,10 +45,13 @@ class Execution:
     Args:
         sizes: full size of each dimension letter.
         loop_form: form of the looped collective matmul, None to run collective and matmul one after the other.
+        chunks: pieces of a matmul whose sums are made one by one.
     """
 
-    def __init__(self, topology: Topology, sizes: Mapping[str, int], loop_form: LoopForm | None = None) -> None:
-        self.topology, self.sizes, self.loop_form = topology, sizes, loop_form
+    def __init__(
+        self, topology: Topology, sizes: Mapping[str, int], loop_form: LoopForm | None = None, chunks: int = 1
+    ) -> None:
+        self.topology, self.sizes, self.loop_form, self.chunks = topology, sizes, loop_form, chunks
         self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
         self.weights: Mapping[str, Array] = {}
         self.tokens: npt.NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
@@ -171,18 +174,6 @@ class Execution:
     def matmul_add(self, x: Shards, weight: Shards, plus: Shards | None, name: str) -> Shards:
         product = self._product(x, weight)
         return product if plus is None else self.add(product, plus, name)
-
-    def matmul_all_reduce(self, x: Shards, weight: Shards, axes: Axes, chunks: int, name: str, total: str) -> Shards:
-        last = weight.tensor.dims[-1].name
-        product = sharding.matmul(x.tensor, weight.tensor)
-        pieces = [np.array_split(w, chunks, -1) for w in weight.shards]
-        summed = []
-        for i in range(chunks):
-            parts = tuple(_contract(a, x.tensor, w[i], weight.tensor) for a, w in zip(x.shards, pieces, strict=True))
-            summed.append(self._sums(Shards(product, parts), axes))
-        axis = _position(product, last)
-        shards = tuple(np.concatenate([piece[chip] for piece in summed], axis) for chip in self._chips)
-        return Shards(sharding.all_reduce(product, axes), shards)
 
     def mean_square(self, x: Shards, dim: str, name: str) -> Shards:
         axis = _position(x.tensor, dim)
@@ -307,7 +298,7 @@ class Execution:
     # --- looped collective matmul ------------------------------------------------------------------------------------
 
     def all_gather_matmul(self, factors: Sequence[tuple[Shards, str, Shards]], axes: Axes, name: str) -> Shards:
-        if not self._loops(axes):
+        if not self._loops(axes, [weight for _, _, weight in factors]):
             gathered = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
             products = [self.matmul(x, [weight], name)[0] for x, (_, _, weight) in zip(gathered, factors, strict=True)]
             return _added(products)
@@ -316,7 +307,7 @@ class Execution:
     def matmul_reduce_scatter(
         self, x: Shards, weights: Sequence[tuple[Shards, str]], axes: Axes, name: str
     ) -> tuple[Shards, ...]:
-        if not self._loops(axes):
+        if not self._loops(axes, [weight for weight, _ in weights]):
             products = self.matmul(x, [weight for weight, _ in weights], name)
             pairs = [(product, into) for product, (_, into) in zip(products, weights, strict=True)]
             return self.reduce_scatter(pairs, axes, name)
@@ -326,24 +317,50 @@ class Execution:
         self, x: Shards, dim: str, weights: Sequence[Shards], axes: Axes, name: str
     ) -> tuple[Shards, ...]:
         (whole,) = self.all_gather([(x, dim)], axes, name)
-        if not self._loops(axes):
+        if not self._loops(axes, weights):
             return whole, *self.matmul(whole, weights, name)
         return whole, *(self._gathering_loop(x, dim, weight, axes) for weight in weights)
 
-    def matmul_sum_reduce_scatter(
-        self, factors: Sequence[tuple[Shards, Shards]], into: str, axes: Axes, name: str
+    def matmul_sum(
+        self,
+        factors: Sequence[tuple[Shards, str, Shards]],
+        gathered: Axes,
+        scattered: Sequence[tuple[str, Axes]],
+        same: Axes,
+        name: str,
+        total: str,
     ) -> Shards:
-        if self._loops(axes):
-            return _added([self._scattering_loop(x, weight, into, axes) for x, weight in factors])
-        product = _added([self._product(x, weight) for x, weight in factors])
-        return self.reduce_scatter([(product, into)], axes, name)[0]
+        axes = scattered[0][1] if len(scattered) == 1 else ()
+        if not gathered and self.chunks == 1 and self._loops(axes, [weight for _, _, weight in factors]):
+            out = _added([self._scattering_loop(x, weight, scattered[0][0], axes) for x, _, weight in factors])
+            return self.all_reduce([out], same, total)[0]
+        product = self.all_gather_matmul(factors, gathered, name)
+        pieces = []
+        for piece in self._column_pieces(product, dict(scattered)):
+            for dim, over in scattered:
+                (piece,) = self.reduce_scatter([(piece, dim)], over, total)
+            pieces.append(self.all_reduce([piece], same, total)[0])
+        last = _position(product.tensor, product.tensor.dims[-1].name)
+        return self.join(pieces, product.tensor.dims[last].name)
+
+    def _column_pieces(self, product: Shards, scattered: Mapping[str, Axes]) -> list[Shards]:
+        """As many columns in each piece of every shard into which they are scattered."""
+        dim = product.tensor.dims[-1]
+        shards = product.tensor.ways(scattered.get(dim.name, ()))
+        columns = np.arange(product.tensor.local_shape[-1]).reshape(shards, -1)
+        tensor = sharding.chunks(product.tensor, dim.name, 1, self.chunks)
+        return [
+            Shards(tensor, tuple(a[..., piece.ravel()] for a in product.shards))
+            for piece in np.split(columns, self.chunks, axis=1)
+        ]
 
     def _form(self, axis: str) -> LoopForm:
         """Two chips without a wraparound have one link each way, and swap."""
         return self.loop_form if self.loop_form and self.topology.axis(axis).ring else "one_way"
 
-    def _loops(self, axes: Axes) -> bool:
-        return self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1
+    def _loops(self, axes: Axes, weights: Sequence[Shards]) -> bool:
+        stored = any(weight.used for weight in weights)
+        return self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1 and not stored
 
     def _weight_loop(self, x: Shards, weight: Shards, used: Sharded) -> Shards:
         """Each chip multiplies with the shard in hand, then the shards move on: one ring inside the other."""

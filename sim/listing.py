@@ -36,12 +36,9 @@ def _models() -> Rows:
 
 
 def _layouts() -> Rows:
-    from sim.partition import LAYOUTS
+    from sim.uses import PRESETS
 
-    return [*((name, _first_line(function)) for name, function in LAYOUTS.items()), *_TENSOR_PARALLEL]
-
-
-_TENSOR_PARALLEL = [("tensor_parallel", "Megatron on switches and graphs: columns, then rows; see residuals")]
+    return [(name, _first_line(function)) for name, function in PRESETS.items()]
 
 
 def _residuals() -> Rows:

@@ -10,9 +10,9 @@ from math import prod
 import numpy as np
 
 from sim.collectives.schedule import Schedule
-from sim.partition import Axes
 from sim.program import Ids
 from sim.sharding import Sharded
+from sim.uses import Axes
 
 
 def chunks_of_pieces(length: int, form: str) -> list[int]:

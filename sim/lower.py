@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from sim.layouts import tensor_parallel_pass
-from sim.layouts.block import transformer_layer
-from sim.layouts.ends import embedding, unembedding
+from sim.layouts import forward
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Placed
 from sim.lowering.loops import closes
 from sim.lowering.lowered import Lowered, Part
 from sim.lowering.memory_pool import MemoryPool, PoolLink
-from sim.partition import LAYOUTS, Partition
 from sim.pipeline.assemble import assemble
 from sim.placement import pool_link
-from sim.specs import TENSOR_PARALLEL, Scenario
+from sim.specs import Scenario
 from sim.topology.graph import Topology
+from sim.uses import PRESETS, Uses
 
 
 def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lowered:
@@ -40,41 +39,19 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
 
 def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int | None = None) -> Lowered:
     """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
-    axes = tuple(axis.name for axis in topology.axes)
-    if scenario.layout.ffn == TENSOR_PARALLEL:
-        return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part, keep)
-    at = LAYOUTS[scenario.layout.ffn](axes)
+    at = uses(scenario, topology)
     flow = Lowering(scenario, topology, at)
+    whole = forward.of(flow, at, scenario)
     lines = [axis.name for axis in topology.axes if axis.size > 1 and not closes(axis)]
     if scenario.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
-    whole = scenario.layout.logits != "none"
-    x = embedding(flow, at) if part.first and whole else flow.receive(at.residual, packed=False)
-    ends = flow.stored_bytes()
-
-    def one(_: Hashable, state: Sequence[Placed]) -> Sequence[Placed]:
-        return [transformer_layer(flow, state[0], at, scenario.model, scenario.block, scenario.layout.attention)]
-
-    (x,) = _layers(flow, ("layer",) * part.layers, one, [x], keep)
-    layer_bytes = flow.stored_bytes() - ends
-    if part.last and whole:
-        unembedding(flow, x, at, tied=scenario.model.tied)
-    elif not part.last:
-        flow.send(x)
-    return _lowered(flow, scenario, part.layers, layer_bytes)
-
-
-def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part: Part, keep: int | None) -> Lowered:
-    flow = Lowering(scenario, topology, at)
-    whole = tensor_parallel_pass.of(flow, scenario)
-    before = whole.kinds[part.first_layer - 1]
-    streams = whole.begin() if part.first else whole.resume(part.scattered, before)
+    streams = whole.begin() if part.first else whole.resume(part.scattered, whole.kinds[part.first_layer - 1])
     ends = flow.stored_bytes()
     shape = [stream.shape for stream in streams]
 
     def one(kind: str, state: Sequence[Placed]) -> Sequence[Placed]:
         nonlocal shape
-        after = whole.layer(kind, tensor_parallel_pass.streams_of(shape, state))
+        after = whole.layer(kind, forward.streams_of(shape, state))
         shape = [stream.shape for stream in after]
         return [value for stream in after for value in stream.values]
 
@@ -85,7 +62,7 @@ def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part
         pool = MemoryPool(flow.to, scenario.memory_pool, PoolLink(*pool_link(scenario)), part.layers, bytes_)
     values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values], keep, pool)
     layer_bytes = flow.stored_bytes() - ends
-    streams = tensor_parallel_pass.streams_of(shape, values)
+    streams = forward.streams_of(shape, values)
     if part.last and whole.ends:
         whole.end(streams)
     elif part.last:
@@ -95,10 +72,16 @@ def _tensor_parallel(scenario: Scenario, topology: Topology, at: Partition, part
     return _lowered(flow, scenario, part.layers, layer_bytes)
 
 
-def _layer_bytes(scenario: Scenario, topology: Topology, at: Partition, kind: str) -> float:
+def uses(scenario: Scenario, topology: Topology) -> Uses:
+    """What the mesh axes of a scenario's machine do."""
+    at = PRESETS[scenario.layout.ffn](tuple(axis.name for axis in topology.axes))
+    return replace(at, tokens=at.summed) if scenario.layout.sequence_parallel else at
+
+
+def _layer_bytes(scenario: Scenario, topology: Topology, at: Uses, kind: str) -> float:
     """Bytes per chip of the weights of a layer."""
     flow = Lowering(scenario, topology, at)
-    whole = tensor_parallel_pass.of(flow, scenario)
+    whole = forward.of(flow, at, scenario)
     whole.layer(kind, whole.resume(scattered=False, after=kind))
     return flow.stored_bytes()
 

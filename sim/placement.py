@@ -9,7 +9,7 @@ from math import gcd
 
 from sim import topology
 from sim.errors import InputError
-from sim.specs import TENSOR_PARALLEL, GraphSpec, Scenario, SwitchSpec, TopologySpec, chips_of
+from sim.specs import GraphSpec, Scenario, SwitchSpec, TopologySpec, chips_of, has_neighbours
 from sim.topology.bundles import effective
 from sim.topology.graph import Axis, Topology
 
@@ -22,7 +22,7 @@ def machine(scenario: Scenario) -> Topology:
     more chips in a stage than key-value heads, axis `t` is as long as divides these, and along a second axis `r` chips
     hold copies of them.
     """
-    if scenario.layout.ffn != TENSOR_PARALLEL:
+    if has_neighbours(scenario.topology):
         return topology.build(scenario.topology, scenario.stack)
     stages = scenario.layout.mesh.pipeline
     chips = tensor_chips(scenario)

@@ -35,7 +35,7 @@ from sim.report.report import HALVES, PAPER, ClosedForm, Report, build
 from sim.report.spread import Spread
 from sim.report.waiting import waiting
 from sim.report.what_if import what_if
-from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
+from sim.specs import Scenario, TorusSpec
 from sim.steps import Steps, simulate_steps
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import lower_bound
@@ -248,7 +248,7 @@ def _form(phase: Scenario, each_step: bool) -> ClosedForm | None:
     """
     if uncovered(phase):
         return None
-    if phase.layout.ffn == TENSOR_PARALLEL:
+    if phase.layout.ffn == tensor_parallel.LAYOUT:
         wire = wires(phase)
         first, detailed = tensor_parallel.usual(phase, wire), tensor_parallel.per_operation(phase, wire)
         names = HALVES, "per operation"
@@ -275,7 +275,7 @@ def uncovered(scenario: Scenario) -> str:
         return "a pipeline of requests"
     if scenario.packed_rows is not None:
         return "padding that is left out"
-    if scenario.layout.logits == "none" and scenario.layout.ffn == TENSOR_PARALLEL:
+    if scenario.layout.logits == "none" and scenario.layout.ffn == tensor_parallel.LAYOUT:
         return "layers without embedding and logits"
     return "layers in a memory pool" if scenario.memory_pool else ""
 

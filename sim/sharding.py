@@ -7,13 +7,14 @@ and FLOP counts of a layout follow from these shapes alone, and a step that the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from sim.errors import LayoutError
-from sim.partition import Axes
 from sim.specs import DTYPE_BYTES
+from sim.uses import Axes, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,9 @@ class Sharded:
                 raise LayoutError(rule, got=dim.size, hint=hint)
 
     def __str__(self) -> str:
-        text = "".join(dim.name + (f"_{''.join(dim.axes)} " if dim.axes else "") for dim in self.dims).strip()
-        partial = f" (partial {''.join(self.partial)})" if self.partial else ""
-        return text + partial + (f" (differs {''.join(self.differs)})" if self.differs else "")
+        text = "".join(dim.name + (f"_{named(dim.axes)} " if dim.axes else "") for dim in self.dims).strip()
+        partial = f" (partial {named(self.partial)})" if self.partial else ""
+        return text + partial + (f" (differs {named(self.differs)})" if self.differs else "")
 
     def dim(self, name: str) -> Dim:
         """The dimension of that letter. Raises LayoutError."""
@@ -106,12 +107,16 @@ _MEANING = {
 }
 
 
+_AXIS = re.compile(r"\[(\w+)\]|(\w)")
+"""One mesh axis in a notation: a letter, or a longer name in brackets."""
+
+
 def sharded(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str, int]], dtype: str = "bf16") -> Sharded:
-    """A tensor from its notation: `sharded("B L E_xyz", {"B": 64, "L": 1, "E": 18432}, mesh)`."""
+    """A tensor from its notation: `sharded("B_[data] L E_xy", {"B": 64, "L": 1, "E": 18432}, mesh)`."""
     dims = []
     for word in text.split():
         name, _, axes = word.partition("_")
-        dims.append(Dim(name, sizes[name], tuple(axes)))
+        dims.append(Dim(name, sizes[name], tuple(one or longer for longer, one in _AXIS.findall(axes))))
     return Sharded(tuple(dims), tuple(mesh), dtype)
 
 
@@ -120,7 +125,7 @@ def sharded(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str, int]]
 
 def _need_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
     if not set(axes) <= set(tensor.partial):
-        raise LayoutError(f"{operation}({''.join(axes)}) of {tensor}: needs a partial sum over these axes")
+        raise LayoutError(f"{operation}({named(axes)}) of {tensor}: needs a partial sum over these axes")
 
 
 def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
@@ -129,11 +134,11 @@ def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
     if not axes:
         return tensor
     if have[-len(axes) :] != axes:
-        raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: '{dim}' must be split innermost over these axes")
+        raise LayoutError(f"all_gather({named(axes)}) of {tensor}: '{dim}' must be split innermost over these axes")
     if tensor.partial:
-        raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: the partial sum must be reduced first")
+        raise LayoutError(f"all_gather({named(axes)}) of {tensor}: the partial sum must be reduced first")
     if tensor.differs:
-        raise LayoutError(f"all_gather({''.join(axes)}) of {tensor}: chips have different values")
+        raise LayoutError(f"all_gather({named(axes)}) of {tensor}: chips have different values")
     return replace(tensor, dims=tensor._with(dim, have[: -len(axes)]))
 
 
@@ -156,11 +161,9 @@ def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
     if not axes:
         return tensor
     if have[-len(axes) :] != axes:
-        raise LayoutError(
-            f"all_to_all({''.join(axes)}) of {tensor}: '{concat}' must be split innermost over these axes"
-        )
+        raise LayoutError(f"all_to_all({named(axes)}) of {tensor}: '{concat}' must be split innermost over these axes")
     if tensor.partial:
-        raise LayoutError(f"all_to_all({''.join(axes)}) of {tensor}: the partial sum must be reduced first")
+        raise LayoutError(f"all_to_all({named(axes)}) of {tensor}: the partial sum must be reduced first")
     dims = tuple(
         replace(dim, axes=have[: -len(axes)])
         if dim.name == concat
@@ -231,7 +234,7 @@ def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
 def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
     """Each chip keeps its own slice of a dimension that was replicated over `axes`; nothing moves."""
     if set(axes) & set(tensor.differs):
-        over = "".join(axes)
+        over = named(axes)
         raise LayoutError(f"local_slice({over}) of {tensor}: chips along {over} must hold the same values")
     return replace(tensor, dims=tensor._with(dim, tensor.dim(dim).axes + axes))
 

@@ -11,8 +11,8 @@ import yaml
 
 from sim import load
 from sim.load.stacks import on_chip
-from sim.partition import LAYOUTS
 from sim.specs import LOOP_FORMS, TENSOR_PARALLEL
+from sim.uses import PRESETS
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
         axes[names[0]] = first | {"twist": {names[-1]: last["size"] // 2}}
     chips = prod(int(axis["size"]) for axis in axes.values())
     choices: dict[str, Any] = {
-        "ffn": draw.choice(list(LAYOUTS)),
+        "ffn": draw.choice(list(PRESETS)),
         "attention": draw.choice(("heads", "batch")),
         "overlap": draw.choice((None, "none", "collective_matmul")),
         "block": draw.choice((None, "parallel", "serial")),

@@ -14,7 +14,7 @@ from sim.errors import InputError
 GIB = 2**30
 TPU_V4 = 270e9  # bytes/s, section 4
 PALM_540B = {"E": 18432, "F": 73728}
-LAYOUTS = (
+PRESETS = (
     "weight_stationary_1d",
     "weight_stationary_2d",
     "weight_gathered_x",
@@ -50,7 +50,7 @@ def test_every_point_of_figure_3(point):
 def test_figure_3_has_four_curves_of_fourteen_points():
     points = published("pope_fig3_analytic")
     assert {name: len(list(rows)) for name, rows in groupby(points, lambda p: p["layout"])} == dict.fromkeys(
-        LAYOUTS[1:], 14
+        PRESETS[1:], 14
     )
 
 
@@ -191,7 +191,7 @@ def test_time_is_slope_one_in_bytes_and_in_inverse_bandwidth(B, N):
     assert volume.time(TPU_V4, 4, 4) == pytest.approx(2 * volume.time(TPU_V4))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_int8_halves_the_weights_on_the_wire_and_nothing_else(layout):
     volume = pope.ffn_volume(layout, 64, 1, **PALM_540B, X=4, Y=4, Z=4)
     assert volume.bytes(2, 2) - volume.bytes(2, 1) == volume.weights
@@ -220,7 +220,7 @@ def test_terms_of_a_decode_step():
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_every_layout_has_its_communication(layout):
     """Weights are gathered as int8, one byte; activations are bf16."""
     volume = pope.ffn_volume(layout, 64, 1, **PALM_540B, X=4, Y=4, Z=4)
@@ -230,7 +230,7 @@ def test_every_layout_has_its_communication(layout):
 
 
 def test_layouts_share_compute_and_weights():
-    first, *others = (pope.paper(scenario(layout)).terms for layout in LAYOUTS)
+    first, *others = (pope.paper(scenario(layout)).terms for layout in PRESETS)
     for terms in others:
         assert (terms["compute"], terms["weights"]) == (first["compute"], first["weights"])
 

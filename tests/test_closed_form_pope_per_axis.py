@@ -9,7 +9,7 @@ from sim.closed_form import collectives, pope
 from sim.closed_form.per_axis import groups, per_axis
 from sim.errors import InputError
 
-LAYOUTS = (
+PRESETS = (
     "weight_stationary_1d",
     "weight_stationary_2d",
     "weight_gathered_x",
@@ -60,13 +60,13 @@ def gathered(size, axes, share):
 
 
 @pytest.mark.parametrize("mesh", ["x", "xy", "xyz"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_every_axis_has_one_use(layout, mesh):
     split = groups(layout, tuple(mesh))
     assert sorted(split.e + split.f + split.g) == sorted(mesh)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_weights_are_gathered_over_as_many_chips_as_in_the_paper(layout):
     lengths = {"x": 2, "y": 4, "z": 8}
     split = groups(layout, tuple(lengths))
@@ -96,10 +96,10 @@ def test_collectives_of_each_layout():
         "weight_gathered_xy": residual | weights | exchange,
         "weight_gathered_xyz": weights,
     }
-    assert {layout: set(on_the_wire(terms(layout))) for layout in LAYOUTS} == expected
+    assert {layout: set(on_the_wire(terms(layout))) for layout in PRESETS} == expected
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_one_chip_sends_nothing(layout):
     assert not on_the_wire(terms(layout, *(f"topology.axes.{axis}.size=1" for axis in "xyz")))
 
@@ -171,7 +171,7 @@ def test_a_serial_block_pays_one_more_pair_on_the_residual():
     assert sum(serial.values()) - sum(parallel.values()) == pytest.approx(pair + parallel["norm all-reduce"])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_launches_and_hops_come_once_per_collective(layout):
     """On rings of 4: two hops an axis, twice for an all-reduce, one for all-to-all stages that are bandwidth bound."""
     ideal = on_the_wire(terms(layout, *IDEAL))
@@ -212,7 +212,7 @@ FREE_MEMORY = (*IDEAL, "topology.chip.hbm_bandwidth=1e11 GB/s")
 
 @pytest.mark.parametrize("block", ["parallel", "serial"])
 @pytest.mark.parametrize("attention", ["heads", "batch"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_every_layout_multiplies_as_much(layout, attention, block):
     """They compute one function on 64 chips: 2 B L (3 E F + 2 E H Q)/n FLOPs in matmuls, 4 B L H Q C/n in attention."""
     choices = (f"layout.attention={attention}", f"layout.block={block}")
@@ -280,7 +280,7 @@ def test_what_does_not_pass_under_the_longer_time_is_added():
 
 
 def test_equal_axes_are_exact_in_every_layout():
-    assert all(per_axis(scenario(layout)).exact for layout in LAYOUTS)
+    assert all(per_axis(scenario(layout)).exact for layout in PRESETS)
 
 
 def test_layers_add_up():

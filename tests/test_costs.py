@@ -14,13 +14,13 @@ from sim.costs import Work, cost
 from sim.explain.changes import changed
 from sim.lower import lower
 from sim.lowering.emitter import Emitter
-from sim.partition import LAYOUTS
 from sim.passes import lowered_pass, simulate_pass
 from sim.placement import machine
 from sim.plots import roofline
 from sim.program import Kind
 from sim.report.metrics import measure
 from sim.report.roofline import memory_bound
+from sim.uses import PRESETS
 
 ROOT = Path(__file__).parent.parent
 CHIPS = sorted(path.stem for path in (ROOT / "topologies" / "chips").glob("*.yaml"))
@@ -34,7 +34,7 @@ WORKLOADS = {
 }
 LOOPED = [
     (layout, workload)
-    for layout in LAYOUTS
+    for layout in PRESETS
     for workload in WORKLOADS
     if workload != "one prompt" or layout.startswith("weight_stationary")  # the others split the batch
 ]
@@ -134,7 +134,7 @@ def test_a_piece_of_a_loop_costs_what_a_matmul_of_its_shape_costs_alone(layout, 
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_the_pieces_of_a_loop_take_no_less_than_the_whole(layout, chip, monkeypatch):
     """They read what they share more than once, and fill no more of their tiles."""
     whole = launches(torus(layout, workload="prompts", chip=chip), monkeypatch)

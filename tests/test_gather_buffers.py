@@ -8,13 +8,13 @@ import pytest
 from sim import load
 from sim.engine import simulate
 from sim.lower import lower
-from sim.partition import LAYOUTS
 from sim.placement import machine
 from sim.program import Kind
 from sim.run import run
 from sim.units import PS_PER_S
+from sim.uses import PRESETS
 
-GATHERED = [name for name in LAYOUTS if name.startswith("weight_gathered")]
+GATHERED = [name for name in PRESETS if name.startswith("weight_gathered")]
 STREAMS = ("compute_stream", "own_stream")
 ENDLESS = ("topology.link.bandwidth=1000 TB/s", "topology.link.latency=0 s", "stack.collective_overhead=0 s")
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import transformer
 from machines import torus
+from sim.layouts.block import transformer_layer
+from sim.layouts.ends import embedding, unembedding
 
 from sim.errors import LayoutError
 from sim.execute import Execution
 from sim.layouts import attention as attention_module
 from sim.layouts import block as block_module
-from sim.layouts.block import transformer_layer
-from sim.layouts.ends import embedding, unembedding
-from sim.partition import LAYOUTS, Partition
+from sim.uses import PRESETS
 
 FORMS = (None, "one_way", "bidirectional_throughput", "bidirectional_latency")
 MESHES = ((2, 2, 2), (2, 4, 2), (1, 4, 4), (3, 2), (4,))
@@ -71,22 +71,22 @@ def assert_equal(passes):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("block", "attention"), [*itertools.product(("parallel", "serial"), ("heads", "batch"))])
 @pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(map(str, m)))
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_layout_equals_one_device(name, mesh, block, attention, form):
-    assert_equal(run_both(LAYOUTS[name], mesh, block=block, attention=attention, form=form))
+    assert_equal(run_both(PRESETS[name], mesh, block=block, attention=attention, form=form))
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_loops_between_two_chips_need_no_wraparound(name, form):
-    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), form=form, wrap=False))
+    assert_equal(run_both(PRESETS[name], (2, 2, 2), form=form, wrap=False))
 
 
 @pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize(("block", "attention"), [*itertools.product(("parallel", "serial"), ("heads", "batch"))])
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_kind_of_attention(name, block, attention, kv):
-    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), block=block, attention=attention, kv=kv, form="one_way"))
+    assert_equal(run_both(PRESETS[name], (2, 2, 2), block=block, attention=attention, kv=kv, form="one_way"))
 
 
 @pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)
@@ -94,7 +94,7 @@ def test_every_kind_of_attention(name, block, attention, kv):
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 12])
 @pytest.mark.parametrize("name", ["weight_stationary_1d", "weight_stationary_2d"])
 def test_batches_that_do_not_fill_the_chips(name, batch, attention, kv):
-    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), attention=attention, batch=batch, kv=kv, prompt=4))
+    assert_equal(run_both(PRESETS[name], (2, 2, 2), attention=attention, batch=batch, kv=kv, prompt=4))
 
 
 @pytest.mark.parametrize("kv", [1, 2, 4])
@@ -104,7 +104,7 @@ def test_more_chips_than_heads(batch, form, attention, kv):
     """4 heads on 8 chips: heads over the 4 chips of y and z, sequences over x."""
     assert_equal(
         run_both(
-            LAYOUTS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=batch, kv=kv, heads=4, form=form
+            PRESETS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=batch, kv=kv, heads=4, form=form
         )
     )
 
@@ -114,7 +114,7 @@ def test_more_chips_than_heads(batch, form, attention, kv):
 def test_more_chips_than_heads_and_one_sequence(attention, kv):
     """Neither heads nor sequences over x: positions of the prompt; a decode step has one, and is refused."""
     passes = run_both(
-        LAYOUTS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=1, kv=kv, heads=4, prompt=4
+        PRESETS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=1, kv=kv, heads=4, prompt=4
     )
     logits, _, want = next(passes)
     np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
@@ -122,14 +122,14 @@ def test_more_chips_than_heads_and_one_sequence(attention, kv):
         next(passes)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_an_lm_head_of_its_own(name):
-    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), tied=False))
+    assert_equal(run_both(PRESETS[name], (2, 2, 2), tied=False))
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", PRESETS)
 def test_two_matrix_ffn(name):
-    assert_equal(run_both(LAYOUTS[name], (2, 2, 2), ffn="mlp"))
+    assert_equal(run_both(PRESETS[name], (2, 2, 2), ffn="mlp"))
 
 
 # --- the proof can fail: layouts with one thing wrong are refused, or compute something else -------------------------
@@ -147,7 +147,7 @@ def test_a_block_that_gathers_the_wrong_axes_is_refused(monkeypatch):
 
     monkeypatch.setattr(block_module, "_into", wrong)
     with pytest.raises(LayoutError, match=r"all_gather\(x\) of BLE_xzy: 'E' must be split innermost over these axes"):
-        next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+        next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
 
 def test_a_missing_reduce_scatter_is_refused(monkeypatch):
@@ -156,7 +156,7 @@ def test_a_missing_reduce_scatter_is_refused(monkeypatch):
 
     monkeypatch.setattr(block_module, "_onto_residual", unsummed)
     with pytest.raises(LayoutError, match=r"add of BLE_xzy and BLE_x \(partial zy\)"):
-        next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+        next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
 
 def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
@@ -166,7 +166,7 @@ def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
 
     monkeypatch.setitem(attention_module.ATTENTION, "heads", unsummed)
     with pytest.raises(LayoutError, match="the partial sum must be reduced first"):
-        next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+        next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_attention_that_slices_a_stream_of_the_chips_own_is_refused(monkeypatch,
 
     monkeypatch.setattr(block_module, "_into", own)
     with pytest.raises(LayoutError, match=rule):
-        next(run_both(LAYOUTS["weight_stationary_1d"], (2, 2), batch=4))
+        next(run_both(PRESETS["weight_stationary_1d"], (2, 2), batch=4))
 
 
 def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
@@ -195,7 +195,7 @@ def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
         return flow.scale(x, flow.mean_square(x, "E", name), flow.weight(name, "E_x", "E_x"), name)
 
     monkeypatch.setattr(block_module, "_normalised", own_shard_only)
-    logits, _, want = next(run_both(LAYOUTS["weight_stationary_2d"], (2, 2, 2)))
+    logits, _, want = next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
     assert not np.allclose(logits, want)
 
 
@@ -205,4 +205,4 @@ def test_a_loop_that_needs_its_shards_one_piece_early_is_caught(monkeypatch):
     late = execute.piece_of_arrival
     monkeypatch.setattr(execute, "piece_of_arrival", lambda *args: late(*args) - 1)
     with pytest.raises(KeyError):  # the last piece has nothing to multiply
-        next(run_both(LAYOUTS["weight_stationary_2d"], (4, 2), form="one_way"))
+        next(run_both(PRESETS["weight_stationary_2d"], (4, 2), form="one_way"))

@@ -9,13 +9,13 @@ from sim import load
 from sim.engine import simulate
 from sim.lower import lower
 from sim.lowering.emitter import Emitter
-from sim.partition import LAYOUTS
 from sim.passes import simulate_pass
 from sim.placement import machine
 from sim.program import Kind
 from sim.report import spans
 from sim.report.metrics import measure
 from sim.run import latency_s, run, step_s
+from sim.uses import PRESETS
 
 HALVES = {
     "attention": {
@@ -204,7 +204,7 @@ def test_in_shipped_scenarios_events_recorded_at_issue_change_nothing(name, monk
         assert simulate_pass(phase).makespan_ps == found.makespan_ps
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_a_collective_that_overtakes_compute_is_named(layout, monkeypatch):
     """On a torus with two streams: gathers of weights, and exchanges of queries beside the keys' projection."""
     own = ("layout.overlap=none", f"layout.ffn={layout}", "engine.layers=3")
@@ -221,7 +221,7 @@ def test_a_collective_that_overtakes_compute_is_named(layout, monkeypatch):
 
 
 @pytest.mark.parametrize("overlap", ["none", "collective_matmul"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_a_looped_collective_is_launched_and_slows_compute_as_any_other(layout, overlap, monkeypatch):
     """If a collective in progress takes a tenth of the compute rate, each begins to and ends to on every chip; where
     the host launches, it launches each."""

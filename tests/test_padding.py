@@ -8,12 +8,12 @@ import pytest
 import transformer
 from machines import switch
 from pipelines import scenario, times
+from sim.layouts.tensor_parallel import TensorParallel
 
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.execute import Execution
 from sim.layouts import tensor_parallel_pass
-from sim.layouts.tensor_parallel import TensorParallel
 from sim.lower import lower
 from sim.placement import machine, tensor_parallel
 from sim.program import Kind

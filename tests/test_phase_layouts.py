@@ -6,7 +6,7 @@ import pytest
 
 from sim import load
 from sim.errors import InputError
-from sim.partition import LAYOUTS
+from sim.uses import PRESETS
 
 MACHINES = {"tpu_v4_2x2x2": "weight_stationary_2d", "dgx_a100": "tensor_parallel"}
 WORKLOAD = "workload={phase: generate, batch: 8, prompt: 16, generate: 2, weights: bf16}"
@@ -29,7 +29,7 @@ def scenario(machine: str, layout: dict[str, object]) -> None:
             MACHINES,
             ("prefill", "decode"),
             {
-                "ffn": (*LAYOUTS, "tensor_parallel"),
+                "ffn": (*PRESETS, "tensor_parallel"),
                 "attention": ("heads", "batch"),
                 "overlap": ("none", "collective_matmul", "micro_batches", "chunked_matmul"),
             }.items(),

@@ -105,10 +105,10 @@ def test_the_layout_written_in_extend_runs_and_computes_the_same():
     assert code.count("\n") < 40
     try:
         exec(compile(code, "README.md", "exec"), {})
-        for logits, _, want in run_both(partition.LAYOUTS[name], (2, 4, 2), attention="batch", form="one_way"):
+        for logits, _, want in run_both(partition.PRESETS[name], (2, 4, 2), attention="batch", form="one_way"):
             np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
         made = run(load.scenario("palm540b_decode_ws2d", [f"layout.ffn={name}", "engine.layers=2"]))
     finally:
-        del partition.LAYOUTS[name]
+        del partition.PRESETS[name]
     assert made.report.simulated.latency_s > 0
     assert made.report.closed_form is None  # the paper has none

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import transformer
 from machines import switch
+from sim.layouts.tensor_parallel import TensorParallel
 
 from sim.errors import LayoutError
 from sim.execute import Execution
 from sim.layouts import residual, tensor_parallel_pass
 from sim.layouts.residual import SCHEMES
-from sim.layouts.tensor_parallel import TensorParallel
 from sim.placement import tensor_parallel
 from sim.specs import Residual
 

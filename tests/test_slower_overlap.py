@@ -6,12 +6,12 @@ import pytest
 
 from sim import load
 from sim.collectives.loop import LoopForm
-from sim.partition import LAYOUTS
 from sim.passes import simulate_pass
 from sim.report.metrics import measure
 from sim.report.overlap import _PARTS, slower_overlap
 from sim.run import run, step_s
 from sim.units import format_seconds
+from sim.uses import PRESETS
 
 WORKLOADS = (
     "{phase: prefill, batch: 64, prompt: 16, weights: int8}",
@@ -20,7 +20,7 @@ WORKLOADS = (
 MACHINES = ("stack.op_overhead=0 s", "stack.op_overhead=20 us", "topology.link.latency=20 us")
 TORI = [
     ("palm540b_decode_ws2d", (f"layout.ffn={layout}", f"collectives.collective_matmul={form}"), "collective_matmul")
-    for layout, form in itertools.product(LAYOUTS, LoopForm.__args__)
+    for layout, form in itertools.product(PRESETS, LoopForm.__args__)
 ]
 BOXES = [("llama3_70b_tp8_standard", (), overlap) for overlap in ("micro_batches", "chunked_matmul")]
 CASES = [

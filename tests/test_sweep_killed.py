@@ -17,7 +17,7 @@ import pytest
 from sim import load
 from sim.sweep import points
 
-LAYOUTS = (
+PRESETS = (
     "layout.ffn: [weight_stationary_1d, weight_stationary_2d, weight_gathered_x, weight_gathered_xy,"
     " weight_gathered_xyz], layout.attention: [heads, batch], layout.overlap: [none, collective_matmul]"
 )
@@ -28,8 +28,8 @@ LARGE_S = 60.0
 """CPU time of all processes together, killed half-way and all: a computer with nothing else to do takes no longer."""
 
 SWEEPS = [
-    pytest.param(["engine.layers=2", f"sweep={{{LAYOUTS}, workload.batch: [32, 64]}}"], 40, "1", None, id="40 points"),
-    pytest.param([f"sweep={{{LAYOUTS}, {LARGE}}}"], 1000, "2", LARGE_S, id="1,000 points", marks=[pytest.mark.slow]),
+    pytest.param(["engine.layers=2", f"sweep={{{PRESETS}, workload.batch: [32, 64]}}"], 40, "1", None, id="40 points"),
+    pytest.param([f"sweep={{{PRESETS}, {LARGE}}}"], 1000, "2", LARGE_S, id="1,000 points", marks=[pytest.mark.slow]),
 ]
 
 
@@ -112,7 +112,7 @@ def test_a_killed_sweep_ends_with_every_row_once_and_a_cluster_gives_the_same(
 
 
 def test_what_is_there_is_printed_and_kept_on_ctrl_c(tmp_path: Path):
-    settings = [f"sweep={{{LAYOUTS}, {LARGE}}}", "engine.layers=1"]
+    settings = [f"sweep={{{PRESETS}, {LARGE}}}", "engine.layers=1"]
     process = subprocess.Popen(
         command(settings, tmp_path, "--json", "--format", "parquet"),
         stdout=subprocess.PIPE,
@@ -144,7 +144,7 @@ def test_a_scheduler_that_is_lost_is_one_line_and_leaves_the_rows_that_are_there
         while not place.exists() or not place.read_text():
             time.sleep(0.05)
         address = json.loads(place.read_text())["address"]
-        settings = [f"sweep={{{LAYOUTS}, {LARGE}}}", "engine.layers=1"]
+        settings = [f"sweep={{{PRESETS}, {LARGE}}}", "engine.layers=1"]
         on_dask = command(settings, tmp_path, "--backend", "dask", "--scheduler", address)
         process = subprocess.Popen(on_dask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and written(tmp_path) < 3:

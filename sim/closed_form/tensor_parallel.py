@@ -33,10 +33,12 @@ from math import ceil, gcd
 from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.prediction import Prediction
 from sim.closed_form.scope import ANY, ROOFLINE, TIMELESS, Known, left_out
-from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, Scenario, chips_of
+from sim.specs import DTYPE_BYTES, Scenario, chips_of
 
 Wire = Callable[[str, float], tuple[float, str]]
 """(collective, bytes) -> (time of a collective of all chips, s, and why it is not exact; empty where it is)."""
+
+LAYOUT = "tensor_parallel"
 
 KNOWN: Known = {
     **TIMELESS,
@@ -65,7 +67,7 @@ KNOWN: Known = {
     **dict.fromkeys(
         ("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"), ANY
     ),  # of NCCL's collectives, whose formula is not exact
-    "layout.ffn": (TENSOR_PARALLEL,),
+    "layout.ffn": (LAYOUT,),
     "layout.attention": ("heads",),
     "layout.residual": (
         *(None, "standard", "parallel", "ladder", "hybrid", "desync2", "desync4"),

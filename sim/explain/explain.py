@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sim.closed_form.per_axis import per_axis
-from sim.closed_form.tensor_parallel import per_operation
+from sim.closed_form.tensor_parallel import LAYOUT, per_operation
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.explain import formula, tensor_parallel
@@ -17,7 +17,7 @@ from sim.explain.changes import IDEAL, changed
 from sim.program import Ints, Kind, Program
 from sim.report.explanation import HALVES, PAPERS, ROUNDING, Explanation, Model, bars
 from sim.run import Pass, Run, run, step_s, uncovered, wires
-from sim.specs import TENSOR_PARALLEL, Scenario
+from sim.specs import Scenario
 from sim.units import PS_PER_S, format_list, format_seconds
 
 CONTENTION = "Contention"
@@ -43,7 +43,7 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
     scenario = part.scenario
     if what := uncovered(scenario):
         raise InputError(f"no closed form covers {what}", where=scenario.name, hint="run it without --explain")
-    if scenario.layout.ffn == TENSOR_PARALLEL:
+    if scenario.layout.ffn == LAYOUT:
         words, inexact = HALVES, per_operation(changed(scenario, tensor_parallel.FREE), wires(scenario)).inexact
         first, simulated = tensor_parallel.formulas(scenario), [*tensor_parallel.simulations(part), *_growing(part)]
     else:

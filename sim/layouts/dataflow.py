@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from sim.partition import Axes
 from sim.sharding import Sharded
+from sim.uses import Axes
 
 
 class Value(Protocol):
@@ -68,18 +68,24 @@ class Dataflow(Protocol[V]):
     def all_gather_matmuls(self, x: V, dim: str, weights: Sequence[V], axes: Axes, name: str) -> tuple[V, ...]:
         """Gather `x` along `dim` over `axes`, and multiply it with each weight: (whole x, *products); may be looped."""
 
-    def matmul_sum_reduce_scatter(self, factors: Sequence[tuple[V, V]], into: str, axes: Axes, name: str) -> V:
-        """Multiply each (value, weight), add the products, then the reduce-scatter over `axes`; may be looped."""
+    def matmul_sum(
+        self,
+        factors: Sequence[tuple[V, str, V]],
+        gathered: Axes,
+        scattered: Sequence[tuple[str, Axes]],
+        same: Axes,
+        name: str,
+        total: str,
+    ) -> V:
+        """Gather each (value, dimension, weight) over `gathered`, multiply, add the products, and sum over chips:
+        scattered into dimensions over axes, then whole over `same`. May be looped, or run in pieces of columns.
+
+        Args:
+            name, total: of the matmul, and of the collectives of the sum.
+        """
 
     def matmul_add(self, x: V, weight: V, plus: V | None, name: str) -> V:
         """`x` times `weight`, plus something of the same sharding as the matmul writes its output."""
-
-    def matmul_all_reduce(self, x: V, weight: V, axes: Axes, chunks: int, name: str, total: str) -> V:
-        """`x` times `weight` in pieces of its columns, each summed over `axes` while the next is multiplied.
-
-        Args:
-            name, total: of the matmul, and of the sums.
-        """
 
     def mean_square(self, x: V, dim: str, name: str) -> V:
         """Mean of x^2 over `dim` (32-bit), a partial sum over the axes that split it."""
@@ -88,7 +94,7 @@ class Dataflow(Protocol[V]):
         """RMS norm: x / sqrt(mean_square) * gain."""
 
     def norm(self, x: V, plus: Sequence[V], gain: V, name: str) -> tuple[V, V]:
-        """(x + plus, its RMS norm x gain) in one kernel; the normalised dimension is whole."""
+        """(x + plus, its RMS norm x gain), in one kernel unless a compiler fuses its parts; d_model is whole."""
 
     def activate(self, inputs: Sequence[V], name: str) -> V:
         """SwiGLU of (gate, up), or GELU of one input."""

@@ -1,4 +1,4 @@
-"""How the halves of tensor-parallel layers are wired to the residual stream (Zhang et al. 2025, arXiv 2501.06589).
+"""How the halves of layers are wired to the residual stream (Zhang et al. 2025, arXiv 2501.06589).
 
 With A and M the attention and the FFN, each with its own norm, AR the all-reduce, r the residual stream:
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from sim.layouts.dataflow import V
-from sim.layouts.tensor_parallel import TensorParallel
+from sim.layouts.layer import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,53 +49,49 @@ class Stream(Generic[V]):
         return self.attention is not None, self.mlp is not None
 
 
-def standard(layers: Sequence[TensorParallel[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
+def standard(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """Several parts of a batch take turns half by half, so that one computes while another's sum is made."""
     between = []
     for layer, stream in zip(layers, streams, strict=True):
         x, y = layer.norm(stream.x, stream.waiting, "norm")
-        between.append((x, layer.attention_sum(y)))
+        between.append((x, layer.attention(y)))
     after = []
     for layer, (x, out) in zip(layers, between, strict=True):
         x, y = layer.norm(x, (out,), "ffn_norm")
-        after.append(Stream(x, mlp=layer.mlp_sum(y)))
+        after.append(Stream(x, mlp=layer.mlp(y)))
     return tuple(after)
 
 
-def parallel(layer: TensorParallel[V], stream: Stream[V]) -> Stream[V]:
+def parallel(layer: Layer[V], stream: Stream[V]) -> Stream[V]:
     x, y = layer.norm(stream.x, stream.waiting, "norm")
-    return Stream(x, mlp=layer.total(layer.both(y), "both"))
+    return Stream(x, mlp=layer.both(y))
 
 
-def ladder(layer: TensorParallel[V], stream: Stream[V]) -> Stream[V]:
+def ladder(layer: Layer[V], stream: Stream[V]) -> Stream[V]:
     """The first ladder layer after a standard one gets only an `mlp` to add: its attention reads the stream without."""
     add = layer.flow.add
     x = stream.x if stream.attention is None else add(stream.x, stream.attention, "residual attention")
-    out_a = layer.attention_sum(layer.norm(x, (), "norm")[1])
+    out_a = layer.attention(layer.norm(x, (), "norm")[1])
     x = x if stream.mlp is None else add(x, stream.mlp, "residual mlp")
-    out_m = layer.mlp_sum(layer.norm(x, (), "ffn_norm")[1])
+    out_m = layer.mlp(layer.norm(x, (), "ffn_norm")[1])
     return Stream(x, out_a, out_m)
 
 
-def desync(layer: TensorParallel[V], stream: Stream[V], attention: bool, mlp: bool) -> Stream[V]:
+def desync(layer: Layer[V], stream: Stream[V], attention: bool, mlp: bool) -> Stream[V]:
     """A kept sum takes each chip's residual / chips along, which makes one residual of them all again."""
     x, y = layer.norm(stream.x, stream.waiting, "norm")
-    x, waiting = _summed_or_own(layer, x, y, layer.attention, attention, "attention")
+    x, waiting = _summed_or_own(x, y, layer.own_attention, attention)
     x, y = layer.norm(x, waiting, "ffn_norm")
-    x, waiting = _summed_or_own(layer, x, y, layer.mlp, mlp, "mlp")
+    x, waiting = _summed_or_own(x, y, layer.own_mlp, mlp)
     return Stream(x, mlp=waiting[0] if waiting else None)
 
 
-def _summed_or_own(
-    layer: TensorParallel[V], x: V, y: V, half: Callable[..., V], keep: bool, name: str
-) -> tuple[V, tuple[V, ...]]:
+def _summed_or_own(x: V, y: V, half: Callable[..., V], keep: bool) -> tuple[V, tuple[V, ...]]:
     """(the stream, what to add to it) after a half of normalised stream y."""
-    if not keep:
-        return x, (layer.flow.own_part(half(y)),)
-    return layer.total(half(y, plus=layer.flow.share(x, layer.axes)), name), ()
+    return (half(y, x), ()) if keep else (x, (half(y),))
 
 
-LAYERS: dict[str, Callable[[TensorParallel[Any], Stream[Any]], Stream[Any]]] = {
+LAYERS: dict[str, Callable[[Layer[Any], Stream[Any]], Stream[Any]]] = {
     "standard": lambda layer, stream: standard([layer], [stream])[0],
     "parallel": parallel,
     "ladder": ladder,

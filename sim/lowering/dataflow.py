@@ -27,16 +27,16 @@ from sim.lowering.pieces import (
 )
 from sim.lowering.streams import Tasks
 from sim.lowering.work import TOP_K, AttentionWork, matmul_work, padded, sum_of_products, through_memory
-from sim.partition import Axes, Partition
 from sim.sharding import ITEM_BYTES, Sharded
-from sim.specs import TENSOR_PARALLEL, Scenario
+from sim.specs import Scenario
 from sim.topology.graph import Topology
+from sim.uses import Axes, Uses
 
 
 class Lowering:
     """See `sim.layouts.dataflow` for what each operation means. Collects the tasks and what is kept in memory."""
 
-    def __init__(self, scenario: Scenario, topology: Topology, at: Partition) -> None:
+    def __init__(self, scenario: Scenario, topology: Topology, at: Uses) -> None:
         self.scenario, self.topology = scenario, topology
         self.to = Emitter(scenario, topology)
         self.mesh = self.to.mesh
@@ -76,27 +76,25 @@ class Lowering:
         self.weights[name] = self.tensor(stored, dtype)
         return Placed(self.tensor(used, dtype), stored=self.weights[name] if stored != used else None)
 
-    def _heads(self, at: Partition) -> int:
+    def _heads(self, at: Uses) -> int:
         """Heads computed: padded until the chips that store their weights divide them.
 
         Where neither the heads left to each of these, nor sequences, nor positions can be split over e, they are padded
         until all chips divide them, as PaLM 540B's are.
         """
-        workload, e = self.scenario.workload, self.to.ways(at.e)
-        heads = padded(self.scenario.model.computed_heads, self.to.ways(at.stored_f or at.f))
-        if all(size % e for size in (heads // self.to.ways(at.f), workload.batch, workload.tokens_per_step)):
-            heads = padded(heads, self.to.ways(at.f) * e)
+        workload, e = self.scenario.workload, self.to.ways(at.d_model)
+        heads = padded(self.scenario.model.computed_heads, self.to.ways(at.stored_heads or at.heads))
+        if all(size % e for size in (heads // self.to.ways(at.heads), workload.batch, workload.tokens_per_step)):
+            heads = padded(heads, self.to.ways(at.heads) * e)
         return heads
 
-    def _width(self, at: Partition) -> int:
+    def _width(self, at: Uses) -> int:
         """d_model computed: padded until the chips that split the residual stream, or the weights as stored, divide it.
 
         A smaller shard would be waited for as long: the largest sets the time.
         """
         width = self.scenario.model.d_model
-        if self.scenario.layout.ffn == TENSOR_PARALLEL:  # where nothing splits it
-            return width
-        ways = lcm(self.to.ways(at.e + at.split), self.to.ways(at.stored_e))
+        ways = lcm(self.to.ways(at.d_model + at.stream), self.to.ways(at.stored_d_model))
         whole = padded(width, ways)
         if whole != width:
             self.note(f"d_model {width} is padded to {whole}, which {ways} chips divide")
@@ -162,6 +160,10 @@ class Lowering:
 
     def norm(self, x: Placed, plus: Sequence[Placed], gain: Placed, name: str) -> tuple[Placed, Placed]:
         result = sharding.norm(x.tensor, [value.tensor for value in plus], "E")
+        if self.topology.chip.fuses_elementwise:
+            for value in plus:
+                x = self.add(x, value, "residual")
+            return x, self.scale(x, self.mean_square(x, "E", name), gain, name)
         written = [result, result] if plus else [result]
         done = self._elementwise(name, [x, *plus, gain], result, written)
         return (done if plus else x), done
@@ -185,6 +187,8 @@ class Lowering:
         return Placed(sharding.join(parts[0].tensor, dim, len(parts)), _tasks(parts))
 
     def to_cache(self, q: Placed, k: Placed, v: Placed, name: str) -> tuple[Placed, Placed, Placed]:
+        if self.topology.chip.fuses_elementwise:  # into the matmuls that put them out
+            return q, k, v
         tensors = [q.tensor, k.tensor, v.tensor]
         done = self._elementwise(name, [q, k, v], q.tensor, tensors).after
         return Placed(q.tensor, done), Placed(k.tensor, done), Placed(v.tensor, done)
@@ -323,7 +327,7 @@ class Lowering:
 
     def all_gather_matmul(self, factors: Sequence[tuple[Placed, str, Placed]], axes: Axes, name: str) -> Placed:
         inputs = [value for value, _, _ in factors]
-        if loops(self.to, axes):
+        if self._looped(axes, [weight for _, _, weight in factors]):
             gathered = [
                 (sharding.all_gather(value.tensor, dim, axes), dim, weight.tensor) for value, dim, weight in factors
             ]
@@ -339,7 +343,7 @@ class Lowering:
     def matmul_reduce_scatter(
         self, x: Placed, weights: Sequence[tuple[Placed, str]], axes: Axes, name: str
     ) -> tuple[Placed, ...]:
-        if loops(self.to, axes):
+        if self._looped(axes, [weight for weight, _ in weights]):
             products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
             chunks = self._chunks(axes)[::-1]
@@ -355,7 +359,7 @@ class Lowering:
     def all_gather_matmuls(
         self, x: Placed, dim: str, weights: Sequence[Placed], axes: Axes, name: str
     ) -> tuple[Placed, ...]:
-        if not loops(self.to, axes):
+        if not self._looped(axes, weights):
             (whole,) = self.all_gather([(x, dim)], axes, name)
             return whole, *self._products(whole, weights, name, axes)
         gathered = sharding.all_gather(x.tensor, dim, axes)
@@ -364,19 +368,66 @@ class Lowering:
         done = gathering_loop(self.to, name, pieces, gathered.local_bytes, axes[0], x.after)
         return tuple(Placed(t, done) for t in (gathered, *(sharding.matmul(gathered, weight) for weight in used)))
 
-    def matmul_sum_reduce_scatter(
-        self, factors: Sequence[tuple[Placed, Placed]], into: str, axes: Axes, name: str
+    def matmul_sum(
+        self,
+        factors: Sequence[tuple[Placed, str, Placed]],
+        gathered: Axes,
+        scattered: Sequence[tuple[str, Axes]],
+        same: Axes,
+        name: str,
+        total: str,
     ) -> Placed:
-        inputs, pairs = [x for x, _ in factors], [(x.tensor, weight.tensor) for x, weight in factors]
+        stored = any(weight.stored for _, _, weight in factors)
+        if self.scenario.overlap == "chunked_matmul" and self.to.ways(_summed(scattered, same)) > 1 and not stored:
+            return self._in_pieces(factors, gathered, scattered, same, name, total)
+        if gathered or len(scattered) != 1:
+            out = self.all_gather_matmul(factors, gathered, name)
+            for dim, axes in scattered:
+                (out,) = self.reduce_scatter([(out, dim)], axes, total)
+            return self.all_reduce([out], same, total)[0]
+        ((into, axes),) = scattered
+        inputs, pairs = [x for x, _, _ in factors], [(x.tensor, weight.tensor) for x, _, weight in factors]
         product = sum_of_products(name, pairs)
-        if not loops(self.to, axes):
-            done = self._multiply(
-                name, [(x.tensor, [weight]) for x, weight in factors], [product], _tasks(inputs), axes
-            )
-            return self.reduce_scatter([(Placed(product, done), into)], axes, name)[0]
-        pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.on_chip)
-        done = scattering_loop(self.to, name, pieces, product.local_bytes, axes[0], _tasks(inputs))
-        return Placed(sharding.reduce_scatter(product, axes, into), done)
+        if self._looped(axes, [weight for _, _, weight in factors]):
+            pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.on_chip)
+            done = scattering_loop(self.to, name, pieces, product.local_bytes, axes[0], _tasks(inputs))
+            out = Placed(sharding.reduce_scatter(product, axes, into), done)
+        else:
+            placed = [(x.tensor, [weight]) for x, _, weight in factors]
+            one = len(axes) == 1
+            done = self._multiply(name, placed, [product], _tasks(inputs), axes if one else ())
+            (out,) = self.reduce_scatter([(Placed(product, done), into)], axes, name if one else total)
+        return self.all_reduce([out], same, total)[0]
+
+    def _in_pieces(
+        self,
+        factors: Sequence[tuple[Placed, str, Placed]],
+        gathered: Axes,
+        scattered: Sequence[tuple[str, Axes]],
+        same: Axes,
+        name: str,
+        total: str,
+    ) -> Placed:
+        """A matmul in pieces of its columns, each summed over chips while the next is multiplied."""
+        whole = self.all_gather([(value, dim) for value, dim, _ in factors], gathered, name)
+        weights = [weight for _, _, weight in factors]
+        pairs = [(value.tensor, weight.tensor) for value, weight in zip(whole, weights, strict=True)]
+        product = sum_of_products(name, pairs)
+        shards = self.to.ways(dict(scattered).get(product.dims[-1].name, ()))
+        done: Tasks = ()
+        for work, part in column_pieces(pairs, product, self.scenario.layout.chunks, shards, self.on_chip):
+            out = Placed(part, self.to.compute(name, work, _tasks(whole)))
+            for dim, axes in scattered:
+                (out,) = self.reduce_scatter([(out, dim)], axes, total)
+            (out,) = self.all_reduce([out], same, total)
+            done = (*done, *out.after)
+        for dim, axes in scattered:
+            product = sharding.reduce_scatter(product, axes, dim)
+        return Placed(sharding.all_reduce(product, same), done)
+
+    def _looped(self, axes: Axes, weights: Sequence[Placed]) -> bool:
+        """Whether a collective of activations is looped with its matmul: not where the weights are gathered for it."""
+        return loops(self.to, axes) and not any(weight.stored for weight in weights)
 
     def _chunks(self, axes: Axes) -> list[int]:
         return chunks_of_pieces(self.to.ways(axes), loop_form(self.to, axes[0]))
@@ -388,15 +439,10 @@ class Lowering:
         work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.on_chip)
         return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
 
-    def matmul_all_reduce(self, x: Placed, weight: Placed, axes: Axes, chunks: int, name: str, total: str) -> Placed:
-        product = sharding.matmul(x.tensor, weight.tensor)
-        result = sharding.all_reduce(product, axes)
-        done: Tasks = ()
-        for work, part in column_pieces(x.tensor, weight.tensor, product, chunks, self.on_chip):
-            piece = self.to.compute(name, work, x.after)
-            size = part.local_bytes
-            done = (*done, *self.to.collective("all_reduce", axes, size, total, piece, result.dtype))
-        return Placed(result, done)
+
+def _summed(scattered: Sequence[tuple[str, Axes]], same: Axes) -> Axes:
+    """All axes of a sum."""
+    return (*(axis for _, axes in scattered for axis in axes), *same)
 
 
 def _tasks(values: Sequence[Placed]) -> Tasks:

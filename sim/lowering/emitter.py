@@ -15,12 +15,12 @@ from sim.collectives.schedule import Schedule
 from sim.costs import Work, cost, launch_columns
 from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Streams, Tasks, shifted
-from sim.partition import Axes
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
 from sim.sharding import Sharded
 from sim.specs import Scenario
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
+from sim.uses import Axes
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from sim.looped import piece_of_arrival, shift_after
 from sim.lowering.emitter import Emitter
 from sim.lowering.pieces import Launches
 from sim.lowering.streams import Tasks
-from sim.partition import Axes
 from sim.program import Ids, Kind
 from sim.specs import LoopForm
 from sim.topology.graph import Axis
+from sim.uses import Axes
 
 Picoseconds = npt.NDArray[np.int64]
 

@@ -94,35 +94,43 @@ def scattered_pieces(
 def gathered_input_pieces(
     x: Sharded, dim: str, weights: Sequence[Sharded], chunks: Sequence[int], on_chip: float | None
 ) -> list[Launches]:
-    """Pieces of an all-gather loop of one input, contracted with several weights, whose products grow piece by piece.
+    """Pieces of an all-gather loop of one input of several weights, whose products grow piece by piece: by sums where
+    the gathered dimension is contracted, by rows where it is not.
 
     Args:
-        dim: gathered, and contracted.
+        dim: gathered.
         chunks: gathered in each piece.
         on_chip: as `sim.lowering.work.through_memory` takes it.
     """
     products = [sharding.matmul(x, weight) for weight in weights]
+    contracted = weights[0].has(dim)
     found: list[Launches] = []
     for count in chunks:
-        part, *own = (sharding.chunks(tensor, dim, count, sum(chunks)) for tensor in (x, *weights))
-        found.append((matmul_work([(part, own)], products, products if found else [], on_chip),))
+        part, *own = (_chunk(tensor, dim, count, chunks) for tensor in (x, *weights))
+        outputs = products if contracted else [_chunk(product, dim, count, chunks) for product in products]
+        found.append((matmul_work([(part, own)], outputs, outputs if found and contracted else [], on_chip),))
     return found
+
+
+def _chunk(tensor: Sharded, dim: str, count: int, chunks: Sequence[int]) -> Sharded:
+    """`count` of all chunks of a tensor; all of one without the dimension."""
+    return sharding.chunks(tensor, dim, count, sum(chunks))
 
 
 def scattered_sum_pieces(
     factors: Sequence[tuple[Sharded, Sharded]], into: str, chunks: Sequence[int], on_chip: float | None
 ) -> list[Launches]:
-    """Pieces of a reduce-scatter loop of a sum of products, each of some of its columns.
+    """Pieces of a reduce-scatter loop of a sum of products, each of some of its columns or rows.
 
     Args:
-        into: the dimension of the weights that the sum is scattered into.
+        into: the dimension that the sum is scattered into.
         chunks: scattered in each piece.
         on_chip: as `sim.lowering.work.through_memory` takes it.
     """
     product = sharding.matmul(*factors[0])
     found: list[Launches] = []
     for count, arrived in zip(chunks, sums_of_pieces(list(chunks)), strict=True):
-        parts = [(x, [sharding.chunks(weight, into, count, sum(chunks))]) for x, weight in factors]
+        parts = [(_chunk(x, into, count, chunks), [_chunk(weight, into, count, chunks)]) for x, weight in factors]
         own, sums = (sharding.chunks(product, into, some, sum(chunks)) for some in (count, arrived))
         found.append((matmul_work(parts, [own], [sums] if arrived else [], on_chip),))
     return found
@@ -162,16 +170,20 @@ class Gathered:
 
 
 def column_pieces(
-    x: Sharded, weight: Sharded, product: Sharded, count: int, on_chip: float | None
+    factors: Sequence[tuple[Sharded, Sharded]], product: Sharded, count: int, shards: int, on_chip: float | None
 ) -> list[tuple[Work, Sharded]]:
-    """(work, its part of the product) of each of so many pieces of the weight's last dimension, as equal as can be."""
-    dim = weight.dims[-1].name
-    columns = weight.local_shape[-1]
+    """(work, its part of the product) of each of so many pieces of the weights' last dimension, as equal as can be.
+
+    Args:
+        shards: into which the columns are scattered; every piece has as many of each.
+    """
+    dim, columns = product.dims[-1].name, product.local_shape[-1] // shards
     widths = [columns // count + (piece < columns % count) for piece in range(min(count, columns))]
     found = []
     for width in widths:
-        part, own = (sharding.chunks(tensor, dim, width, columns) for tensor in (weight, product))
-        found.append((matmul_work([(x, [part])], [own], (), on_chip), own))
+        own = sharding.chunks(product, dim, width, columns)
+        parts = [(x, [sharding.chunks(weight, dim, width, columns)]) for x, weight in factors]
+        found.append((matmul_work(parts, [own], (), on_chip), own))
     return found
 
 

@@ -11,7 +11,7 @@ from sim import topology as machines
 from sim.errors import InputError
 from sim.placement import some_chips, tensor_parallel
 from sim.program import Ids
-from sim.specs import TENSOR_PARALLEL, Scenario, TorusSpec
+from sim.specs import Scenario, TorusSpec
 from sim.topology.folding import NotFoldableError, folded, folded_by, numbered_ports, unlike
 from sim.topology.graph import StandsFor, Topology
 
@@ -109,8 +109,7 @@ def _group(scenario: Scenario, whole: Topology, index: int, stages: int) -> tupl
     size = whole.chips // stages
     chips = np.arange(index * size, (index + 1) * size, dtype=np.int32)
     topology = machines.build(some_chips(scenario.topology, chips.tolist()), scenario.stack)
-    if scenario.layout.ffn == TENSOR_PARALLEL:
-        topology = tensor_parallel(topology, scenario.model.kv_heads)
+    topology = tensor_parallel(topology, scenario.model.kv_heads)
     if whole.kind == "switch":  # two ports of each chip
         return chips, np.stack([2 * chips, 2 * chips + 1], axis=1).ravel().astype(np.int32), topology
     number = {link.name: link.index for link in whole.links}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
-from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, Scenario
+from sim.specs import DTYPE_BYTES, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ def with_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory 
         two_bytes = DTYPE_BYTES[getattr(scenario.workload, name)] == 2
         if two_bytes and all(phase.excess_bytes <= phase.halved_bytes[name] for phase in phases):
             found.append(f"workload.{name}=int8")
-    tensor, model = scenario.layout.ffn == TENSOR_PARALLEL, scenario.model
-    if batch > 0 and not tensor and scenario.layout.attention == "heads" and model.kv_heads < model.heads:
+    copied = scenario.model.kv_heads < min(scenario.model.heads, chips)
+    if batch > 0 and copied and scenario.layout.attention == "heads":
         found.append("layout.attention=batch")  # each chip has the whole cache of few heads, however many chips
         return replace(memory, remedies=tuple(found))
-    if tensor and batch <= 0 and scenario.memory_pool is None:
+    if batch <= 0 and scenario.memory_pool is None:
         found.append("a memory_pool")
     found.append(f"about {ceil(chips * memory.used_bytes / memory.capacity_bytes):,} chips")
     return replace(memory, remedies=tuple(found))

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 from sim import load
+from sim.closed_form.prediction import PAPER_LAYOUTS
+from sim.closed_form.tensor_parallel import LAYOUT
 from sim.errors import InputError
-from sim.partition import LAYOUTS
 from sim.search.machines import Counts, machines
-from sim.specs import TENSOR_PARALLEL
 from sim.sweep.points import NO_SWEEP, Point
 
 BASE = "palm540b_decode_ws2d"
@@ -25,8 +25,8 @@ Phase = Literal["decode", "prefill"]
 AS_THE_STACK = "as the stack"
 
 _CHOICES: dict[bool, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    True: (tuple(LAYOUTS), ("heads", "batch"), (AS_THE_STACK,)),
-    False: ((TENSOR_PARALLEL,), ("heads",), ("none", "micro_batches", "chunked_matmul")),
+    True: (PAPER_LAYOUTS, ("heads", "batch"), (AS_THE_STACK,)),
+    False: ((LAYOUT,), ("heads",), ("none", "micro_batches", "chunked_matmul")),
 }
 """Layouts, attention shardings and overlaps of a torus, and of switches and graphs. A torus runs in the one mode of its
 stack, which is what was validated."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim import load, suite
-from sim.partition import LAYOUTS
+from sim.closed_form.tensor_parallel import LAYOUT
 from sim.placement import used_chips
 from sim.search.candidates import BASE, Phase
 from sim.search.choose import pareto
-from sim.specs import TENSOR_PARALLEL, Scenario
+from sim.specs import Scenario
 from sim.sweep.points import Point
 from sim.sweep.rows import Row
+from sim.uses import PRESETS
 
 if TYPE_CHECKING:
     from sim.plots.pareto import Chart
@@ -88,15 +89,14 @@ def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measur
 
 def _lines(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
     """Layout and rows of each line: a layout, or a number of GPUs where all are tensor parallel."""
-    if all(row.choices["ffn"] == TENSOR_PARALLEL for row in rows):
+    if all(row.choices["ffn"] == LAYOUT for row in rows):
         groups = sorted({row.choices["mesh"] for row in rows}, key=int)
         return {
-            f"tensor parallel over {chips}": (TENSOR_PARALLEL, [row for row in rows if row.choices["mesh"] == chips])
+            f"tensor parallel over {chips}": (LAYOUT, [row for row in rows if row.choices["mesh"] == chips])
             for chips in groups
         }
     return {
-        layout.replace("_", " "): (layout, [row for row in rows if row.choices["ffn"] == layout])
-        for layout in (*LAYOUTS, TENSOR_PARALLEL)
+        layout.replace("_", " "): (layout, [row for row in rows if row.choices["ffn"] == layout]) for layout in PRESETS
     }
 
 

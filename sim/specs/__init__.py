@@ -13,7 +13,7 @@ from sim.specs.base import TEXT_RULES, Strict
 from sim.specs.chip import DTYPE_BYTES, ChipSpec, Dtype
 from sim.specs.engine import Kernel
 from sim.specs.graph import GraphSpec, SwitchSpec
-from sim.specs.layout import TENSOR_PARALLEL, Residual
+from sim.specs.layout import Residual
 from sim.specs.link import MEDIA, LinkSpec, Medium
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
@@ -38,7 +38,7 @@ from sim.specs.suite import (
     Tolerance,
 )
 from sim.specs.sweep import FigureSpec
-from sim.specs.topology import AxisSpec, TopologySpec, TorusSpec, chips_of
+from sim.specs.topology import AxisSpec, TopologySpec, TorusSpec, chips_of, has_neighbours
 
 __all__ = [
     "ALGORITHMS",
@@ -47,7 +47,6 @@ __all__ = [
     "LOOP_FORMS",
     "MEDIA",
     "PROTOCOLS",
-    "TENSOR_PARALLEL",
     "TEXT_RULES",
     "AnySuite",
     "AxisSpec",
@@ -91,6 +90,7 @@ __all__ = [
     "TopologySpec",
     "TorusSpec",
     "chips_of",
+    "has_neighbours",
 ]
 
 FILE_KINDS: dict[str, Any] = {

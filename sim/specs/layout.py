@@ -7,29 +7,28 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from sim.errors import suggest
-from sim.partition import LAYOUTS
 from sim.specs.base import Count, Strict, wrong
 from sim.specs.pipeline import PipelineSpec
-
-TENSOR_PARALLEL = "tensor_parallel"
-"""The layout of a switch or graph."""
+from sim.uses import PRESETS
 
 
 def _known_layout(name: str) -> str:
-    known = (*LAYOUTS, TENSOR_PARALLEL)
-    if name not in known:
-        raise wrong(rule=f"must be one of {', '.join(known)}", got=name, hint=suggest(name, known))
+    if name not in PRESETS:
+        raise wrong(rule=f"must be one of {', '.join(PRESETS)}", got=name, hint=suggest(name, PRESETS))
     return name
 
 
 Ffn = Annotated[
     str,
     AfterValidator(_known_layout),
-    WithJsonSchema({"type": "string", "enum": [*LAYOUTS, TENSOR_PARALLEL], "title": "Ffn"}),
+    WithJsonSchema({"type": "string", "enum": [*PRESETS], "title": "Ffn"}),
 ]
 
 Residual = Literal["standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"]
 """How the halves of a layer are wired to the residual stream: `sim.layouts.residual`."""
+
+UNSUMMED = ("desync2", "desync4", "no_communication")
+"""Those in which chips hold residual streams of their own between some halves."""
 
 Overlap = Literal["none", "collective_matmul", "micro_batches", "chunked_matmul"]
 
@@ -64,27 +63,27 @@ class LayoutSpec(Strict):
     ffn: Ffn
     attention: Literal["heads", "batch"]
     overlap: Overlap | None = None
-    """Default: the stack's on a torus, else none."""
+    """Default: the stack's."""
     block: Literal["parallel", "serial"] | None = None
     """Default: the model's."""
     residual: Residual | None = None
-    """Of tensor_parallel. Default: parallel for a parallel block, else standard."""
+    """Default: parallel for a parallel block, else standard."""
     hybrid: Hybrid | None = None
     """Of `residual: hybrid`."""
     mesh: Mesh = Mesh()
     sequence_parallel: bool = False
-    """Of tensor_parallel: the residual stream and its norms split over tokens (Korthikanti et al. 2022)."""
+    """The residual stream and its norms split over tokens by all axes of the sums (Korthikanti et al. 2022)."""
     communication: Literal["compute_stream", "own_stream"] | None = None
-    """Where collectives run. Default: own_stream for tensor_parallel, else compute_stream (operations in order)."""
+    """Where collectives run. Default: compute_stream on a torus (operations in order), else own_stream."""
     prefetch: Annotated[int, Field(ge=0, le=64)] = 1
     """Of gathered weights on a stream of their own: for how many matmuls ahead of the one that computes they are
     gathered, each into a buffer of its own."""
     chunks: Annotated[int, Field(ge=2, le=64)] = 4
     """Of `overlap: chunked_matmul`: pieces of a matmul whose sums are made while the next piece computes."""
     head: Literal["sharded", "replicated"] = "sharded"
-    """Of tensor_parallel: embedding and LM head split over the vocabulary, or whole on every chip."""
+    """Embedding and LM head split over the vocabulary, or whole on every chip."""
     logits: Literal["last", "every", "none"] = "last"
-    """Whether a prefill computes logits of its last position, or of every one (tensor_parallel); none: the layers
+    """Whether a prefill computes logits of its last position, or of every one; none: the layers
     alone, without embedding and logits, as of an encoder."""
     kv_heads: Literal["shared", "expanded"] = "shared"
     """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
@@ -98,22 +97,6 @@ class LayoutSpec(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.ffn != TENSOR_PARALLEL:
-            if self.overlap not in (None, "none", "collective_matmul"):
-                raise wrong("overlap", rule=f"'{self.overlap}' is of layout '{TENSOR_PARALLEL}'", got=self.ffn)
-            if self.mesh.tensor is not None:
-                raise wrong("mesh", "tensor", rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
-            for name in ("residual", "hybrid", "sequence_parallel", "head"):
-                if getattr(self, name) != type(self).model_fields[name].default:
-                    raise wrong(name, rule=f"is of layout '{TENSOR_PARALLEL}' only", got=self.ffn)
-            if self.logits == "every":
-                raise wrong("logits", rule=f"'every' is of layout '{TENSOR_PARALLEL}'", got=self.ffn)
-            return self
-        if self.attention != "heads":
-            raise wrong("attention", rule=f"layout '{TENSOR_PARALLEL}' splits heads", got=self.attention)
-        if self.overlap == "collective_matmul":
-            hint = "chunked_matmul, or micro_batches"
-            raise wrong("overlap", rule=f"layout '{TENSOR_PARALLEL}' has no such loop", got=self.overlap, hint=hint)
         if (self.residual == "hybrid") != (self.hybrid is not None):
             raise wrong("hybrid", rule="goes with 'residual: hybrid'", hint="hybrid: {ladder_layers: 16}")
         if self.overlap == "micro_batches" and self.residual not in (None, "standard"):
@@ -121,12 +104,13 @@ class LayoutSpec(Strict):
         if self.overlap == "chunked_matmul" and self.residual not in (None, "standard", "ladder", "hybrid"):
             rule = "chunked_matmul sums the last matmul of every half, each by itself"
             raise wrong("overlap", rule=rule, got=self.residual)
-        if self.sequence_parallel:
-            if self.overlap not in (None, "none"):
-                raise wrong("overlap", rule="sequence_parallel goes with 'none'", got=self.overlap)
-            if self.residual in ("desync2", "desync4", "no_communication"):
-                rule = "chips that differ in the residual stream cannot split it over tokens"
-                raise wrong("sequence_parallel", rule=rule, got=self.residual)
+        at = PRESETS[self.ffn](("x", "y", "z"))
+        whole = at.whole and at.plain and at.heads == at.d_ff and not self.sequence_parallel
+        if self.residual in UNSUMMED and not whole:
+            rule = "chips that differ in the residual stream need it whole on each of them"
+            raise wrong(
+                "residual", rule=rule, got=self.residual, hint="a scheme that makes all its sums, such as ladder"
+            )
         return self
 
     def during(self, phase: str) -> LayoutSpec:

@@ -10,7 +10,7 @@ from sim.errors import suggest
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
-from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec, Overlap, PhaseLayout
+from sim.specs.layout import LayoutSpec, Overlap, PhaseLayout
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
@@ -19,11 +19,9 @@ from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Duration, Fraction
 from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec
-from sim.specs.topology import TopologySpec, TorusSpec, chips_of
+from sim.specs.topology import TopologySpec, chips_of, has_neighbours
 from sim.specs.workload import Workload
-
-_STREAM_OF = {TENSOR_PARALLEL: "own_stream"}
-"""Where a layout's collectives run by default, if not on the compute stream."""
+from sim.uses import PRESETS
 
 
 class Reference(Strict):
@@ -91,13 +89,12 @@ class Scenario(Strict):
         if dtype not in chip.peak:
             rule = f"must be a type that chip '{chip.name}' has a peak for"
             raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
-        tensor, torus = self.layout.ffn == TENSOR_PARALLEL, isinstance(self.topology, TorusSpec)
-        if tensor == torus:
-            kinds = "'switch' or 'graph'" if tensor else "'torus'"
-            rule = f"layout '{self.layout.ffn}' needs a machine of kind {kinds}"
-            raise wrong("topology", "kind", rule=rule, got=self.topology.kind)
         mesh, chips = self.layout.mesh, chips_of(self.topology)
-        if not torus and (mesh.tensor or 1) * mesh.pipeline > chips:
+        if has_neighbours(self.topology):
+            if mesh.tensor is not None:
+                rule = "a torus has all its chips in its mesh"
+                raise wrong("layout", "mesh", "tensor", rule=rule, got=mesh.tensor)
+        elif (mesh.tensor or 1) * mesh.pipeline > chips:
             name = "tensor" if mesh.pipeline == 1 else "pipeline"
             rule = f"must be at most the machine's {chips} chips"
             rule = rule if mesh.pipeline == 1 else f"tensor x pipeline {rule}"
@@ -107,7 +104,8 @@ class Scenario(Strict):
     @model_validator(mode="after")
     def _tensor_divides(self) -> Self:
         """Heads are padded so that chips divide them, and still have to share the key-value heads alike."""
-        if self.layout.ffn != TENSOR_PARALLEL:
+        at = PRESETS[self.layout.ffn](("chips",))
+        if has_neighbours(self.topology) or not (at.heads and at.d_ff):
             return self
         model, most = self.model, chips_of(self.topology) // self.layout.mesh.pipeline
         chips = self.layout.mesh.tensor or most
@@ -137,8 +135,6 @@ class Scenario(Strict):
             if max(given) > workload.prompt:
                 rule = f"must be at most workload.prompt, {workload.prompt}"
                 raise wrong("padding", "real_lengths", rule=rule, got=max(given))
-        if self.padding.eliminate and self.layout.ffn != TENSOR_PARALLEL:
-            raise wrong("padding", "eliminate", rule=f"is of layout '{TENSOR_PARALLEL}'", got=self.layout.ffn)
         if self.padding.eliminate and (self.layout.sequence_parallel or self.layout.overlap == "micro_batches"):
             rule = "packed rows are no longer sequences that could be split"
             raise wrong("padding", "eliminate", rule=rule, hint="layout.sequence_parallel: false, layout.overlap: none")
@@ -193,8 +189,6 @@ class Scenario(Strict):
     def _pool_fits(self) -> Self:
         if self.memory_pool is None:
             return self
-        if self.layout.ffn != TENSOR_PARALLEL:
-            raise wrong("memory_pool", rule=f"is of layout '{TENSOR_PARALLEL}'", got=self.layout.ffn)
         every, stages = self.memory_pool.offload_every, self.layout.mesh.pipeline
         given = self.pipeline.stages if self.pipeline else None
         for layers in given or [self.layers // stages, -(-self.layers // stages)]:
@@ -261,15 +255,14 @@ class Scenario(Strict):
 
     @property
     def overlap(self) -> Overlap:
-        """What overlaps: as the layout says, else as the stack runs a torus."""
-        if self.layout.overlap is not None:
-            return self.layout.overlap
-        return "none" if self.layout.ffn == TENSOR_PARALLEL else self.stack.overlap
+        """What overlaps: as the layout says, else as the stack runs."""
+        return self.layout.overlap or self.stack.overlap
 
     @property
     def own_stream(self) -> bool:
         """Whether collectives run on a stream of their own."""
-        return (self.layout.communication or _STREAM_OF.get(self.layout.ffn)) == "own_stream"
+        default = "compute_stream" if has_neighbours(self.topology) else "own_stream"
+        return (self.layout.communication or default) == "own_stream"
 
     @property
     def block(self) -> str:

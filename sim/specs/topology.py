@@ -58,6 +58,11 @@ class TorusSpec(MachineSpec):
 TopologySpec = Annotated[TorusSpec | SwitchSpec | GraphSpec, Field(discriminator="kind")]
 
 
+def has_neighbours(machine: TopologySpec) -> bool:
+    """Whether chips have neighbours along axes, with links of their own; else messages have routes to any chip."""
+    return isinstance(machine, TorusSpec)
+
+
 def chips_of(machine: TopologySpec) -> int:
     """Number of chips of a machine."""
     if isinstance(machine, TorusSpec):

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sim import units
-from sim.closed_form import pope
+from sim.closed_form import pope, tensor_parallel
 from sim.errors import InputError, suggest
 from sim.report.report import HALVES, PAPER
-from sim.specs import TENSOR_PARALLEL, FigureSpec, Model, Scenario, TorusSpec
+from sim.specs import FigureSpec, Model, Scenario, TorusSpec
 from sim.sweep.points import label
 from sim.sweep.published import published
 from sim.sweep.quantities import RATES, Y, words
@@ -157,7 +157,7 @@ def _form(scenario: Scenario, figure: FigureSpec) -> str:
         return "closed form, of a stall"
     if scenario.pipeline:
         return "closed form, sends free"
-    return HALVES if scenario.layout.ffn == TENSOR_PARALLEL else PAPER
+    return HALVES if scenario.layout.ffn == tensor_parallel.LAYOUT else PAPER
 
 
 def _all_steps(scenario: Scenario, figure: FigureSpec, words: str) -> str:
