@@ -29,7 +29,7 @@ def scenario(machine: str, layout: dict[str, object]) -> None:
             MACHINES,
             ("prefill", "decode"),
             {
-                "ffn": (*PRESETS, "tensor_parallel"),
+                "ffn": tuple(PRESETS),
                 "attention": ("heads", "batch"),
                 "overlap": ("none", "collective_matmul", "micro_batches", "chunked_matmul"),
             }.items(),
