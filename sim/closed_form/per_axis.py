@@ -128,7 +128,7 @@ def computed_d_model(scenario: Scenario) -> int:
         InputError: no torus, or a layout that the paper does not have.
     """
     lengths = {name: axis.size for name, axis in torus_of(scenario).axes.items()}
-    axes = groups(scenario.layout.ffn, tuple(lengths))
+    axes = groups(scenario.layout.preset, tuple(lengths))
     shares = prod(lengths[axis] for axis in axes.e + axes.r)
     if axes.g:
         shares = lcm(shares, next(iter(lengths.values())))
@@ -148,7 +148,7 @@ def per_axis(scenario: Scenario) -> Prediction:
         InputError: no torus, a layout that the paper does not have, or chips that do not divide what they share.
     """
     ledger, model, work = Ledger(scenario), scenario.model, scenario.workload
-    axes = groups(scenario.layout.ffn, tuple(ledger.torus.axes))
+    axes = groups(scenario.layout.preset, tuple(ledger.torus.axes))
     every = axes.g + axes.e + axes.f
     e, f, g, n = ledger.ways(axes.e), ledger.ways(axes.f), ledger.ways(axes.g), ledger.ways(every)
     r = ledger.ways(axes.r)

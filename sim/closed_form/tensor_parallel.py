@@ -297,7 +297,7 @@ def per_operation(scenario: Scenario, wire: Wire) -> Prediction:
         terms[op.name] = terms.get(op.name, 0.0) + _time(scenario, op)
     if host := scenario.stack.step_overhead.value:
         terms["host"] = host
-    known = KNOWN if scenario.own_stream and exposed else {**KNOWN, **_WITHOUT_JOINS}
+    known = KNOWN if scenario.communication_streams and exposed else {**KNOWN, **_WITHOUT_JOINS}
     step = compute + sum(exposed.values()) + host
     return Prediction(step, {**terms, **exposed}, (*left_out(scenario, known), *inexact))
 
@@ -349,14 +349,14 @@ def _pass(
     sizes = _Sizes(scenario)
     if sizes.n == 1:
         return sum(times), exposed, ()
-    if scenario.layout.sequence_parallel and scenario.own_stream and any(half.hidden for half in parts):
+    if scenario.layout.sequence_parallel and scenario.communication_streams and any(half.hidden for half in parts):
         inexact["assumes that nothing hides the collectives of sequence_parallel under ladder"] = None
     for i, half in enumerate(parts):
         if half.sum and scenario.layout.sequence_parallel and half.sum != "embedding":
             expose("all_gather", half.sum, sizes.stream)  # before it, and its sum scattered after it
             expose("reduce_scatter", half.sum, sizes.stream)
         elif half.sum:
-            hides = half.hidden and scenario.own_stream
+            hides = half.hidden and scenario.communication_streams
             expose("all_reduce", half.sum, sizes.stream, under=times[i + 1] if hides else 0.0)
     if scenario.layout.sequence_parallel:
         expose("all_gather", "final norm", sizes.stream)
