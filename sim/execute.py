@@ -348,10 +348,11 @@ class Execution:
         dim = product.tensor.dims[-1]
         shards = product.tensor.ways(scattered.get(dim.name, ()))
         columns = np.arange(product.tensor.local_shape[-1]).reshape(shards, -1)
-        tensor = sharding.chunks(product.tensor, dim.name, 1, self.chunks)
+        count = min(self.chunks, columns.shape[1])
+        tensor = sharding.chunks(product.tensor, dim.name, 1, count)
         return [
             Shards(tensor, tuple(a[..., piece.ravel()] for a in product.shards))
-            for piece in np.split(columns, self.chunks, axis=1)
+            for piece in np.split(columns, count, axis=1)
         ]
 
     def _form(self, axis: str) -> LoopForm:
