@@ -40,7 +40,7 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
 
 def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int | None = None) -> Lowered:
     """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
-    axes = tuple(axis.name for axis in topology.axes)
+    axes = tuple(axis.name for axis in topology.mesh)
     if scenario.layout.ffn == TENSOR_PARALLEL:
         return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part, keep)
     at = LAYOUTS[scenario.layout.ffn](axes)

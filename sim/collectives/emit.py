@@ -74,7 +74,7 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     )
 
 
-def _overhead_s(topology: Topology, schedule: Schedule) -> float:
+def overhead_s(topology: Topology, schedule: Schedule) -> float:
     """Launch overhead, s: the protocol's, else the machine's; of an all-to-all, with the starts of messages that no hop
     hides.
 
@@ -83,6 +83,8 @@ def _overhead_s(topology: Topology, schedule: Schedule) -> float:
     """
     if schedule.timing:
         return schedule.timing.overhead_s
+    if schedule.groups:
+        return max(overhead_s(each.group.machine, each.plan) for each in schedule.groups)
     starts = 0
     if schedule.collective == "all_to_all":
         rings = [axis.size for axis in map(topology.axis, schedule.axes) if axis.ring and axis.size > 1]
@@ -136,7 +138,7 @@ def emit(
         op,
         Kind.BEGIN,
         chips,
-        flight_ps=units.to_ps(_overhead_s(topology, schedule)),
+        flight_ps=units.to_ps(overhead_s(topology, schedule)),
         deps=after,
         bytes=size,
         collective=instance,
@@ -200,7 +202,7 @@ def alone_s(topology: Topology, schedule: Schedule, size: float) -> float:
             free = started[send] + busy_ps[send]
         ended[send] = free + wiring.flight_ps[send]
     busiest = np.bincount(schedule.link, weights=busy_ps).max(initial=0.0)
-    return _overhead_s(topology, schedule) + float(max(ended.max(initial=0.0), busiest)) / units.PS_PER_S
+    return overhead_s(topology, schedule) + float(max(ended.max(initial=0.0), busiest)) / units.PS_PER_S
 
 
 def emit_message(

@@ -43,7 +43,7 @@ class Emitter:
 
     def __init__(self, scenario: Scenario, topology: Topology) -> None:
         self.scenario, self.topology = scenario, topology
-        self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
+        self.mesh = tuple((axis.name, axis.size) for axis in topology.mesh)
         compute = [f"{chip}:compute" for chip in range(topology.chips)]
         links = [link.name for link in topology.links]
         hosts = [f"{chip}:host" for chip in range(topology.chips)]
