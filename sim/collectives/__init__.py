@@ -176,8 +176,7 @@ def schedule(
             On a torus, small collectives need no order of phases; None gives a schedule that serves all sizes.
 
     Raises:
-        InputError: unknown collective, algorithm or axis, an algorithm that the machine cannot carry out, or groups
-            that NCCL serves with different kernels.
+        InputError: unknown collective, algorithm or axis, or an algorithm that the topology cannot carry out.
         ValueError: NCCL's schedules depend on the size, and none is given.
     """
     if len(set(axes)) < len(axes):

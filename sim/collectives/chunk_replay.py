@@ -137,7 +137,7 @@ def _heads_of_messages(schedule: Schedule, heads: npt.NDArray[np.int64]) -> list
 
 class _Replay:
     def __init__(self, schedule: Schedule, topology: Topology, of: Group | None = None) -> None:
-        """`of`: the group whose sends these are, whose chips are named as on its machine; None for all on `topology`."""
+        """`of`: the group whose sends these are, named as on its machine; None for all sends on `topology`."""
         self.schedule, self.topology = schedule, topology
         self.named_on = of.machine if of else topology
         self.members = of.chips.tolist() if of else list(range(topology.chips))

@@ -1,4 +1,4 @@
-"""One collective in several groups of chips at once: the schedules of the groups' own machines on the links of the whole.
+"""One collective in several groups of chips at once: schedules of the groups' machines on the links of the whole.
 
 Every group is planned on the machine that its chips are (`sim.topology.group`), with the algorithm and the kernel that
 this machine takes. The sends of all groups are then one schedule, so that they share the links that they have in
@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from sim.collectives.fold import folding
 from sim.collectives.schedule import PER_SEND, GroupPlan, Schedule, check_size
-from sim.errors import InputError
 from sim.topology.graph import Topology
 
 
@@ -26,13 +25,10 @@ def merged(topology: Topology, axes: tuple[str, ...], groups: tuple[GroupPlan, .
     Its columns `origin` and `target` are along the axes of the groups' machines.
 
     Raises:
-        InputError: the groups take different times of a library, or too many sends together.
+        InputError: too many sends together.
     """
-    collective, timing = groups[0].plan.collective, groups[0].plan.timing
+    collective, timings = groups[0].plan.collective, {each.plan.timing for each in groups}
     check_size(collective, sum(len(each.plan) for each in groups))
-    if any(each.plan.timing != timing for each in groups):
-        rule = f"groups of {collective} must all come to the same kernel and timing"
-        raise InputError(rule, where=f"topology {topology.name}", hint="choose groups that are alike, or an algorithm")
     width = max(len(each.plan.axes) for each in groups)
     runs = [list(run) for _, run in itertools.groupby(groups, key=lambda each: each.plan)]
     columns: dict[str, list[npt.NDArray[np.generic]]] = {}
@@ -45,9 +41,9 @@ def merged(topology: Topology, axes: tuple[str, ...], groups: tuple[GroupPlan, .
         collective=collective,
         axes=axes,
         parts=max(each.plan.parts for each in groups),
-        timing=timing,
+        timing=timings.pop() if len(timings) == 1 else None,
         groups=groups,
-        **{name: np.concatenate(blocks) for name, blocks in columns.items()},  # type: ignore[arg-type]
+        **{name: np.concatenate(blocks) for name, blocks in columns.items()},
     )
 
 

@@ -96,12 +96,17 @@ class Schedule:
     places: Int32s | None = None
     """[parts, chips, A] the position of every chip by which a part names data; None for the mesh position."""
     timing: Timing | None = None
-    """None: latencies and bandwidths are the links' own."""
+    """None: latencies and bandwidths are the links' own, or those of each of the groups."""
     groups: tuple[GroupPlan, ...] = ()
     """Where a group is no whole axes of the wiring: what every group does, in the order of the sends."""
 
     def __len__(self) -> int:
         return len(self.src)
+
+    @property
+    def timings(self) -> set[Timing | None]:
+        """What the groups take of a library: several where it serves them with different kernels."""
+        return {each.plan.timing for each in self.groups} or {self.timing}
 
     def arrives(self, topology: Topology) -> npt.NDArray[np.bool_]:
         """[n] whether a send reaches `dst`, and not just a node on the way there."""

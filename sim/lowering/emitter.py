@@ -123,8 +123,9 @@ class Emitter:
         """Multiprocessors that a collective in progress keeps busy, in parts per million of its chips'.
 
         It has a channel on each, which waits where the collective's steps or links need more time than the channel.
+        Where groups have different numbers of channels, this assumes the most of them.
         """
-        chip, channels = self.topology.chip, plan.timing.channels if plan.timing else 0
+        chip, channels = self.topology.chip, max(timing.channels if timing else 0 for timing in plan.timings)
         if not channels or not chip.multiprocessors or not any(chip.interference):
             return 0
         busy = float(channels)

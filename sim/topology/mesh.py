@@ -50,9 +50,7 @@ class MeshAxis:
 def natural_mesh(axes: Sequence[Axis]) -> tuple[MeshAxis, ...]:
     """Returns the mesh whose axes are those of the wiring."""
     sizes = [axis.size for axis in axes]
-    return tuple(
-        MeshAxis(axis.name, ((axis.size, prod(sizes[i + 1 :])),), (axis.name,)) for i, axis in enumerate(axes)
-    )
+    return tuple(MeshAxis(axis.name, ((axis.size, prod(sizes[i + 1 :])),), (axis.name,)) for i, axis in enumerate(axes))
 
 
 def mesh_of_pieces(
