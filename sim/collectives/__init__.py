@@ -35,7 +35,7 @@ from sim.collectives.schedule import Algorithm, GroupPlan, Schedule
 from sim.errors import InputError, suggest
 from sim.topology.graph import Topology
 from sim.topology.group import groups_of
-from sim.topology.mesh import label, mesh_groups, whole_lines
+from sim.topology.mesh import joined, mesh_groups, whole_lines
 
 __all__ = ["COLLECTIVES", "ON_NCCL", "ON_ROUTES", "ON_TORUS", "Algorithm", "Schedule", "algorithm_of", "schedule"]
 
@@ -180,7 +180,7 @@ def schedule(
         ValueError: NCCL's schedules depend on the size, and none is given.
     """
     if len(set(axes)) < len(axes):
-        raise InputError("a collective names each axis once", where="axes", got=label(axes))
+        raise InputError("a collective names each axis once", where="axes", got=joined(axes))
     lines = whole_lines(topology, axes)
     if lines is not None:
         return _planned(topology, collective, lines, algorithm, size)
@@ -215,7 +215,7 @@ def _planned(
     except InputError as error:
         if not topology.failed:
             raise
-        raise error.within(f"{collective}({label(lines)}) by {name}") from None
+        raise error.within(f"{collective}({joined(lines)}) by {name}") from None
 
 
 def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> bool:

@@ -21,6 +21,7 @@ from sim.sharding import Sharded
 from sim.specs import Scenario
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
+from sim.topology.mesh import joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Emitter:
         other way, and an all-to-all has the same buffer on every axis.
         """
         apart = self.scenario.stack.collective_axes == "one_by_one" and kind != "all_reduce"
-        if not apart or self.topology.kind != "torus":
+        if not apart or not self.topology.has_lines:
             return [(axes, size)]
         ways = [self.ways((axis,)) for axis in axes]
         shares = [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(ways[i + 1 :]) for i in range(len(axes))]
@@ -182,8 +183,11 @@ class Emitter:
         return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
 
     def label(self, kind: str, axes: Axes, name: str) -> str:
-        """`all_gather(yz) residual`."""
-        return f"{kind}({''.join(axis for axis, _ in self.mesh if axis in axes)}) {name}"
+        """Names an op `all_gather(yz) residual`, and notes its axes in the program."""
+        along = tuple(axis for axis, _ in self.mesh if axis in axes)
+        op = f"{kind}({joined(along)}) {name}"
+        self.builder.axes[op] = along
+        return op
 
     def ways(self, axes: Axes) -> int:
         """Number of chips along `axes` together."""

@@ -94,7 +94,7 @@ def mesh_groups(topology: Topology, names: tuple[str, ...]) -> Int32s:
         InputError: no axis of that name, or one that is named twice.
     """
     if len(set(names)) < len(names):
-        raise InputError("a collective names each axis once", where="axes", got=label(names))
+        raise InputError("a collective names each axis once", where="axes", got=joined(names))
     return groups_along(topology.mesh, tuple(mesh_axis(topology, name) for name in names))
 
 
@@ -134,6 +134,6 @@ def _along(wired: Sequence[Axis], axis: MeshAxis) -> list[str]:
     ]
 
 
-def label(names: Sequence[str]) -> str:
+def joined(names: Sequence[str]) -> str:
     """Returns the names as one word: `yz`, or `data,tensor` where some name has several letters."""
     return ("" if all(len(name) == 1 for name in names) else ",").join(names)
