@@ -286,7 +286,7 @@ def wires(scenario: Scenario) -> tensor_parallel.Wire:
     Of NCCL its tuner, which is not exact; where there is no formula, the lower bound of its links.
     """
     topology = machine(scenario)
-    axes = tuple(axis.name for axis in topology.axes)
+    axes = tuple(axis.name for axis in topology.mesh)
 
     @functools.cache
     def timed(collective: str, size: float) -> tuple[float, str]:
