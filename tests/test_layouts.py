@@ -23,7 +23,7 @@ def run_both(layout, mesh, *, block="parallel", batch=None, prompt=3, kv=1, head
     chips, machine = prod(mesh), torus(*mesh, wrap=wrap)
     heads = heads or 2 * chips
     return passes(
-        layout(tuple(axis.name for axis in machine.axes)),
+        layout(tuple(axis.name for axis in machine.mesh)),
         machine,
         scheme="parallel" if block == "parallel" else "standard",
         positions=(prompt, 1, 1),

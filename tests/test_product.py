@@ -39,7 +39,7 @@ RULES = {
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_combination_computes_the_same_or_is_refused(machine, preset, attention):
     topology = MACHINES[machine]
-    at = PRESETS[preset](tuple(axis.name for axis in topology.axes))
+    at = PRESETS[preset](tuple(axis.name for axis in topology.mesh))
     found: Counter[str] = Counter()
     for scheme, (overlap, options) in itertools.product(SCHEMES, OVERLAPS.items()):
         if (overlap == "parts" and scheme != "standard") or (overlap == "chunks" and scheme == "parallel"):
