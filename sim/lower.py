@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+from sim.collectives.loop import closes
 from sim.layouts import tensor_parallel_pass
 from sim.layouts.block import transformer_layer
 from sim.layouts.ends import embedding, unembedding
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Placed
-from sim.lowering.loops import closes
 from sim.lowering.lowered import Lowered, Part
 from sim.lowering.memory_pool import MemoryPool, PoolLink
 from sim.partition import LAYOUTS, Partition
@@ -45,7 +45,7 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
         return _tensor_parallel(scenario, topology, Partition(e=(), f=axes), part, keep)
     at = LAYOUTS[scenario.layout.ffn](axes)
     flow = Lowering(scenario, topology, at)
-    lines = [axis.name for axis in topology.axes if axis.size > 1 and not closes(axis)]
+    lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
     if scenario.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
     whole = scenario.layout.logits != "none"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import transformer
-from machines import torus
+from machines import meshed, switch, torus, two_boxes
 
 from sim.errors import LayoutError
 from sim.execute import Execution
@@ -19,6 +19,14 @@ from sim.partition import LAYOUTS, Partition
 
 FORMS = (None, "one_way", "bidirectional_throughput", "bidirectional_latency")
 MESHES = ((2, 2, 2), (2, 4, 2), (1, 4, 4), (3, 2), (4,))
+MESHED = {
+    "switch 2x2x2": meshed(switch(8), x=2, y=2, z=2),
+    "switch 2x4": meshed(switch(8), x=2, y=4),
+    "two boxes 2x4": meshed(two_boxes(), x=2, y=4),
+    "torus 4x2, split": meshed(torus(4, 2), x=2, y=2, z=2),
+    "mesh 1x4x4": torus(1, 4, 4, wrap=False),
+    "torus 4x4, merged": meshed(torus(4, 4), x=16),
+}
 HEADS = {"multi-query": 1, "grouped-query": 2, "multi-head": None}
 
 
@@ -36,6 +44,7 @@ def run_both(
     heads=None,
     tied=True,
     wrap=True,
+    machine=None,
 ):
     """Prefill, then two decode steps, two layers; (layout's logits and token, one device's logits) of every pass."""
     chips = prod(mesh)
@@ -45,11 +54,11 @@ def run_both(
     rng = np.random.default_rng(0)
     layers = [transformer.weights(rng, size, ffn) for _ in range(2)]
     ends = transformer.ends(rng, size, tied=tied)
-    machine = torus(*mesh, wrap=wrap)
+    machine = machine or torus(*mesh, wrap=wrap)
     flow = Execution(machine, size, form)
     one = transformer.OneDevice(layers, ends, block)
     model = SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv or heads)
-    at = layout(tuple(axis.name for axis in machine.axes))
+    at = layout(tuple(axis.name for axis in machine.mesh))
     for positions in (prompt, 1, 1):
         size["L"] = positions
         flow.tokens, flow.weights = rng.integers(size["V"], size=(batch, positions)), ends
@@ -80,6 +89,15 @@ def test_layout_equals_one_device(name, mesh, block, attention, form):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_loops_between_two_chips_need_no_wraparound(name, form):
     assert_equal(run_both(LAYOUTS[name], (2, 2, 2), form=form, wrap=False))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("machine", MESHED, ids=str)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_and_loops_run_on_any_mesh(name, machine, form):
+    mesh = MESHED[machine]
+    sizes = [axis.size for axis in mesh.mesh]
+    assert_equal(run_both(LAYOUTS[name], sizes, form=form, machine=mesh))
 
 
 @pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)
