@@ -10,8 +10,9 @@ from sim.errors import suggest
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
-from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec, Overlap, PhaseLayout
+from sim.specs.layout import TENSOR_PARALLEL, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.memory_pool import MemoryPoolSpec
+from sim.specs.mesh import MeshSpec, check_mesh
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
 from sim.specs.perturb import PerturbSpec
@@ -43,6 +44,8 @@ class Scenario(Strict):
     model: Model
     workload: Workload
     layout: LayoutSpec
+    mesh: MeshSpec | None = None
+    """Axes by which the layout splits tensors. Default: those of a torus; else those that `layout.mesh` makes."""
     stack: StackSpec = StackSpec(name="ideal")
     """The software; in a file its name. Default: the machine's."""
     collectives: LoopsAndAlgorithms = {}
@@ -102,6 +105,14 @@ class Scenario(Strict):
             rule = f"must be at most the machine's {chips} chips"
             rule = rule if mesh.pipeline == 1 else f"tensor x pipeline {rule}"
             raise wrong("layout", "mesh", name, rule=rule, got=(mesh.tensor or 1) * mesh.pipeline)
+        return self
+
+    @model_validator(mode="after")
+    def _mesh_is_on_the_machine(self) -> Self:
+        if self.mesh is not None:
+            if self.layout.mesh != Mesh():
+                raise wrong("mesh", rule="must be left out where layout.mesh is given", hint="leave one out")
+            check_mesh(self.mesh, self.topology)
         return self
 
     @model_validator(mode="after")
