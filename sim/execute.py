@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim import sharding
-from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
+from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.errors import LayoutError
 from sim.looped import chunks_of_pieces, gathered_axes, piece_of_arrival, shift_after
 from sim.sharding import Sharded
@@ -162,9 +162,11 @@ class Execution:
         return tuple(self._product(x, weight) for weight in weights)
 
     def _product(self, x: Shards, weight: Shards) -> Shards:
-        if weight.used is not None and self.loop_form is not None:
-            return self._weight_loop(x, weight, weight.used)
         if weight.used is not None:
+            gathered = gathered_axes(x.tensor, weight.used, weight.tensor)
+            axes = tuple(axis for axis in gathered if dict(self.mesh)[axis] > 1)
+            if self.loop_form is not None and all(closes(self.topology, axis) for axis in axes):
+                return self._weight_loop(x, weight, weight.used, axes)
             for dim, used in zip(weight.tensor.dims, weight.used.dims, strict=True):
                 (weight,) = self.all_gather([(weight, dim.name)], dim.axes[len(used.axes) :], "weights")
         tensor = sharding.matmul(x.tensor, weight.tensor)
@@ -356,16 +358,14 @@ class Execution:
         ]
 
     def _form(self, axis: str) -> LoopForm:
-        """Two chips without a wraparound have one link each way, and swap."""
-        return self.loop_form if self.loop_form and self.topology.axis(axis).ring else "one_way"
+        return form_around(self.topology, axis, self.loop_form or "one_way")
 
     def _loops(self, axes: Axes, weights: Sequence[Shards]) -> bool:
-        stored = any(weight.used for weight in weights)
-        return self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1 and not stored
+        looped = self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1
+        return looped and closes(self.topology, axes[0]) and not any(weight.used for weight in weights)
 
-    def _weight_loop(self, x: Shards, weight: Shards, used: Sharded) -> Shards:
+    def _weight_loop(self, x: Shards, weight: Shards, used: Sharded, axes: Axes) -> Shards:
         """Each chip multiplies with the shard in hand, then the shards move on: one ring inside the other."""
-        axes = tuple(a for a in gathered_axes(x.tensor, used, weight.tensor) if dict(self.mesh)[a] > 1)
         lengths = [dict(self.mesh)[axis] for axis in axes]
         tensor = sharding.matmul(x.tensor, used)
         totals = [np.zeros(tensor.local_shape) for _ in self._chips]
@@ -384,14 +384,9 @@ class Execution:
                         place[axis] = slice(block * width, (block + 1) * width)
                 totals[chip][tuple(place)] += _contract(rows, x.tensor, shard, used)
             if (shift := shift_after(piece, lengths)) is not None:
-                moved = list(hand)
-                for chip in self._chips:
-                    neighbour = self.topology.neighbour(chip, axes[shift], 1)
-                    if neighbour is None and lengths[shift] == 2:
-                        neighbour = self.topology.neighbour(chip, axes[shift], -1)
-                    if neighbour is None:
-                        raise LayoutError(f"axis '{axes[shift]}' closes no ring")
-                    moved[neighbour[0]] = hand[chip]
+                plan, moved = all_gather_loop(self.topology, axes[shift], "one_way"), list(hand)
+                for send in np.flatnonzero(plan.step == 0):
+                    moved[plan.dst[send]] = hand[plan.src[send]]
                 hand = moved
         return Shards(tensor, tuple(totals))
 
@@ -407,7 +402,7 @@ class Execution:
             for chip in self._chips
         ]
         arrived: list[dict[int, list[Chunk]]] = [{0: [(own[chip], 0), (own[chip], 1)]} for chip in self._chips]
-        for send in range(len(plan)):
+        for send in np.flatnonzero(plan.arrives(self.topology)):
             for chunk in _halves(int(plan.origin[send, 0]), int(plan.half[send])):
                 held[plan.dst[send]][chunk] = held[plan.src[send]][chunk]
                 arrived[plan.dst[send]].setdefault(int(needed_by[send]), []).append(chunk)
@@ -436,7 +431,7 @@ class Execution:
             return _contract(rows, x.tensor, columns, weight.tensor)
 
         received: list[dict[Chunk, Any]] = [{} for _ in self._chips]
-        for send in range(len(plan)):
+        for send in np.flatnonzero(plan.arrives(self.topology)):
             src, dst = int(plan.src[send]), int(plan.dst[send])
             for chunk in _halves(int(plan.target[send, 0]), int(plan.half[send])):
                 total = received[src].pop(chunk, 0.0) + contribution(src, *chunk)
