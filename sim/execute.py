@@ -61,6 +61,8 @@ class Execution:
         """Real length of each sequence, where rows are packed."""
         self._sent: Shards | None = None
         self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
+        self._groups: dict[Axes, list[list[int]]] = {}
+        """By axes: of every chip, those of its group."""
         names = tuple(dict(self.mesh))
         self._at = [dict(zip(names, at, strict=True)) for at in mesh_positions(topology, names).tolist()]
 
@@ -103,9 +105,13 @@ class Execution:
 
     def _group(self, chip: int, axes: Axes) -> list[int]:
         """Chips that differ from `chip` only along `axes`, in block order."""
-        others = [axis for axis in dict(self.mesh) if axis not in axes]
-        members = [c for c in range(self.topology.chips) if all(self._at[c][a] == self._at[chip][a] for a in others)]
-        return sorted(members, key=lambda c: self._block(axes, c))
+        if axes not in self._groups:
+            found: dict[tuple[int, ...], list[int]] = {}
+            keys = [tuple(at for axis, at in self._at[c].items() if axis not in axes) for c in self._chips]
+            for c in sorted(self._chips, key=lambda c: self._block(axes, c)):
+                found.setdefault(keys[c], []).append(c)
+            self._groups[axes] = [found[key] for key in keys]
+        return self._groups[axes][chip]
 
     # --- collectives -------------------------------------------------------------------------------------------------
 
@@ -125,7 +131,7 @@ class Execution:
             tensor = sharding.reduce_scatter(value.tensor, axes, into)
             axis, ways = _position(value.tensor, into), value.tensor.ways(axes)
             sums = self._sums(value, axes)
-            shards = tuple(np.split(sums[chip], ways, axis)[self._block(axes, chip)] for chip in self._chips)
+            shards = tuple(_block_of(sums[chip], ways, axis, self._block(axes, chip)) for chip in self._chips)
             results.append(Shards(tensor, shards))
         return tuple(results)
 
@@ -137,7 +143,7 @@ class Execution:
         cut, join = _position(tensor, split), _position(tensor, concat)
         shards = tuple(
             np.concatenate(
-                [np.split(value.shards[c], ways, cut)[self._block(axes, chip)] for c in self._group(chip, axes)], join
+                [_block_of(value.shards[c], ways, cut, self._block(axes, chip)) for c in self._group(chip, axes)], join
             )
             for chip in self._chips
         )
@@ -146,7 +152,7 @@ class Execution:
     def local_slice(self, value: Shards, dim: str, axes: Axes) -> Shards:
         tensor = sharding.local_slice(value.tensor, dim, axes)
         axis, ways = _position(value.tensor, dim), value.tensor.ways(axes)
-        shards = tuple(np.split(value.shards[c], ways, axis)[self._block(axes, c)] for c in self._chips)
+        shards = tuple(_block_of(value.shards[c], ways, axis, self._block(axes, c)) for c in self._chips)
         return Shards(tensor, shards)
 
     def _sums(self, value: Shards, axes: Axes) -> tuple[Array, ...]:
@@ -377,7 +383,7 @@ class Execution:
                     removed = dim.axes[len(now.axes) :]
                     block, ways = self._block(removed, origin), used.ways(removed)
                     if any(other.name == dim.name for other in x.tensor.dims):
-                        rows = np.split(rows, ways, _position(x.tensor, dim.name))[block]
+                        rows = _block_of(rows, ways, _position(x.tensor, dim.name), block)
                     else:
                         axis = _position(tensor, dim.name)
                         width = tensor.local_shape[axis] // ways
@@ -487,7 +493,13 @@ def _part(array: Array, tensor: Sharded, dim: str, length: int, chunk: Chunk) ->
     if all(other.name != dim for other in tensor.dims):
         return array
     axis = _position(tensor, dim)
-    return np.array_split(np.split(array, length, axis)[chunk[0]], 2, axis)[chunk[1]]
+    return np.array_split(_block_of(array, length, axis, chunk[0]), 2, axis)[chunk[1]]
+
+
+def _block_of(array: Array, ways: int, axis: int, block: int) -> Array:
+    """One of `ways` equal blocks along an axis."""
+    length = array.shape[axis] // ways
+    return array[(slice(None),) * axis + (slice(block * length, (block + 1) * length),)]
 
 
 def _halves(position: int, half: int) -> list[Chunk]:
