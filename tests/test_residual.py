@@ -126,7 +126,7 @@ def passes(scheme, *, tp=4, kv=2, heads=8, ffn="swiglu", layers=LAYERS, ladder_l
     machine = tensor_parallel(switch(tp), kv)
     flow = Execution(machine, size)
     model = SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv)
-    axes = tuple(axis.name for axis in machine.axes)
+    axes = tuple(axis.name for axis in machine.mesh)
     ranks = Ranks(weights, ends, tp, kv)
     for positions in PASSES:
         size["L"] = positions
