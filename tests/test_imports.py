@@ -13,7 +13,7 @@ ORDER = [
     "lengths",
     "scratch",
     "units",
-    "partition",
+    "uses",
     "specs",
     "load",
     "schema",
