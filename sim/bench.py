@@ -17,7 +17,7 @@ from sim.choice import MUCH_SLOWER, describe_slow_choice
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import alone_s, emit
-from sim.collectives.mesh import is_lattice
+from sim.collectives.wiring import is_lattice
 from sim.consistency import check
 from sim.engine import simulate
 from sim.errors import InputError, suggest
