@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import yaml
 
 from sim import load
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.load.stacks import on_chip
-from sim.specs import LOOP_FORMS, TENSOR_PARALLEL
-from sim.uses import PRESETS
+from sim.specs import LOOP_FORMS
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
         axes[names[0]] = first | {"twist": {names[-1]: last["size"] // 2}}
     chips = prod(int(axis["size"]) for axis in axes.values())
     choices: dict[str, Any] = {
-        "ffn": draw.choice(list(PRESETS)),
+        "ffn": draw.choice(list(PAPER_LAYOUTS)),
         "attention": draw.choice(("heads", "batch")),
         "overlap": draw.choice((None, "none", "collective_matmul")),
         "block": draw.choice((None, "parallel", "serial")),
@@ -126,7 +126,7 @@ def on_a_switch(draw: Random, kind: str) -> dict[str, Any]:
     }
     residual = draw.choice(("standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"))
     choices: dict[str, Any] = {
-        "ffn": TENSOR_PARALLEL,
+        "ffn": "tensor_parallel",
         "attention": "heads",
         "block": "serial",
         "residual": residual,
@@ -155,14 +155,14 @@ def _scenario(
     draw: Random, machine: dict[str, Any], layout: dict[str, Any], chips: int, collectives: dict[str, str]
 ) -> dict[str, Any]:
     own: dict[str, Any] = {"collective_overhead": draw.choice(("0 s", "3 us"))}
-    if layout["ffn"] == TENSOR_PARALLEL and draw.random() < 0.2:
+    if layout["ffn"] == "tensor_parallel" and draw.random() < 0.2:
         layout["mesh"] = {"tensor": draw.randint(1, chips)}
     for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_speed", 3)):
         if draw.random() < 0.2:
             own[number] = value
     if draw.random() < 0.8:
         own["matmul_balance"] = None  # tiles are in no closed form
-    if layout["ffn"] != TENSOR_PARALLEL:
+    if layout["ffn"] != "tensor_parallel":
         own["matmul_overhead"] = None  # nor is this in the form per axis
     elif machine["chip"].get("vector_peak") and draw.random() < 0.2:
         own["attention_format"] = "f32"

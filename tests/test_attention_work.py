@@ -5,13 +5,13 @@ import pytest
 
 from sim import load
 from sim.closed_form.per_axis import per_axis
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tensor_parallel import per_operation
 from sim.lower import lower
 from sim.passes import lowered_pass
 from sim.placement import machine
 from sim.program import Kind
 from sim.run import step_s, wires
-from sim.uses import PRESETS
 
 FUSED, UNFUSED = "stack.attention=fused", "stack.attention=unfused"
 PREFILL = "workload={phase: prefill, batch: 8, prompt: 96, weights: bf16, activations: bf16}"
@@ -65,7 +65,7 @@ def test_of_positions_split_over_chips_the_chip_with_the_last_ones_is_waited_for
 @pytest.mark.parametrize("kernel", [FUSED, UNFUSED])
 @pytest.mark.parametrize("workload", [PREFILL, DECODE])
 @pytest.mark.parametrize("attention", ["heads", "batch"])
-@pytest.mark.parametrize("layout", PRESETS)
+@pytest.mark.parametrize("layout", PAPER_LAYOUTS)
 def test_the_closed_form_of_a_torus_counts_the_same_pairs(layout, attention, workload, kernel):
     own = (workload, kernel, f"layout.ffn={layout}", f"layout.attention={attention}", "workload.batch=64")
     scenario = load.scenario("palm540b_decode_ws2d", [*ENDS, *own])

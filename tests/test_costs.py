@@ -32,9 +32,12 @@ WORKLOADS = {
     "one prompt": {"phase": "prefill", "batch": 1, "prompt": 1024},
     "prompts": {"phase": "prefill", "batch": 64, "prompt": 128},
 }
+WITHOUT_LOOPS = ("tensor_parallel", "megatron_sequence_parallel", "attention_data_parallel")
+"""On three axes: what they gather and scatter is over more than one."""
 LOOPED = [
     (layout, workload)
     for layout in PRESETS
+    if layout not in WITHOUT_LOOPS
     for workload in WORKLOADS
     if workload != "one prompt" or layout.startswith("weight_stationary")  # the others split the batch
 ]

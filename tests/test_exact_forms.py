@@ -16,12 +16,12 @@ from pydantic import BaseModel
 import scenarios
 from sim import api, load
 from sim.closed_form import per_axis, tensor_parallel
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.scope import ANY, TIMELESS, Known, left_out
 from sim.errors import InputError
 from sim.report import text
 from sim.run import predict, run
-from sim.specs import TENSOR_PARALLEL, ChipSpec, GraphSpec, Scenario, SwitchSpec, TorusSpec
-from sim.uses import PRESETS
+from sim.specs import ChipSpec, GraphSpec, Scenario, SwitchSpec, TorusSpec
 
 FORMS = {"torus": per_axis.KNOWN, "switch": tensor_parallel.KNOWN}
 MAKERS = {"torus": scenarios.on_a_torus, "switch": scenarios.on_a_switch}
@@ -70,7 +70,7 @@ def test_every_layout_is_exact_somewhere_and_inexact_somewhere():
                 form = predict(scenario)
             if form:
                 found[scenario.layout.ffn, form.per_axis_exact] += 1
-    for layout in (*PRESETS, TENSOR_PARALLEL):
+    for layout in (*PAPER_LAYOUTS, "tensor_parallel"):
         assert found[layout, True], layout
         assert found[layout, False], layout
 
@@ -240,7 +240,7 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from models_in(each)
 
 
-@pytest.mark.parametrize("layout", PRESETS)
+@pytest.mark.parametrize("layout", PAPER_LAYOUTS)
 def test_no_form_predicts_a_batch_that_chips_do_not_divide(layout: str):
     """The closed form refuses what the simulation refuses, in place of searching for a split that there is not."""
     scenario = plain(f"layout={{ffn: {layout}, attention: batch}}", "workload.batch=7")

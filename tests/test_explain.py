@@ -14,13 +14,13 @@ import pytest
 from sim import cli, load
 from sim.closed_form import pope
 from sim.closed_form.per_axis import per_axis
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.explain import explain
 from sim.explain.changes import IDEAL, changed
 from sim.plots import waterfall
 from sim.report.explanation import FORMULA, Explanation
 from sim.run import run, step_s
-from sim.uses import PRESETS
 
 SHIPPED = ("palm540b_decode_ws2d", "palm540b_decode_ws2d_b512", "palm540b_prefill_ws2d_b1")
 SMALL = ("engine.layers=3",)
@@ -90,7 +90,7 @@ def test_the_shipped_scenarios_add_up(name):
     ],
     ids=["batch", "heads", "serial", "unequal axes", "lines"],
 )
-@pytest.mark.parametrize("ffn", PRESETS)
+@pytest.mark.parametrize("ffn", PAPER_LAYOUTS)
 def test_every_layout_adds_up(ffn, attention, block, machine):
     for workload, overlap in (
         ("{phase: prefill, batch: 128, prompt: 128, weights: bf16}", "none"),

@@ -19,7 +19,7 @@ from sim.placement import machine
 from sim.program import Kind
 from sim.report.breakdown import breakdown
 from sim.report.ops import parse
-from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, Scenario
+from sim.specs import DTYPE_BYTES, Scenario
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import lower_bound
 
@@ -84,7 +84,7 @@ SUMS_PER_LAYER = {"standard": 2.0, "hybrid": 2.0, "ladder": 2.0, "parallel": 1.0
 TENSOR = [
     case
     for case in CASES
-    if (own := scenario(*case).layout).ffn == TENSOR_PARALLEL and not own.sequence_parallel and not own.pipeline
+    if (own := scenario(*case).layout).ffn == "tensor_parallel" and not own.sequence_parallel and not own.pipeline
 ]
 
 

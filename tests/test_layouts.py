@@ -2,70 +2,38 @@
 
 import itertools
 from math import prod
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import transformer
+from forward_passes import assert_equal, differs, passes
 from machines import torus
-from sim.layouts.block import transformer_layer
-from sim.layouts.ends import embedding, unembedding
 
 from sim.errors import LayoutError
-from sim.execute import Execution
 from sim.layouts import attention as attention_module
-from sim.layouts import block as block_module
-from sim.uses import PRESETS
+from sim.layouts.layer import Layer
+from sim.uses import PRESETS, Uses
 
 FORMS = (None, "one_way", "bidirectional_throughput", "bidirectional_latency")
 MESHES = ((2, 2, 2), (2, 4, 2), (1, 4, 4), (3, 2), (4,))
 HEADS = {"multi-query": 1, "grouped-query": 2, "multi-head": None}
 
 
-def run_both(
-    layout,
-    mesh,
-    *,
-    block="parallel",
-    attention="heads",
-    form=None,
-    ffn="swiglu",
-    batch=None,
-    prompt=3,
-    kv=1,
-    heads=None,
-    tied=True,
-    wrap=True,
-):
-    """Prefill, then two decode steps, two layers; (layout's logits and token, one device's logits) of every pass."""
-    chips = prod(mesh)
+def run_both(layout, mesh, *, block="parallel", batch=None, prompt=3, kv=1, heads=None, tied=True, wrap=True, **more):
+    """Two layers on a torus of which every dimension is a multiple."""
+    chips, machine = prod(mesh), torus(*mesh, wrap=wrap)
     heads = heads or 2 * chips
-    batch = chips if batch is None else batch
-    size = transformer.sizes(batch=batch, positions=prompt, heads=heads, kv_heads=kv or heads, e=2 * chips, f=2 * chips)
-    rng = np.random.default_rng(0)
-    layers = [transformer.weights(rng, size, ffn) for _ in range(2)]
-    ends = transformer.ends(rng, size, tied=tied)
-    machine = torus(*mesh, wrap=wrap)
-    flow = Execution(machine, size, form)
-    one = transformer.OneDevice(layers, ends, block)
-    model = SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv or heads)
-    at = layout(tuple(axis.name for axis in machine.axes))
-    for positions in (prompt, 1, 1):
-        size["L"] = positions
-        flow.tokens, flow.weights = rng.integers(size["V"], size=(batch, positions)), ends
-        x = embedding(flow, at)
-        for i, w in enumerate(layers):
-            flow.layer, flow.weights = i, w
-            x = transformer_layer(flow, x, at, model, block, attention)
-        flow.weights = ends
-        logits, token = unembedding(flow, x, at, tied=tied)
-        yield flow.whole(logits), flow.whole(token), one.logits(flow.tokens)
-
-
-def assert_equal(passes):
-    for logits, token, want in passes:
-        np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
-        assert (token == want.argmax(-1)).all()
+    return passes(
+        layout(tuple(axis.name for axis in machine.axes)),
+        machine,
+        scheme="parallel" if block == "parallel" else "standard",
+        positions=(prompt, 1, 1),
+        batch=chips if batch is None else batch,
+        heads=heads,
+        kv=kv or heads,
+        tied=tied,
+        widths=chips,
+        **more,
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -113,13 +81,11 @@ def test_more_chips_than_heads(batch, form, attention, kv):
 @pytest.mark.parametrize("attention", ["heads", "batch"])
 def test_more_chips_than_heads_and_one_sequence(attention, kv):
     """Neither heads nor sequences over x: positions of the prompt; a decode step has one, and is refused."""
-    passes = run_both(
-        PRESETS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=1, kv=kv, heads=4, prompt=4
-    )
-    logits, _, want = next(passes)
+    found = run_both(PRESETS["weight_stationary_2d"], (2, 2, 2), attention=attention, batch=1, kv=kv, heads=4, prompt=4)
+    (logits,), _, (want,) = next(found)
     np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
     with pytest.raises(LayoutError, match="heads must be a multiple of the 8 chips that share it, got 4"):
-        next(passes)
+        next(found)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -137,32 +103,28 @@ def test_two_matrix_ffn(name):
 
 def test_a_partition_that_uses_an_axis_twice_is_refused():
     with pytest.raises(LayoutError, match="'x' twice"):
-        next(run_both(lambda axes: Partition(e=("x",), f=("x", "y", "z")), (2, 2, 2)))
+        next(run_both(lambda axes: Uses(d_model=("x",), heads=("x", "y", "z"), d_ff=("x", "y", "z")), (2, 2, 2)))
 
 
-def test_a_block_that_gathers_the_wrong_axes_is_refused(monkeypatch):
-    def wrong(flow, x, at, weights, names):
-        (y,) = flow.all_gather([(x, "E")], at.e, "residual")
-        return y, flow.matmul(y, [weight for weight, _ in weights], "wrong")
+def test_a_layer_that_gathers_the_wrong_axes_is_refused(monkeypatch):
+    def wrong(self, x, plus, name):
+        return x, self.flow.all_gather([(x, "E")], self.at.d_model, "residual")[0]
 
-    monkeypatch.setattr(block_module, "_into", wrong)
+    monkeypatch.setattr(Layer, "norm", wrong)
     with pytest.raises(LayoutError, match=r"all_gather\(x\) of BLE_xzy: 'E' must be split innermost over these axes"):
         next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
 
 def test_a_missing_reduce_scatter_is_refused(monkeypatch):
-    def unsummed(flow, x, at, factors, name):
-        return flow.add(x, flow.all_gather_matmul(factors, at.e, name), "residual")
-
-    monkeypatch.setattr(block_module, "_onto_residual", unsummed)
+    monkeypatch.setattr(Layer, "_summed", lambda self, factors, half, name: self._product(factors))
     with pytest.raises(LayoutError, match=r"add of BLE_xzy and BLE_x \(partial zy\)"):
         next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
 
 def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
-    def unsummed(flow, q, y, at, model):
-        k, v = flow.matmul(y, [flow.weight(name, "E_x K Q", "E_x K Q") for name in ("w_k", "w_v")], "kv")
-        return flow.attention(q, k, v, "attention")
+    def unsummed(layer, q, y):
+        weights = [layer.flow.weight(name, "E_x K Q", "E_x K Q") for name in ("w_k", "w_v")]
+        return layer.attend(q, *layer.flow.matmul(y, weights, "kv"))
 
     monkeypatch.setitem(attention_module.ATTENTION, "heads", unsummed)
     with pytest.raises(LayoutError, match="the partial sum must be reduced first"):
@@ -170,33 +132,33 @@ def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("differs", "rule"),
+    ("differing", "rule"),
     [
         (("x",), r"local_slice\(x\) of BLE \(differs x\): chips along x must hold the same values"),
         (("y", "x"), r"local_slice\(x\) of BLE \(differs yx\): chips along x must hold the same values"),
         (("y",), "chips have different values"),
     ],
 )
-def test_attention_that_slices_a_stream_of_the_chips_own_is_refused(monkeypatch, differs, rule):
+def test_attention_that_slices_a_stream_of_the_chips_own_is_refused(monkeypatch, differing, rule):
     """Few key-value heads are projected on a slice of the tokens: it must be a slice of one and the same stream."""
-    into = block_module._into
+    into = Layer._into
 
-    def own(flow, *args):
-        y, products = into(flow, *args)
-        return flow.own_part(flow.share(y, differs)), products
+    def own(self, *args):
+        y, products = into(self, *args)
+        return self.flow.own_part(self.flow.share(y, differing)), products
 
-    monkeypatch.setattr(block_module, "_into", own)
+    monkeypatch.setattr(Layer, "_into", own)
     with pytest.raises(LayoutError, match=rule):
         next(run_both(PRESETS["weight_stationary_1d"], (2, 2), batch=4))
 
 
 def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
-    def own_shard_only(flow, x, axes, name):
+    def own_shard_only(self, x, axes, name):
+        flow = self.flow
         return flow.scale(x, flow.mean_square(x, "E", name), flow.weight(name, "E_x", "E_x"), name)
 
-    monkeypatch.setattr(block_module, "_normalised", own_shard_only)
-    logits, _, want = next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
-    assert not np.allclose(logits, want)
+    monkeypatch.setattr(Layer, "_normalised", own_shard_only)
+    assert differs(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
 
 def test_a_loop_that_needs_its_shards_one_piece_early_is_caught(monkeypatch):

@@ -25,7 +25,7 @@ def test_everything_has_one_line_about_it(kind: str):
 def test_all_that_is_shipped_is_listed():
     found = json.loads(CliRunner().invoke(app, ["list", "--json"], catch_exceptions=False).output)
     assert list(found["scenarios"]) == list(load.shipped("scenario"))
-    assert list(found["layouts"]) == [*PRESETS, "tensor_parallel"]
+    assert list(found["layouts"]) == [*PRESETS]
     assert list(found["residuals"]) == list(SCHEMES)
     assert list(found["pipelines"]) == list(SCHEDULES)
     assert "torus: multi_axis" in found["collectives"]["all_gather"]

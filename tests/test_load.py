@@ -306,12 +306,6 @@ def test_chips_that_cannot_share_heads_and_d_ff_are_met_with_those_that_can(sett
     assert f"layout.mesh.tensor: {message}" in str(caught.value)
 
 
-def test_a_layout_needs_a_torus():
-    switch = {"name": "box", "kind": "switch", "chips": 8, "chip": "chip.yaml", "link": "link.yaml"}
-    rule = "layout 'weight_stationary_2d' needs a machine of kind 'torus', got 'switch'"
-    assert error({"topology": switch}) == f"topology.yaml: kind: {rule}"
-
-
 @pytest.mark.parametrize(
     ("edge", "message"),
     [

@@ -8,16 +8,17 @@ import pytest
 import transformer
 from machines import switch
 from pipelines import scenario, times
-from sim.layouts.tensor_parallel import TensorParallel
 
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.execute import Execution
-from sim.layouts import tensor_parallel_pass
+from sim.layouts.forward import Pass
+from sim.layouts.layer import Layer
 from sim.lower import lower
 from sim.placement import machine, tensor_parallel
 from sim.program import Kind
 from sim.run import run
+from sim.uses import PRESETS
 
 LENGTHS = (5, 2, 7, 1)
 
@@ -30,10 +31,10 @@ def test_packed_layers_compute_what_padded_ones_do(chips: int):
     layers = [transformer.weights(rng, size, "mlp") for _ in range(2)]
     flow = Execution(tensor_parallel(switch(chips), 8), size)
     flow.lengths = LENGTHS
-    axes = tuple(axis for axis, _ in flow.mesh)
+    at = PRESETS["tensor_parallel"](tuple(axis for axis, _ in flow.mesh))
     model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
-    layer = TensorParallel(flow, model, axes, packed=True)
-    whole = tensor_parallel_pass.Pass((layer,), ("standard",) * 2, "", every_position=True, tied=True, ends=False)
+    layer = Layer(flow, model, at, packed=True)
+    whole = Pass((layer,), ("standard",) * 2, (), every_position=True, tied=True, ends=False)
     x = rng.normal(size=(4, 7, size["E"]))
     flow.send(flow.place(x, "B L E"))
     streams = whole.begin()
@@ -135,10 +136,10 @@ def test_two_stages_compute_what_one_does(scattered: bool, packed: bool):
     layers = [transformer.weights(rng, size, "mlp") for _ in range(2)]
     flow = Execution(tensor_parallel(switch(4), 8), size)
     flow.lengths = LENGTHS
-    axes = tuple(axis for axis, _ in flow.mesh)
+    at = PRESETS["tensor_parallel"](tuple(axis for axis, _ in flow.mesh))
     model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
-    layer = TensorParallel(flow, model, axes, packed=packed)
-    whole = tensor_parallel_pass.Pass((layer,), ("standard",) * 2, "", every_position=True, tied=True, ends=False)
+    layer = Layer(flow, model, at, packed=packed)
+    whole = Pass((layer,), ("standard",) * 2, (), every_position=True, tied=True, ends=False)
     x = rng.normal(size=(4, 7, size["E"]))
     flow.send(flow.place(x, "B L E"))
     flow.layer, flow.weights = 0, layers[0]

@@ -6,10 +6,10 @@ import pytest
 
 from sim import load
 from sim.closed_form.per_axis import computed_d_model, per_axis
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import LayoutError
 from sim.passes import simulate_pass
 from sim.run import run, step_s
-from sim.uses import PRESETS
 
 MODELS = {"palm_540b": 64, "palm_8b": 16}
 """Heads that the machine computes: as many as chips, and fewer than chips."""
@@ -18,7 +18,7 @@ MODELS = {"palm_540b": 64, "palm_8b": 16}
 @pytest.mark.parametrize("kv", ["multi-query", "grouped-query", "multi-head"])
 @pytest.mark.parametrize(("attention", "block"), [*itertools.product(("heads", "batch"), ("parallel", "serial"))])
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("ffn", PRESETS)
+@pytest.mark.parametrize("ffn", PAPER_LAYOUTS)
 def test_simulation_without_overlap_is_the_per_axis_closed_form(ffn, model, attention, block, kv):
     heads = {"multi-query": 1, "grouped-query": 8, "multi-head": load.model(model).heads}[kv]
     layout = f"{{ffn: {ffn}, attention: {attention}, block: {block}, overlap: none}}"
@@ -42,7 +42,7 @@ def test_simulation_without_overlap_is_the_per_axis_closed_form(ffn, model, atte
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-@pytest.mark.parametrize("ffn", PRESETS)
+@pytest.mark.parametrize("ffn", PAPER_LAYOUTS)
 def test_a_width_that_the_chips_do_not_divide_is_padded_in_both(ffn, phase):
     """d_model 18436 on 4 x 4 x 4 chips, x first: 1D splits it 4 ways, 2D 64 ways, gathered over x 16 and 4 ways, over
     xy 4 and 4, over xyz 1 and 4 ways. 18436 = 4 x 4609 = 288 x 64 + 4 = 1152 x 16 + 4."""

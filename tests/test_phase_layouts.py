@@ -29,7 +29,7 @@ def scenario(machine: str, layout: dict[str, object]) -> None:
             MACHINES,
             ("prefill", "decode"),
             {
-                "ffn": (*PRESETS, "tensor_parallel"),
+                "ffn": tuple(PRESETS),
                 "attention": ("heads", "batch"),
                 "overlap": ("none", "collective_matmul", "micro_batches", "chunked_matmul"),
             }.items(),
@@ -50,5 +50,5 @@ def test_a_phase_is_refused_where_a_layout_of_its_own_would_be(machine, phase, c
 
 
 def test_the_error_names_the_phase():
-    with pytest.raises(InputError, match=r"decode: topology\.kind: .*needs a machine of kind 'torus'"):
-        scenario("dgx_a100", {"decode": {"ffn": "weight_gathered_x"}})
+    with pytest.raises(InputError, match=r"decode: residual: chips that differ .* need it whole on each of them"):
+        scenario("dgx_a100", {"residual": "desync2", "decode": {"ffn": "weight_gathered_x"}})

@@ -86,4 +86,4 @@ def test_what_the_loader_rejects_an_editor_rejects(path, value):
 def test_the_names_a_file_may_use_are_those_of_the_functions():
     assert {name: tuple(known) for name, known in COLLECTIVES.items()} == specs.ALGORITHMS
     assert LoopForm.__args__ == specs.LOOP_FORMS
-    assert set(SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["enum"]) == {*PRESETS, "tensor_parallel"}
+    assert set(SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["enum"]) == set(PRESETS)

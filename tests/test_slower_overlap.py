@@ -14,7 +14,7 @@ from sim.units import format_seconds
 from sim.uses import PRESETS
 
 WORKLOADS = (
-    "{phase: prefill, batch: 64, prompt: 16, weights: int8}",
+    "{phase: prefill, batch: 64, prompt: 64, weights: int8}",
     "{phase: decode, batch: 64, context: 64, generate: 1, weights: int8}",
 )
 MACHINES = ("stack.op_overhead=0 s", "stack.op_overhead=20 us", "topology.link.latency=20 us")

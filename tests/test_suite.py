@@ -9,10 +9,10 @@ import pytest
 from published import ROW, write_rows, write_suite
 
 from sim import load
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.measurements import chosen, repeated
 from sim.suite import read
-from sim.uses import PRESETS
 
 PALM = {"model": "PaLM 540B (64 padded heads)", "chips": 64, "mesh": "4x4x4", "batch": 64, "context_tokens": 2048}
 
@@ -105,7 +105,7 @@ def test_number_formats_are_named_as_in_the_paper(pope):
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode_step"])
-@pytest.mark.parametrize("ffn", PRESETS)
+@pytest.mark.parametrize("ffn", PAPER_LAYOUTS)
 def test_every_layout_runs_as_the_stack_does(pope, phase, ffn):
     scenario = pope(phase=phase, ffn_layout=ffn, input_tokens=2048)
     assert scenario.layout.overlap is None

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from sim import load, sharding
 from sim.closed_form.heads import key_value_heads_read
+from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.lower import lower
 from sim.placement import machine
 from sim.program import Kind
 from sim.sharding import Dim, Sharded
 from sim.specs import Model, Scenario
-from sim.uses import PRESETS
 
 Tensor = tuple[tuple[str, int], ...]
 """Dimensions as letters of `SPLITS`, and their sizes."""
@@ -153,7 +153,7 @@ def gpu_scenario(model: str, ranks: int, *settings: str) -> Scenario:
 
 
 @pytest.mark.parametrize("attention", ["heads", "batch"])
-@pytest.mark.parametrize("layout", PRESETS)
+@pytest.mark.parametrize("layout", PAPER_LAYOUTS)
 @pytest.mark.parametrize("model", load.shipped("model"))
 def test_weights_of_a_chip_of_a_torus_are_those_of_all_its_tensors(model: str, layout: str, attention: str):
     for mesh in MESHES:
@@ -262,7 +262,7 @@ def check_attention(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("attention", ["heads", "batch"])
-@pytest.mark.parametrize("layout", PRESETS)
+@pytest.mark.parametrize("layout", PAPER_LAYOUTS)
 @pytest.mark.parametrize("kv_heads", [1, 2, 3, 6, 12, 48])
 def test_attention_reads_the_key_value_heads_of_each_chip_of_a_torus(kv_heads, layout, attention, monkeypatch):
     for mesh in ((2, 2, 2), (2, 3, 2), (4, 4), (3, 4)):

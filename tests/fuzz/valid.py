@@ -16,7 +16,7 @@ from sim import topology as machines
 from sim.errors import InputError
 from sim.load.boxes import inherit
 from sim.load.references import expand
-from sim.specs import DTYPE_BYTES, TENSOR_PARALLEL, Model, TopologySpec, chips_of
+from sim.specs import DTYPE_BYTES, Model, TopologySpec, chips_of
 
 from .random_values import SCHEMAS, RandomValues
 
@@ -171,9 +171,9 @@ def _agree_layout(values: RandomValues, data: dict[str, Any], spec: TopologySpec
     if spec.kind == "torus":
         data["workload"]["batch"] *= values.choice((1, chips_of(spec), chips_of(spec)))
         known = SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["enum"]
-        layout["ffn"] = values.choice([name for name in known if name != TENSOR_PARALLEL])
+        layout["ffn"] = values.choice([name for name in known if name != "tensor_parallel"])
         return
-    layout |= {"ffn": TENSOR_PARALLEL, "attention": "heads"}
+    layout |= {"ffn": "tensor_parallel", "attention": "heads"}
     if "residual" in layout:
         data["model"]["block"] = layout["block"] = "parallel" if layout["residual"] == "parallel" else "serial"
     if layout.get("residual") == "hybrid":
