@@ -333,7 +333,7 @@ def closed_form_s(
     if topology.kind == "graph":
         return None
     return closed_form.on_switch(
-        collective, algorithm, topology.chips, size, link.bandwidth, link.latency_s, overhead_s=overhead_s
+        collective, algorithm, prod(topology.axis(name).size for name in names), size, link.bandwidth, link.latency_s, overhead_s=overhead_s
     )
 
 

@@ -86,6 +86,11 @@ class Loop:
 Entry = Op | Volume | Loop
 
 
+def volume_of(entry: Entry) -> Volume | None:
+    """The collective of an entry, looped or not."""
+    return entry.volume if isinstance(entry, Loop) else entry if isinstance(entry, Volume) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Half:
     """What is between two sums over the chips, one after the other."""
@@ -109,7 +114,7 @@ class Ledger:
         """Bytes of all collectives over the same axes, of those between more than one chip."""
         found: dict[tuple[str, Axes], float] = {}
         for entry in (entry for half in self.halves for entry in half.entries):
-            if volume := entry.volume if isinstance(entry, Loop) else entry if isinstance(entry, Volume) else None:
+            if volume := volume_of(entry):
                 key = volume.collective, tuple(sorted(volume.axes))
                 found[key] = found.get(key, 0.0) + volume.bytes
         return found
@@ -126,6 +131,11 @@ def ledger(scenario: Scenario, at: Uses, lengths: Mapping[str, int], closes: Cal
         InputError: chips that do not divide what they share.
     """
     return _Pass(scenario, at, lengths, closes).ledger()
+
+
+Launch = tuple[float, Sequence[float], Sequence[float], tuple[bool, bool]]
+"""Rows, inputs and outputs of one launch of a piece, and whether that of the first and of the later pieces adds to what
+is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +240,6 @@ class _Pass:
         rows: float,
         inputs: Sequence[float],
         outputs: Sequence[float],
-        *,
         adds: bool = False,
         collective: bool = False,
     ) -> Op:
@@ -240,6 +249,25 @@ class _Pass:
         flops, read = 2 * rows * sum(inputs) * sum(outputs), sum(inputs) * sum(outputs) * self.w
         converts = self.w < self.a
         return Op(name, flops, moved, read, 0.0, rows > 1, False, converts, collective, apart=False)
+
+    def loops(self, moves: str, volume: Volume, *launches: Launch, stays: bool = False) -> bool:
+        """Writes a matmul in pieces of these launches, if it is looped with the collective.
+
+        Args:
+            stays: the weights are never gathered; else only such are that are not gathered in this layout.
+        """
+        if len(volume.axes) != 1 or not self.looped(volume.axes) or (self.at.gather and not stays):
+            return False
+        pieces = [
+            tuple(
+                self.matmul(volume.name, rows, x, y, adds=adds[min(i, 1)], collective=True)
+                for rows, x, y, adds in launches
+                if x and y
+            )
+            for i in range(self.ways(volume.axes))
+        ]
+        self.entries.append(Loop(moves, tuple(pieces), volume))
+        return True
 
     def product(
         self,
@@ -266,8 +294,9 @@ class _Pass:
             self.entries += [volume, self.matmul(name, rows, x, y)]
             return
         inner, outer = self.ways(summed), self.ways(kept)
-        x, y = [width / inner for width in x], [width / outer for width in y]
-        pieces = [(self.matmul(name, rows, x, y, adds=bool(i % inner)),) for i in range(inner * outer)]
+        part = [width / inner for width in x], [width / outer for width in y]
+        first, later = (self.matmul(name, rows, *part, adds) for adds in (False, True))
+        pieces = [(later if i % inner else first,) for i in range(inner * outer)]
         self.entries.append(Loop("weights", tuple(pieces), volume))
 
     # --- around matmuls ----------------------------------------------------------------------------------------------
@@ -281,35 +310,30 @@ class _Pass:
             self.scattered(name, rows, *factors)
             return
         axes, widths = at.stream if at.gathers_in_matmul else tokens, [each.width for each in factors]
-        volume = Volume(name, "all_gather", axes, rows * self.E * self.a)
-        if len(axes) == 1 and self.looped(axes) and not at.gather:
-            K = self.ways(axes)
-            part = (rows, [self.E / K]) if at.gathers_in_matmul else (rows / K, [self.E])
-            adds = [at.gathers_in_matmul and i > 0 for i in range(K)]
-            pieces = [(self.matmul(name, *part, widths, adds=each, collective=True),) for each in adds]
-            self.entries.append(Loop("in", tuple(pieces), volume))
-            return
-        self.volume(name, "all_gather", axes, volume.bytes)
-        self.product(name, rows, [self.stream], factors, axes)
+        volume, K = Volume(name, "all_gather", axes, rows * self.E * self.a), self.ways(axes)
+        by_sums: Launch = (rows, [self.E / K], widths, (False, True))
+        by_rows: Launch = (rows / K, [self.E], widths, (False, False))
+        if not self.loops("in", volume, by_sums if at.gathers_in_matmul else by_rows):
+            self.volume(name, "all_gather", axes, volume.bytes)
+            self.product(name, rows, [self.stream], factors, axes)
 
     def scattered(self, name: str, rows: float, *factors: _Factor, stays: bool = False) -> None:
         """Matrices times the stream: sums over e, scattered. `stays`: their weights are never gathered."""
-        over, size = self.at.d_model, rows * sum(each.width for each in factors) * self.a
-        if len(over) == 1 and self.looped(over) and (stays or not self.at.gather):
-            e, widths = self.e, ([each.width / self.e for each in factors if not each.by_rows])
-            whole = [each.width for each in factors if each.by_rows]
-            pieces = [
-                (
-                    *([self.matmul(name, rows, [self.E / e], widths, adds=i > 0, collective=True)] if widths else []),
-                    *([self.matmul(name, rows / e, [self.E / e], whole, adds=i > 0, collective=True)] if whole else []),
-                )
-                for i in range(e)
-            ]
-            self.entries.append(Loop("out", tuple(pieces), Volume(name, "reduce_scatter", over, size)))
+        volume = Volume(name, "reduce_scatter", self.at.d_model, rows * sum(each.width for each in factors) * self.a)
+        parts, whole = self._by_columns(factors), [each.width for each in factors if each.by_rows]
+        launches = (
+            (rows, [self.E / self.e], parts, (False, True)),
+            (rows / self.e, [self.E / self.e], whole, (False, True)),
+        )
+        if self.loops("out", volume, *launches, stays=stays):
             return
         stream = replace(self.stream, gathered=()) if stays else self.stream
-        self.product(name, rows, [stream], factors, over)
-        self.volume(name, "reduce_scatter", over, size)
+        self.product(name, rows, [stream], factors, volume.axes)
+        self.volume(name, volume.collective, volume.axes, volume.bytes)
+
+    def _by_columns(self, factors: Sequence[_Factor]) -> list[float]:
+        """Widths that are split over e as well."""
+        return [each.width / self.e for each in factors if not each.by_rows]
 
     def written(self, name: str, half: Axes, *factors: _Factor, adds: bool = False) -> None:
         """Matrices into the stream, added up: what they contract is gathered over e, the sum scattered or whole."""
@@ -325,34 +349,23 @@ class _Pass:
             self.total(name, half)
             return
         ((over, _),) = axes
-        widths, K = [each.width for each in factors], self.ways(over)
-        if len(over) == 1 and self.looped(over) and not self.at.gather:
-            part = (rows, widths, [self.E / K]) if over == self.at.stream else (rows / K, widths, [self.E])
-            pieces = [(self.matmul(op, *part, adds=i > 0, collective=True),) for i in range(K)]
-            volume = Volume(op, "reduce_scatter", over, rows * self.E * self.a)
-            self.entries.append(Loop("out", tuple(pieces), volume))
-        else:
-            self.product(op, rows, factors, [self.stream], over if len(over) == 1 else ())
-            self.volume(op if len(over) == 1 else self.total_name(name), "reduce_scatter", over, rows * self.E * self.a)
-        self.volume(self.total_name(name), "all_reduce", self.same(half), rows * self.E / K * self.a)
+        widths, K, one = [each.width for each in factors], self.ways(over), len(over) == 1
+        volume = Volume(op if one else self.total_name(name), "reduce_scatter", over, rows * self.E * self.a)
+        by_columns: Launch = (rows, widths, [self.E / K], (False, True))
+        by_rows: Launch = (rows / K, widths, [self.E], (False, True))
+        if not self.loops("out", volume, by_columns if over == self.at.stream else by_rows):
+            self.product(op, rows, factors, [self.stream], over if one else ())
+            self.volume(volume.name, volume.collective, over, volume.bytes)
+        self.volume(self.total_name(name), "all_reduce", self.same(half), volume.bytes / K)
 
     def _gathered(self, op: str, rows: float, factors: Sequence[_Factor]) -> None:
-        e, over = self.e, self.at.d_model
-        volume = Volume(op, "all_gather", over, rows * sum(each.width for each in factors) * self.a)
-        if len(over) == 1 and self.looped(over) and not self.at.gather:
-            parts, whole = [x.width / e for x in factors if not x.by_rows], [x.width for x in factors if x.by_rows]
-            out, also = [self.E / e], bool(parts)
-            pieces = [
-                (
-                    *([self.matmul(op, rows, parts, out, adds=i > 0, collective=True)] if parts else []),
-                    *([self.matmul(op, rows / e, whole, out, adds=also, collective=True)] if whole else []),
-                )
-                for i in range(e)
-            ]
-            self.entries.append(Loop("in", tuple(pieces), volume))
-            return
-        self.volume(op, "all_gather", over, volume.bytes)
-        self.product(op, rows, factors, [self.stream], over)
+        """What the last matmul contracts, gathered over e, and the matmul."""
+        volume = Volume(op, "all_gather", self.at.d_model, rows * sum(each.width for each in factors) * self.a)
+        parts, whole = self._by_columns(factors), [each.width for each in factors if each.by_rows]
+        out, also = [self.E / self.e], bool(parts)
+        if not self.loops("in", volume, (rows, parts, out, (False, True)), (rows / self.e, whole, out, (also, also))):
+            self.volume(op, "all_gather", self.at.d_model, volume.bytes)
+            self.product(op, rows, factors, [self.stream], self.at.d_model)
 
     def scatters(self, half: Axes) -> list[tuple[Axes, str]]:
         """Axes over which the sum of a half is scattered, and what."""
