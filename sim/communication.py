@@ -9,7 +9,6 @@ from math import prod
 from sim import bench
 from sim.closed_form import collectives
 from sim.collectives import algorithm_of
-from sim.lower import uses
 from sim.lowering.loops import closes
 from sim.placement import machine
 from sim.specs import Scenario, TorusSpec
@@ -25,8 +24,8 @@ class Communication:
 
     def __init__(self, scenario: Scenario) -> None:
         self.topology = machine(scenario)
-        self.at = uses(scenario, self.topology)
         self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.axes}
+        self.at = scenario.uses(tuple(self.lengths))
         self.collective = functools.cache(self._collective)
         self._scenario = scenario
 

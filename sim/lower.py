@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from sim.layouts import forward
 from sim.lowering.dataflow import Lowering
@@ -15,7 +14,7 @@ from sim.pipeline.assemble import assemble
 from sim.placement import pool_link
 from sim.specs import Scenario
 from sim.topology.graph import Topology
-from sim.uses import PRESETS, Uses
+from sim.uses import Uses
 
 
 def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lowered:
@@ -39,12 +38,17 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
 
 def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int | None = None) -> Lowered:
     """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
-    at = uses(scenario, topology)
+    at = scenario.uses(tuple(axis.name for axis in topology.axes))
     flow = Lowering(scenario, topology, at)
     whole = forward.of(flow, at, scenario)
     lines = [axis.name for axis in topology.axes if axis.size > 1 and not closes(axis)]
     if scenario.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
+    if "ladder" in whole.kinds and scenario.communication_streams == 1 and (at.stream or at.tokens):
+        flow.note(
+            "ladder over a residual stream that is split: the next half's gathers queue behind a half's sum on the one "
+            "communication stream, which hides little of it; see layout.communication: two_streams"
+        )
     streams = whole.begin() if part.first else whole.resume(part.scattered, whole.kinds[part.first_layer - 1])
     ends = flow.stored_bytes()
     shape = [stream.shape for stream in streams]
@@ -70,12 +74,6 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
     else:
         whole.leave(streams, part.scattered)
     return _lowered(flow, scenario, part.layers, layer_bytes)
-
-
-def uses(scenario: Scenario, topology: Topology) -> Uses:
-    """What the mesh axes of a scenario's machine do."""
-    at = PRESETS[scenario.layout.ffn](tuple(axis.name for axis in topology.axes))
-    return replace(at, tokens=at.summed) if scenario.layout.sequence_parallel else at
 
 
 def _layer_bytes(scenario: Scenario, topology: Topology, at: Uses, kind: str) -> float:

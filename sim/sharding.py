@@ -194,11 +194,13 @@ def share(tensor: Sharded, axes: Axes) -> Sharded:
 
 
 def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
-    """One of `parts` consecutive equal parts of a dimension that no axis splits."""
+    """One of `parts` equal parts of a dimension, of every shard of it as much."""
     whole = tensor.dim(dim)
-    if whole.axes or whole.size % parts:
-        rule = f"{_MEANING.get(dim, dim)} must be whole on every chip and a multiple of its {parts} parts"
-        raise LayoutError(rule, got=whole.size, hint=f"({tensor})")
+    shards = tensor.ways(whole.axes)
+    if whole.size % (shards * parts):
+        held = f" of each of its {shards} shards" if shards > 1 else ""
+        rule = f"{_MEANING.get(dim, dim)} must be a multiple of the {parts} parts{held}"
+        raise LayoutError(rule, got=whole.size, hint=f"such as {shards * parts} ({tensor})")
     dims = tuple(replace(d, size=d.size // parts) if d.name == dim else d for d in tensor.dims)
     return replace(tensor, dims=dims)
 

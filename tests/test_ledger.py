@@ -10,7 +10,7 @@ import pytest
 from sim import load
 from sim.closed_form.ledger import ledger
 from sim.errors import InputError
-from sim.lower import lower, uses
+from sim.lower import lower
 from sim.lowering.loops import closes
 from sim.placement import machine
 from sim.program import Kind
@@ -50,7 +50,7 @@ def simulated(scenario: Scenario) -> dict[tuple[str, tuple[str, ...]], float]:
 def counted(scenario: Scenario) -> dict[tuple[str, tuple[str, ...]], float]:
     topology = machine(scenario)
     lengths = {axis.name: axis.size for axis in topology.axes}
-    return ledger(scenario, uses(scenario, topology), lengths, lambda name: closes(topology.axis(name))).volumes
+    return ledger(scenario, scenario.uses(tuple(lengths)), lengths, lambda name: closes(topology.axis(name))).volumes
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=["prefill", "decode"])

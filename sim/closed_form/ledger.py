@@ -685,10 +685,7 @@ class _Pass:
 
     def own(self, factor: _Factor, name: str, summed: bool = False) -> None:
         """A half whose sum each chip keeps its own part of; summed, with its share of the stream."""
-        rows, fused = self.rows(self.at.d_ff), self.fused
-        self.entries.append(self.matmul(factor.name, rows, [factor.width], [self.E], adds=summed and fused))
-        if summed and not fused:
-            self.add(factor.name)
+        self.entries.append(self.matmul(factor.name, self.rows(), [factor.width], [self.E], adds=summed))
         if summed:
             self.total(name, self.at.d_ff)
 

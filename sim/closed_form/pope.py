@@ -224,7 +224,7 @@ def cached_heads(model: Model) -> int:
 
 def covers(scenario: Scenario) -> bool:
     """Whether the paper has formulas for the machine and the layout."""
-    return isinstance(scenario.topology, TorusSpec) and scenario.layout.ffn in PAPER_LAYOUTS
+    return isinstance(scenario.topology, TorusSpec) and scenario.layout.preset in PAPER_LAYOUTS
 
 
 def paper(scenario: Scenario) -> Prediction:
@@ -247,9 +247,9 @@ def paper(scenario: Scenario) -> Prediction:
     hbm, peak = torus.chip.hbm_bandwidth.value, torus.chip.peak[work.activations].value
 
     heads = cached_heads(model)
-    split = cache_split(layout.attention, heads, B, n, gathered_over(layout.ffn, X, Y, Z))
+    split = cache_split(layout.attention, heads, B, n, gathered_over(layout.preset, X, Y, Z))
     cache = cache_bytes(scenario.layers, heads, model.d_head, B, work.mean_cache_length, split, c)
-    volume = ffn_volume(layout.ffn, B, L, model.d_model, model.d_ff, X, Y, Z)
+    volume = ffn_volume(layout.preset, B, L, model.d_model, model.d_ff, X, Y, Z)
     terms = {
         "compute": compute_time(N, B * L, n, peak),
         "weights": memory_time(N, w, 0, n, hbm),

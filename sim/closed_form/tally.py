@@ -97,7 +97,7 @@ def per_operation(scenario: Scenario, to: Communication) -> Prediction:
     terms, inexact = _pass(scenario, to, book.halves, compute, volumes)
     if (host := scenario.stack.step_overhead.value) and scenario.layout.logits != "none":
         terms["host"] = host
-    beside = scenario.own_stream and any(volumes.values())
+    beside = scenario.communication_streams > 0 and any(volumes.values())
     reasons = [*left_out(scenario, KNOWN if beside else KNOWN | {"stack.stream_wait": ANY}), *inexact]
     if beside and not book.in_turn:
         reasons.append("assumes that nothing runs beside collectives on their own stream but Ladder's next half")
@@ -122,7 +122,10 @@ def _pass(
     """
     each = {id(half): half for half in halves}
     own = {number: compute(half) for number, half in each.items()}
-    next_to = [(half, after if half.hidden and scenario.own_stream else None) for half, after in _in_pairs(halves)]
+    next_to = [
+        (half, after if half.hidden and scenario.communication_streams > 0 else None)
+        for half, after in _in_pairs(halves)
+    ]
     terms: dict[str, float] = {}
     exposed: dict[str, float] = {}
     inexact: dict[str, None] = {}
@@ -130,8 +133,9 @@ def _pass(
         for name, time in own[number].items():
             terms[name] = terms.get(name, 0.0) + count * time
         for volume in volumes[number]:
-            name, (time, reasons) = f"{volume.name} {volume.collective.replace('_', '-')}", to.collective(
-                volume.collective, volume.axes, volume.bytes
+            name, (time, reasons) = (
+                f"{volume.name} {volume.collective.replace('_', '-')}",
+                to.collective(volume.collective, volume.axes, volume.bytes),
             )
             if after and volume is each[number].entries[-1]:
                 time = max(0.0, time - sum(own[after].values()))
@@ -210,7 +214,11 @@ def _shift(scenario: Scenario, to: Communication, loop: Loop) -> float:
 
 def _gathering(scenario: Scenario, to: Communication, loop: Loop) -> float:
     """An all-gather looped with a matmul: each piece waits for its shard."""
-    pieces, shift, launch = _pieces(scenario, loop), _shift(scenario, to, loop), scenario.stack.collective_overhead.value
+    pieces, shift, launch = (
+        _pieces(scenario, loop),
+        _shift(scenario, to, loop),
+        scenario.stack.collective_overhead.value,
+    )
     done, arrived = 0.0, launch
     for i, piece in enumerate(pieces):
         held = _held(scenario, piece, shift) if i + 1 < len(pieces) else 0.0

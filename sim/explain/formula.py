@@ -76,7 +76,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
     """Communication alone, from the paper's volumes to all collectives of the layers."""
     rings = all_rings(scenario)
     ledger = Ledger(rings)
-    split = groups(scenario.layout.ffn, tuple(ledger.torus.axes))
+    split = groups(scenario.layout.preset, tuple(ledger.torus.axes))
     over = [axes for axes in (split.e, split.f, split.g) if ledger.ways(axes) > 1]
     if not over:
         return
@@ -200,7 +200,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
         flops = pope.compute_time(parameters, tokens, n, peak)
         return max(flops, pope.memory_time(parameters, w, 0, n, hbm) + cache) + communication
 
-    split = groups(scenario.layout.ffn, tuple(torus.axes))
+    split = groups(scenario.layout.preset, tuple(torus.axes))
     f = prod(torus.axes[axis].size for axis in split.f)
     heads = ceil(model.computed_heads / f) * f
     cached = heads if model.kv_heads == model.heads else model.kv_heads
@@ -265,7 +265,7 @@ def _parts(scenario: Scenario, terms: Times) -> dict[str, Parts]:
     weights = part_of("workload.weights", "int8", "bf16", DTYPE_BYTES[work.weights])
     cache = part_of("workload.kv_cache", "int8", "bf16", DTYPE_BYTES[work.kv_cache])
     fused = per_axis(changed(only_bytes, {"stack.attention": "fused"})).terms
-    split = groups(scenario.layout.ffn, tuple(torus_of(scenario).axes))
+    split = groups(scenario.layout.preset, tuple(torus_of(scenario).axes))
     g = Ledger(scenario).ways(split.g)
     return {
         name: Parts(

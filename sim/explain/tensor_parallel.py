@@ -42,7 +42,7 @@ def formulas(scenario: Scenario) -> Iterator[Model]:
     why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every half layer"
     yield Model("Half layers", HALVES.group, compute, why)
     why = "sums that the next half waits for"
-    if scenario.residual in ("ladder", "hybrid") and scenario.own_stream:
+    if scenario.residual in ("ladder", "hybrid") and scenario.communication_streams:
         why = "of a sum under Ladder what takes longer than the next half, and the last sum: max(half, sum)"
     yield Model("Exposed sums", HALVES.group, found.step_s, why)
 

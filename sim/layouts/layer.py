@@ -119,11 +119,11 @@ class Layer(Generic[V]):
         return self._own(self._activated(y), self.at.d_ff, "mlp", kept)
 
     def _own(self, factor: Factor[V], half: Axes, name: str, kept: V | None) -> V:
-        if not (self.at.whole and self.at.plain and self.at.heads == self.at.d_ff):
+        if not (self.at.whole and self.fused and self.at.heads == self.at.d_ff):
             raise LayoutError(
                 "residual streams that differ from chip to chip must be whole on every chip",
                 where="layout.residual",
-                hint="a scheme that makes all its sums, such as ladder, or tensor_parallel",
+                hint="attention over heads of tensor_parallel, or a scheme that makes all its sums, such as ladder",
             )
         if kept is None:
             return self.flow.own_part(self._product([factor]))

@@ -14,7 +14,7 @@ from sim.collectives.emit import Emitted, LoopedSends, alone_s, emit
 from sim.collectives.schedule import Schedule
 from sim.costs import Work, cost, launch_columns
 from sim.lowering.gather_buffers import GatherBuffers
-from sim.lowering.streams import Streams, Tasks, shifted
+from sim.lowering.streams import Stream, Streams, Tasks, shifted
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
 from sim.sharding import Sharded
 from sim.specs import Scenario
@@ -52,8 +52,8 @@ class Emitter:
         self.builder = ProgramBuilder(named)
         self.copy_engines = np.arange(len(named) - len(copies), len(named), dtype=np.int32)
         """Their resources, one per chip; none without a memory pool."""
-        self.streams = Streams(one=not scenario.own_stream)
-        self.buffers = GatherBuffers(0 if self.streams.one else scenario.layout.prefetch)
+        self.streams = Streams(scenario.communication_streams)
+        self.buffers = GatherBuffers(scenario.layout.prefetch if self.streams.communication else 0)
         self.overtaking: dict[str, None] = {}
         """Collectives that wait for their inputs, but not for other compute issued before them."""
         self.chips = np.arange(topology.chips, dtype=np.int32)
@@ -90,11 +90,12 @@ class Emitter:
         op = self.label(kind, axes, name)
         if self.streams.overtakes(inputs):
             self.overtaking[op] = None
-        waits = self.streams.waits("communication", inputs)
+        stream: Stream = "gathers" if kind == "all_gather" else "communication"
+        waits = self.streams.waits(stream, inputs)
         end = self.emit(plan, size, op, waits, dtype).end
-        self.streams.put("communication", waits, (end,))
+        self.streams.put(stream, waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
-        if self.streams.one or not wait_ps:
+        if not self.streams.communication or not wait_ps:
             return (end,)
         return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
 

@@ -1,8 +1,9 @@
 """Streams: in-order queues of operations on every chip, as on a GPU.
 
 An operation waits for the tasks that produce its inputs and for the last operation of its stream, and for nothing else.
-`compute` holds matmuls, attention and elementwise operations. `communication` holds collectives; on a machine whose
-compiler has no asynchronous collectives both names mean one stream, and operations run in program order.
+`compute` holds matmuls, attention and elementwise operations. `communication` holds collectives, but for gathers where
+these have a stream of their own, `gathers`. On a machine whose compiler has no asynchronous collectives all names mean
+one stream, and operations run in program order.
 
 This assumes that a collective waits for its inputs alone. A library that records an event on the compute stream when a
 collective is issued, as PyTorch's does, also holds it for compute that was issued before and has nothing to do with it.
@@ -18,7 +19,7 @@ import numpy as np
 
 from sim.program import Ids
 
-Stream = Literal["compute", "communication"]
+Stream = Literal["compute", "communication", "gathers"]
 
 Tasks = tuple[Ids, ...]
 """Tasks to wait for: arrays [chips], each chip waits for its own entries."""
@@ -27,11 +28,11 @@ Tasks = tuple[Ids, ...]
 class Streams:
     """What was last put on each stream, and which tasks an operation put on it next has to wait for."""
 
-    def __init__(self, one: bool) -> None:
-        self.one = one
-        """Whether both names mean the compute stream."""
-        self._last: dict[Stream, Tasks] = {"compute": (), "communication": ()}
-        self._waited: dict[Stream, set[bytes]] = {"compute": set(), "communication": set()}
+    def __init__(self, communication: int) -> None:
+        self.communication = communication
+        """Streams for collectives: none, one, or one for gathers and one for the others."""
+        self._last: dict[Stream, Tasks] = {"compute": (), "communication": (), "gathers": ()}
+        self._waited: dict[Stream, set[bytes]] = {"compute": set(), "communication": set(), "gathers": set()}
         """By their key, tasks that end before anything more on the stream begins."""
 
     def last(self, stream: Stream) -> Tasks:
@@ -54,7 +55,7 @@ class Streams:
     def overtakes(self, inputs: Tasks) -> bool:
         """True if a collective of these inputs may begin before compute that was issued before it has ended."""
         last = self.last("compute")
-        return not self.one and any(not any(np.array_equal(ids, own) for own in inputs) for ids in last)
+        return self.communication > 0 and any(not any(np.array_equal(ids, own) for own in inputs) for ids in last)
 
     def hold(self, stream: Stream, tasks: Tasks) -> None:
         """The stream's next operation also waits for `tasks`."""
@@ -78,7 +79,9 @@ class Streams:
         return tuple(ids for tasks in self._last.values() for ids in tasks)
 
     def _real(self, stream: Stream) -> Stream:
-        return "compute" if self.one else stream
+        if stream == "compute" or not self.communication:
+            return "compute"
+        return stream if self.communication > 1 else "communication"
 
 
 def shifted(tasks: Sequence[Ids], start: int, by: int) -> Tasks:

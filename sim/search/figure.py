@@ -54,7 +54,7 @@ def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
         work, chips = scenario.workload, used_chips(scenario)
         if work.batch in batches and _work(scenario) in searched:
             costs = chips * case.published / work.tokens
-            found.append(Measured(scenario.layout.ffn, chips, work.batch, case.published / work.steps, costs))
+            found.append(Measured(scenario.layout.preset, chips, work.batch, case.published / work.steps, costs))
     return found
 
 

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import Field, WithJsonSchema, model_validator
 
-from sim.errors import suggest
-from sim.specs.base import Count, Strict, wrong
+from sim.specs.base import Count, Name, Strict, wrong
 from sim.specs.pipeline import PipelineSpec
+from sim.specs.uses import UsesSpec
 from sim.uses import PRESETS
 
-
-def _known_layout(name: str) -> str:
-    if name not in PRESETS:
-        raise wrong(rule=f"must be one of {', '.join(PRESETS)}", got=name, hint=suggest(name, PRESETS))
-    return name
-
-
 Ffn = Annotated[
-    str,
-    AfterValidator(_known_layout),
-    WithJsonSchema({"type": "string", "enum": [*PRESETS], "title": "Ffn"}),
+    Name,
+    WithJsonSchema({"anyOf": [{"type": "string", "enum": [*PRESETS]}, {"type": "string"}], "title": "Ffn"}),
 ]
+"""A preset of `sim.uses`, or of the scenario."""
 
 Residual = Literal["standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"]
 """How the halves of a layer are wired to the residual stream: `sim.layouts.residual`."""
@@ -37,6 +30,7 @@ class PhaseLayout(Strict):
     """What one phase does differently; what it does not name is as in the layout."""
 
     ffn: Ffn | None = None
+    uses: UsesSpec | None = None
     attention: Literal["heads", "batch"] | None = None
     overlap: Overlap | None = None
 
@@ -60,8 +54,10 @@ class Mesh(Strict):
 class LayoutSpec(Strict):
     """How the model is partitioned over the mesh and what overlaps."""
 
-    ffn: Ffn
-    attention: Literal["heads", "batch"]
+    ffn: Ffn | None = None
+    """A preset, unless `uses` says what the mesh axes do."""
+    uses: UsesSpec | None = None
+    attention: Literal["heads", "batch"] = "heads"
     overlap: Overlap | None = None
     """Default: the stack's."""
     block: Literal["parallel", "serial"] | None = None
@@ -73,8 +69,9 @@ class LayoutSpec(Strict):
     mesh: Mesh = Mesh()
     sequence_parallel: bool = False
     """The residual stream and its norms split over tokens by all axes of the sums (Korthikanti et al. 2022)."""
-    communication: Literal["compute_stream", "own_stream"] | None = None
-    """Where collectives run. Default: compute_stream on a torus (operations in order), else own_stream."""
+    communication: Literal["compute_stream", "own_stream", "two_streams"] | None = None
+    """Where collectives run: in order with all operations, on a stream of their own, or gathers on one and the others
+    on another. Default: compute_stream on a torus, else own_stream."""
     prefetch: Annotated[int, Field(ge=0, le=64)] = 1
     """Of gathered weights on a stream of their own: for how many matmuls ahead of the one that computes they are
     gathered, each into a buffer of its own."""
@@ -104,14 +101,15 @@ class LayoutSpec(Strict):
         if self.overlap == "chunked_matmul" and self.residual not in (None, "standard", "ladder", "hybrid"):
             rule = "chunked_matmul sums the last matmul of every half, each by itself"
             raise wrong("overlap", rule=rule, got=self.residual)
-        at = PRESETS[self.ffn](("x", "y", "z"))
-        whole = at.whole and at.plain and at.heads == at.d_ff and not self.sequence_parallel
-        if self.residual in UNSUMMED and not whole:
-            rule = "chips that differ in the residual stream need it whole on each of them"
-            raise wrong(
-                "residual", rule=rule, got=self.residual, hint="a scheme that makes all its sums, such as ladder"
-            )
+        if (self.ffn is None) == (self.uses is None):
+            rule = "must name a preset, unless 'uses' says what the mesh axes do"
+            raise wrong("ffn", rule=rule, got=self.ffn or "neither", hint="ffn: tensor_parallel")
         return self
+
+    @property
+    def preset(self) -> str:
+        """Name of the preset; empty where `uses` says what the mesh axes do."""
+        return self.ffn or ""
 
     def during(self, phase: str) -> LayoutSpec:
         """Returns the layout of one phase, checked like any other.
@@ -119,5 +117,8 @@ class LayoutSpec(Strict):
         Raises:
             ValidationError: what the phase does differently does not go with the rest.
         """
-        own = (self.prefill if phase == "prefill" else self.decode).model_dump(exclude_none=True)
+        different = self.prefill if phase == "prefill" else self.decode
+        own = {name: value for name, value in different if value is not None}
+        if different.ffn or different.uses:
+            own = {"ffn": None, "uses": None, **own}
         return self.model_validate({**dict(self), **own, "prefill": PhaseLayout(), "decode": PhaseLayout()})

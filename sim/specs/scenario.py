@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -10,7 +11,7 @@ from sim.errors import suggest
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
-from sim.specs.layout import LayoutSpec, Overlap, PhaseLayout
+from sim.specs.layout import UNSUMMED, LayoutSpec, Overlap, PhaseLayout
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
@@ -20,8 +21,9 @@ from sim.specs.quantities import Duration, Fraction
 from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec
 from sim.specs.topology import TopologySpec, chips_of, has_neighbours
+from sim.specs.uses import UsesSpec
 from sim.specs.workload import Workload
-from sim.uses import PRESETS
+from sim.uses import PRESETS, Axes, Uses
 
 
 class Reference(Strict):
@@ -43,6 +45,8 @@ class Scenario(Strict):
     layout: LayoutSpec
     stack: StackSpec = StackSpec(name="ideal")
     """The software; in a file its name. Default: the machine's."""
+    presets: dict[Name, UsesSpec] = {}
+    """Layouts of one's own by name, for `layout.ffn`."""
     collectives: LoopsAndAlgorithms = {}
     """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
     padding: PaddingSpec | None = None
@@ -56,6 +60,14 @@ class Scenario(Strict):
     sweep: SweepSpec | None = None
     """Every combination of these is a run of its own, by `sim sweep`."""
     figure: FigureSpec | None = None
+
+    @model_validator(mode="after")
+    def _preset_is_known(self) -> Self:
+        name, known = self.layout.preset, (*PRESETS, *self.presets)
+        if name and name not in known:
+            hint = suggest(name, known)
+            raise wrong("layout", "ffn", rule=f"must be one of {', '.join(known)}", got=name, hint=hint)
+        return self
 
     @model_validator(mode="after")
     def _figure_shows_the_sweep(self) -> Self:
@@ -104,8 +116,10 @@ class Scenario(Strict):
     @model_validator(mode="after")
     def _tensor_divides(self) -> Self:
         """Heads are padded so that chips divide them, and still have to share the key-value heads alike."""
-        at = PRESETS[self.layout.ffn](("chips",))
-        if has_neighbours(self.topology) or not (at.heads and at.d_ff):
+        if self.layout.uses or self.layout.preset in self.presets or has_neighbours(self.topology):
+            return self
+        at = self.uses(("chips",))
+        if not (at.heads and at.d_ff):
             return self
         model, most = self.model, chips_of(self.topology) // self.layout.mesh.pipeline
         chips = self.layout.mesh.tensor or most
@@ -168,6 +182,12 @@ class Scenario(Strict):
         if self.layout.overlap in ("micro_batches", "chunked_matmul") and self.residual == "parallel":
             rule = f"'{self.layout.overlap}' is of a serial block"
             raise wrong("layout", "overlap", rule=rule, got=self.layout.overlap, hint="layout.block: serial")
+        if self.layout.residual in UNSUMMED and self.layout.preset in PRESETS:
+            at = self.uses(("x", "y", "z"))
+            if not (at.whole and at.plain and at.heads == at.d_ff and self.layout.attention == "heads"):
+                rule = "chips that differ in the residual stream need it whole on each of them"
+                hint = "a scheme that makes all its sums, such as ladder"
+                raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint=hint)
         mesh, blocking = self.layout.mesh, self.pipeline is not None and self.pipeline.schedule == "blocking"
         unsummed = self.layout.residual in ("desync4", "no_communication")
         if unsummed and blocking and mesh.pipeline > 1 and (mesh.tensor or 1) > 1:
@@ -179,6 +199,16 @@ class Scenario(Strict):
             got = self.layout.hybrid.ladder_layers
             raise wrong("layout", "hybrid", "ladder_layers", rule=rule, got=got)
         return self
+
+    def uses(self, axes: Axes) -> Uses:
+        """What the axes of a mesh do.
+
+        Raises:
+            InputError: uses of one's own that are not of these axes.
+        """
+        own = self.layout.uses or self.presets.get(self.layout.preset)
+        at = own.over(axes) if own else PRESETS[self.layout.preset](axes)
+        return replace(at, tokens=at.summed) if self.layout.sequence_parallel else at
 
     @property
     def layers(self) -> int:
@@ -259,10 +289,10 @@ class Scenario(Strict):
         return self.layout.overlap or self.stack.overlap
 
     @property
-    def own_stream(self) -> bool:
-        """Whether collectives run on a stream of their own."""
+    def communication_streams(self) -> int:
+        """Streams on which collectives run, none where they run in order with all operations."""
         default = "compute_stream" if has_neighbours(self.topology) else "own_stream"
-        return (self.layout.communication or default) == "own_stream"
+        return ("compute_stream", "own_stream", "two_streams").index(self.layout.communication or default)
 
     @property
     def block(self) -> str:

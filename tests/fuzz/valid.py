@@ -170,8 +170,8 @@ def _agree_layout(values: RandomValues, data: dict[str, Any], spec: TopologySpec
     layout = data["layout"]
     if spec.kind == "torus":
         data["workload"]["batch"] *= values.choice((1, chips_of(spec), chips_of(spec)))
-        known = SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["enum"]
-        layout["ffn"] = values.choice([name for name in known if name != "tensor_parallel"])
+        known = SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["anyOf"][0]["anyOf"][0]["enum"]
+        layout["ffn"] = values.choice(known)
         return
     layout |= {"ffn": "tensor_parallel", "attention": "heads"}
     if "residual" in layout:
