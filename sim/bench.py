@@ -332,9 +332,8 @@ def closed_form_s(
         return library.predictions(topology, collective, size).get(algorithm)
     if topology.kind == "graph":
         return None
-    return closed_form.on_switch(
-        collective, algorithm, prod(topology.axis(name).size for name in names), size, link.bandwidth, link.latency_s, overhead_s=overhead_s
-    )
+    group = prod(topology.axis(name).size for name in names)
+    return closed_form.on_switch(collective, algorithm, group, size, link.bandwidth, link.latency_s, overhead_s)
 
 
 def check_names(collective: str, algorithm: str | None) -> None:

@@ -44,6 +44,8 @@ class Communication:
         return size / (link.bandwidth.value * link.efficiency.value) + latency_s
 
     def _collective(self, kind: str, axes: Axes, size: float) -> Formula:
+        if self._ways(axes) == 1:
+            return 0.0, ()
         spec, in_turn = self._scenario.topology, self._scenario.stack.collective_axes == "one_by_one"
         if not isinstance(spec, TorusSpec):
             return self._on_routes(kind, axes, size)

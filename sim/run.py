@@ -18,7 +18,6 @@ from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.passes import Simulated, lowered_pass, simulate_pass
 from sim.periodic import Period
-from sim.placement import machine
 from sim.program import Program
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.comparison import Comparison

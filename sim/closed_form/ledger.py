@@ -570,7 +570,6 @@ class _Pass:
 
     def embedding(self) -> None:
         """Rows of the table are looked up where they are stored, and summed: scattered like the stream."""
-        at = self.at
         size = float(self.scenario.workload.batch * self.L * self.E * self.a)
         self.elementwise("embedding", size)
         left = self.head

@@ -37,7 +37,7 @@ TIMELESS: Known = dict.fromkeys(
 """Fields on which no time of a step depends, beside the number of layers, which all forms read."""
 
 KNOWN: Known = (
-    TIMELESS
+    {**TIMELESS}
     | dict.fromkeys(
         (
             *("topology.chip.peak", "stack.matmul_efficiency", "topology.chip.hbm_bandwidth"),

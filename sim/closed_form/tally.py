@@ -1,8 +1,8 @@
 """Times of a ledger on a machine: every operation at what it costs, every collective by a formula.
 
-`per_operation` lets operations and collectives follow each other, each operation at its own roofline and overhead; under
-Ladder, with collectives on a stream of their own, the sum of a half and the next half start together, and the one after
-that waits for both. Where nothing is left out (`KNOWN`) and every collective has an exact formula, the simulation
+`per_operation` lets operations and collectives follow each other, each operation at its own roofline and overhead;
+under Ladder, with collectives on a stream of their own, the sum of a half and the next half start together, and the one
+after that waits for both. Where nothing is left out (`KNOWN`) and every collective has an exact formula, the simulation
 equals it.
 
 `usual` is how tensor parallelism is usually modelled: a half computes at max(FLOPs / rate, weights and cache / memory
@@ -98,7 +98,7 @@ def per_operation(scenario: Scenario, to: Communication) -> Prediction:
     if (host := scenario.stack.step_overhead.value) and scenario.layout.logits != "none":
         terms["host"] = host
     beside = scenario.communication_streams > 0 and any(volumes.values())
-    reasons = [*left_out(scenario, KNOWN if beside else KNOWN | {"stack.stream_wait": ANY}), *inexact]
+    reasons = [*left_out(scenario, KNOWN if beside else {**KNOWN, "stack.stream_wait": ANY}), *inexact]
     if beside and not book.in_turn:
         reasons.append("assumes that nothing runs beside collectives on their own stream but Ladder's next half")
     loops = [entry for half in book.halves for entry in half.entries if isinstance(entry, Loop)]
