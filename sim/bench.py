@@ -27,6 +27,7 @@ from sim.specs import Kernel, PerturbSpec
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import lower_bound
+from sim.topology.mesh import mesh_axis
 from sim.topology.rings import find
 
 MAX_BYTES = 2.0**50
@@ -191,7 +192,7 @@ def sweep(
     own = [setting for setting in settings if not load.of_perturb(setting)]
     perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
     topology = machines.build(*load.machine(machine, own))
-    names = tuple(axes) or tuple(axis.name for axis in topology.axes)
+    names = tuple(axes) or tuple(axis.name for axis in topology.mesh)
     check_names(collective, algorithm)
     _check_axes(names, topology)
     algorithm_of(topology, collective, algorithm, sizes[0])  # one that the machine does not allow fails at once
@@ -221,7 +222,7 @@ def measure(
     Raises:
         InputError: no such algorithm here, one that is faster than the bound, or what is perturbed is not there.
     """
-    group = prod(topology.axis(name).size for name in axes)
+    group = prod(mesh_axis(topology, name).size for name in axes)
     left, notes = around_failures(topology, perturb) if perturb else (topology, ())
     chosen = algorithm_of(left, collective, algorithm, size)
     if perturb is None:
@@ -332,8 +333,9 @@ def closed_form_s(
         return library.predictions(topology, collective, size).get(algorithm)
     if topology.kind == "graph":
         return None
-    group = prod(topology.axis(name).size for name in names)
-    return closed_form.on_switch(collective, algorithm, group, size, link.bandwidth, link.latency_s, overhead_s)
+    return closed_form.on_switch(
+        collective, algorithm, topology.chips, size, link.bandwidth, link.latency_s, overhead_s=overhead_s
+    )
 
 
 def check_names(collective: str, algorithm: str | None) -> None:
@@ -349,7 +351,7 @@ def check_names(collective: str, algorithm: str | None) -> None:
 def _check_axes(names: Sequence[str], topology: Topology) -> None:
     """Raise InputError for axes that the machine does not have, or of one chip."""
     got = "".join(names)
-    axes = {axis.name: axis.size for axis in topology.axes}
+    axes = {axis.name: axis.size for axis in topology.mesh}
     if not set(names) <= set(axes) or len(set(names)) < len(names):
         rule = f"must be axes of {topology.name}, each once"
         raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(axes)}")

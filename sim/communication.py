@@ -9,10 +9,11 @@ from math import prod
 from sim import bench
 from sim.closed_form import collectives
 from sim.collectives import algorithm_of
-from sim.lowering.loops import closes
 from sim.placement import machine
 from sim.specs import Scenario, TorusSpec
+from sim.topology.group import group_of
 from sim.topology.lower_bound import lower_bound
+from sim.topology.mesh import mesh_groups, whole_lines
 from sim.uses import Axes
 
 Formula = tuple[float, tuple[str, ...]]
@@ -24,16 +25,17 @@ class Communication:
 
     def __init__(self, scenario: Scenario) -> None:
         self.topology = machine(scenario)
-        self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.axes}
+        self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.mesh}
         self.at = scenario.uses(tuple(self.lengths))
         self.collective = functools.cache(self._collective)
         self._scenario = scenario
 
     def is_ring(self, axis: str) -> bool:
-        return self.topology.axis(axis).ring
+        lines = whole_lines(self.topology, (axis,)) or ()
+        return len(lines) == 1 and self.topology.axis(lines[0]).ring
 
     def closes(self, axis: str) -> bool:
-        return closes(self.topology.axis(axis))
+        return self.is_ring(axis) or self.lengths[axis] == 2
 
     def hop(self, axis: str, size: float) -> float:
         spec = self._scenario.topology
@@ -82,13 +84,15 @@ class Communication:
         return time + collectives.starts_beside_hops(kind, rings) * step_s + launch_s, reasons
 
     def _on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
-        """Of NCCL its tuner, which is not exact; else by the formula of a switch."""
-        topology, whole = self.topology, self._ways(axes) == self.topology.chips
-        algorithm = algorithm_of(topology, kind, self._scenario.collectives.get(kind), size)
-        form = bench.closed_form_s(topology, kind, algorithm, axes, size)
+        """Of the machine of a group's chips: of NCCL its tuner, which is not exact; else by the formula of a switch."""
+        chips = tuple(mesh_groups(self.topology, axes)[0].tolist())
+        group = group_of(self.topology, chips).machine
+        algorithm = algorithm_of(group, kind, self._scenario.collectives.get(kind), size)
+        form = bench.closed_form_s(group, kind, algorithm, tuple(axis.name for axis in group.axes), size)
         if form is None:
-            return lower_bound(topology, kind, axes, size), (f"has only a bound of {kind} by {algorithm}",)
-        if bench.of_nccl(topology, kind, algorithm):
-            return form, (f"has NCCL's tuner for {kind}" + ("" if whole else " of all chips"),)
+            bound = lower_bound(self.topology, kind, axes, size)
+            return bound, (f"has only a bound of {kind} by {algorithm}",)
+        if bench.of_nccl(group, kind, algorithm):
+            return form, (f"has NCCL's tuner for {kind}",)
         together = algorithm in collectives.ENDS_TOGETHER_ON_SWITCH
         return form, () if together else (f"assumes that all chips end {kind} by {algorithm} together",)

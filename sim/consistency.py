@@ -4,7 +4,7 @@
   what leaves the chips arrives at them.
 - No link carries a message, or all of its messages together, above its rate.
 - No message is past a link before its last byte has come from the link before.
-- No collective of all chips, over axes of the machine, is faster than its links allow (`sim.topology.lower_bound`).
+- No collective in all groups along mesh axes is faster than its links allow (`sim.topology.lower_bound`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 
 from sim.program import Kind, Program
-from sim.report.ops import parse
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import COLLECTIVES as BOUNDED
 from sim.topology.lower_bound import lower_bound
@@ -86,7 +85,8 @@ def _check_bounds(trace: Trace, topology: Topology) -> None:
 
     Those of a pipeline's stages, machines of their own, are not looked at.
     """
-    program, times, names = trace.program, trace.times, {axis.name for axis in topology.axes}
+    program, times, axes_of = trace.program, trace.times, dict(trace.program.axes)
+    names = {axis.name for axis in topology.mesh}
     begins = np.flatnonzero(program.kind == Kind.BEGIN)
     of, first, instance, chips = np.unique(
         program.collective[begins], return_index=True, return_inverse=True, return_counts=True
@@ -104,7 +104,7 @@ def _check_bounds(trace: Trace, topology: Topology) -> None:
     np.minimum.at(least, kind.ravel(), (ended - begun)[chips == topology.chips].astype(np.float64))
     for (op, size), taken_ps in zip(distinct.T.tolist(), least.tolist(), strict=True):
         name = program.op_names[int(op)]
-        collective, axes = name.partition("(")[0], tuple(parse(name).axes)
+        collective, axes = name.partition("(")[0], axes_of.get(name, ())
         if collective not in BOUNDED or not axes or not names.issuperset(axes):
             continue
         bound_ps = lower_bound(topology.unfolded or topology, collective, axes, size) * PS_PER_S

@@ -21,6 +21,7 @@ from sim.looped import chunks_of_pieces, gathered_axes, piece_of_arrival, shift_
 from sim.sharding import Sharded
 from sim.specs import LoopForm
 from sim.topology.graph import Topology
+from sim.topology.mesh import mesh_positions
 from sim.uses import Axes
 
 Array = npt.NDArray[np.float64]
@@ -52,7 +53,7 @@ class Execution:
         self, topology: Topology, sizes: Mapping[str, int], loop_form: LoopForm | None = None, chunks: int = 1
     ) -> None:
         self.topology, self.sizes, self.loop_form, self.chunks = topology, sizes, loop_form, chunks
-        self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
+        self.mesh = tuple((axis.name, axis.size) for axis in topology.mesh)
         self.weights: Mapping[str, Array] = {}
         self.tokens: npt.NDArray[np.int64] = np.zeros((0, 0), dtype=np.int64)
         self.layer = 0
@@ -60,9 +61,8 @@ class Execution:
         """Real length of each sequence, where rows are packed."""
         self._sent: Shards | None = None
         self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
-        self._at = [
-            dict(zip(dict(self.mesh), topology.coordinates(chip), strict=True)) for chip in range(topology.chips)
-        ]
+        names = tuple(dict(self.mesh))
+        self._at = [dict(zip(names, at, strict=True)) for at in mesh_positions(topology, names).tolist()]
 
     def place(self, full: Array, notation: str) -> Shards:
         """Distribute a whole array over the chips."""
@@ -348,10 +348,11 @@ class Execution:
         dim = product.tensor.dims[-1]
         shards = product.tensor.ways(scattered.get(dim.name, ()))
         columns = np.arange(product.tensor.local_shape[-1]).reshape(shards, -1)
-        tensor = sharding.chunks(product.tensor, dim.name, 1, self.chunks)
+        count = min(self.chunks, columns.shape[1])
+        tensor = sharding.chunks(product.tensor, dim.name, 1, count)
         return [
             Shards(tensor, tuple(a[..., piece.ravel()] for a in product.shards))
-            for piece in np.split(columns, self.chunks, axis=1)
+            for piece in np.split(columns, count, axis=1)
         ]
 
     def _form(self, axis: str) -> LoopForm:

@@ -14,12 +14,14 @@ from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import algorithm_of, schedule
 from sim.collectives.emit import emit
+from sim.collectives.groups import longer_axes, merged
+from sim.collectives.schedule import GroupPlan
 from sim.errors import InputError
 from sim.perturb import around_failures
-from sim.program import Kind, Program, ProgramBuilder
+from sim.program import Program, ProgramBuilder
 from sim.specs import PerturbSpec
 from sim.topology.graph import Topology
-from sim.topology.group import Group, group_of
+from sim.topology.group import groups_of
 from sim.topology.lower_bound import lower_bound_of_groups
 
 Chips = tuple[int, ...]
@@ -99,13 +101,17 @@ def measure(
         InputError: groups that do not fit the machine, or an algorithm that does not run in them.
     """
     left, notes = around_failures(topology, perturb) if perturb else (topology, ())
-    groups = [group_of(left, chips) for chips in grouping.members(topology.chips)]
+    groups = groups_of(left, tuple(grouping.members(topology.chips)))
     chosen = [algorithm_of(group.machine, collective, algorithm, size) for group in groups]
-    program = _program(left, groups, collective, chosen, size, perturb)
+    plans = tuple(
+        GroupPlan(group, schedule(group.machine, collective, longer_axes(group.machine), name, size))
+        for group, name in zip(groups, chosen, strict=True)
+    )
+    program = _program(left, plans, collective, size, perturb)
     times = bench.program_times_s(program, left, perturb)
     time = median(times)
     alone = [
-        bench.closed_form_s(group.machine, collective, name, _axes(group.machine), size)
+        bench.closed_form_s(group.machine, collective, name, longer_axes(group.machine), size)
         for group, name in zip(groups, chosen, strict=True)
     ]
     forms = [form for form in alone if form is not None]
@@ -134,32 +140,14 @@ _FORMULAS = "the closed form is of one group by itself, the bound of all at once
 
 
 def _program(
-    topology: Topology,
-    groups: Sequence[Group],
-    collective: str,
-    algorithms: Sequence[str],
-    size: float,
-    perturb: PerturbSpec | None,
+    topology: Topology, plans: tuple[GroupPlan, ...], collective: str, size: float, perturb: PerturbSpec | None
 ) -> Program:
     """The collective of every group, on the links of the whole machine."""
+    bench.check_sends(collective, sum(len(each.plan) for each in plans))
     builder = ProgramBuilder(bench.resources(topology))
     late = np.full(topology.chips, -1, dtype=np.int32)
     if perturb:
-        late = bench.stragglers(builder, topology, perturb, {chip for group in groups for chip in group.chips.tolist()})
-    sends = 0
-    for group, algorithm in zip(groups, algorithms, strict=True):
-        machine = group.machine
-        plan = schedule(machine, collective, _axes(machine), algorithm, size)
-        sends += len(plan)
-        bench.check_sends(collective, sends)
-        own = ProgramBuilder(bench.resources(machine))
-        emit(own, machine, plan, size, collective)
-        held = np.concatenate([group.chips, topology.chips + group.links]).astype(np.int32)
-        starts = builder.add(collective, Kind.EVENT, group.chips, deps=[late[group.chips]])
-        builder.insert(own.build(), group.chips, held, starts)
+        members = {chip for each in plans for chip in each.group.chips.tolist()}
+        late = bench.stragglers(builder, topology, perturb, members)
+    emit(builder, topology, merged(topology, (), plans), size, collective, (late,))
     return builder.build()
-
-
-def _axes(machine: Topology) -> tuple[str, ...]:
-    """Axes of more than one chip: some algorithms go along one axis only."""
-    return tuple(axis.name for axis in machine.axes if axis.size > 1)

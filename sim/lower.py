@@ -38,7 +38,7 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
 
 def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int | None = None) -> Lowered:
     """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
-    at = scenario.uses(tuple(axis.name for axis in topology.axes))
+    at = scenario.uses(tuple(axis.name for axis in topology.mesh))
     flow = Lowering(scenario, topology, at)
     whole = forward.of(flow, at, scenario)
     lines = [axis.name for axis in topology.axes if axis.size > 1 and not closes(axis)]

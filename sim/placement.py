@@ -11,7 +11,8 @@ from sim import topology
 from sim.errors import InputError
 from sim.specs import GraphSpec, Scenario, SwitchSpec, TopologySpec, chips_of, has_neighbours
 from sim.topology.bundles import effective
-from sim.topology.graph import Axis, Topology
+from sim.topology.graph import Topology
+from sim.topology.mesh import mesh_of_pieces, row_major
 
 
 def machine(scenario: Scenario) -> Topology:
@@ -27,7 +28,7 @@ def machine(scenario: Scenario) -> Topology:
     stages = scenario.layout.mesh.pipeline
     chips = tensor_chips(scenario)
     built = topology.build(some_chips(scenario.topology, range(stages * chips)), scenario.stack)
-    axes = (Axis("p", stages, ring=False),) if stages > 1 else ()
+    axes = (("p", stages),) if stages > 1 else ()
     return _along(built, (*axes, *_tensor_axes(chips, scenario.model.kv_heads)))
 
 
@@ -81,15 +82,14 @@ def tensor_parallel(built: Topology, kv_heads: int) -> Topology:
 
 
 @functools.lru_cache(maxsize=64)
-def _along(built: Topology, axes: tuple[Axis, ...]) -> Topology:
-    """The machine along these axes: the same for every pass, so that passes share its schedules."""
-    return replace(built, axes=axes)
+def _along(built: Topology, sizes: tuple[tuple[str, int], ...]) -> Topology:
+    """The machine with mesh axes of these sizes: the same for every pass, so that passes share its schedules."""
+    return replace(built, mesh=mesh_of_pieces(built.axes, row_major(sizes)))
 
 
-def _tensor_axes(chips: int, kv_heads: int) -> tuple[Axis, ...]:
+def _tensor_axes(chips: int, kv_heads: int) -> tuple[tuple[str, int], ...]:
     shared = gcd(kv_heads, chips)
-    axes = [Axis(name, size, ring=False) for name, size in (("t", shared), ("r", chips // shared)) if size > 1]
-    return tuple(axes) or (Axis("t", 1, ring=False),)
+    return tuple((name, size) for name, size in (("t", shared), ("r", chips // shared)) if size > 1) or (("t", 1),)
 
 
 def some_chips(spec: TopologySpec, chosen: Sequence[int]) -> TopologySpec:

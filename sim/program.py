@@ -124,6 +124,8 @@ class Program:
     """Blocks that repeat more often than the program says; see `sim.periodic`."""
     dtypes: tuple[tuple[str, str], ...] = ()
     """(op name, number format) of collectives, where it is known."""
+    axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(op name, mesh axes) of collectives over axes of the mesh."""
 
     def __len__(self) -> int:
         return len(self.busy_ps)
@@ -266,6 +268,8 @@ class ProgramBuilder:
         self._skipped: list[Skipped] = []
         self.dtypes: dict[str, str] = {}
         """Number format of a collective's elements, by op name."""
+        self.axes: dict[str, tuple[str, ...]] = {}
+        """Mesh axes of a collective, by op name."""
         self.layer = -1
         """Layer label of the tasks added next."""
 
@@ -438,6 +442,7 @@ class ProgramBuilder:
         shift, n = self._size, len(program)
         self._grow(n)
         self.dtypes |= dict(program.dtypes)
+        self.axes |= dict(program.axes)
         names = np.array([self._op_ids.setdefault(name, len(self._op_ids)) for name in program.op_names])
 
         def moved(values: Ids, by: Ids) -> Ids:
@@ -492,5 +497,6 @@ class ProgramBuilder:
             op_names=tuple(self._op_ids),
             skipped=tuple(self._skipped),
             dtypes=tuple(self.dtypes.items()),
+            axes=tuple(self.axes.items()),
             **columns,  # type: ignore[arg-type]
         )

@@ -89,7 +89,7 @@ def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = No
     shown = " to ".join(units.format_bytes(each) for each in (sizes.min(), sizes.max()))
     return bench.Measurement(
         collective="all_to_all",
-        algorithm="one_shot" if topology.kind != "torus" else "dimension_ordered",
+        algorithm="dimension_ordered" if topology.has_lines else "one_shot",
         group=topology.chips,
         size_bytes=size,
         time_s=time,

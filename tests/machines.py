@@ -1,10 +1,12 @@
 """Small machines for tests."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from sim import units
 from sim.specs import GraphSpec, SwitchSpec, TorusSpec
 from sim.topology import Topology, build
+from sim.topology.mesh import mesh_of_pieces, row_major
 
 CHIP = {"name": "chip", "peak": {"bf16": "1 TFLOP/s"}, "hbm_bandwidth": "1 TB/s", "hbm_capacity": "1 GiB"}
 
@@ -73,3 +75,14 @@ def full_mesh(chips: int) -> Topology:
 def two_sockets() -> Topology:
     """Chips 0 and 1 on switch a, 2 and 3 on switch b, which a slow link joins."""
     return graph("0a", "1a", "2b", "3b", "ab", chips=4, switches="ab", slow="ab")
+
+
+def two_boxes() -> Topology:
+    """Two boxes of four chips on a switch each, which a network joins."""
+    edges = (*(f"{chip}{'ab'[chip // 4]}" for chip in range(8)), "ab")
+    return graph(*edges, chips=8, switches="ab", slow="ab", net=True)
+
+
+def meshed(topology: Topology, **sizes: int) -> Topology:
+    """The machine with mesh axes of these sizes, over which its chips are numbered row-major."""
+    return replace(topology, mesh=mesh_of_pieces(topology.axes, row_major(sizes.items())))

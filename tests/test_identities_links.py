@@ -18,10 +18,10 @@ from sim.passes import lowered_pass, simulate_pass
 from sim.placement import machine
 from sim.program import Kind
 from sim.report.breakdown import breakdown
-from sim.report.ops import parse
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import lower_bound
+from sim.topology.mesh import mesh_axis
 
 # --- bytes on links --------------------------------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ def collectives(case: tuple[str, ...], i: int):
         if number < 0 or not len(begins):
             continue
         text = program.op_names[program.op[begins[0]]]
-        name, axes = text.partition("(")[0].split()[0], tuple(parse(text).axes)
+        name, axes = text.partition("(")[0].split()[0], dict(program.axes).get(text, ())
         if name not in ("send", "fetch", "evict"):
             yield name, axes, float(program.bytes[begins].mean()), tasks
 
@@ -76,7 +76,7 @@ def test_chips_send_the_bytes_of_the_closed_form(case):
             begins = np.count_nonzero(program.kind[tasks] == Kind.BEGIN)
             messages = tasks[(program.kind[tasks] == Kind.SEND) & (program.follows[tasks] < 0)]
             sent = program.bytes[messages].sum() / begins
-            expected = sent_bytes(name, algorithm, [topology.axis(axis).size for axis in axes], size)
+            expected = sent_bytes(name, algorithm, [mesh_axis(topology, axis).size for axis in axes], size)
             assert sent == pytest.approx(expected, rel=1e-6), (name, algorithm, axes, size)
 
 

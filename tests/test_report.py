@@ -78,18 +78,19 @@ def test_an_empty_program_measures_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "group", "axes", "operand"),
+    ("name", "group", "over", "operand"),
     [
         ("all_gather(yz) residual", "all-gather", "yz", "residual"),
         ("all_to_all(yzx) attention out", "all-to-all", "yzx", "attention out"),
+        ("all_gather(data,tensor) residual", "all-gather", "data,tensor", "residual"),
         ("permute stage", "permute", "", "stage"),
         ("attention", "attention", "", "attention"),
         ("q_wi", "matmul", "", "q_wi"),
     ],
 )
-def test_names_of_ops(name: str, group: str, axes: str, operand: str) -> None:
+def test_names_of_ops(name: str, group: str, over: str, operand: str) -> None:
     op = parse(name)
-    assert (op.group, op.axes, op.operand) == (group, axes, operand)
+    assert (op.group, op.over, op.operand) == (group, over, operand)
 
 
 def test_compute_without_flops_is_elementwise() -> None:

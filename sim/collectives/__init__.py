@@ -1,4 +1,9 @@
-"""Collectives as schedules of sends. A new algorithm is one function and one line in `ON_TORUS` or `ON_ROUTES`."""
+"""Collectives as schedules of sends. A new algorithm is one function and one line in `ON_TORUS` or `ON_ROUTES`.
+
+The table says what an algorithm needs: lines of neighbours, or routes between any two chips. A collective over mesh
+axes that are whole axes of the machine's wiring is planned on the machine; over others, group by group, each on the
+machine of its chips (`groups`), which may have lines or not.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +24,18 @@ from sim.collectives import (
     rooted,
 )
 from sim.collectives.fold import folding
+from sim.collectives.groups import longer_axes, merged
 from sim.collectives.library import ON_NCCL
-from sim.collectives.mesh import axis_number, is_lattice
+from sim.collectives.mesh import is_lattice
 from sim.collectives.numbered import numbered
 from sim.collectives.phase_order import in_phase_order, needs_order
 from sim.collectives.pieces import in_pieces
 from sim.collectives.reduce import all_reduce, reduce_scatter
-from sim.collectives.schedule import Algorithm, Schedule
+from sim.collectives.schedule import Algorithm, GroupPlan, Schedule
 from sim.errors import InputError, suggest
 from sim.topology.graph import Topology
+from sim.topology.group import groups_of
+from sim.topology.mesh import joined, mesh_groups, whole_lines
 
 __all__ = ["COLLECTIVES", "ON_NCCL", "ON_ROUTES", "ON_TORUS", "Algorithm", "Schedule", "algorithm_of", "schedule"]
 
@@ -135,7 +143,7 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
         return name
     if name in COLLECTIVES[collective]:
         rule = f"the algorithm '{name}' of {collective} does not run on a {topology.kind}"
-        if topology.kind != "torus" and name in library.names(collective):
+        if not topology.has_lines and name in library.names(collective):
             rule = f"the algorithm '{name}' of {collective} is NCCL's, and the machine has none"
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(fitting)}")
     where = f"collectives.{collective}"
@@ -143,12 +151,12 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
 
 
 def _default(topology: Topology, collective: str, fitting: Sequence[str]) -> str:
-    direct = topology.kind == "torus" and collective == "all_to_all" and direct_all_to_all.suits(topology)
+    direct = topology.has_lines and collective == "all_to_all" and direct_all_to_all.suits(topology)
     return "dimension_ordered" if direct else fitting[0]
 
 
 def _on(topology: Topology) -> dict[str, dict[str, Algorithm]]:
-    return ON_TORUS if topology.kind == "torus" else ON_ROUTES
+    return ON_TORUS if topology.has_lines else ON_ROUTES
 
 
 def schedule(
@@ -158,11 +166,12 @@ def schedule(
     algorithm: str | None = None,
     size: float | None = None,
 ) -> Schedule:
-    """The sends of a collective over `axes`, for all groups of the mesh at once.
+    """The sends of a collective over mesh axes, for all groups of the mesh at once.
 
     Args:
-        axes: mesh axes that a group spans; the order is that of the columns of `origin` and `target`.
-        algorithm: None for the topology's default, else the first that its kind of machine has.
+        axes: mesh axes that a group spans. Where they are whole axes of the wiring, the columns `origin` and `target`
+            are along these, in that order.
+        algorithm: None for the default of the machine, or of each group's machine.
         size: bytes of the collective, as `emit` takes it; needed where NCCL chooses, as its kernels differ by size.
             On a torus, small collectives need no order of phases; None gives a schedule that serves all sizes.
 
@@ -170,31 +179,51 @@ def schedule(
         InputError: unknown collective, algorithm or axis, or an algorithm that the topology cannot carry out.
         ValueError: NCCL's schedules depend on the size, and none is given.
     """
-    name = algorithm_of(topology.unfolded or topology, collective, algorithm, size)
     if len(set(axes)) < len(axes):
-        raise InputError("a collective names each axis once", where="axes", got="".join(axes))
-    for axis in axes:
-        axis_number(topology, axis)
+        raise InputError("a collective names each axis once", where="axes", got=joined(axes))
+    lines = whole_lines(topology, axes)
+    if lines is not None:
+        return _planned(topology, collective, lines, algorithm, size)
+    return merged(topology, axes, group_plans(topology.unfolded or topology, collective, axes, algorithm, size))
+
+
+def group_plans(
+    topology: Topology, collective: str, axes: tuple[str, ...], algorithm: str | None, size: float | None
+) -> tuple[GroupPlan, ...]:
+    """Returns what every group along mesh axes does. Raises as `schedule` does."""
+    groups = groups_of(topology, tuple(map(tuple, mesh_groups(topology, axes).tolist())))
+    plans = {
+        machine: _planned(machine, collective, longer_axes(machine), algorithm, size)
+        for machine in dict.fromkeys(group.machine for group in groups)
+    }
+    return tuple(GroupPlan(group, plans[group.machine]) for group in groups)
+
+
+def _planned(
+    topology: Topology, collective: str, lines: tuple[str, ...], algorithm: str | None, size: float | None
+) -> Schedule:
+    """The sends over axes of the wiring."""
+    name = algorithm_of(topology.unfolded or topology, collective, algorithm, size)
     of_nccl = topology.nccl is not None and name in ON_NCCL.get(collective, {})
     if of_nccl and size is None:
         raise ValueError(f"{collective} by '{name}' on {topology.name}: NCCL's schedules depend on the size")
     try:
         if of_nccl and size is not None:
-            return library.timed(topology, collective, axes, name, size)
-        plan = _plain(topology, collective, axes, name)
+            return library.timed(topology, collective, lines, name, size)
+        plan = _plain(topology, collective, lines, name)
         return in_phase_order(plan, topology) if needs_order(plan, topology, size) else plan
     except InputError as error:
         if not topology.failed:
             raise
-        raise error.within(f"{collective}({''.join(axes)}) by {name}") from None
+        raise error.within(f"{collective}({joined(lines)}) by {name}") from None
 
 
 def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> bool:
     """Whether the algorithm declares that it can plan the sends of the one chip of a torus folded to it."""
-    if topology.kind != "torus" or topology.chips != 1 or not is_lattice(topology, axes):
+    if topology.chips != 1 or not is_lattice(topology, axes):
         return False
     rings = all(topology.axis(axis).ring or topology.axis(axis).size == 1 for axis in axes)
-    on = getattr(ON_TORUS[collective][name], "plans_one_chip_on", None)
+    on = getattr(_on(topology)[collective][name], "plans_one_chip_on", None)
     return on == "lattices" or (on == "rings" and rings)
 
 

@@ -17,8 +17,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.schedule import PER_SEND, Schedule
+from sim.collectives.schedule import PER_SEND, GroupPlan, Schedule
 from sim.topology.graph import Topology
+from sim.topology.group import Group
 
 Position = tuple[int, ...]
 Element = tuple[int, int, Position, Position]
@@ -37,7 +38,39 @@ class ReplayError(RuntimeError):
 
 def replay(schedule: Schedule, topology: Topology) -> None:
     """Raises ReplayError unless the schedule carries out its collective on every group of the mesh."""
-    _Replay(_on_first_ways(schedule, topology), topology).run()
+    first = 0
+    for each in schedule.groups:
+        part, first = _of_group(schedule, each, first, topology), first + len(each.plan)
+        _Replay(_on_first_ways(part, topology), topology, each.group).run()
+    if not schedule.groups:
+        _Replay(_on_first_ways(schedule, topology), topology).run()
+    elif first != len(schedule):
+        raise ReplayError(f"{len(schedule) - first} sends are of no group")
+
+
+def _of_group(schedule: Schedule, of: GroupPlan, first: int, topology: Topology) -> Schedule:
+    """Returns the sends of a group, on the links of the whole machine, from number `first` on."""
+    rows = slice(first, first + len(of.plan))
+    counts, starts = schedule.dep_counts[rows], np.cumsum(schedule.dep_counts) - schedule.dep_counts
+    deps = schedule.deps[int(starts[first]) :][: int(counts.sum())] - first if len(of.plan) else of.plan.deps
+    follows = schedule.follows[rows]
+    places = None
+    if of.plan.places is not None:
+        places = np.full((of.plan.parts, topology.chips, len(of.plan.axes)), -1, dtype=np.int32)
+        places[:, of.group.chips] = of.plan.places
+    columns = {name: getattr(schedule, name)[rows] for name in PER_SEND}
+    columns |= {name: columns[name][:, : len(of.plan.axes)] for name in ("origin", "target")}
+    return replace(
+        schedule,
+        axes=of.plan.axes,
+        parts=of.plan.parts,
+        places=places,
+        groups=(),
+        dep_counts=counts,
+        deps=deps,
+        follows=np.where(follows >= 0, follows - first, follows),
+        **columns,
+    )
 
 
 def _on_first_ways(schedule: Schedule, topology: Topology) -> Schedule:
@@ -103,27 +136,39 @@ def _heads_of_messages(schedule: Schedule, heads: npt.NDArray[np.int64]) -> list
 
 
 class _Replay:
-    def __init__(self, schedule: Schedule, topology: Topology) -> None:
+    def __init__(self, schedule: Schedule, topology: Topology, of: Group | None = None) -> None:
+        """`of`: the group whose sends these are, named as on its machine; None for all sends on `topology`."""
         self.schedule, self.topology = schedule, topology
-        names = [axis.name for axis in topology.axes]
+        self.named_on = of.machine if of else topology
+        self.members = of.chips.tolist() if of else list(range(topology.chips))
+        names = [axis.name for axis in self.named_on.axes]
         columns = [names.index(name) for name in schedule.axes]
-        coordinates = [topology.coordinates(chip) for chip in range(topology.chips)]
-        mesh: list[Position] = [tuple(at[column] for column in columns) for at in coordinates]
+        nowhere: Position = (-1,) * len(columns)
+        coordinates = {chip: self.named_on.coordinates(number) for number, chip in enumerate(self.members)}
+        mesh: list[Position] = [
+            tuple(coordinates[chip][column] for column in columns) if chip in coordinates else nowhere
+            for chip in range(topology.chips)
+        ]
         given = schedule.places
         self.position = [mesh] * schedule.parts if given is None else [list(map(tuple, of)) for of in given.tolist()]
         """[parts][chips]"""
-        self.group = [tuple(x for column, x in enumerate(at) if column not in columns) for at in coordinates]
+        self.group: list[Position] = [
+            tuple(x for column, x in enumerate(coordinates[chip]) if column not in columns)
+            if chip in coordinates
+            else (-1 - chip,)
+            for chip in range(topology.chips)
+        ]
         self.sizes = [tuple(max(at) + 1 for at in zip(*of, strict=True)) for of in self.position]
         """[parts]"""
         self.everyone = [list(itertools.product(*map(range, sizes))) for sizes in self.sizes]
         """[parts]"""
-        self.n = len(set(mesh))
+        self.n = len({mesh[chip] for chip in self.members})
         self.bits: dict[Position, int] = {}
-        for chip, group in enumerate(self.group):
-            self.bits[group] = self.bits.get(group, 0) + self._bit(chip)
-        for of, everyone in zip(self.position, self.everyone, strict=True):
-            for group in set(self.group):
-                if sorted(of[chip] for chip, own in enumerate(self.group) if own == group) != everyone:
+        for chip in self.members:
+            self.bits[self.group[chip]] = self.bits.get(self.group[chip], 0) + self._bit(chip)
+        for positions, everyone in zip(self.position, self.everyone, strict=True):
+            for group in self.bits:
+                if sorted(positions[chip] for chip in self.members if self.group[chip] == group) != everyone:
                     raise ReplayError("a part does not number the chips of each group")
         self.all: Position = (-1,) * len(columns)
         self.src, self.dst = schedule.src.tolist(), schedule.dst.tolist()
@@ -139,6 +184,7 @@ class _Replay:
                 raise ReplayError(f"send {send} follows another and waits for some, too")
             self.deps[send] += [before] if before >= 0 else []
         self.box, self.elements = functools.cache(self._box), functools.cache(self._elements)
+        self.followed = set(schedule.follows.tolist())
         self.arrives: list[bool] = []
         """Of each send: whether it reaches its receiver, and not just a node on the way."""
         self.passes_on: list[bool] = []
@@ -187,7 +233,7 @@ class _Replay:
         schedule, links = self.schedule, self.topology.links
         for send, (link, direction) in enumerate(zip(schedule.link.tolist(), schedule.direction.tolist(), strict=True)):
             self._check_route(send, link)
-            if links[link].direction != direction:
+            if self.named_on is self.topology and links[link].direction != direction:
                 raise ReplayError(f"send {send} goes in direction {direction} on {links[link].name}")
             if any(dep >= send for dep in self.deps[send]):
                 raise ReplayError(f"send {send} waits for a later one")
@@ -215,7 +261,7 @@ class _Replay:
             same &= (self.origin[before], self.target[before]) == (self.origin[send], self.target[send])
             if before == send or not same or self.end[before] != start or self.own[send]:
                 raise ReplayError(f"send {send} does not pass a message on")
-        if not self.arrives[send] and (end < chips and self.topology.kind == "torus"):
+        if not self.arrives[send] and end < chips and send not in self.followed:
             raise ReplayError(f"send {send} is not on a link from {self.src[send]} to {self.dst[send]}")
         self.end.append(end)
 
@@ -293,7 +339,7 @@ class _Replay:
         for send, chip in enumerate(self.dst):
             if self.arrives[send] and self.home[send] == self.group[chip]:
                 arrivals[chip].append(send)
-        for chip in range(len(self.group)):
+        for chip in self.members:
             wanted = [self._wanted(part, of[chip]) for part, of in enumerate(self.position)]
             missing = frozenset[Element]().union(*wanted)
             missing = missing.difference(*(self.payload[i] for i in arrivals[chip] if not self.sums[i]))
@@ -351,7 +397,7 @@ class _Replay:
     def _before(self, part: int, position: Position) -> list[Position]:
         """The chip one hop back along the one axis longer than one chip, where there is one, its link failed or not."""
         result = []
-        whole = self.topology.intact or self.topology
+        whole = self.named_on.intact or self.named_on
         for i, name in enumerate(self.schedule.axes):
             size = self.sizes[part][i]
             if size > 1 and (position[i] > 0 or whole.axis(name).ring):

@@ -28,7 +28,7 @@ from sim.collectives.routes import pass_on
 from sim.collectives.schedule import Schedule, ScheduleBuilder, plans_one_chip
 from sim.errors import InputError
 from sim.topology.graph import Topology
-from sim.topology.lower_bound import group_members
+from sim.topology.mesh import groups_along, natural_mesh
 from sim.topology.paths import cut_off
 from sim.topology.working_links import WorkingLinks
 
@@ -241,7 +241,8 @@ def _pair_by_pair(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """Every message in pieces along shortest paths over the links that work, the longest first."""
     links = WorkingLinks.of(topology)
     apart = links.distances(np.arange(topology.chips, dtype=np.int32), np.ones(len(links.src), dtype=np.int64))
-    groups = group_members(topology, axes)
+    mesh = natural_mesh(topology.axes)
+    groups = groups_along(mesh, tuple(axis for name in axes for axis in mesh if axis.name == name))
     pairs = [(src, dst) for group in groups.tolist() for src, dst in itertools.permutations(group, 2)]
     for src, dst in pairs:
         if not apart[src, dst]:

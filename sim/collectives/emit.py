@@ -53,15 +53,23 @@ class _Wiring:
     """Where each head's own dependencies start in the flat list."""
 
 
-@functools.lru_cache(maxsize=256)
-def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
+def _rates(topology: Topology, schedule: Schedule) -> tuple[Floats, Ints]:
+    """[sends] (ps per byte, flight in ps)."""
+    if len(schedule.timings) > 1:
+        own = [_rates(each.group.machine, each.plan) for each in schedule.groups]
+        return np.concatenate([rates for rates, _ in own]), np.concatenate([flight_ps for _, flight_ps in own])
     links = topology.links
     bandwidth = np.array([link.bandwidth for link in links])
     flight_ps = np.array([link.latency_ps for link in links], dtype=np.int64)[schedule.link]
     if (timing := schedule.timing) is not None:
         bandwidth *= np.array(timing.share)[[MEDIA.index(link.medium) for link in links]]
         flight_ps += _added_ps(topology, schedule, timing)
-    ps_per_byte = units.PS_PER_S / bandwidth[schedule.link]
+    return units.PS_PER_S / bandwidth[schedule.link], flight_ps
+
+
+@functools.lru_cache(maxsize=256)
+def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
+    ps_per_byte, flight_ps = _rates(topology, schedule)
     heads = np.flatnonzero(schedule.follows < 0)
     last = np.flatnonzero(schedule.arrives(topology))
     return _Wiring(
@@ -74,7 +82,7 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
     )
 
 
-def _overhead_s(topology: Topology, schedule: Schedule) -> float:
+def overhead_s(topology: Topology, schedule: Schedule) -> float:
     """Launch overhead, s: the protocol's, else the machine's; of an all-to-all, with the starts of messages that no hop
     hides.
 
@@ -83,11 +91,24 @@ def _overhead_s(topology: Topology, schedule: Schedule) -> float:
     """
     if schedule.timing:
         return schedule.timing.overhead_s
+    if schedule.groups:
+        return max(overhead_s(each.group.machine, each.plan) for each in schedule.groups)
     starts = 0
     if schedule.collective == "all_to_all":
         rings = [axis.size for axis in map(topology.axis, schedule.axes) if axis.ring and axis.size > 1]
         starts = sum(size - 1 - size // 2 for size in rings)
     return topology.collective_overhead_s + starts * topology.message_start_s
+
+
+def _overheads_ps(topology: Topology, schedule: Schedule) -> int | Ints:
+    """Launch overhead, ps, [chips] where groups differ in it; chips of no group have none then."""
+    of_groups = [units.to_ps(overhead_s(each.group.machine, each.plan)) for each in schedule.groups]
+    if len(set(of_groups)) < 2:
+        return units.to_ps(overhead_s(topology, schedule))
+    result = np.zeros(topology.chips, dtype=np.int64)
+    for each, overhead_ps in zip(schedule.groups, of_groups, strict=True):
+        result[each.group.chips] = overhead_ps
+    return result
 
 
 def _added_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
@@ -136,7 +157,7 @@ def emit(
         op,
         Kind.BEGIN,
         chips,
-        flight_ps=units.to_ps(_overhead_s(topology, schedule)),
+        flight_ps=_overheads_ps(topology, schedule),
         deps=after,
         bytes=size,
         collective=instance,
@@ -200,7 +221,7 @@ def alone_s(topology: Topology, schedule: Schedule, size: float) -> float:
             free = started[send] + busy_ps[send]
         ended[send] = free + wiring.flight_ps[send]
     busiest = np.bincount(schedule.link, weights=busy_ps).max(initial=0.0)
-    return _overhead_s(topology, schedule) + float(max(ended.max(initial=0.0), busiest)) / units.PS_PER_S
+    return overhead_s(topology, schedule) + float(max(ended.max(initial=0.0), busiest)) / units.PS_PER_S
 
 
 def emit_message(

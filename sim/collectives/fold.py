@@ -39,6 +39,8 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     each = sends // chips
     if not sends:
         return plan
+    if len(plan.timings) > 1:
+        raise NotFoldableError(f"{plan.collective}: groups are served by different kernels")
     if (np.bincount(plan.src, minlength=chips) != each).any():
         raise NotFoldableError(f"{plan.collective}: chips send different numbers of messages")
     made, order = plan, _by_kind(plan.src, chips)
@@ -81,6 +83,7 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
         link=link[mine],
         follows=follows[mine],
         deps=waits,
+        groups=plan.groups[:1],
         **{name: getattr(plan, name)[mine] for name in names},
     )
 

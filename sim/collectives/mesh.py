@@ -140,7 +140,7 @@ def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
     Then a step along an axis leads to another chip of the group from every chip, and what a chip does, all can do.
     """
     whole = topology.unfolded or topology
-    if not whole.vertex_transitive or whole.kind != "torus":
+    if not whole.vertex_transitive or not whole.has_lines:
         return False
     others = positions(whole, tuple(axis.name for axis in whole.axes if axis.name not in axes))
     steps = [wired_axis(whole, name).after[1] for name in axes if whole.axis(name).size > 1]

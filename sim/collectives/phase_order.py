@@ -29,7 +29,7 @@ def needs_order(plan: Schedule, topology: Topology, size: float | None) -> bool:
     On axes of very different lengths the order costs latencies, as parts wait for each other on the longest axis. It
     is left out there while no message holds a link longer than it flies: links are then idle most of the time.
     """
-    if topology.kind != "torus" or plan.collective not in _PHASED or not len(plan):
+    if plan.collective not in _PHASED or not len(plan) or sum(topology.axis(name).size > 1 for name in plan.axes) < 2:
         return False
     if size is None or not _costs_latencies(plan, topology):
         return True

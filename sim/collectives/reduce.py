@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.mesh import positions, wired_axis
+from sim.collectives.mesh import positions
 from sim.collectives.schedule import PER_SEND, Algorithm, Int32s, Schedule
 from sim.topology.graph import Topology
 
@@ -61,9 +61,9 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
 
 
 def _groups(topology: Topology, axes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """[chips] number of each chip's group along `axes`; one for all where axes are not the machine's own."""
+    """[chips] number of each chip's group along `axes`."""
     others = tuple(axis.name for axis in topology.axes if axis.name not in axes)
-    if topology.kind != "torus" or topology.unfolded is not None or not others:
+    if topology.unfolded is not None or not others:
         return np.zeros(topology.chips, dtype=np.int64)
     sizes = [topology.axis(name).size for name in others]
     return np.asarray(np.ravel_multi_index(tuple(positions(topology, others).T), sizes))
@@ -84,23 +84,13 @@ def _beginnings(schedule: Schedule) -> npt.NDArray[np.int64]:
 def opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
     """[links] The link that leads back, and the number of its axis among `axes`, 0 for links along no axis of them."""
     opposite = np.full(len(topology.links), -1, dtype=np.int32)
-    axis_of = np.zeros(len(topology.links), dtype=np.int64)
-    if topology.kind != "torus":
-        between: dict[tuple[int, int], list[int]] = {}
-        for link in topology.links:
-            between.setdefault((link.src, link.dst), []).append(link.index)
-        for (src, dst), links in between.items():
-            opposite[links] = between[dst, src]
-        return opposite, axis_of
+    between: dict[tuple[int, int, str, int], list[int]] = {}
+    for link in topology.links:
+        between.setdefault((link.src, link.dst, link.axis, link.direction), []).append(link.index)
+    for (src, dst, axis, direction), links in between.items():
+        opposite[links] = between[dst, src, axis, -direction]
     number = {name: i for i, name in enumerate(axes)}
-    for each in topology.axes:
-        axis = wired_axis(topology, each.name)
-        for direction in (1, -1):
-            linked = axis.link[direction] >= 0
-            out = axis.link[direction][linked]
-            opposite[out] = axis.link[-direction][axis.after[direction][linked]]
-            axis_of[out] = number.get(each.name, 0)
-    return opposite, axis_of
+    return opposite, np.array([number.get(link.axis, 0) for link in topology.links], dtype=np.int64)
 
 
 def reduce_scatter(all_gather: Algorithm) -> Algorithm:

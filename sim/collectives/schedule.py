@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.topology.graph import Topology
+from sim.topology.group import Group
 
 Int32s = npt.NDArray[np.int32]
 
@@ -58,6 +59,8 @@ class Schedule:
 
     collective: str
     axes: tuple[str, ...]
+    """Axes of the wiring along which chips are named, those that the group spans whole; where `groups` are given, the
+    mesh axes of the groups, whose chips are named along the axes of each group's machine."""
     parts: int
     src: Int32s
     """[n] sending chip."""
@@ -93,10 +96,17 @@ class Schedule:
     places: Int32s | None = None
     """[parts, chips, A] the position of every chip by which a part names data; None for the mesh position."""
     timing: Timing | None = None
-    """None: latencies and bandwidths are the links' own."""
+    """None: latencies and bandwidths are the links' own, or those of each of the groups."""
+    groups: tuple[GroupPlan, ...] = ()
+    """Where a group is no whole axes of the wiring: what every group does, in the order of the sends."""
 
     def __len__(self) -> int:
         return len(self.src)
+
+    @property
+    def timings(self) -> set[Timing | None]:
+        """What the groups take of a library: several where it serves them with different kernels."""
+        return {each.plan.timing for each in self.groups} or {self.timing}
 
     def arrives(self, topology: Topology) -> npt.NDArray[np.bool_]:
         """[n] whether a send reaches `dst`, and not just a node on the way there."""
@@ -108,6 +118,14 @@ class Schedule:
         """Sends that must have arrived before `send`, the first of its message, starts."""
         end = int(self.dep_counts[: send + 1].sum())
         return self.deps[end - int(self.dep_counts[send]) : end]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """What one group does on the machine of its chips."""
+
+    group: Group
+    plan: Schedule
 
 
 Algorithm = Callable[[Topology, tuple[str, ...]], Schedule]

@@ -29,7 +29,7 @@ def all_to_all(topology: Topology, shares: npt.NDArray[np.float64]) -> Schedule:
     dst = (src + np.repeat(steps, n).astype(np.int32)) % np.int32(n)
     sent = shares[src, dst] > 0
     src, dst = src[sent], dst[sent]
-    if topology.kind != "torus":
+    if not topology.has_lines:
         to = Messages(topology, "all_to_all", axes)
         to.send(src, dst, share=shares[src, dst], step=0, own=True, origin=src, target=dst)
         return to.build()

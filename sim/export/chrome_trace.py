@@ -29,6 +29,7 @@ from sim.report.metrics import critical_chip
 from sim.report.pool import Series
 from sim.report.spans import sums
 from sim.topology.graph import Topology
+from sim.topology.mesh import mesh_positions
 from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
@@ -164,8 +165,9 @@ def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[
     def named(what: str, chip: int, thread: int, args: dict[str, Any]) -> str:
         return json.dumps({"ph": "M", "name": what, "pid": chip, "tid": thread, "ts": 0.0, "args": args})
 
+    positions = mesh_positions(topology.unfolded or topology, [axis.name for axis in topology.mesh]).tolist()
     for chip, own in lanes.items():
-        position = ",".join(map(str, topology.coordinates(chip)))
+        position = ",".join(map(str, positions[chip]))
         yield named("process_name", chip, 0, {"name": f"chip {chip} ({position})"})
         yield named("process_sort_index", chip, 0, {"sort_index": chip})
         for lane, thread in zip(own, threads[chip], strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import dataclass
 
@@ -10,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.program import Floats, Ints, Kind, Program
-from sim.report.ops import Op, parse
+from sim.report.ops import parse
 from sim.sharding import ITEM_BYTES
 from sim.topology.graph import Topology
+from sim.topology.mesh import mesh_groups
 
 _NAMES = {
     "all-gather": "_allgather_base",
@@ -42,7 +42,7 @@ def kernel_name(op: str) -> str:
     """The name a collective goes by: `ncclDevKernel_AllGather yz residual` (tools look for `nccl...Kernel`)."""
     parsed = parse(op)
     kernel = f"ncclDevKernel_{_KERNELS.get(parsed.group, 'SendRecv')}"
-    return " ".join(part for part in (kernel, parsed.axes, parsed.operand) if part)
+    return " ".join(part for part in (kernel, parsed.over, parsed.operand) if part)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +73,8 @@ class Ranks:
 
     @classmethod
     def of(cls, program: Program, topology: Topology, chip: int) -> Ranks:
-        """Along the axes in the name of each op; of one without, those that its first collective leads to."""
+        """Along the mesh axes of each op; of one without, those that its first collective leads to."""
+        axes = dict(program.axes)
         begins = np.flatnonzero((program.kind == Kind.BEGIN) & (program.chip == chip))
         ops, first = np.unique(program.op[begins], return_index=True)
         items = {program.op_names.index(name): dtype for name, dtype in program.dtypes if name in program.op_names}
@@ -81,7 +82,8 @@ class Ranks:
         item_bytes[list(items)] = [ITEM_BYTES[dtype] for dtype in items.values()]
         size, text = np.zeros(len(program.op_names), dtype=np.int64), [""] * len(program.op_names)
         for op, instance in zip(ops.tolist(), program.collective[begins[first]].tolist(), strict=True):
-            members = _along(topology, parse(program.op_names[op]), chip) or _exchanging(program, instance, chip)
+            along = axes.get(program.op_names[op], ())
+            members = _along(topology, along, chip) or _exchanging(program, instance, chip)
             name = _NAMES.get(parse(program.op_names[op]).group, "send")
             group = json.dumps(sorted(members), separators=(", ", ": "))
             size[op] = len(members)
@@ -92,14 +94,12 @@ class Ranks:
         return cls(size, text, item_bytes, np.array([parse(name).group for name in program.op_names]))
 
 
-def _along(topology: Topology, op: Op, chip: int) -> set[int]:
-    """The chips that differ from `chip` along the axes of a collective only; none where it has no such group."""
-    names = [axis.name for axis in topology.axes]
-    if op.group == "send" or not op.axes or not set(op.axes) <= set(names):
+def _along(topology: Topology, axes: tuple[str, ...], chip: int) -> set[int]:
+    """The chips that differ from `chip` along mesh axes only; none where the machine has no such axes."""
+    if not axes or not set(axes) <= {axis.name for axis in topology.mesh}:
         return set()
-    here = zip(topology.axes, topology.coordinates(chip), strict=True)
-    grid = itertools.product(*(range(axis.size) if axis.name in op.axes else (at,) for axis, at in here))
-    return {topology.chip_at(coordinates) for coordinates in grid}
+    groups = mesh_groups(topology, axes)
+    return set(groups[(groups == chip).any(axis=1)].ravel().tolist())
 
 
 def _exchanging(program: Program, instance: int, chip: int) -> set[int]:

@@ -20,6 +20,7 @@ from sim.sharding import Sharded
 from sim.specs import Scenario
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
+from sim.topology.mesh import joined
 from sim.uses import Axes
 
 
@@ -43,7 +44,7 @@ class Emitter:
 
     def __init__(self, scenario: Scenario, topology: Topology) -> None:
         self.scenario, self.topology = scenario, topology
-        self.mesh = tuple((axis.name, axis.size) for axis in topology.axes)
+        self.mesh = tuple((axis.name, axis.size) for axis in topology.mesh)
         compute = [f"{chip}:compute" for chip in range(topology.chips)]
         links = [link.name for link in topology.links]
         hosts = [f"{chip}:host" for chip in range(topology.chips)]
@@ -106,7 +107,7 @@ class Emitter:
         other way, and an all-to-all has the same buffer on every axis.
         """
         apart = self.scenario.stack.collective_axes == "one_by_one" and kind != "all_reduce"
-        if not apart or self.topology.kind != "torus":
+        if not apart or not self.topology.has_lines:
             return [(axes, size)]
         ways = [self.ways((axis,)) for axis in axes]
         shares = [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(ways[i + 1 :]) for i in range(len(axes))]
@@ -124,8 +125,9 @@ class Emitter:
         """Multiprocessors that a collective in progress keeps busy, in parts per million of its chips'.
 
         It has a channel on each, which waits where the collective's steps or links need more time than the channel.
+        Where groups have different numbers of channels, this assumes the most of them.
         """
-        chip, channels = self.topology.chip, plan.timing.channels if plan.timing else 0
+        chip, channels = self.topology.chip, max(timing.channels if timing else 0 for timing in plan.timings)
         if not channels or not chip.multiprocessors or not any(chip.interference):
             return 0
         busy = float(channels)
@@ -182,8 +184,11 @@ class Emitter:
         return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
 
     def label(self, kind: str, axes: Axes, name: str) -> str:
-        """`all_gather(yz) residual`."""
-        return f"{kind}({''.join(axis for axis, _ in self.mesh if axis in axes)}) {name}"
+        """Names an op `all_gather(yz) residual`, and notes its axes in the program."""
+        along = tuple(axis for axis, _ in self.mesh if axis in axes)
+        op = f"{kind}({joined(along)}) {name}"
+        self.builder.axes[op] = along
+        return op
 
     def ways(self, axes: Axes) -> int:
         """Number of chips along `axes` together."""

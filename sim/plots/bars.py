@@ -123,9 +123,9 @@ def _names(op: str) -> list[str]:
     parsed = parse(op)
     if parsed.group not in COLLECTIVES.values():
         return [op]
-    over = f"{parsed.group}({parsed.axes})"
+    over = f"{parsed.group}({parsed.over})"
     initials = "".join(word[0] for word in parsed.group.replace("to", "2").split("-")).upper()
-    return [f"{over} {parsed.operand}", over, parsed.group, f"{initials}({parsed.axes})", initials]
+    return [f"{over} {parsed.operand}", over, parsed.group, f"{initials}({parsed.over})", initials]
 
 
 def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: float, bins: Ints) -> None:

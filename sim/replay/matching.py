@@ -17,6 +17,7 @@ from sim.replay.communicators import Communicators, Ranks
 from sim.replay.nodes import Key, Notes, RankNode, shortened
 from sim.replay.order import in_order
 from sim.topology.graph import Topology
+from sim.topology.mesh import mesh_positions
 
 SIMULATED_TYPES = {each: each.name.lower() for each in CollectiveType if each.name.lower() in COLLECTIVES}
 
@@ -140,13 +141,14 @@ def _parts(members: Sequence[RankNode], topology: Topology) -> list[list[RankNod
             raise _disagreement(member, members[0], "involved_dim", member.flags("involved_dim"), flags)
     if all(flags):
         return [list(members)]
-    if len(flags) != len(topology.axes):
-        rule = f"must have a flag for each of the {len(topology.axes)} mesh axes of {topology.name}"
+    if len(flags) != len(topology.mesh):
+        rule = f"must have a flag for each of the {len(topology.mesh)} mesh axes of {topology.name}"
         raise members[0].wrong("involved_dim", rule, flags)
+    at = mesh_positions(topology, [axis.name for axis in topology.mesh]).tolist()
     parts: dict[tuple[int, ...], list[RankNode]] = defaultdict(list)
     for member in members:
-        at = zip(topology.coordinates(member.rank), flags, strict=True)
-        parts[tuple(position for position, involved in at if not involved)].append(member)
+        here = zip(at[member.rank], flags, strict=True)
+        parts[tuple(position for position, involved in here if not involved)].append(member)
     return list(parts.values())
 
 

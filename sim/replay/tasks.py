@@ -10,6 +10,7 @@ import numpy as np
 from sim import units
 from sim.collectives import algorithm_of, schedule
 from sim.collectives.emit import emit, emit_message
+from sim.collectives.groups import longer_axes
 from sim.costs import Work, cost, launch_columns
 from sim.errors import InputError
 from sim.export.chakra import NodeType
@@ -178,7 +179,7 @@ class Tasks:
 def _program(group: Group, kind: str, size: float, name: str) -> Program:
     """Returns a collective of all chips of a group's machine; the last task of each chip ends it."""
     machine = group.machine
-    axes = tuple(axis.name for axis in machine.axes if axis.size > 1)
+    axes = longer_axes(machine)
     if kind in ("all_gather", "gather"):  # a rank's part in the trace, the whole array here
         size *= machine.chips
     plan = schedule(machine, kind, axes, algorithm_of(machine, kind, None, size), size)

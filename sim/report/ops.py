@@ -28,7 +28,7 @@ COPIES = ("fetch", "evict")
 WAIT = "wait"
 """Class of what only waits: requests, calls and polls of a pipeline."""
 
-_NAME = re.compile(r"(?P<collective>\w+)(\((?P<axes>\w*)\))?\s*(?P<operand>.*)")
+_NAME = re.compile(r"(?P<collective>\w+)(\((?P<over>[^()]*)\))?\s*(?P<operand>.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class Op:
 
     group: str
     """Class: `matmul`, `attention`, `all-gather`, `reduce-scatter`, ..."""
-    axes: str = ""
-    """Mesh axes of a collective."""
+    over: str = ""
+    """Mesh axes of a collective, as they are written: `Program.axes` has their names."""
     operand: str = ""
     """What a collective moves; the name of a compute op."""
 
@@ -50,7 +50,7 @@ def parse(name: str) -> Op:
         return Op("copy", operand=name)
     match = _NAME.fullmatch(name)
     if match and match["collective"] in COLLECTIVES:
-        return Op(COLLECTIVES[match["collective"]], match["axes"] or "", match["operand"])
+        return Op(COLLECTIVES[match["collective"]], match["over"] or "", match["operand"])
     return Op("attention" if name.startswith("attention") else "matmul", operand=name)
 
 

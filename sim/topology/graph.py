@@ -17,6 +17,7 @@ from sim.errors import InputError
 from sim.specs import GraphSpec, Medium, NcclSpec, NetworkSpec, StackSpec
 from sim.topology.bundles import bundle
 from sim.topology.chip import Chip
+from sim.topology.mesh import MeshAxis, natural_mesh
 from sim.topology.paths import Way, shortest, widest
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One mesh axis."""
+    """One axis of the wiring: of a torus, or `g` for all chips that routes join."""
 
     name: str
     size: int
@@ -118,12 +119,23 @@ class Topology:
     """The machine with all its links, where some have failed."""
     stands_for: StandsFor | None = field(default=None, repr=False)
     """Where some chips stand for all of a larger machine: whom."""
+    mesh: tuple[MeshAxis, ...] = ()
+    """Logical axes, which number every chip once; those of the wiring where no others are given."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.mesh:
+            object.__setattr__(self, "mesh", natural_mesh(self.axes))
 
     @property
     def mesh_chips(self) -> int:
         """Number of chips of the machine."""
         return prod(axis.size for axis in self.axes)
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether chips are joined to neighbours along axes; else messages between any two chips take their routes."""
+        return self.kind == "torus"
 
     @property
     def unfolded(self) -> Topology | None:
@@ -162,7 +174,7 @@ class Topology:
         return _without(self, links) if links else self
 
     def axis(self, name: str) -> Axis:
-        """The axis of that name. Raises KeyError."""
+        """The axis of the wiring of that name. Raises StopIteration."""
         return next(axis for axis in self.axes if axis.name == name)
 
     def neighbour(self, chip: int, axis: str, direction: int) -> tuple[int, int] | None:

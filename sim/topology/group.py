@@ -8,12 +8,15 @@ chips between, and so is a graph. A group of a switch or graph is again one.
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
 
-from sim.topology.graph import Axis, Int32s, Topology
+from sim.topology.folding import numbered_ports, owners
+from sim.topology.graph import Axis, Int32s, Link, Topology
 from sim.topology.paths import Way, dimension_ordered
 
 
@@ -22,19 +25,71 @@ class Group:
     """Some chips of a machine, as a machine."""
 
     machine: Topology
-    """Chip i is the i-th of the members in the order of their numbers."""
+    """Chip i is the i-th of the members."""
     chips: Int32s
     """[members] their numbers in the whole machine."""
     links: Int32s
     """[links] their numbers in the whole machine."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """The ways between the chips of a group, by the numbers that links have in it."""
+
+    table: dict[tuple[int, int], tuple[Way, ...]]
+
+    def __call__(self, machine: Topology, src: int, dst: int) -> tuple[Way, ...]:
+        return self.table.get((src, dst), ((),))
+
+
 @functools.lru_cache(maxsize=4096)
 def group_of(whole: Topology, chips: tuple[int, ...]) -> Group:
-    """Returns the machine of some chips, given in the order of their numbers."""
-    if len(chips) == whole.chips:
+    """Returns the machine of some chips, which are numbered there in the given order."""
+    in_order = all(a < b for a, b in itertools.pairwise(chips))
+    if in_order and len(chips) == whole.chips:
         return Group(whole, np.array(chips, dtype=np.int32), np.arange(len(whole.links), dtype=np.int32))
-    return _box(whole, chips) or _any(whole, chips)
+    return (_box(whole, chips) if in_order else None) or _any(whole, chips)
+
+
+@functools.lru_cache(maxsize=256)
+def groups_of(whole: Topology, chips: tuple[tuple[int, ...], ...]) -> tuple[Group, ...]:
+    """Returns the machines of several groups of chips; groups that are alike share one, so that it is planned once."""
+    if moved := _moved(whole, np.array(chips, dtype=np.int32)):
+        return moved
+    shared: dict[Hashable, Topology] = {}
+    groups = [group_of(whole, each) for each in chips]
+    return tuple(replace(each, machine=shared.setdefault(_shape(each.machine), each.machine)) for each in groups)
+
+
+def _shape(machine: Topology) -> Hashable:
+    """What decides every schedule and time on a group's machine: all but the names of nodes and links."""
+    links = tuple(replace(link, name="", network=None) for link in machine.links)
+    networks = tuple(id(link.network) for link in machine.links)
+    table = machine.ways_of.table if isinstance(machine.ways_of, _Ways) else {}
+    return machine.axes, links, networks, machine.reducer, machine.multicast, machine.failed, tuple(table.items())
+
+
+def _moved(whole: Topology, chips: Int32s) -> tuple[Group, ...] | None:
+    """Returns groups that are the first one, moved along the axes of a torus on which all chips are alike.
+
+    None where they are not, or where the routes between moved chips may be others.
+    """
+    if not whole.vertex_transitive or whole.ways_of is not dimension_ordered:
+        return None
+    sizes = [axis.size for axis in whole.axes]
+    at = np.stack(np.unravel_index(np.arange(whole.chips), sizes))
+    port = np.array(numbered_ports(whole), dtype=np.int64)
+    link_of = np.empty((whole.chips, int(port.max(initial=0)) + 1), dtype=np.int32)
+    link_of[owners(whole), port] = np.arange(len(whole.links), dtype=np.int32)
+    first = group_of(whole, tuple(chips[0].tolist()))
+    groups = []
+    for members in chips:
+        steps = (at[:, members[0]] - at[:, chips[0, 0]])[:, None]
+        chip = np.ravel_multi_index(tuple((at + steps) % np.array(sizes)[:, None]), sizes).astype(np.int32)
+        if (chip[first.chips] != members).any():
+            return None
+        groups.append(Group(first.machine, members, link_of[chip[owners(whole)[first.links]], port[first.links]]))
+    return tuple(groups)
 
 
 def _box(whole: Topology, chips: tuple[int, ...]) -> Group | None:
@@ -65,7 +120,7 @@ def _box(whole: Topology, chips: tuple[int, ...]) -> Group | None:
         (number[chip], axis, direction): (number[other], new[link])
         for (chip, axis, direction), (other, link) in inside.items()
     }
-    machine = replace(machine, axes=axes, kind="torus", ways_of=dimension_ordered, _neighbours=neighbours)
+    machine = replace(machine, axes=axes, mesh=(), kind="torus", ways_of=dimension_ordered, _neighbours=neighbours)
     return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
 
 
@@ -75,23 +130,30 @@ def _any(whole: Topology, chips: tuple[int, ...]) -> Group:
     between = {whole.links[link].dst for equal in ways.values() for way in equal for link in way}.difference(chips)
     relays = tuple(sorted(between.union(range(whole.chips, len(whole.nodes)))))
     nodes = {*chips, *relays}
-    links = [link.index for link in whole.links if link.src in nodes and link.dst in nodes]
+    leaving = _leaving(whole)
+    links = sorted(link.index for node in nodes for link in leaving[node] if link.dst in nodes)
     new = {link: i for i, link in enumerate(links)}
     renumbered = {ends: tuple(tuple(new[link] for link in way) for way in equal) for ends, equal in ways.items()}
-
-    def ways_of(machine: Topology, src: int, dst: int) -> tuple[Way, ...]:
-        return renumbered.get((src, dst), ((),))
-
     torus, machine = whole.kind == "torus", _part(whole, chips, relays, links)
     machine = replace(
         machine,
         links=tuple(replace(link, axis="", direction=0) for link in machine.links),  # a graph has no axes
         axes=(Axis("g", len(chips), ring=False),),
+        mesh=(),
         kind="graph" if torus else whole.kind,
         collectives={} if torus else whole.collectives,  # algorithms between neighbours
-        ways_of=ways_of,
+        ways_of=_Ways(renumbered),
     )
     return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
+
+
+@functools.lru_cache(maxsize=8)
+def _leaving(whole: Topology) -> tuple[tuple[Link, ...], ...]:
+    """Links that leave each node, whether they work or not."""
+    found: list[list[Link]] = [[] for _ in whole.nodes]
+    for link in whole.links:
+        found[link.src].append(link)
+    return tuple(map(tuple, found))
 
 
 def _part(whole: Topology, chips: tuple[int, ...], relays: tuple[int, ...], links: list[int]) -> Topology:

@@ -33,6 +33,7 @@ from sim import units
 from sim.errors import InputError, suggest
 from sim.specs import MEDIA
 from sim.topology.graph import Int32s, Topology
+from sim.topology.mesh import mesh_groups
 from sim.topology.working_links import WorkingLinks
 
 MOST_PAIRS = 512**2
@@ -60,14 +61,14 @@ class _Coefficients:
 
 
 def lower_bound(topology: Topology, collective: str, axes: tuple[str, ...], size_bytes: float) -> float:
-    """Returns the time, s, that no algorithm can beat when all groups along `axes` run the collective at once.
+    """Returns the time, s, that no algorithm can beat when all groups along mesh axes run the collective at once.
 
     Failed links carry nothing. Launch overheads are left out.
 
     Raises:
         InputError: unknown collective.
     """
-    return lower_bound_of_groups(topology, collective, group_members(topology, axes), size_bytes)
+    return lower_bound_of_groups(topology, collective, mesh_groups(topology, axes), size_bytes)
 
 
 def lower_bound_of_groups(topology: Topology, collective: str, members: Int32s, size_bytes: float) -> float:
@@ -96,18 +97,6 @@ def _coefficients(topology: Topology, collective: str, chips: bytes, n: int) -> 
         loads.append(hops / members.shape[1] / float(links.bandwidth.sum()))
     least_ps, most_ps = _latencies_ps(topology, collective, members, links)
     return _Coefficients(max(loads), least_ps / units.PS_PER_S, most_ps / units.PS_PER_S)
-
-
-@functools.lru_cache(maxsize=64)
-def group_members(topology: Topology, axes: tuple[str, ...]) -> Int32s:
-    """[groups, n] the chips of each group along `axes`, row-major over them."""
-    sizes = [axis.size for axis in topology.axes]
-    names = [axis.name for axis in topology.axes]
-    along = [names.index(name) for name in axes]
-    others = [i for i in range(len(names)) if i not in along]
-    grid = np.arange(topology.mesh_chips, dtype=np.int32).reshape(sizes)
-    group = int(np.prod([sizes[i] for i in along], dtype=np.int64))
-    return grid.transpose([*others, *along]).reshape(-1, group)
 
 
 def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Iterator[Int32s]:
