@@ -335,12 +335,12 @@ class _Pass:
         """Widths that are split over e as well."""
         return [each.width / self.e for each in factors if not each.by_rows]
 
-    def written(self, name: str, half: Axes, *factors: _Factor, adds: bool = False) -> None:
+    def written(self, name: str, half: Axes, *factors: _Factor) -> None:
         """Matrices into the stream, added up: what they contract is gathered over e, the sum scattered or whole."""
         rows = self.rows(half)
-        if self.fused:
+        if self.fused and len(factors) > 1:
             for i, each in enumerate(factors):
-                self.entries.append(self.matmul(each.name, rows, [each.width], [self.E], adds=adds or i > 0))
+                self.entries.append(self.matmul(each.name, rows, [each.width], [self.E], adds=i > 0))
             self.total(name, half)
             return
         op, axes = "_".join(sorted(each.name for each in factors)), self.scatters(half)
