@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim import sharding
-from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
+from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.errors import LayoutError
 from sim.looped import chunks_of_pieces, gathered_axes, piece_of_arrival, shift_after
 from sim.sharding import Sharded
@@ -61,6 +61,8 @@ class Execution:
         """Real length of each sequence, where rows are packed."""
         self._sent: Shards | None = None
         self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
+        self._groups: dict[Axes, list[list[int]]] = {}
+        """By axes: of every chip, those of its group."""
         names = tuple(dict(self.mesh))
         self._at = [dict(zip(names, at, strict=True)) for at in mesh_positions(topology, names).tolist()]
 
@@ -103,9 +105,13 @@ class Execution:
 
     def _group(self, chip: int, axes: Axes) -> list[int]:
         """Chips that differ from `chip` only along `axes`, in block order."""
-        others = [axis for axis in dict(self.mesh) if axis not in axes]
-        members = [c for c in range(self.topology.chips) if all(self._at[c][a] == self._at[chip][a] for a in others)]
-        return sorted(members, key=lambda c: self._block(axes, c))
+        if axes not in self._groups:
+            found: dict[tuple[int, ...], list[int]] = {}
+            keys = [tuple(at for axis, at in self._at[c].items() if axis not in axes) for c in self._chips]
+            for c in sorted(self._chips, key=lambda c: self._block(axes, c)):
+                found.setdefault(keys[c], []).append(c)
+            self._groups[axes] = [found[key] for key in keys]
+        return self._groups[axes][chip]
 
     # --- collectives -------------------------------------------------------------------------------------------------
 
@@ -125,7 +131,7 @@ class Execution:
             tensor = sharding.reduce_scatter(value.tensor, axes, into)
             axis, ways = _position(value.tensor, into), value.tensor.ways(axes)
             sums = self._sums(value, axes)
-            shards = tuple(np.split(sums[chip], ways, axis)[self._block(axes, chip)] for chip in self._chips)
+            shards = tuple(_block_of(sums[chip], ways, axis, self._block(axes, chip)) for chip in self._chips)
             results.append(Shards(tensor, shards))
         return tuple(results)
 
@@ -137,7 +143,7 @@ class Execution:
         cut, join = _position(tensor, split), _position(tensor, concat)
         shards = tuple(
             np.concatenate(
-                [np.split(value.shards[c], ways, cut)[self._block(axes, chip)] for c in self._group(chip, axes)], join
+                [_block_of(value.shards[c], ways, cut, self._block(axes, chip)) for c in self._group(chip, axes)], join
             )
             for chip in self._chips
         )
@@ -146,7 +152,7 @@ class Execution:
     def local_slice(self, value: Shards, dim: str, axes: Axes) -> Shards:
         tensor = sharding.local_slice(value.tensor, dim, axes)
         axis, ways = _position(value.tensor, dim), value.tensor.ways(axes)
-        shards = tuple(np.split(value.shards[c], ways, axis)[self._block(axes, c)] for c in self._chips)
+        shards = tuple(_block_of(value.shards[c], ways, axis, self._block(axes, c)) for c in self._chips)
         return Shards(tensor, shards)
 
     def _sums(self, value: Shards, axes: Axes) -> tuple[Array, ...]:
@@ -162,9 +168,11 @@ class Execution:
         return tuple(self._product(x, weight) for weight in weights)
 
     def _product(self, x: Shards, weight: Shards) -> Shards:
-        if weight.used is not None and self.loop_form is not None:
-            return self._weight_loop(x, weight, weight.used)
         if weight.used is not None:
+            gathered = gathered_axes(x.tensor, weight.used, weight.tensor)
+            axes = tuple(axis for axis in gathered if dict(self.mesh)[axis] > 1)
+            if self.loop_form is not None and all(closes(self.topology, axis) for axis in axes):
+                return self._weight_loop(x, weight, weight.used, axes)
             for dim, used in zip(weight.tensor.dims, weight.used.dims, strict=True):
                 (weight,) = self.all_gather([(weight, dim.name)], dim.axes[len(used.axes) :], "weights")
         tensor = sharding.matmul(x.tensor, weight.tensor)
@@ -356,16 +364,14 @@ class Execution:
         ]
 
     def _form(self, axis: str) -> LoopForm:
-        """Two chips without a wraparound have one link each way, and swap."""
-        return self.loop_form if self.loop_form and self.topology.axis(axis).ring else "one_way"
+        return form_around(self.topology, axis, self.loop_form or "one_way")
 
     def _loops(self, axes: Axes, weights: Sequence[Shards]) -> bool:
-        stored = any(weight.used for weight in weights)
-        return self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1 and not stored
+        looped = self.loop_form is not None and len(axes) == 1 and dict(self.mesh)[axes[0]] > 1
+        return looped and closes(self.topology, axes[0]) and not any(weight.used for weight in weights)
 
-    def _weight_loop(self, x: Shards, weight: Shards, used: Sharded) -> Shards:
+    def _weight_loop(self, x: Shards, weight: Shards, used: Sharded, axes: Axes) -> Shards:
         """Each chip multiplies with the shard in hand, then the shards move on: one ring inside the other."""
-        axes = tuple(a for a in gathered_axes(x.tensor, used, weight.tensor) if dict(self.mesh)[a] > 1)
         lengths = [dict(self.mesh)[axis] for axis in axes]
         tensor = sharding.matmul(x.tensor, used)
         totals = [np.zeros(tensor.local_shape) for _ in self._chips]
@@ -377,21 +383,16 @@ class Execution:
                     removed = dim.axes[len(now.axes) :]
                     block, ways = self._block(removed, origin), used.ways(removed)
                     if any(other.name == dim.name for other in x.tensor.dims):
-                        rows = np.split(rows, ways, _position(x.tensor, dim.name))[block]
+                        rows = _block_of(rows, ways, _position(x.tensor, dim.name), block)
                     else:
                         axis = _position(tensor, dim.name)
                         width = tensor.local_shape[axis] // ways
                         place[axis] = slice(block * width, (block + 1) * width)
                 totals[chip][tuple(place)] += _contract(rows, x.tensor, shard, used)
             if (shift := shift_after(piece, lengths)) is not None:
-                moved = list(hand)
-                for chip in self._chips:
-                    neighbour = self.topology.neighbour(chip, axes[shift], 1)
-                    if neighbour is None and lengths[shift] == 2:
-                        neighbour = self.topology.neighbour(chip, axes[shift], -1)
-                    if neighbour is None:
-                        raise LayoutError(f"axis '{axes[shift]}' closes no ring")
-                    moved[neighbour[0]] = hand[chip]
+                plan, moved = all_gather_loop(self.topology, axes[shift], "one_way"), list(hand)
+                for send in np.flatnonzero(plan.step == 0):
+                    moved[plan.dst[send]] = hand[plan.src[send]]
                 hand = moved
         return Shards(tensor, tuple(totals))
 
@@ -407,7 +408,7 @@ class Execution:
             for chip in self._chips
         ]
         arrived: list[dict[int, list[Chunk]]] = [{0: [(own[chip], 0), (own[chip], 1)]} for chip in self._chips]
-        for send in range(len(plan)):
+        for send in np.flatnonzero(plan.arrives(self.topology)):
             for chunk in _halves(int(plan.origin[send, 0]), int(plan.half[send])):
                 held[plan.dst[send]][chunk] = held[plan.src[send]][chunk]
                 arrived[plan.dst[send]].setdefault(int(needed_by[send]), []).append(chunk)
@@ -436,7 +437,7 @@ class Execution:
             return _contract(rows, x.tensor, columns, weight.tensor)
 
         received: list[dict[Chunk, Any]] = [{} for _ in self._chips]
-        for send in range(len(plan)):
+        for send in np.flatnonzero(plan.arrives(self.topology)):
             src, dst = int(plan.src[send]), int(plan.dst[send])
             for chunk in _halves(int(plan.target[send, 0]), int(plan.half[send])):
                 total = received[src].pop(chunk, 0.0) + contribution(src, *chunk)
@@ -492,7 +493,13 @@ def _part(array: Array, tensor: Sharded, dim: str, length: int, chunk: Chunk) ->
     if all(other.name != dim for other in tensor.dims):
         return array
     axis = _position(tensor, dim)
-    return np.array_split(np.split(array, length, axis)[chunk[0]], 2, axis)[chunk[1]]
+    return np.array_split(_block_of(array, length, axis, chunk[0]), 2, axis)[chunk[1]]
+
+
+def _block_of(array: Array, ways: int, axis: int, block: int) -> Array:
+    """One of `ways` equal blocks along an axis."""
+    length = array.shape[axis] // ways
+    return array[(slice(None),) * axis + (slice(block * length, (block + 1) * length),)]
 
 
 def _halves(position: int, half: int) -> list[Chunk]:

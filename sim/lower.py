@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from sim.collectives.loop import closes
 from sim.layouts import forward
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Placed
-from sim.lowering.loops import closes
 from sim.lowering.lowered import Lowered, Part
 from sim.lowering.memory_pool import MemoryPool, PoolLink
 from sim.pipeline.assemble import assemble
@@ -41,7 +41,7 @@ def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int |
     at = scenario.uses(tuple(axis.name for axis in topology.mesh))
     flow = Lowering(scenario, topology, at)
     whole = forward.of(flow, at, scenario)
-    lines = [axis.name for axis in topology.axes if axis.size > 1 and not closes(axis)]
+    lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
     if scenario.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
     if "ladder" in whole.kinds and scenario.communication_streams == 1 and (at.stream or at.tokens):

@@ -5,31 +5,60 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
-from math import gcd
+from math import gcd, prod
 
 from sim import topology
 from sim.errors import InputError
-from sim.specs import GraphSpec, Scenario, SwitchSpec, TopologySpec, chips_of, has_neighbours
+from sim.specs import GraphSpec, Scenario, SwitchSpec, TopologySpec, TorusSpec, chips_of, has_neighbours
+from sim.specs.mesh import BOXES, MeshSpec, pieces_on_torus
+from sim.topology.boxes import boxes
 from sim.topology.bundles import effective
 from sim.topology.graph import Topology
-from sim.topology.mesh import mesh_of_pieces, row_major
+from sim.topology.mesh import MeshAxis, Pieces, mesh_of_pieces, row_major
 
 
 def machine(scenario: Scenario) -> Topology:
-    """The scenario's machine.
+    """The scenario's machine, with the axes of its `mesh` where it has one; of a switch or graph its first chips.
 
     Tensor parallelism takes the first chips of a switch or graph, links to the others left out: `layout.mesh.tensor` of
     them as axis `t`, or as many in each pipeline stage along axis `p` (chip = stage x tensor + rank). Where there are
     more chips in a stage than key-value heads, axis `t` is as long as divides these, and along a second axis `r` chips
     hold copies of them.
     """
+    if scenario.mesh is not None:
+        return _meshed(scenario, scenario.mesh)
     if has_neighbours(scenario.topology):
         return topology.build(scenario.topology, scenario.stack)
     stages = scenario.layout.mesh.pipeline
     chips = tensor_chips(scenario)
     built = topology.build(some_chips(scenario.topology, range(stages * chips)), scenario.stack)
     axes = (("p", stages),) if stages > 1 else ()
-    return _along(built, (*axes, *_tensor_axes(chips, scenario.model.kv_heads)))
+    return _in_pieces(built, row_major((*axes, *_tensor_axes(chips, scenario.model.kv_heads))))
+
+
+def _meshed(scenario: Scenario, mesh: MeshSpec) -> Topology:
+    """The machine with the mesh of a scenario.
+
+    Raises:
+        InputError: boxes that are no axis, or that the other axes do not fill.
+    """
+    if isinstance(scenario.topology, TorusSpec):
+        pieces = pieces_on_torus(mesh, scenario.topology)
+        return _in_pieces(topology.build(scenario.topology, scenario.stack), pieces)
+    inside = row_major((name, size) for name, size in mesh.items() if isinstance(size, int))
+    chips = prod(size for _, own in inside for size, _ in own)
+    own = dict(inside)
+    if box := next((name for name, size in mesh.items() if size == BOXES), ""):
+        found = boxes(topology.build(scenario.topology, scenario.stack))
+        if any(each != tuple(range(i * len(found[0]), (i + 1) * len(found[0]))) for i, each in enumerate(found)):
+            rule = "'boxes' needs boxes of equal size, numbered one after the other"
+            raise InputError(rule, where=f"mesh.{box}", got=" ".join(str(len(each)) for each in found))
+        if chips != len(found[0]):
+            rule = f"axes beside 'boxes' must have the chips of a box, {len(found[0])}, as their product"
+            raise InputError(rule, where="mesh", got=chips)
+        own[box], chips = [(len(found), chips)], chips * len(found)
+    built = topology.build(some_chips(scenario.topology, range(chips)), scenario.stack)
+    return _in_pieces(built, [(name, own[name]) for name in mesh])
 
 
 def pool_link(scenario: Scenario) -> tuple[float, float]:
@@ -72,19 +101,25 @@ def tensor_chips(scenario: Scenario) -> int:
 
 
 def used_chips(scenario: Scenario) -> int:
-    """Chips of the machine that the layout uses."""
+    """Chips of the machine that the mesh, or the layout, uses."""
+    if scenario.mesh is not None:
+        return machine(scenario).chips
     return tensor_chips(scenario) * scenario.layout.mesh.pipeline
 
 
 def tensor_parallel(built: Topology, kv_heads: int) -> Topology:
     """A switch or graph with its chips along axes `t` and `r`, those of more than one chip."""
-    return _along(built, _tensor_axes(built.chips, kv_heads))
+    return _in_pieces(built, row_major(_tensor_axes(built.chips, kv_heads)))
+
+
+def _in_pieces(built: Topology, pieces: Pieces) -> Topology:
+    return _with_mesh(built, mesh_of_pieces(built.axes, pieces))
 
 
 @functools.lru_cache(maxsize=64)
-def _along(built: Topology, sizes: tuple[tuple[str, int], ...]) -> Topology:
-    """The machine with mesh axes of these sizes: the same for every pass, so that passes share its schedules."""
-    return replace(built, mesh=mesh_of_pieces(built.axes, row_major(sizes)))
+def _with_mesh(built: Topology, mesh: tuple[MeshAxis, ...]) -> Topology:
+    """The machine with these mesh axes: the same for every pass, so that passes share its schedules."""
+    return replace(built, mesh=mesh)
 
 
 def _tensor_axes(chips: int, kv_heads: int) -> tuple[tuple[str, int], ...]:

@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 import pytest
 from forward_passes import assert_equal, differs, passes
-from machines import torus
+from machines import meshed, switch, torus, two_boxes
 
 from sim.errors import LayoutError
 from sim.layouts import attention as attention_module
@@ -15,15 +15,36 @@ from sim.uses import PRESETS, Uses
 
 FORMS = (None, "one_way", "bidirectional_throughput", "bidirectional_latency")
 MESHES = ((2, 2, 2), (2, 4, 2), (1, 4, 4), (3, 2), (4,))
+MESHED = {
+    "switch 2x2x2": meshed(switch(8), x=2, y=2, z=2),
+    "switch 2x4": meshed(switch(8), x=2, y=4),
+    "two boxes 2x4": meshed(two_boxes(), x=2, y=4),
+    "torus 4x2, split": meshed(torus(4, 2), x=2, y=2, z=2),
+    "mesh 1x4x4": torus(1, 4, 4, wrap=False),
+    "torus 4x4, merged": meshed(torus(4, 4), x=16),
+}
 HEADS = {"multi-query": 1, "grouped-query": 2, "multi-head": None}
 
 
-def run_both(layout, mesh, *, block="parallel", batch=None, prompt=3, kv=1, heads=None, tied=True, wrap=True, **more):
+def run_both(
+    layout,
+    mesh,
+    *,
+    block="parallel",
+    batch=None,
+    prompt=3,
+    kv=1,
+    heads=None,
+    tied=True,
+    wrap=True,
+    machine=None,
+    **more,
+):
     """Two layers on a torus of which every dimension is a multiple."""
-    chips, machine = prod(mesh), torus(*mesh, wrap=wrap)
+    chips, machine = prod(mesh), machine or torus(*mesh, wrap=wrap)
     heads = heads or 2 * chips
     return passes(
-        layout(tuple(axis.name for axis in machine.axes)),
+        layout(tuple(axis.name for axis in machine.mesh)),
         machine,
         scheme="parallel" if block == "parallel" else "standard",
         positions=(prompt, 1, 1),
@@ -48,6 +69,15 @@ def test_layout_equals_one_device(name, mesh, block, attention, form):
 @pytest.mark.parametrize("name", PRESETS)
 def test_loops_between_two_chips_need_no_wraparound(name, form):
     assert_equal(run_both(PRESETS[name], (2, 2, 2), form=form, wrap=False))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("machine", MESHED, ids=str)
+@pytest.mark.parametrize("name", PRESETS)
+def test_layouts_and_loops_run_on_any_mesh(name, machine, form):
+    mesh = MESHED[machine]
+    sizes = [axis.size for axis in mesh.mesh]
+    assert_equal(run_both(PRESETS[name], sizes, form=form, machine=mesh))
 
 
 @pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)

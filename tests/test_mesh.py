@@ -14,7 +14,9 @@ from run_schedule import time_s
 from sim import load
 from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, ON_TORUS, schedule
 from sim.collectives.chunk_replay import ReplayError, replay
-from sim.errors import InputError
+from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
+from sim.errors import InputError, LayoutError
+from sim.specs import LoopForm
 from sim.topology import Topology, build
 from sim.topology.group import groups_of
 from sim.topology.lower_bound import lower_bound
@@ -165,6 +167,32 @@ def test_nccl_chooses_a_kernel_for_the_machine_of_each_group() -> None:
     assert plan.timing is None
     slowest = max(time_s(each.group.machine, each.plan, SIZE) for each in plan.groups)
     assert time_s(machine, plan, SIZE) >= slowest * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("form", ["one_way", "bidirectional_throughput", "bidirectional_latency"])
+@pytest.mark.parametrize("name", MACHINES)
+def test_loops_go_around_every_mesh_axis_that_closes(name: str, form: LoopForm) -> None:
+    """All but the axes of a torus that do not wrap; (n-1)/n of the size leaves every chip."""
+    machine = MACHINES[name]
+    for axis in machine.mesh:
+        if axis.size == 1:
+            continue
+        open_line = machine.has_lines and len(axis.lines) == 1 and not machine.axis(axis.lines[0]).ring
+        assert closes(machine, axis.name) == (not open_line or axis.size == 2)
+        if not closes(machine, axis.name):
+            with pytest.raises(LayoutError, match="does not wrap"):
+                all_gather_loop(machine, axis.name, form)
+            continue
+        for loop in (all_gather_loop, reduce_scatter_loop):
+            plan = loop(machine, axis.name, form_around(machine, axis.name, form))
+            replay(plan, machine)
+            sent = np.bincount(plan.src, plan.share * (plan.follows < 0), minlength=machine.chips)
+            assert sent == pytest.approx((axis.size - 1) / axis.size)
+        at = mesh_positions(machine, (axis.name,))[:, 0]
+        plan = all_gather_loop(machine, axis.name, "one_way")
+        if not open_line:
+            assert ((at[plan.src] + 1) % axis.size == at[plan.dst]).all()
+            assert (plan.origin[:, 0] == (at[plan.src] - plan.step) % axis.size).all()
 
 
 def test_what_a_group_cannot_run_is_refused() -> None:

@@ -7,18 +7,23 @@ from collections import Counter
 
 import pytest
 from forward_passes import DIFFERING, assert_equal, passes
-from machines import switch, torus
+from machines import meshed, switch, torus, two_boxes
 
+from sim import load
 from sim.errors import LayoutError
 from sim.layouts.residual import SCHEMES
-from sim.placement import tensor_parallel
+from sim.topology import build
 from sim.uses import PRESETS
 
 MACHINES = {
     "torus 2x2x2": torus(2, 2, 2),
     "torus 2x4": torus(2, 4),
     "1x4x4 without wrap": torus(1, 4, 4, wrap=False),
-    "switch 8": tensor_parallel(switch(8), 8),
+    "switch 8": meshed(switch(8), g=8),
+    "switch 2x4": meshed(switch(8), box=2, gpu=4),
+    "switch 2x2x2": meshed(switch(8), a=2, b=2, c=2),
+    "two boxes 2x4": meshed(two_boxes(), box=2, gpu=4),
+    "DGX-1 2x4": meshed(build(*load.machine("dgx1_v100")), box=2, gpu=4),
 }
 OVERLAPS = {
     "none": {},
@@ -39,7 +44,7 @@ RULES = {
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_combination_computes_the_same_or_is_refused(machine, preset, attention):
     topology = MACHINES[machine]
-    at = PRESETS[preset](tuple(axis.name for axis in topology.axes))
+    at = PRESETS[preset](tuple(axis.name for axis in topology.mesh))
     found: Counter[str] = Counter()
     for scheme, (overlap, options) in itertools.product(SCHEMES, OVERLAPS.items()):
         if (overlap == "parts" and scheme != "standard") or (overlap == "chunks" and scheme == "parallel"):
@@ -65,4 +70,3 @@ def test_every_combination_computes_the_same_or_is_refused(machine, preset, atte
             found[next((name for name, text in RULES.items() if re.search(text, str(error))), str(error))] += 1
     assert set(found) <= {"proven", *RULES}
     assert found["proven"] >= 12
-    print(machine, preset, attention, dict(found))

@@ -24,7 +24,7 @@ OWN_MLP = Layer.own_mlp
 
 def passes(scheme, *, tp=4, kv=2, layers=LAYERS, ladder_layers=2, layout="tensor_parallel", head=False, **options):
     machine = tensor_parallel(switch(tp), kv)
-    at = PRESETS[layout](tuple(axis.name for axis in machine.axes))
+    at = PRESETS[layout](tuple(axis.name for axis in machine.mesh))
     return forward_passes.passes(
         at, machine, scheme=scheme, kv=kv, layers=layers, ladder_layers=ladder_layers, head=head, **options
     )

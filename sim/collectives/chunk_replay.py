@@ -82,9 +82,7 @@ def _on_first_ways(schedule: Schedule, topology: Topology) -> Schedule:
     """
     if not schedule.way.any():
         return schedule
-    head = np.where(schedule.follows < 0, np.arange(len(schedule)), schedule.follows)
-    while (further := head[head]).tobytes() != head.tobytes():
-        head = further
+    head = schedule.heads()
     last = np.zeros(len(schedule), dtype=np.int64)
     np.maximum.at(last, head, np.arange(len(schedule)))
     ends = np.array([(link.src, link.dst) for link in topology.links])[schedule.link]

@@ -114,9 +114,7 @@ def _overheads_ps(topology: Topology, schedule: Schedule) -> int | Ints:
 def _added_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
     """[sends] time that a protocol adds where a message arrives, by the slowest kind of link on its way."""
     medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
-    head = np.where(schedule.follows < 0, np.arange(len(schedule)), schedule.follows)
-    while (further := head[head]).tobytes() != head.tobytes():
-        head = further
+    head = schedule.heads()
     slowest = np.zeros(len(schedule), dtype=np.int64)
     np.maximum.at(slowest, head, medium[schedule.link])
     added_ps = np.array([units.to_ps(added_s) for added_s in timing.added_s], dtype=np.int64)

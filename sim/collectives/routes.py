@@ -42,6 +42,8 @@ class Messages:
         step: int,
         own: npt.ArrayLike,
         part: npt.ArrayLike = 0,
+        half: int = -1,
+        direction: int = 0,
         origin: Int32s | None = None,
         target: Int32s | None = None,
         deps: Sequence[Int32s] = (),
@@ -51,6 +53,7 @@ class Messages:
 
         Args:
             share, part, own: [n], or of all.
+            direction: of a ring that the messages go around.
             links: [n] the one way of each message; None for the machine's ways.
             origin, target: [n] chips whose data this is and whom it is for; None for all.
             deps: [n] arrays of the arrivals that each message waits for, -1 for none.
@@ -81,7 +84,8 @@ class Messages:
                 follows=sent[rows],
                 share=shares[of],
                 step=step,
-                direction=0,
+                direction=direction,
+                half=half,
                 own=False if hop else owns[of],
                 way=way_of[rows],
                 part=parts[of],

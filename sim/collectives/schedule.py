@@ -114,6 +114,13 @@ class Schedule:
         result: npt.NDArray[np.bool_] = end_of[self.link] == self.dst
         return result
 
+    def heads(self) -> npt.NDArray[np.int64]:
+        """[n] the first send of the message that each is of."""
+        head = np.where(self.follows < 0, np.arange(len(self)), self.follows)
+        while (further := head[head]).tobytes() != head.tobytes():
+            head = further
+        return head
+
     def dependencies(self, send: int) -> Int32s:
         """Sends that must have arrived before `send`, the first of its message, starts."""
         end = int(self.dep_counts[: send + 1].sum())

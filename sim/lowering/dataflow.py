@@ -12,10 +12,11 @@ from dataclasses import replace
 from math import lcm, prod
 
 from sim import sharding
+from sim.collectives.loop import closes
 from sim.costs import Work
 from sim.looped import chunks_of_pieces, gathered_axes
 from sim.lowering.emitter import Emitter, Placed
-from sim.lowering.loops import closes, gathering_loop, loop_form, loops, scattering_loop, weight_loop
+from sim.lowering.loops import gathering_loop, loop_form, loops, scattering_loop, weight_loop
 from sim.lowering.pieces import (
     Gathered,
     column_pieces,
@@ -308,7 +309,7 @@ class Lowering:
         longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
         if not longer:
             return self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), inputs, chip)
-        if self.scenario.overlap == "none" or not all(closes(self.topology.axis(axis)) for axis in longer):
+        if self.scenario.overlap == "none" or not all(closes(self.topology, axis) for axis in longer):
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
             arrived = self.to.buffers.claim(used_bytes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 
 from sim import units
 from sim.collectives import schedule
@@ -194,8 +195,9 @@ class Emitter:
         """Number of chips along `axes` together."""
         return prod(length for axis, length in self.mesh if axis in axes)
 
-    def arrivals(self, plan: Schedule, sends: Ids, mask: np.ndarray) -> Ids:
-        """[chips] the masked send that arrives at each chip, -1 for none."""
+    def arrivals(self, plan: Schedule, sends: Ids, rows: npt.NDArray[np.int64]) -> Ids:
+        """[chips] the one of the tasks `sends` that arrives at each chip, -1 for none; `rows` are those of the plan."""
+        arrives = plan.arrives(self.topology)[rows]
         result = np.full(len(self.chips), -1, dtype=np.int32)
-        result[plan.dst[mask]] = sends[mask]
+        result[plan.dst[rows][arrives]] = sends[arrives]
         return result

@@ -9,15 +9,13 @@ both need is the chip's memory, and takes what rows of whole steps determine, on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim import units
-from sim.collectives import schedule
 from sim.collectives.emit import LoopedSends
-from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
+from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.collectives.schedule import Schedule
 from sim.looped import piece_of_arrival, shift_after
 from sim.lowering.emitter import Emitter
@@ -25,7 +23,6 @@ from sim.lowering.pieces import Launches
 from sim.lowering.streams import Tasks
 from sim.program import Ids, Kind
 from sim.specs import LoopForm
-from sim.topology.graph import Axis
 from sim.uses import Axes
 
 Picoseconds = npt.NDArray[np.int64]
@@ -42,7 +39,7 @@ def gathering_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: flo
     sent = to.emit(plan, size, op, waits, to.scenario.workload.activations, LoopedSends(held.sends_ps)).sends
     for piece in range(len(pieces)):
         lanes = [(needed_by == piece) & (plan.direction == direction) for direction in (1, -1)]
-        arrived = tuple(to.arrivals(plan, sent, lane) for lane in lanes if lane.any())
+        arrived = tuple(to.arrivals(plan, sent[lane], np.flatnonzero(lane)) for lane in lanes if lane.any())
         held.launch(name, piece, (*inputs, *arrived))
     return to.streams.last("compute")
 
@@ -68,15 +65,15 @@ class _Held:
         """`beside` [sends]: the piece that runs while each is on its way, which may be none of `pieces`."""
         self.to, self.pieces = to, pieces
         self.chip = to.topology.chip.in_collective_matmuls
-        links = [to.topology.links[link] for link in plan.link.tolist()]
-        way_ps = [link.busy_ps(size * share) + link.latency_ps for link, share in zip(links, plan.share, strict=True)]
+        _, _, way_ps = _on_links(to, plan, size * plan.share)
         shift_ps = np.zeros(len(pieces), dtype=np.int64)
         paired = (beside >= 0) & (beside < len(pieces))
-        np.maximum.at(shift_ps, beside[paired], np.array(way_ps, dtype=np.int64)[paired])
+        np.maximum.at(shift_ps, beside[paired], way_ps[paired])
         piece_ps = [sum(to.duration_ps(work, self.chip) for work in launches) for launches in pieces]
         self.pieces_ps = held_up_ps(to, np.array(piece_ps, dtype=np.int64), shift_ps)
         """[pieces] What each takes longer."""
-        self.sends_ps = np.where(paired, self.pieces_ps[np.where(paired, beside, 0)], 0)
+        held = paired & plan.arrives(to.topology)
+        self.sends_ps = np.where(held, self.pieces_ps[np.where(held, beside, 0)], 0)
         """[sends] What each takes longer."""
 
     def launch(self, name: str, piece: int, inputs: Tasks) -> Tasks:
@@ -107,7 +104,7 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
     instance = to.builder.new_collective()
     waits = to.streams.waits("compute", inputs)
     to.builder.dtypes[op] = to.scenario.workload.weights
-    slow_ppm = to.slow_ppm(schedule(to.topology, "permute", axes[:1]), size)
+    slow_ppm = to.slow_ppm(all_gather_loop(to.topology, axes[0], "one_way"), size)
     slows = to.chips if slow_ppm else -1
     begin = to.builder.add(
         op,
@@ -127,17 +124,27 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
         if along is None:
             to.compute(name, work, (*inputs, *here))
             break
-        shift = _shift(to, axes[along], size)
-        way_ps = np.max(shift["busy_ps"] + shift["flight_ps"], keepdims=True)
-        (held_ps,) = held_up_ps(to, np.array([to.duration_ps(work)]), way_ps).tolist()
+        plan, rows = _shift(to, axes[along], size)
+        busy_ps, flight_ps, way_ps = _on_links(to, plan, np.full(len(plan), size))
+        (held_ps,) = held_up_ps(to, np.array([to.duration_ps(work)]), way_ps[rows].max(keepdims=True)).tolist()
         to.compute(name, work, (*inputs, *here), added_ps=held_ps)
-        after = [ids[shift["chip"]] for ids in (begin, *before, *here)]
+        first, number = plan.follows[rows] < 0, np.full(len(plan) + 1, -1, dtype=np.int64)
+        number[rows] = len(to.builder) + np.arange(len(rows))
+        arrives = plan.arrives(to.topology)
         sends = to.builder.add(
-            op, Kind.SEND, **{**shift, "flight_ps": shift["flight_ps"] + held_ps}, deps=after, collective=instance
+            op,
+            Kind.SEND,
+            plan.src[rows],
+            peer=plan.dst[rows],
+            busy_ps=busy_ps[rows],
+            flight_ps=(flight_ps + arrives * held_ps)[rows],
+            resource=to.topology.chips + plan.link[rows],
+            follows=number[plan.follows[rows]],
+            bytes=size,
+            deps=[np.where(first, ids[plan.src[rows]], -1) for ids in (begin, *before, *here)],
+            collective=instance,
         )
-        arrived = np.full(len(to.chips), -1, dtype=np.int32)
-        arrived[shift["peer"]] = sends
-        here = (arrived,)
+        here = (to.arrivals(plan, sends, rows),)
     end = to.builder.add(
         op, Kind.END, to.chips, deps=(begin, *here), collective=instance, slows=slows, slow_ppm=-slow_ppm
     )
@@ -145,38 +152,41 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
     return to.streams.last("compute")
 
 
-def _shift(to: Emitter, axis: str, size: float) -> dict[str, Any]:
-    """Columns of the sends by which every chip sends `size` bytes to the next along an axis."""
-    plan = schedule(to.topology, "permute" if to.topology.axis(axis).ring else "sendrecv", (axis,))
-    links = [to.topology.links[link] for link in plan.link.tolist()]
-    return {
-        "chip": plan.src,
-        "peer": plan.dst,
-        "busy_ps": np.array([link.busy_ps(size) for link in links], dtype=np.int64),
-        "flight_ps": np.array([link.latency_ps for link in links], dtype=np.int64),
-        "resource": to.topology.chips + plan.link,
-        "bytes": size,
-    }
+def _on_links(
+    to: Emitter, plan: Schedule, sizes: npt.NDArray[np.float64]
+) -> tuple[Picoseconds, Picoseconds, Picoseconds]:
+    """[sends] (time on its link, flight, time of the whole message from link to link), ps.
+
+    Args:
+        sizes: [sends] bytes.
+    """
+    links, head = [to.topology.links[link] for link in plan.link.tolist()], plan.heads()
+    busy_ps = np.array([link.busy_ps(size) for link, size in zip(links, sizes.tolist(), strict=True)], dtype=np.int64)
+    flight_ps = np.array([link.latency_ps for link in links], dtype=np.int64)
+    longest_ps, flown_ps = np.zeros_like(busy_ps), np.zeros_like(flight_ps)
+    np.maximum.at(longest_ps, head, busy_ps)
+    np.add.at(flown_ps, head, flight_ps)
+    return busy_ps, flight_ps, (longest_ps + flown_ps)[head]
+
+
+def _shift(to: Emitter, axis: str, size: float) -> tuple[Schedule, npt.NDArray[np.int64]]:
+    """The first hop around an axis: every chip sends `size` bytes to the next; and its sends, chip by chip."""
+    plan = all_gather_loop(to.topology, axis, "one_way")
+    rows = np.flatnonzero(plan.step == 0)
+    return plan, rows[np.argsort(plan.src[rows], kind="stable")]
 
 
 def loops(to: Emitter, axes: Axes) -> bool:
     """Whether a collective over `axes` is looped with its matmul: around one axis that closes."""
     looped = to.scenario.overlap == "collective_matmul" and len(axes) == 1 and to.ways(axes) > 1
-    return looped and closes(to.topology.axis(axes[0]))
-
-
-def closes(axis: Axis) -> bool:
-    """Whether shards can go around an axis: a ring, or two chips that swap theirs."""
-    return axis.ring or axis.size == 2
+    return looped and closes(to.topology, axes[0])
 
 
 def loop_form(to: Emitter, axis: str) -> LoopForm:
     """As the scenario says, or the stack. By default as the released code runs: the latency form to decode and the
     throughput form to prefill (Pope et al. 3.5). Two chips without a wraparound have one link each way, and swap.
     """
-    if not to.topology.axis(axis).ring:
-        return "one_way"
     scenario = to.scenario
     default = "bidirectional_latency" if scenario.workload.phase == "decode" else "bidirectional_throughput"
     form: LoopForm = scenario.collectives.get("collective_matmul", scenario.stack.loop_form or default)  # type: ignore[assignment]
-    return form
+    return form_around(to.topology, axis, form)

@@ -19,10 +19,11 @@ def wrong(*field: str | int, rule: str, got: object = None, hint: str = "") -> P
     return PydanticCustomError("rule", "{rule}", {"rule": rule, "field": field, "got": got, "hint": hint})
 
 
-NAME, AXIS = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", "^[a-z]$"
+NAME, AXIS, MESH_AXIS = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", "^[a-z]$", "^[a-z][a-z0-9_]*$"
 TEXT_RULES = {
     NAME: "must be letters, digits, '_', '-' and '.', with a letter or digit first",
     AXIS: "an axis is named by one lower-case letter",
+    MESH_AXIS: "a mesh axis is named by lower-case letters, digits and '_', with a letter first",
 }
 """Patterns in words."""
 

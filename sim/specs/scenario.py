@@ -11,8 +11,9 @@ from sim.errors import suggest
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
-from sim.specs.layout import UNSUMMED, LayoutSpec, Overlap, PhaseLayout
+from sim.specs.layout import UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.memory_pool import MemoryPoolSpec
+from sim.specs.mesh import MeshSpec, check_mesh
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
 from sim.specs.perturb import PerturbSpec
@@ -43,6 +44,8 @@ class Scenario(Strict):
     model: Model
     workload: Workload
     layout: LayoutSpec
+    mesh: MeshSpec | None = None
+    """Axes by which the layout splits tensors. Default: those of a torus; else those that `layout.mesh` makes."""
     stack: StackSpec = StackSpec(name="ideal")
     """The software; in a file its name. Default: the machine's."""
     presets: dict[Name, UsesSpec] = {}
@@ -114,9 +117,18 @@ class Scenario(Strict):
         return self
 
     @model_validator(mode="after")
+    def _mesh_is_on_the_machine(self) -> Self:
+        if self.mesh is not None:
+            if self.layout.mesh != Mesh():
+                raise wrong("mesh", rule="must be left out where layout.mesh is given", hint="leave one out")
+            check_mesh(self.mesh, self.topology)
+        return self
+
+    @model_validator(mode="after")
     def _tensor_divides(self) -> Self:
         """Heads are padded so that chips divide them, and still have to share the key-value heads alike."""
-        if self.layout.uses or self.layout.preset in self.presets or has_neighbours(self.topology):
+        own = self.layout.uses or self.mesh or self.layout.preset in self.presets
+        if own or has_neighbours(self.topology):
             return self
         at = self.uses(("chips",))
         if not (at.heads and at.d_ff):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -51,13 +51,25 @@ def group_of(whole: Topology, chips: tuple[int, ...]) -> Group:
     return (_box(whole, chips) if in_order else None) or _any(whole, chips)
 
 
+@functools.lru_cache(maxsize=4096)
+def routed_group_of(whole: Topology, chips: tuple[int, ...]) -> Group:
+    """Returns the same as a machine on which messages take the routes of the whole one, also where there are lines."""
+    return _any(whole, chips)
+
+
 @functools.lru_cache(maxsize=256)
-def groups_of(whole: Topology, chips: tuple[tuple[int, ...], ...]) -> tuple[Group, ...]:
-    """Returns the machines of several groups of chips; groups that are alike share one, so that it is planned once."""
-    if moved := _moved(whole, np.array(chips, dtype=np.int32)):
+def groups_of(
+    whole: Topology, chips: tuple[tuple[int, ...], ...], one: Callable[[Topology, tuple[int, ...]], Group] = group_of
+) -> tuple[Group, ...]:
+    """Returns the machines of several groups of chips; groups that are alike share one, so that it is planned once.
+
+    Args:
+        one: makes the machine of one group, `group_of` or `routed_group_of`.
+    """
+    if moved := _moved(whole, chips, one):
         return moved
     shared: dict[Hashable, Topology] = {}
-    groups = [group_of(whole, each) for each in chips]
+    groups = [one(whole, each) for each in chips]
     return tuple(replace(each, machine=shared.setdefault(_shape(each.machine), each.machine)) for each in groups)
 
 
@@ -69,7 +81,9 @@ def _shape(machine: Topology) -> Hashable:
     return machine.axes, links, networks, machine.reducer, machine.multicast, machine.failed, tuple(table.items())
 
 
-def _moved(whole: Topology, chips: Int32s) -> tuple[Group, ...] | None:
+def _moved(
+    whole: Topology, chips: tuple[tuple[int, ...], ...], one: Callable[[Topology, tuple[int, ...]], Group]
+) -> tuple[Group, ...] | None:
     """Returns groups that are the first one, moved along the axes of a torus on which all chips are alike.
 
     None where they are not, or where the routes between moved chips may be others.
@@ -81,10 +95,10 @@ def _moved(whole: Topology, chips: Int32s) -> tuple[Group, ...] | None:
     port = np.array(numbered_ports(whole), dtype=np.int64)
     link_of = np.empty((whole.chips, int(port.max(initial=0)) + 1), dtype=np.int32)
     link_of[owners(whole), port] = np.arange(len(whole.links), dtype=np.int32)
-    first = group_of(whole, tuple(chips[0].tolist()))
+    first = one(whole, chips[0])
     groups = []
-    for members in chips:
-        steps = (at[:, members[0]] - at[:, chips[0, 0]])[:, None]
+    for members in np.array(chips, dtype=np.int32):
+        steps = (at[:, members[0]] - at[:, chips[0][0]])[:, None]
         chip = np.ravel_multi_index(tuple((at + steps) % np.array(sizes)[:, None]), sizes).astype(np.int32)
         if (chip[first.chips] != members).any():
             return None

@@ -53,10 +53,12 @@ def natural_mesh(axes: Sequence[Axis]) -> tuple[MeshAxis, ...]:
     return tuple(MeshAxis(axis.name, ((axis.size, prod(sizes[i + 1 :])),), (axis.name,)) for i, axis in enumerate(axes))
 
 
-def mesh_of_pieces(
-    axes: Sequence[Axis], pieces: Iterable[tuple[str, Sequence[tuple[int, int]]]]
-) -> tuple[MeshAxis, ...]:
-    """Returns the mesh of (name, pieces) over a machine whose wiring has these axes."""
+Pieces = Sequence[tuple[str, Sequence[tuple[int, int]]]]
+"""(name, its (size, stride) over chip numbers, outermost first) of each axis of a mesh."""
+
+
+def mesh_of_pieces(axes: Sequence[Axis], pieces: Pieces) -> tuple[MeshAxis, ...]:
+    """Returns the mesh over a machine whose wiring has these axes."""
     result = []
     for name, own in pieces:
         axis = MeshAxis(name, tuple(own))

@@ -1,0 +1,90 @@
+"""The mesh of a scenario: names for the axes by which a layout splits tensors, over a machine of any kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from sim.errors import suggest
+from sim.specs.base import MESH_AXIS, Count, Strict, wrong
+from sim.specs.topology import TopologySpec, TorusSpec, chips_of
+
+BOXES = "boxes"
+"""The size of the axis along which the boxes of a machine lie."""
+
+
+class SplitAxis(Strict):
+    """Part of an axis of a torus; its parts follow each other, outermost first, and their product is the axis."""
+
+    of: str
+    size: Count
+
+
+MeshSpec = Annotated[
+    dict[
+        Annotated[str, Field(pattern=MESH_AXIS, max_length=100)],
+        Count | str | Annotated[list[str], Field(min_length=1)] | SplitAxis,
+    ],
+    Field(min_length=1),
+]
+"""On a torus: `{x: x, yz: [y, z]}`, or parts `{outer: {of: x, size: 2}, inner: {of: x, size: 2}}`; every axis once.
+On a switch or graph: sizes, row-major over the machine's first chips; one may be `boxes`, the others divide a box."""
+
+
+def check_mesh(mesh: MeshSpec, machine: TopologySpec) -> None:
+    """Raises the rule that a mesh breaks on this machine; how its boxes lie is known once it is built."""
+    if isinstance(machine, TorusSpec):
+        _check_on_torus(mesh, machine)
+        return
+    for name, size in mesh.items():
+        if not isinstance(size, int) and size != BOXES:
+            raise wrong("mesh", name, rule=f"must be a number of chips or '{BOXES}' on a {machine.kind}", got=size)
+    if list(mesh.values()).count(BOXES) > 1:
+        raise wrong("mesh", rule=f"must have '{BOXES}' along one axis", got=", ".join(mesh))
+    product, chips = math.prod(size for size in mesh.values() if isinstance(size, int)), chips_of(machine)
+    if product > chips:
+        raise wrong("mesh", rule=f"must have a product of at most the machine's {chips} chips", got=product)
+
+
+def _check_on_torus(mesh: MeshSpec, machine: TorusSpec) -> None:
+    dealt: dict[str, int] = {}
+    for name, axis, size in _parts(mesh, machine):
+        whole = size == machine.axes[axis].size
+        if axis in dealt and (whole or dealt[axis] == machine.axes[axis].size):
+            raise wrong("mesh", name, rule="must deal every axis of the torus once", got=axis)
+        dealt[axis] = dealt.get(axis, 1) * size
+    for axis, spec in machine.axes.items():
+        if axis not in dealt:
+            rule = "must deal every axis of the torus once"
+            raise wrong("mesh", rule=rule, got=", ".join(dealt), hint=f"add {axis}: {axis}")
+        if dealt[axis] != spec.size:
+            parts = [name for name, of, _ in _parts(mesh, machine) if of == axis]
+            rule = f"parts {', '.join(parts)} must have axis '{axis}' as their product, {spec.size}"
+            raise wrong("mesh", parts[0], "size", rule=rule, got=dealt[axis])
+
+
+def _parts(mesh: MeshSpec, machine: TorusSpec) -> Iterator[tuple[str, str, int]]:
+    """(mesh axis, axis of the torus, size of the part of it), in the order of the file."""
+    for name, given in mesh.items():
+        if isinstance(given, int):
+            rule = "must be an axis of the torus, a list of axes, or a part {of: AXIS, size: COUNT}"
+            raise wrong("mesh", name, rule=rule, got=given, hint=f"it has {', '.join(machine.axes)}")
+        for axis in [given] if isinstance(given, str) else [given.of] if isinstance(given, SplitAxis) else given:
+            if axis not in machine.axes:
+                hint = suggest(axis, machine.axes)
+                raise wrong("mesh", name, rule="must be of axes of the torus", got=axis, hint=hint)
+            yield name, axis, given.size if isinstance(given, SplitAxis) else machine.axes[axis].size
+
+
+def pieces_on_torus(mesh: MeshSpec, machine: TorusSpec) -> list[tuple[str, list[tuple[int, int]]]]:
+    """Returns (name, (size, stride) pieces over chip numbers) of each axis of a mesh that has passed `check_mesh`."""
+    sizes = [axis.size for axis in machine.axes.values()]
+    left = {name: math.prod(sizes[i:]) for i, name in enumerate(machine.axes)}
+    pieces: dict[str, list[tuple[int, int]]] = {name: [] for name in mesh}
+    for name, axis, size in _parts(mesh, machine):
+        left[axis] //= size
+        pieces[name].append((size, left[axis]))
+    return list(pieces.items())
