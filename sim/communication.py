@@ -8,12 +8,14 @@ from math import prod
 
 from sim import bench
 from sim.closed_form import collectives
+from sim.closed_form.tally import loop_form
 from sim.collectives import algorithm_of
+from sim.collectives.loop import closes
 from sim.placement import machine
 from sim.specs import Scenario, TorusSpec
 from sim.topology.group import group_of
 from sim.topology.lower_bound import lower_bound
-from sim.topology.mesh import mesh_groups, whole_lines
+from sim.topology.mesh import joined, mesh_groups, whole_lines
 from sim.uses import Axes
 
 Formula = tuple[float, tuple[str, ...]]
@@ -31,19 +33,26 @@ class Communication:
         self._scenario = scenario
 
     def is_ring(self, axis: str) -> bool:
-        lines = whole_lines(self.topology, (axis,)) or ()
-        return len(lines) == 1 and self.topology.axis(lines[0]).ring
+        line = self._line(axis)
+        return bool(line) and self.topology.axis(line).ring
 
     def closes(self, axis: str) -> bool:
-        return self.is_ring(axis) or self.lengths[axis] == 2
+        return closes(self.topology, axis)
 
-    def hop(self, axis: str, size: float) -> float:
-        spec = self._scenario.topology
-        if not isinstance(spec, TorusSpec):
-            return size / self.topology.links[0].bandwidth + self.topology.links[0].latency_s
-        link = spec.link_along(axis)
-        latency_s = link.latency.value + self._scenario.stack.collective_step.value
-        return size / (link.bandwidth.value * link.efficiency.value) + latency_s
+    def hop(self, axis: str, size: float) -> Formula:
+        spec, line = self._scenario.topology, self._line(axis)
+        if isinstance(spec, TorusSpec) and line:
+            link, step_s = spec.link_along(line), self._scenario.stack.collective_step.value
+            return size / (link.bandwidth.value * link.efficiency.value) + link.latency.value + step_s, ()
+        on_switch = self.topology.kind == "switch" and loop_form(self._scenario) == "one_way"
+        reasons = () if on_switch else (f"takes a loop over {axis} by routes for a ring one way",)
+        return lower_bound(self.topology, "permute", (axis,), size), reasons
+
+    def _line(self, axis: str) -> str:
+        """The axis of a torus that a mesh axis is; empty where shards go around it by routes."""
+        lines = whole_lines(self.topology, (axis,)) if self.topology.has_lines else None
+        longer = [line for line in lines or () if self.topology.axis(line).size > 1]
+        return longer[0] if len(longer) == 1 else ""
 
     def _collective(self, kind: str, axes: Axes, size: float) -> Formula:
         if self._ways(axes) == 1:
@@ -54,16 +63,21 @@ class Communication:
         if not in_turn or kind == "all_reduce" or len(axes) == 1:
             return self._on_lines(spec, kind, axes, size)
         # One axis after the other: of what is gathered, V_i of the size in turn i, that of the axes up to this one.
-        rest = [1 if kind == "all_to_all" else self._ways(axes[turn + 1 :]) for turn in range(len(axes))]
-        turns = [(axis,) for axis in axes if self._ways((axis,)) > 1]
-        found = [self._on_lines(spec, kind, each, size / rest[axes.index(each[0])]) for each in turns]
+        found = [
+            self._on_lines(spec, kind, (axis,), size / (1 if kind == "all_to_all" else self._ways(axes[turn + 1 :])))
+            for turn, axis in enumerate(axes)
+            if self.lengths[axis] > 1
+        ]
         return sum(time for time, _ in found), tuple(reason for _, reasons in found for reason in reasons)
 
     def _ways(self, axes: Axes) -> int:
         return prod(self.lengths[axis] for axis in axes)
 
-    def _on_lines(self, spec: TorusSpec, kind: str, over: Axes, size: float) -> Formula:
-        """Of a torus, from its file alone."""
+    def _on_lines(self, spec: TorusSpec, kind: str, group: Axes, size: float) -> Formula:
+        """Of whole axes of a torus, from its file alone."""
+        if (over := whole_lines(self.topology, group)) is None:
+            bound = lower_bound(self.topology, kind, group, size)
+            return bound, (f"has only a bound of {kind} over {joined(group)}",)
         step_s, launch_s = self._scenario.stack.collective_step.value, self._scenario.stack.collective_overhead.value
         axes, links = [spec.axes[axis] for axis in over], [spec.link_along(axis) for axis in over]
         rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
@@ -71,16 +85,15 @@ class Communication:
         latency_s = min(link.latency.value for link in links) + step_s
         algorithm = {**spec.collectives, **self._scenario.collectives}.get(kind, "multi_axis")
         twisted = any(ring and axis.twist for axis, (_, ring) in zip(axes, rings, strict=True))
-        reasons: tuple[str, ...] = ()
-        time = None
+        time, reasons = None, tuple[str, ...]()
         if not twisted and all(link == links[0] for link in links):
             time = collectives.predict(kind, algorithm, rings, size, bandwidth, latency_s)
         if time is None:
             has = "takes twisted axes for rings in" if twisted else "has only a bound of"
-            reasons = (f"{has} {kind} over {''.join(over)}",)
+            reasons = (f"{has} {kind} over {joined(over)}",)
             time = collectives.bound(kind, rings, size, bandwidth, latency_s)
         elif not collectives.ends_together(algorithm, rings):
-            reasons = (f"assumes that all chips end {kind} over {''.join(over)} together",)
+            reasons = (f"assumes that all chips end {kind} over {joined(over)} together",)
         return time + collectives.starts_beside_hops(kind, rings) * step_s + launch_s, reasons
 
     def _on_routes(self, kind: str, axes: Axes, size: float) -> Formula:

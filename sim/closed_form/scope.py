@@ -63,6 +63,7 @@ KNOWN: Known = (
                 "presets",
                 "layout.hybrid",
                 "layout.mesh.tensor",
+                "mesh",
             ),
             "stack.launch",  # where no graph is captured, and graph_capture is not known
             *("stack.matmul_split", "topology.chip.multiprocessors"),  # of tiles, which are not known

@@ -50,14 +50,14 @@ class Communication(Protocol):
     def collective(self, kind: str, axes: Axes, size: float) -> tuple[float, tuple[str, ...]]:
         """(time of a collective of `size` bytes in every group along some axes, s, why it is not exact)."""
 
-    def hop(self, axis: str, size: float) -> float:
-        """Time of `size` bytes from a chip to the next along an axis, s."""
+    def hop(self, axis: str, size: float) -> tuple[float, tuple[str, ...]]:
+        """(time of `size` bytes from a chip to the next along an axis, s, why a loop of these is not exact)."""
 
     def is_ring(self, axis: str) -> bool:
-        """Whether shards go around an axis both ways."""
+        """Whether an axis is a ring of links, around which shards go both ways."""
 
     def closes(self, axis: str) -> bool:
-        """Whether shards can go around an axis: a ring, or two chips that swap theirs."""
+        """Whether shards can go around an axis: a ring, two chips that swap theirs, or by routes."""
 
 
 def ledger_of(scenario: Scenario, to: Communication) -> Ledger:
@@ -102,6 +102,8 @@ def per_operation(scenario: Scenario, to: Communication) -> Prediction:
     if beside and not book.in_turn:
         reasons.append("assumes that nothing runs beside collectives on their own stream but Ladder's next half")
     loops = [entry for half in book.halves for entry in half.entries if isinstance(entry, Loop)]
+    around = dict.fromkeys(axis for loop in loops for axis in loop.volume.axes if to.lengths[axis] > 1)
+    reasons += [reason for axis in around for reason in to.hop(axis, 0.0)[1]]
     if any(_two_way(scenario, to, entry) for entry in loops) and loop_form(scenario) == "bidirectional_latency":
         reasons.append("takes loops of bidirectional_latency for bidirectional_throughput")
     return Prediction(sum(terms.values()), terms, tuple(reasons))
@@ -209,7 +211,7 @@ def _pieces(scenario: Scenario, loop: Loop) -> list[float]:
 def _shift(scenario: Scenario, to: Communication, loop: Loop) -> float:
     """Time of one hop of a shard of a loop over one axis, s."""
     (axis,) = loop.volume.axes
-    return to.hop(axis, loop.volume.bytes / to.lengths[axis] / (2 if _two_way(scenario, to, loop) else 1))
+    return to.hop(axis, loop.volume.bytes / to.lengths[axis] / (2 if _two_way(scenario, to, loop) else 1))[0]
 
 
 def _gathering(scenario: Scenario, to: Communication, loop: Loop) -> float:
@@ -246,7 +248,7 @@ def _weights(scenario: Scenario, to: Communication, loop: Loop) -> float:
     total = pieces[-1]
     for number, piece in enumerate(pieces[:-1], start=1):
         along = axes[next(i for i, period in enumerate(periods) if number % period)]
-        shift = to.hop(along, loop.volume.bytes / len(pieces))
+        shift, _ = to.hop(along, loop.volume.bytes / len(pieces))
         total += max(piece, shift + (launch if number == 1 else 0.0)) + _held(scenario, piece, shift)
     return total
 
