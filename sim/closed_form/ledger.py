@@ -33,6 +33,8 @@ from sim.uses import Axes, Uses
 
 _SQUARE, _SCORE, _PAIR = 4, 4, 8
 """Bytes of a 32-bit mean of squares, of a 32-bit score or logit, and of a logit with its token."""
+_MICRO_BATCHES = 2
+"""Parts of a batch, for each of which weights are gathered."""
 _TOP_K = ("softmax", "top k", "masked softmax", "draw")
 """Kernels of a draw, each of which goes twice through all logits."""
 
@@ -291,7 +293,8 @@ class _Pass:
         size = sum(own.width * out.width for own, out in pairs) * self.w
         volume = Volume(f"{name} weights", "all_gather", summed + kept, size)
         if not self.looped(summed + kept):
-            self.entries += [volume, self.matmul(name, rows, x, y)]
+            parts = _MICRO_BATCHES if self.scenario.overlap == "micro_batches" else 1
+            self.entries += [*[volume] * parts, self.matmul(name, rows, x, y)]
             return
         inner, outer = self.ways(summed), self.ways(kept)
         part = [width / inner for width in x], [width / outer for width in y]
