@@ -18,7 +18,7 @@ from sim.lowering.lowered import Lowered
 from sim.periodic import Period
 from sim.perturb import around_failures, differs_by_layer, in_use, perturbed
 from sim.pipeline.stages import folded_by_stage
-from sim.placement import machine
+from sim.placement import machine, stage_count
 from sim.report.pipeline import Passes, pass_report
 from sim.specs import Scenario
 from sim.topology import build
@@ -128,7 +128,7 @@ def _obstacle(scenario: Scenario, topology: Topology) -> str:
         named = ("stragglers", "slow_links", "failed_links", "jitter")
         found = [name for name in named if getattr(scenario.perturb, name)]
         return "perturb makes some unlike the others" + (f": {', '.join(found)}" if found else "")
-    if topology.chips == (scenario.layout.mesh.pipeline if scenario.pipeline else 1):
+    if topology.chips == (stage_count(scenario) if scenario.pipeline else 1):
         return "there is one" if topology.chips == 1 else "there is one in each stage"
     return ""
 

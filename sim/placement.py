@@ -8,13 +8,16 @@ from dataclasses import replace
 from math import gcd, prod
 
 from sim import topology
-from sim.errors import InputError
-from sim.specs import GraphSpec, Scenario, SwitchSpec, TopologySpec, TorusSpec, chips_of, has_neighbours
-from sim.specs.mesh import BOXES, MeshSpec, pieces_on_torus
+from sim.errors import InputError, suggest
+from sim.specs import GraphSpec, Scenario, SwitchSpec, TopologySpec, TorusSpec, chips_of
+from sim.specs.mesh import BOXES, MeshSpec, SplitAxis, pieces_on_torus
 from sim.topology.boxes import boxes
 from sim.topology.bundles import effective
 from sim.topology.graph import Topology
 from sim.topology.mesh import MeshAxis, Pieces, mesh_of_pieces, row_major
+
+STAGES = "p"
+"""Mesh axis of the stages that `layout.mesh.pipeline` makes."""
 
 
 def machine(scenario: Scenario) -> Topology:
@@ -27,12 +30,13 @@ def machine(scenario: Scenario) -> Topology:
     """
     if scenario.mesh is not None:
         return _meshed(scenario, scenario.mesh)
-    if has_neighbours(scenario.topology):
-        return topology.build(scenario.topology, scenario.stack)
     stages = scenario.layout.mesh.pipeline
+    if isinstance(scenario.topology, TorusSpec):
+        built = topology.build(scenario.topology, scenario.stack)
+        return built if stages == 1 else _in_pieces(built, _slabs(scenario.topology, stages))
     chips = tensor_chips(scenario)
     built = topology.build(some_chips(scenario.topology, range(stages * chips)), scenario.stack)
-    axes = (("p", stages),) if stages > 1 else ()
+    axes = ((STAGES, stages),) if stages > 1 else ()
     return _in_pieces(built, row_major((*axes, *_tensor_axes(chips, scenario.model.kv_heads))))
 
 
@@ -59,6 +63,48 @@ def _meshed(scenario: Scenario, mesh: MeshSpec) -> Topology:
         own[box], chips = [(len(found), chips)], chips * len(found)
     built = topology.build(some_chips(scenario.topology, range(chips)), scenario.stack)
     return _in_pieces(built, [(name, own[name]) for name in mesh])
+
+
+def _slabs(torus: TorusSpec, stages: int) -> Pieces:
+    """A mesh whose first axis are equal slabs of a torus along its longest axis.
+
+    Raises:
+        InputError: a torus that does not fall into so many.
+    """
+    mesh: MeshSpec = {name: name for name in torus.axes}
+    name = max(torus.axes, key=lambda axis: torus.axes[axis].size)
+    if any(axis.twist for axis in torus.axes.values()) or torus.axes[name].size % stages:
+        rule = f"stages must divide the longest axis, {name} = {torus.axes[name].size}, of a torus that is not twisted"
+        raise InputError(rule, where="layout.mesh.pipeline", got=stages)
+    inside = SplitAxis(of=name, size=torus.axes[name].size // stages)
+    return pieces_on_torus({STAGES: SplitAxis(of=name, size=stages), **mesh, name: inside}, torus)
+
+
+def stage_axes(scenario: Scenario) -> tuple[str, ...]:
+    """Mesh axes of the pipeline's stages; none where there is one stage."""
+    own = scenario.layout.uses
+    return own.stage if own and own.stage else (STAGES,) if scenario.layout.mesh.pipeline > 1 else ()
+
+
+def stage_count(scenario: Scenario) -> int:
+    """Number of the pipeline's stages.
+
+    Raises:
+        InputError: a stage axis that the mesh does not have, or more stages than layers.
+    """
+    own = scenario.layout.uses
+    if not own or not own.stage:
+        return scenario.layout.mesh.pipeline
+    sizes = {axis.name: axis.size for axis in machine(scenario).mesh}
+    for axis in own.stage:
+        if axis not in sizes:
+            rule = "names an axis that the mesh does not have"
+            raise InputError(rule, where="layout.uses.stage", got=axis, hint=suggest(axis, sizes))
+    count = prod(sizes[axis] for axis in own.stage)
+    if count > scenario.layers:
+        rule = f"every stage needs a layer, and there are {scenario.layers}"
+        raise InputError(rule, where="layout.uses.stage", got=count)
+    return count
 
 
 def pool_link(scenario: Scenario) -> tuple[float, float]:

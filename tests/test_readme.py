@@ -1,5 +1,6 @@
 """Every command in README runs as printed, and the set-up lines are the ones CI runs."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -63,13 +64,13 @@ def test_what_the_text_quotes_of_a_command_is_printed(monkeypatch, tmp_path: Pat
 
 
 def test_the_scenario_shown_is_the_one_shipped():
-    shown, _ = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    shown, *_ = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
     shipped = yaml.safe_load((ROOT / "scenarios/palm540b_decode_ws2d.yaml").read_text(encoding="utf-8"))
     assert yaml.safe_load(shown).items() <= shipped.items()
 
 
 def test_the_machine_shown_is_oversubscribed_as_it_says(tmp_path: Path):
-    _, shown = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    *_, shown = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
     (tmp_path / "my_cluster.yaml").write_text(shown)
     built = build(*load.machine(str(tmp_path / "my_cluster.yaml")))
     down, up = (
@@ -93,11 +94,20 @@ def test_the_five_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert names["formula"]._repr_html_().startswith("<table>")
 
 
+def test_the_mesh_and_uses_shown_run():
+    from sim.run import run
+
+    _, shown, _ = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
+    fields = [f"{key}={json.dumps(value)}" for key, value in yaml.safe_load(shown).items()]
+    made = run(load.scenario("llama31_405b_tp16_ladder", [*fields, "engine.layers=2"]))
+    assert {"all_gather(gpu) residual", "reduce_scatter(box) wi"} <= {each.op for each in made.report.ops}
+
+
 def test_the_layout_written_in_extend_runs_and_computes_the_same():
     import numpy as np
     from test_layouts import run_both
 
-    from sim import load, partition
+    from sim import load, uses
     from sim.run import run
 
     name = "weight_stationary_last_axis"
@@ -105,10 +115,10 @@ def test_the_layout_written_in_extend_runs_and_computes_the_same():
     assert code.count("\n") < 40
     try:
         exec(compile(code, "README.md", "exec"), {})
-        for logits, _, want in run_both(partition.PRESETS[name], (2, 4, 2), attention="batch", form="one_way"):
+        for logits, _, want in run_both(uses.PRESETS[name], (2, 4, 2), attention="batch", form="one_way"):
             np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
         made = run(load.scenario("palm540b_decode_ws2d", [f"layout.ffn={name}", "engine.layers=2"]))
     finally:
-        del partition.PRESETS[name]
+        del uses.PRESETS[name]
     assert made.report.simulated.latency_s > 0
     assert made.report.closed_form is None  # the paper has none

@@ -78,3 +78,30 @@ def test_a_phase_may_have_uses_of_its_own():
 def test_names_of_several_letters_are_told_apart():
     assert named(("x", "data", "y")) == "x[data]y"
     assert UsesSpec(gather=("data", "x")).over(("x", "data")).weight("F{f}") == ("F_", "F_[data]x")
+
+
+@pytest.mark.parametrize(
+    ("machine", "mesh", "uses", "same"),
+    [
+        (
+            "dgx_a100",
+            "{s: 2, t: 4}",
+            "{heads: [t], d_ff: [t], stage: [s]}",
+            "{ffn: tensor_parallel, mesh: {tensor: 4, pipeline: 2}}",
+        ),
+        (
+            "tpu_v4_2x2x4",
+            "{s: {of: z, size: 2}, x: x, y: y, z: {of: z, size: 2}}",
+            "{d_model: [x], heads: [z, y], d_ff: [z, y], residual: {z: d_model, y: d_model}, stage: [s]}",
+            "{ffn: weight_stationary_2d, attention: heads, mesh: {pipeline: 2}}",
+        ),
+    ],
+)
+def test_stages_are_a_mesh_axis(machine, mesh, uses, same):
+    """Slabs along the longest axis, or boxes' halves, as `layout.mesh.pipeline` makes them."""
+    own = (f"topology={machine}", "stack=ideal", f"workload={TORUS}", "engine.layers=4", "model=llama3_70b")
+    times = [
+        simulate_pass(load.scenario("palm540b_decode_ws2d", [*settings, *own])).makespan_ps
+        for settings in ((f"mesh={mesh}", f"layout={{uses: {uses}}}"), (f"layout={same}",))
+    ]
+    assert times[0] == times[1] > 0

@@ -11,6 +11,7 @@ from sim.pipeline.assembly import Assembly
 from sim.pipeline.requests import Requests
 from sim.pipeline.schedules import SCHEDULES, Plan
 from sim.pipeline.stages import Stage, stages_of
+from sim.placement import stage_count
 from sim.sharding import ITEM_BYTES
 from sim.specs import PipelineSpec, Scenario
 from sim.topology.graph import Topology
@@ -65,7 +66,7 @@ def warm_up(scenario: Scenario, spec: PipelineSpec) -> int:
     A decode step comes when the step before it, of the same request, has been answered: it finds the steps of all other
     requests under way, and the pipeline does not drain between steps.
     """
-    under_way = spec.under_way(scenario.layout.mesh.pipeline)
+    under_way = spec.under_way(stage_count(scenario))
     return under_way if scenario.workload.phase == "decode" and under_way > 1 else 0
 
 
@@ -77,7 +78,7 @@ def microbatches(scenario: Scenario, spec: PipelineSpec) -> int:
     """
     if spec.schedule != "blocking":
         return 1
-    batch, stages = scenario.workload.batch, scenario.layout.mesh.pipeline
+    batch, stages = scenario.workload.batch, stage_count(scenario)
     if spec.microbatches != "auto":
         if batch % spec.microbatches:
             raise InputError(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import prod
 
 import numpy as np
 
-from sim import topology as machines
-from sim.errors import InputError
-from sim.placement import some_chips, tensor_parallel
+from sim.placement import stage_axes, stage_count
 from sim.program import Ids
-from sim.specs import Scenario, TorusSpec
+from sim.specs import Scenario
 from sim.topology.folding import NotFoldableError, folded, folded_by, numbered_ports, unlike
 from sim.topology.graph import StandsFor, Topology
+from sim.topology.group import group_of
+from sim.topology.mesh import mesh_groups, mesh_of_pieces, mesh_without
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +41,27 @@ def layers_of(scenario: Scenario) -> tuple[int, ...]:
     given = scenario.pipeline.stages if scenario.pipeline else None
     if given:
         return tuple(given)
-    stages = scenario.layout.mesh.pipeline
+    stages = stage_count(scenario)
     each, more = divmod(scenario.layers, stages)
     return tuple(each + (stage >= stages - more) for stage in range(stages))
 
 
 def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
-    """The stages of a scenario on its machine (`sim.placement.machine`), or on that folded (`folded_by_stage`).
+    """The stages of a scenario on its machine (`sim.placement.machine`), or on that folded (`folded_by_stage`): the
+    chips at one position of the stages' mesh axes each.
 
     Links that failed there have in the stages.
-
-    Raises:
-        InputError: a torus that does not fall into so many equal slabs.
     """
     if topology.stands_for:
         return tuple(_folded(stage, topology.stands_for) for stage in stages_of(scenario, topology.stands_for.whole))
-    whole = topology
+    staged = stage_axes(scenario)
+    mesh = mesh_without(topology.mesh, staged)
     layers = layers_of(scenario)
-    cut = _slab if isinstance(scenario.topology, TorusSpec) else _group
     result = []
-    for index in range(len(layers)):
-        chips, links, own = cut(scenario, whole, index, len(layers))
-        lost = frozenset(np.flatnonzero(np.isin(links, sorted(whole.failed))).tolist())
+    for index, chips in enumerate(np.sort(mesh_groups(topology, tuple(mesh)))):
+        group = group_of(topology.intact or topology, tuple(chips.tolist()))
+        lost = frozenset(np.flatnonzero(np.isin(group.links, sorted(topology.failed))).tolist())
+        own = replace(group.machine, mesh=mesh_of_pieces(group.machine.axes, list(mesh.items())))
         result.append(
             Stage(
                 index=index,
@@ -72,7 +70,7 @@ def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
                 first=index == 0,
                 last=index == len(layers) - 1,
                 chips=chips,
-                links=links,
+                links=group.links,
                 topology=own.without(lost),
                 all_chips=chips,
             )
@@ -102,44 +100,3 @@ def _folded(stage: Stage, stands_for: StandsFor) -> Stage:
     if (links[own.stand_in_links] != stands_for.link[stage.links]).any():
         raise NotFoldableError(f"stage {stage.index}: not every chip sees the same links")
     return replace(stage, chips=chips, links=links, topology=own)
-
-
-def _group(scenario: Scenario, whole: Topology, index: int, stages: int) -> tuple[Ids, Ids, Topology]:
-    """Consecutive chips of a switch or graph."""
-    size = whole.chips // stages
-    chips = np.arange(index * size, (index + 1) * size, dtype=np.int32)
-    topology = machines.build(some_chips(scenario.topology, chips.tolist()), scenario.stack)
-    topology = tensor_parallel(topology, scenario.model.kv_heads)
-    if whole.kind == "switch":  # two ports of each chip
-        return chips, np.stack([2 * chips, 2 * chips + 1], axis=1).ravel().astype(np.int32), topology
-    number = {link.name: link.index for link in whole.links}
-    return chips, np.array([number[link.name] for link in topology.links], dtype=np.int32), topology
-
-
-def _slab(scenario: Scenario, whole: Topology, index: int, stages: int) -> tuple[Ids, Ids, Topology]:
-    """A slab of a torus, which does not wrap where it was cut."""
-    spec = scenario.topology
-    if not isinstance(spec, TorusSpec):
-        raise TypeError("a slab is of a torus")
-    if stages == 1:
-        every = np.arange(whole.chips, dtype=np.int32)
-        return every, np.arange(len(whole.links), dtype=np.int32), whole
-    name = max(spec.axes, key=lambda axis: spec.axes[axis].size)
-    axis = spec.axes[name]
-    twisted = any(other.twist for other in spec.axes.values())
-    if axis.size % stages or twisted:
-        rule = f"stages must divide the longest axis, {name} = {axis.size}"
-        rule = "a twisted torus cannot be cut into stages" if twisted else rule
-        raise InputError(rule, where="layout.mesh.pipeline", got=stages)
-    size = axis.size // stages
-    axes = {**spec.axes, name: axis.model_copy(update={"size": size, "wrap": False})}
-    topology = machines.build(spec.model_copy(update={"axes": axes}), scenario.stack)
-    along = list(spec.axes).index(name)
-    chips = []
-    for chip in range(prod(each.size for each in axes.values())):
-        position = list(topology.coordinates(chip))
-        position[along] += index * size
-        chips.append(whole.chip_at(tuple(position)))
-    number = {(link.src, link.axis, link.direction): link.index for link in whole.links}
-    links = [number[chips[link.src], link.axis, link.direction] for link in topology.links]
-    return np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32), topology

@@ -280,7 +280,8 @@ class Scenario(Strict):
     @property
     def pipeline(self) -> PipelineSpec | None:
         """The pipeline; None where there is but one stage and nothing said about requests."""
-        if self.layout.pipeline or self.layout.mesh.pipeline == 1:
+        staged = self.layout.mesh.pipeline > 1 or (self.layout.uses is not None and bool(self.layout.uses.stage))
+        if self.layout.pipeline or not staged:
             return self.layout.pipeline
         return PipelineSpec(schedule=self.stack.pipeline, requests=1)
 

@@ -23,7 +23,7 @@ class StoredSpec(Strict):
 
 
 class UsesSpec(Strict):
-    """The mesh axes of each use, outermost first. Every axis has one use in each half of a layer."""
+    """The mesh axes of each use, outermost first. Every axis has one use in each half of a layer, or is of stages."""
 
     d_model: AxisNames = ()
     """Split d_model of the weights: activations are summed over them inside each half of a layer."""
@@ -35,13 +35,15 @@ class UsesSpec(Strict):
     """Weights are gathered over them for each layer; they split the batch."""
     batch: AxisNames = ()
     """Split the batch; chips along them hold the same weights."""
+    stage: AxisNames = ()
+    """Stages of a pipeline (`layout.pipeline`): each has some of the layers."""
     residual: dict[Name, Literal["whole", "d_model", "tokens"]] = {}
     """What the axes of `heads` and `d_ff` split of the residual stream between the halves. Default: nothing, whole."""
     stored: StoredSpec | None = None
     """Of gathered weights. Default: split over the gathered axes inside heads and d_ff."""
 
     def over(self, axes: Axes) -> Uses:
-        """These uses of the axes of a mesh.
+        """These uses of the axes of a mesh, or of a stage's part of it.
 
         Raises:
             InputError: an axis that the mesh does not have, that has two uses or none.

@@ -180,7 +180,7 @@ def _part(whole: Topology, chips: tuple[int, ...], relays: tuple[int, ...], link
         links=tuple(replace(link, index=i, src=number[link.src], dst=number[link.dst]) for i, link in enumerate(kept)),
         multicast=None if whole.multicast is None else number.get(whole.multicast),
         reducer=None if whole.reducer is None else number.get(whole.reducer),
-        vertex_transitive=False,
+        vertex_transitive=whole.vertex_transitive and whole.kind == "switch",  # ports of its own for every chip
         failed=frozenset(i for i, link in enumerate(links) if link in whole.failed),
         intact=None,
     )

@@ -73,6 +73,18 @@ def row_major(sizes: Iterable[tuple[str, int]]) -> list[tuple[str, list[tuple[in
     return [(name, [(size, prod(after for _, after in given[i + 1 :]))]) for i, (name, size) in enumerate(given)]
 
 
+def mesh_without(mesh: Sequence[MeshAxis], names: Sequence[str]) -> dict[str, list[tuple[int, int]]]:
+    """Returns the pieces of the axes that are left where those of the names are fixed, over the chips that are left."""
+    gone = [piece for axis in mesh if axis.name in names for piece in axis.pieces]
+    return {
+        axis.name: [
+            (size, stride // prod(other for other, below in gone if below < stride)) for size, stride in axis.pieces
+        ]
+        for axis in mesh
+        if axis.name not in names
+    }
+
+
 def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     """Returns the mesh axis of that name. Raises InputError."""
     found = next((axis for axis in topology.mesh if axis.name == name), None)
