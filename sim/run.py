@@ -9,18 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from sim import bench, periodic
-from sim.closed_form import pope, tensor_parallel
-from sim.closed_form.collectives import ENDS_TOGETHER_ON_SWITCH
-from sim.closed_form.per_axis import per_axis as per_axis_form
-from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.collectives import algorithm_of
+from sim import periodic
+from sim.closed_form import pope
+from sim.closed_form.tally import per_operation, usual
+from sim.communication import Communication
 from sim.folded import of_all, of_chips, of_some
 from sim.lower import lower
 from sim.lowering.lowered import Lowered
 from sim.passes import Simulated, lowered_pass, simulate_pass
 from sim.periodic import Period
-from sim.placement import machine
 from sim.program import Program
 from sim.report.bottlenecks import Bottlenecks
 from sim.report.comparison import Comparison
@@ -35,10 +32,9 @@ from sim.report.report import HALVES, PAPER, ClosedForm, Report, build
 from sim.report.spread import Spread
 from sim.report.waiting import waiting
 from sim.report.what_if import what_if
-from sim.specs import Scenario, TorusSpec
+from sim.specs import Scenario
 from sim.steps import Steps, simulate_steps
 from sim.topology.graph import Topology
-from sim.topology.lower_bound import lower_bound
 from sim.trace import Trace
 
 MEAN_STEP = "takes the step of mean cache length for every step"
@@ -248,15 +244,12 @@ def _form(phase: Scenario, each_step: bool) -> ClosedForm | None:
     """
     if uncovered(phase):
         return None
-    if phase.layout.ffn == tensor_parallel.LAYOUT:
-        wire = wires(phase)
-        first, detailed = tensor_parallel.usual(phase, wire), tensor_parallel.per_operation(phase, wire)
-        names = HALVES, "per operation"
-    elif isinstance(phase.topology, TorusSpec) and phase.layout.ffn in PAPER_LAYOUTS:
-        first, detailed = pope.paper(phase), per_axis_form(phase)
-        names = PAPER, "per axis, with loops"
+    to = Communication(phase)
+    detailed = per_operation(phase, to)
+    if pope.covers(phase):
+        first, names = pope.paper(phase), (PAPER, "per axis, with loops")
     else:
-        return None
+        first, names = usual(phase, to), (HALVES, "per operation")
     steps = phase.workload.steps
     return ClosedForm(
         latency_s=steps * first.step_s,
@@ -275,31 +268,7 @@ def uncovered(scenario: Scenario) -> str:
         return "a pipeline of requests"
     if scenario.packed_rows is not None:
         return "padding that is left out"
-    if scenario.layout.logits == "none" and scenario.layout.ffn == tensor_parallel.LAYOUT:
-        return "layers without embedding and logits"
     return "layers in a memory pool" if scenario.memory_pool else ""
-
-
-def wires(scenario: Scenario) -> tensor_parallel.Wire:
-    """What formulas say of the collectives of tensor-parallel chips, and why that is not exact.
-
-    Of NCCL its tuner, which is not exact; where there is no formula, the lower bound of its links.
-    """
-    topology = machine(scenario)
-    axes = tuple(axis.name for axis in topology.mesh)
-
-    @functools.cache
-    def timed(collective: str, size: float) -> tuple[float, str]:
-        algorithm = algorithm_of(topology, collective, scenario.collectives.get(collective), size)
-        form = bench.closed_form_s(topology, collective, algorithm, axes, size)
-        if form is None:
-            return lower_bound(topology, collective, axes, size), f"has only a bound of {collective} by {algorithm}"
-        if bench.of_nccl(topology, collective, algorithm):
-            return form, f"has NCCL's tuner for {collective}"
-        together = algorithm in ENDS_TOGETHER_ON_SWITCH
-        return form, "" if together else f"assumes that all chips end {collective} by {algorithm} together"
-
-    return timed
 
 
 def _steps(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import yaml
 
 from sim import load
-from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.load.stacks import on_chip
 from sim.specs import LOOP_FORMS
+from sim.uses import PRESETS
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ def workload(draw: Random, chips: int, peak: Sequence[str]) -> dict[str, Any]:
 
 
 def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
-    """A scenario of a layout of Pope et al."""
+    """A scenario of any preset on a torus."""
     names, alike = "xyz"[: draw.randint(1, 3)], {"size": draw.choice((2, 3, 4)), "wrap": True}
     axes: dict[str, dict[str, Any]] = dict.fromkeys(names, alike)
     if draw.random() < 0.5:
@@ -89,10 +89,10 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
         axes[names[0]] = first | {"twist": {names[-1]: last["size"] // 2}}
     chips = prod(int(axis["size"]) for axis in axes.values())
     choices: dict[str, Any] = {
-        "ffn": draw.choice(list(PAPER_LAYOUTS)),
+        **_residual(draw),
+        "ffn": draw.choice(list(PRESETS)),
         "attention": draw.choice(("heads", "batch")),
         "overlap": draw.choice((None, "none", "collective_matmul")),
-        "block": draw.choice((None, "parallel", "serial")),
         "communication": _seldom(draw, ("own_stream",), None),
         "logits": _seldom(draw, ("none",), "last"),
         "kv_heads": _seldom(draw, ("expanded",), "shared"),
@@ -116,30 +116,36 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
     return _scenario(draw, machine, choices, chips, collectives)
 
 
+def _residual(draw: Random) -> dict[str, Any]:
+    """A residual scheme, and the block that it is of."""
+    schemes = ("standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication")
+    scheme = draw.choice((None, *schemes))
+    block = draw.choice((None, "parallel", "serial")) if scheme in (None, "parallel") else "serial"
+    hybrid = {"hybrid": {"ladder_layers": 1}} if scheme == "hybrid" else {}
+    return {"residual": scheme, "block": block, **hybrid}
+
+
 def on_a_switch(draw: Random, kind: str) -> dict[str, Any]:
-    """A scenario of tensor parallelism on one switch."""
+    """A scenario of any preset on one switch, most of them of tensor parallelism."""
     chips = draw.choice((1, 2, 3, 4, 6, 8))
     algorithms = {
         "all_gather": ("ring", "one_shot", "halving_doubling"),
         "reduce_scatter": ("ring", "one_shot", "halving_doubling"),
         "all_reduce": ("ring", "one_shot", "two_shot", "tree", "halving_doubling", "hierarchical", "cube_mesh"),
+        "all_to_all": ("one_shot",),
     }
-    residual = draw.choice(("standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"))
     choices: dict[str, Any] = {
-        "ffn": "tensor_parallel",
-        "attention": "heads",
-        "block": "serial",
-        "residual": residual,
+        **_residual(draw),
+        "ffn": draw.choice(list(PRESETS)) if draw.random() < 0.6 else "tensor_parallel",
+        "attention": _seldom(draw, ("batch",), "heads"),
         "overlap": _seldom(draw, ("micro_batches", "chunked_matmul"), "none"),
         "sequence_parallel": _seldom(draw, (True,), False),
-        "communication": _seldom(draw, ("compute_stream",), None),
+        "communication": draw.choice(("compute_stream", None)),
         "head": draw.choice(("sharded", "replicated")),
         "logits": _seldom(draw, ("every", "none"), "last"),
         "kv_heads": _seldom(draw, ("expanded",), "shared"),
         "graph_capture": _seldom(draw, (False,), True),
     }
-    if residual == "hybrid":
-        choices["hybrid"] = {"ladder_layers": 1}
     machine = {
         "name": "box",
         "kind": "switch",
@@ -155,16 +161,14 @@ def _scenario(
     draw: Random, machine: dict[str, Any], layout: dict[str, Any], chips: int, collectives: dict[str, str]
 ) -> dict[str, Any]:
     own: dict[str, Any] = {"collective_overhead": draw.choice(("0 s", "3 us"))}
-    if layout["ffn"] == "tensor_parallel" and draw.random() < 0.2:
+    if machine["kind"] == "switch" and draw.random() < 0.2:
         layout["mesh"] = {"tensor": draw.randint(1, chips)}
     for number, value in (("op_overhead", "3 us"), ("roofline_overlap", 0.7), ("l2_speed", 3)):
         if draw.random() < 0.2:
             own[number] = value
     if draw.random() < 0.8:
         own["matmul_balance"] = None  # tiles are in no closed form
-    if layout["ffn"] != "tensor_parallel":
-        own["matmul_overhead"] = None  # nor is this in the form per axis
-    elif machine["chip"].get("vector_peak") and draw.random() < 0.2:
+    if machine["chip"].get("vector_peak") and draw.random() < 0.2:
         own["attention_format"] = "f32"
     for field in ("elementwise", "attention"):
         if draw.random() < 0.3:

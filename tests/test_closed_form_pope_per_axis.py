@@ -4,18 +4,12 @@ from math import prod
 
 import pytest
 
-from sim import load
+from sim import load, uses
 from sim.closed_form import collectives, pope
-from sim.closed_form.per_axis import groups, per_axis
-from sim.errors import InputError
+from sim.closed_form.prediction import PAPER_LAYOUTS as PRESETS
+from sim.closed_form.tally import per_operation
+from sim.communication import Communication
 
-PRESETS = (
-    "weight_stationary_1d",
-    "weight_stationary_2d",
-    "weight_gathered_x",
-    "weight_gathered_xy",
-    "weight_gathered_xyz",
-)
 IDEAL = (
     "stack.collective_axes=at_once",
     "stack.roofline_overlap=1",
@@ -39,8 +33,12 @@ def scenario(layout, *settings, name="palm540b_decode_ws2d"):
     return base.model_copy(update={"layout": base.layout.model_copy(update={"ffn": layout, "overlap": "none"})})
 
 
+def formula(chosen):
+    return per_operation(chosen, Communication(chosen))
+
+
 def terms(layout, *settings, name="palm540b_decode_ws2d"):
-    return per_axis(scenario(layout, *settings, name=name)).terms
+    return formula(scenario(layout, *settings, name=name)).terms
 
 
 ENDS = ("embedding", "last position", "token")
@@ -56,26 +54,14 @@ def gathered(size, axes, share):
     return size * share / (2 * axes * LINK)
 
 
-# --- groups ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mesh", ["x", "xy", "xyz"])
-@pytest.mark.parametrize("layout", PRESETS)
-def test_every_axis_has_one_use(layout, mesh):
-    split = groups(layout, tuple(mesh))
-    assert sorted(split.e + split.f + split.g) == sorted(mesh)
+# --- uses ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", PRESETS)
 def test_weights_are_gathered_over_as_many_chips_as_in_the_paper(layout):
     lengths = {"x": 2, "y": 4, "z": 8}
-    split = groups(layout, tuple(lengths))
-    assert prod(lengths[axis] for axis in split.g) == pope.gathered_over(layout, 2, 4, 8)
-
-
-def test_an_unknown_layout_is_named_with_a_suggestion():
-    with pytest.raises(InputError, match="got 'weight_stationary2d'; did you mean 'weight_stationary_2d'"):
-        per_axis(scenario("weight_stationary2d"))
+    at = uses.PRESETS[layout](tuple(lengths))
+    assert prod(lengths[axis] for axis in at.gather) == pope.gathered_over(layout, 2, 4, 8)
 
 
 # --- what is on the wire ---------------------------------------------------------------------------------------------
@@ -86,14 +72,14 @@ def test_collectives_of_each_layout():
     weights only, X and XY both."""
     residual = {"residual all-gather", "residual reduce-scatter"}
     inside = {"norm all-reduce", "q_wi reduce-scatter", "kv reduce-scatter", "o_wo all-gather"}
-    exchange = {"q all-to-all", "attention all-to-all"}
+    exchange = {"q all-to-all", "attention out all-to-all"}
     weights = {"q_wi weights all-gather", "o_wo weights all-gather"}
     expected = {
         "weight_stationary_1d": exchange
         | {"norm all-reduce", "q_wi all-gather", "o_wo reduce-scatter", "residual all-reduce"},
         "weight_stationary_2d": residual | inside | exchange,
         "weight_gathered_x": residual | weights | exchange,
-        "weight_gathered_xy": residual | weights | exchange,
+        "weight_gathered_xy": {"residual all-gather", "o_wo reduce-scatter"} | weights | exchange,
         "weight_gathered_xyz": weights,
     }
     assert {layout: set(on_the_wire(terms(layout))) for layout in PRESETS} == expected
@@ -154,7 +140,7 @@ def test_the_ffn_of_an_mlp_is_the_paper_on_fewer_links():
     """
     found = terms("weight_stationary_2d", *IDEAL, "layout.block=serial", "model.ffn=mlp")
     W, B, X, YZ = 2 * LINK, 64, 4, 16
-    on_e = found["ffn residual all-gather"] + found["ffn residual reduce-scatter"]
+    on_e = (found["residual all-gather"] + found["residual reduce-scatter"]) / 2  # of both halves
     on_f = found["wi reduce-scatter"] + found["wo all-gather"]
     assert on_e / (15 / 16) == pytest.approx(2 * B * E / (X * W))
     assert on_f / (3 / 4) == pytest.approx(4 * B * F / (YZ * W))
@@ -248,11 +234,11 @@ def test_a_multi_query_cache_by_heads_is_repeated_where_the_batch_is_whole(layou
 def test_unequal_axes_leave_a_lower_bound():
     """Both axes of f at once on 4x4x8 have no closed form; the bound of the group stands in, and says so."""
     longer = ("topology.axes.z.size=8", "layout.attention=heads")
-    form = per_axis(scenario("weight_stationary_2d", *IDEAL, *longer))
+    form = formula(scenario("weight_stationary_2d", *IDEAL, *longer))
     assert not form.exact
     rings = [(8, True), (4, True)]
     assert form.terms["residual all-gather"] == collectives.bound("all_gather", rings, 64 * E / 4 * 2, LINK, 0)
-    assert per_axis(
+    assert formula(
         scenario(
             "weight_stationary_2d",
             *IDEAL,
@@ -280,10 +266,10 @@ def test_what_does_not_pass_under_the_longer_time_is_added():
 
 
 def test_equal_axes_are_exact_in_every_layout():
-    assert all(per_axis(scenario(layout)).exact for layout in PRESETS)
+    assert all(formula(scenario(layout)).exact for layout in PRESETS)
 
 
 def test_layers_add_up():
-    whole, one, two = (per_axis(scenario("weight_gathered_xy", f"engine.layers={layers}")) for layers in (118, 1, 2))
+    whole, one, two = (formula(scenario("weight_gathered_xy", f"engine.layers={layers}")) for layers in (118, 1, 2))
     assert whole.step_s - one.step_s == pytest.approx(117 * (two.step_s - one.step_s))
     assert whole.step_s == pytest.approx(sum(whole.terms.values()))

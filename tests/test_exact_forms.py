@@ -15,15 +15,13 @@ from pydantic import BaseModel
 
 import scenarios
 from sim import api, load
-from sim.closed_form import per_axis, tensor_parallel
-from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.closed_form.scope import ANY, TIMELESS, Known, left_out
+from sim.closed_form.scope import ANY, KNOWN, TIMELESS, left_out
 from sim.errors import InputError
 from sim.report import text
 from sim.run import predict, run
 from sim.specs import ChipSpec, GraphSpec, Scenario, SwitchSpec, TorusSpec
+from sim.uses import PRESETS
 
-FORMS = {"torus": per_axis.KNOWN, "switch": tensor_parallel.KNOWN}
 MAKERS = {"torus": scenarios.on_a_torus, "switch": scenarios.on_a_switch}
 SEEDS = 12
 
@@ -70,7 +68,7 @@ def test_every_layout_is_exact_somewhere_and_inexact_somewhere():
                 form = predict(scenario)
             if form:
                 found[scenario.layout.ffn, form.per_axis_exact] += 1
-    for layout in (*PAPER_LAYOUTS, "tensor_parallel"):
+    for layout in PRESETS:
         assert found[layout, True], layout
         assert found[layout, False], layout
 
@@ -101,9 +99,11 @@ def on_switch(*settings: str) -> Scenario:
             ["layout.overlap=collective_matmul", "collectives.collective_matmul=bidirectional_latency"],
             "takes loops of bidirectional_latency for bidirectional_throughput",
         ),
-        (["layout.communication=own_stream"], "leaves out layout.communication: own_stream"),
+        (
+            ["layout.communication=own_stream"],
+            "assumes that nothing runs beside collectives on their own stream but Ladder's next half",
+        ),
         (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
-        (["layout.kv_heads=expanded"], "leaves out layout.kv_heads: expanded"),
         (["perturb={slow_links: [{links: ['0:x+'], factor: 2}]}"], "leaves out perturb"),
         (["collectives={all_gather: line}"], "assumes that all chips end all_gather over z together"),
         (
@@ -213,11 +213,11 @@ def test_a_field_that_no_form_lists_makes_them_inexact():
     class Wider(ChipSpec):
         cache_policy: Literal["plain", "clever"] = "plain"
 
-    scenario, known = plain(), per_axis.KNOWN
+    scenario = plain()
     for policy, expected in (("plain", ()), ("clever", ("leaves out topology.chip.cache_policy: clever",))):
         chip = Wider(**{**dict(scenario.topology.chip), "cache_policy": policy})
         topology = scenario.topology.model_copy(update={"chip": chip})
-        assert left_out(scenario.model_copy(update={"topology": topology}), known) == expected
+        assert left_out(scenario.model_copy(update={"topology": topology}), KNOWN) == expected
 
 
 def fields_of(kind: type[BaseModel], at: str = "", above: tuple[type, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -240,11 +240,12 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from models_in(each)
 
 
-@pytest.mark.parametrize("layout", PAPER_LAYOUTS)
+@pytest.mark.parametrize("layout", PRESETS)
 def test_no_form_predicts_a_batch_that_chips_do_not_divide(layout: str):
     """The closed form refuses what the simulation refuses, in place of searching for a split that there is not."""
     scenario = plain(f"layout={{ffn: {layout}, attention: batch}}", "workload.batch=7")
-    if layout.startswith("weight_gathered"):
+    at = PRESETS[layout](("x", "y", "z"))
+    if at.gather or at.tokens:  # sequences are split over these, of one token each
         with pytest.raises(
             InputError, match=r"workload\.batch: must be a multiple of the .* chips that share it, got 7"
         ):
@@ -253,15 +254,14 @@ def test_no_form_predicts_a_batch_that_chips_do_not_divide(layout: str):
         assert predict(scenario) is not None
 
 
-@pytest.mark.parametrize("known", FORMS.values(), ids=FORMS)
-def test_a_form_lists_fields_that_exist_and_choices_by_value(known: Known):
+def test_the_form_lists_fields_that_exist_and_choices_by_value():
     """So that a choice that is added to a field counts as left out."""
     choices: dict[str, set[Any]] = {}
     for path, annotation in fields_of(Scenario):
         parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
         choices.setdefault(path, set()).update(*(get_args(part) for part in parts if get_origin(part) is Literal))
-    assert set(known) <= set(choices)
-    for path, values in known.items():
+    assert set(KNOWN) <= set(choices)
+    for path, values in KNOWN.items():
         if choices[path] and path not in TIMELESS:
             assert values is not ANY, path
             assert set(values) <= choices[path] | {None}
@@ -277,13 +277,13 @@ def test_fields_of_every_kind_of_machine_are_walked():
 
 
 def test_the_report_says_why_a_form_is_not_exact():
-    report = run(plain("layout.graph_capture=false", "layout.kv_heads=expanded")).report
+    report = run(plain("layout.graph_capture=false", "stack.matmul_balance=100")).report
     lines = [part.text for block in text.overall(report) for part in block if isinstance(part, text.Line)]
-    reasons = "it leaves out layout.kv_heads: expanded and leaves out layout.graph_capture: false"
+    reasons = "it leaves out layout.graph_capture: false and leaves out stack.matmul_balance"
     assert f"the closed form per axis is not exact: {reasons}" in lines
     form = report.to_dict()["closed_form"]
     assert form["per_axis_exact"] is False
-    assert list(form["inexact"]) == ["leaves out layout.kv_heads: expanded", "leaves out layout.graph_capture: false"]
+    assert list(form["inexact"]) == ["leaves out layout.graph_capture: false", "leaves out stack.matmul_balance"]
 
 
 def test_the_report_of_an_exact_form_says_nothing_of_it():

@@ -13,7 +13,9 @@ import pytest
 
 from sim import cli, load
 from sim.closed_form import pope
-from sim.closed_form.per_axis import per_axis
+from sim.closed_form.prediction import PAPER_LAYOUTS
+from sim.closed_form.tally import per_operation
+from sim.communication import Communication
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.explain import explain
@@ -102,7 +104,8 @@ def test_every_layout_adds_up(ffn, attention, block, machine):
         found = one("palm540b_decode_ws2d", *settings)
         telescopes(found, pope.paper(scenario).step_s, step_s(scenario))
         hinges(found, layers=2)
-        assert found.ideal_s == pytest.approx(per_axis(changed(scenario, IDEAL)).step_s, rel=1e-12)
+        ideal = changed(scenario, IDEAL)
+        assert found.ideal_s == pytest.approx(per_operation(ideal, Communication(ideal)).step_s, rel=1e-12)
 
 
 @pytest.mark.parametrize("kv_heads", [8, 48])

@@ -1,11 +1,14 @@
-"""Without overlap the simulation of every layout is its per-axis closed form, to the rounding of the tasks."""
+"""Without overlap the simulation of every preset on a torus is its closed form, to the rounding of the tasks."""
 
 import itertools
 
 import pytest
 
 from sim import load
-from sim.closed_form.per_axis import computed_d_model, per_axis
+from sim.closed_form.ledger import computed_d_model
+from sim.closed_form.prediction import PAPER_LAYOUTS
+from sim.closed_form.tally import per_operation
+from sim.communication import Communication
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import LayoutError
 from sim.passes import simulate_pass
@@ -33,7 +36,7 @@ def test_simulation_without_overlap_is_the_per_axis_closed_form(ffn, model, atte
         except LayoutError:  # a batch that the layout's chips do not divide
             assert batch < 64
             continue
-        form = per_axis(scenario)
+        form = per_operation(scenario, Communication(scenario))
         assert form.exact
         # A layer has at most 40 operations and hops one after another, each rounded by at most a picosecond.
         assert abs(simulated - form.step_s) <= (3 + 1) * 40 * 1e-12
@@ -54,9 +57,10 @@ def test_a_width_that_the_chips_do_not_divide_is_padded_in_both(ffn, phase):
         "engine.layers=3",
     ]
     padded = load.scenario("palm540b_decode_ws2d", [*settings, "model.d_model=18436"])
-    assert computed_d_model(padded) == want
+    to = Communication(padded)
+    assert computed_d_model(padded, to.at, to.lengths) == want
     found = simulate_pass(padded)
-    assert abs(found.step_s - per_axis(padded).step_s) <= (3 + 1) * 40 * 1e-12
+    assert abs(found.step_s - per_operation(padded, to).step_s) <= (3 + 1) * 40 * 1e-12
     assert found.step_s == step_s(load.scenario("palm540b_decode_ws2d", [*settings, f"model.d_model={want}"]))
     ways = 64 if want == 18496 else 16
     notes = [note for note in found.lowered.notes if "d_model" in note]

@@ -23,9 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod, sqrt
 
-from sim.closed_form.prediction import Prediction, torus_of
+from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction, torus_of
 from sim.errors import InputError, suggest
-from sim.specs import DTYPE_BYTES, Model, Scenario
+from sim.specs import DTYPE_BYTES, Model, Scenario, TorusSpec
 
 # --- collectives: appendix A.1 ---------------------------------------------------------------------------------------
 
@@ -220,6 +220,11 @@ def cost(n: int, latency: float, B: float, L: float) -> float:
 def cached_heads(model: Model) -> int:
     """Heads of the KV cache: those computed for multi-head attention, padding included, else the key-value heads."""
     return model.computed_heads if model.kv_heads == model.heads else model.kv_heads
+
+
+def covers(scenario: Scenario) -> bool:
+    """Whether the paper has formulas for the machine and the layout."""
+    return isinstance(scenario.topology, TorusSpec) and scenario.layout.preset in PAPER_LAYOUTS
 
 
 def paper(scenario: Scenario) -> Prediction:

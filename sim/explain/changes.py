@@ -47,6 +47,21 @@ def _set(spec: Spec, path: list[str], value: Any) -> Spec:
     return spec.model_copy(update={name: value})
 
 
+def field_of(scenario: Scenario, path: str) -> Any:
+    """A field as the specs hold it, with its source; what the layout leaves to the stack, as it comes out."""
+    if path in ("layout.overlap", "layout.graph_capture"):
+        return getattr(scenario, path.partition(".")[2])
+    value: Any = scenario
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """A value without its source."""
+    return getattr(value, "value", value)
+
+
 def all_rings(scenario: Scenario) -> Scenario:
     """Every axis closes a ring, and collectives use all of their links."""
     axes = getattr(scenario.topology, "axes", {})

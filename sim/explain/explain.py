@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from sim.closed_form.per_axis import per_axis
-from sim.closed_form.tensor_parallel import LAYOUT, per_operation
+from sim.closed_form import pope
+from sim.closed_form.prediction import Prediction
+from sim.closed_form.tally import per_operation
+from sim.communication import Communication
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.explain import formula, tensor_parallel
-from sim.explain.changes import IDEAL, changed
+from sim.explain import formula, usual
+from sim.explain.changes import changed, field_of, plain
+from sim.explain.effects import OVERLAP, PAPER_WALK, USUAL_WALK, Walk
 from sim.program import Ints, Kind, Program
-from sim.report.explanation import HALVES, PAPERS, ROUNDING, Explanation, Model, bars
-from sim.run import Pass, Run, run, step_s, uncovered, wires
+from sim.report.explanation import ROUNDING, Explanation, Model, bars
+from sim.run import Pass, Run, run, step_s, uncovered
 from sim.specs import Scenario
-from sim.units import PS_PER_S, format_list, format_seconds
+from sim.units import PS_PER_S, format_list
 
-CONTENTION = "Contention"
-MACHINE = "A machine below its data sheet"
-WAITING = "Latency and overheads"
-OVERLAP = "Overlap"
 _FEW = (3, 4, 5)
 """Layers of the runs that show whether layers take equal times."""
 
@@ -43,27 +41,24 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
     scenario = part.scenario
     if what := uncovered(scenario):
         raise InputError(f"no closed form covers {what}", where=scenario.name, hint="run it without --explain")
-    if scenario.layout.ffn == LAYOUT:
-        words, inexact = HALVES, per_operation(changed(scenario, tensor_parallel.FREE), wires(scenario)).inexact
-        first, simulated = tensor_parallel.formulas(scenario), [*tensor_parallel.simulations(part), *_growing(part)]
-    else:
-        ideal = changed(scenario, IDEAL)
-        words, inexact = PAPERS, per_axis(ideal).inexact
-        first, simulated = formula.models(ideal), [*_simulated(part, ideal), *_growing(part)]
+    walk = PAPER_WALK if pope.covers(scenario) else USUAL_WALK
+    base = changed(scenario, walk.base)
+    form = per_operation(base, Communication(base))
+    first = formula.models(base) if walk is PAPER_WALK else usual.models(scenario)
+    simulated = [*_simulated(part, walk, form), *_growing(part)]
     # Effects that do not apply make no difference; that nothing contends is worth saying.
     closed, (contention, *others) = list(_telling(first)), simulated
     telling = [contention, *_telling(others, before=contention.step_s)]
-    found = tuple(bars([*closed, *telling]))
     return Explanation(
         scenario=scenario.name,
         phase=scenario.workload.phase,
         machine=part.report.machine,
         chips=part.report.chips,
-        bars=found,
+        bars=tuple(bars([*closed, *telling])),
         ideal_at=len(closed),
-        inexact=inexact,
+        inexact=form.inexact,
         published_s=published_s,
-        words=words,
+        words=walk.words,
     )
 
 
@@ -80,32 +75,26 @@ def _telling(models: Iterator[Model] | list[Model], before: float = 0.0) -> Iter
         yield last
 
 
-def _simulated(part: Pass, ideal: Scenario) -> Iterator[Model]:
-    """Simulations, from the ideal machine to the scenario as it is."""
-    real = part.scenario
-    form = per_axis(ideal)
-    (step,) = _of_all_layers(part, ideal, _unaltered)
+def _simulated(part: Pass, walk: Walk, form: Prediction) -> Iterator[Model]:
+    """Simulations, from what the closed form knows to the scenario as it is."""
+    real, scenario = part.scenario, changed(part.scenario, walk.base)
+    (step,) = _of_all_layers(part, scenario, _unaltered)
     why = "none: nothing waits that the closed form does not count; it is exact here, and the simulation agrees"
     if not form.exact:
         reasons = format_list(form.inexact)
         why = f"what the closed form does not know: it {reasons}"
         if abs(step - form.step_s) < ROUNDING * step:
             why = f"none, though the closed form {reasons}"
-    yield Model("Shared links", CONTENTION, step, why)
-
-    scenario = ideal
-    for name, group, field, words in _EFFECTS:
-        value = _get(real, field)
-        if value == IDEAL[field]:
+    yield Model(*walk.first, step, why)
+    for effect in walk.effects:
+        value = field_of(real, effect.field)
+        if plain(value) == walk.base[effect.field]:
             continue
-        scenario, before = changed(scenario, {field: value}), step
+        scenario, before = changed(scenario, {effect.field: value}), step
         (step,) = _of_all_layers(part, scenario, _unaltered)
-        yield Model(name, group, step, words(real, value, step - before))
-
-    if real.overlap != "none":
-        for model in _looped(part):
-            step = model.step_s
-            yield model
+        yield Model(effect.name, effect.group, step, effect.words(real, plain(value), step - before))
+    if walk is PAPER_WALK and real.overlap != "none":
+        yield from _looped(part)
 
 
 def _growing(part: Pass) -> Iterator[Model]:
@@ -156,88 +145,9 @@ def _unaltered(scenario: Scenario) -> tuple[float]:
 def _of_all_layers(part: Pass, scenario: Scenario, times: Callable[[Scenario], tuple[float, ...]]) -> tuple[float, ...]:
     """`times` of a scenario, s, from a few of its layers where every chip is simulated and layers take equal times."""
     few = [changed(scenario, {"engine.layers": count}) for count in _FEW]
-    if part.topology.unfolded is not None or scenario.layers <= sum(_FEW):
+    if part.topology.unfolded is not None or scenario.layers <= sum(_FEW) or scenario.residual == "hybrid":
         return times(scenario)
     first, second, third = (np.array(times(each)) for each in few)
     if (np.abs((third - second) - (second - first)) > 0.5 / PS_PER_S).any():
         return times(scenario)
     return tuple((third + (third - second) * (scenario.layers - _FEW[-1])).tolist())
-
-
-# --- effects of the machine, in the order in which they are switched on ----------------------------------------------
-
-Words = Callable[[Scenario, Any, float], str]
-"""(scenario, the machine's value, what it adds to the step, s) -> why."""
-
-
-def _get(scenario: Scenario, path: str) -> Any:
-    value: Any = scenario
-    for name in path.split("."):
-        value = getattr(value, name)
-    return getattr(value, "value", value)
-
-
-def _matmul(scenario: Scenario, value: float, _: float) -> str:
-    peak = scenario.topology.chip.peak[scenario.workload.activations].value
-    return f"large matmuls reach {value:.1%} of {peak / 1e12:.0f} TFLOP/s"
-
-
-def _with_collectives(_: Scenario, value: float, __: float) -> str:
-    return f"matmuls whose input is gathered or whose output is scattered over an axis reach {value:.1%} of that"
-
-
-def _in_turn(_: Scenario, __: str, ___: float) -> str:
-    return "a collective over several axes is one on each, over the links of that axis alone"
-
-
-def _memory(scenario: Scenario, value: float, _: float) -> str:
-    return f"streaming reads reach {value:.1%} of {scenario.topology.chip.hbm_bandwidth.value / 1e9:.0f} GB/s"
-
-
-def _tiled(scenario: Scenario, value: float, _: float) -> str:
-    rate = scenario.topology.chip.hbm_bandwidth.value / 1e9
-    return f"matmuls of more than one row, whose weights are read in tiles, reach {value:.1%} of {rate:.0f} GB/s"
-
-
-def _beside(_: Scenario, value: float, __: float) -> str:
-    return f"{1 - value:.0%} of the shorter of FLOPs and memory in an operation does not pass under the longer"
-
-
-def _link(scenario: Scenario, value: float, _: float) -> str:
-    return f"long transfers reach {value:.1%} of {_get(scenario, 'topology.link.bandwidth') / 1e9:.0f} GB/s a link"
-
-
-def _hops(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} a hop, {added / value:,.0f} hops after each other"
-
-
-def _steps(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} to start a message, {added / value:,.0f} messages after each other"
-
-
-def _launches(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} to start each of {added / value:,.0f} collectives"
-
-
-def _kernels(_: Scenario, value: str, __: float) -> str:
-    return "norms, activations and residual adds read and write memory by themselves"
-
-
-def _ops(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} beside each of {added / value:,.0f} matmuls and attentions"
-
-
-_EFFECTS: tuple[tuple[str, str, str, Words], ...] = (
-    ("Memory bandwidth reached", MACHINE, "stack.hbm_efficiency", _memory),
-    ("Memory bandwidth of matmuls", MACHINE, "stack.matmul_hbm_efficiency", _tiled),
-    ("Matmul rate reached", MACHINE, "stack.matmul_efficiency", _matmul),
-    ("Matmuls with collectives", MACHINE, "stack.collective_matmul_efficiency", _with_collectives),
-    ("FLOPs and memory in turn", MACHINE, "stack.roofline_overlap", _beside),
-    ("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),
-    ("Axes one after the other", MACHINE, "stack.collective_axes", _in_turn),
-    ("Norms and activations apart", MACHINE, "stack.elementwise", _kernels),
-    ("Hop latency", WAITING, "topology.link.latency", _hops),
-    ("Steps of collectives", WAITING, "stack.collective_step", _steps),
-    ("Launches of collectives", WAITING, "stack.collective_overhead", _launches),
-    ("Launches of operations", WAITING, "stack.op_overhead", _ops),
-)

@@ -1,6 +1,6 @@
 """From the formula of Pope et al. 2022 (arXiv 2211.05102) to the closed form of the layout on an ideal machine.
 
-Symbols as in `sim.closed_form.pope`; e, f, g as in `sim.closed_form.per_axis`. What a term of the closed form is
+Symbols as in `sim.closed_form.pope`; e, f, g, r as in `sim.closed_form.ledger`. What a term of the closed form is
 made of is found by switching the rest off: endless memory bandwidth leaves its FLOPs, a byte less per weight its
 weights. All times are in seconds.
 """
@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from math import ceil, prod
 
 from sim.closed_form import pope
-from sim.closed_form.ledger import Axes, Ledger
-from sim.closed_form.per_axis import Groups, computed_d_model, groups, per_axis
+from sim.closed_form.ledger import computed_d_model
 from sim.closed_form.prediction import torus_of
+from sim.closed_form.tally import per_operation
+from sim.communication import Communication
 from sim.explain.changes import all_rings, changed, endless_memory, endless_rate
 from sim.report.explanation import FORMULA, Model
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.units import format_list, format_seconds
+from sim.uses import Axes, Uses
 
 WIRE, WORK = "Communication it simplifies", "Work it leaves out"
 
@@ -31,8 +33,8 @@ Times = Mapping[str, float]
 
 
 def models(ideal: Scenario) -> Iterator[Model]:
-    """Models of one pass of `ideal`, a scenario on an ideal machine; the last is its per-axis closed form."""
-    parallel = changed(ideal, {"layout.block": "parallel"})
+    """Models of one pass of `ideal`, a scenario on an ideal machine; the last is its closed form per operation."""
+    parallel = changed(ideal, {"layout.block": "parallel", "layout.residual": None, "layout.hybrid": None})
     formula = pope.paper(ideal)
     communication = formula.terms["communication"]
     yield from _printed(ideal, formula.terms)
@@ -41,9 +43,13 @@ def models(ideal: Scenario) -> Iterator[Model]:
         communication = model.step_s
         yield Model(model.name, model.group, roof + communication, model.why)
     yield from _work(parallel, communication)
-    if ideal.block == "serial":
+    if ideal.residual != "parallel":
         why = "the FFN follows attention: the residual is gathered, normalised and scattered twice (section 3.4)"
-        yield Model("Serial block", WORK, per_axis(ideal).step_s, why)
+        yield Model("Serial block", WORK, sum(_terms(ideal).values()), why)
+
+
+def _terms(scenario: Scenario) -> Times:
+    return per_operation(scenario, Communication(scenario)).terms
 
 
 def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
@@ -74,15 +80,14 @@ def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
 
 def _wires(scenario: Scenario) -> Iterator[Model]:
     """Communication alone, from the paper's volumes to all collectives of the layers."""
-    rings = all_rings(scenario)
-    ledger = Ledger(rings)
-    split = groups(scenario.layout.preset, tuple(ledger.torus.axes))
-    over = [axes for axes in (split.e, split.f, split.g) if ledger.ways(axes) > 1]
+    rings, torus = all_rings(scenario), torus_of(scenario)
+    at = scenario.uses(tuple(torus.axes))
+    over = [axes for axes in (at.d_model, at.d_ff, at.gather) if _ways(rings, axes) > 1]
     if not over:
         return
-    bw = 2 * len(ledger.torus.axes) * ledger.torus.link.bandwidth.value
-    sent = sum(2 * size * (1 - 1 / ledger.ways(axes)) for axes, size in _ffn_sizes(rings, split).items())
-    ways = format_list([f"{ledger.ways(axes)} over {_names(axes)}" for axes in over])
+    bw = 2 * len(torus.axes) * torus.link.bandwidth.value
+    sent = sum(2 * size * (1 - 1 / _ways(rings, axes)) for axes, size in _ffn_sizes(rings, at).items())
+    ways = format_list([f"{_ways(rings, axes)} over {_names(axes)}" for axes in over])
     yield Model(
         "Own share stays: (K-1)/K",
         WIRE,
@@ -90,22 +95,22 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
         f"of what K chips gather, each holds 1/K already; K: {ways}",
     )
 
-    ffn = _ffn_wires(rings, replace(split, whole=()), matrices_in=1)
-    links = 2 * len(ledger.torus.axes)
-    have = format_list([f"over {_names(axes)} {_links(ledger, axes)} of {links}" for axes in over])
+    ffn = _ffn_wires(rings, replace(at, stream=at.d_ff), matrices_in=1)
+    links = 2 * len(torus.axes)
+    have = format_list([f"over {_names(axes)} {_links(rings, axes)} of {links}" for axes in over])
     yield Model("Only the links of its axes", WIRE, ffn, f"a collective has no others: {have}")
 
-    if split.whole:
-        ffn = _ffn_wires(rings, split, matrices_in=1)
-        why = f"the residual stream is split over {_names(split.r)} alone, and whole on the chips along the others"
+    if at.stream != at.d_ff:
+        ffn = _ffn_wires(rings, at, matrices_in=1)
+        why = f"the residual stream is split over {_names(at.stream)} alone, and whole on the chips along the others"
         yield Model("Residual summed whole", WIRE, ffn, why)
     if scenario.model.ffn == "swiglu":
-        ffn = _ffn_wires(rings, split, matrices_in=2)
-        what = "its weights are gathered as well" if split.g else "twice as many products to scatter"
+        ffn = _ffn_wires(rings, at, matrices_in=2)
+        what = "its weights are gathered as well" if at.gather else "twice as many products to scatter"
         yield Model("Third FFN matrix", WIRE, ffn, f"SwiGLU has two matrices into the FFN: {what}")
-    if computed_d_model(scenario) != scenario.model.d_model:
-        padded = changed(rings, {"model.d_model": computed_d_model(scenario)})
-        ffn = _ffn_wires(padded, split, matrices_in=2 if scenario.model.ffn == "swiglu" else 1)
+    if _width(scenario) != scenario.model.d_model:
+        padded = changed(rings, {"model.d_model": _width(scenario)})
+        ffn = _ffn_wires(padded, at, matrices_in=2 if scenario.model.ffn == "swiglu" else 1)
         yield Model("Padded d_model", WIRE, ffn, _padding(scenario))
 
     found = _layer_wires(rings)
@@ -128,47 +133,50 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
 
 
 def _padding(scenario: Scenario) -> str:
-    d_model, whole = scenario.model.d_model, computed_d_model(scenario)
+    d_model, whole = scenario.model.d_model, _width(scenario)
     return f"{d_model} is computed as {whole}, so that chips share it: {whole / d_model - 1:+.1%} of all weights"
 
 
-def _ffn_sizes(scenario: Scenario, split: Groups) -> dict[Axes, float]:
+def _width(scenario: Scenario) -> int:
+    """d_model as it is computed."""
+    lengths = {name: axis.size for name, axis in torus_of(scenario).axes.items()}
+    return computed_d_model(scenario, scenario.uses(tuple(lengths)), lengths)
+
+
+def _ffn_sizes(scenario: Scenario, at: Uses) -> dict[Axes, float]:
     """Gathered bytes of each of the paper's collectives in one layer: B_gLE_e over f, B_gLF_f over e, E_eF_f over g.
 
     Each runs twice, in and out: two times their sum is `pope.ffn_volume`. Sections 3.2.1 to 3.2.3.
     """
-    ledger, model, work = Ledger(scenario), scenario.model, scenario.workload
-    e, f, g = (ledger.ways(axes) for axes in (split.e, split.f, split.g))
+    model, work = scenario.model, scenario.workload
+    e, f, g = (_ways(scenario, axes) for axes in (at.d_model, at.d_ff, at.gather))
     tokens, a, w = work.batch / g * work.tokens_per_step, DTYPE_BYTES[work.activations], DTYPE_BYTES[work.weights]
     sizes = {
-        split.f: tokens * model.d_model / e * a,
-        split.e: tokens * model.d_ff / f * a,
-        split.g: model.d_model / e * model.d_ff / f * w,
+        at.d_ff: tokens * model.d_model / e * a,
+        at.d_model: tokens * model.d_ff / f * a,
+        at.gather: model.d_model / e * model.d_ff / f * w,
     }
     return {axes: size for axes, size in sizes.items() if axes}
 
 
-def _ffn_wires(scenario: Scenario, split: Groups, matrices_in: int) -> float:
+def _ffn_wires(scenario: Scenario, at: Uses, matrices_in: int) -> float:
     """Communication of an FFN of `matrices_in` matrices and one out, on the links of its axes."""
-    ledger = Ledger(scenario)
-    sizes = _ffn_sizes(scenario, split)
+    to, sizes = Communication(scenario), {(): 0.0, **_ffn_sizes(scenario, at)}
+    same = tuple(axis for axis in at.d_ff if axis not in at.stream)
+    whole = sizes[at.d_ff] / _ways(scenario, at.stream)
+    found = [("all_reduce", same, whole)]
     for collective, count in (("reduce_scatter", matrices_in), ("all_gather", 1)):
-        if split.e:
-            ledger.wire("products", collective, split.e, count * sizes[split.e])
-        if split.f:
-            ledger.wire("residual", collective, split.r, sizes[split.f])
-        if split.g:
-            ledger.wire(f"weights {collective}", "all_gather", split.g, count * sizes[split.g])
-    if split.whole:
-        ledger.wire("residual", "all_reduce", split.whole, sizes[split.f] / ledger.ways(split.r))
-    return scenario.layers * sum(ledger.terms.values())
+        found.append((collective, at.d_model, count * sizes[at.d_model]))
+        found.append((collective, at.stream, sizes[at.d_ff]))
+        found.append(("all_gather", at.gather, count * sizes[at.gather]))
+    return scenario.layers * sum(to.collective(*each)[0] for each in found)
 
 
 def _layer_wires(scenario: Scenario) -> Times:
     """Collectives of all layers."""
     return {
         name: time
-        for name, time in per_axis(scenario).terms.items()
+        for name, time in _terms(scenario).items()
         if name.endswith(_COLLECTIVES) and not name.startswith(_ENDS)
     }
 
@@ -200,8 +208,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
         flops = pope.compute_time(parameters, tokens, n, peak)
         return max(flops, pope.memory_time(parameters, w, 0, n, hbm) + cache) + communication
 
-    split = groups(scenario.layout.preset, tuple(torus.axes))
-    f = prod(torus.axes[axis].size for axis in split.f)
+    f = _ways(scenario, scenario.uses(tuple(torus.axes)).d_ff)
     heads = ceil(model.computed_heads / f) * f
     cached = heads if model.kv_heads == model.heads else model.kv_heads
     per_head = 2 * model.d_model * model.d_head * scenario.layers
@@ -210,11 +217,11 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     why = f"{model.heads} heads are computed as {heads}, so that chips share them: {added / nominal:+.1%} parameters"
     yield Model("Padded heads", WORK, roof(nominal + added), why)
 
-    wider = computed_d_model(scenario) / model.d_model
+    wider = _width(scenario) / model.d_model
     if wider > 1:
         yield Model("Padded d_model", WORK, roof((nominal + added) * wider), _padding(scenario))
 
-    terms = per_axis(scenario).terms
+    terms = _terms(scenario)
     ends = sum(time for name, time in terms.items() if name.startswith(_ENDS))
     matrices = 3 if model.ffn == "swiglu" else 2
     of_layers = wider * (scenario.layers * matrices * model.d_model * model.d_ff + per_head * (heads + cached))
@@ -254,19 +261,18 @@ def _parts(scenario: Scenario, terms: Times) -> dict[str, Parts]:
     work = scenario.workload
     names = [name for name in terms if not name.endswith(_COLLECTIVES) and not name.startswith(_ENDS)]
     only_bytes = endless_rate(scenario)
-    moved = per_axis(only_bytes).terms
+    moved = _terms(only_bytes)
 
     def part_of(field: str, thinner: str, without: str, share: float) -> Times:
         """Time of what takes less with `thinner` than with `without` in its place, times `share`."""
-        less, more = (per_axis(changed(only_bytes, {field: value})).terms for value in (thinner, without))
+        less, more = (_terms(changed(only_bytes, {field: value})) for value in (thinner, without))
         return {name: (more[name] - less[name]) * share for name in names}
 
-    flops = per_axis(endless_memory(scenario)).terms
+    flops = _terms(endless_memory(scenario))
     weights = part_of("workload.weights", "int8", "bf16", DTYPE_BYTES[work.weights])
     cache = part_of("workload.kv_cache", "int8", "bf16", DTYPE_BYTES[work.kv_cache])
-    fused = per_axis(changed(only_bytes, {"stack.attention": "fused"})).terms
-    split = groups(scenario.layout.preset, tuple(torus_of(scenario).axes))
-    g = Ledger(scenario).ways(split.g)
+    fused = _terms(changed(only_bytes, {"stack.attention": "fused"}))
+    g = _ways(scenario, scenario.uses(tuple(torus_of(scenario).axes)).gather)
     return {
         name: Parts(
             flops[name],
@@ -287,9 +293,14 @@ def _ring(scenario: Scenario, name: str) -> bool:
     return axis.wrap and not axis.twist
 
 
-def _links(ledger: Ledger, axes: Axes) -> int:
+def _ways(scenario: Scenario, axes: Axes) -> int:
+    """Chips of a group."""
+    return prod(torus_of(scenario).axes[axis].size for axis in axes)
+
+
+def _links(scenario: Scenario, axes: Axes) -> int:
     """Links of a chip that a collective over these axes can use."""
-    return 2 * sum(ledger.torus.axes[axis].size > 1 for axis in axes)
+    return 2 * sum(_ways(scenario, (axis,)) > 1 for axis in axes)
 
 
 def _names(axes: Axes) -> str:

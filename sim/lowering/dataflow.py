@@ -261,7 +261,7 @@ class Lowering:
         return Placed(replace(x.tensor, dims=dims), x.after)
 
     def sample(self, logits: Placed, name: str) -> Placed:
-        batch, axes = logits.tensor.dim("B").size, logits.tensor.dim("V").axes
+        sequences, axes = logits.tensor.dim("B"), logits.tensor.dim("V").axes
         for step, read, written in TOP_K if self.scenario.workload.sampling == "top_k" else ():
             size = logits.tensor.local_elements * ITEM_BYTES["f32"]
             done = self.to.compute(f"{name} {step}", Work(0.0, (read + written) * size), logits.after)
@@ -269,7 +269,7 @@ class Lowering:
         best = self._elementwise(name, [logits], logits.tensor, ())
         pair = ITEM_BYTES["f32"] + ITEM_BYTES["int32"]  # each chip's largest logit and its token
         result = Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32")
-        size = batch * pair * self.to.ways(axes)
+        size = sequences.size // self.to.ways(sequences.axes) * pair * self.to.ways(axes)
         (token,) = self._collective("all_gather", axes, size, name, [best], [result])
         return Placed(token.tensor, self.to.end_step("host at the end of a step", token.after))
 

@@ -12,7 +12,6 @@ from typing import Literal
 
 from sim import load
 from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.closed_form.tensor_parallel import LAYOUT
 from sim.errors import InputError
 from sim.search.machines import Counts, machines
 from sim.sweep.points import NO_SWEEP, Point
@@ -26,7 +25,7 @@ AS_THE_STACK = "as the stack"
 
 _CHOICES: dict[bool, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     True: (PAPER_LAYOUTS, ("heads", "batch"), (AS_THE_STACK,)),
-    False: ((LAYOUT,), ("heads",), ("none", "micro_batches", "chunked_matmul")),
+    False: (("tensor_parallel",), ("heads",), ("none", "micro_batches", "chunked_matmul")),
 }
 """Layouts, attention shardings and overlaps of a torus, and of switches and graphs. A torus runs in the one mode of its
 stack, which is what was validated."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim import load, suite
-from sim.closed_form.tensor_parallel import LAYOUT
 from sim.placement import used_chips
 from sim.search.candidates import BASE, Phase
 from sim.search.choose import pareto
@@ -89,10 +88,10 @@ def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measur
 
 def _lines(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
     """Layout and rows of each line: a layout, or a number of GPUs where all are tensor parallel."""
-    if all(row.choices["ffn"] == LAYOUT for row in rows):
+    if all(row.choices["ffn"] == "tensor_parallel" for row in rows):
         groups = sorted({row.choices["mesh"] for row in rows}, key=int)
         return {
-            f"tensor parallel over {chips}": (LAYOUT, [row for row in rows if row.choices["mesh"] == chips])
+            f"tensor parallel over {chips}": ("tensor_parallel", [row for row in rows if row.choices["mesh"] == chips])
             for chips in groups
         }
     return {

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sim import units
-from sim.closed_form import pope, tensor_parallel
+from sim.closed_form import pope
 from sim.errors import InputError, suggest
 from sim.report.report import HALVES, PAPER
 from sim.specs import FigureSpec, Model, Scenario, TorusSpec
@@ -157,7 +157,7 @@ def _form(scenario: Scenario, figure: FigureSpec) -> str:
         return "closed form, of a stall"
     if scenario.pipeline:
         return "closed form, sends free"
-    return HALVES if scenario.layout.ffn == tensor_parallel.LAYOUT else PAPER
+    return PAPER if pope.covers(scenario) else HALVES
 
 
 def _all_steps(scenario: Scenario, figure: FigureSpec, words: str) -> str:
