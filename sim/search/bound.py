@@ -1,9 +1,9 @@
 """A time that no simulation of a forward pass beats, from the ledger alone: what a search skips by it cannot win.
 
 Operations follow each other. Where they may be cut into pieces that stay on the chip, what activations take in memory
-is left out. Collectives that everything waits for add to them; of those that may run beside them, and of them, the
-longer is left. Where the chips of a machine are alike, and so go in step, a collective takes what an exact formula says,
-else what its links must carry (`sim.topology.lower_bound`); where they are not, all that adds up is its launch.
+is left out. Collectives that all else waits for add to them; of those that may run beside them, and of them, the longer
+is left. Where the chips of a machine are alike, and so go in step, a collective takes what an exact formula says, else
+what its links must carry (`sim.topology.lower_bound`); where they are not, all that adds up is its launch.
 """
 
 from __future__ import annotations
@@ -67,9 +67,14 @@ class _Bound:
         return operations, beside, waited
 
     def _operations_s(self, entry: Entry) -> float:
-        ops = [op for piece in entry.pieces for op in piece] if isinstance(entry, Loop) else [entry]
-        moved = self._whole and not isinstance(entry, Loop)
-        return sum(op_s(self.scenario, op if moved else replace(op, moved=0.0)) for op in ops if isinstance(op, Op))
+        if isinstance(entry, Volume):
+            return 0.0
+        if isinstance(entry, Op):
+            return op_s(self.scenario, entry if self._whole else replace(entry, moved=0.0))
+        ops = [replace(op, moved=0.0) for piece in entry.pieces for op in piece]
+        if any(self.to.hop(axis, 1.0)[1] for axis in entry.volume.axes):  # by routes, pieces may be fewer
+            ops = [replace(ops[0], flops=sum(op.flops for op in ops), read=max(op.read for op in ops))]
+        return sum(op_s(self.scenario, op) for op in ops)
 
     def _least_s(self, volume: Volume) -> float:
         topology, alone = self.to.topology, (volume.collective, volume.axes, volume.bytes)

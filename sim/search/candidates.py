@@ -6,7 +6,7 @@ A candidate is a point of a sweep over a shipped scenario, so it is measured, an
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from sim.specs import Model
 from sim.specs.layout import Overlap, Residual
 from sim.sweep.points import NO_SWEEP, Point
 from sim.topology.factorisations import Factorisation
-from sim.uses import PRESETS, Axes
+from sim.uses import PRESETS, Axes, Uses
 
 BASE = "palm540b_decode_ws2d"
 """The shipped scenario whose fields the candidates override."""
@@ -72,8 +72,7 @@ def candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] 
             for mesh, ffn, attention in _partitions(machine, model, work.layouts):
                 for beside, layout in _beside(work, model):
                     named = {"mesh": mesh.label, "batch": str(batch), "ffn": ffn, "attention": attention}
-                    layout = {"ffn": ffn, "attention": attention, **layout}
-                    placed = _placed(machine, mesh, layout)
+                    placed = _placed(machine, mesh, ffn, {"attention": attention, **layout})
                     found.append(Point(place | named | beside, (*NO_SWEEP, *fast, *texts, *placed, *settings)))
     return found
 
@@ -113,12 +112,30 @@ def _groups(mesh: Factorisation, axes: Axes) -> Hashable:
     return "all" if parts and not rest else tuple(parts)
 
 
-def _placed(machine: Machine, mesh: Factorisation, layout: dict[str, Any]) -> Iterator[str]:
+def _placed(machine: Machine, mesh: Factorisation, ffn: str, layout: dict[str, Any]) -> Iterator[str]:
     if mesh.mesh:
         yield f"mesh={json.dumps(mesh.mesh)}"
     elif not machine.whole:
         layout["mesh"] = {"tensor": machine.chips}
+    if mesh.merged:
+        layout["uses"] = _uses(PRESETS[ffn](tuple(mesh.axes)), mesh.merged)
+    else:
+        layout["ffn"] = ffn
     yield f"layout={json.dumps(layout)}"
+
+
+def _uses(at: Uses, merged: Mapping[str, Axes]) -> dict[str, Any]:
+    """`layout.uses` of axes that are several each."""
+
+    def own(axes: Axes) -> list[str]:
+        return [name for axis in axes for name in merged[axis]]
+
+    fields: dict[str, Any] = {use: own(getattr(at, use)) for use in ("d_model", "heads", "d_ff", "gather", "batch")}
+    fields["residual"] = dict.fromkeys(own(at.stream), "d_model") | dict.fromkeys(own(at.tokens), "tokens")
+    if at.gather:
+        stored = {"d_model": at.stored_d_model, "heads": at.stored_heads, "d_ff": at.stored_d_ff}
+        fields["stored"] = {use: own(axes) for use, axes in stored.items()}
+    return fields
 
 
 def _beside(work: Work, model: Model) -> Iterator[tuple[dict[str, str], dict[str, str]]]:

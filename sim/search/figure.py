@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,15 +103,15 @@ def _lines(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
 
     Of more than there are colours, those that come nearest to the best of all have their own, the rest have one.
     """
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in sorted(rows, key=lambda row: list(PRESETS).index(row.choices["ffn"])):
-        residual = row.choices.get("residual")
-        groups.setdefault((row.choices["ffn"], *([residual] if residual else [])), []).append(row)
+    schemes = {(row.choices["residual"],) if "residual" in row.choices else () for row in rows}
+    groups: dict[tuple[str, ...], list[Row]] = {(name, *own): [] for name in PRESETS for own in sorted(schemes)}
+    for row in rows:
+        groups[row.choices["ffn"], *([row.choices["residual"]] if "residual" in row.choices else [])].append(row)
     if len(groups) <= MOST_LINES:
         return groups
 
     def nearest(key: tuple[str, ...]) -> float:
-        return min(figures(row).step_s * figures(row).cost_chip_s for row in groups[key])
+        return min((figures(row).step_s * figures(row).cost_chip_s for row in groups[key]), default=math.inf)
 
     kept = sorted(groups, key=nearest)[: MOST_LINES - 1]
     rest = [row for key, own in groups.items() if key not in kept for row in own]

@@ -13,8 +13,8 @@ from sim.specs import AxisSpec, TopologySpec, TorusSpec
 from sim.specs.mesh import BOXES
 from sim.topology.boxes import boxes
 
-_MOST_AXES = 3
-"""Axes of a torus that are reordered and merged: 13 ways for three, 75 for four."""
+_MOST_AXES = 4
+"""Axes of a torus that are reordered and merged: 75 ways for four, 541 for five."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class Factorisation:
     """What an axis is made of; nothing where it has one chip. Axes of the same are alike."""
     mesh: Mapping[str, Any] | None = None
     """As a scenario has it; None for the machine's own."""
+    merged: Mapping[str, tuple[str, ...]] | None = None
+    """Axes of the machine's own mesh that are used together as one of these; None where each is used by itself."""
 
 
 def group_sizes(machine: TopologySpec, chips: int) -> list[int]:
@@ -36,14 +38,12 @@ def group_sizes(machine: TopologySpec, chips: int) -> list[int]:
 
 
 def lengths_of_slice(machine: TopologySpec, family: TopologySpec) -> tuple[str, ...]:
-    """What the axes of a torus of the same chip and links are made of, in no order; nothing where it is none.
-
-    That of a twisted torus, which is wired otherwise, is nothing as well.
-    """
+    """What the axes of a torus of the same chip and links are made of, in no order; nothing of any other machine, or of
+    a torus that is wired otherwise: twisted."""
     if not isinstance(machine, TorusSpec) or not isinstance(family, TorusSpec):
         return ()
     alike = (machine.chip, machine.link) == (family.chip, family.link)
-    twisted = any(axis.twist for axis in machine.axes.values())
+    twisted = machine is not family and any(axis.twist for axis in machine.axes.values())
     return tuple(sorted(sum(_made_of(machine.axes).values(), ()))) if alike and not twisted else ()
 
 
@@ -64,11 +64,12 @@ def _of_torus(torus: TorusSpec) -> Iterator[Factorisation]:
         return
     for dealt in sorted(_ordered_partitions(longer), key=len, reverse=True):
         blocks = [*dealt, *((name,) for name in sizes if not made_of[name])]
-        yield Factorisation(
-            "x".join(str(prod(sizes[name] for name in block)) for block in blocks),
-            {"".join(block): tuple(sorted(part for name in block for part in made_of[name])) for block in blocks},
-            {"".join(block): list(block) for block in blocks},
-        )
+        label = "x".join(str(prod(sizes[name] for name in block)) for block in blocks)
+        parts = {"".join(block): tuple(sorted(part for name in block for part in made_of[name])) for block in blocks}
+        if len(dealt) == len(longer):
+            yield Factorisation(label, parts, {name: name for name in parts})
+        else:
+            yield Factorisation(label, parts, merged={"".join(block): block for block in blocks})
 
 
 def _made_of(axes: Mapping[str, AxisSpec]) -> dict[str, tuple[str, ...]]:
