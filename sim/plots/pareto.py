@@ -79,7 +79,7 @@ def make(chart: Chart) -> Figure:
     with style():
         axes = made.add_subplot()
         for number, (line, colour) in enumerate(zip(chart.lines, _COLOURS, strict=False)):
-            wide = max(3.0 - 0.5 * number, 0.8)  # fronts that lie on each other are all seen
+            wide = max(2.4 - 0.2 * number, 0.8)  # fronts that lie on each other are all seen
             axes.plot(*_xy(line.front), "-", color=colour, linewidth=wide, zorder=3)
             for marker, some, front in _by_machine(line):
                 axes.scatter(*_xy(some), s=14, marker=marker, color=colour, alpha=0.45, linewidths=0, zorder=2)
@@ -139,14 +139,14 @@ def _xy(spots: Sequence[Spot]) -> tuple[list[float], list[float]]:
 
 
 def _labels(axes: Axes, front: Sequence[Spot]) -> None:
-    """The label of each point of the front, once where the same label follows: at the fastest."""
+    """The label of each point of the front, once where the same label of the same machine follows: at the fastest."""
     last = None
     for spot in front:
-        if spot.label != last:
+        if (spot.label, spot.machine) != last:
             place: dict[str, Any] = {"textcoords": "offset points", "xytext": (-2, -6), "ha": "right", "va": "top"}
             place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7}
             axes.annotate(spot.label, (spot.x, spot.y), fontsize=6.5, rotation=40, zorder=6, **place)
-        last = spot.label
+        last = spot.label, spot.machine
 
 
 def _every(chart: Chart) -> str:

@@ -87,7 +87,7 @@ def _partitions(machine: Machine, model: Model, layouts: Sequence[str]) -> Itera
     for mesh in machine.meshes:
         axes = tuple(mesh.axes)
         names = sorted(layouts, key=_tells_axes_apart) if len(axes) == 1 else list(layouts)
-        if len(axes) == 1 and model.kv_heads % machine.chips:
+        if mesh.for_key_values and model.kv_heads % machine.chips:
             names = [name for name in names if not _tells_axes_apart(name)]
         for name in names:
             at = PRESETS[name](axes)

@@ -29,6 +29,8 @@ class Factorisation:
     """As a scenario has it; None for the machine's own."""
     merged: Mapping[str, tuple[str, ...]] | None = None
     """Axes of the machine's own mesh that are used together as one of these; None where each is used by itself."""
+    for_key_values: bool = False
+    """Whether it is two axes where chips hold copies of key-value heads (`sim.placement`)."""
 
 
 def group_sizes(machine: TopologySpec, chips: int) -> list[int]:
@@ -92,7 +94,7 @@ def _ordered_partitions(names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 def _of_boxes(machine: TopologySpec, chips: int) -> Iterator[Factorisation]:
     """All chips along one axis; along two those of a box, or boxes and the chips of each, either first."""
-    yield Factorisation(str(chips), {"chips": (str(chips),) if chips > 1 else ()})
+    yield Factorisation(str(chips), {"chips": (str(chips),) if chips > 1 else ()}, for_key_values=True)
     found = boxes(topology.build(machine))
     box = len(found[0])
     if chips <= box:
