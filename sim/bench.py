@@ -17,7 +17,7 @@ from sim.choice import MUCH_SLOWER, describe_slow_choice
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, ON_NCCL, algorithm_of, library, schedule
 from sim.collectives.emit import alone_s, emit
-from sim.collectives.mesh import is_lattice
+from sim.collectives.wiring import is_lattice
 from sim.consistency import check
 from sim.engine import simulate
 from sim.errors import InputError, suggest
@@ -257,7 +257,7 @@ def measure(
         closed_form_s=predicted if chunks == 1 else None,
         bound_s=bound,
         form="NCCL's tuner" if of_nccl(topology, collective, chosen) else "closed form",
-        rings=_rings(left) if chosen.startswith("ring") and topology.kind == "graph" else "",
+        rings=_rings(left) if chosen.startswith("ring") and not topology.has_lines and not topology.has_ports else "",
         notes=(*notes, *about(topology, collective, chosen, algorithm)),
     )
 
@@ -320,7 +320,7 @@ def closed_form_s(
 ) -> float | None:
     """Returns the time that the algorithm's formula gives, s; None where it has none."""
     link, overhead_s = topology.links[0], topology.collective_overhead_s
-    if topology.kind == "torus":
+    if topology.has_lines:
         shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
         if is_lattice(topology, tuple(names)) and not all(ring for _, ring in shape):
             return None  # twisted: rings of other lengths than the axes
@@ -331,7 +331,7 @@ def closed_form_s(
         return closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s, overhead_s)
     if of_nccl(topology, collective, algorithm):
         return library.predictions(topology, collective, size).get(algorithm)
-    if topology.kind == "graph":
+    if not topology.has_ports:
         return None
     return closed_form.on_switch(
         collective, algorithm, topology.chips, size, link.bandwidth, link.latency_s, overhead_s=overhead_s

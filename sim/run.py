@@ -78,7 +78,7 @@ class Pass:
         Only on a torus can a chip's part be told without the others'; elsewhere it is of all chips.
         """
         full = self.topology.unfolded
-        if (full or self.topology).kind != "torus":
+        if not (full or self.topology).has_lines:
             return self.whole()
         if full is None:
             return periodic.whole(of_some(self.part, chips), self.periods), self.topology

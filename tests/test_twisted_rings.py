@@ -7,7 +7,7 @@ from run_schedule import time_s
 from sim import bench, load
 from sim.collectives import schedule
 from sim.collectives.chunk_replay import replay
-from sim.collectives.mesh import ring_grid
+from sim.collectives.wiring import ring_grid
 from sim.topology import build
 from sim.topology.folding import folded
 from sim.topology.lower_bound import lower_bound

@@ -26,12 +26,12 @@ from sim.collectives import (
 from sim.collectives.fold import folding
 from sim.collectives.groups import longer_axes, merged
 from sim.collectives.library import ON_NCCL
-from sim.collectives.mesh import is_lattice
 from sim.collectives.numbered import numbered
 from sim.collectives.phase_order import in_phase_order, needs_order
 from sim.collectives.pieces import in_pieces
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, GroupPlan, Schedule
+from sim.collectives.wiring import is_lattice
 from sim.errors import InputError, suggest
 from sim.topology.graph import Topology
 from sim.topology.group import groups_of

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_axis, positions
 from sim.collectives.multi_axis import rotations
 from sim.collectives.ring import Arrival, that_hold
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.wiring import WiredAxis, line_axes, line_axis, positions
 from sim.topology.graph import Topology
 
 
-def messages(axis: MeshAxis) -> list[tuple[int, int, int]]:
+def messages(axis: WiredAxis) -> list[tuple[int, int, int]]:
     """(direction, distance, half) of all messages of one chip along an axis, farthest first; half -1 is the whole."""
     if not axis.ring:
         return [(d, distance, -1) for distance in range(axis.size - 1, 0, -1) for d in (1, -1)]
@@ -33,7 +33,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     that is for chips at that position. On A rings of K chips, T = S K/(8 w) plus latencies, and the messages are larger
     by n/K than direct ones.
     """
-    orders = rotations(topology, [axis.name for axis in mesh_axes(topology, axes)])
+    orders = rotations(topology, [axis.name for axis in line_axes(topology, axes)])
     parts = len(orders)
     builder = ScheduleBuilder("all_to_all", axes, parts)
     if not orders[0]:
@@ -42,7 +42,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     chips = np.arange(topology.chips, dtype=np.int32)
     arrived: list[list[Arrival]] = [[] for _ in orders]
     for stage in range(len(orders[0])):
-        runs = [mesh_axis(topology, order[stage]) for order in orders]
+        runs = [line_axis(topology, order[stage]) for order in orders]
         received: list[list[Arrival]] = [[] for _ in orders]
         last: dict[tuple[int, int, int], Int32s] = {}
         for hop in range(max(distance for axis in runs for _, distance, _ in messages(axis))):

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.collectives.mesh import MeshAxis, mesh_axes, positions
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
+from sim.collectives.wiring import WiredAxis, line_axes, positions
 from sim.topology.graph import Topology
 
 CHUNKS = 32
@@ -66,7 +66,7 @@ def trees(topology: Topology, axes: tuple[str, ...]) -> list[Tree]:
         InputError: failed links cut a chip off.
     """
     whole = topology.intact or topology
-    longer = mesh_axes(whole, axes)
+    longer = line_axes(whole, axes)
     directions = (1, -1) if all(axis.ring for axis in longer) else (1,)
     at_root = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)
     found = [_disjoint(longer[p:] + longer[:p], d, at_root) for d in directions for p in range(len(longer))]
@@ -76,13 +76,13 @@ def trees(topology: Topology, axes: tuple[str, ...]) -> list[Tree]:
     return working or [_shortest(topology, axes, at_root)]
 
 
-def _disjoint(order: Sequence[MeshAxis], direction: int, roots: Int32s) -> Tree:
+def _disjoint(order: Sequence[WiredAxis], direction: int, roots: Int32s) -> Tree:
     """From the root along the first axis, from each chip reached along the next, ...; see above."""
     hops: list[Hop] = []
     brought_by = np.full(len(order[0].position), -1, dtype=np.int32)
     links = 0
 
-    def hop(src: Int32s, axis: MeshAxis, towards: int, step: int) -> Int32s:
+    def hop(src: Int32s, axis: WiredAxis, towards: int, step: int) -> Int32s:
         nonlocal links
         hops.append(Hop(axis.link[towards][src], brought_by[src], step))
         dst = axis.after[towards][src]

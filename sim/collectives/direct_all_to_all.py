@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.collectives.all_to_all import messages
-from sim.collectives.mesh import MeshAxis, axis_number, is_lattice, mesh_axes, mesh_axis, positions, wired_axis
 from sim.collectives.routes import pass_on
 from sim.collectives.schedule import Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.wiring import WiredAxis, axis_number, is_lattice, line_axes, line_axis, positions, wired_axis
 from sim.errors import InputError
 from sim.topology.graph import Topology
 from sim.topology.mesh import groups_along, natural_mesh
@@ -66,10 +66,10 @@ def dimension_ordered(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     longer = tuple(axis for name in axes if (axis := wired_axis(topology, name)).size > 1)
     if is_lattice(topology, axes):
         targets = _lattice_targets(topology, longer)
-    elif topology.failed or any(mesh_axis(topology, axis.name).twisted for axis in longer):
+    elif topology.failed or any(line_axis(topology, axis.name).twisted for axis in longer):
         return _pair_by_pair(topology, axes)
     else:
-        longer = mesh_axes(topology, axes)
+        longer = line_axes(topology, axes)
         targets = _grid_targets(longer)
     _refuse_many(axes, topology.chips * len(longer) * sum(target.hops for target in targets))
     builder = ScheduleBuilder("all_to_all", axes, max(1, len(longer)))
@@ -107,7 +107,7 @@ def _refuse_many(axes: tuple[str, ...], sends: int) -> None:
 # --- targets and the ways to them ------------------------------------------------------------------------------------
 
 
-def _grid_targets(axes: Sequence[MeshAxis]) -> list[_Target]:
+def _grid_targets(axes: Sequence[WiredAxis]) -> list[_Target]:
     """Targets on rings and lines: the hops along the axes add up, and half way round a ring there are two ways."""
     alone = [
         [(0,), *((hops, -hops) if half == 0 else (hops,) for hops, half in _signed(axis) if half <= 0)] for axis in axes
@@ -119,12 +119,12 @@ def _grid_targets(axes: Sequence[MeshAxis]) -> list[_Target]:
     return [target for target in targets if target.hops]
 
 
-def _signed(axis: MeshAxis) -> Iterator[tuple[int, int]]:
+def _signed(axis: WiredAxis) -> Iterator[tuple[int, int]]:
     """(signed hops, half) to every other position of an axis."""
     return ((direction * distance, half) for direction, distance, half in messages(axis))
 
 
-def _lattice_targets(topology: Topology, axes: Sequence[MeshAxis]) -> list[_Target]:
+def _lattice_targets(topology: Topology, axes: Sequence[WiredAxis]) -> list[_Target]:
     """Targets where moving every chip by the same step maps the links onto themselves: a search from the first chip."""
     whole = topology.unfolded or topology
     start = int(topology.number(0))
@@ -198,7 +198,7 @@ class _Piece:
 
 
 def _send_along(
-    builder: ScheduleBuilder, topology: Topology, legs: Sequence[tuple[MeshAxis, int]], piece: _Piece
+    builder: ScheduleBuilder, topology: Topology, legs: Sequence[tuple[WiredAxis, int]], piece: _Piece
 ) -> None:
     """One piece from every chip that has a target over these signed hops along the axes, hop after hop."""
     hops = [(axis, 1 if hops > 0 else -1) for axis, hops in legs for _ in range(abs(hops))]

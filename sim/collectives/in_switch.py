@@ -22,10 +22,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.collectives.mesh import positions
 from sim.collectives.routes import Messages
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
 from sim.collectives.trees import parents
+from sim.collectives.wiring import positions
 from sim.errors import InputError
 from sim.specs import NvlsSpec
 from sim.specs.nccl import NvlsTimes

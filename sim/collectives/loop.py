@@ -23,11 +23,11 @@ import numpy as np
 
 from sim.collectives.fold import folding
 from sim.collectives.groups import longer_axes, merged
-from sim.collectives.mesh import MeshAxis, mesh_axes, mesh_grid
 from sim.collectives.reduce import reverse
 from sim.collectives.ring import Hops, as_line, gather
 from sim.collectives.routes import Messages
 from sim.collectives.schedule import GroupPlan, Int32s, Schedule
+from sim.collectives.wiring import WiredAxis, line_axes, line_grid
 from sim.errors import InputError, LayoutError, suggest
 from sim.specs import LoopForm
 from sim.topology.graph import Axis, Topology
@@ -67,7 +67,7 @@ def _hops(form: str, size: int, forward: int) -> Hops:
 
 
 def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
-    def ways(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+    def ways(axis: WiredAxis) -> tuple[WiredAxis, Hops]:
         if not axis.ring and axis.size == 2:
             return as_line(axis)
         if not axis.ring:
@@ -78,7 +78,7 @@ def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
         return axis, _hops(form, axis.size, forward)
 
     return gather(
-        topology, (name,), [mesh_grid(topology, (name,), [axis.name for axis in mesh_axes(topology, (name,))])], ways
+        topology, (name,), [line_grid(topology, (name,), [axis.name for axis in line_axes(topology, (name,))])], ways
     )
 
 

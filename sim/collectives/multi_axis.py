@@ -15,9 +15,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from sim.collectives.mesh import ring_grid
 from sim.collectives.ring import both_ways, gather
 from sim.collectives.schedule import Schedule, plans_one_chip
+from sim.collectives.wiring import ring_grid
 from sim.topology.graph import Topology
 
 

@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from sim.collectives.mesh import mesh_axes, positions
 from sim.collectives.routes import pass_on
 from sim.collectives.schedule import Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.wiring import line_axes, positions
 from sim.errors import InputError
 from sim.topology.graph import Topology
 
@@ -30,7 +30,7 @@ def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         InputError: more than one axis longer than one chip, or failed links that leave a message no way.
     """
     whole = topology.intact or topology
-    longer = mesh_axes(whole, axes)
+    longer = line_axes(whole, axes)
     if len(longer) > 1:
         raise InputError("a permute goes along one axis", got="".join(axes), hint="name one axis")
     if not longer:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.mesh import positions
 from sim.collectives.schedule import PER_SEND, Algorithm, Int32s, Schedule
+from sim.collectives.wiring import positions
 from sim.topology.graph import Topology
 
 

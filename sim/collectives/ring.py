@@ -20,13 +20,13 @@ from math import prod
 
 import numpy as np
 
-from sim.collectives.mesh import Grid, MeshAxis, mesh_grid, ring_grid
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.wiring import Grid, WiredAxis, line_grid, ring_grid
 from sim.topology.graph import Topology
 
 Hops = Mapping[int, Sequence[int]]
 """Per direction (+1, -1): the half that makes hop 0, 1, ...; -1 for whole chunks."""
-Form = Callable[[MeshAxis], tuple[MeshAxis, Hops]]
+Form = Callable[[WiredAxis], tuple[WiredAxis, Hops]]
 """How one axis is gathered: the axis, as a line where its wrap is not used, and the hops."""
 
 
@@ -39,23 +39,23 @@ def that_hold(half: int, arrivals: Sequence[Arrival]) -> list[Int32s]:
     return [sends for held, sends in arrivals if half < 0 or held < 0 or held == half]
 
 
-def as_line(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+def as_line(axis: WiredAxis) -> tuple[WiredAxis, Hops]:
     """Whole chunks travel to both ends."""
     hops = (-1,) * (axis.size - 1)
     return axis.without_wrap(), {1: hops, -1: hops}
 
 
-def one_way(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+def one_way(axis: WiredAxis) -> tuple[WiredAxis, Hops]:
     """Whole chunks travel once around in the + direction."""
     return (axis, {1: (-1,) * (axis.size - 1)}) if axis.ring else as_line(axis)
 
 
-def one_way_back(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+def one_way_back(axis: WiredAxis) -> tuple[WiredAxis, Hops]:
     """Whole chunks travel once around in the - direction, so that the reverse runs in the + direction."""
     return (axis, {-1: (-1,) * (axis.size - 1)}) if axis.ring else as_line(axis)
 
 
-def both_ways(axis: MeshAxis) -> tuple[MeshAxis, Hops]:
+def both_ways(axis: WiredAxis) -> tuple[WiredAxis, Hops]:
     """Chunks travel the shorter way round."""
     if not axis.ring:
         return as_line(axis)
@@ -119,7 +119,7 @@ def gather(topology: Topology, axes: tuple[str, ...], grids: Sequence[Grid], for
 
 def _one_after_the_other(topology: Topology, axes: tuple[str, ...], form: Form) -> Schedule:
     order = tuple(name for name in axes if topology.axis(name).size > 1)
-    grid = mesh_grid if form is as_line else ring_grid
+    grid = line_grid if form is as_line else ring_grid
     return gather(topology, axes, [grid(topology, axes, order)], form)
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.mesh import positions
 from sim.collectives.schedule import Int32s, ScheduleBuilder
+from sim.collectives.wiring import positions
 from sim.topology.graph import Topology
 from sim.topology.paths import Way
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.mesh import positions
 from sim.collectives.routes import Messages, pass_on
 from sim.collectives.schedule import Schedule, ScheduleBuilder
+from sim.collectives.wiring import positions
 from sim.topology.graph import Topology
 
 

@@ -56,7 +56,7 @@ class Load:
 
 def drawn(topology: Topology) -> Drawing:
     """The machine on paper."""
-    return grid.drawing(topology) if topology.kind == "torus" else node_link.drawing(topology)
+    return grid.drawing(topology) if topology.has_lines else node_link.drawing(topology)
 
 
 def segments(drawing: Drawing) -> Iterator[Segment]:
@@ -133,7 +133,7 @@ def _summary(load: Load, topology: Topology) -> str:
     busy = load.utilisation
     if not busy.any():
         return f"{topology.name}: nothing was sent"
-    wrap = "; dashed: wraparound" if topology.kind == "torus" else ""
+    wrap = "; dashed: wraparound" if topology.has_lines else ""
     return (
         f"{topology.name}: links busy {busy.mean():.1%} of the time on average, {busy.max():.1%} at most, "
         f"{np.count_nonzero(busy == 0):,} of {len(busy):,} idle{wrap}"

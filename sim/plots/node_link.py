@@ -20,7 +20,7 @@ _WIDTH_IN = 6.3
 
 def drawing(topology: Topology) -> Drawing:
     """Lines are coloured by link type; links side by side are one line marked with their number."""
-    return _switch(topology) if topology.kind == "switch" else _graph(topology)
+    return _switch(topology) if topology.has_ports else _graph(topology)
 
 
 def _switch(topology: Topology) -> Drawing:

@@ -19,7 +19,7 @@ def draw(topology: Topology, path: Path | str) -> None:
     Every line is a pair of links, one in each direction. A machine too large to show whole is shown in part, and the
     figure says which part.
     """
-    drawing = grid.drawing(topology) if topology.kind == "torus" else node_link.drawing(topology)
+    drawing = grid.drawing(topology) if topology.has_lines else node_link.drawing(topology)
     (left, bottom), (right, top) = drawing.corners()
     scale = min(1.3, WIDTH_IN / (right - left), HEIGHT_IN / (top - bottom))
     rows = -(-len(drawing.legend) // drawing.legend_columns)

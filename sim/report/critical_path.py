@@ -239,7 +239,7 @@ def link_class(topology: Topology, link: Link) -> str:
     """The kind of link: `x+` on a torus, `egress port` on a switch, else what it is made of: `nvlink, 25 GB/s`."""
     if link.axis:
         return f"{link.axis}{'+' if link.direction > 0 else '-'}"
-    if topology.kind == "switch":
+    if topology.has_ports:
         return f"{link.name.rpartition(':')[2]} port"
     return f"{link.medium}, {link.bandwidth / 1e9:.4g} GB/s"
 

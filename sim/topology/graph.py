@@ -138,6 +138,11 @@ class Topology:
         return self.kind == "torus"
 
     @property
+    def has_ports(self) -> bool:
+        """Whether every chip has a port to and from one switch, and no other links."""
+        return self.kind == "switch"
+
+    @property
     def unfolded(self) -> Topology | None:
         """The whole machine, where some chips stand for all of it."""
         return self.stands_for.whole if self.stands_for else None

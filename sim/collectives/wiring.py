@@ -15,7 +15,7 @@ from sim.topology.paths import cut_off
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class MeshAxis:
+class WiredAxis:
     """Who is next to whom along one axis; `after[+1][c]` is the chip one hop from chip c in the + direction."""
 
     name: str
@@ -33,7 +33,7 @@ class MeshAxis:
     link: dict[int, Int32s]
     """Per direction [chips]: index of the link to the next chip, -1 where there is none."""
 
-    def without_wrap(self) -> MeshAxis:
+    def without_wrap(self) -> WiredAxis:
         """The same axis as a line from place 0 to `size` - 1: where nothing failed, across all but the wraparound."""
         ends = {direction: self.place == self.end(direction) for direction in (1, -1)}
         return replace(
@@ -58,7 +58,7 @@ def axis_number(topology: Topology, name: str) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def wired_axis(topology: Topology, name: str) -> MeshAxis:
+def wired_axis(topology: Topology, name: str) -> WiredAxis:
     """The links along the axis as they are, wraparounds that shift other axes included.
 
     On a folded machine every link leads from the chip here that stands for its sender to the one for its receiver.
@@ -71,11 +71,11 @@ def wired_axis(topology: Topology, name: str) -> MeshAxis:
         hops = [whole.neighbour(topology.number(chip), name, d) or (-1, -1) for chip in range(topology.chips)]
         after[d] = np.array([topology.stand_in(chip) if chip >= 0 else -1 for chip, _ in hops], dtype=np.int32)
         link[d] = np.array([stand_in[index] if index >= 0 else -1 for _, index in hops], dtype=np.int32)
-    return MeshAxis(name, axis.size, axis.ring, False, position, position, after, link)
+    return WiredAxis(name, axis.size, axis.ring, False, position, position, after, link)
 
 
 @functools.lru_cache(maxsize=256)
-def mesh_axis(topology: Topology, name: str) -> MeshAxis:
+def line_axis(topology: Topology, name: str) -> WiredAxis:
     """The axis of that name.
 
     Raises:
@@ -100,7 +100,7 @@ def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     return replace(opened.without_wrap(), twisted=twisted)
 
 
-def _closes(axis: MeshAxis) -> bool:
+def _closes(axis: WiredAxis) -> bool:
     """Whether following the + links `size` times leads every chip back to itself."""
     if (axis.after[1] < 0).any():
         return False
@@ -111,7 +111,7 @@ def _closes(axis: MeshAxis) -> bool:
     return bool((at == chips).all())
 
 
-def _places(topology: Topology, axis: MeshAxis, closes: bool) -> Int32s:
+def _places(topology: Topology, axis: WiredAxis, closes: bool) -> Int32s:
     """[chips] hops from the first chip of each line. A ring with a failed link, one way or both, starts behind it.
 
     Raises:
@@ -151,20 +151,20 @@ def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
 class Grid:
     """The chips of each group numbered along axes that are rings or lines, for one order of the axes."""
 
-    axes: tuple[MeshAxis, ...]
+    axes: tuple[WiredAxis, ...]
     """Axes longer than one chip, in that order."""
     place: Int32s
     """[chips, A] place of each chip along the group's axes, in the order in which the group names them."""
 
 
-def mesh_grid(topology: Topology, axes: tuple[str, ...], order: Sequence[str]) -> Grid:
-    """The axes as the mesh has them: those that close no ring are lines."""
-    return Grid(tuple(mesh_axis(topology, name) for name in order), positions(topology, axes))
+def line_grid(topology: Topology, axes: tuple[str, ...], order: Sequence[str]) -> Grid:
+    """The axes as the wiring has them: those that close no ring are lines."""
+    return Grid(tuple(line_axis(topology, name) for name in order), positions(topology, axes))
 
 
 @functools.lru_cache(maxsize=256)
 def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...]) -> Grid:
-    """The axes as rings, also where they are twisted and the group is a lattice; else as the mesh has them.
+    """The axes as rings, also where they are twisted and the group is a lattice; else as the wiring has them.
 
     Steps along the first axis of the order lead through K chips back to the start. Steps along the second lead through
     L chips until they meet one of those K, and so on: every chip of the group is reached by one combination of fewer
@@ -174,7 +174,7 @@ def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...])
     """
     whole = topology.unfolded or topology
     if all(whole.axis(name).ring for name in order) or not is_lattice(topology, axes):
-        return mesh_grid(topology, axes, order)
+        return line_grid(topology, axes, order)
     at = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)[:, None]
     place, sizes = np.zeros((whole.chips, len(axes)), dtype=np.int32), []
     for name in order:
@@ -193,9 +193,9 @@ def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...])
     return Grid(tuple(rings), here)
 
 
-def mesh_axes(topology: Topology, names: tuple[str, ...]) -> tuple[MeshAxis, ...]:
+def line_axes(topology: Topology, names: tuple[str, ...]) -> tuple[WiredAxis, ...]:
     """The named axes that are longer than one chip: the others need no communication."""
-    axes = tuple(mesh_axis(topology, name) for name in names)
+    axes = tuple(line_axis(topology, name) for name in names)
     return tuple(axis for axis in axes if axis.size > 1)
 
 
