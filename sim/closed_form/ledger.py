@@ -135,13 +135,15 @@ def ledger(scenario: Scenario, at: Uses, lengths: Mapping[str, int], closes: Cal
     return _Pass(scenario, at, lengths, closes).ledger()
 
 
-Launch = tuple[float, Sequence[float], Sequence[float], tuple[bool, bool]]
+Widths = Sequence[float]
+Launch = tuple[float, Widths, Widths, tuple[bool, bool]]
 """Rows, inputs and outputs of one launch of a piece, and whether that of the first and of the later pieces adds to what
 is there."""
+_LATER = (False, True)
 
 
 @dataclass(frozen=True, slots=True)
-class _Factor:
+class Factor:
     """A matrix beside others in one matmul: its dimension that is split over heads or d_ff."""
 
     name: str
@@ -151,6 +153,15 @@ class _Factor:
     """Axes that split this dimension as stored only."""
     by_rows: bool = False
     """Whether its sums over e are scattered in tokens, not in this dimension."""
+
+
+Factors = Sequence[Factor]
+Whole = tuple[str, float, Factors, Factors, Axes]
+"""What `_Pass.product` takes."""
+
+
+def _widths(factors: Factors, ways: int = 1) -> list[float]:
+    return [each.width / ways for each in factors]
 
 
 class _Pass:
@@ -186,10 +197,10 @@ class _Pass:
         # Whether all that reads the normalised stream is one matmul: nothing is between them.
         self.fused = at.plain and layout.attention == "heads"
         self.head = at.weights if layout.head == "sharded" else ()  # axes that split the vocabulary
-        self.stream = _Factor("E", self.E / self.e, self._gathered_over(at.stored_d_model, at.d_model))
+        self.stream = Factor("E", self.E / self.e, self._gathered_over(at.stored_d_model, at.d_model))
         heads = self._gathered_over(at.stored_heads, at.heads)
-        self.query = _Factor("o", self.H * self.Q / self.h, heads, self.into != "H")
-        self.hidden = _Factor("wo", model.d_ff / self.f, self._gathered_over(at.stored_d_ff, at.d_ff))
+        self.query = Factor("o", self.H * self.Q / self.h, heads, self.into != "H")
+        self.hidden = Factor("wo", model.d_ff / self.f, self._gathered_over(at.stored_d_ff, at.d_ff))
         self.wide = [self.hidden] * (2 if model.ffn == "swiglu" else 1)
         sequences, positions = (at.tokens, ()) if self.by_sequence else ((), at.tokens)
         self.split = (at.batch + at.gather + sequences, positions, at.d_model + at.stream)  # B, L, E of the stream
@@ -236,55 +247,42 @@ class _Pass:
         longer = [axis for axis in axes if self.lengths[axis] > 1]
         return self.scenario.overlap == "collective_matmul" and bool(longer) and all(map(self.closes, longer))
 
-    def matmul(
-        self,
-        name: str,
-        rows: float,
-        inputs: Sequence[float],
-        outputs: Sequence[float],
-        adds: bool = False,
-        collective: bool = False,
-    ) -> Op:
-        """[rows, each of inputs] x [inputs, each of outputs]; `adds`: to what is there."""
-        crossed = [*inputs, *outputs, *(outputs if adds else ())]
-        moved = sum(self.spilled(rows * width * self.a) for width in crossed)
-        flops, read = 2 * rows * sum(inputs) * sum(outputs), sum(inputs) * sum(outputs) * self.w
-        converts = self.w < self.a
+    def matmul(self, name: str, rows: float, x: Widths, y: Widths, adds: bool = False, collective: bool = False) -> Op:
+        """[rows, each width of x] x [x, each width of y]; `adds`: to what is there."""
+        moved = sum(self.spilled(rows * width * self.a) for width in (*x, *y, *(y if adds else ())))
+        flops, read, converts = 2 * rows * sum(x) * sum(y), sum(x) * sum(y) * self.w, self.w < self.a
         return Op(name, flops, moved, read, 0.0, rows > 1, False, converts, collective, apart=False)
 
-    def loops(self, moves: str, volume: Volume, *launches: Launch, stays: bool = False) -> bool:
-        """Writes a matmul in pieces of these launches, if it is looped with the collective.
+    def around(self, moves: str, volume: Volume, launches: Sequence[Launch], whole: Whole, stays: bool = False) -> None:
+        """A matmul in pieces of these launches, looped with a collective of activations; else whole, before or after.
 
         Args:
-            stays: the weights are never gathered; else only such are that are not gathered in this layout.
+            stays: the weights are never gathered; else only where none are gathered in this layout.
         """
-        if len(volume.axes) != 1 or not self.looped(volume.axes) or (self.at.gather and not stays):
-            return False
-        pieces = [
-            tuple(
-                self.matmul(volume.name, rows, x, y, adds=adds[min(i, 1)], collective=True)
-                for rows, x, y, adds in launches
-                if x and y
+        if len(volume.axes) == 1 and self.looped(volume.axes) and (stays or not self.at.gather):
+            pieces = tuple(
+                tuple(
+                    self.matmul(volume.name, rows, x, y, adds[min(i, 1)], collective=True)
+                    for rows, x, y, adds in launches
+                    if x and y
+                )
+                for i in range(self.ways(volume.axes))
             )
-            for i in range(self.ways(volume.axes))
-        ]
-        self.entries.append(Loop(moves, tuple(pieces), volume))
-        return True
+            self.entries.append(Loop(moves, pieces, volume))
+            return
+        if moves == "out":
+            self.product(*whole)
+        self.volume(volume.name, volume.collective, volume.axes, volume.bytes)
+        if moves == "in":
+            self.product(*whole)
 
-    def product(
-        self,
-        name: str,
-        rows: float,
-        inputs: Sequence[_Factor],
-        outputs: Sequence[_Factor],
-        activations: Axes = (),
-    ) -> None:
+    def product(self, name: str, rows: float, inputs: Factors, outputs: Factors, activations: Axes = ()) -> None:
         """A matmul after its weights are gathered, or looped with that, over the axes of what is summed first.
 
         Args:
             activations: axes over which the input is gathered or the output scattered.
         """
-        x, y = [each.width for each in inputs], [each.width for each in outputs]
+        x, y = _widths(inputs), _widths(outputs)
         pairs = [(own, out) for own in inputs for out in outputs if own.gathered or out.gathered]
         summed, kept = (pairs[0][0].gathered, pairs[0][1].gathered) if pairs else ((), ())
         if self.ways(summed + kept) == 1:
@@ -297,14 +295,14 @@ class _Pass:
             self.entries += [*[volume] * parts, self.matmul(name, rows, x, y)]
             return
         inner, outer = self.ways(summed), self.ways(kept)
-        part = [width / inner for width in x], [width / outer for width in y]
+        part = _widths(inputs, inner), _widths(outputs, outer)
         first, later = (self.matmul(name, rows, *part, adds) for adds in (False, True))
         pieces = [(later if i % inner else first,) for i in range(inner * outer)]
         self.entries.append(Loop("weights", tuple(pieces), volume))
 
     # --- around matmuls ----------------------------------------------------------------------------------------------
 
-    def read(self, name: str, half: Axes, *factors: _Factor) -> None:
+    def read(self, name: str, half: Axes, *factors: Factor) -> None:
         """The stream's tokens gathered, times matrices: their sums over e scattered."""
         at, rows = self.at, self.rows(half)
         tokens = self.within(at.tokens, half)
@@ -312,33 +310,29 @@ class _Pass:
             self.volume(name, "all_gather", tokens, rows * self.E / self.e * self.a)
             self.scattered(name, rows, *factors)
             return
-        axes, widths = at.stream if at.gathers_in_matmul else tokens, [each.width for each in factors]
+        axes, widths = at.stream if at.gathers_in_matmul else tokens, _widths(factors)
         volume, K = Volume(name, "all_gather", axes, rows * self.E * self.a), self.ways(axes)
-        by_sums: Launch = (rows, [self.E / K], widths, (False, True))
+        by_sums: Launch = (rows, [self.E / K], widths, _LATER)
         by_rows: Launch = (rows / K, [self.E], widths, (False, False))
-        if not self.loops("in", volume, by_sums if at.gathers_in_matmul else by_rows):
-            self.volume(name, "all_gather", axes, volume.bytes)
-            self.product(name, rows, [self.stream], factors, axes)
+        launch = by_sums if at.gathers_in_matmul else by_rows
+        self.around("in", volume, [launch], (name, rows, [self.stream], factors, axes))
 
-    def scattered(self, name: str, rows: float, *factors: _Factor, stays: bool = False) -> None:
+    def scattered(self, name: str, rows: float, *factors: Factor, stays: bool = False) -> None:
         """Matrices times the stream: sums over e, scattered. `stays`: their weights are never gathered."""
-        volume = Volume(name, "reduce_scatter", self.at.d_model, rows * sum(each.width for each in factors) * self.a)
-        parts, whole = self._by_columns(factors), [each.width for each in factors if each.by_rows]
-        launches = (
-            (rows, [self.E / self.e], parts, (False, True)),
-            (rows / self.e, [self.E / self.e], whole, (False, True)),
-        )
-        if self.loops("out", volume, *launches, stays=stays):
-            return
+        volume, E = self.over_e(name, "reduce_scatter", rows, factors), [self.E / self.e]
+        parts, whole = self.cut(factors)
+        launches: list[Launch] = [(rows, E, parts, _LATER), (rows / self.e, E, whole, _LATER)]
         stream = replace(self.stream, gathered=()) if stays else self.stream
-        self.product(name, rows, [stream], factors, volume.axes)
-        self.volume(name, volume.collective, volume.axes, volume.bytes)
+        self.around("out", volume, launches, (name, rows, [stream], factors, volume.axes), stays)
 
-    def _by_columns(self, factors: Sequence[_Factor]) -> list[float]:
-        """Widths that are split over e as well."""
-        return [each.width / self.e for each in factors if not each.by_rows]
+    def over_e(self, name: str, collective: str, rows: float, factors: Factors) -> Volume:
+        return Volume(name, collective, self.at.d_model, rows * sum(_widths(factors)) * self.a)
 
-    def written(self, name: str, half: Axes, *factors: _Factor) -> None:
+    def cut(self, factors: Factors) -> tuple[list[float], list[float]]:
+        """Widths of those that are split over e as well, and of those whose rows are."""
+        return _widths([x for x in factors if not x.by_rows], self.e), _widths([x for x in factors if x.by_rows])
+
+    def written(self, name: str, half: Axes, *factors: Factor) -> None:
         """Matrices into the stream, added up: what they contract is gathered over e, the sum scattered or whole."""
         rows = self.rows(half)
         if self.fused and len(factors) > 1:
@@ -348,27 +342,23 @@ class _Pass:
             return
         op, axes = "_".join(sorted(each.name for each in factors)), self.scatters(half)
         if self.at.d_model or len(axes) != 1:
-            self._gathered(op, rows, factors)
+            volume, E, (parts, whole) = (
+                self.over_e(op, "all_gather", rows, factors),
+                [self.E / self.e],
+                self.cut(factors),
+            )
+            launches: list[Launch] = [(rows, parts, E, _LATER), (rows / self.e, whole, E, (bool(parts), bool(parts)))]
+            self.around("in", volume, launches, (op, rows, factors, [self.stream], volume.axes))
             self.total(name, half)
             return
         ((over, _),) = axes
-        widths, K, one = [each.width for each in factors], self.ways(over), len(over) == 1
+        K, one = self.ways(over), len(over) == 1
         volume = Volume(op if one else self.total_name(name), "reduce_scatter", over, rows * self.E * self.a)
-        by_columns: Launch = (rows, widths, [self.E / K], (False, True))
-        by_rows: Launch = (rows / K, widths, [self.E], (False, True))
-        if not self.loops("out", volume, by_columns if over == self.at.stream else by_rows):
-            self.product(op, rows, factors, [self.stream], over if one else ())
-            self.volume(volume.name, volume.collective, over, volume.bytes)
+        by_columns: Launch = (rows, _widths(factors), [self.E / K], _LATER)
+        by_rows: Launch = (rows / K, _widths(factors), [self.E], _LATER)
+        launch = by_columns if over == self.at.stream else by_rows
+        self.around("out", volume, [launch], (op, rows, factors, [self.stream], over if one else ()))
         self.volume(self.total_name(name), "all_reduce", self.same(half), volume.bytes / K)
-
-    def _gathered(self, op: str, rows: float, factors: Sequence[_Factor]) -> None:
-        """What the last matmul contracts, gathered over e, and the matmul."""
-        volume = Volume(op, "all_gather", self.at.d_model, rows * sum(each.width for each in factors) * self.a)
-        parts, whole = self._by_columns(factors), [each.width for each in factors if each.by_rows]
-        out, also = [self.E / self.e], bool(parts)
-        if not self.loops("in", volume, (rows, parts, out, (False, True)), (rows / self.e, whole, out, (also, also))):
-            self.volume(op, "all_gather", self.at.d_model, volume.bytes)
-            self.product(op, rows, factors, [self.stream], self.at.d_model)
 
     def scatters(self, half: Axes) -> list[tuple[Axes, str]]:
         """Axes over which the sum of a half is scattered, and what."""
@@ -397,21 +387,21 @@ class _Pass:
         """Key-value heads of a chip's weights."""
         return self.K / (self.h if self.own_heads else self.ways(self.kept))
 
-    def attention(self) -> _Factor:
+    def attention(self) -> Factor:
         """Queries, keys and values of the normalised stream, and what attention makes of them."""
         if self.fused:
-            self.read("qkv", self.at.heads, self.query, *[_Factor("kv", self.key_values * self.Q)] * 2)
+            self.read("qkv", self.at.heads, self.query, *[Factor("kv", self.key_values * self.Q)] * 2)
             self.attend(self.rows(self.at.heads) / self.L, self.H / self.h, self.key_values)
             return self.query
         self.read("q", self.at.heads, self.query)
         self.attend_by_choice()
         return self.query
 
-    def ffn(self) -> _Factor:
+    def ffn(self) -> Factor:
         self.read("wi", self.at.d_ff, *self.wide)
         return self.activated()
 
-    def activated(self) -> _Factor:
+    def activated(self) -> Factor:
         """SwiGLU or GELU, on what the scatter over e left."""
         size = self.rows(self.at.d_ff) * self.hidden.width / self.e * self.a
         self.elementwise("activation", *[size] * (len(self.wide) + 1))
@@ -425,7 +415,7 @@ class _Pass:
             self.written("mlp", at.d_ff, self.ffn())
             self.add("both")
         elif self.fused:
-            self.read("qkv_wi", at.d_ff, self.query, *[_Factor("kv", self.key_values * self.Q)] * 2, *wide)
+            self.read("qkv_wi", at.d_ff, self.query, *[Factor("kv", self.key_values * self.Q)] * 2, *wide)
             self.attend(self.rows(at.heads) / self.L, self.H / self.h, self.key_values)
             self.written("both", at.d_ff, self.query, self.activated())
         else:
@@ -448,7 +438,7 @@ class _Pass:
     def values_of_own_heads(self, sequences: float) -> None:
         """Keys and values go the query's way; whole in positions where the query has only some."""
         rows, size = sequences * self.L, 2 * self.H * self.Q / self.h
-        own = _Factor("kv", size / 2, self.query.gathered, self.into == "B")
+        own = Factor("kv", size / 2, self.query.gathered, self.into == "B")
         if self.into == "L":
             self.product("kv", rows, [self.stream], [own] * 2)
             self.volume("kv", "all_reduce", self.at.d_model, rows * size * self.a)
@@ -457,7 +447,7 @@ class _Pass:
 
     def few_values(self, rows: float, width: float, collective: str) -> None:
         """Keys and values of fewer heads than the query's, of some rows, summed over e as they are needed."""
-        own = _Factor("kv", width / 2, by_rows=True)
+        own = Factor("kv", width / 2, by_rows=True)
         if collective == "scattered":
             self.scattered("kv", rows, own, own, stays=True)
             return
@@ -633,7 +623,7 @@ class _Pass:
         kinds = _kinds(scenario)
         waiting, layers = 0, dict[tuple[str, int, bool, bool], list[Half]]()
         for i, kind in enumerate(kinds):
-            after, before = kinds[i + 1 : i + 2] == ["ladder"], i > 0 and kinds[i - 1] == "ladder"
+            after, before = kinds[i + 1 : i + 2] == ["ladder"], kinds[max(i - 1, 0) : i + 1] == ["ladder"] * 2
             key = kind, waiting, after, before
             if key in layers:
                 self.halves += layers[key]
@@ -654,41 +644,34 @@ class _Pass:
         Args:
             waiting: outputs of the layer before.
         """
-        at = self.at
+        at, ladder, keeps = self.at, kind == "ladder", kind in ("unsummed", "mlp_summed")
+        if ladder_before:
+            self.add("residual attention")
+        self.norm("norm", 0 if ladder else waiting)
         if kind == "parallel":
-            self.norm("norm", waiting)
             self.both()
             self.close()
-        elif kind == "ladder":
-            if ladder_before:
-                self.add("residual attention")
-            self.norm("norm")
-            self.written("attention", at.heads, self.attention())
-            self.close(hidden=at.whole)
-            if waiting:
-                self.add("residual mlp")
-            self.norm("ffn_norm")
-            self.written("mlp", at.d_ff, self.ffn())
-            self.close(hidden=at.whole and ladder_after)
-        elif kind == "standard":
-            self.norm("norm", waiting)
-            self.written("attention", at.heads, self.attention())
-            self.close()
-            self.norm("ffn_norm", 1)
-            self.written("mlp", at.d_ff, self.ffn())
-            self.close(hidden=at.whole and ladder_after)
+            return
+        out = self.attention()
+        if keeps:
+            self.own(out)
         else:
-            self.norm("norm", waiting)
-            self.own(self.attention(), "attention")
-            self.close()
-            self.norm("ffn_norm", 1)
-            self.own(self.ffn(), "mlp", summed=kind == "mlp_summed")
-            self.close()
+            self.written("attention", at.heads, out)
+        self.close(hidden=ladder and at.whole)
+        if ladder and waiting:
+            self.add("residual mlp")
+        self.norm("ffn_norm", 0 if ladder else 1)
+        out = self.ffn()
+        if keeps:
+            self.own(out, "mlp" if kind == "mlp_summed" else "")
+        else:
+            self.written("mlp", at.d_ff, out)
+        self.close(hidden=ladder_after and at.whole)
 
-    def own(self, factor: _Factor, name: str, summed: bool = False) -> None:
-        """A half whose sum each chip keeps its own part of; summed, with its share of the stream."""
-        self.entries.append(self.matmul(factor.name, self.rows(), [factor.width], [self.E], adds=summed))
-        if summed:
+    def own(self, factor: Factor, name: str = "") -> None:
+        """A half of which each chip keeps its own part; with a name, the sum of it and of the stream is made."""
+        self.entries.append(self.matmul(factor.name, self.rows(), [factor.width], [self.E], adds=bool(name)))
+        if name:
             self.total(name, self.at.d_ff)
 
 

@@ -92,7 +92,7 @@ def _simulated(part: Pass, walk: Walk, form: Prediction) -> Iterator[Model]:
             continue
         scenario, before = changed(scenario, {effect.field: value}), step
         (step,) = _of_all_layers(part, scenario, _unaltered)
-        yield Model(effect.name, effect.group, step, effect.words(real, plain(value), step - before))
+        yield Model(effect.name, effect.group, step, effect.why(real, step - before))
     if walk is PAPER_WALK and real.overlap != "none":
         yield from _looped(part)
 
