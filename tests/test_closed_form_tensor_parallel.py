@@ -85,7 +85,9 @@ def test_standard_exposes_two_sums_a_layer():
     chosen = scenario("layout.residual=standard")
     to = Communication(chosen)
     form = tally.usual(chosen, to)
-    assert form.step_s - form.terms["compute"] == pytest.approx(2 * 5 * to.collective("all_reduce", ("t",), 4096 * 2)[0], rel=1e-12)
+    assert form.step_s - form.terms["compute"] == pytest.approx(
+        2 * 5 * to.collective("all_reduce", ("t",), 4096 * 2)[0], rel=1e-12
+    )
 
 
 def test_the_usual_half_by_hand():

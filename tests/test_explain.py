@@ -16,7 +16,6 @@ from sim.closed_form import pope
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tally import per_operation
 from sim.communication import Communication
-from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.explain import explain
 from sim.explain.changes import IDEAL, changed

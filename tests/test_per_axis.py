@@ -9,7 +9,6 @@ from sim.closed_form.ledger import computed_d_model
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tally import per_operation
 from sim.communication import Communication
-from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import LayoutError
 from sim.passes import simulate_pass
 from sim.run import run, step_s
