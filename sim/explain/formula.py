@@ -1,6 +1,6 @@
 """From the formula of Pope et al. 2022 (arXiv 2211.05102) to the closed form of the layout on an ideal machine.
 
-Symbols as in `sim.closed_form.pope`; e, f, g, r as in `sim.closed_form.ledger`. All times are in seconds.
+Symbols as in `sim.closed_form.pope`; e, f, g, r as in `sim.closed_form.book`. All times are in seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import replace
 from math import ceil, prod
 
 from sim.closed_form import pope
-from sim.closed_form.ledger import Op, computed_d_model
+from sim.closed_form.book import Op, computed_d_model
+from sim.closed_form.ledger import ledger
 from sim.closed_form.prediction import torus_of
-from sim.closed_form.tally import ledger_of, per_operation
+from sim.closed_form.tally import per_operation
 from sim.communication import Communication
 from sim.explain.changes import all_rings, changed
 from sim.report.explanation import FORMULA, Model
@@ -244,7 +245,7 @@ def _taken_apart(scenario: Scenario) -> tuple[Times, Times, Times]:
     """(FLOPs at the peak, weights or cache, activations from memory) of each operation of the layers, s."""
     chip = scenario.topology.chip
     flops, read, moved = (defaultdict[str, float](float) for _ in range(3))
-    halves = ledger_of(scenario, Communication(scenario)).halves
+    halves = ledger(scenario, Communication(scenario)).halves
     for op in (entry for half in halves for entry in half.entries if isinstance(entry, Op)):
         if not op.name.startswith(_ENDS):
             flops[op.name] += op.flops / chip.peak[scenario.workload.activations].value
