@@ -24,11 +24,11 @@ way, V/K where there is one way only. All times are in seconds.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from operator import mul
 
-from sim.closed_form.book import Communication, Entry, Half, Loop, Op, Volume, volume_of
+from sim.closed_form.book import Communication, Half, Loop, Op, Volume
 from sim.closed_form.ledger import ledger
 from sim.closed_form.prediction import Prediction
 from sim.closed_form.scope import ANY, KNOWN, left_out
@@ -42,14 +42,12 @@ def usual(scenario: Scenario, to: Communication) -> Prediction:
     """Halves at max(FLOPs, weights and cache), collectives after them or, under Ladder, beside the next half."""
 
     def compute(half: Half) -> Times:
-        ops = [op for entry in half.entries for op in _launches(entry) if not op.apart]
+        ops = [op for op in half.entries if isinstance(op, Op) and not op.apart]
         flops = sum(op.flops / _rate(scenario, op) for op in ops)
         return {"compute": max(flops, sum(op.read / _memory(scenario, op) for op in ops))}
 
-    def volumes(half: Half) -> list[Volume]:
-        return [each for entry in half.entries if (each := volume_of(entry))]
-
-    terms, _ = _pass(scenario, to, ledger(scenario, to).halves, compute, volumes)
+    plain = scenario.model_copy(update={"layout": scenario.layout.model_copy(update={"overlap": "none"})})
+    terms, _ = _pass(scenario, to, ledger(plain, to).halves, compute)
     return Prediction(sum(terms.values()), terms, ("leaves out overheads and what each operation of a half waits for",))
 
 
@@ -65,14 +63,11 @@ def per_operation(scenario: Scenario, to: Communication) -> Prediction:
                 found[entry.volume.name] += _LOOPS[entry.moves](scenario, to, entry)
         return found
 
-    def volumes(half: Half) -> list[Volume]:
-        return [entry for entry in half.entries if isinstance(entry, Volume)]
-
     book = ledger(scenario, to)
-    terms, inexact = _pass(scenario, to, book.halves, compute, volumes)
+    terms, inexact = _pass(scenario, to, book.halves, compute)
     if (host := scenario.stack.step_overhead.value) and scenario.layout.logits != "none":
         terms["host"] = host
-    beside = scenario.communication_streams > 0 and any(map(volumes, book.halves))
+    beside = scenario.communication_streams > 0 and any(map(_volumes, book.halves))
     reasons = [*left_out(scenario, KNOWN if beside else {**KNOWN, "stack.stream_wait": ANY}), *inexact]
     if beside and not book.in_turn:
         reasons.append("assumes that nothing runs beside collectives on their own stream but Ladder's next half")
@@ -84,18 +79,18 @@ def per_operation(scenario: Scenario, to: Communication) -> Prediction:
     return Prediction(sum(terms.values()), terms, tuple(reasons))
 
 
+def _volumes(half: Half) -> list[Volume]:
+    """Collectives that are not looped."""
+    return [entry for entry in half.entries if isinstance(entry, Volume)]
+
+
 def _pass(
-    scenario: Scenario,
-    to: Communication,
-    halves: Sequence[Half],
-    compute: Callable[[Half], Times],
-    volumes: Callable[[Half], list[Volume]],
+    scenario: Scenario, to: Communication, halves: Sequence[Half], compute: Callable[[Half], Times]
 ) -> tuple[dict[str, float], list[str]]:
     """(times by name, of collectives what nothing hides; why formulas of collectives are not exact).
 
     Args:
-        compute: times of all but `volumes` in a half, by name.
-        volumes: collectives that are not looped.
+        compute: times of all but `_volumes` in a half, by name.
     """
     each = {id(half): half for half in halves}
     own = {number: compute(half) for number, half in each.items()}
@@ -106,7 +101,7 @@ def _pass(
     for (number, after, hidden), count in counts.items():
         for name, time in own[number].items():
             terms[name] += count * time
-        for volume in volumes(each[number]):
+        for volume in _volumes(each[number]):
             time, reasons = to.collective(volume.collective, volume.axes, volume.bytes)
             if hidden and volume is each[number].entries[-1]:
                 time = max(0.0, time - sum(own[after].values()))
@@ -116,14 +111,6 @@ def _pass(
 
 
 # --- one operation ---------------------------------------------------------------------------------------------------
-
-
-def _launches(entry: Entry) -> Iterator[Op]:
-    if isinstance(entry, Op):
-        yield entry
-    elif isinstance(entry, Loop):
-        for piece in entry.pieces:
-            yield from piece
 
 
 def _rate(scenario: Scenario, op: Op) -> float:

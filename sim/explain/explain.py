@@ -44,7 +44,7 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
     walk = PAPER_WALK if pope.covers(scenario) else USUAL_WALK
     base = changed(scenario, walk.base)
     form = per_operation(base, Communication(base))
-    first = formula.models(base) if walk is PAPER_WALK else usual.models(scenario)
+    first = formula.models(base) if walk is PAPER_WALK else usual.models(base)
     simulated = [*_simulated(part, walk, form), *_growing(part)]
     # Effects that do not apply make no difference; that nothing contends is worth saying.
     closed, (contention, *others) = list(_telling(first)), simulated
