@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli import machines, runs, studies
+from sim.cli import machines, runs, searches, studies
 from sim.cli.options import BAD_INPUT, INTERNAL_ERROR, OUTPUT_FAILED
 from sim.errors import DeadlockError, InputError, internal, one_line
 from sim.terminal import echo
@@ -53,7 +53,7 @@ for _command, _name in (
     (runs.replay, "replay"),
     (runs.compare, "compare"),
     (studies.sweep, "sweep"),
-    (studies.search, "search"),
+    (searches.search, "search"),
     (machines.collective, "collective"),
     (machines.topology, "topology"),
     (studies.validate, "validate"),

@@ -1,10 +1,9 @@
-"""Many runs: sweeps, searches, validation and calibration."""
+"""Many runs: sweeps, validation and calibration."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,13 +13,10 @@ from sim.cli.options import (
     INTERNAL_ERROR,
     INTERRUPTED,
     Json,
-    Sensitive,
     Settings,
     about,
-    busy,
     completed,
     gathered,
-    one_of,
     possible,
     rated,
     steps,
@@ -122,13 +118,13 @@ def sweep(
     if not complete:
         echo(f"interrupted: {len(done)} of {len(planned)} points are there; the same command goes on", err=True)
         raise typer.Exit(INTERRUPTED)
-    _check_internal(done)
+    check_internal(done)
     if not any(row.outcome for row in done):
         with about(load.place("scenario", scenario)):
             raise InputError("not one point of the sweep can run", where="sweep", hint=f"the first: {done[0].error}")
 
 
-def _check_internal(rows: Sequence[Row]) -> None:
+def check_internal(rows: Sequence[Row]) -> None:
     """Exit where some points met a fault of this package; the others are written and printed."""
     failed = [row for row in rows if (row.error or "").startswith(INTERNAL)]
     if failed:
@@ -140,111 +136,6 @@ def _check_internal(rows: Sequence[Row]) -> None:
 
 def _chosen(row: Row) -> str:
     return ", ".join(f"{axis}={label}" for axis, label in row.choices.items())
-
-
-def search(
-    model: Annotated[str, typer.Option(help="A shipped name or a file.", autocompletion=completed("model"))],
-    topology: Annotated[
-        list[str],
-        typer.Option(help="Machine: a shipped name or a file. Repeatable.", autocompletion=completed("topology")),
-    ],
-    phase: Annotated[
-        str, typer.Option(help="decode or prefill.", autocompletion=one_of(lambda: ("decode", "prefill")))
-    ],
-    batch: Annotated[str, typer.Option(help="Such as 64, or 1..1024: powers of two.")],
-    chips: Annotated[
-        str, typer.Option(help="Such as 16,64,256 or 64..256: slices of the torus's family, or groups of the GPUs.")
-    ] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="Per sequence: of the prompt, or in the cache.")] = 2048,
-    generate: Annotated[int, typer.Option(min=1, help="Decode steps.")] = 64,
-    weights: Annotated[str, typer.Option(help="Number format of the weights.")] = "bf16",
-    settings: Settings = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes on this computer.")] = 1,
-    out: Annotated[Path, typer.Option(help="Folder of the figure.")] = Path("out"),
-    as_json: Json = False,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
-    sensitive: Sensitive = False,
-) -> None:
-    """Try every layout, attention sharding, order of the axes and number of chips on every machine given.
-
-    Print the best per objective and the Pareto front; draw latency against cost to OUT/search_MODEL_PHASE.png. Ctrl-C
-    prints the best of what is there.
-    """
-    from sim import outputs
-    from sim import search as searching
-    from sim.errors import suggest
-    from sim.sweep import workers
-
-    if phase not in ("decode", "prefill"):
-        raise InputError("no such phase", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill")))
-    sizes = searching.batches(batch)
-    work = (sizes, tokens, generate, weights, settings or [], searching.counts(chips) if chips else None)
-    planned = searching.candidates(model, topology, phase, *work)  # type: ignore[arg-type]
-    rows: dict[int, Row] = {}
-    with rated(f"searching {len(planned)} candidates", len(planned)) as progress:
-
-        def keep(numbered: tuple[int, Row]) -> None:
-            rows[numbered[0]] = numbered[1]
-
-        complete = gathered(workers.measured(searching.BASE, planned, jobs), keep, progress)
-    if not complete:
-        echo(f"interrupted: {len(rows)} of {len(planned)} candidates were tried", err=True)
-        if not rows:
-            raise typer.Exit(INTERRUPTED)
-    done = [rows[number] for number in sorted(rows)]
-    if not any(row.outcome for row in done):
-        _check_internal(done)
-    fitting = searching.fitting(done)
-    chosen = {objective: searching.best(fitting, objective) for objective in searching.OBJECTIVES}
-    lists = {"best_per_batch": searching.best_per_batch(fitting), "pareto": searching.pareto(fitting)}
-    numbered = [(planned[number], rows[number]) for number in sorted(rows)]
-    based = searching.rest_on(numbered)
-    moved = {}
-    if sensitive:
-        with busy("moving constants"):
-            moved = {objective: searching.sensitive(numbered, objective) for objective in searching.OBJECTIVES}
-    path = out / f"search_{Path(model).stem}_{phase}.png"
-    if plots:
-        from sim.plots import pareto
-
-        machines = ", ".join(Path(name).stem for name in topology)
-        machines = f"{chips.replace(',', ', ')} chips as of {machines}" if chips else machines
-        title = f"{phase} of {Path(model).stem} on {machines}, {weights} weights"
-        with busy(f"drawing {path}"), outputs.replacing_file(path) as fresh:
-            chart = searching.chart(title, phase, fitting, searching.published(numbered))  # type: ignore[arg-type]
-            pareto.draw(replace(chart, rests_on=based), fresh)
-    if as_json:
-        best = {objective: row.to_dict() for objective, row in chosen.items()}
-        data = {name: [row.to_dict() for row in some] for name, some in lists.items()}
-        counts = {"candidates": len(done), "fitting": len(fitting), "complete": complete}
-        more = {"rests_on": list(based)} | {"sensitivity": {name: each.to_dict() for name, each in moved.items()}}
-        echo(json.dumps(counts | {"best": best} | data | more))
-    else:
-        _print_search(done, fitting, chosen, lists)
-        for line in based:
-            echo(f"rests on: {line}")
-        for objective, each in moved.items():
-            for line in each.lines:
-                echo(f"{objective}: {line}")
-        if plots:
-            echo(f"figure in {path}")
-    if not complete:
-        raise typer.Exit(INTERRUPTED)
-    _check_internal(done)
-
-
-def _print_search(
-    done: Sequence[Row], fitting: Sequence[Row], chosen: Mapping[str, Row], lists: Mapping[str, Sequence[Row]]
-) -> None:
-    from sim.sweep.choices import render
-
-    echo(f"{len(done)} candidates, {sum(row.outcome is not None for row in done)} legal, {len(fitting)} fit")
-    render("best per objective", chosen)
-    for name, title in (
-        ("best_per_batch", "fastest of each machine, number of chips and batch"),
-        ("pareto", "Pareto front of step time and cost"),
-    ):
-        render(title, {str(i + 1): row for i, row in enumerate(lists[name])})
 
 
 def validate(

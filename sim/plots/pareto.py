@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 
 _CAPTION = 150
 """Characters of a line below the figure."""
-_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
+_NAMES = ("blue", "vermilion", "green", "purple", "orange", "sky", "black", "wine", "olive", "indigo")
+_COLOURS = tuple(PALETTE[name] for name in _NAMES)
+_MARKERS = "os^vPX*<>dph8"
+"""Of the machines."""
 _HOLLOW: dict[str, Any] = {"facecolors": "none", "linewidths": 1.3, "s": 46, "marker": "D"}
 _ROOM = 3.0
 """The axes reach so many times further than the front and the published points."""
@@ -32,6 +36,8 @@ class Spot:
     x: float
     y: float
     label: str
+    machine: int = 0
+    """Its number, which is its marker's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,12 @@ class Chart:
     x_label: str
     y_label: str
     lines: tuple[Line, ...]
-    """Each keeps its colour whether or not it has choices."""
     front: tuple[Spot, ...]
     """What nothing beats in both, by x: ringed and labelled."""
     named: str
     """What the labels say."""
+    machines: tuple[str, ...] = ()
+    """Names, where there are several."""
     rests_on: tuple[str, ...] = ()
     """Lines below the figure."""
 
@@ -73,8 +80,11 @@ def make(chart: Chart) -> Figure:
         axes = made.add_subplot()
         for number, (line, colour) in enumerate(zip(chart.lines, _COLOURS, strict=False)):
             wide = max(3.0 - 0.5 * number, 0.8)  # fronts that lie on each other are all seen
-            axes.scatter(*_xy(line.choices), s=12, color=colour, alpha=0.45, linewidths=0, zorder=2)
-            axes.plot(*_xy(line.front), "-o", color=colour, linewidth=wide, markersize=2.5 + wide, zorder=3)
+            axes.plot(*_xy(line.front), "-", color=colour, linewidth=wide, zorder=3)
+            for marker, some, front in _by_machine(line):
+                axes.scatter(*_xy(some), s=14, marker=marker, color=colour, alpha=0.45, linewidths=0, zorder=2)
+                size = (2.5 + wide) ** 2
+                axes.scatter(*_xy(front), s=size, marker=marker, color=colour, linewidths=0, zorder=3)
             axes.scatter(*_xy(line.published), edgecolors=colour, zorder=5, **_HOLLOW)
         axes.scatter(*_xy(chart.front), zorder=4, **_RING)
         axes.set(xscale="log", yscale="log", xlabel=chart.x_label, ylabel=chart.y_label)
@@ -117,6 +127,13 @@ def _named(chart: Chart, line: Line) -> str:
     return line.label + (" (beyond the axes)" if _beyond(chart, line) == len(line.choices) else "")
 
 
+def _by_machine(line: Line) -> Iterator[tuple[str, list[Spot], list[Spot]]]:
+    """Marker, choices and front of each machine."""
+    for machine in sorted({spot.machine for spot in line.choices}):
+        some, front = ([spot for spot in spots if spot.machine == machine] for spots in (line.choices, line.front))
+        yield _MARKERS[machine % len(_MARKERS)], some, front
+
+
 def _xy(spots: Sequence[Spot]) -> tuple[list[float], list[float]]:
     return [spot.x for spot in spots], [spot.y for spot in spots]
 
@@ -142,11 +159,13 @@ def _legend(made: Figure, chart: Chart) -> None:
     from matplotlib.lines import Line2D
 
     handles: list[Line2D | PathCollection] = [
-        Line2D([], [], color=colour, marker="o", markersize=4.0, linewidth=1.4, label=_named(chart, line))
+        Line2D([], [], color=colour, linewidth=1.8, label=_named(chart, line))
         for line, colour in zip(chart.lines, _COLOURS, strict=False)
         if line.choices
     ]
     grey: dict[str, Any] = {"color": PALETTE["grey"], "linewidth": 0}
+    for machine, marker in zip(chart.machines, itertools.cycle(_MARKERS), strict=False):
+        handles.append(Line2D([], [], marker=marker, markersize=5, label=machine, **grey))
     handles.append(Line2D([], [], marker="o", markersize=3, alpha=0.5, label=_every(chart), **grey))
     ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": PALETTE["black"]}
     handles.append(Line2D([], [], marker="o", markersize=7.5, label=f"front, with its {chart.named}", **ring, **grey))

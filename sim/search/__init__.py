@@ -1,28 +1,41 @@
-"""Search: every layout and attention sharding of a model on some machines at some batches, and the best."""
+"""Search: every layout and attention sharding of a model over meshes of some machines at some batches, and the best.
 
-from sim.search.candidates import BASE, Phase, batches, candidates
-from sim.search.choose import OBJECTIVES, best, best_per_batch, fitting, pareto
+In: a model, machines, what is asked for. Out: rows of a sweep, the best of them, why they are, and a figure.
+"""
+
+from sim.search.bound import least_step_s
+from sim.search.candidates import BASE, OWN, Phase, Work, batches, candidates, named
+from sim.search.choose import Goal, chips_of_topologies, goal, nearest
 from sim.search.doubt import rest_on, sensitive
 from sim.search.figure import Measured, chart, published
 from sim.search.machines import Counts, Machine, counts, machines
+from sim.search.pruned import KEPT, searched
+from sim.search.why import PARTS, why
 
 __all__ = [
     "BASE",
-    "OBJECTIVES",
+    "KEPT",
+    "OWN",
+    "PARTS",
     "Counts",
+    "Goal",
     "Machine",
     "Measured",
     "Phase",
+    "Work",
     "batches",
-    "best",
-    "best_per_batch",
     "candidates",
     "chart",
+    "chips_of_topologies",
     "counts",
-    "fitting",
+    "goal",
+    "least_step_s",
     "machines",
-    "pareto",
+    "named",
+    "nearest",
     "published",
     "rest_on",
+    "searched",
     "sensitive",
+    "why",
 ]

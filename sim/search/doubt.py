@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sim import load
 from sim.basis import rests_on
 from sim.search.candidates import BASE
-from sim.search.choose import OBJECTIVES
+from sim.search.choose import Goal
 from sim.sensitivity import Option, Sensitivity, sensitivity
 from sim.sweep.points import Point
 from sim.sweep.rows import Row
@@ -26,13 +26,14 @@ def rest_on(measured: Measured) -> tuple[str, ...]:
     return tuple(dict.fromkeys(texts))
 
 
-def sensitive(measured: Measured, objective: str) -> Sensitivity:
+def sensitive(measured: Measured, goal: Goal, objective: str) -> Sensitivity:
     """Which constants would make another candidate the best.
 
     Candidates further behind than the few nearest are tried only if they are the best of their machine or layout.
     """
-    score = OBJECTIVES[objective]
-    fit = [(point, row, score(row.outcome.simulated)) for point, row in measured if row.outcome and row.outcome.fits]
+    point_of = {id(row): point for point, row in measured}
+    score = goal.objectives[objective]
+    fit = [(point_of[id(row)], row, score(row)) for row in goal.fitting([row for _, row in measured])]
     fit.sort(key=lambda each: each[2])
     near, seen = [], set()
     for number, (point, row, value) in enumerate(fit):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim import load, suite
 from sim.placement import used_chips
 from sim.search.candidates import BASE, Phase
-from sim.search.choose import pareto
+from sim.search.choose import Goal, figures, same_work
 from sim.specs import Scenario
 from sim.sweep.points import Point
 from sim.sweep.rows import Row
@@ -17,6 +19,9 @@ from sim.uses import PRESETS
 
 if TYPE_CHECKING:
     from sim.plots.pareto import Chart
+
+MOST_LINES = 10
+"""Colours that stay apart."""
 
 PUBLISHED = "pope"
 """The shipped suite whose measurements stand on the figure."""
@@ -26,6 +31,7 @@ PUBLISHED = "pope"
 class Measured:
     """A published step of what was searched."""
 
+    topology: str
     layout: str
     chips: int
     batch: int
@@ -43,60 +49,73 @@ def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
     Args:
         measured: candidates and their rows.
     """
-    ran = {row.choices["topology"]: point for point, row in measured if row.outcome}
-    searched = {_work(load.scenario(BASE, point.settings)) for point in ran.values()}
+    ran = {(row.choices["topology"], row.choices["chips"]): point for point, row in measured if row.outcome}
+    searched = {_work(load.scenario(BASE, point.settings)): name for (name, _), point in ran.items()}
     batches = {int(point.choices["batch"]) for point, _ in measured}
     found = []
     for case in suite.read(PUBLISHED)[1]:
         if not isinstance(case, suite.Case) or case.metric != "latency_s":
             continue
         scenario = case.scenario()
-        work, chips = scenario.workload, used_chips(scenario)
-        if work.batch in batches and _work(scenario) in searched:
+        work, chips, name = scenario.workload, used_chips(scenario), searched.get(_work(scenario))
+        if work.batch in batches and name:
             costs = chips * case.published / work.tokens
-            found.append(Measured(scenario.layout.preset, chips, work.batch, case.published / work.steps, costs))
+            step_s = case.published / work.steps
+            found.append(Measured(name, scenario.layout.preset, chips, work.batch, step_s, costs))
     return found
 
 
-def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measured]) -> Chart:
-    """The figure of rows that fit: every candidate, the front of each layout, and which of them nothing beats."""
+def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measured], goal: Goal) -> Chart:
+    """The figure of rows that fit: every candidate, the front of each layout, and which of them nothing beats.
+
+    A colour is a layout, with the residual scheme where several were searched; a marker is a machine.
+    """
     from sim.plots.pareto import Chart, Line, Spot
 
     scale, unit = (1e3, "ms per token") if phase == "decode" else (1.0, "s")
-    several = len({row.outcome.chips for row in rows if row.outcome}) > 1
+    machines = list(dict.fromkeys(row.choices["topology"] for row in rows))
+    several = len({(row.choices["topology"], row.choices["chips"]) for row in rows}) > len(machines)
+    cost = goal.unit if goal.prices else "chip-ms per token"
 
-    def spot(step_s: float, cost_chip_s: float, chips: int, batch: int | str) -> Spot:
+    def spot(step_s: float, costs: float, topology: str, chips: int | str, batch: int | str) -> Spot:
         label = f"C{chips} B{batch}" if several else f"B{batch}"
-        return Spot(step_s * scale, cost_chip_s * 1e3, label)
+        return Spot(step_s * scale, costs, label, machines.index(topology))
 
     def spots(some: Sequence[Row]) -> tuple[Spot, ...]:
-        return tuple(
-            spot(
-                row.outcome.simulated.step_s, row.outcome.simulated.cost_chip_s, row.outcome.chips, row.choices["batch"]
-            )
-            for row in some
-            if row.outcome
-        )
+        return tuple(spot(figures(row).step_s, goal.cost(row), *same_work(row)) for row in some)
 
     lines = []
-    for label, own in _lines(rows).items():
-        known = tuple(spot(m.step_s, m.cost_chip_s, m.chips, m.batch) for m in beside if m.layout == own[0])
-        lines.append(Line(label, spots(own[1]), spots(pareto(own[1])), known))
+    for (ffn, *more), own in _lines(rows).items():
+        known = [m for m in beside if m.layout == ffn]
+        published = tuple(
+            spot(m.step_s, m.cost_chip_s * goal.price(m.topology), m.topology, m.chips, m.batch) for m in known
+        )
+        label = ", ".join((ffn.replace("_", " "), *more))
+        lines.append(Line(label, spots(own), spots(goal.pareto(own)), published))
     named = "chips C and batch B" if several else "batch B"
-    return Chart(title, f"latency, {unit}", "cost, chip-ms per token", tuple(lines), spots(pareto(rows)), named)
+    kinds = tuple(Path(name).stem for name in machines) if len(machines) > 1 else ()
+    front = spots(goal.pareto(rows))
+    return Chart(title, f"latency, {unit}", f"cost, {cost}", tuple(lines), front, named, machines=kinds)
 
 
-def _lines(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
-    """Layout and rows of each line: a layout, or a number of GPUs where all are tensor parallel."""
-    if all(row.choices["ffn"] == "tensor_parallel" for row in rows):
-        groups = sorted({row.choices["mesh"] for row in rows}, key=int)
-        return {
-            f"tensor parallel over {chips}": ("tensor_parallel", [row for row in rows if row.choices["mesh"] == chips])
-            for chips in groups
-        }
-    return {
-        layout.replace("_", " "): (layout, [row for row in rows if row.choices["ffn"] == layout]) for layout in PRESETS
-    }
+def _lines(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows of each layout, and residual scheme where several were searched, in the order of the presets.
+
+    Of more than there are colours, those that come nearest to the best of all have their own, the rest have one.
+    """
+    schemes = {(row.choices["residual"],) if "residual" in row.choices else () for row in rows}
+    groups: dict[tuple[str, ...], list[Row]] = {(name, *own): [] for name in PRESETS for own in sorted(schemes)}
+    for row in rows:
+        groups[row.choices["ffn"], *([row.choices["residual"]] if "residual" in row.choices else [])].append(row)
+    if len(groups) <= MOST_LINES:
+        return groups
+
+    def nearest(key: tuple[str, ...]) -> float:
+        return min((figures(row).step_s * figures(row).cost_chip_s for row in groups[key]), default=math.inf)
+
+    kept = sorted(groups, key=nearest)[: MOST_LINES - 1]
+    rest = [row for key, own in groups.items() if key not in kept for row in own]
+    return {key: own for key, own in groups.items() if key in kept} | {("others",): rest}
 
 
 def _work(scenario: Scenario) -> tuple[Any, ...]:

@@ -1,0 +1,109 @@
+"""Meshes worth trying on a machine: axes of a torus in every order and merged; GPUs along one axis, and along two."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from sim import topology
+from sim.specs import AxisSpec, TopologySpec, TorusSpec
+from sim.specs.mesh import BOXES
+from sim.topology.boxes import boxes
+
+_MOST_AXES = 4
+"""Axes of a torus that are reordered and merged: 75 ways for four, 541 for five."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factorisation:
+    """A mesh over some chips of a machine."""
+
+    label: str
+    """Lengths of its axes in the order in which layouts use them: `8x4x4`, `2 boxes x 8`."""
+    axes: Mapping[str, tuple[str, ...]]
+    """What an axis is made of; nothing where it has one chip. Axes of the same are alike."""
+    mesh: Mapping[str, Any] | None = None
+    """As a scenario has it; None for the machine's own."""
+    merged: Mapping[str, tuple[str, ...]] | None = None
+    """Axes of the machine's own mesh that are used together as one of these; None where each is used by itself."""
+
+
+def group_sizes(machine: TopologySpec, chips: int) -> list[int]:
+    """Numbers of chips of a machine that a mesh may have: all of a torus; else powers of two as well."""
+    powers = range(0 if isinstance(machine, TorusSpec) else (chips - 1).bit_length())
+    return [*(2**power for power in powers), chips]
+
+
+def lengths_of_slice(machine: TopologySpec, family: TopologySpec) -> tuple[str, ...]:
+    """What the axes of a torus of the same chip and links are made of, in no order; nothing of any other machine, or of
+    a torus that is wired otherwise: twisted."""
+    if not isinstance(machine, TorusSpec) or not isinstance(family, TorusSpec):
+        return ()
+    alike = (machine.chip, machine.link) == (family.chip, family.link)
+    twisted = machine is not family and any(axis.twist for axis in machine.axes.values())
+    return tuple(sorted(sum(_made_of(machine.axes).values(), ()))) if alike and not twisted else ()
+
+
+def factorisations(machine: TopologySpec, chips: int) -> list[Factorisation]:
+    """The machine's own mesh first; of meshes whose axes are alike one."""
+    found: dict[tuple[tuple[str, ...], ...], Factorisation] = {}
+    for each in _of_torus(machine) if isinstance(machine, TorusSpec) else _of_boxes(machine, chips):
+        found.setdefault(tuple(each.axes.values()), each)
+    return list(found.values())
+
+
+def _of_torus(torus: TorusSpec) -> Iterator[Factorisation]:
+    """Orders before merged axes; a twist names axes, so a twisted torus has its own mesh only."""
+    sizes, made_of = {name: axis.size for name, axis in torus.axes.items()}, _made_of(torus.axes)
+    yield Factorisation("x".join(map(str, sizes.values())), made_of)
+    longer = tuple(name for name in sizes if made_of[name])
+    if len(longer) > _MOST_AXES or any(axis.twist for axis in torus.axes.values()):
+        return
+    for dealt in sorted(_ordered_partitions(longer), key=len, reverse=True):
+        blocks = [*dealt, *((name,) for name in sizes if not made_of[name])]
+        label = "x".join(str(prod(sizes[name] for name in block)) for block in blocks)
+        parts = {"".join(block): tuple(sorted(part for name in block for part in made_of[name])) for block in blocks}
+        if len(dealt) == len(longer):
+            yield Factorisation(label, parts, {name: name for name in parts})
+        else:
+            yield Factorisation(label, parts, merged={"".join(block): block for block in blocks})
+
+
+def _made_of(axes: Mapping[str, AxisSpec]) -> dict[str, tuple[str, ...]]:
+    links = {name: axis.link.name if axis.link else "" for name, axis in axes.items()}
+    return {
+        name: (f"{axis.size}{'' if axis.wrap else ' open'} {links[name]}",) if axis.size > 1 else ()
+        for name, axis in axes.items()
+    }
+
+
+def _ordered_partitions(names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """Every way to deal names to blocks in a row."""
+    if not names:
+        yield ()
+    for count in range(1, len(names) + 1):
+        for block in itertools.combinations(names, count):
+            for rest in _ordered_partitions(tuple(name for name in names if name not in block)):
+                yield block, *rest
+
+
+def _of_boxes(machine: TopologySpec, chips: int) -> Iterator[Factorisation]:
+    """All chips along one axis; along two those of a box, or boxes and the chips of each, either first."""
+    yield Factorisation(str(chips), {"chips": (str(chips),) if chips > 1 else ()})
+    found = boxes(topology.build(machine))
+    box = len(found[0])
+    if chips <= box:
+        for across in (2**power for power in range(1, chips.bit_length())):
+            if chips % across == 0 and across < chips:
+                inside = chips // across
+                parts = {"outer": (f"{across} across",), "inner": (f"{inside}",)}
+                yield Factorisation(f"{across}x{inside}", parts, {"outer": across, "inner": inside})
+    elif chips % box == 0 and all(len(each) == box for each in found):
+        count = chips // box
+        parts = {"box": (f"{count} across",), "gpu": (f"{box}",)}
+        yield Factorisation(f"{count} boxes x {box}", parts, {"box": count, "gpu": box})
+        if count == len(found):
+            yield Factorisation(f"{box} x {count} boxes", dict(reversed(parts.items())), {"gpu": box, "box": BOXES})
