@@ -90,7 +90,11 @@ def test_the_closed_form_of_a_box_counts_the_same_pairs(workload, cache, causal,
     scenario = load.scenario("llama3_70b_tp8_standard", [*ENDS, *own, *plain, "layout.head=replicated"])
     one = scenario.phases[0]
     form = per_operation(one, Communication(one))
-    attention = sum(form.terms[name] for name in form.terms if name in ("attention", "attention scores", "attention values", "attention softmax"))
+    attention = sum(
+        form.terms[name]
+        for name in form.terms
+        if name in ("attention", "attention scores", "attention values", "attention softmax")
+    )
     program = lowered_pass(one)[1].program
     names = [name.startswith("attention") for name in program.op_names]
     busy = program.busy_ps[(program.kind == Kind.COMPUTE) & np.array(names)[program.op] & (program.chip == 0)].sum()
