@@ -1,4 +1,4 @@
-"""What formulas say of messages between the chips of a scenario's mesh: see `sim.closed_form.tally.Communication`."""
+"""What formulas say of messages between the chips of a scenario's mesh: see `sim.closed_form.book.Communication`."""
 
 from __future__ import annotations
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from sim import load
-from sim.closed_form.per_axis import per_axis
 from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.closed_form.tensor_parallel import per_operation
+from sim.closed_form.tally import per_operation
+from sim.communication import Communication
 from sim.lower import lower
 from sim.passes import lowered_pass
 from sim.placement import machine
 from sim.program import Kind
-from sim.run import step_s, wires
+from sim.run import step_s
 
 FUSED, UNFUSED = "stack.attention=fused", "stack.attention=unfused"
 PREFILL = "workload={phase: prefill, batch: 8, prompt: 96, weights: bf16, activations: bf16}"
@@ -69,7 +69,7 @@ def test_of_positions_split_over_chips_the_chip_with_the_last_ones_is_waited_for
 def test_the_closed_form_of_a_torus_counts_the_same_pairs(layout, attention, workload, kernel):
     own = (workload, kernel, f"layout.ffn={layout}", f"layout.attention={attention}", "workload.batch=64")
     scenario = load.scenario("palm540b_decode_ws2d", [*ENDS, *own])
-    form = per_axis(scenario)
+    form = per_operation(scenario, Communication(scenario))
     assert form.exact
     assert step_s(scenario) == pytest.approx(form.step_s, rel=1e-6)
 
@@ -88,10 +88,13 @@ def test_the_closed_form_of_a_box_counts_the_same_pairs(workload, cache, causal,
         "layout.residual=no_communication",
     )
     scenario = load.scenario("llama3_70b_tp8_standard", [*ENDS, *own, *plain, "layout.head=replicated"])
-    wire = wires(scenario)
     one = scenario.phases[0]
-    form = per_operation(one, wire)
-    attention = sum(form.terms[name] for name in form.terms if name in ("attention", "scores", "values", "softmax"))
+    form = per_operation(one, Communication(one))
+    attention = sum(
+        form.terms[name]
+        for name in form.terms
+        if name in ("attention", "attention scores", "attention values", "attention softmax")
+    )
     program = lowered_pass(one)[1].program
     names = [name.startswith("attention") for name in program.op_names]
     busy = program.busy_ps[(program.kind == Kind.COMPUTE) & np.array(names)[program.op] & (program.chip == 0)].sum()

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from sim import load
-from sim.closed_form import ledger, tally
+from sim.closed_form import book, ledger, tally
 from sim.communication import Communication
 from sim.run import predict, run, step_s
 
@@ -116,7 +116,7 @@ def test_both_stand_beside_the_simulation():
     assert "leaves out stack.stream_wait" in form.inexact
 
 
-@pytest.mark.parametrize("module", [ledger, tally])
+@pytest.mark.parametrize("module", [book, ledger, tally])
 def test_it_shares_nothing_with_the_simulation(module: ModuleType):
     source = Path(module.__file__ or "").read_text(encoding="utf-8")
     modules = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.module}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sim import cli, load
-from sim.closed_form import pope
+from sim.closed_form import pope, tally
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tally import per_operation
 from sim.communication import Communication
@@ -20,8 +20,9 @@ from sim.errors import InputError
 from sim.explain import explain
 from sim.explain.changes import IDEAL, changed
 from sim.plots import waterfall
-from sim.report.explanation import FORMULA, Explanation
+from sim.report.explanation import FORMULA, HALVES, Explanation
 from sim.run import run, step_s
+from sim.uses import PRESETS
 
 SHIPPED = ("palm540b_decode_ws2d", "palm540b_decode_ws2d_b512", "palm540b_prefill_ws2d_b1")
 SMALL = ("engine.layers=3",)
@@ -47,13 +48,13 @@ def seconds(explanation: Explanation) -> dict[str, float]:
 # --- it adds up ------------------------------------------------------------------------------------------------------
 
 
-def telescopes(explanation: Explanation, paper_s: float, step: float) -> None:
+def telescopes(explanation: Explanation, paper_s: float, step: float, formula: str = FORMULA) -> None:
     """Each bar starts where the one before ended, the first at nothing, the last ends at the simulated step."""
     ends = [0.0, *(bar.running_s for bar in explanation.bars)]
     assert [bar.seconds for bar in explanation.bars] == [b - a for a, b in itertools.pairwise(ends)]
     assert explanation.step_s == step
     assert explanation.paper_s == pytest.approx(paper_s, rel=1e-12)
-    effects = sum(bar.seconds for bar in explanation.bars if bar.group != FORMULA)
+    effects = sum(bar.seconds for bar in explanation.bars if bar.group != formula)
     assert effects == pytest.approx(step - paper_s, rel=1e-9, abs=1e-12)
 
 
@@ -285,6 +286,18 @@ def test_tensor_parallelism_goes_from_the_usual_formula_over_operations_to_the_s
     assert found.step_s == step_s(chosen)
     assert found.exact
     assert found.is_rounding(seconds(found)["Collectives step by step"])
+
+
+@pytest.mark.parametrize("name", ["palm540b_decode_ws2d", "llama3_8b_tp8_ladder"])
+@pytest.mark.parametrize("ffn", [preset for preset in PRESETS if preset not in PAPER_LAYOUTS])
+def test_every_other_preset_adds_up_on_tori_and_switches(ffn: str, name: str):
+    """From the usual formula over the closed form per operation; exact, the simulation of it is the same."""
+    settings = ("engine.layers=2", "layout.residual=standard", "workload.batch=64", f"layout.ffn={ffn}")
+    layout = () if name.startswith("palm") else ("layout.communication=compute_stream", *EXACT[1:])
+    found = one(name, *settings, *layout, "layout.block=serial")
+    scenario = load.scenario(name, (*settings, *layout, "layout.block=serial"))
+    telescopes(found, tally.usual(scenario, Communication(scenario)).step_s, step_s(scenario), HALVES.group)
+    assert found.is_rounding(seconds(found)["Collectives step by step"]) or not found.exact
 
 
 def test_joins_of_the_standard_residual_are_two_a_layer():

@@ -86,7 +86,7 @@ def simulated(scenario: Scenario) -> Volumes:
 def counted(scenario: Scenario) -> Volumes:
     to = Communication(scenario)
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for (collective, axes), size in ledger(scenario, to.at, to.lengths, to.closes).volumes.items():
+    for (collective, axes), size in ledger(scenario, to).volumes.items():
         found[collective, tuple(axis for axis in axes if to.lengths[axis] > 1)] += size
     return dict(found)
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sim import load, topology
-from sim.closed_form.per_axis import per_axis
+from sim.closed_form.tally import per_operation
+from sim.communication import Communication
 from sim.engine import simulate
 from sim.lower import lower
 from sim.program import Kind
@@ -44,7 +45,7 @@ def test_without_overlap_the_step_is_the_per_axis_closed_form(name, block, setti
     changes = [*settings, "layout.overlap=none", "engine.layers=3", f"layout.block={block}"]
     scenario = load.scenario(name, changes)
     _, trace = simulated(scenario)
-    form = per_axis(scenario)
+    form = per_operation(scenario, Communication(scenario))
     assert form.exact
     assert abs(trace.makespan_ps - form.step_s * 1e12) <= rounding_ps(trace.program)
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from sim import load
-from sim.closed_form.ledger import computed_d_model
+from sim.closed_form.book import computed_d_model
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tally import per_operation
 from sim.communication import Communication

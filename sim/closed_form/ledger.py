@@ -1,6 +1,6 @@
 """What one forward pass does, counted from what the mesh axes do (`sim.uses`): operations of a chip, and collectives.
 
-Nothing here knows how a layer is lowered. The bytes follow from five rules, of groups of chips named as in the table:
+Nothing here knows how a layer is lowered. The bytes follow from five rules, of groups of chips named as in `book`:
 
     gather of the stream      before a half, over r (d_model) or s (tokens)
     sum over d_model          of all that a half multiplies first, over e; before its last matmul the same is gathered
@@ -8,303 +8,52 @@ Nothing here knows how a layer is lowered. The bytes follow from five rules, of 
     gather of weights         of every matmul, over g
     attention over the batch  all-to-alls of queries, of own heads' keys and values, and of the output, over h and e
 
-| symbol | meaning | | symbol | meaning |
-|---|---|---|---|---|
-| B, L | sequences of a replica, positions in this pass | | e | chips that split d_model of weights in use |
-| C | cached positions that attention reads | | h, f | chips that split heads, d_ff |
-| E, F, Q, V | d_model computed, d_ff, d_head, vocabulary | | g | chips over which weights are gathered |
-| H, K | heads computed, key-value heads | | r, s | those that split d_model, tokens of the stream |
-| a, w, c | bytes of an activation, a weight, a cached value | | m | matrices into the FFN, 2 for SwiGLU |
-
 Few key-value heads are split over the outermost axes of h that divide them, and never gathered; own heads (K = H) go
 the way of the queries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import ceil, lcm, prod
+from dataclasses import replace
+from math import prod
 
+from sim.closed_form.book import (
+    LATER,
+    Book,
+    Communication,
+    Factor,
+    Factors,
+    Half,
+    Launch,
+    Ledger,
+    Op,
+    Volume,
+    padded,
+    widths_of,
+)
 from sim.closed_form.heads import key_value_heads_read
-from sim.errors import InputError
-from sim.specs import DTYPE_BYTES, Scenario
-from sim.uses import Axes, Uses
+from sim.specs import Scenario
+from sim.uses import Axes
 
 _SQUARE, _SCORE, _PAIR = 4, 4, 8
 """Bytes of a 32-bit mean of squares, of a 32-bit score or logit, and of a logit with its token."""
-_MICRO_BATCHES = 2
-"""Parts of a batch, for each of which weights are gathered."""
 _TOP_K = ("softmax", "top k", "masked softmax", "draw")
 """Kernels of a draw, each of which goes twice through all logits."""
+_WAITING = {"parallel": 1, "ladder": 2, "standard": 1, "unsummed": 1, "mlp_summed": 0}
+"""Outputs that a layer leaves to be added to the stream, by its kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One launch on one chip."""
-
-    name: str
-    flops: float
-    moved: float
-    """Bytes of activations through memory."""
-    read: float = 0.0
-    """Bytes of weights or cache, read once."""
-    copies: float = 0.0
-    """Bytes of copied keys and values, read from L2."""
-    tiled: bool = False
-    """A matmul of several rows."""
-    vector: bool = False
-    """Products of 32-bit floats on the vector units."""
-    converts: bool = False
-    """A matmul whose weights are smaller numbers than its activations."""
-    collective: bool = False
-    """A matmul whose input is gathered, or whose output is scattered, over an axis."""
-    apart: bool = True
-    """Whether the usual model leaves it out: a norm, an activation, an add."""
+def ledger(scenario: Scenario, to: Communication) -> Ledger:
+    """The entries of one forward pass. Raises InputError: chips that do not divide what they share."""
+    return _Pass(scenario, to).ledger()
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """One collective in every group of chips along some axes."""
-
-    name: str
-    collective: str
-    axes: Axes
-    bytes: float
-    """Of the whole gathered, summed or scattered array, and of the local buffer of an all-to-all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """A matmul in pieces, and a collective that passes shards from chip to chip meanwhile (Pope et al. section 3.5)."""
-
-    moves: str
-    """`in`: each piece waits for its shard; `out`: each sends its sum on; `weights`: each passes its weights on."""
-    pieces: tuple[tuple[Op, ...], ...]
-    """Launches of each."""
-    volume: Volume
-
-
-Entry = Op | Volume | Loop
-
-
-def volume_of(entry: Entry) -> Volume | None:
-    """The collective of an entry, looped or not."""
-    return entry.volume if isinstance(entry, Loop) else entry if isinstance(entry, Volume) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Half:
-    """What is between two sums over the chips, one after the other."""
-
-    entries: tuple[Entry, ...]
-    hidden: bool = False
-    """Whether the next half need not wait for the last entry, the sum of this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """One forward pass."""
-
-    halves: tuple[Half, ...]
-    in_turn: bool
-    """Whether everything needs what is before it, but for hidden sums: else collectives on a stream of their own may
-    run beside other operations than the ledger says."""
-
-    @property
-    def volumes(self) -> dict[tuple[str, Axes], float]:
-        """Bytes of all collectives over the same axes, of those between more than one chip."""
-        found: dict[tuple[str, Axes], float] = {}
-        for entry in (entry for half in self.halves for entry in half.entries):
-            if volume := volume_of(entry):
-                key = volume.collective, tuple(sorted(volume.axes))
-                found[key] = found.get(key, 0.0) + volume.bytes
-        return found
-
-
-def ledger(scenario: Scenario, at: Uses, lengths: Mapping[str, int], closes: Callable[[str], bool]) -> Ledger:
-    """The entries of one forward pass.
-
-    Args:
-        lengths: of the mesh axes.
-        closes: whether shards can go around an axis.
-
-    Raises:
-        InputError: chips that do not divide what they share.
-    """
-    return _Pass(scenario, at, lengths, closes).ledger()
-
-
-Launch = tuple[float, Sequence[float], Sequence[float], tuple[bool, bool]]
-"""Rows, inputs and outputs of one launch of a piece, and whether that of the first and of the later pieces adds to what
-is there."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Factor:
-    """A matrix beside others in one matmul: its dimension that is split over heads or d_ff."""
-
-    name: str
-    width: float
-    """Of one chip."""
-    gathered: Axes = ()
-    """Axes that split this dimension as stored only."""
-    by_rows: bool = False
-    """Whether its sums over e are scattered in tokens, not in this dimension."""
-
-
-class _Pass:
-    """The symbols above, of one chip or of the machine, and a pass as it is written down, entry by entry."""
-
-    def __init__(self, scenario: Scenario, at: Uses, lengths: Mapping[str, int], closes: Callable[[str], bool]) -> None:
-        self.scenario, self.at, self.lengths, self.closes = scenario, at, lengths, closes
-        self.halves: list[Half] = []
-        self.entries: list[Entry] = []
-        """Of the half that is being written."""
-        model, work, layout = scenario.model, scenario.workload, scenario.layout
-        self.a, self.w, self.c = (DTYPE_BYTES[each] for each in (work.activations, work.weights, work.kv_cache))
-        self.e, self.h, self.f = (self.ways(axes) for axes in (at.d_model, at.heads, at.d_ff))
-        self.B, self.L = work.batch / self.ways(at.batch + at.gather), work.tokens_per_step
-        self.E, self.Q = computed_d_model(scenario, at, lengths), model.d_head
-        # Heads are padded until the chips that store their weights divide them; where nothing else can be split over e,
-        # until these chips do as well.
-        self.H = _padded(model.computed_heads, self.ways(at.stored_heads or at.heads))
-        if self.H // self.h % self.e and work.batch % self.e and self.L % self.e:
-            self.H = _padded(self.H, self.h * self.e)
-        self.own_heads = model.kv_heads == model.heads  # every query head has keys and values of its own
-        self.K = self.H if self.own_heads else model.kv_heads
-        kept = 0
-        while kept < len(at.heads) and self.K % self.ways(at.heads[: kept + 1]) == 0:
-            kept += 1
-        self.kept = at.heads[:kept]  # they split few key-value heads
-        # Tokens of the stream are split by sequences where not by positions: attention needs all of these.
-        self.by_sequence = self.L == 1 or not set(at.tokens) <= set(at.heads)
-        held = self.B / (self.ways(at.tokens) if self.by_sequence else 1)
-        # Where the query's sum over e goes: heads if there are enough for all chips, else sequences or positions.
-        places = {"H": self.H / self.h, "B": held, "L": self.L}
-        self.into = next((place for place, size in places.items() if size % self.e == 0), "H")
-        # Whether all that reads the normalised stream is one matmul: nothing is between them.
-        self.fused = at.plain and layout.attention == "heads"
-        self.head = at.weights if layout.head == "sharded" else ()  # axes that split the vocabulary
-        self.stream = _Factor("E", self.E / self.e, self._gathered_over(at.stored_d_model, at.d_model))
-        heads = self._gathered_over(at.stored_heads, at.heads)
-        self.query = _Factor("o", self.H * self.Q / self.h, heads, self.into != "H")
-        self.hidden = _Factor("wo", model.d_ff / self.f, self._gathered_over(at.stored_d_ff, at.d_ff))
-        self.wide = [self.hidden] * (2 if model.ffn == "swiglu" else 1)
-        sequences, positions = (at.tokens, ()) if self.by_sequence else ((), at.tokens)
-        self.split = (at.batch + at.gather + sequences, positions, at.d_model + at.stream)  # B, L, E of the stream
-        _check("workload.batch", work.batch, self.ways(self.split[0]))
-        _check("tokens per sequence", self.L, self.ways(positions))
-        _check("model.d_ff", model.d_ff, self.f * self.e, self.ways(at.stored_d_ff))
-
-    def ways(self, axes: Axes) -> int:
-        """Chips of a group."""
-        return prod(self.lengths[axis] for axis in axes)
-
-    def _gathered_over(self, stored: Axes, used: Axes) -> Axes:
-        return stored[len(used) :][::-1] if self.at.gather else ()
-
-    def within(self, axes: Axes, half: Axes) -> Axes:
-        """Those of `axes` over which a half is summed."""
-        return tuple(axis for axis in axes if axis in half)
-
-    def rows(self, half: Axes = ()) -> float:
-        """Tokens of a chip in a half that is split over these axes."""
-        return self.B * self.L / self.ways(self.at.tokens) * self.ways(self.within(self.at.tokens, half))
-
-    # --- entries -----------------------------------------------------------------------------------------------------
-
-    def spilled(self, size: float) -> float:
-        """Bytes of an activation that memory on the chip does not hold; all, where it holds none."""
-        memory = self.scenario.topology.chip.on_chip_memory
-        return max(0.0, size - memory.value) if memory else size
-
-    def elementwise(self, name: str, *sizes: float) -> None:
-        """A kernel that reads or writes each of these bytes, unless the compiler fuses it and memory on the chip holds
-        them."""
-        moved = sum(map(self.spilled, sizes))
-        if self.scenario.stack.elementwise == "kernel" or (self.scenario.topology.chip.on_chip_memory and moved):
-            self.entries.append(Op(name, 0.0, moved))
-
-    def volume(self, name: str, collective: str, axes: Axes, size: float) -> None:
-        """A collective; none of one chip."""
-        if self.ways(axes) > 1:
-            self.entries.append(Volume(name, collective, axes, size))
-
-    def looped(self, axes: Axes) -> bool:
-        """Whether matmuls are looped with collectives over these axes, around each of them."""
-        longer = [axis for axis in axes if self.lengths[axis] > 1]
-        return self.scenario.overlap == "collective_matmul" and bool(longer) and all(map(self.closes, longer))
-
-    def matmul(
-        self,
-        name: str,
-        rows: float,
-        inputs: Sequence[float],
-        outputs: Sequence[float],
-        adds: bool = False,
-        collective: bool = False,
-    ) -> Op:
-        """[rows, each of inputs] x [inputs, each of outputs]; `adds`: to what is there."""
-        crossed = [*inputs, *outputs, *(outputs if adds else ())]
-        moved = sum(self.spilled(rows * width * self.a) for width in crossed)
-        flops, read = 2 * rows * sum(inputs) * sum(outputs), sum(inputs) * sum(outputs) * self.w
-        converts = self.w < self.a
-        return Op(name, flops, moved, read, 0.0, rows > 1, False, converts, collective, apart=False)
-
-    def loops(self, moves: str, volume: Volume, *launches: Launch, stays: bool = False) -> bool:
-        """Writes a matmul in pieces of these launches, if it is looped with the collective.
-
-        Args:
-            stays: the weights are never gathered; else only such are that are not gathered in this layout.
-        """
-        if len(volume.axes) != 1 or not self.looped(volume.axes) or (self.at.gather and not stays):
-            return False
-        pieces = [
-            tuple(
-                self.matmul(volume.name, rows, x, y, adds=adds[min(i, 1)], collective=True)
-                for rows, x, y, adds in launches
-                if x and y
-            )
-            for i in range(self.ways(volume.axes))
-        ]
-        self.entries.append(Loop(moves, tuple(pieces), volume))
-        return True
-
-    def product(
-        self,
-        name: str,
-        rows: float,
-        inputs: Sequence[_Factor],
-        outputs: Sequence[_Factor],
-        activations: Axes = (),
-    ) -> None:
-        """A matmul after its weights are gathered, or looped with that, over the axes of what is summed first.
-
-        Args:
-            activations: axes over which the input is gathered or the output scattered.
-        """
-        x, y = [each.width for each in inputs], [each.width for each in outputs]
-        pairs = [(own, out) for own in inputs for out in outputs if own.gathered or out.gathered]
-        summed, kept = (pairs[0][0].gathered, pairs[0][1].gathered) if pairs else ((), ())
-        if self.ways(summed + kept) == 1:
-            self.entries.append(self.matmul(name, rows, x, y, collective=self.ways(activations) > 1))
-            return
-        size = sum(own.width * out.width for own, out in pairs) * self.w
-        volume = Volume(f"{name} weights", "all_gather", summed + kept, size)
-        if not self.looped(summed + kept):
-            parts = _MICRO_BATCHES if self.scenario.overlap == "micro_batches" else 1
-            self.entries += [*[volume] * parts, self.matmul(name, rows, x, y)]
-            return
-        inner, outer = self.ways(summed), self.ways(kept)
-        part = [width / inner for width in x], [width / outer for width in y]
-        first, later = (self.matmul(name, rows, *part, adds) for adds in (False, True))
-        pieces = [(later if i % inner else first,) for i in range(inner * outer)]
-        self.entries.append(Loop("weights", tuple(pieces), volume))
+class _Pass(Book):
+    """A pass as it is written down, half by half."""
 
     # --- around matmuls ----------------------------------------------------------------------------------------------
 
-    def read(self, name: str, half: Axes, *factors: _Factor) -> None:
+    def read(self, name: str, half: Axes, *factors: Factor) -> None:
         """The stream's tokens gathered, times matrices: their sums over e scattered."""
         at, rows = self.at, self.rows(half)
         tokens = self.within(at.tokens, half)
@@ -312,35 +61,31 @@ class _Pass:
             self.volume(name, "all_gather", tokens, rows * self.E / self.e * self.a)
             self.scattered(name, rows, *factors)
             return
-        axes, widths = at.stream if at.gathers_in_matmul else tokens, [each.width for each in factors]
+        axes, widths = at.stream if at.gathers_in_matmul else tokens, widths_of(factors)
         volume, K = Volume(name, "all_gather", axes, rows * self.E * self.a), self.ways(axes)
-        by_sums: Launch = (rows, [self.E / K], widths, (False, True))
+        by_sums: Launch = (rows, [self.E / K], widths, LATER)
         by_rows: Launch = (rows / K, [self.E], widths, (False, False))
-        if not self.loops("in", volume, by_sums if at.gathers_in_matmul else by_rows):
-            self.volume(name, "all_gather", axes, volume.bytes)
-            self.product(name, rows, [self.stream], factors, axes)
+        launch = by_sums if at.gathers_in_matmul else by_rows
+        self.around("in", volume, [launch], (name, rows, [self.stream], factors, axes))
 
-    def scattered(self, name: str, rows: float, *factors: _Factor, stays: bool = False) -> None:
+    def scattered(self, name: str, rows: float, *factors: Factor, stays: bool = False) -> None:
         """Matrices times the stream: sums over e, scattered. `stays`: their weights are never gathered."""
-        volume = Volume(name, "reduce_scatter", self.at.d_model, rows * sum(each.width for each in factors) * self.a)
-        parts, whole = self._by_columns(factors), [each.width for each in factors if each.by_rows]
-        launches = (
-            (rows, [self.E / self.e], parts, (False, True)),
-            (rows / self.e, [self.E / self.e], whole, (False, True)),
-        )
-        if self.loops("out", volume, *launches, stays=stays):
-            return
+        volume, E = self.over_e(name, "reduce_scatter", rows, factors), [self.E / self.e]
+        parts, whole = self.cut(factors)
+        launches: list[Launch] = [(rows, E, parts, LATER), (rows / self.e, E, whole, LATER)]
         stream = replace(self.stream, gathered=()) if stays else self.stream
-        self.product(name, rows, [stream], factors, volume.axes)
-        self.volume(name, volume.collective, volume.axes, volume.bytes)
+        self.around("out", volume, launches, (name, rows, [stream], factors, volume.axes), stays)
 
-    def _by_columns(self, factors: Sequence[_Factor]) -> list[float]:
-        """Widths that are split over e as well."""
-        return [each.width / self.e for each in factors if not each.by_rows]
+    def over_e(self, name: str, collective: str, rows: float, factors: Factors) -> Volume:
+        return Volume(name, collective, self.at.d_model, rows * sum(widths_of(factors)) * self.a)
 
-    def written(self, name: str, half: Axes, *factors: _Factor) -> None:
+    def cut(self, factors: Factors) -> tuple[list[float], list[float]]:
+        """Widths of those that are split over e as well, and of those whose rows are."""
+        return widths_of([x for x in factors if not x.by_rows], self.e), widths_of([x for x in factors if x.by_rows])
+
+    def written(self, name: str, half: Axes, *factors: Factor) -> None:
         """Matrices into the stream, added up: what they contract is gathered over e, the sum scattered or whole."""
-        rows = self.rows(half)
+        rows, name = self.rows(half), "residual" if self.at.stream else name
         if self.fused and len(factors) > 1:
             for i, each in enumerate(factors):
                 self.entries.append(self.matmul(each.name, rows, [each.width], [self.E], adds=i > 0))
@@ -348,47 +93,39 @@ class _Pass:
             return
         op, axes = "_".join(sorted(each.name for each in factors)), self.scatters(half)
         if self.at.d_model or len(axes) != 1:
-            self._gathered(op, rows, factors)
+            volume, E, (parts, whole) = (
+                self.over_e(op, "all_gather", rows, factors),
+                [self.E / self.e],
+                self.cut(factors),
+            )
+            launches: list[Launch] = [(rows, parts, E, LATER), (rows / self.e, whole, E, (bool(parts), bool(parts)))]
+            self.around("in", volume, launches, (op, rows, factors, [self.stream], volume.axes))
             self.total(name, half)
             return
-        ((over, _),) = axes
-        widths, K, one = [each.width for each in factors], self.ways(over), len(over) == 1
-        volume = Volume(op if one else self.total_name(name), "reduce_scatter", over, rows * self.E * self.a)
-        by_columns: Launch = (rows, widths, [self.E / K], (False, True))
-        by_rows: Launch = (rows / K, widths, [self.E], (False, True))
-        if not self.loops("out", volume, by_columns if over == self.at.stream else by_rows):
-            self.product(op, rows, factors, [self.stream], over if one else ())
-            self.volume(volume.name, volume.collective, over, volume.bytes)
-        self.volume(self.total_name(name), "all_reduce", self.same(half), volume.bytes / K)
+        (over,) = axes
+        K, one = self.ways(over), len(over) == 1
+        volume = Volume(op if one else name, "reduce_scatter", over, rows * self.E * self.a)
+        by_columns: Launch = (rows, widths_of(factors), [self.E / K], LATER)
+        by_rows: Launch = (rows / K, widths_of(factors), [self.E], LATER)
+        launch = by_columns if over == self.at.stream else by_rows
+        self.around("out", volume, [launch], (op, rows, factors, [self.stream], over if one else ()))
+        self.volume(name, "all_reduce", self.same(half), volume.bytes / K)
 
-    def _gathered(self, op: str, rows: float, factors: Sequence[_Factor]) -> None:
-        """What the last matmul contracts, gathered over e, and the matmul."""
-        volume = Volume(op, "all_gather", self.at.d_model, rows * sum(each.width for each in factors) * self.a)
-        parts, whole = self._by_columns(factors), [each.width for each in factors if each.by_rows]
-        out, also = [self.E / self.e], bool(parts)
-        if not self.loops("in", volume, (rows, parts, out, (False, True)), (rows / self.e, whole, out, (also, also))):
-            self.volume(op, "all_gather", self.at.d_model, volume.bytes)
-            self.product(op, rows, factors, [self.stream], self.at.d_model)
-
-    def scatters(self, half: Axes) -> list[tuple[Axes, str]]:
-        """Axes over which the sum of a half is scattered, and what."""
-        over = ((self.within(self.at.stream, half), "E"), (self.within(self.at.tokens, half), "tokens"))
-        return [each for each in over if each[0]]
+    def scatters(self, half: Axes) -> list[Axes]:
+        """Axes over which the sum of a half is scattered: in d_model, in tokens."""
+        return [over for axes in (self.at.stream, self.at.tokens) if (over := self.within(axes, half))]
 
     def same(self, half: Axes) -> Axes:
         """Axes along which every chip has the sum of a half whole."""
         return tuple(axis for axis in half if axis not in self.at.stream + self.at.tokens)
 
-    def total_name(self, name: str) -> str:
-        return "residual" if self.at.stream else name
-
     def total(self, name: str, half: Axes) -> None:
         """The sum of a half over its chips."""
         size = self.rows(half) * self.E / self.e * self.a
-        for axes, _ in self.scatters(half):
-            self.volume(self.total_name(name), "reduce_scatter", axes, size)
+        for axes in self.scatters(half):
+            self.volume(name, "reduce_scatter", axes, size)
             size /= self.ways(axes)
-        self.volume(self.total_name(name), "all_reduce", self.same(half), size)
+        self.volume(name, "all_reduce", self.same(half), size)
 
     # --- halves ------------------------------------------------------------------------------------------------------
 
@@ -397,21 +134,21 @@ class _Pass:
         """Key-value heads of a chip's weights."""
         return self.K / (self.h if self.own_heads else self.ways(self.kept))
 
-    def attention(self) -> _Factor:
+    def attention(self) -> Factor:
         """Queries, keys and values of the normalised stream, and what attention makes of them."""
         if self.fused:
-            self.read("qkv", self.at.heads, self.query, *[_Factor("kv", self.key_values * self.Q)] * 2)
+            self.read("qkv", self.at.heads, self.query, *[Factor("kv", self.key_values * self.Q)] * 2)
             self.attend(self.rows(self.at.heads) / self.L, self.H / self.h, self.key_values)
             return self.query
         self.read("q", self.at.heads, self.query)
         self.attend_by_choice()
         return self.query
 
-    def ffn(self) -> _Factor:
+    def ffn(self) -> Factor:
         self.read("wi", self.at.d_ff, *self.wide)
         return self.activated()
 
-    def activated(self) -> _Factor:
+    def activated(self) -> Factor:
         """SwiGLU or GELU, on what the scatter over e left."""
         size = self.rows(self.at.d_ff) * self.hidden.width / self.e * self.a
         self.elementwise("activation", *[size] * (len(self.wide) + 1))
@@ -425,7 +162,7 @@ class _Pass:
             self.written("mlp", at.d_ff, self.ffn())
             self.add("both")
         elif self.fused:
-            self.read("qkv_wi", at.d_ff, self.query, *[_Factor("kv", self.key_values * self.Q)] * 2, *wide)
+            self.read("qkv_wi", at.d_ff, self.query, *[Factor("kv", self.key_values * self.Q)] * 2, *wide)
             self.attend(self.rows(at.heads) / self.L, self.H / self.h, self.key_values)
             self.written("both", at.d_ff, self.query, self.activated())
         else:
@@ -448,7 +185,7 @@ class _Pass:
     def values_of_own_heads(self, sequences: float) -> None:
         """Keys and values go the query's way; whole in positions where the query has only some."""
         rows, size = sequences * self.L, 2 * self.H * self.Q / self.h
-        own = _Factor("kv", size / 2, self.query.gathered, self.into == "B")
+        own = Factor("kv", size / 2, self.query.gathered, self.into == "B")
         if self.into == "L":
             self.product("kv", rows, [self.stream], [own] * 2)
             self.volume("kv", "all_reduce", self.at.d_model, rows * size * self.a)
@@ -457,7 +194,7 @@ class _Pass:
 
     def few_values(self, rows: float, width: float, collective: str) -> None:
         """Keys and values of fewer heads than the query's, of some rows, summed over e as they are needed."""
-        own = _Factor("kv", width / 2, by_rows=True)
+        own = Factor("kv", width / 2, by_rows=True)
         if collective == "scattered":
             self.scattered("kv", rows, own, own, stays=True)
             return
@@ -610,7 +347,7 @@ class _Pass:
         rows *= self.ways(tokens)
         self.volume("final_norm", "all_gather", tokens, rows * self.E * self.a)
         replica = self.scenario.workload.batch / self.ways(at.batch)
-        columns = _padded(self.scenario.model.vocabulary, prod(self.lengths.values())) // self.ways(self.head)
+        columns = padded(self.scenario.model.vocabulary, prod(self.lengths.values())) // self.ways(self.head)
         self.entries.append(self.matmul("logits", replica * (self.L if every else 1), [self.E], [columns]))
         for kernel in _TOP_K if self.scenario.workload.sampling == "top_k" else ():
             self.entries.append(Op(f"token {kernel}", 0.0, 2 * replica * columns * _SCORE))
@@ -633,7 +370,7 @@ class _Pass:
         kinds = _kinds(scenario)
         waiting, layers = 0, dict[tuple[str, int, bool, bool], list[Half]]()
         for i, kind in enumerate(kinds):
-            after, before = kinds[i + 1 : i + 2] == ["ladder"], i > 0 and kinds[i - 1] == "ladder"
+            after, before = kinds[i + 1 : i + 2] == ["ladder"], kinds[max(i - 1, 0) : i + 1] == ["ladder"] * 2
             key = kind, waiting, after, before
             if key in layers:
                 self.halves += layers[key]
@@ -654,46 +391,35 @@ class _Pass:
         Args:
             waiting: outputs of the layer before.
         """
-        at = self.at
+        at, ladder, keeps = self.at, kind == "ladder", kind in ("unsummed", "mlp_summed")
+        if ladder_before:
+            self.add("residual attention")
+        self.norm("norm", 0 if ladder else waiting)
         if kind == "parallel":
-            self.norm("norm", waiting)
             self.both()
             self.close()
-        elif kind == "ladder":
-            if ladder_before:
-                self.add("residual attention")
-            self.norm("norm")
-            self.written("attention", at.heads, self.attention())
-            self.close(hidden=at.whole)
-            if waiting:
-                self.add("residual mlp")
-            self.norm("ffn_norm")
-            self.written("mlp", at.d_ff, self.ffn())
-            self.close(hidden=at.whole and ladder_after)
-        elif kind == "standard":
-            self.norm("norm", waiting)
-            self.written("attention", at.heads, self.attention())
-            self.close()
-            self.norm("ffn_norm", 1)
-            self.written("mlp", at.d_ff, self.ffn())
-            self.close(hidden=at.whole and ladder_after)
+            return
+        out = self.attention()
+        if keeps:
+            self.own(out)
         else:
-            self.norm("norm", waiting)
-            self.own(self.attention(), "attention")
-            self.close()
-            self.norm("ffn_norm", 1)
-            self.own(self.ffn(), "mlp", summed=kind == "mlp_summed")
-            self.close()
+            self.written("attention", at.heads, out)
+        self.close(hidden=ladder and at.whole)
+        if ladder and waiting:
+            self.add("residual mlp")
+        self.norm("ffn_norm", 0 if ladder else 1)
+        out = self.ffn()
+        if keeps:
+            self.own(out, "mlp" if kind == "mlp_summed" else "")
+        else:
+            self.written("mlp", at.d_ff, out)
+        self.close(hidden=ladder_after and at.whole)
 
-    def own(self, factor: _Factor, name: str, summed: bool = False) -> None:
-        """A half whose sum each chip keeps its own part of; summed, with its share of the stream."""
-        self.entries.append(self.matmul(factor.name, self.rows(), [factor.width], [self.E], adds=summed))
-        if summed:
+    def own(self, factor: Factor, name: str = "") -> None:
+        """A half of which each chip keeps its own part; with a name, the sum of it and of the stream is made."""
+        self.entries.append(self.matmul(factor.name, self.rows(), [factor.width], [self.E], adds=bool(name)))
+        if name:
             self.total(name, self.at.d_ff)
-
-
-_WAITING = {"parallel": 1, "ladder": 2, "standard": 1, "unsummed": 1, "mlp_summed": 0}
-"""Outputs that a layer leaves to be added to the stream, by its kind."""
 
 
 def _kinds(scenario: Scenario) -> list[str]:
@@ -708,20 +434,3 @@ def _kinds(scenario: Scenario) -> list[str]:
         kept = [(i + 1) % every == 0 or i + 1 == count for i in range(count)]
         kinds = ["mlp_summed" if keep else "unsummed" for keep in kept]
     return kinds[: scenario.layers]
-
-
-def computed_d_model(scenario: Scenario, at: Uses, lengths: Mapping[str, int]) -> int:
-    """d_model, padded until the chips that split the stream, and those that split the weights as stored, divide it."""
-    stream, stored = (prod(lengths[axis] for axis in axes) for axes in (at.d_model + at.stream, at.stored_d_model))
-    return _padded(scenario.model.d_model, lcm(stream, stored))
-
-
-def _padded(size: int, ways: int) -> int:
-    return ceil(size / ways) * ways
-
-
-def _check(field: str, size: float, *ways: int) -> None:
-    """A dimension that chips share must be a multiple of their number. Raises InputError."""
-    for each in ways:
-        if size % each:
-            raise InputError(f"must be a multiple of the {each} chips that share it", where=field, got=size)

@@ -18,97 +18,59 @@ ANY = None
 Known = Mapping[str, tuple[object, ...] | None]
 """Values that a form knows, by the path of the field such as `topology.axes.*.size`, or ANY."""
 
-TIMELESS: Known = dict.fromkeys(
-    (
-        *("name", "description", "reference", "sweep", "figure"),
-        *("engine.layers", "engine.steps", "engine.fold", "engine.periodic", "engine.kernel"),
-        *("topology.name", "topology.description", "topology.source"),
-        *("topology.chip.name", "topology.chip.hbm_capacity", "topology.link.name", "topology.link.medium"),
-        *(
-            "model.name",
-            "model.source",
-            "model.nominal_parameters",
-            "model.tied",
-            "padding.real_lengths",
-        ),
-    ),
-    ANY,
-)
-"""Fields on which no time of a step depends, beside the number of layers, which all forms read."""
+_READ_BY_NO_TIME = """
+    name description reference sweep figure engine.layers engine.steps engine.fold engine.periodic engine.kernel
+    topology.name topology.description topology.source topology.default_stack topology.chip.name
+    topology.chip.hbm_capacity topology.link.name topology.link.medium stack.name stack.description stack.chip
+    stack.fitted_on model.name model.source model.nominal_parameters model.tied padding.real_lengths
+    """
+TIMELESS: Known = dict.fromkeys(_READ_BY_NO_TIME.split(), ANY)
+"""Fields on which no time of a step depends, beside the number of layers."""
 
-KNOWN: Known = (
-    {**TIMELESS}
-    | dict.fromkeys(
-        (
-            *("topology.chip.peak", "stack.matmul_efficiency", "topology.chip.hbm_bandwidth"),
-            *("stack.hbm_efficiency", "stack.matmul_hbm_efficiency", "stack.roofline_overlap"),
-            *("stack.op_overhead", "stack.collective_overhead", "topology.collectives", "collectives"),
-            *("stack.collective_step", "topology.default_stack", "stack.name", "stack.description", "stack.chip"),
-            "stack.fitted_on",
-            *("model.layers", "model.d_model", "model.d_ff", "model.heads", "model.padded_heads", "model.kv_heads"),
-            *("model.d_head", "model.vocabulary", "workload.batch", "workload.prompt", "workload.context"),
-            *("workload.generate", "workload.static_cache"),
-            *(
-                "topology.link",
-                "topology.axes",
-            ),  # with what follows of the machine, read by the formulas of collectives
-            *("topology.chips", "topology.link_types", "topology.links", "topology.nodes", "topology.nccl"),
-            *("topology.reduces", "stack.nvls"),
-            *("stack.matmul_overhead", "stack.dequantizing_hbm_efficiency", "stack.l2_speed", "stack.step_overhead"),
-            *("topology.chip.vector_peak", "stack.vector_efficiency", "topology.chip.on_chip_memory"),
-            *(
-                "stack.collective_matmul_efficiency",
-                "layout.ffn",
-                "layout.uses",
-                "presets",
-                "layout.hybrid",
-                "layout.mesh.tensor",
-                "mesh",
-            ),
-            "stack.launch",  # where no graph is captured, and graph_capture is not known
-            *("stack.matmul_split", "topology.chip.multiprocessors"),  # of tiles, which are not known
-            "layout.chunks",  # of an overlap that is not known
-            "layout.prefetch",  # of a stream of their own, on which gathers of weights are not exact
-            # Of NCCL's collectives, whose formula is not exact.
-            *("stack.compute_interference", "stack.memory_interference", "stack.channel_rate"),
-        ),
-        ANY,
-    )
-    | {
-        "topology.kind": ("torus", "switch", "graph"),
-        "stack.attention_format": ("activations", "f32"),
-        "stack.pipeline": (
-            "sequential",
-            "non_blocking",
-            "blocking",
-        ),  # where there are stages, which no form of a pass has
-        "stack.overlap": ("none", "collective_matmul"),
-        "stack.loop_form": (None, "one_way", "bidirectional_throughput", "bidirectional_latency"),
-        "stack.collective_axes": ("at_once", "one_by_one"),
-        "layout.graph_capture": (None, True),
-        "layout.attention": ("heads", "batch"),
-        "layout.residual": (
-            *(None, "standard", "parallel", "ladder", "hybrid", "desync2", "desync4"),
-            "no_communication",
-        ),
-        "layout.sequence_parallel": (True, False),
-        "layout.communication": (None, "compute_stream", "own_stream", "two_streams"),
-        "layout.overlap": (None, "none", "collective_matmul"),
-        "layout.head": ("sharded", "replicated"),
-        "layout.logits": ("last", "every", "none"),
-        "layout.kv_heads": ("shared", "expanded"),
-        "stack.elementwise": ("fused", "kernel"),
-        "stack.attention": ("fused", "unfused"),
-        "model.ffn": ("swiglu", "mlp"),
-        "model.block": ("parallel", "serial"),
-        "layout.block": (None, "parallel", "serial"),
-        "workload.phase": ("prefill", "decode"),
-        "workload.weights": ("bf16", "fp16", "int8"),
-        "workload.activations": ("bf16", "fp16", "int8"),
-        "workload.kv_cache": ("bf16", "fp16", "int8"),
-        "workload.sampling": ("greedy", "top_k"),
-    }
-)
+_READ = """
+    topology.chip.peak topology.chip.hbm_bandwidth topology.chip.vector_peak topology.chip.on_chip_memory
+    stack.matmul_efficiency stack.collective_matmul_efficiency stack.vector_efficiency stack.hbm_efficiency
+    stack.matmul_hbm_efficiency stack.dequantizing_hbm_efficiency stack.l2_speed stack.roofline_overlap
+    stack.op_overhead stack.matmul_overhead stack.step_overhead stack.collective_overhead stack.collective_step
+    topology.link topology.axes topology.chips topology.link_types topology.links topology.nodes topology.nccl
+    topology.reduces topology.collectives stack.nvls collectives mesh presets layout.ffn layout.uses
+    layout.mesh.tensor layout.hybrid model.layers model.d_model model.d_ff model.heads model.padded_heads
+    model.kv_heads model.d_head model.vocabulary workload.batch workload.prompt workload.context workload.generate
+    workload.static_cache
+    """
+_OF_WHAT_IS_NOT_KNOWN = """
+    stack.launch stack.matmul_split topology.chip.multiprocessors layout.chunks layout.prefetch
+    stack.compute_interference stack.memory_interference stack.channel_rate
+    """
+"""Read only beside a field or a collective that is not exact: launches from the host, tiles, chunked matmuls, gathers
+on a stream of their own, NCCL."""
+KNOWN: Known = {
+    **TIMELESS,
+    **dict.fromkeys((_READ + _OF_WHAT_IS_NOT_KNOWN).split(), ANY),
+    "topology.kind": ("torus", "switch", "graph"),
+    "stack.elementwise": ("fused", "kernel"),
+    "stack.attention": ("fused", "unfused"),
+    "stack.attention_format": ("activations", "f32"),
+    "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # of stages, which no form of a pass has
+    "stack.overlap": ("none", "collective_matmul"),
+    "stack.loop_form": (None, "one_way", "bidirectional_throughput", "bidirectional_latency"),
+    "stack.collective_axes": ("at_once", "one_by_one"),
+    "layout.graph_capture": (None, True),
+    "layout.attention": ("heads", "batch"),
+    "layout.block": (None, "parallel", "serial"),
+    "layout.residual": (None, *("standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication")),
+    "layout.sequence_parallel": (True, False),
+    "layout.communication": (None, "compute_stream", "own_stream", "two_streams"),
+    "layout.overlap": (None, "none", "collective_matmul"),
+    "layout.head": ("sharded", "replicated"),
+    "layout.logits": ("last", "every", "none"),
+    "layout.kv_heads": ("shared", "expanded"),
+    "model.ffn": ("swiglu", "mlp"),
+    "model.block": ("parallel", "serial"),
+    "workload.phase": ("prefill", "decode"),
+    **dict.fromkeys(("workload.weights", "workload.activations", "workload.kv_cache"), ("bf16", "fp16", "int8")),
+    "workload.sampling": ("greedy", "top_k"),
+}
 """What `sim.closed_form.tally.per_operation` knows."""
 
 

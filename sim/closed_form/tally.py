@@ -23,81 +23,51 @@ way, V/K where there is one way only. All times are in seconds.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from operator import mul
-from typing import Protocol
 
-from sim.closed_form.ledger import Entry, Half, Ledger, Loop, Op, Volume, ledger, volume_of
+from sim.closed_form.book import Communication, Half, Loop, Op, Volume
+from sim.closed_form.ledger import ledger
 from sim.closed_form.prediction import Prediction
 from sim.closed_form.scope import ANY, KNOWN, left_out
 from sim.specs import Scenario
-from sim.uses import Axes, Uses
 
-
-class Communication(Protocol):
-    """What formulas say of messages between the chips of a mesh."""
-
-    @property
-    def at(self) -> Uses:
-        """What each mesh axis does."""
-
-    @property
-    def lengths(self) -> Mapping[str, int]:
-        """Mesh axes and their lengths."""
-
-    def collective(self, kind: str, axes: Axes, size: float) -> tuple[float, tuple[str, ...]]:
-        """(time of a collective of `size` bytes in every group along some axes, s, why it is not exact)."""
-
-    def hop(self, axis: str, size: float) -> tuple[float, tuple[str, ...]]:
-        """(time of `size` bytes from a chip to the next along an axis, s, why a loop of these is not exact)."""
-
-    def is_ring(self, axis: str) -> bool:
-        """Whether an axis is a ring of links, around which shards go both ways."""
-
-    def closes(self, axis: str) -> bool:
-        """Whether shards can go around an axis: a ring, two chips that swap theirs, or by routes."""
-
-
-def ledger_of(scenario: Scenario, to: Communication) -> Ledger:
-    """The ledger of a scenario. Raises InputError: chips that do not divide what they share."""
-    return ledger(scenario, to.at, to.lengths, to.closes)
+Times = Mapping[str, float]
+"""Of what has a name, s."""
 
 
 def usual(scenario: Scenario, to: Communication) -> Prediction:
     """Halves at max(FLOPs, weights and cache), collectives after them or, under Ladder, beside the next half."""
 
-    def compute(half: Half) -> dict[str, float]:
-        ops = [op for entry in half.entries for op in _launches(entry) if not op.apart]
+    def compute(half: Half) -> Times:
+        ops = [op for op in half.entries if isinstance(op, Op) and not op.apart]
         flops = sum(op.flops / _rate(scenario, op) for op in ops)
         return {"compute": max(flops, sum(op.read / _memory(scenario, op) for op in ops))}
 
-    halves = ledger_of(scenario, to).halves
-    volumes = {id(half): [each for entry in half.entries if (each := volume_of(entry))] for half in halves}
-    terms, _ = _pass(scenario, to, halves, compute, volumes)
+    plain = scenario.model_copy(update={"layout": scenario.layout.model_copy(update={"overlap": "none"})})
+    terms, _ = _pass(scenario, to, ledger(plain, to).halves, compute)
     return Prediction(sum(terms.values()), terms, ("leaves out overheads and what each operation of a half waits for",))
 
 
 def per_operation(scenario: Scenario, to: Communication) -> Prediction:
     """Every operation at its own roofline and overhead; of Ladder's sums what the next half does not hide."""
 
-    def compute(half: Half) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def compute(half: Half) -> Times:
+        found = defaultdict[str, float](float)
         for entry in half.entries:
             if isinstance(entry, Op):
-                found[entry.name] = found.get(entry.name, 0.0) + op_s(scenario, entry)
+                found[entry.name] += op_s(scenario, entry)
             elif isinstance(entry, Loop):
-                name = entry.volume.name
-                found[name] = found.get(name, 0.0) + _LOOPS[entry.moves](scenario, to, entry)
+                found[entry.volume.name] += _LOOPS[entry.moves](scenario, to, entry)
         return found
 
-    book = ledger_of(scenario, to)
-    volumes = {id(half): [entry for entry in half.entries if isinstance(entry, Volume)] for half in book.halves}
-    terms, inexact = _pass(scenario, to, book.halves, compute, volumes)
+    book = ledger(scenario, to)
+    terms, inexact = _pass(scenario, to, book.halves, compute)
     if (host := scenario.stack.step_overhead.value) and scenario.layout.logits != "none":
         terms["host"] = host
-    beside = scenario.communication_streams > 0 and any(volumes.values())
+    beside = scenario.communication_streams > 0 and any(map(_volumes, book.halves))
     reasons = [*left_out(scenario, KNOWN if beside else {**KNOWN, "stack.stream_wait": ANY}), *inexact]
     if beside and not book.in_turn:
         reasons.append("assumes that nothing runs beside collectives on their own stream but Ladder's next half")
@@ -109,56 +79,38 @@ def per_operation(scenario: Scenario, to: Communication) -> Prediction:
     return Prediction(sum(terms.values()), terms, tuple(reasons))
 
 
+def _volumes(half: Half) -> list[Volume]:
+    """Collectives that are not looped."""
+    return [entry for entry in half.entries if isinstance(entry, Volume)]
+
+
 def _pass(
-    scenario: Scenario,
-    to: Communication,
-    halves: Sequence[Half],
-    compute: Callable[[Half], dict[str, float]],
-    volumes: Mapping[int, Sequence[Volume]],
-) -> tuple[dict[str, float], dict[str, None]]:
+    scenario: Scenario, to: Communication, halves: Sequence[Half], compute: Callable[[Half], Times]
+) -> tuple[dict[str, float], list[str]]:
     """(times by name, of collectives what nothing hides; why formulas of collectives are not exact).
 
     Args:
-        compute: times of all else in a half, by name.
-        volumes: collectives that are not looped, by the number of their half.
+        compute: times of all but `_volumes` in a half, by name.
     """
     each = {id(half): half for half in halves}
     own = {number: compute(half) for number, half in each.items()}
-    next_to = [
-        (half, after if half.hidden and scenario.communication_streams > 0 else None)
-        for half, after in _in_pairs(halves)
-    ]
-    terms: dict[str, float] = {}
-    exposed: dict[str, float] = {}
+    under = [scenario.communication_streams > 0 and half.hidden for half in halves]
+    counts = Counter(zip(map(id, halves), [*map(id, halves[1:]), 0], under, strict=True))
+    terms, exposed = defaultdict[str, float](float), defaultdict[str, float](float)
     inexact: dict[str, None] = {}
-    for (number, after), count in Counter((id(half), id(after) if after else 0) for half, after in next_to).items():
+    for (number, after, hidden), count in counts.items():
         for name, time in own[number].items():
-            terms[name] = terms.get(name, 0.0) + count * time
-        for volume in volumes[number]:
-            name, (time, reasons) = (
-                f"{volume.name} {volume.collective.replace('_', '-')}",
-                to.collective(volume.collective, volume.axes, volume.bytes),
-            )
-            if after and volume is each[number].entries[-1]:
+            terms[name] += count * time
+        for volume in _volumes(each[number]):
+            time, reasons = to.collective(volume.collective, volume.axes, volume.bytes)
+            if hidden and volume is each[number].entries[-1]:
                 time = max(0.0, time - sum(own[after].values()))
-            exposed[name] = exposed.get(name, 0.0) + count * time
-            inexact.update(dict.fromkeys(reasons))
-    return terms | exposed, inexact
-
-
-def _in_pairs(halves: Sequence[Half]) -> list[tuple[Half, Half | None]]:
-    return list(zip(halves, [*halves[1:], None], strict=True))
+            exposed[f"{volume.name} {volume.collective.replace('_', '-')}"] += count * time
+            inexact |= dict.fromkeys(reasons)
+    return {**terms, **exposed}, [*inexact]
 
 
 # --- one operation ---------------------------------------------------------------------------------------------------
-
-
-def _launches(entry: Entry) -> Iterator[Op]:
-    if isinstance(entry, Op):
-        yield entry
-    elif isinstance(entry, Loop):
-        for piece in entry.pieces:
-            yield from piece
 
 
 def _rate(scenario: Scenario, op: Op) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
 from typing import Any, TypeVar
 
 from sim.specs import Scenario, Sourced, Strict
@@ -67,14 +66,3 @@ def all_rings(scenario: Scenario) -> Scenario:
     axes = getattr(scenario.topology, "axes", {})
     rings = {name: axis.model_copy(update={"wrap": True, "twist": {}}) for name, axis in axes.items()}
     return changed(scenario, {"topology.axes": rings, "topology.collectives": {}, "collectives": {}})
-
-
-def endless_rate(scenario: Scenario) -> Scenario:
-    """Only memory takes time."""
-    peak = {name: rate.model_copy(update={"value": inf}) for name, rate in scenario.topology.chip.peak.items()}
-    return changed(scenario, {"topology.chip.peak": peak})
-
-
-def endless_memory(scenario: Scenario) -> Scenario:
-    """Only FLOPs take time."""
-    return changed(scenario, {"topology.chip.hbm_bandwidth": inf})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 from sim.explain.changes import IDEAL, field_of, plain
-from sim.report.explanation import HALVES, PAPERS
-from sim.report.explanation import Words as Captions
+from sim.report.explanation import HALVES, PAPERS, Words
 from sim.specs import Scenario
 from sim.units import format_seconds
 
@@ -18,9 +18,6 @@ WAITING = "Latency and overheads"
 OVERLAP = "Overlap"
 UNKNOWN = "What formulas do not know"
 
-Words = Callable[[Scenario, Any, float], str]
-"""(scenario, the machine's value, what it adds to the step, s) -> why."""
-
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -29,7 +26,24 @@ class Effect:
     name: str
     group: str
     field: str
-    words: Words
+    words: str
+    """Why it takes longer, with the names of `why` in braces."""
+
+    def why(self, scenario: Scenario, added_s: float) -> str:
+        """The words for a scenario whose step takes so much longer."""
+        chip, value = scenario.topology.chip, plain(field_of(scenario, self.field))
+        number = value if isinstance(value, float) and value else nan
+        link = getattr(scenario.topology, "link", None)
+        return self.words.format(
+            value=value.replace("_", " ") if isinstance(value, str) else value,
+            rest=1 - number,
+            each=format_seconds(number) if number > 0 else "",
+            times=added_s / number,
+            launch=format_seconds(scenario.stack.launch.value),
+            peak=chip.peak[scenario.workload.activations].value / 1e12,
+            memory=chip.hbm_bandwidth.value / 1e9,
+            link=link.bandwidth.value / 1e9 if link else nan,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,99 +55,42 @@ class Walk:
     first: tuple[str, str]
     """(name, group) of the bar between the closed form and its simulation."""
     effects: tuple[Effect, ...]
-    words: Captions
+    words: Words
 
 
-def _matmul(scenario: Scenario, value: float, _: float) -> str:
-    peak = scenario.topology.chip.peak[scenario.workload.activations].value
-    return f"large matmuls reach {value:.1%} of {peak / 1e12:.0f} TFLOP/s"
+def _effects(group: str, *rows: tuple[str, str, str]) -> tuple[Effect, ...]:
+    return tuple(Effect(name, group, field, words) for name, field, words in rows)
 
 
-def _with_collectives(_: Scenario, value: float, __: float) -> str:
-    return f"matmuls whose input is gathered or whose output is scattered over an axis reach {value:.1%} of that"
+_TILES = "matmuls of more than one row, whose weights are read in tiles, reach {value:.1%} of {memory:.0f} GB/s"
+_LOOPED = "matmuls whose input is gathered or whose output is scattered over an axis reach {value:.1%} of that"
+_BESIDE = "{rest:.0%} of the shorter of FLOPs and memory in an operation does not pass under the longer"
+_LINKS = "long transfers reach {value:.1%} of {link:.0f} GB/s a link"
+_IN_TURN = "a collective over several axes is one on each, over the links of that axis alone"
+_APART = "norms, activations and residual adds read and write memory by themselves"
+_STARTS = "{each} to start a message, {times:,.0f} messages after each other"
+_LOSES = "a kernel loses {value:g} multiprocessors to every busy channel"
+_WAVES = "waves that are not full, and operands that multiplications wait for"
 
-
-def _in_turn(_: Scenario, __: str, ___: float) -> str:
-    return "a collective over several axes is one on each, over the links of that axis alone"
-
-
-def _memory(scenario: Scenario, value: float, _: float) -> str:
-    return f"streaming reads reach {value:.1%} of {scenario.topology.chip.hbm_bandwidth.value / 1e9:.0f} GB/s"
-
-
-def _tiled(scenario: Scenario, value: float, _: float) -> str:
-    rate = scenario.topology.chip.hbm_bandwidth.value / 1e9
-    return f"matmuls of more than one row, whose weights are read in tiles, reach {value:.1%} of {rate:.0f} GB/s"
-
-
-def _beside(_: Scenario, value: float, __: float) -> str:
-    return f"{1 - value:.0%} of the shorter of FLOPs and memory in an operation does not pass under the longer"
-
-
-def _link(scenario: Scenario, value: float, _: float) -> str:
-    bandwidth = plain(field_of(scenario, "topology.link.bandwidth"))
-    return f"long transfers reach {value:.1%} of {bandwidth / 1e9:.0f} GB/s a link"
-
-
-def _hops(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} a hop, {added / value:,.0f} hops after each other"
-
-
-def _steps(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} to start a message, {added / value:,.0f} messages after each other"
-
-
-def _launches(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} to start each of {added / value:,.0f} collectives"
-
-
-def _kernels(_: Scenario, value: str, __: float) -> str:
-    return "norms, activations and residual adds read and write memory by themselves"
-
-
-def _ops(_: Scenario, value: float, added: float) -> str:
-    return f"{format_seconds(value)} beside each of {added / value:,.0f} matmuls and attentions"
-
-
-def _wait(_: Scenario, value: float, __: float) -> str:
-    return f"{format_seconds(value)} from the end of a sum to what waits for it"
-
-
-def _overlap(_: Scenario, value: str, __: float) -> str:
-    return f"{value.replace('_', ' ')}: sums run under other compute"
-
-
-def _balance(_: Scenario, __: float, ___: float) -> str:
-    return "waves that are not full, and operands that multiplications wait for"
-
-
-def _interference(limit: str) -> Words:
-    return lambda _, value, __: f"limited by {limit}, a kernel loses {value:g} multiprocessors to every busy channel"
-
-
-def _host(scenario: Scenario, _: bool, __: float) -> str:
-    return f"{format_seconds(scenario.stack.launch.value)} each, one by one"
-
-
-PAPER_WALK = Walk(
-    IDEAL,
-    ("Shared links", CONTENTION),
-    (
-        Effect("Memory bandwidth reached", MACHINE, "stack.hbm_efficiency", _memory),
-        Effect("Memory bandwidth of matmuls", MACHINE, "stack.matmul_hbm_efficiency", _tiled),
-        Effect("Matmul rate reached", MACHINE, "stack.matmul_efficiency", _matmul),
-        Effect("Matmuls with collectives", MACHINE, "stack.collective_matmul_efficiency", _with_collectives),
-        Effect("FLOPs and memory in turn", MACHINE, "stack.roofline_overlap", _beside),
-        Effect("Link bandwidth reached", MACHINE, "topology.link.efficiency", _link),
-        Effect("Axes one after the other", MACHINE, "stack.collective_axes", _in_turn),
-        Effect("Norms and activations apart", MACHINE, "stack.elementwise", _kernels),
-        Effect("Hop latency", WAITING, "topology.link.latency", _hops),
-        Effect("Steps of collectives", WAITING, "stack.collective_step", _steps),
-        Effect("Launches of collectives", WAITING, "stack.collective_overhead", _launches),
-        Effect("Launches of operations", WAITING, "stack.op_overhead", _ops),
-    ),
-    PAPERS,
+_AT_WORK = _effects(
+    MACHINE,
+    ("Memory bandwidth reached", "stack.hbm_efficiency", "streaming reads reach {value:.1%} of {memory:.0f} GB/s"),
+    ("Memory bandwidth of matmuls", "stack.matmul_hbm_efficiency", _TILES),
+    ("Matmul rate reached", "stack.matmul_efficiency", "large matmuls reach {value:.1%} of {peak:.0f} TFLOP/s"),
+    ("Matmuls with collectives", "stack.collective_matmul_efficiency", _LOOPED),
+    ("FLOPs and memory in turn", "stack.roofline_overlap", _BESIDE),
+    ("Link bandwidth reached", "topology.link.efficiency", _LINKS),
+    ("Axes one after the other", "stack.collective_axes", _IN_TURN),
+    ("Norms and activations apart", "stack.elementwise", _APART),
 )
+_WAITS = _effects(
+    WAITING,
+    ("Hop latency", "topology.link.latency", "{each} a hop, {times:,.0f} hops after each other"),
+    ("Steps of collectives", "stack.collective_step", _STARTS),
+    ("Launches of collectives", "stack.collective_overhead", "{each} to start each of {times:,.0f} collectives"),
+    ("Launches of operations", "stack.op_overhead", "{each} beside each of {times:,.0f} matmuls and attentions"),
+)
+PAPER_WALK = Walk(IDEAL, ("Shared links", CONTENTION), _AT_WORK + _WAITS, PAPERS)
 """Of the paper's layouts on a torus, from an ideal machine on."""
 USUAL_WALK = Walk(
     {
@@ -145,13 +102,14 @@ USUAL_WALK = Walk(
         "layout.overlap": "none",
     },
     ("Collectives step by step", UNKNOWN),
-    (
-        Effect("Overlap", UNKNOWN, "layout.overlap", _overlap),
-        Effect("Joins of streams", UNKNOWN, "stack.stream_wait", _wait),
-        Effect("Tiles of matmuls", UNKNOWN, "stack.matmul_balance", _balance),
-        Effect("Matmuls beside collectives", UNKNOWN, "stack.compute_interference", _interference("FLOPs")),
-        Effect("Other kernels beside collectives", UNKNOWN, "stack.memory_interference", _interference("bytes")),
-        Effect("Launches from the host", UNKNOWN, "layout.graph_capture", _host),
+    _effects(
+        UNKNOWN,
+        ("Overlap", "layout.overlap", "{value}: sums run under other compute"),
+        ("Joins of streams", "stack.stream_wait", "{each} from the end of a sum to what waits for it"),
+        ("Tiles of matmuls", "stack.matmul_balance", _WAVES),
+        ("Matmuls beside collectives", "stack.compute_interference", f"limited by FLOPs, {_LOSES}"),
+        ("Other kernels beside collectives", "stack.memory_interference", f"limited by bytes, {_LOSES}"),
+        ("Launches from the host", "layout.graph_capture", "{launch} each, one by one"),
     ),
     HALVES,
 )

@@ -44,7 +44,7 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
     walk = PAPER_WALK if pope.covers(scenario) else USUAL_WALK
     base = changed(scenario, walk.base)
     form = per_operation(base, Communication(base))
-    first = formula.models(base) if walk is PAPER_WALK else usual.models(scenario)
+    first = formula.models(base) if walk is PAPER_WALK else usual.models(base)
     simulated = [*_simulated(part, walk, form), *_growing(part)]
     # Effects that do not apply make no difference; that nothing contends is worth saying.
     closed, (contention, *others) = list(_telling(first)), simulated
@@ -92,7 +92,7 @@ def _simulated(part: Pass, walk: Walk, form: Prediction) -> Iterator[Model]:
             continue
         scenario, before = changed(scenario, {effect.field: value}), step
         (step,) = _of_all_layers(part, scenario, _unaltered)
-        yield Model(effect.name, effect.group, step, effect.words(real, plain(value), step - before))
+        yield Model(effect.name, effect.group, step, effect.why(real, step - before))
     if walk is PAPER_WALK and real.overlap != "none":
         yield from _looped(part)
 

@@ -1,22 +1,22 @@
 """From the formula of Pope et al. 2022 (arXiv 2211.05102) to the closed form of the layout on an ideal machine.
 
-Symbols as in `sim.closed_form.pope`; e, f, g, r as in `sim.closed_form.ledger`. What a term of the closed form is
-made of is found by switching the rest off: endless memory bandwidth leaves its FLOPs, a byte less per weight its
-weights. All times are in seconds.
+Symbols as in `sim.closed_form.pope`; e, f, g, r as in `sim.closed_form.book`. All times are in seconds.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, prod
 
 from sim.closed_form import pope
-from sim.closed_form.ledger import computed_d_model
+from sim.closed_form.book import Op, computed_d_model
+from sim.closed_form.ledger import ledger
 from sim.closed_form.prediction import torus_of
 from sim.closed_form.tally import per_operation
 from sim.communication import Communication
-from sim.explain.changes import all_rings, changed, endless_memory, endless_rate
+from sim.explain.changes import all_rings, changed
 from sim.report.explanation import FORMULA, Model
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.units import format_list, format_seconds
@@ -184,18 +184,6 @@ def _layer_wires(scenario: Scenario) -> Times:
 # --- work ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What one operation of all layers takes on an ideal machine, each part by itself."""
-
-    flops: float
-    weights: float
-    cache: float
-    scores: float
-    gathered: int
-    """Chips whose weights it multiplies with."""
-
-
 def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     """Compute and memory, from the paper's roofline of all parameters to one of every operation."""
     torus, model, work = torus_of(scenario), scenario.model, scenario.workload
@@ -229,60 +217,41 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     why = f"the formula multiplies the table for every token; it {does}"
     yield Model("Embedding and logits", WORK, roof(of_layers) + ends, why)
 
-    parts = _parts(scenario, terms)
-    rest = communication + ends
-    flops = sum(part.flops for name, part in parts.items() if name != "attention")
-    read = sum(part.cache for part in parts.values())
-    own = sum(part.weights / part.gathered for part in parts.values())
+    flops, read, moved = _taken_apart(scenario)
+    rest, multiplied = communication + ends, [name for name in flops if name != "attention"]
+    computed, cache = sum(flops[name] for name in multiplied), read["attention"]
+    gathered = {name.removesuffix(" weights all-gather") for name in terms if name.endswith(" weights all-gather")}
+    g = _ways(scenario, scenario.uses(tuple(torus.axes)).gather) if gathered else 1
+    own = sum(read[name] / (g if name in gathered else 1) for name in multiplied)
     what = f"{model.kv_heads} key-value head{'s' if model.kv_heads > 1 else ''} for {n} chips"
     why = f"{what}: chips read copies of the weights and repeat some of each other's projections"
-    yield Model("Copies of keys and values", WORK, max(flops, own + read) + rest, why)
-    weights = sum(part.weights for part in parts.values())
-    g = max(part.gathered for part in parts.values())
+    yield Model("Copies of keys and values", WORK, max(computed, own + cache) + rest, why)
     why = f"a chip reads all that it multiplies with, {g} times its own share"
-    yield Model("Gathered weights are read in full", WORK, max(flops, weights + read) + rest, why)
+    whole = sum(read[name] for name in multiplied) + cache
+    yield Model("Gathered weights are read in full", WORK, max(computed, whole) + rest, why)
 
-    def each(attention: float) -> float:
-        matmuls = (max(p.flops, p.weights) for name, p in parts.items() if name != "attention")
-        return sum(matmuls) + attention + rest
-
-    attention = parts["attention"]
+    each = sum(max(flops[name], read[name]) for name in multiplied) + rest
     why = "one after the other: what waits for memory in one does not hide under the FLOPs of another"
-    yield Model("Each operation its own roofline", WORK, each(attention.cache), why)
-    through = "; its 32-bit scores go through memory" if attention.scores else ""
+    yield Model("Each operation its own roofline", WORK, each + cache, why)
+    unfused = scenario.stack.attention == "unfused" and moved["attention"]
+    through = "; its 32-bit scores go through memory" if unfused else ""
     why = f"the FLOPs of attention itself{through}"
-    yield Model("Attention scores", WORK, each(max(attention.flops, attention.cache + attention.scores)), why)
+    yield Model("Attention scores", WORK, each + max(flops["attention"], cache + moved["attention"]), why)
     why = "every operation reads its inputs and writes its outputs, where memory is what it waits for"
     yield Model("Activations through memory", WORK, sum(terms.values()), why)
 
 
-def _parts(scenario: Scenario, terms: Times) -> dict[str, Parts]:
-    """Operations of the layers taken apart."""
-    work = scenario.workload
-    names = [name for name in terms if not name.endswith(_COLLECTIVES) and not name.startswith(_ENDS)]
-    only_bytes = endless_rate(scenario)
-    moved = _terms(only_bytes)
-
-    def part_of(field: str, thinner: str, without: str, share: float) -> Times:
-        """Time of what takes less with `thinner` than with `without` in its place, times `share`."""
-        less, more = (_terms(changed(only_bytes, {field: value})) for value in (thinner, without))
-        return {name: (more[name] - less[name]) * share for name in names}
-
-    flops = _terms(endless_memory(scenario))
-    weights = part_of("workload.weights", "int8", "bf16", DTYPE_BYTES[work.weights])
-    cache = part_of("workload.kv_cache", "int8", "bf16", DTYPE_BYTES[work.kv_cache])
-    fused = _terms(changed(only_bytes, {"stack.attention": "fused"}))
-    g = _ways(scenario, scenario.uses(tuple(torus_of(scenario).axes)).gather)
-    return {
-        name: Parts(
-            flops[name],
-            weights[name],
-            cache[name],
-            moved[name] - fused[name],
-            g if f"{name} weights all-gather" in terms else 1,
-        )
-        for name in names
-    }
+def _taken_apart(scenario: Scenario) -> tuple[Times, Times, Times]:
+    """(FLOPs at the peak, weights or cache, activations from memory) of each operation of the layers, s."""
+    chip = scenario.topology.chip
+    flops, read, moved = (defaultdict[str, float](float) for _ in range(3))
+    halves = ledger(scenario, Communication(scenario)).halves
+    for op in (entry for half in halves for entry in half.entries if isinstance(entry, Op)):
+        if not op.name.startswith(_ENDS):
+            flops[op.name] += op.flops / chip.peak[scenario.workload.activations].value
+            read[op.name] += op.read / chip.hbm_bandwidth.value
+            moved[op.name] += op.moved / chip.hbm_bandwidth.value
+    return flops, read, moved
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

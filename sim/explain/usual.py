@@ -14,6 +14,9 @@ from sim.units import format_seconds
 
 WORK = "Work it leaves out"
 
+_ALONE = "what waits for memory in one does not hide under the FLOPs of another; activations pass through memory"
+_SCORES = "attention's scores go through memory, copies of key-value heads are read from L2"
+_HOST = "sampling, synchronisation and what the host does before it launches the next pass"
 _FUSED: dict[str, Any] = {
     "stack.op_overhead": 0.0,
     "stack.matmul_overhead": None,
@@ -36,35 +39,14 @@ def models(scenario: Scenario) -> Iterator[Model]:
         why = "of a sum under Ladder what takes longer than the next half, and the last sum: max(half, sum)"
     yield Model("Exposed sums", HALVES.group, found.step_s, why)
 
-    own = {path: field_of(scenario, path) for path in _FUSED}
-    steps: tuple[tuple[str, tuple[str, ...], str], ...] = (
-        (
-            "Each operation its own roofline",
-            (),
-            "what waits for memory in one does not hide under the FLOPs of another; activations pass through memory",
-        ),
-        (
-            "Scores, copied keys and values",
-            ("stack.attention", "stack.l2_speed"),
-            "attention's scores go through memory, copies of key-value heads are read from L2",
-        ),
-        (
-            "Norms, activations, adds",
-            ("stack.elementwise",),
-            "kernels of their own, each reads and writes memory",
-        ),
-        (
-            "Overhead of operations",
-            ("stack.op_overhead", "stack.matmul_overhead"),
-            f"{format_seconds(scenario.stack.op_overhead.value)} beside each kernel",
-        ),
-        (
-            "Host at the end of a step",
-            ("stack.step_overhead",),
-            "sampling, synchronisation and what the host does before it launches the next pass",
-        ),
-    )
+    launch = format_seconds(scenario.stack.op_overhead.value)
     fused = dict(_FUSED)
-    for name, paths, reason in steps:
-        fused |= {path: own[path] for path in paths}
+    for name, paths, reason in (
+        ("Each operation its own roofline", (), _ALONE),
+        ("Scores, copied keys and values", ("stack.attention", "stack.l2_speed"), _SCORES),
+        ("Norms, activations, adds", ("stack.elementwise",), "kernels of their own, each reads and writes memory"),
+        ("Overhead of operations", ("stack.op_overhead", "stack.matmul_overhead"), f"{launch} beside each kernel"),
+        ("Host at the end of a step", ("stack.step_overhead",), _HOST),
+    ):
+        fused |= {path: field_of(scenario, path) for path in paths}
         yield Model(name, WORK, per_operation(changed(scenario, fused), to).step_s, reason)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sim.closed_form.ledger import Entry, Half, Loop, Op, Volume, volume_of
-from sim.closed_form.tally import ledger_of, op_s
+from sim.closed_form.book import Entry, Half, Loop, Op, Volume, volume_of
+from sim.closed_form.ledger import ledger
+from sim.closed_form.tally import op_s
 from sim.communication import Communication
 from sim.run import uncovered
 from sim.specs import Scenario
@@ -30,7 +31,7 @@ def least_step_s(scenario: Scenario) -> float:
     if uncovered(scenario) or scenario.perturb:
         return 0.0
     bound = _Bound(scenario, Communication(scenario))
-    halves = ledger_of(scenario, bound.to).halves
+    halves = ledger(scenario, bound.to).halves
     known = {id(half): bound.of_half(half) for half in halves}
     in_turn = sum(known[id(half)][0] for half in halves)
     beside = sum(known[id(half)][1] for half in halves)
