@@ -215,9 +215,13 @@ def test_a_collective_that_overtakes_compute_is_named(layout, monkeypatch):
             with_events(patch)
             recorded = simulate_pass(scenario)
         assert recorded.makespan_ps >= found.makespan_ps
-        assert bool(of_events(found.lowered.notes)) == (stream == "own_stream")
+        if recorded.makespan_ps > found.makespan_ps:
+            assert of_events(found.lowered.notes)
         if stream == "compute_stream":
+            assert not of_events(found.lowered.notes)
             assert recorded.makespan_ps == found.makespan_ps
+        elif scenario.uses(("x", "y", "z")).gather:  # gathers of weights run ahead
+            assert of_events(found.lowered.notes)
 
 
 @pytest.mark.parametrize("overlap", ["none", "collective_matmul"])

@@ -90,9 +90,9 @@ class Emitter:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
         op = self.label(kind, axes, name)
-        if self.streams.overtakes(inputs):
-            self.overtaking[op] = None
         stream: Stream = "gathers" if kind == "all_gather" else "communication"
+        if self.streams.overtakes(stream, inputs):
+            self.overtaking[op] = None
         waits = self.streams.waits(stream, inputs)
         end = self.emit(plan, size, op, waits, dtype).end
         self.streams.put(stream, waits, (end,))

@@ -52,9 +52,9 @@ class Streams:
         """What the stream's next operation waits for, if `tasks` produce its inputs."""
         return (*self.last(stream), *self.missing(stream, tasks))
 
-    def overtakes(self, inputs: Tasks) -> bool:
+    def overtakes(self, stream: Stream, inputs: Tasks) -> bool:
         """True if a collective of these inputs may begin before compute that was issued before it has ended."""
-        last = self.last("compute")
+        last = self.missing(stream, self.last("compute"))
         return self.communication > 0 and any(not any(np.array_equal(ids, own) for own in inputs) for ids in last)
 
     def hold(self, stream: Stream, tasks: Tasks) -> None:
