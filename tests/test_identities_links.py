@@ -19,6 +19,7 @@ from sim.placement import machine
 from sim.program import Kind
 from sim.report.breakdown import breakdown
 from sim.specs import DTYPE_BYTES, Scenario
+from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import lower_bound
 from sim.topology.mesh import mesh_axis
@@ -26,19 +27,21 @@ from sim.topology.mesh import mesh_axis
 # --- bytes on links --------------------------------------------------------------------------------------------------
 
 
-def sent_bytes(collective: str, algorithm: str, sizes: Sequence[int], size: float) -> float:
+def sent_bytes(collective: str, algorithm: str, sizes: Sequence[int], size: float, boxes: int) -> float:
     """Bytes that a chip of the group sends on average, each hop of a forwarded message counted.
 
     With V bytes of the whole collective and n chips: an all-gather or reduce-scatter moves the n - 1 shards of V / n
     that a chip does not have; an all-reduce is both, by a ring, a tree or directly; a one-shot sends V to every other
     chip. In the switch a chip passes V up to be added and V / n, its share of the sum, to be multicast, and takes V
-    and V / n down. An all-to-all of V on rings of K sends every message V / n over K / 4 hops per even ring on average.
+    and V / n down; of several boxes, heads pass V of their box on, up and down a tree of boxes. An all-to-all of V on
+    rings of K sends every message V / n over K / 4 hops per even ring on average.
     """
     n = math.prod(sizes)
     if collective in ("all_gather", "reduce_scatter"):
         return (n - 1) / n * size
     if collective == "all_reduce":
         special = {"one_shot": (n - 1) * size, "nvls": 2 * (1 + 1 / n) * size}
+        special["nvls_tree"] = 2 * (1 + (2 * boxes - 1) / n) * size
         return special.get(algorithm, 2 * (n - 1) / n * size)
     if collective == "all_to_all" and algorithm == "multi_axis":
         hops = sum(np.mean([min(i, K - i) for i in range(K)]) for K in sizes)
@@ -76,7 +79,8 @@ def test_chips_send_the_bytes_of_the_closed_form(case):
             begins = np.count_nonzero(program.kind[tasks] == Kind.BEGIN)
             messages = tasks[(program.kind[tasks] == Kind.SEND) & (program.follows[tasks] < 0)]
             sent = program.bytes[messages].sum() / begins
-            expected = sent_bytes(name, algorithm, [mesh_axis(topology, axis).size for axis in axes], size)
+            lengths = [mesh_axis(topology, axis).size for axis in axes]
+            expected = sent_bytes(name, algorithm, lengths, size, len(boxes(topology)))
             assert sent == pytest.approx(expected, rel=1e-6), (name, algorithm, axes, size)
 
 

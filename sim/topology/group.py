@@ -134,7 +134,15 @@ def _box(whole: Topology, chips: tuple[int, ...]) -> Group | None:
         (number[chip], axis, direction): (number[other], new[link])
         for (chip, axis, direction), (other, link) in inside.items()
     }
-    machine = replace(machine, axes=axes, mesh=(), kind="torus", ways_of=dimension_ordered, _neighbours=neighbours)
+    machine = replace(
+        machine,
+        axes=axes,
+        mesh=(),
+        kind="torus",
+        vertex_transitive=whole.vertex_transitive and all(axis.ring or axis.size == 1 for axis in axes),
+        ways_of=dimension_ordered,
+        _neighbours=neighbours,
+    )
     return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -208,16 +209,25 @@ def _leave(topology: Topology, rail: Rail, place: int, after: int, sender: int |
 def heads(topology: Topology) -> list[tuple[Rail | None, tuple[int, ...]]]:
     """Returns the chips, one of every box, between which trees of boxes send, and whose adapters they send by.
 
-    Every chip that is nearest to an adapter is a head: first one of each rail, then the next. Where no rails join the
-    boxes, the first chip of each box over the machine's routes.
+    Every chip that is nearest to an adapter is a head: first one of each rail, then the next. Later rails are left out
+    where a chip would be head more often than others, as its links to the switch would carry more. Where no rails
+    join the boxes, the first chip of each box over the machine's routes.
     """
     every = rails(topology)
     if not every:
         return [(None, tuple(box[0] for box in ring_of_boxes(topology)))]
     most = max(len(adapter.chips) for rail in every for adapter in rail.adapters)
     turns = [(rail, turn) for turn in range(most) for rail in every]
-    found = [(rail, tuple(each.chips[turn % len(each.chips)] for each in rail.adapters)) for rail, turn in turns]
-    return list(dict.fromkeys(found))
+    found: list[tuple[Rail | None, tuple[int, ...]]] = [
+        (rail, tuple(each.chips[turn % len(each.chips)] for each in rail.adapters)) for rail, turn in turns
+    ]
+    found = list(dict.fromkeys(found))
+    times = Counter(chip for _, firsts in found for chip in firsts)
+    for head in found[::-1]:
+        if any(times[chip] > min(times.values()) for chip in head[1]) and all(times[chip] > 1 for chip in head[1]):
+            found.remove(head)
+            times.subtract(head[1])
+    return found
 
 
 def chains(topology: Topology, firsts: Sequence[int]) -> list[tuple[int, ...]]:
