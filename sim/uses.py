@@ -38,7 +38,8 @@ class Uses:
     them before a half, and the half's sum is scattered."""
     tokens: Axes = ()
     """Those that split the tokens of the residual stream between the halves: sequences where one of them is not of
-    `heads`, else positions. Over all others of `heads` and `d_ff` every chip holds and adds the same."""
+    `heads` or the batch is run in parts, else positions. Over all others of `heads` and `d_ff` every chip holds and
+    adds the same."""
     stored_d_model: Axes = ()
     """Split d_model of the weights as stored, where they are gathered."""
     stored_heads: Axes = ()

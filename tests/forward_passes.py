@@ -157,7 +157,7 @@ def passes(
     for count in positions:
         size["L"] = count
         ways = int(np.prod([length for axis, length in flow.mesh if axis in at.tokens]))
-        by_sequence = count % ways > 0 or not set(at.tokens) <= set(at.heads)
+        by_sequence = count % ways > 0 or parts > 1 or not set(at.tokens) <= set(at.heads)
         layer: Layer[Any] = Layer(flow, model, at, attention, token_dim="B" if by_sequence else "L")
         whole: forward.Pass[Any] = forward.Pass(
             layers=forward.parts(layer, parts),

@@ -53,6 +53,8 @@ USES = {
     "weights gathered over one axis, d_model split": "{gather: [y], d_model: [x], heads: [z], d_ff: [z], "
     "residual: {z: d_model}, stored: {d_model: [x], heads: [z, y], d_ff: [z, y]}}",
     "replicas": "{batch: [x], heads: [y, z], d_ff: [y, z]}",
+    "d_model and tokens of the stream": "{heads: [x, y, z], d_ff: [x, y, z], residual: {x: d_model, y: tokens}}",
+    "tokens beside d_model": "{d_model: [x], heads: [y, z], d_ff: [y, z], residual: {y: tokens, z: tokens}}",
     "tokens over one axis": "{heads: [x, y, z], d_ff: [x, y, z], residual: {x: tokens}}",
     "FFN over more chips than attention": "{heads: [x], d_ff: [x, y, z], residual: {y: tokens, z: tokens}}",
 }

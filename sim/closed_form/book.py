@@ -189,7 +189,8 @@ class Book:
             kept += 1
         self.kept = at.heads[:kept]  # they split few key-value heads
         # Tokens of the stream are split by sequences where not by positions: attention needs all of these.
-        self.by_sequence = self.L == 1 or not set(at.tokens) <= set(at.heads)
+        in_parts = scenario.overlap == "micro_batches"
+        self.by_sequence = self.L == 1 or in_parts or not set(at.tokens) <= set(at.heads)
         held = self.B / (self.ways(at.tokens) if self.by_sequence else 1)
         # Where the query's sum over e goes: heads if there are enough for all chips, else sequences or positions.
         places = {"H": self.H / self.h, "B": held, "L": self.L}

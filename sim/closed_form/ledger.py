@@ -57,8 +57,10 @@ class _Pass(Book):
         """The stream's tokens gathered, times matrices: their sums over e scattered."""
         at, rows = self.at, self.rows(half)
         tokens = self.within(at.tokens, half)
-        if at.d_model and not at.gathers_in_matmul:
-            self.volume(name, "all_gather", tokens, rows * self.E / self.e * self.a)
+        if at.d_model or at.gathers_in_matmul:
+            held = self.E / (self.ways(at.stream) if at.gathers_in_matmul else self.e)
+            self.volume(name, "all_gather", tokens, rows * held * self.a)
+        if at.d_model:
             self.scattered(name, rows, *factors)
             return
         axes, widths = at.stream if at.gathers_in_matmul else tokens, widths_of(factors)

@@ -142,7 +142,9 @@ def of(flow: Dataflow[V], at: Uses, scenario: Scenario) -> Pass[V]:
     """The pass of a scenario."""
     layout, workload = scenario.layout, scenario.workload
     hybrid = layout.hybrid.ladder_layers if layout.hybrid else 0
-    by_sequence = workload.tokens_per_step == 1 or not set(at.tokens) <= set(at.heads)
+    count = MICRO_BATCHES if scenario.overlap == "micro_batches" else 1
+    # Parts of the batch are of the same sequences in prefill and decode, so these are split in both.
+    by_sequence = workload.tokens_per_step == 1 or count > 1 or not set(at.tokens) <= set(at.heads)
     return Pass(
         layers=parts(
             Layer(
@@ -153,7 +155,7 @@ def of(flow: Dataflow[V], at: Uses, scenario: Scenario) -> Pass[V]:
                 token_dim="B" if by_sequence else "L",
                 packed=scenario.packed_rows is not None,
             ),
-            MICRO_BATCHES if scenario.overlap == "micro_batches" else 1,
+            count,
         ),
         kinds=SCHEMES[scenario.residual](scenario.model.layers, hybrid)[: scenario.layers],
         head=at.weights if layout.head == "sharded" else (),

@@ -158,8 +158,9 @@ class Layer(Generic[V]):
         """
         flow, at, name = self.flow, self.at, name + self.part
         tokens = tuple(axis for axis in at.tokens if axis in half)
-        if not at.gathers_in_matmul and at.d_model:
+        if at.gathers_in_matmul or at.d_model:
             (y,) = flow.all_gather([(y, self.token_dim)], tokens, name)
+        if at.d_model:
             return y, flow.matmul_reduce_scatter(y, weights, at.d_model, name)
         dim, axes = ("E", at.stream) if at.gathers_in_matmul else (self.token_dim, tokens)
         y, *products = flow.all_gather_matmuls(y, dim, [weight for weight, _ in weights], axes, name)
