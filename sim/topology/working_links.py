@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ class WorkingLinks:
     medium: Int32s
 
     @classmethod
+    @functools.lru_cache(maxsize=16)
     def of(cls, topology: Topology) -> WorkingLinks:
         links = [link for link in topology.links if link.index not in topology.failed]
         return cls(
