@@ -17,6 +17,7 @@ import numpy.typing as npt
 from sim import sharding
 from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.errors import LayoutError
+from sim.layouts.dataflow import Sum
 from sim.looped import chunks_of_pieces, gathered_axes, piece_of_arrival, shift_after
 from sim.sharding import Sharded
 from sim.specs import LoopForm
@@ -329,25 +330,17 @@ class Execution:
             return whole, *self.matmul(whole, weights, name)
         return whole, *(self._gathering_loop(x, dim, weight, axes) for weight in weights)
 
-    def matmul_sum(
-        self,
-        factors: Sequence[tuple[Shards, str, Shards]],
-        gathered: Axes,
-        scattered: Sequence[tuple[str, Axes]],
-        same: Axes,
-        name: str,
-        total: str,
-    ) -> Shards:
-        axes = scattered[0][1] if len(scattered) == 1 else ()
+    def matmul_sum(self, factors: Sequence[tuple[Shards, str, Shards]], gathered: Axes, to: Sum, name: str) -> Shards:
+        axes = to.scattered[0][1] if len(to.scattered) == 1 else ()
         if not gathered and self.chunks == 1 and self._loops(axes, [weight for _, _, weight in factors]):
-            out = _added([self._scattering_loop(x, weight, scattered[0][0], axes) for x, _, weight in factors])
-            return self.all_reduce([out], same, total)[0]
+            out = _added([self._scattering_loop(x, weight, to.scattered[0][0], axes) for x, _, weight in factors])
+            return self.all_reduce([out], to.whole, to.name)[0]
         product = self.all_gather_matmul(factors, gathered, name)
         pieces = []
-        for piece in self._column_pieces(product, dict(scattered)):
-            for dim, over in scattered:
-                (piece,) = self.reduce_scatter([(piece, dim)], over, total)
-            pieces.append(self.all_reduce([piece], same, total)[0])
+        for piece in self._column_pieces(product, dict(to.scattered)):
+            for dim, over in to.scattered:
+                (piece,) = self.reduce_scatter([(piece, dim)], over, to.name)
+            pieces.append(self.all_reduce([piece], to.whole, to.name)[0])
         last = _position(product.tensor, product.tensor.dims[-1].name)
         return self.join(pieces, product.tensor.dims[last].name)
 

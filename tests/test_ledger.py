@@ -32,6 +32,7 @@ MACHINES = {
     "switch 8": (SWITCH, "model.kv_heads=8"),
     "switch 8, few heads": (SWITCH, "model.kv_heads=4"),
     "switch 8, own heads": (SWITCH, "model.kv_heads=16"),
+    "switch 2x4": (SWITCH, "mesh={box: 2, gpu: 4}"),
     "switch 2x2x2": (SWITCH, "mesh={a: 2, b: 2, c: 2}"),
     "boxes": (BOXES, "mesh={box: boxes, gpu: 8}"),
     "DGX-1": (
@@ -39,10 +40,14 @@ MACHINES = {
         "topology=dgx1_v100",
         "stack=best_kernels",
         "workload.activations=fp16",
-        "mesh={pair: 4, gpu: 2}",
+        "mesh={box: 2, gpu: 4}",
     ),
 }
-SCHEMES = ("standard", "parallel", "ladder", "desync2")
+SCHEMES = {
+    **dict.fromkeys(("standard", "parallel", "ladder", "desync2", "desync4", "no_communication"), ""),
+    "hybrid": ", hybrid: {ladder_layers: 1}",
+}
+"""With what else the layout needs."""
 WORKLOADS = (
     "{phase: prefill, batch: 32, prompt: 16, weights: int8}",
     "{phase: decode, batch: 32, context: 32, generate: 4, weights: bf16}",
@@ -98,7 +103,8 @@ def compare(name: str, uses: str, workload: str) -> Counter[str]:
     found: Counter[str] = Counter()
     for residual, attention, overlap in itertools.product(SCHEMES, ("heads", "batch"), OVERLAPS):
         block = "parallel" if residual == "parallel" else "serial"
-        layout = f"{{{uses}, attention: {attention}, residual: {residual}, block: {block}, overlap: {overlap}}}"
+        more = f"residual: {residual}, block: {block}, overlap: {overlap}{SCHEMES[residual]}"
+        layout = f"{{{uses}, attention: {attention}, {more}}}"
         try:
             scenario = on(name, layout, f"workload={workload}")
             program = simulated(scenario)

@@ -8,6 +8,7 @@ figure and cannot tell which interpreter runs it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from sim.sharding import Sharded
@@ -22,6 +23,23 @@ class Value(Protocol):
 
 
 V = TypeVar("V", bound=Value)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """What becomes of a partial sum."""
+
+    scattered: tuple[tuple[str, Axes], ...]
+    """(dimension, axes over which it is summed, each chip along them keeping its part)."""
+    whole: Axes
+    """Axes over which it is then summed, every chip along them holding all of it."""
+    name: str
+    """Of its collectives."""
+
+    @property
+    def axes(self) -> Axes:
+        """All axes of the sum."""
+        return (*(axis for _, axes in self.scattered for axis in axes), *self.whole)
 
 
 class Dataflow(Protocol[V]):
@@ -68,21 +86,9 @@ class Dataflow(Protocol[V]):
     def all_gather_matmuls(self, x: V, dim: str, weights: Sequence[V], axes: Axes, name: str) -> tuple[V, ...]:
         """Gather `x` along `dim` over `axes`, and multiply it with each weight: (whole x, *products); may be looped."""
 
-    def matmul_sum(
-        self,
-        factors: Sequence[tuple[V, str, V]],
-        gathered: Axes,
-        scattered: Sequence[tuple[str, Axes]],
-        same: Axes,
-        name: str,
-        total: str,
-    ) -> V:
-        """Gather each (value, dimension, weight) over `gathered`, multiply, add the products, and sum over chips:
-        scattered into dimensions over axes, then whole over `same`. May be looped, or run in pieces of columns.
-
-        Args:
-            name, total: of the matmul, and of the collectives of the sum.
-        """
+    def matmul_sum(self, factors: Sequence[tuple[V, str, V]], gathered: Axes, to: Sum, name: str) -> V:
+        """Gather each (value, dimension, weight) over `gathered`, multiply, add the products, and sum over chips. It may
+        be looped, or run in pieces of columns."""
 
     def matmul_add(self, x: V, weight: V, plus: V | None, name: str) -> V:
         """`x` times `weight`, plus something of the same sharding as the matmul writes its output."""

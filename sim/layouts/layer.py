@@ -14,7 +14,7 @@ from typing import Generic
 
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, key_value_weights, scatter_dim
-from sim.layouts.dataflow import Dataflow, V
+from sim.layouts.dataflow import Dataflow, Sum, V
 from sim.specs import Model
 from sim.uses import Axes, Uses, named
 
@@ -171,24 +171,23 @@ class Layer(Generic[V]):
         if self.fused and len(factors) > 1:
             return self._total(self._product(factors), half, name)
         terms = [(factor.value, factor.dim, factor.weight) for factor in factors]
-        scattered, same, total = self._sharded(half, name)
-        return self.flow.matmul_sum(terms, self.at.d_model, scattered, same, self._name(factors), total)
+        return self.flow.matmul_sum(terms, self.at.d_model, self._sum(half, name), self._name(factors))
 
     def _total(self, out: V, half: Axes, name: str) -> V:
         """The sum of a partial sum over a half's axes, sharded like the stream."""
-        scattered, same, name = self._sharded(half, name)
-        for dim, axes in scattered:
-            (out,) = self.flow.reduce_scatter([(out, dim)], axes, name)
-        return self.flow.all_reduce([out], same, name)[0]
+        to = self._sum(half, name)
+        for dim, axes in to.scattered:
+            (out,) = self.flow.reduce_scatter([(out, dim)], axes, to.name)
+        return self.flow.all_reduce([out], to.whole, to.name)[0]
 
-    def _sharded(self, half: Axes, name: str) -> tuple[list[tuple[str, Axes]], Axes, str]:
-        """What becomes of a sum over a half's axes: (dimensions it is scattered into, axes along which every chip holds
-        it whole, name of these collectives)."""
+    def _sum(self, half: Axes, name: str) -> Sum:
+        """A sum over a half's axes, sharded like the stream."""
         at = self.at
         over = [("E", at.stream), (self.token_dim, at.tokens)]
         scattered = [(dim, tuple(axis for axis in axes if axis in half)) for dim, axes in over]
-        same = tuple(axis for axis in half if axis not in at.stream + at.tokens)
-        return [each for each in scattered if each[1]], same, ("residual" if at.stream else name) + self.part
+        whole = tuple(axis for axis in half if axis not in at.stream + at.tokens)
+        name = ("residual" if at.stream else name) + self.part
+        return Sum(tuple(each for each in scattered if each[1]), whole, name)
 
     def _product(self, factors: Sequence[Factor[V]], plus: V | None = None) -> V:
         """The sum of the factors' products, a partial sum over a half's axes, plus another partial sum."""

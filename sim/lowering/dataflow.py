@@ -14,6 +14,7 @@ from math import lcm, prod
 from sim import sharding
 from sim.collectives.loop import closes
 from sim.costs import Work
+from sim.layouts.dataflow import Sum
 from sim.looped import chunks_of_pieces, gathered_axes
 from sim.lowering.emitter import Emitter, Placed
 from sim.lowering.loops import gathering_loop, loop_form, loops, scattering_loop, weight_loop
@@ -369,24 +370,13 @@ class Lowering:
         done = gathering_loop(self.to, name, pieces, gathered.local_bytes, axes[0], x.after)
         return tuple(Placed(t, done) for t in (gathered, *(sharding.matmul(gathered, weight) for weight in used)))
 
-    def matmul_sum(
-        self,
-        factors: Sequence[tuple[Placed, str, Placed]],
-        gathered: Axes,
-        scattered: Sequence[tuple[str, Axes]],
-        same: Axes,
-        name: str,
-        total: str,
-    ) -> Placed:
+    def matmul_sum(self, factors: Sequence[tuple[Placed, str, Placed]], gathered: Axes, to: Sum, name: str) -> Placed:
         stored = any(weight.stored for _, _, weight in factors)
-        if self.scenario.overlap == "chunked_matmul" and self.to.ways(_summed(scattered, same)) > 1 and not stored:
-            return self._in_pieces(factors, gathered, scattered, same, name, total)
-        if gathered or len(scattered) != 1:
-            out = self.all_gather_matmul(factors, gathered, name)
-            for dim, axes in scattered:
-                (out,) = self.reduce_scatter([(out, dim)], axes, total)
-            return self.all_reduce([out], same, total)[0]
-        ((into, axes),) = scattered
+        if self.scenario.overlap == "chunked_matmul" and self.to.ways(to.axes) > 1 and not stored:
+            return self._in_pieces(factors, gathered, to, name)
+        if gathered or len(to.scattered) != 1:
+            return self._summed(self.all_gather_matmul(factors, gathered, name), to)
+        ((into, axes),) = to.scattered
         inputs, pairs = [x for x, _, _ in factors], [(x.tensor, weight.tensor) for x, _, weight in factors]
         product = sum_of_products(name, pairs)
         if self._looped(axes, [weight for _, _, weight in factors]):
@@ -397,34 +387,27 @@ class Lowering:
             placed = [(x.tensor, [weight]) for x, _, weight in factors]
             one = len(axes) == 1
             done = self._multiply(name, placed, [product], _tasks(inputs), axes if one else ())
-            (out,) = self.reduce_scatter([(Placed(product, done), into)], axes, name if one else total)
-        return self.all_reduce([out], same, total)[0]
+            (out,) = self.reduce_scatter([(Placed(product, done), into)], axes, name if one else to.name)
+        return self.all_reduce([out], to.whole, to.name)[0]
 
-    def _in_pieces(
-        self,
-        factors: Sequence[tuple[Placed, str, Placed]],
-        gathered: Axes,
-        scattered: Sequence[tuple[str, Axes]],
-        same: Axes,
-        name: str,
-        total: str,
-    ) -> Placed:
+    def _in_pieces(self, factors: Sequence[tuple[Placed, str, Placed]], gathered: Axes, to: Sum, name: str) -> Placed:
         """A matmul in pieces of its columns, each summed over chips while the next is multiplied."""
         whole = self.all_gather([(value, dim) for value, dim, _ in factors], gathered, name)
         weights = [weight for _, _, weight in factors]
         pairs = [(value.tensor, weight.tensor) for value, weight in zip(whole, weights, strict=True)]
         product = sum_of_products(name, pairs)
-        shards = self.to.ways(dict(scattered).get(product.dims[-1].name, ()))
+        shards = self.to.ways(dict(to.scattered).get(product.dims[-1].name, ()))
         done: Tasks = ()
         for work, part in column_pieces(pairs, product, self.scenario.layout.chunks, shards, self.on_chip):
-            out = Placed(part, self.to.compute(name, work, _tasks(whole)))
-            for dim, axes in scattered:
-                (out,) = self.reduce_scatter([(out, dim)], axes, total)
-            (out,) = self.all_reduce([out], same, total)
-            done = (*done, *out.after)
-        for dim, axes in scattered:
+            done = (*done, *self._summed(Placed(part, self.to.compute(name, work, _tasks(whole))), to).after)
+        for dim, axes in to.scattered:
             product = sharding.reduce_scatter(product, axes, dim)
-        return Placed(sharding.all_reduce(product, same), done)
+        return Placed(sharding.all_reduce(product, to.whole), done)
+
+    def _summed(self, out: Placed, to: Sum) -> Placed:
+        for dim, axes in to.scattered:
+            (out,) = self.reduce_scatter([(out, dim)], axes, to.name)
+        return self.all_reduce([out], to.whole, to.name)[0]
 
     def _looped(self, axes: Axes, weights: Sequence[Placed]) -> bool:
         """Whether a collective of activations is looped with its matmul: not where the weights are gathered for it."""
@@ -439,11 +422,6 @@ class Lowering:
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
         work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.on_chip)
         return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
-
-
-def _summed(scattered: Sequence[tuple[str, Axes]], same: Axes) -> Axes:
-    """All axes of a sum."""
-    return (*(axis for _, axes in scattered for axis in axes), *same)
 
 
 def _tasks(values: Sequence[Placed]) -> Tasks:
