@@ -87,8 +87,10 @@ class Dataflow(Protocol[V]):
         """Gather `x` along `dim` over `axes`, and multiply it with each weight: (whole x, *products); may be looped."""
 
     def matmul_sum(self, factors: Sequence[tuple[V, str, V]], gathered: Axes, to: Sum, name: str) -> V:
-        """Gather each (value, dimension, weight) over `gathered`, multiply, add the products, and sum over chips. It may
-        be looped, or run in pieces of columns."""
+        """Gather each (value, dimension, weight) over `gathered`, multiply, add the products, and sum over chips.
+
+        May be looped, or run in pieces of columns.
+        """
 
     def matmul_add(self, x: V, weight: V, plus: V | None, name: str) -> V:
         """`x` times `weight`, plus something of the same sharding as the matmul writes its output."""
