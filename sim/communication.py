@@ -12,7 +12,7 @@ from sim.closed_form.tally import loop_form
 from sim.collectives import algorithm_of
 from sim.collectives.loop import closes
 from sim.placement import machine
-from sim.specs import Scenario, TorusSpec
+from sim.specs import Scenario
 from sim.topology.group import group_of
 from sim.topology.lower_bound import lower_bound
 from sim.topology.mesh import joined, mesh_groups, whole_lines
@@ -40,11 +40,10 @@ class Communication:
         return closes(self.topology, axis)
 
     def hop(self, axis: str, size: float) -> Formula:
-        spec, line = self._scenario.topology, self._line(axis)
-        if isinstance(spec, TorusSpec) and line:
-            link, step_s = spec.link_along(line), self._scenario.stack.collective_step.value
+        if line := self._line(axis):
+            link, step_s = self._scenario.topology.line_links[line], self._scenario.stack.collective_step.value
             return size / (link.bandwidth.value * link.efficiency.value) + link.latency.value + step_s, ()
-        on_switch = self.topology.kind == "switch" and loop_form(self._scenario) == "one_way"
+        on_switch = self.topology.has_ports and loop_form(self._scenario) == "one_way"
         reasons = () if on_switch else (f"takes a loop over {axis} by routes for a ring one way",)
         return lower_bound(self.topology, "permute", (axis,), size), reasons
 
@@ -57,14 +56,14 @@ class Communication:
     def _collective(self, kind: str, axes: Axes, size: float) -> Formula:
         if self._ways(axes) == 1:
             return 0.0, ()
-        spec, in_turn = self._scenario.topology, self._scenario.stack.collective_axes == "one_by_one"
-        if not isinstance(spec, TorusSpec):
+        in_turn = self._scenario.stack.collective_axes == "one_by_one"
+        if not self.topology.has_lines:
             return self._on_routes(kind, axes, size)
         if not in_turn or kind == "all_reduce" or len(axes) == 1:
-            return self._on_lines(spec, kind, axes, size)
+            return self._on_lines(kind, axes, size)
         # One axis after the other: of what is gathered, V_i of the size in turn i, that of the axes up to this one.
         found = [
-            self._on_lines(spec, kind, (axis,), size / (1 if kind == "all_to_all" else self._ways(axes[turn + 1 :])))
+            self._on_lines(kind, (axis,), size / (1 if kind == "all_to_all" else self._ways(axes[turn + 1 :])))
             for turn, axis in enumerate(axes)
             if self.lengths[axis] > 1
         ]
@@ -73,13 +72,14 @@ class Communication:
     def _ways(self, axes: Axes) -> int:
         return prod(self.lengths[axis] for axis in axes)
 
-    def _on_lines(self, spec: TorusSpec, kind: str, group: Axes, size: float) -> Formula:
+    def _on_lines(self, kind: str, group: Axes, size: float) -> Formula:
         """Of whole axes of a torus, from its file alone."""
         if (over := whole_lines(self.topology, group)) is None:
             bound = lower_bound(self.topology, kind, group, size)
             return bound, (f"has only a bound of {kind} over {joined(group)}",)
-        step_s, launch_s = self._scenario.stack.collective_step.value, self._scenario.stack.collective_overhead.value
-        axes, links = [spec.axes[axis] for axis in over], [spec.link_along(axis) for axis in over]
+        spec, stack = self._scenario.topology, self._scenario.stack
+        step_s, launch_s = stack.collective_step.value, stack.collective_overhead.value
+        axes, links = [spec.lines[axis] for axis in over], [spec.line_links[axis] for axis in over]
         rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
         bandwidth = max(link.bandwidth.value * link.efficiency.value for link in links)
         latency_s = min(link.latency.value for link in links) + step_s

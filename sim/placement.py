@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import gcd, prod
 
 from sim import topology
 from sim.errors import InputError, suggest
-from sim.specs import GraphSpec, Scenario, SwitchSpec, TopologySpec, TorusSpec, chips_of
+from sim.specs import AxisSpec, Scenario
 from sim.specs.mesh import BOXES, MeshSpec, SplitAxis, pieces_on_torus
 from sim.topology.boxes import boxes
 from sim.topology.bundles import effective
@@ -31,11 +31,11 @@ def machine(scenario: Scenario) -> Topology:
     if scenario.mesh is not None:
         return _meshed(scenario, scenario.mesh)
     stages = scenario.layout.mesh.pipeline
-    if isinstance(scenario.topology, TorusSpec):
+    if lines := scenario.topology.lines:
         built = topology.build(scenario.topology, scenario.stack)
-        return built if stages == 1 else _in_pieces(built, _slabs(scenario.topology, stages))
+        return built if stages == 1 else _in_pieces(built, _slabs(lines, stages))
     chips = tensor_chips(scenario)
-    built = topology.build(some_chips(scenario.topology, range(stages * chips)), scenario.stack)
+    built = topology.build(scenario.topology.keep_first_chips(stages * chips), scenario.stack)
     axes = ((STAGES, stages),) if stages > 1 else ()
     return _in_pieces(built, row_major((*axes, *_tensor_axes(chips, scenario.model.kv_heads))))
 
@@ -46,8 +46,8 @@ def _meshed(scenario: Scenario, mesh: MeshSpec) -> Topology:
     Raises:
         InputError: boxes that are no axis, or that the other axes do not fill.
     """
-    if isinstance(scenario.topology, TorusSpec):
-        pieces = pieces_on_torus(mesh, scenario.topology)
+    if lines := scenario.topology.lines:
+        pieces = pieces_on_torus(mesh, lines)
         return _in_pieces(topology.build(scenario.topology, scenario.stack), pieces)
     inside = row_major((name, size) for name, size in mesh.items() if isinstance(size, int))
     chips = prod(size for _, own in inside for size, _ in own)
@@ -61,23 +61,23 @@ def _meshed(scenario: Scenario, mesh: MeshSpec) -> Topology:
             rule = f"axes beside 'boxes' must have the chips of a box, {len(found[0])}, as their product"
             raise InputError(rule, where="mesh", got=chips)
         own[box], chips = [(len(found), chips)], chips * len(found)
-    built = topology.build(some_chips(scenario.topology, range(chips)), scenario.stack)
+    built = topology.build(scenario.topology.keep_first_chips(chips), scenario.stack)
     return _in_pieces(built, [(name, own[name]) for name in mesh])
 
 
-def _slabs(torus: TorusSpec, stages: int) -> Pieces:
+def _slabs(axes: Mapping[str, AxisSpec], stages: int) -> Pieces:
     """A mesh whose first axis are equal slabs of a torus along its longest axis.
 
     Raises:
         InputError: a torus that does not fall into so many.
     """
-    mesh: MeshSpec = {name: name for name in torus.axes}
-    name = max(torus.axes, key=lambda axis: torus.axes[axis].size)
-    if any(axis.twist for axis in torus.axes.values()) or torus.axes[name].size % stages:
-        rule = f"stages must divide the longest axis, {name} = {torus.axes[name].size}, of a torus that is not twisted"
+    mesh: MeshSpec = {name: name for name in axes}
+    name = max(axes, key=lambda axis: axes[axis].size)
+    if any(axis.twist for axis in axes.values()) or axes[name].size % stages:
+        rule = f"stages must divide the longest axis, {name} = {axes[name].size}, of a torus that is not twisted"
         raise InputError(rule, where="layout.mesh.pipeline", got=stages)
-    inside = SplitAxis(of=name, size=torus.axes[name].size // stages)
-    return pieces_on_torus({STAGES: SplitAxis(of=name, size=stages), **mesh, name: inside}, torus)
+    inside = SplitAxis(of=name, size=axes[name].size // stages)
+    return pieces_on_torus({STAGES: SplitAxis(of=name, size=stages), **mesh, name: inside}, axes)
 
 
 def stage_axes(scenario: Scenario) -> tuple[str, ...]:
@@ -143,7 +143,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
 def tensor_chips(scenario: Scenario) -> int:
     """Chips of one stage."""
     mesh = scenario.layout.mesh
-    return mesh.tensor or chips_of(scenario.topology) // mesh.pipeline
+    return mesh.tensor or scenario.topology.chip_count // mesh.pipeline
 
 
 def used_chips(scenario: Scenario) -> int:
@@ -171,16 +171,3 @@ def _with_mesh(built: Topology, mesh: tuple[MeshAxis, ...]) -> Topology:
 def _tensor_axes(chips: int, kv_heads: int) -> tuple[tuple[str, int], ...]:
     shared = gcd(kv_heads, chips)
     return tuple((name, size) for name, size in (("t", shared), ("r", chips // shared)) if size > 1) or (("t", 1),)
-
-
-def some_chips(spec: TopologySpec, chosen: Sequence[int]) -> TopologySpec:
-    """A switch or graph with some of its chips only, in their order."""
-    if isinstance(spec, SwitchSpec):
-        return spec.model_copy(update={"chips": len(chosen)})
-    if not isinstance(spec, GraphSpec) or len(chosen) == chips_of(spec):
-        return spec
-    chips = [name for name, kind in spec.nodes.items() if kind == "chip"]
-    gone = set(chips) - {chips[chip] for chip in chosen}
-    nodes = {name: kind for name, kind in spec.nodes.items() if name not in gone}
-    links = [edge for edge in spec.links if not set(edge.between) & gone]
-    return spec.model_copy(update={"nodes": nodes, "links": links})

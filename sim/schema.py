@@ -9,7 +9,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from sim.load import REFERENCES
+from sim.load.keys import models_of
 from sim.specs import FILE_KINDS
+
+_KIND_OF = {model.__name__: kind for kind, annotation in FILE_KINDS.items() for model in models_of(annotation)}
+"""Kind of file that a model describes, by the model's name, which is the title of its schema."""
 
 _CARRIED: dict[str, Any] = {
     "type": "object",
@@ -42,7 +46,7 @@ def _schema(kind: str) -> dict[str, Any]:
     schema = TypeAdapter(FILE_KINDS[kind]).json_schema()
     definitions = schema.get("$defs", {})
     for part in (schema, *definitions.values()):
-        for fields in REFERENCES.get(_kind_of(part), {}):
+        for fields in REFERENCES.get(_KIND_OF.get(part.get("title", ""), ""), {}):
             _allow_name(part, fields, definitions)
         if part.get("title") == "StackChip":
             own = part["properties"]
@@ -62,14 +66,6 @@ def _allow_name(part: dict[str, Any], fields: tuple[str, ...], definitions: dict
         option = field["anyOf"][0] if "anyOf" in field else field  # a mapping that may be left out
         inside = definitions[option["$ref"].rpartition("/")[2]] if "$ref" in option else option
         _allow_name(inside, tuple(rest), definitions)
-
-
-def _kind_of(part: dict[str, Any]) -> str:
-    """Which kind of file a (sub)schema describes, by its title."""
-    title = part.get("title", "")
-    return (
-        "topology" if title.endswith(("TorusSpec", "SwitchSpec", "GraphSpec")) else title.lower().removesuffix("spec")
-    )
 
 
 def _or_name(schema: dict[str, Any]) -> dict[str, Any]:

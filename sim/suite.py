@@ -28,8 +28,6 @@ from sim.specs import (
     Scenario,
     Settings,
     Suite,
-    TorusSpec,
-    chips_of,
 )
 
 
@@ -188,7 +186,7 @@ def _collective_case(suite: CollectiveSuite, row: Row) -> CollectiveCase:
     if collective not in ALGORITHMS:
         raise InputError("unknown collective", where=row.where, got=collective, hint=suggest(collective, ALGORITHMS))
     host = _first(suite.host_bound, case_id)
-    if chips > (most := chips_of(load.topology_spec(machine))):
+    if chips > (most := load.topology_spec(machine).chip_count):
         hint = "a pattern of the suite's 'machines' may say gpus=16"
         raise InputError(f"{machine} has {most} chips", where=row.where, got=chips, hint=hint)
     return CollectiveCase(
@@ -357,24 +355,24 @@ def _slice(suite: Suite, base: Scenario, row: Row) -> dict[str, Any]:
     An axis of a smaller slice wraps where the suite says so (`wrap_multiple`), else only where it is a whole axis of
     the base's machine that wraps.
     """
-    mesh, where, torus = row.cell("mesh"), row.where, base.topology
+    mesh, where, lines = row.cell("mesh"), row.where, base.topology.lines
     lengths = [int(length) if length.isdigit() else 0 for length in mesh.split("x")]
-    if not isinstance(torus, TorusSpec) or len(lengths) != len(torus.axes) or 0 in lengths:
+    if len(lengths) != len(lines) or 0 in lengths:
         raise InputError("column 'mesh' must give the length of each axis, such as 4x4x4", where=where, got=mesh)
     if (chips := row.number("chips")) != prod(lengths):
         raise InputError(f"column 'chips' must be those of the mesh, {prod(lengths)}", where=where, got=chips)
-    if lengths == [axis.size for axis in torus.axes.values()]:
+    if lengths == [axis.size for axis in lines.values()]:
         return {}
     multiple = suite.wrap_multiple
     axes = {}
-    for length, (name, whole) in zip(lengths, torus.axes.items(), strict=True):
+    for length, (name, whole) in zip(lengths, lines.items(), strict=True):
         if multiple is None and length > whole.size:
             rule = f"column 'mesh' must be the mesh of the suite's base, or a part of it: axis {name} has {whole.size}"
             hint = f"name a scenario on a {mesh} machine as the suite's 'base', or give its 'wrap_multiple'"
             raise InputError(rule, where=where, got=mesh, hint=hint)
         wraps = all(each % multiple == 0 for each in lengths) if multiple else whole.wrap and length == whole.size
         axes[name] = {"size": length, "wrap": wraps}
-    return {"topology.axes": axes, "topology.name": f"{torus.chip.name}_{mesh}"}
+    return {"topology.axes": axes, "topology.name": f"{base.topology.chip.name}_{mesh}"}
 
 
 def _uncertain(suite: Suite, uncertainty: float) -> str:

@@ -16,7 +16,7 @@ from sim.errors import InputError, suggest
 from sim.measurements import fitted, repeated, series_of
 from sim.orderings import orderings
 from sim.own_predictions import own_function
-from sim.placement import some_chips, tensor_chips, used_chips
+from sim.placement import tensor_chips, used_chips
 from sim.report.validation import NCCL_TUNER, Outcome, Validation
 from sim.run import latency_s, predict
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario
@@ -163,7 +163,7 @@ def simulated(case: AnyCase, *further: str, known: MutableMapping[str, float] | 
 def measure(case: CollectiveCase, *further: str) -> bench.Measurement:
     """The case's collective, with further settings of its machine. Raises InputError."""
     spec, stack = load.machine(case.machine, [*case.settings, *further])
-    topology = machines.build(some_chips(spec, range(case.chips)), stack)
+    topology = machines.build(spec.keep_first_chips(case.chips), stack)
     axes = tuple(axis.name for axis in topology.axes)
     return bench.measure(topology, case.collective, axes, case.size_bytes, case.algorithm)
 

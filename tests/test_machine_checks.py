@@ -12,7 +12,6 @@ from sim import load
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.collectives.library import ON_NCCL
 from sim.errors import InputError
-from sim.placement import some_chips
 from sim.specs import GraphSpec
 from sim.topology import Topology, build
 from sim.topology.rings import boxes
@@ -49,7 +48,7 @@ def test_a_machine_that_lacks_any_of_its_links_runs_every_collective_or_is_bad_i
 
 @pytest.mark.parametrize("name", SUMMING)
 def test_a_switch_that_adds_up_must_have_a_link_to_every_chip_of_its_box(name: str):
-    spec = some_chips(load.topology_spec(name), range(8))
+    spec = load.topology_spec(name).keep_first_chips(8)
     whole = build(spec)
     links = [i for i, edge in enumerate(spec.links) if whole.nodes[whole.reducer] in edge.between]
     assert len(links) == 8
@@ -67,7 +66,7 @@ def test_a_switch_that_adds_up_must_have_a_link_to_every_chip_of_its_box(name: s
 def test_a_part_of_a_machine_adds_up_in_its_switch_where_one_box_has_all_of_it(name: str):
     spec = load.topology_spec(name)
     whole = build(spec)
-    part = build(some_chips(spec, range(4)))
+    part = build(spec.keep_first_chips(4))
     assert part.nodes[part.reducer] in whole.nodes
     assert part.reducer >= part.chips
 
@@ -75,7 +74,7 @@ def test_a_part_of_a_machine_adds_up_in_its_switch_where_one_box_has_all_of_it(n
 @pytest.mark.parametrize("chips", range(1, 17))
 def test_boxes_need_not_have_equally_many_chips_in_use(chips: int):
     """Of two boxes of eight, twelve chips are eight and four."""
-    every_collective(build(some_chips(load.topology_spec("dgx_h100_x2"), range(chips))))
+    every_collective(build(load.topology_spec("dgx_h100_x2").keep_first_chips(chips)))
 
 
 def test_chips_that_share_no_switch_cannot_add_up_in_one():

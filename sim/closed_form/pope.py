@@ -23,9 +23,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod, sqrt
 
-from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction, torus_of
+from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
 from sim.errors import InputError, suggest
-from sim.specs import DTYPE_BYTES, Model, Scenario, TorusSpec
+from sim.specs import DTYPE_BYTES, Model, Scenario
 
 # --- collectives: appendix A.1 ---------------------------------------------------------------------------------------
 
@@ -224,7 +224,13 @@ def cached_heads(model: Model) -> int:
 
 def covers(scenario: Scenario) -> bool:
     """Whether the paper has formulas for the machine and the layout."""
-    return isinstance(scenario.topology, TorusSpec) and scenario.layout.preset in PAPER_LAYOUTS
+    return bool(scenario.topology.lines) and scenario.layout.preset in PAPER_LAYOUTS
+
+
+def bandwidth_of_chip(scenario: Scenario) -> float:
+    """Bytes/s that all links of a chip of a torus carry one way; the paper has one kind of link, here the slowest."""
+    links = scenario.topology.line_links.values()
+    return 2 * len(links) * min(link.bandwidth.value for link in links)
 
 
 def paper(scenario: Scenario) -> Prediction:
@@ -236,15 +242,17 @@ def paper(scenario: Scenario) -> Prediction:
     Raises:
         InputError: no torus, or a layout that the paper does not have.
     """
-    torus, model, work, layout = torus_of(scenario), scenario.model, scenario.workload, scenario.layout
-    lengths = [axis.size for axis in torus.axes.values()]
+    machine, model, work, layout = scenario.topology, scenario.model, scenario.workload, scenario.layout
+    if not machine.lines:
+        raise InputError("the closed form of Pope et al. needs a torus", got=machine.kind)
+    lengths = [axis.size for axis in machine.lines.values()]
     X, Y, Z = lengths[0], prod(lengths[1:2]), prod(lengths[2:])
     n = X * Y * Z
     B, L = work.batch, work.tokens_per_step
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
     N = scenario.parameters
-    bw = 2 * len(lengths) * torus.link.bandwidth.value
-    hbm, peak = torus.chip.hbm_bandwidth.value, torus.chip.peak[work.activations].value
+    bw = bandwidth_of_chip(scenario)
+    hbm, peak = machine.chip.hbm_bandwidth.value, machine.chip.peak[work.activations].value
 
     heads = cached_heads(model)
     split = cache_split(layout.attention, heads, B, n, gathered_over(layout.preset, X, Y, Z))

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sim.errors import InputError
-from sim.specs import Scenario, TorusSpec
-
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -33,10 +30,3 @@ PAPER_LAYOUTS = (
     "weight_gathered_xyz",
 )
 """Layouts that Pope et al. have formulas for; both closed forms cover these."""
-
-
-def torus_of(scenario: Scenario) -> TorusSpec:
-    """The scenario's machine. Raises InputError where it is no torus."""
-    if not isinstance(scenario.topology, TorusSpec):
-        raise InputError("the closed form of Pope et al. needs a torus", got=scenario.topology.kind)
-    return scenario.topology

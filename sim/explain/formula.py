@@ -13,12 +13,11 @@ from math import ceil, prod
 from sim.closed_form import pope
 from sim.closed_form.book import Op, computed_d_model
 from sim.closed_form.ledger import ledger
-from sim.closed_form.prediction import torus_of
 from sim.closed_form.tally import per_operation
 from sim.communication import Communication
 from sim.explain.changes import all_rings, changed
 from sim.report.explanation import FORMULA, Model
-from sim.specs import DTYPE_BYTES, Scenario
+from sim.specs import DTYPE_BYTES, AxisSpec, Scenario
 from sim.units import format_list, format_seconds
 from sim.uses import Axes, Uses
 
@@ -54,8 +53,8 @@ def _terms(scenario: Scenario) -> Times:
 
 def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
     """The formula, as the terms that count in it."""
-    torus, work = torus_of(scenario), scenario.workload
-    chip, n = torus.chip, prod(axis.size for axis in torus.axes.values())
+    work = scenario.workload
+    chip, n = scenario.topology.chip, scenario.topology.chip_count
     N = scenario.parameters
     memory = terms["weights"] + terms["kv_cache"]
     if terms["compute"] > memory:
@@ -70,7 +69,7 @@ def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
         why = f"keys and values of {tokens}, split as attention over {scenario.layout.attention} does"
         yield Model("KV cache from memory", FORMULA, memory, why)
     if terms["communication"]:
-        bw = 2 * len(torus.axes) * torus.link.bandwidth.value
+        bw = pope.bandwidth_of_chip(scenario)
         why = f"an FFN of two matrices; every collective at {bw / 1e9:.0f} GB/s, what all links of a chip carry"
         yield Model("Communication", FORMULA, max(terms["compute"], memory) + terms["communication"], why)
 
@@ -80,12 +79,12 @@ def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
 
 def _wires(scenario: Scenario) -> Iterator[Model]:
     """Communication alone, from the paper's volumes to all collectives of the layers."""
-    rings, torus = all_rings(scenario), torus_of(scenario)
-    at = scenario.uses(tuple(torus.axes))
+    rings, lines = all_rings(scenario), scenario.topology.lines
+    at = scenario.uses(tuple(lines))
     over = [axes for axes in (at.d_model, at.d_ff, at.gather) if _ways(rings, axes) > 1]
     if not over:
         return
-    bw = 2 * len(torus.axes) * torus.link.bandwidth.value
+    bw = pope.bandwidth_of_chip(scenario)
     sent = sum(2 * size * (1 - 1 / _ways(rings, axes)) for axes, size in _ffn_sizes(rings, at).items())
     ways = format_list([f"{_ways(rings, axes)} over {_names(axes)}" for axes in over])
     yield Model(
@@ -96,7 +95,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
     )
 
     ffn = _ffn_wires(rings, replace(at, stream=at.d_ff), matrices_in=1)
-    links = 2 * len(torus.axes)
+    links = 2 * len(lines)
     have = format_list([f"over {_names(axes)} {_links(rings, axes)} of {links}" for axes in over])
     yield Model("Only the links of its axes", WIRE, ffn, f"a collective has no others: {have}")
 
@@ -123,10 +122,10 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
     yield Model("Keys, values, norm", WIRE, sum(found.values()), why)
 
     as_built = changed(scenario, {"topology.collectives": {}, "collectives": {}})
-    open_axes = "".join(n for n, axis in torus_of(scenario).axes.items() if axis.size > 1 and not _ring(scenario, n))
+    open_axes = "".join(n for n, axis in lines.items() if axis.size > 1 and not _is_ring(axis))
     why = f"no ring closes along {open_axes}: the chips at the ends of a line receive over one link instead of two"
     yield Model("No wraparound", WIRE, sum(_layer_wires(as_built).values()), why)
-    chosen = {**torus_of(scenario).collectives, **scenario.collectives}
+    chosen = {**scenario.topology.collectives, **scenario.collectives}
     named = [f"{name} by {algorithm}" for name, algorithm in chosen.items() if name != "collective_matmul"]
     why = f"{format_list(named)}, not on all links of all axes at once"
     yield Model("Chosen algorithms", WIRE, sum(_layer_wires(scenario).values()), why)
@@ -139,7 +138,7 @@ def _padding(scenario: Scenario) -> str:
 
 def _width(scenario: Scenario) -> int:
     """d_model as it is computed."""
-    lengths = {name: axis.size for name, axis in torus_of(scenario).axes.items()}
+    lengths = {name: axis.size for name, axis in scenario.topology.lines.items()}
     return computed_d_model(scenario, scenario.uses(tuple(lengths)), lengths)
 
 
@@ -186,8 +185,8 @@ def _layer_wires(scenario: Scenario) -> Times:
 
 def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     """Compute and memory, from the paper's roofline of all parameters to one of every operation."""
-    torus, model, work = torus_of(scenario), scenario.model, scenario.workload
-    chip, n = torus.chip, prod(axis.size for axis in torus.axes.values())
+    model, work = scenario.model, scenario.workload
+    chip, n = scenario.topology.chip, scenario.topology.chip_count
     peak, hbm = chip.peak[work.activations].value, chip.hbm_bandwidth.value
     w, tokens = DTYPE_BYTES[work.weights], work.batch * work.tokens_per_step
     cache = pope.paper(scenario).terms["kv_cache"]
@@ -196,7 +195,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
         flops = pope.compute_time(parameters, tokens, n, peak)
         return max(flops, pope.memory_time(parameters, w, 0, n, hbm) + cache) + communication
 
-    f = _ways(scenario, scenario.uses(tuple(torus.axes)).d_ff)
+    f = _ways(scenario, scenario.uses(tuple(scenario.topology.lines)).d_ff)
     heads = ceil(model.computed_heads / f) * f
     cached = heads if model.kv_heads == model.heads else model.kv_heads
     per_head = 2 * model.d_model * model.d_head * scenario.layers
@@ -221,7 +220,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     rest, multiplied = communication + ends, [name for name in flops if name != "attention"]
     computed, cache = sum(flops[name] for name in multiplied), read["attention"]
     gathered = {name.removesuffix(" weights all-gather") for name in terms if name.endswith(" weights all-gather")}
-    g = _ways(scenario, scenario.uses(tuple(torus.axes)).gather) if gathered else 1
+    g = _ways(scenario, scenario.uses(tuple(scenario.topology.lines)).gather) if gathered else 1
     own = sum(read[name] / (g if name in gathered else 1) for name in multiplied)
     what = f"{model.kv_heads} key-value head{'s' if model.kv_heads > 1 else ''} for {n} chips"
     why = f"{what}: chips read copies of the weights and repeat some of each other's projections"
@@ -257,14 +256,13 @@ def _taken_apart(scenario: Scenario) -> tuple[Times, Times, Times]:
 # --- words -----------------------------------------------------------------------------------------------------------
 
 
-def _ring(scenario: Scenario, name: str) -> bool:
-    axis = torus_of(scenario).axes[name]
+def _is_ring(axis: AxisSpec) -> bool:
     return axis.wrap and not axis.twist
 
 
 def _ways(scenario: Scenario, axes: Axes) -> int:
     """Chips of a group."""
-    return prod(torus_of(scenario).axes[axis].size for axis in axes)
+    return prod(scenario.topology.lines[axis].size for axis in axes)
 
 
 def _links(scenario: Scenario, axes: Axes) -> int:

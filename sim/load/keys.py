@@ -38,10 +38,10 @@ _DEEPEST = 3
 
 def fields_at(kind: str, loc: Path_) -> set[str]:
     """Field names allowed at pydantic's path."""
-    models = _models(FILE_KINDS[kind])
+    models = models_of(FILE_KINDS[kind])
     for part in loc:
         kinds = [m for m in models if part in _kinds(m)]
-        inside = [x for m in models if part in m.model_fields for x in _models(m.model_fields[str(part)].annotation)]
+        inside = [x for m in models if part in m.model_fields for x in models_of(m.model_fields[str(part)].annotation)]
         models = kinds or inside or models  # neither: the key of a mapping of models
     return {field for model in models for field in model.model_fields}
 
@@ -92,7 +92,7 @@ def _paths(annotation: Any, data: Any) -> Iterator[tuple[str, ...]]:
     waiting: deque[tuple[tuple[str, ...], Any, Any]] = deque([((), annotation, data)])
     while waiting:
         path, annotation, data = waiting.popleft()
-        models = _models(annotation, containers=False)
+        models = models_of(annotation, containers=False)
         values = data if isinstance(data, dict) else {}
         for model in [m for m in models if values.get("kind") in _kinds(m)] or models:
             for name, field in model.model_fields.items():
@@ -105,11 +105,11 @@ def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
     return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
 
 
-def _models(annotation: Any, containers: bool = True) -> list[type[BaseModel]]:
+def models_of(annotation: Any, containers: bool = True) -> list[type[BaseModel]]:
     """The models an annotation is made of, also those in lists and mappings if `containers`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     origin = get_origin(annotation)
     if (origin is None and not isinstance(annotation, types.UnionType)) or (origin in (list, dict) and not containers):
         return []
-    return [m for a in get_args(annotation) for m in _models(a, containers)]
+    return [m for a in get_args(annotation) for m in models_of(a, containers)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
-from sim.specs import DTYPE_BYTES, Scenario, has_neighbours
+from sim.specs import DTYPE_BYTES, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def with_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory 
     if batch > 0 and copied and scenario.layout.attention == "heads":
         found.append("layout.attention=batch")  # each chip has the whole cache of few heads, however many chips
         return replace(memory, remedies=tuple(found))
-    if batch <= 0 and scenario.memory_pool is None and not has_neighbours(scenario.topology):
+    if batch <= 0 and scenario.memory_pool is None and not scenario.topology.lines:
         found.append("a memory_pool")
     found.append(f"about {ceil(chips * memory.used_bytes / memory.capacity_bytes):,} chips")
     return replace(memory, remedies=tuple(found))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sim import load
 from sim.errors import InputError
-from sim.specs import TopologySpec, chips_of
+from sim.specs import TopologySpec
 from sim.topology import build
 from sim.topology.boxes import boxes
 from sim.topology.factorisations import Factorisation, factorisations, group_sizes, lengths_of_slice
@@ -63,13 +63,13 @@ def machines(topologies: Sequence[str], chips: Counts | None = None, settings: S
         every = [
             (name, one, count)
             for name, one in (family(topology) if chips else {topology: spec}).items()
-            for count in group_sizes(one, chips_of(one))
+            for count in group_sizes(one, one.chip_count)
         ]
         if chips is not None:
             _check(chips, {count for _, _, count in every}, topology)
             every = [each for each in every if any(low <= each[2] <= high for low, high in chips)]
         for name, one, count in every:
-            whole, box = count == chips_of(one), max(map(len, boxes(build(one))))
+            whole, box = count == one.chip_count, max(map(len, boxes(build(one))))
             found[name, count] = Machine(name, count, whole, count > box, tuple(factorisations(one, count)))
     return list(found.values())
 
@@ -91,7 +91,7 @@ def family(topology: str) -> dict[str, TopologySpec]:
         if own and own not in lengths:
             lengths.add(own)
             found[name] = spec
-    return dict(sorted(found.items(), key=lambda each: chips_of(each[1])))
+    return dict(sorted(found.items(), key=lambda each: each[1].chip_count))
 
 
 def _check(chips: Counts, known: set[int], topology: str) -> None:

@@ -15,6 +15,7 @@ from sim.specs.engine import Kernel
 from sim.specs.graph import GraphSpec, SwitchSpec
 from sim.specs.layout import Residual
 from sim.specs.link import MEDIA, LinkSpec, Medium
+from sim.specs.machine import AxisSpec
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
 from sim.specs.nccl import PROTOCOLS, MeasuredSpec, NcclSpec, NvlsSpec
@@ -38,7 +39,7 @@ from sim.specs.suite import (
     Tolerance,
 )
 from sim.specs.sweep import FigureSpec
-from sim.specs.topology import AxisSpec, TopologySpec, TorusSpec, chips_of, has_neighbours
+from sim.specs.topology import TopologySpec, TorusSpec
 
 __all__ = [
     "ALGORITHMS",
@@ -89,8 +90,6 @@ __all__ = [
     "Tolerance",
     "TopologySpec",
     "TorusSpec",
-    "chips_of",
-    "has_neighbours",
 ]
 
 FILE_KINDS: dict[str, Any] = {

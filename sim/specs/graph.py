@@ -35,6 +35,10 @@ class SwitchSpec(MachineSpec):
         """Number of chips."""
         return self.chips
 
+    def keep_first_chips(self, count: int) -> Self:
+        """Returns a switch of so many chips."""
+        return self.model_copy(update={"chips": count})
+
 
 def _boxes_or_nodes(schema: dict[str, Any]) -> None:
     """A file gives boxes, which bring their chip, or nodes and links."""
@@ -149,6 +153,13 @@ class GraphSpec(MachineSpec):
     def chip_count(self) -> int:
         """Number of chips."""
         return sum(kind == "chip" for kind in self.nodes.values())
+
+    def keep_first_chips(self, count: int) -> Self:
+        """Returns the graph without its other chips and their links."""
+        gone = set([name for name, kind in self.nodes.items() if kind == "chip"][count:])
+        nodes = {name: kind for name, kind in self.nodes.items() if name not in gone}
+        links = [edge for edge in self.links if not set(edge.between) & gone]
+        return self.model_copy(update={"nodes": nodes, "links": links}) if gone else self
 
     @model_validator(mode="after")
     def _draw(self) -> Self:

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Self
+
+from pydantic import model_validator
+
 from sim.specs.algorithms import Algorithms
-from sim.specs.base import Name, Strict
+from sim.specs.base import Count, Name, Strict, wrong
 from sim.specs.chip import ChipSpec
+from sim.specs.link import LinkSpec
 
 MAX_CHIPS = 2**16
 MAX_LINKS = 2**20
 """Of a graph, parallel ones counted: more than a torus of as many chips has."""
 
 
+class AxisSpec(Strict):
+    """One torus axis. `twist` shifts other axes where this axis wraps (twisted torus)."""
+
+    size: Count
+    wrap: bool
+    twist: dict[str, Count] = {}
+    link: LinkSpec | None = None
+    """Of this axis alone, such as the one between the devices of a chip. Default: the machine's."""
+
+    @model_validator(mode="after")
+    def _twist_needs_wrap(self) -> Self:
+        if self.twist and not self.wrap:
+            raise wrong("twist", rule="a twist shifts the wraparound, so it needs 'wrap: true'")
+        return self
+
+
 class MachineSpec(Strict):
-    """Chip, software and default algorithms of a machine."""
+    """Chip, software and default algorithms of a machine, and what others ask of it instead of its kind."""
 
     name: Name
     description: str = ""
@@ -22,3 +45,22 @@ class MachineSpec(Strict):
     """Name or path of the software that runs on it unless a scenario names another."""
     collectives: Algorithms = {}
     """Default algorithm per collective, by name."""
+
+    @property
+    @abstractmethod
+    def chip_count(self) -> int:
+        """Number of chips."""
+
+    @property
+    def lines(self) -> Mapping[str, AxisSpec]:
+        """Axes along which chips have links to neighbours, by name; none where messages take routes to any chip."""
+        return {}
+
+    @property
+    def line_links(self) -> Mapping[str, LinkSpec]:
+        """The link along each of the lines."""
+        return {}
+
+    def keep_first_chips(self, count: int) -> Self:
+        """Returns the machine with its first chips alone; all of it where chips have links to neighbours."""
+        return self

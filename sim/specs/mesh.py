@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
 
 from sim.errors import suggest
 from sim.specs.base import MESH_AXIS, Count, Strict, wrong
-from sim.specs.topology import TopologySpec, TorusSpec, chips_of
+from sim.specs.machine import AxisSpec
+from sim.specs.topology import TopologySpec
 
 BOXES = "boxes"
 """The size of the axis along which the boxes of a machine lie."""
@@ -36,55 +37,55 @@ On a switch or graph: sizes, row-major over the machine's first chips; one may b
 
 def check_mesh(mesh: MeshSpec, machine: TopologySpec) -> None:
     """Raises the rule that a mesh breaks on this machine; how its boxes lie is known once it is built."""
-    if isinstance(machine, TorusSpec):
-        _check_on_torus(mesh, machine)
+    if machine.lines:
+        _check_on_torus(mesh, machine.lines)
         return
     for name, size in mesh.items():
         if not isinstance(size, int) and size != BOXES:
             raise wrong("mesh", name, rule=f"must be a number of chips or '{BOXES}' on a {machine.kind}", got=size)
     if list(mesh.values()).count(BOXES) > 1:
         raise wrong("mesh", rule=f"must have '{BOXES}' along one axis", got=", ".join(mesh))
-    product, chips = math.prod(size for size in mesh.values() if isinstance(size, int)), chips_of(machine)
+    product, chips = math.prod(size for size in mesh.values() if isinstance(size, int)), machine.chip_count
     if product > chips:
         raise wrong("mesh", rule=f"must have a product of at most the machine's {chips} chips", got=product)
 
 
-def _check_on_torus(mesh: MeshSpec, machine: TorusSpec) -> None:
+def _check_on_torus(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> None:
     dealt: dict[str, int] = {}
-    for name, axis, size in _parts(mesh, machine):
-        whole = size == machine.axes[axis].size
-        if axis in dealt and (whole or dealt[axis] == machine.axes[axis].size):
+    for name, axis, size in _parts(mesh, axes):
+        whole = size == axes[axis].size
+        if axis in dealt and (whole or dealt[axis] == axes[axis].size):
             raise wrong("mesh", name, rule="must deal every axis of the torus once", got=axis)
         dealt[axis] = dealt.get(axis, 1) * size
-    for axis, spec in machine.axes.items():
+    for axis, spec in axes.items():
         if axis not in dealt:
             rule = "must deal every axis of the torus once"
             raise wrong("mesh", rule=rule, got=", ".join(dealt), hint=f"add {axis}: {axis}")
         if dealt[axis] != spec.size:
-            parts = [name for name, of, _ in _parts(mesh, machine) if of == axis]
+            parts = [name for name, of, _ in _parts(mesh, axes) if of == axis]
             rule = f"parts {', '.join(parts)} must have axis '{axis}' as their product, {spec.size}"
             raise wrong("mesh", parts[0], "size", rule=rule, got=dealt[axis])
 
 
-def _parts(mesh: MeshSpec, machine: TorusSpec) -> Iterator[tuple[str, str, int]]:
+def _parts(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> Iterator[tuple[str, str, int]]:
     """(mesh axis, axis of the torus, size of the part of it), in the order of the file."""
     for name, given in mesh.items():
         if isinstance(given, int):
             rule = "must be an axis of the torus, a list of axes, or a part {of: AXIS, size: COUNT}"
-            raise wrong("mesh", name, rule=rule, got=given, hint=f"it has {', '.join(machine.axes)}")
+            raise wrong("mesh", name, rule=rule, got=given, hint=f"it has {', '.join(axes)}")
         for axis in [given] if isinstance(given, str) else [given.of] if isinstance(given, SplitAxis) else given:
-            if axis not in machine.axes:
-                hint = suggest(axis, machine.axes)
+            if axis not in axes:
+                hint = suggest(axis, axes)
                 raise wrong("mesh", name, rule="must be of axes of the torus", got=axis, hint=hint)
-            yield name, axis, given.size if isinstance(given, SplitAxis) else machine.axes[axis].size
+            yield name, axis, given.size if isinstance(given, SplitAxis) else axes[axis].size
 
 
-def pieces_on_torus(mesh: MeshSpec, machine: TorusSpec) -> list[tuple[str, list[tuple[int, int]]]]:
+def pieces_on_torus(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> list[tuple[str, list[tuple[int, int]]]]:
     """Returns (name, (size, stride) pieces over chip numbers) of each axis of a mesh that has passed `check_mesh`."""
-    sizes = [axis.size for axis in machine.axes.values()]
-    left = {name: math.prod(sizes[i:]) for i, name in enumerate(machine.axes)}
+    sizes = [axis.size for axis in axes.values()]
+    left = {name: math.prod(sizes[i:]) for i, name in enumerate(axes)}
     pieces: dict[str, list[tuple[int, int]]] = {name: [] for name in mesh}
-    for name, axis, size in _parts(mesh, machine):
+    for name, axis, size in _parts(mesh, axes):
         left[axis] //= size
         pieces[name].append((size, left[axis]))
     return list(pieces.items())

@@ -21,7 +21,7 @@ from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Duration, Fraction
 from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec
-from sim.specs.topology import TopologySpec, chips_of, has_neighbours
+from sim.specs.topology import TopologySpec
 from sim.specs.uses import UsesSpec
 from sim.specs.workload import Workload
 from sim.uses import PRESETS, Axes, Uses
@@ -104,8 +104,8 @@ class Scenario(Strict):
         if dtype not in chip.peak:
             rule = f"must be a type that chip '{chip.name}' has a peak for"
             raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
-        mesh, chips = self.layout.mesh, chips_of(self.topology)
-        if has_neighbours(self.topology):
+        mesh, chips = self.layout.mesh, self.topology.chip_count
+        if self.topology.lines:
             if mesh.tensor is not None:
                 rule = "a torus has all its chips in its mesh"
                 raise wrong("layout", "mesh", "tensor", rule=rule, got=mesh.tensor)
@@ -128,12 +128,12 @@ class Scenario(Strict):
     def _tensor_divides(self) -> Self:
         """Heads are padded so that chips divide them, and still have to share the key-value heads alike."""
         own = self.layout.uses or self.mesh or self.layout.preset in self.presets
-        if own or has_neighbours(self.topology):
+        if own or self.topology.lines:
             return self
         at = self.uses(("chips",))
         if not (at.heads and at.d_ff):
             return self
-        model, most = self.model, chips_of(self.topology) // self.layout.mesh.pipeline
+        model, most = self.model, self.topology.chip_count // self.layout.mesh.pipeline
         chips = self.layout.mesh.tensor or most
 
         def works(count: int) -> bool:
@@ -304,7 +304,7 @@ class Scenario(Strict):
     @property
     def communication_streams(self) -> int:
         """Streams on which collectives run, none where they run in order with all operations."""
-        default = "compute_stream" if has_neighbours(self.topology) else "own_stream"
+        default = "compute_stream" if self.topology.lines else "own_stream"
         return ("compute_stream", "own_stream", "two_streams").index(self.layout.communication or default)
 
     @property

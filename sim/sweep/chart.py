@@ -11,7 +11,7 @@ from sim import units
 from sim.closed_form import pope
 from sim.errors import InputError, suggest
 from sim.report.report import HALVES, PAPER
-from sim.specs import FigureSpec, Model, Scenario, TorusSpec
+from sim.specs import FigureSpec, Model, Scenario
 from sim.sweep.points import label
 from sim.sweep.published import published
 from sim.sweep.quantities import RATES, Y, words
@@ -266,9 +266,9 @@ def _x_label(x: str, unit: str) -> str:
 def _crossovers(scenario: Scenario) -> dict[str, float]:
     """Tokens at which the paper's volumes of two swept layouts are equal; bf16 weights and activations."""
     model: Model = scenario.model
-    if not isinstance(scenario.topology, TorusSpec) or len(scenario.topology.axes) != 3:
+    if len(lengths := [axis.size for axis in scenario.topology.lines.values()]) != 3:
         raise InputError("the paper's crossovers are of a torus of three axes", where="figure.crossovers")
-    x, y, z = (axis.size for axis in scenario.topology.axes.values())
+    x, y, z = lengths
     swept = str(scenario.sweep)
     return {
         f"{_SHORT[first]}\n= {_SHORT[second]}": tokens

@@ -17,7 +17,7 @@ def facts(topology: Topology) -> dict[str, Any]:
         "name": topology.name,
         "chip": topology.chip.name,
         "chips": topology.chips,
-        "boxes": [len(box) for box in boxes(topology)] if topology.kind != "torus" else [],
+        "boxes": [len(box) for box in boxes(topology)] if not topology.has_lines else [],
         "axes": {axis.name: {"size": axis.size, "ring": axis.ring} for axis in topology.axes},
         "links": sum(link.cables for link in topology.links),
         "link_bandwidth": sorted({link.bandwidth / link.cables for link in topology.links}),

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from sim import topology
-from sim.specs import AxisSpec, TopologySpec, TorusSpec
+from sim.specs import AxisSpec, LinkSpec, TopologySpec
 from sim.specs.mesh import BOXES
 from sim.topology.boxes import boxes
 
@@ -35,34 +35,36 @@ class Factorisation:
 
 def group_sizes(machine: TopologySpec, chips: int) -> list[int]:
     """Numbers of chips of a machine that a mesh may have: all of a torus; else powers of two as well."""
-    powers = range(0 if isinstance(machine, TorusSpec) else (chips - 1).bit_length())
+    powers = range(0 if machine.lines else (chips - 1).bit_length())
     return [*(2**power for power in powers), chips]
 
 
 def lengths_of_slice(machine: TopologySpec, family: TopologySpec) -> tuple[str, ...]:
     """What the axes of a torus of the same chip and links are made of, in no order; nothing of any other machine, or of
     a torus that is wired otherwise: twisted."""
-    if not isinstance(machine, TorusSpec) or not isinstance(family, TorusSpec):
-        return ()
-    alike = (machine.chip, machine.link) == (family.chip, family.link)
-    twisted = machine is not family and any(axis.twist for axis in machine.axes.values())
-    return tuple(sorted(sum(_made_of(machine.axes).values(), ()))) if alike and not twisted else ()
+    alike = machine.chip == family.chip and _links_by_name(machine) == _links_by_name(family)
+    twisted = machine is not family and any(axis.twist for axis in machine.lines.values())
+    return tuple(sorted(sum(_made_of(machine.lines).values(), ()))) if alike and not twisted else ()
+
+
+def _links_by_name(machine: TopologySpec) -> dict[str, LinkSpec]:
+    return {link.name: link for link in machine.line_links.values()}
 
 
 def factorisations(machine: TopologySpec, chips: int) -> list[Factorisation]:
     """The machine's own mesh first; of meshes whose axes are alike one."""
     found: dict[tuple[tuple[str, ...], ...], Factorisation] = {}
-    for each in _of_torus(machine) if isinstance(machine, TorusSpec) else _of_boxes(machine, chips):
+    for each in _of_lines(machine.lines) if machine.lines else _of_boxes(machine, chips):
         found.setdefault(tuple(each.axes.values()), each)
     return list(found.values())
 
 
-def _of_torus(torus: TorusSpec) -> Iterator[Factorisation]:
+def _of_lines(axes: Mapping[str, AxisSpec]) -> Iterator[Factorisation]:
     """Orders before merged axes; a twist names axes, so a twisted torus has its own mesh only."""
-    sizes, made_of = {name: axis.size for name, axis in torus.axes.items()}, _made_of(torus.axes)
+    sizes, made_of = {name: axis.size for name, axis in axes.items()}, _made_of(axes)
     yield Factorisation("x".join(map(str, sizes.values())), made_of)
     longer = tuple(name for name in sizes if made_of[name])
-    if len(longer) > _MOST_AXES or any(axis.twist for axis in torus.axes.values()):
+    if len(longer) > _MOST_AXES or any(axis.twist for axis in axes.values()):
         return
     for dealt in sorted(_ordered_partitions(longer), key=len, reverse=True):
         blocks = [*dealt, *((name,) for name in sizes if not made_of[name])]

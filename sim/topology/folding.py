@@ -27,8 +27,9 @@ def folded(whole: Topology) -> Topology:
     Raises:
         NotFoldableError: the chips are not all alike.
     """
-    rings = _along_rings(whole) if whole.kind == "graph" and not whole.failed else {}
-    if not whole.vertex_transitive and not rings:
+    alike = whole.vertex_transitive
+    rings = {} if alike or whole.has_lines or whole.failed else _along_rings(whole)
+    if not alike and not rings:
         raise NotFoldableError(unlike(whole))
     ports = [rings.get(link.index, ("alone", link.index)) for link in whole.links] if rings else numbered_ports(whole)
     return folded_by(whole, np.zeros(whole.chips, dtype=np.int32), ports)
@@ -37,7 +38,7 @@ def folded(whole: Topology) -> Topology:
 def unlike(topology: Topology) -> str:
     """Why not every chip sees the same links, of a machine that is not vertex-transitive."""
     lines = [axis.name for axis in topology.axes if not axis.ring and axis.size > 1]
-    if topology.kind == "torus" and lines:
+    if topology.has_lines and lines:
         return f"axis {', '.join(lines)} closes no ring"
     return f"links of a {topology.kind} lead to different chips"
 

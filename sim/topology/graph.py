@@ -247,13 +247,13 @@ def _back(whole: Topology, links: frozenset[int]) -> frozenset[int]:
 @functools.lru_cache(maxsize=64)
 def _without(whole: Topology, failed: frozenset[int]) -> Topology:
     along = {whole.links[link].axis for link in failed}
-    if whole.kind == "graph":
+    if not (whole.has_lines or whole.has_ports):
         failed |= _back(whole, failed)
     all_reach = not any(whole.reducer in (whole.links[link].src, whole.links[link].dst) for link in failed)
     return replace(
         whole,
         axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in whole.axes),
-        ways_of=shortest if whole.kind == "torus" else whole.ways_of,
+        ways_of=shortest if whole.has_lines else whole.ways_of,
         vertex_transitive=False,
         reduces=whole.reduces and (whole.reducer is None or all_reach),
         reducer=whole.reducer if all_reach else None,

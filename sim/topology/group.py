@@ -108,7 +108,7 @@ def _moved(
 
 def _box(whole: Topology, chips: tuple[int, ...]) -> Group | None:
     """Returns the smaller torus of the chips, None where they are no box of a torus."""
-    if whole.kind != "torus":
+    if not whole.has_lines:
         return None
     at = np.array([whole.coordinates(chip) for chip in chips])
     first, last = at.min(axis=0), at.max(axis=0)
@@ -156,14 +156,14 @@ def _any(whole: Topology, chips: tuple[int, ...]) -> Group:
     links = sorted(link.index for node in nodes for link in leaving[node] if link.dst in nodes)
     new = {link: i for i, link in enumerate(links)}
     renumbered = {ends: tuple(tuple(new[link] for link in way) for way in equal) for ends, equal in ways.items()}
-    torus, machine = whole.kind == "torus", _part(whole, chips, relays, links)
+    machine = _part(whole, chips, relays, links)
     machine = replace(
         machine,
         links=tuple(replace(link, axis="", direction=0) for link in machine.links),  # a graph has no axes
         axes=(Axis("g", len(chips), ring=False),),
         mesh=(),
-        kind="graph" if torus else whole.kind,
-        collectives={} if torus else whole.collectives,  # algorithms between neighbours
+        kind="graph" if whole.has_lines else whole.kind,
+        collectives={} if whole.has_lines else whole.collectives,  # algorithms between neighbours
         ways_of=_Ways(renumbered),
     )
     return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
@@ -188,7 +188,7 @@ def _part(whole: Topology, chips: tuple[int, ...], relays: tuple[int, ...], link
         links=tuple(replace(link, index=i, src=number[link.src], dst=number[link.dst]) for i, link in enumerate(kept)),
         multicast=None if whole.multicast is None else number.get(whole.multicast),
         reducer=None if whole.reducer is None else number.get(whole.reducer),
-        vertex_transitive=whole.vertex_transitive and whole.kind == "switch",  # ports of its own for every chip
+        vertex_transitive=whole.vertex_transitive and whole.has_ports,  # ports of its own for every chip
         failed=frozenset(i for i, link in enumerate(links) if link in whole.failed),
         intact=None,
     )

@@ -108,7 +108,7 @@ def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Ite
         place = np.full(links.nodes, -1, dtype=np.int32)
         place[members] = np.arange(members.shape[1], dtype=np.int32)
         yield place
-    if topology.kind == "torus":
+    if topology.has_lines:
         yield from _halves(topology)
         return
     ends = links.src.astype(np.int64) * links.nodes + links.dst

@@ -50,7 +50,7 @@ class Bisection:
 @functools.lru_cache(maxsize=8)
 def hops(topology: Topology) -> Hops:
     """Hop counts over shortest paths on a torus, over the routes messages take on other machines."""
-    counts = _torus_hop_counts(topology) if topology.kind == "torus" else _route_hop_counts(topology)
+    counts = _torus_hop_counts(topology) if topology.has_lines else _route_hop_counts(topology)
     total = sum(count * length for length, count in counts.items())
     return Hops(total / sum(counts.values()), max(counts))
 
@@ -128,7 +128,7 @@ def _hop_counts_from_all(topology: Topology) -> Counter[int]:
 def _route_hop_counts(topology: Topology) -> Counter[int]:
     """On a switch every message takes two links."""
     chips = range(topology.chips)
-    if topology.kind == "switch" and not topology.failed:
+    if topology.has_ports and not topology.failed:
         return Counter({0: len(chips), 2: len(chips) * (len(chips) - 1)})
     if len(chips) ** 2 > _MOST_ROUTES:
         rule = f"hops are counted on graphs of up to {math.isqrt(_MOST_ROUTES):,} chips"
@@ -150,10 +150,10 @@ def bisection(topology: Topology) -> Bisection:
     """
     if topology.chips < 2:
         return Bisection(0, 0.0, exact=True)
-    if topology.kind == "switch":
+    if topology.has_ports:
         half = topology.chips // 2
         return Bisection(half, half * topology.links[0].bandwidth, exact=True)
-    if topology.kind == "torus":
+    if topology.has_lines:
         cuts = (_crossing(topology, half) for half in _grid_halves(topology))
         return _narrowest(cuts, exact=_known_exact(topology))
     exhaustive = topology.chips <= EXHAUSTIVE_CHIPS

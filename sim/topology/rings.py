@@ -51,7 +51,7 @@ def find(topology: Topology) -> Rings:
     single rings the one of the shortest way. Between boxes the rings change from rail to rail (`sim.topology.rails`).
     """
     chips = tuple(range(topology.chips))
-    if topology.kind == "switch" or topology.chips < 2:
+    if topology.has_ports or topology.chips < 2:
         return _measured(topology, [_routed(topology, chips)])
     if len(boxes(topology)) > 1:
         return _measured(topology, [Ring(*each) for each in rails.through(topology)])
@@ -77,7 +77,7 @@ def own_chains(topology: Topology) -> Rings | None:
 
     None where there are none, or where they are not wider than the rings cut open.
     """
-    if topology.kind != "graph":
+    if topology.has_ports:
         return None
     width, chips = _cut(topology).count * _cut(topology).bandwidth, tuple(range(topology.chips))
     for medium in MEDIA[: MEDIA.index(find(topology).medium)]:

@@ -40,7 +40,7 @@ def build(spec: TorusSpec, stack: StackSpec) -> Topology:
         for along, name in enumerate(spec.axes)
         for direction, sign in ((1, "+"), (-1, "-"))
     ]
-    rates = {name: effective(spec.link_along(name)) for name in spec.axes}
+    rates = {name: effective(link) for name, link in spec.line_links.items()}
     step_s = stack.collective_step.value
     links: list[Link] = []
     neighbours: dict[tuple[int, str, int], tuple[int, int]] = {}

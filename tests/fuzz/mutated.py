@@ -11,7 +11,6 @@ import yaml
 
 from sim import load
 from sim.load.references import expand
-from sim.specs import chips_of
 from sim.sweep.points import NO_SWEEP
 
 _MOST_CHIPS = 64
@@ -74,7 +73,7 @@ def _shipped(rng: np.random.Generator, kind: str) -> tuple[dict[str, Any], bool]
     """The mapping of a shipped file with references written out, made small; whether it has a sweep left."""
     names = sorted(load.shipped(kind))
     if kind == "topology":
-        names = [name for name in names if chips_of(load.topology_spec(name)) <= _MOST_CHIPS]
+        names = [name for name in names if load.topology_spec(name).chip_count <= _MOST_CHIPS]
     name = str(rng.choice(names))
     if kind == "suite":
         return yaml.safe_load(load.shipped(kind)[name].read_text(encoding="utf-8")), False

@@ -16,7 +16,7 @@ from sim import topology as machines
 from sim.errors import InputError
 from sim.load.boxes import inherit
 from sim.load.references import expand
-from sim.specs import DTYPE_BYTES, Model, TopologySpec, chips_of
+from sim.specs import DTYPE_BYTES, Model, TopologySpec
 
 from .random_values import SCHEMAS, RandomValues
 
@@ -88,7 +88,7 @@ def _topology(values: RandomValues) -> tuple[Any, TopologySpec]:
     """A machine as in a file, and validated."""
     if values.chance(0.3):
         shipped = {name: load.topology_spec(name) for name in load.shipped("topology")}
-        name = values.choice([name for name, spec in shipped.items() if chips_of(spec) <= _MOST_CHIPS])
+        name = values.choice([name for name, spec in shipped.items() if spec.chip_count <= _MOST_CHIPS])
         return name, shipped[name]
     while True:
         drawn = ("boxes", "nodes", "links", "link_types")
@@ -169,7 +169,7 @@ def _agree_workload(values: RandomValues, workload: dict[str, Any], spec: Topolo
 def _agree_layout(values: RandomValues, data: dict[str, Any], spec: TopologySpec) -> None:
     layout = data["layout"]
     if spec.kind == "torus":
-        data["workload"]["batch"] *= values.choice((1, chips_of(spec), chips_of(spec)))
+        data["workload"]["batch"] *= values.choice((1, spec.chip_count, spec.chip_count))
         known = SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["anyOf"][0]["anyOf"][0]["enum"]
         layout["ffn"] = values.choice(known)
         return
@@ -178,8 +178,8 @@ def _agree_layout(values: RandomValues, data: dict[str, Any], spec: TopologySpec
         data["model"]["block"] = layout["block"] = "parallel" if layout["residual"] == "parallel" else "serial"
     if layout.get("residual") == "hybrid":
         layout["hybrid"] = {"ladder_layers": 1}
-    stages = values.choice([n for n in (1, 1, 1, 2, 4) if n <= chips_of(spec)])
-    tensor = values.choice([n for n in (1, 2, 4, 8, 16) if n * stages <= chips_of(spec)])
+    stages = values.choice([n for n in (1, 1, 1, 2, 4) if n <= spec.chip_count])
+    tensor = values.choice([n for n in (1, 2, 4, 8, 16) if n * stages <= spec.chip_count])
     layout["mesh"] = {"tensor": tensor, "pipeline": stages}
     data["model"]["layers"] = max(data["model"]["layers"], stages)
 
