@@ -12,7 +12,7 @@ from machines import full_mesh, graph, switch, torus, twisted, two_sockets
 from run_schedule import rounding_s, time_s
 from test_collectives import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 
-from sim.closed_form.collectives import algbw, busbw, on_switch, paper, predict
+from sim.closed_form.collectives import algbw, busbw, on_switch, predict
 from sim.collectives import Schedule, schedule
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.errors import InputError
@@ -375,15 +375,6 @@ def test_the_bound_is_reached_by_a_long_ring() -> None:
 
 
 # --- conventions -----------------------------------------------------------------------------------------------------
-
-
-def test_paper_convention() -> None:
-    # 64 chips, 270 MB per chip at 270 GB/s: 63/64 of 1 ms.
-    assert paper("all_gather", 64, 270e6) == pytest.approx(63 / 64 * 1e-3)
-    assert paper("all_reduce", 64, 270e6) == 2 * paper("reduce_scatter", 64, 270e6)
-    assert paper("all_gather", 4, 270e6, bandwidth=90e9) == pytest.approx(0.75 * 3e-3)
-    with pytest.raises(InputError, match="all_to_all"):
-        paper("all_to_all", 64, 270e6)
 
 
 def test_nccl_bandwidths() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pipelines import scenario
 
 from sim import units
-from sim.closed_form.memory_pool import most_layers, stall_per_group, tokens_to_hide
+from sim.closed_form.memory_pool import most_layers, stall_per_group
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.lower import lower
@@ -109,12 +109,6 @@ def test_the_largest_model_with_and_without():
     assert most_layers(20, 2, 1, 0, every=6) == 18
     assert most_layers(23, 2, 1, 0, every=6) == 24  # 4 x 5 + 1 = 21
     assert most_layers(20, 2, 1, 0, every=2) == 34  # 17 local, 17 remote, one visiting
-
-
-def test_tokens_that_hide_a_fetch():
-    """GPT-3 width in fp16 at 312 TFLOP/s, two layers ahead: 520 over NVLink's 300 GB/s, 4900 over PCIe's 32."""
-    assert tokens_to_hide(300e9, 312e12, 2) == 520
-    assert tokens_to_hide(32e9, 312e12, 2) == 4875
 
 
 def test_the_report_says_where_layers_live_and_what_it_costs():

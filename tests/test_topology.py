@@ -17,7 +17,6 @@ from sim.plots.drawing import rate
 from sim.plots.topology import draw
 from sim.specs import TopologySpec
 from sim.topology import Link, Topology, build
-from sim.topology.graph import to_networkx
 from sim.topology.metrics import Hops, bisection, hops
 
 ADAPTER: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
@@ -105,7 +104,6 @@ def test_wrapped_axis_of_two_has_two_parallel_links():
         ("1:x+", 1, 0),
         ("1:x-", 1, 0),
     ]
-    assert t.parallel(0) == (0, 1)
 
 
 def test_axis_of_one_has_no_links():
@@ -391,12 +389,6 @@ def test_a_large_graph_is_cut_into_blocks_as_an_upper_bound():
     )
     cut = bisection(ring)
     assert (cut.links, cut.exact) == (2, False)
-
-
-def test_export_keeps_all_links():
-    exported = to_networkx(paired_gpus())
-    assert exported.number_of_edges() == 12
-    assert exported.edges["gpu1", "gpu2", "gpu1->gpu2#0"]["bandwidth"] == 2 * 45e9
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------

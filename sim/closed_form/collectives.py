@@ -1,4 +1,4 @@
-"""Time of a collective as a formula: alpha-beta models, lower bounds, the paper's convention, nccl-tests bandwidths.
+"""Time of a collective as a formula: alpha-beta models, lower bounds, nccl-tests bandwidths.
 
     V  bytes of the collective: the full gathered array (all-gather, reduce-scatter, gather, scatter), the array
        (all-reduce, broadcast, reduce), the local buffer (all-to-all), the message (permute, sendrecv)
@@ -22,10 +22,6 @@ Axes = Sequence[tuple[int, bool]]
 
 BROADCAST_CHUNKS = 32
 """Chunks behind each other in a pipelined broadcast, per tree."""
-
-PAPER_BANDWIDTH = 270e9
-"""Bytes/s per TPU v4 chip for every collective, whatever axes it uses (Pope et al. 2022, section 4)."""
-
 
 # --- all-gather, reduce-scatter, all-reduce --------------------------------------------------------------------------
 
@@ -318,24 +314,6 @@ def bound(collective: str, axes: Axes, size_bytes: float, bandwidth: float, late
         raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, loads))
     diameter = 1 if collective in ("permute", "sendrecv") else sum(K // 2 if ring else K - 1 for K, ring in axes)
     return max(loads[collective] * size_bytes / bandwidth + latency_s, diameter * latency_s)
-
-
-def paper(collective: str, group: int, size_bytes: float, bandwidth: float = PAPER_BANDWIDTH) -> float:
-    """(D/bw) (K-1)/K, without latency; all-reduce twice that. Pope et al. 2022, appendix A.1.
-
-    Args:
-        group: K, chips of the group.
-        size_bytes: D, bytes per chip of the gathered array (all-reduce: of the array).
-
-    Raises:
-        InputError: a collective for which the paper has no formula.
-    """
-    passes = {"all_gather": 1, "reduce_scatter": 1, "all_reduce": 2}
-    if collective not in passes:
-        raise InputError(
-            "the paper has no formula for this collective", got=collective, hint=suggest(collective, passes)
-        )
-    return passes[collective] * size_bytes / bandwidth * (group - 1) / group
 
 
 def algbw(size_bytes: float, time_s: float) -> float:

@@ -32,14 +32,3 @@ def most_layers(capacity: float, rest: float, layer: float, cache: float, every:
         return max(0, int(room // (layer + cache)))
     groups = int((room - layer) // ((every - 1) * layer + every * cache))
     return max(0, groups * every)
-
-
-def tokens_to_hide(bandwidth: float, rate: float, item_bytes: int, ahead: int = 2) -> float:
-    """Tokens whose compute on `ahead` layers takes as long as the fetch of one: a weight of `item_bytes` costs 2 FLOPs
-    per token.
-
-    Args:
-        bandwidth: bytes/s of the fetch.
-        rate: FLOP/s.
-    """
-    return item_bytes / bandwidth * rate / (2 * ahead)

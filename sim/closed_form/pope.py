@@ -6,9 +6,9 @@
 | L | positions per sequence in this pass | | n | chips, X Y Z |
 | C | cached positions per sequence | | N | chips that a weight is gathered over; parameters in 2N |
 | E | d_model | | K | chips of one collective |
-| F | d_ff, of an FFN of two matrices | | D | per-chip bytes that a collective puts out or takes in |
-| H | heads that are computed | | bw | interconnect bandwidth of a chip, bytes/s |
-| Q | d_head | | hbm, peak | memory bandwidth, bytes/s; matmul rate, FLOP/s |
+| F | d_ff, of an FFN of two matrices | | bw | interconnect bandwidth of a chip, bytes/s |
+| H | heads that are computed | | hbm | memory bandwidth, bytes/s |
+| Q | d_head | | peak | matmul rate, FLOP/s |
 
 Volumes are elements per chip and layer; bytes are volumes times bytes per element; times are seconds. bw is what all
 links of a chip carry one way, whatever axes a collective uses: 270 GB/s on TPU v4 (section 4), 6 links of 45 GB/s.
@@ -21,24 +21,11 @@ gathered weight is read from memory in full. `sim.closed_form.tally` puts them i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 
 from sim.closed_form.prediction import PAPER_LAYOUTS, Prediction
 from sim.errors import InputError, suggest
 from sim.specs import DTYPE_BYTES, Model, Scenario
-
-# --- collectives: appendix A.1 ---------------------------------------------------------------------------------------
-
-
-def gather_time(D: float, K: int, bw: float) -> float:
-    """All-gather of D output bytes, or reduce-scatter of D input bytes, per chip: (D/bw) (K-1)/K. Appendix A.1."""
-    return D / bw * (K - 1) / K
-
-
-def all_reduce_time(D: float, K: int, bw: float) -> float:
-    """Reduce-scatter, then all-gather: 2 (D/bw) (K-1)/K. Appendix A.1."""
-    return 2 * gather_time(D, K, bw)
-
 
 # --- communication of one FFN layer: sections 3.2.1 to 3.2.3, appendix A.2 -------------------------------------------
 
@@ -106,42 +93,7 @@ def ffn_volume(layout: str, B: float, L: float, E: float, F: float, X: int, Y: i
     return weight_gathered(B, L, E, F, N, X * Y * Z)
 
 
-def figure_3(layout: str, tokens: float) -> float:
-    """A curve of Figure 3, GB (1e9 bytes) per chip and FFN layer: X = Y = Z = 4, E = 16384, F = 65536, 2 bytes."""
-    return ffn_volume(layout, tokens, 1, 16384, 65536, 4, 4, 4).bytes() / 1e9
-
-
-# --- best splits and crossovers --------------------------------------------------------------------------------------
-
-
-def optimal_x(n: float, E: float, F: float) -> float:
-    """X that minimises the 2D volume: sqrt(n E/F). Appendix A.2.1 prints F = 4E: X = 0.5 sqrt(n), YZ = 2 sqrt(n)."""
-    return sqrt(n * E / F)
-
-
-def optimal_weight_stationary_2d(B: float, L: float, E: float, F: float, n: float) -> Volume:
-    """4 B L sqrt(E F/n), the 2D volume at `optimal_x`; 8 B L E/sqrt(n) for the F = 4E of appendix A.2.1."""
-    return Volume(4 * B * L * sqrt(E * F / n))
-
-
-def two_d_beats_one_d(n: float, E: float, F: float) -> bool:
-    """sqrt(n) > F/E, as printed. Section 3.2.2. True of the volumes at F = 4E; see `two_d_beats_one_d_exactly`."""
-    return sqrt(n) > F / E
-
-
-def two_d_beats_one_d_exactly(n: float, E: float, F: float) -> bool:
-    """4 B L sqrt(E F/n) < 2 B L E, which is sqrt(n) > 2 sqrt(F/E): the printed criterion if F = 4E, and only then."""
-    return sqrt(n) > 2 * sqrt(F / E)
-
-
-def optimal_gathered_over(B: float, L: float, F: float, n: float) -> float:
-    """N that minimises the weight-gathered volume: sqrt(B L n/F), as if N were continuous. Appendix A.2.2."""
-    return sqrt(B * L * n / F)
-
-
-def optimal_weight_gathered_time(B: float, L: float, E: float, F: float, n: float, bw: float, c: float = 2) -> float:
-    """4 E sqrt(B L F)/(sqrt(n) bw), times c bytes per element, s: at `optimal_gathered_over`. Appendix A.2.2."""
-    return 4 * E * sqrt(B * L * F) / (sqrt(n) * bw) * c
+# --- crossovers ------------------------------------------------------------------------------------------------------
 
 
 def crossovers(E: float, F: float, X: int, Y: int, Z: int) -> dict[tuple[str, str], float]:
@@ -179,11 +131,6 @@ def cache_bytes(layers: int, cached_heads: int, Q: int, B: float, C: float, spli
     Multi-head, 64 chips, by heads: split 64. Multi-query by heads: 1 head, split 1; by batch: 1 head, split 64.
     """
     return layers * 2 * cached_heads * Q * B * C * c / split
-
-
-def maximum_context(share: float, memory: float, cache_bytes_per_position: float) -> float:
-    """Positions whose KV cache fills a share of a chip's memory. Table 1: share 30 % of 32 GiB."""
-    return share * memory / cache_bytes_per_position
 
 
 def memory_time(parameters: float, weight_bytes: float, cache: float, n: int, hbm: float) -> float:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,6 @@ from sim.topology.bundles import bundle
 from sim.topology.chip import Chip
 from sim.topology.mesh import MeshAxis, natural_mesh
 from sim.topology.paths import Way, shortest, widest
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 Int32s = npt.NDArray[np.int32]
 
@@ -209,16 +206,6 @@ class Topology:
             return False
         return True
 
-    def parallel(self, link: int) -> tuple[int, ...]:
-        """Indices of all links side by side with `link` (same ends, direction, rate and latency), itself included."""
-        this = self.links[link]
-        return tuple(
-            other.index
-            for other in self.links
-            if (other.src, other.dst, other.bandwidth, other.latency_s)
-            == (this.src, this.dst, this.bandwidth, this.latency_s)
-        )
-
     def coordinates(self, chip: int) -> tuple[int, ...]:
         """Position of a chip on each axis."""
         result = []
@@ -326,16 +313,3 @@ def _reducer(links: Sequence[Link], chips: int, nodes: Sequence[int]) -> int | N
         if link.src in linked and link.dst < chips and link.medium != "net":
             linked[link.src].add(link.dst)
     return next((node for node, reached in linked.items() if len(reached) == chips), None)
-
-
-def to_networkx(topology: Topology) -> nx.MultiDiGraph[str]:
-    """The machine as a networkx graph: node names, and links keyed by name with bandwidth (bytes/s) and latency (s)."""
-    import networkx as nx  # slow to import and not needed to simulate
-
-    result: nx.MultiDiGraph[str] = nx.MultiDiGraph(name=topology.name)
-    for node, name in enumerate(topology.nodes):
-        result.add_node(name, chip=node < topology.chips)
-    for link in topology.links:
-        ends = topology.nodes[link.src], topology.nodes[link.dst]
-        result.add_edge(*ends, key=link.name, bandwidth=link.bandwidth, latency_s=link.latency_s, axis=link.axis)
-    return result
