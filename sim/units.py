@@ -1,7 +1,6 @@
 """Units at the edge: text such as `45 GB/s` becomes a float in SI units (bytes, seconds, FLOP), and back.
 
-pint does the arithmetic on a registry that holds only the units this project speaks, so `GB` is always 1e9 bytes,
-`GiB` always 2**30 bytes, and a unit that makes no sense here does not parse.
+`GB` is always 1e9 bytes, `GiB` always 2**30 bytes, and a unit that makes no sense here does not parse.
 """
 
 from __future__ import annotations
@@ -10,12 +9,8 @@ import functools
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sim.errors import InputError, suggest
-
-if TYPE_CHECKING:
-    import pint
 
 PS_PER_S = 1_000_000_000_000
 
@@ -27,26 +22,38 @@ NEGLIGIBLE_PS = 1e-4
 CLOCK_S = 2**63 / PS_PER_S
 """What a clock of 63 bits counts: 106 days."""
 
-_DEFINITIONS = (
-    "pico- = 1e-12 = p-",
-    "nano- = 1e-9 = n-",
-    "micro- = 1e-6 = u- = µ-",
-    "milli- = 1e-3 = m-",
-    "kilo- = 1e3 = k-",
-    "mega- = 1e6 = M-",
-    "giga- = 1e9 = G-",
-    "tera- = 1e12 = T-",
-    "peta- = 1e15 = P-",
-    "kibi- = 1024 = Ki-",
-    "mebi- = 1048576 = Mi-",
-    "gibi- = 1073741824 = Gi-",
-    "tebi- = 1099511627776 = Ti-",
-    "second = [time] = s",
-    "bit = [data] = bit",
-    "byte = 8 * bit = B",
-    "FLOP = [operation] = FLOP",
-    "percent = 0.01 = %",
-)
+_PREFIXES = {
+    1.0: "",
+    1e-12: "p pico",
+    1e-9: "n nano",
+    1e-6: "u µ micro",
+    1e-3: "m milli",
+    1e3: "k kilo",
+    1e6: "M mega",
+    1e9: "G giga",
+    1e12: "T tera",
+    1e15: "P peta",
+    2.0**10: "Ki kibi",
+    2.0**20: "Mi mebi",
+    2.0**30: "Gi gibi",
+    2.0**40: "Ti tebi",
+}
+_NAMES = {
+    "s": {"s": 1.0, "second": 1.0, "seconds": 1.0},
+    "B": {"B": 1.0, "byte": 1.0, "bytes": 1.0, "bit": 1 / 8, "bits": 1 / 8},
+    "FLOP": {"FLOP": 1.0, "FLOPs": 1.0},
+    "": {"%": 0.01, "percent": 0.01},
+}
+_UNITS = {
+    si: {
+        prefix + name: times * size
+        for times, prefixes in _PREFIXES.items()
+        for prefix in prefixes.split(" ")
+        for name, size in names.items()
+    }
+    for si, names in _NAMES.items()
+}
+"""SI unit -> other units of the same measure, and how many SI units one of them is."""
 
 PATTERN = r"^\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*((?:[A-Za-zµ]+|%)(?:/[A-Za-z]+)?)\s*$"
 """A number and a unit, as a regular expression of Python and of JSON Schema."""
@@ -61,44 +68,15 @@ EXAMPLES = {
     "": "10 %",
 }
 _MEASURES = {"B/s": "a bandwidth", "B": "a size", "s": "a time", "FLOP/s": "a compute rate", "": "a share"}
+_SIZES = [f"{prefix}B" for prefix in ("", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti")]
 _USUAL = {
-    "B/s": {
-        "B/s": 1.0,
-        "kB/s": 1e3,
-        "MB/s": 1e6,
-        "GB/s": 1e9,
-        "TB/s": 1e12,
-        "KiB/s": 2.0**10,
-        "MiB/s": 2.0**20,
-        "GiB/s": 2.0**30,
-        "TiB/s": 2.0**40,
-        "Gbit/s": 1e9 / 8,
-    },
-    "B": {
-        "B": 1.0,
-        "kB": 1e3,
-        "MB": 1e6,
-        "GB": 1e9,
-        "TB": 1e12,
-        "KiB": 2.0**10,
-        "MiB": 2.0**20,
-        "GiB": 2.0**30,
-        "TiB": 2.0**40,
-    },
-    "s": {"ps": 1e-12, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0},
-    "FLOP/s": {"MFLOP/s": 1e6, "GFLOP/s": 1e9, "TFLOP/s": 1e12, "PFLOP/s": 1e15},
-    "": {"%": 0.01},
+    "B/s": [*(f"{size}/s" for size in _SIZES), "Gbit/s"],
+    "B": _SIZES,
+    "s": ["ps", "ns", "us", "ms", "s"],
+    "FLOP/s": ["MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s"],
+    "": ["%"],
 }
-"""Units to suggest, and what pint says that they are: files in them are read without it."""
-
-
-@functools.cache
-def _registry() -> pint.UnitRegistry[float]:
-    import pint  # 0.15 s, with dask there 1 s: only for units that are not among the usual ones
-
-    registry: pint.UnitRegistry[float] = pint.UnitRegistry(None)
-    registry.load_definitions(list(_DEFINITIONS))
-    return registry
+"""Units to suggest."""
 
 
 @functools.cache
@@ -124,23 +102,12 @@ def parse(text: str, unit: str) -> float:
     return value
 
 
-@functools.cache
 def _factor(name: str, unit: str) -> float | None:
     """How many SI units one `name` is; None if it is no unit or measures something else."""
-    if name in _USUAL[unit]:
-        return _USUAL[unit][name]
-    if any(name in usual for usual in _USUAL.values()):
-        return None
-    return _by_pint(name, unit)
-
-
-def _by_pint(name: str, unit: str) -> float | None:
-    import pint
-
-    try:
-        return float(_registry().Quantity(1.0, name).to(unit).magnitude)
-    except (pint.PintError, AttributeError, AssertionError):
-        return None
+    above, per, below = name.partition("/")
+    size = _UNITS[unit.removesuffix("/s")].get(above)
+    time = _UNITS["s"].get(below) if unit.endswith("/s") else None if per else 1.0
+    return None if size is None or time is None else size / time
 
 
 def _suggestion(name: str, unit: str) -> str:

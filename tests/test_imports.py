@@ -82,7 +82,6 @@ ONLY_IN = {
     "simpy": ("engine.py",),
     "networkx": ("topology/",),
     "matplotlib": ("plots/",),
-    "pint": ("units.py",),
     "plotly": (),
     "numba": ("kernel.py",),
 }
