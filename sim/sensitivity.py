@@ -6,7 +6,7 @@ options that share it: those of one software on one chip. A share stays at most 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -82,11 +82,8 @@ class Sensitivity:
         return {"winner": self.winner, "moved": self.moved, "options": self.options, "changes": changes}
 
 
-def sensitivity(options: Sequence[Option], progress: Callable[[], None] = lambda: None) -> Sensitivity:
+def sensitivity(options: Sequence[Option]) -> Sensitivity:
     """Moves every constant of MOVED by each of FACTORS.
-
-    Args:
-        progress: called after every constant.
 
     Raises:
         InputError: an option cannot be simulated.
@@ -113,7 +110,6 @@ def sensitivity(options: Sequence[Option], progress: Callable[[], None] = lambda
                 before = next(option for option in moved if option.name == winner.name)
                 ahead = (before.score - best.score) / abs(before.score)
                 changes.append(Change(field, stack, chip, constant.basis, factor, best.name, ahead))
-        progress()
     return Sensitivity(winner.name, len(constants), len(options), tuple(changes))
 
 

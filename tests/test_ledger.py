@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from sim import load
+from sim.closed_form.book import volume_of
 from sim.closed_form.ledger import ledger
 from sim.communication import Communication
 from sim.errors import InputError
@@ -93,8 +94,10 @@ def simulated(scenario: Scenario) -> Volumes:
 def counted(scenario: Scenario) -> Volumes:
     to = Communication(scenario)
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for (collective, axes), size in ledger(scenario, to).volumes.items():
-        found[collective, tuple(axis for axis in axes if to.lengths[axis] > 1)] += size
+    for entry in (entry for half in ledger(scenario, to).halves for entry in half.entries):
+        if volume := volume_of(entry):
+            over = tuple(axis for axis in sorted(volume.axes) if to.lengths[axis] > 1)
+            found[volume.collective, over] += volume.bytes
     return dict(found)
 
 

@@ -114,9 +114,9 @@ def test_axis_of_one_has_no_links():
 
 def test_twisted_wraparound_shifts_the_other_axis():
     t = torus(4, 8, twist={"x": {"y": 3}})
-    # Forwards over the wraparound (3, 1) -> (0, 1 + 3); backwards (0, 1) -> (3, 1 - 3 mod 8).
-    assert t.neighbour(t.chip_at((3, 1)), "x", 1) == (t.chip_at((0, 4)), t.links[4 * t.chip_at((3, 1))].index)
-    there = t.neighbour(t.chip_at((0, 1)), "x", -1)
+    # Forwards over the wraparound (3, 1) -> (0, 1 + 3); backwards (0, 1) -> (3, 1 - 3 mod 8). Chip (x, y) is 8 x + y.
+    assert t.neighbour(25, "x", 1) == (4, t.links[4 * 25].index)
+    there = t.neighbour(1, "x", -1)
     assert there is not None
     assert t.coordinates(there[0]) == (3, 6)
     assert [axis.ring for axis in t.axes] == [False, True]
@@ -129,8 +129,8 @@ def test_mesh_and_twisted_axes_are_no_rings():
 
 def test_dimension_ordered_route_takes_plus_on_a_tie():
     t = torus(4, 5)
-    # x: 0 -> 2 is two hops either way, so +; then y: 0 -> 4 is one hop down over the wraparound.
-    assert names(t, 0, t.chip_at((2, 4))) == ["0:x+", "5:x+", "10:y-"]
+    # x: 0 -> 2 is two hops either way, so +; then y: 0 -> 4 is one hop down over the wraparound. Chip (2, 4) is 14.
+    assert names(t, 0, 14) == ["0:x+", "5:x+", "10:y-"]
 
 
 def test_mesh_route_never_wraps():

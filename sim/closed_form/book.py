@@ -123,16 +123,6 @@ class Ledger:
     """Whether everything needs what is before it, but for hidden sums: else collectives on a stream of their own may
     run beside other operations than the ledger says."""
 
-    @property
-    def volumes(self) -> dict[tuple[str, Axes], float]:
-        """Bytes of all collectives over the same axes, of those between more than one chip."""
-        found: dict[tuple[str, Axes], float] = {}
-        for entry in (entry for half in self.halves for entry in half.entries):
-            if volume := volume_of(entry):
-                key = volume.collective, tuple(sorted(volume.axes))
-                found[key] = found.get(key, 0.0) + volume.bytes
-        return found
-
 
 Widths = Sequence[float]
 Launch = tuple[float, Widths, Widths, tuple[bool, bool]]

@@ -102,7 +102,7 @@ def _first_links(lanes: list[Lane]) -> list[Lane]:
     """All lanes but those links that a page has no room for: the busiest are kept, in their order."""
     links = [lane for lane in lanes if lane.kind == "link"]
     if len(links) > _LINKS:
-        busy = sorted(links, key=lambda lane: -int((lane.spans.end - lane.spans.start).sum()))[:_LINKS]
+        busy = sorted(links, key=lambda lane: -lane.spans.total_ps)[:_LINKS]
         links = [lane for lane in links if any(lane is one for one in busy)]
     return [lane for lane in lanes if lane.kind != "link"] + [lane for lane in links if len(lane.spans)]
 

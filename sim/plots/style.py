@@ -76,13 +76,13 @@ def figure(width_in: float, height_in: float) -> Figure:
     return made
 
 
-def entitle(made: Figure, title: str, x: float = 0.01, size: float = 10.8) -> None:
+def entitle(made: Figure, title: str, x: float = 0.01) -> None:
     """The title in bold above the axes, and below its first line, smaller, what it says of the settings of a run."""
     from matplotlib.text import Annotation
 
     name, _, below = title.partition("\n")
     with style():
-        head = made.suptitle(f"{name}\n " if below else name, x=x, ha="left", fontsize=size, fontweight="bold")
+        head = made.suptitle(f"{name}\n " if below else name, x=x, ha="left", fontsize=10.8, fontweight="bold")
         if below:
             text = fitting(below, made.get_figwidth() * (1 - 2 * x))
             place = {"xycoords": head, "ha": "left", "va": "bottom", "annotation_clip": False}

@@ -188,7 +188,7 @@ def _fill(panel: Panel, groups: list[_Group], bins: Ints | None) -> None:
                 draw_spans(panel, lanes[0], y, height)
             else:
                 draw_shares(panel, lanes, y, height, bins)
-            busy = sum(_duration(lane.spans.within(panel.start, panel.end)) for lane in lanes) / len(lanes)
+            busy = sum(lane.spans.within(panel.start, panel.end).total_ps for lane in lanes) / len(lanes)
             axes.text(1.005, y + height / 2, f"{busy / duration:.0%}", fontsize=7, **beside)
             ticks[y + height / 2] = label
             y -= _GAP
@@ -199,14 +199,10 @@ def _fill(panel: Panel, groups: list[_Group], bins: Ints | None) -> None:
     axes.set_xlim(0, duration / panel.unit[0])
 
 
-def _duration(spans: sp.Spans) -> int:
-    return int((spans.end - spans.start).sum())
-
-
 def _summary(panel: Panel, group: _Group) -> str:
     """Shares of the panel's time: compute, exposed communication, and neither."""
     compute, exposed = (
-        _duration(sp.union(*(part.within(panel.start, panel.end) for part in parts)))
+        sp.union(*(part.within(panel.start, panel.end) for part in parts)).total_ps
         for parts in (
             [lane.spans for lane in group.lanes if lane.kind == "compute"],
             [lane.exposed for lane in group.lanes if lane.kind == "collectives"],

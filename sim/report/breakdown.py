@@ -34,22 +34,18 @@ def breakdown(trace: Trace, topology: Topology, batches: Batches | None = None) 
     communicating, computing = sp.union(collectives), sp.union(compute)
     slow = memory_bound(program)
     alone = sp.minus(compute, communicating)
-    exposed = _length(sp.minus(communicating, computing))
+    exposed = sp.minus(communicating, computing).total_ps
     parts = {
-        "compute-bound": _length(alone.where(~slow[alone.task])),
-        "memory-bound": _length(alone.where(slow[alone.task])),
-        "overlapped": _length(communicating) - exposed,
+        "compute-bound": alone.where(~slow[alone.task]).total_ps,
+        "memory-bound": alone.where(slow[alone.task]).total_ps,
+        "overlapped": communicating.total_ps - exposed,
         "exposed": exposed,
     }
     covered = sp.union(communicating, computing)
     for name, waits in waiting(trace, batches).items():
         own = sp.minus(sp.union(waits.of_lane(chip)), covered)
         if len(own):
-            parts[name] = _length(own)
+            parts[name] = own.total_ps
             covered = sp.union(covered, own)
     parts["idle"] = trace.makespan_ps - sum(parts.values())
     return {name: time_ps / PS_PER_S for name, time_ps in parts.items()}
-
-
-def _length(spans: sp.Spans) -> int:
-    return int((spans.end - spans.start).sum())

@@ -150,10 +150,10 @@ def _determination(fit: Fit, found: Determination) -> list[str]:
 
 
 def _cross_validation(fit: Fit) -> list[str]:
-    lines = [f"{'in the sample':<40} {_errors(fit.in_sample)}   of {fit.in_sample.cases}"]
+    lines = [f"{'in the sample':<40} {fit.in_sample.line}   of {fit.in_sample.cases}"]
     if fit.all_left_out is None:
         return lines
-    lines.append(f"{'each series by a fit without it':<40} {_errors(fit.all_left_out)}   of {fit.all_left_out.cases}")
+    lines.append(f"{'each series by a fit without it':<40} {fit.all_left_out.line}   of {fit.all_left_out.cases}")
     for each in fit.left_out:
         if each.reason:
             lines.append(f"  {each.series:<38} not left out: {each.reason}")
@@ -161,10 +161,6 @@ def _cross_validation(fit: Fit) -> list[str]:
             medians = f"median {each.fitted.median:.1%} fitted, {each.left_out.median:.1%} left out"
             lines.append(f"  {each.series:<38} {medians}, worst {each.left_out.worst:.1%}   of {each.left_out.cases}")
     return lines
-
-
-def _errors(errors: Errors) -> str:
-    return f"median {errors.median:6.1%}   nine in ten {errors.nine_in_ten:6.1%}   worst {errors.worst:6.1%}"
 
 
 def named_changes(names: Sequence[str], changes: Sequence[float], shares: Sequence[float]) -> dict[str, float]:

@@ -32,6 +32,11 @@ class Spans:
     def __len__(self) -> int:
         return len(self.task)
 
+    @property
+    def total_ps(self) -> int:
+        """Sum of the lengths of the spans."""
+        return int((self.end - self.start).sum())
+
     def where(self, chosen: npt.NDArray[np.generic]) -> Spans:
         """The spans of a mask or of positions."""
         return Spans(self.task[chosen], self.lane[chosen], self.start[chosen], self.end[chosen])

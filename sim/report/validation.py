@@ -136,6 +136,11 @@ class Errors:
             return cls(0.0, 0.0, 0.0, 0)
         return cls(float(np.median(size)), float(size[int(np.ceil(0.9 * len(size))) - 1]), float(size[-1]), len(size))
 
+    @property
+    def line(self) -> str:
+        """The three as text."""
+        return f"median {self.median:6.1%}   nine in ten {self.nine_in_ten:6.1%}   worst {self.worst:6.1%}"
+
     def within(self, tolerance: Tolerance) -> bool:
         """Whether all three are inside."""
         return (

@@ -92,14 +92,14 @@ def _form(outcome: Outcome, name: str) -> tuple[str, str]:
 
 
 def _models(validation: Validation, console: Console) -> None:
-    console.print(f"{'simulated':<{_NAME}} {_errors(validation.simulated)}   of {validation.simulated.cases}")
+    console.print(f"{'simulated':<{_NAME}} {validation.simulated.line}   of {validation.simulated.cases}")
     parts = validation.parts
     for name, outcomes in parts.items() if len(parts) > 1 else ():
         errors = Errors.of(outcome.error for outcome in outcomes)
-        console.print(f"{f'  rows {name}':<{_NAME}} {_errors(errors)}   of {errors.cases}, bias {bias(outcomes):+.1%}")
+        console.print(f"{f'  rows {name}':<{_NAME}} {errors.line}   of {errors.cases}, bias {bias(outcomes):+.1%}")
     for name in validation.form_names:
         if (errors := validation.form(name)).cases:
-            console.print(f"{validation.label(name):<{_NAME}} {_errors(errors)}   of {errors.cases}")
+            console.print(f"{validation.label(name):<{_NAME}} {errors.line}   of {errors.cases}")
     console.print(f"bias, the median of time simulated / published - 1: {bias(validation.gated):+.1%}")
 
 
@@ -142,7 +142,7 @@ def _orderings(validation: Validation, console: Console) -> None:
 
 def _classes(validation: Validation, console: Console) -> None:
     for name, errors in validation.classes.items():
-        console.print(f"{name:<{_NAME}} {_errors(errors)}   of {errors.cases}")
+        console.print(f"{name:<{_NAME}} {errors.line}   of {errors.cases}")
         for collective, ranges in validation.ranges(name).items():
             medians = [
                 f"{_up_to(most)} {each.median:.1%} (nine in ten {each.nine_in_ten:.1%}, of {each.cases})"
@@ -173,13 +173,13 @@ def _speedups(validation: Validation, suite: GenerationSuite, console: Console) 
     console.print(table)
     tolerance = suite.speedup.tolerance
     console.print(
-        f"{'speed-ups':<{_NAME}} {_errors(validation.speedup_errors)}   allowed {tolerance.median:.0%}, "
+        f"{'speed-ups':<{_NAME}} {validation.speedup_errors.line}   allowed {tolerance.median:.0%}, "
         f"{tolerance.nine_in_ten:.0%}, {tolerance.worst:.0%}"
     )
     gated = [ratio for ratio in validation.speedups if ratio.counts]
     for name in names:
         errors = Errors.of(each.form_error(name) for each in gated)
-        console.print(f"{f'  {validation.label(name)}':<{_NAME}} {_errors(errors)}")
+        console.print(f"{f'  {validation.label(name)}':<{_NAME}} {errors.line}")
 
 
 def _reasons(kind: str, reasons: dict[str, str], console: Console) -> None:
@@ -197,7 +197,3 @@ def shown(metric: str, value: float) -> str:
     if metric == "memory_bandwidth_per_gpu":
         return f"{value / 1e9:,.1f} GB/s"
     return f"{value:.1%}" if metric == "mfu" else format_seconds(value)
-
-
-def _errors(errors: Errors) -> str:
-    return f"median {errors.median:6.1%}   nine in ten {errors.nine_in_ten:6.1%}   worst {errors.worst:6.1%}"

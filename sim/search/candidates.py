@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from sim import compiled, load
 from sim.errors import InputError, suggest
-from sim.search.machines import Machine
+from sim.search.machines import Machine, range_of
 from sim.specs import Model
 from sim.specs.layout import Overlap, Residual
 from sim.sweep.points import NO_SWEEP, Point
@@ -165,11 +165,7 @@ def named(text: str, option: str) -> tuple[str, ...]:
 
 def batches(text: str) -> list[int]:
     """`64`, or `1..1024`: all powers of two times the first up to the last. Raises InputError."""
-    first, dots, last = text.partition("..")
-    ends = first, (last if dots else first)
-    if not all(end.isdecimal() and len(end) < 16 and int(end) > 0 for end in ends) or int(ends[0]) > int(ends[1]):
+    if (ends := range_of(text)) is None:
         raise InputError("must be a batch or a range of them", where="--batch", got=text, hint="such as 1..1024")
-    result = [int(first)]
-    while result[-1] * 2 <= int(ends[1]):
-        result.append(result[-1] * 2)
-    return result
+    first, last = ends
+    return [first << power for power in range((last // first).bit_length())]

@@ -31,15 +31,19 @@ class Machine:
 
 def counts(text: str) -> Counts:
     """`16,64,256` or `64..256`, or several of both. Raises InputError."""
-    found = []
-    for part in text.split(","):
-        first, dots, last = (each.strip() for each in part.partition(".."))
-        ends = first, (last if dots else first)
-        if not all(end.isdecimal() and len(end) < 16 and int(end) > 0 for end in ends) or int(ends[0]) > int(ends[1]):
-            rule = "must be numbers of chips or ranges of them"
-            raise InputError(rule, where="--chips", got=text, hint="such as 16,64 or 64..256")
-        found.append((int(ends[0]), int(ends[1])))
-    return tuple(found)
+    found = tuple(range_of(part) for part in text.split(","))
+    if None in found:
+        rule = "must be numbers of chips or ranges of them"
+        raise InputError(rule, where="--chips", got=text, hint="such as 16,64 or 64..256")
+    return tuple(each for each in found if each)
+
+
+def range_of(text: str) -> tuple[int, int] | None:
+    """Returns both ends of `64..256`, or of the range `64` of one number; None for other text."""
+    first, dots, last = (each.strip() for each in text.partition(".."))
+    ends = first, (last if dots else first)
+    known = all(end.isdecimal() and len(end) < 16 and int(end) > 0 for end in ends) and int(ends[0]) <= int(ends[1])
+    return (int(ends[0]), int(ends[1])) if known else None
 
 
 def machines(topologies: Sequence[str], chips: Counts | None = None, settings: Sequence[str] = ()) -> list[Machine]:

@@ -214,13 +214,6 @@ class Topology:
             result.append(position)
         return tuple(reversed(result))
 
-    def chip_at(self, coordinates: tuple[int, ...]) -> int:
-        """Inverse of `coordinates`."""
-        chip = 0
-        for axis, position in zip(self.axes, coordinates, strict=True):
-            chip = chip * axis.size + position
-        return chip
-
 
 def _back(whole: Topology, links: frozenset[int]) -> frozenset[int]:
     """The links that lead back over the same cables."""
