@@ -65,8 +65,7 @@ def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
     sends = (program.kind[task] == Kind.SEND) & (held >= 0)
     arrival = program.resource[_last_of_messages(program)][task]  # what the message arrives by
     peer = np.full(len(task), -1, dtype=np.int32)
-    ends = np.array([link.dst for link in whole.links], dtype=np.int32)
-    peer[sends] = ends[table[arrival[sends], rank[sends]] - whole.chips]
+    peer[sends] = whole.link_column("dst")[table[arrival[sends], rank[sends]] - whole.chips]
     renamed = ("chip", "peer", "slows", "resource", "follows")
     columns: dict[str, Any] = {name: getattr(program, name)[task] for name in COLUMNS if name not in renamed}
     own = replace(

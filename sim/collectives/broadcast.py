@@ -132,10 +132,7 @@ def _send(
     builder: ScheduleBuilder, topology: Topology, axes: tuple[str, ...], tree: Tree, number: int, share: float
 ) -> None:
     """All sends of one tree, hop after hop from the root; chunk by chunk within a hop."""
-    src, dst, direction = (
-        np.array([getattr(link, name) for link in topology.links], dtype=np.int32)
-        for name in ("src", "dst", "direction")
-    )
+    src, dst, direction = (topology.link_column(name) for name in ("src", "dst", "direction"))
     sent = np.full((CHUNKS, 1), -1, dtype=np.int32)  # first what the root has, then the links of the tree
     for hop in tree:
         above = sent[:, hop.above + 1].ravel()

@@ -29,7 +29,7 @@ from sim.collectives.wiring import WiredAxis, axis_number, is_lattice, line_axes
 from sim.errors import InputError
 from sim.topology.graph import Topology
 from sim.topology.mesh import groups_along, natural_mesh
-from sim.topology.paths import cut_off
+from sim.topology.paths import cut_off, outgoing
 from sim.topology.working_links import WorkingLinks
 
 _POWER = 8
@@ -273,10 +273,7 @@ def _spread(
     A piece takes the path on which the sum of the loads' powers is least. The power is so high that the links with the
     highest load decide.
     """
-    out: list[list[tuple[int, int]]] = [[] for _ in topology.nodes]
-    for link in topology.links:
-        if link.index not in topology.failed:
-            out[link.src].append((link.index, link.dst))
+    out = [[(link.index, link.dst) for link in links] for links in outgoing(topology)]
     mean = sum(int(apart[pair]) for pair in pairs) / sum(map(len, out))
     load, cost = [0] * len(topology.links), [0.0] * len(topology.links)
     hops_to = apart.T.tolist()

@@ -81,7 +81,7 @@ def reducers(topology: Topology) -> tuple[int, ...]:
         return () if topology.reducer is None else (topology.reducer,)
     if topology.multicast is not None:
         return ()
-    working = [link for link in topology.links if link.medium != "net" and link.index not in topology.failed]
+    working = [link for link in topology.working_links if link.medium != "net"]
     linked = {(link.src, link.dst) for link in working}
     nodes = range(topology.chips, len(topology.nodes))
     each = [next((node for node in nodes if all((chip, node) in linked for chip in box)), -1) for box in found]
@@ -90,7 +90,7 @@ def reducers(topology: Topology) -> tuple[int, ...]:
 
 def ports(topology: Topology) -> list[tuple[int, int]]:
     """[chips] links to and from the switch that reduces in the chip's box."""
-    link = {(link.src, link.dst): link.index for link in reversed(topology.links) if link.index not in topology.failed}
+    link = {(link.src, link.dst): link.index for link in reversed(topology.working_links)}
     switch = {chip: node for node, box in zip(reducers(topology), boxes(topology), strict=True) for chip in box}
     return [(link[chip, switch[chip]], link[switch[chip], chip]) for chip in range(topology.chips)]
 

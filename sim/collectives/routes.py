@@ -130,10 +130,7 @@ def pass_on(
     """
     hops = max(len(route) for route in routes)
     ways = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
-    src, dst, direction = (
-        np.array([getattr(link, name) for link in topology.links], dtype=np.int32)
-        for name in ("src", "dst", "direction")
-    )
+    src, dst, direction = (topology.link_column(name) for name in ("src", "dst", "direction"))
     parts, shares = np.broadcast_to(part, len(routes)), np.broadcast_to(share, len(routes))
     sent = np.full(len(routes), -1, dtype=np.int32)
     for step in range(hops):

@@ -110,8 +110,7 @@ class Schedule:
 
     def arrives(self, topology: Topology) -> npt.NDArray[np.bool_]:
         """[n] whether a send reaches `dst`, and not just a node on the way there."""
-        end_of = np.array([link.dst for link in topology.links], dtype=np.int32)
-        result: npt.NDArray[np.bool_] = end_of[self.link] == self.dst
+        result: npt.NDArray[np.bool_] = topology.link_column("dst")[self.link] == self.dst
         return result
 
     def heads(self) -> npt.NDArray[np.int64]:

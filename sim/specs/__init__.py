@@ -18,8 +18,8 @@ from sim.specs.link import MEDIA, LinkSpec, Medium
 from sim.specs.machine import AxisSpec
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.model import Model
-from sim.specs.nccl import PROTOCOLS, MeasuredSpec, NcclSpec, NvlsSpec
-from sim.specs.network import NetworkSpec, Protocol
+from sim.specs.nccl import MeasuredSpec, NcclSpec, NvlsSpec
+from sim.specs.network import PROTOCOLS, NetworkSpec, Protocol
 from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Basis, Fraction, Sourced

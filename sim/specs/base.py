@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 
@@ -17,6 +18,18 @@ class Strict(BaseModel):
 def wrong(*field: str | int, rule: str, got: object = None, hint: str = "") -> PydanticCustomError:
     """A broken rule between fields, for a model's validator to raise: it names the field, from that model on."""
     return PydanticCustomError("rule", "{rule}", {"rule": rule, "field": field, "got": got, "hint": hint})
+
+
+def complete(keys: Iterable[str], noun: str = "") -> AfterValidator:
+    """Returns a validator of mappings that must have every one of some keys."""
+
+    def check(given: dict[Any, Any]) -> dict[Any, Any]:
+        for key in keys:
+            if key not in given:
+                raise wrong(rule=f"must say something of {noun}'{key}'")
+        return given
+
+    return AfterValidator(check)
 
 
 NAME, AXIS, MESH_AXIS = r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", "^[a-z]$", "^[a-z][a-z0-9_]*$"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from sim.specs.base import Count, Name, Strict, wrong
+from sim.specs.base import Count, Name, Strict, complete, wrong
 from sim.specs.link import MEDIA, Medium
-from sim.specs.network import Protocol
+from sim.specs.network import ByProtocol, Protocol
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Size, Sourced
 
-PROTOCOLS: tuple[Protocol, ...] = ("ll", "ll128", "simple")
-_Latencies = dict[Protocol, Duration]
 _ByBoxes = Annotated[list[Bandwidth], Field(min_length=3, max_length=3)]
 """On one box, on two, on more."""
 
 _Factors = Annotated[list[Fraction], Field(min_length=1)]
+_Kernel = Literal["ring", "tree"]
 _InsideBox = Literal["nvlink", "pci"]
+_Latencies = Annotated[dict[_Kernel, ByProtocol[Duration]], complete(get_args(_Kernel))]
+_InsideBoxes = complete(get_args(_InsideBox))
 
 
 class CountedNvls(Strict):
@@ -36,8 +37,8 @@ class CountedNvls(Strict):
 class CountedSpec(Strict):
     """The constants of NCCL's tuner, by which it chooses algorithm and protocol."""
 
-    base: dict[Literal["ring", "tree"], _Latencies]
-    step: dict[Medium, dict[Literal["ring", "tree"], _Latencies]]
+    base: _Latencies
+    step: Annotated[dict[Medium, _Latencies], complete(MEDIA)]
     net_overhead: Duration
     intra_speeds: Annotated[list[Bandwidth], Field(min_length=1)]
     """Of one channel, fastest first: what the search for rings tries inside a box."""
@@ -48,21 +49,8 @@ class CountedSpec(Strict):
     ring_ll128_ceiling: _ByBoxes
     tree_ll128_ceiling: _ByBoxes
     tree_ceiling: _ByBoxes
-    tree_correction: dict[Protocol, _Factors]
+    tree_correction: ByProtocol[_Factors]
     nvls: CountedNvls | None = None
-
-    @model_validator(mode="after")
-    def _protocols_are_complete(self) -> Self:
-        tables: dict[str, Any] = {
-            "tree_correction": self.tree_correction,
-            **{f"base.{name}": self.base.get(name, {}) for name in ("ring", "tree")},
-            **{f"step.{m}.{name}": self.step.get(m, {}).get(name, {}) for m in MEDIA for name in ("ring", "tree")},
-        }
-        for table, given in tables.items():
-            for protocol in PROTOCOLS:
-                if protocol not in given:
-                    raise wrong(*table.split("."), rule=f"must say something of protocol '{protocol}'")
-        return self
 
 
 class ProtocolTimes(Strict):
@@ -70,9 +58,9 @@ class ProtocolTimes(Strict):
 
     base: Duration
     """Once, launch included."""
-    step: dict[_InsideBox, Duration]
+    step: Annotated[dict[_InsideBox, Duration], _InsideBoxes]
     """Of one dependent step, by the slowest kind of link on the way; the wire's own latency included."""
-    share: dict[_InsideBox, Fraction]
+    share: Annotated[dict[_InsideBox, Fraction], _InsideBoxes]
     """Of the links' bandwidth, in bytes of data."""
     channel_rate: Bandwidth
     """Data that one channel passes on."""
@@ -80,14 +68,6 @@ class ProtocolTimes(Strict):
     """Data that a channel of a tree passes on in one step."""
     empty_step: Fraction = 1.0
     """Of a step, while the array has less than a line of 8 bytes per GPU."""
-
-    @model_validator(mode="after")
-    def _media_are_complete(self) -> Self:
-        for table in ("step", "share"):
-            for medium in ("nvlink", "pci"):
-                if medium not in getattr(self, table):
-                    raise wrong(table, rule=f"must say something of '{medium}'")
-        return self
 
 
 class PeersSpec(Strict):
@@ -128,7 +108,7 @@ class MeasuredSpec(Strict):
     source: str
     startup: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time beside every kernel's own."""
-    wire: dict[Medium, Duration]
+    wire: Annotated[dict[Medium, Duration], complete(MEDIA)]
     """Latency of the links from GPU to GPU that is part of the steps."""
     ll: ProtocolTimes
     ll128: ProtocolTimes
@@ -167,20 +147,14 @@ class NcclSpec(Strict):
     name: Name
     source: str
     generation: Literal["volta", "ampere", "hopper", "blackwell"]
-    channel_bytes: dict[Protocol, Size]
+    channel_bytes: ByProtocol[Size]
     """Data per channel below which a channel less is used."""
     counted: CountedSpec
     measured: MeasuredSpec
     nvls: NvlsSpec | None = None
 
     @model_validator(mode="after")
-    def _tables_are_complete(self) -> Self:
-        for protocol in PROTOCOLS:
-            if protocol not in self.channel_bytes:
-                raise wrong("channel_bytes", rule=f"must say something of protocol '{protocol}'")
-        for medium in MEDIA:
-            if medium not in self.measured.wire:
-                raise wrong("measured", "wire", rule=f"must say something of '{medium}'")
+    def _nvls_is_complete(self) -> Self:
         parts = (self.nvls, self.counted.nvls, self.measured.nvls)
         if any(part is None for part in parts) and any(part is not None for part in parts):
             raise wrong("nvls", rule="must be given together with counted.nvls and measured.nvls, or none of the three")

@@ -46,7 +46,7 @@ def unlike(topology: Topology) -> str:
 @functools.lru_cache(maxsize=64)
 def owners(topology: Topology) -> Int32s:
     """[links] the chip that a link leaves, or that a port of a switch leads to; -1 between two switches."""
-    src, dst = (np.array([getattr(link, end) for link in topology.links], dtype=np.int32) for end in ("src", "dst"))
+    src, dst = topology.link_column("src"), topology.link_column("dst")
     chips = topology.chips
     return np.where(src < chips, src, np.where(dst < chips, dst, np.int32(-1)))
 

@@ -140,6 +140,15 @@ class Topology:
         return self.kind == "switch"
 
     @property
+    def working_links(self) -> tuple[Link, ...]:
+        """The links that have not failed."""
+        return tuple(link for link in self.links if link.index not in self.failed)
+
+    def link_column(self, name: Literal["src", "dst", "direction"]) -> Int32s:
+        """[links] one number of every link."""
+        return np.array([getattr(link, name) for link in self.links], dtype=np.int32)
+
+    @property
     def unfolded(self) -> Topology | None:
         """The whole machine, where some chips stand for all of it."""
         return self.stands_for.whole if self.stands_for else None

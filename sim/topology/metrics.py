@@ -92,7 +92,7 @@ def _sums(one: Counter[int], other: Counter[int]) -> Counter[int]:
 
 def _hop_counts_from(topology: Topology, start: int) -> Counter[int]:
     """Chips by hops from one of them, by growing the set of chips reached one hop at a time."""
-    src, dst = (np.array([getattr(link, end) for link in topology.links], dtype=np.int32) for end in ("src", "dst"))
+    src, dst = topology.link_column("src"), topology.link_column("dst")
     reached = np.zeros(topology.chips, dtype=np.bool_)
     reached[start] = True
     counts = Counter({0: 1})

@@ -31,17 +31,13 @@ Cost = tuple[int, int, int]
 
 def speeds(topology: Topology) -> list[float]:
     """Returns the speeds of a ring to try, the fastest first: of a link, and of an even part of one."""
-    bandwidths = {link.bandwidth for link in topology.links if link.index not in topology.failed}
+    bandwidths = {link.bandwidth for link in topology.working_links}
     return sorted({width / sharing for width in bandwidths for sharing in range(1, _MOST_SHARING + 1)}, reverse=True)
 
 
 def lanes(topology: Topology, speed: float) -> Lanes:
     """Returns the lanes of every link that works."""
-    return {
-        link.index: int(link.bandwidth / speed * (1 + 1e-9))
-        for link in topology.links
-        if link.index not in topology.failed
-    }
+    return {link.index: int(link.bandwidth / speed * (1 + 1e-9)) for link in topology.working_links}
 
 
 def has_lanes(left: Mapping[int, int], way: Way) -> bool:
@@ -74,7 +70,7 @@ class Box:
         Chips that have links into a network only are told apart by those.
         """
         inside: dict[int, list[tuple[int, float, int, bool]]] = {chip: [] for chip in self.chips}
-        links = [link for link in self.topology.links if link.index not in self.topology.failed]
+        links = self.topology.working_links
         for link in [link for link in links if link.medium != "net"] or links:
             for chip, other, leaves in ((link.src, link.dst, True), (link.dst, link.src, False)):
                 if chip in inside:

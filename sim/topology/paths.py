@@ -99,13 +99,13 @@ def widest(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
 def _tight(topology: Topology, src: int, dst: int, width: float, allowed: _Allowed) -> tuple[Way, ...]:
     """Paths of the lowest latency and fewest hops over links of at least `width`, network links last."""
     left = _lengths(topology, dst, width, allowed)
-    links, outgoing = topology.links, _outgoing(topology)
+    links, leaving = topology.links, outgoing(topology)
     paths: list[tuple[int, ...]] = [()]
     for _ in range(left[src][1]):
         longer: list[tuple[Medium, tuple[int, ...]]] = []
         for path in paths:
             node = links[path[-1]].dst if path else src
-            for link in outgoing[node]:
+            for link in leaving[node]:
                 after = left.get(link.dst)
                 if link.bandwidth < width or after is None or (link.medium == "net" and not allowed.network):
                     continue
@@ -178,12 +178,12 @@ def _tree(topology: Topology, src: int) -> dict[int, Link]:
 
     A breadth-first search that takes links in name order meets every node first on the path that comes first by name.
     """
-    outgoing = _outgoing(topology)
+    leaving = outgoing(topology)
     last: dict[int, Link] = {}
     queue = deque([src])
     while queue:
         node = queue.popleft()
-        for link in sorted(outgoing[node], key=lambda link: link.name):
+        for link in sorted(leaving[node], key=lambda link: link.name):
             if link.dst != src and link.dst not in last:
                 last[link.dst] = link
                 queue.append(link.dst)
@@ -191,7 +191,7 @@ def _tree(topology: Topology, src: int) -> dict[int, Link]:
 
 
 @functools.lru_cache(maxsize=8)
-def _outgoing(topology: Topology) -> tuple[tuple[Link, ...], ...]:
+def outgoing(topology: Topology) -> tuple[tuple[Link, ...], ...]:
     """Links that leave each node and work."""
     return _by_node(topology, lambda link: link.src)
 
@@ -204,7 +204,6 @@ def _incoming(topology: Topology) -> tuple[tuple[Link, ...], ...]:
 
 def _by_node(topology: Topology, end: Callable[[Link], int]) -> tuple[tuple[Link, ...], ...]:
     found: list[list[Link]] = [[] for _ in topology.nodes]
-    for link in topology.links:
-        if link.index not in topology.failed:
-            found[end(link)].append(link)
+    for link in topology.working_links:
+        found[end(link)].append(link)
     return tuple(map(tuple, found))

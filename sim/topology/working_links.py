@@ -28,7 +28,7 @@ class WorkingLinks:
     @classmethod
     @functools.lru_cache(maxsize=16)
     def of(cls, topology: Topology) -> WorkingLinks:
-        links = [link for link in topology.links if link.index not in topology.failed]
+        links = topology.working_links
         return cls(
             len(topology.nodes),
             np.array([link.src for link in links], dtype=np.int32),
