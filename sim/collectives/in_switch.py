@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim.collectives.routes import Messages
 from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
-from sim.collectives.trees import parents
+from sim.collectives.trees import over_boxes, parents
 from sim.collectives.wiring import positions
 from sim.errors import InputError
 from sim.specs import NvlsSpec
@@ -153,40 +152,16 @@ def tree_all_reduce(topology: Topology, axes: tuple[str, ...], rounds: int) -> S
             joined = list(given[at].reshape(chips.shape).T)
             summed = add(mine, mine, ends[mine, 1], step=1, deps=joined if at == len(heads) - 1 else [*joined, *last])
             ways = functools.partial(rails.way_between, topology, rail)
-            send = functools.partial(to.send, share=share, step=2, own=False, part=part)
-            whole = _over_boxes(send, ways, mine, trees[(step + at) % 2], summed)
+            send = functools.partial(_send, to, share, part)
+            whole = over_boxes(send, ways, mine, trees[(step + at) % 2], summed)
             passed_on = add(mine, mine, ends[mine, 0], step=3, deps=whole)
             back = np.repeat(passed_on, chips.shape[1])
             ended[-1].append(add(every, every, ends[every, 1], step=4, deps=[back]))
     return to.build()
 
 
-def _over_boxes(
-    send: Callable[..., Int32s], ways: Callable[[int, int], Way], head: Int32s, up: tuple[int, ...], summed: Int32s
-) -> list[Int32s]:
-    """Sums of the boxes to the root of the tree and back: what each head waits for, as columns [boxes]."""
-    count = len(head)
-    children = [[box for box in range(count) if up[box] == at] for at in range(count)]
-    arrived: list[list[int]] = [[int(summed[box])] for box in range(count)]
-
-    def hop(src: int, dst: int) -> int:
-        deps = [np.array([dep], dtype=np.int32) for dep in arrived[src]]
-        way = ways(int(head[src]), int(head[dst]))
-        return int(send(head[src : src + 1], head[dst : dst + 1], deps=deps, links=[way])[0])
-
-    def gather(at: int) -> None:
-        for child in children[at]:
-            gather(child)
-            arrived[at].append(hop(child, at))
-
-    def spread(at: int) -> None:
-        for child in children[at]:
-            arrived[child] = [hop(at, child)]
-            spread(child)
-
-    root = up.index(-1)
-    gather(root)
-    spread(root)
-    most = max(len(deps) for deps in arrived)
-    table = np.array([[*deps, *[-1] * (most - len(deps))] for deps in arrived], dtype=np.int32)
-    return list(table.T)
+def _send(
+    to: Messages, share: float, part: int, src: Int32s, dst: Int32s, own: bool, deps: list[Int32s], links: list[Way]
+) -> Int32s:
+    """A sum between boxes, which the switch has made: no chip's own data."""
+    return to.send(src, dst, share=share, step=2, own=False, part=part, deps=deps, links=links)

@@ -66,15 +66,14 @@ class Messages:
         first = np.cumsum(counts) - counts
         message = np.repeat(np.arange(len(src)), counts)
         way_of = np.arange(len(message)) - first[message]
-        hops = max(len(way) for equal in ways for way in equal)
-        links_of = np.array([(*way, *[-1] * (hops - len(way))) for equal in ways for way in equal], dtype=np.int32)
+        links_of = padded([way for equal in ways for way in equal])
         owns, parts = (np.broadcast_to(column, len(src)) for column in (own, part))
         shares = np.broadcast_to(share, len(src)) / counts
         boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
         arrivals = [each for dep in deps for each in self._on_all_ways(dep)]
 
         sent = np.full(len(message), -1, dtype=np.int32)
-        for hop in range(hops):
+        for hop in range(links_of.shape[1]):
             rows = np.flatnonzero(links_of[:, hop] >= 0)
             of = message[rows]
             sent[rows] = self._builder.add(
@@ -111,6 +110,12 @@ class Messages:
         return [arrivals, *(np.array(column, dtype=np.int32) for column in columns)]
 
 
+def padded(rows: Sequence[Sequence[int]]) -> Int32s:
+    """Returns the rows as a table, -1 where a row is shorter than the longest."""
+    length = max(map(len, rows))
+    return np.array([(*row, *[-1] * (length - len(row))) for row in rows], dtype=np.int32)
+
+
 def pass_on(
     builder: ScheduleBuilder,
     topology: Topology,
@@ -128,12 +133,11 @@ def pass_on(
         share, part: [n], or of all.
         origin, target: [n, A] mesh positions of the chips whose data it is and whom it is for.
     """
-    hops = max(len(route) for route in routes)
-    ways = np.array([(*route, *[-1] * (hops - len(route))) for route in routes], dtype=np.int32)
+    ways = padded(routes)
     src, dst, direction = (topology.link_column(name) for name in ("src", "dst", "direction"))
     parts, shares = np.broadcast_to(part, len(routes)), np.broadcast_to(share, len(routes))
     sent = np.full(len(routes), -1, dtype=np.int32)
-    for step in range(hops):
+    for step in range(ways.shape[1]):
         moving = ways[:, step] >= 0
         link = ways[moving, step]
         sent[moving] = builder.add(

@@ -12,12 +12,13 @@ With one box of n chips the trees are chains (`sim.topology.rings.chains`), 2 (n
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.routes import Messages
+from sim.collectives.routes import Messages, padded
 from sim.collectives.schedule import Int32s, Schedule, check_size
 from sim.topology import rails
 from sim.topology.boxes import boxes
@@ -61,9 +62,9 @@ def _trees(topology: Topology) -> list[_Tree]:
     count = len(boxes(topology))
     if count == 1:
         check_size("all_reduce", 2 * topology.chips**2)  # each chip is the head of a chain at least
-        return [_Tree(_padded([chain.order]), (-1,)) for chain in chains(topology).rings]
+        return [_Tree(padded([chain.order]), (-1,)) for chain in chains(topology).rings]
     return [
-        _Tree(_padded(rails.chains(topology, heads)), parents(count, tree), rail)
+        _Tree(padded(rails.chains(topology, heads)), parents(count, tree), rail)
         for rail, heads in rails.heads(topology)
         for tree in range(2)
     ]
@@ -85,10 +86,43 @@ def looped(topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
     return to.build()
 
 
-def _padded(rows: list[tuple[int, ...]]) -> Int32s:
-    """Returns the rows as a table, -1 where a row is shorter than the longest."""
-    length = max(map(len, rows))
-    return np.array([(*row, *[-1] * (length - len(row))) for row in rows], dtype=np.int32)
+def over_boxes(
+    send: Callable[[Int32s, Int32s, bool, list[Int32s], list[Way]], Int32s],
+    way: Callable[[int, int], Way],
+    head: Int32s,
+    up: Sequence[int],
+    given: Int32s,
+) -> list[Int32s]:
+    """Sums of the boxes to the root of the tree and back: what each head waits for then, as columns [boxes].
+
+    Args:
+        send: (from, to, whether the message holds what its sender adds, what it waits for, its way).
+        head: [boxes] the chip that sends.
+        up: [boxes] the box of each box's parent, -1 for the root.
+        given: [boxes] what each head waits for at first.
+    """
+    children = [[box for box in range(len(head)) if up[box] == at] for at in range(len(head))]
+    arrived = [[send] for send in given.tolist()]
+
+    def hop(src: int, dst: int, own: bool) -> int:
+        deps = [np.array([dep], dtype=np.int32) for dep in arrived[src]]
+        ends = head[src : src + 1], head[dst : dst + 1]
+        return int(send(*ends, own, deps, [way(int(head[src]), int(head[dst]))])[0])
+
+    def gather(at: int) -> None:
+        for child in children[at]:
+            gather(child)
+            arrived[at].append(hop(child, at, True))
+
+    def spread(at: int) -> None:
+        for child in children[at]:
+            arrived[child] = [hop(at, child, at == root)]
+            spread(child)
+
+    root = up.index(-1)
+    gather(root)
+    spread(root)
+    return list(padded(arrived).T)
 
 
 def _there_and_back(to: Messages, topology: Topology, tree: _Tree, *, part: int, parts: int) -> None:
@@ -116,30 +150,10 @@ def _there_and_back(to: Messages, topology: Topology, tree: _Tree, *, part: int,
     along, every = nothing, np.ones(count, dtype=np.bool_)
     for k in range(length - 1, 0, -1):
         along = pass_along(k, k - 1, every, [along])
-    children = [[box for box in range(count) if up[box] == at] for at in range(count)]
-    arrived: list[list[int]] = [[int(along[box])] for box in range(count)]
-
-    def hop(src: int, dst: int, own: bool) -> int:
-        deps = [np.array([dep], dtype=np.int32) for dep in arrived[src]]
-        way = rails.way_between(topology, tree.rail, int(chain[src, 0]), int(chain[dst, 0]))
-        return int(send(chain[src, :1], chain[dst, :1], own, deps, [way])[0])
-
-    def gather(at: int) -> None:
-        for child in children[at]:
-            gather(child)
-            arrived[at].append(hop(child, at, own=True))
-
-    def spread(at: int) -> None:
-        for child in children[at]:
-            arrived[child] = [hop(at, child, own=at == root)]
-            spread(child)
-
-    root = up.index(-1)
-    gather(root)
-    spread(root)
+    way = functools.partial(rails.way_between, topology, tree.rail)
+    waits = over_boxes(send, way, chain[:, 0], up, along)
     if length == 1:
         return
-    table = _padded([tuple(deps) for deps in arrived])
-    along = pass_along(0, 1, np.arange(count) == root, list(table.T))
+    along = pass_along(0, 1, np.array(up) < 0, waits)
     for k in range(1, length - 1):
         along = pass_along(k, k + 1, ~every, [along])
