@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import transformer
 
-from sim.execute import Execution
 from sim.layouts import forward
 from sim.layouts.layer import Layer
+from sim.layouts.numpy_executor import Execution
 from sim.layouts.residual import SCHEMES
+from sim.specs.uses import Uses
 from sim.topology import Topology
-from sim.uses import Uses
 
 PASSES = (3, 1, 1)
 """New positions of a prefill and two decode steps."""

@@ -5,9 +5,9 @@ import numpy as np
 from sim import topology as machine
 from sim.engine import simulate
 from sim.program import Ids, Kind, ProgramBuilder
+from sim.program.trace import Trace
 from sim.specs import TorusSpec
 from sim.topology.graph import Topology
-from sim.trace import Trace
 
 US = 1_000_000
 """Picoseconds."""

@@ -3,7 +3,7 @@
 from fractions import Fraction
 from math import ceil
 
-from sim.engine import LEAST_PPM
+from sim.engine import MIN_RATE_PPM
 from sim.program import FULL_PPM, Program
 
 
@@ -25,7 +25,7 @@ def oracle(program: Program) -> list[tuple[int, int, int]]:
     def rate(task: int) -> Fraction:
         """That of the task's resource, as much less as the task yields."""
         taken = sum(p for t, p in enumerate(ppm) if slows[t] == held[task] and (t in start if p > 0 else t in visible))
-        return Fraction(max(LEAST_PPM, FULL_PPM - taken * yields[task] // FULL_PPM), FULL_PPM)
+        return Fraction(max(MIN_RATE_PPM, FULL_PPM - taken * yields[task] // FULL_PPM), FULL_PPM)
 
     def end(task: int) -> int | None:
         """When its last byte, which comes from the task it follows, has flown; that is known once it is free."""

@@ -7,14 +7,13 @@ from typing import Any
 
 import yaml
 
-from sim import load
 from sim.engine import simulate
-from sim.lower import lower
-from sim.passes import lowered_pass
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
-from sim.specs import Scenario
-from sim.trace import Trace
+from sim.program.trace import Trace
+from sim.simulate.forward_pass import lowered_pass
+from sim.specs import Scenario, load
 
 FREE = "1e12 GB/s"
 CHIP = {

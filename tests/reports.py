@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from sim import load
-from sim.run import run
-from sim.specs import Scenario
+from sim.simulate.run import run
+from sim.specs import Scenario, load
 
 FULL = ["engine.fold=off", "engine.periodic=off"]
 

@@ -7,8 +7,8 @@ from sim.collectives import Schedule
 from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.program import ProgramBuilder
+from sim.program.trace import Trace
 from sim.topology import Topology
-from sim.trace import Trace
 
 
 def run(topology: Topology, schedule: Schedule, size: float) -> Trace:

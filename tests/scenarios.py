@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sim import load
-from sim.load.stacks import on_chip
-from sim.specs import LOOP_FORMS
-from sim.uses import PRESETS
+from sim.specs import LOOP_FORMS, load
+from sim.specs.load.stacks import on_chip
+from sim.specs.uses import PRESETS
 
 T = TypeVar("T")
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from sim import load
 from sim.errors import InputError
 from sim.report.report import Report
-from sim.run import Pass, Run, run
-from sim.specs import Scenario
-from sim.sweep.points import NO_SWEEP
+from sim.simulate.result import Pass, Run
+from sim.simulate.run import run
+from sim.specs import Scenario, load
+from sim.studies.sweep.points import NO_SWEEP
 
 _LAYERS = 8
 """Enough for layers in steady state to be extrapolated."""

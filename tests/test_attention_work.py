@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from sim import load
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tally import per_operation
-from sim.communication import Communication
-from sim.lower import lower
-from sim.passes import lowered_pass
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
-from sim.run import step_s
+from sim.simulate.communication import Communication
+from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.latency import step_s
+from sim.specs import load
 
 FUSED, UNFUSED = "stack.attention=fused", "stack.attention=unfused"
 PREFILL = "workload={phase: prefill, batch: 8, prompt: 96, weights: bf16, activations: bf16}"

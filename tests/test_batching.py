@@ -5,7 +5,7 @@ from itertools import permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.pipeline.batching import Batch, by_cost, fifo, total
+from sim.lowering.pipeline.batching import Batch, by_cost, fifo, total
 
 
 def cost(length: int, sequences: int) -> float:

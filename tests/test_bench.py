@@ -11,10 +11,13 @@ import pytest
 from files import write
 from machines import torus
 
-from sim import bench, cli, load
+from sim import cli
 from sim.collectives import COLLECTIVES, ON_ROUTES, ON_TORUS
 from sim.errors import InputError
-from sim.suite import measured
+from sim.report.measurement import Measurement
+from sim.specs import load
+from sim.studies.bench import collective as bench
+from sim.studies.validate.rows import measured
 from sim.topology import build
 
 MACHINE = "topology.yaml"
@@ -274,7 +277,7 @@ FREE = ["stack=ideal", "link.latency=1 us", "link.bandwidth=1 GB/s", "link.effic
 STEP_S, LATENCY_S = 1e-3, 1e-6
 
 
-def around(*perturb: str) -> bench.Measurement:
+def around(*perturb: str) -> Measurement:
     (row,) = bench.sweep("all_gather", "tpu_v4_4x4x4", **RING, settings=[*FREE, *perturb])
     return row
 

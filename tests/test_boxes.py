@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sim import load
 from sim.errors import InputError
-from sim.specs import GraphSpec
+from sim.specs import GraphSpec, load
 from sim.topology import Topology, build, describe
 from sim.topology.rings import boxes
 

@@ -12,12 +12,14 @@ import pytest
 import yaml
 from published import write_rows, write_suite
 
-from sim import calibrate, cli, load
+from sim import cli
 from sim.errors import InputError
-from sim.report.calibration import report, settings
-from sim.run import latency_s
-from sim.suite import read
-from sim.validate import predicted
+from sim.report.present.calibration import report, settings
+from sim.simulate.latency import latency_s
+from sim.specs import load
+from sim.studies.validate import calibrate
+from sim.studies.validate.rows import read
+from sim.studies.validate.validate import predicted
 
 MACHINE = {"chip.peak.bf16.value": "20 GFLOP/s", "model.d_model": 64, "model.d_ff": 256, "model.d_head": 16}
 """Slow enough that a prefill is bound by its matmuls, a step by memory and latency."""

@@ -6,8 +6,9 @@ import pytest
 from test_gpu_machines import machine
 from test_nccl import WIRED_DIFFERENTLY
 
-from sim.bench import measure, time_s
-from sim.collectives import ON_NCCL, library
+from sim.collectives import ON_NCCL
+from sim.collectives.nccl import kernels as library
+from sim.studies.bench.collective import measure, time_s
 
 KIB, MIB = 2**10, 2**20
 SIZES = (8, 64 * KIB, 256 * KIB, MIB, 8 * MIB, 64 * MIB)

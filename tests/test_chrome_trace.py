@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from handmade import two_chips
 
-from sim import load, outputs
 from sim.export import chrome_trace
 from sim.export.kernels import kernel_name
 from sim.report.metrics import measure
-from sim.run import run
+from sim.results import folder as outputs
+from sim.simulate.run import run
+from sim.specs import load
 
 
 def written(path: Path, **options: Any) -> dict[str, Any]:

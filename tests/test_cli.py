@@ -13,8 +13,8 @@ import pytest
 import yaml
 from files import write
 
-from sim import cli, load
-from sim.specs import Scenario
+from sim import cli
+from sim.specs import Scenario, load
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_interrupted_it_says_130_and_keeps_the_earlier_results(sim, monkeypatch)
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("sim.run.run", "sim.outputs.write"):
+    for place in ("sim.simulate.run.run", "sim.results.folder.write"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupted)
             code, _, err = sim("run", "scenario.yaml", "--no-plots")
@@ -154,7 +154,7 @@ def test_memory_that_does_not_suffice_is_bad_input(sim, monkeypatch):
         raise MemoryError
 
     write(Path())
-    monkeypatch.setattr("sim.run.run", too_large)
+    monkeypatch.setattr("sim.simulate.run.run", too_large)
     code, _, err = sim("run", "scenario.yaml")
     assert (code, err) == (2, "error: scenario.yaml: does not fit this computer's memory; try a smaller machine\n")
 
@@ -252,13 +252,16 @@ def _fail(*arguments: object, **named: object) -> NoReturn:
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [
-        ("sim.run.run", ("run", "scenario.yaml")),
-        ("sim.listing.listing", ("list",)),
+        ("sim.simulate.run.run", ("run", "scenario.yaml")),
+        ("sim.cli.list_command.listing", ("list",)),
         ("sim.topology.describe.facts", ("topology", "topology.yaml")),
-        ("sim.bench.sweep", ("collective", "all_gather", "--topology", "topology.yaml", "--size", "1MiB")),
-        ("sim.validate.validate", ("validate", "pope")),
-        ("sim.schema.write", ("schema",)),
-        ("sim.outputs.read", ("export", ".", "kineto")),
+        (
+            "sim.studies.bench.collective.sweep",
+            ("collective", "all_gather", "--topology", "topology.yaml", "--size", "1MiB"),
+        ),
+        ("sim.studies.validate.validate.validate", ("validate", "pope")),
+        ("sim.specs.load.schema.write", ("schema",)),
+        ("sim.results.folder.read", ("export", ".", "kineto")),
     ],
 )
 def test_an_internal_error_is_one_line_and_70(sim, monkeypatch, function, arguments):
@@ -296,7 +299,7 @@ def test_ctrl_c_before_anything_is_there_is_130(sim, monkeypatch):
     def interrupt(*arguments: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sim.listing.listing", interrupt)
+    monkeypatch.setattr("sim.cli.list_command.listing", interrupt)
     assert sim("list") == (130, "", "")
 
 

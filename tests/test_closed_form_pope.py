@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import load
 from sim.closed_form import collectives, pope
 from sim.errors import InputError
+from sim.specs import load
 
 GIB = 2**30
 TPU_V4 = 270e9  # bytes/s, section 4

@@ -4,11 +4,11 @@ from math import prod
 
 import pytest
 
-from sim import load, uses
 from sim.closed_form import collectives, pope
 from sim.closed_form.prediction import PAPER_LAYOUTS as PRESETS
 from sim.closed_form.tally import per_operation
-from sim.communication import Communication
+from sim.simulate.communication import Communication
+from sim.specs import load, uses
 
 IDEAL = (
     "stack.collective_axes=at_once",

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from machines import full_mesh, graph, switch, torus, twisted, two_sockets
 
-from sim import load, topology
+from sim import topology
 from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.chunk_replay import ReplayError, replay
 from sim.collectives.loop import LoopForm, all_gather_loop, reduce_scatter_loop
 from sim.collectives.reduce import reverse
 from sim.collectives.schedule import PER_SEND
 from sim.errors import InputError, LayoutError
+from sim.specs import load
 from sim.topology import Topology
 
 ALGORITHMS = [(collective, name) for collective, algorithms in ON_TORUS.items() for name in algorithms]

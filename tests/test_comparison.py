@@ -6,11 +6,11 @@ import pytest
 from files import write
 from typer.testing import CliRunner
 
-from sim import load
 from sim.cli import app
 from sim.errors import InputError
 from sim.report.breakdown import PARTS, breakdown
-from sim.run import compare, run
+from sim.simulate.run import compare, run
+from sim.specs import load
 
 
 def test_causes_and_operations_add_up_to_the_difference(tmp_path):

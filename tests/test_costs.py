@@ -8,19 +8,19 @@ import pytest
 import yaml
 
 from scenarios import stack_of
-from sim import load
 from sim.collectives.loop import LoopForm
-from sim.costs import Work, cost
-from sim.explain.changes import changed
-from sim.lower import lower
+from sim.lowering.costs import Work, cost
 from sim.lowering.emitter import Emitter
-from sim.passes import lowered_pass, simulate_pass
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.plots import roofline
 from sim.program import Kind
 from sim.report.metrics import measure
 from sim.report.roofline import memory_bound
-from sim.uses import PRESETS
+from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.specs import load
+from sim.specs.uses import PRESETS
+from sim.studies.explain.changes import changed
 
 ROOT = Path(__file__).parent.parent
 CHIPS = sorted(path.stem for path in (ROOT / "topologies" / "chips").glob("*.yaml"))

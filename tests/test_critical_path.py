@@ -7,12 +7,12 @@ from handmade import US, ring, two_chips
 from hypothesis import given
 from test_engine import interfering, program, programs
 
-from sim import load
 from sim.engine import simulate
-from sim.passes import simulate_pass
 from sim.program import Program
 from sim.report.critical_path import COMPUTE, LATENCY, LAUNCH, QUEUEING, START, TRANSFER, shares, walk
 from sim.report.what_if import what_if
+from sim.simulate.forward_pass import simulate_pass
+from sim.specs import load
 
 
 def test_of_one_layer_on_two_chips_the_path_is_what_the_drawing_says():

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from machines import torus, twisted
 
-from sim import bench, load
 from sim.collectives import ON_TORUS, _plans_one_chip, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
 from sim.collectives.fold import fold
 from sim.errors import InputError
+from sim.specs import load
+from sim.studies.bench import collective as bench
 from sim.topology import build
 from sim.topology.folding import folded
 from sim.topology.lower_bound import lower_bound

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim import load
 from sim.errors import InputError
-from sim.lengths import lengths_of_batch, read_lengths
-from sim.run import latency_s, run
-from sim.specs import RequestSuite
-from sim.suite import Case, read
-from sim.validate import simulated, validate
+from sim.simulate.latency import latency_s
+from sim.simulate.run import run
+from sim.specs import RequestSuite, load
+from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
+from sim.studies.validate.rows import Case, read
+from sim.studies.validate.validate import simulated, validate
 
 
 @cache

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import oracle
 
-from sim import compiled
-from sim.engine import simulate
+from sim.engine import compiled, simulate
 from sim.errors import DeadlockError, InputError
 from sim.program import Kind, Program, ProgramBuilder
 
@@ -311,7 +310,7 @@ def numba(monkeypatch: pytest.MonkeyPatch):
 
     def put(module: types.ModuleType | None) -> None:
         monkeypatch.setitem(sys.modules, "numba", module)
-        monkeypatch.delitem(sys.modules, "sim.kernel", raising=False)
+        monkeypatch.delitem(sys.modules, "sim.engine.kernel", raising=False)
         compiled.missing.cache_clear()
 
     yield put
@@ -338,5 +337,5 @@ def test_without_a_numba_that_loads_compiled_is_refused_and_auto_is_simpy(
     own = program([(10, 5, [0], []), (3, 0, [0], [])])
     with pytest.raises(InputError, match=message):
         simulate(own, "compiled")
-    monkeypatch.setattr("sim.engine.COMPILED_FROM", 0)
+    monkeypatch.setattr("sim.engine.dispatch.COMPILED_FROM", 0)
     assert simulate(own, "auto").times.tobytes() == simulate(own, "simpy").times.tobytes()

@@ -14,13 +14,14 @@ import pytest
 from pydantic import BaseModel
 
 import scenarios
-from sim import api, load
+from sim import api
 from sim.closed_form.scope import ANY, KNOWN, TIMELESS, left_out
 from sim.errors import InputError
-from sim.report import text
-from sim.run import predict, run
-from sim.specs import ChipSpec, GraphSpec, Scenario, SwitchSpec, TorusSpec
-from sim.uses import PRESETS
+from sim.report.present import text
+from sim.simulate.predict import predict
+from sim.simulate.run import run
+from sim.specs import ChipSpec, GraphSpec, Scenario, SwitchSpec, TorusSpec, load
+from sim.specs.uses import PRESETS
 
 MAKERS = {"torus": scenarios.on_a_torus, "switch": scenarios.on_a_switch}
 SEEDS = 12

@@ -11,18 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from sim import cli, load
+from sim import cli
 from sim.closed_form import pope, tally
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tally import per_operation
-from sim.communication import Communication
 from sim.errors import InputError
-from sim.explain import explain
-from sim.explain.changes import IDEAL, changed
 from sim.plots import waterfall
-from sim.report.explanation import FORMULA, HALVES, Explanation
-from sim.run import run, step_s
-from sim.uses import PRESETS
+from sim.report.present.explanation import FORMULA, HALVES, Explanation
+from sim.simulate.communication import Communication
+from sim.simulate.latency import step_s
+from sim.simulate.run import run
+from sim.specs import load
+from sim.specs.uses import PRESETS
+from sim.studies.explain import explain
+from sim.studies.explain.changes import IDEAL, changed
 
 SHIPPED = ("palm540b_decode_ws2d", "palm540b_decode_ws2d_b512", "palm540b_prefill_ws2d_b1")
 SMALL = ("engine.layers=3",)

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from handmade import two_chips
 
-from sim import load, outputs
 from sim.export import chakra, perfetto
 from sim.export.chakra import NodeType
 from sim.program import Kind
-from sim.run import run
+from sim.results import folder as outputs
+from sim.simulate.run import run
+from sim.specs import load
 
 CASES = {
     "palm540b_decode_ws2d": ["engine.layers=2"],

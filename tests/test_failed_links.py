@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 from machines import full_mesh, graph, switch, torus
 from run_schedule import time_s
 
-from sim import load
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
 from sim.collectives.emit import emit
 from sim.errors import InputError
-from sim.perturb import perturbed
 from sim.program import ProgramBuilder
-from sim.specs import PerturbSpec
+from sim.program.perturb import perturbed
+from sim.specs import PerturbSpec, load
 from sim.topology import build
 from sim.topology.rings import find
 

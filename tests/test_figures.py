@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sim import load
 from sim.errors import InputError
 from sim.plots.figure import Chart, Line, Mark, draw, make
 from sim.plots.style import style
-from sim.sweep import chart, points, published, rows
-from sim.sweep.rows import Figures, Outcome, Row
+from sim.specs import load
+from sim.studies.sweep import chart, points, published, rows
+from sim.studies.sweep.rows import Figures, Outcome, Row
 
 SWEEPS = [name for name in load.shipped("scenario") if load.scenario(name).sweep]
 DRAWN = [name for name in SWEEPS if chart.figure_of(load.scenario(name), list(load.scenario(name).sweep))]

@@ -9,17 +9,19 @@ from covering import differences
 from machines import switch, torus, twisted
 from pipelines import scenario
 
-from sim import bench, load, topology
+from sim import topology
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, schedule
 from sim.collectives.emit import emit
 from sim.collectives.fold import fold, reordered
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
 from sim.collectives.schedule import ScheduleBuilder
 from sim.engine import simulate
-from sim.lower import lower
-from sim.passes import lowered_pass
+from sim.lowering.lower import lower
 from sim.program import Kind, ProgramBuilder
-from sim.run import run
+from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.run import run
+from sim.specs import load
+from sim.studies.bench import collective as bench
 from sim.topology.folding import NotFoldableError, folded
 
 MESHES = [(2,), (3,), (8,), (2, 2), (4, 3), (2, 4, 2), (1, 4, 4), (4, 4, 4)]

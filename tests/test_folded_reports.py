@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 from pipelines import scenario
 from reports import both, figures
 
-from sim import load
 from sim.errors import InputError
-from sim.passes import lowered_pass
-from sim.specs import Scenario
+from sim.simulate.forward_pass import lowered_pass
+from sim.specs import Scenario, load
 
 SWITCHES = ["dgx_a100", "dgx_h100", "hgx_b200", "gb200_nvl72", "mi300x"]
 SUMS = ["auto", "ring", "tree", "nvls", "one_shot", "two_shot", "halving_doubling"]

@@ -5,14 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from sim import load
 from sim.engine import simulate
-from sim.lower import lower
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
-from sim.run import run
+from sim.simulate.run import run
+from sim.specs import load
+from sim.specs.uses import PRESETS
 from sim.units import PS_PER_S
-from sim.uses import PRESETS
 
 GATHERED = [name for name in PRESETS if name.startswith("weight_gathered")]
 STREAMS = ("compute_stream", "own_stream")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sim import load
 from sim.cli import main
-from sim.costs import Work, cost
 from sim.errors import InputError
-from sim.report.validation import Errors
-from sim.suite import MatmulCase, read
+from sim.lowering.costs import Work, cost
+from sim.report.present.validation import Errors
+from sim.specs import load
+from sim.studies.validate.rows import MatmulCase, read
+from sim.studies.validate.validate import matmul_s, validate
 from sim.topology import build
-from sim.validate import matmul_s, validate
 
 
 @pytest.fixture(scope="module")

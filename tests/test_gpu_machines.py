@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from sim import bench, load
-from sim.placement import some_chips
+from sim.lowering.placement import some_chips
 from sim.plots import node_link
-from sim.specs import Dtype, LinkSpec
+from sim.specs import Dtype, LinkSpec, load
+from sim.studies.bench import collective as bench
 from sim.topology import Topology, build
 from sim.topology.metrics import bisection, hops
 

@@ -9,13 +9,14 @@ from machines import switch, torus, two_sockets
 from test_gpu_machines import machine as shipped_machine
 from test_gpu_machines import wired_differently
 
-from sim import bench, grouped, load
 from sim.cli import main
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
 from sim.errors import InputError
-from sim.grouped import Grouping
-from sim.specs import PerturbSpec
+from sim.specs import PerturbSpec, load
+from sim.studies.bench import collective as bench
+from sim.studies.bench import groups as grouped
+from sim.studies.bench.groups import Grouping
 from sim.topology.group import group_of
 
 MACHINES = wired_differently(list(load.shipped("topology")))

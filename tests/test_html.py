@@ -179,7 +179,8 @@ def test_a_page_is_one_small_file(out: Path):
 
 
 def test_the_same_run_gives_the_same_page(out: Path, tmp_path: Path):
-    from sim import html, outputs
+    from sim.results import folder as outputs
+    from sim.results import page as html
 
     run = outputs.read(out / "tiny")
     for name in ("a", "b"):

@@ -8,10 +8,10 @@ from shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenar
 
 from sim.program import Kind
 from sim.report.breakdown import breakdown
-from sim.run import Pass, Run
+from sim.simulate.result import Pass, Run
 from sim.specs import DTYPE_BYTES, Scenario
-from sim.sweep.points import Point
-from sim.sweep.rows import measure
+from sim.studies.sweep.points import Point
+from sim.studies.sweep.rows import measure
 
 # --- parts of a step -------------------------------------------------------------------------------------------------
 

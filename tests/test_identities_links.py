@@ -12,13 +12,12 @@ import yaml
 from shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenario
 
 from scenarios import stack_of
-from sim import load
 from sim.collectives import algorithm_of
-from sim.passes import lowered_pass, simulate_pass
-from sim.placement import machine
+from sim.lowering.placement import machine
 from sim.program import Kind
 from sim.report.breakdown import breakdown
-from sim.specs import DTYPE_BYTES, Scenario
+from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.specs import DTYPE_BYTES, Scenario, load
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.lower_bound import lower_bound

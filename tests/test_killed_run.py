@@ -12,7 +12,7 @@ import pytest
 from files import write
 from test_damaged_results import run
 
-from sim import outputs
+from sim.results import folder as outputs
 
 WRITER = """
 import sys, time

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sim import calibrate, load
 from sim.errors import InputError
-from sim.specs import GenerationSuite
-from sim.suite import read
-from sim.validate import validate
+from sim.specs import GenerationSuite, load
+from sim.studies.validate import calibrate
+from sim.studies.validate.rows import read
+from sim.studies.validate.validate import validate
 
 ROWS = Path(__file__).parent.parent / "scenarios/published/ladder.csv"
 

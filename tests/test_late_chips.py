@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from test_gpu_machines import machine, wired_differently
 
-from sim import load
-from sim.bench import perturbed_times_s, time_s
 from sim.collectives import COLLECTIVES, algorithm_of
 from sim.errors import InputError
-from sim.specs import PerturbSpec
+from sim.specs import PerturbSpec, load
+from sim.studies.bench.collective import perturbed_times_s, time_s
 
 MOST_CHIPS = 16
 """Larger machines are boxes like those of smaller ones, more of them."""

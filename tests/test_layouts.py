@@ -11,7 +11,7 @@ from machines import meshed, switch, torus, two_boxes
 from sim.errors import LayoutError
 from sim.layouts import attention as attention_module
 from sim.layouts.layer import Layer
-from sim.uses import PRESETS, Uses
+from sim.specs.uses import PRESETS, Uses
 
 FORMS = (None, "one_way", "bidirectional_throughput", "bidirectional_latency")
 MESHES = ((2, 2, 2), (2, 4, 2), (1, 4, 4), (3, 2), (4,))
@@ -192,7 +192,7 @@ def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
 
 
 def test_a_loop_that_needs_its_shards_one_piece_early_is_caught(monkeypatch):
-    from sim import execute
+    from sim.layouts import numpy_executor as execute
 
     late = execute.piece_of_arrival
     monkeypatch.setattr(execute, "piece_of_arrival", lambda *args: late(*args) - 1)

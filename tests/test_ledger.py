@@ -7,15 +7,14 @@ from collections import Counter
 
 import pytest
 
-from sim import load
 from sim.closed_form.ledger import ledger
-from sim.communication import Communication
 from sim.errors import InputError
-from sim.lower import lower
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
-from sim.specs import Scenario
-from sim.uses import PRESETS
+from sim.simulate.communication import Communication
+from sim.specs import Scenario, load
+from sim.specs.uses import PRESETS
 
 TORUS, SWITCH, BOXES = "palm540b_decode_ws2d", "llama3_70b_tp8_standard", "llama31_405b_tp16_ladder"
 MACHINES = {

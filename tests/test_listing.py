@@ -5,14 +5,14 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from sim import load
 from sim.cli import app
+from sim.cli.list_command import KINDS, listing
 from sim.cli.options import completed
 from sim.errors import InputError
 from sim.layouts.residual import SCHEMES
-from sim.listing import KINDS, listing
-from sim.pipeline.schedules import SCHEDULES
-from sim.uses import PRESETS
+from sim.lowering.pipeline.schedules import SCHEDULES
+from sim.specs import load
+from sim.specs.uses import PRESETS
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,10 +10,9 @@ import pytest
 import yaml
 from files import DROP, FILES, write
 
-from sim import load
 from sim.errors import InputError
-from sim.load.yaml_text import parse
-from sim.specs import Scenario
+from sim.specs import Scenario, load
+from sim.specs.load.yaml_text import parse
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pytest
 
-from sim import load, topology
+from sim import topology
 from sim.closed_form.tally import per_operation
-from sim.communication import Communication
 from sim.engine import simulate
-from sim.lower import lower
+from sim.lowering.lower import lower
 from sim.program import Kind
 from sim.report.metrics import measure
+from sim.simulate.communication import Communication
+from sim.specs import load
 
 SHIPPED = ("palm540b_decode_ws2d", "palm540b_decode_ws2d_b512", "palm540b_prefill_ws2d_b1")
 IDEAL = (

@@ -5,9 +5,10 @@ import itertools
 import pytest
 from machines import graph, switch, torus, twisted
 
-from sim import bench, load
 from sim.collectives import COLLECTIVES, algorithm_of
 from sim.errors import InputError
+from sim.specs import load
+from sim.studies.bench import collective as bench
 from sim.topology import build
 from sim.topology.lower_bound import lower_bound
 

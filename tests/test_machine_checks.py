@@ -8,12 +8,11 @@ import pytest
 from files import write
 from test_damaged_results import call
 
-from sim import load
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
-from sim.collectives.library import ON_NCCL
+from sim.collectives.nccl.kernels import ON_NCCL
 from sim.errors import InputError
-from sim.placement import some_chips
-from sim.specs import GraphSpec
+from sim.lowering.placement import some_chips
+from sim.specs import GraphSpec, load
 from sim.topology import Topology, build
 from sim.topology.rings import boxes
 

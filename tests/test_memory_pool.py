@@ -12,12 +12,12 @@ from sim import units
 from sim.closed_form.memory_pool import most_layers, stall_per_group, tokens_to_hide
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.lower import lower
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
+from sim.program.trace import Trace
 from sim.report.pool import over_time
-from sim.run import run
-from sim.trace import Trace
+from sim.simulate.run import run
 
 LAYER_BYTES = 2 * (12 * 64 * 64 + 2 * 64)
 """Of the small model: twelve d_model squared and the gains of two norms, bf16."""

@@ -11,12 +11,11 @@ import pytest
 from machines import meshed, switch, torus, two_boxes
 from run_schedule import time_s
 
-from sim import load
 from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, ON_TORUS, schedule
 from sim.collectives.chunk_replay import ReplayError, replay
 from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.errors import InputError, LayoutError
-from sim.specs import LoopForm
+from sim.specs import LoopForm, load
 from sim.topology import Topology, build
 from sim.topology.group import groups_of
 from sim.topology.lower_bound import lower_bound

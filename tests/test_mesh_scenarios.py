@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 from machines import meshed, switch, torus
 
-from sim import folded as unfold
-from sim import load
 from sim.collectives import schedule
 from sim.collectives.fold import fold
-from sim.consistency import check
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.lower import lower
 from sim.lowering.emitter import Emitter
-from sim.placement import machine, used_chips
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine, used_chips
+from sim.shortcuts import unfold
+from sim.simulate.consistency import check
+from sim.specs import load
 from sim.topology import Topology, build
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.mesh import mesh_of_pieces

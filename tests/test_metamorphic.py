@@ -11,14 +11,17 @@ import pytest
 from shipped import NAMES, scenario
 from test_gpu_machines import wired_differently
 
-from sim import bench, load, placement, units
 from sim import topology as machines
-from sim.collectives import COLLECTIVES, algorithm_of, library
+from sim import units
+from sim.collectives import COLLECTIVES, algorithm_of
+from sim.collectives.nccl import kernels as library
 from sim.errors import InputError
-from sim.passes import lowered_pass
+from sim.lowering import placement
 from sim.program import Kind
-from sim.run import latency_s
-from sim.specs import Scenario
+from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.latency import latency_s
+from sim.specs import Scenario, load
+from sim.studies.bench import collective as bench
 
 RATES = ("B/s", "FLOP/s")
 Path_ = tuple[str | int, ...]

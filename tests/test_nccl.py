@@ -12,16 +12,19 @@ from machines import graph
 from run_schedule import rounding_s, run, time_s
 from test_gpu_machines import machine, wired_differently
 
-from sim import bench, load
-from sim.closed_form import nccl as tuner
 from sim.closed_form.collectives import busbw
-from sim.collectives import ON_NCCL, Schedule, algorithm_of, in_switch, library, schedule, trees
+from sim.collectives import ON_NCCL, Schedule, algorithm_of, schedule
 from sim.collectives.chunk_replay import ReplayError, replay
-from sim.collectives.routes import Messages
+from sim.collectives.graph import trees
+from sim.collectives.graph.routes import Messages
+from sim.collectives.nccl import kernels as library
+from sim.collectives.nccl import nvls as in_switch
+from sim.collectives.nccl import tuner
 from sim.errors import InputError
-from sim.placement import some_chips
+from sim.lowering.placement import some_chips
 from sim.program import Kind
-from sim.specs import MEDIA, PROTOCOLS, LinkSpec
+from sim.specs import MEDIA, PROTOCOLS, LinkSpec, load
+from sim.studies.bench import collective as bench
 from sim.topology import Topology, build
 from sim.topology.boxes import boxes
 from sim.topology.lower_bound import lower_bound

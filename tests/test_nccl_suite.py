@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from published import write_rows
 
-from sim import load
 from sim.errors import InputError
-from sim.report.validation import NCCL_TUNER, Errors, Outcome, Spread, Validation
-from sim.specs import HostTimes
-from sim.suite import read
-from sim.validate import validate
+from sim.report.present.validation import NCCL_TUNER, Errors, Outcome, Spread, Validation
+from sim.specs import HostTimes, load
+from sim.studies.validate.rows import read
+from sim.studies.validate.validate import validate
 
 ROW = {"case_id": "row", "system": "DGX H100", "gpus": 8, "collective": "all_reduce", "bytes": 2**30, "time_us": 4000}
 MIB = 2**20

@@ -6,9 +6,9 @@ import functools
 
 import pytest
 
-from sim import load
-from sim.run import latency_s, step_s
-from sim.suite import read
+from sim.simulate.latency import latency_s, step_s
+from sim.specs import load
+from sim.studies.validate.rows import read
 
 
 @functools.cache

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sim import load, outputs
 from sim.errors import InputError
+from sim.results import folder as outputs
+from sim.specs import load
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -108,7 +109,7 @@ def test_a_read_only_folder_is_an_error(tmp_path):
 def test_a_run_with_settings_has_a_folder_of_its_own(tmp_path):
     from files import write
 
-    from sim import load
+    from sim.specs import load
 
     scenario = load.scenario(str(write(tmp_path)))
     assert outputs.folder_name(scenario, []) == "tiny"

@@ -5,17 +5,18 @@ import itertools
 import numpy as np
 import pytest
 
-from sim import load
 from sim.engine import simulate
-from sim.lower import lower
 from sim.lowering.emitter import Emitter
-from sim.passes import simulate_pass
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
 from sim.report import spans
 from sim.report.metrics import measure
-from sim.run import latency_s, run, step_s
-from sim.uses import PRESETS
+from sim.simulate.forward_pass import simulate_pass
+from sim.simulate.latency import latency_s, step_s
+from sim.simulate.run import run
+from sim.specs import load
+from sim.specs.uses import PRESETS
 
 HALVES = {
     "attention": {

@@ -10,12 +10,11 @@ import pytest
 import yaml
 from published import write_rows
 
-from sim import load
-from sim.calibrate import fit
-from sim.run import latency_s
-from sim.specs import TorusSpec
-from sim.suite import read
-from sim.validate import validate
+from sim.simulate.latency import latency_s
+from sim.specs import TorusSpec, load
+from sim.studies.validate.calibrate import fit
+from sim.studies.validate.rows import read
+from sim.studies.validate.validate import validate
 
 TORI = [name for name in load.shipped("topology") if isinstance(load.topology_spec(name), TorusSpec)]
 CHIPS = {name: prod(axis.size for axis in load.topology_spec(name).axes.values()) for name in TORI}

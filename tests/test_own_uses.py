@@ -7,7 +7,7 @@ from forward_passes import DIFFERING, assert_equal, passes
 from machines import meshed, switch, torus
 
 from sim.layouts.residual import SCHEMES
-from sim.uses import Uses
+from sim.specs.uses import Uses
 
 AB = ("a", "b")
 USES = {

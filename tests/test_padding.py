@@ -11,14 +11,14 @@ from pipelines import scenario, times
 
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.execute import Execution
 from sim.layouts.forward import Pass
 from sim.layouts.layer import Layer
-from sim.lower import lower
-from sim.placement import machine, tensor_parallel
+from sim.layouts.numpy_executor import Execution
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine, tensor_parallel
 from sim.program import Kind
-from sim.run import run
-from sim.uses import PRESETS
+from sim.simulate.run import run
+from sim.specs.uses import PRESETS
 
 LENGTHS = (5, 2, 7, 1)
 

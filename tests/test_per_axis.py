@@ -4,14 +4,15 @@ import itertools
 
 import pytest
 
-from sim import load
 from sim.closed_form.book import computed_d_model
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.closed_form.tally import per_operation
-from sim.communication import Communication
 from sim.errors import LayoutError
-from sim.passes import simulate_pass
-from sim.run import run, step_s
+from sim.simulate.communication import Communication
+from sim.simulate.forward_pass import simulate_pass
+from sim.simulate.latency import step_s
+from sim.simulate.run import run
+from sim.specs import load
 
 MODELS = {"palm_540b": 64, "palm_8b": 16}
 """Heads that the machine computes: as many as chips, and fewer than chips."""

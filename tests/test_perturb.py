@@ -7,19 +7,20 @@ import pytest
 from machines import switch, two_sockets
 from rich.console import Console
 
-from sim import load, outputs, periodic
 from sim import topology as machines
 from sim.collectives import schedule
 from sim.collectives.emit import emit, emit_message
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.passes import simulate_pass
-from sim.perturb import perturbed
 from sim.program import Kind, ProgramBuilder
-from sim.report.render import render
+from sim.program.perturb import perturbed
+from sim.report.present.render import render
 from sim.report.waiting import waiting
-from sim.run import run
-from sim.specs import PerturbSpec
+from sim.results import folder as outputs
+from sim.shortcuts import periodic
+from sim.simulate.forward_pass import simulate_pass
+from sim.simulate.run import run
+from sim.specs import PerturbSpec, load
 
 SMALL = ["topology.axes={x: {size: 4, wrap: true}, y: {size: 1, wrap: false}, z: {size: 1, wrap: false}}"]
 

@@ -7,10 +7,10 @@ import pytest
 from pipelines import FREE, Times, scenario, times
 
 from sim.errors import InputError
-from sim.passes import simulate_pass
 from sim.program import Kind
 from sim.report.waiting import waiting
-from sim.run import run
+from sim.simulate.forward_pass import simulate_pass
+from sim.simulate.run import run
 
 ALL = {"in_flight": 100}
 ACTIVATIONS = 4 * 16 * 64 * 2

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from sim import load
 from sim.errors import InputError
-from sim.uses import PRESETS
+from sim.specs import load
+from sim.specs.uses import PRESETS
 
 MACHINES = {"tpu_v4_2x2x2": "weight_stationary_2d", "dgx_a100": "tensor_parallel"}
 WORKLOAD = "workload={phase: generate, batch: 8, prompt: 16, generate: 2, weights: bf16}"

@@ -3,11 +3,11 @@
 import pytest
 from machines import torus
 
-from sim import bench, load
 from sim.collectives import COLLECTIVES, ON_TORUS, schedule
 from sim.collectives.chunk_replay import replay
-from sim.collectives.phase_order import needs_order
-from sim.specs import PerturbSpec
+from sim.collectives.torus.phase_order import needs_order
+from sim.specs import PerturbSpec, load
+from sim.studies.bench import collective as bench
 from sim.topology import build
 from sim.topology.lower_bound import lower_bound
 

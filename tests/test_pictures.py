@@ -9,13 +9,15 @@ import pytest
 from files import write
 from typer.testing import CliRunner
 
-from sim import load, outputs, pictures
 from sim.cli import app
 from sim.errors import InputError
-from sim.placement import machine
+from sim.lowering.placement import machine
 from sim.plots import node_link
 from sim.plots.style import fitting
-from sim.run import bottlenecks, run
+from sim.results import figures as pictures
+from sim.results import folder as outputs
+from sim.simulate.run import bottlenecks, run
+from sim.specs import load
 
 OPTIONAL = {"memory": "memory_pool:", "stages": "pipeline:"}
 """Figures of scenarios that have these."""

@@ -10,7 +10,7 @@ from pipelines import scenario, times
 
 from sim.closed_form import pipeline as form
 from sim.errors import InputError
-from sim.run import run
+from sim.simulate.run import run
 
 UNEVEN = [1, 3, 2]
 ALL = {"in_flight": 100}
@@ -96,7 +96,7 @@ def test_sequential_takes_every_stage_in_turn():
 
 def test_fasterTransformers_micro_batches():  # noqa: N802
     """Batch 16 of 128 tokens on two stages: 8 x 128 = 1024 tokens each, not above 1024; of 256, 4 x 256."""
-    from sim.pipeline.assemble import microbatches
+    from sim.lowering.pipeline.assemble import microbatches
 
     def count(batch: int, prompt: int, tokens: int = 1024) -> int:
         given = scenario(schedule="blocking", stages=[3, 3], batch=batch, prompt=prompt, microbatch_tokens=tokens)
@@ -340,7 +340,7 @@ def test_the_critical_path_of_a_polling_pipeline_adds_up_to_the_whole():
 
 
 def test_a_run_of_a_pipeline_or_a_pool_is_drawn(tmp_path: Any):
-    from sim import pictures
+    from sim.results import figures as pictures
 
     link = {"name": "link", "bandwidth": "1 GB/s", "latency": "0 s"}
     pool = {"memory_pool": {"offload_every": 3, "to": "host", "link": link}}

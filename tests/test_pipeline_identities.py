@@ -9,9 +9,10 @@ from pairs import Choice, covering
 from pipelines import scenario
 
 from sim.report.pipeline import stage_batches
-from sim.run import Run, run
+from sim.simulate.result import Run
+from sim.simulate.run import run
 from sim.specs import Scenario
-from sim.sweep.rows import _outcome
+from sim.studies.sweep.rows import _outcome
 
 CONTROLLERS: dict[str, dict[str, Any] | None] = {
     "none": None,

@@ -9,11 +9,11 @@ import pytest
 from forward_passes import DIFFERING, assert_equal, passes
 from machines import meshed, switch, torus, two_boxes
 
-from sim import load
 from sim.errors import LayoutError
 from sim.layouts.residual import SCHEMES
+from sim.specs import load
+from sim.specs.uses import PRESETS
 from sim.topology import build
-from sim.uses import PRESETS
 
 MACHINES = {
     "torus 2x2x2": torus(2, 2, 2),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sim import load
-from sim.report.validation_summary import HEADING, section
-from sim.validate import validate
+from sim.report.present.validation_summary import HEADING, section
+from sim.specs import load
+from sim.studies.validate.validate import validate
 
 PAGE = Path(__file__).parent.parent / "scenarios/published/README.md"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sim import load
 from sim.cli import main
+from sim.specs import load
 from sim.topology import build
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +95,7 @@ def test_the_five_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_the_mesh_and_uses_shown_run():
-    from sim.run import run
+    from sim.simulate.run import run
 
     _, shown, _ = re.findall(r"```yaml\n(.*?)```", README, flags=re.S)
     fields = [f"{key}={json.dumps(value)}" for key, value in yaml.safe_load(shown).items()]
@@ -107,8 +107,8 @@ def test_the_layout_written_in_extend_runs_and_computes_the_same():
     import numpy as np
     from test_layouts import run_both
 
-    from sim import load, uses
-    from sim.run import run
+    from sim.simulate.run import run
+    from sim.specs import load, uses
 
     name = "weight_stationary_last_axis"
     _, code = re.findall(r"```python\n(.*?)```", README, flags=re.S)

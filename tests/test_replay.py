@@ -16,9 +16,7 @@ from machines import graph
 from test_gpu_machines import wired_differently
 from typer.testing import CliRunner
 
-from sim import load, outputs
 from sim import topology as machines
-from sim.bench import time_s
 from sim.cli import app
 from sim.cli.options import about
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
@@ -27,10 +25,13 @@ from sim.collectives.emit import emit
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.export import chakra, chakra_reader
+from sim.export.chakra_replay import TracedProgram, read_groups, replayed
+from sim.export.chakra_replay import load as load_traces
 from sim.program import ProgramBuilder
-from sim.replay import TracedProgram, read_groups, replayed
-from sim.replay import load as load_traces
-from sim.run import run
+from sim.results import folder as outputs
+from sim.simulate.run import run
+from sim.specs import load
+from sim.studies.bench.collective import time_s
 from sim.topology.graph import Topology
 from sim.topology.group import group_of
 

@@ -9,15 +9,15 @@ import pytest
 from handmade import two_chips
 from rich.console import Console
 
-from sim import load
 from sim.program import ProgramBuilder
+from sim.program.trace import Trace
 from sim.report.memory import Memory, of_two_phases, with_remedies
 from sim.report.metrics import measure
 from sim.report.ops import classes, parse
-from sim.report.render import render
+from sim.report.present.render import render
 from sim.report.report import ClosedForm, Report, build
-from sim.run import run
-from sim.trace import Trace
+from sim.simulate.run import run
+from sim.specs import load
 from sim.units import format_bytes
 
 GIB = 2**30

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.program import Kind, ProgramBuilder
+from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.lanes import alike, layer_times, of_chips
-from sim.trace import Trace
 
 LANES, HORIZON = 3, 30
 

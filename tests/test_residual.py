@@ -10,13 +10,13 @@ from forward_passes import assert_equal
 from machines import switch
 
 from sim.errors import LayoutError
-from sim.execute import Execution
 from sim.layouts import residual
 from sim.layouts.layer import Layer
+from sim.layouts.numpy_executor import Execution
 from sim.layouts.residual import SCHEMES
-from sim.placement import tensor_parallel
+from sim.lowering.placement import tensor_parallel
 from sim.specs import Residual
-from sim.uses import PRESETS
+from sim.specs.uses import PRESETS
 
 LAYERS = 5
 OWN_MLP = Layer.own_mlp

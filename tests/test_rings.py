@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from sim import bench, load
 from sim.collectives import ON_NCCL, ON_ROUTES, algorithm_of, schedule
-from sim.placement import some_chips
-from sim.specs import TopologySpec
+from sim.lowering.placement import some_chips
+from sim.specs import TopologySpec, load
+from sim.studies.bench import collective as bench
 from sim.topology import Topology, build
 from sim.topology.rings import find, own_chains
 

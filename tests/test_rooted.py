@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from machines import switch, torus
 
-from sim import bench, load
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.chunk_replay import replay
+from sim.specs import load
+from sim.studies.bench import collective as bench
 from sim.topology import Topology, build
 from sim.topology.lower_bound import lower_bound
 

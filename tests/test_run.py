@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from sim import load
 from sim.report import spans
-from sim.run import latency_s, run, step_s
+from sim.simulate.latency import latency_s, step_s
+from sim.simulate.run import run
+from sim.specs import load
 
 SMALL = ("engine.layers=3",)
 GENERATE = "workload={phase: generate, batch: 64, prompt: 128, generate: 5, weights: int8}"

@@ -13,10 +13,11 @@ import pytest
 from pydantic import TypeAdapter
 from test_gpu_machines import wired_differently
 
-from sim import bench, load, units
+from sim import units
 from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, algorithm_of, schedule
 from sim.errors import InputError
-from sim.specs import TopologySpec
+from sim.specs import TopologySpec, load
+from sim.studies.bench import collective as bench
 from sim.topology import Topology, build
 
 Data = dict[str, Any]

@@ -12,10 +12,12 @@ import yaml
 from jsonschema import Draft202012Validator
 
 import sim
-from sim import load, schema, specs
+from sim import specs
 from sim.collectives import COLLECTIVES
 from sim.collectives.loop import LoopForm
-from sim.uses import PRESETS
+from sim.specs import load
+from sim.specs.load import schema
+from sim.specs.uses import PRESETS
 
 SCHEMAS = {kind: json.loads(text) for kind, text in schema.schemas().items()}
 SHIPPED = [(kind, path) for kind in SCHEMAS for path in load.shipped(kind).values()]
@@ -33,8 +35,8 @@ def data_of(kind: str, name: str) -> dict:
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_a_schema_is_valid_and_the_one_in_the_package(kind):
     Draft202012Validator.check_schema(SCHEMAS[kind])
-    packaged = Path(sim.__file__).parent / "schemas" / f"{kind}.json"
-    assert json.loads(packaged.read_text(encoding="utf-8")) == SCHEMAS[kind], "run: sim schema --out sim/schemas"
+    packaged = Path(sim.__file__).parent / "specs" / "schemas" / f"{kind}.json"
+    assert json.loads(packaged.read_text(encoding="utf-8")) == SCHEMAS[kind], "run: sim schema --out sim/specs/schemas"
 
 
 @pytest.mark.parametrize(("kind", "path"), SHIPPED, ids=IDS)
@@ -47,7 +49,7 @@ def test_a_shipped_file_points_its_editor_at_its_schema(kind, path):
     first = path.read_text(encoding="utf-8").partition("\n")[0]
     match = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", first)
     assert match
-    assert (path.parent / match[1]).resolve() == Path(sim.__file__).parent / "schemas" / f"{kind}.json"
+    assert (path.parent / match[1]).resolve() == Path(sim.__file__).parent / "specs" / "schemas" / f"{kind}.json"
 
 
 def test_a_field_may_be_a_name_or_written_out():

@@ -6,15 +6,16 @@ from math import prod
 import pytest
 from typer.testing import CliRunner
 
-from sim import load, search
 from sim.cli import app
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
-from sim.placement import machine, used_chips
+from sim.lowering.placement import machine, used_chips
 from sim.plots import pareto
-from sim.run import latency_s
-from sim.search.pruned import least_s
-from sim.sweep.rows import measure
+from sim.simulate.latency import latency_s
+from sim.specs import load
+from sim.studies import search
+from sim.studies.search.pruned import least_s
+from sim.studies.sweep.rows import measure
 
 ON = [
     "--model",
@@ -119,7 +120,7 @@ def test_candidates_run_on_the_mesh_that_they_name(name):
 
 def test_no_two_candidates_are_one():
     """By their weights, groups of chips of every collective and operations of a pass: what decides all that it does."""
-    from sim.communication import Communication
+    from sim.simulate.communication import Communication
     from sim.topology.mesh import mesh_groups
 
     points = candidates("llama3_70b", "dgx_h100", "decode", [8], settings=["engine.layers=2"])

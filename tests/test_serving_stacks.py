@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
-from sim import bench, load
 from sim import topology as machines
 from sim.errors import InputError
-from sim.lower import lower
-from sim.placement import machine
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
-from sim.run import latency_s, predict, run, step_s
-from sim.specs import Scenario, TorusSpec
-from sim.validate import validate
+from sim.simulate.latency import latency_s, step_s
+from sim.simulate.predict import predict
+from sim.simulate.run import run
+from sim.specs import Scenario, TorusSpec, load
+from sim.studies.bench import collective as bench
+from sim.studies.validate.validate import validate
 
 BASE = "gpt20b_tp2_ft"
 FEW = ("engine.layers=2", "stack.graph_capture=true")

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sim import sharding
 from sim.errors import LayoutError
+from sim.layouts import sharding
 
 MESH = (("x", 2), ("y", 2))
 SIZES = {"B": 4, "L": 4, "H": 8, "K": 2, "Q": 2}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sim import load
-from sim.run import latency_s
-from sim.specs import Scenario, TorusSpec
+from sim.simulate.latency import latency_s
+from sim.specs import Scenario, TorusSpec, load
 
 SCENARIOS = {name: load.scenario(name) for name in load.shipped("scenario")}
 WITH_REFERENCE = {

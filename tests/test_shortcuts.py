@@ -10,18 +10,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reports import FULL, both
 
-from sim import load, outputs, periodic
 from sim.engine import simulate
 from sim.errors import InputError, LayoutError
-from sim.lower import lower
-from sim.passes import lowered_pass, simulate_pass
+from sim.lowering.lower import lower
 from sim.program import Ints, Kind, Program, ProgramBuilder
+from sim.program.trace import Trace
 from sim.report import lanes
 from sim.report import spans as sp
 from sim.report.metrics import Measures, measure
 from sim.report.waiting import waiting
-from sim.run import run
-from sim.trace import Trace
+from sim.results import folder as outputs
+from sim.shortcuts import periodic
+from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.simulate.run import run
+from sim.specs import load
 from sim.units import PS_PER_S
 
 

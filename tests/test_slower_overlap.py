@@ -4,14 +4,15 @@ import itertools
 
 import pytest
 
-from sim import load
 from sim.collectives.loop import LoopForm
-from sim.passes import simulate_pass
 from sim.report.metrics import measure
 from sim.report.overlap import _PARTS, slower_overlap
-from sim.run import run, step_s
+from sim.simulate.forward_pass import simulate_pass
+from sim.simulate.latency import step_s
+from sim.simulate.run import run
+from sim.specs import load
+from sim.specs.uses import PRESETS
 from sim.units import format_seconds
-from sim.uses import PRESETS
 
 WORKLOADS = (
     "{phase: prefill, batch: 64, prompt: 64, weights: int8}",

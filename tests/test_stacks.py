@@ -11,14 +11,14 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from sim import load
-from sim.basis import rests_on
 from sim.cli import app
 from sim.errors import InputError
-from sim.load.yaml_text import read
-from sim.run import latency_s, run
-from sim.sensitivity import FACTORS, Option, sensitivity
-from sim.specs import ChipSpec, LinkSpec, Software, Sourced, StackFile
+from sim.simulate.latency import latency_s
+from sim.simulate.run import run
+from sim.specs import ChipSpec, LinkSpec, Software, Sourced, StackFile, load
+from sim.specs.basis import rests_on
+from sim.specs.load.yaml_text import read
+from sim.studies.sensitivity import FACTORS, Option, sensitivity
 
 STACKS = load.shipped("stack")
 ENTRIES = [(name, chip) for name, path in STACKS.items() for chip in read(path).get("chips", {})]
@@ -237,7 +237,7 @@ def test_a_share_stays_at_most_1_and_a_multiple_is_doubled():
         return option
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sim.sensitivity._moved", seen)
+        patch.setattr("sim.studies.sensitivity._moved", seen)
         option = _option("one")
         sensitivity([option])
     software = option.scenario.stack

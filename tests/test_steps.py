@@ -9,15 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import interfering, program, programs
 
-from sim import load
 from sim.engine import simulate
-from sim.order import Order
-from sim.passes import lowered_pass, simulate_pass
 from sim.program import Program
-from sim.run import run
-from sim.specs import Scenario
-from sim.steps import simulate_steps, with_cache
-from sim.trace import Trace
+from sim.program.trace import Trace
+from sim.shortcuts.task_order import Order
+from sim.simulate.decode_steps import simulate_steps, with_cache
+from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.simulate.run import run
+from sim.specs import Scenario, load
 
 TORUS, SWITCH = "palm540b_decode_ws2d", "llama3_70b_tp8_ladder"
 DECODE = "workload={phase: decode, batch: 16, context: 100, generate: 8, weights: int8}"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from published import ROW, write_rows, write_suite
 
-from sim import load
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
-from sim.measurements import chosen, repeated
-from sim.suite import read
+from sim.specs import load
+from sim.studies.validate.measurements import chosen, repeated
+from sim.studies.validate.rows import read
 
 PALM = {"model": "PaLM 540B (64 padded heads)", "chips": 64, "mesh": "4x4x4", "batch": 64, "context_tokens": 2048}
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sim import cli, load
+from sim import cli
 from sim.cli import app
 from sim.errors import InputError
-from sim.run import Run, run
-from sim.specs import Scenario
-from sim.sweep import points, rows, workers
-from sim.sweep.published import published
-from sim.sweep.record import Record
+from sim.simulate.result import Run
+from sim.simulate.run import run
+from sim.specs import Scenario, load
+from sim.studies.sweep import points, rows, workers
+from sim.studies.sweep.published import published
+from sim.studies.sweep.record import Record
 
 SWEEP = "sweep={workload.batch: [64, 128, 7, 256], layout.ffn: [weight_stationary_1d, weight_gathered_x]}"
 SET = [SWEEP, "engine.layers=2"]
@@ -127,7 +128,7 @@ def test_whatever_a_point_raises_is_its_row(tmp_path: Path, monkeypatch, capsys,
             raise error
         return run(scenario)
 
-    monkeypatch.setattr("sim.sweep.rows.run", fails)
+    monkeypatch.setattr("sim.studies.sweep.rows.run", fails)
     sweep = "sweep={workload.batch: [1, 2, 4]}"
     assert _sweep(monkeypatch, "--set", sweep, "--set", "engine.layers=1", "--out", str(tmp_path), "--no-plots") == 70
     err = capsys.readouterr().err

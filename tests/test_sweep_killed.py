@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sim import load
-from sim.sweep import points
+from sim.specs import load
+from sim.studies.sweep import points
 
 PRESETS = (
     "layout.ffn: [weight_stationary_1d, weight_stationary_2d, weight_gathered_x, weight_gathered_xy,"

@@ -10,11 +10,12 @@ import files
 import pytest
 from published import write_rows
 
-from sim import cli, load
+from sim import cli
 from sim.errors import InputError
-from sim.sweep import chart, own
-from sim.sweep.points import points
-from sim.sweep.rows import measure
+from sim.specs import load
+from sim.studies.sweep import chart, own
+from sim.studies.sweep.points import points
+from sim.studies.sweep.rows import measure
 
 FORM = "def four_ms(scenario):\n    return 4e-3 * scenario.workload.batch\n"
 ROWS = [

@@ -4,11 +4,12 @@ import itertools
 
 import pytest
 
-from sim import load, units
+from sim import units
 from sim.collectives import algorithm_of
 from sim.errors import InputError
-from sim.placement import machine
-from sim.run import latency_s
+from sim.lowering.placement import machine
+from sim.simulate.latency import latency_s
+from sim.specs import load
 
 SCENARIOS = sorted(load.shipped("scenario"))
 

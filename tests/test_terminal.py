@@ -10,12 +10,12 @@ import pytest
 import yaml
 from files import FILES, write
 from test_damaged_results import call
-from test_imports import ROOT, imports, modules
+from test_imports import ROOT, imports
 from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.errors import InputError
-from sim.report.bottlenecks import render
+from sim.report.present.bottlenecks import render
 from sim.terminal import plain_console, printable
 
 EVIL = "a\x1b[31m\x07\x9b2J[red][/]:boom:\u202eb"
@@ -35,7 +35,7 @@ def is_clean(text: str) -> bool:
     return printable(text) == text
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sorted((ROOT / "sim").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_prints_past_the_one_place_that_escapes(path: Path):
     """A console, `print`, `typer.echo` and markup are used in one module alone."""
     if path.name == "terminal.py":
@@ -174,8 +174,8 @@ def test_machines_nodes_and_link_types_have_names_by_one_rule(tmp_path: Path, ol
 
 def test_names_in_tables_of_traces_are_escaped(capsys):
     """What waits on a critical path may have a name from a file of another tool."""
-    from sim.report.bottlenecks import Bottlenecks
     from sim.report.critical_path import Share, Shares
+    from sim.report.present.bottlenecks import Bottlenecks
 
     share = (Share(EVIL, 1, 1.0, 1),)
     render([Bottlenecks("decode", EVIL, Shares(1, share, share, share), ())])

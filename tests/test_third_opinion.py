@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim import load, sharding
 from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.lower import lower
-from sim.placement import machine
+from sim.layouts import sharding
+from sim.layouts.sharding import Dim, Sharded
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
 from sim.program import Kind
-from sim.sharding import Dim, Sharded
-from sim.specs import Model, Scenario
+from sim.specs import Model, Scenario, load
 
 Tensor = tuple[tuple[str, int], ...]
 """Dimensions as letters of `SPLITS`, and their sizes."""

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pipelines import scenario
 
-from sim import load as load_files
 from sim import topology as machines
 from sim.plots import breakdown, link_map, roofline, timeline
 from sim.plots.bars import COLOURS
@@ -19,7 +18,8 @@ from sim.report.breakdown import PARTS
 from sim.report.critical_path import walk
 from sim.report.lanes import alike, layer_times, on_path
 from sim.report.metrics import critical_chip
-from sim.run import run
+from sim.simulate.run import run
+from sim.specs import load as load_files
 
 
 def texts(figure: Figure) -> list[str]:

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from pydantic import TypeAdapter
 
-from sim import load
 from sim.errors import InputError
 from sim.plots import node_link
 from sim.plots.drawing import rate
 from sim.plots.topology import draw
-from sim.specs import TopologySpec
+from sim.specs import TopologySpec, load
 from sim.topology import Link, Topology, build
 from sim.topology.graph import to_networkx
 from sim.topology.metrics import Hops, bisection, hops

@@ -10,9 +10,8 @@ import sys
 import pytest
 from pydantic import BaseModel
 
-from sim import load
 from sim.plots.topology import draw
-from sim.specs import Sourced
+from sim.specs import Sourced, load
 from sim.topology import build, describe
 from sim.topology.metrics import bisection
 
@@ -54,7 +53,7 @@ def test_every_file_names_its_schema(kind):
         assert match, path
         schema = (path.parent / match[1]).resolve()
         assert schema.name == f"{kind}.json"
-        assert schema.parent.parts[-2:] == ("sim", "schemas")
+        assert schema.parent.parts[-3:] == ("sim", "specs", "schemas")
 
 
 @pytest.mark.parametrize(

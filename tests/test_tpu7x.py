@@ -7,10 +7,10 @@ import csv
 import pytest
 from machines import CHIP
 
-from sim import bench, load
 from sim.collectives import schedule
-from sim.search.machines import machines
-from sim.specs import TorusSpec
+from sim.specs import TorusSpec, load
+from sim.studies.bench import collective as bench
+from sim.studies.search.machines import machines
 from sim.topology import build
 from sim.topology.metrics import bisection
 

@@ -4,10 +4,11 @@ import pytest
 from machines import torus, twisted
 from run_schedule import time_s
 
-from sim import bench, load
 from sim.collectives import schedule
 from sim.collectives.chunk_replay import replay
 from sim.collectives.wiring import ring_grid
+from sim.specs import load
+from sim.studies.bench import collective as bench
 from sim.topology import build
 from sim.topology.folding import folded
 from sim.topology.lower_bound import lower_bound

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from machines import full_mesh, switch, torus, two_sockets
 
-from sim import bench, load, uneven
 from sim.cli import main
-from sim.collectives.uneven import all_to_all
+from sim.collectives.graph.uneven import all_to_all
 from sim.errors import InputError
-from sim.specs import PerturbSpec
+from sim.specs import PerturbSpec, load
+from sim.studies.bench import collective as bench
+from sim.studies.bench import uneven
 from sim.topology import Topology, build
 
 MACHINES = [name for name in load.shipped("topology") if build(*load.machine(name)).chips <= 128]

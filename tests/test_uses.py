@@ -2,11 +2,11 @@
 
 import pytest
 
-from sim import load
 from sim.errors import InputError
-from sim.passes import simulate_pass
-from sim.specs.uses import UsesSpec
-from sim.uses import PRESETS, named
+from sim.simulate.forward_pass import simulate_pass
+from sim.specs import load
+from sim.specs.layout_uses import UsesSpec
+from sim.specs.uses import PRESETS, named
 
 TORUS = "{phase: decode, batch: 64, context: 128, generate: 1, weights: bf16}"
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from sim import bench, load
+from sim.specs import load
+from sim.studies.bench import collective as bench
 
 CURVE = load.data_root() / "scenarios" / "published" / "tpu_v5e_all_gather.csv"
 MACHINE = "tpu_v5e_16x16"

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from published import write_rows, write_suite
 
-from sim import cli, load
+from sim import cli
 from sim.plots import parity
-from sim.report.validation import Errors, Validation
-from sim.run import latency_s, run
-from sim.specs import Tolerance
-from sim.suite import Case, read
-from sim.validate import predicted, validate
+from sim.report.present.validation import Errors, Validation
+from sim.simulate.latency import latency_s
+from sim.simulate.run import run
+from sim.specs import Tolerance, load
+from sim.studies.validate.rows import Case, read
+from sim.studies.validate.validate import predicted, validate
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +267,7 @@ def test_without_a_name_every_shipped_suite_is_validated(sim, monkeypatch):
         seen.append(name)
         return validate(measured(0.0))
 
-    monkeypatch.setattr("sim.validate.validate", noted)
+    monkeypatch.setattr("sim.studies.validate.validate.validate", noted)
     assert sim("--no-plots")[0] == 0
     assert seen == list(load.shipped("suite"))
 

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from sim.errors import InputError
 from sim.plots import parity
-from sim.report.validation import Errors, bias
-from sim.report.validation_text import render, shown
-from sim.run import latency_s
-from sim.suite import read
-from sim.validate import SEQUENTIAL, validate
+from sim.report.present.validation import Errors, bias
+from sim.report.present.validation_text import render, shown
+from sim.simulate.latency import latency_s
+from sim.studies.validate.rows import read
+from sim.studies.validate.validate import SEQUENTIAL, validate
 
 CONSTANT = {"fields": ["topology.link.latency"], "unit": "us", "low": 0.5, "high": 6}
 

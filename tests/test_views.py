@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 from shipped import NAMES, every_case, phases, result, scenario
 
-from sim import html, pictures
-from sim.report.render import render
+from sim.report.present.render import render
+from sim.results import figures as pictures
+from sim.results import page as html
 
 
 @every_case

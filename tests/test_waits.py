@@ -9,15 +9,16 @@ import pytest
 from pipelines import scenario
 from rich.console import Console
 
-from sim import load
-from sim.html.data import run_data
 from sim.program import Kind
-from sim.report import text
 from sim.report.breakdown import breakdown
 from sim.report.critical_path import CALL, JOIN, shares
-from sim.report.render import render
+from sim.report.present import text
+from sim.report.present.render import render
 from sim.report.spans import collectives
-from sim.run import Run, bottlenecks, run
+from sim.results.page.data import run_data
+from sim.simulate.result import Run
+from sim.simulate.run import bottlenecks, run
+from sim.specs import load
 
 SIZE = 4 * 16 * 64 * 2
 """Bytes of the activations of the small pipeline: B L E in bf16."""

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from sim import load
 from sim.errors import InputError
-from sim.load.references import data_root
-from sim.load.yaml_core import DEEPEST, MOST_VALUES
-from sim.load.yaml_text import MOST_BYTES, parse, read
+from sim.specs import load
+from sim.specs.load.references import data_root
+from sim.specs.load.yaml_core import DEEPEST, MOST_VALUES
+from sim.specs.load.yaml_text import MOST_BYTES, parse, read
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from sim import units
 from sim.collectives import schedule
 from sim.collectives.emit import Emitted, LoopedSends, alone_s, emit
 from sim.collectives.schedule import Schedule
-from sim.costs import Work, cost, launch_columns
+from sim.layouts.sharding import Sharded
+from sim.lowering.costs import Work, cost, launch_columns
 from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Stream, Streams, Tasks, shifted
 from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
-from sim.sharding import Sharded
 from sim.specs import Scenario
+from sim.specs.uses import Axes
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
 from sim.topology.mesh import joined
-from sim.uses import Axes
 
 
 @dataclass(frozen=True, slots=True)

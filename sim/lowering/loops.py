@@ -17,13 +17,13 @@ from sim import units
 from sim.collectives.emit import LoopedSends
 from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.collectives.schedule import Schedule
-from sim.looped import piece_of_arrival, shift_after
+from sim.layouts.collective_matmul import piece_of_arrival, shift_after
 from sim.lowering.emitter import Emitter
 from sim.lowering.pieces import Launches
 from sim.lowering.streams import Tasks
 from sim.program import Ids, Kind
 from sim.specs import LoopForm
-from sim.uses import Axes
+from sim.specs.uses import Axes
 
 Picoseconds = npt.NDArray[np.int64]
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim import periodic
-from sim.lowering.lowered import Batches
-from sim.periodic import Period
-from sim.program import Floats, Ints, Kind, Program
+from sim.program import Floats, Ints, Kind, Period, Program
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.report import spans as sp
+from sim.shortcuts import periodic
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import PS_PER_S
 
 
@@ -44,7 +43,7 @@ class OpMeasure:
     """HBM traffic of compute; bytes the chip put on its links, forwarded ones included, of a collective."""
     flops: float
     compute_s: float = 0.0
-    """Time of the FLOPs of compute at the rates that they reach (`sim.costs`)."""
+    """Time of the FLOPs of compute at the rates that they reach (`sim.lowering.costs`)."""
     memory_s: float = 0.0
     """Time of the bytes of compute at the bandwidths that they reach."""
     overhead_s: float = 0.0
@@ -93,7 +92,7 @@ def measure(
 
     Args:
         batches: of a pipeline; without them what is a bubble counts as idle.
-        periods: how the layers that were left out follow; see `sim.periodic`.
+        periods: how the layers that were left out follow; see `sim.shortcuts.periodic`.
     """
     program = trace.program
     makespan, often = periodic.makespan_ps(trace, periods), periodic.often(program, periods)

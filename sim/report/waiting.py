@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim import periodic
-from sim.periodic import Period
-from sim.program import Ints, Kind, Program
+from sim.program import Ints, Kind, Period, Program
+from sim.program.trace import Trace
 from sim.report.spans import sums_ps
-from sim.trace import Trace
+from sim.shortcuts import periodic
 from sim.units import PS_PER_S
 
 
@@ -46,7 +45,7 @@ class Waiting:
 def waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) -> Waiting | None:
     """Waiting and transferring of the collectives of `trace` on a machine of `chips`; None where there is none.
 
-    Collectives of the layers that were left out count too; `periods` says how these follow (`sim.periodic`).
+    Collectives of the layers that were left out count too; `periods` says how these follow (`sim.shortcuts.periodic`).
 
     A chip enters a collective with its BEGIN and leaves with its END. Its group are the chips that the collective's
     messages join to it. What it does before the last of them has entered is waiting, though early messages may be on

@@ -7,15 +7,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, WithJsonSchema, model_validator
 
 from sim.specs.base import Count, Name, Strict, wrong
+from sim.specs.layout_uses import UsesSpec
 from sim.specs.pipeline import PipelineSpec
-from sim.specs.uses import UsesSpec
-from sim.uses import PRESETS
+from sim.specs.uses import PRESETS
 
 Ffn = Annotated[
     Name,
     WithJsonSchema({"anyOf": [{"type": "string", "enum": [*PRESETS]}, {"type": "string"}], "title": "Ffn"}),
 ]
-"""A preset of `sim.uses`, or of the scenario."""
+"""A preset of `sim.specs.uses`, or of the scenario."""
 
 Residual = Literal["standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"]
 """How the halves of a layer are wired to the residual stream: `sim.layouts.residual`."""

@@ -12,6 +12,7 @@ from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
 from sim.specs.layout import UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
+from sim.specs.layout_uses import UsesSpec
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.mesh import MeshSpec, check_mesh
 from sim.specs.model import Model
@@ -22,9 +23,8 @@ from sim.specs.quantities import Duration, Fraction
 from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec
 from sim.specs.topology import TopologySpec, chips_of, has_neighbours
-from sim.specs.uses import UsesSpec
+from sim.specs.uses import PRESETS, Axes, Uses
 from sim.specs.workload import Workload
-from sim.uses import PRESETS, Axes, Uses
 
 
 class Reference(Strict):

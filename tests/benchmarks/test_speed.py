@@ -5,13 +5,14 @@ import resource
 import numpy as np
 import pytest
 
-from sim import load, topology
+from sim import topology
 from sim.collectives import schedule
 from sim.collectives.emit import emit
 from sim.engine import simulate
-from sim.lower import lower
+from sim.lowering.lower import lower
 from sim.program import Kind, Program, ProgramBuilder
-from sim.run import run
+from sim.simulate.run import run
+from sim.specs import load
 
 
 def chain(tasks: int) -> Program:

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sim import load
-from sim.load.references import expand
-from sim.specs import chips_of
-from sim.sweep.points import NO_SWEEP
+from sim.specs import chips_of, load
+from sim.specs.load.references import expand
+from sim.studies.sweep.points import NO_SWEEP
 
 _MOST_CHIPS = 64
 _DEEP: Any = "x"

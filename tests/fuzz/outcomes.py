@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from sim import cli, load
-from sim.run import run
+from sim import cli
+from sim.simulate.run import run
+from sim.specs import load
 
 from .mutated import mutated_file
 from .valid import valid_scenario

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sim import load, schema
+from sim.specs import load
+from sim.specs.load import schema
 
 SCHEMAS: dict[str, Any] = {kind: json.loads(text) for kind, text in schema.schemas().items()}
 

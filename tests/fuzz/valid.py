@@ -11,12 +11,12 @@ import numpy as np
 import yaml
 from pydantic import TypeAdapter
 
-from sim import load, units
 from sim import topology as machines
+from sim import units
 from sim.errors import InputError
-from sim.load.boxes import inherit
-from sim.load.references import expand
-from sim.specs import DTYPE_BYTES, Model, TopologySpec, chips_of
+from sim.specs import DTYPE_BYTES, Model, TopologySpec, chips_of, load
+from sim.specs.load.boxes import inherit
+from sim.specs.load.references import expand
 
 from .random_values import SCHEMAS, RandomValues
 

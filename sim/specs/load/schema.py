@@ -1,0 +1,76 @@
+"""JSON Schema of every kind of file, for editors that complete and check while one types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from sim.specs import FILE_KINDS
+from sim.specs.load import REFERENCES
+
+_CARRIED: dict[str, Any] = {
+    "type": "object",
+    "description": "the value of another chip or stack",
+    "properties": {
+        "same_as": {"type": "string", "description": "CHIP of this file, or STACK/CHIP"},
+        "source": {"type": "string", "description": "why it is taken over"},
+    },
+    "required": ["same_as"],
+    "additionalProperties": False,
+}
+
+
+def schemas() -> dict[str, str]:
+    """Schema text of each kind of file."""
+    return {kind: json.dumps(_schema(kind), indent=2, sort_keys=True) + "\n" for kind in FILE_KINDS}
+
+
+def write(folder: Path) -> list[Path]:
+    """Write `KIND.json` for every kind into `folder`; return the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for kind, text in schemas().items():
+        paths.append(folder / f"{kind}.json")
+        paths[-1].write_text(text, encoding="utf-8")
+    return paths
+
+
+def _schema(kind: str) -> dict[str, Any]:
+    schema = TypeAdapter(FILE_KINDS[kind]).json_schema()
+    definitions = schema.get("$defs", {})
+    for part in (schema, *definitions.values()):
+        for fields in REFERENCES.get(_kind_of(part), {}):
+            _allow_name(part, fields, definitions)
+        if part.get("title") == "StackChip":
+            own = part["properties"]
+            own.update({name: {"anyOf": [_CARRIED, field]} for name, field in own.items() if name != "same_as"})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _allow_name(part: dict[str, Any], fields: tuple[str, ...], definitions: dict[str, Any]) -> None:
+    """Lets a name stand where `fields` lead from a (sub)schema, if they lead anywhere in it."""
+    head, *rest = fields
+    properties = part.get("patternProperties" if head == "*" else "properties", {})
+    for key in [key for key in properties if head in ("*", key)]:
+        if not rest:
+            properties[key] = _or_name(properties[key])
+            continue
+        field = properties[key]
+        option = field["anyOf"][0] if "anyOf" in field else field  # a mapping that may be left out
+        inside = definitions[option["$ref"].rpartition("/")[2]] if "$ref" in option else option
+        _allow_name(inside, tuple(rest), definitions)
+
+
+def _kind_of(part: dict[str, Any]) -> str:
+    """Which kind of file a (sub)schema describes, by its title."""
+    title = part.get("title", "")
+    return (
+        "topology" if title.endswith(("TorusSpec", "SwitchSpec", "GraphSpec")) else title.lower().removesuffix("spec")
+    )
+
+
+def _or_name(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "string", "description": "a shipped name, or the path of a file"}, schema]}
