@@ -49,9 +49,7 @@ def run(
     as_json: Json = False,
     plots: Annotated[
         bool,
-        typer.Option(
-            "--plots/--no-plots", help="Draw the figures and report.html; earlier ones of the same results stay."
-        ),
+        typer.Option("--plots/--no-plots", help="Draw the figures and report.html."),
     ] = True,
     formats: Formats = "png",
     critical_path: Annotated[
@@ -75,8 +73,8 @@ def run(
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME.
 
-    What an earlier run of the same results left there stays; of other results it is replaced, which is said. Results of
-    another scenario file of the same name are not replaced. A run that does not fit in memory is warned of.
+    A run replaces the folder of a previous run of the scenario as a whole, and names the files that this removes. It
+    refuses a folder with the results of another scenario file. A run that exceeds memory gets a warning.
     """
     from sim.results import folder as outputs
     from sim.specs import load
@@ -135,6 +133,7 @@ class _Made:
 def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> _Made:
     """Simulate a scenario and write its results to `folder`."""
     from sim.results import folder as outputs
+    from sim.results import saved
     from sim.simulate.run import bottlenecks
     from sim.simulate.run import run as run_scenario
     from sim.specs import load
@@ -157,16 +156,16 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
             with steps(f"{scenario.name} again with parts free") as progress:
                 found = bottlenecks(result, progress)
         with busy(f"writing {folder}"):
-            said = outputs.write(
+            messages = outputs.write(
                 result,
                 fresh,
                 formats=wanted.formats,
                 explanations=explanations,
                 bottlenecks=found,
                 chips=wanted.trace_chips,
-                earlier=folder,
             )
-    for line in said:
+            messages += saved.replaced(folder, fresh)
+    for line in messages:
         echo(f"{folder}: {line}", err=True)
     return _Made(result, where, simulated_s, explanations, found)
 
@@ -194,10 +193,10 @@ def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path)
     """The folder of each scenario's results, by the scenario's name or file.
 
     Raises:
-        InputError: it holds the results of another scenario file, or two of these have the same.
+        InputError: it holds something else than results of this scenario file, or two of these have the same.
     """
-    from sim.results import earlier, saved
     from sim.results import folder as outputs
+    from sim.results import saved
     from sim.specs import load
 
     folders: dict[str, Path] = {}
@@ -206,7 +205,7 @@ def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path)
         folders[name] = folder = out / outputs.folder_name(scenario, settings)
         same = first.setdefault(folder, name)
         saved.refuse_unlike(folder, scenario == loaded[same], load.source(same))
-        earlier.refuse_other(folder, saved.resolved(scenario), settings, load.source(name))
+        saved.check_replaceable(folder, scenario, settings, load.source(name))
     return folders
 
 
@@ -225,9 +224,9 @@ def plot(
     formats: Formats = "png",
 ) -> None:
     """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
-    from sim.results import earlier, saved
     from sim.results import figures as pictures
     from sim.results import folder as outputs
+    from sim.results import saved
 
     kinds = figure_formats(formats)
     for name in figures or ():
@@ -239,7 +238,7 @@ def plot(
         chosen = figures or tuple(pictures.FIGURES)
         results = saved.open_folder(folder)
         run = saved.restore(results)
-        found = earlier.bottlenecks(results, run) or ()
+        found = results.bottlenecks(run)
         drawn = pictures.draw(run, folder, kinds, chosen, bars=results.bars(), bottlenecks=found, page=not figures)
     for path in drawn:
         echo(str(path))

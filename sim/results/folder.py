@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
-from sim.results import earlier as before
 from sim.results.scratch import replace_folder, scratch
 
 if TYPE_CHECKING:
@@ -98,39 +97,28 @@ def write(
     chips: Sequence[int] | None = None,
     explanations: Sequence[Explanation] | None = None,
     bottlenecks: Sequence[Bottlenecks] | None = None,
-    earlier: Path | None = None,
-) -> tuple[str, ...]:
-    """report.json, manifest.json, trace.npz, trace.json, and figures in each of `formats`. Same scenario, same bytes.
-
-    Explained, also explain.json and a waterfall.
+) -> list[str]:
+    """Writes report.json, manifest.json, trace.npz, trace.json and the figures. The same scenario gives the same bytes.
 
     Args:
-        earlier: folder of an earlier run. What belongs to these results too is taken over; see `sim.results.earlier`.
-        It is
-            moved aside where it cannot be read back.
+        formats: each figure is written in each of them; without any there are no figures.
+        explanations: written to explain.json and drawn as a waterfall.
 
     Returns:
-        what a reader of these files should know: what the earlier run wrote and is not taken over, what is left out.
+        Messages for the user: what the files leave out.
     """
     from sim.results import saved
 
-    said = _write_traces(run, folder, chips)
-    bars = {each.phase: each.bars for each in explanations or ()}
-    found = before.look(earlier, run, folder) if earlier else None
-    if found and found.is_same:
-        bars = bars or found.bars()
-        bottlenecks = found.bottlenecks(run) if bottlenecks is None else bottlenecks
+    messages = _write_traces(run, folder, chips)
     _json(folder / "report.json", run.report.to_dict() | critical_paths(bottlenecks))
     if explanations is not None:
         _json(folder / "explain.json", explain_list(explanations))
     if formats:
         from sim.results import figures as pictures
 
-        pictures.draw(run, folder, formats, explanations=explanations or (), bars=bars, bottlenecks=bottlenecks or ())
-    if found:
-        said += found.keep(folder)
+        pictures.draw(run, folder, formats, explanations=explanations or (), bottlenecks=bottlenecks or ())
     saved.write_manifest(run, folder)
-    return tuple(said)
+    return messages
 
 
 def _write_traces(run: Run, folder: Path, chips: Sequence[int] | None) -> list[str]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sim.program import Period, Program
+    from sim.report.present.bottlenecks import Bottlenecks
     from sim.simulate.result import Run
     from sim.simulate.run import WrittenPhase
     from sim.specs import Scenario
@@ -141,10 +142,22 @@ class Saved:
             found[each.phase] = (*found.get(each.phase, ()), each.bar)
         return found
 
-    def inspect(self, name: str) -> None:
-        """Read a file as far as it is understood without its program. Raises InputError."""
-        read = {"report.json": self.report, "explain.json": self.bars}
-        read.get(name, lambda: self.check(name))()
+    def bottlenecks(self, run: Run) -> tuple[Bottlenecks, ...]:
+        """What the steps of `run`, which is the run of this folder, wait for; empty without `--critical-path`.
+
+        Raises:
+            InputError: report.json is not what was written.
+        """
+        from sim.report.critical_path import shares
+        from sim.report.present.bottlenecks import Bottlenecks
+
+        what_if = {each.phase: tuple(each.what_if) for each in self.report().critical_path}
+        phases = ((part, part.scenario.workload.phase) for part in run.passes)
+        return tuple(
+            Bottlenecks(phase, part.span, shares(part.trace, part.topology), what_if[phase])
+            for part, phase in phases
+            if phase in what_if
+        )
 
     def check(self, name: str) -> Path:
         """The path of a file that is what was written. Raises InputError where it is not."""
@@ -173,6 +186,37 @@ def damaged(path: Path, got: str) -> InputError:
     return InputError("must be what `sim run` wrote", where=str(path), got=got, hint=_AGAIN)
 
 
+def check_replaceable(folder: Path, scenario: Scenario, settings: Sequence[str], source: str | None) -> None:
+    """Raises InputError where new results must not replace `folder`: not a run's, or another scenario file's.
+
+    Args:
+        source: the scenario's file; None where it is no file.
+    """
+    if not (folder / "manifest.json").exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            hint = "choose another folder with --out, or remove this one"
+            raise InputError("must be empty or hold the results of a run", where=str(folder), hint=hint)
+        return
+    try:
+        manifest = open_folder(folder).manifest
+    except InputError:
+        return  # `replaced` moves it aside
+    if (manifest.source, manifest.settings) != (source, list(settings)) or source is None:
+        refuse_unlike(folder, manifest.scenario == resolved(scenario), manifest.source)
+
+
+def replaced(folder: Path, fresh: Path) -> list[str]:
+    """Returns messages on what is lost of `folder` when `fresh` takes its place; moves an unreadable one aside."""
+    if not (folder / "manifest.json").exists():
+        return []
+    try:
+        open_folder(folder)
+    except InputError as error:
+        return [f"moved the previous results to {aside(folder)}: manifest.json {error.rule}, got {error.got!r}"]
+    removed = sorted({path.name for path in folder.iterdir()} - {path.name for path in fresh.iterdir()})
+    return [f"removed files of the previous run: {', '.join(removed)}"] if removed else []
+
+
 def refuse_unlike(folder: Path, is_alike: bool, source: str | None) -> None:
     """Raises InputError for a folder with the results of another scenario file, `source`."""
     if not is_alike:
@@ -196,14 +240,13 @@ def write_manifest(run: Run, folder: Path) -> None:
         source=run.source,
         settings=list(run.settings),
         scenario=resolved(run.scenario),
-        files=entries(folder),
+        files={
+            path.name: Entry(size_bytes=path.stat().st_size, sha256=_sha256(path))
+            for path in sorted(folder.iterdir())
+            if _READ_BACK.fullmatch(path.name)
+        },
     )
     write_sealed(folder / "manifest.json", manifest)
-
-
-def entries(folder: Path) -> dict[str, Entry]:
-    """Sizes and hashes of the files in `folder` that are read back."""
-    return {path.name: Entry(size_bytes=path.stat().st_size, sha256=_sha256(path)) for path in _read_back(folder)}
 
 
 def resolved(scenario: Scenario) -> dict[str, Any]:
@@ -252,23 +295,6 @@ def read_sealed(path: Path, model: type[S]) -> S:
         raise damaged(path, _first(error)) from None
 
 
-def problems(folder: Path) -> Iterator[tuple[str, InputError]]:
-    """Files of results that are not what a run wrote, by name; nothing for a folder without results."""
-    names = [path.name for path in _read_back(folder)]
-    if not names and not (folder / "manifest.json").exists():
-        return
-    try:
-        saved = open_folder(folder)
-    except InputError as error:
-        yield "manifest.json", error
-        return
-    for name in sorted({*names, *saved.manifest.files}):
-        try:
-            saved.inspect(name)
-        except InputError as error:
-            yield name, error
-
-
 def restore(saved: Saved) -> Run:
     """The run of a folder of results. Raises InputError where one of its files is damaged."""
     from sim.simulate.run import restored
@@ -310,11 +336,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # what a damaged archive makes zipfile, zlib and numpy raise is not documented
         raise damaged(path, str(error).partition("\n")[0]) from None
-
-
-def _read_back(folder: Path) -> list[Path]:
-    """Files in a folder that have the names of those that are read back."""
-    return sorted(path for path in folder.iterdir() if _READ_BACK.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def _small(path: Path) -> bytes:

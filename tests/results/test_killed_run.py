@@ -17,7 +17,7 @@ from sim.results import folder as outputs
 WRITER = """
 import sys, time
 from pathlib import Path
-from sim import outputs
+from sim.results import folder as outputs
 with outputs.{writer}(Path(sys.argv[1])) as fresh:
     print(fresh, flush=True)
     time.sleep(600)
@@ -63,7 +63,7 @@ def test_killed_between_two_renames_the_earlier_results_are_found_again(tmp_path
     program = f"""
 import os, signal
 from pathlib import Path
-from sim import outputs
+from sim.results import folder as outputs
 folder, rename, calls = Path({str(tmp_path / "out/tiny")!r}), Path.rename, []
 def killed(path, target):
     calls.append(path)
