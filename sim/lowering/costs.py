@@ -17,9 +17,11 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
+import numpy.typing as npt
+
 from sim import units
 from sim.errors import InputError
-from sim.program import FULL_PPM
+from sim.program import FULL_PPM, Labels, Occupancy
 from sim.topology.chip import Chip
 
 _SIDES = (64, 128, 256)
@@ -146,6 +148,13 @@ def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
         "overhead_ps": units.to_ps(own.overhead_s),
         "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
     }
+
+
+def launch(chip: Chip, work: Work, dtype: str, resource: npt.ArrayLike, added_ps: int = 0) -> tuple[Occupancy, Labels]:
+    """Returns how a launch of `work` holds a resource, for `added_ps` longer than by itself, and its labels."""
+    columns = launch_columns(chip, work, dtype)
+    busy_ps, yields_ppm = columns.pop("busy_ps"), columns.pop("yields_ppm")
+    return Occupancy(resource, busy_ps + added_ps, yields_ppm=yields_ppm), Labels(**columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ from support.machines import graph
 from sim.collectives import schedule
 from sim.collectives.emit import LoopedSends, emit, emit_message
 from sim.engine import simulate
-from sim.program import Kind, ProgramBuilder
+from sim.program import Kind, Occupancy, ProgramBuilder
 
 
 def test_a_send_waits_for_the_task_it_needs_whatever_its_number():
     """Every send of chip 0 needs task 0, those of chip 1 nothing more."""
     topology = ring(2)
     builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(2)), *(link.name for link in topology.links)])
-    needed = builder.add("matmul", Kind.COMPUTE, [0], busy_ps=7, resource=0)
+    needed = builder.add("matmul", Kind.COMPUTE, [0], Occupancy(0, busy_ps=7))
     plan = schedule(topology, "all_gather", ("x",))
     needs = np.where(plan.src == 0, needed[0], np.int32(-1))
     made = emit(

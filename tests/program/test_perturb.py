@@ -12,7 +12,7 @@ from sim.collectives import schedule
 from sim.collectives.emit import emit, emit_message
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.program import Kind, ProgramBuilder
+from sim.program import Kind, Occupancy, ProgramBuilder
 from sim.program.perturb import perturbed
 from sim.report.present.render import render
 from sim.report.waiting import waiting
@@ -154,7 +154,7 @@ def late_gather(axes: str, late: int, delay_ps: int):
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(16)), *(link.name for link in topology.links)])
     chips = np.arange(16, dtype=np.int32)
     busy_ps = np.where(chips == late, delay_ps, 0)
-    before = builder.add("before", Kind.COMPUTE, chips, busy_ps=busy_ps, resource=chips)
+    before = builder.add("before", Kind.COMPUTE, chips, Occupancy(chips, busy_ps=busy_ps))
     plan = schedule(topology, "all_gather", tuple(axes), "ring")
     emit(builder, topology, plan, 2.0**20, f"all_gather({axes})", [before])
     return simulate(builder.build())

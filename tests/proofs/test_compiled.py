@@ -12,7 +12,7 @@ from sim import topology
 from sim.engine import MIN_RATE_PPM, compiled, simulate
 from sim.errors import DeadlockError
 from sim.lowering.lower import lower
-from sim.program import Kind, Program, ProgramBuilder
+from sim.program import Kind, Occupancy, Program, ProgramBuilder, Waits
 from sim.specs import load
 
 pytest.importorskip("numba")
@@ -108,20 +108,15 @@ def slowed_by_many(sends: int, poll_ps: int) -> Program:
     """One long task, and sends one after the other that each slow it: an instant each to look, to free and to end, and
     one at which the long task would be done."""
     builder = ProgramBuilder(["compute", "link"])
-    builder.add("long", Kind.COMPUTE, 0, busy_ps=1000 * sends, resource=0)
+    builder.add("long", Kind.COMPUTE, 0, Occupancy(0, busy_ps=1000 * sends))
     before = np.array([-1])
     for _ in range(sends):
         before = builder.add(
             "send",
             Kind.SEND,
             0,
-            busy_ps=7,
-            flight_ps=2,
-            resource=1,
-            deps=[before],
-            slows=0,
-            slow_ppm=900,
-            poll_ps=poll_ps,
+            Occupancy(1, busy_ps=7, flight_ps=2, slows=0, slow_ppm=900),
+            Waits([before], poll_ps=poll_ps),
         )
     return builder.build()
 

@@ -13,7 +13,7 @@ from support.reports import FULL, both
 from sim.engine import simulate
 from sim.errors import InputError, LayoutError
 from sim.lowering.lower import lower
-from sim.program import Ints, Kind, Program, ProgramBuilder
+from sim.program import Ints, Kind, Occupancy, Program, ProgramBuilder, Waits
 from sim.program.trace import Trace
 from sim.report import lanes
 from sim.report import spans as sp
@@ -123,10 +123,10 @@ def chain(copies: int, keep: int | None, busy_ps: int = 5, root: bool = False) -
     for layer in range(2):
         builder.layer = layer
         start = len(builder)
-        before = builder.add("a", Kind.COMPUTE, 0, busy_ps=3, resource=0, deps=[before])
-        builder.add("b", Kind.COMPUTE, 0, busy_ps=busy_ps, resource=1, deps=[] if root else [before])
+        before = builder.add("a", Kind.COMPUTE, 0, Occupancy(0, busy_ps=3), Waits([before]))
+        builder.add("b", Kind.COMPUTE, 0, Occupancy(1, busy_ps=busy_ps), Waits([] if root else [before]))
     before = before + builder.repeat(start, copies - 2, keep=keep)
-    builder.add("end", Kind.COMPUTE, 0, busy_ps=1, resource=0, deps=[before])
+    builder.add("end", Kind.COMPUTE, 0, Occupancy(0, busy_ps=1), Waits([before]))
     return builder.build()
 
 
@@ -178,11 +178,11 @@ def repeated(rows: list[BlockRow], copies: int, keep: int | None) -> Program:
             "t",
             Kind.COMPUTE,
             0,
-            busy_ps=busy,
-            flight_ps=flight,
-            resource=held,
-            follows=here - 1 if follows else -1,
-            deps=[] if follows else [np.array([here - d if here >= d else -1]) for d in back],
+            Occupancy(held, busy_ps=busy, flight_ps=flight),
+            Waits(
+                [] if follows else [np.array([here - d if here >= d else -1]) for d in back],
+                follows=here - 1 if follows else -1,
+            ),
         )
 
     for _ in range(3):
@@ -325,9 +325,11 @@ def test_copies_that_never_give_back_what_they_take_do_not_settle():
         before = np.array([-1])
         for _ in range(2):
             start = len(builder)
-            before = builder.add("a", Kind.COMPUTE, 0, busy_ps=3, resource=0, deps=[before], slows=1, slow_ppm=10_000)
+            before = builder.add(
+                "a", Kind.COMPUTE, 0, Occupancy(0, busy_ps=3, slows=1, slow_ppm=10_000), Waits([before])
+            )
         before = before + builder.repeat(start, 38, layers=0, keep=keep)
-        builder.add("end", Kind.COMPUTE, 0, busy_ps=1000, resource=1, deps=[before])
+        builder.add("end", Kind.COMPUTE, 0, Occupancy(1, busy_ps=1000), Waits([before]))
         return builder.build()
 
     part, full = simulate(program(6)), simulate(program(None))

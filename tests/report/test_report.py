@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from support.handmade import two_chips
 
-from sim.program import ProgramBuilder
+from sim.program import Labels, ProgramBuilder
 from sim.program.trace import Trace
 from sim.report.memory import Memory, of_two_phases, with_remedies
 from sim.report.metrics import measure
@@ -96,7 +96,7 @@ def test_names_of_ops(name: str, group: str, over: str, operand: str) -> None:
 def test_compute_without_flops_is_elementwise() -> None:
     builder = ProgramBuilder(["0:compute"])
     for op, flops in (("norm scale", 0.0), ("wo", 1.0)):
-        builder.add(op, 0, [0], flops=flops)  # type: ignore[arg-type]
+        builder.add(op, 0, [0], labels=Labels(flops=flops))  # type: ignore[arg-type]
     assert classes(builder.build()).tolist() == ["elementwise", "matmul"]
 
 

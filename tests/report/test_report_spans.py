@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.handmade import ring, two_chips
 
-from sim.program import Kind, ProgramBuilder
+from sim.program import Kind, Labels, ProgramBuilder
 from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.lanes import alike, layer_times, of_chips
@@ -80,7 +80,7 @@ def test_a_window_cuts_spans_to_itself() -> None:
 
 def test_a_collective_without_its_end_is_refused() -> None:
     builder = ProgramBuilder(["0:compute", "1:compute"])
-    builder.add("all_gather(x) a", Kind.BEGIN, [0, 1], collective=builder.new_collective())
+    builder.add("all_gather(x) a", Kind.BEGIN, [0, 1], labels=Labels(collective=builder.new_collective()))
     nothing = np.zeros(2, dtype=np.int64)
     with pytest.raises(ValueError, match="one BEGIN and one END on each of its chips"):
         sp.collectives(Trace.of(builder.build(), nothing, nothing))
@@ -89,8 +89,8 @@ def test_a_collective_without_its_end_is_refused() -> None:
 def test_a_collective_that_ends_before_it_begins_is_refused() -> None:
     builder = ProgramBuilder(["0:compute", "1:compute"])
     number = builder.new_collective()
-    builder.add("all_gather(x) a", Kind.BEGIN, [0], collective=number)
-    builder.add("all_gather(x) a", Kind.END, [0], collective=number)
+    builder.add("all_gather(x) a", Kind.BEGIN, [0], labels=Labels(collective=number))
+    builder.add("all_gather(x) a", Kind.END, [0], labels=Labels(collective=number))
     start = np.array([5, 3])
     with pytest.raises(ValueError, match=r"cannot end before it begins: all_gather\(x\) a \(chip 0\)"):
         sp.collectives(Trace.of(builder.build(), start, start))
@@ -121,8 +121,8 @@ def test_collectives_in_progress_at_once_get_rows_of_their_own() -> None:
     builder = ProgramBuilder(["0:compute", "1:compute"])
     for op in ("all_gather(x) a", "all_gather(x) b"):
         number = builder.new_collective()
-        builder.add(op, Kind.BEGIN, [0], collective=number)
-        builder.add(op, Kind.END, [0], collective=number)
+        builder.add(op, Kind.BEGIN, [0], labels=Labels(collective=number))
+        builder.add(op, Kind.END, [0], labels=Labels(collective=number))
     start = np.array([0, 10, 5, 15])
     lanes = of_chips(Trace.of(builder.build(), start, start), topology, [0])[0]
     rows = [lane.spans.start.tolist() for lane in lanes if lane.kind == "collectives"]

@@ -4,7 +4,7 @@ import numpy as np
 
 from sim import topology as machine
 from sim.engine import simulate
-from sim.program import Ids, Kind, ProgramBuilder
+from sim.program import Ids, Kind, Labels, Occupancy, ProgramBuilder, Waits
 from sim.program.trace import Trace
 from sim.specs import TorusSpec
 from sim.topology.graph import Topology
@@ -48,26 +48,24 @@ def two_chips(layers: int = 1, slower_us: int = 2) -> tuple[Trace, Topology]:
     def compute(op: str, us: list[int], after: list[Ids], flops: float = 1e6) -> Ids:
         busy_ps = np.array(us) * US
         return builder.add(
-            op, Kind.COMPUTE, chips, busy_ps=busy_ps, resource=chips, deps=after, bytes=100.0, flops=flops
+            op, Kind.COMPUTE, chips, Occupancy(chips, busy_ps=busy_ps), Waits(after), Labels(bytes=100.0, flops=flops)
         )
 
     def collective(op: str, us: int, after: list[Ids]) -> Ids:
         number = builder.new_collective()
-        begin = builder.add(op, Kind.BEGIN, chips, flight_ps=US, deps=after, bytes=2e6, collective=number)
+        begin = builder.add(
+            op, Kind.BEGIN, chips, Occupancy(flight_ps=US), Waits(after), Labels(bytes=2e6, collective=number)
+        )
         builder.dtypes[op] = "bf16"
         sends = builder.add(
             op,
             Kind.SEND,
             chips,
-            busy_ps=us * US,
-            flight_ps=US,
-            resource=2 + link,
-            deps=[begin],
-            peer=peer,
-            bytes=us * 1000.0,
-            collective=number,
+            Occupancy(2 + link, busy_ps=us * US, flight_ps=US),
+            Waits([begin]),
+            Labels(peer=peer, bytes=us * 1000.0, collective=number),
         )
-        return builder.add(op, Kind.END, chips, deps=[begin, sends[peer]], collective=number)
+        return builder.add(op, Kind.END, chips, waits=Waits([begin, sends[peer]]), labels=Labels(collective=number))
 
     previous: list[Ids] = []
     for layer in range(layers):

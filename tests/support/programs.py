@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from sim.program import Kind, Program, ProgramBuilder
+from sim.program import Kind, Occupancy, Program, ProgramBuilder, Waits
 
 Row = tuple[int, int, Sequence[int], Sequence[int]]
 """(busy, flight, the resource if any, dependencies)"""
@@ -21,11 +21,8 @@ def program(rows: Sequence[Row], resources: int = 4, follows: dict[int, int] | N
             f"t{i}",
             Kind.COMPUTE,
             0,
-            busy_ps=busy,
-            flight_ps=flight,
-            resource=held[0] if held else -1,
-            follows=before,
-            deps=[np.array([d]) for d in deps if before < 0],
+            Occupancy(held[0] if held else -1, busy_ps=busy, flight_ps=flight),
+            Waits([np.array([d]) for d in deps if before < 0], follows=before),
         )
     return builder.build()
 

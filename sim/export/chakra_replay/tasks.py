@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from sim.errors import InputError
 from sim.export.chakra import NodeType
 from sim.export.chakra_replay.matching import Collective, Matched
 from sim.export.chakra_replay.nodes import Key, Notes, RankNode
-from sim.lowering.costs import Work, cost, launch_columns
-from sim.program import FULL_PPM, Ids, Kind, Program, ProgramBuilder
+from sim.lowering.costs import Work, cost, launch
+from sim.program import FULL_PPM, Ids, Kind, Labels, Occupancy, Program, ProgramBuilder, Waits
 from sim.topology.graph import Topology
 from sim.topology.group import Group, group_of
 
@@ -52,13 +53,13 @@ class Tasks:
             made = self._computation(each, after)
         elif each.node.type == NodeType.COMM_RECV:
             self._note_simulated(each)
-            made = self.builder.add(each.node.name, Kind.EVENT, each.rank, deps=after)
+            made = self.builder.add(each.node.name, Kind.EVENT, each.rank, waits=Waits(after))
         elif each.node.type == NodeType.INVALID:
             raise InputError("must have a type of the schema", where=str(each), got="INVALID_NODE")
         else:
             memory = each.node.type in (NodeType.MEM_LOAD, NodeType.MEM_STORE)
             flight_ps = self._duration_ps(each) if memory else each.node.duration_us * 1_000_000
-            made = self.builder.add(each.node.name, Kind.EVENT, each.rank, flight_ps=flight_ps, deps=after)
+            made = self.builder.add(each.node.name, Kind.EVENT, each.rank, Occupancy(flight_ps=flight_ps), Waits(after))
         self._made[each.key] = made
 
     def _ends_of(self, nodes: Sequence[Key]) -> list[Ids]:
@@ -81,20 +82,23 @@ class Tasks:
             node.name,
             Kind.SEND if sends else _KINDS.get(engine, Kind.EVENT),
             each.rank,
-            busy_ps=each.whole("busy_ps") or 0,
-            flight_ps=each.whole("flight_ps") or 0,
-            resource=self._resource[held] if held else -1,
-            follows=after[0] if follows else -1,
-            deps=() if follows else after,
-            peer=each.ends(sends=True)[1] if node.type == NodeType.COMM_SEND else -1,
-            bytes=each.quantity("comm_size" if sends else "tensor_size") or 0.0,
-            flops=each.quantity("num_ops") or 0.0,
-            compute_ps=each.whole("compute_ps") or 0,
-            memory_ps=each.whole("memory_ps") or 0,
-            overhead_ps=each.whole("overhead_ps") or 0,
-            slows=self._resource[slows] if slows else -1,
-            slow_ppm=each.whole("slow_ppm") or 0,
-            yields_ppm=FULL_PPM if (yields := each.whole("yields_ppm")) is None else yields,
+            Occupancy(
+                self._resource[held] if held else -1,
+                busy_ps=each.whole("busy_ps") or 0,
+                flight_ps=each.whole("flight_ps") or 0,
+                slows=self._resource[slows] if slows else -1,
+                slow_ppm=each.whole("slow_ppm") or 0,
+                yields_ppm=FULL_PPM if (yields := each.whole("yields_ppm")) is None else yields,
+            ),
+            Waits(() if follows else after, follows=after[0] if follows else -1),
+            Labels(
+                peer=each.ends(sends=True)[1] if node.type == NodeType.COMM_SEND else -1,
+                bytes=each.quantity("comm_size" if sends else "tensor_size") or 0.0,
+                flops=each.quantity("num_ops") or 0.0,
+                compute_ps=each.whole("compute_ps") or 0,
+                memory_ps=each.whole("memory_ps") or 0,
+                overhead_ps=each.whole("overhead_ps") or 0,
+            ),
         )
 
     def _computation(self, each: RankNode, after: list[Ids]) -> Ids:
@@ -104,15 +108,11 @@ class Tasks:
             on_host = True
         work = Work(each.quantity("num_ops") or 0.0, each.quantity("tensor_size") or 0.0)
         known = each.dtype in self._topology.chip.peak_flops
-        limits = launch_columns(self._topology.chip, work, each.dtype if known else self.dtype)
-        return self.builder.add(
-            each.node.name,
-            Kind.EVENT if on_host else Kind.COMPUTE,
-            each.rank,
-            resource=self._resource[f"{each.rank}:{'host' if on_host else 'compute'}"],
-            deps=after,
-            **limits | {"busy_ps": self._duration_ps(each)},
-        )
+        resource = self._resource[f"{each.rank}:{'host' if on_host else 'compute'}"]
+        occupancy, labels = launch(self._topology.chip, work, each.dtype if known else self.dtype, resource)
+        occupancy = replace(occupancy, busy_ps=self._duration_ps(each))
+        kind = Kind.EVENT if on_host else Kind.COMPUTE
+        return self.builder.add(each.node.name, kind, each.rank, occupancy, Waits(after), labels)
 
     def _duration_ps(self, each: RankNode) -> int:
         """Returns the time the trace says, else the roofline of the node's FLOPs and bytes."""
@@ -135,7 +135,7 @@ class Tasks:
         """Returns a message over the machine."""
         name, size, dst = each.node.name, each.required("comm_size"), each.ends(sends=True)[1]
         self._note_simulated(each)
-        begin = self.builder.add(name, Kind.EVENT, each.rank, deps=after)
+        begin = self.builder.add(name, Kind.EVENT, each.rank, waits=Waits(after))
         return (
             begin if dst == each.rank else emit_message(self.builder, self._topology, each.rank, dst, size, name, begin)
         )
@@ -148,10 +148,7 @@ class Tasks:
         group = group_of(self._topology, collective.ranks)
         starts = [
             self.builder.add(
-                member.node.name,
-                Kind.EVENT,
-                member.rank,
-                deps=self._ends_of(self._matched.parents[member.key]),
+                member.node.name, Kind.EVENT, member.rank, waits=Waits(self._ends_of(self._matched.parents[member.key]))
             )
             for member in collective.members
         ]

@@ -12,7 +12,7 @@ from sim.collectives.emit import emit_message
 from sim.errors import InputError
 from sim.lowering.lowered import Lowered
 from sim.lowering.pipeline.stages import Stage
-from sim.program import Ids, Kind, ProgramBuilder
+from sim.program import Ids, Kind, Labels, Occupancy, ProgramBuilder, Waits
 from sim.program.batches import StagePass
 from sim.topology.folding import NotFoldableError
 from sim.topology.graph import StandsFor, Topology
@@ -66,17 +66,16 @@ class Assembly:
             op,
             Kind.EVENT,
             chips,
-            deps=after,
-            busy_ps=units.to_ps(busy_s),
-            flight_ps=units.to_ps(flight_s),
-            poll_ps=units.to_ps(poll_s),
-            resource=self._number[CONTROLLER] if busy_s else -1,
+            Occupancy(
+                self._number[CONTROLLER] if busy_s else -1, busy_ps=units.to_ps(busy_s), flight_ps=units.to_ps(flight_s)
+            ),
+            Waits(after, poll_ps=units.to_ps(poll_s)),
         )
 
     def all_of(self, op: str, chip: int, after: Ids) -> int:
         """A moment on one chip once all of `after` have ended."""
         counts = np.array([len(after)])
-        return int(self.builder.add(op, Kind.EVENT, [chip], flat_deps=(counts, after))[0])
+        return int(self.builder.add(op, Kind.EVENT, [chip], waits=Waits(flat_deps=(counts, after)))[0])
 
     def run(self, stage: Stage, request: int, part: int, after: Tasks) -> StagePass:
         """A pass of a stage, begun on each of its chips once `after` has ended there."""
@@ -86,7 +85,7 @@ class Assembly:
         chip = program.chip[ends - (begin[-1] + 1)]
         order = np.argsort(chip, kind="stable")
         counts = np.bincount(chip, minlength=len(stage.chips))
-        end = self.builder.add("end", Kind.EVENT, stage.chips, flat_deps=(counts, ends[order]))
+        end = self.builder.add("end", Kind.EVENT, stage.chips, waits=Waits(flat_deps=(counts, ends[order])))
         self.done.append(StagePass(request, part, stage.index, begin, end))
         return self.done[-1]
 
@@ -108,11 +107,19 @@ class Assembly:
         builder.dtypes[op] = dtype
         instance, overhead_ps = builder.new_collective(), units.to_ps(topology.collective_overhead_s)
         begins = [
-            builder.add(op, Kind.BEGIN, stage.chips, deps=deps, flight_ps=overhead_ps, bytes=size, collective=instance)
+            builder.add(
+                op,
+                Kind.BEGIN,
+                stage.chips,
+                Occupancy(flight_ps=overhead_ps),
+                Waits(deps),
+                Labels(bytes=size, collective=instance),
+            )
             for stage, deps in ((src, after), (dst, after if posted is None else posted))
         ]
         met, _ = (  # a moment on both ends: a trace of one of them tells when the other has come
-            builder.add(op, Kind.EVENT, stage.chips, deps=begins, collective=instance) for stage in (src, dst)
+            builder.add(op, Kind.EVENT, stage.chips, waits=Waits(begins), labels=Labels(collective=instance))
+            for stage in (src, dst)
         )
         sends: list[list[int]] = []
         for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
@@ -123,7 +130,7 @@ class Assembly:
             sends.append(tasks.tolist())
         arrived = [np.array(each, dtype=np.int32) for each in itertools.zip_longest(*sends, fillvalue=-1)]
         sent, there = (
-            builder.add(op, Kind.END, stage.chips, deps=(begin, *arrived), collective=instance)
+            builder.add(op, Kind.END, stage.chips, waits=Waits((begin, *arrived)), labels=Labels(collective=instance))
             for stage, begin in zip((src, dst), begins, strict=True)
         )
         return sent, there

@@ -18,7 +18,7 @@ from sim.collectives.nccl.choice import MUCH_SLOWER, describe_slow_choice
 from sim.collectives.predict import closed_form_s, of_nccl
 from sim.engine import simulate
 from sim.errors import InputError, suggest
-from sim.program import Ids, Kind, Program, ProgramBuilder
+from sim.program import Ids, Kind, Occupancy, Program, ProgramBuilder
 from sim.program.perturb import around_failures, perturbed
 from sim.report.measurement import Measurement
 from sim.simulate.consistency import check
@@ -123,7 +123,7 @@ def stragglers(builder: ProgramBuilder, topology: Topology, spec: PerturbSpec, m
     after = np.full(topology.chips, -1, dtype=np.int32)
     if late:
         inside = np.array(late, dtype=np.int32)
-        after[inside] = builder.add("late", Kind.COMPUTE, inside, resource=inside)
+        after[inside] = builder.add("late", Kind.COMPUTE, inside, Occupancy(inside))
     return after
 
 
