@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from sim.errors import InputError
-from sim.simulate.latency import latency_s
-from sim.simulate.run import run
 from sim.specs import RequestSuite, load
 from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
 from sim.studies.validate.rows import Case, read
@@ -92,32 +90,6 @@ def test_times_of_bert_are_linear_in_the_tokens_drawn():
     assert off(real=False) > 0.12
 
 
-def ratio(batch: int) -> float:
-    """EnergonAI over FasterTransformer, tensor parallel 2, real lengths half of the padded."""
-    return predicted(f"energonai_fig_tp2_b{batch}_energonai") / predicted(f"energonai_fig_tp2_b{batch}_ft")
-
-
-def test_energonai_saves_a_third_at_batch_16_and_loses_at_batch_1():
-    """Published: 0.66, 0.69 and 1.16 of FasterTransformer's time. Simulated: 0.62, 0.69, 1.06."""
-    assert 0.60 < ratio(16) < ratio(4) < 0.72
-    assert 1.04 < ratio(1) < 1.16
-
-
-def test_leaving_padding_out_helps_less_at_batch_1():
-    """64 rows in place of 128: weights are read all the same. At batch 16 it saves nearly half.
-
-    A seventh is still saved at batch 1, as FLOPs that do not pass under the reading of weights count by their number
-    and not by whole tiles.
-    """
-
-    def saved(batch: int) -> float:
-        case = f"energonai_fig_tp2_b{batch}_energonai"
-        return 1 - predicted(case) / predicted(case, "padding.eliminate=false")
-
-    assert saved(16) > 0.4
-    assert saved(1) < saved(16) / 3
-
-
 def test_the_controller_costs_at_batch_1_what_it_costs_at_batch_16():
     """Two calls, the way back, up to a poll of 1 ms: a fifth of the latency at batch 1, a thirtieth at batch 16."""
     shares, call_s = [], 1.75e-3
@@ -127,11 +99,6 @@ def test_the_controller_costs_at_batch_1_what_it_costs_at_batch_16():
         shares.append((predicted(case) - free) / predicted(case))
         assert 3 * call_s < predicted(case) - free < 3 * call_s + 1e-3
     assert shares[0] > 5 * shares[1]
-
-
-def test_a_sequential_pipeline_of_eight_is_four_to_six_times_slower_than_eight_way_tensor_parallelism():
-    """Published: 230 ms against 44 ms per token of BLOOM-176B."""
-    assert 4 <= latency_s(load.scenario("bloom_176b_sequential")) / latency_s(load.scenario("bloom_176b_tp8")) <= 6
 
 
 def test_two_all_reduces_of_gpt_fast_differ_by_more_on_more_gpus():
@@ -148,19 +115,6 @@ def test_steps_of_a_generation_are_linear_so_the_mean_stands_for_all():
     case = cases()["ft_gpt20b_tp2_b1_i20_o8"]
     each, mean = (simulated(case, f"engine.steps={steps}") for steps in ("each", "mean"))
     assert mean == pytest.approx(each, rel=1e-3)
-
-
-@pytest.mark.parametrize("to", ["peer", "host"])
-def test_layers_elsewhere_cost_what_the_formula_says(to: str):
-    """24 layers, every fourth elsewhere, 1024 tokens: hidden over NVLink, not over PCI Express."""
-    pool = run(load.scenario(f"pmep_gpt3_{to}")).report.pool
-    assert pool is not None
-    if to == "peer":
-        assert pool.slower < 0.001
-    else:
-        assert pool.slower > 1
-        assert pool.stall_s == pytest.approx(pool.closed_form_stall_s, rel=0.02)
-    assert pool.layers_that_fit_without < 24 <= pool.layers_that_fit
 
 
 def test_lengths_of_bert_are_those_of_its_table():
