@@ -18,8 +18,11 @@ class StoredSpec(Strict):
     """How weights that are gathered for use are stored."""
 
     d_model: AxisNames = ()
+    """Axes that split d_model of the stored weights."""
     heads: AxisNames = ()
+    """Axes that split the heads of the stored weights."""
     d_ff: AxisNames = ()
+    """Axes that split d_ff of the stored weights."""
 
 
 class UsesSpec(Strict):

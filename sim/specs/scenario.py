@@ -31,19 +31,28 @@ class Reference(Strict):
     """A published measurement of this scenario."""
 
     latency: Annotated[Duration, Field(gt=0)]
+    """Published latency of all steps."""
     tolerance: Fraction
+    """Largest relative error that the project's tests accept."""
     source: str
+    """Paper and table, or document."""
 
 
 class Scenario(Strict):
     """One experiment: a model, on a machine, under a workload, partitioned by a layout."""
 
     name: Name
+    """Name of the scenario and of the folder of its results."""
     description: str = ""
+    """One line for `sim list`."""
     topology: TopologySpec
+    """A machine: a shipped name, a path or a mapping."""
     model: Model
+    """A model: a shipped name, a path or a mapping."""
     workload: Workload
+    """What the model is asked to do."""
     layout: LayoutSpec
+    """How weights, activations and cache are partitioned, and what overlaps."""
     mesh: MeshSpec | None = None
     """Axes by which the layout splits tensors. Default: those of a torus; else those that `layout.mesh` makes."""
     stack: StackSpec = StackSpec(name="ideal")
@@ -59,10 +68,13 @@ class Scenario(Strict):
     perturb: PerturbSpec | None = None
     """Default: all chips and links are as their files say."""
     engine: EngineSpec = EngineSpec()
+    """What is simulated and by which shortcuts; every figure is the same either way."""
     reference: Reference | None = None
+    """A published latency to stand beside the simulated one."""
     sweep: SweepSpec | None = None
     """Every combination of these is a run of its own, by `sim sweep`."""
     figure: FigureSpec | None = None
+    """What `sim sweep` draws."""
 
     @model_validator(mode="after")
     def _preset_is_known(self) -> Self:

@@ -1,11 +1,10 @@
 """Every layout computes what one device computes: the NumPy executor against a plain transformer with a KV cache."""
 
 import itertools
-from math import prod
 
 import numpy as np
 import pytest
-from support.forward_passes import assert_equal, differs, passes
+from support.forward_passes import assert_equal, differs, run_both
 from support.machines import meshed, switch, torus, two_boxes
 
 from sim.errors import LayoutError
@@ -24,37 +23,6 @@ MESHED = {
     "torus 4x4, merged": meshed(torus(4, 4), x=16),
 }
 HEADS = {"multi-query": 1, "grouped-query": 2, "multi-head": None}
-
-
-def run_both(
-    layout,
-    mesh,
-    *,
-    block="parallel",
-    batch=None,
-    prompt=3,
-    kv=1,
-    heads=None,
-    tied=True,
-    wrap=True,
-    machine=None,
-    **more,
-):
-    """Two layers on a torus of which every dimension is a multiple."""
-    chips, machine = prod(mesh), machine or torus(*mesh, wrap=wrap)
-    heads = heads or 2 * chips
-    return passes(
-        layout(tuple(axis.name for axis in machine.mesh)),
-        machine,
-        scheme="parallel" if block == "parallel" else "standard",
-        positions=(prompt, 1, 1),
-        batch=chips if batch is None else batch,
-        heads=heads,
-        kv=kv or heads,
-        tied=tied,
-        widths=chips,
-        **more,
-    )
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,6 +1,7 @@
 """Forward passes by the NumPy executor, and the same written plainly, rank by rank."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from sim.layouts.residual import SCHEMES
 from sim.specs.uses import Uses
 from sim.topology import Topology
 from support import transformer
+from support.machines import torus
 
 PASSES = (3, 1, 1)
 """New positions of a prefill and two decode steps."""
@@ -191,3 +193,34 @@ def assert_equal(found) -> None:
 
 def differs(found) -> bool:
     return any(not np.allclose(mine, theirs) for got, _, want in found for mine, theirs in zip(got, want, strict=True))
+
+
+def run_both(
+    layout,
+    mesh,
+    *,
+    block="parallel",
+    batch=None,
+    prompt=3,
+    kv=1,
+    heads=None,
+    tied=True,
+    wrap=True,
+    machine=None,
+    **more,
+):
+    """Two layers on a torus of which every dimension is a multiple."""
+    chips, machine = prod(mesh), machine or torus(*mesh, wrap=wrap)
+    heads = heads or 2 * chips
+    return passes(
+        layout(tuple(axis.name for axis in machine.mesh)),
+        machine,
+        scheme="parallel" if block == "parallel" else "standard",
+        positions=(prompt, 1, 1),
+        batch=chips if batch is None else batch,
+        heads=heads,
+        kv=kv or heads,
+        tied=tied,
+        widths=chips,
+        **more,
+    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from sim.specs import FILE_KINDS
+from sim.specs import FILE_KINDS, Strict
 from sim.specs.load import REFERENCES
 
 _CARRIED: dict[str, Any] = {
@@ -38,10 +42,38 @@ def write(folder: Path) -> list[Path]:
     return paths
 
 
+def field_docs(model: type[Strict]) -> dict[str, str]:
+    """Returns the text below each field of a model's class, its base classes included, by the field's name."""
+    docs = {}
+    for base in reversed(model.__mro__):
+        if not issubclass(base, Strict) or "[" in base.__name__:
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+            ):
+                docs[ast.unparse(field.target)] = inspect.cleandoc(str(below.value.value))
+    return docs
+
+
+def _models(base: type[Strict] = Strict) -> Iterator[type[Strict]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from _models(model)
+
+
 def _schema(kind: str) -> dict[str, Any]:
     schema = TypeAdapter(FILE_KINDS[kind]).json_schema()
     definitions = schema.get("$defs", {})
+    docs = {model.__name__: field_docs(model) for model in _models()}
     for part in (schema, *definitions.values()):
+        for name, text in docs.get(part.get("title", ""), {}).items():
+            if name in part["properties"]:
+                part["properties"][name]["description"] = text
         for fields in REFERENCES.get(_kind_of(part), {}):
             _allow_name(part, fields, definitions)
         if part.get("title") == "StackChip":
