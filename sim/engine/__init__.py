@@ -1,7 +1,7 @@
-"""Engine: a program in, a trace out, one rule for both engines (`reference` states it).
+"""Engine: turns a program into a trace, by one rule that `reference` states.
 
-`reference` keeps the clock with SimPy; `compiled` and `kernel` are the same rule in numba, equal to the byte. The
-engine knows tasks and resources only. Imports: program, specs.
+`reference` keeps the clock with SimPy; `compiled` and `kernel` apply the same rule in numba, with equal times. The
+engine knows only tasks and resources. Imports: program, specs.
 """
 
 from sim.engine.dispatch import simulate

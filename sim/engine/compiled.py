@@ -1,4 +1,4 @@
-"""The compiled engine: a program's columns to `sim.engine.kernel` and back. Needs numba, the extra `fast`."""
+"""Compiled engine: passes a program's columns to `sim.engine.kernel`. Requires numba (the extra `fast`)."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from sim.program import FULL_PPM, Program
 from sim.program.trace import TIMES, Trace
 
 _MOST = 2.0**62
-"""Times and work below this leave room to add two of them in 64 bits."""
+"""Bound of times and work: the sum of two below it fits in 64 bits."""
 _NONE = np.empty(0, dtype=np.int32)
 _INSTANTS = 5
-"""Most instants per task; their number is one half of a key of 64 bits, see `sim.engine.kernel`."""
+"""Largest number of instants per task. An instant's number is half of a 64-bit key (`sim.engine.kernel`)."""
 
 
 @functools.cache
-def missing() -> str:
-    """Why the compiled engine cannot run here; empty where it can."""
+def why_unavailable() -> str:
+    """Returns why the compiled engine cannot run here; empty if it can."""
     try:
         importlib.import_module("sim.engine.kernel")
     except ModuleNotFoundError as error:
         if error.name == "numba":
-            return "the compiled engine needs numba"
+            return "the compiled engine requires numba"
         return _broken(error)
-    except Exception as error:  # whatever an installation raises that does not fit this Python or numpy
+    except Exception as error:  # an installation that does not fit this Python or numpy raises anything
         return _broken(error)
     return ""
 
 
 def _broken(error: Exception) -> str:
-    return f"the compiled engine needs a numba that loads, and this one says {type(error).__name__}: {error}"
+    return f"the compiled engine requires numba, which fails to load: {type(error).__name__}: {error}"
 
 
-def fits(program: Program, least_ppm: int) -> bool:
-    """Whether all times and all work of a program can be counted in 64 bits, and the rest in 31."""
+def fits_in_64_bits(program: Program, least_ppm: int) -> bool:
+    """Returns True if all times and all work of a program fit in 64 bits, and all task numbers in 31."""
     total = float(program.busy_ps.sum(dtype=np.float64) + program.flight_ps.sum(dtype=np.float64))
     total += float(program.poll_ps.sum(dtype=np.float64))
     if program.slow_ppm.any():
@@ -46,9 +46,9 @@ def fits(program: Program, least_ppm: int) -> bool:
 
 
 def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
-    """What happened, -1 where it never did, and the last instant.
+    """Returns the trace, with times of -1 for tasks that never ran, and the last instant, ps.
 
-    The machine code is kept on disk, so that it is compiled once per installation.
+    numba keeps the machine code on disk, so it is compiled once per installation.
     """
     from sim.engine.kernel import RESOURCE, TASK, loop  # numba is slow to import, and optional
 
@@ -84,7 +84,7 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
 
 
 def _aligned(count: int, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    """Zeros of 32 bytes each that lie in one line of the cache."""
+    """Returns an array of zeros whose records of 32 bytes each lie within one cache line."""
     room = np.zeros(count * dtype.itemsize + 64, dtype=np.uint8)
     first = -room.ctypes.data % 64
     return room[first : first + count * dtype.itemsize].view(dtype)

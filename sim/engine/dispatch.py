@@ -1,4 +1,4 @@
-"""Which engine runs a program: SimPy, or the compiled kernel where that is asked for or saves time."""
+"""Choice of engine for a program: SimPy, or the compiled kernel if the scenario asks for it or it saves time."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from sim.program.trace import Trace
 from sim.specs import Kernel
 
 COMPILED_FROM = 1_000_000
-"""Tasks from which on the compiled engine saves more than loading it takes, about a second."""
+"""Number of tasks from which the compiled engine saves more than loading it takes, about a second."""
 
 
 def simulate(program: Program, kernel: Kernel = "simpy") -> Trace:
-    """Run `program` and return when everything happened.
+    """Runs `program` and returns its trace.
 
     Args:
-        kernel: which engine; all give the same times. `compiled` needs numba; `auto` takes it, where it loads,
-            for programs of more than COMPILED_FROM tasks.
+        kernel: the engine; all give the same times. `compiled` requires numba; `auto` takes it for programs of
+            COMPILED_FROM tasks or more, if numba loads.
 
     Raises:
         DeadlockError: tasks are left that can never become ready; the message names the first few.
         InputError: `compiled` without numba.
-        ValueError: a message goes on from a resource whose rate changes.
+        ValueError: a task follows one on a resource whose rate changes.
     """
-    before = program.follows[program.follows >= 0]
-    if np.isin(program.resource[before], program.slows[program.slow_ppm != 0]).any():
-        raise ValueError("a message cannot go on from a resource whose rate changes")
-    return _compiled(program) if _chosen(program, kernel) == "compiled" else reference.run(program)
+    followed = program.follows[program.follows >= 0]
+    if np.isin(program.resource[followed], program.slows[program.slow_ppm != 0]).any():
+        raise ValueError("a task cannot follow one on a resource whose rate changes")
+    return _compiled(program) if _choose(program, kernel) == "compiled" else reference.run(program)
 
 
-def _chosen(program: Program, kernel: Kernel) -> Kernel:
-    if kernel == "simpy" or (kernel == "auto" and (len(program) < COMPILED_FROM or compiled.missing())):
+def _choose(program: Program, kernel: Kernel) -> Kernel:
+    if kernel == "simpy" or (kernel == "auto" and (len(program) < COMPILED_FROM or compiled.why_unavailable())):
         return "simpy"
-    if missing := compiled.missing():
+    if reason := compiled.why_unavailable():
         hint = "pip install 'collective-sim[fast]', or kernel: auto"
-        raise InputError(missing, where="engine.kernel", got=kernel, hint=hint)
-    return "compiled" if compiled.fits(program, MIN_RATE_PPM) else "simpy"
+        raise InputError(reason, where="engine.kernel", got=kernel, hint=hint)
+    return "compiled" if compiled.fits_in_64_bits(program, MIN_RATE_PPM) else "simpy"
 
 
 def _compiled(program: Program) -> Trace:
     trace, last = compiled.run(program, MIN_RATE_PPM)
     if (trace.times["end"] < 0).any():
-        left = np.concatenate(([0], np.cumsum(trace.times["end"][program.deps] < 0)))
-        waiting = left[program.dep_offset[1:]] - left[program.dep_offset[:-1]]
+        unended = np.concatenate(([0], np.cumsum(trace.times["end"][program.deps] < 0)))
+        waiting = unended[program.dep_offset[1:]] - unended[program.dep_offset[:-1]]
         raise reference.deadlock(program, waiting.tolist(), trace.times["start"].tolist(), last)
     return trace

@@ -161,11 +161,11 @@ def run(program: Program) -> Trace:
             env.run(until=all_done)
         except RuntimeError as error:  # SimPy: no event left before all_done
             raise deadlock(program, waiting, start, int(env.now)) from error
-    trace = Trace.of(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
+    trace = Trace.from_start_times(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
     if rates:
         free = trace.times["free"].copy()
         free[list(rates.free)] = list(rates.free.values())
-        return trace.until(free)
+        return trace.with_release_times(free)
     return trace
 
 

@@ -1,4 +1,4 @@
-"""Where in the program of a pipeline its batches are: the tasks between which each runs on each stage."""
+"""Batches of a pipeline: the tasks of a program between which each batch runs on each stage."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from sim.units import PS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class StagePass:
-    """One batch, or micro-batch, on one stage: the tasks between which it runs."""
+    """Pass of one batch or micro-batch through one stage."""
 
     request: int
     part: int
-    """Of the request: its micro-batch, 0 where it is not cut."""
+    """Micro-batch of the request, 0 if it has only one."""
     stage: int
     begin: Ids
-    """[chips of the stage] Everything is there and the stage is free."""
+    """[chips of the stage] tasks at which the input has arrived and the stage is free."""
     end: Ids
-    """[chips of the stage]"""
+    """[chips of the stage] tasks that end the pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Where in a program of a pipeline its batches are."""
+    """All batches in the program of a pipeline."""
 
     parts: int
-    """Micro-batches of a request."""
+    """Micro-batches per request."""
     layers: tuple[int, ...]
-    """Of each stage."""
+    """Number of layers of each stage."""
     chips: tuple[tuple[int, ...], ...]
-    """Of each stage."""
+    """Chips of each stage."""
     passes: tuple[StagePass, ...]
     arrived: tuple[int, ...]
-    """Per request, the task at whose end it has come."""
+    """Task of each request at whose end the request arrives."""
     answered: tuple[int, ...]
-    """Per request, the task at whose end its result is there."""
+    """Task of each request at whose end its result is available."""
     warm_up: int = 0
-    """First requests that only fill the pipeline, so that the others find it as later ones do."""
+    """Number of first requests that only fill the pipeline, so that the others find it in steady state."""
 
     def latencies_s(self, ends_ps: Ints) -> Floats:
-        """Returns the time of each pass from its request's arrival to its answer, s [requests]; warm-up left out."""
+        """Returns [requests] the time from a request's arrival to its answer, s, without the warm-up requests."""
         arrived, answered = (ends_ps[list(tasks)] / PS_PER_S for tasks in (self.arrived, self.answered))
         return (answered - arrived)[self.warm_up :]

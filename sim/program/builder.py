@@ -12,7 +12,7 @@ from sim.errors import InputError
 from sim.program.columns import COLUMNS, DTYPES, FULL_PPM, Ids, Ints, Kind, Program, Skipped
 
 MOST_TASKS = 20_000_000
-"""Of one program: four times a collective on 4,096 chips that are not alike, and some gigabytes."""
+"""Largest number of tasks of a program: four times a collective on 4,096 chips that differ, some gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +72,13 @@ _NO_OCCUPANCY, _NO_WAITS, _NO_LABELS = Occupancy(), Waits(), Labels()
 
 
 def _rows(counts: Ints, flat: Ids, rows: slice) -> tuple[Ints, Ids]:
-    """Returns the counts of some rows and their entries of the flat list."""
+    """Returns the counts of some rows, and their entries of the flat list."""
     first = int(counts[: rows.start].sum())
     return counts[rows], flat[first : first + int(counts[rows].sum())]
 
 
 class ProgramBuilder:
-    """Appends tasks in blocks; the only mutable noun. Ids are given out in order, dependencies point backwards."""
+    """Program under construction. Task ids are given out in order, and dependencies point backwards."""
 
     def __init__(self, resources: Sequence[str]) -> None:
         self._resources = tuple(resources)
@@ -94,13 +94,13 @@ class ProgramBuilder:
         self.axes: dict[str, tuple[str, ...]] = {}
         """Mesh axes of a collective, by op name."""
         self.layer = -1
-        """Layer label of the tasks added next."""
+        """Layer of the tasks added next."""
 
     def __len__(self) -> int:
         return self._size
 
     def new_collective(self) -> int:
-        """A fresh collective instance number."""
+        """Returns an unused instance number for a collective."""
         self._collectives += 1
         return self._collectives - 1
 
@@ -136,29 +136,29 @@ class ProgramBuilder:
         return np.arange(self._size - n, self._size, dtype=np.int32)
 
     def repeats(self, start: int, layers: int = 1) -> bool:
-        """Returns whether the tasks from `start` on are the as many tasks before them, `layers` layers later.
+        """Returns True if the tasks from `start` on repeat the same number of tasks before them, `layers` layers later.
 
         Each must be the same task with its layer and its collective moved on. Within its block it must wait for the
-        same tasks, moved on; outside it, for tasks of the block before only.
+        same tasks, moved on; outside its block, only for tasks of the block before.
         """
         shift = self._size - start
         if not 0 < shift <= start:
             return False
         self._consolidate()
         before, block = slice(start - shift, start), slice(start, self._size)
-        moved_on = Skipped(start, shift, 0, 0, layers, self._instances(start)).moved_on
+        increments = Skipped(start, shift, 0, 0, layers, self._instances(start)).increments
         for name in COLUMNS:
             one, other = self._blocks[name][0][before], self._blocks[name][0][block]
-            if name in moved_on:
+            if name in increments:
                 numbers = one.astype(np.int64)
-                one = np.where(numbers >= 0, numbers + moved_on[name], numbers)
+                one = np.where(numbers >= 0, numbers + increments[name], numbers)
             if not np.array_equal(one, other):
                 return False
-        (first_of, first_deps), (second_of, second_deps) = (self._waits(rows) for rows in (before, block))
+        (first_task, first_deps), (second_task, second_deps) = (self._waits(rows) for rows in (before, block))
         inside = first_deps >= before.start, second_deps >= start
         return bool(
             second_deps.min(initial=start) >= before.start
-            and np.array_equal(first_of[inside[0]], second_of[inside[1]])
+            and np.array_equal(first_task[inside[0]], second_task[inside[1]])
             and np.array_equal(first_deps[inside[0]] + shift, second_deps[inside[1]])
         )
 
@@ -168,55 +168,55 @@ class ProgramBuilder:
         return len(np.unique(collective[collective >= 0]))
 
     def _waits(self, rows: slice) -> tuple[Ints, Ids]:
-        """Returns each dependency of some tasks: the place of the task among them, and what it waits for."""
+        """Returns each dependency of some tasks: the place of the task among them, and the task that it waits for."""
         counts, deps = _rows(self._dep_counts[0], self._deps[0], rows)
         return np.repeat(np.arange(len(counts)), counts), deps
 
     def repeat(self, start: int, count: int, layers: int = 1, keep: int | None = None) -> int:
-        """Append `count` copies of the tasks from `start` on, each a block later than the one before; return the shift.
+        """Appends `count` copies of the tasks from `start` on, and returns the difference of task ids to the last copy.
 
         The block, of `layers` layers, must repeat the one before (`repeats`), so that copy k is the block with every
         id, dependency, layer and collective number moved on by k.
 
         Args:
-            keep: append only so many of the copies; the program says how many it leaves out.
+            keep: append at most this number of the copies; `Program.skipped` has the number of the others.
 
         Raises:
             ValueError: the block does not repeat the one before.
         """
         shift = self._size - start
         if not self.repeats(start, layers):
-            raise ValueError("repeat: the last tasks are not those before them, later")
+            raise ValueError("repeat: the last tasks do not repeat those before them")
         (dep_counts,), (deps,) = self._dep_counts, self._deps
         block_deps = _rows(dep_counts, deps, slice(start, self._size))[1]
         first = int(self._blocks["collective"][0][start:].max(initial=-1))
-        block_of = Skipped(start, shift, count if keep is None else min(keep, count), 0, layers, self._instances(start))
-        if count > block_of.kept:
-            self._skipped.append(replace(block_of, count=count - block_of.kept))
-            count = block_of.kept
+        skipped = Skipped(start, shift, count if keep is None else min(keep, count), 0, layers, self._instances(start))
+        if count > skipped.kept:
+            self._skipped.append(replace(skipped, count=count - skipped.kept))
+            count = skipped.kept
         self._grow(shift * count)
         k = np.arange(1, count + 1, dtype=np.int32)[:, None]
         for name in COLUMNS:
             block = self._blocks[name][0][start:]
             tiled = np.tile(block, count)
-            if each := block_of.moved_on.get(name, 0):
-                moves = (k * each * (block.astype(np.int32) >= 0)).ravel()
+            if increment := skipped.increments.get(name, 0):
+                moves = (k * increment * (block.astype(np.int32) >= 0)).ravel()
                 tiled = (tiled.astype(np.int32) + moves).astype(block.dtype)
             self._blocks[name].append(tiled)
         self._dep_counts.append(np.tile(dep_counts[start:], count))
         self._deps.append((np.tile(block_deps, (count, 1)) + k * shift).ravel().astype(np.int32))
-        self._collectives = max(self._collectives, first + 1 + block_of.instances * count)
+        self._collectives = max(self._collectives, first + 1 + skipped.collectives * count)
         return shift * count
 
     def insert(
         self, program: Program, chips: Ids, resources: Ids, first: npt.NDArray[np.integer], layer: int = 0
     ) -> npt.NDArray[np.int64]:
-        """Append all tasks of another program; return, flat, the new ids of those that nothing in it waits for.
+        """Appends all tasks of another program, and returns the new ids of its tasks without dependents.
 
         Args:
             chips: this program's chip for each of its chips.
             resources: this program's resource for each of its resources.
-            first: [its chips] the task that those of its tasks wait for which wait for nothing else.
+            first: [its chips] the task on which its tasks without dependencies wait.
             layer: added to its layers.
         """
         shift, n = self._size, len(program)
@@ -225,18 +225,18 @@ class ProgramBuilder:
         self.axes |= dict(program.axes)
         names = np.array([self._op_ids.setdefault(name, len(self._op_ids)) for name in program.op_names])
 
-        def moved(values: Ids, by: Ids) -> Ids:
-            return np.where(values >= 0, by[values], -1).astype(np.int32)
+        def renumber(values: Ids, number: Ids) -> Ids:
+            return np.where(values >= 0, number[values], -1).astype(np.int32)
 
         columns = {name: getattr(program, name) for name in COLUMNS} | {
             "op": names[program.op],
             "layer": np.where(program.layer >= 0, program.layer + layer, -1),
             "chip": chips[program.chip],
-            "peer": moved(program.peer, chips),
+            "peer": renumber(program.peer, chips),
             "collective": np.where(program.collective >= 0, program.collective + self._collectives, -1),
-            "resource": moved(program.resource, resources),
+            "resource": renumber(program.resource, resources),
             "follows": np.where(program.follows >= 0, program.follows + shift, -1),
-            "slows": moved(program.slows, resources),
+            "slows": renumber(program.slows, resources),
         }
         for name, values in columns.items():
             self._blocks[name].append(values.astype(DTYPES.get(name, np.int32)))
@@ -247,16 +247,16 @@ class ProgramBuilder:
         self._dep_counts.append(counts)
         self._deps.append(deps.astype(np.int32))
         self._collectives += int(program.collective.max(initial=-1)) + 1
-        waited = np.zeros(n, dtype=np.bool_)
-        waited[program.deps] = True
-        waited[program.follows[program.follows >= 0]] = True
-        return np.flatnonzero(~waited) + shift
+        has_dependents = np.zeros(n, dtype=np.bool_)
+        has_dependents[program.deps] = True
+        has_dependents[program.follows[program.follows >= 0]] = True
+        return np.flatnonzero(~has_dependents) + shift
 
     def _grow(self, tasks: int) -> None:
-        """Raises InputError where there would be more tasks than are simulated."""
+        """Counts new tasks. Raises InputError if there are more than MOST_TASKS."""
         self._size += tasks
         if self._size > MOST_TASKS:
-            rule = f"takes more than {MOST_TASKS:,} tasks"
+            rule = f"must have at most {MOST_TASKS:,} tasks"
             raise InputError(rule, hint="simulate fewer layers or requests, fewer bytes, or chips that are all alike")
 
     def _consolidate(self) -> None:
@@ -267,7 +267,7 @@ class ProgramBuilder:
         self._deps = [np.concatenate([np.empty(0, np.int32), *self._deps])]
 
     def build(self) -> Program:
-        """The finished program."""
+        """Returns the finished program."""
         self._consolidate()
         columns = {name: blocks[0] for name, blocks in self._blocks.items()}
         return Program(

@@ -1,10 +1,10 @@
-"""Tasks as columns: what the engine runs and what each task means.
+"""Tasks as columns: durations and dependencies for the engine, labels for reports.
 
 A task holds its resource, if it has one, for `busy_ps`, then flies for `flight_ps` holding none; it becomes ready when
-all its dependencies have ended. A message that crosses several links is a chain of tasks, one for each link, of which
-each but the first *follows* the one before: it waits for nothing else, is ready when the head of the message has flown
-there, and has its last byte no sooner than that has. Labels (op, layer, chip, kind, bytes, flops, collective) ride
-along for reports and plots; the engine never reads them.
+all its dependencies have ended. A message that crosses several links is a chain of tasks, one for each link. Each but
+the first *follows* the one before: it has no other dependency, is ready when the head of the message has flown there,
+and gets its last byte no sooner than the task before does. Reports and plots read the labels (op, layer, chip, kind,
+bytes, flops, collective); the engine never does.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Floats = npt.NDArray[np.float64]
 
 
 FULL_PPM = 1_000_000
-"""The whole rate of a resource, in parts per million."""
+"""Full rate of a resource, parts per million."""
 
 
 class Kind(IntEnum):
-    """What a task does."""
+    """Kind of work of a task."""
 
     COMPUTE = 0
     """Holds a chip's compute resource."""
@@ -37,7 +37,7 @@ class Kind(IntEnum):
     END = 3
     """All messages of a collective have arrived at a chip."""
     EVENT = 4
-    """A moment, a call or a wait of a pipeline's requests and stages; in a replayed trace any other node."""
+    """Point in time, call or wait of a pipeline's requests and stages; in a replayed trace any other node."""
     COPY = 5
     """Holds a chip's copy engine."""
     JOIN = 6
@@ -47,7 +47,7 @@ class Kind(IntEnum):
 
 
 Period = tuple[int, int]
-"""(copy after which the copies that were left out belong, period D in ps)."""
+"""(copy after which the copies that were left out follow, period D in ps)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +59,18 @@ class Skipped:
     size: int
     """Tasks of a copy."""
     kept: int
-    """Copies that are there, besides copy 0."""
+    """Copies in the program, besides copy 0."""
     count: int
     """Copies left out after those."""
     layers: int
-    """Of a copy."""
-    instances: int
+    """Layers of a copy."""
+    collectives: int
     """Collectives of a copy."""
 
     @property
-    def moved_on(self) -> dict[str, int]:
-        """By how much the numbers in some columns of a copy are higher than those of the copy before."""
-        return {"layer": self.layers, "collective": self.instances, "follows": self.size}
+    def increments(self) -> dict[str, int]:
+        """Increments of the numbers in some columns from one copy to the next, by name of the column."""
+        return {"layer": self.layers, "collective": self.collectives, "follows": self.size}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,43 +85,43 @@ class Program:
     """[N + 1]."""
     deps: Ids
     resource: Ids
-    """What a task holds, -1 for nothing."""
+    """Resource that a task holds, -1 for none."""
     follows: Ids
     """The task of the same message on the link before, -1 for none; a task that follows another has no dependencies."""
     op_names: tuple[str, ...]
     op: Ids
     """Index into `op_names`."""
     layer: Ids
-    """-1 outside layers."""
+    """Layer, -1 outside layers."""
     chip: Ids
     peer: Ids
     """Receiving chip of a send, else -1."""
     kind: npt.NDArray[np.int8]
     bytes: Floats
-    """Moved over the link, or read and written in HBM; of a BEGIN, the size of its collective."""
+    """Bytes moved over the link, or read and written in HBM; of a BEGIN, the size of its collective."""
     flops: Floats
     compute_ps: Ints
-    """Time of a launch's FLOPs at the rate that they reach (`sim.lowering.costs.Cost`); 0 for what computes nothing."""
+    """Time of a launch's FLOPs at the rate that they reach (`sim.lowering.costs.Cost`); 0 without FLOPs."""
     memory_ps: Ints
-    """Time of its bytes at the bandwidth that they reach."""
+    """Time of a launch's bytes at the bandwidth that they reach."""
     overhead_ps: Ints
-    """Fixed part of its time."""
+    """Fixed part of a launch's time."""
     collective: Ids
-    """Instance number of the collective a task belongs to, -1 for none; the same on all its chips."""
+    """Instance number of the task's collective, the same on all its chips; -1 for none."""
     slows: Ids
     """Resource whose rate changes when a task starts or ends, -1 for none."""
     slow_ppm: Ids
-    """Parts per million of that resource's rate: positive, taken away as the task starts; negative, given back as it
+    """Change of that resource's rate, parts per million: positive, taken as the task starts; negative, given back as it
     ends."""
     yields_ppm: Ids
-    """How much of what is taken of its resource's rate a task loses, parts per million: FULL_PPM for just that."""
+    """Share of the rate taken from its resource that a task loses, parts per million."""
 
     poll_ps: Ints
-    """Period of looking for the task's dependencies, 0 for a task that is ready the moment the last of them ends."""
+    """Period of polling for the task's dependencies; 0 for a task that is ready as soon as the last of them ends."""
     skipped: tuple[Skipped, ...] = ()
-    """Blocks that repeat more often than the program says; see `sim.shortcuts.periodic`."""
+    """Repeated blocks, of which the program contains only some copies; see `sim.shortcuts.periodic`."""
     dtypes: tuple[tuple[str, str], ...] = ()
-    """(op name, number format) of collectives, where it is known."""
+    """(op name, number format) of collectives, where known."""
     axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(op name, mesh axes) of collectives over axes of the mesh."""
 
@@ -129,7 +129,7 @@ class Program:
         return len(self.busy_ps)
 
     def dependencies(self, task: int) -> Ids:
-        """Tasks that must end before `task` is ready."""
+        """Returns the tasks that must end before `task` is ready."""
         return self.deps[self.dep_offset[task] : self.dep_offset[task + 1]]
 
     def roots(self) -> npt.NDArray[np.int64]:
@@ -143,36 +143,36 @@ class Program:
         result[self.follows[later]] = later
         return result
 
-    def ends(self, free: Ints) -> Ints:
-        """Returns when each task ends [N], ps, from when it releases its resource, and the one it follows ends."""
+    def end_times(self, free: Ints) -> Ints:
+        """Returns [N] the time at which each task ends, ps, from the times at which tasks release their resources."""
         end = free + self.flight_ps
         later = np.flatnonzero(self.follows >= 0)
-        while True:  # once for every link of the longest way
+        while True:  # once for every link of the longest route
             before = end[later]
             end[later] = np.maximum(free[later], end[self.follows[later]]) + self.flight_ps[later]
             if (end[later] == before).all():
                 return end
 
     def compute_tasks(self, op: str) -> npt.NDArray[np.int64]:
-        """Returns the tasks that do the work of an operation; its launches by the host have its name, too."""
+        """Returns the tasks that do the work of an operation, without its launches by the host."""
         return np.flatnonzero((self.op == self.op_names.index(op)) & (self.kind == Kind.COMPUTE))
 
     def equals(self, other: Program) -> bool:
-        """Returns whether both have the same tasks, to the byte."""
+        """Returns True if both have the same tasks, to the byte."""
         return all(
             np.array_equal(mine, theirs) if isinstance(mine, np.ndarray) else mine == theirs
             for mine, theirs in ((getattr(self, name), getattr(other, name)) for name in self.__dataclass_fields__)
         )
 
-    def whole(self) -> Program:
-        """The program with all copies of its blocks."""
+    def unroll(self) -> Program:
+        """Returns the program with all copies of its repeated blocks."""
         result = self
-        for block in reversed(self.skipped):  # the last first, so that the others stay where they are
+        for block in reversed(self.skipped):  # from the last on, so that the task numbers of the others stay valid
             result = _with_copies(result, block)
         return replace(result, skipped=())
 
     def describe(self, task: int) -> str:
-        """`q_wi matmul (layer 3, chip 5)`: for messages."""
+        """Returns a name for messages: `q_wi matmul (layer 3, chip 5)`."""
         layer = f"layer {self.layer[task]}, " if self.layer[task] >= 0 else ""
         return f"{self.op_names[self.op[task]]} ({layer}chip {self.chip[task]})"
 
@@ -213,7 +213,7 @@ DTYPES = {
 
 
 def _with_copies(program: Program, block: Skipped) -> Program:
-    """`program` with the copies of one block, the tasks after it moved on."""
+    """Returns `program` with all copies of one block; the tasks after it get higher numbers."""
     end = block.start + (block.kept + 1) * block.size
     last, shift = end - block.size, block.count * block.size
     k = np.repeat(np.arange(1, block.count + 1, dtype=np.int32), block.size)
@@ -221,10 +221,10 @@ def _with_copies(program: Program, block: Skipped) -> Program:
     for name in COLUMNS:
         column = getattr(program, name)
         copies, tail = np.tile(column[last:end], block.count), column[end:]
-        if each := block.moved_on.get(name, 0):
-            copies = np.where(copies >= 0, copies + k * each, copies)
+        if increment := block.increments.get(name, 0):
+            copies = np.where(copies >= 0, copies + k * increment, copies)
             if name != "layer":
-                tail = np.where(tail >= 0, tail + block.count * each, tail)
+                tail = np.where(tail >= 0, tail + block.count * increment, tail)
         columns[name] = np.concatenate([column[:end], copies, tail]).astype(column.dtype)
 
     first, after = int(program.dep_offset[last]), int(program.dep_offset[end])

@@ -1,4 +1,4 @@
-"""Perturbations: the same tasks, some of which take longer than the machine's files say (Scenario.perturb)."""
+"""Perturbations (`Scenario.perturb`): stragglers, slow and failed links, and jitter make tasks take longer."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sim.topology import rails
 from sim.topology.graph import Topology
 
 
-def perturbed(program: Program, topology: Topology, spec: PerturbSpec, step: int = 0) -> Program:
-    """`program` on a machine with stragglers, slow and failed links, and jitter.
+def apply_perturbations(program: Program, topology: Topology, spec: PerturbSpec, step: int = 0) -> Program:
+    """Returns `program` with the durations that it has on a machine with stragglers, slow links and jitter.
 
-    An operation takes its time x factor + delay, a message that of the slowest link it holds, each with its factor;
-    jitter multiplies both by 1 + share x a number drawn per task, uniformly from [0, 1), in the order of tasks, from a
-    generator of the given seed and step (numpy's PCG64). Whole picoseconds, rounded.
+    An operation takes its time x factor + delay; a message takes its time on each link x the link's factor. Jitter
+    multiplies both by 1 + share x a number drawn per task, uniformly from [0, 1), in the order of tasks, from a
+    generator of the given seed and step (numpy's PCG64). Durations are rounded to whole picoseconds.
 
     Args:
-        step: tells the passes of one run apart, so that each has draws of its own.
+        step: number of the pass within a run, so that each pass has its own draws.
 
     Raises:
         InputError: a chip, layer or link that the scenario does not have, or a message over a failed link.
@@ -51,27 +51,27 @@ def perturbed(program: Program, topology: Topology, spec: PerturbSpec, step: int
     return replace(program, busy_ps=np.where(changed, np.rint(busy).astype(np.int64), program.busy_ps))
 
 
-def in_use(spec: PerturbSpec, whole: Topology, topology: Topology) -> PerturbSpec:
-    """`spec` without those links of the machine `whole` that `topology`, its chips in use, does not have.
+def keep_links_in_use(spec: PerturbSpec, machine: Topology, topology: Topology) -> PerturbSpec:
+    """Returns `spec` without the links of the machine that `topology`, the part of it in use, does not have.
 
     Raises:
         InputError: no link of that name.
     """
-    _numbers(spec.failed_links, whole, "perturb.failed_links")
+    _numbers(spec.failed_links, machine, "perturb.failed_links")
     for slow in spec.slow_links:
-        _numbers(slow.links, whole, "perturb.slow_links")
-    here = {link.name for link in topology.links}
+        _numbers(slow.links, machine, "perturb.slow_links")
+    in_use = {link.name for link in topology.links}
     slow_links = [
         slow.model_copy(update={"links": links})
         for slow in spec.slow_links
-        if (links := [name for name in slow.links if name in here])
+        if (links := [name for name in slow.links if name in in_use])
     ]
-    failed = [name for name in spec.failed_links if name in here]
+    failed = [name for name in spec.failed_links if name in in_use]
     return spec.model_copy(update={"failed_links": failed, "slow_links": slow_links})
 
 
-def around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topology, tuple[str, ...]]:
-    """The machine without its failed links, and what that means for collectives.
+def route_around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topology, tuple[str, ...]]:
+    """Returns the machine without its failed links, and notes on the consequences for collectives.
 
     Raises:
         InputError: no link of that name.
@@ -95,19 +95,19 @@ def around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topology, tu
 
 
 def differs_by_layer(spec: PerturbSpec) -> bool:
-    """Whether layers that were alike no longer are."""
+    """Returns True if perturbations make layers differ."""
     return spec.jitter is not None or any(slow.layers is not None for slow in spec.stragglers)
 
 
 def _check(numbers: Iterable[int], count: int, rule: str, where: str) -> None:
-    """Raises InputError where one of the numbers is not below `count`."""
+    """Raises InputError if one of the numbers is not below `count`."""
     for number in numbers:
         if number >= count:
             raise InputError(f"{rule} 0 to {count - 1}", where=where, got=number)
 
 
 def _link_factors(program: Program, topology: Topology, spec: PerturbSpec) -> Floats:
-    """[N] by which each task takes longer for the link it holds."""
+    """Returns [N] the factor of each task's time, from the link that it holds."""
     factor = np.ones(len(topology.links))
     for slow in spec.slow_links:
         numbers = _numbers(slow.links, topology, "perturb.slow_links")
@@ -119,7 +119,7 @@ def _link_factors(program: Program, topology: Topology, spec: PerturbSpec) -> Fl
 
 
 def _holders(program: Program, topology: Topology) -> tuple[Ints, Ints]:
-    """(task, link) for every task that holds a link, in the order of tasks."""
+    """Returns (task, link) of every task that holds a link, in the order of tasks."""
     link = program.resource.astype(np.int64) - topology.chips
     holder = np.flatnonzero((link >= 0) & (link < len(topology.links)))
     return holder, link[holder]
@@ -140,7 +140,7 @@ def _check_failed(program: Program, topology: Topology, names: Iterable[str]) ->
 
 
 def _numbers(names: Iterable[str], topology: Topology, where: str) -> npt.NDArray[np.int64]:
-    """Numbers of links. Raises InputError."""
+    """Returns the numbers of links. Raises InputError."""
     known = {link.name: link.index for link in topology.links}
     for name in names:
         if name not in known:

@@ -1,4 +1,4 @@
-"""trace.npz: times of every simulated task. With the program, which the scenario gives again, the ends follow."""
+"""File trace.npz: times of every simulated task. The program, lowered again from the scenario, gives the ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sim.program.trace import TIMES, Trace
 
 _COLUMNS = ("ready", "start", "free")
 _NPY_HEADER_BYTES = 2**12
-"""More than numpy writes before the values of a column."""
+"""Upper bound of what numpy writes before the values of a column."""
 _LATEST_PS = 2**62
-"""No time of a trace is later: sums of two of them stay below 2**63."""
+"""Latest time of a trace: sums of two stay below 2**63."""
 
 
 def write(trace: Trace, periods: Sequence[Period], path: Path) -> None:
-    """Write the times of a trace, and how the layers that were left out follow."""
+    """Writes the times of a trace, and the periods of the layers that were left out."""
     columns = {name: trace.times[name] for name in _COLUMNS}
     if skipped := trace.program.skipped:
         columns |= {"kept": np.array(skipped[0].kept), "periods": np.array(periods)}
@@ -31,7 +31,11 @@ def write(trace: Trace, periods: Sequence[Period], path: Path) -> None:
 
 
 def read_kept(path: Path) -> int | None:
-    """Copies of a layer that were simulated; None for all. Raises whatever a damaged archive makes readers raise."""
+    """Returns how many copies of a layer were simulated; None for all.
+
+    Raises:
+        Exception: whatever numpy or zipfile raises on a damaged archive.
+    """
     with zipfile.ZipFile(path) as archive:
         if "kept.npy" not in archive.namelist():
             return None
@@ -42,10 +46,10 @@ def read_kept(path: Path) -> int | None:
 
 
 def read_times(path: Path, program: Program) -> tuple[npt.NDArray[np.void], tuple[Period, ...]]:
-    """[tasks] of TIMES, the ends to be filled in, and how the layers that were left out follow.
+    """Returns [tasks] rows of TIMES without their ends, and the periods of the layers that were left out.
 
     Raises:
-        ValueError: they are not those of the program, or whatever a damaged archive makes its readers raise.
+        ValueError: they do not belong to the program; on a damaged archive, whatever numpy or zipfile raises.
     """
     with zipfile.ZipFile(path) as archive:
         times = np.empty(len(program), dtype=TIMES)
@@ -64,7 +68,7 @@ def read_times(path: Path, program: Program) -> tuple[npt.NDArray[np.void], tupl
 
 
 def _column(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """A column of integers, which is not read where it is larger than its values are. Raises ValueError."""
+    """Returns a column of integers. Raises ValueError if its file is larger than its values."""
     member = archive.getinfo(f"{name}.npy")
     most = 8 * prod(shape) + _NPY_HEADER_BYTES
     if member.file_size > most:

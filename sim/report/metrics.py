@@ -95,13 +95,13 @@ def measure(
         periods: how the layers that were left out follow; see `sim.shortcuts.periodic`.
     """
     program = trace.program
-    makespan, often = periodic.makespan_ps(trace, periods), periodic.often(program, periods)
-    does = [_Does.of(each, topology, batches) for each in periodic.longer(trace, periods)]
-    of_chips = periodic.over_all(program, [each.of_chips for each in does])
+    makespan, often = periodic.makespan_ps(trace, periods), periodic.copies_per_task(program, periods)
+    does = [_Does.of(each, topology, batches) for each in periodic.extrapolate(trace, periods)]
+    of_chips = periodic.sum_over_copies(program, [each.of_chips for each in does])
     last_end, compute_ps, communication_ps, busy_ps, *reached_ps = of_chips
     waited_ps = np.diff([busy_ps, *reached_ps], axis=0)
     critical = int(last_end.argmax())
-    link_ps = periodic.over_all(program, [each.of_links for each in does])
+    link_ps = periodic.sum_over_copies(program, [each.of_links for each in does])
     most = int(link_ps.max(initial=0))
     links = does[0].links
     return Measures(
@@ -209,7 +209,7 @@ def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does]) -> tup
     """The table of ops on one chip."""
     names, own = program.op_names, program.chip == chip
     kinds = ("compute", Kind.COMPUTE, Kind.COMPUTE), ("collective", Kind.BEGIN, Kind.SEND)
-    figures = periodic.over_all(program, [each.of_ops(chip) for each in does])
+    figures = periodic.sum_over_copies(program, [each.of_ops(chip) for each in does])
 
     def total(values: Floats | Ints, kind: Kind) -> Floats:
         tasks = np.flatnonzero(own & (program.kind == kind) & (program.follows < 0))

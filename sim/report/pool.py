@@ -95,7 +95,9 @@ def layers_ps(trace: Trace, periods: Sequence[Period]) -> int:
         times = each.times[each.program.layer >= 0]
         return np.array([times["start"].min(), times["end"].max()])
 
-    first, last = periodic.over_all(trace.program, [ends(each) for each in periodic.longer(trace, periods)]).tolist()
+    first, last = periodic.sum_over_copies(
+        trace.program, [ends(each) for each in periodic.extrapolate(trace, periods)]
+    ).tolist()
     return int(last - first)
 
 

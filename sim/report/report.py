@@ -308,7 +308,7 @@ def build(
         links=_load(measures, topology),
         ops=measures.ops,
         phases=(),
-        tasks=periodic.tasks(trace.program),
+        tasks=periodic.count_tasks(trace.program),
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
         folded=topology.unfolded is not None,

@@ -1,4 +1,4 @@
-"""Shortcuts around the engine, each exact and proven equal to it: fewer layers, fewer chips, no queues.
+"""Shortcuts that replace engine runs and give equal times, as tests prove: fewer layers, fewer chips, no queues.
 
-A simulated part goes in, the times of the whole come out. Imports: program, engine, topology.
+The trace of a simulated part goes in; the times of the full program come out. Imports: program, engine, topology.
 """

@@ -1,8 +1,9 @@
-"""Tasks whose rate changes while they run, in the order of a trace: for `sim.shortcuts.task_order`.
+"""Rate changes of resources, as needed to re-time tasks in the order of a trace (`sim.shortcuts.task_order`).
 
-Changes of a rate are numbered resource by resource, in the order in which they came. A task runs from after change
-i - 1 to before change j of its resource; changes i .. j - 1 come while it runs. While that stays so, when it is done
-follows from its start and from the times of these changes, as in the engine in millionths of a picosecond.
+Rate changes are numbered resource by resource, in the order in which they happened. A task that starts after change
+i - 1 and ends before change j of its resource runs through the changes i .. j - 1. As long as these numbers stay the
+same, the end of the task follows from its start and from the times of those changes, counted in millionths of a
+picosecond as in the engine.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from sim.program import FULL_PPM, Ints
 from sim.program.trace import Trace
 
 LONGEST_PS = 2**62 // FULL_PPM
-"""Work of a shorter task can be counted in 64 bits."""
+"""Longest task whose work fits in 64 bits."""
 _START, _FREE, _END = 1, 2, 3
-"""Places in TIMES."""
+"""Columns of TIMES."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Slowed:
-    """Tasks that do not run at the full rate from start to end, W changes of it at most."""
+class SlowedTasks:
+    """Tasks that run below the full rate at some time, with at most W rate changes each."""
 
     tasks: Ints
     changes: Ints
-    """[n, W] rows of the changes while the task runs, the last again where there are fewer, its start for none."""
+    """[n, W] rows of the changes while the task runs, padded with the last one, or with the task's start if none."""
     rates: Ints
-    """[n, W + 1] before each and after the last, parts per million."""
+    """[n, W + 1] rates before each change and after the last, parts per million."""
 
-    def free(self, times: Ints, busy: Ints) -> Ints:
-        """[n, S] when they are done, from times [4, N + 1, S]."""
+    def release_times(self, times: Ints, busy: Ints) -> Ints:
+        """Returns [n, S] the times at which they are done, from times [4, N + 1, S]."""
         at, left = times[_START, self.tasks], busy[self.tasks] * FULL_PPM
         rows = times.reshape(-1, times.shape[2])
         for k in range(self.changes.shape[1]):
@@ -44,25 +45,25 @@ class Slowed:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Slowing:
-    """Which changes of its rate come while a task runs. Rows are of task ids."""
+class RateChanges:
+    """Rate changes that happen while each task runs. Rows are numbered by task ids."""
 
     changes: Ints
     """Rows of the changes, resource by resource, -1 before the first and after the last of each."""
     taken: Ints
-    """Of the rate before each change, and after the last of each resource, parts per million."""
+    """Share of the rate taken before each change, and after the last of each resource, parts per million."""
     yields: Ints
-    """[N] how much of that each task loses, parts per million."""
+    """[N] share of that which each task loses, parts per million."""
     first: Ints
-    """[N] the change that comes first after a task's start; -1 where its rate never changes."""
+    """[N] the first change after the task's start; -1 if its rate never changes."""
     after: Ints
-    """[N] the change that comes first after its end."""
+    """[N] the first change after the task's end."""
     rules: Ints
-    """[3, rules] rows a, b and d: the time of a is to be at least d before that of b."""
+    """[3, rules] rows a, b and d: the time of a must be at least d before the time of b."""
 
     @classmethod
-    def of(cls, trace: Trace) -> Slowing:
-        """Of the tasks of a trace."""
+    def from_trace(cls, trace: Trace) -> RateChanges:
+        """Finds the rate changes during the tasks of a trace."""
         program, times, count = trace.program, trace.times, len(trace.program)
         changes, taken = [np.array([-1])], [np.array([0])]
         first, after = np.full((2, count), -1)
@@ -74,43 +75,43 @@ class Slowing:
             line = np.argsort(when, kind="stable")
             changes += [np.where(begins, _START, _END)[line] * (count + 1) + changing[line], np.array([-1])]
             taken += [np.append(0, np.cumsum(program.slow_ppm[changing][line], dtype=np.int64))]
-            own = np.flatnonzero(program.resource == resource)
-            first[own] = base + np.searchsorted(when[line], times["start"][own], side="right")
-            after[own] = base + np.searchsorted(when[line], times["free"][own], side="left")
+            tasks = np.flatnonzero(program.resource == resource)
+            first[tasks] = base + np.searchsorted(when[line], times["start"][tasks], side="right")
+            after[tasks] = base + np.searchsorted(when[line], times["free"][tasks], side="left")
         after = np.maximum(first, after)
         rows, yields = np.concatenate(changes), program.yields_ppm.astype(np.int64)
         return cls(rows, np.concatenate(taken), yields, first, after, _rules(rows, first, after))
 
     def edges(self) -> Ints:
-        """[2, edges] changes while a task runs: (the task that changes its rate, the task)."""
+        """Returns [2, edges] pairs: a task that changes a rate, and a task that runs meanwhile."""
         count = self.after - self.first
         running = np.repeat(np.arange(len(count)), count)
         at = np.repeat(self.first - np.cumsum(count) + count, count) + np.arange(len(running))
         return np.stack((self.changes[at] % (len(count) + 1), running))
 
-    def of_tasks(self, tasks: Ints, number: Ints) -> Slowed | None:
-        """Those of `tasks` whose rate is not the full one throughout, under other numbers [N + 1]; None for none."""
+    def select_slowed(self, tasks: Ints, number: Ints) -> SlowedTasks | None:
+        """Returns the slowed ones of `tasks`, renumbered by `number` [N + 1]; None if there are none."""
         first, after = self.first[tasks], self.after[tasks]
-        some = (first >= 0) & ((after > first) | (self.taken[first] != 0))
-        if not some.any():
+        slowed = (first >= 0) & ((after > first) | (self.taken[first] != 0))
+        if not slowed.any():
             return None
-        own, first, after = number[tasks[some]], first[some, None], after[some, None]
+        numbers, first, after = number[tasks[slowed]], first[slowed, None], after[slowed, None]
         k = np.arange((after - first).max() + 1)
-        changes = renumbered(self.changes[np.minimum(first + k[:-1], after - 1)], number)
-        changes = np.where(after > first, changes, _START * len(number) + own[:, None])
-        lost = self.taken[np.minimum(first + k, after)] * self.yields[tasks[some], None] // FULL_PPM
-        return Slowed(own, changes, np.maximum(MIN_RATE_PPM, FULL_PPM - lost))
+        changes = renumber(self.changes[np.minimum(first + k[:-1], after - 1)], number)
+        changes = np.where(after > first, changes, _START * len(number) + numbers[:, None])
+        lost = self.taken[np.minimum(first + k, after)] * self.yields[tasks[slowed], None] // FULL_PPM
+        return SlowedTasks(numbers, changes, np.maximum(MIN_RATE_PPM, FULL_PPM - lost))
 
 
-def renumbered(rows: Ints, number: Ints) -> Ints:
-    """Rows of tasks that have other numbers [N + 1]."""
+def renumber(rows: Ints, number: Ints) -> Ints:
+    """Returns the rows after their tasks were renumbered by `number` [N + 1]."""
     kind, task = np.divmod(rows, len(number))
     result: Ints = kind * len(number) + number[task]
     return result
 
 
 def _rules(changes: Ints, first: Ints, after: Ints) -> Ints:
-    """What must stay so: the order of changes, and which come before, during and after each task."""
+    """Returns the conditions that keep the order of changes, and those before, during and after each task."""
     count = len(first) + 1
     known = changes >= 0
     task = np.flatnonzero(first >= 0)

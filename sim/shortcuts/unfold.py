@@ -1,4 +1,4 @@
-"""From the trace of the chips that stand for all to that of any chips: each has the same tasks at the same times."""
+"""Expands the trace of a folded machine to other chips: each has the same tasks at the same times."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sim.program.trace import TIMES, Trace
 from sim.topology.graph import Topology
 
 
-def of_all(trace: Trace, folded: Topology, program: Program) -> Trace:
-    """The trace of `program`, the same lowered for the whole machine.
+def expand_to_all_chips(trace: Trace, folded: Topology, program: Program) -> Trace:
+    """Returns the trace of `program`, the same scenario lowered for the machine with all its chips.
 
-    Every task has the times of the one of its op that stands at the same place on the chip that stands for its own.
+    Every task takes the times of the task of its op at the same place on the chip that represents its chip.
 
     Args:
         trace: of the machine `folded`.
@@ -35,7 +35,7 @@ def of_all(trace: Trace, folded: Topology, program: Program) -> Trace:
 
 
 def _places(key: Ints) -> Ints:
-    """[n] how many earlier entries are equal to each."""
+    """Returns [n] how many earlier entries equal each entry."""
     order = np.argsort(key, kind="stable")
     new = np.concatenate(([True], np.diff(key[order]) != 0)) if len(key) else np.empty(0, dtype=np.bool_)
     begins = np.flatnonzero(new)
@@ -44,8 +44,8 @@ def _places(key: Ints) -> Ints:
     return places
 
 
-def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
-    """The tasks of some chips of a folded torus, chip after chip, on their own resources, waiting for nothing.
+def expand_to_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
+    """Returns the tasks of some chips of a folded torus, chip after chip, on their own resources and without waits.
 
     Args:
         trace: of the machine `folded`.
@@ -85,18 +85,18 @@ def of_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Trace:
 
 
 def _last_of_messages(program: Program) -> Ints:
-    """[tasks] the last task of the message that each is of; itself where none follows."""
+    """Returns [tasks] the last task of each task's message: itself if none follows."""
     follower, last = program.followers(), np.arange(len(program))
     while len(going := np.flatnonzero(follower[last] >= 0)):
         last[going] = follower[last[going]]
     return last
 
 
-def of_some(trace: Trace, chips: Sequence[int]) -> Trace:
-    """The tasks of some chips of a machine that is not folded, waiting for nothing: all on their links, on a torus.
+def keep_chips(trace: Trace, chips: Sequence[int]) -> Trace:
+    """Returns the tasks of some chips of a machine that is not folded, without waits.
 
-    Layers that the program leaves out are left out still, so that `sim.shortcuts.periodic.whole` adds those of these
-    chips alone.
+    Layers that the program leaves out stay left out, so that `sim.shortcuts.periodic.unroll` adds those of these chips
+    alone.
     """
     program = trace.program
     chosen = np.isin(program.chip, chips)
@@ -118,9 +118,9 @@ def of_some(trace: Trace, chips: Sequence[int]) -> Trace:
 
 
 def _resources(program: Program, folded: Topology) -> tuple[list[str], Ids]:
-    """Names of the whole machine's resources, and [resources here, rank] the one that each is.
+    """Returns the names of all resources of the machine, and [folded resources, rank] those that each represents.
 
-    The rank of a chip is its place among those for which one stands; as many stand behind each.
+    The rank of a chip is its place among the chips with the same representative; each represents as many chips.
     """
     if folded.stands_for is None:
         raise ValueError(f"{folded.name} is not folded")

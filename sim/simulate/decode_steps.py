@@ -18,9 +18,9 @@ import numpy as np
 
 from sim.lowering.costs import Work, launch_columns
 from sim.program import Ints, Program
-from sim.program.perturb import in_use, perturbed
-from sim.shortcuts.periodic import settled
-from sim.shortcuts.task_order import Order
+from sim.program.perturb import apply_perturbations, keep_links_in_use
+from sim.shortcuts.periodic import steady_states
+from sim.shortcuts.task_order import TaskOrder
 from sim.simulate.forward_pass import Simulated, lowered_pass, simulate_pass
 from sim.specs import Scenario
 from sim.topology import build
@@ -107,8 +107,8 @@ def with_cache(found: Simulated, length: float) -> Program:
     changed = replace(program, **columns)
     if not perturb:
         return changed
-    here = in_use(perturb, build(found.scenario.topology, found.scenario.stack), found.topology)
-    busy_ps = perturbed(changed, found.topology, here).busy_ps
+    here = keep_links_in_use(perturb, build(found.scenario.topology, found.scenario.stack), found.topology)
+    busy_ps = apply_perturbations(changed, found.topology, here).busy_ps
     return replace(changed, busy_ps=np.where(changes, busy_ps, program.busy_ps))
 
 
@@ -127,7 +127,7 @@ class _Followers:
     """Steps in which what happens is in the order of one that was simulated."""
 
     found: Simulated
-    order: Order
+    order: TaskOrder
 
     @classmethod
     def of(cls, found: Simulated) -> _Followers | None:
@@ -136,7 +136,7 @@ class _Followers:
         perturb = found.scenario.perturb
         if found.scenario.engine.periodic == "off" or found.scenario.pipeline or (perturb and perturb.jitter):
             return None
-        order = Order.of(found.trace)
+        order = TaskOrder.from_trace(found.trace)
         return cls(found, order) if order else None
 
     @property
@@ -167,9 +167,11 @@ class _Followers:
             of.append(distinct[durations])
         if not columns:
             return []
-        times, follows = self.order.times(np.stack(columns, axis=1))
+        times, follows = self.order.retime(np.stack(columns, axis=1))
         makespan_ps = times[3].max(axis=0, initial=0)
-        for block, (after, period) in zip(self.order.program.skipped, settled(self.order.program, times), strict=True):
+        for block, (after, period) in zip(
+            self.order.program.skipped, steady_states(self.order.program, times), strict=True
+        ):
             follows &= after >= 0
             makespan_ps += block.count * period
         some = follows[of]

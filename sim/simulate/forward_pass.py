@@ -17,7 +17,7 @@ from sim.lowering.lowered import Lowered
 from sim.lowering.pipeline.stages import folded_by_stage
 from sim.lowering.placement import machine, stage_count
 from sim.program import Period
-from sim.program.perturb import around_failures, differs_by_layer, in_use, perturbed
+from sim.program.perturb import apply_perturbations, differs_by_layer, keep_links_in_use, route_around_failures
 from sim.program.trace import Trace
 from sim.shortcuts import periodic
 from sim.simulate.consistency import check
@@ -77,7 +77,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
         began = time.perf_counter()
         trace = simulate(lowered.program, scenario.engine.kernel)
         engine_s += time.perf_counter() - began
-        found = periodic.periods(trace)
+        found = periodic.detect_periods(trace)
         if found is not None:
             break
     check(trace, topology)
@@ -99,12 +99,16 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
         except NotFoldableError as error:
             obstacle = str(error)
     notes: tuple[str, ...] = ()
-    perturb = in_use(scenario.perturb, build(scenario.topology, scenario.stack), topology) if scenario.perturb else None
+    perturb = (
+        keep_links_in_use(scenario.perturb, build(scenario.topology, scenario.stack), topology)
+        if scenario.perturb
+        else None
+    )
     if perturb:
-        topology, notes = around_failures(topology, perturb)
+        topology, notes = route_around_failures(topology, perturb)
     lowered = lower(scenario, topology, keep)
     if perturb:
-        program = perturbed(lowered.program, topology, perturb, step=scenario.workload.context or 0)
+        program = apply_perturbations(lowered.program, topology, perturb, step=scenario.workload.context or 0)
         lowered = replace(lowered, program=program, notes=(*lowered.notes, *notes))
     return topology, lowered, f"all chips are simulated: {obstacle}"
 

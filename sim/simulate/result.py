@@ -15,7 +15,7 @@ from sim.program.trace import Trace
 from sim.report.pool import Series, over_time
 from sim.report.report import Report
 from sim.shortcuts import periodic
-from sim.shortcuts.unfold import of_all, of_chips, of_some
+from sim.shortcuts.unfold import expand_to_all_chips, expand_to_chips, keep_chips
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 
@@ -37,7 +37,7 @@ class Pass:
     @functools.cached_property
     def trace(self) -> Trace:
         """Of all layers, made when first asked for: the report does without."""
-        return periodic.whole(self.part, self.periods)
+        return periodic.unroll(self.part, self.periods)
 
     @property
     def makespan_ps(self) -> int:
@@ -49,7 +49,7 @@ class Pass:
         full = self.topology.unfolded
         if full is None:
             return self.trace, self.topology
-        return of_all(self.trace, self.topology, lower(self.scenario, full).program), full
+        return expand_to_all_chips(self.trace, self.topology, lower(self.scenario, full).program), full
 
     def of_chips(self, chips: Sequence[int]) -> tuple[Trace, Topology]:
         """The trace of some chips of the whole machine, in which tasks may wait for nothing: to look at, not to run.
@@ -60,8 +60,8 @@ class Pass:
         if not (full or self.topology).has_lines:
             return self.whole()
         if full is None:
-            return periodic.whole(of_some(self.part, chips), self.periods), self.topology
-        return of_chips(self.trace, self.topology, chips), full
+            return periodic.unroll(keep_chips(self.part, chips), self.periods), self.topology
+        return expand_to_chips(self.trace, self.topology, chips), full
 
     @property
     def span(self) -> str:

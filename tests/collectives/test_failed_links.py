@@ -12,7 +12,7 @@ from sim.collectives.chunk_replay import replay
 from sim.collectives.emit import emit
 from sim.errors import InputError
 from sim.program import ProgramBuilder
-from sim.program.perturb import perturbed
+from sim.program.perturb import apply_perturbations
 from sim.specs import PerturbSpec, load
 from sim.topology import build
 from sim.topology.rings import find
@@ -94,7 +94,7 @@ def test_a_port_of_a_switch_has_no_way_around():
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(4)), *(link.name for link in topology.links)])
     emit(builder, topology, schedule(topology, "all_gather", ("g",)), 2.0**20, "all_gather(g)")
     with pytest.raises(InputError, match=r"'all_gather\(g\)' needs the failed link.* got 'gpu2:egress'"):
-        perturbed(builder.build(), topology, PerturbSpec(failed_links=["gpu2:egress"]))
+        apply_perturbations(builder.build(), topology, PerturbSpec(failed_links=["gpu2:egress"]))
 
 
 def test_a_message_to_the_neighbour_goes_the_other_way_round():

@@ -64,7 +64,7 @@ def test_a_head_that_takes_no_time_to_the_next_link_comes_in_the_next_round(kern
 def test_a_message_cannot_go_on_from_a_resource_whose_rate_changes(kernel):
     p = message([4, 4], [1, 1], [(5, 0, [], [])])
     slows, ppm = np.array([0, -1, -1], dtype=np.int32), np.array([5, 0, 0], dtype=np.int32)
-    with pytest.raises(ValueError, match="cannot go on"):
+    with pytest.raises(ValueError, match="cannot follow one"):
         simulate(dataclasses.replace(p, slows=slows, slow_ppm=ppm), kernel)
 
 
@@ -238,23 +238,26 @@ def numba(monkeypatch: pytest.MonkeyPatch):
     def put(module: types.ModuleType | None) -> None:
         monkeypatch.setitem(sys.modules, "numba", module)
         monkeypatch.delitem(sys.modules, "sim.engine.kernel", raising=False)
-        compiled.missing.cache_clear()
+        compiled.why_unavailable.cache_clear()
 
     yield put
     monkeypatch.undo()
-    compiled.missing.cache_clear()
+    compiled.why_unavailable.cache_clear()
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (None, r"engine.kernel: the compiled engine needs numba, got 'compiled'; pip install 'collective-sim\[fast\]'"),
+        (
+            None,
+            r"engine.kernel: the compiled engine requires numba, got 'compiled'; pip install 'collective-sim\[fast\]'",
+        ),
         (
             _Broken(RuntimeError("built for numpy 1")),
-            r"needs a numba that loads, .* RuntimeError: built for numpy 1, got",
+            r"requires numba, which fails to load: RuntimeError: built for numpy 1, got",
         ),
-        (_Broken(OSError("libllvm.so: no such file")), r"needs a numba that loads, .* OSError: libllvm.so"),
-        (types.ModuleType("numba"), r"needs a numba that loads, .* ImportError: cannot import name"),
+        (_Broken(OSError("libllvm.so: no such file")), r"requires numba, which fails to load: OSError: libllvm.so"),
+        (types.ModuleType("numba"), r"requires numba, which fails to load: ImportError: cannot import name"),
     ],
 )
 def test_without_a_numba_that_loads_compiled_is_refused_and_auto_is_simpy(

@@ -95,7 +95,7 @@ TENSOR = [
 def test_layers_sum_the_residual_stream_as_often_as_their_scheme_says(case):
     """A sum is of rows x d_model numbers: per layer two in the standard scheme, one with parallel blocks, and so on."""
     for i, (given, part, _) in enumerate(phases(case)):
-        program, work = part.lowered.program.whole(), given.workload
+        program, work = part.lowered.program.unroll(), given.workload
         rows = given.packed_rows or work.batch * work.tokens_per_step
         begins = np.flatnonzero((program.kind == Kind.BEGIN) & (program.layer >= 0))
         assert {program.op_names[op].partition("(")[0] for op in program.op[begins]} <= {"all_reduce"}

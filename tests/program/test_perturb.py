@@ -13,7 +13,7 @@ from sim.collectives.emit import emit, emit_message
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.program import Kind, Occupancy, ProgramBuilder
-from sim.program.perturb import perturbed
+from sim.program.perturb import apply_perturbations
 from sim.report.present.render import render
 from sim.report.waiting import waiting
 from sim.results import folder as outputs
@@ -42,7 +42,7 @@ def test_nothing_perturbed_is_the_plain_run():
 def test_a_straggler_takes_its_factor_and_delay_and_the_others_wait():
     """Chip 1 takes 2 x + 1 us for every operation; no other does, and all wait for it in every layer."""
     slow, plain = found("{stragglers: [{chips: [1], factor: 2, delay: 1 us}]}"), found("{}")
-    mine, before = slow.trace.program.whole(), plain.trace.program.whole()
+    mine, before = slow.trace.program.unroll(), plain.trace.program.unroll()
     compute, at = mine.kind == Kind.COMPUTE, mine.chip == 1
     assert (mine.busy_ps[compute & at] == 2 * before.busy_ps[compute & at] + 10**6).all()
     assert (mine.busy_ps[~(compute & at)] == before.busy_ps[~(compute & at)]).all()
@@ -181,7 +181,7 @@ def test_the_peers_of_a_late_chip_wait_for_it_and_no_others(axes, group):
 def test_waiting_and_transferring_are_the_time_in_collectives():
     """Of every chip the time from BEGIN to END of each collective, whoever is late; a straggler waits least."""
     slow = found("{stragglers: [{chips: [1], factor: 2}]}")
-    parts, trace = waiting(slow.trace, 4, slow.periods), periodic.whole(slow.trace, slow.periods)
+    parts, trace = waiting(slow.trace, 4, slow.periods), periodic.unroll(slow.trace, slow.periods)
     assert parts == waiting(trace, 4)
     kind, times = trace.program.kind, trace.times
     inside_ps = times["end"][kind == Kind.END].sum() - times["start"][kind == Kind.BEGIN].sum()
@@ -223,7 +223,7 @@ def test_a_message_over_several_links_goes_at_the_rate_of_the_slowest(slow, slow
     begin = builder.add("send", Kind.BEGIN, [0])
     emit_message(builder, topology, 0, 2, 50e3, "send", begin)
     spec = PerturbSpec(slow_links=[{"links": [name], "factor": each} for name, each in slow.items()])
-    trace = simulate(perturbed(builder.build(), topology, spec))
+    trace = simulate(apply_perturbations(builder.build(), topology, spec))
     latency_ps = sum(topology.links[link].latency_ps for link in topology.route(0, 2))
     assert trace.makespan_ps == latency_ps + slowest * 10**6
 
@@ -244,7 +244,7 @@ def test_lost_nvlinks_are_slow_ports(ports, factor, latency_s):
     topology, size = switch(8, latency_s=latency_s), 2.0**23
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(8)), *(link.name for link in topology.links)])
     emit(builder, topology, schedule(topology, "all_gather", ("g",), "ring"), size, "all_gather(g)")
-    slow = perturbed(builder.build(), topology, PerturbSpec(slow_links=[{"links": ports, "factor": factor}]))
+    slow = apply_perturbations(builder.build(), topology, PerturbSpec(slow_links=[{"links": ports, "factor": factor}]))
     expected = topology.collective_overhead_s + 7 * (factor * size / 8 / 450e9 + latency_s)
     assert simulate(slow).makespan_ps / 1e12 == pytest.approx(expected, abs=7e-12)
 

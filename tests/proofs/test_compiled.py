@@ -45,7 +45,7 @@ def test_with_interference_compiled_equals_simpy_and_the_oracle(p: Program):
 @settings(max_examples=400, deadline=None)
 @given(polling())
 def test_with_polling_compiled_equals_simpy_and_the_oracle(p: Program):
-    assert compiled.fits(p, MIN_RATE_PPM)
+    assert compiled.fits_in_64_bits(p, MIN_RATE_PPM)
     times = simulate(p, "compiled").times
     assert list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True)) == oracle(p)
     assert same(p)
@@ -99,8 +99,8 @@ def test_what_64_bits_cannot_count_is_left_to_simpy():
     p = program([(10**13, 0, [0], []), (0, 5, [], []), (0, 0, [], [1])])
     slow = {"slows": np.array([-1, 0, 0], dtype=np.int32), "slow_ppm": np.array([0, 500_000, -500_000], dtype=np.int32)}
     slowed = dataclasses.replace(p, **slow)
-    assert compiled.fits(p, MIN_RATE_PPM)
-    assert not compiled.fits(slowed, MIN_RATE_PPM)
+    assert compiled.fits_in_64_bits(p, MIN_RATE_PPM)
+    assert not compiled.fits_in_64_bits(slowed, MIN_RATE_PPM)
     assert simulate(slowed, "compiled").makespan_ps == 10**13 + 3  # 5 ps at half the rate
 
 

@@ -132,21 +132,21 @@ def chain(copies: int, keep: int | None, busy_ps: int = 5, root: bool = False) -
 
 def test_a_backlog_that_grows_never_settles():
     """r1 takes 5 of every 3 ps: copy c of b starts 5 after the one before, copy c of a 3, so none is another, later."""
-    assert periodic.periods(simulate(chain(40, keep=10))) is None
+    assert periodic.detect_periods(simulate(chain(40, keep=10))) is None
 
 
 def test_copies_that_are_ready_from_the_beginning_do_not_settle():
-    assert periodic.periods(simulate(chain(40, keep=10, root=True))) is None
+    assert periodic.detect_periods(simulate(chain(40, keep=10, root=True))) is None
 
 
 def test_a_pipeline_of_two_resources_settles():
     """r1 takes 2 of every 3 ps, while r0 goes on with the next copy: period 3, and the last b ends at 122."""
     part, full = simulate(chain(40, keep=6, busy_ps=2)), simulate(chain(40, keep=None, busy_ps=2))
-    found = periodic.periods(part)
+    found = periodic.detect_periods(part)
     assert found
     assert found[0][1] == 3
     assert periodic.makespan_ps(part, found) == full.makespan_ps == 122
-    assert (periodic.whole(part, found).times == full.times).all()
+    assert (periodic.unroll(part, found).times == full.times).all()
 
 
 BlockRow = tuple[int, int, int, list[int], bool]
@@ -200,12 +200,12 @@ def repeated(rows: list[BlockRow], copies: int, keep: int | None) -> Program:
 def test_whatever_settles_is_the_full_run(rows):
     """Random blocks, in which copies overlap, queue behind each other, tie or drift apart."""
     part, full = simulate(repeated(rows, 40, keep=12)), simulate(repeated(rows, 40, keep=None))
-    if found := periodic.periods(part):
-        assert (periodic.whole(part, found).times == full.times).all()
+    if found := periodic.detect_periods(part):
+        assert (periodic.unroll(part, found).times == full.times).all()
         assert periodic.makespan_ps(part, found) == full.makespan_ps
-        assert periodic.tasks(part.program) == len(full.program)
-        several = [covered(each) for each in periodic.longer(part, found)]
-        assert (periodic.over_all(part.program, several) == covered(full)).all()
+        assert periodic.count_tasks(part.program) == len(full.program)
+        several = [covered(each) for each in periodic.extrapolate(part, found)]
+        assert (periodic.sum_over_copies(part.program, several) == covered(full)).all()
 
 
 def covered(trace: Trace) -> Ints:
@@ -228,7 +228,7 @@ def test_figures_without_the_trace_of_all_layers_are_those_with_it(chosen: list[
         found = simulate_pass(phase)
     except (LayoutError, InputError):
         return
-    trace, chips = periodic.whole(found.trace, found.periods), found.topology.chips
+    trace, chips = periodic.unroll(found.trace, found.periods), found.topology.chips
     mine, full = measure(found.trace, found.topology, periods=found.periods), measure(trace, found.topology)
     for field in dataclasses.fields(Measures):
         assert np.array_equal(getattr(mine, field.name), getattr(full, field.name)), field.name
@@ -334,4 +334,4 @@ def test_copies_that_never_give_back_what_they_take_do_not_settle():
 
     part, full = simulate(program(6)), simulate(program(None))
     assert full.makespan_ps - 120 == -(-1000 * 100 // 60)  # 40 copies take 40 %
-    assert periodic.periods(part) is None
+    assert periodic.detect_periods(part) is None

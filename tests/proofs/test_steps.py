@@ -12,7 +12,7 @@ from support.programs import interfering, program, programs
 from sim.engine import simulate
 from sim.program import Program
 from sim.program.trace import Trace
-from sim.shortcuts.task_order import Order
+from sim.shortcuts.task_order import TaskOrder
 from sim.simulate.decode_steps import simulate_steps, with_cache
 from sim.simulate.forward_pass import lowered_pass, simulate_pass
 from sim.simulate.run import run
@@ -148,9 +148,9 @@ def served(trace: Trace) -> list[list[int]]:
 def test_a_task_that_takes_longer_moves_those_behind_it():
     # r0: task 0, then 1. Task 2 on r1 waits for task 1. With 4 more for task 0: 1 starts at 14, 2 at 17.
     p = program([(10, 0, [0], []), (3, 0, [0], []), (1, 2, [1], [1])])
-    order = Order.of(simulate(p))
+    order = TaskOrder.from_trace(simulate(p))
     assert order
-    times, kept = order.times(np.array([[10, 14], [3, 3], [1, 1]]))
+    times, kept = order.retime(np.array([[10, 14], [3, 3], [1, 1]]))
     assert kept.all()
     assert times[:, 2].tolist() == [[13, 17], [13, 17], [14, 18], [16, 20]]
 
@@ -158,9 +158,9 @@ def test_a_task_that_takes_longer_moves_those_behind_it():
 def test_an_order_that_changes_is_noticed():
     # Tasks 2 and 3 queue at r2 when 0 and 1 end, at 10 and 11. From 12 for task 0 on it is 3 that goes first.
     p = program([(10, 0, [0], []), (11, 0, [1], []), (5, 0, [2], [0]), (5, 0, [2], [1])])
-    order = Order.of(simulate(p))
+    order = TaskOrder.from_trace(simulate(p))
     assert order
-    _, kept = order.times(np.array([[9, 10, 11, 12], [11] * 4, [5] * 4, [5] * 4]))
+    _, kept = order.retime(np.array([[9, 10, 11, 12], [11] * 4, [5] * 4, [5] * 4]))
     assert kept.tolist() == [True, True, True, False]
 
 
@@ -169,13 +169,13 @@ def test_an_order_that_changes_is_noticed():
 def test_an_order_is_kept_exactly_if_the_engine_keeps_it_and_then_has_its_times(data):
     p = data.draw(st.one_of(programs(longest=20), interfering()))
     first = simulate(p)
-    order = Order.of(first)
+    order = TaskOrder.from_trace(first)
     if order is None:
         assert p.poll_ps.any()
         return
     changes = data.draw(st.lists(st.integers(-2, 3), min_size=len(p), max_size=len(p)))
     columns = np.stack([p.busy_ps, np.maximum(p.busy_ps + changes, 0)], axis=1)
-    times, kept = order.times(columns)
+    times, kept = order.retime(columns)
     for column in range(2):
         trace = under(p, columns[:, column])
         if kept[column]:
@@ -212,11 +212,11 @@ def slowed(busy: tuple[int, ...], twice: bool) -> Program:
 @pytest.mark.parametrize("busy", [(1, 2, 3, 4), (1, 4, 3, 4), (1, 9, 3, 4), (4, 5, 3, 4), (4, 9, 3, 4), (9, 9, 3, 4)])
 def test_times_under_changes_of_a_rate_are_the_engines_or_the_order_is_not_kept(busy, twice):
     """The rate changes before, during and after task 3, in whatever order the other tasks make of it."""
-    order = Order.of(simulate(slowed(busy, twice)))
+    order = TaskOrder.from_trace(simulate(slowed(busy, twice)))
     assert order
     others = list(itertools.product(range(1, 11), range(1, 11), (1, 3, 5), (1, 4, 5)))
     idle = [0] * (len(order.program) - 4)
-    times, kept = order.times(np.array([[*other, *idle] for other in others]).T)
+    times, kept = order.retime(np.array([[*other, *idle] for other in others]).T)
     for column, other in enumerate(others):
         if kept[column]:
             assert times[2, :, column].tolist() == simulate(slowed(other, twice)).times["free"].tolist(), other

@@ -73,7 +73,9 @@ def test_links() -> None:
 def test_an_empty_program_measures_nothing() -> None:
     _, topology = two_chips()
     nothing = np.empty(0, dtype=np.int64)
-    measures = measure(Trace.of(ProgramBuilder(["0:compute", "1:compute"]).build(), nothing, nothing), topology)
+    measures = measure(
+        Trace.from_start_times(ProgramBuilder(["0:compute", "1:compute"]).build(), nothing, nothing), topology
+    )
     assert (measures.makespan_s, measures.ops, measures.busiest_links) == (0.0, (), ())
 
 

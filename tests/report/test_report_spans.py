@@ -83,7 +83,7 @@ def test_a_collective_without_its_end_is_refused() -> None:
     builder.add("all_gather(x) a", Kind.BEGIN, [0, 1], labels=Labels(collective=builder.new_collective()))
     nothing = np.zeros(2, dtype=np.int64)
     with pytest.raises(ValueError, match="one BEGIN and one END on each of its chips"):
-        sp.collectives(Trace.of(builder.build(), nothing, nothing))
+        sp.collectives(Trace.from_start_times(builder.build(), nothing, nothing))
 
 
 def test_a_collective_that_ends_before_it_begins_is_refused() -> None:
@@ -93,7 +93,7 @@ def test_a_collective_that_ends_before_it_begins_is_refused() -> None:
     builder.add("all_gather(x) a", Kind.END, [0], labels=Labels(collective=number))
     start = np.array([5, 3])
     with pytest.raises(ValueError, match=r"cannot end before it begins: all_gather\(x\) a \(chip 0\)"):
-        sp.collectives(Trace.of(builder.build(), start, start))
+        sp.collectives(Trace.from_start_times(builder.build(), start, start))
 
 
 def test_chips_that_do_the_same_are_alike_whatever_their_links_are_called() -> None:
@@ -124,7 +124,7 @@ def test_collectives_in_progress_at_once_get_rows_of_their_own() -> None:
         builder.add(op, Kind.BEGIN, [0], labels=Labels(collective=number))
         builder.add(op, Kind.END, [0], labels=Labels(collective=number))
     start = np.array([0, 10, 5, 15])
-    lanes = of_chips(Trace.of(builder.build(), start, start), topology, [0])[0]
+    lanes = of_chips(Trace.from_start_times(builder.build(), start, start), topology, [0])[0]
     rows = [lane.spans.start.tolist() for lane in lanes if lane.kind == "collectives"]
     assert rows == [[0], [5]]
 

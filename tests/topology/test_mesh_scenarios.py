@@ -115,7 +115,7 @@ def test_one_chip_has_the_times_of_all_over_groups_of_a_mesh(name: str, layout: 
     check(trace, whole)
     one = simulate(lower(scenario, folded(whole)).program, "compiled")
     check(one, folded(whole))
-    assert (unfold.of_all(one, folded(whole), program).times == trace.times).all()
+    assert (unfold.expand_to_all_chips(one, folded(whole), program).times == trace.times).all()
 
 
 @pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "sendrecv"])

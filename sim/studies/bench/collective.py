@@ -19,7 +19,7 @@ from sim.collectives.predict import closed_form_s, of_nccl
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.program import Ids, Kind, Occupancy, Program, ProgramBuilder
-from sim.program.perturb import around_failures, perturbed
+from sim.program.perturb import apply_perturbations, route_around_failures
 from sim.report.measurement import Measurement
 from sim.simulate.consistency import check
 from sim.specs import Kernel, PerturbSpec, load
@@ -93,7 +93,7 @@ def program_times_s(program: Program, topology: Topology, perturb: PerturbSpec |
         programs = [program]
     else:
         seeds = (perturb.model_copy(update={"seed": perturb.seed + i, "repeats": 1}) for i in range(perturb.repeats))
-        programs = [perturbed(program, topology, seed) for seed in seeds]
+        programs = [apply_perturbations(program, topology, seed) for seed in seeds]
     traces = [simulate(each) for each in programs]
     for trace in traces:
         check(trace, topology)
@@ -187,7 +187,7 @@ def measure(
         InputError: no such algorithm here, one that is faster than the bound, or what is perturbed is not there.
     """
     group = prod(mesh_axis(topology, name).size for name in axes)
-    left, notes = around_failures(topology, perturb) if perturb else (topology, ())
+    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
     chosen = algorithm_of(left, collective, algorithm, size)
     if perturb is None:
         time = time_s(topology, collective, axes, size, chosen, chunks)

@@ -18,7 +18,7 @@ from sim.collectives.predict import closed_form_s, of_nccl
 from sim.collectives.schedule import GroupPlan
 from sim.errors import InputError
 from sim.program import Program, ProgramBuilder
-from sim.program.perturb import around_failures
+from sim.program.perturb import route_around_failures
 from sim.report.measurement import Measurement
 from sim.specs import PerturbSpec, load
 from sim.studies.bench import collective as bench
@@ -102,7 +102,7 @@ def measure(
     Raises:
         InputError: groups that do not fit the machine, or an algorithm that does not run in them.
     """
-    left, notes = around_failures(topology, perturb) if perturb else (topology, ())
+    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
     groups = groups_of(left, tuple(grouping.members(topology.chips)))
     chosen = [algorithm_of(group.machine, collective, algorithm, size) for group in groups]
     plans = tuple(

@@ -17,7 +17,7 @@ from sim.collectives.emit import emit
 from sim.collectives.graph import uneven
 from sim.errors import InputError
 from sim.program import ProgramBuilder
-from sim.program.perturb import around_failures
+from sim.program.perturb import route_around_failures
 from sim.report.measurement import Measurement
 from sim.specs import PerturbSpec, load
 from sim.studies.bench import collective as bench
@@ -79,7 +79,7 @@ def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = No
     size = float(max(between.sum(axis=0).max(), between.sum(axis=1).max()))
     if not size:
         raise InputError("must have bytes between different chips", where="--matrix", got="zeros")
-    left, notes = around_failures(topology, perturb) if perturb else (topology, ())
+    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
     plan = uneven.all_to_all(left, between / size)
     bench.check_sends("all_to_all", len(plan))
     builder = ProgramBuilder(bench.resources(left))

@@ -63,7 +63,7 @@ def candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] 
     length = {"context": work.tokens, "generate": work.generate} if work.phase == "decode" else {"prompt": work.tokens}
     found = []
     for machine in machines:
-        fast = ("engine.kernel=compiled",) if machine.across_boxes and not compiled.missing() else ()
+        fast = ("engine.kernel=compiled",) if machine.across_boxes and not compiled.why_unavailable() else ()
         for batch in work.batches:
             workload = {"phase": work.phase, "batch": batch, "weights": work.weights, **length}
             fields = {"topology": machine.topology, "model": work.model, "workload": workload}
