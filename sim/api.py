@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim import load as files
+from sim.specs import load as files
 
 if TYPE_CHECKING:
     from sim.lowering.lowered import Lowered
     from sim.report.report import ClosedForm, Report
-    from sim.run import Run
+    from sim.simulate.result import Run
     from sim.specs import Scenario
 
 __all__ = ["load", "lower", "predict", "report", "simulate"]
@@ -31,21 +31,21 @@ def lower(scenario: Scenario) -> Lowered:
     Raises:
         LayoutError: the mesh does not divide a dimension.
     """
-    from sim.passes import lowered_pass
+    from sim.simulate.forward_pass import lowered_pass
 
     return lowered_pass(scenario.phases[0])[1]
 
 
 def simulate(scenario: Scenario) -> Run:
     """Every phase simulated: traces, and the report. Raises InputError."""
-    from sim.run import run
+    from sim.simulate.run import run
 
     return run(scenario)
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
     """The closed forms of all steps of all phases, seconds; None where none covers the scenario."""
-    from sim.run import predict as predicted
+    from sim.simulate.predict import predict as predicted
 
     return predicted(scenario)
 
@@ -53,7 +53,7 @@ def predict(scenario: Scenario) -> ClosedForm | None:
 def report(run: Run, page: str | Path | None = None) -> Report:
     """The figures of a run; with `page` also written there as one HTML file."""
     if page is not None:
-        from sim import html
+        from sim.results import page as html
 
         html.write([run], Path(page))
     return run.report

@@ -17,13 +17,13 @@ from sim.terminal import echo
 
 
 def _kinds() -> Iterable[str]:
-    from sim.listing import KINDS
+    from sim.cli.list_command import KINDS
 
     return KINDS
 
 
 def _collectives() -> Iterable[str]:
-    from sim.listing import listing
+    from sim.cli.list_command import listing
 
     return (name for name, _ in listing("collectives")["collectives"])
 
@@ -39,7 +39,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List what there is to choose from, one line each."""
-    from sim.listing import listing
+    from sim.cli.list_command import listing
 
     found = listing(kind)
     if as_json:
@@ -88,7 +88,11 @@ def collective(
     --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
     perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.
     """
-    from sim import bench, grouped, load, outputs, uneven
+    from sim.results import folder as outputs
+    from sim.specs import load
+    from sim.studies.bench import collective as bench
+    from sim.studies.bench import groups as grouped
+    from sim.studies.bench import uneven
 
     cut = {"--axes": bool(axes), "--chunks": chunks > 1}
     sized = {"--size": bool(size), "--min": bool(minimum), "--max": bool(maximum)}
@@ -124,7 +128,7 @@ def collective(
         echo(bench.table(rows))
     if plots and len(rows) > 1:
         from sim.plots import busbw
-        from sim.suite import measured
+        from sim.studies.validate.rows import measured
 
         machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
         points = measured(machine, name, rows[0].group, algorithm or None)
@@ -158,8 +162,9 @@ def topology(
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw it.")] = True,
 ) -> None:
     """Describe a machine: chips, links, diameter, average hops, bisection; save a drawing to OUT/NAME.png."""
-    from sim import load, outputs
     from sim import topology as machines
+    from sim.results import folder as outputs
+    from sim.specs import load
     from sim.topology import describe
 
     spec, stack = load.machine(name, settings or [])
@@ -185,8 +190,8 @@ def schema(
     out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("out/schemas"),
 ) -> None:
     """Write the JSON Schema of every kind of file, for editors."""
-    from sim import outputs
-    from sim import schema as schemas
+    from sim.results import folder as outputs
+    from sim.specs.load import schema as schemas
 
     with outputs.writable(out):
         for path in schemas.write(out):

@@ -63,7 +63,7 @@ def completed(kind: str) -> Callable[[str], list[str]]:
     """Completion of a shipped file's name."""
 
     def names() -> Iterable[str]:
-        from sim import load
+        from sim.specs import load
 
         return load.shipped(kind)
 

@@ -29,10 +29,10 @@ from sim.terminal import echo
 from sim.units import format_bytes
 
 if TYPE_CHECKING:
-    from sim.report.bottlenecks import Bottlenecks
-    from sim.report.explanation import Explanation
     from sim.report.memory import Memory
-    from sim.run import Run
+    from sim.report.present.bottlenecks import Bottlenecks
+    from sim.report.present.explanation import Explanation
+    from sim.simulate.result import Run
     from sim.specs import Scenario
 
 DOES_NOT_FIT = 3
@@ -49,9 +49,7 @@ def run(
     as_json: Json = False,
     plots: Annotated[
         bool,
-        typer.Option(
-            "--plots/--no-plots", help="Draw the figures and report.html; earlier ones of the same results stay."
-        ),
+        typer.Option("--plots/--no-plots", help="Draw the figures and report.html."),
     ] = True,
     formats: Formats = "png",
     critical_path: Annotated[
@@ -75,11 +73,12 @@ def run(
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME.
 
-    What an earlier run of the same results left there stays; of other results it is replaced, which is said. Results of
-    another scenario file of the same name are not replaced. A run that does not fit in memory is warned of.
+    A run replaces the folder of a previous run of the scenario as a whole, and names the files that this removes. It
+    refuses a folder with the results of another scenario file. A run that exceeds memory gets a warning.
     """
-    from sim import load, outputs
-    from sim.sweep.points import refuse_sweep
+    from sim.results import folder as outputs
+    from sim.specs import load
+    from sim.studies.sweep.points import refuse_sweep
 
     chosen = tuple(settings or ())
     kinds = figure_formats(formats)
@@ -133,9 +132,11 @@ class _Made:
 
 def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> _Made:
     """Simulate a scenario and write its results to `folder`."""
-    from sim import load, outputs
-    from sim.run import bottlenecks
-    from sim.run import run as run_scenario
+    from sim.results import folder as outputs
+    from sim.results import saved
+    from sim.simulate.run import bottlenecks
+    from sim.simulate.run import run as run_scenario
+    from sim.specs import load
 
     explanations = found = None
     with outputs.replacing(folder) as fresh:
@@ -147,7 +148,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
         result = replace(result, settings=wanted.settings, source=load.source(name))
         simulated_s = time.monotonic() - began
         if wanted.explained:
-            from sim.explain import explain
+            from sim.studies.explain import explain
 
             with busy(f"explaining {scenario.name}"), about(where):
                 explanations = explain(result)
@@ -155,32 +156,32 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
             with steps(f"{scenario.name} again with parts free") as progress:
                 found = bottlenecks(result, progress)
         with busy(f"writing {folder}"):
-            said = outputs.write(
+            messages = outputs.write(
                 result,
                 fresh,
                 formats=wanted.formats,
                 explanations=explanations,
                 bottlenecks=found,
                 chips=wanted.trace_chips,
-                earlier=folder,
             )
-    for line in said:
+            messages += saved.replaced(folder, fresh)
+    for line in messages:
         echo(f"{folder}: {line}", err=True)
     return _Made(result, where, simulated_s, explanations, found)
 
 
 def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
     """Print the report of a run."""
-    from sim import outputs
+    from sim.results import folder as outputs
 
     result, explanations, found = made.run, made.explanations, made.bottlenecks
     if as_json:
         more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
         echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
         return
-    from sim.report import bottlenecks as tables
-    from sim.report import explanation
-    from sim.report.render import render
+    from sim.report.present import bottlenecks as tables
+    from sim.report.present import explanation
+    from sim.report.present.render import render
 
     render(result.report, engine=(result.tasks, result.engine_s))
     explanation.render(explanations or ())
@@ -192,9 +193,11 @@ def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path)
     """The folder of each scenario's results, by the scenario's name or file.
 
     Raises:
-        InputError: it holds the results of another scenario file, or two of these have the same.
+        InputError: it holds something else than results of this scenario file, or two of these have the same.
     """
-    from sim import earlier, load, outputs, saved
+    from sim.results import folder as outputs
+    from sim.results import saved
+    from sim.specs import load
 
     folders: dict[str, Path] = {}
     first: dict[Path, str] = {}
@@ -202,7 +205,7 @@ def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path)
         folders[name] = folder = out / outputs.folder_name(scenario, settings)
         same = first.setdefault(folder, name)
         saved.refuse_unlike(folder, scenario == loaded[same], load.source(same))
-        earlier.refuse_other(folder, saved.resolved(scenario), settings, load.source(name))
+        saved.check_replaceable(folder, scenario, settings, load.source(name))
     return folders
 
 
@@ -221,7 +224,9 @@ def plot(
     formats: Formats = "png",
 ) -> None:
     """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
-    from sim import earlier, outputs, pictures, saved
+    from sim.results import figures as pictures
+    from sim.results import folder as outputs
+    from sim.results import saved
 
     kinds = figure_formats(formats)
     for name in figures or ():
@@ -233,7 +238,7 @@ def plot(
         chosen = figures or tuple(pictures.FIGURES)
         results = saved.open_folder(folder)
         run = saved.restore(results)
-        found = earlier.bottlenecks(results, run) or ()
+        found = results.bottlenecks(run)
         drawn = pictures.draw(run, folder, kinds, chosen, bars=results.bars(), bottlenecks=found, page=not figures)
     for path in drawn:
         echo(str(path))
@@ -258,7 +263,7 @@ def export(
     kineto: a file per rank as PyTorch's profiler writes it, for HolisticTraceAnalysis. perfetto: TrackEvents with
     nanoseconds. chakra: an execution trace per rank, for ASTRA-sim and `sim replay`.
     """
-    from sim import outputs
+    from sim.results import folder as outputs
 
     run = outputs.read(folder)
     outputs.check_chips(run.scenario, chips or [], "--chip")
@@ -282,10 +287,10 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Simulate Chakra execution traces, one per chip, on a machine; print where the time goes."""
-    from sim import load
     from sim import topology as machines
-    from sim.replay import load as load_traces
-    from sim.replay import read_groups, replayed
+    from sim.export.chakra_replay import load as load_traces
+    from sim.export.chakra_replay import read_groups, replayed
+    from sim.specs import load
 
     machine = machines.build(*load.machine(topology, settings or []))
     ranks_of = None if groups is None else read_groups(groups, machine.chips)
@@ -294,7 +299,7 @@ def replay(
     if as_json:
         echo(json.dumps(found.to_dict()))
         return
-    from sim.report import bottlenecks as tables
+    from sim.report.present import bottlenecks as tables
 
     tables.render([found.bottlenecks])
     for note in found.notes:
@@ -322,9 +327,9 @@ def compare(
     --set goes for both, and into the page's name. The differences of causes, and those of operations, add up to that
     of the steps.
     """
-    from sim import outputs
-    from sim.report.comparison import render
-    from sim.run import compare as compare_runs
+    from sim.report.present.comparison import render
+    from sim.results import folder as outputs
+    from sim.simulate.run import compare as compare_runs
 
     pair = [_run_of(name, settings or []) for name in (before, after)]
     names = [
@@ -333,14 +338,14 @@ def compare(
     ]
     found = compare_runs(pair[0], pair[1], names)
     if page:
-        from sim import html
+        from sim.results import page as html
 
         path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
         with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=found)
     moved = None
     if sensitive:
-        from sim.sensitivity import Option, sensitivity
+        from sim.studies.sensitivity import Option, sensitivity
 
         options = [
             Option(label, run.scenario, run.report.simulated.latency_s) for label, run in zip("AB", pair, strict=True)
@@ -359,9 +364,10 @@ def compare(
 
 def _run_of(name: str, settings: list[str]) -> Run:
     """A run from its results, or simulated now."""
-    from sim import load, outputs
-    from sim.run import run as run_scenario
-    from sim.sweep.points import refuse_sweep
+    from sim.results import folder as outputs
+    from sim.simulate.run import run as run_scenario
+    from sim.specs import load
+    from sim.studies.sweep.points import refuse_sweep
 
     folder = Path(name)
     if folder.is_dir():

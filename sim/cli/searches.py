@@ -23,13 +23,13 @@ from sim.cli.options import (
 )
 from sim.cli.studies import check_internal
 from sim.errors import InputError, suggest
+from sim.specs.uses import PRESETS
 from sim.terminal import echo
-from sim.uses import PRESETS
 
 if TYPE_CHECKING:
-    from sim.search import Goal
-    from sim.sweep.points import Point
-    from sim.sweep.rows import Row
+    from sim.studies.search import Goal
+    from sim.studies.sweep.points import Point
+    from sim.studies.sweep.rows import Row
 
 
 def search(
@@ -74,8 +74,8 @@ def search(
     Print the best per objective, the Pareto front and what their steps spend time on; draw latency against cost to
     OUT/search_MODEL_PHASE.png. Ctrl-C prints the best of what is there.
     """
-    from sim import outputs
-    from sim import search as searching
+    from sim.results import folder as outputs
+    from sim.studies import search as searching
 
     if phase not in ("decode", "prefill"):
         raise InputError("no such phase", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill")))
@@ -147,13 +147,13 @@ class _Found:
 
     @property
     def best_per_batch(self) -> list[Row]:
-        from sim.search import nearest
+        from sim.studies.search import nearest
 
         return [group[0] for group in nearest(self.fitting, 1).values()]
 
     def taken_apart(self) -> list[list[tuple[Row, dict[str, float]]]]:
         """Of each machine, and of the chips and batch of each of its winners: the fastest and what their steps are."""
-        from sim.search import KEPT, nearest, why
+        from sim.studies.search import KEPT, nearest, why
 
         groups, points = nearest(self.fitting, KEPT), {id(row): point for point, row in self.measured}
         firsts: dict[int, list[Row]] = {}
@@ -182,7 +182,7 @@ class _Found:
 
     def render(self, taken: Sequence[Sequence[tuple[Row, dict[str, float]]]]) -> None:
         """Print tables."""
-        from sim.sweep.choices import render, render_parts
+        from sim.studies.sweep.choices import render, render_parts
 
         legal = sum(row.outcome is not None for _, row in self.measured)
         pruned = self.tried - len(self.measured)

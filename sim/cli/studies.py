@@ -22,13 +22,13 @@ from sim.cli.options import (
     steps,
     sweep_formats,
 )
-from sim.csv_templates import COLUMNS, explanation
-from sim.csv_templates import template as template_of
 from sim.errors import INTERNAL, InputError, suggest
+from sim.studies.validate.csv_templates import COLUMNS, explanation
+from sim.studies.validate.csv_templates import template as template_of
 from sim.terminal import echo
 
 if TYPE_CHECKING:
-    from sim.sweep.rows import Row
+    from sim.studies.sweep.rows import Row
 
 
 def sweep(
@@ -57,10 +57,11 @@ def sweep(
     Rows are written as they come. A sweep that was interrupted, with Ctrl-C or otherwise, goes on where it was; Ctrl-C
     prints what is there.
     """
-    from sim import load, outputs
     from sim.errors import suggest
-    from sim.sweep import chart, own, parquet, points, rows, workers
-    from sim.sweep.record import Record
+    from sim.results import folder as outputs
+    from sim.specs import load
+    from sim.studies.sweep import chart, own, parquet, points, rows, workers
+    from sim.studies.sweep.record import Record
 
     if backend not in ("local", "dask"):
         hint = suggest(backend, ("local", "dask"))
@@ -111,7 +112,7 @@ def sweep(
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
-        from sim.sweep.table import render
+        from sim.studies.sweep.table import render
 
         render(done, axes, figure, own=beside)
         echo(f"results in {folder}/")
@@ -155,8 +156,9 @@ def validate(
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the parity plot.")] = True,
 ) -> None:
     """Compare predictions with published measurements; exit code 1 when a suite misses its tolerance."""
-    from sim import load, outputs
-    from sim.validate import validate as validate_suite
+    from sim.results import folder as outputs
+    from sim.specs import load
+    from sim.studies.validate.validate import validate as validate_suite
 
     if template is not None:
         _print_template(template)
@@ -173,14 +175,14 @@ def validate(
             with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
                 parity.draw(found[-1], fresh)
     if summary is not None:
-        from sim.report.validation_summary import summary as page
+        from sim.report.present.validation_summary import summary as page
 
         with outputs.replacing_file(summary) as fresh:
             fresh.write_text(page(found), encoding="utf-8")
     if as_json:
         echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
     else:
-        from sim.report.validation_text import render
+        from sim.report.present.validation_text import render
 
         for suite in found:
             render(suite)
@@ -213,9 +215,9 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Fit the constants that a suite names to its rows; say what the rows do not determine, and how it generalises."""
-    from sim import calibrate as calibration
-    from sim import load
-    from sim.report.calibration import report
+    from sim.report.present.calibration import report
+    from sim.specs import load
+    from sim.studies.validate import calibrate as calibration
 
     with steps("fitting") as progress, possible(load.place("suite", suite)):
 

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from sim.errors import InputError
 from sim.specs import DTYPE_BYTES, Scenario
-from sim.uses import Axes, Uses
+from sim.specs.uses import Axes, Uses
 
 _MICRO_BATCHES = 2
 """Parts of a batch, for each of which weights are gathered."""

@@ -1,4 +1,4 @@
-"""What one forward pass does, counted from what the mesh axes do (`sim.uses`): operations of a chip, and collectives.
+"""Counts the operations and collectives of one forward pass from the uses of the mesh axes (`sim.specs.uses`).
 
 Nothing here knows how a layer is lowered. The bytes follow from five rules, of groups of chips named as in `book`:
 
@@ -33,7 +33,7 @@ from sim.closed_form.book import (
 )
 from sim.closed_form.heads import key_value_heads_read
 from sim.specs import Scenario
-from sim.uses import Axes
+from sim.specs.uses import Axes
 
 _SQUARE, _SCORE, _PAIR = 4, 4, 8
 """Bytes of a 32-bit mean of squares, of a 32-bit score or logit, and of a logit with its token."""

@@ -9,28 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.collectives import (
-    all_to_all,
-    broadcast,
-    chunk_replay,
-    direct_all_to_all,
-    hierarchical,
-    library,
-    multi_axis,
-    permute,
-    point_to_point,
-    ring,
-    rings,
-    rooted,
-)
+from sim.collectives import chunk_replay, rooted
 from sim.collectives.fold import folding
+from sim.collectives.graph import hierarchical, point_to_point, rings
+from sim.collectives.graph.renumbering import numbered
 from sim.collectives.groups import longer_axes, merged
-from sim.collectives.library import ON_NCCL
-from sim.collectives.numbered import numbered
-from sim.collectives.phase_order import in_phase_order, needs_order
+from sim.collectives.nccl import kernels as library
+from sim.collectives.nccl.kernels import ON_NCCL
 from sim.collectives.pieces import in_pieces
 from sim.collectives.reduce import all_reduce, reduce_scatter
 from sim.collectives.schedule import Algorithm, GroupPlan, Schedule
+from sim.collectives.torus import all_to_all, broadcast, direct_all_to_all, multi_axis, permute, ring
+from sim.collectives.torus.phase_order import in_phase_order, needs_order
 from sim.collectives.wiring import is_lattice
 from sim.errors import InputError, suggest
 from sim.topology.graph import Topology

@@ -10,7 +10,7 @@ import numpy as np
 
 from sim import units
 from sim.collectives.schedule import Schedule, Timing
-from sim.program import Floats, Ids, Ints, Kind, ProgramBuilder
+from sim.program import Floats, Ids, Ints, Kind, Labels, Occupancy, ProgramBuilder, Waits
 from sim.specs import MEDIA
 from sim.topology.graph import Topology
 
@@ -155,12 +155,9 @@ def emit(
         op,
         Kind.BEGIN,
         chips,
-        flight_ps=_overheads_ps(topology, schedule),
-        deps=after,
-        bytes=size,
-        collective=instance,
-        slows=slows,
-        slow_ppm=slow_ppm,
+        Occupancy(flight_ps=_overheads_ps(topology, schedule), slows=slows, slow_ppm=slow_ppm),
+        Waits(after),
+        Labels(bytes=size, collective=instance),
     )
     base = len(builder)
     flat = np.insert(schedule.deps.astype(np.int64) + base, wiring.positions, begin[schedule.src[wiring.heads]])
@@ -175,14 +172,13 @@ def emit(
         op,
         Kind.SEND,
         schedule.src,
-        peer=schedule.dst,
-        busy_ps=np.ceil(size_of_send * wiring.ps_per_byte * units.EXACTLY - units.NEGLIGIBLE_PS).astype(np.int64),
-        flight_ps=wiring.flight_ps + looped.added_ps if looped else wiring.flight_ps,
-        resource=topology.chips + schedule.link,
-        follows=np.where(schedule.follows >= 0, schedule.follows + base, -1),
-        flat_deps=(counts, flat),
-        bytes=size_of_send,
-        collective=instance,
+        Occupancy(
+            topology.chips + schedule.link,
+            busy_ps=np.ceil(size_of_send * wiring.ps_per_byte * units.EXACTLY - units.NEGLIGIBLE_PS).astype(np.int64),
+            flight_ps=wiring.flight_ps + looped.added_ps if looped else wiring.flight_ps,
+        ),
+        Waits(flat_deps=(counts, flat), follows=np.where(schedule.follows >= 0, schedule.follows + base, -1)),
+        Labels(peer=schedule.dst, bytes=size_of_send, collective=instance),
     )
     ends = np.insert(
         wiring.arrivals + base,
@@ -193,10 +189,9 @@ def emit(
         op,
         Kind.END,
         chips,
-        flat_deps=(wiring.arrival_counts + 1, ends),
-        collective=instance,
-        slows=slows,
-        slow_ppm=-slow_ppm,
+        Occupancy(slows=slows, slow_ppm=-slow_ppm),
+        Waits(flat_deps=(wiring.arrival_counts + 1, ends)),
+        Labels(collective=instance),
     )
     return Emitted(begin, sends, end)
 
@@ -249,14 +244,9 @@ def emit_message(
                 op,
                 Kind.SEND,
                 [src],
-                peer=dst,
-                busy_ps=link.busy_ps(size / len(ways)),
-                flight_ps=link.latency_ps,
-                resource=topology.chips + index,
-                follows=task,
-                deps=() if number else (after,),
-                bytes=size / len(ways),
-                collective=collective,
+                Occupancy(topology.chips + index, busy_ps=link.busy_ps(size / len(ways)), flight_ps=link.latency_ps),
+                Waits(() if number else (after,), follows=task),
+                Labels(peer=dst, bytes=size / len(ways), collective=collective),
             )
         arrivals.append(task)
     return np.concatenate(arrivals)

@@ -22,11 +22,11 @@ from collections.abc import Callable
 import numpy as np
 
 from sim.collectives.fold import folding
+from sim.collectives.graph.routes import Messages
 from sim.collectives.groups import longer_axes, merged
 from sim.collectives.reduce import reverse
-from sim.collectives.ring import Hops, as_line, gather
-from sim.collectives.routes import Messages
 from sim.collectives.schedule import GroupPlan, Int32s, Schedule
+from sim.collectives.torus.ring import Hops, as_line, gather
 from sim.collectives.wiring import WiredAxis, line_axes, line_grid
 from sim.errors import InputError, LayoutError, suggest
 from sim.specs import LoopForm

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from sim.collectives.broadcast import Tree, trees
+from sim.collectives.graph.routes import pass_on
 from sim.collectives.reduce import opposite_links, reverse
-from sim.collectives.routes import pass_on
 from sim.collectives.schedule import MOST_SENDS, Algorithm, Int32s, Schedule, ScheduleBuilder
+from sim.collectives.torus.broadcast import Tree, trees
 from sim.collectives.wiring import positions
 from sim.errors import InputError
 from sim.topology.graph import Topology

@@ -24,13 +24,13 @@ import numpy.typing as npt
 
 from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind
+from sim.program.trace import Trace
 from sim.report.lanes import Lane, layer_times, of_chips
 from sim.report.metrics import critical_chip
 from sim.report.pool import Series
 from sim.report.spans import sums
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_positions
-from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
 COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100

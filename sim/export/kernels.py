@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sim.layouts.sharding import ITEM_BYTES
 from sim.program import Floats, Ints, Kind, Program
 from sim.report.ops import parse
-from sim.sharding import ITEM_BYTES
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_groups
 

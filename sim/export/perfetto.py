@@ -15,9 +15,9 @@ import numpy as np
 from sim.export.chrome_trace import outgoing
 from sim.export.kernels import kernel_name
 from sim.export.wire import data, double, integer
+from sim.program.trace import Trace
 from sim.report.lanes import Lane, of_chips
 from sim.topology.graph import Topology
-from sim.trace import Trace
 
 _PACKET, _TIMESTAMP, _SEQUENCE, _EVENT, _INTERNED, _FLAGS, _DESCRIPTOR = 1, 8, 10, 11, 12, 13, 60
 _FIRST_OF_SEQUENCE, _NEEDS_SEQUENCE = 1, 2

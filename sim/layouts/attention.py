@@ -12,8 +12,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from sim.layouts.dataflow import Dataflow, V
-from sim.sharding import Sharded
-from sim.uses import Axes, named
+from sim.layouts.sharding import Sharded
+from sim.specs.uses import Axes, named
 
 if TYPE_CHECKING:
     from sim.layouts.layer import Layer

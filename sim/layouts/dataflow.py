@@ -1,8 +1,8 @@
 """What a layout is written in: operations on sharded tensors, with two interpreters.
 
-`sim.lowering` turns each operation into tasks; `sim.execute.Execution` carries it out in NumPy, every chip
-holding its real shard. A layer is a function from the residual stream to the residual stream; it reads like the paper's
-figure and cannot tell which interpreter runs it.
+`sim.lowering` turns each operation into tasks; `sim.layouts.numpy_executor.Execution` carries it out in NumPy, every
+chip holding its real shard. A layer is a function from the residual stream to the residual stream; it reads like the
+paper's figure and cannot tell which interpreter runs it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from sim.sharding import Sharded
-from sim.uses import Axes
+from sim.layouts.sharding import Sharded
+from sim.specs.uses import Axes
 
 
 class Value(Protocol):

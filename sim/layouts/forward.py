@@ -10,7 +10,7 @@ from sim.layouts.dataflow import Dataflow, V
 from sim.layouts.layer import Layer
 from sim.layouts.residual import LAYERS, SCHEMES, UNSUMMED, Stream, standard
 from sim.specs import Scenario
-from sim.uses import Axes, Uses, named
+from sim.specs.uses import Axes, Uses, named
 
 MICRO_BATCHES = 2
 

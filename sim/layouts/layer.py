@@ -1,4 +1,4 @@
-"""One transformer layer as dataflow on sharded tensors, whatever its mesh axes do (`sim.uses`).
+"""One transformer layer as dataflow on sharded tensors, whatever its mesh axes do (`sim.specs.uses`).
 
 A half, attention or FFN, multiplies the normalised residual stream with weights split over heads or d_ff, and ends in a
 matmul that contracts what was split: a partial sum on every chip. Before it the stream is gathered where it is split;
@@ -16,7 +16,7 @@ from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, key_value_weights, scatter_dim
 from sim.layouts.dataflow import Dataflow, Sum, V
 from sim.specs import Model
-from sim.uses import Axes, Uses, named
+from sim.specs.uses import Axes, Uses, named
 
 
 @dataclass(frozen=True, slots=True)

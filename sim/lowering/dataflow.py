@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import lcm, prod
 
-from sim import sharding
 from sim.collectives.loop import closes
-from sim.costs import Work
+from sim.layouts import sharding
+from sim.layouts.collective_matmul import chunks_of_pieces, gathered_axes
 from sim.layouts.dataflow import Sum
-from sim.looped import chunks_of_pieces, gathered_axes
+from sim.layouts.sharding import ITEM_BYTES, Sharded
+from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Placed
 from sim.lowering.loops import gathering_loop, loop_form, loops, scattering_loop, weight_loop
 from sim.lowering.pieces import (
@@ -29,10 +30,9 @@ from sim.lowering.pieces import (
 )
 from sim.lowering.streams import Tasks
 from sim.lowering.work import TOP_K, AttentionWork, matmul_work, padded, sum_of_products, through_memory
-from sim.sharding import ITEM_BYTES, Sharded
 from sim.specs import Scenario
+from sim.specs.uses import Axes, Uses
 from sim.topology.graph import Topology
-from sim.uses import Axes, Uses
 
 
 class Lowering:

@@ -13,16 +13,16 @@ from sim import units
 from sim.collectives import schedule
 from sim.collectives.emit import Emitted, LoopedSends, alone_s, emit
 from sim.collectives.schedule import Schedule
-from sim.costs import Work, cost, launch_columns
+from sim.layouts.sharding import Sharded
+from sim.lowering.costs import Work, cost, launch
 from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Stream, Streams, Tasks, shifted
-from sim.program import FULL_PPM, Ids, Kind, ProgramBuilder
-from sim.sharding import Sharded
+from sim.program import FULL_PPM, Ids, Kind, Occupancy, ProgramBuilder, Waits
 from sim.specs import Scenario
+from sim.specs.uses import Axes
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
 from sim.topology.mesh import joined
-from sim.uses import Axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +68,10 @@ class Emitter:
             added_ps: what it takes longer because of what runs beside it.
         """
         waits = self.streams.waits("compute", inputs)
-        columns = launch_columns(chip or self.topology.chip, work, self.scenario.workload.activations)
-        ids = self.builder.add(
-            op,
-            Kind.COMPUTE,
-            self.chips,
-            resource=self.chips,
-            deps=(*waits, *self.launch(op)),
-            **{**columns, "busy_ps": columns["busy_ps"] + added_ps},
-        )
+        dtype = self.scenario.workload.activations
+        occupancy, labels = launch(chip or self.topology.chip, work, dtype, self.chips, added_ps)
+        deps = (*waits, *self.launch(op))
+        ids = self.builder.add(op, Kind.COMPUTE, self.chips, occupancy, Waits(deps), labels)
         self.streams.put("compute", waits, (ids,))
         return (ids,)
 
@@ -99,7 +94,7 @@ class Emitter:
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if not self.streams.communication or not wait_ps:
             return (end,)
-        return (self.builder.add(op, Kind.JOIN, self.chips, flight_ps=wait_ps, deps=(end,)),)
+        return (self.builder.add(op, Kind.JOIN, self.chips, Occupancy(flight_ps=wait_ps), Waits((end,))),)
 
     def in_turn(self, kind: str, axes: Axes, size: float) -> list[tuple[Axes, float]]:
         """(axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its axes.
@@ -142,14 +137,14 @@ class Emitter:
             return ()
         launch_ps = units.to_ps(self.topology.chip.launch_s)
         host = self.chips + np.int32(self.topology.chips + len(self.topology.links))
-        return (self.builder.add(op, Kind.LAUNCH, self.chips, busy_ps=launch_ps, resource=host),)
+        return (self.builder.add(op, Kind.LAUNCH, self.chips, Occupancy(host, busy_ps=launch_ps)),)
 
     def end_step(self, op: str, inputs: Tasks) -> Tasks:
         """What the host does at the end of a pass that gives a token; the tasks that end it."""
         wait_ps = units.to_ps(self.topology.chip.step_overhead_s)
         if not wait_ps:
             return inputs
-        return (self.builder.add(op, Kind.EVENT, self.chips, flight_ps=wait_ps, deps=inputs),)
+        return (self.builder.add(op, Kind.EVENT, self.chips, Occupancy(flight_ps=wait_ps), Waits(inputs)),)
 
     def snapshot(self, state: Sequence[Placed]) -> Snapshot:
         """Returns what a layer that begins here depends on, if `state` are the values it takes."""

@@ -17,13 +17,13 @@ from sim import units
 from sim.collectives.emit import LoopedSends
 from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.collectives.schedule import Schedule
-from sim.looped import piece_of_arrival, shift_after
+from sim.layouts.collective_matmul import piece_of_arrival, shift_after
 from sim.lowering.emitter import Emitter
 from sim.lowering.pieces import Launches
 from sim.lowering.streams import Tasks
-from sim.program import Ids, Kind
+from sim.program import Ids, Kind, Labels, Occupancy, Waits
 from sim.specs import LoopForm
-from sim.uses import Axes
+from sim.specs.uses import Axes
 
 Picoseconds = npt.NDArray[np.int64]
 
@@ -110,12 +110,9 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
         op,
         Kind.BEGIN,
         to.chips,
-        flight_ps=overhead,
-        deps=(*waits, *to.launch(op)),
-        bytes=size * len(pieces),
-        collective=instance,
-        slows=slows,
-        slow_ppm=slow_ppm,
+        Occupancy(flight_ps=overhead, slows=slows, slow_ppm=slow_ppm),
+        Waits((*waits, *to.launch(op))),
+        Labels(bytes=size * len(pieces), collective=instance),
     )
     here: Tasks = ()  # arrivals of the shards in hand
     for piece, (work,) in enumerate(pieces):
@@ -135,18 +132,25 @@ def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float,
             op,
             Kind.SEND,
             plan.src[rows],
-            peer=plan.dst[rows],
-            busy_ps=busy_ps[rows],
-            flight_ps=(flight_ps + arrives * held_ps)[rows],
-            resource=to.topology.chips + plan.link[rows],
-            follows=number[plan.follows[rows]],
-            bytes=size,
-            deps=[np.where(first, ids[plan.src[rows]], -1) for ids in (begin, *before, *here)],
-            collective=instance,
+            Occupancy(
+                to.topology.chips + plan.link[rows],
+                busy_ps=busy_ps[rows],
+                flight_ps=(flight_ps + arrives * held_ps)[rows],
+            ),
+            Waits(
+                [np.where(first, ids[plan.src[rows]], -1) for ids in (begin, *before, *here)],
+                follows=number[plan.follows[rows]],
+            ),
+            Labels(peer=plan.dst[rows], bytes=size, collective=instance),
         )
         here = (to.arrivals(plan, sends, rows),)
     end = to.builder.add(
-        op, Kind.END, to.chips, deps=(begin, *here), collective=instance, slows=slows, slow_ppm=-slow_ppm
+        op,
+        Kind.END,
+        to.chips,
+        Occupancy(slows=slows, slow_ppm=-slow_ppm),
+        Waits((begin, *here)),
+        Labels(collective=instance),
     )
     to.streams.put("compute", (), (*to.streams.last("compute"), end))
     return to.streams.last("compute")

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
-import numpy as np
-import numpy.typing as npt
-
+from sim.layouts.sharding import Sharded
 from sim.lowering.work import AttentionWork
 from sim.program import Program
-from sim.sharding import Sharded
+from sim.program.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,39 +29,6 @@ class Part:
     def whole(cls, layers: int) -> Self:
         """All layers."""
         return cls(0, layers, first=True, last=True)
-
-
-@dataclass(frozen=True, slots=True)
-class StagePass:
-    """One batch, or micro-batch, on one stage: the tasks between which it runs."""
-
-    request: int
-    part: int
-    """Of the request: its micro-batch, 0 where it is not cut."""
-    stage: int
-    begin: npt.NDArray[np.int32]
-    """[chips of the stage] Everything is there and the stage is free."""
-    end: npt.NDArray[np.int32]
-    """[chips of the stage]"""
-
-
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """Where in a program of a pipeline its batches are."""
-
-    parts: int
-    """Micro-batches of a request."""
-    layers: tuple[int, ...]
-    """Of each stage."""
-    chips: tuple[tuple[int, ...], ...]
-    """Of each stage."""
-    passes: tuple[StagePass, ...]
-    arrived: tuple[int, ...]
-    """Per request, the task at whose end it has come."""
-    answered: tuple[int, ...]
-    """Per request, the task at whose end its result is there."""
-    warm_up: int = 0
-    """First requests that only fill the pipeline, so that the others find it as later ones do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from sim import units
 from sim.lowering.emitter import Emitter
 from sim.lowering.streams import Tasks
-from sim.program import Kind
+from sim.program import Kind, Labels, Occupancy, Waits
 from sim.specs import MemoryPoolSpec
 
 NAMES = ("fetch", "evict")
@@ -69,11 +69,13 @@ class MemoryPool:
             op,
             Kind.COPY,
             to.chips,
-            busy_ps=self._link.copy_ps(self.layer_bytes),
-            flight_ps=units.to_ps(self._link.latency_s),
-            resource=to.copy_engines,
-            deps=(*after, *self._last),
-            bytes=self.layer_bytes,
+            Occupancy(
+                to.copy_engines,
+                busy_ps=self._link.copy_ps(self.layer_bytes),
+                flight_ps=units.to_ps(self._link.latency_s),
+            ),
+            Waits((*after, *self._last)),
+            Labels(bytes=self.layer_bytes),
         )
         builder.layer = current
         self._last = (ids,)

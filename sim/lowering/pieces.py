@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import prod
 
-from sim import sharding
-from sim.costs import Work
-from sim.looped import sums_of_pieces
+from sim.layouts import sharding
+from sim.layouts.collective_matmul import sums_of_pieces
+from sim.layouts.sharding import Sharded
+from sim.lowering.costs import Work
 from sim.lowering.work import Factors, matmul_work
-from sim.sharding import Sharded
 
 Launches = tuple[Work, ...]
 """Of one piece, one after the other."""

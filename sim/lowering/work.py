@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Literal
 
-from sim import sharding
-from sim.costs import Work
 from sim.errors import LayoutError
-from sim.sharding import ITEM_BYTES, Sharded
+from sim.layouts import sharding
+from sim.layouts.sharding import ITEM_BYTES, Sharded
+from sim.lowering.costs import Work
 
 TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
 """Kernels of drawing from the k largest of 32-bit logits: name, and how often they read and write all of them."""

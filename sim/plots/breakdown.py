@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sim.lowering.lowered import Batches
 from sim.plots.style import PALETTE, entitle, figure, style
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.report import critical_path as critical
 from sim.report.breakdown import breakdown
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim import units
-from sim.bench import Measurement
 from sim.closed_form.collectives import busbw
 from sim.plots.style import PALETTE, entitle, figure, plain_ticks, save, style
+from sim.report.measurement import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,9 +17,9 @@ from sim.plots import grid, node_link
 from sim.plots.drawing import Drawing, Line, Point
 from sim.plots.style import SMALL, figure, fitting, save, style
 from sim.program import Floats
+from sim.program.trace import Trace
 from sim.report.metrics import measure
 from sim.topology.graph import Topology
-from sim.trace import Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

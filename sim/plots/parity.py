@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.plots.style import PALETTE, figure, plain_ticks, save, style
-from sim.report.validation import Outcome, Validation
+from sim.report.present.validation import Outcome, Validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,9 +1,9 @@
 """Operations under the roofs of their chip: FLOP/s reached against FLOPs per byte of memory traffic.
 
-(Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785.) Dashed is the data sheet, solid what `sim.costs`
-lets operations reach: one roof each for matmuls that read in tiles and for all else, where their bandwidths differ. A
-point below its solid roof pays for its fixed overhead, for tiles that are not full or for reads from L2, or is slowed
-by communication. Which limit an operation has is what its cost says.
+(Williams, Waterman and Patterson 2009, doi:10.1145/1498765.1498785.) Dashed is the data sheet, solid what
+`sim.lowering.costs` lets operations reach: one roof each for matmuls that read in tiles and for all else, where their
+bandwidths differ. A point below its solid roof pays for its fixed overhead, for tiles that are not full or for reads
+from L2, or is slowed by communication. Which limit an operation has is what its cost says.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.costs import hbm_rate, matmul_rate, roofline_s
+from sim.lowering.costs import hbm_rate, matmul_rate, roofline_s
 from sim.plots.style import PALETTE, entitle, figure, plain_ticks, save, style
 from sim.program import Floats
+from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.metrics import critical_chip
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import format_seconds
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.lowering.lowered import Batches
 from sim.plots.style import PALETTE, entitle, figure, style
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.report.pipeline import stage_batches, stage_reports
-from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import numpy as np
 from sim.plots.bars import DARK, Panel, draw_legend, draw_shares, draw_spans
 from sim.plots.style import PALETTE, entitle, figure, save, style
 from sim.program import Ints
+from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.critical_path import walk
 from sim.report.lanes import Lane, LayerTimes, layer_times, of_chips, of_path, on_path
@@ -22,7 +23,6 @@ from sim.report.lanes import alike as chips_alike
 from sim.report.metrics import critical_chip
 from sim.report.ops import classes
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.style import PALETTE, SMALL, figure, fitting, save, style
-from sim.report.explanation import Bar, Explanation
+from sim.report.present.explanation import Bar, Explanation
 from sim.units import format_count, format_list
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sim.lowering.lowered import Batches
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.metrics import critical_chip, waiting
 from sim.report.roofline import memory_bound
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import PS_PER_S
 
 PARTS = {

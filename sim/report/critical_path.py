@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.program import Ids, Ints, Kind
+from sim.program.trace import Trace
 from sim.report.ops import classes
 from sim.report.roofline import memory_bound
 from sim.topology.graph import Link, Topology
-from sim.trace import Trace
 from sim.units import PS_PER_S, to_ps
 
 COMPUTE, MEMORY, OP_OVERHEAD = "compute", "memory-bound compute", "launches of operations"

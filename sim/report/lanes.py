@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.program import Ints, Kind
+from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.critical_path import Path
 from sim.topology.graph import Link, Topology
-from sim.trace import Trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)

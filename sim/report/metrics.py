@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim import periodic
-from sim.lowering.lowered import Batches
-from sim.periodic import Period
-from sim.program import Floats, Ints, Kind, Program
+from sim.program import Floats, Ints, Kind, Period, Program
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.report import spans as sp
+from sim.shortcuts import periodic
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import PS_PER_S
 
 
@@ -44,7 +43,7 @@ class OpMeasure:
     """HBM traffic of compute; bytes the chip put on its links, forwarded ones included, of a collective."""
     flops: float
     compute_s: float = 0.0
-    """Time of the FLOPs of compute at the rates that they reach (`sim.costs`)."""
+    """Time of the FLOPs of compute at the rates that they reach (`sim.lowering.costs`)."""
     memory_s: float = 0.0
     """Time of the bytes of compute at the bandwidths that they reach."""
     overhead_s: float = 0.0
@@ -93,16 +92,16 @@ def measure(
 
     Args:
         batches: of a pipeline; without them what is a bubble counts as idle.
-        periods: how the layers that were left out follow; see `sim.periodic`.
+        periods: how the layers that were left out follow; see `sim.shortcuts.periodic`.
     """
     program = trace.program
-    makespan, often = periodic.makespan_ps(trace, periods), periodic.often(program, periods)
-    does = [_Does.of(each, topology, batches) for each in periodic.longer(trace, periods)]
-    of_chips = periodic.over_all(program, [each.of_chips for each in does])
+    makespan, often = periodic.makespan_ps(trace, periods), periodic.copies_per_task(program, periods)
+    does = [_Does.of(each, topology, batches) for each in periodic.extrapolate(trace, periods)]
+    of_chips = periodic.sum_over_copies(program, [each.of_chips for each in does])
     last_end, compute_ps, communication_ps, busy_ps, *reached_ps = of_chips
     waited_ps = np.diff([busy_ps, *reached_ps], axis=0)
     critical = int(last_end.argmax())
-    link_ps = periodic.over_all(program, [each.of_links for each in does])
+    link_ps = periodic.sum_over_copies(program, [each.of_links for each in does])
     most = int(link_ps.max(initial=0))
     links = does[0].links
     return Measures(
@@ -210,7 +209,7 @@ def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does]) -> tup
     """The table of ops on one chip."""
     names, own = program.op_names, program.chip == chip
     kinds = ("compute", Kind.COMPUTE, Kind.COMPUTE), ("collective", Kind.BEGIN, Kind.SEND)
-    figures = periodic.over_all(program, [each.of_ops(chip) for each in does])
+    figures = periodic.sum_over_copies(program, [each.of_ops(chip) for each in does])
 
     def total(values: Floats | Ints, kind: Kind) -> Floats:
         tasks = np.flatnonzero(own & (program.kind == kind) & (program.follows < 0))

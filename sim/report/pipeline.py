@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.closed_form import pipeline as form
-from sim.lowering.lowered import Batches
 from sim.program import Floats
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.specs import PipelineSpec, Scenario
-from sim.trace import Trace
 from sim.units import PS_PER_S
 
 
@@ -119,8 +119,7 @@ class PipelineReport:
 def pass_report(trace: Trace, batches: Batches, scenario: Scenario, spec: PipelineSpec) -> Passes:
     """The figures of one simulated pass of every request."""
     ends = trace.times["end"]
-    arrived, answered = (ends[list(tasks)] / PS_PER_S for tasks in (batches.arrived, batches.answered))
-    latency = (answered - arrived)[batches.warm_up :]
+    answered, latency = ends[list(batches.answered)] / PS_PER_S, batches.latencies_s(ends)
     stages = stage_reports(trace, batches)
     return Passes(
         phase=scenario.workload.phase,

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim import periodic
 from sim.closed_form.memory_pool import most_layers, stall_per_group
-from sim.periodic import Period
-from sim.program import Floats, Ints, Kind
+from sim.program import Floats, Ints, Kind, Period
+from sim.program.trace import Trace
 from sim.report.memory import Memory
+from sim.shortcuts import periodic
 from sim.specs import Scenario
-from sim.trace import Trace
 from sim.units import PS_PER_S
 
 Series = tuple[Floats, Floats]
@@ -96,7 +95,9 @@ def layers_ps(trace: Trace, periods: Sequence[Period]) -> int:
         times = each.times[each.program.layer >= 0]
         return np.array([times["start"].min(), times["end"].max()])
 
-    first, last = periodic.over_all(trace.program, [ends(each) for each in periodic.longer(trace, periods)]).tolist()
+    first, last = periodic.sum_over_copies(
+        trace.program, [ends(each) for each in periodic.extrapolate(trace, periods)]
+    ).tolist()
     return int(last - first)
 
 

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sim import periodic
-from sim.basis import RestsOn, rests_on
 from sim.closed_form import pope
-from sim.lowering.lowered import Batches
-from sim.periodic import Period
+from sim.program import Period
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.report.headline import headline, to_html
 from sim.report.memory import Memory, with_remedies
 from sim.report.metrics import Measures, OpMeasure, measure
@@ -20,9 +19,10 @@ from sim.report.pipeline import Passes, PipelineReport, whole_requests
 from sim.report.pool import Pool
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
+from sim.shortcuts import periodic
 from sim.specs import Scenario
+from sim.specs.basis import RestsOn, rests_on
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import format_count, format_seconds
 
 _LINKS_NAMED = 4
@@ -308,7 +308,7 @@ def build(
         links=_load(measures, topology),
         ops=measures.ops,
         phases=(),
-        tasks=periodic.tasks(trace.program),
+        tasks=periodic.count_tasks(trace.program),
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
         folded=topology.unfolded is not None,

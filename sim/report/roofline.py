@@ -9,6 +9,6 @@ from sim.program import Kind, Program
 
 
 def memory_bound(program: Program) -> npt.NDArray[np.bool_]:
-    """[tasks] launches whose bytes take longer than their FLOPs, at the rates that `sim.costs` applies to each."""
+    """Returns which launches [tasks] take longer for their bytes than for their FLOPs, at the rates of their costs."""
     bound: npt.NDArray[np.bool_] = (program.kind == Kind.COMPUTE) & (program.memory_ps > program.compute_ps)
     return bound

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.lowering.lowered import Batches
 from sim.program import Floats, Ints, Kind
+from sim.program.batches import Batches
+from sim.program.trace import Trace
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import on_clock
 
 Tasks = npt.NDArray[np.integer]

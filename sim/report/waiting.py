@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim import periodic
-from sim.periodic import Period
-from sim.program import Ints, Kind, Program
+from sim.program import Ints, Kind, Period, Program
+from sim.program.trace import Trace
 from sim.report.spans import sums_ps
-from sim.trace import Trace
+from sim.shortcuts import periodic
 from sim.units import PS_PER_S
 
 
@@ -46,7 +45,7 @@ class Waiting:
 def waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) -> Waiting | None:
     """Waiting and transferring of the collectives of `trace` on a machine of `chips`; None where there is none.
 
-    Collectives of the layers that were left out count too; `periods` says how these follow (`sim.periodic`).
+    Collectives of the layers that were left out count too; `periods` says how these follow (`sim.shortcuts.periodic`).
 
     A chip enters a collective with its BEGIN and leaves with its END. Its group are the chips that the collective's
     messages join to it. What it does before the last of them has entered is waiting, though early messages may be on
@@ -55,9 +54,11 @@ def waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) -> Waiting
     program = trace.program
     if not (program.kind == Kind.BEGIN).any():
         return None
-    found = [_sums(each, chips) for each in periodic.longer(trace, periods)]
-    waits, moves = (column / PS_PER_S / chips for column in periodic.over_all(program, [each[0] for each in found]))
-    of_chip = periodic.over_all(program, [each[1] for each in found]) / PS_PER_S
+    found = [_sums(each, chips) for each in periodic.extrapolate(trace, periods)]
+    waits, moves = (
+        column / PS_PER_S / chips for column in periodic.sum_over_copies(program, [each[0] for each in found])
+    )
+    of_chip = periodic.sum_over_copies(program, [each[1] for each in found]) / PS_PER_S
     names, ops = program.op_names, np.unique(program.op[program.kind == Kind.BEGIN]).tolist()
     least, most = int(of_chip.argmin()), int(of_chip.argmax())
     return Waiting(

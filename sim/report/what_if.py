@@ -14,11 +14,11 @@ import numpy as np
 
 from sim.engine import simulate
 from sim.program import Kind, Program
+from sim.program.trace import Trace
 from sim.report.critical_path import LATENCY, Shares
 from sim.report.ops import WAIT, classes
 from sim.specs import Kernel
 from sim.topology.graph import Topology
-from sim.trace import Trace
 from sim.units import PS_PER_S, to_ps
 
 _OPS = 8

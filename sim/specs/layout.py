@@ -7,15 +7,15 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, WithJsonSchema, model_validator
 
 from sim.specs.base import Count, Name, Strict, wrong
+from sim.specs.layout_uses import UsesSpec
 from sim.specs.pipeline import PipelineSpec
-from sim.specs.uses import UsesSpec
-from sim.uses import PRESETS
+from sim.specs.uses import PRESETS
 
 Ffn = Annotated[
     Name,
     WithJsonSchema({"anyOf": [{"type": "string", "enum": [*PRESETS]}, {"type": "string"}], "title": "Ffn"}),
 ]
-"""A preset of `sim.uses`, or of the scenario."""
+"""A preset of `sim.specs.uses`, or of the scenario."""
 
 Residual = Literal["standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"]
 """How the halves of a layer are wired to the residual stream: `sim.layouts.residual`."""
@@ -31,7 +31,9 @@ class PhaseLayout(Strict):
 
     ffn: Ffn | None = None
     uses: UsesSpec | None = None
+    """What each mesh axis does, in place of `ffn`."""
     attention: Literal["heads", "batch"] | None = None
+    """What splits attention where the axes of `heads` and `d_ff` allow it: the heads or the batch."""
     overlap: Overlap | None = None
 
 
@@ -57,7 +59,9 @@ class LayoutSpec(Strict):
     ffn: Ffn | None = None
     """A preset, unless `uses` says what the mesh axes do."""
     uses: UsesSpec | None = None
+    """What each mesh axis does, in place of `ffn`."""
     attention: Literal["heads", "batch"] = "heads"
+    """What splits attention where the axes of `heads` and `d_ff` allow it: the heads or the batch."""
     overlap: Overlap | None = None
     """Default: the stack's."""
     block: Literal["parallel", "serial"] | None = None
@@ -67,6 +71,7 @@ class LayoutSpec(Strict):
     hybrid: Hybrid | None = None
     """Of `residual: hybrid`."""
     mesh: Mesh = Mesh()
+    """Chips of a tensor-parallel group and stages, where `mesh` of the scenario does not name axes."""
     sequence_parallel: bool = False
     """The residual stream and its norms split over tokens by all axes of the sums (Korthikanti et al. 2022)."""
     communication: Literal["compute_stream", "own_stream", "two_streams"] | None = None
@@ -90,7 +95,9 @@ class LayoutSpec(Strict):
     """Whether ops are launched by a captured graph; else the host launches one after the other (stack.launch).
     Default: as the stack does."""
     prefill: PhaseLayout = PhaseLayout()
+    """What the prefill does otherwise: `ffn`, `uses`, `attention`, `overlap`."""
     decode: PhaseLayout = PhaseLayout()
+    """What the decode steps do otherwise."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

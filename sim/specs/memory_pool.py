@@ -16,6 +16,7 @@ class MemoryPoolSpec(Strict):
     offload_every: Annotated[int, Field(ge=2)]
     """The last of so many layers lives elsewhere."""
     to: Literal["peer", "host"]
+    """Where the layers are kept: the memory of the host, or of peer chips."""
     link: LinkSpec | None = None
     """One direction of the way there. Default, of a peer: the machine's best way to a chip that the mesh leaves out."""
     prefetch_layers: Count = 2

@@ -17,6 +17,7 @@ class LengthsSpec(Strict):
     distribution: Literal["uniform"]
     """uniform: every whole number from 1 to the padded length is as likely as every other."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the drawn lengths."""
 
 
 def _lengths(value: object) -> object:

@@ -16,6 +16,7 @@ class Straggler(Strict):
     """Chips that compute more slowly than the others."""
 
     chips: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """Numbers of the chips."""
     factor: Factor = 1.0
     """Of the time of their operations."""
     delay: Duration | None = None
@@ -34,13 +35,16 @@ class SlowLinks(Strict):
     links: Annotated[list[str], Field(min_length=1)]
     """Names as in the report, such as `0:x+` or `gpu0->gpu1#0`."""
     factor: Factor
+    """Factor on the time of every byte."""
 
 
 class Jitter(Strict):
     """Every task takes longer by a share drawn anew, uniformly from 0 to this one."""
 
     ops: Fraction | None = None
+    """Largest share by which an operation takes longer."""
     links: Fraction | None = None
+    """Largest share by which a message holds a link longer."""
 
 
 class PerturbSpec(Strict):
@@ -51,13 +55,16 @@ class PerturbSpec(Strict):
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Runs with jitter, the first of `seed`, the next of the seed after it, and so on."""
     stragglers: list[Straggler] = []
+    """Chips that are slow or late."""
     slow_links: list[SlowLinks] = []
+    """Links that take longer."""
     failed_links: list[str] = []
     """Links that carry nothing: collectives go around them, or are an error where they cannot.
 
     Cables side by side are one link and fail together; where one of k is lost, the link is slow by k/(k - 1).
     """
     jitter: Jitter | None = None
+    """Random shares by which times grow."""
 
     @model_validator(mode="after")
     def _repeats_differ(self) -> PerturbSpec:

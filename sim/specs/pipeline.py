@@ -40,6 +40,7 @@ class ArrivalSpec(Strict):
     every: Duration | None = None
     """Open loop: mean time between arrivals, which are a Poisson process."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the Poisson process."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -12,6 +12,7 @@ from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
 from sim.specs.layout import UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
+from sim.specs.layout_uses import UsesSpec
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.mesh import MeshSpec, check_mesh
 from sim.specs.model import Model
@@ -22,28 +23,36 @@ from sim.specs.quantities import Duration, Fraction
 from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec
 from sim.specs.topology import TopologySpec
-from sim.specs.uses import UsesSpec
+from sim.specs.uses import PRESETS, Axes, Uses
 from sim.specs.workload import Workload
-from sim.uses import PRESETS, Axes, Uses
 
 
 class Reference(Strict):
     """A published measurement of this scenario."""
 
     latency: Annotated[Duration, Field(gt=0)]
+    """Published latency of all steps."""
     tolerance: Fraction
+    """Largest relative error that the project's tests accept."""
     source: str
+    """Paper and table, or document."""
 
 
 class Scenario(Strict):
     """One experiment: a model, on a machine, under a workload, partitioned by a layout."""
 
     name: Name
+    """Name of the scenario and of the folder of its results."""
     description: str = ""
+    """One line for `sim list`."""
     topology: TopologySpec
+    """A machine: a shipped name, a path or a mapping."""
     model: Model
+    """A model: a shipped name, a path or a mapping."""
     workload: Workload
+    """What the model is asked to do."""
     layout: LayoutSpec
+    """How weights, activations and cache are partitioned, and what overlaps."""
     mesh: MeshSpec | None = None
     """Axes by which the layout splits tensors. Default: those of a torus; else those that `layout.mesh` makes."""
     stack: StackSpec = StackSpec(name="ideal")
@@ -59,10 +68,13 @@ class Scenario(Strict):
     perturb: PerturbSpec | None = None
     """Default: all chips and links are as their files say."""
     engine: EngineSpec = EngineSpec()
+    """What is simulated and by which shortcuts; every figure is the same either way."""
     reference: Reference | None = None
+    """A published latency to stand beside the simulated one."""
     sweep: SweepSpec | None = None
     """Every combination of these is a run of its own, by `sim sweep`."""
     figure: FigureSpec | None = None
+    """What `sim sweep` draws."""
 
     @model_validator(mode="after")
     def _preset_is_known(self) -> Self:

@@ -29,8 +29,8 @@ class Software(Strict):
     """Reached share of the chip's peak in a large matmul."""
     matmul_balance: Sourced[Number] | None = None
     """Side of a square tile of a matmul's output that a multiprocessor takes as long to load the operands of as to
-    multiply them at its peak: smaller tiles wait for their operands (`sim.costs`). Default: a matmul's rate does not
-    depend on its shape."""
+    multiply them at its peak: smaller tiles wait for their operands (`sim.lowering.costs`). Default: a matmul's rate
+    does not depend on its shape."""
     matmul_split: Sourced[Count] | None = None
     """Parts into which a tile's sum may be cut at most. Default: 32."""
     hbm_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)

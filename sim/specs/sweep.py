@@ -14,6 +14,7 @@ class FigureSpec(Strict):
     """What a sweep's figure shows: simulated lines, the usual closed form dashed, published points hollow."""
 
     title: str = ""
+    """Title of the figure; default: the scenario\'s description."""
     x: str
     """An axis of the sweep with numbers for values, `tokens` (of all sequences in one pass) or `chips`."""
     y: Literal["latency", "step", "mfu", "tokens_per_s", "ttft", "tpot", "cost", "requests_per_s", "bubble", "slower"]

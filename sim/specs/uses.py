@@ -1,86 +1,164 @@
-"""A layout of one's own: what each mesh axis does (`sim.uses`)."""
+"""Layouts by what they do with the mesh axes: every axis of a mesh has one use in each half of a layer.
+
+Every layout is the same layer (`sim.layouts.layer`) with the mesh axes dealt to uses. The presets of Pope et al. are
+those of its released code; the weight-gathered ones store their weights as the 2D weight-stationary one does, so that
+prefill and decode can differ without moving weights.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from pydantic import Field
-
-from sim.errors import InputError, suggest
-from sim.specs.base import Name, Strict
-from sim.uses import Axes, Uses
-
-AxisNames = Annotated[tuple[Name, ...], Field(strict=False)]
-"""Mesh axes, outermost first; a list in a file."""
+Axes = tuple[str, ...]
+"""Names of mesh axes, outermost first."""
 
 
-class StoredSpec(Strict):
-    """How weights that are gathered for use are stored."""
-
-    d_model: AxisNames = ()
-    heads: AxisNames = ()
-    d_ff: AxisNames = ()
+def named(axes: Iterable[str]) -> str:
+    """`xyz`, or `x[data]`: names of one letter as they are, longer ones in brackets."""
+    return "".join(axis if len(axis) == 1 else f"[{axis}]" for axis in axes)
 
 
-class UsesSpec(Strict):
-    """The mesh axes of each use, outermost first. Every axis has one use in each half of a layer, or is of stages."""
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What each mesh axis does."""
 
-    d_model: AxisNames = ()
-    """Split d_model of the weights: activations are summed over them inside each half of a layer."""
-    heads: AxisNames = ()
-    """Split the heads. Axes of `d_ff` that are not here split the batch of attention, or repeat it."""
-    d_ff: AxisNames = ()
-    """Split d_ff."""
-    gather: AxisNames = ()
+    d_model: Axes = ()
+    """Split d_model of the weights in use: activations are summed over them inside each half of a layer."""
+    heads: Axes = ()
+    """Split the heads: what attention puts out is summed over them."""
+    d_ff: Axes = ()
+    """Split d_ff: what the FFN puts out is summed over them."""
+    gather: Axes = ()
     """Weights are gathered over them for each layer; they split the batch."""
-    batch: AxisNames = ()
+    batch: Axes = ()
     """Split the batch; chips along them hold the same weights."""
-    stage: AxisNames = ()
-    """Stages of a pipeline (`layout.pipeline`): each has some of the layers."""
-    residual: dict[Name, Literal["whole", "d_model", "tokens"]] = {}
-    """What the axes of `heads` and `d_ff` split of the residual stream between the halves. Default: nothing, whole."""
-    stored: StoredSpec | None = None
-    """Of gathered weights. Default: split over the gathered axes inside heads and d_ff."""
+    stream: Axes = ()
+    """Those of `heads` and `d_ff` that split d_model of the residual stream between the halves: it is gathered over
+    them before a half, and the half's sum is scattered."""
+    tokens: Axes = ()
+    """Those that split the tokens of the residual stream between the halves: sequences where one of them is not of
+    `heads` or the batch is run in parts, else positions. Over all others of `heads` and `d_ff` every chip holds and
+    adds the same."""
+    stored_d_model: Axes = ()
+    """Split d_model of the weights as stored, where they are gathered."""
+    stored_heads: Axes = ()
+    stored_d_ff: Axes = ()
 
-    def over(self, axes: Axes) -> Uses:
-        """These uses of the axes of a mesh, or of a stage's part of it.
+    @property
+    def summed(self) -> Axes:
+        """Axes over which what a half puts out is summed, of either half."""
+        return tuple(dict.fromkeys((*self.heads, *self.d_ff)))
 
-        Raises:
-            InputError: an axis that the mesh does not have, that has two uses or none.
-        """
-        stored = self.stored or StoredSpec()
-        if self.gather and not self.stored:
-            heads, d_ff = self.heads + self.gather, self.d_ff + self.gather
-            stored = StoredSpec(d_model=self.d_model, heads=heads, d_ff=d_ff)
-        split = tuple(axis for axis, over in self.residual.items() if over == "d_model")
-        at = Uses(
-            d_model=self.d_model,
-            heads=self.heads,
-            d_ff=self.d_ff,
-            gather=self.gather,
-            batch=self.batch,
-            stream=tuple(axis for axis in self.d_ff if axis in split),
-            tokens=tuple(axis for axis, over in self.residual.items() if over == "tokens"),
-            stored_d_model=stored.d_model,
-            stored_heads=stored.heads,
-            stored_d_ff=stored.d_ff,
+    @property
+    def weights(self) -> Axes:
+        """Axes over which the embedding's table and the LM head are split."""
+        return tuple(dict.fromkeys((*self.gather, *self.d_model, *self.d_ff, *self.heads)))
+
+    @property
+    def whole(self) -> bool:
+        """Whether every chip of a sum holds the same residual stream, with d_model whole."""
+        return not (self.d_model or self.stream or self.tokens)
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing lies between the normalised stream and the matmuls that read it: no sum over d_model, no
+        gathering of weights or of d_model. Then queries, keys and values are one matmul."""
+        return not (self.d_model or self.stream or self.gather)
+
+    @property
+    def gathers_in_matmul(self) -> bool:
+        """Whether the residual stream, split over one axis, is gathered by the matmul that it goes into and scattered
+        by the one that it comes out of; else each matmul sums over `d_model`, or gathers its weights."""
+        return not self.d_model and not self.gather and len(self.stream) == 1
+
+    def weight(self, notation: str) -> tuple[str, str]:
+        """A weight's sharding in use and as stored: `weight("E{e} F{f}")`, `{h}` for heads; both alike where nothing is
+        gathered."""
+        used = notation.format(e="_" + named(self.d_model), f="_" + named(self.d_ff), h="_" + named(self.heads))
+        stored = notation.format(
+            e="_" + named(self.stored_d_model), f="_" + named(self.stored_d_ff), h="_" + named(self.stored_heads)
         )
-        each = (*at.d_model, *at.gather, *at.batch, *at.summed)
-        for axis in (*each, *self.residual, *stored.d_model, *stored.heads, *stored.d_ff):
-            if axis not in axes:
-                raise _wrong("names an axis that the mesh does not have", axis, suggest(axis, axes))
-        for axis in axes:
-            if each.count(axis) != 1:
-                rule = "must give every mesh axis one use in each half of a layer"
-                raise _wrong(rule, f"{axis} in {each.count(axis)}", "d_model, heads and d_ff, gather or batch")
-        for axis in split:
-            if axis not in at.heads or axis not in at.d_ff:
-                raise _wrong("splits d_model of the stream by axes of both heads and d_ff", axis, "residual: tokens")
-        for axis in at.tokens:
-            if axis not in at.summed:
-                raise _wrong("splits the stream's tokens by axes of heads or d_ff", axis, "batch, of the whole layer")
-        return at
+        return used, stored if self.gather else used
 
 
-def _wrong(rule: str, got: str, hint: str) -> InputError:
-    return InputError(rule, where="layout.uses", got=got, hint=hint)
+def weight_stationary_1d(axes: Axes) -> Uses:
+    """Section 3.2.1, as released: BLE_x -> all-gather(x) -> BLE . EF_xyz -> ... -> reduce-scatter(x), all-reduce(yz).
+
+    Figure 2(a) splits the residual stream over all axes instead, which moves less.
+    """
+    return Uses(heads=axes[::-1], d_ff=axes[::-1], stream=axes[:1])
+
+
+def weight_stationary_2d(axes: Axes) -> Uses:
+    """Section 3.2.2, Figure 2(b): BLE_xyz -> all-gather(yz) -> BLE_x . E_xF_yz -> reduce-scatter(x) -> ..."""
+    inner = axes[:0:-1]
+    return Uses(d_model=axes[:1], heads=inner, d_ff=inner, stream=inner)
+
+
+def weight_gathered_x(axes: Axes) -> Uses:
+    """Section 3.2.3, Appendix A.2.2: weights gathered over x to EF_yz, activations B_xLE_yz."""
+    return _gathered(axes, 1)
+
+
+def weight_gathered_xy(axes: Axes) -> Uses:
+    """Section 3.2.3, Figure 2(c), Appendix A.2.2: weights gathered over x and y to EF_z, activations B_xyLE_z."""
+    return _gathered(axes, 2)
+
+
+def weight_gathered_xyz(axes: Axes) -> Uses:
+    """Section 3.2.3, Appendix A.2.2: weights gathered over all axes, activations B_xyzLE never move."""
+    return _gathered(axes, len(axes))
+
+
+def _gathered(axes: Axes, count: int) -> Uses:
+    stored = axes[:0:-1]
+    kept = stored[: len(axes) - count]
+    return Uses(
+        heads=kept,
+        d_ff=kept,
+        gather=axes[:count],
+        stream=kept,
+        stored_d_model=axes[:1],
+        stored_heads=stored,
+        stored_d_ff=stored,
+    )
+
+
+def tensor_parallel(axes: Axes) -> Uses:
+    """Megatron-LM (Shoeybi et al. 2019, section 3): BLE . EF_xyz, F_xyzE -> all-reduce(xyz); the stream is whole."""
+    return Uses(heads=axes, d_ff=axes)
+
+
+def megatron_sequence_parallel(axes: Axes) -> Uses:
+    """Korthikanti et al. 2022, section 4.2: as `tensor_parallel`, with the stream and its norms split over positions,
+    or over sequences where there is one position: the all-reduce is a reduce-scatter, and an all-gather before."""
+    return Uses(heads=axes, d_ff=axes, tokens=axes)
+
+
+def fsdp(axes: Axes) -> Uses:
+    """Zhao et al. 2023 (PyTorch FSDP): sequences over all chips, weights gathered for each layer, stored as
+    `tensor_parallel` has them."""
+    return Uses(gather=axes, stored_heads=axes, stored_d_ff=axes)
+
+
+def attention_data_parallel(axes: Axes) -> Uses:
+    """DeepSeek-V3 (2024, section 3.4), SGLang: every chip attends to its own sequences with all heads; the tokens of
+    all are gathered for an FFN split over d_ff, and its sum is scattered over them."""
+    return Uses(d_ff=axes, tokens=axes)
+
+
+Preset = Callable[[Axes], Uses]
+"""From the mesh axes in order, x first."""
+
+PRESETS: dict[str, Preset] = {
+    "weight_stationary_1d": weight_stationary_1d,
+    "weight_stationary_2d": weight_stationary_2d,
+    "weight_gathered_x": weight_gathered_x,
+    "weight_gathered_xy": weight_gathered_xy,
+    "weight_gathered_xyz": weight_gathered_xyz,
+    "tensor_parallel": tensor_parallel,
+    "megatron_sequence_parallel": megatron_sequence_parallel,
+    "fsdp": fsdp,
+    "attention_data_parallel": attention_data_parallel,
+}

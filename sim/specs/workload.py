@@ -16,6 +16,7 @@ class Workload(Strict):
     phase: Literal["prefill", "decode", "generate"]
     """generate: the prefill of the prompt, then the decode steps on it."""
     batch: Count
+    """Sequences of a pass."""
     prompt: Count | None = None
     """Tokens per sequence of the prefill."""
     context: Count | None = None
@@ -23,8 +24,11 @@ class Workload(Strict):
     generate: Annotated[int, Field(gt=0, le=10**6)] | None = None
     """Decode steps, each of which is timed where the cache grows."""
     weights: Dtype
+    """Number format of the stored weights."""
     activations: Dtype = "bf16"
+    """Number format of activations and of what collectives carry."""
     kv_cache: Dtype = "bf16"
+    """Number format of the KV cache."""
     sampling: Literal["greedy", "top_k"] = "greedy"
     """How the next token is drawn; top_k: softmax, top-k and a draw, each over the whole vocabulary."""
     static_cache: Count | None = None

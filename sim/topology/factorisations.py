@@ -30,7 +30,7 @@ class Factorisation:
     merged: Mapping[str, tuple[str, ...]] | None = None
     """Axes of the machine's own mesh that are used together as one of these; None where each is used by itself."""
     for_key_values: bool = False
-    """Whether it is two axes where chips hold copies of key-value heads (`sim.placement`)."""
+    """Whether it is two axes where chips hold copies of key-value heads (`sim.lowering.placement`)."""
 
 
 def group_sizes(machine: TopologySpec, chips: int) -> list[int]:

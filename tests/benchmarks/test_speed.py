@@ -5,13 +5,14 @@ import resource
 import numpy as np
 import pytest
 
-from sim import load, topology
+from sim import topology
 from sim.collectives import schedule
 from sim.collectives.emit import emit
 from sim.engine import simulate
-from sim.lower import lower
-from sim.program import Kind, Program, ProgramBuilder
-from sim.run import run
+from sim.lowering.lower import lower
+from sim.program import Kind, Occupancy, Program, ProgramBuilder, Waits
+from sim.simulate.run import run
+from sim.specs import load
 
 
 def chain(tasks: int) -> Program:
@@ -19,7 +20,9 @@ def chain(tasks: int) -> Program:
     builder = ProgramBuilder(["compute", "link"])
     kinds = np.arange(tasks) % 2
     ids = np.arange(tasks)
-    builder.add("t", Kind.COMPUTE, np.zeros(tasks), busy_ps=1000, flight_ps=100 * kinds, resource=kinds, deps=[ids - 1])
+    builder.add(
+        "t", Kind.COMPUTE, np.zeros(tasks), Occupancy(kinds, busy_ps=1000, flight_ps=100 * kinds), Waits([ids - 1])
+    )
     return builder.build()
 
 
@@ -40,7 +43,7 @@ def late_gather(machine: str) -> Program:
     built = topology.build(*load.machine(machine))
     builder = ProgramBuilder([*map(str, range(built.chips)), *(link.name for link in built.links)])
     chips = np.arange(built.chips)
-    late = builder.add("late", Kind.COMPUTE, chips, busy_ps=np.where(chips == 0, 10**7, 0), resource=chips)
+    late = builder.add("late", Kind.COMPUTE, chips, Occupancy(chips, busy_ps=np.where(chips == 0, 10**7, 0)))
     emit(builder, built, schedule(built, "all_gather", ("x", "y", "z")), 2.0**26, "all_gather", [late])
     return builder.build()
 

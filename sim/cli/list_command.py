@@ -1,0 +1,96 @@
+"""What there is to choose from, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from sim.errors import InputError
+from sim.specs import load
+from sim.specs.load.yaml_text import read
+
+Rows = list[tuple[str, str]]
+
+
+def _files(kind: str) -> Callable[[], Rows]:
+    """Shipped files of a kind, with the description in each, or else its first comment."""
+
+    def rows() -> Rows:
+        found = []
+        for name, path in load.shipped(kind).items():
+            about, lines = read(path).get("description", ""), path.read_text(encoding="utf-8").splitlines()
+            comments = (line.lstrip("# ") for line in lines if line.startswith("# ") and "$schema" not in line)
+            found.append((name, " ".join((about or next(comments, "")).split())))
+        return found
+
+    return rows
+
+
+def _models() -> Rows:
+    """Dimensions of each model."""
+    rows = []
+    for name, path in load.shipped("model").items():
+        data = read(path)
+        about = "{layers} layers, d_model {d_model}, d_ff {d_ff}, {heads} heads, {ffn}".format(**data)
+        rows.append((name, about))
+    return rows
+
+
+def _layouts() -> Rows:
+    from sim.specs.uses import PRESETS
+
+    return [(name, _first_line(function)) for name, function in PRESETS.items()]
+
+
+def _residuals() -> Rows:
+    """The recurrence of each scheme, from the docstring that says them all."""
+    from sim.layouts import residual
+
+    lines = [line.split(None, 1) for line in (residual.__doc__ or "").splitlines() if line.startswith("    ")]
+    about = {name.rstrip(","): text for name, text in lines}
+    about |= {f"desync{n}": f"standard, but of {n} halves only the last one's sum is made" for n in (2, 4)}
+    return [(name, about[name]) for name in residual.SCHEMES]
+
+
+def _pipelines() -> Rows:
+    return [
+        ("non_blocking", "EnergonAI: whole requests follow each other in the order of their keys."),
+        ("blocking", "FasterTransformer: micro-batches of one request; drain and refill for the next."),
+        ("sequential", "A request at a time, a stage at a time."),
+        ("bounded_queue", "Later EnergonAI: stages pull from queues; a full queue is tried again later."),
+    ]
+
+
+def _collectives() -> Rows:
+    from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS
+
+    names = dict.fromkeys([*ON_TORUS, *ON_ROUTES, *ON_NCCL])
+    tables: dict[str, Mapping[str, Iterable[str]]] = {"torus": ON_TORUS, "switch, graph": ON_ROUTES, "NCCL": ON_NCCL}
+    return [
+        (name, "; ".join(f"{where}: {', '.join(table[name])}" for where, table in tables.items() if name in table))
+        for name in names
+    ]
+
+
+def _first_line(function: Callable[..., object]) -> str:
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "scenarios": _files("scenario"),
+    "topologies": _files("topology"),
+    "stacks": _files("stack"),
+    "models": _models,
+    "suites": _files("suite"),
+    "layouts": _layouts,
+    "residuals": _residuals,
+    "pipelines": _pipelines,
+    "collectives": _collectives,
+}
+"""What can be listed -> (name, one line) of each."""
+
+
+def listing(kind: str | None = None) -> dict[str, Rows]:
+    """Rows of one kind, or of all. Raises InputError."""
+    if kind is not None and kind not in KINDS:
+        raise InputError("nothing of that kind", where="KIND", got=kind, hint=f"there are {', '.join(KINDS)}")
+    return {name: rows() for name, rows in KINDS.items() if kind in (None, name)}

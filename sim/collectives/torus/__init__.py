@@ -1,0 +1,1 @@
+"""Algorithms between neighbours on the lines and rings of a torus."""

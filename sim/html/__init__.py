@@ -1,5 +1,0 @@
-"""Runs as a page: one HTML file with everything in it, that opens without a network."""
-
-from sim.html.page import write
-
-__all__ = ["write"]

@@ -1,0 +1,312 @@
+"""Sharded tensors: which mesh axes split which dimension, and what each operation makes of that.
+
+The notation is Pope et al. section 3.1: `BLE_xyz` is a tensor of dimensions B, L, E whose last is split over the mesh
+axes x, y and z (x outermost); an axis not named is replicated; `BLF_yz (partial x)` is still to be summed over x. Byte
+and FLOP counts of a layout follow from these shapes alone, and a step that the sharding does not allow is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from sim.errors import LayoutError
+from sim.specs import DTYPE_BYTES
+from sim.specs.uses import Axes, named
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """One dimension: its letter, its full size, and the mesh axes that split it, outermost first."""
+
+    name: str
+    size: int
+    axes: Axes = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """A logical tensor over a mesh."""
+
+    dims: tuple[Dim, ...]
+    mesh: tuple[tuple[str, int], ...]
+    """Mesh axes and their lengths."""
+    dtype: str = "bf16"
+    partial: Axes = ()
+    """Axes over which each chip holds a partial sum."""
+    differs: Axes = ()
+    """Axes along which what would be copies of one value are values of the chips' own."""
+
+    def __post_init__(self) -> None:
+        used = [axis for dim in self.dims for axis in dim.axes] + [*self.partial, *self.differs]
+        for axis in used:
+            if axis not in dict(self.mesh):
+                raise LayoutError(f"{self}: mesh has no axis '{axis}'")
+            if used.count(axis) > 1:
+                raise LayoutError(f"{self}: an axis splits or sums a tensor once, got '{axis}' twice")
+        for dim in self.dims:
+            shards = self.ways(dim.axes)
+            if dim.size % shards:
+                rule = f"{_MEANING.get(dim.name, dim.name)} must be a multiple of the {shards} chips that share it"
+                near = " or ".join(str(n * shards) for n in (dim.size // shards, dim.size // shards + 1) if n)
+                hint = f"such as {near}, or fewer chips along {', '.join(dim.axes)} ({self})"
+                raise LayoutError(rule, got=dim.size, hint=hint)
+
+    def __str__(self) -> str:
+        text = "".join(dim.name + (f"_{named(dim.axes)} " if dim.axes else "") for dim in self.dims).strip()
+        partial = f" (partial {named(self.partial)})" if self.partial else ""
+        return text + partial + (f" (differs {named(self.differs)})" if self.differs else "")
+
+    def dim(self, name: str) -> Dim:
+        """The dimension of that letter. Raises LayoutError."""
+        for dim in self.dims:
+            if dim.name == name:
+                return dim
+        raise LayoutError(f"{self} has no dimension '{name}'")
+
+    def has(self, name: str) -> bool:
+        """True if it has a dimension of that letter."""
+        return any(dim.name == name for dim in self.dims)
+
+    def ways(self, axes: Sequence[str]) -> int:
+        """Number of chips along `axes` together."""
+        lengths = dict(self.mesh)
+        return prod(lengths[axis] for axis in axes)
+
+    @property
+    def local_shape(self) -> tuple[int, ...]:
+        """Shape of one chip's shard."""
+        return tuple(dim.size // self.ways(dim.axes) for dim in self.dims)
+
+    @property
+    def local_elements(self) -> int:
+        """Elements in one chip's shard."""
+        return prod(self.local_shape)
+
+    @property
+    def local_bytes(self) -> int:
+        """Bytes of one chip's shard."""
+        return self.local_elements * ITEM_BYTES[self.dtype]
+
+    def _with(self, name: str, axes: Axes) -> tuple[Dim, ...]:
+        return tuple(replace(dim, axes=axes) if dim.name == name else dim for dim in self.dims)
+
+
+ITEM_BYTES: dict[str, int] = {**DTYPE_BYTES, "f32": 4, "int32": 4}
+
+_MEANING = {
+    "B": "batch",
+    "L": "tokens per sequence",
+    "E": "d_model",
+    "F": "d_ff",
+    "H": "heads",
+    "K": "kv_heads",
+    "Q": "d_head",
+}
+
+
+_AXIS = re.compile(r"\[(\w+)\]|(\w)")
+"""One mesh axis in a notation: a letter, or a longer name in brackets."""
+
+
+def sharded(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str, int]], dtype: str = "bf16") -> Sharded:
+    """A tensor from its notation: `sharded("B_[data] L E_xy", {"B": 64, "L": 1, "E": 18432}, mesh)`."""
+    dims = []
+    for word in text.split():
+        name, _, axes = word.partition("_")
+        dims.append(Dim(name, sizes[name], tuple(one or longer for longer, one in _AXIS.findall(axes))))
+    return Sharded(tuple(dims), tuple(mesh), dtype)
+
+
+# --- what operations do ----------------------------------------------------------------------------------------------
+
+
+def _need_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
+    if not set(axes) <= set(tensor.partial):
+        raise LayoutError(f"{operation}({named(axes)}) of {tensor}: needs a partial sum over these axes")
+
+
+def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
+    """BLE_xyz -> BLE_x for axes yz: they must be the innermost axes of `dim`."""
+    have = tensor.dim(dim).axes
+    if not axes:
+        return tensor
+    if have[-len(axes) :] != axes:
+        raise LayoutError(f"all_gather({named(axes)}) of {tensor}: '{dim}' must be split innermost over these axes")
+    if tensor.partial:
+        raise LayoutError(f"all_gather({named(axes)}) of {tensor}: the partial sum must be reduced first")
+    if tensor.differs:
+        raise LayoutError(f"all_gather({named(axes)}) of {tensor}: chips have different values")
+    return replace(tensor, dims=tensor._with(dim, have[: -len(axes)]))
+
+
+def reduce_scatter(tensor: Sharded, axes: Axes, into: str) -> Sharded:
+    """BLF_yz (partial x) -> BLF_yzx: the sum over `axes`, split over them along `into`."""
+    _need_partial(tensor, axes, "reduce_scatter")
+    dims = tensor._with(into, tensor.dim(into).axes + axes)
+    return replace(tensor, dims=dims, partial=_without(tensor.partial, axes))
+
+
+def all_reduce(tensor: Sharded, axes: Axes) -> Sharded:
+    """BLE_yz (partial x) -> BLE_yz."""
+    _need_partial(tensor, axes, "all_reduce")
+    return replace(tensor, partial=_without(tensor.partial, axes))
+
+
+def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
+    """BLH_xQ -> B_xLHQ for split B, concat H: the axes move, innermost, from one dimension to another."""
+    have = tensor.dim(concat).axes
+    if not axes:
+        return tensor
+    if have[-len(axes) :] != axes:
+        raise LayoutError(f"all_to_all({named(axes)}) of {tensor}: '{concat}' must be split innermost over these axes")
+    if tensor.partial:
+        raise LayoutError(f"all_to_all({named(axes)}) of {tensor}: the partial sum must be reduced first")
+    dims = tuple(
+        replace(dim, axes=have[: -len(axes)])
+        if dim.name == concat
+        else replace(dim, axes=dim.axes + axes)
+        if dim.name == split
+        else dim
+        for dim in tensor.dims
+    )
+    return replace(tensor, dims=dims)
+
+
+def add(x: Sharded, y: Sharded) -> Sharded:
+    """x + y, sharded alike; where chips differ in one, they differ in the sum."""
+    if replace(x, differs=()) != replace(y, differs=()):
+        raise LayoutError(f"add of {x} and {y}: both must be sharded alike")
+    return replace(x, differs=tuple(dict.fromkeys(x.differs + y.differs)))
+
+
+def own_part(tensor: Sharded) -> Sharded:
+    """BLE (partial t) -> BLE (differs t): each chip takes its part for the whole."""
+    _need_partial(tensor, tensor.partial[:1], "own_part")
+    return replace(tensor, partial=(), differs=tensor.differs + tensor.partial)
+
+
+def share(tensor: Sharded, axes: Axes) -> Sharded:
+    """BLE, also BLE (differs t) -> BLE (partial t): each chip's value over the number of chips."""
+    return replace(tensor, partial=tensor.partial + axes, differs=_without(tensor.differs, axes))
+
+
+def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
+    """One of `parts` equal parts of a dimension, of every shard of it as much."""
+    whole = tensor.dim(dim)
+    shards = tensor.ways(whole.axes)
+    if whole.size % (shards * parts):
+        held = f" of each of its {shards} shards" if shards > 1 else ""
+        rule = f"{_MEANING.get(dim, dim)} must be a multiple of the {parts} parts{held}"
+        raise LayoutError(rule, got=whole.size, hint=f"such as {shards * parts} ({tensor})")
+    dims = tuple(replace(d, size=d.size // parts) if d.name == dim else d for d in tensor.dims)
+    return replace(tensor, dims=dims)
+
+
+def chunks(tensor: Sharded, dim: str, count: int, of: int) -> Sharded:
+    """`count` of the `of` equal chunks that every shard is cut into along `dim`; all of a tensor without it."""
+    dims = tuple(replace(d, size=d.size // of * count) if d.name == dim else d for d in tensor.dims)
+    return replace(tensor, dims=dims)
+
+
+def join(tensor: Sharded, dim: str, parts: int) -> Sharded:
+    """The whole of which `split` made `tensor`."""
+    return replace(tensor, dims=tuple(replace(d, size=d.size * parts) if d.name == dim else d for d in tensor.dims))
+
+
+def rows(tensor: Sharded, batch: int, length: int) -> Sharded:
+    """The same with other sequences and positions: packed to 1 x T rows, or padded back. Neither may be split."""
+    if tensor.dim("B").axes or tensor.dim("L").axes:
+        raise LayoutError(f"{tensor}: sequences and positions that are split cannot be packed")
+    sizes = {"B": batch, "L": length}
+    return replace(tensor, dims=tuple(replace(d, size=sizes.get(d.name, d.size)) for d in tensor.dims))
+
+
+def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
+    """x + plus, to be normalised over `dim`, which must be whole."""
+    for other in plus:
+        x = add(x, other)
+    if x.partial or x.dim(dim).axes:
+        raise LayoutError(f"norm of {x}: needs '{dim}' whole and summed")
+    return x
+
+
+def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
+    """Each chip keeps its own slice of a dimension that was replicated over `axes`; nothing moves."""
+    if set(axes) & set(tensor.differs):
+        over = named(axes)
+        raise LayoutError(f"local_slice({over}) of {tensor}: chips along {over} must hold the same values")
+    return replace(tensor, dims=tensor._with(dim, tensor.dim(dim).axes + axes))
+
+
+def matmul(x: Sharded, weight: Sharded) -> Sharded:
+    """Contract every dimension of `x` that `weight` names: BLE_x . E_xF_yz -> BLF_yz (partial x).
+
+    Contracted dimensions must be split alike; the axes that split them become a partial sum.
+    """
+    if x.partial or weight.partial:
+        raise LayoutError(f"matmul of {x} and {weight}: the partial sum must be reduced first")
+    contracted = [dim for dim in x.dims if any(dim.name == other.name for other in weight.dims)]
+    if not contracted:
+        raise LayoutError(f"matmul of {x} and {weight}: they share no dimension")
+    for dim in contracted:
+        if dim != weight.dim(dim.name):
+            raise LayoutError(f"matmul of {x} and {weight}: '{dim.name}' must have one size and one split in both")
+    names = {dim.name for dim in contracted}
+    dims = tuple(d for d in x.dims if d.name not in names) + tuple(d for d in weight.dims if d.name not in names)
+    partial = tuple(axis for dim in contracted for axis in dim.axes)
+    split = {axis for dim in dims for axis in dim.axes}
+    # Where the result is split there are no copies that could differ: each chip's part comes from its own input.
+    return Sharded(dims, x.mesh, x.dtype, partial, _without(x.differs, (*split, *partial)))
+
+
+def matmul_flops(x: Sharded, weight: Sharded) -> int:
+    """FLOPs per chip of `matmul(x, weight)`: 2 x rows x weight elements."""
+    rows = prod(
+        size
+        for dim, size in zip(x.dims, x.local_shape, strict=True)
+        if all(dim.name != other.name for other in weight.dims)
+    )
+    return 2 * rows * weight.local_elements
+
+
+def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
+    """Scores and values of each chip's own sequences, positions and heads: q BLHQ, k and v BLKQ (the new positions).
+
+    Batch must be split alike. Positions of `k` and `v` must be whole: a query sees all earlier ones. Key-value heads
+    may be split like the query heads over the outer axes only, or whole: each group of H/K query heads shares one.
+    """
+    if q.partial or k.partial or v.partial:
+        raise LayoutError(f"attention of {q}, {k}, {v}: the partial sum must be reduced first")
+    if k != v or q.dim("B") != k.dim("B") or q.dim("L").size != k.dim("L").size:
+        raise LayoutError(f"attention of {q}, {k}, {v}: batch must be split alike")
+    if q.differs:
+        raise LayoutError(f"attention of {q}, {k}, {v}: chips with the same heads have different queries")
+    if k.dim("L").axes:
+        raise LayoutError(f"attention of {q}, {k}, {v}: every position needs the keys of all earlier ones")
+    if q.dim("H").size % k.dim("K").size:
+        raise LayoutError(
+            f"kv_heads must divide the heads, of which {q.dim('H').size} are computed so that the chips divide them",
+            got=k.dim("K").size,
+            hint=f"(attention of {q}, {k}, {v})",
+        )
+    if k.dim("K").axes != q.dim("H").axes[: len(k.dim("K").axes)]:
+        raise LayoutError(f"attention of {q}, {k}, {v}: key-value heads must be split like the query heads")
+    return q
+
+
+def key_value_heads_used(q: Sharded, k: Sharded) -> int:
+    """Most key-value heads that the query heads of one chip read: consecutive groups of H/K heads share one.
+
+    Where chips do not divide the groups, the heads of some chips are of one group more than those of others.
+    """
+    heads_per_group = q.dim("H").size // k.dim("K").size
+    heads = q.dim("H").size // q.ways(q.dim("H").axes)
+    firsts = range(0, q.dim("H").size, heads)
+    return max((first + heads - 1) // heads_per_group - first // heads_per_group for first in firsts) + 1
+
+
+def _without(axes: Axes, removed: Axes) -> Axes:
+    return tuple(axis for axis in axes if axis not in removed)

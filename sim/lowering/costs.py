@@ -1,0 +1,205 @@
+"""Cost of one operation on one chip: its FLOPs, its bytes and a fixed overhead, at what its stack reaches.
+
+Durations, and all that reports and figures say about what limits an operation, follow from `cost`.
+
+A matmul on a chip of multiprocessors is cut into tiles of its output, one per multiprocessor at a time, so that it
+takes whole waves of tiles. A tile takes the longer of two times, about: that of its multiplications, and that of
+loading the rows and columns that they need, which counts more the smaller the tile is. Of the tile shapes, and of the
+ways to cut the sums of a tile (split-K, whose parts go through memory), the matmul uses the fastest. A chip without
+multiprocessors, or a stack that says nothing of tiles, reaches one rate in all shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import numpy.typing as npt
+
+from sim import units
+from sim.errors import InputError
+from sim.program import FULL_PPM, Labels, Occupancy
+from sim.topology.chip import Chip
+
+_SIDES = (64, 128, 256)
+"""Rows and columns of a tile: those of cuBLAS and CUTLASS on A100 and later."""
+_SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
+"""Parts into which the sum of a tile may be cut."""
+_LEAST_INNER = 64
+"""Values that a part of a sum is padded to."""
+_PARTIAL = 4
+"""Bytes of a partial sum, which is written and read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one operation does on one chip."""
+
+    flops: float
+    bytes: float
+    """Read from and written to HBM: weights, cache, inputs and outputs, each once."""
+    l2_bytes: float = 0.0
+    """Read from the L2 cache, where copies of something in HBM are read as often as there are copies."""
+    rows: float = 0
+    """Of a matmul's input: a single row is streamed, more of them are tiled; 0 for what is no matmul."""
+    columns: float = 0
+    """Of its output."""
+    products: float = 1
+    """Matmuls of this shape that one launch makes, such as one per sequence and head in attention."""
+    vector: bool = False
+    """Whether the FLOPs are of 32-bit floats on the vector units."""
+    converts: bool = False
+    """Whether a matmul converts its weights, which are smaller numbers than its activations."""
+
+    @property
+    def inner(self) -> float:
+        """Values of a row that a value of the output sums, of a matmul."""
+        return self.flops / (2 * self.rows * self.columns * self.products)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Time of one launch on one chip, and what it is made of, s."""
+
+    compute_s: float
+    """FLOPs at the rate that a matmul of this shape reaches, which may be that of loading what its tiles multiply."""
+    memory_s: float
+    """Bytes at the HBM or L2 bandwidth that this kind of operation reaches, whichever takes longer."""
+    beside: float
+    """Share of the shorter of the two that does not pass under the longer."""
+    overhead_s: float
+    """Fixed time of every launch."""
+
+    @property
+    def roofline_s(self) -> float:
+        """Time without the overhead, s."""
+        return roofline_s(self.compute_s, self.memory_s, self.beside)
+
+    @property
+    def duration_ps(self) -> int:
+        """Time of the launch, ps."""
+        return units.to_ps(self.roofline_s) + units.to_ps(self.overhead_s)
+
+
+def roofline_s(compute_s: float, memory_s: float, beside: float) -> float:
+    """The longer of two times, and the share of the shorter that does not pass under it, s."""
+    return max(compute_s, memory_s) + beside * min(compute_s, memory_s)
+
+
+def matmul_rate(chip: Chip, dtype: str) -> float:
+    """Reachable FLOP/s of a matmul on operands of `dtype`. Raises InputError if the chip's file gives none."""
+    if dtype not in chip.peak_flops:
+        known = ", ".join(sorted(chip.peak_flops))
+        raise InputError(f"chip '{chip.name}' has no matmul rate for this type", got=dtype, hint=f"it has {known}")
+    return chip.peak_flops[dtype] * chip.matmul_efficiency
+
+
+def vector_rate(chip: Chip) -> float:
+    """Reachable FLOP/s of 32-bit products on the vector units. Raises InputError if the chip's file gives none."""
+    if not chip.vector_flops:
+        rule = f"chip '{chip.name}' has no vector_peak, and attention multiplies 32-bit floats"
+        raise InputError(rule, hint="give topology.chip.vector_peak, or set stack.attention_format=activations")
+    return chip.vector_flops
+
+
+def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
+    """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else.
+
+    Args:
+        converts: whether it is a matmul that converts its weights.
+    """
+    if converts and chip.dequantizing_hbm_efficiency:
+        return chip.hbm_bandwidth * chip.dequantizing_hbm_efficiency
+    return chip.hbm_bandwidth * (chip.matmul_hbm_efficiency if rows > 1 else chip.hbm_efficiency)
+
+
+def cost(chip: Chip, work: Work, dtype: str) -> Cost:
+    """Returns what one launch of `work` takes."""
+    tiled = work.rows > 1
+    found = Cost(
+        compute_s=work.flops / (vector_rate(chip) if work.vector else matmul_rate(chip, dtype)),
+        memory_s=max(
+            work.bytes / hbm_rate(chip, work.rows, converts=work.converts),
+            work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
+        ),
+        beside=1.0 - chip.roofline_overlap,
+        overhead_s=chip.matmul_overhead_s if tiled else chip.op_overhead_s,
+    )
+    if not tiled or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
+        return found
+    sizes = _Tiled(work.rows, work.columns, work.inner, work.products, chip.matmul_split or _SPLITS[-1])
+    rates = (matmul_rate(chip, dtype), chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, work.rows))
+    return _in_tiles(sizes, _Multiprocessors(chip.multiprocessors, *rates), found)
+
+
+def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
+    """Returns what a program's columns say of a launch of `work`."""
+    own = cost(chip, work, dtype)
+    by_flops, by_bytes = chip.interference
+    return {
+        "busy_ps": own.duration_ps,
+        "bytes": work.bytes,
+        "flops": work.flops,
+        "compute_ps": units.to_ps(own.compute_s),
+        "memory_ps": units.to_ps(own.memory_s),
+        "overhead_ps": units.to_ps(own.overhead_s),
+        "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
+    }
+
+
+def launch(chip: Chip, work: Work, dtype: str, resource: npt.ArrayLike, added_ps: int = 0) -> tuple[Occupancy, Labels]:
+    """Returns how a launch of `work` holds a resource, for `added_ps` longer than by itself, and its labels."""
+    columns = launch_columns(chip, work, dtype)
+    busy_ps, yields_ppm = columns.pop("busy_ps"), columns.pop("yields_ppm")
+    return Occupancy(resource, busy_ps + added_ps, yields_ppm=yields_ppm), Labels(**columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tiled:
+    """A matmul, or several of one shape."""
+
+    rows: float
+    columns: float
+    inner: float
+    products: float
+    split: int
+    """Parts of a sum at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Multiprocessors:
+    """All of a chip together."""
+
+    count: int
+    flops: float
+    """FLOP/s."""
+    loads: float
+    """Values of operands that they load per second."""
+    memory: float
+    """Bytes/s."""
+
+
+@lru_cache(maxsize=2**16)
+def _in_tiles(work: _Tiled, at: _Multiprocessors, plain: Cost) -> Cost:
+    """The cost of the fastest tiles.
+
+    The two times of a tile are joined by the fourth root of the sum of their fourth powers: where they are equal, a
+    fifth longer than either.
+
+    Args:
+        plain: what it takes without tiles.
+    """
+    found = []
+    for down, across in product(_SIDES, repeat=2):
+        tiles = math.ceil(work.rows / down) * math.ceil(work.columns / across) * work.products
+        multiply_s, load_s = 2 * down * across * at.count / at.flops, (down + across) * at.count / at.loads
+        step_s = math.sqrt(math.hypot(multiply_s**2, load_s**2))
+        for split in (split for split in _SPLITS if split <= work.split):
+            waves, inner = math.ceil(tiles * split / at.count), max(work.inner / split, min(work.inner, _LEAST_INNER))
+            partial = work.rows * work.columns * work.products * split if split > 1 else 0.0
+            memory_s = plain.memory_s + 2 * _PARTIAL * partial / at.memory
+            found.append(replace(plain, compute_s=waves * inner * step_s, memory_s=memory_s))
+    return min(found, key=lambda cost: cost.roofline_s)

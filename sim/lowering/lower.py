@@ -1,0 +1,148 @@
+"""Lowering: from a scenario to the tasks of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sim.collectives.loop import closes
+from sim.layouts import forward
+from sim.lowering.dataflow import Lowering
+from sim.lowering.emitter import Placed
+from sim.lowering.lowered import Lowered, Part
+from sim.lowering.memory_pool import MemoryPool, PoolLink
+from sim.lowering.pipeline.assemble import assemble
+from sim.lowering.placement import pool_link
+from sim.specs import Scenario
+from sim.specs.uses import Uses
+from sim.topology.graph import Topology
+
+
+def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lowered:
+    """Embedding, layers, logits and the next token as tasks: a prefill, or the decode step of mean cache length.
+
+    Step time is linear in cache length where nothing changes from memory- to compute-bound, so the mean step is the
+    mean of the steps. Layers are identical: two are lowered, and the second is repeated.
+
+    Args:
+        topology: `sim.lowering.placement.machine` of the scenario, or that folded.
+        keep: repeat a layer only so often, and say in `Program.skipped` how often it is left out. Not in a pipeline.
+
+    Raises:
+        LayoutError: the mesh does not divide a dimension.
+        NotFoldableError: `topology` is folded and chips would do different things.
+    """
+    if scenario.pipeline:
+        return assemble(scenario, topology, part_of_pass)
+    return part_of_pass(scenario, topology, Part.whole(scenario.layers), keep)
+
+
+def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int | None = None) -> Lowered:
+    """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
+    at = scenario.uses(tuple(axis.name for axis in topology.mesh))
+    flow = Lowering(scenario, topology, at)
+    whole = forward.of(flow, at, scenario)
+    lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
+    if scenario.overlap == "collective_matmul" and lines:
+        flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
+    if "ladder" in whole.kinds and scenario.communication_streams == 1 and (at.stream or at.tokens):
+        flow.note(
+            "ladder over a residual stream that is split: the next half's gathers queue behind a half's sum on the one "
+            "communication stream, which hides little of it; see layout.communication: two_streams"
+        )
+    streams = whole.begin() if part.first else whole.resume(part.scattered, whole.kinds[part.first_layer - 1])
+    ends = flow.stored_bytes()
+    shape = [stream.shape for stream in streams]
+
+    def one(kind: str, state: Sequence[Placed]) -> Sequence[Placed]:
+        nonlocal shape
+        after = whole.layer(kind, forward.streams_of(shape, state))
+        shape = [stream.shape for stream in after]
+        return [value for stream in after for value in stream.values]
+
+    kinds = whole.kinds[part.first_layer : part.first_layer + part.layers]
+    pool = None
+    if scenario.memory_pool:
+        bytes_ = _layer_bytes(scenario, topology, at, kinds[0])
+        pool = MemoryPool(flow.to, scenario.memory_pool, PoolLink(*pool_link(scenario)), part.layers, bytes_)
+    values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values], keep, pool)
+    layer_bytes = flow.stored_bytes() - ends
+    streams = forward.streams_of(shape, values)
+    if part.last and whole.ends:
+        whole.end(streams)
+    elif part.last:
+        whole.close(streams)
+    else:
+        whole.leave(streams, part.scattered)
+    return _lowered(flow, scenario, part.layers, layer_bytes)
+
+
+def _layer_bytes(scenario: Scenario, topology: Topology, at: Uses, kind: str) -> float:
+    """Bytes per chip of the weights of a layer."""
+    flow = Lowering(scenario, topology, at)
+    whole = forward.of(flow, at, scenario)
+    whole.layer(kind, whole.resume(scattered=False, after=kind))
+    return flow.stored_bytes()
+
+
+def _layers(
+    flow: Lowering,
+    kinds: Sequence[str],
+    layer: Callable[[str, Sequence[Placed]], Sequence[Placed]],
+    state: Sequence[Placed],
+    keep: int | None,
+    pool: MemoryPool | None = None,
+) -> Sequence[Placed]:
+    """Layers of the given kinds. A block of one or two layers that was just lowered twice, with the same tasks, is
+    repeated from then on.
+
+    A block is longer where gathers of weights run further ahead: a task waits for tasks of the block before at most.
+    The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool
+    layers are not alike, and each is lowered.
+    """
+    edges = [(len(flow.builder), flow.to.snapshot(state))]
+    i = 0
+    while i < len(kinds):
+        flow.builder.layer = i
+        if pool:
+            pool.before(i)
+        gathers = flow.to.buffers.gathers
+        state = layer(kinds[i], state)
+        least = flow.to.buffers.layers_ahead(flow.to.buffers.gathers - gathers)
+        i += 1
+        edges.append((len(flow.builder), flow.to.snapshot(state)))
+        for period in () if pool else (least, 2 * least):
+            block, count = kinds[i - period : i], 0
+            if i < 2 * period or kinds[i - 2 * period : i - period] != block:
+                continue
+            while kinds[i + count * period : i + (count + 1) * period] == block:
+                count += 1
+            (before, _), (start, at_start), (end, at_end) = (edges[-1 - k * period] for k in (2, 1, 0))
+            if count and start - before == end - start and flow.to.repeats(start, period, at_start, at_end):
+                state = flow.to.repeat(start, count, period, state, keep)
+                edges += [(len(flow.builder), flow.to.snapshot(state))] * (count * period)
+                i += count * period
+                break
+    flow.builder.layer = -1
+    return state
+
+
+def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> Lowered:
+    if flow.to.overtaking:
+        flow.note(
+            "collectives on their own stream wait for their inputs alone; a library that records an event as it issues "
+            f"them would also hold for earlier compute: {', '.join(flow.to.overtaking)}"
+        )
+    held = layers  # with a pool, those that stay and one that is visiting
+    if scenario.memory_pool:
+        held += 1 - layers // scenario.memory_pool.offload_every
+    return Lowered(
+        program=flow.builder.build(),
+        weights_bytes=flow.stored_bytes() + (held - 1) * layer_bytes,
+        kv_cache_bytes=layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
+        gather_buffer_bytes=flow.to.buffers.most_bytes,
+        notes=tuple(flow.notes),
+        sent_bytes=flow.sent_bytes,
+        layer_bytes=layer_bytes,
+        stored_weights=flow.weights,
+        attentions=flow.attentions,
+    )

@@ -1,0 +1,138 @@
+"""From a scenario with stages or requests to the program of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+
+from sim.errors import InputError
+from sim.layouts.sharding import ITEM_BYTES
+from sim.lowering.lowered import Lowered, Part
+from sim.lowering.pipeline.assembly import Assembly
+from sim.lowering.pipeline.requests import Requests
+from sim.lowering.pipeline.schedules import SCHEDULES, Plan
+from sim.lowering.pipeline.stages import Stage, stages_of
+from sim.lowering.placement import stage_count
+from sim.program.batches import Batches
+from sim.specs import PipelineSpec, Scenario
+from sim.topology.graph import Topology
+
+LowerPart = Callable[[Scenario, Topology, Part], Lowered]
+
+
+def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> Lowered:
+    """All requests of a pipeline. Every pass of a stage is lowered once, on the stage's own chips, and copied.
+
+    Raises:
+        LayoutError: the stage's chips do not divide a dimension.
+        InputError: stages that the machine does not have.
+        NotFoldableError: `topology` is folded and chips of a stage would do different things.
+    """
+    spec = scenario.pipeline
+    if spec is None:
+        raise ValueError("a scenario without a pipeline")
+    stages = stages_of(scenario, topology)
+    parts = microbatches(scenario, spec)
+    lowered = _passes(scenario, stages, parts, spec, lower_part)
+    to = Assembly(topology, stages, lowered)
+    requests = Requests(to, spec)
+    workload = scenario.workload
+    tells = spec.schedule == "blocking" and workload.phase == "decode"
+    token_bytes = float(workload.batch * ITEM_BYTES["int32"]) if tells else 0.0
+    filling = warm_up(scenario, spec)
+    count = filling + spec.requests
+    SCHEDULES[spec.schedule](Plan(to, requests, spec, count, parts, token_bytes, workload.activations))
+    held = parts * spec.under_way(len(stages))
+    fullest = max(lowered, key=lambda part: part.weights_bytes + held * part.kv_cache_bytes + part.gather_buffer_bytes)
+    return replace(
+        fullest,
+        program=to.builder.build(),
+        kv_cache_bytes=fullest.kv_cache_bytes * held,
+        notes=tuple(dict.fromkeys(note for part in lowered for note in part.notes)),
+        batches=Batches(
+            parts=parts,
+            layers=tuple(stage.layers for stage in stages),
+            chips=tuple(tuple(stage.all_chips.tolist()) for stage in stages),
+            passes=tuple(to.done),
+            arrived=tuple(requests.arrived),
+            answered=tuple(requests.answered),
+            warm_up=filling,
+        ),
+    )
+
+
+def warm_up(scenario: Scenario, spec: PipelineSpec) -> int:
+    """Passes simulated before those that count.
+
+    A decode step comes when the step before it, of the same request, has been answered: it finds the steps of all other
+    requests under way, and the pipeline does not drain between steps.
+    """
+    under_way = spec.under_way(stage_count(scenario))
+    return under_way if scenario.workload.phase == "decode" and under_way > 1 else 0
+
+
+def microbatches(scenario: Scenario, spec: PipelineSpec) -> int:
+    """Micro-batches of a request, as FasterTransformer cuts it (ParallelGptContextDecoder.cc, ParallelGpt.cc).
+
+    Its rule halves a stage's share of the batch while that has more than `microbatch_tokens` tokens; a batch that the
+    stages do not divide stays whole (inferred).
+    """
+    if spec.schedule != "blocking":
+        return 1
+    batch, stages = scenario.workload.batch, stage_count(scenario)
+    if spec.microbatches != "auto":
+        if batch % spec.microbatches:
+            raise InputError(
+                f"must divide the batch, {batch}", where="layout.pipeline.microbatches", got=spec.microbatches
+            )
+        return spec.microbatches
+    if stages == 1:
+        return 1
+    local = batch // stages if batch % stages == 0 else batch
+    while local % 2 == 0 and local * scenario.workload.tokens_per_step > spec.microbatch_tokens:
+        local //= 2
+    return batch // local
+
+
+def _passes(
+    scenario: Scenario, stages: Sequence[Stage], parts: int, spec: PipelineSpec, lower_part: LowerPart
+) -> list[Lowered]:
+    cut = _cut(scenario, parts)
+    scattered = spec.schedule == "blocking"
+    known: list[tuple[Stage, Part, Lowered]] = []
+    result = []
+    for stage in stages:
+        part = Part(stage.first_layer, stage.layers, stage.first, stage.last, scattered)
+        alike = (
+            lowered
+            for other, same, lowered in known
+            if _alike(scenario, same, part) and _wiring(other.topology) == _wiring(stage.topology)
+        )
+        lowered = next(alike, None) or lower_part(cut, stage.topology, part)
+        known.append((stage, part, lowered))
+        result.append(lowered)
+    return result
+
+
+def _cut(scenario: Scenario, parts: int) -> Scenario:
+    """A micro-batch: each has its share of the sequences, and of their real tokens the mean."""
+    if parts == 1:
+        return scenario
+    workload = scenario.workload.model_copy(update={"batch": scenario.workload.batch // parts})
+    padding = scenario.padding
+    if padding and scenario.packed_rows:
+        share = scenario.packed_rows / (scenario.workload.batch * scenario.workload.tokens_per_step)
+        padding = padding.model_copy(update={"real_lengths": share})
+    return scenario.model_copy(update={"workload": workload, "padding": padding})
+
+
+def _alike(scenario: Scenario, one: Part, other: Part) -> bool:
+    """Whether two parts have the same tasks: as many layers of one kind between the same ends."""
+    same = (one.layers, one.first, one.last) == (other.layers, other.first, other.last)
+    return same and scenario.residual in ("standard", "parallel", "ladder")
+
+
+def _wiring(topology: Topology) -> Hashable:
+    """What makes two stages' machines do the same in the same time."""
+    links = tuple((link.src, link.dst, link.bandwidth, link.latency_s, link.medium) for link in topology.links)
+    return links, topology.failed

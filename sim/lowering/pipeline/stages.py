@@ -1,0 +1,102 @@
+"""Stages: which chips and layers each has, and its chips as a machine of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sim.lowering.placement import stage_axes, stage_count
+from sim.program import Ids
+from sim.specs import Scenario
+from sim.topology.folding import NotFoldableError, folded, folded_by, numbered_ports, unlike
+from sim.topology.graph import StandsFor, Topology
+from sim.topology.group import group_of
+from sim.topology.mesh import mesh_groups, mesh_of_pieces, mesh_without
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of a pipeline."""
+
+    index: int
+    first_layer: int
+    layers: int
+    first: bool
+    """Whether it embeds the tokens."""
+    last: bool
+    """Whether it ends in logits."""
+    chips: Ids
+    """Its chips, as the scenario's machine numbers them: where that is folded, the one that stands for all."""
+    links: Ids
+    """The machine's link for each of its own."""
+    topology: Topology
+    """Its chips and the links between them."""
+    all_chips: Ids
+    """Its chips, as the whole machine numbers them."""
+
+
+def layers_of(scenario: Scenario) -> tuple[int, ...]:
+    """Layers of each stage: as the scenario says, else equal, what remains in the last stages (EnergonAI)."""
+    given = scenario.pipeline.stages if scenario.pipeline else None
+    if given:
+        return tuple(given)
+    stages = stage_count(scenario)
+    each, more = divmod(scenario.layers, stages)
+    return tuple(each + (stage >= stages - more) for stage in range(stages))
+
+
+def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
+    """The stages of a scenario on its machine (`sim.lowering.placement.machine`), or on that folded
+    (`folded_by_stage`): the chips at one position of the stages' mesh axes each.
+
+    Links that failed there have in the stages.
+    """
+    if topology.stands_for:
+        return tuple(_folded(stage, topology.stands_for) for stage in stages_of(scenario, topology.stands_for.whole))
+    staged = stage_axes(scenario)
+    mesh = mesh_without(topology.mesh, staged)
+    layers = layers_of(scenario)
+    result = []
+    for index, chips in enumerate(np.sort(mesh_groups(topology, tuple(mesh)))):
+        group = group_of(topology.intact or topology, tuple(chips.tolist()))
+        lost = frozenset(np.flatnonzero(np.isin(group.links, sorted(topology.failed))).tolist())
+        own = replace(group.machine, mesh=mesh_of_pieces(group.machine.axes, list(mesh.items())))
+        result.append(
+            Stage(
+                index=index,
+                first_layer=sum(layers[:index]),
+                layers=layers[index],
+                first=index == 0,
+                last=index == len(layers) - 1,
+                chips=chips,
+                links=group.links,
+                topology=own.without(lost),
+                all_chips=chips,
+            )
+        )
+    return tuple(result)
+
+
+def folded_by_stage(scenario: Scenario, whole: Topology) -> Topology:
+    """The machine with one chip of each stage, which stands for all of them.
+
+    Raises:
+        NotFoldableError: the chips of a stage are not all alike.
+    """
+    stand_in = np.empty(whole.chips, dtype=np.int32)
+    for stage in stages_of(scenario, whole):
+        if not stage.topology.vertex_transitive:
+            raise NotFoldableError(f"in a stage {unlike(stage.topology)}")
+        stand_in[stage.chips] = stage.index
+    return folded_by(whole, stand_in, numbered_ports(whole))
+
+
+def _folded(stage: Stage, stands_for: StandsFor) -> Stage:
+    """A stage with the one chip that stands for its chips. Raises NotFoldableError."""
+    chips, own = np.array([stage.index], dtype=np.int32), folded(stage.topology)
+    links = np.empty(len(own.links), dtype=np.int32)
+    links[own.stand_in_links] = stands_for.link[stage.links]
+    if (links[own.stand_in_links] != stands_for.link[stage.links]).any():
+        raise NotFoldableError(f"stage {stage.index}: not every chip sees the same links")
+    return replace(stage, chips=chips, links=links, topology=own)

@@ -1,0 +1,1 @@
+"""Present: a report, a comparison or an explanation as text and tables. Imports: report."""

@@ -1,0 +1,173 @@
+"""A fit of machine constants: values and how well the rows determine them, errors in the sample and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sim.report.present.validation import Errors
+from sim.specs import Constant
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """A change of constants that the rows hardly notice."""
+
+    changes: Mapping[str, float]
+    """By constant, in its unit; constants that move by little are left out."""
+    rms: float
+    """Root mean square of the log errors after the change, simulated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Determination:
+    """How well the rows of one stage determine its constants."""
+
+    constants: tuple[str, ...]
+    condition_number: float
+    """Of the Jacobian, each constant in shares of the range between its bounds; infinite where a direction is free."""
+    rms: float
+    """Root mean square of the log errors at the fit."""
+    directions: tuple[Direction, ...]
+    """Those that the rows do not determine to a quarter of the range."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """One series, by constants fitted with it and without it."""
+
+    series: str
+    fitted: Errors
+    left_out: Errors
+    reason: str = ""
+    """Why it could not be left out; empty if it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Fitted constants and what they leave over."""
+
+    constants: Mapping[str, Constant]
+    values: Mapping[str, float]
+    """By name, in the constant's unit."""
+    standard_errors: Mapping[str, float]
+    """In the constant's unit."""
+    residuals: Mapping[str, float]
+    """Predicted / published - 1 of each fitted measurement."""
+    evaluations: int
+    settled: bool
+    """The search came to its end; rows that do not determine a constant keep it going."""
+    determinations: tuple[Determination, ...]
+    """One per stage."""
+    left_out: tuple[LeftOut, ...] = ()
+    all_left_out: Errors | None = None
+    """Errors of all series, each by constants fitted without it; None where that was not asked for or not possible."""
+
+    @property
+    def in_sample(self) -> Errors:
+        """Errors of the fitted measurements."""
+        return Errors.of(self.residuals.values())
+
+    def settings(self) -> list[str]:
+        """The fitted values as --set of a scenario or machine."""
+        return settings(self.constants, self.values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        return {
+            "values": dict(self.values),
+            "standard_errors": {name: _finite(value) for name, value in self.standard_errors.items()},
+            "residuals": dict(self.residuals),
+            "settled": self.settled,
+            "in_sample": asdict(self.in_sample),
+            "left_out": asdict(self.all_left_out) if self.all_left_out else None,
+            "series": [asdict(each) for each in self.left_out],
+            "determinations": [
+                asdict(each) | {"condition_number": _finite(each.condition_number)} for each in self.determinations
+            ],
+        }
+
+
+def _finite(value: float) -> float | None:
+    """None, as JSON has it, where nothing limits the value."""
+    return value if np.isfinite(value) else None
+
+
+def settings(constants: Mapping[str, Constant], values: Mapping[str, float], digits: int = 4) -> list[str]:
+    """Returns values of constants as --set of a scenario or machine."""
+    return [
+        f"{field}={f'{values[name]:.{digits}g} {constant.unit}'.strip()}"
+        for name, constant in constants.items()
+        for field in constant.fields
+    ]
+
+
+def report(fit: Fit) -> str:
+    """The fit as text: constants, what the rows determine, residuals, series left out, and the settings to use it."""
+    lines = [f"{'constant':<22} {'value':>10} {'+-':>9} {'unit':<4} {'bounds':>14}"]
+    for name, constant in fit.constants.items():
+        bounds, value = f"{constant.low:g} .. {constant.high:g}", fit.values[name]
+        error = fit.standard_errors[name]
+        shown = f"{error:>9.2g}" if np.isfinite(error) else f"{'any':>9}"
+        line = f"{name:<22} {value:>10.4g} {shown} {constant.unit:<4} {bounds:>14}{_at_bound(constant, value)}"
+        lines.append(line.rstrip())
+    lines += ["", *(line for each in fit.determinations for line in _determination(fit, each)), ""]
+    lines += [f"{'fitted row':<40} {'residual':>9}"]
+    lines += [f"{row:<40} {residual:>+9.1%}" for row, residual in fit.residuals.items()]
+    rms = float(np.sqrt(np.mean([residual**2 for residual in fit.residuals.values()])))
+    lines += [f"{'root mean square':<40} {rms:>9.1%}", "", *_cross_validation(fit), ""]
+    if not fit.settled:
+        lines.append("the search did not settle: these rows do not determine every constant")
+    lines.append(f"{fit.evaluations} evaluations; to use it:")
+    lines += [f"  --set '{setting}'" for setting in fit.settings()]
+    return "\n".join(lines)
+
+
+def _at_bound(constant: Constant, value: float) -> str:
+    """Says if a value lies at a bound, to a thousandth of the range."""
+    margin = (constant.high - constant.low) / 1e3
+    if value - constant.low < margin:
+        return "  at its lower bound: the rows ask for less"
+    return "  at its upper bound: the rows ask for more" if constant.high - value < margin else ""
+
+
+def _determination(fit: Fit, found: Determination) -> list[str]:
+    names = ", ".join(found.constants)
+    number = f"{found.condition_number:.3g}" if np.isfinite(found.condition_number) else "infinite"
+    lines = [f"condition number of the scaled Jacobian ({names}): {number}"]
+    for each in found.directions:
+        moves = " with ".join(
+            f"{name} {change:+.3g} {fit.constants[name].unit}".rstrip() for name, change in each.changes.items()
+        )
+        lines.append(
+            f"not determined: {moves} moves the root mean square of errors from {found.rms:.2%} to {each.rms:.2%}; "
+            "fix a constant or add rows that notice it"
+        )
+    return lines
+
+
+def _cross_validation(fit: Fit) -> list[str]:
+    lines = [f"{'in the sample':<40} {fit.in_sample.line}   of {fit.in_sample.cases}"]
+    if fit.all_left_out is None:
+        return lines
+    lines.append(f"{'each series by a fit without it':<40} {fit.all_left_out.line}   of {fit.all_left_out.cases}")
+    for each in fit.left_out:
+        if each.reason:
+            lines.append(f"  {each.series:<38} not left out: {each.reason}")
+        else:
+            medians = f"median {each.fitted.median:.1%} fitted, {each.left_out.median:.1%} left out"
+            lines.append(f"  {each.series:<38} {medians}, worst {each.left_out.worst:.1%}   of {each.left_out.cases}")
+    return lines
+
+
+def named_changes(names: Sequence[str], changes: Sequence[float], shares: Sequence[float]) -> dict[str, float]:
+    """Returns the changes of those constants that move by a fifth of what the most moved one does, or more.
+
+    Args:
+        shares: the same changes as shares of the constants' ranges.
+    """
+    most = max(map(abs, shares))
+    return {name: change for name, change, share in zip(names, changes, shares, strict=True) if abs(share) >= most / 5}

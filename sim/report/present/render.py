@@ -1,0 +1,77 @@
+"""A report on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sim.report.headline import brief
+from sim.report.present import text
+from sim.report.report import Report
+from sim.terminal import plain_console, styled
+from sim.units import format_count, format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def render(report: Report, console: Console | None = None, engine: tuple[int, float] | None = None) -> None:
+    """Print the report on `console` (default: standard output).
+
+    Args:
+        engine: tasks simulated in all, and the wall-clock time that took, s.
+    """
+    console = console or plain_console()
+    some = report.layers_simulated < report.layers
+    layers = f"{report.layers_simulated} of {report.layers} layers" if some else format_count(report.layers, "layer")
+    chips = format_count(report.chips, "chip")
+    console.print(styled((report.scenario, "bold"), f" on {report.machine}, {chips}, {layers}"))
+    figures = [part for label, value in brief(report) for part in (f"  {label} ", (value, "bold"))]
+    console.print(styled(*figures)[2:])
+    _print(text.overall(report), console)
+    for name, phase in zip(("prefill", "decode"), report.phases, strict=False):
+        console.print()
+        console.print(text.phase(phase, name), style="bold")
+        _print(text.step(phase), console)
+    if not report.phases:
+        _print(text.step(report), console)
+    _print(text.memory(report), console)
+    for note in report.notes:
+        console.print(f"note: {note}")
+    if report.rests_on:
+        console.print(f"rests on: {report.rests_on.text}")
+    if engine:
+        tasks, wall_s = engine
+        rate = f"{tasks / wall_s:,.0f} tasks/s" if wall_s else ""
+        console.print(f"engine: {tasks:,} tasks in {format_seconds(wall_s)}, {rate}", style="dim")
+        for shortcut in report.shortcuts:
+            console.print(f"engine: {shortcut}", style="dim")
+
+
+def _print(blocks: Iterable[text.Block], console: Console) -> None:
+    """Each block after an empty line."""
+    for block in blocks:
+        console.print()
+        for part in block:
+            if isinstance(part, text.Table):
+                console.print(_table(part))
+            else:
+                console.print(part.text, style="bold red" if part.warns else None)
+
+
+def _table(part: text.Table) -> Table:
+    """The first column is text, the others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for i, column in enumerate(part.columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    for i, group in enumerate(part.groups):
+        if i:
+            table.add_section()
+        for row in group:
+            table.add_row(*row)
+    table.caption = part.warning or None
+    return table

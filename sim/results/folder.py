@@ -1,0 +1,207 @@
+"""The folder of a run: written beside the old one and swapped in whole, so a failed run costs no earlier result."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sim.errors import InputError
+from sim.results.scratch import replace_folder, scratch
+
+if TYPE_CHECKING:
+    from sim.report.present.bottlenecks import Bottlenecks
+    from sim.report.present.explanation import Explanation
+    from sim.simulate.result import Run
+    from sim.specs import Scenario
+
+EXPORTS = ("kineto", "perfetto", "chakra")
+"""Formats of traces for other tools."""
+
+_LONGEST_NAME = 200
+
+
+def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
+    """`name`, or `name,key=value` for a run with settings, which must not replace the plain run's results."""
+    return named(scenario.name, settings)
+
+
+def named(name: str, settings: Sequence[str]) -> str:
+    """A file or folder name that other settings do not share: `name,key=value`; long ones end in a hash of the rest."""
+    whole = ",".join([name, *settings])
+    text = file_name(whole)
+    if len(text) <= _LONGEST_NAME:
+        return text
+    return f"{text[: _LONGEST_NAME - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def file_name(text: str) -> str:
+    """`text` without what file names had better not have."""
+    return re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Turn a failure to write at `path` into an InputError that says so."""
+    try:
+        yield
+    except (OSError, RecursionError) as error:  # pathlib makes parents recursively
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise InputError("must be a folder", where="--out", got=error.filename) from None
+        problem = getattr(error, "strerror", None) or "the path is too long"
+        raise InputError(f"cannot be written: {problem}", where="--out", got=str(path)) from None
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of `folder` when the block succeeds, and vanishes when it fails.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    with writable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
+        with scratch(folder.parent, folder.name) as fresh:
+            fresh.chmod(0o755)
+            yield fresh
+            replace_folder(fresh, folder)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """A fresh file that takes the place of `path` when the block succeeds, and vanishes when it fails.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(path.parent, path.name) as folder:
+            fresh = folder / path.name
+            yield fresh
+            fresh.replace(path)
+
+
+def write(
+    run: Run,
+    folder: Path,
+    *,
+    formats: Sequence[str],
+    chips: Sequence[int] | None = None,
+    explanations: Sequence[Explanation] | None = None,
+    bottlenecks: Sequence[Bottlenecks] | None = None,
+) -> list[str]:
+    """Writes report.json, manifest.json, trace.npz, trace.json and the figures. The same scenario gives the same bytes.
+
+    Args:
+        formats: each figure is written in each of them; without any there are no figures.
+        explanations: written to explain.json and drawn as a waterfall.
+
+    Returns:
+        Messages for the user: what the files leave out.
+    """
+    from sim.results import saved
+
+    messages = _write_traces(run, folder, chips)
+    _json(folder / "report.json", run.report.to_dict() | critical_paths(bottlenecks))
+    if explanations is not None:
+        _json(folder / "explain.json", explain_list(explanations))
+    if formats:
+        from sim.results import figures as pictures
+
+        pictures.draw(run, folder, formats, explanations=explanations or (), bottlenecks=bottlenecks or ())
+    saved.write_manifest(run, folder)
+    return messages
+
+
+def _write_traces(run: Run, folder: Path, chips: Sequence[int] | None) -> list[str]:
+    """Write trace.npz and trace.json of each phase; what is left out of these."""
+    from sim.export import chrome_trace
+    from sim.program import trace_file
+
+    said = []
+    for part in run.passes:
+        phase = run.suffix(part)
+        trace_file.write(part.part, part.periods, folder / f"trace{phase}.npz")
+        first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.mesh_chips))}
+        trace, topology = part.of_chips(sorted(first) if chips is None else chips)
+        name = f"trace{phase}.json"
+        if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
+            said.append(f"{name} has {left_out}; all of chips with --trace-chip")
+    return said
+
+
+def read(folder: Path) -> Run:
+    """The run that was written to `folder`, without simulating it again.
+
+    Raises:
+        InputError: no folder of a run, or of another version of this program, or a file of it is damaged.
+    """
+    from sim.results import saved
+
+    return saved.restore(saved.open_folder(folder))
+
+
+def export(run: Run, folder: Path, form: str, chips: Sequence[int] | None = None) -> list[Path]:
+    """Write traces of `run` for other tools into `folder`; their paths.
+
+    Args:
+        form: one of EXPORTS.
+        chips: those to write, default all; Chakra traces are always of all.
+
+    Raises:
+        InputError: no such format, or a program that the format cannot say.
+    """
+    from sim.export import chakra, chrome_trace, perfetto
+
+    if form not in EXPORTS:
+        raise InputError("no such format", where="FORMAT", got=form, hint=f"there are {', '.join(EXPORTS)}")
+    paths = []
+    for part in run.passes:
+        suffix = run.suffix(part)
+        trace, topology = part.whole()
+        chosen = list(chips or range(topology.chips))
+        if form == "kineto":
+            for chip in chosen:
+                paths.append(folder / f"kineto{suffix}" / f"rank{chip}.json")
+                chrome_trace.write(trace, topology, paths[-1], chips=[chip], memory=part.memory_of)
+        elif form == "perfetto":
+            paths.append(folder / f"trace{suffix}.perfetto-trace")
+            perfetto.write(trace, topology, paths[-1], chosen)
+        else:
+            target, dtype = folder / f"chakra{suffix}", run.scenario.workload.activations
+            paths += chakra.write(trace.program, topology.chips, target, run.scenario.name, dtype)
+    return paths
+
+
+def critical_paths(bottlenecks: Sequence[Bottlenecks] | None) -> dict[str, Any]:
+    """What `--critical-path` adds to the report; nothing without it."""
+    return {} if bottlenecks is None else {"critical_path": [each.to_dict() for each in bottlenecks]}
+
+
+def explain_list(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
+    """The bars of all phases, in order."""
+    return [bar for each in explanations for bar in each.to_list()]
+
+
+def check_chips(scenario: Scenario, chips: Sequence[int], where: str) -> None:
+    """Raises InputError, at the option `where`, for a chip that the scenario does not use."""
+    if not chips:
+        return
+    from sim.lowering.placement import machine
+
+    count = machine(scenario).mesh_chips
+    for chip in chips:
+        if chip >= count:
+            raise InputError(f"the machine has chips 0 to {count - 1}", where=where, got=chip)
+
+
+def _json(path: Path, data: dict[str, Any] | list[dict[str, Any]]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

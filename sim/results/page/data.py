@@ -1,0 +1,227 @@
+"""What the page shows of a run, as JSON data: times in picoseconds as differences, which compress well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from sim.plots.breakdown import LOOKS
+from sim.plots.drawing import rate
+from sim.plots.link_map import Load, drawn, segments
+from sim.plots.stages import COLOURS
+from sim.report.breakdown import breakdown
+from sim.report.critical_path import shares
+from sim.report.headline import headline
+from sim.report.pipeline import stage_batches
+from sim.report.pool import peer_over_time
+from sim.report.present import text
+from sim.report.present.bottlenecks import Bottlenecks
+from sim.report.present.explanation import Bar
+from sim.report.report import HALVES, Report
+from sim.results.page.timeline import timeline
+from sim.simulate.predict import uncovered
+from sim.topology.graph import Topology
+from sim.units import PS_PER_S, format_count
+
+if TYPE_CHECKING:
+    from sim.simulate.result import Pass, Run
+
+_GIB = 2**30
+
+
+def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+    """Everything about one run."""
+    report = run.report
+    return {
+        "name": report.scenario,
+        "settings": run.settings_text,
+        "description": run.scenario.description,
+        "machine": report.machine,
+        "chips": report.chips,
+        "layers": report.layers_simulated,
+        "all_layers": report.layers,
+        "folded": report.folded,
+        "tasks": run.tasks,
+        "notes": [
+            *(f"note: {note}" for note in report.notes),
+            *([f"rests on: {report.rests_on.text}"] if report.rests_on else []),
+            *(f"engine: {each}" for each in report.shortcuts),
+        ],
+        "headline": [
+            {"label": label, "value": value, "definition": meaning} for label, value, meaning in headline(report)
+        ],
+        "looks": {name: [look.colour, look.hatch] for name, look in LOOKS.items()},
+        "overall": _blocks(text.overall(report)),
+        "memory": _blocks(text.memory(report)),
+        "phases": [_phase(part, explained, bottlenecks) for part in run.passes],
+        "scenario": yaml.safe_dump(
+            run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
+        ),
+    }
+
+
+def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+    scenario, trace, topology = part.scenario, part.trace, part.topology
+    name = scenario.workload.phase
+    found = next((each for each in bottlenecks if each.phase == name), None)
+    own = found.shares if found else shares(trace, topology)
+    parts = breakdown(trace, topology, part.lowered.batches)
+    return {
+        "phase": name,
+        "title": text.phase(part.report, name),
+        "span": part.span,
+        "step": _blocks(text.step(part.report)),
+        "step_s": trace.makespan_ps / 1e12,
+        "breakdown": [{"name": key, "time_s": time_s} for key, time_s in parts.items()],
+        "critical": own.to_dict() | {"about": {share.name: share.about for share in (*own.causes, *own.ops)}},
+        "what_if": [each.to_dict() for each in found.what_if] if found else None,
+        "waterfall": _waterfall(part.report, explained.get(name)),
+        "uncovered": uncovered(scenario) or "this machine and layout",
+        "stages": _stages(part),
+        "timeline": timeline(part),
+        "links": _links(part, topology.unfolded or topology),
+        "memory": _memory(part),
+    }
+
+
+def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
+    """Tables and lines as the terminal prints them."""
+    return [[asdict(part) for part in block] for block in blocks]
+
+
+def _stages(part: Pass) -> dict[str, Any] | None:
+    """Batches on the stages of a pipeline: [stage, begin and length in ms, number, request] each; None without one.
+
+    A bar begins when the last rank of the stage has the batch.
+    """
+    batches = part.lowered.batches
+    if batches is None:
+        return None
+    bars = []
+    for stage in range(len(batches.layers)):
+        for each in stage_batches(part.trace, batches, stage):
+            number = f"{each.request}.{each.part}" if batches.parts > 1 else str(each.request)
+            begin_ms, end_ms = each.begin / 1e9, each.end / 1e9
+            bars.append([stage, round(begin_ms, 6), round(end_ms - begin_ms, 6), number, each.request])
+    return {
+        "colours": COLOURS,
+        "rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)],
+        "bars": bars,
+    }
+
+
+def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str, Any]]:
+    """Bars from the closed form to the simulated step, which add up; without an explanation, three."""
+    if explained:
+        return [{"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained]
+    form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
+    if pipeline and (passes := pipeline.passes):
+        ideal_s = passes.closed_form.total
+        why = f"{report.span} through stages that take what they take here on average"
+        more = "transfers between stages, requests that come later, calls and polls, batches that differ"
+        return [
+            {"name": "closed form: sends free, all there", "group": "", "seconds": ideal_s, "why": why},
+            {"name": "sends and waits", "group": "", "seconds": passes.total_s - ideal_s, "why": more},
+        ]
+    if pool := report.pool:
+        plain, rest = "simulated with all layers in the chip's own memory", "what the formula of the stalls leaves out"
+        return [
+            {"name": "without a memory pool", "group": "", "seconds": simulated.step_s - pool.stall_s, "why": plain},
+            {"name": "stalls, closed form", "group": "", "seconds": pool.closed_form_stall_s, "why": "of all fetches"},
+            {"name": "more", "group": "", "seconds": pool.stall_s - pool.closed_form_stall_s, "why": rest},
+        ]
+    if form is None:
+        return []
+    steps = simulated.latency_s / simulated.step_s
+    paper, per_axis = form.latency_s / steps, form.per_axis_latency_s / steps
+    why = "max(compute, memory) + links"
+    more, below = "links, overheads, efficiencies", "per axis, at the rates the machine reaches, loops as one"
+    if form.name == HALVES:
+        more, below = "operations, overheads", "every operation's own roofline and overhead, norms and adds, the draw"
+    only = "what only the simulation has; --explain takes every effect apart"
+    return [
+        {"name": form.name, "group": "", "seconds": paper, "why": why},
+        {"name": more, "group": "", "seconds": per_axis - paper, "why": below},
+        {"name": "overlap and contention", "group": "", "seconds": simulated.step_s - per_axis, "why": only},
+    ]
+
+
+def _links(part: Pass, whole: Topology) -> dict[str, Any]:
+    """The machine in the plane: nodes, and every direction of every link with its load."""
+    drawing, load = drawn(whole), Load.of(part.trace, part.topology)
+    lines = []
+    for segment in segments(drawing):
+        worst = max(segment.links, key=lambda i: load.utilisation[i])
+        link = whole.links[worst]
+        lines.append(
+            {
+                "x": [round(x, 3) for x, _ in segment.points],
+                "y": [round(y, 3) for _, y in segment.points],
+                "busy": round(float(load.utilisation[worst]), 6),
+                "bytes": float(load.bytes[list(segment.links)].sum()),
+                "name": link.name + (f" (of {len(segment.links)})" if len(segment.links) > 1 else ""),
+                "rate": rate(link),
+                "dashed": segment.dashed,
+            }
+        )
+    nodes = [
+        {
+            "x": round(node.at[0], 3),
+            "y": round(node.at[1], 3),
+            "label": node.label,
+            "name": node.name or node.label,
+            "radius": node.size,
+            "box": [node.half_width, node.size] if node.half_width is not None else None,
+        }
+        for node in drawing.nodes
+    ]
+    return {"nodes": nodes, "lines": lines, "notes": list(drawing.shown)}
+
+
+def _memory(part: Pass) -> dict[str, Any]:
+    """GiB on the fullest chip, and how the cache grows with the tokens."""
+    memory, workload = part.report.memory, part.scenario.workload
+    parts = {
+        "weights": memory.weights_bytes,
+        "gathered weights": memory.gather_buffer_bytes,
+        "KV cache": memory.kv_cache_bytes,
+    }
+    grows = []
+    if workload.phase == "decode" and workload.final_cache_length and not workload.static_cache:
+        steps = np.unique(np.linspace(0, workload.steps, 9).round())
+        lengths = workload.final_cache_length - workload.steps + steps
+        cache = memory.kv_cache_bytes * lengths / workload.final_cache_length
+        fixed = memory.weights_bytes + memory.gather_buffer_bytes
+        grows = [[float(step), round((fixed + size) / _GIB, 6)] for step, size in zip(steps, cache, strict=True)]
+    return {
+        "parts": [{"name": name, "gib": size / _GIB} for name, size in parts.items() if size],
+        "capacity_gib": memory.capacity_bytes / _GIB,
+        "fits": memory.fits,
+        "grows": grows,
+        "devices": _devices(part),
+    }
+
+
+def _devices(part: Pass) -> list[dict[str, Any]]:
+    """Memory over time where layers come and go, GiB from each moment (ms) on; empty without a memory pool."""
+    pool, chip = part.report.pool, part.report.critical_chip
+    if pool is None:
+        return []
+    here = part.topology.stand_in(chip)
+    series = {
+        f"chip {chip}": part.memory_of(chip),
+        f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, here, pool.remote_bytes, pool.layer_bytes),
+    }
+    end_s = part.makespan_ps / PS_PER_S
+    return [
+        {
+            "name": name,
+            "x": (np.append(times, end_s) * 1e3).round(6).tolist(),
+            "y": (np.append(sizes, sizes[-1]) / _GIB).round(4).tolist(),
+        }
+        for name, (times, sizes) in series.items()
+    ]

@@ -1,0 +1,133 @@
+"""Lanes of the timeline as columns: the chips the picture draws, op by op, message by message."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sim.plots.bars import COLOURS
+from sim.report import spans as sp
+from sim.report.critical_path import walk
+from sim.report.lanes import Lane, alike, layer_times, of_chips
+from sim.report.metrics import critical_chip
+from sim.report.ops import classes
+from sim.report.roofline import memory_bound
+from sim.specs import Scenario
+
+if TYPE_CHECKING:
+    from sim.simulate.result import Pass
+
+_CHIPS, _LINKS = 2, 12
+MOST_SPANS = 150_000
+"""Single messages are kept for as many layers around the middle as stay below this."""
+
+
+def timeline(part: Pass) -> dict[str, Any]:
+    """Lanes of the critical chip, and of the first chip that does something else."""
+    trace, topology, program = part.trace, part.topology, part.trace.program
+    groups = alike(trace, topology)
+    critical = critical_chip(trace, topology.chips)
+    groups.sort(key=lambda chips: critical not in chips)
+    shown = [int(chips[0]) for chips in groups[:_CHIPS]]
+    lanes = of_chips(trace, topology, shown)
+    edges = layer_times(trace, shown[0]).edges
+    chosen = [(chip, lane) for chip in shown for lane in _first_links(lanes[chip])]
+    spans = [lane.spans for _, lane in chosen]
+    layers, kept = max(len(edges) - 1, 0), None
+    total = sum(len(each) for each in spans)
+    if total > MOST_SPANS and layers > 1:
+        half = max(1, int(layers * MOST_SPANS / total / 2))
+        kept = (max(0, layers // 2 - half), min(layers - 1, layers // 2 + half))
+        spans = [
+            each.within(int(edges[kept[0]]), int(edges[kept[1] + 1])) if lane.kind == "link" else each
+            for each, (_, lane) in zip(spans, chosen, strict=True)
+        ]
+    named = len(shown) > 1
+    slow = memory_bound(program)
+    result = [_path(part)]
+    for each, (chip, lane) in zip(spans, chosen, strict=True):
+        link = lane.kind == "link"
+        result.append(
+            {
+                "label": f"chip {topology.number(chip)}: {lane.label}" if named else lane.label,
+                "kind": lane.kind,
+                **_columns(each),
+                "op": program.op[each.task].tolist(),
+                "layer": _deltas(program.layer[each.task]),
+                "bytes": _deltas(program.bytes[each.task].round()) if lane.kind != "collectives" else [],
+                "flops": program.flops[each.task].round().tolist() if lane.kind == "compute" else [],
+                "slow": slow[each.task].astype(int).tolist() if lane.kind == "compute" else [],
+                "to": program.peer[each.task].tolist() if link else [],
+                "exposed": _columns(lane.exposed) if lane.kind == "collectives" else None,
+            }
+        )
+    others = [len(topology.stood_for(chips)) for chips in groups[_CHIPS:]]
+    return {
+        "chip": topology.number(shown[0]),
+        "end": trace.makespan_ps,
+        "ops": list(program.op_names),
+        "classes": classes(program).tolist(),
+        "colours": COLOURS,
+        "sources": _sources(part.scenario),
+        "edges": edges.tolist(),
+        "lanes": result,
+        "messages_of_layers": kept,
+        "folded": topology.unfolded is not None,
+        "not_drawn": sum(others),
+    }
+
+
+def _path(part: Pass) -> dict[str, Any]:
+    """The critical path as a lane of its own."""
+    program, path = part.trace.program, walk(part.trace)
+    return {
+        "label": "critical path",
+        "kind": "path",
+        "start": _deltas(path.start),
+        "length": path.length.tolist(),
+        "op": program.op[path.task].tolist(),
+        "layer": _deltas(program.layer[path.task]),
+        "bytes": [],
+        "flops": [],
+        "slow": [],
+        "to": [],
+        "flies": path.flies.astype(int).tolist(),
+        "kinds": program.kind[path.task].tolist(),
+        "exposed": None,
+    }
+
+
+def _first_links(lanes: list[Lane]) -> list[Lane]:
+    """All lanes but those links that a page has no room for: the busiest are kept, in their order."""
+    links = [lane for lane in lanes if lane.kind == "link"]
+    if len(links) > _LINKS:
+        busy = sorted(links, key=lambda lane: -lane.spans.total_ps)[:_LINKS]
+        links = [lane for lane in links if any(lane is one for one in busy)]
+    return [lane for lane in lanes if lane.kind != "link"] + [lane for lane in links if len(lane.spans)]
+
+
+def _columns(spans: sp.Spans) -> dict[str, list[int]]:
+    return {"start": _deltas(spans.start), "length": (spans.end - spans.start).tolist()}
+
+
+def _deltas(values: np.ndarray) -> list[int]:
+    """Differences from one to the next: repeated layers repeat, so they compress."""
+    differences: list[int] = np.diff(values.astype(np.int64), prepend=0).tolist()
+    return differences
+
+
+def _sources(scenario: Scenario) -> dict[str, str]:
+    """Where the rate comes from that decides how long a span is."""
+    machine = scenario.topology
+    peak = machine.chip.peak[scenario.workload.activations]
+    bandwidth = machine.chip.hbm_bandwidth
+    found = {
+        "flops": f"{peak.value / 1e12:.4g} TFLOP/s: {peak.source}",
+        "memory": f"{bandwidth.value / 1e9:.4g} GB/s of memory: {bandwidth.source}",
+        "collective": f"launch: {scenario.stack.collective_overhead.source}",
+    }
+    link = getattr(machine, "link", None)
+    if link is not None:
+        found["link"] = f"{link.bandwidth.value / 1e9:.4g} GB/s a link: {link.bandwidth.source}"
+    return found

@@ -1,0 +1,362 @@
+"""Results as they are read back: what `sim run` wrote, checked before anything of it is used.
+
+The manifest names every file that is read back with its size and hash. It holds a hash of itself. A file that is not
+what was written is an error of one line; nothing is read from a file that is larger than its content may be.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from sim import __version__
+from sim.errors import InputError
+from sim.program import trace_file
+from sim.report.present.explanation import Bar
+from sim.report.spread import Spread
+from sim.report.what_if import WhatIf
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from sim.program import Period, Program
+    from sim.report.present.bottlenecks import Bottlenecks
+    from sim.simulate.result import Run
+    from sim.simulate.run import WrittenPhase
+    from sim.specs import Scenario
+
+_READ_BACK = re.compile(r"(report|explain)\.json|trace(_prefill|_decode)?\.npz")
+"""Files that are read back, beside the manifest."""
+_AGAIN = "run the scenario again"
+_LARGEST_JSON_BYTES = 2**26
+"""Of one JSON file: assumed, 1,000 times what the largest shipped scenario writes."""
+
+
+class Readable(BaseModel):
+    """Frozen data of a file; keys beyond those that are read back are of no concern here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class Entry(Readable):
+    """One file of the results."""
+
+    size_bytes: Annotated[int, Field(ge=0)]
+    sha256: str
+
+
+class Sealed(Readable):
+    """What a folder of results is of; its file holds a hash of itself."""
+
+    version: str
+    source: str | None
+    """The scenario's file; None where it was no file."""
+
+
+class Manifest(Sealed):
+    """What the results of a run are of, and their files by name."""
+
+    settings: list[str]
+    scenario: dict[str, Any]
+    """Resolved."""
+    files: dict[str, Entry]
+
+
+class _Simulated(Readable):
+    latency_s: float
+
+
+class _Engine(Readable):
+    shortcuts: list[str]
+
+
+class SavedPhase(Readable):
+    """One phase of a report."""
+
+    simulated: _Simulated
+    engine: _Engine
+
+
+class SavedBottlenecks(Readable):
+    """What `--critical-path` added of one phase."""
+
+    phase: str
+    what_if: list[WhatIf]
+
+
+class SavedReport(SavedPhase):
+    """The part of report.json that is read back."""
+
+    phases: list[SavedPhase]
+    spread: Spread | None
+    critical_path: list[SavedBottlenecks] = []
+
+
+class SavedBar(Readable):
+    """One bar of explain.json."""
+
+    phase: str
+    name: str
+    group: str
+    seconds: float
+    running_s: float
+    why: str
+
+    @property
+    def bar(self) -> Bar:
+        """The bar without its phase."""
+        return Bar(self.name, self.group, self.seconds, self.running_s, self.why)
+
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Sealed)
+_REPORT, _BARS = TypeAdapter(SavedReport), TypeAdapter(list[SavedBar])
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A folder of results, of which the manifest has been checked."""
+
+    folder: Path
+    manifest: Manifest
+
+    def report(self) -> SavedReport:
+        """report.json. Raises InputError where it is not what was written."""
+        return self._json("report.json", _REPORT)
+
+    def bars(self) -> dict[str, tuple[Bar, ...]]:
+        """Explanations by phase; empty where the run had none. Raises InputError."""
+        found: dict[str, tuple[Bar, ...]] = {}
+        for each in self._json("explain.json", _BARS) if "explain.json" in self.manifest.files else ():
+            found[each.phase] = (*found.get(each.phase, ()), each.bar)
+        return found
+
+    def bottlenecks(self, run: Run) -> tuple[Bottlenecks, ...]:
+        """What the steps of `run`, which is the run of this folder, wait for; empty without `--critical-path`.
+
+        Raises:
+            InputError: report.json is not what was written.
+        """
+        from sim.report.critical_path import shares
+        from sim.report.present.bottlenecks import Bottlenecks
+
+        what_if = {each.phase: tuple(each.what_if) for each in self.report().critical_path}
+        phases = ((part, part.scenario.workload.phase) for part in run.passes)
+        return tuple(
+            Bottlenecks(phase, part.span, shares(part.trace, part.topology), what_if[phase])
+            for part, phase in phases
+            if phase in what_if
+        )
+
+    def check(self, name: str) -> Path:
+        """The path of a file that is what was written. Raises InputError where it is not."""
+        path, entry = self.folder / name, self.manifest.files.get(name)
+        if entry is None:
+            raise damaged(path, "no such file in the manifest")
+        if not path.is_file():
+            raise damaged(path, "a folder" if path.is_dir() else "no such file")
+        try:
+            is_written = path.stat().st_size == entry.size_bytes and _sha256(path) == entry.sha256
+        except OSError as error:
+            raise damaged(path, str(error.strerror)) from None
+        if not is_written:
+            raise damaged(path, "other content")
+        return path
+
+    def _json(self, name: str, model: TypeAdapter[T]) -> T:
+        try:
+            return model.validate_json(_small(self.check(name)))
+        except ValidationError as error:
+            raise damaged(self.folder / name, _first(error)) from None
+
+
+def damaged(path: Path, got: str) -> InputError:
+    """The error of a file that is not what a run wrote."""
+    return InputError("must be what `sim run` wrote", where=str(path), got=got, hint=_AGAIN)
+
+
+def check_replaceable(folder: Path, scenario: Scenario, settings: Sequence[str], source: str | None) -> None:
+    """Raises InputError where new results must not replace `folder`: not a run's, or another scenario file's.
+
+    Args:
+        source: the scenario's file; None where it is no file.
+    """
+    if not (folder / "manifest.json").exists():
+        if folder.is_dir() and any(folder.iterdir()):
+            hint = "choose another folder with --out, or remove this one"
+            raise InputError("must be empty or hold the results of a run", where=str(folder), hint=hint)
+        return
+    try:
+        manifest = open_folder(folder).manifest
+    except InputError:
+        return  # `replaced` moves it aside
+    if (manifest.source, manifest.settings) != (source, list(settings)) or source is None:
+        refuse_unlike(folder, manifest.scenario == resolved(scenario), manifest.source)
+
+
+def replaced(folder: Path, fresh: Path) -> list[str]:
+    """Returns messages on what is lost of `folder` when `fresh` takes its place; moves an unreadable one aside."""
+    if not (folder / "manifest.json").exists():
+        return []
+    try:
+        open_folder(folder)
+    except InputError as error:
+        return [f"moved the previous results to {aside(folder)}: manifest.json {error.rule}, got {error.got!r}"]
+    removed = sorted({path.name for path in folder.iterdir()} - {path.name for path in fresh.iterdir()})
+    return [f"removed files of the previous run: {', '.join(removed)}"] if removed else []
+
+
+def refuse_unlike(folder: Path, is_alike: bool, source: str | None) -> None:
+    """Raises InputError for a folder with the results of another scenario file, `source`."""
+    if not is_alike:
+        raise InputError(
+            "must not hold the results of another scenario file",
+            where=str(folder),
+            hint=f"they are of {source or 'no file'}; choose another folder with --out, or rename the scenario",
+        )
+
+
+def aside(path: Path) -> Path:
+    """Rename results that cannot be read back to the first of `NAME.damaged`, `NAME.damaged-2`, ... that is free."""
+    names = (path.with_name(f"{path.name}.damaged{end}") for end in ("", *(f"-{i}" for i in range(2, 10**4))))
+    return path.rename(next(name for name in names if not os.path.lexists(name)))
+
+
+def write_manifest(run: Run, folder: Path) -> None:
+    """Write manifest.json for the files in `folder`; the last file of a run."""
+    manifest = Manifest(
+        version=__version__,
+        source=run.source,
+        settings=list(run.settings),
+        scenario=resolved(run.scenario),
+        files={
+            path.name: Entry(size_bytes=path.stat().st_size, sha256=_sha256(path))
+            for path in sorted(folder.iterdir())
+            if _READ_BACK.fullmatch(path.name)
+        },
+    )
+    write_sealed(folder / "manifest.json", manifest)
+
+
+def resolved(scenario: Scenario) -> dict[str, Any]:
+    """A scenario as a manifest holds it."""
+    return scenario.model_dump(mode="json", exclude_none=True)
+
+
+def open_folder(folder: Path) -> Saved:
+    """The results in `folder`; their files are checked when they are read.
+
+    Raises:
+        InputError: no folder of a run, or of another version of this program, or its manifest is damaged.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        rule = "not the results of a run" if folder.is_dir() else "no such folder"
+        raise InputError(rule, where=str(folder), hint="write them with `sim run`")
+    return Saved(folder, read_sealed(path, Manifest))
+
+
+def write_sealed(path: Path, content: Sealed) -> None:
+    """Write a JSON file that holds a hash of itself."""
+    data = content.model_dump(mode="json")
+    path.write_text(json.dumps({"sha256": _digest(data)} | data, indent=2) + "\n", encoding="utf-8")
+
+
+def read_sealed(path: Path, model: type[S]) -> S:
+    """What `write_sealed` wrote. Raises InputError where the file is damaged or of another version of this program."""
+    try:
+        data = from_json(_small(path))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise damaged(path, str(error)) from None
+    if not isinstance(data, dict):
+        raise damaged(path, "no mapping of fields")
+    expected = data.pop("sha256", None)
+    version = data.get("version")
+    if version != __version__:
+        raise InputError(f"must be results of version {__version__}", where=str(path), got=version, hint=_AGAIN)
+    if expected != _digest(data):
+        raise damaged(path, "other content")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise damaged(path, _first(error)) from None
+
+
+def restore(saved: Saved) -> Run:
+    """The run of a folder of results. Raises InputError where one of its files is damaged."""
+    from sim.simulate.run import restored
+    from sim.specs import Scenario
+
+    folder, report = saved.folder, saved.report()
+    try:
+        scenario = Scenario.model_validate(saved.manifest.scenario)
+    except ValidationError as error:
+        raise damaged(folder / "manifest.json", _first(error)) from None
+    phases, reports = scenario.phases, report.phases or [report]
+    if len(phases) != len(reports):
+        raise damaged(folder / "report.json", f"{len(reports)} phases of {len(phases)}")
+    written = []
+    for phase, own in zip(phases, reports, strict=True):
+        suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
+        written.append(_written(saved.check(f"trace{suffix}.npz"), own))
+    found = restored(scenario, written, report.spread)
+    return replace(found, settings=tuple(saved.manifest.settings), source=saved.manifest.source)
+
+
+def _written(path: Path, report: SavedPhase) -> WrittenPhase:
+    """What trace.npz and the report hold of a phase; the times are read when their number is known."""
+    from sim.simulate.run import WrittenPhase
+
+    def times(program: Program) -> tuple[npt.NDArray[np.void], tuple[Period, ...]]:
+        with _naming(path):
+            return trace_file.read_times(path, program)
+
+    with _naming(path):
+        kept = trace_file.read_kept(path)
+    return WrittenPhase(report.simulated.latency_s, tuple(report.engine.shortcuts), kept, times)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file becomes an InputError that names it."""
+    try:
+        yield
+    except Exception as error:  # what a damaged archive makes zipfile, zlib and numpy raise is not documented
+        raise damaged(path, str(error).partition("\n")[0]) from None
+
+
+def _small(path: Path) -> bytes:
+    """The content of a JSON file. Raises InputError where it is larger than any that was written."""
+    if path.stat().st_size > _LARGEST_JSON_BYTES:
+        raise damaged(path, f"{path.stat().st_size} bytes")
+    return path.read_bytes()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """Hash of JSON data without the hash itself."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _first(error: ValidationError) -> str:
+    """The first problem that pydantic found: `phases.0.simulated: Field required`."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]

@@ -1,0 +1,111 @@
+"""What formulas say of messages between the chips of a scenario's mesh: see `sim.closed_form.book.Communication`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from math import prod
+
+from sim.closed_form import collectives
+from sim.closed_form.tally import loop_form
+from sim.collectives import algorithm_of
+from sim.collectives.loop import closes
+from sim.collectives.predict import closed_form_s, of_nccl
+from sim.lowering.placement import machine
+from sim.specs import Scenario
+from sim.specs.uses import Axes
+from sim.topology.group import group_of
+from sim.topology.lower_bound import lower_bound
+from sim.topology.mesh import joined, mesh_groups, whole_lines
+
+Formula = tuple[float, tuple[str, ...]]
+"""Time in s, and why it is not exact."""
+
+
+class Communication:
+    """The formulas of one scenario's machine; where a collective has none, the lower bound of its links."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.topology = machine(scenario)
+        self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.mesh}
+        self.at = scenario.uses(tuple(self.lengths))
+        self.collective = functools.cache(self._collective)
+        self._scenario = scenario
+
+    def is_ring(self, axis: str) -> bool:
+        line = self._line(axis)
+        return bool(line) and self.topology.axis(line).ring
+
+    def closes(self, axis: str) -> bool:
+        return closes(self.topology, axis)
+
+    def hop(self, axis: str, size: float) -> Formula:
+        if line := self._line(axis):
+            link, step_s = self._scenario.topology.line_links[line], self._scenario.stack.collective_step.value
+            return size / (link.bandwidth.value * link.efficiency.value) + link.latency.value + step_s, ()
+        on_switch = self.topology.has_ports and loop_form(self._scenario) == "one_way"
+        reasons = () if on_switch else (f"takes a loop over {axis} by routes for a ring one way",)
+        return lower_bound(self.topology, "permute", (axis,), size), reasons
+
+    def _line(self, axis: str) -> str:
+        """The axis of a torus that a mesh axis is; empty where shards go around it by routes."""
+        lines = whole_lines(self.topology, (axis,)) if self.topology.has_lines else None
+        longer = [line for line in lines or () if self.topology.axis(line).size > 1]
+        return longer[0] if len(longer) == 1 else ""
+
+    def _collective(self, kind: str, axes: Axes, size: float) -> Formula:
+        if self._ways(axes) == 1:
+            return 0.0, ()
+        in_turn = self._scenario.stack.collective_axes == "one_by_one"
+        if not self.topology.has_lines:
+            return self._on_routes(kind, axes, size)
+        if not in_turn or kind == "all_reduce" or len(axes) == 1:
+            return self._on_lines(kind, axes, size)
+        # One axis after the other: of what is gathered, V_i of the size in turn i, that of the axes up to this one.
+        found = [
+            self._on_lines(kind, (axis,), size / (1 if kind == "all_to_all" else self._ways(axes[turn + 1 :])))
+            for turn, axis in enumerate(axes)
+            if self.lengths[axis] > 1
+        ]
+        return sum(time for time, _ in found), tuple(reason for _, reasons in found for reason in reasons)
+
+    def _ways(self, axes: Axes) -> int:
+        return prod(self.lengths[axis] for axis in axes)
+
+    def _on_lines(self, kind: str, group: Axes, size: float) -> Formula:
+        """Of whole axes of a torus, from its file alone."""
+        if (over := whole_lines(self.topology, group)) is None:
+            bound = lower_bound(self.topology, kind, group, size)
+            return bound, (f"has only a bound of {kind} over {joined(group)}",)
+        spec, stack = self._scenario.topology, self._scenario.stack
+        step_s, launch_s = stack.collective_step.value, stack.collective_overhead.value
+        axes, links = [spec.lines[axis] for axis in over], [spec.line_links[axis] for axis in over]
+        rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
+        bandwidth = max(link.bandwidth.value * link.efficiency.value for link in links)
+        latency_s = min(link.latency.value for link in links) + step_s
+        algorithm = {**spec.collectives, **self._scenario.collectives}.get(kind, "multi_axis")
+        twisted = any(ring and axis.twist for axis, (_, ring) in zip(axes, rings, strict=True))
+        time, reasons = None, tuple[str, ...]()
+        if not twisted and all(link == links[0] for link in links):
+            time = collectives.predict(kind, algorithm, rings, size, bandwidth, latency_s)
+        if time is None:
+            has = "takes twisted axes for rings in" if twisted else "has only a bound of"
+            reasons = (f"{has} {kind} over {joined(over)}",)
+            time = collectives.bound(kind, rings, size, bandwidth, latency_s)
+        elif not collectives.ends_together(algorithm, rings):
+            reasons = (f"assumes that all chips end {kind} over {joined(over)} together",)
+        return time + collectives.starts_beside_hops(kind, rings) * step_s + launch_s, reasons
+
+    def _on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
+        """Of the machine of a group's chips: of NCCL its tuner, which is not exact; else by the formula of a switch."""
+        chips = tuple(mesh_groups(self.topology, axes)[0].tolist())
+        group = group_of(self.topology, chips).machine
+        algorithm = algorithm_of(group, kind, self._scenario.collectives.get(kind), size)
+        form = closed_form_s(group, kind, algorithm, tuple(axis.name for axis in group.axes), size)
+        if form is None:
+            bound = lower_bound(self.topology, kind, axes, size)
+            return bound, (f"has only a bound of {kind} by {algorithm}",)
+        if of_nccl(group, kind, algorithm):
+            return form, (f"has NCCL's tuner for {kind}",)
+        together = algorithm in collectives.ENDS_TOGETHER_ON_SWITCH
+        return form, () if together else (f"assumes that all chips end {kind} by {algorithm} together",)

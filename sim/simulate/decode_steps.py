@@ -1,0 +1,179 @@
+"""Every decode step of a generation: the same tasks, but for attention over a cache one position longer.
+
+A step is simulated; in the next ones every task takes its resources in the same order, which is checked for each
+(`sim.shortcuts.task_order`), so their times follow without the engine, and so does how their layers repeat
+(`sim.shortcuts.periodic`). The first step that has another order is simulated again. Equal steps are done once. In
+every run the second step is lowered, too: where its tasks are not those that follow from the first, every step is
+simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import fsum
+from typing import Any
+
+import numpy as np
+
+from sim.lowering.costs import Work, launch_columns
+from sim.program import Ints, Program
+from sim.program.perturb import apply_perturbations, keep_links_in_use
+from sim.shortcuts.periodic import steady_states
+from sim.shortcuts.task_order import TaskOrder
+from sim.simulate.forward_pass import Simulated, lowered_pass, simulate_pass
+from sim.specs import Scenario
+from sim.topology import build
+from sim.units import PS_PER_S
+
+_FEW = 8
+"""Steps that are first tried to follow one that was simulated; then ever more."""
+_MOST = 256
+_CELLS = 2**20
+"""Tasks x steps that are done at once: columns of 8 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps one after the other."""
+
+    times_s: tuple[float, ...] = ()
+    """Of each step."""
+    tasks: int = 0
+    """That the engine simulated."""
+    engine_s: float = 0.0
+    """Wall-clock time of the engine."""
+    shortcuts: tuple[str, ...] = ()
+    """How many were simulated for the rest."""
+
+    @property
+    def latency_s(self) -> float:
+        """Of all of them."""
+        return fsum(self.times_s)
+
+
+def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], None] = lambda done, total: None) -> Steps:
+    """Times of decode steps that differ in the length of the cache alone.
+
+    Args:
+        progress: called with (steps done, steps in all).
+    """
+    times_s: list[float] = []
+    tasks, engine_s, simulated = 0, 0.0, 0
+    differs = False  # a followed step is not what lowering it gives
+    while len(times_s) < len(steps):
+        progress(len(times_s), len(steps))
+        found = simulate_pass(steps[len(times_s)])
+        times_s.append(found.step_s)
+        tasks, engine_s, simulated = tasks + len(found.trace.program), engine_s + found.engine_s, simulated + 1
+        follow = None if differs else _Followers.of(found)
+        if follow and simulated == 1 and len(steps) > 1 and not _is_lowered(found, steps[1]):
+            differs, follow = True, None
+        few = _FEW
+        while follow and len(times_s) < len(steps):
+            few = min(2 * few, follow.most)
+            ahead = steps[len(times_s) : len(times_s) + few]
+            makespans_ps = follow.makespans_ps([step.workload.mean_cache_length for step in ahead])
+            times_s += [time_ps / PS_PER_S for time_ps in makespans_ps]
+            progress(len(times_s), len(steps))
+            if len(makespans_ps) < len(ahead):
+                break
+    said: tuple[str, ...] = ()
+    if simulated < len(steps):
+        some = f"{simulated} of {len(steps)} steps simulated"
+        said = (f"{some}, the others do the same in the same order, with longer caches",)
+    elif differs:
+        said = ("every step simulated: the second has other tasks than the first; please report this scenario",)
+    return Steps(tuple(times_s), tasks, engine_s, said)
+
+
+def _is_lowered(found: Simulated, step: Scenario) -> bool:
+    """Whether the program that follows from a simulated step for the cache of `step` is what lowering `step` gives."""
+    skipped = found.lowered.program.skipped
+    _, lowered, _ = lowered_pass(step, skipped[0].kept if skipped else None)
+    return with_cache(found, step.workload.mean_cache_length).equals(lowered.program)
+
+
+def with_cache(found: Simulated, length: float) -> Program:
+    """The program of a simulated step without jitter, for a cache of another length: what lowering that step gives."""
+    program, perturb = found.lowered.program, found.scenario.perturb
+    columns: dict[str, Any] = {}
+    changes = np.zeros(len(program), dtype=np.bool_)
+    for name, work in _kernels(found, length).items():
+        own = program.compute_tasks(name)
+        for column, value in _columns(found, work).items():
+            columns.setdefault(column, getattr(program, column).copy())[own] = value
+        changes[own] = True
+    changed = replace(program, **columns)
+    if not perturb:
+        return changed
+    here = keep_links_in_use(perturb, build(found.scenario.topology, found.scenario.stack), found.topology)
+    busy_ps = apply_perturbations(changed, found.topology, here).busy_ps
+    return replace(changed, busy_ps=np.where(changes, busy_ps, program.busy_ps))
+
+
+def _kernels(found: Simulated, length: float) -> Mapping[str, Work]:
+    """What the operations do whose work depends on the length of the cache."""
+    attentions = found.lowered.attentions.items()
+    return {name + more: work for name, attention in attentions for more, work in attention.kernels(length)}
+
+
+def _columns(found: Simulated, work: Work) -> Mapping[str, float]:
+    return launch_columns(found.topology.chip, work, found.scenario.workload.activations)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Followers:
+    """Steps in which what happens is in the order of one that was simulated."""
+
+    found: Simulated
+    order: TaskOrder
+
+    @classmethod
+    def of(cls, found: Simulated) -> _Followers | None:
+        """None where times do not follow from the order alone: with jitter, whose draws are those of each step, or
+        where the steps of a pipeline's requests overlap."""
+        perturb = found.scenario.perturb
+        if found.scenario.engine.periodic == "off" or found.scenario.pipeline or (perturb and perturb.jitter):
+            return None
+        order = TaskOrder.from_trace(found.trace)
+        return cls(found, order) if order else None
+
+    @property
+    def most(self) -> int:
+        """Steps that are done at once."""
+        return int(np.clip(_CELLS // len(self.order.program), 1, _MOST))
+
+    def _yields(self, length: float) -> list[float]:
+        return [_columns(self.found, work)["yields_ppm"] for work in _kernels(self.found, length).values()]
+
+    def makespans_ps(self, lengths: Sequence[float]) -> list[int]:
+        """Of the steps with caches of these lengths, up to the first that does not follow.
+
+        Operations that come to be limited by the other of their bytes and FLOPs lose another share to collectives.
+        """
+        distinct: dict[tuple[int, ...], int] = {}  # steps of equal durations are one
+        columns: list[Ints] = []
+        of = []
+        own = self._yields(self.found.scenario.workload.mean_cache_length)
+        for length in lengths:
+            if self._yields(length) != own:
+                break
+            works = _kernels(self.found, length).values()
+            durations = tuple(int(_columns(self.found, work)["busy_ps"]) for work in works)
+            if durations not in distinct:
+                distinct[durations] = len(columns)
+                columns.append(with_cache(self.found, length).busy_ps)
+            of.append(distinct[durations])
+        if not columns:
+            return []
+        times, follows = self.order.retime(np.stack(columns, axis=1))
+        makespan_ps = times[3].max(axis=0, initial=0)
+        for block, (after, period) in zip(
+            self.order.program.skipped, steady_states(self.order.program, times), strict=True
+        ):
+            follows &= after >= 0
+            makespan_ps += block.count * period
+        some = follows[of]
+        upto = len(some) if some.all() else int(some.argmin())
+        return [int(time_ps) for time_ps in makespan_ps[of][:upto]]

@@ -1,0 +1,343 @@
+"""One collective by itself, measured as nccl-tests does, with its closed form and its bound beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from math import prod
+from statistics import median
+
+import numpy as np
+
+from sim import topology as machines
+from sim import units
+from sim.closed_form import collectives as closed_form
+from sim.collectives import COLLECTIVES, algorithm_of, schedule
+from sim.collectives.emit import alone_s, emit
+from sim.collectives.nccl.choice import MUCH_SLOWER, describe_slow_choice
+from sim.collectives.predict import closed_form_s, of_nccl
+from sim.engine import simulate
+from sim.errors import InputError, suggest
+from sim.program import Ids, Kind, Occupancy, Program, ProgramBuilder
+from sim.program.perturb import apply_perturbations, route_around_failures
+from sim.report.measurement import Measurement
+from sim.simulate.consistency import check
+from sim.specs import Kernel, PerturbSpec, load
+from sim.topology.folding import NotFoldableError, folded
+from sim.topology.graph import Topology
+from sim.topology.lower_bound import lower_bound
+from sim.topology.mesh import mesh_axis
+from sim.topology.rings import find
+
+MAX_BYTES = 2.0**50
+MOST_SIMULATED = 2_000_000
+"""Sends: more take SimPy more than half a minute."""
+
+
+def time_s(
+    topology: Topology,
+    collective: str,
+    axes: tuple[str, ...],
+    size: float,
+    algorithm: str | None,
+    chunks: int = 1,
+    kernel: Kernel = "simpy",
+) -> float:
+    """Simulated time of one collective over all groups of the mesh at once, s.
+
+    One chip is simulated for all where every send of each is alike. With `chunks` the data is cut into as many parts,
+    each a collective of its own; all start at once, and share the links in the order in which messages are ready.
+    """
+    machine, plan = topology, None
+    with suppress(NotFoldableError):
+        machine, plan = folded(topology), schedule(folded(topology), collective, axes, algorithm, size)
+    if plan is None:
+        plan = schedule(topology, collective, axes, algorithm, size)
+    check_sends(collective, len(plan) * chunks)
+    builder = ProgramBuilder(resources(machine))
+    for _ in range(chunks):
+        emit(builder, machine, plan, size / chunks, collective)
+    trace = simulate(builder.build(), kernel)
+    check(trace, machine)
+    return trace.makespan_ps / units.PS_PER_S
+
+
+def perturbed_times_s(
+    topology: Topology,
+    collective: str,
+    axes: tuple[str, ...],
+    size: float,
+    algorithm: str | None,
+    spec: PerturbSpec,
+    chunks: int = 1,
+) -> list[float]:
+    """Simulated times of one collective, of every seed that `spec` asks for, s. All chips are simulated.
+
+    Args:
+        topology: without the failed links. A straggler enters its delay late.
+
+    Raises:
+        InputError: a straggler without a delay, or what `perturbed` refuses.
+    """
+    builder = ProgramBuilder(resources(topology))
+    after = stragglers(builder, topology, spec, range(topology.chips))
+    plan = schedule(topology, collective, axes, algorithm, size)
+    for _ in range(chunks):
+        emit(builder, topology, plan, size / chunks, collective, after=(after,))
+    return program_times_s(builder.build(), topology, spec)
+
+
+def program_times_s(program: Program, topology: Topology, perturb: PerturbSpec | None) -> list[float]:
+    """Simulated times of a program, s, of every seed that `perturb` asks for."""
+    if perturb is None:
+        programs = [program]
+    else:
+        seeds = (perturb.model_copy(update={"seed": perturb.seed + i, "repeats": 1}) for i in range(perturb.repeats))
+        programs = [apply_perturbations(program, topology, seed) for seed in seeds]
+    traces = [simulate(each) for each in programs]
+    for trace in traces:
+        check(trace, topology)
+    return [trace.makespan_ps / units.PS_PER_S for trace in traces]
+
+
+def check_sends(collective: str, sends: int) -> None:
+    """Raise InputError where a collective takes more sends than are simulated."""
+    if sends > MOST_SIMULATED:
+        hint = "ask for less data, fewer chunks or fewer chips, or choose another algorithm"
+        rule = f"must take at most {MOST_SIMULATED:,} sends on this machine, and takes {sends:,}"
+        raise InputError(rule, where=collective, hint=hint)
+
+
+def stragglers(builder: ProgramBuilder, topology: Topology, spec: PerturbSpec, members: Collection[int]) -> Ids:
+    """[chips] the task that a chip is late by, -1 for a chip that is on time or no member of a group.
+
+    Raises:
+        InputError: a straggler that is slow and not late.
+    """
+    for slow in spec.stragglers:
+        if slow.delay is None or slow.factor != 1 or slow.layers is not None:
+            rule = "a collective alone has no operations and no layers: a straggler enters it late"
+            hint = "give each a delay alone, such as stragglers: [{chips: [5], delay: 10 us}]"
+            raise InputError(rule, where="perturb.stragglers", hint=hint)
+    late = sorted({chip for slow in spec.stragglers for chip in slow.chips if chip in members})
+    after = np.full(topology.chips, -1, dtype=np.int32)
+    if late:
+        inside = np.array(late, dtype=np.int32)
+        after[inside] = builder.add("late", Kind.COMPUTE, inside, Occupancy(inside))
+    return after
+
+
+def resources(machine: Topology) -> list[str]:
+    """Names of the resources of a program of collectives: computation of each chip, then the links."""
+    return [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
+
+
+def sweep(
+    collective: str,
+    machine: str,
+    *,
+    sizes: Sequence[float],
+    axes: str = "",
+    algorithm: str | None = None,
+    settings: Sequence[str] = (),
+    chunks: int = 1,
+) -> list[Measurement]:
+    """Measure `collective` on a machine file for each size, bytes.
+
+    Args:
+        axes: letters of the mesh axes of a group; all axes if empty.
+        settings: `key=value` overrides of the machine's fields, and of `perturb`.
+        chunks: as in `time_s`.
+
+    Raises:
+        InputError: unknown collective, algorithm, axis or machine, or an algorithm for another kind of machine.
+        OverflowError: longer than the clock counts.
+    """
+    own = [setting for setting in settings if not load.of_perturb(setting)]
+    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
+    topology = machines.build(*load.machine(machine, own))
+    names = tuple(axes) or tuple(axis.name for axis in topology.mesh)
+    check_names(collective, algorithm)
+    _check_axes(names, topology)
+    algorithm_of(topology, collective, algorithm, sizes[0])  # one that the machine does not allow fails at once
+    slowest = min(link.bandwidth for link in topology.links)
+    rows = []
+    for size in sizes:
+        units.to_ps(size / slowest)  # a message that outlasts the clock is an error
+        rows.append(measure(topology, collective, names, size, algorithm, chunks, perturb))
+    return rows
+
+
+def measure(
+    topology: Topology,
+    collective: str,
+    axes: tuple[str, ...],
+    size: float,
+    algorithm: str | None = None,
+    chunks: int = 1,
+    perturb: PerturbSpec | None = None,
+) -> Measurement:
+    """Measure `collective` once; in chunks it has no closed form.
+
+    Args:
+        perturb: what differs from the machine's file. The closed form does not include it; the bound includes failed
+            links alone. With several seeds the time is their median.
+
+    Raises:
+        InputError: no such algorithm here, one that is faster than the bound, or what is perturbed is not there.
+    """
+    group = prod(mesh_axis(topology, name).size for name in axes)
+    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
+    chosen = algorithm_of(left, collective, algorithm, size)
+    if perturb is None:
+        time = time_s(topology, collective, axes, size, chosen, chunks)
+    else:
+        times = perturbed_times_s(left, collective, axes, size, chosen, perturb, chunks)
+        time, notes = median(times), (_PERTURBED, *notes, *of_seeds(times))
+    predicted = closed_form_s(topology, collective, chosen, axes, size)
+    bound = lower_bound(left, collective, axes, size)
+    if time < bound:
+        _check_bound(
+            time if perturb is None else time_s(topology, collective, axes, size, chosen, chunks), bound, chosen
+        )
+    tuned = algorithm in (None, "auto") and of_nccl(topology, collective, chosen)
+    if perturb is None and chunks == 1 and tuned and time >= MUCH_SLOWER * bound:  # else no kernel is much faster
+        notes = describe_slow_choice(
+            topology,
+            collective,
+            chosen,
+            time,
+            lambda name: alone_s(topology, schedule(topology, collective, axes, name, size), size),
+            lambda name: time_s(topology, collective, axes, size, name),
+        )
+    return Measurement(
+        collective=collective,
+        algorithm=chosen,
+        group=group,
+        size_bytes=size,
+        time_s=time,
+        algbw=closed_form.algbw(size, time),
+        busbw=closed_form.busbw(collective, group, size, time),
+        closed_form_s=predicted if chunks == 1 else None,
+        bound_s=bound,
+        form="NCCL's tuner" if of_nccl(topology, collective, chosen) else "closed form",
+        rings=_rings(left) if chosen.startswith("ring") and not topology.has_lines and not topology.has_ports else "",
+        notes=(*notes, *about(topology, collective, chosen, algorithm)),
+    )
+
+
+def about(topology: Topology, collective: str, chosen: str, asked: str | None) -> tuple[str, ...]:
+    """What to know of a time: who chose the algorithm, and what it leaves out."""
+    notes = []
+    if of_nccl(topology, collective, chosen) and chosen != asked:
+        notes.append("NCCL's tuner chose the algorithm, by its own predictions; another may be faster")
+    if collective in SUMS:
+        notes.append("what sums read and write in the chips' memory is left out")
+    return tuple(notes)
+
+
+SUMS = ("reduce_scatter", "all_reduce", "reduce")
+"""Collectives that add up."""
+
+
+def _check_bound(time: float, bound: float, algorithm: str) -> None:
+    """Raise InputError where an algorithm is faster than any can be: it moves too little."""
+    if time < bound * (1 - 1e-9):
+        rule = f"must take at least the bound, {units.format_seconds(bound)}, and takes {units.format_seconds(time)}"
+        hint = "it moves less data than the collective needs"
+        raise InputError(rule, where="--algorithm", got=algorithm, hint=hint)
+
+
+_PERTURBED = "perturbed; the closed form is that of the machine as its file says, the bound that of the links left"
+
+
+def of_seeds(times: Sequence[float]) -> tuple[str, ...]:
+    """A note on the spread of the times of several seeds."""
+    if len(times) == 1:
+        return ()
+    return (f"median of {len(times)} seeds, from {min(times) * 1e6:.3f} to {max(times) * 1e6:.3f} us",)
+
+
+def _rings(topology: Topology) -> str:
+    """`6 rings of 20 GB/s`; where they leave the links between GPUs, what they cross and between which GPUs."""
+    found, links = find(topology), topology.links
+    text = f"{found.count} ring{'s' * (found.count > 1)} of {found.bandwidth / 1e9:.4g} GB/s"
+    for medium, name in (("pci", "PCI Express"), ("net", "the network")):
+        crossing = [
+            f"{topology.nodes[src]}->{topology.nodes[dst]}"
+            for ring in found.rings[:1]
+            for src, dst, way in zip(ring.order, (*ring.order[1:], ring.order[0]), ring.ways, strict=True)
+            if any(links[link].medium == medium for link in way)
+        ]
+        if crossing:
+            text += f", traffic crosses {name}: {' '.join(crossing)}"
+    return text
+
+
+def check_names(collective: str, algorithm: str | None) -> None:
+    """Raise InputError for a collective or algorithm that does not exist."""
+    if collective not in COLLECTIVES:
+        raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
+    known = COLLECTIVES[collective]
+    if algorithm and algorithm not in known:
+        hint = suggest(algorithm, known)
+        raise InputError(f"no algorithm of {collective}", where="--algorithm", got=algorithm, hint=hint)
+
+
+def _check_axes(names: Sequence[str], topology: Topology) -> None:
+    """Raise InputError for axes that the machine does not have, or of one chip."""
+    got = "".join(names)
+    axes = {axis.name: axis.size for axis in topology.mesh}
+    if not set(names) <= set(axes) or len(set(names)) < len(names):
+        rule = f"must be axes of {topology.name}, each once"
+        raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(axes)}")
+    if prod(axes[name] for name in names) == 1:
+        raise InputError("a collective needs a group of at least two chips", where="--axes", got=got)
+
+
+def sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
+    """Bytes to measure: one `size`, or from `minimum` to `maximum` in steps of `factor`. Raises InputError."""
+    if (bool(size), bool(minimum), bool(maximum)) not in ((True, False, False), (False, True, True)):
+        raise InputError("give either --size, or --min and --max", hint="such as --size 64MiB")
+    if size:
+        return [_bytes("--size", size)]
+    low, high = _bytes("--min", minimum), _bytes("--max", maximum)
+    if low > high:
+        raise InputError("must be at most --max", where="--min", got=minimum)
+    result = [low]
+    while result[-1] * factor <= high:
+        result.append(result[-1] * factor)
+    return result
+
+
+def _bytes(option: str, text: str) -> float:
+    try:
+        value = float(text) if text.isdecimal() else units.parse(text, "B")
+    except InputError as error:
+        raise error.within(option) from None
+    if not 1 <= value <= MAX_BYTES:
+        raise InputError(f"must be from 1 B to {units.format_bytes(MAX_BYTES)}", where=option, got=text)
+    return value
+
+
+def table(rows: Sequence[Measurement]) -> str:
+    """Rows as text, in the columns of nccl-tests plus closed form, error, bound, and the algorithm where it differs."""
+    first = rows[0]
+    several = len({row.algorithm for row in rows}) > 1
+    lines = [
+        f"# {first.collective}, algorithm {'by size' if several else first.algorithm}, groups of {first.group} chips",
+        f"# {'size':>14} {'time':>12} {'algbw':>9} {'busbw':>9} {'closed form':>12} {'error':>9} {'bound':>12}",
+        f"# {'(B)':>14} {'(us)':>12} {'(GB/s)':>9} {'(GB/s)':>9} {'(us)':>12} {'(%)':>9} {'(us)':>12}",
+    ]
+    if several:
+        lines[1] += "  algorithm"
+    comments = [text for row in rows for text in (row.rings, *row.notes) if text]
+    lines[1:1] = [f"# {text}" for text in dict.fromkeys(comments)]
+    for row in rows:
+        form = f"{row.closed_form_s * 1e6:12.3f}" if row.closed_form_s else f"{'none':>12}"
+        error = f"{row.error:9.4%}".replace("%", "") if row.error is not None else f"{'':>9}"
+        lines.append(
+            f"  {row.size_bytes:14.0f} {row.time_s * 1e6:12.3f} {row.algbw / 1e9:9.3f} {row.busbw / 1e9:9.3f} "
+            f"{form} {error:>9} {row.bound_s * 1e6:12.3f}" + (f"  {row.algorithm}" if several else "")
+        )
+    return "\n".join(lines)

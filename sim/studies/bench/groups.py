@@ -1,0 +1,155 @@
+"""One collective in several groups of a machine's chips at once, which share its links."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from sim import topology as machines
+from sim.closed_form import collectives as closed_form
+from sim.collectives import algorithm_of, schedule
+from sim.collectives.emit import emit
+from sim.collectives.groups import longer_axes, merged
+from sim.collectives.predict import closed_form_s, of_nccl
+from sim.collectives.schedule import GroupPlan
+from sim.errors import InputError
+from sim.program import Program, ProgramBuilder
+from sim.program.perturb import route_around_failures
+from sim.report.measurement import Measurement
+from sim.specs import PerturbSpec, load
+from sim.studies.bench import collective as bench
+from sim.topology.graph import Topology
+from sim.topology.group import groups_of
+from sim.topology.lower_bound import lower_bound_of_groups
+
+Chips = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """`count` groups of `size` chips each."""
+
+    count: int
+    size: int
+    consecutive: bool = False
+    """Whether chips of a group follow each other; else a group takes every `count`-th chip."""
+
+    @classmethod
+    def of(cls, text: str, *, consecutive: bool = False) -> Grouping:
+        """The groups of `4x2`: four of two chips each. Raises InputError."""
+        found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+        if not found or int(found[1]) < 1 or int(found[2]) < 2:
+            rule = "must be the number of groups and the chips of each, at least two"
+            raise InputError(rule, where="--groups", got=text, hint="such as 4x2 for four groups of two chips")
+        return cls(int(found[1]), int(found[2]), consecutive)
+
+    def members(self, chips: int) -> list[Chips]:
+        """Chips of each group, of the first count x size chips of a machine. Raises InputError where it has fewer."""
+        count, size = self.count, self.size
+        if count * size > chips:
+            rule = f"must have at most as many chips as the machine, {chips}"
+            raise InputError(rule, where="--groups", got=f"{count}x{size}", hint="choose fewer or smaller groups")
+        if self.consecutive:
+            return [tuple(range(first, first + size)) for first in range(0, count * size, size)]
+        return [tuple(range(first, count * size, count)) for first in range(count)]
+
+    def __str__(self) -> str:
+        which = "consecutive chips" if self.consecutive else f"every {_ordinal(self.count)} chip"
+        return f"{self.count} group{'s' * (self.count > 1)} of {self.size} chips at once, {which}"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def sweep(
+    collective: str,
+    machine: str,
+    grouping: Grouping,
+    *,
+    sizes: Sequence[float],
+    algorithm: str | None = None,
+    settings: Sequence[str] = (),
+) -> list[Measurement]:
+    """Measure `collective` in all groups at once for each size, bytes.
+
+    Raises:
+        InputError: unknown collective, algorithm or machine, or groups that do not fit it.
+        OverflowError: longer than the clock counts.
+    """
+    own = [setting for setting in settings if not load.of_perturb(setting)]
+    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
+    topology = machines.build(*load.machine(machine, own))
+    bench.check_names(collective, algorithm)
+    return [measure(topology, collective, grouping, size, algorithm, perturb) for size in sizes]
+
+
+def measure(
+    topology: Topology,
+    collective: str,
+    grouping: Grouping,
+    size: float,
+    algorithm: str | None = None,
+    perturb: PerturbSpec | None = None,
+) -> Measurement:
+    """Measure `collective` once; it ends when the last group does. The closed form is of one group by itself.
+
+    Raises:
+        InputError: groups that do not fit the machine, or an algorithm that does not run in them.
+    """
+    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
+    groups = groups_of(left, tuple(grouping.members(topology.chips)))
+    chosen = [algorithm_of(group.machine, collective, algorithm, size) for group in groups]
+    plans = tuple(
+        GroupPlan(group, schedule(group.machine, collective, longer_axes(group.machine), name, size))
+        for group, name in zip(groups, chosen, strict=True)
+    )
+    program = _program(left, plans, collective, size, perturb)
+    times = bench.program_times_s(program, left, perturb)
+    time = median(times)
+    alone = [
+        closed_form_s(group.machine, collective, name, longer_axes(group.machine), size)
+        for group, name in zip(groups, chosen, strict=True)
+    ]
+    forms = [form for form in alone if form is not None]
+    members = np.stack([group.chips for group in groups])
+    return Measurement(
+        collective=collective,
+        algorithm=" or ".join(dict.fromkeys(chosen)),
+        group=grouping.size,
+        size_bytes=size,
+        time_s=time,
+        algbw=closed_form.algbw(size, time),
+        busbw=closed_form.busbw(collective, grouping.size, size, time),
+        closed_form_s=max(forms) if len(forms) == len(alone) else None,
+        bound_s=lower_bound_of_groups(left, collective, members, size),
+        form="NCCL's tuner" if of_nccl(groups[0].machine, collective, chosen[0]) else "closed form",
+        notes=(
+            f"{grouping}; {_FORMULAS}",
+            *notes,
+            *bench.of_seeds(times),
+            *bench.about(groups[0].machine, collective, chosen[0], algorithm),
+        ),
+    )
+
+
+_FORMULAS = "the closed form is of one group by itself, the bound of all at once"
+
+
+def _program(
+    topology: Topology, plans: tuple[GroupPlan, ...], collective: str, size: float, perturb: PerturbSpec | None
+) -> Program:
+    """The collective of every group, on the links of the whole machine."""
+    bench.check_sends(collective, sum(len(each.plan) for each in plans))
+    builder = ProgramBuilder(bench.resources(topology))
+    late = np.full(topology.chips, -1, dtype=np.int32)
+    if perturb:
+        members = {chip for each in plans for chip in each.group.chips.tolist()}
+        late = bench.stragglers(builder, topology, perturb, members)
+    emit(builder, topology, merged(topology, (), plans), size, collective, (late,))
+    return builder.build()

@@ -1,0 +1,122 @@
+"""An all-to-all by itself whose messages a matrix gives, as the experts of a mixture receive tokens."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import numpy.typing as npt
+
+from sim import topology as machines
+from sim import units
+from sim.closed_form.collectives import algbw
+from sim.collectives.emit import emit
+from sim.collectives.graph import uneven
+from sim.errors import InputError
+from sim.program import ProgramBuilder
+from sim.program.perturb import route_around_failures
+from sim.report.measurement import Measurement
+from sim.specs import PerturbSpec, load
+from sim.studies.bench import collective as bench
+from sim.topology.graph import Topology
+
+Matrix = npt.NDArray[np.float64]
+
+
+def read(path: Path) -> Matrix:
+    """[senders, receivers] bytes of a CSV without header, `1024` or `1 KiB` each. Raises InputError."""
+    where = f"--matrix {path}"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError("must be a CSV file that can be read", where=where, got=str(error)) from None
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(rows):
+            rule = f"must have as many columns as rows, {len(rows)}"
+            raise InputError(rule, where=f"{where}: row {number}", got=len(row), hint="a row per sender")
+    cells = [[_bytes(text, f"{where}: row {i}") for text in row] for i, row in enumerate(rows, start=1)]
+    return np.array(cells, dtype=np.float64)
+
+
+def _bytes(text: str, where: str) -> float:
+    try:
+        value = float(text) if text.strip().replace(".", "", 1).isdecimal() else units.parse(text.strip(), "B")
+    except InputError as error:
+        raise error.within(where) from None
+    if not 0 <= value <= bench.MAX_BYTES:
+        raise InputError(f"must be from 0 B to {units.format_bytes(bench.MAX_BYTES)}", where=where, got=text)
+    return value
+
+
+def sweep(machine: str, matrix: Matrix, settings: Sequence[str] = ()) -> list[Measurement]:
+    """Measure the all-to-all of a matrix on a machine file: one row.
+
+    Raises:
+        InputError: unknown machine, or a matrix that does not fit it.
+    """
+    own = [setting for setting in settings if not load.of_perturb(setting)]
+    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
+    return [measure(machines.build(*load.machine(machine, own)), matrix, perturb)]
+
+
+def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = None) -> Measurement:
+    """Measure the all-to-all of a matrix. Its size is the most that any chip sends or receives.
+
+    Args:
+        matrix: [chips, chips] bytes from each chip to each; those of the diagonal stay.
+
+    Raises:
+        InputError: another number of chips, nothing to send, or failed links that leave a message no way.
+    """
+    if matrix.shape != (topology.chips, topology.chips):
+        rule = f"must have a row and a column per chip of {topology.name}, {topology.chips}"
+        raise InputError(rule, where="--matrix", got=len(matrix))
+    between = matrix * (1 - np.eye(topology.chips))
+    size = float(max(between.sum(axis=0).max(), between.sum(axis=1).max()))
+    if not size:
+        raise InputError("must have bytes between different chips", where="--matrix", got="zeros")
+    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
+    plan = uneven.all_to_all(left, between / size)
+    bench.check_sends("all_to_all", len(plan))
+    builder = ProgramBuilder(bench.resources(left))
+    after = (bench.stragglers(builder, left, perturb, range(left.chips)),) if perturb else ()
+    emit(builder, left, plan, size, "all_to_all", after=after)
+    times = bench.program_times_s(builder.build(), left, perturb)
+    time = median(times)
+    sizes = between[between > 0]
+    shown = " to ".join(units.format_bytes(each) for each in (sizes.min(), sizes.max()))
+    return Measurement(
+        collective="all_to_all",
+        algorithm="dimension_ordered" if topology.has_lines else "one_shot",
+        group=topology.chips,
+        size_bytes=size,
+        time_s=time,
+        algbw=algbw(size, time),
+        busbw=algbw(size, time),
+        closed_form_s=None,
+        bound_s=_bound(topology, between),
+        notes=(
+            f"{len(sizes)} messages of {shown}; size: the most that a chip sends or receives",
+            _PLAIN,
+            *notes,
+            *bench.of_seeds(times),
+        ),
+    )
+
+
+_PLAIN = "messages take the links' own latencies and bandwidths, and no library's protocol"
+
+
+def _bound(topology: Topology, between: Matrix) -> float:
+    """Bytes out of and into the busiest chip, through all its links, and the least latency from a chip, s."""
+    out, into = np.zeros(len(topology.nodes)), np.zeros(len(topology.nodes))
+    for link in topology.links:
+        out[link.src] += link.bandwidth
+        into[link.dst] += link.bandwidth
+    chips = slice(topology.chips)
+    busiest = max((between.sum(axis=1) / out[chips]).max(), (between.sum(axis=0) / into[chips]).max())
+    return float(busiest) + min(link.latency_s for link in topology.links if link.src < topology.chips)

@@ -1,0 +1,52 @@
+"""From the usual model of a layout to its closed form per operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sim.closed_form.tally import per_operation, usual
+from sim.report.present.explanation import HALVES, Model
+from sim.simulate.communication import Communication
+from sim.specs import Scenario
+from sim.studies.explain.changes import changed, field_of
+from sim.units import format_seconds
+
+WORK = "Work it leaves out"
+
+_ALONE = "what waits for memory in one does not hide under the FLOPs of another; activations pass through memory"
+_SCORES = "attention's scores go through memory, copies of key-value heads are read from L2"
+_HOST = "sampling, synchronisation and what the host does before it launches the next pass"
+_FUSED: dict[str, Any] = {
+    "stack.op_overhead": 0.0,
+    "stack.matmul_overhead": None,
+    "stack.step_overhead": 0.0,
+    "stack.elementwise": "fused",
+    "stack.attention": "fused",
+    "stack.l2_speed": None,
+}
+
+
+def models(scenario: Scenario) -> Iterator[Model]:
+    """Models up to the closed form per operation."""
+    to = Communication(scenario)
+    found = usual(scenario, to)
+    compute = found.terms["compute"]
+    why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every half layer"
+    yield Model("Half layers", HALVES.group, compute, why)
+    why = "sums that the next half waits for"
+    if scenario.residual in ("ladder", "hybrid") and scenario.communication_streams:
+        why = "of a sum under Ladder what takes longer than the next half, and the last sum: max(half, sum)"
+    yield Model("Exposed sums", HALVES.group, found.step_s, why)
+
+    launch = format_seconds(scenario.stack.op_overhead.value)
+    fused = dict(_FUSED)
+    for name, paths, reason in (
+        ("Each operation its own roofline", (), _ALONE),
+        ("Scores, copied keys and values", ("stack.attention", "stack.l2_speed"), _SCORES),
+        ("Norms, activations, adds", ("stack.elementwise",), "kernels of their own, each reads and writes memory"),
+        ("Overhead of operations", ("stack.op_overhead", "stack.matmul_overhead"), f"{launch} beside each kernel"),
+        ("Host at the end of a step", ("stack.step_overhead",), _HOST),
+    ):
+        fused |= {path: field_of(scenario, path) for path in paths}
+        yield Model(name, WORK, per_operation(changed(scenario, fused), to).step_s, reason)

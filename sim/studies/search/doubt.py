@@ -1,0 +1,45 @@
+"""What a search rests on, and whether its winner stays the winner when constants move that nobody measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sim.specs import load
+from sim.specs.basis import rests_on
+from sim.studies.search.candidates import BASE
+from sim.studies.search.choose import Goal
+from sim.studies.sensitivity import Option, Sensitivity, sensitivity
+from sim.studies.sweep.points import Point
+from sim.studies.sweep.rows import Row
+
+_NEAR = 6
+"""Candidates with the best scores that are tried, beside the best of every machine and layout."""
+
+Measured = Sequence[tuple[Point, Row]]
+"""Candidates and their rows."""
+
+
+def rest_on(measured: Measured) -> tuple[str, ...]:
+    """A line for every machine of the search, in the order they come in; machines of one stack and chip share it."""
+    first = {row.choices["topology"]: point for point, row in reversed(measured) if row.outcome}
+    texts = [rests_on(load.scenario(BASE, first[name].settings)).text for name in reversed(first)]
+    return tuple(dict.fromkeys(texts))
+
+
+def sensitive(measured: Measured, goal: Goal, objective: str) -> Sensitivity:
+    """Which constants would make another candidate the best.
+
+    Candidates further behind than the few nearest are tried only if they are the best of their machine or layout.
+    """
+    point_of = {id(row): point for point, row in measured}
+    score = goal.objectives[objective]
+    fit = [(point_of[id(row)], row, score(row)) for row in goal.fitting([row for _, row in measured])]
+    fit.sort(key=lambda each: each[2])
+    near, seen = [], set()
+    for number, (point, row, value) in enumerate(fit):
+        group = row.choices["topology"], row.choices["ffn"]
+        if number < _NEAR or group not in seen:
+            name = " ".join(row.choices.values())
+            near.append(Option(name, load.scenario(BASE, point.settings), value))
+        seen.add(group)
+    return sensitivity(near)

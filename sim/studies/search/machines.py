@@ -1,0 +1,106 @@
+"""The machines of a search: slices of a family of tori, and groups of every size of the GPUs of others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sim.errors import InputError
+from sim.specs import TopologySpec, load
+from sim.topology import build
+from sim.topology.boxes import boxes
+from sim.topology.factorisations import Factorisation, factorisations, group_sizes, lengths_of_slice
+
+Counts = tuple[tuple[int, int], ...]
+"""Numbers of chips as ranges, both ends included; one number is a range of itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Chips to search on."""
+
+    topology: str
+    """A shipped name or a path."""
+    chips: int
+    whole: bool
+    """Whether these are all chips of the topology."""
+    across_boxes: bool
+    meshes: tuple[Factorisation, ...]
+
+
+def counts(text: str) -> Counts:
+    """`16,64,256` or `64..256`, or several of both. Raises InputError."""
+    found = tuple(range_of(part) for part in text.split(","))
+    if None in found:
+        rule = "must be numbers of chips or ranges of them"
+        raise InputError(rule, where="--chips", got=text, hint="such as 16,64 or 64..256")
+    return tuple(each for each in found if each)
+
+
+def range_of(text: str) -> tuple[int, int] | None:
+    """Returns both ends of `64..256`, or of the range `64` of one number; None for other text."""
+    first, dots, last = (each.strip() for each in text.partition(".."))
+    ends = first, (last if dots else first)
+    known = all(end.isdecimal() and len(end) < 16 and int(end) > 0 for end in ends) and int(ends[0]) <= int(ends[1])
+    return (int(ends[0]), int(ends[1])) if known else None
+
+
+def machines(topologies: Sequence[str], chips: Counts | None = None, settings: Sequence[str] = ()) -> list[Machine]:
+    """The machines to search on, each once.
+
+    Args:
+        chips: with these numbers of chips only. A machine that cannot be used in parts then also stands for the shipped
+            slices of its family: those of the same chip and links.
+        settings: of the scenario; those of the machine hold here too.
+
+    Raises:
+        InputError: no such machine, or none of these numbers of chips.
+    """
+    if chips and any(setting.startswith("topology.axes") for setting in settings):
+        raise InputError("chooses the axes, and so does --set topology.axes", where="--chips", hint="leave one out")
+    found: dict[tuple[str, int], Machine] = {}
+    for topology in topologies:
+        own = [text.removeprefix("topology.") for text in settings if text.startswith("topology.")]
+        spec = load.topology_spec(topology, own)
+        build(spec)  # a group of its GPUs may be wired where the machine is not
+        every = [
+            (name, one, count)
+            for name, one in (family(topology) if chips else {topology: spec}).items()
+            for count in group_sizes(one, one.chip_count)
+        ]
+        if chips is not None:
+            _check(chips, {count for _, _, count in every}, topology)
+            every = [each for each in every if any(low <= each[2] <= high for low, high in chips)]
+        for name, one, count in every:
+            whole, box = count == one.chip_count, max(map(len, boxes(build(one))))
+            found[name, count] = Machine(name, count, whole, count > box, tuple(factorisations(one, count)))
+    return list(found.values())
+
+
+def family(topology: str) -> dict[str, TopologySpec]:
+    """A machine and the shipped slices of the same chip and links, by name; of two with the same axes in another order
+    one.
+
+    Twisted tori are wired otherwise and come only where they are named; without symmetry they take long to simulate.
+
+    Raises:
+        InputError: no such machine.
+    """
+    first = load.topology_spec(topology)
+    found, lengths = {topology: first}, {lengths_of_slice(first, first)}
+    for name in load.shipped("topology"):
+        spec = load.topology_spec(name)
+        own = lengths_of_slice(spec, first)
+        if own and own not in lengths:
+            lengths.add(own)
+            found[name] = spec
+    return dict(sorted(found.items(), key=lambda each: each[1].chip_count))
+
+
+def _check(chips: Counts, known: set[int], topology: str) -> None:
+    """Every number, and every range, must have a machine. Raises InputError."""
+    for low, high in chips:
+        if not any(low <= count <= high for count in known):
+            got = str(low) if low == high else f"{low}..{high}"
+            hint = f"there are {', '.join(map(str, sorted(known)))}"
+            raise InputError(f"no machine like {topology} has so many chips", where="--chips", got=got, hint=hint)

@@ -1,0 +1,170 @@
+"""The file of a sweep: a row is appended as soon as it is there, and an interrupted sweep goes on from it.
+
+Beside it, sweep.json says what the rows are of, and sweep.sha256 has a hash of every row. A row that is not what was
+written is simulated again.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from sim import __version__
+from sim.errors import InputError
+from sim.results.saved import Sealed, aside, read_sealed, refuse_unlike, write_sealed
+from sim.specs import Scenario
+from sim.studies.sweep.points import Point
+from sim.studies.sweep.rows import Row, columns, outcome_of
+
+_LONGEST_ROW_BYTES = 2**16
+"""Of a point, in both files: assumed, more than labels, figures and an error of one line take."""
+
+
+class Mark(Sealed):
+    """What the rows of a sweep are of: sweep.json."""
+
+    of: str
+    """Hash of the scenario, its points and the version."""
+
+
+class Record:
+    """Rows in a CSV file, written one by one; beside it what they are of."""
+
+    def __init__(self, path: Path, scenario: Scenario, points: Sequence[Point], source: str | None) -> None:
+        """Raises InputError where an axis has the name of a column of results."""
+        axes = tuple(points[0].choices)
+        for axis in axes:
+            if axis in (own := (*columns(None), "error")):
+                hint = f"so are {', '.join(name for name in own[:6] if name != axis)}, ..."
+                raise InputError("is the name of a column of results", where="sweep", got=axis, hint=hint)
+        self._path, self._axes, self._points = path, axes, points
+        self._mark, self._hashes = path.with_suffix(".json"), path.with_suffix(".sha256")
+        self._most_bytes = (len(points) + 1) * _LONGEST_ROW_BYTES
+        described = [scenario.model_dump_json(), [point.settings for point in points], __version__]
+        of = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+        self._own = Mark(version=__version__, of=of, source=source)
+
+    def interrupted(self) -> dict[int, Row]:
+        """Rows by the number of their point, where this sweep was begun and not finished; else none.
+
+        Raises:
+            InputError: the rows are those of another scenario file.
+        """
+        try:
+            mark = read_sealed(self._mark, Mark)
+        except InputError:
+            return {}
+        if mark.of != self._own.of:
+            refuse_unlike(self._path.parent, mark.source == self._own.source is not None, mark.source)
+            return {}
+        try:
+            text = _text(self._path, self._most_bytes)
+            hashes = set(_text(self._hashes, self._most_bytes).split())
+            found = self._rows(text[: text.rfind("\n") + 1], hashes)  # a row that was cut off in writing is none
+        except (OSError, ValueError, csv.Error):
+            return {}
+        return found if len(found) < len(self._points) else {}
+
+    def keep_damaged(self) -> Path | None:
+        """Move rows aside of which sweep.json does not say what they are; where to, None where there are none."""
+        try:
+            read_sealed(self._mark, Mark)
+        except InputError:
+            return aside(self._path) if self._path.is_file() else None
+        return None
+
+    def _rows(self, text: str, hashes: set[str]) -> dict[int, Row]:
+        """Rows that are what was written."""
+        numbers = {tuple(_cell(point.choices[axis]) for axis in self._axes): i for i, point in enumerate(self._points)}
+        names, found = _names(self._axes), {}
+        for values in csv.reader(io.StringIO(text)):
+            number = numbers.get(tuple(values[: len(self._axes)]))
+            if number is not None and _hash(values) in hashes:
+                row = dict(zip(names, values, strict=True))
+                error = row["error"].removeprefix("'") or None
+                found[number] = Row(self._points[number].choices, outcome_of(row), error)
+        return found
+
+    @contextmanager
+    def open(self, known: dict[int, Row]) -> Iterator[Writer]:
+        """A file that begins with the rows already known, and takes more."""
+        fresh = self._path.with_name(f".{self._path.name}")
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            Writer(file, self._axes).all([known[number] for number in sorted(known)])
+            fresh.replace(self._path)  # the old rows are never in no file
+            if not known:  # of this sweep from here on; before, the file had the rows of another
+                write_sealed(self._mark, self._own)
+            with self._hashes.open("a" if known else "w", encoding="utf-8") as hashes:
+                yield Writer(file, self._axes, hashes)
+
+    def in_order(self, rows: Sequence[Row]) -> None:
+        """Write all rows anew, as several processes do not give them in the order of the points."""
+        fresh = self._path.with_name(f".{self._path.name}")
+        with fresh.open("w", encoding="utf-8", newline="") as file:
+            Writer(file, self._axes).all(rows)
+        fresh.replace(self._path)
+
+
+def _cell(text: str) -> str:
+    """The text as a spreadsheet shows it: what it would take for a formula begins with an apostrophe, as that itself.
+
+    A number stays as it is.
+    """
+    if not text.startswith(_FORMULA) or _NUMBER.fullmatch(text):
+        return text
+    return f"'{text}"
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+"""How a cell begins that spreadsheets calculate (OWASP, CSV injection); and the apostrophe that keeps them from it."""
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
+
+
+class Writer:
+    """Appends rows to an open file."""
+
+    def __init__(self, file: TextIO, axes: Sequence[str], hashes: TextIO | None = None) -> None:
+        """`hashes`: takes the hash of every row, before the row; None where it has them."""
+        self._file, self._axes, self._hashes = file, axes, hashes
+        self._csv = csv.writer(file, lineterminator="\n")
+
+    def all(self, rows: Sequence[Row]) -> None:
+        """The head of the table and rows."""
+        self._write(_names(self._axes))
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Row) -> None:
+        """One row, in the file when this returns."""
+        figures = ["" if value is None else str(value) for value in columns(row.outcome).values()]
+        values = [*(_cell(row.choices[axis]) for axis in self._axes), *figures, _cell(row.error or "")]
+        if self._hashes:
+            self._hashes.write(f"{_hash(values)}\n")
+            self._hashes.flush()
+        self._write(values)
+
+    def _write(self, values: Sequence[str]) -> None:
+        self._csv.writerow(values)
+        self._file.flush()
+
+
+def _names(axes: Sequence[str]) -> list[str]:
+    return [*map(_cell, axes), *columns(None), "error"]
+
+
+def _hash(values: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(values)).encode()).hexdigest()
+
+
+def _text(path: Path, most_bytes: int) -> str:
+    """The text of a file. Raises OSError, ValueError."""
+    if path.stat().st_size > most_bytes:
+        raise ValueError(f"{path} has more than {most_bytes} bytes")
+    return path.read_text("utf-8")

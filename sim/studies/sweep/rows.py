@@ -1,0 +1,246 @@
+"""What a sweep measures: one row per point, of simulated figures and closed forms, or why there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sim.errors import DeadlockError, InputError, internal
+from sim.report.report import Report
+from sim.simulate.run import run
+from sim.specs import Scenario, load
+from sim.studies.sweep.points import NO_SWEEP, Point
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The quantities a figure may show, for one latency."""
+
+    latency_s: float
+    """All steps."""
+    step_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    tokens_per_s: float
+    mfu: float
+    cost_chip_s: float
+    """Chip-seconds per token."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFigures:
+    """What requests make of a pipeline of stages."""
+
+    requests_per_s: float
+    """Whole requests, over the second half of the results."""
+    latency_p95_s: float | None
+    """Of a request; None where it takes several forward passes."""
+    bubble: float
+    """Share of the time without a batch on a stage, mean over the stages."""
+    total_s: float
+    """Time of the machine for all requests."""
+    closed_form_total_s: float
+    """The same by the algebra of the stages' mean times, where sends are free."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """What layers in another memory cost, in one forward pass."""
+
+    remote_layers: int
+    stall_s: float
+    """What the pass takes longer than with all weights in the chip's own memory."""
+    closed_form_stall_s: float
+    slower: float
+    """Stall over the time without a pool."""
+    closed_form_slower: float
+    layers_that_fit: int
+    """Of the largest model of this width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came out of one point."""
+
+    chips: int
+    tokens: int
+    """Of all sequences in one forward pass; of the prefill where there is one."""
+    simulated: Figures
+    exposed: float
+    """Share of the time in which a collective is in progress and nothing is computed."""
+    fits: bool
+    memory_bytes: float
+    closed_form: Figures | None
+    """The paper's."""
+    per_axis: Figures | None
+    pipeline: PipelineFigures | None = None
+    pool: PoolFigures | None = None
+
+
+_PARTS: dict[str, tuple[str, type[Any]]] = {
+    "simulated": ("", Figures),
+    "closed_form": ("closed_form_", Figures),
+    "per_axis": ("per_axis_", Figures),
+    "pipeline": ("pipeline_", PipelineFigures),
+    "pool": ("pool_", PoolFigures),
+}
+"""Fields of Outcome that hold several figures: what their columns begin with, and the class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One point and its outcome; exactly one of `outcome` and `error` is there."""
+
+    choices: Mapping[str, str]
+    outcome: Outcome | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON data."""
+        outcome = dataclasses.asdict(self.outcome) if self.outcome else None
+        return {"choices": dict(self.choices), "outcome": outcome, "error": self.error}
+
+
+def measure(name: str, point: Point) -> Row:
+    """Run one point of the scenario in file `name`; what is wrong with the point is in its row."""
+    try:
+        scenario = load.scenario(name, point.settings)
+        with np.errstate(invalid="raise"):  # a float that no integer of the clock can hold
+            return Row(point.choices, _outcome(scenario, run(scenario).report))
+    except InputError as error:
+        return Row(point.choices, error=_plain(error))
+    except DeadlockError as error:
+        return Row(point.choices, error=str(error))
+    except MemoryError:
+        return Row(point.choices, error="does not fit this computer's memory")
+    except (OverflowError, FloatingPointError):
+        return Row(point.choices, error="takes longer than the clock of the simulation counts")
+    except Exception as error:  # of one point, and the others can still run
+        return Row(point.choices, error=internal(error))
+
+
+def columns(outcome: Outcome | None) -> dict[str, Any]:
+    """Column names and values; all None where there is no outcome."""
+    result: dict[str, Any] = {}
+    for field in dataclasses.fields(Outcome):
+        value = getattr(outcome, field.name, None)
+        if field.name in _PARTS:
+            prefix, form = _PARTS[field.name]
+            for figure in dataclasses.fields(form):
+                result[prefix + figure.name] = getattr(value, figure.name, None)
+        else:
+            result[field.name] = value
+    return result
+
+
+def column_types() -> dict[str, type]:
+    """The type of every column: int, float or bool."""
+    found: dict[str, type] = {}
+    for field in dataclasses.fields(Outcome):
+        prefix, form = _PARTS.get(field.name, ("", None))
+        for each in dataclasses.fields(form) if form else (field,):
+            found[prefix + each.name] = {"int": int, "bool": bool}.get(str(each.type), float)
+    return found
+
+
+def outcome_of(texts: Mapping[str, str]) -> Outcome | None:
+    """The outcome whose `columns` were written as text; None for one that is not there.
+
+    Raises:
+        ValueError: a value is no number.
+    """
+    if not texts["chips"]:
+        return None
+    types = column_types()
+
+    def value(name: str) -> Any:
+        text = texts[name]
+        return None if not text else text == "True" if types[name] is bool else types[name](text)
+
+    def part(name: str) -> Any:
+        prefix, form = _PARTS[name]
+        values = {field.name: value(prefix + field.name) for field in dataclasses.fields(form)}
+        return None if all(each is None for each in values.values()) else form(**values)
+
+    names = [field.name for field in dataclasses.fields(Outcome)]
+    found = {name: part(name) if name in _PARTS else value(name) for name in names}
+    if found["simulated"] is None:
+        raise ValueError("an outcome without a latency")
+    return Outcome(**found)
+
+
+def _outcome(scenario: Scenario, report: Report) -> Outcome:
+    workload, simulated, form = scenario.workload, report.simulated, report.closed_form
+    figures = Figures(
+        simulated.latency_s,
+        simulated.step_s,
+        simulated.ttft_s,
+        simulated.tpot_s,
+        simulated.tokens_per_s,
+        simulated.mfu,
+        simulated.chip_s_per_token,
+    )
+
+    def at(latency: str) -> Figures:
+        """The same work in the time that a closed form says."""
+        total_s = float(getattr(form, latency))
+        ratio = total_s / simulated.latency_s
+        first, then = figures.ttft_s and figures.ttft_s * ratio, figures.tpot_s and figures.tpot_s * ratio
+        if report.phases and all(phase.closed_form for phase in report.phases):
+            times = [getattr(phase.closed_form, latency) for phase in report.phases]
+            first, then = times[0], times[1] / (workload.generate or 1)
+        rates = {"tokens_per_s": figures.tokens_per_s / ratio, "mfu": figures.mfu / ratio}
+        return Figures(total_s, figures.step_s * ratio, first, then, cost_chip_s=figures.cost_chip_s * ratio, **rates)
+
+    return Outcome(
+        chips=report.chips,
+        tokens=workload.batch * workload.tokens_per_step,
+        simulated=figures,
+        exposed=simulated.exposed_communication_s / report.chip_s,
+        fits=report.memory.fits,
+        memory_bytes=report.memory.used_bytes,
+        closed_form=at("latency_s") if form else None,
+        per_axis=at("per_axis_latency_s") if form else None,
+        pipeline=_pipeline(report),
+        pool=_pool(report),
+    )
+
+
+def _pipeline(report: Report) -> PipelineFigures | None:
+    found = report.pipeline
+    if found is None:
+        return None
+    once = found.passes if found.passes and found.passes.per_request == 1 else None
+    return PipelineFigures(
+        requests_per_s=found.requests_per_s,
+        latency_p95_s=once.latency_p95_s if once else None,
+        bubble=found.bubble,
+        total_s=found.total_s,
+        closed_form_total_s=found.closed_form_total_s,
+    )
+
+
+def _pool(report: Report) -> PoolFigures | None:
+    own = report.phases[0] if report.phases else report
+    found = own.pool
+    if found is None:
+        return None
+    plain_s = found.stall_s / found.slower if found.slower else own.simulated.step_s
+    return PoolFigures(
+        remote_layers=len(found.remote_layers),
+        stall_s=found.stall_s,
+        closed_form_stall_s=found.closed_form_stall_s,
+        slower=found.slower,
+        closed_form_slower=found.closed_form_stall_s / plain_s,
+        layers_that_fit=found.layers_that_fit,
+    )
+
+
+def _plain(error: InputError) -> str:
+    """The message without the settings of the point: the row's choices say what they are."""
+    hint = error.hint.partition(f"with --set {NO_SWEEP[0]}")[0].rstrip("; ")
+    return str(InputError(error.rule, where=error.where.removeprefix("--set "), got=error.got, hint=hint))

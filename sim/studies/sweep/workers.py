@@ -1,0 +1,74 @@
+"""Who measures the points of a sweep: this process, several on this computer (joblib), or a Dask cluster."""
+
+from __future__ import annotations
+
+import logging
+from asyncio import CancelledError
+from collections.abc import Generator, Iterator, Sequence
+from typing import Literal
+
+from sim.errors import InputError
+from sim.specs import load
+from sim.studies.sweep.points import Point
+from sim.studies.sweep.rows import Row, measure
+
+Backend = Literal["local", "dask"]
+
+
+def measured(
+    name: str, points: Sequence[Point], jobs: int = 1, backend: Backend = "local", scheduler: str = ""
+) -> Generator[tuple[int, Row]]:
+    """(number of the point, its row) of the scenario in file `name`, each as soon as it is there.
+
+    Args:
+        jobs: processes on this computer; 1 is this process.
+        scheduler: address of the Dask scheduler. Its workers need this package and the file under the same name.
+
+    Raises:
+        InputError: no Dask, no scheduler, or none that answers until the end; or a pipe, for other processes to read.
+    """
+    if (backend == "dask" or jobs > 1) and not load.path("scenario", name).is_file():
+        hint = "write it to a file, or use one process"
+        raise InputError("several processes cannot read one pipe", where=name, hint=hint)
+    if backend == "dask":
+        yield from _on_dask(name, points, scheduler)
+    elif jobs == 1 or len(points) < 2:
+        for number, point in enumerate(points):
+            yield number, measure(name, point)
+    else:
+        from joblib import Parallel, delayed
+
+        with Parallel(n_jobs=min(jobs, len(points)), return_as="generator_unordered", batch_size="auto") as parallel:
+            yield from parallel(delayed(_numbered)(number, name, point) for number, point in enumerate(points))
+
+
+def _numbered(number: int, name: str, point: Point) -> tuple[int, Row]:
+    return number, measure(name, point)
+
+
+def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tuple[int, Row]]:
+    if not scheduler:
+        raise InputError("a Dask cluster has a scheduler", where="--scheduler", hint="such as tcp://10.0.0.1:8786")
+    try:
+        from distributed import Client, as_completed
+    except ImportError:
+        hint = "pip install 'collective-sim[cluster]'"
+        raise InputError("needs dask.distributed", where="--backend", got="dask", hint=hint) from None
+    try:
+        client = Client(scheduler, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError("no scheduler answers there", where="--scheduler", got=scheduler, hint=str(error)) from None
+    logging.getLogger("distributed.client").setLevel(
+        logging.CRITICAL
+    )  # a lost scheduler is one line, not its traceback
+    with client, client.as_current():
+        # Not pure: a key from the arguments would give back rows of an older version of the file.
+        futures = client.map(_numbered, range(len(points)), [name] * len(points), points, pure=False)
+        for future in as_completed(futures):
+            try:
+                numbered: tuple[int, Row] = future.result()
+            except (Exception, CancelledError) as error:  # `measure` raises nothing: it is the cluster that failed
+                rule = "the cluster must run until the sweep is done"
+                hint = f"{type(error).__name__}: {error}; the same command goes on from the rows that are there"
+                raise InputError(rule, where="--scheduler", got=scheduler, hint=hint) from None
+            yield numbered

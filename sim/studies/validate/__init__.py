@@ -1,0 +1,1 @@
+"""Suites of published measurements: their rows simulated (`validate`) or fitted to (`calibrate`)."""

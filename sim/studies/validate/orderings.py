@@ -1,0 +1,62 @@
+"""Which of two options is faster, as measured and as predicted: pairs of rows that differ in one column."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from math import log
+
+from sim.report.present.validation import RATES, Ordering, Outcome
+from sim.specs import AnySuite
+from sim.studies.validate.measurements import uncertainty_of
+from sim.studies.validate.rows import AnyCase
+
+_NOT_AN_INPUT = ("case_id", "source", "value", "unit", "notes", "reading_error_pct", "run_to_run_pct", "time_us")
+"""Columns that do not say what was run."""
+
+
+def orderings(cases: Sequence[AnyCase], outcomes: Sequence[Outcome], suite: AnySuite) -> tuple[Ordering, ...]:
+    """Compares gated measurements of one metric that differ in one of the suite's options and in no other input.
+
+    Pairs whose published values are tied, or differ by less than they are read wrong, say nothing and are left out; so
+    is a pair of measurements that another metric has compared already.
+    """
+    found: dict[tuple[str, frozenset[str]], Ordering] = {}
+    for option in suite.options:
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for place, case in enumerate(cases):
+            if not outcomes[place].not_gated:
+                inputs = {name: text for name, text in case.row.items() if name not in (*_NOT_AN_INPUT, option)}
+                groups.setdefault((case.metric, *sorted(inputs.items())), []).append(place)
+        for places in groups.values():
+            for pair in itertools.combinations(places, 2):
+                one, other = (cases[place] for place in pair)
+                if one.row.get(option) == other.row.get(option):
+                    continue
+                unsure = max(suite.tie, uncertainty_of(one) + uncertainty_of(other))
+                if abs(log(one.published / other.published)) <= unsure:
+                    continue
+                measured = frozenset(outcomes[place].repeats or outcomes[place].case_id for place in pair)
+                found.setdefault((option, measured), _ordering(option, *(outcomes[place] for place in pair)))
+    return tuple(found.values())
+
+
+def _ordering(option: str, one: Outcome, other: Outcome) -> Ordering:
+    def times_faster(values: Mapping[str, float], others: Mapping[str, float]) -> dict[str, float]:
+        rate = one.metric in RATES
+        both = [name for name in values if name in others]
+        return {name: values[name] / others[name] if rate else others[name] / values[name] for name in both}
+
+    measured, slower = one, other
+    if times_faster({"": one.published}, {"": other.published})[""] < 1:
+        measured, slower = other, one
+    figures = [{"published": each.published, "simulated": each.simulated} for each in (measured, slower)]
+    ratios = times_faster(*figures)
+    return Ordering(
+        option=option,
+        case_id=measured.case_id,
+        slower_id=slower.case_id,
+        published=ratios["published"],
+        simulated=ratios["simulated"],
+        forms=times_faster(measured.forms, slower.forms),
+    )

@@ -1,4 +1,0 @@
-"""Random scenario files, valid or broken, run through the command line: each must succeed or be refused in one line.
-
-`python -m tests.fuzz --count 10000 --seed 1 --jobs 2` runs many and prints how often each outcome occurred.
-"""

@@ -1,0 +1,37 @@
+"""Steps that the sharding algebra refuses, each by itself."""
+
+from dataclasses import replace
+
+import pytest
+
+from sim.errors import LayoutError
+from sim.layouts import sharding
+
+MESH = (("x", 2), ("y", 2))
+SIZES = {"B": 4, "L": 4, "H": 8, "K": 2, "Q": 2}
+
+
+def tensor(notation: str) -> sharding.Sharded:
+    return sharding.sharded(notation, SIZES, MESH, "bf16")
+
+
+def test_attention_of_whole_tensors_is_allowed():
+    q, k = tensor("B L H Q"), tensor("B L K Q")
+    assert sharding.attention(q, k, k) == q
+
+
+@pytest.mark.parametrize(
+    ("q", "k", "rule"),
+    [
+        (replace(tensor("B L H Q"), partial=("x",)), tensor("B L K Q"), "partial sum must be reduced"),
+        (tensor("B L H Q"), replace(tensor("B L K Q"), partial=("x",)), "partial sum must be reduced"),
+        (tensor("B_x L H Q"), tensor("B L K Q"), "batch must be split alike"),
+        (replace(tensor("B L H Q"), differs=("x",)), tensor("B L K Q"), "have different queries"),
+        (tensor("B L H Q"), tensor("B L_x K Q"), "needs the keys of all earlier ones"),
+        (tensor("B L H Q"), tensor("B L K_x Q"), "must be split like the query heads"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_attention_refuses(q, k, rule):
+    with pytest.raises(LayoutError, match=rule):
+        sharding.attention(q, k, k)

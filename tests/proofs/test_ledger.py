@@ -1,0 +1,134 @@
+"""The bytes of every collective that a scenario's program makes are those of the ledger, which counts from the uses."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+
+from sim.closed_form.book import volume_of
+from sim.closed_form.ledger import ledger
+from sim.errors import InputError
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine
+from sim.program import Kind
+from sim.simulate.communication import Communication
+from sim.specs import Scenario, load
+from sim.specs.uses import PRESETS
+
+TORUS, SWITCH, BOXES = "palm540b_decode_ws2d", "llama3_70b_tp8_standard", "llama31_405b_tp16_ladder"
+MACHINES = {
+    "torus 2x2x2": (
+        TORUS,
+        "topology.axes={x: {size: 2, wrap: true}, y: {size: 2, wrap: true}, z: {size: 2, wrap: true}}",
+    ),
+    "torus 2x4": (TORUS, "topology.axes={x: {size: 2, wrap: true}, y: {size: 4, wrap: true}}"),
+    "lines 4x4": (
+        TORUS,
+        "topology.axes={x: {size: 1, wrap: false}, y: {size: 4, wrap: false}, z: {size: 4, wrap: false}}",
+    ),
+    "torus as x and yz": (TORUS, "topology=tpu_v4_2x2x2", "mesh={x: x, yz: [y, z]}"),
+    "switch 8": (SWITCH, "model.kv_heads=8"),
+    "switch 8, few heads": (SWITCH, "model.kv_heads=4"),
+    "switch 8, own heads": (SWITCH, "model.kv_heads=16"),
+    "switch 2x4": (SWITCH, "mesh={box: 2, gpu: 4}"),
+    "switch 2x2x2": (SWITCH, "mesh={a: 2, b: 2, c: 2}"),
+    "boxes": (BOXES, "mesh={box: boxes, gpu: 8}"),
+    "DGX-1": (
+        SWITCH,
+        "topology=dgx1_v100",
+        "stack=best_kernels",
+        "workload.activations=fp16",
+        "mesh={box: 2, gpu: 4}",
+    ),
+}
+SCHEMES = {
+    **dict.fromkeys(("standard", "parallel", "ladder", "desync2", "desync4", "no_communication"), ""),
+    "hybrid": ", hybrid: {ladder_layers: 1}",
+}
+"""With what else the layout needs."""
+WORKLOADS = (
+    "{phase: prefill, batch: 32, prompt: 16, weights: int8}",
+    "{phase: decode, batch: 32, context: 32, generate: 4, weights: bf16}",
+)
+MODEL = {"layers": 2, "d_model": 128, "d_ff": 256, "heads": 16, "kv_heads": 2, "d_head": 8, "vocabulary": 100}
+OVERLAPS = ("none", "collective_matmul", "chunked_matmul", "micro_batches")
+USES = {
+    "weights gathered over one axis, d_model split": "{gather: [y], d_model: [x], heads: [z], d_ff: [z], "
+    "residual: {z: d_model}, stored: {d_model: [x], heads: [z, y], d_ff: [z, y]}}",
+    "replicas": "{batch: [x], heads: [y, z], d_ff: [y, z]}",
+    "d_model and tokens of the stream": "{heads: [x, y, z], d_ff: [x, y, z], residual: {x: d_model, y: tokens}}",
+    "tokens beside d_model": "{d_model: [x], heads: [y, z], d_ff: [y, z], residual: {y: tokens, z: tokens}}",
+    "tokens over one axis": "{heads: [x, y, z], d_ff: [x, y, z], residual: {x: tokens}}",
+    "FFN over more chips than attention": "{heads: [x], d_ff: [x, y, z], residual: {y: tokens, z: tokens}}",
+}
+
+Volumes = dict[tuple[str, tuple[str, ...]], float]
+"""Bytes of all collectives of a kind over the same axes."""
+
+
+def on(name: str, layout: str, *settings: str) -> Scenario:
+    base, *own = MACHINES[name]
+    model = [f"model.{field}={value}" for field, value in MODEL.items()]
+    fields = ["layout.mesh={}", "model.padded_heads=null", "model.block=serial", "stack.collective_axes=at_once"]
+    return load.scenario(
+        base, [*model, *(fields if base != TORUS else fields[1:]), f"layout={layout}", *settings, *own]
+    )
+
+
+def simulated(scenario: Scenario) -> Volumes:
+    """Bytes of a pass, as they are where each collective begins."""
+    topology = machine(scenario)
+    program = lower(scenario, topology).program
+    axes, lengths = dict(program.axes), {axis.name: axis.size for axis in topology.mesh}
+    found: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for task in ((program.kind == Kind.BEGIN) & (program.chip == 0)).nonzero()[0]:
+        name = program.op_names[program.op[task]]
+        over = tuple(sorted(axis for axis in axes[name] if lengths[axis] > 1))
+        found[name.partition("(")[0], over] += program.bytes[task]
+    return dict(found)
+
+
+def counted(scenario: Scenario) -> Volumes:
+    to = Communication(scenario)
+    found: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for entry in (entry for half in ledger(scenario, to).halves for entry in half.entries):
+        if volume := volume_of(entry):
+            over = tuple(axis for axis in sorted(volume.axes) if to.lengths[axis] > 1)
+            found[volume.collective, over] += volume.bytes
+    return dict(found)
+
+
+def compare(name: str, uses: str, workload: str) -> Counter[str]:
+    """How many combinations have the same bytes, and how many are refused."""
+    found: Counter[str] = Counter()
+    for residual, attention, overlap in itertools.product(SCHEMES, ("heads", "batch"), OVERLAPS):
+        block = "parallel" if residual == "parallel" else "serial"
+        more = f"residual: {residual}, block: {block}, overlap: {overlap}{SCHEMES[residual]}"
+        layout = f"{{{uses}, attention: {attention}, {more}}}"
+        try:
+            scenario = on(name, layout, f"workload={workload}")
+            program = simulated(scenario)
+        except InputError:
+            found["refused"] += 1
+            continue
+        assert counted(scenario) == pytest.approx(program, rel=1e-12), (residual, attention, overlap)
+        found["equal"] += 1
+    return found
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=["prefill", "decode"])
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_bytes_of_every_collective_are_those_of_the_ledger(preset: str, name: str, workload: str) -> None:
+    """Refused are micro-batches and chunks of schemes that have none, and desync where streams are not whole."""
+    found = compare(name, f"ffn: {preset}", workload)
+    assert found["equal"] >= 16, found
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=["prefill", "decode"])
+@pytest.mark.parametrize("uses", USES)
+def test_bytes_of_uses_of_ones_own_are_those_of_the_ledger(uses: str, workload: str) -> None:
+    found = compare("torus 2x2x2", f"uses: {USES[uses]}", workload)
+    assert found["equal"] >= 8, found

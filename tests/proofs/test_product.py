@@ -1,0 +1,72 @@
+"""The product of layouts, residual schemes, attention, overlaps and machines: each computes what one device computes,
+or is refused in one line by a rule."""
+
+import itertools
+import re
+from collections import Counter
+
+import pytest
+from support.forward_passes import DIFFERING, assert_equal, passes
+from support.machines import meshed, switch, torus, two_boxes
+
+from sim.errors import LayoutError
+from sim.layouts.residual import SCHEMES
+from sim.specs import load
+from sim.specs.uses import PRESETS
+from sim.topology import build
+
+MACHINES = {
+    "torus 2x2x2": torus(2, 2, 2),
+    "torus 2x4": torus(2, 4),
+    "1x4x4 without wrap": torus(1, 4, 4, wrap=False),
+    "switch 8": meshed(switch(8), g=8),
+    "switch 2x4": meshed(switch(8), box=2, gpu=4),
+    "switch 2x2x2": meshed(switch(8), a=2, b=2, c=2),
+    "two boxes 2x4": meshed(two_boxes(), box=2, gpu=4),
+    "DGX-1 2x4": meshed(build(*load.machine("dgx1_v100")), box=2, gpu=4),
+}
+OVERLAPS = {
+    "none": {},
+    "loops": {"form": "one_way"},
+    "loops both ways": {"form": "bidirectional_throughput"},
+    "chunks": {"chunks": 2},
+    "parts": {"parts": 2},
+}
+RULES = {
+    "desync": r"residual streams that differ from chip to chip must be whole on every chip",
+    "loops": r"closes no ring",
+}
+"""By which a combination may be refused."""
+
+
+@pytest.mark.parametrize("attention", ["heads", "batch"])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_combination_computes_the_same_or_is_refused(machine, preset, attention):
+    topology = MACHINES[machine]
+    at = PRESETS[preset](tuple(axis.name for axis in topology.mesh))
+    found: Counter[str] = Counter()
+    for scheme, (overlap, options) in itertools.product(SCHEMES, OVERLAPS.items()):
+        if (overlap == "parts" and scheme != "standard") or (overlap == "chunks" and scheme == "parallel"):
+            continue  # refused when a scenario is loaded
+        try:
+            assert_equal(
+                passes(
+                    at,
+                    topology,
+                    scheme=scheme,
+                    attention=attention,
+                    positions=(2, 1),
+                    batch=32,
+                    heads=16,
+                    kv=8,
+                    ffn="mlp",
+                    head=scheme not in DIFFERING,
+                    **options,
+                )
+            )
+            found["proven"] += 1
+        except LayoutError as error:
+            found[next((name for name, text in RULES.items() if re.search(text, str(error))), str(error))] += 1
+    assert set(found) <= {"proven", *RULES}
+    assert found["proven"] >= 12

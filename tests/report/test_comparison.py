@@ -1,0 +1,86 @@
+"""Two runs side by side: the parts of the difference add up to the difference."""
+
+import json
+
+import pytest
+from support.files import write
+from typer.testing import CliRunner
+
+from sim.cli import app
+from sim.errors import InputError
+from sim.report.breakdown import PARTS, breakdown
+from sim.simulate.run import compare, run
+from sim.specs import load
+
+
+def test_causes_and_operations_add_up_to_the_difference(tmp_path):
+    scenario = str(write(tmp_path))
+    runs = [run(load.scenario(scenario, settings)) for settings in ([], ["topology.link.latency=9 us"])]
+    found = compare(*runs)
+    (phase,) = found.phases
+    makespans = [each.passes[0].trace.makespan_ps for each in runs]
+    for terms in (phase.causes, phase.ops):
+        assert round(sum(term.change_s for term in terms) * 1e12) == makespans[1] - makespans[0]
+    assert phase.causes[0].name == "link latency"
+    assert [(field.name, field.after) for field in found.fields] == [("topology.link.latency", "9 us")]
+    assert found.summary.startswith("B takes ")
+    assert "most of it: link latency +" in found.summary
+
+
+def test_quantities_that_prefixes_do_not_tell_apart_are_written_out(tmp_path):
+    scenario = str(write(tmp_path))
+    runs = [run(load.scenario(scenario, [f"topology.link.latency={late}"])) for late in ("2 us", "2000.001 ns")]
+    (field,) = compare(*runs).fields
+    assert (field.before, field.after) == ("2e-06 s", "2.000001e-06 s")
+
+
+def test_a_run_beside_itself_has_no_difference(tmp_path):
+    same = run(load.scenario(str(write(tmp_path))))
+    found = compare(same, same)
+    assert found.fields == ()
+    assert "the same as A" in found.summary
+    assert not any(term.change_s for phase in found.phases for term in phase.causes + phase.ops)
+
+
+def test_pages_of_different_comparisons_have_different_names(tmp_path):
+    """One with settings, or of other runs of the same scenario, must not replace the plain one."""
+    scenario, out = str(write(tmp_path)), tmp_path / "out"
+
+    def invoke(*arguments: str) -> None:
+        done = CliRunner().invoke(app, [*arguments, "--out", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+    invoke("run", scenario, "--no-plots")
+    invoke("run", scenario, "--no-plots", "--set", "workload.batch=8")
+    invoke("compare", scenario, scenario)
+    invoke("compare", scenario, scenario, "--set", "workload.batch=8")
+    invoke("compare", str(out / "tiny"), str(out / "tiny,workload.batch=8"))
+    assert {path.name for path in out.glob("*.html")} == {
+        "tiny_vs_tiny.html",
+        "tiny,workload.batch=8_vs_tiny,workload.batch=8.html",
+        "tiny_vs_tiny,workload.batch=8.html",
+    }
+
+
+def test_results_and_scenarios_can_be_compared(tmp_path):
+    scenario = str(write(tmp_path))
+    CliRunner().invoke(app, ["run", scenario, "--out", str(tmp_path), "--no-plots"], catch_exceptions=False)
+    options = [str(tmp_path / "tiny"), scenario, "--no-plots", "--json"]
+    done = CliRunner().invoke(app, ["compare", *options], catch_exceptions=False)
+    found = json.loads(done.output)
+    assert found["before_s"] == found["after_s"]
+    with pytest.raises(InputError, match="--set: goes with scenarios, not with results"):
+        CliRunner().invoke(app, ["compare", *options, "--set", "workload.batch=8"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("settings", [[], ["layout.overlap=collective_matmul"]])
+def test_parts_of_a_step_add_up_and_agree_with_the_report(tmp_path, settings):
+    done = run(load.scenario(str(write(tmp_path)), settings))
+    part, simulated = done.passes[0], done.report.simulated
+    parts = breakdown(part.trace, part.topology)
+    assert list(parts) == [name for name in PARTS if name in parts]
+    assert len(parts) == 5  # no streams, no pool, no pipeline: nothing to wait for
+    assert sum(parts.values()) == pytest.approx(simulated.step_s, rel=1e-12)
+    assert parts["exposed"] == pytest.approx(simulated.exposed_communication_s)
+    assert parts["overlapped"] == pytest.approx(simulated.overlapped_communication_s)
+    assert parts["compute-bound"] + parts["memory-bound"] + parts["overlapped"] == pytest.approx(simulated.compute_s)

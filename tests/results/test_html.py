@@ -1,0 +1,188 @@
+"""The page in a real browser: it opens without a network, shows the report's numbers, zooms, and says no errors."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.files import write
+from typer.testing import CliRunner
+
+from sim.cli import app
+from sim.units import format_percent, format_seconds
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+AFTER = "tiny,workload.batch=8,layout.overlap=collective_matmul"
+in_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get install chromium")
+
+
+def sim(*arguments: str) -> None:
+    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pages of two runs and their comparison."""
+    folder: Path = tmp_path_factory.mktemp("pages")
+    scenario = str(write(folder))
+    sim("run", scenario, "--out", str(folder), "--critical-path", "--explain")
+    sim("run", scenario, "--out", str(folder), "--set", "workload.batch=8", "--set", "layout.overlap=collective_matmul")
+    sim("compare", str(folder / "tiny"), str(folder / AFTER), "--out", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with playwright.sync_playwright() as drive:
+        started = drive.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Page:
+    """A page without a network, and what went wrong on it."""
+
+    def __init__(self, browser: Any, path: Path) -> None:
+        self.errors: list[str] = []
+        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.page.context.set_offline(True)
+        self.page.on(
+            "console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None
+        )
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", lambda request: self.requested(request.url))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_selector("body[data-ready]", timeout=60_000)
+
+    def said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.errors.append(message.text)
+
+    def requested(self, url: str) -> None:
+        if not url.startswith(("file:", "data:", "blob:")):
+            self.errors.append(f"asks the network for {url}")
+
+    def metric(self, label: str) -> str:
+        return str(self.page.inner_text(f'[data-metric="{label}"]'))
+
+    def span(self, timeline: str = "timeline") -> float:
+        return float(self.page.get_attribute(f"#{timeline}", "data-span"))
+
+
+@in_browser
+def test_the_page_shows_the_numbers_of_the_report(out: Path, browser: Any):
+    found = Page(browser, out / "tiny" / "report.html")
+    report = json.loads((out / "tiny" / "report.json").read_text())
+    assert found.metric("latency") == format_seconds(report["simulated"]["latency_s"])
+    assert found.metric("MFU") == format_percent(report["simulated"]["mfu"])
+    causes = report["critical_path"][0]["causes"]
+    assert found.page.locator("#causes tbody tr").count() == len(causes)
+    shares = [float(text.rstrip("%")) for text in found.page.locator("#causes td.bar span").all_inner_texts()]
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares) + 1e-9)  # each is printed with one decimal
+    assert found.page.locator("#whatif tbody tr").count() == len(report["critical_path"][0]["what_if"])
+    assert found.errors == []
+
+
+@in_browser
+def test_buttons_and_dragging_zoom_the_timeline(out: Path, browser: Any):
+    found = Page(browser, out / "tiny" / "report.html")
+    report = json.loads((out / "tiny" / "report.json").read_text())
+    whole = found.span()
+    assert whole == pytest.approx(report["simulated"]["step_s"] * 1e6)
+    found.page.click("#zoom-in")
+    assert found.span() == pytest.approx(whole / 2)
+    found.page.click("#zoom-layer")
+    assert 0 < found.span() < whole
+    bars = found.page.locator("#timeline .barlayer .point")
+    assert bars.count() > 10
+    box = found.page.locator("#timeline .nsewdrag").first.bounding_box()
+    before, middle = found.span(), box["y"] + box["height"] / 2
+    found.page.mouse.move(box["x"] + box["width"] * 0.25, middle)
+    found.page.mouse.down()
+    found.page.mouse.move(box["x"] + box["width"] * 0.75, middle, steps=4)
+    found.page.mouse.up()
+    found.page.wait_for_function(f"+document.getElementById('timeline').dataset.span < {0.6 * before}")
+    assert found.span() == pytest.approx(before / 2, rel=0.02)  # by pixels of the screen
+    found.page.click("#zoom-whole")
+    assert found.span() == pytest.approx(whole)
+    assert found.errors == []
+
+
+@in_browser
+def test_pointing_at_a_bar_tells_its_operation_bytes_and_source(out: Path, browser: Any):
+    found = Page(browser, out / "tiny" / "report.html")
+    texts = found.page.evaluate("document.getElementById('timeline').data[0].hovertext")
+    matmul = next(text for text in texts if "GFLOP" in text)
+    assert "<b>q_wi</b>" in "".join(texts)
+    assert re.search(r"bound", matmul)
+    assert "GB/s of memory" in matmul or "TFLOP/s" in matmul
+    assert any("GB/s a link" in text for text in texts)
+    found.page.hover("#timeline .barlayer .point >> nth=0", force=True)
+    assert found.errors == []
+
+
+@in_browser
+def test_two_runs_side_by_side_with_the_difference(out: Path, browser: Any):
+    found = Page(browser, out / f"tiny_vs_{AFTER}.html")
+    reports = [json.loads((out / name / "report.json").read_text()) for name in ("tiny", AFTER)]
+    assert found.page.inner_text("h1") == f"A: tiny B: {AFTER}"
+    shown = found.page.locator('[data-metric="latency"]').all_inner_texts()
+    assert shown == [format_seconds(report["simulated"]["latency_s"]) for report in reports]
+    fields = found.page.locator("#fields tbody tr td:first-child").all_inner_texts()
+    assert fields == ["workload.batch", "layout.overlap"]
+    assert found.errors == []
+
+
+@in_browser
+def test_no_label_is_cut_off_and_no_name_leaves_its_node(tmp_path: Path, browser: Any):
+    """Names longer than any margin: lanes make room for them, chips have numbers instead."""
+    chips = [f"accelerator_with_a_long_name_{chip}" for chip in range(4)]
+    machine = {
+        "name": "box",
+        "kind": "graph",
+        "chip": "chip.yaml",
+        "link_types": {"cable": "link.yaml"},
+        "nodes": dict.fromkeys(chips, "chip") | {"switch_with_a_long_name": "switch"},
+        "links": [{"between": [chip, "switch_with_a_long_name"], "link": "cable"} for chip in chips],
+    }
+    layout = {"ffn": "tensor_parallel", "attention": "heads"}
+    scenario = write(tmp_path, {"topology": machine, "scenario.layout": layout, "model.kv_heads": 4})
+    sim("run", str(scenario), "--out", str(tmp_path))
+    page = Page(browser, tmp_path / "tiny" / "report.html").page
+    lanes = page.evaluate(
+        """() => [...document.querySelectorAll("#time .ytick text")].map(
+            (text) => text.getBoundingClientRect().left - text.closest("svg").getBoundingClientRect().left)"""
+    )
+    assert len(lanes) > 3
+    assert min(lanes) >= 0
+    written = page.evaluate(
+        """() => [...document.querySelectorAll("#links .textpoint text")].map((text) => [text.textContent,
+            text.getBoundingClientRect().width])"""
+    )
+    circles = page.evaluate(
+        """() => [...document.querySelectorAll("#links .scatterlayer .points path.point")].map(
+            (path) => path.getBoundingClientRect().width)"""
+    )
+    assert [text for text, _ in written] == ["0", "1", "2", "3"]
+    assert max(width for _, width in written) < max(circles)
+
+
+def test_a_page_is_one_small_file(out: Path):
+    text = (out / "tiny" / "report.html").read_text()
+    assert len(text) < 2.5e6
+    assert not re.search(r"(src|href)=[\"']https?:", text)
+
+
+def test_the_same_run_gives_the_same_page(out: Path, tmp_path: Path):
+    from sim.results import folder as outputs
+    from sim.results import page as html
+
+    run = outputs.read(out / "tiny")
+    for name in ("a", "b"):
+        html.write([run], tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -1,0 +1,133 @@
+"""The mesh of a scenario: on tori, on switches and graphs, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.machines import meshed, switch, torus
+
+from sim.collectives import schedule
+from sim.collectives.fold import fold
+from sim.engine import simulate
+from sim.errors import InputError
+from sim.lowering.emitter import Emitter
+from sim.lowering.lower import lower
+from sim.lowering.placement import machine, used_chips
+from sim.shortcuts import unfold
+from sim.simulate.consistency import check
+from sim.specs import load
+from sim.topology import Topology, build
+from sim.topology.folding import NotFoldableError, folded
+from sim.topology.mesh import mesh_of_pieces
+
+TORUS, SWITCH, BOXES = "palm540b_decode_ws2d", "llama3_70b_tp8_standard", "llama31_405b_tp16_ladder"
+
+
+def mesh_of(name: str, mesh: str) -> Topology:
+    settings = [f"mesh={mesh}", *(["layout.mesh={}"] if name != TORUS else [])]
+    scenario = load.scenario(name, settings)
+    assert used_chips(scenario) == machine(scenario).chips
+    return machine(scenario)
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "pieces"),
+    [
+        (TORUS, "{x: x, yz: [y, z]}", {"x": [(4, 16)], "yz": [(4, 4), (4, 1)]}),
+        (TORUS, "{all: [z, y, x]}", {"all": [(4, 1), (4, 4), (4, 16)]}),
+        (
+            TORUS,
+            "{outer: {of: x, size: 2}, y: y, inner: {of: x, size: 2}, z: z}",
+            {"outer": [(2, 32)], "y": [(4, 4)], "inner": [(2, 16)], "z": [(4, 1)]},
+        ),
+        (SWITCH, "{data: 2, tensor: 4}", {"data": [(2, 4)], "tensor": [(4, 1)]}),
+        (SWITCH, "{data: 2, tensor: 2}", {"data": [(2, 2)], "tensor": [(2, 1)]}),
+        (BOXES, "{box: boxes, gpu: 8}", {"box": [(2, 8)], "gpu": [(8, 1)]}),
+        (BOXES, "{pair: 4, gpu: 2, box: boxes}", {"pair": [(4, 2)], "gpu": [(2, 1)], "box": [(2, 8)]}),
+    ],
+)
+def test_a_mesh_deals_the_chips_of_the_machine(name: str, mesh: str, pieces: dict[str, list[tuple[int, int]]]) -> None:
+    assert {axis.name: list(axis.pieces) for axis in mesh_of(name, mesh).mesh} == pieces
+
+
+def test_without_a_mesh_the_axes_are_those_of_the_machine_or_the_layout() -> None:
+    assert [axis.name for axis in machine(load.scenario(TORUS)).mesh] == ["x", "y", "z"]
+    assert [(axis.name, axis.size) for axis in machine(load.scenario(BOXES)).mesh] == [("t", 8), ("r", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "message"),
+    [
+        (TORUS, "{x: x, y: y}", "must deal every axis of the torus once, got 'x, y'; add z: z"),
+        (TORUS, "{a: x, b: x, y: y, z: z}", "b: must deal every axis of the torus once, got 'x'"),
+        (TORUS, "{x: x, y: y, z: w}", "z: must be of axes of the torus, got 'w'; choose from x, y, z"),
+        (TORUS, "{x: x, y: y, z: 4}", "z: must be an axis of the torus, a list of axes, or a part"),
+        (TORUS, "{a: {of: x, size: 2}, y: y, z: z}", "a.size: parts a must have axis 'x' as their product, 4, got 2"),
+        (TORUS, "{X: x, y: y, z: z}", "a mesh axis is named by lower-case letters"),
+        (SWITCH, "{a: 3, b: 4}", "must have a product of at most the machine's 8 chips, got 12"),
+        (SWITCH, "{a: x}", "a: must be a number of chips or 'boxes' on a switch, got 'x'"),
+        (BOXES, "{a: boxes, b: boxes}", "must have 'boxes' along one axis, got 'a, b'"),
+        (BOXES, "{box: boxes, gpu: 4}", "axes beside 'boxes' must have the chips of a box, 8, as their product, got 4"),
+    ],
+)
+def test_what_is_no_mesh_of_the_machine_is_refused(name: str, mesh: str, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        mesh_of(name, mesh)
+    assert message in str(refused.value)
+
+
+def test_a_mesh_excludes_the_mesh_of_the_layout() -> None:
+    with pytest.raises(InputError, match=r"mesh: must be left out where layout\.mesh is given"):
+        load.scenario(SWITCH, ["mesh={t: 8}"])
+
+
+def test_labels_name_axes_of_several_letters_apart_and_programs_keep_them() -> None:
+    scenario = load.scenario(SWITCH)
+    for axes, text in (
+        ({"y": 2, "z": 4}, "yz"),
+        ({"data": 2, "tensor": 4}, "data,tensor"),
+        ({"a": 2, "bc": 4}, "a,bc"),
+    ):
+        to = Emitter(scenario, meshed(machine(scenario), **axes))
+        to.collective("all_reduce", tuple(reversed(axes)), 1e6, "residual", (), "bf16")
+        assert dict(to.builder.build().axes) == {f"all_reduce({text}) residual": tuple(axes)}
+
+
+def alike(name: str) -> Topology:
+    """Machines whose 16 chips, along mesh axes x, y and z of 2, 2 and 4, are all alike."""
+    if name == "switch":
+        return meshed(switch(16), x=2, y=2, z=4)
+    grid = torus(4, 2, 2)
+    return replace(grid, mesh=mesh_of_pieces(grid.axes, [("x", [(2, 2)]), ("y", [(2, 1)]), ("z", [(4, 4)])]))
+
+
+@pytest.mark.parametrize("overlap", ["none", "collective_matmul"])
+@pytest.mark.parametrize("layout", ["weight_stationary_2d", "weight_gathered_x", "weight_gathered_xyz"])
+@pytest.mark.parametrize("name", ["switch", "torus, other order"])
+def test_one_chip_has_the_times_of_all_over_groups_of_a_mesh(name: str, layout: str, overlap: str) -> None:
+    axes = "topology.axes={x: {size: 2, wrap: true}, y: {size: 2, wrap: true}, z: {size: 4, wrap: true}}"
+    settings = [f"layout.ffn={layout}", f"layout.overlap={overlap}", "engine.layers=2", axes]
+    scenario = load.scenario(TORUS, settings)
+    whole = replace(alike(name), chip=build(scenario.topology, scenario.stack).chip)
+    program = lower(scenario, whole).program
+    trace = simulate(program, "compiled")
+    check(trace, whole)
+    one = simulate(lower(scenario, folded(whole)).program, "compiled")
+    check(one, folded(whole))
+    assert (unfold.expand_to_all_chips(one, folded(whole), program).times == trace.times).all()
+
+
+@pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "sendrecv"])
+@pytest.mark.parametrize("axis", ["data", "tensor"])
+def test_groups_on_a_switch_fold_to_one_chip(collective: str, axis: str) -> None:
+    whole = meshed(switch(8), data=2, tensor=4)
+    plan, few = schedule(whole, collective, (axis,)), schedule(folded(whole), collective, (axis,))
+    assert len(few) * whole.chips == len(plan)
+    assert (few.share == fold(plan, folded(whole)).share).all()
+
+
+def test_groups_that_are_not_alike_at_every_chip_do_not_fold() -> None:
+    whole = meshed(torus(4, 4), x=2, y=2, z=4)  # the first of two halves of an axis sends forwards, the other back
+    with pytest.raises(NotFoldableError, match=r"chips do different things|in different orders"):
+        schedule(folded(whole), "all_gather", ("y",))

@@ -1,0 +1,319 @@
+"""A fit finds the constants that made the rows, stays within its bounds, and is what the shipped machines carry."""
+
+from __future__ import annotations
+
+import json
+import sys
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+import yaml
+from support import files
+from support.published import write_rows, write_suite
+
+from sim import cli
+from sim.errors import InputError
+from sim.report.present.calibration import report, settings
+from sim.simulate.latency import latency_s
+from sim.specs import load
+from sim.studies.validate import calibrate
+from sim.studies.validate.rows import read
+from sim.studies.validate.validate import predicted
+
+MACHINE = {"chip.peak.bf16.value": "20 GFLOP/s", "model.d_model": 64, "model.d_ff": 256, "model.d_head": 16}
+"""Slow enough that a prefill is bound by its matmuls, a step by memory and latency."""
+
+ROWS = (
+    {"case_id": "prefill", "phase": "prefill", "input_tokens": 256, "batch": 16, "metric": "mfu"},
+    {"case_id": "prefill-heads", "phase": "prefill", "input_tokens": 16, "batch": 1, "attention_layout": "heads"},
+    {"case_id": "step"},
+    {"case_id": "steps", "phase": "decode_total", "context_tokens": 8192, "generated_tokens": 4, "batch": 16},
+    {"case_id": "step-1d", "ffn_layout": "weight_stationary_1d", "batch": 16, "mesh": "2x1", "chips": 2},
+)
+
+CONSTANTS = {
+    "matmul_efficiency": {"fields": ["stack.matmul_efficiency"], "low": 0.5, "high": 1},
+    "hop_latency": {"fields": ["topology.link.latency"], "unit": "us", "low": 0.5, "high": 6},
+    "hbm_efficiency": {"fields": ["stack.hbm_efficiency"], "low": 0.5, "high": 1},
+    "overhead": {
+        "fields": ["stack.op_overhead", "stack.collective_overhead"],
+        "unit": "us",
+        "low": 0,
+        "high": 20,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def measured(truth: dict[str, float], **bounds: tuple[float, float]) -> str:
+    """A suite whose rows were measured on a machine with these constants, which it then fits."""
+    constants = {name: CONSTANTS[name] for name in truth}
+    for name, (low, high) in bounds.items():
+        constants[name] = constants[name] | {"low": low, "high": high}
+    calibration = {"rows": [row["case_id"] for row in ROWS], "constants": constants}
+    suite = write_suite(Path(), ROWS, calibration=calibration)
+    files.write(Path(), MACHINE)
+    spec, cases = read(suite)
+    rows = []
+    for row, case in zip(ROWS, cases, strict=True):
+        scenario = case.scenario(*settings(spec.calibration.constants, truth))
+        rows.append(row | {"value": predicted(case, scenario, latency_s(scenario))})
+    write_rows(Path("rows.csv"), rows)
+    return suite
+
+
+def fitted(suite: str, **options):
+    """A fit without cross-validation, which has tests of its own."""
+    return calibrate.fit(suite, cross_validate=False, **options)
+
+
+# --- known constants -------------------------------------------------------------------------------------------------
+
+
+def test_the_constants_that_made_the_rows_are_found():
+    truth = {"matmul_efficiency": 0.7, "hop_latency": 3.0, "hbm_efficiency": 0.8, "overhead": 1.5}
+    found = fitted(measured(truth))
+    assert found.values == pytest.approx(truth, rel=0.02)
+    assert found.settled
+    assert max(map(abs, found.residuals.values())) < 1e-4
+
+
+def test_also_where_they_are_close_to_a_bound():
+    truth = {"matmul_efficiency": 0.502, "hop_latency": 5.99}
+    assert fitted(measured(truth)).values == pytest.approx(truth, rel=0.02)
+
+
+def test_the_fitted_settings_reproduce_the_rows():
+    suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
+    found = fitted(suite)
+    for case in read(suite)[1]:
+        scenario = case.scenario(*found.settings())
+        # Settings are written with four digits.
+        assert predicted(case, scenario, latency_s(scenario)) == pytest.approx(case.published, rel=1e-3)
+
+
+def test_bounds_hold_where_the_rows_ask_for_more():
+    suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0}, matmul_efficiency=(0.8, 1), hop_latency=(0.5, 2))
+    values = fitted(suite).values
+    assert 0.8 <= values["matmul_efficiency"] < 0.81
+    assert 1.9 < values["hop_latency"] <= 2
+
+
+def test_a_residual_is_predicted_over_published():
+    """With latency held at half of what it was, steps come out too fast and so does the prefill, its MFU too high."""
+    found = fitted(measured({"hop_latency": 4.0}, hop_latency=(1.99, 2.0)))
+    assert found.residuals["step"] < -0.2
+    assert found.residuals["prefill"] > 0
+
+
+def test_a_search_that_was_cut_short_says_so(monkeypatch):
+    suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
+    assert "did not settle" not in report(fitted(suite))
+    monkeypatch.setattr(calibrate, "_MOST_STEPS", 1)
+    found = fitted(suite)
+    assert not found.settled
+    assert "the search did not settle" in report(found)
+
+
+def test_it_reports_its_progress():
+    seen: list[tuple[int, float]] = []
+    found = fitted(measured({"hop_latency": 3.0}), progress=lambda *step: seen.append(step))
+    assert [evaluations for evaluations, _ in seen] == list(range(1, found.evaluations + 1))
+    assert min(rms for _, rms in seen) < 1e-6 < seen[0][1]
+
+
+# --- what rows determine, and how a fit generalises ------------------------------------------------------------------
+
+
+def test_each_measurement_counts_once():
+    """An MFU of the same pass weighs nothing beside its latency."""
+    once = measured({"hop_latency": 3.0})
+    found = fitted(once)
+    assert list(found.residuals) == [row["case_id"] for row in ROWS]
+    rows = [*read(once)[1]]
+    again = [row | {"value": case.published} for row, case in zip(ROWS, rows, strict=True)]
+    write_rows(Path("rows.csv"), [*again, again[2] | {"case_id": "step-mfu", "metric": "mfu", "value": 1e-9}])
+    assert fitted(once).values == found.values
+
+
+def test_constants_that_only_count_together_are_named():
+    """A matmul takes FLOPs / (peak x efficiency): the product is determined, not its factors."""
+    peak = {"fields": ["topology.chip.peak.bf16.value"], "unit": "GFLOP/s", "low": 10, "high": 30}
+    truth = {"matmul_efficiency": 0.7, "hop_latency": 3.0}
+    suite = measured(truth)
+    spec, cases = read(suite)
+    known = settings(spec.calibration.constants, truth)
+    rows = [
+        row | {"metric": "latency_s", "value": latency_s(case.scenario(*known))}  # an MFU has the peak in it
+        for row, case in zip(ROWS, cases, strict=True)
+    ]
+    write_rows(Path("rows.csv"), rows)
+    raw = yaml.safe_load(Path(suite).read_text())
+    raw["calibration"]["constants"]["peak"] = peak
+    Path(suite).write_text(yaml.safe_dump(raw))
+    found = fitted(suite)
+    (determination,) = found.determinations
+    (direction,) = determination.directions
+    assert set(direction.changes) == {"matmul_efficiency", "peak"}
+    assert direction.changes["matmul_efficiency"] * direction.changes["peak"] < 0
+    assert determination.condition_number > 50
+    assert found.standard_errors["hop_latency"] < 0.1
+    assert "not determined: " in report(found)
+    assert "peak" in next(line for line in report(found).splitlines() if line.startswith("not determined"))
+
+
+def test_a_constant_that_no_row_notices_is_named():
+    suite = measured({"hop_latency": 3.0})
+    spec = yaml.safe_load(Path(suite).read_text())
+    spec["calibration"]["constants"]["unused"] = {
+        "fields": ["stack.stream_wait"],
+        "unit": "us",
+        "low": 0,
+        "high": 9,
+    }
+    Path(suite).write_text(yaml.safe_dump(spec))
+    found = fitted(suite)
+    (determination,) = found.determinations
+    assert determination.condition_number == float("inf")
+    assert [set(each.changes) for each in determination.directions] == [{"unused"}]
+    assert found.standard_errors["unused"] == float("inf")
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["standard_errors"]["unused"] is None
+
+
+def test_determined_constants_are_not_named():
+    found = fitted(measured({"matmul_efficiency": 0.7, "hop_latency": 3.0}))
+    (determination,) = found.determinations
+    assert determination.directions == ()
+    assert determination.condition_number < 20
+
+
+def test_each_series_is_predicted_by_a_fit_without_it():
+    """Series b takes a third longer than the machine of series a and c: left out, that is its error."""
+    suite = measured({"hop_latency": 3.0})
+    cases = read(suite)[1]
+    series = ("a", "a", "b", "c", "a")
+    longer = {"a": 1.0, "b": 4 / 3, "c": 1.0}
+    rows = [
+        row | {"source": name, "value": case.published * longer[name]}
+        for row, case, name in zip(ROWS, cases, series, strict=True)
+    ]
+    write_rows(Path("rows.csv"), rows)
+    found = calibrate.fit(suite)
+    by_series = {each.series: each for each in found.left_out}
+    assert list(by_series) == ["a", "b", "c"]
+    assert by_series["b"].left_out.worst == pytest.approx(0.25, abs=0.005)
+    assert by_series["b"].fitted.worst < by_series["b"].left_out.worst
+    assert found.all_left_out.cases == found.in_sample.cases == len(ROWS)
+    text = report(found)
+    assert text.index("in the sample") < text.index("each series by a fit without it")
+
+
+def test_a_series_that_alone_determines_a_constant_is_said_not_to_be_left_out():
+    suite = measured({"hop_latency": 3.0})
+    found = calibrate.fit(suite)
+    (only,) = found.left_out
+    assert only.reason == "fewer rows than constants are left for hop_latency"
+    assert found.all_left_out is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "missing"),
+    [
+        ([{"batch": 4}, {"batch": 8}], "add rows on another number of chips than 4"),
+        ([{}, {"mesh": "2x1", "chips": 2}], "add rows of a second size (batch, prompt, context or bytes)"),
+    ],
+)
+def test_rows_of_one_size_or_one_number_of_chips_are_refused(rows, missing):
+    suite = write_suite(Path(), rows, calibration={"constants": {"hop_latency": CONSTANTS["hop_latency"]}})
+    with pytest.raises(InputError) as refused:
+        calibrate.fit(suite)
+    rule = "made_up: calibration must have rows of two sizes and of two numbers of chips"
+    assert str(refused.value) == f"{rule}; {missing}"
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["sim", "calibrate", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(str(stop.code or 0))
+    return 0
+
+
+def test_the_command_prints_the_fit_and_how_to_use_it(monkeypatch, capsys):
+    """Rows of three digits scatter by 0.001: it is that over the root of the sum of squares of what 1 us changes."""
+    suite = measured({"hop_latency": 3.0})
+    spec, cases = read(suite)
+    changes = []
+    for case in cases:
+        two, three, four = (
+            latency_s(case.scenario(*settings(spec.calibration.constants, {"hop_latency": us})))
+            for us in (2.0, 3.0, 4.0)
+        )
+        changes.append((four - two) / 2 / three)
+    error = f"{0.001 / sum(change**2 for change in changes) ** 0.5:.2g}"
+    assert call(monkeypatch, suite, "--no-cross-validate") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [line.split()[:3] for line in out.splitlines() if line.startswith("hop")] == [["hop_latency", "3", error]]
+    assert all(any(line.startswith(row["case_id"]) for line in out.splitlines()) for row in ROWS)
+    assert "  --set 'topology.link.latency=3 us'" in out.splitlines()
+
+
+def test_as_json(monkeypatch, capsys):
+    assert call(monkeypatch, measured({"hop_latency": 3.0}), "--json", "--no-cross-validate") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["values"] == {"hop_latency": pytest.approx(3.0, rel=1e-3)}
+    assert list(data["residuals"]) == [row["case_id"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "made_up: the suite has no 'calibration'; name its constants"),
+        (
+            {"calibration": {"rows": ["stp"], "constants": {"hop_latency": CONSTANTS["hop_latency"]}}},
+            "made_up: calibration.rows: no such row, got 'stp'; did you mean 'step'?",
+        ),
+        (
+            {"calibration": {"rows": [], "constants": {"hop_latency": CONSTANTS["hop_latency"]}}},
+            "suite.yaml: calibration.rows: must have 1 or more entries, got []",
+        ),
+    ],
+)
+def test_a_suite_that_cannot_be_fitted_says_why(monkeypatch, capsys, fields, message):
+    suite = write_suite(Path(), [{"case_id": "step"}], **fields)
+    assert call(monkeypatch, suite) == 2
+    assert capsys.readouterr() == ("", f"error: {message}\n")
+
+
+def test_a_constant_of_no_field_is_named(monkeypatch, capsys):
+    constants = {"speed": {"fields": ["topology.link.speed"], "low": 0.5, "high": 1}}
+    rows = [{"batch": 8}, {"mesh": "2x1", "chips": 2}]
+    suite = write_suite(Path(), rows, calibration={"constants": constants})
+    assert call(monkeypatch, suite) == 2
+    assert capsys.readouterr().err.startswith("error: --set topology.link.speed: unknown key 'speed'")
+
+
+# --- the shipped machines --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_shipped_machine_carries_what_the_fit_gives():
+    found = calibrate.fit("pope", cross_validate=False)
+    base = load.suite("pope").base
+    fitted, shipped = load.scenario(base, found.settings()), load.scenario(base)
+    assert found.settled
+    for name, constant in found.constants.items():
+        assert constant.low < found.values[name] < constant.high
+        for field in constant.fields:
+            value = attrgetter(f"{field}.value")
+            assert value(shipped) == pytest.approx(value(fitted), rel=0.02), field

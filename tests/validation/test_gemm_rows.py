@@ -1,0 +1,81 @@
+"""Published times of single matmuls, dense and grouped, against their cost on the chip and the stack that ran them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.cli import main
+from sim.errors import InputError
+from sim.lowering.costs import Work, cost
+from sim.report.present.validation import Errors
+from sim.specs import load
+from sim.studies.validate.rows import MatmulCase, read
+from sim.studies.validate.validate import matmul_s, validate
+from sim.topology import build
+
+
+@pytest.fixture(scope="module")
+def gemm():
+    return validate("gemm")
+
+
+def errors(validation, *series):
+    """Of the rows of series whose name begins so."""
+    return Errors.of(each.error for each in validation.gated if each.series.startswith(series))
+
+
+@pytest.mark.parametrize(
+    ("series", "count"),
+    [
+        (("H100, ",), 135),
+        (("H800, DeepGEMM dense",), 77),
+        (("H800, DeepGEMM grouped GEMM prefill",), 32),
+        (("H800, ",), 179),
+    ],
+)
+def test_matmuls_of_a_table_are_within_10_percent_and_nine_in_ten_within_25(gemm, series, count):
+    found = errors(gemm, *series)
+    assert found.cases == count
+    assert found.median < 0.10
+    assert found.nine_in_ten < 0.25
+
+
+def test_chips_that_nothing_was_fitted_to_are_carried_by_shares_of_their_peak(gemm):
+    """16-bit matmuls of A100 and the best shapes of B200, GB200 and H200, from constants of H100."""
+    own = [each for each in gemm.gated if each.series.split(",")[0] in ("A100", "A100 PCIe", "B200", "GB200", "H200")]
+    assert not any(each.fitted for each in own)
+    found = Errors.of(each.error for each in own)
+    assert found.cases == 12
+    assert found.median < 0.10
+    assert found.nine_in_ten < 0.25
+
+
+def test_a_row_is_the_cost_of_its_matmuls():
+    """[m, k] x [k, n] of 8-bit numbers, several in one launch: operands of a byte, products of two."""
+    case = next(each for each in read("gemm")[1] if isinstance(each, MatmulCase) and each.products > 1)
+    chip = build(*load.machine(case.machine, list(case.settings))).chip
+    m, n, k, count = case.rows, case.columns, case.inner, case.products
+    work = Work(2.0 * m * n * k * count, count * (m * k + k * n + 2 * m * n), rows=m, columns=n, products=count)
+    assert matmul_s(case) == cost(chip, work, "int8").duration_ps / 1e12
+
+
+def test_rows_of_ones_own_name_their_mistakes(tmp_path):
+    header = "case_id,system,dtype,m,n,k,time_us"
+    path = tmp_path / "rows.csv"
+    for row, message in (
+        ("a,H1000,bf16,1,2,3,4", "must fit a pattern of the suite's 'machines', got 'H1000'"),
+        ("a,H100,bf17,1,2,3,4", "unknown number format, got 'bf17'"),
+        ("a,H100,bf16,x,2,3,4", "column 'm' must be a whole number"),
+    ):
+        path.write_text(f"{header}\n{row}\n", encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            validate("gemm", path)
+
+
+def test_the_command_shows_series(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["sim", "validate", "gemm", "--no-plots"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert "H800, DeepGEMM dense GEMM" in capsys.readouterr().out
