@@ -1,7 +1,7 @@
 """One forward pass from a scenario to its trace, with the exact shortcuts that it allows.
 
 Folding: one representative chip is simulated for all chips that are alike (of a pipeline one of each stage), where
-every send of each is alike (`sim.collectives.fold`, `sim.lowering.pipeline.assembly`). Periodicity: a few layers are
+every send of each is alike (`sim.collectives.fold`, `sim.lowering.pipeline.builder`). Periodicity: a few layers are
 simulated for all, where each is the one before, later (`sim.shortcuts.periodic`). Both are checked in every run; the
 result names those that were used, or says why not.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from sim.engine import simulate
 from sim.lowering.lower import lower
-from sim.lowering.lowered import Lowered
+from sim.lowering.lowered_pass import LoweredPass
 from sim.lowering.pipeline.stages import folded_by_stage
 from sim.lowering.placement import machine, stage_count
 from sim.program import Period
@@ -38,7 +38,7 @@ class Simulated:
     scenario: Scenario
     topology: Topology
     """Folded where some chips were simulated for all."""
-    lowered: Lowered
+    lowered: LoweredPass
     trace: Trace
     """Of all layers, or of those that stand for the rest."""
     periods: tuple[Period, ...]
@@ -73,7 +73,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
     engine_s = 0.0
     found: tuple[Period, ...] | None = None
     for keep in (*(_KEPT if repeats else ()), None):
-        topology, lowered, folding = lowered_pass(scenario, keep)
+        topology, lowered, folding = lower_pass(scenario, keep)
         began = time.perf_counter()
         trace = simulate(lowered.program, scenario.engine.kernel)
         engine_s += time.perf_counter() - began
@@ -85,7 +85,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
     return Simulated(scenario, topology, lowered, trace, found or (), shortcuts, engine_s)
 
 
-def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, Lowered, str]:
+def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, LoweredPass, str]:
     """One pass on few chips that stand for all, or on all chips where they are not alike or folding is off.
 
     Also says which, and why. `keep` as in `lower`.
@@ -131,7 +131,7 @@ def _obstacle(scenario: Scenario, topology: Topology) -> str:
     return ""
 
 
-def _periodicity(scenario: Scenario, lowered: Lowered) -> str:
+def _periodicity(scenario: Scenario, lowered: LoweredPass) -> str:
     left_out = sum(block.count * block.layers for block in lowered.program.skipped)
     if left_out:
         some = scenario.layers - left_out

@@ -18,7 +18,7 @@ from sim.collectives.schedule import ScheduleBuilder
 from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.program import Kind, ProgramBuilder
-from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.forward_pass import lower_pass
 from sim.simulate.run import run
 from sim.specs import load
 from sim.studies.bench import collective as bench
@@ -214,7 +214,7 @@ PROGRAMS = {
 def test_every_task_of_the_whole_is_one_of_the_few(made):
     """The condition for which folding is exact, on the program of all chips, task by task."""
     found = made()
-    few, lowered, _ = lowered_pass(found)
+    few, lowered, _ = lower_pass(found)
     assert few.unfolded
     assert differences(lower(found, few.unfolded).program, lowered.program, few) == []
 
@@ -247,7 +247,7 @@ def test_the_trace_of_all_chips_is_that_of_the_full_run(made):
 def test_a_program_of_chips_that_differ_is_not_covered():
     """The check above finds a task of one chip that takes longer, waits for another, holds another's port."""
     found = load.scenario(TP, ["engine.layers=1"])
-    few, lowered, _ = lowered_pass(found)
+    few, lowered, _ = lower_pass(found)
     whole = lower(found, few.unfolded).program
     busy_ps = whole.busy_ps.copy()
     busy_ps[5] += 1

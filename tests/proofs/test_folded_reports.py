@@ -9,7 +9,7 @@ from support.pipelines import scenario
 from support.reports import both, figures
 
 from sim.errors import InputError
-from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.forward_pass import lower_pass
 from sim.specs import Scenario, load
 
 SWITCHES = ["dgx_a100", "dgx_h100", "hgx_b200", "gb200_nvl72", "mi300x"]
@@ -98,7 +98,7 @@ def test_a_folded_pipeline_is_the_full_run(chosen: dict[str, Any]):
 
 
 def said(found: Scenario) -> str:
-    return lowered_pass(found)[2]
+    return lower_pass(found)[2]
 
 
 TORUS, SWITCH = "palm540b_decode_ws2d", "llama3_70b_tp8_standard"
