@@ -112,6 +112,7 @@ class Schedule:
         """[n] whether a send reaches `dst`, and not just a node on the way there."""
         end_of = np.array([link.dst for link in topology.links], dtype=np.int32)
         result: npt.NDArray[np.bool_] = end_of[self.link] == self.dst
+        result[self.follows[self.follows >= 0]] = False  # past a chip that the same folded chip represents
         return result
 
     def heads(self) -> npt.NDArray[np.int64]:

@@ -1,15 +1,17 @@
 """One forward pass from a scenario to its trace, with the exact shortcuts that it allows.
 
-Folding: one representative chip is simulated for all chips that are alike (of a pipeline one of each stage), where
-every send of each is alike (`sim.collectives.fold`, `sim.lowering.pipeline.builder`). Periodicity: a few layers are
-simulated for all, where each is the one before, later (`sim.shortcuts.periodic`). Both are checked in every run; the
-result names those that were used, or says why not.
+Folding: one representative chip is simulated for all chips that are alike (of a pipeline one of each stage, of a torus
+with split axes a few), where every send of each is alike (`sim.collectives.fold`, `sim.lowering.pipeline.builder`).
+Periodicity: a few layers are simulated for all, where each is the one before, later (`sim.shortcuts.periodic`). Both
+are checked in every run; the result names those that were used, or says why not.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sim.engine import simulate
 from sim.lowering.lower import lower
@@ -23,7 +25,7 @@ from sim.shortcuts import periodic
 from sim.simulate.consistency import check
 from sim.specs import Scenario
 from sim.topology import build
-from sim.topology.folding import NotFoldableError, folded
+from sim.topology.folding import NotFoldableError, folded, folded_by_steps, steps_alike
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S
 
@@ -92,10 +94,10 @@ def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, L
     """
     topology = machine(scenario)
     obstacle = _obstacle(scenario, topology)
-    if not obstacle:
+    for fold in () if obstacle else _folds(scenario, topology):
         try:
-            few = folded_by_stage(scenario, topology) if scenario.pipeline else folded(topology)
-            return few, lower(scenario, few, keep), _folding(few)
+            few = fold()
+            return few, lower(scenario, few, keep), _folding(scenario, few)
         except NotFoldableError as error:
             obstacle = str(error)
     notes: tuple[str, ...] = ()
@@ -113,9 +115,18 @@ def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, L
     return topology, lowered, f"all chips are simulated: {obstacle}"
 
 
-def _folding(few: Topology) -> str:
-    stand_in = "one chip is" if few.chips == 1 else "one chip of each stage is"
-    return f"{stand_in} simulated for all {few.mesh_chips}, each of whose sends is alike"
+def _folds(scenario: Scenario, topology: Topology) -> list[Callable[[], Topology]]:
+    """Returns ways to fold the machine, the one to the fewest chips first."""
+    if scenario.pipeline:
+        return [partial(folded_by_stage, scenario, topology)]
+    return [partial(folded, topology), *(partial(folded_by_steps, topology, steps) for steps in steps_alike(topology))]
+
+
+def _folding(scenario: Scenario, few: Topology) -> str:
+    if few.chips > 1 and not scenario.pipeline:
+        return f"{few.chips} chips are simulated for all {few.mesh_chips}, each of whose sends is like those of one"
+    which = "one chip is" if few.chips == 1 else "one chip of each stage is"
+    return f"{which} simulated for all {few.mesh_chips}, each of whose sends is alike"
 
 
 def _obstacle(scenario: Scenario, topology: Topology) -> str:

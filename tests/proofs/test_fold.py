@@ -188,12 +188,28 @@ POOL = {
 
 
 CONTROLLER = {"kind": "multi", "rpc": "3 us", "poll": "7 us", "result_poll": "11 us"}
+AXES = "topology.axes={x: {size: 4, wrap: true}, y: {size: 2, wrap: true}, z: {size: 8, wrap: true}}"
+
+
+def split(mesh, *settings):
+    return load.scenario("palm540b_decode_ws2d", [AXES, f"mesh={mesh}", "engine.layers=2", *settings])
+
+
 PROGRAMS = {
     "tensor parallel": lambda: load.scenario(TP, ["engine.layers=3"]),
     "launched by the host": lambda: load.scenario(TP, ["engine.layers=3", "layout.graph_capture=false"]),
     "16 of 72": lambda: load.scenario(TP, ["engine.layers=3", "topology=gb200_nvl72", "layout.mesh.tensor=16"]),
     "summed in the switch": lambda: load.scenario(TP, ["engine.layers=3", "collectives={all_reduce: nvls}"]),
     "torus": lambda: load.scenario("palm540b_decode_ws2d", ["engine.layers=2"]),
+    "torus with split axes": lambda: split("{x: x, y: y, out: {of: z, size: 2}, in: {of: z, size: 4}}"),
+    "torus with split axes, looped": lambda: split(
+        "{x: {of: x, size: 2}, y: y, out: {of: z, size: 4}, in: {of: z, size: 2}, last: {of: x, size: 2}}",
+        "layout.overlap=collective_matmul",
+    ),
+    "torus with split axes, weights in a loop": lambda: split(
+        "{x: x, y: y, out: {of: z, size: 2}, in: {of: z, size: 4}}",
+        "layout={ffn: weight_gathered_xyz, overlap: collective_matmul}",
+    ),
     "stages": lambda: load.scenario(PIPELINE, ["layout.pipeline.requests=3", "model.layers=4"]),
     "stages with a memory pool": lambda: scenario(
         layers=4, stages=[2, 2], schedule="blocking", tensor=2, phase="decode", more={"memory_pool": POOL}
