@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sim.specs import load as files
 
 if TYPE_CHECKING:
-    from sim.lowering.lowered import Lowered
+    from sim.lowering.lowered_pass import LoweredPass
     from sim.report.report import ClosedForm, Report
     from sim.simulate.result import Run
     from sim.specs import Scenario
@@ -25,15 +25,15 @@ def load(name: str | Path, *settings: str) -> Scenario:
     return files.scenario(str(name), settings)
 
 
-def lower(scenario: Scenario) -> Lowered:
+def lower(scenario: Scenario) -> LoweredPass:
     """The tasks of one forward pass, of the first phase where there are two, and what they keep in memory.
 
     Raises:
         LayoutError: the mesh does not divide a dimension.
     """
-    from sim.simulate.forward_pass import lowered_pass
+    from sim.simulate.forward_pass import lower_pass
 
-    return lowered_pass(scenario.phases[0])[1]
+    return lower_pass(scenario.phases[0])[1]
 
 
 def simulate(scenario: Scenario) -> Run:

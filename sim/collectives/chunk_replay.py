@@ -38,21 +38,21 @@ class ReplayError(RuntimeError):
 
 def replay(schedule: Schedule, topology: Topology) -> None:
     """Raises ReplayError unless the schedule carries out its collective on every group of the mesh."""
-    first = 0
+    left = len(schedule)
     for each in schedule.groups:
-        part, first = _of_group(schedule, each, first, topology), first + len(each.plan)
+        part = _of_group(schedule, each, topology)
+        left -= len(part)
         _Replay(_on_first_ways(part, topology), topology, each.group).run()
     if not schedule.groups:
         _Replay(_on_first_ways(schedule, topology), topology).run()
-    elif first != len(schedule):
-        raise ReplayError(f"{len(schedule) - first} sends are of no group")
+    elif left:
+        raise ReplayError(f"{left} sends are of no group")
 
 
-def _of_group(schedule: Schedule, of: GroupPlan, first: int, topology: Topology) -> Schedule:
-    """Returns the sends of a group, on the links of the whole machine, from number `first` on."""
-    rows = slice(first, first + len(of.plan))
-    counts, starts = schedule.dep_counts[rows], np.cumsum(schedule.dep_counts) - schedule.dep_counts
-    deps = schedule.deps[int(starts[first]) :][: int(counts.sum())] - first if len(of.plan) else of.plan.deps
+def _of_group(schedule: Schedule, of: GroupPlan, topology: Topology) -> Schedule:
+    """Returns the sends of a group, on the links of the whole machine."""
+    own = np.isin(schedule.src, of.group.chips)
+    rows, number = np.flatnonzero(own), (np.cumsum(own) - 1).astype(np.int32)
     follows = schedule.follows[rows]
     places = None
     if of.plan.places is not None:
@@ -66,9 +66,9 @@ def _of_group(schedule: Schedule, of: GroupPlan, first: int, topology: Topology)
         parts=of.plan.parts,
         places=places,
         groups=(),
-        dep_counts=counts,
-        deps=deps,
-        follows=np.where(follows >= 0, follows - first, follows),
+        dep_counts=schedule.dep_counts[rows],
+        deps=number[schedule.deps[np.repeat(own, schedule.dep_counts)]],
+        follows=np.where(follows >= 0, number[follows], follows),
         **columns,
     )
 

@@ -56,8 +56,11 @@ class _Wiring:
 def _rates(topology: Topology, schedule: Schedule) -> tuple[Floats, Ints]:
     """[sends] (ps per byte, flight in ps)."""
     if len(schedule.timings) > 1:
-        own = [_rates(each.group.machine, each.plan) for each in schedule.groups]
-        return np.concatenate([rates for rates, _ in own]), np.concatenate([flight_ps for _, flight_ps in own])
+        rates, flights_ps = np.empty(len(schedule)), np.empty(len(schedule), dtype=np.int64)
+        for each in schedule.groups:
+            own = np.isin(schedule.src, each.group.chips)
+            rates[own], flights_ps[own] = _rates(each.group.machine, each.plan)
+        return rates, flights_ps
     links = topology.links
     bandwidth = np.array([link.bandwidth for link in links])
     flight_ps = np.array([link.latency_ps for link in links], dtype=np.int64)[schedule.link]

@@ -1,16 +1,16 @@
-"""Folding: the sends of one chip that stand for those of all, when all chips do the same.
+"""Folding: the sends of a few chips that represent those of all, where each chip does the same as one of the few.
 
-Let every send be of a kind: the how-manieth of its chip it is. Where
+The kind of a send is the chip that represents its sender, and its place among the sends of its chip. Where
 
-1. every chip sends one message of each kind, of the same size over links that the folded machine makes one, and one of
-   each kind arrives at every chip,
+1. every chip sends one message of each kind of its own, of the same size over links that the folded machine makes one,
+   and one of each kind arrives at every chip that the same chip represents,
 2. a message waits for the same kinds of messages, and follows one of the same kind, whichever chip sends it,
-3. every link carries the same kinds of messages, one of each, in the order in which the first chip sends them,
+3. links that the folded machine makes one carry the same kinds of messages, one of each, in the order of the kinds,
 
 the queues of all links that the folded machine makes one are the same at all times, task for task: whatever a message
-waits for, on chip c or on a port that many chips share, has the times of the first chip's message of that kind. So that
-chip's messages, with every arrival taken from its own message of that kind, have the times of the whole. This is what
-is checked, send by send; nothing is taken on trust.
+waits for, on chip c or on a link that many chips share, has the times of the message of that kind whose sender
+represents the others. So the messages of those chips, with every arrival taken from their own message of that kind,
+have the times of the whole. This is what is checked, send by send; nothing is taken on trust.
 """
 
 from __future__ import annotations
@@ -28,58 +28,58 @@ from sim.topology.graph import StandsFor, Topology
 
 
 def fold(plan: Schedule, folded: Topology) -> Schedule:
-    """The first chip's part of `plan`, a schedule on the whole of which `folded` is the one chip.
+    """Returns the part of `plan`, a schedule on the whole machine, that the chips of the folded machine have in it.
 
     Raises:
-        NotFoldableError: some chip's sends differ from the first's, in the given order.
+        NotFoldableError: some chip's sends differ from those of the chip that represents it.
     """
     if folded.stands_for is None:
         raise ValueError(f"{folded.name} is not folded")
-    stands_for, chips, sends = folded.stands_for, folded.mesh_chips, len(plan)
-    each = sends // chips
-    if not sends:
+    stands_for, chips = folded.stands_for, folded.mesh_chips
+    alike = chips // folded.chips
+    if not len(plan):
         return plan
     if len(plan.timings) > 1:
         raise NotFoldableError(f"{plan.collective}: groups are served by different kernels")
-    if (np.bincount(plan.src, minlength=chips) != each).any():
+    each = np.bincount(plan.src, minlength=chips)
+    if (each != each[stands_for.first][stands_for.chip]).any():
         raise NotFoldableError(f"{plan.collective}: chips send different numbers of messages")
-    made, order = plan, _by_kind(plan.src, chips)
-    kind_of = np.repeat(np.arange(each, dtype=np.int32), chips)
-    kind_as_made = kind_of
-    if order is not None:
-        plan, kind_as_made = reordered(plan, order), np.empty_like(kind_of)
-        kind_as_made[order] = kind_of
-    link = stands_for.link[plan.link]
+    made, kind_as_made = plan, _kinds(plan.src, each, stands_for)
+    if (np.diff(kind_as_made) < 0).any():
+        plan = reordered(plan, np.argsort(kind_as_made, kind="stable"))
+    kinds = len(plan) // alike
+    kind_of = np.repeat(np.arange(kinds, dtype=np.int32), alike)
+    link, dst = stands_for.link[plan.link], stands_for.chip[plan.dst]
     follows = np.where(plan.follows >= 0, kind_of[plan.follows], np.int32(-1))
 
     # Steps, directions and halves are by what loops of matmuls choose sends.
-    columns = [link, follows, plan.share, plan.way, plan.dep_counts, plan.step, plan.direction, plan.half]
-    if not all(_rows_alike(column.reshape(each, chips, 1)) for column in columns):
+    columns = [link, dst, follows, plan.share, plan.way, plan.dep_counts, plan.step, plan.direction, plan.half]
+    if not all(_rows_alike(column.reshape(kinds, alike, 1)) for column in columns):
         raise NotFoldableError(f"{plan.collective}: chips do different things")
-    if not _one_of_each_arrives(plan, kind_of, each):
+    if not _one_of_each_arrives(plan, kind_of, stands_for):
         raise NotFoldableError(f"{plan.collective}: chips receive different messages")
     if not _in_one_order(made, kind_as_made, stands_for):
         raise NotFoldableError(f"{plan.collective}: links carry messages in different orders")
 
-    counts = plan.dep_counts[::chips].astype(np.int64)
+    counts = plan.dep_counts[::alike].astype(np.int64)
     ends = np.cumsum(counts)
     waits = np.empty(int(counts.sum()), dtype=np.int32)
     for count in np.unique(counts).tolist():
-        kinds = np.flatnonzero(counts == count)
-        first = (ends[kinds] - count)[:, None]
-        found = kind_of[plan.deps[first * chips + np.arange(chips * count)]].reshape(len(kinds), chips, count)
+        rows = np.flatnonzero(counts == count)
+        first = (ends[rows] - count)[:, None]
+        found = kind_of[plan.deps[first * alike + np.arange(alike * count)]].reshape(len(rows), alike, count)
         found.sort(axis=2)  # their order in the list is no matter
         if not _rows_alike(found):
             raise NotFoldableError(f"{plan.collective}: chips wait for different messages")
         waits[first + np.arange(count)] = found[:, 0]
 
-    mine = np.flatnonzero(plan.src == 0)
-    nowhere = np.zeros(each, dtype=np.int32)
+    stand_in = stands_for.chip[plan.src]
+    mine = np.flatnonzero(stands_for.first[stand_in] == plan.src)
     names = ("share", "step", "direction", "own", "way", "dep_counts", "part", "half", "origin", "target")
     return replace(
         plan,
-        src=nowhere,
-        dst=nowhere,
+        src=stand_in[mine],
+        dst=dst[mine],
         link=link[mine],
         follows=follows[mine],
         deps=waits,
@@ -88,12 +88,21 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     )
 
 
-def _by_kind(src: Int32s, chips: int) -> npt.NDArray[np.int64] | None:
-    """Sends kind after kind, one of each chip; None where they are in such an order, as most schedules are made."""
-    each = len(src) // chips
-    seen = np.zeros((each, chips), dtype=np.bool_)
-    seen[np.arange(each)[:, None], src.reshape(each, chips)] = True
-    return None if seen.all() else np.argsort(src, kind="stable").reshape(chips, each).T.ravel()
+def _kinds(src: Int32s, each: npt.NDArray[np.int64], stands_for: StandsFor) -> Int32s:
+    """[sends] The kind of each, numbered by the first send of each kind, so that messages wait for lower kinds.
+
+    Args:
+        each: [chips] number of sends.
+    """
+    by_chip, ends = np.argsort(src, kind="stable"), np.cumsum(each[stands_for.first])
+    kind = np.empty(len(src), dtype=np.int64)
+    kind[by_chip] = np.arange(len(src)) - np.repeat(np.cumsum(each) - each, each)
+    kind += (ends - each[stands_for.first])[stands_for.chip[src]]
+    first = np.empty(ends[-1], dtype=np.int64)
+    first[kind[::-1]] = np.arange(len(src))[::-1]
+    number = np.empty(len(first), dtype=np.int32)
+    number[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
+    return number[kind]
 
 
 def reordered(plan: Schedule, order: npt.NDArray[np.int64]) -> Schedule:
@@ -113,26 +122,26 @@ def _rows_alike(values: npt.NDArray[np.generic]) -> bool:
     return bool((values == values[:, :1]).all())
 
 
-def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, each: int) -> bool:
+def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, stands_for: StandsFor) -> bool:
+    """Whether every chip of those that are one for a kind of sends receives one of that kind."""
+    alike = len(stands_for.chip) // len(stands_for.first)
+    place = np.empty(len(stands_for.chip), dtype=np.int64)
+    place[np.argsort(stands_for.chip, kind="stable")] = np.arange(len(place)) % alike
     arrives = np.zeros(len(plan), dtype=np.bool_)
-    arrives[plan.dst.astype(np.int64) * each + kind_of] = True
+    arrives[kind_of.astype(np.int64) * alike + place[plan.dst]] = True
     return bool(arrives.all())
 
 
 def _in_one_order(plan: Schedule, kind_of: Int32s, stands_for: StandsFor) -> bool:
-    """Whether all links that are made one carry the same kinds of sends, ever later ones of their chip."""
-    whole = stands_for.whole
-    if (owners(whole)[plan.link] == plan.src).all():
+    """Whether all links that are made one carry one send of the same kinds, each link in the order of the kinds."""
+    if (owners(stands_for.whole)[plan.link] == plan.src).all():
         return True  # every chip uses its own links only, so each carries its chip's sends in their order
-    for here in np.unique(stands_for.link[plan.link]).tolist():
-        own, members = stands_for.link[plan.link] == here, np.flatnonzero(stands_for.link == here)
-        counts = np.bincount(plan.link[own], minlength=len(whole.links))[members]
-        if (counts != counts[0]).any():
-            return False
-        kinds = kind_of[own][np.argsort(plan.link[own], kind="stable")].reshape(len(members), -1)
-        if (kinds != kinds[:1]).any() or (np.diff(kinds[0]) <= 0).any():
-            return False
-    return True
+    alike = len(stands_for.chip) // len(stands_for.first)
+    if (np.bincount(stands_for.link)[stands_for.link[plan.link]] != alike).any():
+        return False
+    order = np.argsort(plan.link, kind="stable")
+    link, kind = plan.link[order], kind_of[order]
+    return bool(((np.diff(kind) > 0) | (np.diff(link) > 0)).all())
 
 
 Maker = Callable[..., Schedule]
@@ -156,7 +165,8 @@ def folding(plans_one_chip: Callable[..., bool] = lambda *_: False) -> Callable[
                 return make(topology, *args) if plan is None else plan
             if plans_one_chip(topology, *args):
                 return make(topology, *args)
-            plan = make(whole, *args)
+            plan = refused.pop((whole, *args), None)
+            plan = make(whole, *args) if plan is None else plan
             try:
                 return fold(plan, topology)
             except NotFoldableError as error:

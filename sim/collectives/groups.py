@@ -13,15 +13,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.fold import folding
+from sim.collectives.fold import folding, reordered
 from sim.collectives.schedule import PER_SEND, GroupPlan, Schedule, check_size
 from sim.topology.graph import Topology
 
 
 @folding()
 def merged(topology: Topology, axes: tuple[str, ...], groups: tuple[GroupPlan, ...]) -> Schedule:
-    """Returns the schedules of all groups as one, group after group, with the whole machine's chips and links.
+    """Returns the schedules of all groups as one, with the whole machine's chips and links.
 
+    Groups that are alike send in turn, each its first message, then each its second: so messages that are ready at the
+    same time are served in the same order on every link.
     Its columns `origin` and `target` are along the axes of the groups' machines.
 
     Raises:
@@ -32,12 +34,14 @@ def merged(topology: Topology, axes: tuple[str, ...], groups: tuple[GroupPlan, .
     width = max(len(each.plan.axes) for each in groups)
     runs = [list(run) for _, run in itertools.groupby(groups, key=lambda each: each.plan)]
     columns: dict[str, list[npt.NDArray[np.generic]]] = {}
-    before = 0
+    order, before = [], 0
     for run in runs:
         for name, column in _columns(run, width, before).items():
             columns.setdefault(name, []).append(column)
-        before += len(run) * len(run[0].plan)
-    return Schedule(
+        sends = len(run) * len(run[0].plan)
+        order.append(before + np.arange(sends).reshape(len(run), -1).T.ravel())
+        before += sends
+    plan = Schedule(
         collective=collective,
         axes=axes,
         parts=max(each.plan.parts for each in groups),
@@ -45,6 +49,7 @@ def merged(topology: Topology, axes: tuple[str, ...], groups: tuple[GroupPlan, .
         groups=groups,
         **{name: np.concatenate(blocks) for name, blocks in columns.items()},
     )
+    return reordered(plan, np.concatenate(order))
 
 
 def _columns(run: Sequence[GroupPlan], width: int, before: int) -> dict[str, npt.NDArray[np.generic]]:

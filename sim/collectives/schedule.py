@@ -111,6 +111,7 @@ class Schedule:
     def arrives(self, topology: Topology) -> npt.NDArray[np.bool_]:
         """[n] whether a send reaches `dst`, and not just a node on the way there."""
         result: npt.NDArray[np.bool_] = topology.link_column("dst")[self.link] == self.dst
+        result[self.follows[self.follows >= 0]] = False  # past a chip that the same folded chip represents
         return result
 
     def heads(self) -> npt.NDArray[np.int64]:

@@ -20,29 +20,30 @@ if TYPE_CHECKING:
 
 
 def scatter_dim(y: Sharded, w_q: Sharded, e: Axes) -> str:
-    """Where the query's sum over e is scattered: heads, or sequences, or positions, the first that e divides.
+    """Returns the dimension that the query's sum over e is scattered into: heads, sequences or positions.
 
-    More chips than heads leave too few heads per chip for the e axes; then each of them takes some of the sequences.
+    It is the first that e divides. More chips than heads leave too few heads per chip for the e axes; then each of
+    these chips takes some of the sequences.
     """
-    heads, ways = w_q.dim("H"), w_q.ways(e)
-    if heads.size % (w_q.ways(heads.axes) * ways) == 0:
+    heads, group_size = w_q.dim("H"), w_q.group_size(e)
+    if heads.size % (w_q.group_size(heads.axes) * group_size) == 0:
         return "H"
-    return next((d for d in ("B", "L") if y.dim(d).size % (y.ways(y.dim(d).axes) * ways) == 0), "H")
+    return next((d for d in ("B", "L") if y.dim(d).size % (y.group_size(y.dim(d).axes) * group_size) == 0), "H")
 
 
-def by_heads(layer: Layer[V], q: V, y: V) -> V:
-    """Every chip attends with its own heads, for all sequences (Figure 4(a); (b) for multi-query: one head, whole)."""
-    flow, e, over = layer.flow, layer.at.d_model, layer.at.heads
-    into = _scattered(q.tensor, e)
+def attend_by_heads(layer: Layer[V], q: V, y: V) -> V:
+    """Attends on every chip with its own heads, for all sequences (Figure 4(a); Figure 4(b) for multi-query)."""
+    flow, e, head_axes = layer.flow, layer.uses.d_model, layer.uses.heads
+    into = _scattered_dim(q.tensor, e)
     if layer.model.kv_heads == layer.model.heads:
-        return layer.attend(q, *_own_heads(layer, y, into))
+        return layer.attend(q, *_multi_head_key_values(layer, y, into))
     k, v = key_value_weights(layer)
     if into == "B":
         k, v = flow.matmul_reduce_scatter(y, [(k, "B"), (v, "B")], e, "kv")
         return layer.attend(q, k, v)
-    split = dividing(over, layer.model.kv_heads, flow)
-    last = over[len(split) :][-1:]
-    dim = _sliceable(flow, y.tensor, last)
+    split = dividing_axes(head_axes, layer.model.kv_heads, flow)
+    last = head_axes[len(split) :][-1:]
+    dim = _token_dim_split_by(flow, y.tensor, last)
     k, v = flow.matmul(flow.local_slice(y, dim, last) if dim else y, [k, v], "kv")
     k, v = flow.all_reduce([k, v], e, "kv")
     if dim:
@@ -50,29 +51,29 @@ def by_heads(layer: Layer[V], q: V, y: V) -> V:
     return layer.attend(q, k, v)
 
 
-def by_batch(layer: Layer[V], q: V, y: V) -> V:
-    """Every chip attends with all heads of its own sequences, all-to-alls around it (Figure 4(c), Figure 5(b)).
+def attend_by_batch(layer: Layer[V], q: V, y: V) -> V:
+    """Attends on every chip with all heads of its own sequences, between all-to-alls (Figure 4(c), Figure 5(b)).
 
     A batch too small for all axes is split over the innermost axes that it can fill, the heads over the others.
     """
-    flow, e = layer.flow, layer.at.d_model
-    into = _scattered(q.tensor, e)
+    flow, e = layer.flow, layer.uses.d_model
+    into = _scattered_dim(q.tensor, e)
     batch, heads = q.tensor.dim("B"), q.tensor.dim("H")
     moved = heads.axes
-    while batch.size % (q.tensor.ways(batch.axes) * q.tensor.ways(moved)):
+    while batch.size % (q.tensor.group_size(batch.axes) * q.tensor.group_size(moved)):
         moved = moved[1:]
-    if q.tensor.ways(moved) == 1:  # axes of one chip split nothing
+    if q.tensor.group_size(moved) == 1:  # axes of one chip split nothing
         moved = ()
-    if q.tensor.ways(moved) != q.tensor.ways(heads.axes):
+    if q.tensor.group_size(moved) != q.tensor.group_size(heads.axes):
         held = f"over {named(moved)} only" if moved else "over no mesh axis"
         flow.note(f"attention over batch: {batch.size} sequences split {held}, heads over the others")
     if not moved:
-        return by_heads(layer, q, y)
+        return attend_by_heads(layer, q, y)
     if layer.model.kv_heads == layer.model.heads:
-        k, v = _own_heads(layer, y, into)
+        k, v = _multi_head_key_values(layer, y, into)
         k, v = (flow.all_to_all(value, moved, split="B", concat="K", name="kv") for value in (k, v))
     else:
-        k, v = key_value_weights(layer, whole=True)
+        k, v = key_value_weights(layer, unsplit=True)
         if into == "B":
             k, v = flow.matmul_reduce_scatter(y, [(k, "B"), (v, "B")], e, "kv")
             k, v = (flow.local_slice(value, "B", moved) for value in (k, v))
@@ -87,13 +88,13 @@ def by_batch(layer: Layer[V], q: V, y: V) -> V:
     return flow.all_to_all(layer.attend(q, k, v), moved, split="H", concat="B", name="attention out")
 
 
-ATTENTION: dict[str, Callable[[Any, Any, Any], Any]] = {"heads": by_heads, "batch": by_batch}
-"""By what attention is split over: (layer, query, normalised input) -> attention output."""
+ATTENTION: dict[str, Callable[[Any, Any, Any], Any]] = {"heads": attend_by_heads, "batch": attend_by_batch}
+"""Functions (layer, query, normalised input) -> attention output by the dimension that attention is split over."""
 
 
-def _own_heads(layer: Layer[V], y: V, into: str) -> tuple[V, V]:
-    """Multi-head: keys and values go the query's way, head by head."""
-    flow, e = layer.flow, layer.at.d_model
+def _multi_head_key_values(layer: Layer[V], y: V, into: str) -> tuple[V, V]:
+    """Projects the keys and values of multi-head attention, sharded like the query."""
+    flow, e = layer.flow, layer.uses.d_model
     weights = key_value_weights(layer)
     if into == "L":  # a query needs the keys of all positions
         k, v = flow.matmul(y, weights, "kv")
@@ -104,8 +105,8 @@ def _own_heads(layer: Layer[V], y: V, into: str) -> tuple[V, V]:
     return k, v
 
 
-def key_value_weights(layer: Layer[V], *, whole: bool = False) -> list[V]:
-    """Key and value projections, of multi-head attention split like the query's.
+def key_value_weights(layer: Layer[V], *, unsplit: bool = False) -> list[V]:
+    """Returns the key and value projections; those of multi-head attention are split like the query's.
 
     Few heads are split over d_model and the outermost axes of the heads that divide them, copied over the others, and
     never gathered (the released code).
@@ -115,18 +116,18 @@ def key_value_weights(layer: Layer[V], *, whole: bool = False) -> list[V]:
     """
     if layer.model.kv_heads == layer.model.heads:  # padded like the query heads, so all chips divide them
         return [layer.weight(name, "E{e} K{h} Q") for name in ("w_k", "w_v")]
-    split = () if whole else dividing(layer.at.heads, layer.model.kv_heads, layer.flow)
-    notation = f"E_{named(layer.at.d_model)} K_{named(split)} Q"
+    split = () if unsplit else dividing_axes(layer.uses.heads, layer.model.kv_heads, layer.flow)
+    notation = f"E_{named(layer.uses.d_model)} K_{named(split)} Q"
     return [layer.flow.weight(name, notation, notation) for name in ("w_k", "w_v")]
 
 
-def _scattered(q: Sharded, e: Axes) -> str:
-    """The dimension over which the query was scattered."""
+def _scattered_dim(q: Sharded, e: Axes) -> str:
+    """Returns the dimension that the query's sum was scattered into."""
     return next((dim.name for dim in q.dims if e and dim.axes[-len(e) :] == e), "H")
 
 
-def dividing(axes: Axes, heads: int, flow: Dataflow[V]) -> Axes:
-    """The outermost axes that divide the heads."""
+def dividing_axes(axes: Axes, heads: int, flow: Dataflow[V]) -> Axes:
+    """Returns the outermost axes whose group size divides the heads."""
     lengths = dict(flow.mesh)
     count = 0
     while count < len(axes) and heads % prod(lengths[axis] for axis in axes[: count + 1]) == 0:
@@ -134,9 +135,14 @@ def dividing(axes: Axes, heads: int, flow: Dataflow[V]) -> Axes:
     return axes[:count]
 
 
-def _sliceable(flow: Dataflow[V], y: Sharded, axes: Axes) -> str | None:
-    """The token dimension that `axes` divide: sequences, else positions, else none (a single token)."""
-    ways = prod(length for axis, length in flow.mesh if axis in axes)
+def _token_dim_split_by(flow: Dataflow[V], y: Sharded, axes: Axes) -> str | None:
+    """Returns the token dimension that `axes` can split: sequences, else positions, else None (a single token)."""
+    group_size = prod(length for axis, length in flow.mesh if axis in axes)
     return next(
-        (name for name in ("B", "L") if ways > 1 and y.dim(name).size % (y.ways(y.dim(name).axes) * ways) == 0), None
+        (
+            name
+            for name in ("B", "L")
+            if group_size > 1 and y.dim(name).size % (y.group_size(y.dim(name).axes) * group_size) == 0
+        ),
+        None,
     )

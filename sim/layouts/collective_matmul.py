@@ -1,6 +1,6 @@
-"""Looped collective matmul (Pope et al. section 3.5): how a matmul is cut into pieces, and which piece needs what.
+"""Looped collective matmul (Pope et al. section 3.5): the pieces of a matmul, and the chunks that each piece needs.
 
-Used by both interpreters: the lowering times the loops, the executor runs them.
+Both interpreters use it: the lowering times the loops, the executor runs them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from sim.specs.uses import Axes
 
 
 def chunks_of_pieces(length: int, form: str) -> list[int]:
-    """Chunks in each piece of an all-gather loop over a ring of `length` chips; of a reduce-scatter loop in reverse.
+    """Returns the number of chunks in each piece of an all-gather loop over a ring of `length` chips.
 
-    One chunk a piece, or two in the latency form; on an odd ring that leaves one, the chip's own.
+    A piece is one chunk, or two in the latency form; an odd ring leaves one chunk, the chip's own. A reduce-scatter
+    loop has the same pieces in reverse order.
     """
     if form != "bidirectional_latency":
         return [1] * length
@@ -26,7 +27,8 @@ def chunks_of_pieces(length: int, form: str) -> list[int]:
 
 
 def sums_of_pieces(chunks: list[int]) -> list[int]:
-    """Chunks of arrived partial sums that each piece of a reduce-scatter loop adds to what it multiplies.
+    """Returns the number of arrived chunks of partial sums that each piece of a reduce-scatter loop adds to its
+    product.
 
     The first piece begins the sums that the chip sends; every later one adds to those that have come. The last adds
     what comes from either side to the chip's own chunk, so that all chunks but one have arrived in all.
@@ -39,7 +41,7 @@ def sums_of_pieces(chunks: list[int]) -> list[int]:
 
 
 def piece_of_arrival(plan: Schedule, form: str, length: int) -> Ids:
-    """[sends] which piece of an all-gather loop needs each arrival: the one after the hop that brought it.
+    """Returns the piece of an all-gather loop that needs each arrival, [sends]: the one after the hop that brought it.
 
     The latency form multiplies two chunks a piece. On an even ring its first piece takes the own chunk and the first
     from behind, so the arrivals of the + direction are needed one piece earlier.
@@ -49,7 +51,7 @@ def piece_of_arrival(plan: Schedule, form: str, length: int) -> Ids:
 
 
 def gathered_axes(x: Sharded, used: Sharded, stored: Sharded) -> Axes:
-    """Axes over which a stored weight is gathered to multiply `x`, those of contracted dimensions first.
+    """Returns the axes over which a stored weight is gathered to multiply `x`, those of contracted dimensions first.
 
     The loop over the first is the innermost, so that partial products are summed before the output's part changes.
     """
@@ -60,7 +62,8 @@ def gathered_axes(x: Sharded, used: Sharded, stored: Sharded) -> Axes:
 
 
 def shift_after(piece: int, lengths: list[int]) -> int | None:
-    """Number of the axis along which the shards move after `piece` of a weight-gathered loop, None after the last.
+    """Returns the index of the axis along which shards move after `piece` of a weight-gathered loop, None after the
+    last.
 
     The innermost axis after most pieces; an outer one each time that all axes inside it have come round.
     """

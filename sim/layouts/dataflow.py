@@ -1,4 +1,4 @@
-"""What a layout is written in: operations on sharded tensors, with two interpreters.
+"""Operations on sharded tensors that layouts are written in, with two interpreters.
 
 `sim.lowering` turns each operation into tasks; `sim.layouts.numpy_executor.Execution` carries it out in NumPy, every
 chip holding its real shard. A layer is a function from the residual stream to the residual stream; it reads like the
@@ -15,31 +15,31 @@ from sim.layouts.sharding import Sharded
 from sim.specs.uses import Axes
 
 
-class Value(Protocol):
-    """A tensor on the machine, whatever else the interpreter keeps with it."""
+class HasSharding(Protocol):
+    """A sharded tensor, with whatever else an interpreter keeps beside it."""
 
     @property
     def tensor(self) -> Sharded: ...
 
 
-V = TypeVar("V", bound=Value)
+V = TypeVar("V", bound=HasSharding)
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
-    """What becomes of a partial sum."""
+class Reduction:
+    """Collectives that reduce a partial sum: reduce-scatters, then an all-reduce."""
 
-    scattered: tuple[tuple[str, Axes], ...]
-    """(dimension, axes over which it is summed, each chip along them keeping its part)."""
-    whole: Axes
-    """Axes over which it is then summed, every chip along them holding all of it."""
+    scatters: tuple[tuple[str, Axes], ...]
+    """(dimension to scatter into, axes) of each reduce-scatter."""
+    replicated: Axes
+    """Axes of the all-reduce, along which every chip then holds the same sum."""
     name: str
-    """Of its collectives."""
+    """Name of the collectives."""
 
     @property
     def axes(self) -> Axes:
-        """All axes of the sum."""
-        return (*(axis for _, axes in self.scattered for axis in axes), *self.whole)
+        """Axes over which the partial sum is reduced."""
+        return (*(axis for _, axes in self.scatters for axis in axes), *self.replicated)
 
 
 class Dataflow(Protocol[V]):
@@ -50,13 +50,13 @@ class Dataflow(Protocol[V]):
         """Mesh axes and their lengths."""
 
     def note(self, text: str) -> None:
-        """Something the layout does otherwise than its name says, for the report."""
+        """Adds a note to the report: a way in which the layout differs from its name."""
 
     def weight(self, name: str, used: str, stored: str) -> V:
-        """The weight of that name, sharded as `E_x F_yz` where it is used.
+        """Returns a weight by name, sharded as `used` at its use, in a notation such as `E_x F_yz`.
 
-        Stored sharded further, it is gathered for each multiplication, shard by shard under the matmul where that is
-        looped.
+        A weight that is stored with more shards is gathered for each multiplication; a looped matmul gathers it shard
+        by shard while it multiplies.
         """
 
     def all_gather(self, values: Sequence[tuple[V, str]], axes: Axes, name: str) -> tuple[V, ...]:
@@ -84,16 +84,18 @@ class Dataflow(Protocol[V]):
         """Gather each (value, dimension, weight) over `axes`, multiply, add the products; may be looped."""
 
     def all_gather_matmuls(self, x: V, dim: str, weights: Sequence[V], axes: Axes, name: str) -> tuple[V, ...]:
-        """Gather `x` along `dim` over `axes`, and multiply it with each weight: (whole x, *products); may be looped."""
+        """Gather `x` along `dim` over `axes` and multiply it with each weight: (gathered x, *products); may be
+        looped."""
 
-    def matmul_sum(self, factors: Sequence[tuple[V, str, V]], gathered: Axes, to: Sum, name: str) -> V:
-        """Gather each (value, dimension, weight) over `gathered`, multiply, add the products, and sum over chips.
+    def matmul_sum(self, factors: Sequence[tuple[V, str, V]], gathered: Axes, reduction: Reduction, name: str) -> V:
+        """Gather each (value, dimension, weight) over `gathered`, multiply, add the products and reduce them over
+        chips.
 
         May be looped, or run in pieces of columns.
         """
 
     def matmul_add(self, x: V, weight: V, plus: V | None, name: str) -> V:
-        """`x` times `weight`, plus something of the same sharding as the matmul writes its output."""
+        """`x` times `weight`, plus a value of the same sharding that is added as the matmul writes its output."""
 
     def mean_square(self, x: V, dim: str, name: str) -> V:
         """Mean of x^2 over `dim` (32-bit), a partial sum over the axes that split it."""
@@ -102,7 +104,7 @@ class Dataflow(Protocol[V]):
         """RMS norm: x / sqrt(mean_square) * gain."""
 
     def norm(self, x: V, plus: Sequence[V], gain: V, name: str) -> tuple[V, V]:
-        """(x + plus, its RMS norm x gain), in one kernel unless a compiler fuses its parts; d_model is whole."""
+        """(x + plus, its RMS norm x gain), in one kernel unless a compiler fuses its parts; d_model is not split."""
 
     def activate(self, inputs: Sequence[V], name: str) -> V:
         """SwiGLU of (gate, up), or GELU of one input."""
@@ -113,15 +115,14 @@ class Dataflow(Protocol[V]):
     def add(self, x: V, y: V, name: str) -> V:
         """x + y."""
 
-    def own_part(self, partial: V) -> V:
-        """A partial sum as it is, in place of the sum: from here on chips differ. Nothing moves."""
+    def keep_partial(self, partial: V) -> V:
+        """Uses the local partial sum instead of the all-reduced value (Desync): replicas diverge, nothing moves."""
 
-    def share(self, x: V, axes: Axes) -> V:
-        """x / chips as a partial sum over `axes`: summed, the mean of the chips' values. Rides in the norm
-        before it."""
+    def as_mean_partial(self, x: V, axes: Axes) -> V:
+        """Divides x by the number of ranks so that the next all-reduce averages it; fused into the norm before it."""
 
     def to_cache(self, q: V, k: V, v: V, name: str) -> tuple[V, V, V]:
-        """Rotary embedding of q and k, and k and v written to the cache: what it costs; values stay as they are."""
+        """Costs of rotary embedding and of the write to the cache; the values stay unchanged."""
 
     def split(self, x: V, dim: str, parts: int) -> tuple[V, ...]:
         """Consecutive parts of a dimension that no axis splits. Nothing moves."""
@@ -130,19 +131,20 @@ class Dataflow(Protocol[V]):
         """The reverse of `split`."""
 
     def embed(self, table: V, name: str) -> V:
-        """Rows of the table V_aE for the tokens of this pass: BLE, a partial sum over the axes that split it."""
+        """Looks up the tokens of this pass in the table V_aE: BLE, a partial sum over the axes that split the table."""
 
     def pad(self, values: Sequence[V], name: str) -> tuple[V, ...]:
-        """Packed rows 1 x T back to B x L, with nothing in between, in one kernel."""
+        """Unpacks rows 1 x T to B x L with zeros between sequences, in one kernel."""
 
     def unpad(self, values: Sequence[V], name: str) -> tuple[V, ...]:
-        """The real tokens of B x L one after the other, 1 x T, in one kernel."""
+        """Packs the real tokens of B x L one after the other into 1 x T, in one kernel."""
 
     def receive(self, notation: str, packed: bool, differs: Axes = ()) -> V:
-        """Activations that the stage before sent, packed or not; chips along `differs` have their own."""
+        """Receives the activations of the previous stage, packed or not; chips along `differs` have different
+        values."""
 
     def send(self, x: V) -> None:
-        """Activations for the next stage."""
+        """Sends activations to the next stage."""
 
     def last_position(self, x: V) -> V:
         """BLE of the last position only; nothing moves."""

@@ -1,9 +1,9 @@
 """One transformer layer as dataflow on sharded tensors, whatever its mesh axes do (`sim.specs.uses`).
 
-A half, attention or FFN, multiplies the normalised residual stream with weights split over heads or d_ff, and ends in a
-matmul that contracts what was split: a partial sum on every chip. Before it the stream is gathered where it is split;
-the sum is scattered like the stream. What becomes of the sum is the residual scheme's (`sim.layouts.residual`). With
-d_model split as well, products are summed over its axes inside the half (Pope et al. section 3.2.2).
+A sublayer, attention or FFN, multiplies the normalised residual stream with weights split over heads or d_ff, and ends
+in a matmul that contracts the split dimension: a partial sum on every chip. The stream is gathered before it where it
+is split, and the sum is scattered like the stream. The residual scheme (`sim.layouts.residual`) decides how the sum is
+used. If d_model is split as well, products are summed over its axes inside the sublayer (Pope et al. section 3.2.2).
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Generic
 
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, key_value_weights, scatter_dim
-from sim.layouts.dataflow import Dataflow, Sum, V
+from sim.layouts.dataflow import Dataflow, Reduction, V
 from sim.specs import Model
 from sim.specs.uses import Axes, Uses, named
 
 
 @dataclass(frozen=True, slots=True)
 class Factor(Generic[V]):
-    """One product of the last matmul of a half: a value, its dimension that is gathered over the axes of d_model, and
-    the weight that contracts it."""
+    """Factors of one product of a sublayer's last matmul: a value, its dimension that is gathered over the axes of
+    d_model, and the weight that contracts it."""
 
     name: str
     value: V
@@ -32,117 +32,122 @@ class Factor(Generic[V]):
 
 @dataclass(frozen=True, slots=True)
 class Layer(Generic[V]):
-    """The halves of one layer, and what is around them."""
+    """Sublayers of one transformer layer, and the norms before them."""
 
     flow: Dataflow[V]
     model: Model
-    at: Uses
+    uses: Uses
     attention_over: str = "heads"
     """A name of `ATTENTION`."""
     token_dim: str = "L"
     """Dimension over which `at.tokens` split the residual stream, `L` or `B`."""
     part: str = ""
-    """Which part of the batch this is, where it is split: told apart in names and caches."""
+    """Suffix of names and caches for one part of a split batch; empty if the batch is not split."""
     packed: bool = False
-    """Whether the stream holds real tokens only; attention is padded."""
+    """True if the stream holds real tokens only; attention is padded."""
 
     @property
     def stream(self) -> dict[str, Axes]:
         """Axes that split each dimension of the residual stream."""
-        at = self.at
-        over = {"B": at.batch + at.gather, "L": (), "E": at.d_model + at.stream}
-        over[self.token_dim] += at.tokens
+        uses = self.uses
+        over = {"B": uses.batch + uses.gather, "L": (), "E": uses.d_model + uses.stream}
+        over[self.token_dim] += uses.tokens
         return over
 
     @property
-    def fused(self) -> bool:
-        """Whether all that reads the normalised stream is one matmul, and products are added one kernel after the
-        other."""
-        return self.at.plain and self.attention_over == "heads"
+    def is_fused(self) -> bool:
+        """True if one matmul reads the normalised stream and each product is added by its own kernel."""
+        return self.uses.plain and self.attention_over == "heads"
 
-    # --- around the halves -------------------------------------------------------------------------------------------
+    # --- norms -------------------------------------------------------------------------------------------------------
 
     def norm(self, x: V, plus: Sequence[V], name: str) -> tuple[V, V]:
-        """(x + plus, the same normalised): in one kernel where d_model is whole.
+        """Returns x + plus and its norm, in one kernel if d_model is not split.
 
-        Else as the released code of Pope et al. has it: split over several axes the stream is gathered, then
-        normalised; over one, normalised, then gathered by the matmul.
+        Otherwise it follows the released code of Pope et al.: a stream split over several axes is gathered, then
+        normalised; a stream split over one is normalised, then gathered by the matmul.
         """
-        at, flow = self.at, self.flow
-        if not (at.d_model or at.stream):
+        uses, flow = self.uses, self.flow
+        if not (uses.d_model or uses.stream):
             return flow.norm(x, plus, flow.weight(name, "E", "E"), name + self.part)
         for out in plus:
             x = flow.add(x, out, "residual")
-        if at.gathers_in_matmul:
-            return x, self._normalised(x, at.stream, name)
-        (y,) = flow.all_gather([(x, "E")], at.stream, "residual" + self.part)
-        return x, self._normalised(y, at.d_model, name)
+        if uses.gathers_in_matmul:
+            return x, self._scale_to_unit(x, uses.stream, name)
+        (y,) = flow.all_gather([(x, "E")], uses.stream, "residual" + self.part)
+        return x, self._scale_to_unit(y, uses.d_model, name)
 
-    def _normalised(self, x: V, axes: Axes, name: str) -> V:
-        """The squares are summed over the axes that split E."""
+    def _scale_to_unit(self, x: V, axes: Axes, name: str) -> V:
+        """Returns the norm of a stream whose d_model is split over `axes`: the squares are summed over them."""
         op = name + self.part
         (mean_square,) = self.flow.all_reduce([self.flow.mean_square(x, "E", op)], axes, op)
         gain = f"E_{named(axes)}"
         return self.flow.scale(x, mean_square, self.flow.weight(name, gain, gain), op)
 
-    # --- halves ------------------------------------------------------------------------------------------------------
+    # --- sublayers ---------------------------------------------------------------------------------------------------
 
     def attention(self, y: V) -> V:
-        """The attention of normalised y, summed over the chips."""
-        return self._summed([self._attended(y)], self.at.heads, "attention")
+        """Returns the attention of normalised y, summed over the chips."""
+        return self._reduce_products([self._attention_factor(y)], self.uses.heads, "attention")
 
     def mlp(self, y: V) -> V:
-        """The FFN of normalised y, summed over the chips."""
-        return self._summed([self._activated(y)], self.at.d_ff, "mlp")
+        """Returns the FFN of normalised y, summed over the chips."""
+        return self._reduce_products([self._mlp_factor(y)], self.uses.d_ff, "mlp")
 
-    def both(self, y: V) -> V:
-        """The sum of attention plus FFN of one normalised y, their inputs multiplied together (Pope et al. 3.4)."""
-        at, flow = self.at, self.flow
-        if at.heads != at.d_ff:
+    def attention_and_mlp(self, y: V) -> V:
+        """Returns attention plus FFN of one normalised y, with one matmul for both inputs (Pope et al. 3.4)."""
+        uses, flow = self.uses, self.flow
+        if uses.heads != uses.d_ff:
             return flow.add(self.attention(y), self.mlp(y), "both" + self.part)
-        wide = [(weight, "F") for weight in self._wide()]
-        if self.fused:
-            _, (q, k, v, *hidden) = self._into(y, at.d_ff, [*self._query_key_value(), *wide], "qkv_wi")
-            activated = self._down(hidden)
-            return self._summed([self._out(self.attend(q, k, v), "H"), activated], at.d_ff, "both")
+        wide = [(weight, "F") for weight in self._mlp_inputs()]
+        if self.is_fused:
+            _, (q, k, v, *hidden) = self._project(y, uses.d_ff, [*self._query_key_value(), *wide], "qkv_wi")
+            activated = self._down_projection(hidden)
+            return self._reduce_products(
+                [self._out_projection(self.attend(q, k, v), "H"), activated], uses.d_ff, "both"
+            )
         into = self._scatter_dim(y)
-        y, (q, *hidden) = self._into(y, at.d_ff, [(self._w_q(), into), *wide], "q_wi")
+        y, (q, *hidden) = self._project(y, uses.d_ff, [(self._w_q(), into), *wide], "q_wi")
         out = ATTENTION[self.attention_over](self, q, y)
-        return self._summed([self._down(hidden), self._out(out, into)], at.d_ff, "both")
+        return self._reduce_products(
+            [self._down_projection(hidden), self._out_projection(out, into)], uses.d_ff, "both"
+        )
 
-    def own_attention(self, y: V, kept: V | None = None) -> V:
-        """The attention of normalised y as every chip's own part, or, with the stream, the sum of both."""
-        return self._own(self._attended(y), self.at.heads, "attention", kept)
+    def partial_attention(self, y: V, stream: V | None = None) -> V:
+        """Returns each chip's partial attention of normalised y; if `stream` is given, the reduced sum of both."""
+        return self._keep_or_reduce(self._attention_factor(y), self.uses.heads, "attention", stream)
 
-    def own_mlp(self, y: V, kept: V | None = None) -> V:
-        """The same of the FFN."""
-        return self._own(self._activated(y), self.at.d_ff, "mlp", kept)
+    def partial_mlp(self, y: V, stream: V | None = None) -> V:
+        """Returns each chip's partial FFN of normalised y; if `stream` is given, the reduced sum of both."""
+        return self._keep_or_reduce(self._mlp_factor(y), self.uses.d_ff, "mlp", stream)
 
-    def _own(self, factor: Factor[V], half: Axes, name: str, kept: V | None) -> V:
-        if not (self.at.whole and self.fused and self.at.heads == self.at.d_ff):
+    def _keep_or_reduce(self, factor: Factor[V], sum_axes: Axes, name: str, stream: V | None) -> V:
+        if not (self.uses.whole and self.is_fused and self.uses.heads == self.uses.d_ff):
             raise LayoutError(
                 "residual streams that differ from chip to chip must be whole on every chip",
                 where="layout.residual",
                 hint="attention over heads of tensor_parallel, or a scheme that makes all its sums, such as ladder",
             )
-        if kept is None:
-            return self.flow.own_part(self._product([factor]))
-        return self._total(self._product([factor], self.flow.share(kept, half)), half, name)
+        if stream is None:
+            return self.flow.keep_partial(self._multiply([factor]))
+        return self._reduce(self._multiply([factor], self.flow.as_mean_partial(stream, sum_axes)), sum_axes, name)
 
-    def _attended(self, y: V) -> Factor[V]:
-        heads = self.at.heads
-        if self.fused:
-            _, (q, k, v) = self._into(y, heads, self._query_key_value(), "qkv")
-            return self._out(self.attend(q, k, v), "H")
+    def _attention_factor(self, y: V) -> Factor[V]:
+        heads = self.uses.heads
+        if self.is_fused:
+            _, (q, k, v) = self._project(y, heads, self._query_key_value(), "qkv")
+            return self._out_projection(self.attend(q, k, v), "H")
         into = self._scatter_dim(y)
-        y, (q,) = self._into(y, heads, [(self._w_q(), into)], "q")
-        return self._out(ATTENTION[self.attention_over](self, q, y), into)
+        y, (q,) = self._project(y, heads, [(self._w_q(), into)], "q")
+        return self._out_projection(ATTENTION[self.attention_over](self, q, y), into)
 
-    def _activated(self, y: V) -> Factor[V]:
-        return self._down(self._into(y, self.at.d_ff, [(weight, "F") for weight in self._wide()], "wi")[1])
+    def _mlp_factor(self, y: V) -> Factor[V]:
+        return self._down_projection(
+            self._project(y, self.uses.d_ff, [(weight, "F") for weight in self._mlp_inputs()], "wi")[1]
+        )
 
     def attend(self, q: V, k: V, v: V) -> V:
-        """Attention of queries to the cache and the keys and values that join it."""
+        """Attends to the cache, after the new keys and values are appended to it."""
         flow = self.flow
         if self.packed:  # one kernel transposes and pads, another the reverse (EnergonAI, transpose_pad)
             q, k, v = flow.pad([q, k, v], "pad" + self.part)
@@ -151,84 +156,85 @@ class Layer(Generic[V]):
         out = flow.attention(q, k, v, "attention" + self.part)
         return flow.unpad([out], "unpad" + self.part)[0] if self.packed else out
 
-    def _into(self, y: V, half: Axes, weights: Sequence[tuple[V, str]], name: str) -> tuple[V, Sequence[V]]:
-        """All tokens of y, and its products with weights, each summed over the axes of d_model into a dimension.
+    def _project(self, y: V, sum_axes: Axes, weights: Sequence[tuple[V, str]], name: str) -> tuple[V, Sequence[V]]:
+        """Returns y with all tokens, and its products with the (weight, dimension to scatter into) pairs.
 
-        A stream split over tokens, or over one axis that splits d_model, is gathered by the matmul.
+        Products are summed over the axes of d_model. A stream split over tokens, or over one axis of d_model, is
+        gathered by the matmul.
         """
-        flow, at, name = self.flow, self.at, name + self.part
-        tokens = tuple(axis for axis in at.tokens if axis in half)
-        if at.gathers_in_matmul or at.d_model:
+        flow, uses, name = self.flow, self.uses, name + self.part
+        tokens = tuple(axis for axis in uses.tokens if axis in sum_axes)
+        if uses.gathers_in_matmul or uses.d_model:
             (y,) = flow.all_gather([(y, self.token_dim)], tokens, name)
-        if at.d_model:
-            return y, flow.matmul_reduce_scatter(y, weights, at.d_model, name)
-        dim, axes = ("E", at.stream) if at.gathers_in_matmul else (self.token_dim, tokens)
+        if uses.d_model:
+            return y, flow.matmul_reduce_scatter(y, weights, uses.d_model, name)
+        dim, axes = ("E", uses.stream) if uses.gathers_in_matmul else (self.token_dim, tokens)
         y, *products = flow.all_gather_matmuls(y, dim, [weight for weight, _ in weights], axes, name)
         return y, products
 
-    def _summed(self, factors: Sequence[Factor[V]], half: Axes, name: str) -> V:
-        """The sum over a half's axes of the factors' products, sharded like the stream."""
-        if self.fused and len(factors) > 1:
-            return self._total(self._product(factors), half, name)
+    def _reduce_products(self, factors: Sequence[Factor[V]], sum_axes: Axes, name: str) -> V:
+        """Returns the factors' products summed over a sublayer's axes, sharded like the stream."""
+        if self.is_fused and len(factors) > 1:
+            return self._reduce(self._multiply(factors), sum_axes, name)
         terms = [(factor.value, factor.dim, factor.weight) for factor in factors]
-        return self.flow.matmul_sum(terms, self.at.d_model, self._sum(half, name), self._name(factors))
+        return self.flow.matmul_sum(terms, self.uses.d_model, self._reduction(sum_axes, name), self._op_name(factors))
 
-    def _total(self, out: V, half: Axes, name: str) -> V:
-        """The sum of a partial sum over a half's axes, sharded like the stream."""
-        to = self._sum(half, name)
-        for dim, axes in to.scattered:
+    def _reduce(self, out: V, sum_axes: Axes, name: str) -> V:
+        """Reduces a partial sum to the residual stream's sharding."""
+        to = self._reduction(sum_axes, name)
+        for dim, axes in to.scatters:
             (out,) = self.flow.reduce_scatter([(out, dim)], axes, to.name)
-        return self.flow.all_reduce([out], to.whole, to.name)[0]
+        return self.flow.all_reduce([out], to.replicated, to.name)[0]
 
-    def _sum(self, half: Axes, name: str) -> Sum:
-        """A sum over a half's axes, sharded like the stream."""
-        at = self.at
-        over = [("E", at.stream), (self.token_dim, at.tokens)]
-        scattered = [(dim, tuple(axis for axis in axes if axis in half)) for dim, axes in over]
-        whole = tuple(axis for axis in half if axis not in at.stream + at.tokens)
-        name = ("residual" if at.stream else name) + self.part
-        return Sum(tuple(each for each in scattered if each[1]), whole, name)
+    def _reduction(self, sum_axes: Axes, name: str) -> Reduction:
+        """Returns the collectives that reduce a partial sum to the residual stream's sharding."""
+        uses = self.uses
+        over = [("E", uses.stream), (self.token_dim, uses.tokens)]
+        scattered = [(dim, tuple(axis for axis in axes if axis in sum_axes)) for dim, axes in over]
+        whole = tuple(axis for axis in sum_axes if axis not in uses.stream + uses.tokens)
+        name = ("residual" if uses.stream else name) + self.part
+        return Reduction(tuple(each for each in scattered if each[1]), whole, name)
 
-    def _product(self, factors: Sequence[Factor[V]], plus: V | None = None) -> V:
-        """The sum of the factors' products, a partial sum over a half's axes, plus another partial sum."""
-        if not self.fused:
-            op = self._name(factors)
+    def _multiply(self, factors: Sequence[Factor[V]], plus: V | None = None) -> V:
+        """Returns the sum of the factors' products, a partial sum over a sublayer's axes, plus another partial sum."""
+        if not self.is_fused:
+            op = self._op_name(factors)
             terms = [(factor.value, factor.dim, factor.weight) for factor in factors]
-            out = self.flow.all_gather_matmul(terms, self.at.d_model, op)
+            out = self.flow.all_gather_matmul(terms, self.uses.d_model, op)
             return out if plus is None else self.flow.add(out, plus, op)
         for factor in factors:
             plus = self.flow.matmul_add(factor.value, factor.weight, plus, factor.name + self.part)
         assert plus is not None
         return plus
 
-    def _name(self, factors: Sequence[Factor[V]]) -> str:
+    def _op_name(self, factors: Sequence[Factor[V]]) -> str:
         return "_".join(sorted(factor.name for factor in factors)) + self.part
 
     # --- weights -----------------------------------------------------------------------------------------------------
 
     def weight(self, name: str, notation: str) -> V:
-        """A weight by name, sharded as `Uses.weight` says."""
-        return self.flow.weight(name, *self.at.weight(notation))
+        """Returns a weight by name, sharded as `Uses.weight` says."""
+        return self.flow.weight(name, *self.uses.weight(notation))
 
     def _w_q(self) -> V:
         return self.weight("w_q", "E{e} H{h} Q")
 
     def _query_key_value(self) -> list[tuple[V, str]]:
-        """With each chip's own copy of the key-value heads that its query heads use."""
+        """Returns the weights with their output dimensions; each chip has a copy of the key-value heads it reads."""
         k, v = key_value_weights(self)
         return [(self._w_q(), "H"), (k, "K"), (v, "K")]
 
-    def _wide(self) -> list[V]:
-        """The inputs of the FFN."""
+    def _mlp_inputs(self) -> list[V]:
+        """Returns the weights of the FFN's first matmul."""
         names = ("w_gate", "w_up") if self.model.ffn == "swiglu" else ("w_up",)
         return [self.weight(name, "E{e} F{f}") for name in names]
 
-    def _out(self, out: V, into: str) -> Factor[V]:
+    def _out_projection(self, out: V, into: str) -> Factor[V]:
         return Factor("o", out, into, self.weight("w_o", "H{h} Q E{e}"))
 
-    def _down(self, wide: Sequence[V]) -> Factor[V]:
+    def _down_projection(self, wide: Sequence[V]) -> Factor[V]:
         hidden = self.flow.activate(wide, "activation" + self.part)
         return Factor("wo", hidden, "F", self.weight("w_down", "F{f} E{e}"))
 
     def _scatter_dim(self, y: V) -> str:
-        return scatter_dim(y.tensor, self._w_q().tensor, self.at.d_model)
+        return scatter_dim(y.tensor, self._w_q().tensor, self.uses.d_model)

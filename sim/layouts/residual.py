@@ -1,17 +1,18 @@
-"""How the halves of layers are wired to the residual stream (Zhang et al. 2025, arXiv 2501.06589).
+"""Residual schemes: the wiring of attention and FFN to the residual stream (Zhang et al. 2025, arXiv 2501.06589).
 
 With A and M the attention and the FFN, each with its own norm, AR the all-reduce, r the residual stream:
 
     standard          r += AR(A(r));  r += AR(M(r))
     parallel          r += AR(A(r) + M(r)), one norm (GPT-J, PaLM)
-    ladder            r += a;  a' = AR(A(r));  r += m;  m' = AR(M(r)): a half reads the stream one half earlier
+    ladder            r += a;  a' = AR(A(r));  r += m;  m' = AR(M(r)): a sublayer reads the stream one sublayer earlier
     hybrid            the first layers standard, the last ones ladder
-    desync2, desync4  standard, of 2 or 4 halves only the last one's sum is made; between, each chip adds its own part
-    no_communication  standard without any sum: what its compute alone takes, its values mean nothing
+    desync2, desync4  standard with one all-reduce per 2 or 4 sublayers; in between, each chip adds its partial sum
+    no_communication  standard without any all-reduce: the time of its compute, its values mean nothing
 
-No scheme with the operations of standard is faster than no_communication; parallel, with one norm for two, can be.
+no_communication is a lower bound for every scheme with the same operations; parallel can be faster because it has one
+norm instead of two.
 
-In ladder the all-reduce of a half depends on nothing that the next half does, and runs on its own stream under it.
+In ladder the all-reduce of a sublayer does not depend on the next sublayer, and overlaps it on a stream of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sim.layouts.layer import Layer
 
 @dataclass(frozen=True, slots=True)
 class Stream(Generic[V]):
-    """The residual stream between two layers, and what is still to be added to it."""
+    """Residual stream between two layers, and the outputs that are still to be added to it."""
 
     x: V
     attention: V | None = None
@@ -35,25 +36,25 @@ class Stream(Generic[V]):
     """Output of the last layer's FFN."""
 
     @property
-    def waiting(self) -> tuple[V, ...]:
+    def pending(self) -> tuple[V, ...]:
         return tuple(out for out in (self.attention, self.mlp) if out is not None)
 
     @property
     def values(self) -> tuple[V, ...]:
-        """The stream and what is to be added, in a row."""
-        return (self.x, *self.waiting)
+        """The stream, then its pending outputs."""
+        return (self.x, *self.pending)
 
     @property
     def shape(self) -> tuple[bool, bool]:
-        """Whether outputs of attention and FFN are to be added."""
+        """True for each of attention and FFN whose output is pending."""
         return self.attention is not None, self.mlp is not None
 
 
 def standard(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
-    """Several parts of a batch take turns half by half, so that one computes while another's sum is made."""
+    """Parts of a batch take turns sublayer by sublayer, so that one computes while another's sum is reduced."""
     between = []
     for layer, stream in zip(layers, streams, strict=True):
-        x, y = layer.norm(stream.x, stream.waiting, "norm")
+        x, y = layer.norm(stream.x, stream.pending, "norm")
         between.append((x, layer.attention(y)))
     after = []
     for layer, (x, out) in zip(layers, between, strict=True):
@@ -63,12 +64,12 @@ def standard(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tu
 
 
 def parallel(layer: Layer[V], stream: Stream[V]) -> Stream[V]:
-    x, y = layer.norm(stream.x, stream.waiting, "norm")
-    return Stream(x, mlp=layer.both(y))
+    x, y = layer.norm(stream.x, stream.pending, "norm")
+    return Stream(x, mlp=layer.attention_and_mlp(y))
 
 
 def ladder(layer: Layer[V], stream: Stream[V]) -> Stream[V]:
-    """The first ladder layer after a standard one gets only an `mlp` to add: its attention reads the stream without."""
+    """The first ladder layer after a standard one has only a pending `mlp`, which its attention does not read."""
     add = layer.flow.add
     x = stream.x if stream.attention is None else add(stream.x, stream.attention, "residual attention")
     out_a = layer.attention(layer.norm(x, (), "norm")[1])
@@ -78,16 +79,16 @@ def ladder(layer: Layer[V], stream: Stream[V]) -> Stream[V]:
 
 
 def desync(layer: Layer[V], stream: Stream[V], attention: bool, mlp: bool) -> Stream[V]:
-    """A kept sum takes each chip's residual / chips along, which makes one residual of them all again."""
-    x, y = layer.norm(stream.x, stream.waiting, "norm")
-    x, waiting = _summed_or_own(x, y, layer.own_attention, attention)
-    x, y = layer.norm(x, waiting, "ffn_norm")
-    x, waiting = _summed_or_own(x, y, layer.own_mlp, mlp)
-    return Stream(x, mlp=waiting[0] if waiting else None)
+    """A reduced sum includes each chip's residual / chips, so that all chips hold one residual again."""
+    x, y = layer.norm(stream.x, stream.pending, "norm")
+    x, pending = _run_sublayer(x, y, layer.partial_attention, attention)
+    x, y = layer.norm(x, pending, "ffn_norm")
+    x, pending = _run_sublayer(x, y, layer.partial_mlp, mlp)
+    return Stream(x, mlp=pending[0] if pending else None)
 
 
-def _summed_or_own(x: V, y: V, half: Callable[..., V], keep: bool) -> tuple[V, tuple[V, ...]]:
-    """(the stream, what to add to it) after a half of normalised stream y."""
+def _run_sublayer(x: V, y: V, half: Callable[..., V], keep: bool) -> tuple[V, tuple[V, ...]]:
+    """Returns the stream and its pending outputs after a sublayer of normalised stream y."""
     return (half(y, x), ()) if keep else (x, (half(y),))
 
 
@@ -101,11 +102,11 @@ LAYERS: dict[str, Callable[[Layer[Any], Stream[Any]], Stream[Any]]] = {
 """Kinds of layer."""
 
 UNSUMMED = ("unsummed",)
-"""Those after which chips have residual streams of their own."""
+"""Kinds of layer after which chips hold different residual streams."""
 
 
-def _every(period: int) -> Callable[[int, int], tuple[str, ...]]:
-    """The FFN's sum of every `period`-th layer is made, and that of the last layer."""
+def _sum_every(period: int) -> Callable[[int, int], tuple[str, ...]]:
+    """Returns the layers of a scheme that reduces the FFN's sum in every `period`-th layer and in the last."""
     return lambda layers, _: tuple(
         "mlp_summed" if (i + 1) % period == 0 or i + 1 == layers else "unsummed" for i in range(layers)
     )
@@ -119,7 +120,7 @@ SCHEMES: dict[str, Kinds] = {
     "parallel": lambda layers, _: ("parallel",) * layers,
     "ladder": lambda layers, _: ("ladder",) * layers,
     "hybrid": lambda layers, last: ("standard",) * (layers - last) + ("ladder",) * last,
-    "desync2": _every(1),
-    "desync4": _every(2),
+    "desync2": _sum_every(1),
+    "desync4": _sum_every(2),
     "no_communication": lambda layers, _: ("unsummed",) * layers,
 }

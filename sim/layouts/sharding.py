@@ -1,4 +1,4 @@
-"""Sharded tensors: which mesh axes split which dimension, and what each operation makes of that.
+"""Sharded tensors: the mesh axes that split each dimension, and the sharding of each operation's result.
 
 The notation is Pope et al. section 3.1: `BLE_xyz` is a tensor of dimensions B, L, E whose last is split over the mesh
 axes x, y and z (x outermost); an axis not named is replicated; `BLF_yz (partial x)` is still to be summed over x. Byte
@@ -37,7 +37,7 @@ class Sharded:
     partial: Axes = ()
     """Axes over which each chip holds a partial sum."""
     differs: Axes = ()
-    """Axes along which what would be copies of one value are values of the chips' own."""
+    """Axes along which chips hold different values instead of replicas of one (Desync)."""
 
     def __post_init__(self) -> None:
         used = [axis for dim in self.dims for axis in dim.axes] + [*self.partial, *self.differs]
@@ -47,9 +47,11 @@ class Sharded:
             if used.count(axis) > 1:
                 raise LayoutError(f"{self}: an axis splits or sums a tensor once, got '{axis}' twice")
         for dim in self.dims:
-            shards = self.ways(dim.axes)
+            shards = self.group_size(dim.axes)
             if dim.size % shards:
-                rule = f"{_MEANING.get(dim.name, dim.name)} must be a multiple of the {shards} chips that share it"
+                rule = (
+                    f"{_DIMENSION_NAMES.get(dim.name, dim.name)} must be a multiple of the {shards} chips that share it"
+                )
                 near = " or ".join(str(n * shards) for n in (dim.size // shards, dim.size // shards + 1) if n)
                 hint = f"such as {near}, or fewer chips along {', '.join(dim.axes)} ({self})"
                 raise LayoutError(rule, got=dim.size, hint=hint)
@@ -60,7 +62,7 @@ class Sharded:
         return text + partial + (f" (differs {named(self.differs)})" if self.differs else "")
 
     def dim(self, name: str) -> Dim:
-        """The dimension of that letter. Raises LayoutError."""
+        """Returns the dimension of that letter. Raises LayoutError."""
         for dim in self.dims:
             if dim.name == name:
                 return dim
@@ -70,15 +72,15 @@ class Sharded:
         """True if it has a dimension of that letter."""
         return any(dim.name == name for dim in self.dims)
 
-    def ways(self, axes: Sequence[str]) -> int:
-        """Number of chips along `axes` together."""
+    def group_size(self, axes: Sequence[str]) -> int:
+        """Returns the number of chips in a group along `axes`."""
         lengths = dict(self.mesh)
         return prod(lengths[axis] for axis in axes)
 
     @property
     def local_shape(self) -> tuple[int, ...]:
         """Shape of one chip's shard."""
-        return tuple(dim.size // self.ways(dim.axes) for dim in self.dims)
+        return tuple(dim.size // self.group_size(dim.axes) for dim in self.dims)
 
     @property
     def local_elements(self) -> int:
@@ -96,7 +98,7 @@ class Sharded:
 
 ITEM_BYTES: dict[str, int] = {**DTYPE_BYTES, "f32": 4, "int32": 4}
 
-_MEANING = {
+_DIMENSION_NAMES = {
     "B": "batch",
     "L": "tokens per sequence",
     "E": "d_model",
@@ -111,8 +113,8 @@ _AXIS = re.compile(r"\[(\w+)\]|(\w)")
 """One mesh axis in a notation: a letter, or a longer name in brackets."""
 
 
-def sharded(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str, int]], dtype: str = "bf16") -> Sharded:
-    """A tensor from its notation: `sharded("B_[data] L E_xy", {"B": 64, "L": 1, "E": 18432}, mesh)`."""
+def from_notation(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str, int]], dtype: str = "bf16") -> Sharded:
+    """Builds a tensor from its notation: `from_notation("B_[data] L E_xy", {"B": 64, "L": 1, "E": 18432}, mesh)`."""
     dims = []
     for word in text.split():
         name, _, axes = word.partition("_")
@@ -120,10 +122,10 @@ def sharded(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str, int]]
     return Sharded(tuple(dims), tuple(mesh), dtype)
 
 
-# --- what operations do ----------------------------------------------------------------------------------------------
+# --- operations ------------------------------------------------------------------------------------------------------
 
 
-def _need_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
+def _require_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
     if not set(axes) <= set(tensor.partial):
         raise LayoutError(f"{operation}({named(axes)}) of {tensor}: needs a partial sum over these axes")
 
@@ -144,15 +146,15 @@ def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
 
 def reduce_scatter(tensor: Sharded, axes: Axes, into: str) -> Sharded:
     """BLF_yz (partial x) -> BLF_yzx: the sum over `axes`, split over them along `into`."""
-    _need_partial(tensor, axes, "reduce_scatter")
+    _require_partial(tensor, axes, "reduce_scatter")
     dims = tensor._with(into, tensor.dim(into).axes + axes)
-    return replace(tensor, dims=dims, partial=_without(tensor.partial, axes))
+    return replace(tensor, dims=dims, partial=_remove_axes(tensor.partial, axes))
 
 
 def all_reduce(tensor: Sharded, axes: Axes) -> Sharded:
     """BLE_yz (partial x) -> BLE_yz."""
-    _need_partial(tensor, axes, "all_reduce")
-    return replace(tensor, partial=_without(tensor.partial, axes))
+    _require_partial(tensor, axes, "all_reduce")
+    return replace(tensor, partial=_remove_axes(tensor.partial, axes))
 
 
 def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
@@ -176,48 +178,48 @@ def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
 
 
 def add(x: Sharded, y: Sharded) -> Sharded:
-    """x + y, sharded alike; where chips differ in one, they differ in the sum."""
+    """x + y of one sharding; chips that differ in one of them differ in the sum."""
     if replace(x, differs=()) != replace(y, differs=()):
         raise LayoutError(f"add of {x} and {y}: both must be sharded alike")
     return replace(x, differs=tuple(dict.fromkeys(x.differs + y.differs)))
 
 
-def own_part(tensor: Sharded) -> Sharded:
-    """BLE (partial t) -> BLE (differs t): each chip takes its part for the whole."""
-    _need_partial(tensor, tensor.partial[:1], "own_part")
+def keep_partial(tensor: Sharded) -> Sharded:
+    """BLE (partial t) -> BLE (differs t): each chip uses its partial sum instead of the reduced sum."""
+    _require_partial(tensor, tensor.partial[:1], "keep_partial")
     return replace(tensor, partial=(), differs=tensor.differs + tensor.partial)
 
 
-def share(tensor: Sharded, axes: Axes) -> Sharded:
-    """BLE, also BLE (differs t) -> BLE (partial t): each chip's value over the number of chips."""
-    return replace(tensor, partial=tensor.partial + axes, differs=_without(tensor.differs, axes))
+def as_mean_partial(tensor: Sharded, axes: Axes) -> Sharded:
+    """BLE or BLE (differs t) -> BLE (partial t): each chip's value divided by the number of chips."""
+    return replace(tensor, partial=tensor.partial + axes, differs=_remove_axes(tensor.differs, axes))
 
 
 def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
-    """One of `parts` equal parts of a dimension, of every shard of it as much."""
-    whole = tensor.dim(dim)
-    shards = tensor.ways(whole.axes)
-    if whole.size % (shards * parts):
+    """One of `parts` equal parts of a dimension, cut from every shard of it."""
+    dimension = tensor.dim(dim)
+    shards = tensor.group_size(dimension.axes)
+    if dimension.size % (shards * parts):
         held = f" of each of its {shards} shards" if shards > 1 else ""
-        rule = f"{_MEANING.get(dim, dim)} must be a multiple of the {parts} parts{held}"
-        raise LayoutError(rule, got=whole.size, hint=f"such as {shards * parts} ({tensor})")
+        rule = f"{_DIMENSION_NAMES.get(dim, dim)} must be a multiple of the {parts} parts{held}"
+        raise LayoutError(rule, got=dimension.size, hint=f"such as {shards * parts} ({tensor})")
     dims = tuple(replace(d, size=d.size // parts) if d.name == dim else d for d in tensor.dims)
     return replace(tensor, dims=dims)
 
 
-def chunks(tensor: Sharded, dim: str, count: int, of: int) -> Sharded:
-    """`count` of the `of` equal chunks that every shard is cut into along `dim`; all of a tensor without it."""
-    dims = tuple(replace(d, size=d.size // of * count) if d.name == dim else d for d in tensor.dims)
+def take_chunks(tensor: Sharded, dim: str, count: int, parts: int) -> Sharded:
+    """`count` of the `parts` equal chunks of every shard along `dim`; a tensor without that dimension is unchanged."""
+    dims = tuple(replace(d, size=d.size // parts * count) if d.name == dim else d for d in tensor.dims)
     return replace(tensor, dims=dims)
 
 
 def join(tensor: Sharded, dim: str, parts: int) -> Sharded:
-    """The whole of which `split` made `tensor`."""
+    """The tensor that `split` cut into parts such as `tensor`."""
     return replace(tensor, dims=tuple(replace(d, size=d.size * parts) if d.name == dim else d for d in tensor.dims))
 
 
-def rows(tensor: Sharded, batch: int, length: int) -> Sharded:
-    """The same with other sequences and positions: packed to 1 x T rows, or padded back. Neither may be split."""
+def repack(tensor: Sharded, batch: int, length: int) -> Sharded:
+    """The tensor with other sequences and positions: packed to 1 x T rows, or padded back. Neither may be split."""
     if tensor.dim("B").axes or tensor.dim("L").axes:
         raise LayoutError(f"{tensor}: sequences and positions that are split cannot be packed")
     sizes = {"B": batch, "L": length}
@@ -225,7 +227,7 @@ def rows(tensor: Sharded, batch: int, length: int) -> Sharded:
 
 
 def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
-    """x + plus, to be normalised over `dim`, which must be whole."""
+    """x + plus, to be normalised over `dim`, which must not be split."""
     for other in plus:
         x = add(x, other)
     if x.partial or x.dim(dim).axes:
@@ -234,7 +236,7 @@ def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
 
 
 def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
-    """Each chip keeps its own slice of a dimension that was replicated over `axes`; nothing moves."""
+    """BLE -> BLE_x: each chip keeps its slice of a dimension that was replicated over `axes`; nothing moves."""
     if set(axes) & set(tensor.differs):
         over = named(axes)
         raise LayoutError(f"local_slice({over}) of {tensor}: chips along {over} must hold the same values")
@@ -242,7 +244,7 @@ def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
 
 
 def matmul(x: Sharded, weight: Sharded) -> Sharded:
-    """Contract every dimension of `x` that `weight` names: BLE_x . E_xF_yz -> BLF_yz (partial x).
+    """Contracts every dimension of `x` that `weight` has: BLE_x . E_xF_yz -> BLF_yz (partial x).
 
     Contracted dimensions must be split alike; the axes that split them become a partial sum.
     """
@@ -259,11 +261,11 @@ def matmul(x: Sharded, weight: Sharded) -> Sharded:
     partial = tuple(axis for dim in contracted for axis in dim.axes)
     split = {axis for dim in dims for axis in dim.axes}
     # Where the result is split there are no copies that could differ: each chip's part comes from its own input.
-    return Sharded(dims, x.mesh, x.dtype, partial, _without(x.differs, (*split, *partial)))
+    return Sharded(dims, x.mesh, x.dtype, partial, _remove_axes(x.differs, (*split, *partial)))
 
 
 def matmul_flops(x: Sharded, weight: Sharded) -> int:
-    """FLOPs per chip of `matmul(x, weight)`: 2 x rows x weight elements."""
+    """Returns the FLOPs per chip of `matmul(x, weight)`: 2 x rows x weight elements."""
     rows = prod(
         size
         for dim, size in zip(x.dims, x.local_shape, strict=True)
@@ -273,10 +275,10 @@ def matmul_flops(x: Sharded, weight: Sharded) -> int:
 
 
 def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
-    """Scores and values of each chip's own sequences, positions and heads: q BLHQ, k and v BLKQ (the new positions).
+    """Attention on each chip's sequences, positions and heads: q BLHQ, k and v BLKQ (the new positions).
 
-    Batch must be split alike. Positions of `k` and `v` must be whole: a query sees all earlier ones. Key-value heads
-    may be split like the query heads over the outer axes only, or whole: each group of H/K query heads shares one.
+    Batch must be split alike. Positions of `k` and `v` must not be split: a query sees all earlier ones. Key-value
+    heads may be split over the outer axes of the query heads, or not at all: each group of H/K query heads shares one.
     """
     if q.partial or k.partial or v.partial:
         raise LayoutError(f"attention of {q}, {k}, {v}: the partial sum must be reduced first")
@@ -298,15 +300,15 @@ def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:
 
 
 def key_value_heads_used(q: Sharded, k: Sharded) -> int:
-    """Most key-value heads that the query heads of one chip read: consecutive groups of H/K heads share one.
+    """Returns the most key-value heads that any chip's query heads read; H/K consecutive query heads share one.
 
-    Where chips do not divide the groups, the heads of some chips are of one group more than those of others.
+    If the chips do not divide the groups, heads of some chips belong to one group more than those of others.
     """
     heads_per_group = q.dim("H").size // k.dim("K").size
-    heads = q.dim("H").size // q.ways(q.dim("H").axes)
+    heads = q.dim("H").size // q.group_size(q.dim("H").axes)
     firsts = range(0, q.dim("H").size, heads)
     return max((first + heads - 1) // heads_per_group - first // heads_per_group for first in firsts) + 1
 
 
-def _without(axes: Axes, removed: Axes) -> Axes:
+def _remove_axes(axes: Axes, removed: Axes) -> Axes:
     return tuple(axis for axis in axes if axis not in removed)

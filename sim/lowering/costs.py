@@ -68,7 +68,7 @@ class Cost:
     """FLOPs at the rate that a matmul of this shape reaches, which may be that of loading what its tiles multiply."""
     memory_s: float
     """Bytes at the HBM or L2 bandwidth that this kind of operation reaches, whichever takes longer."""
-    beside: float
+    exposed_share: float
     """Share of the shorter of the two that does not pass under the longer."""
     overhead_s: float
     """Fixed time of every launch."""
@@ -76,7 +76,7 @@ class Cost:
     @property
     def roofline_s(self) -> float:
         """Time without the overhead, s."""
-        return roofline_s(self.compute_s, self.memory_s, self.beside)
+        return roofline_s(self.compute_s, self.memory_s, self.exposed_share)
 
     @property
     def duration_ps(self) -> int:
@@ -84,9 +84,9 @@ class Cost:
         return units.to_ps(self.roofline_s) + units.to_ps(self.overhead_s)
 
 
-def roofline_s(compute_s: float, memory_s: float, beside: float) -> float:
+def roofline_s(compute_s: float, memory_s: float, exposed_share: float) -> float:
     """The longer of two times, and the share of the shorter that does not pass under it, s."""
-    return max(compute_s, memory_s) + beside * min(compute_s, memory_s)
+    return max(compute_s, memory_s) + exposed_share * min(compute_s, memory_s)
 
 
 def matmul_rate(chip: Chip, dtype: str) -> float:
@@ -119,34 +119,34 @@ def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
 def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     """Returns what one launch of `work` takes."""
     tiled = work.rows > 1
-    found = Cost(
+    untiled = Cost(
         compute_s=work.flops / (vector_rate(chip) if work.vector else matmul_rate(chip, dtype)),
         memory_s=max(
             work.bytes / hbm_rate(chip, work.rows, converts=work.converts),
             work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
         ),
-        beside=1.0 - chip.roofline_overlap,
+        exposed_share=1.0 - chip.roofline_overlap,
         overhead_s=chip.matmul_overhead_s if tiled else chip.op_overhead_s,
     )
     if not tiled or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
-        return found
-    sizes = _Tiled(work.rows, work.columns, work.inner, work.products, chip.matmul_split or _SPLITS[-1])
+        return untiled
+    sizes = _TiledMatmul(work.rows, work.columns, work.inner, work.products, chip.matmul_split or _SPLITS[-1])
     rates = (matmul_rate(chip, dtype), chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, work.rows))
-    return _in_tiles(sizes, _Multiprocessors(chip.multiprocessors, *rates), found)
+    return _tiled_cost(sizes, _Multiprocessors(chip.multiprocessors, *rates), untiled)
 
 
 def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
     """Returns what a program's columns say of a launch of `work`."""
-    own = cost(chip, work, dtype)
+    launch = cost(chip, work, dtype)
     by_flops, by_bytes = chip.interference
     return {
-        "busy_ps": own.duration_ps,
+        "busy_ps": launch.duration_ps,
         "bytes": work.bytes,
         "flops": work.flops,
-        "compute_ps": units.to_ps(own.compute_s),
-        "memory_ps": units.to_ps(own.memory_s),
-        "overhead_ps": units.to_ps(own.overhead_s),
-        "yields_ppm": round((by_flops if own.compute_s > own.memory_s else by_bytes) * FULL_PPM),
+        "compute_ps": units.to_ps(launch.compute_s),
+        "memory_ps": units.to_ps(launch.memory_s),
+        "overhead_ps": units.to_ps(launch.overhead_s),
+        "yields_ppm": round((by_flops if launch.compute_s > launch.memory_s else by_bytes) * FULL_PPM),
     }
 
 
@@ -158,7 +158,7 @@ def launch(chip: Chip, work: Work, dtype: str, resource: npt.ArrayLike, added_ps
 
 
 @dataclass(frozen=True, slots=True)
-class _Tiled:
+class _TiledMatmul:
     """A matmul, or several of one shape."""
 
     rows: float
@@ -183,7 +183,7 @@ class _Multiprocessors:
 
 
 @lru_cache(maxsize=2**16)
-def _in_tiles(work: _Tiled, at: _Multiprocessors, plain: Cost) -> Cost:
+def _tiled_cost(work: _TiledMatmul, processors: _Multiprocessors, untiled: Cost) -> Cost:
     """The cost of the fastest tiles.
 
     The two times of a tile are joined by the fourth root of the sum of their fourth powers: where they are equal, a
@@ -192,14 +192,20 @@ def _in_tiles(work: _Tiled, at: _Multiprocessors, plain: Cost) -> Cost:
     Args:
         plain: what it takes without tiles.
     """
-    found = []
+    candidates = []
     for down, across in product(_SIDES, repeat=2):
         tiles = math.ceil(work.rows / down) * math.ceil(work.columns / across) * work.products
-        multiply_s, load_s = 2 * down * across * at.count / at.flops, (down + across) * at.count / at.loads
+        multiply_s, load_s = (
+            2 * down * across * processors.count / processors.flops,
+            (down + across) * processors.count / processors.loads,
+        )
         step_s = math.sqrt(math.hypot(multiply_s**2, load_s**2))
         for split in (split for split in _SPLITS if split <= work.split):
-            waves, inner = math.ceil(tiles * split / at.count), max(work.inner / split, min(work.inner, _LEAST_INNER))
+            waves, inner = (
+                math.ceil(tiles * split / processors.count),
+                max(work.inner / split, min(work.inner, _LEAST_INNER)),
+            )
             partial = work.rows * work.columns * work.products * split if split > 1 else 0.0
-            memory_s = plain.memory_s + 2 * _PARTIAL * partial / at.memory
-            found.append(replace(plain, compute_s=waves * inner * step_s, memory_s=memory_s))
-    return min(found, key=lambda cost: cost.roofline_s)
+            memory_s = untiled.memory_s + 2 * _PARTIAL * partial / processors.memory
+            candidates.append(replace(untiled, compute_s=waves * inner * step_s, memory_s=memory_s))
+    return min(candidates, key=lambda cost: cost.roofline_s)

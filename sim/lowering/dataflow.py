@@ -14,17 +14,17 @@ from math import lcm, prod
 from sim.collectives.loop import closes
 from sim.layouts import sharding
 from sim.layouts.collective_matmul import chunks_of_pieces, gathered_axes
-from sim.layouts.dataflow import Sum
+from sim.layouts.dataflow import Reduction
 from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
-from sim.lowering.emitter import Emitter, Placed
-from sim.lowering.loops import gathering_loop, loop_form, loops, scattering_loop, weight_loop
+from sim.lowering.emitter import Emitter, Value
+from sim.lowering.loops import gathering_loop, is_loopable, loop_form, scattering_loop, weight_loop
 from sim.lowering.pieces import (
     Gathered,
     column_pieces,
+    gathered_group_sizes,
     gathered_input_pieces,
     gathered_pieces,
-    gathered_ways,
     scattered_pieces,
     scattered_sum_pieces,
 )
@@ -38,11 +38,11 @@ from sim.topology.graph import Topology
 class Lowering:
     """See `sim.layouts.dataflow` for what each operation means. Collects the tasks and what is kept in memory."""
 
-    def __init__(self, scenario: Scenario, topology: Topology, at: Uses) -> None:
+    def __init__(self, scenario: Scenario, topology: Topology, uses: Uses) -> None:
         self.scenario, self.topology = scenario, topology
-        self.to = Emitter(scenario, topology)
-        self.mesh = self.to.mesh
-        self.builder = self.to.builder
+        self.emitter = Emitter(scenario, topology)
+        self.mesh = self.emitter.mesh
+        self.builder = self.emitter.builder
         self.weights: dict[str, Sharded] = {}
         """Weights as stored, by name."""
         self._cache_bytes: dict[str, float] = {}
@@ -53,11 +53,11 @@ class Lowering:
         self.sent_bytes = 0.0
         """Bytes per chip of the activations that leave the stage."""
         model, workload = scenario.model, scenario.workload
-        heads = self._heads(at)
+        heads = self._padded_heads(uses)
         self._sizes = {
             "B": workload.batch,
             "L": workload.tokens_per_step,
-            "E": self._width(at),
+            "E": self._padded_d_model(uses),
             "F": model.d_ff,
             "H": heads,
             "K": heads if model.kv_heads == model.heads else model.kv_heads,
@@ -67,40 +67,43 @@ class Lowering:
 
     def tensor(self, notation: str, dtype: str | None = None) -> Sharded:
         """An activation (or other `dtype`) of the scenario's sizes, sharded as the notation says."""
-        return sharding.sharded(notation, self._sizes, self.mesh, dtype or self.scenario.workload.activations)
+        return sharding.from_notation(notation, self._sizes, self.mesh, dtype or self.scenario.workload.activations)
 
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
 
-    def weight(self, name: str, used: str, stored: str) -> Placed:
+    def weight(self, name: str, used: str, stored: str) -> Value:
         dtype = self.scenario.workload.weights
         self.weights[name] = self.tensor(stored, dtype)
-        return Placed(self.tensor(used, dtype), stored=self.weights[name] if stored != used else None)
+        return Value(self.tensor(used, dtype), stored=self.weights[name] if stored != used else None)
 
-    def _heads(self, at: Uses) -> int:
+    def _padded_heads(self, uses: Uses) -> int:
         """Heads computed: padded until the chips that store their weights divide them.
 
         Where neither the heads left to each of these, nor sequences, nor positions can be split over e, they are padded
         until all chips divide them, as PaLM 540B's are.
         """
-        workload, e = self.scenario.workload, self.to.ways(at.d_model)
-        heads = padded(self.scenario.model.computed_heads, self.to.ways(at.stored_heads or at.heads))
-        if all(size % e for size in (heads // self.to.ways(at.heads), workload.batch, workload.tokens_per_step)):
-            heads = padded(heads, self.to.ways(at.heads) * e)
+        workload, splits_d_model = self.scenario.workload, self.emitter.group_size(uses.d_model)
+        heads = padded(self.scenario.model.computed_heads, self.emitter.group_size(uses.stored_heads or uses.heads))
+        if all(
+            size % splits_d_model
+            for size in (heads // self.emitter.group_size(uses.heads), workload.batch, workload.tokens_per_step)
+        ):
+            heads = padded(heads, self.emitter.group_size(uses.heads) * splits_d_model)
         return heads
 
-    def _width(self, at: Uses) -> int:
+    def _padded_d_model(self, uses: Uses) -> int:
         """d_model computed: padded until the chips that split the residual stream, or the weights as stored, divide it.
 
         A smaller shard would be waited for as long: the largest sets the time.
         """
-        width = self.scenario.model.d_model
-        ways = lcm(self.to.ways(at.d_model + at.stream), self.to.ways(at.stored_d_model))
-        whole = padded(width, ways)
-        if whole != width:
-            self.note(f"d_model {width} is padded to {whole}, which {ways} chips divide")
-        return whole
+        d_model = self.scenario.model.d_model
+        chips = lcm(self.emitter.group_size(uses.d_model + uses.stream), self.emitter.group_size(uses.stored_d_model))
+        computed = padded(d_model, chips)
+        if computed != d_model:
+            self.note(f"d_model {d_model} is padded to {computed}, which {chips} chips divide")
+        return computed
 
     def stored_bytes(self) -> float:
         """Bytes of the weights named so far, per chip."""
@@ -113,54 +116,54 @@ class Lowering:
 
     # --- collectives -------------------------------------------------------------------------------------------------
 
-    def all_gather(self, values: Sequence[tuple[Placed, str]], axes: Axes, name: str) -> tuple[Placed, ...]:
+    def all_gather(self, values: Sequence[tuple[Value, str]], axes: Axes, name: str) -> tuple[Value, ...]:
         results = [sharding.all_gather(value.tensor, dim, axes) for value, dim in values]
         size = sum(t.local_bytes for t in results)
         return self._collective("all_gather", axes, size, name, [value for value, _ in values], results)
 
-    def reduce_scatter(self, values: Sequence[tuple[Placed, str]], axes: Axes, name: str) -> tuple[Placed, ...]:
+    def reduce_scatter(self, values: Sequence[tuple[Value, str]], axes: Axes, name: str) -> tuple[Value, ...]:
         results = [sharding.reduce_scatter(value.tensor, axes, into) for value, into in values]
         size = sum(value.tensor.local_bytes for value, _ in values)
         return self._collective("reduce_scatter", axes, size, name, [value for value, _ in values], results)
 
-    def all_reduce(self, values: Sequence[Placed], axes: Axes, name: str) -> tuple[Placed, ...]:
+    def all_reduce(self, values: Sequence[Value], axes: Axes, name: str) -> tuple[Value, ...]:
         results = [sharding.all_reduce(value.tensor, axes) for value in values]
         return self._collective("all_reduce", axes, sum(t.local_bytes for t in results), name, values, results)
 
-    def all_to_all(self, value: Placed, axes: Axes, split: str, concat: str, name: str) -> Placed:
+    def all_to_all(self, value: Value, axes: Axes, split: str, concat: str, name: str) -> Value:
         result = sharding.all_to_all(value.tensor, axes, split, concat)
         return self._collective("all_to_all", axes, result.local_bytes, name, [value], [result])[0]
 
-    def local_slice(self, value: Placed, dim: str, axes: Axes) -> Placed:
-        return Placed(sharding.local_slice(value.tensor, dim, axes), value.after)
+    def local_slice(self, value: Value, dim: str, axes: Axes) -> Value:
+        return Value(sharding.local_slice(value.tensor, dim, axes), value.after)
 
     def _collective(
-        self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Placed], results: Sequence[Sharded]
-    ) -> tuple[Placed, ...]:
-        done = _tasks(inputs)
-        for over, part in self.to.in_turn(kind, axes, size):
-            done = self.to.collective(kind, over, part, name, done, results[0].dtype)
-        return tuple(Placed(result, done) for result in results)
+        self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Value], results: Sequence[Sharded]
+    ) -> tuple[Value, ...]:
+        done = _producers(inputs)
+        for over, part in self.emitter.in_turn(kind, axes, size):
+            done = self.emitter.collective(kind, over, part, name, done, results[0].dtype)
+        return tuple(Value(result, done) for result in results)
 
     # --- compute -----------------------------------------------------------------------------------------------------
 
-    def matmul(self, x: Placed, weights: Sequence[Placed], name: str) -> tuple[Placed, ...]:
+    def matmul(self, x: Value, weights: Sequence[Value], name: str) -> tuple[Value, ...]:
         return self._products(x, weights, name)
 
-    def _products(self, x: Placed, weights: Sequence[Placed], name: str, axes: Axes = ()) -> tuple[Placed, ...]:
+    def _products(self, x: Value, weights: Sequence[Value], name: str, axes: Axes = ()) -> tuple[Value, ...]:
         results = [sharding.matmul(x.tensor, weight.tensor) for weight in weights]
         done = self._multiply(name, [(x.tensor, weights)], results, x.after, axes)
-        return tuple(Placed(t, done) for t in results)
+        return tuple(Value(t, done) for t in results)
 
-    def mean_square(self, x: Placed, dim: str, name: str) -> Placed:
+    def mean_square(self, x: Value, dim: str, name: str) -> Value:
         dims = tuple(d for d in x.tensor.dims if d.name != dim)
         result = Sharded(dims, x.tensor.mesh, "f32", x.tensor.dim(dim).axes)
         return self._elementwise(f"{name} mean_square", [x], result)
 
-    def scale(self, x: Placed, mean_square: Placed, gain: Placed, name: str) -> Placed:
+    def scale(self, x: Value, mean_square: Value, gain: Value, name: str) -> Value:
         return self._elementwise(f"{name} scale", [x, mean_square, gain], x.tensor)
 
-    def norm(self, x: Placed, plus: Sequence[Placed], gain: Placed, name: str) -> tuple[Placed, Placed]:
+    def norm(self, x: Value, plus: Sequence[Value], gain: Value, name: str) -> tuple[Value, Value]:
         result = sharding.norm(x.tensor, [value.tensor for value in plus], "E")
         if self.topology.chip.fuses_elementwise:
             for value in plus:
@@ -170,32 +173,32 @@ class Lowering:
         done = self._elementwise(name, [x, *plus, gain], result, written)
         return (done if plus else x), done
 
-    def activate(self, inputs: Sequence[Placed], name: str) -> Placed:
+    def activate(self, inputs: Sequence[Value], name: str) -> Value:
         return self._elementwise(name, inputs, inputs[0].tensor)
 
-    def add(self, x: Placed, y: Placed, name: str) -> Placed:
+    def add(self, x: Value, y: Value, name: str) -> Value:
         return self._elementwise(f"{name} add", [x, y], sharding.add(x.tensor, y.tensor))
 
-    def own_part(self, partial: Placed) -> Placed:
-        return Placed(sharding.own_part(partial.tensor), partial.after)
+    def keep_partial(self, partial: Value) -> Value:
+        return Value(sharding.keep_partial(partial.tensor), partial.after)
 
-    def share(self, x: Placed, axes: Axes) -> Placed:
-        return Placed(sharding.share(x.tensor, axes), x.after)
+    def as_mean_partial(self, x: Value, axes: Axes) -> Value:
+        return Value(sharding.as_mean_partial(x.tensor, axes), x.after)
 
-    def split(self, x: Placed, dim: str, parts: int) -> tuple[Placed, ...]:
-        return (Placed(sharding.split(x.tensor, dim, parts), x.after),) * parts
+    def split(self, x: Value, dim: str, parts: int) -> tuple[Value, ...]:
+        return (Value(sharding.split(x.tensor, dim, parts), x.after),) * parts
 
-    def join(self, parts: Sequence[Placed], dim: str) -> Placed:
-        return Placed(sharding.join(parts[0].tensor, dim, len(parts)), _tasks(parts))
+    def join(self, parts: Sequence[Value], dim: str) -> Value:
+        return Value(sharding.join(parts[0].tensor, dim, len(parts)), _producers(parts))
 
-    def to_cache(self, q: Placed, k: Placed, v: Placed, name: str) -> tuple[Placed, Placed, Placed]:
+    def to_cache(self, q: Value, k: Value, v: Value, name: str) -> tuple[Value, Value, Value]:
         if self.topology.chip.fuses_elementwise:  # into the matmuls that put them out
             return q, k, v
         tensors = [q.tensor, k.tensor, v.tensor]
         done = self._elementwise(name, [q, k, v], q.tensor, tensors).after
-        return Placed(q.tensor, done), Placed(k.tensor, done), Placed(v.tensor, done)
+        return Value(q.tensor, done), Value(k.tensor, done), Value(v.tensor, done)
 
-    def attention(self, q: Placed, k: Placed, v: Placed, name: str) -> Placed:
+    def attention(self, q: Value, k: Value, v: Value, name: str) -> Value:
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
         workload, chip = self.scenario.workload, self.topology.chip
         batch, _, heads, _ = k.tensor.local_shape
@@ -216,10 +219,10 @@ class Lowering:
         )
         if self.attentions.setdefault(name, work) != work:
             raise ValueError(f"'{name}' does different work in different places")
-        done = _tasks([q, k, v])
+        done = _producers([q, k, v])
         for suffix, part in work.kernels(workload.mean_cache_length):
-            done = self.to.compute(name + suffix, part, done)
-        return Placed(result, done)
+            done = self.emitter.compute(name + suffix, part, done)
+        return Value(result, done)
 
     @property
     def _skips_masked(self) -> bool:
@@ -234,66 +237,66 @@ class Lowering:
         causal = scenario.model.causal and scenario.workload.static_cache is None
         return causal and self.topology.chip.fuses_attention
 
-    def embed(self, table: Placed, name: str) -> Placed:
+    def embed(self, table: Value, name: str) -> Value:
         axes = table.tensor.dim("V").axes
         tokens = self.tensor("B L E")
         return self._elementwise(name, [], Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes))
 
-    def pad(self, values: Sequence[Placed], name: str) -> tuple[Placed, ...]:
-        return self._with_rows(values, self._sizes["B"], self._sizes["L"], name)
+    def pad(self, values: Sequence[Value], name: str) -> tuple[Value, ...]:
+        return self._repack_rows(values, self._sizes["B"], self._sizes["L"], name)
 
-    def unpad(self, values: Sequence[Placed], name: str) -> tuple[Placed, ...]:
-        return self._with_rows(values, 1, self.scenario.packed_rows or 0, name)
+    def unpad(self, values: Sequence[Value], name: str) -> tuple[Value, ...]:
+        return self._repack_rows(values, 1, self.scenario.packed_rows or 0, name)
 
-    def _with_rows(self, values: Sequence[Placed], batch: int, length: int, name: str) -> tuple[Placed, ...]:
-        results = [sharding.rows(value.tensor, batch, length) for value in values]
+    def _repack_rows(self, values: Sequence[Value], batch: int, length: int, name: str) -> tuple[Value, ...]:
+        results = [sharding.repack(value.tensor, batch, length) for value in values]
         done = self._elementwise(name, values, results[0], results).after
-        return tuple(Placed(result, done) for result in results)
+        return tuple(Value(result, done) for result in results)
 
-    def receive(self, notation: str, packed: bool, differs: Axes = ()) -> Placed:
+    def receive(self, notation: str, packed: bool, differs: Axes = ()) -> Value:
         tensor = replace(self.tensor(notation), differs=differs)
-        return Placed(sharding.rows(tensor, 1, self.scenario.packed_rows or 0) if packed else tensor)
+        return Value(sharding.repack(tensor, 1, self.scenario.packed_rows or 0) if packed else tensor)
 
-    def send(self, x: Placed) -> None:
+    def send(self, x: Value) -> None:
         self.sent_bytes = float(x.tensor.local_bytes)
 
-    def last_position(self, x: Placed) -> Placed:
+    def last_position(self, x: Value) -> Value:
         dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)
-        return Placed(replace(x.tensor, dims=dims), x.after)
+        return Value(replace(x.tensor, dims=dims), x.after)
 
-    def sample(self, logits: Placed, name: str) -> Placed:
+    def sample(self, logits: Value, name: str) -> Value:
         sequences, axes = logits.tensor.dim("B"), logits.tensor.dim("V").axes
         for step, read, written in TOP_K if self.scenario.workload.sampling == "top_k" else ():
             size = logits.tensor.local_elements * ITEM_BYTES["f32"]
-            done = self.to.compute(f"{name} {step}", Work(0.0, (read + written) * size), logits.after)
-            logits = Placed(logits.tensor, done)
+            done = self.emitter.compute(f"{name} {step}", Work(0.0, (read + written) * size), logits.after)
+            logits = Value(logits.tensor, done)
         best = self._elementwise(name, [logits], logits.tensor, ())
         pair = ITEM_BYTES["f32"] + ITEM_BYTES["int32"]  # each chip's largest logit and its token
         result = Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32")
-        size = sequences.size // self.to.ways(sequences.axes) * pair * self.to.ways(axes)
+        size = sequences.size // self.emitter.group_size(sequences.axes) * pair * self.emitter.group_size(axes)
         (token,) = self._collective("all_gather", axes, size, name, [best], [result])
-        return Placed(token.tensor, self.to.end_step("host at the end of a step", token.after))
+        return Value(token.tensor, self.emitter.end_step("host at the end of a step", token.after))
 
     def _elementwise(
-        self, op: str, inputs: Sequence[Placed], result: Sharded, written: Sequence[Sharded] | None = None
-    ) -> Placed:
+        self, op: str, inputs: Sequence[Value], result: Sharded, written: Sequence[Sharded] | None = None
+    ) -> Value:
         """A norm, activation or add, each tensor read or written once: an op only where the compiler does not fuse it,
         or where memory on the chip does not hold the tensors.
 
         Fused, the compute stream's next operation does it as well, and then waits for all its inputs.
         """
-        tasks = _tasks(inputs)
+        tasks = _producers(inputs)
         tensors = [*(value.tensor for value in inputs), *([result] if written is None else written)]
         moved = sum(through_memory(t.local_bytes, self.on_chip) for t in tensors)
         if self.topology.chip.fuses_elementwise and (self.on_chip is None or not moved):
-            streams = self.to.streams
-            return Placed(result, (*streams.last("compute"), *streams.missing("compute", tasks)))
-        return Placed(result, self.to.compute(op, Work(0.0, moved), tasks))
+            streams = self.emitter.streams
+            return Value(result, (*streams.last("compute"), *streams.not_awaited("compute", tasks)))
+        return Value(result, self.emitter.compute(op, Work(0.0, moved), tasks))
 
     def _multiply(
         self,
         name: str,
-        factors: Sequence[tuple[Sharded, Sequence[Placed]]],
+        factors: Sequence[tuple[Sharded, Sequence[Value]]],
         outputs: Sequence[Sharded],
         inputs: Tasks,
         activations: Axes = (),
@@ -303,126 +306,137 @@ class Lowering:
         Args:
             activations: axes over which its input is gathered or its output scattered.
         """
-        chip = self.topology.chip.in_collective_matmuls if self.to.ways(activations) > 1 else None
+        chip = self.topology.chip.in_collective_matmuls if self.emitter.group_size(activations) > 1 else None
         used = [(x, [weight.tensor for weight in weights]) for x, weights in factors]
         gathered = [(x, weight.tensor, weight.stored) for x, weights in factors for weight in weights if weight.stored]
         axes = gathered_axes(*gathered[0]) if gathered else ()
-        longer = tuple(axis for axis in axes if self.to.ways((axis,)) > 1)
-        if not longer:
-            return self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), inputs, chip)
-        if self.scenario.overlap == "none" or not all(closes(self.topology, axis) for axis in longer):
+        gather_axes = tuple(axis for axis in axes if self.emitter.group_size((axis,)) > 1)
+        if not gather_axes:
+            return self.emitter.compute(name, matmul_work(used, outputs, (), self.on_chip), inputs, chip)
+        if self.scenario.overlap == "none" or not all(closes(self.topology, axis) for axis in gather_axes):
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
-            arrived = self.to.buffers.claim(used_bytes)
-            for over, size in self.to.in_turn("all_gather", axes, used_bytes):
-                arrived = self.to.collective("all_gather", over, size, f"{name} weights", arrived, dtype)
-            done = self.to.compute(name, matmul_work(used, outputs, (), self.on_chip), (*inputs, *arrived))
-            self.to.buffers.release(done)
+            arrived = self.emitter.buffers.claim(used_bytes)
+            for over, size in self.emitter.in_turn("all_gather", axes, used_bytes):
+                arrived = self.emitter.collective("all_gather", over, size, f"{name} weights", arrived, dtype)
+            done = self.emitter.compute(name, matmul_work(used, outputs, (), self.on_chip), (*inputs, *arrived))
+            self.emitter.buffers.release(done)
             return done
         stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
-        self.to.buffers.claim_shards(stored_bytes, prod(self.to.ways((axis,)) for axis in longer))
-        ways = {dim: count for _, weight, stored in gathered for dim, count in gathered_ways(weight, stored).items()}
-        pieces = Gathered(used, outputs, ways, self.on_chip).pieces()
-        return weight_loop(self.to, name, pieces, stored_bytes, longer, inputs)
+        self.emitter.buffers.claim_shards(stored_bytes, prod(self.emitter.group_size((axis,)) for axis in gather_axes))
+        group_sizes = {
+            dim: count for _, weight, stored in gathered for dim, count in gathered_group_sizes(weight, stored).items()
+        }
+        pieces = Gathered(used, outputs, group_sizes, self.on_chip).pieces()
+        return weight_loop(self.emitter, name, pieces, stored_bytes, gather_axes, inputs)
 
     # --- looped collective matmul ------------------------------------------------------------------------------------
 
-    def all_gather_matmul(self, factors: Sequence[tuple[Placed, str, Placed]], axes: Axes, name: str) -> Placed:
+    def all_gather_matmul(self, factors: Sequence[tuple[Value, str, Value]], axes: Axes, name: str) -> Value:
         inputs = [value for value, _, _ in factors]
-        if self._looped(axes, [weight for _, _, weight in factors]):
-            gathered = [
+        if self._is_looped(axes, [weight for _, _, weight in factors]):
+            factors_gathered = [
                 (sharding.all_gather(value.tensor, dim, axes), dim, weight.tensor) for value, dim, weight in factors
             ]
-            product = sum_of_products(name, [(x, weight) for x, _, weight in gathered])
-            pieces = gathered_pieces(gathered, product, self._chunks(axes), self.on_chip)
-            size = sum(x.local_bytes for x, _, _ in gathered)
-            return Placed(product, gathering_loop(self.to, name, pieces, size, axes[0], _tasks(inputs)))
-        whole = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
-        placed = [(value.tensor, [weight]) for value, (_, _, weight) in zip(whole, factors, strict=True)]
-        product = sum_of_products(name, [(x, weight.tensor) for x, (weight,) in placed])
-        return Placed(product, self._multiply(name, placed, [product], _tasks(whole), axes))
+            product = sum_of_products(name, [(x, weight) for x, _, weight in factors_gathered])
+            pieces = gathered_pieces(factors_gathered, product, self._chunks(axes), self.on_chip)
+            size = sum(x.local_bytes for x, _, _ in factors_gathered)
+            return Value(product, gathering_loop(self.emitter, name, pieces, size, axes[0], _producers(inputs)))
+        gathered = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
+        pairs = [(value.tensor, [weight]) for value, (_, _, weight) in zip(gathered, factors, strict=True)]
+        product = sum_of_products(name, [(x, weight.tensor) for x, (weight,) in pairs])
+        return Value(product, self._multiply(name, pairs, [product], _producers(gathered), axes))
 
     def matmul_reduce_scatter(
-        self, x: Placed, weights: Sequence[tuple[Placed, str]], axes: Axes, name: str
-    ) -> tuple[Placed, ...]:
-        if self._looped(axes, [weight for weight, _ in weights]):
+        self, x: Value, weights: Sequence[tuple[Value, str]], axes: Axes, name: str
+    ) -> tuple[Value, ...]:
+        if self._is_looped(axes, [weight for weight, _ in weights]):
             products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
             chunks = self._chunks(axes)[::-1]
             pieces = scattered_pieces(x.tensor, [(w.tensor, into) for w, into in weights], chunks, self.on_chip)
             size = sum(tensor.local_bytes for tensor in products)
-            done = scattering_loop(self.to, name, pieces, size, axes[0], x.after)
-            return tuple(Placed(t, done) for t in results)
+            done = scattering_loop(self.emitter, name, pieces, size, axes[0], x.after)
+            return tuple(Value(t, done) for t in results)
         values = self._products(x, [weight for weight, _ in weights], name, axes)
         return self.reduce_scatter(
             [(value, into) for value, (_, into) in zip(values, weights, strict=True)], axes, name
         )
 
     def all_gather_matmuls(
-        self, x: Placed, dim: str, weights: Sequence[Placed], axes: Axes, name: str
-    ) -> tuple[Placed, ...]:
-        if not self._looped(axes, weights):
-            (whole,) = self.all_gather([(x, dim)], axes, name)
-            return whole, *self._products(whole, weights, name, axes)
+        self, x: Value, dim: str, weights: Sequence[Value], axes: Axes, name: str
+    ) -> tuple[Value, ...]:
+        if not self._is_looped(axes, weights):
+            (x,) = self.all_gather([(x, dim)], axes, name)
+            return x, *self._products(x, weights, name, axes)
         gathered = sharding.all_gather(x.tensor, dim, axes)
         used = [weight.tensor for weight in weights]
         pieces = gathered_input_pieces(gathered, dim, used, self._chunks(axes), self.on_chip)
-        done = gathering_loop(self.to, name, pieces, gathered.local_bytes, axes[0], x.after)
-        return tuple(Placed(t, done) for t in (gathered, *(sharding.matmul(gathered, weight) for weight in used)))
+        done = gathering_loop(self.emitter, name, pieces, gathered.local_bytes, axes[0], x.after)
+        return tuple(Value(t, done) for t in (gathered, *(sharding.matmul(gathered, weight) for weight in used)))
 
-    def matmul_sum(self, factors: Sequence[tuple[Placed, str, Placed]], gathered: Axes, to: Sum, name: str) -> Placed:
+    def matmul_sum(
+        self, factors: Sequence[tuple[Value, str, Value]], gathered: Axes, reduction: Reduction, name: str
+    ) -> Value:
         stored = any(weight.stored for _, _, weight in factors)
-        if self.scenario.overlap == "chunked_matmul" and self.to.ways(to.axes) > 1 and not stored:
-            return self._in_pieces(factors, gathered, to, name)
-        if gathered or len(to.scattered) != 1:
-            return self._summed(self.all_gather_matmul(factors, gathered, name), to)
-        ((into, axes),) = to.scattered
+        if self.scenario.overlap == "chunked_matmul" and self.emitter.group_size(reduction.axes) > 1 and not stored:
+            return self._multiply_in_pieces(factors, gathered, reduction, name)
+        if gathered or len(reduction.scatters) != 1:
+            return self._reduce(self.all_gather_matmul(factors, gathered, name), reduction)
+        ((into, axes),) = reduction.scatters
         inputs, pairs = [x for x, _, _ in factors], [(x.tensor, weight.tensor) for x, _, weight in factors]
         product = sum_of_products(name, pairs)
-        if self._looped(axes, [weight for _, _, weight in factors]):
+        if self._is_looped(axes, [weight for _, _, weight in factors]):
             pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.on_chip)
-            done = scattering_loop(self.to, name, pieces, product.local_bytes, axes[0], _tasks(inputs))
-            out = Placed(sharding.reduce_scatter(product, axes, into), done)
+            done = scattering_loop(self.emitter, name, pieces, product.local_bytes, axes[0], _producers(inputs))
+            out = Value(sharding.reduce_scatter(product, axes, into), done)
         else:
-            placed = [(x.tensor, [weight]) for x, _, weight in factors]
-            one = len(axes) == 1
-            done = self._multiply(name, placed, [product], _tasks(inputs), axes if one else ())
-            (out,) = self.reduce_scatter([(Placed(product, done), into)], axes, name if one else to.name)
-        return self.all_reduce([out], to.whole, to.name)[0]
+            weighted = [(x.tensor, [weight]) for x, _, weight in factors]
+            is_single = len(axes) == 1
+            done = self._multiply(name, weighted, [product], _producers(inputs), axes if is_single else ())
+            (out,) = self.reduce_scatter([(Value(product, done), into)], axes, name if is_single else reduction.name)
+        return self.all_reduce([out], reduction.replicated, reduction.name)[0]
 
-    def _in_pieces(self, factors: Sequence[tuple[Placed, str, Placed]], gathered: Axes, to: Sum, name: str) -> Placed:
+    def _multiply_in_pieces(
+        self, factors: Sequence[tuple[Value, str, Value]], gathered: Axes, reduction: Reduction, name: str
+    ) -> Value:
         """A matmul in pieces of its columns, each summed over chips while the next is multiplied."""
-        whole = self.all_gather([(value, dim) for value, dim, _ in factors], gathered, name)
+        gathered_values = self.all_gather([(value, dim) for value, dim, _ in factors], gathered, name)
         weights = [weight for _, _, weight in factors]
-        pairs = [(value.tensor, weight.tensor) for value, weight in zip(whole, weights, strict=True)]
+        pairs = [(value.tensor, weight.tensor) for value, weight in zip(gathered_values, weights, strict=True)]
         product = sum_of_products(name, pairs)
-        shards = self.to.ways(dict(to.scattered).get(product.dims[-1].name, ()))
-        done: Tasks = ()
+        shards = self.emitter.group_size(dict(reduction.scatters).get(product.dims[-1].name, ()))
+        ended: Tasks = ()
         for work, part in column_pieces(pairs, product, self.scenario.layout.chunks, shards, self.on_chip):
-            done = (*done, *self._summed(Placed(part, self.to.compute(name, work, _tasks(whole))), to).after)
-        for dim, axes in to.scattered:
+            ended = (
+                *ended,
+                *self._reduce(
+                    Value(part, self.emitter.compute(name, work, _producers(gathered_values))), reduction
+                ).after,
+            )
+        for dim, axes in reduction.scatters:
             product = sharding.reduce_scatter(product, axes, dim)
-        return Placed(sharding.all_reduce(product, to.whole), done)
+        return Value(sharding.all_reduce(product, reduction.replicated), ended)
 
-    def _summed(self, out: Placed, to: Sum) -> Placed:
-        for dim, axes in to.scattered:
-            (out,) = self.reduce_scatter([(out, dim)], axes, to.name)
-        return self.all_reduce([out], to.whole, to.name)[0]
+    def _reduce(self, out: Value, reduction: Reduction) -> Value:
+        for dim, axes in reduction.scatters:
+            (out,) = self.reduce_scatter([(out, dim)], axes, reduction.name)
+        return self.all_reduce([out], reduction.replicated, reduction.name)[0]
 
-    def _looped(self, axes: Axes, weights: Sequence[Placed]) -> bool:
+    def _is_looped(self, axes: Axes, weights: Sequence[Value]) -> bool:
         """Whether a collective of activations is looped with its matmul: not where the weights are gathered for it."""
-        return loops(self.to, axes) and not any(weight.stored for weight in weights)
+        return is_loopable(self.emitter, axes) and not any(weight.stored for weight in weights)
 
     def _chunks(self, axes: Axes) -> list[int]:
-        return chunks_of_pieces(self.to.ways(axes), loop_form(self.to, axes[0]))
+        return chunks_of_pieces(self.emitter.group_size(axes), loop_form(self.emitter, axes[0]))
 
-    def matmul_add(self, x: Placed, weight: Placed, plus: Placed | None, name: str) -> Placed:
+    def matmul_add(self, x: Value, weight: Value, plus: Value | None, name: str) -> Value:
         if plus is None:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
         work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.on_chip)
-        return Placed(result, self.to.compute(name, work, _tasks([x, plus])))
+        return Value(result, self.emitter.compute(name, work, _producers([x, plus])))
 
 
-def _tasks(values: Sequence[Placed]) -> Tasks:
+def _producers(values: Sequence[Value]) -> Tasks:
     return tuple(ids for value in values for ids in value.after)

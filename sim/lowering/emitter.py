@@ -16,7 +16,7 @@ from sim.collectives.schedule import Schedule
 from sim.layouts.sharding import Sharded
 from sim.lowering.costs import Work, cost, launch
 from sim.lowering.gather_buffers import GatherBuffers
-from sim.lowering.streams import Stream, Streams, Tasks, shifted
+from sim.lowering.streams import Stream, Streams, Tasks, shift_tasks
 from sim.program import FULL_PPM, Ids, Kind, Occupancy, ProgramBuilder, Waits
 from sim.specs import Scenario
 from sim.specs.uses import Axes
@@ -26,7 +26,7 @@ from sim.topology.mesh import joined
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class Value:
     """A tensor on the machine."""
 
     tensor: Sharded
@@ -67,12 +67,12 @@ class Emitter:
             chip: as this operation finds it, if other than the machine's.
             added_ps: what it takes longer because of what runs beside it.
         """
-        waits = self.streams.waits("compute", inputs)
+        waits = self.streams.wait_list("compute", inputs)
         dtype = self.scenario.workload.activations
         occupancy, labels = launch(chip or self.topology.chip, work, dtype, self.chips, added_ps)
         deps = (*waits, *self.launch(op))
         ids = self.builder.add(op, Kind.COMPUTE, self.chips, occupancy, Waits(deps), labels)
-        self.streams.put("compute", waits, (ids,))
+        self.streams.append("compute", waits, (ids,))
         return (ids,)
 
     def duration_ps(self, work: Work, chip: Chip | None = None) -> int:
@@ -81,16 +81,16 @@ class Emitter:
 
     def collective(self, kind: str, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str) -> Tasks:
         """A collective of `size` bytes of `dtype`; the tasks that end it, on one chip those of its inputs."""
-        if self.ways(axes) == 1:
+        if self.group_size(axes) == 1:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
         op = self.label(kind, axes, name)
         stream: Stream = "gathers" if kind == "all_gather" else "communication"
         if self.streams.overtakes(stream, inputs):
             self.overtaking[op] = None
-        waits = self.streams.waits(stream, inputs)
+        waits = self.streams.wait_list(stream, inputs)
         end = self.emit(plan, size, op, waits, dtype).end
-        self.streams.put(stream, waits, (end,))
+        self.streams.append(stream, waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if not self.streams.communication or not wait_ps:
             return (end,)
@@ -105,8 +105,10 @@ class Emitter:
         apart = self.scenario.stack.collective_axes == "one_by_one" and kind != "all_reduce"
         if not apart or not self.topology.has_lines:
             return [(axes, size)]
-        ways = [self.ways((axis,)) for axis in axes]
-        shares = [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(ways[i + 1 :]) for i in range(len(axes))]
+        group_size = [self.group_size((axis,)) for axis in axes]
+        shares = (
+            [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(group_size[i + 1 :]) for i in range(len(axes))]
+        )
         turns: list[tuple[Axes, float]] = [((axis,), size * share) for axis, share in zip(axes, shares, strict=True)]
         return turns[::-1] if kind == "reduce_scatter" else turns
 
@@ -146,7 +148,7 @@ class Emitter:
             return inputs
         return (self.builder.add(op, Kind.EVENT, self.chips, Occupancy(flight_ps=wait_ps), Waits(inputs)),)
 
-    def snapshot(self, state: Sequence[Placed]) -> Snapshot:
+    def snapshot(self, state: Sequence[Value]) -> Snapshot:
         """Returns what a layer that begins here depends on, if `state` are the values it takes."""
         held = tuple((value.tensor, value.stored, len(value.after)) for value in state)
         values = (ids for value in state for ids in value.after)
@@ -162,7 +164,7 @@ class Emitter:
             at_start, at_end: snapshots taken before and after the block was lowered.
         """
         (held, tasks), (held_after, tasks_after) = at_start, at_end
-        later = shifted(tasks, 0, len(self.builder) - start)
+        later = shift_tasks(tasks, 0, len(self.builder) - start)
         return (
             held == held_after
             and len(tasks) == len(tasks_after)
@@ -171,13 +173,13 @@ class Emitter:
         )
 
     def repeat(
-        self, start: int, count: int, layers: int, state: Sequence[Placed], keep: int | None = None
-    ) -> tuple[Placed, ...]:
+        self, start: int, count: int, layers: int, state: Sequence[Value], keep: int | None = None
+    ) -> tuple[Value, ...]:
         """Append `count` copies of the tasks from `start` on, of so many layers; the values that the last leaves."""
         shift = self.builder.repeat(start, count, layers, keep)
         self.streams.shift(start, shift)
         self.buffers.shift(start, shift)
-        return tuple(Placed(value.tensor, shifted(value.after, start, shift), value.stored) for value in state)
+        return tuple(Value(value.tensor, shift_tasks(value.after, start, shift), value.stored) for value in state)
 
     def label(self, kind: str, axes: Axes, name: str) -> str:
         """Names an op `all_gather(yz) residual`, and notes its axes in the program."""
@@ -186,7 +188,7 @@ class Emitter:
         self.builder.axes[op] = along
         return op
 
-    def ways(self, axes: Axes) -> int:
+    def group_size(self, axes: Axes) -> int:
         """Number of chips along `axes` together."""
         return prod(length for axis, length in self.mesh if axis in axes)
 

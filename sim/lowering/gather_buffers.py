@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from sim.lowering.streams import Tasks, shifted
+from sim.lowering.streams import Tasks, shift_tasks
 
 
 class GatherBuffers:
@@ -28,7 +28,7 @@ class GatherBuffers:
         return len(self._sizes)
 
     @property
-    def most_bytes(self) -> float:
+    def peak_bytes(self) -> float:
         """Bytes of the buffers that a chip needs: of as many gathers in a row as may be in use at once."""
         held = self.prefetch + 1
         windows = [sum(self._sizes[first : first + held]) for first in range(len(self._sizes))]
@@ -55,7 +55,7 @@ class GatherBuffers:
 
     def shift(self, start: int, by: int) -> None:
         """The block of tasks from `start` on was repeated: its matmuls were done `by` tasks later."""
-        self._done = [shifted(tasks, start, by) for tasks in self._done]
+        self._done = [shift_tasks(tasks, start, by) for tasks in self._done]
 
     def claim_shards(self, size: float, shards: int) -> None:
         """Buffers of a loop: the shard that is multiplied with and the one that arrives meanwhile.

@@ -28,143 +28,153 @@ from sim.specs.uses import Axes
 Picoseconds = npt.NDArray[np.int64]
 
 
-def gathering_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks) -> Tasks:
+def gathering_loop(
+    emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks
+) -> Tasks:
     """An all-gather of `size` bytes and the matmul on it."""
-    form, length = loop_form(to, axis), to.ways((axis,))
-    plan = all_gather_loop(to.topology, axis, form)
+    form, length = loop_form(emitter, axis), emitter.group_size((axis,))
+    plan = all_gather_loop(emitter.topology, axis, form)
     needed_by = piece_of_arrival(plan, form, length)
-    held = _Held(to, pieces, plan, size, needed_by - 1)
-    waits = to.streams.waits("compute", inputs)
-    op = to.label("all_gather", (axis,), name)
-    sent = to.emit(plan, size, op, waits, to.scenario.workload.activations, LoopedSends(held.sends_ps)).sends
+    loop = _ContendedLoop(emitter, pieces, plan, size, needed_by - 1)
+    waits = emitter.streams.wait_list("compute", inputs)
+    op = emitter.label("all_gather", (axis,), name)
+    sent = emitter.emit(plan, size, op, waits, emitter.scenario.workload.activations, LoopedSends(loop.sends_ps)).sends
     for piece in range(len(pieces)):
         lanes = [(needed_by == piece) & (plan.direction == direction) for direction in (1, -1)]
-        arrived = tuple(to.arrivals(plan, sent[lane], np.flatnonzero(lane)) for lane in lanes if lane.any())
-        held.launch(name, piece, (*inputs, *arrived))
-    return to.streams.last("compute")
+        arrived = tuple(emitter.arrivals(plan, sent[lane], np.flatnonzero(lane)) for lane in lanes if lane.any())
+        loop.launch(name, piece, (*inputs, *arrived))
+    return emitter.streams.last("compute")
 
 
-def scattering_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks) -> Tasks:
+def scattering_loop(
+    emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks
+) -> Tasks:
     """A matmul and the reduce-scatter of its `size` bytes."""
-    plan = reduce_scatter_loop(to.topology, axis, loop_form(to, axis))
-    held = _Held(to, pieces, plan, size, plan.step + 1)
-    done = np.stack([held.launch(name, piece, inputs)[0] for piece in range(len(pieces))])
-    op = to.label("reduce_scatter", (axis,), name)
+    plan = reduce_scatter_loop(emitter.topology, axis, loop_form(emitter, axis))
+    loop = _ContendedLoop(emitter, pieces, plan, size, plan.step + 1)
+    done = np.stack([loop.launch(name, piece, inputs)[0] for piece in range(len(pieces))])
+    op = emitter.label("reduce_scatter", (axis,), name)
     # A chip enters once it has something to send; the send of step i carries what piece i computed.
-    dtype = to.scenario.workload.activations
+    dtype = emitter.scenario.workload.activations
     needs = done[plan.step, plan.src]
-    sent = to.emit(plan, size, op, (done[0],), dtype, LoopedSends(held.sends_ps, needs))
-    to.streams.put("compute", (), (done[-1], sent.end))
-    return to.streams.last("compute")
+    sent = emitter.emit(plan, size, op, (done[0],), dtype, LoopedSends(loop.sends_ps, needs))
+    emitter.streams.append("compute", (), (done[-1], sent.end))
+    return emitter.streams.last("compute")
 
 
-class _Held:
+class _ContendedLoop:
     """The pieces of a loop and its sends, each held up by what runs beside it."""
 
-    def __init__(self, to: Emitter, pieces: Sequence[Launches], plan: Schedule, size: float, beside: Ids) -> None:
+    def __init__(
+        self, emitter: Emitter, pieces: Sequence[Launches], plan: Schedule, size: float, concurrent_piece: Ids
+    ) -> None:
         """`beside` [sends]: the piece that runs while each is on its way, which may be none of `pieces`."""
-        self.to, self.pieces = to, pieces
-        self.chip = to.topology.chip.in_collective_matmuls
-        _, _, way_ps = _on_links(to, plan, size * plan.share)
+        self.emitter, self.pieces = emitter, pieces
+        self.chip = emitter.topology.chip.in_collective_matmuls
+        _, _, message_ps = _send_times(emitter, plan, size * plan.share)
         shift_ps = np.zeros(len(pieces), dtype=np.int64)
-        paired = (beside >= 0) & (beside < len(pieces))
-        np.maximum.at(shift_ps, beside[paired], way_ps[paired])
-        piece_ps = [sum(to.duration_ps(work, self.chip) for work in launches) for launches in pieces]
-        self.pieces_ps = held_up_ps(to, np.array(piece_ps, dtype=np.int64), shift_ps)
+        paired = (concurrent_piece >= 0) & (concurrent_piece < len(pieces))
+        np.maximum.at(shift_ps, concurrent_piece[paired], message_ps[paired])
+        piece_ps = [sum(emitter.duration_ps(work, self.chip) for work in launches) for launches in pieces]
+        self.pieces_ps = contention_ps(emitter, np.array(piece_ps, dtype=np.int64), shift_ps)
         """[pieces] What each takes longer."""
-        held = paired & plan.arrives(to.topology)
-        self.sends_ps = np.where(held, self.pieces_ps[np.where(held, beside, 0)], 0)
+        delayed = paired & plan.arrives(emitter.topology)
+        self.sends_ps = np.where(delayed, self.pieces_ps[np.where(delayed, concurrent_piece, 0)], 0)
         """[sends] What each takes longer."""
 
     def launch(self, name: str, piece: int, inputs: Tasks) -> Tasks:
         """The launches of one piece, one after the other; the tasks that end the last."""
         added_ps = int(self.pieces_ps[piece])
         for work in self.pieces[piece]:
-            done = self.to.compute(name, work, inputs, self.chip, added_ps)
+            done = self.emitter.compute(name, work, inputs, self.chip, added_ps)
             added_ps = 0
         return done
 
 
-def held_up_ps(to: Emitter, piece_ps: Picoseconds, shift_ps: Picoseconds) -> Picoseconds:
+def contention_ps(emitter: Emitter, piece_ps: Picoseconds, shift_ps: Picoseconds) -> Picoseconds:
     """What pieces and the shifts beside them take longer: the share of the shorter that does not pass under the longer,
     ps."""
     shorter = np.minimum(piece_ps, shift_ps)
-    return np.rint((1.0 - to.topology.chip.roofline_overlap) * shorter).astype(np.int64)
+    return np.rint((1.0 - emitter.topology.chip.roofline_overlap) * shorter).astype(np.int64)
 
 
-def weight_loop(to: Emitter, name: str, pieces: Sequence[Launches], size: float, axes: Axes, inputs: Tasks) -> Tasks:
+def weight_loop(
+    emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axes: Axes, inputs: Tasks
+) -> Tasks:
     """Pieces that each multiply with one shard of `size` bytes, while it moves on to the next chip of a ring.
 
     Loops are nested, the first axis innermost. Each shift runs under the piece that multiplies with what it sends; the
     next waits for it, on whatever axis: collectives run in program order, one at a time.
     """
-    lengths = [to.ways((axis,)) for axis in axes]
-    op = to.label("all_gather", axes, f"{name} weights")
-    overhead = units.to_ps(to.topology.collective_overhead_s)
-    instance = to.builder.new_collective()
-    waits = to.streams.waits("compute", inputs)
-    to.builder.dtypes[op] = to.scenario.workload.weights
-    slow_ppm = to.slow_ppm(all_gather_loop(to.topology, axes[0], "one_way"), size)
-    slows = to.chips if slow_ppm else -1
-    begin = to.builder.add(
+    lengths = [emitter.group_size((axis,)) for axis in axes]
+    op = emitter.label("all_gather", axes, f"{name} weights")
+    overhead = units.to_ps(emitter.topology.collective_overhead_s)
+    instance = emitter.builder.new_collective()
+    waits = emitter.streams.wait_list("compute", inputs)
+    emitter.builder.dtypes[op] = emitter.scenario.workload.weights
+    slow_ppm = emitter.slow_ppm(all_gather_loop(emitter.topology, axes[0], "one_way"), size)
+    slows = emitter.chips if slow_ppm else -1
+    begin = emitter.builder.add(
         op,
         Kind.BEGIN,
-        to.chips,
+        emitter.chips,
         Occupancy(flight_ps=overhead, slows=slows, slow_ppm=slow_ppm),
-        Waits((*waits, *to.launch(op))),
+        Waits((*waits, *emitter.launch(op))),
         Labels(bytes=size * len(pieces), collective=instance),
     )
-    here: Tasks = ()  # arrivals of the shards in hand
+    arrived: Tasks = ()  # arrivals of the shards in hand
     for piece, (work,) in enumerate(pieces):
-        before = to.streams.last("compute")
+        compute_done = emitter.streams.last("compute")
         along = shift_after(piece, lengths)
         if along is None:
-            to.compute(name, work, (*inputs, *here))
+            emitter.compute(name, work, (*inputs, *arrived))
             break
-        plan, rows = _shift(to, axes[along], size)
-        busy_ps, flight_ps, way_ps = _on_links(to, plan, np.full(len(plan), size))
-        (held_ps,) = held_up_ps(to, np.array([to.duration_ps(work)]), way_ps[rows].max(keepdims=True)).tolist()
-        to.compute(name, work, (*inputs, *here), added_ps=held_ps)
-        first, number = plan.follows[rows] < 0, np.full(len(plan) + 1, -1, dtype=np.int64)
-        number[rows] = len(to.builder) + np.arange(len(rows))
-        arrives = plan.arrives(to.topology)
-        sends = to.builder.add(
+        plan, rows = _first_hops(emitter, axes[along], size)
+        busy_ps, flight_ps, message_ps = _send_times(emitter, plan, np.full(len(plan), size))
+        (contended_ps,) = contention_ps(
+            emitter, np.array([emitter.duration_ps(work)]), message_ps[rows].max(keepdims=True)
+        ).tolist()
+        emitter.compute(name, work, (*inputs, *arrived), added_ps=contended_ps)
+        starts, row_of_task = plan.follows[rows] < 0, np.full(len(plan) + 1, -1, dtype=np.int64)
+        row_of_task[rows] = len(emitter.builder) + np.arange(len(rows))
+        arrives = plan.arrives(emitter.topology)
+        sends = emitter.builder.add(
             op,
             Kind.SEND,
             plan.src[rows],
             Occupancy(
-                to.topology.chips + plan.link[rows],
+                emitter.topology.chips + plan.link[rows],
                 busy_ps=busy_ps[rows],
-                flight_ps=(flight_ps + arrives * held_ps)[rows],
+                flight_ps=(flight_ps + arrives * contended_ps)[rows],
             ),
             Waits(
-                [np.where(first, ids[plan.src[rows]], -1) for ids in (begin, *before, *here)],
-                follows=number[plan.follows[rows]],
+                [np.where(starts, ids[plan.src[rows]], -1) for ids in (begin, *compute_done, *arrived)],
+                follows=row_of_task[plan.follows[rows]],
             ),
             Labels(peer=plan.dst[rows], bytes=size, collective=instance),
         )
-        here = (to.arrivals(plan, sends, rows),)
-    end = to.builder.add(
+        arrived = (emitter.arrivals(plan, sends, rows),)
+    end = emitter.builder.add(
         op,
         Kind.END,
-        to.chips,
+        emitter.chips,
         Occupancy(slows=slows, slow_ppm=-slow_ppm),
-        Waits((begin, *here)),
+        Waits((begin, *arrived)),
         Labels(collective=instance),
     )
-    to.streams.put("compute", (), (*to.streams.last("compute"), end))
-    return to.streams.last("compute")
+    emitter.streams.append("compute", (), (*emitter.streams.last("compute"), end))
+    return emitter.streams.last("compute")
 
 
-def _on_links(
-    to: Emitter, plan: Schedule, sizes: npt.NDArray[np.float64]
+def _send_times(
+    emitter: Emitter, plan: Schedule, sizes: npt.NDArray[np.float64]
 ) -> tuple[Picoseconds, Picoseconds, Picoseconds]:
     """[sends] (time on its link, flight, time of the whole message from link to link), ps.
 
     Args:
         sizes: [sends] bytes.
     """
-    links, head = [to.topology.links[link] for link in plan.link.tolist()], plan.heads()
+    links, head = [emitter.topology.links[link] for link in plan.link.tolist()], plan.heads()
     busy_ps = np.array([link.busy_ps(size) for link, size in zip(links, sizes.tolist(), strict=True)], dtype=np.int64)
     flight_ps = np.array([link.latency_ps for link in links], dtype=np.int64)
     longest_ps, flown_ps = np.zeros_like(busy_ps), np.zeros_like(flight_ps)
@@ -173,24 +183,23 @@ def _on_links(
     return busy_ps, flight_ps, (longest_ps + flown_ps)[head]
 
 
-def _shift(to: Emitter, axis: str, size: float) -> tuple[Schedule, npt.NDArray[np.int64]]:
-    """The first hop around an axis: every chip sends `size` bytes to the next; and its sends, chip by chip."""
-    plan = all_gather_loop(to.topology, axis, "one_way")
-    rows = np.flatnonzero(plan.step == 0)
-    return plan, rows[np.argsort(plan.src[rows], kind="stable")]
+def _first_hops(emitter: Emitter, axis: str, size: float) -> tuple[Schedule, npt.NDArray[np.int64]]:
+    """The first hop around an axis: every chip sends `size` bytes to the next; and its sends, in the plan's order."""
+    plan = all_gather_loop(emitter.topology, axis, "one_way")
+    return plan, np.flatnonzero(plan.step == 0)
 
 
-def loops(to: Emitter, axes: Axes) -> bool:
+def is_loopable(emitter: Emitter, axes: Axes) -> bool:
     """Whether a collective over `axes` is looped with its matmul: around one axis that closes."""
-    looped = to.scenario.overlap == "collective_matmul" and len(axes) == 1 and to.ways(axes) > 1
-    return looped and closes(to.topology, axes[0])
+    looped = emitter.scenario.overlap == "collective_matmul" and len(axes) == 1 and emitter.group_size(axes) > 1
+    return looped and closes(emitter.topology, axes[0])
 
 
-def loop_form(to: Emitter, axis: str) -> LoopForm:
+def loop_form(emitter: Emitter, axis: str) -> LoopForm:
     """As the scenario says, or the stack. By default as the released code runs: the latency form to decode and the
     throughput form to prefill (Pope et al. 3.5). Two chips without a wraparound have one link each way, and swap.
     """
-    scenario = to.scenario
+    scenario = emitter.scenario
     default = "bidirectional_latency" if scenario.workload.phase == "decode" else "bidirectional_throughput"
     form: LoopForm = scenario.collectives.get("collective_matmul", scenario.stack.loop_form or default)  # type: ignore[assignment]
-    return form_around(to.topology, axis, form)
+    return form_around(emitter.topology, axis, form)

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from sim.collectives.loop import closes
 from sim.layouts import forward
 from sim.lowering.dataflow import Lowering
-from sim.lowering.emitter import Placed
-from sim.lowering.lowered import Lowered, Part
+from sim.lowering.emitter import Value
+from sim.lowering.lowered_pass import LoweredPass, StageLayers
 from sim.lowering.memory_pool import MemoryPool, PoolLink
-from sim.lowering.pipeline.assemble import assemble
+from sim.lowering.pipeline.lower_pipeline import lower_pipeline
 from sim.lowering.placement import pool_link
 from sim.specs import Scenario
 from sim.specs.uses import Uses
 from sim.topology.graph import Topology
 
 
-def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lowered:
+def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> LoweredPass:
     """Embedding, layers, logits and the next token as tasks: a prefill, or the decode step of mean cache length.
 
     Step time is linear in cache length where nothing changes from memory- to compute-bound, so the mean step is the
@@ -32,66 +32,70 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
         NotFoldableError: `topology` is folded and chips would do different things.
     """
     if scenario.pipeline:
-        return assemble(scenario, topology, part_of_pass)
-    return part_of_pass(scenario, topology, Part.whole(scenario.layers), keep)
+        return lower_pipeline(scenario, topology, lower_layers)
+    return lower_layers(scenario, topology, StageLayers.all_layers(scenario.layers), keep)
 
 
-def part_of_pass(scenario: Scenario, topology: Topology, part: Part, keep: int | None = None) -> Lowered:
+def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, keep: int | None = None) -> LoweredPass:
     """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
-    at = scenario.uses(tuple(axis.name for axis in topology.mesh))
-    flow = Lowering(scenario, topology, at)
-    whole = forward.of(flow, at, scenario)
+    uses = scenario.uses(tuple(axis.name for axis in topology.mesh))
+    flow = Lowering(scenario, topology, uses)
+    forward_pass = forward.build_pass(flow, uses, scenario)
     lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
     if scenario.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
-    if "ladder" in whole.kinds and scenario.communication_streams == 1 and (at.stream or at.tokens):
+    if "ladder" in forward_pass.kinds and scenario.communication_streams == 1 and (uses.stream or uses.tokens):
         flow.note(
             "ladder over a residual stream that is split: the next half's gathers queue behind a half's sum on the one "
             "communication stream, which hides little of it; see layout.communication: two_streams"
         )
-    streams = whole.begin() if part.first else whole.resume(part.scattered, whole.kinds[part.first_layer - 1])
+    streams = (
+        forward_pass.embed_tokens()
+        if stage.is_first
+        else forward_pass.receive_stream(stage.sends_shards, forward_pass.kinds[stage.first_layer - 1])
+    )
     ends = flow.stored_bytes()
     shape = [stream.shape for stream in streams]
 
-    def one(kind: str, state: Sequence[Placed]) -> Sequence[Placed]:
+    def lower_layer(kind: str, state: Sequence[Value]) -> Sequence[Value]:
         nonlocal shape
-        after = whole.layer(kind, forward.streams_of(shape, state))
+        after = forward_pass.layer(kind, forward.build_streams(shape, state))
         shape = [stream.shape for stream in after]
         return [value for stream in after for value in stream.values]
 
-    kinds = whole.kinds[part.first_layer : part.first_layer + part.layers]
+    kinds = forward_pass.kinds[stage.first_layer : stage.first_layer + stage.layers]
     pool = None
     if scenario.memory_pool:
-        bytes_ = _layer_bytes(scenario, topology, at, kinds[0])
-        pool = MemoryPool(flow.to, scenario.memory_pool, PoolLink(*pool_link(scenario)), part.layers, bytes_)
-    values = _layers(flow, kinds, one, [value for stream in streams for value in stream.values], keep, pool)
+        bytes_ = _layer_bytes(scenario, topology, uses, kinds[0])
+        pool = MemoryPool(flow.emitter, scenario.memory_pool, PoolLink(*pool_link(scenario)), stage.layers, bytes_)
+    values = _layers(flow, kinds, lower_layer, [value for stream in streams for value in stream.values], keep, pool)
     layer_bytes = flow.stored_bytes() - ends
-    streams = forward.streams_of(shape, values)
-    if part.last and whole.ends:
-        whole.end(streams)
-    elif part.last:
-        whole.close(streams)
+    streams = forward.build_streams(shape, values)
+    if stage.is_last and forward_pass.has_logits:
+        forward_pass.compute_logits(streams)
+    elif stage.is_last:
+        forward_pass.finish_stream(streams)
     else:
-        whole.leave(streams, part.scattered)
-    return _lowered(flow, scenario, part.layers, layer_bytes)
+        forward_pass.send_stream(streams, stage.sends_shards)
+    return _collect(flow, scenario, stage.layers, layer_bytes)
 
 
-def _layer_bytes(scenario: Scenario, topology: Topology, at: Uses, kind: str) -> float:
+def _layer_bytes(scenario: Scenario, topology: Topology, uses: Uses, kind: str) -> float:
     """Bytes per chip of the weights of a layer."""
-    flow = Lowering(scenario, topology, at)
-    whole = forward.of(flow, at, scenario)
-    whole.layer(kind, whole.resume(scattered=False, after=kind))
+    flow = Lowering(scenario, topology, uses)
+    forward_pass = forward.build_pass(flow, uses, scenario)
+    forward_pass.layer(kind, forward_pass.receive_stream(scattered=False, after=kind))
     return flow.stored_bytes()
 
 
 def _layers(
     flow: Lowering,
     kinds: Sequence[str],
-    layer: Callable[[str, Sequence[Placed]], Sequence[Placed]],
-    state: Sequence[Placed],
+    layer: Callable[[str, Sequence[Value]], Sequence[Value]],
+    state: Sequence[Value],
     keep: int | None,
     pool: MemoryPool | None = None,
-) -> Sequence[Placed]:
+) -> Sequence[Value]:
     """Layers of the given kinds. A block of one or two layers that was just lowered twice, with the same tasks, is
     repeated from then on.
 
@@ -99,17 +103,17 @@ def _layers(
     The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool
     layers are not alike, and each is lowered.
     """
-    edges = [(len(flow.builder), flow.to.snapshot(state))]
+    edges = [(len(flow.builder), flow.emitter.snapshot(state))]
     i = 0
     while i < len(kinds):
         flow.builder.layer = i
         if pool:
-            pool.before(i)
-        gathers = flow.to.buffers.gathers
+            pool.begin_layer(i)
+        gathers = flow.emitter.buffers.gathers
         state = layer(kinds[i], state)
-        least = flow.to.buffers.layers_ahead(flow.to.buffers.gathers - gathers)
+        least = flow.emitter.buffers.layers_ahead(flow.emitter.buffers.gathers - gathers)
         i += 1
-        edges.append((len(flow.builder), flow.to.snapshot(state)))
+        edges.append((len(flow.builder), flow.emitter.snapshot(state)))
         for period in () if pool else (least, 2 * least):
             block, count = kinds[i - period : i], 0
             if i < 2 * period or kinds[i - 2 * period : i - period] != block:
@@ -117,29 +121,29 @@ def _layers(
             while kinds[i + count * period : i + (count + 1) * period] == block:
                 count += 1
             (before, _), (start, at_start), (end, at_end) = (edges[-1 - k * period] for k in (2, 1, 0))
-            if count and start - before == end - start and flow.to.repeats(start, period, at_start, at_end):
-                state = flow.to.repeat(start, count, period, state, keep)
-                edges += [(len(flow.builder), flow.to.snapshot(state))] * (count * period)
+            if count and start - before == end - start and flow.emitter.repeats(start, period, at_start, at_end):
+                state = flow.emitter.repeat(start, count, period, state, keep)
+                edges += [(len(flow.builder), flow.emitter.snapshot(state))] * (count * period)
                 i += count * period
                 break
     flow.builder.layer = -1
     return state
 
 
-def _lowered(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> Lowered:
-    if flow.to.overtaking:
+def _collect(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> LoweredPass:
+    if flow.emitter.overtaking:
         flow.note(
             "collectives on their own stream wait for their inputs alone; a library that records an event as it issues "
-            f"them would also hold for earlier compute: {', '.join(flow.to.overtaking)}"
+            f"them would also hold for earlier compute: {', '.join(flow.emitter.overtaking)}"
         )
     held = layers  # with a pool, those that stay and one that is visiting
     if scenario.memory_pool:
         held += 1 - layers // scenario.memory_pool.offload_every
-    return Lowered(
+    return LoweredPass(
         program=flow.builder.build(),
         weights_bytes=flow.stored_bytes() + (held - 1) * layer_bytes,
         kv_cache_bytes=layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
-        gather_buffer_bytes=flow.to.buffers.most_bytes,
+        gather_buffer_bytes=flow.emitter.buffers.peak_bytes,
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,
         layer_bytes=layer_bytes,

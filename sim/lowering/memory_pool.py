@@ -40,37 +40,37 @@ class PoolLink:
 class MemoryPool:
     """Emits the copies of one stage's layers, numbered from its first."""
 
-    def __init__(self, to: Emitter, spec: MemoryPoolSpec, link: PoolLink, layers: int, layer_bytes: float) -> None:
-        self._to, self._spec, self._link, self._layers = to, spec, link, layers
+    def __init__(self, emitter: Emitter, spec: MemoryPoolSpec, link: PoolLink, layers: int, layer_bytes: float) -> None:
+        self._emitter, self._spec, self._link, self._layers = emitter, spec, link, layers
         self.layer_bytes = layer_bytes
         self._last: Tasks = ()
         self._fetched: dict[int, Tasks] = {}
-        self._before: Tasks = ()
+        self._compute_before: Tasks = ()
         """What the compute stream had done before the last layer."""
 
-    def before(self, layer: int) -> None:
+    def begin_layer(self, layer: int) -> None:
         """The pre-hook of a layer, and the wait for it."""
-        every, streams = self._spec.offload_every, self._to.streams
+        every, streams = self._spec.offload_every, self._emitter.streams
         now = streams.last("compute")
         if layer % every == 0:
             early = self._spec.evict == "at_once" and layer > 0
-            self._copy("evict", (layer - 1) % self._layers, self._before if early else now)
+            self._copy("evict", (layer - 1) % self._layers, self._compute_before if early else now)
         lead = min(self._spec.prefetch_layers, every - 1)
         if layer % every == every - 1 - lead:
             self._fetched[layer + lead] = self._copy("fetch", layer + lead, now)
         if layer in self._fetched:
             streams.hold("compute", self._fetched[layer])
-        self._before = now
+        self._compute_before = now
 
     def _copy(self, op: str, layer: int, after: Tasks) -> Tasks:
-        to, builder = self._to, self._to.builder
+        emitter, builder = self._emitter, self._emitter.builder
         current, builder.layer = builder.layer, layer
         ids = builder.add(
             op,
             Kind.COPY,
-            to.chips,
+            emitter.chips,
             Occupancy(
-                to.copy_engines,
+                emitter.copy_engines,
                 busy_ps=self._link.copy_ps(self.layer_bytes),
                 flight_ps=units.to_ps(self._link.latency_s),
             ),

@@ -43,21 +43,21 @@ def gathered_pieces(
     """
     contracted = [factor for factor in factors if factor[2].has(factor[1])]
     others = [factor for factor in factors if not factor[2].has(factor[1])]
-    found: list[Launches] = []
+    pieces: list[Launches] = []
     for count in chunks:
 
         def part(tensor: Sharded, dim: str, count: int = count) -> Sharded:
-            return sharding.chunks(tensor, dim, count, sum(chunks))
+            return sharding.take_chunks(tensor, dim, count, sum(chunks))
 
         launches = []
         if contracted:
             parts = [(part(x, dim), [part(weight, dim)]) for x, dim, weight in contracted]
-            launches.append(matmul_work(parts, [product], [product] if found else [], on_chip))
+            launches.append(matmul_work(parts, [product], [product] if pieces else [], on_chip))
         for x, dim, weight in others:
-            own = part(product, dim)
-            launches.append(matmul_work([(part(x, dim), [weight])], [own], [own] if launches else [], on_chip))
-        found.append(tuple(launches))
-    return found
+            chunk = part(product, dim)
+            launches.append(matmul_work([(part(x, dim), [weight])], [chunk], [chunk] if launches else [], on_chip))
+        pieces.append(tuple(launches))
+    return pieces
 
 
 def scattered_pieces(
@@ -73,11 +73,11 @@ def scattered_pieces(
     by_columns = [weight for weight in weights if weight[0].has(weight[1])]
     by_rows = [weight for weight in weights if not weight[0].has(weight[1])]
     groups = [by_columns, *(list(group) for _, group in groupby(by_rows, key=lambda weight: weight[1]))]
-    found: list[Launches] = []
+    pieces: list[Launches] = []
     for count, arrived in zip(chunks, sums_of_pieces(list(chunks)), strict=True):
 
         def part(tensor: Sharded, dim: str, count: int = count) -> Sharded:
-            return sharding.chunks(tensor, dim, count, sum(chunks))
+            return sharding.take_chunks(tensor, dim, count, sum(chunks))
 
         launches = []
         for group in filter(None, groups):
@@ -87,8 +87,8 @@ def scattered_pieces(
             products = [(sharding.matmul(x, weight), into) for weight, into in group]
             sums = [part(product, into, arrived) for product, into in products] if arrived else []
             launches.append(matmul_work(factors, [part(product, into) for product, into in products], sums, on_chip))
-        found.append(tuple(launches))
-    return found
+        pieces.append(tuple(launches))
+    return pieces
 
 
 def gathered_input_pieces(
@@ -104,17 +104,19 @@ def gathered_input_pieces(
     """
     products = [sharding.matmul(x, weight) for weight in weights]
     contracted = weights[0].has(dim)
-    found: list[Launches] = []
+    pieces: list[Launches] = []
     for count in chunks:
-        part, *own = (_chunk(tensor, dim, count, chunks) for tensor in (x, *weights))
-        outputs = products if contracted else [_chunk(product, dim, count, chunks) for product in products]
-        found.append((matmul_work([(part, own)], outputs, outputs if found and contracted else [], on_chip),))
-    return found
+        input_chunk, *weight_chunks = (_take_chunks(tensor, dim, count, chunks) for tensor in (x, *weights))
+        outputs = products if contracted else [_take_chunks(product, dim, count, chunks) for product in products]
+        pieces.append(
+            (matmul_work([(input_chunk, weight_chunks)], outputs, outputs if pieces and contracted else [], on_chip),)
+        )
+    return pieces
 
 
-def _chunk(tensor: Sharded, dim: str, count: int, chunks: Sequence[int]) -> Sharded:
+def _take_chunks(tensor: Sharded, dim: str, count: int, chunks: Sequence[int]) -> Sharded:
     """`count` of all chunks of a tensor; all of one without the dimension."""
-    return sharding.chunks(tensor, dim, count, sum(chunks))
+    return sharding.take_chunks(tensor, dim, count, sum(chunks))
 
 
 def scattered_sum_pieces(
@@ -128,12 +130,14 @@ def scattered_sum_pieces(
         on_chip: as `sim.lowering.work.through_memory` takes it.
     """
     product = sharding.matmul(*factors[0])
-    found: list[Launches] = []
+    pieces: list[Launches] = []
     for count, arrived in zip(chunks, sums_of_pieces(list(chunks)), strict=True):
-        parts = [(_chunk(x, into, count, chunks), [_chunk(weight, into, count, chunks)]) for x, weight in factors]
-        own, sums = (sharding.chunks(product, into, some, sum(chunks)) for some in (count, arrived))
-        found.append((matmul_work(parts, [own], [sums] if arrived else [], on_chip),))
-    return found
+        parts = [
+            (_take_chunks(x, into, count, chunks), [_take_chunks(weight, into, count, chunks)]) for x, weight in factors
+        ]
+        chunk, sums = (sharding.take_chunks(product, into, number, sum(chunks)) for number in (count, arrived))
+        pieces.append((matmul_work(parts, [chunk], [sums] if arrived else [], on_chip),))
+    return pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ class Gathered:
     factors: Factors
     """With the weights as they are used."""
     outputs: Sequence[Sharded]
-    ways: dict[str, int]
+    group_sizes: dict[str, int]
     """Chips over which each dimension of the weights is gathered."""
     on_chip: float | None
     """As `sim.lowering.work.through_memory` takes it."""
@@ -152,7 +156,7 @@ class Gathered:
     def inner(self) -> int:
         """Pieces that add to the same part of the output, one after the other."""
         x, weights = self.factors[0]
-        return prod(self.ways.get(dim.name, 1) for dim in weights[0].dims if x.has(dim.name))
+        return prod(self.group_sizes.get(dim.name, 1) for dim in weights[0].dims if x.has(dim.name))
 
     def pieces(self) -> list[Launches]:
         """Work of each shard of the weights: the part of the input that it contracts, its part of the output."""
@@ -160,12 +164,12 @@ class Gathered:
         outputs = [self._part(output) for output in self.outputs]
         first, later = (matmul_work(factors, outputs, sums, self.on_chip) for sums in ((), outputs))
         _, weights = self.factors[0]
-        count = prod(self.ways.get(dim.name, 1) for dim in weights[0].dims)
+        count = prod(self.group_sizes.get(dim.name, 1) for dim in weights[0].dims)
         return [(later if piece % self.inner else first,) for piece in range(count)]
 
     def _part(self, tensor: Sharded) -> Sharded:
-        for dim, ways in self.ways.items():
-            tensor = sharding.chunks(tensor, dim, 1, ways)
+        for dim, group_size in self.group_sizes.items():
+            tensor = sharding.take_chunks(tensor, dim, 1, group_size)
         return tensor
 
 
@@ -179,15 +183,17 @@ def column_pieces(
     """
     dim, columns = product.dims[-1].name, product.local_shape[-1] // shards
     widths = [columns // count + (piece < columns % count) for piece in range(min(count, columns))]
-    found = []
+    pieces = []
     for width in widths:
-        own = sharding.chunks(product, dim, width, columns)
-        parts = [(x, [sharding.chunks(weight, dim, width, columns)]) for x, weight in factors]
-        found.append((matmul_work(parts, [own], (), on_chip), own))
-    return found
+        columns_product = sharding.take_chunks(product, dim, width, columns)
+        parts = [(x, [sharding.take_chunks(weight, dim, width, columns)]) for x, weight in factors]
+        pieces.append((matmul_work(parts, [columns_product], (), on_chip), columns_product))
+    return pieces
 
 
-def gathered_ways(used: Sharded, stored: Sharded) -> dict[str, int]:
+def gathered_group_sizes(used: Sharded, stored: Sharded) -> dict[str, int]:
     """Chips over which each dimension of a weight is gathered."""
     dims = zip(used.dims, stored.dims, strict=True)
-    return {now.name: stored.ways(dim.axes) // used.ways(now.axes) for now, dim in dims if dim.axes != now.axes}
+    return {
+        now.name: stored.group_size(dim.axes) // used.group_size(now.axes) for now, dim in dims if dim.axes != now.axes
+    }

@@ -32,63 +32,63 @@ class Streams:
         self.communication = communication
         """Streams for collectives: none, one, or one for gathers and one for the others."""
         self._last: dict[Stream, Tasks] = {"compute": (), "communication": (), "gathers": ()}
-        self._waited: dict[Stream, set[bytes]] = {"compute": set(), "communication": set(), "gathers": set()}
+        self._awaited: dict[Stream, set[bytes]] = {"compute": set(), "communication": set(), "gathers": set()}
         """By their key, tasks that end before anything more on the stream begins."""
 
     def last(self, stream: Stream) -> Tasks:
         """The last operation's tasks."""
-        return self._last[self._real(stream)]
+        return self._last[self._physical(stream)]
 
-    def missing(self, stream: Stream, tasks: Tasks) -> Tasks:
+    def not_awaited(self, stream: Stream, tasks: Tasks) -> Tasks:
         """Those of `tasks` that no earlier operation of the stream has waited for."""
-        known, found = set(self._waited[self._real(stream)]), []
+        known, result = set(self._awaited[self._physical(stream)]), []
         for ids in tasks:
-            if _key(ids) not in known:
-                known.add(_key(ids))
-                found.append(ids)
-        return tuple(found)
+            if _identity(ids) not in known:
+                known.add(_identity(ids))
+                result.append(ids)
+        return tuple(result)
 
-    def waits(self, stream: Stream, tasks: Tasks) -> Tasks:
+    def wait_list(self, stream: Stream, tasks: Tasks) -> Tasks:
         """What the stream's next operation waits for, if `tasks` produce its inputs."""
-        return (*self.last(stream), *self.missing(stream, tasks))
+        return (*self.last(stream), *self.not_awaited(stream, tasks))
 
     def overtakes(self, stream: Stream, inputs: Tasks) -> bool:
         """True if a collective of these inputs may begin before compute that was issued before it has ended."""
-        last = self.missing(stream, self.last("compute"))
+        last = self.not_awaited(stream, self.last("compute"))
         return self.communication > 0 and any(not any(np.array_equal(ids, own) for own in inputs) for ids in last)
 
     def hold(self, stream: Stream, tasks: Tasks) -> None:
         """The stream's next operation also waits for `tasks`."""
-        real = self._real(stream)
+        real = self._physical(stream)
         self._last[real] = (*self._last[real], *tasks)
 
-    def put(self, stream: Stream, waited: Tasks, tasks: Tasks) -> None:
+    def append(self, stream: Stream, awaited: Tasks, tasks: Tasks) -> None:
         """An operation that waited for `waited` and ends with `tasks` is now the stream's last."""
-        real = self._real(stream)
+        real = self._physical(stream)
         self._last[real] = tasks
-        self._waited[real] |= {_key(ids) for ids in (*waited, *tasks)}
+        self._awaited[real] |= {_identity(ids) for ids in (*awaited, *tasks)}
 
     def shift(self, start: int, by: int) -> None:
         """The block of tasks from `start` on was repeated: what it did last was done `by` tasks later."""
         for stream, tasks in self._last.items():
-            self._last[stream] = shifted(tasks, start, by)
-            self._waited[stream] = {_key(ids) for ids in self._last[stream]}
+            self._last[stream] = shift_tasks(tasks, start, by)
+            self._awaited[stream] = {_identity(ids) for ids in self._last[stream]}
 
     def snapshot(self) -> Tasks:
         """Returns all tasks that later operations wait for because of their stream."""
         return tuple(ids for tasks in self._last.values() for ids in tasks)
 
-    def _real(self, stream: Stream) -> Stream:
+    def _physical(self, stream: Stream) -> Stream:
         if stream == "compute" or not self.communication:
             return "compute"
         return stream if self.communication > 1 else "communication"
 
 
-def shifted(tasks: Sequence[Ids], start: int, by: int) -> Tasks:
+def shift_tasks(tasks: Sequence[Ids], start: int, by: int) -> Tasks:
     """The same tasks of the last copy of a repeated block that begins at `start`; those before it stay."""
     return tuple(np.where(ids >= start, ids + np.int32(by), ids) for ids in tasks)
 
 
-def _key(ids: Ids) -> bytes:
+def _identity(ids: Ids) -> bytes:
     """Returns what tells an array of tasks from all others."""
     return ids.tobytes()

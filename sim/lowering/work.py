@@ -53,8 +53,8 @@ class AttentionWork:
             return (("", Work(flops, read + self.moved, copied, vector=self.vector)),)
         if self.form == "one kernel":
             return (("", Work(flops, read + self.moved + 2 * in_memory, copied, vector=self.vector)),)
-        half = (flops / 2, (read + self.moved) / 2 + in_memory, copied / 2)
-        multiplied, summed = (self._products(half, columns) for columns in (length, self.d_head))
+        product_work = (flops / 2, (read + self.moved) / 2 + in_memory, copied / 2)
+        multiplied, summed = (self._products(product_work, columns) for columns in (length, self.d_head))
         return (" scores", multiplied), (" softmax", Work(0.0, 2 * in_memory)), (" values", summed)
 
     def _products(self, work: tuple[float, float, float], columns: float) -> Work:
@@ -111,6 +111,6 @@ def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Shar
     return products[0]
 
 
-def padded(size: int, ways: int) -> int:
+def padded(size: int, divisor: int) -> int:
     """The next size that `ways` divides."""
-    return ceil(size / ways) * ways
+    return ceil(size / divisor) * divisor

@@ -57,15 +57,25 @@ def expand_to_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Tra
     names, table = _resources(program, folded)
     rows = [np.flatnonzero(program.chip == stand_in[chip]) for chip in chips]
     task = np.concatenate([np.empty(0, dtype=np.int64), *rows])
-    chip = np.repeat(np.asarray(chips, dtype=np.int32), [len(own) for own in rows])
-    rank = _places(stand_in.astype(np.int64))[chip]
+    counts = np.array([len(own) for own in rows], dtype=np.int64)
+    chip = np.repeat(np.asarray(chips, dtype=np.int32), counts)
+    first, place = np.repeat(np.cumsum(counts) - counts, counts), _places(program.chip.astype(np.int64))
+    rank = _places(stand_in.astype(np.int64))
 
-    held, slows = program.resource[task], program.slows[task]
-    resource = np.where(held >= 0, table[held, rank], np.int32(-1))
+    held, slows, follows = program.resource[task], program.slows[task], program.follows[task]
     sends = (program.kind[task] == Kind.SEND) & (held >= 0)
-    arrival = program.resource[_last_of_messages(program)][task]  # what the message arrives by
+    ends = whole.link_column("dst")
+    passed = np.flatnonzero(follows >= 0)
+    before = first[passed] + place[follows[passed]]
+    at, known = chip.copy(), False  # the chip whose link each holds: a message is passed on by chips on its way
+    while not known:
+        resource = np.where(held >= 0, table[held, rank[at]], np.int32(-1))
+        onward = ends[resource[before] - whole.chips]
+        known = bool((at[passed] == onward).all())
+        at[passed] = onward
     peer = np.full(len(task), -1, dtype=np.int32)
-    peer[sends] = whole.link_column("dst")[table[arrival[sends], rank[sends]] - whole.chips]
+    last = first + place[_last_of_messages(program)[task]]
+    peer[sends] = ends[resource[last[sends]] - whole.chips]
     renamed = ("chip", "peer", "slows", "resource", "follows")
     columns: dict[str, Any] = {name: getattr(program, name)[task] for name in COLUMNS if name not in renamed}
     own = replace(
@@ -73,7 +83,7 @@ def expand_to_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Tra
         resources=tuple(names),
         chip=chip,
         peer=peer,
-        slows=np.where(slows >= 0, table[slows, rank], np.int32(-1)),
+        slows=np.where(slows >= 0, table[slows, rank[chip]], np.int32(-1)),
         resource=resource,
         follows=np.full(len(task), -1, dtype=np.int32),
         deps=np.empty(0, dtype=np.int32),

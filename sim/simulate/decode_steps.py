@@ -21,7 +21,7 @@ from sim.program import Ints, Program
 from sim.program.perturb import apply_perturbations, keep_links_in_use
 from sim.shortcuts.periodic import steady_states
 from sim.shortcuts.task_order import TaskOrder
-from sim.simulate.forward_pass import Simulated, lowered_pass, simulate_pass
+from sim.simulate.forward_pass import Simulated, lower_pass, simulate_pass
 from sim.specs import Scenario
 from sim.topology import build
 from sim.units import PS_PER_S
@@ -90,7 +90,7 @@ def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], Non
 def _is_lowered(found: Simulated, step: Scenario) -> bool:
     """Whether the program that follows from a simulated step for the cache of `step` is what lowering `step` gives."""
     skipped = found.lowered.program.skipped
-    _, lowered, _ = lowered_pass(step, skipped[0].kept if skipped else None)
+    _, lowered, _ = lower_pass(step, skipped[0].kept if skipped else None)
     return with_cache(found, step.workload.mean_cache_length).equals(lowered.program)
 
 

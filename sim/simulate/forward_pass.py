@@ -1,19 +1,21 @@
 """One forward pass from a scenario to its trace, with the exact shortcuts that it allows.
 
-Folding: one representative chip is simulated for all chips that are alike (of a pipeline one of each stage), where
-every send of each is alike (`sim.collectives.fold`, `sim.lowering.pipeline.assembly`). Periodicity: a few layers are
-simulated for all, where each is the one before, later (`sim.shortcuts.periodic`). Both are checked in every run; the
-result names those that were used, or says why not.
+Folding: one representative chip is simulated for all chips that are alike (of a pipeline one of each stage, of a torus
+with split axes a few), where every send of each is alike (`sim.collectives.fold`, `sim.lowering.pipeline.builder`).
+Periodicity: a few layers are simulated for all, where each is the one before, later (`sim.shortcuts.periodic`). Both
+are checked in every run; the result names those that were used, or says why not.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from sim.engine import simulate
 from sim.lowering.lower import lower
-from sim.lowering.lowered import Lowered
+from sim.lowering.lowered_pass import LoweredPass
 from sim.lowering.pipeline.stages import folded_by_stage
 from sim.lowering.placement import machine, stage_count
 from sim.program import Period
@@ -23,7 +25,7 @@ from sim.shortcuts import periodic
 from sim.simulate.consistency import check
 from sim.specs import Scenario
 from sim.topology import build
-from sim.topology.folding import NotFoldableError, folded
+from sim.topology.folding import NotFoldableError, folded, folded_by_steps, steps_alike
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S
 
@@ -38,7 +40,7 @@ class Simulated:
     scenario: Scenario
     topology: Topology
     """Folded where some chips were simulated for all."""
-    lowered: Lowered
+    lowered: LoweredPass
     trace: Trace
     """Of all layers, or of those that stand for the rest."""
     periods: tuple[Period, ...]
@@ -73,7 +75,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
     engine_s = 0.0
     found: tuple[Period, ...] | None = None
     for keep in (*(_KEPT if repeats else ()), None):
-        topology, lowered, folding = lowered_pass(scenario, keep)
+        topology, lowered, folding = lower_pass(scenario, keep)
         began = time.perf_counter()
         trace = simulate(lowered.program, scenario.engine.kernel)
         engine_s += time.perf_counter() - began
@@ -85,17 +87,17 @@ def simulate_pass(scenario: Scenario) -> Simulated:
     return Simulated(scenario, topology, lowered, trace, found or (), shortcuts, engine_s)
 
 
-def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, Lowered, str]:
+def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, LoweredPass, str]:
     """One pass on few chips that stand for all, or on all chips where they are not alike or folding is off.
 
     Also says which, and why. `keep` as in `lower`.
     """
     topology = machine(scenario)
     obstacle = _obstacle(scenario, topology)
-    if not obstacle:
+    for fold in () if obstacle else _folds(scenario, topology):
         try:
-            few = folded_by_stage(scenario, topology) if scenario.pipeline else folded(topology)
-            return few, lower(scenario, few, keep), _folding(few)
+            few = fold()
+            return few, lower(scenario, few, keep), _folding(scenario, few)
         except NotFoldableError as error:
             obstacle = str(error)
     notes: tuple[str, ...] = ()
@@ -113,9 +115,18 @@ def lowered_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology,
     return topology, lowered, f"all chips are simulated: {obstacle}"
 
 
-def _folding(few: Topology) -> str:
-    stand_in = "one chip is" if few.chips == 1 else "one chip of each stage is"
-    return f"{stand_in} simulated for all {few.mesh_chips}, each of whose sends is alike"
+def _folds(scenario: Scenario, topology: Topology) -> list[Callable[[], Topology]]:
+    """Returns ways to fold the machine, the one to the fewest chips first."""
+    if scenario.pipeline:
+        return [partial(folded_by_stage, scenario, topology)]
+    return [partial(folded, topology), *(partial(folded_by_steps, topology, steps) for steps in steps_alike(topology))]
+
+
+def _folding(scenario: Scenario, few: Topology) -> str:
+    if few.chips > 1 and not scenario.pipeline:
+        return f"{few.chips} chips are simulated for all {few.mesh_chips}, each of whose sends is like those of one"
+    which = "one chip is" if few.chips == 1 else "one chip of each stage is"
+    return f"{which} simulated for all {few.mesh_chips}, each of whose sends is alike"
 
 
 def _obstacle(scenario: Scenario, topology: Topology) -> str:
@@ -131,7 +142,7 @@ def _obstacle(scenario: Scenario, topology: Topology) -> str:
     return ""
 
 
-def _periodicity(scenario: Scenario, lowered: Lowered) -> str:
+def _periodicity(scenario: Scenario, lowered: LoweredPass) -> str:
     left_out = sum(block.count * block.layers for block in lowered.program.skipped)
     if left_out:
         some = scenario.layers - left_out

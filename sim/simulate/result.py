@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.lowering.lower import lower
-from sim.lowering.lowered import Lowered
+from sim.lowering.lowered_pass import LoweredPass
 from sim.program import Period
 from sim.program.trace import Trace
 from sim.report.pool import Series, over_time
@@ -27,7 +27,7 @@ class Pass:
     scenario: Scenario
     topology: Topology
     """Folded where some chips were simulated for all."""
-    lowered: Lowered
+    lowered: LoweredPass
     part: Trace
     """Of all layers, or of those that were simulated for the rest."""
     periods: tuple[Period, ...]

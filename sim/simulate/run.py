@@ -25,7 +25,7 @@ from sim.report.spread import Spread
 from sim.report.waiting import waiting
 from sim.report.what_if import what_if
 from sim.simulate.decode_steps import Steps, simulate_steps
-from sim.simulate.forward_pass import Simulated, lowered_pass, simulate_pass
+from sim.simulate.forward_pass import Simulated, lower_pass, simulate_pass
 from sim.simulate.latency import latency_s, steps_of
 from sim.simulate.predict import form_of
 from sim.simulate.result import Pass, Run
@@ -176,7 +176,7 @@ def restored(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spread
     """
     passes, tasks = [], 0
     for phase, own in zip(scenario.phases, written, strict=True):
-        topology, lowered, _ = lowered_pass(phase, own.kept)
+        topology, lowered, _ = lower_pass(phase, own.kept)
         times, periods = own.times(lowered.program)
         times["end"] = times["free"] + lowered.program.flight_ps
         trace = Trace(lowered.program, times)

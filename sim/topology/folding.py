@@ -1,11 +1,13 @@
-"""Folded machines: a few chips that stand for all, whose links lead back to themselves."""
+"""Folded machines: a few chips that represent all, whose links lead back to themselves."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -33,6 +35,40 @@ def folded(whole: Topology) -> Topology:
         raise NotFoldableError(unlike(whole))
     ports = [rings.get(link.index, ("alone", link.index)) for link in whole.links] if rings else numbered_ports(whole)
     return folded_by(whole, np.zeros(whole.chips, dtype=np.int32), ports)
+
+
+def steps_alike(whole: Topology) -> list[tuple[int, ...]]:
+    """[candidates, axes] Returns after how many hops along each axis of a torus chips may be alike; none where its mesh
+    splits no axis.
+
+    A translation maps the groups of every mesh axis onto groups where it is a multiple of the strides of all parts of
+    each axis of the wiring. Chips of a group may then change places, which not every algorithm allows, so further
+    candidates have no step along some axes.
+    """
+    pieces = [piece for axis in whole.mesh for piece in axis.pieces]
+    strides = [prod(axis.size for axis in whole.axes[i + 1 :]) for i in range(len(whole.axes))]
+    steps = [
+        max([1, *(below // stride for size, below in pieces if size > 1 and below < stride * axis.size)])
+        for axis, stride in zip(whole.axes, strides, strict=True)
+    ]
+    if not whole.has_lines or max(steps) == 1:
+        return []
+    candidates = itertools.product(*({step, axis.size} for step, axis in zip(steps, whole.axes, strict=True)))
+    return sorted(candidates, key=lambda each: (prod(each), each))[:-1]
+
+
+@functools.lru_cache(maxsize=64)
+def folded_by_steps(whole: Topology, steps: tuple[int, ...]) -> Topology:
+    """Returns the machine on which a chip represents all that lie a multiple of so many hops from it along each axis.
+
+    Raises:
+        NotFoldableError: the chips are not all alike.
+    """
+    if not whole.vertex_transitive or not whole.has_lines:
+        raise NotFoldableError(unlike(whole))
+    at = np.unravel_index(np.arange(whole.chips), [axis.size for axis in whole.axes])
+    within = tuple(positions % step for positions, step in zip(at, steps, strict=True))
+    return folded_by(whole, np.ravel_multi_index(within, steps).astype(np.int32), numbered_ports(whole))
 
 
 def unlike(topology: Topology) -> str:

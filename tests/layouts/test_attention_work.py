@@ -9,7 +9,7 @@ from sim.lowering.lower import lower
 from sim.lowering.placement import machine
 from sim.program import Kind
 from sim.simulate.communication import Communication
-from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import step_s
 from sim.specs import load
 
@@ -47,7 +47,7 @@ def test_a_fused_kernel_skips_what_the_causal_mask_hides(settings, queries, cach
     """Llama-3 70B on 8 chips: 8 query heads of 128 each, 8 sequences; 2 FLOPs a value for scores, 2 for values."""
     scenario = load.scenario("llama3_70b_tp8_standard", [*ENDS, *settings, kernel])
     seen = pairs(queries, cached, skips=masked and kernel == FUSED)
-    assert flops(lowered_pass(scenario)[1].program) == 4 * 8 * 8 * 128 * seen
+    assert flops(lower_pass(scenario)[1].program) == 4 * 8 * 8 * 128 * seen
 
 
 def test_of_positions_split_over_chips_the_chip_with_the_last_ones_is_waited_for():
@@ -95,7 +95,7 @@ def test_the_closed_form_of_a_box_counts_the_same_pairs(workload, cache, causal,
         for name in form.terms
         if name in ("attention", "attention scores", "attention values", "attention softmax")
     )
-    program = lowered_pass(one)[1].program
+    program = lower_pass(one)[1].program
     names = [name.startswith("attention") for name in program.op_names]
     busy = program.busy_ps[(program.kind == Kind.COMPUTE) & np.array(names)[program.op] & (program.chip == 0)].sum()
     assert attention == pytest.approx(busy / 1e12, rel=1e-6)

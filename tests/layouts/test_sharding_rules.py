@@ -12,7 +12,7 @@ SIZES = {"B": 4, "L": 4, "H": 8, "K": 2, "Q": 2}
 
 
 def tensor(notation: str) -> sharding.Sharded:
-    return sharding.sharded(notation, SIZES, MESH, "bf16")
+    return sharding.from_notation(notation, SIZES, MESH, "bf16")
 
 
 def test_attention_of_whole_tensors_is_allowed():

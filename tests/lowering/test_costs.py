@@ -17,7 +17,7 @@ from sim.plots import roofline
 from sim.program import Kind
 from sim.report.metrics import measure
 from sim.report.roofline import memory_bound
-from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.simulate.forward_pass import lower_pass, simulate_pass
 from sim.specs import load
 from sim.specs.uses import PRESETS
 from sim.studies.explain.changes import changed
@@ -204,7 +204,7 @@ def busy_ps(scenario, faster):
         "nothing": {},
     }
     settings = rates[faster]
-    return lowered_pass(changed(scenario, settings))[1].program.busy_ps
+    return lower_pass(changed(scenario, settings))[1].program.busy_ps
 
 
 def assert_labels_follow(scenario):
@@ -212,7 +212,7 @@ def assert_labels_follow(scenario):
 
     Times are rounded to picoseconds.
     """
-    program = lowered_pass(scenario)[1].program
+    program = lower_pass(scenario)[1].program
     compute = program.kind == Kind.COMPUTE
     own = busy_ps(scenario, "nothing")
     by_memory, by_flops = own - busy_ps(scenario, "memory"), own - busy_ps(scenario, "compute")

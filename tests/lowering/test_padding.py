@@ -11,9 +11,9 @@ from support.pipelines import scenario, times
 
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.layouts.forward import Pass
+from sim.layouts.forward import ForwardPass
 from sim.layouts.layer import Layer
-from sim.layouts.numpy_executor import Execution
+from sim.layouts.numpy_executor import NumpyExecutor
 from sim.lowering.lower import lower
 from sim.lowering.placement import machine, tensor_parallel
 from sim.program import Kind
@@ -29,19 +29,19 @@ def test_packed_layers_compute_what_padded_ones_do(chips: int):
     rng = np.random.default_rng(chips)
     size = transformer.sizes(batch=4, positions=7, kv_heads=8)
     layers = [transformer.weights(rng, size, "mlp") for _ in range(2)]
-    flow = Execution(tensor_parallel(switch(chips), 8), size)
+    flow = NumpyExecutor(tensor_parallel(switch(chips), 8), size)
     flow.lengths = LENGTHS
     at = PRESETS["tensor_parallel"](tuple(axis for axis, _ in flow.mesh))
     model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
     layer = Layer(flow, model, at, packed=True)
-    whole = Pass((layer,), ("standard",) * 2, (), every_position=True, tied=True, ends=False)
+    whole = ForwardPass((layer,), ("standard",) * 2, (), every_position=True, tied=True, has_logits=False)
     x = rng.normal(size=(4, 7, size["E"]))
     flow.send(flow.place(x, "B L E"))
-    streams = whole.begin()
+    streams = whole.embed_tokens()
     for i, weights in enumerate(layers):
         flow.layer, flow.weights = i, weights
         streams = whole.layer("standard", streams)
-    packed = flow.whole(whole.close(streams))
+    packed = flow.collect(whole.finish_stream(streams))
     for sequence, real in enumerate(LENGTHS):
         alone = transformer.OneDevice(layers, {}, "serial").forward(x[sequence : sequence + 1, :real])
         np.testing.assert_allclose(packed[sequence, :real], alone[0], rtol=1e-9, atol=1e-9)
@@ -134,18 +134,18 @@ def test_two_stages_compute_what_one_does(scattered: bool, packed: bool):
     rng = np.random.default_rng(7)
     size = transformer.sizes(batch=4, positions=7, kv_heads=8)
     layers = [transformer.weights(rng, size, "mlp") for _ in range(2)]
-    flow = Execution(tensor_parallel(switch(4), 8), size)
+    flow = NumpyExecutor(tensor_parallel(switch(4), 8), size)
     flow.lengths = LENGTHS
     at = PRESETS["tensor_parallel"](tuple(axis for axis, _ in flow.mesh))
     model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
     layer = Layer(flow, model, at, packed=packed)
-    whole = Pass((layer,), ("standard",) * 2, (), every_position=True, tied=True, ends=False)
+    whole = ForwardPass((layer,), ("standard",) * 2, (), every_position=True, tied=True, has_logits=False)
     x = rng.normal(size=(4, 7, size["E"]))
     flow.send(flow.place(x, "B L E"))
     flow.layer, flow.weights = 0, layers[0]
-    whole.leave(whole.layer("standard", whole.begin()), scattered)
+    whole.send_stream(whole.layer("standard", whole.embed_tokens()), scattered)
     flow.layer, flow.weights = 1, layers[1]
-    found = flow.whole(whole.close(whole.layer("standard", whole.resume(scattered, "standard"))))
+    found = flow.collect(whole.finish_stream(whole.layer("standard", whole.receive_stream(scattered, "standard"))))
     expected = transformer.OneDevice(layers, {}, "serial").forward(x)
     for sequence, real in enumerate(LENGTHS):
         rows = slice(real if packed else 7)

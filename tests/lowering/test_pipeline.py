@@ -96,7 +96,7 @@ def test_sequential_takes_every_stage_in_turn():
 
 def test_fasterTransformers_micro_batches():  # noqa: N802
     """Batch 16 of 128 tokens on two stages: 8 x 128 = 1024 tokens each, not above 1024; of 256, 4 x 256."""
-    from sim.lowering.pipeline.assemble import microbatches
+    from sim.lowering.pipeline.lower_pipeline import microbatches
 
     def count(batch: int, prompt: int, tokens: int = 1024) -> int:
         given = scenario(schedule="blocking", stages=[3, 3], batch=batch, prompt=prompt, microbatch_tokens=tokens)

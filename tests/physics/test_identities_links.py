@@ -16,7 +16,7 @@ from sim.collectives import algorithm_of
 from sim.lowering.placement import machine
 from sim.program import Kind
 from sim.report.breakdown import breakdown
-from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.simulate.forward_pass import lower_pass, simulate_pass
 from sim.specs import DTYPE_BYTES, Scenario, load
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
@@ -159,7 +159,7 @@ def durations_ps(given: Scenario, hbm: float = 1.0, flops: float = 1.0) -> np.nd
     rates["vector_peak"] = times(chip.vector_peak, flops)
     rates["peak"] = {dtype: times(rate, flops) for dtype, rate in chip.peak.items()}
     topology = given.topology.model_copy(update={"chip": chip.model_copy(update=rates)})
-    return lowered_pass(given.model_copy(update={"topology": topology}))[1].program.busy_ps
+    return lower_pass(given.model_copy(update={"topology": topology}))[1].program.busy_ps
 
 
 CHIPS = load.shipped("chip")

@@ -18,7 +18,7 @@ from sim.collectives.nccl import kernels as library
 from sim.errors import InputError
 from sim.lowering import placement
 from sim.program import Kind
-from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import latency_s
 from sim.specs import Scenario, load
 from sim.studies.bench import collective as bench
@@ -90,7 +90,7 @@ def collective_sizes(given: Scenario) -> set[tuple[str, float]]:
     """(collective, bytes) of every collective of a step but sends between stages."""
     found = set()
     for phase in given.phases:
-        program = lowered_pass(phase)[1].program
+        program = lower_pass(phase)[1].program
         for task in np.flatnonzero(program.kind == Kind.BEGIN).tolist():
             name = program.op_names[program.op[task]].partition("(")[0]
             if name in COLLECTIVES:
@@ -140,7 +140,7 @@ def test_faster_hardware_makes_no_step_slower(name: str, changed: str):
 def test_twice_every_rate_and_half_every_time_is_half_the_time(name: str):
     """Each task is rounded to a picosecond: every task gains or loses half of one, all one after the other at most."""
     given = scenario(name)
-    tasks = sum(len(lowered_pass(phase)[1].program) * phase.workload.steps for phase in given.phases)
+    tasks = sum(len(lower_pass(phase)[1].program) * phase.workload.steps for phase in given.phases)
     then_s = latency_s(faster(given, lambda own: True, arrivals=True))
     assert then_s == pytest.approx(time_s(name) / 2, rel=0, abs=tasks * 1e-12)
 

@@ -18,7 +18,7 @@ from sim.collectives.schedule import ScheduleBuilder
 from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.program import Kind, ProgramBuilder
-from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.forward_pass import lower_pass
 from sim.simulate.run import run
 from sim.specs import load
 from sim.studies.bench import collective as bench
@@ -188,12 +188,28 @@ POOL = {
 
 
 CONTROLLER = {"kind": "multi", "rpc": "3 us", "poll": "7 us", "result_poll": "11 us"}
+AXES = "topology.axes={x: {size: 4, wrap: true}, y: {size: 2, wrap: true}, z: {size: 8, wrap: true}}"
+
+
+def split(mesh, *settings):
+    return load.scenario("palm540b_decode_ws2d", [AXES, f"mesh={mesh}", "engine.layers=2", *settings])
+
+
 PROGRAMS = {
     "tensor parallel": lambda: load.scenario(TP, ["engine.layers=3"]),
     "launched by the host": lambda: load.scenario(TP, ["engine.layers=3", "layout.graph_capture=false"]),
     "16 of 72": lambda: load.scenario(TP, ["engine.layers=3", "topology=gb200_nvl72", "layout.mesh.tensor=16"]),
     "summed in the switch": lambda: load.scenario(TP, ["engine.layers=3", "collectives={all_reduce: nvls}"]),
     "torus": lambda: load.scenario("palm540b_decode_ws2d", ["engine.layers=2"]),
+    "torus with split axes": lambda: split("{x: x, y: y, out: {of: z, size: 2}, in: {of: z, size: 4}}"),
+    "torus with split axes, looped": lambda: split(
+        "{x: {of: x, size: 2}, y: y, out: {of: z, size: 4}, in: {of: z, size: 2}, last: {of: x, size: 2}}",
+        "layout.overlap=collective_matmul",
+    ),
+    "torus with split axes, weights in a loop": lambda: split(
+        "{x: x, y: y, out: {of: z, size: 2}, in: {of: z, size: 4}}",
+        "layout={ffn: weight_gathered_xyz, overlap: collective_matmul}",
+    ),
     "stages": lambda: load.scenario(PIPELINE, ["layout.pipeline.requests=3", "model.layers=4"]),
     "stages with a memory pool": lambda: scenario(
         layers=4, stages=[2, 2], schedule="blocking", tensor=2, phase="decode", more={"memory_pool": POOL}
@@ -214,7 +230,7 @@ PROGRAMS = {
 def test_every_task_of_the_whole_is_one_of_the_few(made):
     """The condition for which folding is exact, on the program of all chips, task by task."""
     found = made()
-    few, lowered, _ = lowered_pass(found)
+    few, lowered, _ = lower_pass(found)
     assert few.unfolded
     assert differences(lower(found, few.unfolded).program, lowered.program, few) == []
 
@@ -247,7 +263,7 @@ def test_the_trace_of_all_chips_is_that_of_the_full_run(made):
 def test_a_program_of_chips_that_differ_is_not_covered():
     """The check above finds a task of one chip that takes longer, waits for another, holds another's port."""
     found = load.scenario(TP, ["engine.layers=1"])
-    few, lowered, _ = lowered_pass(found)
+    few, lowered, _ = lower_pass(found)
     whole = lower(found, few.unfolded).program
     busy_ps = whole.busy_ps.copy()
     busy_ps[5] += 1

@@ -9,7 +9,7 @@ from support.pipelines import scenario
 from support.reports import both, figures
 
 from sim.errors import InputError
-from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.forward_pass import lower_pass
 from sim.specs import Scenario, load
 
 SWITCHES = ["dgx_a100", "dgx_h100", "hgx_b200", "gb200_nvl72", "mi300x"]
@@ -97,8 +97,33 @@ def test_a_folded_pipeline_is_the_full_run(chosen: dict[str, Any]):
     assert figures(found) == figures(found.model_copy(update={"engine": off}))
 
 
+SPLITS = [
+    "{x: x, y: y, out: {of: z, size: 2}, in: {of: z, size: 4}}",
+    "{x: x, y: {of: y, size: 2}, out: {of: z, size: 4}, in: {of: z, size: 2}, last: {of: y, size: 2}}",
+    "{x: {of: z, size: 4}, y: y, in: {of: z, size: 2}, z: x}",
+    "{x: x, y: y, out: {of: z, size: 2}, mid: {of: z, size: 2}, in: {of: z, size: 2}}",
+    "{x: x, y: y, out: {of: z, size: 4}, in: {of: z, size: 2}}",
+]
+LAYOUTS = ["weight_stationary_1d", "weight_stationary_2d", "weight_gathered_x", "weight_gathered_xyz"]
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+@pytest.mark.parametrize("overlap", ["none", "collective_matmul"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mesh", SPLITS)
+def test_folded_and_periodic_is_the_full_run_of_a_torus_with_split_axes(
+    mesh: str, layout: str, overlap: str, phase: str
+):
+    axes = "topology.axes={x: {size: 2, wrap: true}, y: {size: 4, wrap: true}, z: {size: 8, wrap: true}}"
+    work = {"decode": "context: 100, generate: 8", "prefill": "prompt: 64"}[phase]
+    workload = f"workload={{phase: {phase}, batch: 64, {work}, weights: bf16}}"
+    chosen = [axes, f"mesh={mesh}", f"layout={{ffn: {layout}, overlap: {overlap}}}", workload, "engine.layers=4"]
+    mine, full = both(TORUS, chosen)
+    assert mine == full
+
+
 def said(found: Scenario) -> str:
-    return lowered_pass(found)[2]
+    return lower_pass(found)[2]
 
 
 TORUS, SWITCH = "palm540b_decode_ws2d", "llama3_70b_tp8_standard"
@@ -129,6 +154,30 @@ def test_what_is_unlike_turns_folding_off(name: str, chosen: str, why: str):
     text = said(load.scenario(name, [chosen, "engine.layers=2"]))
     assert text.startswith("all chips are simulated: ")
     assert text.endswith(why)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings", "text"),
+    [
+        ((2, 4, 8), [SPLITS[0]], "4 chips are simulated for all 64, each of whose sends is like those of one"),
+        # The four chips of a group do not send to each other in the same order from each: they keep their places.
+        ((2, 4, 8), [SPLITS[4]], "8 chips are simulated for all 64, each of whose sends is like those of one"),
+        # Rings of the groups along x and part of z together are not alike from every chip.
+        (
+            (2, 4, 8),
+            [SPLITS[2], "stack=ideal"],
+            "16 chips are simulated for all 64, each of whose sends is like those of one",
+        ),
+        ((1, 1, 8), [SPLITS[4]], "all chips are simulated: all_to_all: chips do different things"),
+    ],
+)
+def test_chips_of_a_torus_with_split_axes_are_alike_where_translations_map_groups_to_groups(
+    sizes: tuple[int, int, int], settings: list[str], text: str
+):
+    mesh, *more = settings
+    axes = ", ".join(f"{name}: {{size: {size}, wrap: true}}" for name, size in zip("xyz", sizes, strict=True))
+    chosen = [f"topology.axes={{{axes}}}", f"mesh={mesh}", "engine.layers=2", *more]
+    assert said(load.scenario(TORUS, chosen)) == text
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_partition_that_uses_an_axis_twice_is_refused():
 
 def test_a_layer_that_gathers_the_wrong_axes_is_refused(monkeypatch):
     def wrong(self, x, plus, name):
-        return x, self.flow.all_gather([(x, "E")], self.at.d_model, "residual")[0]
+        return x, self.flow.all_gather([(x, "E")], self.uses.d_model, "residual")[0]
 
     monkeypatch.setattr(Layer, "norm", wrong)
     with pytest.raises(LayoutError, match=r"all_gather\(x\) of BLE_xzy: 'E' must be split innermost over these axes"):
@@ -114,7 +114,7 @@ def test_a_layer_that_gathers_the_wrong_axes_is_refused(monkeypatch):
 
 
 def test_a_missing_reduce_scatter_is_refused(monkeypatch):
-    monkeypatch.setattr(Layer, "_summed", lambda self, factors, half, name: self._product(factors))
+    monkeypatch.setattr(Layer, "_reduce_products", lambda self, factors, sum_axes, name: self._multiply(factors))
     with pytest.raises(LayoutError, match=r"add of BLE_xzy and BLE_x \(partial zy\)"):
         next(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
@@ -139,13 +139,13 @@ def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
 )
 def test_attention_that_slices_a_stream_of_the_chips_own_is_refused(monkeypatch, differing, rule):
     """Few key-value heads are projected on a slice of the tokens: it must be a slice of one and the same stream."""
-    into = Layer._into
+    project = Layer._project
 
     def own(self, *args):
-        y, products = into(self, *args)
-        return self.flow.own_part(self.flow.share(y, differing)), products
+        y, products = project(self, *args)
+        return self.flow.keep_partial(self.flow.as_mean_partial(y, differing)), products
 
-    monkeypatch.setattr(Layer, "_into", own)
+    monkeypatch.setattr(Layer, "_project", own)
     with pytest.raises(LayoutError, match=rule):
         next(run_both(PRESETS["weight_stationary_1d"], (2, 2), batch=4))
 
@@ -155,14 +155,14 @@ def test_a_norm_over_the_own_shard_only_computes_something_else(monkeypatch):
         flow = self.flow
         return flow.scale(x, flow.mean_square(x, "E", name), flow.weight(name, "E_x", "E_x"), name)
 
-    monkeypatch.setattr(Layer, "_normalised", own_shard_only)
+    monkeypatch.setattr(Layer, "_scale_to_unit", own_shard_only)
     assert differs(run_both(PRESETS["weight_stationary_2d"], (2, 2, 2)))
 
 
 def test_a_loop_that_needs_its_shards_one_piece_early_is_caught(monkeypatch):
-    from sim.layouts import numpy_executor as execute
+    from sim.layouts import numpy_loops
 
-    late = execute.piece_of_arrival
-    monkeypatch.setattr(execute, "piece_of_arrival", lambda *args: late(*args) - 1)
+    late = numpy_loops.piece_of_arrival
+    monkeypatch.setattr(numpy_loops, "piece_of_arrival", lambda *args: late(*args) - 1)
     with pytest.raises(KeyError):  # the last piece has nothing to multiply
         next(run_both(PRESETS["weight_stationary_2d"], (4, 2), form="one_way"))

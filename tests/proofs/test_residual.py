@@ -12,14 +12,14 @@ from support.machines import switch
 from sim.errors import LayoutError
 from sim.layouts import residual
 from sim.layouts.layer import Layer
-from sim.layouts.numpy_executor import Execution
+from sim.layouts.numpy_executor import NumpyExecutor
 from sim.layouts.residual import SCHEMES
 from sim.lowering.placement import tensor_parallel
 from sim.specs import Residual
 from sim.specs.uses import PRESETS
 
 LAYERS = 5
-OWN_MLP = Layer.own_mlp
+PARTIAL_MLP = Layer.partial_mlp
 
 
 def passes(scheme, *, tp=4, kv=2, layers=LAYERS, ladder_layers=2, layout="tensor_parallel", head=False, **options):
@@ -111,9 +111,9 @@ def test_a_ladder_that_waits_for_the_last_half_is_standard(monkeypatch):
 
 
 def test_a_ladder_that_drops_the_last_outputs_is_caught(monkeypatch):
-    norm = Execution.norm
+    norm = NumpyExecutor.norm
     monkeypatch.setattr(
-        Execution,
+        NumpyExecutor,
         "norm",
         lambda self, x, plus, gain, name: norm(self, x, () if name == "final_norm" else plus, gain, name),
     )
@@ -121,23 +121,25 @@ def test_a_ladder_that_drops_the_last_outputs_is_caught(monkeypatch):
 
 
 def test_a_desync_without_its_share_of_the_residual_is_caught(monkeypatch):
-    monkeypatch.setattr(Layer, "own_mlp", lambda layer, y, kept=None: layer.mlp(y) if kept else OWN_MLP(layer, y))
+    monkeypatch.setattr(
+        Layer, "partial_mlp", lambda layer, y, stream=None: layer.mlp(y) if stream else PARTIAL_MLP(layer, y)
+    )
     assert differs("desync2")
 
 
 def test_a_desync_that_takes_the_whole_residual_from_every_chip_is_caught(monkeypatch):
-    share = Execution.share
+    share = NumpyExecutor.as_mean_partial
 
     def whole(self, x, axes):
         value = share(self, x, axes)
         return replace(value, shards=x.shards)
 
-    monkeypatch.setattr(Execution, "share", whole)
+    monkeypatch.setattr(NumpyExecutor, "as_mean_partial", whole)
     assert differs("desync4")
 
 
 def test_a_missing_sum_is_refused(monkeypatch):
-    monkeypatch.setattr(Layer, "_summed", lambda self, factors, half, name: self._product(factors))
+    monkeypatch.setattr(Layer, "_reduce_products", lambda self, factors, sum_axes, name: self._multiply(factors))
     with pytest.raises(LayoutError, match=r"add of BLE and BLE \(partial tr\): both must be sharded alike"):
         next(passes("standard"))
 

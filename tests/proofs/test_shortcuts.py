@@ -21,7 +21,7 @@ from sim.report.metrics import Measures, measure
 from sim.report.waiting import waiting
 from sim.results import folder as outputs
 from sim.shortcuts import periodic
-from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.simulate.forward_pass import lower_pass, simulate_pass
 from sim.simulate.run import run
 from sim.specs import load
 from sim.units import PS_PER_S
@@ -87,7 +87,7 @@ def test_layers_of_two_kinds_repeat_each(hybrid):
 
 def test_what_is_left_out_comes_back_as_it_was():
     scenario = load.scenario("palm540b_decode_ws2d", ["engine.layers=30"])
-    topology, _, _ = lowered_pass(scenario)
+    topology, _, _ = lower_pass(scenario)
     full, part = lower(scenario, topology).program, lower(scenario, topology, keep=3).program
     assert len(part) < len(full) / 4
     for field in dataclasses.fields(Program):

@@ -14,7 +14,7 @@ from sim.program import Program
 from sim.program.trace import Trace
 from sim.shortcuts.task_order import TaskOrder
 from sim.simulate.decode_steps import simulate_steps, with_cache
-from sim.simulate.forward_pass import lowered_pass, simulate_pass
+from sim.simulate.forward_pass import lower_pass, simulate_pass
 from sim.simulate.run import run
 from sim.specs import Scenario, load
 
@@ -74,7 +74,7 @@ def test_a_program_with_another_cache_is_what_lowering_that_step_gives(case):
     keep = found.lowered.program.skipped[0].kept if found.lowered.program.skipped else None
     for step in (short, long, longer):
         changed = with_cache(found, step.workload.mean_cache_length)
-        assert_equal(changed, lowered_pass(step, keep)[1].program)
+        assert_equal(changed, lower_pass(step, keep)[1].program)
         assert (changed.busy_ps == found.lowered.program.busy_ps).all() == (step is short)
 
 

@@ -241,7 +241,7 @@ def block_of(tensor: Sharded, dim: str, rank: Mapping[str, int]) -> range:
     own, block = tensor.dim(dim), 0
     for axis in own.axes:
         block = block * dict(tensor.mesh)[axis] + rank[axis]
-    length = own.size // tensor.ways(own.axes)
+    length = own.size // tensor.group_size(own.axes)
     return range(block * length, (block + 1) * length)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sim.layouts import forward
 from sim.layouts.layer import Layer
-from sim.layouts.numpy_executor import Execution
+from sim.layouts.numpy_executor import NumpyExecutor
 from sim.layouts.residual import SCHEMES
 from sim.specs.uses import Uses
 from sim.topology import Topology
@@ -119,7 +119,7 @@ DIFFERING = ("desync2", "desync4", "no_communication")
 
 
 def passes(
-    at: Uses,
+    uses: Uses,
     machine: Topology,
     *,
     scheme: str = "standard",
@@ -152,35 +152,35 @@ def passes(
     rng = np.random.default_rng(1)
     weights = [transformer.weights(rng, size, ffn) for _ in range(layers)]
     ends = transformer.ends(rng, size, tied=tied)
-    flow = Execution(machine, size, form, chunks)
+    flow = NumpyExecutor(machine, size, form, chunks)
     model: Any = SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv)
     differing = scheme in DIFFERING
     ranks = Ranks(weights, ends, chips if differing else 1, kv)
     for count in positions:
         size["L"] = count
-        ways = int(np.prod([length for axis, length in flow.mesh if axis in at.tokens]))
-        by_sequence = count % ways > 0 or parts > 1 or not set(at.tokens) <= set(at.heads)
-        layer: Layer[Any] = Layer(flow, model, at, attention, token_dim="B" if by_sequence else "L")
-        whole: forward.Pass[Any] = forward.Pass(
-            layers=forward.parts(layer, parts),
+        chips_per_token_group = int(np.prod([length for axis, length in flow.mesh if axis in uses.tokens]))
+        by_sequence = count % chips_per_token_group > 0 or parts > 1 or not set(uses.tokens) <= set(uses.heads)
+        layer: Layer[Any] = Layer(flow, model, uses, attention, token_dim="B" if by_sequence else "L")
+        forward_pass: forward.ForwardPass[Any] = forward.ForwardPass(
+            layers=forward.split_layer(layer, parts),
             kinds=SCHEMES[scheme](layers, ladder_layers),
-            head=at.weights if head else (),
+            head=uses.weights if head else (),
             every_position=every_position,
             tied=tied,
         )
         flow.tokens, flow.weights = rng.integers(size["V"], size=(batch, count)), ends
-        streams = whole.begin()
-        for i, kind in enumerate(whole.kinds):
+        streams = forward_pass.embed_tokens()
+        for i, kind in enumerate(forward_pass.kinds):
             if i in cuts:
-                whole.leave(streams, scattered)
-                streams = whole.resume(scattered, whole.kinds[i - 1])
+                forward_pass.send_stream(streams, scattered)
+                streams = forward_pass.receive_stream(scattered, forward_pass.kinds[i - 1])
             flow.layer, flow.weights = i, weights[i]
-            streams = whole.layer(kind, streams)
+            streams = forward_pass.layer(kind, streams)
         flow.weights = ends
-        logits, token = whole.end(streams)
+        logits, token = forward_pass.compute_logits(streams)
         want = ranks.logits(flow.tokens, scheme, ladder_layers, cuts)
-        got = [each[:, -1:] for each in logits.shards] if differing and not head else [flow.whole(logits)[:, -1:]]
-        tokens = got[0].argmax(-1) if scheme == "no_communication" else flow.whole(token)
+        got = [each[:, -1:] for each in logits.shards] if differing and not head else [flow.collect(logits)[:, -1:]]
+        tokens = got[0].argmax(-1) if scheme == "no_communication" else flow.collect(token)
         yield got, tokens, want if len(got) == len(want) else want[:1]
 
 

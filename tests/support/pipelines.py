@@ -12,7 +12,7 @@ from sim.lowering.lower import lower
 from sim.lowering.placement import machine
 from sim.program import Kind
 from sim.program.trace import Trace
-from sim.simulate.forward_pass import lowered_pass
+from sim.simulate.forward_pass import lower_pass
 from sim.specs import Scenario, load
 
 FREE = "1e12 GB/s"
@@ -125,7 +125,7 @@ class Times:
 
 def times(given: Scenario) -> Times:
     """Simulate a pipeline."""
-    lowered = lowered_pass(given)[1] if given.perturb else lower(given, machine(given))
+    lowered = lower_pass(given)[1] if given.perturb else lower(given, machine(given))
     trace = simulate(lowered.program)
     ends = trace.times["end"]
     assert lowered.batches is not None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sim.lowering.pipeline.assembly import Assembly, Tasks
+from sim.lowering.pipeline.builder import Message, PipelineBuilder, Tasks
 from sim.lowering.pipeline.requests import Requests
 from sim.program.batches import StagePass
 from sim.specs import PipelineSpec
@@ -21,7 +21,7 @@ from sim.specs import PipelineSpec
 class Plan:
     """What a schedule has to order."""
 
-    to: Assembly
+    builder: PipelineBuilder
     requests: Requests
     spec: PipelineSpec
     count: int
@@ -40,28 +40,28 @@ def in_order(plan: Plan) -> None:
     Where sends block the stage (as in FasterTransformer, whose sends are on the compute stream, and in EnergonAI, which
     synchronises the device), it begins nothing before its activations have arrived.
     """
-    to, blocks = plan.to, plan.spec.schedule != "non_blocking" or plan.spec.send_blocks_stage
-    free: list[Tasks] = [()] * len(to.stages)
+    builder, blocks = plan.builder, plan.spec.schedule != "non_blocking" or plan.spec.send_blocks_stage
+    free: list[Tasks] = [()] * len(builder.stages)
     for request in range(plan.count):
-        seen = plan.requests.come(request, free)
+        known = plan.requests.admit(request, free)
         for part in range(plan.parts):
             ended: Tasks = ()
-            for i, stage in enumerate(to.stages):
-                ready = (*free[i], *seen[i])
+            for i, stage in enumerate(builder.stages):
+                ready = (*free[i], *known[i])
                 if i:
-                    before, size = to.stages[i - 1], to.passes[i - 1].sent_bytes
-                    sent, there = to.send(
-                        before, stage, size, ended, ready if blocks else None, "activations", plan.dtype
-                    )
+                    message = Message("activations", builder.passes[i - 1].sent_bytes, plan.dtype)
+                    posted = ready if blocks else None
+                    sent, arrived = builder.send(builder.stages[i - 1], stage, message, ended, posted)
                     free[i - 1] = (sent,) if blocks else free[i - 1]
-                    ready = (there,) if blocks else (*ready, there)
-                ended = (to.run(stage, request, part, ready).end,)
+                    ready = (arrived,) if blocks else (*ready, arrived)
+                ended = (builder.run(stage, request, part, ready).end,)
                 free[i] = ended
         if plan.token_bytes:
-            for i, stage in enumerate(to.stages[:-1]):
-                sent, there = to.send(to.stages[-1], stage, plan.token_bytes, free[-1], free[i], "tokens", "int32")
-                free[-1], free[i] = (sent,), (there,)
-        plan.requests.go(request, free[-1] if plan.token_bytes else ended)
+            for i, stage in enumerate(builder.stages[:-1]):
+                message = Message("tokens", plan.token_bytes, "int32")
+                sent, arrived = builder.send(builder.stages[-1], stage, message, free[-1], free[i])
+                free[-1], free[i] = (sent,), (arrived,)
+        plan.requests.complete(request, free[-1] if plan.token_bytes else ended)
 
 
 def bounded_queue(plan: Plan) -> None:
@@ -69,27 +69,28 @@ def bounded_queue(plan: Plan) -> None:
 
     A stage that finds the queue full looks again after every `retry`, and until it has sent does nothing else.
     """
-    to, queue = plan.to, plan.spec.queue
+    builder, queue = plan.builder, plan.spec.queue
     if queue is None:
         raise ValueError("bounded_queue needs a queue")
-    free: list[Tasks] = [()] * len(to.stages)
+    free: list[Tasks] = [()] * len(builder.stages)
     taken: dict[tuple[int, int], StagePass] = {}
     for request in range(plan.count):
-        ready = plan.requests.come(request, free)[0]
-        for i, stage in enumerate(to.stages):
-            done = to.run(stage, request, 0, (*ready, *free[i]))
-            taken[request, i] = done
-            free[i] = (done.end,)
-            if stage.last:
+        ready = plan.requests.admit(request, free)[0]
+        for i, stage in enumerate(builder.stages):
+            stage_pass = builder.run(stage, request, 0, (*ready, *free[i]))
+            taken[request, i] = stage_pass
+            free[i] = (stage_pass.end,)
+            if stage.is_last:
                 break
             room = taken.get((request - queue.capacity, i + 1))
             if room:
-                free[i] = (to.event("room in the queue", stage.chips, (done.end, room.begin), poll_s=queue.retry),)
-            sent, there = to.send(
-                stage, to.stages[i + 1], to.passes[i].sent_bytes, free[i], None, "activations", plan.dtype
-            )
-            free[i], ready = (sent,), (there,)
-        plan.requests.go(request, free[-1])
+                free[i] = (
+                    builder.event("room in the queue", stage.chips, (stage_pass.end, room.begin), poll_s=queue.retry),
+                )
+            message = Message("activations", builder.passes[i].sent_bytes, plan.dtype)
+            sent, arrived = builder.send(stage, builder.stages[i + 1], message, free[i])
+            free[i], ready = (sent,), (arrived,)
+        plan.requests.complete(request, free[-1])
 
 
 SCHEDULES: dict[str, Callable[[Plan], None]] = {

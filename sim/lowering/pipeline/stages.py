@@ -22,9 +22,9 @@ class Stage:
     index: int
     first_layer: int
     layers: int
-    first: bool
+    is_first: bool
     """Whether it embeds the tokens."""
-    last: bool
+    is_last: bool
     """Whether it ends in logits."""
     chips: Ids
     """Its chips, as the scenario's machine numbers them: where that is folded, the one that stands for all."""
@@ -42,8 +42,8 @@ def layers_of(scenario: Scenario) -> tuple[int, ...]:
     if given:
         return tuple(given)
     stages = stage_count(scenario)
-    each, more = divmod(scenario.layers, stages)
-    return tuple(each + (stage >= stages - more) for stage in range(stages))
+    layers_each, remainder = divmod(scenario.layers, stages)
+    return tuple(layers_each + (stage >= stages - remainder) for stage in range(stages))
 
 
 def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
@@ -53,7 +53,9 @@ def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
     Links that failed there have in the stages.
     """
     if topology.stands_for:
-        return tuple(_folded(stage, topology.stands_for) for stage in stages_of(scenario, topology.stands_for.whole))
+        return tuple(
+            _fold_stage(stage, topology.stands_for) for stage in stages_of(scenario, topology.stands_for.whole)
+        )
     staged = stage_axes(scenario)
     mesh = mesh_without(topology.mesh, staged)
     layers = layers_of(scenario)
@@ -61,42 +63,42 @@ def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
     for index, chips in enumerate(np.sort(mesh_groups(topology, tuple(mesh)))):
         group = group_of(topology.intact or topology, tuple(chips.tolist()))
         lost = frozenset(np.flatnonzero(np.isin(group.links, sorted(topology.failed))).tolist())
-        own = replace(group.machine, mesh=mesh_of_pieces(group.machine.axes, list(mesh.items())))
+        machine = replace(group.machine, mesh=mesh_of_pieces(group.machine.axes, list(mesh.items())))
         result.append(
             Stage(
                 index=index,
                 first_layer=sum(layers[:index]),
                 layers=layers[index],
-                first=index == 0,
-                last=index == len(layers) - 1,
+                is_first=index == 0,
+                is_last=index == len(layers) - 1,
                 chips=chips,
                 links=group.links,
-                topology=own.without(lost),
+                topology=machine.without(lost),
                 all_chips=chips,
             )
         )
     return tuple(result)
 
 
-def folded_by_stage(scenario: Scenario, whole: Topology) -> Topology:
+def folded_by_stage(scenario: Scenario, machine: Topology) -> Topology:
     """The machine with one chip of each stage, which stands for all of them.
 
     Raises:
         NotFoldableError: the chips of a stage are not all alike.
     """
-    stand_in = np.empty(whole.chips, dtype=np.int32)
-    for stage in stages_of(scenario, whole):
+    stand_in = np.empty(machine.chips, dtype=np.int32)
+    for stage in stages_of(scenario, machine):
         if not stage.topology.vertex_transitive:
             raise NotFoldableError(f"in a stage {unlike(stage.topology)}")
         stand_in[stage.chips] = stage.index
-    return folded_by(whole, stand_in, numbered_ports(whole))
+    return folded_by(machine, stand_in, numbered_ports(machine))
 
 
-def _folded(stage: Stage, stands_for: StandsFor) -> Stage:
+def _fold_stage(stage: Stage, stands_for: StandsFor) -> Stage:
     """A stage with the one chip that stands for its chips. Raises NotFoldableError."""
-    chips, own = np.array([stage.index], dtype=np.int32), folded(stage.topology)
-    links = np.empty(len(own.links), dtype=np.int32)
-    links[own.stand_in_links] = stands_for.link[stage.links]
-    if (links[own.stand_in_links] != stands_for.link[stage.links]).any():
+    chips, machine = np.array([stage.index], dtype=np.int32), folded(stage.topology)
+    links = np.empty(len(machine.links), dtype=np.int32)
+    links[machine.stand_in_links] = stands_for.link[stage.links]
+    if (links[machine.stand_in_links] != stands_for.link[stage.links]).any():
         raise NotFoldableError(f"stage {stage.index}: not every chip sees the same links")
-    return replace(stage, chips=chips, links=links, topology=own)
+    return replace(stage, chips=chips, links=links, topology=machine)

@@ -13,26 +13,26 @@ from sim.program.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StageLayers:
     """Consecutive layers of a forward pass: those of one stage."""
 
     first_layer: int
     layers: int
-    first: bool
+    is_first: bool
     """With the embedding."""
-    last: bool
+    is_last: bool
     """With the logits."""
-    scattered: bool = False
+    sends_shards: bool = False
     """Whether every chip sends and receives its share of the activations only, gathered where they arrive."""
 
     @classmethod
-    def whole(cls, layers: int) -> Self:
+    def all_layers(cls, layers: int) -> Self:
         """All layers."""
-        return cls(0, layers, first=True, last=True)
+        return cls(0, layers, is_first=True, is_last=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Lowered:
+class LoweredPass:
     """A scenario as tasks, and what it keeps in memory. The tasks are one forward pass of all simulated layers, or
     those of all requests of a pipeline."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sim import units
 from sim.collectives.emit import emit_message
 from sim.errors import InputError
-from sim.lowering.lowered import Lowered
+from sim.lowering.lowered_pass import LoweredPass
 from sim.lowering.pipeline.stages import Stage
 from sim.program import Ids, Kind, Labels, Occupancy, ProgramBuilder, Waits
 from sim.program.batches import StagePass
@@ -24,28 +25,40 @@ CONTROLLER = "controller"
 """The resource that the controller's calls hold, one after the other."""
 
 
-class Assembly:
-    """A program of a pipeline, as it grows."""
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Payload that each chip of a stage sends to the chip of the same rank of another stage."""
 
-    def __init__(self, topology: Topology, stages: Sequence[Stage], passes: Sequence[Lowered]) -> None:
+    content: str
+    """`activations` or `tokens`."""
+    size_bytes: float
+    dtype: str
+
+
+class PipelineBuilder:
+    """Builds the program of a pipeline: passes of stages, messages between stages and events."""
+
+    def __init__(self, topology: Topology, stages: Sequence[Stage], passes: Sequence[LoweredPass]) -> None:
         self.topology, self.stages, self.passes = topology, tuple(stages), tuple(passes)
         compute = [f"{chip}:compute" for chip in range(topology.chips)]
         links = [link.name for link in topology.links]
         others = {name for part in passes for name in part.program.resources if name.endswith((":host", ":copy"))}
         kinds = sorted({name.partition(":")[2] for name in others}, reverse=True)
         rest = [f"{chip}:{kind}" for kind in kinds for chip in range(topology.chips)]
-        self.builder = ProgramBuilder([*compute, *links, *rest, CONTROLLER])
+        self.program = ProgramBuilder([*compute, *links, *rest, CONTROLLER])
         self._number = {name: i for i, name in enumerate([*compute, *links, *rest, CONTROLLER])}
-        self._resources = [self._mapped(stage, part) for stage, part in zip(self.stages, self.passes, strict=True)]
-        self.done: list[StagePass] = []
+        self._resources = [
+            self._map_resources(stage, part) for stage, part in zip(self.stages, self.passes, strict=True)
+        ]
+        self.passes_done: list[StagePass] = []
         """Passes so far, in the order appended."""
 
-    def _mapped(self, stage: Stage, part: Lowered) -> Ids:
+    def _map_resources(self, stage: Stage, part: LoweredPass) -> Ids:
         """This program's resource for each resource of a stage's pass."""
-        own = len(stage.topology.links)
+        links = len(stage.topology.links)
         result = []
         for i, name in enumerate(part.program.resources):
-            if stage.topology.chips <= i < stage.topology.chips + own:
+            if stage.topology.chips <= i < stage.topology.chips + links:
                 result.append(self.topology.chips + int(stage.links[i - stage.topology.chips]))
             else:
                 chip, _, kind = name.partition(":")
@@ -62,7 +75,7 @@ class Assembly:
         """
         if busy_s and self.topology.stands_for:
             raise NotFoldableError("the controller calls one chip after the other")
-        return self.builder.add(
+        return self.program.add(
             op,
             Kind.EVENT,
             chips,
@@ -72,71 +85,75 @@ class Assembly:
             Waits(after, poll_ps=units.to_ps(poll_s)),
         )
 
-    def all_of(self, op: str, chip: int, after: Ids) -> int:
+    def join(self, op: str, chip: int, after: Ids) -> int:
         """A moment on one chip once all of `after` have ended."""
         counts = np.array([len(after)])
-        return int(self.builder.add(op, Kind.EVENT, [chip], waits=Waits(flat_deps=(counts, after)))[0])
+        return int(self.program.add(op, Kind.EVENT, [chip], waits=Waits(flat_deps=(counts, after)))[0])
 
     def run(self, stage: Stage, request: int, part: int, after: Tasks) -> StagePass:
         """A pass of a stage, begun on each of its chips once `after` has ended there."""
         begin = self.event("begin", stage.chips, after)
         program = self.passes[stage.index].program
-        ends = self.builder.insert(program, stage.chips, self._resources[stage.index], begin, layer=stage.first_layer)
+        ends = self.program.insert(program, stage.chips, self._resources[stage.index], begin, layer=stage.first_layer)
         chip = program.chip[ends - (begin[-1] + 1)]
         order = np.argsort(chip, kind="stable")
         counts = np.bincount(chip, minlength=len(stage.chips))
-        end = self.builder.add("end", Kind.EVENT, stage.chips, waits=Waits(flat_deps=(counts, ends[order])))
-        self.done.append(StagePass(request, part, stage.index, begin, end))
-        return self.done[-1]
+        end = self.program.add("end", Kind.EVENT, stage.chips, waits=Waits(flat_deps=(counts, ends[order])))
+        self.passes_done.append(StagePass(request, part, stage.index, begin, end))
+        return self.passes_done[-1]
 
     def send(
-        self, src: Stage, dst: Stage, size: float, after: Tasks, posted: Tasks | None, what: str, dtype: str
+        self, src: Stage, dst: Stage, message: Message, after: Tasks, posted: Tasks | None = None
     ) -> tuple[Ids, Ids]:
-        """`size` bytes of `dtype` from each chip of a stage to that of the same rank of another: (when sent, there).
+        """Sends a message from each chip of a stage to the chip of the same rank of another stage.
+
+        Returns the tasks that end it on the sender and on the receiver.
 
         Args:
-            posted: tasks after which the receiver waits for it, None where it takes what comes.
+            posted: tasks after which the receiver posts its receive; None if it receives whenever the message arrives.
 
         Raises:
-            InputError: failed links leave no way.
-            NotFoldableError: chips that stand for others, whose messages do not go as theirs.
+            InputError: failed links leave no route.
+            NotFoldableError: the chips are representatives of others whose messages take other routes.
         """
         if self.topology.stands_for:
-            _check_alike(src, dst, self.topology.stands_for)
-        op, builder, topology = f"send(p) {what} {src.index}->{dst.index}", self.builder, self.topology
-        builder.dtypes[op] = dtype
-        instance, overhead_ps = builder.new_collective(), units.to_ps(topology.collective_overhead_s)
+            _check_same_routes(src, dst, self.topology.stands_for)
+        op, program, topology = f"send(p) {message.content} {src.index}->{dst.index}", self.program, self.topology
+        program.dtypes[op] = message.dtype
+        instance, overhead_ps = program.new_collective(), units.to_ps(topology.collective_overhead_s)
         begins = [
-            builder.add(
+            program.add(
                 op,
                 Kind.BEGIN,
                 stage.chips,
                 Occupancy(flight_ps=overhead_ps),
                 Waits(deps),
-                Labels(bytes=size, collective=instance),
+                Labels(bytes=message.size_bytes, collective=instance),
             )
             for stage, deps in ((src, after), (dst, after if posted is None else posted))
         ]
         met, _ = (  # a moment on both ends: a trace of one of them tells when the other has come
-            builder.add(op, Kind.EVENT, stage.chips, waits=Waits(begins), labels=Labels(collective=instance))
+            program.add(op, Kind.EVENT, stage.chips, waits=Waits(begins), labels=Labels(collective=instance))
             for stage in (src, dst)
         )
         sends: list[list[int]] = []
         for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
             try:
-                tasks = emit_message(builder, topology, here, there, size, op, met[rank : rank + 1], instance)
+                tasks = emit_message(
+                    program, topology, here, there, message.size_bytes, op, met[rank : rank + 1], instance
+                )
             except InputError as error:
                 raise error.within(op) from None
             sends.append(tasks.tolist())
         arrived = [np.array(each, dtype=np.int32) for each in itertools.zip_longest(*sends, fillvalue=-1)]
         sent, there = (
-            builder.add(op, Kind.END, stage.chips, waits=Waits((begin, *arrived)), labels=Labels(collective=instance))
+            program.add(op, Kind.END, stage.chips, waits=Waits((begin, *arrived)), labels=Labels(collective=instance))
             for stage, begin in zip((src, dst), begins, strict=True)
         )
         return sent, there
 
 
-def _check_alike(src: Stage, dst: Stage, stands_for: StandsFor) -> None:
+def _check_same_routes(src: Stage, dst: Stage, stands_for: StandsFor) -> None:
     """Whether the messages between two stages take links of the same kinds, and no two the same link.
 
     Raises:

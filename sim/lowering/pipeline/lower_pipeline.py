@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from sim.errors import InputError
 from sim.layouts.sharding import ITEM_BYTES
-from sim.lowering.lowered import Lowered, Part
-from sim.lowering.pipeline.assembly import Assembly
+from sim.lowering.lowered_pass import LoweredPass, StageLayers
+from sim.lowering.pipeline.builder import PipelineBuilder
 from sim.lowering.pipeline.requests import Requests
 from sim.lowering.pipeline.schedules import SCHEDULES, Plan
 from sim.lowering.pipeline.stages import Stage, stages_of
@@ -17,10 +17,10 @@ from sim.program.batches import Batches
 from sim.specs import PipelineSpec, Scenario
 from sim.topology.graph import Topology
 
-LowerPart = Callable[[Scenario, Topology, Part], Lowered]
+LowerPart = Callable[[Scenario, Topology, StageLayers], LoweredPass]
 
 
-def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> Lowered:
+def lower_pipeline(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> LoweredPass:
     """All requests of a pipeline. Every pass of a stage is lowered once, on the stage's own chips, and copied.
 
     Raises:
@@ -34,26 +34,28 @@ def assemble(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> L
     stages = stages_of(scenario, topology)
     parts = microbatches(scenario, spec)
     lowered = _passes(scenario, stages, parts, spec, lower_part)
-    to = Assembly(topology, stages, lowered)
-    requests = Requests(to, spec)
+    builder = PipelineBuilder(topology, stages, lowered)
+    requests = Requests(builder, spec)
     workload = scenario.workload
-    tells = spec.schedule == "blocking" and workload.phase == "decode"
-    token_bytes = float(workload.batch * ITEM_BYTES["int32"]) if tells else 0.0
+    returns_tokens = spec.schedule == "blocking" and workload.phase == "decode"
+    token_bytes = float(workload.batch * ITEM_BYTES["int32"]) if returns_tokens else 0.0
     filling = warm_up(scenario, spec)
     count = filling + spec.requests
-    SCHEDULES[spec.schedule](Plan(to, requests, spec, count, parts, token_bytes, workload.activations))
-    held = parts * spec.under_way(len(stages))
-    fullest = max(lowered, key=lambda part: part.weights_bytes + held * part.kv_cache_bytes + part.gather_buffer_bytes)
+    SCHEDULES[spec.schedule](Plan(builder, requests, spec, count, parts, token_bytes, workload.activations))
+    batches_held = parts * spec.under_way(len(stages))
+    fullest = max(
+        lowered, key=lambda part: part.weights_bytes + batches_held * part.kv_cache_bytes + part.gather_buffer_bytes
+    )
     return replace(
         fullest,
-        program=to.builder.build(),
-        kv_cache_bytes=fullest.kv_cache_bytes * held,
+        program=builder.program.build(),
+        kv_cache_bytes=fullest.kv_cache_bytes * batches_held,
         notes=tuple(dict.fromkeys(note for part in lowered for note in part.notes)),
         batches=Batches(
             parts=parts,
             layers=tuple(stage.layers for stage in stages),
             chips=tuple(tuple(stage.all_chips.tolist()) for stage in stages),
-            passes=tuple(to.done),
+            passes=tuple(builder.passes_done),
             arrived=tuple(requests.arrived),
             answered=tuple(requests.answered),
             warm_up=filling,
@@ -96,25 +98,25 @@ def microbatches(scenario: Scenario, spec: PipelineSpec) -> int:
 
 def _passes(
     scenario: Scenario, stages: Sequence[Stage], parts: int, spec: PipelineSpec, lower_part: LowerPart
-) -> list[Lowered]:
-    cut = _cut(scenario, parts)
-    scattered = spec.schedule == "blocking"
-    known: list[tuple[Stage, Part, Lowered]] = []
+) -> list[LoweredPass]:
+    microbatch = _microbatch_scenario(scenario, parts)
+    sends_shards = spec.schedule == "blocking"
+    known: list[tuple[Stage, StageLayers, LoweredPass]] = []
     result = []
     for stage in stages:
-        part = Part(stage.first_layer, stage.layers, stage.first, stage.last, scattered)
-        alike = (
+        part = StageLayers(stage.first_layer, stage.layers, stage.is_first, stage.is_last, sends_shards)
+        reusable = (
             lowered
             for other, same, lowered in known
-            if _alike(scenario, same, part) and _wiring(other.topology) == _wiring(stage.topology)
+            if _has_same_tasks(scenario, same, part) and _wiring(other.topology) == _wiring(stage.topology)
         )
-        lowered = next(alike, None) or lower_part(cut, stage.topology, part)
+        lowered = next(reusable, None) or lower_part(microbatch, stage.topology, part)
         known.append((stage, part, lowered))
         result.append(lowered)
     return result
 
 
-def _cut(scenario: Scenario, parts: int) -> Scenario:
+def _microbatch_scenario(scenario: Scenario, parts: int) -> Scenario:
     """A micro-batch: each has its share of the sequences, and of their real tokens the mean."""
     if parts == 1:
         return scenario
@@ -126,9 +128,9 @@ def _cut(scenario: Scenario, parts: int) -> Scenario:
     return scenario.model_copy(update={"workload": workload, "padding": padding})
 
 
-def _alike(scenario: Scenario, one: Part, other: Part) -> bool:
+def _has_same_tasks(scenario: Scenario, one: StageLayers, other: StageLayers) -> bool:
     """Whether two parts have the same tasks: as many layers of one kind between the same ends."""
-    same = (one.layers, one.first, one.last) == (other.layers, other.first, other.last)
+    same = (one.layers, one.is_first, one.is_last) == (other.layers, other.is_first, other.is_last)
     return same and scenario.residual in ("standard", "parallel", "ladder")
 
 
