@@ -128,10 +128,10 @@ def collective(
         echo(bench.table(rows))
     if plots and len(rows) > 1:
         from sim.plots import busbw
-        from sim.studies.validate.rows import measured
+        from sim.studies.validate.cases import published_times
 
         machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
-        points = measured(machine, name, rows[0].group, algorithm or None)
+        points = published_times(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
         chosen |= {"groups": groups, "consecutive": "yes" if consecutive else ""}
         options = [f"{option}={value}" for option, value in chosen.items() if value]

@@ -23,8 +23,8 @@ from sim.cli.options import (
     sweep_formats,
 )
 from sim.errors import INTERNAL, InputError, suggest
-from sim.studies.validate.csv_templates import COLUMNS, explanation
-from sim.studies.validate.csv_templates import template as template_of
+from sim.studies.validate.csv_rows import COLUMNS, explanation
+from sim.studies.validate.csv_rows import template as template_of
 from sim.terminal import echo
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from sim.program.trace import TIMES, Trace
 
 _MOST = 2.0**62
 """Bound of times and work: the sum of two below it fits in 64 bits."""
-_NONE = np.empty(0, dtype=np.int32)
+_NO_IDS, _NO_TIMES = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+_NO_FLAGS = np.empty(0, dtype=np.bool_)
 _INSTANTS = 5
 """Largest number of instants per task. An instant's number is half of a 64-bit key (`sim.engine.kernel`)."""
 
@@ -50,36 +51,29 @@ def run(program: Program, least_ppm: int) -> tuple[Trace, int]:
 
     numba keeps the machine code on disk, so it is compiled once per installation.
     """
-    from sim.engine.kernel import RESOURCE, TASK, loop  # numba is slow to import, and optional
+    from sim.engine.kernel import RESOURCE, TASK, Columns, loop  # numba is slow to import, and optional
 
-    count, interferes = len(program), bool(program.slow_ppm.any())
-    tracked = np.zeros(count, dtype=np.bool_)
-    if interferes:
+    count, tracked = len(program), _NO_FLAGS
+    if program.slow_ppm.any():
         changing = np.zeros(len(program.resources), dtype=np.bool_)
         changing[program.slows[program.slow_ppm != 0]] = True
         tracked = (program.resource >= 0) & changing[program.resource]
-    times = _aligned(count, TIMES)
-    unknown = times.view(np.int64).reshape(count, 4)
-    unknown[:] = -1
-    last = loop(
-        _aligned(count, TASK),
-        np.zeros(len(program.resources), dtype=RESOURCE),
-        np.ascontiguousarray(program.busy_ps, dtype=np.int64),
-        np.ascontiguousarray(program.flight_ps, dtype=np.int64),
+    has_chains = bool((program.follows >= 0).any())
+    columns = Columns(
         np.ascontiguousarray(program.dep_offset, dtype=np.int32),
         np.ascontiguousarray(program.deps, dtype=np.int32),
-        np.ascontiguousarray(program.resource, dtype=np.int32),
-        *((program.follows, program.followers()) if (program.follows >= 0).any() else (_NONE, _NONE)),
+        *((program.follows, program.followers()) if has_chains else (_NO_IDS, _NO_IDS)),
         np.ascontiguousarray(program.slows, dtype=np.int32),
         np.ascontiguousarray(program.slow_ppm, dtype=np.int32),
         np.ascontiguousarray(program.yields_ppm, dtype=np.int64),
-        np.ascontiguousarray(program.poll_ps, dtype=np.int64),
+        np.ascontiguousarray(program.poll_ps if program.poll_ps.any() else _NO_TIMES, dtype=np.int64),
         tracked,
-        interferes,
-        bool(program.poll_ps.any()),
-        least_ppm,
-        unknown,
     )
+    tasks, times = _aligned(count, TASK), _aligned(count, TIMES)
+    tasks["busy"], tasks["flight"], tasks["resource"] = program.busy_ps, program.flight_ps, program.resource
+    unknown = times.view(np.int64).reshape(count, 4)
+    unknown[:] = -1
+    last = loop(tasks, np.zeros(len(program.resources), dtype=RESOURCE), columns, least_ppm, unknown)
     return Trace(program, times), int(last)
 
 

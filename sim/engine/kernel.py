@@ -1,17 +1,19 @@
-"""The loop of the compiled engine, for numba: the rule of `sim.engine.reference` over the same columns.
+"""Loop of the compiled engine, for numba: the rule of `sim.engine.reference` over the same columns.
 
-Large programs are bound by memory, so all that the rule needs of a task is one record of half a cache line, and so are
-its times, which are written when it starts.
+Memory limits large programs, so a task is one record of half a cache line, and so are its times, which are written when
+it starts.
 
-Instants are slots: a slot has a time and three linked lists of tasks, those that free their resources then, those that
-end and those that look for their dependencies. A heap orders the slots by time. A small table, indexed by the time,
-remembers the slot last made for it; where two times share an entry a second slot of the same time is made, and slots of
-one time are read together. Tasks whose rate may change are on a heap of their own, from which an entry is dropped when
-the task's time has changed since.
+Instants are slots: a slot has a time and three linked lists of tasks: those that free their resources then, those that
+end, and those that look for their dependencies. A heap orders the slots by time. A small table, indexed by the time,
+holds the slot last made for it; if two times share an entry, a second slot of the same time is made, and slots of one
+time are read together. Tasks whose rate may change are on a separate heap; an entry is dropped if the task's time has
+changed since.
 
-A queue is a run of (number of the instant at which a task was ready, task id), each in one integer, in order; since
-instants only grow, new ones belong at its end. Queues lie side by side in one array, each with room for all tasks that
-ever hold its resource.
+A queue is a sorted run of keys (number of the instant at which a task became ready, task id), each in one integer.
+Instants only grow, so new keys belong at its end. Queues lie side by side in one array, each with room for all tasks
+that ever hold its resource.
+
+All of it is one module, because numba's cache of machine code notices changes of the caller's file only.
 """
 
 from __future__ import annotations
@@ -31,24 +33,24 @@ TASK = np.dtype(
         ("next", np.int32),
     ]
 )
-"""The resource held, -1 for none; where its dependents begin and end; the next of its list."""
+"""A task: the resource it holds, -1 for none; first and end of its dependents; the next task of its list."""
 RESOURCE = np.dtype([("first", np.int32), ("end", np.int32), ("idle", np.int32), ("running", np.int32)])
-"""Where its queue begins and ends; whether no task holds it; which holds it or was the last to."""
+"""A resource: first and end of its queue; 1 if no task holds it; the task that holds it, -1 for none."""
 
 _TABLE = 4096
 """Entries of the table of slots; a power of two."""
 _FREES, _ENDS, _LOOKS = 1, 3, 5
-"""Columns of `slots`: the first and last task of each list, after the time."""
+"""Columns of `slots`: first task of each list; the last one is in the next column."""
 _READY, _START, _FREE, _END = range(4)
-"""Columns of `times`, as of `sim.program.trace.TIMES`."""
+"""Columns of `times`, as in `sim.program.trace.TIMES`."""
 _LEFT, _RATE, _SINCE, _DONE = range(4)
-"""Columns of `work`: millionths of a picosecond left, rate in parts per million, since when, done when."""
+"""Columns of `work`: work left (millionths of a picosecond), rate (parts per million), time since which, end."""
 _FULL_PPM = 1_000_000
 
 
 @njit(cache=True)
 def _queue_up(resources: Any, queues: Any, held: int, key: Any) -> None:
-    """Add a task to a resource's queue. Those that became ready in the same instant may have to stand behind it."""
+    """Adds a key to a resource's queue, before those with higher task ids of the same instant."""
     first, at = resources[held].first, resources[held].end
     while at > first and queues[at - 1] > key:
         queues[at] = queues[at - 1]
@@ -59,7 +61,7 @@ def _queue_up(resources: Any, queues: Any, held: int, key: Any) -> None:
 
 @njit(cache=True)
 def _push_at(times: Any, values: Any, size: int, time: int, value: int) -> None:
-    """Add (time, value) to a heap of two columns, ordered by time alone."""
+    """Adds (time, value) to a heap of two columns, ordered by time alone."""
     at = size
     while at > 0:
         above = (at - 1) >> 1
@@ -72,7 +74,7 @@ def _push_at(times: Any, values: Any, size: int, time: int, value: int) -> None:
 
 @njit(cache=True)
 def _pop_at(times: Any, values: Any, size: int) -> None:
-    """Remove the least of a heap of two columns."""
+    """Removes the least entry of a heap of two columns."""
     time, value = times[size - 1], values[size - 1]
     size -= 1
     at = 0
@@ -89,32 +91,23 @@ def _pop_at(times: Any, values: Any, size: int) -> None:
     times[at], values[at] = time, value
 
 
-@njit(cache=True)
-def _go_on(work: Any, lost: Any, task: Any, now: Any, left: Any, least_ppm: int) -> Any:
-    """Note that `task`, which loses `lost` of its rate, has `left` to do from now on; when it will be done."""
-    rate = max(least_ppm, _FULL_PPM - lost)
-    done = now + -(-left // rate)
-    work[task, _LEFT], work[task, _RATE], work[task, _SINCE], work[task, _DONE] = left, rate, now, done
-    return done
-
-
 class Agenda(NamedTuple):
-    """What will happen when. Arrays have room for the most there can be; memory is taken only as it is used."""
+    """Events to come. Arrays have room for the largest number; the system gives memory only as it is used."""
 
     slots: Any
-    """[slots, 8] time, -1 where not in use; first and last task of each list, -1 for none; the last is not used."""
+    """[slots, 8] time, -1 if not in use; first and last task of each list, -1 for none; one unused column."""
     heap_time: Any
     heap_slot: Any
     table: Any
     unused: Any
-    """Slots used before and not now."""
+    """Slots that are free again."""
     counts: Any
-    """Slots on the heap, unused slots, slots never used so far."""
+    """Number of slots on the heap, of free slots, and of slots used so far."""
 
 
 @njit(cache=True)
-def _book(agenda: Agenda, tasks: Any, time: Any, task: Any, what: int) -> None:
-    """Put `task` on a list of the instant `time`."""
+def _schedule(agenda: Agenda, tasks: Any, time: Any, task: Any, what: int) -> None:
+    """Puts `task` on a list of the instant `time`."""
     entry = (time ^ (time >> 12)) & (_TABLE - 1)
     slot = agenda.table[entry]
     slots = agenda.slots
@@ -138,9 +131,43 @@ def _book(agenda: Agenda, tasks: Any, time: Any, task: Any, what: int) -> None:
     tasks[task].next = -1
 
 
+class Columns(NamedTuple):
+    """Columns of the program that are read while it runs."""
+
+    dep_offset: Any
+    deps: Any
+    follows: Any
+    """[N] the task that each follows; [0] if no task follows another."""
+    follower: Any
+    """[N] the task that follows each; [0] if no task follows another."""
+    slows: Any
+    slow_ppm: Any
+    yields_ppm: Any
+    poll: Any
+    """[N] poll_ps; [0] if no task polls."""
+    tracked: Any
+    """[N] True if a task holds a resource whose rate changes; [0] if there is no such resource."""
+
+
+class Rates(NamedTuple):
+    """Resources whose rate changes, and the tasks on them."""
+
+    work: Any
+    taken: Any
+    """[R] parts per million of the rate that are taken."""
+    end_time: Any
+    end_task: Any
+    """With `end_time`, a heap of the times at which tasks may end."""
+    changed: Any
+    """Resources whose rate may have changed in this round."""
+    counts: Any
+    """Numbers of entries of the heap and of `changed`."""
+    least_ppm: int
+
+
 @njit(cache=True)
 def _collect(agenda: Agenda, tasks: Any, slot: int, what: int, found: Any, count: int) -> int:
-    """Append a list of the slot to found[:count]; how many there are then."""
+    """Appends a list of the slot to found[:count], and returns the new count."""
     task = agenda.slots[slot, what]
     while task >= 0:
         found[count] = task
@@ -150,8 +177,8 @@ def _collect(agenda: Agenda, tasks: Any, slot: int, what: int, found: Any, count
 
 
 @njit(cache=True)
-def _turn_round(tasks: Any, dep_offset: Any, deps: Any) -> Any:
-    """All tasks' dependents; each task's are noted in `tasks`."""
+def _list_dependents(tasks: Any, dep_offset: Any, deps: Any) -> Any:
+    """Returns the dependents of all tasks, and notes in `tasks` where those of each begin and end."""
     count = len(tasks)
     place = np.zeros(count, dtype=np.int32)
     for dep in deps:
@@ -170,58 +197,11 @@ def _turn_round(tasks: Any, dep_offset: Any, deps: Any) -> Any:
 
 
 @njit(cache=True)
-def _describe(tasks: Any, busy: Any, flight: Any, resource: Any) -> None:
-    """What `tasks` says of durations and resources."""
+def _make_queues(tasks: Any, resources: Any) -> Any:
+    """Returns an array with room for the queues of all resources, which are idle."""
     for task in range(len(tasks)):
-        tasks[task].busy, tasks[task].flight, tasks[task].resource = busy[task], flight[task], resource[task]
-
-
-@njit(cache=True)
-def _ends(times: Any, tasks: Any, follows: Any, task: Any, free: Any) -> Any:
-    """When a task ends that is free of its resource then: not before the one it follows has."""
-    if len(follows) > 0 and follows[task] >= 0:
-        free = max(free, times[follows[task], _END])
-    return free + tasks[task].flight
-
-
-@njit(cache=True)
-def loop(
-    tasks: Any,
-    resources: Any,
-    busy: Any,
-    flight: Any,
-    dep_offset: Any,
-    deps: Any,
-    resource: Any,
-    follows: Any,
-    follower: Any,
-    slows: Any,
-    slow_ppm: Any,
-    yields_ppm: Any,
-    poll: Any,
-    tracked: Any,
-    interferes: bool,
-    polls: bool,
-    least_ppm: int,
-    times: Any,
-) -> Any:
-    """Fill in `times` [N, 4]: ready, start, free and end, which are -1 before; return the last instant.
-
-    Args:
-        tasks: [N] of TASK, 0.
-        resources: [R] of RESOURCE, 0.
-        follows, follower: [N] the task that each follows, and that follows each, -1 for none; [0] where there are none.
-        tracked: [N] whether a task holds a resource whose rate changes.
-        interferes: whether there are any.
-        polls: whether any task polls.
-    """
-    count = len(tasks)
-    _describe(tasks, busy, flight, resource)
-    dependents = _turn_round(tasks, dep_offset, deps)
-    leads = len(follower) > 0
-    for held in resource:
-        if held >= 0:
-            resources[held].end += 1
+        if tasks[task].resource >= 0:
+            resources[tasks[task].resource].end += 1
     first = 0
     for held in range(len(resources)):
         resources[held].first = first
@@ -229,8 +209,11 @@ def loop(
         resources[held].end = resources[held].first
         resources[held].idle = 1
         resources[held].running = -1
-    queues = np.empty(len(resource), dtype=np.int64)
+    return np.empty(len(tasks), dtype=np.int64)
 
+
+@njit(cache=True)
+def _make_agenda(count: int) -> Agenda:
     most = count + 1  # a task waits for one instant at a time: until it looks, frees or ends; and slot 0
     agenda = Agenda(
         np.empty((most, 8), dtype=np.int64),
@@ -241,82 +224,150 @@ def loop(
         np.array([0, 0, 1]),
     )
     agenda.slots[0, 0] = -1  # slot 0 is what the table holds where there is none
-    # Of tasks whose rate changes.
-    work = np.empty((count if interferes else 0, 4), dtype=np.int64)
-    taken = np.zeros(len(resources), dtype=np.int64)
-    most_done = 2 * count if interferes else 0  # each start and each change of a rate books one time
-    done_time, done_task = np.empty(most_done, dtype=np.int64), np.empty(most_done, dtype=np.int64)
-    done_count = 0
+    return agenda
 
-    # A task looks, frees and ends once each; every time booked for its being done is an instant, too, also one that a
+
+@njit(cache=True)
+def _make_rates(count: int, resources: int, least_ppm: int) -> Rates:
+    most = 2 * count  # each start and each change of a rate adds one time
+    return Rates(
+        np.empty((count, 4), dtype=np.int64),
+        np.zeros(resources, dtype=np.int64),
+        np.empty(most, dtype=np.int64),
+        np.empty(most, dtype=np.int64),
+        np.empty(most, dtype=np.int32),
+        np.zeros(2, dtype=np.int64),
+        least_ppm,
+    )
+
+
+@njit(cache=True)
+def _ends(times: Any, tasks: Any, follows: Any, task: Any, free: Any) -> Any:
+    """Returns the end of a task that releases its resource at `free`: not before the end of the one it follows."""
+    if len(follows) > 0 and follows[task] >= 0:
+        free = max(free, times[follows[task], _END])
+    return free + tasks[task].flight
+
+
+@njit(cache=True)
+def _change_rate(rates: Rates, columns: Columns, task: Any) -> None:
+    """Lets a task take from a resource's rate, or give back."""
+    held = columns.slows[task]
+    rates.taken[held] += columns.slow_ppm[task]
+    rates.changed[rates.counts[1]] = held
+    rates.counts[1] += 1
+
+
+@njit(cache=True)
+def _resume(rates: Rates, columns: Columns, held: Any, task: Any, now: Any, left: Any, before: Any) -> None:
+    """Sets the end of `task`, which has `left` to do at the rate of its resource, if it was not `before`."""
+    rate = max(rates.least_ppm, _FULL_PPM - rates.taken[held] * columns.yields_ppm[task] // _FULL_PPM)
+    end, work = now + -(-left // rate), rates.work
+    work[task, _LEFT], work[task, _RATE], work[task, _SINCE], work[task, _DONE] = left, rate, now, end
+    if end != before:
+        _push_at(rates.end_time, rates.end_task, rates.counts[0], end, task)
+        rates.counts[0] += 1
+
+
+@njit(cache=True)
+def _apply_changes(rates: Rates, columns: Columns, resources: Any, now: Any) -> None:
+    """Gives tasks on resources whose rate changed in this round a new end."""
+    for i in range(rates.counts[1]):
+        held = rates.changed[i]
+        task = resources[held].running
+        if task >= 0:
+            left = rates.work[task, _LEFT] - (now - rates.work[task, _SINCE]) * rates.work[task, _RATE]
+            _resume(rates, columns, held, task, now, left, rates.work[task, _DONE])
+    rates.counts[1] = 0
+
+
+@njit(cache=True)
+def _take_ends(rates: Rates, times: Any, tasks: Any, follows: Any, now: Any, freed: Any, count: int) -> int:
+    """Appends the tasks on changing resources that are done now to freed[:count], and returns the new count."""
+    while rates.counts[0] > 0 and rates.end_time[0] == now:
+        task = rates.end_task[0]
+        _pop_at(rates.end_time, rates.end_task, rates.counts[0])
+        rates.counts[0] -= 1
+        if times[task, _FREE] < 0 and rates.work[task, _DONE] == now:
+            freed[count] = task
+            count += 1
+            times[task, _FREE], times[task, _END] = now, _ends(times, tasks, follows, task, now)
+    return count
+
+
+@njit(cache=True, forceinline=True)
+def _next_instant(heap_time: Any, on_heap: Any, end_time: Any, ends: Any) -> Any:
+    """Returns the time of the next event, -1 if there is none."""
+    if on_heap > 0 and (ends == 0 or heap_time[0] <= end_time[0]):
+        return heap_time[0]
+    return end_time[0] if ends > 0 else np.int64(-1)
+
+
+@njit(cache=True, forceinline=True)
+def _pop_slot(agenda: Agenda) -> Any:
+    """Takes the first slot off the heap."""
+    slot = agenda.heap_slot[0]
+    _pop_at(agenda.heap_time, agenda.heap_slot, agenda.counts[0])
+    agenda.counts[0] -= 1
+    agenda.slots[slot, 0] = -1
+    agenda.unused[agenda.counts[1]] = slot
+    agenda.counts[1] += 1
+    return slot
+
+
+@njit(cache=True)
+def loop(tasks: Any, resources: Any, columns: Columns, least_ppm: int, times: Any) -> Any:
+    """Runs a program and returns the last instant, ps.
+
+    The rounds of an instant are one function, as passing their state between functions takes longer than they do.
+
+    Args:
+        tasks: [N] records of TASK, with durations and resources.
+        resources: [R] records of RESOURCE, 0.
+        times: [N, 4] ready, start, free and end, to be filled in; -1 before.
+    """
+    count = len(tasks)
+    dep_offset, deps, follows, follower, _, slow_ppm, _, poll, tracked = columns
+    leads, polls, interferes = len(follower) > 0, len(poll) > 0, len(tracked) > 0
+    dependents = _list_dependents(tasks, dep_offset, deps)
+    queues = _make_queues(tasks, resources)
+    agenda = _make_agenda(count)
+    heap_time, on_agenda = agenda.heap_time, agenda.counts
+    rates = _make_rates(count if interferes else 0, len(resources), least_ppm)
+    end_time, may_end = rates.end_time, rates.counts
+    # A task looks, frees and ends once each; every time at which a task may end is an instant, too, also one that a
     # change of its rate has made void.
-    instants = np.empty(3 * count + most_done + 1, dtype=np.int64)
-    """Times by the number in the keys of queues."""
-
+    instants = np.empty(3 * count + len(end_time) + 1, dtype=np.int64)  # by their number in the keys of queues
     freed, ended = np.empty(count, dtype=np.int32), np.empty(count, dtype=np.int32)
     looking = np.empty(count, dtype=np.int32)
-    touched = np.empty(2 * len(resource), dtype=np.int32)  # where something may start in this round
+    dirty = np.empty(2 * count, dtype=np.int32)  # resources on which a task may start in this round
     started = np.empty(count, dtype=np.int64)
-    changed = np.empty(2 * count, dtype=np.int32)  # resources whose rate may have changed in this round
     unfinished, now, ordinal = count, np.int64(0), np.int64(0)
+    freed_count = ended_count = looking_count = 0
     instants[0] = 0
-    looking_count = 0
-    waiting = np.empty(count, dtype=np.int32)  # by itself: it is what is looked at most
+    waiting = np.empty(count, dtype=np.int32)  # a separate array because it is read most
     task: Any
     for task in range(count):
         waiting[task] = dep_offset[task + 1] - dep_offset[task]
         if waiting[task] == 0 and not (leads and follows[task] >= 0):  # as if it looked in the beginning
             looking[looking_count] = task
             looking_count += 1
-    beginning = True
     while unfinished > 0:
-        freed_count = ended_count = touched_count = changed_count = 0
-        if not beginning:
-            looking_count = 0
-            if agenda.counts[0] == 0 and done_count == 0:
-                return now  # deadlock
-            before = now
-            if agenda.counts[0] > 0 and (done_count == 0 or agenda.heap_time[0] <= done_time[0]):
-                now = agenda.heap_time[0]
-            else:
-                now = done_time[0]
-            if now != before:
-                ordinal += 1
-                instants[ordinal] = now
-            while agenda.counts[0] > 0 and agenda.heap_time[0] == now:
-                slot = agenda.heap_slot[0]
-                _pop_at(agenda.heap_time, agenda.heap_slot, agenda.counts[0])
-                agenda.counts[0] -= 1
-                agenda.slots[slot, 0] = -1
-                agenda.unused[agenda.counts[1]] = slot
-                agenda.counts[1] += 1
-                freed_count = _collect(agenda, tasks, slot, _FREES, freed, freed_count)
-                ended_count = _collect(agenda, tasks, slot, _ENDS, ended, ended_count)
-                looking_count = _collect(agenda, tasks, slot, _LOOKS, looking, looking_count)
-            while done_count > 0 and done_time[0] == now:
-                task = done_task[0]
-                _pop_at(done_time, done_task, done_count)
-                done_count -= 1
-                if times[task, _FREE] >= 0 or work[task, _DONE] != now:
-                    continue
-                freed[freed_count] = task
-                freed_count += 1
-                times[task, _FREE], times[task, _END] = now, _ends(times, tasks, follows, task, now)
-
         # Releases.
+        dirty_count = 0
         for i in range(freed_count):
             task = freed[i]
             held = tasks[task].resource
             resources[held].idle = 1
             resources[held].running = -1
             if resources[held].first < resources[held].end:
-                touched[touched_count] = held
-                touched_count += 1
+                dirty[dirty_count] = held
+                dirty_count += 1
             if times[task, _END] == now:
                 ended[ended_count] = task
                 ended_count += 1
             else:
-                _book(agenda, tasks, times[task, _END], task, _ENDS)
+                _schedule(agenda, tasks, times[task, _END], task, _ENDS)
 
         # Ends, and arrivals of what waited for them; of tasks without resources and time the end is in this round too.
         done = -1
@@ -327,9 +378,7 @@ def loop(
                 task = ended[done]
                 begin, end = tasks[task].first, tasks[task].end
                 if interferes and slow_ppm[task] < 0:
-                    taken[slows[task]] += slow_ppm[task]
-                    changed[changed_count] = slows[task]
-                    changed_count += 1
+                    _change_rate(rates, columns, task)
             for j in range(begin, end):
                 if done < 0:
                     task = looking[j]
@@ -341,44 +390,40 @@ def loop(
                     if polls and poll[task] > 0:
                         later = (times[deps[dep_offset[task]], _END] - now) % poll[task]
                         if later > 0:
-                            _book(agenda, tasks, now + later, task, _LOOKS)
+                            _schedule(agenda, tasks, now + later, task, _LOOKS)
                             continue
                 held = tasks[task].resource
                 if held >= 0:
                     _queue_up(resources, queues, held, (ordinal << 32) | task)
                     if resources[held].idle:
-                        touched[touched_count] = held
-                        touched_count += 1
+                        dirty[dirty_count] = held
+                        dirty_count += 1
                     continue
                 free = now + tasks[task].busy
                 then = _ends(times, tasks, follows, task, free)
                 times[task, _READY], times[task, _START], times[task, _FREE], times[task, _END] = now, now, free, then
                 if interferes and slow_ppm[task] > 0:
-                    taken[slows[task]] += slow_ppm[task]
-                    changed[changed_count] = slows[task]
-                    changed_count += 1
+                    _change_rate(rates, columns, task)
                 if then == now:
                     ended[ended_count] = task
                     ended_count += 1
                 else:
-                    _book(agenda, tasks, then, task, _ENDS)
+                    _schedule(agenda, tasks, then, task, _ENDS)
                 if leads and follower[task] >= 0:
-                    _book(agenda, tasks, now + tasks[task].flight, follower[task], _LOOKS)
+                    _schedule(agenda, tasks, now + tasks[task].flight, follower[task], _LOOKS)
             done += 1
-        beginning = False
         unfinished -= ended_count
 
-        # Starts: who may, then what that means, in two loops that each look at little.
+        # Starts: first the heads of queues, then their times, in two loops that each read little memory.
         started_count = 0
-        for i in range(touched_count):
-            at = touched[i]
-            if resources[at].first == resources[at].end or not resources[at].idle:
+        for i in range(dirty_count):
+            held = dirty[i]
+            if resources[held].first == resources[held].end or not resources[held].idle:
                 continue
-            key = queues[resources[at].first]
-            task = key & 0xFFFFFFFF
-            resources[at].first += 1
-            resources[at].idle = 0
-            resources[at].running = task
+            key = queues[resources[held].first]
+            resources[held].first += 1
+            resources[held].idle = 0
+            resources[held].running = key & 0xFFFFFFFF
             started[started_count] = key
             started_count += 1
         for i in range(started_count):
@@ -386,31 +431,31 @@ def loop(
             task = key & 0xFFFFFFFF
             times[task, _READY], times[task, _START] = instants[key >> 32], now
             if interferes and slow_ppm[task] > 0:
-                taken[slows[task]] += slow_ppm[task]
-                changed[changed_count] = slows[task]
-                changed_count += 1
+                _change_rate(rates, columns, task)
             if interferes and tracked[task]:
-                left = tasks[task].busy * _FULL_PPM
-                lost = taken[tasks[task].resource] * yields_ppm[task] // _FULL_PPM
-                then = _go_on(work, lost, task, now, left, least_ppm)
-                _push_at(done_time, done_task, done_count, then, task)
-                done_count += 1
+                _resume(rates, columns, tasks[task].resource, task, now, tasks[task].busy * _FULL_PPM, -1)
                 continue
             then = now + tasks[task].busy
             times[task, _FREE], times[task, _END] = then, _ends(times, tasks, follows, task, then)
-            _book(agenda, tasks, then, task, _FREES)
+            _schedule(agenda, tasks, then, task, _FREES)
             if leads and follower[task] >= 0:
-                _book(agenda, tasks, now + tasks[task].flight, follower[task], _LOOKS)
+                _schedule(agenda, tasks, now + tasks[task].flight, follower[task], _LOOKS)
+        if interferes:
+            _apply_changes(rates, columns, resources, now)
 
-        # What runs on resources whose rate changed is done at another time.
-        for i in range(changed_count):
-            task = resources[changed[i]].running
-            if task < 0:
-                continue
-            left = work[task, _LEFT] - (now - work[task, _SINCE]) * work[task, _RATE]
-            previous = work[task, _DONE]
-            then = _go_on(work, taken[changed[i]] * yields_ppm[task] // _FULL_PPM, task, now, left, least_ppm)
-            if then != previous:
-                _push_at(done_time, done_task, done_count, then, task)
-                done_count += 1
+        # The next instant.
+        freed_count = ended_count = looking_count = 0
+        later = _next_instant(heap_time, on_agenda[0], end_time, may_end[0])
+        if later < 0 or unfinished == 0:
+            return now
+        if later != now:
+            ordinal += 1
+            instants[ordinal] = now = later
+        while on_agenda[0] > 0 and heap_time[0] == now:
+            slot = _pop_slot(agenda)
+            freed_count = _collect(agenda, tasks, slot, _FREES, freed, freed_count)
+            ended_count = _collect(agenda, tasks, slot, _ENDS, ended, ended_count)
+            looking_count = _collect(agenda, tasks, slot, _LOOKS, looking, looking_count)
+        if interferes:
+            freed_count = _take_ends(rates, times, tasks, follows, now, freed, freed_count)
     return now

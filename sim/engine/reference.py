@@ -1,37 +1,38 @@
-"""The engine: tasks on resources, one rule, whole picoseconds.
+"""Reference engine: runs tasks on resources by one rule, in whole picoseconds.
 
-A ready task queues at its resource, keyed (ready time, task id). It starts when it heads the queue and the resource is
-idle, holds it for `busy_ps`, then flies for `flight_ps`, and ends; a task is ready when all its dependencies have
-ended. Arrivals and releases of one instant apply before anything starts at that instant, so results do not depend on
-the order of events. A task without a resource starts the moment it is ready; if it ends at that same instant, that end
-is one of the instant's arrivals. A task that takes no time but holds a resource ends in the instant's next round.
+A ready task queues at its resource, ordered by (ready time, task id). It starts when it heads the queue and the
+resource is idle, holds the resource for `busy_ps`, then flies for `flight_ps`, and ends. A task is ready when all its
+dependencies have ended. Arrivals and releases of an instant apply before any task starts at that instant, so results do
+not depend on the order of events. A task without a resource starts as soon as it is ready; if it ends in the same
+instant, the tasks that wait for it arrive in this instant too. A task that takes no time but holds a resource ends in
+the instant's next round.
 
-Messages: a message that crosses several links is a task on each, which follows the one on the link before
-(`Program.follows`; virtual cut-through: Kermani and Kleinrock, Computer Networks 3, 1979). It is ready when its head
-has flown there, the flight of that one after its start; with no flight it arrives in the instant's next round. Its own
-flight begins once it has released its link and its last byte has come from the link before: it ends at max(released,
-end of the one it follows) + flight. So a link is never idle while a message waits at it, and is held only for the
-message's bytes at its own bandwidth. A message alone takes the sum of the latencies and the time of its bytes on the
-slowest link. Nodes on the way have room for all that waits there: no back-pressure. What a message follows may not be
-on a resource whose rate changes.
+Messages: a message that crosses several links is one task per link, each of which follows the task on the link before
+(`Program.follows`; virtual cut-through: Kermani and Kleinrock, Computer Networks 3, 1979). It is ready when the head of
+the message has arrived, one flight after the start of the task that it follows; without flight it arrives in the
+instant's next round. Its flight begins when it has released its link and the last byte has arrived from the link
+before: it ends at max(released, end of the task that it follows) + flight. So a link is never idle while a message
+waits at it, and is held only for the message's bytes at its own bandwidth. A message alone takes the sum of the
+latencies and the time of its bytes on the slowest link. Nodes buffer any number of messages: back-pressure is not
+modelled. A task cannot follow one on a resource whose rate changes.
 
-Polling: a task with a period (`Program.poll_ps`) looks for its dependencies once in that time, from the end of the
-first of them on its list: it is ready at the first whole number of periods after it at which all have ended. A task
-that waits for nothing does not look.
+Polling: a task with a period (`Program.poll_ps`) looks for its dependencies once per period, counted from the end of
+the first dependency on its list: it is ready at the first whole number of periods at which all have ended. A task
+without dependencies does not poll.
 
-Interference: a task may slow a resource (`Program.slows`), from its start by a positive `slow_ppm`, or back to what it
-was from its end by a negative one. All that slow a resource at once add up, and a task loses that, times its
-`yields_ppm`. While its rate is less than one, a task advances by rate x time. Work is counted in millionths
-of a picosecond, so rates apply exactly from the instant they change, and a task is done at the first whole picosecond
-at which nothing is left. A rate never falls below MIN_RATE_PPM.
+Interference: a task may take a share of a resource's rate (`Program.slows`): a positive `slow_ppm` takes it at the
+task's start, a negative one gives it back at the task's end. All shares taken at once add up, and a task loses their
+sum times its `yields_ppm`. A task on a resource below the full rate advances by rate x time. Work is counted in
+millionths of a picosecond, so rates apply exactly from the instant at which they change, and a task is done at the
+first whole picosecond at which no work is left. A rate never falls below MIN_RATE_PPM.
 
-No task holds one resource and waits for another, so queues alone cannot deadlock: only a dependency that never ends
-can, and that raises `DeadlockError`.
+No task holds one resource while it waits for another, so queues cannot deadlock: only a dependency that never ends can,
+and that raises `DeadlockError`.
 
-SimPy keeps the clock: one SimPy event per instant at which anything frees or ends, its callback applies the rule to all
-tasks of that instant. (A process per task, the usual way to write SimPy, is an order of magnitude slower, and
-symmetric programs tie by the thousand.) SimPy is the reference; `sim.engine.kernel` is the same rule compiled, to the
-byte.
+SimPy keeps the clock, with one SimPy event per instant at which a task frees a resource, ends or looks for its
+dependencies; its callback applies the rule to all tasks of that instant. (A SimPy process per task would be an order of
+magnitude slower, and symmetric programs have thousands of ties.) `sim.engine.kernel` is the same rule compiled, and
+tests compare their times byte by byte.
 """
 
 from __future__ import annotations
@@ -45,144 +46,175 @@ from sim.errors import DeadlockError
 from sim.program import FULL_PPM, Program
 from sim.program.trace import Trace
 
-Slot = tuple[list[int], list[int], list[int]]
-"""Of an instant: tasks that free resources, tasks that end, tasks that look for their dependencies."""
-
 MIN_RATE_PPM = 10_000
-"""The lowest rate, parts per million."""
+"""Lowest rate of a resource, parts per million."""
+
+_NO_TIMES = np.empty(0, dtype=np.int64)
+
+Instant = tuple[list[int], list[int], list[int]]
+"""Tasks that free resources, that end, and that look for their dependencies at one instant."""
+_FREES, _ENDS, _LOOKS = range(3)
+"""Entries of an `Instant`."""
 
 
 def run(program: Program) -> Trace:
     """Runs a program by the rule. Raises DeadlockError."""
-    count = len(program)
-    busy, flight = program.busy_ps.tolist(), program.flight_ps.tolist()
-    waiting = np.diff(program.dep_offset).tolist()
-    dependents_of, dependents = _dependents(program)
-    resource_of, follower, follows = program.resource.tolist(), program.followers().tolist(), program.follows.tolist()
-    ends: dict[int, int] = {}  # of tasks that are followed
-    queues: list[list[int]] = [[] for _ in program.resources]
-    idle = bytearray(b"\x01" * len(program.resources))
-    ready, start = [-1] * count, [-1] * count
-    rates = _Rates(program) if program.slow_ppm.any() else None
-    tracked = rates.tracks if rates else bytearray(count)
-    changes = rates.slow_ppm if rates else [0] * count
-    polls = _Polls(program)
+    return _Run(program).trace() if len(program) else Trace.from_start_times(program, _NO_TIMES, _NO_TIMES)
 
-    env = simpy.Environment()
-    all_done = env.event()
-    agenda: dict[int, Slot] = {}
-    touched: list[int] = []  # resources at whose head something may start in this instant
-    unfinished = count
 
-    def book(time: int) -> Slot:
-        slot = agenda.get(time)
-        if slot is None:
-            slot = agenda[time] = ([], [], [])
-            env.timeout(time - env.now).callbacks.append(at_instant)
-        return slot
+class _Run:
+    """One run of a program: queues and resources as they are now, and the instants to come."""
 
-    def change(task: int, now: int) -> None:
-        """A task slows a resource, or gives back what another took: what runs there is done at another time."""
-        if rates and (moved := rates.change(task, now)):
-            book(moved[1])[0].append(moved[0])
+    def __init__(self, program: Program) -> None:
+        count = len(program)
+        self.program, self.count, self.unfinished = program, count, count
+        self.busy, self.flight = program.busy_ps.tolist(), program.flight_ps.tolist()
+        self.resource, self.follows = program.resource.tolist(), program.follows.tolist()
+        self.follower = program.followers().tolist()
+        self.first_dependent, self.dependents = _dependents(program)
+        self.waiting: list[int] = np.diff(program.dep_offset).tolist()
+        """Per task, dependencies that have not ended."""
+        self.end: dict[int, int] = {}
+        """End of each task that another follows."""
+        self.ready, self.start = [-1] * count, [-1] * count
+        self.queues: list[list[int]] = [[] for _ in program.resources]
+        self.idle = bytearray(b"\x01" * len(program.resources))
+        self.dirty: list[int] = []
+        """Resources on which a task may start in this instant."""
+        self.rates = _Rates(program) if program.slow_ppm.any() else None
+        self.has_rate = self.rates.tracks if self.rates else bytearray(count)
+        self.slow_ppm = self.rates.slow_ppm if self.rates else [0] * count
+        self.polls = _Polls(program)
+        self.agenda: dict[int, Instant] = {}
+        self.clock = simpy.Environment()
+        self.all_done = self.clock.event()
 
-    def leads(task: int, now: int, free: int) -> int:
-        """When a task that starts now and releases its resource at `free` ends; it leads the one that follows it."""
-        end: int = (max(free, ends[follows[task]]) if follows[task] >= 0 else free) + flight[task]
-        if follower[task] >= 0:
-            ends[task] = end
-            book(now + flight[task])[2].append(follower[task])
-        return end
+    def trace(self) -> Trace:
+        self.at(0)[_LOOKS].extend(self.program.roots().tolist())
+        try:
+            self.clock.run(until=self.all_done)
+        except RuntimeError as error:  # SimPy: no event left before all_done
+            raise deadlock(self.program, self.waiting, self.start, int(self.clock.now)) from error
+        times = (np.array(column, dtype=np.int64) for column in (self.ready, self.start))
+        trace = Trace.from_start_times(self.program, *times)
+        if not self.rates:
+            return trace
+        free = trace.times["free"].copy()
+        free[list(self.rates.free)] = list(self.rates.free.values())
+        return trace.with_release_times(free)
 
-    def arrive(task: int, now: int, ended: list[int]) -> None:
-        ready[task] = now
-        resource = resource_of[task]
-        if resource < 0:
-            start[task] = now
-            if changes[task] > 0:
-                change(task, now)
-            end = leads(task, now, now + busy[task])
-            (book(end)[1] if end > now else ended).append(task)
-            return
-        heappush(queues[resource], now * count + task)  # orders as (ready time, task id), and faster than a tuple
-        touched.append(resource)
+    def at(self, time: int) -> Instant:
+        """Returns the instant at that time, and makes a SimPy event of it if it is new."""
+        instant = self.agenda.get(time)
+        if instant is None:
+            instant = self.agenda[time] = ([], [], [])
+            self.clock.timeout(time - self.clock.now).callbacks.append(self.apply)
+        return instant
 
-    def at_instant(_: simpy.Event) -> None:
-        nonlocal unfinished
-        now = int(env.now)
-        freed, ended, looking = agenda.pop(now)
-        for task in freed:
-            if tracked[task]:
-                if rates and not rates.done(task, now):
-                    continue
-                end = leads(task, now, now)
-                (book(end)[1] if end > now else ended).append(task)
-            idle[resource_of[task]] = 1
-            touched.append(resource_of[task])
+    def apply(self, _: simpy.Event) -> None:
+        """Applies the rule to all tasks of the instant that is now."""
+        now = int(self.clock.now)
+        freed, ended, looking = self.agenda.pop(now)
+        self.release(freed, ended, now)
         for task in looking:
-            arrive(task, now, ended)
-        for task in ended:  # grows while it is read: resource-less tasks that take no time
+            self.arrive(task, ended, now)
+        self.finish(ended, now)
+        self.start_heads(now)
+        if not self.unfinished:
+            self.all_done.succeed()
+
+    def release(self, freed: list[int], ended: list[int], now: int) -> None:
+        for task in freed:
+            if self.has_rate[task]:
+                if self.rates and not self.rates.done(task, now):
+                    continue
+                end = self.lead(task, now, now)
+                (self.at(end)[_ENDS] if end > now else ended).append(task)
+            self.idle[self.resource[task]] = 1
+            self.dirty.append(self.resource[task])
+
+    def arrive(self, task: int, ended: list[int], now: int) -> None:
+        """Queues up a task that is ready, or starts it at once if it holds no resource."""
+        self.ready[task] = now
+        resource = self.resource[task]
+        if resource >= 0:
+            heappush(self.queues[resource], now * self.count + task)  # orders as (ready, task id), faster than a tuple
+            self.dirty.append(resource)
+            return
+        self.start[task] = now
+        if self.slow_ppm[task] > 0:
+            self.change_rate(task, now)
+        end = self.lead(task, now, now + self.busy[task])
+        (self.at(end)[_ENDS] if end > now else ended).append(task)
+
+    def finish(self, ended: list[int], now: int) -> None:
+        """Ends tasks, also those that start and end in this instant, and lets what waited for them arrive."""
+        waiting, dependents, first_dependent, polls = self.waiting, self.dependents, self.first_dependent, self.polls
+        for task in ended:  # grows while it is read
             if task in polls.since:
                 polls.since[task] = now
-            for dependent in dependents[dependents_of[task] : dependents_of[task + 1]]:
-                left = waiting[dependent] - 1
-                waiting[dependent] = left
-                if not left:
+            for dependent in dependents[first_dependent[task] : first_dependent[task + 1]]:
+                waiting[dependent] -= 1
+                if not waiting[dependent]:
                     if dependent in polls.anchor and (wait := polls.wait(dependent, now)):
-                        book(now + wait)[2].append(dependent)
+                        self.at(now + wait)[_LOOKS].append(dependent)
                     else:
-                        arrive(dependent, now, ended)
-            if changes[task] < 0:
-                change(task, now)
-        unfinished -= len(ended)
-        for resource in touched:
-            queue = queues[resource]
-            if not queue or not idle[resource]:
-                continue
-            task = heappop(queue) % count
-            idle[resource] = 0
-            start[task] = now
-            if changes[task] > 0:
-                change(task, now)
-            if tracked[task] and rates:
-                book(rates.start(task, now, busy[task]))[0].append(task)
-                continue
-            free = now + busy[task]
-            book(free)[0].append(task)
-            end = leads(task, now, free) if follower[task] >= 0 or follows[task] >= 0 else free + flight[task]
-            book(end)[1].append(task)
-        touched.clear()
-        if not unfinished:
-            all_done.succeed()
+                        self.arrive(dependent, ended, now)
+            if self.slow_ppm[task] < 0:
+                self.change_rate(task, now)
+        self.unfinished -= len(ended)
 
-    if count:
-        book(0)[2].extend(program.roots().tolist())
-        try:
-            env.run(until=all_done)
-        except RuntimeError as error:  # SimPy: no event left before all_done
-            raise deadlock(program, waiting, start, int(env.now)) from error
-    trace = Trace.from_start_times(program, np.array(ready, dtype=np.int64), np.array(start, dtype=np.int64))
-    if rates:
-        free = trace.times["free"].copy()
-        free[list(rates.free)] = list(rates.free.values())
-        return trace.with_release_times(free)
-    return trace
+    def start_heads(self, now: int) -> None:
+        """Starts the head of each queue whose resource is idle."""
+        follows, follower, has_rate, slow_ppm = self.follows, self.follower, self.has_rate, self.slow_ppm
+        for resource in self.dirty:
+            queue = self.queues[resource]
+            if not queue or not self.idle[resource]:
+                continue
+            task = heappop(queue) % self.count
+            self.idle[resource] = 0
+            self.start[task] = now
+            if slow_ppm[task] > 0:
+                self.change_rate(task, now)
+            if has_rate[task] and self.rates:
+                self.at(self.rates.start(task, now, self.busy[task]))[_FREES].append(task)
+                continue
+            free = now + self.busy[task]
+            self.at(free)[_FREES].append(task)
+            leads = follower[task] >= 0 or follows[task] >= 0
+            end = self.lead(task, now, free) if leads else free + self.flight[task]
+            self.at(end)[_ENDS].append(task)
+        self.dirty.clear()
+
+    def lead(self, task: int, now: int, free: int) -> int:
+        """Returns the end of a task that starts now and releases its resource at `free`; its follower looks later."""
+        before, follower = self.follows[task], self.follower[task]
+        end: int = (max(free, self.end[before]) if before >= 0 else free) + self.flight[task]
+        if follower >= 0:
+            self.end[task] = end
+            self.at(now + self.flight[task])[_LOOKS].append(follower)
+        return end
+
+    def change_rate(self, task: int, now: int) -> None:
+        """Takes or gives back a share of a resource's rate, and moves the end of the task that runs there."""
+        if self.rates and (moved := self.rates.change(task, now)):
+            self.at(moved[1])[_FREES].append(moved[0])
 
 
 class _Polls:
-    """Tasks that look for their dependencies from time to time."""
+    """Tasks that poll for their dependencies."""
 
     def __init__(self, program: Program) -> None:
         polling = np.flatnonzero((program.poll_ps > 0) & (np.diff(program.dep_offset) > 0))
         first = program.deps[program.dep_offset[polling]]
         self._period = dict(zip(polling.tolist(), program.poll_ps[polling].tolist(), strict=True))
         self.anchor = dict(zip(polling.tolist(), first.tolist(), strict=True))
-        """Task -> the first of its dependencies."""
+        """First dependency of each task that polls."""
         self.since = dict.fromkeys(self.anchor.values(), 0)
-        """That -> when it ended."""
+        """End of each of these dependencies."""
 
     def wait(self, task: int, now: int) -> int:
-        """Time until it next looks; 0 if it looks now."""
+        """Returns the time until a task looks next; 0 if it looks now."""
         period: int = self._period[task]
         return (self.since[self.anchor[task]] - now) % period
 
@@ -194,21 +226,21 @@ class _Rates:
         self.slow_ppm = program.slow_ppm.tolist()
         self._slows = program.slows.tolist()
         self._taken = dict.fromkeys(program.slows[program.slow_ppm != 0].tolist(), 0)
-        """Resource -> parts per million of its rate that are taken."""
+        """Share of each resource's rate that is taken, parts per million."""
         self._held, self._yields = program.resource.tolist(), program.yields_ppm.tolist()
         self.tracks = bytearray(resource in self._taken for resource in self._held)
-        """Per task, whether it holds such a resource."""
+        """Per task, 1 if it holds such a resource."""
         self._running: dict[int, int] = {}  # resource -> task
         self._work: dict[int, tuple[int, int, int, int]] = {}  # task -> (work left, rate, since when, done when)
         self.free: dict[int, int] = {}  # done task -> when
 
     def start(self, task: int, now: int, busy_ps: int) -> int:
-        """When a task that starts now will be done."""
+        """Starts a task and returns the time at which it will be done."""
         self._running[self._held[task]] = task
-        return self._go_on(task, now, busy_ps * FULL_PPM)
+        return self._resume(task, now, busy_ps * FULL_PPM)
 
     def done(self, task: int, now: int) -> bool:
-        """Whether the task is done now, for the first time: its time may have changed since it was booked."""
+        """Returns True if the task is done now: its end may have moved since this time was put on the agenda."""
         if task not in self._work or self._work[task][3] != now:
             return False
         del self._work[task]
@@ -217,16 +249,16 @@ class _Rates:
         return True
 
     def change(self, task: int, now: int) -> tuple[int, int] | None:
-        """`task` changes a rate now: (what runs there, when it will be done), if that is another time than before."""
+        """Changes a rate, and returns the task that runs there and its new end; None if its end stays the same."""
         resource = self._slows[task]
         self._taken[resource] += self.slow_ppm[task]
         if (running := self._running.get(resource)) is None:
             return None
         left, rate, since, before = self._work[running]
-        after = self._go_on(running, now, left - (now - since) * rate)
+        after = self._resume(running, now, left - (now - since) * rate)
         return (running, after) if after != before else None
 
-    def _go_on(self, task: int, now: int, left: int) -> int:
+    def _resume(self, task: int, now: int, left: int) -> int:
         lost: int = self._taken[self._held[task]] * self._yields[task] // FULL_PPM
         rate = max(MIN_RATE_PPM, FULL_PPM - lost)
         done = now + -(-left // rate)
@@ -235,7 +267,7 @@ class _Rates:
 
 
 def _dependents(program: Program) -> tuple[list[int], list[int]]:
-    """Dependencies turned round: (offsets [N + 1], tasks that wait for each task)."""
+    """Returns the tasks that wait for each task: (offsets [N + 1], flat list)."""
     count = len(program)
     waiter = np.repeat(np.arange(count, dtype=np.int32), np.diff(program.dep_offset))
     order = np.argsort(program.deps, kind="stable")
@@ -244,6 +276,7 @@ def _dependents(program: Program) -> tuple[list[int], list[int]]:
 
 
 def deadlock(program: Program, waiting: list[int], start: list[int], now: int) -> DeadlockError:
+    """Returns the error that names the first tasks that never start, and the tasks that they wait for."""
     stuck = [task for task in range(len(program)) if start[task] < 0]
     lines = []
     for task in stuck[:5]:

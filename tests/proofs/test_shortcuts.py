@@ -91,7 +91,7 @@ def test_what_is_left_out_comes_back_as_it_was():
     full, part = lower(scenario, topology).program, lower(scenario, topology, keep=3).program
     assert len(part) < len(full) / 4
     for field in dataclasses.fields(Program):
-        mine, other = getattr(part.whole(), field.name), getattr(full, field.name)
+        mine, other = getattr(part.unroll(), field.name), getattr(full, field.name)
         assert (
             np.array_equal(mine, other) and mine.dtype == other.dtype
             if isinstance(other, np.ndarray)

@@ -9,7 +9,7 @@ import pytest
 from sim.simulate.latency import latency_s
 from sim.simulate.run import run
 from sim.specs import load
-from sim.studies.validate.rows import Case, read
+from sim.studies.validate.cases import Case, read
 from sim.studies.validate.validate import simulated
 
 # --- the non-blocking pipeline ---------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_a_sequential_pipeline_of_eight_is_four_to_six_times_slower_than_eight_w
 
 @functools.cache
 def cases() -> dict[str, Case]:
-    return {case.case_id: case for case in read("energonai")[1] if isinstance(case, Case)}
+    return {case.case_id: case for case in read("energonai")[1]}
 
 
 @functools.cache

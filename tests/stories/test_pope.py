@@ -12,14 +12,14 @@ import pytest
 from sim import api
 from sim.simulate.latency import latency_s, step_s
 from sim.specs import load
-from sim.studies.validate.rows import read
+from sim.studies.validate.cases import read
 
 
 @functools.cache
 def simulated(case_id: str) -> float:
     """Seconds of a row of the suite."""
     _, cases = read("pope")
-    return latency_s(next(case for case in cases if case.case_id == case_id).scenario())
+    return latency_s(next(case for case in cases if case.case_id == case_id).run.scenario())
 
 
 # --- figure 6: on more chips two dimensions move less: bytes per chip fall with sqrt(chips), and not at all in one ----

@@ -17,7 +17,7 @@ from sim.errors import InputError
 from sim.report.measurement import Measurement
 from sim.specs import load
 from sim.studies.bench import collective as bench
-from sim.studies.validate.rows import measured
+from sim.studies.validate.cases import published_times
 from sim.topology import build
 
 MACHINE = "topology.yaml"
@@ -248,10 +248,10 @@ def test_a_ring_says_what_it_crosses(sim_collective):
 
 
 def test_measured_points_are_those_of_the_machine_and_algorithm():
-    assert len(measured("dgx_h100", "all_reduce", 8)) == 84
-    assert measured("hgx_h200", "all_reduce", 5, "ring") == [(2**33, pytest.approx(37716.508e-6))]
-    assert measured("dgx_h100", "reduce_scatter", 8) == []
-    assert measured("dgx_h100_x2", "all_reduce", 16) == []  # rows of other boxes run on it with other links
+    assert len(published_times("dgx_h100", "all_reduce", 8)) == 84
+    assert published_times("hgx_h200", "all_reduce", 5, "ring") == [(2**33, pytest.approx(37716.508e-6))]
+    assert published_times("dgx_h100", "reduce_scatter", 8) == []
+    assert published_times("dgx_h100_x2", "all_reduce", 16) == []  # rows of other boxes run on it with other links
 
 
 def test_one_chip_stands_for_all_in_chunks_too():

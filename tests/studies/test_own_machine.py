@@ -13,7 +13,7 @@ from support.published import write_rows
 from sim.simulate.latency import latency_s
 from sim.specs import TorusSpec, load
 from sim.studies.validate.calibrate import fit
-from sim.studies.validate.rows import read
+from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 
 TORI = [name for name in load.shipped("topology") if isinstance(load.topology_spec(name), TorusSpec)]
@@ -60,8 +60,8 @@ def test_a_row_of_the_own_machines_mesh_runs_on_that_machine(tmp_path: Path, nam
     suite, mesh = own_suite(tmp_path, name)
     write_rows(tmp_path / "rows.csv", [row(mesh)])
     (case,) = read(str(suite))[1]
-    assert case.scenario().topology == load.topology_spec(str(tmp_path / "own_machine.yaml"))
-    assert not any(axis.wrap for axis in case.scenario().topology.axes.values())
+    assert case.run.scenario().topology == load.topology_spec(str(tmp_path / "own_machine.yaml"))
+    assert not any(axis.wrap for axis in case.run.scenario().topology.axes.values())
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -84,7 +84,7 @@ def test_an_own_machine_is_calibrated_on_its_own_times(tmp_path: Path, name: str
     rows = [row(each, case_id=f"{each}-{batch}", batch=batch) for each in (mesh, half) for batch in (1024, 4096)]
     write_rows(tmp_path / "rows.csv", rows)
     slower = f"topology.chip.hbm_bandwidth={0.8 * nominal} GB/s"
-    own_s = [latency_s(case.scenario(slower)) for case in read(str(suite))[1]]
+    own_s = [latency_s(case.run.scenario(slower)) for case in read(str(suite))[1]]
     write_rows(
         tmp_path / "rows.csv", [each | {"value": repr(time_s)} for each, time_s in zip(rows, own_s, strict=True)]
     )
@@ -100,5 +100,5 @@ def test_a_part_of_a_machine_has_the_wraparound_of_whole_axes_only(tmp_path: Pat
     machine["axes"]["x"]["wrap"] = True
     (tmp_path / "own_machine.yaml").write_text(yaml.safe_dump(machine))
     write_rows(tmp_path / "rows.csv", [row("16x4"), row("8x16")])
-    wraps = [[axis.wrap for axis in case.scenario().topology.axes.values()] for case in read(str(suite))[1]]
+    wraps = [[axis.wrap for axis in case.run.scenario().topology.axes.values()] for case in read(str(suite))[1]]
     assert wraps == [[True, False], [False, False]]

@@ -17,7 +17,7 @@ from sim.simulate.result import Run
 from sim.simulate.run import run
 from sim.specs import Scenario, load
 from sim.studies.sweep import points, rows, workers
-from sim.studies.sweep.published import published
+from sim.studies.sweep.published import published_points
 from sim.studies.sweep.record import Record
 
 SWEEP = "sweep={workload.batch: [64, 128, 7, 256], layout.ffn: [weight_stationary_1d, weight_gathered_x]}"
@@ -173,10 +173,10 @@ def test_damaged_published_points_are_one_line(tmp_path: Path, column: str, dama
     needed = column in ("value", "batch") or (figure.x, column) == ("tokens", "input_tokens")
     if needed:
         with pytest.raises(InputError, match=r"^figure\.published\."):
-            published(figure)
+            published_points(figure)
     else:
         with suppress(InputError):
-            assert all(y > 0 for line in published(figure).values() for _, y in line)
+            assert all(y > 0 for line in published_points(figure).values() for _, y in line)
 
 
 # --- labels from a file ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from sim.report.present.calibration import report, settings
 from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies.validate import calibrate
-from sim.studies.validate.rows import read
+from sim.studies.validate.cases import read
 from sim.studies.validate.validate import predicted
 
 MACHINE = {"chip.peak.bf16.value": "20 GFLOP/s", "model.d_model": 64, "model.d_ff": 256, "model.d_head": 16}
@@ -61,8 +61,8 @@ def measured(truth: dict[str, float], **bounds: tuple[float, float]) -> str:
     spec, cases = read(suite)
     rows = []
     for row, case in zip(ROWS, cases, strict=True):
-        scenario = case.scenario(*settings(spec.calibration.constants, truth))
-        rows.append(row | {"value": predicted(case, scenario, latency_s(scenario))})
+        scenario = case.run.scenario(*settings(spec.calibration.constants, truth))
+        rows.append(row | {"value": predicted(case.metric, scenario, latency_s(scenario))})
     write_rows(Path("rows.csv"), rows)
     return suite
 
@@ -92,9 +92,9 @@ def test_the_fitted_settings_reproduce_the_rows():
     suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
     found = fitted(suite)
     for case in read(suite)[1]:
-        scenario = case.scenario(*found.settings())
+        scenario = case.run.scenario(*found.settings())
         # Settings are written with four digits.
-        assert predicted(case, scenario, latency_s(scenario)) == pytest.approx(case.published, rel=1e-3)
+        assert predicted(case.metric, scenario, latency_s(scenario)) == pytest.approx(case.published, rel=1e-3)
 
 
 def test_bounds_hold_where_the_rows_ask_for_more():
@@ -149,7 +149,7 @@ def test_constants_that_only_count_together_are_named():
     spec, cases = read(suite)
     known = settings(spec.calibration.constants, truth)
     rows = [
-        row | {"metric": "latency_s", "value": latency_s(case.scenario(*known))}  # an MFU has the peak in it
+        row | {"metric": "latency_s", "value": latency_s(case.run.scenario(*known))}  # an MFU has the peak in it
         for row, case in zip(ROWS, cases, strict=True)
     ]
     write_rows(Path("rows.csv"), rows)
@@ -255,7 +255,7 @@ def test_the_command_prints_the_fit_and_how_to_use_it(monkeypatch, capsys):
     changes = []
     for case in cases:
         two, three, four = (
-            latency_s(case.scenario(*settings(spec.calibration.constants, {"hop_latency": us})))
+            latency_s(case.run.scenario(*settings(spec.calibration.constants, {"hop_latency": us})))
             for us in (2.0, 3.0, 4.0)
         )
         changes.append((four - two) / 2 / three)

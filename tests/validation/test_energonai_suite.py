@@ -8,14 +8,14 @@ import pytest
 
 from sim.errors import InputError
 from sim.specs import RequestSuite, load
+from sim.studies.validate.cases import Case, ScenarioRun, read
 from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
-from sim.studies.validate.rows import Case, read
 from sim.studies.validate.validate import simulated, validate
 
 
 @cache
 def cases() -> dict[str, Case]:
-    return {case.case_id: case for case in read("energonai")[1] if isinstance(case, Case)}
+    return {case.case_id: case for case in read("energonai")[1] if isinstance(case.run, ScenarioRun)}
 
 
 @cache
@@ -40,7 +40,7 @@ def test_no_engine_is_fast_or_slow_throughout():
     errors: dict[str, list[float]] = {}
     for case in cases().values():
         if case.metric != "memory_bandwidth_per_gpu":  # tokens/s times a constant
-            errors.setdefault(case.scenario().stack.name, []).append(_time_error(case))
+            errors.setdefault(case.run.scenario().stack.name, []).append(_time_error(case))
     assert set(errors) == {"fastertransformer", "energonai", "gpt_fast"}
     for stack, own in errors.items():
         assert abs(np.mean(own)) < 0.04, stack
@@ -50,7 +50,7 @@ def test_rows_of_a_stack_differ_in_no_constant():
     """But for the kind of chip, and what two engines of one stack call: the algorithm of the all-reduce."""
     found: dict[tuple[str, str], set[str]] = {}
     for case in cases().values():
-        scenario = case.scenario()
+        scenario = case.run.scenario()
         key = scenario.stack.name, scenario.topology.chip.name
         found.setdefault(key, set()).add(scenario.stack.model_dump_json())
     assert all(len(constants) == 1 for constants in found.values())
@@ -59,7 +59,7 @@ def test_rows_of_a_stack_differ_in_no_constant():
 def test_with_full_lengths_the_rows_of_bert_would_beat_the_peak():
     """12 d_model^2 weights in each of 32 layers, two FLOPs each and token: 1,024 tokens in 26.36 ms are 500 TFLOP/s."""
     case = cases()["ft_bert6b_tp1_b32_i32"]
-    scenario = case.scenario()
+    scenario = case.run.scenario()
     per_token = 2 * 12 * 4096**2 * 32
     assert scenario.packed_rows == 357
     peak = scenario.topology.chip.peak["fp16"].value
@@ -76,7 +76,7 @@ def test_times_of_bert_are_linear_in_the_tokens_drawn():
     def off(real: bool) -> float:
         rows, ones = [], []
         for case in cases().values():
-            scenario = case.scenario()
+            scenario = case.run.scenario()
             batch, padded = scenario.workload.batch, scenario.workload.prompt
             if scenario.model.name != "bert_6b" or scenario.layout.mesh.tensor != 1 or batch * padded < 384:
                 continue
@@ -119,7 +119,7 @@ def test_steps_of_a_generation_are_linear_so_the_mean_stands_for_all():
 
 def test_lengths_of_bert_are_those_of_its_table():
     """One row of the table, and the row of the suite that takes it; a batch that the table has not is named."""
-    scenario = cases()["ft_bert6b_tp1_b4_i384"].scenario()
+    scenario = cases()["ft_bert6b_tp1_b4_i384"].run.scenario()
     assert scenario.padding.lengths(4, 384) == (321, 307, 5, 219)
     table = load.data_root() / "scenarios" / "published" / "bert_6b_lengths.csv"
     assert lengths_of_batch(table, 4, 384) == (321, 307, 5, 219)
@@ -162,7 +162,7 @@ def test_rows_of_other_layers_stages_and_lengths_are_read(tmp_path: Path):
     suite, found = read("energonai", file)
     assert isinstance(suite, RequestSuite)
     (case,) = found
-    assert isinstance(case, Case)
-    scenario = case.scenario()
+    assert isinstance(case.run, ScenarioRun)
+    scenario = case.run.scenario()
     assert (scenario.layers, scenario.layout.mesh.tensor, scenario.layout.mesh.pipeline) == (12, 2, 2)
     assert scenario.packed_rows == 4 * 32

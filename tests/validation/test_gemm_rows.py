@@ -9,7 +9,7 @@ from sim.errors import InputError
 from sim.lowering.costs import Work, cost
 from sim.report.present.validation import Errors
 from sim.specs import load
-from sim.studies.validate.rows import MatmulCase, read
+from sim.studies.validate.cases import MatmulRun, read
 from sim.studies.validate.validate import matmul_s, validate
 from sim.topology import build
 
@@ -52,7 +52,7 @@ def test_chips_that_nothing_was_fitted_to_are_carried_by_shares_of_their_peak(ge
 
 def test_a_row_is_the_cost_of_its_matmuls():
     """[m, k] x [k, n] of 8-bit numbers, several in one launch: operands of a byte, products of two."""
-    case = next(each for each in read("gemm")[1] if isinstance(each, MatmulCase) and each.products > 1)
+    case = next(each.run for each in read("gemm")[1] if isinstance(each.run, MatmulRun) and each.run.products > 1)
     chip = build(*load.machine(case.machine, list(case.settings))).chip
     m, n, k, count = case.rows, case.columns, case.inner, case.products
     work = Work(2.0 * m * n * k * count, count * (m * k + k * n + 2 * m * n), rows=m, columns=n, products=count)

@@ -8,7 +8,7 @@ import pytest
 from sim.errors import InputError
 from sim.specs import GenerationSuite, load
 from sim.studies.validate import calibrate
-from sim.studies.validate.rows import read
+from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 
 ROWS = Path(__file__).parents[2] / "scenarios/published/ladder.csv"
@@ -103,7 +103,7 @@ def test_a_row_is_a_scenario():
     suite, cases = read("ladder")
     assert isinstance(suite, GenerationSuite)
     by_id = {case.case_id: case for case in cases}
-    decode = by_id["ladder_70b_tp4_p2pon_b16_desync2x/decode_s"].scenario()
+    decode = by_id["ladder_70b_tp4_p2pon_b16_desync2x/decode_s"].run.scenario()
     assert (decode.model.name, decode.layout.mesh.tensor, decode.residual) == ("llama3_70b", 4, "desync2")
     assert decode.workload.model_dump(include={"phase", "batch", "prompt", "context", "generate", "static_cache"}) == {
         "phase": "decode",
@@ -113,7 +113,7 @@ def test_a_row_is_a_scenario():
         "generate": 511,
         "static_cache": 1536,
     }
-    whole = by_id["ladder_70b_tp8_p2poff_b64_parallel/tokens_per_s"].scenario()
+    whole = by_id["ladder_70b_tp8_p2poff_b64_parallel/tokens_per_s"].run.scenario()
     assert (whole.topology.name, whole.workload.steps, whole.residual) == ("dgx_h100_p2p_disabled", 512, "parallel")
 
 

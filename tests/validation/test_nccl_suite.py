@@ -12,7 +12,7 @@ from support.published import write_rows
 from sim.errors import InputError
 from sim.report.present.validation import NCCL_TUNER, Errors, Outcome, Spread, Validation
 from sim.specs import HostTimes, load
-from sim.studies.validate.rows import read
+from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 
 ROW = {"case_id": "row", "system": "DGX H100", "gpus": 8, "collective": "all_reduce", "bytes": 2**30, "time_us": 4000}
@@ -145,11 +145,12 @@ def test_a_row_becomes_a_collective_on_so_many_chips_of_its_machine(tmp_path: Pa
         ROW | {"case_id": "part", "system": "H200 node, first n GPUs", "gpus": 5},
         ROW | {"case_id": "h200_off", "collective": "alltoall"},
     ]
-    _, (whole, part, off) = read("nccl", write_rows(tmp_path / "rows.csv", rows, ROW))
+    _, cases = read("nccl", write_rows(tmp_path / "rows.csv", rows, ROW))
+    whole, part, off = (case.run for case in cases)
     assert (whole.machine, whole.settings, whole.algorithm) == ("dgx_h100", (), None)
     assert (part.machine, part.settings, part.chips) == ("hgx_h200", (), 5)
     assert (off.collective, off.algorithm) == ("all_to_all", "ring")
-    assert whole.published == pytest.approx(4e-3)
+    assert cases[0].published == pytest.approx(4e-3)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def of_others(tmp_path: Path, rows) -> Path:
 def test_rows_of_other_systems_gpus_and_collectives_run_on_their_machine(tmp_path: Path):
     path = of_others(tmp_path, OTHERS)
     _, cases = read("nccl", path)
-    assert [(case.machine, case.chips) for case in cases] == [(row[3], row[1]) for row in OTHERS]
+    assert [(case.run.machine, case.run.chips) for case in cases] == [(row[3], row[1]) for row in OTHERS]
     assert all(outcome.simulated > 0 for outcome in validate("nccl", path).outcomes)
 
 

@@ -11,8 +11,8 @@ from support.published import ROW, write_rows, write_suite
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.specs import load
+from sim.studies.validate.cases import read
 from sim.studies.validate.measurements import chosen, repeated
-from sim.studies.validate.rows import read
 
 PALM = {"model": "PaLM 540B (64 padded heads)", "chips": 64, "mesh": "4x4x4", "batch": 64, "context_tokens": 2048}
 
@@ -26,7 +26,7 @@ def pope(tmp_path: Path):
 
     def scenario(**row):
         _, (case,) = read("pope", write_rows(tmp_path / "rows.csv", [PALM | row]))
-        return case.scenario()
+        return case.run.scenario()
 
     return scenario
 
@@ -116,7 +116,7 @@ def test_every_shipped_row_is_a_scenario():
     _, cases = read("pope")
     assert len({case.case_id for case in cases}) == len(cases) > 80
     for case in cases:
-        assert case.scenario().reference is None
+        assert case.run.scenario().reference is None
 
 
 def test_no_row_is_special(tmp_path):
@@ -125,7 +125,7 @@ def test_no_row_is_special(tmp_path):
     with (load.path("suite", "pope").parent / load.suite("pope").rows).open(encoding="utf-8", newline="") as file:
         rows = [row | {"case_id": f"row-{i}", "value": 0.123} for i, row in enumerate(csv.DictReader(file))]
     _, renamed = read("pope", write_rows(tmp_path / "rows.csv", rows))
-    assert [case.settings for case in renamed] == [case.settings for case in cases]
+    assert [case.run.settings for case in renamed] == [case.run.settings for case in cases]
 
 
 # --- what is gated ---------------------------------------------------------------------------------------------------
@@ -154,25 +154,25 @@ def test_a_suite_names_files_beside_it(tmp_path):
     path = write_suite(tmp_path / "own", [{"metric": "mfu", "value": 0.4}])
     suite, (case,) = read(path)
     assert (suite.name, case.metric, case.published) == ("made_up", "mfu", 0.4)
-    assert case.scenario().model.name == "model"
+    assert case.run.scenario().model.name == "model"
 
 
 def test_the_first_pattern_that_fits_a_model_counts(tiny):
     models = {"tiny wide*": {"model.d_ff": 64}, "tiny*": {"model.d_ff": 128}}
     wide, other = tiny({"model": "tiny wide one"}, {"model": "tiny"}, models=models)
-    assert (wide.scenario().model.d_ff, other.scenario().model.d_ff) == (64, 128)
+    assert (wide.run.scenario().model.d_ff, other.run.scenario().model.d_ff) == (64, 128)
 
 
 def test_the_first_pattern_that_fits_a_source_counts(tiny):
     figures = {"*Fig *": {"layout.logits": "none"}}
     cases = tiny({"source": "someone Fig 3"}, {"source": "someone Table 3"}, sources=figures)
-    assert [case.scenario().layout.logits for case in cases] == ["none", "last"]
+    assert [case.run.scenario().layout.logits for case in cases] == ["none", "last"]
 
 
 def test_further_settings_win(tiny):
     (case,) = tiny({}, sources={"*": {"topology.link.latency": "2 us"}})
-    assert case.scenario().topology.link.latency.value == pytest.approx(2e-6)
-    assert case.scenario("topology.link.latency=3 us").topology.link.latency.value == pytest.approx(3e-6)
+    assert case.run.scenario().topology.link.latency.value == pytest.approx(2e-6)
+    assert case.run.scenario("topology.link.latency=3 us").topology.link.latency.value == pytest.approx(3e-6)
 
 
 # --- errors name the line --------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def test_a_row_of_an_unknown_system_is_refused(tiny):
     with pytest.raises(InputError, match=r"must fit a pattern of the suite's 'systems', got 'H100'; add a pattern"):
         tiny({"system": "H100"}, systems={"TPU v4*": {}})
     (case,) = tiny({"system": "TPU v4"}, systems={"TPU v4*": {"topology.link.latency": "2 us"}})
-    assert case.scenario().topology.link.latency.value == pytest.approx(2e-6)
+    assert case.run.scenario().topology.link.latency.value == pytest.approx(2e-6)
 
 
 def test_a_mesh_that_the_bases_machine_does_not_have_is_refused(tiny):
@@ -293,10 +293,10 @@ def test_few_constants_are_fitted_to_every_gated_measurement_once():
     places = chosen(suite.calibration, cases)
     assert len(suite.calibration.constants) <= 5
     assert places == [place for place, case in enumerate(cases) if not case.not_gated]
-    repeats = repeated(cases, {place: case.scenario() for place, case in enumerate(cases)})
-    once = [cases[place].settings for place in places if place not in repeats]
+    repeats = repeated(cases, {place: case.run.scenario() for place, case in enumerate(cases)})
+    once = [cases[place].run.settings for place in places if place not in repeats]
     assert len(once) == len(set(once)) == 54
-    assert set(once) == {cases[place].settings for place in places}
+    assert set(once) == {cases[place].run.settings for place in places}
 
 
 def test_one_set_of_constants_for_all_machines_of_a_kind():

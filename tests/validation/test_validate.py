@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from sim.report.present.validation import Errors, Validation
 from sim.simulate.latency import latency_s
 from sim.simulate.run import run
 from sim.specs import Tolerance, load
-from sim.studies.validate.rows import Case, read
+from sim.studies.validate.cases import read
 from sim.studies.validate.validate import predicted, validate
 
 
@@ -50,7 +49,7 @@ def pope() -> Validation:
 def measured(*errors: float, **fields) -> str:
     """A suite whose rows the simulator misses by these errors: simulated / published - 1."""
     _, (case,) = read(write_suite(Path()))
-    simulated = latency_s(case.scenario())
+    simulated = latency_s(case.run.scenario())
     rows = [{"case_id": f"row-{i}", "value": simulated / (1 + error)} for i, error in enumerate(errors)]
     return write_suite(Path(), rows, **fields)
 
@@ -110,9 +109,6 @@ def test_latency_and_mfu_of_one_measurement_are_of_one_simulation(pope):
     assert paper == pytest.approx(latency.simulated * mfu.simulated, rel=1e-9)
 
 
-CASE = Case("case", "", "mfu", 1.0, "", (), "")
-
-
 def test_bytes_of_a_gpu_are_of_the_chips_and_tables_that_there_are():
     """A mesh that is not given is the whole machine; tied tables, whole on every GPU, are one: 2 x 128256 x 8192 bytes.
 
@@ -120,11 +116,10 @@ def test_bytes_of_a_gpu_are_of_the_chips_and_tables_that_there_are():
     """
     base = ["model.nominal_parameters=null", "workload.weights=bf16"]
     layers, table = 80 * 8192 * (2 * (64 + 8) * 128 + 3 * 28672) / 8, 128256 * 8192
-    case = replace(CASE, metric="memory_bandwidth_per_gpu")
     for settings, tables in (["layout.mesh.tensor=8"], 2), (["layout.mesh.tensor=null"], 2), (["model.tied=true"], 1):
         scenario = load.scenario("llama3_70b_tp8_standard", [*base, *settings])
         want = 2 * (layers + tables * table) * scenario.workload.steps
-        assert predicted(case, scenario, 1.0) == pytest.approx(want, rel=1e-12), settings
+        assert predicted("memory_bandwidth_per_gpu", scenario, 1.0) == pytest.approx(want, rel=1e-12), settings
 
 
 @pytest.mark.parametrize("name", load.shipped("scenario"))
@@ -136,7 +131,7 @@ def test_mfu_is_the_reports_on_every_machine(name):
         pytest.skip("its rate is not that of one latency, or layers are in groups")
     scenario = load.scenario(name, [*settings, "engine.layers=6"])
     report = run(scenario).report
-    assert predicted(CASE, scenario, report.simulated.latency_s) == pytest.approx(report.simulated.mfu, rel=1e-12)
+    assert predicted("mfu", scenario, report.simulated.latency_s) == pytest.approx(report.simulated.mfu, rel=1e-12)
 
 
 # --- errors and tolerance --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from sim.plots import parity
 from sim.report.present.validation import Errors, bias
 from sim.report.present.validation_text import render, shown
 from sim.simulate.latency import latency_s
-from sim.studies.validate.rows import read
+from sim.studies.validate.cases import read
 from sim.studies.validate.validate import SEQUENTIAL, validate
 
 CONSTANT = {"fields": ["topology.link.latency"], "unit": "us", "low": 0.5, "high": 6}
@@ -29,7 +29,7 @@ def printed(found) -> str:
 
 def simulated_s(folder: Path, **row) -> float:
     (case,) = read(write_suite(folder, [row]))[1]
-    return latency_s(case.scenario())
+    return latency_s(case.run.scenario())
 
 
 def test_rows_are_parted_into_fitted_and_not_fitted_and_into_series(tmp_path):
@@ -84,7 +84,9 @@ def test_the_same_passes_in_two_metrics_are_one_measurement_and_a_second_reading
 def test_how_exact_a_value_is_must_be_a_number(tmp_path):
     suite = write_suite(tmp_path, [{}])
     write_rows(tmp_path / "rows.csv", [{"run_to_run_pct": "few"}], (*ROW, "run_to_run_pct"))
-    with pytest.raises(InputError, match=r"step: column 'run_to_run_pct' must be a number of at least 0, got 'few'"):
+    with pytest.raises(
+        InputError, match=r"rows.csv:2: column 'run_to_run_pct' must be a number of at least 0, got 'few'"
+    ):
         validate(suite)
 
 

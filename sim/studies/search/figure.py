@@ -15,7 +15,7 @@ from sim.studies.search.candidates import BASE, Phase
 from sim.studies.search.choose import Goal, figures, same_work
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
-from sim.studies.validate import rows as suite
+from sim.studies.validate.cases import ScenarioRun, read
 
 if TYPE_CHECKING:
     from sim.plots.pareto import Chart
@@ -53,10 +53,10 @@ def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
     searched = {_work(load.scenario(BASE, point.settings)): name for (name, _), point in ran.items()}
     batches = {int(point.choices["batch"]) for point, _ in measured}
     found = []
-    for case in suite.read(PUBLISHED)[1]:
-        if not isinstance(case, suite.Case) or case.metric != "latency_s":
+    for case in read(PUBLISHED)[1]:
+        if not isinstance(case.run, ScenarioRun) or case.metric != "latency_s":
             continue
-        scenario = case.scenario()
+        scenario = case.run.scenario()
         work, chips, name = scenario.workload, used_chips(scenario), searched.get(_work(scenario))
         if work.batch in batches and name:
             costs = chips * case.published / work.tokens

@@ -13,7 +13,7 @@ from sim.errors import InputError, suggest
 from sim.report.report import HALVES, PAPER
 from sim.specs import FigureSpec, Model, Scenario
 from sim.studies.sweep.points import label
-from sim.studies.sweep.published import published
+from sim.studies.sweep.published import published_points
 from sim.studies.sweep.quantities import RATES, Y, words
 from sim.studies.sweep.rows import Row
 from sim.terminal import printable
@@ -55,7 +55,7 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     for name in figure.published:
         if name not in known:
             raise InputError("must be a line", where="figure.published", got=name, hint=suggest(name, known))
-    published(figure)
+    published_points(figure)
     for name, each in figure.predictions.items():
         if each.column is not None and not figure.published:
             rule = "requires figure.published: the rows that have the column"
@@ -87,7 +87,7 @@ def chart(
 
     y = Y[figure.y]
     sweep = scenario.sweep or {}
-    beside = published(figure)
+    beside = published_points(figure)
     by_line: dict[str, list[Row]] = {}
     for row in rows:
         if row.outcome and y.simulated(row.outcome) is not None:

@@ -10,12 +10,11 @@ from sim.specs import FigureSpec, Scenario, load
 from sim.studies.own_predictions import own_function
 from sim.studies.sweep.chart import line_of, x_of
 from sim.studies.sweep.points import Point
-from sim.studies.sweep.published import cases
+from sim.studies.sweep.published import published_rows
 from sim.studies.sweep.published import x_of as published_x
 from sim.studies.sweep.published import y_of as published_y
 from sim.studies.sweep.quantities import RATES, Y
 from sim.studies.sweep.rows import Row
-from sim.studies.validate.csv_rows import positive
 
 _OF_ALL_STEPS = ("latency", "step", "mfu", "tokens_per_s", "cost")
 """Quantities that follow from the time of all steps."""
@@ -69,16 +68,14 @@ def own_points(
 
 def _of_column(figure: FigureSpec, column: str) -> dict[tuple[str, float], float]:
     """Returns the values of a column of the rows that the figure shows as published."""
-    known = cases(figure.published_file)
+    known = published_rows(figure.published_file)
     found = {}
     for line, ids in figure.published.items():
         for case_id in ids:
             row = known[case_id]
             try:
-                value = positive(row, column)
-                if value is not None:
-                    predicted = {**row, "value": repr(value)}
-                    found[line, published_x(row, figure.x)] = published_y(predicted, figure.y)
+                if row.get(column):
+                    found[line, published_x(row, figure.x)] = published_y(row, figure.y, column)
             except InputError as error:
                 raise error.within(f"{figure.published_file}: {case_id}") from None
     if figure.published and not found:

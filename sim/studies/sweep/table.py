@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sim.specs import FigureSpec
 from sim.studies.sweep.chart import line_of, x_of
-from sim.studies.sweep.published import published
+from sim.studies.sweep.published import published_points
 from sim.studies.sweep.quantities import Y, words
 from sim.studies.sweep.rows import Outcome, Row
 from sim.terminal import plain_console, styled
@@ -46,7 +46,7 @@ def render(
     console = console or plain_console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH + _MORE * len(own or ()))
-    points = {(line, x): y for line, points in (published(figure) if figure else {}).items() for x, y in points}
+    points = {(line, x): y for line, points in (published_points(figure) if figure else {}).items() for x, y in points}
     beside = {name: values for name, values in {**(own or {}), "published": points}.items() if values}
     for outer, group in itertools.groupby(rows, key=lambda row: [_chosen(axis, row) for axis in axes[:-1]]):
         if outer:

@@ -20,8 +20,8 @@ from sim.lowering.placement import used_chips
 from sim.report.present.calibration import Determination, Direction, Fit, LeftOut, named_changes, settings
 from sim.report.present.validation import Errors
 from sim.specs import AnySuite, Calibration, Constant, Scenario
+from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read
 from sim.studies.validate.measurements import chosen, repeated, series_of, uncertainty_of
-from sim.studies.validate.rows import AnyCase, Case, CollectiveCase, MatmulCase, read
 from sim.studies.validate.validate import simulated
 
 _STEP = 3e-2
@@ -51,7 +51,7 @@ Vector = npt.NDArray[np.float64]
 class _Rows:
     """The distinct measurements of a suite, and their simulated errors at settings that were asked for before."""
 
-    cases: Sequence[AnyCase]
+    cases: Sequence[Case]
     progress: Callable[[int, float], None]
     errors: dict[tuple[int, tuple[str, ...]], float] = field(default_factory=dict)
     known: dict[str, float] = field(default_factory=dict)
@@ -127,7 +127,7 @@ def fit(
     suite, cases = read(name, rows)
     if suite.calibration is None:
         raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its constants")
-    scenarios = {i: case.scenario() for i, case in enumerate(cases) if isinstance(case, Case)}
+    scenarios = {i: case.run.scenario() for i, case in enumerate(cases) if isinstance(case.run, ScenarioRun)}
     again = repeated(cases, scenarios)
     plan = [(stage, _places(suite, stage, cases, again)) for stage in _stages(suite.calibration)]
     _refuse_alike(suite, cases, scenarios, {place for _, places in plan for place in places})
@@ -145,7 +145,7 @@ def _stages(first: Calibration | None) -> Iterator[Calibration]:
         first = first.then
 
 
-def _places(suite: AnySuite, stage: Calibration, cases: Sequence[AnyCase], again: Mapping[int, int]) -> tuple[int, ...]:
+def _places(suite: AnySuite, stage: Calibration, cases: Sequence[Case], again: Mapping[int, int]) -> tuple[int, ...]:
     """Returns the distinct measurements among a stage's rows. Raises InputError for names of no row."""
     for pattern in stage.rows or ():
         if not any(fnmatchcase(case.case_id, pattern) for case in cases):
@@ -154,19 +154,17 @@ def _places(suite: AnySuite, stage: Calibration, cases: Sequence[AnyCase], again
     return tuple(dict.fromkeys(again.get(place, place) for place in chosen(stage, cases)))
 
 
-def _refuse_alike(
-    suite: AnySuite, cases: Sequence[AnyCase], scenarios: Mapping[int, Scenario], places: set[int]
-) -> None:
+def _refuse_alike(suite: AnySuite, cases: Sequence[Case], scenarios: Mapping[int, Scenario], places: set[int]) -> None:
     """Raises InputError where rows have one size only in every phase, or one number of chips."""
     sizes: dict[str, set[object]] = {}
     chips = set()
     for place in places:
-        case = cases[place]
-        if isinstance(case, CollectiveCase):
-            sizes.setdefault(case.collective, set()).add(case.size_bytes)
-            chips.add(case.chips)
-        elif isinstance(case, MatmulCase):
-            sizes.setdefault(case.dtype, set()).add((case.rows, case.columns, case.inner))
+        run = cases[place].run
+        if isinstance(run, CollectiveRun):
+            sizes.setdefault(run.collective, set()).add(run.size_bytes)
+            chips.add(run.chips)
+        elif isinstance(run, MatmulRun):
+            sizes.setdefault(run.dtype, set()).add((run.rows, run.columns, run.inner))
         else:
             work = scenarios[place].workload
             sizes.setdefault(work.phase, set()).add((work.batch, work.prompt, work.context))
@@ -174,7 +172,7 @@ def _refuse_alike(
     missing = []
     if max(map(len, sizes.values()), default=0) < 2:
         missing.append("rows of a second size (batch, prompt, context or bytes)")
-    if len(chips) < 2 and not all(isinstance(cases[place], MatmulCase) for place in places):
+    if len(chips) < 2 and not all(isinstance(cases[place].run, MatmulRun) for place in places):
         missing.append(f"rows on another number of chips than {', '.join(map(str, chips)) or 'none'}")
     if missing:
         rule = "calibration must have rows of two sizes and of two numbers of chips"

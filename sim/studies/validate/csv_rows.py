@@ -1,8 +1,9 @@
-"""Rows of a CSV file of measurements: text, numbers and names, and errors that name the line."""
+"""CSV files of measurements: columns of each kind of suite, a row as text and numbers, errors that name the line."""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf, nan
@@ -15,16 +16,16 @@ C = TypeVar("C")
 
 
 def read_rows(source: Path, case: Callable[[Row], C | None]) -> tuple[C, ...]:
-    """A case per row; None leaves a row out."""
+    """Returns a case per row; a row for which `case` returns None is left out. Raises InputError."""
     try:
         with source.open(encoding="utf-8-sig", newline="") as file:
             table = csv.DictReader(file)
-            found = [case(Row(row, f"{source}:{table.line_num}")) for row in table]
-            cases = tuple(each for each in found if each is not None)
+            made = [case(Row(row, f"{source}:{table.line_num}")) for row in table]
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(source)) from None
     except (UnicodeDecodeError, csv.Error):
         raise InputError("must be a CSV file in UTF-8", where=str(source)) from None
+    cases = tuple(each for each in made if each is not None)
     if not cases:
         raise InputError("must hold a row", where=str(source))
     return cases
@@ -38,17 +39,17 @@ class Row:
     where: str
 
     def get(self, name: str) -> str:
-        """Text, empty where there is none."""
+        """Returns a text, empty if the row has none."""
         return self.values.get(name) or ""
 
     def cell(self, name: str) -> str:
-        """Text that must be there."""
+        """Returns a text that must be there. Raises InputError."""
         if not self.get(name):
             raise InputError(f"a row needs a value in column '{name}'", where=self.where)
         return self.get(name)
 
     def number(self, name: str) -> int:
-        """A whole number."""
+        """Returns a whole number. Raises InputError."""
         try:
             return int(self.cell(name))
         except ValueError:
@@ -56,33 +57,117 @@ class Row:
             raise InputError(rule, where=self.where, got=self.cell(name)) from None
 
     def real(self, name: str, *, zero: bool = False) -> float:
-        """A number above 0."""
-        value = _real(self.cell(name))
+        """Returns a number above 0, or 0 if `zero` allows it. Raises InputError."""
+        try:
+            value = float(self.cell(name))
+        except ValueError:
+            value = nan
         if not (0 < value < inf or (zero and value == 0)):
             rule = f"column '{name}' must be a number {'of at least' if zero else 'above'} 0"
             raise InputError(rule, where=self.where, got=self.cell(name))
         return value
 
     def one_of(self, name: str, allowed: Iterable[str]) -> str:
-        """A known name."""
+        """Returns a text that is one of `allowed`. Raises InputError."""
         if (got := self.cell(name)) not in allowed:
             raise InputError(f"unknown {name}", where=self.where, got=got, hint=suggest(got, allowed))
         return got
 
 
-def _real(text: str) -> float:
-    """Not a number where the text is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return nan
+_COMMON = {
+    "case_id": ("name of the row", "my_case_1"),
+    "source": ("where the value is from (optional)", "own measurement"),
+}
+_UNCERTAINTY = {
+    "reading_error_pct": ("how exact the value is, % (optional)", "1"),
+    "notes": ("for the reader (optional)", ""),
+}
+COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
+    "scenarios": {
+        **_COMMON,
+        "system": ("machine, as in the suite's 'systems' (optional)", ""),
+        "model": ("as in the suite's 'models'", "PaLM 540B"),
+        "chips": ("chips of the mesh", "64"),
+        "mesh": ("length of each axis, x first; the base's machine as its file says, or a slice of it", "4x4x4"),
+        "phase": ("prefill; decode_step: one step; decode_total: all steps; total: prefill and steps", "decode_total"),
+        "batch": ("sequences", "64"),
+        "input_tokens": ("tokens of each prompt; of a prefill and a total", "0"),
+        "context_tokens": ("tokens in the cache before the first step", "2048"),
+        "generated_tokens": ("steps", "64"),
+        "ffn_layout": ("layout.ffn", "weight_stationary_2d"),
+        "attention_layout": ("layout.attention", "batch"),
+        "weight_dtype": ("bfloat16, float16, int8, ...", "int8"),
+        "activation_dtype": ("bfloat16, float16, ...", "bfloat16"),
+        "metric": ("latency_s or mfu (a share)", "latency_s"),
+        "value": ("in the unit of the metric", "1.82"),
+        **_UNCERTAINTY,
+    },
+    "generations": {
+        **_COMMON,
+        "system": ("machine, as in the suite's 'systems' with ' p2p=P2P tp=TP' after it", "8xH100 NVSwitch"),
+        "model": ("as in the suite's 'models'", "llama-3-70b"),
+        "tp": ("chips of a tensor-parallel group", "8"),
+        "p2p": ("on or off: peer-to-peer access", "on"),
+        "batch": ("sequences", "1"),
+        "prompt_tokens": ("tokens of each prompt", "1024"),
+        "generated_tokens": ("tokens generated, the first by the prefill", "512"),
+        "variant": ("as in the suite's 'variants'", "standard"),
+        "metric": ("prefill_s, decode_s or tokens_per_s", "decode_s"),
+        "value": ("in the unit of the metric", "6.53"),
+        **_UNCERTAINTY,
+    },
+    "requests": {
+        **_COMMON,
+        "system": ("machine, as in the suite's 'systems'", "8xA100-80GB NVSwitch"),
+        "model": ("as in the suite's 'models'", "gpt-20b"),
+        "layers": ("of the model, if it is cut (optional)", ""),
+        "dtype": ("float16, bfloat16, ...", "fp16"),
+        "tp": ("chips of a tensor-parallel group", "2"),
+        "pp": ("pipeline stages", "1"),
+        "batch": ("sequences", "1"),
+        "input_len": ("tokens of each prompt, padded", "60"),
+        "real_len": ("tokens of each prompt, without padding", "60"),
+        "output_len": ("tokens generated, the first by the prefill; empty: a forward pass", "20"),
+        "engine": ("as in the suite's 'engines'", "fastertransformer"),
+        "metric": ("latency_s, tokens_per_s or memory_bandwidth_per_gpu (bytes per second)", "latency_s"),
+        "value": ("in the unit of the metric", "0.35"),
+        **_UNCERTAINTY,
+    },
+    "collectives": {
+        **_COMMON,
+        "system": ("machine, as in the suite's 'machines'", "DGX H100"),
+        "gpus": ("GPUs that take part", "8"),
+        "collective": ("all_reduce, all_gather, reduce_scatter, alltoall, sendrecv, ...", "all_reduce"),
+        "bytes": ("size as nccl-tests counts it", "67108864"),
+        "time_us": ("time, us", "316"),
+        **_UNCERTAINTY,
+    },
+    "matmuls": {
+        **_COMMON,
+        "system": ("machine, as in the suite's 'machines'", "H100"),
+        "dtype": ("bf16, fp16, int8, ...", "bf16"),
+        "m": ("rows", "4096"),
+        "n": ("columns", "4096"),
+        "k": ("values of a row that are summed", "4096"),
+        "products": ("matmuls of this shape in one launch (optional)", "1"),
+        "time_us": ("time, us", "190"),
+        **_UNCERTAINTY,
+    },
+}
+"""By kind of suite and column: the content and an example. Other columns are for the reader, or for the suite's
+`series`, `options` and `predictions`."""
 
 
-def positive(values: Mapping[str, str], column: str) -> float | None:
-    """Returns a number above 0 of an optional column; None where the row has nothing in it. Raises InputError."""
-    text = values.get(column)
-    if not text:
-        return None
-    if not 0 < (value := _real(text)) < inf:
-        raise InputError(f"column '{column}' must be a number above 0", got=text)
-    return value
+def template(kind: str) -> str:
+    """Returns a CSV of one example row for rows of a kind of suite."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS[kind])
+    table.writerow([example for _, example in COLUMNS[kind].values()])
+    return text.getvalue().rstrip("\n")
+
+
+def explanation(kind: str) -> str:
+    """Returns a line for each column of a kind of suite."""
+    width = max(map(len, COLUMNS[kind]))
+    return "\n".join(f"{name:<{width}}  {text}" for name, (text, _) in COLUMNS[kind].items())

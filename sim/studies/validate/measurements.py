@@ -12,26 +12,25 @@ from fnmatch import fnmatchcase
 from math import log
 
 from sim.specs import AnySuite, Calibration, Scenario
-from sim.studies.validate.csv_rows import Row
-from sim.studies.validate.rows import AnyCase
+from sim.studies.validate.cases import Case
 
 _UNCERTAINTIES = ("reading_error_pct", "run_to_run_pct")
 """Columns that say how exact a value is, %."""
 
 
-def series_of(case: AnyCase, columns: Sequence[str]) -> str:
+def series_of(case: Case, columns: Sequence[str]) -> str:
     """Returns the values of a row in the columns that tell series apart, in one text; numbers with their column."""
-    values = {column: case.row.get(column) or "" for column in columns}
+    values = {column: case.row.get(column) for column in columns}
     return ", ".join(f"{name} {text}" if text.isdigit() else text for name, text in values.items() if text)
 
 
-def uncertainty_of(case: AnyCase) -> float:
+def uncertainty_of(case: Case) -> float:
     """Returns how exact a row's value is said to be, as a share of it; 0 where nothing is said. Raises InputError."""
-    row = Row(case.row, case.case_id)
+    row = case.row
     return max(row.real(column, zero=True) if row.get(column) else 0.0 for column in _UNCERTAINTIES) / 100
 
 
-def repeated(cases: Sequence[AnyCase], scenarios: Mapping[int, Scenario]) -> dict[int, int]:
+def repeated(cases: Sequence[Case], scenarios: Mapping[int, Scenario]) -> dict[int, int]:
     """Finds rows that repeat the measurement of another row.
 
     Args:
@@ -57,7 +56,7 @@ def repeated(cases: Sequence[AnyCase], scenarios: Mapping[int, Scenario]) -> dic
     return found
 
 
-def _distinct(places: Sequence[int], cases: Sequence[AnyCase]) -> list[int]:
+def _distinct(places: Sequence[int], cases: Sequence[Case]) -> list[int]:
     """Returns the rows of one metric without those that publish the value of an earlier one again."""
     kept: list[int] = []
     for place in places:
@@ -66,12 +65,12 @@ def _distinct(places: Sequence[int], cases: Sequence[AnyCase]) -> list[int]:
     return kept
 
 
-def _agree(one: AnyCase, other: AnyCase) -> bool:
+def _agree(one: Case, other: Case) -> bool:
     """Tells if two values of a metric are equal as far as they were read."""
     return abs(log(one.published / other.published)) <= uncertainty_of(one) + uncertainty_of(other)
 
 
-def _nearest(place: int, kept: Sequence[int], cases: Sequence[AnyCase]) -> int:
+def _nearest(place: int, kept: Sequence[int], cases: Sequence[Case]) -> int:
     """Returns the kept row of the same source, else the first."""
     same = [other for other in kept if cases[other].source == cases[place].source]
     return (same or kept)[0]
@@ -83,7 +82,7 @@ def _pass_key(phase: Scenario) -> str:
     return phase.model_copy(update=unnamed).model_dump_json()
 
 
-def fitted(suite: AnySuite, cases: Sequence[AnyCase]) -> frozenset[int]:
+def fitted(suite: AnySuite, cases: Sequence[Case]) -> frozenset[int]:
     """Returns the places of the rows that constants were fitted to, in any stage or by hand."""
     places = frozenset(_fitting(cases, suite.fitted))
     stage = suite.calibration
@@ -93,14 +92,14 @@ def fitted(suite: AnySuite, cases: Sequence[AnyCase]) -> frozenset[int]:
     return places
 
 
-def chosen(stage: Calibration, cases: Sequence[AnyCase]) -> list[int]:
+def chosen(stage: Calibration, cases: Sequence[Case]) -> list[int]:
     """Returns the places of the rows that a stage of a calibration fits: those it names, else all that are gated."""
     if stage.rows is None:
         return [place for place, case in enumerate(cases) if not case.not_gated]
     return _fitting(cases, stage.rows)
 
 
-def _fitting(cases: Sequence[AnyCase], patterns: Sequence[str]) -> list[int]:
+def _fitting(cases: Sequence[Case], patterns: Sequence[str]) -> list[int]:
     return [
         place for place, case in enumerate(cases) if any(fnmatchcase(case.case_id, pattern) for pattern in patterns)
     ]

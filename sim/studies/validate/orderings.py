@@ -8,14 +8,14 @@ from math import log
 
 from sim.report.present.validation import RATES, Ordering, Outcome
 from sim.specs import AnySuite
+from sim.studies.validate.cases import Case
 from sim.studies.validate.measurements import uncertainty_of
-from sim.studies.validate.rows import AnyCase
 
 _NOT_AN_INPUT = ("case_id", "source", "value", "unit", "notes", "reading_error_pct", "run_to_run_pct", "time_us")
 """Columns that do not say what was run."""
 
 
-def orderings(cases: Sequence[AnyCase], outcomes: Sequence[Outcome], suite: AnySuite) -> tuple[Ordering, ...]:
+def orderings(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: AnySuite) -> tuple[Ordering, ...]:
     """Compares gated measurements of one metric that differ in one of the suite's options and in no other input.
 
     Pairs whose published values are tied, or differ by less than they are read wrong, say nothing and are left out; so
@@ -26,7 +26,7 @@ def orderings(cases: Sequence[AnyCase], outcomes: Sequence[Outcome], suite: AnyS
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, case in enumerate(cases):
             if not outcomes[place].not_gated:
-                inputs = {name: text for name, text in case.row.items() if name not in (*_NOT_AN_INPUT, option)}
+                inputs = {name: text for name, text in case.row.values.items() if name not in (*_NOT_AN_INPUT, option)}
                 groups.setdefault((case.metric, *sorted(inputs.items())), []).append(place)
         for places in groups.values():
             for pair in itertools.combinations(places, 2):

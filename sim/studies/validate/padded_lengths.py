@@ -5,28 +5,26 @@ A row gives the real length of each sequence of a batch, separated by spaces, fo
 
 from __future__ import annotations
 
-import csv
 from functools import lru_cache
 from pathlib import Path
 
 from sim.errors import InputError
+from sim.studies.validate.csv_rows import Row, read_rows
 
 
 @lru_cache(maxsize=16)
 def read_lengths(path: Path) -> dict[tuple[int, int], tuple[int, ...]]:
     """Returns the real lengths by (batch, padded length). Raises InputError if the file cannot be read."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            table = csv.DictReader(file)
-            return {
-                (int(row["batch"]), int(row["padded"])): tuple(int(length) for length in row["lengths"].split())
-                for row in table
-            }
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
-    except (KeyError, ValueError, csv.Error):
-        rule = "a table of lengths must have whole numbers in columns batch, padded and lengths"
-        raise InputError(rule, where=str(path)) from None
+
+    def lengths(row: Row) -> tuple[tuple[int, int], tuple[int, ...]]:
+        try:
+            values = tuple(int(length) for length in row.cell("lengths").split())
+        except ValueError:
+            rule = "column 'lengths' must be whole numbers"
+            raise InputError(rule, where=row.where, got=row.cell("lengths")) from None
+        return (row.number("batch"), row.number("padded")), values
+
+    return dict(read_rows(path, lengths))
 
 
 def lengths_of_batch(path: Path, batch: int, padded: int) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sim import topology as machines
 from sim.closed_form import pope
@@ -19,10 +20,9 @@ from sim.simulate.predict import predict
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario, load
 from sim.studies.bench import collective as bench
 from sim.studies.own_predictions import own_function
-from sim.studies.validate.csv_rows import positive
+from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read
 from sim.studies.validate.measurements import fitted, repeated, series_of
 from sim.studies.validate.orderings import orderings
-from sim.studies.validate.rows import AnyCase, Case, CollectiveCase, MatmulCase, read
 from sim.units import PS_PER_S
 
 SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the suite gives no layout.pipeline"
@@ -52,13 +52,9 @@ def validate(
     for place, case in enumerate(cases):
         progress(place, len(cases))
         with _named(case):
-            if isinstance(case, CollectiveCase):
-                outcome = _of_collective(case)
-            elif isinstance(case, MatmulCase):
-                outcome = _of_matmul(case)
-            else:
-                scenarios[place] = case.scenario()
-                outcome = _of_scenario(case, scenarios[place], known)
+            if isinstance(case.run, ScenarioRun):
+                scenarios[place] = case.run.scenario()
+            outcome = _outcome(case, scenarios.get(place), known)
             forms = {**outcome.forms, **_own(case, scenarios.get(place), own)}
         outcomes.append(replace(outcome, forms=forms, series=series_of(case, suite.series)))
     measured = repeated(cases, scenarios)
@@ -74,12 +70,12 @@ def validate(
     return Validation(suite, tuple(marked), orderings(cases, marked, suite))
 
 
-def _identity(case: AnyCase) -> tuple[str, float]:
+def _identity(case: Case) -> tuple[str, float]:
     return case.case_id, case.published
 
 
 @contextmanager
-def _named(case: AnyCase) -> Iterator[None]:
+def _named(case: Case) -> Iterator[None]:
     """Names the case in messages."""
     try:
         yield
@@ -87,10 +83,10 @@ def _named(case: AnyCase) -> Iterator[None]:
         raise InputError(str(error), where=case.case_id) from None
 
 
-OwnForm = Callable[[AnyCase, Scenario | None], float | None]
+OwnForm = Callable[[Case, Scenario | None], float | None]
 
 
-def _own_forms(suite: AnySuite, cases: Sequence[AnyCase], folder: Path) -> dict[str, OwnForm]:
+def _own_forms(suite: AnySuite, cases: Sequence[Case], folder: Path) -> dict[str, OwnForm]:
     """Returns the suite's own predictions by name: functions of a case and its scenario, None where it has none.
 
     Raises:
@@ -98,21 +94,21 @@ def _own_forms(suite: AnySuite, cases: Sequence[AnyCase], folder: Path) -> dict[
     """
 
     def of_column(column: str) -> OwnForm:
-        return lambda case, scenario: positive(case.row, column)
+        return lambda case, scenario: case.row.real(column) if case.row.get(column) else None
 
     def of_function(function: Callable[..., float]) -> OwnForm:
-        def form(case: AnyCase, scenario: Scenario | None) -> float:
-            if scenario is None or not isinstance(case, Case):
-                return function(*_arguments(case))
-            return predicted(case, scenario, function(scenario))
+        def form(case: Case, scenario: Scenario | None) -> float:
+            if scenario is None:
+                return function(*_arguments(case.run))
+            return predicted(case.metric, scenario, function(scenario))
 
         return form
 
     found = {}
     for name, each in suite.predictions.items():
         where = f"{suite.name}: predictions.{name}"
-        if each.column and each.column not in cases[0].row:
-            hint = suggest(each.column, cases[0].row)
+        if each.column and each.column not in cases[0].row.values:
+            hint = suggest(each.column, cases[0].row.values)
             raise InputError("must be a column of the rows", where=f"{where}.column", got=each.column, hint=hint)
         found[name] = (
             of_column(each.column)
@@ -122,113 +118,113 @@ def _own_forms(suite: AnySuite, cases: Sequence[AnyCase], folder: Path) -> dict[
     return found
 
 
-def _arguments(case: AnyCase) -> tuple[object, ...]:
-    if isinstance(case, CollectiveCase):
-        return case.collective, case.chips, case.size_bytes
-    return (case.rows, case.columns, case.inner, case.products, case.dtype) if isinstance(case, MatmulCase) else ()
+def _arguments(run: ScenarioRun | CollectiveRun | MatmulRun) -> tuple[object, ...]:
+    if isinstance(run, CollectiveRun):
+        return run.collective, run.chips, run.size_bytes
+    return (run.rows, run.columns, run.inner, run.products, run.dtype) if isinstance(run, MatmulRun) else ()
 
 
-def _own(case: AnyCase, scenario: Scenario | None, own: Mapping[str, OwnForm]) -> dict[str, float]:
+def _own(case: Case, scenario: Scenario | None, own: Mapping[str, OwnForm]) -> dict[str, float]:
     values = {name: form(case, scenario) for name, form in own.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def predicted(case: Case, scenario: Scenario, latency: float) -> float:
-    """A latency in the case's metric."""
-    if case.metric in ("latency_s", "prefill_s", "decode_s"):
+def predicted(metric: str, scenario: Scenario, latency: float) -> float:
+    """Converts a latency (s) to a metric."""
+    if metric in ("latency_s", "prefill_s", "decode_s"):
         return latency
-    if case.metric == "memory_bandwidth_per_gpu":
+    if metric == "memory_bandwidth_per_gpu":
         return _bytes_per_step(scenario) * scenario.workload.steps / latency
-    if case.metric == "tokens_per_s":
+    if metric == "tokens_per_s":
         return scenario.workload.batch * scenario.workload.steps / latency
     peak = scenario.topology.chip.peak[scenario.workload.activations].value
     return pope.mfu(scenario.parameters, scenario.tokens, used_chips(scenario), peak, latency)
 
 
 def _bytes_per_step(scenario: Scenario) -> float:
-    """Weights per GPU as gpt-fast counts them: layers split over chips, embedding and head whole."""
+    """Returns the weights per GPU as gpt-fast counts them: layers split over chips, embedding and head replicated."""
     model, bytes_each = scenario.model, DTYPE_BYTES[scenario.workload.weights]
     ends = model.table_parameters
     return bytes_each * ((model.parameters - ends) / tensor_chips(scenario) + ends)
 
 
-def simulated(case: AnyCase, *further: str, known: MutableMapping[str, float] | None = None) -> float:
-    """The prediction in the case's metric, with further settings; `known` as in `latency_s`. Raises InputError."""
-    if isinstance(case, CollectiveCase):
-        return _with_host(case, measure(case, *further).time_s)
-    if isinstance(case, MatmulCase):
-        return matmul_s(case, *further)
-    scenario = case.scenario(*further)
-    return predicted(case, scenario, latency_s(scenario, known))
+def simulated(case: Case, *settings: str, known: MutableMapping[str, float] | None = None) -> float:
+    """Simulates a case with further settings; `known` as in `latency_s`.
+
+    Returns:
+        The prediction in the case's metric.
+
+    Raises:
+        InputError: a setting that is wrong, or a run that is not possible.
+    """
+    run = case.run
+    if isinstance(run, CollectiveRun):
+        return _with_host(run, run_collective(run, *settings).time_s)
+    if isinstance(run, MatmulRun):
+        return matmul_s(run, *settings)
+    scenario = run.scenario(*settings)
+    return predicted(case.metric, scenario, latency_s(scenario, known))
 
 
-def measure(case: CollectiveCase, *further: str) -> Measurement:
-    """The case's collective, with further settings of its machine. Raises InputError."""
-    spec, stack = load.machine(case.machine, [*case.settings, *further])
-    topology = machines.build(spec.keep_first_chips(case.chips), stack)
+def run_collective(run: CollectiveRun, *settings: str) -> Measurement:
+    """Simulates a case's collective with further settings of its machine. Raises InputError."""
+    spec, stack = load.machine(run.machine, [*run.settings, *settings])
+    topology = machines.build(spec.keep_first_chips(run.chips), stack)
     axes = tuple(axis.name for axis in topology.axes)
-    return bench.measure(topology, case.collective, axes, case.size_bytes, case.algorithm)
+    return bench.measure(topology, run.collective, axes, run.size_bytes, run.algorithm)
 
 
-def _with_host(case: CollectiveCase, gpus_s: float) -> float:
-    return case.host.total_s(gpus_s, case.size_bytes) if case.host else gpus_s
+def _with_host(run: CollectiveRun, gpus_s: float) -> float:
+    return run.host.total_s(gpus_s, run.size_bytes) if run.host else gpus_s
 
 
-def _of_collective(case: CollectiveCase) -> Outcome:
-    found = measure(case)
-    return Outcome(
-        case_id=case.case_id,
-        source=case.source,
-        metric="latency_s",
-        published=case.published,
-        simulated=_with_host(case, found.time_s),
-        forms={NCCL_TUNER: found.closed_form_s} if found.form == NCCL_TUNER and found.closed_form_s else {},
-        not_gated=case.not_gated,
-        algorithm=found.algorithm,
-        setting=case.setting,
-        collective=case.collective,
-        size_bytes=case.size_bytes,
-    )
+def matmul_s(run: MatmulRun, *settings: str) -> float:
+    """Returns the time of a case's matmuls, s, with further settings. Products of 8-bit numbers are written as 16-bit.
+
+    Raises:
+        InputError: an unknown number format, or a setting that is wrong.
+    """
+    chip = machines.build(*load.machine(run.machine, [*run.settings, *settings])).chip
+    if run.dtype not in DTYPE_BYTES:
+        raise InputError("unknown number format", where="dtype", got=run.dtype, hint=suggest(run.dtype, DTYPE_BYTES))
+    m, n, k, size = run.rows, run.columns, run.inner, DTYPE_BYTES[run.dtype]
+    moved = run.products * ((m * k + k * n) * size + m * n * max(size, 2))
+    work = Work(2.0 * m * n * k * run.products, moved, rows=m, columns=n, products=run.products)
+    return cost(chip, work, run.dtype).duration_ps / PS_PER_S
 
 
-def matmul_s(case: MatmulCase, *further: str) -> float:
-    """Time of the case's matmuls, s, with further settings. Products of 8-bit numbers are written as 16-bit ones."""
-    chip = machines.build(*load.machine(case.machine, [*case.settings, *further])).chip
-    if case.dtype not in DTYPE_BYTES:
-        raise InputError("unknown number format", where="dtype", got=case.dtype, hint=suggest(case.dtype, DTYPE_BYTES))
-    m, n, k, size = case.rows, case.columns, case.inner, DTYPE_BYTES[case.dtype]
-    moved = case.products * ((m * k + k * n) * size + m * n * max(size, 2))
-    work = Work(2.0 * m * n * k * case.products, moved, rows=m, columns=n, products=case.products)
-    return cost(chip, work, case.dtype).duration_ps / PS_PER_S
+def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, float]) -> Outcome:
+    """Simulates a case, and predicts it by the closed forms.
 
+    Args:
+        scenario: None for a collective or matmuls.
+        known: as in `latency_s`.
+    """
+    run = case.run
 
-def _of_matmul(case: MatmulCase) -> Outcome:
-    return Outcome(
-        case_id=case.case_id,
-        source=case.source,
-        metric=case.metric,
-        published=case.published,
-        simulated=matmul_s(case),
-        forms={},
-        not_gated=case.not_gated,
-    )
+    def outcome(simulated: float, forms: Mapping[str, float], **fields: Any) -> Outcome:
+        names = case.case_id, case.source, case.metric
+        return Outcome(*names, case.published, simulated, forms, case.not_gated, **fields)
 
-
-def _of_scenario(case: Case, scenario: Scenario, known: MutableMapping[str, float]) -> Outcome:
+    if isinstance(run, MatmulRun):
+        return outcome(matmul_s(run), {})
+    if isinstance(run, CollectiveRun):
+        result = run_collective(run)
+        return outcome(
+            _with_host(run, result.time_s),
+            {NCCL_TUNER: result.closed_form_s} if result.form == NCCL_TUNER and result.closed_form_s else {},
+            setting=run.setting,
+            algorithm=result.algorithm,
+            collective=run.collective,
+            size_bytes=run.size_bytes,
+        )
+    assert scenario is not None
     form = predict(scenario)
     latencies = {form.name: form.latency_s, form.per_axis_name: form.per_axis_latency_s} if form else {}
-    return Outcome(
-        case_id=case.case_id,
-        source=case.source,
-        metric=case.metric,
-        published=case.published,
-        simulated=predicted(case, scenario, latency_s(scenario, known)),
-        forms={
-            name.removeprefix("closed form, "): predicted(case, scenario, latency)
-            for name, latency in latencies.items()
-        },
-        not_gated=case.not_gated,
+    return outcome(
+        predicted(case.metric, scenario, latency_s(scenario, known)),
+        {name.removeprefix("closed form, "): predicted(case.metric, scenario, s) for name, s in latencies.items()},
+        setting=run.setting,
         note=SEQUENTIAL if scenario.pipeline and scenario.layout.pipeline is None else "",
-        variant=case.variant,
-        setting=case.setting,
+        variant=run.variant,
     )

@@ -1,13 +1,13 @@
-"""Published measurements as scenarios, collectives or matmuls: a CSV of rows, and a file that says how to read them.
+"""Cases of a suite: each row of its CSV of published measurements as the scenario, collective or matmul that it ran.
 
-The columns of each kind of suite stand in `sim.studies.validate.csv_templates`.
+The columns of each kind of suite stand in `sim.studies.validate.csv_rows`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -32,89 +32,79 @@ from sim.studies.validate.padded_lengths import lengths_of_batch
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One published value and the scenario it was measured in."""
+class ScenarioRun:
+    """A forward pass or a generation."""
 
-    case_id: str
-    source: str
-    metric: str
-    """`latency_s`, `mfu`, `prefill_s`, `decode_s` or `tokens_per_s`."""
-    published: float
     base: str
+    """Scenario that the row changes."""
     settings: tuple[str, ...]
-    """What the row changes in the base, as in --set."""
-    not_gated: str
-    """Reason, empty if it is gated."""
+    """Changes of the row, as in --set."""
     variant: str = ""
     """Residual scheme as the row calls it."""
     setting: str = ""
-    """What rows of other variants have in common with this one."""
-    row: Mapping[str, str] = field(default_factory=dict)
-    """The line of the CSV, by column."""
+    """Inputs that rows of other variants share with this one."""
 
-    def scenario(self, *further: str) -> Scenario:
-        """The scenario of the row, with further settings. Raises InputError."""
-        return load.scenario(self.base, [*self.settings, *further])
+    def scenario(self, *settings: str) -> Scenario:
+        """Loads the scenario with further settings. Raises InputError."""
+        return load.scenario(self.base, [*self.settings, *settings])
 
 
 @dataclass(frozen=True, slots=True)
-class CollectiveCase:
-    """One published time and the collective it is of."""
+class CollectiveRun:
+    """A collective by itself."""
 
-    case_id: str
-    source: str
-    published: float
-    """Seconds."""
     machine: str
     settings: tuple[str, ...]
-    """What the row changes in the machine, as in --set."""
+    """Changes of the machine, as in --set."""
     chips: int
     collective: str
     size_bytes: float
     algorithm: str | None
     """None for the machine's default."""
-    not_gated: str
-    """Reason, empty if it is gated."""
+    host: HostTimes | None
+    """None where the GPUs alone take the time."""
     setting: str
     """Machine and chips."""
-    host: HostTimes | None = None
-    """None where the GPUs alone take the time."""
-    row: Mapping[str, str] = field(default_factory=dict)
-    """The line of the CSV, by column."""
-    metric: str = "latency_s"
 
 
 @dataclass(frozen=True, slots=True)
-class MatmulCase:
-    """One published time and the matmuls, in one launch, it is of."""
+class MatmulRun:
+    """Equal matmuls in one launch, [rows, inner] x [inner, columns]."""
 
-    case_id: str
-    source: str
-    published: float
-    """Seconds."""
     machine: str
-    """Whose chip it runs on."""
+    """The machine whose chip runs them."""
     settings: tuple[str, ...]
-    """What the row changes in the machine and its stack, as in --set."""
+    """Changes of the machine and its stack, as in --set."""
     rows: int
     columns: int
     inner: int
-    """[rows, inner] x [inner, columns]."""
     products: int
-    """How many of them."""
+    """Number of matmuls."""
     dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One published value and the run that it was measured in."""
+
+    case_id: str
+    metric: str
+    """`latency_s`, `mfu`, `prefill_s`, `decode_s`, `tokens_per_s` or `memory_bandwidth_per_gpu`."""
+    published: float
+    """In the unit of the metric."""
     not_gated: str
-    """Reason, empty if it is gated."""
-    row: Mapping[str, str] = field(default_factory=dict)
-    """The line of the CSV, by column."""
-    metric: str = "latency_s"
+    """Reason, empty if the value is held against the tolerance."""
+    row: Row
+    run: ScenarioRun | CollectiveRun | MatmulRun
+
+    @property
+    def source(self) -> str:
+        """Publication of the value."""
+        return self.row.get("source")
 
 
-AnyCase = Case | CollectiveCase | MatmulCase
-
-
-def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, ...]]:
-    """The suite of a shipped name or a path, and its cases, from its own CSV or from `rows`.
+def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case, ...]]:
+    """Reads a suite, by shipped name or path, and its cases, from its own CSV or from `rows`.
 
     Raises:
         InputError: the file or a row is wrong; the message names the line.
@@ -122,27 +112,30 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[AnyCase, 
     suite = load.suite(name)
     folder = load.path("suite", name).parent
     source = rows or folder / suite.rows
-    if isinstance(suite, CollectiveSuite):
-        collectives = suite
-        return suite, read_rows(source, lambda row: _collective_case(collectives, row))
-    if isinstance(suite, MatmulSuite):
-        matmuls = suite
-        return suite, read_rows(source, lambda row: _matmul_case(matmuls, row))
-    if (folder / suite.base).is_file():
+    if not isinstance(suite, CollectiveSuite | MatmulSuite) and (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
-        tables = {pattern: str(folder / file) for pattern, file in suite.lengths.items()}
-        requests = suite.model_copy(update={"lengths": tables})
-        return suite, read_rows(source, lambda row: _request_case(requests, row))
-    if isinstance(suite, GenerationSuite):
-        generations = suite
-        return suite, read_rows(source, lambda row: _generation_case(generations, row))
-    scenarios, base = suite, load.scenario(suite.base)
-    return suite, read_rows(source, lambda row: _case(scenarios, base, row))
+        suite = suite.model_copy(update={"lengths": {key: str(folder / file) for key, file in suite.lengths.items()}})
+    return suite, read_rows(source, _case_builder(suite))
+
+
+def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:
+    """Returns the function that makes a case of a row."""
+    match suite:
+        case CollectiveSuite():
+            return lambda row: _collective_case(suite, row)
+        case MatmulSuite():
+            return lambda row: _matmul_case(suite, row)
+        case RequestSuite():
+            return lambda row: _request_case(suite, row)
+        case GenerationSuite():
+            return lambda row: _generation_case(suite, row)
+    base = load.scenario(suite.base)
+    return lambda row: _scenario_case(suite, base, row)
 
 
 def _machine(suite: CollectiveSuite | MatmulSuite, row: Row, *keys: str) -> tuple[str, Settings]:
-    """(machine, settings of it) of a row's system. Raises InputError."""
+    """Returns the machine of a row's system and its settings. Raises InputError."""
     settings = dict(_entry("machines", suite.machines, keys, row.where))
     if "topology" not in settings:
         raise InputError("an entry of the suite's 'machines' must name a 'topology'", where=row.where, got=keys[0])
@@ -150,17 +143,14 @@ def _machine(suite: CollectiveSuite | MatmulSuite, row: Row, *keys: str) -> tupl
 
 
 def _texts(settings: Settings) -> tuple[str, ...]:
-    """As in --set."""
+    """Returns settings as in --set."""
     return tuple(f"{field}={json.dumps(value)}" for field, value in settings.items())
 
 
-def _matmul_case(suite: MatmulSuite, row: Row) -> MatmulCase:
+def _matmul_case(suite: MatmulSuite, row: Row) -> Case:
     case_id, dtype = row.cell("case_id"), row.cell("dtype")
     machine, settings = _machine(suite, row, row.cell("system"))
-    return MatmulCase(
-        case_id=case_id,
-        source=row.get("source"),
-        published=row.real("time_us") * 1e-6,
+    matmuls = MatmulRun(
         machine=machine,
         settings=_texts(settings),
         rows=row.number("m"),
@@ -168,16 +158,15 @@ def _matmul_case(suite: MatmulSuite, row: Row) -> MatmulCase:
         inner=row.number("k"),
         products=row.number("products") if row.get("products") else 1,
         dtype=suite.dtypes.get(dtype, dtype),
-        not_gated=_first(suite.not_gated, case_id) or "",
-        row=row.values,
     )
+    return Case(case_id, "latency_s", row.real("time_us") * 1e-6, _not_gated(suite, case_id), row, matmuls)
 
 
 _SPELLINGS = {"alltoall": "all_to_all", "sendrecv": "permute"}
-"""As nccl-tests spells them; in its sendrecv every GPU sends to the next and receives from the one before."""
+"""Names of nccl-tests; in its sendrecv every GPU sends to the next and receives from the one before."""
 
 
-def _collective_case(suite: CollectiveSuite, row: Row) -> CollectiveCase:
+def _collective_case(suite: CollectiveSuite, row: Row) -> Case:
     system, case_id = row.cell("system"), row.cell("case_id")
     chips = row.number("gpus")
     key = f"{system} gpus={chips}"
@@ -189,37 +178,37 @@ def _collective_case(suite: CollectiveSuite, row: Row) -> CollectiveCase:
     if chips > (most := load.topology_spec(machine).chip_count):
         hint = "a pattern of the suite's 'machines' may say gpus=16"
         raise InputError(f"{machine} has {most} chips", where=row.where, got=chips, hint=hint)
-    return CollectiveCase(
-        case_id=case_id,
-        source=row.get("source"),
-        published=row.real("time_us") * 1e-6,
+    run = CollectiveRun(
         machine=machine,
         settings=_texts(settings),
         chips=chips,
         collective=collective,
         size_bytes=size,
         algorithm=_first(suite.algorithms, case_id) or None,
-        row=row.values,
-        not_gated=_first(suite.not_gated, case_id) or (host.reason if host and size <= host.up_to else ""),
-        setting=f"{settings.get('name', machine)}, {chips} chips",
         host=_first(suite.hosts, case_id) or None,
+        setting=f"{settings.get('name', machine)}, {chips} chips",
     )
+    not_gated = _not_gated(suite, case_id) or (host.reason if host and size <= host.up_to else "")
+    return Case(case_id, "latency_s", row.real("time_us") * 1e-6, not_gated, row, run)
 
 
-def measured(machine: str, collective: str, chips: int, algorithm: str | None = None) -> list[tuple[float, float]]:
-    """(bytes, time in s) of the published rows of a shipped machine as it is, of the algorithm that the row ran."""
+def published_times(
+    machine: str, collective: str, chips: int, algorithm: str | None = None
+) -> list[tuple[float, float]]:
+    """Returns (bytes, seconds) of the published rows of a shipped machine without changes, by the same algorithm."""
     suites = [name for name in load.shipped("suite") if isinstance(load.suite(name), CollectiveSuite)]
-    cases = [case for name in suites for case in read(name)[1] if isinstance(case, CollectiveCase)]
-    wanted = (machine, collective, chips, algorithm)
+    pairs = [(case.run, case.published) for name in suites for case in read(name)[1]]
     return [
-        (case.size_bytes, case.published)
-        for case in cases
-        if (case.machine, case.collective, case.chips, case.algorithm) == wanted and not case.settings
+        (run.size_bytes, published_s)
+        for run, published_s in pairs
+        if isinstance(run, CollectiveRun)
+        and (run.machine, run.settings, run.collective) == (machine, (), collective)
+        and (run.chips, run.algorithm) == (chips, algorithm)
     ]
 
 
 def _generation_case(suite: GenerationSuite, row: Row) -> Case:
-    """Decode steps are one less than the tokens generated: the prefill gives the first."""
+    """Returns the case of a row; decode steps are one less than the tokens generated: the prefill gives the first."""
     number = row.number
     metric = row.one_of("metric", ("prefill_s", "decode_s", "tokens_per_s"))
     variant, case_id = row.one_of("variant", suite.variants), f"{row.cell('case_id')}/{metric}"
@@ -247,22 +236,13 @@ def _generation_case(suite: GenerationSuite, row: Row) -> Case:
         "figure": None,
     }
     same = ("system", "model", "tp", "p2p", "batch", "prompt_tokens", "generated_tokens")
-    return Case(
-        case_id=case_id,
-        source=row.get("source"),
-        metric=metric,
-        published=row.real("value"),
-        base=suite.base,
-        settings=_texts(settings),
-        not_gated=_first(suite.not_gated, case_id) or "",
-        row=row.values,
-        variant=variant,
-        setting=" ".join(f"{name}={row.cell(name)}" for name in same),
-    )
+    setting = " ".join(f"{name}={row.cell(name)}" for name in same)
+    run = ScenarioRun(suite.base, _texts(settings), variant, setting)
+    return Case(case_id, metric, row.real("value"), _not_gated(suite, case_id), row, run)
 
 
 def _request_case(suite: RequestSuite, row: Row) -> Case | None:
-    """A forward pass, or a prefill and the decode steps after it."""
+    """Returns the case of a row: a forward pass, or a prefill and the decode steps after it; None if it is left out."""
     number, case_id = row.number, row.cell("case_id")
     if _first(suite.left_out, case_id):
         return None
@@ -291,16 +271,9 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
     if known.get("padding.eliminate") and not padding:
         del settings["padding.eliminate"]
     first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
-    return Case(
-        case_id=case_id if metric in ("latency_s", "tokens_per_s") else f"{case_id}/{metric}",
-        source=row.get("source"),
-        metric=metric,
-        published=row.real("value"),
-        base=suite.base,
-        settings=_texts({**first, **settings}),
-        not_gated=_first(suite.not_gated, case_id) or "",
-        row=row.values,
-    )
+    name = case_id if metric in ("latency_s", "tokens_per_s") else f"{case_id}/{metric}"
+    run = ScenarioRun(suite.base, _texts({**first, **settings}))
+    return Case(name, metric, row.real("value"), _not_gated(suite, case_id), row, run)
 
 
 PHASES = {"prefill": "prefill", "decode_step": "decode", "decode_total": "decode", "total": "generate"}
@@ -313,9 +286,9 @@ _TOKENS = {
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16"}
 
 
-def _case(suite: Suite, base: Scenario, row: Row) -> Case:
-    cell, number, real, one_of, where = row.cell, row.number, row.real, row.one_of, row.where
-    phase = one_of("phase", PHASES)
+def _scenario_case(suite: Suite, base: Scenario, row: Row) -> Case:
+    cell, number, where = row.cell, row.number, row.where
+    phase = row.one_of("phase", PHASES)
     tokens = {field: number(column) for field, column in _TOKENS[phase].items()}
     if phase == "decode_step":
         tokens["generate"] = 1
@@ -336,17 +309,12 @@ def _case(suite: Suite, base: Scenario, row: Row) -> Case:
         **_slice(suite, base, row),
         "reference": None,
     }
-    uncertainty = real("reading_error_pct", zero=True) / 100 if row.get("reading_error_pct") else 0.0
-    return Case(
-        case_id=cell("case_id"),
-        source=row.get("source"),
-        metric=one_of("metric", ("latency_s", "mfu")),
-        published=real("value"),
-        base=suite.base,
-        settings=_texts(settings),
-        not_gated=_first(suite.not_gated, cell("case_id")) or _uncertain(suite, uncertainty),
-        row=row.values,
-    )
+    error = row.real("reading_error_pct", zero=True) / 100 if row.get("reading_error_pct") else 0.0
+    not_gated = _not_gated(suite, cell("case_id"))
+    if not not_gated and error > suite.gated_up_to:
+        not_gated = f"published to {100 * error:g} % only"
+    metric, run = row.one_of("metric", ("latency_s", "mfu")), ScenarioRun(suite.base, _texts(settings))
+    return Case(cell("case_id"), metric, row.real("value"), not_gated, row, run)
 
 
 def _slice(suite: Suite, base: Scenario, row: Row) -> dict[str, Any]:
@@ -365,19 +333,19 @@ def _slice(suite: Suite, base: Scenario, row: Row) -> dict[str, Any]:
         return {}
     multiple = suite.wrap_multiple
     axes = {}
-    for length, (name, whole) in zip(lengths, lines.items(), strict=True):
-        if multiple is None and length > whole.size:
-            rule = f"column 'mesh' must be the mesh of the suite's base, or a part of it: axis {name} has {whole.size}"
+    for length, (name, axis) in zip(lengths, lines.items(), strict=True):
+        if multiple is None and length > axis.size:
+            rule = f"column 'mesh' must be the mesh of the suite's base, or a part of it: axis {name} has {axis.size}"
             hint = f"name a scenario on a {mesh} machine as the suite's 'base', or give its 'wrap_multiple'"
             raise InputError(rule, where=where, got=mesh, hint=hint)
-        wraps = all(each % multiple == 0 for each in lengths) if multiple else whole.wrap and length == whole.size
+        wraps = all(each % multiple == 0 for each in lengths) if multiple else axis.wrap and length == axis.size
         axes[name] = {"size": length, "wrap": wraps}
     return {"topology.axes": axes, "topology.name": f"{base.topology.chip.name}_{mesh}"}
 
 
-def _uncertain(suite: Suite, uncertainty: float) -> str:
-    """Reason not to gate a row that is printed or read with too large an error, empty if it is not."""
-    return f"published to {100 * uncertainty:g} % only" if uncertainty > suite.gated_up_to else ""
+def _not_gated(suite: AnySuite, case_id: str) -> str:
+    """Returns the suite's reason not to hold a row against the tolerance, empty if it has none."""
+    return _first(suite.not_gated, case_id) or ""
 
 
 def _entry(name: str, patterns: Mapping[str, Settings], keys: Sequence[str], where: str) -> Settings:
@@ -390,5 +358,5 @@ def _entry(name: str, patterns: Mapping[str, Settings], keys: Sequence[str], whe
 
 
 def _first(patterns: Mapping[str, Any], name: str) -> Any:
-    """The value of the first pattern that fits, else an empty mapping."""
+    """Returns the value of the first pattern that fits, else an empty mapping."""
     return next((value for pattern, value in patterns.items() if fnmatchcase(name, pattern)), {})
