@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sim.closed_form.ledger import ledger
+from sim.closed_form.operation_counts import count_operations
 from sim.errors import InputError
 from sim.lowering.lower import lower
 from sim.lowering.placement import machine
@@ -92,7 +92,7 @@ def simulated(scenario: Scenario) -> Volumes:
 def counted(scenario: Scenario) -> Volumes:
     to = Communication(scenario)
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for (collective, axes), size in ledger(scenario, to).volumes.items():
+    for (collective, axes), size in count_operations(scenario, to).collective_bytes.items():
         found[collective, tuple(axis for axis in axes if to.lengths[axis] > 1)] += size
     return dict(found)
 
