@@ -13,7 +13,8 @@ from sim.specs import load as files
 
 if TYPE_CHECKING:
     from sim.lowering.lowered_pass import LoweredPass
-    from sim.report.report import ClosedForm, Report
+    from sim.report.closed_form import ClosedForm
+    from sim.report.report import Report
     from sim.simulate.result import Run
     from sim.specs import Scenario
 

@@ -39,7 +39,7 @@ def test_a_scenario_is_a_model_on_a_machine_under_a_workload_in_a_layout():
     simulated = api.simulate(scenario).report.simulated
     assert simulated.compute_s + simulated.exposed_communication_s <= simulated.step_s
     # Nothing overlaps and nothing queues here, so the closed form, which shares no code with the simulation, agrees.
-    assert simulated.latency_s == pytest.approx(api.predict(scenario).per_axis_latency_s, rel=1e-6)
+    assert simulated.latency_s == pytest.approx(api.predict(scenario).detailed_latency_s, rel=1e-6)
 
 
 def test_a_study_runs_a_scenario_at_many_points(tmp_path):

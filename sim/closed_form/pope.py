@@ -15,7 +15,7 @@ links of a chip carry one way, whatever axes a collective uses: 270 GB/s on TPU 
 
 What the equations leave out: that a collective has only the links of its axes; (K-1)/K, outside appendix A.1; latency;
 the third matrix of SwiGLU, queries and keys; the all-to-alls of section 3.3, for which the paper has no formula; that a
-gathered weight is read from memory in full. `sim.closed_form.tally` puts them in.
+gathered weight is read from memory in full. `sim.closed_form.pass_time` puts them in.
 """
 
 from __future__ import annotations

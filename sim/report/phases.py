@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from sim.report.closed_form import add_forms
 from sim.report.memory import of_two_phases
 from sim.report.pipeline import whole_generations
-from sim.report.report import ClosedForm, Report, Simulated, published, rates
+from sim.report.report import Report, Simulated, published, rates
 from sim.specs import Scenario
 
 
@@ -53,7 +54,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report, notes: Sequenc
             **rates(scenario, decode.chips, peak, latency_s, pipeline),
             **{name: all_steps(name) for name in parts},
         ),
-        closed_form=sum_of_forms(forms) if len(forms) == 2 else None,
+        closed_form=add_forms(forms) if len(forms) == 2 else None,
         published=published(scenario, latency_s),
         memory=of_two_phases(scenario.phases, [prefill.memory, decode.memory], decode.chips),
         links=busier.links,
@@ -63,22 +64,4 @@ def together(scenario: Scenario, prefill: Report, decode: Report, notes: Sequenc
         rests_on=prefill.rests_on,
         notes=tuple(dict.fromkeys((*prefill.notes, *decode.notes, *notes))),
         phases=(prefill, decode),
-    )
-
-
-def sum_of_forms(forms: Sequence[ClosedForm]) -> ClosedForm:
-    """Adds up the closed forms of phases that follow each other; a term of both is added up."""
-
-    def terms(name: str) -> dict[str, float]:
-        names = {term: None for form in forms for term in getattr(form, name)}
-        return {term: sum(getattr(form, name).get(term, 0.0) for form in forms) for term in names}
-
-    return ClosedForm(
-        sum(form.latency_s for form in forms),
-        terms("terms"),
-        sum(form.per_axis_latency_s for form in forms),
-        terms("per_axis_terms"),
-        tuple(dict.fromkeys(reason for form in forms for reason in form.inexact)),
-        forms[0].name,
-        forms[0].per_axis_name,
     )

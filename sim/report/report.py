@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from sim.closed_form import pope
 from sim.program import Period
 from sim.program.batches import Batches
 from sim.program.trace import Trace
+from sim.report.closed_form import ClosedForm
 from sim.report.headline import headline, to_html
 from sim.report.memory import Memory, with_remedies
 from sim.report.metrics import Measures, OpMeasure, measure
@@ -23,41 +24,9 @@ from sim.shortcuts import periodic
 from sim.specs import Scenario
 from sim.specs.basis import RestsOn, rests_on
 from sim.topology.graph import Topology
-from sim.units import format_count, format_seconds
+from sim.units import format_count
 
 _LINKS_NAMED = 4
-
-PAPER = "closed form, the paper's"
-HALVES = "closed form, half by half"
-"""Name of the usual model of tensor parallelism."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClosedForm:
-    """What the formulas predict for all steps, seconds."""
-
-    latency_s: float
-    """The paper's own formula; of tensor parallelism the usual model."""
-    terms: Mapping[str, float]
-    per_axis_latency_s: float
-    """Every operation and collective at what it costs on its own links, one after the other, a looped matmul as one.
-
-    Of tensor parallelism with Ladder's sums under the next half layer."""
-    per_axis_terms: Mapping[str, float]
-    inexact: tuple[str, ...] = ()
-    """Why the simulation may take another time than `per_axis_latency_s`, such as `leaves out layout.overlap:
-    micro_batches`; empty where it takes the same, to the rounding of its tasks."""
-    name: str = PAPER
-    per_axis_name: str = "per axis, with loops"
-
-    @property
-    def per_axis_exact(self) -> bool:
-        """Whether the simulation takes `per_axis_latency_s`, to the rounding of its tasks."""
-        return not self.inexact
-
-    def _repr_html_(self) -> str:
-        rows = [(name, format_seconds(time_s)) for name, time_s in self.terms.items()]
-        return to_html(f"{self.name}: {format_seconds(self.latency_s)} for all steps", rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +168,14 @@ class Report:
         return self.simulated.latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
 
     @property
-    def per_axis_difference(self) -> float | None:
-        """Simulated latency / per-axis closed-form latency - 1."""
-        return self.simulated.latency_s / self.closed_form.per_axis_latency_s - 1 if self.closed_form else None
+    def detailed_difference(self) -> float | None:
+        """Simulated latency / closed-form latency per operation - 1."""
+        return self.simulated.latency_s / self.closed_form.detailed_latency_s - 1 if self.closed_form else None
 
     @property
-    def between_closed_forms(self) -> float | None:
-        """Per-axis closed-form latency / the paper's - 1: what the choice of formula alone makes."""
-        return self.closed_form.per_axis_latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
+    def difference_of_forms(self) -> float | None:
+        """Closed-form latency per operation / that of the first closed form - 1."""
+        return self.closed_form.detailed_latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
 
     def _repr_html_(self) -> str:
         return to_html(f"{self.scenario} on {self.machine}, {format_count(self.chips, 'chip')}", headline(self))
@@ -221,11 +190,11 @@ class Report:
         plain = dataclasses.asdict
         closed_form = None
         if self.closed_form:
-            closed_form = plain(self.closed_form) | {
-                "per_axis_exact": self.closed_form.per_axis_exact,
-                "per_axis_difference": self.per_axis_difference,
-                "per_axis_over_paper": self.between_closed_forms,
+            differences = {
+                "per_axis_difference": self.detailed_difference,
+                "per_axis_over_paper": self.difference_of_forms,
             }
+            closed_form = self.closed_form.to_dict() | differences
         memory = plain(self.memory) | {"fits": self.memory.fits, "excess_bytes": self.memory.excess_bytes}
         memory |= {"pool": plain(self.pool) if self.pool else None}
         engine: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What formulas say of messages between the chips of a scenario's mesh: see `sim.closed_form.book.Communication`."""
+"""Formulas for collectives on a scenario's mesh, as `sim.closed_form.operations.CommunicationModel` asks for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import prod
 
 from sim.closed_form import collectives
-from sim.closed_form.tally import loop_form
+from sim.closed_form.pass_time import loop_form
 from sim.collectives import algorithm_of
 from sim.collectives.loop import closes
 from sim.collectives.predict import closed_form_s, of_nccl
@@ -28,7 +28,7 @@ class Communication:
     def __init__(self, scenario: Scenario) -> None:
         self.topology = machine(scenario)
         self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.mesh}
-        self.at = scenario.uses(tuple(self.lengths))
+        self.uses = scenario.uses(tuple(self.lengths))
         self.collective = functools.cache(self._collective)
         self._scenario = scenario
 
@@ -44,7 +44,7 @@ class Communication:
             link, step_s = self._scenario.topology.line_links[line], self._scenario.stack.collective_step.value
             return size / (link.bandwidth.value * link.efficiency.value) + link.latency.value + step_s, ()
         on_switch = self.topology.has_ports and loop_form(self._scenario) == "one_way"
-        reasons = () if on_switch else (f"takes a loop over {axis} by routes for a ring one way",)
+        reasons = () if on_switch else (f"approximates a loop over {axis} by a one-way ring",)
         return lower_bound(self.topology, "permute", (axis,), size), reasons
 
     def _line(self, axis: str) -> str:
@@ -76,7 +76,7 @@ class Communication:
         """Of whole axes of a torus, from its file alone."""
         if (over := whole_lines(self.topology, group)) is None:
             bound = lower_bound(self.topology, kind, group, size)
-            return bound, (f"has only a bound of {kind} over {joined(group)}",)
+            return bound, (f"uses a lower bound for {kind} over {joined(group)}",)
         spec, stack = self._scenario.topology, self._scenario.stack
         step_s, launch_s = stack.collective_step.value, stack.collective_overhead.value
         axes, links = [spec.lines[axis] for axis in over], [spec.line_links[axis] for axis in over]
@@ -89,8 +89,8 @@ class Communication:
         if not twisted and all(link == links[0] for link in links):
             time = collectives.predict(kind, algorithm, rings, size, bandwidth, latency_s)
         if time is None:
-            has = "takes twisted axes for rings in" if twisted else "has only a bound of"
-            reasons = (f"{has} {kind} over {joined(over)}",)
+            reason = "approximates twisted axes by rings for" if twisted else "uses a lower bound for"
+            reasons = (f"{reason} {kind} over {joined(over)}",)
             time = collectives.bound(kind, rings, size, bandwidth, latency_s)
         elif not collectives.ends_together(algorithm, rings):
             reasons = (f"assumes that all chips end {kind} over {joined(over)} together",)
@@ -104,8 +104,8 @@ class Communication:
         form = closed_form_s(group, kind, algorithm, tuple(axis.name for axis in group.axes), size)
         if form is None:
             bound = lower_bound(self.topology, kind, axes, size)
-            return bound, (f"has only a bound of {kind} by {algorithm}",)
+            return bound, (f"uses a lower bound for {kind} by {algorithm}",)
         if of_nccl(group, kind, algorithm):
-            return form, (f"has NCCL's tuner for {kind}",)
+            return form, (f"uses NCCL's tuner for {kind}",)
         together = algorithm in collectives.ENDS_TOGETHER_ON_SWITCH
         return form, () if together else (f"assumes that all chips end {kind} by {algorithm} together",)

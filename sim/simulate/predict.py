@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from sim.closed_form import pope
-from sim.closed_form.tally import per_operation, usual
-from sim.report.phases import sum_of_forms
-from sim.report.report import HALVES, PAPER, ClosedForm
+from sim.closed_form.pass_time import predict_per_operation, predict_per_sublayer
+from sim.report.closed_form import ClosedForm, FormKind, add_forms
 from sim.simulate.communication import Communication
 from sim.simulate.latency import steps_of
 from sim.specs import Scenario
 
-MEAN_STEP = "takes the step of mean cache length for every step"
+MEAN_STEP = "uses the step of mean cache length for every step"
 """Why a closed form of steps that are simulated one by one is not exact."""
 
 
@@ -18,7 +17,7 @@ def predict(scenario: Scenario) -> ClosedForm | None:
     """Both closed forms, of all steps of all phases; None where none covers the machine or the layout."""
     forms = [form_of(phase, len(steps_of(scenario, phase)) > 1) for phase in scenario.phases]
     known = [form for form in forms if form is not None]
-    return sum_of_forms(known) if len(known) == len(forms) else None
+    return add_forms(known) if len(known) == len(forms) else None
 
 
 def form_of(phase: Scenario, each_step: bool) -> ClosedForm | None:
@@ -29,21 +28,20 @@ def form_of(phase: Scenario, each_step: bool) -> ClosedForm | None:
     """
     if uncovered(phase):
         return None
-    to = Communication(phase)
-    detailed = per_operation(phase, to)
+    communication = Communication(phase)
+    detailed = predict_per_operation(phase, communication)
     if pope.covers(phase):
-        first, names = pope.paper(phase), (PAPER, "per axis, with loops")
+        first, kind = pope.paper(phase), FormKind.PAPER
     else:
-        first, names = usual(phase, to), (HALVES, "per operation")
+        first, kind = predict_per_sublayer(phase, communication), FormKind.PER_SUBLAYER
     steps = phase.workload.steps
     return ClosedForm(
         latency_s=steps * first.step_s,
         terms={name: steps * time_s for name, time_s in first.terms.items()},
-        per_axis_latency_s=steps * detailed.step_s,
-        per_axis_terms={name: steps * time_s for name, time_s in detailed.terms.items()},
+        detailed_latency_s=steps * detailed.step_s,
+        detailed_terms={name: steps * time_s for name, time_s in detailed.terms.items()},
         inexact=(*detailed.inexact, *([MEAN_STEP] if each_step else [])),
-        name=names[0],
-        per_axis_name=names[1],
+        kind=kind,
     )
 
 

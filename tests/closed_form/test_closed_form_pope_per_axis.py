@@ -5,8 +5,8 @@ from math import prod
 import pytest
 
 from sim.closed_form import collectives, pope
+from sim.closed_form.pass_time import predict_per_operation
 from sim.closed_form.prediction import PAPER_LAYOUTS as PRESETS
-from sim.closed_form.tally import per_operation
 from sim.simulate.communication import Communication
 from sim.specs import load, uses
 
@@ -34,7 +34,7 @@ def scenario(layout, *settings, name="palm540b_decode_ws2d"):
 
 
 def formula(chosen):
-    return per_operation(chosen, Communication(chosen))
+    return predict_per_operation(chosen, Communication(chosen))
 
 
 def terms(layout, *settings, name="palm540b_decode_ws2d"):

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from sim.closed_form import book, ledger, tally
+from sim.closed_form import attention_operations, operation_counts, operations, pass_builder, pass_time
 from sim.simulate.communication import Communication
 from sim.simulate.latency import step_s
 from sim.simulate.predict import predict
@@ -29,7 +29,7 @@ def scenario(*settings: str):
 def exact(*settings: str) -> None:
     """Every task is rounded to picoseconds: half of one, a few hundred of them after each other."""
     chosen = scenario(*settings)
-    form = tally.per_operation(chosen, Communication(chosen))
+    form = pass_time.predict_per_operation(chosen, Communication(chosen))
     assert form.inexact == ()
     assert form.step_s == pytest.approx(step_s(chosen), abs=1e-9)
 
@@ -78,7 +78,7 @@ def test_ladder_exposes_nothing_but_the_last_sum():
     """Each half of 70 B takes longer than a one-shot all-reduce; the last one's has nothing to hide under."""
     chosen = scenario("model=llama3_70b", "engine.layers=all")
     to = Communication(chosen)
-    form = tally.usual(chosen, to)
+    form = pass_time.predict_per_sublayer(chosen, to)
     exposed = sum(time for name, time in form.terms.items() if name != "compute")
     assert exposed == pytest.approx(to.collective("all_reduce", ("t",), 8192 * 2)[0], rel=1e-12)
 
@@ -86,13 +86,13 @@ def test_ladder_exposes_nothing_but_the_last_sum():
 def test_standard_exposes_two_sums_a_layer():
     chosen = scenario("layout.residual=standard")
     to = Communication(chosen)
-    form = tally.usual(chosen, to)
+    form = pass_time.predict_per_sublayer(chosen, to)
     assert form.step_s - form.terms["compute"] == pytest.approx(
         2 * 5 * to.collective("all_reduce", ("t",), 4096 * 2)[0], rel=1e-12
     )
 
 
-def test_the_usual_half_by_hand():
+def test_the_usual_sublayer_by_hand():
     """One layer, batch 1, 8 chips of 100 % efficiency: weights and cache of 1536 positions at 3350 GB/s.
 
     An eighth of attention (4096 x 4096 x (1 + 1 + 2/4)), the cache of one key-value head, an eighth of the FFN
@@ -102,7 +102,7 @@ def test_the_usual_half_by_hand():
     chosen = scenario("engine.layers=1", "layout.residual=no_communication", *full)
     weights = (4096 * 4096 * 2.5 + 3 * 4096 * 14336) / 8 + 4096 * 128256
     cache = 2 * 1536 * 128
-    form = tally.usual(chosen, Communication(chosen))
+    form = pass_time.predict_per_sublayer(chosen, Communication(chosen))
     assert form.step_s == pytest.approx(2 * (weights + cache) / 3350e9, rel=1e-12)
 
 
@@ -112,13 +112,13 @@ def test_both_stand_beside_the_simulation():
     form = predict(chosen)
     assert form is not None
     assert report.closed_form == form
-    assert form.latency_s < form.per_axis_latency_s < report.simulated.latency_s
-    assert sum(form.per_axis_terms.values()) == pytest.approx(form.per_axis_latency_s)
-    assert "has NCCL's tuner for all_reduce" in form.inexact
+    assert form.latency_s < form.detailed_latency_s < report.simulated.latency_s
+    assert sum(form.detailed_terms.values()) == pytest.approx(form.detailed_latency_s)
+    assert "uses NCCL's tuner for all_reduce" in form.inexact
     assert "leaves out stack.stream_wait" in form.inexact
 
 
-@pytest.mark.parametrize("module", [book, ledger, tally])
+@pytest.mark.parametrize("module", [operations, pass_builder, attention_operations, operation_counts, pass_time])
 def test_it_shares_nothing_with_the_simulation(module: ModuleType):
     source = Path(module.__file__ or "").read_text(encoding="utf-8")
     modules = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom) and node.module}

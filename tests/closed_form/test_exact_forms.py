@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from support import scenarios
 
 from sim import api
-from sim.closed_form.scope import ANY, KNOWN, TIMELESS, left_out
+from sim.closed_form.coverage import ANY_VALUE, COVERED, WITHOUT_EFFECT, list_omissions
 from sim.errors import InputError
 from sim.report.present import text
 from sim.simulate.predict import predict
@@ -53,9 +53,9 @@ def test_what_is_called_exact_is_the_simulated_time(kind: str, machine: str):
             continue
         for phase in report.phases or (report,):
             form, steps = phase.closed_form, 1 if phase.simulated.ttft_s else scenario.workload.generate
-            if form is None or not form.per_axis_exact:
+            if form is None or not form.is_exact:
                 continue
-            off_s = abs(phase.simulated.latency_s - form.per_axis_latency_s)
+            off_s = abs(phase.simulated.latency_s - form.detailed_latency_s)
             assert off_s <= phase.tasks * 1e-12 * steps, (seed, scenario)
 
 
@@ -68,7 +68,7 @@ def test_every_layout_is_exact_somewhere_and_inexact_somewhere():
             with suppress(InputError):  # a mesh that does not divide a dimension
                 form = predict(scenario)
             if form:
-                found[scenario.layout.ffn, form.per_axis_exact] += 1
+                found[scenario.layout.ffn, form.is_exact] += 1
     for layout in PRESETS:
         assert found[layout, True], layout
         assert found[layout, False], layout
@@ -98,18 +98,18 @@ def on_switch(*settings: str) -> Scenario:
         (["stack.matmul_balance=100"], "leaves out stack.matmul_balance"),
         (
             ["layout.overlap=collective_matmul", "collectives.collective_matmul=bidirectional_latency"],
-            "takes loops of bidirectional_latency for bidirectional_throughput",
+            "approximates loops of bidirectional_latency by bidirectional_throughput",
         ),
         (
             ["layout.communication=own_stream"],
-            "assumes that nothing runs beside collectives on their own stream but Ladder's next half",
+            "assumes that collectives on their own stream overlap only Ladder's next sublayer",
         ),
         (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
         (["perturb={slow_links: [{links: ['0:x+'], factor: 2}]}"], "leaves out perturb"),
         (["collectives={all_gather: line}"], "assumes that all chips end all_gather over z together"),
         (
             ["topology.axes.z.size=8", "model.padded_heads=128", "stack.collective_axes=at_once"],
-            "has only a bound of all_gather over zy",
+            "uses a lower bound for all_gather over zy",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_what_is_left_out_on_a_torus_is_named(settings: list[str], reason: str):
     form = predict(plain(*settings))
     assert form is not None
     assert reason in form.inexact
-    assert not form.per_axis_exact
+    assert not form.is_exact
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_what_is_left_out_on_a_torus_is_named(settings: list[str], reason: str):
     [
         (["stack.stream_wait=1 us"], "leaves out stack.stream_wait"),
         (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
-        (["collectives={}"], "has NCCL's tuner for all_reduce"),
+        (["collectives={}"], "uses NCCL's tuner for all_reduce"),
         (
             ["layout.residual=standard", "layout.overlap=chunked_matmul"],
             "leaves out layout.overlap: chunked_matmul",
@@ -158,8 +158,8 @@ def test_a_draw_tiled_reads_and_three_kernels_of_attention_are_known():
         assert before is not None
         assert form is not None
         assert form.inexact == ()
-        assert form.per_axis_latency_s > before.per_axis_latency_s
-        off_s = abs(report.simulated.latency_s - form.per_axis_latency_s)
+        assert form.detailed_latency_s > before.detailed_latency_s
+        off_s = abs(report.simulated.latency_s - form.detailed_latency_s)
         assert off_s <= report.tasks * 1e-12 * scenario.workload.steps
 
 
@@ -186,7 +186,7 @@ def test_machines_on_which_the_form_differed_are_exact(settings: list[str], what
     form, report = predict(scenario), run(scenario).report
     assert form is not None
     assert form.inexact == (), what
-    assert abs(report.simulated.latency_s - form.per_axis_latency_s) <= report.tasks * 1e-12, what
+    assert abs(report.simulated.latency_s - form.detailed_latency_s) <= report.tasks * 1e-12, what
 
 
 def test_serving_gpus_on_a_ring_are_not_exact():
@@ -218,7 +218,7 @@ def test_a_field_that_no_form_lists_makes_them_inexact():
     for policy, expected in (("plain", ()), ("clever", ("leaves out topology.chip.cache_policy: clever",))):
         chip = Wider(**{**dict(scenario.topology.chip), "cache_policy": policy})
         topology = scenario.topology.model_copy(update={"chip": chip})
-        assert left_out(scenario.model_copy(update={"topology": topology}), KNOWN) == expected
+        assert list_omissions(scenario.model_copy(update={"topology": topology}), COVERED) == expected
 
 
 def fields_of(kind: type[BaseModel], at: str = "", above: tuple[type, ...] = ()) -> Iterator[tuple[str, Any]]:
@@ -261,10 +261,10 @@ def test_the_form_lists_fields_that_exist_and_choices_by_value():
     for path, annotation in fields_of(Scenario):
         parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
         choices.setdefault(path, set()).update(*(get_args(part) for part in parts if get_origin(part) is Literal))
-    assert set(KNOWN) <= set(choices)
-    for path, values in KNOWN.items():
-        if choices[path] and path not in TIMELESS:
-            assert values is not ANY, path
+    assert set(COVERED) <= set(choices)
+    for path, values in COVERED.items():
+        if choices[path] and path not in WITHOUT_EFFECT:
+            assert values is not ANY_VALUE, path
             assert set(values) <= choices[path] | {None}
 
 
@@ -281,7 +281,7 @@ def test_the_report_says_why_a_form_is_not_exact():
     report = run(plain("layout.graph_capture=false", "stack.matmul_balance=100")).report
     lines = [part.text for block in text.overall(report) for part in block if isinstance(part, text.Line)]
     reasons = "it leaves out layout.graph_capture: false and leaves out stack.matmul_balance"
-    assert f"the closed form per axis is not exact: {reasons}" in lines
+    assert f"the closed form per operation is not exact: {reasons}" in lines
     form = report.to_dict()["closed_form"]
     assert form["per_axis_exact"] is False
     assert list(form["inexact"]) == ["leaves out layout.graph_capture: false", "leaves out stack.matmul_balance"]
@@ -297,7 +297,7 @@ def test_a_growing_cache_is_not_exact_and_one_of_fixed_length_is():
     settings = ["workload={phase: generate, batch: 64, prompt: 128, generate: 3, weights: int8}"]
     form = api.predict(plain(*settings))
     assert form is not None
-    assert form.inexact == ("takes the step of mean cache length for every step",)
+    assert form.inexact == ("uses the step of mean cache length for every step",)
     for same in ("engine.steps=mean", "workload.static_cache=131"):
         form = api.predict(plain(*settings, same))
         assert form is not None
@@ -312,4 +312,4 @@ def test_the_prediction_of_a_generation_is_that_of_both_phases():
     parts = [predict(phase) for phase in scenario.phases]
     assert form is not None
     assert form.latency_s == pytest.approx(sum(part.latency_s for part in parts if part), rel=1e-15)
-    assert form.per_axis_latency_s == pytest.approx(sum(part.per_axis_latency_s for part in parts if part), rel=1e-15)
+    assert form.detailed_latency_s == pytest.approx(sum(part.detailed_latency_s for part in parts if part), rel=1e-15)

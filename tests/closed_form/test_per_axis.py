@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from sim.closed_form.book import computed_d_model
+from sim.closed_form.pass_builder import computed_d_model
+from sim.closed_form.pass_time import predict_per_operation
 from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.closed_form.tally import per_operation
 from sim.errors import LayoutError
 from sim.simulate.communication import Communication
 from sim.simulate.forward_pass import simulate_pass
@@ -36,7 +36,7 @@ def test_simulation_without_overlap_is_the_per_axis_closed_form(ffn, model, atte
         except LayoutError:  # a batch that the layout's chips do not divide
             assert batch < 64
             continue
-        form = per_operation(scenario, Communication(scenario))
+        form = predict_per_operation(scenario, Communication(scenario))
         assert form.exact
         # A layer has at most 40 operations and hops one after another, each rounded by at most a picosecond.
         assert abs(simulated - form.step_s) <= (3 + 1) * 40 * 1e-12
@@ -58,9 +58,9 @@ def test_a_width_that_the_chips_do_not_divide_is_padded_in_both(ffn, phase):
     ]
     padded = load.scenario("palm540b_decode_ws2d", [*settings, "model.d_model=18436"])
     to = Communication(padded)
-    assert computed_d_model(padded, to.at, to.lengths) == want
+    assert computed_d_model(padded, to.uses, to.lengths) == want
     found = simulate_pass(padded)
-    assert abs(found.step_s - per_operation(padded, to).step_s) <= (3 + 1) * 40 * 1e-12
+    assert abs(found.step_s - predict_per_operation(padded, to).step_s) <= (3 + 1) * 40 * 1e-12
     assert found.step_s == step_s(load.scenario("palm540b_decode_ws2d", [*settings, f"model.d_model={want}"]))
     ways = 64 if want == 18496 else 16
     notes = [note for note in found.lowered.notes if "d_model" in note]

@@ -153,5 +153,5 @@ def test_the_layout_written_in_extend_runs_and_computes_the_same():
     assert made.report.simulated.latency_s > 0
     form = made.report.closed_form  # the paper has none, the ledger of the uses has
     assert form is not None
-    assert form.per_axis_exact
-    assert form.per_axis_latency_s == pytest.approx(made.report.simulated.latency_s, rel=1e-6)
+    assert form.is_exact
+    assert form.detailed_latency_s == pytest.approx(made.report.simulated.latency_s, rel=1e-6)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from sim.closed_form.pass_time import predict_per_operation
 from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.closed_form.tally import per_operation
 from sim.lowering.lower import lower
 from sim.lowering.placement import machine
 from sim.program import Kind
@@ -69,7 +69,7 @@ def test_of_positions_split_over_chips_the_chip_with_the_last_ones_is_waited_for
 def test_the_closed_form_of_a_torus_counts_the_same_pairs(layout, attention, workload, kernel):
     own = (workload, kernel, f"layout.ffn={layout}", f"layout.attention={attention}", "workload.batch=64")
     scenario = load.scenario("palm540b_decode_ws2d", [*ENDS, *own])
-    form = per_operation(scenario, Communication(scenario))
+    form = predict_per_operation(scenario, Communication(scenario))
     assert form.exact
     assert step_s(scenario) == pytest.approx(form.step_s, rel=1e-6)
 
@@ -89,7 +89,7 @@ def test_the_closed_form_of_a_box_counts_the_same_pairs(workload, cache, causal,
     )
     scenario = load.scenario("llama3_70b_tp8_standard", [*ENDS, *own, *plain, "layout.head=replicated"])
     one = scenario.phases[0]
-    form = per_operation(one, Communication(one))
+    form = predict_per_operation(one, Communication(one))
     attention = sum(
         form.terms[name]
         for name in form.terms

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sim import topology
-from sim.closed_form.tally import per_operation
+from sim.closed_form.pass_time import predict_per_operation
 from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.program import Kind
@@ -46,7 +46,7 @@ def test_without_overlap_the_step_is_the_per_axis_closed_form(name, block, setti
     changes = [*settings, "layout.overlap=none", "engine.layers=3", f"layout.block={block}"]
     scenario = load.scenario(name, changes)
     _, trace = simulated(scenario)
-    form = per_operation(scenario, Communication(scenario))
+    form = predict_per_operation(scenario, Communication(scenario))
     assert form.exact
     assert abs(trace.makespan_ps - form.step_s * 1e12) <= rounding_ps(trace.program)
 

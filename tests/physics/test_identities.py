@@ -173,7 +173,7 @@ def test_latency_is_that_of_all_steps(case):
 def test_terms_of_the_closed_forms_add_up(case):
     for form in [result(*case).report.closed_form, *(report.closed_form for *_, report in phases(case))]:
         if form:
-            assert sum(form.per_axis_terms.values()) == pytest.approx(form.per_axis_latency_s, rel=ROUNDING)
+            assert sum(form.detailed_terms.values()) == pytest.approx(form.detailed_latency_s, rel=ROUNDING)
 
 
 PIPELINES = [case for case in CASES if scenario(*case).pipeline]

@@ -234,7 +234,7 @@ def test_a_speed_up_is_more_than_1_of_times_and_of_rates_alike(y: str):
     (ladder,) = made.lines  # the baseline itself would be a line at 1, which is marked
     assert made.equal_at == 1
     assert "speed-up over standard" in made.y_label
-    assert made.form == "closed form, half by half"
+    assert made.form == "closed form, per sublayer"
     assert ladder.y[0] == pytest.approx(1.5)
     assert ladder.closed_form[0] == pytest.approx(2.0)
     assert math.isnan(ladder.y[1])  # nothing to compare with at this batch

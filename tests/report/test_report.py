@@ -11,18 +11,19 @@ from support.handmade import two_chips
 
 from sim.program import Labels, ProgramBuilder
 from sim.program.trace import Trace
+from sim.report.closed_form import ClosedForm
 from sim.report.memory import Memory, of_two_phases, with_remedies
 from sim.report.metrics import measure
 from sim.report.ops import classes, parse
 from sim.report.present.render import render
-from sim.report.report import ClosedForm, Report, build
+from sim.report.report import Report, build
 from sim.simulate.run import run
 from sim.specs import load
 from sim.units import format_bytes
 
 GIB = 2**30
 FITS = Memory(weights_bytes=20 * GIB, kv_cache_bytes=4 * GIB, capacity_bytes=32 * GIB)
-FORMS = ClosedForm(latency_s=2e-3, terms={"matmul": 2e-3}, per_axis_latency_s=1e-3, per_axis_terms={"matmul": 1e-3})
+FORMS = ClosedForm(latency_s=2e-3, terms={"matmul": 2e-3}, detailed_latency_s=1e-3, detailed_terms={"matmul": 1e-3})
 
 
 def test_times_of_both_chips() -> None:
@@ -128,8 +129,8 @@ def test_a_run_of_some_layers_counts_their_parameters_and_has_no_published_value
 def test_both_closed_forms_are_compared() -> None:
     made = report()
     assert made.difference == pytest.approx(64 * 32e-6 / 2e-3 - 1)
-    assert made.per_axis_difference == pytest.approx(64 * 32e-6 / 1e-3 - 1)
-    assert made.between_closed_forms == pytest.approx(-0.5)
+    assert made.detailed_difference == pytest.approx(64 * 32e-6 / 1e-3 - 1)
+    assert made.difference_of_forms == pytest.approx(-0.5)
     assert report(closed_form=None).difference is None
 
 
@@ -164,7 +165,7 @@ def test_the_terminal_report_fits_80_columns_and_cuts_nothing() -> None:
     assert max(map(len, text.splitlines())) <= 80
     for part in (
         "palm540b_decode_ws2d",
-        "per axis, with loops",
+        "per operation",
         "published",
         "reduce_scatter(x) q_wi",
         "0:x+, 1:x+",

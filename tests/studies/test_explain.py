@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from sim import cli
-from sim.closed_form import pope, tally
+from sim.closed_form import pass_time, pope
+from sim.closed_form.pass_time import predict_per_operation
 from sim.closed_form.prediction import PAPER_LAYOUTS
-from sim.closed_form.tally import per_operation
 from sim.errors import InputError
 from sim.plots import waterfall
-from sim.report.present.explanation import FORMULA, HALVES, Explanation
+from sim.report.present.explanation import FORMULA, PER_SUBLAYER, Explanation
 from sim.simulate.communication import Communication
 from sim.simulate.latency import step_s
 from sim.simulate.run import run
@@ -107,7 +107,7 @@ def test_every_layout_adds_up(ffn, attention, block, machine):
         telescopes(found, pope.paper(scenario).step_s, step_s(scenario))
         hinges(found, layers=2)
         ideal = changed(scenario, IDEAL)
-        assert found.ideal_s == pytest.approx(per_operation(ideal, Communication(ideal)).step_s, rel=1e-12)
+        assert found.ideal_s == pytest.approx(predict_per_operation(ideal, Communication(ideal)).step_s, rel=1e-12)
 
 
 @pytest.mark.parametrize("kv_heads", [8, 48])
@@ -284,7 +284,7 @@ def test_tensor_parallelism_goes_from_the_usual_formula_over_operations_to_the_s
     assert form is not None
     steps = chosen.workload.steps
     assert found.paper_s == pytest.approx(form.latency_s / steps, rel=1e-12)
-    assert found.ideal_s == pytest.approx(form.per_axis_latency_s / steps, rel=1e-12)
+    assert found.ideal_s == pytest.approx(form.detailed_latency_s / steps, rel=1e-12)
     assert found.step_s == step_s(chosen)
     assert found.exact
     assert found.is_rounding(seconds(found)["Collectives step by step"])
@@ -298,7 +298,12 @@ def test_every_other_preset_adds_up_on_tori_and_switches(ffn: str, name: str):
     layout = () if name.startswith("palm") else ("layout.communication=compute_stream", *EXACT[1:])
     found = one(name, *settings, *layout, "layout.block=serial")
     scenario = load.scenario(name, (*settings, *layout, "layout.block=serial"))
-    telescopes(found, tally.usual(scenario, Communication(scenario)).step_s, step_s(scenario), HALVES.group)
+    telescopes(
+        found,
+        pass_time.predict_per_sublayer(scenario, Communication(scenario)).step_s,
+        step_s(scenario),
+        PER_SUBLAYER.group,
+    )
     assert found.is_rounding(seconds(found)["Collectives step by step"]) or not found.exact
 
 
@@ -318,7 +323,7 @@ def test_the_waterfall_of_tensor_parallelism_speaks_of_its_own_formulas(tmp_path
     found = one("llama3_8b_tp8_ladder", *EXACT)
     rows = [row.name for row in waterfall.rows_of(found)]
     assert rows[0] == "The usual formula"
-    assert "Closed form, half by half" in rows
+    assert "Closed form, per sublayer" in rows
     assert "Closed form, per operation" in rows
     assert not any("paper" in row for row in rows)
     waterfall.draw(found, tmp_path / "waterfall.png")

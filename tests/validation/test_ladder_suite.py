@@ -45,9 +45,9 @@ def test_without_peer_to_peer_access_ladder_gains_more(some):
 
 
 def test_closed_forms_stand_beside_the_simulation_and_know_less_of_ladder(some):
-    """Per operation they miss joins and interference; half by half they miss kernels' overheads as well."""
-    assert all(set(outcome.forms) == {"half by half", "per operation"} for outcome in some.outcomes)
-    assert some.simulated.median < some.form("per operation").median < some.form("half by half").median
+    """Per operation they miss joins and interference; per sublayer they miss kernels' overheads as well."""
+    assert all(set(outcome.forms) == {"per sublayer", "per operation"} for outcome in some.outcomes)
+    assert some.simulated.median < some.form("per operation").median < some.form("per sublayer").median
     gated = [ratio for ratio in some.speedups if ratio.counts]
     worst = max(abs(ratio.form_error("per operation")) for ratio in gated)
     assert max(abs(ratio.error) for ratio in gated) < worst

@@ -44,8 +44,8 @@ def test_the_closed_form_knows_the_host_exactly():
     )
     report = run(scenario(*settings, "stack.step_overhead=3 ms")).report
     assert report.closed_form is not None
-    assert report.closed_form.per_axis_terms["host"] == pytest.approx(3e-3)
-    assert report.closed_form.per_axis_latency_s == pytest.approx(report.simulated.latency_s, rel=1e-6)
+    assert report.closed_form.detailed_terms["host"] == pytest.approx(3e-3)
+    assert report.closed_form.detailed_latency_s == pytest.approx(report.simulated.latency_s, rel=1e-6)
 
 
 def test_where_constants_come_from_makes_no_form_inexact():

@@ -39,11 +39,11 @@ PAPERS = Words(
     "Closed form, ideal machine",
     "this layout, one operation after the other, at data sheet rates and without latency",
 )
-HALVES = Words(
+PER_SUBLAYER = Words(
     "The usual formula",
     "the usual formula",
-    "Closed form, half by half",
-    "max(FLOPs, weights and cache) of every half layer, and the sums it waits for",
+    "Closed form, per sublayer",
+    "max(FLOPs, weights and cache) of every sublayer, and the sums it waits for",
     "Closed form, per operation",
     "every operation's own roofline and overhead; joins of streams cost nothing, collectives slow nothing",
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sim.report.closed_form import PER_OPERATION
 from sim.report.memory import Memory
 from sim.report.padding import Padding
 from sim.report.pipeline import Passes, PipelineReport
@@ -112,7 +113,7 @@ def _comparison(report: Report) -> Table:
     if report.closed_form:
         form = report.closed_form
         rows.append((form.name, form.latency_s, report.difference))
-        rows.append((f"closed form, {form.per_axis_name}", form.per_axis_latency_s, report.per_axis_difference))
+        rows.append((PER_OPERATION, form.detailed_latency_s, report.detailed_difference))
     if report.published:
         rows.append(("published", report.published.value, report.published.error))
     outside = report.published and abs(report.published.error) > report.published.tolerance
@@ -126,10 +127,8 @@ def _comparison(report: Report) -> Table:
 def _inexact(report: Report) -> Iterator[Line]:
     """Why the detailed closed form is no exact one."""
     form = report.closed_form
-    if form and not form.per_axis_exact:
-        yield Line(
-            f"the closed form {form.per_axis_name.partition(',')[0]} is not exact: it {format_list(form.inexact)}"
-        )
+    if form and not form.is_exact:
+        yield Line(f"the closed form per operation is not exact: it {format_list(form.inexact)}")
 
 
 def _source(report: Report) -> Iterator[Line]:

@@ -14,6 +14,7 @@ from sim.plots.drawing import rate
 from sim.plots.link_map import Load, drawn, segments
 from sim.plots.stages import COLOURS
 from sim.report.breakdown import breakdown
+from sim.report.closed_form import FormKind
 from sim.report.critical_path import shares
 from sim.report.headline import headline
 from sim.report.pipeline import stage_batches
@@ -21,7 +22,7 @@ from sim.report.pool import peer_over_time
 from sim.report.present import text
 from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.explanation import Bar
-from sim.report.report import HALVES, Report
+from sim.report.report import Report
 from sim.results.page.timeline import timeline
 from sim.simulate.predict import uncovered
 from sim.topology.graph import Topology
@@ -137,16 +138,16 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
     if form is None:
         return []
     steps = simulated.latency_s / simulated.step_s
-    paper, per_axis = form.latency_s / steps, form.per_axis_latency_s / steps
+    first, detailed = form.latency_s / steps, form.detailed_latency_s / steps
     why = "max(compute, memory) + links"
     more, below = "links, overheads, efficiencies", "per axis, at the rates the machine reaches, loops as one"
-    if form.name == HALVES:
+    if form.kind is FormKind.PER_SUBLAYER:
         more, below = "operations, overheads", "every operation's own roofline and overhead, norms and adds, the draw"
     only = "what only the simulation has; --explain takes every effect apart"
     return [
-        {"name": form.name, "group": "", "seconds": paper, "why": why},
-        {"name": more, "group": "", "seconds": per_axis - paper, "why": below},
-        {"name": "overlap and contention", "group": "", "seconds": simulated.step_s - per_axis, "why": only},
+        {"name": form.name, "group": "", "seconds": first, "why": why},
+        {"name": more, "group": "", "seconds": detailed - first, "why": below},
+        {"name": "overlap and contention", "group": "", "seconds": simulated.step_s - detailed, "why": only},
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Any
 
-from sim.report.present.explanation import HALVES, PAPERS, Words
+from sim.report.present.explanation import PAPERS, PER_SUBLAYER, Words
 from sim.specs import Scenario
 from sim.studies.explain.changes import IDEAL, field_of, plain
 from sim.units import format_seconds
@@ -111,7 +111,7 @@ USUAL_WALK = Walk(
         ("Other kernels beside collectives", "stack.memory_interference", f"limited by bytes, {_LOSES}"),
         ("Launches from the host", "layout.graph_capture", "{launch} each, one by one"),
     ),
-    HALVES,
+    PER_SUBLAYER,
 )
 """Of all others, where joins cost nothing, collectives slow nothing, a matmul's rate does not depend on its shape, and
 nothing is overlapped that the formula does not overlap."""

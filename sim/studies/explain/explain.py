@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from sim.closed_form import pope
+from sim.closed_form.pass_time import predict_per_operation
 from sim.closed_form.prediction import Prediction
-from sim.closed_form.tally import per_operation
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.program import Ints, Kind, Program
@@ -46,7 +46,7 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
         raise InputError(f"no closed form covers {what}", where=scenario.name, hint="run it without --explain")
     walk = PAPER_WALK if pope.covers(scenario) else USUAL_WALK
     base = changed(scenario, walk.base)
-    form = per_operation(base, Communication(base))
+    form = predict_per_operation(base, Communication(base))
     first = formula.models(base) if walk is PAPER_WALK else usual.models(base)
     simulated = [*_simulated(part, walk, form), *_growing(part)]
     # Effects that do not apply make no difference; that nothing contends is worth saying.

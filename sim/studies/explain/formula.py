@@ -1,6 +1,6 @@
 """From the formula of Pope et al. 2022 (arXiv 2211.05102) to the closed form of the layout on an ideal machine.
 
-Symbols as in `sim.closed_form.pope`; e, f, g, r as in `sim.closed_form.book`. All times are in seconds.
+Symbols as in `sim.closed_form.pope`; e, f, g, r as in `sim.closed_form.pass_builder`. All times are in seconds.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import replace
 from math import ceil, prod
 
 from sim.closed_form import pope
-from sim.closed_form.book import Op, computed_d_model
-from sim.closed_form.ledger import ledger
-from sim.closed_form.tally import per_operation
+from sim.closed_form.operation_counts import count_operations
+from sim.closed_form.operations import Op
+from sim.closed_form.pass_builder import computed_d_model
+from sim.closed_form.pass_time import predict_per_operation
 from sim.report.present.explanation import FORMULA, Model
 from sim.simulate.communication import Communication
 from sim.specs import DTYPE_BYTES, AxisSpec, Scenario
@@ -48,7 +49,7 @@ def models(ideal: Scenario) -> Iterator[Model]:
 
 
 def _terms(scenario: Scenario) -> Times:
-    return per_operation(scenario, Communication(scenario)).terms
+    return predict_per_operation(scenario, Communication(scenario)).terms
 
 
 def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
@@ -244,12 +245,12 @@ def _taken_apart(scenario: Scenario) -> tuple[Times, Times, Times]:
     """(FLOPs at the peak, weights or cache, activations from memory) of each operation of the layers, s."""
     chip = scenario.topology.chip
     flops, read, moved = (defaultdict[str, float](float) for _ in range(3))
-    halves = ledger(scenario, Communication(scenario)).halves
-    for op in (entry for half in halves for entry in half.entries if isinstance(entry, Op)):
+    operations = count_operations(scenario, Communication(scenario)).operations
+    for op in (operation for operation in operations if isinstance(operation, Op)):
         if not op.name.startswith(_ENDS):
             flops[op.name] += op.flops / chip.peak[scenario.workload.activations].value
-            read[op.name] += op.read / chip.hbm_bandwidth.value
-            moved[op.name] += op.moved / chip.hbm_bandwidth.value
+            read[op.name] += op.read_bytes / chip.hbm_bandwidth.value
+            moved[op.name] += op.activation_bytes / chip.hbm_bandwidth.value
     return flops, read, moved
 
 

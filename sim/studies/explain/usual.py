@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sim.closed_form.tally import per_operation, usual
-from sim.report.present.explanation import HALVES, Model
+from sim.closed_form.pass_time import predict_per_operation, predict_per_sublayer
+from sim.report.present.explanation import PER_SUBLAYER, Model
 from sim.simulate.communication import Communication
 from sim.specs import Scenario
 from sim.studies.explain.changes import changed, field_of
@@ -30,14 +30,14 @@ _FUSED: dict[str, Any] = {
 def models(scenario: Scenario) -> Iterator[Model]:
     """Models up to the closed form per operation."""
     to = Communication(scenario)
-    found = usual(scenario, to)
+    found = predict_per_sublayer(scenario, to)
     compute = found.terms["compute"]
-    why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every half layer"
-    yield Model("Half layers", HALVES.group, compute, why)
-    why = "sums that the next half waits for"
+    why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every sublayer"
+    yield Model("Sublayers", PER_SUBLAYER.group, compute, why)
+    why = "sums that the next sublayer waits for"
     if scenario.residual in ("ladder", "hybrid") and scenario.communication_streams:
-        why = "of a sum under Ladder what takes longer than the next half, and the last sum: max(half, sum)"
-    yield Model("Exposed sums", HALVES.group, found.step_s, why)
+        why = "the part of a sum that exceeds the next sublayer under Ladder, and the last sum: max(sublayer, sum)"
+    yield Model("Exposed sums", PER_SUBLAYER.group, found.step_s, why)
 
     launch = format_seconds(scenario.stack.op_overhead.value)
     fused = dict(_FUSED)
@@ -49,4 +49,4 @@ def models(scenario: Scenario) -> Iterator[Model]:
         ("Host at the end of a step", ("stack.step_overhead",), _HOST),
     ):
         fused |= {path: field_of(scenario, path) for path in paths}
-        yield Model(name, WORK, per_operation(changed(scenario, fused), to).step_s, reason)
+        yield Model(name, WORK, predict_per_operation(changed(scenario, fused), to).step_s, reason)

@@ -1,4 +1,4 @@
-"""A time that no simulation of a forward pass beats, from the ledger alone: what a search skips by it cannot win.
+"""A time that no simulation of a forward pass beats, from its operations alone: what a search skips by it cannot win.
 
 Operations follow each other. Where they may be cut into pieces that stay on the chip, what activations take in memory
 is left out. Collectives that all else waits for add to them; of those that may run beside them, and of them, the longer
@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sim.closed_form.book import Entry, Half, Loop, Op, Volume, volume_of
-from sim.closed_form.ledger import ledger
-from sim.closed_form.tally import op_s
+from sim.closed_form.operation_counts import count_operations
+from sim.closed_form.operations import CollectiveOp, LoopedMatmul, Op, Operation, Sublayer, collective_of
+from sim.closed_form.pass_time import op_s
 from sim.simulate.communication import Communication
 from sim.simulate.predict import uncovered
 from sim.specs import Scenario
@@ -23,7 +23,7 @@ _BRANCHES = ("q", "kv", "q_wi", "wi", "o_wo")
 
 
 def least_step_s(scenario: Scenario) -> float:
-    """Lower bound of one forward pass of a scenario of one phase, s; 0 where the ledger knows too little.
+    """Lower bound of one forward pass of a scenario of one phase, s; 0 where the closed form omits too much.
 
     Raises:
         InputError: chips that do not divide what they share.
@@ -31,11 +31,11 @@ def least_step_s(scenario: Scenario) -> float:
     if uncovered(scenario) or scenario.perturb:
         return 0.0
     bound = _Bound(scenario, Communication(scenario))
-    halves = ledger(scenario, bound.to).halves
-    known = {id(half): bound.of_half(half) for half in halves}
-    in_turn = sum(known[id(half)][0] for half in halves)
-    beside = sum(known[id(half)][1] for half in halves)
-    waited = sum(known[id(half)][2] for half in halves)
+    sublayers = count_operations(scenario, bound.to).sublayers
+    known = {id(half): bound.of_half(half) for half in sublayers}
+    in_turn = sum(known[id(half)][0] for half in sublayers)
+    beside = sum(known[id(half)][1] for half in sublayers)
+    waited = sum(known[id(half)][2] for half in sublayers)
     return max(in_turn, beside) + waited
 
 
@@ -46,19 +46,19 @@ class _Bound:
     scenario: Scenario
     to: Communication
 
-    def of_half(self, half: Half) -> tuple[float, float, float]:
+    def of_half(self, half: Sublayer) -> tuple[float, float, float]:
         """(operations, collectives that may run beside them, collectives that all waits for), s."""
         operations = beside = waited = 0.0
-        for entry in half.entries:
+        for entry in half.operations:
             ops = self._operations_s(entry)
             operations += ops
-            volume = volume_of(entry)
+            volume = collective_of(entry)
             if volume is None:
                 continue
             least, launch = self._least_s(volume), self.scenario.stack.collective_overhead.value
             if not self._is_waited_for(half, entry, volume):
                 beside += least
-            elif isinstance(entry, Loop):
+            elif isinstance(entry, LoopedMatmul):
                 waited += max(0.0, least - ops)
             elif self.to.topology.vertex_transitive:
                 waited += max(least, launch)
@@ -67,33 +67,33 @@ class _Bound:
                 beside += max(0.0, least - launch)
         return operations, beside, waited
 
-    def _operations_s(self, entry: Entry) -> float:
-        if isinstance(entry, Volume):
+    def _operations_s(self, entry: Operation) -> float:
+        if isinstance(entry, CollectiveOp):
             return 0.0
         if isinstance(entry, Op):
-            return op_s(self.scenario, entry if self._whole else replace(entry, moved=0.0))
-        ops = [replace(op, moved=0.0) for piece in entry.pieces for op in piece]
-        if any(self.to.hop(axis, 1.0)[1] for axis in entry.volume.axes):  # by routes, pieces may be fewer
-            ops = [replace(ops[0], flops=sum(op.flops for op in ops), read=max(op.read for op in ops))]
+            return op_s(self.scenario, entry if self._whole else replace(entry, activation_bytes=0.0))
+        ops = [replace(op, activation_bytes=0.0) for piece in entry.pieces for op in piece]
+        if any(self.to.hop(axis, 1.0)[1] for axis in entry.collective.axes):  # by routes, pieces may be fewer
+            ops = [replace(ops[0], flops=sum(op.flops for op in ops), read_bytes=max(op.read_bytes for op in ops))]
         return sum(op_s(self.scenario, op) for op in ops)
 
-    def _least_s(self, volume: Volume) -> float:
-        topology, alone = self.to.topology, (volume.collective, volume.axes, volume.bytes)
+    def _least_s(self, volume: CollectiveOp) -> float:
+        topology, alone = self.to.topology, (volume.kind, volume.axes, volume.bytes)
         exact_s, reasons = self.to.collective(*alone) if topology.vertex_transitive else (0.0, ("not alike",))
         return lower_bound(topology, *alone) if reasons else exact_s
 
     @property
     def _whole(self) -> bool:
-        """Whether operations and collectives are as the ledger has them, and not in more pieces."""
+        """True if operations and collectives are simulated as counted, and not in more pieces."""
         return self.scenario.overlap in ("none", "collective_matmul")
 
-    def _is_waited_for(self, half: Half, entry: Entry, volume: Volume) -> bool:
+    def _is_waited_for(self, half: Sublayer, entry: Operation, volume: CollectiveOp) -> bool:
         if not self._whole:
             return False
         if self.scenario.communication_streams == 0:
-            return self.to.topology.vertex_transitive or not isinstance(entry, Loop)
-        at, residual = self.to.at, self.scenario.residual
-        branch = volume.name in _BRANCHES or volume.name.endswith("weights") or isinstance(entry, Loop)
-        last = half.hidden and volume is half.entries[-1]
+            return self.to.topology.vertex_transitive or not isinstance(entry, LoopedMatmul)
+        at, residual = self.to.uses, self.scenario.residual
+        branch = volume.name in _BRANCHES or volume.name.endswith("weights") or isinstance(entry, LoopedMatmul)
+        last = half.overlaps_next and volume is half.operations[-1]
         side_by_side = (at.heads != at.d_ff and residual == "parallel") or (residual == "ladder" and not at.whole)
         return not (branch or last or side_by_side)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sim import units
 from sim.closed_form import pope
 from sim.errors import InputError, suggest
-from sim.report.report import HALVES, PAPER
+from sim.report.closed_form import FormKind
 from sim.specs import FigureSpec, Model, Scenario
 from sim.studies.sweep.points import label
 from sim.studies.sweep.published import published_points
@@ -157,7 +157,8 @@ def _form(scenario: Scenario, figure: FigureSpec) -> str:
         return "closed form, of a stall"
     if scenario.pipeline:
         return "closed form, sends free"
-    return PAPER if pope.covers(scenario) else HALVES
+    kind = FormKind.PAPER if pope.covers(scenario) else FormKind.PER_SUBLAYER
+    return str(kind.value)
 
 
 def _all_steps(scenario: Scenario, figure: FigureSpec, words: str) -> str:

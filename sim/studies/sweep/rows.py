@@ -204,7 +204,7 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
         fits=report.memory.fits,
         memory_bytes=report.memory.used_bytes,
         closed_form=at("latency_s") if form else None,
-        per_axis=at("per_axis_latency_s") if form else None,
+        per_axis=at("detailed_latency_s") if form else None,
         pipeline=_pipeline(report),
         pool=_pool(report),
     )

@@ -13,6 +13,7 @@ from sim.closed_form import pope
 from sim.errors import InputError, suggest
 from sim.lowering.costs import Work, cost
 from sim.lowering.placement import tensor_chips, used_chips
+from sim.report.closed_form import PER_OPERATION
 from sim.report.measurement import Measurement
 from sim.report.present.validation import NCCL_TUNER, Outcome, Validation
 from sim.simulate.latency import latency_s
@@ -220,7 +221,7 @@ def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, f
         )
     assert scenario is not None
     form = predict(scenario)
-    latencies = {form.name: form.latency_s, form.per_axis_name: form.per_axis_latency_s} if form else {}
+    latencies = {form.name: form.latency_s, PER_OPERATION: form.detailed_latency_s} if form else {}
     return outcome(
         predicted(case.metric, scenario, latency_s(scenario, known)),
         {name.removeprefix("closed form, "): predicted(case.metric, scenario, s) for name, s in latencies.items()},

@@ -7,8 +7,7 @@ from collections import Counter
 
 import pytest
 
-from sim.closed_form.book import volume_of
-from sim.closed_form.ledger import ledger
+from sim.closed_form.operation_counts import count_operations
 from sim.errors import InputError
 from sim.lowering.lower import lower
 from sim.lowering.placement import machine
@@ -93,10 +92,8 @@ def simulated(scenario: Scenario) -> Volumes:
 def counted(scenario: Scenario) -> Volumes:
     to = Communication(scenario)
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for entry in (entry for half in ledger(scenario, to).halves for entry in half.entries):
-        if volume := volume_of(entry):
-            over = tuple(axis for axis in sorted(volume.axes) if to.lengths[axis] > 1)
-            found[volume.collective, over] += volume.bytes
+    for (collective, axes), size in count_operations(scenario, to).collective_bytes.items():
+        found[collective, tuple(axis for axis in axes if to.lengths[axis] > 1)] += size
     return dict(found)
 
 

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from sim.specs import Scenario, Sourced
 
-ANY = None
+ANY_VALUE = None
 """Every value of a field."""
 
-Known = Mapping[str, tuple[object, ...] | None]
+Coverage = Mapping[str, tuple[object, ...] | None]
 """Values that a form knows, by the path of the field such as `topology.axes.*.size`, or ANY."""
 
 _READ_BY_NO_TIME = """
@@ -24,7 +24,7 @@ _READ_BY_NO_TIME = """
     topology.chip.hbm_capacity topology.link.name topology.link.medium stack.name stack.description stack.chip
     stack.fitted_on model.name model.source model.nominal_parameters model.tied padding.real_lengths
     """
-TIMELESS: Known = dict.fromkeys(_READ_BY_NO_TIME.split(), ANY)
+WITHOUT_EFFECT: Coverage = dict.fromkeys(_READ_BY_NO_TIME.split(), ANY_VALUE)
 """Fields on which no time of a step depends, beside the number of layers."""
 
 _READ = """
@@ -44,9 +44,9 @@ _OF_WHAT_IS_NOT_KNOWN = """
     """
 """Read only beside a field or a collective that is not exact: launches from the host, tiles, chunked matmuls, gathers
 on a stream of their own, NCCL."""
-KNOWN: Known = {
-    **TIMELESS,
-    **dict.fromkeys((_READ + _OF_WHAT_IS_NOT_KNOWN).split(), ANY),
+COVERED: Coverage = {
+    **WITHOUT_EFFECT,
+    **dict.fromkeys((_READ + _OF_WHAT_IS_NOT_KNOWN).split(), ANY_VALUE),
     "topology.kind": ("torus", "switch", "graph"),
     "stack.elementwise": ("fused", "kernel"),
     "stack.attention": ("fused", "unfused"),
@@ -71,47 +71,47 @@ KNOWN: Known = {
     **dict.fromkeys(("workload.weights", "workload.activations", "workload.kv_cache"), ("bf16", "fp16", "int8")),
     "workload.sampling": ("greedy", "top_k"),
 }
-"""What `sim.closed_form.tally.per_operation` knows."""
+"""What `sim.closed_form.pass_time.predict_per_operation` covers."""
 
 
-def left_out(scenario: Scenario, known: Known) -> tuple[str, ...]:
+def list_omissions(scenario: Scenario, covered: Coverage) -> tuple[str, ...]:
     """One reason for every field that is neither known nor at its default: `leaves out layout.overlap: micro_batches`.
 
     The scenario is of one phase.
     """
-    return tuple(f"leaves out {field}" for field in _of_model(scenario, "", known))
+    return tuple(f"leaves out {field}" for field in _walk_model(scenario, "", covered))
 
 
-def _of_model(spec: BaseModel, at: str, known: Known) -> Iterator[str]:
+def _walk_model(spec: BaseModel, prefix: str, covered: Coverage) -> Iterator[str]:
     for name, field in type(spec).model_fields.items():
         default = object() if field.is_required() else field.get_default(call_default_factory=True)
-        yield from _of_field(getattr(spec, name), default, f"{at}{name}", known)
+        yield from _walk_field(getattr(spec, name), default, f"{prefix}{name}", covered)
 
 
-def _of_field(value: object, default: object, path: str, known: Known) -> Iterator[str]:
-    if path in known:
-        values = known[path]
-        if values is not ANY and value not in values:
-            yield _shown(path, value)
-    elif isinstance(value, BaseModel) and _has_part(path, known):
-        yield from _of_model(value, f"{path}.", known)
-    elif isinstance(value, Mapping) and _has_part(path, known):
-        for each in value.values():
-            yield from _of_field(each, object(), f"{path}.*", known)
-    elif _plain(value) != _plain(default):
-        yield _shown(path, value)
+def _walk_field(value: object, default: object, path: str, covered: Coverage) -> Iterator[str]:
+    if path in covered:
+        values = covered[path]
+        if values is not ANY_VALUE and value not in values:
+            yield _describe(path, value)
+    elif isinstance(value, BaseModel) and _has_child(path, covered):
+        yield from _walk_model(value, f"{path}.", covered)
+    elif isinstance(value, Mapping) and _has_child(path, covered):
+        for item in value.values():
+            yield from _walk_field(item, object(), f"{path}.*", covered)
+    elif _bare_value(value) != _bare_value(default):
+        yield _describe(path, value)
 
 
-def _has_part(path: str, known: Known) -> bool:
-    return any(other.startswith(f"{path}.") for other in known)
+def _has_child(path: str, covered: Coverage) -> bool:
+    return any(other.startswith(f"{path}.") for other in covered)
 
 
-def _plain(value: object) -> object:
+def _bare_value(value: object) -> object:
     """A number without where it comes from."""
     return value.value if isinstance(value, Sourced) else value
 
 
-def _shown(path: str, value: object) -> str:
+def _describe(path: str, value: object) -> str:
     """`layout.overlap: micro_batches`; the path alone where the value is a number or has parts."""
     if isinstance(value, bool):
         return f"{path}: {str(value).lower()}"

@@ -1,0 +1,124 @@
+"""Operations and collectives of one forward pass, with their FLOPs and bytes on one chip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from sim.specs.uses import Axes, Uses
+
+
+class CommunicationModel(Protocol):
+    """Formulas for the time of messages and collectives between the chips of a mesh."""
+
+    @property
+    def uses(self) -> Uses:
+        """Use of each mesh axis."""
+
+    @property
+    def lengths(self) -> Mapping[str, int]:
+        """Mesh axes and their lengths."""
+
+    def collective(self, kind: str, axes: Axes, size: float) -> tuple[float, tuple[str, ...]]:
+        """Returns the time of a collective of `size` bytes in every group along `axes`, s, and why it is not exact."""
+
+    def hop(self, axis: str, size: float) -> tuple[float, tuple[str, ...]]:
+        """Returns the time of `size` bytes to the next chip along an axis, s, and why a loop of these is not exact."""
+
+    def is_ring(self, axis: str) -> bool:
+        """Returns True if an axis is a ring of links, around which shards go in both directions."""
+
+    def closes(self, axis: str) -> bool:
+        """Returns True if shards can go around an axis: on a ring, between two chips, or by routes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One launch on one chip."""
+
+    name: str
+    flops: float
+    activation_bytes: float
+    """Bytes of activations through memory."""
+    read_bytes: float = 0.0
+    """Bytes of weights or cache, read once."""
+    l2_bytes: float = 0.0
+    """Bytes of copied keys and values, read from L2."""
+    is_tiled: bool = False
+    """True for a matmul of several rows."""
+    on_vector_units: bool = False
+    """True if the FLOPs are products of 32-bit floats on the vector units."""
+    converts_weights: bool = False
+    """True for a matmul whose weights are smaller numbers than its activations."""
+    with_collective: bool = False
+    """True for a matmul whose input is gathered, or whose output is scattered, over an axis."""
+    is_elementwise: bool = True
+    """True for norms, activations and adds, which `predict_per_sublayer` omits."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveOp:
+    """One collective in every group of chips along some axes."""
+
+    name: str
+    kind: str
+    axes: Axes
+    bytes: float
+    """Bytes of the full gathered, summed or scattered array, or of the local buffer of an all-to-all."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopedMatmul:
+    """A matmul in pieces that overlaps the collective of its shards (Pope et al. section 3.5)."""
+
+    moves: str
+    """`in`: each piece waits for its shard; `out`: each piece sends its sum; `weights`: each piece passes weights
+    on."""
+    pieces: tuple[tuple[Op, ...], ...]
+    """Launches of each piece."""
+    collective: CollectiveOp
+
+
+Operation = Op | CollectiveOp | LoopedMatmul
+
+
+def collective_of(operation: Operation) -> CollectiveOp | None:
+    """Returns the collective of an operation, looped or not."""
+    if isinstance(operation, LoopedMatmul):
+        return operation.collective
+    return operation if isinstance(operation, CollectiveOp) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Sublayer:
+    """Operations from one sum over the chips to the next: those of attention, of an FFN, or of a parallel layer."""
+
+    operations: tuple[Operation, ...]
+    overlaps_next: bool = False
+    """True if the next sublayer need not wait for this one's sum, its last operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassOperations:
+    """Operations of one forward pass."""
+
+    sublayers: tuple[Sublayer, ...]
+    is_serial: bool
+    """True if every operation needs the one before it, except for overlapped sums. Otherwise collectives on a stream of
+    their own may overlap more operations than these sublayers say."""
+
+    @property
+    def operations(self) -> Iterator[Operation]:
+        """Operations of all sublayers."""
+        return (operation for sublayer in self.sublayers for operation in sublayer.operations)
+
+    @property
+    def collective_bytes(self) -> dict[tuple[str, Axes], float]:
+        """Bytes by kind of collective and axes."""
+        totals: dict[tuple[str, Axes], float] = {}
+        for operation in self.operations:
+            if collective := collective_of(operation):
+                key = collective.kind, tuple(sorted(collective.axes))
+                totals[key] = totals.get(key, 0.0) + collective.bytes
+        return totals
