@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 # Drawing the first text loads tables of Unicode; on a loaded machine that alone may take more than the check allows.
-settings.register_profile("tests", suppress_health_check=[HealthCheck.too_slow], deadline=None)
-settings.load_profile("tests")
+for name, examples in (("default", 25), ("thorough", 500)):  # `pytest --hypothesis-profile thorough`
+    settings.register_profile(name, max_examples=examples, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -24,7 +24,7 @@ from sim.specs import ChipSpec, GraphSpec, Scenario, SwitchSpec, TorusSpec, load
 from sim.specs.uses import PRESETS
 
 MAKERS = {"torus": scenarios.on_a_torus, "switch": scenarios.on_a_switch}
-SEEDS = 12
+SEEDS = range(12)
 
 
 def random(machine: str, kind: str, seed: int) -> Scenario | None:
@@ -38,12 +38,13 @@ def random(machine: str, kind: str, seed: int) -> Scenario | None:
 # --- exact is exact --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("seeds", [SEEDS[:3], pytest.param(SEEDS[3:], marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("machine", MAKERS)
 @pytest.mark.parametrize("kind", load.shipped("chip"))
-def test_what_is_called_exact_is_the_simulated_time(kind: str, machine: str):
+def test_what_is_called_exact_is_the_simulated_time(kind: str, machine: str, seeds: range):
     """A task rounds its two times, busy and in flight, to half a picosecond each: a picosecond for every task of a
     chip, in every step."""
-    for seed in range(SEEDS):
+    for seed in seeds:
         scenario = random(machine, kind, seed)
         if scenario is None:
             continue
@@ -63,7 +64,7 @@ def test_every_layout_is_exact_somewhere_and_inexact_somewhere():
     """Else the test above would say nothing."""
     found: Counter[tuple[str, bool]] = Counter()
     for machine, kind in ((machine, kind) for machine in MAKERS for kind in load.shipped("chip")):
-        for scenario in filter(None, (random(machine, kind, seed) for seed in range(SEEDS))):
+        for scenario in filter(None, (random(machine, kind, seed) for seed in SEEDS)):
             form = None
             with suppress(InputError):  # a mesh that does not divide a dimension
                 form = predict(scenario)

@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from support.selection import pairwise
 
 from sim.closed_form.pass_builder import computed_d_model
 from sim.closed_form.pass_time import predict_per_operation
@@ -18,10 +19,18 @@ MODELS = {"palm_540b": 64, "palm_8b": 16}
 """Heads that the machine computes: as many as chips, and fewer than chips."""
 
 
-@pytest.mark.parametrize("kv", ["multi-query", "grouped-query", "multi-head"])
-@pytest.mark.parametrize(("attention", "block"), [*itertools.product(("heads", "batch"), ("parallel", "serial"))])
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("ffn", PAPER_LAYOUTS)
+@pytest.mark.parametrize(
+    ("ffn", "model", "attention", "block", "kv"),
+    pairwise(
+        itertools.product(
+            PAPER_LAYOUTS,
+            MODELS,
+            ("heads", "batch"),
+            ("parallel", "serial"),
+            ("multi-query", "grouped-query", "multi-head"),
+        )
+    ),
+)
 def test_simulation_without_overlap_is_the_per_axis_closed_form(ffn, model, attention, block, kv):
     heads = {"multi-query": 1, "grouped-query": 8, "multi-head": load.model(model).heads}[kv]
     layout = f"{{ffn: {ffn}, attention: {attention}, block: {block}, overlap: none}}"

@@ -6,11 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.algorithms import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 from support.machines import full_mesh, graph, switch, torus, twisted, two_sockets
 from support.run_schedule import rounding_s, time_s
+from support.selection import pairwise
 
 from sim.closed_form.collectives import algbw, busbw, on_switch, predict
 from sim.collectives import Schedule, schedule
@@ -20,6 +21,7 @@ from sim.topology import Topology
 from sim.topology.lower_bound import lower_bound
 
 MIB = 2**20
+SIZES = (1.0, 1_000_003.0, 64.0 * MIB)
 GATHERS = ("all_gather", "reduce_scatter", "all_reduce")
 
 
@@ -102,9 +104,10 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("size", [1.0, 1_000_003.0, 64.0 * MIB])
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize(("collective", "algorithm"), ALGORITHMS)
+@pytest.mark.parametrize(
+    ("collective", "algorithm", "mesh", "size"),
+    pairwise((*algorithm, mesh, size) for algorithm in ALGORITHMS for mesh in MESHES for size in SIZES),
+)
 def test_time_equals_the_closed_form_where_nothing_contends(
     collective: str, algorithm: str, mesh: str, size: float
 ) -> None:
@@ -238,7 +241,6 @@ def cut_bound(topology: Topology, collective: str, axes: str, size: float) -> fl
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
 def test_nothing_is_faster_than_a_cut(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
     topology = torus(
@@ -268,9 +270,12 @@ def test_the_bound_is_at_least_that_of_the_cuts(collective: str, wrap: tuple[boo
 # --- over routes -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1.0, 1_000_003.0, 64.0 * MIB])
-@pytest.mark.parametrize("chips", [1, 2, 3, 4, 5, 6, 8, 16])
-@pytest.mark.parametrize(("collective", "algorithm"), ON_ANY_ROUTE)
+@pytest.mark.parametrize(
+    ("collective", "algorithm", "chips", "size"),
+    pairwise(
+        (*algorithm, chips, size) for algorithm in ON_ANY_ROUTE for chips in (1, 2, 3, 4, 5, 6, 8, 16) for size in SIZES
+    ),
+)
 def test_time_on_a_switch_equals_the_closed_form(collective: str, algorithm: str, chips: int, size: float) -> None:
     expected = on_switch(collective, algorithm, chips, size, 450e9, 1e-6)
     if expected is None:
@@ -344,7 +349,6 @@ def test_a_message_cuts_through_at_the_rate_of_its_slowest_link() -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
 def test_nothing_is_faster_than_the_links_of_a_graph(data: st.DataObject) -> None:
     latency_s = data.draw(st.sampled_from([0, 1e-6]))
     chips = data.draw(st.integers(2, 9))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.machines import full_mesh, graph, switch, torus
 from support.run_schedule import time_s
@@ -128,7 +128,6 @@ def test_a_broadcast_on_a_ring_with_a_failed_link_goes_down_the_tree_that_is_lef
     assert time_s(topology, schedule(topology, "broadcast", ("x",)), size) == pytest.approx(expected, abs=40e-12)
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_on_a_torus_whatever_fails_the_collective_is_done_or_refused(data):
     """Any links of any small torus, mesh or twisted torus: every chunk is in its place, or the error names the cut."""
@@ -160,7 +159,6 @@ GRAPHS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_on_a_graph_whatever_fails_the_collective_is_done_or_refused(data):
     topology = GRAPHS[data.draw(st.sampled_from(sorted(GRAPHS)))]
@@ -243,7 +241,6 @@ def test_nccl_does_without_multicast_where_a_chip_does_not_reach_it():
         schedule(topology, "all_reduce", ("g",), "nvls", size)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_whatever_fails_nccl_does_its_collective_or_refuses(data):
     topology = DGX[data.draw(st.sampled_from(sorted(DGX)))]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.machines import graph
 from support.run_schedule import rounding_s, run, time_s
-from support.shipped_machines import WIRED_DIFFERENTLY, machine
+from support.shipped_machines import WIRED_DIFFERENTLY, machine, one_of_each_wiring
 
 from sim.closed_form.collectives import busbw
 from sim.collectives import ON_NCCL, Schedule, algorithm_of, schedule
@@ -32,6 +32,7 @@ from sim.units import to_ps
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KERNELS = [(collective, name) for collective, kernels in ON_NCCL.items() for name in kernels]
+SMALL = [name for name in WIRED_DIFFERENTLY if machine(name).chips <= 16]
 US = 1e-6
 
 
@@ -63,7 +64,7 @@ def test_sums_in_the_switches_of_several_boxes_add_up_all_chips(name: str, loops
     replay(ON_NCCL["all_reduce"]["nvls_tree"].run(topology, ("g",), loops), topology)
 
 
-@pytest.mark.parametrize("name", WIRED_DIFFERENTLY)
+@pytest.mark.parametrize("name", one_of_each_wiring(WIRED_DIFFERENTLY))
 @pytest.mark.parametrize(("collective", "kernel"), KERNELS)
 def test_every_kernel_runs_on_every_machine_that_has_it(collective: str, kernel: str, name: str) -> None:
     topology = machine(name)
@@ -150,7 +151,7 @@ def with_latency(name: str, latency_s: float) -> Topology:
     return replace(topology, links=tuple(replace(link, latency_s=latency_s) for link in topology.links))
 
 
-@pytest.mark.parametrize("name", WIRED_DIFFERENTLY)
+@pytest.mark.parametrize("name", one_of_each_wiring(WIRED_DIFFERENTLY, less=["dgx_h100_x4_leaf_spine"]))
 @pytest.mark.parametrize(("collective", "kernel"), KERNELS)
 def test_links_with_a_longer_latency_make_every_kernel_slower(collective: str, kernel: str, name: str) -> None:
     """50 us more on every link is 50 us more of a kernel at least, and no time is below the bound of such links."""
@@ -203,7 +204,7 @@ def test_more_rounds_than_are_simulated_take_as_long_as_fewer_and_larger_ones(na
     assert large / small == pytest.approx(16, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["dgx_h100", "dgx_h100_x2", "gb200_nvl72"])
+@pytest.mark.parametrize("name", one_of_each_wiring(["dgx_h100", "dgx_h100_x2", "gb200_nvl72"]))
 @pytest.mark.parametrize("collective", ON_NCCL)
 def test_the_number_of_sends_does_not_grow_with_the_bytes(name: str, collective: str) -> None:
     topology = machine(name)
@@ -423,7 +424,7 @@ def _at_bandwidth(name: str, bandwidth: float) -> Topology:
     return build(spec.model_copy(update=links or types))
 
 
-@pytest.mark.parametrize("name", [name for name in WIRED_DIFFERENTLY if machine(name).chips <= 16])
+@pytest.mark.parametrize("name", one_of_each_wiring(SMALL, less=["dgx_h100_x2", "dgx1_v100", "a100_pcie_bridges"]))
 def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str) -> None:
     """From 1 kB/s to 10 TB/s. A slow link leaves nothing but size / bandwidth: a tenth of it takes ten times as long.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.machines import switch, torus
+from support.shipped_machines import one_of_each_wiring
 
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.chunk_replay import replay
@@ -14,7 +15,7 @@ from sim.topology import Topology, build
 from sim.topology.lower_bound import lower_bound
 
 COLLECTIVES = ("reduce", "gather", "scatter", "sendrecv")
-MACHINES = list(load.shipped("topology"))
+MACHINES = one_of_each_wiring(load.shipped("topology"))
 MOST_REPLAYED, MOST_MOVED = 32, 512
 """Chips: some seconds for all machines."""
 

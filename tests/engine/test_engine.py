@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.oracle import oracle
 from support.programs import Row, interfering, message, polling, program, programs
@@ -92,19 +92,16 @@ def rows_of(p: Program) -> list[tuple[int, int, int]]:
     return list(zip(*(times[name].tolist() for name in ("ready", "start", "free")), strict=True))
 
 
-@settings(max_examples=400, deadline=None)
 @given(programs())
 def test_engine_equals_the_slow_oracle(p: Program):
     assert rows_of(p) == oracle(p)
 
 
-@settings(max_examples=600, deadline=None)
 @given(interfering())
 def test_with_interference_the_engine_equals_the_slow_oracle(p: Program):
     assert rows_of(p) == oracle(p)
 
 
-@settings(max_examples=400, deadline=None)
 @given(polling())
 def test_with_polling_the_engine_equals_the_slow_oracle(p: Program):
     assert rows_of(p) == oracle(p)
@@ -136,7 +133,6 @@ def test_a_collective_slows_the_compute_of_its_chip_while_it_is_in_progress():
         assert simulate(other).times["free"].tolist() == [free, 20, 60, 60, 20]
 
 
-@settings(max_examples=200, deadline=None)
 @given(programs())
 def test_no_two_tasks_hold_a_resource_at_once(p: Program):
     times = simulate(p).times
@@ -146,7 +142,6 @@ def test_no_two_tasks_hold_a_resource_at_once(p: Program):
         assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
 
 
-@settings(max_examples=200, deadline=None)
 @given(programs())
 def test_dependencies_are_respected_and_ready_is_the_last_of_them(p: Program):
     times = simulate(p).times
@@ -161,7 +156,6 @@ def test_dependencies_are_respected_and_ready_is_the_last_of_them(p: Program):
         assert times["start"][task] >= times["ready"][task]
 
 
-@settings(max_examples=200, deadline=None)
 @given(programs())
 def test_makespan_is_at_least_the_critical_path_and_the_busiest_resource(p: Program):
     trace = simulate(p)
@@ -175,7 +169,6 @@ def test_makespan_is_at_least_the_critical_path_and_the_busiest_resource(p: Prog
     assert trace.makespan_ps >= max(*longest, *load)
 
 
-@settings(max_examples=100, deadline=None)
 @given(programs(), st.integers(2, 1000))
 def test_scaling_every_duration_scales_every_time(p: Program, k: int):
     slow = dataclasses.replace(p, busy_ps=p.busy_ps * k, flight_ps=p.flight_ps * k)
@@ -183,7 +176,6 @@ def test_scaling_every_duration_scales_every_time(p: Program, k: int):
     assert all((slowed[field] == fast[field] * k).all() for field in ("ready", "start", "free", "end"))
 
 
-@settings(max_examples=50, deadline=None)
 @given(programs())
 def test_two_runs_give_the_same_bytes(p: Program):
     assert simulate(p).times.tobytes() == simulate(p).times.tobytes()

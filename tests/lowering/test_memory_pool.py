@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.pipelines import scenario
 
@@ -67,7 +67,6 @@ def test_groups_of_two_fetch_one_layer_ahead():
     assert pooled(8, 2, t).makespan_ps - even == 4 * t  # of e + f = 2 t, one t is hidden
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.integers(3, 9), st.integers(1, 50), st.integers(0, 200), st.integers(0, 200))
 def test_no_stall_exactly_where_both_copies_fit(every: int, t: int, f: int, e: int):
     fits = f <= 2 * t and e + f <= (every - 1) * t

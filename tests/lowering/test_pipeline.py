@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.pipelines import scenario, times
 
@@ -183,7 +183,6 @@ def test_every_figure_of_a_closed_form_is_simulated_where_no_stage_is_held_back(
         assert passes.interval_s == pytest.approx(expected.interval, rel=1e-9)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 12), st.integers(1, 60), st.integers(1, 3))
 def test_calls_bound_a_pipeline_and_change_nothing_where_they_are_quick(
     stage: list[int], requests: int, call: int, capacity: int
@@ -214,7 +213,6 @@ def test_the_fullest_stage_is_that_with_the_caches_of_all_requests_under_way():
     assert held(20) == 20 * 4 * cache
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 12))
 def test_a_queue_with_room_for_all_is_a_non_blocking_pipeline(stage: list[int], requests: int):
     taken = form.bounded_queue(stage, requests, requests, 0)

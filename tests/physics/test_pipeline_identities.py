@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.pairs import Choice, covering
 from support.pipelines import scenario
+from support.selection import Choice, covering
 
 from sim.report.pipeline import stage_batches
 from sim.simulate.result import Run

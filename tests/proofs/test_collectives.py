@@ -1,12 +1,11 @@
 """Every algorithm carries out its collective, and the replay that says so catches broken ones."""
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.algorithms import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 from support.machines import full_mesh, graph, switch, torus, twisted, two_sockets
@@ -136,7 +135,6 @@ def test_groups_over_some_axes_work_side_by_side(collective: str, algorithm: str
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
 def test_random_meshes(data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
     wraps = [data.draw(st.booleans()) for _ in sizes]
@@ -351,7 +349,5 @@ def test_replay_catches_what_waits_for_only_some_ways_of_a_message() -> None:
 )
 def test_a_collective_of_too_many_sends_is_refused_at_once(name, settings, collective, algorithm, size):
     machine = topology.build(*load.machine(name, settings))
-    began = time.process_time()
     with pytest.raises(InputError, match=f"^{collective}: must take at most 20,000,000 sends on this machine; ask for"):
         schedule(machine, collective, tuple(axis.name for axis in machine.axes), algorithm, size)
-    assert time.process_time() - began < 20

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from support.oracle import oracle
 from support.programs import interfering, polling, program, programs
 
@@ -26,7 +26,6 @@ def test_an_empty_program_takes_no_time():
     assert simulate(program([]), "compiled").makespan_ps == 0
 
 
-@settings(max_examples=400, deadline=None)
 @given(programs())
 def test_compiled_equals_simpy_and_the_oracle(p: Program):
     times = simulate(p, "compiled").times
@@ -34,7 +33,6 @@ def test_compiled_equals_simpy_and_the_oracle(p: Program):
     assert same(p)
 
 
-@settings(max_examples=600, deadline=None)
 @given(interfering())
 def test_with_interference_compiled_equals_simpy_and_the_oracle(p: Program):
     times = simulate(p, "compiled").times
@@ -42,7 +40,6 @@ def test_with_interference_compiled_equals_simpy_and_the_oracle(p: Program):
     assert same(p)
 
 
-@settings(max_examples=400, deadline=None)
 @given(polling())
 def test_with_polling_compiled_equals_simpy_and_the_oracle(p: Program):
     assert compiled.fits_in_64_bits(p, MIN_RATE_PPM)
@@ -51,7 +48,6 @@ def test_with_polling_compiled_equals_simpy_and_the_oracle(p: Program):
     assert same(p)
 
 
-@settings(max_examples=20, deadline=None)
 @given(programs(longest=10**6))
 def test_more_tasks_than_the_first_slots_hold(p: Program):
     """200 copies side by side, each a little longer: instants by the thousand, all different."""
@@ -127,7 +123,6 @@ def test_every_change_of_a_rate_may_book_an_instant_of_its_own(sends: int, poll_
     assert same(slowed_by_many(sends, poll_ps))
 
 
-@settings(max_examples=200, deadline=None)
 @given(interfering(longest=10**9))
 def test_long_tasks_whose_rate_changes_often(p: Program):
     """Durations that hardly ever coincide: nearly every booking is an instant of its own."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.pipelines import scenario
 from support.reports import both, figures
@@ -41,7 +41,6 @@ def tensor_parallel(draw: st.DrawFn) -> list[str]:
     ]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tensor_parallel())
 def test_folded_and_periodic_is_the_full_run_of_tensor_parallel_chips(chosen: list[str]):
     try:
@@ -89,7 +88,6 @@ def pipelined(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(pipelined())
 def test_a_folded_pipeline_is_the_full_run(chosen: dict[str, Any]):
     found = scenario(**chosen)

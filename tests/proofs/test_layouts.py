@@ -1,11 +1,12 @@
 """Every layout computes what one device computes: the NumPy executor against a plain transformer with a KV cache."""
 
-import itertools
+from itertools import product
 
 import numpy as np
 import pytest
 from support.forward_passes import assert_equal, differs, run_both
 from support.machines import meshed, switch, torus, two_boxes
+from support.selection import pairwise
 
 from sim.errors import LayoutError
 from sim.layouts import attention as attention_module
@@ -22,13 +23,16 @@ MESHED = {
     "mesh 1x4x4": torus(1, 4, 4, wrap=False),
     "torus 4x4, merged": meshed(torus(4, 4), x=16),
 }
+BLOCKS = ("parallel", "serial")
+ATTENTION = ("heads", "batch")
 HEADS = {"multi-query": 1, "grouped-query": 2, "multi-head": None}
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("block", "attention"), [*itertools.product(("parallel", "serial"), ("heads", "batch"))])
-@pytest.mark.parametrize("mesh", MESHES, ids=lambda m: "x".join(map(str, m)))
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    ("name", "mesh", "block", "attention", "form"),
+    pairwise(product(PRESETS, MESHES, BLOCKS, ATTENTION, FORMS)),
+    ids=str,
+)
 def test_layout_equals_one_device(name, mesh, block, attention, form):
     assert_equal(run_both(PRESETS[name], mesh, block=block, attention=attention, form=form))
 
@@ -39,18 +43,16 @@ def test_loops_between_two_chips_need_no_wraparound(name, form):
     assert_equal(run_both(PRESETS[name], (2, 2, 2), form=form, wrap=False))
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("machine", MESHED, ids=str)
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("name", "machine", "form"), pairwise(product(PRESETS, MESHED, FORMS)))
 def test_layouts_and_loops_run_on_any_mesh(name, machine, form):
     mesh = MESHED[machine]
     sizes = [axis.size for axis in mesh.mesh]
     assert_equal(run_both(PRESETS[name], sizes, form=form, machine=mesh))
 
 
-@pytest.mark.parametrize("kv", HEADS.values(), ids=HEADS)
-@pytest.mark.parametrize(("block", "attention"), [*itertools.product(("parallel", "serial"), ("heads", "batch"))])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    ("name", "block", "attention", "kv"), pairwise(product(PRESETS, BLOCKS, ATTENTION, HEADS.values()))
+)
 def test_every_kind_of_attention(name, block, attention, kv):
     assert_equal(run_both(PRESETS[name], (2, 2, 2), block=block, attention=attention, kv=kv, form="one_way"))
 

@@ -1,10 +1,12 @@
 """Uses that no preset has compute what one device computes: replicas, gathers beside sums, tokens beside d_model."""
 
 import itertools
+from typing import Any
 
 import pytest
 from support.forward_passes import DIFFERING, assert_equal, passes
 from support.machines import meshed, switch, torus
+from support.selection import pairwise
 
 from sim.layouts.residual import SCHEMES
 from sim.specs.uses import Uses
@@ -29,24 +31,28 @@ USES = {
 MACHINES = {"switch": switch(8), "torus": torus(2, 2, 2)}
 
 
-@pytest.mark.parametrize("attention", ["heads", "batch"])
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("name", USES)
-def test_uses_of_ones_own_compute_the_same_or_are_refused(name: str, machine: str, attention: str) -> None:
-    at = USES[name]
-    used = {axis for axes in (at.d_model, at.heads, at.d_ff, at.gather, at.batch) for axis in axes}
-    sizes = {"a": 2, "b": 2, "c": 2} if "c" in used else {"a": 2, "b": 4}
-    topology = meshed(MACHINES[machine], **sizes)
-    proven = 0
-    for scheme, options in itertools.product(SCHEMES, ({}, {"form": "one_way"}, {"chunks": 2}, {"parts": 2})):
-        if ("parts" in options and scheme != "standard") or ("chunks" in options and scheme == "parallel"):
-            continue  # refused when a scenario is loaded
-        if scheme in DIFFERING:
-            continue  # whole streams alone, as in presets
-        assert_equal(
-            passes(
-                at, topology, scheme=scheme, attention=attention, positions=(4, 1), batch=32, heads=16, kv=8, **options
-            )
-        )
-        proven += 1
-    assert proven == 12
+OVERLAPS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "loops": {"form": "one_way"},
+    "chunks": {"chunks": 2},
+    "parts": {"parts": 2},
+}
+WHOLE = [scheme for scheme in SCHEMES if scheme not in DIFFERING]
+"""Schemes whose residual stream is one; the others need it whole on every chip, as presets have it."""
+CASES = [
+    (name, machine, attention, scheme, overlap)
+    for name, machine, attention, scheme, overlap in itertools.product(
+        USES, MACHINES, ("heads", "batch"), WHOLE, OVERLAPS
+    )
+    # Refused when a scenario is loaded.
+    if not (overlap == "parts" and scheme != "standard") and not (overlap == "chunks" and scheme == "parallel")
+]
+
+
+@pytest.mark.parametrize(("name", "machine", "attention", "scheme", "overlap"), pairwise(CASES))
+def test_uses_of_ones_own_compute_the_same(name: str, machine: str, attention: str, scheme: str, overlap: str) -> None:
+    uses = USES[name]
+    used = {axis for axes in (uses.d_model, uses.heads, uses.d_ff, uses.gather, uses.batch) for axis in axes}
+    topology = meshed(MACHINES[machine], **({"a": 2, "b": 2, "c": 2} if "c" in used else {"a": 2, "b": 4}))
+    options = {"scheme": scheme, "attention": attention, **OVERLAPS[overlap]}
+    assert_equal(passes(uses, topology, positions=(4, 1), batch=32, heads=16, kv=8, **options))

@@ -1,13 +1,14 @@
 """The product of layouts, residual schemes, attention, overlaps and machines: each computes what one device computes,
 or is refused in one line by a rule."""
 
-import itertools
 import re
 from collections import Counter
+from itertools import product
 
 import pytest
 from support.forward_passes import DIFFERING, assert_equal, passes
 from support.machines import meshed, switch, torus, two_boxes
+from support.selection import Choice, covering
 
 from sim.errors import LayoutError
 from sim.layouts.residual import SCHEMES
@@ -39,34 +40,60 @@ RULES = {
 """By which a combination may be refused."""
 
 
-@pytest.mark.parametrize("attention", ["heads", "batch"])
+OPTIONS = {
+    "machine": tuple(MACHINES),
+    "attention": ("heads", "batch"),
+    "scheme": tuple(SCHEMES),
+    "overlap": tuple(OVERLAPS),
+}
+
+
+def loads(choice: Choice) -> bool:
+    """False for what is refused when a scenario is loaded."""
+    scheme, overlap = choice["scheme"], choice["overlap"]
+    return not ((overlap == "parts" and scheme != "standard") or (overlap == "chunks" and scheme == "parallel"))
+
+
+def outcome(preset: str, machine: str, attention: str, scheme: str, overlap: str) -> str:
+    """`proven`, or the rule that refuses the combination."""
+    topology = MACHINES[machine]
+    try:
+        assert_equal(
+            passes(
+                PRESETS[preset](tuple(axis.name for axis in topology.mesh)),
+                topology,
+                scheme=scheme,
+                attention=attention,
+                positions=(2, 1),
+                batch=32,
+                heads=16,
+                kv=8,
+                ffn="mlp",
+                head=scheme not in DIFFERING,
+                **OVERLAPS[overlap],
+            )
+        )
+    except LayoutError as error:
+        return next((name for name, text in RULES.items() if re.search(text, str(error))), str(error))
+    return "proven"
+
+
+PAIRS = covering({"preset": tuple(PRESETS), **OPTIONS}, loads)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_pair_of_options_computes_the_same_or_is_refused(preset):
+    outcomes = Counter(outcome(**choice) for choice in PAIRS if choice["preset"] == preset)
+    assert set(outcomes) <= {"proven", *RULES}
+    assert outcomes["proven"] >= 0.4 * outcomes.total()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", OPTIONS["attention"])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_combination_computes_the_same_or_is_refused(machine, preset, attention):
-    topology = MACHINES[machine]
-    at = PRESETS[preset](tuple(axis.name for axis in topology.mesh))
-    found: Counter[str] = Counter()
-    for scheme, (overlap, options) in itertools.product(SCHEMES, OVERLAPS.items()):
-        if (overlap == "parts" and scheme != "standard") or (overlap == "chunks" and scheme == "parallel"):
-            continue  # refused when a scenario is loaded
-        try:
-            assert_equal(
-                passes(
-                    at,
-                    topology,
-                    scheme=scheme,
-                    attention=attention,
-                    positions=(2, 1),
-                    batch=32,
-                    heads=16,
-                    kv=8,
-                    ffn="mlp",
-                    head=scheme not in DIFFERING,
-                    **options,
-                )
-            )
-            found["proven"] += 1
-        except LayoutError as error:
-            found[next((name for name, text in RULES.items() if re.search(text, str(error))), str(error))] += 1
-    assert set(found) <= {"proven", *RULES}
-    assert found["proven"] >= 12
+    combinations = [dict(zip(("scheme", "overlap"), both, strict=True)) for both in product(SCHEMES, OVERLAPS)]
+    outcomes = Counter(outcome(preset, machine, attention, **choice) for choice in combinations if loads(choice))
+    assert set(outcomes) <= {"proven", *RULES}
+    assert outcomes["proven"] >= 12

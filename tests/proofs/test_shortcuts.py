@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.reports import FULL, both
 
@@ -57,7 +57,6 @@ def on_a_torus(draw: st.DrawFn) -> list[str]:
     ]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(on_a_torus())
 def test_folded_and_periodic_is_the_full_run_on_a_torus(chosen: list[str]):
     try:
@@ -195,7 +194,6 @@ def repeated(rows: list[BlockRow], copies: int, keep: int | None) -> Program:
     return builder.build()
 
 
-@settings(max_examples=500, deadline=None)
 @given(blocks())
 def test_whatever_settles_is_the_full_run(rows):
     """Random blocks, in which copies overlap, queue behind each other, tie or drift apart."""
@@ -219,7 +217,6 @@ def covered(trace: Trace) -> Ints:
 LATE = "perturb={stragglers: [{chips: [1], factor: 1.5}]}"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(on_a_torus(), st.sampled_from(["engine.fold=off", "engine.fold=auto", LATE]))
 def test_figures_without_the_trace_of_all_layers_are_those_with_it(chosen: list[str], more: str):
     """Of every chip and link, not only of the critical and busiest ones that the report names."""

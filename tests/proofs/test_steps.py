@@ -5,9 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.programs import interfering, program, programs
+from support.selection import slow_if
 
 from sim.engine import simulate
 from sim.program import Program
@@ -78,7 +79,7 @@ def test_a_program_with_another_cache_is_what_lowering_that_step_gives(case):
         assert (changed.busy_ps == found.lowered.program.busy_ps).all() == (step is short)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", slow_if(CASES, "jitter"))
 def test_every_step_takes_the_time_it_takes_by_itself(case):
     lengths = (*range(100, 140, 7), 1000, 3000, 3001, 9000, 40_000, 40_001, 300_000)
     steps = decoding(case, *lengths)
@@ -164,7 +165,6 @@ def test_an_order_that_changes_is_noticed():
     assert kept.tolist() == [True, True, True, False]
 
 
-@settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_an_order_is_kept_exactly_if_the_engine_keeps_it_and_then_has_its_times(data):
     p = data.draw(st.one_of(programs(longest=20), interfering()))

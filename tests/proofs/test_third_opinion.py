@@ -12,6 +12,7 @@ from math import gcd, prod
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.selection import pairwise, slow
 
 from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.prediction import PAPER_LAYOUTS
@@ -24,6 +25,10 @@ from sim.specs import Model, Scenario, load
 
 Tensor = tuple[tuple[str, int], ...]
 """Dimensions as letters of `SPLITS`, and their sizes."""
+MODELS = ("palm_540b", "llama3_70b", "gpt_20b")
+"""One with multi-query attention, one with grouped queries, one with multi-head attention."""
+OTHER_MODELS = [name for name in load.shipped("model") if name not in MODELS]
+ATTENTION = ("heads", "batch")
 MESHES = ((2, 2, 1), (2, 2, 2), (4, 4, 4), (8, 4, 4), (4, 16))
 GPUS = (1, 2, 4, 6, 8, 12, 16)
 
@@ -152,13 +157,20 @@ def gpu_scenario(model: str, ranks: int, *settings: str) -> Scenario:
     return load.scenario("llama3_70b_tp8_standard", fields)
 
 
-@pytest.mark.parametrize("attention", ["heads", "batch"])
-@pytest.mark.parametrize("layout", PAPER_LAYOUTS)
-@pytest.mark.parametrize("model", load.shipped("model"))
-def test_weights_of_a_chip_of_a_torus_are_those_of_all_its_tensors(model: str, layout: str, attention: str):
-    for mesh in MESHES:
-        scenario = torus_scenario(model, layout, attention, mesh)
-        assert lower(scenario, machine(scenario), keep=2).weights_bytes == on_a_torus(scenario), mesh
+@pytest.mark.parametrize(
+    ("model", "layout", "attention", "mesh"),
+    [
+        *pairwise(itertools.product(MODELS, PAPER_LAYOUTS, ATTENTION, MESHES)),
+        *slow(
+            itertools.product(
+                [name for name in load.shipped("model") if name not in MODELS], PAPER_LAYOUTS, ATTENTION, MESHES
+            )
+        ),
+    ],
+)
+def test_weights_of_a_chip_of_a_torus_are_those_of_all_its_tensors(model, layout, attention, mesh):
+    scenario = torus_scenario(model, layout, attention, mesh)
+    assert lower(scenario, machine(scenario), keep=2).weights_bytes == on_a_torus(scenario)
 
 
 def fits(model: str, ranks: int) -> bool:
@@ -168,9 +180,11 @@ def fits(model: str, ranks: int) -> bool:
     return own.d_ff % ranks == 0 and (own.kv_heads == own.heads or heads % own.kv_heads == 0)
 
 
-@pytest.mark.parametrize("head", ["sharded", "replicated"])
+RANKED = [(name, n) for name in load.shipped("model") for n in GPUS if fits(name, n)]
+
+
 @pytest.mark.parametrize(
-    ("model", "ranks"), [(name, n) for name in load.shipped("model") for n in GPUS if fits(name, n)]
+    ("model", "ranks", "head"), pairwise((*case, head) for case in RANKED for head in ("sharded", "replicated"))
 )
 def test_weights_of_a_tensor_parallel_rank_are_those_of_all_its_tensors(model: str, ranks: int, head: str):
     scenario = gpu_scenario(model, ranks, f"layout.head={head}")
@@ -261,15 +275,15 @@ def check_attention(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(cached) == key.dim("B").size * key.dim("K").size
 
 
-@pytest.mark.parametrize("attention", ["heads", "batch"])
-@pytest.mark.parametrize("layout", PAPER_LAYOUTS)
-@pytest.mark.parametrize("kv_heads", [1, 2, 3, 6, 12, 48])
-def test_attention_reads_the_key_value_heads_of_each_chip_of_a_torus(kv_heads, layout, attention, monkeypatch):
-    for mesh in ((2, 2, 2), (2, 3, 2), (4, 4), (3, 4)):
-        scenario = torus_scenario("gpt_20b", layout, attention, mesh)
-        model = scenario.model.model_copy(update={"kv_heads": kv_heads, "d_ff": 24 * 1024})
-        work = scenario.workload.model_copy(update={"batch": 48})
-        check_attention(scenario.model_copy(update={"model": model, "workload": work}), monkeypatch)
+@pytest.mark.parametrize(
+    ("kv_heads", "layout", "attention", "mesh"),
+    pairwise(itertools.product((1, 2, 3, 6, 12, 48), PAPER_LAYOUTS, ATTENTION, ((2, 2, 2), (2, 3, 2), (4, 4), (3, 4)))),
+)
+def test_attention_reads_the_key_value_heads_of_each_chip_of_a_torus(kv_heads, layout, attention, mesh, monkeypatch):
+    scenario = torus_scenario("gpt_20b", layout, attention, mesh)
+    model = scenario.model.model_copy(update={"kv_heads": kv_heads, "d_ff": 24 * 1024})
+    work = scenario.workload.model_copy(update={"batch": 48})
+    check_attention(scenario.model_copy(update={"model": model, "workload": work}), monkeypatch)
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2, 3, 4, 6, 8, 12, 16, 24, 48])
@@ -283,12 +297,12 @@ def test_attention_reads_the_key_value_heads_of_each_tensor_parallel_rank(kv_hea
 # --- FLOPs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("phase", "tokens", "length"), [("prefill", 8, 8), ("decode", 1, 101)])
 @pytest.mark.parametrize(
-    ("model", "ranks"), [(name, n) for name in load.shipped("model") for n in GPUS if fits(name, n)]
+    ("model", "ranks", "phase"), pairwise((*case, phase) for case in RANKED for phase in ("prefill", "decode"))
 )
-def test_flops_of_a_rank_are_two_for_each_weight_and_token(model, ranks, phase, tokens, length):
+def test_flops_of_a_rank_are_two_for_each_weight_and_token(model, ranks, phase):
     """And 4 L C Q a head for scores and values; logits of the last position of each of the 3 sequences."""
+    tokens, length = {"prefill": (8, 8), "decode": (1, 101)}[phase]
     settings = {"prefill": "prompt: 8", "decode": "context: 100, generate: 1"}[phase]
     scenario = gpu_scenario(
         model, ranks, f"workload={{phase: {phase}, batch: 3, {settings}, weights: bf16}}", "layout.head=sharded"

@@ -7,7 +7,6 @@ import math
 import os
 import random
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -97,10 +96,8 @@ def test_own_keys_win_over_merged_ones_and_the_first_of_several_mappings():
 )
 def test_aliases_that_multiply_are_refused_before_they_are_expanded(line: str):
     lines = ["x0: &b0 {a: 1}", *(f"x{n}: " + line.format(n=n, m=n - 1) for n in range(1, 40))]
-    began = time.monotonic()
     with pytest.raises(InputError, match="a file holds at most 100,000 values, each alias counted in full"):
         parse("\n".join(lines), "here")
-    assert time.monotonic() - began < 5
 
 
 def test_values_up_to_the_limit_are_read():
@@ -211,12 +208,10 @@ def test_a_damaged_file_is_read_or_refused_in_one_line(seed: int, tmp_path: Path
         rng = random.Random(f"{seed} {place}")
         text = _mutant((data_root() / place).read_text(encoding="utf-8"), rng)
         Path("mutant.yaml").write_text(text, encoding="utf-8")
-        began = time.monotonic()
         try:
             _load(_KINDS[place.parent.as_posix()])
         except InputError as error:
             messages.append(str(error))
-        assert time.monotonic() - began < 5, text
     assert not any("\n" in message or len(message) > 1_100 for message in messages)
     assert len(messages) > len(_SHIPPED) / 4  # most are damaged where it matters
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -143,10 +142,8 @@ def test_whatever_a_point_raises_is_its_row(tmp_path: Path, monkeypatch, capsys,
 def test_a_sweep_of_too_many_points_is_refused_before_they_are_made():
     values = ", ".join(map(str, range(1, 401)))
     settings = [f"sweep={{workload.batch: [{values}], workload.context: [{values}]}}"]
-    began = time.monotonic()
     with pytest.raises(InputError, match=r"^sweep: a sweep has at most 100,000 points, got 160000; sweep fewer values"):
         points.points(load.scenario("palm540b_decode_ws2d", settings), settings)
-    assert time.monotonic() - began < 5
 
 
 def test_a_long_sweep_says_how_far_it_is_where_there_is_no_terminal(tmp_path: Path, monkeypatch, capsys):

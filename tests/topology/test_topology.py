@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter, deque
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from pydantic import TypeAdapter
 
 from sim.errors import InputError
@@ -167,7 +166,6 @@ def tori(draw: st.DrawFn) -> Topology:
 
 
 @given(tori())
-@settings(max_examples=60, deadline=None)
 def test_every_link_has_a_reverse_and_neighbours_lead_back(t: Topology):
     ends = Counter((link.src, link.dst) for link in t.links)
     assert all(ends[dst, src] == count for (src, dst), count in ends.items())
@@ -179,7 +177,6 @@ def test_every_link_has_a_reverse_and_neighbours_lead_back(t: Topology):
 
 
 @given(tori())
-@settings(max_examples=60, deadline=None)
 def test_every_chip_has_two_links_per_wrapped_axis(t: Topology):
     degree = Counter(link.src for link in t.links)
     assert t.chips == len(t.nodes)
@@ -193,7 +190,6 @@ def test_every_chip_has_two_links_per_wrapped_axis(t: Topology):
 
 
 @given(tori(), st.data())
-@settings(max_examples=80, deadline=None)
 def test_a_route_is_connected_and_shortest(t: Topology, data: st.DataObject):
     chips = st.integers(0, t.chips - 1)
     src, dst = data.draw(chips), data.draw(chips)
@@ -206,7 +202,6 @@ def test_a_route_is_connected_and_shortest(t: Topology, data: st.DataObject):
 
 
 @given(tori())
-@settings(max_examples=40, deadline=None)
 def test_hop_counts_equal_those_of_a_plain_search(t: Topology):
     lengths = [distance for chip in range(t.chips) for distance in distances(t, chip).values()]
     assert hops(t).average == pytest.approx(sum(lengths) / t.chips**2, rel=1e-12)
@@ -214,7 +209,6 @@ def test_hop_counts_equal_those_of_a_plain_search(t: Topology):
 
 
 @given(tori())
-@settings(max_examples=40, deadline=None)
 def test_a_vertex_transitive_torus_looks_the_same_from_every_chip(t: Topology):
     if t.vertex_transitive:
         views = {tuple(sorted(distances(t, chip).values())) for chip in range(t.chips)}
@@ -423,10 +417,8 @@ def test_every_kind_of_machine_draws(tmp_path, machine):
 )
 def test_65536_chips_are_described_and_drawn_at_once(tmp_path, name: str, settings: list[str], diameter: int):
     machine = build(*load.machine(name, settings))
-    began = time.process_time()
     assert hops(machine).diameter == diameter
     draw(machine, tmp_path / "machine.png")
-    assert time.process_time() - began < 20
 
 
 @pytest.mark.parametrize("sizes", [(4,), (5, 2), (3, 4, 2), (1, 6)])
