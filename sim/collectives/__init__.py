@@ -119,9 +119,9 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
     """
     if collective not in COLLECTIVES:
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
-    of_nccl = () if topology.nccl is None else library.names(collective)
+    of_nccl = () if topology.software.nccl is None else library.names(collective)
     fitting = tuple(dict.fromkeys((*of_nccl, *_on(topology)[collective])))
-    name = algorithm or topology.collectives.get(collective) or _default(topology, collective, fitting)
+    name = algorithm or topology.software.algorithms.get(collective) or _default(topology, collective, fitting)
     if name in of_nccl:
         try:
             return library.choose(topology, collective, name, size)
@@ -174,7 +174,7 @@ def schedule(
     lines = whole_lines(topology, axes)
     if lines is not None:
         return _planned(topology, collective, lines, algorithm, size)
-    return merged(topology, axes, group_plans(topology.unfolded or topology, collective, axes, algorithm, size))
+    return merged(topology, axes, group_plans(topology.unfold(), collective, axes, algorithm, size))
 
 
 def group_plans(
@@ -193,8 +193,8 @@ def _planned(
     topology: Topology, collective: str, lines: tuple[str, ...], algorithm: str | None, size: float | None
 ) -> Schedule:
     """The sends over axes of the wiring."""
-    name = algorithm_of(topology.unfolded or topology, collective, algorithm, size)
-    of_nccl = topology.nccl is not None and name in ON_NCCL.get(collective, {})
+    name = algorithm_of(topology.unfold(), collective, algorithm, size)
+    of_nccl = topology.software.nccl is not None and name in ON_NCCL.get(collective, {})
     if of_nccl and size is None:
         raise ValueError(f"{collective} by '{name}' on {topology.name}: NCCL's schedules depend on the size")
     try:

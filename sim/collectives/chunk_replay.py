@@ -250,7 +250,7 @@ class _Replay:
         start, end = links[link].src, links[link].dst
         self.arrives.append(end == self.dst[send])
         self.passes_on.append(start != self.src[send])
-        if self.passes_on[send] and self.topology.reduces:
+        if self.passes_on[send] and self.topology.reduction.enabled:
             if self.own[send] or not self.deps[send] or any(self.end[dep] != start for dep in self.deps[send]):
                 raise ReplayError(f"send {send} joins messages that have not reached the switch")
         elif self.passes_on[send]:
@@ -395,7 +395,7 @@ class _Replay:
     def _before(self, part: int, position: Position) -> list[Position]:
         """The chip one hop back along the one axis longer than one chip, where there is one, its link failed or not."""
         result = []
-        whole = self.named_on.intact or self.named_on
+        whole = self.named_on.intact
         for i, name in enumerate(self.schedule.axes):
             size = self.sizes[part][i]
             if size > 1 and (position[i] > 0 or whole.axis(name).ring):

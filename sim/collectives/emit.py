@@ -100,7 +100,7 @@ def overhead_s(topology: Topology, schedule: Schedule) -> float:
     if schedule.collective == "all_to_all":
         rings = [axis.size for axis in map(topology.axis, schedule.axes) if axis.ring and axis.size > 1]
         starts = sum(size - 1 - size // 2 for size in rings)
-    return topology.collective_overhead_s + starts * topology.message_start_s
+    return topology.software.collective_overhead_s + starts * topology.software.message_start_s
 
 
 def _overheads_ps(topology: Topology, schedule: Schedule) -> int | Ints:

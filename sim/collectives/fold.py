@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from sim.collectives.schedule import PER_SEND, Int32s, Schedule
 from sim.topology.folding import NotFoldableError, owners
-from sim.topology.graph import StandsFor, Topology
+from sim.topology.graph import Folding, Topology
 
 
 def fold(plan: Schedule, folded: Topology) -> Schedule:
@@ -33,32 +33,32 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     Raises:
         NotFoldableError: some chip's sends differ from those of the chip that represents it.
     """
-    if folded.stands_for is None:
+    if folded.folding is None:
         raise ValueError(f"{folded.name} is not folded")
-    stands_for, chips = folded.stands_for, folded.mesh_chips
+    folding, chips = folded.folding, folded.total_chips
     alike = chips // folded.chips
     if not len(plan):
         return plan
     if len(plan.timings) > 1:
         raise NotFoldableError(f"{plan.collective}: groups are served by different kernels")
     each = np.bincount(plan.src, minlength=chips)
-    if (each != each[stands_for.first][stands_for.chip]).any():
+    if (each != each[folding.chips][folding.representative]).any():
         raise NotFoldableError(f"{plan.collective}: chips send different numbers of messages")
-    made, kind_as_made = plan, _kinds(plan.src, each, stands_for)
+    made, kind_as_made = plan, _kinds(plan.src, each, folding)
     if (np.diff(kind_as_made) < 0).any():
         plan = reordered(plan, np.argsort(kind_as_made, kind="stable"))
     kinds = len(plan) // alike
     kind_of = np.repeat(np.arange(kinds, dtype=np.int32), alike)
-    link, dst = stands_for.link[plan.link], stands_for.chip[plan.dst]
+    link, dst = folding.representative_link[plan.link], folding.representative[plan.dst]
     follows = np.where(plan.follows >= 0, kind_of[plan.follows], np.int32(-1))
 
     # Steps, directions and halves are by what loops of matmuls choose sends.
     columns = [link, dst, follows, plan.share, plan.way, plan.dep_counts, plan.step, plan.direction, plan.half]
     if not all(_rows_alike(column.reshape(kinds, alike, 1)) for column in columns):
         raise NotFoldableError(f"{plan.collective}: chips do different things")
-    if not _one_of_each_arrives(plan, kind_of, stands_for):
+    if not _one_of_each_arrives(plan, kind_of, folding):
         raise NotFoldableError(f"{plan.collective}: chips receive different messages")
-    if not _in_one_order(made, kind_as_made, stands_for):
+    if not _in_one_order(made, kind_as_made, folding):
         raise NotFoldableError(f"{plan.collective}: links carry messages in different orders")
 
     counts = plan.dep_counts[::alike].astype(np.int64)
@@ -73,8 +73,8 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
             raise NotFoldableError(f"{plan.collective}: chips wait for different messages")
         waits[first + np.arange(count)] = found[:, 0]
 
-    stand_in = stands_for.chip[plan.src]
-    mine = np.flatnonzero(stands_for.first[stand_in] == plan.src)
+    stand_in = folding.representative[plan.src]
+    mine = np.flatnonzero(folding.chips[stand_in] == plan.src)
     names = ("share", "step", "direction", "own", "way", "dep_counts", "part", "half", "origin", "target")
     return replace(
         plan,
@@ -88,16 +88,16 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     )
 
 
-def _kinds(src: Int32s, each: npt.NDArray[np.int64], stands_for: StandsFor) -> Int32s:
+def _kinds(src: Int32s, each: npt.NDArray[np.int64], folding: Folding) -> Int32s:
     """[sends] The kind of each, numbered by the first send of each kind, so that messages wait for lower kinds.
 
     Args:
         each: [chips] number of sends.
     """
-    by_chip, ends = np.argsort(src, kind="stable"), np.cumsum(each[stands_for.first])
+    by_chip, ends = np.argsort(src, kind="stable"), np.cumsum(each[folding.chips])
     kind = np.empty(len(src), dtype=np.int64)
     kind[by_chip] = np.arange(len(src)) - np.repeat(np.cumsum(each) - each, each)
-    kind += (ends - each[stands_for.first])[stands_for.chip[src]]
+    kind += (ends - each[folding.chips])[folding.representative[src]]
     first = np.empty(ends[-1], dtype=np.int64)
     first[kind[::-1]] = np.arange(len(src))[::-1]
     number = np.empty(len(first), dtype=np.int32)
@@ -122,22 +122,22 @@ def _rows_alike(values: npt.NDArray[np.generic]) -> bool:
     return bool((values == values[:, :1]).all())
 
 
-def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, stands_for: StandsFor) -> bool:
+def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, folding: Folding) -> bool:
     """Whether every chip of those that are one for a kind of sends receives one of that kind."""
-    alike = len(stands_for.chip) // len(stands_for.first)
-    place = np.empty(len(stands_for.chip), dtype=np.int64)
-    place[np.argsort(stands_for.chip, kind="stable")] = np.arange(len(place)) % alike
+    alike = len(folding.representative) // len(folding.chips)
+    place = np.empty(len(folding.representative), dtype=np.int64)
+    place[np.argsort(folding.representative, kind="stable")] = np.arange(len(place)) % alike
     arrives = np.zeros(len(plan), dtype=np.bool_)
     arrives[kind_of.astype(np.int64) * alike + place[plan.dst]] = True
     return bool(arrives.all())
 
 
-def _in_one_order(plan: Schedule, kind_of: Int32s, stands_for: StandsFor) -> bool:
+def _in_one_order(plan: Schedule, kind_of: Int32s, folding: Folding) -> bool:
     """Whether all links that are made one carry one send of the same kinds, each link in the order of the kinds."""
-    if (owners(stands_for.whole)[plan.link] == plan.src).all():
+    if (owners(folding.machine)[plan.link] == plan.src).all():
         return True  # every chip uses its own links only, so each carries its chip's sends in their order
-    alike = len(stands_for.chip) // len(stands_for.first)
-    if (np.bincount(stands_for.link)[stands_for.link[plan.link]] != alike).any():
+    alike = len(folding.representative) // len(folding.chips)
+    if (np.bincount(folding.representative_link)[folding.representative_link[plan.link]] != alike).any():
         return False
     order = np.argsort(plan.link, kind="stable")
     link, kind = plan.link[order], kind_of[order]
@@ -159,8 +159,8 @@ def folding(plans_one_chip: Callable[..., bool] = lambda *_: False) -> Callable[
 
         @functools.lru_cache(maxsize=64)
         def kept(topology: Topology, *args: Hashable) -> Schedule | str:
-            whole = topology.unfolded
-            if whole is None:
+            whole = topology.unfold()
+            if not topology.is_folded:
                 plan = refused.pop((topology, *args), None)
                 return make(topology, *args) if plan is None else plan
             if plans_one_chip(topology, *args):

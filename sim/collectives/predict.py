@@ -13,14 +13,14 @@ from sim.topology.graph import Topology
 
 def of_nccl(topology: Topology, collective: str, algorithm: str) -> bool:
     """Whether the algorithm is NCCL's, whose closed form is its tuner."""
-    return topology.nccl is not None and algorithm in ON_NCCL.get(collective, {})
+    return topology.software.nccl is not None and algorithm in ON_NCCL.get(collective, {})
 
 
 def closed_form_s(
     topology: Topology, collective: str, algorithm: str, names: Sequence[str], size: float
 ) -> float | None:
     """Returns the time that the algorithm's formula gives, s; None where it has none."""
-    link, overhead_s = topology.links[0], topology.collective_overhead_s
+    link, overhead_s = topology.links[0], topology.software.collective_overhead_s
     if topology.has_lines:
         shape = [(topology.axis(name).size, topology.axis(name).ring) for name in names]
         if is_lattice(topology, tuple(names)) and not all(ring for _, ring in shape):
@@ -28,7 +28,7 @@ def closed_form_s(
         if len({(link.bandwidth, link.latency_s) for link in topology.links if link.axis in names}) > 1:
             return None  # axes of several speeds
         link = next((link for link in topology.links if link.axis in names), link)
-        overhead_s += closed_form.starts_beside_hops(collective, shape) * topology.message_start_s
+        overhead_s += closed_form.starts_beside_hops(collective, shape) * topology.software.message_start_s
         return closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s, overhead_s)
     if of_nccl(topology, collective, algorithm):
         return kernels.predictions(topology, collective, size).get(algorithm)

@@ -63,7 +63,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
 def _groups(topology: Topology, axes: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """[chips] number of each chip's group along `axes`."""
     others = tuple(axis.name for axis in topology.axes if axis.name not in axes)
-    if topology.unfolded is not None or not others:
+    if topology.is_folded or not others:
         return np.zeros(topology.chips, dtype=np.int64)
     sizes = [topology.axis(name).size for name in others]
     return np.asarray(np.ravel_multi_index(tuple(positions(topology, others).T), sizes))

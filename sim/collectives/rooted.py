@@ -113,7 +113,7 @@ def _messages(topology: Topology, axes: tuple[str, ...], collective: str, routes
 
 def _whole_cables(topology: Topology) -> Topology:
     """The machine where a cable that has failed in one direction has failed in both, as what runs backwards needs."""
-    if not topology.failed or topology.intact is None:
+    if topology.failures.intact is None:
         return topology
     back, _ = opposite_links(topology, ())
-    return topology.intact.without(topology.failed | frozenset(back[sorted(topology.failed)].tolist()))
+    return topology.intact.fail_links(topology.failed | frozenset(back[sorted(topology.failed)].tolist()))

@@ -64,12 +64,12 @@ def wired_axis(topology: Topology, name: str) -> WiredAxis:
     On a folded machine every link leads from the chip here that stands for its sender to the one for its receiver.
     """
     axis = topology.axes[axis_number(topology, name)]
-    whole, stand_in = topology.unfolded or topology, topology.stand_in_links
+    whole, stand_in = topology.unfold(), topology.representative_links
     position = positions(topology, (name,))[:, 0]
     after, link = {}, {}
     for d in (1, -1):
-        hops = [whole.neighbour(topology.number(chip), name, d) or (-1, -1) for chip in range(topology.chips)]
-        after[d] = np.array([topology.stand_in(chip) if chip >= 0 else -1 for chip, _ in hops], dtype=np.int32)
+        hops = [whole.neighbour(topology.chip_number(chip), name, d) or (-1, -1) for chip in range(topology.chips)]
+        after[d] = np.array([topology.representative_of(chip) if chip >= 0 else -1 for chip, _ in hops], dtype=np.int32)
         link[d] = np.array([stand_in[index] if index >= 0 else -1 for _, index in hops], dtype=np.int32)
     return WiredAxis(name, axis.size, axis.ring, False, position, position, after, link)
 
@@ -139,8 +139,8 @@ def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
 
     Then a step along an axis leads to another chip of the group from every chip, and what a chip does, all can do.
     """
-    whole = topology.unfolded or topology
-    if not whole.vertex_transitive or not whole.has_lines:
+    whole = topology.unfold()
+    if not whole.is_vertex_transitive or not whole.has_lines:
         return False
     others = positions(whole, tuple(axis.name for axis in whole.axes if axis.name not in axes))
     steps = [wired_axis(whole, name).after[1] for name in axes if whole.axis(name).size > 1]
@@ -172,7 +172,7 @@ def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...])
     the next lead back, so this axis is a ring of L between such sets. (On the 4x4x8 torus twisted in x and y the
     lengths are 8, 4 and 4 in every order.)
     """
-    whole = topology.unfolded or topology
+    whole = topology.unfold()
     if all(whole.axis(name).ring for name in order) or not is_lattice(topology, axes):
         return line_grid(topology, axes, order)
     at = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)[:, None]
@@ -185,7 +185,7 @@ def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...])
             layers.append(at)
         at = np.concatenate(layers, axis=1)
         sizes.append(len(layers))
-    here = place if topology.stands_for is None else place[topology.stands_for.first]
+    here = place[topology.chip_numbers]
     rings = []
     for name, size in zip(order, sizes, strict=True):
         column = here[:, axes.index(name)]
@@ -201,7 +201,7 @@ def line_axes(topology: Topology, names: tuple[str, ...]) -> tuple[WiredAxis, ..
 
 def positions(topology: Topology, names: tuple[str, ...]) -> Int32s:
     """[chips, A] position of every chip along the named axes; of a folded machine, of the chips that it is."""
-    chips = np.arange(topology.chips) if topology.stands_for is None else topology.stands_for.first
+    chips = topology.chip_numbers
     at = np.unravel_index(chips, [axis.size for axis in topology.axes])
     columns = [at[axis_number(topology, name)].astype(np.int32) for name in names]
     return np.stack(columns, axis=1) if columns else np.empty((topology.chips, 0), dtype=np.int32)

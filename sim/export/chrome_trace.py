@@ -165,7 +165,7 @@ def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[
     def named(what: str, chip: int, thread: int, args: dict[str, Any]) -> str:
         return json.dumps({"ph": "M", "name": what, "pid": chip, "tid": thread, "ts": 0.0, "args": args})
 
-    positions = mesh_positions(topology.unfolded or topology, [axis.name for axis in topology.mesh]).tolist()
+    positions = mesh_positions(topology.unfold(), [axis.name for axis in topology.mesh]).tolist()
     for chip, own in lanes.items():
         position = ",".join(map(str, positions[chip]))
         yield named("process_name", chip, 0, {"name": f"chip {chip} ({position})"})

@@ -62,7 +62,7 @@ class Lowering:
             "H": heads,
             "K": heads if model.kv_heads == model.heads else model.kv_heads,
             "Q": model.d_head,
-            "V": padded(model.vocabulary, topology.mesh_chips),
+            "V": padded(model.vocabulary, topology.total_chips),
         }
 
     def tensor(self, notation: str, dtype: str | None = None) -> Sharded:

@@ -108,7 +108,7 @@ def weight_loop(
     """
     lengths = [emitter.group_size((axis,)) for axis in axes]
     op = emitter.label("all_gather", axes, f"{name} weights")
-    overhead = units.to_ps(emitter.topology.collective_overhead_s)
+    overhead = units.to_ps(emitter.topology.software.collective_overhead_s)
     instance = emitter.builder.new_collective()
     waits = emitter.streams.wait_list("compute", inputs)
     emitter.builder.dtypes[op] = emitter.scenario.workload.weights

@@ -121,7 +121,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
     used = used_chips(scenario)
     whole, slow = topology.build(scenario.topology, scenario.stack), dict[str, float]()
     if perturb := scenario.perturb:
-        whole = whole.without(frozenset(link.index for link in whole.links if link.name in perturb.failed_links))
+        whole = whole.fail_links(frozenset(link.index for link in whole.links if link.name in perturb.failed_links))
         for each in perturb.slow_links:
             slow |= {name: max(each.factor, slow.get(name, 1.0)) for name in each.links}
     if used == whole.chips:
@@ -135,7 +135,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
         bandwidth = min(link.bandwidth / slow.get(link.name, 1.0) for link in links)
         return bandwidth, -len(fetch), sum(whole.links[link].latency_s for link in fetch)
 
-    peers = [peer for peer in range(used, whole.chips) if whole.reaches(peer, 0) and whole.reaches(0, peer)]
+    peers = [peer for peer in range(used, whole.chips) if whole.can_reach(peer, 0) and whole.can_reach(0, peer)]
     bandwidth, _, latency_s = max(map(way, peers or [used]), key=lambda found: found[:2])
     return bandwidth, latency_s
 

@@ -50,7 +50,7 @@ class Load:
     @classmethod
     def of(cls, trace: Trace, topology: Topology) -> Load:
         """Of a trace; a link that stands for others has the load of each of them."""
-        measures, own = measure(trace, topology), topology.stand_in_links
+        measures, own = measure(trace, topology), topology.representative_links
         return cls(measures.link_utilisation[own], measures.link_bytes[own])
 
 
@@ -80,7 +80,7 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_hex
 
-    whole, load = topology.unfolded or topology, Load.of(trace, topology)
+    whole, load = topology.unfold(), Load.of(trace, topology)
     drawing = drawn(whole)
     most = max(float(load.utilisation.max(initial=0.0)), 1e-9)
     colours, scale_of = colormaps["viridis_r"], Normalize(0.0, most)

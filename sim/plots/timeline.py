@@ -123,10 +123,10 @@ def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_
     lanes = of_chips(trace, topology, shown)
     groups = []
     for chip, own in zip(shown, alike, strict=False):
-        chips = topology.stood_for(own)
-        text = f"chip {topology.number(chip)} of {topology.mesh_chips}"
+        chips = topology.represented_by(own)
+        text = f"chip {topology.chip_number(chip)} of {topology.total_chips}"
         if len(alike) == 1:
-            text += " (all identical)" if topology.mesh_chips > 1 else ""
+            text += " (all identical)" if topology.total_chips > 1 else ""
         else:
             notes = (["critical"] if critical in own else []) + (
                 [f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}"] if len(chips) > 1 else []
@@ -134,7 +134,7 @@ def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_
             text += f" ({', '.join(notes)})" if notes else ""
         groups.append(_Group(text, lanes[chip]))
     if len(alike) > len(shown):
-        unseen = sum(len(topology.stood_for(chips)) for chips in alike[_CHIPS_DRAWN:])
+        unseen = sum(len(topology.represented_by(chips)) for chips in alike[_CHIPS_DRAWN:])
         groups[-1] = _Group(f"{groups[-1].title} ({unseen} more differ and are not drawn)", groups[-1].lanes)
     return groups, layer_times(trace, shown[0])
 

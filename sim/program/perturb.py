@@ -77,7 +77,7 @@ def route_around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topolo
         InputError: no link of that name.
     """
     numbers = frozenset(_numbers(spec.failed_links, topology, "perturb.failed_links").tolist())
-    left = topology.without(numbers)
+    left = topology.fail_links(numbers)
     along = {topology.links[link].axis for link in numbers}
     opened = [axis.name for axis in topology.axes if axis.ring and axis.name in along]
     notes = []
@@ -86,7 +86,7 @@ def route_around_failures(topology: Topology, spec: PerturbSpec) -> tuple[Topolo
             f"failed links: collectives along {', '.join(opened)} go over lines that end there, not around rings, and "
             "no matmul is looped with them"
         )
-    if topology.reduces and not left.reduces:
+    if topology.reduction.enabled and not left.reduction.enabled:
         notes.append("failed links: not all chips reach the switch that reduces, so nothing is summed there (no NVLS)")
     if lost := rails.links(topology) - rails.links(left):
         without = ", ".join(sorted(topology.links[link].name for link in lost))

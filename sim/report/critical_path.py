@@ -198,7 +198,7 @@ def shares(trace: Trace, topology: Topology, path: Path | None = None) -> Shares
     """
     path, program = path or walk(trace), trace.program
     step_ps = int(path.length.sum())
-    slow, start_ps = memory_bound(program), to_ps(topology.message_start_s)
+    slow, start_ps = memory_bound(program), to_ps(topology.software.message_start_s)
     cause_of: dict[str, list[int]] = {name: [0, 0] for name in CAUSES}
     kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
     other = _held_up_by_another(trace, path)

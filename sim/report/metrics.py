@@ -189,8 +189,10 @@ def waiting(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
 
 def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
     """Names of links; of those that stand for others, of all these."""
-    whole = topology.unfolded or topology
-    return tuple(whole.links[link].name for link in np.flatnonzero(np.isin(topology.stand_in_links, links)).tolist())
+    whole = topology.unfold()
+    return tuple(
+        whole.links[link].name for link in np.flatnonzero(np.isin(topology.representative_links, links)).tolist()
+    )
 
 
 def critical_chip(trace: Trace, chips: int) -> int:

@@ -254,14 +254,14 @@ def build(
     return Report(
         scenario=scenario.name,
         machine=topology.name,
-        chips=topology.mesh_chips,
-        critical_chip=topology.number(critical),
+        chips=topology.total_chips,
+        critical_chip=topology.chip_number(critical),
         simulated=Simulated(
             latency_s=latency_s,
             step_s=latency_s / steps,
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
             tpot_s=latency_s / steps if scenario.workload.phase == "decode" else None,
-            **rates(scenario, topology.mesh_chips, peak, latency_s, pipeline),
+            **rates(scenario, topology.total_chips, peak, latency_s, pipeline),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -273,14 +273,14 @@ def build(
         ),
         closed_form=closed_form,
         published=published(scenario, latency_s),
-        memory=with_remedies(memory, scenario, topology.mesh_chips),
+        memory=with_remedies(memory, scenario, topology.total_chips),
         links=_load(measures, topology),
         ops=measures.ops,
         phases=(),
         tasks=periodic.count_tasks(trace.program),
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
-        folded=topology.unfolded is not None,
+        folded=topology.is_folded,
         rests_on=rests_on(scenario),
         notes=notes,
         pipeline=pipeline,
@@ -328,7 +328,7 @@ def _load(measures: Measures, topology: Topology) -> LinkLoad:
     """The links' part of the report, of all links for which those measured stand."""
     if not measures.busiest_links:
         return LinkLoad((), 0, 0.0, 0.0, 0.0, 0.0)
-    busiest, links = int(measures.link_busy_s.argmax()), topology.stand_in_links
+    busiest, links = int(measures.link_busy_s.argmax()), topology.representative_links
     return LinkLoad(
         busiest=measures.busiest_links[:_LINKS_NAMED],
         tied=len(measures.busiest_links),

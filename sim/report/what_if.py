@@ -71,7 +71,7 @@ def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Ch
     sends, begins = (kind == each for each in (Kind.SEND, Kind.BEGIN))
     yield "link bandwidth without limit", lambda p: replace(p, busy_ps=np.where(sends, 0, p.busy_ps))
     yield "no queueing at links", _without_queues
-    start_ps = to_ps(topology.message_start_s)
+    start_ps = to_ps(topology.software.message_start_s)
     started = np.where(sends, np.minimum(start_ps, program.flight_ps), 0)
     yield f"no {LATENCY}", lambda p: replace(p, flight_ps=np.where(sends, started, p.flight_ps))
     if start_ps:

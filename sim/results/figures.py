@@ -62,7 +62,7 @@ def memory(part: Pass, title: str) -> Any:
     here, there = f"chip {chip}", f"{pool.to}, layers of chip {chip}"
     devices = {
         here: part.memory_of(chip),
-        there: peer_over_time(part.trace, part.topology.stand_in(chip), pool.remote_bytes, pool.layer_bytes),
+        there: peer_over_time(part.trace, part.topology.representative_of(chip), pool.remote_bytes, pool.layer_bytes),
     }
     limited = (here, there) if pool.to == "peer" else (here,)
     return plot.make(devices, limited, own.capacity_bytes, part.makespan_ps / PS_PER_S, title)

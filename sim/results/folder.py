@@ -130,7 +130,7 @@ def _write_traces(run: Run, folder: Path, chips: Sequence[int] | None) -> list[s
     for part in run.passes:
         phase = run.suffix(part)
         trace_file.write(part.part, part.periods, folder / f"trace{phase}.npz")
-        first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.mesh_chips))}
+        first = {part.report.critical_chip, *range(min(chrome_trace.CHIPS, part.topology.total_chips))}
         trace, topology = part.of_chips(sorted(first) if chips is None else chips)
         name = f"trace{phase}.json"
         if left_out := chrome_trace.write(trace, topology, folder / name, chips=chips, memory=part.memory_of):
@@ -197,7 +197,7 @@ def check_chips(scenario: Scenario, chips: Sequence[int], where: str) -> None:
         return
     from sim.lowering.placement import machine
 
-    count = machine(scenario).mesh_chips
+    count = machine(scenario).total_chips
     for chip in chips:
         if chip >= count:
             raise InputError(f"the machine has chips 0 to {count - 1}", where=where, got=chip)

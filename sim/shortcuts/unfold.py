@@ -21,12 +21,12 @@ def expand_to_all_chips(trace: Trace, folded: Topology, program: Program) -> Tra
     Args:
         trace: of the machine `folded`.
     """
-    if folded.stands_for is None:
+    if folded.folding is None:
         raise ValueError(f"{folded.name} is not folded")
     number = {name: op for op, name in enumerate(trace.program.op_names)}
     op = np.array([number[name] for name in program.op_names])[program.op]
     ops = len(number)
-    key, mine = folded.stands_for.chip[program.chip] * ops + op, trace.program.chip * ops + trace.program.op
+    key, mine = folded.folding.representative[program.chip] * ops + op, trace.program.chip * ops + trace.program.op
     own = np.argsort(mine, kind="stable")
     first = np.searchsorted(mine[own], np.arange(folded.chips * ops))
     times = np.empty(len(program), dtype=TIMES)
@@ -51,9 +51,9 @@ def expand_to_chips(trace: Trace, folded: Topology, chips: Sequence[int]) -> Tra
         trace: of the machine `folded`.
         chips: as the whole machine numbers them.
     """
-    if folded.stands_for is None:
+    if folded.folding is None:
         raise ValueError(f"{folded.name} is not folded")
-    whole, program, stand_in = folded.stands_for.whole, trace.program, folded.stands_for.chip
+    whole, program, stand_in = folded.folding.machine, trace.program, folded.folding.representative
     names, table = _resources(program, folded)
     rows = [np.flatnonzero(program.chip == stand_in[chip]) for chip in chips]
     task = np.concatenate([np.empty(0, dtype=np.int64), *rows])
@@ -131,11 +131,11 @@ def _resources(program: Program, folded: Topology) -> tuple[list[str], Ids]:
 
     The rank of a chip is its place among the chips with the same representative; each represents as many chips.
     """
-    if folded.stands_for is None:
+    if folded.folding is None:
         raise ValueError(f"{folded.name} is not folded")
-    whole, here = folded.stands_for.whole, folded.stands_for
-    chips = np.argsort(here.chip, kind="stable").reshape(folded.chips, -1).astype(np.int32)
-    links = np.argsort(here.link, kind="stable").reshape(len(folded.links), -1).astype(np.int32)
+    whole, here = folded.folding.machine, folded.folding
+    chips = np.argsort(here.representative, kind="stable").reshape(folded.chips, -1).astype(np.int32)
+    links = np.argsort(here.representative_link, kind="stable").reshape(len(folded.links), -1).astype(np.int32)
     names = [f"{chip}:compute" for chip in range(whole.chips)] + [link.name for link in whole.links]
     others = program.resources[folded.chips + len(folded.links) :]
     for kind in dict.fromkeys(name.partition(":")[2] for name in others if ":" in name):

@@ -54,7 +54,7 @@ def _check_ways(program: Program, topology: Topology, sends: np.ndarray, link: n
     _refuse(program, topology, later, link[later], jumps, "does not begin where the message has come to")
     changed = program.bytes[before] != program.bytes[later]
     _refuse(program, topology, later, link[later], changed, "carries other bytes than the link before it")
-    if topology.reduces:
+    if topology.reduction.enabled:
         return  # a switch that adds up sends other bytes than it is sent
     first = sends[program.follows[sends] < 0]
     followed = np.zeros(len(program), dtype=np.bool_)
@@ -107,7 +107,7 @@ def _check_bounds(trace: Trace, topology: Topology) -> None:
         collective, axes = name.partition("(")[0], axes_of.get(name, ())
         if collective not in BOUNDED or not axes or not names.issuperset(axes):
             continue
-        bound_ps = lower_bound(topology.unfolded or topology, collective, axes, size) * PS_PER_S
+        bound_ps = lower_bound(topology.unfold(), collective, axes, size) * PS_PER_S
         if taken_ps < bound_ps * (1 - _RELATIVE) - _ROUNDED_PS:
             raise InconsistencyError(f"{name} of {size:g} bytes takes {taken_ps:g} ps, and its links need {bound_ps:g}")
 

@@ -124,9 +124,9 @@ def _folds(scenario: Scenario, topology: Topology) -> list[Callable[[], Topology
 
 def _folding(scenario: Scenario, few: Topology) -> str:
     if few.chips > 1 and not scenario.pipeline:
-        return f"{few.chips} chips are simulated for all {few.mesh_chips}, each of whose sends is like those of one"
+        return f"{few.chips} chips are simulated for all {few.total_chips}, each of whose sends is like those of one"
     which = "one chip is" if few.chips == 1 else "one chip of each stage is"
-    return f"{which} simulated for all {few.mesh_chips}, each of whose sends is alike"
+    return f"{which} simulated for all {few.total_chips}, each of whose sends is alike"
 
 
 def _obstacle(scenario: Scenario, topology: Topology) -> str:

@@ -46,9 +46,9 @@ class Pass:
 
     def whole(self) -> tuple[Trace, Topology]:
         """The trace of all chips: each has the times of the one that was simulated for it."""
-        full = self.topology.unfolded
-        if full is None:
-            return self.trace, self.topology
+        full = self.topology.unfold()
+        if not self.topology.is_folded:
+            return self.trace, full
         return expand_to_all_chips(self.trace, self.topology, lower(self.scenario, full).program), full
 
     def of_chips(self, chips: Sequence[int]) -> tuple[Trace, Topology]:
@@ -56,11 +56,11 @@ class Pass:
 
         Only on a torus can a chip's part be told without the others'; elsewhere it is of all chips.
         """
-        full = self.topology.unfolded
-        if not (full or self.topology).has_lines:
+        full = self.topology.unfold()
+        if not full.has_lines:
             return self.whole()
-        if full is None:
-            return periodic.unroll(keep_chips(self.part, chips), self.periods), self.topology
+        if not self.topology.is_folded:
+            return periodic.unroll(keep_chips(self.part, chips), self.periods), full
         return expand_to_chips(self.trace, self.topology, chips), full
 
     @property
@@ -73,7 +73,7 @@ class Pass:
         used_bytes, pool = self.report.memory.used_bytes, self.report.pool
         if pool is None:
             return np.zeros(1), np.array([used_bytes])
-        return over_time(self.trace, self.topology.stand_in(chip), used_bytes, pool.layer_bytes)
+        return over_time(self.trace, self.topology.representative_of(chip), used_bytes, pool.layer_bytes)
 
 
 @dataclass(frozen=True, slots=True)

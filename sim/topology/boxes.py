@@ -42,7 +42,7 @@ def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
 def direct_ways(topology: Topology, src: int, dst: int) -> list[Way]:
     """Returns the best ways between chips of two boxes that lead through no other chip."""
     links = topology.links
-    if not topology.reaches(src, dst):
+    if not topology.can_reach(src, dst):
         return []
     return [way for way in topology.ways(src, dst) if all(links[link].dst >= topology.chips for link in way[:-1])]
 

@@ -11,7 +11,7 @@ from math import prod
 
 import numpy as np
 
-from sim.topology.graph import Int32s, Link, StandsFor, Topology
+from sim.topology.graph import Folding, Int32s, Link, Topology
 from sim.topology.rings import find
 
 
@@ -29,7 +29,7 @@ def folded(whole: Topology) -> Topology:
     Raises:
         NotFoldableError: the chips are not all alike.
     """
-    alike = whole.vertex_transitive
+    alike = whole.is_vertex_transitive
     rings = {} if alike or whole.has_lines or whole.failed else _along_rings(whole)
     if not alike and not rings:
         raise NotFoldableError(unlike(whole))
@@ -64,7 +64,7 @@ def folded_by_steps(whole: Topology, steps: tuple[int, ...]) -> Topology:
     Raises:
         NotFoldableError: the chips are not all alike.
     """
-    if not whole.vertex_transitive or not whole.has_lines:
+    if not whole.is_vertex_transitive or not whole.has_lines:
         raise NotFoldableError(unlike(whole))
     at = np.unravel_index(np.arange(whole.chips), [axis.size for axis in whole.axes])
     within = tuple(positions % step for positions, step in zip(at, steps, strict=True))
@@ -130,9 +130,9 @@ def folded_by(whole: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> T
         if mine.src >= 0 and ((mine.src, mine.dst) != (src, dst) or _rates(mine) != _rates(link)):
             raise NotFoldableError(f"{whole.name}: {link.name} is not like {mine.name}")
         links[link.index] = mine.index
-    stands_for = StandsFor(whole, stand_in, links, first.astype(np.int32))
+    folding = Folding(whole, stand_in, links, first.astype(np.int32))
     names = [whole.nodes[chip] for chip in first.tolist()] + list(whole.nodes[whole.chips :])
-    return replace(whole, nodes=tuple(names), links=tuple(own.values()), stands_for=stands_for)
+    return replace(whole, nodes=tuple(names), links=tuple(own.values()), folding=folding)
 
 
 def _rates(link: Link) -> tuple[str, int, float, float, str]:

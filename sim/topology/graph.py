@@ -67,22 +67,59 @@ class Axis:
     """Whether following the axis closes onto itself after `size` hops (wrapped and not twisted)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StandsFor:
-    """Of a folded machine (`sim.topology.folding`): which of its chips and links stands for which of the whole."""
+@dataclass(frozen=True, slots=True)
+class Software:
+    """Software that communicates on a machine."""
 
-    whole: Topology
-    chip: Int32s
-    """[chips of the whole machine] the chip here that stands for each."""
-    link: Int32s
-    """[links of the whole machine] the link here that stands for each."""
-    first: Int32s
-    """[chips here] the lowest chip that each stands for: the one it is."""
+    collective_overhead_s: float
+    message_start_s: float = 0.0
+    """Time to start a message on a torus; part of the latency of every link."""
+    algorithms: Mapping[str, str] = field(default_factory=dict)
+    """Default algorithm per collective."""
+    nccl: NcclSpec | None = None
+    """NCCL's parameters on this machine; None where it does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchReduction:
+    """Switches that add up and multicast."""
+
+    enabled: bool = False
+    node: int | None = None
+    """Node that adds up and multicasts and has a link to every chip; None if there is no such node."""
+    multicast_node: int | None = None
+    """Switch that only adds up and multicasts: no message from chip to chip takes its links."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Failures:
+    """Links that carry nothing. They stay in `Topology.links`, so that numbers and names stay the same."""
+
+    links: frozenset[int] = frozenset()
+    intact: Topology | None = None
+    """The machine with all its links."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Folding:
+    """Representation of a machine by a few of its chips (`sim.topology.folding`)."""
+
+    machine: Topology
+    """The machine with all its chips."""
+    representative: Int32s
+    """[chips of the machine] the chip of the folded machine that represents each."""
+    representative_link: Int32s
+    """[links of the machine] the link of the folded machine that represents each."""
+    chips: Int32s
+    """[chips of the folded machine] number of each in the machine, the lowest of those that it represents."""
+
+
+_NO_FAILURES = Failures()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Topology:
-    """Chips and links of one machine.
+    """Nodes, links and routes of one machine.
 
     Chips are numbered 0 .. chips-1, row-major over `axes` (the last axis varies fastest); other nodes follow.
     """
@@ -93,31 +130,17 @@ class Topology:
     nodes: tuple[str, ...]
     """Names of all nodes, chips first."""
     links: tuple[Link, ...]
-    collective_overhead_s: float
-    collectives: Mapping[str, str]
-    """Default algorithm per collective."""
+    software: Software
     ways_of: Callable[[Topology, int, int], tuple[Way, ...]] = field(repr=False)
     kind: Literal["torus", "switch", "graph"] = "graph"
-    nccl: NcclSpec | None = None
-    """How NCCL runs on this machine; None where it does not."""
-    reduces: bool = False
-    """Whether switches add up and multicast."""
-    multicast: int | None = None
-    """Node of a switch that only adds up and multicasts: no message from chip to chip takes its links."""
-    reducer: int | None = None
-    """Node that adds up and multicasts and has a link to every chip; None where there is none that has."""
-    vertex_transitive: bool = False
-    """Whether all chips are alike: moving every chip by the same step maps the links onto themselves."""
-    message_start_s: float = 0.0
-    """Of a torus: what the software takes to start a message; part of the latency of every link."""
-    failed: frozenset[int] = frozenset()
-    """Links that carry nothing (see `without`); they stay in `links`, so that numbers and names do."""
-    intact: Topology | None = field(default=None, repr=False)
-    """The machine with all its links, where some have failed."""
-    stands_for: StandsFor | None = field(default=None, repr=False)
-    """Where some chips stand for all of a larger machine: whom."""
+    reduction: SwitchReduction = SwitchReduction()
+    is_vertex_transitive: bool = False
+    """True if all chips are alike: moving every chip by the same step maps the links onto themselves."""
+    failures: Failures = field(default=_NO_FAILURES, repr=False)
+    folding: Folding | None = field(default=None, repr=False)
+    """Set on a folded machine, whose chips represent all chips of a larger one."""
     mesh: tuple[MeshAxis, ...] = ()
-    """Logical axes, which number every chip once; those of the wiring where no others are given."""
+    """Logical axes, which number every chip once. Default: the axes of the wiring."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -125,90 +148,108 @@ class Topology:
             object.__setattr__(self, "mesh", natural_mesh(self.axes))
 
     @property
-    def mesh_chips(self) -> int:
-        """Number of chips of the machine."""
+    def total_chips(self) -> int:
+        """Number of chips of the machine, also of a folded one."""
         return prod(axis.size for axis in self.axes)
 
     @property
     def has_lines(self) -> bool:
-        """Whether chips are joined to neighbours along axes; else messages between any two chips take their routes."""
+        """True if chips have links to neighbours along axes; else messages between any two chips take routes."""
         return self.kind == "torus"
 
     @property
     def has_ports(self) -> bool:
-        """Whether every chip has a port to and from one switch, and no other links."""
+        """True if every chip has a port to and from one switch, and no other links."""
         return self.kind == "switch"
 
     @property
     def working_links(self) -> tuple[Link, ...]:
-        """The links that have not failed."""
+        """Links that have not failed."""
         return tuple(link for link in self.links if link.index not in self.failed)
 
     def link_column(self, name: Literal["src", "dst", "direction"]) -> Int32s:
-        """[links] one number of every link."""
+        """Returns [links] one number of every link."""
         return np.array([getattr(link, name) for link in self.links], dtype=np.int32)
 
     @property
-    def unfolded(self) -> Topology | None:
-        """The whole machine, where some chips stand for all of it."""
-        return self.stands_for.whole if self.stands_for else None
+    def failed(self) -> frozenset[int]:
+        """Indices of the failed links."""
+        return self.failures.links
+
+    @property
+    def intact(self) -> Topology:
+        """The machine with all its links."""
+        return self.failures.intact or self
+
+    @property
+    def is_folded(self) -> bool:
+        """True if chips here represent all chips of a larger machine."""
+        return self.folding is not None
+
+    def unfold(self) -> Topology:
+        """Returns the machine with all its chips: itself unless it is folded."""
+        return self.folding.machine if self.folding else self
 
     @property
     def chips(self) -> int:
-        """Number of chips here: those of the machine, or those that stand for all of them."""
-        return self.mesh_chips if self.stands_for is None else len(self.stands_for.first)
-
-    def number(self, chip: int) -> int:
-        """Number in the whole machine of a chip here; the lowest that it stands for."""
-        return chip if self.stands_for is None else int(self.stands_for.first[chip])
-
-    def stand_in(self, chip: int) -> int:
-        """The chip here that stands for a chip of the whole machine."""
-        return chip if self.stands_for is None else int(self.stands_for.chip[chip])
-
-    def stood_for(self, chips: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """The chips of the whole machine for which chips here stand, in order."""
-        return chips if self.stands_for is None else np.flatnonzero(np.isin(self.stands_for.chip, chips))
+        """Number of chips; of a folded machine, of those that represent the others."""
+        return self.total_chips if self.folding is None else len(self.folding.chips)
 
     @property
-    def stand_in_links(self) -> Int32s:
-        """[links of the whole machine] the link here that stands for each."""
-        return np.arange(len(self.links), dtype=np.int32) if self.stands_for is None else self.stands_for.link
+    def chip_numbers(self) -> npt.NDArray[np.integer]:
+        """[chips] number of each chip in the unfolded machine."""
+        return np.arange(self.total_chips) if self.folding is None else self.folding.chips
 
-    def without(self, links: frozenset[int]) -> Topology:
-        """The same machine where these links have failed: routes and rings avoid them, and axes along them are lines.
+    def chip_number(self, chip: int) -> int:
+        """Returns the number of a chip in the unfolded machine."""
+        return chip if self.folding is None else int(self.folding.chips[chip])
+
+    def representative_of(self, chip: int) -> int:
+        """Returns the chip that represents a chip of the unfolded machine."""
+        return chip if self.folding is None else int(self.folding.representative[chip])
+
+    def represented_by(self, chips: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+        """Returns the chips of the unfolded machine that these chips represent, in order."""
+        return chips if self.folding is None else np.flatnonzero(np.isin(self.folding.representative, chips))
+
+    @property
+    def representative_links(self) -> Int32s:
+        """[links of the unfolded machine] the link that represents each."""
+        return np.arange(len(self.links), dtype=np.int32) if self.folding is None else self.folding.representative_link
+
+    def fail_links(self, links: frozenset[int]) -> Topology:
+        """Returns the machine with failed links: routes and rings avoid them, and axes along them are lines.
 
         On a torus, routes are then the shortest that are left, not dimension-ordered. On a graph a link fails together
-        with the one that leads back, which the reverse of an algorithm would need. A switch that reduces does so only
-        while all chips reach it.
+        with the one that leads back, which the reverse of an algorithm needs. A switch reduces only if all chips reach
+        it.
         """
-        return _without(self, links) if links else self
+        return _fail_links(self, links) if links else self
 
     def axis(self, name: str) -> Axis:
-        """The axis of the wiring of that name. Raises StopIteration."""
+        """Returns the axis of the wiring of that name. Raises StopIteration."""
         return next(axis for axis in self.axes if axis.name == name)
 
     def neighbour(self, chip: int, axis: str, direction: int) -> tuple[int, int] | None:
-        """(chip, link index) one hop along `axis` in `direction` (+1 or -1); None where there is no such link.
+        """Returns (chip, link index) one hop along `axis` in `direction` (+1 or -1); None if there is no such link.
 
         Only a torus has neighbours; on a switch or a graph use `route`.
         """
         return self._neighbours.get((chip, axis, direction))
 
     def ways(self, src: int, dst: int) -> tuple[Way, ...]:
-        """The equally good ways from chip `src` to chip `dst`, over which a message goes in equal parts."""
-        if self.stands_for is None:
+        """Returns the equally good routes from chip `src` to chip `dst`, which carry equal parts of a message."""
+        if self.folding is None:
             return self.ways_of(self, src, dst)
-        link = self.stands_for.link
-        ways = self.stands_for.whole.ways(self.number(src), self.number(dst))
-        return tuple(tuple(int(link[each]) for each in way) for way in ways)
+        link, (here, there) = self.folding.representative_link, self.folding.chips[[src, dst]].tolist()
+        return tuple(tuple(int(link[hop]) for hop in way) for way in self.folding.machine.ways(here, there))
 
     def route(self, src: int, dst: int) -> Way:
-        """The first way from chip `src` to chip `dst`; no links from a chip to itself."""
+        """Returns the first route from chip `src` to chip `dst`; no links from a chip to itself."""
         return self.ways(src, dst)[0]
 
-    def reaches(self, src: int, dst: int) -> bool:
-        """Whether there is a route from chip `src` to chip `dst`: failed links may leave none."""
+    def can_reach(self, src: int, dst: int) -> bool:
+        """Returns True if there is a route from chip `src` to chip `dst`; failed links may leave none."""
         try:
             self.route(src, dst)
         except InputError:
@@ -216,7 +257,7 @@ class Topology:
         return True
 
     def coordinates(self, chip: int) -> tuple[int, ...]:
-        """Position of a chip on each axis."""
+        """Returns the position of a chip on each axis."""
         result = []
         for axis in reversed(self.axes):
             chip, position = divmod(chip, axis.size)
@@ -224,30 +265,30 @@ class Topology:
         return tuple(reversed(result))
 
 
-def _back(whole: Topology, links: frozenset[int]) -> frozenset[int]:
-    """The links that lead back over the same cables."""
+def _back(machine: Topology, links: frozenset[int]) -> frozenset[int]:
+    """Returns the links that lead back over the same cables."""
     between: dict[tuple[int, int], list[int]] = {}
-    for link in whole.links:
+    for link in machine.links:
         between.setdefault((link.src, link.dst), []).append(link.index)
-    ends = {link: (whole.links[link].src, whole.links[link].dst) for link in links}
+    ends = {link: (machine.links[link].src, machine.links[link].dst) for link in links}
     return frozenset(between[dst, src][between[src, dst].index(link)] for link, (src, dst) in ends.items())
 
 
 @functools.lru_cache(maxsize=64)
-def _without(whole: Topology, failed: frozenset[int]) -> Topology:
-    along = {whole.links[link].axis for link in failed}
-    if not (whole.has_lines or whole.has_ports):
-        failed |= _back(whole, failed)
-    all_reach = not any(whole.reducer in (whole.links[link].src, whole.links[link].dst) for link in failed)
+def _fail_links(machine: Topology, failed: frozenset[int]) -> Topology:
+    along = {machine.links[link].axis for link in failed}
+    if not (machine.has_lines or machine.has_ports):
+        failed |= _back(machine, failed)
+    reduction = machine.reduction
+    if any(reduction.node in (machine.links[link].src, machine.links[link].dst) for link in failed):
+        reduction = SwitchReduction(multicast_node=reduction.multicast_node)
     return replace(
-        whole,
-        axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in whole.axes),
-        ways_of=shortest if whole.has_lines else whole.ways_of,
-        vertex_transitive=False,
-        reduces=whole.reduces and (whole.reducer is None or all_reach),
-        reducer=whole.reducer if all_reach else None,
-        failed=failed,
-        intact=whole.intact or whole,
+        machine,
+        axes=tuple(replace(axis, ring=axis.ring and axis.name not in along) for axis in machine.axes),
+        ways_of=shortest if machine.has_lines else machine.ways_of,
+        is_vertex_transitive=False,
+        reduction=reduction,
+        failures=Failures(failed, machine.intact),
     )
 
 
@@ -290,13 +331,13 @@ def build(spec: GraphSpec, stack: StackSpec) -> Topology:
         axes=(Axis("g", len(chips), ring=False),),
         nodes=nodes,
         links=tuple(links),
-        collective_overhead_s=stack.collective_overhead.value,
-        collectives=spec.collectives,
+        software=Software(stack.collective_overhead.value, algorithms=spec.collectives, nccl=spec.nccl),
         ways_of=widest,
-        nccl=spec.nccl,
-        reduces=spec.reduces or multicasts,
-        multicast=next((number[name] for name in nodes if spec.nodes[name] == "multicast"), None),
-        reducer=_reducer(links, len(chips), [number[name] for name in nodes if spec.nodes[name] == _adds_up(spec)]),
+        reduction=SwitchReduction(
+            enabled=spec.reduces or multicasts,
+            node=_reducer(links, len(chips), [number[name] for name in nodes if spec.nodes[name] == _adds_up(spec)]),
+            multicast_node=next((number[name] for name in nodes if spec.nodes[name] == "multicast"), None),
+        ),
     )
     for chip in range(1, len(chips)):
         topology.route(0, chip)  # every link has a reverse, so reaching all chips from one is enough

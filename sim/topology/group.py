@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 
 from sim.topology.folding import numbered_ports, owners
-from sim.topology.graph import Axis, Int32s, Link, Topology
+from sim.topology.graph import Axis, Failures, Int32s, Link, Topology
 from sim.topology.paths import Way, dimension_ordered
 
 
@@ -78,7 +78,7 @@ def _shape(machine: Topology) -> Hashable:
     links = tuple(replace(link, name="", network=None) for link in machine.links)
     networks = tuple(id(link.network) for link in machine.links)
     table = machine.ways_of.table if isinstance(machine.ways_of, _Ways) else {}
-    return machine.axes, links, networks, machine.reducer, machine.multicast, machine.failed, tuple(table.items())
+    return machine.axes, links, networks, machine.reduction, machine.failed, tuple(table.items())
 
 
 def _moved(
@@ -88,7 +88,7 @@ def _moved(
 
     None where they are not, or where the routes between moved chips may be others.
     """
-    if not whole.vertex_transitive or whole.ways_of is not dimension_ordered:
+    if not whole.is_vertex_transitive or whole.ways_of is not dimension_ordered:
         return None
     sizes = [axis.size for axis in whole.axes]
     at = np.stack(np.unravel_index(np.arange(whole.chips), sizes))
@@ -139,7 +139,7 @@ def _box(whole: Topology, chips: tuple[int, ...]) -> Group | None:
         axes=axes,
         mesh=(),
         kind="torus",
-        vertex_transitive=whole.vertex_transitive and all(axis.ring or axis.size == 1 for axis in axes),
+        is_vertex_transitive=whole.is_vertex_transitive and all(axis.ring or axis.size == 1 for axis in axes),
         ways_of=dimension_ordered,
         _neighbours=neighbours,
     )
@@ -163,7 +163,7 @@ def _any(whole: Topology, chips: tuple[int, ...]) -> Group:
         axes=(Axis("g", len(chips), ring=False),),
         mesh=(),
         kind="graph" if whole.has_lines else whole.kind,
-        collectives={} if whole.has_lines else whole.collectives,  # algorithms between neighbours
+        software=replace(whole.software, algorithms={}) if whole.has_lines else whole.software,  # between neighbours
         ways_of=_Ways(renumbered),
     )
     return Group(machine, np.array(chips, dtype=np.int32), np.array(links, dtype=np.int32))
@@ -186,9 +186,13 @@ def _part(whole: Topology, chips: tuple[int, ...], relays: tuple[int, ...], link
         whole,
         nodes=tuple(whole.nodes[node] for node in number),
         links=tuple(replace(link, index=i, src=number[link.src], dst=number[link.dst]) for i, link in enumerate(kept)),
-        multicast=None if whole.multicast is None else number.get(whole.multicast),
-        reducer=None if whole.reducer is None else number.get(whole.reducer),
-        vertex_transitive=whole.vertex_transitive and whole.has_ports,  # ports of its own for every chip
-        failed=frozenset(i for i, link in enumerate(links) if link in whole.failed),
-        intact=None,
+        reduction=replace(
+            whole.reduction,
+            node=None if whole.reduction.node is None else number.get(whole.reduction.node),
+            multicast_node=None
+            if whole.reduction.multicast_node is None
+            else number.get(whole.reduction.multicast_node),
+        ),
+        is_vertex_transitive=whole.is_vertex_transitive and whole.has_ports,  # ports of its own for every chip
+        failures=Failures(frozenset(i for i, link in enumerate(links) if link in whole.failed)),
     )

@@ -90,7 +90,7 @@ def _coefficients(topology: Topology, collective: str, chips: bytes, n: int) -> 
         return _Coefficients(0.0, 0.0, 0.0)
     links = WorkingLinks.of(topology)
     loads = [_cut_load(collective, members, labels, links) for labels in _partitions(topology, members, links)]
-    if collective == "all_reduce" and not topology.reduces:
+    if collective == "all_reduce" and not topology.reduction.enabled:
         loads += [_sum_load(members, labels, links) for labels in _partitions(topology, members, links)]
     if collective == "all_to_all":
         hops = _total_hops(topology, members, links)
@@ -126,7 +126,7 @@ def _halves(topology: Topology) -> Iterator[Int32s]:
     """Half of a torus along each axis and the other half, from some positions; from one where all are alike."""
     at = np.unravel_index(np.arange(topology.chips), [axis.size for axis in topology.axes])
     for axis, position in zip(topology.axes, at, strict=True):
-        starts = range(1) if topology.vertex_transitive else range(0, axis.size, -(-axis.size // _MOST_HALVES))
+        starts = range(1) if topology.is_vertex_transitive else range(0, axis.size, -(-axis.size // _MOST_HALVES))
         for start in starts if axis.size > 1 else ():
             yield ((position - start) % axis.size < axis.size // 2).astype(np.int32)
 
@@ -194,7 +194,7 @@ def _sum_load(members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
 def _total_hops(topology: Topology, members: Int32s, links: WorkingLinks) -> float:
     """Links on shortest paths, added up over all ordered pairs of chips of one group; 0 where there are too many."""
     one = np.ones(len(links.src), dtype=np.int64)
-    if topology.vertex_transitive and members.shape == (1, topology.chips):
+    if topology.is_vertex_transitive and members.shape == (1, topology.chips):
         return float(topology.chips * links.distances(members[0, :1], one)[:, : topology.chips].sum())
     if topology.chips**2 > MOST_PAIRS:
         return 0.0
@@ -204,7 +204,7 @@ def _total_hops(topology: Topology, members: Int32s, links: WorkingLinks) -> flo
 
 def _latencies_ps(topology: Topology, collective: str, members: Int32s, links: WorkingLinks) -> tuple[int, int]:
     """(least latency between two chips, largest between two of which one needs data of the other), ps."""
-    if topology.vertex_transitive or topology.chips**2 > MOST_PAIRS:
+    if topology.is_vertex_transitive or topology.chips**2 > MOST_PAIRS:
         members = members[:1]
         sources = members if collective in ("permute", "sendrecv") else members[:, :1]
     else:

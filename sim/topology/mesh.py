@@ -96,7 +96,7 @@ def mesh_axis(topology: Topology, name: str) -> MeshAxis:
 
 def mesh_positions(topology: Topology, names: Sequence[str]) -> Int32s:
     """Returns [chips, A] the position of every chip along mesh axes; of a folded machine, of the chips that it is."""
-    chips = np.arange(topology.chips) if topology.stands_for is None else topology.stands_for.first
+    chips = topology.chip_numbers
     columns = [mesh_axis(topology, name).positions(chips) for name in names]
     return np.stack(columns, axis=1) if columns else np.empty((topology.chips, 0), dtype=np.int32)
 

@@ -63,7 +63,7 @@ def _torus_hop_counts(topology: Topology) -> Counter[int]:
     straight = all(axis.ring or topology.neighbour(0, axis.name, -1) is None for axis in topology.axes)
     if straight and not topology.failed:
         return functools.reduce(_sums, map(_axis_hop_counts, topology.axes))
-    if topology.vertex_transitive:
+    if topology.is_vertex_transitive:
         return _hop_counts_from(topology, 0)
     if topology.chips > _MOST_UNLIKE:
         rule = f"hops are counted on up to {_MOST_UNLIKE:,} chips where a twist makes chips differ"

@@ -32,7 +32,7 @@ def numbering(topology: Topology, root: int | None = None) -> tuple[int, ...]:
         root: the chip that gets number 0; None where all chips may.
     """
     chips = tuple(range(topology.chips))
-    if topology.has_ports or any(not topology.reaches(chips[0], chip) for chip in chips):
+    if topology.has_ports or any(not topology.can_reach(chips[0], chip) for chip in chips):
         return chips
     if 1 < len(boxes(topology)) < len(chips):
         found = [chip for box in rails.by_rails(topology) for chip in box]

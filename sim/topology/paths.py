@@ -152,10 +152,10 @@ def _lengths(topology: Topology, dst: int, width: float, allowed: _Allowed) -> d
 
 def _passed(topology: Topology, node: int, dst: int, allowed: _Allowed) -> Iterator[Link]:
     """Links by which a message for `dst` may come to a node."""
-    if node == topology.multicast or (node < topology.chips and node != dst and not allowed.forwarding):
+    if node == topology.reduction.multicast_node or (node < topology.chips and node != dst and not allowed.forwarding):
         return
     for link in _incoming(topology)[node]:
-        if (allowed.network or link.medium != "net") and link.src not in (dst, topology.multicast):
+        if (allowed.network or link.medium != "net") and link.src not in (dst, topology.reduction.multicast_node):
             yield link
 
 

@@ -14,9 +14,9 @@ def check_ports(spec: GraphSpec, topology: Topology) -> None:
     Raises:
         InputError: a chip has none.
     """
-    if not topology.reduces or topology.reducer is not None:
+    if not topology.reduction.enabled or topology.reduction.node is not None:
         return
-    wanted = "switch" if topology.multicast is None else "multicast"
+    wanted = "switch" if topology.reduction.multicast_node is None else "multicast"
     linked = {frozenset(edge.between) for edge in spec.links if spec.link_types[edge.link].medium != "net"}
     for box in boxes(topology) if wanted == "switch" else [range(topology.chips)]:
         without = {

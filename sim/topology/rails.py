@@ -184,7 +184,7 @@ def _inside(
     """
 
     def way(src: int, dst: int) -> Way | None:
-        route = topology.route(src, dst) if topology.reaches(src, dst) else None
+        route = topology.route(src, dst) if topology.can_reach(src, dst) else None
         return None if route is None or network_links(topology, route) else route
 
     at = box.index(first)

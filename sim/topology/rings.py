@@ -115,7 +115,7 @@ def _ways_over(topology: Topology, medium: Medium) -> _Ways:
 
     @functools.cache
     def way(src: int, dst: int) -> Way | None:
-        if not topology.reaches(src, dst):
+        if not topology.can_reach(src, dst):
             return None
         route = topology.route(src, dst)
         return route if all(MEDIA.index(topology.links[link].medium) <= slowest for link in route) else None
@@ -156,7 +156,7 @@ def _most(box: Box, lanes: orders.Lanes, *, closed: bool) -> int:
     """Returns how many orders may have lanes at most: each leads to every chip and from it; chains do so twice."""
     leaving, entering = Counter[int](), Counter[int]()
     for link in box.topology.links:
-        if link.medium != "net" and link.dst != box.topology.multicast:
+        if link.medium != "net" and link.dst != box.topology.reduction.multicast_node:
             leaving[link.src] += lanes.get(link.index, 0)
             entering[link.dst] += lanes.get(link.index, 0)
     most = min(MOST_RINGS, *(min(leaving[chip], entering[chip]) for chip in box.chips))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.specs import StackSpec, SwitchSpec
 from sim.topology.bundles import effective
 from sim.topology.chip import Chip
-from sim.topology.graph import Axis, Link, Topology
+from sim.topology.graph import Axis, Link, Software, SwitchReduction, Topology
 from sim.topology.paths import Way, cut_off
 
 
@@ -28,14 +28,11 @@ def build(spec: SwitchSpec, stack: StackSpec) -> Topology:
         axes=(Axis("g", spec.chips, ring=False),),
         nodes=(*(f"gpu{chip}" for chip in range(spec.chips)), "switch"),
         links=tuple(links),
-        collective_overhead_s=stack.collective_overhead.value,
-        collectives=spec.collectives,
+        software=Software(stack.collective_overhead.value, algorithms=spec.collectives, nccl=spec.nccl),
         ways_of=_ways,
         kind="switch",
-        vertex_transitive=True,
-        nccl=spec.nccl,
-        reduces=spec.reduces,
-        reducer=spec.chips if spec.reduces else None,
+        reduction=SwitchReduction(enabled=spec.reduces, node=spec.chips if spec.reduces else None),
+        is_vertex_transitive=True,
     )
 
 

@@ -15,7 +15,7 @@ from sim.errors import InputError
 from sim.specs import AxisSpec, StackSpec, TorusSpec
 from sim.topology.bundles import effective
 from sim.topology.chip import Chip
-from sim.topology.graph import Axis, Link, Topology
+from sim.topology.graph import Axis, Link, Software, Topology
 from sim.topology.paths import dimension_ordered, shortest
 
 
@@ -57,12 +57,10 @@ def build(spec: TorusSpec, stack: StackSpec) -> Topology:
         axes=axes,
         nodes=tuple(map(str, range(chips))),
         links=tuple(links),
-        collective_overhead_s=stack.collective_overhead.value,
-        message_start_s=step_s,
-        collectives=spec.collectives,
+        software=Software(stack.collective_overhead.value, step_s, spec.collectives),
         ways_of=shortest if any(axis.twist for axis in spec.axes.values()) else dimension_ordered,
         kind="torus",
-        vertex_transitive=_vertex_transitive(spec.axes),
+        is_vertex_transitive=_vertex_transitive(spec.axes),
         _neighbours=neighbours,
     )
 

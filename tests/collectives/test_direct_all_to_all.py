@@ -43,7 +43,7 @@ def cut(topology, *cables):
         )
         for a in out
     ]
-    return topology.without(frozenset(link.index for link in (*out, *back)))
+    return topology.fail_links(frozenset(link.index for link in (*out, *back)))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_twist_shortens_an_all_to_all_as_the_mean_distance(plain, twisted, gai
 
 def test_a_torus_without_a_link_left_is_cut():
     with pytest.raises(InputError, match="cut the machine: 0 cannot reach 1"):
-        schedule(torus(2).without(frozenset(range(len(torus(2).links)))), "all_to_all", ("x",), "dimension_ordered")
+        schedule(torus(2).fail_links(frozenset(range(len(torus(2).links)))), "all_to_all", ("x",), "dimension_ordered")
 
 
 @pytest.mark.parametrize("name", load.shipped("topology"))
@@ -72,7 +72,7 @@ def test_the_default_is_close_to_the_bound_of_every_shipped_torus(name):
         pytest.skip("no torus, or one whose all-to-all differs in size only")
     axes = tuple(axis.name for axis in topology.axes)
     alike = len({link.bandwidth for link in topology.links}) == 1
-    starts_s = sum(axis.size - 1 for axis in topology.axes) * topology.message_start_s
+    starts_s = sum(axis.size - 1 for axis in topology.axes) * topology.software.message_start_s
     bound_s = lower_bound(topology, "all_to_all", axes, SIZE)
     assert all_to_all_s(topology) < (1.02 if alike else 1.11) * bound_s + starts_s
 

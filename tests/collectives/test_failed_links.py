@@ -19,7 +19,7 @@ from sim.topology.rings import find
 
 
 def failing(topology, *names):
-    return topology.without(frozenset(link.index for link in topology.links if link.name in names))
+    return topology.fail_links(frozenset(link.index for link in topology.links if link.name in names))
 
 
 AROUND = [(c, a) for c in ON_TORUS for a in ON_TORUS[c]]
@@ -54,7 +54,7 @@ def test_a_ring_with_a_failed_link_takes_the_time_of_a_line(name, collective):
     """K = 4 chips: the chip at an end gets all over one link, (K-1) (V/(K w) + t), wherever the ring is open."""
     topology, size = failing(torus(4), name), 2.0**20
     link = topology.links[0]
-    expected = topology.collective_overhead_s + 3 * (size / 4 / link.bandwidth + link.latency_s)
+    expected = topology.software.collective_overhead_s + 3 * (size / 4 / link.bandwidth + link.latency_s)
     assert time_s(topology, schedule(topology, collective, ("x",)), size) == pytest.approx(expected, abs=4e-12)
 
 
@@ -102,7 +102,7 @@ def test_a_message_to_the_neighbour_goes_the_other_way_round():
     topology, size = failing(torus(4), "1:x+"), 2.0**20
     link = topology.links[0]
     plan = schedule(topology, "permute", ("x",))
-    expected = topology.collective_overhead_s + 34 / 32 * size / link.bandwidth + 3 * link.latency_s
+    expected = topology.software.collective_overhead_s + 34 / 32 * size / link.bandwidth + 3 * link.latency_s
     assert time_s(topology, plan, size) == pytest.approx(expected, abs=34e-12)
     replay(plan, topology)
 
@@ -112,7 +112,7 @@ def test_a_failed_link_costs_a_broadcast_one_of_its_trees():
     topology, size = failing(torus(4, 4), "5:x+"), 2.0**20
     link, chunk = topology.links[0], size / 96
     plan = schedule(topology, "broadcast", ("x", "y"))
-    expected = topology.collective_overhead_s + 38 * chunk / link.bandwidth + 7 * link.latency_s
+    expected = topology.software.collective_overhead_s + 38 * chunk / link.bandwidth + 7 * link.latency_s
     assert plan.parts == 96
     assert time_s(topology, plan, size) == pytest.approx(expected, abs=40e-12)
 
@@ -124,7 +124,7 @@ def test_a_broadcast_on_a_ring_with_a_failed_link_goes_down_the_tree_that_is_lef
     """One direction left: three hops. A whole cable lost: both ways from chip 0, the longer one `depth` hops."""
     topology, size = failing(torus(4), *names), 2.0**20
     link, chunk = topology.links[0], size / 32
-    expected = topology.collective_overhead_s + (31 + depth) * chunk / link.bandwidth + depth * link.latency_s
+    expected = topology.software.collective_overhead_s + (31 + depth) * chunk / link.bandwidth + depth * link.latency_s
     assert time_s(topology, schedule(topology, "broadcast", ("x",)), size) == pytest.approx(expected, abs=40e-12)
 
 
@@ -136,7 +136,7 @@ def test_on_a_torus_whatever_fails_the_collective_is_done_or_refused(data):
     twists = torus(2, 4, twist={"x": {"y": 2}}), torus(3, 2, 4, twist={"x": {"z": 2}})
     topology = data.draw(st.sampled_from([torus(*sizes, wrap=wraps)] * 3 + [*twists]))
     failed = data.draw(st.sets(st.integers(0, len(topology.links) - 1), min_size=1, max_size=3))
-    topology = topology.without(frozenset(failed))
+    topology = topology.fail_links(frozenset(failed))
     collective, algorithm = data.draw(st.sampled_from(AROUND))
     longer = [axis.name for axis in topology.axes if axis.size > 1]
     most = 1 if collective == "permute" else len(longer)
@@ -163,7 +163,7 @@ GRAPHS = {
 def test_on_a_graph_whatever_fails_the_collective_is_done_or_refused(data):
     topology = GRAPHS[data.draw(st.sampled_from(sorted(GRAPHS)))]
     failed = data.draw(st.sets(st.integers(0, len(topology.links) - 1), min_size=1, max_size=3))
-    topology = topology.without(frozenset(failed))
+    topology = topology.fail_links(frozenset(failed))
     collective = data.draw(st.sampled_from(sorted(ON_ROUTES)))
     algorithm = data.draw(st.sampled_from(sorted(ON_ROUTES[collective])))
     try:
@@ -194,7 +194,7 @@ def test_rings_between_boxes_take_the_network_adapters_that_are_left(names, ring
     plan = schedule(topology, "all_gather", ("g",), "ring")
     between = [link.index for link in topology.links if link.medium == "net" and link.index not in topology.failed]
     assert np.bincount(plan.link)[between].tolist() == [5] * len(between)
-    expected = topology.collective_overhead_s + 5 * size / (6 * rings) / 5e9 + 1e-6
+    expected = topology.software.collective_overhead_s + 5 * size / (6 * rings) / 5e9 + 1e-6
     assert time_s(topology, plan, size) == pytest.approx(expected, abs=5e-12)
     replay(plan, topology)
 
@@ -245,7 +245,7 @@ def test_nccl_does_without_multicast_where_a_chip_does_not_reach_it():
 def test_whatever_fails_nccl_does_its_collective_or_refuses(data):
     topology = DGX[data.draw(st.sampled_from(sorted(DGX)))]
     failed = data.draw(st.sets(st.integers(0, len(topology.links) - 1), min_size=1, max_size=3))
-    topology = topology.without(frozenset(failed))
+    topology = topology.fail_links(frozenset(failed))
     collective = data.draw(st.sampled_from(sorted(ON_NCCL)))
     name = data.draw(st.sampled_from(["auto", *sorted(ON_NCCL[collective])]))
     try:

@@ -43,8 +43,11 @@ def part_of(name: str, chips: int) -> Topology:
 
 def runs(collective: str, kernel: str, topology: Topology) -> bool:
     """Whether the machine offers the kernel."""
-    one_switch = topology.kind == "switch" or topology.multicast is not None
-    needed = {"nvls": topology.reduces and one_switch, "nvls_tree": topology.reduces and not one_switch}
+    one_switch = topology.kind == "switch" or topology.reduction.multicast_node is not None
+    needed = {
+        "nvls": topology.reduction.enabled and one_switch,
+        "nvls_tree": topology.reduction.enabled and not one_switch,
+    }
     return needed.get(kernel, True)
 
 
@@ -97,7 +100,7 @@ def near(plan: Schedule, topology: Topology, expected_s: float) -> object:
 
 def step_s(topology: Topology, protocol: str) -> float:
     """A step of a ring over NVLinks of the latency that the protocol's constants include."""
-    return topology.nccl.measured.of(protocol).step["nvlink"]
+    return topology.software.nccl.measured.of(protocol).step["nvlink"]
 
 
 @pytest.mark.parametrize(("collective", "steps"), [("all_gather", 7), ("reduce_scatter", 7), ("all_reduce", 14)])
@@ -105,7 +108,7 @@ def step_s(topology: Topology, protocol: str) -> float:
 def test_a_ring_pays_its_steps_once_however_large_the_array(collective: str, steps: int, protocol: str) -> None:
     # base + steps x step + bytes over the protocol's share of the port, 400 MiB.
     topology, size = machine("dgx_a100"), 400 * MIB
-    times = topology.nccl.measured.of(protocol)
+    times = topology.software.nccl.measured.of(protocol)
     plan = schedule(topology, collective, ("g",), f"ring_{protocol}", size)
     expected = times.base + steps * times.step["nvlink"] + steps * size / 8 / (A100 * times.share["nvlink"])
     assert time_us(topology, collective, size, f"ring_{protocol}") == near(plan, topology, expected)
@@ -116,7 +119,7 @@ def test_a_ring_pays_its_steps_once_however_large_the_array(collective: str, ste
 def test_a_broadcast_is_a_pipeline_along_the_ring(collective: str, protocol: str, loops: int) -> None:
     # (L + n - 2) chunks of the array over L, and 7 steps. With Simple chunks of 512 KiB on 24 channels, 400 MiB.
     topology, size = machine("dgx_a100"), 400 * MIB
-    times = topology.nccl.measured.of(protocol)
+    times = topology.software.nccl.measured.of(protocol)
     plan = schedule(topology, collective, ("g",), f"ring_{protocol}", size)
     bytes_s = (loops + 6) / loops * size / (A100 * times.share["nvlink"])
     expected = times.base + 7 * times.step["nvlink"] + bytes_s
@@ -126,7 +129,7 @@ def test_a_broadcast_is_a_pipeline_along_the_ring(collective: str, protocol: str
 
 def test_a_sendrecv_pays_for_one_peer_and_an_all_to_all_for_all() -> None:
     topology, size = machine("hgx_b200"), 64 * MIB
-    peers = topology.nccl.measured.point_to_point.many
+    peers = topology.software.nccl.measured.point_to_point.many
     one, all_ = (schedule(topology, each, ("g",), None, size).timing for each in ("sendrecv", "all_to_all"))
     assert one.overhead_s == pytest.approx(peers.base + peers.per_peer)
     assert all_.overhead_s == pytest.approx(peers.base + 8 * peers.per_peer)
@@ -135,7 +138,7 @@ def test_a_sendrecv_pays_for_one_peer_and_an_all_to_all_for_all() -> None:
 
 def test_steps_are_shorter_while_there_is_less_than_a_line_per_gpu() -> None:
     topology = machine("dgx_h100")
-    times = topology.nccl.measured.ll
+    times = topology.software.nccl.measured.ll
     for size, share in ((63, times.empty_step), (64, 1.0)):
         plan = schedule(topology, "all_reduce", ("g",), "ring_ll", size)
         rate = H100 * times.share["nvlink"]
@@ -177,19 +180,19 @@ def test_nvls_carries_n_plus_1_parts_of_the_array_through_every_port(n: int) -> 
 def test_the_rounds_of_nvls() -> None:
     # 16 channels, 8 parts: a round of 128 KiB chunks is 16 MiB. Below 64 of them (1 GiB) chunks of 64 KiB, below 8 of
     # those (64 MiB) of 32 KiB, below 2 of those (8 MiB) of 16 KiB, of which a round is 2 MiB.
-    spec = machine("dgx_h100").nccl.nvls
+    spec = machine("dgx_h100").software.nccl.nvls
     rounds = {GIB: 64, GIB - 1: 128, 64 * MIB: 8, 64 * MIB - 1: 16, 8 * MIB: 2, 8 * MIB - 1: 4, 2 * MIB: 1, 1: 1}
     assert {size: in_switch.cut(spec, 8, size).rounds for size in rounds} == rounds
 
 
 def test_nvls_of_a_rack_has_32_heads() -> None:
-    spec = machine("gb200_nvl72").nccl.nvls
+    spec = machine("gb200_nvl72").software.nccl.nvls
     assert in_switch.cut(spec, 72, GIB) == in_switch.cut(spec, 32, GIB)
 
 
 def test_a_chunk_of_nvls_takes_its_bytes_and_a_synchronisation() -> None:
     # One chunk on its channel: c / r + a, of which c / r is the share of the rate that is left.
-    spec = machine("dgx_h100").nccl
+    spec = machine("dgx_h100").software.nccl
     times, chunk = spec.measured.nvls, 64 * KIB
     rate = times.share * H100 * 8 / 9 / spec.nvls.channels
     reached = in_switch.rate_share(spec.nvls, times, 8, chunk, H100) / times.share
@@ -337,7 +340,9 @@ def test_a_message_through_a_graph_holds_each_link_of_its_way_for_its_own_time()
     way = [topology.links[link] for link in topology.route(0, 9)]
     assert [held.program.resources[r] for r in held.program.resource[sends]] == [link.name for link in way]
     assert held.program.busy_ps[sends].tolist() == [link.busy_ps(47e6) for link in way]
-    assert held.makespan_ps == 10**9 + sum(link.latency_ps for link in way) + to_ps(topology.collective_overhead_s)
+    assert held.makespan_ps == 10**9 + sum(link.latency_ps for link in way) + to_ps(
+        topology.software.collective_overhead_s
+    )
 
 
 # --- trees and hierarchies -------------------------------------------------------------------------------------------
@@ -367,7 +372,7 @@ def test_a_leaf_of_one_tree_is_an_inner_node_of_the_other(n: int) -> None:
 def test_a_tree_in_one_box_is_a_chain_there_and_back() -> None:
     # LL, 1 KiB: 14 steps of an eighth of the array on every chain; a port has a chunk of each of 8 chains.
     topology = machine("dgx_h100")
-    times = topology.nccl.measured.ll
+    times = topology.software.nccl.measured.ll
     plan = schedule(topology, "all_reduce", ("g",), "tree_ll", KIB)
     expected = times.base + 14 * times.step["nvlink"]
     assert time_us(topology, "all_reduce", KIB, "tree_ll") * US == pytest.approx(expected, rel=0.01)
@@ -450,8 +455,8 @@ def test_a_hop_between_boxes_takes_what_the_network_takes(protocol: str) -> None
     topology = machine("dgx_h100_x2")
     ring, tree = (schedule(topology, "all_reduce", ("g",), f"{kind}_{protocol}", 1024.0) for kind in ("ring", "tree"))
     network = next(link.network for link in topology.links if link.network is not None)
-    wire = topology.nccl.measured.wire["net"]
-    net, counted = MEDIA.index("net"), topology.nccl.counted.step["net"]
+    wire = topology.software.nccl.measured.wire["net"]
+    net, counted = MEDIA.index("net"), topology.software.nccl.counted.step["net"]
     assert tree.timing.added_s[net] == pytest.approx(network.hop[protocol] - wire)
     on_ring = network.hop[protocol] * counted["ring"][protocol] / counted["tree"][protocol]
     assert ring.timing.added_s[net] == pytest.approx(on_ring - wire)
@@ -461,13 +466,13 @@ def test_a_hop_between_boxes_takes_what_the_network_takes(protocol: str) -> None
 def test_a_tree_cuts_the_array_into_its_own_chunks(protocol: str) -> None:
     topology, size = machine("dgx_h100"), 2.0**23
     plan = schedule(topology, "all_reduce", ("g",), f"tree_{protocol}", size)
-    chunk = topology.nccl.measured.of(protocol).chunk
+    chunk = topology.software.nccl.measured.of(protocol).chunk
     assert plan.parts == topology.chips * min(16, -(-size // (topology.chips * chunk)))
 
 
 def test_channels_of_nvls_take_one_speed_more_than_there_are_gpus() -> None:
     """8 channels, one per GPU, each twice at its own GPU and once at every other: 9 speeds of the budget."""
-    spec = machine("dgx_h100").nccl
+    spec = machine("dgx_h100").software.nccl
     fastest, second = sorted(spec.counted.intra_speeds, reverse=True)[:2]
     assert tuner.nvls_channels(spec, 8, 9 * fastest) == tuner.Channels(8, fastest)
     assert tuner.nvls_channels(spec, 8, 9 * fastest - 1) == tuner.Channels(8, second)
@@ -475,7 +480,7 @@ def test_channels_of_nvls_take_one_speed_more_than_there_are_gpus() -> None:
 
 
 def test_channels_between_boxes_have_the_speeds_of_the_network() -> None:
-    spec = machine("dgx_h100_x2").nccl
+    spec = machine("dgx_h100_x2").software.nccl
     assert set(spec.counted.inter_speeds) != set(spec.counted.intra_speeds)
     for between_boxes, speeds in ((True, spec.counted.inter_speeds), (False, spec.counted.intra_speeds)):
         for budget in speeds:
@@ -487,7 +492,7 @@ def test_channels_between_boxes_have_the_speeds_of_the_network() -> None:
 def test_the_tuner_lengthens_the_steps_of_large_sums_between_boxes(generation: str, factor: float) -> None:
     """From 64 B per channel and chip on. The time is a latency and a time per byte, which two sizes tell apart."""
     topology = machine("dgx_h100_x2")
-    spec = topology.nccl.model_copy(update={"generation": generation})
+    spec = topology.software.nccl.model_copy(update={"generation": generation})
     box = library.fabric(topology)
     line = box.ring.count * box.chips * 64.0
 
@@ -507,13 +512,15 @@ def test_trees_of_ll128_carry_their_share_of_the_ring(boxes_: int, share: float)
     An array goes up and down: half of it is the rate of an all-reduce."""
     topology, rate, size = machine("dgx_h100_x2"), 10e9, 2.0**36
     box = tuner.Fabric(16, boxes_, "nvlink", tuner.Channels(1, rate), tuner.Tree("nvlink", tuner.Channels(1, rate)))
-    times = [tuner.predict(topology.nccl, box, "all_reduce", "tree", "ll128", each) for each in (size, size / 2)]
+    times = [
+        tuner.predict(topology.software.nccl, box, "all_reduce", "tree", "ll128", each) for each in (size, size / 2)
+    ]
     assert size / 2 / (times[0] - times[1]) == pytest.approx(0.92 * rate * share / 2, rel=1e-6)
 
 
 def test_ceilings_of_ll_are_those_of_one_two_and_more_boxes() -> None:
     """On a ring of boundless bandwidth LL has its ceiling; a time per byte is one over it, times 2 (n-1)/n."""
-    spec, size = machine("dgx_h100_x2").nccl, 2.0**36
+    spec, size = machine("dgx_h100_x2").software.nccl, 2.0**36
     for boxes_ in (1, 2, 3, 4):
         box = tuner.Fabric(16, boxes_, "nvlink", tuner.Channels(1, 1e18), tuner.Tree("nvlink", tuner.Channels(1, 1e18)))
         times = [tuner.predict(spec, box, "all_reduce", "ring", "ll", each) for each in (size, size / 2)]

@@ -27,7 +27,7 @@ def plans(name: str, collective: str) -> list[tuple[Topology, Schedule]]:
     if topology.chips > MOST_MOVED:
         return []
     size = None
-    if topology.nccl is not None:  # whose schedules depend on the size
+    if topology.software.nccl is not None:  # whose schedules depend on the size
         algorithms, size = list(dict.fromkeys([*ON_NCCL[collective], *algorithms])), 1e6
     return [(topology, schedule(topology, collective, axes, algorithm, size)) for algorithm in algorithms]
 

@@ -36,7 +36,7 @@ def overlap_ps(span: tuple[int, int], others: Intervals) -> int:
 def busy(part: Pass) -> tuple[list[tuple[int, int, int]], Intervals]:
     """(task, start, end) of compute on the critical chip, and when a collective of that chip is in progress, ps."""
     program, times, chip = part.trace.program, part.trace.times, part.report.critical_chip
-    chip = part.topology.stand_in(chip)
+    chip = part.topology.representative_of(chip)
     own = np.flatnonzero(program.chip == chip)
     compute = [
         (int(task), int(times["start"][task]), int(times["free"][task]))

@@ -98,7 +98,7 @@ def test_groups_along_one_axis_are_bounded_by_the_links_of_that_axis():
 
 def test_a_failed_cable_leaves_a_chip_fewer_links():
     topology = torus(4, 4)
-    failed = topology.without(frozenset({0}))
+    failed = topology.fail_links(frozenset({0}))
     assert lower_bound(failed, "broadcast", ("x", "y"), 1e9) == pytest.approx(1e9 / (3 * W) + T)
     assert lower_bound(topology, "broadcast", ("x", "y"), 1e9) == pytest.approx(1e9 / (4 * W) + T)
 

@@ -95,7 +95,10 @@ def differences(name: str, other: Topology, collectives: list[str]) -> list[tupl
     rows = [
         (collective, algorithm, size)
         for collective in collectives
-        for algorithm in (*ON_ROUTES[collective], *(("auto", *ON_NCCL.get(collective, ())) if topology.nccl else ()))
+        for algorithm in (
+            *ON_ROUTES[collective],
+            *(("auto", *ON_NCCL.get(collective, ())) if topology.software.nccl else ()),
+        )
         for size in SIZES
     ]
     return [row for row in rows if time_s(topology, *row) != time_s(other, *row)]

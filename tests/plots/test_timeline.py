@@ -177,7 +177,7 @@ def test_bins_of_a_pipeline_are_of_layers_over_the_whole_time(stages: list[int],
     times = layer_times(trace, chip)
     batches = part.lowered.batches
     assert batches is not None
-    index = next(i for i, chips in enumerate(batches.chips) if topology.number(chip) in chips)
+    index = next(i for i, chips in enumerate(batches.chips) if topology.chip_number(chip) in chips)
     passes = [each for each in batches.passes if each.stage == index]
     assert len(times) == stages[index] * len(passes)
     assert times.layer.tolist() == list(range(sum(stages[:index]), sum(stages[: index + 1]))) * len(passes)

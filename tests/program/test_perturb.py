@@ -32,10 +32,10 @@ def found(perturb: str, *chosen: str):
 
 def test_nothing_perturbed_is_the_plain_run():
     plain = simulate_pass(load.scenario("palm540b_decode_ws2d", ["engine.layers=12", *SMALL]))
-    assert plain.topology.unfolded
+    assert plain.topology.is_folded
     same = found("{}")
     assert same.step_s == plain.step_s
-    assert same.topology.unfolded is None
+    assert not same.topology.is_folded
     assert "perturb makes some unlike" in same.shortcuts[0]
 
 
@@ -245,7 +245,7 @@ def test_lost_nvlinks_are_slow_ports(ports, factor, latency_s):
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(8)), *(link.name for link in topology.links)])
     emit(builder, topology, schedule(topology, "all_gather", ("g",), "ring"), size, "all_gather(g)")
     slow = apply_perturbations(builder.build(), topology, PerturbSpec(slow_links=[{"links": ports, "factor": factor}]))
-    expected = topology.collective_overhead_s + 7 * (factor * size / 8 / 450e9 + latency_s)
+    expected = topology.software.collective_overhead_s + 7 * (factor * size / 8 / 450e9 + latency_s)
     assert simulate(slow).makespan_ps / 1e12 == pytest.approx(expected, abs=7e-12)
 
 

@@ -231,8 +231,8 @@ def test_every_task_of_the_whole_is_one_of_the_few(made):
     """The condition for which folding is exact, on the program of all chips, task by task."""
     found = made()
     few, lowered, _ = lower_pass(found)
-    assert few.unfolded
-    assert differences(lower(found, few.unfolded).program, lowered.program, few) == []
+    assert few.is_folded
+    assert differences(lower(found, few.unfold()).program, lowered.program, few) == []
 
 
 def sends(trace, chip):
@@ -264,7 +264,7 @@ def test_a_program_of_chips_that_differ_is_not_covered():
     """The check above finds a task of one chip that takes longer, waits for another, holds another's port."""
     found = load.scenario(TP, ["engine.layers=1"])
     few, lowered, _ = lower_pass(found)
-    whole = lower(found, few.unfolded).program
+    whole = lower(found, few.unfold()).program
     busy_ps = whole.busy_ps.copy()
     busy_ps[5] += 1
     assert differences(replace(whole, busy_ps=busy_ps), lowered.program, few) == ["busy_ps"]
@@ -280,7 +280,7 @@ def test_a_program_of_chips_that_differ_is_not_covered():
 
 def test_a_twisted_torus_folds_only_where_it_is_alike():
     machine = twisted()
-    assert machine.vertex_transitive
+    assert machine.is_vertex_transitive
     schedule(folded(machine), "all_gather", ("x", "y", "z"))
     with pytest.raises(NotFoldableError):  # the twist leaves the group, so its chips are lines
         schedule(folded(machine), "all_gather", ("x", "y"))

@@ -58,7 +58,7 @@ def algorithms(machine: Topology, axes: tuple[str, ...], collective: str) -> lis
     """Those that the machines of the groups have."""
     first = groups_of(machine, tuple(map(tuple, mesh_groups(machine, axes).tolist())))[0].machine
     own = (ON_TORUS if first.has_lines else ON_ROUTES)[collective]
-    return [*own, *(ON_NCCL.get(collective, {}) if first.nccl else ())]
+    return [*own, *(ON_NCCL.get(collective, {}) if first.software.nccl else ())]
 
 
 @pytest.mark.parametrize("name", slow_if(MACHINES, "two DGX A100 2x8"))
@@ -90,7 +90,7 @@ def test_a_ring_sends_n_minus_one_nths_of_the_size_from_every_chip(name: str, co
     machine = MACHINES[name]
     for axes in subsets(machine):
         n = mesh_groups(machine, axes).shape[1]
-        ring = "ring_simple" if machine.nccl else "ring"
+        ring = "ring_simple" if machine.software.nccl else "ring"
         plan = schedule(machine, collective, axes, ring, SIZE)
         first = plan.follows < 0
         sent = np.bincount(plan.src[first], plan.share[first], minlength=machine.chips)

@@ -257,7 +257,7 @@ def test_measured_points_are_those_of_the_machine_and_algorithm():
 def test_one_chip_stands_for_all_in_chunks_too():
     """16 collectives at once on one chip have the time of all chips."""
     machine = torus(4, 4, 2)
-    whole = replace(machine, vertex_transitive=False)
+    whole = replace(machine, is_vertex_transitive=False)
     for chunks in (1, 3, 16):
         times = [bench.time_s(m, "all_reduce", ("x", "y", "z"), 3e6, None, chunks) for m in (machine, whole)]
         assert times[0] == times[1]

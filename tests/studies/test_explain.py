@@ -136,7 +136,7 @@ def test_a_few_layers_stand_for_all_where_every_chip_is_simulated():
     settings = ("engine.layers=14", *LINES, "stack.op_overhead=0 s")
     scenario = load.scenario("palm540b_decode_ws2d", settings)
     part = run(scenario).passes[0]
-    assert part.topology.unfolded is None
+    assert not part.topology.is_folded
     found = one("palm540b_decode_ws2d", *settings)
     telescopes(found, pope.paper(scenario).step_s, part.report.simulated.step_s)
     assert found.is_rounding(seconds(found).get("Launches of the pieces", 0.0))

@@ -24,7 +24,7 @@ def kinds(whole: Program, few: Program, folded: Topology) -> list[int]:
     seen, found = {}, []
     for chip, op in zip(whole.chip.tolist(), whole.op.tolist(), strict=True):
         key = chip, whole.op_names[op]
-        found.append(own[folded.stand_in(chip), key[1], seen.setdefault(key, 0)])
+        found.append(own[folded.representative_of(chip), key[1], seen.setdefault(key, 0)])
         seen[key] += 1
     return found
 
@@ -32,14 +32,14 @@ def kinds(whole: Program, few: Program, folded: Topology) -> list[int]:
 def resources(whole: Program, few: Program, folded: Topology) -> list[int]:
     """Of every resource of the whole, the one of the few that stands for it."""
     number = {name: i for i, name in enumerate(few.resources)}
-    chips, links = folded.mesh_chips, folded.stand_in_links.tolist()
+    chips, links = folded.total_chips, folded.representative_links.tolist()
     found = []
     for i, name in enumerate(whole.resources):
         chip, colon, kind = name.partition(":")
         if chips <= i < chips + len(links):
             found.append(folded.chips + links[i - chips])
         else:
-            found.append(number[f"{folded.stand_in(int(chip))}:{kind}" if colon else name])
+            found.append(number[f"{folded.representative_of(int(chip))}:{kind}" if colon else name])
     return found
 
 

@@ -146,7 +146,7 @@ def passes(
     Args:
         widths: d_model and d_ff are 16 and 32 times this.
     """
-    chips = machine.mesh_chips
+    chips = machine.total_chips
     size = transformer.sizes(batch=batch, positions=0, heads=heads, kv_heads=kv, e=16 * widths, f=32 * widths)
     size["V"] = 6 * chips
     rng = np.random.default_rng(1)

@@ -21,14 +21,16 @@ def wired_differently(names: list[str]) -> list[str]:
 
     def wiring(name: str) -> tuple[object, ...]:
         topology = machine(name)
-        generation = topology.nccl and topology.nccl.generation
+        generation = topology.software.nccl and topology.software.nccl.generation
         links = ((link.src, link.dst, link.medium) for link in topology.links)
-        return topology.kind, topology.axes, topology.reduces, generation, *links
+        return topology.kind, topology.axes, topology.reduction.enabled, generation, *links
 
     return sorted({wiring(name): name for name in reversed(names)}.values(), key=names.index)
 
 
-WIRED_DIFFERENTLY = wired_differently([name for name in load.shipped("topology") if machine(name).nccl is not None])
+WIRED_DIFFERENTLY = wired_differently(
+    [name for name in load.shipped("topology") if machine(name).software.nccl is not None]
+)
 
 ONE_OF_EACH_WIRING = {
     "dgx_a100": "a switch",

@@ -16,7 +16,7 @@ from sim.topology import Topology, build
 from sim.topology.rings import boxes
 
 GRAPHS = [name for name in load.shipped("topology") if isinstance(load.topology_spec(name), GraphSpec)]
-SUMMING = [name for name in GRAPHS if build(*load.machine(name)).reduces]
+SUMMING = [name for name in GRAPHS if build(*load.machine(name)).reduction.enabled]
 
 
 def without_link(spec: GraphSpec, number: int) -> GraphSpec:
@@ -26,7 +26,11 @@ def without_link(spec: GraphSpec, number: int) -> GraphSpec:
 def every_collective(topology: Topology) -> None:
     """Schedule every collective by every algorithm: an algorithm that the machine has not is bad input."""
     for collective, algorithms in COLLECTIVES.items():
-        for wanted in (None, *algorithms, *(ON_NCCL[collective] if topology.nccl and collective in ON_NCCL else ())):
+        for wanted in (
+            None,
+            *algorithms,
+            *(ON_NCCL[collective] if topology.software.nccl and collective in ON_NCCL else ()),
+        ):
             try:
                 chosen = algorithm_of(topology, collective, wanted, 2**20)
                 schedule(topology, collective, ("g",), chosen, 2**20)
@@ -49,13 +53,13 @@ def test_a_machine_that_lacks_any_of_its_links_runs_every_collective_or_is_bad_i
 def test_a_switch_that_adds_up_must_have_a_link_to_every_chip_of_its_box(name: str):
     spec = load.topology_spec(name).keep_first_chips(8)
     whole = build(spec)
-    links = [i for i, edge in enumerate(spec.links) if whole.nodes[whole.reducer] in edge.between]
+    links = [i for i, edge in enumerate(spec.links) if whole.nodes[whole.reduction.node] in edge.between]
     assert len(links) == 8
     for number in links:
         lacking = without_link(spec, number)
         if name == "dgx_h100_x4_leaf_spine":  # the leaf reaches the chip: a box by itself; a leaf does not add up
             assert sorted(len(box) for box in boxes(build(lacking))) == [1, 7]
-            assert build(lacking).reducer is None
+            assert build(lacking).reduction.node is None
             continue
         with pytest.raises(InputError, match=r"must have a link to every chip|there must be a path from"):
             build(lacking)
@@ -66,8 +70,8 @@ def test_a_part_of_a_machine_adds_up_in_its_switch_where_one_box_has_all_of_it(n
     spec = load.topology_spec(name)
     whole = build(spec)
     part = build(spec.keep_first_chips(4))
-    assert part.nodes[part.reducer] in whole.nodes
-    assert part.reducer >= part.chips
+    assert part.nodes[part.reduction.node] in whole.nodes
+    assert part.reduction.node >= part.chips
 
 
 @pytest.mark.parametrize("chips", range(1, 17))

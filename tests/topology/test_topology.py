@@ -137,10 +137,10 @@ def test_mesh_route_never_wraps():
 
 
 def test_vertex_transitive_only_when_every_axis_wraps_and_twists_are_independent():
-    assert torus(4, 4, 8, twist={"x": {"z": 4}, "y": {"z": 4}}).vertex_transitive
-    assert torus(2, 1, 3).vertex_transitive
-    assert not torus(4, 4, wrap=False).vertex_transitive
-    assert not torus(4, 4, 4, twist={"x": {"y": 2}, "y": {"z": 2}}).vertex_transitive
+    assert torus(4, 4, 8, twist={"x": {"z": 4}, "y": {"z": 4}}).is_vertex_transitive
+    assert torus(2, 1, 3).is_vertex_transitive
+    assert not torus(4, 4, wrap=False).is_vertex_transitive
+    assert not torus(4, 4, 4, twist={"x": {"y": 2}, "y": {"z": 2}}).is_vertex_transitive
 
 
 def test_twist_of_an_axis_of_one_is_refused():
@@ -210,7 +210,7 @@ def test_hop_counts_equal_those_of_a_plain_search(t: Topology):
 
 @given(tori())
 def test_a_vertex_transitive_torus_looks_the_same_from_every_chip(t: Topology):
-    if t.vertex_transitive:
+    if t.is_vertex_transitive:
         views = {tuple(sorted(distances(t, chip).values())) for chip in range(t.chips)}
         assert len(views) == 1
 

@@ -95,7 +95,7 @@ def test_a_drawing_is_the_same_bytes_every_time(tmp_path, name):
 
 def test_building_a_torus_imports_no_graph_or_plot_library():
     code = (
-        "import sys; from sim import load; from sim.topology import build, metrics;"
+        "import sys; from sim.specs import load; from sim.topology import build, metrics;"
         "t = build(*load.machine('tpu_v4_4x4x4')); t.route(0, 63); metrics.hops(t); metrics.bisection(t);"
         "print(sorted({'networkx', 'matplotlib'} & set(sys.modules)))"
     )

@@ -147,10 +147,10 @@ def _tree(topology: Topology, ring: tuner.Channels) -> tuner.Tree:
 
 
 def _spec(topology: Topology) -> NcclSpec:
-    if topology.nccl is None:
+    if topology.software.nccl is None:
         rule = "this algorithm is NCCL's, and the machine has no 'nccl'"
         raise InputError(rule, where=f"topology {topology.name}", hint="such as nccl: hopper")
-    return topology.nccl
+    return topology.software.nccl
 
 
 def predictions(topology: Topology, collective: str, size: float) -> Mapping[str, float]:
@@ -172,7 +172,7 @@ def choose(topology: Topology, collective: str, wanted: str, size: float | None)
     """
     kernels = ON_NCCL[collective]
     left = [name for name in offered(topology, collective) if wanted in ("auto", kernels[name].algorithm, name)]
-    if not left and topology.intact and in_switch.reducers(topology.intact) and not in_switch.reducers(topology):
+    if not left and in_switch.reducers(topology.intact) and not in_switch.reducers(topology):
         raise cut_off(topology, "not all chips reach the switch that reduces")
     if not left:
         needed = next(
@@ -207,7 +207,7 @@ def _is_offered(topology: Topology, algorithm: str) -> bool:
 
 def timed(topology: Topology, collective: str, axes: tuple[str, ...], name: str, size: float) -> Schedule:
     """The schedule of a kernel for `size` bytes."""
-    whole = topology.unfolded or topology
+    whole = topology.unfold()
     kernel = ON_NCCL[collective][name]
     if whole.chips == 1:
         return _run(topology, collective, axes, name, 1)

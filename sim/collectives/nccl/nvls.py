@@ -76,9 +76,9 @@ def rate_share(spec: NvlsSpec, times: NvlsTimes, chips: int, chunk: float, port:
 def reducers(topology: Topology) -> tuple[int, ...]:
     """Returns the node of each box that adds up and multicasts for all its chips; none where a box has none."""
     found = boxes(topology)
-    if not topology.reduces or len(found) == 1:
-        return () if topology.reducer is None else (topology.reducer,)
-    if topology.multicast is not None:
+    if not topology.reduction.enabled or len(found) == 1:
+        return () if topology.reduction.node is None else (topology.reduction.node,)
+    if topology.reduction.multicast_node is not None:
         return ()
     working = [link for link in topology.working_links if link.medium != "net"]
     linked = {(link.src, link.dst) for link in working}

@@ -65,7 +65,7 @@ def trees(topology: Topology, axes: tuple[str, ...]) -> list[Tree]:
     Raises:
         InputError: failed links cut a chip off.
     """
-    whole = topology.intact or topology
+    whole = topology.intact
     longer = line_axes(whole, axes)
     directions = (1, -1) if all(axis.ring for axis in longer) else (1,)
     at_root = np.flatnonzero((positions(whole, axes) == 0).all(axis=1)).astype(np.int32)

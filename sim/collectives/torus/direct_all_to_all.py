@@ -93,8 +93,8 @@ def suits(topology: Topology) -> bool:
     simulated keep the stages as well.
     """
     axes = [axis for axis in topology.axes if axis.size > 1]
-    many = topology.mesh_chips**2 * len(axes) * sum(axis.size for axis in axes) / 3 > MAX_SENDS
-    unlike = topology.vertex_transitive and len({(axis.size, axis.ring) for axis in axes}) > 1
+    many = topology.total_chips**2 * len(axes) * sum(axis.size for axis in axes) / 3 > MAX_SENDS
+    unlike = topology.is_vertex_transitive and len({(axis.size, axis.ring) for axis in axes}) > 1
     return not many and (unlike or bool(topology.failed))
 
 
@@ -126,8 +126,8 @@ def _signed(axis: WiredAxis) -> Iterator[tuple[int, int]]:
 
 def _lattice_targets(topology: Topology, axes: Sequence[WiredAxis]) -> list[_Target]:
     """Targets where moving every chip by the same step maps the links onto themselves: a search from the first chip."""
-    whole = topology.unfolded or topology
-    start = int(topology.number(0))
+    whole = topology.unfold()
+    start = int(topology.chip_number(0))
     at = [whole.coordinates(start)[axis_number(whole, axis.name)] for axis in axes]
     ways: dict[int, set[Hops]] = {start: {(0,) * len(axes)}}
     level = ways
@@ -211,7 +211,7 @@ def _send_along(
     columns = [piece.axes.index(axis.name) for axis, _ in sorted(legs, key=lambda leg: piece.axes.index(leg[0].name))]
     for column, offset in zip(columns, piece.offset, strict=True):
         target[:, column] = (target[:, column] + offset) % lengths[column]
-    if topology.stands_for is None:
+    if topology.folding is None:
         target = positions(topology, piece.axes)[ends[source]]
     share = 1 / (prod(lengths) * max(1, len(legs)))
     at, sent = source, None

@@ -29,7 +29,7 @@ def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     Raises:
         InputError: more than one axis longer than one chip, or failed links that leave a message no way.
     """
-    whole = topology.intact or topology
+    whole = topology.intact
     longer = line_axes(whole, axes)
     if len(longer) > 1:
         raise InputError("a permute goes along one axis", got="".join(axes), hint="name one axis")

@@ -44,7 +44,7 @@ def _costs_latencies(plan: Schedule, topology: Topology) -> bool:
     A part sends its last message on a ring one hop before it has ended there, and then the next part may start. The
     links of a line carry less, and the order costs nothing there.
     """
-    if not topology.vertex_transitive:
+    if not topology.is_vertex_transitive:
         return False
     hops = []
     for axis in topology.axes:

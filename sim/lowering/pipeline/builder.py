@@ -16,7 +16,7 @@ from sim.lowering.pipeline.stages import Stage
 from sim.program import Ids, Kind, Labels, Occupancy, ProgramBuilder, Waits
 from sim.program.batches import StagePass
 from sim.topology.folding import NotFoldableError
-from sim.topology.graph import StandsFor, Topology
+from sim.topology.graph import Folding, Topology
 
 Tasks = tuple[Ids, ...]
 """Tasks to wait for: arrays with an entry for each chip of a stage."""
@@ -73,7 +73,7 @@ class PipelineBuilder:
         Raises:
             NotFoldableError: a call, which waits for those to other chips, to a chip that stands for others.
         """
-        if busy_s and self.topology.stands_for:
+        if busy_s and self.topology.folding:
             raise NotFoldableError("the controller calls one chip after the other")
         return self.program.add(
             op,
@@ -116,11 +116,11 @@ class PipelineBuilder:
             InputError: failed links leave no route.
             NotFoldableError: the chips are representatives of others whose messages take other routes.
         """
-        if self.topology.stands_for:
-            _check_same_routes(src, dst, self.topology.stands_for)
+        if self.topology.folding:
+            _check_same_routes(src, dst, self.topology.folding)
         op, program, topology = f"send(p) {message.content} {src.index}->{dst.index}", self.program, self.topology
         program.dtypes[op] = message.dtype
-        instance, overhead_ps = program.new_collective(), units.to_ps(topology.collective_overhead_s)
+        instance, overhead_ps = program.new_collective(), units.to_ps(topology.software.collective_overhead_s)
         begins = [
             program.add(
                 op,
@@ -153,15 +153,15 @@ class PipelineBuilder:
         return sent, there
 
 
-def _check_same_routes(src: Stage, dst: Stage, stands_for: StandsFor) -> None:
+def _check_same_routes(src: Stage, dst: Stage, folding: Folding) -> None:
     """Whether the messages between two stages take links of the same kinds, and no two the same link.
 
     Raises:
         NotFoldableError: they do not.
     """
     pairs = zip(src.all_chips.tolist(), dst.all_chips.tolist(), strict=True)
-    ways = [[link for way in stands_for.whole.ways(*pair) for link in way] for pair in pairs]
-    kinds = [stands_for.link[way].tolist() for way in ways]
+    ways = [[link for way in folding.machine.ways(*pair) for link in way] for pair in pairs]
+    kinds = [folding.representative_link[way].tolist() for way in ways]
     links = [link for way in ways for link in way]
     if any(kind != kinds[0] for kind in kinds) or len(set(links)) < len(links):
         raise NotFoldableError(f"chips of stage {src.index} send to stage {dst.index} by different ways")

@@ -10,7 +10,7 @@ from sim.lowering.placement import stage_axes, stage_count
 from sim.program import Ids
 from sim.specs import Scenario
 from sim.topology.folding import NotFoldableError, folded, folded_by, numbered_ports, unlike
-from sim.topology.graph import StandsFor, Topology
+from sim.topology.graph import Folding, Topology
 from sim.topology.group import group_of
 from sim.topology.mesh import mesh_groups, mesh_of_pieces, mesh_without
 
@@ -52,16 +52,14 @@ def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
 
     Links that failed there have in the stages.
     """
-    if topology.stands_for:
-        return tuple(
-            _fold_stage(stage, topology.stands_for) for stage in stages_of(scenario, topology.stands_for.whole)
-        )
+    if topology.folding:
+        return tuple(_fold_stage(stage, topology.folding) for stage in stages_of(scenario, topology.folding.machine))
     staged = stage_axes(scenario)
     mesh = mesh_without(topology.mesh, staged)
     layers = layers_of(scenario)
     result = []
     for index, chips in enumerate(np.sort(mesh_groups(topology, tuple(mesh)))):
-        group = group_of(topology.intact or topology, tuple(chips.tolist()))
+        group = group_of(topology.intact, tuple(chips.tolist()))
         lost = frozenset(np.flatnonzero(np.isin(group.links, sorted(topology.failed))).tolist())
         machine = replace(group.machine, mesh=mesh_of_pieces(group.machine.axes, list(mesh.items())))
         result.append(
@@ -73,7 +71,7 @@ def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
                 is_last=index == len(layers) - 1,
                 chips=chips,
                 links=group.links,
-                topology=machine.without(lost),
+                topology=machine.fail_links(lost),
                 all_chips=chips,
             )
         )
@@ -88,17 +86,17 @@ def folded_by_stage(scenario: Scenario, machine: Topology) -> Topology:
     """
     stand_in = np.empty(machine.chips, dtype=np.int32)
     for stage in stages_of(scenario, machine):
-        if not stage.topology.vertex_transitive:
+        if not stage.topology.is_vertex_transitive:
             raise NotFoldableError(f"in a stage {unlike(stage.topology)}")
         stand_in[stage.chips] = stage.index
     return folded_by(machine, stand_in, numbered_ports(machine))
 
 
-def _fold_stage(stage: Stage, stands_for: StandsFor) -> Stage:
+def _fold_stage(stage: Stage, folding: Folding) -> Stage:
     """A stage with the one chip that stands for its chips. Raises NotFoldableError."""
     chips, machine = np.array([stage.index], dtype=np.int32), folded(stage.topology)
     links = np.empty(len(machine.links), dtype=np.int32)
-    links[machine.stand_in_links] = stands_for.link[stage.links]
-    if (links[machine.stand_in_links] != stands_for.link[stage.links]).any():
+    links[machine.representative_links] = folding.representative_link[stage.links]
+    if (links[machine.representative_links] != folding.representative_link[stage.links]).any():
         raise NotFoldableError(f"stage {stage.index}: not every chip sees the same links")
     return replace(stage, chips=chips, links=links, topology=machine)

@@ -84,7 +84,7 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         "uncovered": uncovered(scenario) or "this machine and layout",
         "stages": _stages(part),
         "timeline": timeline(part),
-        "links": _links(part, topology.unfolded or topology),
+        "links": _links(part, topology.unfold()),
         "memory": _memory(part),
     }
 
@@ -212,7 +212,7 @@ def _devices(part: Pass) -> list[dict[str, Any]]:
     pool, chip = part.report.pool, part.report.critical_chip
     if pool is None:
         return []
-    here = part.topology.stand_in(chip)
+    here = part.topology.representative_of(chip)
     series = {
         f"chip {chip}": part.memory_of(chip),
         f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, here, pool.remote_bytes, pool.layer_bytes),

@@ -50,7 +50,7 @@ def timeline(part: Pass) -> dict[str, Any]:
         link = lane.kind == "link"
         result.append(
             {
-                "label": f"chip {topology.number(chip)}: {lane.label}" if named else lane.label,
+                "label": f"chip {topology.chip_number(chip)}: {lane.label}" if named else lane.label,
                 "kind": lane.kind,
                 **_columns(each),
                 "op": program.op[each.task].tolist(),
@@ -62,9 +62,9 @@ def timeline(part: Pass) -> dict[str, Any]:
                 "exposed": _columns(lane.exposed) if lane.kind == "collectives" else None,
             }
         )
-    others = [len(topology.stood_for(chips)) for chips in groups[_CHIPS:]]
+    others = [len(topology.represented_by(chips)) for chips in groups[_CHIPS:]]
     return {
-        "chip": topology.number(shown[0]),
+        "chip": topology.chip_number(shown[0]),
         "end": trace.makespan_ps,
         "ops": list(program.op_names),
         "classes": classes(program).tolist(),
@@ -73,7 +73,7 @@ def timeline(part: Pass) -> dict[str, Any]:
         "edges": edges.tolist(),
         "lanes": result,
         "messages_of_layers": kept,
-        "folded": topology.unfolded is not None,
+        "folded": topology.is_folded,
         "not_drawn": sum(others),
     }
 

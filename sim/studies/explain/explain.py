@@ -126,7 +126,7 @@ def _apart_and_hidden(part: Pass) -> tuple[float, float]:
     once = _launched_once(program, computes)
     only_wires = once.busy_ps.copy()
     only_wires[computes] = 0
-    of_a_chip = computes[program.chip[computes] == part.topology.stand_in(part.report.critical_chip)]
+    of_a_chip = computes[program.chip[computes] == part.topology.representative_of(part.report.critical_chip)]
     apart_ps = simulate(replace(program, busy_ps=only_wires)).makespan_ps + int(once.busy_ps[of_a_chip].sum())
     return apart_ps / PS_PER_S, simulate(once).makespan_ps / PS_PER_S
 
@@ -148,7 +148,7 @@ def _unaltered(scenario: Scenario) -> tuple[float]:
 def _of_all_layers(part: Pass, scenario: Scenario, times: Callable[[Scenario], tuple[float, ...]]) -> tuple[float, ...]:
     """`times` of a scenario, s, from a few of its layers where every chip is simulated and layers take equal times."""
     few = [changed(scenario, {"engine.layers": count}) for count in _FEW]
-    if part.topology.unfolded is not None or scenario.layers <= sum(_FEW) or scenario.residual == "hybrid":
+    if part.topology.is_folded or scenario.layers <= sum(_FEW) or scenario.residual == "hybrid":
         return times(scenario)
     first, second, third = (np.array(times(each)) for each in few)
     if (np.abs((third - second) - (second - first)) > 0.5 / PS_PER_S).any():

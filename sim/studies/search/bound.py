@@ -60,7 +60,7 @@ class _Bound:
                 beside += least
             elif isinstance(entry, LoopedMatmul):
                 waited += max(0.0, least - ops)
-            elif self.to.topology.vertex_transitive:
+            elif self.to.topology.is_vertex_transitive:
                 waited += max(least, launch)
             else:
                 waited += launch
@@ -79,7 +79,7 @@ class _Bound:
 
     def _least_s(self, volume: CollectiveOp) -> float:
         topology, alone = self.to.topology, (volume.kind, volume.axes, volume.bytes)
-        exact_s, reasons = self.to.collective(*alone) if topology.vertex_transitive else (0.0, ("not alike",))
+        exact_s, reasons = self.to.collective(*alone) if topology.is_vertex_transitive else (0.0, ("not alike",))
         return lower_bound(topology, *alone) if reasons else exact_s
 
     @property
@@ -91,7 +91,7 @@ class _Bound:
         if not self._whole:
             return False
         if self.scenario.communication_streams == 0:
-            return self.to.topology.vertex_transitive or not isinstance(entry, LoopedMatmul)
+            return self.to.topology.is_vertex_transitive or not isinstance(entry, LoopedMatmul)
         at, residual = self.to.uses, self.scenario.residual
         branch = volume.name in _BRANCHES or volume.name.endswith("weights") or isinstance(entry, LoopedMatmul)
         last = half.overlaps_next and volume is half.operations[-1]
