@@ -6,18 +6,32 @@ import gc
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated
 
 import typer
 
-from sim.cli import machines, runs, searches, studies
-from sim.cli.options import BAD_INPUT, INTERNAL_ERROR, OUTPUT_FAILED
-from sim.errors import DeadlockError, InputError, internal, one_line
+from sim.cli import (
+    calibrate,
+    collective,
+    compare,
+    export,
+    list_command,
+    plot,
+    replay,
+    run,
+    schema,
+    search,
+    sweep,
+    topology,
+    validate,
+)
+from sim.cli.errors import code_and_message
 from sim.terminal import echo
 
 TRACEBACK = "--traceback"
-"""Stands anywhere on the command line."""
+"""Option that may stand anywhere on the command line."""
 
 app = typer.Typer(
     add_completion=True,
@@ -45,27 +59,28 @@ def _options(
     pass
 
 
-for _command, _name in (
-    (runs.run, "run"),
-    (machines.list_, "list"),
-    (runs.plot, "plot"),
-    (runs.export, "export"),
-    (runs.replay, "replay"),
-    (runs.compare, "compare"),
-    (studies.sweep, "sweep"),
-    (searches.search, "search"),
-    (machines.collective, "collective"),
-    (machines.topology, "topology"),
-    (studies.validate, "validate"),
-    (studies.calibrate, "calibrate"),
-    (machines.schema, "schema"),
-):
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run,
+    "list": list_command.list_command,
+    "plot": plot.plot,
+    "export": export.export,
+    "replay": replay.replay,
+    "compare": compare.compare,
+    "sweep": sweep.sweep,
+    "search": search.search,
+    "collective": collective.collective,
+    "topology": topology.topology,
+    "validate": validate.validate,
+    "calibrate": calibrate.calibrate,
+    "schema": schema.schema,
+}
+for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
 
 
 def main() -> None:
-    """Entry point: bad input, and anything else that goes wrong, is one line on standard error."""
-    # Modules, specs and machines stay to the end: looking for garbage among them would take a tenth of a short run.
+    """Runs the command line; every error is one line on standard error."""
+    # Modules, specs and machines live to the end: collecting garbage among them would take a tenth of a short run.
     gc.set_threshold(200_000, 50, 50)
     arguments = [each for each in sys.argv[1:] if each != TRACEBACK]
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
@@ -77,7 +92,7 @@ def main() -> None:
     except Exception as error:
         if len(arguments) < len(sys.argv) - 1:
             traceback.print_exc()
-        code, message = _failure(error)
+        code, message = code_and_message(error)
         if isinstance(error, OSError):
             _leave_stdout()
         with suppress(OSError):
@@ -85,25 +100,7 @@ def main() -> None:
         sys.exit(code)
 
 
-def _failure(error: Exception) -> tuple[int, str]:
-    """Exit code and message."""
-    match error:
-        case InputError():
-            return BAD_INPUT, f"error: {error}"
-        case DeadlockError():
-            return 1, f"error: {error}"
-        case MemoryError():
-            return BAD_INPUT, "error: does not fit this computer's memory; try a smaller machine or fewer layers"
-        case OSError():
-            what = (
-                "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
-            )
-            return OUTPUT_FAILED, f"error: {one_line(f'{what}: {error.strerror or error}')}"
-        case _:
-            return INTERNAL_ERROR, internal(error)
-
-
 def _leave_stdout() -> None:
-    """What standard output did not take would be written again, and fail again, at the end of the process."""
+    """Discards what standard output did not take: at the end of the process it would be written, and fail, again."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,12 +1,18 @@
-"""What there is to choose from, one line each."""
+"""`sim list`: what there is to choose from, one line each."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated
 
+import typer
+
+from sim.cli.options import Json, one_of
 from sim.errors import InputError
-from sim.specs import load
-from sim.specs.load.yaml_text import read
+from sim.terminal import echo
 
 Rows = list[tuple[str, str]]
 
@@ -15,6 +21,9 @@ def _files(kind: str) -> Callable[[], Rows]:
     """Shipped files of a kind, with the description in each, or else its first comment."""
 
     def rows() -> Rows:
+        from sim.specs import load
+        from sim.specs.load.yaml_text import read
+
         found = []
         for name, path in load.shipped(kind).items():
             about, lines = read(path).get("description", ""), path.read_text(encoding="utf-8").splitlines()
@@ -26,7 +35,10 @@ def _files(kind: str) -> Callable[[], Rows]:
 
 
 def _models() -> Rows:
-    """Dimensions of each model."""
+    """Returns the dimensions of each model."""
+    from sim.specs import load
+    from sim.specs.load.yaml_text import read
+
     rows = []
     for name, path in load.shipped("model").items():
         data = read(path)
@@ -87,6 +99,29 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "collectives": _collectives,
 }
 """What can be listed -> (name, one line) of each."""
+
+
+def list_command(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            help="scenarios, topologies, models, suites, layouts, residuals, pipelines or collectives; default: all.",
+            autocompletion=one_of(lambda: KINDS),
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what there is to choose from, one line each."""
+    found = listing(kind)
+    if as_json:
+        echo(json.dumps({name: dict(rows) for name, rows in found.items()}))
+        return
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for name, rows in found.items():
+        wide = max(len(row[0]) for row in rows)
+        echo(name)
+        for own, text in rows:
+            echo(f"  {own:<{wide}}  {text}".rstrip()[:room])
 
 
 def listing(kind: str | None = None) -> dict[str, Rows]:

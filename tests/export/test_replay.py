@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from sim import topology as machines
 from sim.cli import app
-from sim.cli.options import about
+from sim.cli.errors import errors_in
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
 from sim.collectives.emit import emit
@@ -630,7 +630,7 @@ def test_any_trace_takes_time_or_is_refused_in_one_line(tmp_path: Path, rank: li
     first.write_bytes(raw)
     refusal = ""
     try:
-        with about(str(prefix)):
+        with errors_in(str(prefix)):
             step_ps = replayed(load_traces(prefix, topology), topology).bottlenecks.shares.step_ps
     except InputError as error:
         step_ps, refusal = 0, str(error)

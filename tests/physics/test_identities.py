@@ -11,7 +11,7 @@ from sim.report.breakdown import breakdown
 from sim.simulate.result import Pass, Run
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.studies.sweep.points import Point
-from sim.studies.sweep.rows import measure
+from sim.studies.sweep.rows import run_point
 
 # --- parts of a step -------------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ def test_mfu_is_useful_flops_over_those_of_the_peak(case):
 def test_cost_is_chips_over_tokens_per_second(case):
     """Chip-seconds per token (Pope et al. 2022, section 4.4): n chips for a second make so many tokens."""
     name, *more = case
-    row = measure(name, Point({}, settings_of(name, *more)))
+    row = run_point(name, Point({}, settings_of(name, *more)))
     assert row.outcome is not None
     found = row.outcome.simulated
     assert found.cost_chip_s * found.tokens_per_s == pytest.approx(row.outcome.chips, rel=ROUNDING)

@@ -92,7 +92,7 @@ def outcomes(name: str, **choices: str) -> dict[tuple[str, ...], Outcome]:
     found = {}
     for point in points.points(base):
         if all(point.choices[axis] in values for axis, values in wanted.items()):
-            row = rows.measure(name, point)
+            row = rows.run_point(name, point)
             assert row.error is None
             found[tuple(point.choices.values())] = row.outcome
     return found
@@ -133,7 +133,7 @@ def test_a_shipped_figure_is_drawn_with_its_published_points(name, tmp_path: Pat
     axes = list(scenario.sweep)
     figure = chart.figure_of(scenario, axes)
     planned = points.points(scenario)
-    first = rows.measure(name, planned[0])
+    first = rows.run_point(name, planned[0])
     assert first.error is None
     made = [
         Row(point.choices, first.outcome) for point in planned
@@ -281,7 +281,7 @@ def test_stalls_stand_beside_their_formula_and_variants_named_by_numbers_on_an_a
     """24 layers of which every fourth is fetched from the host: its figure is drawn over the number of layers."""
     scenario = load.scenario("pmep_gpt3_host")
     planned = [point for point in points.points(scenario) if point.choices["layers"] in ("20", "24")][:2]
-    made = chart.chart(scenario, scenario.figure, [rows.measure("pmep_gpt3_host", point) for point in planned])
+    made = chart.chart(scenario, scenario.figure, [rows.run_point("pmep_gpt3_host", point) for point in planned])
     (one,) = made.lines
     assert (made.x_label, one.x) == ("layers", (20.0, 24.0))
     assert one.y[1] > 100  # PCI Express does not hide 8 sequences

@@ -15,7 +15,7 @@ from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies import search
 from sim.studies.search.pruned import least_s
-from sim.studies.sweep.rows import measure
+from sim.studies.sweep.rows import run_point
 
 ON = [
     "--model",
@@ -64,7 +64,7 @@ def test_prefill_gathers_the_more_weights_the_larger_the_batch():
 
 def test_the_front_is_what_nothing_beats_and_only_what_fits_is_on_it():
     points = candidates("palm_540b", "tpu_v4_4x4x4", "decode", [64, 128], weights="int8")
-    rows = [measure(search.BASE, point) for point in points[::3]]
+    rows = [run_point(search.BASE, point) for point in points[::3]]
     goal = search.Goal()
     fitting = goal.fitting(rows)
     front = goal.pareto(fitting)
@@ -245,7 +245,7 @@ def test_parts_of_a_step_add_up_to_it(name):
     points = candidates("llama3_8b", name, "decode", [8], 512, settings=["engine.layers=8"])
     for point in points[-3:]:
         parts = search.why(point)
-        assert sum(parts.values()) == pytest.approx(measure(search.BASE, point).outcome.simulated.step_s, rel=1e-12)
+        assert sum(parts.values()) == pytest.approx(run_point(search.BASE, point).outcome.simulated.step_s, rel=1e-12)
         assert min(parts["compute"], parts["exposed latency"], parts["exposed bytes"]) > 0
 
 
@@ -281,7 +281,7 @@ def test_ladder_of_a_parallel_block_makes_it_serial():
 def measured(name: str, phase: str, batches: list[int], weights: str, **more):
     points = candidates("palm_540b", name, phase, batches, weights=weights, **more)
     points = [point for point in points if point.choices["ffn"].startswith("weight_stationary")][::4]
-    return [(point, measure(search.BASE, point)) for point in points]
+    return [(point, run_point(search.BASE, point)) for point in points]
 
 
 def test_published_points_are_of_what_was_searched():
@@ -338,7 +338,7 @@ def test_the_figure_tells_machines_and_layouts_apart():
     work = search.Work("llama3_8b", "decode", [8], 512, residuals=("own", "ladder"))
     points = search.candidates(work, search.machines(names), ["engine.layers=1"])
     goal = search.goal("", "2.5", search.chips_of_topologies(names))
-    fitting = goal.fitting([measure(search.BASE, point) for point in points])
+    fitting = goal.fitting([run_point(search.BASE, point) for point in points])
     chart = search.chart("", "decode", fitting, [], goal)
     assert (chart.machines, len(chart.lines)) == (tuple(names), 10)
     assert chart.lines[-1].label == "others"
@@ -449,7 +449,7 @@ def test_gpus_are_searched_in_groups_of_every_size():
     points = candidates("llama3_70b", "dgx_h100", "decode", [1, 8], 1024, layouts=("tensor_parallel",))
     assert {point.choices["chips"] for point in points} == {"1", "2", "4", "8"}
     goal = search.Goal()
-    fitting = goal.fitting([measure(search.BASE, point) for point in points])
+    fitting = goal.fitting([run_point(search.BASE, point) for point in points])
     assert {row.outcome.chips for row in fitting} == {2, 4, 8}
     assert goal.best([row for row in fitting if row.choices["batch"] == "1"], "cost").outcome.chips == 2
     assert goal.best(fitting, "latency").outcome.chips == 8
@@ -458,11 +458,11 @@ def test_gpus_are_searched_in_groups_of_every_size():
 def test_where_nothing_fits_it_says_what_is_needed():
     points = candidates("llama3_70b", "dgx_h100", "decode", [1], 1024, chips=search.counts("1"))
     with pytest.raises(InputError, match=r"fits the chips' memory; the least needs 13\d.* GiB on each"):
-        search.Goal().fitting([measure(search.BASE, point) for point in points])
+        search.Goal().fitting([run_point(search.BASE, point) for point in points])
 
 
 def test_where_nothing_can_run_it_says_why():
     """7 sequences: they are no multiple of the 4 chips of an axis over which weights are gathered."""
     points = candidates("palm_540b", "tpu_v4_4x4x4", "decode", [7], 1024, layouts=("weight_gathered_x",))
     with pytest.raises(InputError, match=r"not one candidate can run; the first: .*batch must be a multiple of"):
-        search.Goal().fitting([measure(search.BASE, point) for point in points])
+        search.Goal().fitting([run_point(search.BASE, point) for point in points])

@@ -58,7 +58,7 @@ def test_an_interrupted_sweep_goes_on_without_repeating_or_losing_a_row(tmp_path
     text = "".join(lines[:5])
     path.write_text(text[: len(text) - cut])
     asked = []
-    monkeypatch.setattr(workers, "measure", lambda name, point: asked.append(point) or rows.measure(name, point))
+    monkeypatch.setattr(workers, "run_point", lambda name, point: asked.append(point) or rows.run_point(name, point))
     again, said = sweep(tmp_path)
     kept = 4 if cut == 0 else 3
     assert again == whole
@@ -69,7 +69,7 @@ def test_an_interrupted_sweep_goes_on_without_repeating_or_losing_a_row(tmp_path
 def test_another_sweep_or_a_finished_one_starts_anew(tmp_path: Path, monkeypatch):
     sweep(tmp_path)
     asked = []
-    monkeypatch.setattr(workers, "measure", lambda name, point: asked.append(point) or rows.measure(name, point))
+    monkeypatch.setattr(workers, "run_point", lambda name, point: asked.append(point) or rows.run_point(name, point))
     sweep(tmp_path)
     assert len(asked) == 8
     (path,) = tmp_path.rglob("sweep.csv")
@@ -82,7 +82,7 @@ def test_another_sweep_or_a_finished_one_starts_anew(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("name", ["palm540b_decode_ws2d", "pmep_gpt3_host", "energonai_pipeline_queue"])
 def test_an_outcome_read_back_is_the_outcome(name: str):
-    found = rows.measure(name, points.Point({}, points.NO_SWEEP)).outcome
+    found = rows.run_point(name, points.Point({}, points.NO_SWEEP)).outcome
     assert (found.pipeline is not None, found.pool is not None) == ("queue" in name, "pmep" in name)
     texts = {name: "" if value is None else str(value) for name, value in rows.columns(found).items()}
     assert rows.outcome_of(texts) == found
@@ -102,8 +102,8 @@ def test_the_table_has_the_columns_that_there_is_something_in(tmp_path: Path):
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_line():
-    with pytest.raises(InputError, match="a Dask cluster has a scheduler"):
-        list(workers.measured("palm540b_decode_ws2d", planned(), backend="dask"))
+    with pytest.raises(InputError, match="must be the address of a Dask scheduler"):
+        workers.Cluster.of("dask", "")
 
 
 # --- points that fail ------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def test_a_sweep_of_too_many_points_is_refused_before_they_are_made():
 
 
 def test_a_long_sweep_says_how_far_it_is_where_there_is_no_terminal(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("sim.cli.options._SILENCE_S", -1.0)
+    monkeypatch.setattr("sim.cli.progress._SILENCE_S", -1.0)
     settings = ["--set", "sweep={workload.batch: [1, 2, 4]}", "--set", "engine.layers=1"]
     assert _sweep(monkeypatch, *settings, "--out", str(tmp_path), "--no-plots") == 0
     name = "simulating llama3_70b_tp8_standard"

@@ -15,7 +15,7 @@ from sim.errors import InputError
 from sim.specs import load
 from sim.studies.sweep import chart, own
 from sim.studies.sweep.points import points
-from sim.studies.sweep.rows import measure
+from sim.studies.sweep.rows import run_point
 
 FORM = "def four_ms(scenario):\n    return 4e-3 * scenario.workload.batch\n"
 ROWS = [
@@ -36,7 +36,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         name = str(files.write(tmp_path, {"scenario.sweep": {"workload.batch": [4, 8]}, "scenario.figure": shown}))
         base = load.scenario(name)
         spec = chart.figure_of(base, ["workload.batch"])
-        rows = [(point, measure(name, point)) for point in points(base)]
+        rows = [(point, run_point(name, point)) for point in points(base)]
         beside = own.own_points(name, spec, own.own_forms(spec, tmp_path), rows)
         return chart.chart(base, spec, [row for _, row in rows], beside)
 

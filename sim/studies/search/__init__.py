@@ -10,6 +10,7 @@ from sim.studies.search.doubt import rest_on, sensitive
 from sim.studies.search.figure import Measured, chart, published
 from sim.studies.search.machines import Counts, Machine, counts, machines
 from sim.studies.search.pruned import KEPT, searched
+from sim.studies.search.result import SearchResult
 from sim.studies.search.why import PARTS, why
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Machine",
     "Measured",
     "Phase",
+    "SearchResult",
     "Work",
     "batches",
     "candidates",

@@ -16,7 +16,7 @@ from sim.studies.search.candidates import BASE
 from sim.studies.search.choose import same_work
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
-from sim.studies.sweep.workers import measured
+from sim.studies.sweep.workers import run_points
 
 KEPT = 3
 """The fastest of each group that are never lost: the winner and its runners-up."""
@@ -36,7 +36,7 @@ def searched(
         prune: whether any are skipped.
     """
     if not prune:
-        yield from measured(BASE, points, jobs)
+        yield from run_points(BASE, points, jobs)
         return
     bounds = [least_s(point) for point in points]
     groups: dict[tuple[str, ...], list[int]] = {}
@@ -52,7 +52,7 @@ def searched(
                 yield left.pop(), None
             todo += left[:KEPT]
             del left[:KEPT]
-        with closing(measured(BASE, [points[number] for number in todo], jobs)) as rows:
+        with closing(run_points(BASE, [points[number] for number in todo], jobs)) as rows:
             for i, row in rows:
                 if row.outcome and row.outcome.fits:
                     insort(fastest[same_work(row)], row.outcome.simulated.step_s)

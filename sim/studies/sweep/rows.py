@@ -105,8 +105,8 @@ class Row:
         return {"choices": dict(self.choices), "outcome": outcome, "error": self.error}
 
 
-def measure(name: str, point: Point) -> Row:
-    """Run one point of the scenario in file `name`; what is wrong with the point is in its row."""
+def run_point(name: str, point: Point) -> Row:
+    """Runs one point of the scenario in file `name`; the row holds its outcome, or what is wrong with it."""
     try:
         scenario = load.scenario(name, point.settings)
         with np.errstate(invalid="raise"):  # a float that no integer of the clock can hold

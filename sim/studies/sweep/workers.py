@@ -1,40 +1,59 @@
-"""Who measures the points of a sweep: this process, several on this computer (joblib), or a Dask cluster."""
+"""Runs the points of a sweep: in this process, in several on this computer (joblib), or on a Dask cluster."""
 
 from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
 from collections.abc import Generator, Iterator, Sequence
-from typing import Literal
+from dataclasses import dataclass
 
-from sim.errors import InputError
+from sim.errors import InputError, suggest
 from sim.specs import load
 from sim.studies.sweep.points import Point
-from sim.studies.sweep.rows import Row, measure
-
-Backend = Literal["local", "dask"]
+from sim.studies.sweep.rows import Row, run_point
 
 
-def measured(
-    name: str, points: Sequence[Point], jobs: int = 1, backend: Backend = "local", scheduler: str = ""
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Dask cluster whose workers have this package and the scenario's file under the same name."""
+
+    scheduler: str
+    """Address."""
+
+    @classmethod
+    def of(cls, backend: str, scheduler: str) -> Cluster | None:
+        """Returns the cluster of the backend `dask`, None for the backend `local`. Raises InputError."""
+        if backend not in ("local", "dask"):
+            hint = suggest(backend, ("local", "dask"))
+            raise InputError("no such backend", where="--backend", got=backend, hint=hint)
+        if backend == "local":
+            return None
+        if not scheduler:
+            rule = "must be the address of a Dask scheduler"
+            raise InputError(rule, where="--scheduler", got=scheduler, hint="such as tcp://10.0.0.1:8786")
+        return cls(scheduler)
+
+
+def run_points(
+    name: str, points: Sequence[Point], jobs: int = 1, cluster: Cluster | None = None
 ) -> Generator[tuple[int, Row]]:
-    """(number of the point, its row) of the scenario in file `name`, each as soon as it is there.
+    """Yields (number of the point, its row) of the scenario in file `name`, each as soon as it is there.
 
     Args:
         jobs: processes on this computer; 1 is this process.
-        scheduler: address of the Dask scheduler. Its workers need this package and the file under the same name.
+        cluster: runs the points in place of this computer.
 
     Raises:
-        InputError: no Dask, no scheduler, or none that answers until the end; or a pipe, for other processes to read.
+        InputError: no Dask, no scheduler that answers until the end, or a pipe that other processes cannot read.
     """
-    if (backend == "dask" or jobs > 1) and not load.path("scenario", name).is_file():
+    if (cluster or jobs > 1) and not load.path("scenario", name).is_file():
         hint = "write it to a file, or use one process"
         raise InputError("several processes cannot read one pipe", where=name, hint=hint)
-    if backend == "dask":
-        yield from _on_dask(name, points, scheduler)
+    if cluster:
+        yield from _on_dask(name, points, cluster.scheduler)
     elif jobs == 1 or len(points) < 2:
         for number, point in enumerate(points):
-            yield number, measure(name, point)
+            yield number, run_point(name, point)
     else:
         from joblib import Parallel, delayed
 
@@ -43,12 +62,10 @@ def measured(
 
 
 def _numbered(number: int, name: str, point: Point) -> tuple[int, Row]:
-    return number, measure(name, point)
+    return number, run_point(name, point)
 
 
 def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tuple[int, Row]]:
-    if not scheduler:
-        raise InputError("a Dask cluster has a scheduler", where="--scheduler", hint="such as tcp://10.0.0.1:8786")
     try:
         from distributed import Client, as_completed
     except ImportError:
@@ -67,7 +84,7 @@ def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tup
         for future in as_completed(futures):
             try:
                 numbered: tuple[int, Row] = future.result()
-            except (Exception, CancelledError) as error:  # `measure` raises nothing: it is the cluster that failed
+            except (Exception, CancelledError) as error:  # `run_point` raises nothing: the cluster failed
                 rule = "the cluster must run until the sweep is done"
                 hint = f"{type(error).__name__}: {error}; the same command goes on from the rows that are there"
                 raise InputError(rule, where="--scheduler", got=scheduler, hint=hint) from None

@@ -1,56 +1,24 @@
-"""What there is to choose from, single collectives and machines, schemas of files."""
+"""`sim collective`: simulate one collective, and print it as nccl-tests does."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sim.cli.options import Json, MachineSettings, about, completed, one_of, possible
+from sim.cli.errors import within_limits
+from sim.cli.options import Json, MachineSettings, TopologyName, one_of
 from sim.errors import InputError
 from sim.terminal import echo
-
-
-def _kinds() -> Iterable[str]:
-    from sim.cli.list_command import KINDS
-
-    return KINDS
 
 
 def _collectives() -> Iterable[str]:
     from sim.cli.list_command import listing
 
     return (name for name, _ in listing("collectives")["collectives"])
-
-
-def list_(
-    kind: Annotated[
-        str | None,
-        typer.Argument(
-            help="scenarios, topologies, models, suites, layouts, residuals, pipelines or collectives; default: all.",
-            autocompletion=one_of(_kinds),
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List what there is to choose from, one line each."""
-    from sim.cli.list_command import listing
-
-    found = listing(kind)
-    if as_json:
-        echo(json.dumps({name: dict(rows) for name, rows in found.items()}))
-        return
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for name, rows in found.items():
-        wide = max(len(row[0]) for row in rows)
-        echo(name)
-        for own, text in rows:
-            echo(f"  {own:<{wide}}  {text}".rstrip()[:room])
 
 
 def collective(
@@ -60,9 +28,7 @@ def collective(
             help="all_gather, reduce_scatter, all_reduce, all_to_all, ...", autocompletion=one_of(_collectives)
         ),
     ],
-    topology: Annotated[
-        str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
-    ],
+    topology: TopologyName,
     axes: Annotated[str, typer.Option(help="Mesh axes of a group, such as xyz; default: all.")] = "",
     size: Annotated[str, typer.Option(help="Bytes, such as 64MiB.")] = "",
     minimum: Annotated[str, typer.Option("--min", help="Smallest size of a sweep.")] = "",
@@ -105,7 +71,7 @@ def collective(
         raise InputError("requires --groups", where="--consecutive", hint="such as --groups 4x2")
     wanted = [] if matrix else bench.sizes(size, minimum, maximum, factor)
     grouping = grouped.Grouping.of(groups, consecutive=consecutive) if groups else None
-    with possible(load.place("topology", topology)):
+    with within_limits(load.place("topology", topology)):
         if matrix:
             rows = uneven.sweep(topology, uneven.read(matrix), settings or [])
         elif grouping:
@@ -150,49 +116,3 @@ def _refuse(option: str, others: dict[str, bool]) -> None:
             raise InputError("must be all_to_all", where=f"NAME with {option}", hint="leave the option out")
         if given:
             raise InputError(f"is not supported with {option}", where=other, hint="leave one out")
-
-
-def topology(
-    name: Annotated[
-        str, typer.Argument(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
-    ],
-    settings: MachineSettings = None,
-    out: Annotated[Path, typer.Option(help="Folder of the drawing.")] = Path("out"),
-    as_json: Json = False,
-    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw it.")] = True,
-) -> None:
-    """Describe a machine: chips, links, diameter, average hops, bisection; save a drawing to OUT/NAME.png."""
-    from sim import topology as machines
-    from sim.results import folder as outputs
-    from sim.specs import load
-    from sim.topology import describe
-
-    spec, stack = load.machine(name, settings or [])
-    with about(load.place("topology", name)):
-        built = machines.build(spec, stack)
-    facts = describe.facts(built)
-    path = out / f"{outputs.named(built.name, settings or [])}.png"
-    if plots:
-        from sim.plots import topology as drawing
-
-        with outputs.replacing_file(path) as fresh:
-            drawing.draw(built, fresh)
-    if as_json:
-        echo(json.dumps(facts))
-        return
-    for label, value in describe.lines(facts):
-        echo(f"{label:<22}{value}")
-    if plots:
-        echo(f"{'drawing':<22}{path}")
-
-
-def schema(
-    out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("out/schemas"),
-) -> None:
-    """Write the JSON Schema of every kind of file, for editors."""
-    from sim.results import folder as outputs
-    from sim.specs.load import schema as schemas
-
-    with outputs.writable(out):
-        for path in schemas.write(out):
-            echo(str(path))

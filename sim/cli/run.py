@@ -1,4 +1,4 @@
-"""Simulate scenarios, draw and export their results, compare two."""
+"""`sim run`: simulate scenarios, print their reports and write their results."""
 
 from __future__ import annotations
 
@@ -11,20 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sim.cli.options import (
-    Formats,
-    Json,
-    MachineSettings,
-    Sensitive,
-    Settings,
-    about,
-    busy,
-    completed,
-    figure_formats,
-    one_of,
-    steps,
-)
-from sim.errors import InputError
+from sim.cli.errors import EXCEEDS_MEMORY, errors_in
+from sim.cli.options import Formats, Json, Settings, completed, figure_formats
+from sim.cli.progress import progress
 from sim.terminal import echo
 from sim.units import format_bytes
 
@@ -34,9 +23,6 @@ if TYPE_CHECKING:
     from sim.report.present.explanation import Explanation
     from sim.simulate.result import Run
     from sim.specs import Scenario
-
-DOES_NOT_FIT = 3
-"""Exit code of `sim run --strict` where a run does not fit in memory."""
 
 
 def run(
@@ -68,7 +54,7 @@ def run(
         bool, typer.Option("--verbose", "-v", help="Say how long it took and what was written.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help=f"Exit with code {DOES_NOT_FIT} where a run does not fit in memory.")
+        bool, typer.Option("--strict", help=f"Exit with code {EXCEEDS_MEMORY} where a run does not fit in memory.")
     ] = False,
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME.
@@ -84,7 +70,7 @@ def run(
     kinds = figure_formats(formats)
     loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
     for name, scenario in zip(scenarios, loaded, strict=True):
-        with about(load.place("scenario", name)):
+        with errors_in(load.place("scenario", name)):
             refuse_sweep(scenario, chosen)
             outputs.check_chips(scenario, trace_chips or [], "--trace-chip")
     folders = _folders(dict(zip(scenarios, loaded, strict=True)), chosen, out)
@@ -103,7 +89,7 @@ def run(
             for path in sorted(folders[name].iterdir()):
                 echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
     if strict and not fits:
-        raise typer.Exit(DOES_NOT_FIT)
+        raise typer.Exit(EXCEEDS_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +129,19 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
         settings = "".join(f" --set {setting}" for setting in wanted.settings)
         where = load.place("scenario", name) + (f" with{settings}" if settings else "")
         began = time.monotonic()
-        with steps(f"simulating {scenario.name}") as progress, about(where):
-            result = run_scenario(scenario, progress)
+        with progress(f"simulating {scenario.name}") as report, errors_in(where):
+            result = run_scenario(scenario, report)
         result = replace(result, settings=wanted.settings, source=load.source(name))
         simulated_s = time.monotonic() - began
         if wanted.explained:
             from sim.studies.explain import explain
 
-            with busy(f"explaining {scenario.name}"), about(where):
+            with progress(f"explaining {scenario.name}"), errors_in(where):
                 explanations = explain(result)
         if wanted.critical_path:
-            with steps(f"{scenario.name} again with parts free") as progress:
-                found = bottlenecks(result, progress)
-        with busy(f"writing {folder}"):
+            with progress(f"{scenario.name} again with parts free") as report:
+                found = bottlenecks(result, report)
+        with progress(f"writing {folder}"):
             messages = outputs.write(
                 result,
                 fresh,
@@ -216,166 +202,3 @@ def _warn_of_memory(memory: Memory, where: str) -> bool:
         rule = f"warning: {where}: does not fit in memory: a chip needs {needed} of {there}"
         echo(f"{rule}; the times assume that it had them", err=True)
     return memory.fits
-
-
-def plot(
-    folder: Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.")],
-    figures: Annotated[list[str] | None, typer.Argument(help="Figures to draw; default: all.")] = None,
-    formats: Formats = "png",
-) -> None:
-    """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
-    from sim.results import figures as pictures
-    from sim.results import folder as outputs
-    from sim.results import saved
-
-    kinds = figure_formats(formats)
-    for name in figures or ():
-        if name not in pictures.FIGURES:
-            raise InputError(
-                "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
-            )
-    with busy(f"drawing {folder}"), outputs.writable(folder):
-        chosen = figures or tuple(pictures.FIGURES)
-        results = saved.open_folder(folder)
-        run = saved.restore(results)
-        found = results.bottlenecks(run)
-        drawn = pictures.draw(run, folder, kinds, chosen, bars=results.bars(), bottlenecks=found, page=not figures)
-    for path in drawn:
-        echo(str(path))
-
-
-def export(
-    folder: Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.")],
-    form: Annotated[
-        str,
-        typer.Argument(
-            metavar="FORMAT",
-            help="kineto, perfetto or chakra.",
-            autocompletion=one_of(lambda: ("kineto", "perfetto", "chakra")),
-        ),
-    ],
-    chips: Annotated[
-        list[int] | None, typer.Option("--chip", min=0, help="Chip to write, repeatable; default: all. Not for chakra.")
-    ] = None,
-) -> None:
-    """Write the traces of a run for other tools.
-
-    kineto: a file per rank as PyTorch's profiler writes it, for HolisticTraceAnalysis. perfetto: TrackEvents with
-    nanoseconds. chakra: an execution trace per rank, for ASTRA-sim and `sim replay`.
-    """
-    from sim.results import folder as outputs
-
-    run = outputs.read(folder)
-    outputs.check_chips(run.scenario, chips or [], "--chip")
-    with busy(f"writing {form}"), outputs.writable(folder):
-        for path in outputs.export(run, folder, form, chips):
-            echo(str(path))
-
-
-def replay(
-    traces: Annotated[str, typer.Argument(help="Chakra traces PREFIX.0.et, PREFIX.1.et, ...: give PREFIX.")],
-    topology: Annotated[
-        str, typer.Option(help="Machine: a shipped name or a file.", autocompletion=completed("topology"))
-    ],
-    settings: MachineSettings = None,
-    groups: Annotated[
-        Path | None,
-        typer.Option(
-            "--comm-groups", help='Ranks of the communicator groups, JSON: {"name": [rank, ...]}; default: as traced.'
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Simulate Chakra execution traces, one per chip, on a machine; print where the time goes."""
-    from sim import topology as machines
-    from sim.export.chakra_replay import load as load_traces
-    from sim.export.chakra_replay import read_groups, replayed
-    from sim.specs import load
-
-    machine = machines.build(*load.machine(topology, settings or []))
-    ranks_of = None if groups is None else read_groups(groups, machine.chips)
-    with about(traces):
-        found = replayed(load_traces(Path(traces), machine, ranks_of), machine)
-    if as_json:
-        echo(json.dumps(found.to_dict()))
-        return
-    from sim.report.present import bottlenecks as tables
-
-    tables.render([found.bottlenecks])
-    for note in found.notes:
-        echo(f"note: {note}")
-
-
-def compare(
-    before: Annotated[
-        str,
-        typer.Argument(
-            metavar="A",
-            help="Results of a run, OUT/NAME, or a scenario to simulate.",
-            autocompletion=completed("scenario"),
-        ),
-    ],
-    after: Annotated[str, typer.Argument(metavar="B", help="The same.", autocompletion=completed("scenario"))],
-    settings: Settings = None,
-    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
-    as_json: Json = False,
-    page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
-    sensitive: Sensitive = False,
-) -> None:
-    """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
-
-    --set goes for both, and into the page's name. The differences of causes, and those of operations, add up to that
-    of the steps.
-    """
-    from sim.report.present.comparison import render
-    from sim.results import folder as outputs
-    from sim.simulate.run import compare as compare_runs
-
-    pair = [_run_of(name, settings or []) for name in (before, after)]
-    names = [
-        Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings or [])
-        for name, run in zip((before, after), pair, strict=True)
-    ]
-    found = compare_runs(pair[0], pair[1], names)
-    if page:
-        from sim.results import page as html
-
-        path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
-        with busy(f"writing {path}"), outputs.replacing_file(path) as fresh:
-            html.write(pair, fresh, comparison=found)
-    moved = None
-    if sensitive:
-        from sim.studies.sensitivity import Option, sensitivity
-
-        options = [
-            Option(label, run.scenario, run.report.simulated.latency_s) for label, run in zip("AB", pair, strict=True)
-        ]
-        with busy("moving constants"):
-            moved = sensitivity(options)
-    if as_json:
-        echo(json.dumps(found.to_dict() | ({"sensitivity": moved.to_dict()} if moved else {})))
-        return
-    render(found)
-    for line in moved.lines if moved else ():
-        echo(line)
-    if page:
-        echo(f"page in {path}")
-
-
-def _run_of(name: str, settings: list[str]) -> Run:
-    """A run from its results, or simulated now."""
-    from sim.results import folder as outputs
-    from sim.simulate.run import run as run_scenario
-    from sim.specs import load
-    from sim.studies.sweep.points import refuse_sweep
-
-    folder = Path(name)
-    if folder.is_dir():
-        if settings:
-            raise InputError("goes with scenarios, not with results", where="--set", got=name)
-        return outputs.read(folder)
-    scenario = load.scenario(name, settings)
-    with about(load.place("scenario", name)):
-        refuse_sweep(scenario, settings)
-        with busy(f"simulating {scenario.name}"):
-            return replace(run_scenario(scenario), settings=tuple(settings))

@@ -1,0 +1,94 @@
+"""`sim compare`: set two runs side by side and name what makes the difference."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.errors import errors_in
+from sim.cli.options import Json, Sensitive, Settings, completed
+from sim.cli.progress import progress
+from sim.errors import InputError
+from sim.terminal import echo
+
+if TYPE_CHECKING:
+    from sim.simulate.result import Run
+
+
+def compare(
+    before: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="Results of a run, OUT/NAME, or a scenario to simulate.",
+            autocompletion=completed("scenario"),
+        ),
+    ],
+    after: Annotated[str, typer.Argument(metavar="B", help="The same.", autocompletion=completed("scenario"))],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
+    as_json: Json = False,
+    page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
+    sensitive: Sensitive = False,
+) -> None:
+    """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
+
+    --set goes for both, and into the page's name. The differences of causes, and those of operations, add up to that
+    of the steps.
+    """
+    from sim.report.present.comparison import render
+    from sim.results import folder as outputs
+    from sim.simulate.run import compare as compare_runs
+
+    pair = [_run_of(name, settings or []) for name in (before, after)]
+    names = [
+        Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings or [])
+        for name, run in zip((before, after), pair, strict=True)
+    ]
+    found = compare_runs(pair[0], pair[1], names)
+    if page:
+        from sim.results import page as html
+
+        path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
+        with progress(f"writing {path}"), outputs.replacing_file(path) as fresh:
+            html.write(pair, fresh, comparison=found)
+    moved = None
+    if sensitive:
+        from sim.studies.sensitivity import Option, sensitivity
+
+        options = [
+            Option(label, run.scenario, run.report.simulated.latency_s) for label, run in zip("AB", pair, strict=True)
+        ]
+        with progress("moving constants"):
+            moved = sensitivity(options)
+    if as_json:
+        echo(json.dumps(found.to_dict() | ({"sensitivity": moved.to_dict()} if moved else {})))
+        return
+    render(found)
+    for line in moved.lines if moved else ():
+        echo(line)
+    if page:
+        echo(f"page in {path}")
+
+
+def _run_of(name: str, settings: list[str]) -> Run:
+    """A run from its results, or simulated now."""
+    from sim.results import folder as outputs
+    from sim.simulate.run import run as run_scenario
+    from sim.specs import load
+    from sim.studies.sweep.points import refuse_sweep
+
+    folder = Path(name)
+    if folder.is_dir():
+        if settings:
+            raise InputError("goes with scenarios, not with results", where="--set", got=name)
+        return outputs.read(folder)
+    scenario = load.scenario(name, settings)
+    with errors_in(load.place("scenario", name)):
+        refuse_sweep(scenario, settings)
+        with progress(f"simulating {scenario.name}"):
+            return replace(run_scenario(scenario), settings=tuple(settings))

@@ -1,0 +1,39 @@
+"""`sim export`: write the traces of a run for other tools."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sim.cli.options import ResultsFolder, one_of
+from sim.cli.progress import progress
+from sim.terminal import echo
+
+
+def export(
+    folder: ResultsFolder,
+    form: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT",
+            help="kineto, perfetto or chakra.",
+            autocompletion=one_of(lambda: ("kineto", "perfetto", "chakra")),
+        ),
+    ],
+    chips: Annotated[
+        list[int] | None, typer.Option("--chip", min=0, help="Chip to write, repeatable; default: all. Not for chakra.")
+    ] = None,
+) -> None:
+    """Write the traces of a run for other tools.
+
+    kineto: a file per rank as PyTorch's profiler writes it, for HolisticTraceAnalysis. perfetto: TrackEvents with
+    nanoseconds. chakra: an execution trace per rank, for ASTRA-sim and `sim replay`.
+    """
+    from sim.results import folder as outputs
+
+    run = outputs.read(folder)
+    outputs.check_chips(run.scenario, chips or [], "--chip")
+    with progress(f"writing {form}"), outputs.writable(folder):
+        for path in outputs.export(run, folder, form, chips):
+            echo(str(path))

@@ -1,0 +1,38 @@
+"""`sim plot`: draw the figures of a run again from its results."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sim.cli.options import Formats, ResultsFolder, figure_formats
+from sim.cli.progress import progress
+from sim.errors import InputError
+from sim.terminal import echo
+
+
+def plot(
+    folder: ResultsFolder,
+    figures: Annotated[list[str] | None, typer.Argument(help="Figures to draw; default: all.")] = None,
+    formats: Formats = "png",
+) -> None:
+    """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
+    from sim.results import figures as pictures
+    from sim.results import folder as outputs
+    from sim.results import saved
+
+    kinds = figure_formats(formats)
+    for name in figures or ():
+        if name not in pictures.FIGURES:
+            raise InputError(
+                "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
+            )
+    with progress(f"drawing {folder}"), outputs.writable(folder):
+        chosen = figures or tuple(pictures.FIGURES)
+        results = saved.open_folder(folder)
+        run = saved.restore(results)
+        found = results.bottlenecks(run)
+        drawn = pictures.draw(run, folder, kinds, chosen, bars=results.bars(), bottlenecks=found, page=not figures)
+    for path in drawn:
+        echo(str(path))

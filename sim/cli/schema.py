@@ -1,0 +1,22 @@
+"""`sim schema`: write the JSON Schema of every kind of file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sim.terminal import echo
+
+
+def schema(
+    out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("out/schemas"),
+) -> None:
+    """Write the JSON Schema of every kind of file, for editors."""
+    from sim.results import folder as outputs
+    from sim.specs.load import schema as schemas
+
+    with outputs.writable(out):
+        for path in schemas.write(out):
+            echo(str(path))

@@ -1,0 +1,121 @@
+"""`sim sweep`: simulate every combination of a scenario's sweep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sim.cli.errors import INTERRUPTED, check_internal, errors_in
+from sim.cli.options import Jobs, Json, Settings, completed, sweep_formats
+from sim.cli.progress import collect, progress
+from sim.errors import InputError
+from sim.terminal import echo
+
+if TYPE_CHECKING:
+    from sim.studies.sweep.record import Record
+    from sim.studies.sweep.rows import Row
+    from sim.studies.sweep.study import Study
+    from sim.studies.sweep.workers import Cluster
+
+
+def sweep(
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Scenario file with a sweep, or the name of a shipped one.", autocompletion=completed("scenario")
+        ),
+    ],
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format", help="parquet: also sweep.parquet; png, svg, pdf: of the figure. Several: parquet,svg."
+        ),
+    ] = "csv,png",
+    jobs: Jobs = 1,
+    backend: Annotated[str, typer.Option(help="local, or dask: a cluster.")] = "local",
+    scheduler: Annotated[str, typer.Option(help="Of the Dask cluster, such as tcp://10.0.0.1:8786.")] = "",
+) -> None:
+    """Simulate every combination of a scenario's sweep; write sweep.csv and figure.png to OUT/NAME.
+
+    Rows are written as they come. A sweep that was interrupted, with Ctrl-C or otherwise, goes on where it was; Ctrl-C
+    prints what is there.
+    """
+    from sim.results import folder as outputs
+    from sim.specs import load
+    from sim.studies.sweep import parquet
+    from sim.studies.sweep.record import Record
+    from sim.studies.sweep.study import plan
+    from sim.studies.sweep.workers import Cluster
+
+    cluster = Cluster.of(backend, scheduler)
+    tables, figures = sweep_formats(formats)
+    if "parquet" in tables:
+        parquet.check()
+    base = load.scenario(scenario, settings or [])
+    folder = out / outputs.folder_name(base, settings or [])
+    with errors_in(load.place("scenario", scenario)):
+        study = plan(scenario, base, settings or [])
+        record = Record(folder / "sweep.csv", base, study.points, load.source(scenario))
+    with outputs.writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows, complete = _simulate(study, record, jobs, cluster)
+        done = list(rows.values())
+        record.in_order(done)
+        if "parquet" in tables:
+            with outputs.replacing_file(folder / "sweep.parquet") as fresh:
+                parquet.write(fresh, done, base.sweep or {}, study.axes)
+    with errors_in(load.place("scenario", scenario)):
+        predictions = study.own_points(rows)
+    if plots and study.figure and any(row.outcome for row in done):
+        from sim.plots import figure as drawing
+        from sim.studies.sweep.chart import chart
+
+        for kind in figures:
+            with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
+                drawing.draw(chart(base, study.figure, done, predictions), fresh)
+    if as_json:
+        echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
+    else:
+        from sim.studies.sweep.table import render
+
+        render(done, study.axes, study.figure, own=predictions)
+        echo(f"results in {folder}/")
+    if not complete:
+        echo(f"interrupted: {len(done)} of {len(study.points)} points are there; the same command goes on", err=True)
+        raise typer.Exit(INTERRUPTED)
+    check_internal(done)
+    if not any(row.outcome for row in done):
+        with errors_in(load.place("scenario", scenario)):
+            raise InputError("not one point of the sweep can run", where="sweep", hint=f"the first: {done[0].error}")
+
+
+def _simulate(study: Study, record: Record, jobs: int, cluster: Cluster | None) -> tuple[dict[int, Row], bool]:
+    """Simulates the points that an interrupted sweep has left, and records each row as it comes.
+
+    Returns:
+        Rows by number of their point, in order; and False if Ctrl-C ended it before the last one.
+    """
+    from sim.studies.sweep.workers import run_points
+
+    if kept := record.keep_damaged():
+        echo(f"earlier rows are kept in {kept}: sweep.json does not say what they are of", err=True)
+    rows = record.interrupted()
+    if rows:
+        echo(f"going on: {len(rows)} of {len(study.points)} points are there", err=True)
+    left = [number for number in range(len(study.points)) if number not in rows]
+    with progress(f"simulating {study.scenario.name}") as report, record.open(rows) as file:
+
+        def keep(numbered: tuple[int, Row]) -> None:
+            file.add(numbered[1])
+            rows[left[numbered[0]]] = numbered[1]
+
+        results = run_points(study.name, [study.points[number] for number in left], jobs, cluster)
+        complete = collect(results, keep, report, len(left))
+    return dict(sorted(rows.items())), complete

@@ -1,0 +1,79 @@
+"""`sim validate`: compare predictions with published measurements."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from sim.cli.errors import within_limits
+from sim.cli.options import Json, completed
+from sim.cli.progress import progress
+from sim.errors import InputError, suggest
+from sim.studies.validate.csv_rows import COLUMNS, explanation
+from sim.studies.validate.csv_rows import template as template_of
+from sim.terminal import echo
+
+
+def validate(
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(help="Suite files, or names of shipped ones; default: all.", autocompletion=completed("suite")),
+    ] = None,
+    rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns, for one suite.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help=f"Print a CSV to fill in, for suites of kind {', '.join(COLUMNS)}.")
+    ] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Markdown file to write: errors and what is not checked.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
+    as_json: Json = False,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the parity plot.")] = True,
+) -> None:
+    """Compare predictions with published measurements; exit code 1 when a suite misses its tolerance."""
+    from sim.results import folder as outputs
+    from sim.specs import load
+    from sim.studies.validate.validate import validate as validate_suite
+
+    if template is not None:
+        _print_template(template)
+    names = suites or list(load.shipped("suite"))
+    if rows and len(names) > 1:
+        raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
+    found = []
+    for name in names:
+        with progress(f"validating {name}") as report, within_limits(load.place("suite", name)):
+            found.append(validate_suite(name, rows, report))
+        if plots:
+            from sim.plots import parity
+
+            with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
+                parity.draw(found[-1], fresh)
+    if summary is not None:
+        from sim.report.present.validation_summary import summary as page
+
+        with outputs.replacing_file(summary) as fresh:
+            fresh.write_text(page(found), encoding="utf-8")
+    if as_json:
+        echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
+    else:
+        from sim.report.present.validation_text import render
+
+        for suite in found:
+            render(suite)
+            if plots:
+                echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
+    if not all(suite.passes for suite in found):
+        raise typer.Exit(1)
+
+
+def _print_template(kind: str) -> NoReturn:
+    """Prints a CSV with one example row, what its columns hold on standard error, and ends the command."""
+    if kind not in COLUMNS:
+        raise InputError("must be a kind of suite", where="--template", got=kind, hint=suggest(kind, COLUMNS))
+    echo(explanation(kind), err=True)
+    echo(template_of(kind))
+    raise typer.Exit

@@ -1,0 +1,79 @@
+"""Result of a search: the best candidates, why they are the best, and both as JSON data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sim.studies.search.choose import Goal, nearest
+from sim.studies.search.pruned import KEPT
+from sim.studies.search.why import why
+from sim.studies.sweep.points import Point
+from sim.studies.sweep.rows import Row
+
+Parts = dict[str, float]
+"""Seconds of a step by cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Candidates of a search and those that meet its goal."""
+
+    goal: Goal
+    candidates: Sequence[tuple[Point, Row]]
+    """Simulated ones."""
+    tried: int
+    """Number of candidates, skipped ones included."""
+    fitting: Sequence[Row]
+
+    @property
+    def pruned(self) -> int:
+        """Number of candidates that a lower bound skipped."""
+        return self.tried - len(self.candidates)
+
+    @property
+    def best(self) -> dict[str, Row]:
+        """Best row per objective."""
+        return {objective: self.goal.best(self.fitting, objective) for objective in self.goal.objectives}
+
+    @property
+    def best_per_batch(self) -> list[Row]:
+        """Fastest row of each machine, number of chips and batch."""
+        return [group[0] for group in nearest(self.fitting, 1).values()]
+
+    @property
+    def pareto(self) -> list[Row]:
+        """Rows that no other beats in both step time and cost."""
+        return self.goal.pareto(self.fitting)
+
+    def explain_winners(self) -> list[list[tuple[Row, Parts]]]:
+        """Returns the fastest rows of each machine, at the chips and batch of its winners, with the parts of a step."""
+        groups, points = nearest(self.fitting, KEPT), {id(row): point for point, row in self.candidates}
+        winners: dict[int, list[Row]] = {}
+        for topology in dict.fromkeys(row.choices["topology"] for row in self.fitting):
+            of_machine = [group for key, group in groups.items() if key[0] == topology]
+            for objective in self.goal.objectives.values():
+                group = min(of_machine, key=lambda group: objective(group[0]))
+                winners[id(group)] = group
+        return [[(row, why(points[id(row)])) for row in group] for group in winners.values()]
+
+    def to_dict(self, explained: Sequence[Sequence[tuple[Row, Parts]]]) -> dict[str, Any]:
+        """Returns JSON data.
+
+        Args:
+            explained: as `explain_winners` returns them.
+        """
+        return {
+            "candidates": self.tried,
+            "pruned": self.pruned,
+            "fitting": len(self.fitting),
+            "cost_unit": self.goal.unit,
+            "best": {objective: self._row(row) for objective, row in self.best.items()},
+            "best_per_batch": [self._row(row) for row in self.best_per_batch],
+            "pareto": [self._row(row) for row in self.pareto],
+            "why": [[self._row(row) | {"step_parts_s": parts} for row, parts in group] for group in explained],
+        }
+
+    def _row(self, row: Row) -> dict[str, Any]:
+        return row.to_dict() | {"cost": self.goal.cost(row)}

@@ -1,0 +1,81 @@
+"""Result of a search as tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sim.studies.search.result import Parts, SearchResult
+from sim.studies.sweep.rows import Row
+from sim.terminal import echo, plain_console
+from sim.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def render(result: SearchResult, explained: Sequence[Sequence[tuple[Row, Parts]]]) -> None:
+    """Prints the best rows, and why winners are faster than the next.
+
+    Args:
+        explained: as `SearchResult.explain_winners` returns them.
+    """
+    legal = sum(row.outcome is not None for _, row in result.candidates)
+    is_fast = "" if result.goal.max_step_s == math.inf else " and are fast enough"
+    echo(
+        f"{result.tried} candidates, {result.pruned} skipped by a lower bound; of the others {legal} legal, "
+        f"{len(result.fitting)} fit{is_fast}"
+    )
+    _print_rows(result, "best per objective", result.best)
+    tables = {
+        "fastest of each machine, number of chips and batch": result.best_per_batch,
+        "Pareto front of step time and cost": result.pareto,
+    }
+    for title, rows in tables.items():
+        _print_rows(result, title, {str(i + 1): row for i, row in enumerate(rows)})
+    _print_parts("why: the critical path of winners, and of the next with as many chips and the same batch", explained)
+
+
+def _print_rows(result: SearchResult, title: str, rows: Mapping[str, Row]) -> None:
+    """Prints the choices and the figures of rows by label."""
+    table = _table(title, next(iter(rows.values())), ("step", result.goal.unit, "MFU", "memory (GiB)"), 10)
+    for label, row in rows.items():
+        if row.outcome is None:
+            continue
+        simulated = row.outcome.simulated
+        figures = [format_seconds(simulated.step_s), f"{result.goal.cost(row):.4g}", f"{simulated.mfu:.1%}"]
+        table.add_row(label, *row.choices.values(), *figures, f"{row.outcome.memory_bytes / 2**30:.1f}")
+    _print(table)
+
+
+def _print_parts(title: str, groups: Sequence[Sequence[tuple[Row, Parts]]]) -> None:
+    """Prints the parts of the step of each row, group by group; the first of a group is the winner."""
+    row, parts = groups[0][0]
+    table = _table(title, row, ("step", *parts), 2)
+    for group in groups:
+        for i, (row, parts) in enumerate(group):
+            times = [format_seconds(time_s) for time_s in (sum(parts.values()), *parts.values())]
+            table.add_row(str(i + 1), *row.choices.values(), *times, end_section=i + 1 == len(group))
+    _print(table)
+
+
+def _table(title: str, first: Row, figures: Sequence[str], width: int) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("", no_wrap=True, min_width=width)
+    for name in first.choices:
+        table.add_column(name, no_wrap=True)
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    console = plain_console()
+    if not console.is_terminal:
+        console.width = max(console.width, 170)
+    console.print(table)
+    console.print()

@@ -1,0 +1,46 @@
+"""A sweep as it is planned: its scenario, its points, its figure and the user's own predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sim.specs import FigureSpec, Scenario, load
+from sim.studies.sweep import own
+from sim.studies.sweep.chart import figure_of
+from sim.studies.sweep.points import Point, points, swept
+from sim.studies.sweep.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A sweep before anything of it is simulated."""
+
+    name: str
+    """Shipped name or path of the scenario's file."""
+    scenario: Scenario
+    axes: list[str]
+    """Axes that the settings leave."""
+    points: list[Point]
+    figure: FigureSpec | None
+    forms: Mapping[str, Callable[[Scenario], float]]
+    """The user's own closed forms by name."""
+
+    def own_points(self, rows: Mapping[int, Row]) -> dict[str, dict[tuple[str, float], float]]:
+        """Returns the user's own predictions of rows by number of their point, as `own.own_points` does."""
+        if self.figure is None:
+            return {}
+        return own.own_points(self.name, self.figure, self.forms, ((self.points[i], row) for i, row in rows.items()))
+
+
+def plan(name: str, scenario: Scenario, settings: Sequence[str]) -> Study:
+    """Plans the sweep of a scenario that was loaded from file `name` with settings.
+
+    Raises:
+        InputError: there is nothing to sweep, or the figure cannot be drawn.
+    """
+    axes = list(swept(scenario, settings))
+    planned = points(scenario, settings)
+    figure = figure_of(scenario, axes)
+    forms = own.own_forms(figure, load.path("scenario", name).parent) if figure else {}
+    return Study(name, scenario, axes, planned, figure, forms)
