@@ -1,5 +1,6 @@
 """The page in a real browser: it opens without a network, shows the report's numbers, zooms, and says no errors."""
 
+import io
 import json
 import re
 import shutil
@@ -7,11 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from support.files import write
 from typer.testing import CliRunner
 
+from sim.api import load, report, simulate
 from sim.cli import app
+from sim.plots.bars import COLOURS
+from sim.report.critical_path import walk
+from sim.report.ops import classes
 from sim.units import format_percent, format_seconds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -86,6 +94,26 @@ def test_the_page_shows_the_numbers_of_the_report(out: Path, browser: Any):
     assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares) + 1e-9)  # each is printed with one decimal
     assert found.page.locator("#whatif tbody tr").count() == len(report["critical_path"][0]["what_if"])
     assert found.errors == []
+
+
+@in_browser
+def test_the_areas_of_the_whole_step_are_shares_of_its_time(tmp_path: Path, browser: Any):
+    """The lane of the critical path, ten pixels for each of 118 layers: a colour covers what its class takes."""
+    run = simulate(load("palm540b_decode_ws2d"))
+    report(run, page=tmp_path / "report.html")
+    path, program = walk(run.passes[0].trace), run.passes[0].trace.program
+    taken = np.bincount(classes(program)[program.op[path.task]] == "matmul", weights=path.length)
+    page = Page(browser, tmp_path / "report.html").page
+    page.click("#zoom-whole")
+    plot = page.locator("#timeline .nsewdrag").first.bounding_box()
+    tick = page.locator("#timeline .ytick text", has_text="critical path").bounding_box()
+    height, top = 24, page.evaluate("window.scrollY")  # its bars are as high; page.js
+    middle = top + tick["y"] + tick["height"] / 2
+    box = {"x": plot["x"], "y": middle - height / 2, "width": plot["width"], "height": height}
+    image = plt.imread(io.BytesIO(page.screenshot(clip=box, full_page=True)))[..., :3]
+    blue = np.abs(image - np.array(to_rgb(COLOURS["matmul"]))).max(axis=2) < 0.1
+    drawn = (image < 0.97).any(axis=2)
+    assert blue.sum() / drawn.sum() == pytest.approx(taken[1] / taken.sum(), abs=0.02)
 
 
 @in_browser

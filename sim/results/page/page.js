@@ -1,6 +1,8 @@
 "use strict";
-// The page is built from one object, DATA; see sim/html/data.py for what is in it. Times of lanes are picoseconds.
-const FONT = { family: 'system-ui, "DejaVu Sans", sans-serif', size: 12, color: "#222" };
+// The page is built from one object, DATA; see sim/results/page/data.py for what is in it. Times of lanes are picoseconds.
+const DARK = matchMedia("(prefers-color-scheme: dark)").matches;
+const INK = DARK ? "#e8e8e8" : "#222", PAPER = DARK ? "#17191c" : "#fff", FAINT = DARK ? "#3a3d42" : "#e4e4e4";
+const FONT = { family: 'system-ui, "DejaVu Sans", sans-serif', size: 12, color: INK };
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 let DATA;
 
@@ -38,7 +40,24 @@ const unitOf = (seconds) => (seconds > 10 ? [1, "s"] : seconds > 2e-3 ? [1e-3, "
 
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const signed = (seconds) => (seconds >= 1e-9 ? "+" : "") + time(seconds);
-const layout = (more) => ({ font: FONT, paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: { font: FONT, align: "left" }, ...more });
+const TEMPLATE = { layout: { xaxis: { gridcolor: FAINT, zerolinecolor: FAINT }, yaxis: { gridcolor: FAINT, zerolinecolor: FAINT } } };
+const HOVER = { font: { ...FONT, color: "#111" }, bgcolor: "#fff", bordercolor: "#666", align: "left" };
+const layout = (more) => ({ font: FONT, paper_bgcolor: PAPER, plot_bgcolor: PAPER, hoverlabel: HOVER, template: TEMPLATE, ...more });
+
+// Black or white, whichever is easier to read on a colour `#rrggbb`.
+function contrasting(colour) {
+  const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000" : "#fff";
+}
+
+function legend(parent, entries) { // [name, colour, hatched]
+  const box = el(parent, "div", null, { className: "legend" });
+  entries.forEach(([name, colour, hatched]) => {
+    const entry = el(box, "span"), sample = el(entry, "i");
+    sample.style.background = hatched ? `repeating-linear-gradient(45deg, ${colour} 0 3px, #8c8c8c 3px 4px)` : colour;
+    entry.appendChild(document.createTextNode(name));
+  });
+}
 
 function table(parent, titles, rows, id) {
   const made = el(parent, "table", null, id ? { id } : {});
@@ -95,16 +114,17 @@ function blocks(parent, found) {
 // --- bars -------------------------------------------------------------------------------------------------------------
 
 function stack(parent, parts, total, looks) {
+  legend(parent, parts.map((part) => [part.name, ...looks[part.name]]));
   const target = el(parent, "div", null, { className: "plot" }), [unit, name] = unitOf(total);
   const traces = parts.map((part) => ({
     type: "bar", orientation: "h", y: [""], x: [part.time_s / unit], name: part.name,
-    marker: { color: looks[part.name][0], line: { color: "#fff", width: 1 }, pattern: { shape: looks[part.name][1], bgcolor: looks[part.name][0], fgcolor: "#8C8C8C", size: 6, solidity: 0.3 } },
-    text: [part.time_s / total > 0.06 ? percent(part.time_s / total) : ""], textposition: "inside", insidetextanchor: "middle",
+    marker: { color: looks[part.name][0], line: { color: PAPER, width: 1 }, pattern: { shape: looks[part.name][1], bgcolor: looks[part.name][0], fgcolor: "#8C8C8C", size: 6, solidity: 0.3 } },
+    text: [part.time_s / total * target.clientWidth > 56 ? percent(part.time_s / total) : ""], textposition: "inside", textangle: 0, insidetextanchor: "middle", textfont: { color: contrasting(looks[part.name][0]) },
     hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of it<extra></extra>`,
   }));
   Plotly.newPlot(target, traces, layout({
-    barmode: "stack", height: 130, margin: { l: 10, r: 10, t: 4, b: 56 }, xaxis: { title: { text: `time, ${name}`, standoff: 4 }, range: [0, total / unit] },
-    yaxis: { visible: false }, legend: { orientation: "h", y: 1.1, yanchor: "bottom", traceorder: "normal" },
+    barmode: "stack", height: 110, margin: { l: 10, r: 10, t: 4, b: 46 }, xaxis: { title: { text: `time, ${name}`, standoff: 4 }, range: [0, total / unit] },
+    yaxis: { visible: false }, showlegend: false,
   }), { ...CONFIG, displayModeBar: false });
 }
 
@@ -117,18 +137,18 @@ function waterfall(parent, phase) {
   const total = bars.reduce((sum, bar) => sum + bar.seconds, 0), [unit, unitName] = unitOf(total);
   const names = [...bars.map((bar) => bar.name), "simulated"];
   const y = [...bars.map((bar) => bar.seconds / unit), total / unit];
-  const target = el(parent, "div", null, { className: "plot" });
+  const target = el(parent, "div", null, { className: "plot" }), narrow = target.clientWidth < 600;
   Plotly.newPlot(target, [{
     type: "waterfall", orientation: "h", y: names.map((_, i) => i), x: y,
     measure: names.map((_, i) => (i === names.length - 1 ? "total" : i ? "relative" : "absolute")),
     text: y.map((value, i) => (i && i < bars.length ? signed(Math.abs(value * unit) < 1e-7 * total ? 0 : value * unit) : time(value * unit))), textposition: "outside", cliponaxis: false,
     customdata: [...bars.map((bar) => (bar.group ? `${bar.group}<br>` : "") + wrap(bar.why)), ""],
     hovertemplate: "%{text}<br>%{customdata}<extra></extra>",
-    increasing: { marker: { color: "#D55E00" } }, decreasing: { marker: { color: "#0072B2" } }, totals: { marker: { color: "#222" } },
+    increasing: { marker: { color: "#D55E00" } }, decreasing: { marker: { color: "#0072B2" } }, totals: { marker: { color: INK } },
     connector: { line: { color: "#bbb", width: 1 } },
   }], layout({
-    height: 96 + 25 * names.length, margin: { l: 250, r: 70, t: 32, b: 40 }, xaxis: { range: [0, 1.04 * Math.max(...running(bars), total) / unit], title: { text: `${phase.span}, ${unitName}`, standoff: 4 }, zeroline: true },
-    yaxis: { tickvals: names.map((_, i) => i), ticktext: names, autorange: "reversed", automargin: true }, showlegend: false,
+    height: 96 + 25 * names.length, margin: { l: narrow ? 130 : 250, r: 70, t: 32, b: 40 }, xaxis: { range: [0, 1.04 * Math.max(...running(bars), total) / unit], title: { text: `${phase.span}, ${unitName}`, standoff: 4 }, zeroline: true },
+    yaxis: { tickvals: names.map((_, i) => i), ticktext: names.map((name) => wrap(name, narrow ? 20 : 70)), autorange: "reversed", automargin: true }, showlegend: false,
   }), CONFIG);
 }
 
@@ -144,7 +164,7 @@ function stages(parent, found) { // batches on the stages of a pipeline
     type: "bar", orientation: "h", y: bars.map((bar) => bar[0]), base: bars.map((bar) => bar[1]), x: bars.map((bar) => bar[2]),
     text: bars.map((bar) => bar[3]), textposition: "inside", insidetextanchor: "middle", constraintext: "none", textangle: 0,
     hovertext: bars.map((bar) => `request ${bar[3]} on ${found.rows[bar[0]]}<br>${ms(bar[1])} to ${ms(bar[1] + bar[2])}: ${ms(bar[2])}`), hovertemplate: "%{hovertext}<extra></extra>",
-    marker: { color: bars.map((bar) => colours[bar[4] % colours.length]), line: { color: "#fff", width: 1 } }, textfont: { color: "#fff" },
+    marker: { color: bars.map((bar) => colours[bar[4] % colours.length]), line: { color: PAPER, width: 1 } }, textfont: { color: "#fff" },
   }], layout({
     height: 90 + 34 * found.rows.length, margin: { l: 120, r: 12, t: 32, b: 46 }, showlegend: false, bargap: 0.15, barmode: "overlay",
     uniformtext: { mode: "hide", minsize: 8 }, xaxis: { title: { text: "time, ms", standoff: 6 }, rangemode: "tozero" },
@@ -152,10 +172,10 @@ function stages(parent, found) { // batches on the stages of a pipeline
   }), CONFIG);
 }
 
-function wrap(text) {
+function wrap(text, most = 70) {
   const lines = [""];
   for (const word of (text || "").split(" ")) {
-    if (lines[lines.length - 1].length + word.length > 70) lines.push("");
+    if (lines[lines.length - 1].length + word.length > most) lines.push("");
     lines[lines.length - 1] += `${word} `;
   }
   return lines.join("<br>");
@@ -191,17 +211,18 @@ function firstAfter(ends, at) { // position of the first end beyond `at`; ends a
   return low;
 }
 
-// Spans of a lane from x0 to x1, those narrower than a pixel put together with their neighbours.
-function visible(lane, x0, x1, pixel, classOf) {
+// Spans of a lane from x0 to x1. Those narrower than two pixels are put together with their neighbours: such a group keeps
+// how long it is busy with each kind, so that it can be drawn in shares of its height, and areas stay true at every zoom.
+function visible(lane, x0, x1, pixel, kindOf) {
   const shown = [];
   let last = null;
   for (let i = firstAfter(lane.end, x0); i < lane.start.length && lane.start[i] < x1; i++) {
-    const from = Math.max(lane.start[i], x0), to = Math.min(lane.end[i], x1), group = classOf(i);
+    const from = Math.max(lane.start[i], x0), to = Math.min(lane.end[i], x1), kind = kindOf(i);
     if (last && to - last.from < 2 * pixel && from - last.to < pixel) {
-      last.count += 1; last.busy += to - from; last.to = to;
-      last.groups[group] = (last.groups[group] || 0) + to - from;
+      last.count += 1; last.to = Math.max(last.to, to);
+      last.kinds[kind] = (last.kinds[kind] || 0) + to - from;
     } else {
-      last = { from, to, first: i, count: 1, busy: to - from, groups: { [group]: to - from } };
+      last = { from, to, first: i, count: 1, kinds: { [kind]: to - from } };
       shown.push(last);
     }
   }
@@ -215,29 +236,25 @@ function about(lane, i, timeline) {
   if (lane.kind === "path") rows.push(lane.flies[i] ? (lane.kinds[i] === 2 ? "launch of the collective" : "in flight: started, and on the wire") : lane.kinds[i] === 1 ? "message on its link" : "on the chip");
   if (lane.kind === "compute") {
     rows.push(`${(lane.flops[i] / 1e9).toPrecision(4)} GFLOP, ${amount(lane.bytes[i])} of memory: ${lane.slow[i] ? "memory-bound" : "compute-bound"}`);
-    rows.push(lane.slow[i] ? timeline.sources.memory : timeline.sources.flops);
+    const took = (lane.end[i] - lane.start[i]) / 1e12;
+    rows.push(lane.slow[i] ? `${(lane.bytes[i] / took / 1e9).toPrecision(4)} GB/s reached, of ${timeline.sources.memory}` : `${(lane.flops[i] / took / 1e12).toPrecision(4)} TFLOP/s reached, of ${timeline.sources.flops}`);
   }
   if (lane.kind === "link") {
-    rows.push(`${amount(lane.bytes[i])}` + (timeline.folded ? "" : ` to chip ${lane.to[i]}`));
-    if (timeline.sources.link) rows.push(timeline.sources.link);
+    rows.push(`${amount(lane.bytes[i])}` + (timeline.folded ? "" : ` to chip ${lane.to[i]}`) + `, ${(lane.bytes[i] / (lane.end[i] - lane.start[i]) * 1e3).toPrecision(4)} GB/s reached`);
+    if (timeline.sources.link) rows.push(`of ${timeline.sources.link}`);
   }
   if (lane.kind === "collectives") rows.push(timeline.sources.collective);
-  return rows.map(wrap).join("<br>");
+  return rows.map((row) => wrap(row)).join("<br>");
 }
+
+const FLYING = " in flight";
 
 function drawTimeline(parent, phase, key) {
   const timeline = phase.timeline, lanes = lanesOf(timeline), edges = timeline.edges;
   const buttons = el(parent, "div", null, { className: "buttons" });
-  const legend = el(parent, "div", null, { className: "legend" });
   const used = new Set(lanes.flatMap((lane) => [...new Set(lane.op)].map((op) => timeline.classes[op])));
-  Object.entries(timeline.colours).filter(([group]) => used.has(group)).forEach(([group, colour]) => {
-    const entry = el(legend, "span");
-    el(entry, "i").style.background = colour;
-    entry.appendChild(document.createTextNode(group));
-  });
-  const exposed = el(legend, "span");
-  el(exposed, "i").style.background = "#222";
-  exposed.appendChild(document.createTextNode("line under a collective: exposed, no compute meanwhile"));
+  const order = Object.keys(timeline.colours), flying = (kind) => kind.endsWith(FLYING), classOf = (kind) => kind.replace(FLYING, "");
+  legend(parent, [...order.filter((name) => used.has(name)).map((name) => [name, timeline.colours[name]]), ["line under a collective: exposed, no compute meanwhile", INK]]);
   const thin = lanes.map((lane) => (lane.kind === "link" ? 0.55 : 0.8));
   const target = el(parent, "div", null, { className: "plot", id: `timeline${key}` });
   const [unit, unitName] = unitOf(timeline.end / 1e12), ps = unit * 1e12, us = unit * 1e6; // of the axis
@@ -245,19 +262,35 @@ function drawTimeline(parent, phase, key) {
 
   function traces(range) {
     const [x0, x1] = range.map((at) => at * ps), pixel = (x1 - x0) / 700;
-    const bars = { x: [], base: [], y: [], width: [], colour: [], opacity: [], text: [] };
+    const bars = { x: [], base: [], y: [], width: [], colour: [], opacity: [], hover: [], label: [], edge: [] };
     const under = { x: [], y: [] };
+    const inPixels = (length) => length / (x1 - x0) * target.clientWidth * 0.85;
+    const bar = (row, from, to, bottom, height, kind, hover, label) => {
+      bars.base.push(from / ps);
+      bars.x.push((to - from) / ps);
+      bars.y.push(row - bottom - height / 2);
+      bars.width.push(height);
+      bars.colour.push(timeline.colours[classOf(kind)]);
+      bars.opacity.push(flying(kind) ? 0.45 : 1);
+      bars.hover.push(hover);
+      bars.label.push(label && inPixels(to - from) > 7 * label.length + 8 ? label : "");
+      bars.edge.push(label && inPixels(to - from) > 4 ? 1 : 0); // pieces of a loop stay apart
+    };
     lanes.forEach((lane, row) => {
-      for (const span of visible(lane, x0, x1, pixel, (i) => timeline.classes[lane.op[i]])) {
-        const main = Object.entries(span.groups).sort((a, b) => b[1] - a[1])[0][0];
-        bars.base.push(span.from / ps);
-        bars.x.push((span.to - span.from) / ps);
-        bars.y.push(row);
-        bars.width.push(thin[row]);
-        bars.colour.push(timeline.colours[main]);
-        bars.opacity.push(span.count === 1 ? (lane.kind === "path" && lane.flies[span.first] ? 0.45 : 1) : 0.35 + 0.65 * span.busy / (span.to - span.from || 1));
-        bars.text.push(span.count === 1 ? about(lane, span.first, timeline)
-          : `<b>${span.count} of these</b>, mostly ${main}<br>${percent(span.busy / (span.to - span.from || 1))} busy from ${time(span.from / 1e12)} to ${time(span.to / 1e12)}<br>zoom in to see each`);
+      const kindOf = (i) => timeline.classes[lane.op[i]] + (lane.kind === "path" && lane.flies[i] ? FLYING : "");
+      for (const group of visible(lane, x0, x1, pixel, kindOf)) {
+        if (group.count === 1) {
+          bar(row, group.from, group.to, -thin[row] / 2, thin[row], kindOf(group.first), about(lane, group.first, timeline), timeline.ops[lane.op[group.first]]);
+          continue;
+        }
+        const kinds = Object.entries(group.kinds).sort((a, b) => order.indexOf(classOf(a[0])) - order.indexOf(classOf(b[0])) || a[0].length - b[0].length);
+        const busy = kinds.reduce((sum, [, length]) => sum + length, 0), all = Math.max(busy, group.to - group.from) || 1;
+        const hover = `<b>${group.count} bars from ${time(group.from / 1e12)} to ${time(group.to / 1e12)}</b><br>${kinds.map(([kind, length]) => `${classOf(kind)}${flying(kind) ? ", in flight" : ""}: ${percent(length / all)}`).join("<br>")}<br>heights are shares of the time; zoom in to see each`;
+        let bottom = -thin[row] / 2;
+        for (const [kind, length] of kinds) {
+          bar(row, group.from, group.to, bottom, thin[row] * length / all, kind, hover, "");
+          bottom += thin[row] * length / all;
+        }
       }
       if (lane.exposed) {
         let last = null;
@@ -269,18 +302,26 @@ function drawTimeline(parent, phase, key) {
         }
       }
     });
+    const layers = edges.length > 2 ? edges.slice(0, -1).map((_, k) => k).filter((k) => edges[k + 1] > x0 && edges[k] < x1) : [];
     return [{
-      type: "bar", orientation: "h", x: bars.x, base: bars.base, y: bars.y, width: bars.width, hovertext: bars.text,
-      hovertemplate: "%{hovertext}<extra></extra>", textposition: "none",
-      marker: { color: bars.colour, opacity: bars.opacity, line: { width: 0 } },
-    }, { type: "scatter", mode: "lines", x: under.x, y: under.y, line: { color: "#222", width: 2 }, hoverinfo: "skip" }];
+      type: "bar", orientation: "h", x: bars.x, base: bars.base, y: bars.y, width: bars.width, hovertext: bars.hover,
+      hovertemplate: "%{hovertext}<extra></extra>", text: bars.label, textposition: "inside", insidetextanchor: "middle", textangle: 0,
+      constraintext: "none", textfont: { size: 11, color: bars.colour.map(contrasting) },
+      marker: { color: bars.colour, opacity: bars.opacity, line: { width: bars.edge, color: PAPER } },
+    }, { type: "scatter", mode: "lines", x: under.x, y: under.y, line: { color: INK, width: 2 }, hoverinfo: "skip" }, {
+      type: "bar", orientation: "h", y: layers.map(() => -1), width: layers.map(() => 0.6), base: layers.map((k) => edges[k] / ps),
+      x: layers.map((k) => (edges[k + 1] - edges[k]) / ps), marker: { color: layers.map((k) => (k % 2 ? FAINT : "#9aa0a6")) },
+      text: layers.map((k) => (inPixels(edges[k + 1] - edges[k]) > 20 ? k : "")), textposition: "inside", insidetextanchor: "middle", textangle: 0,
+      constraintext: "none", textfont: { color: layers.map((k) => (k % 2 ? INK : "#000")) },
+      hovertext: layers.map((k) => `layer ${k}: ${time((edges[k + 1] - edges[k]) / 1e12)}`), hovertemplate: "%{hovertext}<extra></extra>",
+    }];
   }
 
   function look(range) {
     return layout({
-      height: 114 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, showlegend: false, hovermode: "closest", dragmode: "zoom",
+      height: 140 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, barmode: "overlay", showlegend: false, hovermode: "closest", dragmode: "zoom",
       margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: `time, ${unitName}`, standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
-      yaxis: { range: [lanes.length - 0.4, -0.6], tickvals: lanes.map((_, i) => i), ticktext: lanes.map((lane) => `${lane.label} `), automargin: true, fixedrange: true, zeroline: false, showgrid: false },
+      yaxis: { range: [lanes.length - 0.4, edges.length > 2 ? -1.5 : -0.6], tickvals: [-1, ...lanes.keys()].slice(edges.length > 2 ? 0 : 1), ticktext: ["layer ", ...lanes.map((lane) => `${lane.label} `)].slice(edges.length > 2 ? 0 : 1), automargin: true, fixedrange: true, zeroline: false, showgrid: false },
     });
   }
 
@@ -301,6 +342,19 @@ function drawTimeline(parent, phase, key) {
     ["earlier", "earlier", () => show([current[0] - width() / 2, current[1] - width() / 2])],
     ["later", "later", () => show([current[0] + width() / 2, current[1] + width() / 2])]);
   actions.forEach(([text, id, click]) => el(buttons, "button", text, { id: `zoom-${id}${key}`, onclick: click }));
+  let pointer = null; // share of the width at which the mouse is; W and S zoom there, A and D move
+  target.addEventListener("mousemove", (event) => {
+    const drag = target.querySelector(".nsewdrag").getBoundingClientRect();
+    pointer = Math.min(Math.max((event.clientX - drag.left) / drag.width, 0), 1);
+  });
+  target.addEventListener("mouseleave", () => { pointer = null; });
+  document.addEventListener("keydown", (event) => {
+    if (pointer === null || event.ctrlKey || event.metaKey || event.altKey) return;
+    const scale = { w: 0.7, s: 1 / 0.7, a: 1, d: 1 }[event.key.toLowerCase()];
+    if (!scale) return;
+    const move = { a: -0.2, d: 0.2 }[event.key.toLowerCase()] || 0, at = current[0] + pointer * width();
+    show([at - pointer * width() * scale + move * width(), at + (1 - pointer) * width() * scale + move * width()]);
+  });
   Plotly.newPlot(target, traces(whole), look(whole), CONFIG).then(() => {
     target.dataset.span = String(whole[1] * us);
     target.on("plotly_relayout", (change) => {
@@ -313,12 +367,13 @@ function drawTimeline(parent, phase, key) {
   const kept = timeline.messages_of_layers;
   if (kept) el(parent, "p", `Single messages are kept for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
   if (timeline.not_drawn) el(parent, "p", `${timeline.not_drawn} chips that do something else again are not drawn.`, { className: "dim" });
-  el(parent, "p", "Drag over the plot to zoom, double-click to see the whole step. A bar shows its operation, bytes, and where its rate comes from.", { className: "dim" });
+  el(parent, "p", "Drag over the plot or press W to zoom in, S to zoom out, A and D to move; double-click to see the whole step. A bar shows its operation, bytes, the rate that it reached and where the rate comes from. Where bars are narrower than a pixel, heights are shares of the time.", { className: "dim" });
 }
 
 // --- link map ---------------------------------------------------------------------------------------------------------
 
 const VIRIDIS = ["#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
+if (DARK) VIRIDIS.reverse(); // the busiest link stands out from the paper
 
 function linkMap(parent, links) {
   if (!links.lines.length) { el(parent, "p", "The machine has no links.", { className: "dim" }); return; }
@@ -380,7 +435,7 @@ function memory(parent, found) {
     height: 260, barmode: "stack", margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
     xaxis: grown ? { title: { text: "decode steps done", standoff: 4 }, range: [0, steps[steps.length - 1]] } : { visible: false },
     yaxis: { title: { text: "GiB" }, range: [0, 1.08 * Math.max(used, found.capacity_gib)] },
-    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: found.capacity_gib, y1: found.capacity_gib, line: { color: "#222", dash: "dash", width: 1 } }],
+    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: found.capacity_gib, y1: found.capacity_gib, line: { color: INK, dash: "dash", width: 1 } }],
     annotations: [{ xref: "paper", x: 1, y: found.capacity_gib, text: "capacity", showarrow: false, xanchor: "right", yanchor: "bottom" }],
   }), { ...CONFIG, displayModeBar: false });
   if (found.devices.length) devices(parent, found);
