@@ -28,8 +28,20 @@ def compare(
             autocompletion=completed("scenario"),
         ),
     ],
-    after: Annotated[str, typer.Argument(metavar="B", help="The same.", autocompletion=completed("scenario"))],
+    after: Annotated[
+        str | None,
+        typer.Argument(metavar="[B]", help="The same. Default: A.", autocompletion=completed("scenario")),
+    ] = None,
     settings: Settings = None,
+    settings_of_b: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--what-if",
+            "--set-b",
+            metavar="KEY=VALUE",
+            help="Override a field of B only: link.latency=0.5x. Repeatable.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
     as_json: Json = False,
     page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
@@ -37,17 +49,20 @@ def compare(
 ) -> None:
     """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
 
-    --set goes for both, and into the page's name. The differences of causes, and those of operations, add up to that
-    of the steps.
+    --set goes for both, --what-if for B, and both into the page's name. The differences of causes, and those of
+    operations, add up to that of the steps.
     """
     from sim.report.present.comparison import render
     from sim.results import folder as outputs
     from sim.simulate.run import compare as compare_runs
 
-    pair = [_run_of(name, settings or []) for name in (before, after)]
+    if after is None and not settings_of_b:
+        raise InputError("requires two runs", where="sim compare", hint="name B, or say --what-if KEY=VALUE")
+    sides = [(before, settings or []), (after or before, [*(settings or []), *(settings_of_b or [])])]
+    pair = [_run_of(name, own) for name, own in sides]
     names = [
-        Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings or [])
-        for name, run in zip((before, after), pair, strict=True)
+        Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, own)
+        for (name, own), run in zip(sides, pair, strict=True)
     ]
     found = compare_runs(pair[0], pair[1], names)
     if page:

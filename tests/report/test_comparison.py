@@ -84,3 +84,13 @@ def test_parts_of_a_step_add_up_and_agree_with_the_report(tmp_path, settings):
     assert parts["exposed"] == pytest.approx(simulated.exposed_communication_s)
     assert parts["overlapped"] == pytest.approx(simulated.overlapped_communication_s)
     assert parts["compute-bound"] + parts["memory-bound"] + parts["overlapped"] == pytest.approx(simulated.compute_s)
+
+
+def test_what_if_changes_one_side(tmp_path):
+    scenario = str(write(tmp_path))
+    options = [scenario, "--set", "workload.batch=8", "--what-if", "link.latency=3x", "--no-plots", "--json"]
+    done = CliRunner().invoke(app, ["compare", *options], catch_exceptions=False)
+    (field,) = json.loads(done.output)["fields"]
+    assert field["name"] == "topology.link.latency"
+    with pytest.raises(InputError, match="requires two runs; name B, or say --what-if KEY=VALUE"):
+        CliRunner().invoke(app, ["compare", scenario], catch_exceptions=False)

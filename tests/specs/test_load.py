@@ -565,3 +565,23 @@ def test_a_scenario_written_out_and_loaded_again_is_the_same(name):
 def test_what_is_simulated_one_by_one_is_bounded(name: str, setting: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load.scenario(name, ["sweep=null", "figure=null", setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "of", "value"),
+    [
+        ("link.latency=0.5x", lambda found: found.topology.line_links["x"].latency.value, 0.5e-6),
+        ("topology.link.bandwidth=2x", lambda found: found.topology.line_links["x"].bandwidth.value, 90e9),
+        ("workload.batch=2x", lambda found: found.workload.batch, 128),
+        ("stack.collective_step=.5x", lambda found: found.stack.collective_step.value, 3.25e-6 / 2),
+    ],
+)
+def test_a_factor_is_applied_to_what_the_files_say(setting, of, value):
+    assert of(load.scenario("palm540b_decode_ws2d", [setting])) == pytest.approx(value, rel=1e-3)
+
+
+def test_a_factor_needs_a_number():
+    with pytest.raises(InputError) as refused:
+        load.scenario("palm540b_decode_ws2d", ["model.name=2x"])
+    expected = "--set model.name: a factor such as 0.5x requires a number in the file, got 'palm_540b'; give a value"
+    assert str(refused.value) == expected
