@@ -28,7 +28,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Fit the constants that a suite names to its rows; say what the rows do not determine, and how it generalises."""
-    from sim.report.present.calibration import report
+    from sim.report.present.calibration import format_fit
     from sim.specs import load
     from sim.studies.validate import calibrate as calibration
 
@@ -38,4 +38,4 @@ def calibrate(
             evaluated(evaluations, 0)
 
         found = calibration.fit(suite, rows, fitted, cross_validate=cross_validate)
-    echo(json.dumps(found.to_dict()) if as_json else report(found))
+    echo(json.dumps(found.to_dict()) if as_json else format_fit(found))

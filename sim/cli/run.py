@@ -120,7 +120,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
     """Simulate a scenario and write its results to `folder`."""
     from sim.results import folder as outputs
     from sim.results import saved
-    from sim.simulate.run import bottlenecks
+    from sim.simulate.run import find_bottlenecks
     from sim.simulate.run import run as run_scenario
     from sim.specs import load
 
@@ -140,7 +140,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
                 explanations = explain(result)
         if wanted.critical_path:
             with progress(f"{scenario.name} again with parts free") as report:
-                found = bottlenecks(result, report)
+                found = find_bottlenecks(result, report)
         with progress(f"writing {folder}"):
             messages = outputs.write(
                 result,

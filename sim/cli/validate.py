@@ -53,7 +53,7 @@ def validate(
             with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
                 parity.draw(found[-1], fresh)
     if summary is not None:
-        from sim.report.present.validation_summary import summary as page
+        from sim.report.present.validation_summary import format_summary as page
 
         with outputs.replacing_file(summary) as fresh:
             fresh.write_text(page(found), encoding="utf-8")

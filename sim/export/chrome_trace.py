@@ -25,7 +25,7 @@ import numpy.typing as npt
 from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind
 from sim.program.trace import Trace
-from sim.report.lanes import Lane, layer_times, of_chips
+from sim.report.lanes import Lane, build_lanes, layer_times
 from sim.report.metrics import critical_chip
 from sim.report.pool import Series
 from sim.report.spans import sums
@@ -65,7 +65,7 @@ def write(
     critical = critical_chip(trace, topology.chips)
     gap = None if chips is not None else _gap(trace, critical)
     chips = sorted(chips) if chips is not None else _default_chips(trace, topology, critical)
-    lanes = of_chips(trace, topology, chips)
+    lanes = build_lanes(trace, topology, chips)
     if gap:
         lanes = {chip: [gap.around(lane) for lane in own] for chip, own in lanes.items()}
     threads = {chip: _threads(own) for chip, own in lanes.items()}

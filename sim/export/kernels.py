@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sim.layouts.sharding import ITEM_BYTES
 from sim.program import Floats, Ints, Kind, Program
-from sim.report.ops import parse
+from sim.report.ops import parse_op
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_groups
 
@@ -40,7 +40,7 @@ _DTYPES = {"bf16": "BFloat16", "fp16": "Half", "int8": "Char", "f32": "Float", "
 
 def kernel_name(op: str) -> str:
     """The name a collective goes by: `ncclDevKernel_AllGather yz residual` (tools look for `nccl...Kernel`)."""
-    parsed = parse(op)
+    parsed = parse_op(op)
     kernel = f"ncclDevKernel_{_KERNELS.get(parsed.group, 'SendRecv')}"
     return " ".join(part for part in (kernel, parsed.over, parsed.operand) if part)
 
@@ -84,14 +84,14 @@ class Ranks:
         for op, instance in zip(ops.tolist(), program.collective[begins[first]].tolist(), strict=True):
             along = axes.get(program.op_names[op], ())
             members = _along(topology, along, chip) or _exchanging(program, instance, chip)
-            name = _NAMES.get(parse(program.op_names[op]).group, "send")
+            name = _NAMES.get(parse_op(program.op_names[op]).group, "send")
             group = json.dumps(sorted(members), separators=(", ", ": "))
             size[op] = len(members)
             pairs = {"Collective name": name, "Process Group Ranks": group}
             if op in items:
                 pairs["dtype"] = _DTYPES[items[op]]
             text[op] = "".join(f",{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs.items())
-        return cls(size, text, item_bytes, np.array([parse(name).group for name in program.op_names]))
+        return cls(size, text, item_bytes, np.array([parse_op(name).group for name in program.op_names]))
 
 
 def _along(topology: Topology, axes: tuple[str, ...], chip: int) -> set[int]:

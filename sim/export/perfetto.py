@@ -16,7 +16,7 @@ from sim.export.chrome_trace import outgoing
 from sim.export.kernels import kernel_name
 from sim.export.wire import data, double, integer
 from sim.program.trace import Trace
-from sim.report.lanes import Lane, of_chips
+from sim.report.lanes import Lane, build_lanes
 from sim.topology.graph import Topology
 
 _PACKET, _TIMESTAMP, _SEQUENCE, _EVENT, _INTERNED, _FLAGS, _DESCRIPTOR = 1, 8, 10, 11, 12, 13, 60
@@ -32,7 +32,7 @@ def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[in
     interned += b"".join(data(3, integer(1, 1 + i) + data(2, name)) for i, name in enumerate(_ANNOTATIONS))
     packets = [_packet(0, data(_INTERNED, interned) + integer(_FLAGS, _FIRST_OF_SEQUENCE))]
     ids = count(1)
-    for chip, lanes in of_chips(trace, topology, chips).items():
+    for chip, lanes in build_lanes(trace, topology, chips).items():
         process = next(ids)
         packets.append(_track(process, f"chip {chip}", data(3, integer(1, chip + 1) + data(6, f"chip {chip}"))))
         for lane in lanes:

@@ -13,7 +13,7 @@ from sim.plots.style import PALETTE
 from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
 from sim.report.lanes import Lane
-from sim.report.ops import COLLECTIVES, WAIT, parse
+from sim.report.ops import COLLECTIVES, WAIT, parse_op
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,7 +120,7 @@ def _rectangles(panel: Panel, spans: sp.Spans, bottom: float, height: float, loo
 
 def _names(op: str) -> list[str]:
     """Names of an op, the longest first: `all-gather(yz) residual`, `all-gather(yz)`, `all-gather`, `AG`."""
-    parsed = parse(op)
+    parsed = parse_op(op)
     if parsed.group not in COLLECTIVES.values():
         return [op]
     over = f"{parsed.group}({parsed.over})"

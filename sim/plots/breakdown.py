@@ -10,7 +10,7 @@ from sim.plots.style import PALETTE, entitle, figure, style
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import critical_path as critical
-from sim.report.breakdown import breakdown
+from sim.report.breakdown import compute_breakdown
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_seconds
 
@@ -60,9 +60,9 @@ def make(trace: Trace, topology: Topology, title: str = "", batches: Batches | N
     Args:
         batches: of a pipeline.
     """
-    causes = critical.shares(trace, topology).causes
+    causes = critical.attribute_step(trace, topology).causes
     bars = {
-        "what the critical chip does": breakdown(trace, topology, batches),
+        "what the critical chip does": compute_breakdown(trace, topology, batches),
         "what the critical path is made of": {share.name: share.time_s for share in causes},
     }
     step_s = trace.makespan_ps / PS_PER_S

@@ -57,7 +57,7 @@ def draw(trace: Trace, topology: Topology, dtype: str, path: Path | str, title: 
 def points(trace: Trace, topology: Topology) -> list[Point]:
     """Operations that multiply and use memory, those that take longest first."""
     program = trace.program
-    own = sp.compute(trace).of_lane(critical_chip(trace, topology.chips))
+    own = sp.compute_spans(trace).of_lane(critical_chip(trace, topology.chips))
     op = program.op[own.task]
     columns = (
         (own.end - own.start) / 1e12,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sim.plots.style import PALETTE, entitle, figure, style
 from sim.program.batches import Batches
 from sim.program.trace import Trace
-from sim.report.pipeline import stage_batches, stage_reports
+from sim.report.pipeline import report_stages, stage_batches
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
                     text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
                     axis.text((begin + end) / 2, stage, text, ha="center", va="center", fontsize=7, color="white")
         what = "Requests by number" if axis.texts else f"Requests in turn in {len(COLOURS)} colours"
-        reports = stage_reports(trace, batches)
+        reports = report_stages(trace, batches)
         if any(report.wait_s for report in reports):
             what += ", pale while some ranks wait for others"
         for stage, report in enumerate(reports):

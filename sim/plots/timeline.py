@@ -17,11 +17,18 @@ from sim.plots.style import PALETTE, entitle, figure, save, style
 from sim.program import Ints
 from sim.program.trace import Trace
 from sim.report import spans as sp
-from sim.report.critical_path import walk
-from sim.report.lanes import Lane, LayerTimes, layer_times, of_chips, of_path, on_path
-from sim.report.lanes import alike as chips_alike
+from sim.report.critical_path import find_critical_path
+from sim.report.lanes import (
+    Lane,
+    LayerTimes,
+    build_lanes,
+    build_path_lane,
+    find_tasks_on_path,
+    group_identical_chips,
+    layer_times,
+)
 from sim.report.metrics import critical_chip
-from sim.report.ops import classes
+from sim.report.ops import classify_ops
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_seconds
 
@@ -62,18 +69,18 @@ def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole ste
     Args:
         of: what the trace is of.
     """
-    alike = chips_alike(trace, topology)
+    alike = group_identical_chips(trace, topology)
     groups, times = _groups(trace, topology, alike)
-    path = walk(trace)
-    groups[0].lanes.insert(0, of_path(path))
-    critical = on_path(trace, topology, path, alike)
+    path = find_critical_path(trace)
+    groups[0].lanes.insert(0, build_path_lane(path))
+    critical = find_tasks_on_path(trace, topology, path, alike)
     layers, edges = len(times), times.edges
     in_shares = layers > _LAYERS_IN_DETAIL
     heights = [sum(_height(group, shares) for group in groups) for shares in (in_shares, False)[: 2 if layers else 1]]
     made = figure(_WIDTH_IN, _IN_AROUND * (1 + len(heights)) / 3 + _IN_PER_ROW * sum(heights))
     with style():
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-        op_classes = classes(trace.program)
+        op_classes = classify_ops(trace.program)
         whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
         what = f"{of}, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
@@ -120,7 +127,7 @@ def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_
     critical = critical_chip(trace, topology.chips)
     alike = sorted(alike, key=lambda chips: critical not in chips)
     shown = [int(chips[0]) for chips in alike[:_CHIPS_DRAWN]]
-    lanes = of_chips(trace, topology, shown)
+    lanes = build_lanes(trace, topology, shown)
     groups = []
     for chip, own in zip(shown, alike, strict=False):
         chips = topology.represented_by(own)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import spans as sp
-from sim.report.metrics import critical_chip, waiting
-from sim.report.roofline import memory_bound
+from sim.report.metrics import critical_chip, wait_spans
+from sim.report.roofline import is_memory_bound
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S
 
@@ -23,16 +23,16 @@ PARTS = {
 """Parts of a step, and what they mean. Waits are left out where there are none."""
 
 
-def breakdown(trace: Trace, topology: Topology, batches: Batches | None = None) -> dict[str, float]:
+def compute_breakdown(trace: Trace, topology: Topology, batches: Batches | None = None) -> dict[str, float]:
     """Seconds of each of PARTS on the critical chip; they add up to the step.
 
     Args:
         batches: of a pipeline.
     """
     chip, program = critical_chip(trace, topology.chips), trace.program
-    compute, collectives = sp.compute(trace).of_lane(chip), sp.collectives(trace).of_lane(chip)
+    compute, collectives = sp.compute_spans(trace).of_lane(chip), sp.collective_spans(trace).of_lane(chip)
     communicating, computing = sp.union(collectives), sp.union(compute)
-    slow = memory_bound(program)
+    slow = is_memory_bound(program)
     alone = sp.minus(compute, communicating)
     exposed = sp.minus(communicating, computing).total_ps
     parts = {
@@ -42,7 +42,7 @@ def breakdown(trace: Trace, topology: Topology, batches: Batches | None = None) 
         "exposed": exposed,
     }
     covered = sp.union(communicating, computing)
-    for name, waits in waiting(trace, batches).items():
+    for name, waits in wait_spans(trace, batches).items():
         own = sp.minus(sp.union(waits.of_lane(chip)), covered)
         if len(own):
             parts[name] = own.total_ps

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from sim.program import Ids, Ints, Kind
 from sim.program.trace import Trace
-from sim.report.ops import classes
-from sim.report.roofline import memory_bound
+from sim.report.ops import classify_ops
+from sim.report.roofline import is_memory_bound
 from sim.topology.graph import Link, Topology
 from sim.units import PS_PER_S, to_ps
 
@@ -107,7 +107,7 @@ class Shares:
         return {"step_s": self.step_ps / PS_PER_S, **groups}
 
 
-def walk(trace: Trace) -> Path:
+def find_critical_path(trace: Trace) -> Path:
     """The critical path of `trace`; empty for a trace in which nothing takes time.
 
     Raises:
@@ -190,18 +190,18 @@ class _Releases:
         return int(min(held))
 
 
-def shares(trace: Trace, topology: Topology, path: Path | None = None) -> Shares:
+def attribute_step(trace: Trace, topology: Topology, path: Path | None = None) -> Shares:
     """Who owns the step of `trace`.
 
     Args:
         path: that of `trace`, where it is known already.
     """
-    path, program = path or walk(trace), trace.program
+    path, program = path or find_critical_path(trace), trace.program
     step_ps = int(path.length.sum())
-    slow, start_ps = memory_bound(program), to_ps(topology.software.message_start_s)
+    slow, start_ps = is_memory_bound(program), to_ps(topology.software.message_start_s)
     cause_of: dict[str, list[int]] = {name: [0, 0] for name in CAUSES}
     kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
-    other = _held_up_by_another(trace, path)
+    other = _waits_for_other_collective(trace, path)
     for i, (task, kind, length) in enumerate(zip(path.task.tolist(), kinds, lengths, strict=True)):
         if path.flies[i]:
             started = min(start_ps, length) if kind == Kind.SEND else 0
@@ -223,15 +223,15 @@ def shares(trace: Trace, topology: Topology, path: Path | None = None) -> Shares
         if time
     )
     names = [program.op_names[op] for op in program.op[path.task].tolist()]
-    groups = classes(program)
+    groups = classify_ops(program)
     about = {name: str(groups[op]) for op, name in enumerate(program.op_names)}
     sends = [(i, _link(trace, topology, task)) for i, task in enumerate(path.task.tolist())]
     on_links = [(i, link_class(topology, link)) for i, link in sends if link is not None]
     return Shares(
         step_ps=step_ps,
         causes=causes,
-        ops=_longest(names, lengths, step_ps, about),
-        links=_longest([name for _, name in on_links], [lengths[i] for i, _ in on_links], step_ps, {}),
+        ops=_sum_by_name(names, lengths, step_ps, about),
+        links=_sum_by_name([name for _, name in on_links], [lengths[i] for i, _ in on_links], step_ps, {}),
     )
 
 
@@ -250,14 +250,14 @@ def _link(trace: Trace, topology: Topology, task: int) -> Link | None:
     return topology.links[link] if 0 <= link < len(topology.links) else None
 
 
-def _held_up_by_another(trace: Trace, path: Path) -> npt.NDArray[np.bool_]:
+def _waits_for_other_collective(trace: Trace, path: Path) -> npt.NDArray[np.bool_]:
     """[n] segments in which the path waits for a resource that another collective holds."""
     collective = trace.program.collective[path.task]
     follows = np.append(collective[1:], -1)
     return np.asarray(path.holds_up & (collective != follows))
 
 
-def _longest(names: list[str], lengths: list[int], step_ps: int, about: dict[str, str]) -> tuple[Share, ...]:
+def _sum_by_name(names: list[str], lengths: list[int], step_ps: int, about: dict[str, str]) -> tuple[Share, ...]:
     """Sums by name, the longest first."""
     sums: dict[str, list[int]] = {}
     for name, length in zip(names, lengths, strict=True):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sim.report.report import Report
 
 
-def headline(report: Report) -> list[tuple[str, str, str]]:
+def list_headline_figures(report: Report) -> list[tuple[str, str, str]]:
     """(label, value, definition) of each."""
     found = report.simulated
     span = "all steps" if report.phases else report.span
@@ -29,7 +29,7 @@ def headline(report: Report) -> list[tuple[str, str, str]]:
     ]
 
 
-def brief(report: Report) -> list[tuple[str, str]]:
+def list_brief_figures(report: Report) -> list[tuple[str, str]]:
     """(label, value) of what fits one line."""
     return [(label, value) for label, value, _ in _first(report)]
 

@@ -31,10 +31,10 @@ class Lane:
     """Position in `Topology.links` of a link's lane."""
 
 
-def of_chips(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int, list[Lane]]:
+def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int, list[Lane]]:
     """Lanes of each chip: compute, collectives (one row at least), then links in the topology's order."""
-    compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
-    copies = sp.copies(trace)
+    compute, collectives, links = sp.compute_spans(trace), sp.collective_spans(trace), sp.link_spans(trace, topology)
+    copies = sp.copy_spans(trace)
     result: dict[int, list[Lane]] = {}
     for chip in chips:
         computing, own = compute.of_lane(chip), collectives.of_lane(chip)
@@ -55,7 +55,7 @@ def of_chips(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int
     return result
 
 
-def of_path(path: Path) -> Lane:
+def build_path_lane(path: Path) -> Lane:
     """The critical path of a trace as a lane."""
     nowhere = np.zeros(len(path), dtype=np.int64)
     spans = sp.Spans(path.task, nowhere, path.start, path.end)
@@ -68,7 +68,7 @@ def link_label(link: Link) -> str:
     return f"to {there}" if arrow else link.name.rpartition(":")[2]
 
 
-def alike(trace: Trace, topology: Topology) -> list[Ints]:
+def group_identical_chips(trace: Trace, topology: Topology) -> list[Ints]:
     """Chips in groups that do the same ops at the same times on the same lanes, the group of the lowest chip first.
 
     Chips are compared by a 64-bit sum over their spans, so two chips that differ are told apart but for a chance of
@@ -76,7 +76,7 @@ def alike(trace: Trace, topology: Topology) -> list[Ints]:
     """
     lane_of_link = 2 + _ports(topology)
     chip_of_link = np.array([link.src for link in topology.links], dtype=np.int64)
-    compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
+    compute, collectives, links = sp.compute_spans(trace), sp.collective_spans(trace), sp.link_spans(trace, topology)
     sums = np.zeros(len(topology.nodes), dtype=np.uint64)
     for spans, chip, lane in (
         (compute, compute.lane, np.zeros(len(compute), dtype=np.int64)),
@@ -90,7 +90,7 @@ def alike(trace: Trace, topology: Topology) -> list[Ints]:
     return [np.flatnonzero(group == k) for k in np.argsort(first)]
 
 
-def on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]) -> npt.NDArray[np.bool_]:
+def find_tasks_on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]) -> npt.NDArray[np.bool_]:
     """[tasks] those of the critical path, and the same of all chips that do the same.
 
     Args:

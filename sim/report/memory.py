@@ -45,7 +45,7 @@ class Memory:
         return {"kv_cache": self.kv_cache_bytes / 2, "weights": (self.weights_bytes + self.gather_buffer_bytes) / 2}
 
 
-def with_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory | None = None) -> Memory:
+def add_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory | None = None) -> Memory:
     """The memory of a chip of the scenario, with what would make it fit.
 
     Args:
@@ -73,7 +73,7 @@ def with_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory 
     return replace(memory, remedies=tuple(found))
 
 
-def of_two_phases(scenarios: Sequence[Scenario], phases: Sequence[Memory], chips: int) -> Memory:
+def combine_memory(scenarios: Sequence[Scenario], phases: Sequence[Memory], chips: int) -> Memory:
     """The memory of a run whose phases follow each other: that of the phase that needs more.
 
     Args:
@@ -83,7 +83,7 @@ def of_two_phases(scenarios: Sequence[Scenario], phases: Sequence[Memory], chips
     (larger, scenario), (smaller, _) = sorted(
         zip(phases, scenarios, strict=True), key=lambda each: each[0].used_bytes, reverse=True
     )
-    return with_remedies(larger, scenario, chips, smaller)
+    return add_remedies(larger, scenario, chips, smaller)
 
 
 def _largest_batch(memory: Memory, batch: int) -> int:

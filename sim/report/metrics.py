@@ -1,4 +1,4 @@
-"""What a trace adds up to: compute, communication, overlap, waits and idle time per chip; time per op; load per link.
+"""Measures of a trace: compute, communication, overlap, waits and idle time per chip; time per op; load per link.
 
 *Communication* is time with at least one collective of the chip in progress, its launch included; *exposed* is
 communication with no compute on that chip. Of the rest of its time a chip may wait for one of its streams to join the
@@ -28,7 +28,7 @@ from sim.units import PS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class OpMeasure:
-    """One op on the critical chip, all its occurrences together."""
+    """Totals of all occurrences of one op on the critical chip."""
 
     op: str
     kind: str
@@ -38,20 +38,20 @@ class OpMeasure:
     time_s: float
     """Sum of their durations; collectives in progress at once each count."""
     exposed_s: float
-    """Of that, with no compute on the chip; 0 for compute. Collectives exposed at once each count."""
+    """Part of `time_s` with no compute on the chip; 0 for compute. Collectives exposed at once each count."""
     bytes: float
     """HBM traffic of compute; bytes the chip put on its links, forwarded ones included, of a collective."""
     flops: float
     compute_s: float = 0.0
-    """Time of the FLOPs of compute at the rates that they reach (`sim.lowering.costs`)."""
+    """Time of the FLOPs at their reached rates (`sim.lowering.costs`)."""
     memory_s: float = 0.0
-    """Time of the bytes of compute at the bandwidths that they reach."""
+    """Time of the bytes at their reached bandwidths."""
     overhead_s: float = 0.0
-    """Fixed time of all its launches."""
+    """Fixed time of all launches."""
 
     @property
     def bound(self) -> str:
-        """Whether FLOPs or bytes take longer, `compute` or `memory`; empty for a collective."""
+        """`compute` or `memory`, whichever takes longer; empty for a collective."""
         return "" if self.kind != "compute" else "memory" if self.memory_s > self.compute_s else "compute"
 
     @property
@@ -62,7 +62,7 @@ class OpMeasure:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:
-    """All figures of one trace, seconds and bytes; one entry per chip or per link."""
+    """Figures of one trace, seconds and bytes, with one entry per chip or per link."""
 
     makespan_s: float
     compute_s: Floats
@@ -85,18 +85,35 @@ class Measures:
     """Names of the links with the most busy time; all that tie. Empty when nothing was sent."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PassTrace:
+    """Trace of one simulated pass, and how to read it."""
+
+    trace: Trace
+    topology: Topology
+    batches: Batches | None = None
+    """Batches of a pipeline."""
+    periods: Sequence[Period] = ()
+    """Steady states of the repeated blocks whose copies were not simulated."""
+
+    @property
+    def makespan_ps(self) -> int:
+        """End of the last task of all layers, ps."""
+        return periodic.makespan_ps(self.trace, self.periods)
+
+
 def measure(
     trace: Trace, topology: Topology, batches: Batches | None = None, periods: Sequence[Period] = ()
 ) -> Measures:
-    """The figures of `trace`, a simulation of a program on `topology`, layers that it leaves out included.
+    """Measures a trace on `topology`, including the layers that were not simulated.
 
     Args:
-        batches: of a pipeline; without them what is a bubble counts as idle.
-        periods: how the layers that were left out follow; see `sim.shortcuts.periodic`.
+        batches: batches of a pipeline; without them bubbles count as idle time.
+        periods: steady states of the repeated blocks whose copies were not simulated.
     """
     program = trace.program
     makespan, often = periodic.makespan_ps(trace, periods), periodic.copies_per_task(program, periods)
-    does = [_Does.of(each, topology, batches) for each in periodic.extrapolate(trace, periods)]
+    does = [_Activity.of(each, topology, batches) for each in periodic.extrapolate(trace, periods)]
     of_chips = periodic.sum_over_copies(program, [each.of_chips for each in does])
     last_end, compute_ps, communication_ps, busy_ps, *reached_ps = of_chips
     waited_ps = np.diff([busy_ps, *reached_ps], axis=0)
@@ -124,14 +141,14 @@ def measure(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Does:
-    """What the chips and links of one trace do."""
+class _Activity:
+    """Activity of the chips and links in one trace."""
 
     program: Program
     compute: sp.Spans
     collectives: sp.Spans
     computing: sp.Spans
-    """The union of compute."""
+    """Union of `compute`."""
     links: sp.Spans
     of_chips: Ints
     """[7, chips] the end of the last task; then time in compute, in communication, in either, and in these or in the
@@ -140,9 +157,13 @@ class _Does:
     """[links] busy time, ps."""
 
     @classmethod
-    def of(cls, trace: Trace, topology: Topology, batches: Batches | None) -> _Does:
+    def of(cls, trace: Trace, topology: Topology, batches: Batches | None) -> _Activity:
         chips = topology.chips
-        compute, collectives, links = sp.compute(trace), sp.collectives(trace), sp.links(trace, topology)
+        compute, collectives, links = (
+            sp.compute_spans(trace),
+            sp.collective_spans(trace),
+            sp.link_spans(trace, topology),
+        )
         computing = sp.union(compute)
         covered = sp.union(computing, collectives)
         rows = [
@@ -151,14 +172,14 @@ class _Does:
             sp.lengths(sp.union(collectives), chips),
             sp.lengths(covered, chips),
         ]
-        for waits in waiting(trace, batches).values():
+        for waits in wait_spans(trace, batches).values():
             covered = sp.union(covered, waits) if len(waits) else covered
             rows.append(sp.lengths(covered, chips))
         of_links = sp.lengths(links, len(topology.links))
         return cls(trace.program, compute, collectives, computing, links, np.stack(rows), of_links)
 
     def of_ops(self, chip: int) -> Ints:
-        """[2, 3, ops] of compute and of collectives on a chip: count, time and exposed time, ps."""
+        """Returns count, time and exposed time (ps) of compute and of collectives on a chip, [2, 3, ops]."""
         program, ops = self.program, len(self.program.op_names)
         compute, collectives, computing = (
             part.of_lane(chip) for part in (self.compute, self.collectives, self.computing)
@@ -178,17 +199,17 @@ class _Does:
         )
 
 
-def waiting(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
-    """What chips may wait for while they neither compute nor communicate; where two overlap, the first counts."""
-    nothing = sp.joins(trace).where(np.empty(0, dtype=np.int64))
-    outside = sp.outside(sp.on_stage(trace, batches), trace.makespan_ps) if batches else nothing
-    copies = sp.copies(trace)
+def wait_spans(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
+    """Returns spans by cause in which chips neither compute nor communicate; where two overlap, the first counts."""
+    nothing = sp.join_spans(trace).where(np.empty(0, dtype=np.int64))
+    outside = sp.outside(sp.stage_spans(trace, batches), trace.makespan_ps) if batches else nothing
+    copies = sp.copy_spans(trace)
     there = replace(copies, end=trace.times["end"][copies.task])  # its engine is free before the last byte is there
-    return {"stream join": sp.joins(trace), "memory pool": there, "pipeline bubble": outside}
+    return {"stream join": sp.join_spans(trace), "memory pool": there, "pipeline bubble": outside}
 
 
 def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
-    """Names of links; of those that stand for others, of all these."""
+    """Returns the names of links; for a representative link, those of all links that it represents."""
     whole = topology.unfold()
     return tuple(
         whole.links[link].name for link in np.flatnonzero(np.isin(topology.representative_links, links)).tolist()
@@ -196,19 +217,19 @@ def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
 
 
 def critical_chip(trace: Trace, chips: int) -> int:
-    """The chip whose last task ends last; the lowest of them."""
+    """Returns the chip whose last task ends last; the lowest of them."""
     return int(_last_ends(trace, chips).argmax())
 
 
 def _last_ends(trace: Trace, chips: int) -> Ints:
-    """[chips] end of the last task of each, ps."""
+    """Returns the end of the last task of each chip, [chips] ps."""
     last_end = np.zeros(chips, dtype=np.int64)
     np.maximum.at(last_end, trace.program.chip, trace.times["end"])
     return last_end
 
 
-def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Does]) -> tuple[OpMeasure, ...]:
-    """The table of ops on one chip."""
+def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Activity]) -> tuple[OpMeasure, ...]:
+    """Returns the totals of each op on one chip."""
     names, own = program.op_names, program.chip == chip
     kinds = ("compute", Kind.COMPUTE, Kind.COMPUTE), ("collective", Kind.BEGIN, Kind.SEND)
     figures = periodic.sum_over_copies(program, [each.of_ops(chip) for each in does])

@@ -44,7 +44,7 @@ class Op:
 
 
 @cache
-def parse(name: str) -> Op:
+def parse_op(name: str) -> Op:
     """The op of that name. A name that is no collective's is compute's."""
     if name in COPIES:
         return Op("copy", operand=name)
@@ -54,9 +54,9 @@ def parse(name: str) -> Op:
     return Op("attention" if name.startswith("attention") else "matmul", operand=name)
 
 
-def classes(program: Program) -> npt.NDArray[np.str_]:
+def classify_ops(program: Program) -> npt.NDArray[np.str_]:
     """Class of each op of a program [ops]; compute without a FLOP is `elementwise`, what only waits is `wait`."""
-    groups = np.array([parse(name).group for name in program.op_names])
+    groups = np.array([parse_op(name).group for name in program.op_names])
     others = ~np.isin(groups, [*COLLECTIVES.values(), "copy"])
     flops = np.bincount(program.op, weights=program.flops, minlength=len(groups))
     does = np.bincount(program.op[program.kind != Kind.EVENT], minlength=len(groups))

@@ -52,7 +52,7 @@ _PARTS = (
 """They add up to the step, or to the time of all requests of a pipeline."""
 
 
-def slower_overlap(overlap: str, phase: str, own: Measures, plain: Measures) -> tuple[str, ...]:
+def explain_slower_overlap(overlap: str, phase: str, own: Measures, plain: Measures) -> tuple[str, ...]:
     """Returns the note, none where the overlap pays.
 
     Args:

@@ -1,4 +1,4 @@
-"""What it saves to leave padding out, op by op: a pass beside the same pass with all rows."""
+"""Time that padding removal saves, op by op."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sim.report.metrics import OpMeasure
 
 @dataclass(frozen=True, slots=True)
 class OpSaving:
-    """One op on the critical chip, all its occurrences together. Seconds."""
+    """Time of one op's occurrences on the critical chip, with and without padding; seconds."""
 
     op: str
     padded_s: float
@@ -24,13 +24,13 @@ class OpSaving:
 
 @dataclass(frozen=True, slots=True)
 class Padding:
-    """A pass without padding beside one with it."""
+    """Pass without padding beside the same pass with padding."""
 
     padded_rows: int
     """Sequences x padded length."""
     real_rows: int
     padded_latency_s: float
-    """One pass with all rows."""
+    """Latency of one pass with all rows."""
     packed_latency_s: float
     ops: tuple[OpSaving, ...]
 
@@ -40,8 +40,8 @@ class Padding:
         return 1 - self.packed_latency_s / self.padded_latency_s
 
 
-def savings(packed: Sequence[OpMeasure], padded: Sequence[OpMeasure]) -> tuple[OpSaving, ...]:
-    """Ops of both passes, in program order; an op that one of them lacks takes no time there."""
-    times = [{op.op: op.time_s for op in ops} for ops in (padded, packed)]
-    names = dict.fromkeys(op.op for ops in (packed, padded) for op in ops)
-    return tuple(OpSaving(name, times[0].get(name, 0.0), times[1].get(name, 0.0)) for name in names)
+def compare_ops(packed: Sequence[OpMeasure], padded: Sequence[OpMeasure]) -> tuple[OpSaving, ...]:
+    """Compares the ops of both passes in program order; an op that one pass lacks takes no time there."""
+    padded_s, packed_s = ({op.op: op.time_s for op in ops} for ops in (padded, packed))
+    names = {**packed_s, **padded_s}
+    return tuple(OpSaving(name, padded_s.get(name, 0.0), packed_s.get(name, 0.0)) for name in names)

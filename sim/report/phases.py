@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 
 from sim.report.closed_form import add_forms
-from sim.report.memory import of_two_phases
-from sim.report.pipeline import whole_generations
-from sim.report.report import Report, Simulated, published, rates
+from sim.report.memory import combine_memory
+from sim.report.pipeline import combine_pipelines
+from sim.report.report import Report, Simulated, compare_to_published, compute_rates
 from sim.specs import Scenario
 
 
-def together(scenario: Scenario, prefill: Report, decode: Report, notes: Sequence[str] = ()) -> Report:
+def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: Sequence[str] = ()) -> Report:
     """The report of both phases. Per-op times and stages are in the reports of the phases.
 
     Args:
@@ -22,7 +22,7 @@ def together(scenario: Scenario, prefill: Report, decode: Report, notes: Sequenc
     latency_s = first.latency_s + then.latency_s
     pipeline, passes = None, (1, 1)
     if prefill.pipeline and decode.pipeline:
-        pipeline = whole_generations(prefill.pipeline, decode.pipeline)
+        pipeline = combine_pipelines(prefill.pipeline, decode.pipeline)
         counts = [each.passes.count for each in (prefill.pipeline, decode.pipeline) if each.passes]
         passes = counts[0], counts[1]
 
@@ -51,12 +51,12 @@ def together(scenario: Scenario, prefill: Report, decode: Report, notes: Sequenc
             step_s=latency_s / scenario.workload.steps,
             ttft_s=first.latency_s,
             tpot_s=then.tpot_s,
-            **rates(scenario, decode.chips, peak, latency_s, pipeline),
+            **compute_rates(scenario, decode.chips, peak, latency_s, pipeline),
             **{name: all_steps(name) for name in parts},
         ),
         closed_form=add_forms(forms) if len(forms) == 2 else None,
-        published=published(scenario, latency_s),
-        memory=of_two_phases(scenario.phases, [prefill.memory, decode.memory], decode.chips),
+        published=compare_to_published(scenario, latency_s),
+        memory=combine_memory(scenario.phases, [prefill.memory, decode.memory], decode.chips),
         links=busier.links,
         ops=(),
         pipeline=pipeline,

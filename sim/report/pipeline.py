@@ -116,11 +116,11 @@ class PipelineReport:
     """None for two phases, each of which has its own."""
 
 
-def pass_report(trace: Trace, batches: Batches, scenario: Scenario, spec: PipelineSpec) -> Passes:
+def report_passes(trace: Trace, batches: Batches, scenario: Scenario, spec: PipelineSpec) -> Passes:
     """The figures of one simulated pass of every request."""
     ends = trace.times["end"]
     answered, latency = ends[list(batches.answered)] / PS_PER_S, batches.latencies_s(ends)
-    stages = stage_reports(trace, batches)
+    stages = report_stages(trace, batches)
     return Passes(
         phase=scenario.workload.phase,
         per_request=scenario.workload.steps,
@@ -138,7 +138,7 @@ def pass_report(trace: Trace, batches: Batches, scenario: Scenario, spec: Pipeli
     )
 
 
-def whole_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> PipelineReport:
+def report_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> PipelineReport:
     """Whole requests of one phase, of which `passes` has one forward pass each.
 
     Args:
@@ -160,7 +160,7 @@ def whole_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> Pipe
     )
 
 
-def whole_generations(prefill: PipelineReport, decode: PipelineReport) -> PipelineReport:
+def combine_pipelines(prefill: PipelineReport, decode: PipelineReport) -> PipelineReport:
     """The same requests, each its prefill and then its decode steps."""
     total_s, interval_s = prefill.total_s + decode.total_s, prefill.interval_s + decode.interval_s
     return PipelineReport(
@@ -188,7 +188,7 @@ def stage_batches(trace: Trace, batches: Batches, stage: int) -> tuple[StageBatc
     return tuple(found)
 
 
-def stage_reports(trace: Trace, batches: Batches) -> tuple[StageReport, ...]:
+def report_stages(trace: Trace, batches: Batches) -> tuple[StageReport, ...]:
     """The figures of every stage."""
     return tuple(_stage(trace, batches, stage) for stage in range(len(batches.layers)))
 

@@ -1,68 +1,55 @@
-"""Weights in another memory: which layer lives where, stalls beside their closed form, memory over time, what fits."""
+"""Memory pool: layers in another memory, stalls beside their closed form, memory over time, largest model that fits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from sim.closed_form.memory_pool import most_layers, stall_per_group
-from sim.program import Floats, Ints, Kind, Period
+from sim.program import Floats, Ints, Kind
 from sim.program.trace import Trace
 from sim.report.memory import Memory
+from sim.report.metrics import PassTrace
 from sim.shortcuts import periodic
-from sim.specs import Scenario
+from sim.specs import MemoryPoolSpec, Scenario
 from sim.units import PS_PER_S
 
 Series = tuple[Floats, Floats]
-"""(times in seconds, bytes from each on)."""
+"""Step function: times (s) and bytes from then on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A memory pool in one pass. Seconds, bytes per chip."""
+    """Memory pool in one pass; seconds, bytes per chip."""
 
     to: str
     offload_every: int
     remote_layers: tuple[int, ...]
-    """Those that live in the other memory; all others in the chip's own."""
+    """Layers stored in the other memory."""
     layer_bytes: float
     remote_bytes: float
     fetch_s: float
     """Time of one copy, in either direction."""
     stall_s: float
-    """What the pass takes longer than with all weights in the chip's own memory."""
+    """Additional time over a pass with all weights in the chip's own memory."""
     closed_form_stall_s: float
-    """The same by the formula, with the mean time of a layer of that other pass."""
+    """Stall by the formula, with the mean time of a layer of the pass without a pool."""
     slower: float
-    """Stall over the latency without a pool."""
+    """Stall / latency without a pool."""
     layers_that_fit: int
-    """Of the largest model of this width, with the pool."""
+    """Layers of the largest model of this width that fits with the pool."""
     layers_that_fit_without: int
 
 
-def pool_report(
-    scenario: Scenario,
-    copy_ps: int,
-    makespan_ps: int,
-    plain_ps: int,
-    plain_layers_ps: int,
-    memory: Memory,
-    layer_bytes: float,
-) -> Pool | None:
-    """What became of a scenario's memory pool, None where it has none.
-
-    Args:
-        copy_ps: time of one copy.
-        plain_ps: time of the same pass without a pool, and `plain_layers_ps` of its layers.
-    """
-    spec = scenario.memory_pool
-    if spec is None:
-        return None
-    every, layers = spec.offload_every, scenario.layers
-    copy_s, stall_s = copy_ps / PS_PER_S, (makespan_ps - plain_ps) / PS_PER_S
-    layer_s = plain_layers_ps / PS_PER_S / layers
+def report_pool(
+    scenario: Scenario, spec: MemoryPoolSpec, pooled: PassTrace, resident: PassTrace, layer_bytes: float, memory: Memory
+) -> Pool:
+    """Reports a memory pool by comparing a pass with it to the same pass with all layers in the chip's own memory."""
+    every, layers, resident_ps = spec.offload_every, scenario.layers, resident.makespan_ps
+    copy_s, stall_s = _copy_ps(pooled.trace) / PS_PER_S, (pooled.makespan_ps - resident_ps) / PS_PER_S
+    layer_s = _layers_ps(resident) / PS_PER_S / layers
     groups = layers // every
     held = layers - groups + 1
     rest = memory.used_bytes - held * layer_bytes - memory.kv_cache_bytes
@@ -76,39 +63,45 @@ def pool_report(
         fetch_s=copy_s,
         stall_s=stall_s,
         closed_form_stall_s=groups * stall_per_group(every, layer_s, copy_s, copy_s, spec.prefetch_layers),
-        slower=stall_s * PS_PER_S / plain_ps,
+        slower=stall_s * PS_PER_S / resident_ps,
         layers_that_fit=most_layers(memory.capacity_bytes, rest, layer_bytes, cache, every),
         layers_that_fit_without=most_layers(memory.capacity_bytes, rest, layer_bytes, cache),
     )
 
 
-def copy_ps(trace: Trace) -> int:
-    """Time of the first copy of a pass with a memory pool; all take as long."""
+def _copy_ps(trace: Trace) -> int:
+    """Returns the time of the first copy of a pass with a memory pool; all copies take as long."""
     first = trace.times[trace.program.kind == Kind.COPY][0]
     return int(first["end"] - first["start"])
 
 
-def layers_ps(trace: Trace, periods: Sequence[Period]) -> int:
-    """From the first start to the last end in layers, those that were left out included."""
+def _layers_ps(measured: PassTrace) -> int:
+    """Returns the time from the first start to the last end in layers, including those that were not simulated."""
 
-    def ends(each: Trace) -> Ints:
-        times = each.times[each.program.layer >= 0]
+    def ends(trace: Trace) -> Ints:
+        times = trace.times[trace.program.layer >= 0]
         return np.array([times["start"].min(), times["end"].max()])
 
-    first, last = periodic.sum_over_copies(
-        trace.program, [ends(each) for each in periodic.extrapolate(trace, periods)]
-    ).tolist()
+    traces = periodic.extrapolate(measured.trace, measured.periods)
+    first, last = periodic.sum_over_copies(measured.trace.program, [ends(trace) for trace in traces]).tolist()
     return int(last - first)
 
 
-def over_time(trace: Trace, chip: int, most_bytes: float, layer_bytes: float) -> Series:
-    """A chip's memory: a fetch takes room as it begins, a copy back frees it as it ends. `most_bytes` is what it holds
-    while a layer is visiting, as when the pass begins."""
+def memory_over_time(trace: Trace, chip: int, most_bytes: float, layer_bytes: float) -> Series:
+    """Returns a chip's memory over time: a fetch takes room as it begins, a copy back frees it as it ends.
+
+    Args:
+        most_bytes: bytes held while a fetched layer is present, as when the pass begins.
+    """
     return _series(trace, chip, most_bytes, {("fetch", "start"): layer_bytes, ("evict", "end"): -layer_bytes})
 
 
-def peer_over_time(trace: Trace, chip: int, most_bytes: float, layer_bytes: float) -> Series:
-    """The chip's layers in the other memory, `most_bytes` when all are there; one is away when the pass begins."""
+def peer_memory_over_time(trace: Trace, chip: int, most_bytes: float, layer_bytes: float) -> Series:
+    """Returns the bytes of the chip's layers in the other memory over time; one layer is away when the pass begins.
+
+    Args:
+        most_bytes: bytes when all of these layers are there.
+    """
     changes = {("evict", "start"): layer_bytes, ("fetch", "end"): -layer_bytes}
     return _series(trace, chip, most_bytes - layer_bytes, changes)
 

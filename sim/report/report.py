@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sim.closed_form import pope
-from sim.program import Period
-from sim.program.batches import Batches
-from sim.program.trace import Trace
 from sim.report.closed_form import ClosedForm
-from sim.report.headline import headline, to_html
-from sim.report.memory import Memory, with_remedies
-from sim.report.metrics import Measures, OpMeasure, measure
-from sim.report.padding import Padding, savings
-from sim.report.pipeline import Passes, PipelineReport, whole_requests
+from sim.report.headline import list_headline_figures, to_html
+from sim.report.memory import Memory, add_remedies
+from sim.report.metrics import Measures, OpMeasure, PassTrace, measure
+from sim.report.padding import Padding
+from sim.report.pipeline import PipelineReport, report_passes, report_requests
 from sim.report.pool import Pool
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
@@ -178,7 +174,9 @@ class Report:
         return self.closed_form.detailed_latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
 
     def _repr_html_(self) -> str:
-        return to_html(f"{self.scenario} on {self.machine}, {format_count(self.chips, 'chip')}", headline(self))
+        return to_html(
+            f"{self.scenario} on {self.machine}, {format_count(self.chips, 'chip')}", list_headline_figures(self)
+        )
 
     def to_dict(self, wall_s: float | None = None) -> dict[str, Any]:
         """The report as JSON data.
@@ -224,33 +222,30 @@ class Report:
         }
 
 
-def build(
+def build_report(
     scenario: Scenario,
-    topology: Topology,
-    trace: Trace,
+    measured: PassTrace,
     memory: Memory,
     closed_form: ClosedForm | None,
     latency_s: float | None = None,
     notes: tuple[str, ...] = (),
-    passes: Passes | None = None,
-    padded: tuple[float, Measures] | None = None,
-    batches: Batches | None = None,
-    periods: Sequence[Period] = (),
 ) -> Report:
-    """The report of `trace`, one step of `scenario` on `topology`.
+    """Builds the report of one step of `scenario`.
 
-    `periods` says how the layers that were left out follow. `latency_s` is of all steps; by default all are like this
-    one. `padded` is the latency of one step with padding, and its measures, where this one is without.
+    Every figure is of a model of the simulated layers, so that a run of some layers is not compared with a published
+    latency of all.
 
-    Every figure is of a model of the layers simulated, so that a run of some layers only is not set beside a
-    published latency of all.
+    Args:
+        latency_s: latency of all steps, s; by default all steps take as long as this one.
     """
-    measures = measure(trace, topology, batches, periods)
+    topology, batches, spec = measured.topology, measured.batches, scenario.pipeline
+    measures = measure(measured.trace, topology, batches, measured.periods)
     steps, critical = scenario.workload.steps, measures.critical_chip
+    passes = report_passes(measured.trace, batches, scenario, spec) if spec and batches else None
     step_s = passes.latency_mean_s if passes else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
     peak = topology.chip.peak_flops[scenario.workload.activations]
-    pipeline = whole_requests(passes, scenario.pipeline, latency_s) if passes and scenario.pipeline else None
+    pipeline = report_requests(passes, spec, latency_s) if passes and spec else None
     return Report(
         scenario=scenario.name,
         machine=topology.name,
@@ -261,7 +256,7 @@ def build(
             step_s=latency_s / steps,
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
             tpot_s=latency_s / steps if scenario.workload.phase == "decode" else None,
-            **rates(scenario, topology.total_chips, peak, latency_s, pipeline),
+            **compute_rates(scenario, topology.total_chips, peak, latency_s, pipeline),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -272,23 +267,22 @@ def build(
             idle_s=float(measures.idle_s[critical]),
         ),
         closed_form=closed_form,
-        published=published(scenario, latency_s),
-        memory=with_remedies(memory, scenario, topology.total_chips),
+        published=compare_to_published(scenario, latency_s),
+        memory=add_remedies(memory, scenario, topology.total_chips),
         links=_load(measures, topology),
         ops=measures.ops,
         phases=(),
-        tasks=periodic.count_tasks(trace.program),
+        tasks=periodic.count_tasks(measured.trace.program),
         layers_simulated=scenario.layers,
         layers=scenario.model.layers,
         folded=topology.is_folded,
         rests_on=rests_on(scenario),
         notes=notes,
         pipeline=pipeline,
-        padding=_padding(scenario, step_s, measures, *padded) if padded else None,
     )
 
 
-def rates(
+def compute_rates(
     scenario: Scenario, chips: int, peak_flops: float, latency_s: float, pipeline: PipelineReport | None
 ) -> dict[str, float]:
     """Tokens per second, MFU and cost of the scenario: its useful tokens over the time of its chips.
@@ -304,24 +298,13 @@ def rates(
     }
 
 
-def published(scenario: Scenario, latency_s: float) -> Published | None:
+def compare_to_published(scenario: Scenario, latency_s: float) -> Published | None:
     """The scenario's published latency beside the simulated one; None where some layers only were simulated."""
     reference = scenario.reference
     if reference is None or scenario.layers < scenario.model.layers:
         return None
     error = latency_s / reference.latency - 1
     return Published(reference.latency, error, reference.tolerance, reference.source)
-
-
-def _padding(scenario: Scenario, step_s: float, packed: Measures, padded_s: float, padded: Measures) -> Padding:
-    workload = scenario.workload
-    return Padding(
-        padded_rows=workload.batch * workload.tokens_per_step,
-        real_rows=scenario.packed_rows or 0,
-        padded_latency_s=padded_s,
-        packed_latency_s=step_s,
-        ops=savings(packed.ops, padded.ops),
-    )
 
 
 def _load(measures: Measures, topology: Topology) -> LinkLoad:

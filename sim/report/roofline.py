@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sim.program import Kind, Program
 
 
-def memory_bound(program: Program) -> npt.NDArray[np.bool_]:
+def is_memory_bound(program: Program) -> npt.NDArray[np.bool_]:
     """Returns which launches [tasks] take longer for their bytes than for their FLOPs, at the rates of their costs."""
     bound: npt.NDArray[np.bool_] = (program.kind == Kind.COMPUTE) & (program.memory_ps > program.compute_ps)
     return bound

@@ -52,35 +52,35 @@ class Spans:
         return own.where(np.lexsort((own.task, own.start)))
 
 
-def compute(trace: Trace) -> Spans:
+def compute_spans(trace: Trace) -> Spans:
     """Compute tasks on their chips."""
     program = trace.program
     task = np.flatnonzero(program.kind == Kind.COMPUTE)
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
 
 
-def copies(trace: Trace) -> Spans:
+def copy_spans(trace: Trace) -> Spans:
     """Copies on the copy engines of their chips."""
     program = trace.program
     task = np.flatnonzero(program.kind == Kind.COPY)
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
 
 
-def joins(trace: Trace) -> Spans:
+def join_spans(trace: Trace) -> Spans:
     """Waits of one stream of a chip for another, after a collective has ended."""
     program = trace.program
     task = np.flatnonzero(program.kind == Kind.JOIN)
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["end"][task])
 
 
-def on_stage(trace: Trace, batches: Batches) -> Spans:
+def stage_spans(trace: Trace, batches: Batches) -> Spans:
     """Batches on the chips of their stages."""
     parts = batches.passes
     task, last = (np.concatenate([getattr(part, name) for part in parts]) for name in ("begin", "end"))
     return Spans(task, trace.program.chip[task], trace.times["end"][task], trace.times["end"][last])
 
 
-def collectives(trace: Trace) -> Spans:
+def collective_spans(trace: Trace) -> Spans:
     """Collectives on their chips, from the chip's entry to the arrival of everything; launch overhead included.
 
     A send between stages begins when both its ends have entered: who waits for the other transfers nothing.
@@ -118,7 +118,7 @@ def _entered(trace: Trace, begin: Tasks) -> Ints:
     return np.asarray(entered)
 
 
-def links(trace: Trace, topology: Topology) -> Spans:
+def link_spans(trace: Trace, topology: Topology) -> Spans:
     """Sends on the links they hold."""
     program = trace.program
     link = program.resource - topology.chips

@@ -42,7 +42,7 @@ class Waiting:
     most_s: float
 
 
-def waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) -> Waiting | None:
+def measure_waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) -> Waiting | None:
     """Waiting and transferring of the collectives of `trace` on a machine of `chips`; None where there is none.
 
     Collectives of the layers that were left out count too; `periods` says how these follow (`sim.shortcuts.periodic`).

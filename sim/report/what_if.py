@@ -16,7 +16,7 @@ from sim.engine import simulate
 from sim.program import Kind, Program
 from sim.program.trace import Trace
 from sim.report.critical_path import LATENCY, Shares
-from sim.report.ops import WAIT, classes
+from sim.report.ops import WAIT, classify_ops
 from sim.specs import Kernel
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, to_ps
@@ -41,7 +41,7 @@ class WhatIf:
 Change = tuple[str, Callable[[Program], Program]]
 
 
-def what_if(
+def run_what_ifs(
     trace: Trace,
     topology: Topology,
     found: Shares,
@@ -67,7 +67,7 @@ def what_if(
 
 def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Change]:
     """What is tried: causes, classes of operations, and the operations with the largest shares of the path."""
-    kind, groups = program.kind, classes(program)
+    kind, groups = program.kind, classify_ops(program)
     sends, begins = (kind == each for each in (Kind.SEND, Kind.BEGIN))
     yield "link bandwidth without limit", lambda p: replace(p, busy_ps=np.where(sends, 0, p.busy_ps))
     yield "no queueing at links", _without_queues

@@ -54,7 +54,7 @@ def stages(part: Pass, title: str) -> Any:
 def memory(part: Pass, title: str) -> Any:
     """Memory of a chip and of where its other layers live, over time; None without a memory pool."""
     from sim.plots import memory as plot
-    from sim.report.pool import peer_over_time
+    from sim.report.pool import peer_memory_over_time
 
     pool, own, chip = part.report.pool, part.report.memory, part.report.critical_chip
     if pool is None:
@@ -62,7 +62,9 @@ def memory(part: Pass, title: str) -> Any:
     here, there = f"chip {chip}", f"{pool.to}, layers of chip {chip}"
     devices = {
         here: part.memory_of(chip),
-        there: peer_over_time(part.trace, part.topology.representative_of(chip), pool.remote_bytes, pool.layer_bytes),
+        there: peer_memory_over_time(
+            part.trace, part.topology.representative_of(chip), pool.remote_bytes, pool.layer_bytes
+        ),
     }
     limited = (here, there) if pool.to == "peer" else (here,)
     return plot.make(devices, limited, own.capacity_bytes, part.makespan_ps / PS_PER_S, title)

@@ -148,13 +148,13 @@ class Saved:
         Raises:
             InputError: report.json is not what was written.
         """
-        from sim.report.critical_path import shares
+        from sim.report.critical_path import attribute_step
         from sim.report.present.bottlenecks import Bottlenecks
 
         what_if = {each.phase: tuple(each.what_if) for each in self.report().critical_path}
         phases = ((part, part.scenario.workload.phase) for part in run.passes)
         return tuple(
-            Bottlenecks(phase, part.span, shares(part.trace, part.topology), what_if[phase])
+            Bottlenecks(phase, part.span, attribute_step(part.trace, part.topology), what_if[phase])
             for part, phase in phases
             if phase in what_if
         )
@@ -297,7 +297,7 @@ def read_sealed(path: Path, model: type[S]) -> S:
 
 def restore(saved: Saved) -> Run:
     """The run of a folder of results. Raises InputError where one of its files is damaged."""
-    from sim.simulate.run import restored
+    from sim.simulate.run import restore_run
     from sim.specs import Scenario
 
     folder, report = saved.folder, saved.report()
@@ -312,7 +312,7 @@ def restore(saved: Saved) -> Run:
     for phase, own in zip(phases, reports, strict=True):
         suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
         written.append(_written(saved.check(f"trace{suffix}.npz"), own))
-    found = restored(scenario, written, report.spread)
+    found = restore_run(scenario, written, report.spread)
     return replace(found, settings=tuple(saved.manifest.settings), source=saved.manifest.source)
 
 

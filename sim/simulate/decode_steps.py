@@ -78,13 +78,13 @@ def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], Non
             progress(len(times_s), len(steps))
             if len(makespans_ps) < len(ahead):
                 break
-    said: tuple[str, ...] = ()
+    shortcuts: tuple[str, ...] = ()
     if simulated < len(steps):
-        some = f"{simulated} of {len(steps)} steps simulated"
-        said = (f"{some}, the others do the same in the same order, with longer caches",)
+        count = f"{simulated} of {len(steps)} steps"
+        shortcuts = (f"simulated {count} (the others run the same tasks in the same order with longer caches)",)
     elif differs:
-        said = ("every step simulated: the second has other tasks than the first; please report this scenario",)
-    return Steps(tuple(times_s), tasks, engine_s, said)
+        shortcuts = ("simulated every step (the second has other tasks than the first; please report this scenario)",)
+    return Steps(tuple(times_s), tasks, engine_s, shortcuts)
 
 
 def _is_lowered(found: Simulated, step: Scenario) -> bool:

@@ -30,29 +30,29 @@ from sim.topology.graph import Topology
 from sim.units import PS_PER_S
 
 _KEPT = (4, 16, 64)
-"""Copies of a layer that are simulated until every one is the one before, later."""
+"""Copies of a layer that are simulated before the next larger number is tried, until layers are in steady state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """A pass and what happened in it."""
+    """Simulated pass: its tasks, their times, and the shortcuts that were used."""
 
     scenario: Scenario
     topology: Topology
-    """Folded where some chips were simulated for all."""
+    """Machine, folded to its representative chips if the pass was."""
     lowered: LoweredPass
     trace: Trace
-    """Of all layers, or of those that stand for the rest."""
+    """Trace of the simulated layers."""
     periods: tuple[Period, ...]
-    """How the layers that were left out follow."""
+    """Steady states of the repeated blocks whose copies were not simulated."""
     shortcuts: tuple[str, ...]
-    """Which were used, or why not."""
+    """One sentence per shortcut: the part that was simulated and why."""
     engine_s: float
     """Wall-clock time of the engine."""
 
     @property
     def step_s(self) -> float:
-        """Time of the pass, of a pipeline the mean of its requests."""
+        """Time of the pass, or the mean of a pipeline's requests, s."""
         if batches := self.lowered.batches:
             return float(batches.latencies_s(self.trace.times["end"]).mean())
         return self.makespan_ps / PS_PER_S
@@ -64,40 +64,40 @@ class Simulated:
 
 
 def simulate_pass(scenario: Scenario) -> Simulated:
-    """Simulate one pass: layers until each is the one before, later; all of them, where that never is.
+    """Simulates one pass: layers until they are in steady state, or all of them.
 
     Raises:
         LayoutError: the mesh does not divide a dimension.
-        InconsistencyError: what was simulated cannot be.
+        InconsistencyError: the result breaks a physical rule.
     """
-    unlike = scenario.perturb is not None and differs_by_layer(scenario.perturb)
-    repeats = scenario.engine.periodic == "auto" and not scenario.pipeline and not unlike
+    layers_differ = scenario.perturb is not None and differs_by_layer(scenario.perturb)
+    repeats = scenario.engine.periodic == "auto" and not scenario.pipeline and not layers_differ
     engine_s = 0.0
-    found: tuple[Period, ...] | None = None
+    periods: tuple[Period, ...] | None = None
     for keep in (*(_KEPT if repeats else ()), None):
         topology, lowered, folding = lower_pass(scenario, keep)
         began = time.perf_counter()
         trace = simulate(lowered.program, scenario.engine.kernel)
         engine_s += time.perf_counter() - began
-        found = periodic.detect_periods(trace)
-        if found is not None:
+        periods = periodic.detect_periods(trace)
+        if periods is not None:
             break
     check(trace, topology)
-    shortcuts = folding, _periodicity(scenario, lowered)
-    return Simulated(scenario, topology, lowered, trace, found or (), shortcuts, engine_s)
+    shortcuts = folding, _describe_periodicity(scenario, lowered)
+    return Simulated(scenario, topology, lowered, trace, periods or (), shortcuts, engine_s)
 
 
 def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, LoweredPass, str]:
-    """One pass on few chips that stand for all, or on all chips where they are not alike or folding is off.
+    """Lowers one pass on representative chips, or on all chips if they differ or folding is off.
 
-    Also says which, and why. `keep` as in `lower`.
+    Returns the machine, the pass, and a sentence that says which chips are simulated and why. `keep` as in `lower`.
     """
     topology = machine(scenario)
-    obstacle = _obstacle(scenario, topology)
+    obstacle = _find_obstacle(scenario, topology)
     for fold in () if obstacle else _folds(scenario, topology):
         try:
-            few = fold()
-            return few, lower(scenario, few, keep), _folding(scenario, few)
+            folded_machine = fold()
+            return folded_machine, lower(scenario, folded_machine, keep), _describe_folding(scenario, folded_machine)
         except NotFoldableError as error:
             obstacle = str(error)
     notes: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, L
     if perturb:
         program = apply_perturbations(lowered.program, topology, perturb, step=scenario.workload.context or 0)
         lowered = replace(lowered, program=program, notes=(*lowered.notes, *notes))
-    return topology, lowered, f"all chips are simulated: {obstacle}"
+    return topology, lowered, f"simulated all chips ({obstacle})"
 
 
 def _folds(scenario: Scenario, topology: Topology) -> list[Callable[[], Topology]]:
@@ -122,36 +122,40 @@ def _folds(scenario: Scenario, topology: Topology) -> list[Callable[[], Topology
     return [partial(folded, topology), *(partial(folded_by_steps, topology, steps) for steps in steps_alike(topology))]
 
 
-def _folding(scenario: Scenario, few: Topology) -> str:
-    if few.chips > 1 and not scenario.pipeline:
-        return f"{few.chips} chips are simulated for all {few.total_chips}, each of whose sends is like those of one"
-    which = "one chip is" if few.chips == 1 else "one chip of each stage is"
-    return f"{which} simulated for all {few.total_chips}, each of whose sends is alike"
+def _describe_folding(scenario: Scenario, folded_machine: Topology) -> str:
+    count, chips = folded_machine.chips, folded_machine.total_chips
+    if count == 1:
+        return f"simulated 1 representative chip of {chips} (all chips are symmetric)"
+    if scenario.pipeline:
+        return f"simulated 1 representative chip of each stage, for {chips} chips (the chips of a stage are symmetric)"
+    return f"simulated {count} representative chips of {chips} (each other chip is symmetric to one of them)"
 
 
-def _obstacle(scenario: Scenario, topology: Topology) -> str:
-    """Why no chip can stand for others, where that is known before lowering; else empty."""
+def _find_obstacle(scenario: Scenario, topology: Topology) -> str:
+    """Returns the reason, known before lowering, why no chip can represent others; empty if there is none."""
     if scenario.engine.fold == "off":
         return "engine.fold is off"
     if scenario.perturb:
         named = ("stragglers", "slow_links", "failed_links", "jitter")
-        found = [name for name in named if getattr(scenario.perturb, name)]
-        return "perturb makes some unlike the others" + (f": {', '.join(found)}" if found else "")
+        given = [name for name in named if getattr(scenario.perturb, name)]
+        return "perturb makes chips differ" + (f": {', '.join(given)}" if given else "")
     if topology.chips == (stage_count(scenario) if scenario.pipeline else 1):
-        return "there is one" if topology.chips == 1 else "there is one in each stage"
+        return "no symmetry to use: one chip" + ("" if topology.chips == 1 else " per stage")
     return ""
 
 
-def _periodicity(scenario: Scenario, lowered: LoweredPass) -> str:
-    left_out = sum(block.count * block.layers for block in lowered.program.skipped)
-    if left_out:
-        some = scenario.layers - left_out
-        return f"{some} of {scenario.layers} layers are simulated, the others are those again, later"
+def _describe_periodicity(scenario: Scenario, lowered: LoweredPass) -> str:
+    skipped = sum(block.count * block.layers for block in lowered.program.skipped)
+    if skipped:
+        count = scenario.layers - skipped
+        return f"simulated {count} of {scenario.layers} layers (the others repeat them at a constant interval)"
+    reason = "no layer reaches a steady state"
     if scenario.engine.periodic == "off":
-        return "all layers are simulated: engine.periodic is off"
-    if scenario.pipeline:
-        return "all layers are simulated: requests of a pipeline overlap"
-    if scenario.perturb and differs_by_layer(scenario.perturb):
-        return "all layers are simulated: perturb makes them unlike"
-    few = scenario.layers <= _KEPT[0] + 2
-    return f"all layers are simulated: {'they are few' if few else 'they do not settle into one that repeats'}"
+        reason = "engine.periodic is off"
+    elif scenario.pipeline:
+        reason = "requests of a pipeline overlap"
+    elif scenario.perturb and differs_by_layer(scenario.perturb):
+        reason = "perturb makes layers differ"
+    elif scenario.layers <= _KEPT[0] + 2:
+        reason = "too few layers to skip any"
+    return f"simulated all layers ({reason})"

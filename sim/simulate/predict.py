@@ -15,18 +15,18 @@ MEAN_STEP = "uses the step of mean cache length for every step"
 
 def predict(scenario: Scenario) -> ClosedForm | None:
     """Both closed forms, of all steps of all phases; None where none covers the machine or the layout."""
-    forms = [form_of(phase, len(steps_of(scenario, phase)) > 1) for phase in scenario.phases]
+    forms = [predict_phase(phase, len(steps_of(scenario, phase)) > 1) for phase in scenario.phases]
     known = [form for form in forms if form is not None]
     return add_forms(known) if len(known) == len(forms) else None
 
 
-def form_of(phase: Scenario, each_step: bool) -> ClosedForm | None:
+def predict_phase(phase: Scenario, each_step: bool) -> ClosedForm | None:
     """Both closed forms of one phase, for all steps: so many times the step of mean cache length.
 
     Args:
         each_step: every step is simulated with the cache as long as it then is.
     """
-    if uncovered(phase):
+    if find_uncovered(phase):
         return None
     communication = Communication(phase)
     detailed = predict_per_operation(phase, communication)
@@ -45,7 +45,7 @@ def form_of(phase: Scenario, each_step: bool) -> ClosedForm | None:
     )
 
 
-def uncovered(scenario: Scenario) -> str:
+def find_uncovered(scenario: Scenario) -> str:
     """What of the scenario no closed form of a pass knows; empty where nothing is in the way."""
     if scenario.pipeline:
         return "a pipeline of requests"

@@ -12,7 +12,7 @@ from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
 from sim.program import Period
 from sim.program.trace import Trace
-from sim.report.pool import Series, over_time
+from sim.report.pool import Series, memory_over_time
 from sim.report.report import Report
 from sim.shortcuts import periodic
 from sim.shortcuts.unfold import expand_to_all_chips, expand_to_chips, keep_chips
@@ -73,7 +73,7 @@ class Pass:
         used_bytes, pool = self.report.memory.used_bytes, self.report.pool
         if pool is None:
             return np.zeros(1), np.array([used_bytes])
-        return over_time(self.trace, self.topology.representative_of(chip), used_bytes, pool.layer_bytes)
+        return memory_over_time(self.trace, self.topology.representative_of(chip), used_bytes, pool.layer_bytes)
 
 
 @dataclass(frozen=True, slots=True)

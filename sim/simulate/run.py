@@ -10,24 +10,24 @@ import numpy.typing as npt
 
 from sim.program import Period, Program
 from sim.program.trace import Trace
-from sim.report.critical_path import shares
+from sim.report.critical_path import attribute_step
 from sim.report.memory import Memory
-from sim.report.metrics import measure
-from sim.report.overlap import slower_overlap
-from sim.report.phases import together
-from sim.report.pipeline import pass_report
-from sim.report.pool import copy_ps, layers_ps, pool_report
+from sim.report.metrics import PassTrace, measure
+from sim.report.overlap import explain_slower_overlap
+from sim.report.padding import Padding, compare_ops
+from sim.report.phases import combine_phases
+from sim.report.pool import Pool, report_pool
 from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.comparison import Comparison
 from sim.report.present.comparison import compare as side_by_side
-from sim.report.report import Report, build
+from sim.report.report import Report, build_report
 from sim.report.spread import Spread
-from sim.report.waiting import waiting
-from sim.report.what_if import what_if
+from sim.report.waiting import measure_waiting
+from sim.report.what_if import run_what_ifs
 from sim.simulate.decode_steps import Steps, simulate_steps
 from sim.simulate.forward_pass import Simulated, lower_pass, simulate_pass
 from sim.simulate.latency import latency_s, steps_of
-from sim.simulate.predict import form_of
+from sim.simulate.predict import predict_phase
 from sim.simulate.result import Pass, Run
 from sim.specs import Scenario
 
@@ -51,19 +51,19 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
         each = simulate_steps(steps, progress) if len(steps) > 1 else Steps()
         whole = simulate_pass(phase)
         whole = replace(whole, shortcuts=(*whole.shortcuts, *each.shortcuts))
-        passes.append(_pass(phase, whole, each.latency_s if each.times_s else None, len(steps) > 1))
+        passes.append(_report_pass(phase, whole, each.latency_s if each.times_s else None, len(steps) > 1))
         tasks, engine_s = tasks + len(whole.trace.program) + each.tasks, engine_s + whole.engine_s + each.engine_s
-    report = _report(scenario, passes)
+    report = _combine_reports(scenario, passes)
     return Run(
         scenario=scenario,
         passes=tuple(passes),
-        report=replace(report, spread=_spread(scenario, report.simulated.latency_s, progress)),
+        report=replace(report, spread=_repeat_runs(scenario, report.simulated.latency_s, progress)),
         tasks=tasks,
         engine_s=engine_s,
     )
 
 
-def _spread(scenario: Scenario, first_s: float, progress: Callable[[int, int], None]) -> Spread | None:
+def _repeat_runs(scenario: Scenario, first_s: float, progress: Callable[[int, int], None]) -> Spread | None:
     """Latencies of the runs that `perturb.repeats` asks for, of which one has been; None where it is the only one."""
     perturb = scenario.perturb
     if perturb is None or perturb.repeats == 1:
@@ -76,7 +76,7 @@ def _spread(scenario: Scenario, first_s: float, progress: Callable[[int, int], N
     return Spread.of(latencies_s)
 
 
-def bottlenecks(
+def find_bottlenecks(
     result: Run, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Bottlenecks, ...]:
     """The critical path of one step of each phase, and what would shorten it, by simulating it again.
@@ -86,8 +86,8 @@ def bottlenecks(
     """
     found = []
     for part in result.passes:
-        own = shares(part.trace, part.topology)
-        results = what_if(part.trace, part.topology, own, progress, part.scenario.engine.kernel)
+        own = attribute_step(part.trace, part.topology)
+        results = run_what_ifs(part.trace, part.topology, own, progress, part.scenario.engine.kernel)
         found.append(Bottlenecks(part.scenario.workload.phase, part.span, own, results))
     return tuple(found)
 
@@ -102,7 +102,9 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     given = names or [run.scenario.name for run in runs]
     shown = [name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, given, strict=True)]
     latencies_s = [run.report.simulated.latency_s for run in runs]
-    paths = [{part.scenario.workload.phase: shares(part.trace, part.topology) for part in run.passes} for run in runs]
+    paths = [
+        {part.scenario.workload.phase: attribute_step(part.trace, part.topology) for part in run.passes} for run in runs
+    ]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
     found = side_by_side(shown, latencies_s, paths, spans, scenarios)
@@ -110,48 +112,58 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     return replace(found, rests_on=based)
 
 
-def _pass(scenario: Scenario, found: Simulated, latency_s: float | None, each_step: bool) -> Pass:
-    topology, lowered, trace, periods = found.topology, found.lowered, found.trace, found.periods
+def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | None, each_step: bool) -> Pass:
+    """Builds a pass's report, with the comparisons to the same pass without padding removal, pool or overlap."""
+    lowered, topology = simulated.lowered, simulated.topology
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
-    padded = None
-    if scenario.padding and scenario.packed_rows is not None:
-        padding = scenario.padding.model_copy(update={"eliminate": False})
-        whole = simulate_pass(scenario.model_copy(update={"padding": padding}))
-        padded = whole.step_s, measure(whole.trace, whole.topology, periods=whole.periods)
-    form = form_of(scenario, each_step)
-    spec, batches = scenario.pipeline, lowered.batches
-    requests = pass_report(trace, batches, scenario, spec) if spec and batches else None
-    report = build(
-        scenario,
-        topology,
-        trace,
-        memory,
-        form,
-        latency_s,
-        lowered.notes,
-        requests,
-        padded,
-        lowered.batches,
-        periods,
+    notes = (*lowered.notes, *_overlap_notes(scenario, simulated))
+    form = predict_phase(scenario, each_step)
+    report = build_report(scenario, _measured(simulated), memory, form, latency_s, notes)
+    report = replace(
+        report,
+        shortcuts=simulated.shortcuts,
+        pool=_pool(scenario, simulated, memory),
+        padding=_padding(scenario, simulated, report),
+        waiting=measure_waiting(simulated.trace, topology.chips, simulated.periods) if scenario.perturb else None,
     )
-    report = replace(report, shortcuts=found.shortcuts)
-    if scenario.memory_pool:
-        plain = simulate_pass(scenario.model_copy(update={"memory_pool": None}))
-        plain_ps = plain.makespan_ps, layers_ps(plain.trace, plain.periods)
-        pool = pool_report(scenario, copy_ps(trace), found.makespan_ps, *plain_ps, memory, lowered.layer_bytes)
-        report = replace(report, pool=pool)
-    if scenario.overlap != "none":
-        layout = scenario.layout.model_copy(update={"overlap": "none"})
-        alone = simulate_pass(scenario.model_copy(update={"layout": layout}))
-        both = (measure(each.trace, each.topology, each.lowered.batches, each.periods) for each in (found, alone))
-        report = replace(
-            report, notes=(*report.notes, *slower_overlap(scenario.overlap, scenario.workload.phase, *both))
-        )
-    if scenario.perturb:
-        report = replace(report, waiting=waiting(trace, topology.chips, periods))
-    return Pass(scenario, topology, lowered, trace, periods, report)
+    return Pass(scenario, topology, lowered, simulated.trace, simulated.periods, report)
+
+
+def _measured(simulated: Simulated) -> PassTrace:
+    return PassTrace(simulated.trace, simulated.topology, simulated.lowered.batches, simulated.periods)
+
+
+def _pool(scenario: Scenario, simulated: Simulated, memory: Memory) -> Pool | None:
+    if scenario.memory_pool is None:
+        return None
+    resident = simulate_pass(scenario.model_copy(update={"memory_pool": None}))
+    layer_bytes = simulated.lowered.layer_bytes
+    return report_pool(scenario, scenario.memory_pool, _measured(simulated), _measured(resident), layer_bytes, memory)
+
+
+def _padding(scenario: Scenario, simulated: Simulated, report: Report) -> Padding | None:
+    if scenario.padding is None or scenario.packed_rows is None:
+        return None
+    spec = scenario.padding.model_copy(update={"eliminate": False})
+    padded = simulate_pass(scenario.model_copy(update={"padding": spec}))
+    return Padding(
+        padded_rows=scenario.workload.batch * scenario.workload.tokens_per_step,
+        real_rows=scenario.packed_rows,
+        padded_latency_s=padded.step_s,
+        packed_latency_s=simulated.step_s,
+        ops=compare_ops(report.ops, measure(padded.trace, padded.topology, periods=padded.periods).ops),
+    )
+
+
+def _overlap_notes(scenario: Scenario, simulated: Simulated) -> tuple[str, ...]:
+    if scenario.overlap == "none":
+        return ()
+    layout = scenario.layout.model_copy(update={"overlap": "none"})
+    serial = simulate_pass(scenario.model_copy(update={"layout": layout}))
+    measures = (measure(each.trace, each.topology, each.lowered.batches, each.periods) for each in (simulated, serial))
+    return explain_slower_overlap(scenario.overlap, scenario.workload.phase, *measures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +179,7 @@ class WrittenPhase:
     """(program) -> ([tasks] of TIMES, the ends to be filled in; how the layers that were left out follow)."""
 
 
-def restored(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spread | None) -> Run:
+def restore_run(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spread | None) -> Run:
     """A run from what was written of it, without simulating: lowered again, with the times it had.
 
     Args:
@@ -181,13 +193,13 @@ def restored(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spread
         times["end"] = times["free"] + lowered.program.flight_ps
         trace = Trace(lowered.program, times)
         simulated = Simulated(phase, topology, lowered, trace, periods, own.shortcuts, 0.0)
-        passes.append(_pass(phase, simulated, own.latency_s, len(steps_of(scenario, phase)) > 1))
+        passes.append(_report_pass(phase, simulated, own.latency_s, len(steps_of(scenario, phase)) > 1))
         tasks += len(times)
-    report = replace(_report(scenario, passes), spread=spread)
+    report = replace(_combine_reports(scenario, passes), spread=spread)
     return Run(scenario, tuple(passes), report, tasks, 0.0)
 
 
-def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:
+def _combine_reports(scenario: Scenario, passes: Sequence[Pass]) -> Report:
     if len(passes) == 1:
         return passes[0].report
     prefill, decode = passes
@@ -197,4 +209,4 @@ def _report(scenario: Scenario, passes: Sequence[Pass]) -> Report:
     if moved:
         held = "memory is of the weights of one phase at a time, and the time to reshard them is not counted"
         notes.append(f"prefill and decode store {', '.join(moved)} in different shardings: {held}")
-    return together(scenario, prefill.report, decode.report, notes)
+    return combine_phases(scenario, prefill.report, decode.report, notes)

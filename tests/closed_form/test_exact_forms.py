@@ -280,7 +280,7 @@ def test_fields_of_every_kind_of_machine_are_walked():
 
 def test_the_report_says_why_a_form_is_not_exact():
     report = run(plain("layout.graph_capture=false", "stack.matmul_balance=100")).report
-    lines = [part.text for block in text.overall(report) for part in block if isinstance(part, text.Line)]
+    lines = [part.text for block in text.overall_blocks(report) for part in block if isinstance(part, text.Line)]
     reasons = "it leaves out layout.graph_capture: false and leaves out stack.matmul_balance"
     assert f"the closed form per operation is not exact: {reasons}" in lines
     form = report.to_dict()["closed_form"]
@@ -290,7 +290,9 @@ def test_the_report_says_why_a_form_is_not_exact():
 
 def test_the_report_of_an_exact_form_says_nothing_of_it():
     report = run(plain()).report
-    assert not any("not exact" in part.text for b in text.overall(report) for part in b if isinstance(part, text.Line))
+    assert not any(
+        "not exact" in part.text for b in text.overall_blocks(report) for part in b if isinstance(part, text.Line)
+    )
     assert report.to_dict()["closed_form"]["per_axis_exact"] is True
 
 

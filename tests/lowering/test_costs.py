@@ -16,7 +16,7 @@ from sim.lowering.placement import machine
 from sim.plots import roofline
 from sim.program import Kind
 from sim.report.metrics import measure
-from sim.report.roofline import memory_bound
+from sim.report.roofline import is_memory_bound
 from sim.simulate.forward_pass import lower_pass, simulate_pass
 from sim.specs import load
 from sim.specs.uses import PRESETS
@@ -216,7 +216,7 @@ def assert_labels_follow(scenario):
     compute = program.kind == Kind.COMPUTE
     own = busy_ps(scenario, "nothing")
     by_memory, by_flops = own - busy_ps(scenario, "memory"), own - busy_ps(scenario, "compute")
-    slow = memory_bound(program)
+    slow = is_memory_bound(program)
     assert slow[compute & (by_memory > by_flops + 2)].all()
     assert not slow[compute & (by_flops > by_memory + 2)].any()
     assert not slow[~compute].any()
@@ -247,7 +247,7 @@ def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
         found, stack = simulate_pass(scenario), scenario.stack
         program = found.trace.program
         bounds = {}
-        for op, slow in zip(program.op.tolist(), memory_bound(program).tolist(), strict=True):
+        for op, slow in zip(program.op.tolist(), is_memory_bound(program).tolist(), strict=True):
             bounds.setdefault(program.op_names[op], set()).add("memory" if slow else "compute")
         table = {op.op: op for op in measure(found.trace, found.topology).ops if op.kind == "compute"}
         drawn = {point.op: point.bound for point in roofline.points(found.trace, found.topology)}

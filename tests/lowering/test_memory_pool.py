@@ -16,7 +16,7 @@ from sim.lowering.lower import lower
 from sim.lowering.placement import machine
 from sim.program import Kind
 from sim.program.trace import Trace
-from sim.report.pool import over_time
+from sim.report.pool import memory_over_time
 from sim.simulate.run import run
 
 LAYER_BYTES = 2 * (12 * 64 * 64 + 2 * 64)
@@ -95,7 +95,7 @@ def test_the_last_layer_of_each_group_is_remote_and_comes_two_layers_ahead():
 
 
 def test_memory_over_time_peaks_at_the_local_layers_and_one_visitor():
-    times, sizes = over_time(pooled(12, 6, layer_ps()), 0, 11 * LAYER_BYTES, LAYER_BYTES)
+    times, sizes = memory_over_time(pooled(12, 6, layer_ps()), 0, 11 * LAYER_BYTES, LAYER_BYTES)
     assert sizes.max() == 11 * LAYER_BYTES  # 12 - 12 / 6 + 1
     assert sizes.min() == 10 * LAYER_BYTES
     assert sizes[-1] == 11 * LAYER_BYTES  # the last layer is still there

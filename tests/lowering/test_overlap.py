@@ -51,7 +51,7 @@ def test_every_all_reduce_of_ladder_runs_under_exactly_one_half_layer_and_one_at
     trace, _ = traced(f"workload.batch={batch}", layers=layers)
     program, half_of = trace.program, {op: half for half, ops in HALVES.items() for op in ops}
     for chip in range(8):
-        compute, sums = spans.compute(trace).of_lane(chip), spans.collectives(trace).of_lane(chip)
+        compute, sums = spans.compute_spans(trace).of_lane(chip), spans.collective_spans(trace).of_lane(chip)
         assert len(sums) == 2 * layers
         assert (sums.start[1:] >= sums.end[:-1]).all()
         for i, (start, end) in enumerate(zip(sums.start, sums.end, strict=True)):

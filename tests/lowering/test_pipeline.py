@@ -328,11 +328,11 @@ def test_inconsistent_schedules_are_refused(change: dict[str, Any], message: str
 
 
 def test_the_critical_path_of_a_polling_pipeline_adds_up_to_the_whole():
-    from sim.report.critical_path import walk
+    from sim.report.critical_path import find_critical_path
 
     controller = {"rpc": "50 us", "poll": "2 ms", "result_poll": "1 ms"}
     trace = times(scenario(schedule="non_blocking", stages=[3, 3], requests=4, controller=controller)).trace
-    path = walk(trace)
+    path = find_critical_path(trace)
     assert int(path.length.sum()) == trace.makespan_ps
     assert (path.start[1:] == path.end[:-1]).all()
 

@@ -7,7 +7,7 @@ import pytest
 from support.shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenario, settings_of
 
 from sim.program import Kind
-from sim.report.breakdown import breakdown
+from sim.report.breakdown import compute_breakdown
 from sim.simulate.result import Pass, Run
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.studies.sweep.points import Point
@@ -70,7 +70,7 @@ def test_parts_add_up_to_the_step(case):
 @every_case
 def test_parts_of_the_breakdown_are_those_of_the_report(case):
     for _, part, report in phases(case):
-        parts = breakdown(part.trace, part.topology, part.lowered.batches)
+        parts = compute_breakdown(part.trace, part.topology, part.lowered.batches)
         own = report.simulated
         alone = parts["compute-bound"] + parts["memory-bound"]
         assert sum(parts.values()) == pytest.approx(part.makespan_ps * PS, rel=ROUNDING)

@@ -15,7 +15,7 @@ from support.shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result
 from sim.collectives import algorithm_of
 from sim.lowering.placement import machine
 from sim.program import Kind
-from sim.report.breakdown import breakdown
+from sim.report.breakdown import compute_breakdown
 from sim.simulate.forward_pass import lower_pass, simulate_pass
 from sim.specs import DTYPE_BYTES, Scenario, load
 from sim.topology.boxes import boxes
@@ -192,7 +192,7 @@ def test_compute_is_called_memory_bound_where_faster_memory_would_shorten_it_mor
     by_memory, by_compute = (before - durations_ps(given, *rates) for rates in ((1.01, 1.0), (1.0, 1.01)))
     compute = (program.kind == Kind.COMPUTE) & (np.abs(by_memory - by_compute) > 2)  # else rounding decides
     shortened = by_memory > by_compute
-    parts = breakdown(part.trace, part.topology)
+    parts = compute_breakdown(part.trace, part.topology)
     unclear_s = before[(program.kind == Kind.COMPUTE) & ~compute].sum() * PS
     for name, own in (("memory-bound", compute & shortened), ("compute-bound", compute & ~shortened)):
         assert parts[name] == pytest.approx(before[own].sum() * PS, abs=unclear_s, rel=ROUNDING)

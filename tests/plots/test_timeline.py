@@ -15,8 +15,8 @@ from sim.plots.bars import COLOURS
 from sim.program import Kind
 from sim.report import critical_path
 from sim.report.breakdown import PARTS
-from sim.report.critical_path import walk
-from sim.report.lanes import alike, layer_times, on_path
+from sim.report.critical_path import find_critical_path
+from sim.report.lanes import find_tasks_on_path, group_identical_chips, layer_times
 from sim.report.metrics import critical_chip
 from sim.simulate.run import run
 from sim.specs import load as load_files
@@ -85,7 +85,7 @@ def test_what_is_on_the_critical_path_is_known_of_all_chips_that_do_the_same() -
     # With equal chips the path may run over either; the matmuls and the two collectives it passes are on it on both,
     # attention and the all-gather are on none.
     trace, topology = two_chips(slower_us=0)
-    found = on_path(trace, topology, walk(trace), alike(trace, topology))
+    found = find_tasks_on_path(trace, topology, find_critical_path(trace), group_identical_chips(trace, topology))
     program = trace.program
     for op, expected in (("q_wi", True), ("wo", True), ("attention", False)):
         own = (program.op == program.op_names.index(op)) & (program.kind == Kind.COMPUTE)

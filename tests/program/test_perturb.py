@@ -15,7 +15,7 @@ from sim.errors import InputError
 from sim.program import Kind, Occupancy, ProgramBuilder
 from sim.program.perturb import apply_perturbations
 from sim.report.present.render import render
-from sim.report.waiting import waiting
+from sim.report.waiting import measure_waiting
 from sim.results import folder as outputs
 from sim.shortcuts import periodic
 from sim.simulate.forward_pass import simulate_pass
@@ -36,7 +36,7 @@ def test_nothing_perturbed_is_the_plain_run():
     same = found("{}")
     assert same.step_s == plain.step_s
     assert not same.topology.is_folded
-    assert "perturb makes some unlike" in same.shortcuts[0]
+    assert "perturb makes chips differ" in same.shortcuts[0]
 
 
 def test_a_straggler_takes_its_factor_and_delay_and_the_others_wait():
@@ -56,9 +56,9 @@ def test_a_straggler_everywhere_leaves_layers_alike_and_one_in_some_does_not():
         found("{stragglers: [{chips: [1], factor: 2}]}"),
         found("{stragglers: [{chips: [1], factor: 2, layers: [3]}]}"),
     )
-    assert "layers are simulated, the others" in every.shortcuts[1]
+    assert "layers (the others" in every.shortcuts[1]
     assert every.step_s == found("{stragglers: [{chips: [1], factor: 2}]}", "engine.periodic=off").step_s
-    assert "perturb makes them unlike" in some.shortcuts[1]
+    assert "perturb makes layers differ" in some.shortcuts[1]
     late = some.lowered.program.layer == 3
     assert (some.lowered.program.busy_ps != found("{}", "engine.periodic=off").lowered.program.busy_ps)[
         ~late
@@ -168,7 +168,7 @@ def test_the_peers_of_a_late_chip_wait_for_it_and_no_others(axes, group):
     what is behind it moves: never longer than the whole all-gather.
     """
     delay_ps = 10**12
-    late, plain = waiting(late_gather(axes, 5, delay_ps), 16), waiting(late_gather(axes, 5, 0), 16)
+    late, plain = measure_waiting(late_gather(axes, 5, delay_ps), 16), measure_waiting(late_gather(axes, 5, 0), 16)
     assert plain.waiting_s == 0
     assert plain.transferring_s == late_gather(axes, 5, 0).makespan_ps / 1e12
     assert late.waiting_s == (group - 1) / 16
@@ -181,15 +181,15 @@ def test_the_peers_of_a_late_chip_wait_for_it_and_no_others(axes, group):
 def test_waiting_and_transferring_are_the_time_in_collectives():
     """Of every chip the time from BEGIN to END of each collective, whoever is late; a straggler waits least."""
     slow = found("{stragglers: [{chips: [1], factor: 2}]}")
-    parts, trace = waiting(slow.trace, 4, slow.periods), periodic.unroll(slow.trace, slow.periods)
-    assert parts == waiting(trace, 4)
+    parts, trace = measure_waiting(slow.trace, 4, slow.periods), periodic.unroll(slow.trace, slow.periods)
+    assert parts == measure_waiting(trace, 4)
     kind, times = trace.program.kind, trace.times
     inside_ps = times["end"][kind == Kind.END].sum() - times["start"][kind == Kind.BEGIN].sum()
     assert parts.waiting_s + parts.transferring_s == pytest.approx(inside_ps / 1e12 / 4, rel=1e-12)
     assert parts.least_chip == 1
     assert parts.most_s > parts.least_s
     plain = found("{}")
-    assert waiting(plain.trace, 4, plain.periods).waiting_s == 0
+    assert measure_waiting(plain.trace, 4, plain.periods).waiting_s == 0
 
 
 def test_a_line_does_without_a_failed_wraparound():

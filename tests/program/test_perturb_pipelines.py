@@ -8,7 +8,7 @@ from support.pipelines import FREE, Times, scenario, times
 
 from sim.errors import InputError
 from sim.program import Kind
-from sim.report.waiting import waiting
+from sim.report.waiting import measure_waiting
 from sim.simulate.forward_pass import simulate_pass
 from sim.simulate.run import run
 
@@ -69,7 +69,7 @@ def test_the_receiver_waits_for_the_stage_before_it_and_then_both_transfer(facto
         more={"perturb": {"stragglers": [{"chips": [0], "factor": factor}]}},
     )
     a, _ = stages(times(given), 2)
-    found = waiting(simulate_pass(given).trace, 2)
+    found = measure_waiting(simulate_pass(given).trace, 2)
     assert found is not None
     assert (found.waiting_s, found.transferring_s) == (a / 1e12 / 2, ACTIVATIONS / 1e9)
     assert (found.least_chip, found.least_s, found.most_chip, found.most_s) == (0, 0, 1, a / 1e12)
@@ -85,11 +85,13 @@ def test_a_sender_waits_for_a_late_receiver():
     blocking = scenario(**spec, bandwidth="10 GB/s", more=more)
     a, b = stages(times(blocking), 2)
     assert a < b
-    found = waiting(simulate_pass(blocking).trace, 2)
+    found = measure_waiting(simulate_pass(blocking).trace, 2)
     assert found is not None
     assert found.waiting_s == pytest.approx((a + 2 * (b - a)) / 2e12, rel=1e-12)
     assert found.transferring_s == pytest.approx(3 * ACTIVATIONS / 10e9, rel=1e-12)
-    goes_on = waiting(simulate_pass(scenario(**spec, bandwidth="10 GB/s", send_blocks_stage=False, more=more)).trace, 2)
+    goes_on = measure_waiting(
+        simulate_pass(scenario(**spec, bandwidth="10 GB/s", send_blocks_stage=False, more=more)).trace, 2
+    )
     assert goes_on is not None
     assert goes_on.waiting_s == 0
 

@@ -133,40 +133,48 @@ TORUS, SWITCH = "palm540b_decode_ws2d", "llama3_70b_tp8_standard"
         (
             TORUS,
             "perturb={stragglers: [{chips: [5], factor: 1.5}]}",
-            "perturb makes some unlike the others: stragglers",
+            "chips differ: stragglers",
         ),
-        (TORUS, "perturb={slow_links: [{links: ['5:x+'], factor: 2}]}", "unlike the others: slow_links"),
-        (TORUS, "perturb={failed_links: ['5:x+']}", "unlike the others: failed_links"),
-        (TORUS, "perturb={jitter: {ops: 2 %}}", "unlike the others: jitter"),
+        (TORUS, "perturb={slow_links: [{links: ['5:x+'], factor: 2}]}", "chips differ: slow_links"),
+        (TORUS, "perturb={failed_links: ['5:x+']}", "chips differ: failed_links"),
+        (TORUS, "perturb={jitter: {ops: 2 %}}", "chips differ: jitter"),
         (TORUS, "topology.axes.y.wrap=false", "axis y closes no ring"),
-        (SWITCH, "perturb={stragglers: [{chips: [5], factor: 1.5}]}", "unlike the others: stragglers"),
-        (SWITCH, "perturb={slow_links: [{links: ['gpu3:egress'], factor: 2}]}", "unlike the others: slow_links"),
-        (SWITCH, "perturb={jitter: {links: 5 %}}", "unlike the others: jitter"),
+        (SWITCH, "perturb={stragglers: [{chips: [5], factor: 1.5}]}", "chips differ: stragglers"),
+        (SWITCH, "perturb={slow_links: [{links: ['gpu3:egress'], factor: 2}]}", "chips differ: slow_links"),
+        (SWITCH, "perturb={jitter: {links: 5 %}}", "chips differ: jitter"),
         (SWITCH, "collectives={all_reduce: tree_ll}", "all_reduce: chips do different things"),
         (SWITCH, "topology=dgx_h100_p2p_disabled", "links of a graph lead to different chips"),
-        (SWITCH, "layout.mesh={tensor: 1}", "there is one"),
+        (SWITCH, "layout.mesh={tensor: 1}", "no symmetry to use: one chip"),
         (SWITCH, "engine.fold=off", "engine.fold is off"),
     ],
 )
 def test_what_is_unlike_turns_folding_off(name: str, chosen: str, why: str):
     text = said(load.scenario(name, [chosen, "engine.layers=2"]))
-    assert text.startswith("all chips are simulated: ")
-    assert text.endswith(why)
+    assert text.startswith("simulated all chips (")
+    assert text.endswith(f"{why})")
 
 
 @pytest.mark.parametrize(
     ("sizes", "settings", "text"),
     [
-        ((2, 4, 8), [SPLITS[0]], "4 chips are simulated for all 64, each of whose sends is like those of one"),
+        (
+            (2, 4, 8),
+            [SPLITS[0]],
+            "simulated 4 representative chips of 64 (each other chip is symmetric to one of them)",
+        ),
         # The four chips of a group do not send to each other in the same order from each: they keep their places.
-        ((2, 4, 8), [SPLITS[4]], "8 chips are simulated for all 64, each of whose sends is like those of one"),
+        (
+            (2, 4, 8),
+            [SPLITS[4]],
+            "simulated 8 representative chips of 64 (each other chip is symmetric to one of them)",
+        ),
         # Rings of the groups along x and part of z together are not alike from every chip.
         (
             (2, 4, 8),
             [SPLITS[2], "stack=ideal"],
-            "16 chips are simulated for all 64, each of whose sends is like those of one",
+            "simulated 16 representative chips of 64 (each other chip is symmetric to one of them)",
         ),
-        ((1, 1, 8), [SPLITS[4]], "all chips are simulated: all_to_all: chips do different things"),
+        ((1, 1, 8), [SPLITS[4]], "simulated all chips (all_to_all: chips do different things)"),
     ],
 )
 def test_chips_of_a_torus_with_split_axes_are_alike_where_translations_map_groups_to_groups(
@@ -181,22 +189,22 @@ def test_chips_of_a_torus_with_split_axes_are_alike_where_translations_map_group
 @pytest.mark.parametrize(
     ("chosen", "why"),
     [
-        ({"tensor": 2, "more": {"perturb": {"stragglers": [{"chips": [1], "factor": 2}]}}}, "others: stragglers"),
+        ({"tensor": 2, "more": {"perturb": {"stragglers": [{"chips": [1], "factor": 2}]}}}, "chips differ: stragglers"),
         (
             {"tensor": 2, "controller": {"kind": "single", "rpc": "1 us"}},
             "the controller calls one chip after the other",
         ),
-        ({"tensor": 1}, "there is one in each stage"),
+        ({"tensor": 1}, "one chip per stage"),
         ({"torus": (4, 4), "layout": "weight_stationary_1d"}, "in a stage axis x closes no ring"),
     ],
 )
 def test_what_is_unlike_in_a_stage_turns_folding_off(chosen: dict[str, Any], why: str):
     text = said(scenario(stages=[3, 3], schedule="non_blocking", requests=2, **chosen))
-    assert text.startswith("all chips are simulated: ")
-    assert text.endswith(why)
+    assert text.startswith("simulated all chips (")
+    assert text.endswith(f"{why})")
 
 
 def test_a_controller_whose_calls_take_no_time_leaves_chips_alike():
     controller = {"kind": "single", "rpc": "0 s"}
     text = said(scenario(stages=[3, 3], schedule="non_blocking", requests=2, tensor=2, controller=controller))
-    assert text == "one chip of each stage is simulated for all 4, each of whose sends is alike"
+    assert text == "simulated 1 representative chip of each stage, for 4 chips (the chips of a stage are symmetric)"

@@ -18,7 +18,7 @@ from sim.program.trace import Trace
 from sim.report import lanes
 from sim.report import spans as sp
 from sim.report.metrics import Measures, measure
-from sim.report.waiting import waiting
+from sim.report.waiting import measure_waiting
 from sim.results import folder as outputs
 from sim.shortcuts import periodic
 from sim.simulate.forward_pass import lower_pass, simulate_pass
@@ -101,10 +101,10 @@ def test_what_is_left_out_comes_back_as_it_was():
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [
-        ([], ["one chip is simulated for all 64", "6 of 118 layers are simulated"]),
+        ([], ["simulated 1 representative chip of 64", "simulated 6 of 118 layers"]),
         ([*FULL, "engine.layers=7"], ["engine.fold is off", "engine.periodic is off"]),
         (["topology.axes.z.wrap=false", "layout.overlap=none"], ["axis z closes no ring", "6 of 118 layers"]),
-        (["engine.layers=2"], ["one chip is simulated", "they are few"]),
+        (["engine.layers=2"], ["simulated 1 representative chip", "too few layers"]),
     ],
 )
 def test_the_report_says_what_was_used_or_why_not(chosen, said):
@@ -208,7 +208,7 @@ def test_whatever_settles_is_the_full_run(rows):
 
 def covered(trace: Trace) -> Ints:
     """Tasks, the sum of their times, the time covered by those that are busy and by those that are there, the end."""
-    busy, times = sp.compute(trace), trace.times
+    busy, times = sp.compute_spans(trace), trace.times
     there = sp.Spans(busy.task, busy.lane, times["ready"], times["end"])
     covers = [int(sp.lengths(sp.union(spans), 1)[0]) for spans in (busy, there)]
     return np.array([len(busy), (times["end"] - times["ready"]).sum(), *covers, times["end"].max()])
@@ -229,7 +229,7 @@ def test_figures_without_the_trace_of_all_layers_are_those_with_it(chosen: list[
     mine, full = measure(found.trace, found.topology, periods=found.periods), measure(trace, found.topology)
     for field in dataclasses.fields(Measures):
         assert np.array_equal(getattr(mine, field.name), getattr(full, field.name)), field.name
-    assert waiting(found.trace, chips, found.periods) == waiting(trace, chips)
+    assert measure_waiting(found.trace, chips, found.periods) == measure_waiting(trace, chips)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_the_trace_of_some_chips_is_theirs_in_that_of_all(failed):
     chips = [2, 5]
     some, topology = part.of_chips(chips)
     assert "trace" not in vars(part)
-    theirs, among_all = (lanes.of_chips(trace, topology, chips) for trace in (some, part.trace))
+    theirs, among_all = (lanes.build_lanes(trace, topology, chips) for trace in (some, part.trace))
     for chip in chips:
         for lane, full in zip(theirs[chip], among_all[chip], strict=True):
             assert (lane.kind, lane.label, len(lane.spans)) == (full.kind, full.label, len(full.spans))

@@ -97,7 +97,7 @@ def test_steps_of_chips_that_are_alike_follow_from_the_first(case, simulated):
     one = simulate_pass(steps[0])
     found = simulate_steps(steps)
     assert found.tasks == simulated * len(one.trace.program)
-    said = f"{simulated} of 40 steps simulated, the others do the same in the same order, with longer caches"
+    said = f"simulated {simulated} of 40 steps (the others run the same tasks in the same order with longer caches)"
     assert found.shortcuts == (said,)
 
 
@@ -128,7 +128,7 @@ def test_the_report_of_a_generation_says_how_many_steps_were_simulated():
     generate = "workload={phase: generate, batch: 64, prompt: 128, generate: 2048, weights: int8}"
     report = run(load.scenario(TORUS, [generate, "engine.layers=9"])).report
     assert not any("steps" in said for said in report.phases[0].shortcuts)
-    assert report.phases[1].shortcuts[2].startswith("1 of 2048 steps simulated")
+    assert report.phases[1].shortcuts[2].startswith("simulated 1 of 2048 steps")
 
 
 # --- times from an order ---------------------------------------------------------------------------------------------

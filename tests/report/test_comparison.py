@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.errors import InputError
-from sim.report.breakdown import PARTS, breakdown
+from sim.report.breakdown import PARTS, compute_breakdown
 from sim.simulate.run import compare, run
 from sim.specs import load
 
@@ -77,7 +77,7 @@ def test_results_and_scenarios_can_be_compared(tmp_path):
 def test_parts_of_a_step_add_up_and_agree_with_the_report(tmp_path, settings):
     done = run(load.scenario(str(write(tmp_path)), settings))
     part, simulated = done.passes[0], done.report.simulated
-    parts = breakdown(part.trace, part.topology)
+    parts = compute_breakdown(part.trace, part.topology)
     assert list(parts) == [name for name in PARTS if name in parts]
     assert len(parts) == 5  # no streams, no pool, no pipeline: nothing to wait for
     assert sum(parts.values()) == pytest.approx(simulated.step_s, rel=1e-12)

@@ -9,8 +9,17 @@ from support.programs import interfering, program, programs
 
 from sim.engine import simulate
 from sim.program import Program
-from sim.report.critical_path import COMPUTE, LATENCY, LAUNCH, QUEUEING, START, TRANSFER, shares, walk
-from sim.report.what_if import what_if
+from sim.report.critical_path import (
+    COMPUTE,
+    LATENCY,
+    LAUNCH,
+    QUEUEING,
+    START,
+    TRANSFER,
+    attribute_step,
+    find_critical_path,
+)
+from sim.report.what_if import run_what_ifs
 from sim.simulate.forward_pass import simulate_pass
 from sim.specs import load
 
@@ -19,7 +28,7 @@ def test_of_one_layer_on_two_chips_the_path_is_what_the_drawing_says():
     # q_wi 0-10, then the reduce-scatter's launch 10-11, message 11-15, flight 15-16; attention ends at 20, but wo
     # waits for the all-reduce: launch 16-17, message 17-25, flight 25-26; wo of chip 1 26-32.
     trace, topology = two_chips()
-    found = shares(trace, topology)
+    found = attribute_step(trace, topology)
     us = {share.name: share.time_ps / US for share in found.causes}
     assert us == {COMPUTE: 16, TRANSFER: 12, LATENCY: 2, LAUNCH: 2}
     ops = {share.name: share.time_ps / US for share in found.ops}
@@ -30,7 +39,7 @@ def test_of_one_layer_on_two_chips_the_path_is_what_the_drawing_says():
 def test_what_saves_most_is_found_by_simulating_it():
     # Without the all-reduce wo waits for attention, which ends at 20: 26 - 20 = 6 of 32 us are saved, not its 10.
     trace, topology = two_chips()
-    results = {each.name: each.saved_s * 1e6 for each in what_if(trace, topology, shares(trace, topology))}
+    results = {each.name: each.saved_s * 1e6 for each in run_what_ifs(trace, topology, attribute_step(trace, topology))}
     assert results["all_reduce(x) out free"] == pytest.approx(6)
     # q_wi free: the reduce-scatter begins at once, but its link carries the all-gather 1-5 and its message 5-9 flies
     # till 10: 6 us instead of 16.
@@ -41,7 +50,7 @@ def test_what_saves_most_is_found_by_simulating_it():
 def test_waiting_for_a_link_is_an_edge_of_the_path():
     # Task 0 holds r0 for 10; task 2, ready at 1, waits for it and takes 4. The path is 0 then 2, not 1 then 2.
     trace = simulate(program([(10, 0, [0], []), (1, 0, [1], []), (4, 0, [0], [1])]))
-    path = walk(trace)
+    path = find_critical_path(trace)
     assert path.task.tolist() == [0, 2]
     assert path.holds_up.tolist() == [True, False]
 
@@ -51,13 +60,13 @@ def test_a_link_held_by_another_collective_is_queueing():
     trace, topology = two_chips()
     free = trace.program.busy_ps.copy()
     free[trace.program.op == trace.program.op_names.index("q_wi")] = 0
-    queued = shares(simulate(replace(trace.program, busy_ps=free)), topology)
+    queued = attribute_step(simulate(replace(trace.program, busy_ps=free)), topology)
     assert {share.name: share.time_ps / US for share in queued.causes}[QUEUEING] == 4
 
 
 def _holds(p: Program) -> None:
     trace = simulate(p)
-    path = walk(trace)
+    path = find_critical_path(trace)
     times = trace.times
     # Each segment begins where the one before ends, from 0 to the makespan, so the parts are the whole.
     if trace.makespan_ps:
@@ -71,7 +80,7 @@ def _holds(p: Program) -> None:
             head, last = times["ready"][p.followers()[task]], times["end"][task]
             assert path.flies[i]
             assert segment in ((times["start"][task], head), (last - p.flight_ps[task], last))
-    found = shares(trace, ring(2))
+    found = attribute_step(trace, ring(2))
     assert sum(share.time_ps for share in found.causes) == trace.makespan_ps
     assert sum(share.time_ps for share in found.ops) == trace.makespan_ps
 
@@ -91,7 +100,7 @@ def test_a_trace_that_no_engine_made_is_refused():
     trace.times["start"][1] = 12
     trace.times["free"][1] = trace.times["end"][1] = 16
     with pytest.raises(ValueError, match="waited for a resource that nothing held"):
-        walk(trace)
+        find_critical_path(trace)
 
 
 def test_what_software_takes_to_start_a_message_is_no_latency_of_the_link():
@@ -101,10 +110,10 @@ def test_what_software_takes_to_start_a_message_is_no_latency_of_the_link():
     """
     scenario = load.scenario("palm540b_decode_ws2d", ["engine.layers=2"])
     part = simulate_pass(scenario)
-    own = shares(part.trace, part.topology)
+    own = attribute_step(part.trace, part.topology)
     causes = {share.name: share for share in own.causes}
     assert causes[START].time_ps / causes[LATENCY].time_ps == pytest.approx(3.245, rel=1e-6)
     assert causes[START].segments == causes[LATENCY].segments
-    free = {found.name: found for found in what_if(part.trace, part.topology, own)}
+    free = {found.name: found for found in run_what_ifs(part.trace, part.topology, own)}
     for name, cause in (("messages started at once", START), ("no link latency", LATENCY)):
         assert free[name].saved_s == pytest.approx(causes[cause].time_ps / 1e12, rel=1e-6)

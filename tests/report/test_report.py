@@ -12,11 +12,11 @@ from support.handmade import two_chips
 from sim.program import Labels, ProgramBuilder
 from sim.program.trace import Trace
 from sim.report.closed_form import ClosedForm
-from sim.report.memory import Memory, of_two_phases, with_remedies
-from sim.report.metrics import measure
-from sim.report.ops import classes, parse
+from sim.report.memory import Memory, add_remedies, combine_memory
+from sim.report.metrics import PassTrace, measure
+from sim.report.ops import classify_ops, parse_op
 from sim.report.present.render import render
-from sim.report.report import Report, build
+from sim.report.report import Report, build_report
 from sim.simulate.run import run
 from sim.specs import load
 from sim.units import format_bytes
@@ -92,7 +92,7 @@ def test_an_empty_program_measures_nothing() -> None:
     ],
 )
 def test_names_of_ops(name: str, group: str, over: str, operand: str) -> None:
-    op = parse(name)
+    op = parse_op(name)
     assert (op.group, op.over, op.operand) == (group, over, operand)
 
 
@@ -100,12 +100,14 @@ def test_compute_without_flops_is_elementwise() -> None:
     builder = ProgramBuilder(["0:compute"])
     for op, flops in (("norm scale", 0.0), ("wo", 1.0)):
         builder.add(op, 0, [0], labels=Labels(flops=flops))  # type: ignore[arg-type]
-    assert classes(builder.build()).tolist() == ["elementwise", "matmul"]
+    assert classify_ops(builder.build()).tolist() == ["elementwise", "matmul"]
 
 
 def report(*settings: str, memory: Memory = FITS, closed_form: ClosedForm | None = FORMS) -> Report:
     trace, topology = two_chips()
-    return build(load.scenario("palm540b_decode_ws2d", settings), topology, trace, memory, closed_form)
+    return build_report(
+        load.scenario("palm540b_decode_ws2d", settings), PassTrace(trace, topology), memory, closed_form
+    )
 
 
 def test_latency_throughput_and_mfu() -> None:
@@ -180,7 +182,7 @@ def test_memory_that_does_not_fit_says_by_how_much() -> None:
     first, *_ = " ".join(rendered(report(memory=tight)).split()).split("latency, all steps")
     # Room of 2 GiB for 64 sequences of 4.5 GiB: 28 of them; 34.5 GiB on 2 chips of 32 GiB: 3 chips.
     assert first.endswith(
-        "does not fit in memory: a chip lacks 2.50 GiB; times are as if it had them "
+        "exceeds memory by 2.50 GiB per chip; times assume unlimited memory "
         "try workload.batch of at most 28 or about 3 chips "
     )
     assert "does not fit" not in rendered(report())
@@ -189,7 +191,7 @@ def test_memory_that_does_not_fit_says_by_how_much() -> None:
 def test_memory_that_does_not_fit_says_what_would() -> None:
     def remedies(weights: float, cache: float, *settings: str) -> tuple[str, ...]:
         scenario = load.scenario("llama3_70b_tp8_standard", ["workload.batch=64", *settings])
-        return with_remedies(Memory(weights * GIB, cache * GIB, 10 * GIB), scenario, 8).remedies
+        return add_remedies(Memory(weights * GIB, cache * GIB, 10 * GIB), scenario, 8).remedies
 
     assert remedies(6, 4) == ()
     assert remedies(6, 8) == ("workload.batch of at most 32", "workload.kv_cache=int8", "about 12 chips")
@@ -201,7 +203,7 @@ def test_memory_that_does_not_fit_says_what_would() -> None:
 
 def test_a_cache_whole_on_every_chip_is_split_over_sequences_and_not_over_more_chips() -> None:
     scenario = load.scenario("palm540b_decode_ws2d", ["layout.attention=heads"])  # multi-query, 64 sequences, int8
-    tight = with_remedies(Memory(8 * GIB, 4 * GIB, 10 * GIB), scenario, 64)
+    tight = add_remedies(Memory(8 * GIB, 4 * GIB, 10 * GIB), scenario, 64)
     assert tight.remedies == ("workload.batch of at most 32", "workload.kv_cache=int8", "layout.attention=batch")
 
 
@@ -220,7 +222,7 @@ def test_memory_of_two_phases_is_that_of_the_larger() -> None:
     prefill = Memory(8 * GIB, 1 * GIB, 32 * GIB, gather_buffer_bytes=3.65 * GIB)
     decode = Memory(8 * GIB, 22.66 * GIB, 32 * GIB)
     for order in ((prefill, decode), (decode, prefill)):
-        found = of_two_phases(scenario.phases, order, 64)
+        found = combine_memory(scenario.phases, order, 64)
         assert found.used_bytes == decode.used_bytes
         assert found.fits
         assert not found.remedies
@@ -230,12 +232,12 @@ def test_what_helps_the_larger_phase_helps_the_other_too() -> None:
     scenario = load.scenario("pope_offline_example", ["layout.attention=batch"])  # 512 sequences, bf16
     capacity = 10 * GIB
     prefill = Memory(8 * GIB, 4 * GIB, capacity)
-    assert of_two_phases(scenario.phases, (prefill, Memory(1 * GIB, 15 * GIB, capacity)), 64).remedies == (
+    assert combine_memory(scenario.phases, (prefill, Memory(1 * GIB, 15 * GIB, capacity)), 64).remedies == (
         "workload.batch of at most 256",  # 2 of 4 GiB are left for the prefill's cache
         "workload.kv_cache=int8",
         "about 103 chips",
     )
-    assert of_two_phases(scenario.phases, (prefill, Memory(11 * GIB, 4 * GIB, capacity)), 64).remedies == (
+    assert combine_memory(scenario.phases, (prefill, Memory(11 * GIB, 4 * GIB, capacity)), 64).remedies == (
         "workload.weights=int8",
         "about 96 chips",
     )

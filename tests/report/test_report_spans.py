@@ -9,7 +9,7 @@ from support.handmade import ring, two_chips
 from sim.program import Kind, Labels, ProgramBuilder
 from sim.program.trace import Trace
 from sim.report import spans as sp
-from sim.report.lanes import alike, layer_times, of_chips
+from sim.report.lanes import build_lanes, group_identical_chips, layer_times
 
 LANES, HORIZON = 3, 30
 
@@ -83,7 +83,7 @@ def test_a_collective_without_its_end_is_refused() -> None:
     builder.add("all_gather(x) a", Kind.BEGIN, [0, 1], labels=Labels(collective=builder.new_collective()))
     nothing = np.zeros(2, dtype=np.int64)
     with pytest.raises(ValueError, match="one BEGIN and one END on each of its chips"):
-        sp.collectives(Trace.from_start_times(builder.build(), nothing, nothing))
+        sp.collective_spans(Trace.from_start_times(builder.build(), nothing, nothing))
 
 
 def test_a_collective_that_ends_before_it_begins_is_refused() -> None:
@@ -93,19 +93,19 @@ def test_a_collective_that_ends_before_it_begins_is_refused() -> None:
     builder.add("all_gather(x) a", Kind.END, [0], labels=Labels(collective=number))
     start = np.array([5, 3])
     with pytest.raises(ValueError, match=r"cannot end before it begins: all_gather\(x\) a \(chip 0\)"):
-        sp.collectives(Trace.from_start_times(builder.build(), start, start))
+        sp.collective_spans(Trace.from_start_times(builder.build(), start, start))
 
 
 def test_chips_that_do_the_same_are_alike_whatever_their_links_are_called() -> None:
     trace, topology = two_chips(slower_us=0)
-    assert [chips.tolist() for chips in alike(trace, topology)] == [[0, 1]]
+    assert [chips.tolist() for chips in group_identical_chips(trace, topology)] == [[0, 1]]
     trace, topology = two_chips(slower_us=1)
-    assert [chips.tolist() for chips in alike(trace, topology)] == [[0], [1]]
+    assert [chips.tolist() for chips in group_identical_chips(trace, topology)] == [[0], [1]]
 
 
 def test_lanes_of_a_chip() -> None:
     trace, topology = two_chips()
-    lanes = of_chips(trace, topology, [1])[1]
+    lanes = build_lanes(trace, topology, [1])[1]
     assert [lane.label for lane in lanes] == ["compute", "collectives", "x+", "x-"]
     compute, collectives, forward, backward = lanes
     assert (compute.spans.end // 1_000_000).tolist() == [10, 20, 32]
@@ -124,7 +124,7 @@ def test_collectives_in_progress_at_once_get_rows_of_their_own() -> None:
         builder.add(op, Kind.BEGIN, [0], labels=Labels(collective=number))
         builder.add(op, Kind.END, [0], labels=Labels(collective=number))
     start = np.array([0, 10, 5, 15])
-    lanes = of_chips(Trace.from_start_times(builder.build(), start, start), topology, [0])[0]
+    lanes = build_lanes(Trace.from_start_times(builder.build(), start, start), topology, [0])[0]
     rows = [lane.spans.start.tolist() for lane in lanes if lane.kind == "collectives"]
     assert rows == [[0], [5]]
 

@@ -10,14 +10,14 @@ from rich.console import Console
 from support.pipelines import scenario
 
 from sim.program import Kind
-from sim.report.breakdown import breakdown
-from sim.report.critical_path import CALL, JOIN, shares
+from sim.report.breakdown import compute_breakdown
+from sim.report.critical_path import CALL, JOIN, attribute_step
 from sim.report.present import text
 from sim.report.present.render import render
-from sim.report.spans import collectives
+from sim.report.spans import collective_spans
 from sim.results.page.data import run_data
 from sim.simulate.result import Run
-from sim.simulate.run import bottlenecks, run
+from sim.simulate.run import find_bottlenecks, run
 from sim.specs import load
 
 SIZE = 4 * 16 * 64 * 2
@@ -36,14 +36,14 @@ def test_joins_of_streams_have_a_row_of_their_own():
     assert joins_s > 0
     assert simulated.stream_wait_s == pytest.approx(joins_s, abs=2e-12 * layers)
     assert simulated.idle_s == 0
-    causes = {share.name: share.time_s for share in shares(part.trace, part.topology).causes}
+    causes = {share.name: share.time_s for share in attribute_step(part.trace, part.topology).causes}
     assert causes[JOIN] == pytest.approx(simulated.stream_wait_s, rel=1e-9)
     assert CALL not in causes
 
 
 def test_joins_saved_by_joining_at_once_are_those_of_the_report():
     done = run(load.scenario("llama3_70b_tp8_standard", ["engine.layers=2"]))
-    (found,) = bottlenecks(done)
+    (found,) = find_bottlenecks(done)
     saved = {each.name: each.saved_s for each in found.what_if}
     assert saved["streams joined at once"] == pytest.approx(done.report.simulated.stream_wait_s, rel=1e-9)
 
@@ -65,7 +65,7 @@ def test_waiting_for_the_stage_before_is_a_bubble_and_no_transfer(schedule: str)
 
 def test_a_send_begins_for_both_its_ends_when_the_later_one_enters():
     (part,) = run(scenario(schedule="non_blocking", stages=[4, 2], requests=4, bandwidth="1 GB/s")).passes
-    spans, program = collectives(part.trace), part.trace.program
+    spans, program = collective_spans(part.trace), part.trace.program
     starts = part.trace.times["start"]
     for instance in set(program.collective[program.kind == Kind.SEND].tolist()):
         entered = starts[(program.collective == instance) & (program.kind == Kind.BEGIN)]
@@ -93,7 +93,7 @@ def done(request: pytest.FixtureRequest) -> Run:
 
 def test_the_parts_of_a_chips_time_add_up_and_are_those_of_the_report(done: Run):
     (part,) = done.passes
-    parts = breakdown(part.trace, part.topology, part.lowered.batches)
+    parts = compute_breakdown(part.trace, part.topology, part.lowered.batches)
     assert sum(parts.values()) == pytest.approx(part.trace.makespan_ps * 1e-12, rel=1e-12)
     assert done.report.chip_s == pytest.approx(part.trace.makespan_ps * 1e-12, rel=1e-12)
     for name, time_s in done.report.waits_s.items():
@@ -128,6 +128,6 @@ def test_terminal_and_page_tell_the_same(done: Run):
 
 def test_a_line_of_a_published_value_names_its_source():
     done = run(load.scenario("pope_table2_low_latency_decode"))
-    first, *_ = text.overall(done.report)
+    first, *_ = text.overall_blocks(done.report)
     assert done.report.published is not None
     assert done.report.published.source in first[1].text

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from sim.api import load, report, simulate
 from sim.cli import app
 from sim.plots.bars import COLOURS
-from sim.report.critical_path import walk
-from sim.report.ops import classes
+from sim.report.critical_path import find_critical_path
+from sim.report.ops import classify_ops
 from sim.units import format_percent, format_seconds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -101,8 +101,8 @@ def test_the_areas_of_the_whole_step_are_shares_of_its_time(tmp_path: Path, brow
     """The lane of the critical path, ten pixels for each of 118 layers: a colour covers what its class takes."""
     run = simulate(load("palm540b_decode_ws2d"))
     report(run, page=tmp_path / "report.html")
-    path, program = walk(run.passes[0].trace), run.passes[0].trace.program
-    taken = np.bincount(classes(program)[program.op[path.task]] == "matmul", weights=path.length)
+    path, program = find_critical_path(run.passes[0].trace), run.passes[0].trace.program
+    taken = np.bincount(classify_ops(program)[program.op[path.task]] == "matmul", weights=path.length)
     page = Page(browser, tmp_path / "report.html").page
     page.click("#zoom-whole")
     plot = page.locator("#timeline .nsewdrag").first.bounding_box()

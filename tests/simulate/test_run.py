@@ -73,9 +73,9 @@ def test_collectives_of_one_chip_of_a_pipeline_are_those_in_the_trace_of_all(mac
     staged = ["layout.mesh.pipeline=2", f"topology={machine}", "layout.overlap=none"]
     part = run(load.scenario("palm540b_decode_ws2d", [*SMALL, *staged])).passes[0]
     whole, topology = part.whole()
-    every = spans.collectives(whole)
+    every = spans.collective_spans(whole)
     for chip in range(topology.chips):
-        mine, theirs = (each.of_lane(chip) for each in (spans.collectives(part.of_chips([chip])[0]), every))
+        mine, theirs = (each.of_lane(chip) for each in (spans.collective_spans(part.of_chips([chip])[0]), every))
         assert len(mine)
         assert (mine.start == theirs.start).all()
         assert (mine.end == theirs.end).all()

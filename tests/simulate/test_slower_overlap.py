@@ -6,7 +6,7 @@ import pytest
 
 from sim.collectives.loop import LoopForm
 from sim.report.metrics import measure
-from sim.report.overlap import _PARTS, slower_overlap
+from sim.report.overlap import _PARTS, explain_slower_overlap
 from sim.simulate.forward_pass import simulate_pass
 from sim.simulate.latency import step_s
 from sim.simulate.run import run
@@ -67,4 +67,4 @@ def test_the_parts_that_the_note_is_made_of_add_up_to_the_step(name, settings, o
     found = simulate_pass(load.scenario(name, [*settings, f"layout.overlap={overlap}"]))
     own = measure(found.trace, found.topology, periods=found.periods)
     assert sum(part.seconds(own) for part in _PARTS) == pytest.approx(own.makespan_s, rel=1e-9)
-    assert slower_overlap(overlap, "decode", own, own) == ()
+    assert explain_slower_overlap(overlap, "decode", own, own) == ()

@@ -14,7 +14,7 @@ from support.published import write_rows, write_suite
 
 from sim import cli
 from sim.errors import InputError
-from sim.report.present.calibration import report, settings
+from sim.report.present.calibration import format_fit, settings
 from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies.validate import calibrate
@@ -113,11 +113,11 @@ def test_a_residual_is_predicted_over_published():
 
 def test_a_search_that_was_cut_short_says_so(monkeypatch):
     suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
-    assert "did not settle" not in report(fitted(suite))
+    assert "did not settle" not in format_fit(fitted(suite))
     monkeypatch.setattr(calibrate, "_MOST_STEPS", 1)
     found = fitted(suite)
     assert not found.settled
-    assert "the search did not settle" in report(found)
+    assert "the search did not settle" in format_fit(found)
 
 
 def test_it_reports_its_progress():
@@ -163,8 +163,8 @@ def test_constants_that_only_count_together_are_named():
     assert direction.changes["matmul_efficiency"] * direction.changes["peak"] < 0
     assert determination.condition_number > 50
     assert found.standard_errors["hop_latency"] < 0.1
-    assert "not determined: " in report(found)
-    assert "peak" in next(line for line in report(found).splitlines() if line.startswith("not determined"))
+    assert "not determined: " in format_fit(found)
+    assert "peak" in next(line for line in format_fit(found).splitlines() if line.startswith("not determined"))
 
 
 def test_a_constant_that_no_row_notices_is_named():
@@ -209,7 +209,7 @@ def test_each_series_is_predicted_by_a_fit_without_it():
     assert by_series["b"].left_out.worst == pytest.approx(0.25, abs=0.005)
     assert by_series["b"].fitted.worst < by_series["b"].left_out.worst
     assert found.all_left_out.cases == found.in_sample.cases == len(ROWS)
-    text = report(found)
+    text = format_fit(found)
     assert text.index("in the sample") < text.index("each series by a fit without it")
 
 

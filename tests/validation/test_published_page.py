@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sim.report.present.validation_summary import HEADING, section
+from sim.report.present.validation_summary import HEADING, format_section
 from sim.specs import load
 from sim.studies.validate.validate import validate
 
@@ -24,4 +24,4 @@ def test_the_section_of_a_suite_is_up_to_date(name: str):
     """`sim validate --no-plots --summary scenarios/published/README.md` writes the page anew."""
     sections = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
     own = next(text for text in sections if text.startswith(f"{name}\n"))
-    assert f"## {own}".rstrip() == section(validate(name)).rstrip()
+    assert f"## {own}".rstrip() == format_section(validate(name)).rstrip()

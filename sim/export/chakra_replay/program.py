@@ -25,9 +25,9 @@ from sim.export.chakra_replay.nodes import SIMULATED, Notes, RankNode, shortened
 from sim.export.chakra_replay.order import in_order
 from sim.export.chakra_replay.tasks import Tasks
 from sim.program import Program
-from sim.report.critical_path import shares
+from sim.report.critical_path import attribute_step
 from sim.report.present.bottlenecks import Bottlenecks
-from sim.report.what_if import what_if
+from sim.report.what_if import run_what_ifs
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
 
@@ -157,7 +157,7 @@ def replayed(traced: TracedProgram, topology: Topology) -> Replayed:
         raise InputError(
             "must have nodes that take time, got durations and sizes of 0 only; there is nothing to replay"
         )
-    found = shares(trace, topology)
+    found = attribute_step(trace, topology)
     return Replayed(
-        Bottlenecks("replayed", "the replayed traces", found, what_if(trace, topology, found)), traced.notes
+        Bottlenecks("replayed", "the replayed traces", found, run_what_ifs(trace, topology, found)), traced.notes
     )

@@ -105,7 +105,7 @@ def settings(constants: Mapping[str, Constant], values: Mapping[str, float], dig
     ]
 
 
-def report(fit: Fit) -> str:
+def format_fit(fit: Fit) -> str:
     """The fit as text: constants, what the rows determine, residuals, series left out, and the settings to use it."""
     lines = [f"{'constant':<22} {'value':>10} {'+-':>9} {'unit':<4} {'bounds':>14}"]
     for name, constant in fit.constants.items():

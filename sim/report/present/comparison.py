@@ -109,13 +109,13 @@ def compare(
             " and ".join(dict.fromkeys(own_spans[phase] for own_spans in spans)),
             own.step_ps / PS_PER_S,
             shares[1][phase].step_ps / PS_PER_S,
-            terms(own.causes, shares[1][phase].causes),
-            terms(own.ops, shares[1][phase].ops),
+            compare_shares(own.causes, shares[1][phase].causes),
+            compare_shares(own.ops, shares[1][phase].ops),
         )
         for phase, own in shares[0].items()
         if phase in shares[1]
     )
-    flat = [flattened(scenario) for scenario in scenarios]
+    flat = [flatten(scenario) for scenario in scenarios]
     fields = tuple(
         Field(name.removesuffix(".value"), *_shown(flat[0].get(name), flat[1].get(name)))
         for name in dict.fromkeys([*flat[0], *flat[1]])
@@ -146,21 +146,21 @@ _PREFIXED: dict[str, Callable[[float], str]] = {
 }
 
 
-def terms(before: Sequence[Share], after: Sequence[Share]) -> tuple[Term, ...]:
+def compare_shares(before: Sequence[Share], after: Sequence[Share]) -> tuple[Term, ...]:
     """Times by name in both, the largest difference first."""
     times = [{share.name: share.time_ps for share in shares} for shares in (before, after)]
     names = sorted({*times[0], *times[1]}, key=lambda name: (-abs(times[1].get(name, 0) - times[0].get(name, 0)), name))
     return tuple(Term(name, *(own.get(name, 0) / PS_PER_S for own in times)) for name in names)
 
 
-def flattened(data: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
     """`{"layout": {"ffn": 1}}` as `{"layout.ffn": 1}`."""
     if not isinstance(data, Mapping):
         return {prefix: data}
     return {
         name: value
         for key, inner in data.items()
-        for name, value in flattened(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        for name, value in flatten(inner, f"{prefix}.{key}" if prefix else str(key)).items()
     }
 
 

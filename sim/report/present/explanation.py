@@ -153,7 +153,7 @@ ROUNDING = 1e-7
 """Of the step. Whole picoseconds move an operation by half of one, and an operation takes more than a microsecond."""
 
 
-def bars(models: Iterable[Model]) -> Iterator[Bar]:
+def build_bars(models: Iterable[Model]) -> Iterator[Bar]:
     """The difference that each model makes to the one before; the first starts from nothing."""
     before = 0.0
     for model in models:
@@ -203,7 +203,7 @@ def _rows(each: Explanation) -> Iterator[tuple[str | Text, ...] | None]:
             yield None
     yield _bold("simulated"), "", _bold(each.time(each.step_s)), each.share(each.step_s), ""
     if each.published_s is not None:
-        off = f"simulated is {each.step_s / each.published_s - 1:+.1%}"
+        off = f"simulated {each.step_s / each.published_s - 1:+.1%}"
         yield "published", "", each.time(each.published_s), each.share(each.published_s), off
 
 

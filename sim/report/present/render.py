@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sim.report.headline import brief
+from sim.report.headline import list_brief_figures
 from sim.report.present import text
 from sim.report.report import Report
 from sim.terminal import plain_console, styled
@@ -27,16 +27,16 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     layers = f"{report.layers_simulated} of {report.layers} layers" if some else format_count(report.layers, "layer")
     chips = format_count(report.chips, "chip")
     console.print(styled((report.scenario, "bold"), f" on {report.machine}, {chips}, {layers}"))
-    figures = [part for label, value in brief(report) for part in (f"  {label} ", (value, "bold"))]
+    figures = [part for label, value in list_brief_figures(report) for part in (f"  {label} ", (value, "bold"))]
     console.print(styled(*figures)[2:])
-    _print(text.overall(report), console)
+    _print(text.overall_blocks(report), console)
     for name, phase in zip(("prefill", "decode"), report.phases, strict=False):
         console.print()
-        console.print(text.phase(phase, name), style="bold")
-        _print(text.step(phase), console)
+        console.print(text.phase_title(phase, name), style="bold")
+        _print(text.step_blocks(phase), console)
     if not report.phases:
-        _print(text.step(report), console)
-    _print(text.memory(report), console)
+        _print(text.step_blocks(report), console)
+    _print(text.memory_blocks(report), console)
     for note in report.notes:
         console.print(f"note: {note}")
     if report.rests_on:

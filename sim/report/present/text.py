@@ -38,7 +38,7 @@ Block = list[Table | Line]
 """What stands together."""
 
 
-def overall(report: Report) -> Iterator[Block]:
+def overall_blocks(report: Report) -> Iterator[Block]:
     """What is of all steps or requests: latency beside what it is compared with, padding, pipeline, repeated runs.
 
     Before all, what it takes to fit the chips' memory, where that is too small.
@@ -54,7 +54,7 @@ def overall(report: Report) -> Iterator[Block]:
         yield [_spread(report.spread)]
 
 
-def step(report: Report) -> Iterator[Block]:
+def step_blocks(report: Report) -> Iterator[Block]:
     """Of one step of one phase, of a pipeline of all requests: stages, operations, collectives, links."""
     if report.pipeline and report.pipeline.passes:
         yield list(_passes(report.pipeline.passes))
@@ -63,20 +63,20 @@ def step(report: Report) -> Iterator[Block]:
         yield list(_waiting(report.waiting))
 
 
-def phase(report: Report, name: str) -> str:
+def phase_title(report: Report, name: str) -> str:
     """The title of one of two phases: `decode: 1.3 s, MFU 2.1%`."""
     return f"{name}: {format_seconds(report.simulated.latency_s)}, MFU {format_percent(report.simulated.mfu)}"
 
 
-def memory(report: Report) -> Iterator[Block]:
+def memory_blocks(report: Report) -> Iterator[Block]:
     """What is used of what, and the memory pool."""
     yield list(_memory(report))
 
 
 def _memory(report: Report) -> Iterator[Line]:
     if report.phases:
-        for name, phase in zip(("prefill", "decode"), report.phases, strict=True):
-            yield _held(f"memory per chip in {name}", phase.memory)
+        for name, phase_title in zip(("prefill", "decode"), report.phases, strict=True):
+            yield _held(f"memory per chip in {name}", phase_title.memory)
     else:
         yield _held("memory per chip", report.memory)
     yield Line("memory does not count activations, workspaces and buffers of libraries")
@@ -102,8 +102,8 @@ def _held(what: str, own: Memory) -> Line:
 
 def _too_large(memory: Memory) -> Iterator[Line]:
     """By how much it does not fit, what the figures then mean, and what to try."""
-    lacking, (*some, last) = format_bytes(memory.excess_bytes), memory.remedies
-    yield Line(f"does not fit in memory: a chip lacks {lacking}; times are as if it had them", warns=True)
+    excess, (*some, last) = format_bytes(memory.excess_bytes), memory.remedies
+    yield Line(f"exceeds memory by {excess} per chip; times assume unlimited memory", warns=True)
     yield Line(f"try {', '.join(some)}{' or ' if some else ''}{last}")
 
 
@@ -118,7 +118,7 @@ def _comparison(report: Report) -> Table:
         rows.append(("published", report.published.value, report.published.error))
     outside = report.published and abs(report.published.error) > report.published.tolerance
     return Table(
-        (report.latency_of, "value", "simulated is"),
+        (report.latency_of, "value", "simulated vs. this"),
         (tuple((name, format_seconds(value), _difference(relative)) for name, value, relative in rows),),
         f"outside the {report.published.tolerance:.0%} the scenario allows" if report.published and outside else "",
     )

@@ -16,12 +16,12 @@ _WORST = 5
 """Measurements named as the worst of a suite."""
 
 
-def summary(validations: Iterable[Validation]) -> str:
+def format_summary(validations: Iterable[Validation]) -> str:
     """Returns the page of several suites."""
-    return "\n".join([HEADING, *map(section, validations)])
+    return "\n".join([HEADING, *map(format_section, validations)])
 
 
-def section(validation: Validation) -> str:
+def format_section(validation: Validation) -> str:
     """Returns the part of the page that is of one suite."""
     suite, outcomes = validation.suite, validation.outcomes
     gated = validation.gated

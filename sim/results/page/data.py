@@ -13,18 +13,18 @@ from sim.plots.breakdown import LOOKS
 from sim.plots.drawing import rate
 from sim.plots.link_map import Load, drawn, segments
 from sim.plots.stages import COLOURS
-from sim.report.breakdown import breakdown
+from sim.report.breakdown import compute_breakdown
 from sim.report.closed_form import FormKind
-from sim.report.critical_path import shares
-from sim.report.headline import headline
+from sim.report.critical_path import attribute_step
+from sim.report.headline import list_headline_figures
 from sim.report.pipeline import stage_batches
-from sim.report.pool import peer_over_time
+from sim.report.pool import peer_memory_over_time
 from sim.report.present import text
 from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.explanation import Bar
 from sim.report.report import Report
 from sim.results.page.timeline import timeline
-from sim.simulate.predict import uncovered
+from sim.simulate.predict import find_uncovered
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_count
 
@@ -53,11 +53,12 @@ def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
             *(f"engine: {each}" for each in report.shortcuts),
         ],
         "headline": [
-            {"label": label, "value": value, "definition": meaning} for label, value, meaning in headline(report)
+            {"label": label, "value": value, "definition": meaning}
+            for label, value, meaning in list_headline_figures(report)
         ],
         "looks": {name: [look.colour, look.hatch] for name, look in LOOKS.items()},
-        "overall": _blocks(text.overall(report)),
-        "memory": _blocks(text.memory(report)),
+        "overall": _blocks(text.overall_blocks(report)),
+        "memory": _blocks(text.memory_blocks(report)),
         "phases": [_phase(part, explained, bottlenecks) for part in run.passes],
         "scenario": yaml.safe_dump(
             run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
@@ -69,19 +70,19 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
     scenario, trace, topology = part.scenario, part.trace, part.topology
     name = scenario.workload.phase
     found = next((each for each in bottlenecks if each.phase == name), None)
-    own = found.shares if found else shares(trace, topology)
-    parts = breakdown(trace, topology, part.lowered.batches)
+    own = found.shares if found else attribute_step(trace, topology)
+    parts = compute_breakdown(trace, topology, part.lowered.batches)
     return {
         "phase": name,
-        "title": text.phase(part.report, name),
+        "title": text.phase_title(part.report, name),
         "span": part.span,
-        "step": _blocks(text.step(part.report)),
+        "step": _blocks(text.step_blocks(part.report)),
         "step_s": trace.makespan_ps / 1e12,
         "breakdown": [{"name": key, "time_s": time_s} for key, time_s in parts.items()],
         "critical": own.to_dict() | {"about": {share.name: share.about for share in (*own.causes, *own.ops)}},
         "what_if": [each.to_dict() for each in found.what_if] if found else None,
         "waterfall": _waterfall(part.report, explained.get(name)),
-        "uncovered": uncovered(scenario) or "this machine and layout",
+        "uncovered": find_uncovered(scenario) or "this machine and layout",
         "stages": _stages(part),
         "timeline": timeline(part),
         "links": _links(part, topology.unfold()),
@@ -215,7 +216,9 @@ def _devices(part: Pass) -> list[dict[str, Any]]:
     here = part.topology.representative_of(chip)
     series = {
         f"chip {chip}": part.memory_of(chip),
-        f"{pool.to}, layers of chip {chip}": peer_over_time(part.trace, here, pool.remote_bytes, pool.layer_bytes),
+        f"{pool.to}, layers of chip {chip}": peer_memory_over_time(
+            part.trace, here, pool.remote_bytes, pool.layer_bytes
+        ),
     }
     end_s = part.makespan_ps / PS_PER_S
     return [

@@ -8,11 +8,11 @@ import numpy as np
 
 from sim.plots.bars import COLOURS
 from sim.report import spans as sp
-from sim.report.critical_path import walk
-from sim.report.lanes import Lane, alike, layer_times, of_chips
+from sim.report.critical_path import find_critical_path
+from sim.report.lanes import Lane, build_lanes, group_identical_chips, layer_times
 from sim.report.metrics import critical_chip
-from sim.report.ops import classes
-from sim.report.roofline import memory_bound
+from sim.report.ops import classify_ops
+from sim.report.roofline import is_memory_bound
 from sim.specs import Scenario
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ MOST_SPANS = 150_000
 def timeline(part: Pass) -> dict[str, Any]:
     """Lanes of the critical chip, and of the first chip that does something else."""
     trace, topology, program = part.trace, part.topology, part.trace.program
-    groups = alike(trace, topology)
+    groups = group_identical_chips(trace, topology)
     critical = critical_chip(trace, topology.chips)
     groups.sort(key=lambda chips: critical not in chips)
     shown = [int(chips[0]) for chips in groups[:_CHIPS]]
-    lanes = of_chips(trace, topology, shown)
+    lanes = build_lanes(trace, topology, shown)
     edges = layer_times(trace, shown[0]).edges
     chosen = [(chip, lane) for chip in shown for lane in _first_links(lanes[chip])]
     spans = [lane.spans for _, lane in chosen]
@@ -44,7 +44,7 @@ def timeline(part: Pass) -> dict[str, Any]:
             for each, (_, lane) in zip(spans, chosen, strict=True)
         ]
     named = len(shown) > 1
-    slow = memory_bound(program)
+    slow = is_memory_bound(program)
     result = [_path(part)]
     for each, (chip, lane) in zip(spans, chosen, strict=True):
         link = lane.kind == "link"
@@ -67,7 +67,7 @@ def timeline(part: Pass) -> dict[str, Any]:
         "chip": topology.chip_number(shown[0]),
         "end": trace.makespan_ps,
         "ops": list(program.op_names),
-        "classes": classes(program).tolist(),
+        "classes": classify_ops(program).tolist(),
         "colours": COLOURS,
         "sources": _sources(part.scenario),
         "edges": edges.tolist(),
@@ -80,7 +80,7 @@ def timeline(part: Pass) -> dict[str, Any]:
 
 def _path(part: Pass) -> dict[str, Any]:
     """The critical path as a lane of its own."""
-    program, path = part.trace.program, walk(part.trace)
+    program, path = part.trace.program, find_critical_path(part.trace)
     return {
         "label": "critical path",
         "kind": "path",

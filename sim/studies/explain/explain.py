@@ -13,10 +13,10 @@ from sim.closed_form.prediction import Prediction
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.program import Ints, Kind, Program
-from sim.report.present.explanation import ROUNDING, Explanation, Model, bars
+from sim.report.present.explanation import ROUNDING, Explanation, Model, build_bars
 from sim.simulate.communication import Communication
 from sim.simulate.latency import step_s
-from sim.simulate.predict import uncovered
+from sim.simulate.predict import find_uncovered
 from sim.simulate.result import Pass, Run
 from sim.simulate.run import run
 from sim.specs import Scenario
@@ -42,7 +42,7 @@ def explain(result: Run) -> tuple[Explanation, ...]:
 
 def _explain(part: Pass, published_s: float | None) -> Explanation:
     scenario = part.scenario
-    if what := uncovered(scenario):
+    if what := find_uncovered(scenario):
         raise InputError(f"no closed form covers {what}", where=scenario.name, hint="run it without --explain")
     walk = PAPER_WALK if pope.covers(scenario) else USUAL_WALK
     base = changed(scenario, walk.base)
@@ -57,7 +57,7 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
         phase=scenario.workload.phase,
         machine=part.report.machine,
         chips=part.report.chips,
-        bars=tuple(bars([*closed, *telling])),
+        bars=tuple(build_bars([*closed, *telling])),
         ideal_at=len(closed),
         inexact=form.inexact,
         published_s=published_s,

@@ -14,7 +14,7 @@ from sim.closed_form.operation_counts import count_operations
 from sim.closed_form.operations import CollectiveOp, LoopedMatmul, Op, Operation, Sublayer, collective_of
 from sim.closed_form.pass_time import op_s
 from sim.simulate.communication import Communication
-from sim.simulate.predict import uncovered
+from sim.simulate.predict import find_uncovered
 from sim.specs import Scenario
 from sim.topology.lower_bound import lower_bound
 
@@ -28,7 +28,7 @@ def least_step_s(scenario: Scenario) -> float:
     Raises:
         InputError: chips that do not divide what they share.
     """
-    if uncovered(scenario) or scenario.perturb:
+    if find_uncovered(scenario) or scenario.perturb:
         return 0.0
     bound = _Bound(scenario, Communication(scenario))
     sublayers = count_operations(scenario, bound.to).sublayers

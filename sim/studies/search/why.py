@@ -26,5 +26,5 @@ def why(point: Point) -> dict[str, float]:
     """Seconds of the step of a candidate that can run, by PARTS."""
     (scenario,) = load.scenario(BASE, point.settings).phases
     found = simulate_pass(scenario)
-    causes = path.shares(periodic.unroll(found.trace, found.periods), found.topology).causes
+    causes = path.attribute_step(periodic.unroll(found.trace, found.periods), found.topology).causes
     return {part: sum(cause.time_s for cause in causes if cause.name in names) for part, names in PARTS.items()}

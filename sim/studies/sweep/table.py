@@ -85,7 +85,8 @@ def _shown(rows: Sequence[Row]) -> list[_Column]:
         _Column("by formula", lambda out: f"{out.pool.closed_form_slower:.1%}" if out.pool else ""),
         _Column("closed form", lambda out: format_seconds(out.closed_form.latency_s) if out.closed_form else ""),
         _Column(
-            "simulated is", lambda out: _more(out.simulated.latency_s, getattr(out.closed_form, "latency_s", None))
+            "simulated vs. this",
+            lambda out: _more(out.simulated.latency_s, getattr(out.closed_form, "latency_s", None)),
         ),
     )
     return [column for column in every if any(column.text(out) for out in outcomes)]
@@ -99,7 +100,7 @@ def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Be
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     made.add_column(words(axis), justify="left", no_wrap=True)
     columns = _shown(rows)
-    others = [title for name in beside for title in (name, "simulated is")]
+    others = [title for name in beside for title in (name, "simulated vs. this")]
     for title in (*(column.title for column in columns), *others):
         made.add_column(title, justify="right", no_wrap=True)
     failed = any(row.error for row in rows)
