@@ -1,4 +1,4 @@
-"""From a schedule to tasks: one BEGIN and one END per chip, one task per send on its link."""
+"""Turns a schedule into tasks: one BEGIN and one END per chip, one task per send on its link."""
 
 from __future__ import annotations
 
@@ -20,26 +20,49 @@ class Emitted:
     """Tasks of one collective."""
 
     begin: Ids
-    """[chips] the chip enters the collective."""
+    """[chips] tasks with which chips enter the collective."""
     sends: Ids
-    """[sends] in the schedule's order."""
+    """[sends] tasks in the schedule's order."""
     end: Ids
-    """[chips] everything for the chip has arrived."""
+    """[chips] tasks with which all data for a chip has arrived."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CollectiveCall:
+    """One call of a collective."""
+
+    schedule: Schedule
+    size_bytes: float
+    """The size that the schedule's shares refer to (`Schedule.share`)."""
+    op: str
+    dtype: str = ""
+    """Number format of the elements, if known."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChipMessage:
+    """One message from chip to chip."""
+
+    src: int
+    dst: int
+    size_bytes: float
+    op: str
+    collective: int = -1
 
 
 @dataclass(frozen=True, slots=True)
 class LoopedSends:
-    """What the sends of a collective wait for and take beyond their schedule, where they are looped with a matmul."""
+    """Waits and delays of the sends of a collective that is looped with a matmul."""
 
     added_ps: Ints
-    """[sends] What each takes longer because of what runs beside it."""
+    """[sends] delay of each send by the compute that runs meanwhile."""
     needs: Ids | None = None
-    """[sends] A task that each message also waits for, at its first send, -1 for none."""
+    """[sends] a task that each message also waits for, at its first send; -1 for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Wiring:
-    """What a schedule is on one machine, whatever the size: computed once."""
+    """Facts about a schedule on one machine that hold for all sizes."""
 
     ps_per_byte: Floats
     flight_ps: Ints
@@ -48,13 +71,13 @@ class _Wiring:
     arrival_counts: Ints
     """[chips] messages that arrive at each chip."""
     arrivals: Ints
-    """Flat, chip after chip: their last sends."""
+    """Last sends of these messages, chip after chip."""
     positions: Ints
-    """Where each head's own dependencies start in the flat list."""
+    """Index of each head's first dependency in the flat list."""
 
 
 def _rates(topology: Topology, schedule: Schedule) -> tuple[Floats, Ints]:
-    """[sends] (ps per byte, flight in ps)."""
+    """Returns [sends] (ps per byte, flight in ps)."""
     if len(schedule.timings) > 1:
         rates, flights_ps = np.empty(len(schedule)), np.empty(len(schedule), dtype=np.int64)
         for each in schedule.groups:
@@ -86,11 +109,10 @@ def _wiring(topology: Topology, schedule: Schedule) -> _Wiring:
 
 
 def overhead_s(topology: Topology, schedule: Schedule) -> float:
-    """Launch overhead, s: the protocol's, else the machine's; of an all-to-all, with the starts of messages that no hop
-    hides.
+    """Returns the launch overhead, s: the protocol's, else the machine's.
 
-    In an all-to-all along a ring of K chips each of them starts K-1 messages, one after the other; on their way, they
-    are passed on floor(K/2) times, and every hop has a start in its latency.
+    For an all-to-all it includes the starts of messages that no hop hides: along a ring of K chips each chip starts K-1
+    messages, one after the other; they take floor(K/2) hops at most, and the latency of every hop contains one start.
     """
     if schedule.timing:
         return schedule.timing.overhead_s
@@ -104,7 +126,7 @@ def overhead_s(topology: Topology, schedule: Schedule) -> float:
 
 
 def _overheads_ps(topology: Topology, schedule: Schedule) -> int | Ints:
-    """Launch overhead, ps, [chips] where groups differ in it; chips of no group have none then."""
+    """Returns the launch overhead, ps; [chips] if groups differ in it, with 0 for chips of no group."""
     of_groups = [units.to_ps(overhead_s(each.group.machine, each.plan)) for each in schedule.groups]
     if len(set(of_groups)) < 2:
         return units.to_ps(overhead_s(topology, schedule))
@@ -115,7 +137,7 @@ def _overheads_ps(topology: Topology, schedule: Schedule) -> int | Ints:
 
 
 def _added_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
-    """[sends] time that a protocol adds where a message arrives, by the slowest kind of link on its way."""
+    """Returns [sends] the time that a protocol adds at arrivals, by the slowest kind of link on a message's route."""
     medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
     head = schedule.heads()
     slowest = np.zeros(len(schedule), dtype=np.int64)
@@ -127,32 +149,28 @@ def _added_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
 def emit(
     builder: ProgramBuilder,
     topology: Topology,
-    schedule: Schedule,
-    size: float,
-    op: str,
+    call: CollectiveCall,
     after: Sequence[Ids] = (),
     looped: LoopedSends | None = None,
     slow_ppm: int = 0,
-    dtype: str = "",
 ) -> Emitted:
-    """Append a collective of `size` bytes (the schedule's size) in which each chip takes part once `after` has ended.
+    """Appends a collective that each chip enters when `after` has ended.
 
-    A send holds its links for whole picoseconds, rounded up: no link carries more than its bandwidth.
-    A chip sends, and forwards what others sent, only from its BEGIN on, which flies for the launch overhead (the
-    machine's, or that of the protocol the schedule is for). Link
-    resources follow the chips' compute resources: link i is resource chips + i.
+    A send holds its links for whole picoseconds, rounded up, so no link carries more than its bandwidth. A chip sends,
+    and forwards what others sent, only after its BEGIN, which flies for the launch overhead (the machine's, or that of
+    the schedule's protocol). Resources of links follow the chips' compute resources: link i is resource chips + i.
 
     Args:
-        after: [chips] arrays of tasks, each chip waits for its own entry.
-        looped: of a collective that is looped with a matmul.
-        slow_ppm: parts per million of its rate that are taken from each chip's compute from its BEGIN to its END.
-        dtype: number format of the elements, where it is known.
+        after: [chips] arrays of tasks; each chip waits for its own entry.
+        looped: waits and delays of a collective that is looped with a matmul.
+        slow_ppm: share of each chip's compute rate that is taken from its BEGIN to its END, parts per million.
     """
+    schedule, op, size = call.schedule, call.op, call.size_bytes
     wiring = _wiring(topology, schedule)
     chips = np.arange(topology.chips, dtype=np.int32)
     instance = builder.new_collective()
-    if dtype:
-        builder.dtypes[op] = dtype
+    if call.dtype:
+        builder.dtypes[op] = call.dtype
     slows = chips if slow_ppm else -1
     begin = builder.add(
         op,
@@ -201,7 +219,7 @@ def emit(
 
 @functools.lru_cache(maxsize=256)
 def alone_s(topology: Topology, schedule: Schedule, size: float) -> float:
-    """Time of a collective that has the machine to itself, s: its longest chain of messages, or its busiest link."""
+    """Returns the time of a collective alone on the machine, s: its longest chain of messages, or its busiest link."""
     wiring, sizes = _wiring(topology, schedule), schedule.share * size
     busy_ps = sizes * wiring.ps_per_byte
     first = np.cumsum(schedule.dep_counts, dtype=np.int64) - schedule.dep_counts
@@ -220,36 +238,28 @@ def alone_s(topology: Topology, schedule: Schedule, size: float) -> float:
     return overhead_s(topology, schedule) + float(max(ended.max(initial=0.0), busiest)) / units.PS_PER_S
 
 
-def emit_message(
-    builder: ProgramBuilder,
-    topology: Topology,
-    src: int,
-    dst: int,
-    size: float,
-    op: str,
-    after: Ids,
-    collective: int = -1,
-) -> Ids:
-    """Append a message of `size` bytes from chip to chip once `after` [1] has ended.
+def emit_message(builder: ProgramBuilder, topology: Topology, message: ChipMessage, after: Ids) -> Ids:
+    """Appends a message from chip to chip that is sent when `after` [1] has ended.
 
     Returns:
-        [ways] the tasks that bring it there, one for each of its equally good ways.
+        [routes] the tasks with which it arrives, one for each of its equally good routes.
 
     Raises:
-        InputError: there is no way.
+        InputError: there is no route.
     """
-    ways, arrivals = topology.ways(src, dst), []
+    ways, arrivals = topology.ways(message.src, message.dst), []
+    size = message.size_bytes / len(ways)
     for way in ways:
         task = np.array([-1], dtype=np.int32)
         for number, index in enumerate(way):
             link = topology.links[index]
             task = builder.add(
-                op,
+                message.op,
                 Kind.SEND,
-                [src],
-                Occupancy(topology.chips + index, busy_ps=link.busy_ps(size / len(ways)), flight_ps=link.latency_ps),
+                [message.src],
+                Occupancy(topology.chips + index, busy_ps=link.busy_ps(size), flight_ps=link.latency_ps),
                 Waits(() if number else (after,), follows=task),
-                Labels(peer=dst, bytes=size / len(ways), collective=collective),
+                Labels(peer=message.dst, bytes=size, collective=message.collective),
             )
         arrivals.append(task)
     return np.concatenate(arrivals)

@@ -25,7 +25,7 @@ from sim.collectives.fold import folding
 from sim.collectives.graph.routes import Messages
 from sim.collectives.groups import longer_axes, merged
 from sim.collectives.reduce import reverse
-from sim.collectives.schedule import GroupPlan, Int32s, Schedule
+from sim.collectives.schedule import GroupPlan, Int32s, Payload, Schedule
 from sim.collectives.torus.ring import Hops, as_line, gather
 from sim.collectives.wiring import WiredAxis, line_axes, line_grid
 from sim.errors import InputError, LayoutError, suggest
@@ -92,15 +92,17 @@ def _around(topology: Topology, form: str, forward: int) -> Schedule:
             if step >= len(hops):
                 continue
             dst = (to.chips + direction) % np.int32(to.n)
+            to.direction = direction
             arrived = to.send(
                 to.chips,
                 dst,
-                share=(1 if hops[step] < 0 else 1 / 2) / to.n,
-                step=step,
-                own=step == 0,
-                half=hops[step],
-                direction=direction,
-                origin=(to.chips - direction * step) % np.int32(to.n),
+                Payload(
+                    (1 if hops[step] < 0 else 1 / 2) / to.n,
+                    step == 0,
+                    half=hops[step],
+                    origin=(to.chips - direction * step) % np.int32(to.n),
+                ),
+                step,
                 deps=[last[direction]],
                 links=[topology.route(*hop) for hop in zip(to.chips.tolist(), dst.tolist(), strict=True)],
             )

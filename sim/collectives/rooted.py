@@ -15,9 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from sim.collectives.graph.routes import pass_on
+from sim.collectives.graph.routes import store_and_forward
 from sim.collectives.reduce import opposite_links, reverse
-from sim.collectives.schedule import MOST_SENDS, Algorithm, Int32s, Schedule, ScheduleBuilder
+from sim.collectives.schedule import MOST_SENDS, Algorithm, Int32s, Payload, Schedule, ScheduleBuilder
 from sim.collectives.torus.broadcast import Tree, trees
 from sim.collectives.wiring import positions
 from sim.errors import InputError
@@ -99,15 +99,8 @@ def _messages(topology: Topology, axes: tuple[str, ...], collective: str, routes
     )
     part: Int32s = np.repeat(np.arange(len(routes), dtype=np.int32), [len(tree) for tree in routes])
     group = int(np.prod([topology.axis(name).size for name in axes]))
-    pass_on(
-        builder,
-        topology,
-        every,
-        share=1 / (len(routes) * group),
-        part=part,
-        origin=home[ends[0]],
-        target=home[ends[1]],
-    )
+    payload = Payload(1 / (len(routes) * group), True, part=part, origin=home[ends[0]], target=home[ends[1]])
+    store_and_forward(builder, topology, every, payload)
     return builder.build()
 
 

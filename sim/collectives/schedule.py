@@ -174,6 +174,31 @@ def check_size(collective: str, sends: int) -> None:
         raise InputError(rule, where=collective, hint=hint)
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Chips and link of each of n sends; the other columns are [n], or of all."""
+
+    src: Int32s
+    dst: Int32s
+    link: Int32s
+    direction: npt.ArrayLike = 0
+    way: npt.ArrayLike = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """Data of each of n sends or messages: columns of `Schedule`, [n] or of all."""
+
+    share: npt.ArrayLike
+    own: npt.ArrayLike
+    part: npt.ArrayLike = 0
+    half: npt.ArrayLike = -1
+    origin: Int32s | None = None
+    """[n, A], in `Messages.send` [n] chips; None for all positions."""
+    target: Int32s | None = None
+    """[n, A], in `Messages.send` [n] chips; None for all positions."""
+
+
 class ScheduleBuilder:
     """Appends sends in blocks. Sends are numbered in order, dependencies point backwards."""
 
@@ -190,50 +215,24 @@ class ScheduleBuilder:
         self._waits = 0
 
     def add(
-        self,
-        src: Int32s,
-        dst: Int32s,
-        link: Int32s,
-        *,
-        share: npt.ArrayLike,
-        step: int,
-        direction: npt.ArrayLike,
-        own: npt.ArrayLike,
-        part: npt.ArrayLike,
-        half: npt.ArrayLike = -1,
-        way: npt.ArrayLike = 0,
-        follows: npt.ArrayLike = -1,
-        origin: Int32s | None = None,
-        target: Int32s | None = None,
-        deps: Sequence[Int32s] = (),
+        self, hop: Hop, payload: Payload, step: int, follows: npt.ArrayLike = -1, deps: Sequence[Int32s] = ()
     ) -> Int32s:
-        """Append n sends, one per entry of `src`, and return their numbers [n].
+        """Appends n sends, one per entry of `hop.src`, and returns their numbers [n].
 
         Args:
-            follows: the send of the same message on the link before, -1 for none.
-            origin, target: [n, A]; None for all positions.
+            follows: [n], or of all: the send of the same message on the link before, -1 for none.
             deps: arrays [n] of earlier sends; send i waits for entry i of each. -1 means none.
         """
-        n = len(src)
-        values: dict[str, npt.ArrayLike] = {
-            "src": src,
-            "dst": dst,
-            "link": link,
-            "share": share,
-            "step": step,
-            "direction": direction,
-            "own": own,
-            "way": way,
-            "part": part,
-            "half": half,
-        }
-        for name, value in values.items():
+        n = len(hop.src)
+        records: tuple[Hop | Payload, ...] = hop, payload
+        values = {name: getattr(record, name) for record in records for name in record.__slots__} | {"step": step}
+        for name in _COLUMNS:
             column: npt.NDArray[np.generic] = np.empty(n, dtype=_DTYPES.get(name, np.int32))
-            column[:] = value
+            column[:] = values[name]
             self._columns[name].append(column)
         everywhere = np.full((n, len(self._axes)), -1, dtype=np.int32)
-        self._origin.append(everywhere if origin is None else origin)
-        self._target.append(everywhere if target is None else target)
+        self._origin.append(everywhere if payload.origin is None else payload.origin)
+        self._target.append(everywhere if payload.target is None else payload.target)
         self._follows.append(np.broadcast_to(np.asarray(follows, dtype=np.int32), n))
         self._grow(n, n * len(deps))
         table = np.stack(deps, axis=1).astype(np.int32) if deps else np.empty((n, 0), dtype=np.int32)

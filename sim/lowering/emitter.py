@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sim import units
 from sim.collectives import schedule
-from sim.collectives.emit import Emitted, LoopedSends, alone_s, emit
+from sim.collectives.emit import CollectiveCall, Emitted, LoopedSends, alone_s, emit
 from sim.collectives.schedule import Schedule
 from sim.layouts.sharding import Sharded
 from sim.lowering.costs import Work, cost, launch
@@ -117,7 +117,9 @@ class Emitter:
     ) -> Emitted:
         """The tasks of a collective, looped with a matmul or not."""
         after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan, size)
-        return emit(self.builder, self.topology, plan, size, op, after, looped=looped, slow_ppm=slow_ppm, dtype=dtype)
+        return emit(
+            self.builder, self.topology, CollectiveCall(plan, size, op, dtype), after, looped=looped, slow_ppm=slow_ppm
+        )
 
     def slow_ppm(self, plan: Schedule, size: float) -> int:
         """Multiprocessors that a collective in progress keeps busy, in parts per million of its chips'.

@@ -16,12 +16,12 @@ class Adapter:
 
     link: int
     chips: tuple[int, ...]
-    """Those of the box that are nearest to it."""
+    """Chips of the box that are nearest to the link."""
 
 
 @functools.lru_cache(maxsize=64)
 def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
-    """Chips that reach each other without a network, box by box."""
+    """Returns the chips of each box: chips that reach each other without a network."""
     box = list(range(len(topology.nodes)))
 
     def root(node: int) -> int:

@@ -1,4 +1,4 @@
-"""Cables and switches of a graph that no chip can tell apart, taken as one.
+"""Bundles: cables and switches of a graph that no chip can tell apart, joined into one.
 
 Cables side by side between the same two nodes, of the same kind, are one link of their summed bandwidth. Switches are
 one switch where each has the same share of its bandwidth to the same neighbours, taken as one where they are alike
@@ -17,7 +17,7 @@ from sim.specs import GraphSpec, LinkSpec, Medium, NetworkSpec
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What cables that are taken as one have in common."""
+    """Properties that joined cables have in common."""
 
     latency_s: float
     medium: Medium
@@ -25,7 +25,7 @@ class Kind:
 
     @classmethod
     def of(cls, spec: LinkSpec) -> Kind:
-        """That of a link type."""
+        """Returns the kind of a link type."""
         return cls(spec.latency.value, spec.medium, spec.network)
 
 
@@ -35,13 +35,13 @@ class Bundle:
 
     between: tuple[str, str]
     bandwidth: float
-    """Of all cables together, bytes/s, efficiency applied."""
+    """Bandwidth of all cables together, bytes/s, efficiency applied."""
     kind: Kind
     cables: int
 
 
 def effective(spec: LinkSpec) -> tuple[float, float]:
-    """(bandwidth in bytes/s with efficiency applied, latency in s) of a link type."""
+    """Returns (bandwidth in bytes/s with efficiency applied, latency in s) of a link type."""
     return spec.bandwidth.value * spec.efficiency.value, spec.latency.value
 
 
@@ -64,7 +64,7 @@ def bundle(spec: GraphSpec) -> list[Bundle]:
 
 
 def _joined_switches(spec: GraphSpec) -> dict[str, str]:
-    """Returns for every node the first in the file's order of those that are one with it."""
+    """Returns for every node the first node, in the order of the file, that it is joined with."""
     links: dict[str, list[tuple[str, Kind, Fraction]]] = {name: [] for name in spec.nodes}
     for edge in spec.links:
         bandwidth, _ = effective(spec.link_types[edge.link])

@@ -11,56 +11,56 @@ from sim.specs import ChipSpec, StackSpec
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """Rates and sizes of one accelerator, SI units, efficiencies applied where it says `effective`."""
+    """Rates and sizes of one accelerator in SI units."""
 
     name: str
     peak_flops: Mapping[str, float]
     """Matmul rate per operand type, FLOP/s."""
     matmul_efficiency: float
     vector_flops: float
-    """FLOP/s of 32-bit products on the vector units, as reached; 0 where the chip's file does not say."""
+    """FLOP/s of 32-bit products that the vector units reach; 0 if unknown."""
     hbm_bandwidth: float
     """Bytes/s."""
     hbm_efficiency: float
     roofline_overlap: float
-    """Share of the shorter of the times of FLOPs and bytes that passes under the longer."""
+    """Share of the shorter of compute and memory time that overlaps the longer."""
     matmul_hbm_efficiency: float
-    """Of matmuls of more than one row."""
+    """HBM efficiency of matmuls of more than one row."""
     dequantizing_hbm_efficiency: float
-    """Of matmuls that convert their weights; 0 where as of other matmuls."""
+    """HBM efficiency of matmuls that convert their weights; 0 if the same as of other matmuls."""
     l2_bandwidth: float
-    """Bytes/s, as reached."""
+    """Bytes/s that are reached."""
     hbm_capacity: float
     """Bytes."""
     multiprocessors: int
-    """0 for none."""
+    """Number of multiprocessors, 0 if the chip has none."""
     matmul_balance: float
-    """Side of a square tile whose operands take as long to load as to multiply at the peak; 0 where unknown."""
+    """Side of a square tile whose operands take as long to load as to multiply at the peak; 0 if unknown."""
     matmul_split: int
-    """Parts into which a tile's sum may be cut at most; 0 for as many as are of use."""
+    """Largest number of parts into which a tile's sum may be cut; 0 for no limit."""
     on_chip_bytes: float | None
-    """Memory that holds activations between operations; None where these go through HBM."""
+    """Memory that holds activations between operations; None if they go through HBM."""
     collective_matmul_efficiency: float
-    """Share of the rate of a matmul by itself that one with a collective of activations reaches."""
+    """Rate of a matmul looped with a collective of activations, as a share of its rate alone."""
     op_overhead_s: float
     matmul_overhead_s: float
-    """Of matmuls of more than one row."""
+    """Overhead of matmuls of more than one row."""
     interference: tuple[float, float]
-    """Multiprocessors whose rate a kernel limited by FLOPs, and one by bytes, loses to every busy channel."""
+    """Multiprocessors lost to every busy channel by a kernel limited by FLOPs, and by one limited by bytes."""
     channel_rate: float
-    """Bytes/s of a collective that keep a channel busy; 0 where all are."""
+    """Bytes/s of a collective that keep a channel busy; 0 if all channels are busy."""
     stream_wait_s: float
     launch_s: float
     step_overhead_s: float
-    """Of the host, at the end of a pass that gives a token."""
+    """Time of the host at the end of a pass that gives a token."""
     fuses_elementwise: bool
     fuses_attention: bool
     attends_in_f32: bool
-    """Whether attention multiplies 32-bit floats on the vector units."""
+    """True if attention multiplies 32-bit floats on the vector units."""
 
     @classmethod
-    def of(cls, spec: ChipSpec, stack: StackSpec) -> Chip:
-        """The chip as a stack reaches it."""
+    def from_spec(cls, spec: ChipSpec, stack: StackSpec) -> Chip:
+        """Returns the chip with the efficiencies of a software stack."""
         converts = stack.dequantizing_hbm_efficiency
         return cls(
             name=spec.name,
@@ -93,5 +93,5 @@ class Chip:
 
     @property
     def in_collective_matmuls(self) -> Chip:
-        """The chip as matmuls find it whose input is gathered or whose output is scattered over an axis of a torus."""
+        """The chip for matmuls that are looped with a collective over an axis of a torus."""
         return replace(self, matmul_efficiency=self.collective_matmul_efficiency * self.matmul_efficiency)

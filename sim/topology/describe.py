@@ -1,4 +1,4 @@
-"""What `sim topology` says about a machine."""
+"""Facts about a machine that `sim topology` prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sim.topology.metrics import bisection, hops
 
 
 def facts(topology: Topology) -> dict[str, Any]:
-    """Chips, links, hops and bisection as JSON data; bandwidths in bytes/s one way, latencies in seconds."""
+    """Returns chips, links, hops and bisection as JSON data; bandwidths in bytes/s one way, latencies in seconds."""
     paths, cut = hops(topology), bisection(topology)
     return {
         "name": topology.name,
@@ -31,7 +31,7 @@ def facts(topology: Topology) -> dict[str, Any]:
 
 
 def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """(label, value) lines for a person."""
+    """Returns (label, value) lines to print."""
     axes = " ".join(f"{name}={axis['size']}{' (ring)' if axis['ring'] else ''}" for name, axis in facts["axes"].items())
     bandwidths = " or ".join(f"{value / 1e9:.4g}" for value in facts["link_bandwidth"])
     latencies = " or ".join(f"{value * 1e6:.4g}" for value in facts["link_latency_s"])

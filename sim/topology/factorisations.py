@@ -24,13 +24,13 @@ class Factorisation:
     label: str
     """Lengths of its axes in the order in which layouts use them: `8x4x4`, `2 boxes x 8`."""
     axes: Mapping[str, tuple[str, ...]]
-    """What an axis is made of; nothing where it has one chip. Axes of the same are alike."""
+    """Parts of each axis, none if it has one chip. Axes with the same parts are interchangeable."""
     mesh: Mapping[str, Any] | None = None
-    """As a scenario has it; None for the machine's own."""
+    """The mesh as a scenario gives it; None for the machine's own."""
     merged: Mapping[str, tuple[str, ...]] | None = None
-    """Axes of the machine's own mesh that are used together as one of these; None where each is used by itself."""
+    """Axes of the machine's own mesh that are used together as one axis; None if each is used alone."""
     for_key_values: bool = False
-    """Whether it is two axes where chips hold copies of key-value heads (`sim.lowering.placement`)."""
+    """True if it becomes two axes where chips hold copies of key-value heads (`sim.lowering.placement`)."""
 
 
 def group_sizes(machine: TopologySpec, chips: int) -> list[int]:
@@ -52,7 +52,7 @@ def _links_by_name(machine: TopologySpec) -> dict[str, LinkSpec]:
 
 
 def factorisations(machine: TopologySpec, chips: int) -> list[Factorisation]:
-    """The machine's own mesh first; of meshes whose axes are alike one."""
+    """Returns the machine's own mesh, then others; one of each set of interchangeable meshes."""
     found: dict[tuple[tuple[str, ...], ...], Factorisation] = {}
     for each in _of_lines(machine.lines) if machine.lines else _of_boxes(machine, chips):
         found.setdefault(tuple(each.axes.values()), each)
@@ -60,7 +60,7 @@ def factorisations(machine: TopologySpec, chips: int) -> list[Factorisation]:
 
 
 def _of_lines(axes: Mapping[str, AxisSpec]) -> Iterator[Factorisation]:
-    """Orders before merged axes; a twist names axes, so a twisted torus has its own mesh only."""
+    """Yields orders of axes, then merged axes; a twist names axes, so a twisted torus has only its own mesh."""
     sizes, made_of = {name: axis.size for name, axis in axes.items()}, _made_of(axes)
     yield Factorisation("x".join(map(str, sizes.values())), made_of)
     longer = tuple(name for name in sizes if made_of[name])
@@ -85,7 +85,7 @@ def _made_of(axes: Mapping[str, AxisSpec]) -> dict[str, tuple[str, ...]]:
 
 
 def _ordered_partitions(names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], ...]]:
-    """Every way to deal names to blocks in a row."""
+    """Yields every partition of names into ordered blocks."""
     if not names:
         yield ()
     for count in range(1, len(names) + 1):
@@ -95,7 +95,7 @@ def _ordered_partitions(names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 
 def _of_boxes(machine: TopologySpec, chips: int) -> Iterator[Factorisation]:
-    """All chips along one axis; along two those of a box, or boxes and the chips of each, either first."""
+    """Yields one axis of all chips, then two axes: within a box, or boxes and the chips of each, in both orders."""
     yield Factorisation(str(chips), {"chips": (str(chips),) if chips > 1 else ()}, for_key_values=True)
     found = boxes(topology.build(machine))
     box = len(found[0])

@@ -16,12 +16,12 @@ from sim.topology.rings import find
 
 
 class NotFoldableError(ValueError):
-    """Chips do different things, or see different links, so none can stand for others."""
+    """Raised if chips do different things or see different links, so that none can represent others."""
 
 
 @functools.lru_cache(maxsize=64)
 def folded(whole: Topology) -> Topology:
-    """One chip that stands for all. Exact for a program that is alike on all chips.
+    """Returns the machine as one chip that represents all. Exact for a program that is the same on all chips.
 
     On a graph of links between chips the machine's rings (`sim.topology.rings`) become one link each; for messages over
     other links no chip stands for another.
@@ -72,7 +72,7 @@ def folded_by_steps(whole: Topology, steps: tuple[int, ...]) -> Topology:
 
 
 def unlike(topology: Topology) -> str:
-    """Why not every chip sees the same links, of a machine that is not vertex-transitive."""
+    """Returns why chips of this machine see different links."""
     lines = [axis.name for axis in topology.axes if not axis.ring and axis.size > 1]
     if topology.has_lines and lines:
         return f"axis {', '.join(lines)} closes no ring"
@@ -81,14 +81,14 @@ def unlike(topology: Topology) -> str:
 
 @functools.lru_cache(maxsize=64)
 def owners(topology: Topology) -> Int32s:
-    """[links] the chip that a link leaves, or that a port of a switch leads to; -1 between two switches."""
+    """Returns [links] the chip that a link leaves, or that a port of a switch leads to; -1 between two switches."""
     src, dst = topology.link_column("src"), topology.link_column("dst")
     chips = topology.chips
     return np.where(src < chips, src, np.where(dst < chips, dst, np.int32(-1)))
 
 
 def numbered_ports(topology: Topology) -> list[Hashable]:
-    """[links] place of each among those of its chip: those at one place become one."""
+    """Returns [links] the place of each among the links of its chip: links at the same place become one."""
     made = Counter[int]()
     ports: list[Hashable] = []
     for owner in owners(topology).tolist():
@@ -98,13 +98,13 @@ def numbered_ports(topology: Topology) -> list[Hashable]:
 
 
 def _along_rings(topology: Topology) -> dict[int, Hashable]:
-    """Links of those rings that go from chip to chip over one link each: which ring."""
+    """Returns the number of the ring of each link, for rings whose hops are one link each."""
     rings = [ring for ring in find(topology).rings if all(len(way) == 1 for way in ring.ways)]
     return {way[0]: number for number, ring in enumerate(rings) for way in ring.ways}
 
 
 def folded_by(whole: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> Topology:
-    """The machine with one chip for each group of chips; whether a program may be run on it is for others to check.
+    """Returns the machine with one chip for each group of chips; the caller checks that a program can run on it.
 
     Args:
         stand_in: [chips] number of each chip's group, 0 to the number of groups - 1.

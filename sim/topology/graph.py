@@ -1,4 +1,4 @@
-"""The built machine: chips, nodes and directed links in fixed order; and machines given as an arbitrary graph."""
+"""Machine with chips, nodes and directed links in fixed order; builds machines from an arbitrary graph."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class Link:
     bandwidth: float
     """Bytes/s, one direction, efficiency applied."""
     latency_s: float
-    """Per hop."""
+    """Latency per hop, s."""
     axis: str = ""
     """Torus axis it runs along."""
     direction: int = 0
     """+1 or -1 along `axis`."""
     medium: Medium = "nvlink"
     cables: int = 1
-    """Cables side by side that this is."""
+    """Number of parallel cables that form the link."""
     network: NetworkSpec | None = field(default=None, repr=False, compare=False)
-    """Of a link of medium `net`: what NCCL's messages over it take."""
+    """NCCL's costs of messages over a link of medium `net`."""
 
     def busy_ps(self, size: float) -> int:
-        """Time a message of `size` bytes holds the link, ps."""
+        """Returns the time for which a message of `size` bytes holds the link, ps."""
         return units.to_ps_or_more(size / self.bandwidth)
 
     @property
@@ -64,7 +64,7 @@ class Axis:
     name: str
     size: int
     ring: bool
-    """Whether following the axis closes onto itself after `size` hops (wrapped and not twisted)."""
+    """True if the axis closes onto itself after `size` hops (wrapped and not twisted)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +293,7 @@ def _fail_links(machine: Topology, failed: frozenset[int]) -> Topology:
 
 
 def build(spec: GraphSpec, stack: StackSpec) -> Topology:
-    """Nodes in the file's order, chips first; links in the file's order, alike ones as one (`sim.topology.bundles`).
+    """Builds a machine with nodes and links in the order of the file, chips first; joins parallel links (`bundles`).
 
     Links between the same two nodes are numbered: `gpu0->gpu1#0`, `gpu1->gpu0#0`, and `#1` where there is another kind.
 
@@ -327,7 +327,7 @@ def build(spec: GraphSpec, stack: StackSpec) -> Topology:
     multicasts = "multicast" in spec.nodes.values()
     topology = Topology(
         name=spec.name,
-        chip=Chip.of(spec.chip, stack),
+        chip=Chip.from_spec(spec.chip, stack),
         axes=(Axis("g", len(chips), ring=False),),
         nodes=nodes,
         links=tuple(links),
@@ -345,12 +345,12 @@ def build(spec: GraphSpec, stack: StackSpec) -> Topology:
 
 
 def _adds_up(spec: GraphSpec) -> str:
-    """The kind of node that adds up and multicasts, empty where none does."""
+    """Returns the kind of node that adds up and multicasts, empty if there is none."""
     return "multicast" if "multicast" in spec.nodes.values() else "switch" if spec.reduces else ""
 
 
 def _reducer(links: Sequence[Link], chips: int, nodes: Sequence[int]) -> int | None:
-    """The first of the nodes that has a link to every chip. No network switch adds up."""
+    """Returns the first of the nodes that has a link to every chip. Network switches do not add up."""
     linked: dict[int, set[int]] = {node: set() for node in nodes}
     for link in links:
         if link.src in linked and link.dst < chips and link.medium != "net":

@@ -74,7 +74,7 @@ def groups_of(
 
 
 def _shape(machine: Topology) -> Hashable:
-    """What decides every schedule and time on a group's machine: all but the names of nodes and links."""
+    """Returns all that decides schedules and times on a group's machine: everything but names of nodes and links."""
     links = tuple(replace(link, name="", network=None) for link in machine.links)
     networks = tuple(id(link.network) for link in machine.links)
     table = machine.ways_of.table if isinstance(machine.ways_of, _Ways) else {}
@@ -171,7 +171,7 @@ def _any(whole: Topology, chips: tuple[int, ...]) -> Group:
 
 @functools.lru_cache(maxsize=8)
 def _leaving(whole: Topology) -> tuple[tuple[Link, ...], ...]:
-    """Links that leave each node, whether they work or not."""
+    """Returns the links that leave each node, failed ones included."""
     found: list[list[Link]] = [[] for _ in whole.nodes]
     for link in whole.links:
         found[link.src].append(link)

@@ -1,4 +1,4 @@
-"""The time that no algorithm can beat on a machine: what its links must carry, and how far messages must fly.
+"""Lower bound of the time of a collective on a machine, from bytes through cuts and distances of messages.
 
 Two facts hold for every algorithm, on a torus, a switch and any graph alike.
 
@@ -37,10 +37,10 @@ from sim.topology.mesh import mesh_groups
 from sim.topology.working_links import WorkingLinks
 
 MOST_PAIRS = 512**2
-"""Ordered pairs of chips whose distances are added up: a second. On larger machines only where all chips are alike."""
+"""Largest number of pairs of chips whose distances are summed (a second), unless all chips are alike."""
 
 _MOST_HALVES = 64
-"""Positions along an axis from which half of it is cut off."""
+"""Largest number of positions along an axis at which it is cut."""
 
 COLLECTIVES = (
     *("all_gather", "reduce_scatter", "all_reduce", "all_to_all"),
@@ -50,14 +50,14 @@ COLLECTIVES = (
 
 @dataclass(frozen=True, slots=True)
 class _Coefficients:
-    """A lower bound as a function of the size."""
+    """Lower bound as a function of the size."""
 
     s_per_byte: float
     """Load of the busiest cut, per byte of the collective's size."""
     least_s: float
     """Least latency between two chips: before the first byte is at a cut, and after the last has passed it."""
     flight_s: float
-    """Latency between the two chips farthest apart of those of which one needs data of the other."""
+    """Largest latency between two chips of which one needs data of the other."""
 
 
 def lower_bound(topology: Topology, collective: str, axes: tuple[str, ...], size_bytes: float) -> float:
@@ -100,7 +100,7 @@ def _coefficients(topology: Topology, collective: str, chips: bytes, n: int) -> 
 
 
 def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Iterator[Int32s]:
-    """Ways to cut the machine into disjoint sets: [nodes] the number of each node's set, -1 for a node in none."""
+    """Yields partitions of the machine: [nodes] the number of each node's set, -1 for none."""
     single = np.full(links.nodes, -1, dtype=np.int32)
     single[: topology.chips] = np.arange(topology.chips)
     yield single
@@ -123,7 +123,7 @@ def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Ite
 
 
 def _halves(topology: Topology) -> Iterator[Int32s]:
-    """Half of a torus along each axis and the other half, from some positions; from one where all are alike."""
+    """Yields the two halves of a torus along each axis, from some positions; from one if all chips are alike."""
     at = np.unravel_index(np.arange(topology.chips), [axis.size for axis in topology.axes])
     for axis, position in zip(topology.axes, at, strict=True):
         starts = range(1) if topology.is_vertex_transitive else range(0, axis.size, -(-axis.size // _MOST_HALVES))
@@ -132,7 +132,7 @@ def _halves(topology: Topology) -> Iterator[Int32s]:
 
 
 def _hops_from_chips(topology: Topology, links: WorkingLinks) -> Int32s:
-    """[nodes] links from the nearest chip."""
+    """Returns [nodes] the number of links from the nearest chip."""
     hops = np.where(np.arange(links.nodes) < topology.chips, 0, links.nodes).astype(np.int32)
     while True:
         before = hops.copy()
@@ -142,7 +142,7 @@ def _hops_from_chips(topology: Topology, links: WorkingLinks) -> Int32s:
 
 
 def _cut_load(collective: str, members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
-    """Seconds per byte of the size over the busiest set of a partition, the larger of in and out."""
+    """Returns seconds per byte of the size at the busiest set of a partition, the larger of in and out."""
     groups, n = members.shape
     of = labels[members]
     sets = int(labels.max()) + 1
@@ -178,13 +178,13 @@ def _cut_load(collective: str, members: Int32s, labels: Int32s, links: WorkingLi
 
 
 def _inside(of: Int32s, groups: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(set x groups + group, members of the group in the set), for each set and group that meet."""
+    """Returns (set x groups + group, members of the group in the set) for each set and group that meet."""
     key = of.astype(np.int64) * groups + np.arange(groups)[:, None]
     return np.unique(key[of >= 0], return_counts=True)
 
 
 def _sum_load(members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
-    """Seconds per byte of an all-reduce over all sets of a partition together."""
+    """Returns seconds per byte of an all-reduce over all sets of a partition together."""
     groups = len(members)
     met, _ = _inside(labels[members], groups)
     width = float(links.capacity(labels)[0].sum())
@@ -192,7 +192,7 @@ def _sum_load(members: Int32s, labels: Int32s, links: WorkingLinks) -> float:
 
 
 def _total_hops(topology: Topology, members: Int32s, links: WorkingLinks) -> float:
-    """Links on shortest paths, added up over all ordered pairs of chips of one group; 0 where there are too many."""
+    """Returns the links on shortest paths, summed over all ordered pairs of chips of a group; 0 if too many."""
     one = np.ones(len(links.src), dtype=np.int64)
     if topology.is_vertex_transitive and members.shape == (1, topology.chips):
         return float(topology.chips * links.distances(members[0, :1], one)[:, : topology.chips].sum())
@@ -203,7 +203,7 @@ def _total_hops(topology: Topology, members: Int32s, links: WorkingLinks) -> flo
 
 
 def _latencies_ps(topology: Topology, collective: str, members: Int32s, links: WorkingLinks) -> tuple[int, int]:
-    """(least latency between two chips, largest between two of which one needs data of the other), ps."""
+    """Returns (least latency between two chips, largest between two of which one needs data of the other), ps."""
     if topology.is_vertex_transitive or topology.chips**2 > MOST_PAIRS:
         members = members[:1]
         sources = members if collective in ("permute", "sendrecv") else members[:, :1]

@@ -1,4 +1,4 @@
-"""What a topology is worth before anything runs on it: hop counts and bisection."""
+"""Hop counts and bisection width of a machine."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ class Hops:
 
 @dataclass(frozen=True, slots=True)
 class Bisection:
-    """The narrowest cut into two halves of equally many chips (of n//2 and n - n//2 where n is odd)."""
+    """Narrowest cut into two halves with the same number of chips (n//2 and n - n//2 if n is odd)."""
 
     links: int
     """Links that cross from one half to the other, in one direction; as many lead back."""
     bandwidth: float
     """Their bandwidth, bytes/s, in one direction."""
     exact: bool
-    """Whether no halving is narrower; else the narrowest of the halvings tried, an upper bound."""
+    """True if the bisection is exact, False if it is an upper bound from the halvings that were tried."""
 
 
 @functools.lru_cache(maxsize=8)
 def hops(topology: Topology) -> Hops:
-    """Hop counts over shortest paths on a torus, over the routes messages take on other machines."""
+    """Returns hop counts: over shortest paths on a torus, over the routes of messages on other machines."""
     counts = _torus_hop_counts(topology) if topology.has_lines else _route_hop_counts(topology)
     total = sum(count * length for length, count in counts.items())
     return Hops(total / sum(counts.values()), max(counts))
 
 
 def _torus_hop_counts(topology: Topology) -> Counter[int]:
-    """Pairs of chips by hops; pairs with one chip alone where all chips are alike.
+    """Returns pairs of chips by hops; only pairs with one chip if all chips are alike.
 
     Without a twist the hops along the axes add up.
     """
@@ -72,7 +72,7 @@ def _torus_hop_counts(topology: Topology) -> Counter[int]:
 
 
 def _axis_hop_counts(axis: Axis) -> Counter[int]:
-    """Ordered pairs of positions on a ring or a line by hops."""
+    """Returns ordered pairs of positions on a ring or a line by hops."""
     counts = Counter[int]()
     for apart in range(axis.size):
         if axis.ring:
@@ -83,7 +83,7 @@ def _axis_hop_counts(axis: Axis) -> Counter[int]:
 
 
 def _sums(one: Counter[int], other: Counter[int]) -> Counter[int]:
-    """Pairs by the sum of their hops on both."""
+    """Returns pairs by the sum of their hops on both."""
     counts = Counter[int]()
     for (here, many), (there, more) in itertools.product(one.items(), other.items()):
         counts[here + there] += many * more
@@ -91,7 +91,7 @@ def _sums(one: Counter[int], other: Counter[int]) -> Counter[int]:
 
 
 def _hop_counts_from(topology: Topology, start: int) -> Counter[int]:
-    """Chips by hops from one of them, by growing the set of chips reached one hop at a time."""
+    """Returns chips by hops from one of them: the set of reached chips grows one hop at a time."""
     src, dst = topology.link_column("src"), topology.link_column("dst")
     reached = np.zeros(topology.chips, dtype=np.bool_)
     reached[start] = True
@@ -103,7 +103,7 @@ def _hop_counts_from(topology: Topology, start: int) -> Counter[int]:
 
 
 def _hop_counts_from_all(topology: Topology) -> Counter[int]:
-    """The same from every chip.
+    """Returns pairs of chips by hops, from every chip.
 
     A set of chips is an integer with one bit per chip, so that a round is one `or` per link: 16x16x16 chips take a
     tenth of a second, on a torus of any wiring.
@@ -126,7 +126,7 @@ def _hop_counts_from_all(topology: Topology) -> Counter[int]:
 
 
 def _route_hop_counts(topology: Topology) -> Counter[int]:
-    """On a switch every message takes two links."""
+    """Returns pairs of chips by links on their route."""
     chips = range(topology.chips)
     if topology.has_ports and not topology.failed:
         return Counter({0: len(chips), 2: len(chips) * (len(chips) - 1)})
@@ -138,7 +138,7 @@ def _route_hop_counts(topology: Topology) -> Counter[int]:
 
 @functools.lru_cache(maxsize=8)
 def bisection(topology: Topology) -> Bisection:
-    """The narrowest cut into two equal halves.
+    """Returns the narrowest cut into two equal halves.
 
     - Torus or mesh: half of the chips in the order of their position on one axis, for each axis. Where the longest axis
       has an even size, no halving is narrower on a mesh (Azizoglu and Egecioglu, The bisection width and the
@@ -167,14 +167,14 @@ def _narrowest(cuts: Iterable[tuple[float, int]], exact: bool) -> Bisection:
 
 
 def _crossing(topology: Topology, half: Set[int]) -> tuple[float, int]:
-    """(bandwidth in bytes/s, number of cables) of the links that lead out of `half`."""
+    """Returns (bandwidth in bytes/s, number of cables) of the links that lead out of `half`."""
     crossing = [link for link in topology.links if link.src in half and link.dst not in half]
     return sum(link.bandwidth for link in crossing), sum(link.cables for link in crossing)
 
 
 def _known_exact(topology: Topology) -> bool:
-    """Whether the torus or mesh is one of those `bisection` cites: links alike, no twist, all axes wrapped or none, and
-    the longest even."""
+    """Returns True for the tori and meshes of the works that `bisection` cites: equal links, no twist, all axes wrapped
+    or none, and the longest even."""
     if len({link.bandwidth for link in topology.links}) > 1:
         return False
     axes = [axis for axis in topology.axes if axis.size > 1]
@@ -184,7 +184,7 @@ def _known_exact(topology: Topology) -> bool:
 
 
 def _grid_halves(topology: Topology) -> Iterator[Set[int]]:
-    """For each axis the first half of the chips by position on it; a middle layer is cut along the longest others."""
+    """Yields for each axis the half of the chips at low positions; a middle layer is cut along the longest others."""
     positions = [topology.coordinates(chip) for chip in range(topology.chips)]
     longest_first = sorted(range(len(topology.axes)), key=lambda axis: -topology.axes[axis].size)
     for first in longest_first:
@@ -196,20 +196,20 @@ def _grid_halves(topology: Topology) -> Iterator[Set[int]]:
 
 
 def _halves(chips: int) -> Iterator[Set[int]]:
-    """Every set of half of the chips, up to exchange of the two halves."""
+    """Yields every set of half of the chips, up to exchange of the two halves."""
     for half in itertools.combinations(range(chips), chips // 2):
         if chips % 2 or 0 in half:
             yield set(half)
 
 
 def _blocks(chips: int) -> Iterator[Set[int]]:
-    """Runs of half of the chips in their order, closed to a circle: from every chip, or from some evenly spaced."""
+    """Yields runs of half of the chips in cyclic order: from every chip, or from evenly spaced ones."""
     for start in range(0, chips, -(-chips // _MOST_BLOCKS)):
         yield {(start + offset) % chips for offset in range(chips // 2)}
 
 
 def _with_relays(topology: Topology, half: Set[int]) -> Set[int]:
-    """`half` and the switches and sockets that belong on its side, so that the fewest bytes/s cross."""
+    """Returns `half` with the switches and sockets on its side, chosen so that the fewest bytes/s cross."""
     import networkx as nx  # slow to import and not needed to simulate
 
     flow: nx.DiGraph[object] = nx.DiGraph()

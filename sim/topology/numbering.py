@@ -1,4 +1,4 @@
-"""Numbers for the chips of a graph that follow from its links, so that how a file numbers them decides no time."""
+"""Numbers the chips of a graph by its links, so that the order in a file does not change times."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sim.topology.orders import Box
 from sim.topology.paths import Way
 
 _MOST_ORDERS = 16
-"""Orders that are followed while they are equally good: those of a symmetric machine are the same but for names."""
+"""Largest number of equally good orders that are followed; on a symmetric machine they differ in names only."""
 
 Distance = tuple[int, int, int, int]
-"""Of two chips: kind of the slowest medium, then ps per gigabyte of the slowest link, latency (ps), hops."""
+"""Distance of two chips: slowest medium, ps per gigabyte of the slowest link, latency (ps), hops."""
 
 
 @functools.lru_cache(maxsize=64)

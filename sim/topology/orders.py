@@ -14,19 +14,19 @@ from sim.topology.graph import Topology
 from sim.topology.paths import Way
 
 _MOST_STEPS = 2_000
-"""Of one search: the boxes of eight take a few hundred."""
+"""Largest number of steps of a search; boxes of eight chips take a few hundred."""
 _DEEPEST = 400
-"""Chips of an order: a search goes one call deeper with each."""
+"""Largest number of chips of an order: a search goes one call deeper with each."""
 
 _MOST_SHARING = 4
-"""Lanes that a link is divided into by the speeds that are tried."""
+"""Largest number of lanes per link."""
 
 Lanes = dict[int, int]
 """Lanes that are left of each link."""
 MOST_RINGS = 32
-"""As many channels as NCCL has at most."""
+"""Largest number of rings: NCCL's largest number of channels."""
 Cost = tuple[int, int, int]
-"""Of hops: latency (ps), links, ps per gigabyte over all links."""
+"""Cost of hops: latency (ps), links, ps per gigabyte over all links."""
 
 
 def speeds(topology: Topology) -> list[float]:

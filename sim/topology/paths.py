@@ -1,4 +1,4 @@
-"""Routes: which links a message takes from chip to chip. All rules are fixed, so a run can be repeated."""
+"""Routes of messages from chip to chip, by fixed rules, so that runs are reproducible."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from sim.topology.graph import Link, Topology
 
 Way = tuple[int, ...]
-"""Links from a chip to another."""
+"""Links of a route from one chip to another."""
 MOST_WAYS = 64
-"""Equally good ways of a message that are kept."""
+"""Largest number of equally good routes that are kept."""
 
 
 class _Allowed(NamedTuple):
-    """What the links of a path may be."""
+    """Links that a path may contain."""
 
     network: bool
     forwarding: bool
-    """Whether chips pass on the messages of others."""
+    """True if chips may forward messages of others."""
 
 
 _ALLOWED = tuple(_Allowed(network, forwarding) for network in (False, True) for forwarding in (False, True))
-"""From the best kind of path to the worst."""
+"""Kinds of paths, the best first."""
 
 
 def dimension_ordered(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
-    """The one shortest path on an untwisted torus or mesh: the axes one after the other, each the short way round.
+    """Returns the dimension-ordered route on an untwisted torus or mesh: axis after axis, each the short way round.
 
     Where both ways round are equally long, the + direction.
 
@@ -61,7 +61,7 @@ def dimension_ordered(topology: Topology, src: int, dst: int) -> tuple[Way, ...]
 
 
 def shortest(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
-    """The one path with the fewest hops on a torus, and of several such paths the first by the names of its links.
+    """Returns a path with the fewest hops on a torus, the first by the names of its links.
 
     Raises:
         InputError: no path.
@@ -78,7 +78,7 @@ def shortest(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
 
 @functools.lru_cache(maxsize=2**17)
 def widest(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
-    """The best paths of a message on a graph, at most MOST_WAYS of those that are equally good.
+    """Returns the best paths of a message on a graph, at most MOST_WAYS of equally good ones.
 
     A path inside a box uses no network link, and no chip forwards the messages of others, where such paths exist: a GPU
     with two links is no shortcut between two others. Of these paths the best has the highest bandwidth of its slowest
@@ -97,7 +97,7 @@ def widest(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
 
 
 def _tight(topology: Topology, src: int, dst: int, width: float, allowed: _Allowed) -> tuple[Way, ...]:
-    """Paths of the lowest latency and fewest hops over links of at least `width`, network links last."""
+    """Returns paths of the lowest latency and fewest hops over links of at least `width`, network links last."""
     left = _lengths(topology, dst, width, allowed)
     links, leaving = topology.links, outgoing(topology)
     paths: list[tuple[int, ...]] = [()]
@@ -118,7 +118,7 @@ def _tight(topology: Topology, src: int, dst: int, width: float, allowed: _Allow
 
 @functools.lru_cache(maxsize=4096)
 def _widths(topology: Topology, dst: int, allowed: _Allowed) -> dict[int, float]:
-    """Bandwidth of the slowest link on the widest path from every node that reaches `dst`."""
+    """Returns the bandwidth of the slowest link on the widest path to `dst` from every node that reaches it."""
     width = {dst: math.inf}
     heap = [(-math.inf, dst)]
     while heap:
@@ -135,7 +135,7 @@ def _widths(topology: Topology, dst: int, allowed: _Allowed) -> dict[int, float]
 
 @functools.lru_cache(maxsize=4096)
 def _lengths(topology: Topology, dst: int, width: float, allowed: _Allowed) -> dict[int, tuple[int, int]]:
-    """(latency in ps, hops) of the shortest path over links of at least `width` from every node that reaches `dst`."""
+    """Returns (latency in ps, hops) of the shortest path to `dst` over links of at least `width`, per node."""
     length = {dst: (0, 0)}
     heap = [(0, 0, dst)]
     while heap:
@@ -151,7 +151,7 @@ def _lengths(topology: Topology, dst: int, width: float, allowed: _Allowed) -> d
 
 
 def _passed(topology: Topology, node: int, dst: int, allowed: _Allowed) -> Iterator[Link]:
-    """Links by which a message for `dst` may come to a node."""
+    """Yields the links by which a message for `dst` may arrive at a node."""
     if node == topology.reduction.multicast_node or (node < topology.chips and node != dst and not allowed.forwarding):
         return
     for link in _incoming(topology)[node]:
@@ -167,14 +167,14 @@ def _no_path(topology: Topology, src: int, dst: int) -> InputError:
 
 
 def cut_off(topology: Topology, cut: str) -> InputError:
-    """The error of a collective that the failed links leave no way."""
+    """Returns the error for a collective whose routes all cross failed links."""
     failed = ", ".join(topology.links[link].name for link in sorted(topology.failed))
     return InputError(f"failed links {failed} cut the machine: {cut}", where="perturb.failed_links")
 
 
 @functools.lru_cache(maxsize=1024)
 def _tree(topology: Topology, src: int) -> dict[int, Link]:
-    """Last link of the path from `src` to every node that can be reached.
+    """Returns the last link of the path from `src` to every node that it reaches.
 
     A breadth-first search that takes links in name order meets every node first on the path that comes first by name.
     """
@@ -192,13 +192,13 @@ def _tree(topology: Topology, src: int) -> dict[int, Link]:
 
 @functools.lru_cache(maxsize=8)
 def outgoing(topology: Topology) -> tuple[tuple[Link, ...], ...]:
-    """Links that leave each node and work."""
+    """Returns the working links that leave each node."""
     return _by_node(topology, lambda link: link.src)
 
 
 @functools.lru_cache(maxsize=8)
 def _incoming(topology: Topology) -> tuple[tuple[Link, ...], ...]:
-    """Links that lead to each node and work."""
+    """Returns the working links that lead to each node."""
     return _by_node(topology, lambda link: link.dst)
 
 

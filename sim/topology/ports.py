@@ -1,4 +1,4 @@
-"""What a graph needs so that a node of it can add up and multicast: a link to every chip of a box."""
+"""Checks that a node that adds up and multicasts has a link to every chip of its box."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sim.topology.graph import Topology
 
 
 def check_ports(spec: GraphSpec, topology: Topology) -> None:
-    """Check that what adds up in a box has a link to every chip of it.
+    """Checks that nodes that add up have a link to every chip of their box.
 
     Raises:
         InputError: a chip has none.

@@ -1,4 +1,4 @@
-"""Rings of all chips that run at once, and chains: what collectives go around and along."""
+"""Rings of all chips that run at once, and chains, for collectives that go around and along them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Rings:
 
     rings: tuple[Ring, ...]
     bandwidth: float
-    """Of one ring while all of them run, bytes/s: of the slowest link, shared by the rings that cross it."""
+    """Bandwidth of one ring while all run, bytes/s: its slowest link, shared by the rings that cross it."""
     medium: Medium
     """Slowest kind of link on a ring inside a box."""
 

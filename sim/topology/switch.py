@@ -10,7 +10,7 @@ from sim.topology.paths import Way, cut_off
 
 
 def build(spec: SwitchSpec, stack: StackSpec) -> Topology:
-    """Chips are the nodes 0 .. n-1 and the switch is node n; links by chip, egress then ingress.
+    """Builds chips as nodes 0 .. n-1 and the switch as node n; links by chip, egress then ingress.
 
     The switch itself never limits a transfer; several senders to one receiver queue for its ingress (incast).
 
@@ -24,7 +24,7 @@ def build(spec: SwitchSpec, stack: StackSpec) -> Topology:
             links.append(Link(len(links), f"gpu{chip}:{name}", src, dst, bandwidth, latency, medium=spec.link.medium))
     return Topology(
         name=spec.name,
-        chip=Chip.of(spec.chip, stack),
+        chip=Chip.from_spec(spec.chip, stack),
         axes=(Axis("g", spec.chips, ring=False),),
         nodes=(*(f"gpu{chip}" for chip in range(spec.chips)), "switch"),
         links=tuple(links),
@@ -37,7 +37,7 @@ def build(spec: SwitchSpec, stack: StackSpec) -> Topology:
 
 
 def _ways(topology: Topology, src: int, dst: int) -> tuple[Way, ...]:
-    """The sender's egress, then the receiver's ingress. Raises InputError where one has failed: there is no other."""
+    """Returns the sender's egress, then the receiver's ingress. Raises InputError if one has failed."""
     ports = () if src == dst else (2 * src, 2 * dst + 1)
     if not topology.failed.isdisjoint(ports):
         lost = topology.links[next(port for port in ports if port in topology.failed)].name

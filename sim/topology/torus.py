@@ -20,7 +20,7 @@ from sim.topology.paths import dimension_ordered, shortest
 
 
 def build(spec: TorusSpec, stack: StackSpec) -> Topology:
-    """Chips in row-major order (the last axis varies fastest) and their links by chip, axis, + then -.
+    """Builds chips in row-major order (the last axis varies fastest) and their links by chip, axis, + then -.
 
     Where an axis wraps, the + link of its last chip leads to its first. A wrapped axis of size 2 has two parallel links
     between its two chips; an axis of size 1 has none. Where an axis is twisted, its wraparound also shifts the other
@@ -53,7 +53,7 @@ def build(spec: TorusSpec, stack: StackSpec) -> Topology:
             neighbours[chip, name, direction] = dst, index
     return Topology(
         name=spec.name,
-        chip=Chip.of(spec.chip, stack),
+        chip=Chip.from_spec(spec.chip, stack),
         axes=axes,
         nodes=tuple(map(str, range(chips))),
         links=tuple(links),
@@ -66,7 +66,7 @@ def build(spec: TorusSpec, stack: StackSpec) -> Topology:
 
 
 def _next(axes: dict[str, AxisSpec], along: int, direction: int) -> npt.NDArray[np.int64]:
-    """[chips] the chip one hop along the axis number `along`; -1 where there is no link."""
+    """Returns [chips] the chip one hop along the axis number `along`; -1 without a link."""
     sizes, axis = [spec.size for spec in axes.values()], list(axes.values())[along]
     there = np.stack(np.unravel_index(np.arange(prod(sizes)), sizes))
     there[along] += direction
@@ -79,7 +79,7 @@ def _next(axes: dict[str, AxisSpec], along: int, direction: int) -> npt.NDArray[
 
 
 def _vertex_transitive(axes: dict[str, AxisSpec]) -> bool:
-    """Whether moving every chip by the same step maps the links onto themselves.
+    """Returns True if moving every chip by the same step maps the links onto themselves.
 
     True when every axis wraps and no twist shifts an axis that is itself twisted: the chips are then the integer grid
     modulo a lattice. (A shift into a twisted axis would have to apply that axis's twist as well where it overflows.)

@@ -1,4 +1,4 @@
-"""The links of a machine that work, as arrays: what cuts them, and how far apart nodes are."""
+"""Working links of a machine as arrays, with cuts through them and distances over them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WorkingLinks:
-    """Links in the order of their numbers, failed ones left out."""
+    """Links that have not failed, in the order of their numbers."""
 
     nodes: int
     src: Int32s
@@ -39,7 +39,7 @@ class WorkingLinks:
         )
 
     def capacity(self, labels: Int32s) -> tuple[Floats, Floats]:
-        """Bandwidth of the links into and out of each set of nodes of one label, bytes/s."""
+        """Returns the bandwidth of the links into and out of each set of nodes of one label, bytes/s."""
         src, dst = labels[self.src], labels[self.dst]
         into, out = ((src != dst) & (end >= 0) for end in (dst, src))
         sums = np.zeros((2, int(labels.max()) + 1))
@@ -48,7 +48,7 @@ class WorkingLinks:
         return sums[0], sums[1]
 
     def components(self, kept: npt.NDArray[np.bool_]) -> Int32s:
-        """[nodes] number of the part of the machine that each node is in, when only some links are kept."""
+        """Returns [nodes] the connected component of each node if only some links are kept."""
         labels = np.arange(self.nodes, dtype=np.int32)
         src, dst = self.src[kept], self.dst[kept]
         while True:
@@ -59,7 +59,7 @@ class WorkingLinks:
                 return np.unique(labels, return_inverse=True)[1].ravel().astype(np.int32)
 
     def distances(self, sources: Int32s, length: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """[sources, nodes] length of the shortest path to every node, for links of these lengths; 0 to one cut off."""
+        """Returns [sources, nodes] the length of the shortest path to every node; 0 if there is none."""
         if not len(self.dst):
             return np.zeros((len(sources), self.nodes), dtype=np.int64)
         order = np.argsort(self.dst, kind="stable")

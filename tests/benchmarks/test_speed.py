@@ -7,7 +7,7 @@ import pytest
 
 from sim import topology
 from sim.collectives import schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import CollectiveCall, emit
 from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.program import Kind, Occupancy, Program, ProgramBuilder, Waits
@@ -34,7 +34,11 @@ def layers(count: int) -> Program:
 def all_to_all(machine: str) -> Program:
     built = topology.build(*load.machine(machine))
     builder = ProgramBuilder([*map(str, range(built.chips)), *(link.name for link in built.links)])
-    emit(builder, built, schedule(built, "all_to_all", ("x", "y", "z"), "dimension_ordered"), 2**20, "all_to_all")
+    emit(
+        builder,
+        built,
+        CollectiveCall(schedule(built, "all_to_all", ("x", "y", "z"), "dimension_ordered"), 2**20, "all_to_all"),
+    )
     return builder.build()
 
 
@@ -44,7 +48,7 @@ def late_gather(machine: str) -> Program:
     builder = ProgramBuilder([*map(str, range(built.chips)), *(link.name for link in built.links)])
     chips = np.arange(built.chips)
     late = builder.add("late", Kind.COMPUTE, chips, Occupancy(chips, busy_ps=np.where(chips == 0, 10**7, 0)))
-    emit(builder, built, schedule(built, "all_gather", ("x", "y", "z")), 2.0**26, "all_gather", [late])
+    emit(builder, built, CollectiveCall(schedule(built, "all_gather", ("x", "y", "z")), 2.0**26, "all_gather"), [late])
     return builder.build()
 
 

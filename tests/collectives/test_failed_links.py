@@ -9,7 +9,7 @@ from support.run_schedule import time_s
 
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
-from sim.collectives.emit import emit
+from sim.collectives.emit import CollectiveCall, emit
 from sim.errors import InputError
 from sim.program import ProgramBuilder
 from sim.program.perturb import apply_perturbations
@@ -92,7 +92,7 @@ def test_what_has_no_way_around_names_link_collective_and_cut():
 def test_a_port_of_a_switch_has_no_way_around():
     topology = switch(4)
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(4)), *(link.name for link in topology.links)])
-    emit(builder, topology, schedule(topology, "all_gather", ("g",)), 2.0**20, "all_gather(g)")
+    emit(builder, topology, CollectiveCall(schedule(topology, "all_gather", ("g",)), 2.0**20, "all_gather(g)"))
     with pytest.raises(InputError, match=r"'all_gather\(g\)' needs the failed link.* got 'gpu2:egress'"):
         apply_perturbations(builder.build(), topology, PerturbSpec(failed_links=["gpu2:egress"]))
 

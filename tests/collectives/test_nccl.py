@@ -20,6 +20,7 @@ from sim.collectives.graph.routes import Messages
 from sim.collectives.nccl import kernels as library
 from sim.collectives.nccl import nvls as in_switch
 from sim.collectives.nccl import tuner
+from sim.collectives.schedule import Payload
 from sim.errors import InputError
 from sim.program import Kind
 from sim.specs import MEDIA, PROTOCOLS, LinkSpec, load
@@ -334,7 +335,7 @@ def test_a_message_through_a_graph_holds_each_link_of_its_way_for_its_own_time()
     topology = machine("dgx_h100_x2")
     to = Messages(topology, "permute", ("g",))
     one, nine = np.array([0], dtype=np.int32), np.array([9], dtype=np.int32)
-    to.send(one, nine, share=1.0, step=0, own=True, origin=one, target=nine)
+    to.send(one, nine, Payload(1.0, True, origin=one, target=nine), 0)
     held = run(topology, to.build(), 47e6)
     sends = np.flatnonzero(held.program.kind == Kind.SEND)
     way = [topology.links[link] for link in topology.route(0, 9)]

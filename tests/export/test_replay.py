@@ -21,7 +21,7 @@ from sim.cli import app
 from sim.cli.errors import errors_in
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
-from sim.collectives.emit import emit
+from sim.collectives.emit import CollectiveCall, emit
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.export import chakra, chakra_reader
@@ -323,7 +323,7 @@ def test_a_message_over_several_ways_is_there_when_all_of_it_is(tmp_path: Path):
 def test_a_collective_over_several_ways_is_exported_and_read_again(tmp_path: Path):
     topology = graph("01", "12", "23", "30", chips=4)
     builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(4)), *(link.name for link in topology.links)])
-    emit(builder, topology, schedule(topology, "all_to_all", ("g",), "one_shot"), 1e6, "all_to_all(g)")
+    emit(builder, topology, CollectiveCall(schedule(topology, "all_to_all", ("g",), "one_shot"), 1e6, "all_to_all(g)"))
     program = builder.build()
     chakra.write(program, 4, tmp_path, "square")
     again = load_traces(tmp_path / "square", topology).program

@@ -9,7 +9,7 @@ from support.machines import switch, two_sockets
 
 from sim import topology as machines
 from sim.collectives import schedule
-from sim.collectives.emit import emit, emit_message
+from sim.collectives.emit import ChipMessage, CollectiveCall, emit, emit_message
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.program import Kind, Occupancy, ProgramBuilder
@@ -156,7 +156,7 @@ def late_gather(axes: str, late: int, delay_ps: int):
     busy_ps = np.where(chips == late, delay_ps, 0)
     before = builder.add("before", Kind.COMPUTE, chips, Occupancy(chips, busy_ps=busy_ps))
     plan = schedule(topology, "all_gather", tuple(axes), "ring")
-    emit(builder, topology, plan, 2.0**20, f"all_gather({axes})", [before])
+    emit(builder, topology, CollectiveCall(plan, 2.0**20, f"all_gather({axes})"), [before])
     return simulate(builder.build())
 
 
@@ -221,7 +221,7 @@ def test_a_message_over_several_links_goes_at_the_rate_of_the_slowest(slow, slow
     topology = two_sockets()
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(4)), *(link.name for link in topology.links)])
     begin = builder.add("send", Kind.BEGIN, [0])
-    emit_message(builder, topology, 0, 2, 50e3, "send", begin)
+    emit_message(builder, topology, ChipMessage(0, 2, 50e3, "send"), begin)
     spec = PerturbSpec(slow_links=[{"links": [name], "factor": each} for name, each in slow.items()])
     trace = simulate(apply_perturbations(builder.build(), topology, spec))
     latency_ps = sum(topology.links[link].latency_ps for link in topology.route(0, 2))
@@ -243,7 +243,7 @@ def test_lost_nvlinks_are_slow_ports(ports, factor, latency_s):
     """
     topology, size = switch(8, latency_s=latency_s), 2.0**23
     builder = ProgramBuilder([*(f"{c}:compute" for c in range(8)), *(link.name for link in topology.links)])
-    emit(builder, topology, schedule(topology, "all_gather", ("g",), "ring"), size, "all_gather(g)")
+    emit(builder, topology, CollectiveCall(schedule(topology, "all_gather", ("g",), "ring"), size, "all_gather(g)"))
     slow = apply_perturbations(builder.build(), topology, PerturbSpec(slow_links=[{"links": ports, "factor": factor}]))
     expected = topology.software.collective_overhead_s + 7 * (factor * size / 8 / 450e9 + latency_s)
     assert simulate(slow).makespan_ps / 1e12 == pytest.approx(expected, abs=7e-12)

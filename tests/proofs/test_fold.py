@@ -11,10 +11,10 @@ from support.pipelines import scenario
 
 from sim import topology
 from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import CollectiveCall, emit
 from sim.collectives.fold import fold, reordered
 from sim.collectives.loop import all_gather_loop, reduce_scatter_loop
-from sim.collectives.schedule import ScheduleBuilder
+from sim.collectives.schedule import Hop, Payload, ScheduleBuilder
 from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.program import Kind, ProgramBuilder
@@ -32,7 +32,7 @@ ALGORITHMS = [(collective, name) for collective, algorithms in ON_TORUS.items() 
 
 def times(machine, plan, size=1e6):
     builder = ProgramBuilder([*map(str, range(machine.chips)), *(link.name for link in machine.links)])
-    emit(builder, machine, plan, size, "collective")
+    emit(builder, machine, CollectiveCall(plan, size, "collective"))
     return simulate(builder.build())
 
 
@@ -137,12 +137,9 @@ def ring_of_three(order, dst=None, deps=None):
         before, sent = made.get((deps or {}).get((chip, which)), [-1]), np.array([-1])
         for port in (2 * chip, 2 * to + 1):
             sent = builder.add(
-                *(np.array([value], dtype=np.int32) for value in (chip, to, port)),
-                share=1 / 3,
-                step=which,
-                direction=0,
-                own=sent[0] < 0,
-                part=0,
+                Hop(*(np.array([value], dtype=np.int32) for value in (chip, to, port))),
+                Payload(1 / 3, sent[0] < 0),
+                which,
                 follows=sent,
                 deps=[np.array(before)] if sent[0] < 0 else [],
             )

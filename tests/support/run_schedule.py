@@ -4,7 +4,7 @@ import numpy as np
 
 from sim import units
 from sim.collectives import Schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import CollectiveCall, emit
 from sim.engine import simulate
 from sim.program import ProgramBuilder
 from sim.program.trace import Trace
@@ -14,7 +14,7 @@ from sim.topology import Topology
 def run(topology: Topology, schedule: Schedule, size: float) -> Trace:
     """Trace of the collective alone, by the engine that is fast."""
     builder = ProgramBuilder([*map(str, range(topology.chips)), *(link.name for link in topology.links)])
-    emit(builder, topology, schedule, size, schedule.collective)
+    emit(builder, topology, CollectiveCall(schedule, size, schedule.collective))
     return simulate(builder.build(), "compiled")
 
 

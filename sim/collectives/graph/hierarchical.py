@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.collectives.graph.routes import Messages
-from sim.collectives.schedule import Int32s, Schedule
+from sim.collectives.schedule import Int32s, Payload, Schedule
 from sim.errors import InputError
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
@@ -40,11 +40,11 @@ def all_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     for away in range(1, length):
         taker = (column + away) % length
         for box in range(count):
-            sent = to.send(chip[box], chip[box, taker], share=share, step=away - 1, own=True, part=taker)
+            sent = to.send(chip[box], chip[box, taker], Payload(share, True, part=taker), away - 1)
             given[box].append(np.roll(sent, away))
     for bit in range(count.bit_length() - 1):
         fresh = [
-            to.send(chip[box], chip[box ^ 1 << bit], share=share, step=bit, own=True, part=column, deps=given[box][:])
+            to.send(chip[box], chip[box ^ 1 << bit], Payload(share, True, part=column), bit, deps=given[box][:])
             for box in range(count)
         ]
         for box in range(count):
@@ -52,5 +52,5 @@ def all_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     for away in range(1, length):
         for box in range(count):
             dst = chip[box, (column + away) % length]
-            to.send(chip[box], dst, share=share, step=away - 1, own=True, part=column, deps=given[box])
+            to.send(chip[box], dst, Payload(share, True, part=column), away - 1, deps=given[box])
     return to.build()

@@ -27,7 +27,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.collectives.graph.routes import Messages
-from sim.collectives.schedule import Int32s, Schedule
+from sim.collectives.schedule import Int32s, Payload, Schedule
 from sim.errors import InputError
 from sim.topology.graph import Topology
 
@@ -40,7 +40,7 @@ def _direct(to: Messages, share: float, *, names_origin: bool = False, names_tar
     for step in range(to.n - 1):
         dst = (to.chips + step + 1) % to.n
         origin, target = to.chips if names_origin else None, dst if names_target else None
-        to.send(to.chips, dst, share=share, step=step, own=True, origin=origin, target=target)
+        to.send(to.chips, dst, Payload(share, True, origin=origin, target=target), step)
     return to.build()
 
 
@@ -69,9 +69,9 @@ def cube_mesh(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     for step in range(half - 1):
         dst = (first + (to.chips - first + step + 1) % half).astype(np.int32)
         arrived = np.empty_like(dst)
-        arrived[dst] = to.send(to.chips, dst, share=1.0, step=step, own=True)
+        arrived[dst] = to.send(to.chips, dst, Payload(1.0, True), step)
         given.append(arrived)
-    to.send(to.chips, (to.chips + half) % to.n, share=1.0, step=0, own=True, deps=given)
+    to.send(to.chips, (to.chips + half) % to.n, Payload(1.0, True), 0, deps=given)
     return to.build()
 
 
@@ -96,9 +96,7 @@ def halving_doubling(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     for step in range(to.n.bit_length() - 1):
         partner = to.chips ^ (1 << step)
         sent = [
-            to.send(
-                to.chips, partner, share=1 / to.n, step=step, own=held == 0, origin=to.chips ^ held, deps=arrived[:]
-            )
+            to.send(to.chips, partner, Payload(1 / to.n, held == 0, origin=to.chips ^ held), step, deps=arrived[:])
             for held in range(1 << step)
         ]
         arrived += [sends[partner] for sends in sent]
@@ -112,7 +110,7 @@ def _binomial(to: Messages, origin: int | None) -> Schedule:
         src = to.chips[: min(1 << step, to.n - (1 << step))]
         dst = src + np.int32(1 << step)
         box = None if origin is None else np.full_like(src, origin)
-        arrived[dst] = to.send(src, dst, share=1.0, step=step, own=src == 0, origin=box, deps=[arrived[src]])
+        arrived[dst] = to.send(src, dst, Payload(1.0, src == 0, origin=box), step, deps=[arrived[src]])
     return to.build()
 
 
@@ -135,11 +133,8 @@ def ring_broadcast(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         arrived = to.send(
             src,
             src + np.int32(1),
-            share=1 / CHUNKS,
-            step=chip,
-            own=chip == 0,
-            part=np.arange(CHUNKS),
-            origin=np.zeros_like(src),
+            Payload(1 / CHUNKS, chip == 0, part=np.arange(CHUNKS), origin=np.zeros_like(src)),
+            chip,
             deps=[arrived],
         )
     return to.build()
@@ -149,7 +144,7 @@ def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     """Permute: every chip but the last sends its message to the next."""
     to = Messages(topology, "permute", axes)
     src = to.chips[:-1]
-    to.send(src, src + np.int32(1), share=1.0, step=0, own=True, origin=src, target=src + np.int32(1))
+    to.send(src, src + np.int32(1), Payload(1.0, True, origin=src, target=src + np.int32(1)), 0)
     return to.build()
 
 
@@ -158,7 +153,7 @@ def ring_sendrecv(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     to = Messages(topology, "sendrecv", axes)
     if to.n > 1:
         dst = (to.chips + 1) % np.int32(to.n)
-        to.send(to.chips, dst, share=1.0, step=0, own=True, origin=to.chips, target=dst)
+        to.send(to.chips, dst, Payload(1.0, True, origin=to.chips, target=dst), 0)
     return to.build()
 
 
@@ -167,7 +162,7 @@ def one_shot_scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     to = Messages(topology, "scatter", axes)
     dst = _farthest_first(topology, to.n)
     root = np.zeros_like(dst)
-    to.send(root, dst, share=1 / to.n, step=0, own=True, origin=root, target=dst)
+    to.send(root, dst, Payload(1 / to.n, True, origin=root, target=dst), 0)
     return to.build()
 
 

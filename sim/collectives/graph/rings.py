@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from sim.collectives.graph.routes import Messages
-from sim.collectives.schedule import Algorithm, Schedule
+from sim.collectives.schedule import Algorithm, Payload, Schedule
 from sim.topology.graph import Topology
 from sim.topology.rings import Ring, find
 
@@ -48,12 +48,14 @@ def along(topology: Topology, collective: str, axes: tuple[str, ...], loops: int
             arrived = to.send(
                 np.array([src], dtype=np.int32),
                 np.array([dst], dtype=np.int32),
-                share=1 / (len(found) * loops),
-                step=step,
-                own=collective == "reduce" or step == 0,
-                part=part,
-                origin=root if collective == "broadcast" else None,
-                target=root if collective == "reduce" else None,
+                Payload(
+                    1 / (len(found) * loops),
+                    collective == "reduce" or step == 0,
+                    part=part,
+                    origin=root if collective == "broadcast" else None,
+                    target=root if collective == "reduce" else None,
+                ),
+                step,
                 deps=[arrived],
                 links=[ways[step]],
             )
@@ -76,12 +78,14 @@ def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: fl
         sent = to.send(
             at,
             np.roll(at, -1),
-            share=share / to.n,
-            step=step,
-            own=adds or step == (to.n - 1) * sums,
-            part=part,
-            target=of if adds else None,
-            origin=None if adds else of,
+            Payload(
+                share / to.n,
+                adds or step == (to.n - 1) * sums,
+                part=part,
+                origin=None if adds else of,
+                target=of if adds else None,
+            ),
+            step,
             deps=[arrived],
             links=ring.ways,
         )

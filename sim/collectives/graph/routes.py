@@ -1,9 +1,9 @@
-"""Messages along routes, for machines on which chips are joined by a switch or an arbitrary graph of links.
+"""Messages along routes, for machines on which a switch or an arbitrary graph of links joins the chips.
 
-A message is one send per link of its way (on a switch, the sender's egress and the receiver's ingress), each following
-the one before: PCI Express, NVSwitches and networks forward packets, not messages. All of them name the chips at both
-ends of the way, whatever nodes the link joins. Of several equally good ways (`Topology.ways`) each takes as much of the
-message, so that it is no matter which of them comes first in the machine's file.
+A message is one send per link of its route (on a switch, the sender's egress and the receiver's ingress), each
+following the one before: PCI Express, NVSwitches and networks forward packets, not messages. All sends name the chips
+at both ends of the route. Equally good routes (`Topology.ways`) carry equal parts of the message, so the order of links
+in the machine's file has no effect.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from sim.collectives.schedule import Int32s, ScheduleBuilder
+from sim.collectives.schedule import Hop, Int32s, Payload, ScheduleBuilder
 from sim.collectives.wiring import positions
 from sim.topology.graph import Topology
 from sim.topology.paths import Way
 
 
 class Messages:
-    """Builds a schedule of messages between any two chips of the one group that a switch or graph has."""
+    """Builder of a schedule of messages between any two chips of a switch or graph."""
 
     def __init__(self, topology: Topology, collective: str, axes: tuple[str, ...], parts: int = 1) -> None:
         self.n = topology.chips if axes else 1
@@ -29,34 +28,26 @@ class Messages:
         self._topology = topology
         self._home = positions(topology, axes)
         self._builder = ScheduleBuilder(collective, axes, parts)
+        self.direction = 0
+        """Direction around a ring of the messages sent next."""
         self._others: dict[int, list[int]] = {}
-        """Of a message's last send on its first way: those on its other ways."""
+        """Last sends of a message on its other routes, by its last send on the first."""
         self.add, self.build, self.repeat = self._builder.add, self._builder.build, self._builder.repeat
 
     def send(
         self,
         src: Int32s,
         dst: Int32s,
-        *,
-        share: npt.ArrayLike,
+        payload: Payload,
         step: int,
-        own: npt.ArrayLike,
-        part: npt.ArrayLike = 0,
-        half: int = -1,
-        direction: int = 0,
-        origin: Int32s | None = None,
-        target: Int32s | None = None,
         deps: Sequence[Int32s] = (),
         links: Sequence[Sequence[int]] | None = None,
     ) -> Int32s:
-        """A message for each entry of `src`: [n] sends that bring them to `dst`, each for all of its message.
+        """Sends a message from each entry of `src` to `dst`; returns [n] the last send of each message.
 
         Args:
-            share, part, own: [n], or of all.
-            direction: of a ring that the messages go around.
-            links: [n] the one way of each message; None for the machine's ways.
-            origin, target: [n] chips whose data this is and whom it is for; None for all.
             deps: [n] arrays of the arrivals that each message waits for, -1 for none.
+            links: [n] the route of each message; None for the machine's routes.
         """
         if not len(src):
             return src
@@ -67,29 +58,28 @@ class Messages:
         message = np.repeat(np.arange(len(src)), counts)
         way_of = np.arange(len(message)) - first[message]
         links_of = padded([way for equal in ways for way in equal])
-        owns, parts = (np.broadcast_to(column, len(src)) for column in (own, part))
-        shares = np.broadcast_to(share, len(src)) / counts
-        boxes = [None if chips is None else self._home[chips] for chips in (origin, target)]
+        owns, parts = (np.broadcast_to(column, len(src)) for column in (payload.own, payload.part))
+        shares = np.broadcast_to(payload.share, len(src)) / counts
+        origin, target = (None if chips is None else self._home[chips] for chips in (payload.origin, payload.target))
         arrivals = [each for dep in deps for each in self._on_all_ways(dep)]
 
         sent = np.full(len(message), -1, dtype=np.int32)
         for hop in range(links_of.shape[1]):
             rows = np.flatnonzero(links_of[:, hop] >= 0)
             of = message[rows]
-            sent[rows] = self._builder.add(
-                src[of],
-                dst[of],
-                links_of[rows, hop],
-                follows=sent[rows],
-                share=shares[of],
-                step=step,
-                direction=direction,
-                half=half,
-                own=False if hop else owns[of],
-                way=way_of[rows],
+            data = Payload(
+                shares[of],
+                False if hop else owns[of],
                 part=parts[of],
-                origin=None if boxes[0] is None else boxes[0][of],
-                target=None if boxes[1] is None else boxes[1][of],
+                half=payload.half,
+                origin=None if origin is None else origin[of],
+                target=None if target is None else target[of],
+            )
+            sent[rows] = self._builder.add(
+                Hop(src[of], dst[of], links_of[rows, hop], direction=self.direction, way=way_of[rows]),
+                data,
+                step,
+                follows=sent[rows],
                 deps=[] if hop else [each[of] for each in arrivals],
             )
         for at in np.flatnonzero(counts > 1):
@@ -98,13 +88,13 @@ class Messages:
         return arrived
 
     def _ways(self, src: int, dst: int) -> list[Way]:
-        """The ways of a message, by the numbers of the chips on them."""
+        """Returns the routes of a message, ordered by the chips on them."""
         links, chips = self._topology.links, self._topology.chips
         ways = self._topology.ways(src, dst)
         return sorted(ways, key=lambda way: [node for link in way if (node := links[link].dst) < chips])
 
     def _on_all_ways(self, arrivals: Int32s) -> list[Int32s]:
-        """Columns of what arrives over each way of the messages, -1 where a message has fewer."""
+        """Returns columns of the arrivals on each route of the messages, -1 for a message with fewer routes."""
         others = [self._others.get(send, []) for send in arrivals.tolist()] if self._others else []
         columns = itertools.zip_longest(*others, fillvalue=-1)
         return [arrivals, *(np.array(column, dtype=np.int32) for column in columns)]
@@ -116,40 +106,28 @@ def padded(rows: Sequence[Sequence[int]]) -> Int32s:
     return np.array([(*row, *[-1] * (length - len(row))) for row in rows], dtype=np.int32)
 
 
-def pass_on(
-    builder: ScheduleBuilder,
-    topology: Topology,
-    routes: Sequence[Sequence[int]],
-    *,
-    share: npt.ArrayLike,
-    part: npt.ArrayLike,
-    origin: Int32s,
-    target: Int32s,
+def store_and_forward(
+    builder: ScheduleBuilder, topology: Topology, routes: Sequence[Sequence[int]], payload: Payload
 ) -> None:
-    """Messages from chip to chip on machines of chips only, where every hop is a send between neighbours.
+    """Sends messages on a machine of chips only: every chip on a route receives a message and sends it on.
 
     Args:
-        routes: [n] links of each message's way.
-        share, part: [n], or of all.
-        origin, target: [n, A] mesh positions of the chips whose data it is and whom it is for.
+        routes: [n] links of each message's route.
+        payload: its `own` holds for the first hop only.
     """
     ways = padded(routes)
     src, dst, direction = (topology.link_column(name) for name in ("src", "dst", "direction"))
-    parts, shares = np.broadcast_to(part, len(routes)), np.broadcast_to(share, len(routes))
+    parts, shares = (np.broadcast_to(column, len(routes)) for column in (payload.part, payload.share))
     sent = np.full(len(routes), -1, dtype=np.int32)
     for step in range(ways.shape[1]):
         moving = ways[:, step] >= 0
         link = ways[moving, step]
-        sent[moving] = builder.add(
-            src[link],
-            dst[link],
-            link,
-            share=shares[moving],
-            step=step,
-            direction=direction[link],
-            own=step == 0,
+        data = Payload(
+            shares[moving],
+            payload.own if step == 0 else False,
             part=parts[moving],
-            origin=origin[moving],
-            target=target[moving],
-            deps=[sent[moving]],
+            origin=None if payload.origin is None else payload.origin[moving],
+            target=None if payload.target is None else payload.target[moving],
         )
+        hop = Hop(src[link], dst[link], link, direction=direction[link])
+        sent[moving] = builder.add(hop, data, step, deps=[sent[moving]])

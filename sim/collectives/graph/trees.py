@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.collectives.graph.routes import Messages, padded
-from sim.collectives.schedule import Int32s, Schedule, check_size
+from sim.collectives.schedule import Int32s, Payload, Schedule, check_size
 from sim.topology import rails
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
@@ -138,7 +138,7 @@ def _there_and_back(to: Messages, topology: Topology, tree: _Tree, *, part: int,
     ) -> Int32s:
         nonlocal step
         step += 1
-        return to.send(src, dst, share=share, step=step - 1, own=own, part=part, deps=deps, links=links)
+        return to.send(src, dst, Payload(share, own, part=part), step - 1, deps=deps, links=links)
 
     def pass_along(src: int, dst: int, own: npt.NDArray[np.bool_], deps: list[Int32s]) -> Int32s:
         """[boxes] messages between two places of all chains that have both; -1 for the others."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.graph.routes import Messages, pass_on
-from sim.collectives.schedule import Schedule, ScheduleBuilder
+from sim.collectives.graph.routes import Messages, store_and_forward
+from sim.collectives.schedule import Payload, Schedule, ScheduleBuilder
 from sim.collectives.wiring import positions
 from sim.topology.graph import Topology
 
@@ -31,10 +31,11 @@ def all_to_all(topology: Topology, shares: npt.NDArray[np.float64]) -> Schedule:
     src, dst = src[sent], dst[sent]
     if not topology.has_lines:
         to = Messages(topology, "all_to_all", axes)
-        to.send(src, dst, share=shares[src, dst], step=0, own=True, origin=src, target=dst)
+        to.send(src, dst, Payload(shares[src, dst], True, origin=src, target=dst), 0)
         return to.build()
     builder, home = ScheduleBuilder("all_to_all", axes, parts=1), positions(topology, axes)
     if len(src):
         routes = [topology.route(a, b) for a, b in zip(src.tolist(), dst.tolist(), strict=True)]
-        pass_on(builder, topology, routes, share=shares[src, dst], part=0, origin=home[src], target=home[dst])
+        payload = Payload(shares[src, dst], True, origin=home[src], target=home[dst])
+        store_and_forward(builder, topology, routes, payload)
     return builder.build()

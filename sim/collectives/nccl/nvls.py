@@ -23,7 +23,7 @@ import numpy as np
 
 from sim.collectives.graph.routes import Messages
 from sim.collectives.graph.trees import over_boxes, parents
-from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
+from sim.collectives.schedule import Hop, Int32s, Payload, Schedule, ScheduleBuilder
 from sim.collectives.wiring import positions
 from sim.errors import InputError
 from sim.specs import NvlsSpec
@@ -109,11 +109,11 @@ def all_reduce(topology: Topology, axes: tuple[str, ...], rounds: int) -> Schedu
 
     share = 1 / (rounds * len(chips))
     for part in range(rounds):
-        add = functools.partial(builder.add, chips, chips, direction=0, part=part)
-        given = add(egress, share=1 / rounds, step=0, own=True, deps=[sums[-2]])
-        summed = add(ingress, share=share, step=1, own=False, target=home, deps=every(given))
-        passed_on = add(egress, share=share, step=2, own=False, target=home, deps=[summed])
-        add(ingress, share=1 / rounds, step=3, own=False, deps=every(passed_on))
+        up, down = Hop(chips, chips, egress), Hop(chips, chips, ingress)
+        given = builder.add(up, Payload(1 / rounds, True, part), 0, deps=[sums[-2]])
+        summed = builder.add(down, Payload(share, False, part, target=home), 1, deps=every(given))
+        passed_on = builder.add(up, Payload(share, False, part, target=home), 2, deps=[summed])
+        builder.add(down, Payload(1 / rounds, False, part), 3, deps=every(passed_on))
         sums.append(summed)
     return builder.build()
 
@@ -141,27 +141,28 @@ def tree_all_reduce(topology: Topology, axes: tuple[str, ...], rounds: int) -> S
     every = chips.ravel()
     for step in range(rounds):
         given = [
-            to.add(every, every, ends[every, 0], step=0, own=True, deps=[waits], share=share, direction=0, part=part)
+            to.add(Hop(every, every, ends[every, 0]), Payload(share, True, part), 0, deps=[waits])
             for part, waits in enumerate(ended[-_TREE_DEPTH], start=step * len(heads))
         ]
         last = list(given[-1].reshape(chips.shape).T)  # channels take the heads in turn: sums are there when all are in
         ended.append([])
         for at, (rail, firsts) in enumerate(heads):
             mine, part = np.array(firsts, dtype=np.int32), step * len(heads) + at
-            add = functools.partial(to.add, share=share, direction=0, part=part, own=False)
+            data = Payload(share, False, part)
             joined = list(given[at].reshape(chips.shape).T)
-            summed = add(mine, mine, ends[mine, 1], step=1, deps=joined if at == len(heads) - 1 else [*joined, *last])
+            waits = joined if at == len(heads) - 1 else [*joined, *last]
+            summed = to.add(Hop(mine, mine, ends[mine, 1]), data, 1, deps=waits)
             ways = functools.partial(rails.way_between, topology, rail)
-            send = functools.partial(_send, to, share, part)
+            send = functools.partial(_send, to, data)
             whole = over_boxes(send, ways, mine, trees[(step + at) % 2], summed)
-            passed_on = add(mine, mine, ends[mine, 0], step=3, deps=whole)
+            passed_on = to.add(Hop(mine, mine, ends[mine, 0]), data, 3, deps=whole)
             back = np.repeat(passed_on, chips.shape[1])
-            ended[-1].append(add(every, every, ends[every, 1], step=4, deps=[back]))
+            ended[-1].append(to.add(Hop(every, every, ends[every, 1]), data, 4, deps=[back]))
     return to.build()
 
 
 def _send(
-    to: Messages, share: float, part: int, src: Int32s, dst: Int32s, own: bool, deps: list[Int32s], links: list[Way]
+    to: Messages, payload: Payload, src: Int32s, dst: Int32s, _: bool, deps: list[Int32s], links: list[Way]
 ) -> Int32s:
-    """A sum between boxes, which the switch has made: no chip's own data."""
-    return to.send(src, dst, share=share, step=2, own=False, part=part, deps=deps, links=links)
+    """Sends a sum between boxes, which the switch has made: no chip's own data."""
+    return to.send(src, dst, payload, 2, deps=deps, links=links)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.schedule import Hop, Int32s, Payload, Schedule, ScheduleBuilder, plans_one_chip
 from sim.collectives.torus.multi_axis import rotations
 from sim.collectives.torus.ring import Arrival, that_hold
 from sim.collectives.wiring import WiredAxis, line_axes, line_axis, positions
@@ -69,17 +69,16 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
                     dst = axis.after[direction][src]
                     arrival = np.full(len(chips), -1, dtype=np.int32)
                     arrival[dst] = builder.add(
-                        src,
-                        dst,
-                        axis.link[direction][src],
-                        share=(1.0 if half < 0 else 0.5) / (parts * axis.size),
-                        step=hop,
-                        direction=direction,
-                        own=hop == 0,
-                        part=part,
-                        half=half,
-                        origin=origin,
-                        target=target,
+                        Hop(src, dst, axis.link[direction][src], direction=direction),
+                        Payload(
+                            (1.0 if half < 0 else 0.5) / (parts * axis.size),
+                            hop == 0,
+                            part=part,
+                            half=half,
+                            origin=origin,
+                            target=target,
+                        ),
+                        hop,
                         deps=[ids[src] for ids in needed],
                     )
                     last[direction, distance, part] = arrival

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder
+from sim.collectives.schedule import Hop, Int32s, Payload, Schedule, ScheduleBuilder
 from sim.collectives.wiring import WiredAxis, line_axes, positions
 from sim.topology.graph import Topology
 
@@ -32,7 +32,7 @@ CHUNKS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Hop:
+class Level:
     """Links of a tree that are equally far down, of all groups."""
 
     link: Int32s
@@ -43,7 +43,7 @@ class Hop:
     """Of its axis."""
 
 
-Tree = tuple[Hop, ...]
+Tree = tuple[Level, ...]
 
 
 def spanning_trees(topology: Topology, axes: tuple[str, ...]) -> Schedule:
@@ -78,13 +78,13 @@ def trees(topology: Topology, axes: tuple[str, ...]) -> list[Tree]:
 
 def _disjoint(order: Sequence[WiredAxis], direction: int, roots: Int32s) -> Tree:
     """From the root along the first axis, from each chip reached along the next, ...; see above."""
-    hops: list[Hop] = []
+    hops: list[Level] = []
     brought_by = np.full(len(order[0].position), -1, dtype=np.int32)
     links = 0
 
     def hop(src: Int32s, axis: WiredAxis, towards: int, step: int) -> Int32s:
         nonlocal links
-        hops.append(Hop(axis.link[towards][src], brought_by[src], step))
+        hops.append(Level(axis.link[towards][src], brought_by[src], step))
         dst = axis.after[towards][src]
         brought_by[dst] = np.arange(links, links + len(src), dtype=np.int32)
         links += len(src)
@@ -123,7 +123,7 @@ def _shortest(topology: Topology, axes: tuple[str, ...], roots: Int32s) -> Tree:
     hops = []
     for step, level in enumerate(levels):
         links = np.array([link for _, link in level], dtype=np.int32)
-        hops.append(Hop(links, np.array([number[key] for key in level.values()], dtype=np.int32), step))
+        hops.append(Level(links, np.array([number[key] for key in level.values()], dtype=np.int32), step))
         number |= {key: len(number) - len(roots) + i for i, key in enumerate(level)}
     return tuple(hops)
 
@@ -138,15 +138,14 @@ def _send(
         above = sent[:, hop.above + 1].ravel()
         links = np.tile(hop.link, CHUNKS)
         sends = builder.add(
-            src[links],
-            dst[links],
-            links,
-            share=share,
-            step=hop.step,
-            direction=direction[links],
-            own=np.tile(hop.above < 0, CHUNKS),
-            part=np.repeat(np.arange(number * CHUNKS, (number + 1) * CHUNKS, dtype=np.int32), len(hop.link)),
-            origin=np.zeros((len(links), len(axes)), dtype=np.int32),
+            Hop(src[links], dst[links], links, direction=direction[links]),
+            Payload(
+                share,
+                np.tile(hop.above < 0, CHUNKS),
+                part=np.repeat(np.arange(number * CHUNKS, (number + 1) * CHUNKS, dtype=np.int32), len(hop.link)),
+                origin=np.zeros((len(links), len(axes)), dtype=np.int32),
+            ),
+            hop.step,
             deps=[above],
         )
         sent = np.concatenate([sent, sends.reshape(CHUNKS, -1)], axis=1)

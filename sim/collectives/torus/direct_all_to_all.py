@@ -22,8 +22,8 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from sim.collectives.graph.routes import pass_on
-from sim.collectives.schedule import Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.graph.routes import store_and_forward
+from sim.collectives.schedule import Hop, Payload, Schedule, ScheduleBuilder, plans_one_chip
 from sim.collectives.torus.all_to_all import messages
 from sim.collectives.wiring import WiredAxis, axis_number, is_lattice, line_axes, line_axis, positions, wired_axis
 from sim.errors import InputError
@@ -218,17 +218,16 @@ def _send_along(
     for step, (axis, direction) in enumerate(hops):
         to = axis.after[direction][at]
         sent = builder.add(
-            at,
-            to,
-            axis.link[direction][at],
-            share=share if piece.half < 0 else share / 2,
-            step=step,
-            direction=direction,
-            own=step == 0,
-            part=piece.part,
-            half=piece.half,
-            origin=home,
-            target=target,
+            Hop(at, to, axis.link[direction][at], direction=direction),
+            Payload(
+                share if piece.half < 0 else share / 2,
+                step == 0,
+                part=piece.part,
+                half=piece.half,
+                origin=home,
+                target=target,
+            ),
+            step,
             deps=[] if sent is None else [sent],
         )
         at = to
@@ -253,15 +252,14 @@ def _pair_by_pair(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     builder, home = ScheduleBuilder("all_to_all", axes, parts), positions(topology, axes)
     if pairs:
         src, dst = (np.array(ends * parts, dtype=np.int32) for ends in map(list, zip(*pairs, strict=True)))
-        pass_on(
-            builder,
-            topology,
-            _spread(topology, apart, pairs * parts),
-            share=1 / (parts * groups.shape[1]),
+        payload = Payload(
+            1 / (parts * groups.shape[1]),
+            True,
             part=np.repeat(np.arange(parts), len(pairs)),
             origin=home[src],
             target=home[dst],
         )
+        store_and_forward(builder, topology, _spread(topology, apart, pairs * parts), payload)
     return builder.build()
 
 

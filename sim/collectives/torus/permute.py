@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from sim.collectives.graph.routes import pass_on
-from sim.collectives.schedule import Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.graph.routes import store_and_forward
+from sim.collectives.schedule import Payload, Schedule, ScheduleBuilder, plans_one_chip
 from sim.collectives.wiring import line_axes, positions
 from sim.errors import InputError
 from sim.topology.graph import Topology
@@ -47,15 +47,14 @@ def neighbour(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         topology.route(here, there) if way in topology.failed else (way,)
         for here, there, way in zip(src.tolist(), dst.tolist(), link.tolist(), strict=True)
     ]
-    pass_on(
-        builder,
-        topology,
-        routes * chunks,
-        share=1 / chunks,
+    payload = Payload(
+        1 / chunks,
+        True,
         part=np.repeat(np.arange(chunks), len(src)),
         origin=np.tile(home[src], (chunks, 1)),
         target=np.tile(target, (chunks, 1)),
     )
+    store_and_forward(builder, topology, routes * chunks, payload)
     return builder.build()
 
 
@@ -77,13 +76,12 @@ def ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     routes = [topology.route(chip, there) for chip, there in enumerate(dst)]
     chunks = CHUNKS if max(map(len, routes)) > 1 else 1
     builder = ScheduleBuilder("sendrecv", axes, parts=chunks)
-    pass_on(
-        builder,
-        topology,
-        routes * chunks,
-        share=1 / chunks,
+    payload = Payload(
+        1 / chunks,
+        True,
         part=np.repeat(np.arange(chunks), topology.chips),
         origin=np.tile(home, (chunks, 1)),
         target=np.tile(home[dst], (chunks, 1)),
     )
+    store_and_forward(builder, topology, routes * chunks, payload)
     return builder.build()

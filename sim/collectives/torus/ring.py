@@ -20,7 +20,7 @@ from math import prod
 
 import numpy as np
 
-from sim.collectives.schedule import Int32s, Schedule, ScheduleBuilder, plans_one_chip
+from sim.collectives.schedule import Hop, Int32s, Payload, Schedule, ScheduleBuilder, plans_one_chip
 from sim.collectives.wiring import Grid, WiredAxis, line_grid, ring_grid
 from sim.topology.graph import Topology
 
@@ -97,16 +97,15 @@ def gather(topology: Topology, axes: tuple[str, ...], grids: Sequence[Grid], for
                     dst = axis.after[direction][src]
                     arrival = np.full(len(chips), -1, dtype=np.int32)
                     arrival[dst] = builder.add(
-                        src,
-                        dst,
-                        axis.link[direction][src],
-                        share=box_share[part] if half < 0 else box_share[part] / 2,
-                        step=step,
-                        direction=direction,
-                        own=step == 0,
-                        part=part,
-                        half=half,
-                        origin=origin,
+                        Hop(src, dst, axis.link[direction][src], direction=direction),
+                        Payload(
+                            box_share[part] if half < 0 else box_share[part] / 2,
+                            step == 0,
+                            part=part,
+                            half=half,
+                            origin=origin,
+                        ),
+                        step,
                         deps=[ids[src] for ids in needed],
                     )
                     last[part, direction] = arrival

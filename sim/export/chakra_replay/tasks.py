@@ -10,7 +10,7 @@ import numpy as np
 
 from sim import units
 from sim.collectives import algorithm_of, schedule
-from sim.collectives.emit import emit, emit_message
+from sim.collectives.emit import ChipMessage, CollectiveCall, emit, emit_message
 from sim.collectives.groups import longer_axes
 from sim.errors import InputError
 from sim.export.chakra import NodeType
@@ -137,7 +137,9 @@ class Tasks:
         self._note_simulated(each)
         begin = self.builder.add(name, Kind.EVENT, each.rank, waits=Waits(after))
         return (
-            begin if dst == each.rank else emit_message(self.builder, self._topology, each.rank, dst, size, name, begin)
+            begin
+            if dst == each.rank
+            else emit_message(self.builder, self._topology, ChipMessage(each.rank, dst, size, name), begin)
         )
 
     def add_collective(self, collective: Collective) -> None:
@@ -181,5 +183,5 @@ def _program(group: Group, kind: str, size: float, name: str) -> Program:
         size *= machine.chips
     plan = schedule(machine, kind, axes, algorithm_of(machine, kind, None, size), size)
     builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(machine.chips)), *(x.name for x in machine.links)])
-    emit(builder, machine, plan, size, f"{kind}({''.join(axes)}) {name}")
+    emit(builder, machine, CollectiveCall(plan, size, f"{kind}({''.join(axes)}) {name}"))
     return builder.build()

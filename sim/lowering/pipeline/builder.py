@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim import units
-from sim.collectives.emit import emit_message
+from sim.collectives.emit import ChipMessage, emit_message
 from sim.errors import InputError
 from sim.lowering.lowered_pass import LoweredPass
 from sim.lowering.pipeline.stages import Stage
@@ -140,7 +140,7 @@ class PipelineBuilder:
         for rank, (here, there) in enumerate(zip(src.chips.tolist(), dst.chips.tolist(), strict=True)):
             try:
                 tasks = emit_message(
-                    program, topology, here, there, message.size_bytes, op, met[rank : rank + 1], instance
+                    program, topology, ChipMessage(here, there, message.size_bytes, op, instance), met[rank : rank + 1]
                 )
             except InputError as error:
                 raise error.within(op) from None

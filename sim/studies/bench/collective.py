@@ -13,7 +13,7 @@ from sim import topology as machines
 from sim import units
 from sim.closed_form import collectives as closed_form
 from sim.collectives import COLLECTIVES, algorithm_of, schedule
-from sim.collectives.emit import alone_s, emit
+from sim.collectives.emit import CollectiveCall, alone_s, emit
 from sim.collectives.nccl.choice import MUCH_SLOWER, describe_slow_choice
 from sim.collectives.predict import closed_form_s, of_nccl
 from sim.engine import simulate
@@ -56,7 +56,7 @@ def time_s(
     check_sends(collective, len(plan) * chunks)
     builder = ProgramBuilder(resources(machine))
     for _ in range(chunks):
-        emit(builder, machine, plan, size / chunks, collective)
+        emit(builder, machine, CollectiveCall(plan, size / chunks, collective))
     trace = simulate(builder.build(), kernel)
     check(trace, machine)
     return trace.makespan_ps / units.PS_PER_S
@@ -83,7 +83,7 @@ def perturbed_times_s(
     after = stragglers(builder, topology, spec, range(topology.chips))
     plan = schedule(topology, collective, axes, algorithm, size)
     for _ in range(chunks):
-        emit(builder, topology, plan, size / chunks, collective, after=(after,))
+        emit(builder, topology, CollectiveCall(plan, size / chunks, collective), after=(after,))
     return program_times_s(builder.build(), topology, spec)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import algorithm_of, schedule
-from sim.collectives.emit import emit
+from sim.collectives.emit import CollectiveCall, emit
 from sim.collectives.groups import longer_axes, merged
 from sim.collectives.predict import closed_form_s, of_nccl
 from sim.collectives.schedule import GroupPlan
@@ -151,5 +151,5 @@ def _program(
     if perturb:
         members = {chip for each in plans for chip in each.group.chips.tolist()}
         late = bench.stragglers(builder, topology, perturb, members)
-    emit(builder, topology, merged(topology, (), plans), size, collective, (late,))
+    emit(builder, topology, CollectiveCall(merged(topology, (), plans), size, collective), (late,))
     return builder.build()

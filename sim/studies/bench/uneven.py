@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sim import topology as machines
 from sim import units
 from sim.closed_form.collectives import algbw
-from sim.collectives.emit import emit
+from sim.collectives.emit import CollectiveCall, emit
 from sim.collectives.graph import uneven
 from sim.errors import InputError
 from sim.program import ProgramBuilder
@@ -84,7 +84,7 @@ def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = No
     bench.check_sends("all_to_all", len(plan))
     builder = ProgramBuilder(bench.resources(left))
     after = (bench.stragglers(builder, left, perturb, range(left.chips)),) if perturb else ()
-    emit(builder, left, plan, size, "all_to_all", after=after)
+    emit(builder, left, CollectiveCall(plan, size, "all_to_all"), after=after)
     times = bench.program_times_s(builder.build(), left, perturb)
     time = median(times)
     sizes = between[between > 0]
