@@ -1,1 +1,1 @@
-"""What theory says, as formulas that share no code with the simulation."""
+"""Closed forms: a scenario in, times by formulas out that share no code with the simulation. Imports: specs."""

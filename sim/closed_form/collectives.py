@@ -72,8 +72,8 @@ def _in_step(axes: Axes) -> bool:
 
 
 def ends_together(algorithm: str, axes: Axes) -> bool:
-    """Whether all chips that begin a collective of `predict` together also end it together: on a line of more than two
-    chips those in the middle are done before those at its ends, and what follows begins at different times."""
+    """Returns True if all chips that begin a collective of `predict` together also end it together. On a line of more
+    than two chips those in the middle end before those at its ends, and their next operations begin earlier."""
     return all(K <= 2 or (ring and algorithm != "line") for K, ring in axes)
 
 
@@ -81,7 +81,8 @@ def ends_together(algorithm: str, axes: Axes) -> bool:
 
 
 def ring_all_to_all(K: int, c: float, w: float, t: float) -> float:
-    """All-to-all on a ring with messages of c bytes, the farthest first, those to the chip opposite in two halves.
+    """Returns the time of an all-to-all on a ring with messages of c bytes, the farthest first, those to the opposite
+    chip in two halves.
 
     A link passes its messages in rounds r = 1 .. H = floor(K/2), in round r all that make their r-th hop: those for
     distances r .. H, f + (H - r) c bytes for even K with f = c/2, (H - r) c + f for odd K with f = c. The next round

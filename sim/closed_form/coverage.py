@@ -1,4 +1,5 @@
-"""What a closed form knows of a scenario: it lists fields and their values, and anything else that is set is left out.
+"""Coverage of a closed form: the fields and values of a scenario that it accounts for; every other field that is set is
+omitted.
 
 A field that no form lists counts as left out once it is not at its default, so a new field makes every form inexact
 until the form lists it.
@@ -13,10 +14,10 @@ from pydantic import BaseModel
 from sim.specs import Scenario, Sourced
 
 ANY_VALUE = None
-"""Every value of a field."""
+"""Marks a field whose every value is covered."""
 
 Coverage = Mapping[str, tuple[object, ...] | None]
-"""Values that a form knows, by the path of the field such as `topology.axes.*.size`, or ANY."""
+"""Covered values by the path of the field, such as `topology.axes.*.size`, or ANY_VALUE."""
 
 _READ_BY_NO_TIME = """
     name description reference sweep figure engine.layers engine.steps engine.fold engine.periodic engine.kernel
@@ -25,7 +26,7 @@ _READ_BY_NO_TIME = """
     stack.fitted_on model.name model.source model.nominal_parameters model.tied padding.real_lengths
     """
 WITHOUT_EFFECT: Coverage = dict.fromkeys(_READ_BY_NO_TIME.split(), ANY_VALUE)
-"""Fields on which no time of a step depends, beside the number of layers."""
+"""Fields that do not affect the time of a step, besides the number of layers."""
 
 _READ = """
     topology.chip.peak topology.chip.hbm_bandwidth topology.chip.vector_peak topology.chip.on_chip_memory
@@ -71,11 +72,12 @@ COVERED: Coverage = {
     **dict.fromkeys(("workload.weights", "workload.activations", "workload.kv_cache"), ("bf16", "fp16", "int8")),
     "workload.sampling": ("greedy", "top_k"),
 }
-"""What `sim.closed_form.pass_time.predict_per_operation` covers."""
+"""Fields and values that `sim.closed_form.pass_time.predict_per_operation` accounts for."""
 
 
 def list_omissions(scenario: Scenario, covered: Coverage) -> tuple[str, ...]:
-    """One reason for every field that is neither known nor at its default: `leaves out layout.overlap: micro_batches`.
+    """Returns one reason for every field that is neither covered nor at its default, such as `leaves out
+    layout.overlap: micro_batches`.
 
     The scenario is of one phase.
     """
@@ -107,12 +109,12 @@ def _has_child(path: str, covered: Coverage) -> bool:
 
 
 def _bare_value(value: object) -> object:
-    """A number without where it comes from."""
+    """Returns a number without its source."""
     return value.value if isinstance(value, Sourced) else value
 
 
 def _describe(path: str, value: object) -> str:
-    """`layout.overlap: micro_batches`; the path alone where the value is a number or has parts."""
+    """Returns `layout.overlap: micro_batches`; the path alone if the value is a number or has parts."""
     if isinstance(value, bool):
         return f"{path}: {str(value).lower()}"
     return f"{path}: {value}" if isinstance(value, str) else path

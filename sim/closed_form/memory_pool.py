@@ -13,13 +13,13 @@ from __future__ import annotations
 
 
 def stall_per_group(every: int, layer: float, fetch: float, evict: float, ahead: int = 2) -> float:
-    """Time that compute waits for a layer, per group of `every`; all times in one unit."""
+    """Returns the time that compute waits for a layer, per group of `every`; all times in one unit."""
     lead = min(ahead, every - 1)
     return max(0, fetch + max(0, evict - (every - 1 - lead) * layer) - lead * layer)
 
 
 def most_layers(capacity: float, rest: float, layer: float, cache: float, every: int | None = None) -> int:
-    """Layers of the largest model that fits.
+    """Returns the layers of the largest model that fits.
 
     Args:
         capacity, rest: bytes of the memory, and of what is not in layers.

@@ -20,29 +20,30 @@ from math import ceil
 
 @dataclass(frozen=True, slots=True)
 class PipelineForm:
-    """What the algebra says of a run of requests that all wait at the start."""
+    """Times of a run of requests that all wait at the start, by algebra."""
 
     total: float
-    """From the first request's begin to the last one's end."""
+    """Time from the first request's begin to the last one's end."""
     interval: float
-    """Between two results in the steady state."""
+    """Time between two results in the steady state."""
     fill: float
-    """Until the last stage begins."""
+    """Time until the last stage begins."""
     drain: float
-    """From the end of the first stage's last batch on."""
+    """Returns the time from the end of stage 0's last batch to the end of all: the path of the last batch, or the
+    slowest stage."""
     utilisation: float
     """Busy time of the slowest stage over the total."""
 
 
 def non_blocking(stage: Sequence[float], requests: int) -> PipelineForm:
-    """Whole requests, one after the other, no flush between them."""
+    """Times of requests that follow each other without a flush between them."""
     slowest = max(stage)
     total = sum(stage) + (requests - 1) * slowest
     return PipelineForm(total, slowest, sum(stage[:-1]), _drain(stage, requests), requests * slowest / total)
 
 
 def blocking(stage: Sequence[float], requests: int, microbatches: int) -> PipelineForm:
-    """Micro-batches of a request follow each other; the pipeline drains before the next request.
+    """Times of requests cut into micro-batches; the pipeline drains before the next request.
 
     Args:
         stage: times of a micro-batch.
@@ -53,12 +54,13 @@ def blocking(stage: Sequence[float], requests: int, microbatches: int) -> Pipeli
 
 
 def sequential(stage: Sequence[float], requests: int) -> PipelineForm:
-    """One request, one stage at a time."""
+    """Times of one request at a time, on one stage at a time."""
     return blocking(stage, requests, 1)
 
 
 def called_every(pipeline: PipelineForm, call: float, requests: int, last_stage: float) -> PipelineForm:
-    """The same behind a controller that calls one worker after another, and needs `call` for all calls of a request.
+    """Returns the times of a pipeline behind a controller that calls one worker after another, and needs `call` for all
+    calls of a request.
 
     No request follows another sooner, and the last stage begins its last batch no sooner than it has been called.
     """
@@ -72,8 +74,8 @@ def _drain(stage: Sequence[float], batches: int) -> float:
 
 
 def queued(stage: Sequence[float], requests: int, capacity: int, retry: float) -> PipelineForm:
-    """Whole requests through queues of limited capacity, by the recurrence of `bounded_queue`; the interval is the mean
-    over the second half."""
+    """Times of requests through queues of limited capacity, by the recurrence of `bounded_queue`; the interval is the
+    mean over the second half."""
     rows = bounded_queue(stage, requests, capacity, retry)
     taken = [row[-1] for row in rows]
     total, half = taken[-1] + stage[-1], requests // 2

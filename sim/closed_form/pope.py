@@ -170,7 +170,7 @@ def cached_heads(model: Model) -> int:
 
 
 def covers(scenario: Scenario) -> bool:
-    """Whether the paper has formulas for the machine and the layout."""
+    """Returns True if the paper has formulas for the machine and the layout."""
     return bool(scenario.topology.lines) and scenario.layout.preset in PAPER_LAYOUTS
 
 
@@ -181,7 +181,7 @@ def bandwidth_of_chip(scenario: Scenario) -> float:
 
 
 def paper(scenario: Scenario) -> Prediction:
-    """One forward pass of the scenario's workload: max(compute, weights + cache) + communication.
+    """Predicts one forward pass of the scenario's workload: max(compute, weights + cache) + communication.
 
     A pass of another phase or layout is that of `scenario.model_copy(update={"workload": ...})`. A torus of one or two
     axes has Z, or Y and Z, of 1; of more, Z is the product of the rest. A single chip has nothing to send.

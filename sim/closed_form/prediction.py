@@ -1,4 +1,4 @@
-"""What a closed form says of one forward pass."""
+"""Prediction of one forward pass by a closed form."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Named terms of one forward pass, s, and what they come to."""
+    """Named terms of one forward pass and their total, s."""
 
     step_s: float
     terms: Mapping[str, float]
     inexact: tuple[str, ...]
-    """Why a simulation may take another time, such as `leaves out layout.overlap: micro_batches`; empty where it takes
-    the same, to the rounding of its tasks."""
+    """Reasons why a simulation may take another time, such as `leaves out layout.overlap: micro_batches`; empty if it
+    takes the same, to the rounding of its tasks."""
 
     @property
     def exact(self) -> bool:
-        """Whether the simulation takes the same time, to the rounding of its tasks."""
+        """True if the simulation takes the same time, to the rounding of its tasks."""
         return not self.inexact
 
 

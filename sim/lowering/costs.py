@@ -25,51 +25,51 @@ from sim.program import FULL_PPM, Labels, Occupancy
 from sim.topology.chip import Chip
 
 _SIDES = (64, 128, 256)
-"""Rows and columns of a tile: those of cuBLAS and CUTLASS on A100 and later."""
+"""Rows and columns of a tile, as in cuBLAS and CUTLASS on A100 and later."""
 _SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 """Parts into which the sum of a tile may be cut."""
 _LEAST_INNER = 64
-"""Values that a part of a sum is padded to."""
+"""Length that a part of a sum is padded to."""
 _PARTIAL = 4
 """Bytes of a partial sum, which is written and read again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one operation does on one chip."""
+    """Work of one operation on one chip."""
 
     flops: float
     bytes: float
-    """Read from and written to HBM: weights, cache, inputs and outputs, each once."""
+    """Bytes read from and written to HBM: weights, cache, inputs and outputs, each once."""
     l2_bytes: float = 0.0
-    """Read from the L2 cache, where copies of something in HBM are read as often as there are copies."""
+    """Bytes read from the L2 cache, where copies of one value in HBM are read once per copy."""
     rows: float = 0
-    """Of a matmul's input: a single row is streamed, more of them are tiled; 0 for what is no matmul."""
+    """Rows of a matmul's input: a single row is streamed, several are tiled; 0 for other operations."""
     columns: float = 0
-    """Of its output."""
+    """Columns of a matmul's output."""
     products: float = 1
-    """Matmuls of this shape that one launch makes, such as one per sequence and head in attention."""
+    """Number of matmuls of this shape in one launch, such as one per sequence and head in attention."""
     vector: bool = False
-    """Whether the FLOPs are of 32-bit floats on the vector units."""
+    """True if the FLOPs are of 32-bit floats on the vector units."""
     converts: bool = False
-    """Whether a matmul converts its weights, which are smaller numbers than its activations."""
+    """True if a matmul converts its weights, which are smaller numbers than its activations."""
 
     @property
     def inner(self) -> float:
-        """Values of a row that a value of the output sums, of a matmul."""
+        """Length of a matmul's contracted dimension."""
         return self.flops / (2 * self.rows * self.columns * self.products)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Time of one launch on one chip, and what it is made of, s."""
+    """Time of one launch on one chip and its parts, s."""
 
     compute_s: float
     """FLOPs at the rate that a matmul of this shape reaches, which may be that of loading what its tiles multiply."""
     memory_s: float
     """Bytes at the HBM or L2 bandwidth that this kind of operation reaches, whichever takes longer."""
     exposed_share: float
-    """Share of the shorter of the two that does not pass under the longer."""
+    """Share of the shorter of the two that the longer does not hide."""
     overhead_s: float
     """Fixed time of every launch."""
 
@@ -85,12 +85,13 @@ class Cost:
 
 
 def roofline_s(compute_s: float, memory_s: float, exposed_share: float) -> float:
-    """The longer of two times, and the share of the shorter that does not pass under it, s."""
+    """Returns the longer of two times plus the exposed share of the shorter, s."""
     return max(compute_s, memory_s) + exposed_share * min(compute_s, memory_s)
 
 
 def matmul_rate(chip: Chip, dtype: str) -> float:
-    """Reachable FLOP/s of a matmul on operands of `dtype`. Raises InputError if the chip's file gives none."""
+    """Returns the reached FLOP/s of a matmul on operands of `dtype`. Raises InputError if the chip's file gives
+    none."""
     if dtype not in chip.peak_flops:
         known = ", ".join(sorted(chip.peak_flops))
         raise InputError(f"chip '{chip.name}' has no matmul rate for this type", got=dtype, hint=f"it has {known}")
@@ -98,7 +99,8 @@ def matmul_rate(chip: Chip, dtype: str) -> float:
 
 
 def vector_rate(chip: Chip) -> float:
-    """Reachable FLOP/s of 32-bit products on the vector units. Raises InputError if the chip's file gives none."""
+    """Returns the reached FLOP/s of 32-bit products on the vector units. Raises InputError if the chip's file gives
+    none."""
     if not chip.vector_flops:
         rule = f"chip '{chip.name}' has no vector_peak, and attention multiplies 32-bit floats"
         raise InputError(rule, hint="give topology.chip.vector_peak, or set stack.attention_format=activations")
@@ -106,7 +108,8 @@ def vector_rate(chip: Chip) -> float:
 
 
 def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
-    """Reachable bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of anything else.
+    """Returns the reached bytes/s of HBM: of a matmul of several rows, which reads its weights in tiles, or of any
+    other operation.
 
     Args:
         converts: whether it is a matmul that converts its weights.
@@ -117,7 +120,7 @@ def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
 
 
 def cost(chip: Chip, work: Work, dtype: str) -> Cost:
-    """Returns what one launch of `work` takes."""
+    """Returns the cost of one launch of `work`."""
     tiled = work.rows > 1
     untiled = Cost(
         compute_s=work.flops / (vector_rate(chip) if work.vector else matmul_rate(chip, dtype)),
@@ -159,32 +162,32 @@ def launch(chip: Chip, work: Work, dtype: str, resource: npt.ArrayLike, added_ps
 
 @dataclass(frozen=True, slots=True)
 class _TiledMatmul:
-    """A matmul, or several of one shape."""
+    """One matmul, or several of one shape."""
 
     rows: float
     columns: float
     inner: float
     products: float
     split: int
-    """Parts of a sum at most."""
+    """Most parts that a sum may be cut into."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Multiprocessors:
-    """All of a chip together."""
+    """Multiprocessors of a chip, with their combined rates."""
 
     count: int
     flops: float
     """FLOP/s."""
     loads: float
-    """Values of operands that they load per second."""
+    """Values of operands loaded per second."""
     memory: float
     """Bytes/s."""
 
 
 @lru_cache(maxsize=2**16)
 def _tiled_cost(work: _TiledMatmul, processors: _Multiprocessors, untiled: Cost) -> Cost:
-    """The cost of the fastest tiles.
+    """Returns the cost with the fastest tiles.
 
     The two times of a tile are joined by the fourth root of the sum of their fourth powers: where they are equal, a
     fifth longer than either.

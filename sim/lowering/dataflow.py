@@ -1,4 +1,4 @@
-"""The dataflow interpreter that emits tasks on the machine's compute and link resources.
+"""Dataflow interpreter that emits tasks on the machine's compute and link resources.
 
 An operation waits for its inputs and for the last operation of its stream (`sim.lowering.streams`). What overlaps is
 therefore said by the layout alone: a looped collective matmul cuts the matmul into pieces, piece i waits for the
@@ -36,7 +36,7 @@ from sim.topology.graph import Topology
 
 
 class Lowering:
-    """See `sim.layouts.dataflow` for what each operation means. Collects the tasks and what is kept in memory."""
+    """Turns the operations of `sim.layouts.dataflow` into tasks, and collects what is kept in memory."""
 
     def __init__(self, scenario: Scenario, topology: Topology, uses: Uses) -> None:
         self.scenario, self.topology = scenario, topology
@@ -47,7 +47,7 @@ class Lowering:
         """Weights as stored, by name."""
         self._cache_bytes: dict[str, float] = {}
         self.attentions: dict[str, AttentionWork] = {}
-        """By name; what they do depends on the length of the cache."""
+        """Attention operations by name; their work depends on the length of the cache."""
         self.notes: list[str] = []
         self.on_chip = topology.chip.on_chip_bytes
         self.sent_bytes = 0.0
@@ -66,7 +66,7 @@ class Lowering:
         }
 
     def tensor(self, notation: str, dtype: str | None = None) -> Sharded:
-        """An activation (or other `dtype`) of the scenario's sizes, sharded as the notation says."""
+        """Returns an activation (or other `dtype`) of the scenario's sizes, sharded as the notation says."""
         return sharding.from_notation(notation, self._sizes, self.mesh, dtype or self.scenario.workload.activations)
 
     def note(self, text: str) -> None:
@@ -79,7 +79,7 @@ class Lowering:
         return Value(self.tensor(used, dtype), stored=self.weights[name] if stored != used else None)
 
     def _padded_heads(self, uses: Uses) -> int:
-        """Heads computed: padded until the chips that store their weights divide them.
+        """Returns the heads computed: padded to a multiple of the chips that store their weights.
 
         Where neither the heads left to each of these, nor sequences, nor positions can be split over e, they are padded
         until all chips divide them, as PaLM 540B's are.
@@ -94,7 +94,8 @@ class Lowering:
         return heads
 
     def _padded_d_model(self, uses: Uses) -> int:
-        """d_model computed: padded until the chips that split the residual stream, or the weights as stored, divide it.
+        """Returns d_model as computed: padded to a multiple of the chips that split the residual stream or store the
+        weights.
 
         A smaller shard would be waited for as long: the largest sets the time.
         """
@@ -106,7 +107,7 @@ class Lowering:
         return computed
 
     def stored_bytes(self) -> float:
-        """Bytes of the weights named so far, per chip."""
+        """Returns the bytes of the weights named so far, per chip."""
         return float(sum(tensor.local_bytes for tensor in self.weights.values()))
 
     @property
@@ -280,8 +281,8 @@ class Lowering:
     def _elementwise(
         self, op: str, inputs: Sequence[Value], result: Sharded, written: Sequence[Sharded] | None = None
     ) -> Value:
-        """A norm, activation or add, each tensor read or written once: an op only where the compiler does not fuse it,
-        or where memory on the chip does not hold the tensors.
+        """Appends a norm, activation or add that reads or writes each tensor once. It is an operation only if the
+        compiler does not fuse it, or if memory on the chip does not hold the tensors.
 
         Fused, the compute stream's next operation does it as well, and then waits for all its inputs.
         """
@@ -301,7 +302,7 @@ class Lowering:
         inputs: Tasks,
         activations: Axes = (),
     ) -> Tasks:
-        """A fused matmul, after or looped with the gathering of its weights.
+        """Appends a fused matmul, after the gather of its weights or looped with it.
 
         Args:
             activations: axes over which its input is gathered or its output scattered.
@@ -400,7 +401,7 @@ class Lowering:
     def _multiply_in_pieces(
         self, factors: Sequence[tuple[Value, str, Value]], gathered: Axes, reduction: Reduction, name: str
     ) -> Value:
-        """A matmul in pieces of its columns, each summed over chips while the next is multiplied."""
+        """Appends a matmul in pieces of its columns, each reduced over chips while the next is multiplied."""
         gathered_values = self.all_gather([(value, dim) for value, dim, _ in factors], gathered, name)
         weights = [weight for _, _, weight in factors]
         pairs = [(value.tensor, weight.tensor) for value, weight in zip(gathered_values, weights, strict=True)]
@@ -424,7 +425,7 @@ class Lowering:
         return self.all_reduce([out], reduction.replicated, reduction.name)[0]
 
     def _is_looped(self, axes: Axes, weights: Sequence[Value]) -> bool:
-        """Whether a collective of activations is looped with its matmul: not where the weights are gathered for it."""
+        """Returns True if a collective of activations is looped with its matmul, whose weights are not gathered."""
         return is_loopable(self.emitter, axes) and not any(weight.stored for weight in weights)
 
     def _chunks(self, axes: Axes) -> list[int]:

@@ -1,4 +1,4 @@
-"""Operations as tasks: a launch on every chip, or a collective, each on its stream."""
+"""Emitter of operations as tasks: a launch on every chip, or a collective, each on its stream."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sim.topology.mesh import joined
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor on the machine."""
+    """A sharded tensor and the tasks that produce it."""
 
     tensor: Sharded
     after: Tasks = ()
-    """The tasks that produce it."""
+    """Tasks that produce it."""
     stored: Sharded | None = None
-    """A weight's sharding in memory, where it is gathered for use."""
+    """Sharding of a weight in memory, if it is gathered for use."""
 
 
 Snapshot = tuple[tuple[tuple[Sharded, Sharded | None, int], ...], Tasks]
@@ -53,7 +53,7 @@ class Emitter:
         named = [*compute, *links, *([] if scenario.graph_capture else hosts), *copies]
         self.builder = ProgramBuilder(named)
         self.copy_engines = np.arange(len(named) - len(copies), len(named), dtype=np.int32)
-        """Their resources, one per chip; none without a memory pool."""
+        """Resources of the copy engines, one per chip; none without a memory pool."""
         self.streams = Streams(scenario.communication_streams)
         self.buffers = GatherBuffers(scenario.layout.prefetch if self.streams.communication else 0)
         self.overtaking: dict[str, None] = {}
@@ -61,7 +61,7 @@ class Emitter:
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
     def compute(self, op: str, work: Work, inputs: Tasks = (), chip: Chip | None = None, added_ps: int = 0) -> Tasks:
-        """One launch on every chip; the tasks that end it.
+        """Appends one launch on every chip; returns the tasks that end it.
 
         Args:
             chip: as this operation finds it, if other than the machine's.
@@ -76,11 +76,11 @@ class Emitter:
         return (ids,)
 
     def duration_ps(self, work: Work, chip: Chip | None = None) -> int:
-        """What one launch takes by itself."""
+        """Returns the time of one launch by itself, ps."""
         return cost(chip or self.topology.chip, work, self.scenario.workload.activations).duration_ps
 
     def collective(self, kind: str, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str) -> Tasks:
-        """A collective of `size` bytes of `dtype`; the tasks that end it, on one chip those of its inputs."""
+        """Appends a collective of `size` bytes of `dtype`; returns the tasks that end it, or its inputs on one chip."""
         if self.group_size(axes) == 1:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
@@ -97,7 +97,8 @@ class Emitter:
         return (self.builder.add(op, Kind.JOIN, self.chips, Occupancy(flight_ps=wait_ps), Waits((end,))),)
 
     def in_turn(self, kind: str, axes: Axes, size: float) -> list[tuple[Axes, float]]:
-        """(axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its axes.
+        """Returns (axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its
+        axes.
 
         What is gathered over the last axis is all there is; over those before, a part of it. A reduce-scatter goes the
         other way, and an all-to-all has the same buffer on every axis.
@@ -115,14 +116,14 @@ class Emitter:
     def emit(
         self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, looped: LoopedSends | None = None
     ) -> Emitted:
-        """The tasks of a collective, looped with a matmul or not."""
+        """Appends the tasks of a collective, looped with a matmul or not."""
         after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan, size)
         return emit(
             self.builder, self.topology, CollectiveCall(plan, size, op, dtype), after, looped=looped, slow_ppm=slow_ppm
         )
 
     def slow_ppm(self, plan: Schedule, size: float) -> int:
-        """Multiprocessors that a collective in progress keeps busy, in parts per million of its chips'.
+        """Returns the multiprocessors that a collective in progress keeps busy, in parts per million of its chip's.
 
         It has a channel on each, which waits where the collective's steps or links need more time than the channel.
         Where groups have different numbers of channels, this assumes the most of them.
@@ -136,7 +137,7 @@ class Emitter:
         return min(FULL_PPM, round(busy / chip.multiprocessors * FULL_PPM))
 
     def launch(self, op: str) -> Tasks:
-        """The host's launches of an operation, one after the other, where no graph was captured."""
+        """Appends the host's launches of an operation, one after the other, if no graph was captured."""
         if self.scenario.graph_capture:
             return ()
         launch_ps = units.to_ps(self.topology.chip.launch_s)
@@ -144,7 +145,7 @@ class Emitter:
         return (self.builder.add(op, Kind.LAUNCH, self.chips, Occupancy(host, busy_ps=launch_ps)),)
 
     def end_step(self, op: str, inputs: Tasks) -> Tasks:
-        """What the host does at the end of a pass that gives a token; the tasks that end it."""
+        """Appends the host's work at the end of a pass that gives a token; returns the tasks that end it."""
         wait_ps = units.to_ps(self.topology.chip.step_overhead_s)
         if not wait_ps:
             return inputs
@@ -177,7 +178,7 @@ class Emitter:
     def repeat(
         self, start: int, count: int, layers: int, state: Sequence[Value], keep: int | None = None
     ) -> tuple[Value, ...]:
-        """Append `count` copies of the tasks from `start` on, of so many layers; the values that the last leaves."""
+        """Appends `count` copies of the tasks from `start` on, of so many layers; returns the values after the last."""
         shift = self.builder.repeat(start, count, layers, keep)
         self.streams.shift(start, shift)
         self.buffers.shift(start, shift)
@@ -191,11 +192,12 @@ class Emitter:
         return op
 
     def group_size(self, axes: Axes) -> int:
-        """Number of chips along `axes` together."""
+        """Returns the number of chips in a group along `axes`."""
         return prod(length for axis, length in self.mesh if axis in axes)
 
     def arrivals(self, plan: Schedule, sends: Ids, rows: npt.NDArray[np.int64]) -> Ids:
-        """[chips] the one of the tasks `sends` that arrives at each chip, -1 for none; `rows` are those of the plan."""
+        """Returns the task among `sends` that arrives at each chip, [chips], -1 for none; `rows` are their rows in the
+        plan."""
         arrives = plan.arrives(self.topology)[rows]
         result = np.full(len(self.chips), -1, dtype=np.int32)
         result[plan.dst[rows][arrives]] = sends[arrives]

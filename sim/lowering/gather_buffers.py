@@ -1,4 +1,4 @@
-"""Buffers of gathered weights: how far gathers run ahead of the matmuls that use them, and what that takes in memory.
+"""Buffers of gathered weights: the lead of gathers over the matmuls that use them, and its cost in memory.
 
 On a stream of its own a gather depends on no activation, so nothing but memory keeps it from running ahead of the whole
 pass. A gather here waits until the matmul `prefetch` + 1 before its own has ended and left its buffer, as FSDP limits
@@ -17,7 +17,7 @@ class GatherBuffers:
 
     def __init__(self, prefetch: int) -> None:
         self.prefetch = prefetch
-        """Matmuls ahead of the one that computes for which weights may be gathered."""
+        """Number of later matmuls for which weights may be gathered."""
         self._sizes: list[float] = []
         self._done: list[Tasks] = []
         self._shards_bytes = 0.0
@@ -29,28 +29,28 @@ class GatherBuffers:
 
     @property
     def peak_bytes(self) -> float:
-        """Bytes of the buffers that a chip needs: of as many gathers in a row as may be in use at once."""
+        """Bytes of the buffers of as many consecutive gathers as may be in use at once."""
         held = self.prefetch + 1
         windows = [sum(self._sizes[first : first + held]) for first in range(len(self._sizes))]
         return max([self._shards_bytes, *windows])
 
     @property
     def pending(self) -> Tasks:
-        """What gathers that are still to come wait for."""
+        """Tasks that later gathers wait for."""
         return tuple(ids for tasks in self._done[-self.prefetch - 1 :] for ids in tasks)
 
     def layers_ahead(self, gathers: int) -> int:
-        """Layers of so many gathers that a gather may run ahead, rounded up; at least 1."""
+        """Returns the layers of so many gathers that a gather may run ahead, rounded up; at least 1."""
         return max(1, ceil((self.prefetch + 1) / gathers)) if gathers else 1
 
     def claim(self, size: float) -> Tasks:
-        """A buffer for the next gather; returns what has to end before."""
+        """Claims a buffer for the next gather; returns the tasks that must end before it."""
         self._sizes.append(size)
         last = len(self._done) - 1 - self.prefetch
         return self._done[last] if last >= 0 else ()
 
     def release(self, done: Tasks) -> None:
-        """The matmul of the last gather leaves its buffer with the end of `done`."""
+        """Releases the buffer of the last gather with the end of `done`."""
         self._done.append(done)
 
     def shift(self, start: int, by: int) -> None:
@@ -58,7 +58,7 @@ class GatherBuffers:
         self._done = [shift_tasks(tasks, start, by) for tasks in self._done]
 
     def claim_shards(self, size: float, shards: int) -> None:
-        """Buffers of a loop: the shard that is multiplied with and the one that arrives meanwhile.
+        """Claims the buffers of a loop: for the shard in use and the one that arrives meanwhile.
 
         The first of the loop's shards is the chip's own.
         """

@@ -31,7 +31,7 @@ Picoseconds = npt.NDArray[np.int64]
 def gathering_loop(
     emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks
 ) -> Tasks:
-    """An all-gather of `size` bytes and the matmul on it."""
+    """Appends an all-gather of `size` bytes looped with the matmul on it."""
     form, length = loop_form(emitter, axis), emitter.group_size((axis,))
     plan = all_gather_loop(emitter.topology, axis, form)
     needed_by = piece_of_arrival(plan, form, length)
@@ -49,7 +49,7 @@ def gathering_loop(
 def scattering_loop(
     emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks
 ) -> Tasks:
-    """A matmul and the reduce-scatter of its `size` bytes."""
+    """Appends a matmul looped with the reduce-scatter of its `size` bytes."""
     plan = reduce_scatter_loop(emitter.topology, axis, loop_form(emitter, axis))
     loop = _ContendedLoop(emitter, pieces, plan, size, plan.step + 1)
     done = np.stack([loop.launch(name, piece, inputs)[0] for piece in range(len(pieces))])
@@ -63,12 +63,13 @@ def scattering_loop(
 
 
 class _ContendedLoop:
-    """The pieces of a loop and its sends, each held up by what runs beside it."""
+    """Pieces and sends of a loop, each delayed by what runs concurrently."""
 
     def __init__(
         self, emitter: Emitter, pieces: Sequence[Launches], plan: Schedule, size: float, concurrent_piece: Ids
     ) -> None:
-        """`beside` [sends]: the piece that runs while each is on its way, which may be none of `pieces`."""
+        """`concurrent_piece` [sends]: the piece that runs while each send is on its way, which may be none of
+        `pieces`."""
         self.emitter, self.pieces = emitter, pieces
         self.chip = emitter.topology.chip.in_collective_matmuls
         _, _, message_ps = _send_times(emitter, plan, size * plan.share)
@@ -77,13 +78,13 @@ class _ContendedLoop:
         np.maximum.at(shift_ps, concurrent_piece[paired], message_ps[paired])
         piece_ps = [sum(emitter.duration_ps(work, self.chip) for work in launches) for launches in pieces]
         self.pieces_ps = contention_ps(emitter, np.array(piece_ps, dtype=np.int64), shift_ps)
-        """[pieces] What each takes longer."""
+        """[pieces] additional time."""
         delayed = paired & plan.arrives(emitter.topology)
         self.sends_ps = np.where(delayed, self.pieces_ps[np.where(delayed, concurrent_piece, 0)], 0)
-        """[sends] What each takes longer."""
+        """[sends] additional time."""
 
     def launch(self, name: str, piece: int, inputs: Tasks) -> Tasks:
-        """The launches of one piece, one after the other; the tasks that end the last."""
+        """Appends the launches of one piece, one after the other; returns the tasks that end the last."""
         added_ps = int(self.pieces_ps[piece])
         for work in self.pieces[piece]:
             done = self.emitter.compute(name, work, inputs, self.chip, added_ps)
@@ -92,8 +93,7 @@ class _ContendedLoop:
 
 
 def contention_ps(emitter: Emitter, piece_ps: Picoseconds, shift_ps: Picoseconds) -> Picoseconds:
-    """What pieces and the shifts beside them take longer: the share of the shorter that does not pass under the longer,
-    ps."""
+    """Returns the additional time of pieces and the hops beside them: the exposed share of the shorter, ps."""
     shorter = np.minimum(piece_ps, shift_ps)
     return np.rint((1.0 - emitter.topology.chip.roofline_overlap) * shorter).astype(np.int64)
 
@@ -101,7 +101,7 @@ def contention_ps(emitter: Emitter, piece_ps: Picoseconds, shift_ps: Picoseconds
 def weight_loop(
     emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axes: Axes, inputs: Tasks
 ) -> Tasks:
-    """Pieces that each multiply with one shard of `size` bytes, while it moves on to the next chip of a ring.
+    """Appends pieces that each multiply with one shard of `size` bytes while it moves on to the next chip of a ring.
 
     Loops are nested, the first axis innermost. Each shift runs under the piece that multiplies with what it sends; the
     next waits for it, on whatever axis: collectives run in program order, one at a time.
@@ -169,7 +169,7 @@ def weight_loop(
 def _send_times(
     emitter: Emitter, plan: Schedule, sizes: npt.NDArray[np.float64]
 ) -> tuple[Picoseconds, Picoseconds, Picoseconds]:
-    """[sends] (time on its link, flight, time of the whole message from link to link), ps.
+    """Returns the time on its link, the flight, and the time of the whole message, each [sends] ps.
 
     Args:
         sizes: [sends] bytes.
@@ -184,21 +184,21 @@ def _send_times(
 
 
 def _first_hops(emitter: Emitter, axis: str, size: float) -> tuple[Schedule, npt.NDArray[np.int64]]:
-    """The first hop around an axis: every chip sends `size` bytes to the next; and its sends, in the plan's order."""
+    """Returns the schedule around an axis, and the rows of its first hop, chip by chip."""
     plan = all_gather_loop(emitter.topology, axis, "one_way")
     return plan, np.flatnonzero(plan.step == 0)
 
 
 def is_loopable(emitter: Emitter, axes: Axes) -> bool:
-    """Whether a collective over `axes` is looped with its matmul: around one axis that closes."""
+    """Returns True if a collective over `axes` is looped with its matmul: around one axis that closes."""
     looped = emitter.scenario.overlap == "collective_matmul" and len(axes) == 1 and emitter.group_size(axes) > 1
     return looped and closes(emitter.topology, axes[0])
 
 
 def loop_form(emitter: Emitter, axis: str) -> LoopForm:
-    """As the scenario says, or the stack. By default as the released code runs: the latency form to decode and the
-    throughput form to prefill (Pope et al. 3.5). Two chips without a wraparound have one link each way, and swap.
-    """
+    """Returns the loop form of the scenario or the stack. By default it is that of the released code: the latency form
+    to decode, the throughput form to prefill (Pope et al. 3.5). Two chips without a wraparound have one link each way,
+    and swap."""
     scenario = emitter.scenario
     default = "bidirectional_latency" if scenario.workload.phase == "decode" else "bidirectional_throughput"
     form: LoopForm = scenario.collectives.get("collective_matmul", scenario.stack.loop_form or default)  # type: ignore[assignment]

@@ -18,7 +18,7 @@ from sim.topology.graph import Topology
 
 
 def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> LoweredPass:
-    """Embedding, layers, logits and the next token as tasks: a prefill, or the decode step of mean cache length.
+    """Lowers embedding, layers, logits and the next token: a prefill, or the decode step of mean cache length.
 
     Step time is linear in cache length where nothing changes from memory- to compute-bound, so the mean step is the
     mean of the steps. Layers are identical: two are lowered, and the second is repeated.
@@ -37,7 +37,7 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
 
 
 def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, keep: int | None = None) -> LoweredPass:
-    """Some consecutive layers of the pass, with the embedding before the first and the logits after the last."""
+    """Lowers consecutive layers of the pass, with the embedding before the first and the logits after the last."""
     uses = scenario.uses(tuple(axis.name for axis in topology.mesh))
     flow = Lowering(scenario, topology, uses)
     forward_pass = forward.build_pass(flow, uses, scenario)
@@ -81,7 +81,7 @@ def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, kee
 
 
 def _layer_bytes(scenario: Scenario, topology: Topology, uses: Uses, kind: str) -> float:
-    """Bytes per chip of the weights of a layer."""
+    """Returns the bytes per chip of a layer's weights."""
     flow = Lowering(scenario, topology, uses)
     forward_pass = forward.build_pass(flow, uses, scenario)
     forward_pass.layer(kind, forward_pass.receive_stream(scattered=False, after=kind))
@@ -96,8 +96,8 @@ def _layers(
     keep: int | None,
     pool: MemoryPool | None = None,
 ) -> Sequence[Value]:
-    """Layers of the given kinds. A block of one or two layers that was just lowered twice, with the same tasks, is
-    repeated from then on.
+    """Lowers layers of the given kinds. A block of one or two layers that was just lowered twice, with the same tasks,
+    is repeated from then on.
 
     A block is longer where gathers of weights run further ahead: a task waits for tasks of the block before at most.
     The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool

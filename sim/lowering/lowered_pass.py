@@ -1,4 +1,4 @@
-"""What lowering is asked for and what it gives."""
+"""Records of lowering: the layers of one stage as input, the tasks and memory of a pass as output."""
 
 from __future__ import annotations
 
@@ -14,44 +14,43 @@ from sim.program.batches import Batches
 
 @dataclass(frozen=True, slots=True)
 class StageLayers:
-    """Consecutive layers of a forward pass: those of one stage."""
+    """Consecutive layers of a forward pass, those of one stage."""
 
     first_layer: int
     layers: int
     is_first: bool
-    """With the embedding."""
+    """True if the stage embeds the tokens."""
     is_last: bool
-    """With the logits."""
+    """True if the stage computes the logits."""
     sends_shards: bool = False
-    """Whether every chip sends and receives its share of the activations only, gathered where they arrive."""
+    """True if chips send and receive shards of the activations, which are gathered on arrival."""
 
     @classmethod
     def all_layers(cls, layers: int) -> Self:
-        """All layers."""
+        """Returns the layers of a pass without stages."""
         return cls(0, layers, is_first=True, is_last=True)
 
 
 @dataclass(frozen=True, slots=True)
 class LoweredPass:
-    """A scenario as tasks, and what it keeps in memory. The tasks are one forward pass of all simulated layers, or
-    those of all requests of a pipeline."""
+    """Tasks and memory of one forward pass of all simulated layers, or of all requests of a pipeline."""
 
     program: Program
     weights_bytes: float
-    """Per chip, embedding included."""
+    """Bytes per chip, embedding included."""
     kv_cache_bytes: float
-    """Per chip, after the last step."""
+    """Bytes per chip after the last step."""
     gather_buffer_bytes: float
-    """Per chip, most gathered weights at once."""
+    """Bytes per chip of the most gathered weights at once."""
     notes: tuple[str, ...]
-    """What the layout does otherwise than its name says."""
+    """Ways in which the layout differs from its name."""
     sent_bytes: float = 0.0
-    """Per chip, activations that leave a stage."""
+    """Bytes per chip of the activations sent to the next stage."""
     layer_bytes: float = 0.0
-    """Per chip, weights of a layer."""
+    """Bytes per chip of a layer's weights."""
     batches: Batches | None = None
-    """Of a pipeline."""
+    """Batches of a pipeline."""
     stored_weights: Mapping[str, Sharded] = field(default_factory=dict)
-    """Weights of a layer and of the ends as they are stored, by name."""
+    """Sharding as stored of the weights of a layer and of the ends, by name."""
     attentions: Mapping[str, AttentionWork] = field(default_factory=dict)
-    """By name: the operations whose work depends on the length of the cache."""
+    """Operations whose work depends on the length of the cache, by name."""

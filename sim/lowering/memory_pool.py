@@ -26,14 +26,14 @@ NAMES = ("fetch", "evict")
 
 @dataclass(frozen=True, slots=True)
 class PoolLink:
-    """The way to where the weights are, one direction."""
+    """Link to the memory that holds the layers, one direction."""
 
     bandwidth: float
     """Bytes/s."""
     latency_s: float
 
     def copy_ps(self, size: float) -> int:
-        """Time of a copy on the copy engine, ps."""
+        """Returns the time of a copy on the copy engine, ps."""
         return units.to_ps(size / self.bandwidth)
 
 
@@ -46,10 +46,10 @@ class MemoryPool:
         self._last: Tasks = ()
         self._fetched: dict[int, Tasks] = {}
         self._compute_before: Tasks = ()
-        """What the compute stream had done before the last layer."""
+        """Last tasks of the compute stream before the current layer."""
 
     def begin_layer(self, layer: int) -> None:
-        """The pre-hook of a layer, and the wait for it."""
+        """Appends the copies that start before a layer, and the wait for the layer's weights."""
         every, streams = self._spec.offload_every, self._emitter.streams
         now = streams.last("compute")
         if layer % every == 0:

@@ -24,7 +24,7 @@ from sim.lowering.costs import Work
 from sim.lowering.work import Factors, matmul_work
 
 Launches = tuple[Work, ...]
-"""Of one piece, one after the other."""
+"""Launches of one piece, one after the other."""
 
 
 def gathered_pieces(
@@ -33,7 +33,7 @@ def gathered_pieces(
     chunks: Sequence[int],
     on_chip: float | None,
 ) -> list[Launches]:
-    """Pieces of an all-gather loop.
+    """Returns the pieces of an all-gather loop.
 
     Args:
         factors: gathered inputs, the dimensions they are gathered along, and the weights they are multiplied with.
@@ -63,7 +63,7 @@ def gathered_pieces(
 def scattered_pieces(
     x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int], on_chip: float | None
 ) -> list[Launches]:
-    """Pieces of a reduce-scatter loop, whose sums arrive, are added to and leave.
+    """Returns the pieces of a reduce-scatter loop, whose sums arrive, are added to and leave.
 
     Args:
         weights: with the dimension that each product is scattered into.
@@ -94,8 +94,8 @@ def scattered_pieces(
 def gathered_input_pieces(
     x: Sharded, dim: str, weights: Sequence[Sharded], chunks: Sequence[int], on_chip: float | None
 ) -> list[Launches]:
-    """Pieces of an all-gather loop of one input of several weights, whose products grow piece by piece: by sums where
-    the gathered dimension is contracted, by rows where it is not.
+    """Returns the pieces of an all-gather loop of one input of several weights. Products grow piece by piece: by sums
+    if the gathered dimension is contracted, by rows if not.
 
     Args:
         dim: gathered.
@@ -115,14 +115,14 @@ def gathered_input_pieces(
 
 
 def _take_chunks(tensor: Sharded, dim: str, count: int, chunks: Sequence[int]) -> Sharded:
-    """`count` of all chunks of a tensor; all of one without the dimension."""
+    """Returns `count` of all chunks of a tensor, or a tensor without the dimension as it is."""
     return sharding.take_chunks(tensor, dim, count, sum(chunks))
 
 
 def scattered_sum_pieces(
     factors: Sequence[tuple[Sharded, Sharded]], into: str, chunks: Sequence[int], on_chip: float | None
 ) -> list[Launches]:
-    """Pieces of a reduce-scatter loop of a sum of products, each of some of its columns or rows.
+    """Returns the pieces of a reduce-scatter loop of a sum of products, each of some of its columns or rows.
 
     Args:
         into: the dimension that the sum is scattered into.
@@ -145,12 +145,12 @@ class Gathered:
     """A fused matmul with weights that are gathered."""
 
     factors: Factors
-    """With the weights as they are used."""
+    """Inputs and weights, sharded as they are used."""
     outputs: Sequence[Sharded]
     group_sizes: dict[str, int]
     """Chips over which each dimension of the weights is gathered."""
     on_chip: float | None
-    """As `sim.lowering.work.through_memory` takes it."""
+    """Bytes of memory on the chip, as `sim.lowering.work.through_memory` takes it."""
 
     @property
     def inner(self) -> int:
@@ -159,7 +159,8 @@ class Gathered:
         return prod(self.group_sizes.get(dim.name, 1) for dim in weights[0].dims if x.has(dim.name))
 
     def pieces(self) -> list[Launches]:
-        """Work of each shard of the weights: the part of the input that it contracts, its part of the output."""
+        """Returns the work of each shard of the weights: the part of the input that it contracts, its part of the
+        output."""
         factors = [(self._part(x), [self._part(weight) for weight in weights]) for x, weights in self.factors]
         outputs = [self._part(output) for output in self.outputs]
         first, later = (matmul_work(factors, outputs, sums, self.on_chip) for sums in ((), outputs))
@@ -176,7 +177,7 @@ class Gathered:
 def column_pieces(
     factors: Sequence[tuple[Sharded, Sharded]], product: Sharded, count: int, shards: int, on_chip: float | None
 ) -> list[tuple[Work, Sharded]]:
-    """(work, its part of the product) of each of so many pieces of the weights' last dimension, as equal as can be.
+    """Returns (work, part of the product) of `count` pieces of the weights' last dimension, as equal as can be.
 
     Args:
         shards: into which the columns are scattered; every piece has as many of each.
@@ -192,7 +193,7 @@ def column_pieces(
 
 
 def gathered_group_sizes(used: Sharded, stored: Sharded) -> dict[str, int]:
-    """Chips over which each dimension of a weight is gathered."""
+    """Returns the number of chips over which each dimension of a weight is gathered."""
     dims = zip(used.dims, stored.dims, strict=True)
     return {
         now.name: stored.group_size(dim.axes) // used.group_size(now.axes) for now, dim in dims if dim.axes != now.axes

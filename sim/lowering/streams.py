@@ -26,21 +26,21 @@ Tasks = tuple[Ids, ...]
 
 
 class Streams:
-    """What was last put on each stream, and which tasks an operation put on it next has to wait for."""
+    """Last operations of each stream, and the tasks that the next operation on it has to wait for."""
 
     def __init__(self, communication: int) -> None:
         self.communication = communication
-        """Streams for collectives: none, one, or one for gathers and one for the others."""
+        """Number of streams for collectives: none, one, or one for gathers and one for the others."""
         self._last: dict[Stream, Tasks] = {"compute": (), "communication": (), "gathers": ()}
         self._awaited: dict[Stream, set[bytes]] = {"compute": set(), "communication": set(), "gathers": set()}
-        """By their key, tasks that end before anything more on the stream begins."""
+        """Tasks, by their key, that end before anything more on the stream begins."""
 
     def last(self, stream: Stream) -> Tasks:
-        """The last operation's tasks."""
+        """Returns the last operation's tasks."""
         return self._last[self._physical(stream)]
 
     def not_awaited(self, stream: Stream, tasks: Tasks) -> Tasks:
-        """Those of `tasks` that no earlier operation of the stream has waited for."""
+        """Returns those of `tasks` that no earlier operation of the stream has waited for."""
         known, result = set(self._awaited[self._physical(stream)]), []
         for ids in tasks:
             if _identity(ids) not in known:
@@ -49,21 +49,21 @@ class Streams:
         return tuple(result)
 
     def wait_list(self, stream: Stream, tasks: Tasks) -> Tasks:
-        """What the stream's next operation waits for, if `tasks` produce its inputs."""
+        """Returns the tasks that the stream's next operation waits for, if `tasks` produce its inputs."""
         return (*self.last(stream), *self.not_awaited(stream, tasks))
 
     def overtakes(self, stream: Stream, inputs: Tasks) -> bool:
-        """True if a collective of these inputs may begin before compute that was issued before it has ended."""
+        """Returns True if a collective of these inputs may begin before compute that was issued before it has ended."""
         last = self.not_awaited(stream, self.last("compute"))
         return self.communication > 0 and any(not any(np.array_equal(ids, own) for own in inputs) for ids in last)
 
     def hold(self, stream: Stream, tasks: Tasks) -> None:
-        """The stream's next operation also waits for `tasks`."""
+        """Makes the stream's next operation also wait for `tasks`."""
         real = self._physical(stream)
         self._last[real] = (*self._last[real], *tasks)
 
     def append(self, stream: Stream, awaited: Tasks, tasks: Tasks) -> None:
-        """An operation that waited for `waited` and ends with `tasks` is now the stream's last."""
+        """Records an operation that waited for `awaited` and ends with `tasks` as the stream's last."""
         real = self._physical(stream)
         self._last[real] = tasks
         self._awaited[real] |= {_identity(ids) for ids in (*awaited, *tasks)}
@@ -85,7 +85,7 @@ class Streams:
 
 
 def shift_tasks(tasks: Sequence[Ids], start: int, by: int) -> Tasks:
-    """The same tasks of the last copy of a repeated block that begins at `start`; those before it stay."""
+    """Returns the same tasks of the last copy of a repeated block that begins at `start`; earlier tasks stay."""
     return tuple(np.where(ids >= start, ids + np.int32(by), ids) for ids in tasks)
 
 

@@ -1,4 +1,4 @@
-"""What operations read, write and compute on one chip, from the shapes of their shards."""
+"""Bytes and FLOPs of operations on one chip, from the shapes of their shards."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 
 
 @dataclass(frozen=True, slots=True)
 class AttentionWork:
-    """What attention does on one chip, by the length of the cache."""
+    """Work of attention on one chip, by the length of the cache."""
 
     read: int
     """Bytes of keys and values, per position."""
     copied: int
     """Bytes of copied heads that are read from the L2 cache, per position."""
     scores: int
-    """Per position that a query sees."""
+    """Scores per position that a query sees."""
     d_head: int
     moved: float
     """Bytes of queries and outputs."""
     score_bytes: int
-    """Of a score in memory."""
+    """Bytes of a score in memory."""
     masked: float
     """Positions of the cache that a query skips because they come after it, on average over a chip's queries; 0 where
     all are computed and the masked ones thrown away."""
     products: int
     """Matmuls for the scores, and again for the values: one per sequence and query head."""
     vector: bool
-    """Whether they are of 32-bit floats on the vector units."""
+    """True if the products are of 32-bit floats on the vector units."""
     on_chip: float | None
-    """As `through_memory` takes it."""
+    """Bytes of memory on the chip, as `through_memory` takes it."""
     form: Literal["fused", "one kernel", "three kernels"]
     """Fused, scores stay on the chip; in one kernel they are written, and read again for the values; in three the
     softmax is one of its own."""
 
     def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
-        """(what its name adds, work) of each kernel for a cache of `length` positions."""
+        """Returns (suffix of its name, work) of each kernel for a cache of `length` positions."""
         read, copied, scores = self.read * length, float(self.copied * length), self.scores * (length - self.masked)
         flops = 2 * 2 * scores * self.d_head
         in_memory = through_memory(scores * self.score_bytes, self.on_chip)
@@ -58,19 +58,19 @@ class AttentionWork:
         return (" scores", multiplied), (" softmax", Work(0.0, 2 * in_memory)), (" values", summed)
 
     def _products(self, work: tuple[float, float, float], columns: float) -> Work:
-        """Matmuls on the matrix units have a shape."""
+        """Returns the work of matmuls, which have a shape on the matrix units."""
         if self.vector:
             return Work(*work, vector=True)
         return Work(*work, self.scores / self.products, columns, self.products)
 
 
 Factors = Sequence[tuple[Sharded, Sequence[Sharded]]]
-"""What a fused matmul multiplies: each input with each of its weights."""
+"""Factors of a fused matmul: each input with each of its weights."""
 
 
 def through_memory(size: float, on_chip: float | None) -> float:
-    """Bytes of an activation of `size` bytes that go through HBM between the operation that writes it and the one that
-    reads it: all of them, or what `on_chip` bytes of memory on the chip do not hold.
+    """Returns the bytes of an activation of `size` bytes that go through HBM between its writer and its reader: all of
+    them, or what `on_chip` bytes of memory on the chip do not hold.
 
     Assumes that the memory is there for each activation alone, and that the part that fits stays in it.
     """
@@ -80,7 +80,8 @@ def through_memory(size: float, on_chip: float | None) -> float:
 def matmul_work(
     factors: Factors, outputs: Sequence[Sharded], added: Sequence[Sharded] = (), on_chip: float | None = None
 ) -> Work:
-    """A fused matmul: each input, weight and output crosses HBM once, activations as far as `through_memory` says.
+    """Returns the work of a fused matmul: each input, weight and output crosses HBM once, activations as far as
+    `through_memory` says.
 
     Args:
         added: sums that are read as well, and added to the products before these are written.
@@ -98,13 +99,13 @@ def matmul_work(
 
 
 def _elements(tensor: Sharded, rows: bool) -> int:
-    """Rows of a matmul's input, or columns of its output: sequences and positions are rows."""
+    """Returns the rows of a matmul's input, or the columns of its output: sequences and positions are rows."""
     dims = zip(tensor.local_shape, tensor.dims, strict=True)
     return prod(size for size, dim in dims if (dim.name in "BL") == rows)
 
 
 def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Sharded:
-    """The sum of products, which must be sharded alike. Raises LayoutError."""
+    """Returns the sum of products, which must have one sharding. Raises LayoutError."""
     products = [sharding.matmul(x, weight) for x, weight in pairs]
     if any(product != products[0] for product in products):
         raise LayoutError(f"{name}: products to be added must be sharded alike: {', '.join(map(str, products))}")
@@ -112,5 +113,5 @@ def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Shar
 
 
 def padded(size: int, divisor: int) -> int:
-    """The next size that `ways` divides."""
+    """Returns the smallest multiple of `divisor` that is at least `size`."""
     return ceil(size / divisor) * divisor

@@ -23,7 +23,7 @@ Formula = tuple[float, tuple[str, ...]]
 
 
 class Communication:
-    """The formulas of one scenario's machine; where a collective has none, the lower bound of its links."""
+    """Formulas of one scenario's machine; for a collective without one, the lower bound of its links."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.topology = machine(scenario)
@@ -48,7 +48,7 @@ class Communication:
         return lower_bound(self.topology, "permute", (axis,), size), reasons
 
     def _line(self, axis: str) -> str:
-        """The axis of a torus that a mesh axis is; empty where shards go around it by routes."""
+        """Returns the torus axis that a mesh axis is; empty if shards go around the mesh axis by routes."""
         lines = whole_lines(self.topology, (axis,)) if self.topology.has_lines else None
         longer = [line for line in lines or () if self.topology.axis(line).size > 1]
         return longer[0] if len(longer) == 1 else ""
@@ -73,7 +73,7 @@ class Communication:
         return prod(self.lengths[axis] for axis in axes)
 
     def _on_lines(self, kind: str, group: Axes, size: float) -> Formula:
-        """Of whole axes of a torus, from its file alone."""
+        """Returns the time over axes of a torus, from its file alone."""
         if (over := whole_lines(self.topology, group)) is None:
             bound = lower_bound(self.topology, kind, group, size)
             return bound, (f"uses a lower bound for {kind} over {joined(group)}",)
@@ -97,7 +97,8 @@ class Communication:
         return time + collectives.starts_beside_hops(kind, rings) * step_s + launch_s, reasons
 
     def _on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
-        """Of the machine of a group's chips: of NCCL its tuner, which is not exact; else by the formula of a switch."""
+        """Returns the time among a group's chips on a switch or graph: by NCCL's tuner, which is not exact, or a
+        formula."""
         chips = tuple(mesh_groups(self.topology, axes)[0].tolist())
         group = group_of(self.topology, chips).machine
         algorithm = algorithm_of(group, kind, self._scenario.collectives.get(kind), size)

@@ -1,4 +1,4 @@
-"""What must hold of every simulation, whatever made its tasks: checked after each, in time linear in its messages.
+"""Consistency checks of every simulation, in time linear in its messages.
 
 - A message is on links that follow each other from its sender to its receiver, with the same bytes on each, so that
   what leaves the chips arrives at them.
@@ -19,9 +19,9 @@ from sim.topology.lower_bound import lower_bound
 from sim.units import PS_PER_S
 
 _ROUNDED_PS = 1.0
-"""By so much a rounded time may be too short."""
+"""Tolerance of a rounded time, ps."""
 _RELATIVE = 1e-9
-"""And by so much of itself: sums of floating-point numbers."""
+"""Relative tolerance of sums of floating-point numbers."""
 
 
 class InconsistencyError(RuntimeError):

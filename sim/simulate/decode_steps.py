@@ -1,4 +1,4 @@
-"""Every decode step of a generation: the same tasks, but for attention over a cache one position longer.
+"""Decode steps of a generation: the same tasks, except for attention over a cache one position longer each time.
 
 A step is simulated; in the next ones every task takes its resources in the same order, which is checked for each
 (`sim.shortcuts.task_order`), so their times follow without the engine, and so does how their layers repeat
@@ -27,10 +27,10 @@ from sim.topology import build
 from sim.units import PS_PER_S
 
 _FEW = 8
-"""Steps that are first tried to follow one that was simulated; then ever more."""
+"""Steps that are first derived from a simulated one; the number then doubles."""
 _MOST = 256
 _CELLS = 2**20
-"""Tasks x steps that are done at once: columns of 8 MiB."""
+"""Tasks x steps computed at once: columns of 8 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,22 @@ class Steps:
     """Steps one after the other."""
 
     times_s: tuple[float, ...] = ()
-    """Of each step."""
+    """[steps] time, s."""
     tasks: int = 0
-    """That the engine simulated."""
+    """Number of tasks that the engine simulated."""
     engine_s: float = 0.0
     """Wall-clock time of the engine."""
     shortcuts: tuple[str, ...] = ()
-    """How many were simulated for the rest."""
+    """Sentence that says which steps were simulated."""
 
     @property
     def latency_s(self) -> float:
-        """Of all of them."""
+        """Time of all steps, s."""
         return fsum(self.times_s)
 
 
 def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], None] = lambda done, total: None) -> Steps:
-    """Times of decode steps that differ in the length of the cache alone.
+    """Simulates decode steps that differ in the length of the cache alone.
 
     Args:
         progress: called with (steps done, steps in all).
@@ -88,14 +88,15 @@ def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], Non
 
 
 def _is_lowered(found: Simulated, step: Scenario) -> bool:
-    """Whether the program that follows from a simulated step for the cache of `step` is what lowering `step` gives."""
+    """Returns True if the program derived for the cache of `step` is the one that lowering `step` gives."""
     skipped = found.lowered.program.skipped
     _, lowered, _ = lower_pass(step, skipped[0].kept if skipped else None)
     return with_cache(found, step.workload.mean_cache_length).equals(lowered.program)
 
 
 def with_cache(found: Simulated, length: float) -> Program:
-    """The program of a simulated step without jitter, for a cache of another length: what lowering that step gives."""
+    """Returns the program of a simulated step without jitter for a cache of another length, as lowering that step gives
+    it."""
     program, perturb = found.lowered.program, found.scenario.perturb
     columns: dict[str, Any] = {}
     changes = np.zeros(len(program), dtype=np.bool_)
@@ -113,7 +114,7 @@ def with_cache(found: Simulated, length: float) -> Program:
 
 
 def _kernels(found: Simulated, length: float) -> Mapping[str, Work]:
-    """What the operations do whose work depends on the length of the cache."""
+    """Returns the work of the operations that depend on the length of the cache, by name."""
     attentions = found.lowered.attentions.items()
     return {name + more: work for name, attention in attentions for more, work in attention.kernels(length)}
 
@@ -124,15 +125,15 @@ def _columns(found: Simulated, work: Work) -> Mapping[str, float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Followers:
-    """Steps in which what happens is in the order of one that was simulated."""
+    """Steps whose tasks run in the order of one that was simulated."""
 
     found: Simulated
     order: TaskOrder
 
     @classmethod
     def of(cls, found: Simulated) -> _Followers | None:
-        """None where times do not follow from the order alone: with jitter, whose draws are those of each step, or
-        where the steps of a pipeline's requests overlap."""
+        """Returns None if times do not follow from the order alone: with jitter, which is drawn anew in each step, or
+        if the steps of a pipeline's requests overlap."""
         perturb = found.scenario.perturb
         if found.scenario.engine.periodic == "off" or found.scenario.pipeline or (perturb and perturb.jitter):
             return None
@@ -141,14 +142,14 @@ class _Followers:
 
     @property
     def most(self) -> int:
-        """Steps that are done at once."""
+        """Number of steps computed at once."""
         return int(np.clip(_CELLS // len(self.order.program), 1, _MOST))
 
     def _yields(self, length: float) -> list[float]:
         return [_columns(self.found, work)["yields_ppm"] for work in _kernels(self.found, length).values()]
 
     def makespans_ps(self, lengths: Sequence[float]) -> list[int]:
-        """Of the steps with caches of these lengths, up to the first that does not follow.
+        """Returns the makespans of the steps with caches of these lengths, up to the first that does not follow, ps.
 
         Operations that come to be limited by the other of their bytes and FLOPs lose another share to collectives.
         """

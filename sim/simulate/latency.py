@@ -10,7 +10,7 @@ from sim.specs import Scenario
 
 
 def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = None) -> float:
-    """Simulated time of all steps, s: what `run` reports, without the report.
+    """Simulates all steps and returns their time, s, as `run` reports it.
 
     Args:
         known: times of passes simulated before, s, by what was simulated; new ones are added.
@@ -30,12 +30,13 @@ def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = Non
 
 
 def step_s(scenario: Scenario) -> float:
-    """Simulated time of one forward pass, of a pipeline the mean of its requests, s."""
+    """Simulates one forward pass and returns its time, s; of a pipeline the mean of its requests."""
     return simulate_pass(scenario).step_s
 
 
 def steps_of(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
-    """The steps to simulate for a phase's latency: each decode step of a generation whose cache grows, else one."""
+    """Returns the steps to simulate for a phase's latency: each decode step of a generation whose cache grows, else
+    one."""
     if phase.workload.static_cache is not None and phase.workload.phase == "decode":
         return (phase.model_copy(update={"workload": phase.workload.each_step[0]}),)
     if scenario.workload.phase != "generate" or phase.workload.phase != "decode" or scenario.engine.steps == "mean":

@@ -1,4 +1,4 @@
-"""Both closed forms of a scenario, and why there is none where there is none."""
+"""Closed forms of a scenario, and the reason if it has none."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from sim.simulate.latency import steps_of
 from sim.specs import Scenario
 
 MEAN_STEP = "uses the step of mean cache length for every step"
-"""Why a closed form of steps that are simulated one by one is not exact."""
+"""Reason why a closed form of steps that are simulated one by one is not exact."""
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:
-    """Both closed forms, of all steps of all phases; None where none covers the machine or the layout."""
+    """Predicts all steps of all phases by closed forms; None if no form covers the machine or the layout."""
     forms = [predict_phase(phase, len(steps_of(scenario, phase)) > 1) for phase in scenario.phases]
     known = [form for form in forms if form is not None]
     return add_forms(known) if len(known) == len(forms) else None
 
 
 def predict_phase(phase: Scenario, each_step: bool) -> ClosedForm | None:
-    """Both closed forms of one phase, for all steps: so many times the step of mean cache length.
+    """Predicts all steps of one phase by closed forms, each as the step of mean cache length.
 
     Args:
         each_step: every step is simulated with the cache as long as it then is.
@@ -46,7 +46,7 @@ def predict_phase(phase: Scenario, each_step: bool) -> ClosedForm | None:
 
 
 def find_uncovered(scenario: Scenario) -> str:
-    """What of the scenario no closed form of a pass knows; empty where nothing is in the way."""
+    """Returns the part of the scenario that no closed form of a pass covers; empty if there is none."""
     if scenario.pipeline:
         return "a pipeline of requests"
     if scenario.packed_rows is not None:

@@ -1,4 +1,4 @@
-"""What a run gives: a pass per phase with its trace, and the report of all steps."""
+"""Result of a run: a pass per phase with its trace, and the report of all steps."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Pass:
 
     scenario: Scenario
     topology: Topology
-    """Folded where some chips were simulated for all."""
+    """Machine, folded to its representative chips if the pass was."""
     lowered: LoweredPass
     part: Trace
-    """Of all layers, or of those that were simulated for the rest."""
+    """Trace of the simulated layers."""
     periods: tuple[Period, ...]
-    """How the layers that were left out follow."""
+    """Steady states of the repeated blocks whose copies were not simulated."""
     report: Report
 
     @functools.cached_property
     def trace(self) -> Trace:
-        """Of all layers, made when first asked for: the report does without."""
+        """Trace of all layers, made on first use; the report does not need it."""
         return periodic.unroll(self.part, self.periods)
 
     @property
@@ -45,14 +45,15 @@ class Pass:
         return periodic.makespan_ps(self.part, self.periods)
 
     def whole(self) -> tuple[Trace, Topology]:
-        """The trace of all chips: each has the times of the one that was simulated for it."""
+        """Returns the trace of all chips: each has the times of its representative."""
         full = self.topology.unfold()
         if not self.topology.is_folded:
             return self.trace, full
         return expand_to_all_chips(self.trace, self.topology, lower(self.scenario, full).program), full
 
     def of_chips(self, chips: Sequence[int]) -> tuple[Trace, Topology]:
-        """The trace of some chips of the whole machine, in which tasks may wait for nothing: to look at, not to run.
+        """Returns the trace of some chips of the full machine, in which tasks may lack their dependencies: to look at,
+        not to run.
 
         Only on a torus can a chip's part be told without the others'; elsewhere it is of all chips.
         """
@@ -65,11 +66,11 @@ class Pass:
 
     @property
     def span(self) -> str:
-        """What its trace is of: `one decode step`, `all 12 requests`."""
+        """Span of the trace: `one decode step`, `all 12 requests`."""
         return self.report.span if self.report.pipeline else f"one {self.scenario.workload.phase} step"
 
     def memory_of(self, chip: int) -> Series:
-        """What a chip's memory holds over time: all of it throughout, but for layers that visit from a memory pool."""
+        """Returns a chip's memory over time: constant, except for layers of a memory pool."""
         used_bytes, pool = self.report.memory.used_bytes, self.report.pool
         if pool is None:
             return np.zeros(1), np.array([used_bytes])
@@ -78,19 +79,19 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run made: a pass per phase, and the report of all steps."""
+    """Result of a run: a pass per phase, and the report of all steps."""
 
     scenario: Scenario
     passes: tuple[Pass, ...]
     report: Report
     tasks: int
-    """Simulated in all."""
+    """Number of tasks simulated."""
     engine_s: float
     """Wall-clock time of the engine."""
     settings: tuple[str, ...] = ()
-    """What `--set` changed of the scenario, `key=value` each."""
+    """Settings of `--set`, `key=value` each."""
     source: str | None = None
-    """The scenario's file; None where it was none."""
+    """File of the scenario; None if it came from no file."""
 
     @property
     def settings_text(self) -> str:
@@ -101,5 +102,5 @@ class Run:
         return self.report._repr_html_()
 
     def suffix(self, part: Pass) -> str:
-        """What tells files of a phase from those of the other: `_decode`; nothing where there is one phase."""
+        """Returns the suffix of a phase's files: `_decode`; empty if there is one phase."""
         return f"_{part.scenario.workload.phase}" if len(self.passes) > 1 else ""

@@ -33,7 +33,7 @@ from sim.specs import Scenario
 
 
 def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, total: None) -> Run:
-    """Lower, simulate, predict and report a scenario.
+    """Lowers, simulates, predicts and reports a scenario.
 
     A decode scenario simulates the step of mean cache length; a generation its prefill and then every decode step, each
     with the cache as long as it then is.
@@ -64,7 +64,7 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
 
 
 def _repeat_runs(scenario: Scenario, first_s: float, progress: Callable[[int, int], None]) -> Spread | None:
-    """Latencies of the runs that `perturb.repeats` asks for, of which one has been; None where it is the only one."""
+    """Simulates the further runs that `perturb.repeats` asks for; None if one run is asked for."""
     perturb = scenario.perturb
     if perturb is None or perturb.repeats == 1:
         return None
@@ -79,7 +79,7 @@ def _repeat_runs(scenario: Scenario, first_s: float, progress: Callable[[int, in
 def find_bottlenecks(
     result: Run, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Bottlenecks, ...]:
-    """The critical path of one step of each phase, and what would shorten it, by simulating it again.
+    """Finds the critical path of one step of each phase, and what would shorten it, by simulating it again.
 
     Args:
         progress: called with (simulations done, simulations in all) of a phase.
@@ -93,7 +93,7 @@ def find_bottlenecks(
 
 
 def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
-    """Two runs side by side, the difference of their steps taken apart along their critical paths.
+    """Compares two runs, and attributes the difference of their steps along their critical paths.
 
     Args:
         names: of the runs, by default those of their scenarios.
@@ -168,10 +168,10 @@ def _overlap_notes(scenario: Scenario, simulated: Simulated) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class WrittenPhase:
-    """What was written of one phase of a run."""
+    """Saved figures of one phase of a run."""
 
     latency_s: float
-    """Of all steps."""
+    """Latency of all steps, s."""
     shortcuts: tuple[str, ...]
     kept: int | None
     """Copies of a layer that were simulated; None for all."""
@@ -180,7 +180,7 @@ class WrittenPhase:
 
 
 def restore_run(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spread | None) -> Run:
-    """A run from what was written of it, without simulating: lowered again, with the times it had.
+    """Restores a run from its saved figures without simulating: it is lowered again and has its saved times.
 
     Args:
         written: each phase.

@@ -1,4 +1,4 @@
-"""What schedules are written in: passes of stages, sends between stages, events, appended to one program."""
+"""Builder of a pipeline's program: passes of stages, messages between stages, events."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class PipelineBuilder:
             self._map_resources(stage, part) for stage, part in zip(self.stages, self.passes, strict=True)
         ]
         self.passes_done: list[StagePass] = []
-        """Passes so far, in the order appended."""
+        """Passes in the order appended."""
 
     def _map_resources(self, stage: Stage, part: LoweredPass) -> Ids:
-        """This program's resource for each resource of a stage's pass."""
+        """Returns this program's resource for each resource of a stage's pass."""
         links = len(stage.topology.links)
         result = []
         for i, name in enumerate(part.program.resources):
@@ -68,7 +68,7 @@ class PipelineBuilder:
     def event(
         self, op: str, chips: Ids, after: Tasks, *, flight_s: float = 0.0, poll_s: float = 0.0, busy_s: float = 0.0
     ) -> Ids:
-        """A moment on each chip once `after` has ended; with a `busy_s`, a call that the controller makes.
+        """Appends an event on each chip after `after`; with a `busy_s`, a call that the controller makes.
 
         Raises:
             NotFoldableError: a call, which waits for those to other chips, to a chip that stands for others.
@@ -86,12 +86,12 @@ class PipelineBuilder:
         )
 
     def join(self, op: str, chip: int, after: Ids) -> int:
-        """A moment on one chip once all of `after` have ended."""
+        """Appends an event on one chip after all of `after`."""
         counts = np.array([len(after)])
         return int(self.program.add(op, Kind.EVENT, [chip], waits=Waits(flat_deps=(counts, after)))[0])
 
     def run(self, stage: Stage, request: int, part: int, after: Tasks) -> StagePass:
-        """A pass of a stage, begun on each of its chips once `after` has ended there."""
+        """Appends a pass of a stage, begun on each of its chips after `after`."""
         begin = self.event("begin", stage.chips, after)
         program = self.passes[stage.index].program
         ends = self.program.insert(program, stage.chips, self._resources[stage.index], begin, layer=stage.first_layer)
@@ -154,7 +154,7 @@ class PipelineBuilder:
 
 
 def _check_same_routes(src: Stage, dst: Stage, folding: Folding) -> None:
-    """Whether the messages between two stages take links of the same kinds, and no two the same link.
+    """Checks that the messages between two stages take links of the same kinds, and no two the same link.
 
     Raises:
         NotFoldableError: they do not.

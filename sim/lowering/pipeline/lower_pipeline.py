@@ -1,4 +1,4 @@
-"""From a scenario with stages or requests to the program of all of them."""
+"""Lowering of a scenario with stages or requests to one program."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ LowerPart = Callable[[Scenario, Topology, StageLayers], LoweredPass]
 
 
 def lower_pipeline(scenario: Scenario, topology: Topology, lower_part: LowerPart) -> LoweredPass:
-    """All requests of a pipeline. Every pass of a stage is lowered once, on the stage's own chips, and copied.
+    """Lowers all requests of a pipeline. Each distinct pass of a stage is lowered once, on the stage's own chips, and
+    copied.
 
     Raises:
         LayoutError: the stage's chips do not divide a dimension.
@@ -64,7 +65,7 @@ def lower_pipeline(scenario: Scenario, topology: Topology, lower_part: LowerPart
 
 
 def warm_up(scenario: Scenario, spec: PipelineSpec) -> int:
-    """Passes simulated before those that count.
+    """Returns the number of passes simulated before those that count.
 
     A decode step comes when the step before it, of the same request, has been answered: it finds the steps of all other
     requests under way, and the pipeline does not drain between steps.
@@ -74,7 +75,8 @@ def warm_up(scenario: Scenario, spec: PipelineSpec) -> int:
 
 
 def microbatches(scenario: Scenario, spec: PipelineSpec) -> int:
-    """Micro-batches of a request, as FasterTransformer cuts it (ParallelGptContextDecoder.cc, ParallelGpt.cc).
+    """Returns the micro-batches of a request, as FasterTransformer cuts it (ParallelGptContextDecoder.cc,
+    ParallelGpt.cc).
 
     Its rule halves a stage's share of the batch while that has more than `microbatch_tokens` tokens; a batch that the
     stages do not divide stays whole (inferred).
@@ -117,7 +119,7 @@ def _passes(
 
 
 def _microbatch_scenario(scenario: Scenario, parts: int) -> Scenario:
-    """A micro-batch: each has its share of the sequences, and of their real tokens the mean."""
+    """Returns the scenario of one micro-batch: its share of the sequences, and the mean of their real tokens."""
     if parts == 1:
         return scenario
     workload = scenario.workload.model_copy(update={"batch": scenario.workload.batch // parts})
@@ -129,12 +131,12 @@ def _microbatch_scenario(scenario: Scenario, parts: int) -> Scenario:
 
 
 def _has_same_tasks(scenario: Scenario, one: StageLayers, other: StageLayers) -> bool:
-    """Whether two parts have the same tasks: as many layers of one kind between the same ends."""
+    """Returns True if two stages have the same tasks: as many layers of one kind between the same ends."""
     same = (one.layers, one.is_first, one.is_last) == (other.layers, other.is_first, other.is_last)
     return same and scenario.residual in ("standard", "parallel", "ladder")
 
 
 def _wiring(topology: Topology) -> Hashable:
-    """What makes two stages' machines do the same in the same time."""
+    """Returns a key that is equal for stages whose machines take the same time."""
     links = tuple((link.src, link.dst, link.bandwidth, link.latency_s, link.medium) for link in topology.links)
     return links, topology.failed

@@ -1,4 +1,4 @@
-"""Requests over time: when they come, how workers learn of them, when their results are there."""
+"""Requests over time: arrivals, calls to the workers, results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sim.specs import PipelineSpec
 
 
 class Requests:
-    """Emits what is before the first and after the last stage of each request.
+    """Emits the events before the first and after the last stage of each request.
 
     A single controller calls the workers, one after the other in the order of their chips; a worker that waits looks
     for its next batch at every poll since it was free, the caller's handler for the result at every poll since its
@@ -28,7 +28,7 @@ class Requests:
         self.answered: list[int] = []
 
     def admit(self, request: int, free: Sequence[Tasks]) -> list[Tasks]:
-        """A request comes; per stage, the tasks after which its workers know of it.
+        """Appends a request's arrival; returns, per stage, the tasks after which its workers know of it.
 
         Args:
             free: per stage, the tasks after which its workers wait for a batch.
@@ -61,7 +61,7 @@ class Requests:
         return known
 
     def complete(self, request: int, ended: Tasks) -> None:
-        """All ranks of the last stage are done with a request."""
+        """Appends the result of a request after all ranks of the last stage are done with it."""
         builder, last = self._builder, self._builder.stages[-1]
         done = builder.join("done", int(last.chips[0]), np.concatenate(ended))
         if controller := self._spec.controller:
@@ -72,7 +72,7 @@ class Requests:
 
 
 def _arrival_times(spec: PipelineSpec) -> list[float] | None:
-    """When requests come, s; None where each comes as soon as there is room for it."""
+    """Returns the arrival times of requests, s; None if each arrives as soon as there is room for it."""
     arrivals = spec.arrivals
     if arrivals is None or arrivals.in_flight is not None:
         return None

@@ -1,4 +1,4 @@
-"""Schedules: which pass of a stage comes after which, and nothing else.
+"""Schedules: the order of the stages' passes.
 
 non_blocking    EnergonAI: whole requests follow each other through the stages in the order of their keys
 blocking        FasterTransformer: the micro-batches of a request, then those of the next
@@ -19,17 +19,17 @@ from sim.specs import PipelineSpec
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a schedule has to order."""
+    """Input of a schedule."""
 
     builder: PipelineBuilder
     requests: Requests
     spec: PipelineSpec
     count: int
-    """Requests, those that fill the pipeline included."""
+    """Number of requests, including those that fill the pipeline."""
     parts: int
     """Micro-batches of a request."""
     token_bytes: float
-    """What the last stage tells the others at the end of a decode step; 0 where it is no such step."""
+    """Bytes that the last stage sends to the others at the end of a decode step; 0 otherwise."""
     dtype: str
     """Number format of the activations."""
 

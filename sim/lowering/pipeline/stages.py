@@ -1,4 +1,4 @@
-"""Stages: which chips and layers each has, and its chips as a machine of their own."""
+"""Stages: the chips and layers of each, and its chips as a machine of their own."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Stage:
     first_layer: int
     layers: int
     is_first: bool
-    """Whether it embeds the tokens."""
+    """True if it embeds the tokens."""
     is_last: bool
-    """Whether it ends in logits."""
+    """True if it computes the logits."""
     chips: Ids
     """Its chips, as the scenario's machine numbers them: where that is folded, the one that stands for all."""
     links: Ids
@@ -37,7 +37,8 @@ class Stage:
 
 
 def layers_of(scenario: Scenario) -> tuple[int, ...]:
-    """Layers of each stage: as the scenario says, else equal, what remains in the last stages (EnergonAI)."""
+    """Returns the layers of each stage: as the scenario says, else equal, the remainder in the last stages
+    (EnergonAI)."""
     given = scenario.pipeline.stages if scenario.pipeline else None
     if given:
         return tuple(given)
