@@ -99,7 +99,7 @@ ON_ROUTES: dict[str, dict[str, Algorithm]] = {
 _SHIPPED = frozenset(
     algorithm for table in (ON_TORUS, ON_ROUTES) for algorithms in table.values() for algorithm in algorithms.values()
 )
-"""Others come from outside."""
+"""Algorithms of this package; others are plug-ins."""
 
 COLLECTIVES = {
     name: tuple({**ON_TORUS[name], **ON_ROUTES[name], **dict.fromkeys(library.names(name))}) for name in ON_TORUS
@@ -108,7 +108,7 @@ COLLECTIVES = {
 
 
 def algorithm_of(topology: Topology, collective: str, algorithm: str | None = None, size: float | None = None) -> str:
-    """Name of the algorithm that `schedule` takes: the given one, else the machine's default.
+    """Returns the name of the algorithm that `schedule` takes: the given one, else the machine's default.
 
     On a machine with NCCL that default is `auto`, and `auto`, `ring` and `tree` become the algorithm and protocol that
     NCCL would choose for `size` bytes, such as `ring_ll`.
@@ -156,7 +156,7 @@ def schedule(
     algorithm: str | None = None,
     size: float | None = None,
 ) -> Schedule:
-    """The sends of a collective over mesh axes, for all groups of the mesh at once.
+    """Returns the sends of a collective over mesh axes, for all groups of the mesh at once.
 
     Args:
         axes: mesh axes that a group spans. Where they are whole axes of the wiring, the columns `origin` and `target`
@@ -192,7 +192,7 @@ def group_plans(
 def _planned(
     topology: Topology, collective: str, lines: tuple[str, ...], algorithm: str | None, size: float | None
 ) -> Schedule:
-    """The sends over axes of the wiring."""
+    """Returns the sends over axes of the wiring."""
     name = algorithm_of(topology.unfold(), collective, algorithm, size)
     of_nccl = topology.software.nccl is not None and name in ON_NCCL.get(collective, {})
     if of_nccl and size is None:
@@ -209,7 +209,7 @@ def _planned(
 
 
 def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> bool:
-    """Whether the algorithm declares that it can plan the sends of the one chip of a torus folded to it."""
+    """Returns True if the algorithm can plan the sends of a torus folded to one chip directly."""
     if topology.chips != 1 or not is_lattice(topology, axes):
         return False
     rings = all(topology.axis(axis).ring or topology.axis(axis).size == 1 for axis in axes)
@@ -219,7 +219,7 @@ def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], 
 
 @folding(_plans_one_chip)
 def _plain(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> Schedule:
-    """A schedule that serves all sizes.
+    """Returns a schedule that serves all sizes.
 
     Raises:
         InputError: an algorithm from outside that does not carry out its collective.

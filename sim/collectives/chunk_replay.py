@@ -184,17 +184,17 @@ class _Replay:
         self.box, self.elements = functools.cache(self._box), functools.cache(self._elements)
         self.followed = set(schedule.follows.tolist())
         self.arrives: list[bool] = []
-        """Of each send: whether it reaches its receiver, and not just a node on the way."""
+        """[sends] True if a send reaches its receiver, and not just a node on the way."""
         self.passes_on: list[bool] = []
-        """Of each send: whether it moves a message on that is on the way."""
+        """[sends] True if a send continues a message."""
         self.end: list[int] = []
-        """Of each send: the node it reaches."""
+        """[sends] node that it reaches."""
         self.home: list[Position] = []
-        """Of each send: the group whose data it is; on its way it may pass through chips of others."""
+        """[sends] group whose data it is; it may pass through chips of other groups."""
         self.payload: list[frozenset[Element]] = []
-        """Of each send replayed so far."""
+        """[sends replayed so far] payload."""
         self.sums: list[dict[Element, int]] = []
-        """Of each send: the contributions in each element, a bit per chip; empty for copies."""
+        """[sends] contributions in each element, a bit per chip; empty for copies."""
 
     def run(self) -> None:
         self._check_columns()
@@ -307,7 +307,7 @@ class _Replay:
         return {element: self._total(own, element, self.deps[send], send) for element in self.payload[send]}
 
     def _bit(self, chip: int) -> int:
-        """Of a chip, in each part the same."""
+        """Position of a chip, the same in each part."""
         return 1 << chip
 
     def _everyone(self, chip: int) -> int:
@@ -370,7 +370,7 @@ class _Replay:
                 raise ReplayError(f"chip {chip} ends without the whole sum")
 
     def _wanted(self, part: int, position: Position) -> frozenset[Element]:
-        """What a chip must have received by the end, its own data apart."""
+        """Returns what a chip must have received by the end, apart from its own data."""
         everyone = self.everyone[part]
         others, root = [other for other in everyone if other != position], everyone[0]
         match self.schedule.collective:

@@ -118,12 +118,12 @@ def reordered(plan: Schedule, order: npt.NDArray[np.int64]) -> Schedule:
 
 
 def _rows_alike(values: npt.NDArray[np.generic]) -> bool:
-    """Whether in each block of [blocks, rows, n] all rows are the same."""
+    """Returns True if all rows of each block of [blocks, rows, n] are equal."""
     return bool((values == values[:, :1]).all())
 
 
 def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, folding: Folding) -> bool:
-    """Whether every chip of those that are one for a kind of sends receives one of that kind."""
+    """Returns True if every chip with the same representative receives one send of each kind."""
     alike = len(folding.representative) // len(folding.chips)
     place = np.empty(len(folding.representative), dtype=np.int64)
     place[np.argsort(folding.representative, kind="stable")] = np.arange(len(place)) % alike
@@ -133,7 +133,7 @@ def _one_of_each_arrives(plan: Schedule, kind_of: Int32s, folding: Folding) -> b
 
 
 def _in_one_order(plan: Schedule, kind_of: Int32s, folding: Folding) -> bool:
-    """Whether all links that are made one carry one send of the same kinds, each link in the order of the kinds."""
+    """Returns True if links with the same representative carry one send of each kind, in the order of kinds."""
     if (owners(folding.machine)[plan.link] == plan.src).all():
         return True  # every chip uses its own links only, so each carries its chip's sends in their order
     alike = len(folding.representative) // len(folding.chips)

@@ -43,7 +43,7 @@ def _line(topology: Topology, axis: str) -> Axis | None:
 
 
 def closes(topology: Topology, axis: str) -> bool:
-    """Whether shards can go around a mesh axis: a ring of links, two chips that swap theirs, or a ring by routes."""
+    """Returns True if shards can go around a mesh axis: a ring of links, two chips that swap, or a ring by routes."""
     line = _line(topology, axis)
     return line is None or line.ring or line.size == 2
 

@@ -20,7 +20,7 @@ from sim.collectives.schedule import PER_SEND, Int32s, Schedule
 
 PIECES = 8
 _MOST_SENDS = 100_000
-"""Of all pieces together. Where messages are that many, each is a small part of the array as it is."""
+"""Largest number of sends of all pieces; with more messages, each is already a small part of the array."""
 P = ParamSpec("P")
 
 
@@ -54,7 +54,7 @@ def cut(plan: Schedule, before: int = 1) -> Schedule:
 
 
 def _shares_links(plan: Schedule) -> bool:
-    """Whether a link carries messages from several chips and to several chips."""
+    """Returns True if a link carries messages from several chips and to several chips."""
 
     def ends(column: Int32s) -> np.ndarray:
         """[links] different chips at one end of the messages on each."""

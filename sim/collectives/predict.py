@@ -1,4 +1,4 @@
-"""The closed form of one collective on a built machine: which formula of `sim.closed_form` or of NCCL's tuner holds."""
+"""Closed form of one collective on a built machine, from `sim.closed_form` or NCCL's tuner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sim.topology.graph import Topology
 
 
 def of_nccl(topology: Topology, collective: str, algorithm: str) -> bool:
-    """Whether the algorithm is NCCL's, whose closed form is its tuner."""
+    """Returns True if the algorithm is NCCL's, whose closed form is its tuner."""
     return topology.software.nccl is not None and algorithm in ON_NCCL.get(collective, {})
 
 

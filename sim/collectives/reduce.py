@@ -14,7 +14,7 @@ from sim.topology.graph import Topology
 
 
 def reverse(schedule: Schedule, topology: Topology) -> Schedule:
-    """The reduce-scatter that is the exact time reversal of an all-gather.
+    """Returns the reduce-scatter that is the exact time reversal of an all-gather.
 
     Every send src -> dst becomes dst -> src over the opposite link, every "b after a" becomes "a after b". Where chunks
     of a chip fanned out over a tree, the contributions to it now flow together over the same tree. Every chip adds its
@@ -61,7 +61,7 @@ def reverse(schedule: Schedule, topology: Topology) -> Schedule:
 
 
 def _groups(topology: Topology, axes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """[chips] number of each chip's group along `axes`."""
+    """Returns [chips] the number of each chip's group along `axes`."""
     others = tuple(axis.name for axis in topology.axes if axis.name not in axes)
     if topology.is_folded or not others:
         return np.zeros(topology.chips, dtype=np.int64)
@@ -70,7 +70,7 @@ def _groups(topology: Topology, axes: tuple[str, ...]) -> npt.NDArray[np.int64]:
 
 
 def _beginnings(schedule: Schedule) -> npt.NDArray[np.int64]:
-    """[n] the send by which the data of each left the chip whose it is."""
+    """Returns [n] the send with which the data of each send left its source chip."""
     counts, n = schedule.dep_counts.astype(np.int64), len(schedule)
     first = np.append(schedule.deps, 0)[np.cumsum(counts) - counts]
     before = np.where(
@@ -82,7 +82,7 @@ def _beginnings(schedule: Schedule) -> npt.NDArray[np.int64]:
 
 
 def opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, npt.NDArray[np.int64]]:
-    """[links] The link that leads back, and the number of its axis among `axes`, 0 for links along no axis of them."""
+    """Returns [links] the link that leads back, and the number of its axis among `axes`, 0 for other links."""
     opposite = np.full(len(topology.links), -1, dtype=np.int32)
     between: dict[tuple[int, int, str, int], list[int]] = {}
     for link in topology.links:
@@ -94,7 +94,7 @@ def opposite_links(topology: Topology, axes: tuple[str, ...]) -> tuple[Int32s, n
 
 
 def reduce_scatter(all_gather: Algorithm) -> Algorithm:
-    """The reduce-scatter algorithm that reverses an all-gather algorithm."""
+    """Returns the reduce-scatter algorithm that reverses an all-gather algorithm."""
 
     @functools.wraps(all_gather)
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
@@ -104,7 +104,7 @@ def reduce_scatter(all_gather: Algorithm) -> Algorithm:
 
 
 def all_reduce(scatter: Algorithm, all_gather: Algorithm) -> Algorithm:
-    """The all-reduce algorithm that reduces like `scatter` and then gathers the sums like `all_gather`.
+    """Returns the all-reduce algorithm that reduces like `scatter` and gathers the sums like `all_gather`.
 
     A chip starts to send its chunk of a part as soon as the sum in it is complete, not after the whole reduce-scatter.
     """
@@ -117,7 +117,7 @@ def all_reduce(scatter: Algorithm, all_gather: Algorithm) -> Algorithm:
 
 
 def _chain(first: Schedule, second: Schedule, topology: Topology) -> Schedule:
-    """A reduce-scatter, then an all-gather of its results.
+    """Returns a reduce-scatter followed by an all-gather of its results.
 
     Sends with own data wait for all that adds to the chunk of their chip: sends of every stage, as boxes hold it too.
     """

@@ -25,12 +25,12 @@ from sim.topology.graph import Topology
 
 
 def reduce(broadcast: Algorithm) -> Algorithm:
-    """The reduce algorithm that reverses a broadcast algorithm: sums flow to the root over the same tree."""
+    """Returns the reduce algorithm that reverses a broadcast algorithm: sums flow to the root over the same tree."""
     return _backwards(broadcast, "reduce")
 
 
 def reverse_scatter(scatter: Algorithm) -> Algorithm:
-    """The gather algorithm that reverses a scatter algorithm: chunks flow to the root over the same ways.
+    """Returns the gather algorithm that reverses a scatter algorithm: chunks flow to the root over the same routes.
 
     Between boxes these use the adapters of all chips, as each chip of another box is reached by that of its own rail.
     """
@@ -45,7 +45,7 @@ def _backwards(algorithm: Algorithm, collective: str) -> Algorithm:
 
 
 def scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """Each chip's chunk from the root, a part of it down every spanning tree.
+    """Sends each chip's chunk from the root, a part of it down every spanning tree.
 
     Raises:
         InputError: too many sends, or failed links that cut a chip off.
@@ -55,7 +55,7 @@ def scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
 
 def gather(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """Each chip's chunk to the root, a part of it up every spanning tree.
+    """Sends each chip's chunk to the root, a part of it up every spanning tree.
 
     Raises:
         InputError: too many sends, or failed links that cut a chip off.
@@ -67,7 +67,7 @@ def gather(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
 
 def _paths(tree: Tree) -> list[list[int]]:
-    """Links from the root to every chip of a tree, the longest ways first."""
+    """Returns the links from the root to every chip of a tree, the longest routes first."""
     links = [link for hop in tree for link in hop.link.tolist()]
     above = [number for hop in tree for number in hop.above.tolist()]
     depth: list[int] = []
@@ -87,7 +87,7 @@ def _paths(tree: Tree) -> list[list[int]]:
 
 
 def _messages(topology: Topology, axes: tuple[str, ...], collective: str, routes: list[list[list[int]]]) -> Schedule:
-    """A message along each route; `routes` are those of each tree."""
+    """Returns a schedule with one message along each route; `routes` has a list per tree."""
     builder = ScheduleBuilder(collective, axes, max(1, len(routes)))
     every = [route for tree in routes for route in tree]
     if not every:
@@ -105,7 +105,7 @@ def _messages(topology: Topology, axes: tuple[str, ...], collective: str, routes
 
 
 def _whole_cables(topology: Topology) -> Topology:
-    """The machine where a cable that has failed in one direction has failed in both, as what runs backwards needs."""
+    """Returns the machine with cables failed in both directions if they failed in one, as reversal requires."""
     if topology.failures.intact is None:
         return topology
     back, _ = opposite_links(topology, ())

@@ -41,14 +41,14 @@ Int32s = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a library's protocol adds to the machine's latencies and takes from its bandwidths."""
+    """Latencies and bandwidths of a library's protocol on a machine."""
 
     overhead_s: float
-    """Launch, in place of the machine's."""
+    """Launch overhead, instead of the machine's."""
     added_s: tuple[float, ...]
-    """From a message's arrival to its use, per kind of link in `MEDIA`: the slowest on its way counts."""
+    """Time from a message's arrival to its use, by the slowest kind of link (`MEDIA`) on its route."""
     share: tuple[float, ...]
-    """Of the bandwidth of links of each kind in `MEDIA`, in bytes of data."""
+    """Share of the bandwidth of links of each kind in `MEDIA` that data gets."""
     channels: int = 0
     """Thread blocks that a chip's compute units spend on it."""
 
@@ -80,11 +80,11 @@ class Schedule:
     own: npt.NDArray[np.bool_]
     """[n] whether the payload holds data of the sender itself (its shard, or its contribution to a sum)."""
     way: Int32s
-    """[n] which of its message's equally good ways it is on, from 0: each carries as much of the message."""
+    """[n] number of its route among the equally good ones, which carry equal parts of the message."""
     dep_counts: Int32s
-    """[n] number of sends each send waits for."""
+    """[n] number of sends that each send waits for."""
     deps: Int32s
-    """Flat, in send order: positions of those sends."""
+    """Numbers of those sends, flat, in send order."""
     part: Int32s
     """[n]"""
     half: Int32s
@@ -96,47 +96,47 @@ class Schedule:
     places: Int32s | None = None
     """[parts, chips, A] the position of every chip by which a part names data; None for the mesh position."""
     timing: Timing | None = None
-    """None: latencies and bandwidths are the links' own, or those of each of the groups."""
+    """Timing of the protocol; None for the links' latencies and bandwidths, or those of each group."""
     groups: tuple[GroupPlan, ...] = ()
-    """Where a group is no whole axes of the wiring: what every group does, in the order of the sends."""
+    """Plan of every group, in the order of the sends, if the groups span no full axes of the wiring."""
 
     def __len__(self) -> int:
         return len(self.src)
 
     @property
     def timings(self) -> set[Timing | None]:
-        """What the groups take of a library: several where it serves them with different kernels."""
+        """Timings of all groups; several if a library serves them with different kernels."""
         return {each.plan.timing for each in self.groups} or {self.timing}
 
     def arrives(self, topology: Topology) -> npt.NDArray[np.bool_]:
-        """[n] whether a send reaches `dst`, and not just a node on the way there."""
+        """Returns [n] True if a send reaches `dst`, and not just a node on the way."""
         result: npt.NDArray[np.bool_] = topology.link_column("dst")[self.link] == self.dst
         result[self.follows[self.follows >= 0]] = False  # past a chip that the same folded chip represents
         return result
 
     def heads(self) -> npt.NDArray[np.int64]:
-        """[n] the first send of the message that each is of."""
+        """Returns [n] the first send of each send's message."""
         head = np.where(self.follows < 0, np.arange(len(self)), self.follows)
         while (further := head[head]).tobytes() != head.tobytes():
             head = further
         return head
 
     def dependencies(self, send: int) -> Int32s:
-        """Sends that must have arrived before `send`, the first of its message, starts."""
+        """Returns the sends that must arrive before `send`, the first of its message, starts."""
         end = int(self.dep_counts[: send + 1].sum())
         return self.deps[end - int(self.dep_counts[send]) : end]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupPlan:
-    """What one group does on the machine of its chips."""
+    """Plan of one group on the machine of its chips."""
 
     group: Group
     plan: Schedule
 
 
 Algorithm = Callable[[Topology, tuple[str, ...]], Schedule]
-"""How a collective over some axes is done: (topology, axes) -> Schedule."""
+"""Algorithm of a collective over axes: (topology, axes) -> Schedule."""
 
 
 def plans_one_chip(on: Literal["rings", "lattices"]) -> Callable[[Algorithm], Algorithm]:
@@ -156,7 +156,7 @@ def plans_one_chip(on: Literal["rings", "lattices"]) -> Callable[[Algorithm], Al
 
 
 MOST_SENDS = 20_000_000
-"""Of one collective on all chips: more than the all-reduce of 65,536 chips, and some gigabytes."""
+"""Largest number of sends of a collective: more than the all-reduce of 65,536 chips, some gigabytes."""
 
 _DTYPES = {"share": np.float64, "own": np.bool_}
 _COLUMNS = ("src", "dst", "link", "share", "step", "direction", "own", "way", "part", "half")
@@ -167,7 +167,7 @@ PER_SEND = (*_COLUMNS, "origin", "target")
 
 
 def check_size(collective: str, sends: int) -> None:
-    """Raises InputError where a collective takes more sends than are planned."""
+    """Raises InputError if a collective has more than MOST_SENDS sends."""
     if sends > MOST_SENDS:
         rule = f"must take at most {MOST_SENDS:,} sends on this machine"
         hint = "ask for less data or fewer chips, or choose another algorithm"
@@ -242,7 +242,7 @@ class ScheduleBuilder:
         return np.arange(self.size - n, self.size, dtype=np.int32)
 
     def repeat(self, first: int, times: int, parts: int) -> None:
-        """Append the sends from number `first` on again, so many times, for parts that are each time `parts` further.
+        """Appends the sends from number `first` on again, `times` times, each time for parts that are `parts` higher.
 
         Each time they wait for those of the time before, as the sends from `first` on wait for what is before `first`.
         """
@@ -270,7 +270,7 @@ class ScheduleBuilder:
         check_size(self._collective, max(self.size, self._waits // 4))
 
     def build(self) -> Schedule:
-        """The finished schedule."""
+        """Returns the finished schedule."""
         none = np.empty(0, dtype=np.int32)
         no_box = np.empty((0, len(self._axes)), dtype=np.int32)
         columns = {

@@ -16,25 +16,25 @@ from sim.topology.paths import cut_off
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WiredAxis:
-    """Who is next to whom along one axis; `after[+1][c]` is the chip one hop from chip c in the + direction."""
+    """Neighbours along one axis; `after[+1][c]` is the chip one hop from chip c in the + direction."""
 
     name: str
     size: int
     ring: bool
-    """Whether the hops close onto themselves after `size` of them."""
+    """True if the axis closes onto itself after `size` hops."""
     twisted: bool
-    """Whether the ends are joined to other lines (twisted torus): the wrap links are there but close no ring."""
+    """True if the ends are joined to other lines (twisted torus), so that wrap links close no ring."""
     position: Int32s
     """[chips] position along the axis."""
     place: Int32s
-    """[chips] hops from the first chip of its line; the position, but on a ring that a failed cable opened."""
+    """[chips] hops from the first chip of its line: the position, except on a ring opened by a failed cable."""
     after: dict[int, Int32s]
-    """Per direction [chips]: the next chip, -1 at the end of an axis that is no ring."""
+    """Next chip, [chips] per direction; -1 at the end of an axis that is no ring."""
     link: dict[int, Int32s]
-    """Per direction [chips]: index of the link to the next chip, -1 where there is none."""
+    """Link to the next chip, [chips] per direction; -1 if there is none."""
 
     def without_wrap(self) -> WiredAxis:
-        """The same axis as a line from place 0 to `size` - 1: where nothing failed, across all but the wraparound."""
+        """Returns the axis as a line from place 0 to `size` - 1, without failures the axis without its wraparound."""
         ends = {direction: self.place == self.end(direction) for direction in (1, -1)}
         return replace(
             self,
@@ -44,12 +44,12 @@ class WiredAxis:
         )
 
     def end(self, direction: int) -> int:
-        """Last place in a direction."""
+        """Returns the last place in a direction."""
         return self.size - 1 if direction > 0 else 0
 
 
 def axis_number(topology: Topology, name: str) -> int:
-    """Which axis of the topology has that name. Raises InputError."""
+    """Returns the number of the axis of that name. Raises InputError."""
     names = [axis.name for axis in topology.axes]
     if name not in names:
         where = f"topology {topology.name}"
@@ -59,7 +59,7 @@ def axis_number(topology: Topology, name: str) -> int:
 
 @functools.lru_cache(maxsize=256)
 def wired_axis(topology: Topology, name: str) -> WiredAxis:
-    """The links along the axis as they are, wraparounds that shift other axes included.
+    """Returns the axis with all its links, including wraparounds that shift other axes.
 
     On a folded machine every link leads from the chip here that stands for its sender to the one for its receiver.
     """
@@ -76,7 +76,7 @@ def wired_axis(topology: Topology, name: str) -> WiredAxis:
 
 @functools.lru_cache(maxsize=256)
 def line_axis(topology: Topology, name: str) -> WiredAxis:
-    """The axis of that name.
+    """Returns the axis of that name, as a line unless it closes a ring.
 
     Raises:
         InputError: no such axis, or chips that follow each other along it have no link.
@@ -101,7 +101,7 @@ def line_axis(topology: Topology, name: str) -> WiredAxis:
 
 
 def _closes(axis: WiredAxis) -> bool:
-    """Whether following the + links `size` times leads every chip back to itself."""
+    """Returns True if `size` hops in the + direction lead every chip back to itself."""
     if (axis.after[1] < 0).any():
         return False
     chips = np.arange(len(axis.position), dtype=np.int32)
@@ -112,7 +112,7 @@ def _closes(axis: WiredAxis) -> bool:
 
 
 def _places(topology: Topology, axis: WiredAxis, closes: bool) -> Int32s:
-    """[chips] hops from the first chip of each line. A ring with a failed link, one way or both, starts behind it.
+    """Returns [chips] the hops from the first chip of each line. A ring starts behind its failed link.
 
     Raises:
         InputError: the failed links cut a line into pieces.
@@ -135,7 +135,7 @@ def _places(topology: Topology, axis: WiredAxis, closes: bool) -> Int32s:
 
 @functools.lru_cache(maxsize=256)
 def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
-    """Whether the chips of a group along `axes` are a lattice of rings, straight or twisted, alike at every chip.
+    """Returns True if the chips of a group along `axes` are a lattice of rings, straight or twisted.
 
     Then a step along an axis leads to another chip of the group from every chip, and what a chip does, all can do.
     """
@@ -149,7 +149,7 @@ def is_lattice(topology: Topology, axes: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grid:
-    """The chips of each group numbered along axes that are rings or lines, for one order of the axes."""
+    """Chips of each group numbered along axes that are rings or lines, for one order of the axes."""
 
     axes: tuple[WiredAxis, ...]
     """Axes longer than one chip, in that order."""
@@ -158,13 +158,13 @@ class Grid:
 
 
 def line_grid(topology: Topology, axes: tuple[str, ...], order: Sequence[str]) -> Grid:
-    """The axes as the wiring has them: those that close no ring are lines."""
+    """Returns the axes of the wiring; axes that close no ring are lines."""
     return Grid(tuple(line_axis(topology, name) for name in order), positions(topology, axes))
 
 
 @functools.lru_cache(maxsize=256)
 def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...]) -> Grid:
-    """The axes as rings, also where they are twisted and the group is a lattice; else as the wiring has them.
+    """Returns the axes as rings, also if they are twisted and the group is a lattice; else as wired.
 
     Steps along the first axis of the order lead through K chips back to the start. Steps along the second lead through
     L chips until they meet one of those K, and so on: every chip of the group is reached by one combination of fewer
@@ -194,13 +194,13 @@ def ring_grid(topology: Topology, axes: tuple[str, ...], order: tuple[str, ...])
 
 
 def line_axes(topology: Topology, names: tuple[str, ...]) -> tuple[WiredAxis, ...]:
-    """The named axes that are longer than one chip: the others need no communication."""
+    """Returns the named axes that are longer than one chip: the others need no communication."""
     axes = tuple(line_axis(topology, name) for name in names)
     return tuple(axis for axis in axes if axis.size > 1)
 
 
 def positions(topology: Topology, names: tuple[str, ...]) -> Int32s:
-    """[chips, A] position of every chip along the named axes; of a folded machine, of the chips that it is."""
+    """Returns [chips, A] the position of every chip along the named axes."""
     chips = topology.chip_numbers
     at = np.unravel_index(chips, [axis.size for axis in topology.axes])
     columns = [at[axis_number(topology, name)].astype(np.int32) for name in names]

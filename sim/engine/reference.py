@@ -73,7 +73,7 @@ class _Run:
         self.follower = program.followers().tolist()
         self.first_dependent, self.dependents = _dependents(program)
         self.waiting: list[int] = np.diff(program.dep_offset).tolist()
-        """Per task, dependencies that have not ended."""
+        """Number of dependencies of each task that have not ended."""
         self.end: dict[int, int] = {}
         """End of each task that another follows."""
         self.ready, self.start = [-1] * count, [-1] * count
@@ -229,7 +229,7 @@ class _Rates:
         """Share of each resource's rate that is taken, parts per million."""
         self._held, self._yields = program.resource.tolist(), program.yields_ppm.tolist()
         self.tracks = bytearray(resource in self._taken for resource in self._held)
-        """Per task, 1 if it holds such a resource."""
+        """[tasks] 1 if a task holds such a resource."""
         self._running: dict[int, int] = {}  # resource -> task
         self._work: dict[int, tuple[int, int, int, int]] = {}  # task -> (work left, rate, since when, done when)
         self.free: dict[int, int] = {}  # done task -> when

@@ -20,7 +20,7 @@ from sim.topology.graph import Topology
 
 
 def all_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """Inside, between, inside.
+    """Builds the sums inside boxes, between boxes, and back inside.
 
     Raises:
         InputError: boxes of different sizes, or a number of boxes that is no power of two.

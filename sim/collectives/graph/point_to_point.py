@@ -36,7 +36,7 @@ CHUNKS = 32
 
 
 def _direct(to: Messages, share: float, *, names_origin: bool = False, names_target: bool = False) -> Schedule:
-    """Chip i sends to i+1, i+2, ... in this order, so that no two chips send to the same one at the same time."""
+    """Lets chip i send to i+1, i+2, ... in this order, so that no two chips send to one at the same time."""
     for step in range(to.n - 1):
         dst = (to.chips + step + 1) % to.n
         origin, target = to.chips if names_origin else None, dst if names_target else None
@@ -104,7 +104,7 @@ def halving_doubling(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
 
 def _binomial(to: Messages, origin: int | None) -> Schedule:
-    """Chip 0's array to all others: in step s chips 0 .. 2^s - 1 send it to those 2^s further."""
+    """Sends chip 0's array to all others: in step s chips 0 .. 2^s - 1 send it to those 2^s further."""
     arrived = np.full(to.n, -1, dtype=np.int32)
     for step in range((to.n - 1).bit_length()):
         src = to.chips[: min(1 << step, to.n - (1 << step))]
@@ -125,7 +125,7 @@ def tree_of_sums(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
 
 def ring_broadcast(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """From chip to chip in their order, in chunks."""
+    """Broadcast from chip to chip in their order, in chunks."""
     to = Messages(topology, "broadcast", axes, parts=CHUNKS)
     arrived = np.full(CHUNKS, -1, dtype=np.int32)
     for chip in range(to.n - 1):
@@ -167,5 +167,5 @@ def one_shot_scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
 
 def _farthest_first(topology: Topology, n: int) -> Int32s:
-    """The chips but chip 0, by the number of links from there."""
+    """Returns the chips but chip 0, by the number of links from there."""
     return np.array(sorted(range(1, n), key=lambda chip: -len(topology.route(0, chip))), dtype=np.int32)

@@ -23,7 +23,7 @@ from sim.topology.rings import Ring, find
 
 
 def once(collective: str) -> Algorithm:
-    """Once around all rings."""
+    """Builds the algorithm that goes once around all rings."""
 
     def algorithm(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         found = find(topology).rings if axes else ()
@@ -65,7 +65,7 @@ def along(topology: Topology, collective: str, axes: tuple[str, ...], loops: int
 
 
 def _once_around(to: Messages, collective: str, ring: Ring, part: int, share: float) -> None:
-    """Once around one ring."""
+    """Adds the messages of one ring."""
     arrived = np.full(to.n, -1, dtype=np.int32)
     at = np.array(ring.order, dtype=np.int32)
     position = np.arange(to.n)

@@ -71,12 +71,12 @@ def _trees(topology: Topology) -> list[_Tree]:
 
 
 def parts(topology: Topology) -> int:
-    """Parts of an array on trees: one for every chain in one box, over boxes two for every head of them."""
+    """Returns the number of parts of an array on trees: one per chain in one box, two per head over several boxes."""
     return len(_trees(topology))
 
 
 def looped(topology: Topology, axes: tuple[str, ...], loops: int) -> Schedule:
-    """All-reduce in `loops` chunks on each tree of all chains."""
+    """Builds the all-reduce in `loops` chunks on each tree."""
     every = _trees(topology) if axes and topology.chips > 1 else []
     to = Messages(topology, "all_reduce", axes, parts=max(1, len(every) * loops))
     for part, tree in enumerate(every):
@@ -93,7 +93,7 @@ def over_boxes(
     up: Sequence[int],
     given: Int32s,
 ) -> list[Int32s]:
-    """Sums of the boxes to the root of the tree and back: what each head waits for then, as columns [boxes].
+    """Sends the sums of boxes to the root of the tree and back; returns columns [boxes] of what each head waits for.
 
     Args:
         send: (from, to, whether the message holds what its sender adds, what it waits for, its way).
@@ -126,7 +126,7 @@ def over_boxes(
 
 
 def _there_and_back(to: Messages, topology: Topology, tree: _Tree, *, part: int, parts: int) -> None:
-    """One part of the array up a tree and down again."""
+    """Adds the messages of one part of the array, up a tree and down again."""
     chain, up = tree.chains, tree.up
     count, length = chain.shape
     nothing = np.full(count, -1, dtype=np.int32)
@@ -141,7 +141,7 @@ def _there_and_back(to: Messages, topology: Topology, tree: _Tree, *, part: int,
         return to.send(src, dst, Payload(share, own, part=part), step - 1, deps=deps, links=links)
 
     def pass_along(src: int, dst: int, own: npt.NDArray[np.bool_], deps: list[Int32s]) -> Int32s:
-        """[boxes] messages between two places of all chains that have both; -1 for the others."""
+        """Returns [boxes] the messages between two places of all chains that have both; -1 for the others."""
         there = np.flatnonzero(chain[:, max(src, dst)] >= 0)
         sent = nothing.copy()
         sent[there] = send(chain[there, src], chain[there, dst], own[there], [each[there] for each in deps])

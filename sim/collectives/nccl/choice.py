@@ -9,7 +9,7 @@ from sim.collectives.nccl import kernels as library
 from sim.topology.graph import Topology
 
 Time = Callable[[str], float]
-"""Of the kernel of a name, s."""
+"""Time of the kernel, s."""
 MUCH_SLOWER = 1.5
 """A choice that takes so many times the fastest kernel's time is told."""
 

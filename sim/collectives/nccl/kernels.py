@@ -37,14 +37,14 @@ Looped = Callable[[Topology, tuple[str, ...], int], Schedule]
 _MOST_TREE_LOOPS = 16
 """Longer runs of equal chunks on a tree are simulated as so many."""
 _MOST_PIPELINE_LOOPS = 64
-"""As much for broadcasts and reduces."""
+"""Same limit for broadcasts and reduces."""
 _TIMES_RUN = 2
 """Every channel of the search is run so many times. Source: NCCL 2.30, src/graph/connect.cc."""
 _NEEDED = {
     "nvls": "all chips on one switch that reduces",
     "nvls_tree": "several boxes of equally many chips, each on a switch that reduces",
 }
-"""What an algorithm needs of a machine; the others need nothing."""
+"""Requirements of algorithms on the machine."""
 _LINE_BYTES = 8
 """A line of LL. Source: NCCL 2.30, src/include/device.h."""
 
@@ -104,18 +104,18 @@ def _kernels() -> dict[str, dict[str, Kernel]]:
 
 
 ON_NCCL: dict[str, dict[str, Kernel]] = _kernels()
-"""By collective and name. An algorithm without protocol stands for the best of its protocols, `auto` for the best."""
+"""Kernels by collective and name. A name without protocol means the best of its protocols, `auto` the best kernel."""
 
 
 def names(collective: str) -> tuple[str, ...]:
-    """What may be asked of NCCL: its kernels, `auto`, and algorithms without a protocol."""
+    """Returns the names that a user may give: kernels, `auto`, and algorithms without a protocol."""
     kernels = ON_NCCL.get(collective, {})
     return tuple(dict.fromkeys([*(["auto"] if kernels else []), *kernels, *(k.algorithm for k in kernels.values())]))
 
 
 @functools.lru_cache(maxsize=64)
 def fabric(topology: Topology) -> tuner.Fabric:
-    """What NCCL's search finds on the machine."""
+    """Returns what NCCL's search finds on the machine."""
     spec, found, count = _spec(topology), find(topology), len(boxes(topology))
     ring, nvls = _channels(spec, found, count), None
     if in_switch.reducers(topology) and topology.chips > 1:
@@ -136,7 +136,7 @@ def _channels(spec: NcclSpec, found: Rings, boxes: int) -> tuner.Channels:
 
 
 def _tree(topology: Topology, ring: tuner.Channels) -> tuner.Tree:
-    """What a tree has: in one box chains there and back over faster links than the rings', where there are; else as
+    """Returns the channels of trees: in one box chains over faster links than the rings' if there are any; else as
     rings, which as chains carry as much.
     """
     along = own_chains(topology) if len(boxes(topology)) == 1 else None
@@ -195,7 +195,7 @@ def offered(topology: Topology, collective: str) -> tuple[str, ...]:
 
 
 def _is_offered(topology: Topology, algorithm: str) -> bool:
-    """Whether the switches of the machine reduce where the algorithm does, and its boxes are as it needs them."""
+    """Returns True if the switches and boxes of the machine are as the algorithm requires."""
     if algorithm not in _NEEDED:
         return True
     found, spec = boxes(topology), _spec(topology).nvls

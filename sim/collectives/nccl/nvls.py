@@ -46,7 +46,7 @@ _TREE_DEPTH = 8
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How an array is cut for the switch."""
+    """Rounds and chunks into which an array is cut for the switch."""
 
     chunk: float
     """Bytes of one head on one channel."""

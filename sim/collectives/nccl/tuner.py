@@ -23,7 +23,7 @@ from sim.specs import Medium, NcclSpec, Protocol
 _DUPLICATED_FROM = 25e9
 """Bytes/s of a channel from which on it is split into two (search.cc)."""
 _NEWER_SPLIT_FROM, _NEWER_MOST = 50e9, 4
-"""On GPUs newer than Ampere only from this speed on, or up to this many channels."""
+"""Conditions on GPUs newer than Ampere: lowest speed, or largest number of channels."""
 _MOST_CHANNELS = 32
 
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
@@ -33,26 +33,26 @@ ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "broadcast": ("ring",),
     "reduce": ("ring",),
 }
-"""What the tuner weighs against each other, of what is modelled here: no CollNet, no PAT, no NVLS gathers."""
+"""Algorithms between which the tuner chooses; CollNet, PAT and NVLS gathers are not modelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """What the search finds."""
+    """Channels that the search finds."""
 
     count: int
     speed: float
-    """Of one channel, bytes/s."""
+    """Bandwidth of one channel, bytes/s."""
 
     @property
     def bandwidth(self) -> float:
-        """Of all together, bytes/s."""
+        """Bandwidth of all channels together, bytes/s."""
         return self.count * self.speed
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What the search finds for trees."""
+    """Channels that the search finds for trees."""
 
     medium: Medium
     """Slowest kind of link along its chains."""
@@ -61,7 +61,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Fabric:
-    """What the model knows of a machine."""
+    """Properties of a machine that the tuner's model uses."""
 
     chips: int
     boxes: int
@@ -70,7 +70,7 @@ class Fabric:
     ring: Channels
     tree: Tree
     nvls: Channels | None = None
-    """Of a box; None where no switch reduces."""
+    """Channels of reductions in the switch of a box; None if no switch reduces."""
 
 
 def search(spec: NcclSpec, budget: float, *, between_boxes: bool = False, most: int = _MOST_CHANNELS) -> Channels:
@@ -193,7 +193,7 @@ def _channel_in_box(spec: NcclSpec, nvls: Channels) -> float:
 
 
 def _nvls(spec: NcclSpec, fabric: Fabric, protocol: Protocol, size_bytes: float) -> float | None:
-    """In one box, with two GPUs or more; over several NCCL needs a network that reduces, too."""
+    """Returns True for one box with two GPUs or more; over several boxes NCCL also requires a network that reduces."""
     if not _in_switch(spec, fabric, protocol, size_bytes) or fabric.boxes > 1:
         return None
     n, counted, nvls = fabric.chips, spec.counted.nvls, fabric.nvls
@@ -217,7 +217,7 @@ def _nvls_tree(spec: NcclSpec, fabric: Fabric, protocol: Protocol, size_bytes: f
 
 
 def _in_switch(spec: NcclSpec, fabric: Fabric, protocol: Protocol, size_bytes: float) -> bool:
-    """Whether the switch of a box reduces an array of this size for so many GPUs."""
+    """Returns True if the switch of a box reduces an array of this size for this number of GPUs."""
     if spec.nvls is None or fabric.nvls is None or protocol != "simple" or fabric.nvls.count < 2:
         return False
     return size_bytes >= (spec.nvls.least_size or 0.0) and fabric.chips >= spec.nvls.least_chips

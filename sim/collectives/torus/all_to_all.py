@@ -12,7 +12,7 @@ import numpy as np
 
 from sim.collectives.schedule import Hop, Int32s, Payload, Schedule, ScheduleBuilder, plans_one_chip
 from sim.collectives.torus.multi_axis import rotations
-from sim.collectives.torus.ring import Arrival, that_hold
+from sim.collectives.torus.ring import Arrival, arrivals_containing
 from sim.collectives.wiring import WiredAxis, line_axes, line_axis, positions
 from sim.topology.graph import Topology
 
@@ -54,7 +54,7 @@ def multi_axis(topology: Topology, axes: tuple[str, ...]) -> Schedule:
                     if hop >= distance:
                         continue
                     if hop == 0:
-                        needed = that_hold(half, arrived[part])
+                        needed = arrivals_containing(half, arrived[part])
                         end = axis.place + direction * distance
                         sends = axis.ring | ((end >= 0) & (end < axis.size))
                     else:

@@ -40,7 +40,7 @@ class Level:
     above: Int32s
     """[n] the link of the tree that brings the data, counted over all hops; -1 at the root."""
     step: int
-    """Of its axis."""
+    """Hop number along its axis."""
 
 
 Tree = tuple[Level, ...]
@@ -77,7 +77,7 @@ def trees(topology: Topology, axes: tuple[str, ...]) -> list[Tree]:
 
 
 def _disjoint(order: Sequence[WiredAxis], direction: int, roots: Int32s) -> Tree:
-    """From the root along the first axis, from each chip reached along the next, ...; see above."""
+    """Builds the tree from the root along the first axis, from each chip reached along the next, and so on."""
     hops: list[Level] = []
     brought_by = np.full(len(order[0].position), -1, dtype=np.int32)
     links = 0
@@ -131,7 +131,7 @@ def _shortest(topology: Topology, axes: tuple[str, ...], roots: Int32s) -> Tree:
 def _send(
     builder: ScheduleBuilder, topology: Topology, axes: tuple[str, ...], tree: Tree, number: int, share: float
 ) -> None:
-    """All sends of one tree, hop after hop from the root; chunk by chunk within a hop."""
+    """Adds the sends of one tree, level after level from the root, chunk by chunk within a level."""
     src, dst, direction = (topology.link_column(name) for name in ("src", "dst", "direction"))
     sent = np.full((CHUNKS, 1), -1, dtype=np.int32)  # first what the root has, then the links of the tree
     for hop in tree:

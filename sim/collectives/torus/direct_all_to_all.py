@@ -33,7 +33,7 @@ from sim.topology.paths import cut_off, outgoing
 from sim.topology.working_links import WorkingLinks
 
 _POWER = 8
-"""Of a load, in the cost of a path."""
+"""Exponent of a link's load in the cost of a path."""
 
 MAX_SENDS = 2_000_000
 """Pieces times their hops, of all chips that are planned: above this planning and simulating take minutes."""
@@ -87,7 +87,7 @@ def dimension_ordered(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
 
 def suits(topology: Topology) -> bool:
-    """Whether direct messages are the better all-to-all: stages keep all links busy only where all axes are alike.
+    """Returns True if direct messages are the better all-to-all: stages keep all links busy only if all axes are equal.
 
     On meshes stages lose 1 % and need far fewer sends. Machines whose chips together would send more than can be
     simulated keep the stages as well.
@@ -189,7 +189,7 @@ def _balanced(targets: Sequence[_Target], pieces: int) -> list[list[Hops]]:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What the messages of all chips to targets at one offset have in common."""
+    """Messages of all chips to targets at one offset."""
 
     axes: tuple[str, ...]
     offset: Hops

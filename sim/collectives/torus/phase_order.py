@@ -24,7 +24,7 @@ _PHASED = ("all_gather", "reduce_scatter", "all_reduce", "all_to_all")
 
 
 def needs_order(plan: Schedule, topology: Topology, size: float | None) -> bool:
-    """Whether links should carry the phases of the plan in order for a collective of `size` bytes.
+    """Returns True if links should carry the phases of the plan in order for a collective of `size` bytes.
 
     On axes of very different lengths the order costs latencies, as parts wait for each other on the longest axis. It
     is left out there while no message holds a link longer than it flies: links are then idle most of the time.
@@ -39,7 +39,7 @@ def needs_order(plan: Schedule, topology: Topology, size: float | None) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _costs_latencies(plan: Schedule, topology: Topology) -> bool:
-    """Whether all parts one after the other on the longest ring take more hops than one part on all axes.
+    """Returns True if all parts in turn on the longest ring take more hops than one part on all axes.
 
     A part sends its last message on a ring one hop before it has ended there, and then the next part may start. The
     links of a line carry less, and the order costs nothing there.

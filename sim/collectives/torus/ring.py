@@ -25,16 +25,16 @@ from sim.collectives.wiring import Grid, WiredAxis, line_grid, ring_grid
 from sim.topology.graph import Topology
 
 Hops = Mapping[int, Sequence[int]]
-"""Per direction (+1, -1): the half that makes hop 0, 1, ...; -1 for whole chunks."""
+"""Half that makes hop 0, 1, ... in each direction (+1, -1); -1 for full chunks."""
 Form = Callable[[WiredAxis], tuple[WiredAxis, Hops]]
-"""How one axis is gathered: the axis, as a line where its wrap is not used, and the hops."""
+"""Form of the gather on one axis: the axis (a line if its wrap is not used) and the hops."""
 
 
 Arrival = tuple[int, Int32s]
 """(half, sends): for each chip [chips] the send that arrived there in one hop, -1 for none, and what half it held."""
 
 
-def that_hold(half: int, arrivals: Sequence[Arrival]) -> list[Int32s]:
+def arrivals_containing(half: int, arrivals: Sequence[Arrival]) -> list[Int32s]:
     """The sends among `arrivals` that a send of `half` has to wait for."""
     return [sends for held, sends in arrivals if half < 0 or held < 0 or held == half]
 
@@ -86,7 +86,7 @@ def gather(topology: Topology, axes: tuple[str, ...], grids: Sequence[Grid], for
                     if step >= len(hops):
                         continue
                     half = hops[step]
-                    needed = that_hold(half, arrived[part]) if step == 0 else [last[part, direction]]
+                    needed = arrivals_containing(half, arrived[part]) if step == 0 else [last[part, direction]]
                     sends = axis.after[direction] >= 0
                     if step > 0:
                         sends &= needed[0] >= 0
@@ -141,5 +141,5 @@ def bidirectional_ring(topology: Topology, axes: tuple[str, ...]) -> Schedule:
 
 
 def line(topology: Topology, axes: tuple[str, ...]) -> Schedule:
-    """To both ends of each axis without using its wrap, one axis after the other."""
+    """Lines to both ends of each axis without its wrap, one axis after the other."""
     return _one_after_the_other(topology, axes, as_line)
