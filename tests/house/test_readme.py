@@ -26,8 +26,14 @@ def fenced(language: str, page: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, flags=re.S)
 
 
+SLOW = re.compile(r"^sim (validate( nccl.*)?|calibrate .*|search .*|sweep ladder_.*)$", flags=re.M)
+"""Commands that take ten seconds or more: whole suites, fits to them, searches and long sweeps."""
 BLOCKS = [
-    pytest.param([line for line in block.splitlines() if line and not line.startswith("#")], id=f"{page} {block[:60]}")
+    pytest.param(
+        [line for line in block.splitlines() if line and not line.startswith("#")],
+        id=f"{page} {block[:60]}",
+        marks=[pytest.mark.slow] if SLOW.search(block) else [],
+    )
     for page, text in PAGES.items()
     for block in fenced("bash", text)
     if block.startswith("sim ")

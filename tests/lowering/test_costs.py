@@ -1,5 +1,6 @@
 """A piece of a matmul costs what a matmul of its shape costs; reports say of an operation what its cost says."""
 
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from support.scenarios import stack_of
+from support.selection import each_once
 
 from sim.collectives.loop import LoopForm
 from sim.lowering.costs import Work, cost
@@ -136,8 +138,7 @@ def test_a_piece_of_a_loop_costs_what_a_matmul_of_its_shape_costs_alone(layout, 
             assert written - read == values
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("layout", PRESETS)
+@pytest.mark.parametrize(("layout", "chip"), each_once(product(PRESETS, CHIPS)))
 def test_the_pieces_of_a_loop_take_no_less_than_the_whole(layout, chip, monkeypatch):
     """They read what they share more than once, and fill no more of their tiles."""
     whole = launches(torus(layout, workload="prompts", chip=chip), monkeypatch)
@@ -228,8 +229,7 @@ def test_labels_of_every_shipped_scenario_follow_the_costs(name):
         assert_labels_follow(scenario)
 
 
-@pytest.mark.parametrize("kv_heads", ["shared", "expanded"])
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize(("chip", "kv_heads"), each_once(product(CHIPS, ("shared", "expanded"))))
 def test_labels_of_every_chip_follow_the_costs(chip, kv_heads):
     """From one row, which is streamed, to many, whose tiles are not full: the limit changes where the costs say."""
     for batch in (1, 2, 65, 129, 150, 200, 257, 300, 400):

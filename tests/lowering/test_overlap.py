@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from support.selection import first_of_each
 
 from sim.engine import simulate
 from sim.lowering.emitter import Emitter
@@ -194,7 +195,21 @@ def of_events(notes):
     return [note for note in notes if "records an event" in note]
 
 
-@pytest.mark.parametrize("name", sorted(load.shipped("scenario")))
+def overlap_of(name: str) -> tuple[object, ...]:
+    """Names what decides which collectives of a scenario overlap with what."""
+    scenario = load.scenario(name)
+    layout = scenario.layout
+    return (
+        scenario.topology.kind,
+        scenario.stack.name,
+        layout.ffn,
+        layout.residual,
+        layout.overlap,
+        layout.communication,
+    )
+
+
+@pytest.mark.parametrize("name", first_of_each(sorted(load.shipped("scenario")), overlap_of))
 def test_in_shipped_scenarios_events_recorded_at_issue_change_nothing(name, monkeypatch):
     """Their collectives are issued right after their inputs, so the report has nothing to say of it."""
     phases = load.scenario(name).phases

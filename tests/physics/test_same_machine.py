@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
-from support.shipped_machines import wired_differently
+from support.selection import slow_if
+from support.shipped_machines import one_of_each_wiring, wired_differently
 
 from sim import units
 from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, algorithm_of, schedule
@@ -26,6 +27,8 @@ KINDS = {name: load.topology_spec(name).kind for name in load.shipped("topology"
 SHIPPED_GRAPHS = wired_differently([name for name in KINDS if KINDS[name] == "graph"])
 SEVERAL_WAYS = ["four_adapters", "four_pcie_switches", "square"]
 GRAPHS = [*SHIPPED_GRAPHS, *SEVERAL_WAYS]
+LARGE = ("dgx_h100_x2", "dgx_h100_x4_leaf_spine")
+DEFAULT = [*one_of_each_wiring(SHIPPED_GRAPHS, less=LARGE), *slow_if(SEVERAL_WAYS, "four_pcie_switches")]
 SHIPPED = load.shipped("topology")
 SWITCHES = wired_differently([name for name in KINDS if KINDS[name] == "switch"])
 SIZES = (8.0, 2.0**16, 2.0**24)
@@ -104,7 +107,7 @@ def differences(name: str, other: Topology, collectives: list[str]) -> list[tupl
     return [row for row in rows if time_s(topology, *row) != time_s(other, *row)]
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", DEFAULT)
 def test_names_of_nodes_decide_no_time(name: str) -> None:
     drawn, draw = data(name), random.Random(name)
     names = dict(zip(drawn["nodes"], (f"{draw.choice('az')}{i}" for i in draw.sample(range(1000), 1000)), strict=False))
@@ -114,8 +117,8 @@ def test_names_of_nodes_decide_no_time(name: str) -> None:
     assert differences(name, machine(drawn), list(COLLECTIVES)) == []
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("seed", slow_if([1, 2], 2))
+@pytest.mark.parametrize("name", DEFAULT)
 def test_numbers_of_chips_and_the_order_of_links_decide_no_time(name: str, seed: int) -> None:
     drawn, draw = data(name), random.Random(seed)
     nodes = list(drawn["nodes"].items())
@@ -175,7 +178,7 @@ def test_a_switch_or_socket_drawn_twice_at_half_the_bandwidth_is_one(name: str) 
         assert wires(machine(drawn)) == wires(shipped(name))
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("name", one_of_each_wiring(SWITCHES))
 def test_a_switch_drawn_as_a_node_is_a_switch(name: str) -> None:
     """Half of the latency is on each side of the node."""
     drawn = data(name)

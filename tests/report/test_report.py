@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support.handmade import two_chips
+from support.selection import each_once
 
 from sim.program import Labels, ProgramBuilder
 from sim.program.trace import Trace
@@ -259,7 +260,7 @@ def _generations() -> list[tuple[str, tuple[str, ...]]]:
     return [*((name, alone) for name in shipped), *pairs]
 
 
-@pytest.mark.parametrize(("name", "settings"), _generations())
+@pytest.mark.parametrize(("name", "settings"), each_once(_generations(), lambda name, settings: (name, *settings)))
 def test_a_generation_needs_what_its_larger_phase_needs(name: str, settings: tuple[str, ...]) -> None:
     """It fits just that much, and of a byte less it says so with something to do."""
     found = run(load.scenario(name, settings)).report

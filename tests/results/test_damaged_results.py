@@ -9,12 +9,14 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.commands import call, run
 from support.files import write
+from support.selection import each_once
 
 SCENARIO = {
     "scenario.workload": {"phase": "generate", "batch": 4, "prompt": 8, "generate": 2, "weights": "bf16"},
@@ -178,7 +180,7 @@ def damage(place: Path, name: str, kind: str, hashed: bool) -> None:
         rehashed(place / "out/tiny")
 
 
-@pytest.mark.parametrize(("name", "kind"), DAMAGED)
+@pytest.mark.parametrize(("name", "kind"), each_once(DAMAGED))
 def test_a_damaged_file_is_one_line_that_names_it(good: Path, place: Path, name: str, kind: str):
     damage(place, name, kind, hashed=False)
     for command in ("plot", "compare", "export"):
@@ -191,15 +193,14 @@ def test_a_damaged_file_is_one_line_that_names_it(good: Path, place: Path, name:
         assert code in (0, 2), said
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize("name", FILES[1:])
+@pytest.mark.parametrize(("name", "kind"), each_once(product(FILES[1:], DAMAGES)))
 def test_a_damaged_file_with_the_right_hash_is_drawn_or_refused(good: Path, place: Path, name: str, kind: str):
     damage(place, name, kind, hashed=True)
     code, said = READERS["plot"](place, good)
     assert code in (0, 2), said
 
 
-@pytest.mark.parametrize(("name", "kind"), DAMAGED)
+@pytest.mark.parametrize(("name", "kind"), each_once(DAMAGED))
 def test_no_damage_keeps_a_scenario_from_being_run_again(place: Path, name: str, kind: str):
     folder = place / "out/tiny"
     before = (folder / "trace_decode.npz").read_bytes()
@@ -235,8 +236,7 @@ def test_a_damaged_file_never_shows_on_the_page(good: Path, place: Path, name: s
     assert str(place / "out/tiny") in said
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
-@pytest.mark.parametrize("name", SWEEP_FILES)
+@pytest.mark.parametrize(("name", "kind"), each_once(product(SWEEP_FILES, DAMAGES)))
 def test_a_sweep_goes_on_over_any_damage_to_the_rows_that_were_undamaged(good: Path, place: Path, name: str, kind: str):
     (path,) = (place / "out").rglob("sweep.csv")
     whole = path.read_bytes()

@@ -7,9 +7,11 @@ import itertools
 import json
 import sys
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
+from support.selection import each_once
 
 from sim import cli
 from sim.closed_form import pass_time, pope
@@ -83,19 +85,18 @@ def test_the_shipped_scenarios_add_up(name):
     assert found.published_s == pytest.approx(result.scenario.reference.latency / result.scenario.workload.steps)
 
 
-@pytest.mark.parametrize(
-    ("attention", "block", "machine"),
-    [
-        ("batch", "parallel", ()),
-        ("heads", "parallel", ()),
-        ("batch", "serial", ()),
-        ("batch", "parallel", UNEQUAL),
-        ("heads", "serial", LINES),
-    ],
-    ids=["batch", "heads", "serial", "unequal axes", "lines"],
-)
-@pytest.mark.parametrize("ffn", PAPER_LAYOUTS)
-def test_every_layout_adds_up(ffn, attention, block, machine):
+MACHINES = {
+    "batch": ("batch", "parallel", ()),
+    "heads": ("heads", "parallel", ()),
+    "serial": ("batch", "serial", ()),
+    "unequal axes": ("batch", "parallel", UNEQUAL),
+    "lines": ("heads", "serial", LINES),
+}
+
+
+@pytest.mark.parametrize(("ffn", "kind"), each_once(product(PAPER_LAYOUTS, MACHINES)))
+def test_every_layout_adds_up(ffn, kind):
+    attention, block, machine = MACHINES[kind]
     for workload, overlap in (
         ("{phase: prefill, batch: 128, prompt: 128, weights: bf16}", "none"),
         ("{phase: decode, batch: 128, context: 2048, generate: 64, weights: int8}", "collective_matmul"),

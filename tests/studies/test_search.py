@@ -4,6 +4,7 @@ import json
 from math import prod
 
 import pytest
+from support.selection import slow
 from typer.testing import CliRunner
 
 from sim.cli import app
@@ -53,6 +54,7 @@ def test_decode_takes_two_dimensions_and_attention_over_the_batch():
     assert {row["choices"]["attention"] for row in rows} == {"batch"}
 
 
+@pytest.mark.slow
 def test_prefill_gathers_the_more_weights_the_larger_the_batch():
     """Figure 7: weight-stationary for few tokens, then X, XY and at last XYZ weight-gathered."""
     rows = found(*PAPER, "--phase", "prefill", "--batch", "1..512")["best_per_batch"]
@@ -165,7 +167,9 @@ SMALL = [
 
 
 @pytest.mark.parametrize(
-    ("model", "name", "phase", "more"), SMALL, ids=lambda value: value if isinstance(value, str) else ""
+    ("model", "name", "phase", "more"),
+    [SMALL[2], *slow([*SMALL[:2], *SMALL[3:]])],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_pruning_loses_nothing_and_no_simulation_beats_its_bound(model, name, phase, more):
     points = candidates(model, name, phase, [16], 512, settings=["engine.layers=2"], **more)

@@ -235,11 +235,11 @@ def test_no_label_is_a_formula_for_a_spreadsheet_or_mathematics_for_a_figure(tmp
             "padding=null",
         ),
         ("run", "llama3_70b_tp8_standard", "--critical-path", "--set", "engine.layers=2"),
-        ("sweep", "pope_crossover", "--set", "engine.layers=1"),
+        pytest.param(("sweep", "pope_crossover", "--set", "engine.layers=1"), marks=pytest.mark.slow),
         ("topology", "tpu_v4_4x4x8"),
         ("topology", "a100_pcie_bridges"),
         ("collective", "all_reduce", "--topology", "dgx_h100", "--min", "1MiB", "--max", "4MiB"),
-        ("validate", "nccl"),
+        pytest.param(("validate", "nccl"), marks=pytest.mark.slow),
     ],
 )
 def test_all_text_of_every_figure_is_text_and_not_mathematics(tmp_path: Path, monkeypatch, command: tuple[str, ...]):

@@ -131,6 +131,7 @@ def test_what_is_there_is_printed_and_kept_on_ctrl_c(tmp_path: Path):
     assert len(list(tmp_path.rglob("sweep.parquet"))) == 1
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_lost_is_one_line_and_leaves_the_rows_that_are_there(tmp_path: Path):
     place = tmp_path / "scheduler.json"
     start = [sys.executable, "-m", "distributed.cli"]

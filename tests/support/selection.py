@@ -15,9 +15,32 @@ def pairwise(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
     Args:
         cases: values of the parameters, such as a product of their options, less those that are refused.
     """
-    every = list(cases)
-    kept = sorted(_cover(every))
+    return _covered(list(cases), 2)
+
+
+def each_once(
+    cases: Iterable[tuple[Any, ...]], values: Callable[..., tuple[Any, ...]] = lambda *case: case
+) -> list[Any]:
+    """Returns every case for `parametrize`; those that are not needed for each value to occur once are marked slow.
+
+    Args:
+        values: what has to occur of a case, such as its parameters and a combination of two of them.
+    """
+    return _covered(list(cases), 1, values)
+
+
+def _covered(
+    every: list[tuple[Any, ...]], together: int, values: Callable[..., tuple[Any, ...]] = lambda *case: case
+) -> list[Any]:
+    kept = sorted(_cover([values(*case) for case in every], together))
     return [every[i] for i in kept] + slow(case for i, case in enumerate(every) if i not in kept)
+
+
+def first_of_each(values: Iterable[Any], kind: Callable[[Any], Any]) -> list[Any]:
+    """Returns all values for `parametrize`; those of a kind that an earlier one has are marked slow."""
+    every = list(values)
+    first = {kind(value): value for value in reversed(every)}
+    return [value if first[kind(value)] == value else pytest.param(value, marks=pytest.mark.slow) for value in every]
 
 
 def slow(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
@@ -25,8 +48,8 @@ def slow(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
     return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
 
 
-def slow_if(values: Iterable[str], *names: str) -> list[Any]:
-    """Returns all values for `parametrize`, those of these names marked slow."""
+def slow_if(values: Iterable[Any], *names: Any) -> list[Any]:
+    """Returns all values for `parametrize`, some of them marked slow."""
     return [pytest.param(value, marks=pytest.mark.slow) if value in names else value for value in values]
 
 
@@ -37,7 +60,7 @@ def covering(options: Mapping[str, Sequence[Any]], valid: Callable[[Choice], boo
         valid: says which combinations are allowed.
     """
     every = [choice for choice in combinations(options) if valid(choice)]
-    return [every[i] for i in _cover([tuple(choice.values()) for choice in every])]
+    return [every[i] for i in _cover([tuple(choice.values()) for choice in every], 2)]
 
 
 def combinations(options: Mapping[str, Sequence[Any]]) -> list[Choice]:
@@ -45,12 +68,12 @@ def combinations(options: Mapping[str, Sequence[Any]]) -> list[Choice]:
     return [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
 
 
-def _cover(cases: Sequence[tuple[Any, ...]]) -> list[int]:
-    """Positions of cases that together hold every pair of values that some case holds."""
-    pairs = [set(itertools.combinations(enumerate(map(repr, case)), 2)) for case in cases]
-    missing, kept = set().union(*pairs), []
+def _cover(cases: Sequence[tuple[Any, ...]], together: int) -> list[int]:
+    """Positions of cases in which all values (of pairs, two `together`) occur that occur in some case."""
+    parts = [set(itertools.combinations(enumerate(map(repr, case)), together)) for case in cases]
+    missing, kept = set().union(*parts), []
     while missing:
-        best = max(range(len(cases)), key=lambda i: len(pairs[i] & missing))
-        missing -= pairs[best]
+        best = max(range(len(cases)), key=lambda i: len(parts[i] & missing))
+        missing -= parts[best]
         kept.append(best)
     return kept

@@ -406,10 +406,11 @@ def test_every_kind_of_machine_draws(tmp_path, machine):
 @pytest.mark.parametrize(
     ("name", "settings", "diameter"),
     [
-        (
+        pytest.param(
             "tpu_v4_8x8x8",
             ["axes={x: {size: 64, wrap: true}, y: {size: 32, wrap: true}, z: {size: 32, wrap: true}}"],
             64,
+            marks=pytest.mark.slow,
         ),
         ("tpu_v4_8x8x8", ["axes={x: {size: 65536, wrap: true}}"], 32768),
         ("dgx_h100", ["chips=65536"], 2),

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.validations import validation
 
 from sim.errors import InputError
 from sim.specs import RequestSuite, load
 from sim.studies.validate.cases import Case, ScenarioRun, read
 from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
-from sim.studies.validate.validate import simulated, validate
+from sim.studies.validate.validate import simulated
 
 
 @cache
@@ -23,10 +24,10 @@ def predicted(case_id: str, *settings: str) -> float:
     return simulated(cases()[case_id], *settings)
 
 
+@pytest.mark.slow
 def test_the_rows_come_within_their_tolerance():
-    validation = validate("energonai")
-    assert validation.passes
-    assert len(validation.outcomes) == 202
+    assert validation("energonai").passes
+    assert len(validation("energonai").outcomes) == 202
 
 
 def _time_error(case: Case) -> float:
@@ -35,6 +36,7 @@ def _time_error(case: Case) -> float:
     return (ratio if case.metric == "latency_s" else 1 / ratio) - 1
 
 
+@pytest.mark.slow
 def test_no_engine_is_fast_or_slow_throughout():
     """With one set of constants for each stack, the mean error of its rows is below 4 %."""
     errors: dict[str, list[float]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.validations import validation
 
 from sim.cli import main
 from sim.errors import InputError
@@ -16,7 +17,7 @@ from sim.topology import build
 
 @pytest.fixture(scope="module")
 def gemm():
-    return validate("gemm")
+    return validation("gemm")
 
 
 def errors(validation, *series):

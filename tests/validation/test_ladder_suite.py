@@ -4,8 +4,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
+from support.selection import slow_if
+from support.validations import validation
 
 from sim.errors import InputError
+from sim.report.present.validation import Validation
 from sim.specs import GenerationSuite, load
 from sim.studies.validate import calibrate
 from sim.studies.validate.cases import read
@@ -19,10 +22,10 @@ def lines_of_rows():
     return ROWS.read_text(encoding="utf-8").splitlines()
 
 
-@pytest.fixture(scope="module")
-def some():
+@pytest.fixture(params=slow_if(["ladder"], "ladder"))
+def some(request: pytest.FixtureRequest) -> Validation:
     """All rows, most of which no constant was fitted to."""
-    return validate("ladder")
+    return validation(request.param)
 
 
 def test_speedups_are_predicted_within_what_the_suite_allows(some):

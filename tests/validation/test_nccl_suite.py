@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from support.published import write_rows
+from support.selection import slow_if
+from support.validations import validation
 
 from sim.errors import InputError
 from sim.report.present.validation import NCCL_TUNER, Errors, Outcome, Spread, Validation
@@ -19,9 +21,9 @@ ROW = {"case_id": "row", "system": "DGX H100", "gpus": 8, "collective": "all_red
 MIB = 2**20
 
 
-@pytest.fixture(scope="module")
-def nccl() -> Validation:
-    return validate("nccl")
+@pytest.fixture(params=slow_if(["nccl"], "nccl"))
+def nccl(request: pytest.FixtureRequest) -> Validation:
+    return validation(request.param)
 
 
 def size(outcome: Outcome) -> int:

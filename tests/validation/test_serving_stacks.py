@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from support.validations import validation
 
 from sim import topology as machines
 from sim.errors import InputError
@@ -15,7 +16,6 @@ from sim.simulate.predict import predict
 from sim.simulate.run import run
 from sim.specs import Scenario, TorusSpec, load
 from sim.studies.bench import collective as bench
-from sim.studies.validate.validate import validate
 
 BASE = "gpt20b_tp2_ft"
 FEW = ("engine.layers=2", "stack.graph_capture=true")
@@ -157,8 +157,7 @@ def test_every_shipped_scenario_on_gpus_is_within_the_tolerance_of_its_reference
 
 
 def test_prompts_of_vllm_come_within_their_tolerance():
-    validation = validate("vllm")
-    assert validation.passes
-    assert len(validation.outcomes) == 28
-    for outcome in validation.outcomes:
+    assert validation("vllm").passes
+    assert len(validation("vllm").outcomes) == 28
+    for outcome in validation("vllm").outcomes:
         assert abs(outcome.simulated / outcome.published - 1) < 0.10, outcome.case_id

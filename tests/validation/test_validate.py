@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.published import write_rows, write_suite
+from support.validations import validation
 
 from sim import cli
 from sim.plots import parity
@@ -43,7 +44,7 @@ def sim(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture(scope="module")
 def pope() -> Validation:
-    return validate("pope")
+    return validation("pope")
 
 
 def measured(*errors: float, **fields) -> str:
