@@ -18,7 +18,7 @@ def stall_per_group(every: int, layer: float, fetch: float, evict: float, ahead:
     return max(0, fetch + max(0, evict - (every - 1 - lead) * layer) - lead * layer)
 
 
-def most_layers(capacity: float, rest: float, layer: float, cache: float, every: int | None = None) -> int:
+def max_layers(capacity: float, rest: float, layer: float, cache: float, every: int | None = None) -> int:
     """Returns the layers of the largest model that fits.
 
     Args:

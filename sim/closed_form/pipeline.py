@@ -19,7 +19,7 @@ from math import ceil
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineForm:
+class PipelineTimes:
     """Times of a run of requests that all wait at the start, by algebra."""
 
     total: float
@@ -35,14 +35,14 @@ class PipelineForm:
     """Busy time of the slowest stage over the total."""
 
 
-def non_blocking(stage: Sequence[float], requests: int) -> PipelineForm:
+def predict_non_blocking(stage: Sequence[float], requests: int) -> PipelineTimes:
     """Times of requests that follow each other without a flush between them."""
     slowest = max(stage)
     total = sum(stage) + (requests - 1) * slowest
-    return PipelineForm(total, slowest, sum(stage[:-1]), _drain(stage, requests), requests * slowest / total)
+    return PipelineTimes(total, slowest, sum(stage[:-1]), _drain(stage, requests), requests * slowest / total)
 
 
-def blocking(stage: Sequence[float], requests: int, microbatches: int) -> PipelineForm:
+def predict_blocking(stage: Sequence[float], requests: int, microbatches: int) -> PipelineTimes:
     """Times of requests cut into micro-batches; the pipeline drains before the next request.
 
     Args:
@@ -50,15 +50,15 @@ def blocking(stage: Sequence[float], requests: int, microbatches: int) -> Pipeli
     """
     one = sum(stage) + (microbatches - 1) * max(stage)
     busy = microbatches * max(stage)
-    return PipelineForm(requests * one, one, sum(stage[:-1]), _drain(stage, microbatches), busy / one)
+    return PipelineTimes(requests * one, one, sum(stage[:-1]), _drain(stage, microbatches), busy / one)
 
 
-def sequential(stage: Sequence[float], requests: int) -> PipelineForm:
+def predict_sequential(stage: Sequence[float], requests: int) -> PipelineTimes:
     """Times of one request at a time, on one stage at a time."""
-    return blocking(stage, requests, 1)
+    return predict_blocking(stage, requests, 1)
 
 
-def called_every(pipeline: PipelineForm, call: float, requests: int, last_stage: float) -> PipelineForm:
+def limit_call_rate(pipeline: PipelineTimes, call: float, requests: int, last_stage: float) -> PipelineTimes:
     """Returns the times of a pipeline behind a controller that calls one worker after another, and needs `call` for all
     calls of a request.
 
@@ -73,18 +73,20 @@ def _drain(stage: Sequence[float], batches: int) -> float:
     return sum(stage[1:]) + (batches - 1) * (max(stage) - stage[0])
 
 
-def queued(stage: Sequence[float], requests: int, capacity: int, retry: float) -> PipelineForm:
+def predict_bounded_queue(stage: Sequence[float], requests: int, capacity: int, retry: float) -> PipelineTimes:
     """Times of requests through queues of limited capacity, by the recurrence of `bounded_queue`; the interval is the
     mean over the second half."""
-    rows = bounded_queue(stage, requests, capacity, retry)
+    rows = start_times_of_bounded_queue(stage, requests, capacity, retry)
     taken = [row[-1] for row in rows]
     total, half = taken[-1] + stage[-1], requests // 2
     interval = (taken[-1] - taken[half]) / (requests - 1 - half) if requests - 1 > half else total / requests
     drain = total - (rows[-1][0] + stage[0])
-    return PipelineForm(total, interval, taken[0], drain, requests * max(stage) / total)
+    return PipelineTimes(total, interval, taken[0], drain, requests * max(stage) / total)
 
 
-def bounded_queue(stage: Sequence[float], requests: int, capacity: int, retry: float) -> list[list[float]]:
+def start_times_of_bounded_queue(
+    stage: Sequence[float], requests: int, capacity: int, retry: float
+) -> list[list[float]]:
     """[requests][p] when each stage takes each batch.
 
     A stage takes batch k as soon as it is in its queue and the stage is free. It is free again when it has put its
@@ -94,14 +96,14 @@ def bounded_queue(stage: Sequence[float], requests: int, capacity: int, retry: f
     taken: list[list[float]] = []
     free = [0.0] * len(stage)
     for k in range(requests):
-        queued, row = 0.0, []
+        predict_bounded_queue, row = 0.0, []
         for s, time in enumerate(stage):
-            row.append(max(queued, free[s]))
+            row.append(max(predict_bounded_queue, free[s]))
             done = row[-1] + time
             if s + 1 < len(stage) and k >= capacity:
                 late = taken[k - capacity][s + 1] - done
                 if late > 0:
                     done += ceil(late / retry) * retry if retry else late
-            free[s] = queued = done
+            free[s] = predict_bounded_queue = done
         taken.append(row)
     return taken

@@ -24,7 +24,7 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
     mean of the steps. Layers are identical: two are lowered, and the second is repeated.
 
     Args:
-        topology: `sim.lowering.placement.machine` of the scenario, or that folded.
+        topology: `sim.lowering.placement.mesh_of` of the scenario, or that folded.
         keep: repeat a layer only so often, and say in `Program.skipped` how often it is left out. Not in a pipeline.
 
     Raises:

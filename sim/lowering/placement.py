@@ -20,7 +20,7 @@ STAGES = "p"
 """Mesh axis of the stages that `layout.mesh.pipeline` makes."""
 
 
-def machine(scenario: Scenario) -> Topology:
+def mesh_of(scenario: Scenario) -> Topology:
     """The scenario's machine, with the axes of its `mesh` where it has one; of a switch or graph its first chips.
 
     Tensor parallelism takes the first chips of a switch or graph, links to the others left out: `layout.mesh.tensor` of
@@ -29,18 +29,18 @@ def machine(scenario: Scenario) -> Topology:
     hold copies of them.
     """
     if scenario.mesh is not None:
-        return _meshed(scenario, scenario.mesh)
+        return _apply_mesh(scenario, scenario.mesh)
     stages = scenario.layout.mesh.pipeline
     if lines := scenario.topology.lines:
         built = topology.build(scenario.topology, scenario.stack)
-        return built if stages == 1 else _in_pieces(built, _slabs(lines, stages))
+        return built if stages == 1 else _split_axes(built, _cut_stages(lines, stages))
     chips = tensor_chips(scenario)
     built = topology.build(scenario.topology.keep_first_chips(stages * chips), scenario.stack)
     axes = ((STAGES, stages),) if stages > 1 else ()
-    return _in_pieces(built, row_major((*axes, *_tensor_axes(chips, scenario.model.kv_heads))))
+    return _split_axes(built, row_major((*axes, *_tensor_axes(chips, scenario.model.kv_heads))))
 
 
-def _meshed(scenario: Scenario, mesh: MeshSpec) -> Topology:
+def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:
     """The machine with the mesh of a scenario.
 
     Raises:
@@ -48,7 +48,7 @@ def _meshed(scenario: Scenario, mesh: MeshSpec) -> Topology:
     """
     if lines := scenario.topology.lines:
         pieces = pieces_on_torus(mesh, lines)
-        return _in_pieces(topology.build(scenario.topology, scenario.stack), pieces)
+        return _split_axes(topology.build(scenario.topology, scenario.stack), pieces)
     inside = row_major((name, size) for name, size in mesh.items() if isinstance(size, int))
     chips = prod(size for _, own in inside for size, _ in own)
     own = dict(inside)
@@ -62,10 +62,10 @@ def _meshed(scenario: Scenario, mesh: MeshSpec) -> Topology:
             raise InputError(rule, where="mesh", got=chips)
         own[box], chips = [(len(found), chips)], chips * len(found)
     built = topology.build(scenario.topology.keep_first_chips(chips), scenario.stack)
-    return _in_pieces(built, [(name, own[name]) for name in mesh])
+    return _split_axes(built, [(name, own[name]) for name in mesh])
 
 
-def _slabs(axes: Mapping[str, AxisSpec], stages: int) -> Pieces:
+def _cut_stages(axes: Mapping[str, AxisSpec], stages: int) -> Pieces:
     """A mesh whose first axis are equal slabs of a torus along its longest axis.
 
     Raises:
@@ -95,7 +95,7 @@ def stage_count(scenario: Scenario) -> int:
     own = scenario.layout.uses
     if not own or not own.stage:
         return scenario.layout.mesh.pipeline
-    sizes = {axis.name: axis.size for axis in machine(scenario).mesh}
+    sizes = {axis.name: axis.size for axis in mesh_of(scenario).mesh}
     for axis in own.stage:
         if axis not in sizes:
             rule = "names an axis that the mesh does not have"
@@ -149,16 +149,16 @@ def tensor_chips(scenario: Scenario) -> int:
 def used_chips(scenario: Scenario) -> int:
     """Chips of the machine that the mesh, or the layout, uses."""
     if scenario.mesh is not None:
-        return machine(scenario).chips
+        return mesh_of(scenario).chips
     return tensor_chips(scenario) * scenario.layout.mesh.pipeline
 
 
 def tensor_parallel(built: Topology, kv_heads: int) -> Topology:
     """A switch or graph with its chips along axes `t` and `r`, those of more than one chip."""
-    return _in_pieces(built, row_major(_tensor_axes(built.chips, kv_heads)))
+    return _split_axes(built, row_major(_tensor_axes(built.chips, kv_heads)))
 
 
-def _in_pieces(built: Topology, pieces: Pieces) -> Topology:
+def _split_axes(built: Topology, pieces: Pieces) -> Topology:
     return _with_mesh(built, mesh_of_pieces(built.axes, pieces))
 
 

@@ -1,1 +1,2 @@
-"""Numbers from a trace: measures, memory, and the report that sets them beside the closed form."""
+"""Report: traces and programs in, figures out beside their closed forms. `metrics` measures a trace, `report` is the
+record of a run, `present` shows it. Imports: everything up to shortcuts, but not how programs were lowered."""

@@ -1,4 +1,5 @@
-"""The step of the critical chip as parts that add up to it: of compute, of communication, of waits, and nothing."""
+"""Breakdown of the critical chip's step into compute, exposed communication, waits and idle time, which add up to
+it."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ PARTS = {
     "pipeline bubble": "no batch on the chip's stage: it fills, drains, or waits for another stage or a request",
     "idle": "none of these",
 }
-"""Parts of a step, and what they mean. Waits are left out where there are none."""
+"""Parts of a step and their definitions. Waits are omitted if there are none."""
 
 
 def compute_breakdown(trace: Trace, topology: Topology, batches: Batches | None = None) -> dict[str, float]:
-    """Seconds of each of PARTS on the critical chip; they add up to the step.
+    """Returns the seconds of each of PARTS on the critical chip; they add up to the step.
 
     Args:
         batches: of a pipeline.

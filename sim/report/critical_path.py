@@ -41,13 +41,13 @@ CAUSES = {
     COPY: "layers on their way from or to another memory",
     CALL: "requests on their way, calls, workers that look for work or room, the host between steps and in traces",
 }
-"""What the time of the path is spent on, and what that means."""
+"""Causes of time on the path, and their definitions."""
 
 _FLIGHTS = {Kind.BEGIN: LAUNCH, Kind.END: LAUNCH, Kind.COMPUTE: OP_OVERHEAD, Kind.JOIN: JOIN, Kind.EVENT: CALL}
-"""What a flight of each kind of task is; of the others, it is a message's."""
+"""Cause of a flight by kind of task; any other flight is a message's."""
 
 _HELD = {Kind.LAUNCH: OP_OVERHEAD, Kind.EVENT: CALL, Kind.COPY: COPY}
-"""What a task of a kind that neither computes nor sends is while it holds its resource."""
+"""Cause of the time that a task holds its resource, for kinds that neither compute nor send."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,28 +58,28 @@ class Path:
     start: Ints
     end: Ints
     flies: npt.NDArray[np.bool_]
-    """Whether the task's message flies then (or its collective is launched); else it holds its resource."""
+    """True if the task's message is in flight (or its collective is launched); False if it holds its resource."""
     holds_up: npt.NDArray[np.bool_]
-    """Whether the path goes on with a task that waited for what this one held, not for its result."""
+    """True if the next task on the path waited for the resource of this one, not for its result."""
 
     def __len__(self) -> int:
         return len(self.task)
 
     @property
     def length(self) -> Ints:
-        """Of each segment, ps."""
+        """[n] length of each segment, ps."""
         return self.end - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A part of the step that one thing owns."""
+    """Part of the step that is attributed to one cause, operation or link."""
 
     name: str
     time_ps: int
     of_step: float
     segments: int
-    """How often the path comes by."""
+    """Number of segments of the path."""
     about: str = ""
 
     @property
@@ -92,7 +92,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Who owns the step. `causes` add up to it to the picosecond, and so do `ops`."""
+    """Attribution of the step. `causes` add up to it to the picosecond, and so do `ops`."""
 
     step_ps: int
     causes: tuple[Share, ...]
@@ -108,7 +108,7 @@ class Shares:
 
 
 def find_critical_path(trace: Trace) -> Path:
-    """The critical path of `trace`; empty for a trace in which nothing takes time.
+    """Finds the critical path of `trace`; empty for a trace in which nothing takes time.
 
     Raises:
         ValueError: a task waited although nothing it needs was in use: not a trace of the engine's rule.
@@ -154,7 +154,7 @@ def find_critical_path(trace: Trace) -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Releases:
-    """Every release of a resource, in order of (resource, time)."""
+    """Releases of resources, in order of (resource, time)."""
 
     trace: Trace
     first: Ints
@@ -172,7 +172,7 @@ class _Releases:
         return cls(trace, np.concatenate(([0], np.cumsum(counts))), time_ps[order], task[order])
 
     def before(self, task: int) -> int:
-        """The task that released what `task` waited for, at the moment it could start.
+        """Returns the task that released what `task` waited for, at the moment it could start.
 
         One that held it for some time; else, one of no duration that stood before `task` in the queue.
         """
@@ -191,7 +191,7 @@ class _Releases:
 
 
 def attribute_step(trace: Trace, topology: Topology, path: Path | None = None) -> Shares:
-    """Who owns the step of `trace`.
+    """Attributes the step of `trace` to causes, operations and links.
 
     Args:
         path: that of `trace`, where it is known already.
@@ -236,7 +236,7 @@ def attribute_step(trace: Trace, topology: Topology, path: Path | None = None) -
 
 
 def link_class(topology: Topology, link: Link) -> str:
-    """The kind of link: `x+` on a torus, `egress port` on a switch, else what it is made of: `nvlink, 25 GB/s`."""
+    """Returns the kind of a link: `x+` on a torus, `egress port` on a switch, else its medium and bandwidth."""
     if link.axis:
         return f"{link.axis}{'+' if link.direction > 0 else '-'}"
     if topology.has_ports:
@@ -245,20 +245,20 @@ def link_class(topology: Topology, link: Link) -> str:
 
 
 def _link(trace: Trace, topology: Topology, task: int) -> Link | None:
-    """The link that a send holds; None where a task holds none."""
+    """Returns the link that a send holds; None if the task holds no link."""
     link = int(trace.program.resource[task]) - topology.chips
     return topology.links[link] if 0 <= link < len(topology.links) else None
 
 
 def _waits_for_other_collective(trace: Trace, path: Path) -> npt.NDArray[np.bool_]:
-    """[n] segments in which the path waits for a resource that another collective holds."""
+    """Returns the segments in which the path waits for a resource that another collective holds, [n]."""
     collective = trace.program.collective[path.task]
     follows = np.append(collective[1:], -1)
     return np.asarray(path.holds_up & (collective != follows))
 
 
 def _sum_by_name(names: list[str], lengths: list[int], step_ps: int, about: dict[str, str]) -> tuple[Share, ...]:
-    """Sums by name, the longest first."""
+    """Adds up lengths by name, the longest first."""
     sums: dict[str, list[int]] = {}
     for name, length in zip(names, lengths, strict=True):
         total = sums.setdefault(name, [0, 0])

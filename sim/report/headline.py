@@ -1,4 +1,4 @@
-"""The figures of a report that are read first, each with what it means; as rows, and as HTML for a notebook."""
+"""First figures of a report with their definitions, as rows and as HTML for a notebook."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def list_headline_figures(report: Report) -> list[tuple[str, str, str]]:
-    """(label, value, definition) of each."""
+    """Returns (label, value, definition) of each."""
     found = report.simulated
     span = "all steps" if report.phases else report.span
     exposed = f"communication of {span} with no compute on the critical chip meanwhile"
@@ -30,7 +30,7 @@ def list_headline_figures(report: Report) -> list[tuple[str, str, str]]:
 
 
 def list_brief_figures(report: Report) -> list[tuple[str, str]]:
-    """(label, value) of what fits one line."""
+    """Returns (label, value) of the figures that fit one line."""
     return [(label, value) for label, value, _ in _first(report)]
 
 
@@ -53,7 +53,7 @@ def _first(report: Report) -> list[tuple[str, str, str]]:
 
 
 def to_html(title: str, rows: Iterable[Sequence[str]]) -> str:
-    """A table for a notebook."""
+    """Returns a table for a notebook."""
     body = "".join(
         "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
         for row in rows

@@ -1,4 +1,4 @@
-"""A chip's lanes: its compute, its collectives in as many rows as run at once, and its outgoing links."""
+"""Lanes of a chip in a timeline: its compute, its collectives in as many rows as run at once, its outgoing links."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Lane:
 
 
 def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int, list[Lane]]:
-    """Lanes of each chip: compute, collectives (one row at least), then links in the topology's order."""
+    """Returns the lanes of each chip: compute, collectives (one row at least), then links in the topology's order."""
     compute, collectives, links = sp.compute_spans(trace), sp.collective_spans(trace), sp.link_spans(trace, topology)
     copies = sp.copy_spans(trace)
     result: dict[int, list[Lane]] = {}
@@ -56,20 +56,20 @@ def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[
 
 
 def build_path_lane(path: Path) -> Lane:
-    """The critical path of a trace as a lane."""
+    """Returns the critical path of a trace as a lane."""
     nowhere = np.zeros(len(path), dtype=np.int64)
     spans = sp.Spans(path.task, nowhere, path.start, path.end)
     return Lane("path", "critical path", spans, spans.where(path.flies))
 
 
 def link_label(link: Link) -> str:
-    """A link's name as seen from its chip: `x+`, `egress`, `to gpu1#0`."""
+    """Returns a link's name as seen from its chip: `x+`, `egress`, `to gpu1#0`."""
     _, arrow, there = link.name.partition("->")
     return f"to {there}" if arrow else link.name.rpartition(":")[2]
 
 
 def group_identical_chips(trace: Trace, topology: Topology) -> list[Ints]:
-    """Chips in groups that do the same ops at the same times on the same lanes, the group of the lowest chip first.
+    """Groups chips that do the same ops at the same times on the same lanes, the group of the lowest chip first.
 
     Chips are compared by a 64-bit sum over their spans, so two chips that differ are told apart but for a chance of
     one in 10**19.
@@ -91,7 +91,7 @@ def group_identical_chips(trace: Trace, topology: Topology) -> list[Ints]:
 
 
 def find_tasks_on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]) -> npt.NDArray[np.bool_]:
-    """[tasks] those of the critical path, and the same of all chips that do the same.
+    """Returns True for the tasks of the critical path and for the same tasks of identical chips, [tasks].
 
     Args:
         groups: chips that do the same, as `alike` finds them.
@@ -109,7 +109,7 @@ def find_tasks_on_path(trace: Trace, topology: Topology, path: Path, groups: Seq
 
 
 def _ports(topology: Topology) -> Ints:
-    """Place of each link among the links of its sender; of one from a switch, among those to its receiver."""
+    """Returns the place of each link among the links of its sender, or, from a switch, among those to its receiver."""
     places, last = np.zeros(len(topology.links), dtype=np.int64), Counter[tuple[int, bool]]()
     for link in topology.links:
         own = (link.src, True) if link.src < topology.chips else (link.dst, False)
@@ -119,7 +119,7 @@ def _ports(topology: Topology) -> Ints:
 
 
 def _mixed(columns: Sequence[npt.NDArray[np.integer]]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash per row (the finaliser of splitmix64, after each column)."""
+    """Returns a 64-bit hash per row (the finaliser of splitmix64, after each column)."""
     value = np.zeros(len(columns[0]), dtype=np.uint64)
     for column in columns:
         value = value + column.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -134,7 +134,7 @@ class LayerTimes:
     """Layers on a chip in order of time: once each, in a pipeline once for every batch."""
 
     edges: Ints
-    """[layers + 1] when each begins (its first compute or collective), and when the last ends, ps."""
+    """[layers + 1] begin of each layer (its first compute or collective) and end of the last, ps."""
     layer: Ints
     """[layers] number in the model."""
     batch: Ints
@@ -145,7 +145,7 @@ class LayerTimes:
 
 
 def layer_times(trace: Trace, chip: int) -> LayerTimes:
-    """The layers of a chip; none for a program without layers, or a chip that has none."""
+    """Returns the layers of a chip; none for a program or chip without layers."""
     program = trace.program
     own = np.flatnonzero(program.chip == chip)
     # Batches follow each other through a stage, and before each stands the moment at which the stage takes it.

@@ -1,4 +1,4 @@
-"""One collective by itself as it was measured: a row of the table of nccl-tests, with its closed form and its bound."""
+"""One measured collective: a row of nccl-tests' table, with its closed form and its bound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One line of the table."""
+    """One row of the table."""
 
     collective: str
     algorithm: str
@@ -21,15 +21,15 @@ class Measurement:
     busbw: float
     """algbw scaled to what a link carries (nccl-tests), bytes/s."""
     closed_form_s: float | None
-    """None where no form exists; of NCCL's algorithms what its tuner predicts."""
+    """Time by the closed form, or NCCL's prediction for its algorithms; None if no form exists."""
     bound_s: float
-    """No algorithm is faster."""
+    """Lower bound of every algorithm, s."""
     form: str = "closed form"
     """Name of the closed form."""
     rings: str = ""
-    """Of a ring on a graph: what it goes over."""
+    """Links that a ring on a graph uses."""
     notes: tuple[str, ...] = ()
-    """What is not as the machine's file says and what follows from it, who chose the algorithm, what is left out."""
+    """Deviations from the machine's file and their consequences, who chose the algorithm, omissions."""
 
     @property
     def error(self) -> float | None:

@@ -19,12 +19,13 @@ class Memory:
 
     weights_bytes: float
     kv_cache_bytes: float
-    """After the last step."""
+    """KV cache after the last step."""
     capacity_bytes: float
     gather_buffer_bytes: float = 0.0
-    """Gathered weights, where a layout gathers them."""
+    """Buffers of gathered weights."""
     remedies: tuple[str, ...] = ()
-    """What would make it fit, if it does not; of batch and chips a first guess, since not everything scales."""
+    """Changes that would make it fit, if it does not; batch and chips are first guesses, since not everything
+    scales."""
 
     @property
     def used_bytes(self) -> float:
@@ -36,17 +37,17 @@ class Memory:
 
     @property
     def excess_bytes(self) -> float:
-        """By how much it does not fit; 0 when it does."""
+        """Bytes beyond the capacity; 0 if it fits."""
         return max(0.0, self.used_bytes - self.capacity_bytes)
 
     @property
     def halved_bytes(self) -> dict[str, float]:
-        """What numbers of half the size would save, by the field of the workload that sets their format."""
+        """Bytes that numbers of half the size would save, by the field of the workload that sets their format."""
         return {"kv_cache": self.kv_cache_bytes / 2, "weights": (self.weights_bytes + self.gather_buffer_bytes) / 2}
 
 
 def add_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory | None = None) -> Memory:
-    """The memory of a chip of the scenario, with what would make it fit.
+    """Returns the memory of a chip with changes that would make it fit.
 
     Args:
         chips: over which the model is split.
@@ -74,7 +75,7 @@ def add_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory |
 
 
 def combine_memory(scenarios: Sequence[Scenario], phases: Sequence[Memory], chips: int) -> Memory:
-    """The memory of a run whose phases follow each other: that of the phase that needs more.
+    """Returns the memory of a run's two phases: that of the phase that needs more.
 
     Args:
         scenarios: of the phases.
@@ -87,6 +88,6 @@ def combine_memory(scenarios: Sequence[Scenario], phases: Sequence[Memory], chip
 
 
 def _largest_batch(memory: Memory, batch: int) -> int:
-    """Sequences whose cache fits beside all else; 0 where none does or there is no cache."""
+    """Returns the largest batch whose cache fits beside all else; 0 if none does or there is no cache."""
     left = memory.capacity_bytes - memory.weights_bytes - memory.gather_buffer_bytes
     return floor(batch * left / memory.kv_cache_bytes) if memory.kv_cache_bytes else 0

@@ -1,4 +1,4 @@
-"""What an op's name says: `all_gather(yz) residual` is an all-gather over y and z of the residual."""
+"""Names of ops: `all_gather(yz) residual` is an all-gather over y and z of the residual."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ COLLECTIVES = {
     "permute": "permute",
     "send": "send",
 }
-"""Op name of a collective -> the class it is drawn and listed as."""
+"""Class that a collective is drawn and listed as, by its op name."""
 
 COPIES = ("fetch", "evict")
 """Ops of copy engines."""
 
 WAIT = "wait"
-"""Class of what only waits: requests, calls and polls of a pipeline."""
+"""Class of requests, calls and polls of a pipeline."""
 
 _NAME = re.compile(r"(?P<collective>\w+)(\((?P<over>[^()]*)\))?\s*(?P<operand>.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """An op's name, taken apart."""
+    """Parts of an op's name."""
 
     group: str
     """Class: `matmul`, `attention`, `all-gather`, `reduce-scatter`, ..."""
     over: str = ""
     """Mesh axes of a collective, as they are written: `Program.axes` has their names."""
     operand: str = ""
-    """What a collective moves; the name of a compute op."""
+    """Operand of a collective, or the name of a compute op."""
 
 
 @cache
 def parse_op(name: str) -> Op:
-    """The op of that name. A name that is no collective's is compute's."""
+    """Parses an op's name. A name that is no collective's is compute's."""
     if name in COPIES:
         return Op("copy", operand=name)
     match = _NAME.fullmatch(name)
@@ -55,7 +55,8 @@ def parse_op(name: str) -> Op:
 
 
 def classify_ops(program: Program) -> npt.NDArray[np.str_]:
-    """Class of each op of a program [ops]; compute without a FLOP is `elementwise`, what only waits is `wait`."""
+    """Returns the class of each op of a program, [ops]: compute without FLOPs is `elementwise`, requests and polls are
+    `wait`."""
     groups = np.array([parse_op(name).group for name in program.op_names])
     others = ~np.isin(groups, [*COLLECTIVES.values(), "copy"])
     flops = np.bincount(program.op, weights=program.flops, minlength=len(groups))

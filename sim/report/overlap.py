@@ -1,4 +1,4 @@
-"""A note where a pass is slower with its overlap than without, and what makes it so."""
+"""Note that explains why a pass is slower with its overlap than without."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sim.report.metrics import Measures, OpMeasure
 from sim.units import LEAST_SHOWN_S, format_seconds
 
 _LEAST = 1e-3
-"""Slower by less than this share is not worth a note."""
+"""Smallest slowdown worth a note, as a share of the pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of the critical chip's time, and why an overlap makes it longer."""
+    """A part of the critical chip's time, and the reason why an overlap makes it longer."""
 
     name: str
     seconds: Callable[[Measures], float]
@@ -49,11 +49,11 @@ _PARTS = (
     ),
     _Part("waiting", _of_waits, "streams join more often"),
 )
-"""They add up to the step, or to the time of all requests of a pipeline."""
+"""Parts that add up to the step, or to the time of all requests of a pipeline."""
 
 
 def explain_slower_overlap(overlap: str, phase: str, own: Measures, plain: Measures) -> tuple[str, ...]:
-    """Returns the note, none where the overlap pays.
+    """Returns the note; empty if the overlap pays.
 
     Args:
         own, plain: of the same pass with the overlap and without.

@@ -1,4 +1,4 @@
-"""The report of a prefill and the decode steps after it, made of the reports of both."""
+"""Report of a prefill and the decode steps after it, combined from the reports of both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sim.specs import Scenario
 
 
 def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: Sequence[str] = ()) -> Report:
-    """The report of both phases. Per-op times and stages are in the reports of the phases.
+    """Combines the reports of both phases. Per-op times and stages remain in the reports of the phases.
 
     Args:
         notes: what to say of both beside the notes of each.
@@ -29,7 +29,7 @@ def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: S
     peak = scenario.topology.chip.peak[scenario.workload.activations].value
 
     def all_steps(name: str) -> float:
-        """Share of one request."""
+        """Returns the time of one request."""
         return float(getattr(first, name) / passes[0] + getattr(then, name) * steps / passes[1])
 
     parts = (

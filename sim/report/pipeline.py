@@ -1,4 +1,4 @@
-"""What a pipeline did: whole requests, their forward passes, and stages with their bubbles, beside the algebra.
+"""Figures of a pipeline: whole requests, their forward passes, and stages with their bubbles, beside the algebra.
 
 Every chip of a stage is a rank. A stage is *busy* with a batch from when its last rank has it until the last rank is
 done with it, *waits* while some ranks have the batch and the others do not (they have not been called), and is *idle*
@@ -28,18 +28,18 @@ class StageBatch:
 
     request: int
     part: int
-    """Of the request: its micro-batch, 0 where it is not cut."""
+    """Micro-batch of the request, 0 if it is not cut."""
     waits_from: int
-    """When the first rank has it and the batch before has left the stage."""
+    """Time at which the first rank has it and the batch before has left the stage."""
     begin: int
-    """When the last rank has it."""
+    """Time at which the last rank has it."""
     end: int
-    """When the last rank is done with it."""
+    """Time at which the last rank is done with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One stage. Seconds."""
+    """Figures of one stage, seconds."""
 
     layers: int
     chips: tuple[int, ...]
@@ -47,7 +47,7 @@ class StageReport:
     """Mean busy time of a batch, or micro-batch."""
     busy_s: float
     wait_s: float
-    """Ranks wait for other ranks of the stage to be called."""
+    """Time that ranks wait for other ranks of the stage to be called."""
     idle_s: float
     fill_s: float
     """Part of the idle time until the first batch."""
@@ -59,7 +59,7 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """One forward pass of every request: the prefill, or one decode step. Seconds."""
+    """Figures of one forward pass of every request: the prefill, or one decode step; seconds."""
 
     phase: str
     per_request: int
@@ -70,17 +70,17 @@ class Passes:
     """Decode steps of as many requests before: the pipeline is full when the others come. No latency is theirs."""
     microbatches: int
     total_s: float
-    """From the first arrival to the last result."""
+    """Time from the first arrival to the last result."""
     latency_mean_s: float
-    """Of a pass, from its arrival to its result."""
+    """Mean latency of a pass, from its arrival to its result."""
     latency_median_s: float
     latency_p95_s: float
     latency_max_s: float
     interval_s: float
     """Mean time between results over the second half of the passes; over all where these come at once."""
     stages: tuple[StageReport, ...]
-    closed_form: form.PipelineForm
-    """Of the stages' mean times where sends are free, and all requests there from the start."""
+    closed_form: form.PipelineTimes
+    """Closed form of the stages' mean times with free sends, and all requests there from the start."""
 
     @property
     def total_difference(self) -> float:
@@ -95,17 +95,17 @@ class Passes:
 
 @dataclass(frozen=True, slots=True)
 class PipelineReport:
-    """Whole requests through stages, each a prefill, all decode steps, or both. Seconds."""
+    """Figures of whole requests through stages: a prefill, all decode steps, or both; seconds."""
 
     schedule: str
     requests: int
     in_flight: int
-    """Requests under way at most."""
+    """Most requests in flight."""
     total_s: float
     """Time of the machine for all requests."""
     closed_form_total_s: float
     latency_mean_s: float
-    """Of a request, from its arrival to its last result."""
+    """Mean latency of a request, from its arrival to its last result."""
     interval_s: float
     """Mean time between results of requests."""
     requests_per_s: float
@@ -113,11 +113,11 @@ class PipelineReport:
     bubble: float
     """Share of the total without a batch on a stage, mean of the stages."""
     passes: Passes | None
-    """None for two phases, each of which has its own."""
+    """Passes of the phase; None for two phases, each of which has its own."""
 
 
 def report_passes(trace: Trace, batches: Batches, scenario: Scenario, spec: PipelineSpec) -> Passes:
-    """The figures of one simulated pass of every request."""
+    """Returns the figures of one simulated pass of every request."""
     ends = trace.times["end"]
     answered, latency = ends[list(batches.answered)] / PS_PER_S, batches.latencies_s(ends)
     stages = report_stages(trace, batches)
@@ -139,7 +139,7 @@ def report_passes(trace: Trace, batches: Batches, scenario: Scenario, spec: Pipe
 
 
 def report_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> PipelineReport:
-    """Whole requests of one phase, of which `passes` has one forward pass each.
+    """Returns the figures of whole requests of one phase, of which `passes` has one forward pass each.
 
     Args:
         latency_s: mean of a request, all its passes; every other time is assumed to grow as it does.
@@ -161,7 +161,7 @@ def report_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> Pip
 
 
 def combine_pipelines(prefill: PipelineReport, decode: PipelineReport) -> PipelineReport:
-    """The same requests, each its prefill and then its decode steps."""
+    """Combines both phases of the same requests: the prefill, then the decode steps."""
     total_s, interval_s = prefill.total_s + decode.total_s, prefill.interval_s + decode.interval_s
     return PipelineReport(
         schedule=decode.schedule,
@@ -178,7 +178,7 @@ def combine_pipelines(prefill: PipelineReport, decode: PipelineReport) -> Pipeli
 
 
 def stage_batches(trace: Trace, batches: Batches, stage: int) -> tuple[StageBatch, ...]:
-    """The batches of a stage in their order; none begins before the one before has ended."""
+    """Returns the batches of a stage in their order; none begins before the one before has ended."""
     ends, found, last = trace.times["end"], [], 0
     for each in batches.passes:
         if each.stage == stage:
@@ -189,7 +189,7 @@ def stage_batches(trace: Trace, batches: Batches, stage: int) -> tuple[StageBatc
 
 
 def report_stages(trace: Trace, batches: Batches) -> tuple[StageReport, ...]:
-    """The figures of every stage."""
+    """Returns the figures of every stage."""
     return tuple(_stage(trace, batches, stage) for stage in range(len(batches.layers)))
 
 
@@ -212,7 +212,7 @@ def _stage(trace: Trace, batches: Batches, stage: int) -> StageReport:
 
 
 def _interval_s(answered: Floats) -> float:
-    """Mean time between results, which are in order of time."""
+    """Returns the mean time between results, which are in order of time."""
     half = len(answered) // 2
     later = answered[half:]
     if len(later) > 1 and later[-1] > later[0]:
@@ -220,20 +220,20 @@ def _interval_s(answered: Floats) -> float:
     return float(answered[-1] / len(answered))
 
 
-def _form(spec: PipelineSpec, requests: int, stages: Sequence[StageReport], microbatches: int) -> form.PipelineForm:
+def _form(spec: PipelineSpec, requests: int, stages: Sequence[StageReport], microbatches: int) -> form.PipelineTimes:
     controller, stage_s = spec.controller, [stage.pass_s for stage in stages]
     found = _free_sends(spec, requests, stage_s, microbatches)
     if controller is None or controller.kind != "single":
         return found
     call_s = controller.rpc.value * sum(len(stage.chips) for stage in stages)
-    return form.called_every(found, call_s, requests, stage_s[-1])
+    return form.limit_call_rate(found, call_s, requests, stage_s[-1])
 
 
-def _free_sends(spec: PipelineSpec, requests: int, stage_s: Sequence[float], microbatches: int) -> form.PipelineForm:
+def _free_sends(spec: PipelineSpec, requests: int, stage_s: Sequence[float], microbatches: int) -> form.PipelineTimes:
     if spec.schedule == "blocking":
-        return form.blocking(stage_s, requests, microbatches)
+        return form.predict_blocking(stage_s, requests, microbatches)
     if spec.schedule == "sequential":
-        return form.sequential(stage_s, requests)
+        return form.predict_sequential(stage_s, requests)
     if spec.queue:
-        return form.queued(stage_s, requests, spec.queue.capacity, spec.queue.retry)
-    return form.non_blocking(stage_s, requests)
+        return form.predict_bounded_queue(stage_s, requests, spec.queue.capacity, spec.queue.retry)
+    return form.predict_non_blocking(stage_s, requests)

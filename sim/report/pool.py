@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.closed_form.memory_pool import most_layers, stall_per_group
+from sim.closed_form.memory_pool import max_layers, stall_per_group
 from sim.program import Floats, Ints, Kind
 from sim.program.trace import Trace
 from sim.report.memory import Memory
@@ -64,8 +64,8 @@ def report_pool(
         stall_s=stall_s,
         closed_form_stall_s=groups * stall_per_group(every, layer_s, copy_s, copy_s, spec.prefetch_layers),
         slower=stall_s * PS_PER_S / resident_ps,
-        layers_that_fit=most_layers(memory.capacity_bytes, rest, layer_bytes, cache, every),
-        layers_that_fit_without=most_layers(memory.capacity_bytes, rest, layer_bytes, cache),
+        layers_that_fit=max_layers(memory.capacity_bytes, rest, layer_bytes, cache, every),
+        layers_that_fit_without=max_layers(memory.capacity_bytes, rest, layer_bytes, cache),
     )
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: simulated figures beside the closed form, the published value, memory and links."""
+"""Report of a run: simulated figures beside the closed form, the published value, memory and links."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _LINKS_NAMED = 4
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """Simulated figures. Times other than the latencies are of one step on the critical chip, seconds.
+    """Simulated figures. Times other than latencies are of one step on the critical chip, seconds.
 
     For a prefill and decode steps together they are of all steps, and `step_s` is their mean.
     """
 
     latency_s: float
-    """All steps."""
+    """Latency of all steps."""
     step_s: float
     ttft_s: float | None
-    """Time to first token: of the prefill; None where there is none."""
+    """Time to first token: that of the prefill; None if there is none."""
     tpot_s: float | None
-    """Time per output token: decode latency / generated tokens; None where nothing is generated."""
+    """Time per output token: decode latency / generated tokens; None if nothing is generated."""
     tokens_per_s: float
-    """Of all sequences together; padding is not counted."""
+    """Tokens of all sequences per second; padding is not counted."""
     mfu: float
     """2 x unpadded parameters x tokens / (chips x peak x time), Pope et al. section 2."""
     chip_s_per_token: float
@@ -52,7 +52,7 @@ class Simulated:
     stream_wait_s: float
     """One stream of the chip waits for the other; see `sim.report.metrics` for this and what follows."""
     copy_wait_s: float
-    """For layers of a memory pool."""
+    """Wait for layers of a memory pool."""
     bubble_s: float
     """Without a batch on the chip's stage of a pipeline."""
     idle_s: float
@@ -71,24 +71,24 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class LinkLoad:
-    """Links in one step."""
+    """Load of the links in one step."""
 
     busiest: tuple[str, ...]
-    """The first few of the links with the most busy time."""
+    """First few of the links with the most busy time."""
     tied: int
-    """How many links have that busy time."""
+    """Number of links with that busy time."""
     utilisation: float
     """Busy time / step time of the busiest link."""
     bytes: float
-    """Sent over the busiest link."""
+    """Bytes over the busiest link."""
     mean_utilisation: float
     total_bytes: float
-    """Sent over all links; a message counts on every hop."""
+    """Bytes over all links; a message counts on every hop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything a run says about itself in numbers."""
+    """All figures of a run."""
 
     scenario: str
     machine: str
@@ -96,7 +96,7 @@ class Report:
     critical_chip: int
     simulated: Simulated
     closed_form: ClosedForm | None
-    """None where no formula covers the scenario."""
+    """Closed form; None if no formula covers the scenario."""
     published: Published | None
     memory: Memory
     links: LinkLoad
@@ -105,38 +105,39 @@ class Report:
     phases: tuple[Report, ...]
     """Reports of the prefill and of the decode steps, where the scenario has both."""
     tasks: int
-    """Of one step."""
+    """Tasks of one step."""
     layers_simulated: int
     layers: int
-    """Of the whole model."""
+    """Layers of the full model."""
     folded: bool
     notes: tuple[str, ...]
-    """What the layout does otherwise than its name says."""
+    """Ways in which the layout differs from its name."""
     shortcuts: tuple[str, ...] = ()
-    """What was simulated for the rest, or why nothing was."""
+    """One sentence per shortcut: the part that was simulated and why."""
     pipeline: PipelineReport | None = None
-    """Of stages or of requests over time; latencies are then the mean of a request's. With two phases, of both."""
+    """Figures of stages or of requests over time; latencies are then the mean of a request's. With two phases, of
+    both."""
 
     pool: Pool | None = None
-    """Of a memory pool."""
+    """Figures of a memory pool."""
     padding: Padding | None = None
-    """What leaving padding out saves."""
+    """Time that padding removal saves."""
     spread: Spread | None = None
     """Latency, all steps, of repeated runs with jitter; every other figure is of the first."""
     rests_on: RestsOn | None = None
     """Constants of machine and software."""
     waiting: Waiting | None = None
-    """For late peers, of one step, where something makes chips differ; with two phases in their reports."""
+    """Waiting for late peers in one step, if something makes chips differ; with two phases it is in their reports."""
 
     @property
     def chip_s(self) -> float:
-        """Time that the critical chip's parts add up to: one step, of a pipeline one pass of all requests, s."""
+        """Sum of the critical chip's parts: one step, or one pass of all requests of a pipeline, s."""
         parts = self.simulated
         return parts.compute_s + parts.exposed_communication_s + sum(self.waits_s.values()) + parts.idle_s
 
     @property
     def waits_s(self) -> dict[str, float]:
-        """What the critical chip waits for while it neither computes nor communicates, by the name of it, s."""
+        """Waits of the critical chip while it neither computes nor communicates, by cause, s."""
         parts = self.simulated
         return {
             "stream join": parts.stream_wait_s,
@@ -146,12 +147,12 @@ class Report:
 
     @property
     def latency_of(self) -> str:
-        """What the latency is of."""
+        """Label of the latency."""
         return "latency per request, mean" if self.pipeline else "latency, all steps"
 
     @property
     def span(self) -> str:
-        """What times of the critical chip are of."""
+        """Span of the critical chip's times: `one step`, `all 12 requests`."""
         passes = self.pipeline.passes if self.pipeline else None
         if passes is None:
             return "one pass of all requests" if self.pipeline else "one step"
@@ -179,7 +180,7 @@ class Report:
         )
 
     def to_dict(self, wall_s: float | None = None) -> dict[str, Any]:
-        """The report as JSON data.
+        """Returns the report as JSON data.
 
         Args:
             wall_s: wall-clock time of the run, for a terminal. Leave it out of files: without it the same scenario
@@ -285,7 +286,7 @@ def build_report(
 def compute_rates(
     scenario: Scenario, chips: int, peak_flops: float, latency_s: float, pipeline: PipelineReport | None
 ) -> dict[str, float]:
-    """Tokens per second, MFU and cost of the scenario: its useful tokens over the time of its chips.
+    """Returns tokens per second, MFU and cost: useful tokens over the time of the chips.
 
     Requests of a pipeline overlap, so the time of each is its share of the time of all.
     """
@@ -299,7 +300,7 @@ def compute_rates(
 
 
 def compare_to_published(scenario: Scenario, latency_s: float) -> Published | None:
-    """The scenario's published latency beside the simulated one; None where some layers only were simulated."""
+    """Returns the published latency beside the simulated one; None if some layers only were simulated."""
     reference = scenario.reference
     if reference is None or scenario.layers < scenario.model.layers:
         return None
@@ -308,7 +309,7 @@ def compare_to_published(scenario: Scenario, latency_s: float) -> Published | No
 
 
 def _load(measures: Measures, topology: Topology) -> LinkLoad:
-    """The links' part of the report, of all links for which those measured stand."""
+    """Returns the load of all links, including those that the simulated links represent."""
     if not measures.busiest_links:
         return LinkLoad((), 0, 0.0, 0.0, 0.0, 0.0)
     busiest, links = int(measures.link_busy_s.argmax()), topology.representative_links

@@ -1,4 +1,4 @@
-"""Which of the two times of an operation's cost is the longer: that of its FLOPs or that of its bytes."""
+"""Classification of operations as memory-bound or compute-bound by the two times of their cost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from sim.program import Kind, Program
 
 
 def is_memory_bound(program: Program) -> npt.NDArray[np.bool_]:
-    """Returns which launches [tasks] take longer for their bytes than for their FLOPs, at the rates of their costs."""
+    """Returns True for launches whose bytes take longer than their FLOPs at the rates of their costs, [tasks]."""
     bound: npt.NDArray[np.bool_] = (program.kind == Kind.COMPUTE) & (program.memory_ps > program.compute_ps)
     return bound

@@ -1,4 +1,4 @@
-"""Spans of time on lanes: what a chip or a link was doing when, and the algebra of unions and gaps on them.
+"""Spans of time on lanes: the activity of chips and links, and the algebra of unions and gaps on them.
 
 A span is half open, [start, end), whole picoseconds. Everything works on columns; programs have millions of tasks.
 """
@@ -38,50 +38,51 @@ class Spans:
         return int((self.end - self.start).sum())
 
     def where(self, chosen: npt.NDArray[np.generic]) -> Spans:
-        """The spans of a mask or of positions."""
+        """Returns the spans selected by a mask or by positions."""
         return Spans(self.task[chosen], self.lane[chosen], self.start[chosen], self.end[chosen])
 
     def within(self, start: int, end: int) -> Spans:
-        """The spans that reach into start .. end, cut to it."""
+        """Returns the spans that reach into start .. end, cut to it."""
         inside = self.where((self.end > start) & (self.start < end))
         return Spans(inside.task, inside.lane, np.maximum(inside.start, start), np.minimum(inside.end, end))
 
     def of_lane(self, lane: int) -> Spans:
-        """The spans of one lane, by start and then task."""
+        """Returns the spans of one lane, by start and then task."""
         own = self.where(np.flatnonzero(self.lane == lane))
         return own.where(np.lexsort((own.task, own.start)))
 
 
 def compute_spans(trace: Trace) -> Spans:
-    """Compute tasks on their chips."""
+    """Returns compute tasks on their chips."""
     program = trace.program
     task = np.flatnonzero(program.kind == Kind.COMPUTE)
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
 
 
 def copy_spans(trace: Trace) -> Spans:
-    """Copies on the copy engines of their chips."""
+    """Returns copies on the copy engines of their chips."""
     program = trace.program
     task = np.flatnonzero(program.kind == Kind.COPY)
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["free"][task])
 
 
 def join_spans(trace: Trace) -> Spans:
-    """Waits of one stream of a chip for another, after a collective has ended."""
+    """Returns waits of one stream of a chip for another, after a collective has ended."""
     program = trace.program
     task = np.flatnonzero(program.kind == Kind.JOIN)
     return Spans(task, program.chip[task], trace.times["start"][task], trace.times["end"][task])
 
 
 def stage_spans(trace: Trace, batches: Batches) -> Spans:
-    """Batches on the chips of their stages."""
+    """Returns batches on the chips of their stages."""
     parts = batches.passes
     task, last = (np.concatenate([getattr(part, name) for part in parts]) for name in ("begin", "end"))
     return Spans(task, trace.program.chip[task], trace.times["end"][task], trace.times["end"][last])
 
 
 def collective_spans(trace: Trace) -> Spans:
-    """Collectives on their chips, from the chip's entry to the arrival of everything; launch overhead included.
+    """Returns collectives on their chips, from the chip's entry to the arrival of the last message; launch overhead
+    included.
 
     A send between stages begins when both its ends have entered: who waits for the other transfers nothing.
 
@@ -104,7 +105,7 @@ def collective_spans(trace: Trace) -> Spans:
 
 
 def _entered(trace: Trace, begin: Tasks) -> Ints:
-    """When each collective begins on its chip, by its BEGIN, which are in order of (collective, chip).
+    """Returns the time at which each collective begins on its chip; its BEGINs are in order of (collective, chip).
 
     An EVENT of a collective is the moment at which both ends of a send have begun it.
     """

@@ -1,4 +1,4 @@
-"""What repeated runs of a scenario with jitter have in common, and how far they lie apart."""
+"""Spread of the latencies of repeated runs with jitter."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ class Spread:
 
     @classmethod
     def of(cls, latencies_s: Sequence[float]) -> Spread:
-        """Quartiles between two runs are linear between them."""
+        """Returns the quartiles, linear between two runs."""
         lowest, lower, median, upper, highest = (float(q) for q in np.percentile(latencies_s, (0, 25, 50, 75, 100)))
         return cls(len(latencies_s), median, lowest, lower, upper, highest)

@@ -1,4 +1,4 @@
-"""Time in collectives before and after the last peer has entered: waiting for a late one apart from transferring."""
+"""Time in collectives before and after the last peer has entered: waiting for a late peer, and transferring."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ class OpWaiting:
 
     op: str
     waiting_s: float
-    """In the collective before the last chip of its group has entered."""
+    """Time in the collective before the last chip of its group has entered."""
     transferring_s: float
-    """After that."""
+    """Time in the collective after that."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long chips are in collectives whose last peer has not entered yet. Of one step; seconds."""
+    """Time of chips in collectives whose last peer has not entered yet, in one step; seconds."""
 
     ops: tuple[OpWaiting, ...]
-    """In program order."""
+    """Collectives in program order."""
     waiting_s: float
-    """Of all collectives, mean over the chips."""
+    """Waiting in all collectives, mean over the chips."""
     transferring_s: float
     least_chip: int
-    """The chip that waits least, the lowest of them: the one that is late, or bound by what is."""
+    """Chip that waits least, the lowest of them: the late one, or one that its delay bounds."""
     least_s: float
     most_chip: int
-    """The chip that waits most, the lowest of them."""
+    """Chip that waits most, the lowest of them."""
     most_s: float
 
 
 def measure_waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) -> Waiting | None:
-    """Waiting and transferring of the collectives of `trace` on a machine of `chips`; None where there is none.
+    """Measures waiting and transferring in the collectives of `trace` on a machine of `chips`; None if there are none.
 
     Collectives of the layers that were left out count too; `periods` says how these follow (`sim.shortcuts.periodic`).
 
@@ -73,7 +73,7 @@ def measure_waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) ->
 
 
 def _sums(trace: Trace, chips: int) -> tuple[Ints, Ints]:
-    """[2, ops] waiting and transferring of all chips, and [chips] waiting of each, ps."""
+    """Returns waiting and transferring of all chips, [2, ops] ps, and waiting of each chip, [chips] ps."""
     program, times = trace.program, trace.times
     begin, end = np.flatnonzero(program.kind == Kind.BEGIN), np.flatnonzero(program.kind == Kind.END)
     begin = begin[np.argsort(_key(program, begin, chips), kind="stable")]
@@ -89,12 +89,13 @@ def _sums(trace: Trace, chips: int) -> tuple[Ints, Ints]:
 
 
 def _key(program: Program, tasks: Ints, chips: int) -> Ints:
-    """Number of (collective, chip) of each task."""
+    """Returns a number for the (collective, chip) of each task."""
     return program.collective[tasks].astype(np.int64) * chips + program.chip[tasks]
 
 
 def _groups(program: Program, keys: Ints, chips: int) -> Ints:
-    """[keys] first row of the group of each (collective, chip): those that sends join, directly or through others."""
+    """Returns the first row of each (collective, chip)'s group, [keys]: the chips that sends join, directly or through
+    others."""
     sends = np.flatnonzero((program.kind == Kind.SEND) & (program.collective >= 0))
     here = np.searchsorted(keys, _key(program, sends, chips))
     there = np.searchsorted(keys, program.collective[sends].astype(np.int64) * chips + program.peer[sends])

@@ -1,4 +1,4 @@
-"""What would shorten a step most: each part of it made free in turn, and the program simulated again.
+"""What-ifs: each part of a step made free in turn, and the program simulated again.
 
 The share of the critical path says what the step waits for now; without it another chain may be as long. Only a new
 simulation tells.
@@ -22,16 +22,16 @@ from sim.topology.graph import Topology
 from sim.units import PS_PER_S, to_ps
 
 _OPS = 8
-"""So many operations and collectives are tried by name: those with the largest shares of the path."""
+"""Number of operations and collectives tried by name: those with the largest shares of the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class WhatIf:
-    """One thing made free."""
+    """One part made free."""
 
     name: str
     step_s: float
-    """The step without it."""
+    """Time of the step without it."""
     saved_s: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def run_what_ifs(
     progress: Callable[[int, int], None] = lambda done, total: None,
     kernel: Kernel = "simpy",
 ) -> tuple[WhatIf, ...]:
-    """Steps with one thing free at a time, the most saved first; what saves nothing is left out.
+    """Simulates steps with one thing free at a time, the most saved first; changes that save nothing are omitted.
 
     Args:
         found: shares of the critical path of `trace`.
@@ -66,7 +66,8 @@ def run_what_ifs(
 
 
 def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Change]:
-    """What is tried: causes, classes of operations, and the operations with the largest shares of the path."""
+    """Yields the changes to try: causes, classes of operations, and the operations with the largest shares of the
+    path."""
     kind, groups = program.kind, classify_ops(program)
     sends, begins = (kind == each for each in (Kind.SEND, Kind.BEGIN))
     yield "link bandwidth without limit", lambda p: replace(p, busy_ps=np.where(sends, 0, p.busy_ps))
@@ -110,7 +111,7 @@ def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Ch
 
 
 def _free(ops: np.ndarray) -> Callable[[Program], Program]:
-    """The program with some ops taking no time."""
+    """Returns a change to a program in which some ops take no time."""
 
     def change(program: Program) -> Program:
         takes = ~np.isin(program.op, ops)
@@ -120,5 +121,5 @@ def _free(ops: np.ndarray) -> Callable[[Program], Program]:
 
 
 def _without_queues(program: Program) -> Program:
-    """The program with links that carry any number of messages at once, each at full rate."""
+    """Returns the program with links that carry any number of messages at once, each at full rate."""
     return replace(program, resource=np.where(program.kind != Kind.SEND, program.resource, np.int32(-1)))

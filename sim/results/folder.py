@@ -195,9 +195,9 @@ def check_chips(scenario: Scenario, chips: Sequence[int], where: str) -> None:
     """Raises InputError, at the option `where`, for a chip that the scenario does not use."""
     if not chips:
         return
-    from sim.lowering.placement import machine
+    from sim.lowering.placement import mesh_of
 
-    count = machine(scenario).total_chips
+    count = mesh_of(scenario).total_chips
     for chip in chips:
         if chip >= count:
             raise InputError(f"the machine has chips 0 to {count - 1}", where=where, got=chip)

@@ -11,7 +11,7 @@ from sim.closed_form.pass_time import loop_form
 from sim.collectives import algorithm_of
 from sim.collectives.loop import closes
 from sim.collectives.predict import closed_form_s, of_nccl
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.specs import Scenario
 from sim.specs.uses import Axes
 from sim.topology.group import group_of
@@ -26,7 +26,7 @@ class Communication:
     """Formulas of one scenario's machine; for a collective without one, the lower bound of its links."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.topology = machine(scenario)
+        self.topology = mesh_of(scenario)
         self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.mesh}
         self.uses = scenario.uses(tuple(self.lengths))
         self.collective = functools.cache(self._collective)

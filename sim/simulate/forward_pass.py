@@ -17,7 +17,7 @@ from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
 from sim.lowering.pipeline.stages import folded_by_stage
-from sim.lowering.placement import machine, stage_count
+from sim.lowering.placement import mesh_of, stage_count
 from sim.program import Period
 from sim.program.perturb import apply_perturbations, differs_by_layer, keep_links_in_use, route_around_failures
 from sim.program.trace import Trace
@@ -92,7 +92,7 @@ def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, L
 
     Returns the machine, the pass, and a sentence that says which chips are simulated and why. `keep` as in `lower`.
     """
-    topology = machine(scenario)
+    topology = mesh_of(scenario)
     obstacle = _find_obstacle(scenario, topology)
     for fold in () if obstacle else _folds(scenario, topology):
         try:

@@ -6,7 +6,7 @@ import pytest
 from sim.closed_form.pass_time import predict_per_operation
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.simulate.communication import Communication
 from sim.simulate.forward_pass import lower_pass
@@ -58,7 +58,7 @@ def test_of_positions_split_over_chips_the_chip_with_the_last_ones_is_waited_for
     workload = "workload={phase: prefill, batch: 1, prompt: 96, weights: bf16, activations: bf16}"
     split = (workload, "model.padded_heads=null", "model.heads=48", "layout.attention=heads", FUSED)
     scenario = load.scenario("palm540b_decode_ws2d", [*ENDS, *split])
-    topology = machine(scenario)
+    topology = mesh_of(scenario)
     assert flops(lower(scenario, topology).program) == 4 * 3 * 256 * pairs(24, 72, skips=True)
 
 

@@ -14,7 +14,7 @@ from sim.collectives.loop import LoopForm
 from sim.lowering.costs import Work, cost
 from sim.lowering.emitter import Emitter
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.plots import roofline
 from sim.program import Kind
 from sim.report.metrics import measure
@@ -93,7 +93,7 @@ def launches(scenario, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Emitter, "compute", seen)
-        program = lower(scenario, machine(scenario)).program
+        program = lower(scenario, mesh_of(scenario)).program
     for works in found.values():
         assert all(program.bytes[task] == work.bytes and program.flops[task] == work.flops for work, task in works)
     return {op: [(work, int(program.busy_ps[task])) for work, task in works] for op, works in found.items()}
@@ -271,7 +271,7 @@ def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
 def test_the_figure_has_a_roof_for_every_bandwidth_that_the_costs_apply():
     """Matmuls of several rows and all else, where the stack tells them apart."""
     for name, stack, count in (("h100_sxm", "torch_compile", 2), ("tpu_v4", "jax_tpu", 1)):
-        chip = machine(torus("weight_stationary_2d", chip=name, stack=stack)).chip
+        chip = mesh_of(torus("weight_stationary_2d", chip=name, stack=stack)).chip
         _, *reached = roofline.roofs(chip, formats(name)["weights"])
         assert len(reached) == count
         for (_, _, roof), rows in zip(reached, (2, 1), strict=False):
@@ -285,7 +285,7 @@ def test_the_figure_has_a_roof_for_every_bandwidth_that_the_costs_apply():
 
 def gpu(*settings, topology="dgx_h100"):
     """A chip whose matmuls are tiled, with the stack of best kernels."""
-    return machine(
+    return mesh_of(
         load.scenario("llama3_70b_tp8_prefill", [f"topology={topology}", "stack=best_kernels", *settings])
     ).chip
 
@@ -355,6 +355,6 @@ def test_shares_of_a_chip_carry_to_one_of_other_rates():
 
 
 def test_a_row_alone_and_a_chip_without_multiprocessors_reach_one_rate():
-    chip, tpu = gpu(), machine(load.scenario("palm540b_decode_ws2d")).chip
+    chip, tpu = gpu(), mesh_of(load.scenario("palm540b_decode_ws2d")).chip
     for own, shape in ((chip, (1, 8192, 8192)), (tpu, (1000, 3000, 77)), (tpu, (2, 2, 2))):
         assert flops_per_s(own, *shape) == pytest.approx(own.peak_flops["bf16"] * own.matmul_efficiency)

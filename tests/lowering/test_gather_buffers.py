@@ -7,7 +7,7 @@ import pytest
 
 from sim.engine import simulate
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.simulate.run import run
 from sim.specs import load
@@ -31,7 +31,7 @@ def lowered(layout, *settings, layers=6, model="palm_62b"):
         "stack.collective_axes=at_once",  # so that a gather is one collective
     )
     scenario = load.scenario("palm540b_decode_ws2d", [*own, *settings])
-    return scenario, lower(scenario, machine(scenario))
+    return scenario, lower(scenario, mesh_of(scenario))
 
 
 def most_bytes_in_use(trace):

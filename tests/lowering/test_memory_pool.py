@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from support.pipelines import scenario
 
 from sim import units
-from sim.closed_form.memory_pool import most_layers, stall_per_group
+from sim.closed_form.memory_pool import max_layers, stall_per_group
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.program.trace import Trace
 from sim.report.pool import memory_over_time
@@ -39,7 +39,7 @@ def simulated(layers: int, pool: dict[str, Any] | None) -> Trace:
             "layout": given.layout.model_copy(update={"pipeline": None}),
         }
     )
-    return simulate(lower(plain, machine(plain)).program)
+    return simulate(lower(plain, mesh_of(plain)).program)
 
 
 def layer_ps() -> int:
@@ -104,10 +104,10 @@ def test_memory_over_time_peaks_at_the_local_layers_and_one_visitor():
 
 def test_the_largest_model_with_and_without():
     """Of 20 units 2 are not layers. 18 layers of 1; in groups of 6, 3 groups keep 15 and have a visitor: 17 <= 18."""
-    assert most_layers(20, 2, 1, 0) == 18
-    assert most_layers(20, 2, 1, 0, every=6) == 18
-    assert most_layers(23, 2, 1, 0, every=6) == 24  # 4 x 5 + 1 = 21
-    assert most_layers(20, 2, 1, 0, every=2) == 34  # 17 local, 17 remote, one visiting
+    assert max_layers(20, 2, 1, 0) == 18
+    assert max_layers(20, 2, 1, 0, every=6) == 18
+    assert max_layers(23, 2, 1, 0, every=6) == 24  # 4 x 5 + 1 = 21
+    assert max_layers(20, 2, 1, 0, every=2) == 34  # 17 local, 17 remote, one visiting
 
 
 def test_the_report_says_where_layers_live_and_what_it_costs():

@@ -9,7 +9,7 @@ from support.selection import first_of_each
 from sim.engine import simulate
 from sim.lowering.emitter import Emitter
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.report import spans
 from sim.report.metrics import measure
@@ -37,7 +37,7 @@ HALVES = {
 
 def traced(*settings, name="llama3_70b_tp8_ladder", layers=6):
     scenario = load.scenario(name, [f"engine.layers={layers}", *settings])
-    topology = machine(scenario)
+    topology = mesh_of(scenario)
     return simulate(lower(scenario, topology).program), topology
 
 
@@ -248,7 +248,7 @@ def test_a_looped_collective_is_launched_and_slows_compute_as_any_other(layout, 
     monkeypatch.setattr(Emitter, "slow_ppm", lambda self, plan, size: 100_000)
     settings = (f"layout.overlap={overlap}", f"layout.ffn={layout}", "layout.graph_capture=false", "engine.layers=2")
     scenario = load.scenario("palm540b_decode_ws2d", settings)
-    program = lower(scenario, machine(scenario)).program
+    program = lower(scenario, mesh_of(scenario)).program
     for kind, ppm in ((Kind.BEGIN, 100_000), (Kind.END, -100_000)):
         own = program.kind == kind
         assert (program.slow_ppm[own] == ppm).all()

@@ -15,7 +15,7 @@ from sim.layouts.forward import ForwardPass
 from sim.layouts.layer import Layer
 from sim.layouts.numpy_executor import NumpyExecutor
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine, tensor_parallel
+from sim.lowering.placement import mesh_of, tensor_parallel
 from sim.program import Kind
 from sim.simulate.run import run
 from sim.specs.uses import PRESETS
@@ -49,7 +49,7 @@ def test_packed_layers_compute_what_padded_ones_do(chips: int):
 
 def rows_of(given: Any) -> dict[str, tuple[float, float]]:
     """(flops, bytes) of an op on chip 0."""
-    program = lower(given, machine(given)).program
+    program = lower(given, mesh_of(given)).program
     found: dict[str, tuple[float, float]] = {}
     for i in np.flatnonzero((program.chip == 0) & ((program.kind == Kind.COMPUTE) | (program.kind == Kind.SEND))):
         name = program.op_names[program.op[i]]
@@ -100,7 +100,7 @@ def test_nothing_to_remove_costs_the_kernels():
     """All lengths full: packing adds pad kernels and saves nothing."""
     full = scenario(schedule="non_blocking", requests=1, more={"padding": {"real_lengths": 1.0, "eliminate": True}})
     plain = scenario(schedule="non_blocking", requests=1)
-    assert simulate(lower(full, machine(full)).program).makespan_ps > times(plain).trace.makespan_ps
+    assert simulate(lower(full, mesh_of(full)).program).makespan_ps > times(plain).trace.makespan_ps
 
 
 def test_lengths_given_or_drawn():

@@ -29,7 +29,7 @@ def durations(found: Any, stages: int) -> list[int]:
 def test_non_blocking_results_come_as_often_as_the_slowest_stage_allows(layers: list[int], blocks: bool):
     found = times(scenario(schedule="non_blocking", stages=layers, requests=7, send_blocks_stage=blocks, arrivals=ALL))
     stage = durations(found, 3)
-    expected = form.non_blocking(stage, 7)
+    expected = form.predict_non_blocking(stage, 7)
     assert found.answered[-1] == expected.total == sum(stage) + 6 * max(stage)
     assert set(np.diff(found.answered).tolist()) == {max(stage)} == {expected.interval}
     assert found.passes[0, 0, 2][0] == expected.fill
@@ -77,15 +77,15 @@ def test_blocking_drains_between_requests(layers: list[int], microbatches: int):
     found = times(scenario(schedule="blocking", stages=layers, requests=3, microbatches=microbatches))
     stage = durations(found, 3)
     one = sum(stage) + (microbatches - 1) * max(stage)
-    expected = form.blocking(stage, 3, microbatches)
+    expected = form.predict_blocking(stage, 3, microbatches)
     assert found.answered == [one, 2 * one, 3 * one]
     assert (expected.total, expected.interval) == (3 * one, one)
 
 
 def test_blocking_utilisation_is_m_over_m_plus_p_minus_1_of_equal_stages():
     for m in (1, 2, 4, 8):
-        assert form.blocking([5, 5, 5, 5], 10, m).utilisation == m / (m + 3)
-        assert form.blocking([5, 5, 5, 5], 10, m).total == 10 * (m + 3) * 5
+        assert form.predict_blocking([5, 5, 5, 5], 10, m).utilisation == m / (m + 3)
+        assert form.predict_blocking([5, 5, 5, 5], 10, m).total == 10 * (m + 3) * 5
 
 
 def test_sequential_takes_every_stage_in_turn():
@@ -129,7 +129,7 @@ def test_a_full_queue_holds_back_the_stages_before_it():
     assert begins[2, 0, 1] == a + 2 * b
     assert begins[1, 0, 2] == a + b + c
     assert begins[3, 0, 1] == a + b + c  # batch 2 left stage 1 when batch 1 left the queue
-    expected = form.bounded_queue([a, b, c], 6, 1, 0)
+    expected = form.start_times_of_bounded_queue([a, b, c], 6, 1, 0)
     assert [[begins[k, 0, s] for s in range(3)] for k in range(6)] == expected
 
 
@@ -139,7 +139,7 @@ def test_bounded_queues_follow_their_recurrence(capacity: int, retry_us: int):
     queue = {"capacity": capacity, "retry": f"{retry_us} us"}
     found = times(scenario(schedule="bounded_queue", layers=9, stages=[1, 2, 6], requests=8, queue=queue, arrivals=ALL))
     stage = durations(found, 3)
-    expected = form.bounded_queue(stage, 8, capacity, retry_us * 10**6)
+    expected = form.start_times_of_bounded_queue(stage, 8, capacity, retry_us * 10**6)
     assert [[found.passes[k, 0, s][0] for s in range(3)] for k in range(8)] == expected
 
 
@@ -189,15 +189,15 @@ def test_calls_bound_a_pipeline_and_change_nothing_where_they_are_quick(
 ):
     """The last call of K requests is over at K calls at the earliest, and the last stage is still to come."""
     for free in (
-        form.non_blocking(stage, requests),
-        form.sequential(stage, requests),
-        form.queued(stage, requests, capacity, 0),
+        form.predict_non_blocking(stage, requests),
+        form.predict_sequential(stage, requests),
+        form.predict_bounded_queue(stage, requests, capacity, 0),
     ):
-        called = form.called_every(free, call, requests, stage[-1])
+        called = form.limit_call_rate(free, call, requests, stage[-1])
         assert called.interval == max(free.interval, call)
         assert called.total == max(free.total, requests * call + stage[-1])
         assert called.utilisation * called.total == pytest.approx(free.utilisation * free.total)
-        assert form.called_every(free, 0, requests, stage[-1]) == free
+        assert form.limit_call_rate(free, 0, requests, stage[-1]) == free
 
 
 def test_the_fullest_stage_is_that_with_the_caches_of_all_requests_under_way():
@@ -215,8 +215,8 @@ def test_the_fullest_stage_is_that_with_the_caches_of_all_requests_under_way():
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(1, 12))
 def test_a_queue_with_room_for_all_is_a_non_blocking_pipeline(stage: list[int], requests: int):
-    taken = form.bounded_queue(stage, requests, requests, 0)
-    assert taken[-1][-1] + stage[-1] == form.non_blocking(stage, requests).total
+    taken = form.start_times_of_bounded_queue(stage, requests, requests, 0)
+    assert taken[-1][-1] + stage[-1] == form.predict_non_blocking(stage, requests).total
 
 
 def test_sends_cost_what_they_move():

@@ -13,7 +13,7 @@ from support.scenarios import stack_of
 from support.shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenario
 
 from sim.collectives import algorithm_of
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.report.breakdown import compute_breakdown
 from sim.simulate.forward_pass import lower_pass, simulate_pass
@@ -50,7 +50,7 @@ def sent_bytes(collective: str, algorithm: str, sizes: Sequence[int], size: floa
 
 @functools.cache
 def mesh(case: tuple[str, ...], i: int) -> Topology:
-    return machine(result(*case).passes[i].scenario)
+    return mesh_of(result(*case).passes[i].scenario)
 
 
 def collectives(case: tuple[str, ...], i: int):

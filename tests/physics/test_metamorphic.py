@@ -102,7 +102,7 @@ def collective_sizes(given: Scenario) -> set[tuple[str, float]]:
 
 def regrets_the_tuner(before: Scenario, after: Scenario) -> bool:
     """NCCL chooses by its own predictions: on the faster machine it takes another kernel that is slower there."""
-    was, then = placement.machine(before), placement.machine(after)
+    was, then = placement.mesh_of(before), placement.mesh_of(after)
     axes = tuple(axis.name for axis in then.axes)
     for name, size in collective_sizes(before):
         kernels = [algorithm_of(machine, name, before.collectives.get(name), size) for machine in (was, then)]
@@ -115,7 +115,7 @@ def regrets_the_tuner(before: Scenario, after: Scenario) -> bool:
 
 def has_other_channels(before: Scenario, after: Scenario) -> bool:
     """NCCL's search fits its table of speeds to the links: another table gives another number of channels."""
-    counts = {library.fabric(placement.machine(given)).ring.count for given in (before, after)}
+    counts = {library.fabric(placement.mesh_of(given)).ring.count for given in (before, after)}
     return len(counts) == 2
 
 

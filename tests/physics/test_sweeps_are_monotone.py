@@ -7,7 +7,7 @@ import pytest
 from sim import units
 from sim.collectives import algorithm_of
 from sim.errors import InputError
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.simulate.latency import latency_s
 from sim.specs import load
 
@@ -64,7 +64,7 @@ def test_a_faster_port_slows_a_step_only_where_nccl_chooses_another_kernel(resid
         settings = ["sweep=null", "figure=null", "engine.steps=mean", f"layout.residual={residual}"]
         scenario = load.scenario("ladder_against_bandwidth", [*settings, f"topology.link.bandwidth={rate}"])
         size = scenario.workload.batch * scenario.model.d_model * 2.0
-        found.append((latency_s(scenario), algorithm_of(machine(scenario), "all_reduce", None, size)))
+        found.append((latency_s(scenario), algorithm_of(mesh_of(scenario), "all_reduce", None, size)))
     for (slow_s, slow), (fast_s, fast) in itertools.pairwise(found):
         assert fast_s <= slow_s * (1 + 1e-9) or fast != slow
         assert fast_s <= slow_s * 1.03

@@ -11,7 +11,7 @@ from support.selection import Choice, combinations, covering
 from sim.closed_form.operation_counts import count_operations
 from sim.errors import InputError
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.simulate.communication import Communication
 from sim.specs import Scenario, load
@@ -79,7 +79,7 @@ def on(name: str, layout: str, *settings: str) -> Scenario:
 
 def simulated(scenario: Scenario) -> Volumes:
     """Bytes of a pass, as they are where each collective begins."""
-    topology = machine(scenario)
+    topology = mesh_of(scenario)
     program = lower(scenario, topology).program
     axes, lengths = dict(program.axes), {axis.name: axis.size for axis in topology.mesh}
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()

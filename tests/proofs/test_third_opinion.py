@@ -19,7 +19,7 @@ from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.layouts import sharding
 from sim.layouts.sharding import Dim, Sharded
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.specs import Model, Scenario, load
 
@@ -170,7 +170,7 @@ def gpu_scenario(model: str, ranks: int, *settings: str) -> Scenario:
 )
 def test_weights_of_a_chip_of_a_torus_are_those_of_all_its_tensors(model, layout, attention, mesh):
     scenario = torus_scenario(model, layout, attention, mesh)
-    assert lower(scenario, machine(scenario), keep=2).weights_bytes == on_a_torus(scenario)
+    assert lower(scenario, mesh_of(scenario), keep=2).weights_bytes == on_a_torus(scenario)
 
 
 def fits(model: str, ranks: int) -> bool:
@@ -188,7 +188,7 @@ RANKED = [(name, n) for name in load.shipped("model") for n in GPUS if fits(name
 )
 def test_weights_of_a_tensor_parallel_rank_are_those_of_all_its_tensors(model: str, ranks: int, head: str):
     scenario = gpu_scenario(model, ranks, f"layout.head={head}")
-    assert lower(scenario, machine(scenario), keep=2).weights_bytes == on_gpus(scenario, ranks)
+    assert lower(scenario, mesh_of(scenario), keep=2).weights_bytes == on_gpus(scenario, ranks)
 
 
 @pytest.mark.parametrize("name", load.shipped("model"))
@@ -243,7 +243,7 @@ def of_attention(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> tuple[S
         return real(q, k, v)
 
     monkeypatch.setattr(sharding, "attention", spy)
-    work = lower(scenario, machine(scenario), keep=2).attentions["attention"]
+    work = lower(scenario, mesh_of(scenario), keep=2).attentions["attention"]
     query, key = seen[0]
     per_head = 2 * key.local_shape[0] * key.local_shape[3] * sharding.ITEM_BYTES[scenario.workload.kv_cache]
     assert work.read % per_head == 0
@@ -314,6 +314,6 @@ def test_flops_of_a_rank_are_two_for_each_weight_and_token(model, ranks, phase):
     weights = own.d_model * (2 * (heads + keys) * own.d_head + width)
     layer = 2 * 3 * tokens * weights + 4 * 3 * tokens * length * heads * own.d_head
     logits = 2 * 3 * own.d_model * least(own.vocabulary, ranks) // ranks
-    program = lower(scenario, machine(scenario)).program
+    program = lower(scenario, mesh_of(scenario)).program
     mine = (program.chip == 0) & (program.kind == Kind.COMPUTE)
     assert program.flops[mine].sum() == 2 * layer + logits

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sim.cli import app
 from sim.errors import InputError
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.plots import node_link
 from sim.plots.style import fitting
 from sim.results import figures as pictures
@@ -87,7 +87,7 @@ def test_a_long_line_below_a_title_is_cut_where_the_figure_ends():
 @pytest.mark.parametrize("chips", [2, 8])
 def test_boxes_of_switches_stay_apart(chips: int):
     """Also of a machine of which some chips are used: its other switches stand above one another."""
-    topology = machine(load.scenario("energonai_gpt3_drce", [f"layout.mesh.tensor={chips}"]))
+    topology = mesh_of(load.scenario("energonai_gpt3_drce", [f"layout.mesh.tensor={chips}"]))
     boxes = [node for node in node_link.drawing(topology).nodes if node.half_width is not None]
     for one, other in itertools.combinations(boxes, 2):
         if one.at[1] == other.at[1]:

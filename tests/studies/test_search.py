@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from sim.cli import app
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
-from sim.lowering.placement import machine, used_chips
+from sim.lowering.placement import mesh_of, used_chips
 from sim.plots import pareto
 from sim.simulate.latency import latency_s
 from sim.specs import load
@@ -110,7 +110,7 @@ def test_candidates_run_on_the_mesh_that_they_name(name):
     """Where chips hold copies of key-value heads their one axis is two: Llama-3 70B has 8 of them."""
     for point in candidates("llama3_70b", name, "decode", [128], settings=["engine.layers=1"]):
         scenario = load.scenario(search.BASE, point.settings)
-        axes = {axis.name: axis.size for axis in machine(scenario).mesh}
+        axes = {axis.name: axis.size for axis in mesh_of(scenario).mesh}
         if own := scenario.layout.uses:  # several axes used as one
             first = own.d_model or list(own.residual)
             assert point.choices["mesh"].split("x")[0] == str(prod(axes[axis] for axis in first))

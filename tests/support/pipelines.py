@@ -9,7 +9,7 @@ import yaml
 
 from sim.engine import simulate
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.program.trace import Trace
 from sim.simulate.forward_pass import lower_pass
@@ -125,7 +125,7 @@ class Times:
 
 def times(given: Scenario) -> Times:
     """Simulate a pipeline."""
-    lowered = lower_pass(given)[1] if given.perturb else lower(given, machine(given))
+    lowered = lower_pass(given)[1] if given.perturb else lower(given, mesh_of(given))
     trace = simulate(lowered.program)
     ends = trace.times["end"]
     assert lowered.batches is not None

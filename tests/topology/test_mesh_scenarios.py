@@ -13,7 +13,7 @@ from sim.engine import simulate
 from sim.errors import InputError
 from sim.lowering.emitter import Emitter
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine, used_chips
+from sim.lowering.placement import mesh_of, used_chips
 from sim.shortcuts import unfold
 from sim.simulate.consistency import check
 from sim.specs import load
@@ -24,11 +24,11 @@ from sim.topology.mesh import mesh_of_pieces
 TORUS, SWITCH, BOXES = "palm540b_decode_ws2d", "llama3_70b_tp8_standard", "llama31_405b_tp16_ladder"
 
 
-def mesh_of(name: str, mesh: str) -> Topology:
+def meshed_machine(name: str, mesh: str) -> Topology:
     settings = [f"mesh={mesh}", *(["layout.mesh={}"] if name != TORUS else [])]
     scenario = load.scenario(name, settings)
-    assert used_chips(scenario) == machine(scenario).chips
-    return machine(scenario)
+    assert used_chips(scenario) == mesh_of(scenario).chips
+    return mesh_of(scenario)
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def mesh_of(name: str, mesh: str) -> Topology:
     ],
 )
 def test_a_mesh_deals_the_chips_of_the_machine(name: str, mesh: str, pieces: dict[str, list[tuple[int, int]]]) -> None:
-    assert {axis.name: list(axis.pieces) for axis in mesh_of(name, mesh).mesh} == pieces
+    assert {axis.name: list(axis.pieces) for axis in meshed_machine(name, mesh).mesh} == pieces
 
 
 def test_without_a_mesh_the_axes_are_those_of_the_machine_or_the_layout() -> None:
-    assert [axis.name for axis in machine(load.scenario(TORUS)).mesh] == ["x", "y", "z"]
-    assert [(axis.name, axis.size) for axis in machine(load.scenario(BOXES)).mesh] == [("t", 8), ("r", 2)]
+    assert [axis.name for axis in mesh_of(load.scenario(TORUS)).mesh] == ["x", "y", "z"]
+    assert [(axis.name, axis.size) for axis in mesh_of(load.scenario(BOXES)).mesh] == [("t", 8), ("r", 2)]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_without_a_mesh_the_axes_are_those_of_the_machine_or_the_layout() -> Non
 )
 def test_what_is_no_mesh_of_the_machine_is_refused(name: str, mesh: str, message: str) -> None:
     with pytest.raises(InputError) as refused:
-        mesh_of(name, mesh)
+        meshed_machine(name, mesh)
     assert message in str(refused.value)
 
 
@@ -89,7 +89,7 @@ def test_labels_name_axes_of_several_letters_apart_and_programs_keep_them() -> N
         ({"data": 2, "tensor": 4}, "data,tensor"),
         ({"a": 2, "bc": 4}, "a,bc"),
     ):
-        to = Emitter(scenario, meshed(machine(scenario), **axes))
+        to = Emitter(scenario, meshed(mesh_of(scenario), **axes))
         to.collective("all_reduce", tuple(reversed(axes)), 1e6, "residual", (), "bf16")
         assert dict(to.builder.build().axes) == {f"all_reduce({text}) residual": tuple(axes)}
 

@@ -9,7 +9,7 @@ from support.validations import validation
 from sim import topology as machines
 from sim.errors import InputError
 from sim.lowering.lower import lower
-from sim.lowering.placement import machine
+from sim.lowering.placement import mesh_of
 from sim.program import Kind
 from sim.simulate.latency import latency_s, step_s
 from sim.simulate.predict import predict
@@ -73,7 +73,7 @@ def test_only_weights_that_are_converted_are_read_at_a_rate_of_their_own():
 
 def launches(*settings: str) -> int:
     given = load.scenario(BASE, ["engine.layers=2", *settings]).phases[0]
-    return int((lower(given, machine(given)).program.kind == Kind.LAUNCH).sum())
+    return int((lower(given, mesh_of(given)).program.kind == Kind.LAUNCH).sum())
 
 
 def test_a_stack_says_whether_ops_are_captured_and_the_layout_overrides_it():
@@ -94,7 +94,7 @@ def test_small_models_wait_for_the_host():
         "stack.matmul_overhead=null",
     )
     step = load.scenario(BASE, [f"engine.layers={layers}", *small, *given, "layout.mesh={tensor: 1}"]).phases[1]
-    ops = int((lower(step, machine(step)).program.kind == Kind.LAUNCH).sum())
+    ops = int((lower(step, mesh_of(step)).program.kind == Kind.LAUNCH).sum())
     assert step_s(step) > ops * each
     assert step_s(step) < ops * each + 5e-3
 

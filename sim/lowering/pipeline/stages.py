@@ -48,7 +48,7 @@ def layers_of(scenario: Scenario) -> tuple[int, ...]:
 
 
 def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
-    """The stages of a scenario on its machine (`sim.lowering.placement.machine`), or on that folded
+    """The stages of a scenario on its machine (`sim.lowering.placement.mesh_of`), or on that folded
     (`folded_by_stage`): the chips at one position of the stages' mesh axes each.
 
     Links that failed there have in the stages.

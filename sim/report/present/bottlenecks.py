@@ -19,11 +19,11 @@ _ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Bottlenecks:
-    """What a step of a phase, or the requests of a pipeline, wait for."""
+    """Critical path and what-ifs of a step of a phase, or of the requests of a pipeline."""
 
     phase: str
     span: str
-    """What its time is of: `one decode step`, `all 12 requests`."""
+    """Span of the times: `one decode step`, `all 12 requests`."""
     shares: Shares
     what_if: tuple[WhatIf, ...]
 

@@ -1,4 +1,4 @@
-"""A fit of machine constants: values and how well the rows determine them, errors in the sample and left out."""
+"""Fit of machine constants: values and their determination by the rows, errors in the sample and left out."""
 
 from __future__ import annotations
 
@@ -17,44 +17,45 @@ class Direction:
     """A change of constants that the rows hardly notice."""
 
     changes: Mapping[str, float]
-    """By constant, in its unit; constants that move by little are left out."""
+    """Change by constant, in its unit; constants that move by little are omitted."""
     rms: float
     """Root mean square of the log errors after the change, simulated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Determination:
-    """How well the rows of one stage determine its constants."""
+    """Determination of the constants of one stage by its rows."""
 
     constants: tuple[str, ...]
     condition_number: float
-    """Of the Jacobian, each constant in shares of the range between its bounds; infinite where a direction is free."""
+    """Condition number of the Jacobian, each constant in shares of the range between its bounds; infinite if a
+    direction is free."""
     rms: float
     """Root mean square of the log errors at the fit."""
     directions: tuple[Direction, ...]
-    """Those that the rows do not determine to a quarter of the range."""
+    """Directions that the rows do not determine to a quarter of the range."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """One series, by constants fitted with it and without it."""
+    """Errors of one series, by constants fitted with it and without it."""
 
     series: str
     fitted: Errors
     left_out: Errors
     reason: str = ""
-    """Why it could not be left out; empty if it was."""
+    """Reason why the series could not be left out; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Fitted constants and what they leave over."""
+    """Fitted constants and their residuals."""
 
     constants: Mapping[str, Constant]
     values: Mapping[str, float]
-    """By name, in the constant's unit."""
+    """Fitted values by name, in the constant's unit."""
     standard_errors: Mapping[str, float]
-    """In the constant's unit."""
+    """Standard errors by name, in the constant's unit."""
     residuals: Mapping[str, float]
     """Predicted / published - 1 of each fitted measurement."""
     evaluations: int
@@ -92,7 +93,7 @@ class Fit:
 
 
 def _finite(value: float) -> float | None:
-    """None, as JSON has it, where nothing limits the value."""
+    """Returns None for JSON if nothing limits the value."""
     return value if np.isfinite(value) else None
 
 
@@ -106,7 +107,7 @@ def settings(constants: Mapping[str, Constant], values: Mapping[str, float], dig
 
 
 def format_fit(fit: Fit) -> str:
-    """The fit as text: constants, what the rows determine, residuals, series left out, and the settings to use it."""
+    """Formats the fit: constants, their determination, residuals, series left out, and the settings to use it."""
     lines = [f"{'constant':<22} {'value':>10} {'+-':>9} {'unit':<4} {'bounds':>14}"]
     for name, constant in fit.constants.items():
         bounds, value = f"{constant.low:g} .. {constant.high:g}", fit.values[name]
@@ -127,7 +128,7 @@ def format_fit(fit: Fit) -> str:
 
 
 def _at_bound(constant: Constant, value: float) -> str:
-    """Says if a value lies at a bound, to a thousandth of the range."""
+    """Returns a remark if a value lies at a bound, to a thousandth of the range."""
     margin = (constant.high - constant.low) / 1e3
     if value - constant.low < margin:
         return "  at its lower bound: the rows ask for less"

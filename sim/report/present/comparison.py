@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs between their scenarios, and what their critical paths say the difference is."""
+"""Comparison of two runs: the differing fields of their scenarios, and the difference along their critical paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROWS, _FIELDS = 12, 20
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One thing's time on both critical paths, s; 0 where it is on one of them only."""
+    """One item's time on both critical paths, s; 0 if it is on one of them only."""
 
     name: str
     before_s: float
@@ -39,7 +39,7 @@ class PhaseDifference:
 
     phase: str
     span: str
-    """What the times are of: `one decode step`, `all 12 requests`."""
+    """Span of the times: `one decode step`, `all 12 requests`."""
     before_s: float
     after_s: float
     causes: tuple[Term, ...]
@@ -49,7 +49,7 @@ class PhaseDifference:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of the resolved scenarios that differs; `none` where only one has it."""
+    """Field that differs between the resolved scenarios; `none` if only one has it."""
 
     name: str
     before: str
@@ -58,7 +58,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Run B beside run A."""
+    """Comparison of run B with run A."""
 
     before: str
     after: str
@@ -66,7 +66,7 @@ class Comparison:
     """Latency of all steps, s."""
     after_s: float
     phases: tuple[PhaseDifference, ...]
-    """Of the phases that both have."""
+    """Phases that both runs have."""
     fields: tuple[Field, ...]
     rests_on: tuple[str, ...] = ()
     """Constants of machine and software of A and of B, a line each; one line where they are the same."""
@@ -96,7 +96,7 @@ def compare(
     spans: Sequence[Mapping[Any, str]],
     scenarios: Sequence[Mapping[str, Any]],
 ) -> Comparison:
-    """Run B beside run A; every argument has an entry for each of them.
+    """Compares run B with run A; every argument has an entry for each of them.
 
     Args:
         shares: of the critical path of each phase.
@@ -125,7 +125,7 @@ def compare(
 
 
 def _shown(*values: Any) -> list[str]:
-    """Values of a field: quantities with the prefixes of reports where these tell them apart, all else as it is."""
+    """Returns values of a field: quantities with prefixes if these tell them apart, else unchanged."""
     short = [_prefixed(value) for value in values]
     return short if len(set(short)) == len(short) else [str(value) for value in values]
 
@@ -147,7 +147,7 @@ _PREFIXED: dict[str, Callable[[float], str]] = {
 
 
 def compare_shares(before: Sequence[Share], after: Sequence[Share]) -> tuple[Term, ...]:
-    """Times by name in both, the largest difference first."""
+    """Returns times by name in both, the largest difference first."""
     times = [{share.name: share.time_ps for share in shares} for shares in (before, after)]
     names = sorted({*times[0], *times[1]}, key=lambda name: (-abs(times[1].get(name, 0) - times[0].get(name, 0)), name))
     return tuple(Term(name, *(own.get(name, 0) / PS_PER_S for own in times)) for name in names)

@@ -1,4 +1,5 @@
-"""Why the simulated step is not what a formula says: one bar per effect, as data and for the terminal."""
+"""Explanation of the difference between a formula and the simulated step: one bar per effect, as data and for the
+terminal."""
 
 from __future__ import annotations
 
@@ -19,12 +20,12 @@ FORMULA = "The paper's formula"
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What the figure calls its two closed forms, and why they are what they are."""
+    """Names of the two closed forms in figures and tables, and their definitions."""
 
     group: str
-    """Of the bars that make up the first."""
+    """Group of the bars that make up the first."""
     formula: str
-    """In a sentence: not the step of ..."""
+    """Name of the first form inside a sentence."""
     first: str
     first_why: str
     ideal: str
@@ -51,10 +52,10 @@ PER_SUBLAYER = Words(
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One forward pass as one more model has it; it differs from the model before in one effect."""
+    """One forward pass by one model; it differs from the model before in one effect."""
 
     name: str
-    """Of the effect."""
+    """Name of the effect."""
     group: str
     step_s: float
     why: str
@@ -62,19 +63,19 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What one effect adds to the step."""
+    """Contribution of one effect to the step."""
 
     name: str
     group: str
     seconds: float
     running_s: float
-    """The step with this effect and all before it."""
+    """Step with this effect and all before it."""
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """From a formula, the paper's or the usual one, to the simulated step; the bars add up to it."""
+    """Bars from a formula, the paper's or the usual one, to the simulated step; they add up to it."""
 
     scenario: str
     phase: str
@@ -82,17 +83,17 @@ class Explanation:
     chips: int
     bars: tuple[Bar, ...]
     ideal_at: int
-    """Bars up to the detailed closed form, of a torus on an ideal machine; what follows is simulated."""
+    """Number of bars up to the detailed closed form, of a torus on an ideal machine; the others are simulated."""
     inexact: tuple[str, ...]
-    """Why that closed form is not exact; where it is, the simulation of the ideal machine is the same to the rounding.
-    """
+    """Reasons why that closed form is not exact; empty if it equals the simulation of the ideal machine, to the
+    rounding."""
     published_s: float | None
-    """A published step, where the scenario has one."""
+    """Published step, if the scenario has one."""
     words: Words = PAPERS
 
     @property
     def exact(self) -> bool:
-        """Whether the simulation of the ideal machine takes the same as that closed form, to the rounding."""
+        """True if the simulation of the ideal machine takes the same time as that closed form, to the rounding."""
         return not self.inexact
 
     @property
@@ -137,7 +138,7 @@ class Explanation:
         return f"{seconds / size:{sign}.{decimals}f} {unit}"
 
     def is_rounding(self, seconds: float) -> bool:
-        """Whether a difference is no more than that of whole picoseconds to seconds."""
+        """Returns True for a difference no larger than the rounding to whole picoseconds."""
         return abs(seconds) < ROUNDING * self.step_s
 
     def share(self, seconds: float, sign: str = "") -> str:
@@ -150,11 +151,12 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 _WIDE = 120
 """Columns of a terminal that has room for the reasons."""
 ROUNDING = 1e-7
-"""Of the step. Whole picoseconds move an operation by half of one, and an operation takes more than a microsecond."""
+"""Rounding as a share of the step. Whole picoseconds move an operation by half of one, and an operation takes more than
+a microsecond."""
 
 
 def build_bars(models: Iterable[Model]) -> Iterator[Bar]:
-    """The difference that each model makes to the one before; the first starts from nothing."""
+    """Yields the difference between each model and the one before; the first starts from zero."""
     before = 0.0
     for model in models:
         yield Bar(model.name, model.group, model.step_s - before, model.step_s, model.why)
@@ -185,7 +187,7 @@ def render(explanations: Sequence[Explanation], console: Console | None = None) 
 
 
 def _rows(each: Explanation) -> Iterator[tuple[str | Text, ...] | None]:
-    """Cells of each row, None for a rule."""
+    """Yields the cells of each row, None for a rule."""
     done = 0
     for group, members in each.groups:
         total = sum(bar.seconds for bar in members)

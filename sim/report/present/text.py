@@ -1,4 +1,4 @@
-"""A report as tables and lines of text: what the terminal prints and the page shows, from one source."""
+"""Tables and lines of a report, the one source of the terminal and the page."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Table:
 
     columns: tuple[str, ...]
     groups: tuple[tuple[tuple[str, ...], ...], ...]
-    """Rows, in groups that stand apart."""
+    """Rows, in groups that are drawn apart."""
     warning: str = ""
-    """Below it."""
+    """Warning below the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Line:
 
 
 Block = list[Table | Line]
-"""What stands together."""
+"""Tables and lines printed without an empty line between them."""
 
 
 def overall_blocks(report: Report) -> Iterator[Block]:
-    """What is of all steps or requests: latency beside what it is compared with, padding, pipeline, repeated runs.
+    """Yields blocks about all steps or requests: latency and its references, padding, pipeline, repeated runs.
 
     Before all, what it takes to fit the chips' memory, where that is too small.
     """
@@ -55,7 +55,8 @@ def overall_blocks(report: Report) -> Iterator[Block]:
 
 
 def step_blocks(report: Report) -> Iterator[Block]:
-    """Of one step of one phase, of a pipeline of all requests: stages, operations, collectives, links."""
+    """Yields blocks about one step of a phase, or all requests of a pipeline: stages, operations, collectives,
+    links."""
     if report.pipeline and report.pipeline.passes:
         yield list(_passes(report.pipeline.passes))
     yield [_ops(report), *_bounds(report), *_each(report), _links(report)]
@@ -64,12 +65,12 @@ def step_blocks(report: Report) -> Iterator[Block]:
 
 
 def phase_title(report: Report, name: str) -> str:
-    """The title of one of two phases: `decode: 1.3 s, MFU 2.1%`."""
+    """Returns the title of one of two phases: `decode: 1.3 s, MFU 2.1%`."""
     return f"{name}: {format_seconds(report.simulated.latency_s)}, MFU {format_percent(report.simulated.mfu)}"
 
 
 def memory_blocks(report: Report) -> Iterator[Block]:
-    """What is used of what, and the memory pool."""
+    """Yields blocks about memory use and the memory pool."""
     yield list(_memory(report))
 
 
@@ -101,14 +102,14 @@ def _held(what: str, own: Memory) -> Line:
 
 
 def _too_large(memory: Memory) -> Iterator[Line]:
-    """By how much it does not fit, what the figures then mean, and what to try."""
+    """Yields the excess over the memory, its consequence for the figures, and changes to try."""
     excess, (*some, last) = format_bytes(memory.excess_bytes), memory.remedies
     yield Line(f"exceeds memory by {excess} per chip; times assume unlimited memory", warns=True)
     yield Line(f"try {', '.join(some)}{' or ' if some else ''}{last}")
 
 
 def _comparison(report: Report) -> Table:
-    """Latency: simulated, closed forms, published."""
+    """Returns the latency: simulated, closed forms, published."""
     rows: list[tuple[str, float, float | None]] = [("simulated", report.simulated.latency_s, None)]
     if report.closed_form:
         form = report.closed_form
@@ -125,7 +126,7 @@ def _comparison(report: Report) -> Table:
 
 
 def _inexact(report: Report) -> Iterator[Line]:
-    """Why the detailed closed form is no exact one."""
+    """Yields the reasons why the detailed closed form is not exact."""
     form = report.closed_form
     if form and not form.is_exact:
         yield Line(f"the closed form per operation is not exact: it {format_list(form.inexact)}")
@@ -141,7 +142,7 @@ def _difference(relative: float | None) -> str:
 
 
 def _padding(padding: Padding) -> Table:
-    """What each op takes with and without padding."""
+    """Returns the time of each op with and without padding."""
     share = padding.real_rows / padding.padded_rows
     ops = [
         (op.op, format_seconds(op.padded_s), format_seconds(op.packed_s), format_change(op.saved_s))
@@ -155,7 +156,7 @@ def _padding(padding: Padding) -> Table:
 
 
 def _spread(spread: Spread) -> Line:
-    """What repeated runs took."""
+    """Returns the spread of repeated runs."""
     lowest, lower, upper, highest = (
         format_seconds(time_s)
         for time_s in (spread.lowest_s, spread.lower_quartile_s, spread.upper_quartile_s, spread.highest_s)
@@ -167,7 +168,7 @@ def _spread(spread: Spread) -> Line:
 
 
 def _waiting(waiting: Waiting) -> Iterator[Table | Line]:
-    """Collectives before and after the last chip has entered."""
+    """Yields the time in collectives before and after the last chip has entered."""
     ops = tuple((op.op, format_seconds(op.waiting_s), format_seconds(op.transferring_s)) for op in waiting.ops)
     both = ("all", format_seconds(waiting.waiting_s), format_seconds(waiting.transferring_s))
     yield Table(("in collectives, mean of all chips", "waiting for a late peer", "transferring"), (ops, (both,)))
@@ -178,7 +179,7 @@ def _waiting(waiting: Waiting) -> Iterator[Table | Line]:
 
 
 def _requests(pipeline: PipelineReport) -> Line:
-    """Whole requests: how often they are answered, and how long each takes."""
+    """Returns the rate of requests and their latency."""
     return Line(
         f"{pipeline.schedule} pipeline: {format_count(pipeline.requests, 'request')}, "
         f"{pipeline.in_flight} under way at most; {pipeline.requests_per_s:,.2f} requests/s, "
@@ -187,7 +188,7 @@ def _requests(pipeline: PipelineReport) -> Line:
 
 
 def _passes(passes: Passes) -> Iterator[Table | Line]:
-    """One forward pass of every request: latencies, stages and the algebra beside them."""
+    """Yields one forward pass of every request: latencies, stages and the algebra beside them."""
     one = "decode step" if passes.phase == "decode" else passes.phase
     warm_up = f" after {passes.warm_up} that fill the pipeline" if passes.warm_up else ""
     parts = f", {passes.microbatches} micro-batches each" if passes.microbatches > 1 else ""
@@ -213,7 +214,7 @@ def _passes(passes: Passes) -> Iterator[Table | Line]:
 
 
 def _ops(report: Report) -> Table:
-    """Time per op and its sums."""
+    """Returns the time per op and its sums."""
     simulated = report.simulated
     rows = []
     for op in report.ops:
@@ -238,7 +239,7 @@ def _ops(report: Report) -> Table:
 
 
 def _bounds(report: Report) -> Iterator[Line]:
-    """Which operations have which limit: the longer of the two times of their costs."""
+    """Yields the memory-bound and the compute-bound operations, by the longer of the two times of their costs."""
     for bound in ("memory", "compute"):
         names = [op.op for op in report.ops if op.bound == bound]
         if names:
@@ -246,7 +247,7 @@ def _bounds(report: Report) -> Iterator[Line]:
 
 
 def _each(report: Report) -> Iterator[Line]:
-    """Exposed time of one all-reduce of each kind, where there is any."""
+    """Yields the exposed time of one all-reduce of each kind."""
     sums = [f"{op.op}: {format_seconds(op.exposed_each_s)}" for op in report.ops if op.op.startswith("all_reduce")]
     if sums:
         yield Line(f"exposed of one {', '.join(sums)}")
@@ -254,7 +255,7 @@ def _each(report: Report) -> Iterator[Line]:
 
 
 def _links(report: Report) -> Line:
-    """The busiest links."""
+    """Returns the busiest links."""
     links = report.links
     if not links.busiest:
         return Line("links: nothing was sent")

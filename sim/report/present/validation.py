@@ -1,4 +1,4 @@
-"""Predicted against published: every case of a suite, the errors of each model, and whether they are small enough.
+"""Validation of a suite: predicted and published values of every case, errors of each model, and the verdict.
 
 A closed form has one name wherever it stands. Errors are of gated measurements: a row that repeats another does not
 count a second time.
@@ -24,7 +24,7 @@ BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One case beside its predictions, in the unit of its metric."""
+    """One case and its predictions, in the unit of its metric."""
 
     case_id: str
     source: str
@@ -37,20 +37,20 @@ class Outcome:
     not_gated: str
     series: str = ""
     repeats: str = ""
-    """The case whose measurement this row publishes again, empty if it is one of its own."""
+    """Case whose measurement this row publishes again; empty if it is one of its own."""
     fitted: bool = False
     """Constants of the machine were fitted to this measurement."""
     note: str = ""
-    """How the case was run where neither its row nor its suite says so."""
+    """Note on how the case was run, if neither its row nor its suite says so."""
     algorithm: str = ""
-    """Of a collective."""
+    """Algorithm of a collective."""
     variant: str = ""
-    """Of a generation: its residual scheme."""
+    """Residual scheme of a generation."""
     setting: str = ""
-    """Of a generation: what it has in common with those of other schemes; of a collective its machine and chips."""
+    """Setting shared with generations of other schemes; of a collective its machine and chips."""
     collective: str = ""
     size_bytes: float = 0.0
-    """Of a collective."""
+    """Bytes of a collective."""
 
     @property
     def error(self) -> float:
@@ -85,7 +85,7 @@ class Ratio:
     published: float
     simulated: float
     forms: Mapping[str, float]
-    """By closed forms, by name."""
+    """Ratios of closed forms, by name."""
     counts: bool
 
     @property
@@ -130,7 +130,7 @@ class Errors:
 
     @classmethod
     def of(cls, errors: Iterable[float | None]) -> Errors:
-        """Of those that there are."""
+        """Returns the errors of the given values; None is skipped."""
         size = np.sort(np.abs([error for error in errors if error is not None]))
         if not len(size):
             return cls(0.0, 0.0, 0.0, 0)
@@ -142,7 +142,7 @@ class Errors:
         return f"median {self.median:6.1%}   nine in ten {self.nine_in_ten:6.1%}   worst {self.worst:6.1%}"
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether all three are inside."""
+        """Returns True if all three errors are inside the tolerance."""
         return (
             self.median <= tolerance.median
             and self.nine_in_ten <= tolerance.nine_in_ten
@@ -175,7 +175,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """All outcomes of a suite."""
+    """Outcomes of a suite."""
 
     suite: AnySuite
     outcomes: tuple[Outcome, ...]
@@ -206,7 +206,7 @@ class Validation:
 
     @property
     def parts(self) -> dict[str, list[Outcome]]:
-        """Gated measurements by `fitted` and `not fitted`; those that there are."""
+        """Gated measurements by `fitted` and `not fitted`, without empty groups."""
         parts = {"fitted": True, "not fitted": False}
         split = {name: [each for each in self.gated if each.fitted is fitted] for name, fitted in parts.items()}
         return {name: outcomes for name, outcomes in split.items() if outcomes}
@@ -221,7 +221,7 @@ class Validation:
 
     @property
     def passes(self) -> bool:
-        """Whether there is a case to judge by, and the simulator is inside the suite's tolerance."""
+        """True if there is a case to judge by, and the simulator is inside the suite's tolerance."""
         within = bool(self.gated) and self.simulated.within(self.suite.tolerance)
         if isinstance(self.suite, GenerationSuite):
             return within and self.speedup_errors.within(self.suite.speedup.tolerance)
@@ -246,7 +246,7 @@ class Validation:
         }
 
     def spread(self, setting: str) -> list[Spread]:
-        """How far laboratories are apart that ran the same collective of NCCL on this machine and these chips.
+        """Returns the spread of laboratories that ran the same collective of NCCL on this machine and these chips.
 
         Several rows of one laboratory count as their median.
         """

@@ -125,7 +125,7 @@ def _series(validation: Validation, console: Console) -> None:
 
 
 def _orderings(validation: Validation, console: Console) -> None:
-    """Which of two options is faster: pairs of measurements that differ in one column."""
+    """Prints which of two options is faster: pairs of measurements that differ in one column."""
     for option in dict.fromkeys(each.option for each in validation.orderings):
         pairs = [each for each in validation.orderings if each.option == option]
         right = sum(each.right for each in pairs)
