@@ -8,6 +8,7 @@ import typer
 
 from sim.cli.options import ResultsFolder, one_of
 from sim.cli.progress import progress
+from sim.errors import InputError
 from sim.terminal import echo
 
 
@@ -24,16 +25,22 @@ def export(
     chips: Annotated[
         list[int] | None, typer.Option("--chip", min=0, help="Chip to write, repeatable; default: all. Not for chakra.")
     ] = None,
+    messages: Annotated[
+        bool, typer.Option("--messages", help="Write every message into chakra traces, not a node per collective.")
+    ] = False,
 ) -> None:
     """Write the traces of a run for other tools.
 
     kineto: a file per rank as PyTorch's profiler writes it, for HolisticTraceAnalysis. perfetto: TrackEvents with
-    nanoseconds. chakra: an execution trace per rank, for ASTRA-sim and `sim replay`.
+    nanoseconds. chakra: an execution trace per rank, for ASTRA-sim (with its network, system and command) and
+    `sim replay`.
     """
     from sim.results import folder as outputs
 
+    if messages and form != "chakra":
+        raise InputError("requires the format chakra", where="--messages", got=form)
     run = outputs.read(folder)
     outputs.check_chips(run.scenario, chips or [], "--chip")
     with progress(f"writing {form}"), outputs.writable(folder):
-        for path in outputs.export(run, folder, form, chips):
+        for path in outputs.export(run, folder, form, chips, messages=messages):
             echo(str(path))

@@ -149,17 +149,22 @@ def read(folder: Path) -> Run:
     return saved.restore(saved.open_folder(folder))
 
 
-def export(run: Run, folder: Path, form: str, chips: Sequence[int] | None = None) -> list[Path]:
-    """Write traces of `run` for other tools into `folder`; their paths.
+def export(
+    run: Run, folder: Path, form: str, chips: Sequence[int] | None = None, *, messages: bool = False
+) -> list[Path]:
+    """Writes traces of `run` for other tools into `folder`; returns their paths.
 
     Args:
         form: one of EXPORTS.
         chips: those to write, default all; Chakra traces are always of all.
+        messages: write every message of a collective into Chakra traces, instead of a node per collective.
 
     Raises:
         InputError: no such format, or a program that the format cannot say.
     """
-    from sim.export import chakra, chrome_trace, perfetto
+    from sim.export import astra_sim, chakra, chrome_trace, perfetto
+    from sim.export.chakra_collectives import collective_nodes
+    from sim.export.chakra_messages import message_nodes
 
     if form not in EXPORTS:
         raise InputError("no such format", where="FORMAT", got=form, hint=f"there are {', '.join(EXPORTS)}")
@@ -177,7 +182,13 @@ def export(run: Run, folder: Path, form: str, chips: Sequence[int] | None = None
             perfetto.write(trace, topology, paths[-1], chosen)
         else:
             target, dtype = folder / f"chakra{suffix}", run.scenario.workload.activations
-            paths += chakra.write(trace.program, topology.chips, target, run.scenario.name, dtype)
+            if messages:
+                nodes = message_nodes(trace.program, topology.chips, dtype)
+                paths += chakra.write(nodes, target, run.scenario.name)
+            else:
+                traces = collective_nodes(trace, topology, dtype)
+                paths += chakra.write(traces.ranks, target, run.scenario.name)
+                paths += astra_sim.write(trace.program, topology, traces.groups, target, run.scenario.name)
     return paths
 
 

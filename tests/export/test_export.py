@@ -10,6 +10,7 @@ from support.handmade import two_chips
 
 from sim.export import chakra, perfetto
 from sim.export.chakra import NodeType
+from sim.export.chakra_messages import message_nodes
 from sim.program import Kind
 from sim.results import folder as outputs
 from sim.simulate.run import run
@@ -104,11 +105,11 @@ def test_perfetto_reads_every_slice_with_nanoseconds(tmp_path: Path):
 
 
 def test_a_chakra_trace_says_the_program_to_protobuf(tmp_path: Path):
-    chakra_schema = pytest.importorskip("chakra_schema")
+    chakra_schema = pytest.importorskip("support.chakra_schema")
     trace, topology = two_chips(layers=2)
     program = trace.program
     count, kinds = len(program), {}
-    for rank, path in enumerate(chakra.write(program, topology.chips, tmp_path, "t")):
+    for rank, path in enumerate(chakra.write(message_nodes(program, topology.chips), tmp_path, "t")):
         version, nodes = chakra_schema.read(path)
         assert version == chakra.VERSION
         for node in nodes:

@@ -25,6 +25,8 @@ from sim.collectives.emit import CollectiveCall, emit
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.export import chakra, chakra_reader
+from sim.export.chakra import NodeType
+from sim.export.chakra_messages import message_nodes
 from sim.export.chakra_replay import TracedProgram, read_groups, replayed
 from sim.export.chakra_replay import load as load_traces
 from sim.program import ProgramBuilder
@@ -325,7 +327,7 @@ def test_a_collective_over_several_ways_is_exported_and_read_again(tmp_path: Pat
     builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(4)), *(link.name for link in topology.links)])
     emit(builder, topology, CollectiveCall(schedule(topology, "all_to_all", ("g",), "one_shot"), 1e6, "all_to_all(g)"))
     program = builder.build()
-    chakra.write(program, 4, tmp_path, "square")
+    chakra.write(message_nodes(program, 4), tmp_path, "square")
     again = load_traces(tmp_path / "square", topology).program
     assert simulate(again).makespan_ps == simulate(program).makespan_ps
 
@@ -482,7 +484,7 @@ def test_groups_along_mesh_axes_are_the_collective_over_these_axes(tmp_path: Pat
     whole = size * (4 ** len(axes) if kind == "all_gather" else 1)
     expected = round(time_s(topology, kind, tuple(axes), whole, algorithm_of(topology, kind)) * 1e12)
     flags = [axis.name in axes for axis in topology.axes]
-    flagged = [[et.collective(1, size, KINDS[kind], involved_dim=flags)]] * topology.chips
+    flagged = [[et.collective(1, size, KINDS[kind], involved_dim=flags[::-1])]] * topology.chips
     assert length_ps(tmp_path, flagged, topology) == expected
     others = [
         [at for at, flag in zip(topology.coordinates(rank), flags, strict=True) if not flag]
@@ -689,7 +691,7 @@ def test_the_command_takes_groups(tmp_path: Path):
 def test_a_replayed_trace_is_the_run_and_leaves_nothing_open(tmp_path: Path, name: str, settings: list[str]):
     done = run(load.scenario(name, settings))
     trace, topology = done.passes[0].whole()
-    (first, *_) = outputs.export(done, tmp_path, "chakra")
+    (first, *_) = outputs.export(done, tmp_path, "chakra", messages=True)
     again = load_traces(first.parent / first.name.removesuffix(".0.et"), topology)
     assert simulate(again.program).makespan_ps == trace.makespan_ps
     assert again.dtype == done.scenario.workload.activations
@@ -699,6 +701,7 @@ def test_a_replayed_trace_is_the_run_and_leaves_nothing_open(tmp_path: Path, nam
 def test_every_node_of_ours_says_whether_it_is_the_host_s(tmp_path: Path):
     done = run(load.scenario("llama3_70b_tp8_p2p_disabled_decode", ["engine.layers=1"]))
     trace, topology = done.passes[0].whole()
-    for nodes in chakra.nodes_of(trace.program, topology.chips):
+    for nodes in message_nodes(trace.program, topology.chips):
         for node in nodes:
-            assert node.attributes["is_cpu_op"] == str(node.attributes.get("resource", "")).endswith(":host")
+            on_chip = node.type != NodeType.COMP or str(node.attributes["resource"]).endswith(":compute")
+            assert node.attributes["is_cpu_op"] == (not on_chip)

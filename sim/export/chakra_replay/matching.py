@@ -1,7 +1,8 @@
 """Which nodes of different ranks belong together: the two ends of a message, and the members of a collective.
 
 Both are matched in the order in which each rank comes to them: after a node's parents, and by id where the parents
-leave it open. A collective whose `involved_dim` leaves out mesh axes is one collective per position on those axes.
+leave it open. A collective whose `involved_dim` leaves out mesh axes is one collective per position on those axes; its
+flags begin with the axis that varies fastest over the ranks, as in ASTRA-sim: the last axis of the mesh.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def _parts(members: Sequence[RankNode], topology: Topology) -> list[list[RankNod
     at = mesh_positions(topology, [axis.name for axis in topology.mesh]).tolist()
     parts: dict[tuple[int, ...], list[RankNode]] = defaultdict(list)
     for member in members:
-        here = zip(at[member.rank], flags, strict=True)
+        here = zip(at[member.rank], reversed(flags), strict=True)
         parts[tuple(position for position, involved in here if not involved)].append(member)
     return list(parts.values())
 

@@ -116,6 +116,8 @@ class Tasks:
 
     def _duration_ps(self, each: RankNode) -> int:
         """Returns the time the trace says, else the roofline of the node's FLOPs and bytes."""
+        if (exact_ps := each.whole("busy_ps")) is not None:
+            return exact_ps
         if each.node.duration_us:
             return each.node.duration_us * 1_000_000
         work = Work(each.quantity("num_ops") or 0.0, each.quantity("tensor_size") or 0.0)
