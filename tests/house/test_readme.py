@@ -61,6 +61,11 @@ def test_links_between_pages_lead_to_a_file_and_a_heading(page: str):
             assert anchor in {re.sub(r"[^a-z0-9 _-]", "", each.lower()).replace(" ", "-") for each in headings}, target
 
 
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([a-z0-9_/]+\.py)`", SIM))))
+def test_files_that_are_named_exist(name: str):
+    assert (ROOT / "sim" / name).exists() or (ROOT / name).exists()
+
+
 def test_the_table_of_fields_is_that_of_the_specs():
     from support.field_tables import BLOCK, table
 
