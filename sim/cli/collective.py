@@ -94,6 +94,7 @@ def collective(
         echo(bench.table(rows))
     if plots and len(rows) > 1:
         from sim.plots import busbw
+        from sim.plots.style import save
         from sim.studies.validate.cases import published_times
 
         machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
@@ -105,7 +106,7 @@ def collective(
         said = f"with {', '.join(all_options)}" if all_options else ""
         path = out / f"{outputs.named(f'{machine}_{name}', all_options)}.png"
         with outputs.replacing_file(path) as fresh:
-            busbw.draw(rows, machine, fresh, form=rows[0].form, measured=points, settings=said)
+            save(busbw.draw(rows, machine, measured=points, settings=said), fresh)
         echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
 
 

@@ -29,10 +29,9 @@ def plot(
                 "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
             )
     with progress(f"drawing {folder}"), outputs.writable(folder):
-        chosen = figures or tuple(pictures.FIGURES)
+        chosen = figures or pictures.FIGURES
         results = saved.open_folder(folder)
         run = saved.restore(results)
-        found = results.bottlenecks(run)
-        drawn = pictures.draw(run, folder, kinds, chosen, bars=results.bars(), bottlenecks=found, page=not figures)
+        drawn = pictures.draw(run, folder, kinds, results.analysis(run), chosen, page=not figures)
     for path in drawn:
         echo(str(path))

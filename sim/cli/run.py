@@ -19,8 +19,7 @@ from sim.units import format_bytes
 
 if TYPE_CHECKING:
     from sim.report.memory import Memory
-    from sim.report.present.bottlenecks import Bottlenecks
-    from sim.report.present.explanation import Explanation
+    from sim.results.analysis import Analysis
     from sim.simulate.result import Run
     from sim.specs import Scenario
 
@@ -112,14 +111,14 @@ class _Made:
     where: str
     """Its file and settings, for messages."""
     simulated_s: float
-    explanations: Sequence[Explanation] | None
-    bottlenecks: Sequence[Bottlenecks] | None
+    analysis: Analysis
 
 
 def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> _Made:
     """Simulate a scenario and write its results to `folder`."""
     from sim.results import folder as outputs
     from sim.results import saved
+    from sim.results.analysis import Analysis
     from sim.simulate.run import find_bottlenecks
     from sim.simulate.run import run as run_scenario
     from sim.specs import load
@@ -142,36 +141,35 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
             with progress(f"{scenario.name} again with parts free") as report:
                 found = find_bottlenecks(result, report)
         with progress(f"writing {folder}"):
+            analysis = Analysis(explanations, found)
             messages = outputs.write(
                 result,
                 fresh,
                 formats=wanted.formats,
-                explanations=explanations,
-                bottlenecks=found,
                 chips=wanted.trace_chips,
+                analysis=analysis,
             )
             messages += saved.replaced(folder, fresh)
     for line in messages:
         echo(f"{folder}: {line}", err=True)
-    return _Made(result, where, simulated_s, explanations, found)
+    return _Made(result, where, simulated_s, analysis)
 
 
 def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
     """Print the report of a run."""
-    from sim.results import folder as outputs
-
-    result, explanations, found = made.run, made.explanations, made.bottlenecks
+    result, analysis = made.run, made.analysis
     if as_json:
-        more = {} if explanations is None else {"explain": outputs.explain_list(explanations)}
-        echo(json.dumps(result.report.to_dict(result.engine_s) | more | outputs.critical_paths(found)))
+        bars = analysis.explain()
+        more = {} if bars is None else {"explain": bars}
+        echo(json.dumps(result.report.to_dict(result.engine_s) | more | analysis.critical_path()))
         return
     from sim.report.present import bottlenecks as tables
     from sim.report.present import explanation
     from sim.report.present.render import render
 
     render(result.report, engine=(result.tasks, result.engine_s))
-    explanation.render(explanations or ())
-    tables.render(found or ())
+    explanation.render(analysis.explanations or ())
+    tables.render(analysis.bottlenecks or ())
     echo(f"results in {folder}/")
 
 

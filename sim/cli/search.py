@@ -95,13 +95,14 @@ def search(
     path = out / f"search_{Path(model).stem}_{phase}.png"
     if plots:
         from sim.plots import pareto
+        from sim.plots.style import save
 
         names = ", ".join(Path(name).stem for name in topology)
         names = f"{chips.replace(',', ', ')} chips as of {names}" if chips else names
         title = f"{phase} of {Path(model).stem} on {names}, {weights} weights"
         with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
             chart = searching.chart(title, work.phase, result.fitting, searching.published(numbered), goal)
-            pareto.draw(replace(chart, rests_on=based), fresh)
+            save(pareto.draw(replace(chart, rests_on=based)), fresh)
     if as_json:
         more = {"rests_on": list(based), "sensitivity": {name: each.to_dict() for name, each in moved.items()}}
         echo(json.dumps({"complete": complete} | result.to_dict(explained) | more))

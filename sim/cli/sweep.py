@@ -75,11 +75,12 @@ def sweep(
         predictions = study.own_points(rows)
     if plots and study.figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
+        from sim.plots.style import save
         from sim.studies.sweep.chart import chart
 
         for kind in figures:
             with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
-                drawing.draw(chart(base, study.figure, done, predictions), fresh)
+                save(drawing.draw(chart(base, study.figure, done, predictions)), fresh)
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:

@@ -35,9 +35,10 @@ def topology(
     path = out / f"{outputs.named(built.name, settings or [])}.png"
     if plots:
         from sim.plots import topology as drawing
+        from sim.plots.style import save
 
         with outputs.replacing_file(path) as fresh:
-            drawing.draw(built, fresh)
+            save(drawing.draw(built), fresh)
     if as_json:
         echo(json.dumps(facts))
         return

@@ -49,9 +49,10 @@ def validate(
             found.append(validate_suite(name, rows, report))
         if plots:
             from sim.plots import parity
+            from sim.plots.style import save
 
             with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
-                parity.draw(found[-1], fresh)
+                save(parity.draw(found[-1]), fresh)
     if summary is not None:
         from sim.report.present.validation_summary import format_summary as page
 

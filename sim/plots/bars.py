@@ -9,31 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.plots.style import PALETTE
+from sim.plots.colours import OP_COLOURS, PALETTE
 from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
 from sim.report.lanes import Lane
-from sim.report.ops import COLLECTIVES, WAIT, parse_op
+from sim.report.ops import COLLECTIVES, parse_op
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-COLOURS = {
-    "matmul": PALETTE["blue"],
-    "attention": PALETTE["sky"],
-    "elementwise": PALETTE["grey"],
-    "all-gather": PALETTE["orange"],
-    "reduce-scatter": PALETTE["vermilion"],
-    "all-reduce": PALETTE["purple"],
-    "all-to-all": PALETTE["green"],
-    "broadcast": PALETTE["yellow"],
-    "permute": PALETTE["olive"],
-    "send": PALETTE["wine"],
-    "copy": PALETTE["indigo"],
-    WAIT: PALETTE["light"],
-}
-"""Colour per class of op, in the legend's order."""
 
 DARK = PALETTE["black"]
 _DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all", "send", "copy")
@@ -84,7 +68,7 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
     """Each span a bar, with its name where that fits; exposed pieces hatched along the bottom."""
     spans, exposed = (part.within(panel.start, panel.end) for part in (lane.spans, lane.exposed))
     classes = panel.classes(spans).tolist()
-    colours = [COLOURS[group] for group in classes]
+    colours = [OP_COLOURS[group] for group in classes]
     points = (spans.end - spans.start) / (panel.end - panel.start) * _POINTS_ACROSS
     edges = [colour if thin else "white" for colour, thin in zip(colours, points < _THIN_POINTS, strict=True)]
     _rectangles(panel, spans, bottom, height, {"facecolor": colours, "edgecolor": edges, "linewidth": 0.3})
@@ -130,7 +114,7 @@ def _names(op: str) -> list[str]:
 
 def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: float, bins: Ints) -> None:
     """Each bin a stack of its classes' shares of the time (mean of the lanes), exposed parts hatched."""
-    shares = {group: np.zeros((2, len(bins) - 1)) for group in COLOURS}
+    shares = {group: np.zeros((2, len(bins) - 1)) for group in OP_COLOURS}
     for lane in lanes:
         for k, spans in enumerate((lane.spans, lane.exposed)[: 1 if lane.kind == "path" else 2]):
             classes = panel.classes(spans)
@@ -138,7 +122,7 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
                 shares[group][k] += sp.coverage(spans.where(classes == group), bins) * (height / len(lanes))
     low = np.full(len(bins) - 1, bottom)
     for group, (share, alone) in shares.items():
-        for part, look in ((share, {"facecolor": COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
+        for part, look in ((share, {"facecolor": OP_COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
             if part.any():
                 below, above = (np.append(level, level[-1]) for level in (low, low + part))
                 panel.axes.fill_between(panel.x(bins), below, above, step="post", snap=False, **look)
@@ -150,7 +134,7 @@ def draw_legend(figure: Figure, panel: Panel, lanes: Sequence[Lane]) -> None:
     from matplotlib.patches import Patch
 
     seen = {group for lane in lanes for group in np.unique(panel.classes(lane.spans)).tolist()}
-    patches = [Patch(facecolor=colour, label=group) for group, colour in COLOURS.items() if group in seen]
+    patches = [Patch(facecolor=colour, label=group) for group, colour in OP_COLOURS.items() if group in seen]
     if any(lane.kind == "path" for lane in lanes):
         patches.append(Patch(label="on the critical path (pale: in flight)", **_ON_PATH))
     if any(len(lane.exposed) for lane in lanes if lane.kind == "collectives"):

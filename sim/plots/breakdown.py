@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.style import PALETTE, entitle, figure, style
+from sim.plots.colours import PALETTE, PART_LOOKS
+from sim.plots.style import entitle, figure, style
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import critical_path as critical
@@ -19,42 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """How a part is drawn: no two parts of either bar share both, unless they mean the same."""
-
-    colour: str
-    hatch: str = ""
-    """`/`, `x` or `.`, as matplotlib and plotly both know."""
-
-
-LOOKS = {
-    **{name: Look(PALETTE["blue"]) for name in ("compute-bound", critical.COMPUTE)},
-    **{name: Look(PALETTE["sky"]) for name in ("memory-bound", critical.MEMORY)},
-    "overlapped": Look(PALETTE["green"]),
-    "exposed": Look(PALETTE["vermilion"]),
-    **{name: Look(PALETTE["purple"]) for name in ("stream join", critical.JOIN)},
-    **{name: Look(PALETTE["indigo"]) for name in ("memory pool", critical.COPY)},
-    "pipeline bubble": Look(PALETTE["light"], "x"),
-    "idle": Look(PALETTE["light"]),
-    critical.OP_OVERHEAD: Look(PALETTE["grey"]),
-    critical.SLOWED: Look(PALETTE["sky"], "/"),
-    critical.TRANSFER: Look(PALETTE["orange"]),
-    critical.QUEUEING: Look(PALETTE["orange"], "/"),
-    critical.LATENCY: Look(PALETTE["yellow"]),
-    critical.START: Look(PALETTE["yellow"], "/"),
-    critical.LAUNCH: Look(PALETTE["yellow"], "."),
-    critical.CALL: Look(PALETTE["light"], "."),
-}
-"""Of every part of both bars."""
-
 _DARK = {PALETTE[name] for name in ("blue", "vermilion", "green", "grey", "indigo")}
 _WIDTH_IN, _HEIGHT_IN = 9.0, 3.4
 _WIDE = 0.045
 """A part of so much of the step has room for its percentage."""
 
 
-def make(trace: Trace, topology: Topology, title: str = "", batches: Batches | None = None) -> Figure:
+def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | None = None) -> Figure:
     """The figure.
 
     Args:
@@ -86,7 +57,7 @@ def _bar(axes: Axes, parts: Mapping[str, float], step_s: float) -> None:
     left = 0.0
     handles = []
     for name, time_s in parts.items():
-        share, look = time_s / step_s if step_s else 0.0, LOOKS[name]
+        share, look = time_s / step_s if step_s else 0.0, PART_LOOKS[name]
         hatched: dict[str, Any] = {"hatch": 3 * look.hatch, "facecolor": look.colour, "linewidth": 0.0}
         hatched["edgecolor"] = PALETTE["grey"] if look.hatch else "white"
         axes.barh(0, share, left=left, height=0.8, **hatched)

@@ -5,13 +5,13 @@ Bus bandwidth tells large sizes apart and is flat at zero for small ones, whose 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sim import units
 from sim.closed_form.collectives import busbw
-from sim.plots.style import PALETTE, entitle, figure, plain_ticks, save, style
+from sim.plots.colours import PALETTE
+from sim.plots.style import entitle, figure, plain_ticks, style
 from sim.report.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -24,26 +24,10 @@ Points = Sequence[tuple[float, float]]
 _TICKS = 9
 
 
-def draw(
-    rows: Sequence[Measurement],
-    machine: str,
-    path: Path | str,
-    *,
-    form: str = "closed form",
-    measured: Iterable[tuple[float, float]] = (),
-    settings: str = "",
-) -> None:
-    """Write the figure to `path` (format by suffix); see `make`."""
-    save(make(rows, machine, form=form, measured=list(measured), settings=settings), path)
-
-
-def make(
-    rows: Sequence[Measurement], machine: str, *, form: str = "closed form", measured: Points = (), settings: str = ""
-) -> Figure:
-    """A line of the sweep, the closed form dashed, measured points hollow; the algorithm above where it changes.
+def draw(rows: Sequence[Measurement], machine: str, *, measured: Points = (), settings: str = "") -> Figure:
+    """Draws the line of the sweep, the closed form dashed, measured points hollow, and the algorithm where it changes.
 
     Args:
-        form: name of the closed form.
         measured: published measurements.
         settings: of the machine and the sweep, for the second line of the title.
     """
@@ -58,12 +42,12 @@ def make(
     with style():
         made = figure(10.6, 4.6)
         times, rates = made.subplots(1, 2)
-        top = _draw_points(times, microseconds, rows, form, measured)
+        top = _draw_points(times, microseconds, rows, measured)
         times.set(yscale="log", ylabel="time, us", title="Time: tells small sizes apart")
         times.set_ylim(top=4 * top)
         plain_ticks(times.yaxis)
         times.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
-        top = _draw_points(rates, gb_per_s, rows, form, measured)
+        top = _draw_points(rates, gb_per_s, rows, measured)
         rates.set(ylim=(0, 1.12 * top), ylabel="bus bandwidth, GB/s one way", title="Bus bandwidth: large ones")
         for axes in (times, rates):
             _draw_sizes(axes, rows)
@@ -72,14 +56,14 @@ def make(
 
 
 def _draw_points(
-    axes: Axes, value: Callable[[float, float], float], rows: Sequence[Measurement], form: str, measured: Points
+    axes: Axes, value: Callable[[float, float], float], rows: Sequence[Measurement], measured: Points
 ) -> float:
     """All lines and points of one panel; the largest value, of the closed form up to twice the others'."""
     simulated = [(row.size_bytes, value(row.size_bytes, row.time_s)) for row in rows]
     axes.plot(*zip(*simulated, strict=True), "-o", ms=3, color=PALETTE["blue"], label="simulated")
     predicted = [(row.size_bytes, value(row.size_bytes, time)) for row in rows if (time := row.closed_form_s)]
     if predicted:
-        axes.plot(*zip(*predicted, strict=True), "--", lw=1, color=PALETTE["vermilion"], label=form)
+        axes.plot(*zip(*predicted, strict=True), "--", lw=1, color=PALETTE["vermilion"], label=rows[0].form)
     published = [(size, value(size, time_s)) for size, time_s in measured]
     if published:
         look = {"s": 20, "facecolors": "none", "edgecolors": PALETTE["black"], "linewidths": 0.9}

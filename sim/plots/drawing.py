@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim import units
-from sim.plots.style import PALETTE
+from sim.plots.colours import PALETTE
 from sim.topology.graph import Link
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def names_fit(names: Sequence[str], room: float, scale: float) -> bool:
     return max(map(len, names), default=0) * LETTER_EM * points <= 0.9 * room * scale * 72
 
 
-def rate(link: Link) -> str:
-    """`42.3 GB/s each way, 1 us`; of cables taken as one also how many: `376 GB/s each way in 8 cables, 1.35 us`."""
+def describe_link(link: Link) -> str:
+    """Returns rate and latency of a link, `42.3 GB/s each way, 1 us`, and the number of cables that it sums up."""
     cables = f" in {link.cables} cables" if link.cables > 1 else ""
     return f"{link.bandwidth / 1e9:.4g} GB/s each way{cables}, {units.format_seconds(link.latency_s)}"

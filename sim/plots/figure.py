@@ -6,10 +6,10 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.style import PALETTE, figure, save, style
+from sim.plots.colours import PALETTE
+from sim.plots.style import figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,13 +70,8 @@ class Chart:
     """Where a ratio says that there is no difference: marked, and the y axis need not start at 0."""
 
 
-def draw(chart: Chart, path: Path | str) -> None:
-    """Write the figure to `path` (format by suffix)."""
-    save(make(chart), path)
-
-
-def make(chart: Chart) -> Figure:
-    """The figure that `draw` writes."""
+def draw(chart: Chart) -> Figure:
+    """Draws the lines of a chart, its marks and its legend."""
     made = figure(8.0, 4.4)
     with style():
         axes = made.add_subplot()

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sim.plots.drawing import Drawing, Line, Node, Point, rate
-from sim.plots.style import PALETTE
+from sim.plots.colours import PALETTE
+from sim.plots.drawing import Drawing, Line, Node, Point, describe_link
 from sim.topology.graph import Axis, Topology
 
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
@@ -128,7 +128,7 @@ def _rates(topology: Topology) -> list[str]:
     for axis in topology.axes:
         links = (link for link in topology.links if link.axis == axis.name)
         if link := next(links, None):
-            along.setdefault(rate(link), []).append(axis.name)
+            along.setdefault(describe_link(link), []).append(axis.name)
     if len(along) == 1:
         return [f"links of {text}" for text in along]
     return [f"links along {', '.join(names)} of {text}" for text, names in along.items()]

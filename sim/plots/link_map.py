@@ -5,85 +5,36 @@ Colours run from light to dark (viridis, reversed), which also colour-blind read
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.plots import grid, node_link
-from sim.plots.drawing import Drawing, Line, Point
-from sim.plots.style import SMALL, figure, fitting, save, style
-from sim.program import Floats
+from sim.plots import grid
+from sim.plots.colours import LOAD_COLOURS
+from sim.plots.drawing import Line
+from sim.plots.machine import Load, busiest, drawing_of, segments
+from sim.plots.style import SMALL, figure, fitting, style
 from sim.program.trace import Trace
-from sim.report.metrics import measure
 from sim.topology.graph import Topology
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH_IN, _HEIGHT_IN = 7.6, 6.0
-_ASIDE = 0.055
-"""Distance of a direction from the middle of its link, where neighbours are 1 apart."""
 _LINE_WIDTH = 2.2
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One direction of the links between two nodes."""
-
-    points: tuple[Point, ...]
-    links: tuple[int, ...]
-    dashed: bool
-    """A wraparound, of which only the beginning is drawn."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Load:
-    """How busy each link of a whole machine was, [links]."""
-
-    utilisation: Floats
-    bytes: Floats
-
-    @classmethod
-    def of(cls, trace: Trace, topology: Topology) -> Load:
-        """Of a trace; a link that stands for others has the load of each of them."""
-        measures, own = measure(trace, topology), topology.representative_links
-        return cls(measures.link_utilisation[own], measures.link_bytes[own])
-
-
-def drawn(topology: Topology) -> Drawing:
-    """The machine on paper."""
-    return grid.drawing(topology) if topology.has_lines else node_link.drawing(topology)
-
-
-def segments(drawing: Drawing) -> Iterator[Segment]:
-    """Every direction of every link of a drawing, from back to front."""
-    for line in drawing.lines:
-        if line.back:
-            yield Segment(_aside(line.points), line.links, line.dashed)
-            yield Segment(_aside(line.points[::-1]), line.back, line.dashed)
-        else:
-            yield Segment(line.points, line.links, line.dashed)
-
-
-def draw(trace: Trace, topology: Topology, path: Path | str, title: str = "") -> None:
-    """Write the map to `path` (format by suffix)."""
-    save(make(trace, topology, title), path)
-
-
-def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
-    """The figure that `draw` writes: busy time over step time of every link of the machine."""
+def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
+    """Draws the busy time over step time of every link of the machine."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_hex
 
     whole, load = topology.unfold(), Load.of(trace, topology)
-    drawing = drawn(whole)
+    drawing = drawing_of(whole)
     most = max(float(load.utilisation.max(initial=0.0)), 1e-9)
-    colours, scale_of = colormaps["viridis_r"], Normalize(0.0, most)
+    colours, scale_of = colormaps[LOAD_COLOURS], Normalize(0.0, most)
     lines = [
         Line(segment.points, to_hex(colours(scale_of(busiest(load, segment.links)))), segment.dashed, width=_LINE_WIDTH)
         for segment in segments(drawing)
@@ -120,11 +71,6 @@ def make(trace: Trace, topology: Topology, title: str = "") -> Figure:
     return made
 
 
-def busiest(load: Load, links: Sequence[int]) -> float:
-    """Utilisation of the busiest of some links."""
-    return float(load.utilisation[list(links)].max(initial=0.0))
-
-
 def _percent(value: float, most: float) -> str:
     return f"{value:.0%}" if most > 0.1 else f"{value:.1%}"
 
@@ -138,11 +84,3 @@ def _summary(load: Load, topology: Topology) -> str:
         f"{topology.name}: links busy {busy.mean():.1%} of the time on average, {busy.max():.1%} at most, "
         f"{np.count_nonzero(busy == 0):,} of {len(busy):,} idle{wrap}"
     )
-
-
-def _aside(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """The curve moved to its right."""
-    (x0, y0), (x1, y1) = points[0], points[-1]
-    length = math.hypot(x1 - x0, y1 - y0) or 1.0
-    across = (y1 - y0) / length * _ASIDE, -(x1 - x0) / length * _ASIDE
-    return tuple((x + across[0], y + across[1]) for x, y in points)

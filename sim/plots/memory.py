@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.plots.style import PALETTE, entitle, figure, style
+from sim.plots.colours import DEVICE_COLOURS, PALETTE
+from sim.plots.style import entitle, figure, style
 from sim.program import Floats
 
 if TYPE_CHECKING:
@@ -17,15 +19,15 @@ Series = tuple[Floats, Floats]
 """(times in seconds, bytes from each on)."""
 
 
-def make(
+def draw(
     devices: Mapping[str, Series], limited: Collection[str], capacity_bytes: float, end_s: float, title: str = ""
 ) -> Figure:
     """A line per device, in GiB; of those that are `limited`, against the capacity of a chip."""
     made = figure(8.0, 1.2 + 1.9 * len(devices))
-    colours = [PALETTE[name] for name in ("blue", "vermilion", "green", "purple")]
     with style():
         axes = made.subplots(len(devices), 1, squeeze=False, sharex=True)[:, 0]
-        for axis, (name, (times, sizes)), colour in zip(axes, devices.items(), colours * len(devices), strict=False):
+        colours = itertools.cycle(DEVICE_COLOURS)
+        for axis, (name, (times, sizes)), colour in zip(axes, devices.items(), colours, strict=False):
             x = np.append(times, end_s) * 1e3
             y = np.append(sizes, sizes[-1]) / 2**30
             axis.step(x, y, where="post", color=colour, linewidth=1.4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 
-from sim.plots.drawing import Drawing, Line, Node, Point, names_fit, rate
-from sim.plots.style import PALETTE
+from sim.plots.colours import PALETTE
+from sim.plots.drawing import Drawing, Line, Node, Point, describe_link, names_fit
 from sim.topology.graph import Link, Topology
 
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
@@ -42,7 +42,7 @@ def _switch(topology: Topology) -> Drawing:
         nodes=nodes,
         legend=[("egress", egress, False), ("ingress", ingress, False)],
         legend_columns=2,
-        notes=[f"ports of {rate(topology.links[0])} chip to chip"],
+        notes=[f"ports of {describe_link(topology.links[0])} chip to chip"],
         shown=[f"shown: {shown} of {topology.chips} chips, all alike"] if shown < topology.chips else [],
         numbered=numbered,
     )
@@ -75,7 +75,7 @@ def _graph(topology: Topology) -> Drawing:
         for node, place in enumerate(places)
     ]
     first = {kind: next(link for link in topology.links if (link.bandwidth, link.latency_s) == kind) for kind in types}
-    legend = [(rate(first[kind]), colors[kind], False) for kind in types]
+    legend = [(describe_link(first[kind]), colors[kind], False) for kind in types]
     return Drawing(lines=lines, nodes=nodes, legend=legend, numbered=numbered)
 
 

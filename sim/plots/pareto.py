@@ -6,10 +6,10 @@ import itertools
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.style import PALETTE, figure, plain_ticks, save, style
+from sim.plots.colours import PALETTE
+from sim.plots.style import figure, plain_ticks, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,12 +68,7 @@ class Chart:
     """Lines below the figure."""
 
 
-def draw(chart: Chart, path: Path | str) -> None:
-    """Write the figure to `path` (format by suffix)."""
-    save(make(chart), path)
-
-
-def make(chart: Chart) -> Figure:
+def draw(chart: Chart) -> Figure:
     """The figure that `draw` writes."""
     made = figure(8.0, 4.8)
     with style():

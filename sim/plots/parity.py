@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sim.plots.style import PALETTE, figure, plain_ticks, save, style
+from sim.plots.colours import PALETTE
+from sim.plots.style import figure, plain_ticks, style
 from sim.report.present.validation import Outcome, Validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _LOOKS = (("o", "blue"), ("x", "vermilion"), ("^", "green"), ("v", "purple"), ("+", "orange"))
 """Marker and colour of the simulation, of the usual closed form and of predictions of one's own."""
@@ -24,8 +25,8 @@ _METRICS = {
 }
 
 
-def draw(validation: Validation, path: Path | str) -> None:
-    """One panel per metric, logarithmic axes, a band of the suite's worst tolerance around equality."""
+def draw(validation: Validation) -> Figure:
+    """Draws one panel per metric, logarithmic axes, a band of the suite's worst tolerance around equality."""
     metrics = [metric for metric in _METRICS if any(o.metric == metric for o in validation.outcomes)]
     with style():
         made = figure(5.6 * len(metrics), 5.6)
@@ -33,7 +34,7 @@ def draw(validation: Validation, path: Path | str) -> None:
             axes = made.add_subplot(1, len(metrics), column + 1)
             _panel(axes, validation, metric)
         made.suptitle(_title(validation), x=0.02, ha="left", fontsize=10, fontweight="bold")
-    save(made, path)
+    return made
 
 
 def _panel(axes: Axes, validation: Validation, metric: str) -> None:

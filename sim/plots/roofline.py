@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sim.lowering.costs import hbm_rate, matmul_rate, roofline_s
-from sim.plots.style import PALETTE, entitle, figure, plain_ticks, save, style
+from sim.plots.colours import PALETTE
+from sim.plots.style import entitle, figure, plain_ticks, style
 from sim.program import Floats
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -47,11 +47,6 @@ class Point:
     time_s: float
     bound: str = "compute"
     """What takes longer at the rates of its cost, `compute` or `memory`."""
-
-
-def draw(trace: Trace, topology: Topology, dtype: str, path: Path | str, title: str = "") -> None:
-    """Write the figure to `path` (format by suffix)."""
-    save(make(trace, topology, dtype, title), path)
 
 
 def points(trace: Trace, topology: Topology) -> list[Point]:
@@ -114,8 +109,8 @@ def roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
     return [*found, (label("reached by other large operations", rate, streamed), "-.", under(streamed))]
 
 
-def make(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
-    """The figure that `draw` writes."""
+def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
+    """Draws the longest operations under the roofs of their chip."""
     chip, found = topology.chip, points(trace, topology)[:_MOST]
     made = figure(8.6, 4.4)
     with style():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sim.plots.style import PALETTE, entitle, figure, style
+from sim.plots.colours import REQUEST_COLOURS
+from sim.plots.style import entitle, figure, style
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report.pipeline import report_stages, stage_batches
@@ -13,16 +14,13 @@ from sim.units import PS_PER_S, format_seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "wine")]
-"""Of requests in turn; numbers in white are read on each."""
-
 _WIDTH_IN, _IN_PER_STAGE, _IN_AROUND = 11.0, 0.45, 1.3
 _PS_PER_MS = PS_PER_S / 1e3
 _LEAST_SHARE = 0.012
 """Of the figure's width, below which a batch gets no number."""
 
 
-def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
+def draw(trace: Trace, batches: Batches, title: str = "") -> Figure:
     """A row per stage, the first on top; a bar per batch in its request's colour, `request.part` where it is cut."""
     stages, total = len(batches.layers), trace.makespan_ps / _PS_PER_MS
     made = figure(_WIDTH_IN, _IN_AROUND + _IN_PER_STAGE * stages)
@@ -31,13 +29,13 @@ def make(trace: Trace, batches: Batches, title: str = "") -> Figure:
         for stage in range(stages):
             for batch in stage_batches(trace, batches, stage):
                 waits_from, begin, end = (ps / _PS_PER_MS for ps in (batch.waits_from, batch.begin, batch.end))
-                colour = COLOURS[batch.request % len(COLOURS)]
+                colour = REQUEST_COLOURS[batch.request % len(REQUEST_COLOURS)]
                 axis.barh(stage, begin - waits_from, 0.8, waits_from, color=colour, alpha=0.35, linewidth=0)
                 axis.barh(stage, end - begin, 0.8, begin, color=colour, edgecolor="white", linewidth=0.5)
                 if end - begin > _LEAST_SHARE * total:
                     text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
                     axis.text((begin + end) / 2, stage, text, ha="center", va="center", fontsize=7, color="white")
-        what = "Requests by number" if axis.texts else f"Requests in turn in {len(COLOURS)} colours"
+        what = "Requests by number" if axis.texts else f"Requests in turn in {len(REQUEST_COLOURS)} colours"
         reports = report_stages(trace, batches)
         if any(report.wait_s for report in reports):
             what += ", pale while some ranks wait for others"

@@ -1,4 +1,4 @@
-"""The look all figures share: palette, fonts, and a save that gives the same bytes for the same figure.
+"""Fonts and sizes that all figures share, and a save that gives the same bytes for the same figure.
 
 Figures are built without pyplot, so nothing global is touched and no display is needed.
 """
@@ -11,27 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 
+from sim.plots.colours import PALETTE
+
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
-
-PALETTE = {
-    "blue": "#0072B2",
-    "orange": "#E69F00",
-    "green": "#009E73",
-    "vermilion": "#D55E00",
-    "sky": "#56B4E9",
-    "purple": "#CC79A7",
-    "yellow": "#F0E442",
-    "wine": "#882255",
-    "olive": "#999933",
-    "indigo": "#332288",
-    "black": "#222222",
-    "grey": "#8C8C8C",
-    "light": "#DDDDDD",
-}
-"""Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys;
-for what is rare, three of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
 
 DPI = 150
 SMALL = 8.5

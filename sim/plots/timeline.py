@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sim.plots.bars import DARK, Panel, draw_legend, draw_shares, draw_spans
-from sim.plots.style import PALETTE, entitle, figure, save, style
+from sim.plots.colours import PALETTE
+from sim.plots.style import entitle, figure, style
 from sim.program import Ints
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -55,19 +55,11 @@ class _Group:
     lanes: list[Lane]
 
 
-def draw(trace: Trace, topology: Topology, path: Path | str, title: str = "") -> None:
-    """Write the timeline of `trace` to `path` (format by suffix).
-
-    Above, the whole step; below, one layer from the middle, where the layers are in steady state.
-    """
-    save(make(trace, topology, title), path)
-
-
-def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole step") -> Figure:
-    """The figure that `draw` writes.
+def draw(trace: Trace, topology: Topology, title: str = "", span: str = "Whole step") -> Figure:
+    """Draws the whole step, and below it one layer from the middle, where the layers are in steady state.
 
     Args:
-        of: what the trace is of.
+        span: name of the time that the trace covers.
     """
     alike = group_identical_chips(trace, topology)
     groups, times = _groups(trace, topology, alike)
@@ -82,7 +74,7 @@ def make(trace: Trace, topology: Topology, title: str = "", of: str = "Whole ste
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         op_classes = classify_ops(trace.program)
         whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
-        what = f"{of}, {format_seconds(trace.makespan_ps / PS_PER_S)}"
+        what = f"{span}, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
             _fill(whole, groups, share_bins(edges, trace.makespan_ps))
             batches = int(times.batch[-1]) + 1

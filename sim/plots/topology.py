@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sim.plots import grid, node_link
-from sim.plots.style import figure, save, style
+from sim.plots.machine import drawing_of
+from sim.plots.style import figure, style
 from sim.topology.graph import Topology
 from sim.topology.metrics import bisection, hops
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH_IN, HEIGHT_IN = 7.0, 6.0
 """Width of the figure and most height of the drawing in it."""
 
 
-def draw(topology: Topology, path: Path | str) -> None:
-    """Draw the machine into the file `path` (png, svg or pdf by its suffix).
+def draw(topology: Topology) -> Figure:
+    """Draws the machine.
 
     Every line is a pair of links, one in each direction. A machine too large to show whole is shown in part, and the
     figure says which part.
     """
-    drawing = grid.drawing(topology) if topology.has_lines else node_link.drawing(topology)
+    drawing = drawing_of(topology)
     (left, bottom), (right, top) = drawing.corners()
     scale = min(1.3, WIDTH_IN / (right - left), HEIGHT_IN / (top - bottom))
     rows = -(-len(drawing.legend) // drawing.legend_columns)
@@ -46,7 +49,7 @@ def draw(topology: Topology, path: Path | str) -> None:
             bbox_to_anchor=(edge, 0.05 / height),
             borderaxespad=0,
         )
-    save(made, path)
+    return made
 
 
 def _summary(topology: Topology) -> str:

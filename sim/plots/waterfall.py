@@ -8,10 +8,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.style import PALETTE, SMALL, figure, fitting, save, style
+from sim.plots.colours import CHANGE_COLOURS, PALETTE
+from sim.plots.style import SMALL, figure, fitting, style
 from sim.report.present.explanation import Bar, Explanation
 from sim.units import format_count, format_list
 
@@ -38,15 +38,6 @@ _FAR = 2.2
 
 _DIM = "#555555"
 
-COLOURS = {
-    "formula": PALETTE["grey"],
-    "more": PALETTE["vermilion"],
-    "less": PALETTE["blue"],
-    "none": PALETTE["grey"],
-    "total": PALETTE["black"],
-    "published": PALETTE["purple"],
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -71,13 +62,8 @@ class Row:
         return _HEADER_IN if self.kind == "header" else max(_ROW_IN, _LINE_IN * len(self.lines) + 0.06)
 
 
-def draw(explanation: Explanation, path: Path | str, settings: str = "") -> None:
-    """Write the waterfall to `path` (format by suffix), with the settings of the run below its title."""
-    save(make(explanation, settings), path)
-
-
-def make(explanation: Explanation, settings: str = "") -> Figure:
-    """The figure that `draw` writes."""
+def draw(explanation: Explanation, settings: str = "") -> Figure:
+    """Draws the waterfall, with the settings of the run below its title."""
     rows = list(rows_of(explanation))
     height = sum(row.height_in for row in rows)
     whole = _TOP_IN + height + _BOTTOM_IN
@@ -164,10 +150,10 @@ def _draw_row(axes: Axes, explanation: Explanation, row: Row, middle: float) -> 
         ends = ((edge - left) / width for edge in (_MARGIN_IN, _WIDTH_IN - _MARGIN_IN))
         axes.axhline(middle + row.height_in / 2, *ends, color=PALETTE["light"], linewidth=0.8, clip_on=False)
     else:
-        colour, thick = COLOURS[row.kind], _ROW_IN * _THICK
+        colour, thick = CHANGE_COLOURS[row.kind], _ROW_IN * _THICK
         length = (row.end_s - row.start_s) / size
         axes.barh(middle, length, thick, row.start_s / size, color=colour, edgecolor=colour, linewidth=0.8, zorder=2)
-    colour = COLOURS[row.kind] if row.kind in ("more", "less", "none") else PALETTE["black"]
+    colour = CHANGE_COLOURS[row.kind] if row.kind in ("more", "less", "none") else PALETTE["black"]
     sign = "" if total else "+"
     _text(axes, _MARGIN_IN if header or total else _NAME_IN, middle, row.name, fontsize=8.5, **bold)
     right: Any = {"fontsize": 8, "ha": "right", **bold}
@@ -191,7 +177,7 @@ def _draw_published(axes: Axes, explanation: Explanation) -> None:
     if published is None:
         return
     x, right = published / explanation.unit[0], axes.get_xlim()[1]
-    name, colour = f"published {explanation.time(published)}", COLOURS["published"]
+    name, colour = f"published {explanation.time(published)}", CHANGE_COLOURS["published"]
     if x > right:
         name, x = f"{name} →", right
     else:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
+from sim.results.analysis import Analysis
 from sim.results.scratch import replace_folder, scratch
 
 if TYPE_CHECKING:
-    from sim.report.present.bottlenecks import Bottlenecks
-    from sim.report.present.explanation import Explanation
     from sim.simulate.result import Run
     from sim.specs import Scenario
 
@@ -95,28 +94,29 @@ def write(
     *,
     formats: Sequence[str],
     chips: Sequence[int] | None = None,
-    explanations: Sequence[Explanation] | None = None,
-    bottlenecks: Sequence[Bottlenecks] | None = None,
+    analysis: Analysis | None = None,
 ) -> list[str]:
     """Writes report.json, manifest.json, trace.npz, trace.json and the figures. The same scenario gives the same bytes.
 
     Args:
         formats: each figure is written in each of them; without any there are no figures.
-        explanations: written to explain.json and drawn as a waterfall.
+        chips: chips in trace.json; by default those that its reader wants first.
+        analysis: explanations are written to explain.json and drawn as waterfalls.
 
     Returns:
         Messages for the user: what the files leave out.
     """
     from sim.results import saved
 
+    analysis = analysis or Analysis()
     messages = _write_traces(run, folder, chips)
-    _json(folder / "report.json", run.report.to_dict() | critical_paths(bottlenecks))
-    if explanations is not None:
-        _json(folder / "explain.json", explain_list(explanations))
+    _json(folder / "report.json", run.report.to_dict() | analysis.critical_path())
+    if (bars := analysis.explain()) is not None:
+        _json(folder / "explain.json", bars)
     if formats:
-        from sim.results import figures as pictures
+        from sim.results import figures
 
-        pictures.draw(run, folder, formats, explanations=explanations or (), bottlenecks=bottlenecks or ())
+        figures.draw(run, folder, formats, analysis)
     saved.write_manifest(run, folder)
     return messages
 
@@ -190,16 +190,6 @@ def export(
                 paths += chakra.write(traces.ranks, target, run.scenario.name)
                 paths += astra_sim.write(trace.program, topology, traces.groups, target, run.scenario.name)
     return paths
-
-
-def critical_paths(bottlenecks: Sequence[Bottlenecks] | None) -> dict[str, Any]:
-    """What `--critical-path` adds to the report; nothing without it."""
-    return {} if bottlenecks is None else {"critical_path": [each.to_dict() for each in bottlenecks]}
-
-
-def explain_list(explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
-    """The bars of all phases, in order."""
-    return [bar for each in explanations for bar in each.to_list()]
 
 
 def check_chips(scenario: Scenario, chips: Sequence[int], where: str) -> None:

@@ -25,13 +25,13 @@ from sim.program import trace_file
 from sim.report.present.explanation import Bar
 from sim.report.spread import Spread
 from sim.report.what_if import WhatIf
+from sim.results.analysis import Analysis
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from sim.program import Period, Program
-    from sim.report.present.bottlenecks import Bottlenecks
     from sim.simulate.result import Run
     from sim.simulate.run import WrittenPhase
     from sim.specs import Scenario
@@ -142,22 +142,23 @@ class Saved:
             found[each.phase] = (*found.get(each.phase, ()), each.bar)
         return found
 
-    def bottlenecks(self, run: Run) -> tuple[Bottlenecks, ...]:
-        """What the steps of `run`, which is the run of this folder, wait for; empty without `--critical-path`.
+    def analysis(self, run: Run) -> Analysis:
+        """Returns what `--explain` and `--critical-path` added to these results of `run`.
 
         Raises:
-            InputError: report.json is not what was written.
+            InputError: a file is not what was written.
         """
         from sim.report.critical_path import attribute_step
         from sim.report.present.bottlenecks import Bottlenecks
 
         what_if = {each.phase: tuple(each.what_if) for each in self.report().critical_path}
         phases = ((part, part.scenario.workload.phase) for part in run.passes)
-        return tuple(
+        bottlenecks = [
             Bottlenecks(phase, part.span, attribute_step(part.trace, part.topology), what_if[phase])
             for part, phase in phases
             if phase in what_if
-        )
+        ]
+        return Analysis(bottlenecks=bottlenecks or None, saved_bars=self.bars())
 
     def check(self, name: str) -> Path:
         """The path of a file that is what was written. Raises InputError where it is not."""

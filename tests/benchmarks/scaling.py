@@ -8,7 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from sim.plots.style import PALETTE, figure, plain_ticks, save, style
+from sim.plots.colours import PALETTE
+from sim.plots.style import figure, plain_ticks, save, style
 
 LOOKS = {
     "every task, SimPy": ("vermilion", "s"),

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from sim.errors import InputError
-from sim.plots.figure import Chart, Line, Mark, draw, make
-from sim.plots.style import style
+from sim.plots.figure import Chart, Line, Mark, draw
+from sim.plots.style import save, style
 from sim.specs import load
 from sim.studies.sweep import chart, points, published, rows
 from sim.studies.sweep.rows import Figures, Outcome, Row
+from sim.studies.validate.csv_rows import Row as CsvRow
 
 SWEEPS = [name for name in load.shipped("scenario") if load.scenario(name).sweep]
 DRAWN = [name for name in SWEEPS if chart.figure_of(load.scenario(name), list(load.scenario(name).sweep))]
@@ -33,7 +34,7 @@ def drawn(*lines: Line, log: str = "", marks: tuple[Mark, ...] = ()) -> Chart:
 
 
 def test_a_line_is_simulated_with_markers_closed_form_dashed_and_published_hollow():
-    (axes,) = make(drawn(line(published=((1.0, 2.5),)))).axes
+    (axes,) = draw(drawn(line(published=((1.0, 2.5),)))).axes
     form, simulated, paper = axes.get_lines()
     assert (form.get_marker(), form.is_dashed()) == ("None", True)
     assert list(form.get_ydata()) == [2.0, 1.0, 0.5]
@@ -45,14 +46,14 @@ def test_a_line_is_simulated_with_markers_closed_form_dashed_and_published_hollo
 
 
 def test_two_lines_differ_in_colour_and_in_marker():
-    (axes,) = make(drawn(*(line(str(i)) for i in range(7)))).axes
+    (axes,) = draw(drawn(*(line(str(i)) for i in range(7)))).axes
     simulated = axes.get_lines()[1::2]
     looks = {(each.get_color(), each.get_marker()) for each in simulated}
     assert len(looks) == len({each.get_color() for each in simulated}) == 7
 
 
 def test_the_legend_covers_nothing_and_explains_what_is_there():
-    made = make(drawn(line(published=((1.0, 2.5),), fits=(True, True, False)), line("b"), marks=(Mark(2.0, "x"),)))
+    made = draw(drawn(line(published=((1.0, 2.5),), fits=(True, True, False)), line("b"), marks=(Mark(2.0, "x"),)))
     (legend,) = made.legends
     assert [text.get_text() for text in legend.get_texts() if text.get_text()] == [
         "a",
@@ -73,12 +74,12 @@ def test_the_legend_covers_nothing_and_explains_what_is_there():
 def test_any_axes_and_any_number_of_points_can_be_drawn(tmp_path, log, count):
     nothing = (math.nan,) * count
     one = line(x=(1.0, 2.0, 4.0)[:count], y=(3.0, 2.0, 1.0)[:count], closed_form=nothing, fits=(True,) * count)
-    draw(drawn(one, log=log), tmp_path / "figure.png")
+    save(draw(drawn(one, log=log)), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
 
 
 def test_every_value_of_x_is_named_in_full():
-    (axes,) = make(drawn(line(x=(64.0, 131072.0, 2097152.0)), log="x")).axes
+    (axes,) = draw(drawn(line(x=(64.0, 131072.0, 2097152.0)), log="x")).axes
     assert [axes.xaxis.get_major_formatter()(x, 0) for x in axes.xaxis.get_majorticklocs()] == ["64", "128Ki", "2Mi"]
 
 
@@ -119,7 +120,7 @@ def test_published_points_stand_at_points_that_are_swept(name):
     assert figure is not None
     if figure.x not in scenario.sweep:
         return
-    beside = published.published(figure).values()
+    beside = published.published_points(figure).values()
     if not beside:  # a sweep over quantities with units has no published points
         return
     swept = set(map(float, scenario.sweep[figure.x]))
@@ -143,7 +144,7 @@ def test_a_shipped_figure_is_drawn_with_its_published_points(name, tmp_path: Pat
     lines = len({chart.line_of(figure, row) for row in made})
     shown = len(planned) if figure.relative_to is None else len(planned) * (lines - 1) // lines  # but the baseline
     assert sum(len(each.x) for each in contents.lines) == shown
-    draw(contents, tmp_path / "figure.png")
+    save(draw(contents), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -294,7 +295,7 @@ def test_the_tokens_of_a_published_total_are_those_of_prefill_and_decoding():
     case |= {"metric": "latency_s", "value": "10"}
 
     def figures(phase: str, *names: str) -> list[float]:
-        return [published.y_of(case | {"phase": phase}, name) for name in names]
+        return [published.y_of(CsvRow(case | {"phase": phase}, "rows"), name) for name in names]
 
     names = "tokens_per_s", "cost", "step"
     assert figures("total", *names, "latency") == [200 / 10, 4 * 10 / 200, 10 / 21, 10]
@@ -317,5 +318,5 @@ def test_the_tokens_of_a_published_total_are_those_of_prefill_and_decoding():
 def test_a_published_row_that_is_wrong_is_refused(change: dict[str, str], message: str):
     case = {"phase": "total", "batch": "2", "chips": "4", "input_tokens": "80", "generated_tokens": "20"}
     with pytest.raises(InputError) as caught:
-        published.y_of(case | {"metric": "latency_s", "value": "10"} | change, "cost")
-    assert str(caught.value) == message
+        published.y_of(CsvRow(case | {"metric": "latency_s", "value": "10"} | change, "rows"), "cost")
+    assert str(caught.value) == f"rows: {message}"

@@ -10,8 +10,10 @@ from support.handmade import two_chips
 from support.pipelines import scenario
 
 from sim import topology as machines
-from sim.plots import breakdown, link_map, roofline, timeline
-from sim.plots.bars import COLOURS
+from sim.plots import breakdown, roofline, timeline
+from sim.plots import machine as machine_plot
+from sim.plots.colours import OP_COLOURS, PART_LOOKS
+from sim.plots.style import save
 from sim.program import Kind
 from sim.report import critical_path
 from sim.report.breakdown import PARTS
@@ -33,17 +35,17 @@ def rows(axes: Axes) -> list[str]:
 
 
 def test_equal_chips_are_drawn_once_and_unequal_ones_apart() -> None:
-    same = texts(timeline.make(*two_chips(slower_us=0)))
+    same = texts(timeline.draw(*two_chips(slower_us=0)))
     assert [text for text in same if text.startswith("chip")] == [
         "chip 0 of 2 (all identical): 60% compute, 40% exposed communication, 0% waiting or idle"
     ] * 2
-    apart = texts(timeline.make(*two_chips(slower_us=2)))
+    apart = texts(timeline.draw(*two_chips(slower_us=2)))
     starts = [text.split(":")[0] for text in apart if text.startswith("chip")]
     assert starts == ["chip 1 of 2 (critical)", "chip 0 of 2"] * 2
 
 
 def test_lanes_and_names_in_bars() -> None:
-    figure = timeline.make(*two_chips(slower_us=0), title="by hand")
+    figure = timeline.draw(*two_chips(slower_us=0), title="by hand")
     whole, layer = figure.axes
     assert rows(whole) == [
         "critical path",
@@ -62,7 +64,7 @@ def test_lanes_and_names_in_bars() -> None:
 
 def test_many_layers_become_shares_and_a_middle_layer_is_drawn_in_full() -> None:
     trace, topology = two_chips(layers=10, slower_us=0)
-    whole, layer = timeline.make(trace, topology).axes
+    whole, layer = timeline.draw(trace, topology).axes
     assert rows(whole) == [
         "critical path",
         "compute",
@@ -100,7 +102,7 @@ def test_the_breakdown_names_every_part_with_its_share() -> None:
     # Of 30 us: attention 16-20 under the all-reduce, the all-gather 0-6 under q_wi: 10 overlapped; compute 18 in all.
     labels = [
         text.get_text()
-        for axes in breakdown.make(*two_chips(slower_us=0), "bf16").axes
+        for axes in breakdown.draw(*two_chips(slower_us=0), "bf16").axes
         for text in axes.get_legend().get_texts()
     ]
     assert labels[:5] == ["compute-bound 26.7%", "memory-bound 0.0%", "overlapped 33.3%", "exposed 40.0%", "idle 0.0%"]
@@ -108,8 +110,8 @@ def test_the_breakdown_names_every_part_with_its_share() -> None:
 
 
 def test_no_two_parts_of_a_bar_look_alike_unless_they_mean_the_same() -> None:
-    parts = {name: breakdown.LOOKS[name] for name in PARTS}
-    causes = {name: breakdown.LOOKS[name] for name in critical_path.CAUSES}
+    parts = {name: PART_LOOKS[name] for name in PARTS}
+    causes = {name: PART_LOOKS[name] for name in critical_path.CAUSES}
     assert len({*parts.values()}) == len(parts)
     assert len({*causes.values()}) == len(causes)
     same = {frozenset((a, b)) for a in parts for b in causes if parts[a] == causes[b]}
@@ -119,7 +121,7 @@ def test_no_two_parts_of_a_bar_look_alike_unless_they_mean_the_same() -> None:
         frozenset(("stream join", critical_path.JOIN)),
         frozenset(("memory pool", critical_path.COPY)),
     }
-    assert len(set(COLOURS.values())) == len(COLOURS)  # classes of operations in the timeline
+    assert len(set(OP_COLOURS.values())) == len(OP_COLOURS)  # classes of operations in the timeline
 
 
 def test_operations_that_would_hide_one_another_share_a_marker_and_keep_their_numbers() -> None:
@@ -136,17 +138,17 @@ def test_the_roofline_has_the_rates_of_the_operations() -> None:
     assert found["q_wi"].flops_per_byte == pytest.approx(1e4)
     assert found["q_wi"].flops_per_s == pytest.approx(1e11)
     assert found["wo"].flops_per_s == pytest.approx(2.5e11)
-    labels = [text.get_text() for text in roofline.make(*two_chips(), "bf16").legends[0].get_texts()]
+    labels = [text.get_text() for text in roofline.draw(*two_chips(), "bf16").legends[0].get_texts()]
     assert labels[0] == "data sheet: 100 TFLOP/s, 1,000 GB/s"
 
 
 def test_every_direction_of_every_link_is_drawn_once_with_its_load() -> None:
     trace, topology = two_chips(slower_us=0)
-    load = link_map.Load.of(trace, topology)
+    load = machine_plot.Load.of(trace, topology)
     assert load.utilisation.tolist() == pytest.approx([16 / 30, 0, 16 / 30, 0])  # x+ of each chip carries all
     for name in ("tpu_v4_4x4x4", "dgx_h100", "dgx1_v100", "h100_pcie_bridges", "tpu_v4_4x4x8_twisted"):
         machine = machines.build(load_files.topology_spec(name, []))
-        drawn = [link for each in link_map.segments(link_map.drawn(machine)) for link in each.links]
+        drawn = [link for each in machine_plot.segments(machine_plot.drawing_of(machine)) for link in each.links]
         assert sorted(drawn) == list(range(len(machine.links)))
 
 
@@ -154,7 +156,7 @@ def test_every_direction_of_every_link_is_drawn_once_with_its_load() -> None:
 def test_the_same_trace_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     trace, topology = two_chips(layers=8)
     for name in ("a", "b"):
-        timeline.draw(trace, topology, tmp_path / f"{name}{suffix}", title="same")
+        save(timeline.draw(trace, topology, title="same"), tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
@@ -186,5 +188,5 @@ def test_bins_of_a_pipeline_are_of_layers_over_the_whole_time(stages: list[int],
     assert (bins[0], bins[-1]) == (0, trace.makespan_ps)
     assert set(times.edges.tolist()) <= set(bins.tolist())
     assert np.diff(bins).max() <= np.median(np.diff(times.edges)) + 1  # whole picoseconds
-    _, layer = timeline.make(trace, topology).axes
+    _, layer = timeline.draw(trace, topology).axes
     assert f"Layer {times.layer[len(times) // 2]} of layers" in layer.get_title(loc="left")

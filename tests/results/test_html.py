@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from sim.api import load, report, simulate
 from sim.cli import app
-from sim.plots.bars import COLOURS
+from sim.plots.colours import OP_COLOURS
 from sim.report.critical_path import find_critical_path
 from sim.report.ops import classify_ops
 from sim.units import format_percent, format_seconds
@@ -111,7 +111,7 @@ def test_the_areas_of_the_whole_step_are_shares_of_its_time(tmp_path: Path, brow
     middle = top + tick["y"] + tick["height"] / 2
     box = {"x": plot["x"], "y": middle - height / 2, "width": plot["width"], "height": height}
     image = plt.imread(io.BytesIO(page.screenshot(clip=box, full_page=True)))[..., :3]
-    blue = np.abs(image - np.array(to_rgb(COLOURS["matmul"]))).max(axis=2) < 0.1
+    blue = np.abs(image - np.array(to_rgb(OP_COLOURS["matmul"]))).max(axis=2) < 0.1
     drawn = (image < 0.97).any(axis=2)
     assert blue.sum() / drawn.sum() == pytest.approx(taken[1] / taken.sum(), abs=0.02)
 

@@ -16,6 +16,7 @@ from sim.plots import node_link
 from sim.plots.style import fitting
 from sim.results import figures as pictures
 from sim.results import folder as outputs
+from sim.results.analysis import Analysis
 from sim.simulate.run import find_bottlenecks, run
 from sim.specs import load
 
@@ -161,6 +162,6 @@ def test_figures_and_page_of_every_kind_of_run(tmp_path: Path, old: str, new: st
     scenario = tmp_path / "gpus.yaml"
     scenario.write_text(GPUS.replace(old, new) if old else GPUS)
     done = run(load.scenario(str(scenario)))
-    drawn = pictures.draw(done, tmp_path, ["png"], bottlenecks=find_bottlenecks(done))
+    drawn = pictures.draw(done, tmp_path, ["png"], Analysis(bottlenecks=find_bottlenecks(done)))
     expected = {f"{name}.png" for name in pictures.FIGURES if OPTIONAL.get(name, "") in new}
     assert {path.name for path in drawn} == expected | {"report.html"}

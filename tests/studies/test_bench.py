@@ -72,7 +72,7 @@ def test_a_figure_shows_the_time_of_small_sizes_beside_the_bandwidth_of_large_on
     from sim.plots import busbw
 
     rows = bench.sweep("all_reduce", MACHINE, sizes=[1e3, 1e6])
-    times, rates = busbw.make(rows, "square", measured=[(1e3, 5e-6)]).axes
+    times, rates = busbw.draw(rows, "square", measured=[(1e3, 5e-6)]).axes
     assert times.get_yscale() == "log"
     assert times.lines[0].get_ydata().tolist() == pytest.approx([1e6 * row.time_s for row in rows])
     assert rates.lines[0].get_ydata().tolist() == pytest.approx([row.busbw / 1e9 for row in rows])

@@ -19,6 +19,7 @@ from sim.closed_form.pass_time import predict_per_operation
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.plots import waterfall
+from sim.plots.style import save
 from sim.report.present.explanation import FORMULA, PER_SUBLAYER, Explanation
 from sim.simulate.communication import Communication
 from sim.simulate.latency import step_s
@@ -254,7 +255,7 @@ def test_the_command_prints_and_writes_it(tmp_path: Path, monkeypatch, capsys):
 
 def test_no_label_of_the_figure_covers_another_or_leaves_it():
     for settings in (LINES, UNEQUAL, ("layout.ffn=weight_gathered_xyz", "layout.overlap=none")):
-        made = waterfall.make(one("palm540b_decode_ws2d", *SMALL, *settings))
+        made = waterfall.draw(one("palm540b_decode_ws2d", *SMALL, *settings))
         made.canvas.draw()
         axes = made.axes[0]
         texts = [*axes.texts, *made.texts, *axes.get_xticklabels(), axes.xaxis.label]
@@ -265,7 +266,7 @@ def test_no_label_of_the_figure_covers_another_or_leaves_it():
 
 def test_all_bars_are_drawn_with_their_reasons():
     found = one("palm540b_decode_ws2d", *SMALL)
-    texts = {text.get_text().replace("\n", " ") for text in waterfall.make(found).axes[0].texts}
+    texts = {text.get_text().replace("\n", " ") for text in waterfall.draw(found).axes[0].texts}
     assert {bar.name for bar in found.bars} | {bar.why for bar in found.bars} <= texts
 
 
@@ -327,7 +328,7 @@ def test_the_waterfall_of_tensor_parallelism_speaks_of_its_own_formulas(tmp_path
     assert "Closed form, per sublayer" in rows
     assert "Closed form, per operation" in rows
     assert not any("paper" in row for row in rows)
-    waterfall.draw(found, tmp_path / "waterfall.png")
+    save(waterfall.draw(found), tmp_path / "waterfall.png")
 
 
 def test_a_pipeline_has_no_formula_to_start_from():

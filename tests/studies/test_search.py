@@ -350,7 +350,7 @@ def test_the_figure_tells_machines_and_layouts_apart():
     spots = [spot for line in chart.lines for spot in line.choices]
     assert len(spots) == len(fitting)
     assert {spot.machine for spot in spots} == {0, 1}
-    pareto.make(chart).draw_without_rendering()
+    pareto.draw(chart).draw_without_rendering()
 
 
 def test_far_choices_are_left_out_and_counted():
@@ -366,14 +366,14 @@ def test_a_layout_that_is_wholly_beyond_the_axes_says_so_in_the_legend():
     chart = pareto.Chart(
         "", "x", "y", (pareto.Line("l", (near,), (near,)), pareto.Line("m", (far,), (far,))), (near,), ""
     )
-    (legend,) = pareto.make(chart).legends
+    (legend,) = pareto.draw(chart).legends
     assert [text.get_text() for text in legend.get_texts()][:2] == ["l", "m (beyond the axes)"]
 
 
 @pytest.mark.parametrize("top", [1.0, 100.0, 10_000.0])
 def test_labels_of_the_front_stay_above_the_x_axis(top: float):
     front = tuple(pareto.Spot(x, top**y, "C256 B512") for x, y in ((1.0, 1.0), (2.0, 0.5), (3.0, 0.0)))
-    made = pareto.make(pareto.Chart("", "x", "y", (pareto.Line("l", front, front),), front, "chips C and batch B"))
+    made = pareto.draw(pareto.Chart("", "x", "y", (pareto.Line("l", front, front),), front, "chips C and batch B"))
     made.draw_without_rendering()
     (axes,) = made.axes
     assert all(text.get_window_extent().y0 > axes.bbox.y0 for text in axes.texts)

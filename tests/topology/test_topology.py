@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 
 from sim.errors import InputError
 from sim.plots import node_link
-from sim.plots.drawing import rate
+from sim.plots.drawing import describe_link
+from sim.plots.style import save
 from sim.plots.topology import draw
 from sim.specs import TopologySpec, load
 from sim.topology import Link, Topology, build
@@ -393,7 +394,7 @@ def test_a_large_graph_is_cut_into_blocks_as_an_upper_bound():
     ids=["one_gpu", "large_switch", "paired_gpus", "one_chip", "ring", "four_axes", "faces_only"],
 )
 def test_every_kind_of_machine_draws(tmp_path, machine):
-    draw(machine, tmp_path / "machine.svg")
+    save(draw(machine), tmp_path / "machine.svg")
     text = (tmp_path / "machine.svg").read_text(encoding="utf-8")
     assert f">{machine.chips} chips; hops" in text
     partly = (machine.kind == "switch" and machine.chips > 16) or machine.chips > 256
@@ -419,7 +420,7 @@ def test_every_kind_of_machine_draws(tmp_path, machine):
 def test_65536_chips_are_described_and_drawn_at_once(tmp_path, name: str, settings: list[str], diameter: int):
     machine = build(*load.machine(name, settings))
     assert hops(machine).diameter == diameter
-    draw(machine, tmp_path / "machine.png")
+    save(draw(machine), tmp_path / "machine.png")
 
 
 @pytest.mark.parametrize("sizes", [(4,), (5, 2), (3, 4, 2), (1, 6)])
@@ -449,7 +450,7 @@ _MANY = "links=[{between: [gpu0, gpu1], link: xgmi, count: 1000000000000}, {betw
 
 def test_a_drawing_says_of_how_many_cables_a_link_is():
     built = build(*load.machine("dgx1_v100"))
-    assert {rate(link) for link in built.links if link.medium == "nvlink"} == {
+    assert {describe_link(link) for link in built.links if link.medium == "nvlink"} == {
         "20 GB/s each way, 600 ns",
         "40 GB/s each way in 2 cables, 600 ns",
     }

@@ -10,6 +10,7 @@ import sys
 import pytest
 from pydantic import BaseModel
 
+from sim.plots.style import save
 from sim.plots.topology import draw
 from sim.specs import Sourced, load
 from sim.topology import build, describe
@@ -87,7 +88,7 @@ def test_v4_pod_matches_its_published_bisection():
 def test_a_drawing_is_the_same_bytes_every_time(tmp_path, name):
     topology = build(*load.machine(name))
     for file in ("first.png", "second.png"):
-        draw(topology, tmp_path / file)
+        save(draw(topology), tmp_path / file)
     first = (tmp_path / "first.png").read_bytes()
     assert first == (tmp_path / "second.png").read_bytes()
     assert first.startswith(b"\x89PNG")

@@ -12,6 +12,7 @@ from support.published import ROW, write_rows, write_suite
 
 from sim.errors import InputError
 from sim.plots import parity
+from sim.plots.style import save
 from sim.report.present.validation import Errors, bias
 from sim.report.present.validation_text import render, shown
 from sim.simulate.latency import latency_s
@@ -168,9 +169,9 @@ def test_a_column_and_a_function_stand_beside_the_simulation(tmp_path):
     text = printed(found)
     assert any(line.startswith("sheet ") and "median  50.0%" in line for line in text.splitlines())
     assert any(line.startswith("double ") and "median 100.0%" in line for line in text.splitlines())
-    parity.draw(found, tmp_path / "parity.png")
+    save(parity.draw(found), tmp_path / "parity.png")
     without = validate(write_suite(tmp_path, rows))
-    parity.draw(without, tmp_path / "without.png")
+    save(parity.draw(without), tmp_path / "without.png")
     assert (tmp_path / "parity.png").read_bytes() != (tmp_path / "without.png").read_bytes()
 
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from sim.plots.breakdown import LOOKS
-from sim.plots.drawing import rate
-from sim.plots.link_map import Load, drawn, segments
-from sim.plots.stages import COLOURS
+from sim.plots import colours
+from sim.plots.drawing import describe_link
+from sim.plots.machine import Load, drawing_of, segments
 from sim.report.breakdown import compute_breakdown
 from sim.report.closed_form import FormKind
 from sim.report.critical_path import attribute_step
@@ -56,7 +55,7 @@ def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
             {"label": label, "value": value, "definition": meaning}
             for label, value, meaning in list_headline_figures(report)
         ],
-        "looks": {name: [look.colour, look.hatch] for name, look in LOOKS.items()},
+        "looks": {name: [look.colour, look.hatch] for name, look in colours.PART_LOOKS.items()},
         "overall": _blocks(text.overall_blocks(report)),
         "memory": _blocks(text.memory_blocks(report)),
         "phases": [_phase(part, explained, bottlenecks) for part in run.passes],
@@ -77,7 +76,7 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         "title": text.phase_title(part.report, name),
         "span": part.span,
         "step": _blocks(text.step_blocks(part.report)),
-        "step_s": trace.makespan_ps / 1e12,
+        "step_s": trace.makespan_ps / PS_PER_S,
         "breakdown": [{"name": key, "time_s": time_s} for key, time_s in parts.items()],
         "critical": own.to_dict() | {"about": {share.name: share.about for share in (*own.causes, *own.ops)}},
         "what_if": [each.to_dict() for each in found.what_if] if found else None,
@@ -110,7 +109,6 @@ def _stages(part: Pass) -> dict[str, Any] | None:
             begin_ms, end_ms = each.begin / 1e9, each.end / 1e9
             bars.append([stage, round(begin_ms, 6), round(end_ms - begin_ms, 6), number, each.request])
     return {
-        "colours": COLOURS,
         "rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)],
         "bars": bars,
     }
@@ -154,7 +152,7 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
 
 def _links(part: Pass, whole: Topology) -> dict[str, Any]:
     """The machine in the plane: nodes, and every direction of every link with its load."""
-    drawing, load = drawn(whole), Load.of(part.trace, part.topology)
+    drawing, load = drawing_of(whole), Load.of(part.trace, part.topology)
     lines = []
     for segment in segments(drawing):
         worst = max(segment.links, key=lambda i: load.utilisation[i])
@@ -166,7 +164,7 @@ def _links(part: Pass, whole: Topology) -> dict[str, Any]:
                 "busy": round(float(load.utilisation[worst]), 6),
                 "bytes": float(load.bytes[list(segment.links)].sum()),
                 "name": link.name + (f" (of {len(segment.links)})" if len(segment.links) > 1 else ""),
-                "rate": rate(link),
+                "rate": describe_link(link),
                 "dashed": segment.dashed,
             }
         )
@@ -200,7 +198,11 @@ def _memory(part: Pass) -> dict[str, Any]:
         fixed = memory.weights_bytes + memory.gather_buffer_bytes
         grows = [[float(step), round((fixed + size) / _GIB, 6)] for step, size in zip(steps, cache, strict=True)]
     return {
-        "parts": [{"name": name, "gib": size / _GIB} for name, size in parts.items() if size],
+        "parts": [
+            {"name": name, "gib": size / _GIB, "colour": colours.MEMORY_COLOURS[name]}
+            for name, size in parts.items()
+            if size
+        ],
         "capacity_gib": memory.capacity_bytes / _GIB,
         "fits": memory.fits,
         "grows": grows,

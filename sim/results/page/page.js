@@ -118,7 +118,7 @@ function stack(parent, parts, total, looks) {
   const target = el(parent, "div", null, { className: "plot" }), [unit, name] = unitOf(total);
   const traces = parts.map((part) => ({
     type: "bar", orientation: "h", y: [""], x: [part.time_s / unit], name: part.name,
-    marker: { color: looks[part.name][0], line: { color: PAPER, width: 1 }, pattern: { shape: looks[part.name][1], bgcolor: looks[part.name][0], fgcolor: "#8C8C8C", size: 6, solidity: 0.3 } },
+    marker: { color: looks[part.name][0], line: { color: PAPER, width: 1 }, pattern: { shape: looks[part.name][1], bgcolor: looks[part.name][0], fgcolor: DATA.colours.palette.grey, size: 6, solidity: 0.3 } },
     text: [part.time_s / total * target.clientWidth > 56 ? percent(part.time_s / total) : ""], textposition: "inside", textangle: 0, insidetextanchor: "middle", textfont: { color: contrasting(looks[part.name][0]) },
     hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of it<extra></extra>`,
   }));
@@ -144,7 +144,7 @@ function waterfall(parent, phase) {
     text: y.map((value, i) => (i && i < bars.length ? signed(Math.abs(value * unit) < 1e-7 * total ? 0 : value * unit) : time(value * unit))), textposition: "outside", cliponaxis: false,
     customdata: [...bars.map((bar) => (bar.group ? `${bar.group}<br>` : "") + wrap(bar.why)), ""],
     hovertemplate: "%{text}<br>%{customdata}<extra></extra>",
-    increasing: { marker: { color: "#D55E00" } }, decreasing: { marker: { color: "#0072B2" } }, totals: { marker: { color: INK } },
+    increasing: { marker: { color: DATA.colours.changes.more } }, decreasing: { marker: { color: DATA.colours.changes.less } }, totals: { marker: { color: INK } },
     connector: { line: { color: "#bbb", width: 1 } },
   }], layout({
     height: 96 + 25 * names.length, margin: { l: narrow ? 130 : 250, r: 70, t: 32, b: 40 }, xaxis: { range: [0, 1.04 * Math.max(...running(bars), total) / unit], title: { text: `${phase.span}, ${unitName}`, standoff: 4 }, zeroline: true },
@@ -159,7 +159,7 @@ function running(bars) { // where each bar ends, s
 
 function stages(parent, found) { // batches on the stages of a pipeline
   el(parent, "h3", "Requests on the stages, by number");
-  const colours = found.colours, bars = found.bars, ms = (x) => time(x / 1e3);
+  const colours = DATA.colours.requests, bars = found.bars, ms = (x) => time(x / 1e3);
   Plotly.newPlot(el(parent, "div", null, { className: "plot" }), [{
     type: "bar", orientation: "h", y: bars.map((bar) => bar[0]), base: bars.map((bar) => bar[1]), x: bars.map((bar) => bar[2]),
     text: bars.map((bar) => bar[3]), textposition: "inside", insidetextanchor: "middle", constraintext: "none", textangle: 0,
@@ -372,23 +372,21 @@ function drawTimeline(parent, phase, key) {
 
 // --- link map ---------------------------------------------------------------------------------------------------------
 
-const VIRIDIS = ["#fde725", "#b5de2b", "#6ece58", "#35b779", "#1f9e89", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
-if (DARK) VIRIDIS.reverse(); // the busiest link stands out from the paper
 
 function linkMap(parent, links) {
   if (!links.lines.length) { el(parent, "p", "The machine has no links.", { className: "dim" }); return; }
-  const most = Math.max(...links.lines.map((line) => line.busy), 1e-9), bins = VIRIDIS.length;
+  const most = Math.max(...links.lines.map((line) => line.busy), 1e-9), steps = DARK ? DATA.colours.load.slice().reverse() : DATA.colours.load, bins = steps.length; // the busiest link stands out from the paper
   const traces = [];
   for (const dashed of [true, false]) for (let bin = 0; bin < bins; bin++) {
     const own = links.lines.filter((line) => line.dashed === dashed && Math.min(bins - 1, Math.floor(line.busy / most * bins)) === bin);
     if (!own.length) continue;
-    traces.push({ type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: VIRIDIS[bin], width: 3, dash: dashed ? "2px,2px" : "solid" },
+    traces.push({ type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: steps[bin], width: 3, dash: dashed ? "2px,2px" : "solid" },
       x: own.flatMap((line) => [...line.x, null]), y: own.flatMap((line) => [...line.y, null]) });
   }
   const spot = (values) => { const n = values.length, at = (n - 1) * 0.62, k = Math.min(Math.floor(at), n - 2); return values[k] + (values[k + 1] - values[k]) * (at - k); };
   traces.push({ type: "scatter", mode: "markers", x: links.lines.map((line) => spot(line.x)), y: links.lines.map((line) => spot(line.y)),
     marker: { size: 9, opacity: 0, color: links.lines.map((line) => 100 * line.busy), cmin: 0, cmax: 100 * most,
-      colorscale: VIRIDIS.map((colour, i) => [i / (bins - 1), colour]), showscale: links.lines.some((line) => line.busy > 0), colorbar: { title: { text: "busy, % of the time", side: "right" }, thickness: 12, outlinewidth: 0 } },
+      colorscale: steps.map((colour, i) => [i / (bins - 1), colour]), showscale: links.lines.some((line) => line.busy > 0), colorbar: { title: { text: "busy, % of the time", side: "right" }, thickness: 12, outlinewidth: 0 } },
     text: links.lines.map((line) => `<b>${line.name}</b><br>${percent(line.busy)} busy<br>${amount(Math.round(line.bytes))}<br>${line.rate}`), hovertemplate: "%{text}<extra></extra>" });
   const boxes = links.nodes.filter((node) => node.box), chips = links.nodes.filter((node) => !node.box);
   const wide = (node) => (node.box ? node.box[0] : node.radius), high = (node) => (node.box ? node.box[1] : node.radius);
@@ -422,13 +420,12 @@ function linkMap(parent, links) {
 function memory(parent, found) {
   const used = found.parts.reduce((sum, part) => sum + part.gib, 0);
   const target = el(parent, "div", null, { className: "plot" });
-  const colours = { "weights": "#0072B2", "gathered weights": "#E69F00", "KV cache": "#009E73" };
   const grown = found.grows.length > 1;
   const steps = grown ? found.grows.map((point) => point[0]) : ["now"];
   const cache = found.parts.find((part) => part.name === "KV cache");
   const traces = found.parts.map((part) => ({
     name: part.name, x: steps, y: steps.map((_, i) => (grown && part === cache ? found.grows[i][1] - (used - part.gib) : part.gib)),
-    ...(grown ? { type: "scatter", mode: "lines", stackgroup: "one", line: { width: 0.5, color: colours[part.name] }, fillcolor: colours[part.name] } : { type: "bar", width: 0.5, marker: { color: colours[part.name] } }),
+    ...(grown ? { type: "scatter", mode: "lines", stackgroup: "one", line: { width: 0.5, color: part.colour }, fillcolor: part.colour } : { type: "bar", width: 0.5, marker: { color: part.colour } }),
     hovertemplate: "%{y:.3f} GiB<extra>" + part.name + "</extra>",
   }));
   Plotly.newPlot(target, traces, layout({
@@ -448,7 +445,7 @@ function devices(parent, found) {
     type: "scatter", mode: "lines", name: device.name, x: device.x, y: device.y, line: { shape: "hv" }, hovertemplate: "%{x} ms: %{y} GiB<extra>" + device.name + "</extra>",
   })), layout({
     height: 260, margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
-    colorway: ["#0072B2", "#D55E00"], xaxis: { title: { text: "time, ms", standoff: 4 } }, yaxis: { title: { text: "GiB" }, rangemode: "tozero" },
+    colorway: DATA.colours.devices, xaxis: { title: { text: "time, ms", standoff: 4 } }, yaxis: { title: { text: "GiB" }, rangemode: "tozero" },
   }), CONFIG);
 }
 

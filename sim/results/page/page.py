@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim import __version__
+from sim.plots.colours import CHANGE_COLOURS, DEVICE_COLOURS, LOAD_STEPS, PALETTE, REQUEST_COLOURS
 from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.explanation import Bar
 from sim.results.page.data import run_data
@@ -42,13 +43,21 @@ def write(
     """
     data: dict[str, Any] = {
         "version": __version__,
+        "colours": {
+            "palette": PALETTE,
+            "requests": REQUEST_COLOURS,
+            "devices": DEVICE_COLOURS,
+            "changes": CHANGE_COLOURS,
+            "load": LOAD_STEPS,
+        },
         "runs": [run_data(run, explained or {}, bottlenecks) for run in runs],
         "comparison": comparison.to_dict() if comparison else None,
     }
     title = " and ".join(" ".join(filter(None, (run.scenario.name, run.settings_text))) for run in runs)
+    variables = " ".join(f"--{name}: {colour};" for name, colour in PALETTE.items())
     parts = {
         "title": html.escape(title),
-        "style": _file("page.css"),
+        "style": f":root {{ {variables} }}\n{_file('page.css')}",
         "script": _file("page.js"),
         "plotly": _packed(_plotly()),
         "data": _packed(json.dumps(data, separators=(",", ":"), allow_nan=False).encode()),

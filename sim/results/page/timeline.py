@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.plots.bars import COLOURS
+from sim.plots.colours import OP_COLOURS
 from sim.report import spans as sp
 from sim.report.critical_path import find_critical_path
 from sim.report.lanes import Lane, build_lanes, group_identical_chips, layer_times
@@ -68,7 +68,7 @@ def timeline(part: Pass) -> dict[str, Any]:
         "end": trace.makespan_ps,
         "ops": list(program.op_names),
         "classes": classify_ops(program).tolist(),
-        "colours": COLOURS,
+        "colours": OP_COLOURS,
         "sources": _sources(part.scenario),
         "edges": edges.tolist(),
         "lanes": result,
