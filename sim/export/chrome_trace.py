@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.export.flows import Flows, Receivers, nanoseconds
 from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind
 from sim.program.trace import Trace
@@ -81,7 +82,7 @@ def write(
             starts.append(start)
             lines += texts
     if gap:
-        starts.append(_ns(np.array([gap.start])))
+        starts.append(nanoseconds(np.array([gap.start])))
         note = {"ph": "i", "s": "g", "name": gap.note, "pid": critical, "tid": 0, "ts": gap.start / 1e6}
         lines.append(json.dumps(note))
     order = np.argsort(np.concatenate(starts), kind="stable").tolist()
@@ -194,11 +195,11 @@ def _events(
             yield _slices(trace, lane, chip, thread, ranks, us)
         time, rate = outgoing(own, topology)
         yield _counter("outgoing links", "GB/s", chip, time, rate / 1e9, us)
-    receiving = _Collectives.of(trace, topology.chips, lanes, threads)
+    receivers = Receivers.build(trace, topology.chips, lanes, threads)
     for chip, own in lanes.items():
         for lane, thread in zip(own, threads[chip], strict=True):
             if lane.kind == "link":
-                yield from _arrows(trace, topology.chips, lane, chip, thread, receiving, us)
+                yield from _arrows(receivers.flows_from(trace, lane), chip, thread, us)
 
 
 def _counter(
@@ -212,7 +213,7 @@ def _counter(
 def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
     """(ns, GiB), and once more at the end of the trace."""
     time_s, used_bytes = series
-    time_ns = _ns(np.append(np.rint(time_s * PS_PER_S).astype(np.int64), end_ps))
+    time_ns = nanoseconds(np.append(np.rint(time_s * PS_PER_S).astype(np.int64), end_ps))
     return time_ns, np.append(used_bytes, used_bytes[-1]) / 2**30
 
 
@@ -241,7 +242,7 @@ def _slices(
         more = [ranks.text[op] for op in range(len(names))]
     columns["more"] = np.array(more, dtype=object)[program.op[task]]
     tails = map(tail.__mod__, zip(*(column.tolist() for column in columns.values()), strict=True))
-    start, end = _ns(lane.spans.start), _ns(lane.spans.end)
+    start, end = nanoseconds(lane.spans.start), nanoseconds(lane.spans.end)
     rows = zip(program.op[task].tolist(), us.of(start), us.of(end - start), tails, strict=True)
     return start, [f'{heads[op]}{ts},"dur":{duration}{rest}' for op, ts, duration, rest in rows]
 
@@ -249,7 +250,7 @@ def _slices(
 def outgoing(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
     """When the rate at which a chip's links send changes, ns, and what it then is, bytes/s."""
     links = [lane for lane in lanes if lane.kind == "link"]
-    times = [_ns(time) for lane in links for time in (lane.spans.start, lane.spans.end)]
+    times = [nanoseconds(time) for lane in links for time in (lane.spans.start, lane.spans.end)]
     steps = [
         np.full(len(lane.spans), sign * topology.links[lane.link].bandwidth) for lane in links for sign in (1.0, -1.0)
     ]
@@ -268,54 +269,14 @@ def _sent(trace: Trace, chip: int) -> Ints:
     return sums(program.collective[own], program.bytes[own], instances).round().astype(np.int64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Collectives:
-    """The collectives of the written chips, sorted by `key`: where arrows can lead."""
-
-    key: Ints
-    thread: Ints
-    start_ns: Ints
-    end_ns: Ints
-
-    @classmethod
-    def of(cls, trace: Trace, chips: int, lanes: _Lanes, threads: _Threads) -> _Collectives:
-        """Those on `lanes`; a key is instance x chips + chip."""
-        keys, rows, starts, ends = [], [], [], []
-        for chip, own in lanes.items():
-            for lane, thread in zip(own, threads[chip], strict=True):
-                if lane.kind == "collectives":
-                    keys.append(trace.program.collective[lane.spans.task].astype(np.int64) * chips + chip)
-                    rows.append(np.full(len(lane.spans), thread))
-                    starts.append(_ns(lane.spans.start))
-                    ends.append(_ns(lane.spans.end))
-        order = np.argsort(np.concatenate(keys))
-        key, thread_, start, end = (np.concatenate(column)[order] for column in (keys, rows, starts, ends))
-        return cls(key, thread_, start, end)
-
-
-def _arrows(
-    trace: Trace, chips: int, lane: Lane, chip: int, thread: int, receiving: _Collectives, us: _Microseconds
-) -> Iterable[tuple[Ints, list[str]]]:
+def _arrows(flows: Flows, chip: int, thread: int, us: _Microseconds) -> Iterable[tuple[Ints, list[str]]]:
     """From each send of a link's lane to the receiver's collective, where that is written."""
-    program, task = trace.program, lane.spans.task
-    key = program.collective[task].astype(np.int64) * chips + program.peer[task]
-    at = np.minimum(np.searchsorted(receiving.key, key), max(len(receiving.key) - 1, 0))
-    known = np.flatnonzero(receiving.key[at] == key) if len(receiving.key) else np.empty(0, dtype=np.int64)
-    task, at = task[known], at[known]
-    # An arrow binds to the slice open at its time; at the very end of a collective none is, so a nanosecond earlier.
-    arrival = _ns(trace.times["end"][task]) - 1
-    arrival = np.maximum(np.minimum(arrival, receiving.end_ns[at] - 1), receiving.start_ns[at])
-    sent = _ns(lane.spans.start[known])
     begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
-    yield sent, [f'{begin}{i},"ts":{ts}}}' for i, ts in zip(task.tolist(), us.of(sent), strict=True)]
+    sent = zip(flows.task.tolist(), us.of(flows.sent_ns), strict=True)
+    yield flows.sent_ns, [f'{begin}{i},"ts":{ts}}}' for i, ts in sent]
     finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":%d,"tid":%d,"id":%d,"ts":%s}'
-    columns = (program.peer[task].tolist(), receiving.thread[at].tolist(), task.tolist(), us.of(arrival))
-    yield arrival, [finish % row for row in zip(*columns, strict=True)]
-
-
-def _ns(time_ps: Ints) -> Ints:
-    """Nearest whole nanoseconds."""
-    return (time_ps + 500) // 1000
+    columns = (flows.receiver.tolist(), flows.track.tolist(), flows.task.tolist(), us.of(flows.arrival_ns))
+    yield flows.arrival_ns, [finish % row for row in zip(*columns, strict=True)]
 
 
 class _Microseconds(dict[int, str]):

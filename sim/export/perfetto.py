@@ -1,7 +1,8 @@
 """A trace as native Perfetto TrackEvents, whole nanoseconds, for ui.perfetto.dev and its trace processor.
 
 One process per chip, one track per lane; slices carry layer, bytes and FLOPs; a counter tells the rate of a chip's
-outgoing links. Field numbers are those of protos/perfetto/trace in github.com/google/perfetto.
+outgoing links. Where both chips are written, a flow leads from each send to its arrival, a mark inside the collective
+on the receiving chip. Field numbers are those of protos/perfetto/trace in github.com/google/perfetto.
 """
 
 from __future__ import annotations
@@ -13,37 +14,41 @@ from pathlib import Path
 import numpy as np
 
 from sim.export.chrome_trace import outgoing
+from sim.export.flows import Flows, Receivers
 from sim.export.kernels import kernel_name
-from sim.export.wire import data, double, integer
+from sim.export.wire import data, double, fixed64, integer
 from sim.program.trace import Trace
 from sim.report.lanes import Lane, build_lanes
 from sim.topology.graph import Topology
 
 _PACKET, _TIMESTAMP, _SEQUENCE, _EVENT, _INTERNED, _FLAGS, _DESCRIPTOR = 1, 8, 10, 11, 12, 13, 60
 _FIRST_OF_SEQUENCE, _NEEDS_SEQUENCE = 1, 2
-_BEGIN, _END, _COUNTER = 1, 2, 4
+_BEGIN, _END, _INSTANT, _COUNTER = 1, 2, 3, 4
+_FLOWS, _ENDING_FLOWS = 47, 48
 _ANNOTATIONS = ("layer", "bytes", "flops", "to", "instance")
 
 
 def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[int]) -> None:
     """Write some chips of `trace` to `path`; the same trace gives the same bytes."""
-    names = [*trace.program.op_names, *(kernel_name(op) for op in trace.program.op_names)]
+    names = [*trace.program.op_names, *(kernel_name(op) for op in trace.program.op_names), "arrival"]
+    arrival = len(names)
     interned = b"".join(data(2, integer(1, 1 + i) + data(2, name)) for i, name in enumerate(names))
     interned += b"".join(data(3, integer(1, 1 + i) + data(2, name)) for i, name in enumerate(_ANNOTATIONS))
     packets = [_packet(0, data(_INTERNED, interned) + integer(_FLAGS, _FIRST_OF_SEQUENCE))]
-    ids = count(1)
-    for chip, lanes in build_lanes(trace, topology, chips).items():
-        process = next(ids)
+    ids, lanes = count(1), build_lanes(trace, topology, chips)
+    numbers = {chip: [next(ids) for _ in range(len(rows) + 2)] for chip, rows in lanes.items()}
+    receivers = Receivers.build(trace, topology.chips, lanes, {chip: own[2:] for chip, own in numbers.items()})
+    for chip, rows in lanes.items():
+        process, counter, *tracks = numbers[chip]
         packets.append(_track(process, f"chip {chip}", data(3, integer(1, chip + 1) + data(6, f"chip {chip}"))))
-        for lane in lanes:
-            track = next(ids)
-            packets.append(
-                _track(track, f"{lane.kind} {lane.label}" if lane.kind == "link" else lane.label, _in(process))
-            )
-            packets += _slices(trace, lane, track)
-        counter = next(ids)
+        for lane, track in zip(rows, tracks, strict=True):
+            label = f"{lane.kind} {lane.label}" if lane.kind == "link" else lane.label
+            packets.append(_track(track, label, _in(process)))
+            flows = receivers.flows_from(trace, lane) if lane.kind == "link" else None
+            packets += _slices(trace, lane, track, set() if flows is None else set(flows.task.tolist()))
+            packets += [] if flows is None else _arrivals(flows, arrival)
         packets.append(_track(counter, "outgoing links, GB/s", _in(process) + data(8, data(6, "GB/s"))))
-        for time, rate in zip(*outgoing(lanes, topology), strict=True):
+        for time, rate in zip(*outgoing(rows, topology), strict=True):
             event = integer(9, _COUNTER) + integer(11, counter) + double(44, float(rate) / 1e9)
             packets.append(_packet(int(time), data(_EVENT, event) + integer(_FLAGS, _NEEDS_SEQUENCE)))
     path = Path(path)
@@ -63,8 +68,19 @@ def _in(parent: int) -> bytes:
     return integer(5, parent)
 
 
-def _slices(trace: Trace, lane: Lane, track: int) -> Iterator[bytes]:
-    """Begin and end of every span of a lane, in its order."""
+def _arrivals(flows: Flows, name: int) -> Iterator[bytes]:
+    """Yields the mark at which the flow of each message ends."""
+    for task, track, time in zip(flows.task.tolist(), flows.track.tolist(), flows.arrival_ns.tolist(), strict=True):
+        event = integer(9, _INSTANT) + integer(11, track) + integer(10, name) + fixed64(_ENDING_FLOWS, task + 1)
+        yield _packet(time, data(_EVENT, event) + integer(_FLAGS, _NEEDS_SEQUENCE))
+
+
+def _slices(trace: Trace, lane: Lane, track: int, flowing: set[int]) -> Iterator[bytes]:
+    """Yields begin and end of every span of a lane, in its order.
+
+    Args:
+        flowing: sends that begin a flow, whose id is the task + 1.
+    """
     program, task = trace.program, lane.spans.task
     first = len(program.op_names) if lane.kind == "collectives" else 0
     on_track = integer(11, track)
@@ -81,8 +97,10 @@ def _slices(trace: Trace, lane: Lane, track: int) -> Iterator[bytes]:
     keys = [integer(1, 1 + _ANNOTATIONS.index(name)) for name in columns]
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     needs = integer(_FLAGS, _NEEDS_SEQUENCE)
-    for op, start, end, row in zip(program.op[task].tolist(), starts.tolist(), ends.tolist(), rows, strict=True):
+    columns_of_spans = (task.tolist(), program.op[task].tolist(), starts.tolist(), ends.tolist(), rows)
+    for number, op, start, end, row in zip(*columns_of_spans, strict=True):
         notes = b"".join(data(4, key + integer(4, value)) for key, value in zip(keys, row, strict=True))
-        begin = integer(9, _BEGIN) + on_track + integer(10, 1 + first + op) + notes
+        flow = fixed64(_FLOWS, number + 1) if number in flowing else b""
+        begin = integer(9, _BEGIN) + on_track + integer(10, 1 + first + op) + notes + flow
         yield _packet(start, data(_EVENT, begin) + needs)
         yield _packet(end, data(_EVENT, integer(9, _END) + on_track) + needs)

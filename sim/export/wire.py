@@ -33,6 +33,10 @@ def double(field: int, value: float) -> bytes:
     return varint(field << 3 | FIXED64) + struct.pack("<d", value)
 
 
+def fixed64(field: int, value: int) -> bytes:
+    return varint(field << 3 | FIXED64) + struct.pack("<Q", value)
+
+
 def data(field: int, value: bytes | str) -> bytes:
     """A string, bytes or a message."""
     raw = value.encode() if isinstance(value, str) else value

@@ -104,6 +104,36 @@ def test_perfetto_reads_every_slice_with_nanoseconds(tmp_path: Path):
     }
 
 
+def test_perfetto_s_flows_lead_from_sends_to_arrivals_in_the_collective(tmp_path: Path):
+    """A mark lies inside the slice of the same instance on the receiving chip, when the message has arrived."""
+    schema = pytest.importorskip("perfetto.protos.perfetto.trace.perfetto_trace_pb2", reason="needs perfetto")
+    trace, topology = two_chips(layers=2)
+    perfetto.write(trace, topology, tmp_path / "t", range(2))
+    read = schema.Trace()
+    read.ParseFromString((tmp_path / "t").read_bytes())
+    begun: dict[int, int] = {}
+    arrived: dict[int, tuple[int, int]] = {}
+    slices: dict[int, list[list[int]]] = {}
+    for packet in read.packet:
+        if not packet.HasField("track_event"):
+            continue
+        event = packet.track_event
+        if event.type == event.TYPE_SLICE_BEGIN:
+            slices.setdefault(event.track_uuid, []).append([packet.timestamp])
+            begun |= dict.fromkeys(event.flow_ids, packet.timestamp)
+        elif event.type == event.TYPE_SLICE_END:
+            slices[event.track_uuid][-1].append(packet.timestamp)
+        elif event.type == event.TYPE_INSTANT:
+            arrived |= dict.fromkeys(event.terminating_flow_ids, (packet.timestamp, event.track_uuid))
+    sends = np.flatnonzero(trace.program.kind == Kind.SEND)
+    assert set(begun) == set(arrived) == {task + 1 for task in sends.tolist()}
+    for task in sends.tolist():
+        time, track = arrived[task + 1]
+        assert begun[task + 1] == trace.times["start"][task] // 1000
+        assert time == trace.times["end"][task] // 1000 - 1
+        assert any(start <= time < end for start, end in slices[track])
+
+
 def test_a_chakra_trace_says_the_program_to_protobuf(tmp_path: Path):
     chakra_schema = pytest.importorskip("support.chakra_schema")
     trace, topology = two_chips(layers=2)

@@ -18,8 +18,10 @@ from sim.export.chakra_replay.matching import Collective, Matched
 from sim.export.chakra_replay.nodes import Key, Notes, RankNode
 from sim.lowering.costs import Work, cost, launch
 from sim.program import FULL_PPM, Ids, Kind, Labels, Occupancy, Program, ProgramBuilder, Waits
+from sim.report.ops import parse_op
 from sim.topology.graph import Topology
 from sim.topology.group import Group, group_of
+from sim.topology.mesh import joined
 
 _KINDS = {"compute": Kind.COMPUTE, "host": Kind.LAUNCH, "copy": Kind.COPY}
 """Kind of a task that this program wrote, by the engine of the chip that it holds."""
@@ -185,5 +187,5 @@ def _program(group: Group, kind: str, size: float, name: str) -> Program:
         size *= machine.chips
     plan = schedule(machine, kind, axes, algorithm_of(machine, kind, None, size), size)
     builder = ProgramBuilder([*(f"{chip}:compute" for chip in range(machine.chips)), *(x.name for x in machine.links)])
-    emit(builder, machine, CollectiveCall(plan, size, f"{kind}({''.join(axes)}) {name}"))
+    emit(builder, machine, CollectiveCall(plan, size, f"{kind}({joined(axes)}) {parse_op(name).operand}"))
     return builder.build()
