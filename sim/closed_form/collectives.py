@@ -177,10 +177,8 @@ def ring_sendrecv(K: int, ring: bool, V: float, w: float, t: float) -> float:
 # --- on one switch ---------------------------------------------------------------------------------------------------
 
 
-def on_switch(
-    collective: str, algorithm: str, n: int, V: float, w: float, t: float, overhead_s: float = 0.0
-) -> float | None:
-    """Time of a collective of n chips on one non-blocking switch, s; None where there is no exact form.
+def on_switch(collective: str, algorithm: str, n: int, V: float, w: float, t: float) -> float | None:
+    """Returns the time of a collective of n chips on one non-blocking switch, s; None if there is no exact form.
 
     With c = V/n, an all-gather or reduce-scatter takes (n-1) c/w at every port, and the latency of as many messages as
     wait for each other: n-1 on a ring, log2(n) by doubling, one directly (Thakur et al. 2005, Int. J. High Perform.
@@ -191,7 +189,7 @@ def on_switch(
     last one sent in step h: (h + 1) V/w + b t. On a ring of k chunks: (k - 1 + n - 1) V/(k w) + (n-1) t.
     """
     if n == 1:
-        return overhead_s
+        return 0.0
     log = (n - 1).bit_length()
     power_of_two = n == 1 << log
     gather: dict[str, float] = {"ring": (n - 1) * t, "one_shot": t, "two_shot": t, "hierarchical": t}
@@ -223,7 +221,7 @@ def on_switch(
             time = V / w + t
         case "sendrecv", "ring":
             time = V / w + t
-    return None if time is None else overhead_s + time
+    return time
 
 
 ENDS_TOGETHER_ON_SWITCH = ("ring", "one_shot", "two_shot", "halving_doubling", "hierarchical", "cube_mesh")
@@ -242,19 +240,17 @@ def predict(
     size_bytes: float,
     bandwidth: float,
     latency_s: float,
-    overhead_s: float = 0.0,
 ) -> float | None:
-    """Time of a collective by itself on links that are all alike, s; None where there is no exact form.
+    """Returns the time of a collective by itself on links that are all alike, s; None if there is no exact form.
 
     Args:
         axes: (K, ring) of the mesh axes of the group in order.
         size_bytes: V as at the top of this module.
         bandwidth, latency_s: of one direction of one link.
-        overhead_s: launch overhead, once per collective.
     """
     axes = [(K, ring) for K, ring in axes if K > 1]
     if not axes:
-        return overhead_s
+        return 0.0
     V, w, t = size_bytes, bandwidth, latency_s
     time: float | None = None
     match collective:
@@ -273,11 +269,11 @@ def predict(
             time = ring_sendrecv(*axes[0], V, w, t)
         case "permute" if algorithm == "neighbour" and len(axes) == 1:
             time = V / w + t
-    return None if time is None else overhead_s + time
+    return time
 
 
 def bound(collective: str, axes: Axes, size_bytes: float, bandwidth: float, latency_s: float) -> float:
-    """Time that no algorithm over the links of these axes, none of them twisted, can beat, s: the larger of
+    """Returns the time that no algorithm over the links of these axes, none of them twisted, can beat, s: the larger of
 
     - bytes over the busiest chip or cut, and the one hop on which the last of them flies;
     - one hop latency for every hop between the chips farthest apart.

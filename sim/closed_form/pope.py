@@ -64,28 +64,34 @@ def weight_gathered(B: float, L: float, E: float, F: float, N: float, n: float) 
     return Volume(2 * B * L * E / N if n > N else 0.0, 2 * E * F * N / n)
 
 
-def gathered_over(layout: str, X: int, Y: int, Z: int) -> int:
+Lengths = tuple[int, int, int]
+"""(X, Y, Z)."""
+
+
+def gathered_over(layout: str, lengths: Lengths) -> int:
     """N: chips over which a layout gathers its weights and splits the batch; 1 where the weights are stationary.
 
     Raises:
         InputError: a layout that the paper does not have.
     """
-    ways = {
+    X, Y, Z = lengths
+    chips = {
         "weight_stationary_1d": 1,
         "weight_stationary_2d": 1,
         "weight_gathered_x": X,
         "weight_gathered_xy": X * Y,
         "weight_gathered_xyz": X * Y * Z,
     }
-    if layout not in ways:
+    if layout not in chips:
         rule = "Pope et al. have no formula for this layout"
-        raise InputError(rule, where="layout.ffn", got=layout, hint=suggest(layout, ways))
-    return ways[layout]
+        raise InputError(rule, where="layout.ffn", got=layout, hint=suggest(layout, chips))
+    return chips[layout]
 
 
-def ffn_volume(layout: str, B: float, L: float, E: float, F: float, X: int, Y: int, Z: int) -> Volume:
-    """Communication volume of one FFN layer in a layout by name. Raises InputError."""
-    N = gathered_over(layout, X, Y, Z)
+def ffn_volume(layout: str, B: float, L: float, E: float, F: float, lengths: Lengths) -> Volume:
+    """Returns the communication volume of one FFN layer in a layout by name. Raises InputError."""
+    X, Y, Z = lengths
+    N = gathered_over(layout, lengths)
     if layout == "weight_stationary_1d":
         return weight_stationary_1d(B, L, E)
     if layout == "weight_stationary_2d":
@@ -125,12 +131,12 @@ def cache_split(attention: str, cached_heads: int, B: int, n: int, N: int = 1) -
     return min(n // N, cached_heads) * min(N, B)
 
 
-def cache_bytes(layers: int, cached_heads: int, Q: int, B: float, C: float, split: float, c: float = 2) -> float:
+def cache_bytes(layers: int, cached_heads: int, Q: int, BC: float, split: float, c: float = 2) -> float:
     """KV cache per chip: layers x (key and value) x heads x Q x B C values of c bytes, over `split` chips. Section 2.1.
 
     Multi-head, 64 chips, by heads: split 64. Multi-query by heads: 1 head, split 1; by batch: 1 head, split 64.
     """
-    return layers * 2 * cached_heads * Q * B * C * c / split
+    return layers * 2 * cached_heads * Q * BC * c / split
 
 
 def memory_time(parameters: float, weight_bytes: float, cache: float, n: int, hbm: float) -> float:
@@ -202,9 +208,9 @@ def paper(scenario: Scenario) -> Prediction:
     hbm, peak = machine.chip.hbm_bandwidth.value, machine.chip.peak[work.activations].value
 
     heads = cached_heads(model)
-    split = cache_split(layout.attention, heads, B, n, gathered_over(layout.preset, X, Y, Z))
-    cache = cache_bytes(scenario.layers, heads, model.d_head, B, work.mean_cache_length, split, c)
-    volume = ffn_volume(layout.preset, B, L, model.d_model, model.d_ff, X, Y, Z)
+    split = cache_split(layout.attention, heads, B, n, gathered_over(layout.preset, (X, Y, Z)))
+    cache = cache_bytes(scenario.layers, heads, model.d_head, B * work.mean_cache_length, split, c)
+    volume = ffn_volume(layout.preset, B, L, model.d_model, model.d_ff, (X, Y, Z))
     terms = {
         "compute": compute_time(N, B * L, n, peak),
         "weights": memory_time(N, w, 0, n, hbm),

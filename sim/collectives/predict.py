@@ -29,11 +29,11 @@ def closed_form_s(
             return None  # axes of several speeds
         link = next((link for link in topology.links if link.axis in names), link)
         overhead_s += closed_form.starts_beside_hops(collective, shape) * topology.software.message_start_s
-        return closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s, overhead_s)
+        time_s = closed_form.predict(collective, algorithm, shape, size, link.bandwidth, link.latency_s)
+        return None if time_s is None else overhead_s + time_s
     if of_nccl(topology, collective, algorithm):
         return kernels.predictions(topology, collective, size).get(algorithm)
     if not topology.has_ports:
         return None
-    return closed_form.on_switch(
-        collective, algorithm, topology.chips, size, link.bandwidth, link.latency_s, overhead_s=overhead_s
-    )
+    time_s = closed_form.on_switch(collective, algorithm, topology.chips, size, link.bandwidth, link.latency_s)
+    return None if time_s is None else overhead_s + time_s

@@ -124,7 +124,7 @@ class Layer(Generic[V]):
     def _keep_or_reduce(self, factor: Factor[V], sum_axes: Axes, name: str, stream: V | None) -> V:
         if not (self.uses.whole and self.is_fused and self.uses.heads == self.uses.d_ff):
             raise LayoutError(
-                "residual streams that differ from chip to chip must be whole on every chip",
+                "residual streams that differ between chips must not be split",
                 where="layout.residual",
                 hint="attention over heads of tensor_parallel, or a scheme that makes all its sums, such as ladder",
             )

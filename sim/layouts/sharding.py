@@ -127,7 +127,7 @@ def from_notation(text: str, sizes: Mapping[str, int], mesh: Sequence[tuple[str,
 
 def _require_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
     if not set(axes) <= set(tensor.partial):
-        raise LayoutError(f"{operation}({named(axes)}) of {tensor}: needs a partial sum over these axes")
+        raise LayoutError(f"{operation}({named(axes)}) of {tensor}: requires a partial sum over these axes")
 
 
 def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
@@ -231,7 +231,7 @@ def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
     for other in plus:
         x = add(x, other)
     if x.partial or x.dim(dim).axes:
-        raise LayoutError(f"norm of {x}: needs '{dim}' whole and summed")
+        raise LayoutError(f"norm of {x}: '{dim}' must be neither split nor a partial sum")
     return x
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import lcm, prod
+from math import prod
 
 from sim.collectives.loop import closes
 from sim.layouts import sharding
@@ -28,8 +28,9 @@ from sim.lowering.pieces import (
     scattered_pieces,
     scattered_sum_pieces,
 )
+from sim.lowering.sizes import compute_sizes, d_model_divisor
 from sim.lowering.streams import Tasks
-from sim.lowering.work import TOP_K, AttentionWork, matmul_work, padded, sum_of_products, through_memory
+from sim.lowering.work import TOP_K, AttentionWork, attention_work, matmul_work, sum_of_products, through_memory
 from sim.specs import Scenario
 from sim.specs.uses import Axes, Uses
 from sim.topology.graph import Topology
@@ -52,18 +53,11 @@ class Lowering:
         self.on_chip = topology.chip.on_chip_bytes
         self.sent_bytes = 0.0
         """Bytes per chip of the activations that leave the stage."""
-        model, workload = scenario.model, scenario.workload
-        heads = self._padded_heads(uses)
-        self._sizes = {
-            "B": workload.batch,
-            "L": workload.tokens_per_step,
-            "E": self._padded_d_model(uses),
-            "F": model.d_ff,
-            "H": heads,
-            "K": heads if model.kv_heads == model.heads else model.kv_heads,
-            "Q": model.d_head,
-            "V": padded(model.vocabulary, topology.total_chips),
-        }
+        group_size = self.emitter.group_size
+        self._sizes = compute_sizes(scenario, uses, group_size, topology.total_chips)
+        if (width := self._sizes["E"]) != scenario.model.d_model:
+            chips = d_model_divisor(uses, group_size)
+            self.note(f"d_model {scenario.model.d_model} is padded to {width}, which {chips} chips divide")
 
     def tensor(self, notation: str, dtype: str | None = None) -> Sharded:
         """Returns an activation (or other `dtype`) of the scenario's sizes, sharded as the notation says."""
@@ -77,34 +71,6 @@ class Lowering:
         dtype = self.scenario.workload.weights
         self.weights[name] = self.tensor(stored, dtype)
         return Value(self.tensor(used, dtype), stored=self.weights[name] if stored != used else None)
-
-    def _padded_heads(self, uses: Uses) -> int:
-        """Returns the heads computed: padded to a multiple of the chips that store their weights.
-
-        Where neither the heads left to each of these, nor sequences, nor positions can be split over e, they are padded
-        until all chips divide them, as PaLM 540B's are.
-        """
-        workload, splits_d_model = self.scenario.workload, self.emitter.group_size(uses.d_model)
-        heads = padded(self.scenario.model.computed_heads, self.emitter.group_size(uses.stored_heads or uses.heads))
-        if all(
-            size % splits_d_model
-            for size in (heads // self.emitter.group_size(uses.heads), workload.batch, workload.tokens_per_step)
-        ):
-            heads = padded(heads, self.emitter.group_size(uses.heads) * splits_d_model)
-        return heads
-
-    def _padded_d_model(self, uses: Uses) -> int:
-        """Returns d_model as computed: padded to a multiple of the chips that split the residual stream or store the
-        weights.
-
-        A smaller shard would be waited for as long: the largest sets the time.
-        """
-        d_model = self.scenario.model.d_model
-        chips = lcm(self.emitter.group_size(uses.d_model + uses.stream), self.emitter.group_size(uses.stored_d_model))
-        computed = padded(d_model, chips)
-        if computed != d_model:
-            self.note(f"d_model {d_model} is padded to {computed}, which {chips} chips divide")
-        return computed
 
     def stored_bytes(self) -> float:
         """Returns the bytes of the weights named so far, per chip."""
@@ -201,42 +167,14 @@ class Lowering:
 
     def attention(self, q: Value, k: Value, v: Value, name: str) -> Value:
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
-        workload, chip = self.scenario.workload, self.topology.chip
-        batch, _, heads, _ = k.tensor.local_shape
-        per_head = 2 * batch * self._sizes["Q"] * ITEM_BYTES[workload.kv_cache]
-        self._cache_bytes[name] = per_head * heads
-        work = AttentionWork(
-            read=per_head * sharding.key_value_heads_used(q.tensor, k.tensor),
-            copied=per_head * q.tensor.local_shape[2] if self.scenario.layout.kv_heads == "expanded" else 0,
-            scores=q.tensor.local_elements // self._sizes["Q"],
-            d_head=self._sizes["Q"],
-            moved=sum(through_memory(t.local_bytes, self.on_chip) for t in (q.tensor, result)),
-            masked=(q.tensor.local_shape[1] - 1) / 2 if self._skips_masked else 0.0,
-            products=q.tensor.local_elements // (self._sizes["Q"] * q.tensor.local_shape[1]),
-            score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise or chip.attends_in_f32 else workload.activations],
-            vector=chip.attends_in_f32,
-            on_chip=self.on_chip,
-            form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
-        )
+        work = attention_work(self.scenario, self.topology.chip, q.tensor, k.tensor)
+        self._cache_bytes[name] = work.read_per_head * k.tensor.local_shape[2]
         if self.attentions.setdefault(name, work) != work:
             raise ValueError(f"'{name}' does different work in different places")
         done = _producers([q, k, v])
-        for suffix, part in work.kernels(workload.mean_cache_length):
+        for suffix, part in work.kernels(self.scenario.workload.mean_cache_length):
             done = self.emitter.compute(name + suffix, part, done)
         return Value(result, done)
-
-    @property
-    def _skips_masked(self) -> bool:
-        """True if attention computes only the scores that the causal mask leaves, as FlashAttention does.
-
-        A query then sees the cache up to its own position: L of them see (L - 1) / 2 positions less than the last, on
-        average. Where positions are split over chips, the last ones are on one chip, for which the others wait; this
-        assumes that all take as long. Unfused kernels compute the whole rectangle, as a mask over a static cache makes
-        any kernel do; an encoder's layers have no causal mask.
-        """
-        scenario = self.scenario
-        causal = scenario.model.causal and scenario.workload.static_cache is None
-        return causal and self.topology.chip.fuses_attention
 
     def embed(self, table: Value, name: str) -> Value:
         axes = table.tensor.dim("V").axes

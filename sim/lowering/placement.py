@@ -50,19 +50,21 @@ def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:
         pieces = pieces_on_torus(mesh, lines)
         return _split_axes(topology.build(scenario.topology, scenario.stack), pieces)
     inside = row_major((name, size) for name, size in mesh.items() if isinstance(size, int))
-    chips = prod(size for _, own in inside for size, _ in own)
-    own = dict(inside)
+    chips = prod(size for _, axis_pieces in inside for size, _ in axis_pieces)
+    axis_pieces = dict(inside)
     if box := next((name for name, size in mesh.items() if size == BOXES), ""):
-        found = boxes(topology.build(scenario.topology, scenario.stack))
-        if any(each != tuple(range(i * len(found[0]), (i + 1) * len(found[0]))) for i, each in enumerate(found)):
+        box_chips = boxes(topology.build(scenario.topology, scenario.stack))
+        if any(
+            each != tuple(range(i * len(box_chips[0]), (i + 1) * len(box_chips[0]))) for i, each in enumerate(box_chips)
+        ):
             rule = "'boxes' needs boxes of equal size, numbered one after the other"
-            raise InputError(rule, where=f"mesh.{box}", got=" ".join(str(len(each)) for each in found))
-        if chips != len(found[0]):
-            rule = f"axes beside 'boxes' must have the chips of a box, {len(found[0])}, as their product"
+            raise InputError(rule, where=f"mesh.{box}", got=" ".join(str(len(each)) for each in box_chips))
+        if chips != len(box_chips[0]):
+            rule = f"axes beside 'boxes' must have the chips of a box, {len(box_chips[0])}, as their product"
             raise InputError(rule, where="mesh", got=chips)
-        own[box], chips = [(len(found), chips)], chips * len(found)
+        axis_pieces[box], chips = [(len(box_chips), chips)], chips * len(box_chips)
     built = topology.build(scenario.topology.keep_first_chips(chips), scenario.stack)
-    return _split_axes(built, [(name, own[name]) for name in mesh])
+    return _split_axes(built, [(name, axis_pieces[name]) for name in mesh])
 
 
 def _cut_stages(axes: Mapping[str, AxisSpec], stages: int) -> Pieces:
@@ -82,8 +84,8 @@ def _cut_stages(axes: Mapping[str, AxisSpec], stages: int) -> Pieces:
 
 def stage_axes(scenario: Scenario) -> tuple[str, ...]:
     """Mesh axes of the pipeline's stages; none where there is one stage."""
-    own = scenario.layout.uses
-    return own.stage if own and own.stage else (STAGES,) if scenario.layout.mesh.pipeline > 1 else ()
+    uses = scenario.layout.uses
+    return uses.stage if uses and uses.stage else (STAGES,) if scenario.layout.mesh.pipeline > 1 else ()
 
 
 def stage_count(scenario: Scenario) -> int:
@@ -92,15 +94,15 @@ def stage_count(scenario: Scenario) -> int:
     Raises:
         InputError: a stage axis that the mesh does not have, or more stages than layers.
     """
-    own = scenario.layout.uses
-    if not own or not own.stage:
+    uses = scenario.layout.uses
+    if not uses or not uses.stage:
         return scenario.layout.mesh.pipeline
     sizes = {axis.name: axis.size for axis in mesh_of(scenario).mesh}
-    for axis in own.stage:
+    for axis in uses.stage:
         if axis not in sizes:
             rule = "names an axis that the mesh does not have"
             raise InputError(rule, where="layout.uses.stage", got=axis, hint=suggest(axis, sizes))
-    count = prod(sizes[axis] for axis in own.stage)
+    count = prod(sizes[axis] for axis in uses.stage)
     if count > scenario.layers:
         rule = f"every stage needs a layer, and there are {scenario.layers}"
         raise InputError(rule, where="layout.uses.stage", got=count)
@@ -119,24 +121,26 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
     if pool.link:
         return effective(pool.link)
     used = used_chips(scenario)
-    whole, slow = topology.build(scenario.topology, scenario.stack), dict[str, float]()
+    machine, slow = topology.build(scenario.topology, scenario.stack), dict[str, float]()
     if perturb := scenario.perturb:
-        whole = whole.fail_links(frozenset(link.index for link in whole.links if link.name in perturb.failed_links))
+        machine = machine.fail_links(
+            frozenset(link.index for link in machine.links if link.name in perturb.failed_links)
+        )
         for each in perturb.slow_links:
             slow |= {name: max(each.factor, slow.get(name, 1.0)) for name in each.links}
-    if used == whole.chips:
+    if used == machine.chips:
         hint = "layout.mesh: {tensor: 1}, or memory_pool.link"
         raise InputError("no chip is left free to keep layers", where="memory_pool.to", got=pool.to, hint=hint)
 
     def way(peer: int) -> tuple[float, int, float]:
         """(bandwidth of the slower direction, - hops, latency): layers come and go."""
-        fetch, back = whole.route(peer, 0), whole.route(0, peer)
-        links = [whole.links[link] for link in (*fetch, *back)]
+        fetch, back = machine.route(peer, 0), machine.route(0, peer)
+        links = [machine.links[link] for link in (*fetch, *back)]
         bandwidth = min(link.bandwidth / slow.get(link.name, 1.0) for link in links)
-        return bandwidth, -len(fetch), sum(whole.links[link].latency_s for link in fetch)
+        return bandwidth, -len(fetch), sum(machine.links[link].latency_s for link in fetch)
 
-    peers = [peer for peer in range(used, whole.chips) if whole.can_reach(peer, 0) and whole.can_reach(0, peer)]
-    bandwidth, _, latency_s = max(map(way, peers or [used]), key=lambda found: found[:2])
+    peers = [peer for peer in range(used, machine.chips) if machine.can_reach(peer, 0) and machine.can_reach(0, peer)]
+    bandwidth, _, latency_s = max(map(way, peers or [used]), key=lambda route: route[:2])
     return bandwidth, latency_s
 
 

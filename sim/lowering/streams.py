@@ -55,7 +55,7 @@ class Streams:
     def overtakes(self, stream: Stream, inputs: Tasks) -> bool:
         """Returns True if a collective of these inputs may begin before compute that was issued before it has ended."""
         last = self.not_awaited(stream, self.last("compute"))
-        return self.communication > 0 and any(not any(np.array_equal(ids, own) for own in inputs) for ids in last)
+        return self.communication > 0 and any(not any(np.array_equal(ids, known) for known in inputs) for ids in last)
 
     def hold(self, stream: Stream, tasks: Tasks) -> None:
         """Makes the stream's next operation also wait for `tasks`."""

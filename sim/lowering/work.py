@@ -11,6 +11,8 @@ from sim.errors import LayoutError
 from sim.layouts import sharding
 from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
+from sim.specs import Scenario
+from sim.topology.chip import Chip
 
 TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
 """Kernels of drawing from the k largest of 32-bit logits: name, and how often they read and write all of them."""
@@ -20,6 +22,8 @@ TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 
 class AttentionWork:
     """Work of attention on one chip, by the length of the cache."""
 
+    read_per_head: int
+    """Bytes of a key-value head's keys and values, per position."""
     read: int
     """Bytes of keys and values, per position."""
     copied: int
@@ -62,6 +66,38 @@ class AttentionWork:
         if self.vector:
             return Work(*work, vector=True)
         return Work(*work, self.scores / self.products, columns, self.products)
+
+
+def attention_work(scenario: Scenario, chip: Chip, q: Sharded, k: Sharded) -> AttentionWork:
+    """Returns the work of attention of queries q BLHQ to keys like k BLKQ."""
+    workload, d_head = scenario.workload, q.local_shape[3]
+    batch, positions, heads, _ = q.local_shape
+    read_per_head = 2 * k.local_shape[0] * d_head * ITEM_BYTES[workload.kv_cache]
+    return AttentionWork(
+        read_per_head=read_per_head,
+        read=read_per_head * sharding.key_value_heads_used(q, k),
+        copied=read_per_head * heads if scenario.layout.kv_heads == "expanded" else 0,
+        scores=batch * positions * heads,
+        d_head=d_head,
+        moved=2 * through_memory(q.local_bytes, chip.on_chip_bytes),
+        masked=(positions - 1) / 2 if _skips_masked(scenario, chip) else 0.0,
+        products=batch * heads,
+        score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise or chip.attends_in_f32 else workload.activations],
+        vector=chip.attends_in_f32,
+        on_chip=chip.on_chip_bytes,
+        form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
+    )
+
+
+def _skips_masked(scenario: Scenario, chip: Chip) -> bool:
+    """Returns True if attention computes only the scores that the causal mask leaves, as FlashAttention does.
+
+    A query then sees the cache up to its own position: L of them see (L - 1) / 2 positions less than the last, on
+    average. If positions are split over chips, the last ones are on one chip, for which the others wait; this assumes
+    that all take as long. Unfused kernels compute the whole rectangle, as a mask over a static cache makes any kernel
+    do; an encoder's layers have no causal mask.
+    """
+    return scenario.model.causal and scenario.workload.static_cache is None and chip.fuses_attention
 
 
 Factors = Sequence[tuple[Sharded, Sequence[Sharded]]]
@@ -112,6 +148,6 @@ def sum_of_products(name: str, pairs: Sequence[tuple[Sharded, Sharded]]) -> Shar
     return products[0]
 
 
-def padded(size: int, divisor: int) -> int:
+def pad_to_multiple(size: int, divisor: int) -> int:
     """Returns the smallest multiple of `divisor` that is at least `size`."""
     return ceil(size / divisor) * divisor

@@ -44,9 +44,9 @@ def compute_breakdown(trace: Trace, topology: Topology, batches: Batches | None 
     }
     covered = sp.union(communicating, computing)
     for name, waits in wait_spans(trace, batches).items():
-        own = sp.minus(sp.union(waits.of_lane(chip)), covered)
-        if len(own):
-            parts[name] = own.total_ps
-            covered = sp.union(covered, own)
+        uncovered = sp.minus(sp.union(waits.of_lane(chip)), covered)
+        if len(uncovered):
+            parts[name] = uncovered.total_ps
+            covered = sp.union(covered, uncovered)
     parts["idle"] = trace.makespan_ps - sum(parts.values())
     return {name: time_ps / PS_PER_S for name, time_ps in parts.items()}

@@ -178,16 +178,16 @@ class _Releases:
         """
         times, start = self.trace.times, int(self.trace.times["start"][task])
         resource = self.trace.program.resource[task]
-        own = slice(self.first[resource], self.first[resource + 1])
-        released = self.time_ps[own]
+        resource_releases = slice(self.first[resource], self.first[resource + 1])
+        released = self.time_ps[resource_releases]
         first, last = np.searchsorted(released, start, "left"), np.searchsorted(released, start, "right")
-        found = self.task[own][first:last].tolist()
-        held = [other for other in found if times["start"][other] < start]
+        candidates = self.task[resource_releases][first:last].tolist()
+        holders = [other for other in candidates if times["start"][other] < start]
         rank = (int(times["ready"][task]), task)
-        held = held or [other for other in found if (int(times["ready"][other]), other) < rank]
-        if not held:
+        holders = holders or [other for other in candidates if (int(times["ready"][other]), other) < rank]
+        if not holders:
             raise ValueError(f"{self.trace.program.describe(task)} waited for a resource that nothing held")
-        return int(min(held))
+        return int(min(holders))
 
 
 def attribute_step(trace: Trace, topology: Topology, path: Path | None = None) -> Shares:
@@ -264,7 +264,7 @@ def _sum_by_name(names: list[str], lengths: list[int], step_ps: int, about: dict
         total = sums.setdefault(name, [0, 0])
         total[0] += length
         total[1] += 1
-    found = [
+    shares = [
         Share(name, time, time / max(step_ps, 1), count, about.get(name, "")) for name, (time, count) in sums.items()
     ]
-    return tuple(sorted(found, key=lambda share: (-share.time_ps, share.name)))
+    return tuple(sorted(shares, key=lambda share: (-share.time_ps, share.name)))

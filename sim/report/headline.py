@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 def list_headline_figures(report: Report) -> list[tuple[str, str, str]]:
     """Returns (label, value, definition) of each."""
-    found = report.simulated
+    simulated = report.simulated
     span = "all steps" if report.phases else report.span
     exposed = f"communication of {span} with no compute on the critical chip meanwhile"
     hidden = f"communication of {span} under compute on the critical chip"
     waits = [(name, time_s) for name, time_s in report.waits_s.items() if time_s]
     return [
         *_first(report),
-        ("exposed", format_seconds(found.exposed_communication_s), exposed),
-        ("overlapped", format_seconds(found.overlapped_communication_s), hidden),
+        ("exposed", format_seconds(simulated.exposed_communication_s), exposed),
+        ("overlapped", format_seconds(simulated.overlapped_communication_s), hidden),
         *((name, format_seconds(time_s), f"of {span}: {PARTS[name]}") for name, time_s in waits),
         ("busiest link", f"{report.links.utilisation:.1%}", f"busy time / time of {report.span}, of the busiest"),
     ]
@@ -35,20 +35,24 @@ def list_brief_figures(report: Report) -> list[tuple[str, str]]:
 
 
 def _first(report: Report) -> list[tuple[str, str, str]]:
-    found, pipeline = report.simulated, report.pipeline
-    own = "from a request's arrival to its result, mean of all" if pipeline else "simulated time of all steps"
-    each = "tokens of all requests / time of all requests" if pipeline else "tokens of all sequences / latency"
+    simulated, pipeline = report.simulated, report.pipeline
+    latency_meaning = (
+        "from a request's arrival to its result, mean of all" if pipeline else "simulated time of all steps"
+    )
+    rate_meaning = "tokens of all requests / time of all requests" if pipeline else "tokens of all sequences / latency"
     time = "time of all requests" if pipeline else "latency"
-    rows = [("latency per request, mean" if pipeline else "latency", format_seconds(found.latency_s), own)]
-    if found.ttft_s is not None and report.phases:
-        rows.append(("TTFT", format_seconds(found.ttft_s), "time to first token: the prefill"))
-    if found.tpot_s is not None:
-        rows.append(("TPOT", format_seconds(found.tpot_s), "time per output token: decode latency / decode steps"))
+    rows = [
+        ("latency per request, mean" if pipeline else "latency", format_seconds(simulated.latency_s), latency_meaning)
+    ]
+    if simulated.ttft_s is not None and report.phases:
+        rows.append(("TTFT", format_seconds(simulated.ttft_s), "time to first token: the prefill"))
+    if simulated.tpot_s is not None:
+        rows.append(("TPOT", format_seconds(simulated.tpot_s), "time per output token: decode latency / decode steps"))
     utilisation = f"model FLOPs utilisation: 2 x unpadded parameters x tokens / (chips x peak x {time})"
     return [
         *rows,
-        ("tokens/s", f"{found.tokens_per_s:,.0f}", each),
-        ("MFU", format_percent(found.mfu), utilisation),
+        ("tokens/s", f"{simulated.tokens_per_s:,.0f}", rate_meaning),
+        ("MFU", format_percent(simulated.mfu), utilisation),
     ]
 
 

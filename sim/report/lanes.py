@@ -37,20 +37,20 @@ def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[
     copies = sp.copy_spans(trace)
     result: dict[int, list[Lane]] = {}
     for chip in chips:
-        computing, own = compute.of_lane(chip), collectives.of_lane(chip)
+        computing, chip_collectives = compute.of_lane(chip), collectives.of_lane(chip)
         covered = sp.union(computing)
-        none = computing.where(np.empty(0, dtype=np.int64))
-        lanes = [Lane("compute", "compute", computing, none)]
-        row = sp.pack(own)
+        no_spans = computing.where(np.empty(0, dtype=np.int64))
+        lanes = [Lane("compute", "compute", computing, no_spans)]
+        row = sp.pack(chip_collectives)
         for k in range(int(row.max(initial=0)) + 1):
-            spans = own.where(row == k)
+            spans = chip_collectives.where(row == k)
             lanes.append(Lane("collectives", "collectives", spans, sp.minus(spans, covered)))
         if len(copying := copies.of_lane(chip)):
-            lanes.append(Lane("copies", "copy engine", copying, none))
+            lanes.append(Lane("copies", "copy engine", copying, no_spans))
         for link in topology.links:
             if link.src == chip:
                 spans = links.of_lane(link.index)
-                lanes.append(Lane("link", link_label(link), spans, none, link.index))
+                lanes.append(Lane("link", link_label(link), spans, no_spans, link.index))
         result[chip] = lanes
     return result
 
@@ -112,9 +112,9 @@ def _ports(topology: Topology) -> Ints:
     """Returns the place of each link among the links of its sender, or, from a switch, among those to its receiver."""
     places, last = np.zeros(len(topology.links), dtype=np.int64), Counter[tuple[int, bool]]()
     for link in topology.links:
-        own = (link.src, True) if link.src < topology.chips else (link.dst, False)
-        places[link.index] = 2 * last[own] + own[1]
-        last[own] += 1
+        port = (link.src, True) if link.src < topology.chips else (link.dst, False)
+        places[link.index] = 2 * last[port] + port[1]
+        last[port] += 1
     return places
 
 
@@ -147,16 +147,16 @@ class LayerTimes:
 def layer_times(trace: Trace, chip: int) -> LayerTimes:
     """Returns the layers of a chip; none for a program or chip without layers."""
     program = trace.program
-    own = np.flatnonzero(program.chip == chip)
+    chip_tasks = np.flatnonzero(program.chip == chip)
     # Batches follow each other through a stage, and before each stands the moment at which the stage takes it.
-    batch = np.cumsum(program.kind[own] == Kind.EVENT)
-    does = np.isin(program.kind[own], (Kind.COMPUTE, Kind.BEGIN)) & (program.layer[own] >= 0)
-    visits, visit = np.unique(np.stack([batch, program.layer[own]])[:, does], axis=1, return_inverse=True)
-    if not does.any():
+    batch = np.cumsum(program.kind[chip_tasks] == Kind.EVENT)
+    has_work = np.isin(program.kind[chip_tasks], (Kind.COMPUTE, Kind.BEGIN)) & (program.layer[chip_tasks] >= 0)
+    visits, visit = np.unique(np.stack([batch, program.layer[chip_tasks]])[:, has_work], axis=1, return_inverse=True)
+    if not has_work.any():
         nothing = np.empty(0, dtype=np.int64)
         return LayerTimes(nothing, nothing, nothing)
     begins = np.full(visits.shape[1], np.iinfo(np.int64).max)
-    np.minimum.at(begins, visit, trace.times["start"][own[does]])
-    last = (batch == visits[0, -1]) & (program.layer[own] == visits[1, -1])
-    edges = np.maximum.accumulate(np.append(begins, trace.times["end"][own[last]].max()))
+    np.minimum.at(begins, visit, trace.times["start"][chip_tasks[has_work]])
+    last = (batch == visits[0, -1]) & (program.layer[chip_tasks] == visits[1, -1])
+    edges = np.maximum.accumulate(np.append(begins, trace.times["end"][chip_tasks[last]].max()))
     return LayerTimes(edges, visits[1], np.unique(visits[0], return_inverse=True)[1])

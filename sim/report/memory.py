@@ -56,22 +56,22 @@ def add_remedies(memory: Memory, scenario: Scenario, chips: int, other: Memory |
     if memory.fits:
         return memory
     phases = [memory, other] if other else [memory]
-    found = []
+    remedies = []
     batch = min(_largest_batch(phase, scenario.workload.batch) for phase in phases)
     if batch > 0:
-        found.append(f"workload.batch of at most {batch:,}")
+        remedies.append(f"workload.batch of at most {batch:,}")
     for name in ("kv_cache", "weights"):
         two_bytes = DTYPE_BYTES[getattr(scenario.workload, name)] == 2
         if two_bytes and all(phase.excess_bytes <= phase.halved_bytes[name] for phase in phases):
-            found.append(f"workload.{name}=int8")
+            remedies.append(f"workload.{name}=int8")
     copied = scenario.model.kv_heads < min(scenario.model.heads, chips)
     if batch > 0 and copied and scenario.layout.attention == "heads":
-        found.append("layout.attention=batch")  # each chip has the whole cache of few heads, however many chips
-        return replace(memory, remedies=tuple(found))
+        remedies.append("layout.attention=batch")  # each chip has the whole cache of few heads, however many chips
+        return replace(memory, remedies=tuple(remedies))
     if batch <= 0 and scenario.memory_pool is None and not scenario.topology.lines:
-        found.append("a memory_pool")
-    found.append(f"about {ceil(chips * memory.used_bytes / memory.capacity_bytes):,} chips")
-    return replace(memory, remedies=tuple(found))
+        remedies.append("a memory_pool")
+    remedies.append(f"about {ceil(chips * memory.used_bytes / memory.capacity_bytes):,} chips")
+    return replace(memory, remedies=tuple(remedies))
 
 
 def combine_memory(scenarios: Sequence[Scenario], phases: Sequence[Memory], chips: int) -> Memory:

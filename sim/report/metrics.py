@@ -112,15 +112,15 @@ def measure(
         periods: steady states of the repeated blocks whose copies were not simulated.
     """
     program = trace.program
-    makespan, often = periodic.makespan_ps(trace, periods), periodic.copies_per_task(program, periods)
-    does = [_Activity.of(each, topology, batches) for each in periodic.extrapolate(trace, periods)]
-    of_chips = periodic.sum_over_copies(program, [each.of_chips for each in does])
+    makespan, copies = periodic.makespan_ps(trace, periods), periodic.copies_per_task(program, periods)
+    activities = [_Activity.of(each, topology, batches) for each in periodic.extrapolate(trace, periods)]
+    of_chips = periodic.sum_over_copies(program, [each.of_chips for each in activities])
     last_end, compute_ps, communication_ps, busy_ps, *reached_ps = of_chips
     waited_ps = np.diff([busy_ps, *reached_ps], axis=0)
     critical = int(last_end.argmax())
-    link_ps = periodic.sum_over_copies(program, [each.of_links for each in does])
+    link_ps = periodic.sum_over_copies(program, [each.of_links for each in activities])
     most = int(link_ps.max(initial=0))
-    links = does[0].links
+    links = activities[0].links
     return Measures(
         makespan_s=makespan / PS_PER_S,
         compute_s=compute_ps / PS_PER_S,
@@ -132,9 +132,9 @@ def measure(
         bubble_s=waited_ps[2] / PS_PER_S,
         idle_s=(makespan - reached_ps[-1]) / PS_PER_S,
         critical_chip=critical,
-        ops=_ops(program, often, critical, does),
+        ops=_ops(program, copies, critical, activities),
         link_busy_s=link_ps / PS_PER_S,
-        link_bytes=sp.totals(links.lane, program.bytes[links.task], often[links.task], len(topology.links)),
+        link_bytes=sp.totals(links.lane, program.bytes[links.task], copies[links.task], len(topology.links)),
         link_utilisation=link_ps / max(makespan, 1),
         busiest_links=_names(np.flatnonzero(link_ps == most).tolist(), topology) if most else (),
     )
@@ -189,12 +189,12 @@ class _Activity:
             [
                 np.stack(
                     [
-                        np.bincount(program.op[own.task], minlength=ops),
-                        sp.lengths(replace(own, lane=program.op[own.task]), ops),
-                        sp.lengths(replace(bare, lane=program.op[bare.task]), ops),
+                        np.bincount(program.op[busy.task], minlength=ops),
+                        sp.lengths(replace(busy, lane=program.op[busy.task]), ops),
+                        sp.lengths(replace(exposed, lane=program.op[exposed.task]), ops),
                     ]
                 )
-                for own, bare in ((compute, compute.where(np.empty(0, dtype=np.int64))), (collectives, alone))
+                for busy, exposed in ((compute, compute.where(np.empty(0, dtype=np.int64))), (collectives, alone))
             ]
         )
 
@@ -210,9 +210,9 @@ def wait_spans(trace: Trace, batches: Batches | None) -> dict[str, sp.Spans]:
 
 def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
     """Returns the names of links; for a representative link, those of all links that it represents."""
-    whole = topology.unfold()
+    machine = topology.unfold()
     return tuple(
-        whole.links[link].name for link in np.flatnonzero(np.isin(topology.representative_links, links)).tolist()
+        machine.links[link].name for link in np.flatnonzero(np.isin(topology.representative_links, links)).tolist()
     )
 
 
@@ -228,15 +228,15 @@ def _last_ends(trace: Trace, chips: int) -> Ints:
     return last_end
 
 
-def _ops(program: Program, often: Ints, chip: int, does: Sequence[_Activity]) -> tuple[OpMeasure, ...]:
+def _ops(program: Program, copies: Ints, chip: int, activities: Sequence[_Activity]) -> tuple[OpMeasure, ...]:
     """Returns the totals of each op on one chip."""
-    names, own = program.op_names, program.chip == chip
+    names, on_chip = program.op_names, program.chip == chip
     kinds = ("compute", Kind.COMPUTE, Kind.COMPUTE), ("collective", Kind.BEGIN, Kind.SEND)
-    figures = periodic.sum_over_copies(program, [each.of_ops(chip) for each in does])
+    figures = periodic.sum_over_copies(program, [each.of_ops(chip) for each in activities])
 
     def total(values: Floats | Ints, kind: Kind) -> Floats:
-        tasks = np.flatnonzero(own & (program.kind == kind) & (program.follows < 0))
-        return sp.totals(program.op[tasks], values[tasks], often[tasks], len(names))
+        tasks = np.flatnonzero(on_chip & (program.kind == kind) & (program.follows < 0))
+        return sp.totals(program.op[tasks], values[tasks], copies[tasks], len(names))
 
     rows = {}
     for (kind, worked, moved), (count, time_ps, exposed_ps) in zip(kinds, figures, strict=True):

@@ -52,19 +52,21 @@ _PARTS = (
 """Parts that add up to the step, or to the time of all requests of a pipeline."""
 
 
-def explain_slower_overlap(overlap: str, phase: str, own: Measures, plain: Measures) -> tuple[str, ...]:
+def explain_slower_overlap(overlap: str, phase: str, overlapped: Measures, serial: Measures) -> tuple[str, ...]:
     """Returns the note; empty if the overlap pays.
 
     Args:
         own, plain: of the same pass with the overlap and without.
     """
-    slower_s = own.makespan_s - plain.makespan_s
-    if slower_s < _LEAST * plain.makespan_s:
+    slower_s = overlapped.makespan_s - serial.makespan_s
+    if slower_s < _LEAST * serial.makespan_s:
         return ()
-    grown = sorted(((part.seconds(own) - part.seconds(plain), part) for part in _PARTS), key=lambda each: -abs(each[0]))
+    grown = sorted(
+        ((part.seconds(overlapped) - part.seconds(serial), part) for part in _PARTS), key=lambda each: -abs(each[0])
+    )
     told = [(by, part) for by, part in grown if abs(by) >= _LEAST * slower_s]
     more = [f"{format_seconds(by)} more {part.name} ({part.why})" for by, part in told if by >= LEAST_SHOWN_S]
     less = [f"{format_seconds(-by)} less {part.name}" for by, part in told if by <= -LEAST_SHOWN_S]
-    times = f"{format_seconds(own.makespan_s)} instead of {format_seconds(plain.makespan_s)}"
-    slower = f"{slower_s / plain.makespan_s:+.1%}"
+    times = f"{format_seconds(overlapped.makespan_s)} instead of {format_seconds(serial.makespan_s)}"
+    slower = f"{slower_s / serial.makespan_s:+.1%}"
     return (f"overlap {overlap} is slower than none in {phase}, {times} ({slower}): {', '.join(more + less)}",)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.closed_form import pipeline as form
+from sim.closed_form import pipeline as formulas
 from sim.program import Floats
 from sim.program.batches import Batches
 from sim.program.trace import Trace
@@ -79,7 +79,7 @@ class Passes:
     interval_s: float
     """Mean time between results over the second half of the passes; over all where these come at once."""
     stages: tuple[StageReport, ...]
-    closed_form: form.PipelineTimes
+    closed_form: formulas.PipelineTimes
     """Closed form of the stages' mean times with free sends, and all requests there from the start."""
 
     @property
@@ -134,7 +134,7 @@ def report_passes(trace: Trace, batches: Batches, scenario: Scenario, spec: Pipe
         latency_max_s=float(latency.max()),
         interval_s=_interval_s(np.sort(answered)),
         stages=stages,
-        closed_form=_form(spec, len(answered), stages, batches.parts),
+        closed_form=_closed_form(spec, len(answered), stages, batches.parts),
     )
 
 
@@ -179,13 +179,15 @@ def combine_pipelines(prefill: PipelineReport, decode: PipelineReport) -> Pipeli
 
 def stage_batches(trace: Trace, batches: Batches, stage: int) -> tuple[StageBatch, ...]:
     """Returns the batches of a stage in their order; none begins before the one before has ended."""
-    ends, found, last = trace.times["end"], [], 0
-    for each in batches.passes:
-        if each.stage == stage:
-            taken, end = ends[each.begin], int(ends[each.end].max())
-            found.append(StageBatch(each.request, each.part, max(int(taken.min()), last), int(taken.max()), end))
+    ends, result, last = trace.times["end"], [], 0
+    for stage_pass in batches.passes:
+        if stage_pass.stage == stage:
+            taken, end = ends[stage_pass.begin], int(ends[stage_pass.end].max())
+            result.append(
+                StageBatch(stage_pass.request, stage_pass.part, max(int(taken.min()), last), int(taken.max()), end)
+            )
             last = end
-    return tuple(found)
+    return tuple(result)
 
 
 def report_stages(trace: Trace, batches: Batches) -> tuple[StageReport, ...]:
@@ -194,19 +196,19 @@ def report_stages(trace: Trace, batches: Batches) -> tuple[StageReport, ...]:
 
 
 def _stage(trace: Trace, batches: Batches, stage: int) -> StageReport:
-    own, total_ps = stage_batches(trace, batches, stage), trace.makespan_ps
-    busy_ps = sum(each.end - each.begin for each in own)
-    wait_ps = sum(each.begin - each.waits_from for each in own)
+    batches_on_stage, total_ps = stage_batches(trace, batches, stage), trace.makespan_ps
+    busy_ps = sum(batch.end - batch.begin for batch in batches_on_stage)
+    wait_ps = sum(batch.begin - batch.waits_from for batch in batches_on_stage)
     idle_ps = total_ps - busy_ps - wait_ps
     return StageReport(
         layers=batches.layers[stage],
         chips=batches.chips[stage],
-        pass_s=busy_ps / len(own) / PS_PER_S,
+        pass_s=busy_ps / len(batches_on_stage) / PS_PER_S,
         busy_s=busy_ps / PS_PER_S,
         wait_s=wait_ps / PS_PER_S,
         idle_s=idle_ps / PS_PER_S,
-        fill_s=own[0].waits_from / PS_PER_S,
-        drain_s=(total_ps - own[-1].end) / PS_PER_S,
+        fill_s=batches_on_stage[0].waits_from / PS_PER_S,
+        drain_s=(total_ps - batches_on_stage[-1].end) / PS_PER_S,
         bubble=idle_ps / total_ps,
     )
 
@@ -220,20 +222,24 @@ def _interval_s(answered: Floats) -> float:
     return float(answered[-1] / len(answered))
 
 
-def _form(spec: PipelineSpec, requests: int, stages: Sequence[StageReport], microbatches: int) -> form.PipelineTimes:
+def _closed_form(
+    spec: PipelineSpec, requests: int, stages: Sequence[StageReport], microbatches: int
+) -> formulas.PipelineTimes:
     controller, stage_s = spec.controller, [stage.pass_s for stage in stages]
-    found = _free_sends(spec, requests, stage_s, microbatches)
+    times = _closed_form_of_schedule(spec, requests, stage_s, microbatches)
     if controller is None or controller.kind != "single":
-        return found
+        return times
     call_s = controller.rpc.value * sum(len(stage.chips) for stage in stages)
-    return form.limit_call_rate(found, call_s, requests, stage_s[-1])
+    return formulas.limit_call_rate(times, call_s, requests, stage_s[-1])
 
 
-def _free_sends(spec: PipelineSpec, requests: int, stage_s: Sequence[float], microbatches: int) -> form.PipelineTimes:
+def _closed_form_of_schedule(
+    spec: PipelineSpec, requests: int, stage_s: Sequence[float], microbatches: int
+) -> formulas.PipelineTimes:
     if spec.schedule == "blocking":
-        return form.predict_blocking(stage_s, requests, microbatches)
+        return formulas.predict_blocking(stage_s, requests, microbatches)
     if spec.schedule == "sequential":
-        return form.predict_sequential(stage_s, requests)
+        return formulas.predict_sequential(stage_s, requests)
     if spec.queue:
-        return form.predict_bounded_queue(stage_s, requests, spec.queue.capacity, spec.queue.retry)
-    return form.predict_non_blocking(stage_s, requests)
+        return formulas.predict_bounded_queue(stage_s, requests, spec.queue.capacity, spec.queue.retry)
+    return formulas.predict_non_blocking(stage_s, requests)

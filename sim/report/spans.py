@@ -48,8 +48,8 @@ class Spans:
 
     def of_lane(self, lane: int) -> Spans:
         """Returns the spans of one lane, by start and then task."""
-        own = self.where(np.flatnonzero(self.lane == lane))
-        return own.where(np.lexsort((own.task, own.start)))
+        on_lane = self.where(np.flatnonzero(self.lane == lane))
+        return on_lane.where(np.lexsort((on_lane.task, on_lane.start)))
 
 
 def compute_spans(trace: Trace) -> Spans:
@@ -113,9 +113,11 @@ def _entered(trace: Trace, begin: Tasks) -> Ints:
     met = np.flatnonzero((program.kind == Kind.EVENT) & (program.collective >= 0))
     if len(met):
         chips = int(program.chip.max()) + 1
-        key, own = (program.collective[tasks].astype(np.int64) * chips + program.chip[tasks] for tasks in (begin, met))
-        at = np.searchsorted(key, own)
-        entered[at] = trace.times["ready"][met] - program.flight_ps[begin[at]]
+        key, met_key = (
+            program.collective[tasks].astype(np.int64) * chips + program.chip[tasks] for tasks in (begin, met)
+        )
+        begin_index = np.searchsorted(key, met_key)
+        entered[begin_index] = trace.times["ready"][met] - program.flight_ps[begin[begin_index]]
     return np.asarray(entered)
 
 
@@ -149,17 +151,17 @@ def sums(group: npt.NDArray[np.integer], value: Ints | Floats, groups: int) -> F
     return np.bincount(group, weights=value, minlength=groups).astype(np.float64)
 
 
-def totals(group: npt.NDArray[np.integer], value: Floats | Ints, often: Ints, groups: int) -> Floats:
+def totals(group: npt.NDArray[np.integer], value: Floats | Ints, counts: Ints, groups: int) -> Floats:
     """Sum of `value` times `often` per group [groups], to the last bit the same in any order of the rows.
 
     Equal values of a group are counted, not added one after the other.
     """
     order = np.lexsort((value, group))
-    group, value, often = group[order], value[order], often[order]
+    group, value, counts = group[order], value[order], counts[order]
     first = np.flatnonzero(
         np.concatenate(([len(group) > 0], (np.diff(group) != 0) | (np.diff(value) != 0)))[: len(group)]
     )
-    return sums(group[first], value[first] * np.add.reduceat(often, first), groups)
+    return sums(group[first], value[first] * np.add.reduceat(counts, first), groups)
 
 
 def union(*parts: Spans) -> Spans:

@@ -54,11 +54,11 @@ def measure_waiting(trace: Trace, chips: int, periods: Sequence[Period] = ()) ->
     program = trace.program
     if not (program.kind == Kind.BEGIN).any():
         return None
-    found = [_sums(each, chips) for each in periodic.extrapolate(trace, periods)]
+    sums = [_sums(copy, chips) for copy in periodic.extrapolate(trace, periods)]
     waits, moves = (
-        column / PS_PER_S / chips for column in periodic.sum_over_copies(program, [each[0] for each in found])
+        column / PS_PER_S / chips for column in periodic.sum_over_copies(program, [pair[0] for pair in sums])
     )
-    of_chip = periodic.sum_over_copies(program, [each[1] for each in found]) / PS_PER_S
+    of_chip = periodic.sum_over_copies(program, [pair[1] for pair in sums]) / PS_PER_S
     names, ops = program.op_names, np.unique(program.op[program.kind == Kind.BEGIN]).tolist()
     least, most = int(of_chip.argmin()), int(of_chip.argmax())
     return Waiting(

@@ -21,7 +21,7 @@ from sim.specs import Kernel
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, to_ps
 
-_OPS = 8
+_MOST_OPS = 8
 """Number of operations and collectives tried by name: those with the largest shares of the path."""
 
 
@@ -44,7 +44,7 @@ Change = tuple[str, Callable[[Program], Program]]
 def run_what_ifs(
     trace: Trace,
     topology: Topology,
-    found: Shares,
+    path_shares: Shares,
     progress: Callable[[int, int], None] = lambda done, total: None,
     kernel: Kernel = "simpy",
 ) -> tuple[WhatIf, ...]:
@@ -55,7 +55,7 @@ def run_what_ifs(
         progress: called with (simulations done, simulations in all).
         kernel: which engine simulates.
     """
-    changes = list(_changes(trace.program, topology, found))
+    changes = list(_changes(trace.program, topology, path_shares))
     results = []
     for done, (name, change) in enumerate(changes):
         progress(done, len(changes))
@@ -65,7 +65,7 @@ def run_what_ifs(
     return tuple(sorted(results, key=lambda result: (-result.saved_s, result.name)))
 
 
-def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Change]:
+def _changes(program: Program, topology: Topology, path_shares: Shares) -> Iterator[Change]:
     """Yields the changes to try: causes, classes of operations, and the operations with the largest shares of the
     path."""
     kind, groups = program.kind, classify_ops(program)
@@ -101,7 +101,7 @@ def _changes(program: Program, topology: Topology, found: Shares) -> Iterator[Ch
         yield "compute not slowed by communication", lambda p: replace(p, slow_ppm=np.zeros_like(p.slow_ppm))
     present = [group for group in np.unique(groups[np.unique(program.op)]).tolist() if group != WAIT]
     waits = {name for name, group in zip(program.op_names, groups.tolist(), strict=True) if group == WAIT}
-    named = [share.name for share in found.ops if share.name not in waits][:_OPS]
+    named = [share.name for share in path_shares.ops if share.name not in waits][:_MOST_OPS]
     for group in present:
         members = np.flatnonzero(groups == group)
         if len(members) > 1 or program.op_names[members[0]] not in named:

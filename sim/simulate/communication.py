@@ -54,33 +54,35 @@ class Communication:
         return longer[0] if len(longer) == 1 else ""
 
     def _collective(self, kind: str, axes: Axes, size: float) -> Formula:
-        if self._ways(axes) == 1:
+        if self._group_size(axes) == 1:
             return 0.0, ()
         in_turn = self._scenario.stack.collective_axes == "one_by_one"
         if not self.topology.has_lines:
-            return self._on_routes(kind, axes, size)
+            return self._time_on_routes(kind, axes, size)
         if not in_turn or kind == "all_reduce" or len(axes) == 1:
-            return self._on_lines(kind, axes, size)
+            return self._time_on_lines(kind, axes, size)
         # One axis after the other: of what is gathered, V_i of the size in turn i, that of the axes up to this one.
-        found = [
-            self._on_lines(kind, (axis,), size / (1 if kind == "all_to_all" else self._ways(axes[turn + 1 :])))
+        turns = [
+            self._time_on_lines(
+                kind, (axis,), size / (1 if kind == "all_to_all" else self._group_size(axes[turn + 1 :]))
+            )
             for turn, axis in enumerate(axes)
             if self.lengths[axis] > 1
         ]
-        return sum(time for time, _ in found), tuple(reason for _, reasons in found for reason in reasons)
+        return sum(time for time, _ in turns), tuple(reason for _, reasons in turns for reason in reasons)
 
-    def _ways(self, axes: Axes) -> int:
+    def _group_size(self, axes: Axes) -> int:
         return prod(self.lengths[axis] for axis in axes)
 
-    def _on_lines(self, kind: str, group: Axes, size: float) -> Formula:
+    def _time_on_lines(self, kind: str, group: Axes, size: float) -> Formula:
         """Returns the time over axes of a torus, from its file alone."""
-        if (over := whole_lines(self.topology, group)) is None:
+        if (torus_axes := whole_lines(self.topology, group)) is None:
             bound = lower_bound(self.topology, kind, group, size)
             return bound, (f"uses a lower bound for {kind} over {joined(group)}",)
         spec, stack = self._scenario.topology, self._scenario.stack
         step_s, launch_s = stack.collective_step.value, stack.collective_overhead.value
-        axes, links = [spec.lines[axis] for axis in over], [spec.line_links[axis] for axis in over]
-        rings = [(axis.size, axis.wrap and set(axis.twist) <= set(over)) for axis in axes]
+        axes, links = [spec.lines[axis] for axis in torus_axes], [spec.line_links[axis] for axis in torus_axes]
+        rings = [(axis.size, axis.wrap and set(axis.twist) <= set(torus_axes)) for axis in axes]
         bandwidth = max(link.bandwidth.value * link.efficiency.value for link in links)
         latency_s = min(link.latency.value for link in links) + step_s
         algorithm = {**spec.collectives, **self._scenario.collectives}.get(kind, "multi_axis")
@@ -90,13 +92,13 @@ class Communication:
             time = collectives.predict(kind, algorithm, rings, size, bandwidth, latency_s)
         if time is None:
             reason = "approximates twisted axes by rings for" if twisted else "uses a lower bound for"
-            reasons = (f"{reason} {kind} over {joined(over)}",)
+            reasons = (f"{reason} {kind} over {joined(torus_axes)}",)
             time = collectives.bound(kind, rings, size, bandwidth, latency_s)
         elif not collectives.ends_together(algorithm, rings):
-            reasons = (f"assumes that all chips end {kind} over {joined(over)} together",)
+            reasons = (f"assumes that all chips end {kind} over {joined(torus_axes)} together",)
         return time + collectives.starts_beside_hops(kind, rings) * step_s + launch_s, reasons
 
-    def _on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
+    def _time_on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
         """Returns the time among a group's chips on a switch or graph: by NCCL's tuner, which is not exact, or a
         formula."""
         chips = tuple(mesh_groups(self.topology, axes)[0].tolist())
@@ -108,5 +110,5 @@ class Communication:
             return bound, (f"uses a lower bound for {kind} by {algorithm}",)
         if of_nccl(group, kind, algorithm):
             return form, (f"uses NCCL's tuner for {kind}",)
-        together = algorithm in collectives.ENDS_TOGETHER_ON_SWITCH
-        return form, () if together else (f"assumes that all chips end {kind} by {algorithm} together",)
+        ends_together = algorithm in collectives.ENDS_TOGETHER_ON_SWITCH
+        return form, () if ends_together else (f"assumes that all chips end {kind} by {algorithm} together",)

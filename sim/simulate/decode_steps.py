@@ -26,10 +26,10 @@ from sim.specs import Scenario
 from sim.topology import build
 from sim.units import PS_PER_S
 
-_FEW = 8
+_FIRST_BATCH = 8
 """Steps that are first derived from a simulated one; the number then doubles."""
-_MOST = 256
-_CELLS = 2**20
+_LARGEST_BATCH = 256
+_TASK_STEPS = 2**20
 """Tasks x steps computed at once: columns of 8 MiB."""
 
 
@@ -63,16 +63,16 @@ def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], Non
     differs = False  # a followed step is not what lowering it gives
     while len(times_s) < len(steps):
         progress(len(times_s), len(steps))
-        found = simulate_pass(steps[len(times_s)])
-        times_s.append(found.step_s)
-        tasks, engine_s, simulated = tasks + len(found.trace.program), engine_s + found.engine_s, simulated + 1
-        follow = None if differs else _Followers.of(found)
-        if follow and simulated == 1 and len(steps) > 1 and not _is_lowered(found, steps[1]):
+        step = simulate_pass(steps[len(times_s)])
+        times_s.append(step.step_s)
+        tasks, engine_s, simulated = tasks + len(step.trace.program), engine_s + step.engine_s, simulated + 1
+        follow = None if differs else _Followers.of(step)
+        if follow and simulated == 1 and len(steps) > 1 and not _matches_lowering(step, steps[1]):
             differs, follow = True, None
-        few = _FEW
+        count = _FIRST_BATCH
         while follow and len(times_s) < len(steps):
-            few = min(2 * few, follow.most)
-            ahead = steps[len(times_s) : len(times_s) + few]
+            count = min(2 * count, follow.most)
+            ahead = steps[len(times_s) : len(times_s) + count]
             makespans_ps = follow.makespans_ps([step.workload.mean_cache_length for step in ahead])
             times_s += [time_ps / PS_PER_S for time_ps in makespans_ps]
             progress(len(times_s), len(steps))
@@ -80,73 +80,82 @@ def simulate_steps(steps: Sequence[Scenario], progress: Callable[[int, int], Non
                 break
     shortcuts: tuple[str, ...] = ()
     if simulated < len(steps):
-        count = f"{simulated} of {len(steps)} steps"
-        shortcuts = (f"simulated {count} (the others run the same tasks in the same order with longer caches)",)
+        others = "the others run the same tasks in the same order with longer caches"
+        shortcuts = (f"simulated {simulated} of {len(steps)} steps ({others})",)
     elif differs:
         shortcuts = ("simulated every step (the second has other tasks than the first; please report this scenario)",)
     return Steps(tuple(times_s), tasks, engine_s, shortcuts)
 
 
-def _is_lowered(found: Simulated, step: Scenario) -> bool:
+def _matches_lowering(simulated_pass: Simulated, step: Scenario) -> bool:
     """Returns True if the program derived for the cache of `step` is the one that lowering `step` gives."""
-    skipped = found.lowered.program.skipped
+    skipped = simulated_pass.lowered.program.skipped
     _, lowered, _ = lower_pass(step, skipped[0].kept if skipped else None)
-    return with_cache(found, step.workload.mean_cache_length).equals(lowered.program)
+    return with_cache(simulated_pass, step.workload.mean_cache_length).equals(lowered.program)
 
 
-def with_cache(found: Simulated, length: float) -> Program:
+def with_cache(simulated_pass: Simulated, length: float) -> Program:
     """Returns the program of a simulated step without jitter for a cache of another length, as lowering that step gives
     it."""
-    program, perturb = found.lowered.program, found.scenario.perturb
+    program, perturb = simulated_pass.lowered.program, simulated_pass.scenario.perturb
     columns: dict[str, Any] = {}
     changes = np.zeros(len(program), dtype=np.bool_)
-    for name, work in _kernels(found, length).items():
-        own = program.compute_tasks(name)
-        for column, value in _columns(found, work).items():
-            columns.setdefault(column, getattr(program, column).copy())[own] = value
-        changes[own] = True
+    for name, work in _attention_work(simulated_pass, length).items():
+        tasks = program.compute_tasks(name)
+        for column, value in _launch_columns(simulated_pass, work).items():
+            columns.setdefault(column, getattr(program, column).copy())[tasks] = value
+        changes[tasks] = True
     changed = replace(program, **columns)
     if not perturb:
         return changed
-    here = keep_links_in_use(perturb, build(found.scenario.topology, found.scenario.stack), found.topology)
-    busy_ps = apply_perturbations(changed, found.topology, here).busy_ps
+    applied = keep_links_in_use(
+        perturb, build(simulated_pass.scenario.topology, simulated_pass.scenario.stack), simulated_pass.topology
+    )
+    busy_ps = apply_perturbations(changed, simulated_pass.topology, applied).busy_ps
     return replace(changed, busy_ps=np.where(changes, busy_ps, program.busy_ps))
 
 
-def _kernels(found: Simulated, length: float) -> Mapping[str, Work]:
+def _attention_work(simulated_pass: Simulated, length: float) -> Mapping[str, Work]:
     """Returns the work of the operations that depend on the length of the cache, by name."""
-    attentions = found.lowered.attentions.items()
+    attentions = simulated_pass.lowered.attentions.items()
     return {name + more: work for name, attention in attentions for more, work in attention.kernels(length)}
 
 
-def _columns(found: Simulated, work: Work) -> Mapping[str, float]:
-    return launch_columns(found.topology.chip, work, found.scenario.workload.activations)
+def _launch_columns(simulated_pass: Simulated, work: Work) -> Mapping[str, float]:
+    return launch_columns(simulated_pass.topology.chip, work, simulated_pass.scenario.workload.activations)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Followers:
     """Steps whose tasks run in the order of one that was simulated."""
 
-    found: Simulated
+    simulated_pass: Simulated
     order: TaskOrder
 
     @classmethod
-    def of(cls, found: Simulated) -> _Followers | None:
+    def of(cls, simulated_pass: Simulated) -> _Followers | None:
         """Returns None if times do not follow from the order alone: with jitter, which is drawn anew in each step, or
         if the steps of a pipeline's requests overlap."""
-        perturb = found.scenario.perturb
-        if found.scenario.engine.periodic == "off" or found.scenario.pipeline or (perturb and perturb.jitter):
+        perturb = simulated_pass.scenario.perturb
+        if (
+            simulated_pass.scenario.engine.periodic == "off"
+            or simulated_pass.scenario.pipeline
+            or (perturb and perturb.jitter)
+        ):
             return None
-        order = TaskOrder.from_trace(found.trace)
-        return cls(found, order) if order else None
+        order = TaskOrder.from_trace(simulated_pass.trace)
+        return cls(simulated_pass, order) if order else None
 
     @property
     def most(self) -> int:
         """Number of steps computed at once."""
-        return int(np.clip(_CELLS // len(self.order.program), 1, _MOST))
+        return int(np.clip(_TASK_STEPS // len(self.order.program), 1, _LARGEST_BATCH))
 
     def _yields(self, length: float) -> list[float]:
-        return [_columns(self.found, work)["yields_ppm"] for work in _kernels(self.found, length).values()]
+        return [
+            _launch_columns(self.simulated_pass, work)["yields_ppm"]
+            for work in _attention_work(self.simulated_pass, length).values()
+        ]
 
     def makespans_ps(self, lengths: Sequence[float]) -> list[int]:
         """Returns the makespans of the steps with caches of these lengths, up to the first that does not follow, ps.
@@ -155,17 +164,17 @@ class _Followers:
         """
         distinct: dict[tuple[int, ...], int] = {}  # steps of equal durations are one
         columns: list[Ints] = []
-        of = []
-        own = self._yields(self.found.scenario.workload.mean_cache_length)
+        distinct_index = []
+        yields = self._yields(self.simulated_pass.scenario.workload.mean_cache_length)
         for length in lengths:
-            if self._yields(length) != own:
+            if self._yields(length) != yields:
                 break
-            works = _kernels(self.found, length).values()
-            durations = tuple(int(_columns(self.found, work)["busy_ps"]) for work in works)
+            works = _attention_work(self.simulated_pass, length).values()
+            durations = tuple(int(_launch_columns(self.simulated_pass, work)["busy_ps"]) for work in works)
             if durations not in distinct:
                 distinct[durations] = len(columns)
-                columns.append(with_cache(self.found, length).busy_ps)
-            of.append(distinct[durations])
+                columns.append(with_cache(self.simulated_pass, length).busy_ps)
+            distinct_index.append(distinct[durations])
         if not columns:
             return []
         times, follows = self.order.retime(np.stack(columns, axis=1))
@@ -175,6 +184,6 @@ class _Followers:
         ):
             follows &= after >= 0
             makespan_ps += block.count * period
-        some = follows[of]
-        upto = len(some) if some.all() else int(some.argmin())
-        return [int(time_ps) for time_ps in makespan_ps[of][:upto]]
+        followed = follows[distinct_index]
+        upto = len(followed) if followed.all() else int(followed.argmin())
+        return [int(time_ps) for time_ps in makespan_ps[distinct_index][:upto]]

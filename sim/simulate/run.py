@@ -48,11 +48,16 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
     passes, tasks, engine_s = [], 0, 0.0
     for phase in scenario.phases:
         steps = steps_of(scenario, phase)
-        each = simulate_steps(steps, progress) if len(steps) > 1 else Steps()
-        whole = simulate_pass(phase)
-        whole = replace(whole, shortcuts=(*whole.shortcuts, *each.shortcuts))
-        passes.append(_report_pass(phase, whole, each.latency_s if each.times_s else None, len(steps) > 1))
-        tasks, engine_s = tasks + len(whole.trace.program) + each.tasks, engine_s + whole.engine_s + each.engine_s
+        all_steps = simulate_steps(steps, progress) if len(steps) > 1 else Steps()
+        simulated = simulate_pass(phase)
+        simulated = replace(simulated, shortcuts=(*simulated.shortcuts, *all_steps.shortcuts))
+        passes.append(
+            _report_pass(phase, simulated, all_steps.latency_s if all_steps.times_s else None, len(steps) > 1)
+        )
+        tasks, engine_s = (
+            tasks + len(simulated.trace.program) + all_steps.tasks,
+            engine_s + simulated.engine_s + all_steps.engine_s,
+        )
     report = _combine_reports(scenario, passes)
     return Run(
         scenario=scenario,
@@ -84,12 +89,12 @@ def find_bottlenecks(
     Args:
         progress: called with (simulations done, simulations in all) of a phase.
     """
-    found = []
+    result_phases = []
     for part in result.passes:
-        own = attribute_step(part.trace, part.topology)
-        results = run_what_ifs(part.trace, part.topology, own, progress, part.scenario.engine.kernel)
-        found.append(Bottlenecks(part.scenario.workload.phase, part.span, own, results))
-    return tuple(found)
+        path_shares = attribute_step(part.trace, part.topology)
+        results = run_what_ifs(part.trace, part.topology, path_shares, progress, part.scenario.engine.kernel)
+        result_phases.append(Bottlenecks(part.scenario.workload.phase, part.span, path_shares, results))
+    return tuple(result_phases)
 
 
 def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
@@ -99,17 +104,19 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
         names: of the runs, by default those of their scenarios.
     """
     runs = before, after
-    given = names or [run.scenario.name for run in runs]
-    shown = [name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, given, strict=True)]
+    names_given = names or [run.scenario.name for run in runs]
+    shown = [
+        name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, names_given, strict=True)
+    ]
     latencies_s = [run.report.simulated.latency_s for run in runs]
     paths = [
         {part.scenario.workload.phase: attribute_step(part.trace, part.topology) for part in run.passes} for run in runs
     ]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
-    found = side_by_side(shown, latencies_s, paths, spans, scenarios)
+    comparison = side_by_side(shown, latencies_s, paths, spans, scenarios)
     based = tuple(dict.fromkeys(run.report.rests_on.text for run in runs if run.report.rests_on))
-    return replace(found, rests_on=based)
+    return replace(comparison, rests_on=based)
 
 
 def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | None, each_step: bool) -> Pass:
@@ -187,13 +194,13 @@ def restore_run(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spr
         spread: what the report says of repeated runs.
     """
     passes, tasks = [], 0
-    for phase, own in zip(scenario.phases, written, strict=True):
-        topology, lowered, _ = lower_pass(phase, own.kept)
-        times, periods = own.times(lowered.program)
+    for phase, phase_written in zip(scenario.phases, written, strict=True):
+        topology, lowered, _ = lower_pass(phase, phase_written.kept)
+        times, periods = phase_written.times(lowered.program)
         times["end"] = times["free"] + lowered.program.flight_ps
         trace = Trace(lowered.program, times)
-        simulated = Simulated(phase, topology, lowered, trace, periods, own.shortcuts, 0.0)
-        passes.append(_report_pass(phase, simulated, own.latency_s, len(steps_of(scenario, phase)) > 1))
+        simulated = Simulated(phase, topology, lowered, trace, periods, phase_written.shortcuts, 0.0)
+        passes.append(_report_pass(phase, simulated, phase_written.latency_s, len(steps_of(scenario, phase)) > 1))
         tasks += len(times)
     report = replace(_combine_reports(scenario, passes), spread=spread)
     return Run(scenario, tuple(passes), report, tasks, 0.0)

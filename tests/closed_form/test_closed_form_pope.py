@@ -77,7 +77,7 @@ def optimal_weight_gathered_time(B: float, L: float, E: float, F: float, n: floa
 @pytest.mark.parametrize("point", published("pope_fig3_analytic"), ids=lambda p: f"{p['layout']}-{p['tokens']}")
 def test_every_point_of_figure_3(point):
     """Four digits read off a logarithmic axis, so the error is relative: half a unit of the fourth digit, 5e-4."""
-    cube = {"E": 16384, "F": 65536, "X": 4, "Y": 4, "Z": 4}
+    cube = {"E": 16384, "F": 65536, "lengths": (4, 4, 4)}
     gigabytes = pope.ffn_volume(point["layout"], int(point["tokens"]), 1, **cube).bytes() / 1e9
     assert gigabytes == pytest.approx(float(point["gigabytes_per_chip"]), rel=5e-4)
 
@@ -104,19 +104,19 @@ def test_figure_3_has_four_curves_of_fourteen_points():
 def test_longest_contexts_of_table_1(heads, d_head, attention, batch, printed):
     """PaLM 540B, 118 layers, 64 chips of 32 GiB, 30 % of it for the bf16 cache. Printed to two or three digits."""
     split = pope.cache_split(attention, heads, batch, n=64)
-    per_position = pope.cache_bytes(118, heads, d_head, batch, C=1, split=split)
+    per_position = pope.cache_bytes(118, heads, d_head, batch, split=split)
     assert 0.30 * 32 * GIB / per_position == pytest.approx(printed, rel=0.02)
 
 
 def test_unpadded_heads_would_miss_table_1():
     """48 heads on 64 chips: if they could be split evenly, the context would be 64/48 longer than printed."""
-    per_position = pope.cache_bytes(118, 48, 128, 128, C=1, split=64)
+    per_position = pope.cache_bytes(118, 48, 128, 128, split=64)
     assert 0.30 * 32 * GIB / per_position == pytest.approx(1320 * 64 / 48, rel=0.02)
 
 
 def test_the_cache_of_section_2_1():
     """Multi-head, batch 512, context 2048: 3 TB in all, three times the parameters in bf16."""
-    cache = pope.cache_bytes(118, 48, 128, 512, 2048, split=1)
+    cache = pope.cache_bytes(118, 48, 128, 512 * 2048, split=1)
     assert cache == pytest.approx(3e12, rel=0.02)
     assert cache / (540e9 * 2) == pytest.approx(3, rel=0.07)
 
@@ -206,7 +206,7 @@ def test_volumes_are_equal_at_their_crossover_and_change_sides_there(E, F, X, Y,
     for (below, above), at in pope.crossovers(E, F, X, Y, Z).items():
 
         def sent(layout, B):
-            return pope.ffn_volume(layout, B, 1, E, F, X, Y, Z).bytes()
+            return pope.ffn_volume(layout, B, 1, E, F, (X, Y, Z)).bytes()
 
         assert sent(below, at) == pytest.approx(sent(above, at))
         assert sent(below, at / 2) < sent(above, at / 2)
@@ -222,7 +222,7 @@ def test_time_is_slope_one_in_bytes_and_in_inverse_bandwidth(B, N):
 
 @pytest.mark.parametrize("layout", PRESETS)
 def test_int8_halves_the_weights_on_the_wire_and_nothing_else(layout):
-    volume = pope.ffn_volume(layout, 64, 1, **PALM_540B, X=4, Y=4, Z=4)
+    volume = pope.ffn_volume(layout, 64, 1, **PALM_540B, lengths=(4, 4, 4))
     assert volume.bytes(2, 2) - volume.bytes(2, 1) == volume.weights
     assert volume.bytes(2, 0) == 2 * volume.activations
 
@@ -252,7 +252,7 @@ def test_terms_of_a_decode_step():
 @pytest.mark.parametrize("layout", PRESETS)
 def test_every_layout_has_its_communication(layout):
     """Weights are gathered as int8, one byte; activations are bf16."""
-    volume = pope.ffn_volume(layout, 64, 1, **PALM_540B, X=4, Y=4, Z=4)
+    volume = pope.ffn_volume(layout, 64, 1, **PALM_540B, lengths=(4, 4, 4))
     assert pope.paper(scenario(layout)).terms["communication"] == pytest.approx(
         118 * (2 * volume.activations + volume.weights) / TPU_V4
     )

@@ -61,7 +61,7 @@ def gathered(size, axes, share):
 def test_weights_are_gathered_over_as_many_chips_as_in_the_paper(layout):
     lengths = {"x": 2, "y": 4, "z": 8}
     at = uses.PRESETS[layout](tuple(lengths))
-    assert prod(lengths[axis] for axis in at.gather) == pope.gathered_over(layout, 2, 4, 8)
+    assert prod(lengths[axis] for axis in at.gather) == pope.gathered_over(layout, (2, 4, 8))
 
 
 # --- what is on the wire ---------------------------------------------------------------------------------------------

@@ -130,13 +130,8 @@ def test_every_algorithm_has_a_closed_form_on_a_ring() -> None:
     assert predict("all_gather", "multi_axis", [(4, True), (2, True)], 1e6, 45e9, 1e-6) is None
 
 
-def test_overhead_is_added_once() -> None:
-    assert predict("all_reduce", "ring", [(1, True)], 1e6, 45e9, 1e-6, overhead_s=2e-6) == 2e-6
-    with_overhead = predict("all_reduce", "ring", [(4, True)], 1e6, 45e9, 1e-6, overhead_s=2e-6)
-    without = predict("all_reduce", "ring", [(4, True)], 1e6, 45e9, 1e-6)
-    assert with_overhead is not None
-    assert without is not None
-    assert with_overhead - without == pytest.approx(2e-6, rel=1e-9)
+def test_a_group_of_one_chip_takes_no_time() -> None:
+    assert predict("all_reduce", "ring", [(1, True)], 1e6, 45e9, 1e-6) == 0
 
 
 def test_one_way_ring_of_eight() -> None:
@@ -290,7 +285,7 @@ def test_time_on_a_switch_equals_the_closed_form(collective: str, algorithm: str
 def test_every_algorithm_has_a_closed_form_on_a_switch(collective: str, algorithm: str) -> None:
     assert on_switch(collective, algorithm, 8, 1e6, 450e9, 1e-6) is not None
     assert on_switch(collective, "unheard_of", 8, 1e6, 450e9, 1e-6) is None
-    assert on_switch(collective, algorithm, 1, 1e6, 450e9, 1e-6, overhead_s=2e-6) == 2e-6
+    assert on_switch(collective, algorithm, 1, 1e6, 450e9, 1e-6) == 0
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])

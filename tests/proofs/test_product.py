@@ -34,7 +34,7 @@ OVERLAPS = {
     "parts": {"parts": 2},
 }
 RULES = {
-    "desync": r"residual streams that differ from chip to chip must be whole on every chip",
+    "desync": r"residual streams that differ between chips must not be split",
     "loops": r"closes no ring",
 }
 """By which a combination may be refused."""

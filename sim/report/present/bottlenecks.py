@@ -32,19 +32,19 @@ class Bottlenecks:
         return {"phase": self.phase, **self.shares.to_dict(), "what_if": [each.to_dict() for each in self.what_if]}
 
 
-def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None:
+def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> None:
     """Print the tables on `console` (default: standard output)."""
     from rich import box
     from rich.table import Table
 
     console = console or plain_console()
-    for each in found:
-        step_s = each.shares.step_ps / 1e12
+    for phase in phases:
+        step_s = phase.shares.step_ps / 1e12
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column(f"critical path of {each.span}", no_wrap=True)
+        table.add_column(f"critical path of {phase.span}", no_wrap=True)
         for title in ("time", "share", "segments"):
             table.add_column(title, justify="right", no_wrap=True)
-        for i, group in enumerate((each.shares.causes, each.shares.ops, each.shares.links)):
+        for i, group in enumerate((phase.shares.causes, phase.shares.ops, phase.shares.links)):
             if i:
                 table.add_section()
             for share in sorted(group, key=lambda share: -share.time_ps)[:_ROWS]:
@@ -53,14 +53,14 @@ def render(found: Sequence[Bottlenecks], console: Console | None = None) -> None
             if rest:
                 time_ps = sum(share.time_ps for share in rest)
                 count = sum(share.segments for share in rest)
-                table.add_row(*_row(Share(f"{len(rest)} more", time_ps, time_ps / each.shares.step_ps, count)))
+                table.add_row(*_row(Share(f"{len(rest)} more", time_ps, time_ps / phase.shares.step_ps, count)))
         console.print()
         console.print(table)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         table.add_column("simulated again with", no_wrap=True)
         for title in ("time", "saved", "share"):
             table.add_column(title, justify="right", no_wrap=True)
-        for result in each.what_if:
+        for result in phase.what_if:
             saved = f"{result.saved_s / step_s:.1%}"
             table.add_row(result.name, format_seconds(result.step_s), format_seconds(result.saved_s), saved)
         console.print()

@@ -135,16 +135,17 @@ def _at_bound(constant: Constant, value: float) -> str:
     return "  at its upper bound: the rows ask for more" if constant.high - value < margin else ""
 
 
-def _determination(fit: Fit, found: Determination) -> list[str]:
-    names = ", ".join(found.constants)
-    number = f"{found.condition_number:.3g}" if np.isfinite(found.condition_number) else "infinite"
+def _determination(fit: Fit, determination: Determination) -> list[str]:
+    names = ", ".join(determination.constants)
+    number = f"{determination.condition_number:.3g}" if np.isfinite(determination.condition_number) else "infinite"
     lines = [f"condition number of the scaled Jacobian ({names}): {number}"]
-    for each in found.directions:
+    for each in determination.directions:
         moves = " with ".join(
             f"{name} {change:+.3g} {fit.constants[name].unit}".rstrip() for name, change in each.changes.items()
         )
         lines.append(
-            f"not determined: {moves} moves the root mean square of errors from {found.rms:.2%} to {each.rms:.2%}; "
+            f"not determined: {moves} moves the root mean square of errors from {determination.rms:.2%} "
+            f"to {each.rms:.2%}; "
             "fix a constant or add rows that notice it"
         )
     return lines

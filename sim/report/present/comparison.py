@@ -106,13 +106,13 @@ def compare(
     phases = tuple(
         PhaseDifference(
             phase,
-            " and ".join(dict.fromkeys(own_spans[phase] for own_spans in spans)),
-            own.step_ps / PS_PER_S,
+            " and ".join(dict.fromkeys(run_spans[phase] for run_spans in spans)),
+            path_shares.step_ps / PS_PER_S,
             shares[1][phase].step_ps / PS_PER_S,
-            compare_shares(own.causes, shares[1][phase].causes),
-            compare_shares(own.ops, shares[1][phase].ops),
+            compare_shares(path_shares.causes, shares[1][phase].causes),
+            compare_shares(path_shares.ops, shares[1][phase].ops),
         )
-        for phase, own in shares[0].items()
+        for phase, path_shares in shares[0].items()
         if phase in shares[1]
     )
     flat = [flatten(scenario) for scenario in scenarios]
@@ -150,7 +150,7 @@ def compare_shares(before: Sequence[Share], after: Sequence[Share]) -> tuple[Ter
     """Returns times by name in both, the largest difference first."""
     times = [{share.name: share.time_ps for share in shares} for shares in (before, after)]
     names = sorted({*times[0], *times[1]}, key=lambda name: (-abs(times[1].get(name, 0) - times[0].get(name, 0)), name))
-    return tuple(Term(name, *(own.get(name, 0) / PS_PER_S for own in times)) for name in names)
+    return tuple(Term(name, *(run_times.get(name, 0) / PS_PER_S for run_times in times)) for name in names)
 
 
 def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
@@ -189,10 +189,10 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
             for term in group[:_ROWS]:
                 times = format_seconds(term.before_s), format_seconds(term.after_s), format_change(term.change_s)
                 table.add_row(term.name, *times)
-        whole = Term("step", phase.before_s, phase.after_s)
+        total = Term("step", phase.before_s, phase.after_s)
         table.add_section()
         table.add_row(
-            "all", format_seconds(whole.before_s), format_seconds(whole.after_s), format_change(whole.change_s)
+            "all", format_seconds(total.before_s), format_seconds(total.after_s), format_change(total.change_s)
         )
         console.print()
         console.print(table)

@@ -92,13 +92,11 @@ def _memory(report: Report) -> Iterator[Line]:
         )
 
 
-def _held(what: str, own: Memory) -> Line:
-    gathered = f" + gathered weights {format_bytes(own.gather_buffer_bytes)}" if own.gather_buffer_bytes else ""
-    line = (
-        f"{what}: weights {format_bytes(own.weights_bytes)} + KV cache {format_bytes(own.kv_cache_bytes)}{gathered} = "
-        f"{format_bytes(own.used_bytes)} of {format_bytes(own.capacity_bytes)}"
-    )
-    return Line(line + ("" if own.fits else ": does not fit"), warns=not own.fits)
+def _held(what: str, usage: Memory) -> Line:
+    gathered = f" + gathered weights {format_bytes(usage.gather_buffer_bytes)}" if usage.gather_buffer_bytes else ""
+    held = f"weights {format_bytes(usage.weights_bytes)} + KV cache {format_bytes(usage.kv_cache_bytes)}{gathered}"
+    line = f"{what}: {held} = {format_bytes(usage.used_bytes)} of {format_bytes(usage.capacity_bytes)}"
+    return Line(line + ("" if usage.fits else ": does not fit"), warns=not usage.fits)
 
 
 def _too_large(memory: Memory) -> Iterator[Line]:

@@ -214,10 +214,10 @@ class Validation:
     @property
     def series(self) -> dict[str, list[Outcome]]:
         """Gated measurements of each series, in the order of the rows."""
-        found: dict[str, list[Outcome]] = {}
+        groups: dict[str, list[Outcome]] = {}
         for outcome in self.gated:
-            found.setdefault(outcome.series, []).append(outcome)
-        return found
+            groups.setdefault(outcome.series, []).append(outcome)
+        return groups
 
     @property
     def passes(self) -> bool:
@@ -235,14 +235,14 @@ class Validation:
 
     def ranges(self, setting: str) -> dict[str, list[Errors]]:
         """Returns the errors of each gated collective of one class, by the ranges of sizes that `BANDS` divides."""
-        found = [each for each in self.gated if each.setting == setting and each.collective]
+        groups = [each for each in self.gated if each.setting == setting and each.collective]
         bounds = list(zip((0.0, *BANDS), (*BANDS, np.inf), strict=True))
         return {
             name: [
-                Errors.of(each.error for each in found if each.collective == name and least < each.size_bytes <= most)
+                Errors.of(each.error for each in groups if each.collective == name and least < each.size_bytes <= most)
                 for least, most in bounds
             ]
-            for name in dict.fromkeys(each.collective for each in found)
+            for name in dict.fromkeys(each.collective for each in groups)
         }
 
     def spread(self, setting: str) -> list[Spread]:
@@ -299,7 +299,7 @@ class Validation:
             "orderings": [asdict(ordering) | {"right": ordering.right} for ordering in self.orderings],
             "classes": {
                 name: asdict(errors)
-                | {"ranges": {key: [asdict(each) for each in found] for key, found in self.ranges(name).items()}}
+                | {"ranges": {key: [asdict(each) for each in groups] for key, groups in self.ranges(name).items()}}
                 for name, errors in self.classes.items()
             },
             "speedups": [asdict(ratio) | {"error": ratio.error} for ratio in self.speedups],

@@ -93,9 +93,9 @@ def _options(validation: Validation) -> list[str]:
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> list[str]:
-    found = []
+    lines = []
     for kind, reasons in (("Not gated", [o.not_gated for o in outcomes]), ("Note", [o.note for o in outcomes])):
         for reason in dict.fromkeys(filter(None, reasons)):
             count = reasons.count(reason)
-            found.append(f"- {kind}, {count} {'row' if count == 1 else 'rows'}: {reason}.")
-    return found
+            lines.append(f"- {kind}, {count} {'row' if count == 1 else 'rows'}: {reason}.")
+    return lines

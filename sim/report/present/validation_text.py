@@ -185,7 +185,7 @@ def _speedups(validation: Validation, suite: GenerationSuite, console: Console) 
 def _reasons(kind: str, reasons: dict[str, str], console: Console) -> None:
     """Print each reason once, with the cases that it holds for."""
     for reason in dict.fromkeys(filter(None, reasons.values())):
-        ids = [case_id for case_id, own in reasons.items() if own == reason]
+        ids = [case_id for case_id, case_reason in reasons.items() if case_reason == reason]
         more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
         console.print(f"{kind}: {', '.join(ids[:_NAMED])}{more}: {reason}", style="dim")
 
