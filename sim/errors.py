@@ -14,7 +14,7 @@ _LONGEST = 80
 _LONGEST_MESSAGE = 1_000
 """Characters of a message: file names, keys and names from a file may be of any length."""
 INTERNAL = "internal error"
-"""How a message about a fault of this package begins."""
+"""Beginning of a message about a fault of this package."""
 _LONGEST_NAME = 100
 """Characters of a name for which one that looks alike is searched."""
 MOST_NAMES = 40
@@ -60,7 +60,7 @@ class DeadlockError(RuntimeError):
 
 
 def internal(error: Exception) -> str:
-    """What is said of an exception that nothing in this package should raise."""
+    """Returns the message for an exception that this package should never raise."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return one_line(f"{INTERNAL}: {text}; please report it with what `sim --traceback ...` prints")
 

@@ -1,4 +1,4 @@
-"""What goes to the terminal: text of users can neither move its cursor nor change its colours."""
+"""Output to the terminal; text of users can neither move its cursor nor change its colours."""
 
 from __future__ import annotations
 

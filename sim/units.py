@@ -17,10 +17,10 @@ PS_PER_S = 1_000_000_000_000
 EXACTLY = 1 - 1e-12
 """Times what comes out of a few floating-point operations, and is less than any whole number it may stand for."""
 NEGLIGIBLE_PS = 1e-4
-"""What takes no longer takes no time."""
+"""Longest duration that is rounded down to 0, ps."""
 
 CLOCK_S = 2**63 / PS_PER_S
-"""What a clock of 63 bits counts: 106 days."""
+"""Range of a clock of 63 bits, s: 106 days."""
 
 _PREFIXES = {
     1.0: "",
@@ -103,7 +103,7 @@ def parse(text: str, unit: str) -> float:
 
 
 def _factor(name: str, unit: str) -> float | None:
-    """How many SI units one `name` is; None if it is no unit or measures something else."""
+    """Returns the number of SI units of one `name`; None if it is no unit or measures something else."""
     above, per, below = name.partition("/")
     size = _UNITS[unit.removesuffix("/s")].get(above)
     time = _UNITS["s"].get(below) if unit.endswith("/s") else None if per else 1.0

@@ -149,7 +149,7 @@ def report_requests(passes: Passes, spec: PipelineSpec, latency_s: float) -> Pip
     return PipelineReport(
         schedule=spec.schedule,
         requests=spec.requests,
-        in_flight=spec.under_way(len(passes.stages)),
+        in_flight=spec.max_in_flight(len(passes.stages)),
         total_s=passes.total_s * requests,
         closed_form_total_s=passes.closed_form.total * requests,
         latency_mean_s=latency_s,

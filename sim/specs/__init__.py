@@ -1,4 +1,4 @@
-"""What a user's files say: strict, frozen models of scenarios, models, machines, chips and links.
+"""Specs: strict, frozen models of a user's files: scenarios, models, machines, chips and links.
 
 Quantities are text with a unit in the file and SI floats here. A hardware number may carry where it comes from:
 `bandwidth: {value: 45 GB/s, source: "..."}`; every number in the shipped files does.

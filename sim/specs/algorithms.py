@@ -40,7 +40,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
 }
 LoopForm = Literal["one_way", "bidirectional_throughput", "bidirectional_latency"]
 LOOP_FORMS: tuple[str, ...] = get_args(LoopForm)
-"""Of the looped collectives in a collective matmul."""
+"""Form of the looped collectives in a collective matmul."""
 
 
 def _choose(allowed: dict[str, tuple[str, ...]]) -> AfterValidator:

@@ -26,7 +26,7 @@ def complete(keys: Iterable[str], noun: str = "") -> AfterValidator:
     def check(given: dict[Any, Any]) -> dict[Any, Any]:
         for key in keys:
             if key not in given:
-                raise wrong(rule=f"must say something of {noun}'{key}'")
+                raise wrong(rule=f"must have an entry for {noun}'{key}'")
         return given
 
     return AfterValidator(check)

@@ -1,4 +1,4 @@
-"""What a result rests on: which constants of machine and software were measured, fitted, carried over or assumed."""
+"""Basis of a result: constants of machine and software that were measured, fitted, carried over or assumed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Constant:
     value: Any
     """SI units."""
     share: bool
-    """Whether it is a share, at most 1."""
+    """True if it is a share, at most 1."""
     carried_from: str
     """The chip, or software and chip, that it was found on; empty where it is this one, or where no file says."""
 
@@ -36,11 +36,11 @@ class RestsOn:
     stack: str
     chip: str
     fitted_on: str
-    """What the fitted constants were fitted to; empty where none was."""
+    """Measurements that constants were fitted to; empty if none was."""
     constants: tuple[Constant, ...]
 
     def of(self, *bases: Basis) -> tuple[Constant, ...]:
-        """Those that came about so."""
+        """Constants with this basis."""
         return tuple(constant for constant in self.constants if constant.basis in bases)
 
     @property

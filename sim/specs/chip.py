@@ -22,9 +22,9 @@ class ChipSpec(Strict):
     hbm_bandwidth: Sourced[Bandwidth]
     hbm_capacity: Sourced[Size]
     vector_peak: Sourced[Rate] | None = None
-    """Of 32-bit floats outside the matrix units. Default: not known, and no stack may multiply there."""
+    """Peak of 32-bit floats on the vector units. Default: unknown, and no stack may multiply there."""
     multiprocessors: Sourced[Count] | None = None
-    """Of a GPU, over which the tiles of a matmul are spread. Default: the chip has none."""
+    """Multiprocessors of a GPU, which share the tiles of a matmul. Default: none."""
     on_chip_memory: Sourced[Size] | None = None
     """Memory that the compiler holds activations in, of which only what does not fit goes through HBM. Default:
     activations go through HBM between one operation and the next."""

@@ -1,4 +1,4 @@
-"""What is simulated, and by which engine."""
+"""Engine of a scenario: parts to simulate, shortcuts and kernel."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Kernel = Literal["simpy", "compiled", "auto"]
 
 
 class EngineSpec(Strict):
-    """What is simulated."""
+    """Parts to simulate, shortcuts and kernel."""
 
     steps: Literal["each", "mean"] = "each"
-    """Whether each decode step of a generation is simulated, or the one of mean cache length for all."""
+    """Decode steps of a generation to simulate: each, or one of mean cache length for all."""
     layers: Count | Literal["all"] = "all"
     """Simulate only the first N layers; every figure is then of a model of N layers."""
     fold: Literal["auto", "off"] = "auto"
@@ -22,4 +22,4 @@ class EngineSpec(Strict):
     """Simulate layers until each is exactly the one before, later, and decode steps until the next take the same order;
     the others follow."""
     kernel: Kernel = "simpy"
-    """Which engine runs; the results are the same. compiled: numba, for large programs; auto: where it pays."""
+    """Engine; results are the same. compiled: numba, for large programs; auto: compiled if it saves time."""

@@ -28,7 +28,7 @@ class SwitchSpec(MachineSpec):
     nccl: NcclSpec | None = None
     """With it collectives run as NCCL would choose, unless an algorithm is named."""
     reduces: bool = False
-    """Whether the switch adds up and multicasts (NVLS)."""
+    """True if the switch adds up and multicasts (NVLS)."""
 
     @property
     def chip_count(self) -> int:
@@ -62,7 +62,7 @@ class AdaptersSpec(Strict):
     """Network adapters of each box and the leaf switches they are on."""
 
     link: LinkSpec
-    """From an adapter to its leaf switch, one direction."""
+    """Latency from an adapter to its leaf switch, one direction."""
     at: Annotated[list[Name], Field(min_length=1)] | None = None
     """Nodes of a box that hold its adapters, an entry per adapter. Default: each chip holds one."""
 
@@ -71,7 +71,7 @@ class LeavesSpec(AdaptersSpec):
     """Leaf switches that take all adapters of some boxes."""
 
     boxes: Count
-    """On each leaf switch."""
+    """Number of boxes on each leaf switch."""
 
 
 class SpinesSpec(Strict):
@@ -80,7 +80,7 @@ class SpinesSpec(Strict):
     count: Count
     link: LinkSpec
     links: Count = 1
-    """From each leaf switch to each spine switch."""
+    """Cables from each leaf switch to each spine switch."""
 
 
 class BoxesSpec(Strict):
@@ -106,14 +106,14 @@ class BoxesSpec(Strict):
                 field = "rails" if self.rails else "leaves"
                 raise wrong(field, "at", i, rule="must be a node of a box", got=node, hint=suggest(node, box.nodes))
         if (chips := self.count * box.chip_count) > MAX_CHIPS:
-            raise wrong("count", rule=f"a machine has at most {MAX_CHIPS} chips", got=chips)
+            raise wrong("count", rule=f"must have at most {MAX_CHIPS} chips", got=chips)
         adapters = len(network.at) if network.at else box.chip_count
         leaves = -(-self.count // self.leaves.boxes) if self.leaves else adapters
         inside = sum(edge.count for edge in box.links) + len(box.nodes)
         between = self.spines.count * self.spines.links * leaves if self.spines else 0
         if (links := self.count * (inside + adapters) + between) > MAX_LINKS:
             field = "spines" if between > links // 2 else "count"
-            raise wrong(field, rule=f"a machine has at most {MAX_LINKS} nodes and links", got=links)
+            raise wrong(field, rule=f"must have at most {MAX_LINKS} nodes and links", got=links)
         return self
 
     @property
@@ -123,7 +123,7 @@ class BoxesSpec(Strict):
 
     @property
     def network(self) -> AdaptersSpec:
-        """What the adapters are on."""
+        """Network that joins the adapters."""
         network = self.rails or self.leaves
         if network is None:
             raise ValueError("boxes without a network")
@@ -147,7 +147,7 @@ class GraphSpec(MachineSpec):
     nccl: NcclSpec | None = None
     """With it collectives run as NCCL would choose, unless an algorithm is named."""
     reduces: bool = False
-    """Whether switches between chips add up and multicast (NVLS)."""
+    """True if switches between chips add up and multicast (NVLS)."""
 
     @property
     def chip_count(self) -> int:
@@ -171,7 +171,7 @@ class GraphSpec(MachineSpec):
             if not (names := _names(name)) or len(drawing.nodes) + len(names) > MAX_LINKS:
                 raise wrong("nodes", name, rule=f"must count up, to at most {MAX_LINKS} nodes", got=name)
             if twice := [node for node in names if node in drawing.nodes]:
-                raise wrong("nodes", name, rule="must name nodes that are not there yet", got=twice[0])
+                raise wrong("nodes", name, rule="must name new nodes", got=twice[0])
             drawing.nodes |= dict.fromkeys(names, kind)
         for name in self.link_types:
             if name in drawing.link_types:
@@ -188,10 +188,10 @@ class GraphSpec(MachineSpec):
     def _size_fits(self) -> Self:
         chips = self.chip_count
         if not 1 <= chips <= MAX_CHIPS:
-            raise wrong("nodes", rule=f"a machine has 1 to {MAX_CHIPS} nodes that are a chip", got=chips)
+            raise wrong("nodes", rule=f"must have 1 to {MAX_CHIPS} chips", got=chips)
         multicasting = [name for name, kind in self.nodes.items() if kind == "multicast"]
         if len(multicasting) > 1:
-            raise wrong("nodes", rule="at most one node may be 'multicast'", got=multicasting)
+            raise wrong("nodes", rule="must have at most one 'multicast' node", got=multicasting)
         return self
 
 
@@ -207,7 +207,7 @@ class Drawing:
         self.link_types: dict[str, LinkSpec] = {}
         self.links: list[EdgeSpec] = []
         self._count = 0
-        """Of links, parallel ones counted."""
+        """Number of links, parallel ones counted."""
 
     def add_edge(self, number: int, edge: EdgeSpec) -> None:
         """Add an entry of `links`: a link between any two different nodes of two ranges.
@@ -227,7 +227,7 @@ class Drawing:
             raise wrong("links", number, "link", rule="must be one of the link_types", got=edge.link, hint=hint)
         self._count += edge.count * (len(here) * len(there) if here != there else math.comb(len(here), 2))
         if self._count > MAX_LINKS:
-            raise wrong("links", rule=f"a machine has at most {MAX_LINKS} links", got=self._count)
+            raise wrong("links", rule=f"must have at most {MAX_LINKS} links", got=self._count)
         between = itertools.combinations(here, 2) if here == there else itertools.product(here, there)
         self.links += [_edge(a, b, edge.link, edge.count) for a, b in between if a != b]
 

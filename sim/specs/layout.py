@@ -18,27 +18,27 @@ Ffn = Annotated[
 """A preset of `sim.specs.uses`, or of the scenario."""
 
 Residual = Literal["standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"]
-"""How the halves of a layer are wired to the residual stream: `sim.layouts.residual`."""
+"""Residual scheme: connection of a layer's halves to the residual stream (`sim.layouts.residual`)."""
 
 UNSUMMED = ("desync2", "desync4", "no_communication")
-"""Those in which chips hold residual streams of their own between some halves."""
+"""Residual schemes in which the residual streams of chips differ between some halves."""
 
 Overlap = Literal["none", "collective_matmul", "micro_batches", "chunked_matmul"]
 
 
 class PhaseLayout(Strict):
-    """What one phase does differently; what it does not name is as in the layout."""
+    """Settings of one phase that differ from the layout."""
 
     ffn: Ffn | None = None
     uses: UsesSpec | None = None
-    """What each mesh axis does, in place of `ffn`."""
+    """Use of each mesh axis, instead of `ffn`."""
     attention: Literal["heads", "batch"] | None = None
-    """What splits attention where the axes of `heads` and `d_ff` allow it: the heads or the batch."""
+    """Dimension by which attention is split if the axes of `heads` and `d_ff` allow it: heads or batch."""
     overlap: Overlap | None = None
 
 
 class Hybrid(Strict):
-    """Of the hybrid residual."""
+    """Number of layers, for the hybrid residual."""
 
     ladder_layers: Count
     """Layers at the end that are Ladder; those before are standard."""
@@ -54,14 +54,14 @@ class Mesh(Strict):
 
 
 class LayoutSpec(Strict):
-    """How the model is partitioned over the mesh and what overlaps."""
+    """Partitioning of the model over the mesh, and overlap."""
 
     ffn: Ffn | None = None
     """A preset, unless `uses` says what the mesh axes do."""
     uses: UsesSpec | None = None
-    """What each mesh axis does, in place of `ffn`."""
+    """Use of each mesh axis, instead of `ffn`."""
     attention: Literal["heads", "batch"] = "heads"
-    """What splits attention where the axes of `heads` and `d_ff` allow it: the heads or the batch."""
+    """Dimension by which attention is split if the axes of `heads` and `d_ff` allow it: heads or batch."""
     overlap: Overlap | None = None
     """Default: the stack's."""
     block: Literal["parallel", "serial"] | None = None
@@ -69,44 +69,46 @@ class LayoutSpec(Strict):
     residual: Residual | None = None
     """Default: parallel for a parallel block, else standard."""
     hybrid: Hybrid | None = None
-    """Of `residual: hybrid`."""
+    """Number of layers, for `residual: hybrid`."""
     mesh: Mesh = Mesh()
     """Chips of a tensor-parallel group and stages, where `mesh` of the scenario does not name axes."""
     sequence_parallel: bool = False
     """The residual stream and its norms split over tokens by all axes of the sums (Korthikanti et al. 2022)."""
     communication: Literal["compute_stream", "own_stream", "two_streams"] | None = None
-    """Where collectives run: in order with all operations, on a stream of their own, or gathers on one and the others
+    """Streams of collectives: in order with all operations, on a separate stream, or gathers on one and the others
     on another. Default: compute_stream on a torus, else own_stream."""
     prefetch: Annotated[int, Field(ge=0, le=64)] = 1
-    """Of gathered weights on a stream of their own: for how many matmuls ahead of the one that computes they are
+    """Number of matmuls ahead of the running one for which weights are gathered on a separate stream: they are
     gathered, each into a buffer of its own."""
     chunks: Annotated[int, Field(ge=2, le=64)] = 4
-    """Of `overlap: chunked_matmul`: pieces of a matmul whose sums are made while the next piece computes."""
+    """Pieces of a matmul, for `overlap: chunked_matmul`: a piece is summed while the next one computes."""
     head: Literal["sharded", "replicated"] = "sharded"
     """Embedding and LM head split over the vocabulary, or whole on every chip."""
     logits: Literal["last", "every", "none"] = "last"
-    """Whether a prefill computes logits of its last position, or of every one; none: the layers
+    """Positions of which a prefill computes logits: the last, or every one; none: the layers
     alone, without embedding and logits, as of an encoder."""
     kv_heads: Literal["shared", "expanded"] = "shared"
-    """Whether query heads share keys and values, or each reads a copy of its own (repeat_interleave), from L2."""
+    """Query heads share keys and values, or each reads its own copy (repeat_interleave) from L2."""
     pipeline: PipelineSpec | None = None
     """Default: one request by the schedule of the stack, where the mesh has several stages."""
     graph_capture: bool | None = None
-    """Whether ops are launched by a captured graph; else the host launches one after the other (stack.launch).
+    """A captured graph launches the ops; else the host launches one after the other (stack.launch).
     Default: as the stack does."""
     prefill: PhaseLayout = PhaseLayout()
-    """What the prefill does otherwise: `ffn`, `uses`, `attention`, `overlap`."""
+    """Settings of the prefill that differ: `ffn`, `uses`, `attention`, `overlap`."""
     decode: PhaseLayout = PhaseLayout()
-    """What the decode steps do otherwise."""
+    """Settings of the decode steps that differ."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.residual == "hybrid") != (self.hybrid is not None):
-            raise wrong("hybrid", rule="goes with 'residual: hybrid'", hint="hybrid: {ladder_layers: 16}")
+            raise wrong(
+                "hybrid", rule="must be given if, and only if, residual is 'hybrid'", hint="hybrid: {ladder_layers: 16}"
+            )
         if self.overlap == "micro_batches" and self.residual not in (None, "standard"):
-            raise wrong("overlap", rule="micro_batches overlaps the standard residual", got=self.residual)
+            raise wrong("overlap", rule="'micro_batches' requires residual: standard", got=self.residual)
         if self.overlap == "chunked_matmul" and self.residual not in (None, "standard", "ladder", "hybrid"):
-            rule = "chunked_matmul sums the last matmul of every half, each by itself"
+            rule = "'chunked_matmul' requires residual: standard, ladder or hybrid"
             raise wrong("overlap", rule=rule, got=self.residual)
         if (self.ffn is None) == (self.uses is None):
             rule = "must name a preset, unless 'uses' says what the mesh axes do"

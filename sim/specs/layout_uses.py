@@ -15,7 +15,7 @@ AxisNames = Annotated[tuple[Name, ...], Field(strict=False)]
 
 
 class StoredSpec(Strict):
-    """How weights that are gathered for use are stored."""
+    """Storage of weights that are gathered for use."""
 
     d_model: AxisNames = ()
     """Axes that split d_model of the stored weights."""
@@ -41,9 +41,9 @@ class UsesSpec(Strict):
     stage: AxisNames = ()
     """Stages of a pipeline (`layout.pipeline`): each has some of the layers."""
     residual: dict[Name, Literal["whole", "d_model", "tokens"]] = {}
-    """What the axes of `heads` and `d_ff` split of the residual stream between the halves. Default: nothing, whole."""
+    """Dimension of the residual stream that the axes of `heads` and `d_ff` split between the halves. Default: none."""
     stored: StoredSpec | None = None
-    """Of gathered weights. Default: split over the gathered axes inside heads and d_ff."""
+    """Storage of gathered weights. Default: split over the gathered axes inside heads and d_ff."""
 
     def over(self, axes: Axes) -> Uses:
         """These uses of the axes of a mesh, or of a stage's part of it.

@@ -9,10 +9,10 @@ from sim.specs.network import NetworkSpec
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 Medium = Literal["nvlink", "pci", "net"]
-"""What NCCL tells apart: links between GPUs, PCI Express and what lies behind it, networks between boxes."""
+"""Kinds of links that NCCL distinguishes: between GPUs, PCI Express and beyond it, networks between boxes."""
 
 MEDIA: tuple[Medium, ...] = ("nvlink", "pci", "net")
-"""From the shortest way to the longest."""
+"""Kinds of links, from the nearest to the farthest."""
 
 
 class LinkSpec(Strict):
@@ -26,4 +26,4 @@ class LinkSpec(Strict):
     latency: Sourced[Duration]
     """Time from the end of sending to the receiver's use of the message, per hop."""
     network: NetworkSpec | None = None
-    """Of a link of medium `net`: what NCCL's messages over it take; None for what NCCL's tuner counts on."""
+    """NCCL's costs of messages over a link of medium `net`. Default: the constants of NCCL's tuner."""

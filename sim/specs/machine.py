@@ -1,4 +1,4 @@
-"""What the files of all machines have in common."""
+"""Fields of the files of all machines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sim.specs.link import LinkSpec
 
 MAX_CHIPS = 2**16
 MAX_LINKS = 2**20
-"""Of a graph, parallel ones counted: more than a torus of as many chips has."""
+"""Largest number of links of a graph, parallel ones counted: more than a torus of as many chips has."""
 
 
 class AxisSpec(Strict):
@@ -25,17 +25,17 @@ class AxisSpec(Strict):
     wrap: bool
     twist: dict[str, Count] = {}
     link: LinkSpec | None = None
-    """Of this axis alone, such as the one between the devices of a chip. Default: the machine's."""
+    """Link of this axis, such as the one between the devices of a chip. Default: the machine's."""
 
     @model_validator(mode="after")
     def _twist_needs_wrap(self) -> Self:
         if self.twist and not self.wrap:
-            raise wrong("twist", rule="a twist shifts the wraparound, so it needs 'wrap: true'")
+            raise wrong("twist", rule="requires 'wrap: true'")
         return self
 
 
 class MachineSpec(Strict):
-    """Chip, software and default algorithms of a machine, and what others ask of it instead of its kind."""
+    """Chip, software and default algorithms of a machine, and questions that each kind of machine answers."""
 
     name: Name
     description: str = ""

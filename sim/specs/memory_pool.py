@@ -16,13 +16,13 @@ class MemoryPoolSpec(Strict):
     offload_every: Annotated[int, Field(ge=2)]
     """The last of so many layers lives elsewhere."""
     to: Literal["peer", "host"]
-    """Where the layers are kept: the memory of the host, or of peer chips."""
+    """Memory that keeps the layers: the host's, or peer chips'."""
     link: LinkSpec | None = None
     """One direction of the way there. Default, of a peer: the machine's best way to a chip that the mesh leaves out."""
     prefetch_layers: Count = 2
-    """How many layers ahead a layer is fetched."""
+    """Number of layers by which a layer is fetched ahead."""
     evict: Literal["when_computed", "at_once"] = "when_computed"
-    """Whether a layer is copied back once it has been computed, or already while it computes."""
+    """Time of eviction: after a layer has been computed, or already while it computes."""
 
     @model_validator(mode="after")
     def _host_has_a_link(self) -> Self:

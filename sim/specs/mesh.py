@@ -31,7 +31,9 @@ MeshSpec = Annotated[
     ],
     Field(min_length=1),
 ]
-"""On a torus: `{x: x, yz: [y, z]}`, or parts `{outer: {of: x, size: 2}, inner: {of: x, size: 2}}`; every axis once.
+"""Mesh axes.
+
+On a torus: `{x: x, yz: [y, z]}`, or parts `{outer: {of: x, size: 2}, inner: {of: x, size: 2}}`; every axis once.
 On a switch or graph: sizes, row-major over the machine's first chips; one may be `boxes`, the others divide a box."""
 
 
@@ -55,11 +57,11 @@ def _check_on_torus(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> None:
     for name, axis, size in _parts(mesh, axes):
         whole = size == axes[axis].size
         if axis in dealt and (whole or dealt[axis] == axes[axis].size):
-            raise wrong("mesh", name, rule="must deal every axis of the torus once", got=axis)
+            raise wrong("mesh", name, rule="must use every axis of the torus once", got=axis)
         dealt[axis] = dealt.get(axis, 1) * size
     for axis, spec in axes.items():
         if axis not in dealt:
-            rule = "must deal every axis of the torus once"
+            rule = "must use every axis of the torus once"
             raise wrong("mesh", rule=rule, got=", ".join(dealt), hint=f"add {axis}: {axis}")
         if dealt[axis] != spec.size:
             parts = [name for name, of, _ in _parts(mesh, axes) if of == axis]
@@ -76,7 +78,7 @@ def _parts(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> Iterator[tuple[str, 
         for axis in [given] if isinstance(given, str) else [given.of] if isinstance(given, SplitAxis) else given:
             if axis not in axes:
                 hint = suggest(axis, axes)
-                raise wrong("mesh", name, rule="must be of axes of the torus", got=axis, hint=hint)
+                raise wrong("mesh", name, rule="must be an axis of the torus", got=axis, hint=hint)
             yield name, axis, given.size if isinstance(given, SplitAxis) else axes[axis].size
 
 

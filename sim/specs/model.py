@@ -31,9 +31,9 @@ class Model(Strict):
     """swiglu: three matrices of width d_ff; mlp: two."""
     block: Literal["parallel", "serial"]
     causal: bool = True
-    """Whether a position attends only to itself and earlier ones; not in an encoder."""
+    """True if a position attends only to itself and earlier ones (not in an encoder)."""
     tied: bool = True
-    """Whether the LM head is the embedding's table."""
+    """True if the LM head shares the embedding's table."""
     nominal_parameters: Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)] | None = None
     """Parameters as published, within 10 % of `counted_parameters`. Default: those."""
 
@@ -65,12 +65,12 @@ class Model(Strict):
 
     @property
     def table_parameters(self) -> int:
-        """Of embedding and LM head: one table where they are tied, else two."""
+        """Parameters of embedding and LM head: one table if they are tied, else two."""
         return (1 if self.tied else 2) * self.vocabulary * self.d_model
 
     @property
     def parameters(self) -> float:
-        """What MFU counts (Pope et al. section 2): nominal_parameters where given, else counted_parameters."""
+        """Parameters that MFU counts (Pope et al. 2022, section 2): nominal_parameters, else counted_parameters."""
         return self.nominal_parameters or float(self.counted_parameters)
 
     @property

@@ -1,4 +1,4 @@
-"""The constants of NCCL: what its tuner counts on, and what its kernels take."""
+"""Constants of NCCL: those that its tuner calculates with, and measured times of its kernels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sim.specs.network import ByProtocol, Protocol
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Size, Sourced
 
 _ByBoxes = Annotated[list[Bandwidth], Field(min_length=3, max_length=3)]
-"""On one box, on two, on more."""
+"""Values on one box, on two, on more."""
 
 _Factors = Annotated[list[Fraction], Field(min_length=1)]
 _Kernel = Literal["ring", "tree"]
@@ -22,30 +22,30 @@ _InsideBoxes = complete(get_args(_InsideBox))
 
 
 class CountedNvls(Strict):
-    """What the tuner counts on for reductions in the switch (NVLink SHARP)."""
+    """Constants of the tuner for reductions in the switch (NVLink SHARP)."""
 
     latency: Duration
-    """Of the whole inside a box."""
+    """Latency of the reduction inside a box."""
     hop: Duration
-    """Of one hop between boxes, under a tree of boxes (NVLSTree)."""
+    """Latency of one hop between boxes in a tree of boxes (NVLSTree)."""
     efficiency: Fraction
     """Share of a channel's speed."""
     tree_ceiling: _ByBoxes
-    """Of a channel, under a tree of boxes."""
+    """Bandwidth of a channel in a tree of boxes."""
 
 
 class CountedSpec(Strict):
-    """The constants of NCCL's tuner, by which it chooses algorithm and protocol."""
+    """Constants of NCCL's tuner, by which it chooses algorithm and protocol."""
 
     base: _Latencies
     step: Annotated[dict[Medium, _Latencies], complete(MEDIA)]
     net_overhead: Duration
     intra_speeds: Annotated[list[Bandwidth], Field(min_length=1)]
-    """Of one channel, fastest first: what the search for rings tries inside a box."""
+    """Speeds of one channel that the search for rings tries inside a box, fastest first."""
     inter_speeds: Annotated[list[Bandwidth], Field(min_length=1)]
     ll_ceiling: _ByBoxes
     ring_ll128_share: Sourced[Fraction]
-    """Of the bus bandwidth."""
+    """Share of the bus bandwidth."""
     ring_ll128_ceiling: _ByBoxes
     tree_ll128_ceiling: _ByBoxes
     tree_ceiling: _ByBoxes
@@ -54,32 +54,32 @@ class CountedSpec(Strict):
 
 
 class ProtocolTimes(Strict):
-    """What rings and trees take with one protocol, inside a box."""
+    """Times of rings and trees with one protocol inside a box."""
 
     base: Duration
-    """Once, launch included."""
+    """Fixed time, launch included."""
     step: Annotated[dict[_InsideBox, Duration], _InsideBoxes]
-    """Of one dependent step, by the slowest kind of link on the way; the wire's own latency included."""
+    """Time of one dependent step, by the slowest kind of link on the route, the link's latency included."""
     share: Annotated[dict[_InsideBox, Fraction], _InsideBoxes]
-    """Of the links' bandwidth, in bytes of data."""
+    """Share of the links' bandwidth that data gets."""
     channel_rate: Bandwidth
-    """Data that one channel passes on."""
+    """Data rate of one channel."""
     chunk: Size
-    """Data that a channel of a tree passes on in one step."""
+    """Data that a channel of a tree forwards in one step."""
     empty_step: Fraction = 1.0
-    """Of a step, while the array has less than a line of 8 bytes per GPU."""
+    """Share of a step's time if the array has less than a line of 8 bytes per GPU."""
 
 
 class PeersSpec(Strict):
-    """What messages to all peers at once take."""
+    """Times of messages to all peers at once."""
 
     floor: Duration = 0.0
-    """At least, before the first byte."""
+    """Smallest time before the first byte."""
     base: Duration = 0.0
     per_peer: Duration
-    """Beside `base`."""
+    """Time per peer in addition to `base`."""
     share: Fraction
-    """Of the bandwidth of NVLinks."""
+    """Share of the bandwidth of NVLinks."""
 
 
 class PointToPointSpec(Strict):
@@ -92,22 +92,22 @@ class PointToPointSpec(Strict):
 
 
 class NvlsTimes(Strict):
-    """What a reduction in the switch takes."""
+    """Times of a reduction in the switch."""
 
     base: Duration
     per_chip: Duration
     chunk: Duration
     """Synchronisation of one chunk, on its channel."""
     share: Fraction
-    """Of the port's bandwidth, without that synchronisation."""
+    """Share of the port's bandwidth, without that synchronisation."""
 
 
 class MeasuredSpec(Strict):
-    """What NCCL's kernels take."""
+    """Measured times of NCCL's kernels."""
 
     source: str
     startup: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
-    """Fixed time beside every kernel's own."""
+    """Fixed time of every kernel in addition to its own."""
     wire: Annotated[dict[Medium, Duration], complete(MEDIA)]
     """Latency of the links from GPU to GPU that is part of the steps."""
     ll: ProtocolTimes
@@ -117,17 +117,17 @@ class MeasuredSpec(Strict):
     nvls: NvlsTimes | None = None
 
     def of(self, protocol: Protocol) -> ProtocolTimes:
-        """Times of a protocol."""
+        """Returns the times of a protocol."""
         times: ProtocolTimes = getattr(self, protocol)
         return times
 
     def added(self, medium: Medium, step: float) -> float:
-        """What a step adds to the latency of the links, s."""
+        """Returns the time that a step adds to the latency of the links, s."""
         return max(0.0, step - self.wire[medium])
 
 
 class NvlsSpec(Strict):
-    """How reductions in the switch (NVLink SHARP) cut the array."""
+    """Pieces into which reductions in the switch (NVLink SHARP) cut the array."""
 
     channels: Count
     heads: Count
@@ -136,7 +136,7 @@ class NvlsSpec(Strict):
     """Largest data of one channel and one head in one round."""
     least_chunk: Size
     least_size: Size | None = None
-    """Smallest array that is reduced in the switch; None where NCCL's tuner alone decides."""
+    """Smallest array that is reduced in the switch. Default: NCCL's tuner decides."""
     least_chips: Count = 2
     """Smallest group that is reduced in the switch."""
 
@@ -148,7 +148,7 @@ class NcclSpec(Strict):
     source: str
     generation: Literal["volta", "ampere", "hopper", "blackwell"]
     channel_bytes: ByProtocol[Size]
-    """Data per channel below which a channel less is used."""
+    """Data per channel below which one channel fewer is used."""
     counted: CountedSpec
     measured: MeasuredSpec
     nvls: NvlsSpec | None = None

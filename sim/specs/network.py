@@ -14,13 +14,13 @@ ByProtocol = Annotated[dict[Protocol, T], complete(PROTOCOLS, "protocol ")]
 
 
 class NetworkSpec(Strict):
-    """What a hop between two boxes takes beside its bytes, and what limits its bytes beside the adapter."""
+    """Times of a hop between two boxes in addition to its bytes, and limits of its rate besides the adapter."""
 
     name: Name
     source: str
     hop: ByProtocol[Duration]
-    """From the end of sending to the receiver's use on a tree: network and proxy threads, with the wire's latency."""
+    """Time from the end of sending to use at the receiver on a tree: network and proxy threads, latency included."""
     nvls_hop: Duration
-    """Of reductions in the switch under a tree of boxes."""
+    """The same for reductions in the switch in a tree of boxes."""
     ll_rate: Bandwidth
     """Data per channel with protocol LL. It is measured on trees, and rings are assumed to have the same."""

@@ -32,9 +32,9 @@ class PaddingSpec(Strict):
         Annotated[list[Count], Field(min_length=1)] | LengthsSpec | Annotated[float, FRACTION_SCHEMA],
         BeforeValidator(_lengths),
     ]
-    """Of each sequence: all of them, a fraction of the padded length, or a distribution."""
+    """Real lengths of the sequences: a list, a fraction of the padded length, or a distribution."""
     eliminate: bool = False
-    """Whether linears, norms, sums and sends leave the padding out (DRCE); attention, embedding and head do not."""
+    """Padding removal (DRCE): linears, norms, sums and sends skip the padding; attention, embedding and head do not."""
 
     def lengths(self, batch: int, padded: int) -> tuple[int, ...]:
         """Real lengths of a batch."""

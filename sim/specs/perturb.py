@@ -1,4 +1,4 @@
-"""What is not as the files of the machine say."""
+"""Deviations from the files of the machine: stragglers, slow and failed links, jitter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Straggler(Strict):
     chips: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     """Numbers of the chips."""
     factor: Factor = 1.0
-    """Of the time of their operations."""
+    """Factor of the time of their operations."""
     delay: Duration | None = None
     """Added to the time of each of their operations."""
     layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
@@ -48,10 +48,10 @@ class Jitter(Strict):
 
 
 class PerturbSpec(Strict):
-    """What is not as the files of the machine say."""
+    """Deviations from the files of the machine: stragglers, slow and failed links, jitter."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the jitter."""
+    """Seed of the jitter."""
     repeats: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Runs with jitter, the first of `seed`, the next of the seed after it, and so on."""
     stragglers: list[Straggler] = []
@@ -69,6 +69,6 @@ class PerturbSpec(Strict):
     @model_validator(mode="after")
     def _repeats_differ(self) -> PerturbSpec:
         if self.repeats > 1 and self.jitter is None:
-            rule = "without jitter every run is the same"
+            rule = "must be 1 without jitter"
             raise wrong("repeats", rule=rule, got=self.repeats, hint="add jitter: {ops: 2 %}")
         return self

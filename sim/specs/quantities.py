@@ -90,7 +90,7 @@ class Sourced(Strict, Generic[T]):
     value: T
     source: str | None = None
     basis: Basis | None = None
-    """How the source came to it; None where that is not said, and of a number that was set."""
+    """Basis on which the source states it; None if unknown, and for a number that was set."""
     carried_from: str | None = None
     """`CHIP` or `STACK/CHIP` of a stack that it was taken from, as the references to it are followed."""
 

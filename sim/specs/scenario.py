@@ -50,9 +50,9 @@ class Scenario(Strict):
     model: Model
     """A model: a shipped name, a path or a mapping."""
     workload: Workload
-    """What the model is asked to do."""
+    """Work that the model is asked to do."""
     layout: LayoutSpec
-    """How weights, activations and cache are partitioned, and what overlaps."""
+    """Partitioning of weights, activations and cache, and overlap."""
     mesh: MeshSpec | None = None
     """Axes by which the layout splits tensors. Default: those of a torus; else those that `layout.mesh` makes."""
     stack: StackSpec = StackSpec(name="ideal")
@@ -62,19 +62,19 @@ class Scenario(Strict):
     collectives: LoopsAndAlgorithms = {}
     """Algorithm per collective, over the topology's defaults; collective_matmul: the form of its loops."""
     padding: PaddingSpec | None = None
-    """Of a prefill. Default: no padding."""
+    """Padding of a prefill. Default: none."""
     memory_pool: MemoryPoolSpec | None = None
     """Default: all weights in the chips' own memory."""
     perturb: PerturbSpec | None = None
     """Default: all chips and links are as their files say."""
     engine: EngineSpec = EngineSpec()
-    """What is simulated and by which shortcuts; every figure is the same either way."""
+    """Parts to simulate and shortcuts to use; figures are the same with and without shortcuts."""
     reference: Reference | None = None
     """A published latency to stand beside the simulated one."""
     sweep: SweepSpec | None = None
     """Every combination of these is a run of its own, by `sim sweep`."""
     figure: FigureSpec | None = None
-    """What `sim sweep` draws."""
+    """Figure that `sim sweep` draws."""
 
     @model_validator(mode="after")
     def _preset_is_known(self) -> Self:
@@ -89,7 +89,7 @@ class Scenario(Strict):
         if self.figure is None:
             return self
         if self.sweep is None:
-            raise wrong("figure", rule="a figure shows a sweep, and there is none", hint="remove both, or neither")
+            raise wrong("figure", rule="requires 'sweep'", hint="remove both, or neither")
         for axis in self.figure.lines:
             if axis not in self.sweep:
                 hint = suggest(axis, self.sweep)
@@ -119,7 +119,7 @@ class Scenario(Strict):
         mesh, chips = self.layout.mesh, self.topology.chip_count
         if self.topology.lines:
             if mesh.tensor is not None:
-                rule = "a torus has all its chips in its mesh"
+                rule = "is not supported on a torus, which uses all its chips"
                 raise wrong("layout", "mesh", "tensor", rule=rule, got=mesh.tensor)
         elif (mesh.tensor or 1) * mesh.pipeline > chips:
             name = "tensor" if mesh.pipeline == 1 else "pipeline"
@@ -165,7 +165,7 @@ class Scenario(Strict):
             return self
         given, workload = self.padding.real_lengths, self.workload
         if workload.prompt is None:
-            raise wrong("padding", rule="is of prompts, and there are none", got=workload.phase)
+            raise wrong("padding", rule="requires a workload with prompts", got=workload.phase)
         if isinstance(given, list):
             if len(given) != workload.batch:
                 rule = f"must be the length of each of the {workload.batch} sequences"
@@ -174,7 +174,7 @@ class Scenario(Strict):
                 rule = f"must be at most workload.prompt, {workload.prompt}"
                 raise wrong("padding", "real_lengths", rule=rule, got=max(given))
         if self.padding.eliminate and (self.layout.sequence_parallel or self.layout.overlap == "micro_batches"):
-            rule = "packed rows are no longer sequences that could be split"
+            rule = "is not supported with sequence_parallel or micro_batches"
             raise wrong("padding", "eliminate", rule=rule, hint="layout.sequence_parallel: false, layout.overlap: none")
         return self
 
@@ -182,10 +182,10 @@ class Scenario(Strict):
     def _stages_fit(self) -> Self:
         stages, pipeline = self.layout.mesh.pipeline, self.layout.pipeline
         if stages > self.layers:
-            rule = f"every stage needs a layer, and there are {self.layers}"
+            rule = f"must be at most the number of layers, {self.layers}"
             raise wrong("layout", "mesh", "pipeline", rule=rule, got=stages)
         if pipeline and pipeline.arrivals and pipeline.arrivals.in_flight is None and self.workload.phase != "prefill":
-            rule = "a decode step comes when the one before it has been answered, not at a time of its own"
+            rule = "must be in_flight for decode steps, which start when the one before has been answered"
             hint = "arrivals: {in_flight: 4}"
             raise wrong("layout", "pipeline", "arrivals", rule=rule, got=self.workload.phase, hint=hint)
         if pipeline is None or pipeline.stages is None:
@@ -201,21 +201,23 @@ class Scenario(Strict):
     @model_validator(mode="after")
     def _residual_fits(self) -> Self:
         if self.layout.residual not in (None, "parallel", "no_communication") and self.block == "parallel":
-            rule = "a parallel block has one residual addition per layer"
+            rule = "must be parallel or no_communication for a parallel block"
             raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint="layout.block: serial")
         if self.layout.overlap in ("micro_batches", "chunked_matmul") and self.residual == "parallel":
-            rule = f"'{self.layout.overlap}' is of a serial block"
+            rule = f"'{self.layout.overlap}' requires a serial block"
             raise wrong("layout", "overlap", rule=rule, got=self.layout.overlap, hint="layout.block: serial")
         if self.layout.residual in UNSUMMED and self.layout.preset in PRESETS:
             at = self.uses(("x", "y", "z"))
             if not (at.whole and at.plain and at.heads == at.d_ff and self.layout.attention == "heads"):
-                rule = "chips that differ in the residual stream need it whole on each of them"
+                rule = "requires a layout in which every chip holds the full residual stream"
                 hint = "a scheme that makes all its sums, such as ladder"
                 raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint=hint)
         mesh, blocking = self.layout.mesh, self.pipeline is not None and self.pipeline.schedule == "blocking"
         unsummed = self.layout.residual in ("desync4", "no_communication")
         if unsummed and blocking and mesh.pipeline > 1 and (mesh.tensor or 1) > 1:
-            rule = "chips that differ in the residual stream cannot each send a share of it, as 'blocking' does"
+            rule = (
+                "is not supported with schedule 'blocking', which sends a share of the residual stream from each chip"
+            )
             hint = "pipeline: {schedule: non_blocking}"
             raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint=hint)
         if self.layout.hybrid and self.layout.hybrid.ladder_layers > self.model.layers:
@@ -225,7 +227,7 @@ class Scenario(Strict):
         return self
 
     def uses(self, axes: Axes) -> Uses:
-        """What the axes of a mesh do.
+        """Returns the uses of the mesh axes.
 
         Raises:
             InputError: uses of one's own that are not of these axes.
@@ -271,7 +273,7 @@ class Scenario(Strict):
 
     @property
     def parameters(self) -> float:
-        """Those of the layers simulated, as MFU counts them; of embedding and LM head as large a share."""
+        """Parameters of the simulated layers, as MFU counts them, with the same share of embedding and LM head."""
         return self.model.parameters * self.layers / self.model.layers
 
     @property
@@ -299,7 +301,7 @@ class Scenario(Strict):
 
     @property
     def graph_capture(self) -> bool:
-        """Whether ops are launched by a captured graph."""
+        """True if a captured graph launches the ops."""
         own = self.layout.graph_capture
         return self.stack.graph_capture if own is None else own
 
@@ -310,7 +312,7 @@ class Scenario(Strict):
 
     @property
     def overlap(self) -> Overlap:
-        """What overlaps: as the layout says, else as the stack runs."""
+        """Overlap of the layout if given, else of the stack."""
         return self.layout.overlap or self.stack.overlap
 
     @property

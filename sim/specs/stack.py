@@ -1,4 +1,4 @@
-"""Software stacks: what a software reaches on a kind of chip, and what it takes to start things.
+"""Software stacks: efficiencies and overheads of a software on a kind of chip.
 
 A chip's file has physics alone. A stack's file has what is common to all chips, and what it reaches on each of them.
 """
@@ -14,12 +14,12 @@ from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 
 class Software(Strict):
-    """Constants of a software on one kind of chip. What is not given is ideal: a share of 1, a time of 0."""
+    """Constants of a software on one kind of chip. Defaults are ideal: a share of 1, a time of 0."""
 
     elementwise: Literal["fused", "kernel"] = "fused"
-    """Whether norms, activations and residual adds ride in their neighbours (a fusing compiler) or are own ops."""
+    """Norms, activations and residual adds are fused into their neighbours (a compiler), or are separate kernels."""
     attention: Literal["fused", "unfused"] = "unfused"
-    """Whether attention scores stay on the chip (as in FlashAttention) or go through HBM as 32-bit numbers."""
+    """Attention scores stay on the chip (as in FlashAttention), or go through HBM as 32-bit numbers."""
     attention_format: Literal["activations", "f32"] = "activations"
     """Numbers that attention multiplies: the activations as they are, or as 32-bit floats on the vector units, as
     PyTorch's path of plain operations does."""
@@ -44,14 +44,14 @@ class Software(Strict):
     """Reached rate of reads from the L2 cache, for expanded key-value heads, as a multiple of the chip's HBM bandwidth.
     Default: such reads take no time."""
     roofline_overlap: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
-    """Share of the shorter of an operation's two times, FLOPs and bytes, that passes under the longer; and of a piece
+    """Share of the shorter of an operation's compute and memory times that overlaps the longer; also of a piece
     of a looped matmul and the shard that is on its way meanwhile."""
     op_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed time of every compute op beside its roofline time."""
     matmul_overhead: Sourced[Duration] | None = None
     """The same of a matmul of more than one row. Default: `op_overhead`."""
     graph_capture: bool = True
-    """Whether ops are launched by a captured graph, else one after the other by the host. `layout.graph_capture`
+    """A captured graph launches the ops, else the host launches one after the other. `layout.graph_capture`
     overrides it."""
     launch: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time the host needs to launch one op, where ops are not captured in a graph; it runs ahead of the chip."""
@@ -68,24 +68,24 @@ class Software(Strict):
     """Bytes of a collective's array per second that keep one of its channels busy: as many are busy as the collective,
     left alone, needs. Default: all of them, also while they wait."""
     overlap: Literal["none", "collective_matmul"] = "none"
-    """Whether the layouts of a torus run as loops of matmuls and shards on their way, unless `layout.overlap` says."""
+    """Layouts of a torus run as collective matmuls (Wang et al. 2023), unless `layout.overlap` is given."""
     loop_form: LoopForm | None = None
-    """Form of these loops, unless the scenario says. Default: bidirectional_latency to decode, else
+    """Form of these loops, unless the scenario gives one. Default: bidirectional_latency to decode, else
     bidirectional_throughput."""
     collective_matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Share of the FLOP/s of a matmul by itself that one reaches whose input is gathered, or whose output is scattered,
     over an axis of a torus, whether it is looped with that collective or not."""
     collective_axes: Literal["at_once", "one_by_one"] = "at_once"
-    """Whether an all-gather, reduce-scatter or all-to-all over several axes of a torus is one collective on all of
+    """An all-gather, reduce-scatter or all-to-all over several axes of a torus is one collective on all of
     them, or one after the other on each."""
     pipeline: Literal["sequential", "non_blocking", "blocking"] = "sequential"
-    """How requests go through stages where `layout.pipeline` does not say: its `schedule`."""
+    """Default of `layout.pipeline.schedule`."""
     nvls: Sourced[NvlsTimes] | None = None
     """Times of the stack's own kernel that sums in the switch (NVLink SHARP). Default: those of the machine's NCCL."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective that is not of a library with times of its own."""
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
-    """Of collectives on a torus: time that every message takes to start and to be seen, beside its link's latency. In
+    """Time of every message of a collective on a torus to start and to be seen, besides its link's latency. In
     an all-to-all a chip starts the messages to all others of an axis one after the other."""
 
 
@@ -95,27 +95,27 @@ class StackSpec(Software):
     name: Name
     description: str = ""
     chip: Name | None = None
-    """Whose constants these are; None where they are of any chip."""
+    """Chip of these constants; None for any chip."""
     fitted_on: str = ""
     """Measurements that the fitted constants were fitted to."""
 
 
 class StackChip(Software):
-    """What a stack's file says of one chip."""
+    """Constants of a stack on one chip."""
 
     same_as: str | None = None
     """`CHIP` of this file or `STACK/CHIP`, whose values stand for what is not given here."""
     source: str | None = None
-    """Why those values may stand for this chip's."""
+    """Reason why those values are used for this chip."""
     fitted_on: str = ""
     """Measurements that the fitted constants were fitted to."""
 
 
 class StackFile(Software):
-    """A stack, as its file says it: what is common to all chips, and what it reaches on each."""
+    """File of a stack: constants common to all chips, and constants per chip."""
 
     name: Name
     description: str = ""
     source: str | None = None
     chips: dict[Name, StackChip] | None = None
-    """By the name of the chip. Default: the same for any chip."""
+    """Constants by the name of the chip. Default: the same for any chip."""

@@ -32,13 +32,13 @@ class Constant(Strict):
 
 
 class Calibration(Strict):
-    """What `sim calibrate` fits to which rows."""
+    """Constants that `sim calibrate` fits, and rows to fit them to."""
 
     rows: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of case ids; default: all gated rows."""
     constants: Annotated[dict[str, Constant], Field(min_length=1)]
     then: Calibration | None = None
-    """What is fitted next, with these constants as found."""
+    """Next fit, with the constants found before."""
 
 
 class _Rows(Strict):
@@ -59,30 +59,30 @@ class _Rows(Strict):
     tie: Fraction = 0.0
     """Options whose published values are no further apart than this, or than they are read wrong, are not compared."""
     not_checked: list[str] = []
-    """What these rows say nothing about, or what they do not decide."""
+    """Constants that these rows do not determine."""
     predictions: dict[str, Prediction] = {}
-    """By name: predictions of one's own beside the simulation and the closed forms."""
+    """User predictions by name, beside the simulation and the closed forms."""
 
 
 class Suite(_Rows):
-    """How the rows of a CSV become scenarios, and how close they must come."""
+    """Rules that turn rows of a CSV into scenarios, and tolerances."""
 
     kind: Literal["scenarios"] = "scenarios"
     base: str
     """Scenario that the rows change. Rows of its machine's mesh run on that machine as its file says."""
     wrap_multiple: Count | None = None
-    """Of a row with another mesh than the base's machine, the axes wrap where every length is a multiple of this.
+    """Axes wrap if every length is a multiple of this, for a row with another mesh than the base's machine.
     Default: such a mesh is a part of that machine, and an axis cut short has no wraparound."""
     systems: dict[str, Settings] = {}
-    """By pattern of the row's system, the first that fits. Rows that name no system run on the base's machine."""
+    """Machine by pattern of the row's system; the first match counts. Rows without one run on the base's machine."""
     sources: dict[str, Settings] = {}
-    """By pattern of the row's source; the first that fits."""
+    """Settings by pattern of the row's source; the first match counts."""
     models: dict[str, Settings]
-    """By pattern of the row's model; the first that fits."""
+    """Settings by pattern of the row's model; the first match counts."""
     at_chips: dict[str, dict[int, Settings]] = {}
-    """By pattern of the row's model and by its number of chips."""
+    """Settings by pattern of the row's model and by its number of chips."""
     layouts: dict[str, Settings] = {}
-    """By pattern of the row's FFN layout; the first that fits."""
+    """Settings by pattern of the row's FFN layout; the first match counts."""
     gated_up_to: Fraction = 1.0
     """Largest reading error (column reading_error_pct) of a row that is held against the tolerance."""
 
@@ -117,27 +117,27 @@ class HostTimes(Strict):
 
 
 class CollectiveSuite(_Rows):
-    """How the rows of a CSV become single collectives, and how close they must come."""
+    """Rules that turn rows of a CSV into single collectives, and tolerances."""
 
     kind: Literal["collectives"]
     machines: dict[str, Annotated[Settings, Field(min_length=1)]]
-    """By pattern of the row's `system gpus=GPUS`, or of its system alone, the first that fits: `topology`, a name or
-    path, and settings of it. Of a machine with more chips the first ones are used."""
+    """Machine by pattern of the row's `system gpus=GPUS`, or of its system; the first match counts: `topology`, a name
+    or path, and settings of it. Of a machine with more chips the first ones are used."""
     algorithms: dict[str, str] = {}
-    """By pattern of the case id, the first that fits; the machine's default for the rest."""
+    """Algorithm by pattern of the case id; the first match counts. Default: the machine's."""
     host_bound: dict[str, HostBound] = {}
-    """By pattern of the case id: shown, not held against the tolerance."""
+    """Patterns of case ids that are shown but not held against the tolerance."""
     hosts: dict[str, HostTimes] = {}
-    """By pattern of the case id, the first that fits."""
+    """Tolerance by pattern of the case id; the first match counts."""
 
 
 class MatmulSuite(_Rows):
-    """How the rows of a CSV become single matmuls, and how close they must come."""
+    """Rules that turn rows of a CSV into single matmuls, and tolerances."""
 
     kind: Literal["matmuls"]
     machines: dict[str, Annotated[Settings, Field(min_length=1)]]
-    """By pattern of the row's system, the first that fits: `topology`, a name or path of a machine with its chip, and
-    settings of it, such as `stack`."""
+    """Machine by pattern of the row's system; the first match counts: `topology`, a name or path of a machine with its
+    chip, and settings of it, such as `stack`."""
     dtypes: dict[str, str] = {}
     """Number formats of rows as others that the chips multiply at the same rate."""
 
@@ -148,7 +148,7 @@ class Speedup(Strict):
     baseline: str
     """Variant."""
     tolerance: Tolerance
-    """Of the difference of predicted and published speed-up, as a share of the baseline's rate."""
+    """Tolerance of the difference of predicted and published speed-up, as a share of the baseline's rate."""
 
 
 class _ServingRows(_Rows):
@@ -157,33 +157,33 @@ class _ServingRows(_Rows):
     base: str
     """Scenario that the rows change."""
     settings: Settings = {}
-    """Of every row."""
+    """Settings of every row."""
     systems: dict[str, Settings]
-    """By pattern of the row's system, as the suite's kind writes it; the first that fits."""
+    """Settings by pattern of the row's system, as the suite's kind writes it; the first match counts."""
     models: dict[str, Settings]
-    """By pattern of the row's model; the first that fits."""
+    """Settings by pattern of the row's model; the first match counts."""
 
 
 class GenerationSuite(_ServingRows):
-    """How the rows of a CSV become prompts and generations under residual schemes, and how close they must come.
+    """Rules that turn rows of a CSV into prompts and generations under residual schemes, and tolerances.
 
     A system is written `system p2p=P2P tp=TP`.
     """
 
     kind: Literal["generations"]
     variants: dict[str, Settings]
-    """By the row's variant."""
+    """Settings by the row's variant."""
     speedup: Speedup
 
 
 class RequestSuite(_ServingRows):
-    """How the rows of a CSV become requests to a serving engine, and how close they must come."""
+    """Rules that turn rows of a CSV into requests to a serving engine, and tolerances."""
 
     kind: Literal["requests"]
     engines: dict[str, Settings]
-    """By the row's engine."""
+    """Settings by the row's engine."""
     lengths: dict[str, str] = {}
-    """By pattern of the row's model: CSV file of the real lengths in each padded batch, relative to this file."""
+    """CSV file of the real lengths in each padded batch, relative to this file, by pattern of the row's model."""
     left_out: dict[str, str] = {}
     """Reason by pattern of the case id: rows that no scenario stands for."""
 

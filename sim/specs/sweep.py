@@ -11,7 +11,7 @@ from sim.specs.prediction import Prediction
 
 
 class FigureSpec(Strict):
-    """What a sweep's figure shows: simulated lines, the usual closed form dashed, published points hollow."""
+    """Figure of a sweep: simulated lines, the usual closed form dashed, published points hollow."""
 
     title: str = ""
     """Title of the figure; default: the scenario\'s description."""
@@ -31,7 +31,7 @@ class FigureSpec(Strict):
     published_file: str = "pope_dev"
     """A shipped name in scenarios/published/, or a path."""
     predictions: dict[str, Prediction] = {}
-    """By name: predictions of one's own, dotted; a column is one of `published_file`, beside the published points."""
+    """User predictions by name, dotted; a column is one of `published_file`, beside the published points."""
     crossovers: bool = False
     """Mark the tokens at which the paper's volumes of two of the layouts are equal."""
 

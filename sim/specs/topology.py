@@ -39,7 +39,7 @@ class TorusSpec(MachineSpec):
     @model_validator(mode="after")
     def _axes_fit(self) -> Self:
         if self.chip_count > MAX_CHIPS:
-            raise wrong("axes", rule=f"a machine has at most {MAX_CHIPS} chips", got=self.chip_count)
+            raise wrong("axes", rule=f"must have at most {MAX_CHIPS} chips", got=self.chip_count)
         for name, axis in self.axes.items():
             for other, shift in axis.twist.items():
                 if other not in self.axes or other == name:

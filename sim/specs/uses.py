@@ -21,7 +21,7 @@ def named(axes: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What each mesh axis does."""
+    """Use of each mesh axis."""
 
     d_model: Axes = ()
     """Split d_model of the weights in use: activations are summed over them inside each half of a layer."""
@@ -34,10 +34,10 @@ class Uses:
     batch: Axes = ()
     """Split the batch; chips along them hold the same weights."""
     stream: Axes = ()
-    """Those of `heads` and `d_ff` that split d_model of the residual stream between the halves: it is gathered over
+    """Axes of `heads` and `d_ff` that split d_model of the residual stream between the halves: it is gathered over
     them before a half, and the half's sum is scattered."""
     tokens: Axes = ()
-    """Those that split the tokens of the residual stream between the halves: sequences where one of them is not of
+    """Axes that split the tokens of the residual stream between the halves: sequences if one of them is not of
     `heads` or the batch is run in parts, else positions. Over all others of `heads` and `d_ff` every chip holds and
     adds the same."""
     stored_d_model: Axes = ()
@@ -57,19 +57,19 @@ class Uses:
 
     @property
     def whole(self) -> bool:
-        """Whether every chip of a sum holds the same residual stream, with d_model whole."""
+        """Returns True if every chip of a sum holds the same residual stream with all of d_model."""
         return not (self.d_model or self.stream or self.tokens)
 
     @property
     def plain(self) -> bool:
-        """Whether nothing lies between the normalised stream and the matmuls that read it: no sum over d_model, no
+        """Returns True if the matmuls read the normalised stream directly: no sum over d_model, no
         gathering of weights or of d_model. Then queries, keys and values are one matmul."""
         return not (self.d_model or self.stream or self.gather)
 
     @property
     def gathers_in_matmul(self) -> bool:
-        """Whether the residual stream, split over one axis, is gathered by the matmul that it goes into and scattered
-        by the one that it comes out of; else each matmul sums over `d_model`, or gathers its weights."""
+        """Returns True if the matmul that reads the residual stream gathers it over its axis, and the one that writes
+        it scatters it; else each matmul sums over `d_model`, or gathers its weights."""
         return not self.d_model and not self.gather and len(self.stream) == 1
 
     def weight(self, notation: str) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def attention_data_parallel(axes: Axes) -> Uses:
 
 
 Preset = Callable[[Axes], Uses]
-"""From the mesh axes in order, x first."""
+"""Returns the uses of mesh axes in order, x first."""
 
 PRESETS: dict[str, Preset] = {
     "weight_stationary_1d": weight_stationary_1d,

@@ -1,4 +1,4 @@
-"""What is computed: phase, batch, tokens and number formats."""
+"""Workload: phase, batch, tokens and number formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Workload(Strict):
     kv_cache: Dtype = "bf16"
     """Number format of the KV cache."""
     sampling: Literal["greedy", "top_k"] = "greedy"
-    """How the next token is drawn; top_k: softmax, top-k and a draw, each over the whole vocabulary."""
+    """Sampling of the next token; top_k: softmax, top-k and a draw, each over the full vocabulary."""
     static_cache: Count | None = None
     """Positions of a cache of fixed length, all of which every pass attends to, masked. Default: as long as filled."""
 
@@ -48,7 +48,7 @@ class Workload(Strict):
         for name in ("prompt", "context", "generate"):
             given = getattr(self, name) is not None
             if given != (name in needs):
-                rule = f"phase '{self.phase}' {'needs' if name in needs else 'takes no'} '{name}'"
+                rule = f"is {'required' if name in needs else 'not allowed'} for phase '{self.phase}'"
                 raise wrong(name, rule=rule, got=getattr(self, name))
         return self
 

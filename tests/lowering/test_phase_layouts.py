@@ -50,5 +50,5 @@ def test_a_phase_is_refused_where_a_layout_of_its_own_would_be(machine, phase, c
 
 
 def test_the_error_names_the_phase():
-    with pytest.raises(InputError, match=r"decode: layout\.residual: chips that differ .* need it whole"):
+    with pytest.raises(InputError, match=r"decode: layout\.residual: requires a layout in which every chip"):
         scenario("dgx_a100", {"residual": "desync2", "decode": {"ffn": "weight_gathered_x"}})

@@ -142,7 +142,7 @@ def test_repeats_are_the_runs_of_the_seeds_that_follow_and_report_median_and_spr
 
 
 def test_repeats_without_jitter_are_refused():
-    with pytest.raises(InputError, match="without jitter every run is the same"):
+    with pytest.raises(InputError, match="must be 1 without jitter"):
         found("{repeats: 3}")
 
 

@@ -137,7 +137,7 @@ def test_settings_reach_the_box_and_what_comes_from_it(spec):
     ("changes", "error"),
     [
         ({"boxes__count": 0}, "boxes.count: must be greater than 0, got 0"),
-        ({"boxes__count": 10**6}, "boxes.count: a machine has at most 65536 chips, got 8000000"),
+        ({"boxes__count": 10**6}, "boxes.count: must have at most 65536 chips, got 8000000"),
         ({"boxes__of": "dgx_h10"}, "boxes.of: no such topology, got 'dgx_h10'; did you mean 'dgx_h100'?"),
         ({"boxes__of": "tpu_v4_2x2x1"}, "kind: must be one of switch, graph, got 'torus'"),
         ({"boxes__of": "m.yaml"}, "boxes.of: must be another topology than the one it stands in, got 'm.yaml'"),
@@ -148,9 +148,9 @@ def test_settings_reach_the_box_and_what_comes_from_it(spec):
         ({"boxes__rails__lnk": 3}, "boxes.rails: unknown key 'lnk'; did you mean 'link'?"),
         (
             {"boxes__spines": {"count": 10**9, "link": "infiniband_ndr"}},
-            "boxes.spines: a machine has at most 1048576 nodes and links, got 8000000050",
+            "boxes.spines: must have at most 1048576 nodes and links, got 8000000050",
         ),
-        ({"nodes": {"gpu0..3": "chip"}}, "nodes.gpu0..3: must name nodes that are not there yet, got 'gpu0'"),
+        ({"nodes": {"gpu0..3": "chip"}}, "nodes.gpu0..3: must name new nodes, got 'gpu0'"),
         ({"nodes": {"x5..2": "chip"}}, "nodes.x5..2: must count up"),
         ({"link_types": {"infiniband_ndr": "infiniband_hdr"}}, "must be a name that the boxes do not use"),
         ({"links": [{"between": ["gpu0", "gpu99"], "link": "nvlink4_port"}]}, "links[0].between: must name two of"),

@@ -182,7 +182,7 @@ COUNTED = "nominal_parameters: must be within 10% of the 5376 parameters that th
             "got 85",
         ),
         ("topology.axes.x.wrap", "yes", "topology.yaml: axes.x.wrap: must be true or false, got 'yes'"),
-        ("topology.axes.x.size", 10**9, "topology.yaml: axes: a machine has at most 65536 chips, got 2000000000"),
+        ("topology.axes.x.size", 10**9, "topology.yaml: axes: must have at most 65536 chips, got 2000000000"),
         ("topology.axes", [2, 2], "topology.yaml: axes: must be a mapping of fields, got [2, 2]"),
         (
             "topology.axes.XX",
@@ -252,8 +252,8 @@ def test_the_form_of_a_looped_matmul_is_a_choice_of_the_scenario_and_not_of_the_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scenario.workload.context": DROP}, "scenario.yaml: workload.context: phase 'decode' needs 'context'"),
-        ({"scenario.workload.prompt": 3}, "scenario.yaml: workload.prompt: phase 'decode' takes no 'prompt', got 3"),
+        ({"scenario.workload.context": DROP}, "scenario.yaml: workload.context: is required for phase 'decode'"),
+        ({"scenario.workload.prompt": 3}, "scenario.yaml: workload.prompt: is not allowed for phase 'decode', got 3"),
         ({"model.kv_heads": 3}, "model.yaml: kv_heads: must divide heads, 4, got 3"),
         ({"model.padded_heads": 2}, "model.yaml: padded_heads: must be at least heads, 4, got 2"),
         (
@@ -275,7 +275,7 @@ def test_the_form_of_a_looped_matmul_is_a_choice_of_the_scenario_and_not_of_the_
         ),
         (
             {"topology.axes.x": {"size": 2, "wrap": False, "twist": {"y": 1}}},
-            "topology.yaml: axes.x.twist: a twist shifts the wraparound, so it needs 'wrap: true'",
+            "topology.yaml: axes.x.twist: requires 'wrap: true'",
         ),
         (
             {"scenario.workload.activations": "fp16"},
@@ -499,7 +499,7 @@ def test_a_model_of_other_dimensions_is_not_the_one_whose_parameters_its_file_gi
         ),
         (
             "workload.phase=prefill",
-            "scenario.yaml: workload.prompt: phase 'prefill' needs 'prompt'; with --set workload.phase=prefill",
+            "scenario.yaml: workload.prompt: is required for phase 'prefill'; with --set workload.phase=prefill",
         ),
     ],
 )

@@ -119,10 +119,10 @@ FAST = {"model.heads": 12, "model.kv_heads": 12, "model.d_ff": 48, "model.vocabu
     [
         ({"links": [*MACHINE["links"][:-1], MACHINE["links"][-2]]}, "nv must have a link to every chip"),
         ({"links": MACHINE["links"][1:]}, "there must be a path from a to b"),
-        ({"nodes": MACHINE["nodes"] | {"nv2": "multicast"}}, "at most one node may be 'multicast'"),
+        ({"nodes": MACHINE["nodes"] | {"nv2": "multicast"}}, "must have at most one 'multicast' node"),
         ({"nodes": MACHINE["nodes"] | {"d": "chip"}}, "there must be a path from a to d"),
-        ({"links": [{**edge, "count": 10**9} for edge in MACHINE["links"]]}, "a machine has at most 1048576 links"),
-        ({"nodes": {"host": "socket", "s": "switch"}, "links": []}, "1 to 65536 nodes that are a chip, got 0"),
+        ({"links": [{**edge, "count": 10**9} for edge in MACHINE["links"]]}, "must have at most 1048576 links"),
+        ({"nodes": {"host": "socket", "s": "switch"}, "links": []}, "must have 1 to 65536 chips, got 0"),
     ],
 )
 def test_every_command_refuses_a_machine_that_cannot_be_wired(tmp_path: Path, change: dict[str, object], rule: str):

@@ -59,9 +59,9 @@ def test_without_a_mesh_the_axes_are_those_of_the_machine_or_the_layout() -> Non
 @pytest.mark.parametrize(
     ("name", "mesh", "message"),
     [
-        (TORUS, "{x: x, y: y}", "must deal every axis of the torus once, got 'x, y'; add z: z"),
-        (TORUS, "{a: x, b: x, y: y, z: z}", "b: must deal every axis of the torus once, got 'x'"),
-        (TORUS, "{x: x, y: y, z: w}", "z: must be of axes of the torus, got 'w'; choose from x, y, z"),
+        (TORUS, "{x: x, y: y}", "must use every axis of the torus once, got 'x, y'; add z: z"),
+        (TORUS, "{a: x, b: x, y: y, z: z}", "b: must use every axis of the torus once, got 'x'"),
+        (TORUS, "{x: x, y: y, z: w}", "z: must be an axis of the torus, got 'w'; choose from x, y, z"),
         (TORUS, "{x: x, y: y, z: 4}", "z: must be an axis of the torus, a list of axes, or a part"),
         (TORUS, "{a: {of: x, size: 2}, y: y, z: z}", "a.size: parts a must have axis 'x' as their product, 4, got 2"),
         (TORUS, "{X: x, y: y, z: z}", "a mesh axis is named by lower-case letters"),

@@ -441,7 +441,7 @@ def test_what_would_take_minutes_is_refused_in_one_line():
     axes = "axes={x: {size: 256, wrap: false}, y: {size: 256, wrap: true, twist: {x: 3}}}"
     with pytest.raises(InputError, match="hops are counted on up to 16,384 chips where a twist makes chips differ"):
         hops(build(*load.machine("tpu_v4_8x8x8", [axes])))
-    with pytest.raises(InputError, match=r"links: a machine has at most 1048576 links, got 1000000000000"):
+    with pytest.raises(InputError, match=r"links: must have at most 1048576 links, got 1000000000000"):
         load.topology_spec("mi300x", [_MANY])
 
 

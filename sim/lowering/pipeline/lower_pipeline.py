@@ -43,7 +43,7 @@ def lower_pipeline(scenario: Scenario, topology: Topology, lower_part: LowerPart
     filling = warm_up(scenario, spec)
     count = filling + spec.requests
     SCHEDULES[spec.schedule](Plan(builder, requests, spec, count, parts, token_bytes, workload.activations))
-    batches_held = parts * spec.under_way(len(stages))
+    batches_held = parts * spec.max_in_flight(len(stages))
     fullest = max(
         lowered, key=lambda part: part.weights_bytes + batches_held * part.kv_cache_bytes + part.gather_buffer_bytes
     )
@@ -70,7 +70,7 @@ def warm_up(scenario: Scenario, spec: PipelineSpec) -> int:
     A decode step comes when the step before it, of the same request, has been answered: it finds the steps of all other
     requests under way, and the pipeline does not drain between steps.
     """
-    under_way = spec.under_way(stage_count(scenario))
+    under_way = spec.max_in_flight(stage_count(scenario))
     return under_way if scenario.workload.phase == "decode" and under_way > 1 else 0
 
 

@@ -21,7 +21,7 @@ class Requests:
 
     def __init__(self, builder: PipelineBuilder, spec: PipelineSpec) -> None:
         self._builder, self._spec = builder, spec
-        self._max_in_flight = spec.under_way(len(builder.stages))
+        self._max_in_flight = spec.max_in_flight(len(builder.stages))
         self._arrival_times = _arrival_times(spec)
         self._last_call: Tasks = ()
         self.arrived: list[int] = []

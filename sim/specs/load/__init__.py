@@ -1,4 +1,4 @@
-"""From files to validated specs: references expanded, `--set` applied, and errors that name file and field."""
+"""Loads files into validated specs: expands references, applies `--set`, and reports errors by file and field."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ _OTHER_EXPERIMENT = ("topology", "stack", "model", "workload")
 """Settings that make it another experiment than the published one; layout and collectives are how that was run."""
 
 _MACHINE_AT: dict[str, Path_] = {"topology": (), "scenario": ("topology",)}
-"""Where a kind of file has its machine."""
+"""Field that holds the machine, by kind of file."""
 
 _DIMENSIONS = ("layers", "d_model", "d_ff", "heads", "kv_heads", "d_head", "vocabulary", "ffn", "tied")
-"""Of a model: settings that make it another model than the one whose parameters the file gives."""
+"""Settings of a model that change its number of parameters."""
 
 
 def scenario(name: str, settings: Sequence[str] = ()) -> Scenario:
@@ -100,7 +100,7 @@ def suite(name: str) -> AnySuite:
 
 
 def of_perturb(setting: str) -> bool:
-    """Whether a `key=value` is of what is perturbed: `perturb=...`, or of a field of it."""
+    """Returns True if a `key=value` sets `perturb` or one of its fields."""
     return setting.partition("=")[0].strip().partition(".")[0] == "perturb"
 
 
@@ -113,7 +113,7 @@ class _Perturbed(Strict):
 
 
 def perturb(settings: Sequence[str]) -> PerturbSpec | None:
-    """What `perturb=...` and `perturb.field=...` say, without a scenario; None without any. Raises InputError."""
+    """Returns the perturbations set by `perturb=...` and `perturb.field=...`; None if none. Raises InputError."""
     raw: dict[str, Any] = {}
     origins: dict[Path_, str] = {}
     for setting in settings:

@@ -1,4 +1,4 @@
-"""What a machine of boxes has from its box: all that its own file leaves out."""
+"""Machines of boxes: fields that their file leaves out come from the box."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which keys a mapping may have, and which of them a wrong key was meant to be."""
+"""Keys that a mapping may have, and suggestions for wrong keys."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OTHER_NAMES = {
     "axes": ("chips",),
     "nodes": ("chips",),
 }
-"""What others call a field: `config.json` of Hugging Face's transformers, `params.json` of Llama, options of serving
+"""Names of fields elsewhere: `config.json` of Hugging Face's transformers, `params.json` of Llama, options of serving
 engines; chips are a field of a switch alone."""
 
 _DEEPEST = 3

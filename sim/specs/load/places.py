@@ -1,4 +1,4 @@
-"""Where in which file a value stands, for messages."""
+"""Places of values in files, for messages."""
 
 from __future__ import annotations
 

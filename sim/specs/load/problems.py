@@ -1,4 +1,4 @@
-"""What is wrong with a file, in one line, from what pydantic says."""
+"""Turns pydantic's errors about a file into one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RULES = {
     "too_short": "must have {min_length} or more entries",
     "too_long": "must have no more than {max_length} entries",
 }
-"""What pydantic's types of error mean to a user."""
+"""Rules, by pydantic's type of error."""
 
 _MOST_KEYS = 6
 """Keys that a message names."""
@@ -157,7 +157,7 @@ def _of_a(kind: str, path: Path_) -> str:
 
 
 def _path(loc: tuple[str | int, ...], raw: Any) -> Path_:
-    """Where in `raw` an error is: pydantic's path without its own steps (the member of a union, a bare `value`)."""
+    """Returns the path of an error in `raw`: pydantic's without its own steps (member of a union, bare `value`)."""
     path: Path_ = ()
     for part in loc:
         if part in raw if isinstance(raw, dict) else isinstance(raw, list) and isinstance(part, int):

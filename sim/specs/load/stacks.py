@@ -12,13 +12,13 @@ from sim.specs.load.references import find
 from sim.specs.load.yaml_text import read, shown
 
 _LATER = {"measured": "carried", "fitted": "carried"}
-"""What a value rests on where another chip, or another software, takes it."""
+"""Basis of a value that another chip or another software takes."""
 _DEEPEST = 8
 """References one after the other."""
 
 
 def on_chip(stack: Mapping[str, Any], chip: Any, origins: dict[Path_, str], path: Path_) -> dict[str, Any]:
-    """What a stack's file says of a chip, in one mapping; a stack of one chip as it is.
+    """Returns a stack's constants for a chip as one mapping; a stack of one chip unchanged.
 
     Args:
         origins: by field the file that it was read from; those of values that another file gives are added.

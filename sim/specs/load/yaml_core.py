@@ -41,7 +41,7 @@ _CORE: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = tuple(
         (r"\.(nan|NaN|NAN)", lambda text: float("nan")),
     )
 )
-"""What plain text means, in this order (YAML 1.2.2, section 10.3.2); any other is text."""
+"""Types of plain scalars, tried in this order (YAML 1.2.2, section 10.3.2); any other is text."""
 
 
 def load(text: str) -> Any:
@@ -68,7 +68,7 @@ class _Open:
     key: Any = _NO_KEY
     """The key of a mapping whose value comes next."""
     merged: dict[Any, Any] | None = None
-    """What `<<` brings; keys of its own win."""
+    """Merges the mappings of `<<`; keys of the mapping itself win."""
 
 
 @dataclass(slots=True)

@@ -14,11 +14,11 @@ from sim.errors import InputError
 from sim.specs.load import yaml_core
 
 MOST_BYTES = 4 * 2**20
-"""Of one file."""
+"""Largest size of a file, bytes."""
 
 
 def parse(text: str, where: str) -> Any:
-    """What YAML text says. Raises InputError, at `where`."""
+    """Returns the data of YAML text. Raises InputError, at `where`."""
     try:
         return yaml_core.load(text)
     except yaml.YAMLError as error:
@@ -60,6 +60,6 @@ def _read_cached(path: Path, modified_ns: int) -> dict[str, Any]:
 
 
 def shown(path: Path) -> str:
-    """As the user would type it: relative to the current folder when inside it."""
+    """Returns a path as the user would type it: relative to the current folder if inside it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
