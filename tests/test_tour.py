@@ -10,7 +10,7 @@ from support.machines import torus
 
 from sim import api
 from sim.specs.uses import PRESETS
-from sim.studies.bench.collective import time_s
+from sim.studies.bench.collective import CollectiveSpec, simulate_time_s
 
 
 def test_a_machine_is_chips_joined_by_links():
@@ -22,7 +22,7 @@ def test_a_machine_is_chips_joined_by_links():
 def test_a_collective_takes_its_bytes_and_its_hops():
     ring = torus(4, bandwidth=1e9, latency_s=1e-6)
     # All-gather of 4 MB around one direction: 3 steps, each of which sends a shard of 1 MB (1 ms) over a hop (1 us).
-    assert time_s(ring, "all_gather", ("x",), 4e6, "ring") == pytest.approx(3 * (1e-3 + 1e-6))
+    assert simulate_time_s(ring, CollectiveSpec("all_gather", ("x",), 4e6, "ring")) == pytest.approx(3 * (1e-3 + 1e-6))
 
 
 def test_a_layer_computes_what_one_device_computes():

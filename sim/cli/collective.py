@@ -69,29 +69,20 @@ def collective(
         _refuse("--groups", cut)
     if consecutive and not groups:
         raise InputError("requires --groups", where="--consecutive", hint="such as --groups 4x2")
-    wanted = [] if matrix else bench.sizes(size, minimum, maximum, factor)
+    sizes = [] if matrix else bench.parse_sizes(size, minimum, maximum, factor)
+    spec = bench.CollectiveSpec(name, tuple(axes), 0.0, algorithm or None, chunks)
     grouping = grouped.Grouping.of(groups, consecutive=consecutive) if groups else None
     with within_limits(load.place("topology", topology)):
         if matrix:
-            rows = uneven.sweep(topology, uneven.read(matrix), settings or [])
+            rows = uneven.run_matrix_file(topology, matrix, settings or [])
         elif grouping:
-            rows = grouped.sweep(
-                name, topology, grouping, sizes=wanted, algorithm=algorithm or None, settings=settings or []
-            )
+            rows = grouped.run_sizes(topology, spec, grouping, sizes, settings or [])
         else:
-            rows = bench.sweep(
-                name,
-                topology,
-                axes=axes,
-                sizes=wanted,
-                algorithm=algorithm or None,
-                settings=settings or [],
-                chunks=chunks,
-            )
+            rows = bench.run_sizes(topology, spec, sizes, settings or [])
     if as_json:
         echo(json.dumps([row.to_dict() for row in rows]))
     else:
-        echo(bench.table(rows))
+        echo(bench.format_table(rows))
     if plots and len(rows) > 1:
         from sim.plots import busbw
         from sim.plots.style import save

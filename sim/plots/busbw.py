@@ -12,7 +12,7 @@ from sim import units
 from sim.closed_form.collectives import busbw
 from sim.plots.colours import PALETTE
 from sim.plots.style import entitle, figure, plain_ticks, style
-from sim.report.measurement import Measurement
+from sim.report.collective_result import CollectiveResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ Points = Sequence[tuple[float, float]]
 _TICKS = 9
 
 
-def draw(rows: Sequence[Measurement], machine: str, *, measured: Points = (), settings: str = "") -> Figure:
+def draw(rows: Sequence[CollectiveResult], machine: str, *, measured: Points = (), settings: str = "") -> Figure:
     """Draws the line of the sweep, the closed form dashed, measured points hollow, and the algorithm where it changes.
 
     Args:
@@ -56,7 +56,7 @@ def draw(rows: Sequence[Measurement], machine: str, *, measured: Points = (), se
 
 
 def _draw_points(
-    axes: Axes, value: Callable[[float, float], float], rows: Sequence[Measurement], measured: Points
+    axes: Axes, value: Callable[[float, float], float], rows: Sequence[CollectiveResult], measured: Points
 ) -> float:
     """All lines and points of one panel; the largest value, of the closed form up to twice the others'."""
     simulated = [(row.size_bytes, value(row.size_bytes, row.time_s)) for row in rows]
@@ -72,7 +72,7 @@ def _draw_points(
     return max([top, *(min(y, 2 * top) for _, y in predicted)])
 
 
-def _draw_sizes(axes: Axes, rows: Sequence[Measurement]) -> None:
+def _draw_sizes(axes: Axes, rows: Sequence[CollectiveResult]) -> None:
     """Sizes in binary units, and the algorithm where another begins."""
     sizes = [row.size_bytes for row in rows]
     ticks = sizes[:: -(-len(sizes) // _TICKS)]

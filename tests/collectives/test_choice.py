@@ -7,7 +7,7 @@ from support.shipped_machines import WIRED_DIFFERENTLY, machine, one_of_each_wir
 
 from sim.collectives import ON_NCCL
 from sim.collectives.nccl import kernels as library
-from sim.studies.bench.collective import measure, time_s
+from sim.studies.bench.collective import CollectiveSpec, run_collective, simulate_time_s
 
 KIB, MIB = 2**10, 2**20
 SIZES = (8, 64 * KIB, 256 * KIB, MIB, 8 * MIB, 64 * MIB)
@@ -35,8 +35,10 @@ def test_a_choice_is_close_to_the_fastest_kernel_or_names_it(name: str, collecti
     topology = machine(name)
     kernels = library.offered(topology, collective)
     for size in SIZES:
-        chosen = measure(topology, collective, ("g",), size)
-        times = {kernel: time_s(topology, collective, ("g",), size, kernel) for kernel in kernels}
+        chosen = run_collective(topology, CollectiveSpec(collective, ("g",), size))
+        times = {
+            kernel: simulate_time_s(topology, CollectiveSpec(collective, ("g",), size, kernel)) for kernel in kernels
+        }
         best = min(times, key=times.__getitem__)
         ratio = chosen.time_s / times[best]
         assert ratio < KNOWN.get((name, collective), 1.5), size
@@ -44,5 +46,5 @@ def test_a_choice_is_close_to_the_fastest_kernel_or_names_it(name: str, collecti
 
 
 def test_a_kernel_that_was_asked_for_is_not_compared() -> None:
-    row = measure(machine("dgx_h100_p2p_disabled"), "all_reduce", ("g",), MIB, "ring_ll128")
+    row = run_collective(machine("dgx_h100_p2p_disabled"), CollectiveSpec("all_reduce", ("g",), MIB, "ring_ll128"))
     assert not [note for note in row.notes if "times faster" in note]

@@ -10,6 +10,7 @@ from sim.collectives.fold import fold
 from sim.errors import InputError
 from sim.specs import load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import build
 from sim.topology.folding import folded
 from sim.topology.lower_bound import lower_bound
@@ -28,7 +29,9 @@ def machine(name):
 
 def all_to_all_s(topology, size=SIZE, algorithm=None):
     algorithm = algorithm_of(topology, "all_to_all", algorithm, size)
-    return bench.time_s(topology, "all_to_all", tuple(axis.name for axis in topology.axes), size, algorithm)
+    return bench.simulate_time_s(
+        topology, CollectiveSpec("all_to_all", tuple(axis.name for axis in topology.axes), size, algorithm)
+    )
 
 
 def cut(topology, *cables):
@@ -82,7 +85,7 @@ def test_an_all_to_all_on_a_ring_takes_as_long_as_it_takes_to_start_all_its_mess
     base = load.machine("tpu_v4_8x8x8", ["stack.collective_step=1 s"])
     topology = build(*base)
     hops = 4 * topology.links[0].latency_s
-    found = bench.measure(topology, "all_to_all", ("x",), 64, "multi_axis")
+    found = bench.run_collective(topology, CollectiveSpec("all_to_all", ("x",), 64, "multi_axis"))
     assert found.time_s == pytest.approx(hops + 3, rel=1e-6)
     assert found.closed_form_s == pytest.approx(found.time_s, rel=1e-9)
 

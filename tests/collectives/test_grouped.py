@@ -16,6 +16,7 @@ from sim.errors import InputError
 from sim.specs import PerturbSpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench import groups as grouped
+from sim.studies.bench.collective import CollectiveSpec
 from sim.studies.bench.groups import Grouping
 from sim.topology.group import group_of
 
@@ -48,10 +49,12 @@ def test_every_collective_runs_in_groups_on_every_machine(name: str, consecutive
     topology = shipped_machine(name)
     together, alone = (Grouping(count, 2, consecutive) for count in (2, 1))
     for collective in COLLECTIVES:
-        measured = grouped.measure(topology, collective, together, SIZE)
+        measured = grouped.run_groups(topology, CollectiveSpec(collective, (), SIZE), together)
         assert measured.time_s >= measured.bound_s * (1 - 1e-9)
         if consecutive:  # the first group is the same chips
-            one = grouped.measure(topology, collective, alone, SIZE, measured.algorithm.partition(" or ")[0])
+            one = grouped.run_groups(
+                topology, CollectiveSpec(collective, (), SIZE, measured.algorithm.partition(" or ")[0]), alone
+            )
             assert measured.time_s >= one.time_s * (1 - 1e-9)
 
 
@@ -72,10 +75,12 @@ def test_groups_of_four_carry_out_their_collectives(name: str):
 def test_groups_that_share_a_link_take_turns_on_it():
     """Chips 0 and 2, and 1 and 3, exchange over the one link of 5 GB/s between two sockets: two messages each way."""
     machine = two_sockets()
-    first = grouped.measure(machine, "sendrecv", Grouping(1, 4), SIZE)  # 0 -> 1 -> 2 -> 3 -> 0: one each way
-    both = grouped.measure(machine, "sendrecv", Grouping(2, 2), SIZE)
+    first = grouped.run_groups(
+        machine, CollectiveSpec("sendrecv", (), SIZE), Grouping(1, 4)
+    )  # 0 -> 1 -> 2 -> 3 -> 0: one each way
+    both = grouped.run_groups(machine, CollectiveSpec("sendrecv", (), SIZE), Grouping(2, 2))
     assert both.time_s - first.time_s == pytest.approx(SIZE / 5e9, rel=1e-3)
-    apart = grouped.measure(machine, "sendrecv", Grouping(2, 2, consecutive=True), SIZE)
+    apart = grouped.run_groups(machine, CollectiveSpec("sendrecv", (), SIZE), Grouping(2, 2, consecutive=True))
     assert apart.time_s < both.time_s / 10
 
 
@@ -83,7 +88,7 @@ def test_groups_that_share_a_link_take_turns_on_it():
 def test_groups_on_a_switch_do_not_meet(collective: str):
     machine = switch(8)
     times = {
-        grouped.measure(machine, collective, Grouping(count, 2, each), SIZE).time_s
+        grouped.run_groups(machine, CollectiveSpec(collective, (), SIZE), Grouping(count, 2, each)).time_s
         for count in (1, 4)
         for each in (True, False)
     }
@@ -96,27 +101,28 @@ def test_one_group_of_all_chips_is_the_collective_without_groups(collective: str
         axes = tuple(axis.name for axis in machine.axes)
         if collective == "permute" and len(axes) > 1:
             continue
-        whole = bench.measure(machine, collective, axes, SIZE)
-        assert grouped.measure(machine, collective, Grouping(1, machine.chips), SIZE).time_s == whole.time_s
+        whole = bench.run_collective(machine, CollectiveSpec(collective, axes, SIZE))
+        assert (
+            grouped.run_groups(machine, CollectiveSpec(collective, (), SIZE), Grouping(1, machine.chips)).time_s
+            == whole.time_s
+        )
 
 
 def test_groups_along_an_axis_are_the_groups_of_that_axis():
     """Consecutive chips of 4x4 are its rows, every fourth one its columns."""
     machine = torus(4, 4)
     for consecutive, axis in ((True, "y"), (False, "x")):
-        rows = grouped.measure(machine, "all_reduce", Grouping(4, 4, consecutive), SIZE)
-        assert rows.time_s == bench.measure(machine, "all_reduce", (axis,), SIZE).time_s
+        rows = grouped.run_groups(machine, CollectiveSpec("all_reduce", (), SIZE), Grouping(4, 4, consecutive))
+        assert rows.time_s == bench.run_collective(machine, CollectiveSpec("all_reduce", (axis,), SIZE)).time_s
         assert rows.error == pytest.approx(0, abs=1e-6)
 
 
 def test_a_chip_that_is_late_holds_up_its_group():
     late = PerturbSpec.model_validate({"stragglers": [{"chips": [5], "delay": "1 ms"}]})
-    machine = switch(8)
-    on_time = grouped.measure(machine, "all_gather", Grouping(4, 2), SIZE).time_s
-    assert grouped.measure(machine, "all_gather", Grouping(4, 2), SIZE, None, late).time_s == pytest.approx(
-        on_time + 1e-3
-    )
-    assert grouped.measure(machine, "all_gather", Grouping(2, 2), SIZE, None, late).time_s == on_time  # chips 0 to 3
+    machine, spec = switch(8), CollectiveSpec("all_gather", (), SIZE)
+    on_time = grouped.run_groups(machine, spec, Grouping(4, 2)).time_s
+    assert grouped.run_groups(machine, spec, Grouping(4, 2), late).time_s == pytest.approx(on_time + 1e-3)
+    assert grouped.run_groups(machine, spec, Grouping(2, 2), late).time_s == on_time  # chips 0 to 3
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *options: str) -> int:

@@ -25,6 +25,7 @@ from sim.errors import InputError
 from sim.program import Kind
 from sim.specs import MEDIA, PROTOCOLS, LinkSpec, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import Topology, build
 from sim.topology.boxes import boxes
 from sim.topology.lower_bound import lower_bound
@@ -164,7 +165,8 @@ def test_links_with_a_longer_latency_make_every_kernel_slower(collective: str, k
         return
     for size in (8.0, float(MIB)):
         before_s, after_s = (
-            bench.time_s(each, collective, ("g",), size, kernel, kernel="compiled") for each in (machine(name), slow)
+            bench.simulate_time_s(each, CollectiveSpec(collective, ("g",), size, kernel), kernel="compiled")
+            for each in (machine(name), slow)
         )
         assert after_s >= before_s + 45e-6
         assert after_s >= lower_bound(slow, collective, ("g",), size)
@@ -444,7 +446,10 @@ def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str)
                 continue
             axes = tuple(axis.name for axis in machines[0].axes)
             rows = [(each, algorithm_of(each, collective, kernel, MIB)) for each in machines]
-            times = [bench.time_s(each, collective, axes, MIB, chosen, kernel="compiled") for each, chosen in rows]
+            times = [
+                bench.simulate_time_s(each, CollectiveSpec(collective, axes, MIB, chosen), kernel="compiled")
+                for each, chosen in rows
+            ]
             assert times[0] / times[1] == pytest.approx(10, rel=1e-3)
             assert kernel == "auto" or times == sorted(times, reverse=True)
             predicted = [bench.closed_form_s(each, collective, chosen, axes, MIB) for each, chosen in rows]

@@ -8,6 +8,7 @@ from sim.collectives.chunk_replay import replay
 from sim.collectives.torus.phase_order import needs_order
 from sim.specs import PerturbSpec, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import build
 from sim.topology.lower_bound import lower_bound
 
@@ -24,8 +25,9 @@ def times_us(topology, collective, size, delay, algorithm=None):
     """Without and with a late chip."""
     names = [axis.name for axis in topology.axes if axis.size > 1]
     axes = tuple(names[:1] if collective == "permute" else names)
-    arguments = (topology, collective, axes, size, algorithm)
-    return bench.time_s(*arguments) * 1e6, bench.perturbed_times_s(*arguments, late(delay))[0] * 1e6
+    spec = CollectiveSpec(collective, axes, size, algorithm)
+    after_s = bench.simulate_perturbed_times_s(topology, spec, late(delay))[0]
+    return bench.simulate_time_s(topology, spec) * 1e6, after_s * 1e6
 
 
 @pytest.mark.parametrize("collective", COLLECTIVES)
@@ -46,7 +48,8 @@ def test_a_late_chip_costs_an_all_gather_its_delay(sizes):
 def test_an_all_reduce_on_unequal_axes_takes_a_reduce_scatter_and_an_all_gather():
     topology, axes = torus(2, 3, 4), ("x", "y", "z")
     scatter, gather, both = (
-        bench.time_s(topology, name, axes, 2.0**26, None) for name in ("reduce_scatter", "all_gather", "all_reduce")
+        bench.simulate_time_s(topology, CollectiveSpec(name, axes, 2.0**26))
+        for name in ("reduce_scatter", "all_gather", "all_reduce")
     )
     assert scatter == pytest.approx(gather, rel=1e-6)
     assert both == pytest.approx(scatter + gather, rel=1e-6)
@@ -60,7 +63,7 @@ def test_small_collectives_on_very_unequal_rings_need_no_order():
     assert not needs_order(plan, topology, 2.0**16)
     assert needs_order(plan, topology, 2.0**26)
     assert needs_order(plan, topology, None)
-    assert bench.time_s(topology, "all_gather", axes, 2.0**10, None) == pytest.approx(8e-6, rel=0.01)
+    assert bench.simulate_time_s(topology, CollectiveSpec("all_gather", axes, 2.0**10)) == pytest.approx(8e-6, rel=0.01)
     cube = torus(4, 4, 4)
     assert needs_order(schedule(cube, "all_gather", axes), cube, 1.0)
 

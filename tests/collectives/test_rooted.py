@@ -11,6 +11,7 @@ from sim.collectives import ON_NCCL, ON_ROUTES, ON_TORUS, Schedule, schedule
 from sim.collectives.chunk_replay import replay
 from sim.specs import load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import Topology, build
 from sim.topology.lower_bound import lower_bound
 
@@ -81,7 +82,7 @@ def test_a_torus_takes_the_closed_form(collective: str, shape: tuple[int, ...], 
     machine = torus(*shape, wrap=wrap)
     axes = tuple(axis.name for axis in machine.axes)
     for size in (64.0, 1e5, 1e9):
-        measured = bench.measure(machine, collective, axes, size)
+        measured = bench.run_collective(machine, CollectiveSpec(collective, axes, size))
         if collective == "sendrecv" and len(shape) > 1:
             assert measured.closed_form_s is None
             continue
@@ -99,7 +100,7 @@ def test_large_arrays_keep_all_links_of_the_root_busy(collective: str, shape: tu
     busy = (1 - 1 / n) * size / (2 * A * 45e9)
     # The last message goes on down a tree of at most sum(K - 1) + 1 hops, a part of a chunk each.
     tail = sum(shape) * size / (2 * A * n) / 45e9
-    time, rounding = bench.measure(machine, collective, axes, size).time_s, 1e-12 * n
+    time, rounding = bench.run_collective(machine, CollectiveSpec(collective, axes, size)).time_s, 1e-12 * n
     assert busy - rounding <= time <= busy + tail
 
 
@@ -108,7 +109,7 @@ def test_large_arrays_keep_all_links_of_the_root_busy(collective: str, shape: tu
 def test_a_switch_takes_the_closed_form(collective: str, chips: int):
     machine = switch(chips)
     for algorithm in ON_ROUTES[collective]:
-        measured = bench.measure(machine, collective, ("g",), 1e8, algorithm)
+        measured = bench.run_collective(machine, CollectiveSpec(collective, ("g",), 1e8, algorithm))
         assert measured.time_s == pytest.approx(measured.closed_form_s, abs=1e-12 * 32 * chips)
         assert measured.bound_s <= measured.time_s + 1e-12 * 32 * chips
 
@@ -116,7 +117,10 @@ def test_a_switch_takes_the_closed_form(collective: str, chips: int):
 def test_a_reduce_takes_as_long_as_the_broadcast_that_it_reverses():
     for machine, axes in ((torus(4, 4), ("x", "y")), (torus(3, 4, wrap=False), ("x", "y")), (switch(8), ("g",))):
         for algorithm in (ON_TORUS if machine.kind == "torus" else ON_ROUTES)["reduce"]:
-            times = [bench.measure(machine, each, axes, 1e7, algorithm).time_s for each in ("reduce", "broadcast")]
+            times = [
+                bench.run_collective(machine, CollectiveSpec(each, axes, 1e7, algorithm)).time_s
+                for each in ("reduce", "broadcast")
+            ]
             assert times[0] == pytest.approx(times[1], rel=1e-6)
 
 
@@ -131,4 +135,7 @@ def test_a_gather_over_rails_uses_the_adapters_of_all_chips(name: str):
     """Chunks of other boxes come by the rails of their senders: the root's ports are the limit, not its adapter."""
     topology, size = build(*load.machine(name)), 2.0**30
     bound_s = lower_bound(topology, "gather", ("g",), size)
-    assert bench.time_s(topology, "gather", ("g",), size, "one_shot", kernel="compiled") < 1.1 * bound_s
+    assert (
+        bench.simulate_time_s(topology, CollectiveSpec("gather", ("g",), size, "one_shot"), kernel="compiled")
+        < 1.1 * bound_s
+    )

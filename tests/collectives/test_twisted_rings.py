@@ -9,6 +9,7 @@ from sim.collectives.chunk_replay import replay
 from sim.collectives.wiring import ring_grid
 from sim.specs import load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import build
 from sim.topology.folding import folded
 from sim.topology.lower_bound import lower_bound
@@ -35,7 +36,8 @@ def test_rings_of_twisted_tori_have_the_lengths_of_the_quotient_groups():
 @pytest.mark.parametrize("plain", ["tpu_v4_4x4x8", "tpu_v4_4x8x8"])
 def test_a_twist_costs_rings_nothing(plain, collective, size):
     times = [
-        bench.time_s(build(*load.machine(name)), collective, XYZ, size, None) for name in (plain, f"{plain}_twisted")
+        bench.simulate_time_s(build(*load.machine(name)), CollectiveSpec(collective, XYZ, size))
+        for name in (plain, f"{plain}_twisted")
     ]
     assert times[1] <= 1.03 * times[0]
 
@@ -44,7 +46,9 @@ def test_a_twist_costs_rings_nothing(plain, collective, size):
 @pytest.mark.parametrize("name", ["tpu_v4_4x4x8_twisted", "tpu_v4_4x8x8_twisted"])
 def test_large_collectives_keep_all_links_of_a_twisted_torus_busy(name, collective):
     topology, size = build(*load.machine(name)), 2.0**32
-    assert bench.time_s(topology, collective, XYZ, size, None) < 1.01 * lower_bound(topology, collective, XYZ, size)
+    assert bench.simulate_time_s(topology, CollectiveSpec(collective, XYZ, size)) < 1.01 * lower_bound(
+        topology, collective, XYZ, size
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["multi_axis", "bidirectional_ring", "ring", "line"])

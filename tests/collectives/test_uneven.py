@@ -15,6 +15,7 @@ from sim.errors import InputError
 from sim.specs import PerturbSpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench import uneven
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import Topology, build
 
 MACHINES = [name for name in load.shipped("topology") if machine(name).chips <= 128]
@@ -53,7 +54,7 @@ def test_every_byte_reaches_its_chip_and_no_other_does(name: str):
 @pytest.mark.parametrize("name", one_of_each_wiring(MACHINES))
 def test_no_machine_is_faster_than_its_busiest_chip(name: str):
     topology = build(*load.machine(name))
-    measured = uneven.measure(topology, skewed(topology.chips))
+    measured = uneven.run_matrix(topology, skewed(topology.chips))
     assert measured.time_s >= measured.bound_s * (1 - 1e-9)
 
 
@@ -62,9 +63,9 @@ def test_equal_messages_are_the_even_all_to_all(machine: Topology):
     """By direct messages over the same routes; on an even ring those to the chip opposite take one way, not two."""
     axes = tuple(axis.name for axis in machine.axes)
     n = machine.chips
-    measured = uneven.measure(machine, uniform(n, 1e6))
+    measured = uneven.run_matrix(machine, uniform(n, 1e6))
     if machine.kind != "torus":
-        even = bench.measure(machine, "all_to_all", axes, n * 1e6, "one_shot")
+        even = bench.run_collective(machine, CollectiveSpec("all_to_all", axes, n * 1e6, "one_shot"))
         assert measured.time_s == pytest.approx(even.time_s, rel=1e-6)
     assert measured.size_bytes == pytest.approx((n - 1) * 1e6)
 
@@ -73,17 +74,17 @@ def test_one_message_takes_its_way():
     """1 MB over a port of 450 GB/s; over two hops of 45 GB/s, one after the other."""
     matrix = np.zeros((8, 8))
     matrix[1, 6] = 1e6
-    assert uneven.measure(switch(8), matrix).time_s == pytest.approx(1e6 / 450e9 + 1e-6)
+    assert uneven.run_matrix(switch(8), matrix).time_s == pytest.approx(1e6 / 450e9 + 1e-6)
     matrix = np.zeros((8, 8))
     matrix[0, 2] = 1e6
-    assert uneven.measure(torus(8), matrix).time_s == pytest.approx(2 * (1e6 / 45e9 + 1e-6))
+    assert uneven.run_matrix(torus(8), matrix).time_s == pytest.approx(2 * (1e6 / 45e9 + 1e-6))
 
 
 def test_a_chip_that_receives_from_all_sets_the_time():
     """Incast: seven messages of 1 MB into one port, one after the other."""
     matrix = np.zeros((8, 8))
     matrix[:, 3] = 1e6
-    measured = uneven.measure(switch(8), matrix)
+    measured = uneven.run_matrix(switch(8), matrix)
     assert measured.time_s == pytest.approx(7e6 / 450e9 + 1e-6)
     assert measured.time_s == pytest.approx(measured.bound_s)
 
@@ -92,8 +93,8 @@ def test_a_chip_that_is_late_delays_its_messages_alone():
     late = PerturbSpec.model_validate({"stragglers": [{"chips": [1], "delay": "1 ms"}]})
     matrix = np.zeros((4, 4))
     matrix[0, 3] = matrix[1, 2] = 1e6
-    alone = uneven.measure(switch(4), matrix).time_s
-    assert uneven.measure(switch(4), matrix, late).time_s == pytest.approx(alone + 1e-3)
+    alone = uneven.run_matrix(switch(4), matrix).time_s
+    assert uneven.run_matrix(switch(4), matrix, late).time_s == pytest.approx(alone + 1e-3)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_wrong_matrix_is_one_line(tmp_path: Path, text: str, rule: str):
     path = tmp_path / "matrix.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=rule) as caught:
-        uneven.sweep("dgx_h100", uneven.read(path))
+        uneven.run_matrix_file("dgx_h100", path, [])
     assert "\n" not in str(caught.value)
 
 

@@ -33,7 +33,7 @@ from sim.program import ProgramBuilder
 from sim.results import folder as outputs
 from sim.simulate.run import run
 from sim.specs import load
-from sim.studies.bench.collective import time_s
+from sim.studies.bench.collective import CollectiveSpec, simulate_time_s
 from sim.topology.graph import Topology
 from sim.topology.group import group_of
 
@@ -59,7 +59,9 @@ def length_ps(folder: Path, ranks: Sequence[Sequence[Any]], topology: Topology, 
 def alone_ps(topology: Topology, kind: str, size: float) -> int:
     """Time of one collective of all chips of a machine."""
     axes = tuple(axis.name for axis in topology.axes if axis.size > 1)
-    return round(time_s(topology, kind, axes, size, algorithm_of(topology, kind, None, size)) * 1e12)
+    return round(
+        simulate_time_s(topology, CollectiveSpec(kind, axes, size, algorithm_of(topology, kind, None, size))) * 1e12
+    )
 
 
 # --- attributes ------------------------------------------------------------------------------------------------------
@@ -482,7 +484,9 @@ def test_groups_along_mesh_axes_are_the_collective_over_these_axes(tmp_path: Pat
     topology = machine("tpu_v4_4x4x4")
     size = 2**22
     whole = size * (4 ** len(axes) if kind == "all_gather" else 1)
-    expected = round(time_s(topology, kind, tuple(axes), whole, algorithm_of(topology, kind)) * 1e12)
+    expected = round(
+        simulate_time_s(topology, CollectiveSpec(kind, tuple(axes), whole, algorithm_of(topology, kind))) * 1e12
+    )
     flags = [axis.name in axes for axis in topology.axes]
     flagged = [[et.collective(1, size, KINDS[kind], involved_dim=flags[::-1])]] * topology.chips
     assert length_ps(tmp_path, flagged, topology) == expected

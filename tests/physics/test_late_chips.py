@@ -8,7 +8,7 @@ from support.shipped_machines import machine, one_of_each_wiring, wired_differen
 from sim.collectives import COLLECTIVES, algorithm_of
 from sim.errors import InputError
 from sim.specs import PerturbSpec, load
-from sim.studies.bench.collective import perturbed_times_s, time_s
+from sim.studies.bench.collective import CollectiveSpec, simulate_perturbed_times_s, simulate_time_s
 
 MOST_CHIPS = 16
 """Larger machines are boxes like those of smaller ones, more of them."""
@@ -27,10 +27,12 @@ def changes(name: str) -> list[str]:
                 try:
                     if algorithm_of(topology, collective, algorithm, size) != algorithm:
                         continue  # it stands for another, which has its own turn
-                    before = time_s(topology, collective, ("g",), size, algorithm)
+                    before = simulate_time_s(topology, CollectiveSpec(collective, ("g",), size, algorithm))
                 except InputError:
                     continue  # not on this machine
-                (after,) = perturbed_times_s(topology, collective, ("g",), size, algorithm, LATE)
+                (after,) = simulate_perturbed_times_s(
+                    topology, CollectiveSpec(collective, ("g",), size, algorithm), LATE
+                )
                 if abs(after - before) > max(2e-6, 0.02 * before):
                     found.append(f"{collective} {algorithm} {size:.0f}: {before * 1e6:.1f} to {after * 1e6:.1f} us")
     return found

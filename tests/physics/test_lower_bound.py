@@ -10,6 +10,7 @@ from sim.collectives import COLLECTIVES, algorithm_of
 from sim.errors import InputError
 from sim.specs import load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology.lower_bound import lower_bound
 
 MOST_CHIPS = 256
@@ -53,7 +54,9 @@ def test_no_shipped_algorithm_is_faster_than_the_links_of_a_shipped_machine(name
     topology, seen, below = MACHINES[name], set(), []
     for collective, algorithm, axes, size in runs(topology):
         try:
-            time_s = bench.time_s(topology, collective, axes, size, algorithm, kernel="compiled")
+            time_s = bench.simulate_time_s(
+                topology, CollectiveSpec(collective, axes, size, algorithm), kernel="compiled"
+            )
         except InputError:
             continue  # the algorithm says that it does not suit the machine
         seen.add(collective)

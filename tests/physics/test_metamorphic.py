@@ -24,6 +24,7 @@ from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import latency_s
 from sim.specs import Scenario, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 
 RATES = ("B/s", "FLOP/s")
 Path_ = tuple[str | int, ...]
@@ -107,7 +108,7 @@ def regrets_the_tuner(before: Scenario, after: Scenario) -> bool:
     for name, size in collective_sizes(before):
         kernels = [algorithm_of(machine, name, before.collectives.get(name), size) for machine in (was, then)]
         if kernels[0] != kernels[1]:
-            old_s, new_s = (bench.time_s(then, name, axes, size, kernel) for kernel in kernels)
+            old_s, new_s = (bench.simulate_time_s(then, CollectiveSpec(name, axes, size, kernel)) for kernel in kernels)
             if new_s > old_s:
                 return True
     return False
@@ -228,5 +229,7 @@ def test_names_of_nodes_and_spare_links_do_not_matter_to_a_collective(name: str,
         machine = machines.build(given)
         axes = tuple(axis.name for axis in machine.axes)
         algorithm = algorithm_of(machine, collective, None, 1e6)
-        times.append(bench.time_s(machine, collective, axes, 1e6, algorithm, kernel="compiled"))
+        times.append(
+            bench.simulate_time_s(machine, CollectiveSpec(collective, axes, 1e6, algorithm), kernel="compiled")
+        )
     assert times[0] == times[1]

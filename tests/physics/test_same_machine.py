@@ -19,6 +19,7 @@ from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, algorithm_of, sched
 from sim.errors import InputError
 from sim.specs import TopologySpec, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import Topology, build
 
 Data = dict[str, Any]
@@ -82,7 +83,7 @@ def wires(topology: Topology) -> list[tuple[int, int, float, float, str]]:
 def time_s(topology: Topology, collective: str, algorithm: str, size: float) -> float | str:
     """Simulated time, or why there is none."""
     try:
-        return bench.time_s(topology, collective, ("g",), size, algorithm, kernel="compiled")
+        return bench.simulate_time_s(topology, CollectiveSpec(collective, ("g",), size, algorithm), kernel="compiled")
     except InputError as error:
         return error.rule
 

@@ -14,9 +14,10 @@ from support.machines import torus
 from sim import cli
 from sim.collectives import COLLECTIVES, ON_ROUTES, ON_TORUS
 from sim.errors import InputError
-from sim.report.measurement import Measurement
+from sim.report.collective_result import CollectiveResult
 from sim.specs import load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.studies.validate.cases import published_times
 from sim.topology import build
 
@@ -71,7 +72,7 @@ def test_a_ring_all_gather_takes_its_textbook_time(collective):
 def test_a_figure_shows_the_time_of_small_sizes_beside_the_bandwidth_of_large_ones():
     from sim.plots import busbw
 
-    rows = bench.sweep("all_reduce", MACHINE, sizes=[1e3, 1e6])
+    rows = bench.run_sizes(MACHINE, CollectiveSpec("all_reduce", (), 0.0), [1e3, 1e6], [])
     times, rates = busbw.draw(rows, "square", measured=[(1e3, 5e-6)]).axes
     assert times.get_yscale() == "log"
     assert times.lines[0].get_ydata().tolist() == pytest.approx([1e6 * row.time_s for row in rows])
@@ -83,7 +84,7 @@ def test_the_table_has_a_line_per_size_under_its_columns(collective):
     code, out, _ = collective("all_reduce", "--min", "1KiB", "--max", "16KiB", "--factor", "4")
     heading, left_out, names, units, *rows = out.splitlines()
     assert code == 0
-    assert left_out == "# what sums read and write in the chips' memory is left out"
+    assert left_out == "# memory traffic of sums is not modelled"
     assert heading == "# all_reduce, algorithm multi_axis, groups of 4 chips"
     assert names.split() == ["#", "size", "time", "algbw", "busbw", "closed", "form", "error", "bound"]
     assert units.split() == ["#", "(B)", "(us)", "(GB/s)", "(GB/s)", "(us)", "(%)", "(us)"]
@@ -102,7 +103,7 @@ def test_the_table_has_a_line_per_size_under_its_columns(collective):
     ],
 )
 def test_sizes(arguments, sizes):
-    assert bench.sizes(*arguments) == sizes
+    assert bench.parse_sizes(*arguments) == sizes
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_sizes(arguments, sizes):
 )
 def test_sizes_that_make_no_sense(arguments, message):
     with pytest.raises(InputError) as caught:
-        bench.sizes(*arguments)
+        bench.parse_sizes(*arguments)
     assert str(caught.value) == message
 
 
@@ -259,26 +260,29 @@ def test_one_chip_stands_for_all_in_chunks_too():
     machine = torus(4, 4, 2)
     whole = replace(machine, is_vertex_transitive=False)
     for chunks in (1, 3, 16):
-        times = [bench.time_s(m, "all_reduce", ("x", "y", "z"), 3e6, None, chunks) for m in (machine, whole)]
+        times = [
+            bench.simulate_time_s(m, CollectiveSpec("all_reduce", ("x", "y", "z"), 3e6, chunks=chunks))
+            for m in (machine, whole)
+        ]
         assert times[0] == times[1]
 
 
 def test_chunks_have_no_closed_form_and_keep_the_bound():
-    (row,) = bench.sweep("all_reduce", "tpu_v4_4x4x4", sizes=[2.0**26], chunks=16)
+    (row,) = bench.run_sizes("tpu_v4_4x4x4", CollectiveSpec("all_reduce", (), 0.0, chunks=16), [2.0**26], [])
     assert row.closed_form_s is None
     assert row.time_s >= row.bound_s
 
 
 # --- what is not as the machine's file says --------------------------------------------------------------------------
 
-RING = {"axes": "x", "sizes": [4e6], "algorithm": "ring"}
+RING = CollectiveSpec("all_gather", ("x",), 4e6, "ring")
 """All-gather of 4 MB around 4 chips: every message is 1 MB."""
 FREE = ["stack=ideal", "link.latency=1 us", "link.bandwidth=1 GB/s", "link.efficiency=100 %"]
 STEP_S, LATENCY_S = 1e-3, 1e-6
 
 
-def around(*perturb: str) -> Measurement:
-    (row,) = bench.sweep("all_gather", "tpu_v4_4x4x4", **RING, settings=[*FREE, *perturb])
+def around(*perturb: str) -> CollectiveResult:
+    (row,) = bench.run_sizes("tpu_v4_4x4x4", RING, [RING.size_bytes], [*FREE, *perturb])
     return row
 
 
@@ -293,7 +297,7 @@ def test_a_slow_link_sets_the_pace_of_a_ring():
     """Three messages go over it one after the other, each in twice the time; the last is then where it belongs."""
     row = around("perturb.slow_links=[{links: ['0:x+'], factor: 2}]")
     assert row.time_s == pytest.approx(3 * 2 * STEP_S + LATENCY_S, abs=1e-12)
-    assert row.notes[0].startswith("perturbed; the closed form is that of the machine as its file says")
+    assert row.notes[0].startswith("perturbed: the closed form ignores the perturbation")
 
 
 def test_a_ring_without_a_link_is_a_line_on_which_data_goes_both_ways():
@@ -309,7 +313,7 @@ def test_of_several_seeds_the_table_has_the_median_and_the_ends():
     times = sorted(other.time_s for other in others)
     assert row.time_s == times[2]
     assert row.notes[1] == f"median of 5 seeds, from {times[0] * 1e6:.3f} to {times[4] * 1e6:.3f} us"
-    assert row.notes[1] in bench.table([row])
+    assert row.notes[1] in bench.format_table([row])
     assert 3 * (STEP_S + LATENCY_S) < times[0] < times[4] <= 3 * (1.1 * STEP_S + LATENCY_S)
 
 
@@ -374,6 +378,6 @@ def test_no_time_is_zero_or_below_the_bound_where_links_take_picoseconds(name, s
     for collective in ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"):
         direct = topology.kind != "torus" and collective != "broadcast"
         for algorithm in (None, "one_shot") if direct else (None,):
-            found = bench.measure(topology, collective, axes, size, algorithm)
+            found = bench.run_collective(topology, CollectiveSpec(collective, axes, size, algorithm))
             assert found.time_s > 0
             assert found.time_s >= found.bound_s

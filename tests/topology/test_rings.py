@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from sim.collectives import ON_NCCL, ON_ROUTES, algorithm_of, schedule
 from sim.specs import TopologySpec, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import Topology, build
 from sim.topology.rings import find, own_chains
 
@@ -132,7 +133,7 @@ def test_a_group_that_is_no_multiple_of_a_box_runs_every_algorithm(chips: int) -
     for collective in ON_NCCL:
         for algorithm in ("auto", *ON_NCCL[collective]):
             if not algorithm.startswith("nvls"):
-                assert bench.time_s(topology, collective, ("g",), 2.0**20, algorithm) > 0
+                assert bench.simulate_time_s(topology, CollectiveSpec(collective, ("g",), 2.0**20, algorithm)) > 0
     for collective, algorithms in ON_ROUTES.items():
         for algorithm in set(algorithms) - {"halving_doubling", "hierarchical"}:
             assert len(schedule(topology, collective, ("g",), algorithm, 2.0**20)) > 0
@@ -151,7 +152,12 @@ def test_rings_are_those_of_the_links_whatever_the_numbers_of_chips():
     for order in ("01237", "12307", "23170", "73201", "31720"):
         topology = graph([*((chip, BRIDGES[chip], "gen3") for chip in order), *upper, *nvlinks])
         found.append([[order[chip] for chip in ring.order] for ring in find(topology).rings])
-        times.append([bench.time_s(topology, "all_reduce", ("g",), 2.0**16, each) for each in ("ring", "ring_simple")])
+        times.append(
+            [
+                bench.simulate_time_s(topology, CollectiveSpec("all_reduce", ("g",), 2.0**16, each))
+                for each in ("ring", "ring_simple")
+            ]
+        )
     assert len(found[0]) > 1
     assert all(rings == found[0] for rings in found)
     assert all(each == pytest.approx(times[0], rel=1e-9) for each in times)

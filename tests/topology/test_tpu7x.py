@@ -10,6 +10,7 @@ from support.machines import CHIP
 from sim.collectives import schedule
 from sim.specs import TorusSpec, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 from sim.studies.search.machines import machines
 from sim.topology import build
 from sim.topology.metrics import bisection
@@ -26,7 +27,9 @@ def test_every_published_row_is_read():
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["bytes_gathered"])
 def test_an_all_gather_between_the_chips_takes_what_was_measured(row: dict[str, str]):
     """The limit, 8 %, was set before the machine was written. All eight devices gather, in two groups of four."""
-    (measured,) = bench.sweep("all_gather", "tpu7x_2x2x1", axes=row["axes"], sizes=[float(row["bytes_gathered"])])
+    (measured,) = bench.run_sizes(
+        "tpu7x_2x2x1", CollectiveSpec("all_gather", tuple(row["axes"]), 0.0), [float(row["bytes_gathered"])], []
+    )
     assert measured.group == 4
     assert measured.time_s == pytest.approx(float(row["time_s"]), rel=0.08)
     # Its own count of bytes: two devices of a chip, three quarters of the array each.
@@ -62,8 +65,12 @@ def test_a_collective_along_one_axis_takes_the_links_of_that_axis():
     built = build(unequal(100))
     size = 1e9
     # One message of half of the array, over one link; around the ring three quarters of it, over two links.
-    assert bench.time_s(built, "all_gather", ("d",), size, None) == pytest.approx(size / 2 / 100e9 + 1e-6, rel=1e-6)
-    assert bench.time_s(built, "all_gather", ("x",), size, None) == pytest.approx(0.75 * size / 20e9 + 2e-6, rel=1e-6)
+    assert bench.simulate_time_s(built, CollectiveSpec("all_gather", ("d",), size)) == pytest.approx(
+        size / 2 / 100e9 + 1e-6, rel=1e-6
+    )
+    assert bench.simulate_time_s(built, CollectiveSpec("all_gather", ("x",), size)) == pytest.approx(
+        0.75 * size / 20e9 + 2e-6, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce"])
@@ -72,14 +79,14 @@ def test_the_fastest_axis_carries_most(collective: str):
     takes half of the array once. A reduction runs backwards, an all-reduce both ways."""
     size = 1e9
     once = 0.75 * size / 2 / 20e9 + size / 2 / 1000e9 + 3e-6
-    time = bench.time_s(build(unequal(1000)), collective, ("x", "d"), size, "multi_axis")
+    time = bench.simulate_time_s(build(unequal(1000)), CollectiveSpec(collective, ("x", "d"), size, "multi_axis"))
     assert time == pytest.approx(once * (2 if collective == "all_reduce" else 1), rel=1e-6)
 
 
 def test_unequal_links_have_no_closed_form_and_a_bound_that_holds():
     built = build(unequal(100))
     for collective in ("all_gather", "reduce_scatter", "all_reduce", "all_to_all", "broadcast"):
-        measured = bench.measure(built, collective, ("x", "d"), 1e8)
+        measured = bench.run_collective(built, CollectiveSpec(collective, ("x", "d"), 1e8))
         assert measured.closed_form_s is None
         assert 0 < measured.bound_s <= measured.time_s
 

@@ -16,6 +16,7 @@ from sim.simulate.predict import predict
 from sim.simulate.run import run
 from sim.specs import Scenario, TorusSpec, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 
 BASE = "gpt20b_tp2_ft"
 FEW = ("engine.layers=2", "stack.graph_capture=true")
@@ -126,7 +127,7 @@ def test_stages_of_fastertransformer_work_on_micro_batches():
 def all_reduce_s(stack: str, size: float) -> float:
     spec, software = load.machine("dgx_h100", [f"stack={stack}"])
     topology = machines.build(spec, software)
-    return bench.measure(topology, "all_reduce", ("g",), size, "nvls").time_s
+    return bench.run_collective(topology, CollectiveSpec("all_reduce", ("g",), size, "nvls")).time_s
 
 
 def test_a_stack_may_have_a_kernel_of_its_own_that_sums_in_the_switch():

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import pytest
 
+from sim.report.collective_result import CollectiveResult
 from sim.specs import load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec
 
 CURVE = load.data_root() / "scenarios" / "published" / "tpu_v5e_all_gather.csv"
 MACHINE = "tpu_v5e_16x16"
@@ -31,8 +33,8 @@ POINTS = [point for point in points() if point.reading_error < 0.05]
 
 
 @pytest.fixture(scope="module")
-def simulated() -> dict[float, bench.Measurement]:
-    rows = bench.sweep("all_gather", MACHINE, axes="x", sizes=[point.size for point in POINTS])
+def simulated() -> dict[float, CollectiveResult]:
+    rows = bench.run_sizes(MACHINE, CollectiveSpec("all_gather", ("x",), 0.0), [point.size for point in POINTS], [])
     return {row.size_bytes: row for row in rows}
 
 

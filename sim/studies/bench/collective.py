@@ -1,9 +1,10 @@
-"""One collective by itself, measured as nccl-tests does, with its closed form and its bound beside it."""
+"""Runs one collective by itself, as nccl-tests does, with its closed form and its lower bound."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from math import prod
 from statistics import median
 
@@ -16,11 +17,12 @@ from sim.collectives import COLLECTIVES, algorithm_of, schedule
 from sim.collectives.emit import CollectiveCall, alone_s, emit
 from sim.collectives.nccl.choice import MUCH_SLOWER, describe_slow_choice
 from sim.collectives.predict import closed_form_s, of_nccl
+from sim.collectives.schedule import Schedule
 from sim.engine import simulate
 from sim.errors import InputError, suggest
 from sim.program import Ids, Kind, Occupancy, Program, ProgramBuilder
 from sim.program.perturb import apply_perturbations, route_around_failures
-from sim.report.measurement import Measurement
+from sim.report.collective_result import CollectiveResult
 from sim.simulate.consistency import check
 from sim.specs import Kernel, PerturbSpec, load
 from sim.topology.folding import NotFoldableError, folded
@@ -29,66 +31,68 @@ from sim.topology.lower_bound import lower_bound
 from sim.topology.mesh import mesh_axis
 from sim.topology.rings import find
 
+Settings = Sequence[str]
 MAX_BYTES = 2.0**50
 MOST_SIMULATED = 2_000_000
-"""Sends: more take SimPy more than half a minute."""
+"""Number of sends; more take SimPy more than half a minute."""
 
 
-def time_s(
-    topology: Topology,
-    collective: str,
-    axes: tuple[str, ...],
-    size: float,
-    algorithm: str | None,
-    chunks: int = 1,
-    kernel: Kernel = "simpy",
-) -> float:
-    """Simulated time of one collective over all groups of the mesh at once, s.
+@dataclass(frozen=True, slots=True)
+class CollectiveSpec:
+    """A collective over all groups of a mesh at once."""
 
-    One chip is simulated for all where every send of each is alike. With `chunks` the data is cut into as many parts,
-    each a collective of its own; all start at once, and share the links in the order in which messages are ready.
-    """
+    collective: str
+    axes: tuple[str, ...]
+    """Mesh axes of a group."""
+    size_bytes: float
+    algorithm: str | None = None
+    """None for the machine's default."""
+    chunks: int = 1
+    """Number of parts of the data, each a collective of its own. All start at once and share the links in the order in
+    which messages are ready."""
+
+    def schedule(self, topology: Topology) -> Schedule:
+        """Returns the sends of one part. Raises InputError."""
+        return schedule(topology, self.collective, self.axes, self.algorithm, self.size_bytes)
+
+    def emit(self, builder: ProgramBuilder, topology: Topology, plan: Schedule, after: tuple[Ids, ...] = ()) -> None:
+        """Adds the tasks of all parts to a program."""
+        for _ in range(self.chunks):
+            emit(builder, topology, CollectiveCall(plan, self.size_bytes / self.chunks, self.collective), after=after)
+
+
+def simulate_time_s(topology: Topology, spec: CollectiveSpec, kernel: Kernel = "simpy") -> float:
+    """Simulates a collective, on one representative chip if all chips are symmetric, and returns its time, s."""
     machine, plan = topology, None
     with suppress(NotFoldableError):
-        machine, plan = folded(topology), schedule(folded(topology), collective, axes, algorithm, size)
+        machine, plan = folded(topology), spec.schedule(folded(topology))
     if plan is None:
-        plan = schedule(topology, collective, axes, algorithm, size)
-    check_sends(collective, len(plan) * chunks)
+        plan = spec.schedule(topology)
+    check_sends(spec.collective, len(plan) * spec.chunks)
     builder = ProgramBuilder(resources(machine))
-    for _ in range(chunks):
-        emit(builder, machine, CollectiveCall(plan, size / chunks, collective))
+    spec.emit(builder, machine, plan)
     trace = simulate(builder.build(), kernel)
     check(trace, machine)
     return trace.makespan_ps / units.PS_PER_S
 
 
-def perturbed_times_s(
-    topology: Topology,
-    collective: str,
-    axes: tuple[str, ...],
-    size: float,
-    algorithm: str | None,
-    spec: PerturbSpec,
-    chunks: int = 1,
-) -> list[float]:
-    """Simulated times of one collective, of every seed that `spec` asks for, s. All chips are simulated.
+def simulate_perturbed_times_s(topology: Topology, spec: CollectiveSpec, perturb: PerturbSpec) -> list[float]:
+    """Simulates all chips of a perturbed machine and returns the time of the collective for every seed, s.
 
     Args:
-        topology: without the failed links. A straggler enters its delay late.
+        topology: without the failed links. A straggler enters the collective after its delay.
 
     Raises:
-        InputError: a straggler without a delay, or what `perturbed` refuses.
+        InputError: a straggler without a delay, or a perturbation of something that is not there.
     """
     builder = ProgramBuilder(resources(topology))
-    after = stragglers(builder, topology, spec, range(topology.chips))
-    plan = schedule(topology, collective, axes, algorithm, size)
-    for _ in range(chunks):
-        emit(builder, topology, CollectiveCall(plan, size / chunks, collective), after=(after,))
-    return program_times_s(builder.build(), topology, spec)
+    late = add_stragglers(builder, topology, perturb, range(topology.chips))
+    spec.emit(builder, topology, spec.schedule(topology), after=(late,))
+    return simulate_program_times_s(builder.build(), topology, perturb)
 
 
-def program_times_s(program: Program, topology: Topology, perturb: PerturbSpec | None) -> list[float]:
-    """Simulated times of a program, s, of every seed that `perturb` asks for."""
+def simulate_program_times_s(program: Program, topology: Topology, perturb: PerturbSpec | None) -> list[float]:
+    """Simulates a program and returns its time for every seed that `perturb` asks for, s."""
     if perturb is None:
         programs = [program]
     else:
@@ -101,25 +105,28 @@ def program_times_s(program: Program, topology: Topology, perturb: PerturbSpec |
 
 
 def check_sends(collective: str, sends: int) -> None:
-    """Raise InputError where a collective takes more sends than are simulated."""
+    """Raises InputError if a collective takes more sends than are simulated."""
     if sends > MOST_SIMULATED:
         hint = "ask for less data, fewer chunks or fewer chips, or choose another algorithm"
         rule = f"must take at most {MOST_SIMULATED:,} sends on this machine, and takes {sends:,}"
         raise InputError(rule, where=collective, hint=hint)
 
 
-def stragglers(builder: ProgramBuilder, topology: Topology, spec: PerturbSpec, members: Collection[int]) -> Ids:
-    """[chips] the task that a chip is late by, -1 for a chip that is on time or no member of a group.
+def add_stragglers(builder: ProgramBuilder, topology: Topology, perturb: PerturbSpec, members: Collection[int]) -> Ids:
+    """Adds the delays of stragglers to a program.
+
+    Returns:
+        [chips] the task that delays a chip, -1 for a chip that is on time or no member of a group.
 
     Raises:
         InputError: a straggler that is slow and not late.
     """
-    for slow in spec.stragglers:
+    for slow in perturb.stragglers:
         if slow.delay is None or slow.factor != 1 or slow.layers is not None:
             rule = "a collective alone has no operations and no layers: a straggler enters it late"
             hint = "give each a delay alone, such as stragglers: [{chips: [5], delay: 10 us}]"
             raise InputError(rule, where="perturb.stragglers", hint=hint)
-    late = sorted({chip for slow in spec.stragglers for chip in slow.chips if chip in members})
+    late = sorted({chip for slow in perturb.stragglers for chip in slow.chips if chip in members})
     after = np.full(topology.chips, -1, dtype=np.int32)
     if late:
         inside = np.array(late, dtype=np.int32)
@@ -132,85 +139,74 @@ def resources(machine: Topology) -> list[str]:
     return [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
 
 
-def sweep(
-    collective: str,
-    machine: str,
-    *,
-    sizes: Sequence[float],
-    axes: str = "",
-    algorithm: str | None = None,
-    settings: Sequence[str] = (),
-    chunks: int = 1,
-) -> list[Measurement]:
-    """Measure `collective` on a machine file for each size, bytes.
+def run_sizes(machine: str, spec: CollectiveSpec, sizes: Sequence[float], settings: Settings) -> list[CollectiveResult]:
+    """Runs a collective on a machine file for each size, bytes.
 
     Args:
-        axes: letters of the mesh axes of a group; all axes if empty.
+        spec: without axes all axes of the machine; its own size is not used.
         settings: `key=value` overrides of the machine's fields, and of `perturb`.
-        chunks: as in `time_s`.
 
     Raises:
         InputError: unknown collective, algorithm, axis or machine, or an algorithm for another kind of machine.
         OverflowError: longer than the clock counts.
     """
-    own = [setting for setting in settings if not load.of_perturb(setting)]
-    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
-    topology = machines.build(*load.machine(machine, own))
-    names = tuple(axes) or tuple(axis.name for axis in topology.mesh)
-    check_names(collective, algorithm)
-    _check_axes(names, topology)
-    algorithm_of(topology, collective, algorithm, sizes[0])  # one that the machine does not allow fails at once
+    topology, perturb = load_machine(machine, settings)
+    spec = replace(spec, axes=spec.axes or tuple(axis.name for axis in topology.mesh))
+    check_names(spec.collective, spec.algorithm)
+    _check_axes(spec.axes, topology)
+    algorithm_of(topology, spec.collective, spec.algorithm, sizes[0])  # one that the machine refuses fails at once
     slowest = min(link.bandwidth for link in topology.links)
     rows = []
     for size in sizes:
         units.to_ps(size / slowest)  # a message that outlasts the clock is an error
-        rows.append(measure(topology, collective, names, size, algorithm, chunks, perturb))
+        rows.append(run_collective(topology, replace(spec, size_bytes=size), perturb))
     return rows
 
 
-def measure(
-    topology: Topology,
-    collective: str,
-    axes: tuple[str, ...],
-    size: float,
-    algorithm: str | None = None,
-    chunks: int = 1,
-    perturb: PerturbSpec | None = None,
-) -> Measurement:
-    """Measure `collective` once; in chunks it has no closed form.
+def load_machine(name: str, settings: Settings) -> tuple[Topology, PerturbSpec | None]:
+    """Loads a machine file with settings of its fields and of `perturb`. Raises InputError."""
+    fields = [setting for setting in settings if not load.of_perturb(setting)]
+    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
+    return machines.build(*load.machine(name, fields)), perturb
+
+
+def run_collective(topology: Topology, spec: CollectiveSpec, perturb: PerturbSpec | None = None) -> CollectiveResult:
+    """Runs a collective once; in chunks it has no closed form.
 
     Args:
-        perturb: what differs from the machine's file. The closed form does not include it; the bound includes failed
+        perturb: deviations from the machine's file. The closed form does not include them; the bound includes failed
             links alone. With several seeds the time is their median.
 
     Raises:
-        InputError: no such algorithm here, one that is faster than the bound, or what is perturbed is not there.
+        InputError: no such algorithm here, one that is faster than the bound, or a perturbation of something that is
+            not there.
     """
+    collective, axes, size = spec.collective, spec.axes, spec.size_bytes
     group = prod(mesh_axis(topology, name).size for name in axes)
-    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
-    chosen = algorithm_of(left, collective, algorithm, size)
+    working, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
+    chosen = algorithm_of(working, collective, spec.algorithm, size)
+    named = replace(spec, algorithm=chosen)
     if perturb is None:
-        time = time_s(topology, collective, axes, size, chosen, chunks)
+        time = simulate_time_s(topology, named)
     else:
-        times = perturbed_times_s(left, collective, axes, size, chosen, perturb, chunks)
-        time, notes = median(times), (_PERTURBED, *notes, *of_seeds(times))
+        times = simulate_perturbed_times_s(working, named, perturb)
+        time, notes = median(times), (_PERTURBED, *notes, *describe_seeds(times))
     predicted = closed_form_s(topology, collective, chosen, axes, size)
-    bound = lower_bound(left, collective, axes, size)
+    bound = lower_bound(working, collective, axes, size)
     if time < bound:
-        _check_bound(
-            time if perturb is None else time_s(topology, collective, axes, size, chosen, chunks), bound, chosen
-        )
-    tuned = algorithm in (None, "auto") and of_nccl(topology, collective, chosen)
-    if perturb is None and chunks == 1 and tuned and time >= MUCH_SLOWER * bound:  # else no kernel is much faster
+        _check_bound(time if perturb is None else simulate_time_s(topology, named), bound, chosen)
+    is_tuned = spec.algorithm in (None, "auto") and of_nccl(topology, collective, chosen)
+    if perturb is None and spec.chunks == 1 and is_tuned and time >= MUCH_SLOWER * bound:  # else no kernel is faster
         notes = describe_slow_choice(
             topology,
             collective,
             chosen,
             time,
-            lambda name: alone_s(topology, schedule(topology, collective, axes, name, size), size),
-            lambda name: time_s(topology, collective, axes, size, name),
+            lambda name: alone_s(topology, replace(spec, algorithm=name).schedule(topology), size),
+            lambda name: simulate_time_s(topology, replace(spec, algorithm=name)),
         )
-    return Measurement(
+    has_rings = chosen.startswith("ring") and not topology.has_lines and not topology.has_ports
+    return CollectiveResult(
         collective=collective,
         algorithm=chosen,
         group=group,
@@ -218,54 +214,54 @@ def measure(
         time_s=time,
         algbw=closed_form.algbw(size, time),
         busbw=closed_form.busbw(collective, group, size, time),
-        closed_form_s=predicted if chunks == 1 else None,
+        closed_form_s=predicted if spec.chunks == 1 else None,
         bound_s=bound,
         form="NCCL's tuner" if of_nccl(topology, collective, chosen) else "closed form",
-        rings=_rings(left) if chosen.startswith("ring") and not topology.has_lines and not topology.has_ports else "",
-        notes=(*notes, *about(topology, collective, chosen, algorithm)),
+        rings=_describe_rings(working) if has_rings else "",
+        notes=(*notes, *describe_omissions(topology, collective, chosen, spec.algorithm)),
     )
 
 
-def about(topology: Topology, collective: str, chosen: str, asked: str | None) -> tuple[str, ...]:
-    """What to know of a time: who chose the algorithm, and what it leaves out."""
+def describe_omissions(topology: Topology, collective: str, chosen: str, asked: str | None) -> tuple[str, ...]:
+    """Returns notes on a time: who chose the algorithm, and what is not modelled."""
     notes = []
     if of_nccl(topology, collective, chosen) and chosen != asked:
         notes.append("NCCL's tuner chose the algorithm, by its own predictions; another may be faster")
     if collective in SUMS:
-        notes.append("what sums read and write in the chips' memory is left out")
+        notes.append("memory traffic of sums is not modelled")
     return tuple(notes)
 
 
 SUMS = ("reduce_scatter", "all_reduce", "reduce")
-"""Collectives that add up."""
+"""Collectives that sum."""
 
 
 def _check_bound(time: float, bound: float, algorithm: str) -> None:
-    """Raise InputError where an algorithm is faster than any can be: it moves too little."""
+    """Raises InputError if an algorithm is faster than the bound: it moves too little."""
     if time < bound * (1 - 1e-9):
         rule = f"must take at least the bound, {units.format_seconds(bound)}, and takes {units.format_seconds(time)}"
         hint = "it moves less data than the collective needs"
         raise InputError(rule, where="--algorithm", got=algorithm, hint=hint)
 
 
-_PERTURBED = "perturbed; the closed form is that of the machine as its file says, the bound that of the links left"
+_PERTURBED = "perturbed: the closed form ignores the perturbation, the bound includes failed links only"
 
 
-def of_seeds(times: Sequence[float]) -> tuple[str, ...]:
-    """A note on the spread of the times of several seeds."""
+def describe_seeds(times: Sequence[float]) -> tuple[str, ...]:
+    """Returns a note on the spread of the times of several seeds."""
     if len(times) == 1:
         return ()
     return (f"median of {len(times)} seeds, from {min(times) * 1e6:.3f} to {max(times) * 1e6:.3f} us",)
 
 
-def _rings(topology: Topology) -> str:
-    """`6 rings of 20 GB/s`; where they leave the links between GPUs, what they cross and between which GPUs."""
-    found, links = find(topology), topology.links
-    text = f"{found.count} ring{'s' * (found.count > 1)} of {found.bandwidth / 1e9:.4g} GB/s"
+def _describe_rings(topology: Topology) -> str:
+    """Returns number and rate of rings, `6 rings of 20 GB/s`, and the hops that leave the links between GPUs."""
+    rings, links = find(topology), topology.links
+    text = f"{rings.count} ring{'s' * (rings.count > 1)} of {rings.bandwidth / 1e9:.4g} GB/s"
     for medium, name in (("pci", "PCI Express"), ("net", "the network")):
         crossing = [
             f"{topology.nodes[src]}->{topology.nodes[dst]}"
-            for ring in found.rings[:1]
+            for ring in rings.rings[:1]
             for src, dst, way in zip(ring.order, (*ring.order[1:], ring.order[0]), ring.ways, strict=True)
             if any(links[link].medium == medium for link in way)
         ]
@@ -275,7 +271,7 @@ def _rings(topology: Topology) -> str:
 
 
 def check_names(collective: str, algorithm: str | None) -> None:
-    """Raise InputError for a collective or algorithm that does not exist."""
+    """Raises InputError for a collective or algorithm that does not exist."""
     if collective not in COLLECTIVES:
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
     known = COLLECTIVES[collective]
@@ -285,7 +281,7 @@ def check_names(collective: str, algorithm: str | None) -> None:
 
 
 def _check_axes(names: Sequence[str], topology: Topology) -> None:
-    """Raise InputError for axes that the machine does not have, or of one chip."""
+    """Raises InputError for axes that the machine does not have, or of one chip."""
     got = "".join(names)
     axes = {axis.name: axis.size for axis in topology.mesh}
     if not set(names) <= set(axes) or len(set(names)) < len(names):
@@ -295,8 +291,8 @@ def _check_axes(names: Sequence[str], topology: Topology) -> None:
         raise InputError("a collective needs a group of at least two chips", where="--axes", got=got)
 
 
-def sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
-    """Bytes to measure: one `size`, or from `minimum` to `maximum` in steps of `factor`. Raises InputError."""
+def parse_sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
+    """Parses the sizes of a run, bytes: `size`, or `minimum` to `maximum` in steps of `factor`. Raises InputError."""
     if (bool(size), bool(minimum), bool(maximum)) not in ((True, False, False), (False, True, True)):
         raise InputError("give either --size, or --min and --max", hint="such as --size 64MiB")
     if size:
@@ -320,8 +316,8 @@ def _bytes(option: str, text: str) -> float:
     return value
 
 
-def table(rows: Sequence[Measurement]) -> str:
-    """Rows as text, in the columns of nccl-tests plus closed form, error, bound, and the algorithm where it differs."""
+def format_table(rows: Sequence[CollectiveResult]) -> str:
+    """Formats rows in the columns of nccl-tests plus closed form, error, bound, and the algorithm if it changes."""
     first = rows[0]
     several = len({row.algorithm for row in rows}) > 1
     lines = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
 
-from sim import topology as machines
 from sim.closed_form import collectives as closed_form
 from sim.collectives import algorithm_of, schedule
 from sim.collectives.emit import CollectiveCall, emit
@@ -19,9 +18,10 @@ from sim.collectives.schedule import GroupPlan
 from sim.errors import InputError
 from sim.program import Program, ProgramBuilder
 from sim.program.perturb import route_around_failures
-from sim.report.measurement import Measurement
-from sim.specs import PerturbSpec, load
+from sim.report.collective_result import CollectiveResult
+from sim.specs import PerturbSpec
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import CollectiveSpec, Settings
 from sim.topology.graph import Topology
 from sim.topology.group import groups_of
 from sim.topology.lower_bound import lower_bound_of_groups
@@ -36,19 +36,19 @@ class Grouping:
     count: int
     size: int
     consecutive: bool = False
-    """Whether chips of a group follow each other; else a group takes every `count`-th chip."""
+    """True if chips of a group follow each other; else a group takes every `count`-th chip."""
 
     @classmethod
     def of(cls, text: str, *, consecutive: bool = False) -> Grouping:
-        """The groups of `4x2`: four of two chips each. Raises InputError."""
-        found = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
-        if not found or int(found[1]) < 1 or int(found[2]) < 2:
+        """Parses groups such as `4x2`: four of two chips each. Raises InputError."""
+        match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text)
+        if not match or int(match[1]) < 1 or int(match[2]) < 2:
             rule = "must be the number of groups and the chips of each, at least two"
             raise InputError(rule, where="--groups", got=text, hint="such as 4x2 for four groups of two chips")
-        return cls(int(found[1]), int(found[2]), consecutive)
+        return cls(int(match[1]), int(match[2]), consecutive)
 
     def members(self, chips: int) -> list[Chips]:
-        """Chips of each group, of the first count x size chips of a machine. Raises InputError where it has fewer."""
+        """Returns the chips of each group, of the first count x size ones. Raises InputError if there are fewer."""
         count, size = self.count, self.size
         if count * size > chips:
             rule = f"must have at most as many chips as the machine, {chips}"
@@ -67,50 +67,41 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def sweep(
-    collective: str,
-    machine: str,
-    grouping: Grouping,
-    *,
-    sizes: Sequence[float],
-    algorithm: str | None = None,
-    settings: Sequence[str] = (),
-) -> list[Measurement]:
-    """Measure `collective` in all groups at once for each size, bytes.
+def run_sizes(
+    machine: str, spec: CollectiveSpec, grouping: Grouping, sizes: Sequence[float], settings: Settings
+) -> list[CollectiveResult]:
+    """Runs a collective in all groups at once for each size, bytes.
+
+    Args:
+        spec: its axes and its own size are not used.
 
     Raises:
         InputError: unknown collective, algorithm or machine, or groups that do not fit it.
         OverflowError: longer than the clock counts.
     """
-    own = [setting for setting in settings if not load.of_perturb(setting)]
-    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
-    topology = machines.build(*load.machine(machine, own))
-    bench.check_names(collective, algorithm)
-    return [measure(topology, collective, grouping, size, algorithm, perturb) for size in sizes]
+    topology, perturb = bench.load_machine(machine, settings)
+    bench.check_names(spec.collective, spec.algorithm)
+    return [run_groups(topology, replace(spec, size_bytes=size), grouping, perturb) for size in sizes]
 
 
-def measure(
-    topology: Topology,
-    collective: str,
-    grouping: Grouping,
-    size: float,
-    algorithm: str | None = None,
-    perturb: PerturbSpec | None = None,
-) -> Measurement:
-    """Measure `collective` once; it ends when the last group does. The closed form is of one group by itself.
+def run_groups(
+    topology: Topology, spec: CollectiveSpec, grouping: Grouping, perturb: PerturbSpec | None = None
+) -> CollectiveResult:
+    """Runs a collective once; it ends when the last group does. The closed form is that of one group by itself.
 
     Raises:
         InputError: groups that do not fit the machine, or an algorithm that does not run in them.
     """
-    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
-    groups = groups_of(left, tuple(grouping.members(topology.chips)))
-    chosen = [algorithm_of(group.machine, collective, algorithm, size) for group in groups]
+    collective, size = spec.collective, spec.size_bytes
+    working, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
+    groups = groups_of(working, tuple(grouping.members(topology.chips)))
+    chosen = [algorithm_of(group.machine, collective, spec.algorithm, size) for group in groups]
     plans = tuple(
         GroupPlan(group, schedule(group.machine, collective, longer_axes(group.machine), name, size))
         for group, name in zip(groups, chosen, strict=True)
     )
-    program = _program(left, plans, collective, size, perturb)
-    times = bench.program_times_s(program, left, perturb)
+    program = _program(working, plans, spec, perturb)
+    times = bench.simulate_program_times_s(program, working, perturb)
     time = median(times)
     alone = [
         closed_form_s(group.machine, collective, name, longer_axes(group.machine), size)
@@ -118,7 +109,7 @@ def measure(
     ]
     forms = [form for form in alone if form is not None]
     members = np.stack([group.chips for group in groups])
-    return Measurement(
+    return CollectiveResult(
         collective=collective,
         algorithm=" or ".join(dict.fromkeys(chosen)),
         group=grouping.size,
@@ -127,13 +118,13 @@ def measure(
         algbw=closed_form.algbw(size, time),
         busbw=closed_form.busbw(collective, grouping.size, size, time),
         closed_form_s=max(forms) if len(forms) == len(alone) else None,
-        bound_s=lower_bound_of_groups(left, collective, members, size),
+        bound_s=lower_bound_of_groups(working, collective, members, size),
         form="NCCL's tuner" if of_nccl(groups[0].machine, collective, chosen[0]) else "closed form",
         notes=(
             f"{grouping}; {_FORMULAS}",
             *notes,
-            *bench.of_seeds(times),
-            *bench.about(groups[0].machine, collective, chosen[0], algorithm),
+            *bench.describe_seeds(times),
+            *bench.describe_omissions(groups[0].machine, collective, chosen[0], spec.algorithm),
         ),
     )
 
@@ -142,14 +133,14 @@ _FORMULAS = "the closed form is of one group by itself, the bound of all at once
 
 
 def _program(
-    topology: Topology, plans: tuple[GroupPlan, ...], collective: str, size: float, perturb: PerturbSpec | None
+    topology: Topology, plans: tuple[GroupPlan, ...], spec: CollectiveSpec, perturb: PerturbSpec | None
 ) -> Program:
-    """The collective of every group, on the links of the whole machine."""
-    bench.check_sends(collective, sum(len(each.plan) for each in plans))
+    """Builds the collective of every group, on the links of the machine."""
+    bench.check_sends(spec.collective, sum(len(each.plan) for each in plans))
     builder = ProgramBuilder(bench.resources(topology))
     late = np.full(topology.chips, -1, dtype=np.int32)
     if perturb:
         members = {chip for each in plans for chip in each.group.chips.tolist()}
-        late = bench.stragglers(builder, topology, perturb, members)
-    emit(builder, topology, CollectiveCall(merged(topology, (), plans), size, collective), (late,))
+        late = bench.add_stragglers(builder, topology, perturb, members)
+    emit(builder, topology, CollectiveCall(merged(topology, (), plans), spec.size_bytes, spec.collective), (late,))
     return builder.build()

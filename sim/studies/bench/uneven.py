@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 
-from sim import topology as machines
 from sim import units
 from sim.closed_form.collectives import algbw
 from sim.collectives.emit import CollectiveCall, emit
@@ -18,16 +16,17 @@ from sim.collectives.graph import uneven
 from sim.errors import InputError
 from sim.program import ProgramBuilder
 from sim.program.perturb import route_around_failures
-from sim.report.measurement import Measurement
-from sim.specs import PerturbSpec, load
+from sim.report.collective_result import CollectiveResult
+from sim.specs import PerturbSpec
 from sim.studies.bench import collective as bench
+from sim.studies.bench.collective import Settings
 from sim.topology.graph import Topology
 
 Matrix = npt.NDArray[np.float64]
 
 
 def read(path: Path) -> Matrix:
-    """[senders, receivers] bytes of a CSV without header, `1024` or `1 KiB` each. Raises InputError."""
+    """Reads a CSV without header, `1024` or `1 KiB` each: [senders, receivers] bytes. Raises InputError."""
     where = f"--matrix {path}"
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -52,19 +51,19 @@ def _bytes(text: str, where: str) -> float:
     return value
 
 
-def sweep(machine: str, matrix: Matrix, settings: Sequence[str] = ()) -> list[Measurement]:
-    """Measure the all-to-all of a matrix on a machine file: one row.
+def run_matrix_file(machine: str, path: Path, settings: Settings) -> list[CollectiveResult]:
+    """Runs the all-to-all of a matrix file on a machine file: one row.
 
     Raises:
         InputError: unknown machine, or a matrix that does not fit it.
     """
-    own = [setting for setting in settings if not load.of_perturb(setting)]
-    perturb = load.perturb([setting for setting in settings if load.of_perturb(setting)])
-    return [measure(machines.build(*load.machine(machine, own)), matrix, perturb)]
+    matrix = read(path)
+    topology, perturb = bench.load_machine(machine, settings)
+    return [run_matrix(topology, matrix, perturb)]
 
 
-def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = None) -> Measurement:
-    """Measure the all-to-all of a matrix. Its size is the most that any chip sends or receives.
+def run_matrix(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = None) -> CollectiveResult:
+    """Runs the all-to-all of a matrix. Its size is the most that any chip sends or receives.
 
     Args:
         matrix: [chips, chips] bytes from each chip to each; those of the diagonal stay.
@@ -79,17 +78,17 @@ def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = No
     size = float(max(between.sum(axis=0).max(), between.sum(axis=1).max()))
     if not size:
         raise InputError("must have bytes between different chips", where="--matrix", got="zeros")
-    left, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
-    plan = uneven.all_to_all(left, between / size)
+    working, notes = route_around_failures(topology, perturb) if perturb else (topology, ())
+    plan = uneven.all_to_all(working, between / size)
     bench.check_sends("all_to_all", len(plan))
-    builder = ProgramBuilder(bench.resources(left))
-    after = (bench.stragglers(builder, left, perturb, range(left.chips)),) if perturb else ()
-    emit(builder, left, CollectiveCall(plan, size, "all_to_all"), after=after)
-    times = bench.program_times_s(builder.build(), left, perturb)
+    builder = ProgramBuilder(bench.resources(working))
+    after = (bench.add_stragglers(builder, working, perturb, range(working.chips)),) if perturb else ()
+    emit(builder, working, CollectiveCall(plan, size, "all_to_all"), after=after)
+    times = bench.simulate_program_times_s(builder.build(), working, perturb)
     time = median(times)
     sizes = between[between > 0]
     shown = " to ".join(units.format_bytes(each) for each in (sizes.min(), sizes.max()))
-    return Measurement(
+    return CollectiveResult(
         collective="all_to_all",
         algorithm="dimension_ordered" if topology.has_lines else "one_shot",
         group=topology.chips,
@@ -103,16 +102,16 @@ def measure(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None = No
             f"{len(sizes)} messages of {shown}; size: the most that a chip sends or receives",
             _PLAIN,
             *notes,
-            *bench.of_seeds(times),
+            *bench.describe_seeds(times),
         ),
     )
 
 
-_PLAIN = "messages take the links' own latencies and bandwidths, and no library's protocol"
+_PLAIN = "messages use the latencies and bandwidths of the links; protocols of libraries are not modelled"
 
 
 def _bound(topology: Topology, between: Matrix) -> float:
-    """Bytes out of and into the busiest chip, through all its links, and the least latency from a chip, s."""
+    """Returns the time of the busiest chip's bytes through all its links, and the least latency of a link, s."""
     out, into = np.zeros(len(topology.nodes)), np.zeros(len(topology.nodes))
     for link in topology.links:
         out[link.src] += link.bandwidth

@@ -14,7 +14,7 @@ from sim.errors import InputError, suggest
 from sim.lowering.costs import Work, cost
 from sim.lowering.placement import tensor_chips, used_chips
 from sim.report.closed_form import PER_OPERATION
-from sim.report.measurement import Measurement
+from sim.report.collective_result import CollectiveResult
 from sim.report.present.validation import NCCL_TUNER, Outcome, Validation
 from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
@@ -167,12 +167,12 @@ def simulated(case: Case, *settings: str, known: MutableMapping[str, float] | No
     return predicted(case.metric, scenario, latency_s(scenario, known))
 
 
-def run_collective(run: CollectiveRun, *settings: str) -> Measurement:
+def run_collective(run: CollectiveRun, *settings: str) -> CollectiveResult:
     """Simulates a case's collective with further settings of its machine. Raises InputError."""
     spec, stack = load.machine(run.machine, [*run.settings, *settings])
     topology = machines.build(spec.keep_first_chips(run.chips), stack)
     axes = tuple(axis.name for axis in topology.axes)
-    return bench.measure(topology, run.collective, axes, run.size_bytes, run.algorithm)
+    return bench.run_collective(topology, bench.CollectiveSpec(run.collective, axes, run.size_bytes, run.algorithm))
 
 
 def _with_host(run: CollectiveRun, gpus_s: float) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class CollectiveResult:
     """One row of the table."""
 
     collective: str
