@@ -5,6 +5,7 @@ Chips that do the same at the same times are drawn once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from sim.report.lanes import (
     LayerTimes,
     build_lanes,
     build_path_lane,
+    choose_chips,
     find_tasks_on_path,
     group_identical_chips,
     layer_times,
@@ -35,7 +37,8 @@ from sim.units import PS_PER_S, format_seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CHIPS_DRAWN = 3
+_CHIPS_DRAWN, _MOST_CHIPS = 3, 6
+"""Chips drawn, and most of those that have a role."""
 _LINKS_DRAWN = 8
 _LAYERS_IN_DETAIL = 6
 """Up to so many layers the whole step is drawn op by op, beyond that as shares of each layer's time."""
@@ -55,14 +58,21 @@ class _Group:
     lanes: list[Lane]
 
 
-def draw(trace: Trace, topology: Topology, title: str = "", span: str = "Whole step") -> Figure:
+def draw(
+    trace: Trace,
+    topology: Topology,
+    title: str = "",
+    span: str = "Whole step",
+    roles: Mapping[int, str] | None = None,
+) -> Figure:
     """Draws the whole step, and below it one layer from the middle, where the layers are in steady state.
 
     Args:
         span: name of the time that the trace covers.
+        roles: chips to draw beside the critical one, each with why, such as `straggler`.
     """
     alike = group_identical_chips(trace, topology)
-    groups, times = _groups(trace, topology, alike)
+    groups, times = _groups(trace, topology, alike, roles or {})
     path = find_critical_path(trace)
     groups[0].lanes.insert(0, build_path_lane(path))
     critical = find_tasks_on_path(trace, topology, path, alike)
@@ -114,26 +124,30 @@ def share_bins(edges: Ints, end: int) -> Ints:
     return np.unique(np.concatenate([*cut, [end]]).astype(np.int64))
 
 
-def _groups(trace: Trace, topology: Topology, alike: list[Ints]) -> tuple[list[_Group], LayerTimes]:
-    """The critical chip and one chip of each of the next few groups; the layers of the critical one."""
+def _groups(
+    trace: Trace, topology: Topology, alike: list[Ints], roles: Mapping[int, str]
+) -> tuple[list[_Group], LayerTimes]:
+    """The critical chip, those with a role and one chip of each of the next few groups; layers of the critical one."""
     critical = critical_chip(trace, topology.chips)
-    alike = sorted(alike, key=lambda chips: critical not in chips)
-    shown = [int(chips[0]) for chips in alike[:_CHIPS_DRAWN]]
+    chosen = choose_chips(alike, [critical, *roles])
+    with_role = sum(chip == critical or chip in roles for chip, _ in chosen)
+    drawn = chosen[: max(_CHIPS_DRAWN, min(_MOST_CHIPS, with_role))]
+    shown = [chip for chip, _ in drawn]
     lanes = build_lanes(trace, topology, shown)
     groups = []
-    for chip, own in zip(shown, alike, strict=False):
+    for chip, own in drawn:
         chips = topology.represented_by(own)
         text = f"chip {topology.chip_number(chip)} of {topology.total_chips}"
         if len(alike) == 1:
             text += " (all identical)" if topology.total_chips > 1 else ""
         else:
-            notes = (["critical"] if critical in own else []) + (
-                [f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}"] if len(chips) > 1 else []
-            )
+            notes = ["critical"] if critical in own else []
+            notes += [roles[chip]] if chip in roles else []
+            notes += [f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}"] if len(chips) > 1 else []
             text += f" ({', '.join(notes)})" if notes else ""
         groups.append(_Group(text, lanes[chip]))
     if len(alike) > len(shown):
-        unseen = sum(len(topology.represented_by(chips)) for chips in alike[_CHIPS_DRAWN:])
+        unseen = sum(len(topology.represented_by(chips)) for _, chips in chosen[len(drawn) :])
         groups[-1] = _Group(f"{groups[-1].title} ({unseen} more differ and are not drawn)", groups[-1].lanes)
     return groups, layer_times(trace, shown[0])
 

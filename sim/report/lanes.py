@@ -90,6 +90,16 @@ def group_identical_chips(trace: Trace, topology: Topology) -> list[Ints]:
     return [np.flatnonzero(group == k) for k in np.argsort(first)]
 
 
+def choose_chips(groups: Sequence[Ints], first: Sequence[int]) -> list[tuple[int, Ints]]:
+    """Returns (chip to draw, chips that do the same) per group: those of `first` in their order, then the others."""
+    rest, chosen = list(groups), list[tuple[int, Ints]]()
+    for chip in first:
+        found = next((k for k, chips in enumerate(rest) if chip in chips), None)
+        if found is not None:
+            chosen.append((chip, rest.pop(found)))
+    return chosen + [(int(chips[0]), chips) for chips in rest]
+
+
 def find_tasks_on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]) -> npt.NDArray[np.bool_]:
     """Returns True for the tasks of the critical path and for the same tasks of identical chips, [tasks].
 

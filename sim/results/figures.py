@@ -67,7 +67,9 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure | None:
     trace, topology, batches = part.trace, part.topology, part.lowered.batches
     match name:
         case "timeline":
-            return timeline.draw(trace, topology, title, part.span.capitalize() if batches else "Whole step")
+            return timeline.draw(
+                trace, topology, title, part.span.capitalize() if batches else "Whole step", part.chip_roles
+            )
         case "breakdown":
             return breakdown.draw(trace, topology, title, batches)
         case "links":

@@ -69,6 +69,26 @@ class Pass:
         """Span of the trace: `one decode step`, `all 12 requests`."""
         return self.report.span if self.report.pipeline else f"one {self.scenario.workload.phase} step"
 
+    @property
+    def chip_roles(self) -> dict[int, str]:
+        """Chips to look at and why, in order: those that `perturb` names, then one of each stage of a pipeline."""
+        roles: dict[int, str] = {}
+        perturb, batches = self.scenario.perturb, self.lowered.batches
+        if perturb:
+            roles |= {chip: "straggler" for each in perturb.stragglers for chip in each.chips}
+            slow = {name for each in perturb.slow_links for name in each.links}
+            for link in self.topology.links:
+                if link.name in slow or link.index in self.topology.failed:
+                    roles.setdefault(link.src, "slow link" if link.name in slow else "failed link")
+        for stage, chips in enumerate(batches.chips if batches else ()):
+            for rank, chip in enumerate(chips):
+                name = f"stage {stage}" + (f" rank {rank}" if len(chips) > 1 else "")
+                if chip in roles:
+                    roles[chip] += f", {name}"
+                elif rank == 0:  # the other ranks of a stage do the same
+                    roles[chip] = name
+        return {self.topology.representative_of(chip): role for chip, role in roles.items()}
+
     def memory_of(self, chip: int) -> Series:
         """Returns a chip's memory over time: constant, except for layers of a memory pool."""
         used_bytes, pool = self.report.memory.used_bytes, self.report.pool

@@ -301,3 +301,13 @@ def printed(report: Report) -> str:
     console = Console(width=400, record=True, file=io.StringIO())
     render(report, console)
     return console.export_text()
+
+
+def test_chips_to_look_at_are_perturbed_or_one_of_each_stage():
+    def roles(name, *settings):
+        return run(load.scenario(name, [*settings, "engine.layers=2"])).passes[0].chip_roles
+
+    perturbed = "perturb={stragglers: [{chips: [5], factor: 2}], slow_links: [{links: ['0:x+'], factor: 2}]}"
+    assert roles("palm540b_decode_ws2d", perturbed) == {5: "straggler", 0: "slow link"}
+    stages = roles("energonai_pipeline_queue", "layout.pipeline.stages=[1, 1]", "layout.mesh.pipeline=2")
+    assert stages == {0: "stage 0 rank 0", 1: "stage 1 rank 0"}  # of the folded machine

@@ -142,6 +142,19 @@ def test_buttons_and_dragging_zoom_the_timeline(out: Path, browser: Any):
 
 
 @in_browser
+def test_a_chip_is_chosen_by_what_it_is(tmp_path: Path, browser: Any):
+    run = simulate(load("energonai_pipeline_queue", "layout.pipeline.requests=3"))
+    report(run, page=tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html").page
+    lanes = "[...document.querySelectorAll('#timeline .ytick text')].map((text) => text.textContent.trim())"
+    stages = {name.split(":")[0].split("stage ")[1] for name in page.evaluate(lanes) if "compute" in name}
+    assert stages == {"0 rank 0", "1 rank 0", "2 rank 0", "3 rank 0"}
+    page.select_option("#chips", index=3)
+    (only,) = [name for name in page.evaluate(lanes) if "compute" in name]
+    assert only.startswith("chip ")
+
+
+@in_browser
 def test_pointing_at_a_bar_tells_its_operation_bytes_and_source(out: Path, browser: Any):
     found = Page(browser, out / "tiny" / "report.html")
     texts = found.page.evaluate("document.getElementById('timeline').data[0].hovertext")

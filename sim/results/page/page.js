@@ -250,12 +250,15 @@ function about(lane, i, timeline) {
 const FLYING = " in flight";
 
 function drawTimeline(parent, phase, key) {
-  const timeline = phase.timeline, lanes = lanesOf(timeline), edges = timeline.edges;
+  const timeline = phase.timeline, every = lanesOf(timeline), edges = timeline.edges, several = timeline.chips.length > 1;
+  const first = timeline.chips.slice(0, timeline.chips.length > 4 ? 3 : 4);
+  let lanes = every.filter((lane) => lane.kind === "path" || first.includes(lane.chip));
+  const named = (lane) => (several && lane.chip ? `${lane.chip}: ${lane.label} ` : `${lane.label} `);
   const buttons = el(parent, "div", null, { className: "buttons" });
-  const used = new Set(lanes.flatMap((lane) => [...new Set(lane.op)].map((op) => timeline.classes[op])));
+  const used = new Set(every.flatMap((lane) => [...new Set(lane.op)].map((op) => timeline.classes[op])));
   const order = Object.keys(timeline.colours), flying = (kind) => kind.endsWith(FLYING), classOf = (kind) => kind.replace(FLYING, "");
   legend(parent, [...order.filter((name) => used.has(name)).map((name) => [name, timeline.colours[name]]), ["line under a collective: exposed, no compute meanwhile", INK]]);
-  const thin = lanes.map((lane) => (lane.kind === "link" ? 0.55 : 0.8));
+  const thinOf = (lane) => (lane.kind === "link" ? 0.55 : 0.8);
   const target = el(parent, "div", null, { className: "plot", id: `timeline${key}` });
   const [unit, unitName] = unitOf(timeline.end / 1e12), ps = unit * 1e12, us = unit * 1e6; // of the axis
   const whole = [0, timeline.end / ps];
@@ -276,6 +279,7 @@ function drawTimeline(parent, phase, key) {
       bars.label.push(label && inPixels(to - from) > 7 * label.length + 8 ? label : "");
       bars.edge.push(label && inPixels(to - from) > 4 ? 1 : 0); // pieces of a loop stay apart
     };
+    const thin = lanes.map(thinOf);
     lanes.forEach((lane, row) => {
       const kindOf = (i) => timeline.classes[lane.op[i]] + (lane.kind === "path" && lane.flies[i] ? FLYING : "");
       for (const group of visible(lane, x0, x1, pixel, kindOf)) {
@@ -321,7 +325,7 @@ function drawTimeline(parent, phase, key) {
     return layout({
       height: 140 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, barmode: "overlay", showlegend: false, hovermode: "closest", dragmode: "zoom",
       margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: `time, ${unitName}`, standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
-      yaxis: { range: [lanes.length - 0.4, edges.length > 2 ? -1.5 : -0.6], tickvals: [-1, ...lanes.keys()].slice(edges.length > 2 ? 0 : 1), ticktext: ["layer ", ...lanes.map((lane) => `${lane.label} `)].slice(edges.length > 2 ? 0 : 1), automargin: true, fixedrange: true, zeroline: false, showgrid: false },
+      yaxis: { range: [lanes.length - 0.4, edges.length > 2 ? -1.5 : -0.6], tickvals: [-1, ...lanes.keys()].slice(edges.length > 2 ? 0 : 1), ticktext: ["layer ", ...lanes.map(named)].slice(edges.length > 2 ? 0 : 1), automargin: true, fixedrange: true, zeroline: false, showgrid: false },
     });
   }
 
@@ -341,6 +345,15 @@ function drawTimeline(parent, phase, key) {
     ["zoom out", "out", () => show([middle() - width(), middle() + width()])],
     ["earlier", "earlier", () => show([current[0] - width() / 2, current[1] - width() / 2])],
     ["later", "later", () => show([current[0] + width() / 2, current[1] + width() / 2])]);
+  if (several) {
+    const choice = el(buttons, "select", null, { id: `chips${key}`, title: "chips drawn" });
+    [`first ${first.length} chips`, "all of these chips", ...timeline.chips].forEach((name) => el(choice, "option", name));
+    choice.onchange = () => {
+      const chosen = [first, timeline.chips][choice.selectedIndex] || [choice.value];
+      lanes = every.filter((lane) => lane.kind === "path" || chosen.includes(lane.chip));
+      show(current);
+    };
+  }
   actions.forEach(([text, id, click]) => el(buttons, "button", text, { id: `zoom-${id}${key}`, onclick: click }));
   let pointer = null; // share of the width at which the mouse is; W and S zoom there, A and D move
   target.addEventListener("mousemove", (event) => {

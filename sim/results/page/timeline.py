@@ -9,7 +9,7 @@ import numpy as np
 from sim.plots.colours import OP_COLOURS
 from sim.report import spans as sp
 from sim.report.critical_path import find_critical_path
-from sim.report.lanes import Lane, build_lanes, group_identical_chips, layer_times
+from sim.report.lanes import Lane, build_lanes, choose_chips, group_identical_chips, layer_times
 from sim.report.metrics import critical_chip
 from sim.report.ops import classify_ops
 from sim.report.roofline import is_memory_bound
@@ -18,18 +18,17 @@ from sim.specs import Scenario
 if TYPE_CHECKING:
     from sim.simulate.result import Pass
 
-_CHIPS, _LINKS = 2, 12
+_CHIPS, _LINKS = 8, 12
 MOST_SPANS = 150_000
 """Single messages are kept for as many layers around the middle as stay below this."""
 
 
 def timeline(part: Pass) -> dict[str, Any]:
-    """Lanes of the critical chip, and of the first chip that does something else."""
+    """Lanes of the critical chip, of those with a role, and of others that do something else."""
     trace, topology, program = part.trace, part.topology, part.trace.program
-    groups = group_identical_chips(trace, topology)
-    critical = critical_chip(trace, topology.chips)
-    groups.sort(key=lambda chips: critical not in chips)
-    shown = [int(chips[0]) for chips in groups[:_CHIPS]]
+    critical, roles = critical_chip(trace, topology.chips), part.chip_roles
+    groups = choose_chips(group_identical_chips(trace, topology), [critical, *roles])
+    shown = [chip for chip, _ in groups[:_CHIPS]]
     lanes = build_lanes(trace, topology, shown)
     edges = layer_times(trace, shown[0]).edges
     chosen = [(chip, lane) for chip in shown for lane in _first_links(lanes[chip])]
@@ -43,14 +42,18 @@ def timeline(part: Pass) -> dict[str, Any]:
             each.within(int(edges[kept[0]]), int(edges[kept[1] + 1])) if lane.kind == "link" else each
             for each, (_, lane) in zip(spans, chosen, strict=True)
         ]
-    named = len(shown) > 1
+    names = {}
+    for chip, alike in groups[:_CHIPS]:
+        notes = (["critical"] if critical in alike else []) + ([roles[chip]] if chip in roles else [])
+        names[chip] = f"chip {topology.chip_number(chip)}" + (f", {', '.join(notes)}" if notes else "")
     slow = is_memory_bound(program)
     result = [_path(part)]
     for each, (chip, lane) in zip(spans, chosen, strict=True):
         link = lane.kind == "link"
         result.append(
             {
-                "label": f"chip {topology.chip_number(chip)}: {lane.label}" if named else lane.label,
+                "chip": names[chip],
+                "label": lane.label,
                 "kind": lane.kind,
                 **_columns(each),
                 "op": program.op[each.task].tolist(),
@@ -62,9 +65,9 @@ def timeline(part: Pass) -> dict[str, Any]:
                 "exposed": _columns(lane.exposed) if lane.kind == "collectives" else None,
             }
         )
-    others = [len(topology.represented_by(chips)) for chips in groups[_CHIPS:]]
+    others = [len(topology.represented_by(chips)) for _, chips in groups[_CHIPS:]]
     return {
-        "chip": topology.chip_number(shown[0]),
+        "chips": list(names.values()),
         "end": trace.makespan_ps,
         "ops": list(program.op_names),
         "classes": classify_ops(program).tolist(),
@@ -82,6 +85,7 @@ def _path(part: Pass) -> dict[str, Any]:
     """The critical path as a lane of its own."""
     program, path = part.trace.program, find_critical_path(part.trace)
     return {
+        "chip": "",
         "label": "critical path",
         "kind": "path",
         "start": _deltas(path.start),
