@@ -14,7 +14,7 @@ that slices that touch still touch.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.export.flows import Flows, Receivers, nanoseconds
+from sim.export.host_calls import HostCalls
 from sim.export.kernels import Ranks, kernel_name
-from sim.program import Floats, Ints, Kind
+from sim.program import Floats, Ints, Kind, Program
 from sim.program.trace import Trace
 from sim.report.lanes import Lane, build_lanes, layer_times
 from sim.report.metrics import critical_chip
@@ -36,6 +37,14 @@ from sim.units import PS_PER_S, format_seconds
 
 COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100
 """Thread numbers in a chip's process."""
+
+_NAMES: dict[str, Callable[[str], str]] = {
+    "compute": str,
+    "collectives": kernel_name,
+    "copies": "Memcpy {}".format,
+    "link": str,
+}
+"""Name of an op on each kind of lane, as HolisticTraceAnalysis tells kernels, communication and copies."""
 
 CHIPS, MOST_TASKS = 4, 30_000
 """Written unless asked otherwise: so many chips, fewer where that many tasks (about 7 MB) would be passed, and of a
@@ -52,6 +61,8 @@ def write(
     path: Path | str,
     chips: Sequence[int] | None = None,
     memory: Callable[[int], Series] | None = None,
+    *,
+    host_calls: bool = False,
 ) -> str:
     """Write `trace` to `path`; the same trace gives the same bytes.
 
@@ -59,6 +70,8 @@ def write(
         chips: those to write, whatever they do; default: the critical chip and the first few others, as far as
             MOST_TASKS go.
         memory: of a chip, over time, for a counter.
+        host_calls: add what the hosts call and the steps of the profiler (`sim.export.host_calls`); times then begin
+            with the first call.
 
     Returns:
         what was left out of the chips that are written, empty for nothing; the file says it too.
@@ -72,8 +85,13 @@ def write(
     threads = {chip: _threads(own) for chip, own in lanes.items()}
     starts: list[Ints] = []
     lines: list[str] = []
-    us = _Microseconds()
-    for start, texts in _events(trace, topology, lanes, threads, us):
+    hosts = {chip: HostCalls.build(trace, chip, lanes[chip], threads[chip]) for chip in (chips if host_calls else ())}
+    us = _Microseconds(max((host.lead_ns for host in hosts.values()), default=0))
+    for host in hosts.values():
+        start, texts = _host_events(host, trace.program, us)
+        starts.append(start)
+        lines += texts
+    for start, texts in _events(trace, topology, lanes, threads, hosts, us):
         starts.append(start)
         lines += texts
     if memory is not None:
@@ -86,7 +104,8 @@ def write(
         note = {"ph": "i", "s": "g", "name": gap.note, "pid": critical, "tid": 0, "ts": gap.start / 1e6}
         lines.append(json.dumps(note))
     order = np.argsort(np.concatenate(starts), kind="stable").tolist()
-    events = [*_metadata(topology, lanes, threads), *(lines[i] for i in order)]
+    named = [line for host in hosts.values() for line in host.metadata()]
+    events = [*_metadata(topology, lanes, threads), *named, *(lines[i] for i in order)]
     header = {
         "schemaVersion": 1,
         "deviceProperties": [_device(topology, chip) for chip in chips],
@@ -186,13 +205,19 @@ def _device(topology: Topology, chip: int) -> dict[str, Any]:
 
 
 def _events(
-    trace: Trace, topology: Topology, lanes: _Lanes, threads: _Threads, us: _Microseconds
+    trace: Trace,
+    topology: Topology,
+    lanes: _Lanes,
+    threads: _Threads,
+    hosts: Mapping[int, HostCalls],
+    us: _Microseconds,
 ) -> Iterable[tuple[Ints, list[str]]]:
     """(times in ns, texts) of the slices of every lane, then of the arrows."""
     for chip, own in lanes.items():
         ranks = Ranks.of(trace.program, topology, chip)
+        correlation = hosts[chip].correlations(len(trace.program)) if chip in hosts else None
         for lane, thread in zip(own, threads[chip], strict=True):
-            yield _slices(trace, lane, chip, thread, ranks, us)
+            yield _slices(trace, lane, (chip, thread), ranks, us, None if lane.kind == "link" else correlation)
         time, rate = outgoing(own, topology)
         yield _counter("outgoing links", "GB/s", chip, time, rate / 1e9, us)
     receivers = Receivers.build(trace, topology.chips, lanes, threads)
@@ -207,7 +232,7 @@ def _counter(
 ) -> tuple[Ints, list[str]]:
     """A counter of a chip's process."""
     event = f'{{"ph":"C","name":"{name}","pid":{chip},"ts":%s,"args":{{"{unit}":%.6g}}}}'
-    return time_ns, [event % pair for pair in zip(us.of(time_ns), value.tolist(), strict=True)]
+    return time_ns, [event % pair for pair in zip(us.at(time_ns), value.tolist(), strict=True)]
 
 
 def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
@@ -218,12 +243,18 @@ def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
 
 
 def _slices(
-    trace: Trace, lane: Lane, chip: int, thread: int, ranks: Ranks, us: _Microseconds
+    trace: Trace, lane: Lane, row: tuple[int, int], ranks: Ranks, us: _Microseconds, correlation: Ints | None
 ) -> tuple[Ints, list[str]]:
-    """The spans of one lane."""
-    program, task = trace.program, lane.spans.task
-    names = [kernel_name(name) if lane.kind == "collectives" else name for name in program.op_names]
-    category, stream = ("link", "") if lane.kind == "link" else ("kernel", f'"device":{chip},"stream":{thread},')
+    """Returns the spans of one lane.
+
+    Args:
+        row: chip and thread.
+        correlation: [tasks] id of the launch of each task, 0 for none; None where no launches are written.
+    """
+    (chip, thread), program, task = row, trace.program, lane.spans.task
+    names = [_NAMES[lane.kind](name) for name in program.op_names]
+    category = {"link": "link", "copies": "gpu_memcpy"}.get(lane.kind, "kernel")
+    stream = "" if lane.kind == "link" else f'"device":{chip},"stream":{thread},'
     heads = [
         f'{{"ph":"X","cat":"{category}","name":{json.dumps(name)},"pid":{chip},"tid":{thread},"ts":' for name in names
     ]
@@ -236,6 +267,8 @@ def _slices(
         columns |= {"In msg nelems": into, "Out msg nelems": out, "Group size": ranks.size[program.op[task]]}
     else:
         columns |= {"bytes": program.bytes[task].round(), "to": program.peer[task]}
+    if correlation is not None:
+        columns |= {"correlation": correlation[task], "External id": correlation[task]}
     tail = f',"args":{{{stream}' + ",".join(f'"{name}":%d' for name in columns) + "%s}}"
     more = [""] * len(names)
     if lane.kind == "collectives":
@@ -243,7 +276,7 @@ def _slices(
     columns["more"] = np.array(more, dtype=object)[program.op[task]]
     tails = map(tail.__mod__, zip(*(column.tolist() for column in columns.values()), strict=True))
     start, end = nanoseconds(lane.spans.start), nanoseconds(lane.spans.end)
-    rows = zip(program.op[task].tolist(), us.of(start), us.of(end - start), tails, strict=True)
+    rows = zip(program.op[task].tolist(), us.at(start), us.of(end - start), tails, strict=True)
     return start, [f'{heads[op]}{ts},"dur":{duration}{rest}' for op, ts, duration, rest in rows]
 
 
@@ -272,19 +305,40 @@ def _sent(trace: Trace, chip: int) -> Ints:
 def _arrows(flows: Flows, chip: int, thread: int, us: _Microseconds) -> Iterable[tuple[Ints, list[str]]]:
     """From each send of a link's lane to the receiver's collective, where that is written."""
     begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
-    sent = zip(flows.task.tolist(), us.of(flows.sent_ns), strict=True)
+    sent = zip(flows.task.tolist(), us.at(flows.sent_ns), strict=True)
     yield flows.sent_ns, [f'{begin}{i},"ts":{ts}}}' for i, ts in sent]
     finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":%d,"tid":%d,"id":%d,"ts":%s}'
-    columns = (flows.receiver.tolist(), flows.track.tolist(), flows.task.tolist(), us.of(flows.arrival_ns))
+    columns = (flows.receiver.tolist(), flows.track.tolist(), flows.task.tolist(), us.at(flows.arrival_ns))
     yield flows.arrival_ns, [finish % row for row in zip(*columns, strict=True)]
+
+
+def _host_events(host: HostCalls, program: Program, us: _Microseconds) -> tuple[Ints, list[str]]:
+    """Returns (times in ns, texts) of what a host calls."""
+    starts, durations, events = zip(*host.events(program.op_names, program.op), strict=True)
+    start_ns = np.array(starts, dtype=np.int64)
+    texts = []
+    for event, ts, duration in zip(events, us.at(start_ns), durations, strict=True):
+        times = f'"ts":{ts}' if duration is None else f'"ts":{ts},"dur":{us[duration]}'
+        texts.append(f"{json.dumps(event, separators=(',', ':'))[:-1]},{times}}}")
+    return start_ns, texts
 
 
 class _Microseconds(dict[int, str]):
     """Nanoseconds -> microseconds with three decimals; chips that do alike share their times."""
+
+    def __init__(self, lead_ns: int) -> None:
+        """`lead_ns` is what comes before the time 0 of the trace."""
+        super().__init__()
+        self._lead_ns = lead_ns
 
     def __missing__(self, ns: int) -> str:
         text = self[ns] = f"{ns // 1000}.{ns % 1000:03d}"
         return text
 
     def of(self, time_ns: Ints) -> list[str]:
+        """Returns durations."""
         return list(map(self.__getitem__, time_ns.tolist()))
+
+    def at(self, time_ns: Ints) -> list[str]:
+        """Returns points in time of the trace."""
+        return self.of(time_ns + self._lead_ns)

@@ -176,7 +176,7 @@ def export(
         if form == "kineto":
             for chip in chosen:
                 paths.append(folder / f"kineto{suffix}" / f"rank{chip}.json")
-                chrome_trace.write(trace, topology, paths[-1], chips=[chip], memory=part.memory_of)
+                chrome_trace.write(trace, topology, paths[-1], chips=[chip], memory=part.memory_of, host_calls=True)
         elif form == "perfetto":
             paths.append(folder / f"trace{suffix}.perfetto-trace")
             perfetto.write(trace, topology, paths[-1], chosen)
