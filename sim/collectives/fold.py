@@ -67,11 +67,11 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     for count in np.unique(counts).tolist():
         rows = np.flatnonzero(counts == count)
         first = (ends[rows] - count)[:, None]
-        found = kind_of[plan.deps[first * alike + np.arange(alike * count)]].reshape(len(rows), alike, count)
-        found.sort(axis=2)  # their order in the list is no matter
-        if not _rows_alike(found):
+        kinds_waited_for = kind_of[plan.deps[first * alike + np.arange(alike * count)]].reshape(len(rows), alike, count)
+        kinds_waited_for.sort(axis=2)  # their order in the list is no matter
+        if not _rows_alike(kinds_waited_for):
             raise NotFoldableError(f"{plan.collective}: chips wait for different messages")
-        waits[first + np.arange(count)] = found[:, 0]
+        waits[first + np.arange(count)] = kinds_waited_for[:, 0]
 
     stand_in = folding.representative[plan.src]
     mine = np.flatnonzero(folding.chips[stand_in] == plan.src)
@@ -176,10 +176,10 @@ def folding(plans_one_chip: Callable[..., bool] = lambda *_: False) -> Callable[
 
         @functools.wraps(make)
         def made(topology: Topology, *args: Hashable) -> Schedule:
-            found = kept(topology, *args)
-            if isinstance(found, str):
-                raise NotFoldableError(found)
-            return found
+            plan = kept(topology, *args)
+            if isinstance(plan, str):
+                raise NotFoldableError(plan)
+            return plan
 
         return made
 

@@ -50,8 +50,8 @@ def scatter(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     Raises:
         InputError: too many sends, or failed links that cut a chip off.
     """
-    found = trees(topology, axes)
-    return _messages(topology, axes, "scatter", [_paths(tree) for tree in found])
+    all_trees = trees(topology, axes)
+    return _messages(topology, axes, "scatter", [_paths(tree) for tree in all_trees])
 
 
 def gather(topology: Topology, axes: tuple[str, ...]) -> Schedule:
@@ -61,8 +61,8 @@ def gather(topology: Topology, axes: tuple[str, ...]) -> Schedule:
         InputError: too many sends, or failed links that cut a chip off.
     """
     back, _ = opposite_links(topology, axes)
-    found = trees(_whole_cables(topology), axes)
-    routes = [[[int(back[link]) for link in reversed(path)] for path in _paths(tree)] for tree in found]
+    all_trees = trees(_whole_cables(topology), axes)
+    routes = [[[int(back[link]) for link in reversed(path)] for path in _paths(tree)] for tree in all_trees]
     return _messages(topology, axes, "gather", routes)
 
 

@@ -79,7 +79,7 @@ class PipelineSpec(Strict):
     microbatch_tokens: Count = 1024
     """Tokens above which `microbatches: auto` halves a micro-batch (8192 in FasterTransformer 5.0)."""
     send_blocks_stage: bool = True
-    """For `schedule: non_blocking`: a stage waits until its activations have arrived at the next stage."""
+    """A stage waits until its activations have arrived at the next stage, for `schedule: non_blocking`."""
     requests: Batches = 8
     """Batches of the workload, one after the other."""
     arrivals: ArrivalSpec | None = None

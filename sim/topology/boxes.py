@@ -33,10 +33,10 @@ def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
     for link in topology.links:
         if link.medium != "net":
             box[root(link.dst)] = root(link.src)
-    found: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for chip in range(topology.chips):
-        found.setdefault(root(chip), []).append(chip)
-    return tuple(tuple(chips) for chips in found.values())
+        members.setdefault(root(chip), []).append(chip)
+    return tuple(tuple(chips) for chips in members.values())
 
 
 def direct_ways(topology: Topology, src: int, dst: int) -> list[Way]:

@@ -34,14 +34,14 @@ class Factorisation:
 
 
 def group_sizes(machine: TopologySpec, chips: int) -> list[int]:
-    """Numbers of chips of a machine that a mesh may have: all of a torus; else powers of two as well."""
+    """Returns the numbers of chips that a mesh may have: all of a torus; on other machines powers of two as well."""
     powers = range(0 if machine.lines else (chips - 1).bit_length())
     return [*(2**power for power in powers), chips]
 
 
 def lengths_of_slice(machine: TopologySpec, family: TopologySpec) -> tuple[str, ...]:
-    """What the axes of a torus of the same chip and links are made of, in no order; nothing of any other machine, or of
-    a torus that is wired otherwise: twisted."""
+    """Returns the parts of the axes of a torus with the same chip and links, sorted; none for any other machine, or for
+    a twisted torus."""
     alike = machine.chip == family.chip and _links_by_name(machine) == _links_by_name(family)
     twisted = machine is not family and any(axis.twist for axis in machine.lines.values())
     return tuple(sorted(sum(_made_of(machine.lines).values(), ()))) if alike and not twisted else ()
@@ -53,10 +53,10 @@ def _links_by_name(machine: TopologySpec) -> dict[str, LinkSpec]:
 
 def factorisations(machine: TopologySpec, chips: int) -> list[Factorisation]:
     """Returns the machine's own mesh, then others; one of each set of interchangeable meshes."""
-    found: dict[tuple[tuple[str, ...], ...], Factorisation] = {}
+    by_axes: dict[tuple[tuple[str, ...], ...], Factorisation] = {}
     for each in _of_lines(machine.lines) if machine.lines else _of_boxes(machine, chips):
-        found.setdefault(tuple(each.axes.values()), each)
-    return list(found.values())
+        by_axes.setdefault(tuple(each.axes.values()), each)
+    return list(by_axes.values())
 
 
 def _of_lines(axes: Mapping[str, AxisSpec]) -> Iterator[Factorisation]:
@@ -97,17 +97,17 @@ def _ordered_partitions(names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 def _of_boxes(machine: TopologySpec, chips: int) -> Iterator[Factorisation]:
     """Yields one axis of all chips, then two axes: within a box, or boxes and the chips of each, in both orders."""
     yield Factorisation(str(chips), {"chips": (str(chips),) if chips > 1 else ()}, for_key_values=True)
-    found = boxes(topology.build(machine))
-    box = len(found[0])
+    all_boxes = boxes(topology.build(machine))
+    box = len(all_boxes[0])
     if chips <= box:
         for across in (2**power for power in range(1, chips.bit_length())):
             if chips % across == 0 and across < chips:
                 inside = chips // across
                 parts = {"outer": (f"{across} across",), "inner": (f"{inside}",)}
                 yield Factorisation(f"{across}x{inside}", parts, {"outer": across, "inner": inside})
-    elif chips % box == 0 and all(len(each) == box for each in found):
+    elif chips % box == 0 and all(len(each) == box for each in all_boxes):
         count = chips // box
         parts = {"box": (f"{count} across",), "gpu": (f"{box}",)}
         yield Factorisation(f"{count} boxes x {box}", parts, {"box": count, "gpu": box})
-        if count == len(found):
+        if count == len(all_boxes):
             yield Factorisation(f"{box} x {count} boxes", dict(reversed(parts.items())), {"gpu": box, "box": BOXES})

@@ -20,7 +20,7 @@ class NotFoldableError(ValueError):
 
 
 @functools.lru_cache(maxsize=64)
-def folded(whole: Topology) -> Topology:
+def folded(machine: Topology) -> Topology:
     """Returns the machine as one chip that represents all. Exact for a program that is the same on all chips.
 
     On a graph of links between chips the machine's rings (`sim.topology.rings`) become one link each; for messages over
@@ -29,15 +29,17 @@ def folded(whole: Topology) -> Topology:
     Raises:
         NotFoldableError: the chips are not all alike.
     """
-    alike = whole.is_vertex_transitive
-    rings = {} if alike or whole.has_lines or whole.failed else _along_rings(whole)
+    alike = machine.is_vertex_transitive
+    rings = {} if alike or machine.has_lines or machine.failed else _along_rings(machine)
     if not alike and not rings:
-        raise NotFoldableError(unlike(whole))
-    ports = [rings.get(link.index, ("alone", link.index)) for link in whole.links] if rings else numbered_ports(whole)
-    return folded_by(whole, np.zeros(whole.chips, dtype=np.int32), ports)
+        raise NotFoldableError(unlike(machine))
+    ports = (
+        [rings.get(link.index, ("alone", link.index)) for link in machine.links] if rings else numbered_ports(machine)
+    )
+    return folded_by(machine, np.zeros(machine.chips, dtype=np.int32), ports)
 
 
-def steps_alike(whole: Topology) -> list[tuple[int, ...]]:
+def steps_alike(machine: Topology) -> list[tuple[int, ...]]:
     """[candidates, axes] Returns after how many hops along each axis of a torus chips may be alike; none where its mesh
     splits no axis.
 
@@ -45,30 +47,30 @@ def steps_alike(whole: Topology) -> list[tuple[int, ...]]:
     each axis of the wiring. Chips of a group may then change places, which not every algorithm allows, so further
     candidates have no step along some axes.
     """
-    pieces = [piece for axis in whole.mesh for piece in axis.pieces]
-    strides = [prod(axis.size for axis in whole.axes[i + 1 :]) for i in range(len(whole.axes))]
+    pieces = [piece for axis in machine.mesh for piece in axis.pieces]
+    strides = [prod(axis.size for axis in machine.axes[i + 1 :]) for i in range(len(machine.axes))]
     steps = [
         max([1, *(below // stride for size, below in pieces if size > 1 and below < stride * axis.size)])
-        for axis, stride in zip(whole.axes, strides, strict=True)
+        for axis, stride in zip(machine.axes, strides, strict=True)
     ]
-    if not whole.has_lines or max(steps) == 1:
+    if not machine.has_lines or max(steps) == 1:
         return []
-    candidates = itertools.product(*({step, axis.size} for step, axis in zip(steps, whole.axes, strict=True)))
+    candidates = itertools.product(*({step, axis.size} for step, axis in zip(steps, machine.axes, strict=True)))
     return sorted(candidates, key=lambda each: (prod(each), each))[:-1]
 
 
 @functools.lru_cache(maxsize=64)
-def folded_by_steps(whole: Topology, steps: tuple[int, ...]) -> Topology:
+def folded_by_steps(machine: Topology, steps: tuple[int, ...]) -> Topology:
     """Returns the machine on which a chip represents all that lie a multiple of so many hops from it along each axis.
 
     Raises:
         NotFoldableError: the chips are not all alike.
     """
-    if not whole.is_vertex_transitive or not whole.has_lines:
-        raise NotFoldableError(unlike(whole))
-    at = np.unravel_index(np.arange(whole.chips), [axis.size for axis in whole.axes])
+    if not machine.is_vertex_transitive or not machine.has_lines:
+        raise NotFoldableError(unlike(machine))
+    at = np.unravel_index(np.arange(machine.chips), [axis.size for axis in machine.axes])
     within = tuple(positions % step for positions, step in zip(at, steps, strict=True))
-    return folded_by(whole, np.ravel_multi_index(within, steps).astype(np.int32), numbered_ports(whole))
+    return folded_by(machine, np.ravel_multi_index(within, steps).astype(np.int32), numbered_ports(machine))
 
 
 def unlike(topology: Topology) -> str:
@@ -103,7 +105,7 @@ def _along_rings(topology: Topology) -> dict[int, Hashable]:
     return {way[0]: number for number, ring in enumerate(rings) for way in ring.ways}
 
 
-def folded_by(whole: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> Topology:
+def folded_by(machine: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> Topology:
     """Returns the machine with one chip for each group of chips; the caller checks that a program can run on it.
 
     Args:
@@ -115,12 +117,12 @@ def folded_by(whole: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> T
     """
     _, first = np.unique(stand_in, return_index=True)
     group = stand_in.tolist()
-    nodes = [*group, *range(len(first), len(first) + len(whole.nodes) - whole.chips)]
+    nodes = [*group, *range(len(first), len(first) + len(machine.nodes) - machine.chips)]
     here = set(first.tolist())
     own: dict[Hashable, Link] = {}
-    links = np.empty(len(whole.links), dtype=np.int32)
-    owner_of = owners(whole).tolist()
-    for link in sorted(whole.links, key=lambda link: owner_of[link.index] not in here):
+    links = np.empty(len(machine.links), dtype=np.int32)
+    owner_of = owners(machine).tolist()
+    for link in sorted(machine.links, key=lambda link: owner_of[link.index] not in here):
         owner, port = owner_of[link.index], ports[link.index]
         key = group[owner] if owner >= 0 else -1, port
         src, dst = nodes[link.src], nodes[link.dst]
@@ -128,11 +130,11 @@ def folded_by(whole: Topology, stand_in: Int32s, ports: Sequence[Hashable]) -> T
             own[key] = replace(link, index=len(own), src=src if owner in here else -1, dst=dst)
         mine = own[key]
         if mine.src >= 0 and ((mine.src, mine.dst) != (src, dst) or _rates(mine) != _rates(link)):
-            raise NotFoldableError(f"{whole.name}: {link.name} is not like {mine.name}")
+            raise NotFoldableError(f"{machine.name}: {link.name} is not like {mine.name}")
         links[link.index] = mine.index
-    folding = Folding(whole, stand_in, links, first.astype(np.int32))
-    names = [whole.nodes[chip] for chip in first.tolist()] + list(whole.nodes[whole.chips :])
-    return replace(whole, nodes=tuple(names), links=tuple(own.values()), folding=folding)
+    folding = Folding(machine, stand_in, links, first.astype(np.int32))
+    names = [machine.nodes[chip] for chip in first.tolist()] + list(machine.nodes[machine.chips :])
+    return replace(machine, nodes=tuple(names), links=tuple(own.values()), folding=folding)
 
 
 def _rates(link: Link) -> tuple[str, int, float, float, str]:

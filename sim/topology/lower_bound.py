@@ -79,8 +79,8 @@ def lower_bound_of_groups(topology: Topology, collective: str, members: Int32s, 
     """
     if collective not in COLLECTIVES:
         raise InputError("no bound is known for this collective", got=collective, hint=suggest(collective, COLLECTIVES))
-    found = _coefficients(topology, collective, members.astype(np.int32).tobytes(), members.shape[1])
-    return max(found.s_per_byte * size_bytes + found.least_s, found.flight_s)
+    coefficients = _coefficients(topology, collective, members.astype(np.int32).tobytes(), members.shape[1])
+    return max(coefficients.s_per_byte * size_bytes + coefficients.least_s, coefficients.flight_s)
 
 
 @functools.lru_cache(maxsize=256)

@@ -87,11 +87,11 @@ def mesh_without(mesh: Sequence[MeshAxis], names: Sequence[str]) -> dict[str, li
 
 def mesh_axis(topology: Topology, name: str) -> MeshAxis:
     """Returns the mesh axis of that name. Raises InputError."""
-    found = next((axis for axis in topology.mesh if axis.name == name), None)
-    if found is None:
+    result = next((axis for axis in topology.mesh if axis.name == name), None)
+    if result is None:
         hint = suggest(name, [axis.name for axis in topology.mesh])
         raise InputError("no axis of that name", where=f"topology {topology.name}", got=name, hint=hint)
-    return found
+    return result
 
 
 def mesh_positions(topology: Topology, names: Sequence[str]) -> Int32s:
@@ -133,8 +133,8 @@ def whole_lines(topology: Topology, names: Sequence[str]) -> tuple[str, ...] | N
 
 def _lines(wired: Sequence[Axis], axes: Sequence[MeshAxis]) -> tuple[str, ...] | None:
     size_of = {axis.name: axis.size for axis in wired}
-    found = dict.fromkeys(name for axis in axes for name in axis.lines or _along(wired, axis))
-    return tuple(found) if prod(size_of[name] for name in found) == prod(axis.size for axis in axes) else None
+    names = dict.fromkeys(name for axis in axes for name in axis.lines or _along(wired, axis))
+    return tuple(names) if prod(size_of[name] for name in names) == prod(axis.size for axis in axes) else None
 
 
 def _along(wired: Sequence[Axis], axis: MeshAxis) -> list[str]:

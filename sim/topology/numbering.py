@@ -35,8 +35,8 @@ def numbering(topology: Topology, root: int | None = None) -> tuple[int, ...]:
     if topology.has_ports or any(not topology.can_reach(chips[0], chip) for chip in chips):
         return chips
     if 1 < len(boxes(topology)) < len(chips):
-        found = [chip for box in rails.by_rails(topology) for chip in box]
-        return tuple(found) if root is None else (root, *(chip for chip in found if chip != root))
+        rail_by_rail = [chip for box in rails.by_rails(topology) for chip in box]
+        return tuple(rail_by_rail) if root is None else (root, *(chip for chip in rail_by_rail if chip != root))
     alike = Box(topology, chips, topology.route).alike()
     firsts = dict(zip(reversed([alike[chip] for chip in chips]), reversed(chips), strict=True)).values()
     half = (len(chips) + 1) // 2

@@ -97,15 +97,15 @@ def cheapest(
     def next_hops(path: tuple[int, ...], unvisited: dict[int, None]) -> list[tuple[Cost, int, Way]]:
         """The hops from here, the cheapest first; of chips that are alike only one."""
         seen: set[int] = set()
-        found = []
+        hops = []
         for chip in unvisited if len(unvisited) > 1 or end is None else (end,):
             if (chip != end and alike[chip] in seen) or (chip == end and len(unvisited) > 1):
                 continue
             seen.add(alike[chip])
             way = box.way(path[-1], chip)
             if way is not None and has_lanes(free, way):
-                found.append((box.cost(way), chip, way))
-        return sorted(found, key=lambda hop: hop[0])
+                hops.append((box.cost(way), chip, way))
+        return sorted(hops, key=lambda hop: hop[0])
 
     def extend(path: tuple[int, ...], unvisited: dict[int, None], spent: Cost, rest: Cost) -> None:
         nonlocal best, steps

@@ -203,7 +203,7 @@ def _incoming(topology: Topology) -> tuple[tuple[Link, ...], ...]:
 
 
 def _by_node(topology: Topology, end: Callable[[Link], int]) -> tuple[tuple[Link, ...], ...]:
-    found: list[list[Link]] = [[] for _ in topology.nodes]
+    links: list[list[Link]] = [[] for _ in topology.nodes]
     for link in topology.working_links:
-        found[end(link)].append(link)
-    return tuple(map(tuple, found))
+        links[end(link)].append(link)
+    return tuple(map(tuple, links))

@@ -30,10 +30,10 @@ class Rail:
 @functools.lru_cache(maxsize=64)
 def ring_of_boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
     """Returns the boxes in the order in which rings go through them, from the largest: each next to the nearest."""
-    found = tuple(sorted(boxes(topology), key=len, reverse=True))
-    if len(found) <= 3:
-        return found
-    first = {box[0]: box for box in found}
+    box_ring = tuple(sorted(boxes(topology), key=len, reverse=True))
+    if len(box_ring) <= 3:
+        return box_ring
+    first = {box[0]: box for box in box_ring}
 
     @functools.cache
     def way(src: int, dst: int) -> Way | None:
@@ -41,24 +41,24 @@ def ring_of_boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
         return min(ways, key=_box_of_heads.cost, default=None)
 
     _box_of_heads = Box(topology, tuple(first), way)
-    unlimited = {link.index: len(found) for link in topology.links}
-    order = orders.cheapest(_box_of_heads, unlimited, found[0][0], closed=True)
-    return tuple(first[head] for head in order) if order else found
+    unlimited = {link.index: len(box_ring) for link in topology.links}
+    order = orders.cheapest(_box_of_heads, unlimited, box_ring[0][0], closed=True)
+    return tuple(first[head] for head in order) if order else box_ring
 
 
 @functools.lru_cache(maxsize=64)
 def rails(topology: Topology) -> tuple[Rail, ...]:
     """Returns the rails of a machine of several boxes, none where some box has no adapter that reaches the others."""
-    found = ring_of_boxes(topology)
-    others = [tuple(chip for other in found if other is not box for chip in other) for box in found]
-    of_box = [adapters(topology, box, rest) for box, rest in zip(found, others, strict=True)]
+    box_ring = ring_of_boxes(topology)
+    others = [tuple(chip for other in box_ring if other is not box for chip in other) for box in box_ring]
+    of_box = [adapters(topology, box, rest) for box, rest in zip(box_ring, others, strict=True)]
     result: list[Rail] = []
     for adapter in of_box[0]:
         rail = [adapter]
         for there in of_box[1:]:
             fitting = (each for each in there if between(topology, rail[0], each) and between(topology, each, rail[0]))
             rail += list(fitting)[:1]
-        if len(rail) == len(found):
+        if len(rail) == len(box_ring):
             result.append(Rail(tuple(rail)))
             for there, used in zip(of_box[1:], rail[1:], strict=True):
                 there.remove(used)
@@ -94,8 +94,8 @@ def through(topology: Topology) -> list[tuple[tuple[int, ...], tuple[Way, ...]]]
     As many as give the largest summed bandwidth, and of those the most up to one per chip at an adapter, so that all
     such chips are entered alike. Where no rails join the boxes there is one ring over the machine's routes.
     """
-    every, found = rails(topology), ring_of_boxes(topology)
-    order = tuple(chip for box in found for chip in box)
+    every, box_ring = rails(topology), ring_of_boxes(topology)
+    order = tuple(chip for box in box_ring for chip in box)
     best = [(order, tuple(topology.route(*hop) for hop in zip(order, (*order[1:], order[0]), strict=True)))]
     fastest, most = 0.0, sum(max(len(adapter.chips) for adapter in rail.adapters) for rail in every)
     for speed in orders.speeds(topology) if every else ():
@@ -122,17 +122,17 @@ def _rings(
     topology: Topology, used: Sequence[Rail], left: Lanes
 ) -> list[tuple[tuple[int, ...], tuple[Way, ...]]] | None:
     """Returns a ring per rail, over lanes that are left; None where there are too few."""
-    found = by_rails(topology)
+    box_ring = by_rails(topology)
     rings = []
     for number in range(len(used)):
-        leaves = [used[(number + turn) % len(used)] for turn in _turns(found, used)]
+        leaves = [used[(number + turn) % len(used)] for turn in _turns(box_ring, used)]
         order: list[int] = []
         ways: list[Way] = []
-        ends = [_ends(found, leaves, place, number) for place in range(len(found))]
-        for place, box in enumerate(found):
+        ends = [_ends(box_ring, leaves, place, number) for place in range(len(box_ring))]
+        for place, box in enumerate(box_ring):
             first, last = ends[place]
             inside = _inside(topology, box, left, first, last)
-            after = (place + 1) % len(found)
+            after = (place + 1) % len(box_ring)
             out = _leave(topology, leaves[place], place, after, inside[-1] if inside else last, ends[after][0])
             if inside is None or out is None or not has_lanes(left, out):
                 return None
@@ -152,24 +152,24 @@ def by_rails(topology: Topology) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def _turns(found: Sequence[Sequence[int]], used: Sequence[Rail]) -> list[int]:
+def _turns(box_ring: Sequence[Sequence[int]], used: Sequence[Rail]) -> list[int]:
     """Returns by how many rails further a ring leaves each box."""
     shared = all(
-        len(box) == 1 or len(rail.adapters[place].chips) > 1 for rail in used for place, box in enumerate(found)
+        len(box) == 1 or len(rail.adapters[place].chips) > 1 for rail in used for place, box in enumerate(box_ring)
     )
     if shared:
-        return [0] * len(found)
-    turns = [place % 2 for place in range(len(found))]
-    if len(found) % 2 and len(used) > 2:
+        return [0] * len(box_ring)
+    turns = [place % 2 for place in range(len(box_ring))]
+    if len(box_ring) % 2 and len(used) > 2:
         turns[-1] = 2
     return turns
 
 
-def _ends(found: Sequence[Sequence[int]], leaves: Sequence[Rail], place: int, number: int) -> tuple[int, int | None]:
+def _ends(box_ring: Sequence[Sequence[int]], leaves: Sequence[Rail], place: int, number: int) -> tuple[int, int | None]:
     """Returns the chip by which a ring enters a box and the one by which it leaves it; None for any other."""
     enters, exits = leaves[place - 1].adapters[place], leaves[place].adapters[place]
     first = enters.chips[number % len(enters.chips)]
-    if len(found[place]) == 1:
+    if len(box_ring[place]) == 1:
         return first, None
     others = [chip for chip in exits.chips if chip != first]
     return first, others[number % len(others)] if others else None
@@ -218,16 +218,16 @@ def heads(topology: Topology) -> list[tuple[Rail | None, tuple[int, ...]]]:
         return [(None, tuple(box[0] for box in ring_of_boxes(topology)))]
     most = max(len(adapter.chips) for rail in every for adapter in rail.adapters)
     turns = [(rail, turn) for turn in range(most) for rail in every]
-    found: list[tuple[Rail | None, tuple[int, ...]]] = [
+    candidates: list[tuple[Rail | None, tuple[int, ...]]] = [
         (rail, tuple(each.chips[turn % len(each.chips)] for each in rail.adapters)) for rail, turn in turns
     ]
-    found = list(dict.fromkeys(found))
-    times = Counter(chip for _, firsts in found for chip in firsts)
-    for head in found[::-1]:
+    candidates = list(dict.fromkeys(candidates))
+    times = Counter(chip for _, firsts in candidates for chip in firsts)
+    for head in candidates[::-1]:
         if any(times[chip] > min(times.values()) for chip in head[1]) and all(times[chip] > 1 for chip in head[1]):
-            found.remove(head)
+            candidates.remove(head)
             times.subtract(head[1])
-    return found
+    return candidates
 
 
 def chains(topology: Topology, firsts: Sequence[int]) -> list[tuple[int, ...]]:

@@ -57,8 +57,8 @@ def find(topology: Topology) -> Rings:
         return _measured(topology, [Ring(*each) for each in rails.through(topology)])
     for medium in MEDIA:
         ways = _ways_over(topology, medium)
-        if found := _widest(Box(topology, chips, ways), closed=True):
-            return _measured(topology, [_along(ways, order) for order in found])
+        if chosen := _widest(Box(topology, chips, ways), closed=True):
+            return _measured(topology, [_along(ways, order) for order in chosen])
     return _measured(topology, [_routed(topology, chips)])
 
 
@@ -82,8 +82,8 @@ def own_chains(topology: Topology) -> Rings | None:
     width, chips = _cut(topology).count * _cut(topology).bandwidth, tuple(range(topology.chips))
     for medium in MEDIA[: MEDIA.index(find(topology).medium)]:
         ways = _ways_over(topology, medium)
-        if found := _widest(Box(topology, chips, _there_and_back(ways)), closed=False, beyond=width):
-            return _measured(topology, [_opened(_along(ways, order)) for order in found], back=True)
+        if chosen := _widest(Box(topology, chips, _there_and_back(ways)), closed=False, beyond=width):
+            return _measured(topology, [_opened(_along(ways, order)) for order in chosen], back=True)
     return None
 
 
@@ -134,13 +134,13 @@ def _widest(box: Box, *, closed: bool, beyond: float = 0.0) -> list[tuple[int, .
         most = _most(box, lanes, closed=closed)
         if most * speed <= best[0] * (1 + 1e-9):
             continue
-        found = _one(box, lanes, closed=closed)
-        while found is not None:
-            if len(found) * speed > best[0] * (1 + 1e-9):
-                best = len(found) * speed, found
-            if len(found) >= most:
+        chosen = _one(box, lanes, closed=closed)
+        while chosen is not None:
+            if len(chosen) * speed > best[0] * (1 + 1e-9):
+                best = len(chosen) * speed, chosen
+            if len(chosen) >= most:
                 break
-            found = orders.several(box, lanes, len(found) + 1, closed=closed)
+            chosen = orders.several(box, lanes, len(chosen) + 1, closed=closed)
     return best[1]
 
 

@@ -25,15 +25,15 @@ def all_reduce(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     Raises:
         InputError: boxes of different sizes, or a number of boxes that is no power of two.
     """
-    found = boxes(topology) if axes else ((0,),)
-    count, length = len(found), len(found[0])
-    if count & (count - 1) or any(len(box) != length for box in found):
+    box_list = boxes(topology) if axes else ((0,),)
+    count, length = len(box_list), len(box_list[0])
+    if count & (count - 1) or any(len(box) != length for box in box_list):
         rule = "hierarchical needs boxes of equal size, and a power of two of them"
-        raise InputError(rule, where=topology.name, got=" ".join(str(len(box)) for box in found))
+        raise InputError(rule, where=topology.name, got=" ".join(str(len(box)) for box in box_list))
     to = Messages(topology, "all_reduce", axes, parts=length)
     if to.n == 1:
         return to.build()
-    chip = np.array(found, dtype=np.int32)
+    chip = np.array(box_list, dtype=np.int32)
     column = np.arange(length)
     share = 1 / length
     given: list[list[Int32s]] = [[] for _ in range(count)]

@@ -125,14 +125,14 @@ def fabric(topology: Topology) -> tuner.Fabric:
     return tuner.Fabric(topology.chips, count, found.medium, ring, _tree(topology, ring), nvls)
 
 
-def _channels(spec: NcclSpec, found: Rings, boxes: int) -> tuner.Channels:
+def _channels(spec: NcclSpec, rings: Rings, boxes: int) -> tuner.Channels:
     """A ring is divided into channels of speeds that NCCL tries; of several rings each is one, in a box two if fast."""
-    if found.count == 1:
-        return tuner.search(spec, found.bandwidth, between_boxes=boxes > 1)
+    if rings.count == 1:
+        return tuner.search(spec, rings.bandwidth, between_boxes=boxes > 1)
     if boxes == 1:
-        return tuner.split(spec, tuner.Channels(found.count, found.bandwidth))
-    fitting = (speed for speed in spec.counted.inter_speeds if speed <= found.bandwidth * (1 + 1e-9))
-    return tuner.Channels(found.count, next(fitting, found.bandwidth))
+        return tuner.split(spec, tuner.Channels(rings.count, rings.bandwidth))
+    fitting = (speed for speed in spec.counted.inter_speeds if speed <= rings.bandwidth * (1 + 1e-9))
+    return tuner.Channels(rings.count, next(fitting, rings.bandwidth))
 
 
 def _tree(topology: Topology, ring: tuner.Channels) -> tuner.Tree:

@@ -75,15 +75,15 @@ def rate_share(spec: NvlsSpec, times: NvlsTimes, chips: int, chunk: float, port:
 @functools.lru_cache(maxsize=64)
 def reducers(topology: Topology) -> tuple[int, ...]:
     """Returns the node of each box that adds up and multicasts for all its chips; none where a box has none."""
-    found = boxes(topology)
-    if not topology.reduction.enabled or len(found) == 1:
+    box_list = boxes(topology)
+    if not topology.reduction.enabled or len(box_list) == 1:
         return () if topology.reduction.node is None else (topology.reduction.node,)
     if topology.reduction.multicast_node is not None:
         return ()
     working = [link for link in topology.working_links if link.medium != "net"]
     linked = {(link.src, link.dst) for link in working}
     nodes = range(topology.chips, len(topology.nodes))
-    each = [next((node for node in nodes if all((chip, node) in linked for chip in box)), -1) for box in found]
+    each = [next((node for node in nodes if all((chip, node) in linked for chip in box)), -1) for box in box_list]
     return () if -1 in each else tuple(each)
 
 
@@ -124,17 +124,17 @@ def tree_all_reduce(topology: Topology, axes: tuple[str, ...], rounds: int) -> S
     Raises:
         InputError: boxes of different sizes.
     """
-    found = rails.ring_of_boxes(topology) if axes else ((0,),)
-    heads = rails.heads(topology) if len(found) > 1 else [(None, (0,))]
+    box_list = rails.ring_of_boxes(topology) if axes else ((0,),)
+    heads = rails.heads(topology) if len(box_list) > 1 else [(None, (0,))]
     to = Messages(topology, "all_reduce", axes, parts=rounds * len(heads))
     if to.n == 1:
         return to.build()
-    if len({len(box) for box in found}) > 1:
-        got = " ".join(str(len(box)) for box in found)
+    if len({len(box) for box in box_list}) > 1:
+        got = " ".join(str(len(box)) for box in box_list)
         raise InputError("nvls_tree needs boxes of equal size", where=f"topology {topology.name}", got=got)
-    chips = np.array(found, dtype=np.int32)
+    chips = np.array(box_list, dtype=np.int32)
     ends = np.array(ports(topology), dtype=np.int32)
-    trees = [parents(len(found), tree) for tree in (0, 1)]
+    trees = [parents(len(box_list), tree) for tree in (0, 1)]
     share = 1 / (rounds * len(heads))
     nothing = np.full(chips.size, -1, dtype=np.int32)
     ended: list[list[Int32s]] = [[nothing] * len(heads)] * _TREE_DEPTH

@@ -52,10 +52,10 @@ def spanning_trees(topology: Topology, axes: tuple[str, ...]) -> Schedule:
     Raises:
         InputError: failed links cut a chip off.
     """
-    found = trees(topology, axes)
-    builder = ScheduleBuilder("broadcast", axes, max(1, len(found)) * CHUNKS)
-    for number, tree in enumerate(found):
-        _send(builder, topology, axes, tree, number, 1 / (len(found) * CHUNKS))
+    all_trees = trees(topology, axes)
+    builder = ScheduleBuilder("broadcast", axes, max(1, len(all_trees)) * CHUNKS)
+    for number, tree in enumerate(all_trees):
+        _send(builder, topology, axes, tree, number, 1 / (len(all_trees) * CHUNKS))
     return builder.build()
 
 
