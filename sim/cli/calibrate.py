@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sim.cli.errors import within_limits
-from sim.cli.options import Json, completed
+from sim.cli.options import Json, Plugins, completed
 from sim.cli.progress import progress
 from sim.terminal import echo
 
@@ -25,6 +25,7 @@ def calibrate(
     cross_validate: Annotated[
         bool, typer.Option("--cross-validate/--no-cross-validate", help="Predict each series by a fit without it.")
     ] = True,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """Fit the constants that a suite names to its rows; say what the rows do not determine, and how it generalises."""

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from sim.cli.errors import within_limits
-from sim.cli.options import Json, MachineSettings, TopologyName, one_of
+from sim.cli.options import Json, MachineSettings, Plugins, TopologyName, one_of
 from sim.errors import InputError
 from sim.terminal import echo
 
@@ -43,6 +43,7 @@ def collective(
     matrix: Annotated[Path | None, typer.Option(help="Of all_to_all: CSV of bytes, a row per sender.")] = None,
     settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
+    plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw busbw against size, of a sweep.")] = True,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import errors_in
-from sim.cli.options import Json, Sensitive, Settings, completed
+from sim.cli.options import Json, Plugins, Sensitive, Settings, completed
 from sim.cli.progress import progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -43,6 +43,7 @@ def compare(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
+    plugins: Plugins = None,
     as_json: Json = False,
     page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
     sensitive: Sensitive = False,

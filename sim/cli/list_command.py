@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.options import Json, one_of
+from sim.cli.options import Json, Plugins, one_of
 from sim.errors import InputError
 from sim.terminal import echo
 
@@ -56,19 +56,24 @@ def _layouts() -> Rows:
 def _residuals() -> Rows:
     """The recurrence of each scheme, from the docstring that says them all."""
     from sim.layouts import residual
+    from sim.specs import plugins
 
     lines = [line.split(None, 1) for line in (residual.__doc__ or "").splitlines() if line.startswith("    ")]
     about = {name.rstrip(","): text for name, text in lines}
     about |= {f"desync{n}": f"standard, but of {n} halves only the last one's sum is made" for n in (2, 4)}
+    about |= plugins.registered("residual_scheme")
     return [(name, about[name]) for name in residual.SCHEMES]
 
 
 def _pipelines() -> Rows:
+    from sim.specs import plugins
+
     return [
         ("non_blocking", "EnergonAI: whole requests follow each other in the order of their keys."),
         ("blocking", "FasterTransformer: micro-batches of one request; drain and refill for the next."),
         ("sequential", "A request at a time, a stage at a time."),
         ("bounded_queue", "Later EnergonAI: stages pull from queues; a full queue is tried again later."),
+        *plugins.registered("pipeline_schedule").items(),
     ]
 
 
@@ -81,6 +86,20 @@ def _collectives() -> Rows:
         (name, "; ".join(f"{where}: {', '.join(table[name])}" for where, table in tables.items() if name in table))
         for name in names
     ]
+
+
+def _plugins() -> Rows:
+    """Installed plugins, and what the loaded ones add beside layouts, schemes, schedules and collectives."""
+    from sim.specs import plugins
+    from sim.specs.load import plugin_files
+
+    kinds: tuple[tuple[plugins.Kind, str], ...] = (("closed_form", "closed form"), ("report", "section of the report"))
+    added = [
+        (name, f"{noun}: {about}".rstrip(": "))
+        for kind, noun in kinds
+        for name, about in plugins.registered(kind).items()
+    ]
+    return [*plugin_files.installed().items(), *added]
 
 
 def _first_line(function: Callable[..., object]) -> str:
@@ -97,6 +116,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "residuals": _residuals,
     "pipelines": _pipelines,
     "collectives": _collectives,
+    "plugins": _plugins,
 }
 """What can be listed -> (name, one line) of each."""
 
@@ -105,10 +125,12 @@ def list_command(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="scenarios, topologies, models, suites, layouts, residuals, pipelines or collectives; default: all.",
+            help="scenarios, topologies, models, suites, layouts, residuals, pipelines, collectives or "
+            "plugins; default: all.",
             autocompletion=one_of(lambda: KINDS),
         ),
     ] = None,
+    plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
     """List what there is to choose from, one line each."""
@@ -118,7 +140,7 @@ def list_command(
         return
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for name, rows in found.items():
-        wide = max(len(row[0]) for row in rows)
+        wide = max((len(row[0]) for row in rows), default=0)
         echo(name)
         for own, text in rows:
             echo(f"  {own:<{wide}}  {text}".rstrip()[:room])
@@ -128,4 +150,5 @@ def listing(kind: str | None = None) -> dict[str, Rows]:
     """Rows of one kind, or of all. Raises InputError."""
     if kind is not None and kind not in KINDS:
         raise InputError("nothing of that kind", where="KIND", got=kind, hint=f"there are {', '.join(KINDS)}")
-    return {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
+    found = {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
+    return {name: rows for name, rows in found.items() if rows or name == kind}

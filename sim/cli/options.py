@@ -18,6 +18,26 @@ MachineSettings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as link.latency='2 us'. Repeatable."),
 ]
+
+
+def _load_plugins(context: typer.Context, names: list[str] | None) -> list[str] | None:
+    if names:
+        from sim.specs.load import plugin_files
+
+        context.with_resource(plugin_files.using(names))
+    return names
+
+
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        callback=_load_plugins,
+        is_eager=True,
+        help="File, entry point or module that adds layouts, collectives and more. Repeatable.",
+    ),
+]
 Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes on this computer.")]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import EXCEEDS_MEMORY, errors_in
-from sim.cli.options import Formats, Json, Settings, completed, figure_formats
+from sim.cli.options import Formats, Json, Plugins, Settings, completed, figure_formats
 from sim.cli.progress import progress
 from sim.terminal import echo
 from sim.units import format_bytes
@@ -31,6 +31,7 @@ def run(
     ],
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
+    plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[
         bool,
@@ -167,7 +168,7 @@ def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
     from sim.report.present import explanation
     from sim.report.present.render import render
 
-    render(result.report, engine=(result.tasks, result.engine_s))
+    render(result.report, engine=(result.tasks, result.engine_s), plugins=result.scenario.plugins)
     explanation.render(analysis.explanations or ())
     tables.render(analysis.bottlenecks or ())
     echo(f"results in {folder}/")

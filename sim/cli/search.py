@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import INTERRUPTED, check_internal
-from sim.cli.options import Jobs, Json, Sensitive, Settings, completed, one_of
+from sim.cli.options import Jobs, Json, Plugins, Sensitive, Settings, completed, one_of
 from sim.cli.progress import collect, progress
 from sim.errors import InputError, suggest
 from sim.terminal import echo
@@ -52,6 +52,7 @@ def search(
     settings: Settings = None,
     jobs: Jobs = 1,
     out: Annotated[Path, typer.Option(help="Folder of the figure.")] = Path("out"),
+    plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
     sensitive: Sensitive = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import INTERRUPTED, check_internal, errors_in
-from sim.cli.options import Jobs, Json, Settings, completed, sweep_formats
+from sim.cli.options import Jobs, Json, Plugins, Settings, completed, sweep_formats
 from sim.cli.progress import collect, progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -30,6 +30,7 @@ def sweep(
     ],
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder of the results, one folder inside per scenario.")] = Path("out"),
+    plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
     formats: Annotated[

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sim.cli.errors import within_limits
-from sim.cli.options import Json, completed
+from sim.cli.options import Json, Plugins, completed
 from sim.cli.progress import progress
 from sim.errors import InputError, suggest
 from sim.studies.validate.csv_rows import COLUMNS, explanation
@@ -30,6 +30,7 @@ def validate(
         Path | None, typer.Option(help="Markdown file to write: errors and what is not checked.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("out"),
+    plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the parity plot.")] = True,
 ) -> None:

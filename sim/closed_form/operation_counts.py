@@ -227,9 +227,10 @@ class _PassCounter(AttentionBuilder):
 
 
 def _kinds(scenario: Scenario) -> list[str]:
-    """Returns the kind of each layer, by the residual scheme."""
+    """Returns the kind of each layer, by the residual scheme; a scheme of a plugin is counted as standard."""
     count, scheme = scenario.model.layers, scenario.residual
-    kinds = ["unsummed" if scheme == "no_communication" else scheme] * count
+    kind = "unsummed" if scheme == "no_communication" else scheme
+    kinds = [kind if kind in _PENDING else "standard"] * count
     if scheme == "hybrid" and scenario.layout.hybrid:
         last = scenario.layout.hybrid.ladder_layers
         kinds = ["standard"] * (count - last) + ["ladder"] * last

@@ -23,11 +23,22 @@ from sim.collectives.torus import all_to_all, broadcast, direct_all_to_all, mult
 from sim.collectives.torus.phase_order import in_phase_order, needs_order
 from sim.collectives.wiring import is_lattice
 from sim.errors import InputError, suggest
+from sim.specs.plugins import owner
 from sim.topology.graph import Topology
 from sim.topology.group import groups_of
 from sim.topology.mesh import joined, mesh_groups, whole_lines
 
-__all__ = ["COLLECTIVES", "ON_NCCL", "ON_ROUTES", "ON_TORUS", "Algorithm", "Schedule", "algorithm_of", "schedule"]
+__all__ = [
+    "COLLECTIVES",
+    "ON_NCCL",
+    "ON_ROUTES",
+    "ON_TORUS",
+    "Algorithm",
+    "Schedule",
+    "algorithm_names",
+    "algorithm_of",
+    "schedule",
+]
 
 # The reverse of a one-way ring in the - direction runs in the + direction, like the ring it goes with.
 ON_TORUS: dict[str, dict[str, Algorithm]] = {
@@ -101,10 +112,13 @@ _SHIPPED = frozenset(
 )
 """Algorithms of this package; others are plug-ins."""
 
-COLLECTIVES = {
-    name: tuple({**ON_TORUS[name], **ON_ROUTES[name], **dict.fromkeys(library.names(name))}) for name in ON_TORUS
-}
-"""Names of all algorithms of each collective."""
+COLLECTIVES = tuple(ON_TORUS)
+
+
+def algorithm_names(collective: str) -> tuple[str, ...]:
+    """Returns the names of all algorithms of a collective."""
+    names = {**ON_TORUS[collective], **ON_ROUTES[collective], **dict.fromkeys(library.names(collective))}
+    return tuple(names)
 
 
 def algorithm_of(topology: Topology, collective: str, algorithm: str | None = None, size: float | None = None) -> str:
@@ -131,7 +145,7 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
             raise error.within(f"{collective} by {name}") from None
     if name in fitting:
         return name
-    if name in COLLECTIVES[collective]:
+    if name in algorithm_names(collective):
         rule = f"the algorithm '{name}' of {collective} does not run on a {topology.kind}"
         if not topology.has_lines and name in library.names(collective):
             rule = f"the algorithm '{name}' of {collective} is NCCL's, and the machine has none"
@@ -200,7 +214,7 @@ def _planned(
     try:
         if of_nccl and size is not None:
             return library.timed(topology, collective, lines, name, size)
-        plan = _plain(topology, collective, lines, name)
+        plan = _plain(topology, collective, lines, name, _on(topology)[collective][name])
         return in_phase_order(plan, topology) if needs_order(plan, topology, size) else plan
     except InputError as error:
         if not topology.failed:
@@ -208,28 +222,30 @@ def _planned(
         raise error.within(f"{collective}({joined(lines)}) by {name}") from None
 
 
-def _plans_one_chip(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> bool:
+def _plans_one_chip(
+    topology: Topology, collective: str, axes: tuple[str, ...], name: str, algorithm: Algorithm
+) -> bool:
     """Returns True if the algorithm can plan the sends of a torus folded to one chip directly."""
     if topology.chips != 1 or not is_lattice(topology, axes):
         return False
     rings = all(topology.axis(axis).ring or topology.axis(axis).size == 1 for axis in axes)
-    on = getattr(_on(topology)[collective][name], "plans_one_chip_on", None)
+    on = getattr(algorithm, "plans_one_chip_on", None)
     return on == "lattices" or (on == "rings" and rings)
 
 
 @folding(_plans_one_chip)
-def _plain(topology: Topology, collective: str, axes: tuple[str, ...], name: str) -> Schedule:
+def _plain(topology: Topology, collective: str, axes: tuple[str, ...], name: str, algorithm: Algorithm) -> Schedule:
     """Returns a schedule that serves all sizes.
 
     Raises:
         InputError: an algorithm from outside that does not carry out its collective.
     """
-    algorithm = _on(topology)[collective][name]
     plan = algorithm(topology, axes)
     if algorithm not in _SHIPPED:
         try:
             chunk_replay.replay(plan, topology)
         except chunk_replay.ReplayError as error:
-            rule = f"must carry out {collective}: {error}"
-            raise InputError(rule, where=f"algorithm {name} on {topology.name}") from None
+            plugin, where = owner("collective", f"{collective} {name}"), f"algorithm {name} on {topology.name}"
+            where = f"{plugin.label}: {where}" if plugin else where
+            raise InputError(f"must carry out {collective}: {error}", where=where) from None
     return plan

@@ -13,6 +13,7 @@ from sim.lowering.memory_pool import MemoryPool, PoolLink
 from sim.lowering.pipeline.lower_pipeline import lower_pipeline
 from sim.lowering.placement import pool_link
 from sim.specs import Scenario
+from sim.specs.plugins import owner
 from sim.specs.uses import Uses
 from sim.topology.graph import Topology
 
@@ -39,6 +40,10 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
 def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, keep: int | None = None) -> LoweredPass:
     """Lowers consecutive layers of the pass, with the embedding before the first and the logits after the last."""
     uses = scenario.uses(tuple(axis.name for axis in topology.mesh))
+    if owner("preset", scenario.layout.preset) or owner("residual_scheme", scenario.residual):
+        from sim.layouts.proof import prove
+
+        prove(scenario, topology)
     flow = Lowering(scenario, topology, uses)
     forward_pass = forward.build_pass(flow, uses, scenario)
     lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]

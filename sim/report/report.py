@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sim.closed_form import pope
@@ -129,6 +130,9 @@ class Report:
     waiting: Waiting | None = None
     """Waiting for late peers in one step, if something makes chips differ; with two phases it is in their reports."""
 
+    plugin_forms: Mapping[str, float] = field(default_factory=dict)
+    """Times of all steps by the closed forms of plugins, s."""
+
     @property
     def chip_s(self) -> float:
         """Sum of the critical chip's parts: one step, or one pass of all requests of a pipeline, s."""
@@ -202,7 +206,8 @@ class Report:
             "folded": self.folded,
             "shortcuts": list(self.shortcuts),
         }
-        return {
+        plugin_forms = {"plugin_forms": dict(self.plugin_forms)} if self.plugin_forms else {}
+        return plugin_forms | {
             "scenario": self.scenario,
             "topology": {"name": self.machine, "chips": self.chips},
             "simulated": plain(self.simulated) | {"critical_chip": self.critical_chip},

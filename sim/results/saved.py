@@ -26,6 +26,7 @@ from sim.report.present.explanation import Bar
 from sim.report.spread import Spread
 from sim.report.what_if import WhatIf
 from sim.results.analysis import Analysis
+from sim.specs.load import plugin_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +72,8 @@ class Manifest(Sealed):
     scenario: dict[str, Any]
     """Resolved."""
     files: dict[str, Entry]
+    plugins: dict[str, str] = {}
+    """Hash of the text of each plugin, by name."""
 
 
 class _Simulated(Readable):
@@ -241,6 +244,7 @@ def write_manifest(run: Run, folder: Path) -> None:
         source=run.source,
         settings=list(run.settings),
         scenario=resolved(run.scenario),
+        plugins=plugin_files.hashes(run.scenario.plugins),
         files={
             path.name: Entry(size_bytes=path.stat().st_size, sha256=_sha256(path))
             for path in sorted(folder.iterdir())
@@ -302,6 +306,7 @@ def restore(saved: Saved) -> Run:
     from sim.specs import Scenario
 
     folder, report = saved.folder, saved.report()
+    plugin_files.load_unchanged(saved.manifest.plugins, str(folder / "manifest.json"))
     try:
         scenario = Scenario.model_validate(saved.manifest.scenario)
     except ValidationError as error:

@@ -16,6 +16,7 @@ from functools import partial
 from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
+from sim.lowering.pipeline.schedule_checks import check_order
 from sim.lowering.pipeline.stages import folded_by_stage
 from sim.lowering.placement import mesh_of, stage_count
 from sim.program import Period
@@ -83,6 +84,8 @@ def simulate_pass(scenario: Scenario) -> Simulated:
         if periods is not None:
             break
     check(trace, topology)
+    if scenario.pipeline and lowered.batches:
+        check_order(scenario.pipeline.schedule, lowered.batches, trace.times["end"])
     shortcuts = folding, _describe_periodicity(scenario, lowered)
     return Simulated(scenario, topology, lowered, trace, periods or (), shortcuts, engine_s)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from sim.closed_form.plugin_forms import check_bounds, predict_plugin_forms
 from sim.program import Period, Program
 from sim.program.trace import Trace
 from sim.report.critical_path import attribute_step
@@ -207,6 +208,14 @@ def restore_run(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spr
 
 
 def _combine_reports(scenario: Scenario, passes: Sequence[Pass]) -> Report:
+    """The report of all phases, with the closed forms of the scenario's plugins."""
+    report = _combine_phases(scenario, passes)
+    forms = predict_plugin_forms(scenario)
+    check_bounds(forms, report.simulated.latency_s)
+    return replace(report, plugin_forms=forms) if forms else report
+
+
+def _combine_phases(scenario: Scenario, passes: Sequence[Pass]) -> Report:
     if len(passes) == 1:
         return passes[0].report
     prefill, decode = passes

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import AfterValidator, WithJsonSchema
 
 from sim.errors import suggest
+from sim.specs import plugins
 from sim.specs.base import wrong
 
 _ON_AXES = ("multi_axis", "bidirectional_ring", "ring", "line")
@@ -43,13 +44,20 @@ LOOP_FORMS: tuple[str, ...] = get_args(LoopForm)
 """Form of the looped collectives in a collective matmul."""
 
 
+def plugin_algorithms(collective: str) -> tuple[str, ...]:
+    """Returns the names of a collective's algorithms that plugins registered."""
+    names = (name.split() for name in plugins.registered("collective"))
+    return tuple(algorithm for of, algorithm in names if of == collective)
+
+
 def _choose(allowed: dict[str, tuple[str, ...]]) -> AfterValidator:
     def check(chosen: dict[str, str]) -> dict[str, str]:
         for name, algorithm in chosen.items():
             if name not in allowed:
                 raise wrong(name, rule="unknown collective", hint=suggest(name, allowed))
-            if algorithm not in allowed[name]:
-                hint = suggest(algorithm, allowed[name])
+            known = *allowed[name], *plugin_algorithms(name)
+            if algorithm not in known:
+                hint = suggest(algorithm, known)
                 raise wrong(name, rule=f"no algorithm of {name}", got=algorithm, hint=hint)
         return chosen
 

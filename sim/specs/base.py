@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
+
+from sim.errors import closest
+from sim.specs import plugins
 
 
 class Strict(BaseModel):
@@ -44,3 +47,18 @@ Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Number = Annotated[float, Field(gt=0, le=1e12)]
 Multiple = Annotated[float, Field(ge=0, le=1000)]
+
+
+def open_choice(kind: plugins.Kind, shipped: Sequence[str]) -> tuple[Any, ...]:
+    """Returns the annotations of a name that is shipped or registered by a plugin."""
+
+    def check(name: str) -> str:
+        known = *shipped, *plugins.registered(kind)
+        if name not in known:
+            close = closest(name, known)
+            hint = f"did you mean '{close}'?" if close else ""
+            raise wrong(rule=f"must be one of {', '.join(known)}", got=name, hint=hint)
+        return name
+
+    schema = {"anyOf": [{"type": "string", "enum": [*shipped]}, {"type": "string"}]}
+    return AfterValidator(check), WithJsonSchema(schema)

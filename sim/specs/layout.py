@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from sim.specs.base import Count, Name, Strict, wrong
+from sim.specs.base import Count, Name, Strict, open_choice, wrong
 from sim.specs.layout_uses import UsesSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.uses import PRESETS
@@ -17,7 +17,10 @@ Ffn = Annotated[
 ]
 """A preset of `sim.specs.uses`, or of the scenario."""
 
-Residual = Literal["standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication"]
+RESIDUALS = ("standard", "parallel", "ladder", "hybrid", "desync2", "desync4", "no_communication")
+"""Shipped residual schemes."""
+
+Residual = Annotated[Name, *open_choice("residual_scheme", RESIDUALS)]
 """Residual scheme: connection of a layer's halves to the residual stream (`sim.layouts.residual`)."""
 
 UNSUMMED = ("desync2", "desync4", "no_communication")

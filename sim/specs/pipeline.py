@@ -6,9 +6,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sim.specs.base import Count, Strict, wrong
+from sim.specs.base import Count, Name, Strict, open_choice, wrong
 from sim.specs.quantities import Duration, Sourced
 from sim.units import format_count
+
+SCHEDULES = ("non_blocking", "blocking", "bounded_queue", "sequential")
+"""Shipped schedules."""
 
 Batches = Annotated[int, Field(gt=0, le=10_000)]
 """Requests, or parts of one: each is simulated on every stage."""
@@ -71,7 +74,7 @@ class ControllerSpec(Strict):
 class PipelineSpec(Strict):
     """Order of batches through the stages."""
 
-    schedule: Literal["non_blocking", "blocking", "bounded_queue", "sequential"]
+    schedule: Annotated[Name, *open_choice("pipeline_schedule", SCHEDULES)]
     """non_blocking: whole requests, one after the other; blocking: a request's micro-batches, then the next request;
     bounded_queue: whole requests through queues of limited capacity; sequential: one request, one stage at a time."""
     microbatches: Batches | Literal["auto"] = "auto"

@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, model_validator
 
 from sim.errors import suggest
+from sim.specs import plugins as plugin_table
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
@@ -57,6 +58,8 @@ class Scenario(Strict):
     """Axes by which the layout splits tensors. Default: those of a torus; else those that `layout.mesh` makes."""
     stack: StackSpec = StackSpec(name="ideal")
     """The software; in a file its name. Default: the machine's."""
+    plugins: list[str] = []
+    """Python files, as seen from this one, entry points or modules that add layouts, collectives and more."""
     presets: dict[Name, UsesSpec] = {}
     """Layouts of one's own by name, for `layout.ffn`."""
     collectives: LoopsAndAlgorithms = {}
@@ -82,6 +85,28 @@ class Scenario(Strict):
         if name and name not in known:
             hint = suggest(name, known)
             raise wrong("layout", "ffn", rule=f"must be one of {', '.join(known)}", got=name, hint=hint)
+        return self
+
+    @model_validator(mode="after")
+    def _plugins_are_named(self) -> Self:
+        """What a scenario uses does not depend on which scenarios were loaded before."""
+        layout = self.layout
+        pipeline = layout.pipeline.schedule if layout.pipeline else ""
+        used: list[tuple[tuple[str, ...], plugin_table.Kind, str]] = [
+            (("layout", "ffn"), "preset", layout.preset),
+            *(
+                (("layout", phase, "ffn"), "preset", getattr(layout, phase).ffn or "")
+                for phase in ("prefill", "decode")
+            ),
+            (("layout", "residual"), "residual_scheme", layout.residual or ""),
+            (("layout", "pipeline", "schedule"), "pipeline_schedule", pipeline),
+            *((("collectives", *pair[:1]), "collective", " ".join(pair)) for pair in self.collectives.items()),
+        ]
+        for field, kind, name in used:
+            plugin = plugin_table.owner(kind, name)
+            if plugin and plugin.name not in ("", *self.plugins):
+                rule = f"is of a plugin that the scenario does not name, {plugin.label}"
+                raise wrong(*field, rule=rule, got=name.split()[-1], hint=f"plugins: [{plugin.label}]")
         return self
 
     @model_validator(mode="after")

@@ -60,6 +60,8 @@ class _Rows(Strict):
     """Options whose published values are no further apart than this, or than they are read wrong, are not compared."""
     not_checked: list[str] = []
     """Constants that these rows do not determine."""
+    plugins: list[str] = []
+    """Python files, as seen from this one, entry points or modules, for the scenarios of all rows."""
     predictions: dict[str, Prediction] = {}
     """User predictions by name, beside the simulation and the closed forms."""
 

@@ -10,16 +10,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sim.closed_form.plugin_forms import PLUGIN_FORMS, seconds
 from sim.errors import InputError
 
 
 def own_function(name: str, folder: Path, where: str) -> Callable[..., float]:
-    """Returns the function `module:function`, of a file in `folder` or of an installed module, its results checked.
+    """Returns a plugin's closed form, or the function `module:function` of a file in `folder` or an installed module.
+
+    Its results are checked.
 
     Raises:
         InputError: there is no such module or function, or it cannot be imported; the result raises it for a call that
             fails or returns no number above 0.
     """
+    if name in PLUGIN_FORMS:
+        return _plugin_form(name)
     module_name, _, function_name = name.partition(":")
     try:
         module = _module(module_name, folder)
@@ -40,6 +45,16 @@ def own_function(name: str, folder: Path, where: str) -> Callable[..., float]:
         if not 0 < value < math.inf:
             raise InputError(f"{name} must return seconds above 0", where=where, got=value)
         return value
+
+    return checked
+
+
+def _plugin_form(name: str) -> Callable[..., float]:
+    def checked(*arguments: Any) -> float:
+        time_s = seconds(name, PLUGIN_FORMS[name].function(*arguments))
+        if time_s is None:
+            raise InputError("must return seconds for every row and point that it is set beside", where=name)
+        return time_s
 
     return checked
 

@@ -18,7 +18,7 @@ from sim.specs.uses import PRESETS
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_has_one_line_about_it(kind: str):
     (rows,) = listing(kind).values()
-    assert rows
+    assert rows or kind == "plugins"  # of installed packages
     assert all(about and "\n" not in about for _, about in rows), [name for name, about in rows if not about]
 
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 import sim
 from sim import specs
-from sim.collectives import COLLECTIVES
+from sim.collectives import COLLECTIVES, algorithm_names
 from sim.collectives.loop import LoopForm
 from sim.specs import load
 from sim.specs.load import schema
@@ -85,7 +85,7 @@ def test_what_the_loader_rejects_an_editor_rejects(path, value):
 
 
 def test_the_names_a_file_may_use_are_those_of_the_functions():
-    assert {name: tuple(known) for name, known in COLLECTIVES.items()} == specs.ALGORITHMS
+    assert {name: algorithm_names(name) for name in COLLECTIVES} == specs.ALGORITHMS
     assert LoopForm.__args__ == specs.LOOP_FORMS
     ffn = SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["anyOf"][0]
     assert set(ffn["anyOf"][0]["enum"]) == set(PRESETS)  # beside presets of the file itself

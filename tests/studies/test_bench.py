@@ -12,7 +12,7 @@ from support.files import write
 from support.machines import torus
 
 from sim import cli
-from sim.collectives import COLLECTIVES, ON_ROUTES, ON_TORUS
+from sim.collectives import ON_ROUTES, ON_TORUS
 from sim.errors import InputError
 from sim.report.collective_result import CollectiveResult
 from sim.specs import load
@@ -354,7 +354,6 @@ def test_an_algorithm_that_moves_too_little_is_an_error(name: str, replayed: boo
     for on, machine in ((ON_TORUS, "tpu_v4_4x4x4"), (ON_ROUTES, "mi300x")):
         first = next(iter(on[name]))
         monkeypatch.setitem(on[name], "ours", _part(on[name][first], 1 / 100))
-        monkeypatch.setitem(COLLECTIVES, name, (*COLLECTIVES[name], "ours"))
         options = ("--topology", machine, "--size", "1GiB", "--algorithm", "ours")
         for more in ((), ("--chunks", "4"), ("--set", "perturb.jitter={links: 5 %}")):
             code, out, err = sim_collective(name, *options, *more)

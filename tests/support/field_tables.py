@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import WithJsonSchema
 
 from sim.specs import Model, Scenario, StackSpec, Strict
 from sim.specs.load import shipped
@@ -34,12 +35,22 @@ def models_in(annotation: Any) -> list[type[Strict]]:
     return [model for inside in typing.get_args(annotation) for model in models_in(inside)]
 
 
+def names_in(annotation: object, metadata: Iterable[object] = ()) -> list[str]:
+    """Returns the shipped names of a field that also takes names of plugins or of the file itself."""
+    for part in (*metadata, *getattr(annotation, "__metadata__", ())):
+        schema = part.json_schema if isinstance(part, WithJsonSchema) else None
+        names = [name for option in (schema or {}).get("anyOf", ()) for name in option.get("enum", ())]
+        if names:
+            return names
+    return [name for inside in typing.get_args(annotation) for name in names_in(inside)]
+
+
 def fields_of(model: type[Strict], before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yields (keys that lead to a field, its text), those of a mapping after it."""
     docs = field_docs(model)
     for name, field in model.model_fields.items():
         keys = (*before, name)
-        choices = [str(value) for value in literals(field.annotation)]
+        choices = [str(value) for value in literals(field.annotation)] or names_in(field.annotation, field.metadata)
         yield keys, docs.get(name, "") + (f" One of {', '.join(choices)}." if choices else "")
         if keys not in ELSEWHERE and name != "link":
             for inside in models_in(field.annotation):

@@ -10,6 +10,7 @@ from sim.layouts.sharding import ITEM_BYTES
 from sim.lowering.lowered_pass import LoweredPass, StageLayers
 from sim.lowering.pipeline.builder import PipelineBuilder
 from sim.lowering.pipeline.requests import Requests
+from sim.lowering.pipeline.schedule_checks import check_complete
 from sim.lowering.pipeline.schedules import SCHEDULES, Plan
 from sim.lowering.pipeline.stages import Stage, stages_of
 from sim.lowering.placement import stage_count
@@ -42,7 +43,9 @@ def lower_pipeline(scenario: Scenario, topology: Topology, lower_part: LowerPart
     token_bytes = float(workload.batch * ITEM_BYTES["int32"]) if returns_tokens else 0.0
     filling = warm_up(scenario, spec)
     count = filling + spec.requests
-    SCHEDULES[spec.schedule](Plan(builder, requests, spec, count, parts, token_bytes, workload.activations))
+    plan = Plan(builder, requests, spec, count, parts, token_bytes, workload.activations)
+    SCHEDULES[spec.schedule](plan)
+    check_complete(plan)
     batches_held = parts * spec.max_in_flight(len(stages))
     fullest = max(
         lowered, key=lambda part: part.weights_bytes + batches_held * part.kv_cache_bytes + part.gather_buffer_bytes

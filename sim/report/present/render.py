@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sim.report.headline import list_brief_figures
 from sim.report.present import text
+from sim.report.present.sections import plugin_sections
 from sim.report.report import Report
 from sim.terminal import plain_console, styled
 from sim.units import format_count, format_seconds
@@ -16,11 +17,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def render(report: Report, console: Console | None = None, engine: tuple[int, float] | None = None) -> None:
+def render(
+    report: Report,
+    console: Console | None = None,
+    engine: tuple[int, float] | None = None,
+    plugins: Sequence[str] = (),
+) -> None:
     """Print the report on `console` (default: standard output).
 
     Args:
         engine: tasks simulated in all, and the wall-clock time that took, s.
+        plugins: those of the scenario, whose sections stand at the end.
     """
     console = console or plain_console()
     some = report.layers_simulated < report.layers
@@ -37,6 +44,7 @@ def render(report: Report, console: Console | None = None, engine: tuple[int, fl
     if not report.phases:
         _print(text.step_blocks(report), console)
     _print(text.memory_blocks(report), console)
+    _print(plugin_sections(report, plugins), console)
     for note in report.notes:
         console.print(f"note: {note}")
     if report.rests_on:

@@ -113,6 +113,8 @@ def _comparison(report: Report) -> Table:
         form = report.closed_form
         rows.append((form.name, form.latency_s, report.difference))
         rows.append((PER_OPERATION, form.detailed_latency_s, report.detailed_difference))
+    for name, time_s in report.plugin_forms.items():
+        rows.append((f"closed form, {name}", time_s, report.simulated.latency_s / time_s - 1))
     if report.published:
         rows.append(("published", report.published.value, report.published.error))
     outside = report.published and abs(report.published.error) > report.published.tolerance

@@ -21,6 +21,7 @@ from sim.report.pool import peer_memory_over_time
 from sim.report.present import text
 from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.explanation import Bar
+from sim.report.present.sections import plugin_sections
 from sim.report.report import Report
 from sim.results.page.timeline import timeline
 from sim.simulate.predict import find_uncovered
@@ -57,7 +58,7 @@ def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         ],
         "looks": {name: [look.colour, look.hatch] for name, look in colours.PART_LOOKS.items()},
         "overall": _blocks(text.overall_blocks(report)),
-        "memory": _blocks(text.memory_blocks(report)),
+        "memory": _blocks((*text.memory_blocks(report), *plugin_sections(report, run.scenario.plugins))),
         "phases": [_phase(part, explained, bottlenecks) for part in run.passes],
         "scenario": yaml.safe_dump(
             run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100

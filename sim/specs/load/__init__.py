@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sim.errors import InputError
 from sim.specs import FILE_KINDS, AnySuite, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
+from sim.specs.load import plugin_files
 from sim.specs.load.boxes import inherit
 from sim.specs.load.places import Path_, place_of
 from sim.specs.load.problems import translate
@@ -149,6 +150,8 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
     if kind == "scenario" and any(setting.startswith(_OTHER_EXPERIMENT) for setting in settings):
         raw.pop("reference", None)  # what was published was measured in the file's experiment
     _forget_parameters(raw, origins)
+    if kind in ("scenario", "suite"):
+        plugin_files.load_all(raw, origins.get((), ""), origins)
     if kind in _MACHINE_AT:
         inherit(raw, _MACHINE_AT[kind], origins)
     if kind == "scenario":

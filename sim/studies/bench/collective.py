@@ -13,7 +13,7 @@ import numpy as np
 from sim import topology as machines
 from sim import units
 from sim.closed_form import collectives as closed_form
-from sim.collectives import COLLECTIVES, algorithm_of, schedule
+from sim.collectives import COLLECTIVES, algorithm_names, algorithm_of, schedule
 from sim.collectives.emit import CollectiveCall, alone_s, emit
 from sim.collectives.nccl.choice import MUCH_SLOWER, describe_slow_choice
 from sim.collectives.predict import closed_form_s, of_nccl
@@ -274,7 +274,7 @@ def check_names(collective: str, algorithm: str | None) -> None:
     """Raises InputError for a collective or algorithm that does not exist."""
     if collective not in COLLECTIVES:
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
-    known = COLLECTIVES[collective]
+    known = algorithm_names(collective)
     if algorithm and algorithm not in known:
         hint = suggest(algorithm, known)
         raise InputError(f"no algorithm of {collective}", where="--algorithm", got=algorithm, hint=hint)

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from sim.engine import compiled
 from sim.errors import InputError, suggest
-from sim.specs import Model, load
-from sim.specs.layout import Overlap, Residual
+from sim.specs import Model, load, plugins
+from sim.specs.layout import RESIDUALS, Overlap
 from sim.specs.uses import PRESETS, Axes, Uses
 from sim.studies.search.machines import Machine, range_of
 from sim.studies.sweep.points import NO_SWEEP, Point
@@ -152,9 +152,11 @@ def _beside(work: Work, model: Model) -> Iterator[tuple[dict[str, str], dict[str
 
 def named(text: str, option: str) -> tuple[str, ...]:
     """`ladder,own` as names of an option: `layouts`, `residual` or `overlap`. Raises InputError."""
-    known = {"layouts": (*PRESETS,), "residual": (OWN, *get_args(Residual)), "overlap": (OWN, *get_args(Overlap))}[
-        option
-    ]
+    known = {
+        "layouts": (*PRESETS,),
+        "residual": (OWN, *RESIDUALS, *plugins.registered("residual_scheme")),
+        "overlap": (OWN, *get_args(Overlap)),
+    }[option]
     names = tuple(dict.fromkeys(each.strip() for each in text.split(",")))
     for name in names:
         if name not in known:

@@ -10,7 +10,7 @@ from bisect import insort
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from sim.specs import load
+from sim.specs import load, plugins
 from sim.studies.search.bound import least_step_s
 from sim.studies.search.candidates import BASE
 from sim.studies.search.choose import same_work
@@ -60,9 +60,14 @@ def searched(
 
 
 def least_s(point: Point) -> float:
-    """The bound of a candidate, s; 0 for one that cannot run, so that it is measured and says why."""
+    """The bound of a candidate, s; 0 for one that cannot run, so that it is measured and says why.
+
+    It counts the operations of shipped residual schemes, and is 0 for others.
+    """
     try:
         (phase,) = load.scenario(BASE, point.settings).phases
+        if plugins.owner("residual_scheme", phase.residual):
+            return 0.0
         return least_step_s(phase)
     except Exception:  # of one candidate, and the others can still run
         return 0.0

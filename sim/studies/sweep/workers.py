@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sim.errors import InputError, suggest
 from sim.specs import load
+from sim.specs.load import plugin_files
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row, run_point
 
@@ -57,12 +58,15 @@ def run_points(
     else:
         from joblib import Parallel, delayed
 
+        plugins = plugin_files.in_use()
         with Parallel(n_jobs=min(jobs, len(points)), return_as="generator_unordered", batch_size="auto") as parallel:
-            yield from parallel(delayed(_numbered)(number, name, point) for number, point in enumerate(points))
+            yield from parallel(delayed(_numbered)(number, name, point, plugins) for number, point in enumerate(points))
 
 
-def _numbered(number: int, name: str, point: Point) -> tuple[int, Row]:
-    return number, run_point(name, point)
+def _numbered(number: int, name: str, point: Point, plugins: Sequence[str]) -> tuple[int, Row]:
+    """Runs a point in a process of its own, which loads the plugins of this one."""
+    with plugin_files.using(plugins):
+        return number, run_point(name, point)
 
 
 def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tuple[int, Row]]:
@@ -79,8 +83,11 @@ def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tup
         logging.CRITICAL
     )  # a lost scheduler is one line, not its traceback
     with client, client.as_current():
+        plugins = plugin_files.in_use()
         # Not pure: a key from the arguments would give back rows of an older version of the file.
-        futures = client.map(_numbered, range(len(points)), [name] * len(points), points, pure=False)
+        futures = client.map(
+            _numbered, range(len(points)), [name] * len(points), points, [plugins] * len(points), pure=False
+        )
         for future in as_completed(futures):
             try:
                 numbered: tuple[int, Row] = future.result()

@@ -20,7 +20,7 @@ from sim.lowering.placement import used_chips
 from sim.report.present.calibration import Determination, Direction, Fit, LeftOut, named_changes, settings
 from sim.report.present.validation import Errors
 from sim.specs import AnySuite, Calibration, Constant, Scenario
-from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read
+from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read, with_plugins
 from sim.studies.validate.measurements import chosen, repeated, series_of, uncertainty_of
 from sim.studies.validate.validate import simulated
 
@@ -100,6 +100,7 @@ def values_at(constants: Mapping[str, Constant], point: Vector) -> dict[str, flo
     return {name: constant.low + share * (constant.high - constant.low) for (name, constant), share in pairs}
 
 
+@with_plugins
 def fit(
     name: str,
     rows: Path | None = None,

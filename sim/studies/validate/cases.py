@@ -5,13 +5,14 @@ The columns of each kind of suite stand in `sim.studies.validate.csv_rows`.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sim.errors import InputError, listed, suggest
 from sim.specs import (
@@ -27,8 +28,12 @@ from sim.specs import (
     Suite,
     load,
 )
+from sim.specs.load import plugin_files
 from sim.studies.validate.csv_rows import Row, read_rows
 from sim.studies.validate.padded_lengths import lengths_of_batch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +122,17 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case, ...
     if isinstance(suite, RequestSuite):
         suite = suite.model_copy(update={"lengths": {key: str(folder / file) for key, file in suite.lengths.items()}})
     return suite, read_rows(source, _case_builder(suite))
+
+
+def with_plugins(function: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:
+    """Returns a function of a suite's name that runs with the plugins of the suite in use."""
+
+    @functools.wraps(function)
+    def call(name: str, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with plugin_files.using(load.suite(name).plugins):
+            return function(name, *args, **kwargs)
+
+    return call
 
 
 def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:

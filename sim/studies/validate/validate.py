@@ -21,7 +21,7 @@ from sim.simulate.predict import predict
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario, load
 from sim.studies.bench import collective as bench
 from sim.studies.own_predictions import own_function
-from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read
+from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read, with_plugins
 from sim.studies.validate.measurements import fitted, repeated, series_of
 from sim.studies.validate.orderings import orderings
 from sim.units import PS_PER_S
@@ -30,6 +30,7 @@ SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the 
 """Note of a case in several pipeline stages that says nothing of their schedule."""
 
 
+@with_plugins
 def validate(
     name: str, rows: Path | None = None, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Validation:
