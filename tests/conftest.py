@@ -1,6 +1,7 @@
-"""Settings of all tests."""
+"""Settings of all tests: hypothesis profiles, the marker `quick`, a check of every figure."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,24 @@ from matplotlib.text import Text
 for name, examples in (("default", 25), ("thorough", 500)):  # `pytest --hypothesis-profile thorough`
     settings.register_profile(name, max_examples=examples, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("default")
+
+
+QUICK = (
+    *("test_tour.py", "stories", "specs", "program", "layouts", "engine", "report", "closed_form"),
+    *("lowering/test_lower.py", "lowering/test_pipeline.py", "lowering/test_memory_pool.py", "simulate/test_run.py"),
+    *("topology/test_topology_files.py", "topology/test_rings.py", "collectives/test_collectives_time.py"),
+    *("proofs/test_product.py", "proofs/test_operation_counts.py", "proofs/test_residual.py", "proofs/test_fold.py"),
+)
+"""Folders and files of the tests to run at each save: `pytest -m quick`, a minute on two cores."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        if any(place == quick or place.startswith(f"{quick}/") for quick in QUICK) and not item.get_closest_marker(
+            "slow"
+        ):
+            item.add_marker(pytest.mark.quick)
 
 
 @pytest.fixture(autouse=True, scope="session")
