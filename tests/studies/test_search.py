@@ -130,7 +130,7 @@ def test_no_two_candidates_are_one():
     for point in points:
         scenario = load.scenario(search.BASE, point.settings)
         to = Communication(scenario)
-        uses = [getattr(to.at, use) for use in ("d_model", "heads", "d_ff", "gather", "batch", "stream", "tokens")]
+        uses = [getattr(to.uses, use) for use in ("d_model", "heads", "d_ff", "gather", "batch", "stream", "tokens")]
         groups = [frozenset(map(frozenset, mesh_groups(to.topology, axes).tolist())) if axes else 0 for axes in uses]
         key = to.topology.chips, point.choices["attention"], *groups
         assert key not in known, (point.choices, known[key])
