@@ -25,6 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.export.attributes import Value
 from sim.export.chakra import CollectiveType, Node, NodeType
@@ -61,7 +62,7 @@ def collective_nodes(trace: Trace, topology: Topology, dtype: str = "") -> Colle
         dtype: number format of the computations, where it is known.
     """
     nodes = _Nodes(trace, topology, dtype)
-    for task in range(len(trace.program)):
+    for task in nodes.starting_tasks().tolist():
         nodes.add(task)
     return CollectiveNodes(nodes.ranks, nodes.groups.ranks)
 
@@ -94,6 +95,12 @@ class _Nodes:
         """By (task, chip): the node at which the chip learns that the task of another chip has ended."""
         self._last_launch: dict[int, int] = {}
         self._tags = 0
+
+    def starting_tasks(self) -> npt.NDArray[np.int64]:
+        """Returns the tasks with which nodes begin: all but messages and ends of collectives."""
+        program = self._program
+        inside = np.array([each is not None for each in self._types])[program.op] & (program.kind == Kind.SEND)
+        return np.flatnonzero(~inside & (program.kind != Kind.END))
 
     def add(self, task: int) -> None:
         """Adds the nodes of a task, after those of the tasks before it."""
@@ -264,7 +271,7 @@ def _durations_ps(trace: Trace) -> Ints:
     return result
 
 
-def _last_arrivals(trace: Trace) -> np.ndarray:
+def _last_arrivals(trace: Trace) -> npt.NDArray[np.bool_]:
     """Returns [N] True for each message of a collective that is the last to arrive at its receiver."""
     program = trace.program
     sends = np.flatnonzero((program.kind == Kind.SEND) & (program.collective >= 0) & (program.followers() < 0))

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
+_ONE_BYTE = [bytes([value]) for value in range(0x80)]
 _FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 def varint(value: int) -> bytes:
     """An unsigned or, as two's complement of 64 bits, a negative integer."""
+    if 0 <= value <= 0x7F:  # most are: tags, lengths of names, flags
+        return _ONE_BYTE[value]
     value &= 0xFFFFFFFFFFFFFFFF
     out = bytearray()
     while value > 0x7F:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from support import chakra_schema as et
 from support.handmade import two_chips
+from typer.testing import CliRunner
 
+from sim.cli import app
 from sim.engine import simulate
 from sim.export import chakra, chakra_reader
 from sim.export.chakra import Node, NodeType
@@ -151,3 +153,8 @@ def test_messages_are_an_option(tmp_path: Path) -> None:
     assert not any(node.type == NodeType.COMM_COLL for node in chakra_reader.read(first))
     again = load_traces(first.parent / first.name.removesuffix(".0.et"), topology)
     assert simulate(again.program).makespan_ps == trace.makespan_ps
+
+
+def test_only_chakra_traces_have_messages(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(app, ["export", str(tmp_path), "kineto", "--messages"])
+    assert str(shown.exception) == "--messages: requires the format chakra, got 'kineto'"
