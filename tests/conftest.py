@@ -18,7 +18,12 @@ QUICK = (
     *("test_tour.py", "stories", "specs", "program", "layouts", "engine", "report", "closed_form"),
     *("lowering/test_lower.py", "lowering/test_pipeline.py", "lowering/test_memory_pool.py", "simulate/test_run.py"),
     *("topology/test_topology_files.py", "topology/test_rings.py", "collectives/test_collectives_time.py"),
-    *("proofs/test_product.py", "proofs/test_operation_counts.py", "proofs/test_residual.py", "proofs/test_fold.py"),
+    *(
+        "proofs/test_layout_products.py",
+        "proofs/test_operation_counts.py",
+        "proofs/test_residual.py",
+        "proofs/test_fold.py",
+    ),
 )
 """Folders and files of the tests to run at each save: `pytest -m quick`, a minute on two cores."""
 
