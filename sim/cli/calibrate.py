@@ -38,5 +38,5 @@ def calibrate(
         def fitted(evaluations: int, rms: float) -> None:
             evaluated(evaluations, 0)
 
-        found = calibration.fit(suite, rows, fitted, cross_validate=cross_validate)
-    echo(json.dumps(found.to_dict()) if as_json else format_fit(found))
+        fitted_constants = calibration.fit(suite, rows, fitted, cross_validate=cross_validate)
+    echo(json.dumps(fitted_constants.to_dict()) if as_json else format_fit(fitted_constants))

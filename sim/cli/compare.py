@@ -60,18 +60,18 @@ def compare(
     if after is None and not settings_of_b:
         raise InputError("requires two runs", where="sim compare", hint="name B, or say --what-if KEY=VALUE")
     sides = [(before, settings or []), (after or before, [*(settings or []), *(settings_of_b or [])])]
-    pair = [_run_of(name, own) for name, own in sides]
+    pair = [_run_of(name, settings_of) for name, settings_of in sides]
     names = [
-        Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, own)
-        for (name, own), run in zip(sides, pair, strict=True)
+        Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings_of)
+        for (name, settings_of), run in zip(sides, pair, strict=True)
     ]
-    found = compare_runs(pair[0], pair[1], names)
+    comparison = compare_runs(pair[0], pair[1], names)
     if page:
         from sim.results import page as html
 
         path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
         with progress(f"writing {path}"), outputs.replacing_file(path) as fresh:
-            html.write(pair, fresh, comparison=found)
+            html.write(pair, fresh, comparison=comparison)
     moved = None
     if sensitive:
         from sim.studies.sensitivity import Option, sensitivity
@@ -82,9 +82,9 @@ def compare(
         with progress("moving constants"):
             moved = sensitivity(options)
     if as_json:
-        echo(json.dumps(found.to_dict() | ({"sensitivity": moved.to_dict()} if moved else {})))
+        echo(json.dumps(comparison.to_dict() | ({"sensitivity": moved.to_dict()} if moved else {})))
         return
-    render(found)
+    render(comparison)
     for line in moved.lines if moved else ():
         echo(line)
     if page:

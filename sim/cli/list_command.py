@@ -24,12 +24,12 @@ def _files(kind: str) -> Callable[[], Rows]:
         from sim.specs import load
         from sim.specs.load.yaml_text import read
 
-        found = []
+        lines_of_files = []
         for name, path in load.shipped(kind).items():
             about, lines = read(path).get("description", ""), path.read_text(encoding="utf-8").splitlines()
             comments = (line.lstrip("# ") for line in lines if line.startswith("# ") and "$schema" not in line)
-            found.append((name, " ".join((about or next(comments, "")).split())))
-        return found
+            lines_of_files.append((name, " ".join((about or next(comments, "")).split())))
+        return lines_of_files
 
     return rows
 
@@ -118,7 +118,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "collectives": _collectives,
     "plugins": _plugins,
 }
-"""What can be listed -> (name, one line) of each."""
+"""Functions that list the names of a kind, with one line about each."""
 
 
 def list_command(
@@ -134,16 +134,16 @@ def list_command(
     as_json: Json = False,
 ) -> None:
     """List what there is to choose from, one line each."""
-    found = listing(kind)
+    kinds = listing(kind)
     if as_json:
-        echo(json.dumps({name: dict(rows) for name, rows in found.items()}))
+        echo(json.dumps({name: dict(rows) for name, rows in kinds.items()}))
         return
     room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for name, rows in found.items():
-        wide = max((len(row[0]) for row in rows), default=0)
+    for name, rows in kinds.items():
+        width = max((len(row[0]) for row in rows), default=0)
         echo(name)
-        for own, text in rows:
-            echo(f"  {own:<{wide}}  {text}".rstrip()[:room])
+        for entry, text in rows:
+            echo(f"  {entry:<{width}}  {text}".rstrip()[:room])
 
 
 def listing(kind: str | None = None) -> dict[str, Rows]:

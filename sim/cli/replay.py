@@ -34,12 +34,12 @@ def replay(
     machine = machines.build(*load.machine(topology, settings or []))
     ranks_of = None if groups is None else read_groups(groups, machine.chips)
     with errors_in(traces):
-        found = replayed(load_traces(Path(traces), machine, ranks_of), machine)
+        result = replayed(load_traces(Path(traces), machine, ranks_of), machine)
     if as_json:
-        echo(json.dumps(found.to_dict()))
+        echo(json.dumps(result.to_dict()))
         return
     from sim.report.present import bottlenecks as tables
 
-    tables.render([found.bottlenecks])
-    for note in found.notes:
+    tables.render([result.bottlenecks])
+    for note in result.notes:
         echo(f"note: {note}")

@@ -94,11 +94,11 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is asked of every run of a command."""
+    """Options that apply to every run of a command."""
 
     settings: tuple[str, ...]
     formats: tuple[str, ...]
-    """Of figures; none where none are drawn."""
+    """Formats of figures; empty without figures."""
     critical_path: bool
     explained: bool
     trace_chips: list[int] | None
@@ -124,7 +124,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
     from sim.simulate.run import run as run_scenario
     from sim.specs import load
 
-    explanations = found = None
+    explanations = bottlenecks = None
     with outputs.replacing(folder) as fresh:
         settings = "".join(f" --set {setting}" for setting in wanted.settings)
         where = load.place("scenario", name) + (f" with{settings}" if settings else "")
@@ -140,9 +140,9 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
                 explanations = explain(result)
         if wanted.critical_path:
             with progress(f"{scenario.name} again with parts free") as report:
-                found = find_bottlenecks(result, report)
+                bottlenecks = find_bottlenecks(result, report)
         with progress(f"writing {folder}"):
-            analysis = Analysis(explanations, found)
+            analysis = Analysis(explanations, bottlenecks)
             messages = outputs.write(
                 result,
                 fresh,
@@ -195,7 +195,7 @@ def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path)
 
 
 def _warn_of_memory(memory: Memory, where: str) -> bool:
-    """Whether a run fits in memory; a line on standard error where it does not."""
+    """Warns on standard error if a run exceeds memory; returns True if it fits."""
     if not memory.fits:
         needed, there = format_bytes(memory.used_bytes), format_bytes(memory.capacity_bytes)
         rule = f"warning: {where}: does not fit in memory: a chip needs {needed} of {there}"

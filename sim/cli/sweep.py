@@ -73,7 +73,7 @@ def sweep(
             with outputs.replacing_file(folder / "sweep.parquet") as fresh:
                 parquet.write(fresh, done, base.sweep or {}, study.axes)
     with errors_in(load.place("scenario", scenario)):
-        predictions = study.own_points(rows)
+        predictions = study.predict_points(rows)
     if plots and study.figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
         from sim.plots.style import save
@@ -87,7 +87,7 @@ def sweep(
     else:
         from sim.studies.sweep.table import render
 
-        render(done, study.axes, study.figure, own=predictions)
+        render(done, study.axes, study.figure, predictions=predictions)
         echo(f"results in {folder}/")
     if not complete:
         echo(f"interrupted: {len(done)} of {len(study.points)} points are there; the same command goes on", err=True)

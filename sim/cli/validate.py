@@ -44,31 +44,31 @@ def validate(
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
         raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
-    found = []
+    validations = []
     for name in names:
         with progress(f"validating {name}") as report, within_limits(load.place("suite", name)):
-            found.append(validate_suite(name, rows, report))
+            validations.append(validate_suite(name, rows, report))
         if plots:
             from sim.plots import parity
             from sim.plots.style import save
 
-            with outputs.replacing_file(out / f"{found[-1].suite.name}_parity.png") as fresh:
-                save(parity.draw(found[-1]), fresh)
+            with outputs.replacing_file(out / f"{validations[-1].suite.name}_parity.png") as fresh:
+                save(parity.draw(validations[-1]), fresh)
     if summary is not None:
         from sim.report.present.validation_summary import format_summary as page
 
         with outputs.replacing_file(summary) as fresh:
-            fresh.write_text(page(found), encoding="utf-8")
+            fresh.write_text(page(validations), encoding="utf-8")
     if as_json:
-        echo(json.dumps({"suites": [suite.to_dict() for suite in found]}))
+        echo(json.dumps({"suites": [suite.to_dict() for suite in validations]}))
     else:
         from sim.report.present.validation_text import render
 
-        for suite in found:
+        for suite in validations:
             render(suite)
             if plots:
                 echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
-    if not all(suite.passes for suite in found):
+    if not all(suite.passes for suite in validations):
         raise typer.Exit(1)
 
 

@@ -41,7 +41,7 @@ class Dimension:
     bandwidth: float
     """Bytes/s that a chip sends to one neighbour of a ring, or into a switch."""
     latency_s: float
-    """Of one link: a message through a switch takes two."""
+    """Latency of one link; a message through a switch takes two."""
 
 
 def write(

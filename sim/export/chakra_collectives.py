@@ -81,7 +81,7 @@ class _Nodes:
         self._types = [_collective_type(op) for op in program.op_names]
         self._duration_ps = _durations_ps(trace).tolist()
         self._carried_ps = [[0, 0] for _ in self.ranks]
-        """What rounding has left of the computations of each chip, and of its other tasks."""
+        """Remainder of rounding of each chip, of its computations and of its other tasks."""
         self._is_last_arrival = _last_arrivals(trace).tolist()
         self._pieces = _pieces(program, self._types, self._is_last_arrival)
         self._message_bytes = _message_bytes(program)
@@ -136,11 +136,11 @@ class _Nodes:
     def _append(
         self, task: int, chip: int, kind: NodeType, deps: _Deps, attributes: dict[str, Value], duration_us: int = 0
     ) -> int:
-        own = self.ranks[chip]
+        rank = self.ranks[chip]
         if self._layer[task] >= 0:
             attributes["layer"] = self._layer[task]
-        own.append(Node(len(own), self._program.op_names[self._op[task]], kind, deps, duration_us, attributes))
-        return len(own) - 1
+        rank.append(Node(len(rank), self._program.op_names[self._op[task]], kind, deps, duration_us, attributes))
+        return len(rank) - 1
 
     def _add_work(self, task: int) -> None:
         """Adds what a chip, its host or its copy engine does by itself."""
@@ -173,12 +173,12 @@ class _Nodes:
     def _add_collective(self, task: int, collective: CollectiveType) -> None:
         chip = self._chip[task]
         name, size = self.groups.name_of(task)
-        whole = float(self._program.bytes[task])
+        total_bytes = float(self._program.bytes[task])
         per_rank = collective in (CollectiveType.ALL_GATHER, CollectiveType.GATHER)
         attributes: dict[str, Value] = {
             "is_cpu_op": False,
             "comm_type": int(collective),
-            "comm_size": max(1, round(whole / size if per_rank else whole)),
+            "comm_size": max(1, round(total_bytes / size if per_rank else total_bytes)),
         }
         if name:
             attributes["pg_name"] = name

@@ -18,7 +18,7 @@ from sim.terminal import printable
 
 _ID, _NAME, _TYPE, _CTRL_DEPS, _DATA_DEPS, _DURATION, _INPUTS, _ATTRIBUTE = 1, 2, 3, 4, 5, 7, 8, 10
 _VALUES, _TYPES = 1, 3
-"""Of IOInfo: what a node's inputs are, and their types, as text."""
+"""Field numbers of IOInfo: values and types of a node's inputs, as text."""
 _TENSOR = re.compile(r"Tensor\(([\w:]+)\)")
 
 

@@ -81,8 +81,8 @@ def write(
     chips = sorted(chips) if chips is not None else _default_chips(trace, topology, critical)
     lanes = build_lanes(trace, topology, chips)
     if gap:
-        lanes = {chip: [gap.around(lane) for lane in own] for chip, own in lanes.items()}
-    threads = {chip: _threads(own) for chip, own in lanes.items()}
+        lanes = {chip: [gap.around(lane) for lane in chip_lanes] for chip, chip_lanes in lanes.items()}
+    threads = {chip: _threads(chip_lanes) for chip, chip_lanes in lanes.items()}
     starts: list[Ints] = []
     lines: list[str] = []
     hosts = {chip: HostCalls.build(trace, chip, lanes[chip], threads[chip]) for chip in (chips if host_calls else ())}
@@ -150,17 +150,17 @@ class _Gap:
 
 
 def _gap(trace: Trace, chip: int) -> _Gap | None:
-    """What of a chip is left out; None where all of it fits. Whole layers stay where they are shorter than a half."""
-    own = np.sort(trace.times["start"][trace.program.chip == chip])
-    if len(own) <= MOST_TASKS:
+    """Selects the time that is left out; None if all of it fits. Layers shorter than a half stay complete."""
+    starts = np.sort(trace.times["start"][trace.program.chip == chip])
+    if len(starts) <= MOST_TASKS:
         return None
-    start, end = int(own[MOST_TASKS // 2]), int(own[-MOST_TASKS // 2 - 1]) + 1
+    start, end = int(starts[MOST_TASKS // 2]), int(starts[-MOST_TASKS // 2 - 1]) + 1
     edges = layer_times(trace, chip).edges[:-1]
     start = int(edges[edges <= start].max(initial=0)) or start
     end = int(edges[edges >= end][0]) if (edges >= end).any() else end
-    kept = int(((own < start) | (own >= end)).sum())
-    first, last, whole = (format_seconds(ps / PS_PER_S) for ps in (start, trace.makespan_ps - end, trace.makespan_ps))
-    note = f"the first {first} and the last {last} of {whole}: {kept:,} of {len(own):,} tasks of chip {chip}"
+    kept = int(((starts < start) | (starts >= end)).sum())
+    first, last, total = (format_seconds(ps / PS_PER_S) for ps in (start, trace.makespan_ps - end, trace.makespan_ps))
+    note = f"the first {first} and the last {last} of {total}: {kept:,} of {len(starts):,} tasks of chip {chip}"
     return _Gap(start, end, note)
 
 
@@ -186,11 +186,11 @@ def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[
         return json.dumps({"ph": "M", "name": what, "pid": chip, "tid": thread, "ts": 0.0, "args": args})
 
     positions = mesh_positions(topology.unfold(), [axis.name for axis in topology.mesh]).tolist()
-    for chip, own in lanes.items():
+    for chip, chip_lanes in lanes.items():
         position = ",".join(map(str, positions[chip]))
         yield named("process_name", chip, 0, {"name": f"chip {chip} ({position})"})
         yield named("process_sort_index", chip, 0, {"sort_index": chip})
-        for lane, thread in zip(own, threads[chip], strict=True):
+        for lane, thread in zip(chip_lanes, threads[chip], strict=True):
             label = {
                 "compute": "stream 7: compute",
                 "collectives": f"stream {thread}: collectives",
@@ -213,16 +213,16 @@ def _events(
     us: _Microseconds,
 ) -> Iterable[tuple[Ints, list[str]]]:
     """(times in ns, texts) of the slices of every lane, then of the arrows."""
-    for chip, own in lanes.items():
+    for chip, chip_lanes in lanes.items():
         ranks = Ranks.of(trace.program, topology, chip)
         correlation = hosts[chip].correlations(len(trace.program)) if chip in hosts else None
-        for lane, thread in zip(own, threads[chip], strict=True):
+        for lane, thread in zip(chip_lanes, threads[chip], strict=True):
             yield _slices(trace, lane, (chip, thread), ranks, us, None if lane.kind == "link" else correlation)
-        time, rate = outgoing(own, topology)
+        time, rate = outgoing(chip_lanes, topology)
         yield _counter("outgoing links", "GB/s", chip, time, rate / 1e9, us)
     receivers = Receivers.build(trace, topology.chips, lanes, threads)
-    for chip, own in lanes.items():
-        for lane, thread in zip(own, threads[chip], strict=True):
+    for chip, chip_lanes in lanes.items():
+        for lane, thread in zip(chip_lanes, threads[chip], strict=True):
             if lane.kind == "link":
                 yield from _arrows(receivers.flows_from(trace, lane), chip, thread, us)
 
@@ -297,9 +297,11 @@ def outgoing(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
 def _sent(trace: Trace, chip: int) -> Ints:
     """Bytes that a chip puts on its links in each collective, by instance."""
     program = trace.program
-    own = (program.kind == Kind.SEND) & (program.chip == chip) & (program.collective >= 0) & (program.follows < 0)
+    is_first_send = (
+        (program.kind == Kind.SEND) & (program.chip == chip) & (program.collective >= 0) & (program.follows < 0)
+    )
     instances = int(program.collective.max(initial=-1)) + 1
-    return sums(program.collective[own], program.bytes[own], instances).round().astype(np.int64)
+    return sums(program.collective[is_first_send], program.bytes[is_first_send], instances).round().astype(np.int64)
 
 
 def _arrows(flows: Flows, chip: int, thread: int, us: _Microseconds) -> Iterable[tuple[Ints, list[str]]]:

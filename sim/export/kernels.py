@@ -1,4 +1,4 @@
-"""What PyTorch's profiler says of a collective's kernel: its name, process group, number format and elements."""
+"""Fields of a collective's kernel in a PyTorch profile: name, process group, number format and elements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NAMES = {
     "broadcast": "broadcast",
     "permute": "send",
 }
-"""What PyTorch's profiler calls a collective in its arguments."""
+"""Names of collectives in PyTorch's profiler."""
 
 _KERNELS = {
     "all-gather": "AllGather",
@@ -66,9 +66,9 @@ class Ranks:
         """
         op = program.op[begin]
         item_bytes, members = self.item_bytes[op], np.maximum(self.size[op], 1)
-        whole = np.divide(program.bytes[begin], item_bytes, out=np.zeros(len(op)), where=item_bytes > 0)
-        into = np.where(self.group[op] == "all-gather", whole / members, whole)
-        out = np.where(self.group[op] == "reduce-scatter", whole / members, whole)
+        counts = np.divide(program.bytes[begin], item_bytes, out=np.zeros(len(op)), where=item_bytes > 0)
+        into = np.where(self.group[op] == "all-gather", counts / members, counts)
+        out = np.where(self.group[op] == "reduce-scatter", counts / members, counts)
         return into.round().astype(np.int64), out.round().astype(np.int64)
 
     @classmethod
@@ -104,8 +104,8 @@ def _along(topology: Topology, axes: tuple[str, ...], chip: int) -> set[int]:
 
 def _exchanging(program: Program, instance: int, chip: int) -> set[int]:
     """The chips that the messages of a collective connect with `chip`."""
-    own = np.flatnonzero((program.kind == Kind.SEND) & (program.collective == instance))
-    members, edges = {chip}, set(zip(program.chip[own].tolist(), program.peer[own].tolist(), strict=True))
+    sends = np.flatnonzero((program.kind == Kind.SEND) & (program.collective == instance))
+    members, edges = {chip}, set(zip(program.chip[sends].tolist(), program.peer[sends].tolist(), strict=True))
     while new := {c for edge in edges for c in edge if members & set(edge)} - members:
         members |= new
     return members

@@ -37,7 +37,9 @@ def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[in
     packets = [_packet(0, data(_INTERNED, interned) + integer(_FLAGS, _FIRST_OF_SEQUENCE))]
     ids, lanes = count(1), build_lanes(trace, topology, chips)
     numbers = {chip: [next(ids) for _ in range(len(rows) + 2)] for chip, rows in lanes.items()}
-    receivers = Receivers.build(trace, topology.chips, lanes, {chip: own[2:] for chip, own in numbers.items()})
+    receivers = Receivers.build(
+        trace, topology.chips, lanes, {chip: chip_lanes[2:] for chip, chip_lanes in numbers.items()}
+    )
     for chip, rows in lanes.items():
         process, counter, *tracks = numbers[chip]
         packets.append(_track(process, f"chip {chip}", data(3, integer(1, chip + 1) + data(6, f"chip {chip}"))))

@@ -1,4 +1,4 @@
-"""Where a step goes, as two bars: what the critical chip does, and what the critical path is made of."""
+"""Two bars of a step: the activities of the critical chip, and the causes of the critical path."""
 
 from __future__ import annotations
 

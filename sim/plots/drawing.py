@@ -50,10 +50,10 @@ class Node:
     size: float = 0.16
     """Half the height, in inches at full scale."""
     half_width: float | None = None
-    """Of a box; None for a round chip."""
+    """Half the width of a box; None for a round chip."""
     strength: float = 1.0
     name: str = ""
-    """Where it is not the label."""
+    """Full name, if it differs from the label."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Drawing:
     shown: Sequence[str] = ()
     """Which part of the machine is shown, where it is not the whole."""
     numbered: Sequence[str] = ()
-    """What the numbers on chips are, where their names do not fit."""
+    """Names of numbered chips, if their names do not fit into them."""
     legend_columns: int = 1
     margin: float = 0.4
 

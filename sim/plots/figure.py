@@ -37,9 +37,9 @@ class Line:
     """Simulated."""
     closed_form: tuple[float, ...]
     fits: tuple[bool, ...]
-    """Whether the memory of a chip holds it."""
+    """True if the point fits into the memory of a chip."""
     published: tuple[tuple[float, float], ...] = ()
-    own: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    predictions: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     """Predictions of a user's own by name, x and y."""
 
 
@@ -53,7 +53,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What a figure shows, in the units of its labels."""
+    """Contents of a figure, in the units of its labels."""
 
     title: str
     x_label: str
@@ -63,11 +63,11 @@ class Chart:
     lines: tuple[Line, ...]
     marks: tuple[Mark, ...] = ()
     legend: str = ""
-    """What tells the lines apart."""
+    """Field that differs between the lines."""
     form: str = "closed form, the paper's"
     """Name of the closed form."""
     equal_at: float | None = None
-    """Where a ratio says that there is no difference: marked, and the y axis need not start at 0."""
+    """Ratio of equal options, drawn as a line; the y axis then need not start at 0."""
 
 
 def draw(chart: Chart) -> Figure:
@@ -104,7 +104,7 @@ def _looks() -> Iterator[tuple[str, str]]:
 def _line(axes: Axes, line: Line, colour: str, marker: str) -> None:
     axes.plot(line.x, line.closed_form, color=colour, zorder=2, **_DASHED)
     axes.plot(line.x, line.y, color=colour, linewidth=_WIDE, marker=marker, markersize=_SIZE, zorder=3)
-    for stroke, points in zip(itertools.cycle(_OWN), line.own.values(), strict=False):
+    for stroke, points in zip(itertools.cycle(_OWN), line.predictions.values(), strict=False):
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, zorder=2, **_own_look(stroke))
     over = [(x, y) for x, y, fits in zip(line.x, line.y, line.fits, strict=True) if not fits]
@@ -141,7 +141,7 @@ def _limits(axes: Axes, chart: Chart) -> None:
 
 
 def _apart(values: Sequence[float]) -> bool:
-    """Whether labels at the values of a linear axis stay clear of each other."""
+    """Tells if labels at the values of a linear axis do not overlap."""
     gaps = [after - before for before, after in itertools.pairwise(values)]
     return bool(gaps) and min(gaps) > 0.05 * (values[-1] - values[0])
 
@@ -174,7 +174,7 @@ def _legend(made: Figure, chart: Chart) -> None:
     handles.append(sample("simulated", marker="o", linewidth=_WIDE))
     if any(math.isfinite(y) for line in chart.lines for y in line.closed_form):
         handles.append(sample(chart.form, **_DASHED))
-    names = dict.fromkeys(name for line in chart.lines for name, points in line.own.items() if points)
+    names = dict.fromkeys(name for line in chart.lines for name, points in line.predictions.items() if points)
     for stroke, name in zip(itertools.cycle(_OWN), names, strict=False):
         handles.append(sample(name, **(_own_look(stroke) | {"markersize": _SIZE + 2})))
     if any(line.published for line in chart.lines):

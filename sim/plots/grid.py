@@ -29,10 +29,10 @@ def drawing(topology: Topology) -> Drawing:
     colors = {axis.name: PALETTE[COLORS[i % len(COLORS)]] for i, axis in enumerate(topology.axes)}
     positions = [topology.coordinates(chip) for chip in range(topology.chips)]
     depth_axis = long[1] if len(long) >= 3 else None
-    whole = topology.chips <= WHOLE_CHIPS or depth_axis is None
+    is_complete = topology.chips <= WHOLE_CHIPS or depth_axis is None
     cropped = any(axis.size > MOST_ALONG_AXIS for axis in topology.axes)
     shown = [
-        max(position) < MOST_ALONG_AXIS and (whole or _in_front(topology.axes, long, position))
+        max(position) < MOST_ALONG_AXIS and (is_complete or _in_front(topology.axes, long, position))
         for position in positions
     ]
 
@@ -43,7 +43,7 @@ def drawing(topology: Topology) -> Drawing:
         )
 
     def strength(position: tuple[int, ...]) -> float:
-        if depth_axis is None or not whole:
+        if depth_axis is None or not is_complete:
             return 1.0
         return 1 - 0.65 * position[depth_axis] / max(3, topology.axes[depth_axis].size - 1)
 
@@ -76,7 +76,7 @@ def drawing(topology: Topology) -> Drawing:
         if shown[chip]
     ]
     parts = []
-    if not whole:
+    if not is_complete:
         parts.append(f"shown: the {sum(shown)} chips on the three faces in front")
     if cropped:
         parts.append(f"shown: the first {MOST_ALONG_AXIS} positions on each axis")
@@ -103,7 +103,7 @@ def _vectors(axes: tuple[Axis, ...]) -> list[Point]:
 
 
 def _in_front(axes: tuple[Axis, ...], long: list[int], position: tuple[int, ...]) -> bool:
-    """Whether a chip lies on the right, the front or the top face of its grid."""
+    """Tells if a chip lies on the right, the front or the top face of its grid."""
     x, y, z = long[:3]
     right, top = (min(axes[axis].size, MOST_ALONG_AXIS) - 1 for axis in (x, z))
     return position[x] == right or position[y] == 0 or position[z] == top
@@ -123,7 +123,7 @@ def _legend(topology: Topology, colors: dict[str, str]) -> list[tuple[str, str, 
 
 
 def _rates(topology: Topology) -> list[str]:
-    """What links carry, those of several rates by their axes."""
+    """Returns the rates of the links, by axis if they differ."""
     along: dict[str, list[str]] = {}
     for axis in topology.axes:
         links = (link for link in topology.links if link.axis == axis.name)

@@ -31,19 +31,19 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_hex
 
-    whole, load = topology.unfold(), Load.of(trace, topology)
-    drawing = drawing_of(whole)
+    machine, load = topology.unfold(), Load.of(trace, topology)
+    drawing = drawing_of(machine)
     most = max(float(load.utilisation.max(initial=0.0)), 1e-9)
     colours, scale_of = colormaps[LOAD_COLOURS], Normalize(0.0, most)
     lines = [
         Line(segment.points, to_hex(colours(scale_of(busiest(load, segment.links)))), segment.dashed, width=_LINE_WIDTH)
         for segment in segments(drawing)
     ]
-    nodes = [replace(node, label="" if whole.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
+    nodes = [replace(node, label="" if machine.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
     drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)
     (left, bottom), (right, top) = drawing.corners()
     scale = min(1.3, (_WIDTH_IN - 1.3) / (right - left), _HEIGHT_IN / (top - bottom))
-    name, _, below = (title or whole.name).partition("\n")
+    name, _, below = (title or machine.name).partition("\n")
     notes = [*drawing.numbered, *drawing.shown]
     body, header = max(scale * (top - bottom), 1.6), (1.02 if below else 0.85) + 0.17 * len(notes)
     height = header + body + 0.2
@@ -66,7 +66,7 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
             bar.set_ylabel("busy, share of the time")
         edge = 0.2 / _WIDTH_IN
         made.text(edge, 1 - 0.15 / height, name, fontsize=11, fontweight="bold", va="top")
-        summary = [*([fitting(below, _WIDTH_IN - 0.4)] if below else ()), _summary(load, whole), *notes]
+        summary = [*([fitting(below, _WIDTH_IN - 0.4)] if below else ()), _summary(load, machine), *notes]
         made.text(edge, 1 - 0.4 / height, "\n".join(summary), fontsize=SMALL, linespacing=1.4, va="top")
     return made
 

@@ -36,9 +36,9 @@ class Load:
 
     @classmethod
     def of(cls, trace: Trace, topology: Topology) -> Load:
-        """Of a trace; a link that stands for others has the load of each of them."""
-        measures, own = measure(trace, topology), topology.representative_links
-        return cls(measures.link_utilisation[own], measures.link_bytes[own])
+        """Measures a trace; a representative link gives its load to all links that it represents."""
+        measures, links = measure(trace, topology), topology.representative_links
+        return cls(measures.link_utilisation[links], measures.link_bytes[links])
 
 
 def drawing_of(topology: Topology) -> Drawing:

@@ -11,7 +11,7 @@ from sim.topology.graph import Link, Topology
 
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
 SWITCH_CHIPS = 16
-"""Of a larger switch only this many chips are shown; the others look the same."""
+"""Number of chips shown of a larger switch; the others look the same."""
 _CHIP = 0.26
 """Radius of a chip."""
 _WIDTH_IN = 6.3
@@ -88,7 +88,7 @@ def _labels(topology: Topology, shown: int, width: float) -> tuple[tuple[str, ..
 
 
 def _half_width(name: str) -> float:
-    """Of the box of a switch or a socket, with room for its name."""
+    """Returns half the width of the box of a switch or a socket."""
     return 0.08 * len(name) + 0.15
 
 

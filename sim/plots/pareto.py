@@ -20,12 +20,12 @@ _CAPTION = 150
 _NAMES = ("blue", "vermilion", "green", "purple", "orange", "sky", "black", "wine", "olive", "indigo")
 _COLOURS = tuple(PALETTE[name] for name in _NAMES)
 _MARKERS = "os^vPX*<>dph8"
-"""Of the machines."""
+"""Markers of the machines."""
 _HOLLOW: dict[str, Any] = {"facecolors": "none", "linewidths": 1.3, "s": 46, "marker": "D"}
 _ROOM = 3.0
 """The axes reach so many times further than the front and the published points."""
 _LABELS = 0.13
-"""Of the height above the lowest point: what its label takes below it."""
+"""Share of the height that the label of the lowest point takes below it."""
 _RING: dict[str, Any] = {"facecolors": "none", "edgecolors": PALETTE["black"], "linewidths": 1.1, "s": 60}
 
 
@@ -52,16 +52,16 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What the figure shows, in the units of its labels."""
+    """Contents of the figure, in the units of its labels."""
 
     title: str
     x_label: str
     y_label: str
     lines: tuple[Line, ...]
     front: tuple[Spot, ...]
-    """What nothing beats in both, by x: ringed and labelled."""
+    """Points that no other beats in both, by x: ringed and labelled."""
     named: str
-    """What the labels say."""
+    """Explanation of the labels."""
     machines: tuple[str, ...] = ()
     """Names, where there are several."""
     rests_on: tuple[str, ...] = ()

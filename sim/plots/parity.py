@@ -50,9 +50,9 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         line, [v * (1 - worst) for v in line], [v * (1 + worst) for v in line], color="0.9", lw=0, label=f"±{worst:.0%}"
     )
     axes.plot(line, line, color="0.4", lw=0.8)
-    own = validation.suite.predictions
-    usual = next((name for name in validation.form_names if name not in own), None)
-    forms = [*([usual] if usual else []), *own]
+    predictions = validation.suite.predictions
+    usual = next((name for name in validation.form_names if name not in predictions), None)
+    forms = [*([usual] if usual else []), *predictions]
     for (marker, color), form in zip(_LOOKS, [None, *forms], strict=False):
         text = "simulated" if form is None else validation.label(form)
         _points(axes, gated, _value(form), scale, (marker, PALETTE[color]), text)

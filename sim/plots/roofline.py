@@ -46,20 +46,20 @@ class Point:
     flops_per_s: float
     time_s: float
     bound: str = "compute"
-    """What takes longer at the rates of its cost, `compute` or `memory`."""
+    """Slower part at the rates of its cost, `compute` or `memory`."""
 
 
 def points(trace: Trace, topology: Topology) -> list[Point]:
     """Operations that multiply and use memory, those that take longest first."""
     program = trace.program
-    own = sp.compute_spans(trace).of_lane(critical_chip(trace, topology.chips))
-    op = program.op[own.task]
+    spans = sp.compute_spans(trace).of_lane(critical_chip(trace, topology.chips))
+    op = program.op[spans.task]
     columns = (
-        (own.end - own.start) / 1e12,
-        *(getattr(program, name)[own.task] for name in ("flops", "bytes", "compute_ps", "memory_ps")),
+        (spans.end - spans.start) / 1e12,
+        *(getattr(program, name)[spans.task] for name in ("flops", "bytes", "compute_ps", "memory_ps")),
     )
     time_s, flops, moved, compute, memory = (sp.sums(op, values, len(program.op_names)) for values in columns)
-    found = [
+    result = [
         Point(
             program.op_names[i],
             float(flops[i] / moved[i]),
@@ -69,16 +69,18 @@ def points(trace: Trace, topology: Topology) -> list[Point]:
         )
         for i in np.flatnonzero((flops > 0) & (moved > 0) & (time_s > 0)).tolist()
     ]
-    return sorted(found, key=lambda point: (-point.time_s, point.op))
+    return sorted(result, key=lambda point: (-point.time_s, point.op))
 
 
-def together(found: Sequence[Point], width: float, height: float) -> list[list[int]]:
+def together(points: Sequence[Point], width: float, height: float) -> list[list[int]]:
     """Positions of the points that share a marker, those of the one that takes longest first.
 
     Args:
         width, height: factors from one end of the axes to the other.
     """
-    places = [(math.log(p.flops_per_byte) / math.log(width), math.log(p.flops_per_s) / math.log(height)) for p in found]
+    places = [
+        (math.log(p.flops_per_byte) / math.log(width), math.log(p.flops_per_s) / math.log(height)) for p in points
+    ]
     groups: list[list[int]] = []
     for i, place in enumerate(places):
         near = next((group for group in groups if math.dist(place, places[group[0]]) < _NEAR), None)
@@ -101,34 +103,34 @@ def roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
         return f"{name}: {flops / 1e12:.4g} TFLOP/s, {bandwidth / 1e9:,.0f} GB/s"
 
     sheet = label("data sheet", peak, chip.hbm_bandwidth)
-    found: list[tuple[str, str, Roof]] = [(sheet, "--", lambda x: np.minimum(peak, x * chip.hbm_bandwidth))]
+    result: list[tuple[str, str, Roof]] = [(sheet, "--", lambda x: np.minimum(peak, x * chip.hbm_bandwidth))]
     streamed, tiled = hbm_rate(chip, 1), hbm_rate(chip, 2)
     if streamed == tiled:
-        return [*found, (label("reached by large operations", rate, tiled), "-", under(tiled))]
-    found.append((label("reached by large matmuls of several rows", rate, tiled), "-", under(tiled)))
-    return [*found, (label("reached by other large operations", rate, streamed), "-.", under(streamed))]
+        return [*result, (label("reached by large operations", rate, tiled), "-", under(tiled))]
+    result.append((label("reached by large matmuls of several rows", rate, tiled), "-", under(tiled)))
+    return [*result, (label("reached by other large operations", rate, streamed), "-.", under(streamed))]
 
 
 def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
     """Draws the longest operations under the roofs of their chip."""
-    chip, found = topology.chip, points(trace, topology)[:_MOST]
+    chip, shown = topology.chip, points(trace, topology)[:_MOST]
     made = figure(8.6, 4.4)
     with style():
         axes = made.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
         ridge = chip.peak_flops[dtype] / chip.hbm_bandwidth
-        ends = [value for point in found for value in (point.flops_per_byte,)] + [ridge]
+        ends = [value for point in shown for value in (point.flops_per_byte,)] + [ridge]
         x = np.geomspace(min(ends) / 4, max(ends) * 8, 200)
         for label, line, reached in roofs(chip, dtype):
             axes.plot(x, reached(x), line, color=PALETTE["grey"], linewidth=1.2, label=label)
-        axes.set_ylim(_lowest(found, x[0] * chip.hbm_bandwidth), 2 * chip.peak_flops[dtype])
+        axes.set_ylim(_lowest(shown, x[0] * chip.hbm_bandwidth), 2 * chip.peak_flops[dtype])
         axes.set_xlim(x[0], x[-1])
         low, high = axes.get_ylim()
-        groups = together(found, x[-1] / x[0], high / low)
-        looks: list[dict[str, Any]] = [{}] * len(found)
+        groups = together(shown, x[-1] / x[0], high / low)
+        looks: list[dict[str, Any]] = [{}] * len(shown)
         for k, group in enumerate(groups):
-            first = found[group[0]]
+            first = shown[group[0]]
             look: dict[str, Any] = {
                 "color": _COLOURS[k % len(_COLOURS)],
                 "marker": _MARKERS[k % len(_MARKERS)],
@@ -142,8 +144,8 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
             beside = look_of | {"xytext": at, "textcoords": "offset points", "fontsize": 7}
             beside |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}}
             axes.annotate(numbers, place, **beside)
-            looks = [look if i in group else own for i, own in enumerate(looks)]
-        for i, (point, look) in enumerate(zip(found, looks, strict=True)):
+            looks = [look if i in group else earlier_look for i, earlier_look in enumerate(looks)]
+        for i, (point, look) in enumerate(zip(shown, looks, strict=True)):
             label = f"{i + 1}  {point.op}: {format_seconds(point.time_s)}, {point.bound}"
             axes.plot([], [], linewidth=0, label=label, **look)
         axes.set_xlabel("FLOPs per byte of memory traffic")
@@ -156,6 +158,6 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
     return made
 
 
-def _lowest(found: Sequence[Point], otherwise: float) -> float:
+def _lowest(points: Sequence[Point], otherwise: float) -> float:
     """The lower edge: some way below the lowest point."""
-    return min([otherwise, *(point.flops_per_s for point in found)]) / 3
+    return min([otherwise, *(point.flops_per_s for point in points)]) / 3

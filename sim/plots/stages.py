@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _WIDTH_IN, _IN_PER_STAGE, _IN_AROUND = 11.0, 0.45, 1.3
 _PS_PER_MS = PS_PER_S / 1e3
 _LEAST_SHARE = 0.012
-"""Of the figure's width, below which a batch gets no number."""
+"""Share of the figure's width below which a batch gets no number."""
 
 
 def draw(trace: Trace, batches: Batches, title: str = "") -> Figure:

@@ -74,7 +74,7 @@ def entitle(made: Figure, title: str, x: float = 0.01) -> None:
 
 
 def fitting(text: str, width_in: float, size: float = SMALL) -> str:
-    """As much of a line of small text as there is room for; where it is cut, it ends in an ellipsis."""
+    """Returns as much of a line of small text as fits, with an ellipsis if it is cut."""
     room = int(width_in * 72 / (0.55 * size))  # a letter of DejaVu Sans is 0.55 em wide on average
     return text if len(text) <= room else f"{text[: room - 1]}…"
 

@@ -83,22 +83,22 @@ def draw(
     with style():
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         op_classes = classify_ops(trace.program)
-        whole = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
+        whole_step = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
         what = f"{span}, {format_seconds(trace.makespan_ps / PS_PER_S)}"
         if in_shares:
-            _fill(whole, groups, share_bins(edges, trace.makespan_ps))
+            _fill(whole_step, groups, share_bins(edges, trace.makespan_ps))
             batches = int(times.batch[-1]) + 1
             each = f" of each of its {batches} batches" if batches > 1 else ""
             what += f": shares of the time of each of its {layers // batches} layers{each}"
         else:
-            _fill(whole, groups, None)
+            _fill(whole_step, groups, None)
         axes[0].set_title(what)
-        axes[0].set_xlabel(f"time, {whole.unit[1]}")
+        axes[0].set_xlabel(f"time, {whole_step.unit[1]}")
         if layers:
             middle = layers // 2
             zoom = Panel(axes[1], trace.program, op_classes, int(edges[middle]), int(edges[middle + 1]), critical)
             _fill(zoom, groups, None)
-            left, right = whole.x(np.array([zoom.start, zoom.end]))
+            left, right = whole_step.x(np.array([zoom.start, zoom.end]))
             below_header = 1 - _HEADER / heights[0]
             axes[0].axvspan(left, right, 0, below_header, facecolor="none", edgecolor=DARK, linewidth=0.9, zorder=3)
             length = format_seconds((zoom.end - zoom.start) / PS_PER_S)
@@ -106,7 +106,7 @@ def draw(
             axes[1].set_xlabel(f"time since the layer began, {zoom.unit[1]}")
         if title:
             entitle(made, title)
-        draw_legend(made, whole, [lane for group in groups for lane in group.lanes])
+        draw_legend(made, whole_step, [lane for group in groups for lane in group.lanes])
     return made
 
 
@@ -135,13 +135,13 @@ def _groups(
     shown = [chip for chip, _ in drawn]
     lanes = build_lanes(trace, topology, shown)
     groups = []
-    for chip, own in drawn:
-        chips = topology.represented_by(own)
+    for chip, identical in drawn:
+        chips = topology.represented_by(identical)
         text = f"chip {topology.chip_number(chip)} of {topology.total_chips}"
         if len(alike) == 1:
             text += " (all identical)" if topology.total_chips > 1 else ""
         else:
-            notes = ["critical"] if critical in own else []
+            notes = ["critical"] if critical in identical else []
             notes += [roles[chip]] if chip in roles else []
             notes += [f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}"] if len(chips) > 1 else []
             text += f" ({', '.join(notes)})" if notes else ""
@@ -159,7 +159,7 @@ def _name(times: LayerTimes, index: int) -> str:
 
 
 def _rows(group: _Group, shares: bool) -> list[tuple[str, list[Lane]]]:
-    """What stands in a row of a panel: a lane, or in a panel of shares all links together."""
+    """Returns the lanes of each row of a panel: one, or in a panel of shares all links."""
     rows = [(lane.label, [lane]) for lane in group.lanes if lane.kind != "link"]
     links = [lane for lane in group.lanes if lane.kind == "link"]
     if shares:
@@ -173,7 +173,7 @@ def _row_height(lanes: list[Lane], shares: bool) -> float:
 
 
 def _height(group: _Group, shares: bool) -> float:
-    """Of a group in a panel."""
+    """Returns the height of a group in a panel."""
     return _HEADER + sum(_row_height(lanes, shares) + _GAP for _, lanes in _rows(group, shares))
 
 

@@ -30,9 +30,9 @@ _TOP_IN, _BOTTOM_IN = 1.0, 0.6
 _ROW_IN, _LINE_IN = 0.265, 0.135
 _HEADER_IN = 0.3
 _LETTERS = 72
-"""Of a line of a reason."""
+"""Letters in a line of a reason."""
 _THICK = 0.62
-"""Of a bar, in rows."""
+"""Thickness of a bar, in rows."""
 _FAR = 2.2
 """A published value beyond so many times the longest bar is named at the edge."""
 
@@ -66,12 +66,12 @@ def draw(explanation: Explanation, settings: str = "") -> Figure:
     """Draws the waterfall, with the settings of the run below its title."""
     rows = list(rows_of(explanation))
     height = sum(row.height_in for row in rows)
-    whole = _TOP_IN + height + _BOTTOM_IN
-    made = figure(_WIDTH_IN, whole)
+    height_in = _TOP_IN + height + _BOTTOM_IN
+    made = figure(_WIDTH_IN, height_in)
     made.set_layout_engine("none")  # every place is given
     with style():
         left, width = _BARS_IN
-        axes = made.add_axes((left / _WIDTH_IN, _BOTTOM_IN / whole, width / _WIDTH_IN, height / whole))
+        axes = made.add_axes((left / _WIDTH_IN, _BOTTOM_IN / height_in, width / _WIDTH_IN, height / height_in))
         axes.set_ylim(-height, 0)
         limit = max(row.end_s for row in rows)
         limit = max([limit, *(value for value in [explanation.published_s or 0.0] if value < _FAR * limit)]) * 1.02
@@ -83,7 +83,7 @@ def draw(explanation: Explanation, settings: str = "") -> Figure:
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
         axes.set_xlabel(f"time of one {explanation.phase} step, {unit}")
-        _draw_title(made, explanation, settings, whole)
+        _draw_title(made, explanation, settings, height_in)
     return made
 
 

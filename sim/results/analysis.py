@@ -1,4 +1,4 @@
-"""What `--explain` and `--critical-path` add to the results of a run."""
+"""Additions of `--explain` and `--critical-path` to the results of a run."""
 
 from __future__ import annotations
 

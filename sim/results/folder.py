@@ -32,11 +32,11 @@ def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
 
 def named(name: str, settings: Sequence[str]) -> str:
     """A file or folder name that other settings do not share: `name,key=value`; long ones end in a hash of the rest."""
-    whole = ",".join([name, *settings])
-    text = file_name(whole)
+    full_name = ",".join([name, *settings])
+    text = file_name(full_name)
     if len(text) <= _LONGEST_NAME:
         return text
-    return f"{text[: _LONGEST_NAME - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return f"{text[: _LONGEST_NAME - 9]}-{hashlib.sha256(full_name.encode()).hexdigest()[:8]}"
 
 
 def file_name(text: str) -> str:

@@ -41,7 +41,7 @@ _READ_BACK = re.compile(r"(report|explain)\.json|trace(_prefill|_decode)?\.npz")
 """Files that are read back, beside the manifest."""
 _AGAIN = "run the scenario again"
 _LARGEST_JSON_BYTES = 2**26
-"""Of one JSON file: assumed, 1,000 times what the largest shipped scenario writes."""
+"""Largest size of a JSON file; assumed, 1,000 times that of the largest shipped scenario."""
 
 
 class Readable(BaseModel):
@@ -58,7 +58,7 @@ class Entry(Readable):
 
 
 class Sealed(Readable):
-    """What a folder of results is of; its file holds a hash of itself."""
+    """Origin of a folder of results; its file holds a hash of itself."""
 
     version: str
     source: str | None
@@ -66,7 +66,7 @@ class Sealed(Readable):
 
 
 class Manifest(Sealed):
-    """What the results of a run are of, and their files by name."""
+    """Origin of the results of a run, and their files by name."""
 
     settings: list[str]
     scenario: dict[str, Any]
@@ -92,7 +92,7 @@ class SavedPhase(Readable):
 
 
 class SavedBottlenecks(Readable):
-    """What `--critical-path` added of one phase."""
+    """Fields of one phase that `--critical-path` added."""
 
     phase: str
     what_if: list[WhatIf]
@@ -140,10 +140,10 @@ class Saved:
 
     def bars(self) -> dict[str, tuple[Bar, ...]]:
         """Explanations by phase; empty where the run had none. Raises InputError."""
-        found: dict[str, tuple[Bar, ...]] = {}
+        bars: dict[str, tuple[Bar, ...]] = {}
         for each in self._json("explain.json", _BARS) if "explain.json" in self.manifest.files else ():
-            found[each.phase] = (*found.get(each.phase, ()), each.bar)
-        return found
+            bars[each.phase] = (*bars.get(each.phase, ()), each.bar)
+        return bars
 
     def analysis(self, run: Run) -> Analysis:
         """Returns what `--explain` and `--critical-path` added to these results of `run`.
@@ -279,7 +279,7 @@ def write_sealed(path: Path, content: Sealed) -> None:
 
 
 def read_sealed(path: Path, model: type[S]) -> S:
-    """What `write_sealed` wrote. Raises InputError where the file is damaged or of another version of this program."""
+    """Reads what `write_sealed` wrote. Raises InputError if the file is damaged or of another version."""
     try:
         data = from_json(_small(path))
     except InputError:
@@ -315,15 +315,15 @@ def restore(saved: Saved) -> Run:
     if len(phases) != len(reports):
         raise damaged(folder / "report.json", f"{len(reports)} phases of {len(phases)}")
     written = []
-    for phase, own in zip(phases, reports, strict=True):
+    for phase, saved_phase in zip(phases, reports, strict=True):
         suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
-        written.append(_written(saved.check(f"trace{suffix}.npz"), own))
-    found = restore_run(scenario, written, report.spread)
-    return replace(found, settings=tuple(saved.manifest.settings), source=saved.manifest.source)
+        written.append(_written(saved.check(f"trace{suffix}.npz"), saved_phase))
+    run = restore_run(scenario, written, report.spread)
+    return replace(run, settings=tuple(saved.manifest.settings), source=saved.manifest.source)
 
 
 def _written(path: Path, report: SavedPhase) -> WrittenPhase:
-    """What trace.npz and the report hold of a phase; the times are read when their number is known."""
+    """Reads a phase from trace.npz and the report; times are read when their number is known."""
     from sim.simulate.run import WrittenPhase
 
     def times(program: Program) -> tuple[npt.NDArray[np.void], tuple[Period, ...]]:

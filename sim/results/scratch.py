@@ -55,7 +55,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def _set_aside(fresh: Path) -> Path:
-    """Where the earlier results are for the moment in which a scratch folder takes their place."""
+    """Returns the place of the previous results while a scratch folder takes theirs."""
     return fresh.with_name(f"{fresh.name}.old")
 
 

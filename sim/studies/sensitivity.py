@@ -1,4 +1,4 @@
-"""Whether the better of several options stays the better one when a constant that nobody measured moves.
+"""Sensitivity of the order of options to constants that nobody measured.
 
 Every constant of machine or software that was carried over or assumed is halved and doubled, one at a time, in all
 options that share it: those of one software on one chip. A share stays at most 1.
@@ -28,7 +28,7 @@ class Option:
     name: str
     scenario: Scenario
     score: float
-    """What is to be least, for a fixed option in proportion to its latency."""
+    """Score, smaller is better; proportional to the latency of an option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What moving each constant does to the order of the options."""
+    """Effect of each constant on the order of the options."""
 
     winner: str
     moved: int

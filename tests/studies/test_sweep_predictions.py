@@ -13,8 +13,9 @@ from support.published import write_rows
 from sim import cli
 from sim.errors import InputError
 from sim.specs import load
-from sim.studies.sweep import chart, own
+from sim.studies.sweep import chart
 from sim.studies.sweep.points import points
+from sim.studies.sweep.predictions import load_forms, predict_points
 from sim.studies.sweep.rows import run_point
 
 FORM = "def four_ms(scenario):\n    return 4e-3 * scenario.workload.batch\n"
@@ -37,7 +38,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         base = load.scenario(name)
         spec = chart.figure_of(base, ["workload.batch"])
         rows = [(point, run_point(name, point)) for point in points(base)]
-        beside = own.own_points(name, spec, own.own_forms(spec, tmp_path), rows)
+        beside = predict_points(name, spec, load_forms(spec, tmp_path), rows)
         return chart.chart(base, spec, [row for _, row in rows], beside)
 
     return made
@@ -46,19 +47,19 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_function_is_a_line_beside_the_simulated_one(sweep):
     """4 ms a sequence for both steps: 2 ms a sequence and step; drawn in ms."""
     (line,) = sweep({"mine": {"closed_form": "forms:four_ms"}}).lines
-    assert dict(line.own["mine"]) == pytest.approx({4.0: 8.0, 8.0: 16.0})
+    assert dict(line.predictions["mine"]) == pytest.approx({4.0: 8.0, 8.0: 16.0})
 
 
 def test_a_rate_falls_as_the_time_grows(sweep):
     """4 sequences x 2 tokens in 16 ms."""
     (line,) = sweep({"mine": {"closed_form": "forms:four_ms"}}, y="tokens_per_s").lines
-    assert dict(line.own["mine"])[4.0] == pytest.approx(8 / 16e-3)
+    assert dict(line.predictions["mine"])[4.0] == pytest.approx(8 / 16e-3)
 
 
 def test_a_column_of_the_published_rows_stands_beside_them(sweep):
     figure = {"published": {"": ["b4", "b8"]}, "published_file": "rows.csv"}
     (line,) = sweep({"sheet": {"column": "by_hand"}}, **figure).lines
-    assert dict(line.own["sheet"]) == pytest.approx({4.0: 8.0, 8.0: 16.0})
+    assert dict(line.predictions["sheet"]) == pytest.approx({4.0: 8.0, 8.0: 16.0})
     assert dict(line.published) == pytest.approx({4.0: 4.0, 8.0: 8.0})
 
 

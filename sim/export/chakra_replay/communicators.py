@@ -31,14 +31,14 @@ def read_groups(path: Path, ranks: int) -> dict[str, Ranks]:
         InputError: no such file, or no groups of these ranks.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        groups = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError("no such file", where=str(path)) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError("must be JSON", where=str(path), got=str(error)) from None
-    if not isinstance(found, dict):
-        raise InputError('must be groups by name, {"name": [rank, ...]}', where=str(path), got=type(found).__name__)
-    return {name: _checked(members, ranks, f"{path}: {shortened(name)}") for name, members in found.items()}
+    if not isinstance(groups, dict):
+        raise InputError('must be groups by name, {"name": [rank, ...]}', where=str(path), got=type(groups).__name__)
+    return {name: _checked(members, ranks, f"{path}: {shortened(name)}") for name, members in groups.items()}
 
 
 def _checked(members: object, ranks: int, where: str) -> Ranks:

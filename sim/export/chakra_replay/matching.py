@@ -95,7 +95,7 @@ def _messages(ordered: Sequence[RankNode], ranks: int) -> dict[Key, Key]:
             if not 0 <= ends[1] < ranks:
                 raise each.wrong("comm_dst", f"must be a rank from 0 to {ranks - 1}", ends[1])
             waiting[ends].append(each)
-    found = {}
+    messages = {}
     for each in ordered:
         if each.node.type != NodeType.COMM_RECV:
             continue
@@ -107,13 +107,13 @@ def _messages(ordered: Sequence[RankNode], ranks: int) -> dict[Key, Key]:
         sent, received = sender.required("comm_size"), each.quantity("comm_size")
         if received is not None and received != sent:
             raise each.wrong("comm_size", f"must be that of the sending node {sender.node.id}, {sent}", received)
-        found[each.key] = sender.key
+        messages[each.key] = sender.key
     for queue in waiting.values():
         for each in queue:
             _, dst, tag = each.ends(sends=True)
             rule = f"must send a message that rank {dst} receives with tag {tag}, got no such receiving node"
             raise InputError(rule, where=str(each), hint="check comm_dst and comm_tag")
-    return found
+    return messages
 
 
 def _collectives(ordered: Sequence[RankNode], topology: Topology, groups: Communicators) -> list[Collective]:
@@ -121,7 +121,7 @@ def _collectives(ordered: Sequence[RankNode], topology: Topology, groups: Commun
     for each in ordered:
         if each.node.type == NodeType.COMM_COLL:
             calls[each.text("pg_name"), groups.ranks(each)][each.rank].append(each)
-    found = []
+    collectives = []
     for (name, ranks), by_rank in calls.items():
         counts = {rank: len(by_rank.get(rank, ())) for rank in ranks}
         fewest, most = (choose(counts, key=counts.__getitem__) for choose in (min, max))
@@ -130,8 +130,8 @@ def _collectives(ordered: Sequence[RankNode], topology: Topology, groups: Commun
             unmatched = by_rank[most][counts[fewest]]
             raise InputError(rule, where=str(unmatched), got=f"{counts[fewest]} of {counts[most]} on rank {fewest}")
         for members in zip(*(by_rank[rank] for rank in ranks), strict=True):
-            found += [_collective(part) for part in _parts(members, topology)]
-    return found
+            collectives += [_collective(part) for part in _parts(members, topology)]
+    return collectives
 
 
 def _parts(members: Sequence[RankNode], topology: Topology) -> list[list[RankNode]]:

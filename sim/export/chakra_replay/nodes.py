@@ -122,13 +122,13 @@ class RankNode:
         Raises:
             InputError: the other end is missing, or its own end is another rank.
         """
-        own, other = ("comm_src", "comm_dst") if sends else ("comm_dst", "comm_src")
+        this, other = ("comm_src", "comm_dst") if sends else ("comm_dst", "comm_src")
         there = self.whole(other)
         if there is None:
             raise self.wrong(other, "must be given: the rank at the other end of the message")
-        here = self.whole(own)
+        here = self.whole(this)
         if here not in (None, self.rank):
-            raise self.wrong(own, f"must be the rank of the file, {self.rank}", here)
+            raise self.wrong(this, f"must be the rank of the file, {self.rank}", here)
         src, dst = (self.rank, there) if sends else (there, self.rank)
         return src, dst, self.whole("comm_tag") or 0
 
@@ -138,7 +138,7 @@ class RankNode:
 
 
 class Notes:
-    """What a trace leaves open and how often: one sentence each, in the result."""
+    """Omissions of a trace and their number: one sentence each in the result."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

@@ -47,7 +47,7 @@ class TracedProgram:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """Where the time of the traces goes, and what the traces left open."""
+    """Time of the traces by cause, and omissions of the traces."""
 
     bottlenecks: Bottlenecks
     notes: tuple[str, ...]
@@ -68,7 +68,7 @@ def load(prefix: Path, topology: Topology, groups: Mapping[str, Ranks] | None = 
     """
     form = re.compile(re.escape(prefix.name) + r"\.(\d+)\.et")
     names = [path.name for path in prefix.parent.iterdir()] if prefix.parent.is_dir() else []
-    there = {int(found[1]) for name in names if (found := form.fullmatch(name))}
+    there = {int(match[1]) for name in names if (match := form.fullmatch(name))}
     chips = topology.chips
     if there and there != set(range(chips)):
         rule = f"must have one trace per chip of {topology.name}, ranks 0 to {chips - 1}"
@@ -91,7 +91,7 @@ def program_of(
         InputError: nodes that do not fit the machine or each other, or none.
     """
     notes = Notes()
-    nodes = [[RankNode(rank, node) for node in own] for rank, own in enumerate(ranks)]
+    nodes = [[RankNode(rank, node) for node in rank_nodes] for rank, rank_nodes in enumerate(ranks)]
     if not any(nodes):
         raise InputError("must have nodes, got none on any rank", hint="there is nothing to replay")
     matched = match(nodes, topology, groups, notes)
@@ -100,11 +100,11 @@ def program_of(
     ]
     units += matched.collectives
     members = [unit.members if isinstance(unit, Collective) else (unit,) for unit in units]
-    unit_of = {each.key: number for number, own in enumerate(members) for each in own}
+    unit_of = {each.key: number for number, unit in enumerate(members) for each in unit}
 
-    def needs(own: Sequence[RankNode]) -> list[int]:
-        deps = [dep for each in own for dep in matched.parents[each.key]]
-        senders = [matched.sender_of[each.key] for each in own if each.key in matched.sender_of]
+    def needs(rank_nodes: Sequence[RankNode]) -> list[int]:
+        deps = [dep for each in rank_nodes for dep in matched.parents[each.key]]
+        senders = [matched.sender_of[each.key] for each in rank_nodes if each.key in matched.sender_of]
         return [unit_of[key] for key in (*deps, *senders)]
 
     def priority(number: int) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ def program_of(
         return (sender[1] if sender else first.node.id), sender is not None, first.rank
 
     tasks = Tasks(matched, topology, _common_format(matched.nodes.values(), topology.chip, notes), notes)
-    needed = {number: needs(own) for number, own in enumerate(members)}
+    needed = {number: needs(unit) for number, unit in enumerate(members)}
     for number in in_order(needed, priority, lambda number: str(units[number])):
         unit = units[number]
         if isinstance(unit, Collective):
@@ -157,7 +157,7 @@ def replayed(traced: TracedProgram, topology: Topology) -> Replayed:
         raise InputError(
             "must have nodes that take time, got durations and sizes of 0 only; there is nothing to replay"
         )
-    found = attribute_step(trace, topology)
+    shares = attribute_step(trace, topology)
     return Replayed(
-        Bottlenecks("replayed", "the replayed traces", found, run_what_ifs(trace, topology, found)), traced.notes
+        Bottlenecks("replayed", "the replayed traces", shares, run_what_ifs(trace, topology, shares)), traced.notes
     )

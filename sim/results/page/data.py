@@ -1,4 +1,4 @@
-"""What the page shows of a run, as JSON data: times in picoseconds as differences, which compress well."""
+"""Data of the page of a run, as JSON: times in picoseconds as differences, which compress well."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
 def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
     scenario, trace, topology = part.scenario, part.trace, part.topology
     name = scenario.workload.phase
-    found = next((each for each in bottlenecks if each.phase == name), None)
-    own = found.shares if found else attribute_step(trace, topology)
+    bottleneck = next((each for each in bottlenecks if each.phase == name), None)
+    path_shares = bottleneck.shares if bottleneck else attribute_step(trace, topology)
     parts = compute_breakdown(trace, topology, part.lowered.batches)
     return {
         "phase": name,
@@ -79,8 +79,9 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         "step": _blocks(text.step_blocks(part.report)),
         "step_s": trace.makespan_ps / PS_PER_S,
         "breakdown": [{"name": key, "time_s": time_s} for key, time_s in parts.items()],
-        "critical": own.to_dict() | {"about": {share.name: share.about for share in (*own.causes, *own.ops)}},
-        "what_if": [each.to_dict() for each in found.what_if] if found else None,
+        "critical": path_shares.to_dict()
+        | {"about": {share.name: share.about for share in (*path_shares.causes, *path_shares.ops)}},
+        "what_if": [each.to_dict() for each in bottleneck.what_if] if bottleneck else None,
         "waterfall": _waterfall(part.report, explained.get(name)),
         "uncovered": find_uncovered(scenario) or "this machine and layout",
         "stages": _stages(part),
@@ -151,13 +152,13 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
     ]
 
 
-def _links(part: Pass, whole: Topology) -> dict[str, Any]:
+def _links(part: Pass, machine: Topology) -> dict[str, Any]:
     """The machine in the plane: nodes, and every direction of every link with its load."""
-    drawing, load = drawing_of(whole), Load.of(part.trace, part.topology)
+    drawing, load = drawing_of(machine), Load.of(part.trace, part.topology)
     lines = []
     for segment in segments(drawing):
         worst = max(segment.links, key=lambda i: load.utilisation[i])
-        link = whole.links[worst]
+        link = machine.links[worst]
         lines.append(
             {
                 "x": [round(x, 3) for x, _ in segment.points],

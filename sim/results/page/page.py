@@ -75,10 +75,10 @@ def _file(name: str) -> str:
 
 def _plotly() -> bytes:
     """plotly.js as plotly's Python package ships it; the package itself need not be imported."""
-    found = find_spec("plotly")
-    if found is None or found.origin is None:  # pragma: no cover - a dependency of this package
+    spec = find_spec("plotly")
+    if spec is None or spec.origin is None:  # pragma: no cover - a dependency of this package
         raise ModuleNotFoundError("plotly")
-    return (Path(found.origin).parent / "package_data" / "plotly.min.js").read_bytes()
+    return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_bytes()
 
 
 def _packed(data: bytes) -> str:

@@ -122,16 +122,16 @@ def _deltas(values: np.ndarray) -> list[int]:
 
 
 def _sources(scenario: Scenario) -> dict[str, str]:
-    """Where the rate comes from that decides how long a span is."""
+    """Returns the sources of the rates that set the lengths of spans."""
     machine = scenario.topology
     peak = machine.chip.peak[scenario.workload.activations]
     bandwidth = machine.chip.hbm_bandwidth
-    found = {
+    sources = {
         "flops": f"{peak.value / 1e12:.4g} TFLOP/s: {peak.source}",
         "memory": f"{bandwidth.value / 1e9:.4g} GB/s of memory: {bandwidth.source}",
         "collective": f"launch: {scenario.stack.collective_overhead.source}",
     }
     link = getattr(machine, "link", None)
     if link is not None:
-        found["link"] = f"{link.bandwidth.value / 1e9:.4g} GB/s a link: {link.bandwidth.source}"
-    return found
+        sources["link"] = f"{link.bandwidth.value / 1e9:.4g} GB/s a link: {link.bandwidth.source}"
+    return sources

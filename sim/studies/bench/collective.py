@@ -143,7 +143,7 @@ def run_sizes(machine: str, spec: CollectiveSpec, sizes: Sequence[float], settin
     """Runs a collective on a machine file for each size, bytes.
 
     Args:
-        spec: without axes all axes of the machine; its own size is not used.
+        spec: without axes all axes of the machine; its size is not used.
         settings: `key=value` overrides of the machine's fields, and of `perturb`.
 
     Raises:
@@ -226,7 +226,7 @@ def describe_omissions(topology: Topology, collective: str, chosen: str, asked: 
     """Returns notes on a time: who chose the algorithm, and what is not modelled."""
     notes = []
     if of_nccl(topology, collective, chosen) and chosen != asked:
-        notes.append("NCCL's tuner chose the algorithm, by its own predictions; another may be faster")
+        notes.append("NCCL's tuner chose the algorithm, by its predictions; another may be faster")
     if collective in SUMS:
         notes.append("memory traffic of sums is not modelled")
     return tuple(notes)

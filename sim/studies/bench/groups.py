@@ -73,7 +73,7 @@ def run_sizes(
     """Runs a collective in all groups at once for each size, bytes.
 
     Args:
-        spec: its axes and its own size are not used.
+        spec: its axes and its size are not used.
 
     Raises:
         InputError: unknown collective, algorithm or machine, or groups that do not fit it.

@@ -91,7 +91,7 @@ _WAITS = _effects(
     ("Launches of operations", "stack.op_overhead", "{each} beside each of {times:,.0f} matmuls and attentions"),
 )
 PAPER_WALK = Walk(IDEAL, ("Shared links", CONTENTION), _AT_WORK + _WAITS, PAPERS)
-"""Of the paper's layouts on a torus, from an ideal machine on."""
+"""Effects of the paper's layouts on a torus, from an ideal machine on."""
 USUAL_WALK = Walk(
     {
         "stack.stream_wait": 0.0,
@@ -113,5 +113,5 @@ USUAL_WALK = Walk(
     ),
     PER_SUBLAYER,
 )
-"""Of all others, where joins cost nothing, collectives slow nothing, a matmul's rate does not depend on its shape, and
-nothing is overlapped that the formula does not overlap."""
+"""Effects of all other layouts, for which joins cost nothing, collectives slow nothing, a matmul's rate does not depend
+on its shape, and only what the formula overlaps is overlapped."""

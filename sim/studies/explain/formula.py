@@ -113,14 +113,14 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
         ffn = _ffn_wires(padded, at, matrices_in=2 if scenario.model.ffn == "swiglu" else 1)
         yield Model("Padded d_model", WIRE, ffn, _padding(scenario))
 
-    found = _layer_wires(rings)
-    total = sum(time for name, time in found.items() if name.startswith(_WITH_THE_FFN))
+    wires = _layer_wires(rings)
+    total = sum(time for name, time in wires.items() if name.startswith(_WITH_THE_FFN))
     yield Model("Queries, attention output", WIRE, total, "their projections travel with the FFN's in one collective")
-    exchanged = sum(time for name, time in found.items() if name.endswith("all-to-all"))
+    exchanged = sum(time for name, time in wires.items() if name.endswith("all-to-all"))
     why = "attention over the batch: queries go from heads to sequences, its output back (section 3.3)"
     yield Model("All-to-alls", WIRE, total + exchanged, why)
     why = "each layer also sums or gathers its keys and values, and sums the squares of its norm"
-    yield Model("Keys, values, norm", WIRE, sum(found.values()), why)
+    yield Model("Keys, values, norm", WIRE, sum(wires.values()), why)
 
     as_built = changed(scenario, {"topology.collectives": {}, "collectives": {}})
     open_axes = "".join(n for n, axis in lines.items() if axis.size > 1 and not _is_ring(axis))
@@ -133,8 +133,8 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
 
 
 def _padding(scenario: Scenario) -> str:
-    d_model, whole = scenario.model.d_model, _width(scenario)
-    return f"{d_model} is computed as {whole}, so that chips share it: {whole / d_model - 1:+.1%} of all weights"
+    d_model, width = scenario.model.d_model, _width(scenario)
+    return f"{d_model} is computed as {width}, so that chips share it: {width / d_model - 1:+.1%} of all weights"
 
 
 def _width(scenario: Scenario) -> int:
@@ -163,13 +163,13 @@ def _ffn_wires(scenario: Scenario, at: Uses, matrices_in: int) -> float:
     """Communication of an FFN of `matrices_in` matrices and one out, on the links of its axes."""
     to, sizes = Communication(scenario), {(): 0.0, **_ffn_sizes(scenario, at)}
     same = tuple(axis for axis in at.d_ff if axis not in at.stream)
-    whole = sizes[at.d_ff] / _ways(scenario, at.stream)
-    found = [("all_reduce", same, whole)]
+    full_size = sizes[at.d_ff] / _ways(scenario, at.stream)
+    wires = [("all_reduce", same, full_size)]
     for collective, count in (("reduce_scatter", matrices_in), ("all_gather", 1)):
-        found.append((collective, at.d_model, count * sizes[at.d_model]))
-        found.append((collective, at.stream, sizes[at.d_ff]))
-        found.append(("all_gather", at.gather, count * sizes[at.gather]))
-    return scenario.layers * sum(to.collective(*each)[0] for each in found)
+        wires.append((collective, at.d_model, count * sizes[at.d_model]))
+        wires.append((collective, at.stream, sizes[at.d_ff]))
+        wires.append(("all_gather", at.gather, count * sizes[at.gather]))
+    return scenario.layers * sum(to.collective(*each)[0] for each in wires)
 
 
 def _layer_wires(scenario: Scenario) -> Times:
@@ -222,13 +222,13 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     computed, cache = sum(flops[name] for name in multiplied), read["attention"]
     gathered = {name.removesuffix(" weights all-gather") for name in terms if name.endswith(" weights all-gather")}
     g = _ways(scenario, scenario.uses(tuple(scenario.topology.lines)).gather) if gathered else 1
-    own = sum(read[name] / (g if name in gathered else 1) for name in multiplied)
+    chip_bytes = sum(read[name] / (g if name in gathered else 1) for name in multiplied)
     what = f"{model.kv_heads} key-value head{'s' if model.kv_heads > 1 else ''} for {n} chips"
     why = f"{what}: chips read copies of the weights and repeat some of each other's projections"
-    yield Model("Copies of keys and values", WORK, max(computed, own + cache) + rest, why)
+    yield Model("Copies of keys and values", WORK, max(computed, chip_bytes + cache) + rest, why)
     why = f"a chip reads all that it multiplies with, {g} times its own share"
-    whole = sum(read[name] for name in multiplied) + cache
-    yield Model("Gathered weights are read in full", WORK, max(computed, whole) + rest, why)
+    all_bytes = sum(read[name] for name in multiplied) + cache
+    yield Model("Gathered weights are read in full", WORK, max(computed, all_bytes) + rest, why)
 
     each = sum(max(flops[name], read[name]) for name in multiplied) + rest
     why = "one after the other: what waits for memory in one does not hide under the FLOPs of another"

@@ -30,14 +30,14 @@ _FUSED: dict[str, Any] = {
 def models(scenario: Scenario) -> Iterator[Model]:
     """Models up to the closed form per operation."""
     to = Communication(scenario)
-    found = predict_per_sublayer(scenario, to)
-    compute = found.terms["compute"]
+    prediction = predict_per_sublayer(scenario, to)
+    compute = prediction.terms["compute"]
     why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every sublayer"
     yield Model("Sublayers", PER_SUBLAYER.group, compute, why)
     why = "sums that the next sublayer waits for"
     if scenario.residual in ("ladder", "hybrid") and scenario.communication_streams:
         why = "the part of a sum that exceeds the next sublayer under Ladder, and the last sum: max(sublayer, sum)"
-    yield Model("Exposed sums", PER_SUBLAYER.group, found.step_s, why)
+    yield Model("Exposed sums", PER_SUBLAYER.group, prediction.step_s, why)
 
     launch = format_seconds(scenario.stack.op_overhead.value)
     fused = dict(_FUSED)

@@ -33,14 +33,14 @@ _USES = ("d_model", "heads", "d_ff", "gather", "batch", "stream", "tokens")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What is searched for."""
+    """Work that is searched for."""
 
     model: str
     """A shipped name or a path."""
     phase: Phase
     batches: Sequence[int]
     tokens: int = 2048
-    """Of the prompt of a prefill, of the context of a decode step."""
+    """Tokens of the prompt of a prefill, or of the context of a decode step."""
     generate: int = 64
     """Decode steps."""
     weights: str = "bf16"
@@ -61,7 +61,7 @@ def candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] 
     """
     model = load.model(work.model)
     length = {"context": work.tokens, "generate": work.generate} if work.phase == "decode" else {"prompt": work.tokens}
-    found = []
+    points = []
     for machine in machines:
         fast = ("engine.kernel=compiled",) if machine.across_boxes and not compiled.why_unavailable() else ()
         for batch in work.batches:
@@ -73,8 +73,8 @@ def candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] 
                 for beside, layout in _beside(work, model):
                     named = {"mesh": mesh.label, "batch": str(batch), "ffn": ffn, "attention": attention}
                     placed = _placed(machine, mesh, ffn, {"attention": attention, **layout})
-                    found.append(Point(place | named | beside, (*NO_SWEEP, *fast, *texts, *placed, *settings)))
-    return found
+                    points.append(Point(place | named | beside, (*NO_SWEEP, *fast, *texts, *placed, *settings)))
+    return points
 
 
 def _partitions(machine: Machine, model: Model, layouts: Sequence[str]) -> Iterator[tuple[Factorisation, str, str]]:
@@ -106,7 +106,7 @@ def _tells_axes_apart(preset: str) -> bool:
 
 
 def _groups(mesh: Factorisation, axes: Axes) -> Hashable:
-    """What tells the groups of chips along axes from others of the same machine."""
+    """Returns a key of the groups of chips along axes, which differs for other groups of the machine."""
     rest = [part for axis, parts in mesh.axes.items() if axis not in axes for part in parts]
     parts = sorted(part for axis in axes for part in mesh.axes[axis])
     return "all" if parts and not rest else tuple(parts)
@@ -127,14 +127,16 @@ def _placed(machine: Machine, mesh: Factorisation, ffn: str, layout: dict[str, A
 def _uses(at: Uses, merged: Mapping[str, Axes]) -> dict[str, Any]:
     """`layout.uses` of axes that are several each."""
 
-    def own(axes: Axes) -> list[str]:
+    def names_of(axes: Axes) -> list[str]:
         return [name for axis in axes for name in merged[axis]]
 
-    fields: dict[str, Any] = {use: own(getattr(at, use)) for use in ("d_model", "heads", "d_ff", "gather", "batch")}
-    fields["residual"] = dict.fromkeys(own(at.stream), "d_model") | dict.fromkeys(own(at.tokens), "tokens")
+    fields: dict[str, Any] = {
+        use: names_of(getattr(at, use)) for use in ("d_model", "heads", "d_ff", "gather", "batch")
+    }
+    fields["residual"] = dict.fromkeys(names_of(at.stream), "d_model") | dict.fromkeys(names_of(at.tokens), "tokens")
     if at.gather:
         stored = {"d_model": at.stored_d_model, "heads": at.stored_heads, "d_ff": at.stored_d_ff}
-        fields["stored"] = {use: own(axes) for use, axes in stored.items()}
+        fields["stored"] = {use: names_of(axes) for use, axes in stored.items()}
     return fields
 
 

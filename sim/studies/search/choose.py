@@ -18,19 +18,19 @@ _TOKENS, _HOUR_S = 1e6, 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What makes one candidate better than another."""
+    """Limits and prices that rank candidates."""
 
     max_step_s: float = math.inf
     """Slower ones do not win."""
     prices: Mapping[str, float] = field(default_factory=dict)
-    """Of a chip for an hour, dollars, by topology; empty where cost is chip time."""
+    """Dollars per chip and hour by topology; empty if cost is chip time."""
 
     @property
     def unit(self) -> str:
         return "$/million tokens" if self.prices else "chip-ms/token"
 
     def price(self, topology: str) -> float:
-        """What a chip-second per token costs, in `unit`."""
+        """Returns the price of a chip-second per token, in `unit`."""
         return self.prices[topology] * _TOKENS / _HOUR_S if self.prices else 1e3
 
     def cost(self, row: Row) -> float:
@@ -39,7 +39,7 @@ class Goal:
 
     @property
     def objectives(self) -> dict[str, Callable[[Row], float]]:
-        """What is to be least. In one batch on one machine all follow the step time."""
+        """Scores by objective, smaller is better. In one batch on one machine all follow the step time."""
         return {
             "latency": lambda row: figures(row).latency_s,
             "cost": self.cost,
@@ -52,15 +52,15 @@ class Goal:
         Raises:
             InputError: there is none.
         """
-        found = _fitting(rows, "search" if self.max_step_s == math.inf else "--max-step")
-        fast = [row for row in found if figures(row).step_s <= self.max_step_s]
+        fitting_rows = _fitting(rows, "search" if self.max_step_s == math.inf else "--max-step")
+        fast = [row for row in fitting_rows if figures(row).step_s <= self.max_step_s]
         if fast:
             return fast
-        hint = f"the fastest tried takes {format_seconds(min(figures(row).step_s for row in found))}"
+        hint = f"the fastest tried takes {format_seconds(min(figures(row).step_s for row in fitting_rows))}"
         raise InputError("nothing that fits is so fast", where="--max-step", got=f"{self.max_step_s:g} s", hint=hint)
 
     def best(self, rows: Sequence[Row], objective: str) -> Row:
-        """Of rows that fit, not none; the first of equals."""
+        """Returns the best of the rows that fit, the first of equals."""
         return min(rows, key=self.objectives[objective])
 
     def pareto(self, rows: Sequence[Row]) -> list[Row]:
@@ -115,7 +115,7 @@ def chips_of_topologies(topologies: Sequence[str]) -> dict[str, str]:
 
 
 def same_work(row: Row | Point) -> tuple[str, ...]:
-    """What candidates have in common that differ in nothing but how chips share the work."""
+    """Returns topology, chips and batch, which candidates share that only split the work differently."""
     return tuple(row.choices[name] for name in ("topology", "chips", "batch"))
 
 
@@ -128,16 +128,16 @@ def nearest(rows: Sequence[Row], count: int) -> dict[tuple[str, ...], list[Row]]
 
 
 def figures(row: Row) -> Figures:
-    """Those of a row with an outcome."""
+    """Returns the simulated figures of a row that has an outcome."""
     if row.outcome is None:
         raise ValueError("a row without an outcome")
     return row.outcome.simulated
 
 
 def _fitting(rows: Sequence[Row], where: str) -> list[Row]:
-    found = [row for row in rows if row.outcome and row.outcome.fits]
-    if found:
-        return found
+    fitting_rows = [row for row in rows if row.outcome and row.outcome.fits]
+    if fitting_rows:
+        return fitting_rows
     least = min((row.outcome.memory_bytes for row in rows if row.outcome), default=None)
     if least is not None:
         hint = f"the least needs {format_bytes(least)} on each; try more chips, or --weights int8"

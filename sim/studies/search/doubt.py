@@ -1,4 +1,4 @@
-"""What a search rests on, and whether its winner stays the winner when constants move that nobody measured."""
+"""Assumptions of a search, and its sensitivity to constants that nobody measured."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
     ran = {(row.choices["topology"], row.choices["chips"]): point for point, row in measured if row.outcome}
     searched = {_work(load.scenario(BASE, point.settings)): name for (name, _), point in ran.items()}
     batches = {int(point.choices["batch"]) for point, _ in measured}
-    found = []
+    steps = []
     for case in read(PUBLISHED)[1]:
         if not isinstance(case.run, ScenarioRun) or case.metric != "latency_s":
             continue
@@ -61,8 +61,8 @@ def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
         if work.batch in batches and name:
             costs = chips * case.published / work.tokens
             step_s = case.published / work.steps
-            found.append(Measured(name, scenario.layout.preset, chips, work.batch, step_s, costs))
-    return found
+            steps.append(Measured(name, scenario.layout.preset, chips, work.batch, step_s, costs))
+    return steps
 
 
 def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measured], goal: Goal) -> Chart:
@@ -85,13 +85,13 @@ def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measur
         return tuple(spot(figures(row).step_s, goal.cost(row), *same_work(row)) for row in some)
 
     lines = []
-    for (ffn, *more), own in _lines(rows).items():
+    for (ffn, *more), line_rows in _lines(rows).items():
         known = [m for m in beside if m.layout == ffn]
         published = tuple(
             spot(m.step_s, m.cost_chip_s * goal.price(m.topology), m.topology, m.chips, m.batch) for m in known
         )
         label = ", ".join((ffn.replace("_", " "), *more))
-        lines.append(Line(label, spots(own), spots(goal.pareto(own)), published))
+        lines.append(Line(label, spots(line_rows), spots(goal.pareto(line_rows)), published))
     named = "chips C and batch B" if several else "batch B"
     kinds = tuple(Path(name).stem for name in machines) if len(machines) > 1 else ()
     front = spots(goal.pareto(rows))
@@ -104,7 +104,9 @@ def _lines(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
     Of more than there are colours, those that come nearest to the best of all have their own, the rest have one.
     """
     schemes = {(row.choices["residual"],) if "residual" in row.choices else () for row in rows}
-    groups: dict[tuple[str, ...], list[Row]] = {(name, *own): [] for name in PRESETS for own in sorted(schemes)}
+    groups: dict[tuple[str, ...], list[Row]] = {
+        (name, *line_rows): [] for name in PRESETS for line_rows in sorted(schemes)
+    }
     for row in rows:
         groups[row.choices["ffn"], *([row.choices["residual"]] if "residual" in row.choices else [])].append(row)
     if len(groups) <= MOST_LINES:
@@ -114,12 +116,12 @@ def _lines(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
         return min((figures(row).step_s * figures(row).cost_chip_s for row in groups[key]), default=math.inf)
 
     kept = sorted(groups, key=nearest)[: MOST_LINES - 1]
-    rest = [row for key, own in groups.items() if key not in kept for row in own]
-    return {key: own for key, own in groups.items() if key in kept} | {("others",): rest}
+    rest = [row for key, line_rows in groups.items() if key not in kept for row in line_rows]
+    return {key: line_rows for key, line_rows in groups.items() if key in kept} | {("others",): rest}
 
 
 def _work(scenario: Scenario) -> tuple[Any, ...]:
-    """What published and simulated steps must have in common, all but the batch and the layout."""
+    """Returns what published and simulated steps must share: everything except batch and layout."""
     work, model = scenario.workload, scenario.model
     shape = (model.name, scenario.layers, model.kv_heads, model.d_head, scenario.layout.block)
     machine = (scenario.topology.chip.name, used_chips(scenario))

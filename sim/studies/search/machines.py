@@ -23,18 +23,18 @@ class Machine:
     """A shipped name or a path."""
     chips: int
     whole: bool
-    """Whether these are all chips of the topology."""
+    """True if these are all chips of the topology."""
     across_boxes: bool
     meshes: tuple[Factorisation, ...]
 
 
 def counts(text: str) -> Counts:
     """`16,64,256` or `64..256`, or several of both. Raises InputError."""
-    found = tuple(range_of(part) for part in text.split(","))
-    if None in found:
+    ranges = tuple(range_of(part) for part in text.split(","))
+    if None in ranges:
         rule = "must be numbers of chips or ranges of them"
         raise InputError(rule, where="--chips", got=text, hint="such as 16,64 or 64..256")
-    return tuple(each for each in found if each)
+    return tuple(each for each in ranges if each)
 
 
 def range_of(text: str) -> tuple[int, int] | None:
@@ -58,10 +58,10 @@ def machines(topologies: Sequence[str], chips: Counts | None = None, settings: S
     """
     if chips and any(setting.startswith("topology.axes") for setting in settings):
         raise InputError("chooses the axes, and so does --set topology.axes", where="--chips", hint="leave one out")
-    found: dict[tuple[str, int], Machine] = {}
+    result: dict[tuple[str, int], Machine] = {}
     for topology in topologies:
-        own = [text.removeprefix("topology.") for text in settings if text.startswith("topology.")]
-        spec = load.topology_spec(topology, own)
+        fields = [text.removeprefix("topology.") for text in settings if text.startswith("topology.")]
+        spec = load.topology_spec(topology, fields)
         build(spec)  # a group of its GPUs may be wired where the machine is not
         every = [
             (name, one, count)
@@ -72,9 +72,9 @@ def machines(topologies: Sequence[str], chips: Counts | None = None, settings: S
             _check(chips, {count for _, _, count in every}, topology)
             every = [each for each in every if any(low <= each[2] <= high for low, high in chips)]
         for name, one, count in every:
-            whole, box = count == one.chip_count, max(map(len, boxes(build(one))))
-            found[name, count] = Machine(name, count, whole, count > box, tuple(factorisations(one, count)))
-    return list(found.values())
+            is_all, box = count == one.chip_count, max(map(len, boxes(build(one))))
+            result[name, count] = Machine(name, count, is_all, count > box, tuple(factorisations(one, count)))
+    return list(result.values())
 
 
 def family(topology: str) -> dict[str, TopologySpec]:
@@ -87,14 +87,14 @@ def family(topology: str) -> dict[str, TopologySpec]:
         InputError: no such machine.
     """
     first = load.topology_spec(topology)
-    found, lengths = {topology: first}, {lengths_of_slice(first, first)}
+    members, lengths = {topology: first}, {lengths_of_slice(first, first)}
     for name in load.shipped("topology"):
         spec = load.topology_spec(name)
-        own = lengths_of_slice(spec, first)
-        if own and own not in lengths:
-            lengths.add(own)
-            found[name] = spec
-    return dict(sorted(found.items(), key=lambda each: each[1].chip_count))
+        slice_lengths = lengths_of_slice(spec, first)
+        if slice_lengths and slice_lengths not in lengths:
+            lengths.add(slice_lengths)
+            members[name] = spec
+    return dict(sorted(members.items(), key=lambda each: each[1].chip_count))
 
 
 def _check(chips: Counts, known: set[int], topology: str) -> None:

@@ -25,6 +25,6 @@ and launches of collectives that nothing hides; messages that hold links; waits.
 def why(point: Point) -> dict[str, float]:
     """Seconds of the step of a candidate that can run, by PARTS."""
     (scenario,) = load.scenario(BASE, point.settings).phases
-    found = simulate_pass(scenario)
-    causes = path.attribute_step(periodic.unroll(found.trace, found.periods), found.topology).causes
+    simulated = simulate_pass(scenario)
+    causes = path.attribute_step(periodic.unroll(simulated.trace, simulated.periods), simulated.topology).causes
     return {part: sum(cause.time_s for cause in causes if cause.name in names) for part, names in PARTS.items()}

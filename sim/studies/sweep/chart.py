@@ -76,12 +76,12 @@ def chart(
     scenario: Scenario,
     figure: FigureSpec,
     rows: Sequence[Row],
-    own: Mapping[str, Mapping[tuple[str, float], float]] | None = None,
+    predictions: Mapping[str, Mapping[tuple[str, float], float]] | None = None,
 ) -> Chart:
     """The figure of the rows that have an outcome.
 
     Args:
-        own: predictions of a user's own by name, and by label of the line and x.
+        predictions: of the user by name, and by label of the line and x.
     """
     from sim.plots.figure import Chart, Mark
 
@@ -94,7 +94,9 @@ def chart(
             by_line.setdefault(line_of(figure, row), []).append(row)
     values = [value for line in by_line for _, value in beside.get(line, ())]
     values += [y.simulated(row.outcome) or 0.0 for line in by_line.values() for row in line if row.outcome]
-    values += [value for points in (own or {}).values() for (line, _), value in points.items() if line in by_line]
+    values += [
+        value for points in (predictions or {}).values() for (line, _), value in points.items() if line in by_line
+    ]
     scale, shown_unit = (100.0, "%") if y.unit == "%" else (1.0, y.unit)
     if y.unit == "s" and values and max(values) < 1:
         scale, shown_unit = (1e3, "ms") if max(values) >= 1e-3 else (1e6, "us")
@@ -104,7 +106,9 @@ def chart(
         replace(
             _line(figure, name, members, (x_size, scale)),
             published=tuple((x / x_size, value * scale) for x, value in beside.get(name, ())),
-            own={form: _points_of(name, points, (x_size, scale)) for form, points in (own or {}).items()},
+            predictions={
+                form: _points_of(name, points, (x_size, scale)) for form, points in (predictions or {}).items()
+            },
         )
         for name, members in by_line.items()
     ]
@@ -179,7 +183,7 @@ def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]
     simulated = dict(zip(base.x, base.y, strict=True))
     closed = dict(zip(base.x, base.closed_form, strict=True))
     beside = dict(base.published)
-    own = {name: dict(points) for name, points in base.own.items()}
+    baseline_predictions = {name: dict(points) for name, points in base.predictions.items()}
 
     def over(x: float, y: float, those: Mapping[float, float]) -> float:
         known = those.get(x, float("nan"))
@@ -191,9 +195,11 @@ def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]
             y=tuple(over(x, y, simulated) for x, y in zip(line.x, line.y, strict=True)),
             closed_form=tuple(over(x, y, closed) for x, y in zip(line.x, line.closed_form, strict=True)),
             published=tuple((x, over(x, y, beside)) for x, y in line.published if x in beside),
-            own={
-                name: tuple((x, over(x, y, own[name])) for x, y in points if x in own[name])
-                for name, points in line.own.items()
+            predictions={
+                name: tuple(
+                    (x, over(x, y, baseline_predictions[name])) for x, y in points if x in baseline_predictions[name]
+                )
+                for name, points in line.predictions.items()
             },
         )
         for line in lines
@@ -202,7 +208,7 @@ def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]
 
 
 def x_of(figure: FigureSpec, row: Row) -> float:
-    """Where a row with an outcome stands on the x axis."""
+    """Returns the place of a row with an outcome on the x axis."""
     if figure.x in ("tokens", "chips"):
         return float(getattr(row.outcome, figure.x))
     number = _number(row.choices[figure.x])

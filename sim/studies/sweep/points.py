@@ -49,11 +49,11 @@ def points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
         raise InputError(
             rule, where="sweep", got=count, hint="sweep fewer values, or one part after the other with --set"
         )
-    own = tuple(setting for setting in settings if _key(setting) not in ("sweep", "figure"))
+    kept = tuple(setting for setting in settings if _key(setting) not in ("sweep", "figure"))
     return [
         Point(
             {axis: label for axis, (label, _) in zip(axes, chosen, strict=True)},
-            (*NO_SWEEP, *(setting for _, fields in chosen for setting in fields), *own),
+            (*NO_SWEEP, *(setting for _, fields in chosen for setting in fields), *kept),
         )
         for chosen in itertools.product(*(_options(axis, values) for axis, values in axes.items()))
     ]

@@ -1,4 +1,4 @@
-"""What the figure and the table of a sweep show: quantities of its outcomes, and its axes in words."""
+"""Quantities that figures and tables of a sweep show, and names of its axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sim.studies.sweep.rows import Outcome
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What a figure may show of an outcome."""
+    """Quantity of an outcome that a figure can show."""
 
     words: str
     unit: str
@@ -29,7 +29,7 @@ def _both(field: str) -> tuple[Callable[[Outcome], float | None], Callable[[Outc
 
 
 def _tokens_per_s(out: Outcome) -> float | None:
-    """Of a pipeline by the algebra of its stages."""
+    """Returns the tokens per second of the closed form; of a pipeline by the algebra of its stages."""
     if out.pipeline:
         return out.simulated.tokens_per_s * out.pipeline.total_s / out.pipeline.closed_form_total_s
     return out.closed_form.tokens_per_s if out.closed_form else None
@@ -71,5 +71,5 @@ _AXES = {
 
 def words(axis: str) -> str:
     """A swept field: `workload.batch` is batch, but `topology.link.latency` link latency, as a latency is a run's."""
-    *_, parent, own = (axis if axis.count(".") > 1 else f".{axis.rpartition('.')[2]}").split(".")
-    return _AXES.get(axis, f"{parent} {own}".strip().replace("_", " "))
+    *_, parent, field = (axis if axis.count(".") > 1 else f".{axis.rpartition('.')[2]}").split(".")
+    return _AXES.get(axis, f"{parent} {field}".strip().replace("_", " "))

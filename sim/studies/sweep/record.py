@@ -24,11 +24,11 @@ from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row, columns, outcome_of
 
 _LONGEST_ROW_BYTES = 2**16
-"""Of a point, in both files: assumed, more than labels, figures and an error of one line take."""
+"""Largest size of a row; assumed, more than labels, figures and an error of one line take."""
 
 
 class Mark(Sealed):
-    """What the rows of a sweep are of: sweep.json."""
+    """Origin of the rows of a sweep: sweep.json."""
 
     of: str
     """Hash of the scenario, its points and the version."""
@@ -41,15 +41,15 @@ class Record:
         """Raises InputError where an axis has the name of a column of results."""
         axes = tuple(points[0].choices)
         for axis in axes:
-            if axis in (own := (*columns(None), "error")):
-                hint = f"so are {', '.join(name for name in own[:6] if name != axis)}, ..."
+            if axis in (taken := (*columns(None), "error")):
+                hint = f"so are {', '.join(name for name in taken[:6] if name != axis)}, ..."
                 raise InputError("is the name of a column of results", where="sweep", got=axis, hint=hint)
         self._path, self._axes, self._points = path, axes, points
         self._mark, self._hashes = path.with_suffix(".json"), path.with_suffix(".sha256")
         self._most_bytes = (len(points) + 1) * _LONGEST_ROW_BYTES
         described = [scenario.model_dump_json(), [point.settings for point in points], __version__]
         of = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-        self._own = Mark(version=__version__, of=of, source=source)
+        self._expected = Mark(version=__version__, of=of, source=source)
 
     def interrupted(self) -> dict[int, Row]:
         """Rows by the number of their point, where this sweep was begun and not finished; else none.
@@ -61,16 +61,16 @@ class Record:
             mark = read_sealed(self._mark, Mark)
         except InputError:
             return {}
-        if mark.of != self._own.of:
-            refuse_unlike(self._path.parent, mark.source == self._own.source is not None, mark.source)
+        if mark.of != self._expected.of:
+            refuse_unlike(self._path.parent, mark.source == self._expected.source is not None, mark.source)
             return {}
         try:
             text = _text(self._path, self._most_bytes)
             hashes = set(_text(self._hashes, self._most_bytes).split())
-            found = self._rows(text[: text.rfind("\n") + 1], hashes)  # a row that was cut off in writing is none
+            rows = self._rows(text[: text.rfind("\n") + 1], hashes)  # a row that was cut off in writing is none
         except (OSError, ValueError, csv.Error):
             return {}
-        return found if len(found) < len(self._points) else {}
+        return rows if len(rows) < len(self._points) else {}
 
     def keep_damaged(self) -> Path | None:
         """Move rows aside of which sweep.json does not say what they are; where to, None where there are none."""
@@ -83,14 +83,14 @@ class Record:
     def _rows(self, text: str, hashes: set[str]) -> dict[int, Row]:
         """Rows that are what was written."""
         numbers = {tuple(_cell(point.choices[axis]) for axis in self._axes): i for i, point in enumerate(self._points)}
-        names, found = _names(self._axes), {}
+        names, rows = _names(self._axes), {}
         for values in csv.reader(io.StringIO(text)):
             number = numbers.get(tuple(values[: len(self._axes)]))
             if number is not None and _hash(values) in hashes:
                 row = dict(zip(names, values, strict=True))
                 error = row["error"].removeprefix("'") or None
-                found[number] = Row(self._points[number].choices, outcome_of(row), error)
-        return found
+                rows[number] = Row(self._points[number].choices, outcome_of(row), error)
+        return rows
 
     @contextmanager
     def open(self, known: dict[int, Row]) -> Iterator[Writer]:
@@ -100,7 +100,7 @@ class Record:
             Writer(file, self._axes).all([known[number] for number in sorted(known)])
             fresh.replace(self._path)  # the old rows are never in no file
             if not known:  # of this sweep from here on; before, the file had the rows of another
-                write_sealed(self._mark, self._own)
+                write_sealed(self._mark, self._expected)
             with self._hashes.open("a" if known else "w", encoding="utf-8") as hashes:
                 yield Writer(file, self._axes, hashes)
 

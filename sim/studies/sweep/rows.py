@@ -1,4 +1,4 @@
-"""What a sweep measures: one row per point, of simulated figures and closed forms, or why there are none."""
+"""Rows of a sweep: simulated figures and closed forms of each point, or its error."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class PipelineFigures:
-    """What requests make of a pipeline of stages."""
+    """Figures of a pipeline of stages that serves requests."""
 
     requests_per_s: float
     """Whole requests, over the second half of the results."""
     latency_p95_s: float | None
-    """Of a request; None where it takes several forward passes."""
+    """95th percentile of the latency of a request; None if it takes several forward passes."""
     bubble: float
     """Share of the time without a batch on a stage, mean over the stages."""
     total_s: float
@@ -49,26 +49,26 @@ class PipelineFigures:
 
 @dataclass(frozen=True, slots=True)
 class PoolFigures:
-    """What layers in another memory cost, in one forward pass."""
+    """Cost of layers in another memory, in one forward pass."""
 
     remote_layers: int
     stall_s: float
-    """What the pass takes longer than with all weights in the chip's own memory."""
+    """Additional time of the pass over one with all weights in the chip's memory."""
     closed_form_stall_s: float
     slower: float
     """Stall over the time without a pool."""
     closed_form_slower: float
     layers_that_fit: int
-    """Of the largest model of this width."""
+    """Layers of the largest model of this width that fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out of one point."""
+    """Results of one point."""
 
     chips: int
     tokens: int
-    """Of all sequences in one forward pass; of the prefill where there is one."""
+    """Tokens of all sequences in one forward pass, of the prefill if there is one."""
     simulated: Figures
     exposed: float
     """Share of the time in which a collective is in progress and nothing is computed."""
@@ -139,12 +139,12 @@ def columns(outcome: Outcome | None) -> dict[str, Any]:
 
 def column_types() -> dict[str, type]:
     """The type of every column: int, float or bool."""
-    found: dict[str, type] = {}
+    types: dict[str, type] = {}
     for field in dataclasses.fields(Outcome):
         prefix, form = _PARTS.get(field.name, ("", None))
         for each in dataclasses.fields(form) if form else (field,):
-            found[prefix + each.name] = {"int": int, "bool": bool}.get(str(each.type), float)
-    return found
+            types[prefix + each.name] = {"int": int, "bool": bool}.get(str(each.type), float)
+    return types
 
 
 def outcome_of(texts: Mapping[str, str]) -> Outcome | None:
@@ -211,32 +211,32 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
 
 
 def _pipeline(report: Report) -> PipelineFigures | None:
-    found = report.pipeline
-    if found is None:
+    pipeline = report.pipeline
+    if pipeline is None:
         return None
-    once = found.passes if found.passes and found.passes.per_request == 1 else None
+    once = pipeline.passes if pipeline.passes and pipeline.passes.per_request == 1 else None
     return PipelineFigures(
-        requests_per_s=found.requests_per_s,
+        requests_per_s=pipeline.requests_per_s,
         latency_p95_s=once.latency_p95_s if once else None,
-        bubble=found.bubble,
-        total_s=found.total_s,
-        closed_form_total_s=found.closed_form_total_s,
+        bubble=pipeline.bubble,
+        total_s=pipeline.total_s,
+        closed_form_total_s=pipeline.closed_form_total_s,
     )
 
 
 def _pool(report: Report) -> PoolFigures | None:
-    own = report.phases[0] if report.phases else report
-    found = own.pool
-    if found is None:
+    phase = report.phases[0] if report.phases else report
+    pool = phase.pool
+    if pool is None:
         return None
-    plain_s = found.stall_s / found.slower if found.slower else own.simulated.step_s
+    plain_s = pool.stall_s / pool.slower if pool.slower else phase.simulated.step_s
     return PoolFigures(
-        remote_layers=len(found.remote_layers),
-        stall_s=found.stall_s,
-        closed_form_stall_s=found.closed_form_stall_s,
-        slower=found.slower,
-        closed_form_slower=found.closed_form_stall_s / plain_s,
-        layers_that_fit=found.layers_that_fit,
+        remote_layers=len(pool.remote_layers),
+        stall_s=pool.stall_s,
+        closed_form_stall_s=pool.closed_form_stall_s,
+        slower=pool.slower,
+        closed_form_slower=pool.closed_form_stall_s / plain_s,
+        layers_that_fit=pool.layers_that_fit,
     )
 
 

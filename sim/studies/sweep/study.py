@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sim.specs import FigureSpec, Scenario, load
-from sim.studies.sweep import own
+from sim.studies.sweep import predictions
 from sim.studies.sweep.chart import figure_of
 from sim.studies.sweep.points import Point, points, swept
 from sim.studies.sweep.rows import Row
@@ -26,11 +26,12 @@ class Study:
     forms: Mapping[str, Callable[[Scenario], float]]
     """The user's own closed forms by name."""
 
-    def own_points(self, rows: Mapping[int, Row]) -> dict[str, dict[tuple[str, float], float]]:
-        """Returns the user's own predictions of rows by number of their point, as `own.own_points` does."""
+    def predict_points(self, rows: Mapping[int, Row]) -> dict[str, dict[tuple[str, float], float]]:
+        """Returns the user's own predictions of rows by number of their point, as `predictions.predict_points` does."""
         if self.figure is None:
             return {}
-        return own.own_points(self.name, self.figure, self.forms, ((self.points[i], row) for i, row in rows.items()))
+        numbered = ((self.points[i], row) for i, row in rows.items())
+        return predictions.predict_points(self.name, self.figure, self.forms, numbered)
 
 
 def plan(name: str, scenario: Scenario, settings: Sequence[str]) -> Study:
@@ -42,5 +43,5 @@ def plan(name: str, scenario: Scenario, settings: Sequence[str]) -> Study:
     axes = list(swept(scenario, settings))
     planned = points(scenario, settings)
     figure = figure_of(scenario, axes)
-    forms = own.own_forms(figure, load.path("scenario", name).parent) if figure else {}
+    forms = predictions.load_forms(figure, load.path("scenario", name).parent) if figure else {}
     return Study(name, scenario, axes, planned, figure, forms)

@@ -27,7 +27,7 @@ _WIDTH = 120
 
 
 Beside = Mapping[str, Mapping[tuple[str, float], float]]
-"""What stands beside the simulation: by name, and by label of the line and x, the figure's y."""
+"""Values beside the simulation: by name, and by label of the line and x, the figure's y."""
 
 
 def render(
@@ -35,19 +35,19 @@ def render(
     axes: Sequence[str],
     figure: FigureSpec | None = None,
     console: Console | None = None,
-    own: Beside | None = None,
+    predictions: Beside | None = None,
 ) -> None:
     """Print a table of the values on the last axis per combination of the others (default: on standard output).
 
     Args:
-        own: predictions of a user's own.
+        predictions: of the user.
     """
 
     console = console or plain_console()
     if not console.is_terminal:
-        console.width = max(console.width, _WIDTH + _MORE * len(own or ()))
+        console.width = max(console.width, _WIDTH + _MORE * len(predictions or ()))
     points = {(line, x): y for line, points in (published_points(figure) if figure else {}).items() for x, y in points}
-    beside = {name: values for name, values in {**(own or {}), "published": points}.items() if values}
+    beside = {name: values for name, values in {**(predictions or {}), "published": points}.items() if values}
     for outer, group in itertools.groupby(rows, key=lambda row: [_chosen(axis, row) for axis in axes[:-1]]):
         if outer:
             console.print(styled((", ".join(outer), "bold")))

@@ -29,7 +29,7 @@ _STEP = 3e-2
 picoseconds, and above what a waiter hides that polls every few milliseconds."""
 
 _MOST_STEPS = 50
-"""Of the search; constants that the rows determine take about ten."""
+"""Largest number of steps of the search; constants that the rows determine take about ten."""
 
 _SETTLED = 1e-4
 """Relative change of the squared errors or of the constants at which the search ends: it moves an error by less than
@@ -66,8 +66,8 @@ class _Rows:
                 case = self.cases[place]
                 error = np.log(simulated(case, *values, known=self.known) / case.published)
                 self.errors[place, key] = float(error)
-            own = np.array([self.errors[place, key] for place in places])
-            self.evaluations.append(_rms(own))
+            errors = np.array([self.errors[place, key] for place in places])
+            self.evaluations.append(_rms(errors))
             self.progress(len(self.evaluations), self.evaluations[-1])
         return np.array([self.errors[place, key] for place in places])
 
@@ -134,10 +134,10 @@ def fit(
     _refuse_alike(suite, cases, scenarios, {place for _, places in plan for place in places})
     data = _Rows(cases, progress)
     stages = _search(data, plan, least_squares)
-    found = _describe(data, stages)
+    whole_fit = _describe(data, stages)
     if not cross_validate:
-        return found
-    return _cross_validate(data, suite, plan, stages, found, least_squares)
+        return whole_fit
+    return _cross_validate(data, suite, plan, stages, whole_fit, least_squares)
 
 
 def _stages(first: Calibration | None) -> Iterator[Calibration]:
@@ -206,7 +206,7 @@ def _search(
         ) -> Vector:
             return data.log_errors(places, [*fixed, *settings(constants, values_at(constants, point), digits=15)])
 
-        found = least_squares(
+        solution = least_squares(
             log_errors,
             start[i].point if start else np.full(len(constants), 0.5),
             jac=start[i].jacobian_of(places) if start else "2-point",
@@ -217,7 +217,7 @@ def _search(
             ftol=_SETTLED,
             xtol=_SETTLED,
         )
-        done.append(_Stage(constants, places, found.x, np.asarray(found.jac), bool(found.status > 0)))
+        done.append(_Stage(constants, places, solution.x, np.asarray(solution.jac), bool(solution.status > 0)))
     return tuple(done)
 
 
@@ -238,8 +238,8 @@ def _describe(data: _Rows, stages: Sequence[_Stage]) -> Fit:
         residuals |= {
             data.cases[place].case_id: float(np.expm1(error)) for place, error in zip(stage.places, errors, strict=True)
         }
-        own, determination = _determine(data, stages[:i], stage, errors)
-        standard_errors |= own
+        stage_errors, determination = _determine(data, stages[:i], stage, errors)
+        standard_errors |= stage_errors
         determinations.append(determination)
     return Fit(
         constants={name: constant for stage in stages for name, constant in stage.constants.items()},
@@ -268,14 +268,14 @@ def _determine(
     strengths = np.pad(strengths, (0, len(names) - len(strengths)))
     is_free = strengths <= _NOTHING * max(strengths.max(), _NOTHING)
     spreads = np.where(is_free, np.inf, scatter / np.where(is_free, 1.0, strengths))
-    own = np.sqrt(np.sum((directions[~is_free] * spreads[~is_free, None]) ** 2, axis=0)) * ranges
-    own[(np.abs(directions[is_free]) > _NOTHING).any(axis=0)] = np.inf
+    stage_errors = np.sqrt(np.sum((directions[~is_free] * spreads[~is_free, None]) ** 2, axis=0)) * ranges
+    stage_errors[(np.abs(directions[is_free]) > _NOTHING).any(axis=0)] = np.inf
     free = []
     for spread, direction in zip(spreads, directions, strict=True):
         if spread > _DETERMINED:
             free.append(_direction(data, before, stage, direction))
     condition = float("inf") if is_free.any() else float(strengths[0] / strengths[-1])
-    return dict(zip(names, own.tolist(), strict=True)), Determination(
+    return dict(zip(names, stage_errors.tolist(), strict=True)), Determination(
         tuple(names), condition, _rms(errors), tuple(free)
     )
 
@@ -297,15 +297,15 @@ def _cross_validate(
     suite: AnySuite,
     plan: Plan,
     stages: Sequence[_Stage],
-    found: Fit,
+    whole_fit: Fit,
     least_squares: Callable[..., Any],
 ) -> Fit:
     """Predicts each series of fitted rows by constants that are fitted to the others."""
     names = {place: series_of(data.cases[place], suite.series) for _, places in plan for place in places}
     results, left = [], []
     for series in dict.fromkeys(names.values()):
-        own = [place for place, name in names.items() if name == series]
-        errors = [found.residuals[data.cases[place].case_id] for place in own]
+        places_of_series = [place for place, name in names.items() if name == series]
+        errors = [whole_fit.residuals[data.cases[place].case_id] for place in places_of_series]
         rest: Plan = [(stage, tuple(place for place in places if names[place] != series)) for stage, places in plan]
         short = [stage for stage, places in rest if len(places) < len(stage.constants)]
         if short:
@@ -313,8 +313,8 @@ def _cross_validate(
             results.append(LeftOut(series, Errors.of(errors), Errors.of(()), reason))
             continue
         again = _search(data, rest, least_squares, stages)
-        without = np.expm1(data.log_errors(own, _settings(again))).tolist()
+        without = np.expm1(data.log_errors(places_of_series, _settings(again))).tolist()
         left += without
         results.append(LeftOut(series, Errors.of(errors), Errors.of(without)))
     total = Errors.of(left) if left else None
-    return replace(found, evaluations=len(data.evaluations), left_out=tuple(results), all_left_out=total)
+    return replace(whole_fit, evaluations=len(data.evaluations), left_out=tuple(results), all_left_out=total)

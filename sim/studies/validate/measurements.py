@@ -45,15 +45,15 @@ def repeated(cases: Sequence[Case], scenarios: Mapping[int, Scenario]) -> dict[i
     for place in sorted(scenarios, key=lambda place: uncertainty_of(cases[place])):
         passes = frozenset(_pass_key(phase) for phase in scenarios[place].phases)
         groups.setdefault(passes, {}).setdefault(cases[place].metric, []).append(place)
-    found: dict[int, int] = {}
+    repeats: dict[int, int] = {}
     for passes, by_metric in groups.items():
         alone = [groups.get(frozenset([each])) for each in passes] if len(passes) > 1 else [None]
         kept = max((_distinct(places, cases) for places in by_metric.values()), key=len)
         if all(alone):
             kept = [min(place for group in alone for places in (group or {}).values() for place in places)]
         for places in by_metric.values():
-            found |= {place: _nearest(place, kept, cases) for place in places if place not in kept}
-    return found
+            repeats |= {place: _nearest(place, kept, cases) for place in places if place not in kept}
+    return repeats
 
 
 def _distinct(places: Sequence[int], cases: Sequence[Case]) -> list[int]:

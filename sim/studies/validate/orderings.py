@@ -21,7 +21,7 @@ def orderings(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: AnySuit
     Pairs whose published values are tied, or differ by less than they are read wrong, say nothing and are left out; so
     is a pair of measurements that another metric has compared already.
     """
-    found: dict[tuple[str, frozenset[str]], Ordering] = {}
+    result: dict[tuple[str, frozenset[str]], Ordering] = {}
     for option in suite.options:
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, case in enumerate(cases):
@@ -37,8 +37,8 @@ def orderings(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: AnySuit
                 if abs(log(one.published / other.published)) <= unsure:
                     continue
                 measured = frozenset(outcomes[place].repeats or outcomes[place].case_id for place in pair)
-                found.setdefault((option, measured), _ordering(option, *(outcomes[place] for place in pair)))
-    return tuple(found.values())
+                result.setdefault((option, measured), _ordering(option, *(outcomes[place] for place in pair)))
+    return tuple(result.values())
 
 
 def _ordering(option: str, one: Outcome, other: Outcome) -> Ordering:

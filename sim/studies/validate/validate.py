@@ -45,7 +45,7 @@ def validate(
         InputError: a row that is wrong, or a scenario that cannot run; the message names it.
     """
     suite, cases = read(name, rows)
-    own = _own_forms(suite, cases, load.path("suite", name).parent)
+    forms_of_user = _own_forms(suite, cases, load.path("suite", name).parent)
     own_cases = read(name)[1] if rows and (suite.calibration or suite.fitted) else cases
     known_fits = {_identity(own_cases[place]) for place in fitted(suite, own_cases)}
     outcomes: list[Outcome] = []
@@ -57,7 +57,7 @@ def validate(
             if isinstance(case.run, ScenarioRun):
                 scenarios[place] = case.run.scenario()
             outcome = _outcome(case, scenarios.get(place), known)
-            forms = {**outcome.forms, **_own(case, scenarios.get(place), own)}
+            forms = {**outcome.forms, **_own(case, scenarios.get(place), forms_of_user)}
         outcomes.append(replace(outcome, forms=forms, series=series_of(case, suite.series)))
     measured = repeated(cases, scenarios)
     fits = {measured.get(place, place) for place, case in enumerate(cases) if _identity(case) in known_fits}
@@ -106,18 +106,18 @@ def _own_forms(suite: AnySuite, cases: Sequence[Case], folder: Path) -> dict[str
 
         return form
 
-    found = {}
+    forms = {}
     for name, each in suite.predictions.items():
         where = f"{suite.name}: predictions.{name}"
         if each.column and each.column not in cases[0].row.values:
             hint = suggest(each.column, cases[0].row.values)
             raise InputError("must be a column of the rows", where=f"{where}.column", got=each.column, hint=hint)
-        found[name] = (
+        forms[name] = (
             of_column(each.column)
             if each.column
             else of_function(own_function(each.closed_form or "", folder, f"{where}.closed_form"))
         )
-    return found
+    return forms
 
 
 def _arguments(run: ScenarioRun | CollectiveRun | MatmulRun) -> tuple[object, ...]:
@@ -126,8 +126,8 @@ def _arguments(run: ScenarioRun | CollectiveRun | MatmulRun) -> tuple[object, ..
     return (run.rows, run.columns, run.inner, run.products, run.dtype) if isinstance(run, MatmulRun) else ()
 
 
-def _own(case: Case, scenario: Scenario | None, own: Mapping[str, OwnForm]) -> dict[str, float]:
-    values = {name: form(case, scenario) for name, form in own.items()}
+def _own(case: Case, scenario: Scenario | None, forms: Mapping[str, OwnForm]) -> dict[str, float]:
+    values = {name: form(case, scenario) for name, form in forms.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 

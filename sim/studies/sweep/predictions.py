@@ -1,4 +1,4 @@
-"""Predictions of a user's own for the points of a sweep, in the quantity of its figure."""
+"""Predictions of the user for the points of a sweep, in the quantity of its figure."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _OF_ALL_STEPS = ("latency", "step", "mfu", "tokens_per_s", "cost")
 """Quantities that follow from the time of all steps."""
 
 
-def own_forms(figure: FigureSpec, folder: Path) -> dict[str, Callable[[Scenario], float]]:
+def load_forms(figure: FigureSpec, folder: Path) -> dict[str, Callable[[Scenario], float]]:
     """Returns the figure's own closed forms by name: functions of a scenario, seconds for all steps.
 
     Raises:
         InputError: no such function, or the figure shows a quantity that does not follow from the time of all steps.
     """
-    found = {}
+    forms = {}
     for name, each in figure.predictions.items():
         if each.closed_form is None:
             continue
@@ -34,11 +34,11 @@ def own_forms(figure: FigureSpec, folder: Path) -> dict[str, Callable[[Scenario]
         if figure.y not in _OF_ALL_STEPS:
             rule = f"requires figure.y to be one of {', '.join(_OF_ALL_STEPS)}"
             raise InputError(rule, where=where, got=figure.y)
-        found[name] = own_function(each.closed_form, folder, where)
-    return found
+        forms[name] = own_function(each.closed_form, folder, where)
+    return forms
 
 
-def own_points(
+def predict_points(
     scenario: str,
     figure: FigureSpec,
     forms: Mapping[str, Callable[[Scenario], float]],
@@ -48,36 +48,36 @@ def own_points(
 
     Args:
         scenario: shipped name or path of the sweep's file.
-        forms: as `own_forms` returns them.
+        forms: as `load_forms` returns them.
         rows: the points that were run, and what came out.
     """
-    found: dict[str, dict[tuple[str, float], float]] = {}
+    result: dict[str, dict[tuple[str, float], float]] = {}
     for name, each in figure.predictions.items():
-        found[name] = _of_column(figure, each.column) if each.column is not None else {}
+        result[name] = _of_column(figure, each.column) if each.column is not None else {}
     for point, row in rows if forms else ():
         simulated = Y[figure.y].simulated(row.outcome) if row.outcome else None
         if row.outcome is None or simulated is None:
             continue
-        own = load.scenario(scenario, point.settings)
+        loaded = load.scenario(scenario, point.settings)
         for name, form in forms.items():
-            ratio = form(own) / row.outcome.simulated.latency_s
+            ratio = form(loaded) / row.outcome.simulated.latency_s
             value = simulated / ratio if figure.y in RATES else simulated * ratio
-            found[name][line_of(figure, row), x_of(figure, row)] = value
-    return found
+            result[name][line_of(figure, row), x_of(figure, row)] = value
+    return result
 
 
 def _of_column(figure: FigureSpec, column: str) -> dict[tuple[str, float], float]:
     """Returns the values of a column of the rows that the figure shows as published."""
     known = published_rows(figure.published_file)
-    found = {}
+    points = {}
     for line, ids in figure.published.items():
         for case_id in ids:
             row = known[case_id]
             try:
                 if row.get(column):
-                    found[line, published_x(row, figure.x)] = published_y(row, figure.y, column)
+                    points[line, published_x(row, figure.x)] = published_y(row, figure.y, column)
             except InputError as error:
                 raise error.within(f"{figure.published_file}: {case_id}") from None
-    if figure.published and not found:
+    if figure.published and not points:
         raise InputError(f"no published row has a value in column '{column}'", where="figure.predictions")
-    return found
+    return points
