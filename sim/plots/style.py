@@ -15,7 +15,7 @@ from sim.plots.colours import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure  # for those who save what a plot draws
 
 DPI = 150
 SMALL = 8.5

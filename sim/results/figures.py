@@ -11,8 +11,7 @@ from sim.simulate.result import Pass
 from sim.units import PS_PER_S
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from sim.plots.style import Figure
     from sim.simulate.result import Run
 
 FIGURES = ("timeline", "breakdown", "links", "roofline", "memory", "stages")
