@@ -11,13 +11,14 @@ from dataclasses import replace
 from math import prod
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from sim.errors import InputError
 from sim.layouts.forward import build_pass
 from sim.layouts.numpy_executor import NumpyExecutor
 from sim.layouts.numpy_shards import Array
 from sim.layouts.residual import SCHEMES
-from sim.specs import Scenario, SwitchSpec
+from sim.specs import Scenario, TopologySpec
 from sim.specs.engine import EngineSpec
 from sim.specs.plugins import naming, owner
 from sim.specs.uses import Uses
@@ -84,9 +85,8 @@ def _shrink(scenario: Scenario, chips: int) -> Scenario:
 def _run(scenario: Scenario, axes: tuple[tuple[str, int], ...], uses: Uses) -> list[Array]:
     """Returns the logits of the last position of a prefill, or of two decode steps after each other."""
     chips, model = prod(size for _, size in axes), scenario.model
-    machine = build(
-        SwitchSpec.model_validate({"name": "box", "kind": "switch", "chip": _CHIP, "chips": chips, "link": _LINK})
-    )
+    box = {"name": "box", "kind": "switch", "chip": _CHIP, "chips": chips, "link": _LINK}
+    machine = build(TypeAdapter[TopologySpec](TopologySpec).validate_python(box))
     machine = replace(machine, mesh=mesh_of_pieces(machine.axes, row_major(axes)))
     prefill = scenario.workload.tokens_per_step > 1
     positions, batch = model.heads // 2 if prefill else 1, model.heads
