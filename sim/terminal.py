@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,7 @@ def echo(text: str, *, err: bool = False) -> None:
     typer.echo(printable(text), err=err)
 
 
-def plain_console(*, stderr: bool = False) -> Console:
+def plain_console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:
     """A console on which text is text: brackets are no markup, and control characters are escaped."""
     from rich.console import Console
 
@@ -35,7 +35,7 @@ def plain_console(*, stderr: bool = False) -> Console:
         def render_str(self, text: str, **options: Any) -> Text:  # of all that is printed, cells of tables included
             return super().render_str(printable(text), **options)
 
-    return Plain(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return Plain(stderr=stderr, file=file, highlight=False, markup=False, emoji=False)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:

@@ -10,6 +10,7 @@ from sim.layouts.sharding import Sharded
 from sim.lowering.work import AttentionWork
 from sim.program import Program
 from sim.program.batches import Batches
+from sim.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class StageLayers:
         return cls(0, layers, is_first=True, is_last=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LoweredPass:
     """Tasks and memory of one forward pass of all simulated layers, or of all requests of a pipeline."""
 
@@ -54,3 +55,7 @@ class LoweredPass:
     """Sharding as stored of the weights of a layer and of the ends, by name."""
     attentions: Mapping[str, AttentionWork] = field(default_factory=dict)
     """Operations whose work depends on the length of the cache, by name."""
+
+    def __repr__(self) -> str:
+        weights, cache = format_bytes(self.weights_bytes), format_bytes(self.kv_cache_bytes)
+        return f"LoweredPass({self.program!r}, weights {weights} and KV cache {cache} per chip)"

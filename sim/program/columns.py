@@ -73,7 +73,7 @@ class Skipped:
         return {"layer": self.layers, "collective": self.collectives, "follows": self.size}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Program:
     """All N tasks of one simulation, immutable. Row i of a flat list is flat[offset[i]:offset[i+1]]."""
 
@@ -124,6 +124,9 @@ class Program:
     """(op name, number format) of collectives, where known."""
     axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(op name, mesh axes) of collectives over axes of the mesh."""
+
+    def __repr__(self) -> str:
+        return f"Program({len(self):,} tasks of {len(self.op_names)} operations on {len(self.resources):,} resources)"
 
     def __len__(self) -> int:
         return len(self.busy_ps)

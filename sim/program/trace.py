@@ -8,19 +8,22 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.program.columns import Ints, Program
-from sim.units import CLOCK_S
+from sim.units import CLOCK_S, PS_PER_S
 
 TIMES = np.dtype([("ready", np.int64), ("start", np.int64), ("free", np.int64), ("end", np.int64)])
 """One row per task, ps: dependencies ended (or head arrived); resource taken; released; message arrived."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trace:
     """Times of every task of a program."""
 
     program: Program
     times: npt.NDArray[np.void]
     """[N] rows of TIMES."""
+
+    def __repr__(self) -> str:
+        return f"Trace({len(self.program):,} tasks, {self.makespan_ps / PS_PER_S:.6g} s)"
 
     @classmethod
     def from_start_times(cls, program: Program, ready: Ints, start: Ints) -> Trace:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sim.closed_form import pope
 from sim.report.closed_form import ClosedForm
-from sim.report.headline import list_headline_figures, to_html
+from sim.report.headline import list_brief_figures, list_headline_figures, to_html
 from sim.report.memory import Memory, add_remedies
 from sim.report.metrics import Measures, OpMeasure, PassTrace, measure
 from sim.report.padding import Padding
@@ -87,7 +87,7 @@ class LinkLoad:
     """Bytes over all links; a message counts on every hop."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """All figures of a run."""
 
@@ -132,6 +132,10 @@ class Report:
 
     plugin_forms: Mapping[str, float] = field(default_factory=dict)
     """Times of all steps by the closed forms of plugins, s."""
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{label} {value}" for label, value in list_brief_figures(self))
+        return f"Report({self.scenario} on {self.machine}, {format_count(self.chips, 'chip')}: {figures})"
 
     @property
     def chip_s(self) -> float:
@@ -179,6 +183,7 @@ class Report:
         return self.closed_form.detailed_latency_s / self.closed_form.latency_s - 1 if self.closed_form else None
 
     def _repr_html_(self) -> str:
+        """Returns the headline figures, each with its definition, for a notebook."""
         return to_html(
             f"{self.scenario} on {self.machine}, {format_count(self.chips, 'chip')}", list_headline_figures(self)
         )

@@ -12,15 +12,17 @@ from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
 from sim.program import Period
 from sim.program.trace import Trace
+from sim.report.headline import list_brief_figures, to_html
 from sim.report.pool import Series, memory_over_time
 from sim.report.report import Report
 from sim.shortcuts import periodic
 from sim.shortcuts.unfold import expand_to_all_chips, expand_to_chips, keep_chips
 from sim.specs import Scenario
 from sim.topology.graph import Topology
+from sim.units import format_seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pass:
     """One forward pass: the prefill, or the decode step of mean cache length."""
 
@@ -33,6 +35,9 @@ class Pass:
     periods: tuple[Period, ...]
     """Steady states of the repeated blocks whose copies were not simulated."""
     report: Report
+
+    def __repr__(self) -> str:
+        return f"Pass({self.span} of {self.scenario.name}: {self.part!r} on {self.topology!r})"
 
     @functools.cached_property
     def trace(self) -> Trace:
@@ -97,7 +102,7 @@ class Pass:
         return memory_over_time(self.trace, self.topology.representative_of(chip), used_bytes, pool.layer_bytes)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Run:
     """Result of a run: a pass per phase, and the report of all steps."""
 
@@ -113,13 +118,23 @@ class Run:
     source: str | None = None
     """File of the scenario; None if it came from no file."""
 
+    def __repr__(self) -> str:
+        lines = [f"Run of {self.scenario.name} {self.settings_text}".rstrip(), f"  {self.report!r}"]
+        return "\n".join([*lines, *(f"  {part!r}" for part in self.passes)])
+
     @property
     def settings_text(self) -> str:
         """`with key=value, ...`, for titles; nothing where nothing was changed."""
         return f"with {', '.join(self.settings)}" if self.settings else ""
 
     def _repr_html_(self) -> str:
-        return self.report._repr_html_()
+        """Returns what was simulated, for a notebook; the report shows the figures."""
+        rows = [("scenario", " ".join((self.scenario.name, self.settings_text))), ("machine", self.report.machine)]
+        rows += [(label, value) for label, value in list_brief_figures(self.report)]
+        rows += [(part.span, repr(part.part)) for part in self.passes]
+        rows += [("shortcut", text) for text in self.report.shortcuts]
+        rows += [("tasks simulated", f"{self.tasks:,} in {format_seconds(self.engine_s)}")]
+        return to_html(f"run of {self.scenario.name}", rows)
 
     def suffix(self, part: Pass) -> str:
         """Returns the suffix of a phase's files: `_decode`; empty if there is one phase."""

@@ -117,7 +117,7 @@ class Folding:
 _NO_FAILURES = Failures()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Topology:
     """Nodes, links and routes of one machine.
 
@@ -142,6 +142,12 @@ class Topology:
     mesh: tuple[MeshAxis, ...] = ()
     """Logical axes, which number every chip once. Default: the axes of the wiring."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        mesh = " x ".join(f"{axis.name}={axis.size}" for axis in self.mesh)
+        folded = f" folded to {self.chips}" if self.is_folded else ""
+        links = f"{len(self.links)} links"
+        return f"Topology({self.name}: {self.kind} of {self.total_chips} chips{folded}, {links}, mesh {mesh})"
 
     def __post_init__(self) -> None:
         if not self.mesh:

@@ -121,7 +121,7 @@ def test_the_machine_shown_is_oversubscribed_as_it_says(tmp_path: Path):
     assert f"{down} links down from a leaf, {up} up" in shown
 
 
-def test_the_five_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from sim import api
 
     monkeypatch.chdir(tmp_path)
@@ -129,8 +129,14 @@ def test_the_five_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert (tmp_path / "out/report.html").stat().st_size > 10**6
-    assert len(api.__all__) == 5
-    assert names["run"]._repr_html_() == names["run"].report._repr_html_()
+    assert (tmp_path / "out/timeline.png").stat().st_size > 10**4
+    assert {*api.__all__} == {name for name in names if hasattr(api, name) and not name.startswith("_")} | {
+        "search",
+        "validate",
+    }
+    assert len(names["links"]) == 64 * 6
+    assert len(names["schemes"].rows) == 7
+    assert names["run"]._repr_html_() != names["run"].report._repr_html_()
     assert '<td style="text-align:left">MFU</td>' in names["run"]._repr_html_()
     assert names["formula"]._repr_html_().startswith("<table>")
 
@@ -149,7 +155,7 @@ def test_the_layout_written_in_extend_runs_and_computes_the_same():
     from support.forward_passes import run_both
 
     from sim.simulate.run import run
-    from sim.specs import load, uses
+    from sim.specs import load, plugins, uses
 
     name = "weight_stationary_last_axis"
     (code,) = fenced("python", SIM)
@@ -160,7 +166,7 @@ def test_the_layout_written_in_extend_runs_and_computes_the_same():
             np.testing.assert_allclose(logits, want, rtol=1e-9, atol=1e-9)
         made = run(load.scenario("palm540b_decode_ws2d", [f"layout.ffn={name}", "engine.layers=2"]))
     finally:
-        del uses.PRESETS[name]
+        plugins.forget(plugins.SESSION)
     assert made.report.simulated.latency_s > 0
     form = made.report.closed_form  # the paper has none, the ledger of the uses has
     assert form is not None

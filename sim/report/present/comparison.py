@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.report.critical_path import Share, Shares
+from sim.report.headline import to_html
 from sim.terminal import plain_console, styled
 from sim.units import PS_PER_S, format_bytes, format_change, format_seconds
 
@@ -56,7 +57,7 @@ class Field:
     after: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Comparison:
     """Comparison of run B with run A."""
 
@@ -70,6 +71,14 @@ class Comparison:
     fields: tuple[Field, ...]
     rests_on: tuple[str, ...] = ()
     """Constants of machine and software of A and of B, a line each; one line where they are the same."""
+
+    def __repr__(self) -> str:
+        return f"Comparison(A {self.before}, B {self.after}: {self.summary})"
+
+    def _repr_html_(self) -> str:
+        """Returns the causes of each phase, for a notebook."""
+        rows = [(phase.span, term.name, format_change(term.change_s)) for phase in self.phases for term in phase.causes]
+        return to_html(f"A {self.before}, B {self.after}: {self.summary}", rows)
 
     @property
     def summary(self) -> str:

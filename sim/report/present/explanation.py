@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from sim.report.headline import to_html
 from sim.terminal import plain_console, styled
 from sim.units import format_change, format_seconds
 
@@ -73,7 +74,7 @@ class Bar:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """Bars from a formula, the paper's or the usual one, to the simulated step; they add up to it."""
 
@@ -90,6 +91,15 @@ class Explanation:
     published_s: float | None
     """Published step, if the scenario has one."""
     words: Words = PAPERS
+
+    def __repr__(self) -> str:
+        first, step = format_seconds(self.bars[0].running_s), format_seconds(self.step_s)
+        return f"Explanation({self.phase} of {self.scenario}: {len(self.bars)} effects from {first} to {step})"
+
+    def _repr_html_(self) -> str:
+        """Returns an effect per row, for a notebook."""
+        rows = [(bar.name, format_change(bar.seconds), format_seconds(bar.running_s), bar.why) for bar in self.bars]
+        return to_html(repr(self), rows)
 
     @property
     def exact(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.report.headline import to_html
 from sim.specs import AnySuite, GenerationSuite, Tolerance
 
 NCCL_TUNER = "NCCL's tuner"
@@ -173,7 +174,7 @@ class Spread:
         return cls(most_bytes, float(np.median(ratios)), max(ratios), len(names))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Validation:
     """Outcomes of a suite."""
 
@@ -181,6 +182,18 @@ class Validation:
     outcomes: tuple[Outcome, ...]
     orderings: tuple[Ordering, ...] = ()
     """Pairs of measurements that differ in one of the suite's options."""
+
+    def __repr__(self) -> str:
+        errors = " ".join(self.simulated.line.split())
+        return f"Validation({self.suite.name}: {errors} of {len(self.gated)}, {'passes' if self.passes else 'misses'})"
+
+    def _repr_html_(self) -> str:
+        """Returns a measurement per row, for a notebook."""
+        rows = [
+            (each.case_id, f"{each.published:.4g}", f"{each.simulated:.4g}", f"{each.error:+.1%}")
+            for each in self.outcomes
+        ]
+        return to_html(f"{self!r}: case, published, simulated, error", rows)
 
     @property
     def gated(self) -> list[Outcome]:

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sim.report.headline import to_html
 from sim.studies.search.choose import Goal, nearest
 from sim.studies.search.pruned import KEPT
 from sim.studies.search.why import why
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
+from sim.units import format_seconds
 
 Parts = dict[str, float]
 """Seconds of a step by cause."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SearchResult:
     """Candidates of a search and those that meet its goal."""
 
@@ -26,6 +28,14 @@ class SearchResult:
     tried: int
     """Number of candidates, skipped ones included."""
     fitting: Sequence[Row]
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"best {objective} {_describe(row)}" for objective, row in self.best.items())
+        return f"SearchResult({self.tried} candidates, {len(self.fitting)} fit: {best})"
+
+    def _repr_html_(self) -> str:
+        """Returns the fastest row of each machine, number of chips and batch, for a notebook."""
+        return to_html(repr(self), [(*row.choices.values(), _describe(row)) for row in self.best_per_batch])
 
     @property
     def pruned(self) -> int:
@@ -77,3 +87,9 @@ class SearchResult:
 
     def _row(self, row: Row) -> dict[str, Any]:
         return row.to_dict() | {"cost": self.goal.cost(row)}
+
+
+def _describe(row: Row) -> str:
+    """Returns the step time of a row and its choices."""
+    step = format_seconds(row.outcome.simulated.step_s) if row.outcome else "none"
+    return f"{step} ({', '.join(row.choices.values())})"
