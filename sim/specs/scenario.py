@@ -104,6 +104,8 @@ class Scenario(Strict):
         ]
         for field, kind, name in used:
             plugin = plugin_table.owner(kind, name)
+            if kind == "preset" and name in self.presets:
+                continue
             if plugin and plugin.name not in ("", *self.plugins):
                 rule = f"is of a plugin that the scenario does not name, {plugin.label}"
                 raise wrong(*field, rule=rule, got=name.split()[-1], hint=f"plugins: [{plugin.label}]")

@@ -312,5 +312,6 @@ def test_a_plugin_that_is_not_there_is_one_line(tmp_path: Path, given: object, s
 
 def test_another_scenario_does_not_use_the_plugin(tmp_path: Path):
     load(write(tmp_path))
+    load("palm540b_decode_ws2d", "layout.ffn=mine", "presets.mine={heads: [x, y, z], d_ff: [x, y, z]}")
     with pytest.raises(InputError, match="is of a plugin that the scenario does not name"):
         files.scenario("palm540b_decode_ws2d", ["layout.ffn=mine"])
