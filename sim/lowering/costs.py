@@ -193,7 +193,7 @@ def _tiled_cost(work: _TiledMatmul, processors: _Multiprocessors, untiled: Cost)
     fifth longer than either.
 
     Args:
-        plain: what it takes without tiles.
+        untiled: the operation without tiles.
     """
     candidates = []
     for down, across in product(_SIDES, repeat=2):
