@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from support.commands import call
 from support.files import FILES, write
 from support.modules import MODULES, ROOT, imports
+from support.selection import each_once
 from typer.testing import CliRunner
 
 from sim.cli import app
@@ -144,8 +146,7 @@ GRAPH = {
 BAD_NAMES = ["", "-a", "a b", "[red]", "a\x1b[31m", "a\n", "ä", "a/b", "=1+1", "a" * 101]
 
 
-@pytest.mark.parametrize("name", BAD_NAMES)
-@pytest.mark.parametrize("old", ["g", "a", "s", "wire"])
+@pytest.mark.parametrize(("old", "name"), each_once(product(("g", "a", "s", "wire"), BAD_NAMES)))
 def test_machines_nodes_and_link_types_have_names_by_one_rule(tmp_path: Path, old: str, name: str):
     write(tmp_path)
 

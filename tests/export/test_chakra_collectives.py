@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support import chakra_schema as et
 from support.handmade import two_chips
+from support.selection import slow_if
 from typer.testing import CliRunner
 
 from sim.cli import app
@@ -47,7 +48,7 @@ def export(name: str, settings: list[str], folder: Path) -> tuple[Run, Topology,
     return done, replace(topology, mesh=()), ranks
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", slow_if(RUNS, "energonai_pipeline"))
 def test_the_replay_takes_as_long_as_the_run(tmp_path: Path, name: str) -> None:
     """The algorithms of the machine are those of the run; loops and polling by stages may differ a little."""
     done, topology, ranks = export(name, RUNS[name], tmp_path)
@@ -56,7 +57,10 @@ def test_the_replay_takes_as_long_as_the_run(tmp_path: Path, name: str) -> None:
     assert traced.notes == ()
 
 
-@pytest.mark.parametrize("name", ["palm540b_decode_ws2d", "llama3_70b_tp8_ladder", "energonai_pipeline_queue"])
+@pytest.mark.parametrize(
+    "name",
+    slow_if(["palm540b_decode_ws2d", "llama3_70b_tp8_ladder", "energonai_pipeline_queue"], "energonai_pipeline_queue"),
+)
 def test_whole_microseconds_are_enough(tmp_path: Path, name: str) -> None:
     """Other tools read durations in whole microseconds: what rounding leaves is carried on, so that sums are right."""
     done, topology, ranks = export(name, RUNS[name], tmp_path)

@@ -26,8 +26,8 @@ def fenced(language: str, page: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page, flags=re.S)
 
 
-SLOW = re.compile(r"^sim (validate( nccl.*)?|calibrate .*|search .*|sweep ladder_.*)$", flags=re.M)
-"""Commands that take ten seconds or more: whole suites, fits to them, searches and long sweeps."""
+SLOW = re.compile(r"^sim (validate( nccl.*)?|calibrate .*|search .*|sweep .*)$", flags=re.M)
+"""Commands that take ten seconds or more: whole suites, fits to them, searches and sweeps."""
 BLOCKS = [
     pytest.param(
         [line for line in block.splitlines() if line and not line.startswith("#")],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from support.scenarios import stack_of
-from support.selection import each_once
+from support.selection import each_once, first_of_each
 
 from sim.collectives.loop import LoopForm
 from sim.lowering.costs import Work, cost
@@ -43,6 +43,13 @@ LOOPED = [
     for workload in WORKLOADS
     if workload != "one prompt" or layout.startswith("weight_stationary")  # the others split the batch
 ]
+
+
+def machine_and_layout(name: str) -> tuple[object, ...]:
+    """What decides which operations a scenario has, and on which chip and stack."""
+    given = load.scenario(name)
+    layout = given.layout
+    return given.topology.chip.name, given.stack.name, layout.ffn, layout.residual, layout.overlap, given.workload.phase
 
 
 def formats(chip):
@@ -223,7 +230,7 @@ def assert_labels_follow(scenario):
     assert not slow[~compute].any()
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", first_of_each(SCENARIOS, machine_and_layout))
 def test_labels_of_every_shipped_scenario_follow_the_costs(name):
     for scenario in shipped(name):
         assert_labels_follow(scenario)
@@ -237,7 +244,7 @@ def test_labels_of_every_chip_follow_the_costs(chip, kv_heads):
         assert_labels_follow(box(workload, f"layout.kv_heads={kv_heads}", chip=chip))
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", first_of_each(SCENARIOS, machine_and_layout))
 def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
     """Where all its launches have one limit, and nothing slows them, their parts also make up its time.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.shipped_machines import machine, one_of_each_wiring, wired_differently
 
-from sim.collectives import COLLECTIVES, algorithm_of
+from sim.collectives import COLLECTIVES, algorithm_names, algorithm_of
 from sim.errors import InputError
 from sim.specs import PerturbSpec, load
 from sim.studies.bench.collective import CollectiveSpec, simulate_perturbed_times_s, simulate_time_s
@@ -21,8 +21,8 @@ LATE = PerturbSpec.model_validate({"stragglers": [{"chips": [1], "delay": "1 ns"
 def changes(name: str) -> list[str]:
     """Collectives of a machine that take longer or shorter by more than 2 us and 2 % because chip 1 is 1 ns late."""
     topology, found = machine(name), []
-    for collective, algorithms in COLLECTIVES.items():
-        for algorithm in algorithms:
+    for collective in COLLECTIVES:
+        for algorithm in algorithm_names(collective):
             for size in SIZES:
                 try:
                     if algorithm_of(topology, collective, algorithm, size) != algorithm:
@@ -38,6 +38,6 @@ def changes(name: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", one_of_each_wiring(MACHINES, less=["dgx_h100_x2"]))
+@pytest.mark.parametrize("name", one_of_each_wiring(MACHINES, less=["dgx_h100_x2", "dgx1_v100", "a100_pcie_bridges"]))
 def test_a_chip_one_nanosecond_late_changes_no_time_by_more_than_two_microseconds_or_per_cent(name: str):
     assert changes(name) == []

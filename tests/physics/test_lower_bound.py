@@ -6,7 +6,7 @@ import pytest
 from support.machines import graph, switch, torus, twisted
 from support.shipped_machines import machine, one_of_each_wiring
 
-from sim.collectives import COLLECTIVES, algorithm_of
+from sim.collectives import COLLECTIVES, algorithm_names, algorithm_of
 from sim.errors import InputError
 from sim.specs import load
 from sim.studies.bench import collective as bench
@@ -30,8 +30,8 @@ def groups(topology, collective):
 
 def runs(topology):
     """(collective, algorithm, axes, size) that the machine carries out within a second or so."""
-    for collective, algorithms in COLLECTIVES.items():
-        for algorithm, axes in itertools.product(algorithms, groups(topology, collective)):
+    for collective in COLLECTIVES:
+        for algorithm, axes in itertools.product(algorithm_names(collective), groups(topology, collective)):
             for size in SIZES:
                 if "_ll" in algorithm and size > 2**20:
                     continue  # a line per 64 or 128 bytes: a million sends

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 from rich.console import Console
+from support.selection import each_once
 from support.shipped import NAMES, every_case, phases, result, scenario
 
 from sim.report.present.render import render
@@ -40,8 +42,7 @@ DRAWN = list({kind_of((name,)): (name,) for name in NAMES}.values())
 drawn_cases = pytest.mark.parametrize("case", DRAWN, ids=[case[0] for case in DRAWN])
 
 
-@pytest.mark.parametrize("figure", pictures.FIGURES)
-@drawn_cases
+@pytest.mark.parametrize(("case", "figure"), each_once(product(DRAWN, pictures.FIGURES)), ids=str)
 def test_every_figure_is_drawn(case, figure):
     from matplotlib import pyplot
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.algorithms import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 from support.machines import full_mesh, graph, switch, torus, twisted, two_sockets
+from support.selection import slow_if
 
 from sim import topology
 from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
@@ -61,7 +62,7 @@ def choices(topology: Topology, collective: str) -> Iterator[tuple[str, ...]]:
         yield names
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("mesh", slow_if(MESHES, "4x4x4"))
 @pytest.mark.parametrize(("collective", "algorithm"), ALGORITHMS)
 def test_every_algorithm_carries_out_its_collective(collective: str, algorithm: str, mesh: str) -> None:
     if algorithm == "dimension_ordered" and mesh in TOO_MANY:

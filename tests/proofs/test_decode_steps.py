@@ -79,7 +79,7 @@ def test_a_program_with_another_cache_is_what_lowering_that_step_gives(case):
         assert (changed.busy_ps == found.lowered.program.busy_ps).all() == (step is short)
 
 
-@pytest.mark.parametrize("case", slow_if(CASES, "jitter"))
+@pytest.mark.parametrize("case", slow_if(CASES, "jitter", "micro-batches", "host launches, straggler", "all chips"))
 def test_every_step_takes_the_time_it_takes_by_itself(case):
     lengths = (*range(100, 140, 7), 1000, 3000, 3001, 9000, 40_000, 40_001, 300_000)
     steps = decoding(case, *lengths)

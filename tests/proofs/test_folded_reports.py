@@ -1,5 +1,6 @@
 """Switches and pipelines folded: every figure of the report is the full run's, and what is unlike turns folding off."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pipelines import scenario
 from support.reports import both, figures
+from support.selection import pairwise
 
 from sim.errors import InputError
 from sim.simulate.forward_pass import lower_pass
@@ -105,10 +107,10 @@ SPLITS = [
 LAYOUTS = ["weight_stationary_1d", "weight_stationary_2d", "weight_gathered_x", "weight_gathered_xyz"]
 
 
-@pytest.mark.parametrize("phase", ["decode", "prefill"])
-@pytest.mark.parametrize("overlap", ["none", "collective_matmul"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("mesh", SPLITS)
+@pytest.mark.parametrize(
+    ("mesh", "layout", "overlap", "phase"),
+    pairwise(product(SPLITS, LAYOUTS, ("none", "collective_matmul"), ("decode", "prefill"))),
+)
 def test_folded_and_periodic_is_the_full_run_of_a_torus_with_split_axes(
     mesh: str, layout: str, overlap: str, phase: str
 ):

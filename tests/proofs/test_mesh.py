@@ -61,7 +61,7 @@ def algorithms(machine: Topology, axes: tuple[str, ...], collective: str) -> lis
     return [*own, *(ON_NCCL.get(collective, {}) if first.software.nccl else ())]
 
 
-@pytest.mark.parametrize("name", slow_if(MACHINES, "two DGX A100 2x8"))
+@pytest.mark.parametrize("name", slow_if(MACHINES, "two DGX A100 2x8", "DGX-1 2x4"))
 def test_every_algorithm_carries_out_its_collective_over_every_subset_of_axes(name: str) -> None:
     """And none is faster than the links of all groups together allow."""
     machine, refused = MACHINES[name], []

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support.commands import call, run
 from support.files import write
-from support.selection import each_once
+from support.selection import each_once, slow_if
 
 SCENARIO = {
     "scenario.workload": {"phase": "generate", "batch": 4, "prompt": 8, "generate": 2, "weights": "bf16"},
@@ -153,6 +153,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "deleted": lambda path: path.unlink(),
     "a folder": as_folder,
 }
+FEW = ("truncated", "one bit", "no JSON", "missing keys", "texts", "infinite", "pickle", "deleted", "a folder")
+"""Damages of each kind: to the bytes, the syntax, the keys, the values, the format, the file."""
 FILES = ("manifest.json", "report.json", "explain.json", "trace_prefill.npz", "trace_decode.npz")
 DAMAGED = [
     *(("manifest.json", kind) for kind in DAMAGES),
@@ -200,7 +202,7 @@ def test_a_damaged_file_with_the_right_hash_is_drawn_or_refused(good: Path, plac
     assert code in (0, 2), said
 
 
-@pytest.mark.parametrize(("name", "kind"), each_once(DAMAGED))
+@pytest.mark.parametrize(("name", "kind"), each_once(DAMAGED, lambda name, kind: (name, kind if kind in FEW else "")))
 def test_no_damage_keeps_a_scenario_from_being_run_again(place: Path, name: str, kind: str):
     folder = place / "out/tiny"
     before = (folder / "trace_decode.npz").read_bytes()
@@ -221,7 +223,7 @@ def test_no_damage_keeps_a_scenario_from_being_run_again(place: Path, name: str,
     assert run(place) == (0, "")
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", slow_if(DAMAGES, *(kind for kind in DAMAGES if kind not in FEW)))
 def test_an_explanation_with_the_right_hash_keeps_nothing_from_running(place: Path, kind: str):
     damage(place, "explain.json", kind, hashed=True)
     assert run(place)[0] == 0
@@ -236,7 +238,9 @@ def test_a_damaged_file_never_shows_on_the_page(good: Path, place: Path, name: s
     assert str(place / "out/tiny") in said
 
 
-@pytest.mark.parametrize(("name", "kind"), each_once(product(SWEEP_FILES, DAMAGES)))
+@pytest.mark.parametrize(
+    ("name", "kind"), each_once(product(SWEEP_FILES, DAMAGES), lambda name, kind: (name, kind if kind in FEW else ""))
+)
 def test_a_sweep_goes_on_over_any_damage_to_the_rows_that_were_undamaged(good: Path, place: Path, name: str, kind: str):
     (path,) = (place / "out").rglob("sweep.csv")
     whole = path.read_bytes()

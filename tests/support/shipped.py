@@ -26,7 +26,7 @@ def settings_of(name: str, *more: str, least: int = _LAYERS) -> tuple[str, ...]:
     """
     most = load.scenario(name, NO_SWEEP).model.layers
     for layers in range(min(least, most), most):
-        settings = (*NO_SWEEP, f"engine.layers={layers}", *more)
+        settings = (*NO_SWEEP, f"engine.layers={layers}", "engine.kernel=compiled", *more)
         try:
             load.scenario(name, settings)
         except InputError:

@@ -10,7 +10,7 @@ from support.files import write
 from support.selection import slow_if
 from support.shipped_machines import one_of_each_wiring
 
-from sim.collectives import COLLECTIVES, algorithm_of, schedule
+from sim.collectives import COLLECTIVES, algorithm_names, algorithm_of, schedule
 from sim.collectives.nccl.kernels import ON_NCCL
 from sim.errors import InputError
 from sim.specs import GraphSpec, load
@@ -27,10 +27,10 @@ def without_link(spec: GraphSpec, number: int) -> GraphSpec:
 
 def every_collective(topology: Topology) -> None:
     """Schedule every collective by every algorithm: an algorithm that the machine has not is bad input."""
-    for collective, algorithms in COLLECTIVES.items():
+    for collective in COLLECTIVES:
         for wanted in (
             None,
-            *algorithms,
+            *algorithm_names(collective),
             *(ON_NCCL[collective] if topology.software.nccl and collective in ON_NCCL else ()),
         ):
             try:

@@ -83,6 +83,7 @@ def test_the_constants_that_made_the_rows_are_found():
     assert max(map(abs, found.residuals.values())) < 1e-4
 
 
+@pytest.mark.slow
 def test_also_where_they_are_close_to_a_bound():
     truth = {"matmul_efficiency": 0.502, "hop_latency": 5.99}
     assert fitted(measured(truth)).values == pytest.approx(truth, rel=0.02)

@@ -202,6 +202,7 @@ def of_others(tmp_path: Path, rows) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_rows_of_other_systems_gpus_and_collectives_run_on_their_machine(tmp_path: Path):
     path = of_others(tmp_path, OTHERS)
     _, cases = read("nccl", path)
