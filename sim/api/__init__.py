@@ -110,11 +110,11 @@ def sweep(name: str | Path, *settings: str, jobs: int = 1, plugins: Iterable[str
         plugins: as of `load`.
     """
     from sim.api.results import Sweep
-    from sim.studies.sweep.study import plan
+    from sim.studies.sweep.study import plan_sweep
     from sim.studies.sweep.workers import run_points
 
     with plugin_files.using(map(str, plugins)):
-        study = plan(str(name), files.scenario(str(name), settings), settings)
+        study = plan_sweep(str(name), files.scenario(str(name), settings), settings)
         rows = dict(run_points(str(name), study.points, jobs))
     return Sweep(study, [rows[number] for number in range(len(study.points))])
 
@@ -133,10 +133,10 @@ def search(
     """
     from sim.studies import search as searching
 
-    machines = searching.machines(topologies, searching.counts(chips) if chips else None, settings)
-    goal = searching.goal(max_step, "", searching.chips_of_topologies([each.topology for each in machines]))
-    points = searching.candidates(work, machines, settings)
-    tried = dict(searching.searched(points, jobs, goal.max_step_s))
+    machines = searching.list_machines(topologies, searching.parse_counts(chips) if chips else None, settings)
+    goal = searching.parse_goal(max_step, "", searching.chip_names([each.topology for each in machines]))
+    points = searching.list_candidates(work, machines, settings)
+    tried = dict(searching.run_candidates(points, jobs, goal.max_step_s))
     candidates = [(points[number], row) for number, row in sorted(tried.items()) if row]
     return searching.SearchResult(goal, candidates, len(tried), goal.fitting([row for _, row in candidates]))
 

@@ -96,7 +96,7 @@ def collective(
         options = [f"{option}={value}" for option, value in chosen.items() if value]
         all_options = [*options, *(settings or [])]
         said = f"with {', '.join(all_options)}" if all_options else ""
-        path = out / f"{outputs.named(f'{machine}_{name}', all_options)}.png"
+        path = out / f"{outputs.unique_file_name(f'{machine}_{name}', all_options)}.png"
         with outputs.replacing_file(path) as fresh:
             save(busbw.draw(rows, machine, measured=points, settings=said), fresh)
         echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets

@@ -69,18 +69,18 @@ def compare(
     if page:
         from sim.results import page as html
 
-        path = out / f"{outputs.named('_vs_'.join(names), [])}.html"
+        path = out / f"{outputs.unique_file_name('_vs_'.join(names), [])}.html"
         with progress(f"writing {path}"), outputs.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=comparison)
     moved = None
     if sensitive:
-        from sim.studies.sensitivity import Option, sensitivity
+        from sim.studies.sensitivity import Option, measure_sensitivity
 
         options = [
             Option(label, run.scenario, run.report.simulated.latency_s) for label, run in zip("AB", pair, strict=True)
         ]
         with progress("moving constants"):
-            moved = sensitivity(options)
+            moved = measure_sensitivity(options)
     if as_json:
         echo(json.dumps(comparison.to_dict() | ({"sensitivity": moved.to_dict()} if moved else {})))
         return
@@ -101,7 +101,7 @@ def _run_of(name: str, settings: list[str]) -> Run:
     folder = Path(name)
     if folder.is_dir():
         if settings:
-            raise InputError("goes with scenarios, not with results", where="--set", got=name)
+            raise InputError("is not supported with results", where="--set", got=name)
         return outputs.read(folder)
     scenario = load.scenario(name, settings)
     with errors_in(load.place("scenario", name)):

@@ -39,7 +39,7 @@ def code_and_message(error: Exception) -> tuple[int, str]:
         case DeadlockError():
             return 1, f"error: {error}"
         case MemoryError():
-            return BAD_INPUT, "error: does not fit this computer's memory; try a smaller machine or fewer layers"
+            return BAD_INPUT, "error: exceeds this computer's memory; try a smaller machine or fewer layers"
         case OSError():
             what = (
                 "standard output cannot be written" if error.filename is None else f"{error.filename}: cannot be used"
@@ -70,9 +70,9 @@ def within_limits(where: str) -> Iterator[None]:
         with np.errstate(invalid="raise"):  # a float that no integer of the clock can hold
             yield
     except MemoryError:
-        raise InputError("does not fit this computer's memory", where=where, hint="try a smaller machine") from None
+        raise InputError("exceeds this computer's memory", where=where, hint="try a smaller machine") from None
     except (OverflowError, FloatingPointError):
-        rule = f"takes longer than the clock of the simulation counts, {units.CLOCK_S:.1e} s"
+        rule = f"exceeds the clock of the simulation, {units.CLOCK_S:.1e} s"
         raise InputError(rule, where=where, hint="check sizes and rates") from None
 
 

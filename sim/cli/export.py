@@ -41,6 +41,6 @@ def export(
         raise InputError("requires the format chakra", where="--messages", got=form)
     run = outputs.read(folder)
     outputs.check_chips(run.scenario, chips or [], "--chip")
-    with progress(f"writing {form}"), outputs.writable(folder):
+    with progress(f"writing {form}"), outputs.reporting_write_errors(folder):
         for path in outputs.export(run, folder, form, chips, messages=messages):
             echo(str(path))

@@ -149,6 +149,8 @@ def list_command(
 def listing(kind: str | None = None) -> dict[str, Rows]:
     """Rows of one kind, or of all. Raises InputError."""
     if kind is not None and kind not in KINDS:
-        raise InputError("nothing of that kind", where="KIND", got=kind, hint=f"there are {', '.join(KINDS)}")
+        raise InputError(
+            "must be a kind that can be listed", where="KIND", got=kind, hint=f"there are {', '.join(KINDS)}"
+        )
     found = {name: rows() for name, rows in KINDS.items() if kind in (None, name)}
     return {name: rows for name, rows in found.items() if rows or name == kind}

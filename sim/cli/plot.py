@@ -28,10 +28,10 @@ def plot(
             raise InputError(
                 "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
             )
-    with progress(f"drawing {folder}"), outputs.writable(folder):
+    with progress(f"drawing {folder}"), outputs.reporting_write_errors(folder):
         chosen = figures or pictures.FIGURES
         results = saved.open_folder(folder)
-        run = saved.restore(results)
+        run = saved.restore_results(results)
         drawn = pictures.draw(run, folder, kinds, results.analysis(run), chosen, page=not figures)
     for path in drawn:
         echo(str(path))

@@ -28,13 +28,13 @@ def replay(
     """Simulate Chakra execution traces, one per chip, on a machine; print where the time goes."""
     from sim import topology as machines
     from sim.export.chakra_replay import load as load_traces
-    from sim.export.chakra_replay import read_groups, replayed
+    from sim.export.chakra_replay import read_groups, simulate_traces
     from sim.specs import load
 
     machine = machines.build(*load.machine(topology, settings or []))
     ranks_of = None if groups is None else read_groups(groups, machine.chips)
     with errors_in(traces):
-        result = replayed(load_traces(Path(traces), machine, ranks_of), machine)
+        result = simulate_traces(load_traces(Path(traces), machine, ranks_of), machine)
     if as_json:
         echo(json.dumps(result.to_dict()))
         return

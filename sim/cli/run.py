@@ -150,7 +150,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
                 chips=wanted.trace_chips,
                 analysis=analysis,
             )
-            messages += saved.replaced(folder, fresh)
+            messages += saved.displace_results(folder, fresh)
     for line in messages:
         echo(f"{folder}: {line}", err=True)
     return _Made(result, where, simulated_s, analysis)
@@ -198,6 +198,6 @@ def _warn_of_memory(memory: Memory, where: str) -> bool:
     """Warns on standard error if a run exceeds memory; returns True if it fits."""
     if not memory.fits:
         needed, there = format_bytes(memory.used_bytes), format_bytes(memory.capacity_bytes)
-        rule = f"warning: {where}: does not fit in memory: a chip needs {needed} of {there}"
-        echo(f"{rule}; the times assume that it had them", err=True)
+        rule = f"warning: {where}: exceeds memory: a chip needs {needed} of {there}"
+        echo(f"{rule}; times assume unlimited memory", err=True)
     return memory.fits

@@ -17,6 +17,6 @@ def schema(
     from sim.results import folder as outputs
     from sim.specs.load import schema as schemas
 
-    with outputs.writable(out):
+    with outputs.reporting_write_errors(out):
         for path in schemas.write(out):
             echo(str(path))

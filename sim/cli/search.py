@@ -67,16 +67,18 @@ def search(
     from sim.studies import search as searching
 
     if phase not in ("decode", "prefill"):
-        raise InputError("no such phase", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill")))
-    machines = searching.machines(topology, searching.counts(chips) if chips else None, settings or [])
-    goal = searching.goal(max_step, price, searching.chips_of_topologies([each.topology for each in machines]))
+        raise InputError(
+            "must be decode or prefill", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill"))
+        )
+    machines = searching.list_machines(topology, searching.parse_counts(chips) if chips else None, settings or [])
+    goal = searching.parse_goal(max_step, price, searching.chip_names([each.topology for each in machines]))
     options = {"layouts": layouts or ",".join(PRESETS), "residual": residual, "overlap": overlap}
-    chosen = [searching.named(text, option) for option, text in options.items()]
-    work = searching.Work(model, phase, searching.batches(batch), tokens, generate, weights, *chosen)  # type: ignore[arg-type]
-    planned = searching.candidates(work, machines, settings or [])
+    chosen = [searching.parse_names(text, option) for option, text in options.items()]
+    work = searching.Work(model, phase, searching.parse_batches(batch), tokens, generate, weights, *chosen)  # type: ignore[arg-type]
+    planned = searching.list_candidates(work, machines, settings or [])
     tried: dict[int, Row | None] = {}
     with progress(f"searching {len(planned)} candidates") as report:
-        rows = searching.searched(planned, jobs, goal.max_step_s, prune=prune)
+        rows = searching.run_candidates(planned, jobs, goal.max_step_s, prune=prune)
         complete = collect(rows, lambda numbered: tried.update([numbered]), report, len(planned))
     if not complete:
         echo(f"interrupted: {len(tried)} of {len(planned)} candidates were tried", err=True)
@@ -89,10 +91,12 @@ def search(
     result = searching.SearchResult(goal, numbered, len(tried), goal.fitting(done))
     with progress("taking apart the winners"):
         explained = result.explain_winners()
-    based, moved = searching.rest_on(numbered), {}
+    based, moved = searching.list_assumptions(numbered), {}
     if sensitive:
         with progress("moving constants"):
-            moved = {objective: searching.sensitive(numbered, goal, objective) for objective in goal.objectives}
+            moved = {
+                objective: searching.winner_sensitivity(numbered, goal, objective) for objective in goal.objectives
+            }
     path = out / f"search_{Path(model).stem}_{phase}.png"
     if plots:
         from sim.plots import pareto
@@ -102,7 +106,7 @@ def search(
         names = f"{chips.replace(',', ', ')} chips as of {names}" if chips else names
         title = f"{phase} of {Path(model).stem} on {names}, {weights} weights"
         with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
-            chart = searching.chart(title, work.phase, result.fitting, searching.published(numbered), goal)
+            chart = searching.build_chart(title, work.phase, result.fitting, searching.published_steps(numbered), goal)
             save(pareto.draw(replace(chart, rests_on=based)), fresh)
     if as_json:
         more = {"rests_on": list(based), "sensitivity": {name: each.to_dict() for name, each in moved.items()}}

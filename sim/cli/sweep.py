@@ -52,7 +52,7 @@ def sweep(
     from sim.specs import load
     from sim.studies.sweep import parquet
     from sim.studies.sweep.record import Record
-    from sim.studies.sweep.study import plan
+    from sim.studies.sweep.study import plan_sweep
     from sim.studies.sweep.workers import Cluster
 
     cluster = Cluster.of(backend, scheduler)
@@ -62,9 +62,9 @@ def sweep(
     base = load.scenario(scenario, settings or [])
     folder = out / outputs.folder_name(base, settings or [])
     with errors_in(load.place("scenario", scenario)):
-        study = plan(scenario, base, settings or [])
+        study = plan_sweep(scenario, base, settings or [])
         record = Record(folder / "sweep.csv", base, study.points, load.source(scenario))
-    with outputs.writable(folder):
+    with outputs.reporting_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         rows, complete = _simulate(study, record, jobs, cluster)
         done = list(rows.values())
@@ -77,11 +77,11 @@ def sweep(
     if plots and study.figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
         from sim.plots.style import save
-        from sim.studies.sweep.chart import chart
+        from sim.studies.sweep.chart import build_chart
 
         for kind in figures:
             with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
-                save(drawing.draw(chart(base, study.figure, done, predictions)), fresh)
+                save(drawing.draw(build_chart(base, study.figure, done, predictions)), fresh)
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
@@ -90,12 +90,16 @@ def sweep(
         render(done, study.axes, study.figure, predictions=predictions)
         echo(f"results in {folder}/")
     if not complete:
-        echo(f"interrupted: {len(done)} of {len(study.points)} points are there; the same command goes on", err=True)
+        echo(
+            f"interrupted: {len(done)} of {len(study.points)} points are done; run the same command to resume", err=True
+        )
         raise typer.Exit(INTERRUPTED)
     check_internal(done)
     if not any(row.outcome for row in done):
         with errors_in(load.place("scenario", scenario)):
-            raise InputError("not one point of the sweep can run", where="sweep", hint=f"the first: {done[0].error}")
+            raise InputError(
+                "at least one point must be able to run", where="sweep", hint=f"the first: {done[0].error}"
+            )
 
 
 def _simulate(study: Study, record: Record, jobs: int, cluster: Cluster | None) -> tuple[dict[int, Row], bool]:
@@ -107,10 +111,10 @@ def _simulate(study: Study, record: Record, jobs: int, cluster: Cluster | None) 
     from sim.studies.sweep.workers import run_points
 
     if kept := record.keep_damaged():
-        echo(f"earlier rows are kept in {kept}: sweep.json does not say what they are of", err=True)
+        echo(f"moved earlier rows to {kept}: sweep.json does not describe them", err=True)
     rows = record.interrupted()
     if rows:
-        echo(f"going on: {len(rows)} of {len(study.points)} points are there", err=True)
+        echo(f"resuming: {len(rows)} of {len(study.points)} points are done", err=True)
     left = [number for number in range(len(study.points)) if number not in rows]
     with progress(f"simulating {study.scenario.name}") as report, record.open(rows) as file:
 

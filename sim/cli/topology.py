@@ -32,7 +32,7 @@ def topology(
     with errors_in(load.place("topology", name)):
         built = machines.build(spec, stack)
     facts = describe.facts(built)
-    path = out / f"{outputs.named(built.name, settings or [])}.png"
+    path = out / f"{outputs.unique_file_name(built.name, settings or [])}.png"
     if plots:
         from sim.plots import topology as drawing
         from sim.plots.style import save

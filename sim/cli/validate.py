@@ -12,8 +12,8 @@ from sim.cli.errors import within_limits
 from sim.cli.options import Json, Plugins, completed
 from sim.cli.progress import progress
 from sim.errors import InputError, suggest
-from sim.studies.validate.csv_rows import COLUMNS, explanation
-from sim.studies.validate.csv_rows import template as template_of
+from sim.studies.validate.csv_rows import COLUMNS, explain_columns
+from sim.studies.validate.csv_rows import format_template as template_of
 from sim.terminal import echo
 
 
@@ -43,7 +43,7 @@ def validate(
         _print_template(template)
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
-        raise InputError("--rows goes with one suite", where="--rows", hint=f"name one of {', '.join(names)}")
+        raise InputError("requires one suite", where="--rows", hint=f"name one of {', '.join(names)}")
     validations = []
     for name in names:
         with progress(f"validating {name}") as report, within_limits(load.place("suite", name)):
@@ -76,6 +76,6 @@ def _print_template(kind: str) -> NoReturn:
     """Prints a CSV with one example row, what its columns hold on standard error, and ends the command."""
     if kind not in COLUMNS:
         raise InputError("must be a kind of suite", where="--template", got=kind, hint=suggest(kind, COLUMNS))
-    echo(explanation(kind), err=True)
+    echo(explain_columns(kind), err=True)
     echo(template_of(kind))
     raise typer.Exit

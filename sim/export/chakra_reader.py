@@ -39,7 +39,7 @@ def read(path: Path) -> list[Node]:
         hint = "name traces PREFIX.0.et, PREFIX.1.et, ... by their PREFIX, as `sim export FOLDER chakra` writes them"
         raise InputError("no such file", where=str(path), hint=hint) from None
     except (OSError, ValueError) as error:
-        raise InputError("is no Chakra trace", where=str(path), got=str(error)) from None
+        raise InputError("must be a Chakra trace", where=str(path), got=str(error)) from None
 
 
 def _messages(raw: bytes) -> Iterator[bytes]:

@@ -218,7 +218,7 @@ def _events(
         correlation = hosts[chip].correlations(len(trace.program)) if chip in hosts else None
         for lane, thread in zip(chip_lanes, threads[chip], strict=True):
             yield _slices(trace, lane, (chip, thread), ranks, us, None if lane.kind == "link" else correlation)
-        time, rate = outgoing(chip_lanes, topology)
+        time, rate = outgoing_rate(chip_lanes, topology)
         yield _counter("outgoing links", "GB/s", chip, time, rate / 1e9, us)
     receivers = Receivers.build(trace, topology.chips, lanes, threads)
     for chip, chip_lanes in lanes.items():
@@ -280,7 +280,7 @@ def _slices(
     return start, [f'{heads[op]}{ts},"dur":{duration}{rest}' for op, ts, duration, rest in rows]
 
 
-def outgoing(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
+def outgoing_rate(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
     """When the rate at which a chip's links send changes, ns, and what it then is, bytes/s."""
     links = [lane for lane in lanes if lane.kind == "link"]
     times = [nanoseconds(time) for lane in links for time in (lane.spans.start, lane.spans.end)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.export.chrome_trace import outgoing
+from sim.export.chrome_trace import outgoing_rate
 from sim.export.flows import Flows, Receivers
 from sim.export.kernels import kernel_name
 from sim.export.wire import data, double, fixed64, integer
@@ -50,7 +50,7 @@ def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[in
             packets += _slices(trace, lane, track, set() if flows is None else set(flows.task.tolist()))
             packets += [] if flows is None else _arrivals(flows, arrival)
         packets.append(_track(counter, "outgoing links, GB/s", _in(process) + data(8, data(6, "GB/s"))))
-        for time, rate in zip(*outgoing(rows, topology), strict=True):
+        for time, rate in zip(*outgoing_rate(rows, topology), strict=True):
             event = integer(9, _COUNTER) + integer(11, counter) + double(44, float(rate) / 1e9)
             packets.append(_packet(int(time), data(_EVENT, event) + integer(_FLAGS, _NEEDS_SEQUENCE)))
     path = Path(path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE, PART_LOOKS
-from sim.plots.style import entitle, figure, style
+from sim.plots.style import add_title, new_figure, shared_style
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import critical_path as critical
@@ -37,8 +37,8 @@ def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | N
         "what the critical path is made of": {share.name: share.time_s for share in causes},
     }
     step_s = trace.makespan_ps / PS_PER_S
-    made = figure(_WIDTH_IN, _HEIGHT_IN)
-    with style():
+    made = new_figure(_WIDTH_IN, _HEIGHT_IN)
+    with shared_style():
         made.set_layout_engine("none")
         for bottom, (name, parts) in zip((0.62, 0.17), bars.items(), strict=True):
             axes = made.add_axes((0.015, bottom, 0.97, 0.17))
@@ -46,7 +46,7 @@ def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | N
             axes.set_title(name)
         (name, *below), what = title.split("\n"), "all requests" if batches else "one step"
         first = ": ".join(filter(None, (name, f"{what}, {format_seconds(step_s)}")))
-        entitle(made, "\n".join([first, *below]), x=0.015)
+        add_title(made, "\n".join([first, *below]), x=0.015)
     return made
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sim import units
 from sim.closed_form.collectives import busbw
 from sim.plots.colours import PALETTE
-from sim.plots.style import entitle, figure, plain_ticks, style
+from sim.plots.style import add_title, new_figure, set_plain_ticks, shared_style
 from sim.report.collective_result import CollectiveResult
 
 if TYPE_CHECKING:
@@ -39,19 +39,19 @@ def draw(rows: Sequence[CollectiveResult], machine: str, *, measured: Points = (
     def gb_per_s(size: float, time_s: float) -> float:
         return busbw(first.collective, first.group, size, time_s) / 1e9
 
-    with style():
-        made = figure(10.6, 4.6)
+    with shared_style():
+        made = new_figure(10.6, 4.6)
         times, rates = made.subplots(1, 2)
         top = _draw_points(times, microseconds, rows, measured)
         times.set(yscale="log", ylabel="time, us", title="Time: tells small sizes apart")
         times.set_ylim(top=4 * top)
-        plain_ticks(times.yaxis)
+        set_plain_ticks(times.yaxis)
         times.legend(loc="upper left", bbox_to_anchor=(0, 0.92))
         top = _draw_points(rates, gb_per_s, rows, measured)
         rates.set(ylim=(0, 1.12 * top), ylabel="bus bandwidth, GB/s one way", title="Bus bandwidth: large ones")
         for axes in (times, rates):
             _draw_sizes(axes, rows)
-        entitle(made, "\n".join(filter(None, (f"{first.collective} on {machine}, {first.group} chips", settings))))
+        add_title(made, "\n".join(filter(None, (f"{first.collective} on {machine}, {first.group} chips", settings))))
     return made
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE
-from sim.plots.style import figure, style
+from sim.plots.style import new_figure, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +72,8 @@ class Chart:
 
 def draw(chart: Chart) -> Figure:
     """Draws the lines of a chart, its marks and its legend."""
-    made = figure(8.0, 4.4)
-    with style():
+    made = new_figure(8.0, 4.4)
+    with shared_style():
         axes = made.add_subplot()
         for line, (colour, marker) in zip(chart.lines, _looks(), strict=False):
             _line(axes, line, colour, marker)

@@ -13,8 +13,8 @@ import numpy as np
 from sim.plots import grid
 from sim.plots.colours import LOAD_COLOURS
 from sim.plots.drawing import Line
-from sim.plots.machine import Load, busiest, drawing_of, segments
-from sim.plots.style import SMALL, figure, fitting, style
+from sim.plots.machine import Load, drawing_of, list_segments, max_utilisation
+from sim.plots.style import SMALL, new_figure, shared_style, shorten
 from sim.program.trace import Trace
 from sim.topology.graph import Topology
 
@@ -36,8 +36,13 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     most = max(float(load.utilisation.max(initial=0.0)), 1e-9)
     colours, scale_of = colormaps[LOAD_COLOURS], Normalize(0.0, most)
     lines = [
-        Line(segment.points, to_hex(colours(scale_of(busiest(load, segment.links)))), segment.dashed, width=_LINE_WIDTH)
-        for segment in segments(drawing)
+        Line(
+            segment.points,
+            to_hex(colours(scale_of(max_utilisation(load, segment.links)))),
+            segment.dashed,
+            width=_LINE_WIDTH,
+        )
+        for segment in list_segments(drawing)
     ]
     nodes = [replace(node, label="" if machine.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
     drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)
@@ -47,9 +52,9 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     notes = [*drawing.numbered, *drawing.shown]
     body, header = max(scale * (top - bottom), 1.6), (1.02 if below else 0.85) + 0.17 * len(notes)
     height = header + body + 0.2
-    made = figure(_WIDTH_IN, height)
+    made = new_figure(_WIDTH_IN, height)
     made.set_layout_engine("none")
-    with style():
+    with shared_style():
         axes = made.add_axes((0.0, 0.2 / height, (_WIDTH_IN - 1.2) / _WIDTH_IN, body / height))
         axes.set_axis_off()
         axes.set_aspect("equal")
@@ -66,7 +71,7 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
             bar.set_ylabel("busy, share of the time")
         edge = 0.2 / _WIDTH_IN
         made.text(edge, 1 - 0.15 / height, name, fontsize=11, fontweight="bold", va="top")
-        summary = [*([fitting(below, _WIDTH_IN - 0.4)] if below else ()), _summary(load, machine), *notes]
+        summary = [*([shorten(below, _WIDTH_IN - 0.4)] if below else ()), _summary(load, machine), *notes]
         made.text(edge, 1 - 0.4 / height, "\n".join(summary), fontsize=SMALL, linespacing=1.4, va="top")
     return made
 

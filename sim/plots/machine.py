@@ -46,7 +46,7 @@ def drawing_of(topology: Topology) -> Drawing:
     return grid.drawing(topology) if topology.has_lines else node_link.drawing(topology)
 
 
-def segments(drawing: Drawing) -> Iterator[Segment]:
+def list_segments(drawing: Drawing) -> Iterator[Segment]:
     """Yields every direction of every link of a drawing, from back to front."""
     for line in drawing.lines:
         if line.back:
@@ -56,7 +56,7 @@ def segments(drawing: Drawing) -> Iterator[Segment]:
             yield Segment(line.points, line.links, line.dashed)
 
 
-def busiest(load: Load, links: Sequence[int]) -> float:
+def max_utilisation(load: Load, links: Sequence[int]) -> float:
     """Returns the utilisation of the busiest of some links."""
     return float(load.utilisation[list(links)].max(initial=0.0))
 

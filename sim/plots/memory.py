@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.plots.colours import DEVICE_COLOURS, PALETTE
-from sim.plots.style import entitle, figure, style
+from sim.plots.style import add_title, new_figure, shared_style
 from sim.program import Floats
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ def draw(
     devices: Mapping[str, Series], limited: Collection[str], capacity_bytes: float, end_s: float, title: str = ""
 ) -> Figure:
     """A line per device, in GiB; of those that are `limited`, against the capacity of a chip."""
-    made = figure(8.0, 1.2 + 1.9 * len(devices))
-    with style():
+    made = new_figure(8.0, 1.2 + 1.9 * len(devices))
+    with shared_style():
         axes = made.subplots(len(devices), 1, squeeze=False, sharex=True)[:, 0]
         colours = itertools.cycle(DEVICE_COLOURS)
         for axis, (name, (times, sizes)), colour in zip(axes, devices.items(), colours, strict=False):
@@ -49,5 +49,5 @@ def draw(
         axes[-1].set_xlabel("time, ms")
         axes[-1].set_xlim(0, end_s * 1e3)
         if title:
-            entitle(made, title)
+            add_title(made, title)
     return made

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE
-from sim.plots.style import figure, plain_ticks, style
+from sim.plots.style import new_figure, set_plain_ticks, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,8 +70,8 @@ class Chart:
 
 def draw(chart: Chart) -> Figure:
     """The figure that `draw` writes."""
-    made = figure(8.0, 4.8)
-    with style():
+    made = new_figure(8.0, 4.8)
+    with shared_style():
         axes = made.add_subplot()
         for number, (line, colour) in enumerate(zip(chart.lines, _COLOURS, strict=False)):
             wide = max(2.4 - 0.2 * number, 0.8)  # fronts that lie on each other are all seen
@@ -83,10 +83,10 @@ def draw(chart: Chart) -> Figure:
             axes.scatter(*_xy(line.published), edgecolors=colour, zorder=5, **_HOLLOW)
         axes.scatter(*_xy(chart.front), zorder=4, **_RING)
         axes.set(xscale="log", yscale="log", xlabel=chart.x_label, ylabel=chart.y_label)
-        (low_x, high_x), (low_y, high_y) = limits(chart)
+        (low_x, high_x), (low_y, high_y) = axis_limits(chart)
         axes.set(xlim=(low_x, high_x), ylim=(low_y, high_y))
-        plain_ticks(axes.xaxis)
-        plain_ticks(axes.yaxis)
+        set_plain_ticks(axes.xaxis)
+        set_plain_ticks(axes.yaxis)
         _labels(axes, chart.front)
         axes.grid(visible=True)
         made.suptitle(chart.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
@@ -97,7 +97,7 @@ def draw(chart: Chart) -> Figure:
     return made
 
 
-def limits(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
+def axis_limits(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
     """Ends of both axes: what is far from the front would press it into a corner, and is left out."""
     near = [*chart.front, *(spot for line in chart.lines for spot in line.published)]
     xs, ys = _xy(near)
@@ -106,14 +106,14 @@ def limits(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
     return (min(xs) / 2, max(xs) * _ROOM), (min(ys) / below, top)
 
 
-def outside(chart: Chart) -> int:
+def count_outside(chart: Chart) -> int:
     """Choices beyond the axes."""
     return sum(_beyond(chart, line) for line in chart.lines)
 
 
 def _beyond(chart: Chart, line: Line) -> int:
     """How many choices of a line are beyond the axes."""
-    (_, high_x), (_, high_y) = limits(chart)
+    (_, high_x), (_, high_y) = axis_limits(chart)
     return sum(spot.x > high_x or spot.y > high_y for spot in line.choices)
 
 
@@ -145,7 +145,7 @@ def _labels(axes: Axes, front: Sequence[Spot]) -> None:
 
 
 def _every(chart: Chart) -> str:
-    beyond = outside(chart)
+    beyond = count_outside(chart)
     return "every choice that fits" + (f"\n({beyond} beyond the axes)" if beyond else "")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sim.plots.colours import PALETTE
-from sim.plots.style import figure, plain_ticks, style
+from sim.plots.style import new_figure, set_plain_ticks, shared_style
 from sim.report.present.validation import Outcome, Validation
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ _METRICS = {
 def draw(validation: Validation) -> Figure:
     """Draws one panel per metric, logarithmic axes, a band of the suite's worst tolerance around equality."""
     metrics = [metric for metric in _METRICS if any(o.metric == metric for o in validation.outcomes)]
-    with style():
-        made = figure(5.6 * len(metrics), 5.6)
+    with shared_style():
+        made = new_figure(5.6 * len(metrics), 5.6)
         for column, metric in enumerate(metrics):
             axes = made.add_subplot(1, len(metrics), column + 1)
             _panel(axes, validation, metric)
@@ -58,8 +58,8 @@ def _panel(axes: Axes, validation: Validation, metric: str) -> None:
         _points(axes, gated, _value(form), scale, (marker, PALETTE[color]), text)
         _points(axes, shown, _value(form), scale, (marker, "0.6"), "not gated" if form is None and shown else None)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel=f"published {label}", ylabel=f"predicted {label}")
-    plain_ticks(axes.xaxis)
-    plain_ticks(axes.yaxis)
+    set_plain_ticks(axes.xaxis)
+    set_plain_ticks(axes.yaxis)
     axes.legend(loc="upper left")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from sim.lowering.costs import hbm_rate, matmul_rate, roofline_s
 from sim.plots.colours import PALETTE
-from sim.plots.style import entitle, figure, plain_ticks, style
+from sim.plots.style import add_title, new_figure, set_plain_ticks, shared_style
 from sim.program import Floats
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -49,7 +49,7 @@ class Point:
     """Slower part at the rates of its cost, `compute` or `memory`."""
 
 
-def points(trace: Trace, topology: Topology) -> list[Point]:
+def list_points(trace: Trace, topology: Topology) -> list[Point]:
     """Operations that multiply and use memory, those that take longest first."""
     program = trace.program
     spans = sp.compute_spans(trace).of_lane(critical_chip(trace, topology.chips))
@@ -72,7 +72,7 @@ def points(trace: Trace, topology: Topology) -> list[Point]:
     return sorted(result, key=lambda point: (-point.time_s, point.op))
 
 
-def together(points: Sequence[Point], width: float, height: float) -> list[list[int]]:
+def cluster_points(points: Sequence[Point], width: float, height: float) -> list[list[int]]:
     """Positions of the points that share a marker, those of the one that takes longest first.
 
     Args:
@@ -92,7 +92,7 @@ Roof = Callable[[Floats], Floats]
 """FLOP/s that operations of so many FLOPs per byte reach, their overhead left out."""
 
 
-def roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
+def list_roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
     """(label, line style, roof): the data sheet's, and those of the costs, one for each bandwidth that they apply."""
     peak, rate = chip.peak_flops[dtype], matmul_rate(chip, dtype)
 
@@ -113,21 +113,21 @@ def roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
 
 def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
     """Draws the longest operations under the roofs of their chip."""
-    chip, shown = topology.chip, points(trace, topology)[:_MOST]
-    made = figure(8.6, 4.4)
-    with style():
+    chip, shown = topology.chip, list_points(trace, topology)[:_MOST]
+    made = new_figure(8.6, 4.4)
+    with shared_style():
         axes = made.add_subplot()
         axes.set_xscale("log")
         axes.set_yscale("log")
         ridge = chip.peak_flops[dtype] / chip.hbm_bandwidth
         ends = [value for point in shown for value in (point.flops_per_byte,)] + [ridge]
         x = np.geomspace(min(ends) / 4, max(ends) * 8, 200)
-        for label, line, reached in roofs(chip, dtype):
+        for label, line, reached in list_roofs(chip, dtype):
             axes.plot(x, reached(x), line, color=PALETTE["grey"], linewidth=1.2, label=label)
         axes.set_ylim(_lowest(shown, x[0] * chip.hbm_bandwidth), 2 * chip.peak_flops[dtype])
         axes.set_xlim(x[0], x[-1])
         low, high = axes.get_ylim()
-        groups = together(shown, x[-1] / x[0], high / low)
+        groups = cluster_points(shown, x[-1] / x[0], high / low)
         looks: list[dict[str, Any]] = [{}] * len(shown)
         for k, group in enumerate(groups):
             first = shown[group[0]]
@@ -150,10 +150,10 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
             axes.plot([], [], linewidth=0, label=label, **look)
         axes.set_xlabel("FLOPs per byte of memory traffic")
         axes.set_ylabel(f"TFLOP/s of {dtype} on one chip")
-        plain_ticks(axes.xaxis)
-        plain_ticks(axes.yaxis, 1e12)
+        set_plain_ticks(axes.xaxis)
+        set_plain_ticks(axes.yaxis, 1e12)
         axes.grid(visible=True)
-        entitle(made, title or "Roofline")
+        add_title(made, title or "Roofline")
         made.legend(loc="outside right center")
     return made
 

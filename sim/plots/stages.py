@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.plots.colours import REQUEST_COLOURS
-from sim.plots.style import entitle, figure, style
+from sim.plots.style import add_title, new_figure, shared_style
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report.pipeline import report_stages, stage_batches
@@ -23,8 +23,8 @@ _LEAST_SHARE = 0.012
 def draw(trace: Trace, batches: Batches, title: str = "") -> Figure:
     """A row per stage, the first on top; a bar per batch in its request's colour, `request.part` where it is cut."""
     stages, total = len(batches.layers), trace.makespan_ps / _PS_PER_MS
-    made = figure(_WIDTH_IN, _IN_AROUND + _IN_PER_STAGE * stages)
-    with style():
+    made = new_figure(_WIDTH_IN, _IN_AROUND + _IN_PER_STAGE * stages)
+    with shared_style():
         axis = made.subplots()
         for stage in range(stages):
             for batch in stage_batches(trace, batches, stage):
@@ -48,5 +48,5 @@ def draw(trace: Trace, batches: Batches, title: str = "") -> Figure:
         axis.set_xlabel("time, ms")
         axis.set_title(f"{what}, {format_seconds(trace.makespan_ps / PS_PER_S)}")
         if title:
-            entitle(made, title)
+            add_title(made, title)
     return made

@@ -44,42 +44,42 @@ _STYLE: Any = {
 }
 
 
-def style() -> AbstractContextManager[None]:
+def shared_style() -> AbstractContextManager[None]:
     """Context in which figures and axes are made: rcParams of the shared look, restored on leaving."""
     return mpl.rc_context(_STYLE)
 
 
-def figure(width_in: float, height_in: float) -> Figure:
+def new_figure(width_in: float, height_in: float) -> Figure:
     """An empty figure in the shared style, laid out without overlaps; add axes inside `with style():`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with style():
+    with shared_style():
         made = Figure(figsize=(width_in, height_in), layout="constrained", dpi=DPI)
         FigureCanvasAgg(made)
     return made
 
 
-def entitle(made: Figure, title: str, x: float = 0.01) -> None:
+def add_title(made: Figure, title: str, x: float = 0.01) -> None:
     """The title in bold above the axes, and below its first line, smaller, what it says of the settings of a run."""
     from matplotlib.text import Annotation
 
     name, _, below = title.partition("\n")
-    with style():
+    with shared_style():
         head = made.suptitle(f"{name}\n " if below else name, x=x, ha="left", fontsize=10.8, fontweight="bold")
         if below:
-            text = fitting(below, made.get_figwidth() * (1 - 2 * x))
+            text = shorten(below, made.get_figwidth() * (1 - 2 * x))
             place = {"xycoords": head, "ha": "left", "va": "bottom", "annotation_clip": False}
             made.add_artist(Annotation(text, (0, 0.12), fontsize=SMALL, color="0.35", **place))  # type: ignore[arg-type]
 
 
-def fitting(text: str, width_in: float, size: float = SMALL) -> str:
+def shorten(text: str, width_in: float, size: float = SMALL) -> str:
     """Returns as much of a line of small text as fits, with an ellipsis if it is cut."""
     room = int(width_in * 72 / (0.55 * size))  # a letter of DejaVu Sans is 0.55 em wide on average
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
-def plain_ticks(axis: Axis, unit: float = 1.0) -> None:
+def set_plain_ticks(axis: Axis, unit: float = 1.0) -> None:
     """Plain numbers, in multiples of `unit`, on a logarithmic axis whose limits are set.
 
     At 1, 2 and 5 of every decade, where there are many at 1 alone: labels of x stand side by side and need more room.
@@ -104,5 +104,5 @@ def save(made: Figure, path: Path | str) -> None:
         ".svg": {"Date": None, "Creator": None},
         ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     }.get(path.suffix, {})
-    with style():
+    with shared_style():
         made.savefig(path, dpi=DPI, metadata=metadata)

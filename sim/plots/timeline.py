@@ -14,7 +14,7 @@ import numpy as np
 
 from sim.plots.bars import DARK, Panel, draw_legend, draw_shares, draw_spans
 from sim.plots.colours import PALETTE
-from sim.plots.style import entitle, figure, style
+from sim.plots.style import add_title, new_figure, shared_style
 from sim.program import Ints
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -79,8 +79,8 @@ def draw(
     layers, edges = len(times), times.edges
     in_shares = layers > _LAYERS_IN_DETAIL
     heights = [sum(_height(group, shares) for group in groups) for shares in (in_shares, False)[: 2 if layers else 1]]
-    made = figure(_WIDTH_IN, _IN_AROUND * (1 + len(heights)) / 3 + _IN_PER_ROW * sum(heights))
-    with style():
+    made = new_figure(_WIDTH_IN, _IN_AROUND * (1 + len(heights)) / 3 + _IN_PER_ROW * sum(heights))
+    with shared_style():
         axes = made.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         op_classes = classify_ops(trace.program)
         whole_step = Panel(axes[0], trace.program, op_classes, 0, trace.makespan_ps, critical)
@@ -105,7 +105,7 @@ def draw(
             axes[1].set_title(f"{_name(times, middle)} (framed above), {length}")
             axes[1].set_xlabel(f"time since the layer began, {zoom.unit[1]}")
         if title:
-            entitle(made, title)
+            add_title(made, title)
         draw_legend(made, whole_step, [lane for group in groups for lane in group.lanes])
     return made
 

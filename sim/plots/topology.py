@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.plots.machine import drawing_of
-from sim.plots.style import figure, style
+from sim.plots.style import new_figure, shared_style
 from sim.topology.graph import Topology
 from sim.topology.metrics import bisection, hops
 
@@ -29,9 +29,9 @@ def draw(topology: Topology) -> Figure:
     notes = [*drawing.notes, *drawing.numbered, *drawing.shown]
     body, header, footer = scale * (top - bottom), 0.65 + 0.2 * len(notes), 0.15 + 0.2 * rows
     height = header + body + footer
-    made = figure(WIDTH_IN, height)
+    made = new_figure(WIDTH_IN, height)
     made.set_layout_engine("none")  # one drawing at a fixed scale: every part has its place
-    with style():
+    with shared_style():
         width = scale * (right - left) / WIDTH_IN
         axes = made.add_axes(((1 - width) / 2, footer / height, width, body / height))
         axes.set_axis_off()

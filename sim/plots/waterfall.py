@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import CHANGE_COLOURS, PALETTE
-from sim.plots.style import SMALL, figure, fitting, style
+from sim.plots.style import SMALL, new_figure, shared_style, shorten
 from sim.report.present.explanation import Bar, Explanation
 from sim.units import format_count, format_list
 
@@ -64,12 +64,12 @@ class Row:
 
 def draw(explanation: Explanation, settings: str = "") -> Figure:
     """Draws the waterfall, with the settings of the run below its title."""
-    rows = list(rows_of(explanation))
+    rows = list(list_rows(explanation))
     height = sum(row.height_in for row in rows)
     height_in = _TOP_IN + height + _BOTTOM_IN
-    made = figure(_WIDTH_IN, height_in)
+    made = new_figure(_WIDTH_IN, height_in)
     made.set_layout_engine("none")  # every place is given
-    with style():
+    with shared_style():
         left, width = _BARS_IN
         axes = made.add_axes((left / _WIDTH_IN, _BOTTOM_IN / height_in, width / _WIDTH_IN, height / height_in))
         axes.set_ylim(-height, 0)
@@ -87,7 +87,7 @@ def draw(explanation: Explanation, settings: str = "") -> Figure:
     return made
 
 
-def rows_of(explanation: Explanation) -> Iterator[Row]:
+def list_rows(explanation: Explanation) -> Iterator[Row]:
     """The lines of the figure, from the top down."""
     paper, ideal, step = explanation.paper_s, explanation.ideal_s, explanation.step_s
     words, done = explanation.words, 0
@@ -194,7 +194,7 @@ def _draw_title(made: Figure, explanation: Explanation, settings: str, whole_in:
     chips = format_count(explanation.chips, "chip")
     below = f"{explanation.scenario} on {explanation.machine}, {chips}. Every row switches on one effect"
     below += " more, in this order; what it adds depends on those above it."
-    below += f"\n{fitting(settings, _WIDTH_IN - 2 * _MARGIN_IN)}" if settings else ""
+    below += f"\n{shorten(settings, _WIDTH_IN - 2 * _MARGIN_IN)}" if settings else ""
     made.text(left, 1 - 0.42 / whole_in, below, fontsize=SMALL, color=_DIM, va="top")
     for x_in, column in ((_VALUE_IN, "adds"), (_RUNNING_IN, "so far"), (_SHARE_IN, "of step")):
         made.text(x_in / _WIDTH_IN, 1 - (_TOP_IN - 0.05) / whole_in, column, fontsize=8, color=_DIM, ha="right")

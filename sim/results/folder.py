@@ -27,10 +27,10 @@ _LONGEST_NAME = 200
 
 def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
     """`name`, or `name,key=value` for a run with settings, which must not replace the plain run's results."""
-    return named(scenario.name, settings)
+    return unique_file_name(scenario.name, settings)
 
 
-def named(name: str, settings: Sequence[str]) -> str:
+def unique_file_name(name: str, settings: Sequence[str]) -> str:
     """A file or folder name that other settings do not share: `name,key=value`; long ones end in a hash of the rest."""
     full_name = ",".join([name, *settings])
     text = file_name(full_name)
@@ -45,7 +45,7 @@ def file_name(text: str) -> str:
 
 
 @contextmanager
-def writable(path: Path) -> Iterator[None]:
+def reporting_write_errors(path: Path) -> Iterator[None]:
     """Turn a failure to write at `path` into an InputError that says so."""
     try:
         yield
@@ -63,7 +63,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be written.
     """
-    with writable(folder):
+    with reporting_write_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
@@ -80,7 +80,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the file cannot be written.
     """
-    with writable(path):
+    with reporting_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with scratch(path.parent, path.name) as folder:
             fresh = folder / path.name
@@ -146,7 +146,7 @@ def read(folder: Path) -> Run:
     """
     from sim.results import saved
 
-    return saved.restore(saved.open_folder(folder))
+    return saved.restore_results(saved.open_folder(folder))
 
 
 def export(
@@ -167,7 +167,7 @@ def export(
     from sim.export.chakra_messages import message_nodes
 
     if form not in EXPORTS:
-        raise InputError("no such format", where="FORMAT", got=form, hint=f"there are {', '.join(EXPORTS)}")
+        raise InputError("must be a trace format", where="FORMAT", got=form, hint=f"there are {', '.join(EXPORTS)}")
     paths = []
     for part in run.passes:
         suffix = run.suffix(part)

@@ -167,25 +167,25 @@ class Saved:
         """The path of a file that is what was written. Raises InputError where it is not."""
         path, entry = self.folder / name, self.manifest.files.get(name)
         if entry is None:
-            raise damaged(path, "no such file in the manifest")
+            raise damage_error(path, "no such file in the manifest")
         if not path.is_file():
-            raise damaged(path, "a folder" if path.is_dir() else "no such file")
+            raise damage_error(path, "a folder" if path.is_dir() else "no such file")
         try:
             is_written = path.stat().st_size == entry.size_bytes and _sha256(path) == entry.sha256
         except OSError as error:
-            raise damaged(path, str(error.strerror)) from None
+            raise damage_error(path, str(error.strerror)) from None
         if not is_written:
-            raise damaged(path, "other content")
+            raise damage_error(path, "other content")
         return path
 
     def _json(self, name: str, model: TypeAdapter[T]) -> T:
         try:
             return model.validate_json(_small(self.check(name)))
         except ValidationError as error:
-            raise damaged(self.folder / name, _first(error)) from None
+            raise damage_error(self.folder / name, _first(error)) from None
 
 
-def damaged(path: Path, got: str) -> InputError:
+def damage_error(path: Path, got: str) -> InputError:
     """The error of a file that is not what a run wrote."""
     return InputError("must be what `sim run` wrote", where=str(path), got=got, hint=_AGAIN)
 
@@ -206,17 +206,17 @@ def check_replaceable(folder: Path, scenario: Scenario, settings: Sequence[str],
     except InputError:
         return  # `replaced` moves it aside
     if (manifest.source, manifest.settings) != (source, list(settings)) or source is None:
-        refuse_unlike(folder, manifest.scenario == resolved(scenario), manifest.source)
+        refuse_unlike(folder, manifest.scenario == resolved_scenario(scenario), manifest.source)
 
 
-def replaced(folder: Path, fresh: Path) -> list[str]:
+def displace_results(folder: Path, fresh: Path) -> list[str]:
     """Returns messages on what is lost of `folder` when `fresh` takes its place; moves an unreadable one aside."""
     if not (folder / "manifest.json").exists():
         return []
     try:
         open_folder(folder)
     except InputError as error:
-        return [f"moved the previous results to {aside(folder)}: manifest.json {error.rule}, got {error.got!r}"]
+        return [f"moved the previous results to {move_aside(folder)}: manifest.json {error.rule}, got {error.got!r}"]
     removed = sorted({path.name for path in folder.iterdir()} - {path.name for path in fresh.iterdir()})
     return [f"removed files of the previous run: {', '.join(removed)}"] if removed else []
 
@@ -231,7 +231,7 @@ def refuse_unlike(folder: Path, is_alike: bool, source: str | None) -> None:
         )
 
 
-def aside(path: Path) -> Path:
+def move_aside(path: Path) -> Path:
     """Rename results that cannot be read back to the first of `NAME.damaged`, `NAME.damaged-2`, ... that is free."""
     names = (path.with_name(f"{path.name}.damaged{end}") for end in ("", *(f"-{i}" for i in range(2, 10**4))))
     return path.rename(next(name for name in names if not os.path.lexists(name)))
@@ -243,7 +243,7 @@ def write_manifest(run: Run, folder: Path) -> None:
         version=__version__,
         source=run.source,
         settings=list(run.settings),
-        scenario=resolved(run.scenario),
+        scenario=resolved_scenario(run.scenario),
         plugins=plugin_files.hashes(run.scenario.plugins),
         files={
             path.name: Entry(size_bytes=path.stat().st_size, sha256=_sha256(path))
@@ -254,7 +254,7 @@ def write_manifest(run: Run, folder: Path) -> None:
     write_sealed(folder / "manifest.json", manifest)
 
 
-def resolved(scenario: Scenario) -> dict[str, Any]:
+def resolved_scenario(scenario: Scenario) -> dict[str, Any]:
     """A scenario as a manifest holds it."""
     return scenario.model_dump(mode="json", exclude_none=True)
 
@@ -267,7 +267,7 @@ def open_folder(folder: Path) -> Saved:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        rule = "not the results of a run" if folder.is_dir() else "no such folder"
+        rule = "must hold the results of a run" if folder.is_dir() else "no such folder"
         raise InputError(rule, where=str(folder), hint="write them with `sim run`")
     return Saved(folder, read_sealed(path, Manifest))
 
@@ -285,22 +285,22 @@ def read_sealed(path: Path, model: type[S]) -> S:
     except InputError:
         raise
     except (OSError, ValueError) as error:
-        raise damaged(path, str(error)) from None
+        raise damage_error(path, str(error)) from None
     if not isinstance(data, dict):
-        raise damaged(path, "no mapping of fields")
+        raise damage_error(path, "no mapping of fields")
     expected = data.pop("sha256", None)
     version = data.get("version")
     if version != __version__:
         raise InputError(f"must be results of version {__version__}", where=str(path), got=version, hint=_AGAIN)
     if expected != _digest(data):
-        raise damaged(path, "other content")
+        raise damage_error(path, "other content")
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise damaged(path, _first(error)) from None
+        raise damage_error(path, _first(error)) from None
 
 
-def restore(saved: Saved) -> Run:
+def restore_results(saved: Saved) -> Run:
     """The run of a folder of results. Raises InputError where one of its files is damaged."""
     from sim.simulate.run import restore_run
     from sim.specs import Scenario
@@ -310,10 +310,10 @@ def restore(saved: Saved) -> Run:
     try:
         scenario = Scenario.model_validate(saved.manifest.scenario)
     except ValidationError as error:
-        raise damaged(folder / "manifest.json", _first(error)) from None
+        raise damage_error(folder / "manifest.json", _first(error)) from None
     phases, reports = scenario.phases, report.phases or [report]
     if len(phases) != len(reports):
-        raise damaged(folder / "report.json", f"{len(reports)} phases of {len(phases)}")
+        raise damage_error(folder / "report.json", f"{len(reports)} phases of {len(phases)}")
     written = []
     for phase, saved_phase in zip(phases, reports, strict=True):
         suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
@@ -341,13 +341,13 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # what a damaged archive makes zipfile, zlib and numpy raise is not documented
-        raise damaged(path, str(error).partition("\n")[0]) from None
+        raise damage_error(path, str(error).partition("\n")[0]) from None
 
 
 def _small(path: Path) -> bytes:
     """The content of a JSON file. Raises InputError where it is larger than any that was written."""
     if path.stat().st_size > _LARGEST_JSON_BYTES:
-        raise damaged(path, f"{path.stat().st_size} bytes")
+        raise damage_error(path, f"{path.stat().st_size} bytes")
     return path.read_bytes()
 
 

@@ -14,7 +14,7 @@ from sim.closed_form.plugin_forms import PLUGIN_FORMS, seconds
 from sim.errors import InputError
 
 
-def own_function(name: str, folder: Path, where: str) -> Callable[..., float]:
+def load_function(name: str, folder: Path, where: str) -> Callable[..., float]:
     """Returns a plugin's closed form, or the function `module:function` of a file in `folder` or an installed module.
 
     Its results are checked.

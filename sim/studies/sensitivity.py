@@ -15,7 +15,7 @@ from sim.errors import InputError
 from sim.simulate.latency import latency_s
 from sim.specs import Basis, Scenario
 from sim.specs.basis import Constant, rests_on
-from sim.studies.explain.changes import changed
+from sim.studies.explain.changes import with_fields
 
 FACTORS = (0.5, 2.0)
 MOVED: tuple[Basis, ...] = ("carried", "assumed")
@@ -82,7 +82,7 @@ class Sensitivity:
         return {"winner": self.winner, "moved": self.moved, "options": self.options, "changes": changes}
 
 
-def sensitivity(options: Sequence[Option]) -> Sensitivity:
+def measure_sensitivity(options: Sequence[Option]) -> Sensitivity:
     """Moves every constant of MOVED by each of FACTORS.
 
     Raises:
@@ -120,7 +120,7 @@ def _is_of(option: Option, stack: str, chip: str) -> bool:
 def _moved(option: Option, time_s: float, field: str, value: float, known: dict[str, float]) -> Option:
     """The option with one constant replaced; its score follows its latency, or the inverse where it is below 0."""
     try:
-        ratio = latency_s(changed(option.scenario, {field: value}), known) / time_s
+        ratio = latency_s(with_fields(option.scenario, {field: value}), known) / time_s
     except InputError as error:
         raise InputError(str(error), where=f"{option.name} with {field} = {value:g}") from None
     return replace(option, score=option.score * ratio if option.score > 0 else option.score / ratio)

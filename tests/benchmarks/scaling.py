@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from sim.plots.colours import PALETTE
-from sim.plots.style import figure, plain_ticks, save, style
+from sim.plots.style import new_figure, save, set_plain_ticks, shared_style
 
 LOOKS = {
     "every task, SimPy": ("vermilion", "s"),
@@ -21,8 +21,8 @@ LOOKS = {
 def draw(speed: Path, to: Path) -> None:
     """Read pytest-benchmark's results; write the figure."""
     steps = [one for one in json.loads(speed.read_text("utf-8"))["benchmarks"] if one["name"].startswith("test_a_step")]
-    made = figure(8.0, 3.4)
-    with style():
+    made = new_figure(8.0, 3.4)
+    with shared_style():
         left, right = made.subplots(1, 2)
         for engine, (colour, marker) in LOOKS.items():
             own = sorted(
@@ -38,7 +38,7 @@ def draw(speed: Path, to: Path) -> None:
             axes.set(xscale="log", yscale="log", xlabel="chips")
             axes.set_xticks([1, 8, 64, 512, 4096], labels=["1", "8", "64", "512", "4,096"])
             axes.minorticks_off()
-            plain_ticks(axes.yaxis)
+            set_plain_ticks(axes.yaxis)
             axes.grid(visible=True)
         left.legend(loc="upper left")
     save(made, to)

@@ -105,11 +105,11 @@ def test_all_scenarios_are_checked_before_the_first_runs(sim):
         (("--set", "model.d_ff=33"), "scenario.yaml with --set model.d_ff=33: layout: d_ff must be"),
         (
             ("--set", "topology.chip.peak.bf16=1e-9 FLOP/s"),
-            "scenario.yaml with --set topology.chip.peak.bf16=1e-9 FLOP/s: takes longer than the clock of the ",
+            "scenario.yaml with --set topology.chip.peak.bf16=1e-9 FLOP/s: exceeds the clock of the ",
         ),
         (
             ("--set", "topology.link.bandwidth=1e-9 bit/s"),
-            "scenario.yaml with --set topology.link.bandwidth=1e-9 bit/s: takes longer than the clock of the ",
+            "scenario.yaml with --set topology.link.bandwidth=1e-9 bit/s: exceeds the clock of the ",
         ),
         (("--out", "model.yaml"), "--out: must be a folder, got 'model.yaml'"),
         (("--out", "model.yaml/deeper"), "--out: must be a folder, got 'model.yaml/deeper'"),
@@ -156,7 +156,7 @@ def test_memory_that_does_not_suffice_is_bad_input(sim, monkeypatch):
     write(Path())
     monkeypatch.setattr("sim.simulate.run.run", too_large)
     code, _, err = sim("run", "scenario.yaml")
-    assert (code, err) == (2, "error: scenario.yaml: does not fit this computer's memory; try a smaller machine\n")
+    assert (code, err) == (2, "error: scenario.yaml: exceeds this computer's memory; try a smaller machine\n")
 
 
 # --- other commands --------------------------------------------------------------------------------------------------
@@ -313,5 +313,5 @@ def test_a_scenario_comes_from_standard_input_or_a_named_pipe():
     done = _process("sweep", "/dev/stdin", "--jobs", "2", "--set", "sweep={workload.batch: [4, 8]}", input=text)
     assert (done.returncode, done.stderr) == (
         2,
-        "error: /dev/stdin: several processes cannot read one pipe; write it to a file, or use one process\n",
+        "error: /dev/stdin: must be a file for several processes, not a pipe; write it to a file, or use one process\n",
     )

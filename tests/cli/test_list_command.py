@@ -40,7 +40,7 @@ def test_a_line_is_a_whole_statement():
 
 
 def test_an_unknown_kind_is_an_error():
-    with pytest.raises(InputError, match="nothing of that kind, got 'layout'; there are scenarios"):
+    with pytest.raises(InputError, match="must be a kind that can be listed, got 'layout'; there are scenarios"):
         listing("layout")
 
 

@@ -23,7 +23,7 @@ def test_what_does_not_fit_is_a_warning_and_with_strict_exit_code_3(
         "run", scenario, "--out", tmp_path / "out", "--no-plots", *options, *(["--strict"] if strict else [])
     )
     assert code == (3 if change and strict else 0)
-    assert said.startswith(f"warning: {scenario}: does not fit in memory: a chip needs ") == bool(change)
+    assert said.startswith(f"warning: {scenario}: exceeds memory: a chip needs ") == bool(change)
     assert said.count("\n") == (1 if change else 0)
     report = json.loads((tmp_path / "out/tiny/report.json").read_text())  # is written all the same
     assert report["memory"]["fits"] is not bool(change)

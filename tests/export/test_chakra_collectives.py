@@ -16,8 +16,8 @@ from sim.engine import simulate
 from sim.export import chakra, chakra_reader
 from sim.export.chakra import Node, NodeType
 from sim.export.chakra_collectives import CONTROL_BYTES, collective_nodes
+from sim.export.chakra_replay import build_program, read_groups
 from sim.export.chakra_replay import load as load_traces
-from sim.export.chakra_replay import program_of, read_groups
 from sim.program import Kind
 from sim.results import folder as outputs
 from sim.simulate.result import Run
@@ -52,7 +52,7 @@ def export(name: str, settings: list[str], folder: Path) -> tuple[Run, Topology,
 def test_the_replay_takes_as_long_as_the_run(tmp_path: Path, name: str) -> None:
     """The algorithms of the machine are those of the run; loops and polling by stages may differ a little."""
     done, topology, ranks = export(name, RUNS[name], tmp_path)
-    traced = program_of(ranks, topology)
+    traced = build_program(ranks, topology)
     assert simulate(traced.program).makespan_ps == pytest.approx(done.passes[0].makespan_ps, rel=1e-3)
     assert traced.notes == ()
 
@@ -69,7 +69,7 @@ def test_whole_microseconds_are_enough(tmp_path: Path, name: str) -> None:
         [replace(node, attributes={k: v for k, v in node.attributes.items() if k not in exact}) for node in nodes]
         for nodes in ranks
     ]
-    replayed = simulate(program_of(plain, topology).program)
+    replayed = simulate(build_program(plain, topology).program)
     assert replayed.makespan_ps == pytest.approx(done.passes[0].makespan_ps, rel=0.01)
 
 

@@ -27,7 +27,7 @@ from sim.errors import InputError
 from sim.export import chakra, chakra_reader
 from sim.export.chakra import NodeType
 from sim.export.chakra_messages import message_nodes
-from sim.export.chakra_replay import TracedProgram, read_groups, replayed
+from sim.export.chakra_replay import TracedProgram, read_groups, simulate_traces
 from sim.export.chakra_replay import load as load_traces
 from sim.program import ProgramBuilder
 from sim.results import folder as outputs
@@ -153,7 +153,7 @@ def test_what_is_no_chakra_trace_is_refused(tmp_path: Path):
         chakra_reader.read(path)
     for raw in (b"\xff" * 30, b"", b"\x02\x08\x01"):  # no message, nothing, a node where the version belongs
         path.write_bytes(raw)
-        with pytest.raises(InputError, match="is no Chakra trace"):
+        with pytest.raises(InputError, match="must be a Chakra trace"):
             chakra_reader.read(path)
 
 
@@ -182,7 +182,7 @@ def test_an_empty_trace_is_refused(tmp_path: Path):
 def test_a_trace_in_which_nothing_takes_time_is_refused(tmp_path: Path, node: Any):
     topology = machine(*FOUR)
     with pytest.raises(InputError, match="must have nodes that take time"):
-        replayed(traced(tmp_path, [[node]] * 4, topology), topology)
+        simulate_traces(traced(tmp_path, [[node]] * 4, topology), topology)
 
 
 @pytest.mark.parametrize("number", [0, 9])
@@ -637,7 +637,7 @@ def test_any_trace_takes_time_or_is_refused_in_one_line(tmp_path: Path, rank: li
     refusal = ""
     try:
         with errors_in(str(prefix)):
-            step_ps = replayed(load_traces(prefix, topology), topology).bottlenecks.shares.step_ps
+            step_ps = simulate_traces(load_traces(prefix, topology), topology).bottlenecks.shares.step_ps
     except InputError as error:
         step_ps, refusal = 0, str(error)
     event("refused" if refusal else "simulated")

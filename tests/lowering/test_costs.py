@@ -22,7 +22,7 @@ from sim.report.roofline import is_memory_bound
 from sim.simulate.forward_pass import lower_pass, simulate_pass
 from sim.specs import load
 from sim.specs.uses import PRESETS
-from sim.studies.explain.changes import changed
+from sim.studies.explain.changes import with_fields
 
 ROOT = Path(__file__).parents[2]
 CHIPS = sorted(path.stem for path in (ROOT / "topologies" / "chips").glob("*.yaml"))
@@ -212,7 +212,7 @@ def busy_ps(scenario, faster):
         "nothing": {},
     }
     settings = rates[faster]
-    return lower_pass(changed(scenario, settings))[1].program.busy_ps
+    return lower_pass(with_fields(scenario, settings))[1].program.busy_ps
 
 
 def assert_labels_follow(scenario):
@@ -257,7 +257,7 @@ def test_table_and_figure_say_of_an_operation_what_its_launches_cost(name):
         for op, slow in zip(program.op.tolist(), is_memory_bound(program).tolist(), strict=True):
             bounds.setdefault(program.op_names[op], set()).add("memory" if slow else "compute")
         table = {op.op: op for op in measure(found.trace, found.topology).ops if op.kind == "compute"}
-        drawn = {point.op: point.bound for point in roofline.points(found.trace, found.topology)}
+        drawn = {point.op: point.bound for point in roofline.list_points(found.trace, found.topology)}
         assert drawn
         assert drawn == {op: table[op].bound for op in drawn}
         for op in table.values():
@@ -279,7 +279,7 @@ def test_the_figure_has_a_roof_for_every_bandwidth_that_the_costs_apply():
     """Matmuls of several rows and all else, where the stack tells them apart."""
     for name, stack, count in (("h100_sxm", "torch_compile", 2), ("tpu_v4", "jax_tpu", 1)):
         chip = mesh_of(torus("weight_stationary_2d", chip=name, stack=stack)).chip
-        _, *reached = roofline.roofs(chip, formats(name)["weights"])
+        _, *reached = roofline.list_roofs(chip, formats(name)["weights"])
         assert len(reached) == count
         for (_, _, roof), rows in zip(reached, (2, 1), strict=False):
             for intensity in (1.0, 1e4):  # FLOPs per byte

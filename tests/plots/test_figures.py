@@ -9,7 +9,7 @@ import pytest
 
 from sim.errors import InputError
 from sim.plots.figure import Chart, Line, Mark, draw
-from sim.plots.style import save, style
+from sim.plots.style import save, shared_style
 from sim.specs import load
 from sim.studies.sweep import chart, points, published, rows
 from sim.studies.sweep.rows import Figures, Outcome, Row
@@ -64,7 +64,7 @@ def test_the_legend_covers_nothing_and_explains_what_is_there():
         "does not fit in memory",
         "equal volumes, closed form",
     ]
-    with style():
+    with shared_style():
         made.canvas.draw()
     assert legend.get_window_extent().x0 >= made.axes[0].get_window_extent().x1
 
@@ -91,7 +91,7 @@ def outcomes(name: str, **choices: str) -> dict[tuple[str, ...], Outcome]:
     base = load.scenario(name)
     wanted = {axis: choices[axis.rpartition(".")[2]].split("|") for axis in base.sweep}
     found = {}
-    for point in points.points(base):
+    for point in points.list_points(base):
         if all(point.choices[axis] in values for axis, values in wanted.items()):
             row = rows.run_point(name, point)
             assert row.error is None
@@ -109,7 +109,7 @@ def test_a_scenario_of_the_paper_loads_and_cites_it(name):
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_every_point_of_a_shipped_sweep_is_a_good_scenario(name):
-    for point in points.points(load.scenario(name)):
+    for point in points.list_points(load.scenario(name)):
         load.scenario(name, point.settings)
 
 
@@ -133,13 +133,13 @@ def test_a_shipped_figure_is_drawn_with_its_published_points(name, tmp_path: Pat
     scenario = load.scenario(name)
     axes = list(scenario.sweep)
     figure = chart.figure_of(scenario, axes)
-    planned = points.points(scenario)
+    planned = points.list_points(scenario)
     first = rows.run_point(name, planned[0])
     assert first.error is None
     made = [
         Row(point.choices, first.outcome) for point in planned
     ]  # one outcome stands for all: only drawing is tested
-    contents = chart.chart(scenario, figure, made)
+    contents = chart.build_chart(scenario, figure, made)
     assert sum(len(each.published) for each in contents.lines) == sum(map(len, figure.published.values()))
     lines = len({chart.line_of(figure, row) for row in made})
     shown = len(planned) if figure.relative_to is None else len(planned) * (lines - 1) // lines  # but the baseline
@@ -205,7 +205,7 @@ def test_the_more_tokens_the_more_axes_the_weights_are_gathered_over():
 
 
 def test_the_crossovers_are_those_of_the_papers_volumes():
-    marks = chart.chart(load.scenario("pope_crossover"), load.scenario("pope_crossover").figure, []).marks
+    marks = chart.build_chart(load.scenario("pope_crossover"), load.scenario("pope_crossover").figure, []).marks
     assert [(mark.label.replace("\n", " "), mark.x) for mark in marks] == [
         ("2D = X", 18432),  # E
         ("X = XY", 73728),  # F X^2 Y / n
@@ -231,7 +231,7 @@ def test_a_speed_up_is_more_than_1_of_times_and_of_rates_alike(y: str):
     scenario = load.scenario("llama3_70b_tp8_schemes")
     figure = scenario.figure.model_copy(update={"y": y})
     rows = [_of("standard", "1", 3.0, 2.0), _of("ladder", "1", 2.0, 1.0), _of("ladder", "4", 2.0, 1.0)]
-    made = chart.chart(scenario, figure, rows)
+    made = chart.build_chart(scenario, figure, rows)
     (ladder,) = made.lines  # the baseline itself would be a line at 1, which is marked
     assert made.equal_at == 1
     assert "speed-up over standard" in made.y_label
@@ -274,15 +274,15 @@ def test_the_unit_of_the_x_axis_is_one_to_read_in(values, unit):
 def test_the_latency_of_a_link_is_not_that_of_the_run():
     sets = ["sweep={topology.link.latency: [1 us, 2 us]}"]
     scenario = load.scenario("palm540b_decode_ws2d", sets)
-    made = chart.chart(scenario, chart.figure_of(scenario, list(scenario.sweep)), [])
+    made = chart.build_chart(scenario, chart.figure_of(scenario, list(scenario.sweep)), [])
     assert (made.x_label, made.y_label) == ("link latency, us", "latency of all steps, s")
 
 
 def test_stalls_stand_beside_their_formula_and_variants_named_by_numbers_on_an_axis():
     """24 layers of which every fourth is fetched from the host: its figure is drawn over the number of layers."""
     scenario = load.scenario("pmep_gpt3_host")
-    planned = [point for point in points.points(scenario) if point.choices["layers"] in ("20", "24")][:2]
-    made = chart.chart(scenario, scenario.figure, [rows.run_point("pmep_gpt3_host", point) for point in planned])
+    planned = [point for point in points.list_points(scenario) if point.choices["layers"] in ("20", "24")][:2]
+    made = chart.build_chart(scenario, scenario.figure, [rows.run_point("pmep_gpt3_host", point) for point in planned])
     (one,) = made.lines
     assert (made.x_label, one.x) == ("layers", (20.0, 24.0))
     assert one.y[1] > 100  # PCI Express does not hide 8 sequences

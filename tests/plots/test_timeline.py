@@ -129,12 +129,12 @@ def test_operations_that_would_hide_one_another_share_a_marker_and_keep_their_nu
         return roofline.Point("op", flops_per_byte, flops_per_s, 1.0)
 
     found = [point(1, 1e12), point(100, 1e14), point(1.05, 1.02e12), point(1, 3e12)]
-    assert roofline.together(found, 1e4, 1e4) == [[0, 2], [1], [3]]
+    assert roofline.cluster_points(found, 1e4, 1e4) == [[0, 2], [1], [3]]
 
 
 def test_the_roofline_has_the_rates_of_the_operations() -> None:
     # 1e6 FLOPs and 100 bytes in 10 us (q_wi) and 4 us (the others).
-    found = {point.op: point for point in roofline.points(*two_chips(slower_us=0))}
+    found = {point.op: point for point in roofline.list_points(*two_chips(slower_us=0))}
     assert found["q_wi"].flops_per_byte == pytest.approx(1e4)
     assert found["q_wi"].flops_per_s == pytest.approx(1e11)
     assert found["wo"].flops_per_s == pytest.approx(2.5e11)
@@ -148,7 +148,7 @@ def test_every_direction_of_every_link_is_drawn_once_with_its_load() -> None:
     assert load.utilisation.tolist() == pytest.approx([16 / 30, 0, 16 / 30, 0])  # x+ of each chip carries all
     for name in ("tpu_v4_4x4x4", "dgx_h100", "dgx1_v100", "h100_pcie_bridges", "tpu_v4_4x4x8_twisted"):
         machine = machines.build(load_files.topology_spec(name, []))
-        drawn = [link for each in machine_plot.segments(machine_plot.drawing_of(machine)) for link in each.links]
+        drawn = [link for each in machine_plot.list_segments(machine_plot.drawing_of(machine)) for link in each.links]
         assert sorted(drawn) == list(range(len(machine.links)))
 
 

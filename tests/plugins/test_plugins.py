@@ -10,7 +10,7 @@ from support.commands import call, tree
 from sim.api import load, simulate
 from sim.errors import InputError
 from sim.report.present import render as report
-from sim.results.page.data import run_data
+from sim.results.page.data import page_data
 from sim.specs import load as files
 from sim.specs import plugins
 from sim.specs.load import plugin_files
@@ -75,7 +75,7 @@ def test_a_closed_form_and_a_section_stand_in_report_and_page(tmp_path: Path, ca
     )
     path = write(tmp_path, text)
     assert call("run", path, "--out", tmp_path / "out")[0] == 0
-    blocks = run_data(simulate(load(path)), {}, ())["memory"]
+    blocks = page_data(simulate(load(path)), {}, ())["memory"]
     assert [part.get("text") for part in blocks[-1]] == ["chips: 8", None]
     written = json.loads((tmp_path / "out/mine/report.json").read_text())
     assert written["plugin_forms"] == {"guess": 0.5}

@@ -69,7 +69,7 @@ def test_results_and_scenarios_can_be_compared(tmp_path):
     done = CliRunner().invoke(app, ["compare", *options], catch_exceptions=False)
     found = json.loads(done.output)
     assert found["before_s"] == found["after_s"]
-    with pytest.raises(InputError, match="--set: goes with scenarios, not with results"):
+    with pytest.raises(InputError, match="--set: is not supported with results"):
         CliRunner().invoke(app, ["compare", *options, "--set", "workload.batch=8"], catch_exceptions=False)
 
 

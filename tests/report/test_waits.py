@@ -15,7 +15,7 @@ from sim.report.critical_path import CALL, JOIN, attribute_step
 from sim.report.present import text
 from sim.report.present.render import render
 from sim.report.spans import collective_spans
-from sim.results.page.data import run_data
+from sim.results.page.data import page_data
 from sim.simulate.result import Run
 from sim.simulate.run import find_bottlenecks, run
 from sim.specs import load
@@ -112,7 +112,7 @@ def test_terminal_and_page_tell_the_same(done: Run):
     render(done.report, console)
     lines = console.export_text().splitlines()
     printed = {" ".join(line.split()) for line in lines}
-    data = run_data(done, {}, ())
+    data = page_data(done, {}, ())
     blocks = [*data["overall"], *data["memory"], *data["phases"][0]["step"]]
     parts = [part for block in blocks for part in block]
     for part in parts:

@@ -190,7 +190,7 @@ def test_a_damaged_file_is_one_line_that_names_it(good: Path, place: Path, name:
         if name != "explain.json":
             missing = name == "manifest.json" and kind in ("deleted", "a folder")
             assert code == 2
-            assert ("not the results of a run" if missing else name) in said
+            assert ("must hold the results of a run" if missing else name) in said
             assert said.endswith("run the scenario again") or missing
         assert code in (0, 2), said
 
@@ -261,7 +261,7 @@ def test_a_digit_of_a_sweep_that_was_changed_is_found_and_simulated_again(place:
     path.write_text("".join([head, rows[0], ",".join(figures), rows[2]]))
     code, said = sweep(place)
     assert (code, path.read_text()) == (0, whole)
-    assert "going on: 2 of 4 points are there" in said
+    assert "resuming: 2 of 4 points are done" in said
 
 
 def test_results_of_another_version_are_named(place: Path):

@@ -13,7 +13,7 @@ from sim.cli import app
 from sim.errors import InputError
 from sim.lowering.placement import mesh_of
 from sim.plots import node_link
-from sim.plots.style import fitting
+from sim.plots.style import shorten
 from sim.results import figures as pictures
 from sim.results import folder as outputs
 from sim.results.analysis import Analysis
@@ -81,8 +81,8 @@ def test_settings_are_read_back_and_stand_on_the_page(changed: Path):
 
 def test_a_long_line_below_a_title_is_cut_where_the_figure_ends():
     # 1 in = 72 pt: 15 letters of 0.55 x 8.5 pt, the last of them the ellipsis.
-    assert fitting("a" * 15, 1.0) == "a" * 15
-    assert fitting("a" * 16, 1.0) == "a" * 14 + "…"
+    assert shorten("a" * 15, 1.0) == "a" * 15
+    assert shorten("a" * 16, 1.0) == "a" * 14 + "…"
 
 
 @pytest.mark.parametrize("chips", [2, 8])
@@ -115,7 +115,7 @@ def test_the_critical_path_in_the_report_is_as_long_as_the_step(results: Path):
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match="not the results of a run"):
+    with pytest.raises(InputError, match="must hold the results of a run"):
         outputs.read(tmp_path)
     with pytest.raises(InputError, match="nowhere: no such folder; write them with `sim run`"):
         outputs.read(tmp_path / "nowhere")

@@ -18,7 +18,7 @@ from sim.simulate.run import run
 from sim.specs import ChipSpec, LinkSpec, Software, Sourced, StackFile, load
 from sim.specs.basis import rests_on
 from sim.specs.load.yaml_text import read
-from sim.studies.sensitivity import FACTORS, Option, sensitivity
+from sim.studies.sensitivity import FACTORS, Option, measure_sensitivity
 
 STACKS = load.shipped("stack")
 ENTRIES = [(name, chip) for name, path in STACKS.items() for chip in read(path).get("chips", {})]
@@ -219,7 +219,7 @@ def test_a_constant_that_decides_is_named():
     """Two of a kind, one of them with an overhead per kernel assumed a little smaller: twice that, and it loses."""
     value = "stack.op_overhead={value: %s, basis: assumed, source: assumed}"
     small, large = _option("small", value % "3 us", "stack.name=a"), _option("large", value % "3.1 us", "stack.name=b")
-    found = sensitivity([small, large])
+    found = measure_sensitivity([small, large])
     assert found.winner == "small"
     decisive = {(change.stack, change.field, change.factor): change for change in found.changes}
     assert decisive["a", "stack.op_overhead", 2.0].winner == "large"
@@ -239,7 +239,7 @@ def test_a_share_stays_at_most_1_and_a_multiple_is_doubled():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sim.studies.sensitivity._moved", seen)
         option = _option("one")
-        sensitivity([option])
+        measure_sensitivity([option])
     software = option.scenario.stack
     multiple, share = software.compute_interference.value, software.hbm_efficiency.value
     assert multiple > 1
@@ -253,7 +253,7 @@ def test_options_that_share_a_constant_move_together():
     """Half the layers take half the time whatever a constant is."""
     whole = _option("whole")
     half = Option("half", load.scenario(SCENARIO, ["engine.layers=1", "topology=hgx_h200"]), whole.score / 2)
-    found = sensitivity([whole, half])
+    found = measure_sensitivity([whole, half])
     assert (found.winner, found.changes) == ("half", ())
     assert found.moved > 3
     assert len(found.lines) == 1
@@ -264,7 +264,7 @@ def test_a_score_that_is_to_be_large_falls_where_latency_grows():
     """Throughput counts below 0: twice the overhead makes it smaller."""
     value = "stack.op_overhead={value: %s, basis: assumed, source: assumed}"
     options = [_option("small", value % "3 us", "stack.name=a"), _option("large", value % "3.1 us", "stack.name=b")]
-    found = sensitivity([Option(each.name, each.scenario, -1 / each.score) for each in options])
+    found = measure_sensitivity([Option(each.name, each.scenario, -1 / each.score) for each in options])
     assert found.winner == "small"
     assert {change.winner for change in found.changes} == {"large"}
 

@@ -10,7 +10,7 @@ from sim.simulate.latency import latency_s
 from sim.simulate.run import run
 from sim.specs import load
 from sim.studies.validate.cases import Case, read
-from sim.studies.validate.validate import simulated
+from sim.studies.validate.validate import simulate_case
 
 # --- the non-blocking pipeline ---------------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def cases() -> dict[str, Case]:
 
 @functools.cache
 def predicted(case_id: str, *settings: str) -> float:
-    return simulated(cases()[case_id], *settings)
+    return simulate_case(cases()[case_id], *settings)
 
 
 def time_over_fastertransformer(batch: int) -> float:

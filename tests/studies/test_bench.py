@@ -114,9 +114,9 @@ def test_sizes(arguments, sizes):
         (("-1 MiB", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '-1 MiB'"),
         (("1e30 B", "", "", 2), "--size: must be from 1 B to 1024.00 TiB, got '1e30 B'"),
         (("", "2 MiB", "1 MiB", 2), "--min: must be at most --max, got '2 MiB'"),
-        (("", "", "", 2), "give either --size, or --min and --max; such as --size 64MiB"),
-        (("", "1 MiB", "", 2), "give either --size, or --min and --max; such as --size 64MiB"),
-        (("1 MiB", "", "1 MiB", 2), "give either --size, or --min and --max; such as --size 64MiB"),
+        (("", "", "", 2), "requires either --size, or --min and --max; such as --size 64MiB"),
+        (("", "1 MiB", "", 2), "requires either --size, or --min and --max; such as --size 64MiB"),
+        (("1 MiB", "", "1 MiB", 2), "requires either --size, or --min and --max; such as --size 64MiB"),
     ],
 )
 def test_sizes_that_make_no_sense(arguments, message):
@@ -142,11 +142,11 @@ def test_sizes_that_make_no_sense(arguments, message):
         ),
         (
             ("all_gather", "--set", "axes={x: {size: 1, wrap: false}}"),
-            "--axes: a collective needs a group of at least two chips, got 'x'",
+            "--axes: must give a group of at least two chips, got 'x'",
         ),
         (
             ("all_gather", "--set", "link.bandwidth=1e-9 bit/s"),
-            "topology.yaml: takes longer than the clock of the simulation counts, 9.2e+06 s; check sizes and rates",
+            "topology.yaml: exceeds the clock of the simulation, 9.2e+06 s; check sizes and rates",
         ),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_graph_has_a_bound_and_no_closed_form(collective):
             ("--algorithm", "halving_doubling", "--set", "chips=6"),
             "box: halving_doubling needs a group of a power of two chips, got 6",
         ),
-        (("--set", "chips=1"), "--axes: a collective needs a group of at least two chips, got 'g'"),
+        (("--set", "chips=1"), "--axes: must give a group of at least two chips, got 'g'"),
     ],
 )
 def test_what_a_switch_cannot_do_is_named(collective, options, message):
@@ -321,7 +321,7 @@ def test_of_several_seeds_the_table_has_the_median_and_the_ends():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("perturb={stragglers: [{chips: [5], factor: 2}]}", "a straggler enters it late; give each a delay alone"),
+        ("perturb={stragglers: [{chips: [5], factor: 2}]}", "must have a delay only; give each a delay alone"),
         ("perturb={stragglers: [{chips: [64], delay: 1 us}]}", "those are 0 to 63, got 64"),
         ("perturb.slow_link=[]", "unknown key 'slow_link'; did you mean 'slow_links'?"),
         ("perturb.failed_links=['0:x']", "no link of that name, got '0:x'; did you mean '0:x"),

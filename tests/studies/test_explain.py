@@ -27,7 +27,7 @@ from sim.simulate.run import run
 from sim.specs import load
 from sim.specs.uses import PRESETS
 from sim.studies.explain import explain
-from sim.studies.explain.changes import IDEAL, changed
+from sim.studies.explain.changes import IDEAL, with_fields
 
 SHIPPED = ("palm540b_decode_ws2d", "palm540b_decode_ws2d_b512", "palm540b_prefill_ws2d_b1")
 SMALL = ("engine.layers=3",)
@@ -108,7 +108,7 @@ def test_every_layout_adds_up(ffn, kind):
         found = one("palm540b_decode_ws2d", *settings)
         telescopes(found, pope.paper(scenario).step_s, step_s(scenario))
         hinges(found, layers=2)
-        ideal = changed(scenario, IDEAL)
+        ideal = with_fields(scenario, IDEAL)
         assert found.ideal_s == pytest.approx(predict_per_operation(ideal, Communication(ideal)).step_s, rel=1e-12)
 
 
@@ -142,7 +142,9 @@ def test_a_few_layers_stand_for_all_where_every_chip_is_simulated():
     found = one("palm540b_decode_ws2d", *settings)
     telescopes(found, pope.paper(scenario).step_s, part.report.simulated.step_s)
     assert found.is_rounding(seconds(found).get("Launches of the pieces", 0.0))
-    assert found.ideal_s + seconds(found)["Shared links"] == pytest.approx(step_s(changed(scenario, IDEAL)), rel=1e-12)
+    assert found.ideal_s + seconds(found)["Shared links"] == pytest.approx(
+        step_s(with_fields(scenario, IDEAL)), rel=1e-12
+    )
 
 
 # --- each bar is what it says ----------------------------------------------------------------------------------------
@@ -323,7 +325,7 @@ def test_what_collectives_slow_is_a_bar_of_ladder_alone():
 
 def test_the_waterfall_of_tensor_parallelism_speaks_of_its_own_formulas(tmp_path: Path):
     found = one("llama3_8b_tp8_ladder", *EXACT)
-    rows = [row.name for row in waterfall.rows_of(found)]
+    rows = [row.name for row in waterfall.list_rows(found)]
     assert rows[0] == "The usual formula"
     assert "Closed form, per sublayer" in rows
     assert "Closed form, per operation" in rows

@@ -15,7 +15,7 @@ from sim.plots import pareto
 from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies import search
-from sim.studies.search.pruned import least_s
+from sim.studies.search.pruned import min_candidate_s
 from sim.studies.sweep.rows import run_point
 
 ON = [
@@ -38,7 +38,7 @@ def candidates(
 ):
     chips, settings = more.pop("chips", None), more.pop("settings", [])
     work = search.Work(model, phase, batches, tokens, weights=weights, **more)
-    return search.candidates(work, search.machines([topology], chips, settings), settings)
+    return search.list_candidates(work, search.list_machines([topology], chips, settings), settings)
 
 
 def found(*options: str) -> dict:
@@ -101,7 +101,7 @@ def test_the_front_is_what_nothing_beats_and_only_what_fits_is_on_it():
 )
 def test_meshes_whose_axes_are_alike_come_once(name, settings, expected):
     assert {
-        each.chips: [mesh.label for mesh in each.meshes] for each in search.machines([name], None, settings)
+        each.chips: [mesh.label for mesh in each.meshes] for each in search.list_machines([name], None, settings)
     } == expected
 
 
@@ -173,16 +173,16 @@ SMALL = [
 )
 def test_pruning_loses_nothing_and_no_simulation_beats_its_bound(model, name, phase, more):
     points = candidates(model, name, phase, [16], 512, settings=["engine.layers=2"], **more)
-    every = dict(search.searched(points, prune=False))
-    some = {number: row for number, row in search.searched(points) if row}
+    every = dict(search.run_candidates(points, prune=False))
+    some = {number: row for number, row in search.run_candidates(points) if row}
     for number, row in every.items():
         if row.outcome:  # tasks are rounded to ps
-            assert least_s(points[number]) <= row.outcome.simulated.step_s * (1 + 1e-6), points[number].choices
-            assert least_s(points[number]) > 0
+            assert min_candidate_s(points[number]) <= row.outcome.simulated.step_s * (1 + 1e-6), points[number].choices
+            assert min_candidate_s(points[number]) > 0
     goal = search.Goal()
     whole, pruned = (goal.fitting([rows[number] for number in sorted(rows)]) for rows in (every, some))
     assert goal.pareto(pruned) == goal.pareto(whole)
-    assert search.nearest(pruned, search.KEPT) == search.nearest(whole, search.KEPT)
+    assert search.fastest_rows(pruned, search.KEPT) == search.fastest_rows(whole, search.KEPT)
     for objective in goal.objectives:
         assert goal.best(pruned, objective) == goal.best(whole, objective)
     assert len(some) < len(every)
@@ -197,7 +197,7 @@ def test_slower_than_the_target_is_skipped_and_does_not_win():
     assert fast["pruned"] > least["pruned"]
     assert fast["best"]["latency"] == least["best"]["latency"]
     assert fast["best"]["cost"]["outcome"]["simulated"]["step_s"] < target
-    with pytest.raises(InputError, match="nothing that fits is so fast, got '1e-06 s'; the fastest tried takes"):
+    with pytest.raises(InputError, match="must allow a candidate that fits, got '1e-06 s'; the fastest tried takes"):
         CliRunner().invoke(
             app,
             ["search", *ON, "--phase", "decode", "--batch", "64", "--weights", "int8", "--max-step", "1us"],
@@ -218,9 +218,9 @@ def test_a_price_makes_cost_dollars_per_million_tokens():
 
 def test_prices_of_chips_decide_between_machines():
     chips = {"tpu": "tpu_v5e", "gpu": "h100_sxm"}
-    goal = search.goal("", "tpu_v5e=1.2,h100_sxm=2.5", chips)
+    goal = search.parse_goal("", "tpu_v5e=1.2,h100_sxm=2.5", chips)
     assert goal.prices == {"tpu": 1.2, "gpu": 2.5}
-    assert search.goal("", "3, tpu_v5e=1.2", chips).prices == {"tpu": 1.2, "gpu": 3}
+    assert search.parse_goal("", "3, tpu_v5e=1.2", chips).prices == {"tpu": 1.2, "gpu": 3}
 
 
 @pytest.mark.parametrize(
@@ -231,13 +231,13 @@ def test_prices_of_chips_decide_between_machines():
         ("", "cheap", "--price: must be dollars per chip and hour"),
         ("", "-2", "--price: must be dollars per chip and hour"),
         ("", "=2", "--price: must be dollars per chip and hour"),
-        ("", "h100=2", "--price: no machine has this chip, got 'h100'; did you mean 'h100_sxm'"),
+        ("", "h100=2", "--price: must be a chip of a machine, got 'h100'; did you mean 'h100_sxm'"),
         ("", "h100_sxm=2", "--price: must have a price of every chip, and tpu has tpu_v5e"),
     ],
 )
 def test_what_is_no_goal_is_one_clear_line(max_step, price, message):
     with pytest.raises(InputError) as caught:
-        search.goal(max_step, price, {"tpu": "tpu_v5e", "gpu": "h100_sxm"})
+        search.parse_goal(max_step, price, {"tpu": "tpu_v5e", "gpu": "h100_sxm"})
     assert str(caught.value).startswith(message)
 
 
@@ -248,7 +248,7 @@ def test_what_is_no_goal_is_one_clear_line(max_step, price, message):
 def test_parts_of_a_step_add_up_to_it(name):
     points = candidates("llama3_8b", name, "decode", [8], 512, settings=["engine.layers=8"])
     for point in points[-3:]:
-        parts = search.why(point)
+        parts = search.attribute_candidate(point)
         assert sum(parts.values()) == pytest.approx(run_point(search.BASE, point).outcome.simulated.step_s, rel=1e-12)
         assert min(parts["compute"], parts["exposed latency"], parts["exposed bytes"]) > 0
 
@@ -268,9 +268,9 @@ def test_why_names_the_winner_and_the_next_with_the_same_work():
 
 
 def test_names_of_residuals_and_overlaps_are_checked():
-    assert search.named("own, ladder", "residual") == ("own", "ladder")
+    assert search.parse_names("own, ladder", "residual") == ("own", "ladder")
     with pytest.raises(InputError, match="--residual: no such name, got 'laddr'; did you mean 'ladder'"):
-        search.named("laddr", "residual")
+        search.parse_names("laddr", "residual")
 
 
 def test_ladder_of_a_parallel_block_makes_it_serial():
@@ -290,7 +290,7 @@ def measured(name: str, phase: str, batches: list[int], weights: str, **more):
 
 def test_published_points_are_of_what_was_searched():
     """Section 4.4: a step of 28.5 ms at batch 64 in int8; table 2: 64 steps in 1.82 s; chip-s per token = 64 t / 64."""
-    found = search.published(measured("tpu_v4_4x4x4", "decode", [64], "int8"))
+    found = search.published_steps(measured("tpu_v4_4x4x4", "decode", [64], "int8"))
     assert {(m.layout, m.chips, m.batch) for m in found} == {("weight_stationary_2d", 64, 64)}
     assert sorted(m.step_s for m in found) == pytest.approx([1.82 / 64, 0.0285])
     assert [m.cost_chip_s for m in found] == pytest.approx([m.step_s for m in found])
@@ -299,7 +299,7 @@ def test_published_points_are_of_what_was_searched():
 def test_all_layers_and_their_number_are_one_search():
     """PaLM 540B has 118 layers."""
     every, counted = (
-        search.published(measured("tpu_v4_4x4x4", "decode", [64], "int8", settings=[f"engine.layers={layers}"]))
+        search.published_steps(measured("tpu_v4_4x4x4", "decode", [64], "int8", settings=[f"engine.layers={layers}"]))
         for layers in ("all", 118)
     )
     assert every
@@ -315,20 +315,20 @@ def test_all_layers_and_their_number_are_simulated_once():
 
 def test_a_published_prefill_costs_its_time_on_all_chips_per_token():
     """Figure 1: 0.2876 s for one sequence of 2048 tokens on 64 chips."""
-    (found,) = search.published(measured("tpu_v4_4x4x4", "prefill", [1], "bf16"))
+    (found,) = search.published_steps(measured("tpu_v4_4x4x4", "prefill", [1], "bf16"))
     assert (found.step_s, found.cost_chip_s) == pytest.approx((0.2876, 64 * 0.2876 / 2048))
 
 
 def test_other_layers_and_machines_have_no_published_points():
-    assert not search.published(measured("tpu_v4_4x4x4", "decode", [64], "int8", settings=["engine.layers=8"]))
-    assert not search.published(measured("tpu_v5p_4x4x4", "decode", [64], "int8"))
+    assert not search.published_steps(measured("tpu_v4_4x4x4", "decode", [64], "int8", settings=["engine.layers=8"]))
+    assert not search.published_steps(measured("tpu_v5p_4x4x4", "decode", [64], "int8"))
 
 
 def test_the_figure_has_every_choice_once_and_the_front_of_each_layout():
     tried = measured("tpu_v4_4x4x4", "decode", [64, 128], "int8", settings=["engine.layers=8"])
     goal = search.Goal()
     fitting = goal.fitting([row for _, row in tried])
-    chart = search.chart("", "decode", fitting, search.published(tried), goal)
+    chart = search.build_chart("", "decode", fitting, search.published_steps(tried), goal)
     choices = [spot for line in chart.lines for spot in line.choices]
     expected = [(1e3 * r.outcome.simulated.step_s, 1e3 * r.outcome.simulated.cost_chip_s) for r in fitting]
     assert sorted((spot.x, spot.y) for spot in choices) == sorted(expected)
@@ -340,10 +340,10 @@ def test_the_figure_has_every_choice_once_and_the_front_of_each_layout():
 def test_the_figure_tells_machines_and_layouts_apart():
     names = ["tpu_v5e_2x4", "dgx_h100"]
     work = search.Work("llama3_8b", "decode", [8], 512, residuals=("own", "ladder"))
-    points = search.candidates(work, search.machines(names), ["engine.layers=1"])
-    goal = search.goal("", "2.5", search.chips_of_topologies(names))
+    points = search.list_candidates(work, search.list_machines(names), ["engine.layers=1"])
+    goal = search.parse_goal("", "2.5", search.chip_names(names))
     fitting = goal.fitting([run_point(search.BASE, point) for point in points])
-    chart = search.chart("", "decode", fitting, [], goal)
+    chart = search.build_chart("", "decode", fitting, [], goal)
     assert (chart.machines, len(chart.lines)) == (tuple(names), 10)
     assert chart.lines[-1].label == "others"
     assert chart.y_label == "cost, $/million tokens"
@@ -356,9 +356,9 @@ def test_the_figure_tells_machines_and_layouts_apart():
 def test_far_choices_are_left_out_and_counted():
     near, far = pareto.Spot(1, 1, "a"), pareto.Spot(3.1, 1, "b")
     chart = pareto.Chart("", "x", "y", (pareto.Line("l", (near, far), (near,)),), (near,), "batch")
-    assert pareto.outside(chart) == 1
+    assert pareto.count_outside(chart) == 1
     with_far = pareto.Line("l", (near, far), (near,), published=(pareto.Spot(2, 1, "c"),))
-    assert pareto.outside(pareto.Chart("", "x", "y", (with_far,), (near,), "batch")) == 0
+    assert pareto.count_outside(pareto.Chart("", "x", "y", (with_far,), (near,), "batch")) == 0
 
 
 def test_a_layout_that_is_wholly_beyond_the_axes_says_so_in_the_legend():
@@ -389,13 +389,13 @@ def test_search_writes_its_figure_and_says_where(tmp_path):
 
 @pytest.mark.parametrize(("text", "expected"), [("64", [64]), ("1..8", [1, 2, 4, 8]), ("3..13", [3, 6, 12])])
 def test_batches(text, expected):
-    assert search.batches(text) == expected
+    assert search.parse_batches(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "0", "8..4", "1..", "a..b", "-1"])
 def test_what_is_no_batch_is_one_clear_line(text):
     with pytest.raises(InputError, match="must be a batch"):
-        search.batches(text)
+        search.parse_batches(text)
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ def test_what_is_no_batch_is_one_clear_line(text):
 )
 def test_numbers_of_chips_are_slices_of_the_family(chips, expected):
     """Of TPU v4 only, and each once though 4x4x8 is shipped with its long axis first too; twists are not asked for."""
-    found = search.machines(["tpu_v4_4x4x4"], search.counts(chips))
+    found = search.list_machines(["tpu_v4_4x4x4"], search.parse_counts(chips))
     assert [each.meshes[0].label for each in found] == expected
     for each in found:
         scenario = load.scenario(search.BASE, [f"topology={each.topology}", "sweep=null"])
@@ -416,7 +416,7 @@ def test_numbers_of_chips_are_slices_of_the_family(chips, expected):
 
 
 def test_a_family_has_the_twisted_torus_that_is_named():
-    found = search.machines(["tpu_v4_4x4x8_twisted"], search.counts("128"))
+    found = search.list_machines(["tpu_v4_4x4x8_twisted"], search.parse_counts("128"))
     assert [(each.topology, len(each.meshes)) for each in found] == [("tpu_v4_4x4x8_twisted", 1)]
 
 
@@ -430,13 +430,13 @@ def test_a_family_has_the_twisted_torus_that_is_named():
 )
 def test_numbers_of_chips_that_there_are_not_are_one_clear_line(chips, message):
     with pytest.raises(InputError) as caught:
-        search.machines(["tpu_v4_4x4x4"], search.counts(chips))
+        search.list_machines(["tpu_v4_4x4x4"], search.parse_counts(chips))
     assert str(caught.value).startswith(message)
 
 
 def test_axes_and_numbers_of_chips_do_not_go_together():
-    with pytest.raises(InputError, match="chooses the axes"):
-        search.machines(["tpu_v4_4x4x4"], search.counts("64"), ["topology.axes.x.size=8"])
+    with pytest.raises(InputError, match=r"is not supported with --set topology\.axes"):
+        search.list_machines(["tpu_v4_4x4x4"], search.parse_counts("64"), ["topology.axes.x.size=8"])
 
 
 def test_more_chips_are_faster_and_fewer_are_cheaper_as_in_figure_1(tmp_path):
@@ -460,13 +460,15 @@ def test_gpus_are_searched_in_groups_of_every_size():
 
 
 def test_where_nothing_fits_it_says_what_is_needed():
-    points = candidates("llama3_70b", "dgx_h100", "decode", [1], 1024, chips=search.counts("1"))
-    with pytest.raises(InputError, match=r"fits the chips' memory; the least needs 13\d.* GiB on each"):
+    points = candidates("llama3_70b", "dgx_h100", "decode", [1], 1024, chips=search.parse_counts("1"))
+    with pytest.raises(InputError, match=r"fit the chips' memory; the least needs 13\d.* GiB on each"):
         search.Goal().fitting([run_point(search.BASE, point) for point in points])
 
 
 def test_where_nothing_can_run_it_says_why():
     """7 sequences: they are no multiple of the 4 chips of an axis over which weights are gathered."""
     points = candidates("palm_540b", "tpu_v4_4x4x4", "decode", [7], 1024, layouts=("weight_gathered_x",))
-    with pytest.raises(InputError, match=r"not one candidate can run; the first: .*batch must be a multiple of"):
+    with pytest.raises(
+        InputError, match=r"at least one candidate must be able to run; the first: .*batch must be a multiple of"
+    ):
         search.Goal().fitting([run_point(search.BASE, point) for point in points])

@@ -24,7 +24,7 @@ SET = [SWEEP, "engine.layers=2"]
 
 
 def planned() -> list[points.Point]:
-    return points.points(load.scenario("palm540b_decode_ws2d", SET), SET)
+    return points.list_points(load.scenario("palm540b_decode_ws2d", SET), SET)
 
 
 def sweep(out: Path, *options: str) -> tuple[list[dict[str, str]], str]:
@@ -63,7 +63,7 @@ def test_an_interrupted_sweep_goes_on_without_repeating_or_losing_a_row(tmp_path
     kept = 4 if cut == 0 else 3
     assert again == whole
     assert len(asked) == 8 - kept
-    assert f"going on: {kept} of 8" in said
+    assert f"resuming: {kept} of 8" in said
 
 
 def test_another_sweep_or_a_finished_one_starts_anew(tmp_path: Path, monkeypatch):
@@ -84,8 +84,8 @@ def test_another_sweep_or_a_finished_one_starts_anew(tmp_path: Path, monkeypatch
 def test_an_outcome_read_back_is_the_outcome(name: str):
     found = rows.run_point(name, points.Point({}, points.NO_SWEEP)).outcome
     assert (found.pipeline is not None, found.pool is not None) == ("queue" in name, "pmep" in name)
-    texts = {name: "" if value is None else str(value) for name, value in rows.columns(found).items()}
-    assert rows.outcome_of(texts) == found
+    texts = {name: "" if value is None else str(value) for name, value in rows.outcome_columns(found).items()}
+    assert rows.parse_outcome(texts) == found
 
 
 def test_the_table_has_the_columns_that_there_is_something_in(tmp_path: Path):
@@ -142,8 +142,8 @@ def test_whatever_a_point_raises_is_its_row(tmp_path: Path, monkeypatch, capsys,
 def test_a_sweep_of_too_many_points_is_refused_before_they_are_made():
     values = ", ".join(map(str, range(1, 401)))
     settings = [f"sweep={{workload.batch: [{values}], workload.context: [{values}]}}"]
-    with pytest.raises(InputError, match=r"^sweep: a sweep has at most 100,000 points, got 160000; sweep fewer values"):
-        points.points(load.scenario("palm540b_decode_ws2d", settings), settings)
+    with pytest.raises(InputError, match=r"^sweep: must have at most 100,000 points, got 160000; sweep fewer values"):
+        points.list_points(load.scenario("palm540b_decode_ws2d", settings), settings)
 
 
 def test_a_long_sweep_says_how_far_it_is_where_there_is_no_terminal(tmp_path: Path, monkeypatch, capsys):
@@ -210,7 +210,7 @@ def test_no_label_is_a_formula_for_a_spreadsheet_or_mathematics_for_a_figure(tmp
     assert len(list(path.parent.glob("figure.*"))) == 2
 
     base = load.scenario("llama3_70b_tp8_standard", settings)
-    planned = points.points(base, settings)
+    planned = points.list_points(base, settings)
     record = Record(path, base, planned, None)
     text = path.read_text("utf-8")
     path.write_text(text[: text.rindex("\n", 0, -1) + 1], "utf-8")  # the last row was not written

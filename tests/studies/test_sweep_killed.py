@@ -83,7 +83,7 @@ def test_a_killed_sweep_ends_with_every_row_once_and_a_cluster_gives_the_same(
     tmp_path: Path, cluster: str, settings: list[str], count: int, jobs: str, most_s: float | None
 ):
     base = load.scenario("palm540b_decode_ws2d", settings)
-    planned = [tuple(point.choices.values()) for point in points.points(base, settings)]
+    planned = [tuple(point.choices.values()) for point in points.list_points(base, settings)]
     assert len(planned) == len(set(planned)) == count
 
     once = command(settings, tmp_path / "here", "--jobs", jobs, "--format", "parquet")
@@ -91,7 +91,7 @@ def test_a_killed_sweep_ends_with_every_row_once_and_a_cluster_gives_the_same(
     before_s = of_children_s()
     again = subprocess.run(once, capture_output=True, text=True, check=True)
     used_s += of_children_s() - before_s
-    assert f"going on: {there} of {count}" in again.stderr
+    assert f"resuming: {there} of {count}" in again.stderr
     found = rows(tmp_path / "here")
     assert [tuple(row[axis] for axis in base.sweep) for row in found] == planned
     if most_s:
@@ -127,7 +127,7 @@ def test_what_is_there_is_printed_and_kept_on_ctrl_c(tmp_path: Path):
     there = written(tmp_path)
     assert (process.returncode, 3 <= there < 1000) == (130, True)
     assert '"complete": false' in out
-    assert err == f"interrupted: {there} of 1000 points are there; the same command goes on\n"
+    assert err == f"interrupted: {there} of 1000 points are done; run the same command to resume\n"
     assert len(list(tmp_path.rglob("sweep.parquet"))) == 1
 
 
@@ -157,5 +157,5 @@ def test_a_scheduler_that_is_lost_is_one_line_and_leaves_the_rows_that_are_there
             each.kill()
             each.wait()
     assert (process.returncode, out, err.count("\n")) == (2, "", 1)
-    assert err.startswith("error: --scheduler: the cluster must run until the sweep is done, got 'tcp://")
+    assert err.startswith("error: --scheduler: the cluster must run until the end of the sweep, got 'tcp://")
     assert 3 <= written(tmp_path) < 1000

@@ -14,7 +14,7 @@ from sim import cli
 from sim.errors import InputError
 from sim.specs import load
 from sim.studies.sweep import chart
-from sim.studies.sweep.points import points
+from sim.studies.sweep.points import list_points
 from sim.studies.sweep.predictions import load_forms, predict_points
 from sim.studies.sweep.rows import run_point
 
@@ -37,9 +37,9 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         name = str(files.write(tmp_path, {"scenario.sweep": {"workload.batch": [4, 8]}, "scenario.figure": shown}))
         base = load.scenario(name)
         spec = chart.figure_of(base, ["workload.batch"])
-        rows = [(point, run_point(name, point)) for point in points(base)]
+        rows = [(point, run_point(name, point)) for point in list_points(base)]
         beside = predict_points(name, spec, load_forms(spec, tmp_path), rows)
-        return chart.chart(base, spec, [row for _, row in rows], beside)
+        return chart.build_chart(base, spec, [row for _, row in rows], beside)
 
     return made
 

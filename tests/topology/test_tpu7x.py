@@ -11,7 +11,7 @@ from sim.collectives import schedule
 from sim.specs import TorusSpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench.collective import CollectiveSpec
-from sim.studies.search.machines import machines
+from sim.studies.search.machines import list_machines
 from sim.topology import build
 from sim.topology.metrics import bisection
 
@@ -99,7 +99,7 @@ def test_equal_links_given_per_axis_are_the_machine_without():
 
 
 def test_a_search_over_orders_of_the_axes_keeps_their_links():
-    (found,) = machines(["tpu7x_2x2x4"])
+    (found,) = list_machines(["tpu7x_2x2x4"])
     assert len(found.meshes) > 1
     for mesh in found.meshes:
         assert sum("d2d_7x" in part for parts in mesh.axes.values() for part in parts) == 1

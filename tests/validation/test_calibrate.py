@@ -19,7 +19,7 @@ from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies.validate import calibrate
 from sim.studies.validate.cases import read
-from sim.studies.validate.validate import predicted
+from sim.studies.validate.validate import to_metric
 
 MACHINE = {"chip.peak.bf16.value": "20 GFLOP/s", "model.d_model": 64, "model.d_ff": 256, "model.d_head": 16}
 """Slow enough that a prefill is bound by its matmuls, a step by memory and latency."""
@@ -62,7 +62,7 @@ def measured(truth: dict[str, float], **bounds: tuple[float, float]) -> str:
     rows = []
     for row, case in zip(ROWS, cases, strict=True):
         scenario = case.run.scenario(*settings(spec.calibration.constants, truth))
-        rows.append(row | {"value": predicted(case.metric, scenario, latency_s(scenario))})
+        rows.append(row | {"value": to_metric(case.metric, scenario, latency_s(scenario))})
     write_rows(Path("rows.csv"), rows)
     return suite
 
@@ -95,7 +95,7 @@ def test_the_fitted_settings_reproduce_the_rows():
     for case in read(suite)[1]:
         scenario = case.run.scenario(*found.settings())
         # Settings are written with four digits.
-        assert predicted(case.metric, scenario, latency_s(scenario)) == pytest.approx(case.published, rel=1e-3)
+        assert to_metric(case.metric, scenario, latency_s(scenario)) == pytest.approx(case.published, rel=1e-3)
 
 
 def test_bounds_hold_where_the_rows_ask_for_more():
@@ -279,7 +279,7 @@ def test_as_json(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "made_up: the suite has no 'calibration'; name its constants"),
+        ({}, "made_up: must have a 'calibration'; name its constants"),
         (
             {"calibration": {"rows": ["stp"], "constants": {"hop_latency": CONSTANTS["hop_latency"]}}},
             "made_up: calibration.rows: no such row, got 'stp'; did you mean 'step'?",

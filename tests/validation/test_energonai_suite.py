@@ -11,7 +11,7 @@ from sim.errors import InputError
 from sim.specs import RequestSuite, load
 from sim.studies.validate.cases import Case, ScenarioRun, read
 from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
-from sim.studies.validate.validate import simulated
+from sim.studies.validate.validate import simulate_case
 
 
 @cache
@@ -21,7 +21,7 @@ def cases() -> dict[str, Case]:
 
 @cache
 def predicted(case_id: str, *settings: str) -> float:
-    return simulated(cases()[case_id], *settings)
+    return simulate_case(cases()[case_id], *settings)
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_two_all_reduces_of_gpt_fast_differ_by_more_on_more_gpus():
 
 def test_steps_of_a_generation_are_linear_so_the_mean_stands_for_all():
     case = cases()["ft_gpt20b_tp2_b1_i20_o8"]
-    each, mean = (simulated(case, f"engine.steps={steps}") for steps in ("each", "mean"))
+    each, mean = (simulate_case(case, f"engine.steps={steps}") for steps in ("each", "mean"))
     assert mean == pytest.approx(each, rel=1e-3)
 
 

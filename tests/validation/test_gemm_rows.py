@@ -65,7 +65,7 @@ def test_rows_of_ones_own_name_their_mistakes(tmp_path):
     path = tmp_path / "rows.csv"
     for row, message in (
         ("a,H1000,bf16,1,2,3,4", "must fit a pattern of the suite's 'machines', got 'H1000'"),
-        ("a,H100,bf17,1,2,3,4", "unknown number format, got 'bf17'"),
+        ("a,H100,bf17,1,2,3,4", "must be a number format, got 'bf17'"),
         ("a,H100,bf16,x,2,3,4", "column 'm' must be a whole number"),
     ):
         path.write_text(f"{header}\n{row}\n", encoding="utf-8")

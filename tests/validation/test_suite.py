@@ -12,7 +12,7 @@ from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.specs import load
 from sim.studies.validate.cases import read
-from sim.studies.validate.measurements import chosen, repeated
+from sim.studies.validate.measurements import calibrated_places, find_repeats
 
 PALM = {"model": "PaLM 540B (64 padded heads)", "chips": 64, "mesh": "4x4x4", "batch": 64, "context_tokens": 2048}
 
@@ -290,10 +290,10 @@ def test_a_suite_without_its_tolerance_is_refused(tmp_path):
 def test_few_constants_are_fitted_to_every_gated_measurement_once():
     """An MFU that repeats a latency, and a point of two figures, are no measurements of their own."""
     suite, cases = read("pope")
-    places = chosen(suite.calibration, cases)
+    places = calibrated_places(suite.calibration, cases)
     assert len(suite.calibration.constants) <= 5
     assert places == [place for place, case in enumerate(cases) if not case.not_gated]
-    repeats = repeated(cases, {place: case.run.scenario() for place, case in enumerate(cases)})
+    repeats = find_repeats(cases, {place: case.run.scenario() for place, case in enumerate(cases)})
     once = [cases[place].run.settings for place in places if place not in repeats]
     assert len(once) == len(set(once)) == 54
     assert set(once) == {cases[place].run.settings for place in places}

@@ -19,7 +19,7 @@ from sim.simulate.latency import latency_s
 from sim.simulate.run import run
 from sim.specs import Tolerance, load
 from sim.studies.validate.cases import read
-from sim.studies.validate.validate import predicted, validate
+from sim.studies.validate.validate import to_metric, validate
 
 
 @pytest.fixture(autouse=True)
@@ -121,7 +121,7 @@ def test_bytes_of_a_gpu_are_of_the_chips_and_tables_that_there_are():
     for settings, tables in (["layout.mesh.tensor=8"], 2), (["layout.mesh.tensor=null"], 2), (["model.tied=true"], 1):
         scenario = load.scenario("llama3_70b_tp8_standard", [*base, *settings])
         want = 2 * (layers + tables * table) * scenario.workload.steps
-        assert predicted("memory_bandwidth_per_gpu", scenario, 1.0) == pytest.approx(want, rel=1e-12), settings
+        assert to_metric("memory_bandwidth_per_gpu", scenario, 1.0) == pytest.approx(want, rel=1e-12), settings
 
 
 @pytest.mark.parametrize("name", load.shipped("scenario"))
@@ -133,7 +133,7 @@ def test_mfu_is_the_reports_on_every_machine(name):
         pytest.skip("its rate is not that of one latency, or layers are in groups")
     scenario = load.scenario(name, [*settings, "engine.layers=6"])
     report = run(scenario).report
-    assert predicted("mfu", scenario, report.simulated.latency_s) == pytest.approx(report.simulated.mfu, rel=1e-12)
+    assert to_metric("mfu", scenario, report.simulated.latency_s) == pytest.approx(report.simulated.mfu, rel=1e-12)
 
 
 # --- errors and tolerance --------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_other_rows_go_with_one_suite(sim):
     suite = measured(0.0)
     code, out, err = sim(suite, "pope", "--rows", "rows.csv")
     assert (code, out) == (2, "")
-    assert err.startswith("error: --rows: --rows goes with one suite")
+    assert err.startswith("error: --rows: requires one suite")
 
 
 def test_a_name_is_printed_whole_and_as_it_is(sim):

@@ -7,6 +7,6 @@ the notes of the result.
 """
 
 from sim.export.chakra_replay.communicators import read_groups
-from sim.export.chakra_replay.program import Replayed, TracedProgram, load, program_of, replayed
+from sim.export.chakra_replay.program import Replayed, TracedProgram, build_program, load, simulate_traces
 
-__all__ = ["Replayed", "TracedProgram", "load", "program_of", "read_groups", "replayed"]
+__all__ = ["Replayed", "TracedProgram", "build_program", "load", "read_groups", "simulate_traces"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sim.errors import InputError, suggest
 from sim.export.chakra import NodeType
-from sim.export.chakra_replay.nodes import Notes, RankNode, shortened
+from sim.export.chakra_replay.nodes import Notes, RankNode, shorten
 
 Ranks = tuple[int, ...]
 
@@ -38,7 +38,7 @@ def read_groups(path: Path, ranks: int) -> dict[str, Ranks]:
         raise InputError("must be JSON", where=str(path), got=str(error)) from None
     if not isinstance(groups, dict):
         raise InputError('must be groups by name, {"name": [rank, ...]}', where=str(path), got=type(groups).__name__)
-    return {name: _checked(members, ranks, f"{path}: {shortened(name)}") for name, members in groups.items()}
+    return {name: _checked(members, ranks, f"{path}: {shorten(name)}") for name, members in groups.items()}
 
 
 def _checked(members: object, ranks: int, where: str) -> Ranks:
@@ -74,7 +74,7 @@ class Communicators:
             return
         for name, members in groups.items():  # PyTorch lists no ranks for the group of all
             self._listed[init.rank, name] = _checked(
-                members or list(self._all), len(self._all), f"{init}: {shortened(name)}"
+                members or list(self._all), len(self._all), f"{init}: {shorten(name)}"
             )
 
     def ranks(self, member: RankNode) -> Ranks:
@@ -92,7 +92,7 @@ class Communicators:
         listed = self._given[name] if self._given is not None else self._listed.get((member.rank, name), carriers)
         if member.rank not in listed:
             raise member.wrong(
-                "pg_name", f"must be a group of this rank; '{shortened(name)}' has ranks {_list_of(listed)}", name
+                "pg_name", f"must be a group of this rank; '{shorten(name)}' has ranks {_list_of(listed)}", name
             )
         return listed
 

@@ -15,8 +15,8 @@ from sim.collectives import COLLECTIVES
 from sim.errors import InputError
 from sim.export.chakra import CollectiveType, NodeType
 from sim.export.chakra_replay.communicators import Communicators, Ranks
-from sim.export.chakra_replay.nodes import Key, Notes, RankNode, shortened
-from sim.export.chakra_replay.order import in_order
+from sim.export.chakra_replay.nodes import Key, Notes, RankNode, shorten
+from sim.export.chakra_replay.order import order_nodes
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_positions
 
@@ -36,7 +36,7 @@ class Collective:
     def __str__(self) -> str:
         first = self.members[0]
         name = first.text("pg_name")
-        return f"{self.kind} of {f'group {shortened(name)!r}' if name else 'all ranks'} ({first})"
+        return f"{self.kind} of {f'group {shorten(name)!r}' if name else 'all ranks'} ({first})"
 
     @property
     def ranks(self) -> Ranks:
@@ -83,7 +83,7 @@ def _parents(each: RankNode, nodes: Mapping[Key, RankNode], notes: Notes) -> tup
 def _in_order_of_rank(rank: Sequence[RankNode], parents: Mapping[Key, tuple[Key, ...]]) -> list[RankNode]:
     by_id = {each.node.id: each for each in rank}
     needs = {id: [dep for _, dep in parents[each.key]] for id, each in by_id.items()}
-    return [by_id[id] for id in in_order(needs, lambda id: (id,), lambda id: str(by_id[id]))]
+    return [by_id[id] for id in order_nodes(needs, lambda id: (id,), lambda id: str(by_id[id]))]
 
 
 def _messages(ordered: Sequence[RankNode], ranks: int) -> dict[Key, Key]:
@@ -126,7 +126,7 @@ def _collectives(ordered: Sequence[RankNode], topology: Topology, groups: Commun
         counts = {rank: len(by_rank.get(rank, ())) for rank in ranks}
         fewest, most = (choose(counts, key=counts.__getitem__) for choose in (min, max))
         if counts[fewest] < counts[most]:
-            rule = f"a collective must have one node on every rank of its group {shortened(name)!r}"
+            rule = f"a collective must have one node on every rank of its group {shorten(name)!r}"
             unmatched = by_rank[most][counts[fewest]]
             raise InputError(rule, where=str(unmatched), got=f"{counts[fewest]} of {counts[most]} on rank {fewest}")
         for members in zip(*(by_rank[rank] for rank in ranks), strict=True):

@@ -32,7 +32,7 @@ _LONGEST = 60
 """Characters of a name in a trace that a message repeats."""
 
 
-def shortened(name: str) -> str:
+def shorten(name: str) -> str:
     """Returns a name as messages show it."""
     return printable(name if len(name) <= _LONGEST else f"{name[:_LONGEST]} ...")
 
@@ -49,7 +49,7 @@ class RankNode:
         return self.rank, self.node.id
 
     def __str__(self) -> str:
-        return f"rank {self.rank}, node {self.node.id} ({shortened(self.node.name)})"
+        return f"rank {self.rank}, node {self.node.id} ({shorten(self.node.name)})"
 
     def quantity(self, name: str) -> float | None:
         """Returns a size or a number of operations, None where the node has none. A float may be no whole number.

@@ -12,7 +12,7 @@ _SHOWN = 5
 """Members of a circle that a message names."""
 
 
-def in_order(
+def order_nodes(
     needs: Mapping[int, Collection[int]], priority: Callable[[int], tuple[int, ...]], name: Callable[[int], str]
 ) -> Iterator[int]:
     """Yields all keys of `needs`, each after those it needs; of those that may come next the lowest priority first.

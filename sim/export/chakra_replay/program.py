@@ -21,8 +21,8 @@ from sim.export.chakra import Node, NodeType
 from sim.export.chakra_reader import read
 from sim.export.chakra_replay.communicators import Ranks
 from sim.export.chakra_replay.matching import Collective, match
-from sim.export.chakra_replay.nodes import SIMULATED, Notes, RankNode, shortened
-from sim.export.chakra_replay.order import in_order
+from sim.export.chakra_replay.nodes import SIMULATED, Notes, RankNode, shorten
+from sim.export.chakra_replay.order import order_nodes
 from sim.export.chakra_replay.tasks import Tasks
 from sim.program import Program
 from sim.report.critical_path import attribute_step
@@ -77,12 +77,12 @@ def load(prefix: Path, topology: Topology, groups: Mapping[str, Ranks] | None = 
         raise InputError(rule, where=str(prefix), got=got, hint="replay on a machine with as many chips as ranks")
     ranks = [read(Path(f"{prefix}.{rank}.et")) for rank in range(chips)]
     try:
-        return program_of(ranks, topology, groups)
+        return build_program(ranks, topology, groups)
     except InputError as error:
         raise error.within(str(prefix)) from None
 
 
-def program_of(
+def build_program(
     ranks: Sequence[Sequence[Node]], topology: Topology, groups: Mapping[str, Ranks] | None = None
 ) -> TracedProgram:
     """Returns the program of the nodes of every rank.
@@ -115,7 +115,7 @@ def program_of(
 
     tasks = Tasks(matched, topology, _common_format(matched.nodes.values(), topology.chip, notes), notes)
     needed = {number: needs(unit) for number, unit in enumerate(members)}
-    for number in in_order(needed, priority, lambda number: str(units[number])):
+    for number in order_nodes(needed, priority, lambda number: str(units[number])):
         unit = units[number]
         if isinstance(unit, Collective):
             tasks.add_collective(unit)
@@ -134,7 +134,7 @@ def _common_format(nodes: Iterable[RankNode], chip: Chip, notes: Notes) -> str:
     on_chip = [each for each in measured if each.flag("is_cpu_op") is False]
     others = Counter(each.dtype for each in on_chip if each.dtype not in chip.peak_flops)
     for name, count in others.items():
-        which = f"in {shortened(name)}" if name else "without a number format"
+        which = f"in {shorten(name)}" if name else "without a number format"
         notes.count(f"limits of {{n}} computations {which} are told by the rate of {chip.name} in {common}", count)
     return common
 
@@ -143,10 +143,10 @@ def _note_unused(nodes: Iterable[RankNode], notes: Notes) -> None:
     unused = sorted({name for each in nodes for name in each.node.attributes} - SIMULATED)
     if unused:
         more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-        notes.count(f"attributes that change nothing here: {', '.join(map(shortened, unused[:_SHOWN]))}{more}")
+        notes.count(f"attributes that change nothing here: {', '.join(map(shorten, unused[:_SHOWN]))}{more}")
 
 
-def replayed(traced: TracedProgram, topology: Topology) -> Replayed:
+def simulate_traces(traced: TracedProgram, topology: Topology) -> Replayed:
     """Returns the critical path of a replayed program, and what would shorten it.
 
     Raises:

@@ -11,7 +11,7 @@ import yaml
 
 from sim.plots import colours
 from sim.plots.drawing import describe_link
-from sim.plots.machine import Load, drawing_of, segments
+from sim.plots.machine import Load, drawing_of, list_segments
 from sim.report.breakdown import compute_breakdown
 from sim.report.closed_form import FormKind
 from sim.report.critical_path import attribute_step
@@ -23,7 +23,7 @@ from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.explanation import Bar
 from sim.report.present.sections import plugin_sections
 from sim.report.report import Report
-from sim.results.page.timeline import timeline
+from sim.results.page.timeline import timeline_data
 from sim.simulate.predict import find_uncovered
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_count
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _GIB = 2**30
 
 
-def run_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+def page_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
     """Everything about one run."""
     report = run.report
     return {
@@ -85,7 +85,7 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         "waterfall": _waterfall(part.report, explained.get(name)),
         "uncovered": find_uncovered(scenario) or "this machine and layout",
         "stages": _stages(part),
-        "timeline": timeline(part),
+        "timeline": timeline_data(part),
         "links": _links(part, topology.unfold()),
         "memory": _memory(part),
     }
@@ -123,17 +123,27 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
     form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
     if pipeline and (passes := pipeline.passes):
         ideal_s = passes.closed_form.total
-        why = f"{report.span} through stages that take what they take here on average"
-        more = "transfers between stages, requests that come later, calls and polls, batches that differ"
+        why = f"{report.span} through stages of the mean simulated time"
+        more = "transfers between stages, later arrivals of requests, calls and polls, unequal batches"
         return [
-            {"name": "closed form: sends free, all there", "group": "", "seconds": ideal_s, "why": why},
+            {
+                "name": "closed form: no communication, all requests at once",
+                "group": "",
+                "seconds": ideal_s,
+                "why": why,
+            },
             {"name": "sends and waits", "group": "", "seconds": passes.total_s - ideal_s, "why": more},
         ]
     if pool := report.pool:
-        plain, rest = "simulated with all layers in the chip's own memory", "what the formula of the stalls leaves out"
+        plain, rest = "simulated with all layers in the chip's memory", "stalls that the closed form does not model"
         return [
             {"name": "without a memory pool", "group": "", "seconds": simulated.step_s - pool.stall_s, "why": plain},
-            {"name": "stalls, closed form", "group": "", "seconds": pool.closed_form_stall_s, "why": "of all fetches"},
+            {
+                "name": "stalls, closed form",
+                "group": "",
+                "seconds": pool.closed_form_stall_s,
+                "why": "closed form of all fetches",
+            },
             {"name": "more", "group": "", "seconds": pool.stall_s - pool.closed_form_stall_s, "why": rest},
         ]
     if form is None:
@@ -144,7 +154,7 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
     more, below = "links, overheads, efficiencies", "per axis, at the rates the machine reaches, loops as one"
     if form.kind is FormKind.PER_SUBLAYER:
         more, below = "operations, overheads", "every operation's own roofline and overhead, norms and adds, the draw"
-    only = "what only the simulation has; --explain takes every effect apart"
+    only = "effects of the simulation only; --explain shows each"
     return [
         {"name": form.name, "group": "", "seconds": first, "why": why},
         {"name": more, "group": "", "seconds": detailed - first, "why": below},
@@ -156,7 +166,7 @@ def _links(part: Pass, machine: Topology) -> dict[str, Any]:
     """The machine in the plane: nodes, and every direction of every link with its load."""
     drawing, load = drawing_of(machine), Load.of(part.trace, part.topology)
     lines = []
-    for segment in segments(drawing):
+    for segment in list_segments(drawing):
         worst = max(segment.links, key=lambda i: load.utilisation[i])
         link = machine.links[worst]
         lines.append(

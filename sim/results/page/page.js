@@ -378,8 +378,8 @@ function drawTimeline(parent, phase, key) {
     if (edges.length > 6) show([edges[(edges.length - 1) >> 1] / ps, edges[Math.min(((edges.length - 1) >> 1) + 2, edges.length - 1)] / ps]);
   });
   const kept = timeline.messages_of_layers;
-  if (kept) el(parent, "p", `Single messages are kept for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
-  if (timeline.not_drawn) el(parent, "p", `${timeline.not_drawn} chips that do something else again are not drawn.`, { className: "dim" });
+  if (kept) el(parent, "p", `Messages are shown individually for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
+  if (timeline.not_drawn) el(parent, "p", `${timeline.not_drawn} chips with other activities are not drawn.`, { className: "dim" });
   el(parent, "p", "Drag over the plot or press W to zoom in, S to zoom out, A and D to move; double-click to see the whole step. A bar shows its operation, bytes, the rate that it reached and where the rate comes from. Where bars are narrower than a pixel, heights are shares of the time.", { className: "dim" });
 }
 
@@ -425,7 +425,7 @@ function linkMap(parent, links) {
     annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: titled(node), showarrow: false, font: { size } })),
     xaxis: { visible: false, range: xs }, yaxis: { visible: false, range: ys, scaleanchor: "x" },
   }), { ...CONFIG, scrollZoom: true });
-  el(parent, "p", ["Each direction of a link is a line of its own, to the right of its way; dashed: wraparound. Point at a line beyond its middle for its load.", ...links.notes].join(" "), { className: "dim" });
+  el(parent, "p", ["Each direction of a link is a line, to the right of the direction; dashed: wraparound. Point at a line beyond its middle for its load.", ...links.notes].join(" "), { className: "dim" });
 }
 
 // --- memory, critical path --------------------------------------------------------------------------------------------
@@ -452,7 +452,7 @@ function memory(parent, found) {
 }
 
 function devices(parent, found) {
-  el(parent, "h3", "Over time: layers come and go");
+  el(parent, "h3", "Over time: layers are loaded and evicted");
   const target = el(parent, "div", null, { className: "plot" });
   Plotly.newPlot(target, found.devices.map((device) => ({
     type: "scatter", mode: "lines", name: device.name, x: device.x, y: device.y, line: { shape: "hv" }, hovertemplate: "%{x} ms: %{y} GiB<extra>" + device.name + "</extra>",
@@ -478,7 +478,7 @@ function critical(parent, phase, key, run) {
   table(right, ["operation or collective", "time", "share", "segments"], shareRows(found.ops, found.about));
   if (phase.what_if) {
     const most = Math.max(...phase.what_if.map((row) => row.saved_s), 1e-12);
-    el(parent, "h3", "What would shorten it: simulated again with one thing free at a time");
+    el(parent, "h3", "What would shorten it: simulated again with one cost removed at a time");
     table(parent, ["simulated again with", "time", "saved", "share"], phase.what_if.map((row) => [row.name, time(row.step_s), time(row.saved_s), { text: percent(row.saved_s / found.step_s), share: row.saved_s / most }]), `whatif${key}`);
   } else el(parent, "p", "sim run --critical-path also simulates what would shorten it.", { className: "dim" });
 }

@@ -20,7 +20,7 @@ from sim import __version__
 from sim.plots.colours import CHANGE_COLOURS, DEVICE_COLOURS, LOAD_STEPS, PALETTE, REQUEST_COLOURS
 from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.explanation import Bar
-from sim.results.page.data import run_data
+from sim.results.page.data import page_data
 
 if TYPE_CHECKING:
     from sim.report.present.comparison import Comparison
@@ -50,7 +50,7 @@ def write(
             "changes": CHANGE_COLOURS,
             "load": LOAD_STEPS,
         },
-        "runs": [run_data(run, explained or {}, bottlenecks) for run in runs],
+        "runs": [page_data(run, explained or {}, bottlenecks) for run in runs],
         "comparison": comparison.to_dict() if comparison else None,
     }
     title = " and ".join(" ".join(filter(None, (run.scenario.name, run.settings_text))) for run in runs)

@@ -23,7 +23,7 @@ MOST_SPANS = 150_000
 """Single messages are kept for as many layers around the middle as stay below this."""
 
 
-def timeline(part: Pass) -> dict[str, Any]:
+def timeline_data(part: Pass) -> dict[str, Any]:
     """Lanes of the critical chip, of those with a role, and of others that do something else."""
     trace, topology, program = part.trace, part.topology, part.trace.program
     critical, roles = critical_chip(trace, topology.chips), part.chip_roles

@@ -123,7 +123,7 @@ def add_stragglers(builder: ProgramBuilder, topology: Topology, perturb: Perturb
     """
     for slow in perturb.stragglers:
         if slow.delay is None or slow.factor != 1 or slow.layers is not None:
-            rule = "a collective alone has no operations and no layers: a straggler enters it late"
+            rule = "stragglers of a single collective must have a delay only"
             hint = "give each a delay alone, such as stragglers: [{chips: [5], delay: 10 us}]"
             raise InputError(rule, where="perturb.stragglers", hint=hint)
     late = sorted({chip for slow in perturb.stragglers for chip in slow.chips if chip in members})
@@ -288,13 +288,13 @@ def _check_axes(names: Sequence[str], topology: Topology) -> None:
         rule = f"must be axes of {topology.name}, each once"
         raise InputError(rule, where="--axes", got=got, hint=f"choose from {', '.join(axes)}")
     if prod(axes[name] for name in names) == 1:
-        raise InputError("a collective needs a group of at least two chips", where="--axes", got=got)
+        raise InputError("must give a group of at least two chips", where="--axes", got=got)
 
 
 def parse_sizes(size: str, minimum: str, maximum: str, factor: int) -> list[float]:
     """Parses the sizes of a run, bytes: `size`, or `minimum` to `maximum` in steps of `factor`. Raises InputError."""
     if (bool(size), bool(minimum), bool(maximum)) not in ((True, False, False), (False, True, True)):
-        raise InputError("give either --size, or --min and --max", hint="such as --size 64MiB")
+        raise InputError("requires either --size, or --min and --max", hint="such as --size 64MiB")
     if size:
         return [_bytes("--size", size)]
     low, high = _bytes("--min", minimum), _bytes("--max", maximum)

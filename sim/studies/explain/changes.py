@@ -27,7 +27,7 @@ IDEAL: dict[str, Any] = {
 """Data sheet rates, nothing to wait for, one operation after the other."""
 
 
-def changed(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
+def with_fields(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
     """The scenario with fields replaced, `{"topology.link.latency": 0.0}`."""
     for path, value in changes.items():
         scenario = _set(scenario, path.split("."), value)
@@ -46,7 +46,7 @@ def _set(spec: Spec, path: list[str], value: Any) -> Spec:
     return spec.model_copy(update={name: value})
 
 
-def field_of(scenario: Scenario, path: str) -> Any:
+def read_field(scenario: Scenario, path: str) -> Any:
     """A field as the specs hold it, with its source; what the layout leaves to the stack, as it comes out."""
     if path in ("layout.overlap", "layout.graph_capture"):
         return getattr(scenario, path.partition(".")[2])
@@ -56,13 +56,13 @@ def field_of(scenario: Scenario, path: str) -> Any:
     return value
 
 
-def plain(value: Any) -> Any:
+def without_source(value: Any) -> Any:
     """A value without its source."""
     return getattr(value, "value", value)
 
 
-def all_rings(scenario: Scenario) -> Scenario:
+def close_rings(scenario: Scenario) -> Scenario:
     """Every axis closes a ring, and collectives use all of their links."""
     axes = getattr(scenario.topology, "axes", {})
     rings = {name: axis.model_copy(update={"wrap": True, "twist": {}}) for name, axis in axes.items()}
-    return changed(scenario, {"topology.axes": rings, "topology.collectives": {}, "collectives": {}})
+    return with_fields(scenario, {"topology.axes": rings, "topology.collectives": {}, "collectives": {}})

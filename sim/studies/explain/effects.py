@@ -9,7 +9,7 @@ from typing import Any
 
 from sim.report.present.explanation import PAPERS, PER_SUBLAYER, Words
 from sim.specs import Scenario
-from sim.studies.explain.changes import IDEAL, field_of, plain
+from sim.studies.explain.changes import IDEAL, read_field, without_source
 from sim.units import format_seconds
 
 CONTENTION = "Contention"
@@ -31,7 +31,7 @@ class Effect:
 
     def why(self, scenario: Scenario, added_s: float) -> str:
         """The words for a scenario whose step takes so much longer."""
-        chip, value = scenario.topology.chip, plain(field_of(scenario, self.field))
+        chip, value = scenario.topology.chip, without_source(read_field(scenario, self.field))
         number = value if isinstance(value, float) and value else nan
         link = getattr(scenario.topology, "link", None)
         return self.words.format(

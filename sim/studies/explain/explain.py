@@ -21,7 +21,7 @@ from sim.simulate.result import Pass, Run
 from sim.simulate.run import run
 from sim.specs import Scenario
 from sim.studies.explain import formula, usual
-from sim.studies.explain.changes import changed, field_of, plain
+from sim.studies.explain.changes import read_field, with_fields, without_source
 from sim.studies.explain.effects import OVERLAP, PAPER_WALK, USUAL_WALK, Walk
 from sim.units import PS_PER_S, format_list
 
@@ -45,9 +45,9 @@ def _explain(part: Pass, published_s: float | None) -> Explanation:
     if what := find_uncovered(scenario):
         raise InputError(f"no closed form covers {what}", where=scenario.name, hint="run it without --explain")
     walk = PAPER_WALK if pope.covers(scenario) else USUAL_WALK
-    base = changed(scenario, walk.base)
+    base = with_fields(scenario, walk.base)
     form = predict_per_operation(base, Communication(base))
-    first = formula.models(base) if walk is PAPER_WALK else usual.models(base)
+    first = formula.list_models(base) if walk is PAPER_WALK else usual.list_models(base)
     simulated = [*_simulated(part, walk, form), *_growing(part)]
     # Effects that do not apply make no difference; that nothing contends is worth saying.
     closed, (contention, *others) = list(_telling(first)), simulated
@@ -80,7 +80,7 @@ def _telling(models: Iterator[Model] | list[Model], before: float = 0.0) -> Iter
 
 def _simulated(part: Pass, walk: Walk, form: Prediction) -> Iterator[Model]:
     """Simulations, from what the closed form knows to the scenario as it is."""
-    real, scenario = part.scenario, changed(part.scenario, walk.base)
+    real, scenario = part.scenario, with_fields(part.scenario, walk.base)
     (step,) = _of_all_layers(part, scenario, _unaltered)
     why = "none: nothing waits that the closed form does not count; it is exact here, and the simulation agrees"
     if not form.exact:
@@ -90,10 +90,10 @@ def _simulated(part: Pass, walk: Walk, form: Prediction) -> Iterator[Model]:
             why = f"none, though the closed form {reasons}"
     yield Model(*walk.first, step, why)
     for effect in walk.effects:
-        value = field_of(real, effect.field)
-        if plain(value) == walk.base[effect.field]:
+        value = read_field(real, effect.field)
+        if without_source(value) == walk.base[effect.field]:
             continue
-        scenario, before = changed(scenario, {effect.field: value}), step
+        scenario, before = with_fields(scenario, {effect.field: value}), step
         (step,) = _of_all_layers(part, scenario, _unaltered)
         yield Model(effect.name, effect.group, step, effect.why(real, step - before))
     if walk is PAPER_WALK and real.overlap != "none":
@@ -147,7 +147,7 @@ def _unaltered(scenario: Scenario) -> tuple[float]:
 
 def _of_all_layers(part: Pass, scenario: Scenario, times: Callable[[Scenario], tuple[float, ...]]) -> tuple[float, ...]:
     """`times` of a scenario, s, from a few of its layers where every chip is simulated and layers take equal times."""
-    few = [changed(scenario, {"engine.layers": count}) for count in _FEW]
+    few = [with_fields(scenario, {"engine.layers": count}) for count in _FEW]
     if part.topology.is_folded or scenario.layers <= sum(_FEW) or scenario.residual == "hybrid":
         return times(scenario)
     first, second, third = (np.array(times(each)) for each in few)

@@ -19,7 +19,7 @@ from sim.report.present.explanation import FORMULA, Model
 from sim.simulate.communication import Communication
 from sim.specs import DTYPE_BYTES, AxisSpec, Scenario
 from sim.specs.uses import Axes, Uses
-from sim.studies.explain.changes import all_rings, changed
+from sim.studies.explain.changes import close_rings, with_fields
 from sim.units import format_list, format_seconds
 
 WIRE, WORK = "Communication it simplifies", "Work it leaves out"
@@ -32,9 +32,9 @@ _WITH_THE_FFN = ("residual ", "q_wi ", "o_wo ")
 Times = Mapping[str, float]
 
 
-def models(ideal: Scenario) -> Iterator[Model]:
+def list_models(ideal: Scenario) -> Iterator[Model]:
     """Models of one pass of `ideal`, a scenario on an ideal machine; the last is its closed form per operation."""
-    parallel = changed(ideal, {"layout.block": "parallel", "layout.residual": None, "layout.hybrid": None})
+    parallel = with_fields(ideal, {"layout.block": "parallel", "layout.residual": None, "layout.hybrid": None})
     formula = pope.paper(ideal)
     communication = formula.terms["communication"]
     yield from _printed(ideal, formula.terms)
@@ -80,7 +80,7 @@ def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
 
 def _wires(scenario: Scenario) -> Iterator[Model]:
     """Communication alone, from the paper's volumes to all collectives of the layers."""
-    rings, lines = all_rings(scenario), scenario.topology.lines
+    rings, lines = close_rings(scenario), scenario.topology.lines
     at = scenario.uses(tuple(lines))
     over = [axes for axes in (at.d_model, at.d_ff, at.gather) if _ways(rings, axes) > 1]
     if not over:
@@ -109,7 +109,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
         what = "its weights are gathered as well" if at.gather else "twice as many products to scatter"
         yield Model("Third FFN matrix", WIRE, ffn, f"SwiGLU has two matrices into the FFN: {what}")
     if _width(scenario) != scenario.model.d_model:
-        padded = changed(rings, {"model.d_model": _width(scenario)})
+        padded = with_fields(rings, {"model.d_model": _width(scenario)})
         ffn = _ffn_wires(padded, at, matrices_in=2 if scenario.model.ffn == "swiglu" else 1)
         yield Model("Padded d_model", WIRE, ffn, _padding(scenario))
 
@@ -122,7 +122,7 @@ def _wires(scenario: Scenario) -> Iterator[Model]:
     why = "each layer also sums or gathers its keys and values, and sums the squares of its norm"
     yield Model("Keys, values, norm", WIRE, sum(wires.values()), why)
 
-    as_built = changed(scenario, {"topology.collectives": {}, "collectives": {}})
+    as_built = with_fields(scenario, {"topology.collectives": {}, "collectives": {}})
     open_axes = "".join(n for n, axis in lines.items() if axis.size > 1 and not _is_ring(axis))
     why = f"no ring closes along {open_axes}: the chips at the ends of a line receive over one link instead of two"
     yield Model("No wraparound", WIRE, sum(_layer_wires(as_built).values()), why)

@@ -9,7 +9,7 @@ from sim.closed_form.pass_time import predict_per_operation, predict_per_sublaye
 from sim.report.present.explanation import PER_SUBLAYER, Model
 from sim.simulate.communication import Communication
 from sim.specs import Scenario
-from sim.studies.explain.changes import changed, field_of
+from sim.studies.explain.changes import read_field, with_fields
 from sim.units import format_seconds
 
 WORK = "Work it leaves out"
@@ -27,7 +27,7 @@ _FUSED: dict[str, Any] = {
 }
 
 
-def models(scenario: Scenario) -> Iterator[Model]:
+def list_models(scenario: Scenario) -> Iterator[Model]:
     """Models up to the closed form per operation."""
     to = Communication(scenario)
     prediction = predict_per_sublayer(scenario, to)
@@ -48,5 +48,5 @@ def models(scenario: Scenario) -> Iterator[Model]:
         ("Overhead of operations", ("stack.op_overhead", "stack.matmul_overhead"), f"{launch} beside each kernel"),
         ("Host at the end of a step", ("stack.step_overhead",), _HOST),
     ):
-        fused |= {path: field_of(scenario, path) for path in paths}
-        yield Model(name, WORK, predict_per_operation(changed(scenario, fused), to).step_s, reason)
+        fused |= {path: read_field(scenario, path) for path in paths}
+        yield Model(name, WORK, predict_per_operation(with_fields(scenario, fused), to).step_s, reason)

@@ -3,15 +3,15 @@
 In: a model, machines, what is asked for. Out: rows of a sweep, the best of them, why they are, and a figure.
 """
 
-from sim.studies.search.bound import least_step_s
-from sim.studies.search.candidates import BASE, OWN, Phase, Work, batches, candidates, named
-from sim.studies.search.choose import Goal, chips_of_topologies, goal, nearest
-from sim.studies.search.doubt import rest_on, sensitive
-from sim.studies.search.figure import Measured, chart, published
-from sim.studies.search.machines import Counts, Machine, counts, machines
-from sim.studies.search.pruned import KEPT, searched
+from sim.studies.search.bound import min_step_s
+from sim.studies.search.candidates import BASE, OWN, Phase, Work, list_candidates, parse_batches, parse_names
+from sim.studies.search.choose import Goal, chip_names, fastest_rows, parse_goal
+from sim.studies.search.doubt import list_assumptions, winner_sensitivity
+from sim.studies.search.figure import PublishedStep, build_chart, published_steps
+from sim.studies.search.machines import Counts, Machine, list_machines, parse_counts
+from sim.studies.search.pruned import KEPT, run_candidates
 from sim.studies.search.result import SearchResult
-from sim.studies.search.why import PARTS, why
+from sim.studies.search.why import PARTS, attribute_candidate
 
 __all__ = [
     "BASE",
@@ -21,23 +21,23 @@ __all__ = [
     "Counts",
     "Goal",
     "Machine",
-    "Measured",
     "Phase",
+    "PublishedStep",
     "SearchResult",
     "Work",
-    "batches",
-    "candidates",
-    "chart",
-    "chips_of_topologies",
-    "counts",
-    "goal",
-    "least_step_s",
-    "machines",
-    "named",
-    "nearest",
-    "published",
-    "rest_on",
-    "searched",
-    "sensitive",
-    "why",
+    "attribute_candidate",
+    "build_chart",
+    "chip_names",
+    "fastest_rows",
+    "list_assumptions",
+    "list_candidates",
+    "list_machines",
+    "min_step_s",
+    "parse_batches",
+    "parse_counts",
+    "parse_goal",
+    "parse_names",
+    "published_steps",
+    "run_candidates",
+    "winner_sensitivity",
 ]

@@ -22,7 +22,7 @@ _BRANCHES = ("q", "kv", "q_wi", "wi", "o_wo")
 """Collectives of one of several products of one input: the others may run beside them."""
 
 
-def least_step_s(scenario: Scenario) -> float:
+def min_step_s(scenario: Scenario) -> float:
     """Lower bound of one forward pass of a scenario of one phase, s; 0 where the closed form omits too much.
 
     Raises:

@@ -15,7 +15,7 @@ from sim.errors import InputError, suggest
 from sim.specs import Model, load, plugins
 from sim.specs.layout import RESIDUALS, Overlap
 from sim.specs.uses import PRESETS, Axes, Uses
-from sim.studies.search.machines import Machine, range_of
+from sim.studies.search.machines import Machine, parse_range
 from sim.studies.sweep.points import NO_SWEEP, Point
 from sim.topology.factorisations import Factorisation
 
@@ -50,7 +50,7 @@ class Work:
     overlaps: Sequence[str] = (OWN,)
 
 
-def candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] = ()) -> list[Point]:
+def list_candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] = ()) -> list[Point]:
     """All combinations; those that are not legal say so when they are measured.
 
     Args:
@@ -152,7 +152,7 @@ def _beside(work: Work, model: Model) -> Iterator[tuple[dict[str, str], dict[str
             yield named, fields
 
 
-def named(text: str, option: str) -> tuple[str, ...]:
+def parse_names(text: str, option: str) -> tuple[str, ...]:
     """`ladder,own` as names of an option: `layouts`, `residual` or `overlap`. Raises InputError."""
     known = {
         "layouts": (*PRESETS,),
@@ -167,9 +167,9 @@ def named(text: str, option: str) -> tuple[str, ...]:
     return names
 
 
-def batches(text: str) -> list[int]:
+def parse_batches(text: str) -> list[int]:
     """`64`, or `1..1024`: all powers of two times the first up to the last. Raises InputError."""
-    if (ends := range_of(text)) is None:
+    if (ends := parse_range(text)) is None:
         raise InputError("must be a batch or a range of them", where="--batch", got=text, hint="such as 1..1024")
     first, last = ends
     return [first << power for power in range((last // first).bit_length())]

@@ -35,15 +35,15 @@ class Goal:
 
     def cost(self, row: Row) -> float:
         """Chip time per token (Pope et al. section 4.4) or its price, in `unit`."""
-        return figures(row).cost_chip_s * self.price(row.choices["topology"])
+        return simulated_figures(row).cost_chip_s * self.price(row.choices["topology"])
 
     @property
     def objectives(self) -> dict[str, Callable[[Row], float]]:
         """Scores by objective, smaller is better. In one batch on one machine all follow the step time."""
         return {
-            "latency": lambda row: figures(row).latency_s,
+            "latency": lambda row: simulated_figures(row).latency_s,
             "cost": self.cost,
-            "throughput": lambda row: -figures(row).tokens_per_s,
+            "throughput": lambda row: -simulated_figures(row).tokens_per_s,
         }
 
     def fitting(self, rows: Sequence[Row]) -> list[Row]:
@@ -53,11 +53,13 @@ class Goal:
             InputError: there is none.
         """
         fitting_rows = _fitting(rows, "search" if self.max_step_s == math.inf else "--max-step")
-        fast = [row for row in fitting_rows if figures(row).step_s <= self.max_step_s]
+        fast = [row for row in fitting_rows if simulated_figures(row).step_s <= self.max_step_s]
         if fast:
             return fast
-        hint = f"the fastest tried takes {format_seconds(min(figures(row).step_s for row in fitting_rows))}"
-        raise InputError("nothing that fits is so fast", where="--max-step", got=f"{self.max_step_s:g} s", hint=hint)
+        hint = f"the fastest tried takes {format_seconds(min(simulated_figures(row).step_s for row in fitting_rows))}"
+        raise InputError(
+            "must allow a candidate that fits", where="--max-step", got=f"{self.max_step_s:g} s", hint=hint
+        )
 
     def best(self, rows: Sequence[Row], objective: str) -> Row:
         """Returns the best of the rows that fit, the first of equals."""
@@ -66,13 +68,13 @@ class Goal:
     def pareto(self, rows: Sequence[Row]) -> list[Row]:
         """Rows that no other beats in both step time and cost, by step time: Figure 1 of Pope et al."""
         front: list[Row] = []
-        for row in sorted(rows, key=lambda row: (figures(row).step_s, self.cost(row))):
+        for row in sorted(rows, key=lambda row: (simulated_figures(row).step_s, self.cost(row))):
             if not front or self.cost(row) < self.cost(front[-1]):
                 front.append(row)
         return front
 
 
-def goal(max_step: str, price: str, topologies: Mapping[str, str]) -> Goal:
+def parse_goal(max_step: str, price: str, topologies: Mapping[str, str]) -> Goal:
     """From `20ms`, and `2.5` or `tpu_v5e=1.2,h100_sxm=2.5`; empty texts set no limit and no price.
 
     Args:
@@ -99,7 +101,7 @@ def goal(max_step: str, price: str, topologies: Mapping[str, str]) -> Goal:
             raise InputError(rule, where="--price", got=part, hint="such as 2.5 or tpu_v5e=1.2,h100_sxm=2.5")
         if chip and chip not in topologies.values():
             raise InputError(
-                "no machine has this chip", where="--price", got=chip, hint=suggest(chip, topologies.values())
+                "must be a chip of a machine", where="--price", got=chip, hint=suggest(chip, topologies.values())
             )
     for name, chip in topologies.items() if given else ():
         if chip not in given and "" not in given:
@@ -109,25 +111,25 @@ def goal(max_step: str, price: str, topologies: Mapping[str, str]) -> Goal:
     )
 
 
-def chips_of_topologies(topologies: Sequence[str]) -> dict[str, str]:
+def chip_names(topologies: Sequence[str]) -> dict[str, str]:
     """The kind of chip of each. Raises InputError: no such machine."""
     return {name: load.topology_spec(name).chip.name for name in topologies}
 
 
-def same_work(row: Row | Point) -> tuple[str, ...]:
+def work_key(row: Row | Point) -> tuple[str, ...]:
     """Returns topology, chips and batch, which candidates share that only split the work differently."""
     return tuple(row.choices[name] for name in ("topology", "chips", "batch"))
 
 
-def nearest(rows: Sequence[Row], count: int) -> dict[tuple[str, ...], list[Row]]:
+def fastest_rows(rows: Sequence[Row], count: int) -> dict[tuple[str, ...], list[Row]]:
     """The fastest of each machine, number of chips and batch, so many at most, in the order of `rows`."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault(same_work(row), []).append(row)
-    return {key: sorted(group, key=lambda row: figures(row).step_s)[:count] for key, group in groups.items()}
+        groups.setdefault(work_key(row), []).append(row)
+    return {key: sorted(group, key=lambda row: simulated_figures(row).step_s)[:count] for key, group in groups.items()}
 
 
-def figures(row: Row) -> Figures:
+def simulated_figures(row: Row) -> Figures:
     """Returns the simulated figures of a row that has an outcome."""
     if row.outcome is None:
         raise ValueError("a row without an outcome")
@@ -141,7 +143,7 @@ def _fitting(rows: Sequence[Row], where: str) -> list[Row]:
     least = min((row.outcome.memory_bytes for row in rows if row.outcome), default=None)
     if least is not None:
         hint = f"the least needs {format_bytes(least)} on each; try more chips, or --weights int8"
-        raise InputError("nothing that can run fits the chips' memory", where=where, hint=hint)
+        raise InputError("candidates must fit the chips' memory", where=where, hint=hint)
     reasons = list(dict.fromkeys(row.error for row in rows if row.error))
     more = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
-    raise InputError("not one candidate can run", where=where, hint=f"the first: {reasons[0]}{more}")
+    raise InputError("at least one candidate must be able to run", where=where, hint=f"the first: {reasons[0]}{more}")

@@ -8,7 +8,7 @@ from sim.specs import load
 from sim.specs.basis import rests_on
 from sim.studies.search.candidates import BASE
 from sim.studies.search.choose import Goal
-from sim.studies.sensitivity import Option, Sensitivity, sensitivity
+from sim.studies.sensitivity import Option, Sensitivity, measure_sensitivity
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
 
@@ -19,14 +19,14 @@ Measured = Sequence[tuple[Point, Row]]
 """Candidates and their rows."""
 
 
-def rest_on(measured: Measured) -> tuple[str, ...]:
+def list_assumptions(measured: Measured) -> tuple[str, ...]:
     """A line for every machine of the search, in the order they come in; machines of one stack and chip share it."""
     first = {row.choices["topology"]: point for point, row in reversed(measured) if row.outcome}
     texts = [rests_on(load.scenario(BASE, first[name].settings)).text for name in reversed(first)]
     return tuple(dict.fromkeys(texts))
 
 
-def sensitive(measured: Measured, goal: Goal, objective: str) -> Sensitivity:
+def winner_sensitivity(measured: Measured, goal: Goal, objective: str) -> Sensitivity:
     """Which constants would make another candidate the best.
 
     Candidates further behind than the few nearest are tried only if they are the best of their machine or layout.
@@ -42,4 +42,4 @@ def sensitive(measured: Measured, goal: Goal, objective: str) -> Sensitivity:
             name = " ".join(row.choices.values())
             near.append(Option(name, load.scenario(BASE, point.settings), value))
         seen.add(group)
-    return sensitivity(near)
+    return measure_sensitivity(near)

@@ -12,7 +12,7 @@ from sim.lowering.placement import used_chips
 from sim.specs import Scenario, load
 from sim.specs.uses import PRESETS
 from sim.studies.search.candidates import BASE, Phase
-from sim.studies.search.choose import Goal, figures, same_work
+from sim.studies.search.choose import Goal, simulated_figures, work_key
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
 from sim.studies.validate.cases import ScenarioRun, read
@@ -28,7 +28,7 @@ PUBLISHED = "pope"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class PublishedStep:
     """A published step of what was searched."""
 
     topology: str
@@ -40,7 +40,7 @@ class Measured:
     """Chip-seconds per token."""
 
 
-def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
+def published_steps(measured: Sequence[tuple[Point, Row]]) -> list[PublishedStep]:
     """Latencies of Pope et al. 2022 (scenarios/published/pope_dev.csv) that are of what was searched.
 
     That is the same model, chip, number of chips, phase, batch, tokens per sequence and weights; the layout is the
@@ -61,11 +61,11 @@ def published(measured: Sequence[tuple[Point, Row]]) -> list[Measured]:
         if work.batch in batches and name:
             costs = chips * case.published / work.tokens
             step_s = case.published / work.steps
-            steps.append(Measured(name, scenario.layout.preset, chips, work.batch, step_s, costs))
+            steps.append(PublishedStep(name, scenario.layout.preset, chips, work.batch, step_s, costs))
     return steps
 
 
-def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measured], goal: Goal) -> Chart:
+def build_chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[PublishedStep], goal: Goal) -> Chart:
     """The figure of rows that fit: every candidate, the front of each layout, and which of them nothing beats.
 
     A colour is a layout, with the residual scheme where several were searched; a marker is a machine.
@@ -82,7 +82,7 @@ def chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[Measur
         return Spot(step_s * scale, costs, label, machines.index(topology))
 
     def spots(some: Sequence[Row]) -> tuple[Spot, ...]:
-        return tuple(spot(figures(row).step_s, goal.cost(row), *same_work(row)) for row in some)
+        return tuple(spot(simulated_figures(row).step_s, goal.cost(row), *work_key(row)) for row in some)
 
     lines = []
     for (ffn, *more), line_rows in _lines(rows).items():
@@ -113,7 +113,10 @@ def _lines(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
         return groups
 
     def nearest(key: tuple[str, ...]) -> float:
-        return min((figures(row).step_s * figures(row).cost_chip_s for row in groups[key]), default=math.inf)
+        return min(
+            (simulated_figures(row).step_s * simulated_figures(row).cost_chip_s for row in groups[key]),
+            default=math.inf,
+        )
 
     kept = sorted(groups, key=nearest)[: MOST_LINES - 1]
     rest = [row for key, line_rows in groups.items() if key not in kept for row in line_rows]

@@ -28,16 +28,16 @@ class Machine:
     meshes: tuple[Factorisation, ...]
 
 
-def counts(text: str) -> Counts:
+def parse_counts(text: str) -> Counts:
     """`16,64,256` or `64..256`, or several of both. Raises InputError."""
-    ranges = tuple(range_of(part) for part in text.split(","))
+    ranges = tuple(parse_range(part) for part in text.split(","))
     if None in ranges:
         rule = "must be numbers of chips or ranges of them"
         raise InputError(rule, where="--chips", got=text, hint="such as 16,64 or 64..256")
     return tuple(each for each in ranges if each)
 
 
-def range_of(text: str) -> tuple[int, int] | None:
+def parse_range(text: str) -> tuple[int, int] | None:
     """Returns both ends of `64..256`, or of the range `64` of one number; None for other text."""
     first, dots, last = (each.strip() for each in text.partition(".."))
     ends = first, (last if dots else first)
@@ -45,7 +45,9 @@ def range_of(text: str) -> tuple[int, int] | None:
     return (int(ends[0]), int(ends[1])) if known else None
 
 
-def machines(topologies: Sequence[str], chips: Counts | None = None, settings: Sequence[str] = ()) -> list[Machine]:
+def list_machines(
+    topologies: Sequence[str], chips: Counts | None = None, settings: Sequence[str] = ()
+) -> list[Machine]:
     """The machines to search on, each once.
 
     Args:
@@ -57,7 +59,7 @@ def machines(topologies: Sequence[str], chips: Counts | None = None, settings: S
         InputError: no such machine, or none of these numbers of chips.
     """
     if chips and any(setting.startswith("topology.axes") for setting in settings):
-        raise InputError("chooses the axes, and so does --set topology.axes", where="--chips", hint="leave one out")
+        raise InputError("is not supported with --set topology.axes", where="--chips", hint="leave one out")
     result: dict[tuple[str, int], Machine] = {}
     for topology in topologies:
         fields = [text.removeprefix("topology.") for text in settings if text.startswith("topology.")]
@@ -65,7 +67,7 @@ def machines(topologies: Sequence[str], chips: Counts | None = None, settings: S
         build(spec)  # a group of its GPUs may be wired where the machine is not
         every = [
             (name, one, count)
-            for name, one in (family(topology) if chips else {topology: spec}).items()
+            for name, one in (slices_of(topology) if chips else {topology: spec}).items()
             for count in group_sizes(one, one.chip_count)
         ]
         if chips is not None:
@@ -77,7 +79,7 @@ def machines(topologies: Sequence[str], chips: Counts | None = None, settings: S
     return list(result.values())
 
 
-def family(topology: str) -> dict[str, TopologySpec]:
+def slices_of(topology: str) -> dict[str, TopologySpec]:
     """A machine and the shipped slices of the same chip and links, by name; of two with the same axes in another order
     one.
 

@@ -11,9 +11,9 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 
 from sim.specs import load, plugins
-from sim.studies.search.bound import least_step_s
+from sim.studies.search.bound import min_step_s
 from sim.studies.search.candidates import BASE
-from sim.studies.search.choose import same_work
+from sim.studies.search.choose import work_key
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
 from sim.studies.sweep.workers import run_points
@@ -25,7 +25,7 @@ _ROUNDED = 1e-6
 """By which share a simulation, which counts picoseconds, may be faster."""
 
 
-def searched(
+def run_candidates(
     points: Sequence[Point], jobs: int = 1, max_step_s: float = float("inf"), *, prune: bool = True
 ) -> Generator[tuple[int, Row | None]]:
     """(number of a candidate, its row, or None where it was skipped), in rounds: those of the least bounds first.
@@ -38,10 +38,10 @@ def searched(
     if not prune:
         yield from run_points(BASE, points, jobs)
         return
-    bounds = [least_s(point) for point in points]
+    bounds = [min_candidate_s(point) for point in points]
     groups: dict[tuple[str, ...], list[int]] = {}
     for number in sorted(range(len(points)), key=bounds.__getitem__):
-        groups.setdefault(same_work(points[number]), []).append(number)
+        groups.setdefault(work_key(points[number]), []).append(number)
     fastest: dict[tuple[str, ...], list[float]] = {key: [] for key in groups}
     first = min(range(len(points)), key=bounds.__getitem__)  # tried in any case: to say how fast the fastest is
     while any(groups.values()):
@@ -55,11 +55,11 @@ def searched(
         with closing(run_points(BASE, [points[number] for number in todo], jobs)) as rows:
             for i, row in rows:
                 if row.outcome and row.outcome.fits:
-                    insort(fastest[same_work(row)], row.outcome.simulated.step_s)
+                    insort(fastest[work_key(row)], row.outcome.simulated.step_s)
                 yield todo[i], row
 
 
-def least_s(point: Point) -> float:
+def min_candidate_s(point: Point) -> float:
     """The bound of a candidate, s; 0 for one that cannot run, so that it is measured and says why.
 
     It counts the operations of shipped residual schemes, and is 0 for others.
@@ -68,6 +68,6 @@ def least_s(point: Point) -> float:
         (phase,) = load.scenario(BASE, point.settings).phases
         if plugins.owner("residual_scheme", phase.residual):
             return 0.0
-        return least_step_s(phase)
+        return min_step_s(phase)
     except Exception:  # of one candidate, and the others can still run
         return 0.0

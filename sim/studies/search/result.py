@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.report.headline import to_html
-from sim.studies.search.choose import Goal, nearest
+from sim.studies.search.choose import Goal, fastest_rows
 from sim.studies.search.pruned import KEPT
-from sim.studies.search.why import why
+from sim.studies.search.why import attribute_candidate
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
 from sim.units import format_seconds
@@ -50,7 +50,7 @@ class SearchResult:
     @property
     def best_per_batch(self) -> list[Row]:
         """Fastest row of each machine, number of chips and batch."""
-        return [group[0] for group in nearest(self.fitting, 1).values()]
+        return [group[0] for group in fastest_rows(self.fitting, 1).values()]
 
     @property
     def pareto(self) -> list[Row]:
@@ -59,14 +59,14 @@ class SearchResult:
 
     def explain_winners(self) -> list[list[tuple[Row, Parts]]]:
         """Returns the fastest rows of each machine, at the chips and batch of its winners, with the parts of a step."""
-        groups, points = nearest(self.fitting, KEPT), {id(row): point for point, row in self.candidates}
+        groups, points = fastest_rows(self.fitting, KEPT), {id(row): point for point, row in self.candidates}
         winners: dict[int, list[Row]] = {}
         for topology in dict.fromkeys(row.choices["topology"] for row in self.fitting):
             of_machine = [group for key, group in groups.items() if key[0] == topology]
             for objective in self.goal.objectives.values():
                 group = min(of_machine, key=lambda group: objective(group[0]))
                 winners[id(group)] = group
-        return [[(row, why(points[id(row)])) for row in group] for group in winners.values()]
+        return [[(row, attribute_candidate(points[id(row)])) for row in group] for group in winners.values()]
 
     def to_dict(self, explained: Sequence[Sequence[tuple[Row, Parts]]]) -> dict[str, Any]:
         """Returns JSON data.

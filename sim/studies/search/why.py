@@ -22,7 +22,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 and launches of collectives that nothing hides; messages that hold links; waits. They add up to the step."""
 
 
-def why(point: Point) -> dict[str, float]:
+def attribute_candidate(point: Point) -> dict[str, float]:
     """Seconds of the step of a candidate that can run, by PARTS."""
     (scenario,) = load.scenario(BASE, point.settings).phases
     simulated = simulate_pass(scenario)

@@ -12,9 +12,9 @@ from sim.closed_form import pope
 from sim.errors import InputError, suggest
 from sim.report.closed_form import FormKind
 from sim.specs import FigureSpec, Model, Scenario
-from sim.studies.sweep.points import label
+from sim.studies.sweep.points import format_label
 from sim.studies.sweep.published import published_points
-from sim.studies.sweep.quantities import RATES, Y, words
+from sim.studies.sweep.quantities import RATES, Y, name_axis
 from sim.studies.sweep.rows import Row
 from sim.terminal import printable
 
@@ -72,7 +72,7 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     return figure.model_copy(update=changes)
 
 
-def chart(
+def build_chart(
     scenario: Scenario,
     figure: FigureSpec,
     rows: Sequence[Row],
@@ -122,7 +122,7 @@ def chart(
         log=figure.log or "",
         lines=tuple(lines),
         marks=tuple(sorted(marks, key=lambda mark: mark.x)),
-        legend=", ".join(words(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
+        legend=", ".join(name_axis(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
         form=_form(scenario, figure),
         equal_at=1.0 if figure.relative_to is not None else None,
     )
@@ -222,7 +222,7 @@ def line_of(figure: FigureSpec, row: Row) -> str:
 
 
 def _labels(sweep: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
-    return [", ".join(map(label, chosen)) for chosen in itertools.product(*(sweep[axis] for axis in axes))]
+    return [", ".join(map(format_label, chosen)) for chosen in itertools.product(*(sweep[axis] for axis in axes))]
 
 
 def _numbers(values: Iterable[Any]) -> list[tuple[float, str]] | None:
@@ -266,7 +266,7 @@ def _x_unit(values: Sequence[Any]) -> tuple[float, str]:
 
 
 def _x_label(x: str, unit: str) -> str:
-    label = "tokens per pass, all sequences" if x == "tokens" else words(x)
+    label = "tokens per pass, all sequences" if x == "tokens" else name_axis(x)
     return f"{label}, {unit}" if unit else label
 
 
@@ -274,7 +274,7 @@ def _crossovers(scenario: Scenario) -> dict[str, float]:
     """Tokens at which the paper's volumes of two swept layouts are equal; bf16 weights and activations."""
     model: Model = scenario.model
     if len(lengths := [axis.size for axis in scenario.topology.lines.values()]) != 3:
-        raise InputError("the paper's crossovers are of a torus of three axes", where="figure.crossovers")
+        raise InputError("requires a torus of three axes", where="figure.crossovers")
     x, y, z = lengths
     swept = str(scenario.sweep)
     return {

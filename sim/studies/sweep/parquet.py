@@ -9,7 +9,7 @@ from typing import Any
 
 from sim import __version__
 from sim.errors import InputError
-from sim.studies.sweep.rows import Row, column_types, columns
+from sim.studies.sweep.rows import Row, column_types, outcome_columns
 
 
 def check() -> None:
@@ -18,7 +18,7 @@ def check() -> None:
         import pyarrow  # noqa: F401  0.1 s
     except ImportError:
         hint = "pip install 'collective-sim[parquet]'"
-        raise InputError("needs pyarrow", where="--format", got="parquet", hint=hint) from None
+        raise InputError("requires pyarrow", where="--format", got="parquet", hint=hint) from None
 
 
 def write(path: Path, rows: Sequence[Row], sweep: Mapping[str, Any], axes: Sequence[str]) -> None:
@@ -37,7 +37,7 @@ def write(path: Path, rows: Sequence[Row], sweep: Mapping[str, Any], axes: Seque
     for axis in axes:
         kind = _kind(sweep[axis])
         fields[axis] = kind, [kind(row.choices[axis]) for row in rows]
-    outcomes = [columns(row.outcome) for row in rows]
+    outcomes = [outcome_columns(row.outcome) for row in rows]
     for name, kind in column_types().items():
         fields[name] = kind, [outcome[name] for outcome in outcomes]
     fields["error"] = str, [row.error for row in rows]

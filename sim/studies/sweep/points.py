@@ -30,7 +30,7 @@ class Point:
     """`key=value` as in `--set`; what the user set comes last and wins."""
 
 
-def points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
+def list_points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
     """All combinations, the last axis fastest.
 
     Args:
@@ -39,13 +39,13 @@ def points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
     Raises:
         InputError: there is no sweep, or the settings leave nothing of it.
     """
-    axes = swept(scenario, settings)
+    axes = swept_axes(scenario, settings)
     if not axes:
         hint = "the settings choose all of it; " if scenario.sweep else ""
-        raise InputError("there is nothing to sweep", where="sweep", hint=f"{hint}use 'sim run'")
+        raise InputError("must have an axis to sweep", where="sweep", hint=f"{hint}use 'sim run'")
     count = math.prod(map(len, axes.values()))
     if count > MOST_POINTS:
-        rule = f"a sweep has at most {MOST_POINTS:,} points"
+        rule = f"must have at most {MOST_POINTS:,} points"
         raise InputError(
             rule, where="sweep", got=count, hint="sweep fewer values, or one part after the other with --set"
         )
@@ -59,7 +59,7 @@ def points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
     ]
 
 
-def swept(scenario: Scenario, settings: Sequence[str] = ()) -> dict[str, list[Any] | dict[str, dict[str, Any]]]:
+def swept_axes(scenario: Scenario, settings: Sequence[str] = ()) -> dict[str, list[Any] | dict[str, dict[str, Any]]]:
     """The axes that the settings leave: an axis all of whose fields are set is no longer swept."""
     keys = [_key(setting) for setting in settings]
 
@@ -71,25 +71,27 @@ def swept(scenario: Scenario, settings: Sequence[str] = ()) -> dict[str, list[An
 
 def refuse_sweep(scenario: Scenario, settings: Sequence[str] = ()) -> None:
     """Raise InputError for a scenario that is many runs and not one."""
-    axes = swept(scenario, settings)
+    axes = swept_axes(scenario, settings)
     if axes:
         fields = dict.fromkeys(field for axis, values in axes.items() for field in _fields(axis, values))
         hint = f"use 'sim sweep', or choose one with --set {'=... --set '.join(fields)}=..."
-        raise InputError("this scenario is a sweep of several runs", where="sweep", hint=hint)
+        raise InputError("must be one run, not a sweep of several", where="sweep", hint=hint)
 
 
-def label(value: Any) -> str:
+def format_label(value: Any) -> str:
     """A swept value in words: text as it prints, a mapping as `key=value, ...`, anything else as in the file."""
     if isinstance(value, dict):
-        return ", ".join(f"{label(key)}={label(part)}" for key, part in value.items())
+        return ", ".join(f"{format_label(key)}={format_label(part)}" for key, part in value.items())
     return " ".join(printable(value).split()) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _options(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
     """Label and settings of each choice on an axis."""
     if isinstance(values, dict):
-        return [(label(name), tuple(_setting(*field) for field in fields.items())) for name, fields in values.items()]
-    return [(label(value), (_setting(axis, value),)) for value in values]
+        return [
+            (format_label(name), tuple(_setting(*field) for field in fields.items())) for name, fields in values.items()
+        ]
+    return [(format_label(value), (_setting(axis, value),)) for value in values]
 
 
 def _fields(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[str]:

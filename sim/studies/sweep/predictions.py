@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sim.errors import InputError
 from sim.specs import FigureSpec, Scenario, load
-from sim.studies.own_predictions import own_function
+from sim.studies.own_predictions import load_function
 from sim.studies.sweep.chart import line_of, x_of
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.published import published_rows
@@ -34,7 +34,7 @@ def load_forms(figure: FigureSpec, folder: Path) -> dict[str, Callable[[Scenario
         if figure.y not in _OF_ALL_STEPS:
             rule = f"requires figure.y to be one of {', '.join(_OF_ALL_STEPS)}"
             raise InputError(rule, where=where, got=figure.y)
-        forms[name] = own_function(each.closed_form, folder, where)
+        forms[name] = load_function(each.closed_form, folder, where)
     return forms
 
 

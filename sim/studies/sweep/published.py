@@ -32,7 +32,7 @@ def published_rows(name: str) -> dict[str, Row]:
     shipped = {path.stem: path for path in sorted(folder.glob("*.csv"))}
     path = shipped.get(name, Path(name))
     if not path.is_file():
-        raise InputError("no such file of published points", got=name, hint=suggest(name, shipped))
+        raise InputError("must be a file of published points", got=name, hint=suggest(name, shipped))
     return {row.cell("case_id"): row for row in read_rows(path, lambda row: row)}
 
 
@@ -54,7 +54,7 @@ def published_points(figure: FigureSpec) -> dict[str, list[tuple[float, float]]]
         for case_id in ids:
             if case_id not in known:
                 hint = suggest(case_id, known) if len(known) < 10 else f"see {figure.published_file}.csv"
-                raise InputError("no such published case", where=where, got=case_id, hint=hint)
+                raise InputError("must be a published case", where=where, got=case_id, hint=hint)
             try:
                 point = x_of(known[case_id], figure.x), y_of(known[case_id], figure.y)
             except InputError as error:
@@ -70,7 +70,7 @@ def x_of(row: Row, x: str) -> float:
         is_prefill = row.get("phase") in ("prefill", "total")
         return row.real("batch") * (row.real("input_tokens") if is_prefill else 1)
     if x not in _X:
-        raise InputError("published points have no such x", got=x, hint=suggest(x, ("tokens", *_X)))
+        raise InputError("is not supported with published points", got=x, hint=suggest(x, ("tokens", *_X)))
     return row.real(_X[x])
 
 

@@ -69,7 +69,7 @@ _AXES = {
 }
 
 
-def words(axis: str) -> str:
+def name_axis(axis: str) -> str:
     """A swept field: `workload.batch` is batch, but `topology.link.latency` link latency, as a latency is a run's."""
     *_, parent, field = (axis if axis.count(".") > 1 else f".{axis.rpartition('.')[2]}").split(".")
     return _AXES.get(axis, f"{parent} {field}".strip().replace("_", " "))

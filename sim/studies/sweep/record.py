@@ -18,10 +18,10 @@ from typing import TextIO
 
 from sim import __version__
 from sim.errors import InputError
-from sim.results.saved import Sealed, aside, read_sealed, refuse_unlike, write_sealed
+from sim.results.saved import Sealed, move_aside, read_sealed, refuse_unlike, write_sealed
 from sim.specs import Scenario
 from sim.studies.sweep.points import Point
-from sim.studies.sweep.rows import Row, columns, outcome_of
+from sim.studies.sweep.rows import Row, outcome_columns, parse_outcome
 
 _LONGEST_ROW_BYTES = 2**16
 """Largest size of a row; assumed, more than labels, figures and an error of one line take."""
@@ -41,9 +41,9 @@ class Record:
         """Raises InputError where an axis has the name of a column of results."""
         axes = tuple(points[0].choices)
         for axis in axes:
-            if axis in (taken := (*columns(None), "error")):
+            if axis in (taken := (*outcome_columns(None), "error")):
                 hint = f"so are {', '.join(name for name in taken[:6] if name != axis)}, ..."
-                raise InputError("is the name of a column of results", where="sweep", got=axis, hint=hint)
+                raise InputError("must not have the name of a column of results", where="sweep", got=axis, hint=hint)
         self._path, self._axes, self._points = path, axes, points
         self._mark, self._hashes = path.with_suffix(".json"), path.with_suffix(".sha256")
         self._most_bytes = (len(points) + 1) * _LONGEST_ROW_BYTES
@@ -77,7 +77,7 @@ class Record:
         try:
             read_sealed(self._mark, Mark)
         except InputError:
-            return aside(self._path) if self._path.is_file() else None
+            return move_aside(self._path) if self._path.is_file() else None
         return None
 
     def _rows(self, text: str, hashes: set[str]) -> dict[int, Row]:
@@ -89,7 +89,7 @@ class Record:
             if number is not None and _hash(values) in hashes:
                 row = dict(zip(names, values, strict=True))
                 error = row["error"].removeprefix("'") or None
-                rows[number] = Row(self._points[number].choices, outcome_of(row), error)
+                rows[number] = Row(self._points[number].choices, parse_outcome(row), error)
         return rows
 
     @contextmanager
@@ -143,7 +143,7 @@ class Writer:
 
     def add(self, row: Row) -> None:
         """One row, in the file when this returns."""
-        figures = ["" if value is None else str(value) for value in columns(row.outcome).values()]
+        figures = ["" if value is None else str(value) for value in outcome_columns(row.outcome).values()]
         values = [*(_cell(row.choices[axis]) for axis in self._axes), *figures, _cell(row.error or "")]
         if self._hashes:
             self._hashes.write(f"{_hash(values)}\n")
@@ -156,7 +156,7 @@ class Writer:
 
 
 def _names(axes: Sequence[str]) -> list[str]:
-    return [*map(_cell, axes), *columns(None), "error"]
+    return [*map(_cell, axes), *outcome_columns(None), "error"]
 
 
 def _hash(values: Sequence[str]) -> str:

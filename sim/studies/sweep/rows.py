@@ -116,14 +116,14 @@ def run_point(name: str, point: Point) -> Row:
     except DeadlockError as error:
         return Row(point.choices, error=str(error))
     except MemoryError:
-        return Row(point.choices, error="does not fit this computer's memory")
+        return Row(point.choices, error="exceeds this computer's memory")
     except (OverflowError, FloatingPointError):
-        return Row(point.choices, error="takes longer than the clock of the simulation counts")
+        return Row(point.choices, error="exceeds the clock of the simulation")
     except Exception as error:  # of one point, and the others can still run
         return Row(point.choices, error=internal(error))
 
 
-def columns(outcome: Outcome | None) -> dict[str, Any]:
+def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
     """Column names and values; all None where there is no outcome."""
     result: dict[str, Any] = {}
     for field in dataclasses.fields(Outcome):
@@ -147,7 +147,7 @@ def column_types() -> dict[str, type]:
     return types
 
 
-def outcome_of(texts: Mapping[str, str]) -> Outcome | None:
+def parse_outcome(texts: Mapping[str, str]) -> Outcome | None:
     """The outcome whose `columns` were written as text; None for one that is not there.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sim.specs import FigureSpec, Scenario, load
 from sim.studies.sweep import predictions
 from sim.studies.sweep.chart import figure_of
-from sim.studies.sweep.points import Point, points, swept
+from sim.studies.sweep.points import Point, list_points, swept_axes
 from sim.studies.sweep.rows import Row
 
 
@@ -34,14 +34,14 @@ class Study:
         return predictions.predict_points(self.name, self.figure, self.forms, numbered)
 
 
-def plan(name: str, scenario: Scenario, settings: Sequence[str]) -> Study:
+def plan_sweep(name: str, scenario: Scenario, settings: Sequence[str]) -> Study:
     """Plans the sweep of a scenario that was loaded from file `name` with settings.
 
     Raises:
         InputError: there is nothing to sweep, or the figure cannot be drawn.
     """
-    axes = list(swept(scenario, settings))
-    planned = points(scenario, settings)
+    axes = list(swept_axes(scenario, settings))
+    planned = list_points(scenario, settings)
     figure = figure_of(scenario, axes)
     forms = predictions.load_forms(figure, load.path("scenario", name).parent) if figure else {}
     return Study(name, scenario, axes, planned, figure, forms)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sim.specs import FigureSpec
 from sim.studies.sweep.chart import line_of, x_of
 from sim.studies.sweep.published import published_points
-from sim.studies.sweep.quantities import Y, words
+from sim.studies.sweep.quantities import Y, name_axis
 from sim.studies.sweep.rows import Outcome, Row
 from sim.terminal import plain_console, styled
 from sim.units import format_seconds
@@ -57,7 +57,7 @@ def render(
 
 def _chosen(axis: str, row: Row) -> str:
     """`batch 8`; a variant by its name alone."""
-    return f"{words(axis)} {row.choices[axis]}" if "." in axis else row.choices[axis]
+    return f"{name_axis(axis)} {row.choices[axis]}" if "." in axis else row.choices[axis]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Be
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    made.add_column(words(axis), justify="left", no_wrap=True)
+    made.add_column(name_axis(axis), justify="left", no_wrap=True)
     columns = _shown(rows)
     others = [title for name in beside for title in (name, "simulated vs. this")]
     for title in (*(column.title for column in columns), *others):

@@ -26,7 +26,7 @@ class Cluster:
         """Returns the cluster of the backend `dask`, None for the backend `local`. Raises InputError."""
         if backend not in ("local", "dask"):
             hint = suggest(backend, ("local", "dask"))
-            raise InputError("no such backend", where="--backend", got=backend, hint=hint)
+            raise InputError("must be local or dask", where="--backend", got=backend, hint=hint)
         if backend == "local":
             return None
         if not scheduler:
@@ -49,7 +49,7 @@ def run_points(
     """
     if (cluster or jobs > 1) and not load.path("scenario", name).is_file():
         hint = "write it to a file, or use one process"
-        raise InputError("several processes cannot read one pipe", where=name, hint=hint)
+        raise InputError("must be a file for several processes, not a pipe", where=name, hint=hint)
     if cluster:
         yield from _on_dask(name, points, cluster.scheduler)
     elif jobs == 1 or len(points) < 2:
@@ -74,11 +74,13 @@ def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tup
         from distributed import Client, as_completed
     except ImportError:
         hint = "pip install 'collective-sim[cluster]'"
-        raise InputError("needs dask.distributed", where="--backend", got="dask", hint=hint) from None
+        raise InputError("requires dask.distributed", where="--backend", got="dask", hint=hint) from None
     try:
         client = Client(scheduler, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise InputError("no scheduler answers there", where="--scheduler", got=scheduler, hint=str(error)) from None
+        raise InputError(
+            "must be the address of a running scheduler", where="--scheduler", got=scheduler, hint=str(error)
+        ) from None
     logging.getLogger("distributed.client").setLevel(
         logging.CRITICAL
     )  # a lost scheduler is one line, not its traceback
@@ -92,7 +94,7 @@ def _on_dask(name: str, points: Sequence[Point], scheduler: str) -> Iterator[tup
             try:
                 numbered: tuple[int, Row] = future.result()
             except (Exception, CancelledError) as error:  # `run_point` raises nothing: the cluster failed
-                rule = "the cluster must run until the sweep is done"
-                hint = f"{type(error).__name__}: {error}; the same command goes on from the rows that are there"
+                rule = "the cluster must run until the end of the sweep"
+                hint = f"{type(error).__name__}: {error}; run the same command to resume"
                 raise InputError(rule, where="--scheduler", got=scheduler, hint=hint) from None
             yield numbered

@@ -21,8 +21,8 @@ from sim.report.present.calibration import Determination, Direction, Fit, LeftOu
 from sim.report.present.validation import Errors
 from sim.specs import AnySuite, Calibration, Constant, Scenario
 from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read, with_plugins
-from sim.studies.validate.measurements import chosen, repeated, series_of, uncertainty_of
-from sim.studies.validate.validate import simulated
+from sim.studies.validate.measurements import calibrated_places, find_repeats, series_of, uncertainty_of
+from sim.studies.validate.validate import simulate_case
 
 _STEP = 3e-2
 """Step of the numerical derivative, as a share of the range between the bounds: well above the rounding of tasks to
@@ -64,7 +64,7 @@ class _Rows:
         if any((place, key) not in self.errors for place in places):
             for place in places:
                 case = self.cases[place]
-                error = np.log(simulated(case, *values, known=self.known) / case.published)
+                error = np.log(simulate_case(case, *values, known=self.known) / case.published)
                 self.errors[place, key] = float(error)
             errors = np.array([self.errors[place, key] for place in places])
             self.evaluations.append(_rms(errors))
@@ -123,13 +123,13 @@ def fit(
     try:
         from scipy.optimize import least_squares
     except ImportError:
-        raise InputError("calibrating needs scipy", hint="pip install 'collective-sim[calibrate]'") from None
+        raise InputError("calibration requires scipy", hint="pip install 'collective-sim[calibrate]'") from None
 
     suite, cases = read(name, rows)
     if suite.calibration is None:
-        raise InputError("the suite has no 'calibration'", where=suite.name, hint="name its constants")
+        raise InputError("must have a 'calibration'", where=suite.name, hint="name its constants")
     scenarios = {i: case.run.scenario() for i, case in enumerate(cases) if isinstance(case.run, ScenarioRun)}
-    again = repeated(cases, scenarios)
+    again = find_repeats(cases, scenarios)
     plan = [(stage, _places(suite, stage, cases, again)) for stage in _stages(suite.calibration)]
     _refuse_alike(suite, cases, scenarios, {place for _, places in plan for place in places})
     data = _Rows(cases, progress)
@@ -152,7 +152,7 @@ def _places(suite: AnySuite, stage: Calibration, cases: Sequence[Case], again: M
         if not any(fnmatchcase(case.case_id, pattern) for case in cases):
             hint = suggest(pattern, [case.case_id for case in cases])
             raise InputError("no such row", where=f"{suite.name}: calibration.rows", got=pattern, hint=hint)
-    return tuple(dict.fromkeys(again.get(place, place) for place in chosen(stage, cases)))
+    return tuple(dict.fromkeys(again.get(place, place) for place in calibrated_places(stage, cases)))
 
 
 def _refuse_alike(suite: AnySuite, cases: Sequence[Case], scenarios: Mapping[int, Scenario], places: set[int]) -> None:

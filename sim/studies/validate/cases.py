@@ -154,7 +154,7 @@ def _machine(suite: CollectiveSuite | MatmulSuite, row: Row, *keys: str) -> tupl
     """Returns the machine of a row's system and its settings. Raises InputError."""
     settings = dict(_entry("machines", suite.machines, keys, row.where))
     if "topology" not in settings:
-        raise InputError("an entry of the suite's 'machines' must name a 'topology'", where=row.where, got=keys[0])
+        raise InputError("entries of the suite's 'machines' must name a 'topology'", where=row.where, got=keys[0])
     return settings.pop("topology"), settings
 
 

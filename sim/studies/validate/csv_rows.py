@@ -158,7 +158,7 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
 `series`, `options` and `predictions`."""
 
 
-def template(kind: str) -> str:
+def format_template(kind: str) -> str:
     """Returns a CSV of one example row for rows of a kind of suite."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -167,7 +167,7 @@ def template(kind: str) -> str:
     return text.getvalue().rstrip("\n")
 
 
-def explanation(kind: str) -> str:
+def explain_columns(kind: str) -> str:
     """Returns a line for each column of a kind of suite."""
     width = max(map(len, COLUMNS[kind]))
     return "\n".join(f"{name:<{width}}  {text}" for name, (text, _) in COLUMNS[kind].items())

@@ -30,7 +30,7 @@ def uncertainty_of(case: Case) -> float:
     return max(row.real(column, zero=True) if row.get(column) else 0.0 for column in _UNCERTAINTIES) / 100
 
 
-def repeated(cases: Sequence[Case], scenarios: Mapping[int, Scenario]) -> dict[int, int]:
+def find_repeats(cases: Sequence[Case], scenarios: Mapping[int, Scenario]) -> dict[int, int]:
     """Finds rows that repeat the measurement of another row.
 
     Args:
@@ -82,17 +82,17 @@ def _pass_key(phase: Scenario) -> str:
     return phase.model_copy(update=unnamed).model_dump_json()
 
 
-def fitted(suite: AnySuite, cases: Sequence[Case]) -> frozenset[int]:
+def fitted_places(suite: AnySuite, cases: Sequence[Case]) -> frozenset[int]:
     """Returns the places of the rows that constants were fitted to, in any stage or by hand."""
     places = frozenset(_fitting(cases, suite.fitted))
     stage = suite.calibration
     while stage is not None:
-        places |= frozenset(chosen(stage, cases))
+        places |= frozenset(calibrated_places(stage, cases))
         stage = stage.then
     return places
 
 
-def chosen(stage: Calibration, cases: Sequence[Case]) -> list[int]:
+def calibrated_places(stage: Calibration, cases: Sequence[Case]) -> list[int]:
     """Returns the places of the rows that a stage of a calibration fits: those it names, else all that are gated."""
     if stage.rows is None:
         return [place for place, case in enumerate(cases) if not case.not_gated]

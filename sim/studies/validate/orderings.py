@@ -15,7 +15,7 @@ _NOT_AN_INPUT = ("case_id", "source", "value", "unit", "notes", "reading_error_p
 """Columns that do not say what was run."""
 
 
-def orderings(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: AnySuite) -> tuple[Ordering, ...]:
+def compare_options(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: AnySuite) -> tuple[Ordering, ...]:
     """Compares gated measurements of one metric that differ in one of the suite's options and in no other input.
 
     Pairs whose published values are tied, or differ by less than they are read wrong, say nothing and are left out; so

@@ -20,10 +20,10 @@ from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario, load
 from sim.studies.bench import collective as bench
-from sim.studies.own_predictions import own_function
+from sim.studies.own_predictions import load_function
 from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read, with_plugins
-from sim.studies.validate.measurements import fitted, repeated, series_of
-from sim.studies.validate.orderings import orderings
+from sim.studies.validate.measurements import find_repeats, fitted_places, series_of
+from sim.studies.validate.orderings import compare_options
 from sim.units import PS_PER_S
 
 SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the suite gives no layout.pipeline"
@@ -47,7 +47,7 @@ def validate(
     suite, cases = read(name, rows)
     forms_of_user = _own_forms(suite, cases, load.path("suite", name).parent)
     own_cases = read(name)[1] if rows and (suite.calibration or suite.fitted) else cases
-    known_fits = {_identity(own_cases[place]) for place in fitted(suite, own_cases)}
+    known_fits = {_identity(own_cases[place]) for place in fitted_places(suite, own_cases)}
     outcomes: list[Outcome] = []
     scenarios: dict[int, Scenario] = {}
     known: dict[str, float] = {}
@@ -59,7 +59,7 @@ def validate(
             outcome = _outcome(case, scenarios.get(place), known)
             forms = {**outcome.forms, **_own(case, scenarios.get(place), forms_of_user)}
         outcomes.append(replace(outcome, forms=forms, series=series_of(case, suite.series)))
-    measured = repeated(cases, scenarios)
+    measured = find_repeats(cases, scenarios)
     fits = {measured.get(place, place) for place, case in enumerate(cases) if _identity(case) in known_fits}
     marked = [
         replace(
@@ -69,7 +69,7 @@ def validate(
         )
         for place, outcome in enumerate(outcomes)
     ]
-    return Validation(suite, tuple(marked), orderings(cases, marked, suite))
+    return Validation(suite, tuple(marked), compare_options(cases, marked, suite))
 
 
 def _identity(case: Case) -> tuple[str, float]:
@@ -102,7 +102,7 @@ def _own_forms(suite: AnySuite, cases: Sequence[Case], folder: Path) -> dict[str
         def form(case: Case, scenario: Scenario | None) -> float:
             if scenario is None:
                 return function(*_arguments(case.run))
-            return predicted(case.metric, scenario, function(scenario))
+            return to_metric(case.metric, scenario, function(scenario))
 
         return form
 
@@ -115,7 +115,7 @@ def _own_forms(suite: AnySuite, cases: Sequence[Case], folder: Path) -> dict[str
         forms[name] = (
             of_column(each.column)
             if each.column
-            else of_function(own_function(each.closed_form or "", folder, f"{where}.closed_form"))
+            else of_function(load_function(each.closed_form or "", folder, f"{where}.closed_form"))
         )
     return forms
 
@@ -131,7 +131,7 @@ def _own(case: Case, scenario: Scenario | None, forms: Mapping[str, OwnForm]) ->
     return {name: value for name, value in values.items() if value is not None}
 
 
-def predicted(metric: str, scenario: Scenario, latency: float) -> float:
+def to_metric(metric: str, scenario: Scenario, latency: float) -> float:
     """Converts a latency (s) to a metric."""
     if metric in ("latency_s", "prefill_s", "decode_s"):
         return latency
@@ -150,7 +150,7 @@ def _bytes_per_step(scenario: Scenario) -> float:
     return bytes_each * ((model.parameters - ends) / tensor_chips(scenario) + ends)
 
 
-def simulated(case: Case, *settings: str, known: MutableMapping[str, float] | None = None) -> float:
+def simulate_case(case: Case, *settings: str, known: MutableMapping[str, float] | None = None) -> float:
     """Simulates a case with further settings; `known` as in `latency_s`.
 
     Returns:
@@ -165,7 +165,7 @@ def simulated(case: Case, *settings: str, known: MutableMapping[str, float] | No
     if isinstance(run, MatmulRun):
         return matmul_s(run, *settings)
     scenario = run.scenario(*settings)
-    return predicted(case.metric, scenario, latency_s(scenario, known))
+    return to_metric(case.metric, scenario, latency_s(scenario, known))
 
 
 def run_collective(run: CollectiveRun, *settings: str) -> CollectiveResult:
@@ -188,7 +188,7 @@ def matmul_s(run: MatmulRun, *settings: str) -> float:
     """
     chip = machines.build(*load.machine(run.machine, [*run.settings, *settings])).chip
     if run.dtype not in DTYPE_BYTES:
-        raise InputError("unknown number format", where="dtype", got=run.dtype, hint=suggest(run.dtype, DTYPE_BYTES))
+        raise InputError("must be a number format", where="dtype", got=run.dtype, hint=suggest(run.dtype, DTYPE_BYTES))
     m, n, k, size = run.rows, run.columns, run.inner, DTYPE_BYTES[run.dtype]
     moved = run.products * ((m * k + k * n) * size + m * n * max(size, 2))
     work = Work(2.0 * m * n * k * run.products, moved, rows=m, columns=n, products=run.products)
@@ -224,8 +224,8 @@ def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, f
     form = predict(scenario)
     latencies = {form.name: form.latency_s, PER_OPERATION: form.detailed_latency_s} if form else {}
     return outcome(
-        predicted(case.metric, scenario, latency_s(scenario, known)),
-        {name.removeprefix("closed form, "): predicted(case.metric, scenario, s) for name, s in latencies.items()},
+        to_metric(case.metric, scenario, latency_s(scenario, known)),
+        {name.removeprefix("closed form, "): to_metric(case.metric, scenario, s) for name, s in latencies.items()},
         setting=run.setting,
         note=SEQUENTIAL if scenario.pipeline and scenario.layout.pipeline is None else "",
         variant=run.variant,
