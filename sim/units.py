@@ -154,12 +154,13 @@ def on_clock(time_ps: int) -> int:
     return time_ps
 
 
-_BINARY = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+BYTE_UNITS = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+"""Bytes per unit and its name, largest first."""
 
 
 def format_bytes(value: float) -> str:
     """`1.50 GiB`: binary prefixes, for memory."""
-    for size, name in _BINARY:
+    for size, name in BYTE_UNITS:
         if abs(value) >= size:
             return f"{value / size:.2f} {name}"
     return f"{value:.0f} B"
@@ -183,12 +184,15 @@ def format_percent(share: float) -> str:
 LEAST_SHOWN_S = 1e-9
 """Shorter times are written as 0 s: tasks take whole picoseconds, and rounding many of them leaves less."""
 
+TIME_UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (LEAST_SHOWN_S, "ns"))
+"""Seconds per unit and its name, largest first."""
+
 
 def format_seconds(value: float) -> str:
     """`28.5 ms`, `242 us`: four significant digits and a fitting prefix; from 10,000 s on whole seconds."""
     if abs(value) >= 1e4:
         return f"{value:,.0f} s"
-    for size, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (LEAST_SHOWN_S, "ns")):
+    for size, name in TIME_UNITS:
         if abs(value) >= size:
             return f"{value / size:.4g} {name}"
     return "0 s"

@@ -103,7 +103,7 @@ def collective(
 
 
 def _refuse(option: str, others: dict[str, bool]) -> None:
-    """Raise InputError for an option, or a name of a collective, that is given beside one that does not allow it."""
+    """Raises InputError for an option, or a name of a collective, that is given beside one that excludes it."""
     for other, given in others.items():
         if given and other == "NAME":
             raise InputError("must be all_to_all", where=f"NAME with {option}", hint="leave the option out")

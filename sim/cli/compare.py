@@ -92,7 +92,7 @@ def compare(
 
 
 def _run_of(name: str, settings: list[str]) -> Run:
-    """A run from its results, or simulated now."""
+    """Reads a run from its results, or simulates it."""
     from sim.results import folder as outputs
     from sim.simulate.run import run as run_scenario
     from sim.specs import load

@@ -18,7 +18,7 @@ Rows = list[tuple[str, str]]
 
 
 def _files(kind: str) -> Callable[[], Rows]:
-    """Shipped files of a kind, with the description in each, or else its first comment."""
+    """Returns a function that lists shipped files of a kind, with their description or first comment."""
 
     def rows() -> Rows:
         from sim.specs import load
@@ -54,7 +54,7 @@ def _layouts() -> Rows:
 
 
 def _residuals() -> Rows:
-    """The recurrence of each scheme, from the docstring that says them all."""
+    """Returns the recurrence of each scheme, from the docstring that lists them."""
     from sim.layouts import residual
     from sim.specs import plugins
 
@@ -89,7 +89,7 @@ def _collectives() -> Rows:
 
 
 def _plugins() -> Rows:
-    """Installed plugins, and what the loaded ones add beside layouts, schemes, schedules and collectives."""
+    """Returns installed plugins, and additions of loaded ones beside layouts, schemes, schedules and collectives."""
     from sim.specs import plugins
     from sim.specs.load import plugin_files
 
@@ -147,7 +147,7 @@ def list_command(
 
 
 def listing(kind: str | None = None) -> dict[str, Rows]:
-    """Rows of one kind, or of all. Raises InputError."""
+    """Returns rows of one kind, or of all. Raises InputError."""
     if kind is not None and kind not in KINDS:
         raise InputError(
             "must be a kind that can be listed", where="KIND", got=kind, hint=f"there are {', '.join(KINDS)}"

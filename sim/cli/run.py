@@ -116,7 +116,7 @@ class _Made:
 
 
 def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> _Made:
-    """Simulate a scenario and write its results to `folder`."""
+    """Simulates a scenario and writes its results to `folder`."""
     from sim.results import folder as outputs
     from sim.results import saved
     from sim.results.analysis import Analysis
@@ -157,7 +157,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
 
 
 def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
-    """Print the report of a run."""
+    """Prints the report of a run."""
     result, analysis = made.run, made.analysis
     if as_json:
         bars = analysis.explain()
@@ -175,7 +175,7 @@ def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
 
 
 def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path) -> dict[str, Path]:
-    """The folder of each scenario's results, by the scenario's name or file.
+    """Returns the folder of each scenario's results, by the scenario's name or file.
 
     Raises:
         InputError: it holds something else than results of this scenario file, or two of these have the same.

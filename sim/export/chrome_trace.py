@@ -64,7 +64,7 @@ def write(
     *,
     host_calls: bool = False,
 ) -> str:
-    """Write `trace` to `path`; the same trace gives the same bytes.
+    """Writes `trace` to `path`; the same trace gives the same bytes.
 
     Args:
         chips: those to write, whatever they do; default: the critical chip and the first few others, as far as
@@ -125,7 +125,7 @@ def write(
 
 
 def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]:
-    """The critical chip and the first others, up to CHIPS of them and MOST_TASKS tasks."""
+    """Returns the critical chip and the first others, up to CHIPS of them and MOST_TASKS tasks."""
     tasks = np.bincount(trace.program.chip, minlength=topology.chips)
     others = [chip for chip in range(min(CHIPS, topology.chips)) if chip != critical]
     chips = [critical, *others][:CHIPS]
@@ -144,7 +144,7 @@ class _Gap:
     note: str
 
     def around(self, lane: Lane) -> Lane:
-        """The lane without it."""
+        """Returns the lane without the omitted time."""
         outside = (lane.spans.start < self.start) | (lane.spans.start >= self.end)
         return Lane(lane.kind, lane.label, lane.spans.where(outside), lane.exposed, lane.link)
 
@@ -165,7 +165,7 @@ def _gap(trace: Trace, chip: int) -> _Gap | None:
 
 
 def _threads(lanes: Sequence[Lane]) -> list[int]:
-    """Thread number of each lane of a chip."""
+    """Returns the thread number of each lane of a chip."""
     free = {
         "compute": COMPUTE_STREAM,
         "collectives": FIRST_COLLECTIVE_STREAM,
@@ -180,7 +180,7 @@ def _threads(lanes: Sequence[Lane]) -> list[int]:
 
 
 def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[str]:
-    """Names and order of processes and threads."""
+    """Returns names and order of processes and threads."""
 
     def named(what: str, chip: int, thread: int, args: dict[str, Any]) -> str:
         return json.dumps({"ph": "M", "name": what, "pid": chip, "tid": thread, "ts": 0.0, "args": args})
@@ -212,7 +212,7 @@ def _events(
     hosts: Mapping[int, HostCalls],
     us: _Microseconds,
 ) -> Iterable[tuple[Ints, list[str]]]:
-    """(times in ns, texts) of the slices of every lane, then of the arrows."""
+    """Yields (times in ns, texts) of the slices of every lane, then of the arrows."""
     for chip, chip_lanes in lanes.items():
         ranks = Ranks.of(trace.program, topology, chip)
         correlation = hosts[chip].correlations(len(trace.program)) if chip in hosts else None
@@ -230,13 +230,13 @@ def _events(
 def _counter(
     name: str, unit: str, chip: int, time_ns: Ints, value: Floats, us: _Microseconds
 ) -> tuple[Ints, list[str]]:
-    """A counter of a chip's process."""
+    """Returns the events of a counter of a chip's process."""
     event = f'{{"ph":"C","name":"{name}","pid":{chip},"ts":%s,"args":{{"{unit}":%.6g}}}}'
     return time_ns, [event % pair for pair in zip(us.at(time_ns), value.tolist(), strict=True)]
 
 
 def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
-    """(ns, GiB), and once more at the end of the trace."""
+    """Returns (ns, GiB), with the last value repeated at the end of the trace."""
     time_s, used_bytes = series
     time_ns = nanoseconds(np.append(np.rint(time_s * PS_PER_S).astype(np.int64), end_ps))
     return time_ns, np.append(used_bytes, used_bytes[-1]) / 2**30
@@ -281,7 +281,7 @@ def _slices(
 
 
 def outgoing_rate(lanes: Sequence[Lane], topology: Topology) -> tuple[Ints, Floats]:
-    """When the rate at which a chip's links send changes, ns, and what it then is, bytes/s."""
+    """Returns the times (ns) at which the rate of a chip's sends changes, and the rate from then on (bytes/s)."""
     links = [lane for lane in lanes if lane.kind == "link"]
     times = [nanoseconds(time) for lane in links for time in (lane.spans.start, lane.spans.end)]
     steps = [
@@ -305,7 +305,7 @@ def _sent(trace: Trace, chip: int) -> Ints:
 
 
 def _arrows(flows: Flows, chip: int, thread: int, us: _Microseconds) -> Iterable[tuple[Ints, list[str]]]:
-    """From each send of a link's lane to the receiver's collective, where that is written."""
+    """Yields arrows from each send of a link's lane to the receiver's collective, if that is written."""
     begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
     sent = zip(flows.task.tolist(), us.at(flows.sent_ns), strict=True)
     yield flows.sent_ns, [f'{begin}{i},"ts":{ts}}}' for i, ts in sent]

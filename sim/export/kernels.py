@@ -39,7 +39,7 @@ _DTYPES = {"bf16": "BFloat16", "fp16": "Half", "int8": "Char", "f32": "Float", "
 
 
 def kernel_name(op: str) -> str:
-    """The name a collective goes by: `ncclDevKernel_AllGather yz residual` (tools look for `nccl...Kernel`)."""
+    """Returns the kernel name of a collective: `ncclDevKernel_AllGather yz residual` (tools read `nccl...Kernel`)."""
     parsed = parse_op(op)
     kernel = f"ncclDevKernel_{_KERNELS.get(parsed.group, 'SendRecv')}"
     return " ".join(part for part in (kernel, parsed.over, parsed.operand) if part)
@@ -73,7 +73,7 @@ class Ranks:
 
     @classmethod
     def of(cls, program: Program, topology: Topology, chip: int) -> Ranks:
-        """Along the mesh axes of each op; of one without, those that its first collective leads to."""
+        """Builds ranks along the mesh axes of each op; for an op without axes those of its first collective."""
         axes = dict(program.axes)
         begins = np.flatnonzero((program.kind == Kind.BEGIN) & (program.chip == chip))
         ops, first = np.unique(program.op[begins], return_index=True)
@@ -95,7 +95,7 @@ class Ranks:
 
 
 def _along(topology: Topology, axes: tuple[str, ...], chip: int) -> set[int]:
-    """The chips that differ from `chip` along mesh axes only; none where the machine has no such axes."""
+    """Returns the chips that differ from `chip` along mesh axes only; none on a machine without such axes."""
     if not axes or not set(axes) <= {axis.name for axis in topology.mesh}:
         return set()
     groups = mesh_groups(topology, axes)
@@ -103,7 +103,7 @@ def _along(topology: Topology, axes: tuple[str, ...], chip: int) -> set[int]:
 
 
 def _exchanging(program: Program, instance: int, chip: int) -> set[int]:
-    """The chips that the messages of a collective connect with `chip`."""
+    """Returns the chips that the messages of a collective connect with `chip`."""
     sends = np.flatnonzero((program.kind == Kind.SEND) & (program.collective == instance))
     members, edges = {chip}, set(zip(program.chip[sends].tolist(), program.peer[sends].tolist(), strict=True))
     while new := {c for edge in edges for c in edge if members & set(edge)} - members:

@@ -29,7 +29,7 @@ _ANNOTATIONS = ("layer", "bytes", "flops", "to", "instance")
 
 
 def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[int]) -> None:
-    """Write some chips of `trace` to `path`; the same trace gives the same bytes."""
+    """Writes some chips of `trace` to `path`; the same trace gives the same bytes."""
     names = [*trace.program.op_names, *(kernel_name(op) for op in trace.program.op_names), "arrival"]
     arrival = len(names)
     interned = b"".join(data(2, integer(1, 1 + i) + data(2, name)) for i, name in enumerate(names))

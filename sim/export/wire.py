@@ -15,7 +15,7 @@ _FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 def varint(value: int) -> bytes:
-    """An unsigned or, as two's complement of 64 bits, a negative integer."""
+    """Encodes an unsigned or, as two's complement of 64 bits, a negative integer."""
     if 0 <= value <= 0x7F:  # most are: tags, lengths of names, flags
         return _ONE_BYTE[value]
     value &= 0xFFFFFFFFFFFFFFFF
@@ -28,7 +28,7 @@ def varint(value: int) -> bytes:
 
 
 def integer(field: int, value: int) -> bytes:
-    """An integer, an enum or a bool."""
+    """Encodes an integer, an enum or a bool."""
     return varint(field << 3 | VARINT) + varint(value)
 
 
@@ -41,18 +41,18 @@ def fixed64(field: int, value: int) -> bytes:
 
 
 def data(field: int, value: bytes | str) -> bytes:
-    """A string, bytes or a message."""
+    """Encodes a string, bytes or a message."""
     raw = value.encode() if isinstance(value, str) else value
     return varint(field << 3 | BYTES) + varint(len(raw)) + raw
 
 
 def packed(field: int, values: list[int]) -> bytes:
-    """Repeated integers; nothing where there are none."""
+    """Encodes repeated integers; nothing without any."""
     return data(field, b"".join(map(varint, values))) if values else b""
 
 
 def read_varint(raw: bytes, at: int) -> tuple[int, int]:
-    """(value, position after it). Raises ValueError where the bytes end."""
+    """Returns (value, position after it). Raises ValueError if the bytes end."""
     value = shift = 0
     while True:
         if at >= len(raw) or shift > 63:

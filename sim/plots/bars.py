@@ -14,6 +14,7 @@ from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
 from sim.report.lanes import Lane
 from sim.report.ops import COLLECTIVES, parse_op
+from sim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +52,8 @@ class Panel:
     @property
     def unit(self) -> tuple[int, str]:
         """Picoseconds per unit of the time axis, and its name."""
-        if self.end - self.start > 10 * 10**12:
-            return 10**12, "s"
+        if self.end - self.start > 10 * PS_PER_S:
+            return PS_PER_S, "s"
         return (10**9, "ms") if self.end - self.start > 2 * 10**9 else (10**6, "us")
 
     def x(self, time: Ints) -> Floats:
@@ -65,7 +66,7 @@ class Panel:
 
 
 def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
-    """Each span a bar, with its name where that fits; exposed pieces hatched along the bottom."""
+    """Draws each span as a bar, with its name if that fits, and hatches exposed pieces along the bottom."""
     spans, exposed = (part.within(panel.start, panel.end) for part in (lane.spans, lane.exposed))
     classes = panel.classes(spans).tolist()
     colours = [OP_COLOURS[group] for group in classes]
@@ -93,7 +94,7 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
 
 
 def _rectangles(panel: Panel, spans: sp.Spans, bottom: float, height: float, look: dict[str, Any]) -> None:
-    """A rectangle per span, drawn as one object."""
+    """Draws a rectangle per span, as one object."""
     from matplotlib.collections import PolyCollection
 
     left, right = panel.x(spans.start), panel.x(spans.end)
@@ -103,7 +104,7 @@ def _rectangles(panel: Panel, spans: sp.Spans, bottom: float, height: float, loo
 
 
 def _names(op: str) -> list[str]:
-    """Names of an op, the longest first: `all-gather(yz) residual`, `all-gather(yz)`, `all-gather`, `AG`."""
+    """Returns names of an op, the longest first: `all-gather(yz) residual`, `all-gather(yz)`, `all-gather`, `AG`."""
     parsed = parse_op(op)
     if parsed.group not in COLLECTIVES.values():
         return [op]
@@ -113,7 +114,7 @@ def _names(op: str) -> list[str]:
 
 
 def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: float, bins: Ints) -> None:
-    """Each bin a stack of its classes' shares of the time (mean of the lanes), exposed parts hatched."""
+    """Draws each bin as a stack of its classes' shares of the time, mean of the lanes; exposed parts are hatched."""
     shares = {group: np.zeros((2, len(bins) - 1)) for group in OP_COLOURS}
     for lane in lanes:
         for k, spans in enumerate((lane.spans, lane.exposed)[: 1 if lane.kind == "path" else 2]):
@@ -130,7 +131,7 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
 
 
 def draw_legend(figure: Figure, panel: Panel, lanes: Sequence[Lane]) -> None:
-    """The classes that occur, below the panels."""
+    """Draws the legend of the classes that occur, below the panels."""
     from matplotlib.patches import Patch
 
     seen = {group for lane in lanes for group in np.unique(panel.classes(lane.spans)).tolist()}

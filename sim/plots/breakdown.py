@@ -26,7 +26,7 @@ _WIDE = 0.045
 
 
 def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | None = None) -> Figure:
-    """The figure.
+    """Draws the activities of the critical chip and the causes of the critical path as two bars.
 
     Args:
         batches: of a pipeline.
@@ -51,7 +51,7 @@ def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | N
 
 
 def _bar(axes: Axes, parts: Mapping[str, float], step_s: float) -> None:
-    """One bar, 100 % long, and what its colours mean below it."""
+    """Draws one bar, 100 % long, and its legend below it."""
     from matplotlib.patches import Patch
 
     left = 0.0

@@ -58,7 +58,7 @@ def draw(rows: Sequence[CollectiveResult], machine: str, *, measured: Points = (
 def _draw_points(
     axes: Axes, value: Callable[[float, float], float], rows: Sequence[CollectiveResult], measured: Points
 ) -> float:
-    """All lines and points of one panel; the largest value, of the closed form up to twice the others'."""
+    """Draws all lines and points of a panel; returns the largest value, of the closed form up to twice the others'."""
     simulated = [(row.size_bytes, value(row.size_bytes, row.time_s)) for row in rows]
     axes.plot(*zip(*simulated, strict=True), "-o", ms=3, color=PALETTE["blue"], label="simulated")
     predicted = [(row.size_bytes, value(row.size_bytes, time)) for row in rows if (time := row.closed_form_s)]

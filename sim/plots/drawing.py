@@ -75,7 +75,7 @@ class Drawing:
     margin: float = 0.4
 
     def corners(self) -> tuple[Point, Point]:
-        """Lower left and upper right corner, margin included."""
+        """Returns the lower left and the upper right corner, margin included."""
         points = [point for line in self.lines for point in line.points]
         points += [(node.at[0] + sign * (node.half_width or 0), node.at[1]) for node in self.nodes for sign in (-1, 1)]
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -83,7 +83,7 @@ class Drawing:
         return (min(xs) - edge, min(ys) - edge), (max(xs) + edge, max(ys) + edge)
 
     def handles(self) -> list[Artist]:
-        """Legend entries."""
+        """Returns the legend entries."""
         from matplotlib.lines import Line2D
 
         return [
@@ -92,7 +92,7 @@ class Drawing:
         ]
 
     def paint(self, axes: Axes, scale: float) -> None:
-        """Put everything on `axes`, where one unit is `scale` inches."""
+        """Draws everything on `axes`, where one unit is `scale` inches."""
         from matplotlib.collections import LineCollection
         from matplotlib.colors import to_rgb
         from matplotlib.patches import Circle, FancyBboxPatch, Patch

@@ -97,7 +97,7 @@ def draw(chart: Chart) -> Figure:
 
 
 def _looks() -> Iterator[tuple[str, str]]:
-    """Colour and marker of one line after the other: 42 pairs, as there are 7 colours and 6 markers."""
+    """Yields colour and marker of one line after the other: 42 pairs of 7 colours and 6 markers."""
     return zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
 
 
@@ -119,7 +119,7 @@ def _own_look(stroke: Any) -> dict[str, Any]:
 
 
 def _limits(axes: Axes, chart: Chart) -> None:
-    """A linear y axis starts at 0; ticks of a logarithmic axis are plain numbers, those of x the values themselves."""
+    """Starts a linear y axis at 0; labels logarithmic axes with plain numbers, x with its values."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     plain = FuncFormatter(lambda value, _: _number(value))
@@ -147,7 +147,7 @@ def _apart(values: Sequence[float]) -> bool:
 
 
 def _number(value: float) -> str:
-    """`0.5`, `256`, `8192`, `131k`, `2.1M`; whole multiples of 1024 above that exactly, `128Ki`, `2Mi`."""
+    """Formats a number as `0.5`, `256`, `8192`, `131k`, `2.1M`; larger multiples of 1024 as `128Ki`, `2Mi`."""
     for size, suffix in ((2**20, "Mi"), (2**10, "Ki")):
         if value >= 2**14 and value % size == 0:
             return f"{value / size:g}{suffix}"
@@ -158,7 +158,7 @@ def _number(value: float) -> str:
 
 
 def _legend(made: Figure, chart: Chart) -> None:
-    """Beside the axes: the lines by colour, then what the kinds of line and marker mean."""
+    """Draws the legend beside the axes: the lines by colour, then the kinds of line and marker."""
     from matplotlib.lines import Line2D
 
     def sample(label: str, **look: Any) -> Line2D:

@@ -23,7 +23,7 @@ STUB = 0.4
 
 
 def drawing(topology: Topology) -> Drawing:
-    """Every link as a line in the colour of its axis; a wraparound as a short dashed end at both of its chips."""
+    """Draws every link as a line in the colour of its axis, a wraparound as a short dashed end at both of its chips."""
     vectors = _vectors(topology.axes)
     long = [i for i, axis in enumerate(topology.axes) if axis.size > 1]
     colors = {axis.name: PALETTE[COLORS[i % len(COLORS)]] for i, axis in enumerate(topology.axes)}
@@ -91,7 +91,7 @@ def drawing(topology: Topology) -> Drawing:
 
 
 def _vectors(axes: tuple[Axis, ...]) -> list[Point]:
-    """Step on paper for each axis. Beyond three axes whole grids stand beside or above each other."""
+    """Returns the step in the plane for each axis; beyond three axes, grids lie beside or above each other."""
     sizes = [axis.size for axis in axes if axis.size > 1]
     steps: list[Point] = [(1.0, 0.0), (0.46, 0.31), (0.0, 1.0)] if len(sizes) > 2 else [(1.0, 0.0), (0.0, 1.0)]
     for i in range(3, len(sizes)):
@@ -110,7 +110,7 @@ def _in_front(axes: tuple[Axis, ...], long: list[int], position: tuple[int, ...]
 
 
 def _legend(topology: Topology, colors: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """Two entries for every axis that has links: its colour, and how it wraps."""
+    """Returns two entries for every axis that has links: its colour, and how it wraps."""
     entries = []
     for axis in topology.axes:
         if axis.size == 1:
@@ -135,7 +135,7 @@ def _rates(topology: Topology) -> list[str]:
 
 
 def _shift(topology: Topology, axis: Axis, before: int) -> str:
-    """`, z + 4`: what else changes on the way from chip `before` over the wraparound of a twisted axis to chip 0."""
+    """Returns `, z + 4`: the other axes that the wraparound of a twisted axis changes from chip `before` to chip 0."""
     shifts = [
         f", {other.name} + {other.size - position}"
         for other, position in zip(topology.axes, topology.coordinates(before), strict=True)

@@ -22,7 +22,7 @@ Series = tuple[Floats, Floats]
 def draw(
     devices: Mapping[str, Series], limited: Collection[str], capacity_bytes: float, end_s: float, title: str = ""
 ) -> Figure:
-    """A line per device, in GiB; of those that are `limited`, against the capacity of a chip."""
+    """Draws a line per device, in GiB, and for `limited` ones the capacity of a chip."""
     made = new_figure(8.0, 1.2 + 1.9 * len(devices))
     with shared_style():
         axes = made.subplots(len(devices), 1, squeeze=False, sharex=True)[:, 0]

@@ -19,12 +19,12 @@ _WIDTH_IN = 6.3
 
 
 def drawing(topology: Topology) -> Drawing:
-    """Lines are coloured by link type; links side by side are one line marked with their number."""
+    """Draws lines in the colour of their link type; parallel links are one line marked with their number."""
     return _switch(topology) if topology.has_ports else _graph(topology)
 
 
 def _switch(topology: Topology) -> Drawing:
-    """The switch as a bar; each chip's egress (up) beside its ingress (down)."""
+    """Draws the switch as a bar; each chip's egress (up) beside its ingress (down)."""
     shown = min(topology.chips, SWITCH_CHIPS)
     egress, ingress = PALETTE["blue"], PALETTE["vermilion"]
     lines = []
@@ -80,7 +80,7 @@ def _graph(topology: Topology) -> Drawing:
 
 
 def _labels(topology: Topology, shown: int, width: float) -> tuple[tuple[str, ...], list[str]]:
-    """Names of the first chips, or their numbers where names do not fit into a drawing of that width; a note of it."""
+    """Returns names of the first chips, or numbers if names do not fit into a drawing of that width, and a note."""
     names = topology.nodes[:shown]
     if names_fit(names, 2 * _CHIP, min(1.3, _WIDTH_IN / (width + 1))):
         return names, []
@@ -145,7 +145,7 @@ def _rails(topology: Topology, neighbours: dict[int, list[int]]) -> list[int]:
 
 
 def _curve(start: Point, end: Point, places: list[Point]) -> tuple[Point, ...]:
-    """A straight line, but an arc below its row where it would run through other nodes of that row."""
+    """Returns a straight line, or an arc below its row if the line would cross other nodes of that row."""
     (x0, y0), (x1, y1) = start, end
     blocked = y0 == y1 and any(y == y0 and min(x0, x1) < x < max(x0, x1) for x, y in places)
     sag = 0.22 * abs(x1 - x0) if blocked else 0.0

@@ -69,7 +69,7 @@ class Chart:
 
 
 def draw(chart: Chart) -> Figure:
-    """The figure that `draw` writes."""
+    """Draws the choices of each line, their fronts, published points, and the front of all."""
     made = new_figure(8.0, 4.8)
     with shared_style():
         axes = made.add_subplot()
@@ -112,18 +112,18 @@ def count_outside(chart: Chart) -> int:
 
 
 def _beyond(chart: Chart, line: Line) -> int:
-    """How many choices of a line are beyond the axes."""
+    """Counts the choices of a line beyond the axes."""
     (_, high_x), (_, high_y) = axis_limits(chart)
     return sum(spot.x > high_x or spot.y > high_y for spot in line.choices)
 
 
 def _named(chart: Chart, line: Line) -> str:
-    """The label of a line, which says where nothing of it is to be seen."""
+    """Returns the label of a line; it says so if no point of the line is visible."""
     return line.label + (" (beyond the axes)" if _beyond(chart, line) == len(line.choices) else "")
 
 
 def _by_machine(line: Line) -> Iterator[tuple[str, list[Spot], list[Spot]]]:
-    """Marker, choices and front of each machine."""
+    """Yields marker, choices and front of each machine."""
     for machine in sorted({spot.machine for spot in line.choices}):
         some, front = ([spot for spot in spots if spot.machine == machine] for spots in (line.choices, line.front))
         yield _MARKERS[machine % len(_MARKERS)], some, front
@@ -134,7 +134,7 @@ def _xy(spots: Sequence[Spot]) -> tuple[list[float], list[float]]:
 
 
 def _labels(axes: Axes, front: Sequence[Spot]) -> None:
-    """The label of each point of the front, once where the same label of the same machine follows: at the fastest."""
+    """Returns the labels of the front; of equal labels of a machine in sequence only that of the fastest point."""
     last = None
     for spot in front:
         if (spot.label, spot.machine) != last:

@@ -24,7 +24,7 @@ from sim.report import spans as sp
 from sim.report.metrics import critical_chip
 from sim.topology.chip import Chip
 from sim.topology.graph import Topology
-from sim.units import format_seconds
+from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ def list_points(trace: Trace, topology: Topology) -> list[Point]:
     spans = sp.compute_spans(trace).of_lane(critical_chip(trace, topology.chips))
     op = program.op[spans.task]
     columns = (
-        (spans.end - spans.start) / 1e12,
+        (spans.end - spans.start) / PS_PER_S,
         *(getattr(program, name)[spans.task] for name in ("flops", "bytes", "compute_ps", "memory_ps")),
     )
     time_s, flops, moved, compute, memory = (sp.sums(op, values, len(program.op_names)) for values in columns)
@@ -93,7 +93,7 @@ Roof = Callable[[Floats], Floats]
 
 
 def list_roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
-    """(label, line style, roof): the data sheet's, and those of the costs, one for each bandwidth that they apply."""
+    """Returns (label, line style, roof) of the data sheet and of the bandwidths that operations reach."""
     peak, rate = chip.peak_flops[dtype], matmul_rate(chip, dtype)
 
     def under(bandwidth: float) -> Roof:
@@ -159,5 +159,5 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
 
 
 def _lowest(points: Sequence[Point], otherwise: float) -> float:
-    """The lower edge: some way below the lowest point."""
+    """Returns the lower edge of the axis, below the lowest point."""
     return min([otherwise, *(point.flops_per_s for point in points)]) / 3

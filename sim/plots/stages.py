@@ -21,7 +21,7 @@ _LEAST_SHARE = 0.012
 
 
 def draw(trace: Trace, batches: Batches, title: str = "") -> Figure:
-    """A row per stage, the first on top; a bar per batch in its request's colour, `request.part` where it is cut."""
+    """Draws a row per stage, the first on top, with a bar per batch in its request's colour."""
     stages, total = len(batches.layers), trace.makespan_ps / _PS_PER_MS
     made = new_figure(_WIDTH_IN, _IN_AROUND + _IN_PER_STAGE * stages)
     with shared_style():

@@ -45,12 +45,12 @@ _STYLE: Any = {
 
 
 def shared_style() -> AbstractContextManager[None]:
-    """Context in which figures and axes are made: rcParams of the shared look, restored on leaving."""
+    """Returns a context with the rcParams of the shared style, restored on leaving."""
     return mpl.rc_context(_STYLE)
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure in the shared style, laid out without overlaps; add axes inside `with style():`."""
+    """Returns an empty figure in the shared style, laid out without overlaps; add axes inside `shared_style()`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -61,7 +61,7 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 
 def add_title(made: Figure, title: str, x: float = 0.01) -> None:
-    """The title in bold above the axes, and below its first line, smaller, what it says of the settings of a run."""
+    """Adds the first line of the title in bold above the axes, and the settings of a run smaller below it."""
     from matplotlib.text import Annotation
 
     name, _, below = title.partition("\n")
@@ -80,7 +80,7 @@ def shorten(text: str, width_in: float, size: float = SMALL) -> str:
 
 
 def set_plain_ticks(axis: Axis, unit: float = 1.0) -> None:
-    """Plain numbers, in multiples of `unit`, on a logarithmic axis whose limits are set.
+    """Labels a logarithmic axis whose limits are set with plain numbers, in multiples of `unit`.
 
     At 1, 2 and 5 of every decade, where there are many at 1 alone: labels of x stand side by side and need more room.
     The default labels are mathematics, which is off.
@@ -96,7 +96,7 @@ def set_plain_ticks(axis: Axis, unit: float = 1.0) -> None:
 
 
 def save(made: Figure, path: Path | str) -> None:
-    """Write the figure in the format of the path's suffix, without dates or versions: same figure, same bytes."""
+    """Writes the figure in the format of the path's suffix, without dates or versions: same figure, same bytes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata: dict[str, Any] = {

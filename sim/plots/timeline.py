@@ -153,7 +153,7 @@ def _groups(
 
 
 def _name(times: LayerTimes, index: int) -> str:
-    """`Layer 5 of layers 0 to 9`; in a pipeline with the batch."""
+    """Returns `Layer 5 of layers 0 to 9`; in a pipeline with the batch."""
     name = f"Layer {times.layer[index]} of layers {times.layer.min()} to {times.layer.max()}"
     return name + (f", batch {times.batch[index]} of 0 to {times.batch[-1]}" if times.batch[-1] else "")
 
@@ -178,7 +178,7 @@ def _height(group: _Group, shares: bool) -> float:
 
 
 def _fill(panel: Panel, groups: list[_Group], bins: Ints | None) -> None:
-    """Draw all lanes from the top down, as shares of `bins` where given, else span by span."""
+    """Draws all lanes from the top down, as shares of `bins` if given, else span by span."""
     axes, duration = panel.axes, max(panel.end - panel.start, 1)
     beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center"}
     ticks: dict[float, str] = {}

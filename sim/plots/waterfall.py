@@ -88,7 +88,7 @@ def draw(explanation: Explanation, settings: str = "") -> Figure:
 
 
 def list_rows(explanation: Explanation) -> Iterator[Row]:
-    """The lines of the figure, from the top down."""
+    """Yields the lines of the figure, from the top down."""
     paper, ideal, step = explanation.paper_s, explanation.ideal_s, explanation.step_s
     words, done = explanation.words, 0
     for group, bars in explanation.groups:
@@ -117,7 +117,7 @@ def _row(explanation: Explanation, bar: Bar) -> Row:
 
 
 def _draw_rows(axes: Axes, explanation: Explanation, rows: list[Row]) -> None:
-    """All lines from the top down, each bar hanging from the end of the one before, a shade behind each group."""
+    """Draws all lines from the top down; each bar begins at the end of the previous one."""
     size, _ = explanation.unit
     y, shaded = 0.0, 0
     end: tuple[float, float] | None = None
@@ -141,7 +141,7 @@ def _draw_rows(axes: Axes, explanation: Explanation, rows: list[Row]) -> None:
 
 
 def _draw_row(axes: Axes, explanation: Explanation, row: Row, middle: float) -> None:
-    """Name, bar, figures and reason of one line; the colour of a figure is that of its bar."""
+    """Draws name, bar, figures and reason of one line; a figure has the colour of its bar."""
     size, _ = explanation.unit
     header, total = row.kind == "header", row.kind == "total"
     bold: Any = {"fontweight": "bold"} if header or total else {}
@@ -166,13 +166,13 @@ def _draw_row(axes: Axes, explanation: Explanation, row: Row, middle: float) -> 
 
 
 def _text(axes: Axes, x_in: float, y: float, text: str, **look: Any) -> None:
-    """Text at a place from the figure's left edge, in inches."""
+    """Writes text at a distance from the figure's left edge, in inches."""
     left, width = _BARS_IN
     axes.text((x_in - left) / width, y, text, transform=axes.get_yaxis_transform(), va="center", **look)
 
 
 def _draw_published(axes: Axes, explanation: Explanation) -> None:
-    """The published step as a line over all rows."""
+    """Draws the published step as a line over all rows."""
     published = explanation.published_s
     if published is None:
         return

@@ -26,12 +26,12 @@ _LONGEST_NAME = 200
 
 
 def folder_name(scenario: Scenario, settings: Sequence[str]) -> str:
-    """`name`, or `name,key=value` for a run with settings, which must not replace the plain run's results."""
+    """Returns `name`, or `name,key=value` for a run with settings, whose results must not replace the plain run's."""
     return unique_file_name(scenario.name, settings)
 
 
 def unique_file_name(name: str, settings: Sequence[str]) -> str:
-    """A file or folder name that other settings do not share: `name,key=value`; long ones end in a hash of the rest."""
+    """Returns a file name that no other settings have: `name,key=value`; long ones end in a hash of the rest."""
     full_name = ",".join([name, *settings])
     text = file_name(full_name)
     if len(text) <= _LONGEST_NAME:
@@ -40,13 +40,13 @@ def unique_file_name(name: str, settings: Sequence[str]) -> str:
 
 
 def file_name(text: str) -> str:
-    """`text` without what file names had better not have."""
+    """Returns `text` without characters that are unsafe in file names."""
     return re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
 
 
 @contextmanager
 def reporting_write_errors(path: Path) -> Iterator[None]:
-    """Turn a failure to write at `path` into an InputError that says so."""
+    """Raises a failure to write at `path` as an InputError."""
     try:
         yield
     except (OSError, RecursionError) as error:  # pathlib makes parents recursively
@@ -58,7 +58,7 @@ def reporting_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of `folder` when the block succeeds, and vanishes when it fails.
+    """Yields a new folder that replaces `folder` when the block succeeds, and is removed when it fails.
 
     Raises:
         InputError: the folder cannot be written.
@@ -75,7 +75,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A fresh file that takes the place of `path` when the block succeeds, and vanishes when it fails.
+    """Yields a new file that replaces `path` when the block succeeds, and is removed when it fails.
 
     Raises:
         InputError: the file cannot be written.
@@ -122,7 +122,7 @@ def write(
 
 
 def _write_traces(run: Run, folder: Path, chips: Sequence[int] | None) -> list[str]:
-    """Write trace.npz and trace.json of each phase; what is left out of these."""
+    """Writes trace.npz and trace.json of each phase; returns messages on what these leave out."""
     from sim.export import chrome_trace
     from sim.program import trace_file
 
@@ -139,7 +139,7 @@ def _write_traces(run: Run, folder: Path, chips: Sequence[int] | None) -> list[s
 
 
 def read(folder: Path) -> Run:
-    """The run that was written to `folder`, without simulating it again.
+    """Reads the run that was written to `folder`, without simulating it again.
 
     Raises:
         InputError: no folder of a run, or of another version of this program, or a file of it is damaged.

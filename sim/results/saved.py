@@ -135,7 +135,7 @@ class Saved:
     manifest: Manifest
 
     def report(self) -> SavedReport:
-        """report.json. Raises InputError where it is not what was written."""
+        """Reads report.json. Raises InputError if it is not what was written."""
         return self._json("report.json", _REPORT)
 
     def bars(self) -> dict[str, tuple[Bar, ...]]:
@@ -164,7 +164,7 @@ class Saved:
         return Analysis(bottlenecks=bottlenecks or None, saved_bars=self.bars())
 
     def check(self, name: str) -> Path:
-        """The path of a file that is what was written. Raises InputError where it is not."""
+        """Returns the path of a file that is what was written. Raises InputError if it is not."""
         path, entry = self.folder / name, self.manifest.files.get(name)
         if entry is None:
             raise damage_error(path, "no such file in the manifest")
@@ -186,7 +186,7 @@ class Saved:
 
 
 def damage_error(path: Path, got: str) -> InputError:
-    """The error of a file that is not what a run wrote."""
+    """Returns the error of a file that is not what a run wrote."""
     return InputError("must be what `sim run` wrote", where=str(path), got=got, hint=_AGAIN)
 
 
@@ -232,13 +232,13 @@ def refuse_unlike(folder: Path, is_alike: bool, source: str | None) -> None:
 
 
 def move_aside(path: Path) -> Path:
-    """Rename results that cannot be read back to the first of `NAME.damaged`, `NAME.damaged-2`, ... that is free."""
+    """Renames results that cannot be read back to the first free one of `NAME.damaged`, `NAME.damaged-2`, ..."""
     names = (path.with_name(f"{path.name}.damaged{end}") for end in ("", *(f"-{i}" for i in range(2, 10**4))))
     return path.rename(next(name for name in names if not os.path.lexists(name)))
 
 
 def write_manifest(run: Run, folder: Path) -> None:
-    """Write manifest.json for the files in `folder`; the last file of a run."""
+    """Writes manifest.json for the files in `folder`; the last file of a run."""
     manifest = Manifest(
         version=__version__,
         source=run.source,
@@ -255,12 +255,12 @@ def write_manifest(run: Run, folder: Path) -> None:
 
 
 def resolved_scenario(scenario: Scenario) -> dict[str, Any]:
-    """A scenario as a manifest holds it."""
+    """Returns a scenario as a manifest holds it."""
     return scenario.model_dump(mode="json", exclude_none=True)
 
 
 def open_folder(folder: Path) -> Saved:
-    """The results in `folder`; their files are checked when they are read.
+    """Opens the results in `folder`; their files are checked when they are read.
 
     Raises:
         InputError: no folder of a run, or of another version of this program, or its manifest is damaged.
@@ -273,7 +273,7 @@ def open_folder(folder: Path) -> Saved:
 
 
 def write_sealed(path: Path, content: Sealed) -> None:
-    """Write a JSON file that holds a hash of itself."""
+    """Writes a JSON file that holds a hash of itself."""
     data = content.model_dump(mode="json")
     path.write_text(json.dumps({"sha256": _digest(data)} | data, indent=2) + "\n", encoding="utf-8")
 
@@ -301,7 +301,7 @@ def read_sealed(path: Path, model: type[S]) -> S:
 
 
 def restore_results(saved: Saved) -> Run:
-    """The run of a folder of results. Raises InputError where one of its files is damaged."""
+    """Restores the run of a folder of results. Raises InputError if one of its files is damaged."""
     from sim.simulate.run import restore_run
     from sim.specs import Scenario
 
@@ -337,7 +337,7 @@ def _written(path: Path, report: SavedPhase) -> WrittenPhase:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file becomes an InputError that names it."""
+    """Raises any error of reading a file as an InputError that names it."""
     try:
         yield
     except Exception as error:  # what a damaged archive makes zipfile, zlib and numpy raise is not documented
@@ -345,7 +345,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _small(path: Path) -> bytes:
-    """The content of a JSON file. Raises InputError where it is larger than any that was written."""
+    """Returns the content of a JSON file. Raises InputError if it is larger than any that was written."""
     if path.stat().st_size > _LARGEST_JSON_BYTES:
         raise damage_error(path, f"{path.stat().st_size} bytes")
     return path.read_bytes()
@@ -357,12 +357,12 @@ def _sha256(path: Path) -> str:
 
 
 def _digest(data: Mapping[str, Any]) -> str:
-    """Hash of JSON data without the hash itself."""
+    """Returns the hash of JSON data without the hash itself."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _first(error: ValidationError) -> str:
-    """The first problem that pydantic found: `phases.0.simulated: Field required`."""
+    """Returns the first problem that pydantic found: `phases.0.simulated: Field required`."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"]))
     return f"{place}: {first['msg']}" if place else first["msg"]

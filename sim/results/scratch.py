@@ -26,7 +26,7 @@ _LONGEST_NAME = 200
 
 @contextmanager
 def scratch(parent: Path, name: str) -> Iterator[Path]:
-    """A locked folder in `parent` in which results of that name are written; what is left in it at the end is removed.
+    """Yields a locked folder in `parent` for results of that name; what is left in it at the end is removed.
 
     Raises:
         OSError: the folder cannot be made.
@@ -42,7 +42,7 @@ def scratch(parent: Path, name: str) -> Iterator[Path]:
 
 
 def replace_folder(fresh: Path, folder: Path) -> None:
-    """Put a scratch folder in the place of `folder`; stopped at any point, one of the two is left whole."""
+    """Replaces `folder` by a scratch folder; if it is stopped at any point, one of the two remains complete."""
     old = _set_aside(fresh)
     try:
         if folder.exists():
@@ -60,7 +60,7 @@ def _set_aside(fresh: Path) -> Path:
 
 
 def _locked(parent: Path, name: str) -> tuple[Path, int | None]:
-    """A new folder and its lock."""
+    """Returns a new folder and its lock."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{name[:_LONGEST_NAME]}.", suffix=_SUFFIX, dir=parent))
         lock = _lock(folder, wait=True)
@@ -71,7 +71,7 @@ def _locked(parent: Path, name: str) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path, *, wait: bool) -> int | None:
-    """A lock on a folder, which ends with this process; None where another has it, or the file system has no locks."""
+    """Locks a folder until this process ends; None if another process has it, or the file system has no locks."""
     if sys.platform == "win32":
         return None
     descriptor = None
@@ -86,7 +86,7 @@ def _lock(folder: Path, *, wait: bool) -> int | None:
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove scratch folders of processes that have ended; earlier results that one had set aside go back."""
+    """Removes scratch folders of processes that have ended, and restores previous results that one had set aside."""
     for path in sorted(parent.iterdir()):
         match = _LEFTOVER.fullmatch(path.name)
         lock = _lock(path, wait=False) if match else None

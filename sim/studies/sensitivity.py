@@ -73,7 +73,7 @@ class Sensitivity:
         return (f"{among} with each of {self.moved} carried or assumed constants x0.5 and x2",)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON data."""
+        """Returns JSON data."""
         changes = [
             {"field": each.field, "stack": each.stack, "chip": each.chip, "basis": each.basis, "factor": each.factor}
             | {"winner": each.winner, "ahead": each.ahead}
@@ -118,7 +118,7 @@ def _is_of(option: Option, stack: str, chip: str) -> bool:
 
 
 def _moved(option: Option, time_s: float, field: str, value: float, known: dict[str, float]) -> Option:
-    """The option with one constant replaced; its score follows its latency, or the inverse where it is below 0."""
+    """Returns the option with one constant replaced; its score follows its latency, or the inverse if it is below 0."""
     try:
         ratio = latency_s(with_fields(option.scenario, {field: value}), known) / time_s
     except InputError as error:

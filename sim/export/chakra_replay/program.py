@@ -53,7 +53,7 @@ class Replayed:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON data, seconds."""
+        """Returns JSON data, seconds."""
         return {**self.bottlenecks.to_dict(), "notes": list(self.notes)}
 
 
@@ -108,7 +108,7 @@ def build_program(
         return [unit_of[key] for key in (*deps, *senders)]
 
     def priority(number: int) -> tuple[int, ...]:
-        """A receiving node comes right after the one that sends."""
+        """Returns the order of a node: a receiving node follows the one that sends."""
         first = members[number][0]
         sender = matched.sender_of.get(first.key)
         return (sender[1] if sender else first.node.id), sender is not None, first.rank

@@ -35,7 +35,7 @@ _GIB = 2**30
 
 
 def page_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
-    """Everything about one run."""
+    """Returns all data of one run."""
     report = run.report
     return {
         "name": report.scenario,
@@ -92,7 +92,7 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
 
 
 def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
-    """Tables and lines as the terminal prints them."""
+    """Returns tables and lines as the terminal prints them."""
     return [[asdict(part) for part in block] for block in blocks]
 
 
@@ -108,7 +108,7 @@ def _stages(part: Pass) -> dict[str, Any] | None:
     for stage in range(len(batches.layers)):
         for each in stage_batches(part.trace, batches, stage):
             number = f"{each.request}.{each.part}" if batches.parts > 1 else str(each.request)
-            begin_ms, end_ms = each.begin / 1e9, each.end / 1e9
+            begin_ms, end_ms = (ps * 1e3 / PS_PER_S for ps in (each.begin, each.end))
             bars.append([stage, round(begin_ms, 6), round(end_ms - begin_ms, 6), number, each.request])
     return {
         "rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)],
@@ -117,7 +117,7 @@ def _stages(part: Pass) -> dict[str, Any] | None:
 
 
 def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str, Any]]:
-    """Bars from the closed form to the simulated step, which add up; without an explanation, three."""
+    """Returns bars that add up, from the closed form to the simulated step; without an explanation, three."""
     if explained:
         return [{"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained]
     form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
@@ -163,7 +163,7 @@ def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str
 
 
 def _links(part: Pass, machine: Topology) -> dict[str, Any]:
-    """The machine in the plane: nodes, and every direction of every link with its load."""
+    """Returns the machine in the plane: nodes, and every direction of every link with its load."""
     drawing, load = drawing_of(machine), Load.of(part.trace, part.topology)
     lines = []
     for segment in list_segments(drawing):
@@ -195,7 +195,7 @@ def _links(part: Pass, machine: Topology) -> dict[str, Any]:
 
 
 def _memory(part: Pass) -> dict[str, Any]:
-    """GiB on the fullest chip, and how the cache grows with the tokens."""
+    """Returns GiB on the fullest chip, and the growth of the cache with the tokens."""
     memory, workload = part.report.memory, part.scenario.workload
     parts = {
         "weights": memory.weights_bytes,
@@ -223,7 +223,7 @@ def _memory(part: Pass) -> dict[str, Any]:
 
 
 def _devices(part: Pass) -> list[dict[str, Any]]:
-    """Memory over time where layers come and go, GiB from each moment (ms) on; empty without a memory pool."""
+    """Returns the memory over time of a memory pool, GiB from each moment (ms) on; empty without a pool."""
     pool, chip = part.report.pool, part.report.critical_chip
     if pool is None:
         return []

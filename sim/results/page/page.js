@@ -23,16 +23,14 @@ function el(parent, name, text, attributes) {
 
 function time(seconds) {
   const size = Math.abs(seconds);
-  if (size < 1e-9) return "0 s"; // as sim.units.LEAST_SHOWN_S
   if (size >= 1e4) return `${Math.round(seconds).toLocaleString("en")} s`;
-  const [unit, name] = size >= 1 ? [1, "s"] : size >= 1e-3 ? [1e-3, "ms"] : size >= 1e-6 ? [1e-6, "us"] : [1e-9, "ns"];
-  return `${Number((seconds / unit).toPrecision(4))} ${name}`;
+  const known = DATA.units.times.find(([unit]) => size >= unit);
+  return known ? `${Number((seconds / known[0]).toPrecision(4))} ${known[1]}` : "0 s";
 }
 
 function amount(bytes) {
-  for (const [size, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]])
-    if (bytes >= size) return `${(bytes / size).toFixed(2)} ${name}`;
-  return `${Math.round(bytes)} B`;
+  const known = DATA.units.bytes.find(([unit]) => bytes >= unit);
+  return known ? `${(bytes / known[0]).toFixed(2)} ${known[1]}` : `${Math.round(bytes)} B`;
 }
 
 // Unit of an axis that is so many seconds long: its seconds, its name.

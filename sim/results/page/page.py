@@ -21,6 +21,7 @@ from sim.plots.colours import CHANGE_COLOURS, DEVICE_COLOURS, LOAD_STEPS, PALETT
 from sim.report.present.bottlenecks import Bottlenecks
 from sim.report.present.explanation import Bar
 from sim.results.page.data import page_data
+from sim.units import BYTE_UNITS, TIME_UNITS
 
 if TYPE_CHECKING:
     from sim.report.present.comparison import Comparison
@@ -34,7 +35,7 @@ def write(
     bottlenecks: Sequence[Bottlenecks] = (),
     comparison: Comparison | None = None,
 ) -> None:
-    """Write the page of `runs`, one or two, to `path`. The same runs give the same bytes.
+    """Writes the page of `runs`, one or two, to `path`. The same runs give the same bytes.
 
     Args:
         explained: by phase, of the one run, if made.
@@ -43,6 +44,7 @@ def write(
     """
     data: dict[str, Any] = {
         "version": __version__,
+        "units": {"times": TIME_UNITS, "bytes": BYTE_UNITS},
         "colours": {
             "palette": PALETTE,
             "requests": REQUEST_COLOURS,
@@ -74,7 +76,7 @@ def _file(name: str) -> str:
 
 
 def _plotly() -> bytes:
-    """plotly.js as plotly's Python package ships it; the package itself need not be imported."""
+    """Returns plotly.js from plotly's Python package, without importing the package."""
     spec = find_spec("plotly")
     if spec is None or spec.origin is None:  # pragma: no cover - a dependency of this package
         raise ModuleNotFoundError("plotly")
@@ -82,5 +84,5 @@ def _plotly() -> bytes:
 
 
 def _packed(data: bytes) -> str:
-    """gzip without a date, as text."""
+    """Returns gzip without a date, as text."""
     return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode("ascii")

@@ -24,7 +24,7 @@ MOST_SPANS = 150_000
 
 
 def timeline_data(part: Pass) -> dict[str, Any]:
-    """Lanes of the critical chip, of those with a role, and of others that do something else."""
+    """Returns lanes of the critical chip, of those with a role, and of others with other activities."""
     trace, topology, program = part.trace, part.topology, part.trace.program
     critical, roles = critical_chip(trace, topology.chips), part.chip_roles
     groups = choose_chips(group_identical_chips(trace, topology), [critical, *roles])
@@ -82,7 +82,7 @@ def timeline_data(part: Pass) -> dict[str, Any]:
 
 
 def _path(part: Pass) -> dict[str, Any]:
-    """The critical path as a lane of its own."""
+    """Returns the critical path as a lane."""
     program, path = part.trace.program, find_critical_path(part.trace)
     return {
         "chip": "",
@@ -103,7 +103,7 @@ def _path(part: Pass) -> dict[str, Any]:
 
 
 def _first_links(lanes: list[Lane]) -> list[Lane]:
-    """All lanes but those links that a page has no room for: the busiest are kept, in their order."""
+    """Returns all lanes except links beyond the number that a page has room for; the busiest are kept."""
     links = [lane for lane in lanes if lane.kind == "link"]
     if len(links) > _LINKS:
         busy = sorted(links, key=lambda lane: -lane.spans.total_ps)[:_LINKS]

@@ -135,7 +135,7 @@ def add_stragglers(builder: ProgramBuilder, topology: Topology, perturb: Perturb
 
 
 def resources(machine: Topology) -> list[str]:
-    """Names of the resources of a program of collectives: computation of each chip, then the links."""
+    """Returns names of the resources of a program of collectives: computation of each chip, then the links."""
     return [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
 
 

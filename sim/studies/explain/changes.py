@@ -28,7 +28,7 @@ IDEAL: dict[str, Any] = {
 
 
 def with_fields(scenario: Scenario, changes: Mapping[str, Any]) -> Scenario:
-    """The scenario with fields replaced, `{"topology.link.latency": 0.0}`."""
+    """Returns the scenario with fields replaced, `{"topology.link.latency": 0.0}`."""
     for path, value in changes.items():
         scenario = _set(scenario, path.split("."), value)
     return scenario
@@ -47,7 +47,7 @@ def _set(spec: Spec, path: list[str], value: Any) -> Spec:
 
 
 def read_field(scenario: Scenario, path: str) -> Any:
-    """A field as the specs hold it, with its source; what the layout leaves to the stack, as it comes out."""
+    """Returns a field as the specs hold it, with its source; a field that the layout leaves open as resolved."""
     if path in ("layout.overlap", "layout.graph_capture"):
         return getattr(scenario, path.partition(".")[2])
     value: Any = scenario
@@ -57,12 +57,12 @@ def read_field(scenario: Scenario, path: str) -> Any:
 
 
 def without_source(value: Any) -> Any:
-    """A value without its source."""
+    """Returns a value without its source."""
     return getattr(value, "value", value)
 
 
 def close_rings(scenario: Scenario) -> Scenario:
-    """Every axis closes a ring, and collectives use all of their links."""
+    """Closes every axis to a ring, of which collectives use all links."""
     axes = getattr(scenario.topology, "axes", {})
     rings = {name: axis.model_copy(update={"wrap": True, "twist": {}}) for name, axis in axes.items()}
     return with_fields(scenario, {"topology.axes": rings, "topology.collectives": {}, "collectives": {}})

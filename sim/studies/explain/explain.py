@@ -30,7 +30,7 @@ _FEW = (3, 4, 5)
 
 
 def explain(result: Run) -> tuple[Explanation, ...]:
-    """Why the simulated step of each phase is not what the paper's formula, or the usual one, says.
+    """Explains the difference between the simulated step of each phase and the formula, effect by effect.
 
     Raises:
         InputError: a layout that no formula covers.
@@ -101,7 +101,7 @@ def _simulated(part: Pass, walk: Walk, form: Prediction) -> Iterator[Model]:
 
 
 def _growing(part: Pass) -> Iterator[Model]:
-    """The mean of all steps, where each was simulated by itself."""
+    """Returns the mean of all steps, each simulated by itself."""
     step_s, steps = part.report.simulated.step_s, part.scenario.workload.steps
     if step_s != part.makespan_ps / PS_PER_S:
         why = f"the cache grows in {steps} steps; above is the step of mean length, this the mean of all"
@@ -109,7 +109,7 @@ def _growing(part: Pass) -> Iterator[Model]:
 
 
 def _looped(part: Pass) -> Iterator[Model]:
-    """The looped program: first as if chips did not compute while shards move, then as it is."""
+    """Simulates the looped program, first as if chips did not compute while shards move."""
     apart, hidden = _of_all_layers(part, part.scenario, lambda scenario: _apart_and_hidden(run(scenario).passes[0]))
     why = "looped matmuls pass shards from chip to chip, over fewer links or in more hops than one collective"
     yield Model("Shards sent hop by hop", OVERLAP, apart, why)
@@ -120,7 +120,7 @@ def _looped(part: Pass) -> Iterator[Model]:
 
 
 def _apart_and_hidden(part: Pass) -> tuple[float, float]:
-    """Step with nothing under the matmuls, and with what the loops hide; each loop is launched once, s."""
+    """Returns the step without overlap, and with what the loops hide; each loop is launched once, s."""
     program = part.trace.program
     computes = np.flatnonzero(program.kind == Kind.COMPUTE)
     once = _launched_once(program, computes)
@@ -132,7 +132,7 @@ def _apart_and_hidden(part: Pass) -> tuple[float, float]:
 
 
 def _launched_once(program: Program, computes: Ints) -> Program:
-    """The program with the launch overhead of a looped matmul on its first piece only."""
+    """Returns the program with the launch overhead of a looped matmul on its first piece only."""
     key = np.stack([program.op[computes], program.layer[computes], program.chip[computes]])
     _, first = np.unique(key, axis=1, return_index=True)
     busy_ps = program.busy_ps.copy()
@@ -146,7 +146,7 @@ def _unaltered(scenario: Scenario) -> tuple[float]:
 
 
 def _of_all_layers(part: Pass, scenario: Scenario, times: Callable[[Scenario], tuple[float, ...]]) -> tuple[float, ...]:
-    """`times` of a scenario, s, from a few of its layers where every chip is simulated and layers take equal times."""
+    """Extrapolates `times` of a scenario, s, from a few layers if all chips are simulated and layers are equal."""
     few = [with_fields(scenario, {"engine.layers": count}) for count in _FEW]
     if part.topology.is_folded or scenario.layers <= sum(_FEW) or scenario.residual == "hybrid":
         return times(scenario)

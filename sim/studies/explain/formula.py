@@ -53,7 +53,7 @@ def _terms(scenario: Scenario) -> Times:
 
 
 def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
-    """The formula, as the terms that count in it."""
+    """Formats the formula, as the terms that count in it."""
     work = scenario.workload
     chip, n = scenario.topology.chip, scenario.topology.chip_count
     N = scenario.parameters
@@ -79,7 +79,7 @@ def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
 
 
 def _wires(scenario: Scenario) -> Iterator[Model]:
-    """Communication alone, from the paper's volumes to all collectives of the layers."""
+    """Yields communication alone, from the paper's volumes to all collectives of the layers."""
     rings, lines = close_rings(scenario), scenario.topology.lines
     at = scenario.uses(tuple(lines))
     over = [axes for axes in (at.d_model, at.d_ff, at.gather) if _ways(rings, axes) > 1]
@@ -138,13 +138,13 @@ def _padding(scenario: Scenario) -> str:
 
 
 def _width(scenario: Scenario) -> int:
-    """d_model as it is computed."""
+    """Returns d_model as it is computed."""
     lengths = {name: axis.size for name, axis in scenario.topology.lines.items()}
     return computed_d_model(scenario, scenario.uses(tuple(lengths)), lengths)
 
 
 def _ffn_sizes(scenario: Scenario, at: Uses) -> dict[Axes, float]:
-    """Gathered bytes of each of the paper's collectives in one layer: B_gLE_e over f, B_gLF_f over e, E_eF_f over g.
+    """Returns gathered bytes of the paper's collectives in one layer: B_gLE_e over f, B_gLF_f over e, E_eF_f over g.
 
     Each runs twice, in and out: two times their sum is `pope.ffn_volume`. Sections 3.2.1 to 3.2.3.
     """
@@ -160,7 +160,7 @@ def _ffn_sizes(scenario: Scenario, at: Uses) -> dict[Axes, float]:
 
 
 def _ffn_wires(scenario: Scenario, at: Uses, matrices_in: int) -> float:
-    """Communication of an FFN of `matrices_in` matrices and one out, on the links of its axes."""
+    """Returns communication of an FFN of `matrices_in` matrices and one out, on the links of its axes."""
     to, sizes = Communication(scenario), {(): 0.0, **_ffn_sizes(scenario, at)}
     same = tuple(axis for axis in at.d_ff if axis not in at.stream)
     full_size = sizes[at.d_ff] / _ways(scenario, at.stream)
@@ -185,7 +185,7 @@ def _layer_wires(scenario: Scenario) -> Times:
 
 
 def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
-    """Compute and memory, from the paper's roofline of all parameters to one of every operation."""
+    """Yields compute and memory, from the paper's roofline of all parameters to one of every operation."""
     model, work = scenario.model, scenario.workload
     chip, n = scenario.topology.chip, scenario.topology.chip_count
     peak, hbm = chip.peak[work.activations].value, chip.hbm_bandwidth.value

@@ -23,7 +23,7 @@ _BRANCHES = ("q", "kv", "q_wi", "wi", "o_wo")
 
 
 def min_step_s(scenario: Scenario) -> float:
-    """Lower bound of one forward pass of a scenario of one phase, s; 0 where the closed form omits too much.
+    """Returns a lower bound of one forward pass of a scenario of one phase, s; 0 if the closed form omits too much.
 
     Raises:
         InputError: chips that do not divide what they share.

@@ -51,7 +51,7 @@ class Work:
 
 
 def list_candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] = ()) -> list[Point]:
-    """All combinations; those that are not legal say so when they are measured.
+    """Returns all combinations; illegal ones say so when they are run.
 
     Args:
         settings: `key=value` of every candidate.
@@ -78,7 +78,7 @@ def list_candidates(work: Work, machines: Sequence[Machine], settings: Sequence[
 
 
 def _partitions(machine: Machine, model: Model, layouts: Sequence[str]) -> Iterator[tuple[Factorisation, str, str]]:
-    """(mesh, preset, attention): of those with the same uses over the same groups of chips the first.
+    """Yields (mesh, preset, attention), the first of those with the same uses over the same groups of chips.
 
     Along one axis those come first that do not tell axes apart; there are no others where its chips hold copies of
     key-value heads, which makes two axes of it.
@@ -125,7 +125,7 @@ def _placed(machine: Machine, mesh: Factorisation, ffn: str, layout: dict[str, A
 
 
 def _uses(at: Uses, merged: Mapping[str, Axes]) -> dict[str, Any]:
-    """`layout.uses` of axes that are several each."""
+    """Returns `layout.uses` of merged axes."""
 
     def names_of(axes: Axes) -> list[str]:
         return [name for axis in axes for name in merged[axis]]
@@ -141,7 +141,7 @@ def _uses(at: Uses, merged: Mapping[str, Axes]) -> dict[str, Any]:
 
 
 def _beside(work: Work, model: Model) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
-    """(named choices, fields of the layout) of every residual scheme and overlap."""
+    """Returns (named choices, fields of the layout) of every residual scheme and overlap."""
     for residual in work.residuals:
         for overlap in work.overlaps:
             named = {"residual": residual} if tuple(work.residuals) != (OWN,) else {}
@@ -153,7 +153,7 @@ def _beside(work: Work, model: Model) -> Iterator[tuple[dict[str, str], dict[str
 
 
 def parse_names(text: str, option: str) -> tuple[str, ...]:
-    """`ladder,own` as names of an option: `layouts`, `residual` or `overlap`. Raises InputError."""
+    """Parses `ladder,own` of an option `layouts`, `residual` or `overlap`. Raises InputError."""
     known = {
         "layouts": (*PRESETS,),
         "residual": (OWN, *RESIDUALS, *plugins.registered("residual_scheme")),
@@ -168,7 +168,7 @@ def parse_names(text: str, option: str) -> tuple[str, ...]:
 
 
 def parse_batches(text: str) -> list[int]:
-    """`64`, or `1..1024`: all powers of two times the first up to the last. Raises InputError."""
+    """Parses `64`, or `1..1024`: all powers of two times the first up to the last. Raises InputError."""
     if (ends := parse_range(text)) is None:
         raise InputError("must be a batch or a range of them", where="--batch", got=text, hint="such as 1..1024")
     first, last = ends

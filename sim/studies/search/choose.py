@@ -34,7 +34,7 @@ class Goal:
         return self.prices[topology] * _TOKENS / _HOUR_S if self.prices else 1e3
 
     def cost(self, row: Row) -> float:
-        """Chip time per token (Pope et al. section 4.4) or its price, in `unit`."""
+        """Returns chip time per token (Pope et al. section 4.4) or its price, in `unit`."""
         return simulated_figures(row).cost_chip_s * self.price(row.choices["topology"])
 
     @property
@@ -47,7 +47,7 @@ class Goal:
         }
 
     def fitting(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows that can run, fit the chips' memory and are fast enough.
+        """Returns the rows that can run, fit the chips' memory and are fast enough.
 
         Raises:
             InputError: there is none.
@@ -66,7 +66,7 @@ class Goal:
         return min(rows, key=self.objectives[objective])
 
     def pareto(self, rows: Sequence[Row]) -> list[Row]:
-        """Rows that no other beats in both step time and cost, by step time: Figure 1 of Pope et al."""
+        """Returns rows that no other beats in both step time and cost, by step time: Figure 1 of Pope et al."""
         front: list[Row] = []
         for row in sorted(rows, key=lambda row: (simulated_figures(row).step_s, self.cost(row))):
             if not front or self.cost(row) < self.cost(front[-1]):
@@ -75,7 +75,7 @@ class Goal:
 
 
 def parse_goal(max_step: str, price: str, topologies: Mapping[str, str]) -> Goal:
-    """From `20ms`, and `2.5` or `tpu_v5e=1.2,h100_sxm=2.5`; empty texts set no limit and no price.
+    """Parses `20ms`, and `2.5` or `tpu_v5e=1.2,h100_sxm=2.5`; empty texts set no limit and no price.
 
     Args:
         topologies: the chip of each.
@@ -112,7 +112,7 @@ def parse_goal(max_step: str, price: str, topologies: Mapping[str, str]) -> Goal
 
 
 def chip_names(topologies: Sequence[str]) -> dict[str, str]:
-    """The kind of chip of each. Raises InputError: no such machine."""
+    """Returns the kind of chip of each topology. Raises InputError: no such machine."""
     return {name: load.topology_spec(name).chip.name for name in topologies}
 
 
@@ -122,7 +122,7 @@ def work_key(row: Row | Point) -> tuple[str, ...]:
 
 
 def fastest_rows(rows: Sequence[Row], count: int) -> dict[tuple[str, ...], list[Row]]:
-    """The fastest of each machine, number of chips and batch, so many at most, in the order of `rows`."""
+    """Returns up to `count` fastest rows of each machine, number of chips and batch, in the order of `rows`."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault(work_key(row), []).append(row)

@@ -20,14 +20,14 @@ Measured = Sequence[tuple[Point, Row]]
 
 
 def list_assumptions(measured: Measured) -> tuple[str, ...]:
-    """A line for every machine of the search, in the order they come in; machines of one stack and chip share it."""
+    """Returns a line for every machine of the search, in order; machines of one stack and chip share it."""
     first = {row.choices["topology"]: point for point, row in reversed(measured) if row.outcome}
     texts = [rests_on(load.scenario(BASE, first[name].settings)).text for name in reversed(first)]
     return tuple(dict.fromkeys(texts))
 
 
 def winner_sensitivity(measured: Measured, goal: Goal, objective: str) -> Sensitivity:
-    """Which constants would make another candidate the best.
+    """Finds constants that would make another candidate the best.
 
     Candidates further behind than the few nearest are tried only if they are the best of their machine or layout.
     """

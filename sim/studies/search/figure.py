@@ -66,7 +66,7 @@ def published_steps(measured: Sequence[tuple[Point, Row]]) -> list[PublishedStep
 
 
 def build_chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[PublishedStep], goal: Goal) -> Chart:
-    """The figure of rows that fit: every candidate, the front of each layout, and which of them nothing beats.
+    """Builds the figure of rows that fit: every candidate, the front of each layout, and the front of all.
 
     A colour is a layout, with the residual scheme where several were searched; a marker is a machine.
     """
@@ -99,7 +99,7 @@ def build_chart(title: str, phase: Phase, rows: Sequence[Row], beside: Sequence[
 
 
 def _lines(rows: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows of each layout, and residual scheme where several were searched, in the order of the presets.
+    """Groups rows by layout, and by residual scheme if several were searched, in the order of the presets.
 
     Of more than there are colours, those that come nearest to the best of all have their own, the rest have one.
     """

@@ -29,7 +29,7 @@ class Machine:
 
 
 def parse_counts(text: str) -> Counts:
-    """`16,64,256` or `64..256`, or several of both. Raises InputError."""
+    """Parses `16,64,256` or `64..256`, or several of both. Raises InputError."""
     ranges = tuple(parse_range(part) for part in text.split(","))
     if None in ranges:
         rule = "must be numbers of chips or ranges of them"
@@ -48,7 +48,7 @@ def parse_range(text: str) -> tuple[int, int] | None:
 def list_machines(
     topologies: Sequence[str], chips: Counts | None = None, settings: Sequence[str] = ()
 ) -> list[Machine]:
-    """The machines to search on, each once.
+    """Returns the machines to search on, each once.
 
     Args:
         chips: with these numbers of chips only. A machine that cannot be used in parts then also stands for the shipped
@@ -100,7 +100,7 @@ def slices_of(topology: str) -> dict[str, TopologySpec]:
 
 
 def _check(chips: Counts, known: set[int], topology: str) -> None:
-    """Every number, and every range, must have a machine. Raises InputError."""
+    """Checks that every number, and every range, has a machine. Raises InputError."""
     for low, high in chips:
         if not any(low <= count <= high for count in known):
             got = str(low) if low == high else f"{low}..{high}"

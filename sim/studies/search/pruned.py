@@ -28,7 +28,7 @@ _ROUNDED = 1e-6
 def run_candidates(
     points: Sequence[Point], jobs: int = 1, max_step_s: float = float("inf"), *, prune: bool = True
 ) -> Generator[tuple[int, Row | None]]:
-    """(number of a candidate, its row, or None where it was skipped), in rounds: those of the least bounds first.
+    """Yields (number of a candidate, its row, None if skipped), in rounds: those of the least bounds first.
 
     Args:
         jobs: processes on this computer.
@@ -60,7 +60,7 @@ def run_candidates(
 
 
 def min_candidate_s(point: Point) -> float:
-    """The bound of a candidate, s; 0 for one that cannot run, so that it is measured and says why.
+    """Returns the bound of a candidate, s; 0 for one that cannot run, so that it is run and says why.
 
     It counts the operations of shipped residual schemes, and is 0 for others.
     """

@@ -32,7 +32,7 @@ _SHORT = {
 
 
 def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
-    """The scenario's figure, checked; without one, latency over the first axis of numbers.
+    """Returns the scenario's figure, checked; without one, latency over the first axis of numbers.
 
     Args:
         axes: those still swept. A line is then told apart by them only; without its x there is no figure.
@@ -78,7 +78,7 @@ def build_chart(
     rows: Sequence[Row],
     predictions: Mapping[str, Mapping[tuple[str, float], float]] | None = None,
 ) -> Chart:
-    """The figure of the rows that have an outcome.
+    """Builds the figure of the rows that have an outcome.
 
     Args:
         predictions: of the user by name, and by label of the line and x.
@@ -156,7 +156,7 @@ def _points_of(
 
 
 def _form(scenario: Scenario, figure: FigureSpec) -> str:
-    """Name of the closed form."""
+    """Returns the name of the closed form."""
     if figure.y == "slower":
         return "closed form, of a stall"
     if scenario.pipeline:
@@ -176,7 +176,7 @@ def _y_label(figure: FigureSpec, words: str, unit: str) -> str:
 
 
 def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]:
-    """The other lines over the baseline, where it has the same x: above 1 is better, of rates and of times."""
+    """Returns the other lines over the baseline at the same x: above 1 is better, of rates and of times."""
     base = next((line for line in lines if line.label == baseline), None)
     if base is None:
         return []
@@ -217,7 +217,7 @@ def x_of(figure: FigureSpec, row: Row) -> float:
 
 
 def line_of(figure: FigureSpec, row: Row) -> str:
-    """The label of the line that a row belongs to."""
+    """Returns the label of the line that a row belongs to."""
     return ", ".join(row.choices[axis] for axis in figure.lines)
 
 
@@ -226,7 +226,7 @@ def _labels(sweep: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 
 def _numbers(values: Iterable[Any]) -> list[tuple[float, str]] | None:
-    """Number and SI unit of each value or name of a variant, None if one is no number or the units differ."""
+    """Returns number and SI unit of each value or name of a variant, None if one is no number or the units differ."""
     numbers = [_number(value) for value in values]
     known = [number for number in numbers if number]
     return known if known and len(known) == len(numbers) and len({unit for _, unit in known}) == 1 else None
@@ -258,7 +258,7 @@ _READABLE = {
 
 
 def _x_unit(values: Sequence[Any]) -> tuple[float, str]:
-    """Size and name of the unit on the x axis: the largest in which the largest value is 1 or more."""
+    """Returns size and name of the unit on the x axis: the largest in which the largest value is 1 or more."""
     numbers = _numbers(list(values)) or [(1.0, "")]
     unit, most = numbers[0][1], max(number for number, _ in numbers)
     sizes = _READABLE.get(unit, ((1.0, unit),))

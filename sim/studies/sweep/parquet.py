@@ -22,7 +22,7 @@ def check() -> None:
 
 
 def write(path: Path, rows: Sequence[Row], sweep: Mapping[str, Any], axes: Sequence[str]) -> None:
-    """The columns of the CSV file with their types: an axis of numbers holds numbers, what is not there is null.
+    """Writes the columns of the CSV file with their types: an axis of numbers holds numbers, missing values are null.
 
     A Parquet file cannot be appended to: rows are safe in the CSV file as they come, and this is written from them.
 
@@ -48,7 +48,7 @@ def write(path: Path, rows: Sequence[Row], sweep: Mapping[str, Any], axes: Seque
 
 
 def _kind(values: Any) -> type:
-    """The type of an axis's labels."""
+    """Returns the type of an axis's labels."""
     kinds = {type(value) for value in values} if isinstance(values, list) else set()
     if kinds == {int}:
         return int

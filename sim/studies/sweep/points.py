@@ -31,7 +31,7 @@ class Point:
 
 
 def list_points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]:
-    """All combinations, the last axis fastest.
+    """Returns all combinations, the last axis fastest.
 
     Args:
         settings: those that `scenario` was loaded with.
@@ -60,7 +60,7 @@ def list_points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]
 
 
 def swept_axes(scenario: Scenario, settings: Sequence[str] = ()) -> dict[str, list[Any] | dict[str, dict[str, Any]]]:
-    """The axes that the settings leave: an axis all of whose fields are set is no longer swept."""
+    """Returns the axes that the settings leave: an axis all of whose fields are set is no longer swept."""
     keys = [_key(setting) for setting in settings]
 
     def free(field: str) -> bool:
@@ -70,7 +70,7 @@ def swept_axes(scenario: Scenario, settings: Sequence[str] = ()) -> dict[str, li
 
 
 def refuse_sweep(scenario: Scenario, settings: Sequence[str] = ()) -> None:
-    """Raise InputError for a scenario that is many runs and not one."""
+    """Raises InputError for a scenario that is a sweep of several runs."""
     axes = swept_axes(scenario, settings)
     if axes:
         fields = dict.fromkeys(field for axis, values in axes.items() for field in _fields(axis, values))
@@ -79,14 +79,14 @@ def refuse_sweep(scenario: Scenario, settings: Sequence[str] = ()) -> None:
 
 
 def format_label(value: Any) -> str:
-    """A swept value in words: text as it prints, a mapping as `key=value, ...`, anything else as in the file."""
+    """Formats a swept value: text as it prints, a mapping as `key=value, ...`, anything else as in the file."""
     if isinstance(value, dict):
         return ", ".join(f"{format_label(key)}={format_label(part)}" for key, part in value.items())
     return " ".join(printable(value).split()) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _options(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
-    """Label and settings of each choice on an axis."""
+    """Returns label and settings of each choice on an axis."""
     if isinstance(values, dict):
         return [
             (format_label(name), tuple(_setting(*field) for field in fields.items())) for name, fields in values.items()
@@ -95,7 +95,7 @@ def _options(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[t
 
 
 def _fields(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[str]:
-    """The fields that an axis changes."""
+    """Returns the fields that an axis changes."""
     return [field for fields in values.values() for field in fields] if isinstance(values, dict) else [axis]
 
 

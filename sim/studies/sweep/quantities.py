@@ -20,7 +20,7 @@ class Quantity:
 
 
 def _part(part: str, field: str) -> Callable[[Outcome], float | None]:
-    """A figure of a part of an outcome; None where it has no such part."""
+    """Returns a getter of a figure of a part of an outcome; None if it has no such part."""
     return lambda out: getattr(getattr(out, part), field, None)
 
 
@@ -70,6 +70,6 @@ _AXES = {
 
 
 def name_axis(axis: str) -> str:
-    """A swept field: `workload.batch` is batch, but `topology.link.latency` link latency, as a latency is a run's."""
+    """Names a swept field: `workload.batch` is batch, `topology.link.latency` link latency, as a run has a latency."""
     *_, parent, field = (axis if axis.count(".") > 1 else f".{axis.rpartition('.')[2]}").split(".")
     return _AXES.get(axis, f"{parent} {field}".strip().replace("_", " "))

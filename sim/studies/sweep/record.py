@@ -52,7 +52,7 @@ class Record:
         self._expected = Mark(version=__version__, of=of, source=source)
 
     def interrupted(self) -> dict[int, Row]:
-        """Rows by the number of their point, where this sweep was begun and not finished; else none.
+        """Returns rows by the number of their point, if this sweep was begun and not finished; else none.
 
         Raises:
             InputError: the rows are those of another scenario file.
@@ -73,7 +73,7 @@ class Record:
         return rows if len(rows) < len(self._points) else {}
 
     def keep_damaged(self) -> Path | None:
-        """Move rows aside of which sweep.json does not say what they are; where to, None where there are none."""
+        """Moves rows aside that sweep.json does not describe; returns their new path, None without such rows."""
         try:
             read_sealed(self._mark, Mark)
         except InputError:
@@ -81,7 +81,7 @@ class Record:
         return None
 
     def _rows(self, text: str, hashes: set[str]) -> dict[int, Row]:
-        """Rows that are what was written."""
+        """Returns rows that are what was written."""
         numbers = {tuple(_cell(point.choices[axis]) for axis in self._axes): i for i, point in enumerate(self._points)}
         names, rows = _names(self._axes), {}
         for values in csv.reader(io.StringIO(text)):
@@ -94,7 +94,7 @@ class Record:
 
     @contextmanager
     def open(self, known: dict[int, Row]) -> Iterator[Writer]:
-        """A file that begins with the rows already known, and takes more."""
+        """Opens a file that begins with the known rows, and appends more."""
         fresh = self._path.with_name(f".{self._path.name}")
         with fresh.open("w", encoding="utf-8", newline="") as file:
             Writer(file, self._axes).all([known[number] for number in sorted(known)])
@@ -105,7 +105,7 @@ class Record:
                 yield Writer(file, self._axes, hashes)
 
     def in_order(self, rows: Sequence[Row]) -> None:
-        """Write all rows anew, as several processes do not give them in the order of the points."""
+        """Writes all rows again in the order of the points, which several processes do not keep."""
         fresh = self._path.with_name(f".{self._path.name}")
         with fresh.open("w", encoding="utf-8", newline="") as file:
             Writer(file, self._axes).all(rows)
@@ -113,7 +113,7 @@ class Record:
 
 
 def _cell(text: str) -> str:
-    """The text as a spreadsheet shows it: what it would take for a formula begins with an apostrophe, as that itself.
+    """Returns text as a spreadsheet shows it: text that it would take for a formula begins with an apostrophe.
 
     A number stays as it is.
     """
@@ -136,13 +136,13 @@ class Writer:
         self._csv = csv.writer(file, lineterminator="\n")
 
     def all(self, rows: Sequence[Row]) -> None:
-        """The head of the table and rows."""
+        """Writes the head of the table and rows."""
         self._write(_names(self._axes))
         for row in rows:
             self.add(row)
 
     def add(self, row: Row) -> None:
-        """One row, in the file when this returns."""
+        """Writes one row; it is in the file when this returns."""
         figures = ["" if value is None else str(value) for value in outcome_columns(row.outcome).values()]
         values = [*(_cell(row.choices[axis]) for axis in self._axes), *figures, _cell(row.error or "")]
         if self._hashes:
@@ -164,7 +164,7 @@ def _hash(values: Sequence[str]) -> str:
 
 
 def _text(path: Path, most_bytes: int) -> str:
-    """The text of a file. Raises OSError, ValueError."""
+    """Reads the text of a file. Raises OSError, ValueError."""
     if path.stat().st_size > most_bytes:
         raise ValueError(f"{path} has more than {most_bytes} bytes")
     return path.read_text("utf-8")

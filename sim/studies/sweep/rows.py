@@ -100,7 +100,7 @@ class Row:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as JSON data."""
+        """Returns the row as JSON data."""
         outcome = dataclasses.asdict(self.outcome) if self.outcome else None
         return {"choices": dict(self.choices), "outcome": outcome, "error": self.error}
 
@@ -124,7 +124,7 @@ def run_point(name: str, point: Point) -> Row:
 
 
 def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
-    """Column names and values; all None where there is no outcome."""
+    """Returns column names and values; all None without an outcome."""
     result: dict[str, Any] = {}
     for field in dataclasses.fields(Outcome):
         value = getattr(outcome, field.name, None)
@@ -138,7 +138,7 @@ def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
 
 
 def column_types() -> dict[str, type]:
-    """The type of every column: int, float or bool."""
+    """Returns the type of every column: int, float or bool."""
     types: dict[str, type] = {}
     for field in dataclasses.fields(Outcome):
         prefix, form = _PARTS.get(field.name, ("", None))
@@ -148,7 +148,7 @@ def column_types() -> dict[str, type]:
 
 
 def parse_outcome(texts: Mapping[str, str]) -> Outcome | None:
-    """The outcome whose `columns` were written as text; None for one that is not there.
+    """Parses the outcome whose columns were written as text; None if there is none.
 
     Raises:
         ValueError: a value is no number.
@@ -186,7 +186,7 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
     )
 
     def at(latency: str) -> Figures:
-        """The same work in the time that a closed form says."""
+        """Scales the figures to the time of a closed form."""
         total_s = float(getattr(form, latency))
         ratio = total_s / simulated.latency_s
         first, then = figures.ttft_s and figures.ttft_s * ratio, figures.tpot_s and figures.tpot_s * ratio
@@ -241,6 +241,6 @@ def _pool(report: Report) -> PoolFigures | None:
 
 
 def _plain(error: InputError) -> str:
-    """The message without the settings of the point: the row's choices say what they are."""
+    """Returns the message without the settings of the point, which the row's choices already state."""
     hint = error.hint.partition(f"with --set {NO_SWEEP[0]}")[0].rstrip("; ")
     return str(InputError(error.rule, where=error.where.removeprefix("--set "), got=error.got, hint=hint))

@@ -37,7 +37,7 @@ def render(
     console: Console | None = None,
     predictions: Beside | None = None,
 ) -> None:
-    """Print a table of the values on the last axis per combination of the others (default: on standard output).
+    """Prints a table of the values on the last axis per combination of the others (default: on standard output).
 
     Args:
         predictions: of the user.
@@ -56,7 +56,7 @@ def render(
 
 
 def _chosen(axis: str, row: Row) -> str:
-    """`batch 8`; a variant by its name alone."""
+    """Returns `batch 8`; a variant by its name alone."""
     return f"{name_axis(axis)} {row.choices[axis]}" if "." in axis else row.choices[axis]
 
 
@@ -69,7 +69,7 @@ class _Column:
 
 
 def _shown(rows: Sequence[Row]) -> list[_Column]:
-    """The columns that some row has something in."""
+    """Returns the columns that have a value in some row."""
     outcomes = [row.outcome for row in rows if row.outcome]
     every = (
         _Column("latency", lambda out: format_seconds(out.simulated.latency_s)),
@@ -93,7 +93,7 @@ def _shown(rows: Sequence[Row]) -> list[_Column]:
 
 
 def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Beside) -> Table:
-    """One line per row: the choice, simulated figures, the usual closed form, own predictions, the published point."""
+    """Builds a table of one line per row: choice, simulated figures, closed form, predictions, published point."""
     from rich import box
     from rich.table import Table
 
@@ -115,7 +115,7 @@ def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Be
 
 
 def _other(row: Row, figure: FigureSpec, beside: Mapping[tuple[str, float], float]) -> list[str]:
-    """The published or predicted point of a row, and by how much the simulated one is more."""
+    """Returns the published or predicted point of a row, and the relative difference of the simulated one."""
     if row.outcome is None:
         return ["", ""]
     y = Y[figure.y]
@@ -131,5 +131,5 @@ def _rate(value: float) -> str:
 
 
 def _more(value: float, other: float | None) -> str:
-    """By how much a value is more than another."""
+    """Formats the relative difference of a value to another."""
     return f"{value / other - 1:+.1%}" if other else ""

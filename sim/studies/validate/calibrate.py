@@ -59,7 +59,7 @@ class _Rows:
     """Root mean square of each evaluation."""
 
     def log_errors(self, places: Sequence[int], values: Sequence[str]) -> Vector:
-        """log(simulated / published) of some rows under settings."""
+        """Returns log(simulated / published) of some rows under settings."""
         key = tuple(values)
         if any((place, key) not in self.errors for place in places):
             for place in places:
@@ -108,7 +108,7 @@ def fit(
     *,
     cross_validate: bool = True,
 ) -> Fit:
-    """Fit the constants that a suite names to its gated rows, or to those that it names.
+    """Fits the constants that a suite names to its gated rows, or to those that it names.
 
     Args:
         name: a shipped suite or a file.
@@ -255,7 +255,7 @@ def _describe(data: _Rows, stages: Sequence[_Stage]) -> Fit:
 def _determine(
     data: _Rows, before: Sequence[_Stage], stage: _Stage, errors: Vector
 ) -> tuple[dict[str, float], Determination]:
-    """Standard errors of a stage's constants, and the directions in which its rows leave them free.
+    """Returns standard errors of a stage's constants, and the directions in which its rows leave them free.
 
     The scatter is that of the residuals, at least how exactly the rows were read. With J = U S V', a step of d along a
     column of V adds (S d)^2 to the sum of squares, and its standard error is scatter / S.

@@ -34,7 +34,7 @@ SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the 
 def validate(
     name: str, rows: Path | None = None, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Validation:
-    """Predict every case of a suite.
+    """Predicts every case of a suite.
 
     Args:
         name: a shipped suite or a file.
