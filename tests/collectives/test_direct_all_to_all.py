@@ -143,7 +143,7 @@ def test_what_one_chip_plans_is_what_folding_all_chips_gives(topology):
     for collective, algorithms in ON_TORUS.items():
         for algorithm, make in algorithms.items():
             for axes in [(name,) for name in names] if collective == "permute" else [tuple(names), tuple(names[-1:])]:
-                if not _plans_one_chip(one, collective, axes, algorithm):
+                if not _plans_one_chip(one, collective, axes, algorithm, make):
                     continue
                 planned.add((collective, algorithm))
                 direct, by_folding = make(one, axes), fold(make(topology, axes), one)

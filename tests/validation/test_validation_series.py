@@ -199,7 +199,11 @@ def test_a_function_of_a_collective_gets_its_name_chips_and_bytes(tmp_path):
     ("prediction", "code", "message"),
     [
         ({}, "", "predictions.own: must name a column of the rows or a closed_form, and only one of them"),
-        ({"closed_form": "forms"}, "", "predictions.own.closed_form: must be module:function, got 'forms'"),
+        (
+            {"closed_form": "forms"},
+            "",
+            "predictions.own.closed_form: must be module:function, or a closed form of a plugin, got 'forms'",
+        ),
         ({"closed_form": "forms:other"}, "", "predictions.own.closed_form: must name a function of module forms"),
         ({"closed_form": "no_such_module:f"}, "", "must be module:function of a module that can be imported"),
         ({"closed_form": "forms:f"}, "def f(scenario): return 1 / 0", "forms:f failed .ZeroDivisionError: division"),

@@ -72,8 +72,12 @@ def _drawn(values: RandomValues) -> dict[str, Any]:
     for name, definition in (("model", "Model"), ("workload", "Workload"), ("layout", "LayoutSpec")):
         data[name] = values.definition(definition)
     for name, part in SCHEMAS["scenario"]["properties"].items():
-        if name not in data and name not in ("sweep", "figure") and values.chance(_OPTIONAL.get(name, 0.3)):
+        if name not in data and name not in ("sweep", "figure", "plugins") and values.chance(_OPTIONAL.get(name, 0.3)):
             data[name] = values.value(part, name)
+    if values.chance(0.8):  # `ffn` or `uses`, and a stack that is there
+        data["layout"].pop("uses", None)
+        if isinstance(topology, dict):
+            topology.pop("default_stack", None)
     _agree_model(values, data["model"])
     _agree_workload(values, data["workload"], spec)
     _agree_layout(values, data, spec)
