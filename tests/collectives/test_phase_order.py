@@ -2,7 +2,7 @@
 
 import pytest
 from support.machines import torus
-from support.shipped_machines import one_of_each_wiring
+from support.shipped_machines import machine, one_of_each_wiring
 
 from sim.collectives import COLLECTIVES, ON_TORUS, schedule
 from sim.collectives.chunk_replay import replay
@@ -10,11 +10,10 @@ from sim.collectives.torus.phase_order import needs_order
 from sim.specs import PerturbSpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench.collective import CollectiveSpec
-from sim.topology import build
 from sim.topology.lower_bound import lower_bound
 
 SIZES = (2.0**16, 2.0**20, 2.0**26, 2.0**30)
-TORI = {name: build(*load.machine(name)) for name in load.shipped("topology")}
+TORI = {name: machine(name) for name in load.shipped("topology")}
 TORI = {name: topology for name, topology in TORI.items() if topology.kind == "torus"}
 
 

@@ -8,7 +8,7 @@ import pytest
 from support.commands import call
 from support.files import write
 from support.selection import slow_if
-from support.shipped_machines import one_of_each_wiring
+from support.shipped_machines import machine, one_of_each_wiring
 
 from sim.collectives import COLLECTIVES, algorithm_names, algorithm_of, schedule
 from sim.collectives.nccl.kernels import ON_NCCL
@@ -18,7 +18,7 @@ from sim.topology import Topology, build
 from sim.topology.rings import boxes
 
 GRAPHS = [name for name in load.shipped("topology") if isinstance(load.topology_spec(name), GraphSpec)]
-SUMMING = [name for name in GRAPHS if build(*load.machine(name)).reduction.enabled]
+SUMMING = [name for name in GRAPHS if machine(name).reduction.enabled]
 
 
 def without_link(spec: GraphSpec, number: int) -> GraphSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import json
 import textwrap
@@ -46,6 +47,7 @@ def write(folder: Path) -> list[Path]:
     return paths
 
 
+@functools.cache
 def field_docs(model: type[Strict]) -> dict[str, str]:
     """Returns the text below each field of a model's class, its base classes included, by the field's name."""
     docs = {}
