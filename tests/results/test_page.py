@@ -107,7 +107,7 @@ def test_the_areas_of_the_whole_step_are_shares_of_its_time(tmp_path: Path, brow
     page.click("#zoom-whole")
     plot = page.locator("#timeline .nsewdrag").first.bounding_box()
     tick = page.locator("#timeline .ytick text", has_text="critical path").bounding_box()
-    height, top = 24, page.evaluate("window.scrollY")  # its bars are as high; page.js
+    height, top = 24, page.evaluate("window.scrollY")  # its bars are as high; timeline.js
     middle = top + tick["y"] + tick["height"] / 2
     box = {"x": plot["x"], "y": middle - height / 2, "width": plot["width"], "height": height}
     image = plt.imread(io.BytesIO(page.screenshot(clip=box, full_page=True)))[..., :3]

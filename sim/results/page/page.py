@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from sim.report.present.comparison import Comparison
     from sim.simulate.result import Run
 
+_SCRIPTS = ("parts.js", "charts.js", "timeline.js", "page.js")
+"""In this order: each uses what stands in those before it."""
+
 
 def write(
     runs: Sequence[Run],
@@ -60,7 +63,7 @@ def write(
     parts = {
         "title": html.escape(title),
         "style": f":root {{ {variables} }}\n{_file('page.css')}",
-        "script": _file("page.js"),
+        "script": "\n".join(map(_file, _SCRIPTS)),
         "plotly": _packed(_plotly()),
         "data": _packed(json.dumps(data, separators=(",", ":"), allow_nan=False).encode()),
     }

@@ -1,0 +1,191 @@
+// --- headline ---------------------------------------------------------------------------------------------------------
+
+function headline(parent, run) {
+  const count = (value, noun) => `${value.toLocaleString("en")} ${noun}${value === 1 ? "" : "s"}`;
+  const layers = run.layers < run.all_layers ? `${run.layers} of ${count(run.all_layers, "layer")}` : count(run.layers, "layer");
+  el(parent, "p", `${run.machine}, ${count(run.chips, "chip")}, ${layers}; ${run.tasks.toLocaleString("en")} tasks simulated` +
+    (run.folded ? ", one chip for all that are alike" : ""), { className: "dim" });
+  if (run.description) el(parent, "p", run.description);
+  const cards = el(parent, "div", null, { className: "cards" });
+  run.headline.forEach((row) => {
+    const card = el(cards, "div", null, { className: "card" });
+    el(card, "span", row.label, { className: "label" });
+    el(card, "b", row.value).dataset.metric = row.label;
+    el(card, "span", row.definition);
+  });
+  blocks(parent, run.overall);
+  run.notes.forEach((note) => el(parent, "p", note, { className: "dim" }));
+}
+
+// Tables and lines, as the terminal prints them.
+function blocks(parent, found) {
+  found.flat().forEach((part) => {
+    if (part.columns === undefined) { el(parent, "p", part.text, { className: part.warns ? "warn" : "" }); return; }
+    const made = table(el(parent, "div", null, { className: "wide" }), part.columns, part.groups.flat());
+    const lines = [...made.querySelectorAll("tbody tr")];
+    let at = 0;
+    part.groups.slice(0, -1).forEach((group) => { at += group.length; if (lines[at]) lines[at].className = "apart"; });
+    if (part.warning) el(parent, "p", part.warning, { className: "warn" });
+  });
+}
+
+// --- bars -------------------------------------------------------------------------------------------------------------
+
+function stack(parent, parts, total, looks) {
+  legend(parent, parts.map((part) => [part.name, ...looks[part.name]]));
+  const target = el(parent, "div", null, { className: "plot" }), [unit, name] = unitOf(total);
+  const traces = parts.map((part) => ({
+    type: "bar", orientation: "h", y: [""], x: [part.time_s / unit], name: part.name,
+    marker: { color: looks[part.name][0], line: { color: PAPER, width: 1 }, pattern: { shape: looks[part.name][1], bgcolor: looks[part.name][0], fgcolor: DATA.colours.palette.grey, size: 6, solidity: 0.3 } },
+    text: [part.time_s / total * target.clientWidth > 56 ? percent(part.time_s / total) : ""], textposition: "inside", textangle: 0, insidetextanchor: "middle", textfont: { color: contrasting(looks[part.name][0]) },
+    hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of it<extra></extra>`,
+  }));
+  Plotly.newPlot(target, traces, layout({
+    barmode: "stack", height: 110, margin: { l: 10, r: 10, t: 4, b: 46 }, xaxis: { title: { text: `time, ${name}`, standoff: 4 }, range: [0, total / unit] },
+    yaxis: { visible: false }, showlegend: false,
+  }), { ...CONFIG, displayModeBar: false });
+}
+
+function waterfall(parent, phase) {
+  const bars = phase.waterfall;
+  if (!bars.length) {
+    el(parent, "p", `No closed form covers ${phase.uncovered}.`, { className: "dim" });
+    return;
+  }
+  const total = bars.reduce((sum, bar) => sum + bar.seconds, 0), [unit, unitName] = unitOf(total);
+  const names = [...bars.map((bar) => bar.name), "simulated"];
+  const y = [...bars.map((bar) => bar.seconds / unit), total / unit];
+  const target = el(parent, "div", null, { className: "plot" }), narrow = target.clientWidth < 600;
+  Plotly.newPlot(target, [{
+    type: "waterfall", orientation: "h", y: names.map((_, i) => i), x: y,
+    measure: names.map((_, i) => (i === names.length - 1 ? "total" : i ? "relative" : "absolute")),
+    text: y.map((value, i) => (i && i < bars.length ? signed(Math.abs(value * unit) < 1e-7 * total ? 0 : value * unit) : time(value * unit))), textposition: "outside", cliponaxis: false,
+    customdata: [...bars.map((bar) => (bar.group ? `${bar.group}<br>` : "") + wrap(bar.why)), ""],
+    hovertemplate: "%{text}<br>%{customdata}<extra></extra>",
+    increasing: { marker: { color: DATA.colours.changes.more } }, decreasing: { marker: { color: DATA.colours.changes.less } }, totals: { marker: { color: INK } },
+    connector: { line: { color: "#bbb", width: 1 } },
+  }], layout({
+    height: 96 + 25 * names.length, margin: { l: narrow ? 130 : 250, r: 70, t: 32, b: 40 }, xaxis: { range: [0, 1.04 * Math.max(...running(bars), total) / unit], title: { text: `${phase.span}, ${unitName}`, standoff: 4 }, zeroline: true },
+    yaxis: { tickvals: names.map((_, i) => i), ticktext: names.map((name) => wrap(name, narrow ? 20 : 70)), autorange: "reversed", automargin: true }, showlegend: false,
+  }), CONFIG);
+}
+
+function running(bars) { // where each bar ends, s
+  let sum = 0;
+  return bars.map((bar) => { sum += bar.seconds; return sum; });
+}
+
+function stages(parent, found) { // batches on the stages of a pipeline
+  el(parent, "h3", "Requests on the stages, by number");
+  const colours = DATA.colours.requests, bars = found.bars, ms = (x) => time(x / 1e3);
+  Plotly.newPlot(el(parent, "div", null, { className: "plot" }), [{
+    type: "bar", orientation: "h", y: bars.map((bar) => bar[0]), base: bars.map((bar) => bar[1]), x: bars.map((bar) => bar[2]),
+    text: bars.map((bar) => bar[3]), textposition: "inside", insidetextanchor: "middle", constraintext: "none", textangle: 0,
+    hovertext: bars.map((bar) => `request ${bar[3]} on ${found.rows[bar[0]]}<br>${ms(bar[1])} to ${ms(bar[1] + bar[2])}: ${ms(bar[2])}`), hovertemplate: "%{hovertext}<extra></extra>",
+    marker: { color: bars.map((bar) => colours[bar[4] % colours.length]), line: { color: PAPER, width: 1 } }, textfont: { color: "#fff" },
+  }], layout({
+    height: 90 + 34 * found.rows.length, margin: { l: 120, r: 12, t: 32, b: 46 }, showlegend: false, bargap: 0.15, barmode: "overlay",
+    uniformtext: { mode: "hide", minsize: 8 }, xaxis: { title: { text: "time, ms", standoff: 6 }, rangemode: "tozero" },
+    yaxis: { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows.map((row) => `${row} `), automargin: true, fixedrange: true, showgrid: false },
+  }), CONFIG);
+}
+
+// --- memory, critical path --------------------------------------------------------------------------------------------
+
+function memory(parent, found) {
+  const used = found.parts.reduce((sum, part) => sum + part.gib, 0);
+  const target = el(parent, "div", null, { className: "plot" });
+  const grown = found.grows.length > 1;
+  const steps = grown ? found.grows.map((point) => point[0]) : ["now"];
+  const cache = found.parts.find((part) => part.name === "KV cache");
+  const traces = found.parts.map((part) => ({
+    name: part.name, x: steps, y: steps.map((_, i) => (grown && part === cache ? found.grows[i][1] - (used - part.gib) : part.gib)),
+    ...(grown ? { type: "scatter", mode: "lines", stackgroup: "one", line: { width: 0.5, color: part.colour }, fillcolor: part.colour } : { type: "bar", width: 0.5, marker: { color: part.colour } }),
+    hovertemplate: "%{y:.3f} GiB<extra>" + part.name + "</extra>",
+  }));
+  Plotly.newPlot(target, traces, layout({
+    height: 260, barmode: "stack", margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+    xaxis: grown ? { title: { text: "decode steps done", standoff: 4 }, range: [0, steps[steps.length - 1]] } : { visible: false },
+    yaxis: { title: { text: "GiB" }, range: [0, 1.08 * Math.max(used, found.capacity_gib)] },
+    shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: found.capacity_gib, y1: found.capacity_gib, line: { color: INK, dash: "dash", width: 1 } }],
+    annotations: [{ xref: "paper", x: 1, y: found.capacity_gib, text: "capacity", showarrow: false, xanchor: "right", yanchor: "bottom" }],
+  }), { ...CONFIG, displayModeBar: false });
+  if (found.devices.length) devices(parent, found);
+}
+
+function devices(parent, found) {
+  el(parent, "h3", "Over time: layers are loaded and evicted");
+  const target = el(parent, "div", null, { className: "plot" });
+  Plotly.newPlot(target, found.devices.map((device) => ({
+    type: "scatter", mode: "lines", name: device.name, x: device.x, y: device.y, line: { shape: "hv" }, hovertemplate: "%{x} ms: %{y} GiB<extra>" + device.name + "</extra>",
+  })), layout({
+    height: 260, margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
+    colorway: DATA.colours.devices, xaxis: { title: { text: "time, ms", standoff: 4 } }, yaxis: { title: { text: "GiB" }, rangemode: "tozero" },
+  }), CONFIG);
+}
+
+function shareRows(shares, about) {
+  const most = Math.max(...shares.map((share) => share.of_step), 1e-9);
+  return shares.map((share) => [share.name, time(share.time_s), { text: percent(share.of_step), share: share.of_step / most, title: (about || {})[share.name] || "" }, share.segments.toLocaleString("en")]);
+}
+
+function critical(parent, phase, key, run) {
+  const found = phase.critical;
+  el(parent, "p", `The chain of operations and messages, over dependencies and busy resources, that made it as long as it is (${phase.span}, ${time(phase.step_s)}). The parts add up to it to the picosecond.`);
+  stack(parent, found.causes, found.step_s, run.looks);
+  const columns = el(parent, "div", null, { className: "columns" });
+  const left = el(columns, "div"), right = el(columns, "div");
+  table(left, ["what the time is spent on", "time", "share", "segments"], shareRows(found.causes, found.about), `causes${key}`);
+  if (found.links.length) { el(left, "h3", "by kind of link"); table(left, ["link", "time", "share", "segments"], shareRows(found.links)); }
+  table(right, ["operation or collective", "time", "share", "segments"], shareRows(found.ops, found.about));
+  if (phase.what_if) {
+    const most = Math.max(...phase.what_if.map((row) => row.saved_s), 1e-12);
+    el(parent, "h3", "What would shorten it: simulated again with one cost removed at a time");
+    table(parent, ["simulated again with", "time", "saved", "share"], phase.what_if.map((row) => [row.name, time(row.step_s), time(row.saved_s), { text: percent(row.saved_s / found.step_s), share: row.saved_s / most }]), `whatif${key}`);
+  } else el(parent, "p", "sim run --critical-path also simulates what would shorten it.", { className: "dim" });
+}
+
+// --- link map ---------------------------------------------------------------------------------------------------------
+
+
+function linkMap(parent, links) {
+  if (!links.lines.length) { el(parent, "p", "The machine has no links.", { className: "dim" }); return; }
+  const most = Math.max(...links.lines.map((line) => line.busy), 1e-9), steps = DARK ? DATA.colours.load.slice().reverse() : DATA.colours.load, bins = steps.length; // the busiest link stands out from the paper
+  const traces = [];
+  for (const dashed of [true, false]) for (let bin = 0; bin < bins; bin++) {
+    const own = links.lines.filter((line) => line.dashed === dashed && Math.min(bins - 1, Math.floor(line.busy / most * bins)) === bin);
+    if (!own.length) continue;
+    traces.push({ type: "scatter", mode: "lines", hoverinfo: "skip", line: { color: steps[bin], width: 3, dash: dashed ? "2px,2px" : "solid" },
+      x: own.flatMap((line) => [...line.x, null]), y: own.flatMap((line) => [...line.y, null]) });
+  }
+  const spot = (values) => { const n = values.length, at = (n - 1) * 0.62, k = Math.min(Math.floor(at), n - 2); return values[k] + (values[k + 1] - values[k]) * (at - k); };
+  traces.push({ type: "scatter", mode: "markers", x: links.lines.map((line) => spot(line.x)), y: links.lines.map((line) => spot(line.y)),
+    marker: { size: 9, opacity: 0, color: links.lines.map((line) => 100 * line.busy), cmin: 0, cmax: 100 * most,
+      colorscale: steps.map((colour, i) => [i / (bins - 1), colour]), showscale: links.lines.some((line) => line.busy > 0), colorbar: { title: { text: "busy, % of the time", side: "right" }, thickness: 12, outlinewidth: 0 } },
+    text: links.lines.map((line) => `<b>${line.name}</b><br>${percent(line.busy)} busy<br>${amount(Math.round(line.bytes))}<br>${line.rate}`), hovertemplate: "%{text}<extra></extra>" });
+  const boxes = links.nodes.filter((node) => node.box), chips = links.nodes.filter((node) => !node.box);
+  const wide = (node) => (node.box ? node.box[0] : node.radius), high = (node) => (node.box ? node.box[1] : node.radius);
+  const ends = (side, sizes, lines) => [Math.min(...links.nodes.map((node) => node[side] - sizes(node)), ...lines) - 0.15, Math.max(...links.nodes.map((node) => node[side] + sizes(node)), ...lines) + 0.15];
+  const xs = ends("x", wide, links.lines.flatMap((line) => line.x)), ys = ends("y", high, links.lines.flatMap((line) => line.y));
+  const target = el(parent, "div", null, { className: "plot" }), across = (target.clientWidth || 600) - 110;
+  const tall = Math.max(150, Math.min(560, across * (ys[1] - ys[0]) / (xs[1] - xs[0])));
+  const unit = Math.min(across / (xs[1] - xs[0]), tall / (ys[1] - ys[0])); // pixels
+  const letters = (nodes) => { // what is written into nodes, and how large: names, else numbers; too small to read: nothing, the pointer shows names
+    for (const field of ["name", "label"]) {
+      const size = Math.min(11, ...nodes.map((node) => 1.8 * wide(node) * unit / (0.62 * Math.max(node[field].length, 1))));
+      if (size >= 7) return [size, (node) => node[field]];
+    }
+    return [1, () => ""];
+  };
+  const [small, named] = letters(chips), [size, titled] = letters(boxes);
+  traces.push({ type: "scatter", mode: "markers+text", x: chips.map((node) => node.x), y: chips.map((node) => node.y), text: chips.map(named), textfont: { size: small },
+    hovertext: chips.map((node) => node.name), hovertemplate: "%{hovertext}<extra></extra>", marker: { size: chips.map((node) => 2 * node.radius * unit), opacity: 1, color: "#fff", line: { color: "#444", width: 1 } } });
+  traces.push({ type: "scatter", mode: "markers", x: boxes.map((node) => node.x), y: boxes.map((node) => node.y), hovertext: boxes.map((node) => node.name), hovertemplate: "%{hovertext}<extra></extra>", marker: { size: 12, opacity: 0 } });
+  Plotly.newPlot(target, traces, layout({
+    height: tall + 38, margin: { l: 6, r: 6, t: 32, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
+    shapes: boxes.map((node) => ({ type: "rect", x0: node.x - node.box[0], x1: node.x + node.box[0], y0: node.y - node.box[1], y1: node.y + node.box[1], fillcolor: "#fff", line: { color: "#444", width: 1 } })),
+    annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: titled(node), showarrow: false, font: { size } })),
+    xaxis: { visible: false, range: xs }, yaxis: { visible: false, range: ys, scaleanchor: "x" },
+  }), { ...CONFIG, scrollZoom: true });
+  el(parent, "p", ["Each direction of a link is a line, to the right of the direction; dashed: wraparound. Point at a line beyond its middle for its load.", ...links.notes].join(" "), { className: "dim" });
+}
