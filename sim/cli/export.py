@@ -36,11 +36,14 @@ def export(
     `sim replay`.
     """
     from sim.results import folder as outputs
+    from sim.results import saved
 
     if messages and form != "chakra":
         raise InputError("requires the format chakra", where="--messages", got=form)
     run = outputs.read(folder)
     outputs.check_chips(run.scenario, chips or [], "--chip")
     with progress(f"writing {form}"), outputs.reporting_write_errors(folder):
-        for path in outputs.export(run, folder, form, chips, messages=messages):
-            echo(str(path))
+        paths = outputs.export(run, folder, form, chips, messages=messages)
+        saved.note_written(folder, paths)
+    for path in paths:
+        echo(str(path))

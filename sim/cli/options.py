@@ -39,6 +39,10 @@ Plugins = Annotated[
     ),
 ]
 Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
+DrawnChips = Annotated[
+    list[int] | None,
+    typer.Option("--chip", min=0, help="Chip that timeline and page draw beside the others. Repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes on this computer.")]
 Sensitive = Annotated[

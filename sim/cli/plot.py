@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.options import Formats, ResultsFolder, figure_formats
+from sim.cli.options import DrawnChips, Formats, ResultsFolder, figure_formats
 from sim.cli.progress import progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -16,8 +16,12 @@ def plot(
     folder: ResultsFolder,
     figures: Annotated[list[str] | None, typer.Argument(help="Figures to draw; default: all.")] = None,
     formats: Formats = "png",
+    chips: DrawnChips = None,
 ) -> None:
-    """Draw the figures of a run, or all of them and its page, again from its results, without simulating."""
+    """Draw the figures of a run, or all of them and its page, again from its results, without simulating.
+
+    --chip replaces the chips that the run was told to draw.
+    """
     from sim.results import figures as pictures
     from sim.results import folder as outputs
     from sim.results import saved
@@ -32,6 +36,9 @@ def plot(
         chosen = figures or pictures.FIGURES
         results = saved.open_folder(folder)
         run = saved.restore_results(results)
+        outputs.check_chips(run.scenario, chips or [], "--chip")
+        run = run.choose_chips(chips) if chips else run
         drawn = pictures.draw(run, folder, kinds, results.analysis(run), chosen, page=not figures)
+        saved.note_written(folder, drawn)
     for path in drawn:
         echo(str(path))

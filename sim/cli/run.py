@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import EXCEEDS_MEMORY, errors_in
-from sim.cli.options import Formats, Json, Plugins, Settings, completed, figure_formats
+from sim.cli.options import DrawnChips, Formats, Json, Plugins, Settings, completed, figure_formats
 from sim.cli.progress import progress
+from sim.errors import InputError
 from sim.terminal import echo
 from sim.units import format_bytes
 
@@ -45,6 +47,10 @@ def run(
     explained: Annotated[
         bool, typer.Option("--explain", help="Explain the difference to the paper's formula, effect by effect.")
     ] = False,
+    name: Annotated[
+        str, typer.Option(help="Name of the run in its report and of its folder; default: the scenario's.")
+    ] = "",
+    chips: DrawnChips = None,
     trace_chips: Annotated[
         list[int] | None,
         typer.Option("--trace-chip", min=0, help="Chip in trace.json, repeatable; HolisticTraceAnalysis reads one."),
@@ -59,8 +65,9 @@ def run(
 ) -> None:
     """Simulate scenarios; print each report and write it with its timeline and traces to OUT/NAME.
 
-    A run replaces the folder of a previous run of the scenario as a whole, and names the files that this removes. It
-    refuses a folder with the results of another scenario file. A run that exceeds memory gets a warning.
+    A run replaces what commands wrote into the folder of a previous run of the scenario, names the files that this
+    removes, and keeps any others. It refuses a folder with the results of another scenario file. A run
+    that exceeds memory gets a warning.
     """
     from sim.results import folder as outputs
     from sim.specs import load
@@ -68,25 +75,28 @@ def run(
 
     chosen = tuple(settings or ())
     kinds = figure_formats(formats)
-    loaded = [load.scenario(name, chosen) for name in scenarios]  # all files are checked before anything runs
-    for name, scenario in zip(scenarios, loaded, strict=True):
-        with errors_in(load.place("scenario", name)):
+    loaded = {file: load.scenario(file, chosen) for file in scenarios}  # all files are checked before anything runs
+    if name:
+        loaded = _renamed(loaded, name)
+    for file, scenario in loaded.items():
+        with errors_in(load.place("scenario", file)):
             refuse_sweep(scenario, chosen)
+            outputs.check_chips(scenario, chips or [], "--chip")
             outputs.check_chips(scenario, trace_chips or [], "--trace-chip")
-    folders = _folders(dict(zip(scenarios, loaded, strict=True)), chosen, out)
-    wanted = _Wanted(chosen, kinds if plots else (), critical_path, explained, trace_chips)
+    folders = _folders(loaded, () if name else chosen, out)
+    wanted = _Wanted(chosen, kinds if plots else (), critical_path, explained, chips or [], trace_chips)
     fits = True
-    for name, scenario in zip(scenarios, loaded, strict=True):
+    for file, scenario in loaded.items():
         began = time.monotonic()
-        made = _write_run(name, scenario, folders[name], wanted)
+        made = _write_run(file, scenario, folders[file], wanted)
         fits &= _warn_of_memory(made.run.report.memory, made.where)
         if as_json or not quiet:
-            _print_run(made, folders[name], as_json=as_json)
+            _print_run(made, folders[file], as_json=as_json)
         if verbose:
             whole_s = time.monotonic() - began
             said = f"simulated in {made.simulated_s:.2f} s, with figures and files {whole_s:.2f} s"
             echo(f"{made.where}: {said}", err=True)
-            for path in sorted(folders[name].iterdir()):
+            for path in sorted(folders[file].iterdir()):
                 echo(f"{path.stat().st_size:>12,} bytes  {path}", err=True)
     if strict and not fits:
         raise typer.Exit(EXCEEDS_MEMORY)
@@ -101,6 +111,8 @@ class _Wanted:
     """Formats of figures; empty without figures."""
     critical_path: bool
     explained: bool
+    chips: list[int]
+    """Chips that timelines draw beside those they would draw."""
     trace_chips: list[int] | None
 
 
@@ -131,7 +143,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
         began = time.monotonic()
         with progress(f"simulating {scenario.name}") as report, errors_in(where):
             result = run_scenario(scenario, report)
-        result = replace(result, settings=wanted.settings, source=load.source(name))
+        result = replace(result, settings=wanted.settings, source=load.source(name)).choose_chips(wanted.chips)
         simulated_s = time.monotonic() - began
         if wanted.explained:
             from sim.studies.explain import explain
@@ -172,6 +184,17 @@ def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
     explanation.render(analysis.explanations or ())
     tables.render(analysis.bottlenecks or ())
     echo(f"results in {folder}/")
+
+
+def _renamed(loaded: Mapping[str, Scenario], name: str) -> dict[str, Scenario]:
+    """Returns the one scenario under another name. Raises InputError."""
+    from sim.specs.base import LONGEST_NAME, NAME, TEXT_RULES
+
+    if len(loaded) > 1:
+        raise InputError("requires one scenario", where="--name", got=name, hint="run the scenarios one by one")
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+        raise InputError(TEXT_RULES[NAME], where="--name", got=name, hint=f"at most {LONGEST_NAME} characters")
+    return {file: scenario.model_copy(update={"name": name}) for file, scenario in loaded.items()}
 
 
 def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path) -> dict[str, Path]:

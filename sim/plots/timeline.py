@@ -5,7 +5,7 @@ Chips that do the same at the same times are drawn once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from sim.report.lanes import (
     build_lanes,
     build_path_lane,
     choose_chips,
+    describe_chip,
     find_tasks_on_path,
     group_identical_chips,
     layer_times,
@@ -64,15 +65,18 @@ def draw(
     title: str = "",
     span: str = "Whole step",
     roles: Mapping[int, str] | None = None,
+    chosen: Sequence[int] = (),
 ) -> Figure:
     """Draws the whole step, and below it one layer from the middle, where the layers are in steady state.
 
     Args:
         span: name of the time that the trace covers.
-        roles: chips to draw beside the critical one, each with why, such as `straggler`.
+        roles: chips to draw beside the critical one, as the whole machine numbers them, each with why, such as
+            `straggler`; of very many the first.
+        chosen: those of them that are always drawn.
     """
     alike = group_identical_chips(trace, topology)
-    groups, times = _groups(trace, topology, alike, roles or {})
+    groups, times = _groups(trace, topology, alike, roles or {}, chosen)
     path = find_critical_path(trace)
     groups[0].lanes.insert(0, build_path_lane(path))
     critical = find_tasks_on_path(trace, topology, path, alike)
@@ -125,26 +129,26 @@ def share_bins(edges: Ints, end: int) -> Ints:
 
 
 def _groups(
-    trace: Trace, topology: Topology, alike: list[Ints], roles: Mapping[int, str]
+    trace: Trace, topology: Topology, alike: list[Ints], roles: Mapping[int, str], chosen_chips: Sequence[int]
 ) -> tuple[list[_Group], LayerTimes]:
     """The critical chip, those with a role and one chip of each of the next few groups; layers of the critical one."""
     critical = critical_chip(trace, topology.chips)
-    chosen = choose_chips(alike, [critical, *roles])
-    with_role = sum(chip == critical or chip in roles for chip, _ in chosen)
-    drawn = chosen[: max(_CHIPS_DRAWN, min(_MOST_CHIPS, with_role))]
+    named = [topology.representative_of(chip) for chip in roles]
+    chosen = choose_chips(alike, [critical, *named])
+    with_role = sum(chip == critical or chip in named for chip, _ in chosen)
+    drawn = chosen[: max(_CHIPS_DRAWN, min(_MOST_CHIPS, with_role), 1 + len(chosen_chips))]
     shown = [chip for chip, _ in drawn]
     lanes = build_lanes(trace, topology, shown)
     groups = []
     for chip, identical in drawn:
         chips = topology.represented_by(identical)
         text = f"chip {topology.chip_number(chip)} of {topology.total_chips}"
+        notes = describe_chip(topology, (chip, identical), critical, roles, chosen_chips)
         if len(alike) == 1:
-            text += " (all identical)" if topology.total_chips > 1 else ""
-        else:
-            notes = ["critical"] if critical in identical else []
-            notes += [roles[chip]] if chip in roles else []
-            notes += [f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}"] if len(chips) > 1 else []
-            text += f" ({', '.join(notes)})" if notes else ""
+            notes = ["all identical", *notes[1:]] if topology.total_chips > 1 else []
+        elif len(chips) > 1:
+            notes.append(f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}")
+        text += f" ({', '.join(notes)})" if notes else ""
         groups.append(_Group(text, lanes[chip]))
     if len(alike) > len(shown):
         unseen = sum(len(topology.represented_by(chips)) for _, chips in chosen[len(drawn) :])

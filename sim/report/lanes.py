@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -98,6 +98,25 @@ def choose_chips(groups: Sequence[Ints], first: Sequence[int]) -> list[tuple[int
         if found is not None:
             chosen.append((chip, rest.pop(found)))
     return chosen + [(int(chips[0]), chips) for chips in rest]
+
+
+def describe_chip(
+    topology: Topology, drawn: tuple[int, Ints], critical: int, roles: Mapping[int, str], chosen: Sequence[int] = ()
+) -> list[str]:
+    """Returns notes on a chip that is drawn: critical, its role, and the chosen chips that do the same.
+
+    Args:
+        drawn: the chip and those that do the same, as `choose_chips` returns them.
+        critical: as the trace numbers chips.
+        roles: by the chip's number in the whole machine.
+        chosen: the same numbers.
+    """
+    chip, identical = drawn
+    number = topology.chip_number(chip)
+    notes = ["critical"] if critical in identical else []
+    notes += [roles[number]] if number in roles else []
+    others = [each for each in chosen if each != number and topology.representative_of(each) in identical]
+    return notes + [f"like chip {each}: {roles[each]}" for each in others]
 
 
 def find_tasks_on_path(trace: Trace, topology: Topology, path: Path, groups: Sequence[Ints]) -> npt.NDArray[np.bool_]:

@@ -67,7 +67,12 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure | None:
     match name:
         case "timeline":
             return timeline.draw(
-                trace, topology, title, part.span.capitalize() if batches else "Whole step", part.chip_roles
+                trace,
+                topology,
+                title,
+                part.span.capitalize() if batches else "Whole step",
+                part.chip_roles,
+                part.chosen_chips,
             )
         case "breakdown":
             return breakdown.draw(trace, topology, title, batches)

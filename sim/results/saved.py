@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from sim.report.present.explanation import Bar
 from sim.report.spread import Spread
 from sim.report.what_if import WhatIf
 from sim.results.analysis import Analysis
+from sim.results.scratch import keep
 from sim.specs.load import plugin_files
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class Manifest(Sealed):
     scenario: dict[str, Any]
     """Resolved."""
     files: dict[str, Entry]
+    """Those that are read back."""
+    written: list[str]
+    """Names of all files and folders that this program wrote, exports and figures drawn later included."""
+    chips: list[int] = []
+    """Chips of `--chip`."""
     plugins: dict[str, str] = {}
     """Hash of the text of each plugin, by name."""
 
@@ -210,15 +216,24 @@ def check_replaceable(folder: Path, scenario: Scenario, settings: Sequence[str],
 
 
 def displace_results(folder: Path, fresh: Path) -> list[str]:
-    """Returns messages on what is lost of `folder` when `fresh` takes its place; moves an unreadable one aside."""
+    """Returns messages on what is lost of `folder` when `fresh` takes its place; moves an unreadable one aside.
+
+    A file that no command wrote, one of the user, stays: it is linked into `fresh`, unless a new file has its name.
+    """
     if not (folder / "manifest.json").exists():
         return []
     try:
-        open_folder(folder)
+        written = {"manifest.json", *open_folder(folder).manifest.written}
     except InputError as error:
         return [f"moved the previous results to {move_aside(folder)}: manifest.json {error.rule}, got {error.got!r}"]
-    removed = sorted({path.name for path in folder.iterdir()} - {path.name for path in fresh.iterdir()})
-    return [f"removed files of the previous run: {', '.join(removed)}"] if removed else []
+    previous, new = ({path.name for path in place.iterdir()} for place in (folder, fresh))
+    for name in sorted(previous - new - written):
+        keep(folder / name, fresh / name)
+    lost = {
+        "removed files of the previous run": previous & written - new,
+        "replaced files that no run wrote": previous & new - written,
+    }
+    return [f"{what}: {', '.join(sorted(names))}" for what, names in lost.items() if names]
 
 
 def refuse_unlike(folder: Path, is_alike: bool, source: str | None) -> None:
@@ -244,6 +259,8 @@ def write_manifest(run: Run, folder: Path) -> None:
         source=run.source,
         settings=list(run.settings),
         scenario=resolved_scenario(run.scenario),
+        written=sorted(path.name for path in folder.iterdir()),
+        chips=sorted({chip for part in run.passes for chip in part.chosen_chips}),
         plugins=plugin_files.hashes(run.scenario.plugins),
         files={
             path.name: Entry(size_bytes=path.stat().st_size, sha256=_sha256(path))
@@ -252,6 +269,15 @@ def write_manifest(run: Run, folder: Path) -> None:
         },
     )
     write_sealed(folder / "manifest.json", manifest)
+
+
+def note_written(folder: Path, paths: Iterable[Path]) -> None:
+    """Adds what a command wrote into the results in `folder` to their manifest."""
+    manifest = open_folder(folder).manifest
+    names = {path.relative_to(folder).parts[0] for path in paths}
+    if names - set(manifest.written):
+        written = sorted(names.union(manifest.written))
+        write_sealed(folder / "manifest.json", manifest.model_copy(update={"written": written}))
 
 
 def resolved_scenario(scenario: Scenario) -> dict[str, Any]:
@@ -319,7 +345,8 @@ def restore_results(saved: Saved) -> Run:
         suffix = f"_{phase.workload.phase}" if len(phases) > 1 else ""
         written.append(_written(saved.check(f"trace{suffix}.npz"), saved_phase))
     run = restore_run(scenario, written, report.spread)
-    return replace(run, settings=tuple(saved.manifest.settings), source=saved.manifest.source)
+    run = replace(run, settings=tuple(saved.manifest.settings), source=saved.manifest.source)
+    return run.choose_chips(saved.manifest.chips)
 
 
 def _written(path: Path, report: SavedPhase) -> WrittenPhase:

@@ -54,6 +54,21 @@ def replace_folder(fresh: Path, folder: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def keep(path: Path, fresh: Path) -> None:
+    """Puts a file or folder of the previous results at a place in the new ones, and leaves it in the previous ones."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target, follow_symlinks=False)
+        except OSError:  # a file system without links
+            shutil.copy2(source, target, follow_symlinks=False)
+
+    if path.is_dir() and not path.is_symlink():
+        shutil.copytree(path, fresh, symlinks=True, copy_function=link)
+    else:
+        link(str(path), str(fresh))
+
+
 def _set_aside(fresh: Path) -> Path:
     """Returns the place of the previous results while a scratch folder takes theirs."""
     return fresh.with_name(f"{fresh.name}.old")

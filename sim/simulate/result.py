@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class Pass:
     periods: tuple[Period, ...]
     """Steady states of the repeated blocks whose copies were not simulated."""
     report: Report
+    chosen_chips: tuple[int, ...] = ()
+    """Chips that figures draw beside those they would draw, as the whole machine numbers them."""
 
     def __repr__(self) -> str:
         return f"Pass({self.span} of {self.scenario.name}: {self.part!r} on {self.topology!r})"
@@ -76,7 +79,8 @@ class Pass:
 
     @property
     def chip_roles(self) -> dict[int, str]:
-        """Chips to look at and why, in order: those that `perturb` names, then one of each stage of a pipeline."""
+        """Chips to look at and why, in order, as the whole machine numbers them: the chosen ones, those that `perturb`
+        names, then one of each stage of a pipeline."""
         roles: dict[int, str] = {}
         perturb, batches = self.scenario.perturb, self.lowered.batches
         if perturb:
@@ -85,14 +89,15 @@ class Pass:
             for link in self.topology.links:
                 if link.name in slow or link.index in self.topology.failed:
                     roles.setdefault(link.src, "slow link" if link.name in slow else "failed link")
+        named = {self.report.critical_chip, *self.chosen_chips}
         for stage, chips in enumerate(batches.chips if batches else ()):
             for rank, chip in enumerate(chips):
                 name = f"stage {stage}" + (f" rank {rank}" if len(chips) > 1 else "")
                 if chip in roles:
                     roles[chip] += f", {name}"
-                elif rank == 0:  # the other ranks of a stage do the same
+                elif rank == 0 or chip in named:  # the other ranks of a stage do the same
                     roles[chip] = name
-        return {self.topology.representative_of(chip): role for chip, role in roles.items()}
+        return {chip: roles.get(chip, "chosen") for chip in self.chosen_chips} | roles
 
     def memory_of(self, chip: int) -> Series:
         """Returns a chip's memory over time: constant, except for layers of a memory pool."""
@@ -135,6 +140,10 @@ class Run:
         rows += [("shortcut", text) for text in self.report.shortcuts]
         rows += [("tasks simulated", f"{self.tasks:,} in {format_seconds(self.engine_s)}")]
         return to_html(f"run of {self.scenario.name}", rows)
+
+    def choose_chips(self, chips: Sequence[int]) -> Self:
+        """Returns the run whose timelines draw these chips too, as the whole machine numbers them."""
+        return replace(self, passes=tuple(replace(part, chosen_chips=tuple(chips)) for part in self.passes))
 
     def suffix(self, part: Pass) -> str:
         """Returns the suffix of a phase's files: `_decode`; empty if there is one phase."""

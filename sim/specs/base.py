@@ -43,7 +43,8 @@ TEXT_RULES = {
 }
 """Patterns in words."""
 
-Name = Annotated[str, Field(pattern=NAME, max_length=100)]
+LONGEST_NAME = 100
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Number = Annotated[float, Field(gt=0, le=1e12)]
 Multiple = Annotated[float, Field(ge=0, le=1000)]

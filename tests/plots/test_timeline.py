@@ -44,6 +44,13 @@ def test_equal_chips_are_drawn_once_and_unequal_ones_apart() -> None:
     assert starts == ["chip 1 of 2 (critical)", "chip 0 of 2"] * 2
 
 
+def test_a_chosen_chip_is_drawn_or_named_at_the_one_that_does_the_same() -> None:
+    same = texts(timeline.draw(*two_chips(slower_us=0), roles={1: "chosen"}, chosen=(1,)))
+    assert "chip 0 of 2 (all identical, like chip 1: chosen)" in [text.rpartition(": ")[0] for text in same]
+    apart = texts(timeline.draw(*two_chips(slower_us=2), roles={0: "chosen"}, chosen=(0,)))
+    assert "chip 0 of 2 (chosen)" in [text.split(":")[0] for text in apart]
+
+
 def test_lanes_and_names_in_bars() -> None:
     figure = timeline.draw(*two_chips(slower_us=0), title="by hand")
     whole, layer = figure.axes

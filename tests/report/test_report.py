@@ -310,4 +310,13 @@ def test_chips_to_look_at_are_perturbed_or_one_of_each_stage():
     perturbed = "perturb={stragglers: [{chips: [5], factor: 2}], slow_links: [{links: ['0:x+'], factor: 2}]}"
     assert roles("palm540b_decode_ws2d", perturbed) == {5: "straggler", 0: "slow link"}
     stages = roles("energonai_pipeline_queue", "layout.pipeline.stages=[1, 1]", "layout.mesh.pipeline=2")
-    assert stages == {0: "stage 0 rank 0", 1: "stage 1 rank 0"}  # of the folded machine
+    assert stages == {0: "stage 0 rank 0", 2: "stage 1 rank 0"}
+
+
+def test_chosen_chips_come_first_named_with_stage_and_rank():
+    settings = ["layout.pipeline.stages=[1, 1]", "layout.mesh.pipeline=2", "engine.layers=2"]
+    part = run(load.scenario("energonai_pipeline_queue", settings)).choose_chips([3, 0]).passes[0]
+    assert list(part.chip_roles.items()) == [(3, "stage 1 rank 1"), (0, "stage 0 rank 0"), (2, "stage 1 rank 0")]
+    assert run(load.scenario("palm540b_decode_ws2d", settings[2:])).choose_chips([7]).passes[0].chip_roles == {
+        7: "chosen"
+    }

@@ -1,4 +1,4 @@
-"""A run replaces the folder of a previous run as a whole, and names what this removes."""
+"""A run replaces all that commands wrote into the folder of a previous run, and keeps files of the user."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ WRITTEN = {"manifest.json", "report.json", "trace.json", "trace.npz"}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of a run with everything, an export and a file of the user's."""
+    """Of a run with everything, an export, and files of the user's."""
     write(tmp_path)
     results = tmp_path / "out" / "tiny"
     assert run(tmp_path, "--critical-path", "--explain") == ""
     CliRunner().invoke(app, ["export", str(results), "kineto", "--chip", "0"], catch_exceptions=False)
+    CliRunner().invoke(app, ["plot", str(results), "links", "--format", "svg"], catch_exceptions=False)
     (results / "notes.txt").write_text("mine")
+    (results / "more").mkdir()
+    (results / "more/data.csv").write_text("a,b")
     return results
 
 
@@ -36,13 +39,27 @@ def run(place: Path, *options: str) -> str:
     return done.stderr
 
 
-def test_a_run_replaces_the_folder_and_names_what_it_removes(folder: Path):
-    assert {"report.html", "waterfall.png", "explain.json", "kineto", "notes.txt"} <= set(os.listdir(folder))
-    removed = sorted(set(os.listdir(folder)) - WRITTEN)
+def test_a_run_replaces_what_commands_wrote_and_names_what_it_removes(folder: Path):
+    assert {"report.html", "waterfall.png", "explain.json", "kineto", "links.svg"} <= set(os.listdir(folder))
+    removed = sorted(set(os.listdir(folder)) - WRITTEN - {"notes.txt", "more"})
     said = run(folder.parents[1], "--no-plots", "--quiet")
     assert said == f"{folder}: removed files of the previous run: {', '.join(removed)}\n"
-    assert set(os.listdir(folder)) == WRITTEN
+    assert set(os.listdir(folder)) == WRITTEN | {"notes.txt", "more"}
     assert "critical_path" not in json.loads((folder / "report.json").read_bytes())
+
+
+def test_files_that_no_command_wrote_stay_run_after_run(folder: Path):
+    for _ in range(2):
+        run(folder.parents[1], "--no-plots")
+        assert (folder / "notes.txt").read_text() == "mine"
+        assert (folder / "more/data.csv").read_text() == "a,b"
+
+
+def test_a_file_of_the_user_that_a_new_one_replaces_is_named(tmp_path: Path):
+    write(tmp_path)
+    run(tmp_path, "--no-plots")
+    (tmp_path / "out/tiny/links.png").write_text("mine")
+    assert run(tmp_path, "--quiet") == f"{tmp_path / 'out/tiny'}: replaced files that no run wrote: links.png\n"
 
 
 def test_the_same_run_again_removes_nothing(tmp_path: Path):
@@ -72,3 +89,24 @@ def test_the_page_drawn_again_has_the_explanation_and_what_would_help(folder: Pa
     (folder / "report.html").unlink()
     CliRunner().invoke(app, ["plot", str(folder)], catch_exceptions=False)
     assert (folder / "report.html").read_bytes() == before
+
+
+def test_chosen_chips_are_kept_for_figures_drawn_again_and_may_be_replaced(tmp_path: Path):
+    write(tmp_path)
+    folder = tmp_path / "out/tiny"
+    run(tmp_path, "--chip", "2")
+    before = (folder / "report.html").read_bytes()
+    CliRunner().invoke(app, ["plot", str(folder)], catch_exceptions=False)
+    assert (folder / "report.html").read_bytes() == before
+    CliRunner().invoke(app, ["plot", str(folder), "--chip", "1"], catch_exceptions=False)
+    assert (folder / "report.html").read_bytes() != before
+    assert call("plot", folder, "--chip", "4") == (2, "--chip: the machine has chips 0 to 3, got 4")
+
+
+def test_a_named_run_has_the_name_in_its_report_and_its_folder_whatever_is_set(tmp_path: Path):
+    scenario = write(tmp_path)
+    assert run(tmp_path, "--no-plots", "--name", "mine", "--set", "workload.batch=8") == ""
+    assert json.loads((tmp_path / "out/mine/report.json").read_bytes())["scenario"] == "mine"
+    code, said = call("run", scenario, "--name", "../mine")
+    assert (code, said.partition(", with")[0]) == (2, "--name: must be letters, digits, '_', '-' and '.'")
+    assert call("run", scenario, tmp_path / "other.yaml", "--name", "mine")[0] == 2

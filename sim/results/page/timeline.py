@@ -9,7 +9,7 @@ import numpy as np
 from sim.plots.colours import OP_COLOURS
 from sim.report import spans as sp
 from sim.report.critical_path import find_critical_path
-from sim.report.lanes import Lane, build_lanes, choose_chips, group_identical_chips, layer_times
+from sim.report.lanes import Lane, build_lanes, choose_chips, describe_chip, group_identical_chips, layer_times
 from sim.report.metrics import critical_chip
 from sim.report.ops import classify_ops
 from sim.report.roofline import is_memory_bound
@@ -27,8 +27,10 @@ def timeline_data(part: Pass) -> dict[str, Any]:
     """Returns lanes of the critical chip, of those with a role, and of others with other activities."""
     trace, topology, program = part.trace, part.topology, part.trace.program
     critical, roles = critical_chip(trace, topology.chips), part.chip_roles
-    groups = choose_chips(group_identical_chips(trace, topology), [critical, *roles])
-    shown = [chip for chip, _ in groups[:_CHIPS]]
+    first = [critical, *map(topology.representative_of, roles)]
+    groups = choose_chips(group_identical_chips(trace, topology), first)
+    count = max(_CHIPS, 1 + len(part.chosen_chips))
+    shown = [chip for chip, _ in groups[:count]]
     lanes = build_lanes(trace, topology, shown)
     edges = layer_times(trace, shown[0]).edges
     chosen = [(chip, lane) for chip in shown for lane in _first_links(lanes[chip])]
@@ -43,8 +45,8 @@ def timeline_data(part: Pass) -> dict[str, Any]:
             for each, (_, lane) in zip(spans, chosen, strict=True)
         ]
     names = {}
-    for chip, alike in groups[:_CHIPS]:
-        notes = (["critical"] if critical in alike else []) + ([roles[chip]] if chip in roles else [])
+    for chip, alike in groups[:count]:
+        notes = describe_chip(topology, (chip, alike), critical, roles, part.chosen_chips)
         names[chip] = f"chip {topology.chip_number(chip)}" + (f", {', '.join(notes)}" if notes else "")
     slow = is_memory_bound(program)
     result = [_path(part)]
@@ -65,7 +67,7 @@ def timeline_data(part: Pass) -> dict[str, Any]:
                 "exposed": _columns(lane.exposed) if lane.kind == "collectives" else None,
             }
         )
-    others = [len(topology.represented_by(chips)) for _, chips in groups[_CHIPS:]]
+    others = [len(topology.represented_by(chips)) for _, chips in groups[count:]]
     return {
         "chips": list(names.values()),
         "end": trace.makespan_ps,
