@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Self
 
 from sim.terminal import printable
+from sim.unsimulated import describe_unsimulated
 
 _LONGEST = 80
 """Characters of an offending value that a message repeats."""
@@ -86,10 +87,14 @@ def closest(got: str, allowed: Iterable[str]) -> str | None:
     return names[close[0]] if close else None
 
 
+def guess(got: str, allowed: Iterable[str]) -> str:
+    """`did you mean 'x'?` for the closest allowed name, empty if none looks alike; of a feature that is known and not
+    simulated, that it is not."""
+    close = closest(got, allowed)
+    return describe_unsimulated(got) or (f"did you mean '{close}'?" if close else "")
+
+
 def suggest(got: str, allowed: Iterable[str]) -> str:
-    """`did you mean 'x'?` for the closest allowed name, else the list of allowed names."""
+    """What `guess` returns, else the list of allowed names."""
     names = sorted(allowed)
-    close = closest(got, names)
-    if close:
-        return f"did you mean '{close}'?"
-    return f"choose from {listed(names)}" if names else ""
+    return guess(got, names) or (f"choose from {listed(names)}" if names else "")

@@ -30,7 +30,7 @@ def collective(
     ],
     topology: TopologyName,
     axes: Annotated[str, typer.Option(help="Mesh axes of a group, such as xyz; default: all.")] = "",
-    size: Annotated[str, typer.Option(help="Bytes, such as 64MiB.")] = "",
+    size: Annotated[str, typer.Option(help="Bytes, such as 64MiB or 64M, both binary; MB is decimal.")] = "",
     minimum: Annotated[str, typer.Option("--min", help="Smallest size of a sweep.")] = "",
     maximum: Annotated[str, typer.Option("--max", help="Largest size of a sweep.")] = "",
     factor: Annotated[int, typer.Option(min=2, help="Step factor of a sweep.")] = 2,
@@ -83,7 +83,7 @@ def collective(
     if as_json:
         echo(json.dumps([row.to_dict() for row in rows]))
     else:
-        echo(bench.format_table(rows))
+        echo(bench.format_table(rows, bench.describe_sizes(size, minimum, maximum)))
     if plots and len(rows) > 1:
         from sim.plots import busbw
         from sim.plots.style import save

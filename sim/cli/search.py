@@ -59,7 +59,7 @@ def search(
 ) -> None:
     """Try every layout and attention sharding on every mesh and number of chips of every machine given.
 
-    Print the best per objective, the Pareto front and what their steps spend time on; draw latency against cost to
+    Print the fastest of each, which of them are best at what, and what their steps spend time on; draw latency against cost to
     OUT/search_MODEL_PHASE.png. Ctrl-C prints the best of what is there.
     """
     from sim.results import folder as outputs
@@ -88,7 +88,7 @@ def search(
     done = [row for _, row in numbered]
     if not any(row.outcome for row in done):
         check_internal(done)
-    result = searching.SearchResult(goal, numbered, len(tried), goal.fitting(done))
+    result = searching.SearchResult(work.phase, goal, numbered, len(tried), goal.fitting(done))
     with progress("taking apart the winners"):
         explained = result.explain_winners()
     based, moved = searching.list_assumptions(numbered), {}

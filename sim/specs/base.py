@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from sim.errors import closest
+from sim.errors import guess
 from sim.specs import plugins
 
 
@@ -56,9 +56,7 @@ def open_choice(kind: plugins.Kind, shipped: Sequence[str]) -> tuple[Any, ...]:
     def check(name: str) -> str:
         known = *shipped, *plugins.registered(kind)
         if name not in known:
-            close = closest(name, known)
-            hint = f"did you mean '{close}'?" if close else ""
-            raise wrong(rule=f"must be one of {', '.join(known)}", got=name, hint=hint)
+            raise wrong(rule=f"must be one of {', '.join(known)}", got=name, hint=guess(name, known))
         return name
 
     schema = {"anyOf": [{"type": "string", "enum": [*shipped]}, {"type": "string"}]}

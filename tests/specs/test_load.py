@@ -63,6 +63,34 @@ def test_a_typo_in_a_key_is_found_at_any_depth(field, message):
     assert error({field: 1}).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "model.num_local_experts",
+            8,
+            "model.yaml: unknown key 'num_local_experts' of a model; mixtures of experts are not simulated; "
+            "`sim collective all_to_all --matrix` times their exchange of tokens",
+        ),
+        (
+            "scenario.workload.phase",
+            "training",
+            "scenario.yaml: workload.phase: must be one of prefill, decode, generate, got 'training'; "
+            "training is not simulated; a scenario is forward passes",
+        ),
+        (
+            "scenario.layout.residual",
+            "lora",
+            "scenario.yaml: layout.residual: must be one of standard, parallel, ladder, hybrid, desync2, desync4, "
+            "no_communication, got 'lora'; "
+            "adapters such as LoRA are not simulated; a matmul has the weights of the model alone",
+        ),
+    ],
+)
+def test_a_feature_that_is_known_and_not_simulated_is_named_instead_of_a_word_that_looks_alike(field, value, message):
+    assert error({field: value}) == message
+
+
 def test_a_misspelt_required_key_is_a_typo_and_not_a_missing_field():
     changes = {"link.latency": DROP, "link.latancy": "1 us"}
     assert error(changes) == "link.yaml: unknown key 'latancy' of a link; did you mean 'latency'?"

@@ -99,11 +99,18 @@ def test_the_table_has_a_line_per_size_under_its_columns(collective):
         (("64MiB", "", "", 2), [64 * 2**20]),
         (("", "1 kB", "10 kB", 2), [1e3, 2e3, 4e3, 8e3]),
         (("", "1 kB", "1 kB", 10), [1e3]),
+        (("8G", "", "", 2), [8 * 2**30]),  # letters are binary, as in nccl-tests
+        (("", "1k", "2K", 2), [2**10, 2**11]),
         (("", "8", "64 B", 2), [8, 16, 32, 64]),  # whole numbers are bytes, as nccl-tests takes them
     ],
 )
 def test_sizes(arguments, sizes):
     assert bench.parse_sizes(*arguments) == sizes
+
+
+def test_the_table_says_how_sizes_without_a_unit_were_read(collective):
+    _, out, _ = collective("all_reduce", "--min", "1M", "--max", "1 MiB")
+    assert "# 1M is 1.00 MiB, as in nccl-tests" in out.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -267,6 +267,22 @@ def test_why_names_the_winner_and_the_next_with_the_same_work():
         assert [sum(row["step_parts_s"].values()) for row in group] == pytest.approx(steps, rel=1e-12)
 
 
+def test_one_table_has_all_rows_that_are_best_at_something_and_names_the_time_by_its_phase():
+    options = ["--model", "llama3_8b", "--topology", "dgx_h100", "--phase", "prefill", "--tokens", "128"]
+    more = ["--set", "engine.layers=2", "--layouts", "tensor_parallel", "--batch", "4", "--no-plots"]
+    printed = CliRunner().invoke(app, ["search", *options, *more], catch_exceptions=False).stdout
+    best, why = (part.splitlines() for part in printed.partition("why:")[::2])
+    assert "prefill" in best[2].split() and "step" not in best[2].split()
+    assert "prefill" in why[1].split()
+    notes = [line[: best[2].index("topology")].split() for line in best[4:] if line]
+    assert sorted(note.strip(",") for row in notes for note in row if note != "Pareto") == [
+        "cost",
+        "latency",
+        "throughput",
+    ]
+    assert sum("Pareto" in row for row in notes) >= 1
+
+
 def test_names_of_residuals_and_overlaps_are_checked():
     assert search.parse_names("own, ladder", "residual") == ("own", "ladder")
     with pytest.raises(InputError, match="--residual: no such name, got 'laddr'; did you mean 'ladder'"):

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from sim.errors import closest, suggest
 from sim.specs import FILE_KINDS, Software
 from sim.specs.load.places import Path_
+from sim.unsimulated import describe_unsimulated
 
 _OTHER_NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -47,7 +48,8 @@ def fields_at(kind: str, loc: Path_) -> set[str]:
 
 
 def advice(keys: list[str], own: set[str], kind: str, file: Any, under: Path_) -> str:
-    """`did you mean 'd_model'?` for each of the wrong keys, else the fields to choose from.
+    """`did you mean 'd_model'?` for each of the wrong keys, else the fields to choose from; of features that are known
+    and not simulated, that they are not.
 
     Args:
         own: fields that may stand where the keys do.
@@ -55,6 +57,8 @@ def advice(keys: list[str], own: set[str], kind: str, file: Any, under: Path_) -
         file: what it holds; tells which kind of topology it is.
         under: where in the file the keys stand.
     """
+    if lines := dict.fromkeys(filter(None, map(describe_unsimulated, keys))):
+        return "; ".join(lines)
     found = {key: _meant(key, own, kind, file, under) for key in keys}
     if len(keys) == 1 and found[keys[0]]:
         return f"did you mean '{found[keys[0]]}'?"

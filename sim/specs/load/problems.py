@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sim.errors import InputError, closest
+from sim.errors import InputError, guess
 from sim.specs import TEXT_RULES
 from sim.specs.load.keys import advice, fields_at
 from sim.specs.load.places import Path_, origin_of, place_of
@@ -146,8 +146,7 @@ def _plain(expected: str) -> str:
 
 
 def _did_you_mean(got: object, expected: str) -> str:
-    close = closest(got, _plain(expected).split(", ")) if isinstance(got, str) else None
-    return f"did you mean '{close}'?" if close else ""
+    return guess(got, _plain(expected).split(", ")) if isinstance(got, str) else ""
 
 
 def _of_a(kind: str, path: Path_) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from sim.topology.rings import find
 
 Settings = Sequence[str]
 MAX_BYTES = 2.0**50
+_NCCL_TESTS = re.compile(r"([0-9]+)([KMG])", re.IGNORECASE)
+"""Sizes of nccl-tests (parsesize in its common.cu): the letters are powers of 1024."""
 MOST_SIMULATED = 2_000_000
 """Number of sends; more take SimPy more than half a minute."""
 
@@ -306,9 +309,18 @@ def parse_sizes(size: str, minimum: str, maximum: str, factor: int) -> list[floa
     return result
 
 
+def describe_sizes(*texts: str) -> tuple[str, ...]:
+    """Returns notes on sizes that are read as nccl-tests reads them: `8G is 8.00 GiB, as in nccl-tests`."""
+    given = dict.fromkeys(text for text in texts if _NCCL_TESTS.fullmatch(text))
+    return tuple(f"{text} is {units.format_bytes(_bytes('', text))}, as in nccl-tests" for text in given)
+
+
 def _bytes(option: str, text: str) -> float:
     try:
-        value = float(text) if text.isdecimal() else units.parse(text, "B")
+        if match := _NCCL_TESTS.fullmatch(text):
+            value = units.parse(f"{match[1]}{match[2].upper()}iB", "B")
+        else:
+            value = float(text) if text.isdecimal() else units.parse(text, "B")
     except InputError as error:
         raise error.within(option) from None
     if not 1 <= value <= MAX_BYTES:
@@ -316,7 +328,7 @@ def _bytes(option: str, text: str) -> float:
     return value
 
 
-def format_table(rows: Sequence[CollectiveResult]) -> str:
+def format_table(rows: Sequence[CollectiveResult], notes: Sequence[str] = ()) -> str:
     """Formats rows in the columns of nccl-tests plus closed form, error, bound, and the algorithm if it changes."""
     first = rows[0]
     several = len({row.algorithm for row in rows}) > 1
@@ -327,7 +339,7 @@ def format_table(rows: Sequence[CollectiveResult]) -> str:
     ]
     if several:
         lines[1] += "  algorithm"
-    comments = [text for row in rows for text in (row.rings, *row.notes) if text]
+    comments = [*notes, *(text for row in rows for text in (row.rings, *row.notes) if text)]
     lines[1:1] = [f"# {text}" for text in dict.fromkeys(comments)]
     for row in rows:
         form = f"{row.closed_form_s * 1e6:12.3f}" if row.closed_form_s else f"{'none':>12}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.report.headline import to_html
+from sim.studies.search.candidates import Phase
 from sim.studies.search.choose import Goal, fastest_rows
 from sim.studies.search.pruned import KEPT
 from sim.studies.search.why import attribute_candidate
@@ -22,6 +23,7 @@ Parts = dict[str, float]
 class SearchResult:
     """Candidates of a search and those that meet its goal."""
 
+    phase: Phase
     goal: Goal
     candidates: Sequence[tuple[Point, Row]]
     """Simulated ones."""
@@ -51,6 +53,19 @@ class SearchResult:
     def best_per_batch(self) -> list[Row]:
         """Fastest row of each machine, number of chips and batch."""
         return [group[0] for group in fastest_rows(self.fitting, 1).values()]
+
+    @property
+    def time_name(self) -> str:
+        """Name of what a row's time is of: a decode step, or the prefill."""
+        return "step" if self.phase == "decode" else "prefill"
+
+    @property
+    def shown(self) -> list[tuple[str, Row]]:
+        """(what it is best at, row): the rows of `best_per_batch`, of `best` and of `pareto`, once each."""
+        best, front = self.best, {id(row) for row in self.pareto}
+        rows = {id(row): row for row in (*self.best_per_batch, *self.best.values(), *self.pareto)}
+        notes = {key: [name for name, row in best.items() if id(row) == key] for key in rows}
+        return [(", ".join(notes[key] + ["Pareto"] * (key in front)), row) for key, row in rows.items()]
 
     @property
     def pareto(self) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sim.studies.search.result import Parts, SearchResult
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def render(result: SearchResult, explained: Sequence[Sequence[tuple[Row, Parts]]]) -> None:
-    """Prints the best rows, and why winners are faster than the next.
+    """Prints the fastest rows, what they are best at, and why winners are faster than the next.
 
     Args:
         explained: as `SearchResult.explain_winners` returns them.
@@ -27,32 +27,29 @@ def render(result: SearchResult, explained: Sequence[Sequence[tuple[Row, Parts]]
         f"{result.tried} candidates, {result.pruned} skipped by a lower bound; of the others {legal} legal, "
         f"{len(result.fitting)} fit{is_fast}"
     )
-    _print_rows(result, "best per objective", result.best)
-    tables = {
-        "fastest of each machine, number of chips and batch": result.best_per_batch,
-        "Pareto front of step time and cost": result.pareto,
-    }
-    for title, rows in tables.items():
-        _print_rows(result, title, {str(i + 1): row for i, row in enumerate(rows)})
-    _print_parts("why: the critical path of winners, and of the next with as many chips and the same batch", explained)
+    _print_rows(result)
+    title = "why: the critical path of winners, and of the next with as many chips and the same batch"
+    _print_parts(title, result.time_name, explained)
 
 
-def _print_rows(result: SearchResult, title: str, rows: Mapping[str, Row]) -> None:
-    """Prints the choices and the figures of rows by label."""
-    table = _table(title, next(iter(rows.values())), ("step", result.goal.unit, "MFU", "memory (GiB)"), 10)
-    for label, row in rows.items():
+def _print_rows(result: SearchResult) -> None:
+    """Prints the choices and the figures of the rows that are shown, and what each is best at."""
+    title = "fastest of each machine, number of chips and batch; best at what; Pareto: none beats it in time and cost"
+    figures = (result.time_name, result.goal.unit, "MFU", "memory (GiB)")
+    table = _table(title, result.shown[0][1], figures, 10)
+    for note, row in result.shown:
         if row.outcome is None:
             continue
         simulated = row.outcome.simulated
-        figures = [format_seconds(simulated.step_s), f"{result.goal.cost(row):.4g}", f"{simulated.mfu:.1%}"]
-        table.add_row(label, *row.choices.values(), *figures, f"{row.outcome.memory_bytes / 2**30:.1f}")
+        cells = [format_seconds(simulated.step_s), f"{result.goal.cost(row):.4g}", f"{simulated.mfu:.1%}"]
+        table.add_row(note, *row.choices.values(), *cells, f"{row.outcome.memory_bytes / 2**30:.1f}")
     _print(table)
 
 
-def _print_parts(title: str, groups: Sequence[Sequence[tuple[Row, Parts]]]) -> None:
+def _print_parts(title: str, time_name: str, groups: Sequence[Sequence[tuple[Row, Parts]]]) -> None:
     """Prints the parts of the step of each row, group by group; the first of a group is the winner."""
     row, parts = groups[0][0]
-    table = _table(title, row, ("step", *parts), 2)
+    table = _table(title, row, (time_name, *parts), 2)
     for group in groups:
         for i, (row, parts) in enumerate(group):
             times = [format_seconds(time_s) for time_s in (sum(parts.values()), *parts.values())]
