@@ -138,7 +138,8 @@ def search(
     points = searching.list_candidates(work, machines, settings)
     tried = dict(searching.run_candidates(points, jobs, goal.max_step_s))
     candidates = [(points[number], row) for number, row in sorted(tried.items()) if row]
-    return searching.SearchResult(work.phase, goal, candidates, len(tried), goal.fitting([row for _, row in candidates]))
+    fitting = goal.fitting([row for _, row in candidates])
+    return searching.SearchResult(work.phase, goal, candidates, len(tried), fitting)
 
 
 def validate(suite: str | Path, rows: str | Path | None = None) -> Validation:

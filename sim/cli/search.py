@@ -59,8 +59,8 @@ def search(
 ) -> None:
     """Try every layout and attention sharding on every mesh and number of chips of every machine given.
 
-    Print the fastest of each, which of them are best at what, and what their steps spend time on; draw latency against cost to
-    OUT/search_MODEL_PHASE.png. Ctrl-C prints the best of what is there.
+    Print the fastest of each, which of them are best at what, and what their steps spend time on; draw latency against
+    cost to OUT/search_MODEL_PHASE.png. Ctrl-C prints the best of what is there.
     """
     from sim.results import folder as outputs
     from sim.specs.uses import PRESETS
