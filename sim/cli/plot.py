@@ -28,12 +28,12 @@ def plot(
 
     kinds = figure_formats(formats)
     for name in figures or ():
-        if name not in pictures.FIGURES:
+        if name not in pictures.ALL_FIGURES:
             raise InputError(
-                "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.FIGURES)}"
+                "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.ALL_FIGURES)}"
             )
     with progress(f"drawing {folder}"), outputs.reporting_write_errors(folder):
-        chosen = figures or pictures.FIGURES
+        chosen = figures or pictures.ALL_FIGURES
         results = saved.open_folder(folder)
         run = saved.restore_results(results)
         outputs.check_chips(run.scenario, chips or [], "--chip")

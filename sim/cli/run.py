@@ -172,8 +172,8 @@ def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
     """Prints the report of a run."""
     result, analysis = made.run, made.analysis
     if as_json:
-        bars = analysis.explain()
-        more = {} if bars is None else {"explain": bars}
+        explained = analysis.explain()
+        more = {} if explained is None else {"explain": explained}
         echo(json.dumps(result.report.to_dict(result.engine_s) | more | analysis.critical_path()))
         return
     from sim.report.present import bottlenecks as tables

@@ -6,7 +6,7 @@ Everything that is read stands in a column of its own, so no label can cover ano
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +73,8 @@ def draw(explanation: Explanation, settings: str = "") -> Figure:
         left, width = _BARS_IN
         axes = made.add_axes((left / _WIDTH_IN, _BOTTOM_IN / height_in, width / _WIDTH_IN, height / height_in))
         axes.set_ylim(-height, 0)
-        limit = max(row.end_s for row in rows)
-        limit = max([limit, *(value for value in [explanation.published_s or 0.0] if value < _FAR * limit)]) * 1.02
-        size, unit = explanation.unit
-        axes.set_xlim(0, limit / size)
+        size, unit = explanation.scale.unit
+        axes.set_xlim(0, axis_end_s(rows, explanation.published_s) / size)
         _draw_rows(axes, explanation, rows)
         _draw_published(axes, explanation)
         axes.set_yticks([])
@@ -104,21 +102,28 @@ def list_rows(explanation: Explanation) -> Iterator[Row]:
     why = f"{step / paper:.2f} times {words.formula}"
     if explanation.published_s is not None:
         off = step / explanation.published_s - 1
-        published = explanation.time(explanation.published_s)
+        published = explanation.scale.time(explanation.published_s)
         why += f"; {abs(off):.1%} {'above' if off > 0 else 'below'} the published {published}"
     yield Row("total", "Simulated step", step, 0.0, step, why)
 
 
+def axis_end_s(rows: Iterable[Row], published_s: float | None) -> float:
+    """Returns the time at the right end of the bars' axis; a published value that is far beyond them is not on it."""
+    longest_s = max(row.end_s for row in rows)
+    published_s = published_s or 0.0
+    return 1.02 * max(longest_s, published_s if published_s < _FAR * longest_s else 0.0)
+
+
 def _row(explanation: Explanation, bar: Bar) -> Row:
     kind = "formula" if bar.group == explanation.words.group else "more" if bar.seconds >= 0 else "less"
-    if explanation.is_rounding(bar.seconds):
+    if explanation.scale.is_rounding(bar.seconds):
         kind = "none"
     return Row(kind, bar.name, bar.seconds, bar.running_s - bar.seconds, bar.running_s, bar.why)
 
 
 def _draw_rows(axes: Axes, explanation: Explanation, rows: list[Row]) -> None:
     """Draws all lines from the top down; each bar begins at the end of the previous one."""
-    size, _ = explanation.unit
+    size, _ = explanation.scale.unit
     y, shaded = 0.0, 0
     end: tuple[float, float] | None = None
     for i, row in enumerate(rows):
@@ -142,7 +147,7 @@ def _draw_rows(axes: Axes, explanation: Explanation, rows: list[Row]) -> None:
 
 def _draw_row(axes: Axes, explanation: Explanation, row: Row, middle: float) -> None:
     """Draws name, bar, figures and reason of one line; a figure has the colour of its bar."""
-    size, _ = explanation.unit
+    size, _ = explanation.scale.unit
     header, total = row.kind == "header", row.kind == "total"
     bold: Any = {"fontweight": "bold"} if header or total else {}
     if header:
@@ -158,10 +163,10 @@ def _draw_row(axes: Axes, explanation: Explanation, row: Row, middle: float) -> 
     _text(axes, _MARGIN_IN if header or total else _NAME_IN, middle, row.name, fontsize=8.5, **bold)
     right: Any = {"fontsize": 8, "ha": "right", **bold}
     if not total:
-        _text(axes, _VALUE_IN, middle, explanation.time(row.seconds, sign), color=colour, **right)
+        _text(axes, _VALUE_IN, middle, explanation.scale.time(row.seconds, sign), color=colour, **right)
     if not header:
-        _text(axes, _RUNNING_IN, middle, explanation.time(row.end_s), **right)
-    _text(axes, _SHARE_IN, middle, explanation.share(row.seconds, sign), color=colour, **right)
+        _text(axes, _RUNNING_IN, middle, explanation.scale.time(row.end_s), **right)
+    _text(axes, _SHARE_IN, middle, explanation.scale.share(row.seconds, sign), color=colour, **right)
     _text(axes, _WHY_IN, middle, "\n".join(row.lines), fontsize=7, color=_DIM, linespacing=1.15)
 
 
@@ -176,8 +181,8 @@ def _draw_published(axes: Axes, explanation: Explanation) -> None:
     published = explanation.published_s
     if published is None:
         return
-    x, right = published / explanation.unit[0], axes.get_xlim()[1]
-    name, colour = f"published {explanation.time(published)}", CHANGE_COLOURS["published"]
+    x, right = published / explanation.scale.unit[0], axes.get_xlim()[1]
+    name, colour = f"published {explanation.scale.time(published)}", CHANGE_COLOURS["published"]
     if x > right:
         name, x = f"{name} →", right
     else:
@@ -188,7 +193,7 @@ def _draw_published(axes: Axes, explanation: Explanation) -> None:
 
 def _draw_title(made: Figure, explanation: Explanation, settings: str, whole_in: float) -> None:
     left = _MARGIN_IN / _WIDTH_IN
-    paper, step = explanation.time(explanation.paper_s), explanation.time(explanation.step_s)
+    paper, step = explanation.scale.time(explanation.paper_s), explanation.scale.time(explanation.step_s)
     title = f"Why a {explanation.phase} step takes {step} and not the {paper} of {explanation.words.formula}"
     made.text(left, 1 - 0.13 / whole_in, title, fontsize=13, fontweight="bold", va="top")
     chips = format_count(explanation.chips, "chip")

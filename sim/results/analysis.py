@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sim.report.present.bottlenecks import Bottlenecks
-    from sim.report.present.explanation import Bar, Explanation
+    from sim.report.present.explanation import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,6 @@ class Analysis:
 
     explanations: Sequence[Explanation] | None = None
     bottlenecks: Sequence[Bottlenecks] | None = None
-    saved_bars: Mapping[str, Sequence[Bar]] | None = None
-    """Bars of the explanations by phase, if they were read from the results of a run."""
-
-    @property
-    def bars(self) -> Mapping[str, Sequence[Bar]]:
-        """Bars of the explanations by phase."""
-        return self.saved_bars or {each.phase: each.bars for each in self.explanations or ()}
 
     def critical_path(self) -> dict[str, Any]:
         """Returns the field that `--critical-path` adds to report.json."""
@@ -35,4 +28,4 @@ class Analysis:
         """Returns the content of explain.json, None without `--explain`."""
         if self.explanations is None:
             return None
-        return [bar for each in self.explanations for bar in each.to_list()]
+        return [asdict(each) for each in self.explanations]

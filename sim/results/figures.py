@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FIGURES = ("timeline", "breakdown", "links", "roofline", "memory", "stages")
 """Figures of one phase."""
+ALL_FIGURES = (*FIGURES, "waterfall")
+"""Also the figure of the explanations of a run."""
 
 
 def draw(
@@ -23,7 +25,7 @@ def draw(
     folder: Path,
     formats: Sequence[str],
     analysis: Analysis,
-    figures: Sequence[str] = FIGURES,
+    figures: Sequence[str] = ALL_FIGURES,
     page: bool = True,
 ) -> list[Path]:
     """Draws figures of `run` into `folder`, each in each of `formats`, and with `page` report.html; their paths.
@@ -39,9 +41,9 @@ def draw(
     for part in run.passes:
         suffix = run.suffix(part)
         title = f"{run.scenario.name}{suffix.replace('_', ', ')}{subtitle}"
-        drawings |= {f"{name}{suffix}": draw_figure(name, part, title) for name in figures}
+        drawings |= {f"{name}{suffix}": draw_figure(name, part, title) for name in FIGURES if name in figures}
     explanations = analysis.explanations or ()
-    for explanation in explanations:
+    for explanation in explanations if "waterfall" in figures else ():
         suffix = f"_{explanation.phase}" if len(explanations) > 1 else ""
         drawings[f"waterfall{suffix}"] = waterfall.draw(explanation, run.settings_text)
     paths = []
@@ -55,7 +57,7 @@ def draw(
         from sim.results import page as html
 
         paths.append(folder / "report.html")
-        html.write([run], paths[-1], analysis.bars, analysis.bottlenecks or ())
+        html.write([run], paths[-1], explanations, analysis.bottlenecks or ())
     return paths
 
 

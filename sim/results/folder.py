@@ -111,8 +111,8 @@ def write(
     analysis = analysis or Analysis()
     messages = _write_traces(run, folder, chips)
     _json(folder / "report.json", run.report.to_dict() | analysis.critical_path())
-    if (bars := analysis.explain()) is not None:
-        _json(folder / "explain.json", bars)
+    if (explained := analysis.explain()) is not None:
+        _json(folder / "explain.json", explained)
     if formats:
         from sim.results import figures
 

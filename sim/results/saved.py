@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from sim import __version__
 from sim.errors import InputError
 from sim.program import trace_file
-from sim.report.present.explanation import Bar
+from sim.report.present.explanation import Explanation
 from sim.report.spread import Spread
 from sim.report.what_if import WhatIf
 from sim.results.analysis import Analysis
@@ -112,25 +112,10 @@ class SavedReport(SavedPhase):
     critical_path: list[SavedBottlenecks] = []
 
 
-class SavedBar(Readable):
-    """One bar of explain.json."""
-
-    phase: str
-    name: str
-    group: str
-    seconds: float
-    running_s: float
-    why: str
-
-    @property
-    def bar(self) -> Bar:
-        """The bar without its phase."""
-        return Bar(self.name, self.group, self.seconds, self.running_s, self.why)
-
-
 T = TypeVar("T")
 S = TypeVar("S", bound=Sealed)
-_REPORT, _BARS = TypeAdapter(SavedReport), TypeAdapter(list[SavedBar])
+_REPORT = TypeAdapter(SavedReport)
+_EXPLANATIONS = TypeAdapter(list[Explanation], config=Readable.model_config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +129,16 @@ class Saved:
         """Reads report.json. Raises InputError if it is not what was written."""
         return self._json("report.json", _REPORT)
 
-    def bars(self) -> dict[str, tuple[Bar, ...]]:
-        """Explanations by phase; empty where the run had none. Raises InputError."""
-        bars: dict[str, tuple[Bar, ...]] = {}
-        for each in self._json("explain.json", _BARS) if "explain.json" in self.manifest.files else ():
-            bars[each.phase] = (*bars.get(each.phase, ()), each.bar)
-        return bars
+    def explanations(self) -> list[Explanation] | None:
+        """Explanations of the phases; None where the run had none. Raises InputError."""
+        if "explain.json" not in self.manifest.files:
+            return None
+        explanations = self._json("explain.json", _EXPLANATIONS)
+        for each in explanations:
+            if not 0 < each.ideal_at <= len(each.bars):
+                got = f"ideal_at {each.ideal_at} of {len(each.bars)} bars"
+                raise damage_error(self.folder / "explain.json", got)
+        return explanations
 
     def analysis(self, run: Run) -> Analysis:
         """Returns what `--explain` and `--critical-path` added to these results of `run`.
@@ -167,7 +156,7 @@ class Saved:
             for part, phase in phases
             if phase in what_if
         ]
-        return Analysis(bottlenecks=bottlenecks or None, saved_bars=self.bars())
+        return Analysis(self.explanations(), bottlenecks or None)
 
     def check(self, name: str) -> Path:
         """Returns the path of a file that is what was written. Raises InputError if it is not."""

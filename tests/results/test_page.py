@@ -117,6 +117,33 @@ def test_the_areas_of_the_whole_step_are_shares_of_its_time(tmp_path: Path, brow
 
 
 @in_browser
+def test_the_waterfall_has_groups_with_totals_reasons_and_the_published_line(tmp_path: Path, browser: Any):
+    sim("run", "pope_table2_low_latency_decode", "--out", str(tmp_path), "--explain")
+    folder = tmp_path / "pope_table2_low_latency_decode"
+    (explained,) = json.loads((folder / "explain.json").read_text())
+    page = Page(browser, folder / "report.html").page
+    rows = page.locator(".waterfall tbody tr")
+    texts = [cell.split("\t") for cell in rows.all_inner_texts()]
+    bars = {bar["name"]: bar["why"] for bar in explained["bars"]}
+    assert bars.items() <= {row[0]: row[-1] for row in texts}.items()
+    assert page.locator(".waterfall .header td:first-child").all_inner_texts() == list(
+        dict.fromkeys(bar["group"] for bar in explained["bars"])
+    )
+    assert page.inner_text(".waterfall th b") == f"published {format_seconds(explained['published_s'])}"
+    axis, step, line = (
+        page.locator(name).last.bounding_box() for name in (".waterfall th.track", ".total .track i", ".track s")
+    )
+    measured = (line["x"] - axis["x"]) / step["width"]
+    assert measured == pytest.approx(explained["published_s"] / explained["bars"][-1]["running_s"], abs=0.01)
+
+
+def test_a_waterfall_that_is_drawn_again_is_the_same(out: Path):
+    before = {name: (out / "tiny" / name).read_bytes() for name in ("waterfall.png", "report.html")}
+    sim("plot", str(out / "tiny"))
+    assert before == {name: (out / "tiny" / name).read_bytes() for name in before}
+
+
+@in_browser
 def test_buttons_and_dragging_zoom_the_timeline(out: Path, browser: Any):
     found = Page(browser, out / "tiny" / "report.html")
     report = json.loads((out / "tiny" / "report.json").read_text())

@@ -141,7 +141,7 @@ def test_a_few_layers_stand_for_all_where_every_chip_is_simulated():
     assert not part.topology.is_folded
     found = one("palm540b_decode_ws2d", *settings)
     telescopes(found, pope.paper(scenario).step_s, part.report.simulated.step_s)
-    assert found.is_rounding(seconds(found).get("Launches of the pieces", 0.0))
+    assert found.scale.is_rounding(seconds(found).get("Launches of the pieces", 0.0))
     assert found.ideal_s + seconds(found)["Shared links"] == pytest.approx(
         step_s(with_fields(scenario, IDEAL)), rel=1e-12
     )
@@ -194,7 +194,7 @@ def test_padded_heads_are_their_parameters():
 def test_signs(name):
     """The own share is less; what the formula leaves out, slow parts and latency are more; overlap hides."""
     found = one(name, *SMALL)
-    less = {bar.name for bar in found.bars if bar.seconds < 0 and not found.is_rounding(bar.seconds)}
+    less = {bar.name for bar in found.bars if bar.seconds < 0 and not found.scale.is_rounding(bar.seconds)}
     assert less <= {"Own share stays: (K-1)/K", "Embedding and logits", "Hidden under matmuls"}
     assert {"Own share stays: (K-1)/K", "Hidden under matmuls"} <= less
 
@@ -202,7 +202,7 @@ def test_signs(name):
 def test_nothing_contends_on_equal_rings_and_something_on_unequal_ones():
     equal, unequal = one("palm540b_decode_ws2d", *SMALL), one("palm540b_decode_ws2d", *SMALL, *UNEQUAL)
     assert equal.exact
-    assert equal.is_rounding(seconds(equal)["Shared links"])
+    assert equal.scale.is_rounding(seconds(equal)["Shared links"])
     assert not unequal.exact
     assert seconds(unequal)["Shared links"] > 0
 
@@ -245,8 +245,9 @@ def test_the_command_prints_and_writes_it(tmp_path: Path, monkeypatch, capsys):
 
     printed = json.loads(call("--json", "--out", "one"))
     (folder,) = (tmp_path / "one").iterdir()
-    bars = json.loads((folder / "explain.json").read_text())
-    assert printed["explain"] == bars
+    explained = json.loads((folder / "explain.json").read_text())
+    assert printed["explain"] == explained
+    bars = explained[0]["bars"]
     assert {"name", "group", "seconds", "running_s", "why"} <= set(bars[0])
     assert bars[-1]["running_s"] == printed["simulated"]["step_s"]
     assert "Hidden under matmuls" in call("--out", "two")
@@ -291,7 +292,7 @@ def test_tensor_parallelism_goes_from_the_usual_formula_over_operations_to_the_s
     assert found.ideal_s == pytest.approx(form.detailed_latency_s / steps, rel=1e-12)
     assert found.step_s == step_s(chosen)
     assert found.exact
-    assert found.is_rounding(seconds(found)["Collectives step by step"])
+    assert found.scale.is_rounding(seconds(found)["Collectives step by step"])
 
 
 @pytest.mark.parametrize("name", ["palm540b_decode_ws2d", "llama3_8b_tp8_ladder"])
@@ -308,7 +309,7 @@ def test_every_other_preset_adds_up_on_tori_and_switches(ffn: str, name: str):
         step_s(scenario),
         PER_SUBLAYER.group,
     )
-    assert found.is_rounding(seconds(found)["Collectives step by step"]) or not found.exact
+    assert found.scale.is_rounding(seconds(found)["Collectives step by step"]) or not found.exact
 
 
 def test_joins_of_the_standard_residual_are_two_a_layer():

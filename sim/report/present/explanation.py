@@ -4,9 +4,9 @@ terminal."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sim.report.headline import to_html
 from sim.terminal import plain_console, styled
@@ -74,6 +74,38 @@ class Bar:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Times and shares of a step as text, in the unit that fits the step."""
+
+    step_s: float
+
+    @property
+    def unit(self) -> tuple[float, str]:
+        """Seconds of the unit that fits the step, and its name."""
+        return next((each for each in _UNITS if self.step_s >= each[0]), _UNITS[-1])
+
+    def time(self, seconds: float, sign: str = "") -> str:
+        """A time in the unit that fits the step, or in its own where that would show nothing: `+1.48 ms`, `-3.1 us`."""
+        size, unit = self.unit
+        decimals = max(0, 3 - len(str(int(self.step_s / size))) + 1)
+        if seconds and abs(seconds) < 0.5 * size * 10**-decimals:
+            if self.is_rounding(seconds):
+                return f"0 {unit}"
+            written = format_change if sign else format_seconds
+            return written(float(f"{seconds:.1e}"))
+        return f"{seconds / size:{sign}.{decimals}f} {unit}"
+
+    def is_rounding(self, seconds: float) -> bool:
+        """Returns True for a difference no larger than the rounding to whole picoseconds."""
+        return abs(seconds) < ROUNDING * self.step_s
+
+    def share(self, seconds: float, sign: str = "") -> str:
+        """A time in percent of the simulated step."""
+        share = 100 * seconds / self.step_s
+        return f"{0 if abs(share) < 0.05 else share:{sign if abs(share) >= 0.05 else ''}.1f}%"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Explanation:
     """Bars from a formula, the paper's or the usual one, to the simulated step; they add up to it."""
@@ -128,33 +160,9 @@ class Explanation:
             yield group, list(bars)
 
     @property
-    def unit(self) -> tuple[float, str]:
-        """Seconds of the unit that fits the step, and its name."""
-        return next((each for each in _UNITS if self.step_s >= each[0]), _UNITS[-1])
-
-    def to_list(self) -> list[dict[str, Any]]:
-        """The bars as JSON data, seconds."""
-        return [{"phase": self.phase, **asdict(bar)} for bar in self.bars]
-
-    def time(self, seconds: float, sign: str = "") -> str:
-        """A time in the unit that fits the step, or in its own where that would show nothing: `+1.48 ms`, `-3.1 us`."""
-        size, unit = self.unit
-        decimals = max(0, 3 - len(str(int(self.step_s / size))) + 1)
-        if seconds and abs(seconds) < 0.5 * size * 10**-decimals:
-            if self.is_rounding(seconds):
-                return f"0 {unit}"
-            written = format_change if sign else format_seconds
-            return written(float(f"{seconds:.1e}"))
-        return f"{seconds / size:{sign}.{decimals}f} {unit}"
-
-    def is_rounding(self, seconds: float) -> bool:
-        """Returns True for a difference no larger than the rounding to whole picoseconds."""
-        return abs(seconds) < ROUNDING * self.step_s
-
-    def share(self, seconds: float, sign: str = "") -> str:
-        """A time in percent of the simulated step."""
-        share = 100 * seconds / self.step_s
-        return f"{0 if abs(share) < 0.05 else share:{sign if abs(share) >= 0.05 else ''}.1f}%"
+    def scale(self) -> Scale:
+        """Unit of the step, in which times are written."""
+        return Scale(self.step_s)
 
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
@@ -201,22 +209,22 @@ def _rows(each: Explanation) -> Iterator[tuple[str | Text, ...] | None]:
     done = 0
     for group, members in each.groups:
         total = sum(bar.seconds for bar in members)
-        yield _bold(group), _bold(each.time(total, "+")), "", _bold(each.share(total, "+")), ""
+        yield _bold(group), _bold(each.scale.time(total, "+")), "", _bold(each.scale.share(total, "+")), ""
         for bar in members:
-            value = each.time(bar.seconds, "+")
+            value = each.scale.time(bar.seconds, "+")
             has_colour = bar.group != each.words.group and not value.startswith("0 ")
             effect = styled((value, "red" if bar.seconds > 0 else "blue")) if has_colour else value
             why = styled((bar.why, "dim"))
-            yield f"  {bar.name}", effect, each.time(bar.running_s), each.share(bar.seconds, "+"), why
+            yield f"  {bar.name}", effect, each.scale.time(bar.running_s), each.scale.share(bar.seconds, "+"), why
         yield None
         done += len(members)
         if done == each.ideal_at:
-            yield _bold(each.words.ideal.lower()), "", each.time(each.ideal_s), each.share(each.ideal_s), ""
+            yield _bold(each.words.ideal.lower()), "", each.scale.time(each.ideal_s), each.scale.share(each.ideal_s), ""
             yield None
-    yield _bold("simulated"), "", _bold(each.time(each.step_s)), each.share(each.step_s), ""
+    yield _bold("simulated"), "", _bold(each.scale.time(each.step_s)), each.scale.share(each.step_s), ""
     if each.published_s is not None:
         off = f"simulated {each.step_s / each.published_s - 1:+.1%}"
-        yield "published", "", each.time(each.published_s), each.share(each.published_s), off
+        yield "published", "", each.scale.time(each.published_s), each.scale.share(each.published_s), off
 
 
 def _bold(text: str) -> Text:

@@ -46,33 +46,35 @@ function stack(parent, parts, total, looks) {
   }), { ...CONFIG, displayModeBar: false });
 }
 
+// Rows as in waterfall.png: a bar from where the row before ends, what it adds, and why.
 function waterfall(parent, phase) {
-  const bars = phase.waterfall;
-  if (!bars.length) {
+  const found = phase.waterfall;
+  if (!found) {
     el(parent, "p", `No closed form covers ${phase.uncovered}.`, { className: "dim" });
     return;
   }
-  const total = bars.reduce((sum, bar) => sum + bar.seconds, 0), [unit, unitName] = unitOf(total);
-  const names = [...bars.map((bar) => bar.name), "simulated"];
-  const y = [...bars.map((bar) => bar.seconds / unit), total / unit];
-  const target = el(parent, "div", null, { className: "plot" }), narrow = target.clientWidth < 600;
-  Plotly.newPlot(target, [{
-    type: "waterfall", orientation: "h", y: names.map((_, i) => i), x: y,
-    measure: names.map((_, i) => (i === names.length - 1 ? "total" : i ? "relative" : "absolute")),
-    text: y.map((value, i) => (i && i < bars.length ? signed(Math.abs(value * unit) < 1e-7 * total ? 0 : value * unit) : time(value * unit))), textposition: "outside", cliponaxis: false,
-    customdata: [...bars.map((bar) => (bar.group ? `${bar.group}<br>` : "") + wrap(bar.why)), ""],
-    hovertemplate: "%{text}<br>%{customdata}<extra></extra>",
-    increasing: { marker: { color: DATA.colours.changes.more } }, decreasing: { marker: { color: DATA.colours.changes.less } }, totals: { marker: { color: INK } },
-    connector: { line: { color: "#bbb", width: 1 } },
-  }], layout({
-    height: 96 + 25 * names.length, margin: { l: narrow ? 130 : 250, r: 70, t: 32, b: 40 }, xaxis: { range: [0, 1.04 * Math.max(...running(bars), total) / unit], title: { text: `${phase.span}, ${unitName}`, standoff: 4 }, zeroline: true },
-    yaxis: { tickvals: names.map((_, i) => i), ticktext: names.map((name) => wrap(name, narrow ? 20 : 70)), autorange: "reversed", automargin: true }, showlegend: false,
-  }), CONFIG);
-}
-
-function running(bars) { // where each bar ends, s
-  let sum = 0;
-  return bars.map((bar) => { sum += bar.seconds; return sum; });
+  el(parent, "p", `Time of ${phase.span}. Every row is one effect more; what it adds depends on the rows above it.`, { className: "dim" });
+  const made = el(parent, "table", null, { className: "waterfall" }), head = el(el(made, "thead"), "tr"), body = el(made, "tbody");
+  el(head, "th", "effect");
+  const scale = el(head, "th", null, { className: "track" }), at = (share) => `${(100 * Math.min(share, 1)).toFixed(3)}%`;
+  const [published, said] = found.published || [];
+  if (said) {
+    const name = el(scale, "b", `published ${said}${published > 1 ? " \u2192" : ""}`);
+    name.style.left = at(published);
+    name.style.transform = `translateX(-${at(published)})`; // never beyond the column
+  }
+  el(scale, "span", "0");
+  el(scale, "span", found.end);
+  ["adds", "so far", "share", "why"].forEach((title) => el(head, "th", title));
+  found.rows.forEach((row) => {
+    const line = el(body, "tr", null, { className: row.kind });
+    el(line, "td", row.name);
+    const track = el(line, "td", null, { className: "track" }), bar = el(track, "i");
+    bar.style.left = at(Math.min(row.from, row.to));
+    bar.style.width = at(Math.abs(row.to - row.from));
+    if (said && published <= 1) el(track, "s").style.left = at(published);
+    [row.adds, row.so_far, row.share, row.why].forEach((text) => el(line, "td", text));
+  });
 }
 
 function stages(parent, found) { // batches on the stages of a pipeline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +13,16 @@ from sim.plots import colours
 from sim.plots.drawing import describe_link
 from sim.plots.machine import Load, drawing_of, list_segments
 from sim.report.breakdown import compute_breakdown
-from sim.report.closed_form import FormKind
 from sim.report.critical_path import attribute_step
 from sim.report.headline import list_headline_figures
 from sim.report.pipeline import stage_batches
 from sim.report.pool import peer_memory_over_time
 from sim.report.present import text
 from sim.report.present.bottlenecks import Bottlenecks
-from sim.report.present.explanation import Bar
+from sim.report.present.explanation import Explanation
 from sim.report.present.sections import plugin_sections
-from sim.report.report import Report
 from sim.results.page.timeline import timeline_data
+from sim.results.page.waterfall import waterfall_data
 from sim.simulate.predict import find_uncovered
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_count
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 _GIB = 2**30
 
 
-def page_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+def page_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
     """Returns all data of one run."""
     report = run.report
     return {
@@ -59,14 +58,14 @@ def page_data(run: Run, explained: Mapping[str, Sequence[Bar]], bottlenecks: Seq
         "looks": {name: [look.colour, look.hatch] for name, look in colours.PART_LOOKS.items()},
         "overall": _blocks(text.overall_blocks(report)),
         "memory": _blocks((*text.memory_blocks(report), *plugin_sections(report, run.scenario.plugins))),
-        "phases": [_phase(part, explained, bottlenecks) for part in run.passes],
+        "phases": [_phase(part, explanations, bottlenecks) for part in run.passes],
         "scenario": yaml.safe_dump(
             run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
         ),
     }
 
 
-def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
+def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
     scenario, trace, topology = part.scenario, part.trace, part.topology
     name = scenario.workload.phase
     bottleneck = next((each for each in bottlenecks if each.phase == name), None)
@@ -82,7 +81,7 @@ def _phase(part: Pass, explained: Mapping[str, Sequence[Bar]], bottlenecks: Sequ
         "critical": path_shares.to_dict()
         | {"about": {share.name: share.about for share in (*path_shares.causes, *path_shares.ops)}},
         "what_if": [each.to_dict() for each in bottleneck.what_if] if bottleneck else None,
-        "waterfall": _waterfall(part.report, explained.get(name)),
+        "waterfall": waterfall_data(part, next((each for each in explanations if each.phase == name), None)),
         "uncovered": find_uncovered(scenario) or "this machine and layout",
         "stages": _stages(part),
         "timeline": timeline_data(part),
@@ -114,52 +113,6 @@ def _stages(part: Pass) -> dict[str, Any] | None:
         "rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)],
         "bars": bars,
     }
-
-
-def _waterfall(report: Report, explained: Sequence[Bar] | None) -> list[dict[str, Any]]:
-    """Returns bars that add up, from the closed form to the simulated step; without an explanation, three."""
-    if explained:
-        return [{"name": bar.name, "group": bar.group, "seconds": bar.seconds, "why": bar.why} for bar in explained]
-    form, simulated, pipeline = report.closed_form, report.simulated, report.pipeline
-    if pipeline and (passes := pipeline.passes):
-        ideal_s = passes.closed_form.total
-        why = f"{report.span} through stages of the mean simulated time"
-        more = "transfers between stages, later arrivals of requests, calls and polls, unequal batches"
-        return [
-            {
-                "name": "closed form: no communication, all requests at once",
-                "group": "",
-                "seconds": ideal_s,
-                "why": why,
-            },
-            {"name": "sends and waits", "group": "", "seconds": passes.total_s - ideal_s, "why": more},
-        ]
-    if pool := report.pool:
-        plain, rest = "simulated with all layers in the chip's memory", "stalls that the closed form does not model"
-        return [
-            {"name": "without a memory pool", "group": "", "seconds": simulated.step_s - pool.stall_s, "why": plain},
-            {
-                "name": "stalls, closed form",
-                "group": "",
-                "seconds": pool.closed_form_stall_s,
-                "why": "closed form of all fetches",
-            },
-            {"name": "more", "group": "", "seconds": pool.stall_s - pool.closed_form_stall_s, "why": rest},
-        ]
-    if form is None:
-        return []
-    steps = simulated.latency_s / simulated.step_s
-    first, detailed = form.latency_s / steps, form.detailed_latency_s / steps
-    why = "max(compute, memory) + links"
-    more, below = "links, overheads, efficiencies", "per axis, at the rates the machine reaches, loops as one"
-    if form.kind is FormKind.PER_SUBLAYER:
-        more, below = "operations, overheads", "every operation's own roofline and overhead, norms and adds, the draw"
-    only = "effects of the simulation only; --explain shows each"
-    return [
-        {"name": form.name, "group": "", "seconds": first, "why": why},
-        {"name": more, "group": "", "seconds": detailed - first, "why": below},
-        {"name": "overlap and contention", "group": "", "seconds": simulated.step_s - detailed, "why": only},
-    ]
 
 
 def _links(part: Pass, machine: Topology) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import base64
 import gzip
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sim import __version__
 from sim.plots.colours import CHANGE_COLOURS, DEVICE_COLOURS, LOAD_STEPS, PALETTE, REQUEST_COLOURS
 from sim.report.present.bottlenecks import Bottlenecks
-from sim.report.present.explanation import Bar
+from sim.report.present.explanation import Explanation
 from sim.results.page.data import page_data
 from sim.units import BYTE_UNITS, TIME_UNITS
 
@@ -34,14 +34,14 @@ _SCRIPTS = ("parts.js", "charts.js", "timeline.js", "page.js")
 def write(
     runs: Sequence[Run],
     path: Path,
-    explained: Mapping[str, Sequence[Bar]] | None = None,
+    explanations: Sequence[Explanation] = (),
     bottlenecks: Sequence[Bottlenecks] = (),
     comparison: Comparison | None = None,
 ) -> None:
     """Writes the page of `runs`, one or two, to `path`. The same runs give the same bytes.
 
     Args:
-        explained: by phase, of the one run, if made.
+        explanations: of the phases of the one run, if made.
         bottlenecks: the same.
         comparison: of the two runs.
     """
@@ -55,7 +55,7 @@ def write(
             "changes": CHANGE_COLOURS,
             "load": LOAD_STEPS,
         },
-        "runs": [page_data(run, explained or {}, bottlenecks) for run in runs],
+        "runs": [page_data(run, explanations, bottlenecks) for run in runs],
         "comparison": comparison.to_dict() if comparison else None,
     }
     title = " and ".join(" ".join(filter(None, (run.scenario.name, run.settings_text))) for run in runs)
