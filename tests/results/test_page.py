@@ -195,6 +195,17 @@ def test_pointing_at_a_bar_tells_its_operation_bytes_and_source(out: Path, brows
 
 
 @in_browser
+def test_a_row_per_axis_and_direction_stands_beside_the_link_map(tmp_path: Path, browser: Any):
+    run = simulate(load("palm540b_decode_ws2d", "engine.layers=1"))
+    report(run, page=tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html").page
+    kinds = page.locator("#links td:first-child").all_inner_texts()
+    assert kinds == ["x+", "x-", "y+", "y-", "z+", "z-"]
+    busy = float(page.locator("#links tbody tr >> nth=0").inner_text().split("\t")[3].rstrip("%"))
+    assert busy == pytest.approx(100 * run.report.links.utilisation, abs=0.05)  # all links of an axis are alike
+
+
+@in_browser
 def test_two_runs_side_by_side_with_the_difference(out: Path, browser: Any):
     found = Page(browser, out / f"tiny_vs_{AFTER}.html")
     reports = [json.loads((out / name / "report.json").read_text()) for name in ("tiny", AFTER)]

@@ -152,6 +152,7 @@ function critical(parent, phase, key, run) {
 
 function linkMap(parent, links) {
   if (!links.lines.length) { el(parent, "p", "The machine has no links.", { className: "dim" }); return; }
+  const columns = el(parent, "div", null, { className: "columns" }), map = el(columns, "div"), beside = el(columns, "div", null, { className: "loose" });
   const most = Math.max(...links.lines.map((line) => line.busy), 1e-9), steps = DARK ? DATA.colours.load.slice().reverse() : DATA.colours.load, bins = steps.length; // the busiest link stands out from the paper
   const traces = [];
   for (const dashed of [true, false]) for (let bin = 0; bin < bins; bin++) {
@@ -169,7 +170,7 @@ function linkMap(parent, links) {
   const wide = (node) => (node.box ? node.box[0] : node.radius), high = (node) => (node.box ? node.box[1] : node.radius);
   const ends = (side, sizes, lines) => [Math.min(...links.nodes.map((node) => node[side] - sizes(node)), ...lines) - 0.15, Math.max(...links.nodes.map((node) => node[side] + sizes(node)), ...lines) + 0.15];
   const xs = ends("x", wide, links.lines.flatMap((line) => line.x)), ys = ends("y", high, links.lines.flatMap((line) => line.y));
-  const target = el(parent, "div", null, { className: "plot" }), across = (target.clientWidth || 600) - 110;
+  const target = el(map, "div", null, { className: "plot" }), across = (target.clientWidth || 600) - 110;
   const tall = Math.max(150, Math.min(560, across * (ys[1] - ys[0]) / (xs[1] - xs[0])));
   const unit = Math.min(across / (xs[1] - xs[0]), tall / (ys[1] - ys[0])); // pixels
   const letters = (nodes) => { // what is written into nodes, and how large: names, else numbers; too small to read: nothing, the pointer shows names
@@ -181,13 +182,15 @@ function linkMap(parent, links) {
   };
   const [small, named] = letters(chips), [size, titled] = letters(boxes);
   traces.push({ type: "scatter", mode: "markers+text", x: chips.map((node) => node.x), y: chips.map((node) => node.y), text: chips.map(named), textfont: { size: small },
-    hovertext: chips.map((node) => node.name), hovertemplate: "%{hovertext}<extra></extra>", marker: { size: chips.map((node) => 2 * node.radius * unit), opacity: 1, color: "#fff", line: { color: "#444", width: 1 } } });
+    hovertext: chips.map((node) => node.name), hovertemplate: "%{hovertext}<extra></extra>", marker: { size: chips.map((node) => 2 * node.radius * unit), opacity: 1, color: PAPER, line: { color: INK, width: 1 } } });
   traces.push({ type: "scatter", mode: "markers", x: boxes.map((node) => node.x), y: boxes.map((node) => node.y), hovertext: boxes.map((node) => node.name), hovertemplate: "%{hovertext}<extra></extra>", marker: { size: 12, opacity: 0 } });
   Plotly.newPlot(target, traces, layout({
     height: tall + 38, margin: { l: 6, r: 6, t: 32, b: 6 }, showlegend: false, hovermode: "closest", dragmode: "pan",
-    shapes: boxes.map((node) => ({ type: "rect", x0: node.x - node.box[0], x1: node.x + node.box[0], y0: node.y - node.box[1], y1: node.y + node.box[1], fillcolor: "#fff", line: { color: "#444", width: 1 } })),
+    shapes: boxes.map((node) => ({ type: "rect", x0: node.x - node.box[0], x1: node.x + node.box[0], y0: node.y - node.box[1], y1: node.y + node.box[1], fillcolor: PAPER, line: { color: INK, width: 1 } })),
     annotations: boxes.map((node) => ({ x: node.x, y: node.y, text: titled(node), showarrow: false, font: { size } })),
     xaxis: { visible: false, range: xs }, yaxis: { visible: false, range: ys, scaleanchor: "x" },
   }), { ...CONFIG, scrollZoom: true });
-  el(parent, "p", ["Each direction of a link is a line, to the right of the direction; dashed: wraparound. Point at a line beyond its middle for its load.", ...links.notes].join(" "), { className: "dim" });
+  blocks(beside, [links.kinds]);
+  el(beside, "p", "Busy: share of the time, mean of the links. GB/s: bytes by busy time, of what a link reaches in a long transfer (its efficiency applied).", { className: "dim" });
+  el(map, "p", [`Each direction of a link is a line, to the right of the direction${links.lines.some((line) => line.dashed) ? "; dashed: wraparound" : ""}. Point at a line beyond its middle for its load.`, ...links.notes].join(" "), { className: "dim" });
 }

@@ -15,6 +15,7 @@ from sim.plots.machine import Load, drawing_of, list_segments
 from sim.report.breakdown import compute_breakdown
 from sim.report.critical_path import attribute_step
 from sim.report.headline import list_headline_figures
+from sim.report.links import KindLoad, load_by_kind
 from sim.report.pipeline import stage_batches
 from sim.report.pool import peer_memory_over_time
 from sim.report.present import text
@@ -25,7 +26,7 @@ from sim.results.page.timeline import timeline_data
 from sim.results.page.waterfall import waterfall_data
 from sim.simulate.predict import find_uncovered
 from sim.topology.graph import Topology
-from sim.units import PS_PER_S, format_count
+from sim.units import PS_PER_S, format_bytes, format_count
 
 if TYPE_CHECKING:
     from sim.simulate.result import Pass, Run
@@ -144,7 +145,23 @@ def _links(part: Pass, machine: Topology) -> dict[str, Any]:
         }
         for node in drawing.nodes
     ]
-    return {"nodes": nodes, "lines": lines, "notes": list(drawing.shown)}
+    kinds = load_by_kind(machine, load.utilisation, load.bytes, part.makespan_ps / PS_PER_S)
+    return {"nodes": nodes, "lines": lines, "notes": list(drawing.shown), "kinds": [asdict(_kinds(kinds))]}
+
+
+def _kinds(kinds: Sequence[KindLoad]) -> text.Table:
+    """Returns a row per kind of link."""
+    columns = ("kind of link", "links", "bytes", "busy", "busiest link", "GB/s while busy")
+    return text.Table(columns, (tuple(_kind_cells(each) for each in kinds),))
+
+
+def _kind_cells(load: KindLoad) -> tuple[str, ...]:
+    used = ["idle", ""]
+    if load.bytes:
+        more = f" and {load.tied - 1:,} more" if load.tied > 1 else ""
+        busiest = "all alike" if load.tied == load.links else f"{load.busiest}{more}, {load.busiest_utilisation:.1%}"
+        used = [busiest, f"{load.rate_bytes_per_s / 1e9:.4g} of {load.bandwidth_bytes_per_s / 1e9:.4g}"]
+    return (load.kind, f"{load.links:,}", format_bytes(load.bytes), f"{load.utilisation:.1%}", *used)
 
 
 def _memory(part: Pass) -> dict[str, Any]:
