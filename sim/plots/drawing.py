@@ -93,7 +93,7 @@ class Drawing:
 
     def paint(self, axes: Axes, scale: float) -> None:
         """Draws everything on `axes`, where one unit is `scale` inches."""
-        from matplotlib.collections import LineCollection
+        from matplotlib.collections import LineCollection, PatchCollection
         from matplotlib.colors import to_rgb
         from matplotlib.patches import Circle, FancyBboxPatch, Patch
 
@@ -115,6 +115,7 @@ class Drawing:
                 place = line.points[len(line.points) // 3]
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
                 axes.text(*place, line.label, fontsize=7, color=line.color, ha="center", va="center", bbox=box)
+        shapes: list[Patch] = []
         for node in self.nodes:
             x, y = node.at
             edge = shade(PALETTE["black"], node.strength)
@@ -124,11 +125,12 @@ class Drawing:
             else:
                 corner = (x - node.half_width, y - node.size)
                 shape = FancyBboxPatch(corner, 2 * node.half_width, 2 * node.size, boxstyle="round,pad=0.02")
-            shape.set(facecolor="white" if node.label else edge, edgecolor=edge, linewidth=0.8, zorder=2)
-            axes.add_patch(shape)
+            shape.set(facecolor="white" if node.label else edge, edgecolor=edge, linewidth=0.8)
+            shapes.append(shape)
             if node.label:
                 points = max(LEAST_NAME_PT, NAME_PT * scale)
                 axes.text(x, y, node.label, fontsize=points, ha="center", va="center_baseline", zorder=3)
+        axes.add_collection(PatchCollection(shapes, match_original=True, zorder=2), autolim=False)
 
 
 def names_fit(names: Sequence[str], room: float, scale: float) -> bool:

@@ -35,14 +35,11 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     drawing = drawing_of(machine)
     most = max(float(load.utilisation.max(initial=0.0)), 1e-9)
     colours, scale_of = colormaps[LOAD_COLOURS], Normalize(0.0, most)
+    segments = list(list_segments(drawing))
+    shades = colours(scale_of([max_utilisation(load, segment.links) for segment in segments]))
     lines = [
-        Line(
-            segment.points,
-            to_hex(colours(scale_of(max_utilisation(load, segment.links)))),
-            segment.dashed,
-            width=_LINE_WIDTH,
-        )
-        for segment in list_segments(drawing)
+        Line(segment.points, to_hex(shade), segment.dashed, width=_LINE_WIDTH)
+        for segment, shade in zip(segments, shades, strict=True)
     ]
     nodes = [replace(node, label="" if machine.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
     drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)

@@ -5,6 +5,7 @@ Figures are built without pyplot, so nothing global is touched and no display is
 
 from __future__ import annotations
 
+import io
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,10 +100,32 @@ def save(made: Figure, path: Path | str) -> None:
     """Writes the figure in the format of the path's suffix, without dates or versions: same figure, same bytes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata: dict[str, Any] = {
-        ".png": {"Software": None},
-        ".svg": {"Date": None, "Creator": None},
-        ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    }.get(path.suffix, {})
+    _lay_out(made)
     with shared_style():
+        if path.suffix == ".png":
+            _save_png(made, path)
+            return
+        metadata: dict[str, Any] = {
+            ".svg": {"Date": None, "Creator": None},
+            ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        }.get(path.suffix, {})
         made.savefig(path, dpi=DPI, metadata=metadata)
+
+
+def _lay_out(made: Figure) -> None:
+    """Places the axes once for all formats; savefig would draw the figure a second time for that."""
+    engine = made.get_layout_engine()
+    if engine is not None:
+        with shared_style():
+            engine.execute(made)
+        made.set_layout_engine("none")
+
+
+def _save_png(made: Figure, path: Path) -> None:
+    """Writes the pixels without the fourth channel: figures are opaque, and less data takes less compression."""
+    from PIL import Image
+
+    pixels = io.BytesIO()
+    made.savefig(pixels, format="rgba", dpi=DPI)
+    size = made.canvas.get_width_height(physical=True)
+    Image.frombuffer("RGBA", size, pixels.getvalue()).convert("RGB").save(path, compress_level=3)

@@ -14,7 +14,7 @@ TIMES = np.dtype([("ready", np.int64), ("start", np.int64), ("free", np.int64), 
 """One row per task, ps: dependencies ended (or head arrived); resource taken; released; message arrived."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, weakref_slot=True, repr=False, eq=False)
 class Trace:
     """Times of every task of a program."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -107,12 +108,24 @@ class Shares:
         return {"step_s": self.step_ps / PS_PER_S, **groups}
 
 
+_found: WeakKeyDictionary[Trace, Path] = WeakKeyDictionary()
+"""Paths of the traces that are in use: report, figures and page need the same one."""
+
+
 def find_critical_path(trace: Trace) -> Path:
     """Finds the critical path of `trace`; empty for a trace in which nothing takes time.
 
     Raises:
         ValueError: a task waited although nothing it needs was in use: not a trace of the engine's rule.
     """
+    path = _found.get(trace)
+    if path is None:
+        path = _found[trace] = _walk_back(trace)
+    return path
+
+
+def _walk_back(trace: Trace) -> Path:
+    """Goes from the task that ends last to the beginning of `trace`."""
     program = trace.program
     ready, start, free, end = (trace.times[name].tolist() for name in ("ready", "start", "free", "end"))
     releases = _Releases.of(trace)
@@ -140,13 +153,11 @@ def find_critical_path(trace: Trace) -> Path:
             if ready[later] > start[task]:
                 segments.append((task, start[task], ready[later], True, False))
         else:
-            needs = program.dependencies(task)
-            last = needs[trace.times["end"][needs] == ready[task]]
-            if not len(last) and len(needs):  # it polls: until it looks again, it flies
-                ends = trace.times["end"][needs]
-                last = needs[ends == ends.max()]
-                segments.append((task, int(ends.max()), ready[task], True, False))
-            task = int(last.min()) if len(last) else -1
+            needs = program.dependencies(task).tolist()
+            since = max((end[need] for need in needs), default=ready[task])
+            if since < ready[task]:  # it polls: until it looks again, it flies
+                segments.append((task, since, ready[task], True, False))
+            task = min((need for need in needs if end[need] == since), default=-1)
     columns = list(zip(*reversed(segments), strict=True)) or [()] * 5
     times = [np.array(column, dtype=np.int64) for column in columns[:3]]
     return Path(*times, *(np.array(column, dtype=np.bool_) for column in columns[3:]))  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ _LARGEST_JSON_BYTES = 2**26
 class Readable(BaseModel):
     """Frozen data of a file; keys beyond those that are read back are of no concern here."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Entry(Readable):

@@ -4,8 +4,6 @@ Quantities are text with a unit in the file and SI floats here. A hardware numbe
 `bandwidth: {value: 45 GB/s, source: "..."}`; every number in the shipped files does.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from sim.specs.algorithms import ALGORITHMS, LOOP_FORMS, LoopForm

@@ -1,6 +1,7 @@
-"""Strict models, how they say what is wrong, and what names look like."""
+"""Strict models, how they say what is wrong, and what names look like.
 
-from __future__ import annotations
+Modules of models evaluate annotations when they are imported: as text each would be compiled at every start.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from sim.specs import plugins
 class Strict(BaseModel):
     """Frozen, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 def wrong(*field: str | int, rule: str, got: object = None, hint: str = "") -> PydanticCustomError:

@@ -1,7 +1,5 @@
 """Chips and the number formats they compute in."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Engine of a scenario: parts to simulate, shortcuts and kernel."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from sim.specs.base import Count, Strict

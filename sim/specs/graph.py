@@ -1,7 +1,5 @@
 """Machines of chips on a switch or on a graph, drawn node by node or as boxes that are all alike."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -87,7 +85,7 @@ class BoxesSpec(Strict):
     """Boxes that are all alike, and the network between them: rails, or leaves."""
 
     count: Count
-    of: Annotated[SwitchSpec | GraphSpec, Field(discriminator="kind")]
+    of: Annotated["SwitchSpec | GraphSpec", Field(discriminator="kind")]
     """One box. What the machine's file leaves out of chip, nccl, reduces and launch overhead is the box's."""
     rails: AdaptersSpec | None = None
     """Adapter i of every box is on leaf switch i."""
@@ -117,7 +115,7 @@ class BoxesSpec(Strict):
         return self
 
     @property
-    def box(self) -> GraphSpec:
+    def box(self) -> "GraphSpec":
         """One box as a graph."""
         return self.of if isinstance(self.of, GraphSpec) else _as_graph(self.of)
 
@@ -307,7 +305,3 @@ def _as_graph(box: SwitchSpec) -> GraphSpec:
             "links": [_edge(chip, "nvswitch", box.link.name, 1) for chip in chips],
         }
     )
-
-
-BoxesSpec.model_rebuild()
-GraphSpec.model_rebuild()

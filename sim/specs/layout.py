@@ -1,7 +1,5 @@
 """Layouts: how a model is partitioned over a machine."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, WithJsonSchema, model_validator
@@ -123,7 +121,7 @@ class LayoutSpec(Strict):
         """Name of the preset; empty where `uses` says what the mesh axes do."""
         return self.ffn or ""
 
-    def during(self, phase: str) -> LayoutSpec:
+    def during(self, phase: str) -> Self:
         """Returns the layout of one phase, checked like any other.
 
         Raises:

@@ -1,7 +1,5 @@
 """A layout of one's own: what each mesh axis does (`sim.specs.uses`)."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

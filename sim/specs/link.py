@@ -1,7 +1,5 @@
 """Links and what they are made of."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from sim.specs.base import Name, Strict

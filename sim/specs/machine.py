@@ -1,7 +1,5 @@
 """Fields of the files of all machines."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Self

@@ -1,7 +1,5 @@
 """Weights that live in another memory."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """The mesh of a scenario: names for the axes by which a layout splits tensors, over a machine of any kind."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated

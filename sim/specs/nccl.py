@@ -1,7 +1,5 @@
 """Constants of NCCL: those that its tuner calculates with, and measured times of its kernels."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Networks between boxes, as NCCL's messages find them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, TypeVar, get_args
 
 from sim.specs.base import Name, Strict, complete

@@ -1,7 +1,5 @@
 """Prompts of different lengths."""
 
-from __future__ import annotations
-
 import random
 from typing import Annotated, Literal
 

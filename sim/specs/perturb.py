@@ -1,8 +1,6 @@
 """Deviations from the files of the machine: stragglers, slow and failed links, jitter."""
 
-from __future__ import annotations
-
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -67,7 +65,7 @@ class PerturbSpec(Strict):
     """Random shares by which times grow."""
 
     @model_validator(mode="after")
-    def _repeats_differ(self) -> PerturbSpec:
+    def _repeats_differ(self) -> Self:
         if self.repeats > 1 and self.jitter is None:
             rule = "must be 1 without jitter"
             raise wrong("repeats", rule=rule, got=self.repeats, hint="add jitter: {ops: 2 %}")

@@ -1,7 +1,5 @@
 """Pipelines: arrival of requests and their order through the stages."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Predictions of a user's own, beside the simulation and the closed forms."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from pydantic import model_validator

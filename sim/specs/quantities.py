@@ -1,7 +1,5 @@
 """Quantities: text with a unit in a file, SI floats here, and where a number comes from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Annotated, Generic, Literal, TypeVar
 

@@ -1,7 +1,5 @@
 """One experiment."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Annotated, Self
 
@@ -354,7 +352,7 @@ class Scenario(Strict):
         return self.layout.block or self.model.block
 
     @property
-    def phases(self) -> tuple[Scenario, ...]:
+    def phases(self) -> tuple[Self, ...]:
         """One scenario per phase, prefill or decode, each with its own layout; what was published is of all phases."""
         phases = self.workload.phases
         reference = self.reference if len(phases) == 1 else None

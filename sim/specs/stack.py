@@ -3,8 +3,6 @@
 A chip's file has physics alone. A stack's file has what is common to all chips, and what it reaches on each of them.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from sim.specs.algorithms import LoopForm

@@ -1,7 +1,5 @@
 """Published measurements: how rows of a CSV are run, how close they must come, and what is fitted to them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
@@ -37,7 +35,7 @@ class Calibration(Strict):
     rows: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of case ids; default: all gated rows."""
     constants: Annotated[dict[str, Constant], Field(min_length=1)]
-    then: Calibration | None = None
+    then: "Calibration | None" = None
     """Next fit, with the constants found before."""
 
 

@@ -1,7 +1,5 @@
 """Sweeps and their figures."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field

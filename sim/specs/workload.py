@@ -1,7 +1,5 @@
 """Workload: phase, batch, tokens and number formats."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -82,7 +80,7 @@ class Workload(Strict):
         return self.static_cache or (self.prompt or 0) + (self.context or 0) + (self.generate or 0)
 
     @property
-    def phases(self) -> tuple[Workload, ...]:
+    def phases(self) -> tuple[Self, ...]:
         """The prefill and the decoding of `generate`, else this workload alone."""
         if self.phase != "generate":
             return (self,)
@@ -90,7 +88,7 @@ class Workload(Strict):
         return prefill, self.model_copy(update={"phase": "decode", "context": self.prompt, "prompt": None})
 
     @property
-    def each_step(self) -> tuple[Workload, ...]:
+    def each_step(self) -> tuple[Self, ...]:
         """One workload per decode step, each with the cache as long as it then is."""
         return tuple(
             self.model_copy(update={"context": (self.context or 0) + step, "generate": 1})

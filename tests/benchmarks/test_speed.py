@@ -1,6 +1,11 @@
 """Speed, on demand: `pytest tests/benchmarks --benchmark-only`."""
 
+import os
 import resource
+import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +132,31 @@ def test_a_generation(benchmark, name: str) -> None:
     done = benchmark.pedantic(run, [scenario], rounds=3, warmup_rounds=1)
     benchmark.extra_info["tasks"] = done.tasks
     benchmark.extra_info["peak_gib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+
+
+COMMANDS = {
+    "figures and page": ("run", "palm540b_decode_ws2d"),
+    "without figures": ("run", "palm540b_decode_ws2d", "--no-plots"),
+    "import alone": ("list", "scenarios"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command(benchmark, name: str, tmp_path: Path) -> None:
+    """A command in a process of its own, from its start to its end, after one that fills the caches of byte code.
+
+    To compare two checkouts: PYTHONPATH=CHECKOUT pytest CHECKOUT/tests/benchmarks -k a_command --benchmark-only.
+    """
+    out = ("--out", str(tmp_path)) if COMMANDS[name][0] == "run" else ()
+    line = [sys.executable, "-m", "sim", *COMMANDS[name], *out]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    used_s = []
+
+    def run_once() -> None:
+        began = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(line, check=True, capture_output=True, env=environment)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used_s.append(ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime)
+
+    benchmark.pedantic(run_once, rounds=5, warmup_rounds=1)
+    benchmark.extra_info["processor_s"] = round(statistics.median(used_s[1:]), 3)

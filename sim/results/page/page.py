@@ -88,4 +88,4 @@ def _plotly() -> bytes:
 
 def _packed(data: bytes) -> str:
     """Returns gzip without a date, as text."""
-    return base64.b64encode(gzip.compress(data, 9, mtime=0)).decode("ascii")
+    return base64.b64encode(gzip.compress(data, 4, mtime=0)).decode("ascii")
