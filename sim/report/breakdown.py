@@ -1,8 +1,13 @@
-"""Breakdown of the critical chip's step into compute, exposed communication, waits and idle time, which add up to
-it."""
+"""Breakdown of a step into compute, exposed communication, waits and idle time, which add up to it: of the critical
+chip, and of the stages of a pipeline over time."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from sim.program import Floats, Ints
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -30,23 +35,55 @@ def compute_breakdown(trace: Trace, topology: Topology, batches: Batches | None 
     Args:
         batches: of a pipeline.
     """
-    chip, program = critical_chip(trace, topology.chips), trace.program
-    compute, collectives = sp.compute_spans(trace).of_lane(chip), sp.collective_spans(trace).of_lane(chip)
-    communicating, computing = sp.union(collectives), sp.union(compute)
-    slow = is_memory_bound(program)
-    alone = sp.minus(compute, communicating)
-    exposed = sp.minus(communicating, computing).total_ps
-    parts = {
-        "compute-bound": alone.where(~slow[alone.task]).total_ps,
-        "memory-bound": alone.where(slow[alone.task]).total_ps,
-        "overlapped": communicating.total_ps - exposed,
-        "exposed": exposed,
-    }
-    covered = sp.union(communicating, computing)
-    for name, waits in wait_spans(trace, batches).items():
-        uncovered = sp.minus(sp.union(waits.of_lane(chip)), covered)
-        if len(uncovered):
-            parts[name] = uncovered.total_ps
-            covered = sp.union(covered, uncovered)
+    (spans,) = _part_spans(trace, [critical_chip(trace, topology.chips)], batches)
+    parts = {name: part.total_ps for name, part in spans.items()}
     parts["idle"] = trace.makespan_ps - sum(parts.values())
     return {name: time_ps / PS_PER_S for name, time_ps in parts.items()}
+
+
+def stage_shares(trace: Trace, topology: Topology, batches: Batches, edges: Ints) -> list[dict[str, Floats]]:
+    """Returns for every stage of a pipeline the share of each of PARTS in every bin of time, [bins]; they add up to 1.
+
+    A share is the mean of the stage's chips.
+
+    Args:
+        edges: [bins + 1] edges of the bins, ps.
+    """
+    simulated = [[topology.representative_of(chip) for chip in chips] for chips in batches.chips]
+    chips = sorted({chip for stage in simulated for chip in stage})
+    covered = {
+        chip: {name: sp.coverage(part, edges) for name, part in spans.items() if len(part)}
+        for chip, spans in zip(chips, _part_spans(trace, chips, batches), strict=True)
+    }
+    result = []
+    for stage in simulated:
+        shares = dict.fromkeys(PARTS, np.zeros(len(edges) - 1))
+        for chip in stage:
+            for name, share in covered[chip].items():
+                shares[name] = shares[name] + share / len(stage)
+        shares["idle"] = np.maximum(1.0 - sum(shares.values()), 0.0)
+        result.append({name: share for name, share in shares.items() if share.any()})
+    return result
+
+
+def _part_spans(trace: Trace, chips: Sequence[int], batches: Batches | None) -> Iterator[dict[str, sp.Spans]]:
+    """Yields the spans of each of PARTS but the last on every chip; no two overlap, and no wait is empty."""
+    computes, collectives = sp.compute_spans(trace), sp.collective_spans(trace)
+    slow, waits = is_memory_bound(trace.program), wait_spans(trace, batches)
+    for chip in chips:
+        compute = computes.of_lane(chip)
+        communicating, computing = sp.union(collectives.of_lane(chip)), sp.union(compute)
+        alone, exposed = sp.minus(compute, communicating), sp.minus(communicating, computing)
+        parts = {
+            "compute-bound": alone.where(~slow[alone.task]),
+            "memory-bound": alone.where(slow[alone.task]),
+            "overlapped": sp.minus(communicating, exposed),
+            "exposed": exposed,
+        }
+        covered = sp.union(communicating, computing)
+        for name, spans in waits.items():
+            uncovered = sp.minus(sp.union(spans.of_lane(chip)), covered)
+            if len(uncovered):
+                parts[name] = uncovered
+                covered = sp.union(covered, uncovered)
+        yield parts

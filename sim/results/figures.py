@@ -83,7 +83,7 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure | None:
         case "roofline":
             return roofline.draw(trace, topology, part.scenario.workload.activations, title)
         case "stages":
-            return stages.draw(trace, batches, title) if batches else None
+            return stages.draw(trace, topology, batches, title) if batches else None
     return _memory(part, title)
 
 

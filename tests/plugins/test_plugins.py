@@ -75,7 +75,7 @@ def test_a_closed_form_and_a_section_stand_in_report_and_page(tmp_path: Path, ca
     )
     path = write(tmp_path, text)
     assert call("run", path, "--out", tmp_path / "out")[0] == 0
-    blocks = page_data(simulate(load(path)), {}, ())["memory"]
+    blocks = page_data(simulate(load(path)), (), ())["memory"]
     assert [part.get("text") for part in blocks[-1]] == ["chips: 8", None]
     written = json.loads((tmp_path / "out/mine/report.json").read_text())
     assert written["plugin_forms"] == {"guess": 0.5}

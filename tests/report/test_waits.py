@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from support.pipelines import scenario
 
 from sim.program import Kind
-from sim.report.breakdown import compute_breakdown
+from sim.report.breakdown import compute_breakdown, stage_shares
 from sim.report.critical_path import CALL, JOIN, attribute_step
+from sim.report.pipeline import report_stages
 from sim.report.present import text
+from sim.report.present.explanation import Scale
 from sim.report.present.render import render
 from sim.report.spans import collective_spans
 from sim.results.page.data import page_data
@@ -112,7 +115,7 @@ def test_terminal_and_page_tell_the_same(done: Run):
     render(done.report, console)
     lines = console.export_text().splitlines()
     printed = {" ".join(line.split()) for line in lines}
-    data = page_data(done, {}, ())
+    data = page_data(done, (), ())
     blocks = [*data["overall"], *data["memory"], *data["phases"][0]["step"]]
     parts = [part for block in blocks for part in block]
     for part in parts:
@@ -122,8 +125,9 @@ def test_terminal_and_page_tell_the_same(done: Run):
     assert any("95% within" in part.get("text", "") for part in parts)
     assert data["headline"][0]["label"] == "latency per request, mean"
     assert lines[1].startswith("latency per request, mean ")
-    bars = data["phases"][0]["waterfall"]
-    assert sum(bar["seconds"] for bar in bars) == pytest.approx(done.report.chip_s, rel=1e-9)
+    *bars, step = data["phases"][0]["waterfall"]["rows"]
+    assert sum(bar["to"] - bar["from"] for bar in bars) == pytest.approx(step["to"], rel=1e-9)
+    assert step["so_far"] == Scale(done.report.chip_s).time(done.report.chip_s)
 
 
 def test_a_line_of_a_published_value_names_its_source():
@@ -131,3 +135,20 @@ def test_a_line_of_a_published_value_names_its_source():
     first, *_ = text.overall_blocks(done.report)
     assert done.report.published is not None
     assert done.report.published.source in first[1].text
+
+
+def test_shares_of_the_stages_add_up_to_their_bubbles_in_every_number_of_bins():
+    (part,) = run(load.scenario("energonai_pipeline_queue", ["layout.pipeline.requests=3"])).passes
+    trace, batches = part.trace, part.lowered.batches
+    bubbles = [stage.bubble for stage in report_stages(trace, batches)]
+    for bins in (1, 7):
+        edges = np.arange(bins + 1) * trace.makespan_ps // bins
+        stages = stage_shares(trace, part.topology, batches, edges)
+        for shares, bubble in zip(stages, bubbles, strict=True):
+            assert sum(shares.values()) == pytest.approx(np.ones(bins), abs=1e-9)
+            outside = shares["pipeline bubble"] @ np.diff(edges) / trace.makespan_ps
+            # a chip may still send its last result when its batch has left the stage, which is no bubble of the chip
+            assert outside == pytest.approx(bubble, abs=0.01)
+            assert outside <= bubble + 1e-9
+    fill = stage_shares(trace, part.topology, batches, np.array([0, 1000]))
+    assert [list(shares) for shares in fill[1:]] == [["pipeline bubble"]] * 3  # the first request is on stage 0

@@ -31,12 +31,14 @@ function blocks(parent, found) {
 
 // --- bars -------------------------------------------------------------------------------------------------------------
 
+const filled = ([colour, hatch]) => ({ color: colour, pattern: { shape: hatch, bgcolor: colour, fgcolor: DATA.colours.palette.grey, size: 6, solidity: 0.3 } });
+
 function stack(parent, parts, total, looks) {
   legend(parent, parts.map((part) => [part.name, ...looks[part.name]]));
   const target = el(parent, "div", null, { className: "plot" }), [unit, name] = unitOf(total);
   const traces = parts.map((part) => ({
     type: "bar", orientation: "h", y: [""], x: [part.time_s / unit], name: part.name,
-    marker: { color: looks[part.name][0], line: { color: PAPER, width: 1 }, pattern: { shape: looks[part.name][1], bgcolor: looks[part.name][0], fgcolor: DATA.colours.palette.grey, size: 6, solidity: 0.3 } },
+    marker: { ...filled(looks[part.name]), line: { color: PAPER, width: 1 } },
     text: [part.time_s / total * target.clientWidth > 56 ? percent(part.time_s / total) : ""], textposition: "inside", textangle: 0, insidetextanchor: "middle", textfont: { color: contrasting(looks[part.name][0]) },
     hovertemplate: `${part.name}: ${time(part.time_s)}, ${percent(part.time_s / total)} of it<extra></extra>`,
   }));
@@ -77,19 +79,39 @@ function waterfall(parent, phase) {
   });
 }
 
-function stages(parent, found) { // batches on the stages of a pipeline
-  el(parent, "h3", "Requests on the stages, by number");
-  const colours = DATA.colours.requests, bars = found.bars, ms = (x) => time(x / 1e3);
-  Plotly.newPlot(el(parent, "div", null, { className: "plot" }), [{
-    type: "bar", orientation: "h", y: bars.map((bar) => bar[0]), base: bars.map((bar) => bar[1]), x: bars.map((bar) => bar[2]),
-    text: bars.map((bar) => bar[3]), textposition: "inside", insidetextanchor: "middle", constraintext: "none", textangle: 0,
+// Batches on the stages of a pipeline, and below them what the stages' chips do, on one axis of time.
+function stages(parent, found, looks) {
+  el(parent, "h3", "Stages over time: requests by number, and shares of the time");
+  const names = Object.keys(looks).filter((name) => found.shares.some((shares) => shares[name]));
+  legend(parent, names.map((name) => [name, ...looks[name]]));
+  const colours = DATA.colours.requests, bars = found.bars, ms = (x) => time(x / 1e3), edges = found.edges, high = 0.8;
+  const target = el(parent, "div", null, { className: "plot" }), whole = [0, edges[edges.length - 1]];
+  const numbers = ([from, to]) => bars.map((bar) => (bar[2] / (to - from) * (target.clientWidth - 140) > 7 * bar[3].length + 5 ? bar[3] : ""));
+  const traces = [{
+    type: "bar", orientation: "h", y: bars.map((bar) => bar[0]), base: bars.map((bar) => bar[1]), x: bars.map((bar) => bar[2]), width: high,
+    text: numbers(whole), textposition: "inside", insidetextanchor: "middle", constraintext: "none", textangle: 0,
     hovertext: bars.map((bar) => `request ${bar[3]} on ${found.rows[bar[0]]}<br>${ms(bar[1])} to ${ms(bar[1] + bar[2])}: ${ms(bar[2])}`), hovertemplate: "%{hovertext}<extra></extra>",
     marker: { color: bars.map((bar) => colours[bar[4] % colours.length]), line: { color: PAPER, width: 1 } }, textfont: { color: "#fff" },
-  }], layout({
-    height: 90 + 34 * found.rows.length, margin: { l: 120, r: 12, t: 32, b: 46 }, showlegend: false, bargap: 0.15, barmode: "overlay",
-    uniformtext: { mode: "hide", minsize: 8 }, xaxis: { title: { text: "time, ms", standoff: 6 }, rangemode: "tozero" },
-    yaxis: { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows.map((row) => `${row} `), automargin: true, fixedrange: true, showgrid: false },
-  }), CONFIG);
+  }];
+  const feet = found.shares.map((_, stage) => edges.slice(1).map(() => stage + high / 2));
+  for (const name of names) {
+    const part = { x: [], base: [], y: [], width: [], hover: [] };
+    found.shares.forEach((shares, stage) => (shares[name] || []).forEach((share, i) => {
+      if (!share) return;
+      feet[stage][i] -= high * share;
+      part.x.push(edges[i + 1] - edges[i]);
+      part.base.push(edges[i]);
+      part.y.push(feet[stage][i] + high * share / 2);
+      part.width.push(high * share);
+      part.hover.push(`<b>${found.rows[stage]}</b><br>${ms(edges[i])} to ${ms(edges[i + 1])}<br>` + Object.entries(shares).filter(([, all]) => all[i]).map(([each, all]) => `${each}: ${percent(all[i])}`).join("<br>"));
+    }));
+    traces.push({ type: "bar", orientation: "h", yaxis: "y2", ...part, hovertext: part.hover, hovertemplate: "%{hovertext}<extra></extra>", marker: { ...filled(looks[name]), line: { width: 0 } } });
+  }
+  const rows = { range: [found.rows.length - 0.5, -0.5], tickvals: found.rows.map((_, i) => i), ticktext: found.rows.map((row) => `${row} `), automargin: true, fixedrange: true, showgrid: false, zeroline: false };
+  Plotly.newPlot(target, traces, layout({
+    height: 100 + 76 * found.rows.length, margin: { l: 120, r: 12, t: 32, b: 46 }, showlegend: false, bargap: 0, barmode: "overlay", hovermode: "closest",
+    xaxis: { title: { text: "time, ms", standoff: 6 }, range: whole, anchor: "y2" }, yaxis: { ...rows, domain: [0.52, 1] }, yaxis2: { ...rows, domain: [0, 0.48] },
+  }), CONFIG).then(() => target.on("plotly_relayout", () => Plotly.restyle(target, { text: [numbers(target.layout.xaxis.range)] }, [0])));
 }
 
 // --- memory, critical path --------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import yaml
 from sim.plots import colours
 from sim.plots.drawing import describe_link
 from sim.plots.machine import Load, drawing_of, list_segments
-from sim.report.breakdown import compute_breakdown
+from sim.plots.stages import bin_edges
+from sim.report.breakdown import compute_breakdown, stage_shares
 from sim.report.critical_path import attribute_step
 from sim.report.headline import list_headline_figures
 from sim.report.links import KindLoad, load_by_kind
@@ -99,12 +100,12 @@ def _blocks(blocks: Iterable[text.Block]) -> list[list[dict[str, Any]]]:
 def _stages(part: Pass) -> dict[str, Any] | None:
     """Batches on the stages of a pipeline: [stage, begin and length in ms, number, request] each; None without one.
 
-    A bar begins when the last rank of the stage has the batch.
+    A bar begins when the last rank of the stage has the batch. `shares` are those of each bin of the time.
     """
     batches = part.lowered.batches
     if batches is None:
         return None
-    bars = []
+    bars, edges = [], bin_edges(part.trace)
     for stage in range(len(batches.layers)):
         for each in stage_batches(part.trace, batches, stage):
             number = f"{each.request}.{each.part}" if batches.parts > 1 else str(each.request)
@@ -113,6 +114,11 @@ def _stages(part: Pass) -> dict[str, Any] | None:
     return {
         "rows": [f"stage {i}, {format_count(n, 'layer')}" for i, n in enumerate(batches.layers)],
         "bars": bars,
+        "edges": (edges * 1e3 / PS_PER_S).round(6).tolist(),
+        "shares": [
+            {name: share.round(5).tolist() for name, share in shares.items()}
+            for shares in stage_shares(part.trace, part.topology, batches, edges)
+        ],
     }
 
 

@@ -48,7 +48,7 @@ function build() {
   part("breakdown", "Where the time goes", phases((box, phase, key, run) => {
     stack(box, phase.breakdown, phase.step_s, run.looks);
     blocks(box, phase.step);
-    if (phase.stages) stages(box, phase.stages);
+    if (phase.stages) stages(box, phase.stages, run.looks);
   }));
   part("waterfall", "From the closed form to the simulation", phases(waterfall));
   part("time", "Timeline", phases(drawTimeline));
