@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sim.report.present.validation import Validation
     from sim.report.report import Report
     from sim.simulate.result import Run
+    from sim.simulate.together import Job, TogetherRun
     from sim.specs import Scenario
     from sim.studies.search import SearchResult, Work
 
@@ -37,6 +38,7 @@ __all__ = [
     "report",
     "search",
     "simulate",
+    "simulate_together",
     "sweep",
     "validate",
 ]
@@ -70,6 +72,18 @@ def simulate(scenario: Scenario) -> SimulatedRun:
 
     result = run(scenario)
     return SimulatedRun(**{field.name: getattr(result, field.name) for field in fields(result)})
+
+
+def simulate_together(jobs: Sequence[Job], machine: str | Path | None = None) -> TogetherRun:
+    """Simulates several jobs at once on one machine, and each alone. Raises InputError.
+
+    Args:
+        jobs: `sim.simulate.together.Job`: a scenario, its chips and its number of passes.
+        machine: a shipped name or a file; default: that of all scenarios.
+    """
+    from sim.simulate.together import run_together
+
+    return run_together(jobs, files.topology_spec(str(machine)) if machine else None)
 
 
 def predict(scenario: Scenario) -> ClosedForm | None:

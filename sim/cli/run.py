@@ -15,6 +15,7 @@ import typer
 from sim.cli.errors import EXCEEDS_MEMORY, errors_in
 from sim.cli.options import DrawnChips, Formats, Json, Plugins, Settings, completed, figure_formats
 from sim.cli.progress import progress
+from sim.cli.together import JobChips, JobMachine, JobPasses, Placing, Shown, run_jobs
 from sim.errors import InputError
 from sim.terminal import echo
 from sim.units import format_bytes
@@ -50,6 +51,12 @@ def run(
     name: Annotated[
         str, typer.Option(help="Name of the run in its report and of its folder; default: the scenario's.")
     ] = "",
+    together: Annotated[
+        bool, typer.Option("--together", help="Run the scenarios at once on one machine, alone and together.")
+    ] = False,
+    places: JobChips = None,
+    passes: JobPasses = None,
+    machine: JobMachine = "",
     chips: DrawnChips = None,
     trace_chips: Annotated[
         list[int] | None,
@@ -75,6 +82,16 @@ def run(
 
     chosen = tuple(settings or ())
     kinds = figure_formats(formats)
+    if together:
+        unsupported = {"--critical-path": critical_path, "--explain": explained}
+        unsupported |= {"--chip": bool(chips), "--trace-chip": bool(trace_chips)}
+        placing = Placing(places or (), passes or (), machine)
+        shown = Shown(out, name, kinds if plots else (), as_json=as_json, quiet=quiet)
+        fits = run_jobs(scenarios, chosen, placing, shown, unsupported)
+        raise typer.Exit(0 if fits or not strict else EXCEEDS_MEMORY)
+    for option, given in {"--on": places, "--passes": passes, "--machine": machine}.items():
+        if given:
+            raise InputError("requires --together", where=option, got=given)
     loaded = {file: load.scenario(file, chosen) for file in scenarios}  # all files are checked before anything runs
     if name:
         loaded = _renamed(loaded, name)
@@ -83,7 +100,7 @@ def run(
             refuse_sweep(scenario, chosen)
             outputs.check_chips(scenario, chips or [], "--chip")
             outputs.check_chips(scenario, trace_chips or [], "--trace-chip")
-    folders = _folders(loaded, () if name else chosen, out)
+    folders = _folders(loaded, chosen, out, is_named=bool(name))
     wanted = _Wanted(chosen, kinds if plots else (), critical_path, explained, chips or [], trace_chips)
     fits = True
     for file, scenario in loaded.items():
@@ -197,8 +214,11 @@ def _renamed(loaded: Mapping[str, Scenario], name: str) -> dict[str, Scenario]:
     return {file: scenario.model_copy(update={"name": name}) for file, scenario in loaded.items()}
 
 
-def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path) -> dict[str, Path]:
+def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path, *, is_named: bool) -> dict[str, Path]:
     """Returns the folder of each scenario's results, by the scenario's name or file.
+
+    Args:
+        is_named: its name does not have the settings.
 
     Raises:
         InputError: it holds something else than results of this scenario file, or two of these have the same.
@@ -210,10 +230,11 @@ def _folders(loaded: Mapping[str, Scenario], settings: Sequence[str], out: Path)
     folders: dict[str, Path] = {}
     first: dict[Path, str] = {}
     for name, scenario in loaded.items():
-        folders[name] = folder = out / outputs.folder_name(scenario, settings)
+        folders[name] = folder = out / outputs.folder_name(scenario, () if is_named else settings)
         same = first.setdefault(folder, name)
         saved.refuse_unlike(folder, scenario == loaded[same], load.source(same))
-        saved.check_replaceable(folder, scenario, settings, load.source(name))
+        origin = saved.Origin(load.source(name), list(settings), saved.resolve_scenario(scenario))
+        saved.check_replaceable(folder, origin, is_named=is_named)
     return folders
 
 

@@ -117,7 +117,7 @@ def write(
         from sim.results import figures
 
         figures.draw(run, folder, formats, analysis)
-    saved.write_manifest(run, folder)
+    saved.write_manifest(saved.origin_of(run), folder)
     return messages
 
 

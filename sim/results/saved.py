@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -185,11 +185,24 @@ def damage_error(path: Path, got: str) -> InputError:
     return InputError("must be what `sim run` wrote", where=str(path), got=got, hint=_AGAIN)
 
 
-def check_replaceable(folder: Path, scenario: Scenario, settings: Sequence[str], source: str | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Origin of the results of a run, as a manifest holds it."""
+
+    source: str | None
+    """The scenario's file, or the files of several jobs; None where one is no file."""
+    settings: list[str]
+    scenario: dict[str, Any]
+    """Resolved (`resolve_scenario`)."""
+    chips: tuple[int, ...] = ()
+    plugins: tuple[str, ...] = ()
+
+
+def check_replaceable(folder: Path, new: Origin, *, is_named: bool = False) -> None:
     """Raises InputError where new results must not replace `folder`: not a run's, or another scenario file's.
 
     Args:
-        source: the scenario's file; None where it is no file.
+        is_named: the user named the folder, and its name does not have the settings, which may then be others.
     """
     if not (folder / "manifest.json").exists():
         if folder.is_dir() and any(folder.iterdir()):
@@ -200,8 +213,9 @@ def check_replaceable(folder: Path, scenario: Scenario, settings: Sequence[str],
         manifest = open_folder(folder).manifest
     except InputError:
         return  # `replaced` moves it aside
-    if (manifest.source, manifest.settings) != (source, list(settings)) or source is None:
-        refuse_unlike(folder, manifest.scenario == resolved_scenario(scenario), manifest.source)
+    is_same = new.source is not None and manifest.source == new.source
+    if not is_same or not (is_named or manifest.settings == new.settings):
+        refuse_unlike(folder, manifest.scenario == new.scenario, manifest.source)
 
 
 def displace_results(folder: Path, fresh: Path) -> list[str]:
@@ -241,16 +255,23 @@ def move_aside(path: Path) -> Path:
     return path.rename(next(name for name in names if not os.path.lexists(name)))
 
 
-def write_manifest(run: Run, folder: Path) -> None:
+def origin_of(run: Run) -> Origin:
+    """Returns the origin of a run."""
+    chips = sorted({chip for part in run.passes for chip in part.chosen_chips})
+    scenario = resolve_scenario(run.scenario)
+    return Origin(run.source, list(run.settings), scenario, tuple(chips), tuple(run.scenario.plugins))
+
+
+def write_manifest(origin: Origin, folder: Path) -> None:
     """Writes manifest.json for the files in `folder`; the last file of a run."""
     manifest = Manifest(
         version=__version__,
-        source=run.source,
-        settings=list(run.settings),
-        scenario=resolved_scenario(run.scenario),
+        source=origin.source,
+        settings=origin.settings,
+        scenario=origin.scenario,
         written=sorted(path.name for path in folder.iterdir()),
-        chips=sorted({chip for part in run.passes for chip in part.chosen_chips}),
-        plugins=plugin_files.hashes(run.scenario.plugins),
+        chips=list(origin.chips),
+        plugins=plugin_files.hashes(origin.plugins),
         files={
             path.name: Entry(size_bytes=path.stat().st_size, sha256=_sha256(path))
             for path in sorted(folder.iterdir())
@@ -269,7 +290,7 @@ def note_written(folder: Path, paths: Iterable[Path]) -> None:
         write_sealed(folder / "manifest.json", manifest.model_copy(update={"written": written}))
 
 
-def resolved_scenario(scenario: Scenario) -> dict[str, Any]:
+def resolve_scenario(scenario: Scenario) -> dict[str, Any]:
     """Returns a scenario as a manifest holds it."""
     return scenario.model_dump(mode="json", exclude_none=True)
 
@@ -320,7 +341,11 @@ def restore_results(saved: Saved) -> Run:
     from sim.simulate.run import restore_run
     from sim.specs import Scenario
 
-    folder, report = saved.folder, saved.report()
+    folder = saved.folder
+    if "jobs" in saved.manifest.scenario:
+        hint = "run the jobs again with `sim run --together`"
+        raise InputError("is not supported with results of several jobs", where=str(folder), hint=hint)
+    report = saved.report()
     plugin_files.load_unchanged(saved.manifest.plugins, str(folder / "manifest.json"))
     try:
         scenario = Scenario.model_validate(saved.manifest.scenario)

@@ -36,15 +36,15 @@ def render(
     console.print(styled((report.scenario, "bold"), f" on {report.machine}, {chips}, {layers}"))
     figures = [part for label, value in list_brief_figures(report) for part in (f"  {label} ", (value, "bold"))]
     console.print(styled(*figures)[2:])
-    _print(text.overall_blocks(report), console)
+    print_blocks(text.overall_blocks(report), console)
     for name, phase in zip(("prefill", "decode"), report.phases, strict=False):
         console.print()
         console.print(text.phase_title(phase, name), style="bold")
-        _print(text.step_blocks(phase), console)
+        print_blocks(text.step_blocks(phase), console)
     if not report.phases:
-        _print(text.step_blocks(report), console)
-    _print(text.memory_blocks(report), console)
-    _print(plugin_sections(report, plugins), console)
+        print_blocks(text.step_blocks(report), console)
+    print_blocks(text.memory_blocks(report), console)
+    print_blocks(plugin_sections(report, plugins), console)
     for note in report.notes:
         console.print(f"note: {note}")
     if report.rests_on:
@@ -57,8 +57,8 @@ def render(
             console.print(f"engine: {shortcut}", style="dim")
 
 
-def _print(blocks: Iterable[text.Block], console: Console) -> None:
-    """Each block after an empty line."""
+def print_blocks(blocks: Iterable[text.Block], console: Console) -> None:
+    """Prints each block after an empty line."""
     for block in blocks:
         console.print()
         for part in block:
