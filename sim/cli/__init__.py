@@ -28,6 +28,7 @@ from sim.cli import (
     topology,
     validate,
 )
+from sim.cli.completion import joining_bash_words
 from sim.cli.errors import code_and_message
 from sim.terminal import echo
 
@@ -96,7 +97,8 @@ def main() -> None:
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     try:
         try:
-            app(arguments)
+            with joining_bash_words(os.environ):
+                app(arguments)
         finally:
             sys.stdout.flush()
     except Exception as error:

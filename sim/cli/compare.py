@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sim.cli.completion import completed_setting
 from sim.cli.errors import errors_in
 from sim.cli.options import Json, Plugins, Sensitive, Settings, completed
 from sim.cli.progress import progress
@@ -40,6 +41,7 @@ def compare(
             "--set-b",
             metavar="KEY=VALUE",
             help="Override a field of B only: link.latency=0.5x. Repeatable.",
+            autocompletion=completed_setting("scenario"),
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),

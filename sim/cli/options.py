@@ -8,15 +8,26 @@ from typing import Annotated
 
 import typer
 
+from sim.cli.completion import completed_setting
 from sim.errors import InputError
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as layout.overlap=none. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field, such as layout.overlap=none. Repeatable.",
+        autocompletion=completed_setting("scenario"),
+    ),
 ]
 MachineSettings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field, such as link.latency='2 us'. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field, such as link.latency='2 us'. Repeatable.",
+        autocompletion=completed_setting("topology"),
+    ),
 ]
 
 
