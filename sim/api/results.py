@@ -34,7 +34,7 @@ class SimulatedRun(Run):
         Raises:
             InputError: no such figure or phase, or the phase has nothing to show in it.
         """
-        from sim.results.figures import FIGURES, draw_figure
+        from sim.results.figures import FIGURES, draw_figure, has_figure
 
         if figure not in FIGURES:
             raise InputError(f"figure must be one of {', '.join(FIGURES)}", got=figure, hint=suggest(figure, FIGURES))
@@ -42,10 +42,9 @@ class SimulatedRun(Run):
         if phase and phase not in phases:
             raise InputError(f"phase must be one of {', '.join(phases)}", got=phase)
         part = phases[phase] if phase else self.passes[-1]
-        drawing = draw_figure(figure, part, " ".join((self.scenario.name, self.settings_text)).strip())
-        if drawing is None:
+        if not has_figure(figure, part):
             raise InputError(f"the run has nothing to show in figure '{figure}'", got=self.scenario.name)
-        return drawing
+        return draw_figure(figure, part, " ".join((self.scenario.name, self.settings_text)).strip())
 
     def to_pandas(self) -> Frames:
         """Returns frames `ops`, `links` and `critical_path` of one step. Raises InputError: pandas is not installed."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sim.terminal import echo, plain_console, printable
 
@@ -21,8 +21,12 @@ _SILENCE_S = 60.0
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report]:
-    """Shows that a block runs, and how far it is as often as the block reports it."""
+def progress(what: str, *, is_animated: bool = True) -> Iterator[Report]:
+    """Shows that a block runs, and how far it is as often as the block reports it.
+
+    Args:
+        is_animated: turn the spinner in a thread; False for a block that forks.
+    """
     if not sys.stderr.isatty():
         yield _lines(what)
         return
@@ -31,7 +35,8 @@ def progress(what: str) -> Iterator[Report]:
     description = TextColumn("{task.description}", markup=False)
     counted = description, BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
     began = time.monotonic()
-    with Progress(SpinnerColumn(), description, console=plain_console(stderr=True), transient=True) as bar:
+    shown: dict[str, Any] = {"console": plain_console(stderr=True), "transient": True, "auto_refresh": is_animated}
+    with Progress(SpinnerColumn(), description, **shown) as bar:
         task = bar.add_task(printable(what), total=None, rate="")
 
         def report(done: int, total: int) -> None:

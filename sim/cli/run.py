@@ -170,7 +170,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
         if wanted.critical_path:
             with progress(f"{scenario.name} again with parts free") as report:
                 bottlenecks = find_bottlenecks(result, report)
-        with progress(f"writing {folder}"):
+        with progress(f"writing {folder}", is_animated=False):
             analysis = Analysis(explanations, bottlenecks)
             messages = outputs.write(
                 result,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sim.report.critical_path import find_critical_path
 from sim.results.analysis import Analysis
+from sim.results.two_processes import Job, run_jobs
 from sim.simulate.result import Pass
 from sim.units import PS_PER_S
 
@@ -34,35 +37,51 @@ def draw(
         analysis: explanations are drawn as waterfalls.
     """
     from sim.plots import waterfall
-    from sim.plots.style import save
 
     subtitle = f"\n{run.settings_text}" if run.settings else ""
-    drawings: dict[str, Figure | None] = {}
+    drawings: dict[str, Callable[[], Figure]] = {}
     for part in run.passes:
         suffix = run.suffix(part)
         title = f"{run.scenario.name}{suffix.replace('_', ', ')}{subtitle}"
-        drawings |= {f"{name}{suffix}": draw_figure(name, part, title) for name in FIGURES if name in figures}
+        for name in FIGURES:
+            if name in figures and has_figure(name, part):
+                drawings[f"{name}{suffix}"] = partial(draw_figure, name, part, title)
     explanations = analysis.explanations or ()
     for explanation in explanations if "waterfall" in figures else ():
         suffix = f"_{explanation.phase}" if len(explanations) > 1 else ""
-        drawings[f"waterfall{suffix}"] = waterfall.draw(explanation, run.settings_text)
-    paths = []
-    for name, drawing in drawings.items():
-        if drawing is None:
-            continue
-        for suffix in formats:
-            paths.append(folder / f"{name}.{suffix}")
-            save(drawing, paths[-1])
+        drawings[f"waterfall{suffix}"] = partial(waterfall.draw, explanation, run.settings_text)
+    files = {name: [folder / f"{name}.{suffix}" for suffix in formats] for name in drawings}
+    jobs: list[Job] = [partial(_write_figure, drawing, files[name]) for name, drawing in drawings.items()]
+    paths = [path for each in files.values() for path in each]
     if page:
         from sim.results import page as html
 
         paths.append(folder / "report.html")
-        html.write([run], paths[-1], explanations, analysis.bottlenecks or ())
+        jobs.append(partial(html.write, [run], paths[-1], explanations, analysis.bottlenecks or ()))
+    import matplotlib.backends.backend_agg  # noqa: F401 - before the process is forked, as what follows
+
+    for part in run.passes:
+        find_critical_path(part.trace)
+    run_jobs(jobs)
     return paths
 
 
-def draw_figure(name: str, part: Pass, title: str) -> Figure | None:
-    """Draws one of FIGURES; None if the phase has nothing to show in it."""
+def _write_figure(draw: Callable[[], Figure], paths: Sequence[Path]) -> None:
+    """Draws a figure and writes it to each of `paths`."""
+    from sim.plots.style import save
+
+    drawing = draw()
+    for path in paths:
+        save(drawing, path)
+
+
+def has_figure(name: str, part: Pass) -> bool:
+    """Returns True if the phase has something to show in one of FIGURES."""
+    return {"stages": part.lowered.batches, "memory": part.report.pool}.get(name, part) is not None
+
+
+def draw_figure(name: str, part: Pass, title: str) -> Figure:
+    """Draws one of FIGURES that the phase has."""
     from sim.plots import breakdown, link_map, roofline, stages, timeline
 
     trace, topology, batches = part.trace, part.topology, part.lowered.batches
@@ -82,19 +101,19 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure | None:
             return link_map.draw(trace, topology, title)
         case "roofline":
             return roofline.draw(trace, topology, part.scenario.workload.activations, title)
-        case "stages":
-            return stages.draw(trace, topology, batches, title) if batches else None
+        case "stages" if batches:
+            return stages.draw(trace, topology, batches, title)
     return _memory(part, title)
 
 
-def _memory(part: Pass, title: str) -> Figure | None:
-    """Draws the memory of a chip and of the device that holds its other layers; None without a memory pool."""
+def _memory(part: Pass, title: str) -> Figure:
+    """Draws the memory of a chip and of the device that holds its other layers."""
     from sim.plots import memory as plot
     from sim.report.pool import peer_memory_over_time
 
     pool, memory, chip = part.report.pool, part.report.memory, part.report.critical_chip
     if pool is None:
-        return None
+        raise ValueError("must be a phase with a memory pool")
     local, remote = f"chip {chip}", f"{pool.to}, layers of chip {chip}"
     devices = {
         local: part.memory_of(chip),

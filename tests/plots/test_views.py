@@ -47,9 +47,8 @@ def test_every_figure_is_drawn(case, figure):
     from matplotlib import pyplot
 
     for _, part, _ in phases(case):
-        made = pictures.draw_figure(figure, part, "title")
-        if made is not None:
-            made.canvas.draw()
+        if pictures.has_figure(figure, part):
+            pictures.draw_figure(figure, part, "title").canvas.draw()
         pyplot.close("all")
 
 
