@@ -10,6 +10,8 @@ are equally long, that of the lowest task ids.)
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -82,18 +84,21 @@ class Share:
     segments: int
     """Number of segments of the path."""
     about: str = ""
+    chips: tuple[int, ...] = ()
+    """Chips of the segments, the one with the most time first; one chip stands for all that are alike."""
 
     @property
     def time_s(self) -> float:
         return self.time_ps / PS_PER_S
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "time_s": self.time_s, "of_step": self.of_step, "segments": self.segments}
+        figures = {"time_s": self.time_s, "of_step": self.of_step, "segments": self.segments}
+        return {"name": self.name, **figures, "chips": list(self.chips)}
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Attribution of the step. `causes` add up to it to the picosecond, and so do `ops`."""
+    """Attribution of the step. `causes` add up to it to the picosecond, and so do `ops` and `chips`."""
 
     step_ps: int
     causes: tuple[Share, ...]
@@ -101,10 +106,14 @@ class Shares:
     """Operations and collectives by name, the longest first."""
     links: tuple[Share, ...]
     """Kinds of links, while a message of the path holds them or flies; the longest first."""
+    chips: tuple[Share, ...] = ()
+    """Chips, with their roles; the longest first. A message is its sender's."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, seconds."""
-        groups = {name: [share.to_dict() for share in getattr(self, name)] for name in ("causes", "ops", "links")}
+        groups = {
+            name: [share.to_dict() for share in getattr(self, name)] for name in ("causes", "ops", "links", "chips")
+        }
         return {"step_s": self.step_ps / PS_PER_S, **groups}
 
 
@@ -201,16 +210,48 @@ class _Releases:
         return int(min(holders))
 
 
-def attribute_step(trace: Trace, topology: Topology, path: Path | None = None) -> Shares:
-    """Attributes the step of `trace` to causes, operations and links.
+def attribute_step(trace: Trace, topology: Topology, roles: Mapping[int, str] | None = None) -> Shares:
+    """Attributes the step of `trace` to causes, operations, links and chips.
 
     Args:
-        path: that of `trace`, where it is known already.
+        roles: of chips, by their number on the whole machine: `stage 1 rank 0`.
     """
-    path, program = path or find_critical_path(trace), trace.program
-    step_ps = int(path.length.sum())
+    path, program, roles = find_critical_path(trace), trace.program, roles or {}
+    lengths, chips = path.length.tolist(), topology.chip_numbers[program.chip[path.task]].tolist()
+    step_ps = sum(lengths)
+    groups, tasks = classify_ops(program), path.task.tolist()
+    links = [(i, link) for i, task in enumerate(tasks) if (link := _link(trace, topology, task))]
+
+    def sum_by_name(parts: Iterable[tuple[str, int, int]], about: Mapping[str, str]) -> tuple[Share, ...]:
+        return _sum_by_name(parts, step_ps, about)
+
+    order = list(CAUSES)
+    return Shares(
+        step_ps=step_ps,
+        causes=tuple(
+            sorted(
+                sum_by_name(_causes(trace, topology, path, chips), CAUSES), key=lambda share: order.index(share.name)
+            )
+        ),
+        ops=sum_by_name(
+            zip((program.op_names[op] for op in program.op[path.task].tolist()), lengths, chips, strict=True),
+            {name: str(groups[op]) for op, name in enumerate(program.op_names)},
+        ),
+        links=sum_by_name(((link_class(topology, link), lengths[i], chips[i]) for i, link in links), {}),
+        chips=sum_by_name(
+            (
+                (", ".join(filter(None, (f"chip {chip}", roles.get(chip)))), length, chip)
+                for chip, length in zip(chips, lengths, strict=True)
+            ),
+            {},
+        ),
+    )
+
+
+def _causes(trace: Trace, topology: Topology, path: Path, chips: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+    """Yields (cause, ps, chip) of the parts of every segment that take time."""
+    program = trace.program
     slow, start_ps = is_memory_bound(program), to_ps(topology.software.message_start_s)
-    cause_of: dict[str, list[int]] = {name: [0, 0] for name in CAUSES}
     kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
     other = _waits_for_other_collective(trace, path)
     for i, (task, kind, length) in enumerate(zip(path.task.tolist(), kinds, lengths, strict=True)):
@@ -225,25 +266,7 @@ def attribute_step(trace: Trace, topology: Topology, path: Path | None = None) -
             parts = [(_HELD[kind], length)]
         else:
             parts = [(QUEUEING if other[i] else TRANSFER, length)]
-        for name, part in parts:
-            cause_of[name][0] += part
-            cause_of[name][1] += part > 0
-    causes = tuple(
-        Share(name, time, time / max(step_ps, 1), count, CAUSES[name])
-        for name, (time, count) in cause_of.items()
-        if time
-    )
-    names = [program.op_names[op] for op in program.op[path.task].tolist()]
-    groups = classify_ops(program)
-    about = {name: str(groups[op]) for op, name in enumerate(program.op_names)}
-    sends = [(i, _link(trace, topology, task)) for i, task in enumerate(path.task.tolist())]
-    on_links = [(i, link_class(topology, link)) for i, link in sends if link is not None]
-    return Shares(
-        step_ps=step_ps,
-        causes=causes,
-        ops=_sum_by_name(names, lengths, step_ps, about),
-        links=_sum_by_name([name for _, name in on_links], [lengths[i] for i, _ in on_links], step_ps, {}),
-    )
+        yield from ((name, part, chips[i]) for name, part in parts if part)
 
 
 def link_class(topology: Topology, link: Link) -> str:
@@ -268,14 +291,24 @@ def _waits_for_other_collective(trace: Trace, path: Path) -> npt.NDArray[np.bool
     return np.asarray(path.holds_up & (collective != follows))
 
 
-def _sum_by_name(names: list[str], lengths: list[int], step_ps: int, about: dict[str, str]) -> tuple[Share, ...]:
-    """Adds up lengths by name, the longest first."""
+def _sum_by_name(parts: Iterable[tuple[str, int, int]], step_ps: int, about: Mapping[str, str]) -> tuple[Share, ...]:
+    """Adds up (name, ps, chip) by name, the longest first."""
     sums: dict[str, list[int]] = {}
-    for name, length in zip(names, lengths, strict=True):
+    chip_ps: dict[str, Counter[int]] = defaultdict(Counter)
+    for name, length, chip in parts:
         total = sums.setdefault(name, [0, 0])
         total[0] += length
         total[1] += 1
+        chip_ps[name][chip] += length
     shares = [
-        Share(name, time, time / max(step_ps, 1), count, about.get(name, "")) for name, (time, count) in sums.items()
+        Share(
+            name,
+            time,
+            time / max(step_ps, 1),
+            count,
+            about.get(name, ""),
+            tuple(sorted(chip_ps[name], key=lambda chip: (-chip_ps[name][chip], chip))),
+        )
+        for name, (time, count) in sums.items()
     ]
     return tuple(sorted(shares, key=lambda share: (-share.time_ps, share.name)))

@@ -146,13 +146,12 @@ class Saved:
         Raises:
             InputError: a file is not what was written.
         """
-        from sim.report.critical_path import attribute_step
         from sim.report.present.bottlenecks import Bottlenecks
 
         what_if = {each.phase: tuple(each.what_if) for each in self.report().critical_path}
         phases = ((part, part.scenario.workload.phase) for part in run.passes)
         bottlenecks = [
-            Bottlenecks(phase, part.span, attribute_step(part.trace, part.topology), what_if[phase])
+            Bottlenecks(phase, part.span, part.attribute_step(), what_if[phase])
             for part, phase in phases
             if phase in what_if
         ]

@@ -13,6 +13,7 @@ from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
 from sim.program import Period
 from sim.program.trace import Trace
+from sim.report.critical_path import Shares, attribute_step
 from sim.report.headline import list_brief_figures, to_html
 from sim.report.pool import Series, memory_over_time
 from sim.report.report import Report
@@ -81,23 +82,45 @@ class Pass:
     def chip_roles(self) -> dict[int, str]:
         """Chips to look at and why, in order, as the whole machine numbers them: the chosen ones, those that `perturb`
         names, then one of each stage of a pipeline."""
-        roles: dict[int, str] = {}
-        perturb, batches = self.scenario.perturb, self.lowered.batches
-        if perturb:
-            roles |= {chip: "straggler" for each in perturb.stragglers for chip in each.chips}
-            slow = {name for each in perturb.slow_links for name in each.links}
-            for link in self.topology.links:
-                if link.name in slow or link.index in self.topology.failed:
-                    roles.setdefault(link.src, "slow link" if link.name in slow else "failed link")
-        named = {self.report.critical_chip, *self.chosen_chips}
-        for stage, chips in enumerate(batches.chips if batches else ()):
-            for rank, chip in enumerate(chips):
-                name = f"stage {stage}" + (f" rank {rank}" if len(chips) > 1 else "")
-                if chip in roles:
-                    roles[chip] += f", {name}"
-                elif rank == 0 or chip in named:  # the other ranks of a stage do the same
-                    roles[chip] = name
-        return {chip: roles.get(chip, "chosen") for chip in self.chosen_chips} | roles
+        perturbed, staged = self._perturbed, self._staged
+        named = {self.report.critical_chip, *self.chosen_chips, *perturbed}
+        first = {chips[0] for chips in self.lowered.batches.chips} if self.lowered.batches else set()
+        others = [chip for chip in staged if chip in named | first]  # the other ranks of a stage do the same
+        roles = self.every_role
+        return {chip: roles.get(chip, "chosen") for chip in dict.fromkeys((*self.chosen_chips, *perturbed, *others))}
+
+    @property
+    def every_role(self) -> dict[int, str]:
+        """Roles of all chips that have one, as the whole machine numbers them: what `perturb` does to them, and their
+        stage and rank in a pipeline."""
+        perturbed, staged = self._perturbed, self._staged
+        chips = dict.fromkeys((*perturbed, *staged))
+        return {chip: ", ".join(roles[chip] for roles in (perturbed, staged) if chip in roles) for chip in chips}
+
+    @property
+    def _perturbed(self) -> dict[int, str]:
+        perturb = self.scenario.perturb
+        if perturb is None:
+            return {}
+        roles = {chip: "straggler" for each in perturb.stragglers for chip in each.chips}
+        slow = {name for each in perturb.slow_links for name in each.links}
+        for link in self.topology.links:
+            if link.name in slow or link.index in self.topology.failed:
+                roles.setdefault(link.src, "slow link" if link.name in slow else "failed link")
+        return roles
+
+    @property
+    def _staged(self) -> dict[int, str]:
+        batches = self.lowered.batches
+        return {
+            chip: f"stage {stage}" + (f" rank {rank}" if len(chips) > 1 else "")
+            for stage, chips in enumerate(batches.chips if batches else ())
+            for rank, chip in enumerate(chips)
+        }
+
+    def attribute_step(self) -> Shares:
+        """Attributes the step to causes, operations, links and chips along its critical path."""
+        return attribute_step(self.trace, self.topology, self.every_role)
 
     def memory_of(self, chip: int) -> Series:
         """Returns a chip's memory over time: constant, except for layers of a memory pool."""

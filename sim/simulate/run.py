@@ -11,7 +11,6 @@ import numpy.typing as npt
 from sim.closed_form.plugin_forms import check_bounds, predict_plugin_forms
 from sim.program import Period, Program
 from sim.program.trace import Trace
-from sim.report.critical_path import attribute_step
 from sim.report.memory import Memory
 from sim.report.metrics import PassTrace, measure
 from sim.report.overlap import explain_slower_overlap
@@ -92,7 +91,7 @@ def find_bottlenecks(
     """
     result_phases = []
     for part in result.passes:
-        path_shares = attribute_step(part.trace, part.topology)
+        path_shares = part.attribute_step()
         results = run_what_ifs(part.trace, part.topology, path_shares, progress, part.scenario.engine.kernel)
         result_phases.append(Bottlenecks(part.scenario.workload.phase, part.span, path_shares, results))
     return tuple(result_phases)
@@ -110,9 +109,7 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
         name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, names_given, strict=True)
     ]
     latencies_s = [run.report.simulated.latency_s for run in runs]
-    paths = [
-        {part.scenario.workload.phase: attribute_step(part.trace, part.topology) for part in run.passes} for run in runs
-    ]
+    paths = [{part.scenario.workload.phase: part.attribute_step() for part in run.passes} for run in runs]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
     comparison = side_by_side(shown, latencies_s, paths, spans, scenarios)

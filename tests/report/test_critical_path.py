@@ -21,6 +21,7 @@ from sim.report.critical_path import (
 )
 from sim.report.what_if import run_what_ifs
 from sim.simulate.forward_pass import simulate_pass
+from sim.simulate.run import run as simulate_run
 from sim.specs import load
 
 
@@ -34,6 +35,9 @@ def test_of_one_layer_on_two_chips_the_path_is_what_the_drawing_says():
     ops = {share.name: share.time_ps / US for share in found.ops}
     assert ops == {"q_wi": 10, "reduce_scatter(x) q_wi": 6, "all_reduce(x) out": 10, "wo": 6}
     assert {share.name: share.time_ps / US for share in found.links} == {"x+": 14}
+    # wo of chip 1 waits for what chip 0 sends, 10, which waits for what chip 1 sent, 6; and that for its q_wi, 10
+    assert {share.name: share.time_ps / US for share in found.chips} == {"chip 0": 10, "chip 1": 10 + 6 + 6}
+    assert {share.name: share.chips for share in found.ops}["wo"] == (1,)
 
 
 def test_what_saves_most_is_found_by_simulating_it():
@@ -117,3 +121,15 @@ def test_what_software_takes_to_start_a_message_is_no_latency_of_the_link():
     free = {found.name: found for found in run_what_ifs(part.trace, part.topology, own)}
     for name, cause in (("messages started at once", START), ("no link latency", LATENCY)):
         assert free[name].saved_s == pytest.approx(causes[cause].time_ps / 1e12, rel=1e-6)
+
+
+def test_the_path_of_a_straggler_and_of_a_stage_names_them():
+    perturb = "perturb={stragglers: [{chips: [5], factor: 1.5}]}"
+    slow = simulate_run(load.scenario("palm540b_decode_ws2d", ["engine.layers=1", perturb])).passes[0].attribute_step()
+    assert slow.chips[0].name == "chip 5, straggler"
+    stages = simulate_run(load.scenario("energonai_pipeline_queue", ["layout.pipeline.requests=2"])).passes[0]
+    names = {share.name for share in stages.attribute_step().chips}
+    assert names == {f"chip {2 * stage}, stage {stage} rank 0" for stage in range(4)}
+    for shares in (slow, stages.attribute_step()):
+        assert sum(share.time_ps for share in shares.chips) == shares.step_ps
+        assert {chip for share in shares.ops for chip in share.chips} == {share.chips[0] for share in shares.chips}

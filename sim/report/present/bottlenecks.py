@@ -41,16 +41,21 @@ def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> Non
     for phase in phases:
         step_s = phase.shares.step_ps / 1e12
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-        table.add_column(f"critical path of {phase.span}", no_wrap=True)
+        table.add_column(path_title(phase.span, phase.shares), no_wrap=True)
         for title in ("time", "share", "segments"):
             table.add_column(title, justify="right", no_wrap=True)
-        for i, group in enumerate((phase.shares.causes, phase.shares.ops, phase.shares.links)):
+        several = len(phase.shares.chips) > 1
+        if several:
+            table.add_column("chips", no_wrap=True)
+        groups = (phase.shares.causes, phase.shares.ops, phase.shares.links, phase.shares.chips if several else ())
+        for i, group in enumerate(groups):
             if i:
                 table.add_section()
-            for share in sorted(group, key=lambda share: -share.time_ps)[:_ROWS]:
-                table.add_row(*_row(share))
-            rest = sorted(group, key=lambda share: -share.time_ps)[_ROWS:]
-            if rest:
+            shares = sorted(group, key=lambda share: -share.time_ps)
+            for share in shares[:_ROWS]:
+                chips = "" if group is phase.shares.chips else list_chips(share)
+                table.add_row(*_row(share), *([chips] if several else []))
+            if rest := shares[_ROWS:]:
                 time_ps = sum(share.time_ps for share in rest)
                 count = sum(share.segments for share in rest)
                 table.add_row(*_row(Share(f"{len(rest)} more", time_ps, time_ps / phase.shares.step_ps, count)))
@@ -65,6 +70,19 @@ def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> Non
             table.add_row(result.name, format_seconds(result.step_s), format_seconds(result.saved_s), saved)
         console.print()
         console.print(table)
+
+
+def path_title(span: str, shares: Shares) -> str:
+    """Returns the title of a table of the critical path, with its chip if that is one."""
+    (name, *others) = [share.name for share in shares.chips] or [""]
+    return f"critical path of {span}" + ("" if others or not name else f", {name}")
+
+
+def list_chips(share: Share) -> str:
+    """Returns the chips of a share, of many the one with the most time: `6`, `6, 4`, `6 and 7 more`."""
+    if len(share.chips) <= 2:
+        return ", ".join(map(str, share.chips))
+    return f"{share.chips[0]} and {len(share.chips) - 1} more"
 
 
 def _row(share: Share) -> tuple[str, str, str, str]:

@@ -148,24 +148,30 @@ function devices(parent, found) {
   }), CONFIG);
 }
 
-function shareRows(shares, about) {
+const CHIPS_LISTED = 12;
+
+function shareTable(parent, title, shares, { about = {}, several = false, id } = {}) {
   const most = Math.max(...shares.map((share) => share.of_step), 1e-9);
-  return shares.map((share) => [share.name, time(share.time_s), { text: percent(share.of_step), share: share.of_step / most, title: (about || {})[share.name] || "" }, share.segments.toLocaleString("en")]);
+  const chips = ({ chips: [first, ...others] }) => (others.length > 1 ? `${first} and ${others.length} more` : [first, ...others].join(", "));
+  const rows = shares.map((share) => [share.name, time(share.time_s), { text: percent(share.of_step), share: share.of_step / most, title: about[share.name] || "" }, share.segments.toLocaleString("en"), ...(several ? [chips(share)] : [])]);
+  table(el(parent, "div", null, { className: "wide" }), [title, "time", "share", "segments", ...(several ? ["chips"] : [])], rows, id);
 }
 
 function critical(parent, phase, key, run) {
-  const found = phase.critical;
-  el(parent, "p", `The chain of operations and messages, over dependencies and busy resources, that made it as long as it is (${phase.span}, ${time(phase.step_s)}). The parts add up to it to the picosecond.`);
+  const found = phase.critical, several = found.chips.length > 1, about = found.about;
+  el(parent, "p", `The chain of operations and messages, over dependencies and busy resources, that made it as long as it is: ${found.title}, ${time(phase.step_s)}. The parts add up to it to the picosecond.`);
   stack(parent, found.causes, found.step_s, run.looks);
   const columns = el(parent, "div", null, { className: "columns" });
   const left = el(columns, "div"), right = el(columns, "div");
-  table(left, ["what the time is spent on", "time", "share", "segments"], shareRows(found.causes, found.about), `causes${key}`);
-  if (found.links.length) { el(left, "h3", "by kind of link"); table(left, ["link", "time", "share", "segments"], shareRows(found.links)); }
-  table(right, ["operation or collective", "time", "share", "segments"], shareRows(found.ops, found.about));
+  shareTable(left, "what the time is spent on", found.causes, { about, several, id: `causes${key}` });
+  if (found.links.length) { el(left, "h3", "by kind of link"); shareTable(left, "link", found.links, { several }); }
+  if (several) { el(left, "h3", "by chip; a message is its sender's"); shareTable(left, "chip", found.chips.slice(0, CHIPS_LISTED), { id: `chips-of-path${key}` }); }
+  if (found.chips.length > CHIPS_LISTED) el(left, "p", `and ${found.chips.length - CHIPS_LISTED} chips with less`, { className: "dim" });
+  shareTable(right, "operation or collective", found.ops, { about, several });
   if (phase.what_if) {
     const most = Math.max(...phase.what_if.map((row) => row.saved_s), 1e-12);
     el(parent, "h3", "What would shorten it: simulated again with one cost removed at a time");
-    table(parent, ["simulated again with", "time", "saved", "share"], phase.what_if.map((row) => [row.name, time(row.step_s), time(row.saved_s), { text: percent(row.saved_s / found.step_s), share: row.saved_s / most }]), `whatif${key}`);
+    table(el(parent, "div", null, { className: "wide" }), ["simulated again with", "time", "saved", "share"], phase.what_if.map((row) => [row.name, time(row.step_s), time(row.saved_s), { text: percent(row.saved_s / found.step_s), share: row.saved_s / most }]), `whatif${key}`);
   } else el(parent, "p", "sim run --critical-path also simulates what would shorten it.", { className: "dim" });
 }
 

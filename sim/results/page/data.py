@@ -14,13 +14,12 @@ from sim.plots.drawing import describe_link
 from sim.plots.machine import Load, drawing_of, list_segments
 from sim.plots.stages import bin_edges
 from sim.report.breakdown import compute_breakdown, stage_shares
-from sim.report.critical_path import attribute_step
 from sim.report.headline import list_headline_figures
 from sim.report.links import KindLoad, load_by_kind
 from sim.report.pipeline import stage_batches
 from sim.report.pool import peer_memory_over_time
 from sim.report.present import text
-from sim.report.present.bottlenecks import Bottlenecks
+from sim.report.present.bottlenecks import Bottlenecks, path_title
 from sim.report.present.explanation import Explanation
 from sim.report.present.sections import plugin_sections
 from sim.results.page.timeline import timeline_data
@@ -71,7 +70,7 @@ def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequenc
     scenario, trace, topology = part.scenario, part.trace, part.topology
     name = scenario.workload.phase
     bottleneck = next((each for each in bottlenecks if each.phase == name), None)
-    path_shares = bottleneck.shares if bottleneck else attribute_step(trace, topology)
+    path_shares = bottleneck.shares if bottleneck else part.attribute_step()
     parts = compute_breakdown(trace, topology, part.lowered.batches)
     return {
         "phase": name,
@@ -81,7 +80,10 @@ def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "step_s": trace.makespan_ps / PS_PER_S,
         "breakdown": [{"name": key, "time_s": time_s} for key, time_s in parts.items()],
         "critical": path_shares.to_dict()
-        | {"about": {share.name: share.about for share in (*path_shares.causes, *path_shares.ops)}},
+        | {
+            "title": path_title(part.span, path_shares),
+            "about": {share.name: share.about for share in (*path_shares.causes, *path_shares.ops)},
+        },
         "what_if": [each.to_dict() for each in bottleneck.what_if] if bottleneck else None,
         "waterfall": waterfall_data(part, next((each for each in explanations if each.phase == name), None)),
         "uncovered": find_uncovered(scenario) or "this machine and layout",

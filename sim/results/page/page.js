@@ -15,11 +15,11 @@ function difference(page, comparison) {
     const most = Math.max(...phase.causes.concat(phase.ops).map((row) => Math.abs(row.after_s - row.before_s)), 1e-12);
     const rows = (shares) => shares.map((row) => [row.name, time(row.before_s), time(row.after_s), { text: signed(row.after_s - row.before_s), share: -(row.after_s - row.before_s) / most }]);
     const columns = el(box, "div", null, { className: "columns" });
-    table(el(columns, "div"), ["critical path, by cause", "A", "B", "B - A"], rows(phase.causes), `difference-${phase.phase}`);
-    table(el(columns, "div"), ["by operation", "A", "B", "B - A"], rows(phase.ops));
+    table(el(columns, "div", null, { className: "wide" }), ["critical path, by cause", "A", "B", "B - A"], rows(phase.causes), `difference-${phase.phase}`);
+    table(el(columns, "div", null, { className: "wide" }), ["by operation", "A", "B", "B - A"], rows(phase.ops));
   });
   el(box, "h3", "What differs between the scenarios");
-  table(box, ["field", "A", "B"], comparison.fields.map((field) => [field.name, field.before, field.after]), "fields");
+  table(el(box, "div", null, { className: "wide" }), ["field", "A", "B"], comparison.fields.map((field) => [field.name, field.before, field.after]), "fields");
 }
 
 function build() {

@@ -79,13 +79,14 @@ def timeline_data(part: Pass) -> dict[str, Any]:
         "lanes": result,
         "messages_of_layers": kept,
         "folded": topology.is_folded,
+        "roles": part.every_role,
         "not_drawn": sum(others),
     }
 
 
 def _path(part: Pass) -> dict[str, Any]:
     """Returns the critical path as a lane."""
-    program, path = part.trace.program, find_critical_path(part.trace)
+    program, path, topology = part.trace.program, find_critical_path(part.trace), part.topology
     return {
         "chip": "",
         "label": "critical path",
@@ -98,6 +99,7 @@ def _path(part: Pass) -> dict[str, Any]:
         "flops": [],
         "slow": [],
         "to": [],
+        "on": topology.chip_numbers[program.chip[path.task]].tolist(),
         "flies": path.flies.astype(int).tolist(),
         "kinds": program.kind[path.task].tolist(),
         "exposed": None,
