@@ -70,10 +70,15 @@ def combinations(options: Mapping[str, Sequence[Any]]) -> list[Choice]:
 
 def _cover(cases: Sequence[tuple[Any, ...]], together: int) -> list[int]:
     """Positions of cases in which all values (of pairs, two `together`) occur that occur in some case."""
-    parts = [set(itertools.combinations(enumerate(map(repr, case)), together)) for case in cases]
-    missing, kept = set().union(*parts), []
-    while missing:
-        best = max(range(len(cases)), key=lambda i: len(parts[i] & missing))
-        missing -= parts[best]
-        kept.append(best)
+    parts = [list(itertools.combinations(enumerate(map(repr, case)), together)) for case in cases]
+    holders: dict[Any, list[int]] = {}
+    for i, part in enumerate(parts):
+        for each in part:
+            holders.setdefault(each, []).append(i)
+    missing, kept = [len(part) for part in parts], list[int]()
+    while any(missing):
+        kept.append(missing.index(max(missing)))
+        for each in parts[kept[-1]]:
+            for i in holders.pop(each, ()):
+                missing[i] -= 1
     return kept

@@ -67,9 +67,10 @@ def find(kind: str, name: str, where: str, beside: Path) -> Path:
 
     Raises InputError, at `where`.
     """
+    known = data_root() / _FOLDERS[kind] / f"{name}.yaml"
+    if os.sep not in name and os.path.isfile(known):
+        return known
     names = shipped(kind)
-    if name in names:
-        return names[name]
     candidates = [folder / name for folder in (beside, Path.cwd(), data_root())] if name else []
     for path in candidates:
         if os.path.exists(path) and not os.path.isdir(path):  # a file, a named pipe, /dev/stdin
