@@ -11,6 +11,7 @@ import typer
 
 from sim.cli.errors import within_limits
 from sim.cli.options import Json, MachineSettings, Plugins, TopologyName, one_of
+from sim.cli.progress import progress
 from sim.errors import InputError
 from sim.terminal import echo
 
@@ -73,13 +74,13 @@ def collective(
     sizes = [] if matrix else bench.parse_sizes(size, minimum, maximum, factor)
     spec = bench.CollectiveSpec(name, tuple(axes), 0.0, algorithm or None, chunks)
     grouping = grouped.Grouping.of(groups, consecutive=consecutive) if groups else None
-    with within_limits(load.place("topology", topology)):
+    with progress(f"simulating {name} on {topology}") as report, within_limits(load.place("topology", topology)):
         if matrix:
             rows = uneven.run_matrix_file(topology, matrix, settings or [])
         elif grouping:
-            rows = grouped.run_sizes(topology, spec, grouping, sizes, settings or [])
+            rows = grouped.run_sizes(topology, spec, grouping, sizes, settings or [], report)
         else:
-            rows = bench.run_sizes(topology, spec, sizes, settings or [])
+            rows = bench.run_sizes(topology, spec, sizes, settings or [], report)
     if as_json:
         echo(json.dumps([row.to_dict() for row in rows]))
     else:
@@ -89,15 +90,16 @@ def collective(
         from sim.plots.style import save
         from sim.studies.validate.cases import published_times
 
-        machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
-        points = published_times(machine, name, rows[0].group, algorithm or None)
+        with progress("reading measurements"):
+            machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
+            points = published_times(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
         chosen |= {"groups": groups, "consecutive": "yes" if consecutive else ""}
         options = [f"{option}={value}" for option, value in chosen.items() if value]
         all_options = [*options, *(settings or [])]
         said = f"with {', '.join(all_options)}" if all_options else ""
         path = out / f"{outputs.unique_file_name(f'{machine}_{name}', all_options)}.png"
-        with outputs.replacing_file(path) as fresh:
+        with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
             save(busbw.draw(rows, machine, measured=points, settings=said), fresh)
         echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
 

@@ -67,7 +67,8 @@ def compare(
         Path(name).resolve().name if Path(name).is_dir() else outputs.folder_name(run.scenario, settings_of)
         for (name, settings_of), run in zip(sides, pair, strict=True)
     ]
-    comparison = compare_runs(pair[0], pair[1], names)
+    with progress("comparing"):
+        comparison = compare_runs(pair[0], pair[1], names)
     if page:
         from sim.results import page as html
 
@@ -104,9 +105,10 @@ def _run_of(name: str, settings: list[str]) -> Run:
     if folder.is_dir():
         if settings:
             raise InputError("is not supported with results", where="--set", got=name)
-        return outputs.read(folder)
+        with progress(f"reading {folder}"):
+            return outputs.read(folder)
     scenario = load.scenario(name, settings)
     with errors_in(load.place("scenario", name)):
         refuse_sweep(scenario, settings)
-        with progress(f"simulating {scenario.name}"):
-            return replace(run_scenario(scenario), settings=tuple(settings))
+        with progress(f"simulating {scenario.name}") as report:
+            return replace(run_scenario(scenario, report), settings=tuple(settings))

@@ -40,8 +40,9 @@ def export(
 
     if messages and form != "chakra":
         raise InputError("requires the format chakra", where="--messages", got=form)
-    run = outputs.read(folder)
-    outputs.check_chips(run.scenario, chips or [], "--chip")
+    with progress(f"reading {folder}"):
+        run = outputs.read(folder)
+        outputs.check_chips(run.scenario, chips or [], "--chip")
     with progress(f"writing {form}"), outputs.reporting_write_errors(folder):
         paths = outputs.export(run, folder, form, chips, messages=messages)
         saved.note_written(folder, paths)

@@ -10,6 +10,7 @@ import typer
 
 from sim.cli.errors import errors_in
 from sim.cli.options import Json, MachineSettings, TopologyName
+from sim.cli.progress import progress
 from sim.terminal import echo
 
 
@@ -31,9 +32,10 @@ def replay(
     from sim.export.chakra_replay import read_groups, simulate_traces
     from sim.specs import load
 
-    machine = machines.build(*load.machine(topology, settings or []))
+    with progress(f"building {topology}"):
+        machine = machines.build(*load.machine(topology, settings or []))
     ranks_of = None if groups is None else read_groups(groups, machine.chips)
-    with errors_in(traces):
+    with progress(f"replaying {traces}"), errors_in(traces):
         result = simulate_traces(load_traces(Path(traces), machine, ranks_of), machine)
     if as_json:
         echo(json.dumps(result.to_dict()))

@@ -96,7 +96,7 @@ def run(
     if name:
         loaded = _renamed(loaded, name)
     for file, scenario in loaded.items():
-        with errors_in(load.place("scenario", file)):
+        with progress(f"checking {scenario.name}"), errors_in(load.place("scenario", file)):
             refuse_sweep(scenario, chosen)
             outputs.check_chips(scenario, chips or [], "--chip")
             outputs.check_chips(scenario, trace_chips or [], "--trace-chip")

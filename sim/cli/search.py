@@ -70,12 +70,15 @@ def search(
         raise InputError(
             "must be decode or prefill", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill"))
         )
-    machines = searching.list_machines(topology, searching.parse_counts(chips) if chips else None, settings or [])
+    counts = searching.parse_counts(chips) if chips else None
+    with progress("building machines"):
+        machines = searching.list_machines(topology, counts, settings or [])
     goal = searching.parse_goal(max_step, price, searching.chip_names([each.topology for each in machines]))
     options = {"layouts": layouts or ",".join(PRESETS), "residual": residual, "overlap": overlap}
     chosen = [searching.parse_names(text, option) for option, text in options.items()]
     work = searching.Work(model, phase, searching.parse_batches(batch), tokens, generate, weights, *chosen)  # type: ignore[arg-type]
-    planned = searching.list_candidates(work, machines, settings or [])
+    with progress("listing candidates"):
+        planned = searching.list_candidates(work, machines, settings or [])
     tried: dict[int, Row | None] = {}
     with progress(f"searching {len(planned)} candidates") as report:
         rows = searching.run_candidates(planned, jobs, goal.max_step_s, prune=prune)
@@ -91,7 +94,8 @@ def search(
     result = searching.SearchResult(work.phase, goal, numbered, len(tried), goal.fitting(done))
     with progress("taking apart the winners"):
         explained = result.explain_winners()
-    based, moved = searching.list_assumptions(numbered), {}
+        based = searching.list_assumptions(numbered)
+    moved = {}
     if sensitive:
         with progress("moving constants"):
             moved = {

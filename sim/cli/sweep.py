@@ -61,7 +61,7 @@ def sweep(
         parquet.check()
     base = load.scenario(scenario, settings or [])
     folder = out / outputs.folder_name(base, settings or [])
-    with errors_in(load.place("scenario", scenario)):
+    with progress(f"planning {base.name}"), errors_in(load.place("scenario", scenario)):
         study = plan_sweep(scenario, base, settings or [])
         record = Record(folder / "sweep.csv", base, study.points, load.source(scenario))
     with outputs.reporting_write_errors(folder):
@@ -72,7 +72,7 @@ def sweep(
         if "parquet" in tables:
             with outputs.replacing_file(folder / "sweep.parquet") as fresh:
                 parquet.write(fresh, done, base.sweep or {}, study.axes)
-    with errors_in(load.place("scenario", scenario)):
+    with progress(f"predicting {base.name}"), errors_in(load.place("scenario", scenario)):
         predictions = study.predict_points(rows)
     if plots and study.figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
@@ -80,7 +80,8 @@ def sweep(
         from sim.studies.sweep.chart import build_chart
 
         for kind in figures:
-            with outputs.replacing_file(folder / f"figure.{kind}") as fresh:
+            path = folder / f"figure.{kind}"
+            with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
                 save(drawing.draw(build_chart(base, study.figure, done, predictions)), fresh)
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))

@@ -80,7 +80,8 @@ def run_jobs(
         if given:
             raise InputError("is not supported with --together", where=option, hint="leave one out")
     machine = load.topology_spec(placing.machine) if placing.machine else None
-    jobs = _load_jobs(files, settings, placing, machine)
+    with progress("placing jobs"):
+        jobs = _load_jobs(files, settings, placing, machine)
     name = shown.name or "+".join(name_jobs(jobs))
     folder = shown.out / outputs.unique_file_name(name, () if shown.name else settings)
     sources = [load.source(file) for file in files]

@@ -10,6 +10,7 @@ import typer
 
 from sim.cli.errors import errors_in
 from sim.cli.options import Json, MachineSettings, completed
+from sim.cli.progress import progress
 from sim.terminal import echo
 
 
@@ -29,15 +30,16 @@ def topology(
     from sim.topology import describe
 
     spec, stack = load.machine(name, settings or [])
-    with errors_in(load.place("topology", name)):
+    with progress(f"building {name}"), errors_in(load.place("topology", name)):
         built = machines.build(spec, stack)
-    facts = describe.facts(built)
+    with progress(f"measuring {name}"):
+        facts = describe.facts(built)
     path = out / f"{outputs.unique_file_name(built.name, settings or [])}.png"
     if plots:
         from sim.plots import topology as drawing
         from sim.plots.style import save
 
-        with outputs.replacing_file(path) as fresh:
+        with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
             save(drawing.draw(built), fresh)
     if as_json:
         echo(json.dumps(facts))

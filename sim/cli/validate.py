@@ -52,7 +52,8 @@ def validate(
             from sim.plots import parity
             from sim.plots.style import save
 
-            with outputs.replacing_file(out / f"{validations[-1].suite.name}_parity.png") as fresh:
+            path = out / f"{validations[-1].suite.name}_parity.png"
+            with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
                 save(parity.draw(validations[-1]), fresh)
     if summary is not None:
         from sim.report.present.validation_summary import format_summary as page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
@@ -142,12 +142,19 @@ def resources(machine: Topology) -> list[str]:
     return [*(f"{chip}:compute" for chip in range(machine.chips)), *(link.name for link in machine.links)]
 
 
-def run_sizes(machine: str, spec: CollectiveSpec, sizes: Sequence[float], settings: Settings) -> list[CollectiveResult]:
+def run_sizes(
+    machine: str,
+    spec: CollectiveSpec,
+    sizes: Sequence[float],
+    settings: Settings,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[CollectiveResult]:
     """Runs a collective on a machine file for each size, bytes.
 
     Args:
         spec: without axes all axes of the machine; its size is not used.
         settings: `key=value` overrides of the machine's fields, and of `perturb`.
+        progress: called with (sizes done, sizes in all).
 
     Raises:
         InputError: unknown collective, algorithm, axis or machine, or an algorithm for another kind of machine.
@@ -160,7 +167,8 @@ def run_sizes(machine: str, spec: CollectiveSpec, sizes: Sequence[float], settin
     algorithm_of(topology, spec.collective, spec.algorithm, sizes[0])  # one that the machine refuses fails at once
     slowest = min(link.bandwidth for link in topology.links)
     rows = []
-    for size in sizes:
+    for done, size in enumerate(sizes):
+        progress(done, len(sizes))
         units.to_ps(size / slowest)  # a message that outlasts the clock is an error
         rows.append(run_collective(topology, replace(spec, size_bytes=size), perturb))
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -68,12 +68,18 @@ def _ordinal(number: int) -> str:
 
 
 def run_sizes(
-    machine: str, spec: CollectiveSpec, grouping: Grouping, sizes: Sequence[float], settings: Settings
+    machine: str,
+    spec: CollectiveSpec,
+    grouping: Grouping,
+    sizes: Sequence[float],
+    settings: Settings,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[CollectiveResult]:
     """Runs a collective in all groups at once for each size, bytes.
 
     Args:
         spec: its axes and its size are not used.
+        progress: called with (sizes done, sizes in all).
 
     Raises:
         InputError: unknown collective, algorithm or machine, or groups that do not fit it.
@@ -81,7 +87,11 @@ def run_sizes(
     """
     topology, perturb = bench.load_machine(machine, settings)
     bench.check_names(spec.collective, spec.algorithm)
-    return [run_groups(topology, replace(spec, size_bytes=size), grouping, perturb) for size in sizes]
+    rows = []
+    for done, size in enumerate(sizes):
+        progress(done, len(sizes))
+        rows.append(run_groups(topology, replace(spec, size_bytes=size), grouping, perturb))
+    return rows
 
 
 def run_groups(
