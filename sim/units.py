@@ -38,7 +38,7 @@ _PREFIXES = {
     2.0**30: "Gi gibi",
     2.0**40: "Ti tebi",
 }
-_NAMES = {
+_NAMES: dict[str, dict[str, float]] = {
     "s": {"s": 1.0, "second": 1.0, "seconds": 1.0},
     "B": {"B": 1.0, "byte": 1.0, "bytes": 1.0, "bit": 1 / 8, "bits": 1 / 8},
     "FLOP": {"FLOP": 1.0, "FLOPs": 1.0},
@@ -54,6 +54,7 @@ _UNITS = {
     for si, names in _NAMES.items()
 }
 """SI unit -> other units of the same measure, and how many SI units one of them is."""
+_UNITS["m"] = {"m": 1.0, "in": 0.0254, "inch": 0.0254, "cm": 0.01, "mm": 0.001}
 
 PATTERN = r"^\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*((?:[A-Za-zµ]+|%)(?:/[A-Za-z]+)?)\s*$"
 """A number and a unit, as a regular expression of Python and of JSON Schema."""
@@ -66,8 +67,16 @@ EXAMPLES = {
     "s": "1 us",
     "FLOP/s": "275 TFLOP/s",
     "": "10 %",
+    "m": "3.3 in",
 }
-_MEASURES = {"B/s": "a bandwidth", "B": "a size", "s": "a time", "FLOP/s": "a compute rate", "": "a share"}
+_MEASURES = {
+    "B/s": "a bandwidth",
+    "B": "a size",
+    "s": "a time",
+    "FLOP/s": "a compute rate",
+    "": "a share",
+    "m": "a length",
+}
 _SIZES = [f"{prefix}B" for prefix in ("", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti")]
 _USUAL = {
     "B/s": [*(f"{size}/s" for size in _SIZES), "Gbit/s"],
@@ -75,6 +84,7 @@ _USUAL = {
     "s": ["ps", "ns", "us", "ms", "s"],
     "FLOP/s": ["MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s"],
     "": ["%"],
+    "m": ["in", "cm", "mm"],
 }
 """Units to suggest."""
 

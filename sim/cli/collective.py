@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sim.cli.errors import within_limits
-from sim.cli.options import Json, MachineSettings, Plugins, TopologyName, one_of
+from sim.cli.options import Formats, Json, MachineSettings, Plugins, TopologyName, Width, figure_form, one_of
 from sim.cli.progress import progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -47,6 +48,8 @@ def collective(
     plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw busbw against size, of a sweep.")] = True,
+    formats: Formats = "png",
+    width: Width = "",
 ) -> None:
     """Simulate one collective and print it as nccl-tests does, with the closed form and the bound beside it.
 
@@ -62,6 +65,7 @@ def collective(
     from sim.studies.bench import groups as grouped
     from sim.studies.bench import uneven
 
+    form = figure_form(formats, width)
     cut = {"--axes": bool(axes), "--chunks": chunks > 1}
     sized = {"--size": bool(size), "--min": bool(minimum), "--max": bool(maximum)}
     if matrix:
@@ -87,7 +91,7 @@ def collective(
         echo(bench.format_table(rows, bench.describe_sizes(size, minimum, maximum)))
     if plots and len(rows) > 1:
         from sim.plots import busbw
-        from sim.plots.style import save
+        from sim.results.figures import write_figure
         from sim.studies.validate.cases import published_times
 
         with progress("reading measurements"):
@@ -98,10 +102,12 @@ def collective(
         options = [f"{option}={value}" for option, value in chosen.items() if value]
         all_options = [*options, *(settings or [])]
         said = f"with {', '.join(all_options)}" if all_options else ""
-        path = out / f"{outputs.unique_file_name(f'{machine}_{name}', all_options)}.png"
-        with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
-            save(busbw.draw(rows, machine, measured=points, settings=said), fresh)
-        echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
+        stem = out / outputs.unique_file_name(f"{machine}_{name}", all_options)
+        with progress(f"drawing {stem}"):
+            draw = partial(busbw.draw, rows, machine, measured=points, settings=said)
+            written = write_figure(draw, stem, form)
+        for path in written:
+            echo(f"figure in {path}", err=True)  # the table alone is what a pipe gets
 
 
 def _refuse(option: str, others: dict[str, bool]) -> None:

@@ -57,6 +57,7 @@ def compare(
     """
     from sim.report.present.comparison import render
     from sim.results import folder as outputs
+    from sim.results import scratch
     from sim.simulate.run import compare as compare_runs
 
     if after is None and not settings_of_b:
@@ -73,7 +74,7 @@ def compare(
         from sim.results import page as html
 
         path = out / f"{outputs.unique_file_name('_vs_'.join(names), [])}.html"
-        with progress(f"writing {path}"), outputs.replacing_file(path) as fresh:
+        with progress(f"writing {path}"), scratch.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=comparison)
     moved = None
     if sensitive:

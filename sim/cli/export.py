@@ -36,14 +36,14 @@ def export(
     `sim replay`.
     """
     from sim.results import folder as outputs
-    from sim.results import saved
+    from sim.results import saved, scratch
 
     if messages and form != "chakra":
         raise InputError("requires the format chakra", where="--messages", got=form)
     with progress(f"reading {folder}"):
         run = outputs.read(folder)
         outputs.check_chips(run.scenario, chips or [], "--chip")
-    with progress(f"writing {form}"), outputs.reporting_write_errors(folder):
+    with progress(f"writing {form}"), scratch.reporting_write_errors(folder):
         paths = outputs.export(run, folder, form, chips, messages=messages)
         saved.note_written(folder, paths)
     for path in paths:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sim.cli.completion import completed_setting
+from sim.cli.errors import errors_in
 from sim.errors import InputError
+
+if TYPE_CHECKING:
+    from sim.results.figures import FigureForm
 
 Settings = Annotated[
     list[str] | None,
@@ -49,7 +53,10 @@ Plugins = Annotated[
         help="File, entry point or module that adds layouts, collectives and more. Repeatable.",
     ),
 ]
-Formats = Annotated[str, typer.Option("--format", help="Of the figures: png, svg, pdf, or several: png,svg.")]
+Formats = Annotated[str, typer.Option("--format", help="Of figures: png, svg, pdf, or several: png,svg.")]
+Width = Annotated[
+    str, typer.Option("--width", help="Of figures, such as 3.3in: a column of a paper. Default: as wide as they need.")
+]
 DrawnChips = Annotated[
     list[int] | None,
     typer.Option("--chip", min=0, help="Chip that timeline and page draw beside the others. Repeatable."),
@@ -87,9 +94,30 @@ ResultsFolder = Annotated[Path, typer.Argument(help="Results of a run: OUT/NAME.
 
 FIGURES = ("png", "svg", "pdf")
 TABLES = ("csv", "parquet")
+WIDTHS_IN = 2.5, 40.0
+"""Least and most width of a figure: what its labels need, and what a PNG can be."""
 
 
-def figure_formats(given: str, known: tuple[str, ...] = FIGURES) -> tuple[str, ...]:
+def figure_form(formats: str, width: str) -> FigureForm:
+    """Parses `--format` and `--width`. Raises InputError."""
+    from sim.results.figures import FigureForm
+
+    return FigureForm(_names(formats, FIGURES), _width_in(width) if width else None)
+
+
+def _width_in(text: str) -> float:
+    """Parses a width such as `3.3in`, in inches. Raises InputError."""
+    from sim import units
+
+    with errors_in("--width"):
+        width_in = units.parse(text, "m") / units.parse("1 in", "m")
+    least, most = WIDTHS_IN
+    if not least <= width_in <= most:
+        raise InputError(f"must be {least:g} to {most:g} in", where="--width", got=text)
+    return width_in
+
+
+def _names(given: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """Parses formats such as `png,svg`. Raises InputError."""
     names = tuple(dict.fromkeys(name.strip() for name in given.split(",")))
     for name in names:
@@ -98,8 +126,8 @@ def figure_formats(given: str, known: tuple[str, ...] = FIGURES) -> tuple[str, .
     return names
 
 
-def sweep_formats(given: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Parses `parquet,svg` into formats of the table, beside CSV, and of the figure, png if none is named."""
-    names = figure_formats(given, TABLES + FIGURES)
-    figures = tuple(name for name in names if name in FIGURES)
-    return tuple(name for name in names if name in TABLES), figures or FIGURES[:1]
+def sweep_formats(given: str) -> tuple[tuple[str, ...], str]:
+    """Parses `parquet,svg` into formats of the table, beside CSV, and those of the figure, png if none is named."""
+    names = _names(given, TABLES + FIGURES)
+    figures = [name for name in names if name in FIGURES]
+    return tuple(name for name in names if name in TABLES), ",".join(figures) or FIGURES[0]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sim.cli.options import DrawnChips, Formats, ResultsFolder, figure_formats
+from sim.cli.options import DrawnChips, Formats, ResultsFolder, Width, figure_form
 from sim.cli.progress import progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -16,6 +16,7 @@ def plot(
     folder: ResultsFolder,
     figures: Annotated[list[str] | None, typer.Argument(help="Figures to draw; default: all.")] = None,
     formats: Formats = "png",
+    width: Width = "",
     chips: DrawnChips = None,
 ) -> None:
     """Draw the figures of a run, or all of them and its page, again from its results, without simulating.
@@ -24,21 +25,21 @@ def plot(
     """
     from sim.results import figures as pictures
     from sim.results import folder as outputs
-    from sim.results import saved
+    from sim.results import saved, scratch
 
-    kinds = figure_formats(formats)
+    form = figure_form(formats, width)
     for name in figures or ():
         if name not in pictures.ALL_FIGURES:
             raise InputError(
                 "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.ALL_FIGURES)}"
             )
-    with progress(f"drawing {folder}"), outputs.reporting_write_errors(folder):
+    with progress(f"drawing {folder}"), scratch.reporting_write_errors(folder):
         chosen = figures or pictures.ALL_FIGURES
         results = saved.open_folder(folder)
         run = saved.restore_results(results)
         outputs.check_chips(run.scenario, chips or [], "--chip")
         run = run.choose_chips(chips) if chips else run
-        drawn = pictures.draw(run, folder, kinds, results.analysis(run), chosen, page=not figures)
+        drawn = pictures.draw(run, folder, form, results.analysis(run), chosen, page=not figures)
         saved.note_written(folder, drawn)
     for path in drawn:
         echo(str(path))

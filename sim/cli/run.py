@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import EXCEEDS_MEMORY, errors_in
-from sim.cli.options import DrawnChips, Formats, Json, Plugins, Settings, completed, figure_formats
+from sim.cli.options import DrawnChips, Formats, Json, Plugins, Settings, Width, completed, figure_form
 from sim.cli.progress import progress
 from sim.cli.together import JobChips, JobMachine, JobPasses, Placing, Shown, run_jobs
 from sim.errors import InputError
@@ -23,6 +23,7 @@ from sim.units import format_bytes
 if TYPE_CHECKING:
     from sim.report.memory import Memory
     from sim.results.analysis import Analysis
+    from sim.results.figures import FigureForm
     from sim.simulate.result import Run
     from sim.specs import Scenario
 
@@ -41,6 +42,7 @@ def run(
         typer.Option("--plots/--no-plots", help="Draw the figures and report.html."),
     ] = True,
     formats: Formats = "png",
+    width: Width = "",
     critical_path: Annotated[
         bool,
         typer.Option("--critical-path", help="What the step waits for, and what would shorten it, simulated again."),
@@ -81,12 +83,12 @@ def run(
     from sim.studies.sweep.points import refuse_sweep
 
     chosen = tuple(settings or ())
-    kinds = figure_formats(formats)
+    form = figure_form(formats, width)
     if together:
         unsupported = {"--critical-path": critical_path, "--explain": explained}
         unsupported |= {"--chip": bool(chips), "--trace-chip": bool(trace_chips)}
         placing = Placing(places or (), passes or (), machine)
-        shown = Shown(out, name, kinds if plots else (), as_json=as_json, quiet=quiet)
+        shown = Shown(out, name, form if plots else None, as_json=as_json, quiet=quiet)
         fits = run_jobs(scenarios, chosen, placing, shown, unsupported)
         raise typer.Exit(0 if fits or not strict else EXCEEDS_MEMORY)
     for option, given in {"--on": places, "--passes": passes, "--machine": machine}.items():
@@ -101,7 +103,7 @@ def run(
             outputs.check_chips(scenario, chips or [], "--chip")
             outputs.check_chips(scenario, trace_chips or [], "--trace-chip")
     folders = _folders(loaded, chosen, out, is_named=bool(name))
-    wanted = _Wanted(chosen, kinds if plots else (), critical_path, explained, chips or [], trace_chips)
+    wanted = _Wanted(chosen, form if plots else None, critical_path, explained, chips or [], trace_chips)
     fits = True
     for file, scenario in loaded.items():
         began = time.monotonic()
@@ -124,8 +126,8 @@ class _Wanted:
     """Options that apply to every run of a command."""
 
     settings: tuple[str, ...]
-    formats: tuple[str, ...]
-    """Formats of figures; empty without figures."""
+    figure_form: FigureForm | None
+    """None: no figures."""
     critical_path: bool
     explained: bool
     chips: list[int]
@@ -147,14 +149,14 @@ class _Made:
 def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> _Made:
     """Simulates a scenario and writes its results to `folder`."""
     from sim.results import folder as outputs
-    from sim.results import saved
+    from sim.results import saved, scratch
     from sim.results.analysis import Analysis
     from sim.simulate.run import find_bottlenecks
     from sim.simulate.run import run as run_scenario
     from sim.specs import load
 
     explanations = bottlenecks = None
-    with outputs.replacing(folder) as fresh:
+    with scratch.replacing(folder) as fresh:
         settings = "".join(f" --set {setting}" for setting in wanted.settings)
         where = load.place("scenario", name) + (f" with{settings}" if settings else "")
         began = time.monotonic()
@@ -175,7 +177,7 @@ def _write_run(name: str, scenario: Scenario, folder: Path, wanted: _Wanted) -> 
             messages = outputs.write(
                 result,
                 fresh,
-                formats=wanted.formats,
+                figure_form=wanted.figure_form,
                 chips=wanted.trace_chips,
                 analysis=analysis,
             )

@@ -14,9 +14,9 @@ def schema(
     out: Annotated[Path, typer.Option(help="Folder of the schema files.")] = Path("out/schemas"),
 ) -> None:
     """Write the JSON Schema of every kind of file, for editors."""
-    from sim.results import folder as outputs
+    from sim.results import scratch
     from sim.specs.load import schema as schemas
 
-    with outputs.reporting_write_errors(out):
+    with scratch.reporting_write_errors(out):
         for path in schemas.write(out):
             echo(str(path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import INTERRUPTED, check_internal
-from sim.cli.options import Jobs, Json, Plugins, Sensitive, Settings, completed, one_of
+from sim.cli.options import Formats, Jobs, Json, Plugins, Sensitive, Settings, Width, completed, figure_form, one_of
 from sim.cli.progress import collect, progress
 from sim.errors import InputError, suggest
 from sim.terminal import echo
@@ -55,6 +55,8 @@ def search(
     plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure.")] = True,
+    formats: Formats = "png",
+    width: Width = "",
     sensitive: Sensitive = False,
 ) -> None:
     """Try every layout and attention sharding on every mesh and number of chips of every machine given.
@@ -62,10 +64,10 @@ def search(
     Print the fastest of each, which of them are best at what, and what their steps spend time on; draw latency against
     cost to OUT/search_MODEL_PHASE.png. Ctrl-C prints the best of what is there.
     """
-    from sim.results import folder as outputs
     from sim.specs.uses import PRESETS
     from sim.studies import search as searching
 
+    form = figure_form(formats, width)
     if phase not in ("decode", "prefill"):
         raise InputError(
             "must be decode or prefill", where="--phase", got=phase, hint=suggest(phase, ("decode", "prefill"))
@@ -101,17 +103,18 @@ def search(
             moved = {
                 objective: searching.winner_sensitivity(numbered, goal, objective) for objective in goal.objectives
             }
-    path = out / f"search_{Path(model).stem}_{phase}.png"
+    written: list[Path] = []
     if plots:
         from sim.plots import pareto
-        from sim.plots.style import save
+        from sim.results.figures import write_figure
 
         names = ", ".join(Path(name).stem for name in topology)
         names = f"{chips.replace(',', ', ')} chips as of {names}" if chips else names
         title = f"{phase} of {Path(model).stem} on {names}, {weights} weights"
-        with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
+        stem = out / f"search_{Path(model).stem}_{phase}"
+        with progress(f"drawing {stem}"):
             chart = searching.build_chart(title, work.phase, result.fitting, searching.published_steps(numbered), goal)
-            save(pareto.draw(replace(chart, rests_on=based)), fresh)
+            written = write_figure(lambda: pareto.draw(replace(chart, rests_on=based)), stem, form)
     if as_json:
         more = {"rests_on": list(based), "sensitivity": {name: each.to_dict() for name, each in moved.items()}}
         echo(json.dumps({"complete": complete} | result.to_dict(explained) | more))
@@ -124,7 +127,7 @@ def search(
         for objective, each in moved.items():
             for line in each.lines:
                 echo(f"{objective}: {line}")
-        if plots:
+        for path in written:
             echo(f"figure in {path}")
     if not complete:
         raise typer.Exit(INTERRUPTED)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import INTERRUPTED, check_internal, errors_in
-from sim.cli.options import Jobs, Json, Plugins, Settings, completed, sweep_formats
+from sim.cli.options import Jobs, Json, Plugins, Settings, Width, completed, figure_form, sweep_formats
 from sim.cli.progress import collect, progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -39,6 +39,7 @@ def sweep(
             "--format", help="parquet: also sweep.parquet; png, svg, pdf: of the figure. Several: parquet,svg."
         ),
     ] = "csv,png",
+    width: Width = "",
     jobs: Jobs = 1,
     backend: Annotated[str, typer.Option(help="local, or dask: a cluster.")] = "local",
     scheduler: Annotated[str, typer.Option(help="Of the Dask cluster, such as tcp://10.0.0.1:8786.")] = "",
@@ -49,6 +50,7 @@ def sweep(
     prints what is there.
     """
     from sim.results import folder as outputs
+    from sim.results import scratch
     from sim.specs import load
     from sim.studies.sweep import parquet
     from sim.studies.sweep.record import Record
@@ -56,7 +58,8 @@ def sweep(
     from sim.studies.sweep.workers import Cluster
 
     cluster = Cluster.of(backend, scheduler)
-    tables, figures = sweep_formats(formats)
+    tables, figure_formats = sweep_formats(formats)
+    form = figure_form(figure_formats, width)
     if "parquet" in tables:
         parquet.check()
     base = load.scenario(scenario, settings or [])
@@ -64,25 +67,24 @@ def sweep(
     with progress(f"planning {base.name}"), errors_in(load.place("scenario", scenario)):
         study = plan_sweep(scenario, base, settings or [])
         record = Record(folder / "sweep.csv", base, study.points, load.source(scenario))
-    with outputs.reporting_write_errors(folder):
+    with scratch.reporting_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         rows, complete = _simulate(study, record, jobs, cluster)
         done = list(rows.values())
         record.in_order(done)
         if "parquet" in tables:
-            with outputs.replacing_file(folder / "sweep.parquet") as fresh:
+            with scratch.replacing_file(folder / "sweep.parquet") as fresh:
                 parquet.write(fresh, done, base.sweep or {}, study.axes)
     with progress(f"predicting {base.name}"), errors_in(load.place("scenario", scenario)):
         predictions = study.predict_points(rows)
     if plots and study.figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
-        from sim.plots.style import save
+        from sim.results.figures import write_figure
         from sim.studies.sweep.chart import build_chart
 
-        for kind in figures:
-            path = folder / f"figure.{kind}"
-            with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
-                save(drawing.draw(build_chart(base, study.figure, done, predictions)), fresh)
+        with progress(f"drawing {folder}"):
+            chart = build_chart(base, study.figure, done, predictions)
+            write_figure(lambda: drawing.draw(chart), folder / "figure", form)
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:

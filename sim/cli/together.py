@@ -18,6 +18,7 @@ from sim.terminal import echo
 from sim.units import format_bytes
 
 if TYPE_CHECKING:
+    from sim.results.figures import FigureForm
     from sim.simulate.together import Job
     from sim.specs import TopologySpec
 
@@ -56,7 +57,8 @@ class Shown:
 
     out: Path
     name: str
-    formats: tuple[str, ...]
+    figure_form: FigureForm | None
+    """None: no figures."""
     as_json: bool
     quiet: bool
 
@@ -71,7 +73,7 @@ def run_jobs(
     """
     from sim.report.present.together import render
     from sim.results import folder as outputs
-    from sim.results import saved
+    from sim.results import saved, scratch
     from sim.results import together as results
     from sim.simulate.together import name_jobs, run_together
     from sim.specs import load
@@ -88,11 +90,11 @@ def run_jobs(
     source = None if None in sources else " + ".join(map(str, sources))
     origin = saved.Origin(source, list(settings), results.resolve_jobs(jobs, placing.machine))
     saved.check_replaceable(folder, origin, is_named=bool(shown.name))
-    with outputs.replacing(folder) as fresh:
+    with scratch.replacing(folder) as fresh:
         with progress(f"simulating {name}") as report, errors_in("--together"):
             run = run_together(jobs, machine, name, report)
         with progress(f"writing {folder}"):
-            results.write(run, fresh, shown.formats, origin)
+            results.write(run, fresh, shown.figure_form, origin)
             messages = saved.displace_results(folder, fresh)
     for line in messages:
         echo(f"{folder}: {line}", err=True)

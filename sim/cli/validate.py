@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from sim.cli.errors import within_limits
-from sim.cli.options import Json, Plugins, completed
+from sim.cli.options import Formats, Json, Plugins, Width, completed, figure_form
 from sim.cli.progress import progress
 from sim.errors import InputError, suggest
 from sim.studies.validate.csv_rows import COLUMNS, explain_columns
@@ -33,42 +34,45 @@ def validate(
     plugins: Plugins = None,
     as_json: Json = False,
     plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the parity plot.")] = True,
+    formats: Formats = "png",
+    width: Width = "",
 ) -> None:
     """Compare predictions with published measurements; exit code 1 when a suite misses its tolerance."""
-    from sim.results import folder as outputs
+    from sim.results import scratch
     from sim.specs import load
     from sim.studies.validate.validate import validate as validate_suite
 
     if template is not None:
         _print_template(template)
+    form = figure_form(formats, width)
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
         raise InputError("requires one suite", where="--rows", hint=f"name one of {', '.join(names)}")
-    validations = []
+    validations, written = [], dict[str, list[Path]]()
     for name in names:
         with progress(f"validating {name}") as report, within_limits(load.place("suite", name)):
             validations.append(validate_suite(name, rows, report))
         if plots:
             from sim.plots import parity
-            from sim.plots.style import save
+            from sim.results.figures import write_figure
 
-            path = out / f"{validations[-1].suite.name}_parity.png"
-            with progress(f"drawing {path}"), outputs.replacing_file(path) as fresh:
-                save(parity.draw(validations[-1]), fresh)
+            suite = validations[-1]
+            with progress(f"drawing {suite.suite.name}"):
+                written[name] = write_figure(partial(parity.draw, suite), out / f"{suite.suite.name}_parity", form)
     if summary is not None:
         from sim.report.present.validation_summary import format_summary as page
 
-        with outputs.replacing_file(summary) as fresh:
+        with scratch.replacing_file(summary) as fresh:
             fresh.write_text(page(validations), encoding="utf-8")
     if as_json:
         echo(json.dumps({"suites": [suite.to_dict() for suite in validations]}))
     else:
         from sim.report.present.validation_text import render
 
-        for suite in validations:
+        for name, suite in zip(names, validations, strict=True):
             render(suite)
-            if plots:
-                echo(f"parity plot in {out / f'{suite.suite.name}_parity.png'}")
+            for path in written.get(name, ()):
+                echo(f"parity plot in {path}")
     if not all(suite.passes for suite in validations):
         raise typer.Exit(1)
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.plots.colours import OP_COLOURS, PALETTE
+from sim.plots.style import add_legend, figure_width, points
 from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
 from sim.report.lanes import Lane
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
 
 DARK = PALETTE["black"]
 _DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all", "send", "copy")
-_POINTS_ACROSS, _POINTS_PER_LETTER = 600.0, 4.2
-"""Roughly, the width of a panel and of a letter in a bar."""
+_NAME_POINTS = 6.5
+"""Size of the names in bars."""
+WIDTH_IN = 11.0
+"""Width of a timeline."""
+LABELS_IN = 1.4
+"""Width of the names of rows on the left and of the shares on the right."""
 _THIN_POINTS = 1.5
 """A bar narrower than this has no white edge, which would hide it."""
 _OUTLINED_POINTS = 5.0
 """A narrower bar has no outline for the critical path, which would be all that is seen of it."""
 _SHORTEST_NAME = 2
-_LEGEND_COLUMNS = 7
+_LETTER_EM = 0.75
+"""Room of a letter in a bar: names of wide letters must not reach over its ends."""
 _HATCH_HEIGHT = 0.35
 _FLYING: dict[str, Any] = {"facecolor": "white", "alpha": 0.5, "edgecolor": "none", "linewidth": 0.0}
 _ON_PATH: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth": 0.9, "zorder": 2}
@@ -48,13 +54,20 @@ class Panel:
     end: int
     on_path: npt.NDArray[np.bool_]
     """[tasks] those of the critical path, which are outlined."""
+    axis_ps: int
+    """Length of the time axis; longer than the time shown where another panel shares it."""
 
     @property
     def unit(self) -> tuple[int, str]:
         """Picoseconds per unit of the time axis, and its name."""
-        if self.end - self.start > 10 * PS_PER_S:
+        if self.axis_ps > 10 * PS_PER_S:
             return PS_PER_S, "s"
-        return (10**9, "ms") if self.end - self.start > 2 * 10**9 else (10**6, "us")
+        return (10**9, "ms") if self.axis_ps > 2 * 10**9 else (10**6, "us")
+
+    @property
+    def points_per_ps(self) -> float:
+        """Width of a picosecond, roughly: the axes are laid out when the figure is drawn."""
+        return 72 * (figure_width(WIDTH_IN) - LABELS_IN) / self.axis_ps
 
     def x(self, time: Ints) -> Floats:
         """Places of times (ps) on the time axis."""
@@ -70,19 +83,19 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
     spans, exposed = (part.within(panel.start, panel.end) for part in (lane.spans, lane.exposed))
     classes = panel.classes(spans).tolist()
     colours = [OP_COLOURS[group] for group in classes]
-    points = (spans.end - spans.start) / (panel.end - panel.start) * _POINTS_ACROSS
-    edges = [colour if thin else "white" for colour, thin in zip(colours, points < _THIN_POINTS, strict=True)]
+    widths = (spans.end - spans.start) * panel.points_per_ps
+    edges = [colour if thin else "white" for colour, thin in zip(colours, widths < _THIN_POINTS, strict=True)]
     _rectangles(panel, spans, bottom, height, {"facecolor": colours, "edgecolor": edges, "linewidth": 0.3})
     if lane.kind == "path":
         _rectangles(panel, exposed, bottom, height, _FLYING)
     else:
         _rectangles(panel, exposed, bottom, _HATCH_HEIGHT * height, _HATCHED)
         _rectangles(
-            panel, spans.where(panel.on_path[spans.task] & (points >= _OUTLINED_POINTS)), bottom, height, _ON_PATH
+            panel, spans.where(panel.on_path[spans.task] & (widths >= _OUTLINED_POINTS)), bottom, height, _ON_PATH
         )
     if lane.kind == "link":
         return
-    letters = points / _POINTS_PER_LETTER
+    letters = widths / (_LETTER_EM * points(_NAME_POINTS))
     centre = (panel.x(spans.start) + panel.x(spans.end)) / 2
     middle = bottom + height * ((1 + _HATCH_HEIGHT) / 2 if lane.kind == "collectives" else 0.5)
     for i in np.flatnonzero(letters > _SHORTEST_NAME).tolist():
@@ -90,7 +103,9 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
         name = next((text for text in _names(op) if len(text) < letters[i]), None)
         if name:
             colour = "white" if classes[i] in _DARK_CLASSES else DARK
-            panel.axes.text(centre[i], middle, name, ha="center", va="center", fontsize=6.5, color=colour)
+            panel.axes.text(
+                centre[i], middle, name, ha="center", va="center", fontsize=points(_NAME_POINTS), color=colour
+            )
 
 
 def _rectangles(panel: Panel, spans: sp.Spans, bottom: float, height: float, look: dict[str, Any]) -> None:
@@ -130,15 +145,15 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
         low = low + share
 
 
-def draw_legend(figure: Figure, panel: Panel, lanes: Sequence[Lane]) -> None:
-    """Draws the legend of the classes that occur, below the panels."""
+def draw_legend(figure: Figure, shown: Sequence[tuple[Panel, Sequence[Lane]]]) -> None:
+    """Draws the legend of the classes that occur in the lanes of some panels, below the panels."""
     from matplotlib.patches import Patch
 
-    seen = {group for lane in lanes for group in np.unique(panel.classes(lane.spans)).tolist()}
+    lanes = [lane for _, some in shown for lane in some]
+    seen = {name for panel, some in shown for lane in some for name in np.unique(panel.classes(lane.spans)).tolist()}
     patches = [Patch(facecolor=colour, label=group) for group, colour in OP_COLOURS.items() if group in seen]
     if any(lane.kind == "path" for lane in lanes):
         patches.append(Patch(label="on the critical path (pale: in flight)", **_ON_PATH))
     if any(len(lane.exposed) for lane in lanes if lane.kind == "collectives"):
         patches.append(Patch(label="exposed: no compute meanwhile", **_HATCHED))
-    columns = len(patches) if len(patches) <= _LEGEND_COLUMNS else -(-len(patches) // 2)
-    figure.legend(handles=patches, loc="outside lower center", ncols=columns)
+    add_legend(figure, patches, below=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim import units
 from sim.plots.colours import PALETTE
+from sim.plots.style import LEAST_POINTS, points
 from sim.topology.graph import Link
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Point = tuple[float, float]
 
 
-NAME_PT, LEAST_NAME_PT = 7.0, 4.5
+NAME_PT, LEAST_NAME_PT = 7.0, LEAST_POINTS
 """Size of the names of nodes at full scale, and the smallest that is read."""
 LETTER_EM = 0.6
 """Width of a letter."""
@@ -54,6 +55,12 @@ class Node:
     strength: float = 1.0
     name: str = ""
     """Full name, if it differs from the label."""
+    fill: str = ""
+    """Colour inside; white where there is a label, else that of the edge."""
+
+    def has_room(self, scale: float) -> bool:
+        """Returns True if the label can be read in the node, where one unit is `scale` inches."""
+        return names_fit([self.label], 2 * (self.half_width or self.size), scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +83,22 @@ class Drawing:
 
     def corners(self) -> tuple[Point, Point]:
         """Returns the lower left and the upper right corner, margin included."""
-        points = [point for line in self.lines for point in line.points]
-        points += [(node.at[0] + sign * (node.half_width or 0), node.at[1]) for node in self.nodes for sign in (-1, 1)]
-        xs, ys = [x for x, _ in points], [y for _, y in points]
+        places = [point for line in self.lines for point in line.points]
+        places += [(node.at[0] + sign * (node.half_width or 0), node.at[1]) for node in self.nodes for sign in (-1, 1)]
+        xs, ys = [x for x, _ in places], [y for _, y in places]
         edge = self.margin
         return (min(xs) - edge, min(ys) - edge), (max(xs) + edge, max(ys) + edge)
+
+    def list_named(self, scale: float) -> list[Node]:
+        """Returns the nodes whose labels are drawn, where one unit is `scale` inches: all chips or none, and boxes."""
+        labelled = [node for node in self.nodes if node.label]
+        chips = [node for node in labelled if node.half_width is None]
+        boxes = [node for node in labelled if node.half_width is not None and node.has_room(scale)]
+        return [*boxes, *(chips if all(chip.has_room(scale) for chip in chips) else ())]
+
+    def lacks_names(self, scale: float) -> bool:
+        """Returns True if labels have no room, where one unit is `scale` inches."""
+        return len(self.list_named(scale)) < sum(bool(node.label) for node in self.nodes)
 
     def handles(self) -> list[Artist]:
         """Returns the legend entries."""
@@ -114,8 +132,8 @@ class Drawing:
             if line.label:
                 place = line.points[len(line.points) // 3]
                 box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-                axes.text(*place, line.label, fontsize=7, color=line.color, ha="center", va="center", bbox=box)
-        shapes: list[Patch] = []
+                axes.text(*place, line.label, fontsize=points(7), color=line.color, ha="center", va="center", bbox=box)
+        labelled, shapes = set(self.list_named(scale)), list[Patch]()
         for node in self.nodes:
             x, y = node.at
             edge = shade(PALETTE["black"], node.strength)
@@ -125,18 +143,19 @@ class Drawing:
             else:
                 corner = (x - node.half_width, y - node.size)
                 shape = FancyBboxPatch(corner, 2 * node.half_width, 2 * node.size, boxstyle="round,pad=0.02")
-            shape.set(facecolor="white" if node.label else edge, edgecolor=edge, linewidth=0.8)
+            named = node in labelled
+            shape.set(facecolor=node.fill or ("white" if named else edge), edgecolor=edge, linewidth=0.8)
             shapes.append(shape)
-            if node.label:
-                points = max(LEAST_NAME_PT, NAME_PT * scale)
-                axes.text(x, y, node.label, fontsize=points, ha="center", va="center_baseline", zorder=3)
+            if named:
+                size = max(LEAST_NAME_PT, NAME_PT * scale)
+                axes.text(x, y, node.label, fontsize=size, ha="center", va="center_baseline", zorder=3)
         axes.add_collection(PatchCollection(shapes, match_original=True, zorder=2), autolim=False)
 
 
 def names_fit(names: Sequence[str], room: float, scale: float) -> bool:
     """Says whether all names can be read in nodes `room` units wide, where one unit is `scale` inches."""
-    points = max(LEAST_NAME_PT, NAME_PT * scale)
-    return max(map(len, names), default=0) * LETTER_EM * points <= 0.9 * room * scale * 72
+    size = max(LEAST_NAME_PT, NAME_PT * scale)
+    return max(map(len, names), default=0) * LETTER_EM * size <= 0.9 * room * scale * 72
 
 
 def describe_link(link: Link) -> str:

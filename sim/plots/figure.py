@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE
-from sim.plots.style import new_figure, shared_style
+from sim.plots.style import add_legend, add_title, is_narrow, new_figure, points, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,7 @@ _DASHED: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 3))}
 _OWN = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 """Strokes of a user's own predictions, one after the other."""
 _DOTTED: dict[str, Any] = {"linewidth": 0.8, "linestyle": ":"}
-_MOST_TICKS = 12
+_MOST_TICKS, _NARROW_TICKS = 12, 6
 """Up to so many values on the x axis are all named."""
 
 
@@ -72,7 +72,7 @@ class Chart:
 
 def draw(chart: Chart) -> Figure:
     """Draws the lines of a chart, its marks and its legend."""
-    made = new_figure(8.0, 4.4)
+    made = new_figure(8.0, 4.8 if is_narrow() else 4.4)
     with shared_style():
         axes = made.add_subplot()
         for line, (colour, marker) in zip(chart.lines, _looks(), strict=False):
@@ -86,12 +86,12 @@ def draw(chart: Chart) -> Figure:
         for mark in chart.marks:
             axes.axvline(mark.x, color=PALETTE["grey"], zorder=1, **_DOTTED)
             at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
-            axes.text(mark.x, 1.01, mark.label, fontsize=7, linespacing=1.0, **at)
+            axes.text(mark.x, 1.01, mark.label, fontsize=points(7), linespacing=1.0, **at)
         axes.grid(visible=True)
         axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
         if chart.title:
-            made.suptitle(chart.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+            add_title(made, chart.title)
         _legend(made, chart)
     return made
 
@@ -104,9 +104,9 @@ def _looks() -> Iterator[tuple[str, str]]:
 def _line(axes: Axes, line: Line, colour: str, marker: str) -> None:
     axes.plot(line.x, line.closed_form, color=colour, zorder=2, **_DASHED)
     axes.plot(line.x, line.y, color=colour, linewidth=_WIDE, marker=marker, markersize=_SIZE, zorder=3)
-    for stroke, points in zip(itertools.cycle(_OWN), line.predictions.values(), strict=False):
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, zorder=2, **_own_look(stroke))
+    for stroke, predicted in zip(itertools.cycle(_OWN), line.predictions.values(), strict=False):
+        if predicted:
+            axes.plot(*zip(*predicted, strict=True), color=colour, zorder=2, **_own_look(stroke))
     over = [(x, y) for x, y, fits in zip(line.x, line.y, line.fits, strict=True) if not fits]
     if over:
         axes.plot(*zip(*over, strict=True), "x", color=PALETTE["black"], markersize=_SIZE, zorder=4)
@@ -131,11 +131,12 @@ def _limits(axes: Axes, chart: Chart) -> None:
     elif chart.equal_at is None:
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(plain)
+    most = _NARROW_TICKS if is_narrow() else _MOST_TICKS
     values = sorted({x for line in chart.lines for x in line.x})
     if "x" in chart.log and values:
-        axes.xaxis.set_major_locator(FixedLocator(values[:: math.ceil(len(values) / _MOST_TICKS)]))
+        axes.xaxis.set_major_locator(FixedLocator(values[:: math.ceil(len(values) / most)]))
         axes.xaxis.set_minor_locator(NullLocator())
-    elif len(values) <= _MOST_TICKS and _apart(values):
+    elif len(values) <= most and _apart(values):
         axes.xaxis.set_major_locator(FixedLocator(values))
     axes.xaxis.set_major_formatter(plain)
 
@@ -183,5 +184,4 @@ def _legend(made: Figure, chart: Chart) -> None:
         handles.append(sample("does not fit in memory", color=PALETTE["black"], marker="x", linewidth=0))
     if chart.marks:
         handles.append(sample("equal volumes, closed form", **_DOTTED))
-    title = chart.legend if len(chart.lines) > 1 else ""
-    made.legend(handles=handles, loc="outside right center", title=title or None, alignment="left")
+    add_legend(made, handles, title=chart.legend if len(chart.lines) > 1 else "")

@@ -14,14 +14,16 @@ from sim.plots import grid
 from sim.plots.colours import LOAD_COLOURS
 from sim.plots.drawing import Line
 from sim.plots.machine import Load, drawing_of, list_segments, max_utilisation
-from sim.plots.style import SMALL, new_figure, shared_style, shorten
+from sim.plots.machine_figure import Room, draw_machine
+from sim.plots.style import SMALL, figure_width, points, shared_style, shorten
 from sim.program.trace import Trace
 from sim.topology.graph import Topology
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_WIDTH_IN, _HEIGHT_IN = 7.6, 6.0
+_WIDTH_IN, _BAR_IN, _LEAST_BAR_IN = 7.6, 1.0, 1.6
+"""Widths of the figure and of the colour bar with its labels, and the bar's least height."""
 _LINE_WIDTH = 2.2
 
 
@@ -43,33 +45,21 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     ]
     nodes = [replace(node, label="" if machine.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
     drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)
-    (left, bottom), (right, top) = drawing.corners()
-    scale = min(1.3, (_WIDTH_IN - 1.3) / (right - left), _HEIGHT_IN / (top - bottom))
     name, _, below = (title or machine.name).partition("\n")
-    notes = [*drawing.numbered, *drawing.shown]
-    body, header = max(scale * (top - bottom), 1.6), (1.02 if below else 0.85) + 0.17 * len(notes)
-    height = header + body + 0.2
-    made = new_figure(_WIDTH_IN, height)
-    made.set_layout_engine("none")
+    room_in = figure_width(_WIDTH_IN) - 0.4
+    notes = [*([shorten(below, room_in, points(SMALL))] if below else ()), _summary(load, machine)]
+    room = Room(right=_BAR_IN, least_height=_LEAST_BAR_IN)
+    made, body_in = draw_machine(drawing, name, notes, _WIDTH_IN, room)
     with shared_style():
-        axes = made.add_axes((0.0, 0.2 / height, (_WIDTH_IN - 1.2) / _WIDTH_IN, body / height))
-        axes.set_axis_off()
-        axes.set_aspect("equal")
-        axes.set_xlim(left, right)
-        axes.set_ylim(bottom, top)
-        drawing.paint(axes, scale)
         if load.utilisation.any():
-            bar = made.add_axes(
-                ((_WIDTH_IN - 1.05) / _WIDTH_IN, 0.35 / height, 0.16 / _WIDTH_IN, (body - 0.3) / height)
-            )
+            width_in, height_in = made.get_size_inches()
+            low = room.below + 0.1
+            place = 1 - (_BAR_IN - 0.15) / width_in, low / height_in, 0.16 / width_in, (body_in - 0.2) / height_in
+            bar = made.add_axes(place)
             shown = made.colorbar(ScalarMappable(scale_of, colours), cax=bar)
             shown.outline.set_visible(False)
             bar.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else _percent(value, most))
             bar.set_ylabel("busy, share of the time")
-        edge = 0.2 / _WIDTH_IN
-        made.text(edge, 1 - 0.15 / height, name, fontsize=11, fontweight="bold", va="top")
-        summary = [*([shorten(below, _WIDTH_IN - 0.4)] if below else ()), _summary(load, machine), *notes]
-        made.text(edge, 1 - 0.4 / height, "\n".join(summary), fontsize=SMALL, linespacing=1.4, va="top")
     return made
 
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.plots.colours import DEVICE_COLOURS, PALETTE
-from sim.plots.style import add_title, new_figure, shared_style
+from sim.plots.style import add_title, new_figure, points, set_title, shared_style
 from sim.program import Floats
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_WIDTH_IN = 8.0
 
 Series = tuple[Floats, Floats]
 """(times in seconds, bytes from each on)."""
@@ -23,7 +25,7 @@ def draw(
     devices: Mapping[str, Series], limited: Collection[str], capacity_bytes: float, end_s: float, title: str = ""
 ) -> Figure:
     """Draws a line per device, in GiB, and for `limited` ones the capacity of a chip."""
-    made = new_figure(8.0, 1.2 + 1.9 * len(devices))
+    made = new_figure(_WIDTH_IN, 1.2 + 1.9 * len(devices))
     with shared_style():
         axes = made.subplots(len(devices), 1, squeeze=False, sharex=True)[:, 0]
         colours = itertools.cycle(DEVICE_COLOURS)
@@ -37,13 +39,13 @@ def draw(
                 axis.annotate(
                     "capacity",
                     (0, capacity_bytes / 2**30),
-                    fontsize=7,
+                    fontsize=points(7),
                     va="bottom",
                     color=PALETTE["grey"],
                     xytext=(2, 1),
                     textcoords="offset points",
                 )
-            axis.set_title(f"{name}: {y.min():.1f} to {y.max():.1f} GiB")
+            set_title(axis, f"{name}: {y.min():.1f} to {y.max():.1f} GiB", _WIDTH_IN)
             axis.set_ylim(0, max(capacity_bytes / 2**30 if name in limited else 0.0, y.max()) * 1.12)
             axis.set_ylabel("GiB")
         axes[-1].set_xlabel("time, ms")

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 
 from sim.plots.colours import PALETTE
 from sim.plots.drawing import Drawing, Line, Node, Point, describe_link, names_fit
+from sim.plots.style import figure_width
 from sim.topology.graph import Link, Topology
 
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
@@ -15,7 +16,8 @@ SWITCH_CHIPS = 16
 _CHIP = 0.26
 """Radius of a chip."""
 _WIDTH_IN = 6.3
-"""The narrowest drawing of a machine in a figure. Where names do not fit into the chips then, they are numbered."""
+"""The narrowest drawing of a machine in a figure of no page. Where names do not fit into the chips then, they are
+numbered."""
 
 
 def drawing(topology: Topology) -> Drawing:
@@ -82,7 +84,7 @@ def _graph(topology: Topology) -> Drawing:
 def _labels(topology: Topology, shown: int, width: float) -> tuple[tuple[str, ...], list[str]]:
     """Returns names of the first chips, or numbers if names do not fit into a drawing of that width, and a note."""
     names = topology.nodes[:shown]
-    if names_fit(names, 2 * _CHIP, min(1.3, _WIDTH_IN / (width + 1))):
+    if names_fit(names, 2 * _CHIP, min(1.3, figure_width(_WIDTH_IN) / (width + 1))):
         return names, []
     return tuple(map(str, range(shown))), [f"chips by number, {names[0]} to {topology.nodes[topology.chips - 1]}"]
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE
-from sim.plots.style import new_figure, set_plain_ticks, shared_style
+from sim.plots.style import (
+    add_legend,
+    add_title,
+    figure_width,
+    is_narrow,
+    new_figure,
+    points,
+    set_plain_ticks,
+    shared_style,
+    wrap,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CAPTION = 150
-"""Characters of a line below the figure."""
+_WIDTH_IN, _CAPTION_POINTS = 8.0, 6.5
 _NAMES = ("blue", "vermilion", "green", "purple", "orange", "sky", "black", "wine", "olive", "indigo")
 _COLOURS = tuple(PALETTE[name] for name in _NAMES)
 _MARKERS = "os^vPX*<>dph8"
@@ -70,7 +78,7 @@ class Chart:
 
 def draw(chart: Chart) -> Figure:
     """Draws the choices of each line, their fronts, published points, and the front of all."""
-    made = new_figure(8.0, 4.8)
+    made = new_figure(_WIDTH_IN, 5.6 if is_narrow() else 4.8)
     with shared_style():
         axes = made.add_subplot()
         for number, (line, colour) in enumerate(zip(chart.lines, _COLOURS, strict=False)):
@@ -81,6 +89,8 @@ def draw(chart: Chart) -> Figure:
                 size = (2.5 + wide) ** 2
                 axes.scatter(*_xy(front), s=size, marker=marker, color=colour, linewidths=0, zorder=3)
             axes.scatter(*_xy(line.published), edgecolors=colour, zorder=5, **_HOLLOW)
+            edge = _at_edge(chart, line)
+            axes.scatter(*_xy(edge), s=14, marker="4", color=colour, linewidths=0.9, zorder=4, clip_on=False)
         axes.scatter(*_xy(chart.front), zorder=4, **_RING)
         axes.set(xscale="log", yscale="log", xlabel=chart.x_label, ylabel=chart.y_label)
         (low_x, high_x), (low_y, high_y) = axis_limits(chart)
@@ -89,11 +99,12 @@ def draw(chart: Chart) -> Figure:
         set_plain_ticks(axes.yaxis)
         _labels(axes, chart.front)
         axes.grid(visible=True)
-        made.suptitle(chart.title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-        _legend(made, chart)
-        if chart.rests_on:
-            lines = [part for text in chart.rests_on for part in textwrap.wrap(f"rests on {text}", _CAPTION)]
-            made.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5)
+        add_title(made, chart.title)
+        size = points(_CAPTION_POINTS)
+        caption = "\n".join(wrap(f"rests on {text}", figure_width(_WIDTH_IN), size) for text in chart.rests_on)
+        _legend(made, chart, caption if is_narrow() else "")
+        if caption and not is_narrow():
+            made.supxlabel(caption, x=0.01, ha="left", fontsize=size)
     return made
 
 
@@ -106,20 +117,25 @@ def axis_limits(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]
     return (min(xs) / 2, max(xs) * _ROOM), (min(ys) / below, top)
 
 
-def count_outside(chart: Chart) -> int:
-    """Choices beyond the axes."""
-    return sum(_beyond(chart, line) for line in chart.lines)
-
-
-def _beyond(chart: Chart, line: Line) -> int:
-    """Counts the choices of a line beyond the axes."""
+def list_outside(chart: Chart, line: Line) -> list[Spot]:
+    """Returns the choices of a line beyond the axes."""
     (_, high_x), (_, high_y) = axis_limits(chart)
-    return sum(spot.x > high_x or spot.y > high_y for spot in line.choices)
+    return [spot for spot in line.choices if spot.x > high_x or spot.y > high_y]
+
+
+def _at_edge(chart: Chart, line: Line) -> list[Spot]:
+    """Returns the choices of a line beyond the axes, moved to the edge."""
+    (_, high_x), (_, high_y) = axis_limits(chart)
+    return [replace(spot, x=min(spot.x, high_x), y=min(spot.y, high_y)) for spot in list_outside(chart, line)]
 
 
 def _named(chart: Chart, line: Line) -> str:
-    """Returns the label of a line; it says so if no point of the line is visible."""
-    return line.label + (" (beyond the axes)" if _beyond(chart, line) == len(line.choices) else "")
+    """Returns the label of a line, and what of it lies beyond the axes: how many choices, and the nearest of them."""
+    outside = list_outside(chart, line)
+    if not outside:
+        return line.label
+    nearest = min(outside, key=lambda spot: spot.x * spot.y)
+    return f"{line.label}\n({len(outside)} of {len(line.choices)} beyond, the best {nearest.x:.3g}, {nearest.y:.3g})"
 
 
 def _by_machine(line: Line) -> Iterator[tuple[str, list[Spot], list[Spot]]]:
@@ -140,16 +156,11 @@ def _labels(axes: Axes, front: Sequence[Spot]) -> None:
         if (spot.label, spot.machine) != last:
             place: dict[str, Any] = {"textcoords": "offset points", "xytext": (-2, -6), "ha": "right", "va": "top"}
             place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.7}
-            axes.annotate(spot.label, (spot.x, spot.y), fontsize=6.5, rotation=40, zorder=6, **place)
+            axes.annotate(spot.label, (spot.x, spot.y), fontsize=points(6.5), rotation=40, zorder=6, **place)
         last = spot.label, spot.machine
 
 
-def _every(chart: Chart) -> str:
-    beyond = count_outside(chart)
-    return "every choice that fits" + (f"\n({beyond} beyond the axes)" if beyond else "")
-
-
-def _legend(made: Figure, chart: Chart) -> None:
+def _legend(made: Figure, chart: Chart, title: str) -> None:
     from matplotlib.collections import PathCollection
     from matplotlib.lines import Line2D
 
@@ -161,10 +172,12 @@ def _legend(made: Figure, chart: Chart) -> None:
     grey: dict[str, Any] = {"color": PALETTE["grey"], "linewidth": 0}
     for machine, marker in zip(chart.machines, itertools.cycle(_MARKERS), strict=False):
         handles.append(Line2D([], [], marker=marker, markersize=5, label=machine, **grey))
-    handles.append(Line2D([], [], marker="o", markersize=3, alpha=0.5, label=_every(chart), **grey))
+    handles.append(Line2D([], [], marker="o", markersize=3, alpha=0.5, label="every choice that fits", **grey))
+    if any(list_outside(chart, line) for line in chart.lines):
+        handles.append(Line2D([], [], marker="4", markersize=5, label="beyond the axes (x, y in the list)", **grey))
     ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": PALETTE["black"]}
     handles.append(Line2D([], [], marker="o", markersize=7.5, label=f"front, with its {chart.named}", **ring, **grey))
     if any(line.published for line in chart.lines):
         hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.3}
         handles.append(Line2D([], [], marker="D", markersize=6.5, label="published, its layout", **hollow, **grey))
-    made.legend(handles=handles, loc="outside right center", alignment="left")
+    add_legend(made, handles, title=title)

@@ -1,20 +1,27 @@
-"""Parity plot: predicted against published, the simulator, the usual closed form and predictions of one's own."""
+"""Parity plot: predicted against published, a panel per predictor, fitted and other measurements apart."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE
-from sim.plots.style import new_figure, set_plain_ticks, shared_style
-from sim.report.present.validation import Outcome, Validation
+from sim.plots.style import add_legend, add_title, figure_width, new_figure, points, set_plain_ticks, shared_style, wrap
+from sim.report.present.validation import Errors, Outcome, Validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LOOKS = (("o", "blue"), ("x", "vermilion"), ("^", "green"), ("v", "purple"), ("+", "orange"))
-"""Marker and colour of the simulation, of the usual closed form and of predictions of one's own."""
+_PANEL_IN, _LEAST_PANEL_IN = 3.6, 1.55
+"""Width of a panel, and the least width on a page."""
+_AROUND_IN = 1.0
+"""Height of title and legend."""
+_LOOKS: dict[str, dict[str, Any]] = {
+    "constants fitted to it": {"marker": "o", "facecolors": "none", "edgecolors": PALETTE["blue"]},
+    "not fitted": {"marker": "o", "color": PALETTE["vermilion"]},
+    "not gated": {"marker": "x", "color": PALETTE["grey"]},
+}
 _METRICS = {
     "latency_s": ("latency, s", 1.0),
     "mfu": ("MFU, %", 100.0),
@@ -26,74 +33,84 @@ _METRICS = {
 
 
 def draw(validation: Validation) -> Figure:
-    """Draws one panel per metric, logarithmic axes, a band of the suite's worst tolerance around equality."""
+    """Draws a row of panels per metric: the simulation, every closed form and predictions of one's own.
+
+    Axes are logarithmic and the same for all panels of a metric; the band is the suite's worst tolerance.
+    """
     metrics = [metric for metric in _METRICS if any(o.metric == metric for o in validation.outcomes)]
+    panels = [
+        (metric, form)
+        for metric in metrics
+        for form in (None, *validation.form_names)
+        if any(o.metric == metric and _value(o, form) is not None for o in validation.outcomes)
+    ]
+    per_metric = max(sum(metric == each for each, _ in panels) for metric in metrics)
+    columns = max(1, min(per_metric, int(figure_width(_PANEL_IN * per_metric) / _LEAST_PANEL_IN)))
+    places = list(_places(panels, columns))
+    rows = places[-1][0] + 1
+    size_in = figure_width(_PANEL_IN * columns) / columns
     with shared_style():
-        made = new_figure(5.6 * len(metrics), 5.6)
-        for column, metric in enumerate(metrics):
-            axes = made.add_subplot(1, len(metrics), column + 1)
-            _panel(axes, validation, metric)
-        made.suptitle(_title(validation), x=0.02, ha="left", fontsize=10, fontweight="bold")
+        made = new_figure(_PANEL_IN * columns, _AROUND_IN + rows * (size_in + 0.35))
+        grid = made.add_gridspec(rows, columns)
+        for (metric, form), (row, column) in zip(panels, places, strict=True):
+            _panel(made.add_subplot(grid[row, column]), validation, metric, form, size_in)
+        add_title(made, _title(validation))
+        add_legend(made, made.axes[0].get_legend_handles_labels()[0], below=True)
     return made
 
 
-def _panel(axes: Axes, validation: Validation, metric: str) -> None:
+def _places(panels: Sequence[tuple[str, str | None]], columns: int) -> Iterator[tuple[int, int]]:
+    """Yields row and column of each panel; each metric begins a row."""
+    row, column = -1, columns
+    for i, (metric, _) in enumerate(panels):
+        if column == columns or metric != panels[i - 1][0]:
+            row, column = row + 1, 0
+        yield row, column
+        column += 1
+
+
+def _panel(axes: Axes, validation: Validation, metric: str, form: str | None, size_in: float) -> None:
+    """Draws the measurements of a metric against one predictor; None: the simulation."""
     label, scale = _METRICS[metric]
-    chosen = [outcome for outcome in validation.outcomes if outcome.metric == metric]
-    gated = [outcome for outcome in chosen if not outcome.not_gated]
-    shown = [outcome for outcome in chosen if outcome.not_gated]
-    published = [outcome.published * scale for outcome in chosen]
+    outcomes = [outcome for outcome in validation.outcomes if outcome.metric == metric]
+    published = [outcome.published * scale for outcome in outcomes]
+    predicted = [v * scale for o in outcomes for f in (None, *o.forms) if (v := _value(o, f)) is not None]
     low, high = min(published) / 1.6, max(published) * 1.6
     worst = validation.suite.tolerance.worst
     line = [low, high]
-    axes.fill_between(
-        line, [v * (1 - worst) for v in line], [v * (1 + worst) for v in line], color="0.9", lw=0, label=f"±{worst:.0%}"
-    )
+    band: dict[str, Any] = {"color": "0.9", "lw": 0, "label": f"±{worst:.0%}, the tolerance of the worst"}
+    axes.fill_between(line, [v * (1 - worst) for v in line], [v * (1 + worst) for v in line], **band)
     axes.plot(line, line, color="0.4", lw=0.8)
-    predictions = validation.suite.predictions
-    usual = next((name for name in validation.form_names if name not in predictions), None)
-    forms = [*([usual] if usual else []), *predictions]
-    for (marker, color), form in zip(_LOOKS, [None, *forms], strict=False):
-        text = "simulated" if form is None else validation.label(form)
-        _points(axes, gated, _value(form), scale, (marker, PALETTE[color]), text)
-        _points(axes, shown, _value(form), scale, (marker, "0.6"), "not gated" if form is None and shown else None)
-    axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel=f"published {label}", ylabel=f"predicted {label}")
+    medians = []
+    for name, look in _LOOKS.items():
+        some = [o for o in outcomes if _kind(o) == name]
+        pairs = [(o.published * scale, v * scale) for o in some if (v := _value(o, form)) is not None]
+        axes.scatter([x for x, _ in pairs], [y for _, y in pairs], s=14, linewidths=0.9, label=name, **look)
+        errors = Errors.of(v / o.published - 1 for o in some if o.counts and (v := _value(o, form)) is not None)
+        if errors.cases:
+            medians.append(f"{errors.median:.1%} of {errors.cases} {'fitted' if some[0].fitted else 'others'}")
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(min(low, *predicted), max(high, *predicted)))
+    axes.set(xlabel=f"published {label}", ylabel=f"predicted {label}")
+    name = "simulated" if form is None else validation.label(form)
+    title = f"{name}\nmedian error: {', '.join(medians)}" if medians else name
+    axes.set_title(wrap(title, size_in - 0.6, points(8)), fontsize=points(8))
     set_plain_ticks(axes.xaxis)
     set_plain_ticks(axes.yaxis)
-    axes.legend(loc="upper left")
 
 
-def _value(form: str | None) -> Callable[[Outcome], float | None]:
-    """Returns what tells a case's prediction: simulated where no form is named."""
-    return lambda outcome: outcome.simulated if form is None else outcome.forms.get(form)
+def _kind(outcome: Outcome) -> str:
+    """Returns the name in the legend of an outcome."""
+    return "not gated" if outcome.not_gated else "constants fitted to it" if outcome.fitted else "not fitted"
 
 
-def _points(
-    axes: Axes,
-    outcomes: Sequence[Outcome],
-    value_of: Callable[[Outcome], float | None],
-    scale: float,
-    look: tuple[str, str],
-    label: str | None,
-) -> None:
-    points = [(each.published, value) for each in outcomes if (value := value_of(each)) is not None]
-    if not points:
-        return
-    axes.scatter(
-        [published * scale for published, _ in points],
-        [value * scale for _, value in points],
-        s=22,
-        marker=look[0],
-        color=look[1],
-        linewidths=1.0,
-        alpha=0.85,
-        label=label,
-    )
+def _value(outcome: Outcome, form: str | None) -> float | None:
+    """Returns a prediction of a measurement: the simulation's where no form is named."""
+    return outcome.simulated if form is None else outcome.forms.get(form)
 
 
 def _title(validation: Validation) -> str:
     errors = validation.simulated
     return (
-        f"{validation.suite.name}: {errors.cases} gated measurements\n"
-        f"simulated within {errors.median:.1%} in the median, {errors.worst:.1%} at worst"
+        f"{validation.suite.name}: {errors.cases} gated measurements, simulated within {errors.median:.1%} in the "
+        f"median, {errors.worst:.1%} at worst"
     )

@@ -17,7 +17,7 @@ import numpy as np
 
 from sim.lowering.costs import hbm_rate, matmul_rate, roofline_s
 from sim.plots.colours import PALETTE
-from sim.plots.style import add_title, new_figure, set_plain_ticks, shared_style
+from sim.plots.style import add_legend, add_title, is_narrow, new_figure, points, set_plain_ticks, shared_style
 from sim.program import Floats
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -33,6 +33,8 @@ _COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purpl
 _MARKERS = "osD^vP*X"
 _MOST = 14
 """Operations drawn: those that take longest."""
+_LEAST_MARKER, _WHOLE_STEP_MARKER = 5.0, 36.0
+"""Diameters of markers, points: the smallest that is seen, and that of an operation as long as the step."""
 _NEAR = 0.035
 """Operations closer than this share of the axes would hide one another: they have one marker."""
 
@@ -113,8 +115,8 @@ def list_roofs(chip: Chip, dtype: str) -> list[tuple[str, str, Roof]]:
 
 def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figure:
     """Draws the longest operations under the roofs of their chip."""
-    chip, shown = topology.chip, list_points(trace, topology)[:_MOST]
-    made = new_figure(8.6, 4.4)
+    chip, shown, step_s = topology.chip, list_points(trace, topology)[:_MOST], trace.makespan_ps / PS_PER_S
+    made = new_figure(8.6, 5.6 if is_narrow() else 4.4)
     with shared_style():
         axes = made.add_subplot()
         axes.set_xscale("log")
@@ -131,33 +133,40 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
         looks: list[dict[str, Any]] = [{}] * len(shown)
         for k, group in enumerate(groups):
             first = shown[group[0]]
-            look: dict[str, Any] = {
-                "color": _COLOURS[k % len(_COLOURS)],
-                "marker": _MARKERS[k % len(_MARKERS)],
-                "markersize": 7,
-            }
-            axes.plot(first.flops_per_byte, first.flops_per_s, linewidth=0, markeredgecolor="white", **look)
-            numbers, place = ", ".join(str(i + 1) for i in group), (first.flops_per_byte, first.flops_per_s)
+            look: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
+            size = marker_size(sum(shown[i].time_s for i in group), step_s)
+            place, sized = (
+                (first.flops_per_byte, first.flops_per_s),
+                dict[str, Any](markersize=size, markeredgecolor="white"),
+            )
+            axes.plot(*place, linewidth=0, **look, **sized)
+            numbers = ", ".join(str(i + 1) for i in group)
             # Below, where no roof is; neighbours at different places.
             look_of: dict[str, Any] = {"va": "top", "ha": "center" if k % 2 else "left"}
-            at = (0, -6) if k % 2 else (5, -3)
-            beside = look_of | {"xytext": at, "textcoords": "offset points", "fontsize": 7}
+            at = (0, -size / 2 - 2.5) if k % 2 else (0.4 * size + 2, -0.4 * size)
+            beside = look_of | {"xytext": at, "textcoords": "offset points", "fontsize": points(7)}
             beside |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}}
             axes.annotate(numbers, place, **beside)
             looks = [look if i in group else earlier_look for i, earlier_look in enumerate(looks)]
         for i, (point, look) in enumerate(zip(shown, looks, strict=True)):
             label = f"{i + 1}  {point.op}: {format_seconds(point.time_s)}, {point.bound}"
-            axes.plot([], [], linewidth=0, label=label, **look)
+            axes.plot([], [], linewidth=0, label=label, markersize=_LEAST_MARKER, **look)
         axes.set_xlabel("FLOPs per byte of memory traffic")
         axes.set_ylabel(f"TFLOP/s of {dtype} on one chip")
         set_plain_ticks(axes.xaxis)
         set_plain_ticks(axes.yaxis, 1e12)
         axes.grid(visible=True)
         add_title(made, title or "Roofline")
-        made.legend(loc="outside right center")
+        axes.plot([], [], linewidth=0, label="area of a marker: share of the step")
+        add_legend(made, axes.get_legend_handles_labels()[0])
     return made
 
 
-def _lowest(points: Sequence[Point], otherwise: float) -> float:
+def marker_size(time_s: float, step_s: float) -> float:
+    """Returns the diameter of a marker, points: its area is the share of the step, down to where it cannot be seen."""
+    return max(_LEAST_MARKER, _WHOLE_STEP_MARKER * math.sqrt(time_s / step_s))
+
+
+def _lowest(shown: Sequence[Point], otherwise: float) -> float:
     """Returns the lower edge of the axis, below the lowest point."""
-    return min([otherwise, *(point.flops_per_s for point in points)]) / 3
+    return min([otherwise, *(point.flops_per_s for point in shown)]) / 3

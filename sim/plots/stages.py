@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.plots.colours import PALETTE, PART_LOOKS, REQUEST_COLOURS
-from sim.plots.style import add_title, new_figure, shared_style
+from sim.plots.style import LETTER_EM, add_legend, add_title, figure_width, new_figure, points, set_title, shared_style
 from sim.program import Ints
 from sim.program.batches import Batches
 from sim.program.trace import Trace
@@ -18,13 +18,15 @@ from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _WIDTH_IN, _IN_PER_STAGE, _IN_AROUND = 11.0, 0.45, 1.3
 _PS_PER_MS = PS_PER_S / 1e3
-_LEAST_SHARE = 0.012
-"""Share of the figure's width below which a batch gets no number."""
+_NUMBER_POINTS = 7.0
+_LABELS_IN = 1.8
+"""Width of the names of stages and of their bubbles."""
 _BINS = 120
 _ROW = 0.8
 """Height of a stage's row."""
@@ -37,7 +39,7 @@ def draw(trace: Trace, topology: Topology, batches: Batches, title: str = "") ->
     with shared_style():
         upper, lower = made.subplots(2, 1, sharex=True)
         _draw_batches(upper, trace, batches)
-        _draw_shares(lower, trace, topology, batches)
+        add_legend(made, _draw_shares(lower, trace, topology, batches), below=True)
         for axis in (upper, lower):
             axis.set_ylim(stages - 0.5, -0.5)
             axis.set_yticks(range(stages), [f"stage {i}, {n} layers" for i, n in enumerate(batches.layers)])
@@ -56,6 +58,7 @@ def bin_edges(trace: Trace) -> Ints:
 
 def _draw_batches(axis: Axes, trace: Trace, batches: Batches) -> None:
     total = trace.makespan_ps / _PS_PER_MS
+    letter = total * LETTER_EM * points(_NUMBER_POINTS) / 72 / (figure_width(_WIDTH_IN) - _LABELS_IN)
     reports = report_stages(trace, batches)
     for stage, report in enumerate(reports):
         for batch in stage_batches(trace, batches, stage):
@@ -63,19 +66,20 @@ def _draw_batches(axis: Axes, trace: Trace, batches: Batches) -> None:
             colour = REQUEST_COLOURS[batch.request % len(REQUEST_COLOURS)]
             axis.barh(stage, begin - waits_from, 0.8, waits_from, color=colour, alpha=0.35, linewidth=0)
             axis.barh(stage, end - begin, 0.8, begin, color=colour, edgecolor="white", linewidth=0.5)
-            if end - begin > _LEAST_SHARE * total:
-                text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
-                axis.text((begin + end) / 2, stage, text, ha="center", va="center", fontsize=7, color="white")
+            text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
+            if end - begin > (len(text) + 1) * letter:
+                place = (begin + end) / 2, stage, text
+                axis.text(*place, ha="center", va="center", fontsize=points(_NUMBER_POINTS), color="white")
         text = f"{report.bubble:.0%} bubble"
-        axis.annotate(text, (1.005, stage), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axis.annotate(text, (1.005, stage), xycoords=("axes fraction", "data"), va="center", fontsize=points(8))
     what = "Requests by number" if axis.texts else f"Requests in turn in {len(REQUEST_COLOURS)} colours"
     if any(report.wait_s for report in reports):
         what += ", pale while some ranks wait for others"
-    axis.set_title(f"{what}, {format_seconds(trace.makespan_ps / PS_PER_S)}")
+    set_title(axis, f"{what}, {format_seconds(trace.makespan_ps / PS_PER_S)}", _WIDTH_IN)
 
 
-def _draw_shares(axis: Axes, trace: Trace, topology: Topology, batches: Batches) -> None:
-    """Draws the shares of every bin stacked upwards from the foot of the stage's row."""
+def _draw_shares(axis: Axes, trace: Trace, topology: Topology, batches: Batches) -> list[Artist]:
+    """Draws the shares of every bin stacked upwards from the foot of the stage's row; returns the legend's entries."""
     from matplotlib.patches import Patch
 
     edges = bin_edges(trace)
@@ -91,6 +95,5 @@ def _draw_shares(axis: Axes, trace: Trace, topology: Topology, batches: Batches)
             top = foot - _ROW * np.append(share, share[-1])
             axis.fill_between(times, foot, top, step="post", **looks[name])
             foot = top
-    handles = [Patch(label=name, **look) for name, look in looks.items()]
-    axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.2)
-    axis.set_title(f"What the chips of a stage do, shares of each of {len(edges) - 1} parts of the time")
+    set_title(axis, f"What the chips of a stage do, shares of each of {len(edges) - 1} parts of the time", _WIDTH_IN)
+    return [Patch(label=name, **look) for name, look in looks.items()]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.plots.machine import drawing_of
-from sim.plots.style import new_figure, shared_style
+from sim.plots.machine_figure import Room, draw_machine
+from sim.plots.style import figure_width, legend_columns, points, shared_style
 from sim.topology.graph import Topology
 from sim.topology.metrics import bisection, hops
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH_IN, HEIGHT_IN = 7.0, 6.0
-"""Width of the figure and most height of the drawing in it."""
+_WIDTH_IN, _LEGEND_POINTS, _LINE_EM = 7.0, 8.0, 1.75
 
 
 def draw(topology: Topology) -> Figure:
@@ -23,32 +23,14 @@ def draw(topology: Topology) -> Figure:
     figure says which part.
     """
     drawing = drawing_of(topology)
-    (left, bottom), (right, top) = drawing.corners()
-    scale = min(1.3, WIDTH_IN / (right - left), HEIGHT_IN / (top - bottom))
-    rows = -(-len(drawing.legend) // drawing.legend_columns)
-    notes = [*drawing.notes, *drawing.numbered, *drawing.shown]
-    body, header, footer = scale * (top - bottom), 0.65 + 0.2 * len(notes), 0.15 + 0.2 * rows
-    height = header + body + footer
-    made = new_figure(WIDTH_IN, height)
-    made.set_layout_engine("none")  # one drawing at a fixed scale: every part has its place
     with shared_style():
-        width = scale * (right - left) / WIDTH_IN
-        axes = made.add_axes(((1 - width) / 2, footer / height, width, body / height))
-        axes.set_axis_off()
-        axes.set_xlim(left, right)
-        axes.set_ylim(bottom, top)
-        drawing.paint(axes, scale)
-        edge = 0.2 / WIDTH_IN
-        made.text(edge, 1 - 0.15 / height, topology.name, fontsize=11, fontweight="bold", va="top")
-        summary = "\n".join([_summary(topology), *notes])
-        made.text(edge, 1 - 0.4 / height, summary, fontsize=8.5, linespacing=1.5, va="top")
-        made.legend(
-            handles=drawing.handles(),
-            ncols=drawing.legend_columns,
-            loc="lower left",
-            bbox_to_anchor=(edge, 0.05 / height),
-            borderaxespad=0,
-        )
+        handles = drawing.handles()
+        fitting = legend_columns([str(handle.get_label()) for handle in handles], figure_width(_WIDTH_IN))
+        columns = min(drawing.legend_columns, fitting)
+        line_in = _LINE_EM * points(_LEGEND_POINTS) / 72
+        room = Room(below=0.15 + line_in * -(-len(handles) // columns))
+        made, _ = draw_machine(drawing, topology.name, [_summary(topology), *drawing.notes], _WIDTH_IN, room)
+        made.legend(handles=handles, ncols=columns, loc="lower left", bbox_to_anchor=(0.02, 0.0), borderaxespad=0.3)
     return made
 
 

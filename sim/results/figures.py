@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sim.report.critical_path import find_critical_path
 from sim.results.analysis import Analysis
+from sim.results.scratch import replacing_file
 from sim.results.two_processes import Job, run_jobs
 from sim.simulate.result import Pass
 from sim.units import PS_PER_S
@@ -23,15 +25,46 @@ ALL_FIGURES = (*FIGURES, "waterfall")
 """Also the figure of the explanations of a run."""
 
 
+@dataclass(frozen=True, slots=True)
+class FigureForm:
+    """Form of the figures of a command."""
+
+    formats: tuple[str, ...] = ("png",)
+    """Each figure is written in each of them."""
+    width_in: float | None = None
+    """Width, inches; None: as wide as it needs."""
+
+    def paths(self, stem: Path) -> list[Path]:
+        """Returns the files of a figure: `stem` with the suffix of each format."""
+        return [stem.with_name(f"{stem.name}.{suffix}") for suffix in self.formats]
+
+
+def write_figure(draw: Callable[[], Figure], stem: Path, form: FigureForm) -> list[Path]:
+    """Draws a figure and writes it to `stem` with the suffix of each format; returns the files.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    from sim.plots.style import page_width, save
+
+    paths = form.paths(stem)
+    with page_width(form.width_in):
+        drawing = draw()
+        for path in paths:
+            with replacing_file(path) as fresh:
+                save(drawing, fresh)
+    return paths
+
+
 def draw(
     run: Run,
     folder: Path,
-    formats: Sequence[str],
+    form: FigureForm,
     analysis: Analysis,
     figures: Sequence[str] = ALL_FIGURES,
     page: bool = True,
 ) -> list[Path]:
-    """Draws figures of `run` into `folder`, each in each of `formats`, and with `page` report.html; their paths.
+    """Draws figures of `run` into `folder`, and with `page` report.html; returns their paths.
 
     Args:
         analysis: explanations are drawn as waterfalls.
@@ -43,16 +76,15 @@ def draw(
     for part in run.passes:
         suffix = run.suffix(part)
         title = f"{run.scenario.name}{suffix.replace('_', ', ')}{subtitle}"
-        for name in FIGURES:
-            if name in figures and has_figure(name, part):
+        for name in figures:
+            if name in FIGURES and has_figure(name, part):
                 drawings[f"{name}{suffix}"] = partial(draw_figure, name, part, title)
     explanations = analysis.explanations or ()
     for explanation in explanations if "waterfall" in figures else ():
         suffix = f"_{explanation.phase}" if len(explanations) > 1 else ""
         drawings[f"waterfall{suffix}"] = partial(waterfall.draw, explanation, run.settings_text)
-    files = {name: [folder / f"{name}.{suffix}" for suffix in formats] for name in drawings}
-    jobs: list[Job] = [partial(_write_figure, drawing, files[name]) for name, drawing in drawings.items()]
-    paths = [path for each in files.values() for path in each]
+    paths = [path for name in drawings for path in form.paths(folder / name)]
+    jobs: list[Job] = [partial(write_figure, drawing, folder / name, form) for name, drawing in drawings.items()]
     if page:
         from sim.results import page as html
 
@@ -64,15 +96,6 @@ def draw(
         find_critical_path(part.trace)
     run_jobs(jobs)
     return paths
-
-
-def _write_figure(draw: Callable[[], Figure], paths: Sequence[Path]) -> None:
-    """Draws a figure and writes it to each of `paths`."""
-    from sim.plots.style import save
-
-    drawing = draw()
-    for path in paths:
-        save(drawing, path)
 
 
 def has_figure(name: str, part: Pass) -> bool:

@@ -1,21 +1,19 @@
-"""The folder of a run: written beside the old one and swapped in whole, so a failed run costs no earlier result."""
+"""The folder of a run: its name, its files, and reading it back."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sim.errors import InputError
 from sim.results.analysis import Analysis
-from sim.results.scratch import replace_folder, scratch
 
 if TYPE_CHECKING:
+    from sim.results.figures import FigureForm
     from sim.simulate.result import Run
     from sim.specs import Scenario
 
@@ -44,62 +42,18 @@ def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.,=+-]+", "_", text)
 
 
-@contextmanager
-def reporting_write_errors(path: Path) -> Iterator[None]:
-    """Raises a failure to write at `path` as an InputError."""
-    try:
-        yield
-    except (OSError, RecursionError) as error:  # pathlib makes parents recursively
-        if isinstance(error, FileExistsError | NotADirectoryError):
-            raise InputError("must be a folder", where="--out", got=error.filename) from None
-        problem = getattr(error, "strerror", None) or "the path is too long"
-        raise InputError(f"cannot be written: {problem}", where="--out", got=str(path)) from None
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Yields a new folder that replaces `folder` when the block succeeds, and is removed when it fails.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    with reporting_write_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists() and not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
-        with scratch(folder.parent, folder.name) as fresh:
-            fresh.chmod(0o755)
-            yield fresh
-            replace_folder(fresh, folder)
-
-
-@contextmanager
-def replacing_file(path: Path) -> Iterator[Path]:
-    """Yields a new file that replaces `path` when the block succeeds, and is removed when it fails.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with reporting_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch(path.parent, path.name) as folder:
-            fresh = folder / path.name
-            yield fresh
-            fresh.replace(path)
-
-
 def write(
     run: Run,
     folder: Path,
     *,
-    formats: Sequence[str],
+    figure_form: FigureForm | None,
     chips: Sequence[int] | None = None,
     analysis: Analysis | None = None,
 ) -> list[str]:
     """Writes report.json, manifest.json, trace.npz, trace.json and the figures. The same scenario gives the same bytes.
 
     Args:
-        formats: each figure is written in each of them; without any there are no figures.
+        figure_form: None: no figures.
         chips: chips in trace.json; by default those that its reader wants first.
         analysis: explanations are written to explain.json and drawn as waterfalls.
 
@@ -113,10 +67,10 @@ def write(
     _json(folder / "report.json", run.report.to_dict() | analysis.critical_path())
     if (explained := analysis.explain()) is not None:
         _json(folder / "explain.json", explained)
-    if formats:
+    if figure_form:
         from sim.results import figures
 
-        figures.draw(run, folder, formats, analysis)
+        figures.draw(run, folder, figure_form, analysis)
     saved.write_manifest(saved.origin_of(run), folder)
     return messages
 

@@ -6,6 +6,7 @@ without a lock is a leftover. It is removed when the next results are written be
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -15,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sim.errors import InputError
+
 if sys.platform != "win32":
     import fcntl
 
@@ -22,6 +25,50 @@ _SUFFIX = ".writing"
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.[a-z0-9_]{{8}}{re.escape(_SUFFIX)}")
 _LONGEST_NAME = 200
 """Characters of the name that a scratch folder repeats: file systems allow 255 with what is added."""
+
+
+@contextmanager
+def reporting_write_errors(path: Path) -> Iterator[None]:
+    """Raises a failure to write at `path` as an InputError."""
+    try:
+        yield
+    except (OSError, RecursionError) as error:  # pathlib makes parents recursively
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise InputError("must be a folder", where="--out", got=error.filename) from None
+        problem = getattr(error, "strerror", None) or "the path is too long"
+        raise InputError(f"cannot be written: {problem}", where="--out", got=str(path)) from None
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yields a new folder that replaces `folder` when the block succeeds, and is removed when it fails.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    with reporting_write_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(folder))
+        with scratch(folder.parent, folder.name) as fresh:
+            fresh.chmod(0o755)
+            yield fresh
+            replace_folder(fresh, folder)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yields a new file that replaces `path` when the block succeeds, and is removed when it fails.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with reporting_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch(path.parent, path.name) as folder:
+            fresh = folder / path.name
+            yield fresh
+            fresh.replace(path)
 
 
 @contextmanager

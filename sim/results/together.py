@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sim.results import saved
+from sim.results.figures import FigureForm, write_figure
 from sim.simulate.together import Job, TogetherRun
 
 
-def write(run: TogetherRun, folder: Path, formats: Sequence[str], origin: saved.Origin) -> None:
+def write(run: TogetherRun, folder: Path, form: FigureForm | None, origin: saved.Origin) -> None:
     """Writes report.json, the figures and manifest.json. The same jobs give the same bytes.
 
     Args:
-        formats: each figure is written in each of them; without any there are no figures.
+        form: of the figures; None: no figures.
     """
     text = json.dumps(run.report.to_dict(), indent=2)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    if formats:
-        _draw(run, folder, formats)
+    if form:
+        _draw(run, folder, form)
     saved.write_manifest(origin, folder)
 
 
@@ -35,11 +36,9 @@ def resolve_jobs(jobs: Sequence[Job], machine: str = "") -> dict[str, object]:
     }
 
 
-def _draw(run: TogetherRun, folder: Path, formats: Sequence[str]) -> None:
+def _draw(run: TogetherRun, folder: Path, form: FigureForm) -> None:
     from sim.plots import link_map
-    from sim.plots.style import save
 
-    drawings = {"links": link_map.draw(run.trace, run.machine, f"{run.report.name}, all jobs together")}
-    for name, drawing in drawings.items():
-        for suffix in formats:
-            save(drawing, folder / f"{name}.{suffix}")
+    write_figure(
+        lambda: link_map.draw(run.trace, run.machine, f"{run.report.name}, all jobs together"), folder / "links", form
+    )

@@ -102,7 +102,7 @@ def test_a_run_tells_groups_formats_and_memory_though_few_chips_are_written(tmp_
     """One chip stands for 64: a reduce-scatter over x, y and z is of all, one over x of every sixteenth."""
     settings = ["model.layers=1", "workload.weights=int8", "stack.collective_axes=at_once"]
     result = run(load.scenario("pope_table2_low_latency_prefill", settings))
-    outputs.write(result, tmp_path, formats=())
+    outputs.write(result, tmp_path, figure_form=None)
     data = json.loads((tmp_path / "trace.json").read_text())
     groups = {}
     for event in of_phase(data, "X"):
@@ -123,7 +123,7 @@ def test_gathered_weights_have_the_format_of_weights() -> None:
 
 @pytest.mark.parametrize("name", ["pope_table2_high_throughput_prefill", "palm540b_prefill_ws2d_b1"])
 def test_a_trace_of_118_layers_is_small_enough_to_send(name: str, tmp_path: Path) -> None:
-    outputs.write(run(load.scenario(name)), tmp_path, formats=())
+    outputs.write(run(load.scenario(name)), tmp_path, figure_form=None)
     assert (tmp_path / "trace.json").stat().st_size < 8_000_000
 
 
@@ -165,9 +165,9 @@ def test_chips_that_are_asked_for_are_written_whole(tmp_path: Path, monkeypatch)
 
 def test_a_run_says_what_its_trace_leaves_out(tmp_path: Path, monkeypatch) -> None:
     result = run(load.scenario("palm540b_decode_ws2d", ["engine.layers=9"]))
-    assert outputs.write(result, tmp_path, formats=()) == []
+    assert outputs.write(result, tmp_path, figure_form=None) == []
     monkeypatch.setattr(chrome_trace, "MOST_TASKS", 1000)
-    (said,) = outputs.write(result, tmp_path, formats=())
+    (said,) = outputs.write(result, tmp_path, figure_form=None)
     assert said.startswith("trace.json has the first ")
     assert said.endswith("of chip 0; all of chips with --trace-chip")
 

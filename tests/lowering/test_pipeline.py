@@ -344,7 +344,7 @@ def test_a_run_of_a_pipeline_or_a_pool_is_drawn(tmp_path: Any):
     link = {"name": "link", "bandwidth": "1 GB/s", "latency": "0 s"}
     pool = {"memory_pool": {"offload_every": 3, "to": "host", "link": link}}
     result = run(scenario(schedule="blocking", stages=[3, 3], requests=2, more=pool))
-    drawn = pictures.draw(result, tmp_path, ["svg"], Analysis(), figures=["stages", "memory"])
+    drawn = pictures.draw(result, tmp_path, pictures.FigureForm(("svg",)), Analysis(), figures=["stages", "memory"])
     assert [path.name for path in drawn[:2]] == ["stages.svg", "memory.svg"]
     assert "stage 1, 3 layers" in drawn[0].read_text()
     assert "host, layers of chip" in drawn[1].read_text()

@@ -133,7 +133,7 @@ def test_repeats_are_the_runs_of_the_seeds_that_follow_and_report_median_and_spr
     assert spread.upper_quartile_s == pytest.approx(steps * (alone[1] + alone[2]) / 2, rel=1e-12)
     assert report.simulated.latency_s == steps * found(f"{{seed: 7, {jitter}}}").step_s
     assert report.to_dict()["spread"]["median_s"] == spread.median_s
-    outputs.write(result, tmp_path, formats=())
+    outputs.write(result, tmp_path, figure_form=None)
     assert outputs.read(tmp_path).report.spread == spread
     shown = io.StringIO()
     render(report, Console(file=shown, width=200))

@@ -245,7 +245,7 @@ def test_a_run_holds_the_layers_simulated_until_all_are_asked_for(tmp_path, name
     (part,) = done.passes
     assert len(part.part.program) < len(lower(part.scenario, part.topology).program) == done.report.tasks
     assert "trace" not in vars(part)
-    outputs.write(done, tmp_path, formats=())
+    outputs.write(done, tmp_path, figure_form=None)
     again = outputs.read(tmp_path)
     assert again.report == done.report
     assert len(np.load(tmp_path / "trace.npz")["ready"]) == len(part.part.program) == again.tasks

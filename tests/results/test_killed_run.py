@@ -12,13 +12,13 @@ import pytest
 from support.commands import run
 from support.files import write
 
-from sim.results import folder as outputs
+from sim.results import scratch
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from sim.results import folder as outputs
-with outputs.{writer}(Path(sys.argv[1])) as fresh:
+from sim.results import scratch
+with scratch.{writer}(Path(sys.argv[1])) as fresh:
     print(fresh, flush=True)
     time.sleep(600)
 """
@@ -63,7 +63,7 @@ def test_killed_between_two_renames_the_earlier_results_are_found_again(tmp_path
     program = f"""
 import os, signal
 from pathlib import Path
-from sim.results import folder as outputs
+from sim.results import scratch
 folder, rename, calls = Path({str(tmp_path / "out/tiny")!r}), Path.rename, []
 def killed(path, target):
     calls.append(path)
@@ -72,15 +72,15 @@ def killed(path, target):
     rename(path, target)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-with outputs.replacing(folder) as fresh:
+with scratch.replacing(folder) as fresh:
     (fresh / "report").write_text("old")
 Path.rename = killed
-with outputs.replacing(folder) as fresh:
+with scratch.replacing(folder) as fresh:
     (fresh / "report").write_text("new")
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
     assert (tmp_path / "out/tiny").exists() == (before == 2)
-    with outputs.replacing(tmp_path / "out/other") as fresh:
+    with scratch.replacing(tmp_path / "out/other") as fresh:
         (fresh / "report").write_text("other")
     assert sorted(os.listdir(tmp_path / "out")) == ["other", "tiny"]
     assert (tmp_path / "out/tiny/report").read_text() == ("old" if before == 1 else "new")

@@ -10,11 +10,12 @@ from support.commands import tree
 
 from sim.errors import InputError
 from sim.results import folder as outputs
+from sim.results import scratch
 from sim.specs import load
 
 
 def put(folder: Path, **files: str) -> None:
-    with outputs.replacing(folder) as fresh:
+    with scratch.replacing(folder) as fresh:
         for name, text in files.items():
             (fresh / name).write_text(text, encoding="utf-8")
 
@@ -31,7 +32,7 @@ def test_a_run_that_fails_half_way_leaves_the_earlier_results(tmp_path, failure)
     put(tmp_path / "run", report="old")
 
     def fail() -> None:
-        with outputs.replacing(tmp_path / "run") as fresh:
+        with scratch.replacing(tmp_path / "run") as fresh:
             (fresh / "report").write_text("new", encoding="utf-8")
             raise failure
 
@@ -62,12 +63,12 @@ def test_stopped_while_swapping_folders_one_of_them_is_whole(tmp_path, monkeypat
 def test_a_single_file_is_replaced_in_the_same_way(tmp_path):
     path = tmp_path / "deep" / "a.png"
     for text in ("old", "new"):
-        with outputs.replacing_file(path) as fresh:
+        with scratch.replacing_file(path) as fresh:
             assert fresh.suffix == ".png"
             fresh.write_text(text, encoding="utf-8")
 
     def interrupted() -> None:
-        with outputs.replacing_file(path) as fresh:
+        with scratch.replacing_file(path) as fresh:
             fresh.write_text("newer", encoding="utf-8")
             raise KeyboardInterrupt
 

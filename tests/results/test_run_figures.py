@@ -98,7 +98,7 @@ def test_boxes_of_switches_stay_apart(chips: int):
 @pytest.mark.parametrize("scenario", ["palm540b_prefill_ws2d_b1"])
 def test_times_read_back_are_those_simulated(tmp_path: Path, scenario: str):
     done = run(load.scenario(scenario, ["engine.layers=1"]))
-    outputs.write(done, tmp_path, formats=())
+    outputs.write(done, tmp_path, figure_form=None)
     again = outputs.read(tmp_path)
     assert np.array_equal(again.passes[0].trace.times, done.passes[0].trace.times)
     assert again.report == done.report
@@ -132,7 +132,7 @@ def test_a_chip_without_links_is_run_drawn_and_read_back(tmp_path: Path):
     alone = {"x": {"size": 1, "wrap": False}, "y": {"size": 1, "wrap": False}}
     done = run(load.scenario(str(write(tmp_path, {"topology.axes": alone}))))
     (tmp_path / "out").mkdir()
-    outputs.write(done, tmp_path / "out", formats=["png"])
+    outputs.write(done, tmp_path / "out", figure_form=pictures.FigureForm())
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {f"{name}.png" for name in DRAWN}
     assert outputs.read(tmp_path / "out").report == done.report
     assert done.report.links.busiest == ()
@@ -162,6 +162,6 @@ def test_figures_and_page_of_every_kind_of_run(tmp_path: Path, old: str, new: st
     scenario = tmp_path / "gpus.yaml"
     scenario.write_text(GPUS.replace(old, new) if old else GPUS)
     done = run(load.scenario(str(scenario)))
-    drawn = pictures.draw(done, tmp_path, ["png"], Analysis(bottlenecks=find_bottlenecks(done)))
+    drawn = pictures.draw(done, tmp_path, pictures.FigureForm(), Analysis(bottlenecks=find_bottlenecks(done)))
     expected = {f"{name}.png" for name in pictures.FIGURES if OPTIONAL.get(name, "") in new}
     assert {path.name for path in drawn} == expected | {"report.html"}

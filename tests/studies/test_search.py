@@ -372,9 +372,9 @@ def test_the_figure_tells_machines_and_layouts_apart():
 def test_far_choices_are_left_out_and_counted():
     near, far = pareto.Spot(1, 1, "a"), pareto.Spot(3.1, 1, "b")
     chart = pareto.Chart("", "x", "y", (pareto.Line("l", (near, far), (near,)),), (near,), "batch")
-    assert pareto.count_outside(chart) == 1
+    assert [pareto.list_outside(chart, line) for line in chart.lines] == [[far]]
     with_far = pareto.Line("l", (near, far), (near,), published=(pareto.Spot(2, 1, "c"),))
-    assert pareto.count_outside(pareto.Chart("", "x", "y", (with_far,), (near,), "batch")) == 0
+    assert pareto.list_outside(pareto.Chart("", "x", "y", (with_far,), (near,), "batch"), with_far) == []
 
 
 def test_a_layout_that_is_wholly_beyond_the_axes_says_so_in_the_legend():
@@ -383,7 +383,7 @@ def test_a_layout_that_is_wholly_beyond_the_axes_says_so_in_the_legend():
         "", "x", "y", (pareto.Line("l", (near,), (near,)), pareto.Line("m", (far,), (far,))), (near,), ""
     )
     (legend,) = pareto.draw(chart).legends
-    assert [text.get_text() for text in legend.get_texts()][:2] == ["l", "m (beyond the axes)"]
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["l", "m\n(1 of 1 beyond, the best 3.1, 1)"]
 
 
 @pytest.mark.parametrize("top", [1.0, 100.0, 10_000.0])

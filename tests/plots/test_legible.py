@@ -1,0 +1,84 @@
+"""Figures for papers: legible in a column of 3.3 inches, fonts that publishers take, the same bytes."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+from support.handmade import two_chips
+from support.legible import illegible
+from support.selection import each_once
+from support.shipped import NAMES, phases, scenario
+
+from sim import topology as machines
+from sim.plots import busbw, pareto, timeline, topology
+from sim.plots.style import page_width, points, save
+from sim.results import figures as pictures
+from sim.results.figures import FigureForm, write_figure
+from sim.specs import load
+from sim.studies.bench.collective import CollectiveSpec, run_sizes
+
+COLUMN_IN = 3.3
+WIDTHS_IN = (None, COLUMN_IN)
+KINDS = {
+    (given.topology.kind, bool(given.pipeline), given.memory_pool is None): name
+    for name in NAMES
+    for given in [scenario(name)]
+}
+"""A scenario of each kind of machine, with and without pipeline and memory pool."""
+
+
+@pytest.mark.parametrize(
+    ("name", "figure", "width_in"), each_once(product(KINDS.values(), pictures.FIGURES, WIDTHS_IN)), ids=str
+)
+def test_text_of_a_run_is_large_enough_and_neither_cut_nor_covered(name: str, figure: str, width_in: float | None):
+    for _, part, _ in phases((name,)):
+        if pictures.has_figure(figure, part):
+            with page_width(width_in):
+                assert illegible(pictures.draw_figure(figure, part, f"{name}\nwith engine.layers=8")) == []
+
+
+@pytest.mark.parametrize("name", ["tpu_v4_4x4x4", "tpu_v4_4x4x8_twisted", "dgx_h100", "dgx_h100_x2", "dgx1_v100"])
+def test_text_of_a_machine_is_legible_in_a_column(name: str):
+    with page_width(COLUMN_IN):
+        assert illegible(topology.draw(machines.build(load.topology_spec(name, [])))) == []
+
+
+def test_text_of_a_sweep_of_sizes_is_legible_in_a_column():
+    spec = CollectiveSpec("all_reduce", (), 0.0, None, 1)
+    rows = run_sizes("dgx_h100", spec, [2.0**power for power in range(10, 28)], [])
+    with page_width(COLUMN_IN):
+        assert illegible(busbw.draw(rows, "dgx_h100", settings="with algorithm=ring")) == []
+
+
+def test_text_of_a_search_is_legible_in_a_column():
+    front = tuple(pareto.Spot(10.0 * 2**i, 100.0 / 4**i, f"B{2**i}") for i in range(4))
+    far = pareto.Spot(1e4, 1e4, "B1")
+    lines = tuple(pareto.Line(f"weight gathered {name}", (*front, far), front) for name in ("x", "xy", "xyz"))
+    made = pareto.Chart("a search", "latency, ms", "cost", lines, front, "batch B", rests_on=("constants " * 40,))
+    with page_width(COLUMN_IN):
+        assert illegible(pareto.draw(made)) == []
+
+
+def test_a_figure_of_a_page_has_its_width_and_letters_of_six_points_at_least():
+    with page_width(COLUMN_IN):
+        assert timeline.draw(*two_chips()).get_figwidth() == COLUMN_IN
+        assert points(6.5) == 6.0
+    assert points(6.5) == 6.5
+
+
+def test_a_pdf_has_truetype_outlines_and_the_same_bytes(tmp_path: Path):
+    trace, machine = two_chips()
+    paths = [
+        write_figure(lambda: timeline.draw(trace, machine), tmp_path / name, FigureForm(("pdf",)))[0] for name in "ab"
+    ]
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second
+    assert b"/Type3" not in first
+    assert b"/CIDFontType2" in first or b"/TrueType" in first
+
+
+def test_text_of_an_svg_stays_text(tmp_path: Path):
+    save(timeline.draw(*two_chips(), title="by hand"), tmp_path / "figure.svg")
+    assert ">by hand</text>" in (tmp_path / "figure.svg").read_text()
