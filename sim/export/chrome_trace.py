@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.export.flows import Flows, Receivers, nanoseconds
+from sim.export.flows import arrival_ns, nanoseconds
 from sim.export.host_calls import HostCalls
 from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind, Program
 from sim.program.trace import Trace
+from sim.report.flows import Flows, Receivers
 from sim.report.lanes import Lane, build_lanes, layer_times
 from sim.report.metrics import critical_chip
 from sim.report.pool import Series
@@ -224,7 +225,7 @@ def _events(
     for chip, chip_lanes in lanes.items():
         for lane, thread in zip(chip_lanes, threads[chip], strict=True):
             if lane.kind == "link":
-                yield from _arrows(receivers.flows_from(trace, lane), chip, thread, us)
+                yield from _arrows(trace, receivers.flows_of(trace, lane.spans), (chip, thread), us)
 
 
 def _counter(
@@ -304,14 +305,16 @@ def _sent(trace: Trace, chip: int) -> Ints:
     return sums(program.collective[is_first_send], program.bytes[is_first_send], instances).round().astype(np.int64)
 
 
-def _arrows(flows: Flows, chip: int, thread: int, us: _Microseconds) -> Iterable[tuple[Ints, list[str]]]:
-    """Yields arrows from each send of a link's lane to the receiver's collective, if that is written."""
+def _arrows(trace: Trace, flows: Flows, sender: tuple[int, int], us: _Microseconds) -> Iterable[tuple[Ints, list[str]]]:
+    """Yields arrows from each send of a link's lane, of a chip and thread, to the receiver's collective."""
+    sent_ns, arrived_ns = nanoseconds(trace.times["start"][flows.task]), arrival_ns(flows)
+    chip, thread = sender
     begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
-    sent = zip(flows.task.tolist(), us.at(flows.sent_ns), strict=True)
-    yield flows.sent_ns, [f'{begin}{i},"ts":{ts}}}' for i, ts in sent]
+    sent = zip(flows.task.tolist(), us.at(sent_ns), strict=True)
+    yield sent_ns, [f'{begin}{i},"ts":{ts}}}' for i, ts in sent]
     finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":%d,"tid":%d,"id":%d,"ts":%s}'
-    columns = (flows.receiver.tolist(), flows.track.tolist(), flows.task.tolist(), us.at(flows.arrival_ns))
-    yield flows.arrival_ns, [finish % row for row in zip(*columns, strict=True)]
+    columns = (flows.receiver.tolist(), flows.track.tolist(), flows.task.tolist(), us.at(arrived_ns))
+    yield arrived_ns, [finish % row for row in zip(*columns, strict=True)]
 
 
 def _host_events(host: HostCalls, program: Program, us: _Microseconds) -> tuple[Ints, list[str]]:

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from sim.export.chrome_trace import outgoing_rate
-from sim.export.flows import Flows, Receivers
+from sim.export.flows import arrival_ns
 from sim.export.kernels import kernel_name
 from sim.export.wire import data, double, fixed64, integer
 from sim.program.trace import Trace
+from sim.report.flows import Flows, Receivers
 from sim.report.lanes import Lane, build_lanes
 from sim.topology.graph import Topology
 
@@ -46,7 +47,7 @@ def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[in
         for lane, track in zip(rows, tracks, strict=True):
             label = f"{lane.kind} {lane.label}" if lane.kind == "link" else lane.label
             packets.append(_track(track, label, _in(process)))
-            flows = receivers.flows_from(trace, lane) if lane.kind == "link" else None
+            flows = receivers.flows_of(trace, lane.spans) if lane.kind == "link" else None
             packets += _slices(trace, lane, track, set() if flows is None else set(flows.task.tolist()))
             packets += [] if flows is None else _arrivals(flows, arrival)
         packets.append(_track(counter, "outgoing links, GB/s", _in(process) + data(8, data(6, "GB/s"))))
@@ -72,7 +73,7 @@ def _in(parent: int) -> bytes:
 
 def _arrivals(flows: Flows, name: int) -> Iterator[bytes]:
     """Yields the mark at which the flow of each message ends."""
-    for task, track, time in zip(flows.task.tolist(), flows.track.tolist(), flows.arrival_ns.tolist(), strict=True):
+    for task, track, time in zip(flows.task.tolist(), flows.track.tolist(), arrival_ns(flows).tolist(), strict=True):
         event = integer(9, _INSTANT) + integer(11, track) + integer(10, name) + fixed64(_ENDING_FLOWS, task + 1)
         yield _packet(time, data(_EVENT, event) + integer(_FLAGS, _NEEDS_SEQUENCE))
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from sim.api import load, report, simulate
 from sim.cli import app
 from sim.plots.colours import OP_COLOURS
+from sim.program import Kind
 from sim.report.critical_path import find_critical_path
 from sim.report.ops import classify_ops
 from sim.units import format_percent, format_seconds
@@ -179,6 +180,29 @@ def test_a_chip_is_chosen_by_what_it_is(tmp_path: Path, browser: Any):
     page.select_option("#chips", index=3)
     (only,) = [name for name in page.evaluate(lanes) if "compute" in name]
     assert only.startswith("chip ")
+
+
+@in_browser
+def test_arrows_lead_from_messages_to_their_arrival_when_zoomed_in(tmp_path: Path, browser: Any):
+    run = simulate(load("energonai_pipeline_queue", "layout.pipeline.requests=2"))
+    report(run, page=tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html").page
+    arrows = "document.getElementById('timeline').layout.annotations"
+    page.click("#zoom-whole")
+    assert page.evaluate(arrows) == []
+    trace = run.passes[0].trace
+    program, ends = trace.program, trace.times["end"]
+    sent = int(np.flatnonzero((program.chip == 0) & (program.kind == Kind.SEND) & (program.follows < 0))[0])
+    hops = np.flatnonzero(program.follows == sent)
+    arrival_ms = int(ends[hops[0]] if len(hops) else ends[sent]) / 1e9
+    page.evaluate(f"Plotly.relayout('timeline', {{'xaxis.range[0]': 0, 'xaxis.range[1]': {2 * arrival_ms}}})")
+    page.wait_for_function(f"{arrows}.length > 0")
+    drawn = page.evaluate(arrows)
+    assert len(drawn) <= 40
+    first = min(drawn, key=lambda arrow: arrow["ax"])
+    assert first["x"] == pytest.approx(arrival_ms, rel=1e-9)
+    assert first["ax"] == pytest.approx(int(trace.times["free"][sent]) / 1e9, rel=1e-9)
+    assert first["y"] < first["ay"]  # its own collective: chips of a stage are alike
 
 
 @in_browser

@@ -64,13 +64,25 @@ function about(lane, i, timeline) {
   return rows.map((row) => wrap(row)).join("<br>");
 }
 
-const FLYING = " in flight";
+const FLYING = " in flight", MOST_ARROWS = 40;
+
+// Arrows from the end of each message on its link to its arrival in the collective of a lane that is drawn, in picoseconds
+// and rows: [x, row, x, row]. None where they are too many to be followed.
+function arrowsOf(lanes, every, x0, x1) {
+  const rows = new Map(lanes.map((lane, row) => [lane, row])), found = [];
+  for (const lane of lanes) if (lane.arrives) for (let i = firstAfter(lane.end, x0); i < lane.start.length && lane.start[i] < x1; i++) {
+    const row = rows.get(every[lane.arrives[i]]), arrival = lane.end[i] + lane.later[i];
+    if (row !== undefined && lane.end[i] < x1 && arrival < x1) found.push([lane.end[i], rows.get(lane), arrival, row]);
+    if (found.length > MOST_ARROWS) return [];
+  }
+  return found;
+}
 
 function drawTimeline(parent, phase, key) {
   const timeline = phase.timeline, every = lanesOf(timeline), edges = timeline.edges, several = timeline.chips.length > 1;
   const first = timeline.chips.slice(0, timeline.chips.length > 4 ? 3 : 4);
   let lanes = every.filter((lane) => lane.kind === "path" || first.includes(lane.chip));
-  const named = (lane) => (several && lane.chip ? `${lane.chip}: ${lane.label} ` : `${lane.label} `);
+  const named = (lane) => (several && lane.chip ? `${target.clientWidth < 600 ? lane.chip.split(",")[0] : lane.chip}: ${lane.label} ` : `${lane.label} `);
   const buttons = el(parent, "div", null, { className: "buttons" });
   const used = new Set(every.flatMap((lane) => [...new Set(lane.op)].map((op) => timeline.classes[op])));
   const order = Object.keys(timeline.colours), flying = (kind) => kind.endsWith(FLYING), classOf = (kind) => kind.replace(FLYING, "");
@@ -80,11 +92,13 @@ function drawTimeline(parent, phase, key) {
   const [unit, unitName] = unitOf(timeline.end / 1e12), ps = unit * 1e12, us = unit * 1e6; // of the axis
   const whole = [0, timeline.end / ps];
 
+  const across = () => target._fullLayout?._size?.w || 0.8 * target.clientWidth; // pixels of the plot, beside its labels
+
   function traces(range) {
-    const [x0, x1] = range.map((at) => at * ps), pixel = (x1 - x0) / 700;
+    const [x0, x1] = range.map((at) => at * ps), pixel = (x1 - x0) / across();
     const bars = { x: [], base: [], y: [], width: [], colour: [], opacity: [], hover: [], label: [], edge: [] };
     const under = { x: [], y: [] };
-    const inPixels = (length) => length / (x1 - x0) * target.clientWidth * 0.85;
+    const inPixels = (length) => length / (x1 - x0) * across();
     const bar = (row, from, to, bottom, height, kind, hover, label) => {
       bars.base.push(from / ps);
       bars.x.push((to - from) / ps);
@@ -139,7 +153,9 @@ function drawTimeline(parent, phase, key) {
   }
 
   function look(range) {
+    const isWhole = range[1] - range[0] > 0.999 * whole[1], arrows = isWhole ? [] : arrowsOf(lanes, every, range[0] * ps, range[1] * ps);
     return layout({
+      annotations: arrows.map(([x, row, to, end]) => ({ x: to / ps, y: end + (row > end ? 0.4 : -0.4), ax: x / ps, ay: row, xref: "x", yref: "y", axref: "x", ayref: "y", text: "", showarrow: true, arrowhead: 2, arrowsize: 0.9, arrowwidth: 1.2, arrowcolor: INK, opacity: 0.75 })),
       height: 140 + lanes.reduce((sum, lane) => sum + (lane.kind === "link" ? 24 : 34), 0), bargap: 0, barmode: "overlay", showlegend: false, hovermode: "closest", dragmode: "zoom",
       margin: { l: 120, r: 12, t: 32, b: 46 }, xaxis: { range, title: { text: `time, ${unitName}`, standoff: 6 }, exponentformat: "none", separatethousands: true, showspikes: true, spikemode: "across", spikethickness: 1, spikecolor: "#bbb" },
       yaxis: { range: [lanes.length - 0.4, edges.length > 2 ? -1.5 : -0.6], tickvals: [-1, ...lanes.keys()].slice(edges.length > 2 ? 0 : 1), ticktext: ["layer ", ...lanes.map(named)].slice(edges.length > 2 ? 0 : 1), automargin: true, fixedrange: true, zeroline: false, showgrid: false },
@@ -192,10 +208,10 @@ function drawTimeline(parent, phase, key) {
       if (from !== undefined) show([from, to]);
       else if (change["xaxis.autorange"]) show(whole);
     });
-    if (edges.length > 6) show([edges[(edges.length - 1) >> 1] / ps, edges[Math.min(((edges.length - 1) >> 1) + 2, edges.length - 1)] / ps]);
+    show(edges.length <= 6 ? whole : [edges[(edges.length - 1) >> 1] / ps, edges[Math.min(((edges.length - 1) >> 1) + 2, edges.length - 1)] / ps]);
   });
   const kept = timeline.messages_of_layers;
   if (kept) el(parent, "p", `Messages are shown individually for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
   if (timeline.not_drawn) el(parent, "p", `${timeline.not_drawn} chips with other activities are not drawn.`, { className: "dim" });
-  el(parent, "p", "Drag over the plot or press W to zoom in, S to zoom out, A and D to move; double-click to see the whole step. A bar shows its operation, bytes, the rate that it reached and where the rate comes from. Where bars are narrower than a pixel, heights are shares of the time.", { className: "dim" });
+  el(parent, "p", "Drag over the plot or press W to zoom in, S to zoom out, A and D to move; double-click to see the whole step. A bar shows its operation, bytes, the rate that it reached and where the rate comes from. Where bars are narrower than a pixel, heights are shares of the time. Zoomed in, arrows lead from messages to their arrival in a collective" + (timeline.folded ? "; one chip stands for all that are alike, so it receives what it sends." : "."), { className: "dim" });
 }

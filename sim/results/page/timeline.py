@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sim.plots.colours import OP_COLOURS
+from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.critical_path import find_critical_path
+from sim.report.flows import Receivers
 from sim.report.lanes import Lane, build_lanes, choose_chips, describe_chip, group_identical_chips, layer_times
 from sim.report.metrics import critical_chip
 from sim.report.ops import classify_ops
@@ -48,8 +51,8 @@ def timeline_data(part: Pass) -> dict[str, Any]:
     for chip, alike in groups[:count]:
         notes = describe_chip(topology, (chip, alike), critical, roles, part.chosen_chips)
         names[chip] = f"chip {topology.chip_number(chip)}" + (f", {', '.join(notes)}" if notes else "")
-    slow = is_memory_bound(program)
-    result = [_path(part)]
+    slow, result = is_memory_bound(program), [_path(part)]
+    receivers = _receivers(part, chosen)
     for each, (chip, lane) in zip(spans, chosen, strict=True):
         link = lane.kind == "link"
         result.append(
@@ -65,6 +68,7 @@ def timeline_data(part: Pass) -> dict[str, Any]:
                 "slow": slow[each.task].astype(int).tolist() if lane.kind == "compute" else [],
                 "to": program.peer[each.task].tolist() if link else [],
                 "exposed": _columns(lane.exposed) if lane.kind == "collectives" else None,
+                **(_arrows(part.trace, each, receivers) if link else {}),
             }
         )
     others = [len(topology.represented_by(chips)) for _, chips in groups[count:]]
@@ -104,6 +108,26 @@ def _path(part: Pass) -> dict[str, Any]:
         "kinds": program.kind[path.task].tolist(),
         "exposed": None,
     }
+
+
+def _receivers(part: Pass, chosen: Sequence[tuple[int, Lane]]) -> Receivers:
+    """Returns the collectives on the lanes of the page, which are numbered from 1: the critical path is lane 0."""
+    lanes: dict[int, list[Lane]] = {}
+    numbers: dict[int, list[int]] = {}
+    for number, (chip, lane) in enumerate(chosen, start=1):
+        lanes.setdefault(chip, []).append(lane)
+        numbers.setdefault(chip, []).append(number)
+    return Receivers.build(part.trace, part.topology.chips, lanes, numbers)
+
+
+def _arrows(trace: Trace, sends: sp.Spans, receivers: Receivers) -> dict[str, list[int]]:
+    """Returns the lane in which each message of a link arrives, -1 if it is not shown, and when, after its link is
+    free."""
+    flows = receivers.flows_of(trace, sends)
+    lane, later_ps = np.full(len(sends), -1), np.zeros(len(sends), dtype=np.int64)
+    lane[flows.position] = flows.track
+    later_ps[flows.position] = flows.arrival_ps - trace.times["free"][flows.task]
+    return {"arrives": lane.tolist(), "later": later_ps.tolist()}
 
 
 def _first_links(lanes: list[Lane]) -> list[Lane]:
