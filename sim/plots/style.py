@@ -136,7 +136,12 @@ def add_title(made: Figure, title: str, x: float = 0.01) -> None:
 
 def set_title(axes: Axes, title: str, needed_in: float) -> None:
     """Sets the title of a panel as wide as its figure, which needs `needed_in` inches, in lines that fit."""
-    axes.set_title(wrap(title, figure_width(needed_in) - _TICKS_IN, points(_STYLE["axes.titlesize"])))
+    axes.set_title(wrap_title(title, needed_in))
+
+
+def wrap_title(title: str, needed_in: float) -> str:
+    """Returns the title of a panel as wide as its figure, which needs `needed_in` inches, in lines that fit."""
+    return wrap(title, figure_width(needed_in) - _TICKS_IN, points(_STYLE["axes.titlesize"]))
 
 
 def letters(width_in: float, size: float) -> int:

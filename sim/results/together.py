@@ -38,7 +38,12 @@ def resolve_jobs(jobs: Sequence[Job], machine: str = "") -> dict[str, object]:
 
 def _draw(run: TogetherRun, folder: Path, form: FigureForm) -> None:
     from sim.plots import link_map
+    from sim.plots import together as timeline
 
-    write_figure(
-        lambda: link_map.draw(run.trace, run.machine, f"{run.report.name}, all jobs together"), folder / "links", form
-    )
+    jobs = [timeline.JobTrace(job.name, job.group, job.together, job.alone.makespan_ps) for job in run.jobs]
+    drawings = {
+        "timeline": lambda: timeline.draw(jobs, run.machine, run.report.name),
+        "links": lambda: link_map.draw(run.trace, run.machine, f"{run.report.name}, all jobs together"),
+    }
+    for name, draw in drawings.items():
+        write_figure(draw, folder / name, form)

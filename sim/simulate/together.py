@@ -27,6 +27,7 @@ from sim.specs import Scenario, TopologySpec
 from sim.topology.graph import Topology
 from sim.topology.group import Group, group_of
 from sim.topology.mesh import mesh_of_pieces
+from sim.units import format_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Job:
     """Prefills, or decode steps, one after the other."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class JobRun:
     """A job on its part of the machine."""
 
@@ -53,8 +54,11 @@ class JobRun:
     together: Trace
     """The job's tasks on its part, at the times they have together with the others."""
 
+    def __repr__(self) -> str:
+        return f"JobRun({self.name} on {self.group.machine!r})"
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TogetherRun:
     """Result of several jobs on one machine."""
 
@@ -63,6 +67,10 @@ class TogetherRun:
     trace: Trace
     """Trace of all jobs on the machine."""
     report: TogetherReport
+
+    def __repr__(self) -> str:
+        jobs = ", ".join(f"{job.name} {job.slow_down:.3f} x its time alone" for job in self.report.jobs)
+        return f"TogetherRun({jobs}; on {self.report.machine}, {format_count(self.report.chips, 'chip')})"
 
 
 def run_together(

@@ -26,7 +26,7 @@ def test_results_have_a_section_per_job_and_are_the_same_bytes_again(tmp_path: P
     assert [job["name"] for job in report["jobs"]] == ["tiny", "tiny-2"]
     assert report["jobs"][1]["together"]["time_s"] == report["time_s"]
     assert report["shared_chips"] == [0, 1, 2, 3]
-    assert {"links.png", "manifest.json", "report.json"} <= set(before)
+    assert {"links.png", "timeline.png", "manifest.json", "report.json"} <= set(before)
     (folder / "notes.txt").write_text("mine")
     assert run(tmp_path, "--name", "both") == (0, "")
     assert tree(folder) == before | {"notes.txt": b"mine"}

@@ -121,6 +121,14 @@ def test_passes_follow_each_other():
     assert three.report.jobs[0].alone.time_s == pytest.approx(3 * one.report.jobs[0].alone.time_s, rel=1e-12)
 
 
+def test_a_run_shows_itself_in_a_line():
+    result = run_together([Job(scenario(*LADDER))] * 2)
+    name = LADDER[0]
+    assert repr(result) == (
+        f"TogetherRun({name} 1.000 x its time alone, {name}-2 1.000 x its time alone; on dgx_h100, 8 chips)"
+    )
+
+
 def test_the_same_jobs_give_the_same_report():
     jobs = [Job(scenario(*LADDER), (0, 1, 2, 3)), Job(scenario(*LADDER), (2, 3, 4, 5))]
     assert run_together(jobs).report.to_dict() == run_together(jobs).report.to_dict()
