@@ -11,7 +11,7 @@ import typer
 
 from sim.cli.completion import completed_setting
 from sim.cli.errors import errors_in
-from sim.cli.options import Json, Plugins, Sensitive, Settings, completed
+from sim.cli.options import Formats, Json, Plugins, Sensitive, Settings, Width, completed, figure_form
 from sim.cli.progress import progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -44,15 +44,18 @@ def compare(
             autocompletion=completed_setting("scenario"),
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the page.")] = Path("out"),
+    out: Annotated[Path, typer.Option(help="Folder of figure and page.")] = Path("out"),
     plugins: Plugins = None,
     as_json: Json = False,
-    page: Annotated[bool, typer.Option("--plots/--no-plots", help="Write the page.")] = True,
+    plots: Annotated[bool, typer.Option("--plots/--no-plots", help="Draw the figure, and write the page.")] = True,
+    formats: Formats = "png",
+    width: Width = "",
     sensitive: Sensitive = False,
 ) -> None:
-    """Set two runs side by side and say what makes the difference; write a page of both to OUT/A_vs_B.html.
+    """Set two runs side by side and say what makes the difference.
 
-    --set goes for both, --what-if for B, and both into the page's name. The differences of causes, and those of
+    Draw A above B on one time axis to OUT/A_vs_B.png, and write a page of both to OUT/A_vs_B.html. --set goes for
+    both, --what-if for B, and both into the files' names. The differences of causes, and those of
     operations, add up to that of the steps.
     """
     from sim.report.present.comparison import render
@@ -60,6 +63,7 @@ def compare(
     from sim.results import scratch
     from sim.simulate.run import compare as compare_runs
 
+    form = figure_form(formats, width)
     if after is None and not settings_of_b:
         raise InputError("requires two runs", where="sim compare", hint="name B, or say --what-if KEY=VALUE")
     sides = [(before, settings or []), (after or before, [*(settings or []), *(settings_of_b or [])])]
@@ -70,10 +74,15 @@ def compare(
     ]
     with progress("comparing"):
         comparison = compare_runs(pair[0], pair[1], names)
-    if page:
+    written: list[Path] = []
+    if plots:
         from sim.results import page as html
+        from sim.results.figures import draw_comparison
 
-        path = out / f"{outputs.unique_file_name('_vs_'.join(names), [])}.html"
+        stem = out / outputs.unique_file_name("_vs_".join(names), [])
+        with progress(f"drawing {stem}"):
+            written = draw_comparison(pair, names, stem, form)
+        path = stem.with_name(f"{stem.name}.html")
         with progress(f"writing {path}"), scratch.replacing_file(path) as fresh:
             html.write(pair, fresh, comparison=comparison)
     moved = None
@@ -91,7 +100,9 @@ def compare(
     render(comparison)
     for line in moved.lines if moved else ():
         echo(line)
-    if page:
+    for figure in written:
+        echo(f"figure in {figure}")
+    if plots:
         echo(f"page in {path}")
 
 

@@ -99,7 +99,7 @@ def draw(
             axes[0].axvspan(left, right, 0, below_header, facecolor="none", edgecolor=DARK, linewidth=0.9, zorder=3)
             framed = f"one of the {last - first} equal ones framed above" if last - first > 1 else "framed above"
             length = format_seconds((stop - begin) / PS_PER_S)
-            set_title(axes[1], f"{name_layer(times, middle)} ({framed}), {length}", WIDTH_IN)
+            set_title(axes[1], f"{name_layer(times, middle).capitalize()} ({framed}), {length}", WIDTH_IN)
             axes[1].set_xlabel(f"time since the layer began, {zoom.unit[1]}")
         if title:
             add_title(made, title)
@@ -178,6 +178,6 @@ def _groups(
 
 
 def name_layer(times: LayerTimes, index: int) -> str:
-    """Returns `Layer 5 of layers 0 to 9`; in a pipeline with the batch."""
-    name = f"Layer {times.layer[index]} of layers {times.layer.min()} to {times.layer.max()}"
+    """Returns `layer 5 of layers 0 to 9`; in a pipeline with the batch."""
+    name = f"layer {times.layer[index]} of layers {times.layer.min()} to {times.layer.max()}"
     return name + (f", batch {times.batch[index]} of 0 to {times.batch[-1]}" if times.batch[-1] else "")

@@ -98,6 +98,22 @@ def draw(
     return paths
 
 
+def draw_comparison(pair: Sequence[Run], names: Sequence[str], stem: Path, form: FigureForm) -> list[Path]:
+    """Draws run A above run B, a figure for each phase that both have, to `stem`; returns the files."""
+    from sim.plots import comparison
+
+    phases = [{part.scenario.workload.phase: part for part in run.passes} for run in pair]
+    paths: list[Path] = []
+    for phase in (phase for phase in phases[0] if phase in phases[1]):
+        parts = [run_phases[phase] for run_phases in phases]
+        sides = [comparison.Side(name, part.trace, part.topology) for name, part in zip(names, parts, strict=True)]
+        span = " and ".join(dict.fromkeys(part.span for part in parts))
+        suffix = f"_{phase}" if len(phases[0]) > 1 else ""
+        path = stem.with_name(f"{stem.name}{suffix}")
+        paths += write_figure(partial(comparison.draw, sides, span, f"A above B, {span}"), path, form)
+    return paths
+
+
 def has_figure(name: str, part: Pass) -> bool:
     """Returns True if the phase has something to show in one of FIGURES."""
     return {"stages": part.lowered.batches, "memory": part.report.pool}.get(name, part) is not None

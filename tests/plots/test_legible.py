@@ -9,10 +9,10 @@ import pytest
 from support.handmade import two_chips
 from support.legible import illegible
 from support.selection import each_once
-from support.shipped import NAMES, phases, scenario
+from support.shipped import NAMES, phases, result, scenario
 
 from sim import topology as machines
-from sim.plots import busbw, pareto, timeline, topology
+from sim.plots import busbw, comparison, pareto, timeline, topology
 from sim.plots.style import page_width, points, save
 from sim.results import figures as pictures
 from sim.results.figures import FigureForm, write_figure
@@ -82,3 +82,12 @@ def test_a_pdf_has_truetype_outlines_and_the_same_bytes(tmp_path: Path):
 def test_text_of_an_svg_stays_text(tmp_path: Path):
     save(timeline.draw(*two_chips(), title="by hand"), tmp_path / "figure.svg")
     assert ">by hand</text>" in (tmp_path / "figure.svg").read_text()
+
+
+@pytest.mark.parametrize("width_in", WIDTHS_IN, ids=str)
+def test_text_of_two_runs_one_above_the_other_is_legible(width_in: float | None):
+    names = "llama3_70b_tp8_standard", "llama3_70b_tp8_ladder"
+    (a,), (b,) = (result(name).passes for name in names)
+    sides = [comparison.Side(name, part.trace, part.topology) for name, part in zip(names, (a, b), strict=True)]
+    with page_width(width_in):
+        assert illegible(comparison.draw(sides, a.span, "A above B")) == []

@@ -38,7 +38,7 @@ def test_a_run_beside_itself_has_no_difference(tmp_path):
     same = run(load.scenario(str(write(tmp_path))))
     found = compare(same, same)
     assert found.fields == ()
-    assert "the same as A" in found.summary
+    assert "B takes the same time as A" in found.summary
     assert not any(term.change_s for phase in found.phases for term in phase.causes + phase.ops)
 
 
