@@ -21,6 +21,7 @@ from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import critical_path as critical
 from sim.report.breakdown import compute_breakdown
+from sim.report.metrics import critical_chip
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_seconds
 
@@ -44,10 +45,12 @@ def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | N
     Args:
         batches: of a pipeline.
     """
-    causes = critical.attribute_step(trace, topology).causes
+    shares = critical.attribute_step(trace, topology)
+    chip = topology.chip_number(critical_chip(trace, topology.chips))
+    mostly = f", {shares.chips[0].of_step:.0%} of it on {shares.chips[0].name}" if len(shares.chips) > 1 else ""
     bars = {
-        "what the critical chip does": compute_breakdown(trace, topology, batches),
-        "what the critical path is made of": {share.name: share.time_s for share in causes},
+        f"what chip {chip}, the last to end, does": compute_breakdown(trace, topology, batches),
+        f"what the critical path is made of{mostly}": {share.name: share.time_s for share in shares.causes},
     }
     step_s = trace.makespan_ps / PS_PER_S
     room_in = figure_width(_WIDTH_IN) - 2 * _MARGIN_IN

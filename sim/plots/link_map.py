@@ -58,13 +58,9 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
             bar = made.add_axes(place)
             shown = made.colorbar(ScalarMappable(scale_of, colours), cax=bar)
             shown.outline.set_visible(False)
-            bar.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else _percent(value, most))
+            bar.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
             bar.set_ylabel("busy, share of the time")
     return made
-
-
-def _percent(value: float, most: float) -> str:
-    return f"{value:.0%}" if most > 0.1 else f"{value:.1%}"
 
 
 def _summary(load: Load, topology: Topology) -> str:

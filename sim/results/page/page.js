@@ -34,8 +34,9 @@ function build() {
   const part = (id, title, draw, beside) => { // beside: two runs fit next to each other
     const box = section(page, id, title);
     const around = two && beside ? el(box, "div", null, { className: "columns" }) : box;
+    const columns = DATA.runs.map(() => el(around, "div")); // all there before a plot takes the width of its own
     DATA.runs.forEach((run, r) => {
-      const own = el(around, "div");
+      const own = columns[r];
       if (two) el(own, "h3", `${"AB"[r]}: ${names[r]}`);
       draw(own, run, two ? `-${"ab"[r]}` : "");
     });
