@@ -236,6 +236,10 @@ def test_two_runs_side_by_side_with_the_difference(out: Path, browser: Any):
     assert found.page.inner_text("h1") == f"A: tiny B: {AFTER}"
     shown = found.page.locator('[data-metric="latency"]').all_inner_texts()
     assert shown == [format_seconds(report["simulated"]["latency_s"]) for report in reports]
+    plots = [plot.bounding_box() for plot in found.page.locator("#memory .main-svg >> visible=true").all()]
+    assert len({plot["x"] for plot in plots}) == 2
+    left, right = min(plots, key=lambda plot: plot["x"]), max(plots, key=lambda plot: plot["x"])
+    assert left["x"] + left["width"] <= right["x"]
     fields = found.page.locator("#fields tbody tr td:first-child").all_inner_texts()
     assert fields == ["workload.batch", "layout.overlap"]
     assert found.errors == []
