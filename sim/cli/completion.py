@@ -9,6 +9,8 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.resources import files
 from typing import Any
 
+from sim.terminal import echo
+
 Node = dict[str, Any]
 """A part of a JSON schema."""
 
@@ -75,7 +77,7 @@ def joining_bash_words(environ: MutableMapping[str, str]) -> Iterator[None]:
             yield
     finally:
         cut = word.rpartition("=")[0] + "=" if "=" in word else ""
-        print("\n".join(line.removeprefix(cut) for line in printed.getvalue().splitlines()))
+        echo("\n".join(line.removeprefix(cut) for line in printed.getvalue().splitlines()))
 
 
 def join_bash_words(environ: MutableMapping[str, str]) -> str:

@@ -132,6 +132,7 @@ def test_the_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert (tmp_path / "out/timeline.png").stat().st_size > 10**4
     assert {*api.__all__} == {name for name in names if hasattr(api, name) and not name.startswith("_")} | {
         "search",
+        "simulate_together",
         "validate",
     }
     assert len(names["links"]) == 64 * 6
