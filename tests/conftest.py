@@ -1,5 +1,6 @@
 """Settings of all tests: hypothesis profiles, the marker `quick`, a check of every figure."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             "slow"
         ):
             item.add_marker(pytest.mark.quick)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests live to the end: looking for garbage among them would take 2 % of the time."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
