@@ -201,17 +201,19 @@ def emit(
         Waits(flat_deps=(counts, flat), follows=np.where(schedule.follows >= 0, schedule.follows + base, -1)),
         Labels(peer=schedule.dst, bytes=size_of_send, collective=instance),
     )
-    ends = np.insert(
-        wiring.arrivals + base,
-        np.concatenate(([0], np.cumsum(wiring.arrival_counts)[:-1])),
-        begin,
-    )
+    waits, positions = wiring.arrivals + base, np.concatenate(([0], np.cumsum(wiring.arrival_counts)[:-1]))
+    least_ps = units.to_ps(max((timing.least_s if timing else 0.0 for timing in schedule.timings), default=0.0))
+    signals = [begin]
+    if least_ps:
+        flight = Occupancy(flight_ps=least_ps)
+        signals.append(builder.add(op, Kind.EVENT, chips, flight, Waits(after), Labels(collective=instance)))
+    ends = np.insert(waits, np.repeat(positions, len(signals)), np.stack(signals, axis=1).ravel())
     end = builder.add(
         op,
         Kind.END,
         chips,
         Occupancy(slows=slows, slow_ppm=-slow_ppm),
-        Waits(flat_deps=(wiring.arrival_counts + 1, ends)),
+        Waits(flat_deps=(wiring.arrival_counts + len(signals), ends)),
         Labels(collective=instance),
     )
     return Emitted(begin, sends, end)

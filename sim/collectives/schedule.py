@@ -51,6 +51,8 @@ class Timing:
     """Share of the bandwidth of links of each kind in `MEDIA` that data gets."""
     channels: int = 0
     """Thread blocks that a chip's compute units spend on it."""
+    least_s: float = 0.0
+    """Shortest time of the collective, of signals that pass beside the data."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

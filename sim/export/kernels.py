@@ -34,7 +34,18 @@ _KERNELS = {
     "send": "SendRecv",
 }
 
-_DTYPES = {"bf16": "BFloat16", "fp16": "Half", "int8": "Char", "f32": "Float", "int32": "Int"}
+_DTYPES = {
+    "bf16": "BFloat16",
+    "fp16": "Half",
+    "int8": "Char",
+    "fp8": "Float8_e4m3fn",
+    "mxfp8": "Float8_e4m3fn",
+    "int4": "Byte",
+    "nvfp4": "Float4_e2m1fn_x2",
+    "mxfp4": "Float4_e2m1fn_x2",
+    "f32": "Float",
+    "int32": "Int",
+}
 """Number formats as PyTorch's `c10::ScalarType` names them."""
 
 

@@ -42,6 +42,16 @@ class Reduction:
         return (*(axis for _, axes in self.scatters for axis in axes), *self.replicated)
 
 
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Chips that exchange tokens for their experts."""
+
+    experts: Axes
+    """Axes that split the experts."""
+    tokens: Axes
+    """Those of them along which chips have different tokens."""
+
+
 class Dataflow(Protocol[V]):
     """The operations. `name` labels an operation in timelines and reports."""
 
@@ -103,14 +113,36 @@ class Dataflow(Protocol[V]):
     def scale(self, x: V, mean_square: V, gain: V, name: str) -> V:
         """RMS norm: x / sqrt(mean_square) * gain."""
 
-    def norm(self, x: V, plus: Sequence[V], gain: V, name: str) -> tuple[V, V]:
-        """(x + plus, its RMS norm x gain), in one kernel unless a compiler fuses its parts; d_model is not split."""
+    def norm(self, x: V, plus: Sequence[V], gain: V, name: str, dim: str = "E") -> tuple[V, V]:
+        """(x + plus, its RMS norm over `dim` x gain), in one kernel unless a compiler fuses its parts; `dim` is not
+        split."""
 
     def activate(self, inputs: Sequence[V], name: str) -> V:
         """SwiGLU of (gate, up), or GELU of one input."""
 
-    def attention(self, q: V, k: V, v: V, name: str) -> V:
-        """Append k and v to the layer's cache and attend to it causally."""
+    def attention(self, q: V, k: V, v: V, name: str, window: int | None = None) -> V:
+        """Append k and v to the layer's cache and attend to it causally, to the last `window` positions if given."""
+
+    def latent_attention(self, queries: tuple[V, V], cached: tuple[V, V], expansion: tuple[V, ...], name: str) -> V:
+        """Append the latent vectors and shared keys `cached`, BLC and BLR, to the layer's cache and attend to it causally.
+
+        Args:
+            queries: their parts for the latent vectors and for the shared keys, BLHN and BLHR.
+            expansion: CHN and CHU, which make keys and values of all heads; none if the queries are BLHC and the values
+                the latent vectors themselves.
+        """
+
+    def grouped_matmul(self, x: V, weights: Sequence[V], over: str, name: str) -> tuple[V, ...]:
+        """`x` times each weight, a matmul for each index of dimension `over`, such as an expert or a head."""
+
+    def route(self, y: V, weight: V, name: str) -> V:
+        """Shares BLX of each token's experts in its output, from the router's matmul with EX: 0 for those not chosen."""
+
+    def dispatch(self, y: V, shares: V, exchange: Exchange, name: str) -> V:
+        """Rows of tokens for the experts of each chip, XTE: from all chips of the group, or the chip's own."""
+
+    def combine(self, rows: V, shares: V, like: V, exchange: Exchange, name: str) -> V:
+        """Sum of the experts' rows by the tokens' shares, each token where `like` has it: the reverse of `dispatch`."""
 
     def add(self, x: V, y: V, name: str) -> V:
         """x + y."""

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import Generic
 
 from sim.layouts.dataflow import Dataflow, V
 from sim.layouts.layer import Layer
 from sim.layouts.residual import LAYERS, SCHEMES, UNSUMMED, Stream, standard
-from sim.specs import Scenario
+from sim.specs import Model, Scenario
 from sim.specs.uses import Axes, Uses, named
 
 MICRO_BATCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What one layer of a model has that others may not have."""
+
+    residual: str
+    """Name in `sim.layouts.residual.LAYERS`."""
+    has_experts: bool = False
+    window: int | None = None
+    """Positions that a query sees at most; None for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +33,8 @@ class ForwardPass(Generic[V]):
 
     layers: tuple[Layer[V], ...]
     """One layer, or one for each part of the batch."""
-    kinds: tuple[str, ...]
-    """[layers] name in `sim.layouts.residual.LAYERS`."""
+    kinds: tuple[LayerKind, ...]
+    """[layers] of the model."""
     head: Axes
     """Axes that split the vocabulary in embedding and LM head."""
     every_position: bool
@@ -56,7 +68,7 @@ class ForwardPass(Generic[V]):
             (x,) = flow.reduce_scatter([(x, dim)], summed, "embedding")
         return flow.all_reduce([x], tuple(x.tensor.partial), "embedding")[0]
 
-    def receive_stream(self, scattered: bool, after: str) -> tuple[Stream[V], ...]:
+    def receive_stream(self, scattered: bool, after: LayerKind) -> tuple[Stream[V], ...]:
         """Receives the residual stream from the previous stage, for each part of the batch.
 
         Args:
@@ -65,7 +77,7 @@ class ForwardPass(Generic[V]):
             after: kind of the previous stage's last layer; after an unsummed layer every chip receives its own stream.
         """
         shard_axes = self._replicated_axes if scattered else ()
-        differs = self.batch_layer.uses.summed if after in UNSUMMED else ()
+        differs = self.batch_layer.uses.summed if after.residual in UNSUMMED else ()
         x = self.flow.receive(self._notation(shard_axes), self.batch_layer.packed, differs)
         (x,) = self.flow.all_gather([(x, "E")], shard_axes, "activations")
         return self._split_batch(x)
@@ -110,10 +122,11 @@ class ForwardPass(Generic[V]):
         joined = [self.flow.join(values, "B") for values in zip(*parts, strict=True)]
         return build_streams([streams[0].shape], joined)[0]
 
-    def layer(self, kind: str, streams: Sequence[Stream[V]]) -> tuple[Stream[V], ...]:
+    def layer(self, kind: LayerKind, streams: Sequence[Stream[V]]) -> tuple[Stream[V], ...]:
+        layers = [replace(layer, has_experts=kind.has_experts, window=kind.window) for layer in self.layers]
         if len(streams) > 1:
-            return standard(self.layers, streams)
-        return (LAYERS[kind](self.layers[0], streams[0]),)
+            return standard(layers, streams)
+        return (LAYERS[kind.residual](layers[0], streams[0]),)
 
     def compute_logits(self, streams: Sequence[Stream[V]]) -> tuple[V, V]:
         """Returns the logits and the next token of each sequence.
@@ -159,15 +172,31 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
                 layout.attention,
                 token_dim="B" if by_sequence else "L",
                 packed=scenario.packed_rows is not None,
+                absorbs=layout.absorbs_latent(workload.phase),
+                shared_experts=layout.experts.shared,
             ),
             count,
         ),
-        kinds=SCHEMES[scenario.residual](scenario.model.layers, hybrid)[: scenario.layers],
+        kinds=kinds_of(scenario.model, SCHEMES[scenario.residual](scenario.model.layers, hybrid))[: scenario.layers],
         head=uses.weights if layout.head == "sharded" else (),
         every_position=layout.logits == "every",
         tied=scenario.model.tied,
         has_logits=layout.logits != "none",
     )
+
+
+def kinds_of(model: Model, residuals: Sequence[str]) -> tuple[LayerKind, ...]:
+    """Returns the kind of each layer, given its residual connections."""
+    experts = model.experts
+    return tuple(
+        LayerKind(residual, experts is not None and experts.in_layer(i), model.window_of(i))
+        for i, residual in enumerate(residuals)
+    )
+
+
+def cycle_of(model: Model) -> int:
+    """Returns the number of layers after which the kinds of layers come again."""
+    return lcm(model.experts.every if model.experts else 1, model.window.full_every if model.window else 1)
 
 
 def split_layer(layer: Layer[V], count: int) -> tuple[Layer[V], ...]:

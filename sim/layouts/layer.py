@@ -15,6 +15,8 @@ from typing import Generic
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, key_value_weights, scatter_dim
 from sim.layouts.dataflow import Dataflow, Reduction, V
+from sim.layouts.experts import experts_output
+from sim.layouts.latent import latent_attention
 from sim.specs import Model
 from sim.specs.uses import Axes, Uses, named
 
@@ -45,6 +47,14 @@ class Layer(Generic[V]):
     """Suffix of names and caches for one part of a split batch; empty if the batch is not split."""
     packed: bool = False
     """True if the stream holds real tokens only; attention is padded."""
+    has_experts: bool = False
+    """True if its FFN is a mixture of experts."""
+    window: int | None = None
+    """Positions that a query sees at most; None for all."""
+    absorbs: bool = False
+    """True if latent attention absorbs the expansion of keys and values in queries and outputs."""
+    shared_experts: str = "under_dispatch"
+    """Place of the shared experts' matmuls (`ExpertsLayout.shared`)."""
 
     @property
     def stream(self) -> dict[str, Axes]:
@@ -92,22 +102,24 @@ class Layer(Generic[V]):
 
     def mlp(self, y: V) -> V:
         """Returns the FFN of normalised y, summed over the chips."""
+        if self.has_experts:
+            return experts_output(self, y)
         return self._reduce_products([self._mlp_factor(y)], self.uses.d_ff, "mlp")
 
     def attention_and_mlp(self, y: V) -> V:
         """Returns attention plus FFN of one normalised y, with one matmul for both inputs (Pope et al. 3.4)."""
         uses, flow = self.uses, self.flow
-        if uses.heads != uses.d_ff:
+        if uses.heads != uses.d_ff or self.has_experts or self.model.latent:
             return flow.add(self.attention(y), self.mlp(y), "both" + self.part)
         wide = [(weight, "F") for weight in self._mlp_inputs()]
         if self.is_fused:
-            _, (q, k, v, *hidden) = self._project(y, uses.d_ff, [*self._query_key_value(), *wide], "qkv_wi")
+            _, (q, k, v, *hidden) = self.project(y, uses.d_ff, [*self._query_key_value(), *wide], "qkv_wi")
             activated = self._down_projection(hidden)
             return self._reduce_products(
                 [self._out_projection(self.attend(q, k, v), "H"), activated], uses.d_ff, "both"
             )
         into = self._scatter_dim(y)
-        y, (q, *hidden) = self._project(y, uses.d_ff, [(self._w_q(), into), *wide], "q_wi")
+        y, (q, *hidden) = self.project(y, uses.d_ff, [(self._w_q(), into), *wide], "q_wi")
         out = ATTENTION[self.attention_over](self, q, y)
         return self._reduce_products(
             [self._down_projection(hidden), self._out_projection(out, into)], uses.d_ff, "both"
@@ -122,7 +134,7 @@ class Layer(Generic[V]):
         return self._keep_or_reduce(self._mlp_factor(y), self.uses.d_ff, "mlp", stream)
 
     def _keep_or_reduce(self, factor: Factor[V], sum_axes: Axes, name: str, stream: V | None) -> V:
-        if not (self.uses.whole and self.is_fused and self.uses.heads == self.uses.d_ff):
+        if self.has_experts or not (self.uses.whole and self.is_fused and self.uses.heads == self.uses.d_ff):
             raise LayoutError(
                 "residual streams that differ between chips must not be split",
                 where="layout.residual",
@@ -130,20 +142,23 @@ class Layer(Generic[V]):
             )
         if stream is None:
             return self.flow.keep_partial(self._multiply([factor]))
-        return self._reduce(self._multiply([factor], self.flow.as_mean_partial(stream, sum_axes)), sum_axes, name)
+        return self.reduce(self._multiply([factor], self.flow.as_mean_partial(stream, sum_axes)), sum_axes, name)
 
     def _attention_factor(self, y: V) -> Factor[V]:
         heads = self.uses.heads
+        if self.model.latent:
+            out = latent_attention(self, y)
+            return Factor("o", out, "H", self.weight("w_o", "H{h} U E{e}"))
         if self.is_fused:
-            _, (q, k, v) = self._project(y, heads, self._query_key_value(), "qkv")
+            _, (q, k, v) = self.project(y, heads, self._query_key_value(), "qkv")
             return self._out_projection(self.attend(q, k, v), "H")
         into = self._scatter_dim(y)
-        y, (q,) = self._project(y, heads, [(self._w_q(), into)], "q")
+        y, (q,) = self.project(y, heads, [(self._w_q(), into)], "q")
         return self._out_projection(ATTENTION[self.attention_over](self, q, y), into)
 
     def _mlp_factor(self, y: V) -> Factor[V]:
         return self._down_projection(
-            self._project(y, self.uses.d_ff, [(weight, "F") for weight in self._mlp_inputs()], "wi")[1]
+            self.project(y, self.uses.d_ff, [(weight, "F") for weight in self._mlp_inputs()], "wi")[1]
         )
 
     def attend(self, q: V, k: V, v: V) -> V:
@@ -153,10 +168,11 @@ class Layer(Generic[V]):
             q, k, v = flow.pad([q, k, v], "pad" + self.part)
         else:
             q, k, v = flow.to_cache(q, k, v, "rotary and cache" + self.part)
-        out = flow.attention(q, k, v, "attention" + self.part)
+        name = "attention" if self.window is None else f"attention to {self.window:,}"
+        out = flow.attention(q, k, v, name + self.part, self.window)
         return flow.unpad([out], "unpad" + self.part)[0] if self.packed else out
 
-    def _project(self, y: V, sum_axes: Axes, weights: Sequence[tuple[V, str]], name: str) -> tuple[V, Sequence[V]]:
+    def project(self, y: V, sum_axes: Axes, weights: Sequence[tuple[V, str]], name: str) -> tuple[V, Sequence[V]]:
         """Returns y with all tokens, and its products with the (weight, dimension to scatter into) pairs.
 
         Products are summed over the axes of d_model. A stream split over tokens, or over one axis of d_model, is
@@ -175,11 +191,11 @@ class Layer(Generic[V]):
     def _reduce_products(self, factors: Sequence[Factor[V]], sum_axes: Axes, name: str) -> V:
         """Returns the factors' products summed over a sublayer's axes, sharded like the stream."""
         if self.is_fused and len(factors) > 1:
-            return self._reduce(self._multiply(factors), sum_axes, name)
+            return self.reduce(self._multiply(factors), sum_axes, name)
         terms = [(factor.value, factor.dim, factor.weight) for factor in factors]
         return self.flow.matmul_sum(terms, self.uses.d_model, self._reduction(sum_axes, name), self._op_name(factors))
 
-    def _reduce(self, out: V, sum_axes: Axes, name: str) -> V:
+    def reduce(self, out: V, sum_axes: Axes, name: str) -> V:
         """Reduces a partial sum to the residual stream's sharding."""
         to = self._reduction(sum_axes, name)
         for dim, axes in to.scatters:
@@ -226,8 +242,12 @@ class Layer(Generic[V]):
 
     def _mlp_inputs(self) -> list[V]:
         """Returns the weights of the FFN's first matmul."""
-        names = ("w_gate", "w_up") if self.model.ffn == "swiglu" else ("w_up",)
-        return [self.weight(name, "E{e} F{f}") for name in names]
+        return [self.weight(name, "E{e} F{f}") for name in self.ffn_inputs]
+
+    @property
+    def ffn_inputs(self) -> tuple[str, ...]:
+        """Names of the weights of an FFN's first matmul."""
+        return ("w_gate", "w_up") if self.model.ffn == "swiglu" else ("w_up",)
 
     def _out_projection(self, out: V, into: str) -> Factor[V]:
         return Factor("o", out, into, self.weight("w_o", "H{h} Q E{e}"))

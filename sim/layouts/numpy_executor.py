@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from sim.collectives.loop import closes, form_around
 from sim.errors import LayoutError
 from sim.layouts import sharding
 from sim.layouts.collective_matmul import gathered_axes
-from sim.layouts.dataflow import Reduction
+from sim.layouts.dataflow import Exchange, Reduction
 from sim.layouts.numpy_loops import gathering_loop, scattering_loop, weight_loop
 from sim.layouts.numpy_shards import Array, ChipGrid, Shards, add_shards, contract, dim_index, take_block
 from sim.layouts.sharding import Sharded
@@ -48,8 +49,12 @@ class NumpyExecutor:
         self.layer = 0
         self.lengths: tuple[int, ...] = ()
         """Real length of each sequence, where rows are packed."""
+        self.top_k = 1
+        """Experts of a token."""
+        self.rows_sent: dict[tuple[int, int], int] = {}
+        """Tokens that a chip sent to another, or to itself, in the last dispatch: one once, however many experts it has."""
         self._sent: Shards | None = None
-        self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], tuple[Array, ...]]] = {}
+        self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], ...]] = {}
 
     def place(self, full: Array, notation: str) -> Shards:
         """Distributes an array over the chips."""
@@ -164,11 +169,13 @@ class NumpyExecutor:
         tensor = sharding.add(x.tensor, y.tensor)
         return Shards(tensor, tuple(a + b for a, b in zip(x.shards, y.shards, strict=True)))
 
-    def norm(self, x: Shards, plus: Sequence[Shards], gain: Shards, name: str) -> tuple[Shards, Shards]:
-        tensor = sharding.norm(x.tensor, [value.tensor for value in plus], "E")
+    def norm(
+        self, x: Shards, plus: Sequence[Shards], gain: Shards, name: str, dim: str = "E"
+    ) -> tuple[Shards, Shards]:
+        tensor = sharding.norm(x.tensor, [value.tensor for value in plus], dim)
         total = tuple(np.sum(parts, axis=0) for parts in zip(x.shards, *(v.shards for v in plus), strict=True))
         shards = zip(total, gain.shards, strict=True)
-        normed = tuple(a / np.sqrt((a**2).mean(dim_index(tensor, "E"), keepdims=True)) * g for a, g in shards)
+        normed = tuple(a / np.sqrt((a**2).mean(dim_index(tensor, dim), keepdims=True)) * g for a, g in shards)
         return Shards(tensor, total), Shards(tensor, normed)
 
     def keep_partial(self, partial: Shards) -> Shards:
@@ -190,24 +197,117 @@ class NumpyExecutor:
         shards = zip(*(part.shards for part in parts), strict=True)
         return Shards(sharding.join(parts[0].tensor, dim, len(parts)), tuple(np.concatenate(s, axis) for s in shards))
 
-    def attention(self, q: Shards, k: Shards, v: Shards, name: str) -> Shards:
-        keys, values = k.shards, v.shards
-        if (self.layer, name) in self._cache:
-            old_keys, old_values = self._cache[self.layer, name]
-            keys = tuple(np.concatenate(pair, 1) for pair in zip(old_keys, keys, strict=True))
-            values = tuple(np.concatenate(pair, 1) for pair in zip(old_values, values, strict=True))
-        self._cache[self.layer, name] = (keys, values)
+    def attention(self, q: Shards, k: Shards, v: Shards, name: str, window: int | None = None) -> Shards:
+        keys, values = self._append(name, k, v)
         heads, positions = q.tensor.local_shape[dim_index(q.tensor, "H")], q.tensor.local_shape[1]
         shared_by = q.tensor.dim("H").size // k.tensor.dim("K").size
-        new = q.tensor.dim("L").size
         shards = []
         for chip in self.grid.chips:
             first = self.grid.block(q.tensor.dim("H").axes, chip) * heads
             first_kept = self.grid.block(k.tensor.dim("K").axes, chip) * k.tensor.local_shape[dim_index(k.tensor, "K")]
             owner = (first + np.arange(heads)) // shared_by - first_kept  # key-value head of each query head
-            start = keys[chip].shape[1] - new + self.grid.block(q.tensor.dim("L").axes, chip) * positions
-            shards.append(attend(q.shards[chip], keys[chip][:, :, owner], values[chip][:, :, owner], start))
+            start = keys[chip].shape[1] - q.tensor.dim("L").size
+            start += self.grid.block(q.tensor.dim("L").axes, chip) * positions
+            shards.append(attend(q.shards[chip], keys[chip][:, :, owner], values[chip][:, :, owner], start, window))
         return Shards(sharding.attention(q.tensor, k.tensor, v.tensor), tuple(shards))
+
+    def latent_attention(
+        self, queries: tuple[Shards, Shards], cached: tuple[Shards, Shards], expansion: tuple[Shards, ...], name: str
+    ) -> Shards:
+        q, rope = queries
+        tensor = sharding.latent_attention(q.tensor, cached[0].tensor, *(weight.tensor for weight in expansion))
+        latents, shared = self._append(name, *cached)
+        positions, shards = q.tensor.local_shape[1], []
+        for chip in self.grid.chips:
+            keys = values = latents[chip][:, :, None].repeat(q.shards[chip].shape[2], 2)
+            if expansion:
+                keys, values = (np.einsum("blc,chn->blhn", latents[chip], w.shards[chip]) for w in expansion)
+            start = latents[chip].shape[1] - q.tensor.dim("L").size
+            start += self.grid.block(q.tensor.dim("L").axes, chip) * positions
+            parts = q.shards[chip], rope.shards[chip]
+            common = shared[chip][:, :, None].repeat(parts[0].shape[2], 2)
+            width = self.sizes["N"] + self.sizes["R"]
+            scale = np.sqrt(sum(part.shape[-1] for part in parts) / width)  # `attend` divides by the width it is given
+            joined = np.concatenate(parts, -1) * scale
+            shards.append(attend(joined, np.concatenate([keys, common], -1), values, start))
+        return Shards(tensor, tuple(shards))
+
+    def _append(self, name: str, *new: Shards) -> tuple[tuple[Array, ...], ...]:
+        """Appends new positions to the layer's cache; returns all of it, [tensors][chips]."""
+        parts = tuple(value.shards for value in new)
+        if old := self._cache.get((self.layer, name)):
+            parts = tuple(
+                tuple(np.concatenate(pair, 1) for pair in zip(before, after, strict=True))
+                for before, after in zip(old, parts, strict=True)
+            )
+        self._cache[self.layer, name] = parts
+        return parts
+
+    # --- mixture of experts ------------------------------------------------------------------------------------------
+
+    def grouped_matmul(self, x: Shards, weights: Sequence[Shards], over: str, name: str) -> tuple[Shards, ...]:
+        results = []
+        for weight in weights:
+            pairs = zip(x.shards, weight.shards, strict=True)
+            shards = tuple(contract(a, x.tensor, w, weight.tensor, over) for a, w in pairs)
+            results.append(Shards(sharding.matmul(x.tensor, weight.tensor, over), shards))
+        return tuple(results)
+
+    def route(self, y: Shards, weight: Shards, name: str) -> Shards:
+        logits = self._product(y, weight)
+        return Shards(logits.tensor, tuple(self.choose(shard) for shard in logits.shards))
+
+    def choose(self, logits: Array) -> Array:
+        """Returns the shares [..., experts] of the top_k experts, the softmax of their logits; 0 for the others."""
+        chosen = np.argsort(-logits, -1, kind="stable")[..., : self.top_k]
+        best = np.take_along_axis(logits, chosen, -1)
+        weights = np.exp(best - best.max(-1, keepdims=True))
+        shares = np.zeros_like(logits)
+        np.put_along_axis(shares, chosen, weights / weights.sum(-1, keepdims=True), -1)
+        return shares
+
+    def dispatch(self, y: Shards, shares: Shards, exchange: Exchange, name: str) -> Shards:
+        experts = sharding.Dim("X", self.sizes["X"], exchange.experts)
+        tensor = sharding.dispatch(y.tensor, experts, exchange.tokens)
+        tokens, grouped, shards = self._gathered(exchange, y), self._gathered(exchange, shares), []
+        for chip in self.grid.chips:
+            mine = self._mine(grouped.shards[chip], exchange, chip) > 0
+            rows = tokens.shards[chip].reshape(-1, tokens.shards[chip].shape[-1])
+            shards.append(np.where(mine.T[..., None], rows, 0.0))
+            for source in self.grid.group(exchange.tokens, chip):
+                chosen = self._mine(shares.shards[source], exchange, chip) > 0
+                self.rows_sent[source, chip] = int(chosen.any(1).sum())
+        return Shards(tensor, tuple(shards))
+
+    def combine(self, rows: Shards, shares: Shards, like: Shards, exchange: Exchange, name: str) -> Shards:
+        tensor = sharding.combine(rows.tensor, like.tensor, exchange.tokens)
+        grouped, shards = self._gathered(exchange, shares), []
+        for chip in self.grid.chips:
+            mine = self._mine(grouped.shards[chip], exchange, chip)
+            out = np.einsum("tx,xte->te", mine, rows.shards[chip])
+            shards.append(out.reshape(*grouped.shards[chip].shape[:2], -1))
+        value = Shards(replace(self._gathered(exchange, like).tensor, partial=exchange.experts), tuple(shards))
+        for dim, axes in self._token_axes(like.tensor, exchange):
+            (value,) = self.reduce_scatter([(value, dim)], axes, name)
+        return Shards(tensor, value.shards)
+
+    def _gathered(self, exchange: Exchange, value: Shards) -> Shards:
+        """Returns tokens, or what belongs to them, of all chips that exchange them."""
+        for dim, axes in self._token_axes(value.tensor, exchange):
+            (value,) = self.all_gather([(value, dim)], axes, "tokens")
+        return value
+
+    @staticmethod
+    def _token_axes(tensor: Sharded, exchange: Exchange) -> list[tuple[str, Axes]]:
+        """Returns (dimension, axes of the exchange that split it) of sequences and positions."""
+        dims = ((name, tensor.dim(name).axes) for name in ("L", "B"))
+        return [(name, tuple(axis for axis in axes if axis in exchange.tokens)) for name, axes in dims]
+
+    def _mine(self, shares: Array, exchange: Exchange, chip: int) -> Array:
+        """Returns the shares [tokens, experts] of a chip's experts."""
+        flat = shares.reshape(-1, shares.shape[-1])
+        blocks = prod(self.grid.lengths[axis] for axis in exchange.experts)
+        return take_block(flat, blocks, 1, self.grid.block(exchange.experts, chip))
 
     def embed(self, table: Shards, name: str) -> Shards:
         axes, rows = table.tensor.dim("V").axes, table.tensor.local_shape[0]
@@ -344,11 +444,12 @@ def activation(first: Array, *second: Array) -> Array:
     return gelu
 
 
-def attend(q: Array, k: Array, v: Array, start: int) -> Array:
-    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k and v [B, C, H, Q]."""
+def attend(q: Array, k: Array, v: Array, start: int, window: int | None = None) -> Array:
+    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to the
+    last `window` of them if given."""
     scores = np.einsum("blhq,bchq->bhlc", q, k) / np.sqrt(q.shape[-1])
-    future = np.arange(k.shape[1])[None, :] > (start + np.arange(q.shape[1]))[:, None]
-    scores = np.where(future, -np.inf, scores)
+    behind = (start + np.arange(q.shape[1]))[:, None] - np.arange(k.shape[1])[None, :]
+    scores = np.where((behind < 0) | (behind >= (window or np.inf)), -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
-    out: Array = np.einsum("bhlc,bchq->blhq", weights / weights.sum(-1, keepdims=True), v)
+    out: Array = np.einsum("bhlc,bchu->blhu", weights / weights.sum(-1, keepdims=True), v)
     return out

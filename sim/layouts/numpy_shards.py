@@ -63,12 +63,12 @@ class ChipGrid:
         return tuple(slice(start, start + length) for start, length in zip(starts, tensor.local_shape, strict=True))
 
 
-def contract(x: Array, x_tensor: Sharded, weight: Array, weight_tensor: Sharded) -> Array:
-    """Multiplies two shards, summing over the dimensions that both have."""
+def contract(x: Array, x_tensor: Sharded, weight: Array, weight_tensor: Sharded, over: str = "") -> Array:
+    """Multiplies two shards, summing over the dimensions that both have, but `over`."""
     a = "".join(dim.name for dim in x_tensor.dims)
     b = "".join(dim.name for dim in weight_tensor.dims)
-    shared = set(a) & set(b)
-    out = "".join(letter for letter in a + b if letter not in shared)
+    summed = set(a) & set(b) - {over}
+    out = "".join(dict.fromkeys(letter for letter in a + b if letter not in summed))
     product: Array = np.einsum(f"{a},{b}->{out}", x, weight)
     return product
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, prod
 
 from sim.errors import LayoutError
 from sim.specs import DTYPE_BYTES
@@ -68,6 +68,10 @@ class Sharded:
                 return dim
         raise LayoutError(f"{self} has no dimension '{name}'")
 
+    def index(self, name: str) -> int:
+        """Returns the place of the dimension of that letter."""
+        return [dim.name for dim in self.dims].index(name)
+
     def has(self, name: str) -> bool:
         """True if it has a dimension of that letter."""
         return any(dim.name == name for dim in self.dims)
@@ -90,13 +94,13 @@ class Sharded:
     @property
     def local_bytes(self) -> int:
         """Bytes of one chip's shard."""
-        return self.local_elements * ITEM_BYTES[self.dtype]
+        return ceil(self.local_elements * ITEM_BYTES[self.dtype])
 
     def _with(self, name: str, axes: Axes) -> tuple[Dim, ...]:
         return tuple(replace(dim, axes=axes) if dim.name == name else dim for dim in self.dims)
 
 
-ITEM_BYTES: dict[str, int] = {**DTYPE_BYTES, "f32": 4, "int32": 4}
+ITEM_BYTES: dict[str, float] = {**DTYPE_BYTES, "f32": 4, "int32": 4}
 
 _DIMENSION_NAMES = {
     "B": "batch",
@@ -106,6 +110,9 @@ _DIMENSION_NAMES = {
     "H": "heads",
     "K": "kv_heads",
     "Q": "d_head",
+    "X": "experts",
+    "D": "d_ff of an expert",
+    "S": "d_ff of the shared experts",
 }
 
 
@@ -179,7 +186,7 @@ def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
 
 def add(x: Sharded, y: Sharded) -> Sharded:
     """x + y of one sharding; chips that differ in one of them differ in the sum."""
-    if replace(x, differs=()) != replace(y, differs=()):
+    if replace(x, differs=(), partial=()) != replace(y, differs=(), partial=()) or set(x.partial) != set(y.partial):
         raise LayoutError(f"add of {x} and {y}: both must be sharded alike")
     return replace(x, differs=tuple(dict.fromkeys(x.differs + y.differs)))
 
@@ -226,6 +233,27 @@ def repack(tensor: Sharded, batch: int, length: int) -> Sharded:
     return replace(tensor, dims=tuple(replace(d, size=sizes.get(d.name, d.size)) for d in tensor.dims))
 
 
+def latent_attention(q: Sharded, latent: Sharded, *expansion: Sharded) -> Sharded:
+    """Attention to latent vectors BLC: of queries BLHN with the expansion CHN and CHU to BLHU, or of BLHC to BLHC.
+
+    Batch must be split alike, and positions of the latent vectors not at all: a query sees all earlier ones.
+    """
+    if q.partial or latent.partial:
+        raise LayoutError(f"attention of {q} to {latent}: the partial sum must be reduced first")
+    if q.dim("B") != latent.dim("B") or q.dim("L").size != latent.dim("L").size:
+        raise LayoutError(f"attention of {q} to {latent}: batch must be split alike")
+    if latent.dim("L").axes or latent.dim("C").axes:
+        raise LayoutError(f"attention of {q} to {latent}: every position needs all earlier latent vectors, unsplit")
+    if q.differs or latent.differs:
+        raise LayoutError(f"attention of {q} to {latent}: chips with the same heads have different queries")
+    if not expansion:
+        return q
+    w_k, w_v = expansion
+    if w_k.dim("H") != q.dim("H") or w_v.dim("H") != q.dim("H"):
+        raise LayoutError(f"attention of {q} to {latent}: '{w_k}' must be split like the query heads")
+    return replace(q, dims=(*q.dims[:-1], w_v.dim("U")))
+
+
 def norm(x: Sharded, plus: Sequence[Sharded], dim: str) -> Sharded:
     """x + plus, to be normalised over `dim`, which must not be split."""
     for other in plus:
@@ -243,21 +271,26 @@ def local_slice(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
     return replace(tensor, dims=tensor._with(dim, tensor.dim(dim).axes + axes))
 
 
-def matmul(x: Sharded, weight: Sharded) -> Sharded:
+def matmul(x: Sharded, weight: Sharded, over: str = "") -> Sharded:
     """Contracts every dimension of `x` that `weight` has: BLE_x . E_xF_yz -> BLF_yz (partial x).
 
     Contracted dimensions must be split alike; the axes that split them become a partial sum.
+
+    Args:
+        over: a dimension of both for each index of which there is a matmul: BLH_xN . CH_xN -> BLH_xC over H.
     """
     if x.partial or weight.partial:
         raise LayoutError(f"matmul of {x} and {weight}: the partial sum must be reduced first")
-    contracted = [dim for dim in x.dims if any(dim.name == other.name for other in weight.dims)]
+    shared = [dim for dim in x.dims if any(dim.name == other.name for other in weight.dims)]
+    contracted = [dim for dim in shared if dim.name != over]
     if not contracted:
         raise LayoutError(f"matmul of {x} and {weight}: they share no dimension")
-    for dim in contracted:
+    for dim in shared:
         if dim != weight.dim(dim.name):
             raise LayoutError(f"matmul of {x} and {weight}: '{dim.name}' must have one size and one split in both")
     names = {dim.name for dim in contracted}
-    dims = tuple(d for d in x.dims if d.name not in names) + tuple(d for d in weight.dims if d.name not in names)
+    dims = tuple(d for d in x.dims if d.name not in names)
+    dims += tuple(d for d in weight.dims if d.name not in names and d.name != over)
     partial = tuple(axis for dim in contracted for axis in dim.axes)
     split = {axis for dim in dims for axis in dim.axes}
     # Where the result is split there are no copies that could differ: each chip's part comes from its own input.
@@ -265,13 +298,37 @@ def matmul(x: Sharded, weight: Sharded) -> Sharded:
 
 
 def matmul_flops(x: Sharded, weight: Sharded) -> int:
-    """Returns the FLOPs per chip of `matmul(x, weight)`: 2 x rows x weight elements."""
+    """Returns the FLOPs per chip of `matmul(x, weight)`, over a dimension or not: 2 x rows x weight elements."""
     rows = prod(
         size
         for dim, size in zip(x.dims, x.local_shape, strict=True)
         if all(dim.name != other.name for other in weight.dims)
     )
     return 2 * rows * weight.local_elements
+
+
+def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
+    """B_xLE -> X_xTE: rows of the tokens of a group, for the experts of each chip.
+
+    Args:
+        experts: the dimension of experts, with the axes that split it.
+        axes: those of them along which chips have different tokens, which they exchange.
+    """
+    if y.partial or y.differs or y.dim("E").axes:
+        raise LayoutError(f"dispatch of {y}: every chip must have whole tokens, summed")
+    tokens = (y.dim("B"), y.dim("L"))
+    for axis in axes:
+        if axis not in experts.axes or not any(axis in dim.axes for dim in tokens):
+            raise LayoutError(f"dispatch({named(axes)}) of {y}: the axis must split tokens and experts")
+    kept = tuple(axis for dim in tokens for axis in dim.axes if axis not in axes)
+    rows = Dim("T", tokens[0].size * tokens[1].size, kept)
+    return Sharded((experts, rows, y.dim("E")), y.mesh, y.dtype)
+
+
+def combine(rows: Sharded, like: Sharded, axes: Axes) -> Sharded:
+    """X_xTE -> B_xLE: the tokens back where they came from, partial over the axes of the experts that were not exchanged."""
+    local = tuple(axis for axis in rows.dim("X").axes if axis not in axes)
+    return replace(like, partial=(*local, *rows.partial), dtype=rows.dtype)
 
 
 def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:

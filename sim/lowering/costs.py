@@ -12,11 +12,13 @@ multiprocessors, or a stack that says nothing of tiles, reaches one rate in all 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from sim import units
@@ -53,11 +55,18 @@ class Work:
     """True if the FLOPs are of 32-bit floats on the vector units."""
     converts: bool = False
     """True if a matmul converts its weights, which are smaller numbers than its activations."""
+    attends: bool = False
+    """True for a fused attention kernel."""
+    dtype: str = ""
+    """Number format at whose rate a matmul runs; empty for that of the activations."""
+    each_rows: tuple[float, ...] = ()
+    """Rows of each of the matmuls of one launch, if they differ, instead of `rows` and `products`."""
 
     @property
     def inner(self) -> float:
         """Length of a matmul's contracted dimension."""
-        return self.flops / (2 * self.rows * self.columns * self.products)
+        rows = sum(self.each_rows) if self.each_rows else self.rows * self.products
+        return self.flops / (2 * rows * self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +130,34 @@ def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
 
 def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     """Returns the cost of one launch of `work`."""
-    tiled = work.rows > 1
+    tiled, dtype = work.rows > 1, work.dtype or dtype
+    rate = vector_rate(chip) if work.vector else matmul_rate(chip, dtype)
+    if work.attends and not work.vector:
+        rate *= chip.attention_efficiency / chip.matmul_efficiency
     untiled = Cost(
-        compute_s=work.flops / (vector_rate(chip) if work.vector else matmul_rate(chip, dtype)),
+        compute_s=work.flops / rate,
         memory_s=max(
             work.bytes / hbm_rate(chip, work.rows, converts=work.converts),
             work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
         ),
         exposed_share=1.0 - chip.roofline_overlap,
-        overhead_s=chip.matmul_overhead_s if tiled else chip.op_overhead_s,
+        overhead_s=_overhead_s(chip, work),
     )
     if not tiled or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
         return untiled
-    sizes = _TiledMatmul(work.rows, work.columns, work.inner, work.products, chip.matmul_split or _SPLITS[-1])
+    rows = work.each_rows or (work.rows,)
+    sizes = _TiledMatmul(rows, work.columns, work.inner, work.products, chip.matmul_split or _SPLITS[-1])
     rates = (matmul_rate(chip, dtype), chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, work.rows))
     return _tiled_cost(sizes, _Multiprocessors(chip.multiprocessors, *rates), untiled)
+
+
+def _overhead_s(chip: Chip, work: Work) -> float:
+    """Returns the fixed time of a launch."""
+    if work.attends:
+        return chip.attention_overhead_s
+    if work.each_rows:
+        return chip.grouped_overhead_s
+    return chip.matmul_overhead_s if work.rows > 1 else chip.op_overhead_s
 
 
 def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
@@ -153,9 +175,19 @@ def launch_columns(chip: Chip, work: Work, dtype: str) -> dict[str, Any]:
     }
 
 
-def launch(chip: Chip, work: Work, dtype: str, resource: npt.ArrayLike, added_ps: int = 0) -> tuple[Occupancy, Labels]:
-    """Returns how a launch of `work` holds a resource, for `added_ps` longer than by itself, and its labels."""
-    columns = launch_columns(chip, work, dtype)
+def launch(
+    chip: Chip, work: Work | Sequence[Work], dtype: str, resource: npt.ArrayLike, added_ps: int = 0
+) -> tuple[Occupancy, Labels]:
+    """Returns how a launch of `work` holds a resource, for `added_ps` longer than by itself, and its labels.
+
+    Args:
+        work: of all chips, or [chips] of each.
+    """
+    if isinstance(work, Work):
+        columns = launch_columns(chip, work, dtype)
+    else:
+        each = {one: launch_columns(chip, one, dtype) for one in dict.fromkeys(work)}
+        columns = {name: np.array([each[one][name] for one in work]) for name in each[work[0]]}
     busy_ps, yields_ppm = columns.pop("busy_ps"), columns.pop("yields_ppm")
     return Occupancy(resource, busy_ps + added_ps, yields_ppm=yields_ppm), Labels(**columns)
 
@@ -164,10 +196,12 @@ def launch(chip: Chip, work: Work, dtype: str, resource: npt.ArrayLike, added_ps
 class _TiledMatmul:
     """One matmul, or several of one shape."""
 
-    rows: float
+    rows: tuple[float, ...]
+    """Rows of each shape."""
     columns: float
     inner: float
     products: float
+    """Number of matmuls of each shape."""
     split: int
     """Most parts that a sum may be cut into."""
 
@@ -197,7 +231,8 @@ def _tiled_cost(work: _TiledMatmul, processors: _Multiprocessors, untiled: Cost)
     """
     candidates = []
     for down, across in product(_SIDES, repeat=2):
-        tiles = math.ceil(work.rows / down) * math.ceil(work.columns / across) * work.products
+        tall = sum(math.ceil(rows / down) for rows in work.rows)
+        tiles = tall * math.ceil(work.columns / across) * work.products
         multiply_s, load_s = (
             2 * down * across * processors.count / processors.flops,
             (down + across) * processors.count / processors.loads,
@@ -208,7 +243,7 @@ def _tiled_cost(work: _TiledMatmul, processors: _Multiprocessors, untiled: Cost)
                 math.ceil(tiles * split / processors.count),
                 max(work.inner / split, min(work.inner, _LEAST_INNER)),
             )
-            partial = work.rows * work.columns * work.products * split if split > 1 else 0.0
+            partial = sum(work.rows) * work.columns * work.products * split if split > 1 else 0.0
             memory_s = untiled.memory_s + 2 * _PARTIAL * partial / processors.memory
             candidates.append(replace(untiled, compute_s=waves * inner * step_s, memory_s=memory_s))
     return min(candidates, key=lambda cost: cost.roofline_s)

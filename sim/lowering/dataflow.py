@@ -14,10 +14,12 @@ from math import prod
 from sim.collectives.loop import closes
 from sim.layouts import sharding
 from sim.layouts.collective_matmul import chunks_of_pieces, gathered_axes
-from sim.layouts.dataflow import Reduction
+from sim.layouts.dataflow import Exchange, Reduction
+from sim.layouts.forward import LayerKind
 from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Value
+from sim.lowering.experts import ExpertLowering
 from sim.lowering.loops import gathering_loop, is_loopable, loop_form, scattering_loop, weight_loop
 from sim.lowering.pieces import (
     Gathered,
@@ -30,7 +32,16 @@ from sim.lowering.pieces import (
 )
 from sim.lowering.sizes import compute_sizes, d_model_divisor
 from sim.lowering.streams import Tasks
-from sim.lowering.work import TOP_K, AttentionWork, attention_work, matmul_work, sum_of_products, through_memory
+from sim.lowering.work import (
+    TOP_K,
+    AttentionWork,
+    MatmulKernels,
+    attention_work,
+    latent_attention_work,
+    matmul_work,
+    sum_of_products,
+    through_memory,
+)
 from sim.specs import Scenario
 from sim.specs.uses import Axes, Uses
 from sim.topology.graph import Topology
@@ -46,14 +57,21 @@ class Lowering:
         self.builder = self.emitter.builder
         self.weights: dict[str, Sharded] = {}
         """Weights as stored, by name."""
-        self._cache_bytes: dict[str, float] = {}
+        self.stored: dict[LayerKind | None, dict[str, float]] = {}
+        """Bytes per chip of the weights, by the kind of layer and by name; None for the ends."""
+        self.replica_bytes: dict[str, float] = {}
+        self.kind: LayerKind | None = None
+        """Kind of the layer that is lowered next; None for the ends."""
+        self._cache_bytes: dict[LayerKind | None, dict[str, float]] = {}
+        """Bytes per chip and position, by the kind of layer and by the operation."""
         self.attentions: dict[str, AttentionWork] = {}
         """Attention operations by name; their work depends on the length of the cache."""
         self.notes: list[str] = []
-        self.on_chip = topology.chip.on_chip_bytes
+        self.kernels = MatmulKernels(topology.chip.on_chip_bytes, scenario.workload.operands)
         self.sent_bytes = 0.0
         """Bytes per chip of the activations that leave the stage."""
         group_size = self.emitter.group_size
+        self.experts = ExpertLowering(scenario, topology, self.emitter, self.kernels)
         self._sizes = compute_sizes(scenario, uses, group_size, topology.total_chips)
         if (width := self._sizes["E"]) != scenario.model.d_model:
             chips = d_model_divisor(uses, group_size)
@@ -68,18 +86,23 @@ class Lowering:
             self.notes.append(text)
 
     def weight(self, name: str, used: str, stored: str) -> Value:
-        dtype = self.scenario.workload.weights
-        self.weights[name] = self.tensor(stored, dtype)
-        return Value(self.tensor(used, dtype), stored=self.weights[name] if stored != used else None)
+        workload = self.scenario.workload
+        dtype = (workload.expert_weights if name.endswith("_experts") else None) or workload.weights
+        tensor = self.weights[name] = self.tensor(stored, dtype)
+        if "X" in stored and name.endswith("_experts"):  # copies of experts are stored besides
+            count, replicas = self._sizes["X"], self.scenario.layout.experts.replicas
+            self.replica_bytes[name] = tensor.local_bytes * replicas / count
+        self.stored.setdefault(self.kind, {})[name] = tensor.local_bytes + self.replica_bytes.get(name, 0.0)
+        return Value(self.tensor(used, dtype), stored=tensor if stored != used else None)
 
-    def stored_bytes(self) -> float:
-        """Returns the bytes of the weights named so far, per chip."""
-        return float(sum(tensor.local_bytes for tensor in self.weights.values()))
+    def stored_bytes(self, kind: LayerKind | None) -> float:
+        """Returns the bytes per chip of the weights of a layer of a kind; None: of embedding and logits."""
+        return float(sum(self.stored.get(kind, {}).values()))
 
-    @property
-    def cache_bytes_per_position(self) -> float:
-        """KV cache of one layer, per chip and cached position."""
-        return sum(self._cache_bytes.values())
+    def cache_bytes(self, kind: LayerKind, length: int) -> float:
+        """Returns the bytes per chip of the KV cache of a layer of a kind for so many positions."""
+        kept = length if kind.window is None else min(length, kind.window)
+        return kept * sum(self._cache_bytes.get(kind, {}).values())
 
     # --- collectives -------------------------------------------------------------------------------------------------
 
@@ -130,17 +153,21 @@ class Lowering:
     def scale(self, x: Value, mean_square: Value, gain: Value, name: str) -> Value:
         return self._elementwise(f"{name} scale", [x, mean_square, gain], x.tensor)
 
-    def norm(self, x: Value, plus: Sequence[Value], gain: Value, name: str) -> tuple[Value, Value]:
-        result = sharding.norm(x.tensor, [value.tensor for value in plus], "E")
+    def norm(
+        self, x: Value, plus: Sequence[Value], gain: Value, name: str, dim: str = "E"
+    ) -> tuple[Value, Value]:
+        result = sharding.norm(x.tensor, [value.tensor for value in plus], dim)
         if self.topology.chip.fuses_elementwise:
             for value in plus:
                 x = self.add(x, value, "residual")
-            return x, self.scale(x, self.mean_square(x, "E", name), gain, name)
+            return x, self.scale(x, self.mean_square(x, dim, name), gain, name)
         written = [result, result] if plus else [result]
         done = self._elementwise(name, [x, *plus, gain], result, written)
         return (done if plus else x), done
 
     def activate(self, inputs: Sequence[Value], name: str) -> Value:
+        if inputs[0].tensor.has("X"):
+            return Value(inputs[0].tensor, self.experts.activate(list(inputs), name))
         return self._elementwise(name, inputs, inputs[0].tensor)
 
     def add(self, x: Value, y: Value, name: str) -> Value:
@@ -165,16 +192,52 @@ class Lowering:
         done = self._elementwise(name, [q, k, v], q.tensor, tensors).after
         return Value(q.tensor, done), Value(k.tensor, done), Value(v.tensor, done)
 
-    def attention(self, q: Value, k: Value, v: Value, name: str) -> Value:
+    def attention(self, q: Value, k: Value, v: Value, name: str, window: int | None = None) -> Value:
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
-        work = attention_work(self.scenario, self.topology.chip, q.tensor, k.tensor)
-        self._cache_bytes[name] = work.read_per_head * k.tensor.local_shape[2]
+        work = attention_work(self.scenario, self.topology.chip, q.tensor, k.tensor, window)
+        return Value(result, self._attend(name, work, _producers([q, k, v])))
+
+    def latent_attention(
+        self, queries: tuple[Value, Value], cached: tuple[Value, Value], expansion: tuple[Value, ...], name: str
+    ) -> Value:
+        weights = tuple(weight.tensor for weight in expansion)
+        result = sharding.latent_attention(queries[0].tensor, cached[0].tensor, *weights)
+        q, rope = (value.tensor for value in queries)
+        latent, shared = (value.tensor for value in cached)
+        work = latent_attention_work(
+            self.scenario, self.topology.chip, (q, rope), (latent, shared), weights, self.kernels
+        )
+        return Value(result, self._attend(name, work, _producers([*queries, *cached])))
+
+    def _attend(self, name: str, work: AttentionWork, inputs: Tasks) -> Tasks:
+        self._cache_bytes.setdefault(self.kind, {})[name] = work.cached
         if self.attentions.setdefault(name, work) != work:
             raise ValueError(f"'{name}' does different work in different places")
-        done = _producers([q, k, v])
         for suffix, part in work.kernels(self.scenario.workload.mean_cache_length):
-            done = self.emitter.compute(name + suffix, part, done)
-        return Value(result, done)
+            inputs = self.emitter.compute(name + suffix, part, inputs)
+        return inputs
+
+    # --- mixture of experts ------------------------------------------------------------------------------------------
+
+    def grouped_matmul(self, x: Value, weights: Sequence[Value], over: str, name: str) -> tuple[Value, ...]:
+        if over == "X":
+            return self.experts.matmul(x, list(weights), name)
+        results = [sharding.matmul(x.tensor, weight.tensor, over) for weight in weights]
+        groups = x.tensor.local_shape[x.tensor.index(over)]
+        work = matmul_work([(x.tensor, [weight.tensor for weight in weights])], results, (), self.kernels)
+        work = replace(work, columns=work.columns / groups, products=groups)
+        done = self.emitter.compute(name, work, x.after)
+        return tuple(Value(tensor, done) for tensor in results)
+
+    def route(self, y: Value, weight: Value, name: str) -> Value:
+        (logits,) = self._products(y, [weight], name)
+        return self._elementwise(f"{name} top k", [logits], logits.tensor)
+
+    def dispatch(self, y: Value, shares: Value, exchange: Exchange, name: str) -> Value:
+        return self.experts.dispatch(y, _producers([y, shares]), exchange, name)
+
+    def combine(self, rows: Value, shares: Value, like: Value, exchange: Exchange, name: str) -> Value:
+        return self.experts.combine(rows, like, exchange, name)
 
     def embed(self, table: Value, name: str) -> Value:
         axes = table.tensor.dim("V").axes
@@ -226,8 +289,8 @@ class Lowering:
         """
         tasks = _producers(inputs)
         tensors = [*(value.tensor for value in inputs), *([result] if written is None else written)]
-        moved = sum(through_memory(t.local_bytes, self.on_chip) for t in tensors)
-        if self.topology.chip.fuses_elementwise and (self.on_chip is None or not moved):
+        moved = sum(through_memory(t.local_bytes, self.kernels.on_chip) for t in tensors)
+        if self.topology.chip.fuses_elementwise and (self.kernels.on_chip is None or not moved):
             streams = self.emitter.streams
             return Value(result, (*streams.last("compute"), *streams.not_awaited("compute", tasks)))
         return Value(result, self.emitter.compute(op, Work(0.0, moved), tasks))
@@ -251,14 +314,14 @@ class Lowering:
         axes = gathered_axes(*gathered[0]) if gathered else ()
         gather_axes = tuple(axis for axis in axes if self.emitter.group_size((axis,)) > 1)
         if not gather_axes:
-            return self.emitter.compute(name, matmul_work(used, outputs, (), self.on_chip), inputs, chip)
+            return self.emitter.compute(name, matmul_work(used, outputs, (), self.kernels), inputs, chip)
         if self.scenario.overlap == "none" or not all(closes(self.topology, axis) for axis in gather_axes):
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
             arrived = self.emitter.buffers.claim(used_bytes)
             for over, size in self.emitter.in_turn("all_gather", axes, used_bytes):
                 arrived = self.emitter.collective("all_gather", over, size, f"{name} weights", arrived, dtype)
-            done = self.emitter.compute(name, matmul_work(used, outputs, (), self.on_chip), (*inputs, *arrived))
+            done = self.emitter.compute(name, matmul_work(used, outputs, (), self.kernels), (*inputs, *arrived))
             self.emitter.buffers.release(done)
             return done
         stored_bytes = sum(stored.local_bytes for _, _, stored in gathered)
@@ -266,7 +329,7 @@ class Lowering:
         group_sizes = {
             dim: count for _, weight, stored in gathered for dim, count in gathered_group_sizes(weight, stored).items()
         }
-        pieces = Gathered(used, outputs, group_sizes, self.on_chip).pieces()
+        pieces = Gathered(used, outputs, group_sizes, self.kernels).pieces()
         return weight_loop(self.emitter, name, pieces, stored_bytes, gather_axes, inputs)
 
     # --- looped collective matmul ------------------------------------------------------------------------------------
@@ -278,7 +341,7 @@ class Lowering:
                 (sharding.all_gather(value.tensor, dim, axes), dim, weight.tensor) for value, dim, weight in factors
             ]
             product = sum_of_products(name, [(x, weight) for x, _, weight in factors_gathered])
-            pieces = gathered_pieces(factors_gathered, product, self._chunks(axes), self.on_chip)
+            pieces = gathered_pieces(factors_gathered, product, self._chunks(axes), self.kernels)
             size = sum(x.local_bytes for x, _, _ in factors_gathered)
             return Value(product, gathering_loop(self.emitter, name, pieces, size, axes[0], _producers(inputs)))
         gathered = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
@@ -293,7 +356,7 @@ class Lowering:
             products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
             chunks = self._chunks(axes)[::-1]
-            pieces = scattered_pieces(x.tensor, [(w.tensor, into) for w, into in weights], chunks, self.on_chip)
+            pieces = scattered_pieces(x.tensor, [(w.tensor, into) for w, into in weights], chunks, self.kernels)
             size = sum(tensor.local_bytes for tensor in products)
             done = scattering_loop(self.emitter, name, pieces, size, axes[0], x.after)
             return tuple(Value(t, done) for t in results)
@@ -310,7 +373,7 @@ class Lowering:
             return x, *self._products(x, weights, name, axes)
         gathered = sharding.all_gather(x.tensor, dim, axes)
         used = [weight.tensor for weight in weights]
-        pieces = gathered_input_pieces(gathered, dim, used, self._chunks(axes), self.on_chip)
+        pieces = gathered_input_pieces(gathered, dim, used, self._chunks(axes), self.kernels)
         done = gathering_loop(self.emitter, name, pieces, gathered.local_bytes, axes[0], x.after)
         return tuple(Value(t, done) for t in (gathered, *(sharding.matmul(gathered, weight) for weight in used)))
 
@@ -326,7 +389,7 @@ class Lowering:
         inputs, pairs = [x for x, _, _ in factors], [(x.tensor, weight.tensor) for x, _, weight in factors]
         product = sum_of_products(name, pairs)
         if self._is_looped(axes, [weight for _, _, weight in factors]):
-            pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.on_chip)
+            pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.kernels)
             done = scattering_loop(self.emitter, name, pieces, product.local_bytes, axes[0], _producers(inputs))
             out = Value(sharding.reduce_scatter(product, axes, into), done)
         else:
@@ -346,7 +409,7 @@ class Lowering:
         product = sum_of_products(name, pairs)
         shards = self.emitter.group_size(dict(reduction.scatters).get(product.dims[-1].name, ()))
         ended: Tasks = ()
-        for work, part in column_pieces(pairs, product, self.scenario.layout.chunks, shards, self.on_chip):
+        for work, part in column_pieces(pairs, product, self.scenario.layout.chunks, shards, self.kernels):
             ended = (
                 *ended,
                 *self._reduce(
@@ -373,7 +436,7 @@ class Lowering:
         if plus is None:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
-        work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.on_chip)
+        work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.kernels)
         return Value(result, self.emitter.compute(name, work, _producers([x, plus])))
 
 

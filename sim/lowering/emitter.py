@@ -60,10 +60,18 @@ class Emitter:
         """Collectives that wait for their inputs, but not for other compute issued before them."""
         self.chips = np.arange(topology.chips, dtype=np.int32)
 
-    def compute(self, op: str, work: Work, inputs: Tasks = (), chip: Chip | None = None, added_ps: int = 0) -> Tasks:
+    def compute(
+        self,
+        op: str,
+        work: Work | Sequence[Work],
+        inputs: Tasks = (),
+        chip: Chip | None = None,
+        added_ps: int = 0,
+    ) -> Tasks:
         """Appends one launch on every chip; returns the tasks that end it.
 
         Args:
+            work: of all chips, or [chips] of each.
             chip: as this operation finds it, if other than the machine's.
             added_ps: what it takes longer because of what runs beside it.
         """
@@ -84,8 +92,12 @@ class Emitter:
         if self.group_size(axes) == 1:
             return inputs
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
-        op = self.label(kind, axes, name)
-        stream: Stream = "gathers" if kind == "all_gather" else "communication"
+        return self.run(plan, axes, size, name, inputs, dtype)
+
+    def run(self, plan: Schedule, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str) -> Tasks:
+        """Appends the collective of a schedule on its stream; returns the tasks that end it."""
+        op = self.label(plan.collective, axes, name)
+        stream: Stream = "gathers" if plan.collective == "all_gather" else "communication"
         if self.streams.overtakes(stream, inputs):
             self.overtaking[op] = None
         waits = self.streams.wait_list(stream, inputs)

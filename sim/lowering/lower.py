@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sim.collectives.loop import closes
 from sim.layouts import forward
+from sim.layouts.forward import LayerKind
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Value
 from sim.lowering.lowered_pass import LoweredPass, StageLayers
@@ -49,7 +50,7 @@ def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, kee
     lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
     if scenario.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
-    if "ladder" in forward_pass.kinds and scenario.communication_streams == 1 and (uses.stream or uses.tokens):
+    if any(kind.residual == "ladder" for kind in forward_pass.kinds) and scenario.communication_streams == 1 and (uses.stream or uses.tokens):
         flow.note(
             "ladder over a residual stream that is split: the next half's gathers queue behind a half's sum on the one "
             "communication stream, which hides little of it; see layout.communication: two_streams"
@@ -59,11 +60,11 @@ def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, kee
         if stage.is_first
         else forward_pass.receive_stream(stage.sends_shards, forward_pass.kinds[stage.first_layer - 1])
     )
-    ends = flow.stored_bytes()
     shape = [stream.shape for stream in streams]
 
-    def lower_layer(kind: str, state: Sequence[Value]) -> Sequence[Value]:
+    def lower_layer(kind: LayerKind, state: Sequence[Value]) -> Sequence[Value]:
         nonlocal shape
+        flow.kind = kind
         after = forward_pass.layer(kind, forward.build_streams(shape, state))
         shape = [stream.shape for stream in after]
         return [value for stream in after for value in stream.values]
@@ -73,8 +74,9 @@ def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, kee
     if scenario.memory_pool:
         bytes_ = _layer_bytes(scenario, topology, uses, kinds[0])
         pool = MemoryPool(flow.emitter, scenario.memory_pool, PoolLink(*pool_link(scenario)), stage.layers, bytes_)
-    values = _layers(flow, kinds, lower_layer, [value for stream in streams for value in stream.values], keep, pool)
-    layer_bytes = flow.stored_bytes() - ends
+    state = [value for stream in streams for value in stream.values]
+    values = _layers(flow, kinds, forward.cycle_of(scenario.model), lower_layer, state, keep, pool)
+    flow.kind = None
     streams = forward.build_streams(shape, values)
     if stage.is_last and forward_pass.has_logits:
         forward_pass.compute_logits(streams)
@@ -82,27 +84,29 @@ def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, kee
         forward_pass.finish_stream(streams)
     else:
         forward_pass.send_stream(streams, stage.sends_shards)
-    return _collect(flow, scenario, stage.layers, layer_bytes)
+    return _collect(flow, scenario, kinds)
 
 
-def _layer_bytes(scenario: Scenario, topology: Topology, uses: Uses, kind: str) -> float:
+def _layer_bytes(scenario: Scenario, topology: Topology, uses: Uses, kind: LayerKind) -> float:
     """Returns the bytes per chip of a layer's weights."""
     flow = Lowering(scenario, topology, uses)
     forward_pass = forward.build_pass(flow, uses, scenario)
+    flow.kind = kind
     forward_pass.layer(kind, forward_pass.receive_stream(scattered=False, after=kind))
-    return flow.stored_bytes()
+    return flow.stored_bytes(kind)
 
 
 def _layers(
     flow: Lowering,
-    kinds: Sequence[str],
-    layer: Callable[[str, Sequence[Value]], Sequence[Value]],
+    kinds: Sequence[LayerKind],
+    cycle: int,
+    layer: Callable[[LayerKind, Sequence[Value]], Sequence[Value]],
     state: Sequence[Value],
     keep: int | None,
     pool: MemoryPool | None = None,
 ) -> Sequence[Value]:
-    """Lowers layers of the given kinds. A block of one or two layers that was just lowered twice, with the same tasks,
-    is repeated from then on.
+    """Lowers layers of the given kinds. A block of one or two layers, or of the `cycle` in which kinds of layers come again,
+    that was just lowered twice with the same tasks, is repeated from then on.
 
     A block is longer where gathers of weights run further ahead: a task waits for tasks of the block before at most.
     The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool
@@ -119,7 +123,7 @@ def _layers(
         least = flow.emitter.buffers.layers_ahead(flow.emitter.buffers.gathers - gathers)
         i += 1
         edges.append((len(flow.builder), flow.emitter.snapshot(state)))
-        for period in () if pool else (least, 2 * least):
+        for period in () if pool else sorted({least, 2 * least, cycle * least}):
             block, count = kinds[i - period : i], 0
             if i < 2 * period or kinds[i - 2 * period : i - period] != block:
                 continue
@@ -135,23 +139,24 @@ def _layers(
     return state
 
 
-def _collect(flow: Lowering, scenario: Scenario, layers: int, layer_bytes: float) -> LoweredPass:
+def _collect(flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind]) -> LoweredPass:
     if flow.emitter.overtaking:
         flow.note(
             "collectives on their own stream wait for their inputs alone; a library that records an event as it issues "
             f"them would also hold for earlier compute: {', '.join(flow.emitter.overtaking)}"
         )
-    held = layers  # with a pool, those that stay and one that is visiting
-    if scenario.memory_pool:
-        held += 1 - layers // scenario.memory_pool.offload_every
+    layers = list(kinds)
+    if scenario.memory_pool:  # those that stay and one that is visiting
+        layers = layers[: len(layers) + 1 - len(layers) // scenario.memory_pool.offload_every]
+    length = scenario.workload.final_cache_length
     return LoweredPass(
         program=flow.builder.build(),
-        weights_bytes=flow.stored_bytes() + (held - 1) * layer_bytes,
-        kv_cache_bytes=layers * flow.cache_bytes_per_position * scenario.workload.final_cache_length,
+        weights_bytes=flow.stored_bytes(None) + sum(map(flow.stored_bytes, layers)),
+        kv_cache_bytes=sum(flow.cache_bytes(kind, length) for kind in kinds),
         gather_buffer_bytes=flow.emitter.buffers.peak_bytes,
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,
-        layer_bytes=layer_bytes,
+        layer_bytes=flow.stored_bytes(kinds[-1]),
         stored_weights=flow.weights,
         attentions=flow.attentions,
     )

@@ -21,7 +21,7 @@ from sim.layouts import sharding
 from sim.layouts.collective_matmul import sums_of_pieces
 from sim.layouts.sharding import Sharded
 from sim.lowering.costs import Work
-from sim.lowering.work import Factors, matmul_work
+from sim.lowering.work import Factors, MatmulKernels, matmul_work
 
 Launches = tuple[Work, ...]
 """Launches of one piece, one after the other."""
@@ -31,7 +31,7 @@ def gathered_pieces(
     factors: Sequence[tuple[Sharded, str, Sharded]],
     product: Sharded,
     chunks: Sequence[int],
-    on_chip: float | None,
+    kernels: MatmulKernels,
 ) -> list[Launches]:
     """Returns the pieces of an all-gather loop.
 
@@ -39,7 +39,7 @@ def gathered_pieces(
         factors: gathered inputs, the dimensions they are gathered along, and the weights they are multiplied with.
         product: sum of their products.
         chunks: gathered in each piece.
-        on_chip: as `sim.lowering.work.through_memory` takes it.
+        kernels: of all pieces.
     """
     contracted = [factor for factor in factors if factor[2].has(factor[1])]
     others = [factor for factor in factors if not factor[2].has(factor[1])]
@@ -52,23 +52,23 @@ def gathered_pieces(
         launches = []
         if contracted:
             parts = [(part(x, dim), [part(weight, dim)]) for x, dim, weight in contracted]
-            launches.append(matmul_work(parts, [product], [product] if pieces else [], on_chip))
+            launches.append(matmul_work(parts, [product], [product] if pieces else [], kernels))
         for x, dim, weight in others:
             chunk = part(product, dim)
-            launches.append(matmul_work([(part(x, dim), [weight])], [chunk], [chunk] if launches else [], on_chip))
+            launches.append(matmul_work([(part(x, dim), [weight])], [chunk], [chunk] if launches else [], kernels))
         pieces.append(tuple(launches))
     return pieces
 
 
 def scattered_pieces(
-    x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int], on_chip: float | None
+    x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int], kernels: MatmulKernels
 ) -> list[Launches]:
     """Returns the pieces of a reduce-scatter loop, whose sums arrive, are added to and leave.
 
     Args:
         weights: with the dimension that each product is scattered into.
         chunks: scattered in each piece.
-        on_chip: as `sim.lowering.work.through_memory` takes it.
+        kernels: of all pieces.
     """
     by_columns = [weight for weight in weights if weight[0].has(weight[1])]
     by_rows = [weight for weight in weights if not weight[0].has(weight[1])]
@@ -86,13 +86,13 @@ def scattered_pieces(
             factors: Factors = [(rows, [part(weight, into) for weight, into in group])]
             products = [(sharding.matmul(x, weight), into) for weight, into in group]
             sums = [part(product, into, arrived) for product, into in products] if arrived else []
-            launches.append(matmul_work(factors, [part(product, into) for product, into in products], sums, on_chip))
+            launches.append(matmul_work(factors, [part(product, into) for product, into in products], sums, kernels))
         pieces.append(tuple(launches))
     return pieces
 
 
 def gathered_input_pieces(
-    x: Sharded, dim: str, weights: Sequence[Sharded], chunks: Sequence[int], on_chip: float | None
+    x: Sharded, dim: str, weights: Sequence[Sharded], chunks: Sequence[int], kernels: MatmulKernels
 ) -> list[Launches]:
     """Returns the pieces of an all-gather loop of one input of several weights. Products grow piece by piece: by sums
     if the gathered dimension is contracted, by rows if not.
@@ -100,7 +100,7 @@ def gathered_input_pieces(
     Args:
         dim: gathered.
         chunks: gathered in each piece.
-        on_chip: as `sim.lowering.work.through_memory` takes it.
+        kernels: of all pieces.
     """
     products = [sharding.matmul(x, weight) for weight in weights]
     contracted = weights[0].has(dim)
@@ -109,7 +109,7 @@ def gathered_input_pieces(
         input_chunk, *weight_chunks = (_take_chunks(tensor, dim, count, chunks) for tensor in (x, *weights))
         outputs = products if contracted else [_take_chunks(product, dim, count, chunks) for product in products]
         pieces.append(
-            (matmul_work([(input_chunk, weight_chunks)], outputs, outputs if pieces and contracted else [], on_chip),)
+            (matmul_work([(input_chunk, weight_chunks)], outputs, outputs if pieces and contracted else [], kernels),)
         )
     return pieces
 
@@ -120,14 +120,14 @@ def _take_chunks(tensor: Sharded, dim: str, count: int, chunks: Sequence[int]) -
 
 
 def scattered_sum_pieces(
-    factors: Sequence[tuple[Sharded, Sharded]], into: str, chunks: Sequence[int], on_chip: float | None
+    factors: Sequence[tuple[Sharded, Sharded]], into: str, chunks: Sequence[int], kernels: MatmulKernels
 ) -> list[Launches]:
     """Returns the pieces of a reduce-scatter loop of a sum of products, each of some of its columns or rows.
 
     Args:
         into: the dimension that the sum is scattered into.
         chunks: scattered in each piece.
-        on_chip: as `sim.lowering.work.through_memory` takes it.
+        kernels: of all pieces.
     """
     product = sharding.matmul(*factors[0])
     pieces: list[Launches] = []
@@ -136,7 +136,7 @@ def scattered_sum_pieces(
             (_take_chunks(x, into, count, chunks), [_take_chunks(weight, into, count, chunks)]) for x, weight in factors
         ]
         chunk, sums = (sharding.take_chunks(product, into, number, sum(chunks)) for number in (count, arrived))
-        pieces.append((matmul_work(parts, [chunk], [sums] if arrived else [], on_chip),))
+        pieces.append((matmul_work(parts, [chunk], [sums] if arrived else [], kernels),))
     return pieces
 
 
@@ -149,8 +149,8 @@ class Gathered:
     outputs: Sequence[Sharded]
     group_sizes: dict[str, int]
     """Chips over which each dimension of the weights is gathered."""
-    on_chip: float | None
-    """Bytes of memory on the chip, as `sim.lowering.work.through_memory` takes it."""
+    kernels: MatmulKernels
+    """Those of all pieces."""
 
     @property
     def inner(self) -> int:
@@ -163,7 +163,7 @@ class Gathered:
         output."""
         factors = [(self._part(x), [self._part(weight) for weight in weights]) for x, weights in self.factors]
         outputs = [self._part(output) for output in self.outputs]
-        first, later = (matmul_work(factors, outputs, sums, self.on_chip) for sums in ((), outputs))
+        first, later = (matmul_work(factors, outputs, sums, self.kernels) for sums in ((), outputs))
         _, weights = self.factors[0]
         count = prod(self.group_sizes.get(dim.name, 1) for dim in weights[0].dims)
         return [(later if piece % self.inner else first,) for piece in range(count)]
@@ -175,7 +175,7 @@ class Gathered:
 
 
 def column_pieces(
-    factors: Sequence[tuple[Sharded, Sharded]], product: Sharded, count: int, shards: int, on_chip: float | None
+    factors: Sequence[tuple[Sharded, Sharded]], product: Sharded, count: int, shards: int, kernels: MatmulKernels
 ) -> list[tuple[Work, Sharded]]:
     """Returns (work, part of the product) of `count` pieces of the weights' last dimension, as equal as can be.
 
@@ -188,7 +188,7 @@ def column_pieces(
     for width in widths:
         columns_product = sharding.take_chunks(product, dim, width, columns)
         parts = [(x, [sharding.take_chunks(weight, dim, width, columns)]) for x, weight in factors]
-        pieces.append((matmul_work(parts, [columns_product], (), on_chip), columns_product))
+        pieces.append((matmul_work(parts, [columns_product], (), kernels), columns_product))
     return pieces
 
 

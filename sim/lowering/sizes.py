@@ -17,7 +17,7 @@ def compute_sizes(scenario: Scenario, uses: Uses, group_size: GroupSize, total_c
     """Returns the size of each dimension by its letter."""
     model, workload = scenario.model, scenario.workload
     heads = _pad_heads(scenario, uses, group_size)
-    return {
+    sizes = {
         "B": workload.batch,
         "L": workload.tokens_per_step,
         "E": pad_to_multiple(model.d_model, d_model_divisor(uses, group_size)),
@@ -27,6 +27,12 @@ def compute_sizes(scenario: Scenario, uses: Uses, group_size: GroupSize, total_c
         "Q": model.d_head,
         "V": pad_to_multiple(model.vocabulary, total_chips),
     }
+    if experts := model.experts:
+        sizes |= {"X": experts.count, "D": experts.d_ff, "S": experts.shared * experts.d_ff}
+    if latent := model.latent:
+        sizes |= {"C": latent.kv_rank, "R": latent.rope, "N": model.d_head - latent.rope, "U": latent.d_value}
+        sizes |= {"A": latent.q_rank} if latent.q_rank else {}
+    return sizes
 
 
 def d_model_divisor(uses: Uses, group_size: GroupSize) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
-from typing import Literal
+from typing import Any, Literal
 
 from sim.errors import LayoutError
 from sim.layouts import sharding
 from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
 from sim.specs import Scenario
+from sim.specs.chip import matmul_format
 from sim.topology.chip import Chip
 
 TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
@@ -22,22 +23,26 @@ TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 
 class AttentionWork:
     """Work of attention on one chip, by the length of the cache."""
 
-    read_per_head: int
-    """Bytes of a key-value head's keys and values, per position."""
-    read: int
-    """Bytes of keys and values, per position."""
-    copied: int
+    cached: float
+    """Bytes of the cache, per position."""
+    read: float
+    """Bytes of keys and values that are read, per position."""
+    copied: float
     """Bytes of copied heads that are read from the L2 cache, per position."""
-    scores: int
-    """Scores per position that a query sees."""
-    d_head: int
+    queries: int
+    """Query vectors, one for each sequence, new position and head: a score each per position that they see."""
+    positions: int
+    """New positions of a sequence."""
+    d_key: int
+    d_value: int
     moved: float
     """Bytes of queries and outputs."""
-    score_bytes: int
+    score_bytes: float
     """Bytes of a score in memory."""
-    masked: float
-    """Positions of the cache that a query skips because they come after it, on average over a chip's queries; 0 where
-    all are computed and the masked ones thrown away."""
+    skips_masked: bool
+    """True if scores of positions after a query, or before its window, are not computed, else thrown away."""
+    window: int | None
+    """Positions that a query sees at most; None for all."""
     products: int
     """Matmuls for the scores, and again for the values: one per sequence and query head."""
     vector: bool
@@ -47,55 +52,152 @@ class AttentionWork:
     form: Literal["fused", "one kernel", "three kernels"]
     """Fused, scores stay on the chip; in one kernel they are written, and read again for the values; in three the
     softmax is one of its own."""
+    expansion: Expansion | None = None
+    """Matmul that makes keys and values of latent vectors, of all positions; None if they are cached."""
 
     def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
         """Returns (suffix of its name, work) of each kernel for a cache of `length` positions."""
-        read, copied, scores = self.read * length, float(self.copied * length), self.scores * (length - self.masked)
-        flops = 2 * 2 * scores * self.d_head
+        before = self.expansion.kernels(length) if self.expansion else ()
+        reached = length if self.window is None else min(length, self.window + self.positions - 1)
+        read, copied, scores = self.read * reached, self.copied * reached, self.queries * self._seen(length, reached)
+        by_keys, by_values = 2 * scores * self.d_key, 2 * scores * self.d_value
         in_memory = through_memory(scores * self.score_bytes, self.on_chip)
-        if self.form == "fused":
-            return (("", Work(flops, read + self.moved, copied, vector=self.vector)),)
-        if self.form == "one kernel":
-            return (("", Work(flops, read + self.moved + 2 * in_memory, copied, vector=self.vector)),)
-        product_work = (flops / 2, (read + self.moved) / 2 + in_memory, copied / 2)
-        multiplied, summed = (self._products(product_work, columns) for columns in (length, self.d_head))
-        return (" scores", multiplied), (" softmax", Work(0.0, 2 * in_memory)), (" values", summed)
+        if self.form != "three kernels":
+            written = 0.0 if self.form == "fused" else 2 * in_memory
+            moved = read + self.moved + written
+            return (*before, ("", Work(by_keys + by_values, moved, copied, vector=self.vector, attends=True)))
+        product_work = ((read + self.moved) / 2 + in_memory, copied / 2)
+        multiplied = self._products((by_keys, *product_work), reached)
+        summed = self._products((by_values, *product_work), self.d_value)
+        return (*before, (" scores", multiplied), (" softmax", Work(0.0, 2 * in_memory)), (" values", summed))
+
+    def _seen(self, length: float, reached: float) -> float:
+        """Returns the positions for which a query has a score, on average.
+
+        If positions are split over chips, the last ones are on one chip, for which the others wait; this assumes that all
+        take as long.
+        """
+        if not self.skips_masked:
+            return reached
+        fewest = length - self.positions + 1
+        if self.window is None or length <= self.window:
+            return length - (self.positions - 1) / 2
+        if fewest >= self.window:
+            return self.window
+        growing = self.window - fewest  # queries that do not fill the window
+        return self.window - growing * (growing + 1) / 2 / self.positions
 
     def _products(self, work: tuple[float, float, float], columns: float) -> Work:
         """Returns the work of matmuls, which have a shape on the matrix units."""
         if self.vector:
             return Work(*work, vector=True)
-        return Work(*work, self.scores / self.products, columns, self.products)
+        return Work(*work, self.queries / self.products, columns, self.products)
 
 
-def attention_work(scenario: Scenario, chip: Chip, q: Sharded, k: Sharded) -> AttentionWork:
-    """Returns the work of attention of queries q BLHQ to keys like k BLKQ."""
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Matmul of the cached latent vectors of one chip's sequences with the weights of its heads' keys and values."""
+
+    latent: Sharded
+    weights: tuple[Sharded, Sharded]
+    outputs: tuple[Sharded, ...]
+    """For the new positions."""
+    matmuls: MatmulKernels
+
+    def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
+        """Returns the kernel that expands `length` positions."""
+        new = self.latent.local_shape[1]
+        work = matmul_work([(self.latent, self.weights)], self.outputs, (), self.matmuls)
+        weights = float(sum(weight.local_bytes for weight in self.weights))
+        times = length / new
+        scaled = replace(
+            work, flops=work.flops * times, bytes=weights + (work.bytes - weights) * times, rows=work.rows * times
+        )
+        return ((" expansion", scaled),)
+
+
+def attention_work(
+    scenario: Scenario, chip: Chip, q: Sharded, k: Sharded, window: int | None = None
+) -> AttentionWork:
+    """Returns the work of attention of queries q BLHQ to keys like k BLKQ, to the last `window` positions if given."""
     workload, d_head = scenario.workload, q.local_shape[3]
     batch, positions, heads, _ = q.local_shape
     read_per_head = 2 * k.local_shape[0] * d_head * ITEM_BYTES[workload.kv_cache]
     return AttentionWork(
-        read_per_head=read_per_head,
+        cached=read_per_head * k.local_shape[2],
         read=read_per_head * sharding.key_value_heads_used(q, k),
         copied=read_per_head * heads if scenario.layout.kv_heads == "expanded" else 0,
-        scores=batch * positions * heads,
-        d_head=d_head,
+        queries=batch * positions * heads,
+        positions=positions,
+        d_key=d_head,
+        d_value=d_head,
         moved=2 * through_memory(q.local_bytes, chip.on_chip_bytes),
-        masked=(positions - 1) / 2 if _skips_masked(scenario, chip) else 0.0,
+        window=window,
         products=batch * heads,
-        score_bytes=ITEM_BYTES["f32" if chip.fuses_elementwise or chip.attends_in_f32 else workload.activations],
-        vector=chip.attends_in_f32,
-        on_chip=chip.on_chip_bytes,
-        form="fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
+        **_in_kernels(scenario, chip),
     )
+
+
+def latent_attention_work(
+    scenario: Scenario,
+    chip: Chip,
+    queries: tuple[Sharded, Sharded],
+    cached: tuple[Sharded, Sharded],
+    expansion: tuple[Sharded, ...],
+    matmuls: MatmulKernels,
+) -> AttentionWork:
+    """Returns the work of attention of queries BLHN and BLHR to latent vectors BLC and shared keys BLR.
+
+    Args:
+        expansion: weights CHN and CHU; without, queries are BLHC, and the vectors are read as keys and as values at once.
+    """
+    (q, rope), (latent, shared) = queries, cached
+    batch, positions, heads, width = q.local_shape
+    d_key = width + rope.local_shape[3]
+    vectors = latent.local_shape[0] * (latent.local_shape[2] + shared.local_shape[2])
+    per_position = vectors * ITEM_BYTES[scenario.workload.kv_cache]
+    if expansion:
+        d_value = expansion[1].local_shape[2]
+        read = batch * heads * (d_key + d_value) * ITEM_BYTES[q.dtype]
+        outputs = tuple(sharding.matmul(latent, weight) for weight in expansion)
+        expands = Expansion(latent, (expansion[0], expansion[1]), outputs, matmuls)
+    else:
+        d_value, read, expands = latent.local_shape[2], per_position, None
+    vector_bytes = batch * positions * heads * (d_key + d_value) * ITEM_BYTES[q.dtype]
+    return AttentionWork(
+        cached=per_position,
+        read=read,
+        copied=0.0,
+        queries=batch * positions * heads,
+        positions=positions,
+        d_key=d_key,
+        d_value=d_value,
+        moved=through_memory(vector_bytes, chip.on_chip_bytes),
+        window=None,
+        products=batch * heads,
+        expansion=expands,
+        **_in_kernels(scenario, chip),
+    )
+
+
+def _in_kernels(scenario: Scenario, chip: Chip) -> dict[str, Any]:
+    """Returns what the kernels of any attention on a chip are like."""
+    in_f32 = chip.fuses_elementwise or chip.attends_in_f32
+    return {
+        "skips_masked": _skips_masked(scenario, chip),
+        "score_bytes": ITEM_BYTES["f32" if in_f32 else scenario.workload.activations],
+        "vector": chip.attends_in_f32,
+        "on_chip": chip.on_chip_bytes,
+        "form": "fused" if chip.fuses_attention else "one kernel" if chip.fuses_elementwise else "three kernels",
+    }
 
 
 def _skips_masked(scenario: Scenario, chip: Chip) -> bool:
     """Returns True if attention computes only the scores that the causal mask leaves, as FlashAttention does.
 
     A query then sees the cache up to its own position: L of them see (L - 1) / 2 positions less than the last, on
-    average. If positions are split over chips, the last ones are on one chip, for which the others wait; this assumes
-    that all take as long. Unfused kernels compute the whole rectangle, as a mask over a static cache makes any kernel
-    do; an encoder's layers have no causal mask.
+    average. Unfused kernels compute the whole rectangle, as a mask over a static cache makes any kernel do; an encoder's
+    layers have no causal mask.
     """
     return scenario.model.causal and scenario.workload.static_cache is None and chip.fuses_attention
 
@@ -113,8 +215,27 @@ def through_memory(size: float, on_chip: float | None) -> float:
     return size if on_chip is None else max(0.0, size - on_chip)
 
 
+@dataclass(frozen=True, slots=True)
+class MatmulKernels:
+    """How the matmuls of a pass take their operands."""
+
+    on_chip: float | None = None
+    """Bytes of memory on the chip, as `through_memory` takes it."""
+    operands: str | None = None
+    """Number format to which their inputs are quantised; None for that of activations."""
+
+    def input_bytes(self, x: Sharded) -> float:
+        """Returns the bytes of an input that go through HBM."""
+        size = x.local_bytes if self.operands is None else x.local_elements * ITEM_BYTES[self.operands]
+        return through_memory(size, self.on_chip)
+
+    def rate_format(self, x: Sharded, weight: Sharded) -> str:
+        """Returns the number format at whose rate a matmul runs."""
+        return matmul_format(self.operands or x.dtype, weight.dtype)
+
+
 def matmul_work(
-    factors: Factors, outputs: Sequence[Sharded], added: Sequence[Sharded] = (), on_chip: float | None = None
+    factors: Factors, outputs: Sequence[Sharded], added: Sequence[Sharded] = (), kernels: MatmulKernels | None = None
 ) -> Work:
     """Returns the work of a fused matmul: each input, weight and output crosses HBM once, activations as far as
     `through_memory` says.
@@ -122,15 +243,20 @@ def matmul_work(
     Args:
         added: sums that are read as well, and added to the products before these are written.
     """
+    kernels = kernels or MatmulKernels()
     flops = sum(sharding.matmul_flops(x, weight) for x, weights in factors for weight in weights)
-    activations = [*(x for x, _ in factors), *added, *outputs]
+    (x, weights), operands = factors[0], kernels.operands
     return Work(
         float(flops),
         float(sum(weight.local_bytes for _, weights in factors for weight in weights))
-        + sum(through_memory(tensor.local_bytes, on_chip) for tensor in activations),
+        + sum(kernels.input_bytes(x) for x, _ in factors)
+        + sum(through_memory(tensor.local_bytes, kernels.on_chip) for tensor in (*added, *outputs)),
         rows=max(_elements(x, rows=True) for x, _ in factors),
         columns=sum(_elements(output, rows=False) for output in outputs),
-        converts=any(ITEM_BYTES[weight.dtype] < ITEM_BYTES[x.dtype] for x, weights in factors for weight in weights),
+        converts=any(
+            ITEM_BYTES[weight.dtype] < ITEM_BYTES[operands or x.dtype] for x, weights in factors for weight in weights
+        ),
+        dtype=kernels.rate_format(x, weights[0]),
     )
 
 

@@ -7,8 +7,29 @@ from pydantic import Field
 from sim.specs.base import Count, Name, Strict
 from sim.specs.quantities import Bandwidth, Rate, Size, Sourced
 
-Dtype = Literal["bf16", "fp16", "int8"]
-DTYPE_BYTES: dict[str, int] = {"bf16": 2, "fp16": 2, "int8": 1}
+Dtype = Literal["bf16", "fp16", "int8", "fp8", "mxfp8", "int4", "nvfp4", "mxfp4"]
+DTYPE_BYTES: dict[str, float] = {
+    "bf16": 2,
+    "fp16": 2,
+    "int8": 1,
+    "fp8": 1 + 4 / 128,
+    "mxfp8": 1 + 1 / 32,
+    "int4": 1 / 2 + 2 / 128,
+    "nvfp4": 1 / 2 + 1 / 16,
+    "mxfp4": 1 / 2 + 1 / 32,
+}
+"""Bytes of a number with its share of the scale of its block: fp8 has a 32-bit scale for 128 numbers (DeepSeek-V3, section
+3.3.2), int4 a 16-bit one for 128 (AWQ, GPTQ), mxfp8 and mxfp4 8 bits for 32 (OCP Microscaling Formats 1.0), nvfp4 8 bits
+for 16 (NVIDIA). int8 has one per channel, which is not counted."""
+
+_SAME_RATE = {"mxfp8": "fp8", "mxfp4": "nvfp4"}
+"""Formats that matrix units multiply as fast as another, by which a chip's file names the rate."""
+
+
+def matmul_format(*operands: str) -> str:
+    """Returns the format at whose rate a matmul runs: the widest of its operands, to which the others are converted."""
+    widest = max(operands, key=lambda dtype: round(DTYPE_BYTES[dtype], 1))
+    return _SAME_RATE.get(widest, widest)
 
 
 class ChipSpec(Strict):

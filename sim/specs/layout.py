@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, WithJsonSchema, model_validator
 
 from sim.specs.base import Count, Name, Strict, open_choice, wrong
+from sim.specs.experts import ExpertsLayout
 from sim.specs.layout_uses import UsesSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.uses import PRESETS
@@ -83,6 +84,11 @@ class LayoutSpec(Strict):
     gathered, each into a buffer of its own."""
     chunks: Annotated[int, Field(ge=2, le=64)] = 4
     """Pieces of a matmul, for `overlap: chunked_matmul`: a piece is summed while the next one computes."""
+    experts: ExpertsLayout = ExpertsLayout()
+    """Exchange of tokens between chips that hold different experts."""
+    latent: Literal["plain", "absorbed"] | None = None
+    """Latent attention on keys and values expanded for all heads, or on the cached vectors, with the expansion absorbed in
+    queries and outputs. Default: absorbed to decode, else plain."""
     head: Literal["sharded", "replicated"] = "sharded"
     """Embedding and LM head split over the vocabulary, or whole on every chip."""
     logits: Literal["last", "every", "none"] = "last"
@@ -120,6 +126,10 @@ class LayoutSpec(Strict):
     def preset(self) -> str:
         """Name of the preset; empty where `uses` says what the mesh axes do."""
         return self.ffn or ""
+
+    def absorbs_latent(self, phase: str) -> bool:
+        """Returns True if latent attention absorbs the expansion of keys and values, in a phase."""
+        return (self.latent or ("absorbed" if phase == "decode" else "plain")) == "absorbed"
 
     def during(self, phase: str) -> Self:
         """Returns the layout of one phase, checked like any other.

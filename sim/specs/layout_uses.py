@@ -32,6 +32,8 @@ class UsesSpec(Strict):
     """Split the heads. Axes of `d_ff` that are not here split the batch of attention, or repeat it."""
     d_ff: AxisNames = ()
     """Split d_ff."""
+    experts: AxisNames = ()
+    """Split the experts, in layers that have them: axes of `d_ff` or `batch`. Other axes of `d_ff` split each expert."""
     gather: AxisNames = ()
     """Weights are gathered over them for each layer; they split the batch."""
     batch: AxisNames = ()
@@ -58,6 +60,7 @@ class UsesSpec(Strict):
             d_model=self.d_model,
             heads=self.heads,
             d_ff=self.d_ff,
+            experts=self.experts,
             gather=self.gather,
             batch=self.batch,
             stream=tuple(axis for axis in self.d_ff if axis in split),
@@ -67,13 +70,16 @@ class UsesSpec(Strict):
             stored_d_ff=stored.d_ff,
         )
         each = (*at.d_model, *at.gather, *at.batch, *at.summed)
-        for axis in (*each, *self.residual, *stored.d_model, *stored.heads, *stored.d_ff):
+        for axis in (*each, *self.experts, *self.residual, *stored.d_model, *stored.heads, *stored.d_ff):
             if axis not in axes:
                 raise _wrong("names an axis that the mesh does not have", axis, suggest(axis, axes))
         for axis in axes:
             if each.count(axis) != 1:
                 rule = "must give every mesh axis one use in each half of a layer"
                 raise _wrong(rule, f"{axis} in {each.count(axis)}", "d_model, heads and d_ff, gather or batch")
+        for axis in at.experts:
+            if axis not in (*at.d_ff, *at.batch) or at.experts.count(axis) > 1:
+                raise _wrong("splits experts by axes of d_ff or batch, each once", axis, "d_ff or batch")
         for axis in split:
             if axis not in at.heads or axis not in at.d_ff:
                 raise _wrong("splits d_model of the stream by axes of both heads and d_ff", axis, "residual: tokens")

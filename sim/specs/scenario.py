@@ -259,6 +259,7 @@ class Scenario(Strict):
         """
         own = self.layout.uses or self.presets.get(self.layout.preset)
         at = own.over(axes) if own else PRESETS[self.layout.preset](axes)
+        at = at if self.model.experts else replace(at, experts=())
         return replace(at, tokens=at.summed) if self.layout.sequence_parallel else at
 
     @property

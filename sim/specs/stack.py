@@ -7,6 +7,7 @@ from typing import Literal
 
 from sim.specs.algorithms import LoopForm
 from sim.specs.base import Count, Multiple, Name, Number, Strict
+from sim.specs.experts import ExchangeKernel
 from sim.specs.nccl import NvlsTimes
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
@@ -21,6 +22,10 @@ class Software(Strict):
     attention_format: Literal["activations", "f32"] = "activations"
     """Numbers that attention multiplies: the activations as they are, or as 32-bit floats on the vector units, as
     PyTorch's path of plain operations does."""
+    attention_efficiency: Sourced[Fraction] | None = None
+    """Reached share of the chip's peak in a fused attention kernel. Default: `matmul_efficiency`."""
+    attention_overhead: Sourced[Duration] | None = None
+    """Fixed time of a fused attention kernel. Default: `op_overhead`."""
     vector_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's vector peak in products of 32-bit floats."""
     matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
@@ -80,6 +85,12 @@ class Software(Strict):
     """Default of `layout.pipeline.schedule`."""
     nvls: Sourced[NvlsTimes] | None = None
     """Times of the stack's own kernel that sums in the switch (NVLink SHARP). Default: those of the machine's NCCL."""
+    exchange: dict[Literal["normal", "low_latency", "one_sided"], ExchangeKernel] = {}
+    """Kernels that exchange tokens for their experts. Default: the links' latencies and bandwidths."""
+    quantize: Literal["fused", "kernel"] = "fused"
+    """Inputs of matmuls are quantised by the kernels before these, or by kernels of their own."""
+    grouped_overhead: Sourced[Duration] | None = None
+    """Fixed time of a grouped matmul of experts. Default: that of a matmul."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Fixed launch time of every collective that is not of a library with times of its own."""
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

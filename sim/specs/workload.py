@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from sim.specs.base import Count, Strict, wrong
 from sim.specs.chip import Dtype
+from sim.specs.experts import RoutingSpec
 
 
 class Workload(Strict):
@@ -27,6 +28,16 @@ class Workload(Strict):
     """Number format of activations and of what collectives carry."""
     kv_cache: Dtype = "bf16"
     """Number format of the KV cache."""
+    operands: Dtype | None = None
+    """Number format to which matmuls of layers have their inputs quantised. Default: that of activations."""
+    expert_weights: Dtype | None = None
+    """Number format of the stored weights of experts. Default: `weights`."""
+    dispatch: Dtype | None = None
+    """Number format in which tokens are sent to their experts. Default: that of activations."""
+    combine: Dtype | None = None
+    """Number format in which experts' outputs are sent back. Default: that of activations."""
+    routing: RoutingSpec = RoutingSpec()
+    """Choice of experts by the tokens."""
     sampling: Literal["greedy", "top_k"] = "greedy"
     """Sampling of the next token; top_k: softmax, top-k and a draw, each over the full vocabulary."""
     static_cache: Count | None = None

@@ -45,6 +45,13 @@ class Chip:
     op_overhead_s: float
     matmul_overhead_s: float
     """Overhead of matmuls of more than one row."""
+    grouped_overhead_s: float
+    """Overhead of grouped matmuls of experts."""
+    attention_efficiency: float
+    """Reached share of the peak in fused attention."""
+    attention_overhead_s: float
+    quantizes_apart: bool
+    """True if kernels of their own quantise the inputs of matmuls."""
     interference: tuple[float, float]
     """Multiprocessors lost to every busy channel by a kernel limited by FLOPs, and by one limited by bytes."""
     channel_rate: float
@@ -81,6 +88,10 @@ class Chip:
             collective_matmul_efficiency=stack.collective_matmul_efficiency.value,
             op_overhead_s=stack.op_overhead.value,
             matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
+            grouped_overhead_s=(stack.grouped_overhead or stack.matmul_overhead or stack.op_overhead).value,
+            attention_efficiency=(stack.attention_efficiency or stack.matmul_efficiency).value,
+            attention_overhead_s=(stack.attention_overhead or stack.op_overhead).value,
+            quantizes_apart=stack.quantize == "kernel",
             fuses_elementwise=stack.elementwise == "fused",
             interference=(stack.compute_interference.value, stack.memory_interference.value),
             channel_rate=stack.channel_rate.value if stack.channel_rate else 0.0,

@@ -1,0 +1,235 @@
+"""Lowering of a mixture of experts: the exchange of tokens between chips, and grouped matmuls of real rows per expert."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Literal
+
+import numpy as np
+
+from sim import units
+from sim.collectives import algorithm_of, schedule
+from sim.collectives.emit import Timing
+from sim.collectives.exchange import ExchangeSpec, exchange
+from sim.layouts import sharding
+from sim.layouts.dataflow import Exchange
+from sim.layouts.sharding import ITEM_BYTES, Sharded
+from sim.lowering.costs import Work
+from sim.lowering.emitter import Emitter, Value
+from sim.lowering.routing import Routing, Split, route
+from sim.lowering.streams import Tasks
+from sim.lowering.work import MatmulKernels, through_memory
+from sim.specs import MEDIA, Scenario
+from sim.specs.experts import Kernel, Scheme
+from sim.specs.uses import Axes
+from sim.topology.boxes import boxes
+from sim.topology.folding import NotFoldableError
+from sim.topology.graph import Topology
+from sim.topology.mesh import mesh_groups, mesh_positions
+
+Way = Literal["dispatch", "combine"]
+
+
+class ExpertLowering:
+    """Exchanges tokens and multiplies the rows that chips then have."""
+
+    def __init__(self, scenario: Scenario, topology: Topology, emitter: Emitter, kernels: MatmulKernels) -> None:
+        self.scenario, self.topology, self.emitter, self.kernels = scenario, topology, emitter, kernels
+        self.notes: list[str] = []
+        self.routings: dict[tuple[sharding.Dim, ...], Routing] = {}
+        """Routing by the dimensions X and T of the rows."""
+        self._experts: dict[tuple[sharding.Dim, ...], Axes] = {}
+
+    @property
+    def kernel(self) -> Kernel:
+        """Kernels of dispatch and combine."""
+        return self.scenario.layout.experts.kernel or (
+            "low_latency" if self.scenario.workload.phase == "decode" else "normal"
+        )
+
+    # --- the exchange ------------------------------------------------------------------------------------------------
+
+    def dispatch(self, y: Value, inputs: Tasks, between: Exchange, name: str) -> Value:
+        """Appends the rows' way to their experts."""
+        experts = sharding.Dim("X", self._model.count, between.experts)
+        tensor = sharding.dispatch(y.tensor, experts, between.tokens)
+        key = tensor.dims[:2]
+        self.routings[key] = self._route(y.tensor, between)
+        self._experts[key] = between.experts
+        self._refuse_folding(self.routings[key])
+        if self.emitter.group_size(between.tokens) == 1:
+            return Value(tensor, self._copy(f"{name} permute", y.tensor, key, inputs))
+        dtype = self.scenario.workload.dispatch or y.tensor.dtype
+        return Value(tensor, self._send("dispatch", y.tensor, key, between, name, inputs, dtype))
+
+    def combine(self, rows: Value, like: Value, between: Exchange, name: str) -> Value:
+        """Appends the way back of the experts' outputs, which are added up by the tokens' shares."""
+        tensor = sharding.combine(rows.tensor, like.tensor, between.tokens)
+        key = rows.tensor.dims[:2]
+        if self.emitter.group_size(between.tokens) == 1:
+            return Value(tensor, self._copy(f"{name} unpermute", like.tensor, key, rows.after))
+        dtype = self.scenario.workload.combine or rows.tensor.dtype
+        return Value(tensor, self._send("combine", like.tensor, key, between, name, rows.after, dtype))
+
+    def _send(
+        self,
+        way: Way,
+        tokens: Sharded,
+        key: tuple[sharding.Dim, ...],
+        between: Exchange,
+        name: str,
+        inputs: Tasks,
+        dtype: str,
+    ) -> Tasks:
+        row_bytes, axes = ceil(tokens.dim("E").size * ITEM_BYTES[dtype]), between.tokens
+        routing, scheme = self.routings[key], self._scheme(axes)
+        if scheme == "all_gather":
+            kind = "all_gather" if way == "dispatch" else "reduce_scatter"
+            rows = self._local_tokens(tokens) * self.emitter.group_size(axes)
+            return self.emitter.collective(kind, axes, rows * row_bytes, name, inputs, dtype)
+        if routing.even and self.topology.has_lines:
+            size = float(self._matrix(routing, scheme)[0].sum() * row_bytes)
+            for over, part in self.emitter.in_turn("all_to_all", axes, size):
+                inputs = self.emitter.collective("all_to_all", over, part, f"{way} {name}", inputs, dtype)
+            return inputs
+        spec = self._exchange(routing, scheme, between, way)
+        plan = exchange(self.topology, axes, spec, way)
+        return self.emitter.run(plan, axes, spec.mean_rows * row_bytes, name, inputs, dtype)
+
+    def _scheme(self, axes: Axes) -> Scheme:
+        """Returns which messages a token makes."""
+        given = self.scenario.layout.experts.dispatch
+        kernel = self.scenario.stack.exchange.get(self.kernel)
+        if given or (kernel and kernel.scheme):
+            return given or kernel.scheme  # type: ignore[union-attr,return-value]
+        if self.kernel == "low_latency":
+            return "per_expert"
+        crosses = not self.topology.has_lines and len(boxes(self.topology.unfold())) > 1
+        return "per_box" if crosses and self.kernel == "normal" else "per_rank"
+
+    @staticmethod
+    def _matrix(routing: Routing, scheme: Scheme) -> np.ndarray:
+        return routing.pairs if scheme == "per_expert" else routing.tokens
+
+    def _timing(self, way: Way) -> Timing | None:
+        """Returns the times of the stack's kernels."""
+        kernel = self.scenario.stack.exchange.get(self.kernel)
+        if kernel is None:
+            return None
+        times = (kernel.dispatch if way == "dispatch" else kernel.combine).value
+        shares = tuple(times.share.get(medium, 1.0) for medium in MEDIA)
+        return Timing(times.overhead, (0.0,) * len(MEDIA), shares, times.multiprocessors, times.least)
+
+    def _exchange(self, routing: Routing, scheme: Scheme, between: Exchange, way: Way) -> ExchangeSpec:
+        """Returns the rows of every group of chips that exchange tokens."""
+        machine = self.topology.unfold()
+        groups = mesh_groups(machine, between.tokens)
+        holder = self._block(between.experts)
+        matrix, boxed = self._matrix(routing, scheme), routing.boxed if scheme == "per_box" else None
+        shared: dict[bytes, np.ndarray] = {}
+        rows = []
+        for members in groups:
+            held = holder[members]
+            rows.append(shared.setdefault(held.tobytes(), matrix[:, held]))
+        return ExchangeSpec(tuple(rows), (boxed,) * len(groups), self._timing(way))
+
+    def _route(self, tokens: Sharded, between: Exchange) -> Routing:
+        """Returns the rows that a layer's tokens make."""
+        sources = self.emitter.group_size(between.tokens)
+        holders = self.emitter.group_size(between.experts)
+        split = Split(sources, holders, self._local_tokens(tokens), self._boxes(between))
+        return route(self._model, self.scenario.workload.routing, self.scenario.layout.experts, split)
+
+    def _boxes(self, between: Exchange) -> tuple[int, ...] | None:
+        """Returns [holders] the box of each chip of the first group; None in one box."""
+        machine = self.topology.unfold()
+        if machine.has_lines or between.tokens != between.experts:
+            return None
+        box_of = {chip: box for box, chips in enumerate(boxes(machine)) for chip in chips}
+        members = mesh_groups(machine, between.tokens)[0]
+        order = members[np.argsort(self._block(between.experts)[members])]
+        numbers: dict[int, int] = {}
+        result = tuple(numbers.setdefault(box_of[chip], len(numbers)) for chip in order.tolist())
+        return result if len(numbers) > 1 else None
+
+    def _block(self, axes: Axes) -> np.ndarray:
+        """Returns [chips of the machine] the number of each chip along some axes."""
+        machine = self.topology.unfold()
+        lengths = dict(self.emitter.mesh)
+        at = mesh_positions(machine, axes)
+        block = np.zeros(machine.chips, dtype=np.int64)
+        for column, axis in enumerate(axes):
+            block = block * lengths[axis] + at[:, column]
+        return block
+
+    def _refuse_folding(self, routing: Routing) -> None:
+        if self.topology.is_folded and not routing.even:
+            raise NotFoldableError("chips have experts with different loads")
+
+    # --- compute -----------------------------------------------------------------------------------------------------
+
+    def matmul(self, rows: Value, weights: list[Value], name: str) -> tuple[Value, ...]:
+        """Appends one launch of a matmul of each expert's rows with each weight."""
+        results = tuple(sharding.matmul(rows.tensor, weight.tensor, "X") for weight in weights)
+        works = [self._work(rows.tensor, weights, results, held, hit) for held, hit in self._rows(rows.tensor.dims[:2])]
+        done = self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, rows.after)
+        return tuple(Value(result, done) for result in results)
+
+    def activate(self, inputs: list[Value], name: str) -> Tasks:
+        """Appends the activation of the rows' hidden values."""
+        size = ITEM_BYTES[inputs[0].tensor.dtype] * inputs[0].tensor.local_shape[-1] * (len(inputs) + 1)
+        works = [self._elementwise(sum(held) * size) for held, _ in self._rows(inputs[0].tensor.dims[:2])]
+        return self.emitter.compute(
+            name, works[0] if len(set(works)) == 1 else works, tuple(ids for value in inputs for ids in value.after)
+        )
+
+    def _copy(self, name: str, tokens: Sharded, key: tuple[sharding.Dim, ...], inputs: Tasks) -> Tasks:
+        """Appends a copy between a chip's tokens and the rows of its experts."""
+        width = tokens.dim("E").size * ITEM_BYTES[tokens.dtype]
+        works = [self._elementwise(tokens.local_bytes + sum(held) * width) for held, _ in self._rows(key)]
+        return self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, inputs)
+
+    def _elementwise(self, moved: float) -> Work:
+        return Work(0.0, through_memory(moved, self.kernels.on_chip))
+
+    def _rows(self, key: tuple[sharding.Dim, ...]) -> list[tuple[tuple[float, ...], float]]:
+        """Returns [chips] the rows of each of a chip's experts, and how many experts have any."""
+        routing = self.routings[key]
+        holder = self._block(self._experts[key])[self.topology.chip_numbers]
+        return [(tuple(routing.rows[each].tolist()), float(routing.hit[each])) for each in holder.tolist()]
+
+    def _work(
+        self, x: Sharded, weights: list[Value], outputs: tuple[Sharded, ...], held: tuple[float, ...], hit: float
+    ) -> Work:
+        """Returns the work of grouped matmuls: of the experts with rows the weights are read, of all the rows."""
+        inner, columns = x.local_shape[-1], sum(output.local_shape[-1] for output in outputs)
+        total, dtype = sum(held), weights[0].tensor.dtype
+        item = ITEM_BYTES[self.kernels.operands or x.dtype]
+        moved = through_memory(total * inner * item, self.kernels.on_chip)
+        moved += through_memory(total * columns * ITEM_BYTES[x.dtype], self.kernels.on_chip)
+        # Of expected rows, those of the experts that have any: each then has as many more.
+        rows = tuple(sorted(row for row in held if row > 0))
+        if len(set(rows)) == 1 and hit < len(rows):
+            rows = (total / max(hit, 1.0),) * ceil(hit)
+        return Work(
+            flops=2.0 * total * inner * columns,
+            bytes=hit * inner * columns * ITEM_BYTES[dtype] + moved,
+            rows=max(rows, default=0.0) if max(rows, default=0.0) > 1 else 2.0,  # tiled, also of one row
+            columns=columns,
+            converts=ITEM_BYTES[dtype] < item,
+            dtype=self.kernels.rate_format(x, weights[0].tensor),
+            each_rows=rows,
+        )
+
+    # --- sizes -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _model(self):  # type: ignore[no-untyped-def]
+        experts = self.scenario.model.experts
+        assert experts is not None
+        return experts
+
+    @staticmethod
+    def _local_tokens(tokens: Sharded) -> int:
+        batch, length, _ = tokens.local_shape
+        return batch * length

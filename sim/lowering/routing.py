@@ -1,0 +1,298 @@
+"""Routing of tokens to experts: how many rows each chip sends to each, and how many each expert gets.
+
+A uniform load is its expectation: every chip sends and every expert gets the same, as "balanced" benchmarks assume. Any
+other load is drawn, token by token: the logarithm of an expert's popularity plus Gumbel noise is its score, of which a
+token takes the top_k highest, in the groups with the highest sum of their two best scores where groups are limited
+(DeepSeek-V3 2024, section 2.1.2). This is a draw without replacement in proportion to popularity.
+
+Loads by name: log_normal and zipf of the experts, in an order drawn by the seed; hot_experts: top_k experts, hot_rank and
+rotating_hotspot: the experts of the first chip, and of one drawn by the seed; spread_hot: one expert of every chip;
+idle_rank: all but the experts of the last chip; ragged_sources: uniform experts, log-normal tokens per chip; burst: every
+token of half of the chips chooses the same top_k experts. What is hot gets `spread` of the choices.
+
+Experts are placed by EPLB's rule (github.com/deepseek-ai/EPLB): each further copy goes to the expert with the largest
+load per copy; balanced, copies go by falling load to the chip with the least so far that has room.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from dataclasses import dataclass, replace
+from math import comb, exp, lgamma
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.errors import InputError
+from sim.specs.experts import ExpertsLayout, ExpertsSpec, RoutingSpec
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+_DEFAULT_SPREAD = {"log_normal": 0.5, "zipf": 0.6}
+_CHUNK = 4096
+"""Tokens that are drawn at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Chips that exchange tokens for their experts."""
+
+    sources: int
+    """Chips with different tokens."""
+    holders: int
+    """Chips with different experts."""
+    tokens: int
+    """Tokens of a source."""
+    box: tuple[int, ...] | None = None
+    """[holders] number of the box of each; None if all are in one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Routing:
+    """Rows of one layer's dispatch. A row is a token's vector of d_model."""
+
+    pairs: Floats
+    """[sources, holders] rows with one for each (token, expert)."""
+    tokens: Floats
+    """[sources, holders] rows with each token once, however many experts it has there."""
+    boxed: Floats | None
+    """[sources, boxes] rows with each token once per box; None in one box."""
+    rows: Floats
+    """[holders, slots] rows of each expert that a chip holds."""
+    hit: Floats
+    """[holders] experts of a chip that have a row, of expected rows as expected."""
+    even: bool
+    """True if all chips do the same."""
+
+    @property
+    def balance(self) -> float:
+        """Rows of the mean chip over those of the fullest (EPLB's balancedness)."""
+        per_holder = self.rows.sum(axis=1)
+        return float(per_holder.mean() / per_holder.max()) if per_holder.max() else 1.0
+
+
+@functools.lru_cache(maxsize=64)
+def route(experts: ExpertsSpec, spec: RoutingSpec, layout: ExpertsLayout, split: Split) -> Routing:
+    """Returns the rows that a layer's tokens make.
+
+    Raises:
+        InputError: copies of experts that the chips do not divide, or a trace of something else than experts.
+    """
+    slots, left = divmod(experts.count + layout.replicas, split.holders)
+    if left:
+        total, near = experts.count + layout.replicas, (slots + 1) * split.holders - experts.count
+        rule = f"must make a number of experts that {split.holders} chips divide, not {total}"
+        raise InputError(rule, where="layout.experts.replicas", got=layout.replicas, hint=f"such as {near}")
+    if spec.load == "uniform" and spec.trace is None:
+        return _limited(_uniform(experts, split, slots), layout, experts, split)
+    chosen = _choices(experts, spec, split)
+    return _limited(_counted(chosen, experts, layout, split, slots), layout, experts, split)
+
+
+def _limited(routing: Routing, layout: ExpertsLayout, experts: ExpertsSpec, split: Split) -> Routing:
+    """Returns the routing without the rows that are beyond an expert's capacity."""
+    if layout.capacity is None:
+        return routing
+    most = layout.capacity * split.sources * split.tokens * experts.top_k / routing.rows.size
+    kept = np.minimum(routing.rows, most)
+    share = np.divide(kept.sum(1), routing.rows.sum(1), out=np.ones(len(kept)), where=routing.rows.sum(1) > 0)
+    return replace(routing, pairs=routing.pairs * share, tokens=routing.tokens * share, rows=kept)
+
+
+# --- a uniform load ----------------------------------------------------------------------------------------------------
+
+
+def _uniform(experts: ExpertsSpec, split: Split, slots: int) -> Routing:
+    """Returns the expected rows of a uniform choice, alike on all chips."""
+    shape = split.sources, split.holders
+    touched = split.tokens * expected_touched(experts, split.holders)
+    pairs = split.tokens * experts.top_k / split.holders
+    rows = split.sources * split.tokens * experts.top_k / (split.holders * slots)
+    boxed = None
+    if split.box is not None:
+        boxes = max(split.box) + 1
+        boxed = np.full((split.sources, boxes), split.tokens * expected_touched(experts, boxes))
+    unused = (1 - experts.top_k / experts.count) ** (split.sources * split.tokens)
+    return Routing(
+        np.full(shape, pairs),
+        np.full(shape, touched),
+        boxed,
+        np.full((split.holders, slots), rows),
+        np.full(split.holders, slots * (1 - unused)),
+        even=True,
+    )
+
+
+def expected_touched(experts: ExpertsSpec, parts: int) -> float:
+    """Returns the probability that a token has an expert in one of `parts` equal parts of all experts.
+
+    The token's groups are a uniform choice, and so are its experts in them. A part is inside a group or made of whole
+    groups; other parts count as if it were.
+    """
+    size, group = experts.count / parts, experts.count // experts.groups
+    limited = experts.top_groups or experts.groups
+    candidates = group * limited
+    if size <= group:  # the part's group is one of the token's
+        return limited / experts.groups * (1 - _none(candidates, size, experts.top_k))
+    groups, missed = round(size / group), 0.0
+    for taken in range(min(groups, limited) + 1):
+        chosen = comb(groups, taken) * comb(experts.groups - groups, limited - taken) / comb(experts.groups, limited)
+        missed += chosen * _none(candidates, taken * group, experts.top_k)
+    return 1 - missed
+
+
+def _none(candidates: float, part: float, chosen: int) -> float:
+    """Returns C(candidates - part, chosen) / C(candidates, chosen): the probability of no expert in a part."""
+    if candidates - part < chosen:
+        return 0.0
+    return exp(
+        lgamma(candidates - part + 1)
+        - lgamma(candidates - part - chosen + 1)
+        - lgamma(candidates + 1)
+        + lgamma(candidates - chosen + 1)
+    )
+
+
+# --- a drawn load ------------------------------------------------------------------------------------------------------
+
+
+def _choices(experts: ExpertsSpec, spec: RoutingSpec, split: Split) -> list[Ints]:
+    """Returns [sources] arrays [tokens, top_k] of the experts that each token chooses."""
+    if spec.trace is not None:
+        trace = _read(spec.trace, experts)
+        needed = np.arange(split.sources * split.tokens) % len(trace)
+        return np.split(trace[needed], split.sources)
+    random = np.random.default_rng(spec.seed)
+    tokens = np.full(split.sources, split.tokens)
+    if spec.load == "ragged_sources":
+        weight = np.exp(random.normal(0, spec.spread if spec.spread is not None else 0.5, split.sources))
+        tokens = np.diff(np.round(np.concatenate([[0.0], np.cumsum(weight) / weight.sum()]) * tokens.sum()).astype(int))
+    popularity = _popularity(experts, spec, split, random)
+    return [
+        _draw(np.log(popularity[source]), int(count), experts, random) for source, count in enumerate(tokens.tolist())
+    ]
+
+
+def _popularity(experts: ExpertsSpec, spec: RoutingSpec, split: Split, random: np.random.Generator) -> Floats:
+    """Returns [sources, experts] relative frequencies of choice."""
+    count, load = experts.count, spec.load
+    spread = spec.spread if spec.spread is not None else _DEFAULT_SPREAD.get(load, 0.5)
+    if load == "log_normal":
+        result = np.exp(random.normal(0, spread, count))
+    elif load == "zipf":
+        result = random.permutation(1 / np.arange(1, count + 1) ** spread)
+    else:
+        share = min(spread, 1 - 1e-9)
+        per_holder = max(1, count // split.holders)
+        first = int(random.integers(split.holders)) * per_holder if load == "rotating_hotspot" else 0
+        hot = {
+            "hot_experts": np.arange(experts.top_k),
+            "burst": np.arange(experts.top_k),
+            "hot_rank": np.arange(per_holder),
+            "rotating_hotspot": np.arange(first, first + per_holder),
+            "spread_hot": np.arange(split.holders) * per_holder,
+            "idle_rank": np.arange(count - per_holder),
+            "ragged_sources": np.arange(count),
+        }[load]
+        if load in ("idle_rank", "ragged_sources") or len(hot) == count:
+            result = np.full(count, 1e-12)
+            result[hot] = 1.0
+        else:
+            result = np.full(count, (1 - share) / (count - len(hot)))
+            result[hot] = share / len(hot)
+    everywhere = np.tile(result, (split.sources, 1))
+    if load == "burst":
+        everywhere[split.sources // 2 :] = 1.0
+        everywhere[: split.sources // 2] = np.where(np.arange(count) < experts.top_k, 1.0, 1e-12)
+    return everywhere
+
+
+def _draw(logarithms: Floats, tokens: int, experts: ExpertsSpec, random: np.random.Generator) -> Ints:
+    """Returns [tokens, top_k] experts, drawn without replacement in proportion to their popularity."""
+    parts = [np.empty((0, experts.top_k), dtype=np.int64)]
+    for first in range(0, tokens, _CHUNK):
+        count = min(_CHUNK, tokens - first)
+        scores = logarithms + random.gumbel(size=(count, experts.count))
+        if experts.top_groups is not None and experts.top_groups < experts.groups:
+            grouped = scores.reshape(count, experts.groups, -1)
+            best = np.sort(grouped, axis=2)[:, :, -2:].sum(axis=2)
+            left_out = np.argsort(-best, axis=1)[:, experts.top_groups :]
+            np.put_along_axis(grouped, left_out[:, :, None], -np.inf, axis=1)
+        parts.append(np.argpartition(-scores, experts.top_k - 1, axis=1)[:, : experts.top_k].astype(np.int64))
+    return np.concatenate(parts)
+
+
+def _read(path: str, experts: ExpertsSpec) -> Ints:
+    """Reads the experts that tokens chose, a token per line. Raises InputError."""
+    where = f"workload.routing.trace {path}"
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = [[int(cell) for cell in row] for row in csv.reader(file) if row]
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise InputError("must be a CSV file of numbers of experts", where=where, got=str(error)) from None
+    for number, row in enumerate(rows, start=1):
+        if len(row) != experts.top_k or len(set(row)) != len(row) or not 0 <= min(row) <= max(row) < experts.count:
+            rule = f"must have {experts.top_k} different experts from 0 to {experts.count - 1}"
+            raise InputError(rule, where=f"{where}: line {number}", got=",".join(map(str, row)))
+    if not rows:
+        raise InputError("must have a line per token", where=where, got="none")
+    return np.array(rows, dtype=np.int64)
+
+
+def _counted(chosen: list[Ints], experts: ExpertsSpec, layout: ExpertsLayout, split: Split, slots: int) -> Routing:
+    """Returns the rows of the tokens' choices, with experts and their copies placed on chips."""
+    load = np.bincount(np.concatenate(chosen).ravel(), minlength=experts.count).astype(np.float64)
+    copies = _copies(load, layout.replicas)
+    place = _place(np.repeat(load / copies, copies), layout.placement, split.holders, slots)
+    first = np.cumsum(copies) - copies
+    box = None if split.box is None else np.array(split.box)
+    pairs, tokens, boxed = [], [], []
+    rows = np.zeros(split.holders * slots)
+    for source, experts_of in enumerate(chosen):
+        turn = np.arange(len(experts_of))[:, None] + source
+        at = place[first[experts_of] + turn % copies[experts_of]]
+        holder = at // slots
+        rows += np.bincount(at.ravel(), minlength=len(rows))
+        pairs.append(np.bincount(holder.ravel(), minlength=split.holders))
+        tokens.append(_distinct(holder, split.holders))
+        if box is not None:
+            boxed.append(_distinct(box[holder], int(box.max()) + 1))
+    return Routing(
+        np.array(pairs, dtype=np.float64),
+        np.array(tokens, dtype=np.float64),
+        None if box is None else np.array(boxed, dtype=np.float64),
+        rows.reshape(split.holders, slots),
+        (rows.reshape(split.holders, slots) > 0).sum(axis=1).astype(np.float64),
+        even=False,
+    )
+
+
+def _distinct(parts: Ints, count: int) -> Ints:
+    """Returns [count] the number of tokens that have each part, given [tokens, top_k] parts."""
+    ordered = np.sort(parts, axis=1)
+    new = np.ones(ordered.shape, dtype=np.bool_)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    return np.bincount(ordered[new], minlength=count)
+
+
+def _copies(load: Floats, replicas: int) -> Ints:
+    """Returns [experts] copies, each further one of the expert with the largest load per copy."""
+    copies = np.ones(len(load), dtype=np.int64)
+    for _ in range(replicas):
+        copies[np.argmax(load / copies)] += 1
+    return copies
+
+
+def _place(load: Floats, placement: str, holders: int, slots: int) -> Ints:
+    """Returns [copies] the place of each, holder x slots + slot; `load` is that of each copy."""
+    if placement == "in_order":
+        return np.arange(len(load))
+    place, held, used = np.empty(len(load), dtype=np.int64), np.zeros(holders), np.zeros(holders, dtype=np.int64)
+    for copy in np.argsort(-load, kind="stable"):
+        holder = int(np.argmin(np.where(used < slots, held, np.inf)))
+        place[copy] = holder * slots + used[holder]
+        held[holder] += load[copy]
+        used[holder] += 1
+    return place

@@ -1,0 +1,132 @@
+"""Mixtures of experts: dimensions, routing of tokens to experts, and placement of experts on chips."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sim.specs.base import Count, Multiple, Number, Strict, wrong
+from sim.specs.link import Medium
+from sim.specs.quantities import Duration, Fraction, Sourced
+
+LOADS = (
+    "uniform",
+    "log_normal",
+    "zipf",
+    "hot_experts",
+    "hot_rank",
+    "spread_hot",
+    "ragged_sources",
+    "idle_rank",
+    "rotating_hotspot",
+    "burst",
+)
+"""Shapes of the experts' load (`sim.layouts.routing`); the last seven are those of Megatron-LM issue 7488."""
+
+Load = Literal[
+    "uniform",
+    "log_normal",
+    "zipf",
+    "hot_experts",
+    "hot_rank",
+    "spread_hot",
+    "ragged_sources",
+    "idle_rank",
+    "rotating_hotspot",
+    "burst",
+]
+Kernel = Literal["normal", "low_latency", "one_sided"]
+Scheme = Literal["per_expert", "per_rank", "per_box", "all_gather"]
+
+
+class ExpertsSpec(Strict):
+    """Mixture of experts: each token uses a few of many FFNs."""
+
+    count: Count
+    """Routed experts of a layer."""
+    top_k: Count
+    """Experts that a token uses."""
+    d_ff: Count
+    """Width of one expert."""
+    shared: Annotated[int, Field(ge=0, le=64)] = 0
+    """Experts that every token uses besides, each as wide as a routed one."""
+    groups: Count = 1
+    """Groups of consecutive experts, for routing that is limited to some of them."""
+    top_groups: Count | None = None
+    """Groups whose experts a token may use. Default: all."""
+    dense_first: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Layers at the start with a dense FFN of the model's d_ff."""
+    every: Count = 1
+    """The last of every so many layers has experts; the others are dense."""
+
+    @model_validator(mode="after")
+    def _groups_are_alike(self) -> Self:
+        if self.count % self.groups:
+            raise wrong("groups", rule=f"must divide the {self.count} experts", got=self.groups)
+        if (self.top_groups or 1) > self.groups:
+            raise wrong("top_groups", rule=f"must be at most groups, {self.groups}", got=self.top_groups)
+        candidates = self.count // self.groups * (self.top_groups or self.groups)
+        if self.top_k > candidates:
+            raise wrong("top_k", rule=f"must be at most the {candidates} experts to choose from", got=self.top_k)
+        return self
+
+    def in_layer(self, layer: int) -> bool:
+        """Returns True if a layer has experts."""
+        return layer >= self.dense_first and (layer + 1) % self.every == 0
+
+
+class RoutingSpec(Strict):
+    """Choice of experts by the tokens of a pass."""
+
+    load: Load = "uniform"
+    """Shape of the experts' load. uniform: the expected counts of a uniform choice, alike on all chips; the others draw."""
+    spread: Multiple | None = None
+    """Standard deviation of the logarithm of an expert's popularity for log_normal (default 0.5), exponent of zipf
+    (default 0.6), share of the tokens that choose what is hot for the others (default 0.5)."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
+    """Seed of the draw."""
+    trace: str | None = None
+    """CSV file of chosen experts, a token per line, instead of `load`; as seen from this file. Tokens of the pass take its
+    lines in turn."""
+
+
+class ExpertsLayout(Strict):
+    """Exchange of tokens with the chips that have their experts (`layout.uses.experts`), and placement of experts."""
+
+    dispatch: Scheme | None = None
+    """Messages of a token: one per expert, one per destination chip, one per destination box which forwards them, or an
+    all-gather of all tokens and a reduce-scatter of the sums. Default: per_expert for the kernel low_latency,
+    per_box for normal between boxes, else per_rank."""
+    kernel: Kernel | None = None
+    """Kernels of dispatch and combine, whose times are the stack's. Default: low_latency to decode, else normal."""
+    shared: Literal["under_dispatch", "under_combine", "apart"] = "under_dispatch"
+    """Place of the shared experts' matmuls, which need no dispatch: beside dispatch, beside combine, or before both."""
+    replicas: Annotated[int, Field(ge=0, le=65_536)] = 0
+    """Copies of experts besides the first of each, given to those with the largest load (EPLB)."""
+    placement: Literal["in_order", "balanced"] = "in_order"
+    """Experts on chips in order, or packed so that the chips' loads are as equal as can be (EPLB)."""
+    capacity: Number | None = None
+    """Rows that an expert takes at most, over the mean; those beyond are dropped. Default: all are taken."""
+
+
+class ExchangeTimes(Strict):
+    """Times of a kernel that sends tokens to their experts, or that sends the outputs back."""
+
+    overhead: Duration = 0.0
+    """Time from its launch to its first byte on a link."""
+    least: Duration = 0.0
+    """Shortest time of the kernel, of signals that pass beside the data."""
+    share: dict[Medium, Fraction] = {}
+    """Reached share of the bandwidth of links of each kind. Default: 1."""
+    multiprocessors: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Multiprocessors that it takes from compute."""
+
+
+class ExchangeKernel(Strict):
+    """Kernels of dispatch and combine."""
+
+    dispatch: Sourced[ExchangeTimes]
+    combine: Sourced[ExchangeTimes]
+    scheme: Scheme | None = None
+    """Messages of a token. Default: per_box between boxes, else per_rank."""
