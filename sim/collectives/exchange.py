@@ -95,7 +95,9 @@ class _Boxes:
         count, chips = len(self.members), sorted(self.box_of)
         return [[(chip, (self.box_of[chip] + step) % count) for chip in chips] for step in range(count)]
 
-    def send(self, pairs: Sequence[tuple[int, int]], shares: Sequence[float], piece: int, deps: Sequence[Int32s]) -> Int32s:
+    def send(
+        self, pairs: Sequence[tuple[int, int]], shares: Sequence[float], piece: int, deps: Sequence[Int32s]
+    ) -> Int32s:
         src, dst = (np.array(column, dtype=np.int32) for column in zip(*pairs, strict=True))
         payload = Payload(np.array(shares) / PIECES, True, part=piece, origin=src, target=dst)
         return self.to.send(src, dst, payload, piece, deps=deps)
@@ -118,9 +120,7 @@ def _forwarded(machine: Topology, rows: Floats, boxed: Floats) -> Schedule:
     return each.to.build()
 
 
-def _fan(
-    each: _Boxes, hops: Sequence[tuple[int, int, int]], piece: int, arrived: dict[tuple[int, int], int]
-) -> None:
+def _fan(each: _Boxes, hops: Sequence[tuple[int, int, int]], piece: int, arrived: dict[tuple[int, int], int]) -> None:
     """Sends rows on from the forwarding chips, or from the chip itself in its own box, to all other chips there."""
     most = max(map(len, each.members))
     for away in range(1, most):

@@ -136,13 +136,13 @@ class Dataflow(Protocol[V]):
         """`x` times each weight, a matmul for each index of dimension `over`, such as an expert or a head."""
 
     def route(self, y: V, weight: V, name: str) -> V:
-        """Shares BLX of each token's experts in its output, from the router's matmul with EX: 0 for those not chosen."""
+        """Shares BLX of each token's experts in its output, from the matmul with EX: 0 for those not chosen."""
 
     def dispatch(self, y: V, shares: V, exchange: Exchange, name: str) -> V:
         """Rows of tokens for the experts of each chip, XTE: from all chips of the group, or the chip's own."""
 
     def combine(self, rows: V, shares: V, like: V, exchange: Exchange, name: str) -> V:
-        """Sum of the experts' rows by the tokens' shares, each token where `like` has it: the reverse of `dispatch`."""
+        """Sum of the experts' rows by the tokens' shares, each token where `like` has it: `dispatch` reversed."""
 
     def add(self, x: V, y: V, name: str) -> V:
         """x + y."""

@@ -1,8 +1,8 @@
-"""Mixture of experts as dataflow: route, dispatch, grouped matmuls, combine; the shared experts on a branch of their own.
+"""Mixture of experts as dataflow: route, dispatch, grouped matmuls, combine; shared experts on their own branch.
 
-Axes of `Uses.experts` split the experts. Along those that also split tokens, chips exchange rows of tokens (dispatch and
-combine). Along the others every chip has the same tokens, takes those of its own experts, and its output is one summand
-of the sublayer's. The axes of `d_ff` that do not split experts split every expert, as they split a dense FFN.
+Axes of `Uses.experts` split the experts. Along those that also split tokens, chips exchange rows of tokens (dispatch
+and combine). Along the others every chip has the same tokens, takes those of its own experts, and its output is one
+summand of the sublayer's. The axes of `d_ff` that do not split experts split every expert, as they split a dense FFN.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def experts_output(layer: Layer[V], y: V) -> V:
     branch("apart")
     rows = flow.dispatch(y, shares, exchange, "experts" + part)
     branch("under_dispatch")
-    inputs = [flow.weight(f"{name}_experts", *_expert(uses.experts, "E", f"D_{named(inner)}")) for name in layer.ffn_inputs]
+    inputs = [
+        flow.weight(f"{name}_experts", *_expert(uses.experts, "E", f"D_{named(inner)}")) for name in layer.ffn_inputs
+    ]
     hidden = flow.activate(flow.grouped_matmul(rows, inputs, "X", "experts wi" + part), "experts activation" + part)
     down = flow.weight("w_down_experts", *_expert(uses.experts, f"D_{named(inner)}", "E"))
     (rows,) = flow.grouped_matmul(hidden, [down], "X", "experts wo" + part)

@@ -40,7 +40,9 @@ def latent_attention(layer: Layer[V], y: V) -> V:
         q, c, rope = products
         _, q = flow.norm(q, (), flow.weight("q_norm", "A", "A"), "q_norm" + part, "A")
     _, c = flow.norm(c, (), flow.weight("kv_norm", "C", "C"), "kv_norm" + part, "C")
-    up = [flow.weight(f"w_q_{name}", *_kept(f"{queries} {heads} {dim}")) for name, dim in (("plain", "N"), ("rope", "R"))]
+    up = [
+        flow.weight(f"w_q_{name}", *_kept(f"{queries} {heads} {dim}")) for name, dim in (("plain", "N"), ("rope", "R"))
+    ]
     plain, q_rope = flow.matmul(q, up, "q" + part)
     plain, c, rope = flow.to_cache(plain, c, rope, "rotary and cache" + part)
     w_k, w_v = (flow.weight(name, *_kept(f"C {heads} {dim}")) for name, dim in (("w_k", "N"), ("w_v", "U")))

@@ -52,7 +52,7 @@ class NumpyExecutor:
         self.top_k = 1
         """Experts of a token."""
         self.rows_sent: dict[tuple[int, int], int] = {}
-        """Tokens that a chip sent to another, or to itself, in the last dispatch: one once, however many experts it has."""
+        """Tokens that a chip sent to a chip in the last dispatch: each once, however many experts it has there."""
         self._sent: Shards | None = None
         self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], ...]] = {}
 
@@ -169,9 +169,7 @@ class NumpyExecutor:
         tensor = sharding.add(x.tensor, y.tensor)
         return Shards(tensor, tuple(a + b for a, b in zip(x.shards, y.shards, strict=True)))
 
-    def norm(
-        self, x: Shards, plus: Sequence[Shards], gain: Shards, name: str, dim: str = "E"
-    ) -> tuple[Shards, Shards]:
+    def norm(self, x: Shards, plus: Sequence[Shards], gain: Shards, name: str, dim: str = "E") -> tuple[Shards, Shards]:
         tensor = sharding.norm(x.tensor, [value.tensor for value in plus], dim)
         total = tuple(np.sum(parts, axis=0) for parts in zip(x.shards, *(v.shards for v in plus), strict=True))
         shards = zip(total, gain.shards, strict=True)
@@ -269,39 +267,29 @@ class NumpyExecutor:
     def dispatch(self, y: Shards, shares: Shards, exchange: Exchange, name: str) -> Shards:
         experts = sharding.Dim("X", self.sizes["X"], exchange.experts)
         tensor = sharding.dispatch(y.tensor, experts, exchange.tokens)
-        tokens, grouped, shards = self._gathered(exchange, y), self._gathered(exchange, shares), []
+        shards = []
         for chip in self.grid.chips:
-            mine = self._mine(grouped.shards[chip], exchange, chip) > 0
-            rows = tokens.shards[chip].reshape(-1, tokens.shards[chip].shape[-1])
-            shards.append(np.where(mine.T[..., None], rows, 0.0))
-            for source in self.grid.group(exchange.tokens, chip):
-                chosen = self._mine(shares.shards[source], exchange, chip) > 0
-                self.rows_sent[source, chip] = int(chosen.any(1).sum())
+            sources = self.grid.group(exchange.tokens, chip)
+            rows = np.concatenate([y.shards[source].reshape(-1, y.shards[source].shape[-1]) for source in sources])
+            chosen = [self._mine(shares.shards[source], exchange, chip) > 0 for source in sources]
+            shards.append(np.where(np.concatenate(chosen).T[..., None], rows, 0.0))
+            self.rows_sent |= {
+                (source, chip): int(rows.any(1).sum()) for source, rows in zip(sources, chosen, strict=True)
+            }
         return Shards(tensor, tuple(shards))
 
     def combine(self, rows: Shards, shares: Shards, like: Shards, exchange: Exchange, name: str) -> Shards:
-        tensor = sharding.combine(rows.tensor, like.tensor, exchange.tokens)
-        grouped, shards = self._gathered(exchange, shares), []
+        tensor, shards = sharding.combine(rows.tensor, like.tensor, exchange.tokens), []
         for chip in self.grid.chips:
-            mine = self._mine(grouped.shards[chip], exchange, chip)
-            out = np.einsum("tx,xte->te", mine, rows.shards[chip])
-            shards.append(out.reshape(*grouped.shards[chip].shape[:2], -1))
-        value = Shards(replace(self._gathered(exchange, like).tensor, partial=exchange.experts), tuple(shards))
-        for dim, axes in self._token_axes(like.tensor, exchange):
-            (value,) = self.reduce_scatter([(value, dim)], axes, name)
-        return Shards(tensor, value.shards)
-
-    def _gathered(self, exchange: Exchange, value: Shards) -> Shards:
-        """Returns tokens, or what belongs to them, of all chips that exchange them."""
-        for dim, axes in self._token_axes(value.tensor, exchange):
-            (value,) = self.all_gather([(value, dim)], axes, "tokens")
-        return value
-
-    @staticmethod
-    def _token_axes(tensor: Sharded, exchange: Exchange) -> list[tuple[str, Axes]]:
-        """Returns (dimension, axes of the exchange that split it) of sequences and positions."""
-        dims = ((name, tensor.dim(name).axes) for name in ("L", "B"))
-        return [(name, tuple(axis for axis in axes if axis in exchange.tokens)) for name, axes in dims]
+            group = self.grid.group(exchange.tokens, chip)
+            count = rows.shards[chip].shape[1] // len(group)
+            place = group.index(chip) * count
+            out = np.zeros((count, like.shards[chip].shape[-1]))
+            for holder in group:
+                mine = self._mine(shares.shards[chip], exchange, holder)
+                out += np.einsum("tx,xte->te", mine, rows.shards[holder][:, place : place + count])
+            shards.append(out.reshape(like.shards[chip].shape))
+        return Shards(tensor, tuple(shards))
 
     def _mine(self, shares: Array, exchange: Exchange, chip: int) -> Array:
         """Returns the shares [tokens, experts] of a chip's experts."""
@@ -445,8 +433,8 @@ def activation(first: Array, *second: Array) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, start: int, window: int | None = None) -> Array:
-    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to the
-    last `window` of them if given."""
+    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to
+    the last `window` of them if given."""
     scores = np.einsum("blhq,bchq->bhlc", q, k) / np.sqrt(q.shape[-1])
     behind = (start + np.arange(q.shape[1]))[:, None] - np.arange(k.shape[1])[None, :]
     scores = np.where((behind < 0) | (behind >= (window or np.inf)), -np.inf, scores)

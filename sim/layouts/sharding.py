@@ -326,7 +326,7 @@ def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
 
 
 def combine(rows: Sharded, like: Sharded, axes: Axes) -> Sharded:
-    """X_xTE -> B_xLE: the tokens back where they came from, partial over the axes of the experts that were not exchanged."""
+    """X_xTE -> B_xLE: the tokens back where they came from, partial over axes of experts that were not exchanged."""
     local = tuple(axis for axis in rows.dim("X").axes if axis not in axes)
     return replace(like, partial=(*local, *rows.partial), dtype=rows.dtype)
 

@@ -153,9 +153,7 @@ class Lowering:
     def scale(self, x: Value, mean_square: Value, gain: Value, name: str) -> Value:
         return self._elementwise(f"{name} scale", [x, mean_square, gain], x.tensor)
 
-    def norm(
-        self, x: Value, plus: Sequence[Value], gain: Value, name: str, dim: str = "E"
-    ) -> tuple[Value, Value]:
+    def norm(self, x: Value, plus: Sequence[Value], gain: Value, name: str, dim: str = "E") -> tuple[Value, Value]:
         result = sharding.norm(x.tensor, [value.tensor for value in plus], dim)
         if self.topology.chip.fuses_elementwise:
             for value in plus:

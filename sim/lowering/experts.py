@@ -1,4 +1,4 @@
-"""Lowering of a mixture of experts: the exchange of tokens between chips, and grouped matmuls of real rows per expert."""
+"""Lowering of a mixture of experts: exchange of tokens between chips, grouped matmuls of each expert's rows."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from sim import units
-from sim.collectives import algorithm_of, schedule
-from sim.collectives.emit import Timing
 from sim.collectives.exchange import ExchangeSpec, exchange
+from sim.collectives.schedule import Timing
 from sim.layouts import sharding
 from sim.layouts.dataflow import Exchange
 from sim.layouts.sharding import ITEM_BYTES, Sharded

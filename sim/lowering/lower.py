@@ -50,7 +50,11 @@ def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, kee
     lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
     if scenario.overlap == "collective_matmul" and lines:
         flow.note(f"overlap collective_matmul: no loop around {', '.join(lines)}, which do not wrap")
-    if any(kind.residual == "ladder" for kind in forward_pass.kinds) and scenario.communication_streams == 1 and (uses.stream or uses.tokens):
+    if (
+        any(kind.residual == "ladder" for kind in forward_pass.kinds)
+        and scenario.communication_streams == 1
+        and (uses.stream or uses.tokens)
+    ):
         flow.note(
             "ladder over a residual stream that is split: the next half's gathers queue behind a half's sum on the one "
             "communication stream, which hides little of it; see layout.communication: two_streams"
@@ -105,8 +109,8 @@ def _layers(
     keep: int | None,
     pool: MemoryPool | None = None,
 ) -> Sequence[Value]:
-    """Lowers layers of the given kinds. A block of one or two layers, or of the `cycle` in which kinds of layers come again,
-    that was just lowered twice with the same tasks, is repeated from then on.
+    """Lowers layers of the given kinds. A block of one or two layers, or of the `cycle` in which kinds of layers come
+    again, that was just lowered twice with the same tasks, is repeated from then on.
 
     A block is longer where gathers of weights run further ahead: a task waits for tasks of the block before at most.
     The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool

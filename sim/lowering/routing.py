@@ -5,10 +5,10 @@ other load is drawn, token by token: the logarithm of an expert's popularity plu
 token takes the top_k highest, in the groups with the highest sum of their two best scores where groups are limited
 (DeepSeek-V3 2024, section 2.1.2). This is a draw without replacement in proportion to popularity.
 
-Loads by name: log_normal and zipf of the experts, in an order drawn by the seed; hot_experts: top_k experts, hot_rank and
-rotating_hotspot: the experts of the first chip, and of one drawn by the seed; spread_hot: one expert of every chip;
-idle_rank: all but the experts of the last chip; ragged_sources: uniform experts, log-normal tokens per chip; burst: every
-token of half of the chips chooses the same top_k experts. What is hot gets `spread` of the choices.
+Loads by name: log_normal and zipf of the experts, in an order drawn by the seed; hot_experts: top_k experts, hot_rank
+and rotating_hotspot: the experts of the first chip, and of one drawn by the seed; spread_hot: one expert of every chip;
+idle_rank: all but the experts of the last chip; ragged_sources: uniform experts, log-normal tokens per chip; burst:
+every token of half of the chips chooses the same top_k experts. What is hot gets `spread` of the choices.
 
 Experts are placed by EPLB's rule (github.com/deepseek-ai/EPLB): each further copy goes to the expert with the largest
 load per copy; balanced, copies go by falling load to the chip with the least so far that has room.
@@ -101,7 +101,7 @@ def _limited(routing: Routing, layout: ExpertsLayout, experts: ExpertsSpec, spli
     return replace(routing, pairs=routing.pairs * share, tokens=routing.tokens * share, rows=kept)
 
 
-# --- a uniform load ----------------------------------------------------------------------------------------------------
+# --- a uniform load --------------------------------------------------------------------------------------------------
 
 
 def _uniform(experts: ExpertsSpec, split: Split, slots: int) -> Routing:
@@ -155,7 +155,7 @@ def _none(candidates: float, part: float, chosen: int) -> float:
     )
 
 
-# --- a drawn load ------------------------------------------------------------------------------------------------------
+# --- a drawn load ----------------------------------------------------------------------------------------------------
 
 
 def _choices(experts: ExpertsSpec, spec: RoutingSpec, split: Split) -> list[Ints]:

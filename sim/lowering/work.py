@@ -74,8 +74,8 @@ class AttentionWork:
     def _seen(self, length: float, reached: float) -> float:
         """Returns the positions for which a query has a score, on average.
 
-        If positions are split over chips, the last ones are on one chip, for which the others wait; this assumes that all
-        take as long.
+        If positions are split over chips, the last ones are on one chip, for which the others wait; this assumes that
+        all take as long.
         """
         if not self.skips_masked:
             return reached
@@ -116,9 +116,7 @@ class Expansion:
         return ((" expansion", scaled),)
 
 
-def attention_work(
-    scenario: Scenario, chip: Chip, q: Sharded, k: Sharded, window: int | None = None
-) -> AttentionWork:
+def attention_work(scenario: Scenario, chip: Chip, q: Sharded, k: Sharded, window: int | None = None) -> AttentionWork:
     """Returns the work of attention of queries q BLHQ to keys like k BLKQ, to the last `window` positions if given."""
     workload, d_head = scenario.workload, q.local_shape[3]
     batch, positions, heads, _ = q.local_shape
@@ -149,7 +147,8 @@ def latent_attention_work(
     """Returns the work of attention of queries BLHN and BLHR to latent vectors BLC and shared keys BLR.
 
     Args:
-        expansion: weights CHN and CHU; without, queries are BLHC, and the vectors are read as keys and as values at once.
+        expansion: weights CHN and CHU; without, queries are BLHC, and the vectors are read as keys and as values at
+        once.
     """
     (q, rope), (latent, shared) = queries, cached
     batch, positions, heads, width = q.local_shape
@@ -196,8 +195,8 @@ def _skips_masked(scenario: Scenario, chip: Chip) -> bool:
     """Returns True if attention computes only the scores that the causal mask leaves, as FlashAttention does.
 
     A query then sees the cache up to its own position: L of them see (L - 1) / 2 positions less than the last, on
-    average. Unfused kernels compute the whole rectangle, as a mask over a static cache makes any kernel do; an encoder's
-    layers have no causal mask.
+    average. Unfused kernels compute the whole rectangle, as a mask over a static cache makes any kernel do; an
+    encoder's layers have no causal mask.
     """
     return scenario.model.causal and scenario.workload.static_cache is None and chip.fuses_attention
 

@@ -18,9 +18,9 @@ DTYPE_BYTES: dict[str, float] = {
     "nvfp4": 1 / 2 + 1 / 16,
     "mxfp4": 1 / 2 + 1 / 32,
 }
-"""Bytes of a number with its share of the scale of its block: fp8 has a 32-bit scale for 128 numbers (DeepSeek-V3, section
-3.3.2), int4 a 16-bit one for 128 (AWQ, GPTQ), mxfp8 and mxfp4 8 bits for 32 (OCP Microscaling Formats 1.0), nvfp4 8 bits
-for 16 (NVIDIA). int8 has one per channel, which is not counted."""
+"""Bytes of a number with its share of the scale of its block: fp8 has a 32-bit scale for 128 numbers (DeepSeek-V3,
+section 3.3.2), int4 a 16-bit one for 128 (AWQ, GPTQ), mxfp8 and mxfp4 8 bits for 32 (OCP Microscaling Formats 1.0),
+nvfp4 8 bits for 16 (NVIDIA). int8 has one per channel, which is not counted."""
 
 _SAME_RATE = {"mxfp8": "fp8", "mxfp4": "nvfp4"}
 """Formats that matrix units multiply as fast as another, by which a chip's file names the rate."""

@@ -80,15 +80,15 @@ class RoutingSpec(Strict):
     """Choice of experts by the tokens of a pass."""
 
     load: Load = "uniform"
-    """Shape of the experts' load. uniform: the expected counts of a uniform choice, alike on all chips; the others draw."""
+    """Shape of the experts' load. uniform: expected counts, alike on all chips; the others are drawn."""
     spread: Multiple | None = None
     """Standard deviation of the logarithm of an expert's popularity for log_normal (default 0.5), exponent of zipf
     (default 0.6), share of the tokens that choose what is hot for the others (default 0.5)."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
     """Seed of the draw."""
     trace: str | None = None
-    """CSV file of chosen experts, a token per line, instead of `load`; as seen from this file. Tokens of the pass take its
-    lines in turn."""
+    """CSV file of chosen experts, a token per line, instead of `load`; as seen from this file. Tokens of the pass take
+    its lines in turn."""
 
 
 class ExpertsLayout(Strict):

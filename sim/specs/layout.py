@@ -87,8 +87,8 @@ class LayoutSpec(Strict):
     experts: ExpertsLayout = ExpertsLayout()
     """Exchange of tokens between chips that hold different experts."""
     latent: Literal["plain", "absorbed"] | None = None
-    """Latent attention on keys and values expanded for all heads, or on the cached vectors, with the expansion absorbed in
-    queries and outputs. Default: absorbed to decode, else plain."""
+    """Latent attention on keys and values expanded for all heads, or on the cached vectors, with the expansion absorbed
+    in queries and outputs. Default: absorbed to decode, else plain."""
     head: Literal["sharded", "replicated"] = "sharded"
     """Embedding and LM head split over the vocabulary, or whole on every chip."""
     logits: Literal["last", "every", "none"] = "last"

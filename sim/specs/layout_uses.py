@@ -33,7 +33,7 @@ class UsesSpec(Strict):
     d_ff: AxisNames = ()
     """Split d_ff."""
     experts: AxisNames = ()
-    """Split the experts, in layers that have them: axes of `d_ff` or `batch`. Other axes of `d_ff` split each expert."""
+    """Split the experts in layers that have them: axes of `d_ff` or `batch`. Other axes of `d_ff` split each expert."""
     gather: AxisNames = ()
     """Weights are gathered over them for each layer; they split the batch."""
     batch: AxisNames = ()

@@ -13,7 +13,7 @@ _NEAR = 0.1
 
 
 class LatentSpec(Strict):
-    """Multi-head latent attention (DeepSeek-V2 2024, section 2.1): keys and values of all heads from one small vector."""
+    """Multi-head latent attention (DeepSeek-V2 2024, section 2.1): keys and values of all heads from one vector."""
 
     q_rank: Count | None = None
     """Width of the queries' latent vector. Default: queries are projected from d_model."""
@@ -51,7 +51,7 @@ class Model(Strict):
     experts: ExpertsSpec | None = None
     """Mixture of experts in place of the FFN. Default: none."""
     latent: LatentSpec | None = None
-    """Latent attention; d_head is then a query's width, position included, and kv_heads must be heads. Default: none."""
+    """Latent attention; d_head is then a query's width, rope included, and kv_heads must be heads. Default: none."""
     window: WindowSpec | None = None
     """Layers with a sliding window. Default: every layer attends to all positions."""
     ffn: Literal["swiglu", "mlp"]
@@ -93,8 +93,8 @@ class Model(Strict):
         return self
 
     def _count(self, routed: int) -> int:
-        """Returns the weights of all matmuls if a layer has so many routed experts, of embedding and LM head; norms left
-        out."""
+        """Returns the weights of all matmuls if a layer has so many routed experts, of embedding and LM head; norms
+        left out."""
         matrices, experts = 3 if self.ffn == "swiglu" else 2, self.experts
         mixed = sum(experts.in_layer(layer) for layer in range(self.layers)) if experts else 0
         total = self.layers * self._attention_parameters + (self.layers - mixed) * matrices * self.d_model * self.d_ff
@@ -131,7 +131,7 @@ class Model(Strict):
 
     @property
     def parameters(self) -> float:
-        """Parameters that MFU counts (Pope et al. 2022, section 2), those that a token uses: as published, else counted."""
+        """Parameters that a token uses, which MFU counts (Pope et al. 2022, section 2): as published, else counted."""
         if self.experts:
             return float(self.active_parameters)
         return self.nominal_parameters or float(self.counted_parameters)

@@ -9,6 +9,7 @@ from sim.errors import suggest
 from sim.specs import plugins as plugin_table
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
+from sim.specs.chip import matmul_format
 from sim.specs.engine import EngineSpec
 from sim.specs.layout import UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
@@ -141,6 +142,10 @@ class Scenario(Strict):
         if dtype not in chip.peak:
             rule = f"must be a type that chip '{chip.name}' has a peak for"
             raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
+        operands = self.workload.operands
+        if operands is not None and matmul_format(operands) not in chip.peak:
+            rule = f"must be a type that chip '{chip.name}' multiplies"
+            raise wrong("workload", "operands", rule=rule, got=operands, hint=f"it has {', '.join(sorted(chip.peak))}")
         mesh, chips = self.layout.mesh, self.topology.chip_count
         if self.topology.lines:
             if mesh.tensor is not None:

@@ -30,7 +30,7 @@ class Uses:
     d_ff: Axes = ()
     """Split d_ff: what the FFN puts out is summed over them."""
     experts: Axes = ()
-    """Axes of `d_ff` or `batch` that split the experts in layers that have them; the other axes of `d_ff` split each."""
+    """Axes of `d_ff` or `batch` that split the experts in layers that have them; other axes of `d_ff` split each."""
     gather: Axes = ()
     """Weights are gathered over them for each layer; they split the batch."""
     batch: Axes = ()
@@ -151,14 +151,14 @@ def attention_data_parallel(axes: Axes) -> Uses:
 
 
 def expert_parallel(axes: Axes) -> Uses:
-    """DeepSeek-V3 (2024, section 3.4): every chip has sequences of its own and all weights but the routed experts, which
-    are split over the chips; tokens are sent to them."""
+    """DeepSeek-V3 (2024, section 3.4): every chip has sequences of its own and all weights but the routed experts,
+    which are split over the chips; tokens are sent to them."""
     return Uses(batch=axes, experts=axes)
 
 
 def tensor_expert_parallel(axes: Axes) -> Uses:
-    """Heads and dense FFNs split over all chips, as `tensor_parallel`, and experts as well: every chip has all tokens, and
-    adds what its experts make of them."""
+    """Heads and dense FFNs split over all chips, as `tensor_parallel`, and experts as well: every chip has all tokens,
+    and adds what its experts make of them."""
     return Uses(heads=axes, d_ff=axes, experts=axes)
 
 

@@ -247,7 +247,7 @@ def test_no_form_predicts_a_batch_that_chips_do_not_divide(layout: str):
     """The closed form refuses what the simulation refuses, in place of searching for a split that there is not."""
     scenario = plain(f"layout={{ffn: {layout}, attention: batch}}", "workload.batch=7")
     at = PRESETS[layout](("x", "y", "z"))
-    if at.gather or at.tokens:  # sequences are split over these, of one token each
+    if at.gather or at.tokens or at.batch:  # sequences are split over these, of one token each
         with pytest.raises(
             InputError, match=r"workload\.batch: must be a multiple of the .* chips that share it, got 7"
         ):

@@ -34,8 +34,14 @@ WORKLOADS = {
     "one prompt": {"phase": "prefill", "batch": 1, "prompt": 1024},
     "prompts": {"phase": "prefill", "batch": 64, "prompt": 128},
 }
-WITHOUT_LOOPS = ("tensor_parallel", "megatron_sequence_parallel", "attention_data_parallel")
-"""On three axes: what they gather and scatter is over more than one."""
+WITHOUT_LOOPS = (
+    "tensor_parallel",
+    "megatron_sequence_parallel",
+    "attention_data_parallel",
+    "expert_parallel",
+    "tensor_expert_parallel",
+)
+"""On three axes: what they gather and scatter is over more than one, or nothing."""
 LOOPED = [
     (layout, workload)
     for layout in PRESETS

@@ -1,17 +1,17 @@
 """Padding left out: the same function, fewer rows where the reference says so, and what it costs."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from support import transformer
+from support.forward_passes import plain_model
 from support.machines import switch
 from support.pipelines import scenario, times
 
 from sim.engine import simulate
 from sim.errors import InputError
-from sim.layouts.forward import ForwardPass
+from sim.layouts.forward import ForwardPass, kinds_of
 from sim.layouts.layer import Layer
 from sim.layouts.numpy_executor import NumpyExecutor
 from sim.lowering.lower import lower
@@ -32,15 +32,16 @@ def test_packed_layers_compute_what_padded_ones_do(chips: int):
     flow = NumpyExecutor(tensor_parallel(switch(chips), 8), size)
     flow.lengths = LENGTHS
     at = PRESETS["tensor_parallel"](tuple(axis for axis, _ in flow.mesh))
-    model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
+    model = plain_model("mlp", heads=8, kv_heads=8)
+    kinds = kinds_of(model, ("standard",) * 2)
     layer = Layer(flow, model, at, packed=True)
-    whole = ForwardPass((layer,), ("standard",) * 2, (), every_position=True, tied=True, has_logits=False)
+    whole = ForwardPass((layer,), kinds, (), every_position=True, tied=True, has_logits=False)
     x = rng.normal(size=(4, 7, size["E"]))
     flow.send(flow.place(x, "B L E"))
     streams = whole.embed_tokens()
     for i, weights in enumerate(layers):
         flow.layer, flow.weights = i, weights
-        streams = whole.layer("standard", streams)
+        streams = whole.layer(whole.kinds[0], streams)
     packed = flow.collect(whole.finish_stream(streams))
     for sequence, real in enumerate(LENGTHS):
         alone = transformer.OneDevice(layers, {}, "serial").forward(x[sequence : sequence + 1, :real])
@@ -137,15 +138,16 @@ def test_two_stages_compute_what_one_does(scattered: bool, packed: bool):
     flow = NumpyExecutor(tensor_parallel(switch(4), 8), size)
     flow.lengths = LENGTHS
     at = PRESETS["tensor_parallel"](tuple(axis for axis, _ in flow.mesh))
-    model: Any = SimpleNamespace(kv_heads=8, heads=8, ffn="mlp")
+    model = plain_model("mlp", heads=8, kv_heads=8)
+    kinds = kinds_of(model, ("standard",) * 2)
     layer = Layer(flow, model, at, packed=packed)
-    whole = ForwardPass((layer,), ("standard",) * 2, (), every_position=True, tied=True, has_logits=False)
+    whole = ForwardPass((layer,), kinds, (), every_position=True, tied=True, has_logits=False)
     x = rng.normal(size=(4, 7, size["E"]))
     flow.send(flow.place(x, "B L E"))
     flow.layer, flow.weights = 0, layers[0]
-    whole.send_stream(whole.layer("standard", whole.embed_tokens()), scattered)
+    whole.send_stream(whole.layer(kinds[0], whole.embed_tokens()), scattered)
     flow.layer, flow.weights = 1, layers[1]
-    found = flow.collect(whole.finish_stream(whole.layer("standard", whole.receive_stream(scattered, "standard"))))
+    found = flow.collect(whole.finish_stream(whole.layer(kinds[1], whole.receive_stream(scattered, kinds[0]))))
     expected = transformer.OneDevice(layers, {}, "serial").forward(x)
     for sequence, real in enumerate(LENGTHS):
         rows = slice(real if packed else 7)

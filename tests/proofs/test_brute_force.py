@@ -27,7 +27,7 @@ Tensor = tuple[tuple[str, int], ...]
 """Dimensions as letters of `SPLITS`, and their sizes."""
 MODELS = ("palm_540b", "llama3_70b", "gpt_20b")
 """One with multi-query attention, one with grouped queries, one with multi-head attention."""
-OTHER_MODELS = [name for name in load.shipped("model") if name not in MODELS]
+OTHER_MODELS = [name for name in load.shipped("model") if name not in MODELS and not load.model(name).experts]
 ATTENTION = ("heads", "batch")
 MESHES = ((2, 2, 1), (2, 2, 2), (4, 4, 4), (8, 4, 4), (4, 16))
 GPUS = (1, 2, 4, 6, 8, 12, 16)
@@ -39,12 +39,28 @@ def tensors(model: Model, block: str, size: Mapping[str, int]) -> Iterator[Tenso
     def of(letters: str) -> Tensor:
         return tuple((letter, size[letter]) for letter in letters)
 
-    for _ in range(model.layers):
-        for letters in ("EHQ", "EKQ", "EKQ", "HQE", *["EF"] * (2 if model.ffn == "swiglu" else 1), "FE"):
-            yield of(letters)
+    inputs = 2 if model.ffn == "swiglu" else 1
+    attention = ["EHQ", "EKQ", "EKQ", "HQE"]
+    if model.latent:
+        attention = ["EA", "EC", "ER", "AHN", "AHR", "CHN", "CHU", "HUE", "A", "C"]
+    for layer in range(model.layers):
+        ffn = [*["EF"] * inputs, "FE"]
+        if model.experts and model.experts.in_layer(layer):
+            ffn = ["EX", *["XED"] * inputs, "XDE", *(["ES"] * inputs + ["SE"] if model.experts.shared else [])]
+        yield from map(of, (*attention, *ffn))
         yield from [of("E")] * (1 if block == "parallel" else 2)
     yield of("E")
     yield from [of("VE")] * (1 if model.tied else 2)
+
+
+def more_sizes(model: Model) -> dict[str, int]:
+    """Sizes of dimensions that models with experts or latent attention have."""
+    experts, latent = model.experts, model.latent
+    size = {"X": experts.count, "D": experts.d_ff, "S": experts.shared * experts.d_ff} if experts else {}
+    if latent:
+        size |= {"A": latent.q_rank, "C": latent.kv_rank, "R": latent.rope}
+        size |= {"N": model.d_head - latent.rope, "U": latent.d_value}
+    return size
 
 
 def least(size: int, *ways: int) -> int:
@@ -60,6 +76,10 @@ def held(tensor: Tensor, split: Mapping[str, int], ranks: int) -> list[int]:
     parts = list(itertools.product(*blocks))
     assert ranks % len(parts) == 0
     return [prod(len(block) for block in parts[rank % len(parts)]) for rank in range(ranks)]
+
+
+LAYERS = 5
+"""More than the dense layers at the start of any shipped model with experts."""
 
 
 def of_fullest(scenario: Scenario, size: Mapping[str, int], splits: list[Mapping[str, int]], ranks: int) -> int:
@@ -123,11 +143,12 @@ def on_gpus(scenario: Scenario, ranks: int) -> int:
         "Q": model.d_head,
         "F": model.d_ff,
         "V": least(model.vocabulary, n),
-    }
-    own = {"E": 1, "H": n, "Q": 1, "F": n, "K": n if multi_head else gcd(model.kv_heads, n)}
-    layer = [own] * (7 if model.ffn == "swiglu" else 6) + [{"E": 1}] * (1 if scenario.block == "parallel" else 2)
+    } | more_sizes(model)
+    own = dict.fromkeys("EQXACRNU", 1) | {"H": n, "F": n, "D": n, "S": n}
+    own |= {"K": n if multi_head else gcd(model.kv_heads, n)}
     ends = [{"E": 1}, *[{"V": n if scenario.layout.head == "sharded" else 1, "E": 1}] * (1 if model.tied else 2)]
-    return of_fullest(scenario, size, [*layer * model.layers, *ends], ranks)
+    layers = len(list(tensors(model, scenario.block, size))) - len(ends)
+    return of_fullest(scenario, size, [*[own] * layers, *ends], ranks)
 
 
 def torus_scenario(model: str, layout: str, attention: str, mesh: tuple[int, ...]) -> Scenario:
@@ -148,7 +169,7 @@ def gpu_scenario(model: str, ranks: int, *settings: str) -> Scenario:
     chips = [f"topology.chips={ranks}", f"layout.mesh.tensor={ranks}", "layout.residual=null"]
     fields = [
         f"model={model}",
-        "model.layers=2",
+        f"model.layers={LAYERS}",
         *chips,
         "layout.logits=last",
         "stack.attention=unfused",
@@ -163,7 +184,10 @@ def gpu_scenario(model: str, ranks: int, *settings: str) -> Scenario:
         *pairwise(itertools.product(MODELS, PAPER_LAYOUTS, ATTENTION, MESHES)),
         *slow(
             itertools.product(
-                [name for name in load.shipped("model") if name not in MODELS], PAPER_LAYOUTS, ATTENTION, MESHES
+                [name for name in load.shipped("model") if name not in MODELS and not load.model(name).experts],
+                PAPER_LAYOUTS,
+                ATTENTION,
+                MESHES,
             )
         ),
     ],
@@ -177,6 +201,8 @@ def fits(model: str, ranks: int) -> bool:
     """Whether this many ranks can share the model's heads and d_ff."""
     own = load.model(model)
     heads = least(own.computed_heads, ranks)
+    if own.experts and own.experts.d_ff % ranks:
+        return False
     return own.d_ff % ranks == 0 and (own.kv_heads == own.heads or heads % own.kv_heads == 0)
 
 
@@ -195,6 +221,7 @@ def test_weights_of_a_tensor_parallel_rank_are_those_of_all_its_tensors(model: s
 def test_parameters_are_those_of_all_tensors_without_norms(name: str):
     model = load.model(name)
     size = {"E": model.d_model, "H": model.heads, "K": model.kv_heads, "Q": model.d_head, "F": model.d_ff}
+    size |= more_sizes(model)
     found = sum(
         prod(length for _, length in tensor)
         for tensor in tensors(model, model.block, size | {"V": model.vocabulary})
@@ -298,10 +325,12 @@ def test_attention_reads_the_key_value_heads_of_each_tensor_parallel_rank(kv_hea
 
 
 @pytest.mark.parametrize(
-    ("model", "ranks", "phase"), pairwise((*case, phase) for case in RANKED for phase in ("prefill", "decode"))
+    ("model", "ranks", "phase"),
+    pairwise((*case, phase) for case in RANKED if not load.model(case[0]).latent for phase in ("prefill", "decode")),
 )
 def test_flops_of_a_rank_are_two_for_each_weight_and_token(model, ranks, phase):
-    """And 4 L C Q a head for scores and values; logits of the last position of each of the 3 sequences."""
+    """And 4 L C Q a head for scores and values; logits of the last position of each of the 3 sequences. Of experts those
+    that a token uses, and the router, which every rank runs."""
     tokens, length = {"prefill": (8, 8), "decode": (1, 101)}[phase]
     settings = {"prefill": "prompt: 8", "decode": "context: 100, generate: 1"}[phase]
     scenario = gpu_scenario(
@@ -310,10 +339,14 @@ def test_flops_of_a_rank_are_two_for_each_weight_and_token(model, ranks, phase):
     own = scenario.model
     heads = least(own.computed_heads, ranks) // ranks
     keys = heads if own.kv_heads == own.heads else own.kv_heads // gcd(own.kv_heads, ranks)
-    width = (3 if own.ffn == "swiglu" else 2) * own.d_ff // ranks
-    weights = own.d_model * (2 * (heads + keys) * own.d_head + width)
-    layer = 2 * 3 * tokens * weights + 4 * 3 * tokens * length * heads * own.d_head
+    matrices, experts, layers = 3 if own.ffn == "swiglu" else 2, own.experts, 0
+    for number in range(own.layers):
+        width = matrices * own.d_ff // ranks
+        if experts and experts.in_layer(number):
+            width = matrices * (experts.top_k + experts.shared) * experts.d_ff // ranks + experts.count
+        weights = own.d_model * (2 * (heads + keys) * own.d_head + width)
+        layers += 2 * 3 * tokens * weights + 4 * 3 * tokens * length * heads * own.d_head
     logits = 2 * 3 * own.d_model * least(own.vocabulary, ranks) // ranks
     program = lower(scenario, mesh_of(scenario)).program
     mine = (program.chip == 0) & (program.kind == Kind.COMPUTE)
-    assert program.flops[mine].sum() == 2 * layer + logits
+    assert program.flops[mine].sum() == pytest.approx(layers + logits, rel=1e-12)

@@ -141,13 +141,13 @@ def test_a_missing_all_reduce_of_keys_is_refused(monkeypatch):
 )
 def test_attention_that_slices_a_stream_of_the_chips_own_is_refused(monkeypatch, differing, rule):
     """Few key-value heads are projected on a slice of the tokens: it must be a slice of one and the same stream."""
-    project = Layer._project
+    project = Layer.project
 
     def own(self, *args):
         y, products = project(self, *args)
         return self.flow.keep_partial(self.flow.as_mean_partial(y, differing)), products
 
-    monkeypatch.setattr(Layer, "_project", own)
+    monkeypatch.setattr(Layer, "project", own)
     with pytest.raises(LayoutError, match=rule):
         next(run_both(PRESETS["weight_stationary_1d"], (2, 2), batch=4))
 

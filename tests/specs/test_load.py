@@ -56,7 +56,7 @@ def test_the_files_are_good_unless_a_test_breaks_them():
         ("chip.peak.bf16.vlaue", "chip.yaml: peak.bf16: unknown key 'vlaue'; did you mean 'value'?"),
         ("link.latancy", "link.yaml: unknown key 'latancy' of a link; did you mean 'latency'?"),
         ("model.d_modl", "model.yaml: unknown key 'd_modl' of a model; did you mean 'd_model'?"),
-        ("scenario.workload.x", "scenario.yaml: workload: unknown key 'x'; choose from activations, batch, context, "),
+        ("scenario.workload.x", "scenario.yaml: workload: unknown key 'x'; choose from activations, batch, combine, "),
     ],
 )
 def test_a_typo_in_a_key_is_found_at_any_depth(field, message):
@@ -125,7 +125,8 @@ def test_all_keys_that_are_missing_or_unknown_are_named_at_once():
     assert error({"model": whole | {"hidden_size": 16, "head_dim": 4, "nonsense": 1}}) == (
         "model.yaml: unknown keys 'hidden_size', 'head_dim' and 'nonsense' of a model; "
         "did you mean 'd_model' for 'hidden_size', 'd_head' for 'head_dim'? Fields here: block, causal, d_ff, d_head, "
-        "d_model, ffn, heads, kv_heads, layers, name, nominal_parameters, padded_heads, source, tied, vocabulary"
+        "d_model, experts, ffn, heads, kv_heads, latent, layers, name, nominal_parameters, padded_heads, source, tied, "
+        "vocabulary, window"
     )
 
 
@@ -237,7 +238,11 @@ def test_a_value_is_met_with_its_rule(field, value, message):
     ("field", "value", "message"),
     [
         ("workload.phase", "prefil", "must be one of prefill, decode, generate, got 'prefil'; did you mean 'prefill'?"),
-        ("workload.weights", "int4", "must be one of bf16, fp16, int8, got 'int4'; did you mean 'int8'?"),
+        (
+            "workload.weights",
+            "int2",
+            "must be one of bf16, fp16, int8, fp8, mxfp8, int4, nvfp4, mxfp4, got 'int2'; did you mean 'int8'?",
+        ),
         ("layout.attention", "head", "must be one of heads, batch, got 'head'; did you mean 'heads'?"),
         (
             "layout.overlap",

@@ -20,6 +20,12 @@ PASSES = (3, 1, 1)
 """New positions of a prefill and two decode steps."""
 
 
+def plain_model(ffn: str, heads: int, kv_heads: int) -> Any:
+    """What a layer asks of a dense model."""
+    more = {"experts": None, "latent": None, "window": None, "window_of": lambda layer: None}
+    return SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv_heads, **more)
+
+
 class Ranks:
     """Tensor-parallel ranks written plainly: each with its heads, its part of d_ff and its own cache and residual."""
 
@@ -153,8 +159,8 @@ def passes(
     weights = [transformer.weights(rng, size, ffn) for _ in range(layers)]
     ends = transformer.ends(rng, size, tied=tied)
     flow = NumpyExecutor(machine, size, form, chunks)
-    model: Any = SimpleNamespace(ffn=ffn, heads=heads, kv_heads=kv)
-    differing = scheme in DIFFERING
+    model = plain_model(ffn, heads, kv)
+    differing = scheme in DIFFERING and bool(uses.summed)
     ranks = Ranks(weights, ends, chips if differing else 1, kv)
     for count in positions:
         size["L"] = count
@@ -163,7 +169,7 @@ def passes(
         layer: Layer[Any] = Layer(flow, model, uses, attention, token_dim="B" if by_sequence else "L")
         forward_pass: forward.ForwardPass[Any] = forward.ForwardPass(
             layers=forward.split_layer(layer, parts),
-            kinds=SCHEMES[scheme](layers, ladder_layers),
+            kinds=forward.kinds_of(model, SCHEMES[scheme](layers, ladder_layers)),
             head=uses.weights if head else (),
             every_position=every_position,
             tied=tied,

@@ -15,6 +15,7 @@ from sim import topology as machines
 from sim import units
 from sim.errors import InputError
 from sim.specs import DTYPE_BYTES, Model, TopologySpec, load
+from sim.specs.chip import matmul_format
 from sim.specs.load.boxes import inherit
 from sim.specs.load.references import expand
 
@@ -156,6 +157,16 @@ def _add_graph(values: RandomValues, data: dict[str, Any]) -> None:
 
 def _agree_model(values: RandomValues, model: dict[str, Any]) -> None:
     model["heads"] = model["kv_heads"] * values.choice((1, 1, 2, 4, 6))
+    for name, chance in (("experts", 0.4), ("latent", 0.3), ("window", 0.5)):
+        if not values.chance(chance):
+            model.pop(name, None)
+    if "latent" in model:
+        model["heads"] = model["kv_heads"]
+        model["latent"]["rope"] = model["d_head"] // 2
+    if experts := model.get("experts"):
+        groups = values.choice((1, 2))
+        experts |= {"count": groups * values.choice((4, 8, 12)), "groups": groups, "top_k": values.choice((1, 2))}
+        experts |= {"d_ff": values.choice((32, 64)), "shared": values.choice((0, 1, 2)), "top_groups": groups}
     if "padded_heads" in model:
         model["padded_heads"] = model["heads"] + values.choice((0, 1, 4)) * model["kv_heads"]
 
@@ -168,16 +179,24 @@ def _agree_workload(values: RandomValues, workload: dict[str, Any], spec: Topolo
     for name in ("weights", "activations", "kv_cache"):
         if workload.get(name, "bf16") not in spec.chip.peak:
             workload[name] = values.choice([dtype for dtype in DTYPE_BYTES if dtype in spec.chip.peak])
+    if matmul_format(workload.get("operands", "bf16")) not in spec.chip.peak or values.chance(0.7):
+        workload.pop("operands", None)
+    if "routing" in workload:
+        workload["routing"].pop("trace", None)
 
 
 def _agree_layout(values: RandomValues, data: dict[str, Any], spec: TopologySpec) -> None:
     layout = data["layout"]
+    layout.get("experts", {}).pop("replicas", None)
     if spec.kind == "torus":
         data["workload"]["batch"] *= values.choice((1, spec.chip_count, spec.chip_count))
         known = SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["anyOf"][0]["anyOf"][0]["enum"]
         layout["ffn"] = values.choice(known)
         return
     layout |= {"ffn": "tensor_parallel", "attention": "heads"}
+    if "experts" in data["model"] and "residual" not in layout:
+        layout["ffn"] = values.choice(("tensor_parallel", "expert_parallel", "tensor_expert_parallel"))
+        data["workload"]["batch"] *= values.choice((1, spec.chip_count))
     if "residual" in layout:
         data["model"]["block"] = layout["block"] = "parallel" if layout["residual"] == "parallel" else "serial"
     if layout.get("residual") == "hybrid":
