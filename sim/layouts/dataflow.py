@@ -124,7 +124,7 @@ class Dataflow(Protocol[V]):
         """Append k and v to the layer's cache and attend to it causally, to the last `window` positions if given."""
 
     def latent_attention(self, queries: tuple[V, V], cached: tuple[V, V], expansion: tuple[V, ...], name: str) -> V:
-        """Append the latent vectors and shared keys `cached`, BLC and BLR, to the layer's cache and attend to it causally.
+        """Append latent vectors and shared keys, `cached`, BLC and BLR, to the layer's cache and attend to it causally.
 
         Args:
             queries: their parts for the latent vectors and for the shared keys, BLHN and BLHR.

@@ -329,8 +329,8 @@ def test_attention_reads_the_key_value_heads_of_each_tensor_parallel_rank(kv_hea
     pairwise((*case, phase) for case in RANKED if not load.model(case[0]).latent for phase in ("prefill", "decode")),
 )
 def test_flops_of_a_rank_are_two_for_each_weight_and_token(model, ranks, phase):
-    """And 4 L C Q a head for scores and values; logits of the last position of each of the 3 sequences. Of experts those
-    that a token uses, and the router, which every rank runs."""
+    """And 4 L C Q a head for scores and values; logits of the last position of each of the 3 sequences. Of experts
+    those that a token uses, and the router, which every rank runs."""
     tokens, length = {"prefill": (8, 8), "decode": (1, 101)}[phase]
     settings = {"prefill": "prompt: 8", "decode": "context: 100, generate: 1"}[phase]
     scenario = gpu_scenario(
