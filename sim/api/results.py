@@ -26,7 +26,7 @@ class SimulatedRun(Run):
     """A run with its figures and tables."""
 
     def plot(self, figure: str = "timeline", phase: str = "") -> Figure:
-        """Draws a figure: timeline, breakdown, links, roofline, memory or stages.
+        """Draws a figure, one of `sim.results.figures.PHASE_FIGURES`.
 
         Args:
             phase: prefill or decode, if the run has both; default: the last.
@@ -34,10 +34,12 @@ class SimulatedRun(Run):
         Raises:
             InputError: no such figure or phase, or the phase has nothing to show in it.
         """
-        from sim.results.figures import FIGURES, draw_figure, has_figure
+        from sim.results.figures import PHASE_FIGURES, draw_figure, has_figure
 
-        if figure not in FIGURES:
-            raise InputError(f"figure must be one of {', '.join(FIGURES)}", got=figure, hint=suggest(figure, FIGURES))
+        if figure not in PHASE_FIGURES:
+            raise InputError(
+                f"figure must be one of {', '.join(PHASE_FIGURES)}", got=figure, hint=suggest(figure, PHASE_FIGURES)
+            )
         phases = {part.scenario.workload.phase: part for part in self.passes}
         if phase and phase not in phases:
             raise InputError(f"phase must be one of {', '.join(phases)}", got=phase)

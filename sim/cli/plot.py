@@ -34,7 +34,7 @@ def plot(
                 "no such figure", where="FIGURES", got=name, hint=f"there are {', '.join(pictures.ALL_FIGURES)}"
             )
     with progress(f"drawing {folder}"), scratch.reporting_write_errors(folder):
-        chosen = figures or pictures.ALL_FIGURES
+        chosen = figures or pictures.BY_DEFAULT
         results = saved.open_folder(folder)
         run = saved.restore_results(results)
         outputs.check_chips(run.scenario, chips or [], "--chip")

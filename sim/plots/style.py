@@ -134,14 +134,19 @@ def add_title(made: Figure, title: str, x: float = 0.01) -> None:
             made.add_artist(Annotation(text, (0, 0.12 / (1 + name.count("\n"))), **place))  # type: ignore[arg-type]
 
 
-def set_title(axes: Axes, title: str, needed_in: float) -> None:
-    """Sets the title of a panel as wide as its figure, which needs `needed_in` inches, in lines that fit."""
-    axes.set_title(wrap_title(title, needed_in))
+def set_title(axes: Axes, title: str, needed_in: float, labels_in: float = _TICKS_IN) -> None:
+    """Sets the title of a panel as `wrap_title` returns it."""
+    axes.set_title(wrap_title(title, needed_in, labels_in))
 
 
-def wrap_title(title: str, needed_in: float) -> str:
-    """Returns the title of a panel as wide as its figure, which needs `needed_in` inches, in lines that fit."""
-    return wrap(title, figure_width(needed_in) - _TICKS_IN, points(_STYLE["axes.titlesize"]))
+def wrap_title(title: str, needed_in: float, labels_in: float = _TICKS_IN) -> str:
+    """Returns the title of a panel as wide as its figure, in lines that fit.
+
+    Args:
+        needed_in: width that the figure needs, inches.
+        labels_in: width of the labels beside the panel, inches.
+    """
+    return wrap(title, figure_width(needed_in) - labels_in, points(_STYLE["axes.titlesize"]))
 
 
 def letters(width_in: float, size: float) -> int:

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from sim.simulate.result import Run
 
 FIGURES = ("timeline", "breakdown", "links", "roofline", "memory", "stages")
-"""Figures of one phase."""
-ALL_FIGURES = (*FIGURES, "waterfall")
-"""Also the figure of the explanations of a run."""
+"""Figures of one phase that a run draws."""
+ON_DEMAND = ("links_over_time",)
+"""Figures of one phase that are drawn when they are named."""
+PHASE_FIGURES = (*FIGURES, *ON_DEMAND)
+BY_DEFAULT = (*FIGURES, "waterfall")
+"""Figures of a run with explanations."""
+ALL_FIGURES = (*PHASE_FIGURES, "waterfall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ def draw(
     folder: Path,
     form: FigureForm,
     analysis: Analysis,
-    figures: Sequence[str] = ALL_FIGURES,
+    figures: Sequence[str] = BY_DEFAULT,
     page: bool = True,
 ) -> list[Path]:
     """Draws figures of `run` into `folder`, and with `page` report.html; returns their paths.
@@ -77,7 +81,7 @@ def draw(
         suffix = run.suffix(part)
         title = f"{run.scenario.name}{suffix.replace('_', ', ')}{subtitle}"
         for name in figures:
-            if name in FIGURES and has_figure(name, part):
+            if name != "waterfall" and has_figure(name, part):
                 drawings[f"{name}{suffix}"] = partial(draw_figure, name, part, title)
     explanations = analysis.explanations or ()
     for explanation in explanations if "waterfall" in figures else ():
@@ -115,13 +119,13 @@ def draw_comparison(pair: Sequence[Run], names: Sequence[str], stem: Path, form:
 
 
 def has_figure(name: str, part: Pass) -> bool:
-    """Returns True if the phase has something to show in one of FIGURES."""
+    """Returns True if the phase has something to show in a figure."""
     return {"stages": part.lowered.batches, "memory": part.report.pool}.get(name, part) is not None
 
 
 def draw_figure(name: str, part: Pass, title: str) -> Figure:
-    """Draws one of FIGURES that the phase has."""
-    from sim.plots import breakdown, link_map, roofline, stages, timeline
+    """Draws a figure that the phase has."""
+    from sim.plots import breakdown, link_map, links_over_time, roofline, stages, timeline
 
     trace, topology, batches = part.trace, part.topology, part.lowered.batches
     match name:
@@ -138,6 +142,8 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure:
             return breakdown.draw(trace, topology, title, batches)
         case "links":
             return link_map.draw(trace, topology, title)
+        case "links_over_time":
+            return links_over_time.draw(trace, topology, title)
         case "roofline":
             return roofline.draw(trace, topology, part.scenario.workload.activations, title)
         case "stages" if batches:

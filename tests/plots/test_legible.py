@@ -30,7 +30,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "figure", "width_in"), each_once(product(KINDS.values(), pictures.FIGURES, WIDTHS_IN)), ids=str
+    ("name", "figure", "width_in"), each_once(product(KINDS.values(), pictures.PHASE_FIGURES, WIDTHS_IN)), ids=str
 )
 def test_text_of_a_run_is_large_enough_and_neither_cut_nor_covered(name: str, figure: str, width_in: float | None):
     for _, part, _ in phases((name,)):

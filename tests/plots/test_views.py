@@ -42,7 +42,7 @@ DRAWN = list({kind_of((name,)): (name,) for name in NAMES}.values())
 drawn_cases = pytest.mark.parametrize("case", DRAWN, ids=[case[0] for case in DRAWN])
 
 
-@pytest.mark.parametrize(("case", "figure"), each_once(product(DRAWN, pictures.FIGURES)), ids=str)
+@pytest.mark.parametrize(("case", "figure"), each_once(product(DRAWN, pictures.PHASE_FIGURES)), ids=str)
 def test_every_figure_is_drawn(case, figure):
     from matplotlib import pyplot
 
