@@ -159,6 +159,7 @@ def names_fit(names: Sequence[str], room: float, scale: float) -> bool:
 
 
 def describe_link(link: Link) -> str:
-    """Returns rate and latency of a link, `42.3 GB/s each way, 1 us`, and the number of cables that it sums up."""
+    """Returns rate and latency of a link, `42.3 GB/s each way (45 nominal), 1 us`, and how many cables it sums up."""
     cables = f" in {link.cables} cables" if link.cables > 1 else ""
-    return f"{link.bandwidth / 1e9:.4g} GB/s each way{cables}, {units.format_seconds(link.latency_s)}"
+    nominal = f" ({link.nominal_bandwidth / 1e9:.4g} nominal)" if link.is_below_nominal else ""
+    return f"{link.bandwidth / 1e9:.4g} GB/s each way{nominal}{cables}, {units.format_seconds(link.latency_s)}"

@@ -36,6 +36,8 @@ class Bundle:
     between: tuple[str, str]
     bandwidth: float
     """Bandwidth of all cables together, bytes/s, efficiency applied."""
+    nominal_bandwidth: float
+    """The same of the data sheet."""
     kind: Kind
     cables: int
 
@@ -50,6 +52,7 @@ def bundle(spec: GraphSpec) -> list[Bundle]:
     one_of = _joined_switches(spec)
     between: dict[tuple[frozenset[str], Kind], tuple[str, str]] = {}
     bandwidth: dict[tuple[frozenset[str], Kind], Fraction] = {}
+    nominal: dict[tuple[frozenset[str], Kind], Fraction] = {}
     cables: dict[tuple[frozenset[str], Kind], int] = {}
     for edge in spec.links:
         width, _ = effective(spec.link_types[edge.link])
@@ -59,8 +62,11 @@ def bundle(spec: GraphSpec) -> list[Bundle]:
         key = frozenset(ends), Kind.of(spec.link_types[edge.link])
         between.setdefault(key, ends)
         bandwidth[key] = bandwidth.get(key, Fraction(0)) + Fraction(width) * edge.count
+        nominal[key] = nominal.get(key, Fraction(0)) + Fraction(spec.link_types[edge.link].bandwidth.value) * edge.count
         cables[key] = cables.get(key, 0) + edge.count
-    return [Bundle(ends, float(bandwidth[key]), key[1], cables[key]) for key, ends in between.items()]
+    return [
+        Bundle(ends, float(bandwidth[key]), float(nominal[key]), key[1], cables[key]) for key, ends in between.items()
+    ]
 
 
 def _joined_switches(spec: GraphSpec) -> dict[str, str]:

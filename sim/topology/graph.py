@@ -47,6 +47,13 @@ class Link:
     """Number of parallel cables that form the link."""
     network: NetworkSpec | None = field(default=None, repr=False, compare=False)
     """NCCL's costs of messages over a link of medium `net`."""
+    nominal_bandwidth: float = field(default=0.0, repr=False, compare=False)
+    """Bytes/s, one direction, of the data sheet; 0 where it is not known."""
+
+    @property
+    def is_below_nominal(self) -> bool:
+        """Returns True if the link reaches less than its data sheet says."""
+        return self.bandwidth < self.nominal_bandwidth * units.EXACTLY
 
     def busy_ps(self, size: float) -> int:
         """Returns the time for which a message of `size` bytes holds the link, ps."""
@@ -328,6 +335,7 @@ def build(spec: GraphSpec, stack: StackSpec) -> Topology:
                     medium=kind.medium,
                     cables=each.cables,
                     network=kind.network,
+                    nominal_bandwidth=each.nominal_bandwidth,
                 )
             )
     multicasts = "multicast" in spec.nodes.values()

@@ -21,7 +21,10 @@ def build(spec: SwitchSpec, stack: StackSpec) -> Topology:
     links: list[Link] = []
     for chip in range(spec.chips):
         for name, src, dst, latency in (("egress", chip, spec.chips, latency_s), ("ingress", spec.chips, chip, 0.0)):
-            links.append(Link(len(links), f"gpu{chip}:{name}", src, dst, bandwidth, latency, medium=spec.link.medium))
+            ends, nominal = (f"gpu{chip}:{name}", src, dst), spec.link.bandwidth.value
+            links.append(
+                Link(len(links), *ends, bandwidth, latency, medium=spec.link.medium, nominal_bandwidth=nominal)
+            )
     return Topology(
         name=spec.name,
         chip=Chip.from_spec(spec.chip, stack),

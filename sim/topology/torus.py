@@ -49,7 +49,9 @@ def build(spec: TorusSpec, stack: StackSpec) -> Topology:
             if (dst := there[chip]) < 0:
                 continue
             index, (bandwidth, latency_s) = len(links), rates[name]
-            links.append(Link(index, f"{chip}:{name}{sign}", chip, dst, bandwidth, latency_s + step_s, name, direction))
+            label, nominal = f"{chip}:{name}{sign}", spec.line_links[name].bandwidth.value
+            ends = (label, chip, dst, bandwidth, latency_s + step_s, name, direction)
+            links.append(Link(index, *ends, nominal_bandwidth=nominal))
             neighbours[chip, name, direction] = dst, index
     return Topology(
         name=spec.name,

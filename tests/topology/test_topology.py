@@ -451,8 +451,8 @@ _MANY = "links=[{between: [gpu0, gpu1], link: xgmi, count: 1000000000000}, {betw
 def test_a_drawing_says_of_how_many_cables_a_link_is():
     built = build(*load.machine("dgx1_v100"))
     assert {describe_link(link) for link in built.links if link.medium == "nvlink"} == {
-        "20 GB/s each way, 600 ns",
-        "40 GB/s each way in 2 cables, 600 ns",
+        "20 GB/s each way (25 nominal), 600 ns",
+        "40 GB/s each way (50 nominal) in 2 cables, 600 ns",
     }
 
 

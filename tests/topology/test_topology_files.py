@@ -106,4 +106,6 @@ def test_building_a_torus_imports_no_graph_or_plot_library():
 
 def test_a_machine_with_two_kinds_of_links_says_both_with_one_unit():
     shown = dict(describe.lines(describe.facts(build(*load.machine("dgx_h100_x2", [])))))
-    assert shown["links"] == ("64 directed, 47 or 370.8 GB/s one way (efficiency applied), 0.3 or 1.35 us per hop")
+    assert shown["links"] == (
+        "64 directed, 47 (nominal 50) or 370.8 (nominal 450) GB/s one way, 0.3 or 1.35 us per hop"
+    )
