@@ -19,6 +19,7 @@ _COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purpl
 _MARKERS = "osD^vP"
 _SIZE, _WIDE = 5.0, 1.6
 _HOLLOW: dict[str, Any] = {"markersize": 9.0, "markerfacecolor": "none", "markeredgewidth": 1.3}
+_RING: dict[str, Any] = {"color": PALETTE["black"], "marker": "o", "markersize": 7.0, "markerfacecolor": "none"}
 _DASHED: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 3))}
 _OWN = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 """Strokes of a user's own predictions, one after the other."""
@@ -52,6 +53,17 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Crossing:
+    """Point at which another line becomes the best of all."""
+
+    x: float
+    y: float
+    before: str
+    """Label of the line that is best at smaller x."""
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """Contents of a figure, in the units of its labels."""
 
@@ -62,6 +74,7 @@ class Chart:
     """Logarithmic axes: `x`, `y`, `xy` or nothing."""
     lines: tuple[Line, ...]
     marks: tuple[Mark, ...] = ()
+    crossings: tuple[Crossing, ...] = ()
     legend: str = ""
     """Field that differs between the lines."""
     form: str = "closed form, the paper's"
@@ -87,6 +100,11 @@ def draw(chart: Chart) -> Figure:
             axes.axvline(mark.x, color=PALETTE["grey"], zorder=1, **_DOTTED)
             at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
             axes.text(mark.x, 1.01, mark.label, fontsize=points(7), linespacing=1.0, **at)
+        for number, crossing in enumerate(chart.crossings, 1):
+            axes.plot(crossing.x, crossing.y, zorder=6, linewidth=0, **_RING)
+            near: dict[str, Any] = {"xytext": (0, -7), "textcoords": "offset points", "ha": "center", "va": "top"}
+            near["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+            axes.annotate(str(number), (crossing.x, crossing.y), fontsize=points(7), zorder=6, **near)
         axes.grid(visible=True)
         axes.set_xlabel(chart.x_label)
         axes.set_ylabel(chart.y_label)
@@ -182,6 +200,9 @@ def _legend(made: Figure, chart: Chart) -> None:
         handles.append(sample("published", marker="o", linewidth=0, **_HOLLOW))
     if not all(fits for line in chart.lines for fits in line.fits):
         handles.append(sample("does not fit in memory", color=PALETTE["black"], marker="x", linewidth=0))
+    for number, crossing in enumerate(chart.crossings, 1):
+        label = f"{number}: from {_number(crossing.x)} on {crossing.after}\ninstead of {crossing.before}"
+        handles.append(sample(label, linewidth=0, **_RING))
     if chart.marks:
         handles.append(sample("equal volumes, closed form", **_DOTTED))
     add_legend(made, handles, title=chart.legend if len(chart.lines) > 1 else "")

@@ -12,6 +12,8 @@ from sim.closed_form import pope
 from sim.errors import InputError, suggest
 from sim.report.closed_form import FormKind
 from sim.specs import FigureSpec, Model, Scenario
+from sim.specs.load.settings import RELATIVE
+from sim.studies.sweep.crossings import find_crossings
 from sim.studies.sweep.points import format_label
 from sim.studies.sweep.published import published_points
 from sim.studies.sweep.quantities import RATES, Y, name_axis
@@ -122,6 +124,13 @@ def build_chart(
         log=figure.log or "",
         lines=tuple(lines),
         marks=tuple(sorted(marks, key=lambda mark: mark.x)),
+        crossings=tuple(
+            find_crossings(
+                lines,
+                more_is_better=figure.y in RATES or figure.relative_to is not None,
+                log=figure.log or "",
+            )
+        ),
         legend=", ".join(name_axis(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
         form=_form(scenario, figure),
         equal_at=1.0 if figure.relative_to is not None else None,
@@ -241,6 +250,8 @@ def _number(value: Any) -> tuple[float, str] | None:
         return float(value), ""
     except (TypeError, ValueError):
         pass
+    if factor := RELATIVE.fullmatch(value.strip()) if isinstance(value, str) else None:
+        return float(factor[1]), "x"
     for unit in units.EXAMPLES if isinstance(value, str) else ():
         try:
             return units.parse(value, unit), unit
@@ -253,6 +264,7 @@ _READABLE = {
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
     "B/s": ((1e9, "GB/s"),),
     "FLOP/s": ((1e12, "TFLOP/s"),),
+    "x": ((1.0, "times that of the file"),),
 }
 """SI units of an x axis as units that its numbers are read in, largest first."""
 
