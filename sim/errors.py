@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Self
 
 from sim.terminal import printable
-from sim.unsimulated import describe_unsimulated
 
 _LONGEST = 80
 """Characters of an offending value that a message repeats."""
@@ -98,3 +98,41 @@ def suggest(got: str, allowed: Iterable[str]) -> str:
     """What `guess` returns, else the list of allowed names."""
     names = sorted(allowed)
     return guess(got, names) or (f"choose from {listed(names)}" if names else "")
+
+
+_FEATURES = {
+    "adapters such as LoRA are not simulated; a matmul has the weights of the model alone": "lora, adapter, adapters",
+    "continuous batching is not simulated; the sequences of a batch begin and end together": (
+        "continuous batching, inflight batching, in flight batching, dynamic batching"
+    ),
+    "the model that proposes tokens is not simulated; workload.speculation verifies them": "draft model, medusa, eagle",
+    "paged attention is not simulated; a step reads the cache of each sequence in one piece": "paged, pagedattention",
+    "training is not simulated; a scenario is forward passes": (
+        "train, training, backward, gradient, gradients, optimizer, zero stage, zero1, zero2, zero3"
+    ),
+    "finding cached prefixes is not simulated; workload.context of a prefill is one": "prefix caching, prefix cache",
+    "prefill and decode on machines of their own are not simulated; run a scenario of each": (
+        "disaggregated, disaggregation"
+    ),
+    "context parallelism is not simulated; attention is split over heads or over the batch": (
+        "context parallel, ring attention, ulysses"
+    ),
+    "beam search is not simulated; a sequence has one continuation": "beam, beams",
+    "state-space layers are not simulated": "mamba, ssm, state space",
+    "power and energy are not simulated": "energy, power, watts, joules",
+    "packets and congestion control are not simulated; messages queue at links and none is lost": (
+        "packet loss, congestion control, ecn, pfc, dcqcn"
+    ),
+}
+"""Sentences, and the words of a key or a value, separated by spaces, that ask for the feature."""
+
+
+def describe_unsimulated(text: str) -> str:
+    """Returns a sentence on the feature that a key or a value asks for; empty where it names none.
+
+    >>> describe_unsimulated("num_beams")
+    'beam search is not simulated; a sequence has one continuation'
+    """
+    words = f" {' '.join(re.findall('[a-z0-9]+', text.lower()))} "
+    found = (line for line, terms in _FEATURES.items() if any(f" {term} " in words for term in terms.split(", ")))
+    return next(found, "")

@@ -179,7 +179,7 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
         ),
         kinds=kinds_of(scenario.model, SCHEMES[scenario.residual](scenario.model.layers, hybrid))[: scenario.layers],
         head=uses.weights if layout.head == "sharded" else (),
-        every_position=layout.logits == "every",
+        every_position=layout.logits == "every" or workload.speculation is not None,
         tied=scenario.model.tied,
         has_logits=layout.logits != "none",
     )

@@ -34,8 +34,10 @@ from sim.lowering.sizes import compute_sizes, d_model_divisor
 from sim.lowering.streams import Tasks
 from sim.lowering.work import (
     TOP_K,
+    AttendedPart,
     AttentionWork,
     MatmulKernels,
+    attended_parts,
     attention_work,
     latent_attention_work,
     matmul_work,
@@ -62,8 +64,8 @@ class Lowering:
         self.replica_bytes: dict[str, float] = {}
         self.kind: LayerKind | None = None
         """Kind of the layer that is lowered next; None for the ends."""
-        self._cache_bytes: dict[LayerKind | None, dict[str, float]] = {}
-        """Bytes per chip and position, by the kind of layer and by the operation."""
+        self._cached: dict[LayerKind | None, dict[str, tuple[float, int]]] = {}
+        """Bytes per chip and position, and positions after the last step, by the kind of layer and by the operation."""
         self.attentions: dict[str, AttentionWork] = {}
         """Attention operations by name; their work depends on the length of the cache."""
         self.notes: list[str] = []
@@ -99,10 +101,9 @@ class Lowering:
         """Returns the bytes per chip of the weights of a layer of a kind; None: of embedding and logits."""
         return float(sum(self.stored.get(kind, {}).values()))
 
-    def cache_bytes(self, kind: LayerKind, length: int) -> float:
-        """Returns the bytes per chip of the KV cache of a layer of a kind for so many positions."""
-        kept = length if kind.window is None else min(length, kind.window)
-        return kept * sum(self._cache_bytes.get(kind, {}).values())
+    def cache_bytes(self, kind: LayerKind) -> float:
+        """Returns the bytes per chip of the KV cache of a layer of a kind, after the last step."""
+        return sum(each * min(length, kind.window or length) for each, length in self._cached.get(kind, {}).values())
 
     # --- collectives -------------------------------------------------------------------------------------------------
 
@@ -192,27 +193,35 @@ class Lowering:
 
     def attention(self, q: Value, k: Value, v: Value, name: str, window: int | None = None) -> Value:
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
-        work = attention_work(self.scenario, self.topology.chip, q.tensor, k.tensor, window)
-        return Value(result, self._attend(name, work, _producers([q, k, v])))
+        chip, done = self.topology.chip, _producers([q, k, v])
+        for part in attended_parts(self.scenario.workload):
+            work = attention_work(self.scenario, chip, part.of(q.tensor), part.of(k.tensor), window)
+            done = self._attend(name, part, work, done)
+        return Value(result, done)
 
     def latent_attention(
         self, queries: tuple[Value, Value], cached: tuple[Value, Value], expansion: tuple[Value, ...], name: str
     ) -> Value:
         weights = tuple(weight.tensor for weight in expansion)
         result = sharding.latent_attention(queries[0].tensor, cached[0].tensor, *weights)
-        q, rope = (value.tensor for value in queries)
-        latent, shared = (value.tensor for value in cached)
-        work = latent_attention_work(
-            self.scenario, self.topology.chip, (q, rope), (latent, shared), weights, self.kernels
-        )
-        return Value(result, self._attend(name, work, _producers([*queries, *cached])))
+        done = _producers([*queries, *cached])
+        for part in attended_parts(self.scenario.workload):
+            q, rope, latent, shared = (part.of(value.tensor) for value in (*queries, *cached))
+            work = latent_attention_work(
+                self.scenario, self.topology.chip, (q, rope), (latent, shared), weights, self.kernels
+            )
+            done = self._attend(name, part, work, done)
+        return Value(result, done)
 
-    def _attend(self, name: str, work: AttentionWork, inputs: Tasks) -> Tasks:
-        self._cache_bytes.setdefault(self.kind, {})[name] = work.cached
-        if self.attentions.setdefault(name, work) != work:
+    def _attend(self, name: str, part: AttendedPart, work: AttentionWork, inputs: Tasks) -> Tasks:
+        name += part.suffix
+        final, grows = self.scenario.workload.final_cache_length, part.length is None
+        self._cached.setdefault(self.kind, {})[name] = work.cached, final if part.length is None else part.length
+        if grows and self.attentions.setdefault(name, work) != work:
             raise ValueError(f"'{name}' does different work in different places")
-        for suffix, part in work.kernels(self.scenario.workload.mean_cache_length):
-            inputs = self.emitter.compute(name + suffix, part, inputs)
+        length = self.scenario.workload.mean_cache_length if part.length is None else part.length
+        for suffix, kernel in work.kernels(length):
+            inputs = self.emitter.compute(name + suffix, kernel, inputs)
         return inputs
 
     # --- mixture of experts ------------------------------------------------------------------------------------------
@@ -261,7 +270,9 @@ class Lowering:
         self.sent_bytes = float(x.tensor.local_bytes)
 
     def last_position(self, x: Value) -> Value:
-        dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)
+        sizes = {"L": 1, "B": self.scenario.workload.batch}  # tokens of a chunk that is not a prompt's last give none
+        dims = tuple(replace(dim, size=sizes.get(dim.name, dim.size)) for dim in x.tensor.dims)
+        dims = tuple(replace(dim, axes=()) if dim.name == "L" else dim for dim in dims)
         return Value(replace(x.tensor, dims=dims), x.after)
 
     def sample(self, logits: Value, name: str) -> Value:

@@ -152,11 +152,10 @@ def _collect(flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind]) -> 
     layers = list(kinds)
     if scenario.memory_pool:  # those that stay and one that is visiting
         layers = layers[: len(layers) + 1 - len(layers) // scenario.memory_pool.offload_every]
-    length = scenario.workload.final_cache_length
     return LoweredPass(
         program=flow.builder.build(),
         weights_bytes=flow.stored_bytes(None) + sum(map(flow.stored_bytes, layers)),
-        kv_cache_bytes=sum(flow.cache_bytes(kind, length) for kind in kinds),
+        kv_cache_bytes=sum(map(flow.cache_bytes, kinds)),
         gather_buffer_bytes=flow.emitter.buffers.peak_bytes,
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,

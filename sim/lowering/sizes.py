@@ -18,7 +18,7 @@ def compute_sizes(scenario: Scenario, uses: Uses, group_size: GroupSize, total_c
     model, workload = scenario.model, scenario.workload
     heads = _pad_heads(scenario, uses, group_size)
     sizes = {
-        "B": workload.batch,
+        "B": workload.rows,
         "L": workload.tokens_per_step,
         "E": pad_to_multiple(model.d_model, d_model_divisor(uses, group_size)),
         "F": model.d_ff,
@@ -51,6 +51,6 @@ def _pad_heads(scenario: Scenario, uses: Uses, group_size: GroupSize) -> int:
     """
     workload, e = scenario.workload, group_size(uses.d_model)
     heads = pad_to_multiple(scenario.model.computed_heads, group_size(uses.stored_heads or uses.heads))
-    if all(size % e for size in (heads // group_size(uses.heads), workload.batch, workload.tokens_per_step)):
+    if all(size % e for size in (heads // group_size(uses.heads), workload.rows, workload.tokens_per_step)):
         heads = pad_to_multiple(heads, group_size(uses.heads) * e)
     return heads

@@ -13,6 +13,7 @@ from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
 from sim.specs import Scenario
 from sim.specs.chip import matmul_format
+from sim.specs.workload import Workload
 from sim.topology.chip import Chip
 
 TOP_K = (("softmax", 1, 1), ("top k", 2, 0), ("masked softmax", 1, 1), ("draw", 1, 1))
@@ -92,6 +93,40 @@ class AttentionWork:
         if self.vector:
             return Work(*work, vector=True)
         return Work(*work, self.queries / self.products, columns, self.products)
+
+
+@dataclass(frozen=True, slots=True)
+class AttendedPart:
+    """Rows of a pass that attend in a kernel of their own."""
+
+    suffix: str
+    """Suffix of the operation's name."""
+    rows: int
+    """Rows of the pass, a sequence each or a token of a chunk."""
+    of_rows: int
+    """Rows of the whole pass."""
+    positions: int | None = None
+    """Tokens of a chunk, which are rows of the pass; None where the pass has their dimension."""
+    length: int | None = None
+    """Positions of the cache; None if they grow with the steps."""
+
+    def of(self, tensor: Sharded) -> Sharded:
+        """Returns the part's tensor, given that of all rows. Every chip has as many of either part."""
+        if self.rows == self.of_rows:
+            return tensor
+        batch, length = tensor.dim("B"), tensor.dim("L")
+        own = replace(batch, size=self.rows // (self.positions or 1))
+        dims = {"B": own, "L": length if self.positions is None else replace(length, size=self.positions)}
+        return replace(tensor, dims=tuple(dims.get(dim.name, dim) for dim in tensor.dims))
+
+
+def attended_parts(workload: Workload) -> tuple[AttendedPart, ...]:
+    """Returns the parts of a pass that attend apart: decoding sequences, and chunks of prompts beside them."""
+    chunk, rows = workload.chunk, workload.rows
+    if chunk is None:
+        return (AttendedPart("", rows, rows),)
+    decoding = AttendedPart("", workload.batch, rows)
+    return decoding, AttendedPart(" of chunks", chunk.rows, rows, chunk.tokens, chunk.context + chunk.tokens)
 
 
 @dataclass(frozen=True, slots=True)

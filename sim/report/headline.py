@@ -47,7 +47,9 @@ def _first(report: Report) -> list[tuple[str, str, str]]:
     if simulated.ttft_s is not None and report.phases:
         rows.append(("TTFT", format_seconds(simulated.ttft_s), "time to first token: the prefill"))
     if simulated.tpot_s is not None:
-        rows.append(("TPOT", format_seconds(simulated.tpot_s), "time per output token: decode latency / decode steps"))
+        rows.append(
+            ("TPOT", format_seconds(simulated.tpot_s), "time per output token: decode latency / tokens generated")
+        )
     utilisation = f"model FLOPs utilisation: 2 x unpadded parameters x tokens / (chips x peak x {time})"
     return [
         *rows,

@@ -266,7 +266,7 @@ def build_report(
             latency_s=latency_s,
             step_s=latency_s / steps,
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
-            tpot_s=latency_s / steps if scenario.workload.phase == "decode" else None,
+            tpot_s=latency_s / (scenario.workload.generate or 1) if scenario.workload.phase == "decode" else None,
             **compute_rates(scenario, topology.total_chips, peak, latency_s, pipeline),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),

@@ -209,6 +209,17 @@ class Scenario(Strict):
         return self
 
     @model_validator(mode="after")
+    def _chunk_fits(self) -> Self:
+        if self.workload.chunk is None:
+            return self
+        if self.pipeline is not None:
+            raise wrong("workload", "chunk", rule="is not supported with stages of a pipeline", hint="one stage")
+        if self.overlap == "micro_batches":
+            rule = "is not supported with micro_batches"
+            raise wrong("workload", "chunk", rule=rule, hint="another layout.overlap")
+        return self
+
+    @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         stages, pipeline = self.layout.mesh.pipeline, self.layout.pipeline
         if stages > self.layers:

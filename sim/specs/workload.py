@@ -1,5 +1,6 @@
 """Workload: phase, batch, tokens and number formats."""
 
+from math import ceil
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,6 +8,38 @@ from pydantic import Field, model_validator
 from sim.specs.base import Count, Strict, wrong
 from sim.specs.chip import Dtype
 from sim.specs.experts import RoutingSpec
+from sim.specs.quantities import Fraction
+
+
+class ChunkSpec(Strict):
+    """Chunk of prompts that a decode step processes beside its own tokens (chunked prefill)."""
+
+    sequences: Count = 1
+    """Prompts of which the step has a chunk."""
+    tokens: Count
+    """Tokens of a chunk."""
+    context: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """Tokens of such a prompt that are already in the KV cache."""
+
+    @property
+    def rows(self) -> int:
+        """Tokens of all chunks."""
+        return self.sequences * self.tokens
+
+
+class SpeculationSpec(Strict):
+    """Speculative decoding: a step verifies proposed tokens besides the one that follows for sure. The time that it takes
+    to propose them is not simulated."""
+
+    draft: Annotated[int, Field(gt=0, le=1000)]
+    """Proposed tokens per sequence and step."""
+    acceptance: Fraction
+    """Probability that a proposed token is accepted if those before it are."""
+
+    @property
+    def accepted(self) -> float:
+        """Expected tokens per step and sequence, 1 + p + p^2 + ... (Leviathan et al. 2023, equation 1)."""
+        return sum(self.acceptance**i for i in range(self.draft + 1))
 
 
 class Workload(Strict):
@@ -19,7 +52,7 @@ class Workload(Strict):
     prompt: Count | None = None
     """Tokens per sequence of the prefill."""
     context: Count | None = None
-    """Tokens per sequence already in the KV cache when decoding starts."""
+    """Tokens per sequence already in the KV cache when the prefill or the decoding starts."""
     generate: Annotated[int, Field(gt=0, le=10**6)] | None = None
     """Decode steps, each of which is timed where the cache grows."""
     weights: Dtype
@@ -38,6 +71,10 @@ class Workload(Strict):
     """Number format in which experts' outputs are sent back. Default: that of activations."""
     routing: RoutingSpec = RoutingSpec()
     """Choice of experts by the tokens."""
+    chunk: ChunkSpec | None = None
+    """Chunk of prompts in every decode step: one pass of both, with attention of their own. Default: none."""
+    speculation: SpeculationSpec | None = None
+    """Proposed tokens that every decode step verifies. Default: none, one token per step."""
     sampling: Literal["greedy", "top_k"] = "greedy"
     """Sampling of the next token; top_k: softmax, top-k and a draw, each over the full vocabulary."""
     static_cache: Count | None = None
@@ -56,25 +93,46 @@ class Workload(Strict):
         needs = phases[self.phase]
         for name in ("prompt", "context", "generate"):
             given = getattr(self, name) is not None
+            if self.phase == "prefill" and name == "context":
+                continue  # a prefix that is already there
             if given != (name in needs):
                 rule = f"is {'required' if name in needs else 'not allowed'} for phase '{self.phase}'"
                 raise wrong(name, rule=rule, got=getattr(self, name))
+        for name in ("chunk", "speculation"):
+            if getattr(self, name) is not None and self.phase != "decode":
+                raise wrong(name, rule="is of decode steps", got=self.phase, hint="workload.phase: decode")
+        if self.chunk and self.speculation:
+            raise wrong("chunk", rule="is not supported with speculation", hint="leave one out")
+        if self.static_cache is not None and (self.chunk or self.speculation):
+            raise wrong("static_cache", rule="is not supported with chunk or speculation", got=self.static_cache)
         return self
 
     @property
+    def accepted(self) -> float:
+        """Tokens per sequence that a decode step adds, expected if tokens are proposed."""
+        return self.speculation.accepted if self.speculation else 1.0
+
+    @property
     def steps(self) -> int:
-        """Forward passes: one for a prefill, one per generated token for decoding."""
-        return (self.phase != "decode") + (self.generate or 0)
+        """Forward passes: one for a prefill, one per generated token or accepted tokens for decoding."""
+        return (self.phase != "decode") + ceil((self.generate or 0) / self.accepted)
 
     @property
     def tokens_per_step(self) -> int:
         """Query tokens per sequence in one forward pass of a prefill or of decoding."""
-        return self.prompt or 1
+        return self.prompt or (self.speculation.draft + 1 if self.speculation else 1)
+
+    @property
+    def rows(self) -> int:
+        """Sequences of a pass, and a further one for each token of a chunk beside them."""
+        return self.batch + (self.chunk.rows if self.chunk else 0)
 
     @property
     def tokens(self) -> int:
-        """Tokens processed in all steps of all sequences (Pope et al. section 2: the tokens of MFU)."""
-        return self.batch * ((self.prompt or 0) + (self.generate or 0))
+        """Tokens processed in all steps of all sequences (Pope et al. section 2: the tokens of MFU), without proposals that
+        are rejected."""
+        own = self.batch * ((self.prompt or 0) + (self.generate or 0))
+        return own + (self.chunk.rows * self.steps if self.chunk else 0)
 
     @property
     def mean_cache_length(self) -> float:
@@ -82,8 +140,9 @@ class Workload(Strict):
         if self.static_cache is not None:
             return float(self.static_cache)
         if self.phase == "prefill":
-            return float(self.prompt or 0)
-        return (self.context or 0) + ((self.generate or 1) + 1) / 2
+            return float((self.context or 0) + (self.prompt or 0))
+        first = (self.context or 0) + self.tokens_per_step
+        return first + (self.steps - 1) * self.accepted / 2
 
     @property
     def final_cache_length(self) -> int:
@@ -102,6 +161,6 @@ class Workload(Strict):
     def each_step(self) -> tuple[Self, ...]:
         """One workload per decode step, each with the cache as long as it then is."""
         return tuple(
-            self.model_copy(update={"context": (self.context or 0) + step, "generate": 1})
-            for step in range(self.generate or 0)
+            self.model_copy(update={"context": (self.context or 0) + round(step * self.accepted), "generate": 1})
+            for step in range(self.steps)
         )

@@ -59,6 +59,13 @@ def test_plain_and_absorbed_latent_attention_are_equal(absorbs):
     assert_equal(passes(deal, MACHINES["switch"], model_of(experts=8, latent=True), absorbs=absorbs))
 
 
+@pytest.mark.parametrize("absorbs", [(False, False, True), (False, True, True)])
+def test_a_prompt_in_two_chunks_and_three_tokens_at_once(absorbs):
+    deal = DEALS["tokens sent along x, each expert split along y"]
+    model = model_of(experts=8, latent=True)
+    assert_equal(passes(deal, MACHINES["switch"], model, absorbs=absorbs, positions=(3, 2, 3)))
+
+
 @pytest.mark.parametrize("window", [1, 2, 4])
 def test_sliding_windows(window):
     assert_equal(passes(PRESETS["tensor_parallel"](("x", "y")), MACHINES["switch"], model_of(window=window)))

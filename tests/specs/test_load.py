@@ -69,8 +69,7 @@ def test_a_typo_in_a_key_is_found_at_any_depth(field, message):
         (
             "model.num_local_experts",
             8,
-            "model.yaml: unknown key 'num_local_experts' of a model; mixtures of experts are not simulated; "
-            "`sim collective all_to_all --matrix` times their exchange of tokens",
+            "model.yaml: unknown key 'num_local_experts' of a model; did you mean 'experts'?",
         ),
         (
             "scenario.workload.phase",

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sim.errors import closest, suggest
 from sim.specs import FILE_KINDS, Software
 from sim.specs.load.places import Path_
-from sim.unsimulated import describe_unsimulated
+from sim.errors import describe_unsimulated
 
 _OTHER_NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
@@ -23,6 +23,9 @@ _OTHER_NAMES = {
     "d_head": ("head_dim",),
     "vocabulary": ("vocab_size",),
     "tied": ("tie_word_embeddings",),
+    "experts": ("num_local_experts", "n_routed_experts", "num_experts", "num_experts_per_tok", "moe"),
+    "latent": ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "v_head_dim", "mla"),
+    "window": ("sliding_window", "sliding_window_size", "attention_chunk_size"),
     "batch": ("batch_size", "max_batch_size"),
     "activations": ("dtype", "torch_dtype"),
     "tensor": ("tp", "tensor_parallel_size"),

@@ -1,0 +1,113 @@
+"""Steps as engines serve them: a prefill on a cached prefix, a chunk of prompts beside decoding, proposed tokens."""
+
+import numpy as np
+import pytest
+
+from sim.errors import InputError
+from sim.lowering.lower import lower
+from sim.lowering.placement import mesh_of
+from sim.program import Kind
+from sim.simulate.run import run
+from sim.specs import Scenario, load
+
+TP = 8
+
+
+def scenario(workload: str, *settings: str) -> Scenario:
+    return load.scenario(
+        "llama3_70b_tp8_standard", [f"workload={workload}", "model.layers=2", "layout.logits=last", *settings]
+    )
+
+
+def flops(given: Scenario) -> dict[str, float]:
+    """FLOPs of an op on chip 0."""
+    program = lower(given, mesh_of(given)).program
+    mine = np.flatnonzero((program.chip == 0) & (program.kind == Kind.COMPUTE))
+    found: dict[str, float] = {}
+    for task in mine:
+        name = program.op_names[program.op[task]]
+        found[name] = found.get(name, 0.0) + float(program.flops[task])
+    return found
+
+
+def decode(batch: int, more: str = "") -> str:
+    return f"{{phase: decode, batch: {batch}, context: 99, generate: 1, weights: bf16{more}}}"
+
+
+@pytest.mark.parametrize(("context", "prompt"), [(0, 8), (100, 8), (1000, 1)])
+def test_a_prompt_after_a_prefix_attends_to_both(context: int, prompt: int):
+    """Query i of L sees C + i positions: 2 x 2 d_head for each, on 64 / 8 heads; L C + L (L + 1) / 2 in all."""
+    cached = f", context: {context}" if context else ""
+    given = scenario(f"{{phase: prefill, batch: 3, prompt: {prompt}{cached}, weights: bf16}}", "stack.attention=fused")
+    seen = prompt * context + prompt * (prompt + 1) / 2
+    assert flops(given)["attention"] == 2 * 3 * (64 // TP) * 4 * 128 * seen
+    assert given.workload.final_cache_length == context + prompt
+
+
+def test_a_chunk_shares_matmuls_and_attends_apart():
+    """A step of 16 sequences and 32 tokens of one prompt: matmuls of 48 rows, logits of the 16 alone."""
+    fused = "stack.attention=fused"
+    mixed = flops(scenario(decode(16, ", chunk: {tokens: 32, context: 64}"), fused))
+    rows, alone = flops(scenario(decode(48), fused)), flops(scenario(decode(16), fused))
+    prompt = flops(scenario("{phase: prefill, batch: 1, prompt: 32, context: 64, weights: bf16}", fused))
+    for op in ("qkv", "o", "wi", "wo"):
+        assert mixed[op] == rows[op]
+    assert mixed["logits"] == alone["logits"]
+    assert mixed["attention"] == alone["attention"]
+    assert mixed["attention of chunks"] == prompt["attention"]
+
+
+def test_a_chunk_keeps_its_cache():
+    """16 x 100 positions of the sequences and 2 x 96 of two prompts; a head of 128 keys and values on each chip."""
+    chunked = scenario(decode(16, ", chunk: {sequences: 2, tokens: 32, context: 64}"))
+    lowered = lower(chunked, mesh_of(chunked))
+    assert lowered.kv_cache_bytes == 2 * (16 * 100 + 2 * 96) * 2 * 128 * 2
+
+
+def test_chips_with_sequences_of_their_own_share_the_chunks():
+    deal = "layout={uses: {batch: [g]}}", "mesh={g: 8}"
+    chunk = ", chunk: {sequences: 8, tokens: 4}"
+    whole = flops(scenario(decode(16, chunk), *deal, "stack.attention=fused"))
+    assert whole["qkv"] == 2 * 2 * (16 + 32) // 8 * 8192 * (64 + 2 * 8) * 128
+    with pytest.raises(InputError, match="batch must be a multiple of the 8 chips"):
+        flops(scenario(decode(16, ", chunk: {sequences: 4, tokens: 4}"), *deal))
+
+
+def test_proposed_tokens_are_queries_of_the_step():
+    """Three proposals: four tokens of each sequence in every matmul, logits of all of them."""
+    speculative = flops(scenario(decode(16, ", speculation: {draft: 3, acceptance: 1}")))
+    plain = flops(scenario(decode(16)))
+    for op in ("qkv", "o", "wi", "wo", "logits"):
+        assert speculative[op] == 4 * plain[op]
+
+
+def test_accepted_tokens_make_fewer_steps():
+    """Half of the proposals accepted: 1 + 1/2 + 1/4 tokens a step; 70 tokens take 40 steps."""
+    proposals = "speculation: {draft: 2, acceptance: 0.5}"
+    given = scenario(f"{{phase: decode, batch: 16, context: 100, generate: 70, weights: bf16, {proposals}}}")
+    assert given.workload.steps == 40
+    report = run(given).report.simulated
+    assert report.step_s * 40 == pytest.approx(report.latency_s)
+    assert report.tpot_s * 70 == pytest.approx(report.latency_s)
+    assert given.workload.mean_cache_length == 100 + 3 + 39 * 1.75 / 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (", chunk: {tokens: 4}, speculation: {draft: 1, acceptance: 0.5}", "chunk: is not supported with speculation"),
+        (", chunk: {tokens: 4}, static_cache: 4096", "static_cache: is not supported with chunk or speculation"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(more: str, message: str):
+    with pytest.raises(InputError, match=message):
+        scenario(decode(16, more))
+
+
+def test_chunks_are_of_decode_steps_in_one_stage():
+    with pytest.raises(InputError, match="chunk: is of decode steps"):
+        scenario("{phase: prefill, batch: 4, prompt: 8, weights: bf16, chunk: {tokens: 4}}")
+    with pytest.raises(InputError, match="chunk: is not supported with stages"):
+        scenario(decode(16, ", chunk: {tokens: 4}"), "layout.mesh={tensor: 4, pipeline: 2}")
+    with pytest.raises(InputError, match="chunk: is not supported with micro_batches"):
+        scenario(decode(16, ", chunk: {tokens: 4}"), "layout.overlap=micro_batches")
