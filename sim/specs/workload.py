@@ -28,8 +28,8 @@ class ChunkSpec(Strict):
 
 
 class SpeculationSpec(Strict):
-    """Speculative decoding: a step verifies proposed tokens besides the one that follows for sure. The time that it takes
-    to propose them is not simulated."""
+    """Speculative decoding: a step verifies proposed tokens besides the one that follows for sure. The time that it
+    takes to propose them is not simulated."""
 
     draft: Annotated[int, Field(gt=0, le=1000)]
     """Proposed tokens per sequence and step."""
@@ -129,8 +129,8 @@ class Workload(Strict):
 
     @property
     def tokens(self) -> int:
-        """Tokens processed in all steps of all sequences (Pope et al. section 2: the tokens of MFU), without proposals that
-        are rejected."""
+        """Tokens processed in all steps of all sequences (Pope et al. section 2: the tokens of MFU), without proposals
+        that are rejected."""
         own = self.batch * ((self.prompt or 0) + (self.generate or 0))
         return own + (self.chunk.rows * self.steps if self.chunk else 0)
 

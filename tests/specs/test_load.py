@@ -56,7 +56,7 @@ def test_the_files_are_good_unless_a_test_breaks_them():
         ("chip.peak.bf16.vlaue", "chip.yaml: peak.bf16: unknown key 'vlaue'; did you mean 'value'?"),
         ("link.latancy", "link.yaml: unknown key 'latancy' of a link; did you mean 'latency'?"),
         ("model.d_modl", "model.yaml: unknown key 'd_modl' of a model; did you mean 'd_model'?"),
-        ("scenario.workload.x", "scenario.yaml: workload: unknown key 'x'; choose from activations, batch, combine, "),
+        ("scenario.workload.x", "scenario.yaml: workload: unknown key 'x'; choose from activations, batch, chunk, "),
     ],
 )
 def test_a_typo_in_a_key_is_found_at_any_depth(field, message):

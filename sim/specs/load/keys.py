@@ -9,10 +9,9 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from sim.errors import closest, suggest
+from sim.errors import closest, describe_unsimulated, suggest
 from sim.specs import FILE_KINDS, Software
 from sim.specs.load.places import Path_
-from sim.errors import describe_unsimulated
 
 _OTHER_NAMES = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
