@@ -69,6 +69,11 @@ _STYLE: Any = {
 _page_width_in: ContextVar[float | None] = ContextVar("page width", default=None)
 
 
+def load_renderer() -> None:
+    """Imports what draws pixels, so that processes that are forked afterwards have it."""
+    import matplotlib.backends.backend_agg  # noqa: F401
+
+
 @contextmanager
 def page_width(width_in: float | None) -> Iterator[None]:
     """Figures that are made inside are so wide, inches; with None as wide as they need."""

@@ -74,6 +74,7 @@ def draw(
         analysis: explanations are drawn as waterfalls.
     """
     from sim.plots import waterfall
+    from sim.plots.style import load_renderer
 
     subtitle = f"\n{run.settings_text}" if run.settings else ""
     drawings: dict[str, Callable[[], Figure]] = {}
@@ -94,8 +95,7 @@ def draw(
 
         paths.append(folder / "report.html")
         jobs.append(partial(html.write, [run], paths[-1], explanations, analysis.bottlenecks or ()))
-    import matplotlib.backends.backend_agg  # noqa: F401 - before the process is forked, as what follows
-
+    load_renderer()  # before the process is forked, as what follows
     for part in run.passes:
         find_critical_path(part.trace)
     run_jobs(jobs)
