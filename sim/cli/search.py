@@ -62,7 +62,8 @@ def search(
     """Try every layout and attention sharding on every mesh and number of chips of every machine given.
 
     Print the fastest of each, which of them are best at what, and what their steps spend time on; draw latency against
-    cost to OUT/search_MODEL_PHASE.png. Ctrl-C prints the best of what is there.
+    cost to OUT/search_MODEL_PHASE.png, and what steps spend time on to OUT/search_MODEL_PHASE_parts.png. Ctrl-C prints
+    the best of what is there.
     """
     from sim.specs.uses import PRESETS
     from sim.studies import search as searching
@@ -105,8 +106,9 @@ def search(
             }
     written: list[Path] = []
     if plots:
-        from sim.plots import pareto
+        from sim.plots import pareto, step_parts
         from sim.results.figures import write_figure
+        from sim.studies.step_parts import describe_choices
 
         names = ", ".join(Path(name).stem for name in topology)
         names = f"{chips.replace(',', ', ')} chips as of {names}" if chips else names
@@ -115,6 +117,11 @@ def search(
         with progress(f"drawing {stem}"):
             chart = searching.build_chart(title, work.phase, result.fitting, searching.published_steps(numbered), goal)
             written = write_figure(lambda: pareto.draw(replace(chart, rests_on=based)), stem, form)
+            bars = [step_parts.Bar(describe_choices(row.choices), parts) for group in explained for row, parts in group]
+            parts_title = f"{title}: parts of a step of the fastest"
+            written += write_figure(
+                lambda: step_parts.draw(bars, parts_title), stem.with_name(f"{stem.name}_parts"), form
+            )
     if as_json:
         more = {"rests_on": list(based), "sensitivity": {name: each.to_dict() for name, each in moved.items()}}
         echo(json.dumps({"complete": complete} | result.to_dict(explained) | more))

@@ -15,10 +15,15 @@ from sim.errors import InputError
 from sim.terminal import echo
 
 if TYPE_CHECKING:
+    from sim.results.figures import FigureForm
     from sim.studies.sweep.record import Record
     from sim.studies.sweep.rows import Row
     from sim.studies.sweep.study import Study
     from sim.studies.sweep.workers import Cluster
+
+
+_MOST_BARS = 60
+"""A page holds no more bars."""
 
 
 def sweep(
@@ -40,6 +45,10 @@ def sweep(
         ),
     ] = "csv,png",
     width: Width = "",
+    parts: Annotated[
+        bool,
+        typer.Option("--parts", help="Also draw what a step of each point spends its time on: parts.png."),
+    ] = False,
     jobs: Jobs = 1,
     backend: Annotated[str, typer.Option(help="local, or dask: a cluster.")] = "local",
     scheduler: Annotated[str, typer.Option(help="Of the Dask cluster, such as tcp://10.0.0.1:8786.")] = "",
@@ -85,6 +94,8 @@ def sweep(
         with progress(f"drawing {folder}"):
             chart = build_chart(base, study.figure, done, predictions)
             write_figure(lambda: drawing.draw(chart), folder / "figure", form)
+    if parts:
+        _draw_parts(study, rows, folder, form)
     if as_json:
         echo(json.dumps({"scenario": base.name, "complete": complete, "rows": [row.to_dict() for row in done]}))
     else:
@@ -103,6 +114,24 @@ def sweep(
             raise InputError(
                 "at least one point must be able to run", where="sweep", hint=f"the first: {done[0].error}"
             )
+
+
+def _draw_parts(study: Study, rows: dict[int, Row], folder: Path, form: FigureForm) -> None:
+    """Simulates the points that can run again, and draws the parts of their steps."""
+    from sim.plots import step_parts
+    from sim.results.figures import write_figure
+    from sim.studies.step_parts import attribute_point, describe_choices
+
+    chosen = [study.points[number] for number, row in rows.items() if row.outcome]
+    if len(chosen) > _MOST_BARS:
+        raise InputError(f"requires at most {_MOST_BARS} points that can run", where="--parts", got=len(chosen))
+    bars = []
+    with progress(f"taking apart {study.scenario.name}") as report:
+        for done, point in enumerate(chosen):
+            report(done, len(chosen))
+            bars.append(step_parts.Bar(describe_choices(point.choices), attribute_point(study.name, point)))
+    if bars:
+        write_figure(lambda: step_parts.draw(bars, f"{study.scenario.name}: parts of a step"), folder / "parts", form)
 
 
 def _simulate(study: Study, record: Record, jobs: int, cluster: Cluster | None) -> tuple[dict[int, Row], bool]:

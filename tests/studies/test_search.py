@@ -16,6 +16,7 @@ from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies import search
 from sim.studies.search.pruned import min_candidate_s
+from sim.studies.step_parts import attribute_point
 from sim.studies.sweep.rows import run_point
 
 ON = [
@@ -248,7 +249,7 @@ def test_what_is_no_goal_is_one_clear_line(max_step, price, message):
 def test_parts_of_a_step_add_up_to_it(name):
     points = candidates("llama3_8b", name, "decode", [8], 512, settings=["engine.layers=8"])
     for point in points[-3:]:
-        parts = search.attribute_candidate(point)
+        parts = attribute_point(search.BASE, point)
         assert sum(parts.values()) == pytest.approx(run_point(search.BASE, point).outcome.simulated.step_s, rel=1e-12)
         assert min(parts["compute"], parts["exposed latency"], parts["exposed bytes"]) > 0
 

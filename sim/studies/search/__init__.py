@@ -11,13 +11,11 @@ from sim.studies.search.figure import PublishedStep, build_chart, published_step
 from sim.studies.search.machines import Counts, Machine, list_machines, parse_counts
 from sim.studies.search.pruned import KEPT, run_candidates
 from sim.studies.search.result import SearchResult
-from sim.studies.search.why import PARTS, attribute_candidate
 
 __all__ = [
     "BASE",
     "KEPT",
     "OWN",
-    "PARTS",
     "Counts",
     "Goal",
     "Machine",
@@ -25,7 +23,6 @@ __all__ = [
     "PublishedStep",
     "SearchResult",
     "Work",
-    "attribute_candidate",
     "build_chart",
     "chip_names",
     "fastest_rows",

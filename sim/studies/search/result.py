@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.report.headline import to_html
-from sim.studies.search.candidates import Phase
+from sim.studies.search.candidates import BASE, Phase
 from sim.studies.search.choose import Goal, fastest_rows
 from sim.studies.search.pruned import KEPT
-from sim.studies.search.why import attribute_candidate
+from sim.studies.step_parts import attribute_point
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
 from sim.units import format_seconds
@@ -81,7 +81,7 @@ class SearchResult:
             for objective in self.goal.objectives.values():
                 group = min(of_machine, key=lambda group: objective(group[0]))
                 winners[id(group)] = group
-        return [[(row, attribute_candidate(points[id(row)])) for row in group] for group in winners.values()]
+        return [[(row, attribute_point(BASE, points[id(row)])) for row in group] for group in winners.values()]
 
     def to_dict(self, explained: Sequence[Sequence[tuple[Row, Parts]]]) -> dict[str, Any]:
         """Returns JSON data.

@@ -1,4 +1,4 @@
-"""Why one candidate is faster than another: what the critical path of each spends its time on."""
+"""Parts of a step: what the critical path of a layout, a scheme or any other point spends its time on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from sim.report import critical_path as path
 from sim.shortcuts import periodic
 from sim.simulate.forward_pass import simulate_pass
 from sim.specs import load
-from sim.studies.search.candidates import BASE
 from sim.studies.sweep.points import Point
 
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -16,15 +15,23 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "overhead": (path.OP_OVERHEAD,),
     "exposed latency": (path.LATENCY, path.START, path.LAUNCH),
     "exposed bytes": (path.TRANSFER, path.QUEUEING),
-    "idle": (path.JOIN, path.COPY, path.CALL),
+    "waits": (path.JOIN, path.COPY, path.CALL),
 }
 """Causes of the critical path, together: operations; their fixed times and launches; starts and flights of messages
 and launches of collectives that nothing hides; messages that hold links; waits. They add up to the step."""
 
 
-def attribute_candidate(point: Point) -> dict[str, float]:
-    """Seconds of the step of a candidate that can run, by PARTS."""
-    (scenario,) = load.scenario(BASE, point.settings).phases
+def describe_choices(point_choices: Mapping[str, str]) -> str:
+    """Returns choices in a line; a number has the last word of its field before it: `tensor_parallel, batch 16`."""
+    return ", ".join(
+        f"{field.rpartition('.')[2]} {label}" if label[:1].isdigit() else label
+        for field, label in point_choices.items()
+    )
+
+
+def attribute_point(name: str, point: Point) -> dict[str, float]:
+    """Returns the seconds of a step of a point of file `name` that can run, by PARTS; of two phases a decode step."""
+    scenario = load.scenario(name, point.settings).phases[-1]
     simulated = simulate_pass(scenario)
     causes = path.attribute_step(periodic.unroll(simulated.trace, simulated.periods), simulated.topology).causes
     return {part: sum(cause.time_s for cause in causes if cause.name in names) for part, names in PARTS.items()}
