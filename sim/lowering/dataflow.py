@@ -59,6 +59,8 @@ class Lowering:
         self.builder = self.emitter.builder
         self.weights: dict[str, Sharded] = {}
         """Weights as stored, by name."""
+        self.caches: dict[str, Sharded] = {}
+        """What a layer caches, by name."""
         self.stored: dict[LayerKind | None, dict[str, float]] = {}
         """Bytes per chip of the weights, by the kind of layer and by name; None for the ends."""
         self.replica_bytes: dict[str, float] = {}
@@ -193,6 +195,7 @@ class Lowering:
 
     def attention(self, q: Value, k: Value, v: Value, name: str, window: int | None = None) -> Value:
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
+        self.caches |= {"cached keys": k.tensor, "cached values": v.tensor}
         chip, done = self.topology.chip, _producers([q, k, v])
         for part in attended_parts(self.scenario.workload):
             work = attention_work(self.scenario, chip, part.of(q.tensor), part.of(k.tensor), window)
@@ -203,6 +206,7 @@ class Lowering:
         self, queries: tuple[Value, Value], cached: tuple[Value, Value], expansion: tuple[Value, ...], name: str
     ) -> Value:
         weights = tuple(weight.tensor for weight in expansion)
+        self.caches["cached latents"] = cached[0].tensor
         result = sharding.latent_attention(queries[0].tensor, cached[0].tensor, *weights)
         done = _producers([*queries, *cached])
         for part in attended_parts(self.scenario.workload):

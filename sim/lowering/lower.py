@@ -161,5 +161,6 @@ def _collect(flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind]) -> 
         sent_bytes=flow.sent_bytes,
         layer_bytes=flow.stored_bytes(kinds[-1]),
         stored_weights=flow.weights,
+        caches=flow.caches,
         attentions=flow.attentions,
     )

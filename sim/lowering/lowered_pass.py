@@ -53,6 +53,8 @@ class LoweredPass:
     """Batches of a pipeline."""
     stored_weights: Mapping[str, Sharded] = field(default_factory=dict)
     """Sharding as stored of the weights of a layer and of the ends, by name."""
+    caches: Mapping[str, Sharded] = field(default_factory=dict)
+    """Sharding of what a layer caches, by name; of the tokens of this pass alone."""
     attentions: Mapping[str, AttentionWork] = field(default_factory=dict)
     """Operations whose work depends on the length of the cache, by name."""
 

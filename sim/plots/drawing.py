@@ -55,6 +55,8 @@ class Node:
     strength: float = 1.0
     name: str = ""
     """Full name, if it differs from the label."""
+    chip: int = -1
+    """Number of the chip; -1 for another node."""
     fill: str = ""
     """Colour inside; white where there is a label, else that of the edge."""
 

@@ -71,6 +71,7 @@ def drawing(topology: Topology) -> Drawing:
             str(chip) if numbered else "",
             size=0.13 if numbered else 0.06,
             strength=strength(position),
+            chip=chip,
         )
         for chip, position in enumerate(positions)
         if shown[chip]

@@ -37,7 +37,7 @@ def _switch(topology: Topology) -> Drawing:
         lines.append(Line(((chip - 0.08, 0.0), (chip - 0.08, 1.5)), egress, links=up))
         lines.append(Line(((chip + 0.08, 1.5), (chip + 0.08, 0.0)), ingress, links=down))
     labels, numbered = _labels(topology, shown, shown)
-    nodes = [Node((chip, 0.0), labels[chip], _CHIP, name=topology.nodes[chip]) for chip in range(shown)]
+    nodes = [Node((chip, 0.0), labels[chip], _CHIP, name=topology.nodes[chip], chip=chip) for chip in range(shown)]
     nodes.append(Node(((shown - 1) / 2, 1.5), topology.nodes[-1], 0.2, half_width=(shown - 1) / 2 + 0.3))
     return Drawing(
         lines=lines,
@@ -71,7 +71,7 @@ def _graph(topology: Topology) -> Drawing:
             lines.append(Line(points, colors[kind], width=width, label=label, links=forth, back=back))
     labels, numbered = _labels(topology, topology.chips, max(x for x, _ in places) - min(x for x, _ in places))
     nodes = [
-        Node(place, labels[node], _CHIP, name=topology.nodes[node])
+        Node(place, labels[node], _CHIP, name=topology.nodes[node], chip=node)
         if node < topology.chips
         else Node(place, topology.nodes[node], 0.2, half_width=_half_width(topology.nodes[node]))
         for node, place in enumerate(places)

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sim.report.critical_path import find_critical_path
 from sim.results.analysis import Analysis
 from sim.results.scratch import replacing_file
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 FIGURES = ("timeline", "breakdown", "links", "roofline", "memory", "stages")
 """Figures of one phase that a run draws."""
-ON_DEMAND = ("links_over_time",)
+ON_DEMAND = ("links_over_time", "shards")
 """Figures of one phase that are drawn when they are named."""
 PHASE_FIGURES = (*FIGURES, *ON_DEMAND)
 BY_DEFAULT = (*FIGURES, "waterfall")
@@ -144,11 +146,24 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure:
             return link_map.draw(trace, topology, title)
         case "links_over_time":
             return links_over_time.draw(trace, topology, title)
+        case "shards":
+            return _shards(part, title)
         case "roofline":
             return roofline.draw(trace, topology, part.scenario.workload.activations, title)
         case "stages" if batches:
             return stages.draw(trace, topology, batches, title)
     return _memory(part, title)
+
+
+def _shards(part: Pass, title: str) -> Figure:
+    """Draws on the machine which chips hold which shards."""
+    from sim.plots import shards
+
+    machine, batches = part.topology.unfold(), part.lowered.batches
+    stage = np.zeros(machine.chips, dtype=np.int64)
+    for number, chips in enumerate(batches.chips if batches else ()):
+        stage[list(chips)] = number
+    return shards.draw(part.lowered.stored_weights, part.lowered.caches, stage, machine, title)
 
 
 def _memory(part: Pass, title: str) -> Figure:

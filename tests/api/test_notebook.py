@@ -49,7 +49,7 @@ def test_a_run_draws_its_figures(run, figure: str):
 def test_a_figure_that_is_not_there_is_one_line(run, generation):
     assert isinstance(generation.plot("breakdown", phase="prefill"), Figure)
     for arguments, said in (
-        (("timelin",), "links_over_time, got 'timelin'; did you mean 'timeline'"),
+        (("timelin",), "links_over_time, shards, got 'timelin'; did you mean 'timeline'"),
         (("timeline", "prefill"), "phase must be one of decode, got 'prefill'"),
         (("memory",), "the run has nothing to show in figure 'memory'"),
     ):
