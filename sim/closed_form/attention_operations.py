@@ -3,6 +3,8 @@ values."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.operations import Op
 from sim.closed_form.pass_builder import Factor, PassBuilder, Product
@@ -10,6 +12,25 @@ from sim.specs.uses import Axes
 
 SCORE_BYTES = 4
 """Bytes of a 32-bit score or logit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Attention of a chip's queries to its cache."""
+
+    name: str
+    sequences: float
+    positions: float
+    """New positions of a sequence."""
+    heads: float
+    widths: tuple[float, float]
+    """Of a key and of a value."""
+    moved: float
+    """Bytes of queries and outputs through memory."""
+    read: float
+    """Bytes of keys and values that are read, per position."""
+    copies: float = 0.0
+    """Bytes of copied heads that are read from L2, per position."""
 
 
 class AttentionBuilder(PassBuilder):
@@ -102,34 +123,57 @@ class AttentionBuilder(PassBuilder):
         self.add_collective("attention out", "all_to_all", moved, queries)
 
     def attend(self, sequences: float, heads: float, kv: float) -> None:
-        """Appends the kernels of scores and values, which read the cache and the queries and write the output.
-
-        A fused kernel skips positions that the causal mask hides: the last of a chip's queries sees all C positions,
-        each query before it one position less. A kernel that is not fused writes the scores and reads them again; if
-        elementwise operations are kernels, scores, softmax and values are three.
-        """
-        stack, work, model = self.scenario.stack, self.scenario.workload, self.scenario.model
-        positions, C = self.L / (self.e if self.query_dim == "L" else 1), work.mean_cache_length
+        """Appends the kernels of scores and values, which read the cache and the queries and write the output."""
+        positions = self.L / (self.e if self.query_dim == "L" else 1)
         query, key = (sequences * length * n * self.Q * self.a for length, n in ((positions, heads), (self.L, kv)))
-        if stack.elementwise == "kernel":
+        if self.scenario.stack.elementwise == "kernel":
             self.add_elementwise("rotary and cache", *[query, key, key] * 2)
-        is_fused = stack.attention == "fused"
-        seen = C - ((positions - 1) / 2 if is_fused and model.causal and work.static_cache is None else 0)
-        cache = 2 * sequences * self.Q * self.c * C
-        read = cache * key_value_heads_read(heads, self.H / self.K)
-        copies = cache * heads if self.scenario.layout.kv_heads == "expanded" else 0.0
-        scores, moved = sequences * positions * heads * seen, 2 * self.spilled_bytes(query)
-        vector = stack.attention_format == "f32"
-        flops = 4 * scores * self.Q
+        per_head = 2 * sequences * self.Q * self.c
+        read = per_head * key_value_heads_read(heads, self.H / self.K)
+        copies = per_head * heads if self.scenario.layout.kv_heads == "expanded" else 0.0
+        name = "attention" if self.window is None else f"attention to {self.window:,}"
+        moved = 2 * self.spilled_bytes(query)
+        self.add_attention_kernels(Kernel(name, sequences, positions, heads, (self.Q, self.Q), moved, read, copies))
+
+    def add_attention_kernels(self, kernel: Kernel) -> None:
+        """Appends one kernel, or three: the scores, their softmax, and the values.
+
+        A fused kernel skips positions that the causal mask or a window hides. A kernel that is not fused writes the
+        scores and reads them again; if elementwise operations are kernels, scores, softmax and values are three.
+        """
+        stack, work, C = self.scenario.stack, self.scenario.workload, self.scenario.workload.mean_cache_length
+        reached = C if self.window is None else min(C, self.window + kernel.positions - 1)
+        is_fused, vector = stack.attention == "fused", stack.attention_format == "f32"
+        skips = is_fused and self.scenario.model.causal and work.static_cache is None
+        seen = seen_positions(C, kernel.positions, self.window) if skips else reached
+        scores = kernel.sequences * kernel.positions * kernel.heads * seen
+        by_keys, by_values = (2 * scores * width for width in kernel.widths)
+        read, copies, moved = kernel.read * reached, kernel.copies * reached, kernel.moved
         size = self.spilled_bytes(scores * (SCORE_BYTES if vector or stack.elementwise == "fused" else self.a))
+        one = Op(kernel.name, by_keys + by_values, moved, read, copies, on_vector_units=vector, is_elementwise=False)
         if is_fused or stack.elementwise == "fused":
-            moved += 0.0 if is_fused else 2 * size
-            self.operations.append(
-                Op("attention", flops, moved, read, copies, on_vector_units=vector, is_elementwise=False)
-            )
+            written = 0.0 if is_fused else 2 * size
+            self.operations.append(replace(one, activation_bytes=moved + written, overhead="attention"))
             return
-        tiled = positions > 1 and not vector
-        product = (flops / 2, moved / 2 + size, read / 2, copies / 2, tiled, vector)
-        self.operations.append(Op("attention scores", *product, is_elementwise=False))
-        self.operations.append(Op("attention softmax", 0.0, 2 * size))
-        self.operations.append(Op("attention values", *product, is_elementwise=False))
+        half = replace(
+            one,
+            activation_bytes=moved / 2 + size,
+            read_bytes=read / 2,
+            l2_bytes=copies / 2,
+            is_tiled=kernel.positions > 1 and not vector,
+        )
+        self.operations.append(replace(half, name=f"{kernel.name} scores", flops=by_keys))
+        self.operations.append(Op(f"{kernel.name} softmax", 0.0, 2 * size))
+        self.operations.append(replace(half, name=f"{kernel.name} values", flops=by_values))
+
+
+def seen_positions(C: float, positions: float, window: int | None) -> float:
+    """Returns the positions that a chip's query sees, on average: the last one C, each before it one less, and none
+    more than a window."""
+    first = C - positions + 1
+    if window is None or window >= C:
+        return (first + C) / 2
+    if window <= first:
+        return window
+    growing = window - first  # queries that see first, first + 1, ... window - 1
+    return (growing * (first + window - 1) / 2 + (positions - growing) * window) / positions

@@ -28,6 +28,7 @@ _READ_BY_NO_TIME = """
 WITHOUT_EFFECT: Coverage = dict.fromkeys(_READ_BY_NO_TIME.split(), ANY_VALUE)
 """Fields that do not affect the time of a step, besides the number of layers."""
 
+_FORMATS = ("bf16", "fp16", "int8", "fp8", "mxfp8", "int4", "nvfp4", "mxfp4")
 _READ = """
     topology.chip.peak topology.chip.hbm_bandwidth topology.chip.vector_peak topology.chip.on_chip_memory
     stack.matmul_efficiency stack.collective_matmul_efficiency stack.vector_efficiency stack.hbm_efficiency
@@ -37,7 +38,12 @@ _READ = """
     topology.reduces topology.collectives stack.nvls collectives mesh presets layout.ffn layout.uses
     layout.mesh.tensor layout.hybrid model.layers model.d_model model.d_ff model.heads model.padded_heads
     model.kv_heads model.d_head model.vocabulary workload.batch workload.prompt workload.context workload.generate
-    workload.static_cache
+    workload.static_cache model.experts.count model.experts.top_k model.experts.d_ff model.experts.shared
+    model.experts.groups model.experts.top_groups model.experts.dense_first model.experts.every model.latent.q_rank
+    model.latent.kv_rank model.latent.rope model.latent.d_value model.window.size model.window.full_every
+    layout.experts.replicas layout.experts.capacity workload.routing.seed workload.routing.spread
+    stack.attention_efficiency stack.attention_overhead stack.grouped_overhead workload.speculation.draft
+    workload.speculation.acceptance
     """
 _OF_WHAT_IS_NOT_KNOWN = """
     stack.launch stack.matmul_split topology.chip.multiprocessors layout.chunks layout.prefetch
@@ -69,7 +75,16 @@ COVERED: Coverage = {
     "model.ffn": ("swiglu", "mlp"),
     "model.block": ("parallel", "serial"),
     "workload.phase": ("prefill", "decode"),
-    **dict.fromkeys(("workload.weights", "workload.activations", "workload.kv_cache"), ("bf16", "fp16", "int8")),
+    **dict.fromkeys(("workload.weights", "workload.activations", "workload.kv_cache"), _FORMATS),
+    **dict.fromkeys(
+        ("workload.operands", "workload.expert_weights", "workload.dispatch", "workload.combine"), (None, *_FORMATS)
+    ),
+    "workload.routing.load": ("uniform",),
+    "layout.experts.dispatch": (None, "per_expert", "per_rank", "per_box", "all_gather"),
+    "layout.experts.kernel": (None, "normal", "low_latency", "one_sided"),
+    "layout.experts.shared": ("under_dispatch", "under_combine", "apart"),
+    "layout.experts.placement": ("in_order", "balanced"),
+    "layout.latent": (None, "plain", "absorbed"),
     "workload.sampling": ("greedy", "top_k"),
 }
 """Fields and values that `sim.closed_form.pass_time.predict_per_operation` accounts for."""

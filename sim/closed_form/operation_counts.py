@@ -16,15 +16,17 @@ multi-head attention (K = H) are sharded like the queries.
 from __future__ import annotations
 
 from math import prod
+from typing import NamedTuple
 
-from sim.closed_form.attention_operations import SCORE_BYTES, AttentionBuilder
+from sim.closed_form.attention_operations import SCORE_BYTES
+from sim.closed_form.expert_operations import ExpertsBuilder
+from sim.closed_form.latent_operations import LatentBuilder
 from sim.closed_form.operations import CommunicationModel, Op, PassOperations, Sublayer
 from sim.closed_form.pass_builder import Factor, pad_to_multiple
 from sim.specs import Scenario
-from sim.specs.uses import Axes
 
-_SQUARE, _PAIR = 4, 8
-"""Bytes of a 32-bit mean of squares, and of a logit with its token."""
+_PAIR = 8
+"""Bytes of a 32-bit logit with its token."""
 _TOP_K = ("softmax", "top k", "masked softmax", "draw")
 """Kernels of a draw, each of which reads or writes all logits twice."""
 _PENDING = {"parallel": 1, "ladder": 2, "standard": 1, "unsummed": 1, "mlp_summed": 0}
@@ -37,10 +39,29 @@ def count_operations(scenario: Scenario, communication: CommunicationModel) -> P
     return _PassCounter(scenario, communication).build()
 
 
-class _PassCounter(AttentionBuilder):
+class _Kind(NamedTuple):
+    """What one layer has that others may not have."""
+
+    residual: str
+    has_experts: bool
+    window: int | None
+
+
+class _PassCounter(LatentBuilder, ExpertsBuilder):
     """Appends the sublayers of a pass."""
 
     # --- sublayers ---------------------------------------------------------------------------------------------------
+
+    def add_attention_output(self) -> Factor:
+        """Appends attention of the model's kind; returns its output."""
+        return self.add_latent_attention() if self.scenario.model.latent else self.add_attention()
+
+    def add_ffn_output(self, has_experts: bool) -> None:
+        """Appends the FFN of a layer with its sum over the chips."""
+        if has_experts:
+            self.add_experts()
+        else:
+            self.write_stream("mlp", self.uses.d_ff, self.add_ffn())
 
     def add_ffn(self) -> Factor:
         self.project_stream("wi", self.uses.d_ff, *self.ffn_inputs)
@@ -52,12 +73,12 @@ class _PassCounter(AttentionBuilder):
         self.add_elementwise("activation", *[size] * (len(self.ffn_inputs) + 1))
         return self.ffn_hidden
 
-    def add_attention_and_ffn(self) -> None:
+    def add_attention_and_ffn(self, has_experts: bool) -> None:
         """Appends attention and FFN after one norm (a parallel layer)."""
         uses, ffn_inputs = self.uses, self.ffn_inputs
-        if uses.heads != uses.d_ff:
-            self.write_stream("attention", uses.heads, self.add_attention())
-            self.write_stream("mlp", uses.d_ff, self.add_ffn())
+        if uses.heads != uses.d_ff or has_experts or self.scenario.model.latent:
+            self.write_stream("attention", uses.heads, self.add_attention_output())
+            self.add_ffn_output(has_experts)
             self.add_residual("both")
         elif self.is_fused:
             key_or_value = Factor("kv", self.kv_heads_of_chip * self.Q)
@@ -80,7 +101,7 @@ class _PassCounter(AttentionBuilder):
         """Appends the adds of pending outputs, then a norm; a stream split over several axes is gathered before it."""
         uses, rows = self.uses, self.tokens_of_chip()
         if not (uses.d_model or uses.stream):
-            self.add_unsplit_norm(name, pending, rows)
+            self.add_whole_norm(name, pending, rows, self.E)
             return
         for _ in range(pending):
             self.add_residual("residual")
@@ -89,24 +110,6 @@ class _PassCounter(AttentionBuilder):
         else:
             self.add_collective("residual", "all_gather", uses.stream, rows * self.E / self.e * self.a)
             self.add_scaling(name, rows, self.E / self.e, uses.d_model)
-
-    def add_unsplit_norm(self, name: str, pending: int, rows: float) -> None:
-        """Appends adds and norm of a stream whose d_model is not split: one kernel, unless a compiler fuses its
-        parts."""
-        tensor, gain = rows * self.E * self.a, self.E * self.w
-        if self.scenario.stack.elementwise == "kernel":
-            self.add_elementwise(name, *[tensor] * (1 + pending + (2 if pending else 1)), gain)
-            return
-        for _ in range(pending):
-            self.add_elementwise("residual add", *[tensor] * 3)
-        self.add_scaling(name, rows, self.E, ())
-
-    def add_scaling(self, name: str, rows: float, width: float, over: Axes) -> None:
-        """Appends sums of squares over the chips that split d_model, then the scaling of the rows."""
-        squares, tensor = rows * _SQUARE, rows * width * self.a
-        self.add_elementwise(name, tensor, squares)
-        self.add_collective(name, "all_reduce", over, squares)
-        self.add_elementwise(name, tensor, tensor, squares, width * self.w)
 
     def add_embedding(self) -> None:
         """Appends the look-up of the chip's rows of the table, and the sum over the chips, scattered like the
@@ -129,7 +132,7 @@ class _PassCounter(AttentionBuilder):
             for _ in range(pending):
                 self.add_residual("residual")
             return
-        every = layout.logits == "every"
+        every = layout.logits == "every" or self.scenario.workload.speculation is not None
         by_position = bool(uses.tokens) and not self.splits_sequences
         split, sequences = uses.d_model + uses.stream, uses.gather
         if uses.gather and self.splits_sequences:
@@ -143,7 +146,7 @@ class _PassCounter(AttentionBuilder):
             rows *= self.group_size(sequences)
             self.add_collective("last position", "all_gather", sequences, rows * self.E * self.a)
             pending = 0
-        self.add_unsplit_norm("final_norm", pending, rows)
+        self.add_whole_norm("final_norm", pending, rows, self.E)
         tokens = tuple(axis for axis in uses.tokens if axis not in sequences)
         rows *= self.group_size(tokens)
         self.add_collective("final_norm", "all_gather", tokens, rows * self.E * self.a)
@@ -170,11 +173,12 @@ class _PassCounter(AttentionBuilder):
             self.add_embedding()
             if self.vocabulary_axes:
                 self.end_sublayer()
-        kinds = _kinds(scenario)
-        pending, layers = 0, dict[tuple[str, int, bool, bool], list[Sublayer]]()
+        kinds, experts = _kinds(scenario), scenario.model.experts
+        pending, layers = 0, dict[tuple[_Kind, int, bool, bool], list[Sublayer]]()
         for i, kind in enumerate(kinds):
             after, before = kinds[i + 1 : i + 2] == ["ladder"], kinds[max(i - 1, 0) : i + 1] == ["ladder"] * 2
-            key = kind, pending, after, before
+            has_experts = experts is not None and experts.in_layer(i)
+            key = _Kind(kind, has_experts, scenario.model.window_of(i)), pending, after, before
             if key in layers:
                 self.sublayers += layers[key]
             else:
@@ -184,25 +188,27 @@ class _PassCounter(AttentionBuilder):
             pending = _PENDING[kind]
         self.add_logits(pending)
         self.end_sublayer()
-        in_parallel = uses.heads != uses.d_ff and "parallel" in kinds
-        is_serial = self.is_fused and not in_parallel and (uses.whole or "ladder" not in kinds)
+        apart = uses.heads != uses.d_ff or experts or scenario.model.latent
+        in_parallel, whole = apart and "parallel" in kinds, uses.whole and not experts
+        is_serial = self.is_fused and not in_parallel and (whole or "ladder" not in kinds)
         return PassOperations(tuple(self.sublayers), is_serial)
 
-    def add_layer(self, kind: str, pending: int, ladder_after: bool, ladder_before: bool) -> None:
+    def add_layer(self, kind: _Kind, pending: int, ladder_after: bool, ladder_before: bool) -> None:
         """Appends both sublayers of a layer of a residual scheme.
 
         Args:
             pending: outputs of the previous layer that are still to be added.
         """
-        uses, ladder, keeps_partial = self.uses, kind == "ladder", kind in ("unsummed", "mlp_summed")
+        residual, has_experts, self.window = kind
+        uses, ladder, keeps_partial = self.uses, residual == "ladder", residual in ("unsummed", "mlp_summed")
         if ladder_before:
             self.add_residual("residual attention")
         self.add_norm("norm", 0 if ladder else pending)
-        if kind == "parallel":
-            self.add_attention_and_ffn()
+        if residual == "parallel":
+            self.add_attention_and_ffn(has_experts)
             self.end_sublayer()
             return
-        out = self.add_attention()
+        out = self.add_attention_output()
         if keeps_partial:
             self.add_partial_sum(out)
         else:
@@ -211,11 +217,10 @@ class _PassCounter(AttentionBuilder):
         if ladder and pending:
             self.add_residual("residual mlp")
         self.add_norm("ffn_norm", 0 if ladder else 1)
-        out = self.add_ffn()
         if keeps_partial:
-            self.add_partial_sum(out, "mlp" if kind == "mlp_summed" else "")
+            self.add_partial_sum(self.add_ffn(), "mlp" if residual == "mlp_summed" else "")
         else:
-            self.write_stream("mlp", uses.d_ff, out)
+            self.add_ffn_output(has_experts)
         self.end_sublayer(overlaps_next=ladder_after and uses.whole)
 
     def add_partial_sum(self, factor: Factor, name: str = "") -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+from sim.specs.chip import Dtype
 from sim.specs.uses import Axes, Uses
 
 
@@ -21,7 +22,10 @@ class CommunicationModel(Protocol):
         """Mesh axes and their lengths."""
 
     def collective(self, kind: str, axes: Axes, size: float) -> tuple[float, tuple[str, ...]]:
-        """Returns the time of a collective of `size` bytes in every group along `axes`, s, and why it is not exact."""
+        """Returns the time of a collective of `size` bytes in every group along `axes`, s, and why it is not exact.
+
+        Kinds are those of collectives, and `dispatch` and `combine`, in which every chip sends as much to every chip.
+        """
 
     def hop(self, axis: str, size: float) -> tuple[float, tuple[str, ...]]:
         """Returns the time of `size` bytes to the next chip along an axis, s, and why a loop of these is not exact."""
@@ -31,6 +35,9 @@ class CommunicationModel(Protocol):
 
     def closes(self, axis: str) -> bool:
         """Returns True if shards can go around an axis: on a ring, between two chips, or by routes."""
+
+    def count_boxes(self, axes: Axes) -> int:
+        """Returns the number of boxes that a group along axes is in; 1 on a torus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,10 @@ class Op:
     """True for a matmul whose input is gathered, or whose output is scattered, over an axis."""
     is_elementwise: bool = True
     """True for norms, activations and adds, which `predict_per_sublayer` omits."""
+    rate_format: Dtype | None = None
+    """Number format at whose peak a matmul runs; None for that of activations."""
+    overhead: Literal["", "attention", "grouped"] = ""
+    """Kind of a launch with an overhead of its own: attention in one kernel, grouped matmuls of experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +76,9 @@ class CollectiveOp:
     kind: str
     axes: Axes
     bytes: float
-    """Bytes of the full gathered, summed or scattered array, or of the local buffer of an all-to-all."""
+    """Bytes of the full gathered, summed or scattered array, or of the local buffer of an exchange of all with all."""
+    beside: tuple[Op, ...] = ()
+    """Operations of the same sublayer that need not wait for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@
 | E, F, Q, V | d_model computed, d_ff, d_head, vocabulary | | g | chips over which weights are gathered |
 | H, K | heads computed, key-value heads | | r, s | those that split d_model, tokens of the stream |
 | a, w, c | bytes of an activation, a weight, a cached value | | m | matrices into the FFN, 2 for SwiGLU |
+| o | bytes of a matmul's input as it is read | | | |
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from sim.closed_form.operations import (
 )
 from sim.errors import InputError
 from sim.specs import DTYPE_BYTES, Scenario
+from sim.specs.chip import matmul_format
 from sim.specs.uses import Axes, Uses
 
+_SQUARE = 4
+"""Bytes of a 32-bit mean of squares."""
 _MICRO_BATCHES = 2
 """Parts of a batch, for each of which weights are gathered."""
 
@@ -80,8 +84,11 @@ class PassBuilder:
         self.sublayers: list[Sublayer] = []
         self.operations: list[Operation] = []
         """Operations of the current sublayer."""
+        self.window: int | None = None
+        """Positions that a query of the current layer sees at most; None for all."""
         model, work, layout = scenario.model, scenario.workload, scenario.layout
         self.a, self.w, self.c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
+        self.o = DTYPE_BYTES[work.operands or work.activations]
         self.e, self.h, self.f = (self.group_size(axes) for axes in (uses.d_model, uses.heads, uses.d_ff))
         self.B, self.L = work.batch / self.group_size(uses.batch + uses.gather), work.tokens_per_step
         self.E, self.Q = computed_d_model(scenario, uses, lengths), model.d_head
@@ -107,6 +114,7 @@ class PassBuilder:
         self.query_dim = next((dim for dim, size in sizes.items() if size % self.e == 0), "H")
         # One matmul reads the normalised stream.
         self.is_fused = uses.plain and layout.attention == "heads"
+        self.count_boxes = communication.count_boxes
         self.vocabulary_axes = uses.weights if layout.head == "sharded" else ()
         self.stream = Factor("E", self.E / self.e, self._gathered_over(uses.stored_d_model, uses.d_model))
         heads = self._gathered_over(uses.stored_heads, uses.heads)
@@ -116,9 +124,9 @@ class PassBuilder:
         sequences, positions = (uses.tokens, ()) if self.splits_sequences else ((), uses.tokens)
         self.stream_axes = uses.batch + uses.gather + sequences, positions, uses.d_model + uses.stream
         """Axes that split B, L and E of the stream."""
-        _check("workload.batch", work.batch, self.group_size(self.stream_axes[0]))
-        _check("tokens per sequence", self.L, self.group_size(positions))
-        _check("model.d_ff", model.d_ff, self.f * self.e, self.group_size(uses.stored_d_ff))
+        check_multiple("workload.batch", work.batch, self.group_size(self.stream_axes[0]))
+        check_multiple("tokens per sequence", self.L, self.group_size(positions))
+        check_multiple("model.d_ff", model.d_ff, self.f * self.e, self.group_size(uses.stored_d_ff))
 
     def group_size(self, axes: Axes) -> int:
         """Returns the number of chips in a group along `axes`."""
@@ -145,6 +153,23 @@ class PassBuilder:
         if self.scenario.stack.elementwise == "kernel" or (self.scenario.topology.chip.on_chip_memory and moved):
             self.operations.append(Op(name, 0.0, moved))
 
+    def add_whole_norm(self, name: str, pending: int, rows: float, width: float) -> None:
+        """Appends adds and norm of rows that are not split: one kernel, unless a compiler fuses its parts."""
+        tensor, gain = rows * width * self.a, width * self.w
+        if self.scenario.stack.elementwise == "kernel":
+            self.add_elementwise(name, *[tensor] * (1 + pending + (2 if pending else 1)), gain)
+            return
+        for _ in range(pending):
+            self.add_elementwise("residual add", *[tensor] * 3)
+        self.add_scaling(name, rows, width, ())
+
+    def add_scaling(self, name: str, rows: float, width: float, over: Axes) -> None:
+        """Appends sums of squares over the chips that split d_model, then the scaling of the rows."""
+        squares, tensor = rows * _SQUARE, rows * width * self.a
+        self.add_elementwise(name, tensor, squares)
+        self.add_collective(name, "all_reduce", over, squares)
+        self.add_elementwise(name, tensor, tensor, squares, width * self.w)
+
     def add_collective(self, name: str, kind: str, axes: Axes, size: float) -> None:
         """Appends a collective, unless its groups are single chips."""
         if self.group_size(axes) > 1:
@@ -159,9 +184,21 @@ class PassBuilder:
         self, name: str, rows: float, x: Widths, y: Widths, *, adds: bool = False, with_collective: bool = False
     ) -> Op:
         """Returns [rows, each width of x] x [x, each width of y], which `adds` to sums in memory or writes them."""
-        moved = sum(self.spilled_bytes(rows * width * self.a) for width in (*x, *y, *(y if adds else ())))
-        flops, read, converts = 2 * rows * sum(x) * sum(y), sum(x) * sum(y) * self.w, self.w < self.a
-        return Op(name, flops, moved, read, 0.0, rows > 1, False, converts, with_collective, is_elementwise=False)
+        moved = sum(self.spilled_bytes(rows * width * self.o) for width in x)
+        moved += sum(self.spilled_bytes(rows * width * self.a) for width in (*y, *(y if adds else ())))
+        flops = 2 * rows * sum(x) * sum(y)
+        op = Op(name, flops, moved, sum(x) * sum(y) * self.w, is_tiled=rows > 1, with_collective=with_collective)
+        return self.multiplied_with(op, self.scenario.workload.weights)
+
+    def multiplied_with(self, op: Op, weights: str) -> Op:
+        """Returns a matmul at the rate of its operands, with weights of a number format."""
+        work = self.scenario.workload
+        return replace(
+            op,
+            converts_weights=DTYPE_BYTES[weights] < self.o,
+            rate_format=matmul_format(work.operands or work.activations, weights),
+            is_elementwise=False,
+        )
 
     def add_product_with_collective(
         self,
@@ -315,7 +352,7 @@ def _common(axes: Axes, others: Axes) -> Axes:
     return tuple(axis for axis in axes if axis in others)
 
 
-def _check(field: str, size: float, *group_sizes: int) -> None:
+def check_multiple(field: str, size: float, *group_sizes: int) -> None:
     """Raises InputError where a dimension is no multiple of the chips that share it."""
     for chips in group_sizes:
         if size % chips:

@@ -1,7 +1,8 @@
 """Time of one forward pass: every operation at its cost on one chip, every collective by a formula.
 
 `predict_per_operation` runs operations and collectives one after the other, each operation at its own roofline and
-overhead. Under Ladder, with collectives on a stream of their own, the sum of a sublayer overlaps the next sublayer, and
+overhead. With collectives on a stream of their own, shared experts run beside the dispatch or combine of routed ones.
+Under Ladder, with collectives on a stream of their own, the sum of a sublayer overlaps the next sublayer, and
 the one after that waits for both. If nothing is left out (`coverage`) and every collective has an exact formula, the
 simulation takes the same time.
 
@@ -32,7 +33,7 @@ from sim.closed_form.coverage import ANY_VALUE, COVERED, list_omissions
 from sim.closed_form.operation_counts import count_operations
 from sim.closed_form.operations import CollectiveOp, CommunicationModel, LoopedMatmul, Op, Sublayer
 from sim.closed_form.prediction import Prediction
-from sim.specs import Scenario
+from sim.specs import Scenario, StackSpec
 
 Times = Mapping[str, float]
 """Times by name, s."""
@@ -112,6 +113,8 @@ def _add_up(
             terms[name] += count * time
         for collective in _separate_collectives(distinct[key]):
             time, reasons = communication.collective(collective.kind, collective.axes, collective.bytes)
+            if scenario.communication_streams:
+                time = max(0.0, time - sum(compute_times(Sublayer(collective.beside)).values()))
             if is_overlapped and collective is distinct[key].operations[-1]:
                 time = max(0.0, time - sum(compute[next_key].values()))
             exposed[f"{collective.name} {collective.kind.replace('_', '-')}"] += count * time
@@ -127,7 +130,10 @@ def _flops_rate(scenario: Scenario, op: Op) -> float:
     if op.on_vector_units and chip.vector_peak:
         return chip.vector_peak.value * stack.vector_efficiency.value
     reached = stack.collective_matmul_efficiency.value if op.with_collective else 1.0
-    return chip.peak[scenario.workload.activations].value * stack.matmul_efficiency.value * reached
+    efficiency = stack.matmul_efficiency
+    if op.overhead == "attention" and stack.attention_efficiency:
+        efficiency = stack.attention_efficiency
+    return chip.peak[op.rate_format or scenario.workload.activations].value * efficiency.value * reached
 
 
 def _memory_rate(scenario: Scenario, op: Op) -> float:
@@ -144,8 +150,14 @@ def op_s(scenario: Scenario, op: Op) -> float:
     l2_s = op.l2_bytes / (stack.l2_speed.value * scenario.topology.chip.hbm_bandwidth.value) if stack.l2_speed else 0.0
     flops_s = op.flops / _flops_rate(scenario, op)
     memory_s = max((op.read_bytes + op.activation_bytes) / _memory_rate(scenario, op), l2_s)
-    overhead = stack.matmul_overhead if op.is_tiled and stack.matmul_overhead else stack.op_overhead
-    return max(flops_s, memory_s) + _exposed_s(scenario, flops_s, memory_s) + overhead.value
+    return max(flops_s, memory_s) + _exposed_s(scenario, flops_s, memory_s) + _overhead_s(stack, op)
+
+
+def _overhead_s(stack: StackSpec, op: Op) -> float:
+    """Returns the fixed time of a launch, s."""
+    own = {"attention": stack.attention_overhead, "grouped": stack.grouped_overhead}.get(op.overhead)
+    matmul = stack.matmul_overhead if op.is_tiled else None
+    return (own or matmul or stack.op_overhead).value
 
 
 def _exposed_s(scenario: Scenario, first_s: float, second_s: float) -> float:

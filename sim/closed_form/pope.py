@@ -176,8 +176,9 @@ def cached_heads(model: Model) -> int:
 
 
 def covers(scenario: Scenario) -> bool:
-    """Returns True if the paper has formulas for the machine and the layout."""
-    return bool(scenario.topology.lines) and scenario.layout.preset in PAPER_LAYOUTS
+    """Returns True if the paper has formulas for the machine, the layout and the model."""
+    known = scenario.model.experts is None and scenario.model.latent is None
+    return known and bool(scenario.topology.lines) and scenario.layout.preset in PAPER_LAYOUTS
 
 
 def bandwidth_of_chip(scenario: Scenario) -> float:
@@ -205,7 +206,7 @@ def paper(scenario: Scenario) -> Prediction:
     a, w, c = (DTYPE_BYTES[dtype] for dtype in (work.activations, work.weights, work.kv_cache))
     N = scenario.parameters
     bw = bandwidth_of_chip(scenario)
-    hbm, peak = machine.chip.hbm_bandwidth.value, machine.chip.peak[work.activations].value
+    hbm, peak = machine.chip.hbm_bandwidth.value, scenario.matmul_peak.value
 
     heads = cached_heads(model)
     split = cache_split(layout.attention, heads, B, n, gathered_over(layout.preset, (X, Y, Z)))

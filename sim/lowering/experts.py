@@ -81,18 +81,18 @@ class ExpertLowering:
     ) -> Tasks:
         row_bytes, axes = ceil(tokens.dim("E").size * ITEM_BYTES[dtype]), between.tokens
         routing, scheme = self.routings[key], self._scheme(axes)
+        spec = self._exchange(routing, scheme, between, way)
+        size = spec.mean_rows * row_bytes
         if scheme == "all_gather":
             kind = "all_gather" if way == "dispatch" else "reduce_scatter"
-            rows = self._local_tokens(tokens) * self.emitter.group_size(axes)
-            return self.emitter.collective(kind, axes, rows * row_bytes, name, inputs, dtype)
-        if routing.even and self.topology.has_lines:
-            size = float(self._matrix(routing, scheme)[0].sum() * row_bytes)
-            for over, part in self.emitter.in_turn("all_to_all", axes, size):
-                inputs = self.emitter.collective("all_to_all", over, part, f"{way} {name}", inputs, dtype)
-            return inputs
-        spec = self._exchange(routing, scheme, between, way)
-        plan = exchange(self.topology, axes, spec, way)
-        return self.emitter.run(plan, axes, spec.mean_rows * row_bytes, name, inputs, dtype)
+            size = float(self._local_tokens(tokens) * self.emitter.group_size(axes) * row_bytes)
+        elif routing.even and self.topology.has_lines:
+            kind = "all_to_all"
+        else:
+            return self.emitter.run(exchange(self.topology, axes, spec, way), axes, size, name, inputs, dtype)
+        for over, part in self.emitter.in_turn(kind, axes, size):
+            inputs = self.emitter.collective(kind, over, part, f"{way} {name}", inputs, dtype)
+        return inputs
 
     def _scheme(self, axes: Axes) -> Scheme:
         """Returns which messages a token makes."""

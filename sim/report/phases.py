@@ -26,8 +26,6 @@ def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: S
         counts = [each.passes.count for each in (prefill.pipeline, decode.pipeline) if each.passes]
         passes = counts[0], counts[1]
 
-    peak = scenario.topology.chip.peak[scenario.workload.activations].value
-
     def all_steps(name: str) -> float:
         """Returns the time of one request."""
         return float(getattr(first, name) / passes[0] + getattr(then, name) * steps / passes[1])
@@ -51,7 +49,7 @@ def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: S
             step_s=latency_s / scenario.workload.steps,
             ttft_s=first.latency_s,
             tpot_s=then.tpot_s,
-            **compute_rates(scenario, decode.chips, peak, latency_s, pipeline),
+            **compute_rates(scenario, decode.chips, latency_s, pipeline),
             **{name: all_steps(name) for name in parts},
         ),
         closed_form=add_forms(forms) if len(forms) == 2 else None,

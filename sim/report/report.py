@@ -255,7 +255,6 @@ def build_report(
     passes = report_passes(measured.trace, batches, scenario, spec) if spec and batches else None
     step_s = passes.latency_mean_s if passes else measures.makespan_s
     latency_s = step_s * steps if latency_s is None else latency_s
-    peak = topology.chip.peak_flops[scenario.workload.activations]
     pipeline = report_requests(passes, spec, latency_s) if passes and spec else None
     return Report(
         scenario=scenario.name,
@@ -267,7 +266,7 @@ def build_report(
             step_s=latency_s / steps,
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
             tpot_s=latency_s / (scenario.workload.generate or 1) if scenario.workload.phase == "decode" else None,
-            **compute_rates(scenario, topology.total_chips, peak, latency_s, pipeline),
+            **compute_rates(scenario, topology.total_chips, latency_s, pipeline),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -294,7 +293,7 @@ def build_report(
 
 
 def compute_rates(
-    scenario: Scenario, chips: int, peak_flops: float, latency_s: float, pipeline: PipelineReport | None
+    scenario: Scenario, chips: int, latency_s: float, pipeline: PipelineReport | None
 ) -> dict[str, float]:
     """Returns tokens per second, MFU and cost: useful tokens over the time of the chips.
 
@@ -304,7 +303,7 @@ def compute_rates(
     time_s = pipeline.total_s / pipeline.requests if pipeline else latency_s
     return {
         "tokens_per_s": tokens / time_s,
-        "mfu": pope.mfu(scenario.parameters, tokens, chips, peak_flops, time_s),
+        "mfu": pope.mfu(scenario.parameters, tokens, chips, scenario.matmul_peak.value, time_s),
         "chip_s_per_token": chips * time_s / tokens,
     }
 

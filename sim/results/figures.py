@@ -149,7 +149,7 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure:
         case "shards":
             return _shards(part, title)
         case "roofline":
-            return roofline.draw(trace, topology, part.scenario.workload.activations, title)
+            return roofline.draw(trace, topology, part.scenario.workload.operand_format, title)
         case "stages" if batches:
             return stages.draw(trace, topology, batches, title)
     return _memory(part, title)

@@ -14,6 +14,7 @@ from sim.collectives.predict import closed_form_s, of_nccl
 from sim.lowering.placement import mesh_of
 from sim.specs import Scenario
 from sim.specs.uses import Axes
+from sim.topology.boxes import boxes
 from sim.topology.group import group_of
 from sim.topology.lower_bound import lower_bound
 from sim.topology.mesh import joined, mesh_groups, whole_lines
@@ -57,6 +58,10 @@ class Communication:
         if self._group_size(axes) == 1:
             return 0.0, ()
         in_turn = self._scenario.stack.collective_axes == "one_by_one"
+        if kind in ("dispatch", "combine"):  # as much to every chip
+            if not self.topology.has_lines:
+                return self._exchange_on_routes(kind, axes, size)
+            kind = "all_to_all"
         if not self.topology.has_lines:
             return self._time_on_routes(kind, axes, size)
         if not in_turn or kind == "all_reduce" or len(axes) == 1:
@@ -97,6 +102,22 @@ class Communication:
         elif not collectives.ends_together(algorithm, rings):
             reasons = (f"assumes that all chips end {kind} over {joined(torus_axes)} together",)
         return time + collectives.starts_beside_hops(kind, rings) * step_s + launch_s, reasons
+
+    def _exchange_on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
+        """Returns the time of messages from every chip to every other of its group."""
+        chips = tuple(mesh_groups(self.topology, axes)[0].tolist())
+        group = group_of(self.topology, chips).machine
+        form = closed_form_s(group, "all_to_all", "one_shot", tuple(axis.name for axis in group.axes), size)
+        if form is None:
+            bound = lower_bound(self.topology, "all_to_all", axes, size)
+            return bound, (f"uses a lower bound for {kind} over {joined(axes)}",)
+        return form, ()
+
+    def count_boxes(self, axes: Axes) -> int:
+        if self.topology.has_lines:
+            return 1
+        members = set(mesh_groups(self.topology, axes)[0].tolist())
+        return sum(not members.isdisjoint(chips) for chips in boxes(self.topology))
 
     def _time_on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
         """Returns the time among a group's chips on a switch or graph: by NCCL's tuner, which is not exact, or a

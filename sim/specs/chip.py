@@ -1,6 +1,6 @@
 """Chips and the number formats they compute in."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
@@ -26,10 +26,10 @@ _SAME_RATE = {"mxfp8": "fp8", "mxfp4": "nvfp4"}
 """Formats that matrix units multiply as fast as another, by which a chip's file names the rate."""
 
 
-def matmul_format(*operands: str) -> str:
+def matmul_format(*operands: str) -> Dtype:
     """Returns the format at whose rate a matmul runs: the widest of its operands, to which the others are converted."""
     widest = max(operands, key=lambda dtype: round(DTYPE_BYTES[dtype], 1))
-    return _SAME_RATE.get(widest, widest)
+    return cast(Dtype, _SAME_RATE.get(widest, widest))
 
 
 class ChipSpec(Strict):

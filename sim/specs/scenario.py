@@ -19,7 +19,7 @@ from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
 from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
-from sim.specs.quantities import Duration, Fraction
+from sim.specs.quantities import Duration, Fraction, Rate, Sourced
 from sim.specs.stack import StackSpec
 from sim.specs.sweep import FigureSpec, SweepSpec
 from sim.specs.topology import TopologySpec
@@ -317,6 +317,11 @@ class Scenario(Strict):
     def parameters(self) -> float:
         """Parameters of the simulated layers, as MFU counts them, with the same share of embedding and LM head."""
         return self.model.parameters * self.layers / self.model.layers
+
+    @property
+    def matmul_peak(self) -> Sourced[Rate]:
+        """Peak of the chip at which the matmuls run, FLOP/s: the one that MFU is a share of."""
+        return self.topology.chip.peak[self.workload.operand_format]
 
     @property
     def tokens(self) -> int:

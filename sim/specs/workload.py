@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from sim.specs.base import Count, Strict, wrong
-from sim.specs.chip import Dtype
+from sim.specs.chip import Dtype, matmul_format
 from sim.specs.experts import RoutingSpec
 from sim.specs.quantities import Fraction
 
@@ -111,6 +111,11 @@ class Workload(Strict):
     def accepted(self) -> float:
         """Tokens per sequence that a decode step adds, expected if tokens are proposed."""
         return self.speculation.accepted if self.speculation else 1.0
+
+    @property
+    def operand_format(self) -> Dtype:
+        """Number format at whose rate matmuls run whose weights are no wider than their inputs."""
+        return matmul_format(self.operands or self.activations)
 
     @property
     def steps(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -78,7 +79,7 @@ def on(name: str, layout: str, *settings: str) -> Scenario:
 
 
 def simulated(scenario: Scenario) -> Volumes:
-    """Bytes of a pass, as they are where each collective begins."""
+    """Bytes of a pass, as they are where each collective begins. On a torus a dispatch is an all-to-all."""
     topology = mesh_of(scenario)
     program = lower(scenario, topology).program
     axes, lengths = dict(program.axes), {axis.name: axis.size for axis in topology.mesh}
@@ -94,6 +95,8 @@ def counted(scenario: Scenario) -> Volumes:
     to = Communication(scenario)
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for (collective, axes), size in count_operations(scenario, to).collective_bytes.items():
+        if to.topology.has_lines and collective in ("dispatch", "combine"):
+            collective = "all_to_all"
         found[collective, tuple(axis for axis in axes if to.lengths[axis] > 1)] += size
     return dict(found)
 
@@ -148,6 +151,29 @@ def test_bytes_of_every_collective_are_those_of_the_ledger(preset: str) -> None:
 def test_bytes_of_every_combination_are_those_of_the_ledger(preset: str, name: str, workload: str) -> None:
     outcomes = compare(combinations(OPTIONS | {"machine": (name,), "workload": (workload,)}), f"ffn: {preset}")
     assert outcomes["equal"] >= 16, outcomes
+
+
+EXPERTS = {
+    "tokens sent along all axes": "{batch: [x, y, z], experts: [x, y, z]}",
+    "tokens sent along x, experts by x and y": "{batch: [x], experts: [x, y], heads: [y, z], d_ff: [y, z]}",
+    "every chip all tokens": "{heads: [x, y, z], d_ff: [x, y, z], experts: [x, y, z]}",
+    "own sequences, each expert split": "{d_ff: [x, y, z], experts: [x], residual: {x: tokens, y: tokens, z: tokens}}",
+}
+MIXTURE = "{count: 16, top_k: 3, d_ff: 64, shared: 1, groups: 4, top_groups: 2, dense_first: 1}"
+
+
+@pytest.mark.parametrize("scheme", ["per_expert", "per_rank", "all_gather"])
+@pytest.mark.parametrize("machine", ["torus 2x2x2", "switch 2x2x2"])
+@pytest.mark.parametrize("uses", EXPERTS)
+def test_bytes_of_experts_and_latent_attention_are_those_of_the_ledger(uses: str, machine: str, scheme: str) -> None:
+    renamed = dict(zip("xyz", "abc" if machine.startswith("switch") else "xyz", strict=True))
+    deal = re.sub(r"\b[xyz]\b", lambda axis: renamed[axis[0]], EXPERTS[uses])
+    layout = f"{{uses: {deal}, experts: {{dispatch: {scheme}}}}}"
+    latent = "model.latent={q_rank: 32, kv_rank: 24, rope: 4, d_value: 16}"
+    for workload in WORKLOADS:
+        more = (f"workload={workload}", "workload.dispatch=fp8", f"model.experts={MIXTURE}", "model.kv_heads=16")
+        scenario = on(machine, layout, *more, latent)
+        assert counted(scenario) == pytest.approx(simulated(scenario), rel=1e-12)
 
 
 @pytest.mark.parametrize("choose", [covering, pytest.param(combinations, marks=pytest.mark.slow)])

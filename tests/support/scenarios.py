@@ -77,6 +77,88 @@ def workload(draw: Random, chips: int, peak: Sequence[str]) -> dict[str, Any]:
     }
 
 
+FORMATS = ("bf16", "int8", "fp8", "mxfp8", "int4", "nvfp4", "mxfp4")
+
+
+def of_recent_models(draw: Random, fields: dict[str, Any]) -> dict[str, Any]:
+    """The scenario with a model of experts, latent attention or windows, and with formats of any width.
+
+    Most of the choices are gone that no closed form knows, so that many scenarios have an exact one.
+    """
+    machine, layout, stack, work = (fields[name] for name in ("topology", "layout", "stack", "workload"))
+    lines, model = list(machine.get("axes", {})), fields["model"]
+    chips = machine.get("chips") or prod(int(axis["size"]) for axis in machine["axes"].values())
+    layout |= {"ffn": draw.choice(_OF_EXPERTS), "residual": _seldom(draw, ("ladder",), "standard"), "block": "serial"}
+    layout |= {"overlap": None, "graph_capture": True, "communication": draw.choice((None, "compute_stream"))}
+    layout.pop("hybrid", None)
+    fields["collectives"] = {} if lines else {"all_reduce": "one_shot"}
+    stack |= {"matmul_balance": None}
+    if draw.random() < 0.5:
+        stack |= {"attention_efficiency": 0.5, "attention_overhead": "7 us", "grouped_overhead": "9 us"}
+    if len(lines) > 1 and draw.random() < 0.3:
+        layout.pop("ffn")
+        layout["uses"] = draw.choice(_mixed_uses(lines))
+    if draw.random() < 0.8:
+        model["experts"], layout["experts"] = _experts(draw, chips)
+    if draw.random() < 0.5:
+        model["latent"] = {"kv_rank": draw.choice((16, 512)), "rope": 4, "d_value": draw.choice((8, 128))}
+        model["latent"] |= draw.choice(({}, {"q_rank": 32}, {"q_rank": 100}))
+        model["kv_heads"] = model["heads"]
+        layout |= {"attention": "heads", "kv_heads": "shared", "latent": draw.choice((None, "plain", "absorbed"))}
+    elif draw.random() < 0.5:
+        model["window"] = {"size": draw.choice((3, 64, 128)), "full_every": draw.choice((2, 3))}
+    work |= {"batch": chips * draw.choice((1, 3))}
+    for name in ("weights", "kv_cache", "operands", "expert_weights", "dispatch", "combine"):
+        if draw.random() < 0.5:
+            work[name] = draw.choice(FORMATS)
+    if work["phase"] == "prefill" and draw.random() < 0.3:
+        work["context"] = 100
+    if work["phase"] == "decode" and work["static_cache"] is None and draw.random() < 0.3:
+        work["speculation"] = {"draft": draw.choice((1, 3)), "acceptance": 0.7}
+    return fields
+
+
+_OF_EXPERTS = (
+    *("expert_parallel", "tensor_expert_parallel", "tensor_parallel"),
+    *("megatron_sequence_parallel", "attention_data_parallel", "weight_stationary_1d"),
+)
+
+
+def _mixed_uses(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """Uses of several axes, of which some or all split experts, and some or all tokens."""
+    first, others, every = list(lines[:1]), list(lines[1:]), list(lines)
+    return [
+        {"batch": first, "experts": first, "heads": others, "d_ff": others},
+        {"batch": first, "experts": every, "heads": others, "d_ff": others},
+        {"heads": every, "d_ff": every, "experts": first, "residual": dict.fromkeys(every, "tokens")},
+        {"d_ff": every, "experts": first, "residual": dict.fromkeys(every, "tokens")},
+        {"heads": every, "d_ff": every, "experts": others, "residual": {first[0]: "d_model"}},
+    ]
+
+
+def _experts(draw: Random, chips: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Experts of a model, and their layout."""
+    groups = draw.choice((1, 1, 2))
+    each, taken = chips * draw.choice((1, 2, 4)), draw.choice((1, groups))
+    model = {
+        "count": each * groups,
+        "top_k": min(draw.choice((1, 2, 4)), each * taken),
+        "d_ff": chips * draw.choice((8, 40)),
+        "shared": draw.choice((0, 1, 2)),
+        "groups": groups,
+        "top_groups": taken,
+        "dense_first": draw.choice((0, 1, 2)),
+        "every": draw.choice((1, 2)),
+    }
+    layout = {
+        "dispatch": draw.choice((None, "per_expert", "per_rank", "per_box", "all_gather")),
+        "shared": draw.choice(("under_dispatch", "under_combine", "apart")),
+        "capacity": _seldom(draw, (0.5, 1.5), None),
+        "replicas": _seldom(draw, (chips,), 0),
+    }
+    return model, layout
+
+
 def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
     """A scenario of any preset on a torus."""
     names, alike = "xyz"[: draw.randint(1, 3)], {"size": draw.choice((2, 3, 4)), "wrap": True}

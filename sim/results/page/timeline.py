@@ -152,7 +152,7 @@ def _deltas(values: np.ndarray) -> list[int]:
 def _sources(scenario: Scenario) -> dict[str, str]:
     """Returns the sources of the rates that set the lengths of spans."""
     machine = scenario.topology
-    peak = machine.chip.peak[scenario.workload.activations]
+    peak = scenario.matmul_peak
     bandwidth = machine.chip.hbm_bandwidth
     sources = {
         "flops": f"{peak.value / 1e12:.4g} TFLOP/s: {peak.source}",

@@ -40,7 +40,7 @@ class Effect:
             each=format_seconds(number) if number > 0 else "",
             times=added_s / number,
             launch=format_seconds(scenario.stack.launch.value),
-            peak=chip.peak[scenario.workload.activations].value / 1e12,
+            peak=scenario.matmul_peak.value / 1e12,
             memory=chip.hbm_bandwidth.value / 1e9,
             link=link.bandwidth.value / 1e9 if link else nan,
         )

@@ -188,7 +188,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     """Yields compute and memory, from the paper's roofline of all parameters to one of every operation."""
     model, work = scenario.model, scenario.workload
     chip, n = scenario.topology.chip, scenario.topology.chip_count
-    peak, hbm = chip.peak[work.activations].value, chip.hbm_bandwidth.value
+    peak, hbm = scenario.matmul_peak.value, chip.hbm_bandwidth.value
     w, tokens = DTYPE_BYTES[work.weights], work.batch * work.tokens_per_step
     cache = pope.paper(scenario).terms["kv_cache"]
 
@@ -248,7 +248,7 @@ def _taken_apart(scenario: Scenario) -> tuple[Times, Times, Times]:
     operations = count_operations(scenario, Communication(scenario)).operations
     for op in (operation for operation in operations if isinstance(operation, Op)):
         if not op.name.startswith(_ENDS):
-            flops[op.name] += op.flops / chip.peak[scenario.workload.activations].value
+            flops[op.name] += op.flops / scenario.matmul_peak.value
             read[op.name] += op.read_bytes / chip.hbm_bandwidth.value
             moved[op.name] += op.activation_bytes / chip.hbm_bandwidth.value
     return flops, read, moved

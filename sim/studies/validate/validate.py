@@ -139,8 +139,7 @@ def to_metric(metric: str, scenario: Scenario, latency: float) -> float:
         return _bytes_per_step(scenario) * scenario.workload.steps / latency
     if metric == "tokens_per_s":
         return scenario.workload.batch * scenario.workload.steps / latency
-    peak = scenario.topology.chip.peak[scenario.workload.activations].value
-    return pope.mfu(scenario.parameters, scenario.tokens, used_chips(scenario), peak, latency)
+    return pope.mfu(scenario.parameters, scenario.tokens, used_chips(scenario), scenario.matmul_peak.value, latency)
 
 
 def _bytes_per_step(scenario: Scenario) -> float:
