@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 _PANEL_IN, _LEAST_PANEL_IN = 3.6, 1.55
 """Width of a panel, and the least width on a page."""
+_EDGE = 1.3
+"""Factor by which the axes reach beyond the last prediction."""
 _AROUND_IN = 1.0
 """Height of title and legend."""
 _LOOKS: dict[str, dict[str, Any]] = {
@@ -55,7 +58,8 @@ def draw(validation: Validation) -> Figure:
         for (metric, form), (row, column) in zip(panels, places, strict=True):
             _panel(made.add_subplot(grid[row, column]), validation, metric, form, size_in)
         add_title(made, _title(validation))
-        add_legend(made, made.axes[0].get_legend_handles_labels()[0], below=True)
+        entries = (zip(*axes.get_legend_handles_labels()[::-1], strict=True) for axes in made.axes)
+        add_legend(made, list(dict(chain(*entries)).values()), below=True)
     return made
 
 
@@ -85,11 +89,13 @@ def _panel(axes: Axes, validation: Validation, metric: str, form: str | None, si
     for name, look in _LOOKS.items():
         some = [o for o in outcomes if _kind(o) == name]
         pairs = [(o.published * scale, v * scale) for o in some if (v := _value(o, form)) is not None]
-        axes.scatter([x for x, _ in pairs], [y for _, y in pairs], s=14, linewidths=0.9, label=name, **look)
+        if pairs:
+            axes.scatter([x for x, _ in pairs], [y for _, y in pairs], s=14, linewidths=0.9, label=name, **look)
         errors = Errors.of(v / o.published - 1 for o in some if o.counts and (v := _value(o, form)) is not None)
         if errors.cases:
             medians.append(f"{errors.median:.1%} of {errors.cases} {'fitted' if some[0].fitted else 'others'}")
-    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(min(low, *predicted), max(high, *predicted)))
+    bottom, top = min(low, *(value / _EDGE for value in predicted)), max(high, *(value * _EDGE for value in predicted))
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(bottom, top))
     axes.set(xlabel=f"published {label}", ylabel=f"predicted {label}")
     name = "simulated" if form is None else validation.label(form)
     title = f"{name}\nmedian error: {', '.join(medians)}" if medians else name

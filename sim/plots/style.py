@@ -7,6 +7,7 @@ needs, or within `page_width` as wide as a column of a paper; it is then laid ou
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -196,16 +197,18 @@ def legend_columns(labels: Sequence[str], width_in: float) -> int:
 def set_plain_ticks(axis: Axis, unit: float = 1.0) -> None:
     """Labels a logarithmic axis whose limits are set with plain numbers, in multiples of `unit`.
 
-    At 1, 2 and 5 of every decade, where there are many at 1 alone: labels of x stand side by side and need more room.
+    At 1, 2 and 5 of every decade, of more decades at 1 and 3, of many at 1 alone: labels of x stand side by side and
+    need more room.
     The default labels are mathematics, which is off.
     """
     from matplotlib.axis import XAxis
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    decades = (2.5 if isinstance(axis, XAxis) else 4.5) / (2 if is_narrow() else 1)
-    few = high < low * 10**decades
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=40))
+    most = (2.5 if isinstance(axis, XAxis) else 4.5) / (2 if is_narrow() else 1)
+    decades = math.log10(high / low)
+    subs = (1.0, 2.0, 5.0) if decades < most else (1.0, 3.0) if decades < 1.5 * most else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=40))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,.6g}"))
     axis.set_minor_formatter(NullFormatter())
 

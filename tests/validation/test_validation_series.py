@@ -9,6 +9,7 @@ import pytest
 import yaml
 from rich.console import Console
 from support.published import ROW, write_rows, write_suite
+from support.validations import sample
 
 from sim.errors import InputError
 from sim.plots import parity
@@ -219,3 +220,14 @@ def test_a_prediction_that_cannot_be_used_is_told_in_one_line(tmp_path, predicti
     with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
         validate(suite)
     assert "\n" not in str(caught.value)
+
+
+def test_fitted_and_other_measurements_have_markers_of_their_own_and_every_predictor_a_panel(tmp_path):
+    found = sample("ladder", tmp_path, 40)
+    made = parity.draw(found)
+    titles = [axes.get_title(loc="left").split("\n")[0] for axes in made.axes]
+    assert titles.count("simulated") * (1 + len(found.form_names)) == len(titles)
+    (legend,) = made.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert {"constants fitted to it", "not fitted"} <= set(names)
+    assert ("not gated" in names) == any(outcome.not_gated for outcome in found.outcomes)
