@@ -6,7 +6,8 @@ A matmul on a chip of multiprocessors is cut into tiles of its output, one per m
 takes whole waves of tiles. A tile takes the longer of two times, about: that of its multiplications, and that of
 loading the rows and columns that they need, which counts more the smaller the tile is. Of the tile shapes, and of the
 ways to cut the sums of a tile (split-K, whose parts go through memory), the matmul uses the fastest. A chip without
-multiprocessors, or a stack that says nothing of tiles, reaches one rate in all shapes.
+multiprocessors, or a stack that says nothing of tiles, reaches one rate in all shapes. Fused attention has tiles of
+queries in the same way, whose positions are split.
 """
 
 from __future__ import annotations
@@ -36,6 +37,22 @@ _PARTIAL = 4
 """Bytes of a partial sum, which is written and read again."""
 
 
+_QUERY_TILE = 64
+"""Query vectors of a tile of a fused attention kernel: rows of a matrix instruction of Hopper, as in FlashMLA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """Queries of a fused attention kernel and the positions that they see."""
+
+    queries: float
+    """Query vectors that share keys and values: of the query heads of a key-value head, at all new positions."""
+    groups: float
+    """Number of such sets: one per sequence and key-value head."""
+    positions: float
+    """Positions that a query sees, on average."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Work of one operation on one chip."""
@@ -55,8 +72,8 @@ class Work:
     """True if the FLOPs are of 32-bit floats on the vector units."""
     converts: bool = False
     """True if a matmul converts its weights, which are smaller numbers than its activations."""
-    attends: bool = False
-    """True for a fused attention kernel."""
+    attends: Attended | None = None
+    """What a fused attention kernel attends to; None for other operations."""
     dtype: str = ""
     """Number format at whose rate a matmul runs; empty for that of the activations."""
     each_rows: tuple[float, ...] = ()
@@ -131,24 +148,53 @@ def hbm_rate(chip: Chip, rows: float, *, converts: bool = False) -> float:
 def cost(chip: Chip, work: Work, dtype: str) -> Cost:
     """Returns the cost of one launch of `work`."""
     tiled, dtype = work.rows > 1, work.dtype or dtype
-    rate = vector_rate(chip) if work.vector else matmul_rate(chip, dtype)
-    if work.attends and not work.vector:
-        rate *= chip.attention_efficiency / chip.matmul_efficiency
+    rate = vector_rate(chip) if work.vector else matmul_rate(chip, dtype) * _share_of_matmul_rate(chip, work)
     untiled = Cost(
         compute_s=work.flops / rate,
         memory_s=max(
             work.bytes / hbm_rate(chip, work.rows, converts=work.converts),
             work.l2_bytes / chip.l2_bandwidth if work.l2_bytes else 0.0,
         ),
-        exposed_share=1.0 - chip.roofline_overlap,
+        exposed_share=1.0 - (chip.attention_overlap if work.attends else chip.roofline_overlap),
         overhead_s=_overhead_s(chip, work),
     )
+    if work.attends and chip.attention_startup and chip.multiprocessors:
+        return _split_attention(chip, work.attends, untiled)
     if not tiled or not work.columns or not chip.multiprocessors or not chip.matmul_balance:
         return untiled
     rows = work.each_rows or (work.rows,)
     sizes = _TiledMatmul(rows, work.columns, work.inner, work.products, chip.matmul_split or _SPLITS[-1])
-    rates = (matmul_rate(chip, dtype), chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, work.rows))
+    rates = (rate, chip.peak_flops[dtype] / chip.matmul_balance, hbm_rate(chip, work.rows))
     return _tiled_cost(sizes, _Multiprocessors(chip.multiprocessors, *rates), untiled)
+
+
+def _share_of_matmul_rate(chip: Chip, work: Work) -> float:
+    """Returns the rate that a kind of kernel reaches, as a share of that of a single matmul."""
+    if work.attends:
+        return chip.attention_efficiency / chip.matmul_efficiency
+    return chip.grouped_efficiency / chip.matmul_efficiency if work.each_rows else 1.0
+
+
+def _split_attention(chip: Chip, attended: Attended, whole: Cost) -> Cost:
+    """Returns the cost of attention in tiles of queries, whose positions are split where tiles are fewer than
+    multiprocessors.
+
+    A tile loads its queries and writes its outputs in the time of `attention_startup` positions, and is split into no
+    parts shorter than that. Assumes that the parts keep all multiprocessors equally busy, as FlashMLA's scheduler does.
+
+    Args:
+        whole: the kernel without tiles.
+    """
+    tiles = math.ceil(attended.queries / _QUERY_TILE) * attended.groups
+    startup, positions = chip.attention_startup, attended.positions
+    parts = max(1.0, min(chip.multiprocessors / tiles, positions / startup))
+    busy = min(1.0, tiles * parts / chip.multiprocessors)
+    padded = tiles * _QUERY_TILE / (attended.queries * attended.groups)
+    return replace(
+        whole,
+        compute_s=whole.compute_s * padded * (1 + parts * startup / positions) / busy,
+        overhead_s=whole.overhead_s + (parts - 1) * chip.attention_part_s,
+    )
 
 
 def _overhead_s(chip: Chip, work: Work) -> float:

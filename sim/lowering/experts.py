@@ -16,7 +16,7 @@ from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Value
 from sim.lowering.routing import Routing, Split, route
 from sim.lowering.streams import Tasks
-from sim.lowering.work import MatmulKernels, through_memory
+from sim.lowering.work import GroupedMatmul, MatmulKernels, through_memory
 from sim.specs import MEDIA, Scenario
 from sim.specs.experts import Kernel, Scheme
 from sim.specs.uses import Axes
@@ -169,7 +169,8 @@ class ExpertLowering:
     def matmul(self, rows: Value, weights: list[Value], name: str) -> tuple[Value, ...]:
         """Appends one launch of a matmul of each expert's rows with each weight."""
         results = tuple(sharding.matmul(rows.tensor, weight.tensor, "X") for weight in weights)
-        works = [self._work(rows.tensor, weights, results, held, hit) for held, hit in self._rows(rows.tensor.dims[:2])]
+        matmul = self._matmul(rows.tensor, weights, results)
+        works = [matmul.work(held, hit) for held, hit in self._rows(rows.tensor.dims[:2])]
         done = self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, rows.after)
         return tuple(Value(result, done) for result in results)
 
@@ -196,28 +197,10 @@ class ExpertLowering:
         holder = self._block(self._experts[key])[self.topology.chip_numbers]
         return [(tuple(routing.rows[each].tolist()), float(routing.hit[each])) for each in holder.tolist()]
 
-    def _work(
-        self, x: Sharded, weights: list[Value], outputs: tuple[Sharded, ...], held: tuple[float, ...], hit: float
-    ) -> Work:
-        """Returns the work of grouped matmuls: of the experts with rows the weights are read, of all the rows."""
-        inner, columns = x.local_shape[-1], sum(output.local_shape[-1] for output in outputs)
-        total, dtype = sum(held), weights[0].tensor.dtype
-        item = ITEM_BYTES[self.kernels.operands or x.dtype]
-        moved = through_memory(total * inner * item, self.kernels.on_chip)
-        moved += through_memory(total * columns * ITEM_BYTES[x.dtype], self.kernels.on_chip)
-        # Of expected rows, those of the experts that have any: each then has as many more.
-        rows = tuple(sorted(row for row in held if row > 0))
-        if len(set(rows)) == 1 and hit < len(rows):
-            rows = (total / max(hit, 1.0),) * ceil(hit)
-        return Work(
-            flops=2.0 * total * inner * columns,
-            bytes=hit * inner * columns * ITEM_BYTES[dtype] + moved,
-            rows=max(rows, default=0.0) if max(rows, default=0.0) > 1 else 2.0,  # tiled, also of one row
-            columns=columns,
-            converts=ITEM_BYTES[dtype] < item,
-            dtype=self.kernels.rate_format(x, weights[0].tensor),
-            each_rows=rows,
-        )
+    def _matmul(self, x: Sharded, weights: list[Value], outputs: tuple[Sharded, ...]) -> GroupedMatmul:
+        columns, operands = sum(output.local_shape[-1] for output in outputs), self.kernels.operands or x.dtype
+        formats = operands, weights[0].tensor.dtype, x.dtype
+        return GroupedMatmul(x.local_shape[-1], columns, *formats, self.kernels.on_chip)
 
     # --- sizes -------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sim.errors import LayoutError
 from sim.layouts import sharding
 from sim.layouts.sharding import ITEM_BYTES, Sharded
-from sim.lowering.costs import Work
+from sim.lowering.costs import Attended, Work
 from sim.specs import Scenario
 from sim.specs.chip import matmul_format
 from sim.specs.workload import Workload
@@ -44,6 +44,9 @@ class AttentionWork:
     """True if scores of positions after a query, or before its window, are not computed, else thrown away."""
     window: int | None
     """Positions that a query sees at most; None for all."""
+    groups: int
+    """Sets of query vectors that share keys and values: one per sequence and key-value head, or per sequence if latent
+    vectors are the keys."""
     products: int
     """Matmuls for the scores, and again for the values: one per sequence and query head."""
     vector: bool
@@ -66,7 +69,8 @@ class AttentionWork:
         if self.form != "three kernels":
             written = 0.0 if self.form == "fused" else 2 * in_memory
             moved = read + self.moved + written
-            return (*before, ("", Work(by_keys + by_values, moved, copied, vector=self.vector, attends=True)))
+            attended = Attended(self.queries / self.groups, self.groups, scores / self.queries)
+            return (*before, ("", Work(by_keys + by_values, moved, copied, vector=self.vector, attends=attended)))
         product_work = ((read + self.moved) / 2 + in_memory, copied / 2)
         multiplied = self._products((by_keys, *product_work), reached)
         summed = self._products((by_values, *product_work), self.d_value)
@@ -156,9 +160,10 @@ def attention_work(scenario: Scenario, chip: Chip, q: Sharded, k: Sharded, windo
     workload, d_head = scenario.workload, q.local_shape[3]
     batch, positions, heads, _ = q.local_shape
     read_per_head = 2 * k.local_shape[0] * d_head * ITEM_BYTES[workload.kv_cache]
+    heads_used = sharding.key_value_heads_used(q, k)
     return AttentionWork(
         cached=read_per_head * k.local_shape[2],
-        read=read_per_head * sharding.key_value_heads_used(q, k),
+        read=read_per_head * heads_used,
         copied=read_per_head * heads if scenario.layout.kv_heads == "expanded" else 0,
         queries=batch * positions * heads,
         positions=positions,
@@ -166,6 +171,7 @@ def attention_work(scenario: Scenario, chip: Chip, q: Sharded, k: Sharded, windo
         d_value=d_head,
         moved=2 * through_memory(q.local_bytes, chip.on_chip_bytes),
         window=window,
+        groups=batch * heads_used,
         products=batch * heads,
         **_in_kernels(scenario, chip),
     )
@@ -208,6 +214,7 @@ def latent_attention_work(
         d_value=d_value,
         moved=through_memory(vector_bytes, chip.on_chip_bytes),
         window=None,
+        groups=batch * (heads if expansion else 1),
         products=batch * heads,
         expansion=expands,
         **_in_kernels(scenario, chip),
@@ -292,6 +299,40 @@ def matmul_work(
         ),
         dtype=kernels.rate_format(x, weights[0]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GroupedMatmul:
+    """Matmuls of several experts in one launch: rows of each with weights of its own, [inner, columns]."""
+
+    inner: int
+    columns: int
+    operands: str
+    """Number format of the rows."""
+    weights: str
+    outputs: str
+    on_chip: float | None = None
+    """Bytes of memory on the chip, as `through_memory` takes it."""
+
+    def work(self, rows: Sequence[float], hit: float) -> Work:
+        """Returns the work of [experts] rows of each. The weights of the `hit` experts that have any are read."""
+        total, item = sum(rows), ITEM_BYTES[self.operands]
+        moved = through_memory(total * self.inner * item, self.on_chip)
+        moved += through_memory(total * self.columns * ITEM_BYTES[self.outputs], self.on_chip)
+        # Of expected rows, those of the experts that have any: each then has as many more.
+        each = tuple(sorted(row for row in rows if row > 0))
+        if len(set(each)) == 1 and hit < len(each):
+            each = (total / max(hit, 1.0),) * ceil(hit)
+        most = max(each, default=0.0)
+        return Work(
+            flops=2.0 * total * self.inner * self.columns,
+            bytes=hit * self.inner * self.columns * ITEM_BYTES[self.weights] + moved,
+            rows=most if most > 1 else 2.0,  # tiled, also of one row
+            columns=self.columns,
+            converts=ITEM_BYTES[self.weights] < item,
+            dtype=matmul_format(self.operands, self.weights),
+            each_rows=each,
+        )
 
 
 def _elements(tensor: Sharded, rows: bool) -> int:

@@ -26,6 +26,15 @@ class Software(Strict):
     """Reached share of the chip's peak in a fused attention kernel. Default: `matmul_efficiency`."""
     attention_overhead: Sourced[Duration] | None = None
     """Fixed time of a fused attention kernel. Default: `op_overhead`."""
+    attention_overlap: Sourced[Fraction] | None = None
+    """Share of the shorter of compute and memory times that overlaps the longer in a fused attention kernel. Default:
+    `roofline_overlap`."""
+    attention_startup: Sourced[Number] | None = None
+    """Positions for which a tile of queries of a fused attention kernel takes as long as it takes to load its queries
+    and to write its outputs. Tiles have 64 queries. Where multiprocessors would be idle, the positions of a tile are
+    split between them, into parts of no fewer. Default: every shape reaches one rate."""
+    attention_part: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
+    """Time to add up the outputs of every further part of split positions."""
     vector_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
     """Reached share of the chip's vector peak in products of 32-bit floats."""
     matmul_efficiency: Sourced[Fraction] = Sourced[Fraction].model_validate(1.0)
@@ -89,6 +98,8 @@ class Software(Strict):
     """Kernels that exchange tokens for their experts. Default: the links' latencies and bandwidths."""
     quantize: Literal["fused", "kernel"] = "fused"
     """Inputs of matmuls are quantised by the kernels before these, or by kernels of their own."""
+    grouped_efficiency: Sourced[Fraction] | None = None
+    """Reached share of the chip's peak in a large grouped matmul of experts. Default: `matmul_efficiency`."""
     grouped_overhead: Sourced[Duration] | None = None
     """Fixed time of a grouped matmul of experts. Default: that of a matmul."""
     collective_overhead: Sourced[Duration] = Sourced[Duration].model_validate("0 s")

@@ -138,8 +138,9 @@ class MatmulSuite(_Rows):
     machines: dict[str, Annotated[Settings, Field(min_length=1)]]
     """Machine by pattern of the row's system; the first match counts: `topology`, a name or path of a machine with its
     chip, and settings of it, such as `stack`."""
-    dtypes: dict[str, str] = {}
-    """Number formats of rows as others that the chips multiply at the same rate."""
+    grouped: dict[str, Annotated[float, Field(ge=0, lt=1)]] = {}
+    """Patterns of the row's kernel: grouped matmuls of experts, each with other weights. The rows of the experts lie
+    evenly between m less this share and m plus it, rounded down."""
 
 
 class Speedup(Strict):
@@ -188,6 +189,12 @@ class RequestSuite(_ServingRows):
     """Reason by pattern of the case id: rows that no scenario stands for."""
 
 
+class OperationSuite(_ServingRows):
+    """Rules that turn rows of a CSV into single operations of a layer, and tolerances. The base simulates one layer."""
+
+    kind: Literal["operations"]
+
+
 def _suite_kind(value: Any) -> str:
     given = value.get("kind", "scenarios") if isinstance(value, dict) else getattr(value, "kind", "scenarios")
     return str(given)
@@ -197,6 +204,7 @@ AnySuite = Annotated[
     Annotated[Suite, Tag("scenarios")]
     | Annotated[CollectiveSuite, Tag("collectives")]
     | Annotated[MatmulSuite, Tag("matmuls")]
+    | Annotated[OperationSuite, Tag("operations")]
     | Annotated[GenerationSuite, Tag("generations")]
     | Annotated[RequestSuite, Tag("requests")],
     Discriminator(_suite_kind),

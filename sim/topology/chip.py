@@ -45,11 +45,19 @@ class Chip:
     op_overhead_s: float
     matmul_overhead_s: float
     """Overhead of matmuls of more than one row."""
+    grouped_efficiency: float
+    """Reached share of the peak in grouped matmuls of experts."""
     grouped_overhead_s: float
     """Overhead of grouped matmuls of experts."""
     attention_efficiency: float
     """Reached share of the peak in fused attention."""
     attention_overhead_s: float
+    attention_overlap: float
+    """Share of the shorter of compute and memory time that overlaps the longer in fused attention."""
+    attention_startup: float
+    """Positions that a tile of queries takes as long as to start and to end; 0 if attention has no tiles."""
+    attention_part_s: float
+    """Time per further part of the positions of fused attention."""
     quantizes_apart: bool
     """True if kernels of their own quantise the inputs of matmuls."""
     interference: tuple[float, float]
@@ -88,9 +96,13 @@ class Chip:
             collective_matmul_efficiency=stack.collective_matmul_efficiency.value,
             op_overhead_s=stack.op_overhead.value,
             matmul_overhead_s=(stack.matmul_overhead or stack.op_overhead).value,
+            grouped_efficiency=(stack.grouped_efficiency or stack.matmul_efficiency).value,
             grouped_overhead_s=(stack.grouped_overhead or stack.matmul_overhead or stack.op_overhead).value,
             attention_efficiency=(stack.attention_efficiency or stack.matmul_efficiency).value,
             attention_overhead_s=(stack.attention_overhead or stack.op_overhead).value,
+            attention_overlap=(stack.attention_overlap or stack.roofline_overlap).value,
+            attention_startup=stack.attention_startup.value if stack.attention_startup else 0.0,
+            attention_part_s=stack.attention_part.value,
             quantizes_apart=stack.quantize == "kernel",
             fuses_elementwise=stack.elementwise == "fused",
             interference=(stack.compute_interference.value, stack.memory_interference.value),

@@ -11,7 +11,7 @@ from support.scenarios import stack_of
 from support.selection import each_once, first_of_each
 
 from sim.collectives.loop import LoopForm
-from sim.lowering.costs import Work, cost
+from sim.lowering.costs import Attended, Work, cost
 from sim.lowering.emitter import Emitter
 from sim.lowering.lower import lower
 from sim.lowering.placement import mesh_of
@@ -371,3 +371,64 @@ def test_a_row_alone_and_a_chip_without_multiprocessors_reach_one_rate():
     chip, tpu = gpu(), mesh_of(load.scenario("palm540b_decode_ws2d")).chip
     for own, shape in ((chip, (1, 8192, 8192)), (tpu, (1000, 3000, 77)), (tpu, (2, 2, 2))):
         assert flops_per_s(own, *shape) == pytest.approx(own.peak_flops["bf16"] * own.matmul_efficiency)
+
+
+# --- grouped matmuls and fused attention -----------------------------------------------------------------------------
+
+
+def test_grouped_matmuls_reach_a_share_of_the_peak_of_their_own():
+    """Whole waves of large tiles, which multiply longer than they load; no rate of memory limits them."""
+    settings = ("topology.chip.hbm_bandwidth=1000 TB/s", "stack.matmul_balance=1")
+    chip = gpu(*settings, "stack.matmul_efficiency=0.8", "stack.grouped_efficiency=0.6")
+    one = matmul(256 * 132, 256, 4096)
+    each = Work(one.flops, one.bytes, rows=256, columns=256, each_rows=(256,) * 132)
+    assert seconds(chip, each) / seconds(chip, one) == pytest.approx(0.8 / 0.6, rel=1e-3)
+
+
+def attention(chip, queries, groups, positions):
+    """Keys and values of 64 numbers each, in cost without its overhead, s, and the overhead, s."""
+    attended = Attended(queries, groups, positions)
+    work = Work(2.0 * 128 * queries * groups * positions, 1.0, attends=attended)
+    found = cost(chip, work, "bf16")
+    return found.compute_s, found.overhead_s
+
+
+SPLIT = ("stack.attention_startup=100", "stack.attention_part=1 us", "stack.attention_overhead=7 us")
+
+
+def test_attention_of_full_tiles_takes_the_time_of_some_positions_more():
+    """132 tiles of 64 queries on 132 multiprocessors: one each, which starts and ends in the time of 100 positions."""
+    chip = gpu(*SPLIT)
+    compute_s, overhead_s = attention(chip, 64, 132, 1000)
+    flops = 2 * 128 * 64 * 132 * (1000 + 100)
+    assert compute_s == pytest.approx(flops / (chip.peak_flops["bf16"] * chip.attention_efficiency))
+    assert overhead_s == pytest.approx(7e-6)
+
+
+def test_positions_are_split_between_idle_multiprocessors_into_parts_no_shorter_than_the_start():
+    """One tile: 6600 positions are 66 parts of 100, half of the multiprocessors; 132,000 are 132 parts of 1000."""
+    chip = gpu(*SPLIT)
+    position_s = attention(chip, 64, 132, 1000)[0] / 1100
+    for positions, parts, longest in ((50, 1, 50), (6600, 66, 100), (132_000, 132, 1000)):
+        compute_s, overhead_s = attention(chip, 64, 1, positions)
+        assert compute_s == pytest.approx(position_s * (longest + 100))
+        assert overhead_s == pytest.approx(7e-6 + (parts - 1) * 1e-6)
+
+
+def test_a_tile_with_few_queries_takes_as_long_as_a_full_one():
+    chip = gpu(*SPLIT)
+    assert attention(chip, 1, 132, 1000)[0] == pytest.approx(attention(chip, 64, 132, 1000)[0])
+    assert attention(chip, 65, 66, 1000)[0] == pytest.approx(attention(chip, 128, 66, 1000)[0])
+
+
+def test_attention_without_a_start_reaches_one_rate():
+    chip = gpu()
+    for shape in ((1, 1, 50), (64, 132, 1000), (128, 4, 131_072)):
+        flops = 2 * 128 * shape[0] * shape[1] * shape[2]
+        assert attention(chip, *shape)[0] == pytest.approx(flops / (chip.peak_flops["bf16"] * chip.matmul_efficiency))
+
+
+def test_attention_hides_a_share_of_the_shorter_time_of_its_own():
+    chip = gpu("stack.attention_overlap=0.4", "stack.roofline_overlap=0.9")
+    assert cost(chip, Work(1e12, 1e9, attends=Attended(64, 132, 1000)), "bf16").exposed_share == pytest.approx(0.6)
+    assert cost(chip, Work(1e12, 1e9), "bf16").exposed_share == pytest.approx(0.1)

@@ -18,6 +18,7 @@ SWITCHED = {  # machine: GPUs, NVLinks per GPU, nominal and NCCL's effective GB/
     "dgx_a100": (8, 12, 25, 20.0),
     "dgx_h100": (8, 18, 25, 20.6),
     "hgx_h200": (8, 18, 25, 20.6),
+    "hgx_h800": (8, 8, 25, 20.6),
     "hgx_b200": (8, 18, 50, 40.1),
     "gb200_nvl72": (72, 18, 50, 40.1),
     "gb300_nvl72": (72, 18, 50, 40.1),
@@ -32,6 +33,7 @@ PCIE_BOXES = {
 CLUSTERS = {  # machine: boxes, NCCL's effective GB/s of all NVLinks of a GPU, nominal GB/s of an adapter
     **{f"{box}_x{boxes}": (boxes, 18 * 20.6, 50) for box in ("dgx_h100", "hgx_h200") for boxes in (2, 4)},
     **{f"hgx_h200_x{boxes}_800g": (boxes, 18 * 20.6, 100) for boxes in (2, 4)},
+    **{f"hgx_h800_x{boxes}": (boxes, 8 * 20.6, 50) for boxes in (2, 4, 8)},
     **{f"hgx_b200_x{boxes}": (boxes, 18 * 40.1, 50) for boxes in (2, 4)},
     **{f"hgx_b200_x{boxes}_800g": (boxes, 18 * 40.1, 100) for boxes in (2, 4)},
     **{f"dgx_a100_x{boxes}": (boxes, 12 * 20, 25) for boxes in (2, 4)},

@@ -9,8 +9,9 @@ from support.validations import validation
 
 from sim.errors import InputError
 from sim.specs import RequestSuite, load
-from sim.studies.validate.cases import Case, ScenarioRun, read
+from sim.studies.validate.cases import Case, read
 from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
+from sim.studies.validate.runs import ScenarioRun
 from sim.studies.validate.validate import simulate_case
 
 

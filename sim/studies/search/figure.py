@@ -15,7 +15,8 @@ from sim.studies.search.candidates import BASE, Phase
 from sim.studies.search.choose import Goal, simulated_figures, work_key
 from sim.studies.sweep.points import Point
 from sim.studies.sweep.rows import Row
-from sim.studies.validate.cases import ScenarioRun, read
+from sim.studies.validate.cases import read
+from sim.studies.validate.runs import ScenarioRun
 
 if TYPE_CHECKING:
     from sim.plots.pareto import Chart

@@ -1,4 +1,4 @@
-"""Cases of a suite: each row of its CSV of published measurements as the scenario, collective or matmul that it ran.
+"""Cases of a suite: each row of its CSV of published measurements as the run that it measured.
 
 The columns of each kind of suite stand in `sim.studies.validate.csv_rows`.
 """
@@ -20,8 +20,8 @@ from sim.specs import (
     AnySuite,
     CollectiveSuite,
     GenerationSuite,
-    HostTimes,
     MatmulSuite,
+    OperationSuite,
     RequestSuite,
     Scenario,
     Settings,
@@ -31,61 +31,10 @@ from sim.specs import (
 from sim.specs.load import plugin_files
 from sim.studies.validate.csv_rows import Row, read_rows
 from sim.studies.validate.padded_lengths import lengths_of_batch
+from sim.studies.validate.runs import CollectiveRun, MatmulRun, OperationRun, Run, ScenarioRun
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class ScenarioRun:
-    """A forward pass or a generation."""
-
-    base: str
-    """Scenario that the row changes."""
-    settings: tuple[str, ...]
-    """Changes of the row, as in --set."""
-    variant: str = ""
-    """Residual scheme as the row calls it."""
-    setting: str = ""
-    """Inputs that rows of other variants share with this one."""
-
-    def scenario(self, *settings: str) -> Scenario:
-        """Loads the scenario with further settings. Raises InputError."""
-        return load.scenario(self.base, [*self.settings, *settings])
-
-
-@dataclass(frozen=True, slots=True)
-class CollectiveRun:
-    """A collective by itself."""
-
-    machine: str
-    settings: tuple[str, ...]
-    """Changes of the machine, as in --set."""
-    chips: int
-    collective: str
-    size_bytes: float
-    algorithm: str | None
-    """None for the machine's default."""
-    host: HostTimes | None
-    """None where the GPUs alone take the time."""
-    setting: str
-    """Machine and chips."""
-
-
-@dataclass(frozen=True, slots=True)
-class MatmulRun:
-    """Equal matmuls in one launch, [rows, inner] x [inner, columns]."""
-
-    machine: str
-    """The machine whose chip runs them."""
-    settings: tuple[str, ...]
-    """Changes of the machine and its stack, as in --set."""
-    rows: int
-    columns: int
-    inner: int
-    products: int
-    """Number of matmuls."""
-    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +49,7 @@ class Case:
     not_gated: str
     """Reason, empty if the value is held against the tolerance."""
     row: Row
-    run: ScenarioRun | CollectiveRun | MatmulRun
+    run: Run
 
     @property
     def source(self) -> str:
@@ -142,6 +91,8 @@ def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:
             return lambda row: _collective_case(suite, row)
         case MatmulSuite():
             return lambda row: _matmul_case(suite, row)
+        case OperationSuite():
+            return lambda row: _operation_case(suite, row)
         case RequestSuite():
             return lambda row: _request_case(suite, row)
         case GenerationSuite():
@@ -164,7 +115,7 @@ def _texts(settings: Settings) -> tuple[str, ...]:
 
 
 def _matmul_case(suite: MatmulSuite, row: Row) -> Case:
-    case_id, dtype = row.cell("case_id"), row.cell("dtype")
+    case_id = row.cell("case_id")
     machine, settings = _machine(suite, row, row.cell("system"))
     matmuls = MatmulRun(
         machine=machine,
@@ -173,9 +124,25 @@ def _matmul_case(suite: MatmulSuite, row: Row) -> Case:
         columns=row.number("n"),
         inner=row.number("k"),
         products=row.number("products") if row.get("products") else 1,
-        dtype=suite.dtypes.get(dtype, dtype),
+        dtype=row.cell("dtype"),
+        spread=next((share for kernel, share in suite.grouped.items() if fnmatchcase(row.get("kernel"), kernel)), None),
     )
     return Case(case_id, "latency_s", row.real("time_us") * 1e-6, _not_gated(suite, case_id), row, matmuls)
+
+
+def _operation_case(suite: OperationSuite, row: Row) -> Case:
+    case_id, phase = row.cell("case_id"), row.one_of("phase", ("prefill", "decode"))
+    tokens = {"prompt" if phase == "prefill" else "context": row.number("tokens")}
+    workload = {"phase": phase, "batch": row.number("batch"), **tokens}
+    settings = {
+        **_entry("systems", suite.systems, [row.cell("system")], row.where),
+        **_entry("models", suite.models, [row.cell("model")], row.where),
+        **suite.settings,
+        **{f"workload.{field}": workload.get(field) for field in ("phase", "batch", "prompt", "context")},
+        "workload.generate": 1 if phase == "decode" else None,
+    }
+    run = OperationRun(suite.base, _texts(settings), row.cell("operation"))
+    return Case(case_id, "latency_s", row.real("time_us") * 1e-6, _not_gated(suite, case_id), row, run)
 
 
 _SPELLINGS = {"alltoall": "all_to_all", "sendrecv": "permute"}

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import floor
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sim import topology as machines
 from sim.closed_form import pope
 from sim.errors import InputError, suggest
 from sim.lowering.costs import Work, cost
 from sim.lowering.placement import tensor_chips, used_chips
+from sim.lowering.work import GroupedMatmul
 from sim.report.closed_form import PER_OPERATION
 from sim.report.collective_result import CollectiveResult
 from sim.report.present.validation import NCCL_TUNER, Outcome, Validation
+from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario, load
 from sim.studies.bench import collective as bench
 from sim.studies.own_predictions import load_function
-from sim.studies.validate.cases import Case, CollectiveRun, MatmulRun, ScenarioRun, read, with_plugins
+from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import find_repeats, fitted_places, series_of
 from sim.studies.validate.orderings import compare_options
+from sim.studies.validate.runs import CollectiveRun, MatmulRun, OperationRun, Run, ScenarioRun
 from sim.units import PS_PER_S
 
 SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the suite gives no layout.pipeline"
@@ -120,10 +126,12 @@ def _own_forms(suite: AnySuite, cases: Sequence[Case], folder: Path) -> dict[str
     return forms
 
 
-def _arguments(run: ScenarioRun | CollectiveRun | MatmulRun) -> tuple[object, ...]:
+def _arguments(run: Run) -> tuple[object, ...]:
     if isinstance(run, CollectiveRun):
         return run.collective, run.chips, run.size_bytes
-    return (run.rows, run.columns, run.inner, run.products, run.dtype) if isinstance(run, MatmulRun) else ()
+    if isinstance(run, MatmulRun):
+        return run.rows, run.columns, run.inner, run.products, run.dtype
+    return (run.scenario(), run.operation) if isinstance(run, OperationRun) else ()
 
 
 def _own(case: Case, scenario: Scenario | None, forms: Mapping[str, OwnForm]) -> dict[str, float]:
@@ -163,6 +171,8 @@ def simulate_case(case: Case, *settings: str, known: MutableMapping[str, float] 
         return _with_host(run, run_collective(run, *settings).time_s)
     if isinstance(run, MatmulRun):
         return matmul_s(run, *settings)
+    if isinstance(run, OperationRun):
+        return operation_s(run, *settings)
     scenario = run.scenario(*settings)
     return to_metric(case.metric, scenario, latency_s(scenario, known))
 
@@ -180,7 +190,7 @@ def _with_host(run: CollectiveRun, gpus_s: float) -> float:
 
 
 def matmul_s(run: MatmulRun, *settings: str) -> float:
-    """Returns the time of a case's matmuls, s, with further settings. Products of 8-bit numbers are written as 16-bit.
+    """Returns the time of a case's matmuls, s, with further settings. Products of 8-bit numbers are written in bf16.
 
     Raises:
         InputError: an unknown number format, or a setting that is wrong.
@@ -188,10 +198,34 @@ def matmul_s(run: MatmulRun, *settings: str) -> float:
     chip = machines.build(*load.machine(run.machine, [*run.settings, *settings])).chip
     if run.dtype not in DTYPE_BYTES:
         raise InputError("must be a number format", where="dtype", got=run.dtype, hint=suggest(run.dtype, DTYPE_BYTES))
+    return cost(chip, _matmul_work(run), run.dtype).duration_ps / PS_PER_S
+
+
+def _matmul_work(run: MatmulRun) -> Work:
     m, n, k, size = run.rows, run.columns, run.inner, DTYPE_BYTES[run.dtype]
-    moved = run.products * ((m * k + k * n) * size + m * n * max(size, 2))
-    work = Work(2.0 * m * n * k * run.products, moved, rows=m, columns=n, products=run.products)
-    return cost(chip, work, run.dtype).duration_ps / PS_PER_S
+    written = run.dtype if size >= DTYPE_BYTES["bf16"] else "bf16"
+    if run.spread is not None:
+        steps = [(2 * expert + 1) / run.products - 1 for expert in range(run.products)]
+        rows = [floor(m * (1 + run.spread * step)) for step in steps]
+        hit = sum(count > 0 for count in rows)
+        return GroupedMatmul(k, n, run.dtype, run.dtype, written).work(rows, hit)
+    moved = run.products * ((m * k + k * n) * size + m * n * DTYPE_BYTES[written])
+    return Work(2.0 * m * n * k * run.products, moved, rows=m, columns=n, products=run.products)
+
+
+def operation_s(run: OperationRun, *settings: str) -> float:
+    """Returns the time of a case's operation on the chip where it takes longest, s, with further settings.
+
+    Raises:
+        InputError: the pass has no such operation, or a setting is wrong.
+    """
+    _, lowered, _ = lower_pass(run.scenario(*settings).phases[0])
+    program = lowered.program
+    if run.operation not in program.op_names:
+        hint = suggest(run.operation, program.op_names)
+        raise InputError("must be an operation of the pass", where="operation", got=run.operation, hint=hint)
+    tasks = program.compute_tasks(run.operation)
+    return float(np.bincount(program.chip[tasks], program.busy_ps[tasks]).max(initial=0.0)) / PS_PER_S
 
 
 def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, float]) -> Outcome:
@@ -207,8 +241,8 @@ def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, f
         names = case.case_id, case.source, case.metric
         return Outcome(*names, case.published, simulated, forms, case.not_gated, **fields)
 
-    if isinstance(run, MatmulRun):
-        return outcome(matmul_s(run), {})
+    if isinstance(run, MatmulRun | OperationRun):
+        return outcome(simulate_case(case), {})
     if isinstance(run, CollectiveRun):
         result = run_collective(run)
         return outcome(

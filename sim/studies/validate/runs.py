@@ -1,0 +1,79 @@
+"""What rows of measurements ran: a forward pass, a collective, a matmul, an operation of a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.specs import HostTimes, Scenario, load
+
+
+@dataclass(frozen=True, slots=True)
+class ScenarioRun:
+    """A forward pass or a generation."""
+
+    base: str
+    """Scenario that the row changes."""
+    settings: tuple[str, ...]
+    """Changes of the row, as in --set."""
+    variant: str = ""
+    """Residual scheme as the row calls it."""
+    setting: str = ""
+    """Inputs that rows of other variants share with this one."""
+
+    def scenario(self, *settings: str) -> Scenario:
+        """Loads the scenario with further settings. Raises InputError."""
+        return load.scenario(self.base, [*self.settings, *settings])
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveRun:
+    """A collective by itself."""
+
+    machine: str
+    settings: tuple[str, ...]
+    """Changes of the machine, as in --set."""
+    chips: int
+    collective: str
+    size_bytes: float
+    algorithm: str | None
+    """None for the machine's default."""
+    host: HostTimes | None
+    """None where the GPUs alone take the time."""
+    setting: str
+    """Machine and chips."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulRun:
+    """Matmuls in one launch, [rows, inner] x [inner, columns]."""
+
+    machine: str
+    """The machine whose chip runs them."""
+    settings: tuple[str, ...]
+    """Changes of the machine and its stack, as in --set."""
+    rows: int
+    columns: int
+    inner: int
+    products: int
+    """Number of matmuls."""
+    dtype: str
+    spread: float | None = None
+    """Share of `rows` by which those of the experts of a grouped matmul differ from it; None for equal matmuls."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRun:
+    """An operation of a forward pass."""
+
+    base: str
+    """Scenario that the row changes."""
+    settings: tuple[str, ...]
+    """Changes of the row, as in --set."""
+    operation: str
+
+    def scenario(self, *settings: str) -> Scenario:
+        """Loads the scenario with further settings. Raises InputError."""
+        return load.scenario(self.base, [*self.settings, *settings])
+
+
+Run = ScenarioRun | CollectiveRun | MatmulRun | OperationRun
