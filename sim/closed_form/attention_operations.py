@@ -153,7 +153,7 @@ class AttentionBuilder(PassBuilder):
         one = Op(kernel.name, by_keys + by_values, moved, read, copies, on_vector_units=vector, is_elementwise=False)
         if is_fused or stack.elementwise == "fused":
             written = 0.0 if is_fused else 2 * size
-            self.operations.append(replace(one, activation_bytes=moved + written, overhead="attention"))
+            self.operations.append(replace(one, activation_bytes=moved + written, kernel="attention"))
             return
         half = replace(
             one,

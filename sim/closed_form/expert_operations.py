@@ -89,7 +89,7 @@ class ExpertsBuilder(PassBuilder):
         weights = self.scenario.workload.expert_weights or self.scenario.workload.weights
         moved = self.spilled_bytes(rows * inner * self.o) + self.spilled_bytes(rows * columns * self.a)
         read = hit * inner * columns * DTYPE_BYTES[weights]
-        op = Op(name, 2 * rows * inner * columns, moved, read, is_tiled=True, overhead="grouped")
+        op = Op(name, 2 * rows * inner * columns, moved, read, is_tiled=True, kernel="grouped")
         self.operations.append(self.multiplied_with(op, weights))
 
     def _shared_experts(self, rows: float, summed: Axes) -> list[Op]:

@@ -64,8 +64,8 @@ class Op:
     """True for norms, activations and adds, which `predict_per_sublayer` omits."""
     rate_format: Dtype | None = None
     """Number format at whose peak a matmul runs; None for that of activations."""
-    overhead: Literal["", "attention", "grouped"] = ""
-    """Kind of a launch with an overhead of its own: attention in one kernel, grouped matmuls of experts."""
+    kernel: Literal["", "attention", "grouped"] = ""
+    """Kind of kernel of which a stack has constants of its own: attention in one kernel, grouped matmuls of experts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,10 +130,9 @@ def _flops_rate(scenario: Scenario, op: Op) -> float:
     if op.on_vector_units and chip.vector_peak:
         return chip.vector_peak.value * stack.vector_efficiency.value
     reached = stack.collective_matmul_efficiency.value if op.with_collective else 1.0
-    efficiency = stack.matmul_efficiency
-    if op.overhead == "attention" and stack.attention_efficiency:
-        efficiency = stack.attention_efficiency
-    return chip.peak[op.rate_format or scenario.workload.activations].value * efficiency.value * reached
+    own = {"attention": stack.attention_efficiency, "grouped": stack.grouped_efficiency}.get(op.kernel)
+    efficiency = (own or stack.matmul_efficiency).value
+    return chip.peak[op.rate_format or scenario.workload.activations].value * efficiency * reached
 
 
 def _memory_rate(scenario: Scenario, op: Op) -> float:
@@ -150,12 +149,14 @@ def op_s(scenario: Scenario, op: Op) -> float:
     l2_s = op.l2_bytes / (stack.l2_speed.value * scenario.topology.chip.hbm_bandwidth.value) if stack.l2_speed else 0.0
     flops_s = op.flops / _flops_rate(scenario, op)
     memory_s = max((op.read_bytes + op.activation_bytes) / _memory_rate(scenario, op), l2_s)
-    return max(flops_s, memory_s) + _exposed_s(scenario, flops_s, memory_s) + _overhead_s(stack, op)
+    own = stack.attention_overlap if op.kernel == "attention" else None
+    exposed = 1 - (own or stack.roofline_overlap).value
+    return max(flops_s, memory_s) + exposed * min(flops_s, memory_s) + _overhead_s(stack, op)
 
 
 def _overhead_s(stack: StackSpec, op: Op) -> float:
     """Returns the fixed time of a launch, s."""
-    own = {"attention": stack.attention_overhead, "grouped": stack.grouped_overhead}.get(op.overhead)
+    own = {"attention": stack.attention_overhead, "grouped": stack.grouped_overhead}.get(op.kernel)
     matmul = stack.matmul_overhead if op.is_tiled else None
     return (own or matmul or stack.op_overhead).value
 

@@ -30,7 +30,6 @@ from sim.specs.experts import ExpertsLayout, ExpertsSpec, RoutingSpec
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-_DEFAULT_SPREAD = {"log_normal": 0.5, "zipf": 0.6}
 _CHUNK = 4096
 """Tokens that are drawn at once."""
 
@@ -167,7 +166,7 @@ def _choices(experts: ExpertsSpec, spec: RoutingSpec, split: Split) -> list[Ints
     random = np.random.default_rng(spec.seed)
     tokens = np.full(split.sources, split.tokens)
     if spec.load == "ragged_sources":
-        weight = np.exp(random.normal(0, spec.spread if spec.spread is not None else 0.5, split.sources))
+        weight = np.exp(random.normal(0, spec.resolved_spread, split.sources))
         tokens = np.diff(np.round(np.concatenate([[0.0], np.cumsum(weight) / weight.sum()]) * tokens.sum()).astype(int))
     popularity = _popularity(experts, spec, split, random)
     return [
@@ -178,7 +177,7 @@ def _choices(experts: ExpertsSpec, spec: RoutingSpec, split: Split) -> list[Ints
 def _popularity(experts: ExpertsSpec, spec: RoutingSpec, split: Split, random: np.random.Generator) -> Floats:
     """Returns [sources, experts] relative frequencies of choice."""
     count, load = experts.count, spec.load
-    spread = spec.spread if spec.spread is not None else _DEFAULT_SPREAD.get(load, 0.5)
+    spread = spec.resolved_spread
     if load == "log_normal":
         result = np.exp(random.normal(0, spread, count))
     elif load == "zipf":

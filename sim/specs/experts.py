@@ -90,6 +90,13 @@ class RoutingSpec(Strict):
     """CSV file of chosen experts, a token per line, instead of `load`; as seen from this file. Tokens of the pass take
     its lines in turn."""
 
+    @property
+    def resolved_spread(self) -> float:
+        """`spread`, or its default."""
+        if self.spread is not None:
+            return float(self.spread)
+        return {"log_normal": 0.5, "zipf": 0.6}.get(self.load, 0.5)
+
 
 class ExpertsLayout(Strict):
     """Exchange of tokens with the chips that have their experts (`layout.uses.experts`), and placement of experts."""

@@ -94,7 +94,8 @@ def of_recent_models(draw: Random, fields: dict[str, Any]) -> dict[str, Any]:
     fields["collectives"] = {} if lines else {"all_reduce": "one_shot"}
     stack |= {"matmul_balance": None}
     if draw.random() < 0.5:
-        stack |= {"attention_efficiency": 0.5, "attention_overhead": "7 us", "grouped_overhead": "9 us"}
+        stack |= {"attention_efficiency": 0.5, "attention_overhead": "7 us", "attention_overlap": 0.8}
+        stack |= {"grouped_efficiency": 0.6, "grouped_overhead": "9 us"}
     if len(lines) > 1 and draw.random() < 0.3:
         layout.pop("ffn")
         layout["uses"] = draw.choice(_mixed_uses(lines))

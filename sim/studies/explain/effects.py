@@ -9,6 +9,7 @@ from typing import Any
 
 from sim.report.present.explanation import PAPERS, PER_SUBLAYER, Words
 from sim.specs import Scenario
+from sim.specs.experts import RoutingSpec
 from sim.studies.explain.changes import IDEAL, read_field, without_source
 from sim.units import format_seconds
 
@@ -70,6 +71,7 @@ _IN_TURN = "a collective over several axes is one on each, over the links of tha
 _APART = "norms, activations and residual adds read and write memory by themselves"
 _STARTS = "{each} to start a message, {times:,.0f} messages after each other"
 _LOSES = "a kernel loses {value:g} multiprocessors to every busy channel"
+_QUERIES = "tiles of queries start and end, and positions are split over multiprocessors that would be idle"
 _WAVES = "waves that are not full, and operands that multiplications wait for"
 
 _AT_WORK = _effects(
@@ -100,6 +102,9 @@ USUAL_WALK = Walk(
         "stack.memory_interference": 0.0,
         "layout.graph_capture": True,
         "layout.overlap": "none",
+        "workload.routing": RoutingSpec(),
+        "stack.exchange": {},
+        "stack.attention_startup": None,
     },
     ("Collectives step by step", UNKNOWN),
     _effects(
@@ -110,6 +115,9 @@ USUAL_WALK = Walk(
         ("Matmuls beside collectives", "stack.compute_interference", f"limited by FLOPs, {_LOSES}"),
         ("Other kernels beside collectives", "stack.memory_interference", f"limited by bytes, {_LOSES}"),
         ("Launches from the host", "layout.graph_capture", "{launch} each, one by one"),
+        ("Kernels of dispatch and combine", "stack.exchange", "what they reach of the links, and their fixed times"),
+        ("Uneven loads of experts", "workload.routing", "all wait for the chips with the most rows"),
+        ("Attention in tiles", "stack.attention_startup", _QUERIES),
     ),
     PER_SUBLAYER,
 )

@@ -34,10 +34,13 @@ def list_models(scenario: Scenario) -> Iterator[Model]:
     compute = prediction.terms["compute"]
     why = "max(FLOPs at the reached rate, weights and cache at the reached bandwidth) of every sublayer"
     yield Model("Sublayers", PER_SUBLAYER.group, compute, why)
+    exchanged = sum(time for name, time in prediction.terms.items() if name.startswith(("dispatch ", "combine ")))
     why = "sums that the next sublayer waits for"
     if scenario.residual in ("ladder", "hybrid") and scenario.communication_streams:
         why = "the part of a sum that exceeds the next sublayer under Ladder, and the last sum: max(sublayer, sum)"
-    yield Model("Exposed sums", PER_SUBLAYER.group, prediction.step_s, why)
+    yield Model("Exposed sums", PER_SUBLAYER.group, prediction.step_s - exchanged, why)
+    why = "dispatch and combine of tokens, beyond the shared experts that run meanwhile"
+    yield Model("Exposed exchange of tokens", PER_SUBLAYER.group, prediction.step_s, why)
 
     launch = format_seconds(scenario.stack.op_overhead.value)
     fused = dict(_FUSED)

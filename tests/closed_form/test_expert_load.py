@@ -1,0 +1,53 @@
+"""Expected rows of the fullest expert beside those of drawn loads."""
+
+import numpy as np
+import pytest
+
+from sim.closed_form.expert_load import expect_fullest_rows
+from sim.closed_form.expert_operations import reached
+from sim.lowering.routing import Split, expected_touched, route
+from sim.specs.experts import LOADS, ExpertsLayout, ExpertsSpec, RoutingSpec
+
+CHIPS, TOKENS, DRAWS = 8, 64, 12
+EXPERTS = ExpertsSpec(count=64, top_k=4, d_ff=8)
+
+
+@pytest.mark.parametrize("load", [load for load in LOADS if load != "uniform"])
+def test_the_form_is_near_the_median_of_drawn_loads(load):
+    """The median of 12 draws is within the spread of the draws over sqrt(12), times 1.25 for a median; three of these,
+    and one in twenty for the choice without replacement, which the form takes as a clock."""
+    spec = [RoutingSpec(load=load, seed=seed) for seed in range(DRAWS)]
+    drawn = [route(EXPERTS, each, ExpertsLayout(), Split(CHIPS, CHIPS, TOKENS)).rows.max() for each in spec]
+    expected = expect_fullest_rows(EXPERTS, spec[0], CHIPS, CHIPS * TOKENS)
+    noise = 3 * 1.25 * np.std(drawn) / np.sqrt(DRAWS)
+    assert abs(expected - np.median(drawn)) <= noise + 0.05 * expected
+
+
+def test_many_tokens_fill_experts_by_popularity():
+    """A uniform choice of N tokens: N k/X rows each, and the fullest some standard deviations more, sqrt(N q (1 - q)),
+    as many whatever N."""
+    q = EXPERTS.top_k / EXPERTS.count
+
+    def deviations(tokens):
+        rows = expect_fullest_rows(EXPERTS, RoutingSpec(), CHIPS, tokens)
+        return (rows - tokens * q) / np.sqrt(tokens * q * (1 - q))
+
+    assert deviations(1e3) == pytest.approx(deviations(1e6), rel=1e-6)
+    assert 2 < deviations(1e3) < 3  # the median of the largest of 64 normal numbers is 2.30
+
+
+def test_a_trace_has_no_expectation():
+    assert expect_fullest_rows(EXPERTS, RoutingSpec(trace="trace.csv"), CHIPS, 100) is None
+
+
+@pytest.mark.parametrize("groups", [(1, 1), (8, 1), (8, 4), (8, 8)])
+@pytest.mark.parametrize("parts", [1, 2, 4, 8, 16, 64])
+def test_expected_destinations_are_those_of_the_simulation(parts, groups):
+    experts = ExpertsSpec(count=64, top_k=4, d_ff=8, groups=groups[0], top_groups=groups[1])
+    assert reached(experts, parts) == pytest.approx(expected_touched(experts, parts), rel=1e-9)
+
+
+def test_distinct_destinations_of_deepseek_v3():
+    """X(R) = R (1 - C(E - E/R, k) / C(E, k)): 5.3, 6.5, 7.3 and 7.7 of 8 experts for 8 to 64 chips."""
+    experts = ExpertsSpec(count=256, top_k=8, d_ff=2048)
+    assert [round(parts * reached(experts, parts), 1) for parts in (8, 16, 32, 64)] == [5.3, 6.5, 7.3, 7.7]
