@@ -17,6 +17,7 @@ from sim.lowering.emitter import Emitter, Value
 from sim.lowering.routing import Routing, Split, route
 from sim.lowering.streams import Tasks
 from sim.lowering.work import GroupedMatmul, MatmulKernels, through_memory
+from sim.program import ExpertRows
 from sim.specs import MEDIA, Scenario
 from sim.specs.experts import Kernel, Scheme
 from sim.specs.uses import Axes
@@ -36,6 +37,8 @@ class ExpertLowering:
         self.notes: list[str] = []
         self.routings: dict[tuple[sharding.Dim, ...], Routing] = {}
         """Routing by the dimensions X and T of the rows."""
+        self.expert_rows: ExpertRows | None = None
+        """Rows of the layer that was lowered last."""
         self._experts: dict[tuple[sharding.Dim, ...], Axes] = {}
 
     @property
@@ -54,11 +57,11 @@ class ExpertLowering:
         key = tensor.dims[:2]
         self.routings[key] = self._route(y.tensor, between)
         self._experts[key] = between.experts
+        self.expert_rows = self._expert_rows(self.routings[key], y.tensor, between)
         self._refuse_folding(self.routings[key])
         if self.emitter.group_size(between.tokens) == 1:
             return Value(tensor, self._copy(f"{name} permute", y.tensor, key, inputs))
-        dtype = self.scenario.workload.dispatch or y.tensor.dtype
-        return Value(tensor, self._send("dispatch", y.tensor, key, between, name, inputs, dtype))
+        return Value(tensor, self._send("dispatch", y.tensor, key, between, name, inputs))
 
     def combine(self, rows: Value, like: Value, between: Exchange, name: str) -> Value:
         """Appends the way back of the experts' outputs, which are added up by the tokens' shares."""
@@ -66,8 +69,7 @@ class ExpertLowering:
         key = rows.tensor.dims[:2]
         if self.emitter.group_size(between.tokens) == 1:
             return Value(tensor, self._copy(f"{name} unpermute", like.tensor, key, rows.after))
-        dtype = self.scenario.workload.combine or rows.tensor.dtype
-        return Value(tensor, self._send("combine", like.tensor, key, between, name, rows.after, dtype))
+        return Value(tensor, self._send("combine", like.tensor, key, between, name, rows.after))
 
     def _send(
         self,
@@ -77,9 +79,8 @@ class ExpertLowering:
         between: Exchange,
         name: str,
         inputs: Tasks,
-        dtype: str,
     ) -> Tasks:
-        row_bytes, axes = ceil(tokens.dim("E").size * ITEM_BYTES[dtype]), between.tokens
+        row_bytes, dtype, axes = self._row_bytes(tokens, way), self._format(tokens, way), between.tokens
         routing, scheme = self.routings[key], self._scheme(axes)
         spec = self._exchange(routing, scheme, between, way)
         size = spec.mean_rows * row_bytes
@@ -130,6 +131,30 @@ class ExpertLowering:
             held = holder[members]
             rows.append(shared.setdefault(held.tobytes(), matrix[:, held]))
         return ExchangeSpec(tuple(rows), (boxed,) * len(groups), self._timing(way))
+
+    def _expert_rows(self, routing: Routing, tokens: Sharded, between: Exchange) -> ExpertRows:
+        """Returns the rows of a layer as reports and figures read them."""
+        scheme, local = self._scheme(between.tokens), self._local_tokens(tokens)
+        sent = self._matrix(routing, scheme)
+        return ExpertRows(
+            sent=np.full_like(sent, local) if scheme == "all_gather" else sent,
+            held=routing.rows,
+            hit=routing.hit,
+            holder=self._block(between.experts),
+            groups=mesh_groups(self.topology.unfold(), between.tokens).astype(np.int64),
+            row_bytes={way: self._row_bytes(tokens, way) for way in ("dispatch", "combine")},
+            tokens=local * len(sent),
+            even=routing.even,
+        )
+
+    def _row_bytes(self, tokens: Sharded, way: Way) -> int:
+        """Returns the bytes of a token as it is sent."""
+        return ceil(tokens.dim("E").size * ITEM_BYTES[self._format(tokens, way)])
+
+    def _format(self, tokens: Sharded, way: Way) -> str:
+        """Returns the number format in which tokens are sent."""
+        work = self.scenario.workload
+        return (work.dispatch if way == "dispatch" else work.combine) or tokens.dtype
 
     def _route(self, tokens: Sharded, between: Exchange) -> Routing:
         """Returns the rows that a layer's tokens make."""

@@ -161,6 +161,7 @@ def _collect(flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind]) -> 
         sent_bytes=flow.sent_bytes,
         layer_bytes=flow.stored_bytes(kinds[-1]),
         stored_weights=flow.weights,
+        expert_rows=flow.experts.expert_rows,
         caches=flow.caches,
         attentions=flow.attentions,
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DARK = PALETTE["black"]
-_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all", "send", "copy")
+_DARK_CLASSES = ("matmul", "elementwise", "reduce-scatter", "all-to-all", "dispatch", "send", "copy")
 _NAME_POINTS = 6.5
 """Size of the names in bars."""
 WIDTH_IN = 11.0

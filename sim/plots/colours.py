@@ -18,12 +18,14 @@ PALETTE = {
     "wine": "#882255",
     "olive": "#999933",
     "indigo": "#332288",
+    "forest": "#117733",
+    "sand": "#DDCC77",
     "black": "#222222",
     "grey": "#8C8C8C",
     "light": "#DDDDDD",
 }
 """Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys;
-for what is rare, three of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
+for what is rare, five of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
 
 OP_COLOURS = {
     "matmul": PALETTE["blue"],
@@ -33,6 +35,8 @@ OP_COLOURS = {
     "reduce-scatter": PALETTE["vermilion"],
     "all-reduce": PALETTE["purple"],
     "all-to-all": PALETTE["green"],
+    "dispatch": PALETTE["forest"],
+    "combine": PALETTE["sand"],
     "broadcast": PALETTE["yellow"],
     "permute": PALETTE["olive"],
     "send": PALETTE["wine"],

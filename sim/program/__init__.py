@@ -6,10 +6,12 @@ times, and `perturb` slows tasks down. Imports: specs, topology.
 
 from sim.program.builder import Labels, Occupancy, ProgramBuilder, Waits
 from sim.program.columns import COLUMNS, FULL_PPM, Floats, Ids, Ints, Kind, Period, Program, Skipped
+from sim.program.expert_rows import ExpertRows
 
 __all__ = [
     "COLUMNS",
     "FULL_PPM",
+    "ExpertRows",
     "Floats",
     "Ids",
     "Ints",

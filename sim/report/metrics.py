@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sim.program import Floats, Ints, Kind, Period, Program
+from sim.program import ExpertRows, Floats, Ints, Kind, Period, Program
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -95,6 +95,8 @@ class PassTrace:
     """Batches of a pipeline."""
     periods: Sequence[Period] = ()
     """Steady states of the repeated blocks whose copies were not simulated."""
+    expert_rows: ExpertRows | None = None
+    """Rows of a layer's experts."""
 
     @property
     def makespan_ps(self) -> int:

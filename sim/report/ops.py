@@ -16,11 +16,16 @@ COLLECTIVES = {
     "reduce_scatter": "reduce-scatter",
     "all_reduce": "all-reduce",
     "all_to_all": "all-to-all",
+    "dispatch": "dispatch",
+    "combine": "combine",
     "broadcast": "broadcast",
     "permute": "permute",
     "send": "send",
 }
 """Class that a collective is drawn and listed as, by its op name."""
+
+EXCHANGES = ("dispatch", "combine")
+"""Classes of the exchange of tokens with experts, whatever collective it is."""
 
 COPIES = ("fetch", "evict")
 """Ops of copy engines."""
@@ -50,7 +55,9 @@ def parse_op(name: str) -> Op:
         return Op("copy", operand=name)
     match = _NAME.fullmatch(name)
     if match and match["collective"] in COLLECTIVES:
-        return Op(COLLECTIVES[match["collective"]], match["over"] or "", match["operand"])
+        group, operand = COLLECTIVES[match["collective"]], match["operand"]
+        way, _, rest = operand.partition(" ")  # tokens that an all-to-all or a gather exchanges
+        return Op(way, match["over"] or "", rest) if way in EXCHANGES else Op(group, match["over"] or "", operand)
     return Op("attention" if name.startswith("attention") else "matmul", operand=name)
 
 

@@ -59,6 +59,7 @@ def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: S
         ops=(),
         pipeline=pipeline,
         waiting=None,
+        experts=None,
         rests_on=prefill.rests_on,
         notes=tuple(dict.fromkeys((*prefill.notes, *decode.notes, *notes))),
         phases=(prefill, decode),

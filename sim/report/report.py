@@ -9,6 +9,7 @@ from typing import Any
 
 from sim.closed_form import pope
 from sim.report.closed_form import ClosedForm
+from sim.report.experts import ExpertsReport, report_experts
 from sim.report.headline import list_brief_figures, list_headline_figures, to_html
 from sim.report.memory import Memory, add_remedies
 from sim.report.metrics import Measures, OpMeasure, PassTrace, measure
@@ -18,7 +19,7 @@ from sim.report.pool import Pool
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
 from sim.shortcuts import periodic
-from sim.specs import Scenario
+from sim.specs import DTYPE_BYTES, Scenario
 from sim.specs.basis import RestsOn, rests_on
 from sim.topology.graph import Topology
 from sim.units import format_count
@@ -87,6 +88,27 @@ class LinkLoad:
     """Bytes over all links; a message counts on every hop."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """Parameters and cache of a model with experts or latent attention, all layers."""
+
+    parameters: float
+    """All weights, norms left out."""
+    active_parameters: float
+    """Those that one token uses, which MFU counts."""
+    kv_cache_bytes_per_token: float
+    """Cache of one token without copies on several chips."""
+
+    @classmethod
+    def of(cls, scenario: Scenario) -> ModelFigures | None:
+        """Returns the figures of a scenario's model."""
+        model = scenario.model
+        if model.experts is None and model.latent is None:
+            return None
+        cached = model.cached_values * DTYPE_BYTES[scenario.workload.kv_cache]
+        return cls(float(model.counted_parameters), float(model.active_parameters), cached)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Report:
     """All figures of a run."""
@@ -130,6 +152,10 @@ class Report:
     waiting: Waiting | None = None
     """Waiting for late peers in one step, if something makes chips differ; with two phases it is in their reports."""
 
+    model: ModelFigures | None = None
+    """Parameters and cache of the model; None of a model that caches keys and values of heads and has no experts."""
+    experts: ExpertsReport | None = None
+    """Rows of experts and their exchange; with two phases they are in their reports."""
     plugin_forms: Mapping[str, float] = field(default_factory=dict)
     """Times of all steps by the closed forms of plugins, s."""
 
@@ -211,8 +237,10 @@ class Report:
             "folded": self.folded,
             "shortcuts": list(self.shortcuts),
         }
-        plugin_forms = {"plugin_forms": dict(self.plugin_forms)} if self.plugin_forms else {}
-        return plugin_forms | {
+        parts: dict[str, Any] = {"plugin_forms": dict(self.plugin_forms)} if self.plugin_forms else {}
+        parts |= {"model": plain(self.model)} if self.model else {}
+        parts |= {"experts": plain(self.experts)} if self.experts else {}
+        return parts | {
             "scenario": self.scenario,
             "topology": {"name": self.machine, "chips": self.chips},
             "simulated": plain(self.simulated) | {"critical_chip": self.critical_chip},
@@ -289,6 +317,8 @@ def build_report(
         rests_on=rests_on(scenario),
         notes=notes,
         pipeline=pipeline,
+        model=ModelFigures.of(scenario),
+        experts=report_experts(scenario, measured, measures),
     )
 
 

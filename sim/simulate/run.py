@@ -124,20 +124,22 @@ def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | No
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
     notes = (*lowered.notes, *_overlap_notes(scenario, simulated))
-    form = predict_phase(scenario, each_step)
+    form, rows = predict_phase(scenario, each_step), lowered.expert_rows
+    chips_differ = scenario.perturb is not None or (rows is not None and not rows.even)
     report = build_report(scenario, _measured(simulated), memory, form, latency_s, notes)
     report = replace(
         report,
         shortcuts=simulated.shortcuts,
         pool=_pool(scenario, simulated, memory),
         padding=_padding(scenario, simulated, report),
-        waiting=measure_waiting(simulated.trace, topology.chips, simulated.periods) if scenario.perturb else None,
+        waiting=measure_waiting(simulated.trace, topology.chips, simulated.periods) if chips_differ else None,
     )
     return Pass(scenario, topology, lowered, simulated.trace, simulated.periods, report)
 
 
 def _measured(simulated: Simulated) -> PassTrace:
-    return PassTrace(simulated.trace, simulated.topology, simulated.lowered.batches, simulated.periods)
+    lowered = simulated.lowered
+    return PassTrace(simulated.trace, simulated.topology, lowered.batches, simulated.periods, lowered.expert_rows)
 
 
 def _pool(scenario: Scenario, simulated: Simulated, memory: Memory) -> Pool | None:

@@ -136,6 +136,12 @@ class Model(Strict):
             return float(self.active_parameters)
         return self.nominal_parameters or float(self.counted_parameters)
 
+    @property
+    def cached_values(self) -> int:
+        """Values that all layers cache for a token."""
+        each = 2 * self.kv_heads * self.d_head if self.latent is None else self.latent.kv_rank + self.latent.rope
+        return self.layers * each
+
     def window_of(self, layer: int) -> int | None:
         """Returns the positions that a query of a layer sees at most; None for all."""
         return None if self.window is None or (layer + 1) % self.window.full_every == 0 else self.window.size

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sim.report.closed_form import PER_OPERATION
+from sim.report.experts import ExpertsReport
 from sim.report.memory import Memory
 from sim.report.padding import Padding
 from sim.report.pipeline import Passes, PipelineReport
-from sim.report.report import Report
+from sim.report.report import ModelFigures, Report
 from sim.report.spread import Spread
 from sim.report.waiting import Waiting
 from sim.units import format_bytes, format_change, format_count, format_list, format_percent, format_seconds
@@ -60,6 +61,8 @@ def step_blocks(report: Report) -> Iterator[Block]:
     if report.pipeline and report.pipeline.passes:
         yield list(_passes(report.pipeline.passes))
     yield [_ops(report), *_bounds(report), *_each(report), _links(report)]
+    if report.experts:
+        yield list(_experts(report.experts))
     if report.waiting:
         yield list(_waiting(report.waiting))
 
@@ -81,6 +84,8 @@ def _memory(report: Report) -> Iterator[Line]:
     else:
         yield _held("memory per chip", report.memory)
     yield Line("memory does not count activations, workspaces and buffers of libraries")
+    if report.model:
+        yield _model(report.model)
     if pool := report.pool:
         layers = f"{len(pool.remote_layers)} layers of {format_bytes(pool.layer_bytes)}"
         yield Line(
@@ -176,6 +181,41 @@ def _waiting(waiting: Waiting) -> Iterator[Table | Line]:
         f"chip {waiting.least_chip} waits least, {format_seconds(waiting.least_s)}, "
         f"chip {waiting.most_chip} most, {format_seconds(waiting.most_s)}"
     )
+
+
+def _experts(experts: ExpertsReport) -> Iterator[Line]:
+    """Yields the rows of experts, what the fullest was expected to have, and the exchange of tokens."""
+    balance = f"balance {experts.balance:.1%}, chip {experts.busiest_chip} has the most, {experts.rows_most:,.0f}"
+    yield Line(
+        f"experts: {experts.rows_mean:,.0f} rows per chip in a layer"
+        + (f"; {balance}" if experts.is_drawn else ", the same on all")
+        + f"; {experts.experts_hit:.1f} of {format_count(experts.experts_held, 'expert')} per chip have any"
+    )
+    expected = experts.expected_fullest_rows
+    if expected is not None:
+        form = "expected by closed form" if experts.is_drawn else "the mean; by closed form, if choices were drawn"
+        yield Line(f"rows of the fullest expert: {experts.fullest_expert_rows:,.0f}; {form} {expected:,.0f}")
+    for each in experts.exchanges:
+        busiest = f"; chip {each.most_chip} {each.most_direction} most, {format_bytes(each.most_bytes)}"
+        link = f"; link {each.busiest_link} is busy longest, {format_seconds(each.busiest_link_s)} in the step"
+        yield Line(
+            f"{each.way}: {format_bytes(each.mean_bytes)} per chip in a layer{busiest if experts.is_drawn else ''}"
+            f"; {each.exposed_share:.1%} exposed{link if each.busiest_link else ''}"
+        )
+    if experts.is_drawn:
+        least, mean, most = map(
+            format_seconds, (experts.compute_least_s, experts.compute_mean_s, experts.compute_most_s)
+        )
+        yield Line(f"compute of a chip in the step: {least} to {most}, mean {mean}")
+
+
+def _model(model: ModelFigures) -> Line:
+    """Returns the size of a model and of its cache."""
+    used = (
+        "" if model.active_parameters == model.parameters else f", {model.active_parameters / 1e9:.4g} used by a token"
+    )
+    cached = format_bytes(model.kv_cache_bytes_per_token)
+    return Line(f"model: {model.parameters / 1e9:.4g} billion parameters{used}; KV cache {cached} per token")
 
 
 def _requests(pipeline: PipelineReport) -> Line:

@@ -1,0 +1,51 @@
+"""Rows of tokens that the experts of one layer make: who sends them to whom, and how many each chip multiplies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from sim.program.columns import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertRows:
+    """Rows of one layer with experts; every such layer of a pass has the same."""
+
+    sent: Floats
+    """[sources, holders] rows that a chip sends to each chip with experts, or keeps; a source is a place in a group."""
+    held: Floats
+    """[holders, slots] rows of each expert that a chip has."""
+    hit: Floats
+    """[holders] experts of a chip that have a row, of expected rows as expected."""
+    holder: Ints
+    """[chips of the whole machine] number of each chip among those with different experts."""
+    groups: Ints
+    """[groups, sources] chips that exchange rows."""
+    row_bytes: Mapping[str, int]
+    """Bytes of a row, of `dispatch` and of `combine`."""
+    tokens: int
+    """Tokens of a group."""
+    even: bool
+    """True if all chips do the same."""
+
+    @property
+    def of_chips(self) -> Floats:
+        """[chips] rows that each chip multiplies."""
+        rows: Floats = self.held.sum(axis=1)[self.holder]
+        return rows
+
+    def bytes_between(self, way: str) -> Floats:
+        """Returns [chips, chips] the bytes from each chip to each other in a dispatch or a combine of one layer.
+
+        Rows that another chip forwards count from where they come to where they are needed.
+        """
+        chips = len(self.holder)
+        result = np.zeros((chips, chips))
+        for members in self.groups:
+            rows = self.sent[:, self.holder[members]]
+            result[np.ix_(members, members)] = rows if way == "dispatch" else rows.T
+        np.fill_diagonal(result, 0.0)
+        return result * self.row_bytes[way]

@@ -1,0 +1,74 @@
+"""Figures of experts: rows of chips, the fullest expert, bytes and links of the exchange."""
+
+import pytest
+
+from sim.report.present import text
+from sim.simulate.run import run
+from sim.specs import Scenario, load
+
+CHIPS, BATCH, K, LAYERS, D_MODEL = 8, 512, 2, 3, 1024
+
+
+def scenario(*settings: str) -> Scenario:
+    """A mixture on a switch, each chip with sequences and four of 32 experts of its own."""
+    fields = (
+        "model.kv_heads=64",
+        f"model.layers={LAYERS}",
+        f"model.d_model={D_MODEL}",
+        f"model.experts={{count: 32, top_k: {K}, d_ff: 512, shared: 1}}",
+        f"workload={{phase: decode, batch: {BATCH}, context: 64, generate: 1, weights: bf16}}",
+        "layout={ffn: expert_parallel}",
+        *settings,
+    )
+    return load.scenario("llama3_70b_tp8_standard", fields)
+
+
+def test_a_uniform_load_is_the_same_on_all_chips():
+    """A chip has B k / 8 rows, sends as many of 2 d_model bytes, 7/8 of them to others; experts have B k / 32 each."""
+    experts = run(scenario()).report.experts
+    assert experts is not None
+    assert (experts.rows_mean, experts.rows_most, experts.balance) == (BATCH * K / CHIPS,) * 2 + (1.0,)
+    assert (experts.experts_held, experts.fullest_expert_rows) == (4, BATCH * K / 32)
+    for each in experts.exchanges:
+        assert each.mean_bytes == each.most_bytes == BATCH * K / CHIPS * 2 * D_MODEL * 7 / 8
+    assert experts.compute_least_s == experts.compute_most_s
+
+
+def test_a_hot_rank_is_the_busiest_and_its_links_are():
+    """It receives what dispatch brings, and sends what combine takes back; rows and bytes add up as drawn."""
+    result = run(scenario("workload.routing={load: hot_rank, spread: 0.7}"))
+    experts, rows = result.report.experts, result.passes[0].lowered.expert_rows
+    assert experts is not None
+    assert rows is not None
+    assert rows.of_chips.sum() == BATCH * K
+    assert experts.busiest_chip == 0
+    assert experts.rows_most > 3 * experts.rows_mean
+    dispatch, combine = experts.exchanges
+    assert (dispatch.most_chip, dispatch.most_direction) == (0, "receives")
+    assert (combine.most_chip, combine.most_direction) == (0, "sends")
+    assert dispatch.busiest_link == "gpu0:ingress"
+    assert combine.busiest_link == "gpu0:egress"
+    assert dispatch.most_bytes == rows.bytes_between("dispatch")[:, 0].sum() == rows.bytes_between("combine")[0].sum()
+    assert experts.compute_most_s > experts.compute_mean_s > experts.compute_least_s
+    assert result.report.waiting is not None
+
+
+@pytest.mark.parametrize(("load_", "says"), [("uniform", "if choices were drawn"), ("zipf", "expected by closed form")])
+def test_the_report_says_what_was_expected(load_: str, says: str):
+    report = run(scenario(f"workload.routing={{load: {load_}}}")).report
+    lines = [part.text for block in text.step_blocks(report) for part in block if isinstance(part, text.Line)]
+    assert any(says in line for line in lines)
+    assert report.to_dict()["experts"]["expected_fullest_rows"] > BATCH * K / 32
+
+
+def test_models_of_experts_and_latent_attention_report_parameters_and_cache():
+    """DeepSeek-V3 has 671 billion parameters, of which a token uses 37 (section 4.2); 61 layers cache 576 values."""
+    settings = ("topology=gb200_nvl72", "layout={ffn: expert_parallel, mesh: {tensor: 8}}", "stack=vllm")
+    work = "workload={phase: decode, batch: 8, context: 64, generate: 1, weights: fp8, kv_cache: bf16}"
+    given = load.scenario("llama3_70b_tp8_standard", ["model=deepseek_v3", work, "engine.layers=4", *settings])
+    model = run(given).report.model
+    assert model is not None
+    assert round(model.parameters / 1e9) == 671
+    assert round(model.active_parameters / 1e9) == 38
+    assert model.kv_cache_bytes_per_token == 61 * 576 * 2
+    assert run(load.scenario("llama3_70b_tp8_standard")).report.model is None
