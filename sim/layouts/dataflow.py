@@ -43,6 +43,16 @@ class Reduction:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """Cache of keys and values that a part of a batch appends to, and attends to."""
+
+    name: str = ""
+    """Parts with one name share a cache, and append in turn."""
+    reach: float = 1.0
+    """Share of the pass's new positions that are in it when the part has appended its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """Chips that exchange tokens for their experts."""
 
@@ -50,6 +60,10 @@ class Exchange:
     """Axes that split the experts."""
     tokens: Axes
     """Those of them along which chips have different tokens."""
+
+
+WHOLE = Cache()
+"""The cache of a batch that is not split."""
 
 
 class Dataflow(Protocol[V]):
@@ -120,10 +134,12 @@ class Dataflow(Protocol[V]):
     def activate(self, inputs: Sequence[V], name: str) -> V:
         """SwiGLU of (gate, up), or GELU of one input."""
 
-    def attention(self, q: V, k: V, v: V, name: str, window: int | None = None) -> V:
+    def attention(self, q: V, k: V, v: V, name: str, cache: Cache = WHOLE, window: int | None = None) -> V:
         """Append k and v to the layer's cache and attend to it causally, to the last `window` positions if given."""
 
-    def latent_attention(self, queries: tuple[V, V], cached: tuple[V, V], expansion: tuple[V, ...], name: str) -> V:
+    def latent_attention(
+        self, queries: tuple[V, V], cached: tuple[V, V], expansion: tuple[V, ...], name: str, cache: Cache = WHOLE
+    ) -> V:
         """Append latent vectors and shared keys, `cached`, BLC and BLR, to the layer's cache and attend to it causally.
 
         Args:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from sim.layouts.layer import Layer
 
 
-def experts_output(layer: Layer[V], y: V) -> V:
-    """Returns the mixture of experts of normalised y, summed over the chips.
+def experts_sum(layer: Layer[V], y: V) -> tuple[V, Axes]:
+    """Returns the mixture of experts of normalised y, a partial sum, and the axes over which it is one.
 
     Raises:
         LayoutError: weights that are gathered, or d_model split.
@@ -53,7 +53,7 @@ def experts_output(layer: Layer[V], y: V) -> V:
     branch("under_combine")
     for each in shared:
         out = flow.add(out, each, "shared experts" + part)
-    return layer.reduce(out, summed, "mlp")
+    return out, summed
 
 
 def _expert(experts: Axes, *dims: str) -> tuple[str, str]:

@@ -11,9 +11,11 @@ from sim.layouts.dataflow import Dataflow, V
 from sim.layouts.layer import Layer
 from sim.layouts.residual import LAYERS, SCHEMES, UNSUMMED, Stream, standard
 from sim.specs import Model, Scenario
+from sim.specs.layout import IN_PARTS
 from sim.specs.uses import Axes, Uses, named
 
-MICRO_BATCHES = 2
+PARTS = 2
+"""Parts of a batch that takes turns with itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,21 @@ class ForwardPass(Generic[V]):
 
     def embed_tokens(self) -> tuple[Stream[V], ...]:
         """Returns the embedded tokens, or the received input of an encoder, for each part of the batch."""
-        x = self._embed() if self.has_logits else self.flow.receive(self._notation(), packed=False)
-        if self.batch_layer.packed:
-            (x,) = self.flow.unpad([x], "remove padding")
-        return self._split_batch(x)
+        if not self.has_logits:
+            return self._split_batch(self._without_padding(self.flow.receive(self._notation(), packed=False)))
+        table = f"V_{named(self.head)} E"
+        x = self.flow.embed(self.flow.weight("embedding", table, table), "embedding")
+        if self.batch_layer.split_dim == "L" and self.batch_layer.uses.tokens:
+            # Halves of the positions, each of which the chips share.
+            return tuple(Stream(self._deal_tokens(part)) for part in self.flow.split(x, "L", len(self.layers)))
+        return self._split_batch(self._without_padding(self._deal_tokens(x)))
 
-    def _embed(self) -> V:
-        """Looks up the rows that each chip stores, and reduces them to the residual stream's sharding."""
-        flow, table = self.flow, f"V_{named(self.head)} E"
-        x = flow.embed(flow.weight("embedding", table, table), "embedding")
+    def _without_padding(self, x: V) -> V:
+        return self.flow.unpad([x], "remove padding")[0] if self.batch_layer.packed else x
+
+    def _deal_tokens(self, x: V) -> V:
+        """Reduces the rows that each chip has looked up to the residual stream's sharding."""
+        flow = self.flow
         for dim, axes in self.batch_layer.stream.items():
             summed = tuple(axis for axis in axes if axis in self.head)
             x = flow.local_slice(x, dim, tuple(axis for axis in axes if axis not in summed))
@@ -113,13 +121,13 @@ class ForwardPass(Generic[V]):
     def _split_batch(self, x: V) -> tuple[Stream[V], ...]:
         if len(self.layers) == 1:
             return (Stream(x),)
-        return tuple(Stream(part) for part in self.flow.split(x, "B", len(self.layers)))
+        return tuple(Stream(part) for part in self.flow.split(x, self.layers[0].split_dim, len(self.layers)))
 
     def _join_parts(self, streams: Sequence[Stream[V]]) -> Stream[V]:
         if len(streams) == 1:
             return streams[0]
         parts = [part.values for part in streams]
-        joined = [self.flow.join(values, "B") for values in zip(*parts, strict=True)]
+        joined = [self.flow.join(values, self.layers[0].split_dim) for values in zip(*parts, strict=True)]
         return build_streams([streams[0].shape], joined)[0]
 
     def layer(self, kind: LayerKind, streams: Sequence[Stream[V]]) -> tuple[Stream[V], ...]:
@@ -160,9 +168,11 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
     """Builds the forward pass of a scenario on a dataflow interpreter."""
     layout, workload = scenario.layout, scenario.workload
     hybrid = layout.hybrid.ladder_layers if layout.hybrid else 0
-    count = MICRO_BATCHES if scenario.overlap == "micro_batches" else 1
-    # Parts of the batch are of the same sequences in prefill and decode, so these are split in both.
-    by_sequence = workload.tokens_per_step == 1 or count > 1 or not set(uses.tokens) <= set(uses.heads)
+    count = PARTS if scenario.overlap in IN_PARTS else 1
+    halves = scenario.overlap == "token_halves" and workload.tokens_per_step > 1
+    # Micro-batches are of the same sequences in prefill and decode, so these are split in both.
+    by_sequence = workload.tokens_per_step == 1 or scenario.overlap == "micro_batches"
+    by_sequence = by_sequence or not set(uses.tokens) <= set(uses.heads)
     return ForwardPass(
         layers=split_layer(
             Layer(
@@ -174,6 +184,7 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
                 packed=scenario.packed_rows is not None,
                 absorbs=layout.absorbs_latent(workload.phase),
                 shared_experts=layout.experts.shared,
+                split_dim="L" if halves else "B",
             ),
             count,
         ),
@@ -201,7 +212,9 @@ def cycle_of(model: Model) -> int:
 
 def split_layer(layer: Layer[V], count: int) -> tuple[Layer[V], ...]:
     """Returns the layer for each of `count` parts of the batch."""
-    return tuple(replace(layer, part=f" {i}") for i in range(count)) if count > 1 else (layer,)
+    if count == 1:
+        return (layer,)
+    return tuple(replace(layer, part=f" {i}", reach=(i + 1) / count) for i in range(count))
 
 
 def build_streams(shapes: Sequence[tuple[bool, bool]], values: Sequence[V]) -> tuple[Stream[V], ...]:

@@ -47,9 +47,9 @@ def latent_attention(layer: Layer[V], y: V) -> V:
     plain, c, rope = flow.to_cache(plain, c, rope, "rotary and cache" + part)
     w_k, w_v = (flow.weight(name, *_kept(f"C {heads} {dim}")) for name, dim in (("w_k", "N"), ("w_v", "U")))
     if not layer.absorbs:
-        return flow.latent_attention((plain, q_rope), (c, rope), (w_k, w_v), "attention" + part)
+        return flow.latent_attention((plain, q_rope), (c, rope), (w_k, w_v), "attention" + part, layer.cache)
     (plain,) = flow.grouped_matmul(plain, [w_k], "H", "q by key expansion" + part)
-    out = flow.latent_attention((plain, q_rope), (c, rope), (), "attention" + part)
+    out = flow.latent_attention((plain, q_rope), (c, rope), (), "attention" + part, layer.cache)
     return flow.grouped_matmul(out, [w_v], "H", "value expansion" + part)[0]
 
 

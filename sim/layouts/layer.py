@@ -14,8 +14,8 @@ from typing import Generic
 
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, key_value_weights, scatter_dim
-from sim.layouts.dataflow import Dataflow, Reduction, V
-from sim.layouts.experts import experts_output
+from sim.layouts.dataflow import Cache, Dataflow, Reduction, V
+from sim.layouts.experts import experts_sum
 from sim.layouts.latent import latent_attention
 from sim.specs import Model
 from sim.specs.uses import Axes, Uses, named
@@ -45,6 +45,10 @@ class Layer(Generic[V]):
     """Dimension over which `at.tokens` split the residual stream, `L` or `B`."""
     part: str = ""
     """Suffix of names and caches for one part of a split batch; empty if the batch is not split."""
+    split_dim: str = "B"
+    """Dimension of a split batch that is split: sequences have caches of their own, positions share them."""
+    reach: float = 1.0
+    """Share of a split batch up to the end of this part."""
     packed: bool = False
     """True if the stream holds real tokens only; attention is padded."""
     has_experts: bool = False
@@ -68,6 +72,12 @@ class Layer(Generic[V]):
     def is_fused(self) -> bool:
         """True if one matmul reads the normalised stream and each product is added by its own kernel."""
         return self.uses.plain and self.attention_over == "heads"
+
+    @property
+    def cache(self) -> Cache:
+        """The cache that this part of the batch appends to, and attends to."""
+        shared = self.split_dim == "L"
+        return Cache("" if shared else self.part, self.reach if shared else 1.0)
 
     # --- norms -------------------------------------------------------------------------------------------------------
 
@@ -103,7 +113,7 @@ class Layer(Generic[V]):
     def mlp(self, y: V) -> V:
         """Returns the FFN of normalised y, summed over the chips."""
         if self.has_experts:
-            return experts_output(self, y)
+            return self.reduce(*experts_sum(self, y), "mlp")
         return self._reduce_products([self._mlp_factor(y)], self.uses.d_ff, "mlp")
 
     def attention_and_mlp(self, y: V) -> V:
@@ -127,19 +137,28 @@ class Layer(Generic[V]):
 
     def partial_attention(self, y: V, stream: V | None = None) -> V:
         """Returns each chip's partial attention of normalised y; if `stream` is given, the reduced sum of both."""
+        self._refuse_split_streams()
         return self._keep_or_reduce(self._attention_factor(y), self.uses.heads, "attention", stream)
 
     def partial_mlp(self, y: V, stream: V | None = None) -> V:
         """Returns each chip's partial FFN of normalised y; if `stream` is given, the reduced sum of both."""
-        return self._keep_or_reduce(self._mlp_factor(y), self.uses.d_ff, "mlp", stream)
+        self._refuse_split_streams()
+        if not self.has_experts:
+            return self._keep_or_reduce(self._mlp_factor(y), self.uses.d_ff, "mlp", stream)
+        out, axes = experts_sum(self, y)
+        if stream is None:
+            return self.flow.keep_partial(out)
+        return self.reduce(self.flow.add(out, self.flow.as_mean_partial(stream, axes), "residual"), axes, "mlp")
 
-    def _keep_or_reduce(self, factor: Factor[V], sum_axes: Axes, name: str, stream: V | None) -> V:
-        if self.has_experts or not (self.uses.whole and self.is_fused and self.uses.heads == self.uses.d_ff):
+    def _refuse_split_streams(self) -> None:
+        if not (self.uses.whole and self.is_fused and self.uses.heads == self.uses.d_ff):
             raise LayoutError(
                 "residual streams that differ between chips must not be split",
                 where="layout.residual",
                 hint="attention over heads of tensor_parallel, or a scheme that makes all its sums, such as ladder",
             )
+
+    def _keep_or_reduce(self, factor: Factor[V], sum_axes: Axes, name: str, stream: V | None) -> V:
         if stream is None:
             return self.flow.keep_partial(self._multiply([factor]))
         return self.reduce(self._multiply([factor], self.flow.as_mean_partial(stream, sum_axes)), sum_axes, name)
@@ -169,7 +188,7 @@ class Layer(Generic[V]):
         else:
             q, k, v = flow.to_cache(q, k, v, "rotary and cache" + self.part)
         name = "attention" if self.window is None else f"attention to {self.window:,}"
-        out = flow.attention(q, k, v, name + self.part, self.window)
+        out = flow.attention(q, k, v, name + self.part, self.cache, self.window)
         return flow.unpad([out], "unpad" + self.part)[0] if self.packed else out
 
     def project(self, y: V, sum_axes: Axes, weights: Sequence[tuple[V, str]], name: str) -> tuple[V, Sequence[V]]:

@@ -17,7 +17,7 @@ from sim.collectives.loop import closes, form_around
 from sim.errors import LayoutError
 from sim.layouts import sharding
 from sim.layouts.collective_matmul import gathered_axes
-from sim.layouts.dataflow import Exchange, Reduction
+from sim.layouts.dataflow import WHOLE, Cache, Exchange, Reduction
 from sim.layouts.numpy_loops import gathering_loop, scattering_loop, weight_loop
 from sim.layouts.numpy_shards import Array, ChipGrid, Shards, add_shards, contract, dim_index, take_block
 from sim.layouts.sharding import Sharded
@@ -195,8 +195,10 @@ class NumpyExecutor:
         shards = zip(*(part.shards for part in parts), strict=True)
         return Shards(sharding.join(parts[0].tensor, dim, len(parts)), tuple(np.concatenate(s, axis) for s in shards))
 
-    def attention(self, q: Shards, k: Shards, v: Shards, name: str, window: int | None = None) -> Shards:
-        keys, values = self._append(name, k, v)
+    def attention(
+        self, q: Shards, k: Shards, v: Shards, name: str, cache: Cache = WHOLE, window: int | None = None
+    ) -> Shards:
+        keys, values = self._append(cache, k, v)
         heads, positions = q.tensor.local_shape[dim_index(q.tensor, "H")], q.tensor.local_shape[1]
         shared_by = q.tensor.dim("H").size // k.tensor.dim("K").size
         shards = []
@@ -210,11 +212,16 @@ class NumpyExecutor:
         return Shards(sharding.attention(q.tensor, k.tensor, v.tensor), tuple(shards))
 
     def latent_attention(
-        self, queries: tuple[Shards, Shards], cached: tuple[Shards, Shards], expansion: tuple[Shards, ...], name: str
+        self,
+        queries: tuple[Shards, Shards],
+        cached: tuple[Shards, Shards],
+        expansion: tuple[Shards, ...],
+        name: str,
+        cache: Cache = WHOLE,
     ) -> Shards:
         q, rope = queries
         tensor = sharding.latent_attention(q.tensor, cached[0].tensor, *(weight.tensor for weight in expansion))
-        latents, shared = self._append(name, *cached)
+        latents, shared = self._append(cache, *cached)
         positions, shards = q.tensor.local_shape[1], []
         for chip in self.grid.chips:
             keys = values = latents[chip][:, :, None].repeat(q.shards[chip].shape[2], 2)
@@ -230,15 +237,15 @@ class NumpyExecutor:
             shards.append(attend(joined, np.concatenate([keys, common], -1), values, start))
         return Shards(tensor, tuple(shards))
 
-    def _append(self, name: str, *new: Shards) -> tuple[tuple[Array, ...], ...]:
+    def _append(self, cache: Cache, *new: Shards) -> tuple[tuple[Array, ...], ...]:
         """Appends new positions to the layer's cache; returns all of it, [tensors][chips]."""
         parts = tuple(value.shards for value in new)
-        if old := self._cache.get((self.layer, name)):
+        if old := self._cache.get((self.layer, cache.name)):
             parts = tuple(
                 tuple(np.concatenate(pair, 1) for pair in zip(before, after, strict=True))
                 for before, after in zip(old, parts, strict=True)
             )
-        self._cache[self.layer, name] = parts
+        self._cache[self.layer, cache.name] = parts
         return parts
 
     # --- mixture of experts ------------------------------------------------------------------------------------------

@@ -314,7 +314,7 @@ def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
         experts: the dimension of experts, with the axes that split it.
         axes: those of them along which chips have different tokens, which they exchange.
     """
-    if y.partial or y.differs or y.dim("E").axes:
+    if y.partial or (y.differs and axes) or y.dim("E").axes:
         raise LayoutError(f"dispatch of {y}: every chip must have whole tokens, summed")
     tokens = (y.dim("B"), y.dim("L"))
     for axis in axes:
@@ -322,13 +322,14 @@ def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
             raise LayoutError(f"dispatch({named(axes)}) of {y}: the axis must split tokens and experts")
     kept = tuple(axis for dim in tokens for axis in dim.axes if axis not in axes)
     rows = Dim("T", tokens[0].size * tokens[1].size, kept)
-    return Sharded((experts, rows, y.dim("E")), y.mesh, y.dtype)
+    return Sharded((experts, rows, y.dim("E")), y.mesh, y.dtype, differs=y.differs)
 
 
 def combine(rows: Sharded, like: Sharded, axes: Axes) -> Sharded:
     """X_xTE -> B_xLE: the tokens back where they came from, partial over axes of experts that were not exchanged."""
     local = tuple(axis for axis in rows.dim("X").axes if axis not in axes)
-    return replace(like, partial=(*local, *rows.partial), dtype=rows.dtype)
+    partial = (*local, *rows.partial)
+    return replace(like, partial=partial, dtype=rows.dtype, differs=_remove_axes(like.differs, partial))
 
 
 def attention(q: Sharded, k: Sharded, v: Sharded) -> Sharded:

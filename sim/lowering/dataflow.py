@@ -14,7 +14,7 @@ from math import prod
 from sim.collectives.loop import closes
 from sim.layouts import sharding
 from sim.layouts.collective_matmul import chunks_of_pieces, gathered_axes
-from sim.layouts.dataflow import Exchange, Reduction
+from sim.layouts.dataflow import WHOLE, Cache, Exchange, Reduction
 from sim.layouts.forward import LayerKind
 from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
@@ -158,6 +158,9 @@ class Lowering:
 
     def norm(self, x: Value, plus: Sequence[Value], gain: Value, name: str, dim: str = "E") -> tuple[Value, Value]:
         result = sharding.norm(x.tensor, [value.tensor for value in plus], dim)
+        if plus and self.scenario.layout.fused_norm:  # by the kernel that summed
+            done = Value(result, _producers([x, *plus]))
+            return done, done
         if self.topology.chip.fuses_elementwise:
             for value in plus:
                 x = self.add(x, value, "residual")
@@ -193,17 +196,24 @@ class Lowering:
         done = self._elementwise(name, [q, k, v], q.tensor, tensors).after
         return Value(q.tensor, done), Value(k.tensor, done), Value(v.tensor, done)
 
-    def attention(self, q: Value, k: Value, v: Value, name: str, window: int | None = None) -> Value:
+    def attention(
+        self, q: Value, k: Value, v: Value, name: str, cache: Cache = WHOLE, window: int | None = None
+    ) -> Value:
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
         self.caches |= {"cached keys": k.tensor, "cached values": v.tensor}
         chip, done = self.topology.chip, _producers([q, k, v])
         for part in attended_parts(self.scenario.workload):
             work = attention_work(self.scenario, chip, part.of(q.tensor), part.of(k.tensor), window)
-            done = self._attend(name, part, work, done)
+            done = self._attend(name, cache, part, work, done)
         return Value(result, done)
 
     def latent_attention(
-        self, queries: tuple[Value, Value], cached: tuple[Value, Value], expansion: tuple[Value, ...], name: str
+        self,
+        queries: tuple[Value, Value],
+        cached: tuple[Value, Value],
+        expansion: tuple[Value, ...],
+        name: str,
+        cache: Cache = WHOLE,
     ) -> Value:
         weights = tuple(weight.tensor for weight in expansion)
         self.caches["cached latents"] = cached[0].tensor
@@ -214,16 +224,18 @@ class Lowering:
             work = latent_attention_work(
                 self.scenario, self.topology.chip, (q, rope), (latent, shared), weights, self.kernels
             )
-            done = self._attend(name, part, work, done)
+            done = self._attend(name, cache, part, work, done)
         return Value(result, done)
 
-    def _attend(self, name: str, part: AttendedPart, work: AttentionWork, inputs: Tasks) -> Tasks:
-        name += part.suffix
-        final, grows = self.scenario.workload.final_cache_length, part.length is None
-        self._cached.setdefault(self.kind, {})[name] = work.cached, final if part.length is None else part.length
-        if grows and self.attentions.setdefault(name, work) != work:
+    def _attend(self, name: str, cache: Cache, part: AttendedPart, work: AttentionWork, inputs: Tasks) -> Tasks:
+        workload, name = self.scenario.workload, name + part.suffix
+        work = replace(work, after=workload.tokens_per_step * (1 - cache.reach))
+        final, length = workload.final_cache_length, workload.mean_cache_length
+        if part.length is not None:
+            final = length = part.length
+        elif self.attentions.setdefault(name, work) != work:
             raise ValueError(f"'{name}' does different work in different places")
-        length = self.scenario.workload.mean_cache_length if part.length is None else part.length
+        self._cached.setdefault(self.kind, {})[cache.name + part.suffix] = work.cached, final
         for suffix, kernel in work.kernels(length):
             inputs = self.emitter.compute(name + suffix, kernel, inputs)
         return inputs

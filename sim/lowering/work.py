@@ -58,9 +58,12 @@ class AttentionWork:
     softmax is one of its own."""
     expansion: Expansion | None = None
     """Matmul that makes keys and values of latent vectors, of all positions; None if they are cached."""
+    after: float = 0.0
+    """New positions of a sequence that come after those of this operation, and are not in the cache yet."""
 
     def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
-        """Returns (suffix of its name, work) of each kernel for a cache of `length` positions."""
+        """Returns (suffix of its name, work) of each kernel for a cache of `length` positions after the pass."""
+        length -= self.after
         before = self.expansion.kernels(length) if self.expansion else ()
         reached = length if self.window is None else min(length, self.window + self.positions - 1)
         read, copied, scores = self.read * reached, self.copied * reached, self.queries * self._seen(length, reached)

@@ -25,7 +25,9 @@ Residual = Annotated[Name, *open_choice("residual_scheme", RESIDUALS)]
 UNSUMMED = ("desync2", "desync4", "no_communication")
 """Residual schemes in which the residual streams of chips differ between some halves."""
 
-Overlap = Literal["none", "collective_matmul", "micro_batches", "chunked_matmul"]
+Overlap = Literal["none", "collective_matmul", "micro_batches", "token_halves", "chunked_matmul"]
+IN_PARTS = ("micro_batches", "token_halves")
+"""Overlaps that run a batch in two parts, which take turns: of its sequences; of its positions where there are several."""
 
 
 class PhaseLayout(Strict):
@@ -89,6 +91,9 @@ class LayoutSpec(Strict):
     latent: Literal["plain", "absorbed"] | None = None
     """Latent attention on keys and values expanded for all heads, or on the cached vectors, with the expansion absorbed
     in queries and outputs. Default: absorbed to decode, else plain."""
+    fused_norm: bool = False
+    """The residual add and the norm after an all-reduce are part of its kernel: every chip normalises what it has summed
+    before it passes it on (TokenWeave 2025; TensorRT-LLM, FlashInfer)."""
     head: Literal["sharded", "replicated"] = "sharded"
     """Embedding and LM head split over the vocabulary, or whole on every chip."""
     logits: Literal["last", "every", "none"] = "last"
@@ -112,8 +117,11 @@ class LayoutSpec(Strict):
             raise wrong(
                 "hybrid", rule="must be given if, and only if, residual is 'hybrid'", hint="hybrid: {ladder_layers: 16}"
             )
-        if self.overlap == "micro_batches" and self.residual not in (None, "standard"):
-            raise wrong("overlap", rule="'micro_batches' requires residual: standard", got=self.residual)
+        if self.overlap in IN_PARTS and self.residual not in (None, "standard"):
+            raise wrong("overlap", rule=f"'{self.overlap}' requires residual: standard", got=self.residual)
+        if self.fused_norm and (self.sequence_parallel or self.residual not in (None, "standard")):
+            rule = "requires residual: standard and a residual stream that is whole on every chip"
+            raise wrong("fused_norm", rule=rule, got=self.residual or "sequence_parallel")
         if self.overlap == "chunked_matmul" and self.residual not in (None, "standard", "ladder", "hybrid"):
             rule = "'chunked_matmul' requires residual: standard, ladder or hybrid"
             raise wrong("overlap", rule=rule, got=self.residual)

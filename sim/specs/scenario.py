@@ -11,7 +11,7 @@ from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.chip import matmul_format
 from sim.specs.engine import EngineSpec
-from sim.specs.layout import UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
+from sim.specs.layout import IN_PARTS, UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.mesh import MeshSpec, check_mesh
@@ -203,9 +203,16 @@ class Scenario(Strict):
             if max(given) > workload.prompt:
                 rule = f"must be at most workload.prompt, {workload.prompt}"
                 raise wrong("padding", "real_lengths", rule=rule, got=max(given))
-        if self.padding.eliminate and (self.layout.sequence_parallel or self.layout.overlap == "micro_batches"):
-            rule = "is not supported with sequence_parallel or micro_batches"
+        if self.padding.eliminate and (self.layout.sequence_parallel or self.layout.overlap in IN_PARTS):
+            rule = "is not supported with sequence_parallel, micro_batches or token_halves"
             raise wrong("padding", "eliminate", rule=rule, hint="layout.sequence_parallel: false, layout.overlap: none")
+        return self
+
+    @model_validator(mode="after")
+    def _norm_can_be_fused(self) -> Self:
+        if self.layout.fused_norm and self.stack.elementwise == "fused":
+            rule = "is of stacks that run norms as kernels of their own"
+            raise wrong("layout", "fused_norm", rule=rule, got=self.stack.name)
         return self
 
     @model_validator(mode="after")
@@ -214,8 +221,8 @@ class Scenario(Strict):
             return self
         if self.pipeline is not None:
             raise wrong("workload", "chunk", rule="is not supported with stages of a pipeline", hint="one stage")
-        if self.overlap == "micro_batches":
-            rule = "is not supported with micro_batches"
+        if self.overlap in IN_PARTS:
+            rule = f"is not supported with {self.overlap}"
             raise wrong("workload", "chunk", rule=rule, hint="another layout.overlap")
         return self
 
@@ -244,7 +251,7 @@ class Scenario(Strict):
         if self.layout.residual not in (None, "parallel", "no_communication") and self.block == "parallel":
             rule = "must be parallel or no_communication for a parallel block"
             raise wrong("layout", "residual", rule=rule, got=self.layout.residual, hint="layout.block: serial")
-        if self.layout.overlap in ("micro_batches", "chunked_matmul") and self.residual == "parallel":
+        if self.layout.overlap in (*IN_PARTS, "chunked_matmul") and self.residual == "parallel":
             rule = f"'{self.layout.overlap}' requires a serial block"
             raise wrong("layout", "overlap", rule=rule, got=self.layout.overlap, hint="layout.block: serial")
         if self.layout.residual in UNSUMMED and self.layout.preset in PRESETS:

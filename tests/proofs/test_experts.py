@@ -53,6 +53,15 @@ def test_two_parts_of_a_batch(deal):
     assert_equal(passes(DEALS[deal], MACHINES["switch"], model_of(experts=8), parts=2))
 
 
+@pytest.mark.parametrize("latent", [False, True], ids=["heads", "latent"])
+@pytest.mark.parametrize("experts", [0, 8])
+@pytest.mark.parametrize("deal", DEALS)
+def test_halves_of_every_sequence(deal, experts, latent):
+    """The second half of the positions attends to the first half's keys, which are in the same cache."""
+    model = model_of(experts=experts, latent=latent, window=0 if latent else 3)
+    assert_equal(passes(DEALS[deal], MACHINES["switch"], model, parts=2, split_dim="L", positions=(16, 8, 8)))
+
+
 @pytest.mark.parametrize("absorbs", [(False, False, False), (True, True, True), (True, False, True)])
 def test_plain_and_absorbed_latent_attention_are_equal(absorbs):
     deal = DEALS["tokens sent along x, each expert split along y"]

@@ -137,6 +137,7 @@ def passes(
     shared: str = "under_dispatch",
     scheme: str = "standard",
     parts: int = 1,
+    split_dim: str = "B",
     batch: int = 8,
     positions: tuple[int, ...] = (3, 1, 1),
 ) -> Iterator[tuple[Array, Array, NumpyExecutor, OneDevice]]:
@@ -151,9 +152,15 @@ def passes(
     for count, absorb in zip(positions, absorbs, strict=True):
         size["L"] = count
         group = int(np.prod([length for axis, length in flow.mesh if axis in uses.tokens]))
-        by_sequence = count % group > 0 or parts > 1 or not set(uses.tokens) <= set(uses.heads)
+        by_sequence = count % group > 0 or (parts > 1 and split_dim == "B") or not set(uses.tokens) <= set(uses.heads)
         layer: Layer[Any] = Layer(
-            flow, model, uses, token_dim="B" if by_sequence else "L", absorbs=absorb, shared_experts=shared
+            flow,
+            model,
+            uses,
+            token_dim="B" if by_sequence else "L",
+            absorbs=absorb,
+            shared_experts=shared,
+            split_dim=split_dim,
         )
         forward_pass: forward.ForwardPass[Any] = forward.ForwardPass(
             layers=forward.split_layer(layer, parts), kinds=kinds, head=uses.weights, every_position=False, tied=True
