@@ -105,6 +105,19 @@ def _multi_head_key_values(layer: Layer[V], y: V, into: str) -> tuple[V, V]:
     return k, v
 
 
+def attend_to_context(layer: Layer[V], q: V, k: V, v: V, name: str) -> V:
+    """Attends to all positions, also where the chips along `Uses.positions` have some each."""
+    flow, axes = layer.flow, layer.uses.positions
+    if q.tensor.group_size(axes) == 1:
+        return flow.attention(q, k, v, name, layer.cache, layer.window)
+    if layer.context == "ring":
+        return flow.ring_attention(q, k, v, axes, name)
+    q = flow.all_to_all(q, axes, split="H", concat="L", name="q" + layer.part)
+    k, v = (flow.all_to_all(value, axes, split="K", concat="L", name="kv" + layer.part) for value in (k, v))
+    out = flow.attention(q, k, v, name, layer.cache, layer.window)
+    return flow.all_to_all(out, axes, split="L", concat="H", name="attention out" + layer.part)
+
+
 def key_value_weights(layer: Layer[V], *, unsplit: bool = False) -> list[V]:
     """Returns the key and value projections; those of multi-head attention are split like the query's.
 
@@ -116,7 +129,8 @@ def key_value_weights(layer: Layer[V], *, unsplit: bool = False) -> list[V]:
     """
     if layer.model.kv_heads == layer.model.heads:  # padded like the query heads, so all chips divide them
         return [layer.weight(name, "E{e} K{h} Q") for name in ("w_k", "w_v")]
-    split = () if unsplit else dividing_axes(layer.uses.heads, layer.model.kv_heads, layer.flow)
+    heads = layer.uses.heads[: len(layer.uses.heads) - len(layer.uses.cached_positions)]
+    split = () if unsplit else dividing_axes(heads, layer.model.kv_heads, layer.flow)
     notation = f"E_{named(layer.uses.d_model)} K_{named(split)} Q"
     return [layer.flow.weight(name, notation, notation) for name in ("w_k", "w_v")]
 

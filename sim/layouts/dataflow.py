@@ -50,6 +50,9 @@ class Cache:
     """Parts with one name share a cache, and append in turn."""
     reach: float = 1.0
     """Share of the pass's new positions that are in it when the part has appended its own."""
+    context: Axes = ()
+    """Axes along which chips share its positions: each attends to some of them with all the heads of the group, and the
+    merged outputs are scattered over the heads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,9 @@ class Dataflow(Protocol[V]):
 
     def attention(self, q: V, k: V, v: V, name: str, cache: Cache = WHOLE, window: int | None = None) -> V:
         """Append k and v to the layer's cache and attend to it causally, to the last `window` positions if given."""
+
+    def ring_attention(self, q: V, k: V, v: V, axes: Axes, name: str) -> V:
+        """Attend causally to the positions of all chips along `axes`, whose keys and values go around; no cache before."""
 
     def latent_attention(
         self, queries: tuple[V, V], cached: tuple[V, V], expansion: tuple[V, ...], name: str, cache: Cache = WHOLE

@@ -59,7 +59,7 @@ class ForwardPass(Generic[V]):
             return self._split_batch(self._without_padding(self.flow.receive(self._notation(), packed=False)))
         table = f"V_{named(self.head)} E"
         x = self.flow.embed(self.flow.weight("embedding", table, table), "embedding")
-        if self.batch_layer.split_dim == "L" and self.batch_layer.uses.tokens:
+        if self.batch_layer.split_dim == "L" and (self.batch_layer.uses.tokens or self.batch_layer.uses.positions):
             # Halves of the positions, each of which the chips share.
             return tuple(Stream(self._deal_tokens(part)) for part in self.flow.split(x, "L", len(self.layers)))
         return self._split_batch(self._without_padding(self._deal_tokens(x)))
@@ -145,7 +145,8 @@ class ForwardPass(Generic[V]):
         flow, stream, batch_layer = self.flow, self._join_parts(streams), self.batch_layer
         if batch_layer.packed:
             stream = build_streams([stream.shape], flow.pad(stream.values, "rebuild padding"))[0]
-        by_position = batch_layer.token_dim == "L" and bool(batch_layer.uses.tokens)
+        positions = batch_layer.uses.positions + (batch_layer.uses.tokens if batch_layer.token_dim == "L" else ())
+        by_position = bool(positions)
         if not by_position and not self.every_position:
             stream = build_streams([stream.shape], [flow.last_position(value) for value in stream.values])[0]
         uses = batch_layer.uses
@@ -155,8 +156,9 @@ class ForwardPass(Generic[V]):
             (y,) = flow.all_gather([(self._add_outputs([stream]), "E")], batch_layer.stream["E"], "last position")
             (y,), pending = flow.all_gather([(y, "B")], sequences, "last position"), ()
         _, y = flow.norm(y, pending, flow.weight("final_norm", "E", "E"), "final_norm")
-        tokens = tuple(axis for axis in uses.tokens if axis not in sequences)
-        (y,) = flow.all_gather([(y, batch_layer.token_dim)], tokens, "final_norm")
+        for dim, axes in (("L", positions), ("B", () if batch_layer.token_dim == "L" else uses.tokens)):
+            left = tuple(axis for axis in axes if axis not in sequences)
+            (y,) = flow.all_gather([(y, dim)], left, "final_norm")
         if by_position and not self.every_position:
             y = flow.last_position(y)
         head = f"V_{named(self.head)} E"
@@ -185,6 +187,7 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
                 absorbs=layout.absorbs_latent(workload.phase),
                 shared_experts=layout.experts.shared,
                 split_dim="L" if halves else "B",
+                context=layout.context,
             ),
             count,
         ),

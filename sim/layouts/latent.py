@@ -46,9 +46,15 @@ def latent_attention(layer: Layer[V], y: V) -> V:
     plain, q_rope = flow.matmul(q, up, "q" + part)
     plain, c, rope = flow.to_cache(plain, c, rope, "rotary and cache" + part)
     w_k, w_v = (flow.weight(name, *_kept(f"C {heads} {dim}")) for name, dim in (("w_k", "N"), ("w_v", "U")))
+    if uses.positions:
+        rule = "latent attention over positions that chips share is not supported"
+        raise LayoutError(rule, where="layout.uses.context", hint="axes of heads, for the cache's positions")
     if not layer.absorbs:
+        if uses.cached_positions:
+            raise LayoutError("a cache that chips share requires absorbed latent attention", where="layout.latent")
         return flow.latent_attention((plain, q_rope), (c, rope), (w_k, w_v), "attention" + part, layer.cache)
     (plain,) = flow.grouped_matmul(plain, [w_k], "H", "q by key expansion" + part)
+    plain, q_rope = flow.all_gather([(plain, "H"), (q_rope, "H")], uses.cached_positions, "q" + part)
     out = flow.latent_attention((plain, q_rope), (c, rope), (), "attention" + part, layer.cache)
     return flow.grouped_matmul(out, [w_v], "H", "value expansion" + part)[0]
 

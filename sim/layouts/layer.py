@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from sim.errors import LayoutError
-from sim.layouts.attention import ATTENTION, key_value_weights, scatter_dim
+from sim.layouts.attention import ATTENTION, attend_to_context, key_value_weights, scatter_dim
 from sim.layouts.dataflow import Cache, Dataflow, Reduction, V
 from sim.layouts.experts import experts_sum
 from sim.layouts.latent import latent_attention
@@ -51,6 +51,8 @@ class Layer(Generic[V]):
     """Share of a split batch up to the end of this part."""
     packed: bool = False
     """True if the stream holds real tokens only; attention is padded."""
+    context: str = "ring"
+    """Attention over positions that chips share (`LayoutSpec.context`)."""
     has_experts: bool = False
     """True if its FFN is a mixture of experts."""
     window: int | None = None
@@ -64,7 +66,7 @@ class Layer(Generic[V]):
     def stream(self) -> dict[str, Axes]:
         """Axes that split each dimension of the residual stream."""
         uses = self.uses
-        over = {"B": uses.batch + uses.gather, "L": (), "E": uses.d_model + uses.stream}
+        over = {"B": uses.batch + uses.gather, "L": uses.positions, "E": uses.d_model + uses.stream}
         over[self.token_dim] += uses.tokens
         return over
 
@@ -77,7 +79,7 @@ class Layer(Generic[V]):
     def cache(self) -> Cache:
         """The cache that this part of the batch appends to, and attends to."""
         shared = self.split_dim == "L"
-        return Cache("" if shared else self.part, self.reach if shared else 1.0)
+        return Cache("" if shared else self.part, self.reach if shared else 1.0, self.uses.cached_positions)
 
     # --- norms -------------------------------------------------------------------------------------------------------
 
@@ -188,7 +190,8 @@ class Layer(Generic[V]):
         else:
             q, k, v = flow.to_cache(q, k, v, "rotary and cache" + self.part)
         name = "attention" if self.window is None else f"attention to {self.window:,}"
-        out = flow.attention(q, k, v, name + self.part, self.cache, self.window)
+        (q,) = flow.all_gather([(q, "H")], self.uses.cached_positions, "q" + self.part)
+        out = attend_to_context(self, q, k, v, name + self.part)
         return flow.unpad([out], "unpad" + self.part)[0] if self.packed else out
 
     def project(self, y: V, sum_axes: Axes, weights: Sequence[tuple[V, str]], name: str) -> tuple[V, Sequence[V]]:

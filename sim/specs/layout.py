@@ -88,6 +88,12 @@ class LayoutSpec(Strict):
     """Pieces of a matmul, for `overlap: chunked_matmul`: a piece is summed while the next one computes."""
     experts: ExpertsLayout = ExpertsLayout()
     """Exchange of tokens between chips that hold different experts."""
+    context: Literal["ring", "heads"] = "ring"
+    """Attention over positions that chips share: keys and values go around a ring under the attention to them (ring
+    attention, zig-zag), or all-to-alls make every chip attend to all positions with some heads (Ulysses)."""
+    merge: Literal["reduce_scatter", "all_to_all"] = "reduce_scatter"
+    """Sum of the outputs of chips that share a cache's positions: an all-gather of the logarithms of their sums and a
+    reduce-scatter (vLLM), or one all-to-all of both (Helix)."""
     latent: Literal["plain", "absorbed"] | None = None
     """Latent attention on keys and values expanded for all heads, or on the cached vectors, with the expansion absorbed
     in queries and outputs. Default: absorbed to decode, else plain."""

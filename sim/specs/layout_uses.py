@@ -34,6 +34,8 @@ class UsesSpec(Strict):
     """Split d_ff."""
     experts: AxisNames = ()
     """Split the experts in layers that have them: axes of `d_ff` or `batch`. Other axes of `d_ff` split each expert."""
+    context: AxisNames = ()
+    """Split the positions of the stream; of `heads`, its innermost axes, those of the cache alone."""
     gather: AxisNames = ()
     """Weights are gathered over them for each layer; they split the batch."""
     batch: AxisNames = ()
@@ -61,6 +63,7 @@ class UsesSpec(Strict):
             heads=self.heads,
             d_ff=self.d_ff,
             experts=self.experts,
+            context=self.context,
             gather=self.gather,
             batch=self.batch,
             stream=tuple(axis for axis in self.d_ff if axis in split),
@@ -69,8 +72,8 @@ class UsesSpec(Strict):
             stored_heads=stored.heads,
             stored_d_ff=stored.d_ff,
         )
-        each = (*at.d_model, *at.gather, *at.batch, *at.summed)
-        for axis in (*each, *self.experts, *self.residual, *stored.d_model, *stored.heads, *stored.d_ff):
+        each = (*at.d_model, *at.gather, *at.batch, *at.positions, *at.summed)
+        for axis in (*each, *self.experts, *self.context, *self.residual, *stored.d_model, *stored.heads, *stored.d_ff):
             if axis not in axes:
                 raise _wrong("names an axis that the mesh does not have", axis, suggest(axis, axes))
         for axis in axes:
@@ -80,6 +83,10 @@ class UsesSpec(Strict):
         for axis in at.experts:
             if axis not in (*at.d_ff, *at.batch) or at.experts.count(axis) > 1:
                 raise _wrong("splits experts by axes of d_ff or batch, each once", axis, "d_ff or batch")
+        if kept := at.cached_positions:
+            if at.heads[-len(kept) :] != kept:
+                rule = "splits the cache's positions by the innermost axes of heads, in their order"
+                raise _wrong(rule, ", ".join(kept), f"of {', '.join(at.heads)}")
         for axis in split:
             if axis not in at.heads or axis not in at.d_ff:
                 raise _wrong("splits d_model of the stream by axes of both heads and d_ff", axis, "residual: tokens")
