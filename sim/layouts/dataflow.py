@@ -201,7 +201,7 @@ class Dataflow(Protocol[V]):
         """Sends activations to the next stage."""
 
     def last_position(self, x: V) -> V:
-        """BLE of the last position only; nothing moves."""
+        """BLE of the last position of every chip; nothing moves."""
 
     def sample(self, logits: V, name: str) -> V:
         """The token of the largest logit of each sequence, on every chip: BL."""

@@ -147,7 +147,7 @@ class ForwardPass(Generic[V]):
             stream = build_streams([stream.shape], flow.pad(stream.values, "rebuild padding"))[0]
         positions = batch_layer.uses.positions + (batch_layer.uses.tokens if batch_layer.token_dim == "L" else ())
         by_position = bool(positions)
-        if not by_position and not self.every_position:
+        if not self.every_position and (batch_layer.uses.positions or not by_position):
             stream = build_streams([stream.shape], [flow.last_position(value) for value in stream.values])[0]
         uses = batch_layer.uses
         sequences = uses.gather + uses.tokens if uses.gather and batch_layer.token_dim == "B" else uses.gather

@@ -208,8 +208,31 @@ class NumpyExecutor:
             owner = (first + np.arange(heads)) // shared_by - first_kept  # key-value head of each query head
             start = keys[chip].shape[1] - q.tensor.dim("L").size
             start += self.grid.block(q.tensor.dim("L").axes, chip) * positions
-            shards.append(attend(q.shards[chip], keys[chip][:, :, owner], values[chip][:, :, owner], start, window))
-        return Shards(sharding.attention(q.tensor, k.tensor, v.tensor), tuple(shards))
+            inputs = q.shards[chip], keys[chip][:, :, owner], values[chip][:, :, owner]
+            shards.append(self._attend_to_some(*inputs, start, cache, chip, window))
+        return self._merge(sharding.attention(q.tensor, k.tensor, v.tensor), shards, cache)
+
+    def ring_attention(self, q: Shards, k: Shards, v: Shards, axes: Axes, name: str) -> Shards:
+        k, v = self.all_gather([(k, "L"), (v, "L")], axes, name)
+        return self.attention(q, k, v, name)
+
+    def _attend_to_some(
+        self, q: Array, k: Array, v: Array, start: int, cache: Cache, chip: int, window: int | None = None
+    ) -> tuple[Array, Array]:
+        """Returns the output and the logarithm of the sum of a chip that attends to its share of the cache's positions."""
+        mine = np.arange(k.shape[1]) % prod(self.grid.lengths[axis] for axis in cache.context)
+        return attend_with_sum(q, k, v, start, window, mine == self.grid.block(cache.context, chip))
+
+    def _merge(self, tensor: Sharded, parts: Sequence[tuple[Array, Array]], cache: Cache) -> Shards:
+        """Returns the outputs of chips that share a cache, each in proportion to its sum, scattered over the heads."""
+        shards, axis = [], dim_index(tensor, "H")
+        for chip in self.grid.chips:
+            group = self.grid.group(cache.context, chip)
+            sums = np.array([parts[c][1] for c in group])
+            weights = np.exp(sums - sums.max(0))
+            out = sum(w[..., None] * parts[c][0] for w, c in zip(weights / weights.sum(0), group, strict=True))
+            shards.append(take_block(out, len(group), axis, self.grid.block(cache.context, chip)))
+        return Shards(sharding.local_slice(tensor, "H", cache.context), tuple(shards))
 
     def latent_attention(
         self,
@@ -234,8 +257,9 @@ class NumpyExecutor:
             width = self.sizes["N"] + self.sizes["R"]
             scale = np.sqrt(sum(part.shape[-1] for part in parts) / width)  # `attend` divides by the width it is given
             joined = np.concatenate(parts, -1) * scale
-            shards.append(attend(joined, np.concatenate([keys, common], -1), values, start))
-        return Shards(tensor, tuple(shards))
+            inputs = joined, np.concatenate([keys, common], -1), values
+            shards.append(self._attend_to_some(*inputs, start, cache, chip))
+        return self._merge(tensor, shards, cache)
 
     def _append(self, cache: Cache, *new: Shards) -> tuple[tuple[Array, ...], ...]:
         """Appends new positions to the layer's cache; returns all of it, [tensors][chips]."""
@@ -349,7 +373,8 @@ class NumpyExecutor:
         self._sent = x
 
     def last_position(self, x: Shards) -> Shards:
-        dims = tuple(sharding.Dim("L", 1) if dim.name == "L" else dim for dim in x.tensor.dims)
+        chips = x.tensor.group_size(x.tensor.dim("L").axes)
+        dims = tuple(replace(dim, size=chips) if dim.name == "L" else dim for dim in x.tensor.dims)
         return Shards(replace(x.tensor, dims=dims), tuple(a[:, -1:] for a in x.shards))
 
     def sample(self, logits: Shards, name: str) -> Shards:
@@ -440,11 +465,22 @@ def activation(first: Array, *second: Array) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, start: int, window: int | None = None) -> Array:
-    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to
-    the last `window` of them if given."""
+    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to the
+    last `window` of them if given."""
+    return attend_with_sum(q, k, v, start, window, np.ones(k.shape[1], dtype=np.bool_))[0]
+
+
+def attend_with_sum(
+    q: Array, k: Array, v: Array, start: int, window: int | None, mine: npt.NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    """Returns (attention to the positions `mine`, [B, L, H] logarithm of the sum of the exponents of its scores)."""
     scores = np.einsum("blhq,bchq->bhlc", q, k) / np.sqrt(q.shape[-1])
     behind = (start + np.arange(q.shape[1]))[:, None] - np.arange(k.shape[1])[None, :]
-    scores = np.where((behind < 0) | (behind >= (window or np.inf)), -np.inf, scores)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    out: Array = np.einsum("bhlc,bchu->blhu", weights / weights.sum(-1, keepdims=True), v)
-    return out
+    seen = (behind >= 0) & (behind < (window or np.inf)) & mine
+    most = np.where(seen, scores, -1e300).max(-1, keepdims=True)
+    weights = np.exp(np.where(seen, scores - most, -np.inf))
+    sums = weights.sum(-1, keepdims=True)
+    out: Array = np.einsum("bhlc,bchu->blhu", weights / np.where(sums > 0, sums, 1.0), v)
+    with np.errstate(divide="ignore"):
+        logarithm = (most + np.log(sums))[..., 0]
+    return out, logarithm.swapaxes(1, 2)

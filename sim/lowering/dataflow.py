@@ -53,7 +53,7 @@ class Lowering:
     """Turns the operations of `sim.layouts.dataflow` into tasks, and collects what is kept in memory."""
 
     def __init__(self, scenario: Scenario, topology: Topology, uses: Uses) -> None:
-        self.scenario, self.topology = scenario, topology
+        self.scenario, self.topology, self.uses = scenario, topology, uses
         self.emitter = Emitter(scenario, topology)
         self.mesh = self.emitter.mesh
         self.builder = self.emitter.builder
@@ -205,7 +205,49 @@ class Lowering:
         for part in attended_parts(self.scenario.workload):
             work = attention_work(self.scenario, chip, part.of(q.tensor), part.of(k.tensor), window)
             done = self._attend(name, cache, part, work, done)
-        return Value(result, done)
+        return self._merge(Value(result, done), cache, name)
+
+    def ring_attention(self, q: Value, k: Value, v: Value, axes: Axes, name: str) -> Value:
+        """Attention to a chip's own keys and values, then to those that come around, piece by piece.
+
+        Assumes positions dealt zig-zag, so that the causal mask leaves every chip and every piece as much.
+        """
+        chips, tensors = self.emitter.group_size(axes), [k.tensor, v.tensor]
+        gathered = [sharding.all_gather(tensor, "L", axes) for tensor in tensors]
+        result = sharding.attention(q.tensor, *gathered)
+        work = attention_work(self.scenario, self.topology.chip, q.tensor, gathered[0])
+        work = replace(work, positions=q.tensor.dim("L").size)
+        self._cached.setdefault(self.kind, {})[name] = work.cached / chips, self.scenario.workload.final_cache_length
+        whole = work.kernels(self.scenario.workload.mean_cache_length)
+        size = float(sum(tensor.local_bytes for tensor in gathered))
+        inputs = _producers([q, k, v])
+        if len(axes) > 1 or len(whole) > 1 or not closes(self.topology, axes[0]):
+            inputs = self._collective("all_gather", axes, size, name, [k, v], gathered)[0].after
+            for suffix, kernel in whole:
+                inputs = self.emitter.compute(name + suffix, kernel, (*inputs, *q.after))
+            return Value(result, inputs)
+        chunks = self._chunks(axes)
+        pieces = [(work.piece(whole[0][1], count, sum(chunks)),) for count in chunks]
+        return Value(result, gathering_loop(self.emitter, name, pieces, size, axes[0], inputs))
+
+    def _merge(self, out: Value, cache: Cache, name: str) -> Value:
+        """Appends the sum of the outputs of chips that share the cache's positions, scattered over the heads."""
+        if not cache.context:
+            return out
+        tensor, axes, dtype = out.tensor, cache.context, out.tensor.dtype
+        sums = tensor.local_elements // tensor.local_shape[-1] * ITEM_BYTES["f32"]
+        if self.scenario.layout.merge == "all_to_all":
+            size = tensor.local_bytes + sums
+            (moved,) = self._collective("all_to_all", axes, size, name, [out], [tensor])
+        else:
+            chips = self.emitter.group_size(axes)
+            (summed,) = self._collective("all_gather", axes, sums * chips, f"{name} sums", [out], [tensor])
+            scaled = self._elementwise(f"{name} scale", [summed], tensor)
+            (moved,) = self._collective("reduce_scatter", axes, tensor.local_bytes, name, [scaled], [tensor])
+        result = sharding.local_slice(replace(tensor, dtype=dtype), "H", axes)
+        if self.scenario.layout.merge == "all_to_all":
+            return self._elementwise(f"{name} merge", [moved], result)
+        return Value(result, moved.after)
 
     def latent_attention(
         self,
@@ -225,17 +267,19 @@ class Lowering:
                 self.scenario, self.topology.chip, (q, rope), (latent, shared), weights, self.kernels
             )
             done = self._attend(name, cache, part, work, done)
-        return Value(result, done)
+        return self._merge(Value(result, done), cache, name)
 
     def _attend(self, name: str, cache: Cache, part: AttendedPart, work: AttentionWork, inputs: Tasks) -> Tasks:
         workload, name = self.scenario.workload, name + part.suffix
-        work = replace(work, after=workload.tokens_per_step * (1 - cache.reach))
+        chips = self.emitter.group_size(cache.context or self.uses.positions)
+        after, shared_by = workload.tokens_per_step * (1 - cache.reach), self.emitter.group_size(cache.context)
+        work = replace(work, after=after, shared_by=shared_by)
         final, length = workload.final_cache_length, workload.mean_cache_length
         if part.length is not None:
             final = length = part.length
         elif self.attentions.setdefault(name, work) != work:
             raise ValueError(f"'{name}' does different work in different places")
-        self._cached.setdefault(self.kind, {})[cache.name + part.suffix] = work.cached, final
+        self._cached.setdefault(self.kind, {})[cache.name + part.suffix] = work.cached / chips, final
         for suffix, kernel in work.kernels(length):
             inputs = self.emitter.compute(name + suffix, kernel, inputs)
         return inputs
@@ -286,9 +330,9 @@ class Lowering:
         self.sent_bytes = float(x.tensor.local_bytes)
 
     def last_position(self, x: Value) -> Value:
-        sizes = {"L": 1, "B": self.scenario.workload.batch}  # tokens of a chunk that is not a prompt's last give none
+        chips = x.tensor.group_size(x.tensor.dim("L").axes)
+        sizes = {"L": chips, "B": self.scenario.workload.batch}  # a chunk that is not a prompt's last gives no token
         dims = tuple(replace(dim, size=sizes.get(dim.name, dim.size)) for dim in x.tensor.dims)
-        dims = tuple(replace(dim, axes=()) if dim.name == "L" else dim for dim in dims)
         return Value(replace(x.tensor, dims=dims), x.after)
 
     def sample(self, logits: Value, name: str) -> Value:

@@ -58,6 +58,8 @@ class AttentionWork:
     softmax is one of its own."""
     expansion: Expansion | None = None
     """Matmul that makes keys and values of latent vectors, of all positions; None if they are cached."""
+    shared_by: int = 1
+    """Chips that share the positions of the cache."""
     after: float = 0.0
     """New positions of a sequence that come after those of this operation, and are not in the cache yet."""
 
@@ -66,7 +68,8 @@ class AttentionWork:
         length -= self.after
         before = self.expansion.kernels(length) if self.expansion else ()
         reached = length if self.window is None else min(length, self.window + self.positions - 1)
-        read, copied, scores = self.read * reached, self.copied * reached, self.queries * self._seen(length, reached)
+        seen, reached = self._seen(length, reached) / self.shared_by, reached / self.shared_by
+        read, copied, scores = self.read * reached, self.copied * reached, self.queries * seen
         by_keys, by_values = 2 * scores * self.d_key, 2 * scores * self.d_value
         in_memory = through_memory(scores * self.score_bytes, self.on_chip)
         if self.form != "three kernels":
@@ -78,6 +81,15 @@ class AttentionWork:
         multiplied = self._products((by_keys, *product_work), reached)
         summed = self._products((by_values, *product_work), self.d_value)
         return (*before, (" scores", multiplied), (" softmax", Work(0.0, 2 * in_memory)), (" values", summed))
+
+    def piece(self, kernel: Work, count: int, parts: int) -> Work:
+        """Returns the work of attention to `count` of `parts` equal parts of the positions, if `kernel` is that of all.
+
+        Every piece reads the queries, and the output so far, to which it adds.
+        """
+        share = count / parts
+        moved = (kernel.bytes - self.moved) * share + self.moved
+        return replace(kernel, flops=kernel.flops * share, bytes=moved, l2_bytes=kernel.l2_bytes * share)
 
     def _seen(self, length: float, reached: float) -> float:
         """Returns the positions for which a query has a score, on average.

@@ -21,7 +21,14 @@ LAYERS = 3
 
 
 def model_of(
-    *, experts: int = 0, top_k: int = 2, shared: int = 1, dense_first: int = 1, latent: bool = False, window: int = 0
+    *,
+    experts: int = 0,
+    top_k: int = 2,
+    shared: int = 1,
+    dense_first: int = 1,
+    latent: bool = False,
+    window: int = 0,
+    kv_heads: int = 2,
 ) -> Any:
     """A model of three layers; `experts` 0: dense, `window` 0: all layers attend to all positions."""
     mixture = (
@@ -30,7 +37,7 @@ def model_of(
     return SimpleNamespace(
         ffn="swiglu",
         heads=8,
-        kv_heads=8 if latent else 2,
+        kv_heads=8 if latent else kv_heads,
         experts=mixture,
         latent=LatentSpec(q_rank=12, kv_rank=10, rope=2, d_value=5) if latent else None,
         window_of=lambda layer: window if window and layer % 2 == 0 else None,
@@ -138,6 +145,7 @@ def passes(
     scheme: str = "standard",
     parts: int = 1,
     split_dim: str = "B",
+    context: str = "ring",
     batch: int = 8,
     positions: tuple[int, ...] = (3, 1, 1),
 ) -> Iterator[tuple[Array, Array, NumpyExecutor, OneDevice]]:
@@ -161,6 +169,7 @@ def passes(
             absorbs=absorb,
             shared_experts=shared,
             split_dim=split_dim,
+            context=context,
         )
         forward_pass: forward.ForwardPass[Any] = forward.ForwardPass(
             layers=forward.split_layer(layer, parts), kinds=kinds, head=uses.weights, every_position=False, tied=True
