@@ -141,7 +141,7 @@ class Dataflow(Protocol[V]):
         """Append k and v to the layer's cache and attend to it causally, to the last `window` positions if given."""
 
     def ring_attention(self, q: V, k: V, v: V, axes: Axes, name: str) -> V:
-        """Attend causally to the positions of all chips along `axes`, whose keys and values go around; no cache before."""
+        """Attend causally to the positions of all chips along `axes`, whose keys and values go around; no cache yet."""
 
     def latent_attention(
         self, queries: tuple[V, V], cached: tuple[V, V], expansion: tuple[V, ...], name: str, cache: Cache = WHOLE

@@ -219,7 +219,7 @@ class NumpyExecutor:
     def _attend_to_some(
         self, q: Array, k: Array, v: Array, start: int, cache: Cache, chip: int, window: int | None = None
     ) -> tuple[Array, Array]:
-        """Returns the output and the logarithm of the sum of a chip that attends to its share of the cache's positions."""
+        """Returns the output and the logarithm of the sum of a chip, from its share of the cache's positions."""
         mine = np.arange(k.shape[1]) % prod(self.grid.lengths[axis] for axis in cache.context)
         return attend_with_sum(q, k, v, start, window, mine == self.grid.block(cache.context, chip))
 
@@ -465,8 +465,8 @@ def activation(first: Array, *second: Array) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, start: int, window: int | None = None) -> Array:
-    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to the
-    last `window` of them if given."""
+    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to
+    the last `window` of them if given."""
     return attend_with_sum(q, k, v, start, window, np.ones(k.shape[1], dtype=np.bool_))[0]
 
 

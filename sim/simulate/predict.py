@@ -51,4 +51,6 @@ def find_uncovered(scenario: Scenario) -> str:
         return "a pipeline of requests"
     if scenario.packed_rows is not None:
         return "padding that is left out"
+    if scenario.layout.uses and scenario.layout.uses.context:
+        return "positions that chips share"
     return "layers in a memory pool" if scenario.memory_pool else ""

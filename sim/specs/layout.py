@@ -27,7 +27,7 @@ UNSUMMED = ("desync2", "desync4", "no_communication")
 
 Overlap = Literal["none", "collective_matmul", "micro_batches", "token_halves", "chunked_matmul"]
 IN_PARTS = ("micro_batches", "token_halves")
-"""Overlaps that run a batch in two parts, which take turns: of its sequences; of its positions where there are several."""
+"""Overlaps that run a batch in two parts, which take turns: of its sequences, or of its positions if it has any."""
 
 
 class PhaseLayout(Strict):
@@ -98,8 +98,8 @@ class LayoutSpec(Strict):
     """Latent attention on keys and values expanded for all heads, or on the cached vectors, with the expansion absorbed
     in queries and outputs. Default: absorbed to decode, else plain."""
     fused_norm: bool = False
-    """The residual add and the norm after an all-reduce are part of its kernel: every chip normalises what it has summed
-    before it passes it on (TokenWeave 2025; TensorRT-LLM, FlashInfer)."""
+    """The residual add and the norm after an all-reduce are part of its kernel: every chip normalises what it has
+    summed before it passes it on (TokenWeave 2025; TensorRT-LLM, FlashInfer)."""
     head: Literal["sharded", "replicated"] = "sharded"
     """Embedding and LM head split over the vocabulary, or whole on every chip."""
     logits: Literal["last", "every", "none"] = "last"

@@ -83,10 +83,10 @@ class UsesSpec(Strict):
         for axis in at.experts:
             if axis not in (*at.d_ff, *at.batch) or at.experts.count(axis) > 1:
                 raise _wrong("splits experts by axes of d_ff or batch, each once", axis, "d_ff or batch")
-        if kept := at.cached_positions:
-            if at.heads[-len(kept) :] != kept:
-                rule = "splits the cache's positions by the innermost axes of heads, in their order"
-                raise _wrong(rule, ", ".join(kept), f"of {', '.join(at.heads)}")
+        kept = at.cached_positions
+        if kept and at.heads[-len(kept) :] != kept:
+            rule = "splits the cache's positions by the innermost axes of heads, in their order"
+            raise _wrong(rule, ", ".join(kept), f"of {', '.join(at.heads)}")
         for axis in split:
             if axis not in at.heads or axis not in at.d_ff:
                 raise _wrong("splits d_model of the stream by axes of both heads and d_ff", axis, "residual: tokens")

@@ -32,8 +32,8 @@ class Uses:
     experts: Axes = ()
     """Axes of `d_ff` or `batch` that split the experts in layers that have them; other axes of `d_ff` split each."""
     context: Axes = ()
-    """Split the positions: those of the stream, and of the cache as the prefill leaves it; of `heads`, those of the cache
-    alone, whose chips then attend with all of their heads to a part of it each."""
+    """Split the positions: those of the stream, and of the cache as the prefill leaves it; axes of `heads` those of the
+    cache alone, whose chips then attend with all of their heads to a part of it each."""
     gather: Axes = ()
     """Weights are gathered over them for each layer; they split the batch."""
     batch: Axes = ()
@@ -163,17 +163,6 @@ def attention_data_parallel(axes: Axes) -> Uses:
     return Uses(d_ff=axes, tokens=axes)
 
 
-def context_parallel(axes: Axes) -> Uses:
-    """Liu et al. 2023 (ring attention), Jacobs et al. 2023 (Ulysses): every chip has some positions of each prompt and all
-    weights."""
-    return Uses(context=axes)
-
-
-def decode_context_parallel(axes: Axes) -> Uses:
-    """vLLM's decode context parallelism: `tensor_parallel` whose chips along the last axis share the cache's positions."""
-    return Uses(heads=axes, d_ff=axes, context=axes[-1:])
-
-
 def expert_parallel(axes: Axes) -> Uses:
     """DeepSeek-V3 (2024, section 3.4): every chip has sequences of its own and all weights but the routed experts,
     which are split over the chips; tokens are sent to them."""
@@ -199,8 +188,6 @@ PRESETS: dict[str, Preset] = {
     "megatron_sequence_parallel": megatron_sequence_parallel,
     "fsdp": fsdp,
     "attention_data_parallel": attention_data_parallel,
-    "context_parallel": context_parallel,
-    "decode_context_parallel": decode_context_parallel,
     "expert_parallel": expert_parallel,
     "tensor_expert_parallel": tensor_expert_parallel,
 }
