@@ -89,7 +89,9 @@ class AttentionWork:
         """
         share = count / parts
         moved = (kernel.bytes - self.moved) * share + self.moved
-        return replace(kernel, flops=kernel.flops * share, bytes=moved, l2_bytes=kernel.l2_bytes * share)
+        attended = kernel.attends and replace(kernel.attends, positions=kernel.attends.positions * share)
+        sizes = {"flops": kernel.flops * share, "bytes": moved, "l2_bytes": kernel.l2_bytes * share}
+        return replace(kernel, attends=attended, **sizes)
 
     def _seen(self, length: float, reached: float) -> float:
         """Returns the positions for which a query has a score, on average.

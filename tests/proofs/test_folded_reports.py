@@ -74,7 +74,12 @@ def pipelined(draw: st.DrawFn) -> dict[str, Any]:
         sizes = draw(st.sampled_from([(4,), (2, 2), (4, 2), (2, 4, 1), (2, 4, 2), (4, 4, 2), (2, 2, 4), (4, 4, 4)]))
         layouts = ["stationary_1d", "stationary_2d", "gathered_x", "gathered_xyz"]
         name = f"weight_{draw(st.sampled_from(layouts))}"
-        return given | {"torus": sizes, "pipeline": draw(st.sampled_from([1, max(sizes)])), "layout": name, "batch": 128}
+        return given | {
+            "torus": sizes,
+            "pipeline": draw(st.sampled_from([1, max(sizes)])),
+            "layout": name,
+            "batch": 128,
+        }
     more: dict[str, Any] = {}
     if draw(st.booleans()):
         link = {"name": "link", "bandwidth": "10 GB/s", "latency": "2 us"}
