@@ -246,7 +246,8 @@ def test_a_value_is_met_with_its_rule(field, value, message):
         (
             "layout.overlap",
             "non",
-            "must be one of none, collective_matmul, micro_batches, token_halves, chunked_matmul, got 'non'; did you mean 'none'?",
+            "must be one of none, collective_matmul, micro_batches, token_halves, chunked_matmul, got 'non'; "
+            "did you mean 'none'?",
         ),
         ("collectives.allgather", "ring", "unknown collective; did you mean 'all_gather'?"),
         ("collectives.permute", "tree", "no algorithm of permute, got 'tree'; choose from neighbour"),
