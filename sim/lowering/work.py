@@ -90,8 +90,8 @@ class AttentionWork:
         share = count / parts
         moved = (kernel.bytes - self.moved) * share + self.moved
         attended = kernel.attends and replace(kernel.attends, positions=kernel.attends.positions * share)
-        sizes = {"flops": kernel.flops * share, "bytes": moved, "l2_bytes": kernel.l2_bytes * share}
-        return replace(kernel, attends=attended, **sizes)
+        flops, l2_bytes = kernel.flops * share, kernel.l2_bytes * share
+        return replace(kernel, flops=flops, bytes=moved, l2_bytes=l2_bytes, attends=attended)
 
     def _seen(self, length: float, reached: float) -> float:
         """Returns the positions for which a query has a score, on average.
