@@ -13,10 +13,16 @@ from sim.specs import PerturbSpec, load
 from sim.specs.workload import Workload
 
 
+WORKLOAD = [
+    (name, {"routing": ".", "chunk": "=.", "speculation": "=."}.get(name, "=")) for name in sorted(Workload.model_fields)
+]
+"""Fields, and what follows each: a value, keys, or either."""
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("workl", [f"workload.{name}=" for name in sorted(Workload.model_fields)]),
+        ("workl", [f"workload.{name}{end}" for name, ends in WORKLOAD for end in ends]),
         ("workload.phase", ["workload.phase=prefill", "workload.phase=decode", "workload.phase=generate"]),
         ("workload.phase=d", ["workload.phase=decode"]),
         ("padding.eliminate=t", ["padding.eliminate=true"]),
