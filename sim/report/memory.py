@@ -23,6 +23,9 @@ class Memory:
     capacity_bytes: float
     gather_buffer_bytes: float = 0.0
     """Buffers of gathered weights."""
+    longest_context: int | None = None
+    """Positions per sequence for which the cache has room, prompt and generated tokens; None if it does not grow with
+    them alike in every layer."""
     remedies: tuple[str, ...] = ()
     """Changes that would make it fit, if it does not; batch and chips are first guesses, since not everything
     scales."""
@@ -85,6 +88,15 @@ def combine_memory(scenarios: Sequence[Scenario], phases: Sequence[Memory], chip
         zip(phases, scenarios, strict=True), key=lambda each: each[0].used_bytes, reverse=True
     )
     return add_remedies(larger, scenario, chips, smaller)
+
+
+def longest_context(memory: Memory, scenario: Scenario) -> int | None:
+    """Returns the positions per sequence for which the cache has room; None where windows or chunks have caches of other
+    lengths, or there is no cache."""
+    if scenario.model.window or scenario.workload.chunk or not memory.kv_cache_bytes:
+        return None
+    room = memory.capacity_bytes - memory.weights_bytes - memory.gather_buffer_bytes
+    return max(0, floor(scenario.workload.final_cache_length * room / memory.kv_cache_bytes))
 
 
 def _largest_batch(memory: Memory, batch: int) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sim.closed_form.plugin_forms import check_bounds, predict_plugin_forms
 from sim.program import Period, Program
 from sim.program.trace import Trace
-from sim.report.memory import Memory
+from sim.report.memory import Memory, longest_context
 from sim.report.metrics import PassTrace, measure
 from sim.report.overlap import explain_slower_overlap
 from sim.report.padding import Padding, compare_ops
@@ -123,6 +123,7 @@ def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | No
     memory = Memory(
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
+    memory = replace(memory, longest_context=longest_context(memory, scenario))
     notes = (*lowered.notes, *_overlap_notes(scenario, simulated))
     form, rows = predict_phase(scenario, each_step), lowered.expert_rows
     chips_differ = scenario.perturb is not None or (rows is not None and not rows.even)

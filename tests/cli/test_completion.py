@@ -14,7 +14,8 @@ from sim.specs.workload import Workload
 
 
 WORKLOAD = [
-    (name, {"routing": ".", "chunk": "=.", "speculation": "=."}.get(name, "=")) for name in sorted(Workload.model_fields)
+    (name, {"routing": ".", "chunk": "=.", "speculation": "=."}.get(name, "="))
+    for name in sorted(Workload.model_fields)
 ]
 """Fields, and what follows each: a value, keys, or either."""
 

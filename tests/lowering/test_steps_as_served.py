@@ -111,3 +111,16 @@ def test_chunks_are_of_decode_steps_in_one_stage():
         scenario(decode(16, ", chunk: {tokens: 4}"), "layout.mesh={tensor: 4, pipeline: 2}")
     with pytest.raises(InputError, match="chunk: is not supported with micro_batches"):
         scenario(decode(16, ", chunk: {tokens: 4}"), "layout.overlap=micro_batches")
+
+
+def test_the_longest_context_grows_with_the_chips_that_share_the_cache():
+    """A latent cache is whole on every chip of 8, or an eighth of its positions: room for eight times as many."""
+    small = ("model=deepseek_v3", "topology=hgx_b200", "model.layers=5", "layout.residual=null")
+    whole = run(scenario(decode(16), "layout={ffn: tensor_parallel}", *small)).report.memory
+    shares = "layout={uses: {heads: [g], d_ff: [g], context: [g]}}"
+    shared = run(scenario(decode(16), shares, "mesh={g: 8}", *small)).report.memory
+    assert whole.kv_cache_bytes == 5 * 16 * 100 * 576 * 2
+    assert shared.kv_cache_bytes == whole.kv_cache_bytes / 8
+    room = whole.capacity_bytes - whole.weights_bytes
+    assert whole.longest_context == int(100 * room / whole.kv_cache_bytes)
+    assert shared.longest_context == int(100 * room / shared.kv_cache_bytes)

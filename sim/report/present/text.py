@@ -101,7 +101,8 @@ def _held(what: str, usage: Memory) -> Line:
     gathered = f" + gathered weights {format_bytes(usage.gather_buffer_bytes)}" if usage.gather_buffer_bytes else ""
     held = f"weights {format_bytes(usage.weights_bytes)} + KV cache {format_bytes(usage.kv_cache_bytes)}{gathered}"
     line = f"{what}: {held} = {format_bytes(usage.used_bytes)} of {format_bytes(usage.capacity_bytes)}"
-    return Line(line + ("" if usage.fits else ": does not fit"), warns=not usage.fits)
+    room = "" if usage.longest_context is None else f"; room for {usage.longest_context:,} tokens per sequence"
+    return Line(line + (room if usage.fits else ": does not fit"), warns=not usage.fits)
 
 
 def _too_large(memory: Memory) -> Iterator[Line]:
