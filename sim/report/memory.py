@@ -91,8 +91,8 @@ def combine_memory(scenarios: Sequence[Scenario], phases: Sequence[Memory], chip
 
 
 def longest_context(memory: Memory, scenario: Scenario) -> int | None:
-    """Returns the positions per sequence for which the cache has room; None where windows or chunks have caches of other
-    lengths, or there is no cache."""
+    """Returns the positions per sequence for which the cache has room; None where windows or chunks have caches of
+    other lengths, or there is no cache."""
     if scenario.model.window or scenario.workload.chunk or not memory.kv_cache_bytes:
         return None
     room = memory.capacity_bytes - memory.weights_bytes - memory.gather_buffer_bytes

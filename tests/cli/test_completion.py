@@ -12,7 +12,6 @@ from sim.cli.completion import completed_setting, join_bash_words, list_settings
 from sim.specs import PerturbSpec, load
 from sim.specs.workload import Workload
 
-
 WORKLOAD = [
     (name, {"routing": ".", "chunk": "=.", "speculation": "=."}.get(name, "="))
     for name in sorted(Workload.model_fields)
