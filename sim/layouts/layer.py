@@ -15,7 +15,7 @@ from typing import Generic
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, attend_to_context, key_value_weights, scatter_dim
 from sim.layouts.dataflow import Cache, Dataflow, Reduction, V
-from sim.layouts.experts import experts_sum
+from sim.layouts.experts import Dispatched, dispatch_tokens, experts_sum, sum_experts
 from sim.layouts.latent import latent_attention
 from sim.specs import Model
 from sim.specs.uses import Axes, Uses, named
@@ -117,6 +117,20 @@ class Layer(Generic[V]):
         if self.has_experts:
             return self.reduce(*experts_sum(self, y), "mlp")
         return self._reduce_products([self._mlp_factor(y)], self.uses.d_ff, "mlp")
+
+    @property
+    def dispatches_early(self) -> bool:
+        """True if tokens can be sent to their experts before the attention of another part of the batch: no sum over
+        chips comes between."""
+        return self.has_experts and not self.uses.heads
+
+    def begin_mlp(self, y: V) -> Dispatched[V]:
+        """Sends the tokens of normalised y to their experts."""
+        return dispatch_tokens(self, y)
+
+    def end_mlp(self, dispatched: Dispatched[V]) -> V:
+        """Returns the experts' outputs for tokens that have been sent, summed over the chips."""
+        return self.reduce(*sum_experts(self, dispatched), "mlp")
 
     def attention_and_mlp(self, y: V) -> V:
         """Returns attention plus FFN of one normalised y, with one matmul for both inputs (Pope et al. 3.4)."""

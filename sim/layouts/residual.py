@@ -51,7 +51,10 @@ class Stream(Generic[V]):
 
 
 def standard(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
-    """Parts of a batch take turns sublayer by sublayer, so that one computes while another's sum is reduced."""
+    """Parts of a batch take turns sublayer by sublayer, so that one computes while another's sum is reduced, or while
+    another's tokens are on their way to experts (DeepSeek-V3 2024, section 3.4)."""
+    if len(layers) > 1 and layers[0].dispatches_early:
+        return _standard_in_turn(layers, streams)
     between = []
     for layer, stream in zip(layers, streams, strict=True):
         x, y = layer.norm(stream.x, stream.pending, "norm")
@@ -61,6 +64,16 @@ def standard(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tu
         x, y = layer.norm(x, (out,), "ffn_norm")
         after.append(Stream(x, mlp=layer.mlp(y)))
     return tuple(after)
+
+
+def _standard_in_turn(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
+    """A part's dispatch is under the next part's attention, its combine under the next part's experts."""
+    between = []
+    for layer, stream in zip(layers, streams, strict=True):
+        x, y = layer.norm(stream.x, stream.pending, "norm")
+        x, y = layer.norm(x, (layer.attention(y),), "ffn_norm")
+        between.append((x, layer.begin_mlp(y)))
+    return tuple(Stream(x, mlp=layer.end_mlp(sent)) for layer, (x, sent) in zip(layers, between, strict=True))
 
 
 def parallel(layer: Layer[V], stream: Stream[V]) -> Stream[V]:

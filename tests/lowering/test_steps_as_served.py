@@ -124,3 +124,14 @@ def test_the_longest_context_grows_with_the_chips_that_share_the_cache():
     room = whole.capacity_bytes - whole.weights_bytes
     assert whole.longest_context == int(100 * room / whole.kv_cache_bytes)
     assert shared.longest_context == int(100 * room / shared.kv_cache_bytes)
+
+
+def test_two_parts_of_a_batch_send_tokens_under_each_others_compute():
+    """Less of the exchange is exposed than of one batch, and the halves' compute takes longer: both weigh."""
+    given = ("model=deepseek_v3", "topology=hgx_h200", "model.layers=6", "layout.residual=null", "stack=deep_gemm")
+    batch = "workload.batch=4096"
+    whole = run(scenario(decode(16), *given, batch, "layout={ffn: expert_parallel}")).report.simulated
+    deal = "layout={ffn: expert_parallel, overlap: micro_batches}"
+    parts = run(scenario(decode(16), *given, batch, deal)).report.simulated
+    assert parts.exposed_communication_s < 0.7 * whole.exposed_communication_s
+    assert parts.compute_s > whole.compute_s
