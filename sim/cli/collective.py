@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from sim.cli import exchange
 from sim.cli.errors import within_limits
 from sim.cli.options import Formats, Json, MachineSettings, Plugins, TopologyName, Width, figure_form, one_of
 from sim.cli.progress import progress
@@ -20,14 +21,15 @@ from sim.terminal import echo
 def _collectives() -> Iterable[str]:
     from sim.cli.list_command import listing
 
-    return (name for name, _ in listing("collectives")["collectives"])
+    return (*(name for name, _ in listing("collectives")["collectives"]), *exchange.WAYS)
 
 
 def collective(
     name: Annotated[
         str,
         typer.Argument(
-            help="all_gather, reduce_scatter, all_reduce, all_to_all, ...", autocompletion=one_of(_collectives)
+            help="all_gather, reduce_scatter, all_reduce, all_to_all, dispatch, combine, ...",
+            autocompletion=one_of(_collectives),
         ),
     ],
     topology: TopologyName,
@@ -43,6 +45,12 @@ def collective(
     ] = "",
     consecutive: Annotated[bool, typer.Option("--consecutive", help="Groups of chips that follow each other.")] = False,
     matrix: Annotated[Path | None, typer.Option(help="Of all_to_all: CSV of bytes, a row per sender.")] = None,
+    tokens: exchange.Tokens = "",
+    model: exchange.ModelName = "",
+    kernel: exchange.ExchangeKernelName = "",
+    scheme: exchange.SchemeName = "",
+    dtype: exchange.RowFormat = "",
+    load_shape: exchange.LoadName = "",
     settings: MachineSettings = None,
     out: Annotated[Path, typer.Option(help="Folder of the figure of a sweep.")] = Path("out"),
     plugins: Plugins = None,
@@ -58,7 +66,20 @@ def collective(
 
     --set overrides fields of the machine, such as link.latency='2 us', and says what is not as its file says:
     perturb.failed_links=[0:x+], perturb.slow_links, perturb.jitter and, of chips that enter late, perturb.stragglers.
+
+    dispatch and combine exchange the tokens of a mixture of experts between all chips, --tokens on each. --set then
+    also takes fields of a scenario's model, workload and layout, such as layout.experts.replicas=32.
     """
+    cut = {"--axes": bool(axes), "--chunks": chunks > 1}
+    sized = {"--size": bool(size), "--min": bool(minimum), "--max": bool(maximum)}
+    of_tokens = {"--model": model, "--kernel": kernel, "--scheme": scheme, "--dtype": dtype, "--load": load_shape}
+    if name in exchange.WAYS:
+        _refuse(name, {**cut, **sized, "--groups": bool(groups), "--matrix": bool(matrix)})
+        numbers = exchange.parse_tokens(tokens, factor)
+        named = exchange.settings_of(name, of_tokens)
+        exchange.run(name, topology, numbers, [*named, *(settings or [])], algorithm, as_json)
+        return
+    _refuse(name, {"--tokens": bool(tokens), **{option: bool(text) for option, text in of_tokens.items()}})
     from sim.results import folder as outputs
     from sim.specs import load
     from sim.studies.bench import collective as bench
@@ -66,8 +87,6 @@ def collective(
     from sim.studies.bench import uneven
 
     form = figure_form(formats, width)
-    cut = {"--axes": bool(axes), "--chunks": chunks > 1}
-    sized = {"--size": bool(size), "--min": bool(minimum), "--max": bool(maximum)}
     if matrix:
         _refuse("--matrix", {"NAME": name != "all_to_all", "--groups": bool(groups), "--algorithm": bool(algorithm)})
         _refuse("--matrix", {**cut, **sized})

@@ -136,6 +136,12 @@ def _overheads_ps(topology: Topology, schedule: Schedule) -> int | Ints:
     return result
 
 
+def _least_ps(schedule: Schedule, chips: int) -> list[int]:
+    """Returns [chips] the least time of a collective, ps: the longest of its groups'."""
+    least_s = [np.broadcast_to(timing.least_s, chips) for timing in schedule.timings if timing]
+    return [units.to_ps(each) for each in np.max([np.zeros(chips), *least_s], axis=0).tolist()]
+
+
 def _added_ps(topology: Topology, schedule: Schedule, timing: Timing) -> Ints:
     """Returns [sends] the time that a protocol adds at arrivals, by the slowest kind of link on a message's route."""
     medium = np.array([MEDIA.index(link.medium) for link in topology.links], dtype=np.int64)
@@ -202,9 +208,9 @@ def emit(
         Labels(peer=schedule.dst, bytes=size_of_send, collective=instance),
     )
     waits, positions = wiring.arrivals + base, np.concatenate(([0], np.cumsum(wiring.arrival_counts)[:-1]))
-    least_ps = units.to_ps(max((timing.least_s if timing else 0.0 for timing in schedule.timings), default=0.0))
+    least_ps = np.array(_least_ps(schedule, topology.chips), dtype=np.int64)
     signals = [begin]
-    if least_ps:
+    if least_ps.any():
         flight = Occupancy(flight_ps=least_ps)
         signals.append(builder.add(op, Kind.EVENT, chips, flight, Waits(after), Labels(collective=instance)))
     ends = np.insert(waits, np.repeat(positions, len(signals)), np.stack(signals, axis=1).ravel())

@@ -51,8 +51,9 @@ class Timing:
     """Share of the bandwidth of links of each kind in `MEDIA` that data gets."""
     channels: int = 0
     """Thread blocks that a chip's compute units spend on it."""
-    least_s: float = 0.0
-    """Shortest time of the collective, of signals that pass beside the data."""
+    least_s: float | tuple[float, ...] = 0.0
+    """Shortest time of the collective, of all chips or [chips] of each: of signals that pass beside the data, and of
+    multiprocessors that copy it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ from sim.layouts.forward import LayerKind
 from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Value
+from sim.lowering.exchange import in_turn
 from sim.lowering.experts import ExpertLowering
 from sim.lowering.loops import gathering_loop, is_loopable, loop_form, scattering_loop, weight_loop
 from sim.lowering.pieces import (
@@ -134,7 +135,7 @@ class Lowering:
         self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Value], results: Sequence[Sharded]
     ) -> tuple[Value, ...]:
         done = _producers(inputs)
-        for over, part in self.emitter.in_turn(kind, axes, size):
+        for over, part in in_turn(self.scenario.stack, self.topology, kind, axes, size):
             done = self.emitter.collective(kind, over, part, name, done, results[0].dtype)
         return tuple(Value(result, done) for result in results)
 
@@ -388,7 +389,7 @@ class Lowering:
             used_bytes = sum(weight.local_bytes for _, weight, _ in gathered)
             dtype = self.scenario.workload.weights
             arrived = self.emitter.buffers.claim(used_bytes)
-            for over, size in self.emitter.in_turn("all_gather", axes, used_bytes):
+            for over, size in in_turn(self.scenario.stack, self.topology, "all_gather", axes, used_bytes):
                 arrived = self.emitter.collective("all_gather", over, size, f"{name} weights", arrived, dtype)
             done = self.emitter.compute(name, matmul_work(used, outputs, (), self.kernels), (*inputs, *arrived))
             self.emitter.buffers.release(done)

@@ -108,23 +108,6 @@ class Emitter:
             return (end,)
         return (self.builder.add(op, Kind.JOIN, self.chips, Occupancy(flight_ps=wait_ps), Waits((end,))),)
 
-    def in_turn(self, kind: str, axes: Axes, size: float) -> list[tuple[Axes, float]]:
-        """Returns (axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its
-        axes.
-
-        What is gathered over the last axis is all there is; over those before, a part of it. A reduce-scatter goes the
-        other way, and an all-to-all has the same buffer on every axis.
-        """
-        apart = self.scenario.stack.collective_axes == "one_by_one" and kind != "all_reduce"
-        if not apart or not self.topology.has_lines:
-            return [(axes, size)]
-        group_size = [self.group_size((axis,)) for axis in axes]
-        shares = (
-            [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(group_size[i + 1 :]) for i in range(len(axes))]
-        )
-        turns: list[tuple[Axes, float]] = [((axis,), size * share) for axis, share in zip(axes, shares, strict=True)]
-        return turns[::-1] if kind == "reduce_scatter" else turns
-
     def emit(
         self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, looped: LoopedSends | None = None
     ) -> Emitted:

@@ -1,9 +1,10 @@
 """Routing of tokens to experts: how many rows each chip sends to each, and how many each expert gets.
 
-A uniform load is its expectation: every chip sends and every expert gets the same, as "balanced" benchmarks assume. Any
-other load is drawn, token by token: the logarithm of an expert's popularity plus Gumbel noise is its score, of which a
-token takes the top_k highest, in the groups with the highest sum of their two best scores where groups are limited
-(DeepSeek-V3 2024, section 2.1.2). This is a draw without replacement in proportion to popularity.
+A uniform load is its expectation: every chip sends and every expert gets the same, as "balanced" benchmarks assume. A
+perfect router also spreads the experts of each token over as many chips and boxes as it can. Any other load is drawn,
+token by token: the logarithm of an expert's popularity plus Gumbel noise is its score, of which a token takes the top_k
+highest, in the groups with the highest sum of their two best scores where groups are limited (DeepSeek-V3 2024, section
+2.1.2). This is a draw without replacement in proportion to popularity.
 
 Loads by name: log_normal and zipf of the experts, in an order drawn by the seed; hot_experts: top_k experts, hot_rank
 and rotating_hotspot: the experts of the first chip, and of one drawn by the seed; spread_hot: one expert of every chip;
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import comb, exp, lgamma
 from pathlib import Path
@@ -84,8 +86,9 @@ def route(experts: ExpertsSpec, spec: RoutingSpec, layout: ExpertsLayout, split:
         total, near = experts.count + layout.replicas, (slots + 1) * split.holders - experts.count
         rule = f"must make a number of experts that {split.holders} chips divide, not {total}"
         raise InputError(rule, where="layout.experts.replicas", got=layout.replicas, hint=f"such as {near}")
-    if spec.load == "uniform" and spec.trace is None:
-        return _limited(_uniform(experts, split, slots), layout, experts, split)
+    if spec.load in ("uniform", "perfect_router") and spec.trace is None:
+        touched = expected_touched if spec.load == "uniform" else _most_touched
+        return _limited(_even(experts, split, slots, touched), layout, experts, split)
     chosen = _choices(experts, spec, split)
     return _limited(_counted(chosen, experts, layout, split, slots), layout, experts, split)
 
@@ -100,19 +103,23 @@ def _limited(routing: Routing, layout: ExpertsLayout, experts: ExpertsSpec, spli
     return replace(routing, pairs=routing.pairs * share, tokens=routing.tokens * share, rows=kept)
 
 
-# --- a uniform load --------------------------------------------------------------------------------------------------
+# --- an even load ----------------------------------------------------------------------------------------------------
 
 
-def _uniform(experts: ExpertsSpec, split: Split, slots: int) -> Routing:
-    """Returns the expected rows of a uniform choice, alike on all chips."""
+def _even(experts: ExpertsSpec, split: Split, slots: int, share: Callable[[ExpertsSpec, int], float]) -> Routing:
+    """Returns the expected rows of a choice that is alike on all chips.
+
+    Args:
+        share: probability that a token has an expert in one of so many equal parts of all experts.
+    """
     shape = split.sources, split.holders
-    touched = split.tokens * expected_touched(experts, split.holders)
+    touched = split.tokens * share(experts, split.holders)
     pairs = split.tokens * experts.top_k / split.holders
     rows = split.sources * split.tokens * experts.top_k / (split.holders * slots)
     boxed = None
     if split.box is not None:
         boxes = max(split.box) + 1
-        boxed = np.full((split.sources, boxes), split.tokens * expected_touched(experts, boxes))
+        boxed = np.full((split.sources, boxes), split.tokens * share(experts, boxes))
     unused = (1 - experts.top_k / experts.count) ** (split.sources * split.tokens)
     return Routing(
         np.full(shape, pairs),
@@ -140,6 +147,12 @@ def expected_touched(experts: ExpertsSpec, parts: int) -> float:
         chosen = comb(groups, taken) * comb(experts.groups - groups, limited - taken) / comb(experts.groups, limited)
         missed += chosen * _none(candidates, taken * group, experts.top_k)
     return 1 - missed
+
+
+def _most_touched(experts: ExpertsSpec, parts: int) -> float:
+    """Returns the same where a token's experts are in as many parts as can be."""
+    in_groups = (experts.top_groups or experts.groups) * max(1.0, parts / experts.groups)
+    return min(parts, experts.top_k, in_groups) / parts
 
 
 def _none(candidates: float, part: float, chosen: int) -> float:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from sim.specs.base import Count, Multiple, Number, Strict, wrong
 from sim.specs.link import Medium
-from sim.specs.quantities import Duration, Fraction, Sourced
-
-LOADS = (
-    "uniform",
-    "log_normal",
-    "zipf",
-    "hot_experts",
-    "hot_rank",
-    "spread_hot",
-    "ragged_sources",
-    "idle_rank",
-    "rotating_hotspot",
-    "burst",
-)
-"""Shapes of the experts' load (`sim.layouts.routing`); the last seven are those of Megatron-LM issue 7488."""
+from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 Load = Literal[
     "uniform",
+    "perfect_router",
     "log_normal",
     "zipf",
     "hot_experts",
@@ -36,6 +23,8 @@ Load = Literal[
     "rotating_hotspot",
     "burst",
 ]
+LOADS: tuple[Load, ...] = get_args(Load)
+"""Shapes of the experts' load (`sim.lowering.routing`); the last seven are those of Megatron-LM issue 7488."""
 Kernel = Literal["normal", "low_latency", "one_sided"]
 Scheme = Literal["per_expert", "per_rank", "per_box", "all_gather"]
 
@@ -80,7 +69,8 @@ class RoutingSpec(Strict):
     """Choice of experts by the tokens of a pass."""
 
     load: Load = "uniform"
-    """Shape of the experts' load. uniform: expected counts, alike on all chips; the others are drawn."""
+    """Shape of the experts' load. uniform: expected counts of an even choice; perfect_router: every token on as many
+    chips and boxes as it has experts, all of them alike; the others are drawn."""
     spread: Multiple | None = None
     """Standard deviation of the logarithm of an expert's popularity for log_normal (default 0.5), exponent of zipf
     (default 0.6), share of the tokens that choose what is hot for the others (default 0.5)."""
@@ -115,6 +105,8 @@ class ExpertsLayout(Strict):
     """Experts on chips in order, or packed so that the chips' loads are as equal as can be (EPLB)."""
     capacity: Number | None = None
     """Rows that an expert takes at most, over the mean; those beyond are dropped. Default: all are taken."""
+    multiprocessors: Count | None = None
+    """Multiprocessors that kernels of dispatch and combine take from compute. Default: as many as the stack says."""
 
 
 class ExchangeTimes(Strict):
@@ -126,8 +118,24 @@ class ExchangeTimes(Strict):
     """Shortest time of the kernel, of signals that pass beside the data."""
     share: dict[Medium, Fraction] = {}
     """Reached share of the bandwidth of links of each kind. Default: 1."""
+    message: Duration = 0.0
+    """Time of a network adapter for each row, besides that of its bytes. Default: rows share messages."""
     multiprocessors: Annotated[int, Field(ge=0, le=1000)] = 0
     """Multiprocessors that it takes from compute."""
+    row: Duration = 0.0
+    """Time of one multiprocessor for a row that it sends or receives, besides that of its bytes."""
+    row_rate: Bandwidth | None = None
+    """Rate at which one multiprocessor copies the bytes of rows. Default: their bytes take no time."""
+
+    def share_of(self, medium: Medium, bandwidth: float, row_bytes: float) -> float:
+        """Returns the share of the bandwidth of links of a kind, bytes/s, that rows reach."""
+        share = self.share.get(medium, 1.0)
+        return 1 / (1 / share + self.message * bandwidth / row_bytes) if medium == "net" else share
+
+    def least_s(self, rows: float, row_bytes: float, multiprocessors: int) -> float:
+        """Returns the least time of the kernel on a chip that sends or receives so many rows."""
+        of_row = self.row + (row_bytes / self.row_rate if self.row_rate else 0.0)
+        return max(self.least, self.overhead + rows * of_row / multiprocessors if multiprocessors else 0.0)
 
 
 class ExchangeKernel(Strict):

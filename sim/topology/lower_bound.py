@@ -34,7 +34,7 @@ from sim.errors import InputError, suggest
 from sim.specs import MEDIA
 from sim.topology.graph import Int32s, Topology
 from sim.topology.mesh import mesh_groups
-from sim.topology.working_links import WorkingLinks
+from sim.topology.working_links import Floats, WorkingLinks
 
 MOST_PAIRS = 512**2
 """Largest number of pairs of chips whose distances are summed (a second), unless all chips are alike."""
@@ -83,6 +83,25 @@ def lower_bound_of_groups(topology: Topology, collective: str, members: Int32s, 
     return max(coefficients.s_per_byte * size_bytes + coefficients.least_s, coefficients.flight_s)
 
 
+def bound_of_sets(topology: Topology, labels: Int32s, out: Floats, into: Floats) -> float:
+    """Returns the time, s, of the bytes of the busiest set of nodes over all its links.
+
+    Args:
+        labels: [nodes] number of each node's set, -1 for none.
+        out, into: [sets] bytes that must leave and enter each set.
+    """
+    capacity_into, capacity_out = WorkingLinks.of(topology).capacity(labels)
+    pairs = ((out, capacity_out), (into, capacity_into))
+    return max(float((bytes[bytes > 0] / width[bytes > 0]).max(initial=0.0)) for bytes, width in pairs)
+
+
+def single_chips(topology: Topology) -> Int32s:
+    """Returns [nodes] labels with which each chip is a set of its own."""
+    labels = np.full(len(topology.nodes), -1, dtype=np.int32)
+    labels[: topology.chips] = np.arange(topology.chips)
+    return labels
+
+
 @functools.lru_cache(maxsize=256)
 def _coefficients(topology: Topology, collective: str, chips: bytes, n: int) -> _Coefficients:
     members = np.frombuffer(chips, dtype=np.int32).reshape(-1, n)
@@ -101,9 +120,7 @@ def _coefficients(topology: Topology, collective: str, chips: bytes, n: int) -> 
 
 def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Iterator[Int32s]:
     """Yields partitions of the machine: [nodes] the number of each node's set, -1 for none."""
-    single = np.full(links.nodes, -1, dtype=np.int32)
-    single[: topology.chips] = np.arange(topology.chips)
-    yield single
+    yield single_chips(topology)
     if len(members) > 1:
         place = np.full(links.nodes, -1, dtype=np.int32)
         place[members] = np.arange(members.shape[1], dtype=np.int32)

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from sim.errors import InputError
 from sim.specs import FILE_KINDS, AnySuite, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
+from sim.specs.exchange import ExchangeInputs
 from sim.specs.load import plugin_files
 from sim.specs.load.boxes import inherit
 from sim.specs.load.places import Path_, place_of
@@ -24,8 +25,10 @@ from sim.terminal import CONTROL
 __all__ = [
     "REFERENCES",
     "data_root",
+    "exchange",
     "machine",
     "model",
+    "of_exchange",
     "of_perturb",
     "path",
     "perturb",
@@ -98,6 +101,24 @@ def suite(name: str) -> AnySuite:
         raise InputError("must be a suite file, not its rows", where=name, hint=hint)
     result: AnySuite = _load("suite", name, ())
     return result
+
+
+def of_exchange(setting: str) -> bool:
+    """Returns True if a `key=value` sets the model, the workload or the layout of an exchange."""
+    return setting.partition("=")[0].strip().partition(".")[0] in ExchangeInputs.model_fields
+
+
+def exchange(settings: Sequence[str]) -> ExchangeInputs:
+    """Returns an exchange of tokens with their experts as `key=value` settings describe it. Raises InputError."""
+    raw: dict[str, Any] = {}
+    origins: dict[Path_, str] = {}
+    for setting in settings:
+        apply("scenario", raw, setting, origins)
+    _forget_parameters(raw, origins)
+    try:
+        return ExchangeInputs.model_validate(raw)
+    except ValidationError as error:
+        raise translate("scenario", error, raw, origins, settings) from None
 
 
 def of_perturb(setting: str) -> bool:

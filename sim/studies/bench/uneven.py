@@ -21,6 +21,7 @@ from sim.specs import PerturbSpec
 from sim.studies.bench import collective as bench
 from sim.studies.bench.collective import Settings
 from sim.topology.graph import Topology
+from sim.topology.lower_bound import bound_of_sets, single_chips
 
 Matrix = npt.NDArray[np.float64]
 
@@ -112,10 +113,5 @@ _PLAIN = "messages use the latencies and bandwidths of the links; protocols of l
 
 def _bound(topology: Topology, between: Matrix) -> float:
     """Returns the time of the busiest chip's bytes through all its links, and the least latency of a link, s."""
-    out, into = np.zeros(len(topology.nodes)), np.zeros(len(topology.nodes))
-    for link in topology.links:
-        out[link.src] += link.bandwidth
-        into[link.dst] += link.bandwidth
-    chips = slice(topology.chips)
-    busiest = max((between.sum(axis=1) / out[chips]).max(), (between.sum(axis=0) / into[chips]).max())
-    return float(busiest) + min(link.latency_s for link in topology.links if link.src < topology.chips)
+    busiest = bound_of_sets(topology, single_chips(topology), between.sum(axis=1), between.sum(axis=0))
+    return busiest + min(link.latency_s for link in topology.links if link.src < topology.chips)

@@ -1,0 +1,168 @@
+"""Dispatch and combine of a mixture of experts: rows of a routing as collectives on a machine, with a kernel's times.
+
+A step's layers and a single exchange (`sim.studies.bench.exchange`) are made of the same collectives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.collectives.exchange import ExchangeSpec, exchange
+from sim.collectives.schedule import Schedule, Timing
+from sim.lowering.routing import Routing, Split
+from sim.specs import MEDIA
+from sim.specs.experts import ExpertsLayout, Kernel, Scheme
+from sim.specs.stack import Software
+from sim.specs.uses import Axes
+from sim.topology.boxes import boxes
+from sim.topology.graph import Topology
+from sim.topology.mesh import mesh_axis, mesh_groups, mesh_positions
+
+Floats = npt.NDArray[np.float64]
+Way = Literal["dispatch", "combine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One collective of an exchange; the next begins when it has ended."""
+
+    kind: str
+    axes: Axes
+    size_bytes: float
+    plan: Schedule | None = None
+    """Messages; None for the machine's own algorithm of this kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenExchange:
+    """Chips that send tokens to their experts and get the outputs back."""
+
+    topology: Topology
+    """The machine, or the folded one."""
+    stack: Software
+    layout: ExpertsLayout
+    kernel: Kernel
+    tokens: Axes
+    """Mesh axes along which chips have different tokens, which they exchange."""
+    experts: Axes
+    """Mesh axes along which chips have different experts."""
+
+    @property
+    def scheme(self) -> Scheme:
+        """Messages of a token: the layout's, the kernel's, else by the machine."""
+        kernel = self.stack.exchange.get(self.kernel)
+        if given := self.layout.dispatch or (kernel.scheme if kernel else None):
+            return given
+        if self.kernel == "low_latency":
+            return "per_expert"
+        crosses = not self.topology.has_lines and len(boxes(self.topology.unfold())) > 1
+        return "per_box" if crosses and self.kernel == "normal" else "per_rank"
+
+    def split(self, tokens: int) -> Split:
+        """Returns how tokens and experts are dealt out, where a chip has so many tokens."""
+        return Split(group_size(self.topology, self.tokens), self.holders, tokens, self._boxes())
+
+    @property
+    def holders(self) -> int:
+        """Number of chips with different experts."""
+        return group_size(self.topology, self.experts)
+
+    def holder_of(self) -> npt.NDArray[np.int64]:
+        """Returns [chips of the whole machine] the number of each chip among those with different experts."""
+        machine = self.topology.unfold()
+        at = mesh_positions(machine, self.experts)
+        block = np.zeros(machine.chips, dtype=np.int64)
+        for column, axis in enumerate(self.experts):
+            block = block * group_size(self.topology, (axis,)) + at[:, column]
+        return block
+
+    def rows(self, routing: Routing) -> Floats:
+        """Returns [sources, holders] the rows that a chip sends to each chip or keeps."""
+        return routing.pairs if self.scheme == "per_expert" else routing.tokens
+
+    def destinations(self, routing: Routing) -> Floats:
+        """Returns [sources, destinations] the rows that a chip sends to each destination: a chip, or a box."""
+        boxed = routing.boxed if self.scheme == "per_box" else None
+        return self.rows(routing) if boxed is None else boxed
+
+    def parts(self, way: Way, routing: Routing, tokens: int, row_bytes: int) -> list[Part]:
+        """Returns the collectives of a dispatch or a combine, one after the other.
+
+        Equal rows of all chips on a torus are the machine's all-to-all.
+
+        Args:
+            tokens: tokens of a chip.
+            row_bytes: bytes of one token's row.
+        """
+        spec, kind = self._spec(way, routing, row_bytes), "all_to_all"
+        size = spec.mean_rows * row_bytes
+        if self.scheme == "all_gather":
+            kind = "all_gather" if way == "dispatch" else "reduce_scatter"
+            size = float(tokens * group_size(self.topology, self.tokens) * row_bytes)
+        elif not (routing.even and self.topology.has_lines):
+            return [Part(way, self.tokens, size, exchange(self.topology, self.tokens, spec, way))]
+        turns = in_turn(self.stack, self.topology, kind, self.tokens, size)
+        return [Part(kind, axes, share) for axes, share in turns]
+
+    def _spec(self, way: Way, routing: Routing, row_bytes: int) -> ExchangeSpec:
+        """Returns the rows of every group of chips that exchange tokens, and the times of the stack's kernel."""
+        groups = mesh_groups(self.topology.unfold(), self.tokens)
+        holder, matrix = self.holder_of(), self.rows(routing)
+        boxed = routing.boxed if self.scheme == "per_box" else None
+        shared: dict[bytes, Floats] = {}
+        rows, handled = [], np.zeros(groups.size)
+        for members in groups:
+            held = holder[members]
+            own = shared.setdefault(held.tobytes(), matrix[:, held])
+            handled[members] = np.maximum(own.sum(axis=1), own.sum(axis=0))
+            rows.append(own)
+        return ExchangeSpec(tuple(rows), (boxed,) * len(groups), self._timing(way, handled, row_bytes))
+
+    def _timing(self, way: Way, handled: Floats, row_bytes: int) -> Timing | None:
+        """Returns the times of the stack's kernel, where each chip sends or receives so many rows [chips]."""
+        kernel = self.stack.exchange.get(self.kernel)
+        if kernel is None:
+            return None
+        times = (kernel.dispatch if way == "dispatch" else kernel.combine).value
+        taken = self.layout.multiprocessors or times.multiprocessors
+        fastest = {link.medium: link.bandwidth for link in sorted(self.topology.links, key=lambda link: link.bandwidth)}
+        shares = tuple(times.share_of(medium, fastest.get(medium, 0.0), row_bytes) for medium in MEDIA)
+        least = tuple(times.least_s(rows, row_bytes, taken) for rows in handled.tolist())
+        return Timing(times.overhead, (0.0,) * len(MEDIA), shares, taken, least[0] if len(set(least)) == 1 else least)
+
+    def _boxes(self) -> tuple[int, ...] | None:
+        """Returns [holders] the box of each chip of the first group; None in one box."""
+        machine = self.topology.unfold()
+        if machine.has_lines or self.tokens != self.experts:
+            return None
+        box_of = {chip: box for box, chips in enumerate(boxes(machine)) for chip in chips}
+        members = mesh_groups(machine, self.tokens)[0]
+        order = members[np.argsort(self.holder_of()[members])]
+        numbers: dict[int, int] = {}
+        result = tuple(numbers.setdefault(box_of[chip], len(numbers)) for chip in order.tolist())
+        return result if len(numbers) > 1 else None
+
+
+def group_size(topology: Topology, axes: Axes) -> int:
+    """Returns the number of chips in a group along mesh axes."""
+    return prod(mesh_axis(topology, name).size for name in axes)
+
+
+def in_turn(stack: Software, topology: Topology, kind: str, axes: Axes, size: float) -> list[tuple[Axes, float]]:
+    """Returns (axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its axes.
+
+    What is gathered over the last axis is all there is; over those before, a part of it. A reduce-scatter goes the
+    other way, and an all-to-all has the same buffer on every axis.
+    """
+    apart = stack.collective_axes == "one_by_one" and kind != "all_reduce"
+    if not apart or not topology.has_lines:
+        return [(axes, size)]
+    sizes = [group_size(topology, (axis,)) for axis in axes]
+    shares = [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(sizes[i + 1 :]) for i in range(len(axes))]
+    turns: list[tuple[Axes, float]] = [((axis,), size * share) for axis, share in zip(axes, shares, strict=True)]
+    return turns[::-1] if kind == "reduce_scatter" else turns
