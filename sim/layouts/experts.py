@@ -7,8 +7,8 @@ summand of the sublayer's. The axes of `d_ff` that do not split experts split ev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sim.errors import LayoutError
 from sim.layouts.dataflow import Exchange, V
@@ -18,25 +18,9 @@ if TYPE_CHECKING:
     from sim.layouts.layer import Layer
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatched(Generic[V]):
-    """Tokens on their way to their experts."""
-
-    y: V
-    """The tokens, normalised, as they were before."""
-    shares: V
-    rows: V
-    shared: tuple[V, ...]
-    """Output of the shared experts, if it is under way."""
-
-
-def experts_sum(layer: Layer[V], y: V) -> tuple[V, Axes]:
-    """Returns the mixture of experts of normalised y, a partial sum, and the axes over which it is one."""
-    return sum_experts(layer, dispatch_tokens(layer, y))
-
-
-def dispatch_tokens(layer: Layer[V], y: V) -> Dispatched[V]:
-    """Sends the tokens of normalised y to their experts.
+def send_to_experts(layer: Layer[V], y: V) -> Callable[[], tuple[V, V | None, Axes]]:
+    """Sends normalised y to its experts, and returns what computes them: the sum of routed experts, that of shared ones
+    if there are any, and the axes over which both are partial sums.
 
     Raises:
         LayoutError: weights that are gathered, or d_model split.
@@ -45,43 +29,33 @@ def dispatch_tokens(layer: Layer[V], y: V) -> Dispatched[V]:
     if uses.d_model or uses.gather:
         rule = "a mixture of experts requires whole d_model and weights that are not gathered"
         raise LayoutError(rule, where="layout", hint="a preset without d_model and gather in its uses")
+    inner = tuple(axis for axis in uses.d_ff if axis not in uses.experts)
+    exchange = Exchange(uses.experts, tuple(axis for axis in uses.experts if axis in uses.batch + uses.tokens))
     (y,) = flow.all_gather([(y, "E")], uses.stream, "residual" + part)
-    gathered = tuple(axis for axis in uses.tokens if axis in _inner(layer))
+    gathered = tuple(axis for axis in uses.tokens if axis in inner)
     (y,) = flow.all_gather([(y, layer.token_dim)], gathered, "tokens" + part)
     shares = flow.route(y, flow.weight("w_router", "E X", "E X"), "router" + part)
-    before = _shared_experts(layer, y, "apart")
-    rows = flow.dispatch(y, shares, exchange_of(layer), "experts" + part)
-    return Dispatched(y, shares, rows, (*before, *_shared_experts(layer, y, "under_dispatch")))
+
+    summed = tuple(axis for axis in uses.d_ff if axis not in exchange.tokens)
+    place = layer.shared_experts if layer.model.experts and layer.model.experts.shared else None
+    before = _shared_experts(layer, y, summed) if place == "apart" else None
+    rows = flow.dispatch(y, shares, exchange, "experts" + part)
+    before = _shared_experts(layer, y, summed) if place == "under_dispatch" else before
+
+    def compute() -> tuple[V, V | None, Axes]:
+        out = flow.combine(_experts(layer, rows, inner), shares, y, exchange, "experts" + part)
+        return out, _shared_experts(layer, y, summed) if place == "under_combine" else before, summed
+
+    return compute
 
 
-def sum_experts(layer: Layer[V], dispatched: Dispatched[V]) -> tuple[V, Axes]:
-    """Returns the experts' output for dispatched tokens, where they came from, and the axes of the partial sum."""
-    flow, part, experts, inner = layer.flow, layer.part, layer.uses.experts, f"D_{named(_inner(layer))}"
-    inputs = [flow.weight(f"{name}_experts", *_expert(experts, "E", inner)) for name in layer.ffn_inputs]
-    products = flow.grouped_matmul(dispatched.rows, inputs, "X", "experts wi" + part)
-    hidden = flow.activate(products, "experts activation" + part)
-    down = flow.weight("w_down_experts", *_expert(experts, inner, "E"))
-    (rows,) = flow.grouped_matmul(hidden, [down], "X", "experts wo" + part)
-    out = flow.combine(rows, dispatched.shares, dispatched.y, exchange_of(layer), "experts" + part)
-    for each in (*dispatched.shared, *_shared_experts(layer, dispatched.y, "under_combine")):
-        out = flow.add(out, each, "shared experts" + part)
-    return out, _summed(layer)
-
-
-def exchange_of(layer: Layer[V]) -> Exchange:
-    """Returns the chips that exchange tokens for their experts."""
-    uses = layer.uses
-    return Exchange(uses.experts, tuple(axis for axis in uses.experts if axis in uses.batch + uses.tokens))
-
-
-def _inner(layer: Layer[V]) -> Axes:
-    """Returns the axes that split every expert."""
-    return tuple(axis for axis in layer.uses.d_ff if axis not in layer.uses.experts)
-
-
-def _summed(layer: Layer[V]) -> Axes:
-    """Returns the axes over which the experts' outputs, routed and shared, are partial sums."""
-    return tuple(axis for axis in layer.uses.d_ff if axis not in exchange_of(layer).tokens)
+def _experts(layer: Layer[V], rows: V, inner: Axes) -> V:
+    """Returns the FFNs of the rows of each expert, which `inner` splits."""
+    experts, flow, part = layer.uses.experts, layer.flow, layer.part
+    inputs = [flow.weight(f"{name}_experts", *_expert(experts, "E", f"D_{named(inner)}")) for name in layer.ffn_inputs]
+    hidden = flow.activate(flow.grouped_matmul(rows, inputs, "X", "experts wi" + part), "experts activation" + part)
+    down = flow.weight("w_down_experts", *_expert(experts, f"D_{named(inner)}", "E"))
+    return flow.grouped_matmul(hidden, [down], "X", "experts wo" + part)[0]
 
 
 def _expert(experts: Axes, *dims: str) -> tuple[str, str]:
@@ -90,11 +64,9 @@ def _expert(experts: Axes, *dims: str) -> tuple[str, str]:
     return notation, notation
 
 
-def _shared_experts(layer: Layer[V], y: V, place: str) -> tuple[V, ...]:
-    """Returns the FFN that every token uses, a partial sum; none if there is none, or in another place."""
-    if layer.model.experts is None or not layer.model.experts.shared or layer.shared_experts != place:
-        return ()
-    flow, part, width = layer.flow, layer.part, f"S_{named(_summed(layer))}"
+def _shared_experts(layer: Layer[V], y: V, summed: Axes) -> V:
+    """Returns the FFN that every token uses, a partial sum over `summed`."""
+    flow, part, width = layer.flow, layer.part, f"S_{named(summed)}"
     inputs = [flow.weight(f"{name}_shared", f"E {width}", f"E {width}") for name in layer.ffn_inputs]
     hidden = flow.activate(flow.matmul(y, inputs, "shared wi" + part), "shared activation" + part)
-    return flow.matmul(hidden, [flow.weight("w_down_shared", f"{width} E", f"{width} E")], "shared wo" + part)
+    return flow.matmul(hidden, [flow.weight("w_down_shared", f"{width} E", f"{width} E")], "shared wo" + part)[0]

@@ -92,12 +92,12 @@ class ForwardPass(Generic[V]):
 
     def send_stream(self, streams: Sequence[Stream[V]], scattered: bool) -> None:
         """Sends the residual stream, with all pending outputs added, to the next stage."""
-        x = self._add_outputs(streams)
+        x = self._add_outputs(self._join_parts(streams))
         self.flow.send(self.flow.local_slice(x, "E", self._replicated_axes) if scattered else x)
 
     def finish_stream(self, streams: Sequence[Stream[V]]) -> V:
         """Returns the residual stream after the last layer of an encoder, padded again."""
-        x = self._add_outputs(streams)
+        x = self._add_outputs(self._join_parts(streams))
         return self.flow.pad([x], "rebuild padding")[0] if self.batch_layer.packed else x
 
     @property
@@ -111,8 +111,7 @@ class ForwardPass(Generic[V]):
         over = {**self.batch_layer.stream, "E": self.batch_layer.stream["E"] + shard_axes}
         return " ".join(f"{dim}_{named(axes)}" for dim, axes in over.items())
 
-    def _add_outputs(self, streams: Sequence[Stream[V]]) -> V:
-        stream = self._join_parts(streams)
+    def _add_outputs(self, stream: Stream[V]) -> V:
         x = stream.x
         for out in stream.pending:
             x = self.flow.add(x, out, "residual")
@@ -124,6 +123,7 @@ class ForwardPass(Generic[V]):
         return tuple(Stream(part) for part in self.flow.split(x, self.layers[0].split_dim, len(self.layers)))
 
     def _join_parts(self, streams: Sequence[Stream[V]]) -> Stream[V]:
+        streams = [stream.settle(layer) for layer, stream in zip(self.layers, streams, strict=True)]
         if len(streams) == 1:
             return streams[0]
         parts = [part.values for part in streams]
@@ -134,7 +134,7 @@ class ForwardPass(Generic[V]):
         layers = [replace(layer, has_experts=kind.has_experts, window=kind.window) for layer in self.layers]
         if len(streams) > 1:
             return standard(layers, streams)
-        return (LAYERS[kind.residual](layers[0], streams[0]),)
+        return (LAYERS[kind.residual](layers[0], streams[0].settle(layers[0])),)
 
     def compute_logits(self, streams: Sequence[Stream[V]]) -> tuple[V, V]:
         """Returns the logits and the next token of each sequence.
@@ -153,7 +153,7 @@ class ForwardPass(Generic[V]):
         sequences = uses.gather + uses.tokens if uses.gather and batch_layer.token_dim == "B" else uses.gather
         y, pending = stream.x, stream.pending
         if batch_layer.stream["E"] or sequences:
-            (y,) = flow.all_gather([(self._add_outputs([stream]), "E")], batch_layer.stream["E"], "last position")
+            (y,) = flow.all_gather([(self._add_outputs(stream), "E")], batch_layer.stream["E"], "last position")
             (y,), pending = flow.all_gather([(y, "B")], sequences, "last position"), ()
         _, y = flow.norm(y, pending, flow.weight("final_norm", "E", "E"), "final_norm")
         for dim, axes in (("L", positions), ("B", () if batch_layer.token_dim == "L" else uses.tokens)):
@@ -220,9 +220,7 @@ def split_layer(layer: Layer[V], count: int) -> tuple[Layer[V], ...]:
     return tuple(replace(layer, part=f" {i}", reach=(i + 1) / count) for i in range(count))
 
 
-def build_streams(shapes: Sequence[tuple[bool, bool]], values: Sequence[V]) -> tuple[Stream[V], ...]:
+def build_streams(shapes: Sequence[tuple[bool, bool, bool]], values: Sequence[V]) -> tuple[Stream[V], ...]:
     """Builds streams from a flat list of their values (see `Stream.values`), by the shape of each."""
     rest = iter(values)
-    return tuple(
-        Stream(next(rest), next(rest) if attention else None, next(rest) if mlp else None) for attention, mlp in shapes
-    )
+    return tuple(Stream(next(rest), *(next(rest) if has else None for has in shape)) for shape in shapes)

@@ -8,14 +8,14 @@ used. If d_model is split as well, products are summed over its axes inside the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, attend_to_context, key_value_weights, scatter_dim
 from sim.layouts.dataflow import Cache, Dataflow, Reduction, V
-from sim.layouts.experts import Dispatched, dispatch_tokens, experts_sum, sum_experts
+from sim.layouts.experts import send_to_experts
 from sim.layouts.latent import latent_attention
 from sim.specs import Model
 from sim.specs.uses import Axes, Uses, named
@@ -114,23 +114,30 @@ class Layer(Generic[V]):
 
     def mlp(self, y: V) -> V:
         """Returns the FFN of normalised y, summed over the chips."""
-        if self.has_experts:
-            return self.reduce(*experts_sum(self, y), "mlp")
-        return self._reduce_products([self._mlp_factor(y)], self.uses.d_ff, "mlp")
+        return self.add_shared_experts(*self.start_mlp(y)())
+
+    def start_mlp(self, y: V) -> Callable[[], tuple[V, V | None]]:
+        """Sends normalised y to its experts if it has any, and returns what computes the FFN, summed over the chips,
+        and the output of shared experts if that is still to be added to it."""
+        if not self.has_experts:
+            return lambda: (self._reduce_products([self._mlp_factor(y)], self.uses.d_ff, "mlp"), None)
+        compute = send_to_experts(self, y)
+
+        def finish() -> tuple[V, V | None]:
+            out, shared, axes = compute()
+            return (self.reduce(self.add_shared_experts(out, shared), axes, "mlp"), None) if axes else (out, shared)
+
+        return finish
+
+    def add_shared_experts(self, out: V, shared: V | None) -> V:
+        """Returns the sum of routed and shared experts."""
+        return out if shared is None else self.flow.add(out, shared, "shared experts" + self.part)
 
     @property
-    def dispatches_early(self) -> bool:
-        """True if tokens can be sent to their experts before the attention of another part of the batch: no sum over
-        chips comes between."""
-        return self.has_experts and not self.uses.heads
-
-    def begin_mlp(self, y: V) -> Dispatched[V]:
-        """Sends the tokens of normalised y to their experts."""
-        return dispatch_tokens(self, y)
-
-    def end_mlp(self, dispatched: Dispatched[V]) -> V:
-        """Returns the experts' outputs for tokens that have been sent, summed over the chips."""
-        return self.reduce(*sum_experts(self, dispatched), "mlp")
+    def exchanges_tokens(self) -> bool:
+        """True if its FFN sends tokens to the chips that have their experts."""
+        uses = self.uses
+        return self.has_experts and any(axis in uses.batch + uses.tokens for axis in uses.experts)
 
     def attention_and_mlp(self, y: V) -> V:
         """Returns attention plus FFN of one normalised y, with one matmul for both inputs (Pope et al. 3.4)."""
@@ -161,7 +168,8 @@ class Layer(Generic[V]):
         self._refuse_split_streams()
         if not self.has_experts:
             return self._keep_or_reduce(self._mlp_factor(y), self.uses.d_ff, "mlp", stream)
-        out, axes = experts_sum(self, y)
+        out, shared, axes = send_to_experts(self, y)()
+        out = self.add_shared_experts(out, shared)
         if stream is None:
             return self.flow.keep_partial(out)
         return self.reduce(self.flow.add(out, self.flow.as_mean_partial(stream, axes), "residual"), axes, "mlp")

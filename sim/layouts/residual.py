@@ -17,7 +17,7 @@ In ladder the all-reduce of a sublayer does not depend on the next sublayer, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -34,6 +34,14 @@ class Stream(Generic[V]):
     """Output of the last layer's attention."""
     mlp: V | None = None
     """Output of the last layer's FFN."""
+    shared: V | None = None
+    """Output of its shared experts, to be added to `mlp` when that has arrived."""
+
+    def settle(self, layer: Layer[V]) -> Stream[V]:
+        """Returns the stream with the output of shared experts added to that of the FFN."""
+        if self.shared is None or self.mlp is None:
+            return self
+        return Stream(self.x, self.attention, layer.add_shared_experts(self.mlp, self.shared))
 
     @property
     def pending(self) -> tuple[V, ...]:
@@ -41,39 +49,42 @@ class Stream(Generic[V]):
 
     @property
     def values(self) -> tuple[V, ...]:
-        """The stream, then its pending outputs."""
-        return (self.x, *self.pending)
+        """The stream, then its pending outputs and that of shared experts."""
+        return (self.x, *self.pending, *([] if self.shared is None else [self.shared]))
 
     @property
-    def shape(self) -> tuple[bool, bool]:
-        """True for each of attention and FFN whose output is pending."""
-        return self.attention is not None, self.mlp is not None
+    def shape(self) -> tuple[bool, bool, bool]:
+        """True for each of attention, FFN and shared experts whose output is pending."""
+        return self.attention is not None, self.mlp is not None, self.shared is not None
 
 
 def standard(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
-    """Parts of a batch take turns sublayer by sublayer, so that one computes while another's sum is reduced, or while
-    another's tokens are on their way to experts (DeepSeek-V3 2024, section 3.4)."""
-    if len(layers) > 1 and layers[0].dispatches_early:
-        return _standard_in_turn(layers, streams)
-    between = []
-    for layer, stream in zip(layers, streams, strict=True):
-        x, y = layer.norm(stream.x, stream.pending, "norm")
-        between.append((x, layer.attention(y)))
-    after = []
-    for layer, (x, out) in zip(layers, between, strict=True):
-        x, y = layer.norm(x, (out,), "ffn_norm")
-        after.append(Stream(x, mlp=layer.mlp(y)))
-    return tuple(after)
+    """Parts of a batch take turns, so that one computes while another communicates."""
+    turns = [_standard_turns(layer, stream) for layer, stream in zip(layers, streams, strict=True)]
+    results: dict[int, Stream[Any]] = {}
+    while len(results) < len(turns):
+        for part, turn in enumerate(turns):
+            try:
+                next(turn)
+            except StopIteration as end:
+                results[part] = end.value
+    return tuple(results[part] for part in range(len(turns)))
 
 
-def _standard_in_turn(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
-    """A part's dispatch is under the next part's attention, its combine under the next part's experts."""
-    between = []
-    for layer, stream in zip(layers, streams, strict=True):
-        x, y = layer.norm(stream.x, stream.pending, "norm")
-        x, y = layer.norm(x, (layer.attention(y),), "ffn_norm")
-        between.append((x, layer.begin_mlp(y)))
-    return tuple(Stream(x, mlp=layer.end_mlp(sent)) for layer, (x, sent) in zip(layers, between, strict=True))
+def _standard_turns(layer: Layer[V], stream: Stream[V]) -> Generator[None, None, Stream[V]]:
+    """Issues a layer, and yields where another part of the batch takes its turn: after attention, unless it has no sum
+    and tokens are sent to experts next, and after tokens are sent."""
+    stream = stream.settle(layer)
+    x, y = layer.norm(stream.x, stream.pending, "norm")
+    out = layer.attention(y)
+    if layer.uses.heads or not layer.exchanges_tokens:
+        yield
+    x, y = layer.norm(x, (out,), "ffn_norm")
+    finish = layer.start_mlp(y)
+    if layer.exchanges_tokens:
+        yield
+    mlp, shared = finish()
+    return Stream(x, mlp=mlp, shared=shared)
 
 
 def parallel(layer: Layer[V], stream: Stream[V]) -> Stream[V]:

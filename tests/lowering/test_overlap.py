@@ -263,3 +263,31 @@ def test_sixteen_gpus_with_the_stack_of_eight_are_hardly_faster_at_one_sequence(
     two_boxes = ("topology=dgx_h100_x2", "layout.mesh={tensor: 16}", "engine.steps=mean")
     sixteen = latency_s(load.scenario("llama3_70b_tp8_standard", two_boxes))
     assert sixteen / eight == pytest.approx(1, abs=0.08)
+
+
+def test_two_batches_hide_the_exchange_of_tokens_under_each_other():
+    """A part's dispatch runs under the other's attention or experts, its combine under experts or the next layer's
+    attention. With links so fast that each is shorter than what it runs under, only the last layer's second combine is
+    exposed; a whole batch exposes every combine."""
+    mixture = (
+        "model={name: mixture, layers: 3, d_model: 1024, d_ff: 2048, heads: 8, kv_heads: 8, d_head: 128,"
+        " vocabulary: 1024, ffn: swiglu, block: serial, tied: false,"
+        " experts: {count: 8, top_k: 2, d_ff: 2048, shared: 1}}",
+        "topology={name: box, kind: switch, chip: h100_sxm, chips: 4,"
+        " link: {name: port, bandwidth: 4 TB/s, latency: 1 us}}",
+        "workload={phase: prefill, batch: 8, prompt: 4096, weights: bf16, activations: bf16, kv_cache: bf16}",
+        "layout={ffn: expert_parallel}",
+        "stack=ideal",
+    )
+    exposed = {}
+    for overlap in ("none", "micro_batches"):
+        measured = measure(*traced(*mixture, f"layout.overlap={overlap}", name="llama3_70b_tp8_standard", layers=3))
+        exchanges = [op for op in measured.ops if op.op.startswith(("dispatch", "combine"))]
+        exposed[overlap] = {op.op: op.exposed_s / op.time_s for op in exchanges}
+    assert exposed["none"]["combine(t) experts"] == pytest.approx(1)
+    assert exposed["micro_batches"] == {
+        "dispatch(t) experts 0": 0,
+        "dispatch(t) experts 1": 0,
+        "combine(t) experts 0": 0,
+        "combine(t) experts 1": pytest.approx(1 / 3),
+    }
