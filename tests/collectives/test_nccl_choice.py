@@ -7,7 +7,9 @@ from support.shipped_machines import WIRED_DIFFERENTLY, machine, one_of_each_wir
 
 from sim.collectives import ON_NCCL
 from sim.collectives.nccl import kernels as library
+from sim.specs import load
 from sim.studies.bench.collective import CollectiveSpec, run_collective, simulate_time_s
+from sim.topology import build
 
 KIB, MIB = 2**10, 2**20
 SIZES = (8, 64 * KIB, 256 * KIB, MIB, 8 * MIB, 64 * MIB)
@@ -48,3 +50,12 @@ def test_a_choice_is_close_to_the_fastest_kernel_or_names_it(name: str, collecti
 def test_a_kernel_that_was_asked_for_is_not_compared() -> None:
     row = run_collective(machine("dgx_h100_p2p_disabled"), CollectiveSpec("all_reduce", ("g",), MIB, "ring_ll128"))
     assert not [note for note in row.notes if "times faster" in note]
+
+
+def test_links_inside_boxes_may_name_a_network():
+    """It says how NCCL waits between boxes; a link of another kind that names one is as one that names none."""
+    times = []
+    for settings in ([], ["link.network=infiniband"]):
+        topology = build(*load.machine("dgx_h100", settings))
+        times.append(run_collective(topology, CollectiveSpec("all_reduce", ("g",), MIB, "ring_ll")).time_s)
+    assert times[0] == times[1]

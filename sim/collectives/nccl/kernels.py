@@ -313,7 +313,7 @@ def _in_switch(topology: Topology, kernel: Kernel, size: float) -> tuple[int, Ti
 @functools.lru_cache(maxsize=64)
 def _network(topology: Topology) -> NetworkSpec | None:
     """The network between the boxes; of several the one with the longest hop."""
-    networks = [link.network for link in topology.links if link.network is not None]
+    networks = [link.network for link in topology.links if link.network is not None and link.medium == "net"]
     return max(networks, key=lambda network: network.hop["simple"], default=None)
 
 
