@@ -20,16 +20,18 @@ PALETTE = {
     "indigo": "#332288",
     "forest": "#117733",
     "sand": "#DDCC77",
+    "teal": "#44AA99",
     "black": "#222222",
     "grey": "#8C8C8C",
     "light": "#DDDDDD",
 }
 """Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys;
-for what is rare, five of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
+for what is rare, six of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
 
 OP_COLOURS = {
     "matmul": PALETTE["blue"],
     "attention": PALETTE["sky"],
+    "shared experts": PALETTE["teal"],
     "elementwise": PALETTE["grey"],
     "all-gather": PALETTE["orange"],
     "reduce-scatter": PALETTE["vermilion"],

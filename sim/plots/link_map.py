@@ -27,14 +27,18 @@ _WIDTH_IN, _BAR_IN, _LEAST_BAR_IN = 7.6, 1.0, 1.6
 _LINE_WIDTH = 2.2
 
 
-def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
-    """Draws the busy time over step time of every link of the machine."""
+def draw(trace: Trace, topology: Topology, title: str = "", way: str = "") -> Figure:
+    """Draws the busy time over step time of every link of the machine.
+
+    Args:
+        way: `dispatch` or `combine`, to draw the time for which links are busy with these alone.
+    """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize, to_hex
 
-    machine, load = topology.unfold(), Load.of(trace, topology)
-    drawing = drawing_of(machine)
+    machine, load = topology.unfold(), Load.of(trace, topology, way)
+    drawing = drawing_of(machine, load)
     most = max(float(load.utilisation.max(initial=0.0)), 1e-9)
     colours, scale_of = colormaps[LOAD_COLOURS], Normalize(0.0, most)
     segments = list(list_segments(drawing))
@@ -46,8 +50,9 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     nodes = [replace(node, label="" if machine.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
     drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)
     name, _, below = (title or machine.name).partition("\n")
+    name += f": {way}" if way else ""
     room_in = figure_width(_WIDTH_IN) - 0.4
-    notes = [*([shorten(below, room_in, points(SMALL))] if below else ()), _summary(load, machine)]
+    notes = [*([shorten(below, room_in, points(SMALL))] if below else ()), _summary(load, machine, way)]
     room = Room(right=_BAR_IN, least_height=_LEAST_BAR_IN)
     made, body_in = draw_machine(drawing, name, notes, _WIDTH_IN, room)
     with shared_style():
@@ -63,12 +68,13 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     return made
 
 
-def _summary(load: Load, topology: Topology) -> str:
+def _summary(load: Load, topology: Topology, way: str) -> str:
     busy = load.utilisation
     if not busy.any():
         return f"{topology.name}: nothing was sent"
     wrap = "; dashed: wraparound" if topology.has_lines else ""
+    what = f"busy with {way}" if way else "busy"
     return (
-        f"{topology.name}: links busy {busy.mean():.1%} of the time on average, {busy.max():.1%} at most, "
+        f"{topology.name}: links {what} {busy.mean():.1%} of the time on average, {busy.max():.1%} at most, "
         f"{np.count_nonzero(busy == 0):,} of {len(busy):,} idle{wrap}"
     )

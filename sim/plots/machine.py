@@ -6,11 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from sim.plots import grid, node_link
 from sim.plots.drawing import Drawing, Point
 from sim.program import Floats
 from sim.program.trace import Trace
-from sim.report.metrics import measure
+from sim.report.experts import measure_links
+from sim.report.metrics import PassTrace, measure
 from sim.topology.graph import Topology
 
 _ASIDE = 0.055
@@ -35,15 +38,34 @@ class Load:
     bytes: Floats
 
     @classmethod
-    def of(cls, trace: Trace, topology: Topology) -> Load:
-        """Measures a trace; a representative link gives its load to all links that it represents."""
-        measures, links = measure(trace, topology), topology.representative_links
+    def of(cls, trace: Trace, topology: Topology, way: str = "") -> Load:
+        """Measures a trace; a representative link gives its load to all links that it represents.
+
+        Args:
+            way: `dispatch` or `combine`, for the load of these alone.
+        """
+        links = topology.representative_links
+        if way:
+            busy_ps, sent = measure_links(PassTrace(trace, topology), way)
+            return cls(busy_ps[links] / max(trace.makespan_ps, 1), sent[links])
+        measures = measure(trace, topology)
         return cls(measures.link_utilisation[links], measures.link_bytes[links])
 
+    def is_equal(self, machine: Topology) -> bool:
+        """Returns True if what chips put on their ports is the same, and what they get from them."""
+        out = np.array([link.src < machine.chips for link in machine.links], dtype=np.bool_)
+        return all(not part.size or np.ptp(part) == 0 for part in (self.utilisation[out], self.utilisation[~out]))
 
-def drawing_of(topology: Topology) -> Drawing:
-    """Returns the drawing of a machine: a grid for a torus, else nodes and links."""
-    return grid.drawing(topology) if topology.has_lines else node_link.drawing(topology)
+
+def drawing_of(topology: Topology, load: Load | None = None) -> Drawing:
+    """Returns the drawing of a machine: a grid for a torus, else nodes and links.
+
+    Args:
+        load: of the links, which decides whether a part of many chips stands for all.
+    """
+    if topology.has_lines:
+        return grid.drawing(topology)
+    return node_link.drawing(topology, every_chip=load is not None and not load.is_equal(topology))
 
 
 def list_segments(drawing: Drawing) -> Iterator[Segment]:

@@ -7,12 +7,14 @@ from collections import Counter, defaultdict
 
 from sim.plots.colours import PALETTE
 from sim.plots.drawing import Drawing, Line, Node, Point, describe_link, names_fit
-from sim.plots.style import figure_width
+from sim.plots.style import figure_width, is_narrow
 from sim.topology.graph import Link, Topology
 
 COLORS = ("blue", "vermilion", "green", "purple", "orange", "sky")
 SWITCH_CHIPS = 16
 """Number of chips shown of a larger switch; the others look the same."""
+_ROW = 2.4
+"""Distance of rows of chips."""
 _CHIP = 0.26
 """Radius of a chip."""
 _WIDTH_IN = 6.3
@@ -20,32 +22,44 @@ _WIDTH_IN = 6.3
 numbered."""
 
 
-def drawing(topology: Topology) -> Drawing:
-    """Draws lines in the colour of their link type; parallel links are one line marked with their number."""
-    return _switch(topology) if topology.has_ports else _graph(topology)
+def drawing(topology: Topology, *, every_chip: bool = False) -> Drawing:
+    """Draws lines in the colour of their link type; parallel links are one line marked with their number.
+
+    Args:
+        every_chip: all chips of a large switch are shown, not the first of them.
+    """
+    return _switch(topology, every_chip) if topology.has_ports else _graph(topology)
 
 
-def _switch(topology: Topology) -> Drawing:
-    """Draws the switch as a bar; each chip's egress (up) beside its ingress (down)."""
-    shown = min(topology.chips, SWITCH_CHIPS)
+def _switch(topology: Topology, every_chip: bool) -> Drawing:
+    """Draws the switch as a bar, or as one for each row of chips; each chip's egress (up) beside its ingress (down)."""
+    shown = topology.chips if every_chip else min(topology.chips, SWITCH_CHIPS)
+    in_row = min(shown, SWITCH_CHIPS // 2 if is_narrow() and shown > SWITCH_CHIPS else SWITCH_CHIPS)
     egress, ingress = PALETTE["blue"], PALETTE["vermilion"]
     lines = []
     for chip in range(shown):
         up, down = (
             tuple(link.index for link in topology.links if getattr(link, end) == chip) for end in ("src", "dst")
         )
-        lines.append(Line(((chip - 0.08, 0.0), (chip - 0.08, 1.5)), egress, links=up))
-        lines.append(Line(((chip + 0.08, 1.5), (chip + 0.08, 0.0)), ingress, links=down))
-    labels, numbered = _labels(topology, shown, shown)
-    nodes = [Node((chip, 0.0), labels[chip], _CHIP, name=topology.nodes[chip], chip=chip) for chip in range(shown)]
-    nodes.append(Node(((shown - 1) / 2, 1.5), topology.nodes[-1], 0.2, half_width=(shown - 1) / 2 + 0.3))
+        x, y = chip % in_row, -_ROW * (chip // in_row)
+        lines.append(Line(((x - 0.08, y), (x - 0.08, y + 1.5)), egress, links=up))
+        lines.append(Line(((x + 0.08, y + 1.5), (x + 0.08, y)), ingress, links=down))
+    labels, numbered = _labels(topology, shown, in_row)
+    nodes = [
+        Node((chip % in_row, -_ROW * (chip // in_row)), labels[chip], _CHIP, name=topology.nodes[chip], chip=chip)
+        for chip in range(shown)
+    ]
+    for row in range(-(-shown // in_row)):
+        last = min(in_row, shown - row * in_row) - 1
+        nodes.append(Node((last / 2, 1.5 - _ROW * row), topology.nodes[-1], 0.2, half_width=last / 2 + 0.3))
+    in_part = [f"shown: {shown} of {topology.chips} chips, all alike"] if shown < topology.chips else []
     return Drawing(
         lines=lines,
         nodes=nodes,
         legend=[("egress", egress, False), ("ingress", ingress, False)],
         legend_columns=2,
         notes=[f"ports of {describe_link(topology.links[0])} chip to chip"],
-        shown=[f"shown: {shown} of {topology.chips} chips, all alike"] if shown < topology.chips else [],
+        shown=["one switch, drawn above each row of chips"] if shown > in_row else in_part,
         numbered=numbered,
     )
 

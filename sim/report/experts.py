@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.closed_form.expert_load import expect_fullest_rows
-from sim.program import ExpertRows, Ints, Kind
+from sim.program import ExpertRows, Floats, Ints, Kind
 from sim.report.metrics import Measures, PassTrace
 from sim.report.ops import EXCHANGES, parse_op
 from sim.shortcuts import periodic
@@ -103,7 +103,7 @@ def _exchange(way: str, measured: PassTrace, measures: Measures, rows: ExpertRow
     sent, received = between.sum(axis=1), between.sum(axis=0)
     handled = np.maximum(sent, received)
     most = int(handled.argmax())
-    busy_ps = link_busy_ps(measured, way)
+    busy_ps, _ = measure_links(measured, way)
     link = int(busy_ps.argmax())
     machine, ops = measured.topology, [op for op in measures.ops if parse_op(op.op).group == way]
     return TokenExchange(
@@ -119,12 +119,14 @@ def _exchange(way: str, measured: PassTrace, measures: Measures, rows: ExpertRow
     )
 
 
-def link_busy_ps(measured: PassTrace, way: str) -> Ints:
-    """Returns [links] the time for which each is busy with dispatch or combine in one step, ps."""
+def measure_links(measured: PassTrace, way: str) -> tuple[Ints, Floats]:
+    """Returns [links] the time for which each is busy with dispatch or combine in one step, ps, and their bytes."""
     program, topology = measured.trace.program, measured.topology
     ops = np.array([parse_op(name).group == way for name in program.op_names])
     tasks = np.flatnonzero((program.kind == Kind.SEND) & ops[program.op])
     copies = periodic.copies_per_task(program, measured.periods)
-    result = np.zeros(len(topology.links), dtype=np.int64)
-    np.add.at(result, program.resource[tasks] - topology.chips, program.busy_ps[tasks] * copies[tasks])
-    return result
+    busy_ps, sent = np.zeros(len(topology.links), dtype=np.int64), np.zeros(len(topology.links))
+    link = program.resource[tasks] - topology.chips
+    np.add.at(busy_ps, link, program.busy_ps[tasks] * copies[tasks])
+    np.add.at(sent, link, program.bytes[tasks] * copies[tasks])
+    return busy_ps, sent

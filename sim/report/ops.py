@@ -30,6 +30,9 @@ EXCHANGES = ("dispatch", "combine")
 COPIES = ("fetch", "evict")
 """Ops of copy engines."""
 
+_BY_FIRST_WORD = {"attention": "attention", "shared ": "shared experts"}
+"""Classes of compute other than matmuls."""
+
 WAIT = "wait"
 """Class of requests, calls and polls of a pipeline."""
 
@@ -58,7 +61,8 @@ def parse_op(name: str) -> Op:
         group, operand = COLLECTIVES[match["collective"]], match["operand"]
         way, _, rest = operand.partition(" ")  # tokens that an all-to-all or a gather exchanges
         return Op(way, match["over"] or "", rest) if way in EXCHANGES else Op(group, match["over"] or "", operand)
-    return Op("attention" if name.startswith("attention") else "matmul", operand=name)
+    group = next((group for word, group in _BY_FIRST_WORD.items() if name.startswith(word)), "matmul")
+    return Op(group, operand=name)
 
 
 def classify_ops(program: Program) -> npt.NDArray[np.str_]:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from sim.plots.style import Figure
     from sim.simulate.result import Run
 
-FIGURES = ("timeline", "breakdown", "links", "roofline", "memory", "stages")
+OF_EXPERTS = ("experts", "exchange", "links_dispatch", "links_combine")
+"""Figures of a phase with experts; all but the first where chips exchange tokens."""
+FIGURES = ("timeline", "breakdown", "links", "roofline", "memory", "stages", *OF_EXPERTS)
 """Figures of one phase that a run draws."""
 ON_DEMAND = ("links_over_time", "shards")
 """Figures of one phase that are drawn when they are named."""
@@ -122,12 +124,15 @@ def draw_comparison(pair: Sequence[Run], names: Sequence[str], stem: Path, form:
 
 def has_figure(name: str, part: Pass) -> bool:
     """Returns True if the phase has something to show in a figure."""
+    if name in OF_EXPERTS:
+        found = part.report.experts
+        return found is not None and (name == "experts" or bool(found.exchanges))
     return {"stages": part.lowered.batches, "memory": part.report.pool}.get(name, part) is not None
 
 
 def draw_figure(name: str, part: Pass, title: str) -> Figure:
     """Draws a figure that the phase has."""
-    from sim.plots import breakdown, link_map, links_over_time, roofline, stages, timeline
+    from sim.plots import breakdown, exchange, experts, link_map, links_over_time, roofline, stages, timeline
 
     trace, topology, batches = part.trace, part.topology, part.lowered.batches
     match name:
@@ -144,6 +149,12 @@ def draw_figure(name: str, part: Pass, title: str) -> Figure:
             return breakdown.draw(trace, topology, title, batches)
         case "links":
             return link_map.draw(trace, topology, title)
+        case "links_dispatch" | "links_combine":
+            return link_map.draw(trace, topology, title, name.partition("_")[2])
+        case "exchange" if part.lowered.expert_rows:
+            return exchange.draw(part.lowered.expert_rows, topology.unfold(), title)
+        case "experts" if part.lowered.expert_rows and part.report.experts:
+            return experts.draw(part.lowered.expert_rows, part.report.experts, title)
         case "links_over_time":
             return links_over_time.draw(trace, topology, title)
         case "shards":

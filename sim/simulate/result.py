@@ -81,21 +81,21 @@ class Pass:
     @property
     def chip_roles(self) -> dict[int, str]:
         """Chips to look at and why, in order, as the whole machine numbers them: the chosen ones, those that `perturb`
-        names, then one of each stage of a pipeline."""
-        perturbed, staged = self._perturbed, self._staged
-        named = {self.report.critical_chip, *self.chosen_chips, *perturbed}
+        names, the one with the most rows of experts, then one of each stage of a pipeline."""
+        differing, staged = (*self._perturbed, *self._busiest), self._staged
+        named = {self.report.critical_chip, *self.chosen_chips, *differing}
         first = {chips[0] for chips in self.lowered.batches.chips} if self.lowered.batches else set()
         others = [chip for chip in staged if chip in named | first]  # the other ranks of a stage do the same
         roles = self.every_role
-        return {chip: roles.get(chip, "chosen") for chip in dict.fromkeys((*self.chosen_chips, *perturbed, *others))}
+        return {chip: roles.get(chip, "chosen") for chip in dict.fromkeys((*self.chosen_chips, *differing, *others))}
 
     @property
     def every_role(self) -> dict[int, str]:
-        """Roles of all chips that have one, as the whole machine numbers them: what `perturb` does to them, and their
-        stage and rank in a pipeline."""
-        perturbed, staged = self._perturbed, self._staged
-        chips = dict.fromkeys((*perturbed, *staged))
-        return {chip: ", ".join(roles[chip] for roles in (perturbed, staged) if chip in roles) for chip in chips}
+        """Roles of all chips that have one, as the whole machine numbers them: what `perturb` does to them, the most
+        rows of experts, and their stage and rank in a pipeline."""
+        every = self._perturbed, self._busiest, self._staged
+        chips = dict.fromkeys(chip for roles in every for chip in roles)
+        return {chip: ", ".join(roles[chip] for roles in every if chip in roles) for chip in chips}
 
     @property
     def _perturbed(self) -> dict[int, str]:
@@ -108,6 +108,11 @@ class Pass:
             if link.name in slow or link.index in self.topology.failed:
                 roles.setdefault(link.src, "slow link" if link.name in slow else "failed link")
         return roles
+
+    @property
+    def _busiest(self) -> dict[int, str]:
+        experts = self.report.experts
+        return {experts.busiest_chip: "most rows of experts"} if experts and experts.is_drawn else {}
 
     @property
     def _staged(self) -> dict[int, str]:

@@ -1,34 +1,19 @@
 """Figures of experts: rows of chips, the fullest expert, bytes and links of the exchange."""
 
 import pytest
+from support.served_mixture import BATCH, CHIPS, COUNT, D_MODEL, K, mixture
 
 from sim.report.present import text
 from sim.simulate.run import run
-from sim.specs import Scenario, load
-
-CHIPS, BATCH, K, LAYERS, D_MODEL = 8, 512, 2, 3, 1024
-
-
-def scenario(*settings: str) -> Scenario:
-    """A mixture on a switch, each chip with sequences and four of 32 experts of its own."""
-    fields = (
-        "model.kv_heads=64",
-        f"model.layers={LAYERS}",
-        f"model.d_model={D_MODEL}",
-        f"model.experts={{count: 32, top_k: {K}, d_ff: 512, shared: 1}}",
-        f"workload={{phase: decode, batch: {BATCH}, context: 64, generate: 1, weights: bf16}}",
-        "layout={ffn: expert_parallel}",
-        *settings,
-    )
-    return load.scenario("llama3_70b_tp8_standard", fields)
+from sim.specs import load
 
 
 def test_a_uniform_load_is_the_same_on_all_chips():
     """A chip has B k / 8 rows, sends as many of 2 d_model bytes, 7/8 of them to others; experts have B k / 32 each."""
-    experts = run(scenario()).report.experts
+    experts = run(mixture()).report.experts
     assert experts is not None
     assert (experts.rows_mean, experts.rows_most, experts.balance) == (BATCH * K / CHIPS,) * 2 + (1.0,)
-    assert (experts.experts_held, experts.fullest_expert_rows) == (4, BATCH * K / 32)
+    assert (experts.experts_held, experts.fullest_expert_rows) == (4, BATCH * K / COUNT)
     for each in experts.exchanges:
         assert each.mean_bytes == each.most_bytes == BATCH * K / CHIPS * 2 * D_MODEL * 7 / 8
     assert experts.compute_least_s == experts.compute_most_s
@@ -36,7 +21,7 @@ def test_a_uniform_load_is_the_same_on_all_chips():
 
 def test_a_hot_rank_is_the_busiest_and_its_links_are():
     """It receives what dispatch brings, and sends what combine takes back; rows and bytes add up as drawn."""
-    result = run(scenario("workload.routing={load: hot_rank, spread: 0.7}"))
+    result = run(mixture("workload.routing={load: hot_rank, spread: 0.7}"))
     experts, rows = result.report.experts, result.passes[0].lowered.expert_rows
     assert experts is not None
     assert rows is not None
@@ -55,10 +40,10 @@ def test_a_hot_rank_is_the_busiest_and_its_links_are():
 
 @pytest.mark.parametrize(("load_", "says"), [("uniform", "if choices were drawn"), ("zipf", "expected by closed form")])
 def test_the_report_says_what_was_expected(load_: str, says: str):
-    report = run(scenario(f"workload.routing={{load: {load_}}}")).report
+    report = run(mixture(f"workload.routing={{load: {load_}}}")).report
     lines = [part.text for block in text.step_blocks(report) for part in block if isinstance(part, text.Line)]
     assert any(says in line for line in lines)
-    assert report.to_dict()["experts"]["expected_fullest_rows"] > BATCH * K / 32
+    assert report.to_dict()["experts"]["expected_fullest_rows"] > BATCH * K / COUNT
 
 
 def test_models_of_experts_and_latent_attention_report_parameters_and_cache():

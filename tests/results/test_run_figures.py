@@ -20,7 +20,7 @@ from sim.results.analysis import Analysis
 from sim.simulate.run import find_bottlenecks, run
 from sim.specs import load
 
-OPTIONAL = {"memory": "memory_pool:", "stages": "pipeline:"}
+OPTIONAL = {"memory": "memory_pool:", "stages": "pipeline:", **dict.fromkeys(pictures.OF_EXPERTS, "experts:")}
 """Figures of scenarios that have these."""
 DRAWN = [name for name in pictures.FIGURES if name not in OPTIONAL]
 

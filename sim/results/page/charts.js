@@ -203,7 +203,7 @@ function linkMap(parent, links) {
   const unit = Math.min(across / (xs[1] - xs[0]), tall / (ys[1] - ys[0])); // pixels
   const letters = (nodes) => { // what is written into nodes, and how large: names, else numbers; too small to read: nothing, the pointer shows names
     for (const field of ["name", "label"]) {
-      const size = Math.min(11, ...nodes.map((node) => 1.8 * wide(node) * unit / (0.62 * Math.max(node[field].length, 1))));
+      const size = Math.min(11, ...nodes.map((node) => Math.min(1.8 * wide(node) / (0.62 * Math.max(node[field].length, 1)), 1.8 * high(node)) * unit));
       if (size >= 7) return [size, (node) => node[field]];
     }
     return [1, () => ""];

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from sim.simulate.result import Pass, Run
 
 _GIB = 2**30
+_MATRIX_CHIPS = 256
+"""Most chips of which the page has the bytes between any two."""
 
 
 def page_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequence[Bottlenecks]) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def _phase(part: Pass, explanations: Sequence[Explanation], bottlenecks: Sequenc
         "uncovered": find_uncovered(scenario) or "this machine and layout",
         "stages": _stages(part),
         "timeline": timeline_data(part),
+        "experts": _experts(part, topology.unfold()),
         "links": _links(part, topology.unfold()),
         "memory": _memory(part),
     }
@@ -124,9 +127,11 @@ def _stages(part: Pass) -> dict[str, Any] | None:
     }
 
 
-def _links(part: Pass, machine: Topology) -> dict[str, Any]:
-    """Returns the machine in the plane: nodes, and every direction of every link with its load."""
-    drawing, load = drawing_of(machine), Load.of(part.trace, part.topology)
+def _links(part: Pass, machine: Topology, way: str = "") -> dict[str, Any]:
+    """Returns the machine in the plane: nodes, and every direction of every link with its load, or that of dispatch or
+    combine alone."""
+    load = Load.of(part.trace, part.topology, way)
+    drawing = drawing_of(machine, load)
     lines = []
     for segment in list_segments(drawing):
         worst = max(segment.links, key=lambda i: load.utilisation[i])
@@ -155,6 +160,25 @@ def _links(part: Pass, machine: Topology) -> dict[str, Any]:
     ]
     kinds = load_by_kind(machine, load.utilisation, load.bytes, part.makespan_ps / PS_PER_S)
     return {"nodes": nodes, "lines": lines, "notes": list(drawing.shown), "kinds": [asdict(_kinds(kinds))]}
+
+
+def _experts(part: Pass, machine: Topology) -> dict[str, Any] | None:
+    """Returns the rows of chips and experts, the bytes from chip to chip, and the load of links under dispatch and
+    combine; None without experts."""
+    rows, found = part.lowered.expert_rows, part.report.experts
+    if rows is None or found is None:
+        return None
+    between = rows.bytes_between("dispatch") if found.exchanges and machine.chips <= _MATRIX_CHIPS else None
+    drawn = "" if found.is_drawn else " if choices were drawn"
+    expected = found.expected_fullest_rows
+    said = None if expected is None else f"Diamond: the fullest expert by closed form{drawn}, {expected:,.0f}"
+    return {
+        "chips": rows.of_chips.tolist(),
+        "experts": np.sort(rows.held.ravel())[::-1].tolist(),
+        "expected": None if expected is None else {"rows": expected, "text": said},
+        "matrix": None if between is None else between.tolist(),
+        "maps": [{"way": each.way, **_links(part, machine, each.way)} for each in found.exchanges],
+    }
 
 
 def _kinds(kinds: Sequence[KindLoad]) -> text.Table:

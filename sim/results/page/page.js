@@ -54,6 +54,7 @@ function build() {
   part("waterfall", "From the closed form to the simulation", phases(waterfall));
   part("time", "Timeline", phases(drawTimeline));
   part("critical", "Critical path", phases(critical));
+  if (DATA.runs.some((run) => run.phases.some((phase) => phase.experts))) part("experts", "Experts", phases(experts));
   part("links", "Links", phases((box, phase) => linkMap(box, phase.links)), true);
   part("memory", "Memory", (box, run, key) => {
     blocks(box, run.memory);

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sim.report.present.comparison import Comparison
     from sim.simulate.result import Run
 
-_SCRIPTS = ("parts.js", "charts.js", "timeline.js", "page.js")
+_SCRIPTS = ("parts.js", "charts.js", "experts.js", "timeline.js", "page.js")
 """In this order: each uses what stands in those before it."""
 
 
