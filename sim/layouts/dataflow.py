@@ -178,8 +178,8 @@ class Dataflow(Protocol[V]):
     def to_cache(self, q: V, k: V, v: V, name: str) -> tuple[V, V, V]:
         """Costs of rotary embedding and of the write to the cache; the values stay unchanged."""
 
-    def split(self, x: V, dim: str, parts: int) -> tuple[V, ...]:
-        """Consecutive parts of a dimension that no axis splits. Nothing moves."""
+    def split(self, x: V, dim: str, sizes: Sequence[int]) -> tuple[V, ...]:
+        """Consecutive parts of a dimension, of the given sizes, cut from every shard of it. Nothing moves."""
 
     def join(self, parts: Sequence[V], dim: str) -> V:
         """The reverse of `split`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import lcm
+from itertools import accumulate
+from math import gcd, lcm, prod
 from typing import Generic
 
 from sim.layouts.dataflow import Dataflow, V
@@ -16,6 +17,8 @@ from sim.specs.uses import Axes, Uses, named
 
 PARTS = 2
 """Parts of a batch that takes turns with itself."""
+_TILE_ROWS = 256
+"""Rows of the largest tile of a matmul (`sim.lowering.costs`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class ForwardPass(Generic[V]):
         x = self.flow.embed(self.flow.weight("embedding", table, table), "embedding")
         if self.batch_layer.split_dim == "L" and (self.batch_layer.uses.tokens or self.batch_layer.uses.positions):
             # Halves of the positions, each of which the chips share.
-            return tuple(Stream(self._deal_tokens(part)) for part in self.flow.split(x, "L", len(self.layers)))
+            return tuple(Stream(self._deal_tokens(part)) for part in self.flow.split(x, "L", self._sizes))
         return self._split_batch(self._without_padding(self._deal_tokens(x)))
 
     def _without_padding(self, x: V) -> V:
@@ -120,7 +123,12 @@ class ForwardPass(Generic[V]):
     def _split_batch(self, x: V) -> tuple[Stream[V], ...]:
         if len(self.layers) == 1:
             return (Stream(x),)
-        return tuple(Stream(part) for part in self.flow.split(x, self.layers[0].split_dim, len(self.layers)))
+        return tuple(Stream(part) for part in self.flow.split(x, self.layers[0].split_dim, self._sizes))
+
+    @property
+    def _sizes(self) -> list[int]:
+        """Sizes of the parts of the batch."""
+        return [layer.size for layer in self.layers]
 
     def _join_parts(self, streams: Sequence[Stream[V]]) -> Stream[V]:
         streams = [stream.settle(layer) for layer, stream in zip(self.layers, streams, strict=True)]
@@ -170,7 +178,6 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
     """Builds the forward pass of a scenario on a dataflow interpreter."""
     layout, workload = scenario.layout, scenario.workload
     hybrid = layout.hybrid.ladder_layers if layout.hybrid else 0
-    count = PARTS if scenario.overlap in IN_PARTS else 1
     halves = scenario.overlap == "token_halves" and workload.tokens_per_step > 1
     # Micro-batches are of the same sequences in prefill and decode, so these are split in both.
     by_sequence = workload.tokens_per_step == 1 or scenario.overlap == "micro_batches"
@@ -189,7 +196,7 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
                 split_dim="L" if halves else "B",
                 context=layout.context,
             ),
-            count,
+            part_sizes(flow, scenario, uses, halves=halves),
         ),
         kinds=kinds_of(scenario.model, SCHEMES[scenario.residual](scenario.model.layers, hybrid))[: scenario.layers],
         head=uses.weights if layout.head == "sharded" else (),
@@ -213,11 +220,32 @@ def cycle_of(model: Model) -> int:
     return lcm(model.experts.every if model.experts else 1, model.window.full_every if model.window else 1)
 
 
-def split_layer(layer: Layer[V], count: int) -> tuple[Layer[V], ...]:
-    """Returns the layer for each of `count` parts of the batch."""
-    if count == 1:
-        return (layer,)
-    return tuple(replace(layer, part=f" {i}", reach=(i + 1) / count) for i in range(count))
+def part_sizes(flow: Dataflow[V], scenario: Scenario, uses: Uses, *, halves: bool) -> tuple[int, ...]:
+    """Returns the sizes of the parts of a batch: of sequences, or of the positions of each; none if it is not split.
+
+    Halves of the tokens are whole tiles of a matmul where they are long enough, so that both together take no more
+    waves of tiles than they must (TokenWeave 2025, section 3.1), and as many on every chip that shares them.
+    """
+    workload, lengths = scenario.workload, dict(flow.mesh)
+    if scenario.overlap not in IN_PARTS:
+        return ()
+    if scenario.overlap == "micro_batches":
+        return (workload.rows // PARTS,) * PARTS
+    size = workload.tokens_per_step if halves else workload.rows
+    shared_by = prod(lengths[axis] for axis in (uses.positions + uses.tokens if halves else uses.batch + uses.gather))
+    tile = lcm(_TILE_ROWS // gcd(_TILE_ROWS, workload.rows if halves else 1), shared_by)
+    step = tile if size >= 2 * tile else shared_by
+    first = max(1, round(size / PARTS / step)) * step
+    return (first, size - first)
+
+
+def split_layer(layer: Layer[V], sizes: Sequence[int]) -> tuple[Layer[V], ...]:
+    """Returns the layer for each part of the batch of these sizes."""
+    ends = list(accumulate(sizes))
+    parts = zip(sizes, ends, strict=True)
+    return tuple(
+        replace(layer, part=f" {i}", size=size, reach=end / ends[-1]) for i, (size, end) in enumerate(parts)
+    ) or (layer,)
 
 
 def build_streams(shapes: Sequence[tuple[bool, bool, bool]], values: Sequence[V]) -> tuple[Stream[V], ...]:

@@ -47,6 +47,8 @@ class Layer(Generic[V]):
     """Suffix of names and caches for one part of a split batch; empty if the batch is not split."""
     split_dim: str = "B"
     """Dimension of a split batch that is split: sequences have caches of their own, positions share them."""
+    size: int = 0
+    """Sequences or positions of this part, if the batch is split."""
     reach: float = 1.0
     """Share of a split batch up to the end of this part."""
     packed: bool = False

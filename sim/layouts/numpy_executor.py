@@ -185,15 +185,18 @@ class NumpyExecutor:
     def to_cache(self, q: Shards, k: Shards, v: Shards, name: str) -> tuple[Shards, Shards, Shards]:
         return q, k, v
 
-    def split(self, x: Shards, dim: str, parts: int) -> tuple[Shards, ...]:
-        tensor, axis = sharding.split(x.tensor, dim, parts), dim_index(x.tensor, dim)
-        cut = [np.split(a, parts, axis) for a in x.shards]
-        return tuple(Shards(tensor, tuple(pieces[i] for pieces in cut)) for i in range(parts))
+    def split(self, x: Shards, dim: str, sizes: Sequence[int]) -> tuple[Shards, ...]:
+        tensors, axis = sharding.split(x.tensor, dim, sizes), dim_index(x.tensor, dim)
+        ends = np.cumsum([tensor.local_shape[axis] for tensor in tensors])[:-1]
+        cut = [np.split(a, ends, axis) for a in x.shards]
+        return tuple(Shards(tensor, tuple(pieces[i] for pieces in cut)) for i, tensor in enumerate(tensors))
 
     def join(self, parts: Sequence[Shards], dim: str) -> Shards:
         axis = dim_index(parts[0].tensor, dim)
         shards = zip(*(part.shards for part in parts), strict=True)
-        return Shards(sharding.join(parts[0].tensor, dim, len(parts)), tuple(np.concatenate(s, axis) for s in shards))
+        return Shards(
+            sharding.join([part.tensor for part in parts], dim), tuple(np.concatenate(s, axis) for s in shards)
+        )
 
     def attention(
         self, q: Shards, k: Shards, v: Shards, name: str, cache: Cache = WHOLE, window: int | None = None

@@ -202,16 +202,18 @@ def as_mean_partial(tensor: Sharded, axes: Axes) -> Sharded:
     return replace(tensor, partial=tensor.partial + axes, differs=_remove_axes(tensor.differs, axes))
 
 
-def split(tensor: Sharded, dim: str, parts: int) -> Sharded:
-    """One of `parts` equal parts of a dimension, cut from every shard of it."""
+def split(tensor: Sharded, dim: str, sizes: Sequence[int]) -> tuple[Sharded, ...]:
+    """Parts of a dimension of the given sizes, each cut from every shard of it."""
     dimension = tensor.dim(dim)
-    shards = tensor.group_size(dimension.axes)
-    if dimension.size % (shards * parts):
+    shards, parts = tensor.group_size(dimension.axes), len(sizes)
+    if sum(sizes) != dimension.size or any(size % shards for size in sizes):
         held = f" of each of its {shards} shards" if shards > 1 else ""
         rule = f"{_DIMENSION_NAMES.get(dim, dim)} must be a multiple of the {parts} parts{held}"
         raise LayoutError(rule, got=dimension.size, hint=f"such as {shards * parts} ({tensor})")
-    dims = tuple(replace(d, size=d.size // parts) if d.name == dim else d for d in tensor.dims)
-    return replace(tensor, dims=dims)
+    return tuple(
+        replace(tensor, dims=tuple(replace(d, size=size) if d.name == dim else d for d in tensor.dims))
+        for size in sizes
+    )
 
 
 def take_chunks(tensor: Sharded, dim: str, count: int, parts: int) -> Sharded:
@@ -220,9 +222,10 @@ def take_chunks(tensor: Sharded, dim: str, count: int, parts: int) -> Sharded:
     return replace(tensor, dims=dims)
 
 
-def join(tensor: Sharded, dim: str, parts: int) -> Sharded:
-    """The tensor that `split` cut into parts such as `tensor`."""
-    return replace(tensor, dims=tuple(replace(d, size=d.size * parts) if d.name == dim else d for d in tensor.dims))
+def join(parts: Sequence[Sharded], dim: str) -> Sharded:
+    """The tensor that `split` cut into these parts."""
+    size = sum(part.dim(dim).size for part in parts)
+    return replace(parts[0], dims=tuple(replace(d, size=size) if d.name == dim else d for d in parts[0].dims))
 
 
 def repack(tensor: Sharded, batch: int, length: int) -> Sharded:

@@ -184,11 +184,11 @@ class Lowering:
     def as_mean_partial(self, x: Value, axes: Axes) -> Value:
         return Value(sharding.as_mean_partial(x.tensor, axes), x.after)
 
-    def split(self, x: Value, dim: str, parts: int) -> tuple[Value, ...]:
-        return (Value(sharding.split(x.tensor, dim, parts), x.after),) * parts
+    def split(self, x: Value, dim: str, sizes: Sequence[int]) -> tuple[Value, ...]:
+        return tuple(Value(tensor, x.after) for tensor in sharding.split(x.tensor, dim, sizes))
 
     def join(self, parts: Sequence[Value], dim: str) -> Value:
-        return Value(sharding.join(parts[0].tensor, dim, len(parts)), _producers(parts))
+        return Value(sharding.join([part.tensor for part in parts], dim), _producers(parts))
 
     def to_cache(self, q: Value, k: Value, v: Value, name: str) -> tuple[Value, Value, Value]:
         if self.topology.chip.fuses_elementwise:  # into the matmuls that put them out

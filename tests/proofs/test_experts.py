@@ -50,7 +50,7 @@ def test_residual_schemes_and_places_of_the_shared_expert(scheme, shared):
 
 @pytest.mark.parametrize("deal", ["experts by chip, tokens sent", "tokens sent along x, each expert split along y"])
 def test_two_parts_of_a_batch(deal):
-    assert_equal(passes(DEALS[deal], MACHINES["switch"], model_of(experts=8), parts=2))
+    assert_equal(passes(DEALS[deal], MACHINES["switch"], model_of(experts=8), parts=(0.5, 0.5)))
 
 
 @pytest.mark.parametrize("latent", [False, True], ids=["heads", "latent"])
@@ -59,7 +59,15 @@ def test_two_parts_of_a_batch(deal):
 def test_halves_of_every_sequence(deal, experts, latent):
     """The second half of the positions attends to the first half's keys, which are in the same cache."""
     model = model_of(experts=experts, latent=latent, window=0 if latent else 3)
-    assert_equal(passes(DEALS[deal], MACHINES["switch"], model, parts=2, split_dim="L", positions=(16, 8, 8)))
+    assert_equal(passes(DEALS[deal], MACHINES["switch"], model, parts=(0.5, 0.5), split_dim="L", positions=(16, 8, 8)))
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["heads", "latent"])
+def test_unequal_parts_of_every_sequence(latent):
+    deal = DEALS["tokens sent along x, each expert split along y"]
+    model = model_of(experts=8, latent=latent)
+    given = passes(deal, MACHINES["switch"], model, parts=(0.75, 0.25), split_dim="L", positions=(8, 4, 8))
+    assert_equal(given)
 
 
 @pytest.mark.parametrize("absorbs", [(False, False, False), (True, True, True), (True, False, True)])

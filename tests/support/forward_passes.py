@@ -168,7 +168,7 @@ def passes(
         by_sequence = count % chips_per_token_group > 0 or parts > 1 or not set(uses.tokens) <= set(uses.heads)
         layer: Layer[Any] = Layer(flow, model, uses, attention, token_dim="B" if by_sequence else "L")
         forward_pass: forward.ForwardPass[Any] = forward.ForwardPass(
-            layers=forward.split_layer(layer, parts),
+            layers=forward.split_layer(layer, (batch // parts,) * parts if parts > 1 else ()),
             kinds=forward.kinds_of(model, SCHEMES[scheme](layers, ladder_layers)),
             head=uses.weights if head else (),
             every_position=every_position,

@@ -143,7 +143,7 @@ def passes(
     absorbs: tuple[bool, ...] = (False, True, True),
     shared: str = "under_dispatch",
     scheme: str = "standard",
-    parts: int = 1,
+    parts: tuple[float, ...] = (),
     split_dim: str = "B",
     context: str = "ring",
     batch: int = 8,
@@ -160,7 +160,7 @@ def passes(
     for count, absorb in zip(positions, absorbs, strict=True):
         size["L"] = count
         group = int(np.prod([length for axis, length in flow.mesh if axis in uses.tokens]))
-        by_sequence = count % group > 0 or (parts > 1 and split_dim == "B") or not set(uses.tokens) <= set(uses.heads)
+        by_sequence = count % group > 0 or (bool(parts) and split_dim == "B") or not set(uses.tokens) <= set(uses.heads)
         layer: Layer[Any] = Layer(
             flow,
             model,
@@ -172,7 +172,11 @@ def passes(
             context=context,
         )
         forward_pass: forward.ForwardPass[Any] = forward.ForwardPass(
-            layers=forward.split_layer(layer, parts), kinds=kinds, head=uses.weights, every_position=False, tied=True
+            layers=forward.split_layer(layer, [round(part * size[split_dim]) for part in parts]),
+            kinds=kinds,
+            head=uses.weights,
+            every_position=False,
+            tied=True,
         )
         flow.tokens, flow.weights = random.integers(size["V"], size=(batch, count)), outside
         streams = forward_pass.embed_tokens()
