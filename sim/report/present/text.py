@@ -192,10 +192,11 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
         + (f"; {balance}" if experts.is_drawn else ", the same on all")
         + f"; {experts.experts_hit:.1f} of {format_count(experts.experts_held, 'expert')} per chip have any"
     )
-    expected = experts.expected_fullest_rows
-    if expected is not None:
-        form = "expected by closed form" if experts.is_drawn else "the mean; by closed form, if choices were drawn"
-        yield Line(f"rows of the fullest expert: {experts.fullest_expert_rows:,.0f}; {form} {expected:,.0f}")
+    expected, fullest = experts.expected_fullest_rows, f"{experts.fullest_expert_rows:,.0f}"
+    if expected is not None and experts.is_drawn:
+        yield Line(f"rows of the fullest expert: {fullest}; expected by closed form: {expected:,.0f}")
+    elif expected is not None:
+        yield Line(f"rows of the fullest expert: {fullest}, the mean; by closed form {expected:,.0f} if drawn")
     for each in experts.exchanges:
         busiest = f"; chip {each.most_chip} {each.most_direction} most, {format_bytes(each.most_bytes)}"
         link = f"; link {each.busiest_link} is busy longest, {format_seconds(each.busiest_link_s)} in the step"
@@ -212,11 +213,11 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
 
 def _model(model: ModelFigures) -> Line:
     """Returns the size of a model and of its cache."""
-    used = (
-        "" if model.active_parameters == model.parameters else f", {model.active_parameters / 1e9:.4g} used by a token"
-    )
+    billions = f"{model.parameters / 1e9:.4g} billion parameters"
+    if model.active_parameters != model.parameters:
+        billions += f"; a token uses {model.active_parameters / 1e9:.4g} billion"
     cached = format_bytes(model.kv_cache_bytes_per_token)
-    return Line(f"model: {model.parameters / 1e9:.4g} billion parameters{used}; KV cache {cached} per token")
+    return Line(f"model: {billions}; KV cache {cached} per token")
 
 
 def _requests(pipeline: PipelineReport) -> Line:
