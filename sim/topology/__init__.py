@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from sim.specs import GraphSpec, StackSpec, SwitchSpec, TopologySpec, TorusSpec
+from sim.specs import StackSpec, SwitchSpec, TopologySpec, TorusSpec
 from sim.topology import graph, switch, torus
 from sim.topology.chip import Chip
 from sim.topology.graph import Axis, Link, Topology

@@ -69,9 +69,7 @@ def rate(blocks: int) -> float:
     """Bytes per second through a port, between 256 and 512 MiB: as many rounds."""
     topology = machine("stack=best_kernels", f"stack.multimem.value.blocks={blocks}")
     sizes = 256 * MIB, 512 * MIB
-    first, last = (
-        time_s(topology, schedule(topology, "all_reduce", ("g",), "multimem", size), size) for size in sizes
-    )
+    first, last = (time_s(topology, schedule(topology, "all_reduce", ("g",), "multimem", size), size) for size in sizes)
     return 9 / 8 * (sizes[1] - sizes[0]) / (last - first)
 
 
