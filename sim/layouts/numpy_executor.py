@@ -299,7 +299,7 @@ class NumpyExecutor:
         return shares
 
     def dispatch(self, y: Shards, shares: Shards, exchange: Exchange, name: str) -> Shards:
-        experts = sharding.Dim("X", self.sizes["X"], exchange.experts)
+        experts = sharding.Dim("Y", self.sizes["Y"], exchange.experts)
         tensor = sharding.dispatch(y.tensor, experts, exchange.tokens)
         shards = []
         for chip in self.grid.chips:

@@ -64,7 +64,6 @@ class Lowering:
         """What a layer caches, by name."""
         self.stored: dict[LayerKind | None, dict[str, float]] = {}
         """Bytes per chip of the weights, by the kind of layer and by name; None for the ends."""
-        self.replica_bytes: dict[str, float] = {}
         self.kind: LayerKind | None = None
         """Kind of the layer that is lowered next; None for the ends."""
         self._cached: dict[LayerKind | None, dict[str, tuple[float, int]]] = {}
@@ -94,10 +93,7 @@ class Lowering:
         workload = self.scenario.workload
         dtype = (workload.expert_weights if name.endswith("_experts") else None) or workload.weights
         tensor = self.weights[name] = self.tensor(stored, dtype)
-        if "X" in stored and name.endswith("_experts"):  # copies of experts are stored besides
-            count, replicas = self._sizes["X"], self.scenario.layout.experts.replicas
-            self.replica_bytes[name] = tensor.local_bytes * replicas / count
-        self.stored.setdefault(self.kind, {})[name] = tensor.local_bytes + self.replica_bytes.get(name, 0.0)
+        self.stored.setdefault(self.kind, {})[name] = tensor.local_bytes
         return Value(self.tensor(used, dtype), stored=tensor if stored != used else None)
 
     def stored_bytes(self, kind: LayerKind | None) -> float:
@@ -171,7 +167,7 @@ class Lowering:
         return (done if plus else x), done
 
     def activate(self, inputs: Sequence[Value], name: str) -> Value:
-        if inputs[0].tensor.has("X"):
+        if inputs[0].tensor.has("Y"):
             return Value(inputs[0].tensor, self.experts.activate(list(inputs), name))
         return self._elementwise(name, inputs, inputs[0].tensor)
 
@@ -288,7 +284,7 @@ class Lowering:
     # --- mixture of experts ------------------------------------------------------------------------------------------
 
     def grouped_matmul(self, x: Value, weights: Sequence[Value], over: str, name: str) -> tuple[Value, ...]:
-        if over == "X":
+        if over == "Y":
             return self.experts.matmul(x, list(weights), name)
         results = [sharding.matmul(x.tensor, weight.tensor, over) for weight in weights]
         groups = x.tensor.local_shape[x.tensor.index(over)]
