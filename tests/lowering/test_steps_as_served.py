@@ -152,5 +152,5 @@ def test_copies_let_chips_hold_experts_that_they_do_not_divide():
         return lower(given, mesh_of(given)).layer_bytes
 
     assert layer_bytes(6, ", experts: {replicas: 4}") == layer_bytes(4, "")
-    with pytest.raises(InputError, match="layout.experts.replicas: must make .* such as 4"):
+    with pytest.raises(InputError, match=r"layout.experts.replicas: must make .* such as 4"):
         layer_bytes(6, "")
