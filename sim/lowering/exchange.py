@@ -129,11 +129,14 @@ class TokenExchange:
         if kernel is None:
             return None
         times = (kernel.dispatch if way == "dispatch" else kernel.combine).value
-        taken = self.layout.multiprocessors or times.multiprocessors
+        if self.layout.multiprocessors:
+            times = times.model_copy(update={"multiprocessors": self.layout.multiprocessors})
         fastest = {link.medium: link.bandwidth for link in sorted(self.topology.links, key=lambda link: link.bandwidth)}
         shares = tuple(times.share_of(medium, fastest.get(medium, 0.0), row_bytes) for medium in MEDIA)
-        least = tuple(times.least_s(rows, row_bytes, taken) for rows in handled.tolist())
-        return Timing(times.overhead, (0.0,) * len(MEDIA), shares, taken, least[0] if len(set(least)) == 1 else least)
+        peers = group_size(self.topology, self.tokens) - 1
+        least = tuple(times.least_s(peers, rows, row_bytes) for rows in handled.tolist())
+        same = least[0] if len(set(least)) == 1 else least
+        return Timing(times.overhead_s(peers), (0.0,) * len(MEDIA), shares, times.multiprocessors, same)
 
     def _boxes(self) -> tuple[int, ...] | None:
         """Returns [holders] the box of each chip of the first group; None in one box."""

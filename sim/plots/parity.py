@@ -32,6 +32,7 @@ _METRICS = {
     "decode_s": ("decoding, s", 1.0),
     "tokens_per_s": ("tokens/s", 1.0),
     "memory_bandwidth_per_gpu": ("memory bandwidth per GPU, GB/s", 1e-9),
+    "bandwidth": ("logical bandwidth, GB/s", 1e-9),
 }
 
 

@@ -22,12 +22,13 @@ from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Basis, Fraction, Sourced
 from sim.specs.scenario import Scenario
-from sim.specs.stack import MultimemTimes, Software, StackFile, StackSpec
+from sim.specs.stack import Software, StackFile, StackSpec
 from sim.specs.suite import (
     AnySuite,
     Calibration,
     CollectiveSuite,
     Constant,
+    ExchangeSuite,
     GenerationSuite,
     HostTimes,
     MatmulSuite,
@@ -56,6 +57,7 @@ __all__ = [
     "CollectiveSuite",
     "Constant",
     "Dtype",
+    "ExchangeSuite",
     "FigureSpec",
     "Fraction",
     "GenerationSuite",
@@ -69,7 +71,6 @@ __all__ = [
     "Medium",
     "MemoryPoolSpec",
     "Model",
-    "MultimemTimes",
     "NcclSpec",
     "NetworkSpec",
     "NvlsSpec",

@@ -27,7 +27,7 @@ class ExchangeLayout(Strict):
 class ExchangeInputs(Strict):
     """Model, tokens and layout of an exchange by itself."""
 
-    model: Model | None = None
-    """None where rows and experts are given by themselves."""
+    model: Model
+    """Transformer whose experts and rows these are."""
     workload: ExchangedTokens = ExchangedTokens()
     layout: ExchangeLayout = ExchangeLayout()

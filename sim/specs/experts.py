@@ -114,6 +114,8 @@ class ExchangeTimes(Strict):
 
     overhead: Duration = 0.0
     """Time from its launch to its first byte on a link."""
+    peer: Duration = 0.0
+    """Time for each other chip of the group, for its signals and the list of its rows: part of overhead and least."""
     least: Duration = 0.0
     """Shortest time of the kernel, of signals that pass beside the data."""
     share: dict[Medium, Fraction] = {}
@@ -132,10 +134,15 @@ class ExchangeTimes(Strict):
         share = self.share.get(medium, 1.0)
         return 1 / (1 / share + self.message * bandwidth / row_bytes) if medium == "net" else share
 
-    def least_s(self, rows: float, row_bytes: float, multiprocessors: int) -> float:
+    def overhead_s(self, peers: int) -> float:
+        """Returns the time to the first byte on a link in a group with so many other chips."""
+        return self.overhead + peers * self.peer
+
+    def least_s(self, peers: int, rows: float, row_bytes: float) -> float:
         """Returns the least time of the kernel on a chip that sends or receives so many rows."""
         of_row = self.row + (row_bytes / self.row_rate if self.row_rate else 0.0)
-        return max(self.least, self.overhead + rows * of_row / multiprocessors if multiprocessors else 0.0)
+        copied = rows * of_row / self.multiprocessors if self.multiprocessors else 0.0
+        return max(self.least + peers * self.peer, self.overhead_s(peers) + copied)
 
 
 class ExchangeKernel(Strict):

@@ -131,6 +131,20 @@ class CollectiveSuite(_Rows):
     """Tolerance by pattern of the case id; the first match counts."""
 
 
+class ExchangeSuite(_Rows):
+    """Rules that turn rows of a CSV into single dispatches and combines of a mixture of experts, and tolerances."""
+
+    kind: Literal["exchanges"]
+    model: str
+    """Model whose number of experts, groups and d_model the rows change."""
+    machines: dict[str, Annotated[Settings, Field(min_length=1)]]
+    """Machine by pattern of the row's `system gpus=GPUS`, or of its system; the first match counts: `topology`, a name
+    or path, and settings of it. Of a machine with more chips the first ones are used."""
+    kernels: dict[str, Settings]
+    """Settings by pattern of the row's `kernel on system`, or of its kernel; the first match counts: the stack, and
+    fields of the workload and the layout."""
+
+
 class MatmulSuite(_Rows):
     """Rules that turn rows of a CSV into single matmuls, and tolerances."""
 
@@ -203,6 +217,7 @@ def _suite_kind(value: Any) -> str:
 AnySuite = Annotated[
     Annotated[Suite, Tag("scenarios")]
     | Annotated[CollectiveSuite, Tag("collectives")]
+    | Annotated[ExchangeSuite, Tag("exchanges")]
     | Annotated[MatmulSuite, Tag("matmuls")]
     | Annotated[OperationSuite, Tag("operations")]
     | Annotated[GenerationSuite, Tag("generations")]

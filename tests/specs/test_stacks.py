@@ -80,11 +80,19 @@ def test_a_value_that_stands_in_another_entry_is_a_reference():
     seen: dict[tuple[str, str, str], tuple[str, str]] = {}
     for stack_name in STACKS:
         for chip, entry in _given(stack_name).items():
-            for field, value in entry.items():
-                if isinstance(value, dict):
-                    key = field, str(value["value"]), value["source"]
-                    assert key not in seen, (stack_name, chip, field, seen[key])
-                    seen[key] = stack_name, chip
+            for field, value in _values(entry):
+                key = field, str(value["value"]), value["source"]
+                assert key not in seen, (stack_name, chip, field, seen[key])
+                seen[key] = stack_name, chip
+
+
+def _values(entry: dict[str, Any], at: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """The values with a source in an entry, by their fields."""
+    found = []
+    for field, value in entry.items():
+        if isinstance(value, dict):
+            found += [(at + field, value)] if "value" in value else _values(value, f"{at}{field}.")
+    return found
 
 
 def _given(name: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_a_late_chip_makes_others_wait():
         (("--tokens", "8:4"), "--tokens: must go up, got '8:4'"),
         ((), "--tokens: must be a number"),
         (("--tokens", "8", "--size", "1KiB"), "--size: is not supported with dispatch"),
-        (("--tokens", "8", "--model", "palm_540b"), "--model: must be a model with experts, got"),
+        (("--tokens", "8", "--model", "palm_540b"), "model: must be a model with experts, got 'palm_540b'"),
         (("--tokens", "8", "--load", "zip"), "--set workload.routing.load: must be one of uniform"),
         (("--tokens", "8", "--set", "layout.experts.replicas=3"), "layout.experts.replicas: must make a number"),
         (("--tokens", "8", "--set", "layout.expert=1"), "--set layout.expert: unknown key"),

@@ -17,7 +17,7 @@ from sim.specs import AnySuite, GenerationSuite, Tolerance
 
 NCCL_TUNER = "NCCL's tuner"
 """Name of the closed form of a collective."""
-RATES = ("mfu", "tokens_per_s", "memory_bandwidth_per_gpu")
+RATES = ("mfu", "tokens_per_s", "memory_bandwidth_per_gpu", "bandwidth")
 """Metrics of which more is faster."""
 BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
 """Sizes, bytes, between which the spread of laboratories is given by itself."""

@@ -194,6 +194,6 @@ def shown(metric: str, value: float) -> str:
     """Returns a value in the unit of its metric."""
     if metric == "tokens_per_s":
         return f"{value:,.1f}/s"
-    if metric == "memory_bandwidth_per_gpu":
+    if metric in ("memory_bandwidth_per_gpu", "bandwidth"):
         return f"{value / 1e9:,.1f} GB/s"
     return f"{value:.1%}" if metric == "mfu" else format_seconds(value)

@@ -28,7 +28,6 @@ __all__ = [
     "exchange",
     "machine",
     "model",
-    "of_exchange",
     "of_perturb",
     "path",
     "perturb",
@@ -103,20 +102,23 @@ def suite(name: str) -> AnySuite:
     return result
 
 
-def of_exchange(setting: str) -> bool:
-    """Returns True if a `key=value` sets the model, the workload or the layout of an exchange."""
-    return setting.partition("=")[0].strip().partition(".")[0] in ExchangeInputs.model_fields
+def exchange(settings: Sequence[str]) -> tuple[ExchangeInputs, list[str]]:
+    """Returns an exchange of tokens with their experts as `key=value` settings describe it, and the other settings.
 
-
-def exchange(settings: Sequence[str]) -> ExchangeInputs:
-    """Returns an exchange of tokens with their experts as `key=value` settings describe it. Raises InputError."""
+    Raises:
+        InputError: anything wrong in these settings, or no model.
+    """
     raw: dict[str, Any] = {}
     origins: dict[Path_, str] = {}
+    others = []
     for setting in settings:
-        apply("scenario", raw, setting, origins)
+        if setting.partition("=")[0].strip().partition(".")[0] in ExchangeInputs.model_fields:
+            apply("scenario", raw, setting, origins)
+        else:
+            others.append(setting)
     _forget_parameters(raw, origins)
     try:
-        return ExchangeInputs.model_validate(raw)
+        return ExchangeInputs.model_validate(raw), others
     except ValidationError as error:
         raise translate("scenario", error, raw, origins, settings) from None
 

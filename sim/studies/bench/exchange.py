@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median
 
@@ -26,6 +26,7 @@ from sim.program.trace import Trace
 from sim.report.exchange_result import ExchangeResult
 from sim.simulate.consistency import check
 from sim.specs import MEDIA, PerturbSpec, StackSpec, load
+from sim.specs.exchange import ExchangeInputs
 from sim.specs.experts import ExpertsLayout, ExpertsSpec, Kernel, RoutingSpec
 from sim.studies.bench import collective as bench
 from sim.topology.folding import NotFoldableError, folded
@@ -52,6 +53,16 @@ class ExchangeCase:
     layout: ExpertsLayout
     algorithm: str | None = None
     """All-to-all of equal rows on a torus. Default: the machine's, on the axes as the stack goes along them."""
+
+    @classmethod
+    def of(cls, inputs: ExchangeInputs, way: Way, tokens: int) -> ExchangeCase:
+        """Returns the exchange of a model's experts. Raises InputError for a model without experts."""
+        model, workload = inputs.model, inputs.workload
+        if model.experts is None:
+            rule, hint = "must be a model with experts", "such as deepseek_v3"
+            raise InputError(rule, where="model", got=model.name, hint=hint)
+        dtype = workload.dispatch if way == "dispatch" else workload.combine
+        return cls(way, tokens, model.d_model, dtype, model.experts, workload.routing, inputs.layout.experts)
 
     @property
     def kernel(self) -> Kernel:
@@ -82,29 +93,13 @@ def run_tokens(
     Raises:
         InputError: unknown names, a model without experts, or as in `run_exchange`.
     """
-    inputs = load.exchange([each for each in settings if load.of_exchange(each)])
-    perturb = load.perturb([each for each in settings if load.of_perturb(each)])
-    spec, stack = load.machine(
-        machine, [each for each in settings if not load.of_exchange(each) and not load.of_perturb(each)]
-    )
-    topology = machines.build(spec, stack)
-    if inputs.model is None or inputs.model.experts is None:
-        got = inputs.model.name if inputs.model else "none"
-        raise InputError("must be a model with experts", where="--model", got=got, hint="such as deepseek_v3")
-    dtype = inputs.workload.dispatch if way == "dispatch" else inputs.workload.combine
-    rows = []
+    inputs, of_machine = load.exchange(settings)
+    perturb = load.perturb([each for each in of_machine if load.of_perturb(each)])
+    spec, stack = load.machine(machine, [each for each in of_machine if not load.of_perturb(each)])
+    topology, rows = machines.build(spec, stack), []
     for done, number in enumerate(tokens):
         progress(done, len(tokens))
-        case = ExchangeCase(
-            way,
-            number,
-            inputs.model.d_model,
-            dtype,
-            inputs.model.experts,
-            inputs.workload.routing,
-            inputs.layout.experts,
-            algorithm,
-        )
+        case = replace(ExchangeCase.of(inputs, way, number), algorithm=algorithm)
         rows.append(run_exchange(topology, stack, case, perturb))
     return rows
 

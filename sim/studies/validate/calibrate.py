@@ -22,7 +22,7 @@ from sim.report.present.validation import Errors
 from sim.specs import AnySuite, Calibration, Constant, Scenario
 from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import calibrated_places, find_repeats, series_of, uncertainty_of
-from sim.studies.validate.runs import CollectiveRun, MatmulRun, OperationRun, ScenarioRun
+from sim.studies.validate.runs import CollectiveRun, ExchangeRun, MatmulRun, OperationRun, ScenarioRun
 from sim.studies.validate.validate import simulate_case
 
 _STEP = 3e-2
@@ -164,6 +164,9 @@ def _refuse_alike(suite: AnySuite, cases: Sequence[Case], scenarios: Mapping[int
         run = cases[place].run
         if isinstance(run, CollectiveRun):
             sizes.setdefault(run.collective, set()).add(run.size_bytes)
+            chips.add(run.chips)
+        elif isinstance(run, ExchangeRun):
+            sizes.setdefault(run.way, set()).add(run.tokens)
             chips.add(run.chips)
         elif isinstance(run, MatmulRun):
             sizes.setdefault(run.dtype, set()).add((run.rows, run.columns, run.inner))

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sim.errors import InputError, listed, suggest
+from sim.lowering.exchange import Way
 from sim.specs import (
     ALGORITHMS,
     AnySuite,
     CollectiveSuite,
+    ExchangeSuite,
     GenerationSuite,
     MatmulSuite,
     OperationSuite,
@@ -31,7 +33,7 @@ from sim.specs import (
 from sim.specs.load import plugin_files
 from sim.studies.validate.csv_rows import Row, read_rows
 from sim.studies.validate.padded_lengths import lengths_of_batch
-from sim.studies.validate.runs import CollectiveRun, MatmulRun, OperationRun, Run, ScenarioRun
+from sim.studies.validate.runs import CollectiveRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +45,7 @@ class Case:
 
     case_id: str
     metric: str
-    """`latency_s`, `mfu`, `prefill_s`, `decode_s`, `tokens_per_s` or `memory_bandwidth_per_gpu`."""
+    """`latency_s`, `mfu`, `prefill_s`, `decode_s`, `tokens_per_s`, `memory_bandwidth_per_gpu` or `bandwidth`."""
     published: float
     """In the unit of the metric."""
     not_gated: str
@@ -66,7 +68,7 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case, ...
     suite = load.suite(name)
     folder = load.path("suite", name).parent
     source = rows or folder / suite.rows
-    if not isinstance(suite, CollectiveSuite | MatmulSuite) and (folder / suite.base).is_file():
+    if not isinstance(suite, CollectiveSuite | ExchangeSuite | MatmulSuite) and (folder / suite.base).is_file():
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
         suite = suite.model_copy(update={"lengths": {key: str(folder / file) for key, file in suite.lengths.items()}})
@@ -89,6 +91,8 @@ def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:
     match suite:
         case CollectiveSuite():
             return lambda row: _collective_case(suite, row)
+        case ExchangeSuite():
+            return lambda row: _exchange_case(suite, row)
         case MatmulSuite():
             return lambda row: _matmul_case(suite, row)
         case OperationSuite():
@@ -101,7 +105,7 @@ def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:
     return lambda row: _scenario_case(suite, base, row)
 
 
-def _machine(suite: CollectiveSuite | MatmulSuite, row: Row, *keys: str) -> tuple[str, Settings]:
+def _machine(suite: CollectiveSuite | ExchangeSuite | MatmulSuite, row: Row, *keys: str) -> tuple[str, Settings]:
     """Returns the machine of a row's system and its settings. Raises InputError."""
     settings = dict(_entry("machines", suite.machines, keys, row.where))
     if "topology" not in settings:
@@ -173,6 +177,30 @@ def _collective_case(suite: CollectiveSuite, row: Row) -> Case:
     )
     not_gated = _not_gated(suite, case_id) or (host.reason if host and size <= host.up_to else "")
     return Case(case_id, "latency_s", row.real("time_us") * 1e-6, not_gated, row, run)
+
+
+def _exchange_case(suite: ExchangeSuite, row: Row) -> Case:
+    """Returns the case of a row; its routing is limited to groups where the row has any."""
+    case_id, kernel, system, chips = row.cell("case_id"), row.cell("kernel"), row.cell("system"), row.number("gpus")
+    machine, of_machine = _machine(suite, row, f"{system} gpus={chips}", system)
+    way: Way = "dispatch" if row.one_of("way", ("dispatch", "combine")) == "dispatch" else "combine"
+    limited = row.get("groups") != ""
+    settings = {
+        "model": suite.model,
+        "model.d_model": row.number("d_model"),
+        "model.experts.count": row.number("experts"),
+        "model.experts.top_k": row.number("top_k"),
+        "model.experts.groups": row.number("groups") if limited else 1,
+        "model.experts.top_groups": row.number("top_groups") if limited else 1,
+        **of_machine,
+        **_entry("kernels", suite.kernels, (f"{kernel} on {system}", kernel), row.where),
+        f"workload.{way}": row.cell("format"),
+    }
+    if row.get("multiprocessors"):
+        settings["layout.experts.multiprocessors"] = row.number("multiprocessors")
+    metric = row.one_of("metric", ("latency_s", "bandwidth"))
+    run = ExchangeRun(machine, _texts(settings), chips, way, row.number("tokens"))
+    return Case(case_id, metric, row.real("value"), _not_gated(suite, case_id), row, run)
 
 
 def published_times(

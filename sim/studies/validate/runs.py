@@ -1,9 +1,10 @@
-"""What rows of measurements ran: a forward pass, a collective, a matmul, an operation of a pass."""
+"""What rows of measurements ran: a forward pass, a collective, an exchange, a matmul, an operation of a pass."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sim.lowering.exchange import Way
 from sim.specs import HostTimes, Scenario, load
 
 
@@ -44,6 +45,19 @@ class CollectiveRun:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeRun:
+    """A dispatch or a combine by itself."""
+
+    machine: str
+    settings: tuple[str, ...]
+    """Changes of the machine, and of the model, workload and layout of the exchange, as in --set."""
+    chips: int
+    way: Way
+    tokens: int
+    """Tokens of a chip."""
+
+
+@dataclass(frozen=True, slots=True)
 class MatmulRun:
     """Matmuls in one launch, [rows, inner] x [inner, columns]."""
 
@@ -76,4 +90,4 @@ class OperationRun:
         return load.scenario(self.base, [*self.settings, *settings])
 
 
-Run = ScenarioRun | CollectiveRun | MatmulRun | OperationRun
+Run = ScenarioRun | CollectiveRun | ExchangeRun | MatmulRun | OperationRun

@@ -19,17 +19,19 @@ from sim.lowering.placement import tensor_chips, used_chips
 from sim.lowering.work import GroupedMatmul
 from sim.report.closed_form import PER_OPERATION
 from sim.report.collective_result import CollectiveResult
+from sim.report.exchange_result import ExchangeResult
 from sim.report.present.validation import NCCL_TUNER, Outcome, Validation
 from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario, load
 from sim.studies.bench import collective as bench
+from sim.studies.bench.exchange import ExchangeCase, run_exchange
 from sim.studies.own_predictions import load_function
 from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import find_repeats, fitted_places, series_of
 from sim.studies.validate.orderings import compare_options
-from sim.studies.validate.runs import CollectiveRun, MatmulRun, OperationRun, Run, ScenarioRun
+from sim.studies.validate.runs import CollectiveRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
 from sim.units import PS_PER_S
 
 SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the suite gives no layout.pipeline"
@@ -169,6 +171,9 @@ def simulate_case(case: Case, *settings: str, known: MutableMapping[str, float] 
     run = case.run
     if isinstance(run, CollectiveRun):
         return _with_host(run, run_collective(run, *settings).time_s)
+    if isinstance(run, ExchangeRun):
+        result = exchange(run, *settings)
+        return result.bandwidth if case.metric == "bandwidth" else result.time_s
     if isinstance(run, MatmulRun):
         return matmul_s(run, *settings)
     if isinstance(run, OperationRun):
@@ -183,6 +188,14 @@ def run_collective(run: CollectiveRun, *settings: str) -> CollectiveResult:
     topology = machines.build(spec.keep_first_chips(run.chips), stack)
     axes = tuple(axis.name for axis in topology.axes)
     return bench.run_collective(topology, bench.CollectiveSpec(run.collective, axes, run.size_bytes, run.algorithm))
+
+
+def exchange(run: ExchangeRun, *settings: str) -> ExchangeResult:
+    """Simulates a case's exchange of tokens with further settings. Raises InputError."""
+    inputs, of_machine = load.exchange([*run.settings, *settings])
+    spec, stack = load.machine(run.machine, of_machine)
+    topology = machines.build(spec.keep_first_chips(run.chips), stack)
+    return run_exchange(topology, stack, ExchangeCase.of(inputs, run.way, run.tokens))
 
 
 def _with_host(run: CollectiveRun, gpus_s: float) -> float:
@@ -241,7 +254,7 @@ def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, f
         names = case.case_id, case.source, case.metric
         return Outcome(*names, case.published, simulated, forms, case.not_gated, **fields)
 
-    if isinstance(run, MatmulRun | OperationRun):
+    if isinstance(run, ExchangeRun | MatmulRun | OperationRun):
         return outcome(simulate_case(case), {})
     if isinstance(run, CollectiveRun):
         result = run_collective(run)
