@@ -114,7 +114,7 @@ def collective(
         from sim.studies.validate.cases import published_times
 
         with progress("reading measurements"):
-            machine = load.topology_spec(topology, [each for each in settings or [] if not load.of_perturb(each)]).name
+            machine = load.machine(topology, [each for each in settings or [] if not load.of_perturb(each)])[0].name
             points = published_times(machine, name, rows[0].group, algorithm or None)
         chosen = {"axes": axes, "algorithm": algorithm, "chunks": chunks if chunks > 1 else ""}
         chosen |= {"groups": groups, "consecutive": "yes" if consecutive else ""}

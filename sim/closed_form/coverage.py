@@ -35,7 +35,7 @@ _READ = """
     stack.matmul_hbm_efficiency stack.dequantizing_hbm_efficiency stack.l2_speed stack.roofline_overlap
     stack.op_overhead stack.matmul_overhead stack.step_overhead stack.collective_overhead stack.collective_step
     topology.link topology.axes topology.chips topology.link_types topology.links topology.nodes topology.nccl
-    topology.reduces topology.collectives stack.nvls collectives mesh presets layout.ffn layout.uses
+    topology.reduces topology.collectives stack.multimem collectives mesh presets layout.ffn layout.uses
     layout.mesh.tensor layout.hybrid model.layers model.d_model model.d_ff model.heads model.padded_heads
     model.kv_heads model.d_head model.vocabulary workload.batch workload.prompt workload.context workload.generate
     workload.static_cache model.experts.count model.experts.top_k model.experts.d_ff model.experts.shared

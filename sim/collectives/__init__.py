@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sim.collectives import chunk_replay, rooted
+from sim.collectives import chunk_replay, multimem, rooted
 from sim.collectives.fold import folding
 from sim.collectives.graph import hierarchical, point_to_point, rings
 from sim.collectives.graph.renumbering import numbered
@@ -117,7 +117,8 @@ COLLECTIVES = tuple(ON_TORUS)
 
 def algorithm_names(collective: str) -> tuple[str, ...]:
     """Returns the names of all algorithms of a collective."""
-    names = {**ON_TORUS[collective], **ON_ROUTES[collective], **dict.fromkeys(library.names(collective))}
+    sized = (*library.names(collective), *multimem.KERNELS.get(collective, ()))
+    names = {**ON_TORUS[collective], **ON_ROUTES[collective], **dict.fromkeys(sized)}
     return tuple(names)
 
 
@@ -134,7 +135,8 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
     if collective not in COLLECTIVES:
         raise InputError("unknown collective", got=collective, hint=suggest(collective, COLLECTIVES))
     of_nccl = () if topology.software.nccl is None else library.names(collective)
-    fitting = tuple(dict.fromkeys((*of_nccl, *_on(topology)[collective])))
+    in_switch = multimem.KERNELS.get(collective, ()) if multimem.is_offered(topology) else ()
+    fitting = tuple(dict.fromkeys((*of_nccl, *_on(topology)[collective], *in_switch)))
     name = algorithm or topology.software.algorithms.get(collective) or _default(topology, collective, fitting)
     if name in of_nccl:
         try:
@@ -147,7 +149,9 @@ def algorithm_of(topology: Topology, collective: str, algorithm: str | None = No
         return name
     if name in algorithm_names(collective):
         rule = f"the algorithm '{name}' of {collective} does not run on a {topology.kind}"
-        if not topology.has_lines and name in library.names(collective):
+        if name in multimem.KERNELS.get(collective, ()):
+            rule = f"the algorithm '{name}' of {collective} needs all chips on one switch that reduces"
+        elif not topology.has_lines and name in library.names(collective):
             rule = f"the algorithm '{name}' of {collective} is NCCL's, and the machine has none"
         raise InputError(rule, where=f"topology {topology.name}", hint=f"choose from {', '.join(fitting)}")
     where = f"collectives.{collective}"
@@ -209,11 +213,13 @@ def _planned(
     """Returns the sends over axes of the wiring."""
     name = algorithm_of(topology.unfold(), collective, algorithm, size)
     of_nccl = topology.software.nccl is not None and name in ON_NCCL.get(collective, {})
-    if of_nccl and size is None:
-        raise ValueError(f"{collective} by '{name}' on {topology.name}: NCCL's schedules depend on the size")
+    is_sized = of_nccl or name in multimem.KERNELS.get(collective, {})
+    if is_sized and size is None:
+        raise ValueError(f"{collective} by '{name}' on {topology.name}: its schedules depend on the size")
     try:
-        if of_nccl and size is not None:
-            return library.timed(topology, collective, lines, name, size)
+        if is_sized and size is not None:
+            timed = library.timed if of_nccl else multimem.timed
+            return timed(topology, collective, lines, name, size)
         plan = _plain(topology, collective, lines, name, _on(topology)[collective][name])
         return in_phase_order(plan, topology) if needs_order(plan, topology, size) else plan
     except InputError as error:

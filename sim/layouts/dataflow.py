@@ -161,7 +161,7 @@ class Dataflow(Protocol[V]):
         """Shares BLX of each token's experts in its output, from the matmul with EX: 0 for those not chosen."""
 
     def dispatch(self, y: V, shares: V, exchange: Exchange, name: str) -> V:
-        """Rows of tokens for the experts of each chip, XTE: from all chips of the group, or the chip's own."""
+        """Rows of tokens for the experts of each chip, YTE: from all chips of the group, or the chip's own."""
 
     def combine(self, rows: V, shares: V, like: V, exchange: Exchange, name: str) -> V:
         """Sum of the experts' rows by the tokens' shares, each token where `like` has it: `dispatch` reversed."""

@@ -53,14 +53,14 @@ def _experts(layer: Layer[V], rows: V, inner: Axes) -> V:
     """Returns the FFNs of the rows of each expert, which `inner` splits."""
     experts, flow, part = layer.uses.experts, layer.flow, layer.part
     inputs = [flow.weight(f"{name}_experts", *_expert(experts, "E", f"D_{named(inner)}")) for name in layer.ffn_inputs]
-    hidden = flow.activate(flow.grouped_matmul(rows, inputs, "X", "experts wi" + part), "experts activation" + part)
+    hidden = flow.activate(flow.grouped_matmul(rows, inputs, "Y", "experts wi" + part), "experts activation" + part)
     down = flow.weight("w_down_experts", *_expert(experts, f"D_{named(inner)}", "E"))
-    return flow.grouped_matmul(hidden, [down], "X", "experts wo" + part)[0]
+    return flow.grouped_matmul(hidden, [down], "Y", "experts wo" + part)[0]
 
 
 def _expert(experts: Axes, *dims: str) -> tuple[str, str]:
     """Returns the sharding in use and as stored of a weight of all experts."""
-    notation = " ".join((f"X_{named(experts)}", *dims))
+    notation = " ".join((f"Y_{named(experts)}", *dims))
     return notation, notation
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.collectives.loop import closes, form_around
 from sim.errors import LayoutError
-from sim.layouts import sharding
+from sim.layouts import numpy_experts, sharding
 from sim.layouts.collective_matmul import gathered_axes
 from sim.layouts.dataflow import WHOLE, Cache, Exchange, Reduction
+from sim.layouts.numpy_attention import NumpyAttention
 from sim.layouts.numpy_loops import gathering_loop, scattering_loop, weight_loop
 from sim.layouts.numpy_shards import Array, ChipGrid, Shards, add_shards, contract, dim_index, take_block
 from sim.layouts.sharding import Sharded
@@ -54,7 +54,7 @@ class NumpyExecutor:
         self.rows_sent: dict[tuple[int, int], int] = {}
         """Tokens that a chip sent to a chip in the last dispatch: each once, however many experts it has there."""
         self._sent: Shards | None = None
-        self._cache: dict[tuple[int, str], tuple[tuple[Array, ...], ...]] = {}
+        self._attention = NumpyAttention(self.grid, sizes)
 
     def place(self, full: Array, notation: str) -> Shards:
         """Distributes an array over the chips."""
@@ -201,41 +201,11 @@ class NumpyExecutor:
     def attention(
         self, q: Shards, k: Shards, v: Shards, name: str, cache: Cache = WHOLE, window: int | None = None
     ) -> Shards:
-        keys, values = self._append(cache, k, v)
-        heads, positions = q.tensor.local_shape[dim_index(q.tensor, "H")], q.tensor.local_shape[1]
-        shared_by = q.tensor.dim("H").size // k.tensor.dim("K").size
-        shards = []
-        for chip in self.grid.chips:
-            first = self.grid.block(q.tensor.dim("H").axes, chip) * heads
-            first_kept = self.grid.block(k.tensor.dim("K").axes, chip) * k.tensor.local_shape[dim_index(k.tensor, "K")]
-            owner = (first + np.arange(heads)) // shared_by - first_kept  # key-value head of each query head
-            start = keys[chip].shape[1] - q.tensor.dim("L").size
-            start += self.grid.block(q.tensor.dim("L").axes, chip) * positions
-            inputs = q.shards[chip], keys[chip][:, :, owner], values[chip][:, :, owner]
-            shards.append(self._attend_to_some(*inputs, start, cache, chip, window))
-        return self._merge(sharding.attention(q.tensor, k.tensor, v.tensor), shards, cache)
+        return self._attention.attention(self.layer, q, k, v, cache, window)
 
     def ring_attention(self, q: Shards, k: Shards, v: Shards, axes: Axes, name: str) -> Shards:
         k, v = self.all_gather([(k, "L"), (v, "L")], axes, name)
         return self.attention(q, k, v, name)
-
-    def _attend_to_some(
-        self, q: Array, k: Array, v: Array, start: int, cache: Cache, chip: int, window: int | None = None
-    ) -> tuple[Array, Array]:
-        """Returns the output and the logarithm of the sum of a chip, from its share of the cache's positions."""
-        mine = np.arange(k.shape[1]) % prod(self.grid.lengths[axis] for axis in cache.context)
-        return attend_with_sum(q, k, v, start, window, mine == self.grid.block(cache.context, chip))
-
-    def _merge(self, tensor: Sharded, parts: Sequence[tuple[Array, Array]], cache: Cache) -> Shards:
-        """Returns the outputs of chips that share a cache, each in proportion to its sum, scattered over the heads."""
-        shards, axis = [], dim_index(tensor, "H")
-        for chip in self.grid.chips:
-            group = self.grid.group(cache.context, chip)
-            sums = np.array([parts[c][1] for c in group])
-            weights = np.exp(sums - sums.max(0))
-            out = sum(w[..., None] * parts[c][0] for w, c in zip(weights / weights.sum(0), group, strict=True))
-            shards.append(take_block(out, len(group), axis, self.grid.block(cache.context, chip)))
-        return Shards(sharding.local_slice(tensor, "H", cache.context), tuple(shards))
 
     def latent_attention(
         self,
@@ -245,35 +215,7 @@ class NumpyExecutor:
         name: str,
         cache: Cache = WHOLE,
     ) -> Shards:
-        q, rope = queries
-        tensor = sharding.latent_attention(q.tensor, cached[0].tensor, *(weight.tensor for weight in expansion))
-        latents, shared = self._append(cache, *cached)
-        positions, shards = q.tensor.local_shape[1], []
-        for chip in self.grid.chips:
-            keys = values = latents[chip][:, :, None].repeat(q.shards[chip].shape[2], 2)
-            if expansion:
-                keys, values = (np.einsum("blc,chn->blhn", latents[chip], w.shards[chip]) for w in expansion)
-            start = latents[chip].shape[1] - q.tensor.dim("L").size
-            start += self.grid.block(q.tensor.dim("L").axes, chip) * positions
-            parts = q.shards[chip], rope.shards[chip]
-            common = shared[chip][:, :, None].repeat(parts[0].shape[2], 2)
-            width = self.sizes["N"] + self.sizes["R"]
-            scale = np.sqrt(sum(part.shape[-1] for part in parts) / width)  # `attend` divides by the width it is given
-            joined = np.concatenate(parts, -1) * scale
-            inputs = joined, np.concatenate([keys, common], -1), values
-            shards.append(self._attend_to_some(*inputs, start, cache, chip))
-        return self._merge(tensor, shards, cache)
-
-    def _append(self, cache: Cache, *new: Shards) -> tuple[tuple[Array, ...], ...]:
-        """Appends new positions to the layer's cache; returns all of it, [tensors][chips]."""
-        parts = tuple(value.shards for value in new)
-        if old := self._cache.get((self.layer, cache.name)):
-            parts = tuple(
-                tuple(np.concatenate(pair, 1) for pair in zip(before, after, strict=True))
-                for before, after in zip(old, parts, strict=True)
-            )
-        self._cache[self.layer, cache.name] = parts
-        return parts
+        return self._attention.latent_attention(self.layer, queries, cached, expansion, cache)
 
     # --- mixture of experts ------------------------------------------------------------------------------------------
 
@@ -287,49 +229,14 @@ class NumpyExecutor:
 
     def route(self, y: Shards, weight: Shards, name: str) -> Shards:
         logits = self._product(y, weight)
-        return Shards(logits.tensor, tuple(self.choose(shard) for shard in logits.shards))
-
-    def choose(self, logits: Array) -> Array:
-        """Returns the shares [..., experts] of the top_k experts, the softmax of their logits; 0 for the others."""
-        chosen = np.argsort(-logits, -1, kind="stable")[..., : self.top_k]
-        best = np.take_along_axis(logits, chosen, -1)
-        weights = np.exp(best - best.max(-1, keepdims=True))
-        shares = np.zeros_like(logits)
-        np.put_along_axis(shares, chosen, weights / weights.sum(-1, keepdims=True), -1)
-        return shares
+        return Shards(logits.tensor, tuple(numpy_experts.choose(shard, self.top_k) for shard in logits.shards))
 
     def dispatch(self, y: Shards, shares: Shards, exchange: Exchange, name: str) -> Shards:
-        experts = sharding.Dim("X", self.sizes["X"], exchange.experts)
-        tensor = sharding.dispatch(y.tensor, experts, exchange.tokens)
-        shards = []
-        for chip in self.grid.chips:
-            sources = self.grid.group(exchange.tokens, chip)
-            rows = np.concatenate([y.shards[source].reshape(-1, y.shards[source].shape[-1]) for source in sources])
-            chosen = [self._mine(shares.shards[source], exchange, chip) > 0 for source in sources]
-            shards.append(np.where(np.concatenate(chosen).T[..., None], rows, 0.0))
-            self.rows_sent |= {
-                (source, chip): int(rows.any(1).sum()) for source, rows in zip(sources, chosen, strict=True)
-            }
-        return Shards(tensor, tuple(shards))
+        rows, self.rows_sent = numpy_experts.dispatch(self.grid, y, shares, exchange, self.sizes["Y"])
+        return rows
 
     def combine(self, rows: Shards, shares: Shards, like: Shards, exchange: Exchange, name: str) -> Shards:
-        tensor, shards = sharding.combine(rows.tensor, like.tensor, exchange.tokens), []
-        for chip in self.grid.chips:
-            group = self.grid.group(exchange.tokens, chip)
-            count = rows.shards[chip].shape[1] // len(group)
-            place = group.index(chip) * count
-            out = np.zeros((count, like.shards[chip].shape[-1]))
-            for holder in group:
-                mine = self._mine(shares.shards[chip], exchange, holder)
-                out += np.einsum("tx,xte->te", mine, rows.shards[holder][:, place : place + count])
-            shards.append(out.reshape(like.shards[chip].shape))
-        return Shards(tensor, tuple(shards))
-
-    def _mine(self, shares: Array, exchange: Exchange, chip: int) -> Array:
-        """Returns the shares [tokens, experts] of a chip's experts."""
-        flat = shares.reshape(-1, shares.shape[-1])
-        blocks = prod(self.grid.lengths[axis] for axis in exchange.experts)
-        return take_block(flat, blocks, 1, self.grid.block(exchange.experts, chip))
+        return numpy_experts.combine(self.grid, rows, shares, like, exchange)
 
     def embed(self, table: Shards, name: str) -> Shards:
         axes, rows = table.tensor.dim("V").axes, table.tensor.local_shape[0]
@@ -465,25 +372,3 @@ def activation(first: Array, *second: Array) -> Array:
         return swish * second[0]
     gelu: Array = 0.5 * first * (1 + np.tanh(np.sqrt(2 / np.pi) * (first + 0.044715 * first**3)))
     return gelu
-
-
-def attend(q: Array, k: Array, v: Array, start: int, window: int | None = None) -> Array:
-    """Causal softmax attention: q [B, L, H, Q] are positions `start` .. of the C positions of k [B, C, H, Q] and v; to
-    the last `window` of them if given."""
-    return attend_with_sum(q, k, v, start, window, np.ones(k.shape[1], dtype=np.bool_))[0]
-
-
-def attend_with_sum(
-    q: Array, k: Array, v: Array, start: int, window: int | None, mine: npt.NDArray[np.bool_]
-) -> tuple[Array, Array]:
-    """Returns (attention to the positions `mine`, [B, L, H] logarithm of the sum of the exponents of its scores)."""
-    scores = np.einsum("blhq,bchq->bhlc", q, k) / np.sqrt(q.shape[-1])
-    behind = (start + np.arange(q.shape[1]))[:, None] - np.arange(k.shape[1])[None, :]
-    seen = (behind >= 0) & (behind < (window or np.inf)) & mine
-    most = np.where(seen, scores, -1e300).max(-1, keepdims=True)
-    weights = np.exp(np.where(seen, scores - most, -np.inf))
-    sums = weights.sum(-1, keepdims=True)
-    out: Array = np.einsum("bhlc,bchu->blhu", weights / np.where(sums > 0, sums, 1.0), v)
-    with np.errstate(divide="ignore"):
-        logarithm = (most + np.log(sums))[..., 0]
-    return out, logarithm.swapaxes(1, 2)

@@ -111,6 +111,7 @@ _DIMENSION_NAMES = {
     "K": "kv_heads",
     "Q": "d_head",
     "X": "experts",
+    "Y": "experts and their copies",
     "D": "d_ff of an expert",
     "S": "d_ff of the shared experts",
 }
@@ -311,7 +312,7 @@ def matmul_flops(x: Sharded, weight: Sharded) -> int:
 
 
 def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
-    """B_xLE -> X_xTE: rows of the tokens of a group, for the experts of each chip.
+    """B_xLE -> Y_xTE: rows of the tokens of a group, for the experts of each chip.
 
     Args:
         experts: the dimension of experts, with the axes that split it.
@@ -329,8 +330,8 @@ def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
 
 
 def combine(rows: Sharded, like: Sharded, axes: Axes) -> Sharded:
-    """X_xTE -> B_xLE: the tokens back where they came from, partial over axes of experts that were not exchanged."""
-    local = tuple(axis for axis in rows.dim("X").axes if axis not in axes)
+    """Y_xTE -> B_xLE: the tokens back where they came from, partial over axes of experts that were not exchanged."""
+    local = tuple(axis for axis in rows.dim("Y").axes if axis not in axes)
     partial = (*local, *rows.partial)
     return replace(like, partial=partial, dtype=rows.dtype, differs=_remove_axes(like.differs, partial))
 

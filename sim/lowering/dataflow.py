@@ -17,8 +17,9 @@ from sim.layouts.collective_matmul import chunks_of_pieces, gathered_axes
 from sim.layouts.dataflow import WHOLE, Cache, Exchange, Reduction
 from sim.layouts.forward import LayerKind
 from sim.layouts.sharding import ITEM_BYTES, Sharded
+from sim.lowering.attention import AttentionLowering
 from sim.lowering.costs import Work
-from sim.lowering.emitter import Emitter, Value
+from sim.lowering.emitter import Emitter, Value, producers
 from sim.lowering.exchange import in_turn
 from sim.lowering.experts import ExpertLowering
 from sim.lowering.loops import gathering_loop, is_loopable, loop_form, scattering_loop, weight_loop
@@ -35,12 +36,7 @@ from sim.lowering.sizes import compute_sizes, d_model_divisor
 from sim.lowering.streams import Tasks
 from sim.lowering.work import (
     TOP_K,
-    AttendedPart,
-    AttentionWork,
     MatmulKernels,
-    attended_parts,
-    attention_work,
-    latent_attention_work,
     matmul_work,
     sum_of_products,
     through_memory,
@@ -60,22 +56,16 @@ class Lowering:
         self.builder = self.emitter.builder
         self.weights: dict[str, Sharded] = {}
         """Weights as stored, by name."""
-        self.caches: dict[str, Sharded] = {}
-        """What a layer caches, by name."""
         self.stored: dict[LayerKind | None, dict[str, float]] = {}
         """Bytes per chip of the weights, by the kind of layer and by name; None for the ends."""
-        self.replica_bytes: dict[str, float] = {}
         self.kind: LayerKind | None = None
         """Kind of the layer that is lowered next; None for the ends."""
-        self._cached: dict[LayerKind | None, dict[str, tuple[float, int]]] = {}
-        """Bytes per chip and position, and positions after the last step, by the kind of layer and by the operation."""
-        self.attentions: dict[str, AttentionWork] = {}
-        """Attention operations by name; their work depends on the length of the cache."""
         self.notes: list[str] = []
         self.kernels = MatmulKernels(topology.chip.on_chip_bytes, scenario.workload.operands)
         self.sent_bytes = 0.0
         """Bytes per chip of the activations that leave the stage."""
         group_size = self.emitter.group_size
+        self.attends = AttentionLowering(self)
         self.experts = ExpertLowering(scenario, topology, self.emitter, self.kernels)
         self._sizes = compute_sizes(scenario, uses, group_size, topology.total_chips)
         if (width := self._sizes["E"]) != scenario.model.d_model:
@@ -94,47 +84,40 @@ class Lowering:
         workload = self.scenario.workload
         dtype = (workload.expert_weights if name.endswith("_experts") else None) or workload.weights
         tensor = self.weights[name] = self.tensor(stored, dtype)
-        if "X" in stored and name.endswith("_experts"):  # copies of experts are stored besides
-            count, replicas = self._sizes["X"], self.scenario.layout.experts.replicas
-            self.replica_bytes[name] = tensor.local_bytes * replicas / count
-        self.stored.setdefault(self.kind, {})[name] = tensor.local_bytes + self.replica_bytes.get(name, 0.0)
+        self.stored.setdefault(self.kind, {})[name] = tensor.local_bytes
         return Value(self.tensor(used, dtype), stored=tensor if stored != used else None)
 
     def stored_bytes(self, kind: LayerKind | None) -> float:
         """Returns the bytes per chip of the weights of a layer of a kind; None: of embedding and logits."""
         return float(sum(self.stored.get(kind, {}).values()))
 
-    def cache_bytes(self, kind: LayerKind) -> float:
-        """Returns the bytes per chip of the KV cache of a layer of a kind, after the last step."""
-        return sum(each * min(length, kind.window or length) for each, length in self._cached.get(kind, {}).values())
-
     # --- collectives -------------------------------------------------------------------------------------------------
 
     def all_gather(self, values: Sequence[tuple[Value, str]], axes: Axes, name: str) -> tuple[Value, ...]:
         results = [sharding.all_gather(value.tensor, dim, axes) for value, dim in values]
         size = sum(t.local_bytes for t in results)
-        return self._collective("all_gather", axes, size, name, [value for value, _ in values], results)
+        return self.collective("all_gather", axes, size, name, [value for value, _ in values], results)
 
     def reduce_scatter(self, values: Sequence[tuple[Value, str]], axes: Axes, name: str) -> tuple[Value, ...]:
         results = [sharding.reduce_scatter(value.tensor, axes, into) for value, into in values]
         size = sum(value.tensor.local_bytes for value, _ in values)
-        return self._collective("reduce_scatter", axes, size, name, [value for value, _ in values], results)
+        return self.collective("reduce_scatter", axes, size, name, [value for value, _ in values], results)
 
     def all_reduce(self, values: Sequence[Value], axes: Axes, name: str) -> tuple[Value, ...]:
         results = [sharding.all_reduce(value.tensor, axes) for value in values]
-        return self._collective("all_reduce", axes, sum(t.local_bytes for t in results), name, values, results)
+        return self.collective("all_reduce", axes, sum(t.local_bytes for t in results), name, values, results)
 
     def all_to_all(self, value: Value, axes: Axes, split: str, concat: str, name: str) -> Value:
         result = sharding.all_to_all(value.tensor, axes, split, concat)
-        return self._collective("all_to_all", axes, result.local_bytes, name, [value], [result])[0]
+        return self.collective("all_to_all", axes, result.local_bytes, name, [value], [result])[0]
 
     def local_slice(self, value: Value, dim: str, axes: Axes) -> Value:
         return Value(sharding.local_slice(value.tensor, dim, axes), value.after)
 
-    def _collective(
+    def collective(
         self, kind: str, axes: Axes, size: float, name: str, inputs: Sequence[Value], results: Sequence[Sharded]
     ) -> tuple[Value, ...]:
-        done = _producers(inputs)
+        done = producers(inputs)
         for over, part in in_turn(self.scenario.stack, self.topology, kind, axes, size):
             done = self.emitter.collective(kind, over, part, name, done, results[0].dtype)
         return tuple(Value(result, done) for result in results)
@@ -152,31 +135,31 @@ class Lowering:
     def mean_square(self, x: Value, dim: str, name: str) -> Value:
         dims = tuple(d for d in x.tensor.dims if d.name != dim)
         result = Sharded(dims, x.tensor.mesh, "f32", x.tensor.dim(dim).axes)
-        return self._elementwise(f"{name} mean_square", [x], result)
+        return self.elementwise(f"{name} mean_square", [x], result)
 
     def scale(self, x: Value, mean_square: Value, gain: Value, name: str) -> Value:
-        return self._elementwise(f"{name} scale", [x, mean_square, gain], x.tensor)
+        return self.elementwise(f"{name} scale", [x, mean_square, gain], x.tensor)
 
     def norm(self, x: Value, plus: Sequence[Value], gain: Value, name: str, dim: str = "E") -> tuple[Value, Value]:
         result = sharding.norm(x.tensor, [value.tensor for value in plus], dim)
         if plus and self.scenario.layout.fused_norm:  # by the kernel that summed
-            done = Value(result, _producers([x, *plus]))
+            done = Value(result, producers([x, *plus]))
             return done, done
         if self.topology.chip.fuses_elementwise:
             for value in plus:
                 x = self.add(x, value, "residual")
             return x, self.scale(x, self.mean_square(x, dim, name), gain, name)
         written = [result, result] if plus else [result]
-        done = self._elementwise(name, [x, *plus, gain], result, written)
+        done = self.elementwise(name, [x, *plus, gain], result, written)
         return (done if plus else x), done
 
     def activate(self, inputs: Sequence[Value], name: str) -> Value:
-        if inputs[0].tensor.has("X"):
+        if inputs[0].tensor.has("Y"):
             return Value(inputs[0].tensor, self.experts.activate(list(inputs), name))
-        return self._elementwise(name, inputs, inputs[0].tensor)
+        return self.elementwise(name, inputs, inputs[0].tensor)
 
     def add(self, x: Value, y: Value, name: str) -> Value:
-        return self._elementwise(f"{name} add", [x, y], sharding.add(x.tensor, y.tensor))
+        return self.elementwise(f"{name} add", [x, y], sharding.add(x.tensor, y.tensor))
 
     def keep_partial(self, partial: Value) -> Value:
         return Value(sharding.keep_partial(partial.tensor), partial.after)
@@ -188,67 +171,22 @@ class Lowering:
         return tuple(Value(tensor, x.after) for tensor in sharding.split(x.tensor, dim, sizes))
 
     def join(self, parts: Sequence[Value], dim: str) -> Value:
-        return Value(sharding.join([part.tensor for part in parts], dim), _producers(parts))
+        return Value(sharding.join([part.tensor for part in parts], dim), producers(parts))
 
     def to_cache(self, q: Value, k: Value, v: Value, name: str) -> tuple[Value, Value, Value]:
         if self.topology.chip.fuses_elementwise:  # into the matmuls that put them out
             return q, k, v
         tensors = [q.tensor, k.tensor, v.tensor]
-        done = self._elementwise(name, [q, k, v], q.tensor, tensors).after
+        done = self.elementwise(name, [q, k, v], q.tensor, tensors).after
         return Value(q.tensor, done), Value(k.tensor, done), Value(v.tensor, done)
 
     def attention(
         self, q: Value, k: Value, v: Value, name: str, cache: Cache = WHOLE, window: int | None = None
     ) -> Value:
-        result = sharding.attention(q.tensor, k.tensor, v.tensor)
-        self.caches |= {"cached keys": k.tensor, "cached values": v.tensor}
-        chip, done = self.topology.chip, _producers([q, k, v])
-        for part in attended_parts(self.scenario.workload):
-            work = attention_work(self.scenario, chip, part.of(q.tensor), part.of(k.tensor), window)
-            done = self._attend(name, cache, part, work, done)
-        return self._merge(Value(result, done), cache, name)
+        return self.attends.attend(q, k, v, name, cache, window)
 
     def ring_attention(self, q: Value, k: Value, v: Value, axes: Axes, name: str) -> Value:
-        """Attention to a chip's own keys and values, then to those that come around, piece by piece.
-
-        Assumes positions dealt zig-zag, so that the causal mask leaves every chip and every piece as much.
-        """
-        chips, tensors = self.emitter.group_size(axes), [k.tensor, v.tensor]
-        gathered = [sharding.all_gather(tensor, "L", axes) for tensor in tensors]
-        result = sharding.attention(q.tensor, *gathered)
-        work = attention_work(self.scenario, self.topology.chip, q.tensor, gathered[0])
-        work = replace(work, positions=q.tensor.dim("L").size)
-        self._cached.setdefault(self.kind, {})[name] = work.cached / chips, self.scenario.workload.final_cache_length
-        whole = work.kernels(self.scenario.workload.mean_cache_length)
-        size = float(sum(tensor.local_bytes for tensor in gathered))
-        inputs = _producers([q, k, v])
-        if len(axes) > 1 or len(whole) > 1 or not closes(self.topology, axes[0]):
-            inputs = self._collective("all_gather", axes, size, name, [k, v], gathered)[0].after
-            for suffix, kernel in whole:
-                inputs = self.emitter.compute(name + suffix, kernel, (*inputs, *q.after))
-            return Value(result, inputs)
-        chunks = self._chunks(axes)
-        pieces = [(work.piece(whole[0][1], count, sum(chunks)),) for count in chunks]
-        return Value(result, gathering_loop(self.emitter, name, pieces, size, axes[0], inputs))
-
-    def _merge(self, out: Value, cache: Cache, name: str) -> Value:
-        """Appends the sum of the outputs of chips that share the cache's positions, scattered over the heads."""
-        if not cache.context:
-            return out
-        tensor, axes, dtype = out.tensor, cache.context, out.tensor.dtype
-        sums = tensor.local_elements // tensor.local_shape[-1] * ITEM_BYTES["f32"]
-        if self.scenario.layout.merge == "all_to_all":
-            size = tensor.local_bytes + sums
-            (moved,) = self._collective("all_to_all", axes, size, name, [out], [tensor])
-        else:
-            chips = self.emitter.group_size(axes)
-            (summed,) = self._collective("all_gather", axes, sums * chips, f"{name} sums", [out], [tensor])
-            scaled = self._elementwise(f"{name} scale", [summed], tensor)
-            (moved,) = self._collective("reduce_scatter", axes, tensor.local_bytes, name, [scaled], [tensor])
-        result = sharding.local_slice(replace(tensor, dtype=dtype), "H", axes)
-        if self.scenario.layout.merge == "all_to_all":
-            return self._elementwise(f"{name} merge", [moved], result)
-        return Value(result, moved.after)
+        return self.attends.ring(q, k, v, axes, name)
 
     def latent_attention(
         self,
@@ -258,37 +196,12 @@ class Lowering:
         name: str,
         cache: Cache = WHOLE,
     ) -> Value:
-        weights = tuple(weight.tensor for weight in expansion)
-        self.caches["cached latents"] = cached[0].tensor
-        result = sharding.latent_attention(queries[0].tensor, cached[0].tensor, *weights)
-        done = _producers([*queries, *cached])
-        for part in attended_parts(self.scenario.workload):
-            q, rope, latent, shared = (part.of(value.tensor) for value in (*queries, *cached))
-            work = latent_attention_work(
-                self.scenario, self.topology.chip, (q, rope), (latent, shared), weights, self.kernels
-            )
-            done = self._attend(name, cache, part, work, done)
-        return self._merge(Value(result, done), cache, name)
-
-    def _attend(self, name: str, cache: Cache, part: AttendedPart, work: AttentionWork, inputs: Tasks) -> Tasks:
-        workload, name = self.scenario.workload, name + part.suffix
-        chips = self.emitter.group_size(cache.context or self.uses.positions)
-        after, shared_by = workload.tokens_per_step * (1 - cache.reach), self.emitter.group_size(cache.context)
-        work = replace(work, after=after, shared_by=shared_by)
-        final, length = workload.final_cache_length, workload.mean_cache_length
-        if part.length is not None:
-            final = length = part.length
-        elif self.attentions.setdefault(name, work) != work:
-            raise ValueError(f"'{name}' does different work in different places")
-        self._cached.setdefault(self.kind, {})[cache.name + part.suffix] = work.cached / chips, final
-        for suffix, kernel in work.kernels(length):
-            inputs = self.emitter.compute(name + suffix, kernel, inputs)
-        return inputs
+        return self.attends.latent(queries, cached, expansion, name, cache)
 
     # --- mixture of experts ------------------------------------------------------------------------------------------
 
     def grouped_matmul(self, x: Value, weights: Sequence[Value], over: str, name: str) -> tuple[Value, ...]:
-        if over == "X":
+        if over == "Y":
             return self.experts.matmul(x, list(weights), name)
         results = [sharding.matmul(x.tensor, weight.tensor, over) for weight in weights]
         groups = x.tensor.local_shape[x.tensor.index(over)]
@@ -299,10 +212,10 @@ class Lowering:
 
     def route(self, y: Value, weight: Value, name: str) -> Value:
         (logits,) = self._products(y, [weight], name)
-        return self._elementwise(f"{name} top k", [logits], logits.tensor)
+        return self.elementwise(f"{name} top k", [logits], logits.tensor)
 
     def dispatch(self, y: Value, shares: Value, exchange: Exchange, name: str) -> Value:
-        return self.experts.dispatch(y, _producers([y, shares]), exchange, name)
+        return self.experts.dispatch(y, producers([y, shares]), exchange, name)
 
     def combine(self, rows: Value, shares: Value, like: Value, exchange: Exchange, name: str) -> Value:
         return self.experts.combine(rows, like, exchange, name)
@@ -310,7 +223,7 @@ class Lowering:
     def embed(self, table: Value, name: str) -> Value:
         axes = table.tensor.dim("V").axes
         tokens = self.tensor("B L E")
-        return self._elementwise(name, [], Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes))
+        return self.elementwise(name, [], Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes))
 
     def pad(self, values: Sequence[Value], name: str) -> tuple[Value, ...]:
         return self._repack_rows(values, self._sizes["B"], self._sizes["L"], name)
@@ -320,7 +233,7 @@ class Lowering:
 
     def _repack_rows(self, values: Sequence[Value], batch: int, length: int, name: str) -> tuple[Value, ...]:
         results = [sharding.repack(value.tensor, batch, length) for value in values]
-        done = self._elementwise(name, values, results[0], results).after
+        done = self.elementwise(name, values, results[0], results).after
         return tuple(Value(result, done) for result in results)
 
     def receive(self, notation: str, packed: bool, differs: Axes = ()) -> Value:
@@ -342,14 +255,14 @@ class Lowering:
             size = logits.tensor.local_elements * ITEM_BYTES["f32"]
             done = self.emitter.compute(f"{name} {step}", Work(0.0, (read + written) * size), logits.after)
             logits = Value(logits.tensor, done)
-        best = self._elementwise(name, [logits], logits.tensor, ())
+        best = self.elementwise(name, [logits], logits.tensor, ())
         pair = ITEM_BYTES["f32"] + ITEM_BYTES["int32"]  # each chip's largest logit and its token
         result = Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32")
         size = sequences.size // self.emitter.group_size(sequences.axes) * pair * self.emitter.group_size(axes)
-        (token,) = self._collective("all_gather", axes, size, name, [best], [result])
+        (token,) = self.collective("all_gather", axes, size, name, [best], [result])
         return Value(token.tensor, self.emitter.end_step("host at the end of a step", token.after))
 
-    def _elementwise(
+    def elementwise(
         self, op: str, inputs: Sequence[Value], result: Sharded, written: Sequence[Sharded] | None = None
     ) -> Value:
         """Appends a norm, activation or add that reads or writes each tensor once. It is an operation only if the
@@ -357,7 +270,7 @@ class Lowering:
 
         Fused, the compute stream's next operation does it as well, and then waits for all its inputs.
         """
-        tasks = _producers(inputs)
+        tasks = producers(inputs)
         tensors = [*(value.tensor for value in inputs), *([result] if written is None else written)]
         moved = sum(through_memory(t.local_bytes, self.kernels.on_chip) for t in tensors)
         if self.topology.chip.fuses_elementwise and (self.kernels.on_chip is None or not moved):
@@ -411,13 +324,13 @@ class Lowering:
                 (sharding.all_gather(value.tensor, dim, axes), dim, weight.tensor) for value, dim, weight in factors
             ]
             product = sum_of_products(name, [(x, weight) for x, _, weight in factors_gathered])
-            pieces = gathered_pieces(factors_gathered, product, self._chunks(axes), self.kernels)
+            pieces = gathered_pieces(factors_gathered, product, self.chunks(axes), self.kernels)
             size = sum(x.local_bytes for x, _, _ in factors_gathered)
-            return Value(product, gathering_loop(self.emitter, name, pieces, size, axes[0], _producers(inputs)))
+            return Value(product, gathering_loop(self.emitter, name, pieces, size, axes[0], producers(inputs)))
         gathered = self.all_gather([(value, dim) for value, dim, _ in factors], axes, name)
         pairs = [(value.tensor, [weight]) for value, (_, _, weight) in zip(gathered, factors, strict=True)]
         product = sum_of_products(name, [(x, weight.tensor) for x, (weight,) in pairs])
-        return Value(product, self._multiply(name, pairs, [product], _producers(gathered), axes))
+        return Value(product, self._multiply(name, pairs, [product], producers(gathered), axes))
 
     def matmul_reduce_scatter(
         self, x: Value, weights: Sequence[tuple[Value, str]], axes: Axes, name: str
@@ -425,7 +338,7 @@ class Lowering:
         if self._is_looped(axes, [weight for weight, _ in weights]):
             products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
-            chunks = self._chunks(axes)[::-1]
+            chunks = self.chunks(axes)[::-1]
             pieces = scattered_pieces(x.tensor, [(w.tensor, into) for w, into in weights], chunks, self.kernels)
             size = sum(tensor.local_bytes for tensor in products)
             done = scattering_loop(self.emitter, name, pieces, size, axes[0], x.after)
@@ -443,7 +356,7 @@ class Lowering:
             return x, *self._products(x, weights, name, axes)
         gathered = sharding.all_gather(x.tensor, dim, axes)
         used = [weight.tensor for weight in weights]
-        pieces = gathered_input_pieces(gathered, dim, used, self._chunks(axes), self.kernels)
+        pieces = gathered_input_pieces(gathered, dim, used, self.chunks(axes), self.kernels)
         done = gathering_loop(self.emitter, name, pieces, gathered.local_bytes, axes[0], x.after)
         return tuple(Value(t, done) for t in (gathered, *(sharding.matmul(gathered, weight) for weight in used)))
 
@@ -459,13 +372,13 @@ class Lowering:
         inputs, pairs = [x for x, _, _ in factors], [(x.tensor, weight.tensor) for x, _, weight in factors]
         product = sum_of_products(name, pairs)
         if self._is_looped(axes, [weight for _, _, weight in factors]):
-            pieces = scattered_sum_pieces(pairs, into, self._chunks(axes)[::-1], self.kernels)
-            done = scattering_loop(self.emitter, name, pieces, product.local_bytes, axes[0], _producers(inputs))
+            pieces = scattered_sum_pieces(pairs, into, self.chunks(axes)[::-1], self.kernels)
+            done = scattering_loop(self.emitter, name, pieces, product.local_bytes, axes[0], producers(inputs))
             out = Value(sharding.reduce_scatter(product, axes, into), done)
         else:
             weighted = [(x.tensor, [weight]) for x, _, weight in factors]
             is_single = len(axes) == 1
-            done = self._multiply(name, weighted, [product], _producers(inputs), axes if is_single else ())
+            done = self._multiply(name, weighted, [product], producers(inputs), axes if is_single else ())
             (out,) = self.reduce_scatter([(Value(product, done), into)], axes, name if is_single else reduction.name)
         return self.all_reduce([out], reduction.replicated, reduction.name)[0]
 
@@ -483,7 +396,7 @@ class Lowering:
             ended = (
                 *ended,
                 *self._reduce(
-                    Value(part, self.emitter.compute(name, work, _producers(gathered_values))), reduction
+                    Value(part, self.emitter.compute(name, work, producers(gathered_values))), reduction
                 ).after,
             )
         for dim, axes in reduction.scatters:
@@ -499,7 +412,7 @@ class Lowering:
         """Returns True if a collective of activations is looped with its matmul, whose weights are not gathered."""
         return is_loopable(self.emitter, axes) and not any(weight.stored for weight in weights)
 
-    def _chunks(self, axes: Axes) -> list[int]:
+    def chunks(self, axes: Axes) -> list[int]:
         return chunks_of_pieces(self.emitter.group_size(axes), loop_form(self.emitter, axes[0]))
 
     def matmul_add(self, x: Value, weight: Value, plus: Value | None, name: str) -> Value:
@@ -507,8 +420,4 @@ class Lowering:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
         work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.kernels)
-        return Value(result, self.emitter.compute(name, work, _producers([x, plus])))
-
-
-def _producers(values: Sequence[Value]) -> Tasks:
-    return tuple(ids for value in values for ids in value.after)
+        return Value(result, self.emitter.compute(name, work, producers([x, plus])))

@@ -36,6 +36,11 @@ class Value:
     """Sharding of a weight in memory, if it is gathered for use."""
 
 
+def producers(values: Sequence[Value]) -> Tasks:
+    """Returns the tasks that produce some values."""
+    return tuple(ids for value in values for ids in value.after)
+
+
 Snapshot = tuple[tuple[tuple[Sharded, Sharded | None, int], ...], Tasks]
 """Values by their shardings and numbers of tasks, and all tasks that may be waited for."""
 

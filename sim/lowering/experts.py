@@ -30,7 +30,7 @@ class ExpertLowering:
         self.scenario, self.topology, self.emitter, self.kernels = scenario, topology, emitter, kernels
         self.notes: list[str] = []
         self.routings: dict[tuple[sharding.Dim, ...], Routing] = {}
-        """Routing by the dimensions X and T of the rows."""
+        """Routing by the dimensions Y and T of the rows."""
         self.expert_rows: ExpertRows | None = None
         """Rows of the layer that was lowered last."""
         self._exchanges: dict[tuple[sharding.Dim, ...], TokenExchange] = {}
@@ -46,15 +46,15 @@ class ExpertLowering:
 
     def dispatch(self, y: Value, inputs: Tasks, between: Exchange, name: str) -> Value:
         """Appends the rows' way to their experts."""
-        experts = sharding.Dim("X", self._model.count, between.experts)
-        tensor = sharding.dispatch(y.tensor, experts, between.tokens)
-        key, layout = tensor.dims[:2], self.scenario.layout.experts
+        layout = self.scenario.layout.experts
         over = TokenExchange(self.topology, self.scenario.stack, layout, self.kernel, between.tokens, between.experts)
-        split = over.split(self._local_tokens(y.tensor))
-        self._exchanges[key] = over
-        self.routings[key] = route(self._model, self.scenario.workload.routing, layout, split)
-        self.expert_rows = self._expert_rows(self.routings[key], y.tensor, over)
-        self._refuse_folding(self.routings[key])
+        routing = route(self._model, self.scenario.workload.routing, layout, over.split(self._local_tokens(y.tensor)))
+        experts = sharding.Dim("Y", self._model.count + layout.replicas, between.experts)
+        tensor = sharding.dispatch(y.tensor, experts, between.tokens)
+        key = tensor.dims[:2]
+        self._exchanges[key], self.routings[key] = over, routing
+        self.expert_rows = self._expert_rows(routing, y.tensor, over)
+        self._refuse_folding(routing)
         if self.emitter.group_size(between.tokens) == 1:
             return Value(tensor, self._copy(f"{name} permute", y.tensor, key, inputs))
         return Value(tensor, self._send("dispatch", y.tensor, key, name, inputs))
@@ -108,7 +108,7 @@ class ExpertLowering:
 
     def matmul(self, rows: Value, weights: list[Value], name: str) -> tuple[Value, ...]:
         """Appends one launch of a matmul of each expert's rows with each weight."""
-        results = tuple(sharding.matmul(rows.tensor, weight.tensor, "X") for weight in weights)
+        results = tuple(sharding.matmul(rows.tensor, weight.tensor, "Y") for weight in weights)
         matmul = self._matmul(rows.tensor, weights, results)
         works = [matmul.work(held, hit) for held, hit in self._rows(rows.tensor.dims[:2])]
         done = self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, rows.after)

@@ -155,13 +155,13 @@ def _collect(flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind]) -> 
     return LoweredPass(
         program=flow.builder.build(),
         weights_bytes=flow.stored_bytes(None) + sum(map(flow.stored_bytes, layers)),
-        kv_cache_bytes=sum(map(flow.cache_bytes, kinds)),
+        kv_cache_bytes=sum(map(flow.attends.cache_bytes, kinds)),
         gather_buffer_bytes=flow.emitter.buffers.peak_bytes,
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,
         layer_bytes=flow.stored_bytes(kinds[-1]),
         stored_weights=flow.weights,
         expert_rows=flow.experts.expert_rows,
-        caches=flow.caches,
-        attentions=flow.attentions,
+        caches=flow.attends.caches,
+        attentions=flow.attends.attentions,
     )

@@ -28,7 +28,8 @@ def compute_sizes(scenario: Scenario, uses: Uses, group_size: GroupSize, total_c
         "V": pad_to_multiple(model.vocabulary, total_chips),
     }
     if experts := model.experts:
-        sizes |= {"X": experts.count, "D": experts.d_ff, "S": experts.shared * experts.d_ff}
+        sizes |= {"X": experts.count, "Y": experts.count + scenario.layout.experts.replicas}
+        sizes |= {"D": experts.d_ff, "S": experts.shared * experts.d_ff}
     if latent := model.latent:
         sizes |= {"C": latent.kv_rank, "R": latent.rope, "N": model.d_head - latent.rope, "U": latent.d_value}
         sizes |= {"A": latent.q_rank} if latent.q_rank else {}

@@ -10,6 +10,7 @@ from sim.closed_form.expert_load import expect_fullest_rows
 from sim.program import ExpertRows, Floats, Ints, Kind
 from sim.report.metrics import Measures, PassTrace
 from sim.report.ops import EXCHANGES, parse_op
+from sim.report.spans import collective_spans
 from sim.shortcuts import periodic
 from sim.specs import Scenario
 from sim.units import PS_PER_S
@@ -35,6 +36,8 @@ class TokenExchange:
     time_s: float
     exposed_s: float
     """Part of the time with no compute on the chip."""
+    longest_s: float
+    """Time on the chip on which it takes longest."""
 
     @property
     def exposed_share(self) -> float:
@@ -116,7 +119,18 @@ def _exchange(way: str, measured: PassTrace, measures: Measures, rows: ExpertRow
         busiest_link_s=float(busy_ps[link]) / PS_PER_S,
         time_s=sum(op.time_s for op in ops),
         exposed_s=sum(op.exposed_s for op in ops),
+        longest_s=_longest_s(measured, way),
     )
+
+
+def _longest_s(measured: PassTrace, way: str) -> float:
+    """Returns the time that dispatches or combines take in one step, on the chip on which they take longest."""
+    program = measured.trace.program
+    spans = collective_spans(measured.trace)
+    spans = spans.where(np.array([parse_op(name).group == way for name in program.op_names])[program.op[spans.task]])
+    copies = periodic.copies_per_task(program, measured.periods)[spans.task]
+    of_chips = np.bincount(spans.lane, weights=(spans.end - spans.start) * copies, minlength=1)
+    return float(of_chips.max()) / PS_PER_S
 
 
 def measure_links(measured: PassTrace, way: str) -> tuple[Ints, Floats]:

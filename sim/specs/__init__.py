@@ -22,7 +22,7 @@ from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Basis, Fraction, Sourced
 from sim.specs.scenario import Scenario
-from sim.specs.stack import Software, StackFile, StackSpec
+from sim.specs.stack import MultimemTimes, Software, StackFile, StackSpec
 from sim.specs.suite import (
     AnySuite,
     Calibration,
@@ -71,6 +71,7 @@ __all__ = [
     "Medium",
     "MemoryPoolSpec",
     "Model",
+    "MultimemTimes",
     "NcclSpec",
     "NetworkSpec",
     "NvlsSpec",

@@ -15,7 +15,7 @@ _ON_ROUTES = ("one_shot", "halving_doubling")
 _NCCL_RINGS = ("auto", "ring_ll", "ring_ll128", "ring_simple")
 ALGORITHMS: dict[str, tuple[str, ...]] = {
     "all_gather": (*_ON_AXES, *_ON_ROUTES, *_NCCL_RINGS),
-    "reduce_scatter": (*_ON_AXES, *_ON_ROUTES, *_NCCL_RINGS),
+    "reduce_scatter": (*_ON_AXES, *_ON_ROUTES, *_NCCL_RINGS, "multimem"),
     "all_reduce": (
         *_ON_AXES,
         "one_shot",
@@ -30,6 +30,8 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
         "tree_simple",
         "nvls",
         "nvls_tree",
+        "multimem",
+        "multimem_one_shot",
     ),
     "all_to_all": ("multi_axis", "dimension_ordered", "one_shot", "auto", "send_recv"),
     "broadcast": ("spanning_trees", "ring", "tree", *_NCCL_RINGS),

@@ -98,8 +98,6 @@ class NvlsTimes(Strict):
     """Synchronisation of one chunk, on its channel."""
     share: Fraction
     """Share of the port's bandwidth, without that synchronisation."""
-    channels: Count | None = None
-    """Multiprocessors that the kernel takes. Default: as many as NCCL's."""
 
 
 class MeasuredSpec(Strict):

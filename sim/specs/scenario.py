@@ -21,7 +21,7 @@ from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Duration, Fraction, Rate, Sourced
 from sim.specs.stack import StackSpec
-from sim.specs.sweep import FigureSpec, SweepSpec
+from sim.specs.sweep import OUTCOMES_ON_X, FigureSpec, SweepSpec
 from sim.specs.topology import TopologySpec
 from sim.specs.uses import PRESETS, Axes, Uses
 from sim.specs.workload import Workload
@@ -120,11 +120,10 @@ class Scenario(Strict):
             if axis not in self.sweep:
                 hint = suggest(axis, self.sweep)
                 raise wrong("figure", "series", rule="must be an axis of the sweep", got=axis, hint=hint)
-        if self.figure.x not in (*self.sweep, "tokens", "chips"):
-            hint = suggest(self.figure.x, (*self.sweep, "tokens", "chips"))
-            raise wrong(
-                "figure", "x", rule="must be an axis of the sweep, tokens or chips", got=self.figure.x, hint=hint
-            )
+        if self.figure.x not in (*self.sweep, *OUTCOMES_ON_X):
+            hint = suggest(self.figure.x, (*self.sweep, *OUTCOMES_ON_X))
+            rule = f"must be an axis of the sweep, or one of {', '.join(OUTCOMES_ON_X)}"
+            raise wrong("figure", "x", rule=rule, got=self.figure.x, hint=hint)
         rest = [axis for axis in self.sweep if axis not in self.figure.lines and axis != self.figure.x]
         if self.figure.x in self.sweep or len(rest) > 1:
             for axis in rest:

@@ -8,8 +8,23 @@ from typing import Literal
 from sim.specs.algorithms import LoopForm
 from sim.specs.base import Count, Multiple, Name, Number, Strict
 from sim.specs.experts import ExchangeKernel
-from sim.specs.nccl import NvlsTimes
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
+
+
+class MultimemTimes(Strict):
+    """Rates of kernels on multicast memory (multimem): the switch sums what they load, and passes on what they store.
+
+    Their fixed time is `collective_overhead`.
+    """
+
+    blocks: Count = 8
+    """Thread blocks, each of which holds a multiprocessor."""
+    block_rate: Bandwidth | None = None
+    """Bytes per second that a thread block moves through its chip's port. Default: all that the port carries."""
+    load_share: Fraction = 1.0
+    """Share of the port's bandwidth that loads of sums reach, with enough blocks."""
+    share: Fraction = 1.0
+    """Share of the port's bandwidth that loads of sums and stores to all chips together reach, with enough blocks."""
 
 
 class Software(Strict):
@@ -92,8 +107,8 @@ class Software(Strict):
     them, or one after the other on each."""
     pipeline: Literal["sequential", "non_blocking", "blocking"] = "sequential"
     """Default of `layout.pipeline.schedule`."""
-    nvls: Sourced[NvlsTimes] | None = None
-    """Times of the stack's own kernel that sums in the switch (NVLink SHARP). Default: those of the machine's NCCL."""
+    multimem: Sourced[MultimemTimes] = Sourced[MultimemTimes].model_validate({"value": {}})
+    """Rates of the stack's own kernels on multicast memory."""
     exchange: dict[Literal["normal", "low_latency", "one_sided"], ExchangeKernel] = {}
     """Kernels that exchange tokens for their experts. Default: the links' latencies and bandwidths."""
     quantize: Literal["fused", "kernel"] = "fused"

@@ -7,6 +7,9 @@ from pydantic import BeforeValidator, Field
 from sim.specs.base import Strict, wrong
 from sim.specs.prediction import Prediction
 
+OUTCOMES_ON_X = ("tokens", "chips", "busiest")
+"""Figures of a point that may stand on the x axis, besides the axes of the sweep."""
+
 
 class FigureSpec(Strict):
     """Figure of a sweep: simulated lines, the usual closed form dashed, published points hollow."""
@@ -14,10 +17,25 @@ class FigureSpec(Strict):
     title: str = ""
     """Title of the figure; default: the scenario\'s description."""
     x: str
-    """An axis of the sweep with numbers for values, `tokens` (of all sequences in one pass) or `chips`."""
-    y: Literal["latency", "step", "mfu", "tokens_per_s", "ttft", "tpot", "cost", "requests_per_s", "bubble", "slower"]
+    """An axis of the sweep with numbers for values, `tokens` (of all sequences in one pass), `chips`, or `busiest`:
+    bytes of the busiest chip in a dispatch over those of the mean chip."""
+    y: Literal[
+        "latency",
+        "step",
+        "mfu",
+        "tokens_per_s",
+        "ttft",
+        "tpot",
+        "cost",
+        "requests_per_s",
+        "bubble",
+        "slower",
+        "dispatch",
+        "combine",
+    ]
     """cost: chip-seconds per token, Pope et al. section 4.4; requests_per_s and bubble: of a pipeline, the share of the
-    time without a batch as mean of the stages; slower: by the stalls of a memory pool."""
+    time without a batch as mean of the stages; slower: by the stalls of a memory pool; dispatch and combine: time of
+    the exchange of tokens with their experts, all layers, on the chip on which it takes longest."""
     series: str | Annotated[list[str], Field(min_length=1)] | None = None
     """The axis or axes of the sweep whose values are the lines; without it there is one line."""
     relative_to: str | None = None

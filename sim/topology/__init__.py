@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from sim.specs import GraphSpec, StackSpec, SwitchSpec, TopologySpec, TorusSpec
+from sim.specs import StackSpec, SwitchSpec, TopologySpec, TorusSpec
 from sim.topology import graph, switch, torus
 from sim.topology.chip import Chip
 from sim.topology.graph import Axis, Link, Topology
@@ -39,17 +39,8 @@ class _Known:
 def _build(known: _Known) -> Topology:
     if isinstance(known.spec, TorusSpec):
         return torus.build(known.spec, known.stack)
-    spec = _with_nvls(known.spec, known.stack)
-    if isinstance(spec, SwitchSpec):
-        return switch.build(spec, known.stack)
-    built = graph.build(spec, known.stack)
-    check_ports(spec, built)
+    if isinstance(known.spec, SwitchSpec):
+        return switch.build(known.spec, known.stack)
+    built = graph.build(known.spec, known.stack)
+    check_ports(known.spec, built)
     return built
-
-
-def _with_nvls(spec: SwitchSpec | GraphSpec, stack: StackSpec) -> SwitchSpec | GraphSpec:
-    """The machine with the stack's own times for sums in the switch, where NCCL can make any."""
-    if spec.nccl is None or spec.nccl.measured.nvls is None or stack.nvls is None:
-        return spec
-    measured = spec.nccl.measured.model_copy(update={"nvls": stack.nvls.value})
-    return spec.model_copy(update={"nccl": spec.nccl.model_copy(update={"measured": measured})})

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from sim import units
 from sim.errors import InputError
-from sim.specs import GraphSpec, Medium, NcclSpec, NetworkSpec, StackSpec
+from sim.specs import GraphSpec, Medium, MultimemTimes, NcclSpec, NetworkSpec, StackSpec
 from sim.topology.bundles import bundle
 from sim.topology.chip import Chip
 from sim.topology.mesh import MeshAxis, natural_mesh
@@ -85,6 +85,8 @@ class Software:
     """Default algorithm per collective."""
     nccl: NcclSpec | None = None
     """NCCL's parameters on this machine; None where it does not run."""
+    multimem: MultimemTimes = field(default_factory=MultimemTimes)
+    """Rates of kernels on multicast memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +347,12 @@ def build(spec: GraphSpec, stack: StackSpec) -> Topology:
         axes=(Axis("g", len(chips), ring=False),),
         nodes=nodes,
         links=tuple(links),
-        software=Software(stack.collective_overhead.value, algorithms=spec.collectives, nccl=spec.nccl),
+        software=Software(
+            stack.collective_overhead.value,
+            algorithms=spec.collectives,
+            nccl=spec.nccl,
+            multimem=stack.multimem.value,
+        ),
         ways_of=widest,
         reduction=SwitchReduction(
             enabled=spec.reduces or multicasts,

@@ -31,7 +31,12 @@ def build(spec: SwitchSpec, stack: StackSpec) -> Topology:
         axes=(Axis("g", spec.chips, ring=False),),
         nodes=(*(f"gpu{chip}" for chip in range(spec.chips)), "switch"),
         links=tuple(links),
-        software=Software(stack.collective_overhead.value, algorithms=spec.collectives, nccl=spec.nccl),
+        software=Software(
+            stack.collective_overhead.value,
+            algorithms=spec.collectives,
+            nccl=spec.nccl,
+            multimem=stack.multimem.value,
+        ),
         ways_of=_ways,
         kind="switch",
         reduction=SwitchReduction(enabled=spec.reduces, node=spec.chips if spec.reduces else None),

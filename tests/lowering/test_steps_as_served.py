@@ -135,3 +135,22 @@ def test_two_parts_of_a_batch_send_tokens_under_each_others_compute():
     parts = run(scenario(decode(16), *given, batch, deal)).report.simulated
     assert parts.exposed_communication_s < whole.exposed_communication_s
     assert parts.compute_s > whole.compute_s
+
+
+def test_copies_let_chips_hold_experts_that_they_do_not_divide():
+    """8 experts and 4 copies are two on each of 6 chips, as 8 are on 4; without copies 6 chips do not divide them."""
+    mixture = (
+        "model=mixtral_8x7b",
+        "topology={name: box, kind: switch, chip: h100_sxm, chips: 6, link: nvlink4_port}",
+        "stack=ideal",
+        "layout.residual=null",
+        "mesh=null",
+    )
+
+    def layer_bytes(chips: int, layout: str) -> float:
+        given = scenario(decode(24), *mixture, f"topology.chips={chips}", f"layout={{ffn: expert_parallel{layout}}}")
+        return lower(given, mesh_of(given)).layer_bytes
+
+    assert layer_bytes(6, ", experts: {replicas: 4}") == layer_bytes(4, "")
+    with pytest.raises(InputError, match=r"layout.experts.replicas: must make .* such as 4"):
+        layer_bytes(6, "")

@@ -12,7 +12,7 @@ from support.machines import meshed, switch, torus, two_boxes
 from support.run_schedule import time_s
 from support.selection import slow_if
 
-from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, ON_TORUS, schedule
+from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, ON_TORUS, multimem, schedule
 from sim.collectives.chunk_replay import ReplayError, replay
 from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.errors import InputError, LayoutError
@@ -58,7 +58,8 @@ def algorithms(machine: Topology, axes: tuple[str, ...], collective: str) -> lis
     """Those that the machines of the groups have."""
     first = groups_of(machine, tuple(map(tuple, mesh_groups(machine, axes).tolist())))[0].machine
     own = (ON_TORUS if first.has_lines else ON_ROUTES)[collective]
-    return [*own, *(ON_NCCL.get(collective, {}) if first.software.nccl else ())]
+    in_switch = () if first.has_lines else multimem.KERNELS.get(collective, ())
+    return [*own, *(ON_NCCL.get(collective, {}) if first.software.nccl else ()), *in_switch]
 
 
 @pytest.mark.parametrize("name", slow_if(MACHINES, "two DGX A100 2x8", "DGX-1 2x4"))
@@ -77,7 +78,8 @@ def test_every_algorithm_carries_out_its_collective_over_every_subset_of_axes(na
                 assert time_s(machine, plan, SIZE) >= lower_bound(machine, collective, axes, SIZE) * (1 - 1e-9)
     for collective, algorithm, rule in refused:  # the only two reasons
         several_lines = collective == "permute" and rule == "a permute goes along one axis"
-        assert several_lines or ("nvls" in algorithm and rule.endswith("switch that reduces"))
+        needs_switch = "nvls" in algorithm or algorithm.startswith("multimem")
+        assert several_lines or (needs_switch and rule.endswith("switch that reduces"))
 
 
 MOVED = {"all_gather": 1, "reduce_scatter": 1, "all_reduce": 2}

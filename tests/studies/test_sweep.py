@@ -15,7 +15,8 @@ from sim.errors import InputError
 from sim.simulate.result import Run
 from sim.simulate.run import run
 from sim.specs import Scenario, load
-from sim.studies.sweep import points, rows, workers
+from sim.specs.sweep import OUTCOMES_ON_X
+from sim.studies.sweep import points, quantities, rows, workers
 from sim.studies.sweep.published import published_points
 from sim.studies.sweep.record import Record
 
@@ -257,3 +258,7 @@ def test_all_text_of_every_figure_is_text_and_not_mathematics(tmp_path: Path, mo
     assert done.exit_code == 0
     assert len(seen) > 5
     assert not [text.get_text() for text in seen if text.get_text() and text.get_parse_math()]
+
+
+def test_every_figure_that_may_stand_on_the_x_axis_is_known():
+    assert set(quantities.X) == set(OUTCOMES_ON_X)

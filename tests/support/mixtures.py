@@ -47,7 +47,7 @@ def model_of(
 def sizes(model: Any, batch: int) -> dict[str, int]:
     size = {"B": batch, "L": 0, "E": 16, "F": 32, "H": model.heads, "K": model.kv_heads, "Q": 6, "V": 24}
     if model.experts:
-        size |= {"X": model.experts.count, "D": 16, "S": 16 * model.experts.shared}
+        size |= {"X": model.experts.count, "Y": model.experts.count, "D": 16, "S": 16 * model.experts.shared}
     if model.latent:
         size |= {"A": 12, "C": 10, "R": 2, "N": 4, "U": 5}
     return size

@@ -307,7 +307,7 @@ def _in_switch(topology: Topology, kernel: Kernel, size: float) -> tuple[int, Ti
     share = in_switch.rate_share(cutting, times, chips, cut.chunk, port)
     hop = spec.measured.added("net", network.nvls_hop if network else counted.hop)
     overhead_s = times.base + times.per_chip * chips + spec.measured.startup.value
-    return cut.rounds, Timing(overhead_s, (0.0, 0.0, hop), (share, 1.0, 1.0), times.channels or cutting.channels)
+    return cut.rounds, Timing(overhead_s, (0.0, 0.0, hop), (share, 1.0, 1.0), cutting.channels)
 
 
 @functools.lru_cache(maxsize=64)

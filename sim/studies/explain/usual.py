@@ -17,9 +17,14 @@ WORK = "Work it leaves out"
 _ALONE = "what waits for memory in one does not hide under the FLOPs of another; activations pass through memory"
 _SCORES = "attention's scores go through memory, copies of key-value heads are read from L2"
 _HOST = "sampling, synchronisation and what the host does before it launches the next pass"
-_FUSED: dict[str, Any] = {
+_OVERHEADS: dict[str, Any] = {
     "stack.op_overhead": 0.0,
     "stack.matmul_overhead": None,
+    "stack.grouped_overhead": None,
+    "stack.attention_overhead": None,
+}
+_FUSED: dict[str, Any] = {
+    **_OVERHEADS,
     "stack.step_overhead": 0.0,
     "stack.elementwise": "fused",
     "stack.attention": "fused",
@@ -48,7 +53,7 @@ def list_models(scenario: Scenario) -> Iterator[Model]:
         ("Each operation its own roofline", (), _ALONE),
         ("Scores, copied keys and values", ("stack.attention", "stack.l2_speed"), _SCORES),
         ("Norms, activations, adds", ("stack.elementwise",), "kernels of their own, each reads and writes memory"),
-        ("Overhead of operations", ("stack.op_overhead", "stack.matmul_overhead"), f"{launch} beside each kernel"),
+        ("Overhead of operations", tuple(_OVERHEADS), f"{launch} beside each kernel, unless its kind has its own"),
         ("Host at the end of a step", ("stack.step_overhead",), _HOST),
     ):
         fused |= {path: read_field(scenario, path) for path in paths}

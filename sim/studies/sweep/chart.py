@@ -16,7 +16,7 @@ from sim.specs.load.settings import RELATIVE
 from sim.studies.sweep.crossings import find_crossings
 from sim.studies.sweep.points import format_label
 from sim.studies.sweep.published import published_points
-from sim.studies.sweep.quantities import RATES, Y, name_axis
+from sim.studies.sweep.quantities import RATES, X, Y, name_axis
 from sim.studies.sweep.rows import Row
 from sim.terminal import printable
 
@@ -64,7 +64,7 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
             raise InputError(rule, where=f"figure.predictions.{name}.column", got=each.column)
     if figure.crossovers:
         _crossovers(scenario)
-    if figure.x not in (*axes, "tokens", "chips"):
+    if figure.x not in (*axes, *X):
         return None
     lines = [axis for axis in figure.lines if axis in axes]
     if len(lines) == len(figure.lines):
@@ -218,8 +218,9 @@ def _speedups(lines: Sequence[Line], baseline: str, *, rate: bool) -> list[Line]
 
 def x_of(figure: FigureSpec, row: Row) -> float:
     """Returns the place of a row with an outcome on the x axis."""
-    if figure.x in ("tokens", "chips"):
-        return float(getattr(row.outcome, figure.x))
+    if figure.x in X:
+        assert row.outcome is not None
+        return X[figure.x].simulated(row.outcome) or 0.0
     number = _number(row.choices[figure.x])
     assert number is not None  # figure_of checked it
     return number[0]
@@ -278,7 +279,7 @@ def _x_unit(values: Sequence[Any]) -> tuple[float, str]:
 
 
 def _x_label(x: str, unit: str) -> str:
-    label = "tokens per pass, all sequences" if x == "tokens" else name_axis(x)
+    label = X[x].words if x in X else name_axis(x)
     return f"{label}, {unit}" if unit else label
 
 

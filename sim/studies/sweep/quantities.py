@@ -55,8 +55,19 @@ Y = {
         _part("pool", "slower"),
         _part("pool", "closed_form_slower"),
     ),
+    "dispatch": Quantity("dispatch of tokens to experts, all layers", "s", _part("exchange", "dispatch_s"), _none),
+    "combine": Quantity("combine of experts' outputs, all layers", "s", _part("exchange", "combine_s"), _none),
 }
 """By the name that a figure uses."""
+
+X = {
+    "tokens": Quantity("tokens per pass, all sequences", "", lambda out: float(out.tokens), _none),
+    "chips": Quantity("chips", "", lambda out: float(out.chips), _none),
+    "busiest": Quantity(
+        "dispatched bytes of the busiest chip over the mean chip", "", _part("exchange", "busiest"), _none
+    ),
+}
+"""Quantities for the x axis of a figure, besides the axes of its sweep."""
 
 RATES = ("mfu", "tokens_per_s", "requests_per_s")
 """More is better."""

@@ -63,6 +63,17 @@ class PoolFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ExchangeFigures:
+    """Exchange of tokens with their experts, in one step."""
+
+    dispatch_s: float
+    """Time of all dispatches, on the chip on which they take longest."""
+    combine_s: float
+    busiest: float
+    """Bytes that a chip sends or receives at most in a dispatch, over the mean."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """Results of one point."""
 
@@ -79,6 +90,7 @@ class Outcome:
     per_axis: Figures | None
     pipeline: PipelineFigures | None = None
     pool: PoolFigures | None = None
+    exchange: ExchangeFigures | None = None
 
 
 _PARTS: dict[str, tuple[str, type[Any]]] = {
@@ -87,6 +99,7 @@ _PARTS: dict[str, tuple[str, type[Any]]] = {
     "per_axis": ("per_axis_", Figures),
     "pipeline": ("pipeline_", PipelineFigures),
     "pool": ("pool_", PoolFigures),
+    "exchange": ("exchange_", ExchangeFigures),
 }
 """Fields of Outcome that hold several figures: what their columns begin with, and the class."""
 
@@ -207,6 +220,7 @@ def _outcome(scenario: Scenario, report: Report) -> Outcome:
         per_axis=at("detailed_latency_s") if form else None,
         pipeline=_pipeline(report),
         pool=_pool(report),
+        exchange=_exchange(report),
     )
 
 
@@ -222,6 +236,14 @@ def _pipeline(report: Report) -> PipelineFigures | None:
         total_s=pipeline.total_s,
         closed_form_total_s=pipeline.closed_form_total_s,
     )
+
+
+def _exchange(report: Report) -> ExchangeFigures | None:
+    experts = (report.phases[0] if report.phases else report).experts
+    if experts is None or not experts.exchanges:
+        return None
+    dispatch, combine = experts.exchanges
+    return ExchangeFigures(dispatch.longest_s, combine.longest_s, dispatch.most_bytes / (dispatch.mean_bytes or 1.0))
 
 
 def _pool(report: Report) -> PoolFigures | None:
