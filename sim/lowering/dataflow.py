@@ -292,6 +292,7 @@ class Lowering:
             activations: axes over which its input is gathered or its output scattered.
         """
         chip = self.topology.chip.in_collective_matmuls if self.emitter.group_size(activations) > 1 else None
+        inputs = self.quantize(name, [x for x, _ in factors], inputs)
         used = [(x, [weight.tensor for weight in weights]) for x, weights in factors]
         gathered = [(x, weight.tensor, weight.stored) for x, weights in factors for weight in weights if weight.stored]
         axes = gathered_axes(*gathered[0]) if gathered else ()
@@ -382,6 +383,13 @@ class Lowering:
             (out,) = self.reduce_scatter([(Value(product, done), into)], axes, name if is_single else reduction.name)
         return self.all_reduce([out], reduction.replicated, reduction.name)[0]
 
+    def quantize(self, name: str, inputs: Sequence[Sharded], tasks: Tasks) -> Tasks:
+        """Appends the kernel that quantises the inputs of a matmul, if the stack has one of its own for it."""
+        work = self.kernels.quantization([x.local_elements for x in inputs], inputs[0].dtype)
+        if work is None or not self.topology.chip.quantizes_apart:
+            return tasks
+        return self.emitter.compute(f"{name} quantize", work, tasks)
+
     def _multiply_in_pieces(
         self, factors: Sequence[tuple[Value, str, Value]], gathered: Axes, reduction: Reduction, name: str
     ) -> Value:
@@ -420,4 +428,5 @@ class Lowering:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
         work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.kernels)
-        return Value(result, self.emitter.compute(name, work, producers([x, plus])))
+        inputs = self.quantize(name, [x.tensor], producers([x, plus]))
+        return Value(result, self.emitter.compute(name, work, inputs))

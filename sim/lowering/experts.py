@@ -57,6 +57,9 @@ class ExpertLowering:
         self._refuse_folding(routing)
         if self.emitter.group_size(between.tokens) == 1:
             return Value(tensor, self._copy(f"{name} permute", y.tensor, key, inputs))
+        into = self._format(y.tensor, "dispatch")
+        elements = [float(y.tensor.local_elements)] * self.topology.chips
+        inputs = self._quantize(f"{name} dispatch", elements, y.tensor.dtype, inputs, into)
         return Value(tensor, self._send("dispatch", y.tensor, key, name, inputs))
 
     def combine(self, rows: Value, like: Value, between: Exchange, name: str) -> Value:
@@ -110,9 +113,24 @@ class ExpertLowering:
         """Appends one launch of a matmul of each expert's rows with each weight."""
         results = tuple(sharding.matmul(rows.tensor, weight.tensor, "Y") for weight in weights)
         matmul = self._matmul(rows.tensor, weights, results)
-        works = [matmul.work(held, hit) for held, hit in self._rows(rows.tensor.dims[:2])]
-        done = self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, rows.after)
+        held_rows = self._rows(rows.tensor.dims[:2])
+        works = [matmul.work(held, hit) for held, hit in held_rows]
+        arrived = self.scenario.workload.dispatch if rows.tensor.dims[-1].name == "E" else None
+        if arrived != self.kernels.operands:
+            inner = rows.tensor.local_shape[-1]
+            inputs = self._quantize(name, [sum(held) * inner for held, _ in held_rows], rows.tensor.dtype, rows.after)
+        else:
+            inputs = rows.after
+        done = self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, inputs)
         return tuple(Value(result, done) for result in results)
+
+    def _quantize(self, name: str, elements: list[float], dtype: str, tasks: Tasks, into: str | None = None) -> Tasks:
+        """Appends the kernel that quantises [chips] numbers, if the stack has one of its own for it."""
+        works = [self.kernels.quantization([each], dtype, into) for each in elements]
+        needed = [work for work in works if work is not None]
+        if not needed or not self.topology.chip.quantizes_apart:
+            return tasks
+        return self.emitter.compute(f"{name} quantize", needed[0] if len(set(needed)) == 1 else needed, tasks)
 
     def activate(self, inputs: list[Value], name: str) -> Tasks:
         """Appends the activation of the rows' hidden values."""

@@ -287,6 +287,18 @@ class MatmulKernels:
         size = x.local_bytes if self.operands is None else x.local_elements * ITEM_BYTES[self.operands]
         return through_memory(size, self.on_chip)
 
+    def quantization(self, elements: Sequence[float], dtype: str, into: str | None = None) -> Work | None:
+        """Returns the work of quantising numbers of a format; None if they are not.
+
+        Args:
+            into: the format, if another than that of operands.
+        """
+        into = into or self.operands
+        if into is None or into == dtype:
+            return None
+        moved = sum(through_memory(each * (ITEM_BYTES[dtype] + ITEM_BYTES[into]), self.on_chip) for each in elements)
+        return Work(0.0, moved)
+
     def rate_format(self, x: Sharded, weight: Sharded) -> str:
         """Returns the number format at whose rate a matmul runs."""
         return matmul_format(self.operands or x.dtype, weight.dtype)

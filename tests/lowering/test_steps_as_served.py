@@ -154,3 +154,19 @@ def test_copies_let_chips_hold_experts_that_they_do_not_divide():
     assert layer_bytes(6, ", experts: {replicas: 4}") == layer_bytes(4, "")
     with pytest.raises(InputError, match=r"layout.experts.replicas: must make .* such as 4"):
         layer_bytes(6, "")
+
+
+def test_inputs_are_quantised_by_kernels_of_their_own_where_the_stack_has_them():
+    """Each reads 2 bytes a number and writes 1 with its share of a scale: rows x (2 + 1 + 4 / 128) x width."""
+    formats = ("workload.weights=fp8", "workload.operands=fp8")
+    found: dict[str, dict[str, float]] = {}
+    for quantize in ("fused", "kernel"):
+        given = scenario(decode(16), *formats, f"stack.quantize={quantize}", "stack.elementwise=kernel")
+        program = lower(given, mesh_of(given)).program
+        mine = (program.chip == 0) & (program.kind == Kind.COMPUTE)
+        sizes = np.bincount(program.op[mine], program.bytes[mine], minlength=len(program.op_names))
+        found[quantize] = dict(zip(program.op_names, sizes.tolist(), strict=True))
+    apart = {name: size for name, size in found["kernel"].items() if name.endswith(" quantize")}
+    assert not [name for name in found["fused"] if name.endswith(" quantize")]
+    assert apart["qkv quantize"] == 2 * 16 * 8192 * (2 + 1 + 4 / 128)
+    assert apart["wo quantize"] == 2 * 16 * 28672 / 8 * (2 + 1 + 4 / 128)
