@@ -156,12 +156,13 @@ def search(
     return searching.SearchResult(work.phase, goal, candidates, len(tried), fitting)
 
 
-def validate(suite: str | Path, rows: str | Path | None = None) -> Validation:
+def validate(suite: str | Path, rows: str | Path | None = None, *settings: str) -> Validation:
     """Compares predictions with the measurements of a suite. Raises InputError.
 
     Args:
         rows: another CSV of the same columns.
+        settings: changes of the scenario or machine of every row, as in --set.
     """
     from sim.studies.validate.validate import validate as validate_suite
 
-    return validate_suite(str(suite), Path(rows) if rows else None)
+    return validate_suite(str(suite), Path(rows) if rows else None, settings=settings)

@@ -33,6 +33,15 @@ MachineSettings = Annotated[
         autocompletion=completed_setting("topology"),
     ),
 ]
+RowSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of the scenario or machine of every row, such as stack.op_overhead='2 us'. Repeatable.",
+        autocompletion=completed_setting("scenario"),
+    ),
+]
 
 
 def _load_plugins(context: typer.Context, names: list[str] | None) -> list[str] | None:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sim.cli.errors import within_limits
-from sim.cli.options import Formats, Json, Plugins, Width, completed, figure_form
+from sim.cli.options import Formats, Json, Plugins, RowSettings, Width, completed, figure_form
 from sim.cli.progress import progress
 from sim.errors import InputError, suggest
 from sim.studies.validate.csv_rows import COLUMNS, explain_columns
@@ -24,6 +24,7 @@ def validate(
         typer.Argument(help="Suite files, or names of shipped ones; default: all.", autocompletion=completed("suite")),
     ] = None,
     rows: Annotated[Path | None, typer.Option(help="Another CSV of the same columns, for one suite.")] = None,
+    settings: RowSettings = None,
     template: Annotated[
         str | None, typer.Option(help=f"Print a CSV to fill in, for suites of kind {', '.join(COLUMNS)}.")
     ] = None,
@@ -48,10 +49,12 @@ def validate(
     names = suites or list(load.shipped("suite"))
     if rows and len(names) > 1:
         raise InputError("requires one suite", where="--rows", hint=f"name one of {', '.join(names)}")
+    if settings and len(names) > 1:
+        raise InputError("requires one suite", where="--set", hint=f"name one of {', '.join(names)}")
     validations, written = [], dict[str, list[Path]]()
     for name in names:
         with progress(f"validating {name}") as report, within_limits(load.place("suite", name)):
-            validations.append(validate_suite(name, rows, report))
+            validations.append(validate_suite(name, rows, report, settings or ()))
         if plots:
             from sim.plots import parity
             from sim.results.figures import write_figure

@@ -12,6 +12,7 @@ from typing import Any
 
 from sim.closed_form.plugin_forms import PLUGIN_FORMS, seconds
 from sim.errors import InputError
+from sim.specs.load import plugin_files
 
 
 def load_function(name: str, folder: Path, where: str) -> Callable[..., float]:
@@ -60,10 +61,12 @@ def _plugin_form(name: str) -> Callable[..., float]:
 
 
 def _module(name: str, folder: Path) -> ModuleType:
-    """Returns a module of a file in the folder, else an installed one."""
+    """Returns a module of a file in the folder, the plugin's if it was loaded as one, else an installed one."""
     file = folder / f"{name.replace('.', '/')}.py"
     if not file.is_file():
         return importlib.import_module(name)
+    if (plugin := plugin_files.loaded_module(file)) is not None:
+        return plugin
     spec = importlib.util.spec_from_file_location(f"own_predictions_{name.replace('.', '_')}", file)
     if spec is None or spec.loader is None:
         raise ImportError(str(file))

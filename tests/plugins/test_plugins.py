@@ -14,6 +14,7 @@ from sim.results.page.data import page_data
 from sim.specs import load as files
 from sim.specs import plugins
 from sim.specs.load import plugin_files
+from sim.studies.validate.validate import validate
 
 SCENARIO = {
     "name": "mine",
@@ -83,6 +84,27 @@ def test_a_closed_form_and_a_section_stand_in_report_and_page(tmp_path: Path, ca
     printed = capsys.readouterr().out
     assert "closed form, guess" in printed
     assert "chips: 8" in printed
+
+
+def test_a_suite_predicts_by_a_function_of_the_file_that_adds_a_collective(tmp_path: Path):
+    """The file is loaded once: a collective can be registered only once."""
+    (tmp_path / "my.py").write_text(BRUCK + "\n\ndef wire(collective, chips, size):\n    return size / 1e12\n")
+    suite = {
+        "name": "own",
+        "kind": "collectives",
+        "plugins": ["my.py"],
+        "rows": "rows.csv",
+        "tolerance": {"median": "5 %", "nine_in_ten": "12 %", "worst": "20 %"},
+        "machines": {"*": {"topology": "mi300x"}},
+        "algorithms": {"*": "bruck"},
+        "predictions": {"wire": {"closed_form": "my:wire"}},
+    }
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(suite))
+    (tmp_path / "rows.csv").write_text(
+        "case_id,source,system,gpus,collective,bytes,time_us\na,,box,8,all_gather,1024,20\n"
+    )
+    (outcome,) = validate(str(tmp_path / "suite.yaml")).outcomes
+    assert (outcome.algorithm, outcome.forms["wire"]) == ("bruck", pytest.approx(1024e-12))
 
 
 def test_a_pipeline_schedule_runs(tmp_path: Path):

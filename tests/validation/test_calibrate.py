@@ -19,7 +19,7 @@ from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies.validate import calibrate
 from sim.studies.validate.cases import read
-from sim.studies.validate.validate import to_metric
+from sim.studies.validate.validate import to_metric, validate
 
 MACHINE = {"chip.peak.bf16.value": "20 GFLOP/s", "model.d_model": 64, "model.d_ff": 256, "model.d_head": 16}
 """Slow enough that a prefill is bound by its matmuls, a step by memory and latency."""
@@ -96,6 +96,15 @@ def test_the_fitted_settings_reproduce_the_rows():
         scenario = case.run.scenario(*found.settings())
         # Settings are written with four digits.
         assert to_metric(case.metric, scenario, latency_s(scenario)) == pytest.approx(case.published, rel=1e-3)
+
+
+def test_the_printed_settings_are_settings_of_validate():
+    suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
+    found = fitted(suite)
+    assert max(abs(outcome.error) for outcome in validate(suite).outcomes) > 0.1
+    # Settings are written with four digits.
+    assert max(abs(outcome.error) for outcome in validate(suite, settings=found.settings()).outcomes) < 1e-3
+    assert f"sim validate {suite} \\\n    --set stack.matmul_efficiency=0.7" in format_fit(found)
 
 
 def test_bounds_hold_where_the_rows_ask_for_more():

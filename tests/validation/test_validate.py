@@ -242,11 +242,12 @@ def test_rows_of_another_file_run_under_the_shipped_suite(sim):
     assert case["simulated"] > case["forms"]["the paper's"] > 0
 
 
-def test_other_rows_go_with_one_suite(sim):
+@pytest.mark.parametrize(("option", "value"), [("--rows", "rows.csv"), ("--set", "stack.op_overhead=0 s")])
+def test_other_rows_and_settings_go_with_one_suite(sim, option, value):
     suite = measured(0.0)
-    code, out, err = sim(suite, "pope", "--rows", "rows.csv")
+    code, out, err = sim(suite, "pope", option, value)
     assert (code, out) == (2, "")
-    assert err.startswith("error: --rows: requires one suite")
+    assert err.startswith(f"error: {option}: requires one suite")
 
 
 def test_a_name_is_printed_whole_and_as_it_is(sim):

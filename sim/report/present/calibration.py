@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,15 @@ import numpy as np
 
 from sim.report.present.validation import Errors
 from sim.specs import Constant
+
+_OF_MACHINES = "in every entry of the suite's `machines:`, or in the files of those machines"
+_KEPT_IN = {
+    "scenarios": "in the scenario of the suite's `base:`, or in its machine's file",
+    "collectives": _OF_MACHINES,
+    "exchanges": _OF_MACHINES,
+    "matmuls": _OF_MACHINES,
+}
+"""Place of fitted values by kind of suite; the other kinds have `settings`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,10 @@ class LeftOut:
 class Fit:
     """Fitted constants and their residuals."""
 
+    suite: str
+    """Name or file of the suite."""
+    kind: str
+    """Kind of the suite."""
     constants: Mapping[str, Constant]
     values: Mapping[str, float]
     """Fitted values by name, in the constant's unit."""
@@ -73,7 +87,7 @@ class Fit:
         return Errors.of(self.residuals.values())
 
     def settings(self) -> list[str]:
-        """The fitted values as --set of a scenario or machine."""
+        """The fitted values as --set of `sim validate`, or of a scenario or machine."""
         return settings(self.constants, self.values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,8 +136,12 @@ def format_fit(fit: Fit) -> str:
     lines += [f"{'root mean square':<40} {rms:>9.1%}", "", *_cross_validation(fit), ""]
     if not fit.settled:
         lines.append("the search did not settle: these rows do not determine every constant")
-    lines.append(f"{fit.evaluations} evaluations; to use it:")
-    lines += [f"  --set '{setting}'" for setting in fit.settings()]
+    lines += [
+        f"{fit.evaluations} evaluations; every row with these values:",
+        f"  sim validate {shlex.quote(fit.suite)} \\",
+    ]
+    lines.append(" \\\n".join(f"    --set {shlex.quote(setting)}" for setting in fit.settings()))
+    lines.append(f"to keep them, set these fields {_KEPT_IN.get(fit.kind, 'under `settings:` of the suite')}")
     return "\n".join(lines)
 
 

@@ -28,6 +28,8 @@ ENTRY_POINTS = "collective_sim.plugins"
 """Group of entry points by which installed packages name their plugins."""
 
 _loaded: dict[str, Plugin] = {}
+_modules: dict[str, ModuleType] = {}
+"""Modules of the loaded plugins, by their names."""
 _in_use: list[str] = []
 """Plugins of the command line, which every scenario uses beside its own."""
 
@@ -88,6 +90,12 @@ def load_all(raw: dict[str, Any], file: str, origins: Mapping[Path_, str]) -> No
     ]
     if named or _in_use:
         raw["plugins"] = list(dict.fromkeys((*named, *_in_use)))
+
+
+def loaded_module(file: Path) -> ModuleType | None:
+    """Returns the module of the plugin that was loaded from a file; None if no plugin was."""
+    names = (name for name, plugin in _loaded.items() if plugin.file.resolve() == file.resolve())
+    return next((_modules[name] for name in names), None)
 
 
 def hashes(names: Sequence[str]) -> dict[str, str]:
@@ -158,23 +166,21 @@ def _load(name: str, file: Path, text: bytes, module: str = "") -> str:
     if before:
         plugins.forget(_loaded.pop(name))
     with plugins.registering(plugin), plugins.naming(plugin):
-        if module:
-            _import(module)
-        else:
-            _execute(plugin, text)
+        _modules[name] = _import(module) if module else _execute(plugin, text)
     _loaded[name] = plugin
     return name
 
 
-def _import(module: str) -> None:
+def _import(module: str) -> ModuleType:
     """Runs a module, and what it imports of its own package, so that all of its functions are registered."""
     for known in [each for each in sys.modules if each == module or each.startswith(f"{module}.")]:
         del sys.modules[known]
-    importlib.import_module(module)
+    return importlib.import_module(module)
 
 
-def _execute(plugin: Plugin, text: bytes) -> None:
+def _execute(plugin: Plugin, text: bytes) -> ModuleType:
     module = ModuleType(f"collective_sim_plugin_{plugin.file.stem}")
     module.__file__ = str(plugin.file)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     exec(compile(text, str(plugin.file), "exec"), module.__dict__)
+    return module

@@ -135,7 +135,7 @@ def fit(
     _refuse_alike(suite, cases, scenarios, {place for _, places in plan for place in places})
     data = _Rows(cases, progress)
     stages = _search(data, plan, least_squares)
-    whole_fit = _describe(data, stages)
+    whole_fit = _describe(data, stages, name, suite)
     if not cross_validate:
         return whole_fit
     return _cross_validate(data, suite, plan, stages, whole_fit, least_squares)
@@ -235,7 +235,7 @@ def _rms(errors: Vector) -> float:
     return float(np.sqrt(np.mean(errors**2))) if len(errors) else 0.0
 
 
-def _describe(data: _Rows, stages: Sequence[_Stage]) -> Fit:
+def _describe(data: _Rows, stages: Sequence[_Stage], name: str, suite: AnySuite) -> Fit:
     residuals: dict[str, float] = {}
     standard_errors: dict[str, float] = {}
     determinations = []
@@ -248,6 +248,8 @@ def _describe(data: _Rows, stages: Sequence[_Stage]) -> Fit:
         standard_errors |= stage_errors
         determinations.append(determination)
     return Fit(
+        suite=name,
+        kind=suite.kind,
         constants={name: constant for stage in stages for name, constant in stage.constants.items()},
         values={name: value for stage in stages for name, value in stage.values.items()},
         standard_errors=standard_errors,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 from pathlib import Path
@@ -59,8 +59,8 @@ class Case:
         return self.row.get("source")
 
 
-def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case, ...]]:
-    """Reads a suite, by shipped name or path, and its cases, from its own CSV or from `rows`.
+def read(name: str, rows: Path | None = None, settings: Sequence[str] = ()) -> tuple[AnySuite, tuple[Case, ...]]:
+    """Reads a suite, by shipped name or path, and its cases, from its own CSV or from `rows`, with further settings.
 
     Raises:
         InputError: the file or a row is wrong; the message names the line.
@@ -72,7 +72,9 @@ def read(name: str, rows: Path | None = None) -> tuple[AnySuite, tuple[Case, ...
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
         suite = suite.model_copy(update={"lengths": {key: str(folder / file) for key, file in suite.lengths.items()}})
-    return suite, read_rows(source, _case_builder(suite))
+    cases = read_rows(source, _case_builder(suite))
+    runs = (replace(case.run, settings=(*case.run.settings, *settings)) for case in cases)
+    return suite, tuple(replace(case, run=run) for case, run in zip(cases, runs, strict=True))
 
 
 def with_plugins(function: Callable[Concatenate[str, P], R]) -> Callable[Concatenate[str, P], R]:

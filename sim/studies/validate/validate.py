@@ -40,7 +40,10 @@ SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the 
 
 @with_plugins
 def validate(
-    name: str, rows: Path | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    name: str,
+    rows: Path | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    settings: Sequence[str] = (),
 ) -> Validation:
     """Predicts every case of a suite.
 
@@ -48,11 +51,12 @@ def validate(
         name: a shipped suite or a file.
         rows: another CSV of the same columns, in place of the suite's own.
         progress: called with (cases done, cases in all).
+        settings: changes of the scenario or machine of every row, as in --set.
 
     Raises:
         InputError: a row that is wrong, or a scenario that cannot run; the message names it.
     """
-    suite, cases = read(name, rows)
+    suite, cases = read(name, rows, settings)
     forms_of_user = _own_forms(suite, cases, load.path("suite", name).parent)
     own_cases = read(name)[1] if rows and (suite.calibration or suite.fitted) else cases
     known_fits = {_identity(own_cases[place]) for place in fitted_places(suite, own_cases)}
