@@ -98,6 +98,8 @@ def search(
     with progress("taking apart the winners"):
         explained = result.explain_winners()
         based = searching.list_assumptions(numbered)
+        stacks = searching.describe_stacks(numbered)
+        said = [*([f"note: {stacks}"] if stacks else []), *(f"rests on: {line}" for line in based)]
     moved = {}
     if sensitive:
         with progress("moving constants"):
@@ -116,21 +118,25 @@ def search(
         stem = out / f"search_{Path(model).stem}_{phase}"
         with progress(f"drawing {stem}"):
             chart = searching.build_chart(title, work.phase, result.fitting, searching.published_steps(numbered), goal)
-            written = write_figure(lambda: pareto.draw(replace(chart, rests_on=based)), stem, form)
+            written = write_figure(lambda: pareto.draw(replace(chart, notes=tuple(said))), stem, form)
             bars = [step_parts.Bar(describe_choices(row.choices), parts) for group in explained for row, parts in group]
             parts_title = f"{title}: parts of a step of the fastest"
             written += write_figure(
                 lambda: step_parts.draw(bars, parts_title), stem.with_name(f"{stem.name}_parts"), form
             )
     if as_json:
-        more = {"rests_on": list(based), "sensitivity": {name: each.to_dict() for name, each in moved.items()}}
+        more = {
+            "stacks": stacks,
+            "rests_on": list(based),
+            "sensitivity": {name: each.to_dict() for name, each in moved.items()},
+        }
         echo(json.dumps({"complete": complete} | result.to_dict(explained) | more))
     else:
         from sim.studies.search.table import render
 
         render(result, explained)
-        for line in based:
-            echo(f"rests on: {line}")
+        for line in said:
+            echo(line)
         for objective, each in moved.items():
             for line in each.lines:
                 echo(f"{objective}: {line}")

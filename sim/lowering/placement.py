@@ -157,6 +157,20 @@ def used_chips(scenario: Scenario) -> int:
     return tensor_chips(scenario) * scenario.layout.mesh.pipeline
 
 
+def describe_unused_chips(scenario: Scenario) -> tuple[str, ...]:
+    """Returns a sentence that says which field leaves chips of the machine out; nothing where all are used."""
+    used, chips, mesh = used_chips(scenario), scenario.topology.chip_count, scenario.layout.mesh
+    if used == chips:
+        return ()
+    if scenario.mesh is not None:
+        field, more = "mesh", f"a mesh of {chips} uses all"
+    elif mesh.pipeline == 1:
+        field, more = "layout.mesh.tensor", f"set it to {chips} for all"
+    else:
+        field, more = "layout.mesh.tensor x layout.mesh.pipeline", f"a product of {chips} uses all"
+    return (f"uses {used} of the machine's {chips} chips: {field}; {more}",)
+
+
 def tensor_parallel(built: Topology, kv_heads: int) -> Topology:
     """A switch or graph with its chips along axes `t` and `r`, those of more than one chip."""
     return _split_axes(built, row_major(_tensor_axes(built.chips, kv_heads)))

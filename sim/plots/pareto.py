@@ -72,7 +72,7 @@ class Chart:
     """Explanation of the labels."""
     machines: tuple[str, ...] = ()
     """Names, where there are several."""
-    rests_on: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     """Lines below the figure."""
 
 
@@ -101,7 +101,7 @@ def draw(chart: Chart) -> Figure:
         axes.grid(visible=True)
         add_title(made, chart.title)
         size = points(_CAPTION_POINTS)
-        caption = "\n".join(wrap(f"rests on {text}", figure_width(_WIDTH_IN), size) for text in chart.rests_on)
+        caption = "\n".join(wrap(note, figure_width(_WIDTH_IN), size) for note in chart.notes)
         _legend(made, chart, caption if is_narrow() else "")
         if caption and not is_narrow():
             made.supxlabel(caption, x=0.01, ha="left", fontsize=size)

@@ -21,7 +21,7 @@ from sim.shortcuts import periodic
 from sim.shortcuts.unfold import expand_to_all_chips, expand_to_chips, keep_chips
 from sim.specs import Scenario
 from sim.topology.graph import Topology
-from sim.units import format_seconds
+from sim.units import format_count, format_seconds
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,6 +159,12 @@ class Run:
     def settings_text(self) -> str:
         """`with key=value, ...`, for titles; nothing where nothing was changed."""
         return f"with {', '.join(self.settings)}" if self.settings else ""
+
+    @property
+    def machine_text(self) -> str:
+        """Name of the machine and the chips used, `dgx_h100_x2, 8 of 16 chips`."""
+        used, chips = self.report.chips, self.scenario.topology.chip_count
+        return f"{self.report.machine}, {f'{used} of ' if used < chips else ''}{format_count(chips, 'chip')}"
 
     def _repr_html_(self) -> str:
         """Returns what was simulated, for a notebook; the report shows the figures."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.closed_form.plugin_forms import check_bounds, predict_plugin_forms
+from sim.lowering.placement import describe_unused_chips
 from sim.program import Period, Program
 from sim.program.trace import Trace
 from sim.report.memory import Memory, longest_context
@@ -114,7 +115,7 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
     comparison = side_by_side(shown, latencies_s, paths, spans, scenarios)
     based = tuple(dict.fromkeys(run.report.rests_on.text for run in runs if run.report.rests_on))
-    return replace(comparison, rests_on=based)
+    return replace(comparison, rests_on=based, machines=tuple(run.machine_text for run in runs))
 
 
 def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | None, each_step: bool) -> Pass:
@@ -124,7 +125,7 @@ def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | No
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
     memory = replace(memory, longest_context=longest_context(memory, scenario))
-    notes = (*lowered.notes, *_overlap_notes(scenario, simulated))
+    notes = (*describe_unused_chips(scenario), *lowered.notes, *_overlap_notes(scenario, simulated))
     form, rows = predict_phase(scenario, each_step), lowered.expert_rows
     chips_differ = scenario.perturb is not None or (rows is not None and not rows.even)
     report = build_report(scenario, _measured(simulated), memory, form, latency_s, notes)

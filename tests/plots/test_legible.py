@@ -56,7 +56,7 @@ def test_text_of_a_search_is_legible_in_a_column():
     front = tuple(pareto.Spot(10.0 * 2**i, 100.0 / 4**i, f"B{2**i}") for i in range(4))
     far = pareto.Spot(1e4, 1e4, "B1")
     lines = tuple(pareto.Line(f"weight gathered {name}", (*front, far), front) for name in ("x", "xy", "xyz"))
-    made = pareto.Chart("a search", "latency, ms", "cost", lines, front, "batch B", rests_on=("constants " * 40,))
+    made = pareto.Chart("a search", "latency, ms", "cost", lines, front, "batch B", notes=("constants " * 40,))
     with page_width(COLUMN_IN):
         assert illegible(pareto.draw(made)) == []
 

@@ -27,6 +27,15 @@ def test_causes_and_operations_add_up_to_the_difference(tmp_path):
     assert "most of it: link latency +" in found.summary
 
 
+def test_the_head_has_machine_and_chips_of_each_side():
+    """A layout of 8 GPUs stays one of 8 on a machine of 16."""
+    options = ["--set", "engine.layers=2", "--what-if", "topology=dgx_h100_x2", "--no-plots"]
+    done = CliRunner().invoke(app, ["compare", "llama3_70b_tp8_standard", *options], catch_exceptions=False)
+    text = " ".join(done.stdout.split())
+    assert "on dgx_h100, 8 chips B: " in text
+    assert "on dgx_h100_x2, 8 of 16 chips B takes " in text
+
+
 def test_quantities_that_prefixes_do_not_tell_apart_are_written_out(tmp_path):
     scenario = str(write(tmp_path))
     runs = [run(load.scenario(scenario, [f"topology.link.latency={late}"])) for late in ("2 us", "2000.001 ns")]

@@ -128,3 +128,24 @@ def test_what_does_not_fit_says_so():
 def test_a_batch_that_fills_no_axis_is_noted():
     report = run(load.scenario("palm540b_decode_ws2d", [*SMALL, "workload.batch=63"])).report
     assert report.notes == ("attention over batch: 63 sequences split over no mesh axis, heads over the others",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "noted"),
+    [
+        (["layout.mesh.tensor=16"], []),
+        (["layout.mesh.tensor=8"], ["uses 8 of the machine's 16 chips: layout.mesh.tensor; set it to 16 for all"]),
+        (
+            ["layout.mesh={tensor: 4, pipeline: 2}"],
+            ["uses 8 of the machine's 16 chips: layout.mesh.tensor x layout.mesh.pipeline; a product of 16 uses all"],
+        ),
+        (
+            ["layout.mesh={}", "mesh={a: 2, b: 2}"],
+            ["uses 4 of the machine's 16 chips: mesh; a mesh of 16 uses all"],
+        ),
+    ],
+)
+def test_chips_that_are_left_out_are_noted(settings, noted):
+    two_boxes = ["topology=dgx_h100_x2", "engine.layers=2", "layout.residual=standard", *settings]
+    notes = run(load.scenario("llama3_70b_tp8_standard", two_boxes)).report.notes
+    assert [note for note in notes if "of the machine's" in note] == noted

@@ -284,6 +284,22 @@ def test_one_table_has_all_rows_that_are_best_at_something_and_names_the_time_by
     assert sum("Pareto" in row for row in notes) >= 1
 
 
+def test_machines_on_different_kinds_of_stacks_are_told():
+    def said(*stacks: str) -> str | None:
+        settings = ("tpu_v4_2x2x1", f"stack={stacks[0]}"), ("tpu_v4_2x2x2", f"stack={stacks[1]}")
+        points = [
+            candidates("palm_8b", name, "decode", [8], settings=["engine.layers=1", stack])[0]
+            for name, stack in settings
+        ]
+        return search.describe_stacks([(point, run_point(search.BASE, point)) for point in points])
+
+    assert said("ideal", "ideal") is None
+    assert said("jax_tpu", "jax_tpu") is None
+    text = said("jax_tpu", "ideal") or ""
+    assert text.startswith("machines run on different kinds of stacks: tpu_v4_2x2x2 on ideal (")
+    assert "tpu_v4_2x2x1 on jax_tpu" in text
+
+
 def test_names_of_residuals_and_overlaps_are_checked():
     assert search.parse_names("own, ladder", "residual") == ("own", "ladder")
     with pytest.raises(InputError, match="--residual: no such name, got 'laddr'; did you mean 'ladder'"):

@@ -71,6 +71,8 @@ class Comparison:
     fields: tuple[Field, ...]
     rests_on: tuple[str, ...] = ()
     """Constants of machine and software of A and of B, a line each; one line where they are the same."""
+    machines: tuple[str, ...] = ()
+    """Machine of A and of B, and the chips of it that the run uses."""
 
     def __repr__(self) -> str:
         return f"Comparison(A {self.before}, B {self.after}: {self.summary})"
@@ -187,7 +189,8 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     from rich.table import Table
 
     console = console or plain_console()
-    console.print(styled("A: ", (comparison.before, "bold"), "\nB: ", (comparison.after, "bold")))
+    for label, name, machine in zip("AB", (comparison.before, comparison.after), comparison.machines, strict=True):
+        console.print(styled(f"{label}: ", (name, "bold"), f" on {machine}"))
     console.print(comparison.summary)
     for name, line in zip(
         ("A rests on", "B rests on") if len(comparison.rests_on) > 1 else ("both rest on",),

@@ -6,7 +6,7 @@ In: a model, machines, what is asked for. Out: rows of a sweep, the best of them
 from sim.studies.search.bound import min_step_s
 from sim.studies.search.candidates import BASE, OWN, Phase, Work, list_candidates, parse_batches, parse_names
 from sim.studies.search.choose import Goal, chip_names, fastest_rows, parse_goal
-from sim.studies.search.doubt import list_assumptions, winner_sensitivity
+from sim.studies.search.doubt import describe_stacks, list_assumptions, winner_sensitivity
 from sim.studies.search.figure import PublishedStep, build_chart, published_steps
 from sim.studies.search.machines import Counts, Machine, list_machines, parse_counts
 from sim.studies.search.pruned import KEPT, run_candidates
@@ -25,6 +25,7 @@ __all__ = [
     "Work",
     "build_chart",
     "chip_names",
+    "describe_stacks",
     "fastest_rows",
     "list_assumptions",
     "list_candidates",

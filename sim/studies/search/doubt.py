@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sim.specs import load
 from sim.specs.basis import rests_on
@@ -24,6 +25,22 @@ def list_assumptions(measured: Measured) -> tuple[str, ...]:
     first = {row.choices["topology"]: point for point, row in reversed(measured) if row.outcome}
     texts = [rests_on(load.scenario(BASE, first[name].settings)).text for name in reversed(first)]
     return tuple(dict.fromkeys(texts))
+
+
+def describe_stacks(measured: Measured) -> str | None:
+    """Returns a sentence where some machines of the search run on a stack that costs nothing, and others do not."""
+    first = {row.choices["topology"]: point for point, row in reversed(measured) if row.outcome}
+    free, others = list[str](), list[str]()
+    for name in reversed(first):
+        based = rests_on(load.scenario(BASE, first[name].settings))
+        costs = any(constant.field.startswith("stack.") for constant in based.constants)
+        (others if costs else free).append(f"{Path(name).stem} on {based.stack}")
+    if not free or not others:
+        return None
+    return (
+        f"machines run on different kinds of stacks: {', '.join(free)} (every efficiency 1, every overhead 0), "
+        f"{', '.join(others)}; their times do not compare: give each machine a default_stack, or all --set stack=NAME"
+    )
 
 
 def winner_sensitivity(measured: Measured, goal: Goal, objective: str) -> Sensitivity:
