@@ -127,9 +127,7 @@ class ExpertsBuilder(PassBuilder):
 
     def _scheme(self, axes: Axes) -> Scheme:
         """Returns which messages a token makes."""
-        kernel = self.scenario.layout.experts.kernel or (
-            "low_latency" if self.scenario.workload.phase == "decode" else "normal"
-        )
+        kernel = self.scenario.exchange_kernel
         exchange = self.scenario.stack.exchange.get(kernel)
         default: Scheme = "per_expert" if kernel == "low_latency" else "per_rank"
         if kernel == "normal" and self.count_boxes(axes) > 1:

@@ -215,6 +215,13 @@ class Lowering:
         return self.elementwise(f"{name} top k", [logits], logits.tensor)
 
     def dispatch(self, y: Value, shares: Value, exchange: Exchange, name: str) -> Value:
+        stack, kernel = self.scenario.stack, self.scenario.exchange_kernel
+        lines = self.experts.topology.has_lines
+        if kernel not in stack.exchange and not lines and self.emitter.group_size(exchange.tokens) > 1:
+            self.note(
+                f"dispatch and combine take the latencies and bandwidths of the links alone: stack {stack.name} has no "
+                f"kernel '{kernel}' for them; published kernels take 10 to 35 us more for launch and signals"
+            )
         return self.experts.dispatch(y, producers([y, shares]), exchange, name)
 
     def combine(self, rows: Value, shares: Value, like: Value, exchange: Exchange, name: str) -> Value:

@@ -17,7 +17,6 @@ from sim.lowering.streams import Tasks
 from sim.lowering.work import GroupedMatmul, MatmulKernels, through_memory
 from sim.program import ExpertRows
 from sim.specs import Scenario
-from sim.specs.experts import Kernel
 from sim.topology.folding import NotFoldableError
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_groups
@@ -35,19 +34,12 @@ class ExpertLowering:
         """Rows of the layer that was lowered last."""
         self._exchanges: dict[tuple[sharding.Dim, ...], TokenExchange] = {}
 
-    @property
-    def kernel(self) -> Kernel:
-        """Kernels of dispatch and combine."""
-        return self.scenario.layout.experts.kernel or (
-            "low_latency" if self.scenario.workload.phase == "decode" else "normal"
-        )
-
     # --- the exchange ------------------------------------------------------------------------------------------------
 
     def dispatch(self, y: Value, inputs: Tasks, between: Exchange, name: str) -> Value:
         """Appends the rows' way to their experts."""
-        layout = self.scenario.layout.experts
-        over = TokenExchange(self.topology, self.scenario.stack, layout, self.kernel, between.tokens, between.experts)
+        layout, kernel = self.scenario.layout.experts, self.scenario.exchange_kernel
+        over = TokenExchange(self.topology, self.scenario.stack, layout, kernel, between.tokens, between.experts)
         routing = route(self._model, self.scenario.workload.routing, layout, over.split(self._local_tokens(y.tensor)))
         experts = sharding.Dim("Y", self._model.count + layout.replicas, between.experts)
         tensor = sharding.dispatch(y.tensor, experts, between.tokens)

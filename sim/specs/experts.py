@@ -96,7 +96,8 @@ class ExpertsLayout(Strict):
     all-gather of all tokens and a reduce-scatter of the sums. Default: per_expert for the kernel low_latency,
     per_box for normal between boxes, else per_rank."""
     kernel: Kernel | None = None
-    """Kernels of dispatch and combine, whose times are the stack's. Default: low_latency to decode, else normal."""
+    """Kernels of dispatch and combine, whose times are the stack's. Default: low_latency to decode, else
+    normal; where the stack has only others, its first."""
     shared: Literal["under_dispatch", "under_combine", "apart"] = "under_dispatch"
     """Place of the shared experts' matmuls, which need no dispatch: beside dispatch, beside combine, or before both."""
     replicas: Annotated[int, Field(ge=0, le=65_536)] = 0

@@ -11,6 +11,7 @@ from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.chip import matmul_format
 from sim.specs.engine import EngineSpec
+from sim.specs.experts import Kernel
 from sim.specs.layout import IN_PARTS, UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
 from sim.specs.memory_pool import MemoryPoolSpec
@@ -357,6 +358,14 @@ class Scenario(Strict):
         """True if a captured graph launches the ops."""
         own = self.layout.graph_capture
         return self.stack.graph_capture if own is None else own
+
+    @property
+    def exchange_kernel(self) -> Kernel:
+        """Kernels of dispatch and combine: the layout's, else those for the phase, or what the stack has instead."""
+        if self.layout.experts.kernel is not None:
+            return self.layout.experts.kernel
+        usual: Kernel = "low_latency" if self.workload.phase == "decode" else "normal"
+        return usual if usual in self.stack.exchange else next(iter(self.stack.exchange), usual)
 
     @property
     def residual(self) -> str:
