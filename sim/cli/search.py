@@ -62,8 +62,8 @@ def search(
     """Try every layout and attention sharding on every mesh and number of chips of every machine given.
 
     Print the fastest of each, which of them are best at what, and what their steps spend time on; draw latency against
-    cost to OUT/search_MODEL_PHASE.png, and what steps spend time on to OUT/search_MODEL_PHASE_parts.png. Ctrl-C prints
-    the best of what is there.
+    cost to OUT/search_MODEL_PHASE,MACHINES,OPTIONS.png, and the critical paths of steps to a file ..._parts.png. Ctrl-C
+    prints the best of what is there.
     """
     from sim.specs.uses import PRESETS
     from sim.studies import search as searching
@@ -110,17 +110,27 @@ def search(
     if plots:
         from sim.plots import pareto, step_parts
         from sim.results.figures import write_figure
+        from sim.results.folder import unique_file_name
+        from sim.simulate.result import describe_settings
         from sim.studies.step_parts import describe_choices
 
         names = ", ".join(Path(name).stem for name in topology)
         names = f"{chips.replace(',', ', ')} chips as of {names}" if chips else names
         title = f"{phase} of {Path(model).stem} on {names}, {weights} weights"
-        stem = out / f"search_{Path(model).stem}_{phase}"
+        options = {"batch": batch, "chips": chips, "max_step": max_step, "price": price}
+        named = [f"{name}={text}" for name, text in options.items() if text]
+        of_machines = "+".join(Path(name).stem for name in topology)
+        stem = out / unique_file_name(
+            f"search_{Path(model).stem}_{phase}", [of_machines, *named, *work.changed_fields, *(settings or [])]
+        )
+        below = f"\n{describe_settings(settings)}" if settings else ""
         with progress(f"drawing {stem}"):
-            chart = searching.build_chart(title, work.phase, result.fitting, searching.published_steps(numbered), goal)
+            chart = searching.build_chart(
+                title + below, work.phase, result.fitting, searching.published_steps(numbered), goal
+            )
             written = write_figure(lambda: pareto.draw(replace(chart, notes=tuple(said))), stem, form)
             bars = [step_parts.Bar(describe_choices(row.choices), parts) for group in explained for row, parts in group]
-            parts_title = f"{title}: parts of a step of the fastest"
+            parts_title = f"{title}: critical paths of the fastest{below}"
             written += write_figure(
                 lambda: step_parts.draw(bars, parts_title), stem.with_name(f"{stem.name}_parts"), form
             )

@@ -102,6 +102,9 @@ def sweep(
         from sim.studies.sweep.table import render
 
         render(done, study.axes, study.figure, predictions=predictions)
+        if plots and study.figure is None:
+            x = f"figure.x, {base.figure.x}, is not swept" if base.figure else "no axis of the sweep has numbers for x"
+            echo(f"no figure: {x} ({', '.join(study.axes)}); --parts draws bars")
         echo(f"results in {folder}/")
     if not complete:
         echo(
@@ -131,7 +134,8 @@ def _draw_parts(study: Study, rows: dict[int, Row], folder: Path, form: FigureFo
             report(done, len(chosen))
             bars.append(step_parts.Bar(describe_choices(point.choices), attribute_point(study.name, point)))
     if bars:
-        write_figure(lambda: step_parts.draw(bars, f"{study.scenario.name}: parts of a step"), folder / "parts", form)
+        title = "\n".join(filter(None, (f"{study.scenario.name}: critical path of a step", study.settings_text)))
+        write_figure(lambda: step_parts.draw(bars, title), folder / "parts", form)
 
 
 def _simulate(study: Study, record: Record, jobs: int, cluster: Cluster | None) -> tuple[dict[int, Row], bool]:

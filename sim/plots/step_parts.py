@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _LOOKS = {
     "compute": PART_LOOKS[critical.MEMORY],
     "overhead": PART_LOOKS[critical.OP_OVERHEAD],
-    "exposed latency": PART_LOOKS[critical.LATENCY],
-    "exposed bytes": PART_LOOKS[critical.TRANSFER],
+    "message latency": PART_LOOKS[critical.LATENCY],
+    "message transfer": PART_LOOKS[critical.TRANSFER],
     "waits": PART_LOOKS["pipeline bubble"],
 }
 _WIDTH_IN, _AROUND_IN, _ROW_IN, _LINE_IN = 9.0, 1.25, 0.12, 0.135
@@ -79,7 +79,7 @@ def draw(bars: Sequence[Bar], title: str) -> Figure:
         axes.set_xlim(0, longest / unit_s * (1 + _TOTAL_LETTERS * letter_in / bars_in))
         axes.spines["left"].set_visible(False)
         axes.grid(visible=True, axis="x")
-        axes.set_xlabel(f"time of a step, {unit}")
+        axes.set_xlabel(f"time on the critical path of a step, {unit}")
         seen = dict.fromkeys(name for name in looks if any(bar.parts.get(name) for bar in bars))
         add_legend(made, [Patch(label=name, **looks[name]) for name in seen], below=True)
         add_title(made, title)

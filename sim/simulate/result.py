@@ -24,6 +24,11 @@ from sim.topology.graph import Topology
 from sim.units import format_count, format_seconds
 
 
+def describe_settings(settings: Sequence[str]) -> str:
+    """Returns `with key=value, ...` for titles; nothing where nothing was changed."""
+    return f"with {', '.join(settings)}" if settings else ""
+
+
 @dataclass(frozen=True, repr=False)
 class Pass:
     """One forward pass: the prefill, or the decode step of mean cache length."""
@@ -158,7 +163,7 @@ class Run:
     @property
     def settings_text(self) -> str:
         """`with key=value, ...`, for titles; nothing where nothing was changed."""
-        return f"with {', '.join(self.settings)}" if self.settings else ""
+        return describe_settings(self.settings)
 
     @property
     def machine_text(self) -> str:

@@ -13,12 +13,13 @@ from sim.studies.sweep.points import Point
 PARTS: Mapping[str, tuple[str, ...]] = {
     "compute": (path.COMPUTE, path.MEMORY, path.SLOWED),
     "overhead": (path.OP_OVERHEAD,),
-    "exposed latency": (path.LATENCY, path.START, path.LAUNCH),
-    "exposed bytes": (path.TRANSFER, path.QUEUEING),
+    "message latency": (path.LATENCY, path.START, path.LAUNCH),
+    "message transfer": (path.TRANSFER, path.QUEUEING),
     "waits": (path.JOIN, path.COPY, path.CALL),
 }
 """Causes of the critical path, together: operations; their fixed times and launches; starts and flights of messages
-and launches of collectives that nothing hides; messages that hold links; waits. They add up to the step."""
+and launches of collectives; messages that hold links; waits. They add up to the step. Messages on the path are not the
+report's exposed communication: the chip may compute something else meanwhile."""
 
 
 def describe_choices(point_choices: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from sim.topology.boxes import boxes
@@ -13,6 +14,8 @@ from sim.units import EXACTLY
 
 def facts(topology: Topology) -> dict[str, Any]:
     """Returns chips, links, hops and bisection as JSON data; bandwidths in bytes/s one way, latencies in seconds.
+
+    Latencies of links contain the time in which software starts a message, `message_start_s`.
 
     Link bandwidths are those that long transfers reach, and beside each that of the data sheet.
     """
@@ -28,6 +31,7 @@ def facts(topology: Topology) -> dict[str, Any]:
         "link_bandwidth": [bandwidth for bandwidth, _ in rates],
         "link_nominal_bandwidth": [nominal for _, nominal in rates],
         "link_latency_s": sorted({link.latency_s for link in topology.links}),
+        "message_start_s": topology.software.message_start_s,
         "diameter_hops": paths.diameter,
         "average_hops": paths.average,
         "bisection_links": cut.links,
@@ -43,12 +47,15 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         f"{reached / 1e9:.4g}" + (f" (nominal {nominal / 1e9:.4g})" if reached < nominal * EXACTLY else "")
         for reached, nominal in zip(facts["link_bandwidth"], facts["link_nominal_bandwidth"], strict=True)
     )
-    latencies = " or ".join(f"{value * 1e6:.4g}" for value in facts["link_latency_s"])
+    latencies = f"{_format_us(facts['link_latency_s'])} us per hop"
+    if start_s := facts["message_start_s"]:
+        wires = _format_us([latency_s - start_s for latency_s in facts["link_latency_s"]])
+        latencies += f": {wires} link.latency + {start_s * 1e6:.4g} of the stack to start a message"
     bound = "" if facts["bisection_exact"] else "at most "
     described = [
         ("machine", f"{facts['name']}, chip {facts['chip']}"),
         ("chips", f"{facts['chips']}: {axes}"),
-        ("links", f"{facts['links']} directed, {bandwidths} GB/s one way, {latencies} us per hop"),
+        ("links", f"{facts['links']} directed, {bandwidths} GB/s one way, {latencies}"),
         ("diameter", f"{facts['diameter_hops']} hops"),
         ("average hops", f"{facts['average_hops']:.6g} (over all pairs, itself included)"),
         (
@@ -61,3 +68,7 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         text = ", ".join(f"{count} of {size} chip{'s' * (size > 1)}" for size, count in sizes.items())
         described.insert(2, ("boxes", f"{text}, joined by a network alone"))
     return described
+
+
+def _format_us(times_s: Sequence[float]) -> str:
+    return " or ".join(f"{time_s * 1e6:.4g}" for time_s in times_s)

@@ -14,8 +14,8 @@ from sim.studies.step_parts import PARTS, attribute_point, describe_choices
 from sim.studies.sweep.points import Point
 
 BARS = [
-    Bar("dgx_h100, batch 16, tensor_parallel, ladder", {"compute": 6e-3, "exposed latency": 3e-3, "waits": 1e-3}),
-    Bar("tpu_v5e_4x4, batch 16, weight_stationary_2d", {"compute": 2e-3, "overhead": 2e-3, "exposed bytes": 1e-3}),
+    Bar("dgx_h100, batch 16, tensor_parallel, ladder", {"compute": 6e-3, "message latency": 3e-3, "waits": 1e-3}),
+    Bar("tpu_v5e_4x4, batch 16, weight_stationary_2d", {"compute": 2e-3, "overhead": 2e-3, "message transfer": 1e-3}),
 ]
 
 

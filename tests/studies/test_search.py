@@ -251,7 +251,7 @@ def test_parts_of_a_step_add_up_to_it(name):
     for point in points[-3:]:
         parts = attribute_point(search.BASE, point)
         assert sum(parts.values()) == pytest.approx(run_point(search.BASE, point).outcome.simulated.step_s, rel=1e-12)
-        assert min(parts["compute"], parts["exposed latency"], parts["exposed bytes"]) > 0
+        assert min(parts["compute"], parts["message latency"], parts["message transfer"]) > 0
 
 
 def test_why_names_the_winner_and_the_next_with_the_same_work():
@@ -415,9 +415,26 @@ def test_labels_of_the_front_stay_above_the_x_axis(top: float):
 def test_search_writes_its_figure_and_says_where(tmp_path):
     options = [*ON[:-2], "--phase", "decode", "--batch", "64", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, ["search", *options], catch_exceptions=False)
-    path = tmp_path / "search_palm_540b_decode.png"
-    assert f"figure in {path}" in done.stdout
+    path = tmp_path / "search_palm_540b_decode,tpu_v4_4x4x4,batch=64,engine.layers=8.png"
+    assert f"figure in {path}" in "".join(done.stdout.splitlines())
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_fields_with_other_values_than_the_defaults_are_named():
+    assert search.Work("palm_540b", "decode", [64]).changed_fields == []
+    work = search.Work("palm_540b", "decode", [64], 1024, weights="int8", residuals=("own", "ladder"))
+    assert work.changed_fields == ["tokens=1024", "weights=int8", "residuals=own+ladder"]
+
+
+def test_a_row_says_over_which_axes_its_attention_ran():
+    """4 sequences are too few for 8 chips: the row named after the batch splits heads as well."""
+    options = ["--model", "palm_8b", "--topology", "tpu_v4_2x2x2", "--phase", "decode", "--batch", "4", "--no-plots"]
+    more = ["--set", "engine.layers=1", "--set", "layout.attention=batch", "--layouts", "weight_stationary_2d"]
+    printed = CliRunner().invoke(app, ["search", *options, *more], catch_exceptions=False).stdout
+    assert "batch (1)" in printed
+    assert "(1) attention over batch: 4 sequences split over " in printed
+    rows = json.loads(CliRunner().invoke(app, ["search", *options, *more, "--json"]).stdout)["best_per_batch"]
+    assert {row["notes"][0].partition(":")[0] for row in rows} == {"attention over batch"}
 
 
 @pytest.mark.parametrize(("text", "expected"), [("64", [64]), ("1..8", [1, 2, 4, 8]), ("3..13", [3, 6, 12])])

@@ -19,6 +19,7 @@ from sim.specs.sweep import OUTCOMES_ON_X
 from sim.studies.sweep import points, quantities, rows, workers
 from sim.studies.sweep.published import published_points
 from sim.studies.sweep.record import Record
+from sim.studies.sweep.study import plan_sweep
 
 SWEEP = "sweep={workload.batch: [64, 128, 7, 256], layout.ffn: [weight_stationary_1d, weight_gathered_x]}"
 SET = [SWEEP, "engine.layers=2"]
@@ -262,3 +263,21 @@ def test_all_text_of_every_figure_is_text_and_not_mathematics(tmp_path: Path, mo
 
 def test_every_figure_that_may_stand_on_the_x_axis_is_known():
     assert set(quantities.X) == set(OUTCOMES_ON_X)
+
+
+def test_the_title_says_what_was_set_and_comes_from_the_description():
+    settings = ["sweep={workload.batch: [64, 128]}", "engine.layers=2", "layout.overlap=none"]
+    scenario = load.scenario("palm540b_decode_ws2d", settings)
+    study = plan_sweep("palm540b_decode_ws2d", scenario, settings)
+    assert study.figure.title == f"{scenario.description}\nwith engine.layers=2, layout.overlap=none"
+    plain = plan_sweep("pope_crossover", load.scenario("pope_crossover"), [])
+    assert plain.figure.title == load.scenario("pope_crossover").figure.title
+
+
+def test_a_sweep_over_words_says_that_it_has_no_figure(tmp_path):
+    words = "sweep={layout.attention: [heads, batch]}"
+    options = ["--set", words, "--set", "engine.layers=1", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, ["sweep", "palm540b_decode_ws2d", *options], catch_exceptions=False)
+    text = " ".join(done.stdout.split())
+    assert "no figure: no axis of the sweep has numbers for x (layout.attention); --parts draws bars" in text
+    assert not list(tmp_path.glob("*/figure.png"))

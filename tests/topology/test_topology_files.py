@@ -109,3 +109,13 @@ def test_a_machine_with_two_kinds_of_links_says_both_with_one_unit():
     assert shown["links"] == (
         "64 directed, 47 (nominal 50) or 370.8 (nominal 450) GB/s one way, 0.3 or 1.35 us per hop"
     )
+
+
+def test_a_hop_is_the_link_and_the_start_of_a_message():
+    """Who sets link.latency to the sum counts the software twice."""
+    facts = describe.facts(
+        build(*load.machine("tpu_v4_2x2x1", ["link.latency=1 us", "stack.collective_step.value=3 us"]))
+    )
+    shown = dict(describe.lines(facts))["links"]
+    assert shown.endswith("4 us per hop: 1 link.latency + 3 of the stack to start a message")
+    assert dict(describe.lines(facts | {"message_start_s": 0.0}))["links"].endswith("4 us per hop")

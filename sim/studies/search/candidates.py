@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import MISSING, astuple, dataclass, fields
 from typing import Any, Literal, get_args
 
 from sim.engine import compiled
@@ -48,6 +48,16 @@ class Work:
     layouts: Sequence[str] = tuple(PRESETS)
     residuals: Sequence[str] = (OWN,)
     overlaps: Sequence[str] = (OWN,)
+
+    @property
+    def changed_fields(self) -> list[str]:
+        """Fields that have not their defaults, `weights=int8`."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return [
+            f"{name}={value if isinstance(value, str | int) else '+'.join(value)}"
+            for name, (value, default) in values.items()
+            if default not in (MISSING, value)
+        ]
 
 
 def list_candidates(work: Work, machines: Sequence[Machine], settings: Sequence[str] = ()) -> list[Point]:

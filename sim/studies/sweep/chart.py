@@ -47,7 +47,7 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
     if figure is None:
         x = next((axis for axis in axes if _numbers(sweep[axis])), None)
         rest = [axis for axis in axes if axis != x]
-        return FigureSpec(title=scenario.name, x=x, y="latency", series=rest or None) if x else None
+        return FigureSpec(x=x, y="latency", series=rest or None) if x else None
     if figure.x in sweep and _numbers(sweep[figure.x]) is None:
         raise InputError("the values on the x axis must be numbers or quantities", where="figure.x", got=figure.x)
     known = _labels(sweep, figure.lines)

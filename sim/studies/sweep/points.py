@@ -49,7 +49,7 @@ def list_points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]
         raise InputError(
             rule, where="sweep", got=count, hint="sweep fewer values, or one part after the other with --set"
         )
-    kept = tuple(setting for setting in settings if _key(setting) not in ("sweep", "figure"))
+    kept = settings_of_points(settings)
     return [
         Point(
             {axis: label for axis, (label, _) in zip(axes, chosen, strict=True)},
@@ -57,6 +57,11 @@ def list_points(scenario: Scenario, settings: Sequence[str] = ()) -> list[Point]
         )
         for chosen in itertools.product(*(_options(axis, values) for axis, values in axes.items()))
     ]
+
+
+def settings_of_points(settings: Sequence[str]) -> tuple[str, ...]:
+    """Returns the settings of every point: all but those of the sweep itself and of its figure."""
+    return tuple(setting for setting in settings if _key(setting).partition(".")[0] not in ("sweep", "figure"))
 
 
 def swept_axes(scenario: Scenario, settings: Sequence[str] = ()) -> dict[str, list[Any] | dict[str, dict[str, Any]]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sim.simulate.result import describe_settings
 from sim.specs import FigureSpec, Scenario, load
 from sim.studies.sweep import predictions
 from sim.studies.sweep.chart import figure_of
-from sim.studies.sweep.points import Point, list_points, swept_axes
+from sim.studies.sweep.points import Point, list_points, settings_of_points, swept_axes
 from sim.studies.sweep.rows import Row
 
 
@@ -25,6 +26,13 @@ class Study:
     figure: FigureSpec | None
     forms: Mapping[str, Callable[[Scenario], float]]
     """The user's own closed forms by name."""
+    settings: tuple[str, ...] = ()
+    """Those of every point."""
+
+    @property
+    def settings_text(self) -> str:
+        """Text `with key=value, ...`, for titles; empty where nothing was changed."""
+        return describe_settings(self.settings)
 
     def predict_points(self, rows: Mapping[int, Row]) -> dict[str, dict[tuple[str, float], float]]:
         """Returns the user's own predictions of rows by number of their point, as `predictions.predict_points` does."""
@@ -43,5 +51,10 @@ def plan_sweep(name: str, scenario: Scenario, settings: Sequence[str]) -> Study:
     axes = list(swept_axes(scenario, settings))
     planned = list_points(scenario, settings)
     figure = figure_of(scenario, axes)
+    kept = settings_of_points(settings)
+    if figure:
+        title = figure.title or scenario.description or scenario.name
+        head, *below = [*title.splitlines(), *filter(None, [describe_settings(kept)])]
+        figure = figure.model_copy(update={"title": f"{head}\n{'; '.join(below)}" if below else head})
     forms = predictions.load_forms(figure, load.path("scenario", name).parent) if figure else {}
-    return Study(name, scenario, axes, planned, figure, forms)
+    return Study(name, scenario, axes, planned, figure, forms, kept)
