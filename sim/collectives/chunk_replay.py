@@ -242,7 +242,7 @@ class _Replay:
             if not self.passes_on[send] and any(
                 self.dst[dep] != self.src[send] or not self.arrives[dep] for dep in self.deps[send]
             ):
-                raise ReplayError(f"send {send} waits for something that its chip cannot see")
+                raise ReplayError(f"send {send} waits for a send that did not end at its chip")
 
     def _check_route(self, send: int, link: int) -> None:
         """A send is on a link between its chips, or on the next link after the send that it follows."""

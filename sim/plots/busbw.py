@@ -46,7 +46,7 @@ def draw(rows: Sequence[CollectiveResult], machine: str, *, measured: Points = (
         made = new_figure(10.6, 6.0 if is_narrow() else 4.6)
         times, rates = made.subplots(2, 1) if is_narrow() else made.subplots(1, 2)
         top = _draw_points(times, microseconds, rows, measured)
-        times.set(yscale="log", ylabel="time, us", title="Time: tells small sizes apart")
+        times.set(yscale="log", ylabel="time, us", title="Time: small sizes")
         times.set_ylim(top=4 * top)
         set_plain_ticks(times.yaxis)
         times.legend(loc="upper left", bbox_to_anchor=(0, 1 - _LEVELS * _LEVEL))

@@ -28,7 +28,7 @@ def draw(rows: ExpertRows, found: ExpertsReport, title: str = "") -> Figure:
         above, below = made.subplots(2, 1)
         chips = rows.of_chips
         _draw_bars(above, chips, PALETTE["blue"])
-        most = f", most {found.rows_most:,.0f} on chip {found.busiest_chip}: balance {found.balance:.1%}"
+        most = f", most {found.rows_most:,.0f} on chip {found.busiest_chip}: balance (mean / most) {found.balance:.1%}"
         spread = most if found.is_drawn else ", the same on all"
         set_title(above, f"Rows of each chip: mean {found.rows_mean:,.0f}{spread}", _WIDTH_IN)
         above.set_xlabel("chip")
@@ -43,7 +43,7 @@ def draw(rows: ExpertRows, found: ExpertsReport, title: str = "") -> Figure:
         if (expected := found.expected_fullest_rows) is not None:
             below.plot([0], [expected], marker="D", color=PALETTE["black"], markersize=4, clip_on=False, zorder=3)
             below.set_ylim(0, 1.08 * max(expected, experts[0]))
-            drawn = "" if found.is_drawn else ", if drawn"
+            drawn = "" if found.is_drawn else " if tokens choose at random"
             label = f"fullest expert by closed form{drawn}: {expected:,.0f}"
             handles.append(Line2D([], [], color=PALETTE["black"], marker="D", markersize=4, linestyle="", label=label))
         add_legend(made, handles, below=True)

@@ -22,7 +22,7 @@ from sim.plots.colours import PALETTE
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
+    from matplotlib.axis import Axis, XAxis
     from matplotlib.figure import Figure as Figure  # for those who save what a plot draws
 
 DPI, PAGE_DPI = 150, 300
@@ -197,20 +197,33 @@ def legend_columns(labels: Sequence[str], width_in: float) -> int:
 def set_plain_ticks(axis: Axis, unit: float = 1.0) -> None:
     """Labels a logarithmic axis whose limits are set with plain numbers, in multiples of `unit`.
 
-    At 1, 2 and 5 of every decade, of more decades at 1 and 3, of many at 1 alone: labels of x stand side by side and
-    need more room.
-    The default labels are mathematics, which is off.
+    At 1, 2 and 5 of every decade, of more decades at 1 and 3, of many at 1 alone, and of some decades only where labels
+    of x, which stand side by side, would still touch. The default labels are mathematics, which is off.
     """
     from matplotlib.axis import XAxis
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    def label(value: float, _: int | None = None) -> str:
+        return f"{value / unit:,.6g}"
+
     low, high = axis.get_view_interval()
     most = (2.5 if isinstance(axis, XAxis) else 4.5) / (2 if is_narrow() else 1)
     decades = math.log10(high / low)
-    subs = (1.0, 2.0, 5.0) if decades < most else (1.0, 3.0) if decades < 1.5 * most else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs, numticks=40))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / unit:,.6g}"))
+    choices = [(10.0, (1.0, 2.0, 5.0)), (10.0, (1.0, 3.0)), *((10.0**every, (1.0,)) for every in (1, 2, 3))]
+    for base, subs in choices[0 if decades < most else 1 if decades < 1.5 * most else 2 :]:
+        locator = LogLocator(base=base, subs=subs, numticks=40)
+        shown = [label(value) for value in locator.tick_values(low, high) if low <= value <= high]
+        if not isinstance(axis, XAxis) or _fit_side_by_side(axis, shown):
+            break
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(FuncFormatter(label))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _fit_side_by_side(axis: XAxis, labels: Sequence[str]) -> bool:
+    """Estimates whether labels fit the axis with a digit and a half between them; a digit is 0.6 as wide as high."""
+    length = 72 * axis.axes.get_window_extent().width / axis.axes.figure.dpi
+    return sum(len(label) + 1.5 for label in labels) * 0.6 * points(8) <= length
 
 
 def save(made: Figure, path: Path | str) -> None:

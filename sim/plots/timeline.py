@@ -173,7 +173,8 @@ def _groups(
         groups.append(ChipLanes(text, lanes[chip]))
     if len(alike) > len(shown):
         unseen = sum(len(topology.represented_by(chips)) for _, chips in chosen[len(drawn) :])
-        groups[-1] = ChipLanes(f"{groups[-1].title} ({unseen} more differ and are not drawn)", groups[-1].lanes)
+        verb = "differs and is" if unseen == 1 else "differ and are"
+        groups[-1] = ChipLanes(f"{groups[-1].title} ({unseen} more {verb} not drawn)", groups[-1].lanes)
     return groups, layer_times(trace, shown[0])
 
 

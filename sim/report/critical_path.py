@@ -1,4 +1,4 @@
-"""The critical path of a trace, over tasks and resources: the chain of events that made the step as long as it is.
+"""The critical path of a trace, over tasks and resources: the chain of events that determines the time of the step.
 
 From the task that ends last one goes back in time. A task that started the moment it was ready waited for a
 dependency, the one that ended then, or for the head of its message from the link before. One that was ready earlier
@@ -28,8 +28,8 @@ from sim.units import PS_PER_S, to_ps
 
 COMPUTE, MEMORY, OP_OVERHEAD = "compute", "memory-bound compute", "launches of operations"
 SLOWED, TRANSFER, QUEUEING = "slowed by communication", "transfer", "queueing"
-LATENCY, START, LAUNCH = "link latency", "starts of messages", "launches of collectives"
-JOIN, COPY, CALL = "joins of streams", "copies of a memory pool", "calls and polls"
+LATENCY, START, LAUNCH = "link latency", "message startup", "launches of collectives"
+JOIN, COPY, CALL = "joins of streams", "copies of a memory pool", "host calls and polling"
 CAUSES = {
     COMPUTE: "operations limited by the matmul rate",
     MEMORY: "operations limited by memory bandwidth",
@@ -107,7 +107,7 @@ class Shares:
     links: tuple[Share, ...]
     """Kinds of links, while a message of the path holds them or flies; the longest first."""
     chips: tuple[Share, ...] = ()
-    """Chips, with their roles; the longest first. A message is its sender's."""
+    """Chips, with their roles; the longest first. A message counts for its sender."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, seconds."""

@@ -89,7 +89,7 @@ def _changes(program: Program, topology: Topology, path_shares: Shares) -> Itera
         yield "streams joined at once", lambda p: replace(p, flight_ps=np.where(joins, 0, p.flight_ps))
     if program.busy_ps[calls].any() or program.flight_ps[calls].any() or program.poll_ps.any():
         yield (
-            "calls and polls at once",
+            "host calls and polling at once",
             lambda p: replace(
                 p,
                 busy_ps=np.where(calls, 0, p.busy_ps),

@@ -69,8 +69,8 @@ class Sensitivity:
             return tuple(change.text for change in self.changes)
         if not self.moved:
             return ("no constant was carried over or assumed",)
-        among = f"{self.winner} wins of {self.options}"
-        return (f"{among} with each of {self.moved} carried or assumed constants x0.5 and x2",)
+        fastest = f"{self.winner} stays the best of {self.options}"
+        return (f"{fastest} when any of the {self.moved} carried or assumed constants is halved or doubled",)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON data."""

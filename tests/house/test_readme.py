@@ -98,7 +98,7 @@ def test_what_the_text_quotes_of_a_command_is_printed(monkeypatch, tmp_path: Pat
     with pytest.raises(SystemExit):
         main()
     rows = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
-    found = ("starts of messages", starts), ("link latency", share), ("link bandwidth without limit", saved)
+    found = ("message startup", starts), ("link latency", share), ("link bandwidth without limit", saved)
     for name, quoted in found:
         (percent,) = re.findall(r"([\d.]+)%", rows[name])
         assert round(float(percent)) == int(quoted)

@@ -24,7 +24,7 @@ def test_causes_and_operations_add_up_to_the_difference(tmp_path):
     assert phase.causes[0].name == "link latency"
     assert [(field.name, field.after) for field in found.fields] == [("topology.link.latency", "9 us")]
     assert found.summary.startswith("B takes ")
-    assert "most of it: link latency +" in found.summary
+    assert "largest change: link latency +" in found.summary
 
 
 def test_the_head_has_machine_and_chips_of_each_side():

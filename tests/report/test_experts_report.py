@@ -38,7 +38,7 @@ def test_a_hot_rank_is_the_busiest_and_its_links_are():
     assert result.report.waiting is not None
 
 
-@pytest.mark.parametrize(("load_", "says"), [("uniform", "if drawn"), ("zipf", "expected by closed form")])
+@pytest.mark.parametrize(("load_", "says"), [("uniform", "if tokens choose at random"), ("zipf", "; closed form: ")])
 def test_the_report_says_what_was_expected(load_: str, says: str):
     report = run(mixture(f"workload.routing={{load: {load_}}}")).report
     lines = [part.text for block in text.step_blocks(report) for part in block if isinstance(part, text.Line)]

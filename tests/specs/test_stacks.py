@@ -288,4 +288,4 @@ def test_search_and_compare_say_it():
     shown = CliRunner().invoke(app, [*compare, "--sensitivity"])
     assert shown.exit_code == 0, shown.output
     assert "both rest on: torch_compile on h100_sxm" in shown.output
-    assert "wins of 2" in shown.output
+    assert "stays the best of 2" in shown.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from support.validations import sample
 
 from sim.errors import InputError
 from sim.plots import parity
-from sim.plots.style import save
+from sim.plots.style import page_width, save
 from sim.report.present.validation import Errors, bias
 from sim.report.present.validation_text import render, shown
 from sim.simulate.latency import latency_s
@@ -220,6 +221,24 @@ def test_a_prediction_that_cannot_be_used_is_told_in_one_line(tmp_path, predicti
     with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
         validate(suite)
     assert "\n" not in str(caught.value)
+
+
+def test_times_of_a_suite_without_a_fit_are_called_measured_and_drawn_in_their_unit(tmp_path):
+    """Five decades on 1.5 inches: labels stand apart."""
+    rows = [{"case_id": f"r{i}", "batch": 2**i, "value": 1e-6 * 10**i} for i in range(6)]
+    found = validate(write_suite(tmp_path, rows))
+    assert list(found.parts) == ["measured"]
+    assert "fitted" not in printed(found)
+    with page_width(3.3):
+        made = parity.draw(found)
+        save(made, tmp_path / "parity.png")
+    axes = made.axes[0]
+    assert axes.get_xlabel() == "measured latency, us"
+    low, high = axes.get_xlim()
+    labels = [each for each in axes.get_xticklabels() if low <= each.get_position()[0] <= high]
+    boxes = [label.get_window_extent() for label in labels]
+    assert len(boxes) > 1
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_fitted_and_other_measurements_have_markers_of_their_own_and_every_predictor_a_panel(tmp_path):

@@ -84,7 +84,7 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """Text such as `B takes 25.1 ms, A 26.2 ms: B is 1.04 times as fast as A (4.1% less time); most of it: link
+        """Text such as `B takes 25.1 ms, A 26.2 ms: B is 1.04x as fast as A (4.2% less time); largest change: link
         latency -0.9 ms of one decode step.`"""
         text = f"B takes {format_seconds(self.after_s)}, A {format_seconds(self.before_s)}: "
         text += describe_speedup(self.before_s, self.after_s)
@@ -93,7 +93,7 @@ class Comparison:
             for phase in self.phases
             if phase.causes and phase.causes[0].change_s
         ]
-        return f"{text}; most of it: {', '.join(largest)}." if largest else f"{text}."
+        return f"{text}; largest change: {', '.join(largest)}." if largest else f"{text}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, seconds."""
@@ -101,11 +101,13 @@ class Comparison:
 
 
 def describe_speedup(before_s: float, after_s: float) -> str:
-    """Returns the speed-up of B over A as a factor and in per cent: `B is 1.04 times as fast as A (4.1% less time)`."""
+    """Returns a text such as `B is 1.33x as fast as A (25.0% less time)` or `B is 33.3% slower than A`."""
     if before_s == after_s:
         return "B takes the same time as A"
-    factor, change = before_s / after_s, after_s / before_s - 1
-    return f"B is {factor:.3g} times as fast as A ({abs(change):.1%} {'more' if change > 0 else 'less'} time)"
+    change = after_s / before_s - 1
+    if change > 0:
+        return f"B is {change:.1%} slower than A"
+    return f"B is {before_s / after_s:.3g}x as fast as A ({-change:.1%} less time)"
 
 
 def compare(

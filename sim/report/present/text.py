@@ -186,17 +186,20 @@ def _waiting(waiting: Waiting) -> Iterator[Table | Line]:
 
 def _experts(experts: ExpertsReport) -> Iterator[Line]:
     """Yields the rows of experts, what the fullest was expected to have, and the exchange of tokens."""
-    balance = f"balance {experts.balance:.1%}, chip {experts.busiest_chip} has the most, {experts.rows_most:,.0f}"
+    balance = (
+        f"most {experts.rows_most:,.0f}, on chip {experts.busiest_chip}: balance (mean / most) {experts.balance:.1%}"
+    )
     yield Line(
         f"experts: {experts.rows_mean:,.0f} rows per chip in a layer"
         + (f"; {balance}" if experts.is_drawn else ", the same on all")
-        + f"; {experts.experts_hit:.1f} of {format_count(experts.experts_held, 'expert')} per chip have any"
+        + f"; {experts.experts_hit:.1f} of {format_count(experts.experts_held, 'expert')} per chip receive tokens"
     )
     expected, fullest = experts.expected_fullest_rows, f"{experts.fullest_expert_rows:,.0f}"
     if expected is not None and experts.is_drawn:
-        yield Line(f"rows of the fullest expert: {fullest}; expected by closed form: {expected:,.0f}")
+        yield Line(f"rows of the fullest expert: {fullest}; closed form: {expected:,.0f}")
     elif expected is not None:
-        yield Line(f"rows of the fullest expert: {fullest}, the mean; by closed form {expected:,.0f} if drawn")
+        drawn = f"if tokens choose at random, the fullest has {expected:,.0f} by closed form"
+        yield Line(f"rows of every expert: {fullest}, uniform load; {drawn}")
     for each in experts.exchanges:
         busiest = f"; chip {each.most_chip} {each.most_direction} most, {format_bytes(each.most_bytes)}"
         link = f"; link {each.busiest_link} is busy longest, {format_seconds(each.busiest_link_s)} in the step"
@@ -292,7 +295,7 @@ def _each(report: Report) -> Iterator[Line]:
     """Yields the exposed time of one all-reduce of each kind."""
     sums = [f"{op.op}: {format_seconds(op.exposed_each_s)}" for op in report.ops if op.op.startswith("all_reduce")]
     if sums:
-        yield Line(f"exposed of one {', '.join(sums)}")
+        yield Line(f"exposed time of a single all-reduce: {', '.join(sums)}")
         yield Line("what all-reduces read and write in the chips' memory is left out")
 
 

@@ -193,7 +193,7 @@ class Validation:
             (each.case_id, f"{each.published:.4g}", f"{each.simulated:.4g}", f"{each.error:+.1%}")
             for each in self.outcomes
         ]
-        return to_html(f"{self!r}: case, published, simulated, error", rows)
+        return to_html(f"{self!r}: case, measured, simulated, error", rows)
 
     @property
     def gated(self) -> list[Outcome]:
@@ -218,11 +218,21 @@ class Validation:
         return Errors.of(outcome.form_error(name) for outcome in self.gated)
 
     @property
+    def has_fit(self) -> bool:
+        """The suite names rows that constants were fitted to."""
+        return bool(self.suite.calibration or self.suite.fitted)
+
+    def part_of(self, outcome: Outcome) -> str:
+        """Returns `fitted` or `not fitted`; `measured` for a suite without fitted constants."""
+        return ("fitted" if outcome.fitted else "not fitted") if self.has_fit else "measured"
+
+    @property
     def parts(self) -> dict[str, list[Outcome]]:
-        """Gated measurements by `fitted` and `not fitted`, without empty groups."""
-        parts = {"fitted": True, "not fitted": False}
-        split = {name: [each for each in self.gated if each.fitted is fitted] for name, fitted in parts.items()}
-        return {name: outcomes for name, outcomes in split.items() if outcomes}
+        """Gated measurements by `part_of`, fitted ones first."""
+        split: dict[str, list[Outcome]] = {}
+        for outcome in sorted(self.gated, key=lambda each: not each.fitted):
+            split.setdefault(self.part_of(outcome), []).append(outcome)
+        return split
 
     @property
     def series(self) -> dict[str, list[Outcome]]:

@@ -10,7 +10,7 @@ HEADING = """# Published measurements, and how close the simulation comes
 
 Written by `sim validate --summary scenarios/published/README.md`; a test fails when it is out of date. A measurement is
 what rows of the same passes say: an MFU that repeats a latency counts once. Errors are absolute, of simulated /
-published - 1. Bias is the median of time simulated / published - 1: above 0 the simulation is too slow.
+measured - 1. Bias is the median of time simulated / measured - 1: above 0 the simulation is too slow.
 """
 _WORST = 5
 """Measurements named as the worst of a suite."""
@@ -27,11 +27,12 @@ def format_section(validation: Validation) -> str:
     gated = validation.gated
     rows = sum(not outcome.not_gated for outcome in outcomes)
     counted = ", ".join(f"{len(part)} {name}" for name, part in validation.parts.items())
+    measurements = f"{len(gated)} measurements{f': {counted}' if validation.has_fit else ''}"
     lines = [
         f"## {suite.name}",
         "",
         f"{suite.description or suite.name}. `{suite.rows}`: {len(outcomes)} rows, {rows} of them gated, which are "
-        f"{len(gated)} measurements: {counted}.",
+        f"{measurements}.",
         "",
         *_table(("", "measurements", "median", "nine in ten within", "worst", "bias"), _models(validation)),
         "",

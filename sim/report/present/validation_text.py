@@ -64,12 +64,12 @@ def _cases(validation: Validation, console: Console) -> None:
     suite, names = validation.suite, validation.form_names
     of_collectives = isinstance(suite, CollectiveSuite)
     forms = [column for name in names for column in (name, "error")]
-    columns = ("case", "used", "published", "simulated", "error", *forms, *(["algorithm"] if of_collectives else []))
+    columns = ("case", "used", "measured", "simulated", "error", *forms, *(["algorithm"] if of_collectives else []))
     table = _table(": ".join(filter(None, (suite.name, suite.description))), columns)
     for outcome in validation.outcomes:
         table.add_row(
             outcome.case_id,
-            _used(outcome),
+            _used(validation, outcome),
             shown(outcome.metric, outcome.published),
             shown(outcome.metric, outcome.simulated),
             f"{outcome.error:+.1%}",
@@ -80,10 +80,10 @@ def _cases(validation: Validation, console: Console) -> None:
     console.print(table)
 
 
-def _used(outcome: Outcome) -> str:
+def _used(validation: Validation, outcome: Outcome) -> str:
     if outcome.not_gated:
         return "not gated"
-    return "repeats" if outcome.repeats else "fitted" if outcome.fitted else "not fitted"
+    return "repeats" if outcome.repeats else validation.part_of(outcome) if validation.has_fit else "gated"
 
 
 def _form(outcome: Outcome, name: str) -> tuple[str, str]:
@@ -100,7 +100,7 @@ def _models(validation: Validation, console: Console) -> None:
     for name in validation.form_names:
         if (errors := validation.form(name)).cases:
             console.print(f"{validation.label(name):<{_NAME}} {errors.line}   of {errors.cases}")
-    console.print(f"bias, the median of time simulated / published - 1: {bias(validation.gated):+.1%}")
+    console.print(f"bias, the median of time simulated / measured - 1: {bias(validation.gated):+.1%}")
 
 
 def _series(validation: Validation, console: Console) -> None:
@@ -136,7 +136,7 @@ def _orderings(validation: Validation, console: Console) -> None:
         ]
         console.print(f"which {option} is faster: simulated {', '.join([f'{right} of {len(pairs)}', *forms])}")
         for each in sorted((each for each in pairs if not each.right), key=lambda each: -each.published)[:_NAMED]:
-            figures = f"{each.published - 1:.1%} as published, {each.simulated - 1:+.1%} simulated"
+            figures = f"{each.published - 1:.1%} as measured, {each.simulated - 1:+.1%} simulated"
             console.print(f"  wrong: {each.case_id} faster than {each.slower_id} by {figures}")
 
 
@@ -165,7 +165,7 @@ def _up_to(most_bytes: float) -> str:
 
 def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:
     names = validation.form_names
-    table = _table("", (f"speed-up over {suite.speedup.baseline}", "published", "simulated", "points off", *names))
+    table = _table("", (f"speed-up over {suite.speedup.baseline}", "measured", "simulated", "points off", *names))
     for ratio in validation.speedups:
         forms = (f"{ratio.forms[name]:.3f}" if name in ratio.forms else "" for name in names)
         figures = (f"{ratio.published:.3f}", f"{ratio.simulated:.3f}", f"{100 * ratio.error:+.1f}", *forms)

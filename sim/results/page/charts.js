@@ -55,7 +55,7 @@ function waterfall(parent, phase) {
     el(parent, "p", `No closed form covers ${phase.uncovered}.`, { className: "dim" });
     return;
   }
-  el(parent, "p", `Time of ${phase.span}. Every row is one effect more; what it adds depends on the rows above it.`, { className: "dim" });
+  el(parent, "p", `Time of ${phase.span}. Every row adds one effect to the model of the row above; its share depends on the order.`, { className: "dim" });
   const made = el(parent, "table", null, { className: "waterfall" }), head = el(el(made, "thead"), "tr"), body = el(made, "tbody");
   el(head, "th", "effect");
   const scale = el(head, "th", null, { className: "track" }), at = (share) => `${(100 * Math.min(share, 1)).toFixed(3)}%`;
@@ -159,13 +159,13 @@ function shareTable(parent, title, shares, { about = {}, several = false, id } =
 
 function critical(parent, phase, key, run) {
   const found = phase.critical, several = found.chips.length > 1, about = found.about;
-  el(parent, "p", `The chain of operations and messages, over dependencies and busy resources, that made it as long as it is: ${found.title}, ${time(phase.step_s)}. The parts add up to it to the picosecond.`);
+  el(parent, "p", `The chain of operations and messages, over dependencies and busy resources, that determines the time: ${found.title}, ${time(phase.step_s)}. Its parts add up to that time to the picosecond.`);
   stack(parent, found.causes, found.step_s, run.looks);
   const columns = el(parent, "div", null, { className: "columns" });
   const left = el(columns, "div"), right = el(columns, "div");
   shareTable(left, "what the time is spent on", found.causes, { about, several, id: `causes${key}` });
   if (found.links.length) { el(left, "h3", "by kind of link"); shareTable(left, "link", found.links, { several }); }
-  if (several) { el(left, "h3", "by chip; a message is its sender's"); shareTable(left, "chip", found.chips.slice(0, CHIPS_LISTED), { id: `chips-of-path${key}` }); }
+  if (several) { el(left, "h3", "by chip; a message counts for its sender"); shareTable(left, "chip", found.chips.slice(0, CHIPS_LISTED), { id: `chips-of-path${key}` }); }
   if (found.chips.length > CHIPS_LISTED) el(left, "p", `and ${found.chips.length - CHIPS_LISTED} chips with less`, { className: "dim" });
   shareTable(right, "operation or collective", found.ops, { about, several });
   if (phase.what_if) {

@@ -169,7 +169,7 @@ def _experts(part: Pass, machine: Topology) -> dict[str, Any] | None:
     if rows is None or found is None:
         return None
     between = rows.bytes_between("dispatch") if found.exchanges and machine.chips <= _MATRIX_CHIPS else None
-    drawn = "" if found.is_drawn else " if choices were drawn"
+    drawn = "" if found.is_drawn else " if tokens choose at random"
     expected = found.expected_fullest_rows
     said = None if expected is None else f"Diamond: the fullest expert by closed form{drawn}, {expected:,.0f}"
     return {

@@ -212,6 +212,6 @@ function drawTimeline(parent, phase, key) {
   });
   const kept = timeline.messages_of_layers;
   if (kept) el(parent, "p", `Messages are shown individually for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
-  if (timeline.not_drawn) el(parent, "p", `${timeline.not_drawn} chips with other activities are not drawn.`, { className: "dim" });
+  if (timeline.not_drawn) el(parent, "p", `${timeline.not_drawn} more ${timeline.not_drawn === 1 ? "chip differs and is" : "chips differ and are"} not drawn.`, { className: "dim" });
   el(parent, "p", "Drag over the plot or press W to zoom in, S to zoom out, A and D to move; double-click to see the whole step. A bar shows its operation, bytes, the rate that it reached and where the rate comes from. Where bars are narrower than a pixel, heights are shares of the time. Zoomed in, arrows lead from messages to their arrival in a collective" + (timeline.folded ? "; one chip stands for all that are alike, so it receives what it sends." : "."), { className: "dim" });
 }
