@@ -121,6 +121,17 @@ def test_the_machine_shown_is_oversubscribed_as_it_says(tmp_path: Path):
     assert f"{down} links down from a leaf, {up} up" in shown
 
 
+def test_the_machines_shown_have_a_fitted_stack(tmp_path: Path):
+    """A copied example must not run on a stack that costs nothing."""
+    torus, *_ = fenced("yaml", TOPOLOGIES)
+    (tmp_path / "mine.yaml").write_text(torus)
+    box = " ".join(re.search(r"`({name: box,.*?}})`", TOPOLOGIES, flags=re.S)[1].split())
+    (tmp_path / "box.yaml").write_text(box)
+    for name in ("mine", "box"):
+        _, stack = load.machine(str(tmp_path / f"{name}.yaml"), [])
+        assert stack.fitted_on
+
+
 def test_the_functions_run_as_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from sim import api
 
