@@ -22,7 +22,7 @@ from sim.collectives.graph.renumbering import numbered
 from sim.collectives.graph.routes import Messages
 from sim.collectives.pieces import in_pieces
 from sim.collectives.schedule import Algorithm, Payload, Schedule
-from sim.errors import InputError, suggest
+from sim.errors import InputError, guess
 from sim.layouts.layer import Layer
 from sim.layouts.residual import LAYERS, SCHEMES, Stream
 from sim.lowering.pipeline.schedules import SCHEDULES, Plan
@@ -181,4 +181,4 @@ def _checked_name(function: Callable[..., Any], name: str | None) -> str:
 
 def _check_choice(field: str, got: str, known: Iterable[str]) -> None:
     if got not in known:
-        raise InputError(f"{field} must be one of {', '.join(known)}", got=got, hint=suggest(got, known))
+        raise InputError(f"{field} must be one of {', '.join(known)}", got=got, hint=guess(got, known))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from sim.errors import InputError, suggest
+from sim.errors import InputError, guess
 from sim.simulate.result import Run
 from sim.terminal import plain_console
 
@@ -38,7 +38,7 @@ class SimulatedRun(Run):
 
         if figure not in PHASE_FIGURES:
             raise InputError(
-                f"figure must be one of {', '.join(PHASE_FIGURES)}", got=figure, hint=suggest(figure, PHASE_FIGURES)
+                f"figure must be one of {', '.join(PHASE_FIGURES)}", got=figure, hint=guess(figure, PHASE_FIGURES)
             )
         phases = {part.scenario.workload.phase: part for part in self.passes}
         if phase and phase not in phases:

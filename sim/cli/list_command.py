@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from sim.cli.options import Json, Plugins, one_of
 from sim.errors import InputError
 from sim.terminal import echo
 
+_LEAST_ROOM = 24
+"""Least letters of a line about an entry."""
 Rows = list[tuple[str, str]]
 
 
@@ -48,9 +51,10 @@ def _models() -> Rows:
 
 
 def _layouts() -> Rows:
+    from sim.specs.plugins import summary
     from sim.specs.uses import PRESETS
 
-    return [(name, _first_line(function)) for name, function in PRESETS.items()]
+    return [(name, summary(function)) for name, function in PRESETS.items()]
 
 
 def _residuals() -> Rows:
@@ -102,10 +106,6 @@ def _plugins() -> Rows:
     return [*plugin_files.installed().items(), *added]
 
 
-def _first_line(function: Callable[..., object]) -> str:
-    return (function.__doc__ or "").strip().partition("\n")[0]
-
-
 KINDS: dict[str, Callable[[], Rows]] = {
     "scenarios": _files("scenario"),
     "topologies": _files("topology"),
@@ -125,25 +125,28 @@ def list_command(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="scenarios, topologies, models, suites, layouts, residuals, pipelines, collectives or "
-            "plugins; default: all.",
+            help="scenarios, topologies, stacks, models, suites, layouts, residuals, pipelines, collectives "
+            "or plugins; default: all.",
             autocompletion=one_of(lambda: KINDS),
         ),
     ] = None,
     plugins: Plugins = None,
     as_json: Json = False,
 ) -> None:
-    """List what there is to choose from, one line each."""
+    """List what there is to choose from, with a sentence about each."""
     kinds = listing(kind)
     if as_json:
         echo(json.dumps({name: dict(rows) for name, rows in kinds.items()}))
         return
-    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for name, rows in kinds.items():
         width = max((len(row[0]) for row in rows), default=0)
         echo(name)
         for entry, text in rows:
-            echo(f"  {entry:<{width}}  {text}".rstrip()[:room])
+            lines = textwrap.wrap(text, max(_LEAST_ROOM, room - width - 4)) or [""]
+            echo(f"  {entry:<{width}}  {lines[0]}".rstrip())
+            for line in lines[1:]:
+                echo(f"  {'':<{width}}  {line}")
 
 
 def listing(kind: str | None = None) -> dict[str, Rows]:

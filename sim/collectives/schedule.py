@@ -190,16 +190,21 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """Data of each of n sends or messages: columns of `Schedule`, [n] or of all."""
+    """Data of each of n sends or messages: columns of `Schedule`, arrays [n], or one value for all."""
 
     share: npt.ArrayLike
+    """Bytes of the message as a share of the collective's size: 1 / n for a block of an all-gather over n chips."""
     own: npt.ArrayLike
+    """True where the sender adds its own data: all of the message, or in a reduction its term of the sum. False where
+    it only passes on what it received."""
     part: npt.ArrayLike = 0
+    """Number of the independent part of the array, below `parts` of `Messages`."""
     half: npt.ArrayLike = -1
+    """Half of the part's block that is sent, 0 or 1; -1 for both."""
     origin: Int32s | None = None
-    """[n, A], in `Messages.send` [n] chips; None for all positions."""
+    """Chips whose data this is: [n] chips in `Messages.send`, else [n, A] mesh positions; None for all chips."""
     target: Int32s | None = None
-    """[n, A], in `Messages.send` [n] chips; None for all positions."""
+    """Chips that the data is for: [n] chips in `Messages.send`, else [n, A] mesh positions; None for all chips."""
 
 
 class ScheduleBuilder:

@@ -75,7 +75,7 @@ def register(kind: Kind, name: str, about: Callable[..., Any], *places: tuple[di
     """Adds an entry of the plugin that is being loaded to dicts.
 
     Args:
-        about: the function, of which `sim list` shows the first line of the docstring.
+        about: the function, of which `sim list` shows the summary.
         places: (dict, key, value) of each.
 
     Raises:
@@ -89,8 +89,12 @@ def register(kind: Kind, name: str, about: Callable[..., Any], *places: tuple[di
         raise InputError(f"must be a new name of a {kind}; {owner} has one", got=name)
     for table, key, value in places:
         table[key] = value
-    docs = (about.__doc__ or "").strip().partition("\n")[0]
-    _entries[kind, name] = _Entry(plugin, tuple((table, key) for table, key, _ in places), docs)
+    _entries[kind, name] = _Entry(plugin, tuple((table, key) for table, key, _ in places), summary(about))
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """Returns the first paragraph of a docstring in one line."""
+    return " ".join((function.__doc__ or "").strip().partition("\n\n")[0].split())
 
 
 def forget(plugin: Plugin) -> None:
@@ -111,7 +115,7 @@ def owner(kind: Kind, name: str) -> Plugin | None:
 
 
 def registered(kind: Kind) -> dict[str, str]:
-    """Returns names from outside with the first line of their docstrings."""
+    """Returns names from outside with the summaries of their docstrings."""
     return {name: entry.about for (each, name), entry in _entries.items() if each == kind}
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from sim.errors import suggest
+from sim.errors import guess, suggest
 from sim.specs import plugins as plugin_table
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
@@ -83,7 +83,7 @@ class Scenario(Strict):
     def _preset_is_known(self) -> Self:
         name, known = self.layout.preset, (*PRESETS, *self.presets)
         if name and name not in known:
-            hint = suggest(name, known)
+            hint = guess(name, known)
             raise wrong("layout", "ffn", rule=f"must be one of {', '.join(known)}", got=name, hint=hint)
         return self
 

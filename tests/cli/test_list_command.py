@@ -34,9 +34,15 @@ def test_all_that_is_shipped_is_listed():
 def test_a_line_is_a_whole_statement():
     """Those taken from docstrings do not break off where the docstring's line does."""
     found = {name: text for kind in ("layouts", "residuals") for name, text in listing(kind)[kind]}
+    assert all(text.endswith(".") for _, text in listing("layouts")["layouts"])
     assert found["weight_stationary_1d"].endswith("reduce-scatter(x), all-reduce(yz).")
     assert found["no_communication"].endswith("its values mean nothing")
     assert found["desync2"] != found["desync4"]
+
+
+def test_the_help_names_every_kind():
+    shown = CliRunner().invoke(app, ["list", "--help"], env={"COLUMNS": "200"}).output
+    assert [kind for kind in KINDS if kind not in shown] == []
 
 
 def test_an_unknown_kind_is_an_error():

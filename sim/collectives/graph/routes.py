@@ -20,7 +20,16 @@ from sim.topology.paths import Way
 
 
 class Messages:
-    """Builder of a schedule of messages between any two chips of a switch or graph."""
+    """Builder of a schedule of messages between any two chips of a switch or graph.
+
+    `n` is the number of chips, `chips` their numbers [n] and `build()` returns the schedule.
+
+    Args:
+        topology: the machine, as the algorithm gets it.
+        collective: name of the operation, such as `all_gather`.
+        axes: mesh axes of the collective, as the algorithm gets them.
+        parts: number of independent parts of the array, each with messages of its own.
+    """
 
     def __init__(self, topology: Topology, collective: str, axes: tuple[str, ...], parts: int = 1) -> None:
         self.n = topology.chips if axes else 1
@@ -46,6 +55,10 @@ class Messages:
         """Sends a message from each entry of `src` to `dst`; returns [n] the last send of each message.
 
         Args:
+            src: [n] chips that send.
+            dst: [n] chips that receive.
+            payload: data of each message.
+            step: number of the step of the algorithm, for reports; it orders nothing, `deps` do.
             deps: [n] arrays of the arrivals that each message waits for, -1 for none.
             links: [n] the route of each message; None for the machine's routes.
         """
