@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -131,13 +132,35 @@ def add_title(made: Figure, title: str, x: float = 0.01) -> None:
     name, _, below = title.partition("\n")
     room, size = made.get_figwidth() * (1 - 2 * x), points(TITLE)
     with shared_style():
-        name = wrap(name, room, BOLD * size)
+        wrapped = wrap(name, room, BOLD * size)
+        fits = all(_bold_width_in(line, size) <= room for line in wrapped.split("\n"))
+        name = wrapped if fits else _wrap_names(name, room, size)
         head = made.suptitle(f"{name}\n " if below else name, x=x, ha="left", fontsize=size, fontweight="bold")
         if below:
             place = {"xycoords": head, "ha": "left", "va": "bottom", "annotation_clip": False, "color": "0.35"}
             place |= {"fontsize": points(SMALL)}
             text = shorten(below, room, points(SMALL))
             made.add_artist(Annotation(text, (0, 0.12 / (1 + name.count("\n"))), **place))  # type: ignore[arg-type]
+
+
+def _bold_width_in(text: str, size: float) -> float:
+    """Returns the width of a bold text, inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(family="DejaVu Sans", size=size, weight="bold")
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return float(width) / 72
+
+
+def _wrap_names(text: str, width_in: float, size: float) -> str:
+    """Returns a bold text in lines that fit into a width, inches; long names break after `_`, `,` and `=` too."""
+    lines = [""]
+    for piece in re.findall(r"[^ _,=]*[ _,=]+|[^ _,=]+", text):
+        if lines[-1] and _bold_width_in((lines[-1] + piece).rstrip(), size) > width_in:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def set_title(axes: Axes, title: str, needed_in: float, labels_in: float = _TICKS_IN) -> None:

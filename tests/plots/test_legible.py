@@ -13,7 +13,7 @@ from support.shipped import NAMES, phases, result, scenario
 
 from sim import topology as machines
 from sim.plots import busbw, comparison, pareto, timeline, topology
-from sim.plots.style import page_width, points, save
+from sim.plots.style import add_title, new_figure, page_width, points, save
 from sim.results import figures as pictures
 from sim.results.figures import FigureForm, write_figure
 from sim.specs import load
@@ -27,6 +27,15 @@ KINDS = {
     for given in [scenario(name)]
 }
 """A scenario of each kind of machine, with and without pipeline and memory pool."""
+
+
+@pytest.mark.parametrize("name", ["llama3_70b_tp8_of_my_own_with_WIDE_LETTERS_and_so_on: one step", "WM_" * 20])
+def test_a_title_of_one_long_name_is_not_cut(name: str):
+    with page_width(COLUMN_IN):
+        made = new_figure(COLUMN_IN, 2)
+        made.subplots()
+        add_title(made, f"{name}\nwith engine.layers=8")
+        assert illegible(made) == []
 
 
 @pytest.mark.parametrize(

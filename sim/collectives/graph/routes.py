@@ -58,7 +58,7 @@ class Messages:
             src: [n] chips that send.
             dst: [n] chips that receive.
             payload: data of each message.
-            step: number of the step of the algorithm, for reports; it orders nothing, `deps` do.
+            step: number of the step of the algorithm, from 0 in the order sent; messages wait for `deps` alone.
             deps: [n] arrays of the arrivals that each message waits for, -1 for none.
             links: [n] the route of each message; None for the machine's routes.
         """
