@@ -8,6 +8,7 @@ from itertools import accumulate
 from math import gcd, lcm, prod
 from typing import Generic
 
+from sim.errors import InputError
 from sim.layouts.dataflow import Dataflow, V
 from sim.layouts.layer import Layer
 from sim.layouts.residual import LAYERS, SCHEMES, UNSUMMED, Stream, standard
@@ -229,9 +230,12 @@ def part_sizes(flow: Dataflow[V], scenario: Scenario, uses: Uses, *, halves: boo
     workload, lengths = scenario.workload, dict(flow.mesh)
     if scenario.overlap not in IN_PARTS:
         return ()
-    if scenario.overlap == "micro_batches":
-        return (workload.rows // PARTS,) * PARTS
     size = workload.tokens_per_step if halves else workload.rows
+    if size < PARTS:
+        what = "tokens in a pass" if scenario.overlap == "token_halves" else "sequences"
+        raise InputError(f"'{scenario.overlap}' requires at least {PARTS} {what}", where="layout.overlap", got=size)
+    if scenario.overlap == "micro_batches":
+        return (size // PARTS,) * PARTS
     shared_by = prod(lengths[axis] for axis in (uses.positions + uses.tokens if halves else uses.batch + uses.gather))
     tile = lcm(_TILE_ROWS // gcd(_TILE_ROWS, workload.rows if halves else 1), shared_by)
     step = tile if size >= 2 * tile else shared_by

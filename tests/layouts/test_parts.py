@@ -1,0 +1,24 @@
+"""Parts of a batch: what cannot be cut in two is refused."""
+
+import pytest
+
+from sim.errors import InputError
+from sim.simulate.latency import latency_s
+from sim.specs import load
+
+ONE_TOKEN = "workload={phase: decode, batch: 1, context: 64, generate: 1, weights: bf16}"
+ON_STREAMS = "layout={ffn: tensor_parallel, mesh: {tensor: 8}, communication: own_stream, overlap: %s}"
+
+
+@pytest.mark.parametrize(
+    ("overlap", "settings", "rule"),
+    [
+        ("micro_batches", [], "'micro_batches' requires at least 2 sequences, got 1"),
+        ("micro_batches", [ONE_TOKEN], "'micro_batches' requires at least 2 sequences, got 1"),
+        ("token_halves", [ONE_TOKEN], "'token_halves' requires at least 2 tokens in a pass, got 1"),
+    ],
+)
+def test_what_cannot_be_cut_in_two_is_refused(overlap: str, settings: list[str], rule: str) -> None:
+    scenario = load.scenario("vllm_llama3_70b_tp8", [ON_STREAMS % overlap, "engine.layers=1", *settings])
+    with pytest.raises(InputError, match=rule):
+        latency_s(scenario)
