@@ -78,12 +78,12 @@ class Sweep:
     def plot(self) -> Figure:
         """Draws the figure of the sweep. Raises InputError: the scenario has no figure, or no point of it runs."""
         from sim.plots import figure
-        from sim.studies.sweep.chart import build_chart
+        from sim.studies.sweep.chart import build_panels
 
         if self.study.figure is None or not any(row.outcome for row in self.rows):
             raise InputError("requires a figure and a point that runs", where=self.study.scenario.name)
         predictions = self.study.predict_points(dict(enumerate(self.rows)))
-        return figure.draw(build_chart(self.study.scenario, self.study.figure, list(self.rows), predictions))
+        return figure.draw_panels(build_panels(self.study.scenario, self.study.figure, list(self.rows), predictions))
 
     def to_pandas(self) -> pd.DataFrame:
         """Returns a point per row. Raises InputError: pandas is not installed."""

@@ -89,11 +89,11 @@ def sweep(
     if plots and study.figure and any(row.outcome for row in done):
         from sim.plots import figure as drawing
         from sim.results.figures import write_figure
-        from sim.studies.sweep.chart import build_chart
+        from sim.studies.sweep.chart import build_panels
 
         with progress(f"drawing {folder}"):
-            chart = build_chart(base, study.figure, done, predictions)
-            write_figure(lambda: drawing.draw(chart), folder / "figure", form)
+            charts = build_panels(base, study.figure, done, predictions)
+            write_figure(lambda: drawing.draw_panels(charts), folder / "figure", form)
     if parts:
         _draw_parts(study, rows, folder, form)
     if as_json:
@@ -125,14 +125,15 @@ def _draw_parts(study: Study, rows: dict[int, Row], folder: Path, form: FigureFo
     from sim.results.figures import write_figure
     from sim.studies.step_parts import attribute_point, describe_choices
 
-    chosen = [study.points[number] for number, row in rows.items() if row.outcome]
+    chosen = [(study.points[number], row.outcome) for number, row in rows.items() if row.outcome]
     if len(chosen) > _MOST_BARS:
         raise InputError(f"requires at most {_MOST_BARS} points that can run", where="--parts", got=len(chosen))
     bars = []
     with progress(f"taking apart {study.scenario.name}") as report:
-        for done, point in enumerate(chosen):
+        for done, (point, outcome) in enumerate(chosen):
             report(done, len(chosen))
-            bars.append(step_parts.Bar(describe_choices(point.choices), attribute_point(study.name, point)))
+            parts, label = attribute_point(study.name, point), describe_choices(point.choices)
+            bars.append(step_parts.Bar(label, parts, outcome.memory_bytes))
     if bars:
         title = "\n".join(filter(None, (f"{study.scenario.name}: critical path of a step", study.settings_text)))
         write_figure(lambda: step_parts.draw(bars, title), folder / "parts", form)

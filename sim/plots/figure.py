@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE
@@ -24,6 +24,7 @@ _DASHED: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 3))}
 _OWN = (":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 """Strokes of a user's own predictions, one after the other."""
 _DOTTED: dict[str, Any] = {"linewidth": 0.8, "linestyle": ":"}
+_PANEL_IN, _PANEL_LEGEND_IN = (3.4, 3.3), 0.9
 _MOST_TICKS, _NARROW_TICKS = 12, 6
 """Up to so many values on the x axis are all named."""
 
@@ -88,25 +89,7 @@ def draw(chart: Chart) -> Figure:
     made = new_figure(8.0, 4.8 if is_narrow() else 4.4)
     with shared_style():
         axes = made.add_subplot()
-        for line, (colour, marker) in zip(chart.lines, _looks(), strict=False):
-            _line(axes, line, colour, marker)
-        for log, name in (("x" in chart.log, "x"), ("y" in chart.log, "y")):
-            if log:
-                getattr(axes, f"set_{name}scale")("log")
-        _limits(axes, chart)
-        if chart.equal_at is not None:
-            axes.axhline(chart.equal_at, color=PALETTE["black"], linewidth=0.8, zorder=1)
-        for mark in chart.marks:
-            axes.axvline(mark.x, color=PALETTE["grey"], zorder=1, **_DOTTED)
-            at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
-            axes.text(mark.x, 1.01, mark.label, fontsize=points(7), linespacing=1.0, **at)
-        for number, crossing in enumerate(chart.crossings, 1):
-            axes.plot(crossing.x, crossing.y, zorder=6, linewidth=0, **_RING)
-            near: dict[str, Any] = {"xytext": (0, -7), "textcoords": "offset points", "ha": "center", "va": "top"}
-            near["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
-            axes.annotate(str(number), (crossing.x, crossing.y), fontsize=points(7), zorder=6, **near)
-        axes.grid(visible=True)
-        axes.set_xlabel(chart.x_label)
+        _contents(axes, chart, _looks(line.label for line in chart.lines))
         axes.set_ylabel(chart.y_label)
         if chart.title:
             add_title(made, chart.title)
@@ -114,9 +97,61 @@ def draw(chart: Chart) -> Figure:
     return made
 
 
-def _looks() -> Iterator[tuple[str, str]]:
-    """Yields colour and marker of one line after the other: 42 pairs of 7 colours and 6 markers."""
-    return zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
+def draw_panels(charts: Mapping[str, Chart]) -> Figure:
+    """Draws charts side by side, or in narrow figures one below the other, under their labels.
+
+    They have one y axis and one legend; a line of one label looks the same in each.
+    """
+    if len(charts) == 1:
+        return draw(next(iter(charts.values())))
+    drawn = list(charts.values())
+    names = dict.fromkeys(line.label for chart in drawn for line in chart.lines)
+    looks = _looks(names)
+    lines = {line.label: line for chart in drawn for line in chart.lines}
+    shape = (len(drawn), 1) if is_narrow() else (1, len(drawn))
+    made = new_figure(_PANEL_IN[0] * shape[1], _PANEL_IN[1] * shape[0] + _PANEL_LEGEND_IN)
+    with shared_style():
+        grid = made.subplots(*shape, squeeze=False).ravel()
+        for axes, (label, chart) in zip(grid, charts.items(), strict=True):
+            _contents(axes, replace(chart, crossings=()), looks)
+            axes.set_title(label, fontsize=points(9))
+        made.supylabel(drawn[0].y_label, fontsize=points(9))
+        if drawn[0].title:
+            add_title(made, drawn[0].title)
+        every = tuple(replace(lines[name], fits=tuple(_all_fits(drawn, name))) for name in names)
+        _legend(made, replace(drawn[0], lines=every, crossings=()), below=True)
+    return made
+
+
+def _all_fits(charts: Sequence[Chart], label: str) -> list[bool]:
+    return [fits for chart in charts for line in chart.lines if line.label == label for fits in line.fits]
+
+
+def _contents(axes: Axes, chart: Chart, looks: Mapping[str, tuple[str, str]]) -> None:
+    for line in chart.lines:
+        _line(axes, line, *looks[line.label])
+    for log, name in (("x" in chart.log, "x"), ("y" in chart.log, "y")):
+        if log:
+            getattr(axes, f"set_{name}scale")("log")
+    _limits(axes, chart)
+    if chart.equal_at is not None:
+        axes.axhline(chart.equal_at, color=PALETTE["black"], linewidth=0.8, zorder=1)
+    for mark in chart.marks:
+        axes.axvline(mark.x, color=PALETTE["grey"], zorder=1, **_DOTTED)
+        at: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+        axes.text(mark.x, 1.01, mark.label, fontsize=points(7), linespacing=1.0, **at)
+    for number, crossing in enumerate(chart.crossings, 1):
+        axes.plot(crossing.x, crossing.y, zorder=6, linewidth=0, **_RING)
+        near: dict[str, Any] = {"xytext": (0, -7), "textcoords": "offset points", "ha": "center", "va": "top"}
+        near["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
+        axes.annotate(str(number), (crossing.x, crossing.y), fontsize=points(7), zorder=6, **near)
+    axes.grid(visible=True)
+    axes.set_xlabel(chart.x_label)
+
+
+def _looks(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Returns colour and marker of each line: 42 pairs of 7 colours and 6 markers."""
+    return dict(zip(labels, zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False), strict=False))
 
 
 def _line(axes: Axes, line: Line, colour: str, marker: str) -> None:
@@ -176,17 +211,17 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _legend(made: Figure, chart: Chart) -> None:
-    """Draws the legend beside the axes: the lines by colour, then the kinds of line and marker."""
+def _legend(made: Figure, chart: Chart, *, below: bool = False) -> None:
+    """Draws the legend beside the axes or below them: the lines by colour, then the kinds of line and marker."""
     from matplotlib.lines import Line2D
 
     def sample(label: str, **look: Any) -> Line2D:
         return Line2D([], [], **{"color": PALETTE["grey"], "markersize": _SIZE, "label": label, **look})
 
     handles = [
-        sample(line.label, color=colour, marker=marker, linewidth=_WIDE)
-        for line, (colour, marker) in zip(chart.lines, _looks(), strict=False)
-        if line.label
+        sample(label, color=colour, marker=marker, linewidth=_WIDE)
+        for label, (colour, marker) in _looks(line.label for line in chart.lines).items()
+        if label
     ]
     if handles:
         handles.append(sample("", linewidth=0))
@@ -205,4 +240,4 @@ def _legend(made: Figure, chart: Chart) -> None:
         handles.append(sample(label, linewidth=0, **_RING))
     if chart.marks:
         handles.append(sample("equal volumes, closed form", **_DOTTED))
-    add_legend(made, handles, title=chart.legend if len(chart.lines) > 1 else "")
+    add_legend(made, handles, below=below, title=chart.legend if len(chart.lines) > 1 else "")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from sim.plots.colours import PALETTE, PART_LOOKS
 from sim.plots.style import LETTER_EM, add_legend, add_title, figure_width, new_figure, points, shared_style, wrap
 from sim.report import critical_path as critical
-from sim.units import TIME_UNITS, format_seconds
+from sim.units import TIME_UNITS, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOOKS = {
     "compute": PART_LOOKS[critical.MEMORY],
+    "slowed compute": PART_LOOKS[critical.SLOWED],
     "overhead": PART_LOOKS[critical.OP_OVERHEAD],
     "message latency": PART_LOOKS[critical.LATENCY],
     "message transfer": PART_LOOKS[critical.TRANSFER],
@@ -25,15 +26,17 @@ _WIDTH_IN, _AROUND_IN, _ROW_IN, _LINE_IN = 9.0, 1.25, 0.12, 0.135
 _NAMES = 0.34
 """Share of the width for the names of bars."""
 _POINTS = 8.0
-_TOTAL_LETTERS = 9
+_TOTAL_LETTERS = 21
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Parts of a step, s, by name."""
+    """Parts of a step, s, by name, and what it keeps in a chip's memory."""
 
     label: str
     parts: Mapping[str, float]
+    memory_bytes: float | None = None
+    """Most of any chip."""
 
     @property
     def total_s(self) -> float:
@@ -42,7 +45,7 @@ class Bar:
 
 
 def draw(bars: Sequence[Bar], title: str) -> Figure:
-    """Draws a bar per choice, in order from the top; each has its parts in per cent and the step at its end."""
+    """Draws a bar per choice from the top, with parts in per cent and, at its end, the step and a chip's memory."""
     from matplotlib.patches import Patch
 
     width_in, size = figure_width(_WIDTH_IN), points(_POINTS)
@@ -71,7 +74,7 @@ def draw(bars: Sequence[Bar], title: str) -> Figure:
                     place = (left + time_s / 2) / unit_s, middles[-1], f"{time_s / bar.total_s:.0%}"
                     axes.text(*place, ha="center", va="center", fontsize=size, color="white" if dark else "black")
                 left += time_s
-            axes.text(left / unit_s, middles[-1], f" {format_seconds(bar.total_s)}", va="center", fontsize=size)
+            axes.text(left / unit_s, middles[-1], _describe_total(bar), va="center", fontsize=size)
             y += height
         axes.set_yticks(middles, names, fontsize=size)
         axes.tick_params(axis="y", length=0)
@@ -84,3 +87,8 @@ def draw(bars: Sequence[Bar], title: str) -> Figure:
         add_legend(made, [Patch(label=name, **looks[name]) for name in seen], below=True)
         add_title(made, title)
     return made
+
+
+def _describe_total(bar: Bar) -> str:
+    kept = "" if bar.memory_bytes is None else f", {format_bytes(bar.memory_bytes)}"
+    return f" {format_seconds(bar.total_s)}{kept}"

@@ -117,18 +117,20 @@ class Scenario(Strict):
             return self
         if self.sweep is None:
             raise wrong("figure", rule="requires 'sweep'", hint="remove both, or neither")
-        for axis in self.figure.lines:
+        panels = () if self.figure.panels is None else (self.figure.panels,)
+        named = [("series", axis) for axis in self.figure.lines] + [("panels", axis) for axis in panels]
+        for field, axis in named:
             if axis not in self.sweep:
                 hint = suggest(axis, self.sweep)
-                raise wrong("figure", "series", rule="must be an axis of the sweep", got=axis, hint=hint)
+                raise wrong("figure", field, rule="must be an axis of the sweep", got=axis, hint=hint)
         if self.figure.x not in (*self.sweep, *OUTCOMES_ON_X):
             hint = suggest(self.figure.x, (*self.sweep, *OUTCOMES_ON_X))
             rule = f"must be an axis of the sweep, or one of {', '.join(OUTCOMES_ON_X)}"
             raise wrong("figure", "x", rule=rule, got=self.figure.x, hint=hint)
-        rest = [axis for axis in self.sweep if axis not in self.figure.lines and axis != self.figure.x]
+        rest = [axis for axis in self.sweep if axis not in (*self.figure.lines, *panels, self.figure.x)]
         if self.figure.x in self.sweep or len(rest) > 1:
             for axis in rest:
-                raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x or series")
+                raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x, series or panels")
         if self.figure.crossovers and self.figure.x != "tokens":
             raise wrong("figure", "crossovers", rule="crossovers are counts of tokens, so x must be 'tokens'")
         return self

@@ -38,6 +38,8 @@ class FigureSpec(Strict):
     the exchange of tokens with their experts, all layers, on the chip on which it takes longest."""
     series: str | Annotated[list[str], Field(min_length=1)] | None = None
     """The axis or axes of the sweep whose values are the lines; without it there is one line."""
+    panels: str | None = None
+    """An axis of the sweep, each of whose values has axes of its own, side by side with those of the others."""
     relative_to: str | None = None
     """Label of a line: the others are drawn as speed-ups over it, its time / theirs or their rate / its."""
     log: Literal["x", "y", "xy"] | None = None

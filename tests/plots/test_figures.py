@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sim.errors import InputError
-from sim.plots.figure import Chart, Line, Mark, draw
+from sim.plots.figure import Chart, Line, Mark, draw, draw_panels
 from sim.plots.style import save, shared_style
 from sim.specs import load
 from sim.studies.sweep import chart, points, published, rows
@@ -50,6 +50,24 @@ def test_two_lines_differ_in_colour_and_in_marker():
     simulated = axes.get_lines()[1::2]
     looks = {(each.get_color(), each.get_marker()) for each in simulated}
     assert len(looks) == len({each.get_color() for each in simulated}) == 7
+
+
+def test_panels_have_axes_of_their_own_and_a_line_looks_the_same_in_each():
+    made = draw_panels({"left": drawn(line("a"), line("b")), "right": drawn(line("b"), line("c", fits=(True,) * 3))})
+    left, right = made.axes
+    assert [axes.get_title(loc="left") or axes.get_title() for axes in made.axes] == ["left", "right"]
+    assert left.get_lines()[3].get_color() == right.get_lines()[1].get_color()
+    assert len({each.get_color() for axes in made.axes for each in axes.get_lines()}) == 3
+    (legend,) = made.legends
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["a", "b", "c"]
+
+
+def test_panels_are_an_axis_of_the_sweep_without_published_points():
+    with pytest.raises(InputError, match=r"figure\.panels: must be an axis of the sweep, got 'nothing'"):
+        load.scenario("overlap_decode", ["figure.panels=nothing"])
+    scenario = load.scenario("overlap_decode", ["figure.published={Ladder: [d2-decode-b4-lat]}"])
+    with pytest.raises(InputError, match=r"figure\.panels: is not supported with published or predictions"):
+        chart.figure_of(scenario, list(scenario.sweep))
 
 
 def test_the_legend_covers_nothing_and_explains_what_is_there():
@@ -139,12 +157,13 @@ def test_a_shipped_figure_is_drawn_with_its_published_points(name, tmp_path: Pat
     made = [
         Row(point.choices, first.outcome) for point in planned
     ]  # one outcome stands for all: only drawing is tested
-    contents = chart.build_chart(scenario, figure, made)
-    assert sum(len(each.published) for each in contents.lines) == sum(map(len, figure.published.values()))
+    panels = chart.build_panels(scenario, figure, made)
+    drawn_lines = [line for panel in panels.values() for line in panel.lines]
+    assert sum(len(each.published) for each in drawn_lines) == sum(map(len, figure.published.values()))
     lines = len({chart.line_of(figure, row) for row in made})
     shown = len(planned) if figure.relative_to is None else len(planned) * (lines - 1) // lines  # but the baseline
-    assert sum(len(each.x) for each in contents.lines) == shown
-    save(draw(contents), tmp_path / "figure.png")
+    assert sum(len(each.x) for each in drawn_lines) == shown
+    save(draw_panels(panels), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -223,6 +242,18 @@ def _of(label: str, batch: str, latency_s: float, form_s: float) -> Row:
 
     outcome = Outcome(8, 1, figures(latency_s), 0.0, True, 1.0, figures(form_s), None)
     return Row({"scheme": label, "workload.batch": batch}, outcome)
+
+
+def test_a_speed_up_is_over_the_baseline_of_its_own_panel():
+    """Ladder takes 1 s, standard 2 s in one panel and 3 s in the other."""
+    scenario = load.scenario("llama3_70b_tp8_schemes")
+    figure = scenario.figure.model_copy(update={"x": "tokens", "y": "latency", "panels": "workload.batch"})
+    steps = {("standard", "1"): 2.0, ("ladder", "1"): 1.0, ("standard", "4"): 3.0, ("ladder", "4"): 1.0}
+    panels = chart.build_panels(scenario, figure, [_of(*which, step, step) for which, step in steps.items()])
+    assert {label: [(each.label, each.y) for each in panel.lines] for label, panel in panels.items()} == {
+        "1": [("ladder", (2.0,))],
+        "4": [("ladder", (3.0,))],
+    }
 
 
 @pytest.mark.parametrize("y", ["latency", "tpot", "tokens_per_s", "cost"])

@@ -15,7 +15,11 @@ from sim.studies.sweep.points import Point
 
 BARS = [
     Bar("dgx_h100, batch 16, tensor_parallel, ladder", {"compute": 6e-3, "message latency": 3e-3, "waits": 1e-3}),
-    Bar("tpu_v5e_4x4, batch 16, weight_stationary_2d", {"compute": 2e-3, "overhead": 2e-3, "message transfer": 1e-3}),
+    Bar(
+        "tpu_v5e_4x4, batch 16, weight_stationary_2d",
+        {"compute": 1.5e-3, "slowed compute": 0.5e-3, "overhead": 2e-3, "message transfer": 1e-3},
+        memory_bytes=3 * 2**30,
+    ),
 ]
 
 
@@ -25,9 +29,9 @@ def lengths(figure: Figure) -> list[float]:
 
 def test_a_part_is_as_long_as_its_time_and_its_share_stands_in_it() -> None:
     made = draw(BARS, "parts")
-    assert lengths(made) == pytest.approx([6, 3, 1, 2, 2, 1])  # ms
+    assert lengths(made) == pytest.approx([6, 3, 1, 1.5, 0.5, 2, 1])  # ms
     texts = [text.get_text().strip() for text in made.axes[0].texts]
-    assert {"60%", "30%", "10 ms", "5 ms"} <= set(texts)
+    assert {"60%", "30%", "10 ms", "5 ms, 3.00 GiB"} <= set(texts)
     assert [text.get_text() for text in made.legends[0].get_texts()] == list(PARTS)
 
 

@@ -50,6 +50,8 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
         return FigureSpec(x=x, y="latency", series=rest or None) if x else None
     if figure.x in sweep and _numbers(sweep[figure.x]) is None:
         raise InputError("the values on the x axis must be numbers or quantities", where="figure.x", got=figure.x)
+    if figure.panels is not None and (figure.published or figure.predictions):
+        raise InputError("is not supported with published or predictions", where="figure.panels", got=figure.panels)
     known = _labels(sweep, figure.lines)
     if figure.relative_to is not None and figure.relative_to not in known:
         hint = suggest(figure.relative_to, known)
@@ -66,12 +68,30 @@ def figure_of(scenario: Scenario, axes: Sequence[str]) -> FigureSpec | None:
         _crossovers(scenario)
     if figure.x not in (*axes, *X):
         return None
+    if figure.panels not in axes:
+        figure = figure.model_copy(update={"panels": None})
     lines = [axis for axis in figure.lines if axis in axes]
     if len(lines) == len(figure.lines):
         return figure
     kept = [label for label in _labels(sweep, lines) if label == figure.relative_to]
     changes: dict[str, Any] = {"series": lines or None, "published": {}, "relative_to": kept[0] if kept else None}
     return figure.model_copy(update=changes)
+
+
+def build_panels(
+    scenario: Scenario,
+    figure: FigureSpec,
+    rows: Sequence[Row],
+    predictions: Mapping[str, Mapping[tuple[str, float], float]] | None = None,
+) -> dict[str, Chart]:
+    """Builds the chart of each panel by its label; without panels one chart with an empty label."""
+    if figure.panels is None:
+        return {"": build_chart(scenario, figure, rows, predictions)}
+    by_panel: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.outcome:
+            by_panel.setdefault(row.choices[figure.panels], []).append(row)
+    return {label: build_chart(scenario, figure, members) for label, members in by_panel.items()}
 
 
 def build_chart(
