@@ -18,9 +18,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "message transfer": (path.TRANSFER, path.QUEUEING),
     "waits": (path.JOIN, path.COPY, path.CALL),
 }
-"""Causes of the critical path, together: operations; what collectives beside them take from them; their fixed times and
-launches; starts and flights of messages and launches of collectives; messages that hold links; waits. They add up to the
-step. Messages on the path are not the report's exposed communication: the chip may compute something else meanwhile."""
+"""Causes of the critical path, together: operations; what collectives beside them take from them; their fixed times
+and launches; starts and flights of messages and launches of collectives; messages that hold links; waits. They add up
+to the step. Messages on the path are not the report's exposed communication: the chip may compute something else
+meanwhile."""
 
 
 def describe_choices(point_choices: Mapping[str, str]) -> str:
