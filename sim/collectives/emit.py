@@ -119,7 +119,7 @@ def overhead_s(topology: Topology, schedule: Schedule) -> float:
     if schedule.groups:
         return max(overhead_s(each.group.machine, each.plan) for each in schedule.groups)
     starts = 0
-    if schedule.collective == "all_to_all":
+    if schedule.collective in ("all_to_all", "dispatch", "combine"):
         rings = [axis.size for axis in map(topology.axis, schedule.axes) if axis.ring and axis.size > 1]
         starts = sum(size - 1 - size // 2 for size in rings)
     return topology.software.collective_overhead_s + starts * topology.software.message_start_s

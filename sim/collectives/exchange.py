@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from sim.collectives import uneven
 from sim.collectives.fold import folding
-from sim.collectives.graph import uneven
 from sim.collectives.graph.routes import Messages
 from sim.collectives.groups import merged
 from sim.collectives.schedule import GroupPlan, Int32s, Payload, Schedule, Timing

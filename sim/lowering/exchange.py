@@ -5,7 +5,7 @@ A step's layers and a single exchange (`sim.studies.bench.exchange`) are made of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
@@ -105,7 +105,11 @@ class TokenExchange:
             kind = "all_gather" if way == "dispatch" else "reduce_scatter"
             size = float(tokens * group_size(self.topology, self.tokens) * row_bytes)
         elif not (routing.even and self.topology.has_lines):
-            return [Part(way, self.tokens, size, exchange(self.topology, self.tokens, spec, way))]
+            stages = self._stages(spec)
+            return [
+                Part(way, axes, each.mean_rows * row_bytes, exchange(self.topology, axes, each, way))
+                for axes, each in (stages if way == "dispatch" else stages[::-1])
+            ]
         turns = in_turn(self.stack, self.topology, kind, self.tokens, size)
         return [Part(kind, axes, share) for axes, share in turns]
 
@@ -122,6 +126,29 @@ class TokenExchange:
             handled[members] = np.maximum(own.sum(axis=1), own.sum(axis=0))
             rows.append(own)
         return ExchangeSpec(tuple(rows), (boxed,) * len(groups), self._timing(way, handled, row_bytes))
+
+    def _stages(self, spec: ExchangeSpec) -> list[tuple[Axes, ExchangeSpec]]:
+        """Returns (axes, rows) of a dispatch that goes along all axes at once, or along one after the other.
+
+        Along an axis a chip sends all rows that are for chips at another position there, also those that it was sent.
+        """
+        turns = [axes for axes, _ in in_turn(self.stack, self.topology, "all_to_all", self.tokens, 0.0)]
+        if len(turns) == 1:
+            return [(self.tokens, spec)]
+        machine, sizes = self.topology.unfold(), [group_size(self.topology, axes) for axes in turns]
+        groups = mesh_groups(machine, self.tokens)
+        held = [rows.reshape(*sizes, *sizes) for rows in spec.rows]  # from where rows are to where they are to go
+        result = []
+        for turn, axes in enumerate(turns):
+            size, beyond = sizes[turn], [len(sizes) + axis for axis in range(len(sizes)) if axis != turn]
+            sent = np.empty((machine.chips, size))
+            for members, rows in zip(groups, held, strict=True):
+                sent[members] = rows.sum(axis=tuple(beyond)).reshape(-1, size)
+            lines = mesh_groups(machine, axes)
+            result.append((axes, replace(spec, rows=tuple(sent[line] for line in lines), boxed=(None,) * len(lines))))
+            there = np.expand_dims(np.eye(size), [axis for axis in range(2 * len(sizes)) if axis % len(sizes) != turn])
+            held = [rows.sum(axis=turn, keepdims=True) * there for rows in held]
+        return result
 
     def _timing(self, way: Way, handled: Floats, row_bytes: int) -> Timing | None:
         """Returns the times of the stack's kernel, where each chip sends or receives so many rows [chips]."""
@@ -157,7 +184,8 @@ def group_size(topology: Topology, axes: Axes) -> int:
 
 
 def in_turn(stack: Software, topology: Topology, kind: str, axes: Axes, size: float) -> list[tuple[Axes, float]]:
-    """Returns (axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its axes.
+    """Returns (axes, bytes) of the collectives that one over `axes` is made of: itself, or one for each of its axes of
+    several chips.
 
     What is gathered over the last axis is all there is; over those before, a part of it. A reduce-scatter goes the
     other way, and an all-to-all has the same buffer on every axis.
@@ -165,6 +193,7 @@ def in_turn(stack: Software, topology: Topology, kind: str, axes: Axes, size: fl
     apart = stack.collective_axes == "one_by_one" and kind != "all_reduce"
     if not apart or not topology.has_lines:
         return [(axes, size)]
+    axes = tuple(axis for axis in axes if group_size(topology, (axis,)) > 1)
     sizes = [group_size(topology, (axis,)) for axis in axes]
     shares = [1.0] * len(axes) if kind == "all_to_all" else [1 / prod(sizes[i + 1 :]) for i in range(len(axes))]
     turns: list[tuple[Axes, float]] = [((axis,), size * share) for axis, share in zip(axes, shares, strict=True)]

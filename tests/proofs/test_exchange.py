@@ -1,6 +1,7 @@
 """The messages of dispatch and combine carry the rows of chosen experts, and no machine is faster than its links."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 from support.machines import CHIP, switch, torus
 from support.shipped_machines import machine, one_of_each_wiring
 
-from sim.lowering.routing import Split, route
+from sim.lowering.exchange import TokenExchange
+from sim.lowering.routing import Routing, Split, route
 from sim.program import Kind, Program
 from sim.specs import GraphSpec, StackSpec, load
 from sim.specs.experts import LOADS, ExpertsLayout, ExpertsSpec, RoutingSpec
+from sim.studies.bench import exchange
 from sim.studies.bench.exchange import ExchangeCase, program, run_exchange
 from sim.topology import Topology, build
 
@@ -98,12 +101,16 @@ def test_rows_cross_to_a_box_once_and_are_forwarded_there(way, chosen):
     assert sent == pytest.approx(ROW * (expected if way == "dispatch" else expected.T))
 
 
-def test_links_of_a_torus_carry_every_row_over_a_shortest_way(chosen):
+@pytest.mark.parametrize("way", ["dispatch", "combine"])
+@pytest.mark.parametrize("axes", ["at_once", "one_by_one"])
+def test_links_of_a_torus_carry_every_row_over_a_shortest_way(chosen, axes, way):
     """What enters a chip and does not leave it is what it receives; all hops together are rows times distances."""
     routing, lines = chosen
     topology = torus(2, 4)
     rows = rows_between(lines, once=True)
-    tasks = program(topology, STACK, case("dispatch", routing, dispatch="per_rank"))
+    rows = rows if way == "dispatch" else rows.T
+    stack = StackSpec(name="plain", collective_axes=axes)
+    tasks = program(topology, stack, case(way, routing, dispatch="per_rank"))
     sends = tasks.kind == Kind.SEND
     links = [topology.links[link] for link in (tasks.resource[sends] - topology.chips).tolist()]
     kept = np.zeros(8)
@@ -125,6 +132,35 @@ def test_no_exchange_is_faster_than_its_links(load_shape, scheme, way):
 
 
 SMALL = [name for name in load.shipped("topology") if 1 < machine(name).chips <= 64]
+
+
+@pytest.mark.parametrize("way", ["dispatch", "combine"])
+@pytest.mark.parametrize("axes", ["at_once", "one_by_one"])
+@pytest.mark.parametrize("name", [name for name in SMALL if machine(name).kind == "torus"])
+def test_equal_rows_given_as_a_matrix_take_the_time_of_the_even_exchange(name, axes, way, monkeypatch):
+    topology = build(*load.machine(name, [f"stack.collective_axes={axes}"]))
+    stack = StackSpec(name="plain", collective_axes=axes)
+    experts = ExpertsSpec(count=2 * topology.chips, top_k=2, d_ff=8)
+    of_all = ExchangeCase(way, 256, 1024, "bf16", experts, RoutingSpec(), ExpertsLayout(dispatch="per_expert"))
+    even = run_exchange(topology, stack, of_all)
+    monkeypatch.setattr(exchange, "route", lambda *inputs: replace(route(*inputs), even=False))
+    assert run_exchange(topology, stack, of_all).time_s == even.time_s
+
+
+def test_rows_go_along_one_axis_after_the_other():
+    """1,000 rows of 1 KiB between opposite corners of 2x2 chips, a hop in each turn; their links carry nothing else."""
+    topology = torus(2, 2)
+    spec = StackSpec(name="plain", collective_axes="one_by_one")
+    rows = np.zeros((4, 4))
+    rows[0, 3] = ROWS
+    routing = Routing(rows, rows, None, np.ones((4, 1)), np.ones(4), even=False)
+    axes = tuple(axis.name for axis in topology.mesh)
+    between = TokenExchange(topology, spec, ExpertsLayout(dispatch="per_rank"), "normal", axes, axes)
+    for way, order in (("dispatch", axes), ("combine", axes[::-1])):
+        parts = between.parts(way, routing, ROWS, 1024)
+        assert [part.axes for part in parts] == [(axis,) for axis in order]
+        for part in parts:
+            assert (part.plan.share * part.size_bytes).sum() == pytest.approx(ROWS * 1024)
 
 
 @pytest.mark.parametrize("name", one_of_each_wiring(SMALL))

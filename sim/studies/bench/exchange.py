@@ -183,7 +183,9 @@ def program(topology: Topology, stack: StackSpec, case: ExchangeCase, perturb: P
     builder = ProgramBuilder(bench.resources(topology))
     after = (bench.add_stragglers(builder, topology, perturb, range(topology.chips)),) if perturb else ()
     for part in _parts(between, routing, case):
-        plan = part.plan or schedule(topology, part.kind, part.axes, case.algorithm, part.size_bytes)
+        plan = part.plan
+        if plan is None:
+            plan = schedule(topology, part.kind, part.axes, case.algorithm, part.size_bytes)
         bench.check_sends(case.way, len(plan))
         after = (emit(builder, topology, CollectiveCall(plan, part.size_bytes, case.way, case.dtype), after).end,)
     return builder.build()

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from sim import units
 from sim.closed_form.collectives import algbw
+from sim.collectives import algorithm_of, uneven
 from sim.collectives.emit import CollectiveCall, emit
-from sim.collectives.graph import uneven
 from sim.errors import InputError
 from sim.program import ProgramBuilder
 from sim.program.perturb import route_around_failures
@@ -91,7 +91,7 @@ def run_matrix(topology: Topology, matrix: Matrix, perturb: PerturbSpec | None =
     shown = " to ".join(units.format_bytes(each) for each in (sizes.min(), sizes.max()))
     return CollectiveResult(
         collective="all_to_all",
-        algorithm="dimension_ordered" if topology.has_lines else "one_shot",
+        algorithm=algorithm_of(working, "all_to_all") if topology.has_lines else "one_shot",
         group=topology.chips,
         size_bytes=size,
         time_s=time,
