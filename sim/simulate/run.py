@@ -105,17 +105,16 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
         names: of the runs, by default those of their scenarios.
     """
     runs = before, after
-    names_given = names or [run.scenario.name for run in runs]
-    shown = [
-        name + (", per request" if run.scenario.pipeline else "") for run, name in zip(runs, names_given, strict=True)
-    ]
+    shown = names or [run.scenario.name for run in runs]
     latencies_s = [run.report.simulated.latency_s for run in runs]
     paths = [{part.scenario.workload.phase: part.attribute_step() for part in run.passes} for run in runs]
     spans = [{part.scenario.workload.phase: part.span for part in run.passes} for run in runs]
     scenarios = [run.scenario.model_dump(mode="json", exclude_none=True) for run in runs]
     comparison = side_by_side(shown, latencies_s, paths, spans, scenarios)
     based = tuple(dict.fromkeys(run.report.rests_on.text for run in runs if run.report.rests_on))
-    return replace(comparison, rests_on=based, machines=tuple(run.machine_text for run in runs))
+    per_request = ["; latencies are per request" if run.scenario.pipeline else "" for run in runs]
+    machines = tuple(run.machine_text + note for run, note in zip(runs, per_request, strict=True))
+    return replace(comparison, rests_on=based, machines=machines)
 
 
 def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | None, each_step: bool) -> Pass:

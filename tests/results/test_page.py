@@ -21,6 +21,7 @@ from sim.plots.colours import OP_COLOURS
 from sim.program import Kind
 from sim.report.critical_path import find_critical_path
 from sim.report.ops import classify_ops
+from sim.report.present.comparison import describe_speedup
 from sim.units import format_percent, format_seconds
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -243,6 +244,52 @@ def test_two_runs_side_by_side_with_the_difference(out: Path, browser: Any):
     fields = found.page.locator("#fields tbody tr td:first-child").all_inner_texts()
     assert fields == ["workload.batch", "layout.overlap"]
     assert found.errors == []
+
+
+@in_browser
+def test_the_timelines_of_two_runs_have_one_axis(out: Path, browser: Any):
+    found = Page(browser, out / f"tiny_vs_{AFTER}.html")
+    reports = [json.loads((out / name / "report.json").read_text()) for name in ("tiny", AFTER)]
+    steps = [report["simulated"]["step_s"] for report in reports]
+    assert found.page.locator("#time .plot").count() == 1
+    found.page.click("#zoom-whole")
+    assert found.span() == pytest.approx(max(steps) * 1e6)
+    lanes = [text.strip() for text in found.page.locator("#time .ytick text").all_text_contents()]
+    half = len(lanes) // 2
+    assert [lane[2:] for lane in lanes[:half]] == [lane[2:] for lane in lanes[half:]]  # the same machine
+    assert [lane[:2] for lane in lanes] == half * ["A "] + half * ["B "]
+    texts = [text["text"] for text in found.page.evaluate("document.getElementById('timeline').layout.annotations")]
+    assert f"B {steps[1] / steps[0] - 1:+.1%}" in texts
+    assert describe_speedup(*steps) in found.page.inner_text("#time p")
+    assert found.errors == []
+
+
+@in_browser
+def test_hatched_is_what_the_report_calls_exposed(out: Path, browser: Any):
+    """Two layers are wide enough that every bar is drawn by itself."""
+    found = Page(browser, out / f"tiny_vs_{AFTER}.html")
+    reports = [json.loads((out / name / "report.json").read_text()) for name in ("tiny", AFTER)]
+    found.page.click("#zoom-whole")
+    hatched = found.page.evaluate("(({ x, y }) => [x, y])(document.getElementById('timeline').data[1])")
+    rows = sorted(set(hatched[1]))
+    lengths_us = [sum(x for x, y in zip(*hatched, strict=True) if y == row) for row in rows]
+    exposed_s = [report["simulated"]["exposed_communication_s"] for report in reports]
+    assert lengths_us == pytest.approx([1e6 * each for each in exposed_s])
+
+
+@in_browser
+def test_a_layer_of_two_runs_begins_at_once(out: Path, browser: Any):
+    found = Page(browser, out / f"tiny_vs_{AFTER}.html")
+    found.page.click("#zoom-layer")
+    begins, rows = found.page.evaluate("(({ base, y }) => [base, y])(document.getElementById('timeline').data[2])")
+    left = found.page.evaluate("document.getElementById('timeline').layout.xaxis.range[0]")
+    assert [
+        sum(at == pytest.approx(left) for at, row in zip(begins, rows, strict=True) if row == one)
+        for one in sorted(set(rows))
+    ] == [1, 1]
+    assert "begin together" in found.page.inner_text("#time")
+    found.page.click("#zoom-whole")
+    assert "begin together" not in found.page.inner_text("#time")
 
 
 @in_browser

@@ -47,6 +47,11 @@ class PhaseDifference:
     """The largest difference first."""
     ops: tuple[Term, ...]
 
+    @property
+    def summary(self) -> str:
+        """Text such as `one decode step: B is 1.04 times as fast as A (4.1% less time)`."""
+        return f"{self.span}: {describe_speedup(self.before_s, self.after_s)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -72,7 +77,7 @@ class Comparison:
     rests_on: tuple[str, ...] = ()
     """Constants of machine and software of A and of B, a line each; one line where they are the same."""
     machines: tuple[str, ...] = ()
-    """Machine of A and of B, and the chips of it that the run uses."""
+    """Machine of A and of B, the chips of it that the run uses, and what its latency is of where that is a request."""
 
     def __repr__(self) -> str:
         return f"Comparison(A {self.before}, B {self.after}: {self.summary})"
@@ -97,7 +102,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON data, seconds."""
-        return asdict(self) | {"summary": self.summary}
+        phases = [asdict(each) | {"summary": each.summary} for each in self.phases]
+        return asdict(self) | {"phases": phases, "summary": self.summary}
 
 
 def describe_speedup(before_s: float, after_s: float) -> str:

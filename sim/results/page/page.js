@@ -22,6 +22,22 @@ function difference(page, comparison) {
   table(el(box, "div", null, { className: "wide" }), ["field", "A", "B"], comparison.fields.map((field) => [field.name, field.before, field.after]), "fields");
 }
 
+// A timeline per phase; those of two runs are on one axis of time.
+function timelines(page, names) {
+  const box = section(page, "time", DATA.runs.length > 1 ? "Timeline, A above B" : "Timeline");
+  const kinds = [...new Set(DATA.runs.flatMap((run) => run.phases.map((phase) => phase.phase)))];
+  kinds.forEach((kind) => {
+    const found = DATA.runs.flatMap((run, r) => run.phases.filter((phase) => phase.phase === kind).map((phase) => {
+      const end = time(phase.step_s), whole = `${phase.span}: ${end}`;
+      return { ...phase, names: [`${names[r]}, ${whole}`, whole, end].map((name) => `${"AB"[r]}: ${name}`) };
+    }));
+    if (kinds.length > 1) el(box, "h3", found[0].title);
+    const compared = DATA.comparison?.phases.find((phase) => phase.phase === kind);
+    if (compared) el(box, "p", compared.summary);
+    drawTimeline(box, found, kinds.length > 1 ? `-${kind}` : "");
+  });
+}
+
 function build() {
   const top = document.getElementById("top"), page = document.getElementById("page");
   page.textContent = "";
@@ -31,6 +47,7 @@ function build() {
   if (!two && DATA.runs[0].settings) el(top, "p", DATA.runs[0].settings, { id: "settings" });
   const nav = el(top, "nav");
   if (DATA.comparison) difference(page, DATA.comparison);
+  if (two) timelines(page, names);
   const part = (id, title, draw, beside) => { // beside: two runs fit next to each other
     const box = section(page, id, title);
     const around = two && beside ? el(box, "div", null, { className: "columns" }) : box;
@@ -52,7 +69,7 @@ function build() {
     if (phase.stages) stages(box, phase.stages, run.looks);
   }));
   part("waterfall", "From the closed form to the simulation", phases(waterfall));
-  part("time", "Timeline", phases(drawTimeline));
+  if (!two) timelines(page, names);
   part("critical", "Critical path", phases(critical));
   if (DATA.runs.some((run) => run.phases.some((phase) => phase.experts))) part("experts", "Experts", phases(experts));
   part("links", "Links", phases((box, phase) => linkMap(box, phase.links)), true);
