@@ -157,6 +157,15 @@ class MatmulSuite(_Rows):
     evenly between m less this share and m plus it, rounded down."""
 
 
+class CopySuite(_Rows):
+    """Rules that turn rows of a CSV into single copies in a chip's memory, and tolerances."""
+
+    kind: Literal["copies"]
+    machines: dict[str, Annotated[Settings, Field(min_length=1)]]
+    """Machine by pattern of the row's system; the first match counts: `topology`, a name or path of a machine with its
+    chip, and settings of it, such as `stack`."""
+
+
 class Speedup(Strict):
     """Rates against those of one variant on the same machine."""
 
@@ -219,6 +228,7 @@ AnySuite = Annotated[
     | Annotated[CollectiveSuite, Tag("collectives")]
     | Annotated[ExchangeSuite, Tag("exchanges")]
     | Annotated[MatmulSuite, Tag("matmuls")]
+    | Annotated[CopySuite, Tag("copies")]
     | Annotated[OperationSuite, Tag("operations")]
     | Annotated[GenerationSuite, Tag("generations")]
     | Annotated[RequestSuite, Tag("requests")],

@@ -50,12 +50,15 @@ def cut(topology, *cables):
 
 
 @pytest.mark.parametrize(
-    ("plain", "twisted", "gain"),
-    [("tpu_v4_4x4x8", "tpu_v4_4x4x8_twisted", 1.73), ("tpu_v4_4x8x8", "tpu_v4_4x8x8_twisted", 1.38)],
+    ("plain", "twisted", "gain", "measured"),
+    [("tpu_v4_4x4x8", "tpu_v4_4x4x8_twisted", 1.73, 1.63), ("tpu_v4_4x8x8", "tpu_v4_4x8x8_twisted", 1.38, 1.31)],
 )
-def test_a_twist_shortens_an_all_to_all_as_the_mean_distance(plain, twisted, gain):
-    """Ideal gains are 1.745 and 1.391: load of the busiest axis over the mean number of hops."""
-    assert all_to_all_s(machine(plain)) / all_to_all_s(machine(twisted)) > gain
+def test_a_twist_shortens_an_all_to_all_as_the_mean_distance(plain, twisted, gain, measured):
+    """Ideal gains are 1.745 and 1.391: load of the busiest axis over the mean number of hops. Measured ones, in steady
+    state, are 7 and 6 % less (Jouppi et al. 2023, arXiv 2304.01433, figure 6)."""
+    found = all_to_all_s(machine(plain)) / all_to_all_s(machine(twisted))
+    assert found > gain
+    assert found == pytest.approx(measured, rel=0.10)
 
 
 def test_a_torus_without_a_link_left_is_cut():

@@ -1,8 +1,6 @@
-"""TPU7x: two devices a chip on an axis with a link of its own, and an all-gather that takes what was measured."""
+"""TPU7x: two devices a chip on an axis with a link of its own."""
 
 from __future__ import annotations
-
-import csv
 
 import pytest
 from support.machines import CHIP
@@ -15,25 +13,7 @@ from sim.studies.search.machines import list_machines
 from sim.topology import build
 from sim.topology.metrics import bisection
 
-with (load.data_root() / "scenarios" / "published" / "tpu7x_all_gather.csv").open(encoding="utf-8") as file:
-    ROWS = list(csv.DictReader(file))
 MACHINES = [name for name in load.shipped("topology") if name.startswith("tpu7x")]
-
-
-def test_every_published_row_is_read():
-    assert len(ROWS) == 5
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["bytes_gathered"])
-def test_an_all_gather_between_the_chips_takes_what_was_measured(row: dict[str, str]):
-    """The limit, 8 %, was set before the machine was written. All eight devices gather, in two groups of four."""
-    (measured,) = bench.run_sizes(
-        "tpu7x_2x2x1", CollectiveSpec("all_gather", tuple(row["axes"]), 0.0), [float(row["bytes_gathered"])], []
-    )
-    assert measured.group == 4
-    assert measured.time_s == pytest.approx(float(row["time_s"]), rel=0.08)
-    # Its own count of bytes: two devices of a chip, three quarters of the array each.
-    assert float(row["transferred_bytes"]) == 2 * 0.75 * float(row["bytes_gathered"])
 
 
 @pytest.mark.parametrize("name", MACHINES)

@@ -18,6 +18,7 @@ _KEPT_IN = {
     "collectives": _OF_MACHINES,
     "exchanges": _OF_MACHINES,
     "matmuls": _OF_MACHINES,
+    "copies": _OF_MACHINES,
 }
 """Place of fitted values by kind of suite; the other kinds have `settings`."""
 

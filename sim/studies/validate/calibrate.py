@@ -22,7 +22,7 @@ from sim.report.present.validation import Errors
 from sim.specs import AnySuite, Calibration, Constant, Scenario
 from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import calibrated_places, find_repeats, series_of, uncertainty_of
-from sim.studies.validate.runs import CollectiveRun, ExchangeRun, MatmulRun, OperationRun, ScenarioRun
+from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, ScenarioRun
 from sim.studies.validate.validate import simulate_case
 
 _STEP = 3e-2
@@ -170,6 +170,8 @@ def _refuse_alike(suite: AnySuite, cases: Sequence[Case], scenarios: Mapping[int
             chips.add(run.chips)
         elif isinstance(run, MatmulRun):
             sizes.setdefault(run.dtype, set()).add((run.rows, run.columns, run.inner))
+        elif isinstance(run, CopyRun):
+            sizes.setdefault("copy", set()).add(run.moved_bytes)
         elif isinstance(run, OperationRun):
             sizes.setdefault(run.operation, set()).add(run.settings)
         else:
@@ -179,7 +181,7 @@ def _refuse_alike(suite: AnySuite, cases: Sequence[Case], scenarios: Mapping[int
     missing = []
     if max(map(len, sizes.values()), default=0) < 2:
         missing.append("rows of a second size (batch, prompt, context or bytes)")
-    if len(chips) < 2 and not all(isinstance(cases[place].run, MatmulRun | OperationRun) for place in places):
+    if len(chips) < 2 and not all(isinstance(cases[place].run, MatmulRun | CopyRun | OperationRun) for place in places):
         missing.append(f"rows on another number of chips than {', '.join(map(str, chips)) or 'none'}")
     if missing:
         rule = "calibration must have rows of two sizes and of two numbers of chips"

@@ -20,6 +20,7 @@ from sim.specs import (
     ALGORITHMS,
     AnySuite,
     CollectiveSuite,
+    CopySuite,
     ExchangeSuite,
     GenerationSuite,
     MatmulSuite,
@@ -33,7 +34,7 @@ from sim.specs import (
 from sim.specs.load import plugin_files
 from sim.studies.validate.csv_rows import Row, read_rows
 from sim.studies.validate.padded_lengths import lengths_of_batch
-from sim.studies.validate.runs import CollectiveRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
+from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,7 +69,10 @@ def read(name: str, rows: Path | None = None, settings: Sequence[str] = ()) -> t
     suite = load.suite(name)
     folder = load.path("suite", name).parent
     source = rows or folder / suite.rows
-    if not isinstance(suite, CollectiveSuite | ExchangeSuite | MatmulSuite) and (folder / suite.base).is_file():
+    if (
+        not isinstance(suite, CollectiveSuite | ExchangeSuite | MatmulSuite | CopySuite)
+        and (folder / suite.base).is_file()
+    ):
         suite = suite.model_copy(update={"base": str(folder / suite.base)})
     if isinstance(suite, RequestSuite):
         suite = suite.model_copy(update={"lengths": {key: str(folder / file) for key, file in suite.lengths.items()}})
@@ -97,6 +101,8 @@ def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:
             return lambda row: _exchange_case(suite, row)
         case MatmulSuite():
             return lambda row: _matmul_case(suite, row)
+        case CopySuite():
+            return lambda row: _copy_case(suite, row)
         case OperationSuite():
             return lambda row: _operation_case(suite, row)
         case RequestSuite():
@@ -107,7 +113,9 @@ def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:
     return lambda row: _scenario_case(suite, base, row)
 
 
-def _machine(suite: CollectiveSuite | ExchangeSuite | MatmulSuite, row: Row, *keys: str) -> tuple[str, Settings]:
+def _machine(
+    suite: CollectiveSuite | ExchangeSuite | MatmulSuite | CopySuite, row: Row, *keys: str
+) -> tuple[str, Settings]:
     """Returns the machine of a row's system and its settings. Raises InputError."""
     settings = dict(_entry("machines", suite.machines, keys, row.where))
     if "topology" not in settings:
@@ -134,6 +142,13 @@ def _matmul_case(suite: MatmulSuite, row: Row) -> Case:
         spread=next((share for kernel, share in suite.grouped.items() if fnmatchcase(row.get("kernel"), kernel)), None),
     )
     return Case(case_id, "latency_s", row.real("time_us") * 1e-6, _not_gated(suite, case_id), row, matmuls)
+
+
+def _copy_case(suite: CopySuite, row: Row) -> Case:
+    case_id = row.cell("case_id")
+    machine, settings = _machine(suite, row, row.cell("system"))
+    run = CopyRun(machine, _texts(settings), row.real("bytes"))
+    return Case(case_id, "latency_s", row.real("time_us") * 1e-6, _not_gated(suite, case_id), row, run)
 
 
 def _operation_case(suite: OperationSuite, row: Row) -> Case:

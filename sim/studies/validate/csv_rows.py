@@ -171,6 +171,13 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "value": ("in the unit of the metric", "43e9"),
         **_UNCERTAINTY,
     },
+    "copies": {
+        **_COMMON,
+        "system": ("machine, as in the suite's 'machines'", "TPU v6e"),
+        "bytes": ("bytes that its chip reads and writes", "67108864"),
+        "time_us": ("time, us", "49.4"),
+        **_UNCERTAINTY,
+    },
     "matmuls": {
         **_COMMON,
         "system": ("machine, as in the suite's 'machines'", "H100"),

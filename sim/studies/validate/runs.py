@@ -76,6 +76,18 @@ class MatmulRun:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyRun:
+    """A copy in a chip's memory."""
+
+    machine: str
+    """The machine whose chip runs it."""
+    settings: tuple[str, ...]
+    """Changes of the machine and its stack, as in --set."""
+    moved_bytes: float
+    """Bytes read and written."""
+
+
+@dataclass(frozen=True, slots=True)
 class OperationRun:
     """An operation of a forward pass."""
 
@@ -90,4 +102,4 @@ class OperationRun:
         return load.scenario(self.base, [*self.settings, *settings])
 
 
-Run = ScenarioRun | CollectiveRun | ExchangeRun | MatmulRun | OperationRun
+Run = ScenarioRun | CollectiveRun | ExchangeRun | MatmulRun | CopyRun | OperationRun

@@ -24,14 +24,15 @@ from sim.report.present.validation import NCCL_TUNER, Outcome, Validation
 from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
-from sim.specs import DTYPE_BYTES, AnySuite, Scenario, load
+from sim.specs import DTYPE_BYTES, AnySuite, Scenario, StackSpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench.exchange import ExchangeCase, run_exchange
 from sim.studies.own_predictions import load_function
 from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import find_repeats, fitted_places, series_of
 from sim.studies.validate.orderings import compare_options
-from sim.studies.validate.runs import CollectiveRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
+from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
+from sim.topology.graph import Topology
 from sim.units import PS_PER_S
 
 SEQUENTIAL = "stages run `sequential`, one request and one stage at a time: the suite gives no layout.pipeline"
@@ -137,6 +138,8 @@ def _arguments(run: Run) -> tuple[object, ...]:
         return run.collective, run.chips, run.size_bytes
     if isinstance(run, MatmulRun):
         return run.rows, run.columns, run.inner, run.products, run.dtype
+    if isinstance(run, CopyRun):
+        return (run.moved_bytes,)
     return (run.scenario(), run.operation) if isinstance(run, OperationRun) else ()
 
 
@@ -180,6 +183,8 @@ def simulate_case(case: Case, *settings: str, known: MutableMapping[str, float] 
         return result.bandwidth if case.metric == "bandwidth" else result.time_s
     if isinstance(run, MatmulRun):
         return matmul_s(run, *settings)
+    if isinstance(run, CopyRun):
+        return copy_s(run, *settings)
     if isinstance(run, OperationRun):
         return operation_s(run, *settings)
     scenario = run.scenario(*settings)
@@ -188,8 +193,7 @@ def simulate_case(case: Case, *settings: str, known: MutableMapping[str, float] 
 
 def run_collective(run: CollectiveRun, *settings: str) -> CollectiveResult:
     """Simulates a case's collective with further settings of its machine. Raises InputError."""
-    spec, stack = load.machine(run.machine, [*run.settings, *settings])
-    topology = machines.build(spec.keep_first_chips(run.chips), stack)
+    topology, _ = _machine(run, [*run.settings, *settings])
     axes = tuple(axis.name for axis in topology.axes)
     return bench.run_collective(topology, bench.CollectiveSpec(run.collective, axes, run.size_bytes, run.algorithm))
 
@@ -197,9 +201,18 @@ def run_collective(run: CollectiveRun, *settings: str) -> CollectiveResult:
 def exchange(run: ExchangeRun, *settings: str) -> ExchangeResult:
     """Simulates a case's exchange of tokens with further settings. Raises InputError."""
     inputs, of_machine = load.exchange([*run.settings, *settings])
-    spec, stack = load.machine(run.machine, of_machine)
-    topology = machines.build(spec.keep_first_chips(run.chips), stack)
+    topology, stack = _machine(run, of_machine)
     return run_exchange(topology, stack, ExchangeCase.of(inputs, run.way, run.tokens))
+
+
+def _machine(run: CollectiveRun | ExchangeRun, settings: Sequence[str]) -> tuple[Topology, StackSpec]:
+    """Returns the chips that take part, and their stack. Raises InputError for a part of a torus."""
+    spec, stack = load.machine(run.machine, settings)
+    part = spec.keep_first_chips(run.chips)
+    if part.chip_count != run.chips:
+        rule = f"a row must have all {part.chip_count} chips of {run.machine}, which is a torus"
+        raise InputError(rule, got=run.chips, hint="give the axes of a smaller slice in the suite's 'machines'")
+    return machines.build(part, stack), stack
 
 
 def _with_host(run: CollectiveRun, gpus_s: float) -> float:
@@ -216,6 +229,12 @@ def matmul_s(run: MatmulRun, *settings: str) -> float:
     if run.dtype not in DTYPE_BYTES:
         raise InputError("must be a number format", where="dtype", got=run.dtype, hint=suggest(run.dtype, DTYPE_BYTES))
     return cost(chip, _matmul_work(run), run.dtype).duration_ps / PS_PER_S
+
+
+def copy_s(run: CopyRun, *settings: str) -> float:
+    """Returns the time of a case's copy, s, with further settings. Raises InputError for a setting that is wrong."""
+    chip = machines.build(*load.machine(run.machine, [*run.settings, *settings])).chip
+    return cost(chip, Work(0.0, run.moved_bytes), "bf16").duration_ps / PS_PER_S
 
 
 def _matmul_work(run: MatmulRun) -> Work:
@@ -258,7 +277,7 @@ def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, f
         names = case.case_id, case.source, case.metric
         return Outcome(*names, case.published, simulated, forms, case.not_gated, **fields)
 
-    if isinstance(run, ExchangeRun | MatmulRun | OperationRun):
+    if isinstance(run, ExchangeRun | MatmulRun | CopyRun | OperationRun):
         return outcome(simulate_case(case), {})
     if isinstance(run, CollectiveRun):
         result = run_collective(run)
