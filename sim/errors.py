@@ -111,11 +111,8 @@ _FEATURES = {
         "train, training, backward, gradient, gradients, optimizer, zero stage, zero1, zero2, zero3"
     ),
     "finding cached prefixes is not simulated; workload.context of a prefill is one": "prefix caching, prefix cache",
-    "prefill and decode on machines of their own are not simulated; run a scenario of each": (
+    "prefill and decode on chips of their own are two scenarios; layout.kv_transfer sends the cache of the first": (
         "disaggregated, disaggregation"
-    ),
-    "context parallelism is not simulated; attention is split over heads or over the batch": (
-        "context parallel, ring attention, ulysses"
     ),
     "beam search is not simulated; a sequence has one continuation": "beam, beams",
     "state-space layers are not simulated": "mamba, ssm, state space",

@@ -177,7 +177,7 @@ def cached_heads(model: Model) -> int:
 
 def covers(scenario: Scenario) -> bool:
     """Returns True if the paper has formulas for the machine, the layout and the model."""
-    known = scenario.model.experts is None and scenario.model.latent is None
+    known = scenario.model.experts is None and scenario.model.latent is None and scenario.layout.kv_transfer is None
     return known and bool(scenario.topology.lines) and scenario.layout.preset in PAPER_LAYOUTS
 
 

@@ -124,9 +124,10 @@ class _Nodes:
 
     def _ends_of(self, task: int, chip: int) -> _Deps:
         instance = self._instance[task]
-        if self._kind[task] == Kind.SEND and self._types[self._op[task]] is not None and self._peer[task] == chip:
+        if self._kind[task] == Kind.SEND and self._peer[task] == chip:
             # A collective ends with its last message; a piece of a matmul that needs an earlier one does not wait.
-            return tuple(self._part[instance, chip]) if self._is_last_arrival[task] else ()
+            waits = self._types[self._op[task]] is None or self._is_last_arrival[task]
+            return tuple(self._part[instance, chip]) if waits else ()
         if self._chip[task] != chip:
             return (self._tell(task, chip),)
         if instance < 0:
@@ -192,7 +193,7 @@ class _Nodes:
         size = self._message_bytes.pop((instance, src, dst), None)
         if size is None:
             return
-        received_after = self._entered[instance, dst]
+        received_after = self._entered.get((instance, dst), ())  # no part of its own in a one-sided message
         sent_after = self._entered[instance, src]
         if received_after:
             sent_after = (*sent_after, self._message(task, dst, src, CONTROL_BYTES, received_after)[1])

@@ -319,10 +319,10 @@ def _arrows(trace: Trace, flows: Flows, sender: tuple[int, int], us: _Microsecon
 
 def _host_events(host: HostCalls, program: Program, us: _Microseconds) -> tuple[Ints, list[str]]:
     """Returns (times in ns, texts) of what a host calls."""
-    starts, durations, events = zip(*host.events(program.op_names, program.op), strict=True)
-    start_ns = np.array(starts, dtype=np.int64)
+    events = [*host.events(program.op_names, program.op)]  # none of a chip that only receives
+    start_ns = np.array([start for start, _, _ in events], dtype=np.int64)
     texts = []
-    for event, ts, duration in zip(events, us.at(start_ns), durations, strict=True):
+    for (_, duration, event), ts in zip(events, us.at(start_ns), strict=True):
         times = f'"ts":{ts}' if duration is None else f'"ts":{ts},"dur":{us[duration]}'
         texts.append(f"{json.dumps(event, separators=(',', ':'))[:-1]},{times}}}")
     return start_ns, texts

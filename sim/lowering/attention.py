@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class AttentionLowering:
         """Appends attention to a cache of keys and values."""
         result = sharding.attention(q.tensor, k.tensor, v.tensor)
         self.caches |= {"cached keys": k.tensor, "cached values": v.tensor}
+        self._transfer([k, v], window, cache.reach)
         chip, done = self.flow.topology.chip, producers([q, k, v])
         for part in attended_parts(self.flow.scenario.workload):
             work = attention_work(self.flow.scenario, chip, part.of(q.tensor), part.of(k.tensor), window)
@@ -56,6 +58,7 @@ class AttentionLowering:
         result = sharding.attention(q.tensor, *gathered)
         work = attention_work(self.flow.scenario, self.flow.topology.chip, q.tensor, gathered[0])
         work = replace(work, positions=q.tensor.dim("L").size)
+        self._transfer([k, v])
         self.cached.setdefault(self.flow.kind, {})[name] = (
             work.cached / chips,
             self.flow.scenario.workload.final_cache_length,
@@ -102,6 +105,7 @@ class AttentionLowering:
         """Appends attention to a cache of latent vectors."""
         weights = tuple(weight.tensor for weight in expansion)
         self.caches["cached latents"] = cached[0].tensor
+        self._transfer(cached, reach=cache.reach)
         result = sharding.latent_attention(queries[0].tensor, cached[0].tensor, *weights)
         done = producers([*queries, *cached])
         for part in attended_parts(self.flow.scenario.workload):
@@ -111,6 +115,11 @@ class AttentionLowering:
             )
             done = self._attend(name, cache, part, work, done)
         return self._merge(Value(result, done), cache, name)
+
+    def _transfer(self, cached: Sequence[Value], window: int | None = None, reach: float = 1.0) -> None:
+        """Sends what a layer caches to the chips that decode, if these are others."""
+        if transfer := self.flow.transfer:
+            transfer.send(self.flow.emitter, [each.tensor for each in cached], producers(cached), window, reach)
 
     def _attend(self, name: str, cache: Cache, part: AttendedPart, work: AttentionWork, inputs: Tasks) -> Tasks:
         workload, name = self.flow.scenario.workload, name + part.suffix

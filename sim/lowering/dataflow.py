@@ -22,6 +22,7 @@ from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Value, producers
 from sim.lowering.exchange import in_turn
 from sim.lowering.experts import ExpertLowering
+from sim.lowering.kv_transfer import KvTransfer
 from sim.lowering.loops import gathering_loop, is_loopable, loop_form, scattering_loop, weight_loop
 from sim.lowering.pieces import (
     Gathered,
@@ -49,9 +50,9 @@ from sim.topology.graph import Topology
 class Lowering:
     """Turns the operations of `sim.layouts.dataflow` into tasks, and collects what is kept in memory."""
 
-    def __init__(self, scenario: Scenario, topology: Topology, uses: Uses) -> None:
-        self.scenario, self.topology, self.uses = scenario, topology, uses
-        self.emitter = Emitter(scenario, topology)
+    def __init__(self, scenario: Scenario, topology: Topology, uses: Uses, transfer: KvTransfer | None = None) -> None:
+        self.scenario, self.topology, self.uses, self.transfer = scenario, topology, uses, transfer
+        self.emitter = Emitter(scenario, topology, transfer.other_links if transfer else ())
         self.mesh = self.emitter.mesh
         self.builder = self.emitter.builder
         self.weights: dict[str, Sharded] = {}

@@ -48,7 +48,7 @@ Snapshot = tuple[tuple[tuple[Sharded, Sharded | None, int], ...], Tasks]
 class Emitter:
     """Appends operations to a program, in order, each on its stream."""
 
-    def __init__(self, scenario: Scenario, topology: Topology) -> None:
+    def __init__(self, scenario: Scenario, topology: Topology, other_links: Sequence[str] = ()) -> None:
         self.scenario, self.topology = scenario, topology
         self.mesh = tuple((axis.name, axis.size) for axis in topology.mesh)
         compute = [f"{chip}:compute" for chip in range(topology.chips)]
@@ -56,9 +56,11 @@ class Emitter:
         hosts = [f"{chip}:host" for chip in range(topology.chips)]
         copies = [f"{chip}:copy" for chip in range(topology.chips)] if scenario.memory_pool else []
         named = [*compute, *links, *([] if scenario.graph_capture else hosts), *copies]
-        self.builder = ProgramBuilder(named)
+        self.builder = ProgramBuilder([*named, *other_links])
         self.copy_engines = np.arange(len(named) - len(copies), len(named), dtype=np.int32)
         """Resources of the copy engines, one per chip; none without a memory pool."""
+        self.other_links = np.arange(len(named), len(named) + len(other_links), dtype=np.int32)
+        """Resources of links of a larger machine that the topology does not have."""
         self.streams = Streams(scenario.communication_streams)
         self.buffers = GatherBuffers(scenario.layout.prefetch if self.streams.communication else 0)
         self.overtaking: dict[str, None] = {}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sim.collectives.loop import closes
 from sim.layouts import forward
 from sim.layouts.forward import LayerKind
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Value
+from sim.lowering.kv_transfer import KvTransfer
 from sim.lowering.lowered_pass import LoweredPass, StageLayers
 from sim.lowering.memory_pool import MemoryPool, PoolLink
 from sim.lowering.pipeline.lower_pipeline import lower_pipeline
@@ -35,17 +37,34 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
     """
     if scenario.pipeline:
         return lower_pipeline(scenario, topology, lower_layers)
+    if spec := scenario.layout.kv_transfer:
+        transfer = KvTransfer(scenario, spec, topology)
+        own = lower_layers(
+            scenario, transfer.part.topology, StageLayers.all_layers(scenario.layers), keep, transfer=transfer
+        )
+        return replace(own, program=transfer.on_machine(own.program), transfer=transfer.chips, expert_rows=None)
     return lower_layers(scenario, topology, StageLayers.all_layers(scenario.layers), keep)
 
 
-def lower_layers(scenario: Scenario, topology: Topology, stage: StageLayers, keep: int | None = None) -> LoweredPass:
-    """Lowers consecutive layers of the pass, with the embedding before the first and the logits after the last."""
+def lower_layers(
+    scenario: Scenario,
+    topology: Topology,
+    stage: StageLayers,
+    keep: int | None = None,
+    transfer: KvTransfer | None = None,
+) -> LoweredPass:
+    """Lowers consecutive layers of the pass, with the embedding before the first and the logits after the last.
+
+    Args:
+        keep: as in `lower`.
+        transfer: of the cache to chips outside `topology`.
+    """
     uses = scenario.uses(tuple(axis.name for axis in topology.mesh))
     if owner("preset", scenario.layout.preset) or owner("residual_scheme", scenario.residual):
         from sim.layouts.proof import prove
 
         prove(scenario, topology)
-    flow = Lowering(scenario, topology, uses)
+    flow = Lowering(scenario, topology, uses, transfer)
     forward_pass = forward.build_pass(flow, uses, scenario)
     lines = [axis.name for axis in topology.mesh if axis.size > 1 and not closes(topology, axis.name)]
     if scenario.overlap == "collective_matmul" and lines:

@@ -8,7 +8,7 @@ from typing import Self
 
 from sim.layouts.sharding import Sharded
 from sim.lowering.work import AttentionWork
-from sim.program import ExpertRows, Program
+from sim.program import CacheTransfer, ExpertRows, Program
 from sim.program.batches import Batches
 from sim.units import format_bytes
 
@@ -56,7 +56,9 @@ class LoweredPass:
     caches: Mapping[str, Sharded] = field(default_factory=dict)
     """Sharding of what a layer caches, by name; of the tokens of this pass alone."""
     expert_rows: ExpertRows | None = None
-    """Rows of a layer's experts; None without experts, and in a pipeline."""
+    """Rows of a layer's experts; None without experts, in a pipeline, and where the cache is sent to other chips."""
+    transfer: CacheTransfer | None = None
+    """Chips of a transfer of the cache."""
     attentions: Mapping[str, AttentionWork] = field(default_factory=dict)
     """Operations whose work depends on the length of the cache, by name."""
 

@@ -9,6 +9,7 @@ from math import gcd, prod
 
 from sim import topology
 from sim.errors import InputError, suggest
+from sim.lowering.machine_part import cut_machine
 from sim.specs import AxisSpec, Scenario
 from sim.specs.mesh import BOXES, MeshSpec, SplitAxis, pieces_on_torus
 from sim.topology.boxes import boxes
@@ -38,6 +39,12 @@ def mesh_of(scenario: Scenario) -> Topology:
     built = topology.build(scenario.topology.keep_first_chips(stages * chips), scenario.stack)
     axes = ((STAGES, stages),) if stages > 1 else ()
     return _split_axes(built, row_major((*axes, *_tensor_axes(chips, scenario.model.kv_heads))))
+
+
+def computing_part(scenario: Scenario) -> Topology:
+    """The machine of the chips that compute: that of the mesh, without chips that only receive a cache."""
+    machine, transfer = mesh_of(scenario), scenario.layout.kv_transfer
+    return cut_machine(machine, (transfer.axis,))[0].topology if transfer else machine
 
 
 def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:

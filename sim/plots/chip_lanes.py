@@ -62,7 +62,7 @@ def fill_panel(panel: Panel, groups: list[ChipLanes], bins: Ints | None) -> None
             "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             "zorder": 4,
         }  # the frame
-        header = _wrapped(f"{group.title}: {_summary(panel, group)}")
+        header = _wrapped(group.title + _summary(panel, group))
         axes.text(0.0, middle, header, fontweight="bold", fontsize=points(_HEADER_POINTS), va="center", **over)
         axes.text(1.005, y - height + _HEADER / 2, "busy", **beside)
         y -= height
@@ -125,7 +125,9 @@ def _wrapped(header: str) -> str:
 
 
 def _summary(panel: Panel, group: ChipLanes) -> str:
-    """Shares of the panel's time: compute, exposed communication, and neither."""
+    """Shares of the panel's time: compute, exposed communication, and neither; nothing of a chip that only receives."""
+    if not any(lane.kind == "compute" for lane in group.lanes):
+        return ""
     compute, exposed = (
         sp.union(*(part.within(panel.start, panel.end) for part in parts)).total_ps
         for parts in (
@@ -134,7 +136,7 @@ def _summary(panel: Panel, group: ChipLanes) -> str:
         )
     )
     total = max(panel.end - panel.start, 1)
-    return _summary_text(compute / total, exposed / total, 1 - (compute + exposed) / total)
+    return ": " + _summary_text(compute / total, exposed / total, 1 - (compute + exposed) / total)
 
 
 def _summary_text(compute: float, exposed: float, rest: float) -> str:

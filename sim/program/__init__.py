@@ -5,12 +5,14 @@ times, and `perturb` slows tasks down. Imports: specs, topology.
 """
 
 from sim.program.builder import Labels, Occupancy, ProgramBuilder, Waits
-from sim.program.columns import COLUMNS, FULL_PPM, Floats, Ids, Ints, Kind, Period, Program, Skipped
+from sim.program.cache_transfer import CacheTransfer
+from sim.program.columns import COLUMNS, FULL_PPM, Floats, Ids, Ints, Kind, Period, Program, Skipped, renumber
 from sim.program.expert_rows import ExpertRows
 
 __all__ = [
     "COLUMNS",
     "FULL_PPM",
+    "CacheTransfer",
     "ExpertRows",
     "Floats",
     "Ids",
@@ -23,4 +25,5 @@ __all__ = [
     "ProgramBuilder",
     "Skipped",
     "Waits",
+    "renumber",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.errors import InputError
-from sim.program.columns import COLUMNS, DTYPES, FULL_PPM, Ids, Ints, Kind, Program, Skipped
+from sim.program.columns import COLUMNS, DTYPES, FULL_PPM, Ids, Ints, Kind, Program, Skipped, renumber
 
 MOST_TASKS = 20_000_000
 """Largest number of tasks of a program: four times a collective on 4,096 chips that differ, some gigabytes."""
@@ -224,19 +224,12 @@ class ProgramBuilder:
         self.dtypes |= dict(program.dtypes)
         self.axes |= dict(program.axes)
         names = np.array([self._op_ids.setdefault(name, len(self._op_ids)) for name in program.op_names])
-
-        def renumber(values: Ids, number: Ids) -> Ids:
-            return np.where(values >= 0, number[values], -1).astype(np.int32)
-
-        columns = {name: getattr(program, name) for name in COLUMNS} | {
+        columns = {name: getattr(program, name) for name in COLUMNS} | renumber(program, chips, resources)
+        columns |= {
             "op": names[program.op],
             "layer": np.where(program.layer >= 0, program.layer + layer, -1),
-            "chip": chips[program.chip],
-            "peer": renumber(program.peer, chips),
             "collective": np.where(program.collective >= 0, program.collective + self._collectives, -1),
-            "resource": renumber(program.resource, resources),
             "follows": np.where(program.follows >= 0, program.follows + shift, -1),
-            "slows": renumber(program.slows, resources),
         }
         for name, values in columns.items():
             self._blocks[name].append(values.astype(DTYPES.get(name, np.int32)))

@@ -215,6 +215,16 @@ DTYPES = {
 }
 
 
+def renumber(program: Program, chips: Ids, resources: Ids) -> dict[str, Ids]:
+    """Returns the columns of chips and resources of a program under other numbers, [its chips] and [its resources]."""
+
+    def new(values: Ids, number: Ids) -> Ids:
+        return np.where(values >= 0, number[values], -1).astype(np.int32)
+
+    peer, resource, slows = new(program.peer, chips), new(program.resource, resources), new(program.slows, resources)
+    return {"chip": chips[program.chip], "peer": peer, "resource": resource, "slows": slows}
+
+
 def _with_copies(program: Program, block: Skipped) -> Program:
     """Returns `program` with all copies of one block; the tasks after it get higher numbers."""
     end = block.start + (block.kept + 1) * block.size

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sim.closed_form.expert_load import expect_fullest_rows
-from sim.program import ExpertRows, Floats, Ints, Kind
-from sim.report.metrics import Measures, PassTrace
+from sim.program import ExpertRows, Floats, Ints
+from sim.report.metrics import Measures, PassTrace, sum_on_links
 from sim.report.ops import EXCHANGES, parse_op
 from sim.report.spans import collective_spans
-from sim.shortcuts import periodic
 from sim.specs import Scenario
 from sim.units import PS_PER_S
 
@@ -128,19 +127,12 @@ def _longest_s(measured: PassTrace, way: str) -> float:
     program = measured.trace.program
     spans = collective_spans(measured.trace)
     spans = spans.where(np.array([parse_op(name).group == way for name in program.op_names])[program.op[spans.task]])
-    copies = periodic.copies_per_task(program, measured.periods)[spans.task]
+    copies = measured.copies[spans.task]
     of_chips = np.bincount(spans.lane, weights=(spans.end - spans.start) * copies, minlength=1)
     return float(of_chips.max()) / PS_PER_S
 
 
 def measure_links(measured: PassTrace, way: str) -> tuple[Ints, Floats]:
     """Returns [links] the time for which each is busy with dispatch or combine in one step, ps, and their bytes."""
-    program, topology = measured.trace.program, measured.topology
-    ops = np.array([parse_op(name).group == way for name in program.op_names])
-    tasks = np.flatnonzero((program.kind == Kind.SEND) & ops[program.op])
-    copies = periodic.copies_per_task(program, measured.periods)
-    busy_ps, sent = np.zeros(len(topology.links), dtype=np.int64), np.zeros(len(topology.links))
-    link = program.resource[tasks] - topology.chips
-    np.add.at(busy_ps, link, program.busy_ps[tasks] * copies[tasks])
-    np.add.at(sent, link, program.bytes[tasks] * copies[tasks])
-    return busy_ps, sent
+    program = measured.trace.program
+    return sum_on_links(measured, np.array([parse_op(name).group == way for name in program.op_names])[program.op])

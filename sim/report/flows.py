@@ -57,7 +57,7 @@ class Receivers:
             lanes: lanes of each chip that is shown.
             tracks: number of the row of each lane.
         """
-        columns: list[tuple[Ints, ...]] = []
+        columns: list[tuple[Ints, ...]] = [(np.empty(0, dtype=np.int64),) * 4]
         for chip, rows in lanes.items():
             for lane, track in zip(rows, tracks[chip], strict=True):
                 if lane.kind == "collectives":

@@ -32,7 +32,10 @@ class Lane:
 
 
 def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int, list[Lane]]:
-    """Returns the lanes of each chip: compute, collectives (one row at least), then links in the topology's order."""
+    """Returns the lanes of each chip: compute, collectives (one row at least), then links in the topology's order.
+
+    A chip that is only sent something has the links on which it comes.
+    """
     compute, collectives, links = sp.compute_spans(trace), sp.collective_spans(trace), sp.link_spans(trace, topology)
     copies = sp.copy_spans(trace)
     result: dict[int, list[Lane]] = {}
@@ -40,6 +43,13 @@ def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[
         computing, chip_collectives = compute.of_lane(chip), collectives.of_lane(chip)
         covered = sp.union(computing)
         no_spans = computing.where(np.empty(0, dtype=np.int64))
+        if not len(computing) and not len(chip_collectives):
+            came = [(link, links.of_lane(link.index)) for link in topology.links if link.dst == chip]
+            result[chip] = [
+                Lane("link", f"from {_origin(link)}", spans, no_spans, link.index) for link, spans in came if len(spans)
+            ]
+            if result[chip]:
+                continue
         lanes = [Lane("compute", "compute", computing, no_spans)]
         row = sp.pack(chip_collectives)
         for k in range(int(row.max(initial=0)) + 1):
@@ -60,6 +70,11 @@ def build_path_lane(path: Path) -> Lane:
     nowhere = np.zeros(len(path), dtype=np.int64)
     spans = sp.Spans(path.task, nowhere, path.start, path.end)
     return Lane("path", "critical path", spans, spans.where(path.flies))
+
+
+def _origin(link: Link) -> str:
+    """Returns the node or link by which a message comes: `rail0`, `3:x+`."""
+    return link.name.partition("->")[0]
 
 
 def link_label(link: Link) -> str:
@@ -178,7 +193,7 @@ def layer_times(trace: Trace, chip: int) -> LayerTimes:
     program = trace.program
     chip_tasks = np.flatnonzero(program.chip == chip)
     # Batches follow each other through a stage, and before each stands the moment at which the stage takes it.
-    batch = np.cumsum(program.kind[chip_tasks] == Kind.EVENT)
+    batch = np.cumsum((program.kind[chip_tasks] == Kind.EVENT) & (program.layer[chip_tasks] < 0))
     has_work = np.isin(program.kind[chip_tasks], (Kind.COMPUTE, Kind.BEGIN)) & (program.layer[chip_tasks] >= 0)
     visits, visit = np.unique(np.stack([batch, program.layer[chip_tasks]])[:, has_work], axis=1, return_inverse=True)
     if not has_work.any():

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
-from sim.program import ExpertRows, Floats, Ints, Kind, Period, Program
+from sim.program import CacheTransfer, ExpertRows, Floats, Ints, Kind, Period, Program
 from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -74,7 +75,7 @@ class Measures:
     bubble_s: Floats
     idle_s: Floats
     critical_chip: int
-    """The chip whose last task ends last; the lowest of them."""
+    """The chip whose last task ends last, of those that compute if any does; the lowest of them."""
     ops: tuple[OpMeasure, ...]
     """On the critical chip, in program order."""
     link_busy_s: Floats
@@ -97,6 +98,18 @@ class PassTrace:
     """Steady states of the repeated blocks whose copies were not simulated."""
     expert_rows: ExpertRows | None = None
     """Rows of a layer's experts."""
+    transfer: CacheTransfer | None = None
+    """Chips of a transfer of the cache."""
+
+    @property
+    def computing_chips(self) -> int:
+        """Number of chips that compute: all but those that only receive a cache."""
+        return len(self.transfer.senders) if self.transfer else self.topology.total_chips
+
+    @property
+    def copies(self) -> Ints:
+        """[tasks] how many times the full program has each simulated task."""
+        return periodic.copies_per_task(self.trace.program, self.periods)
 
     @property
     def makespan_ps(self) -> int:
@@ -119,7 +132,7 @@ def measure(
     of_chips = periodic.sum_over_copies(program, [each.of_chips for each in activities])
     last_end, compute_ps, communication_ps, busy_ps, *reached_ps = of_chips
     waited_ps = np.diff([busy_ps, *reached_ps], axis=0)
-    critical = int(last_end.argmax())
+    critical = int(np.where((compute_ps > 0) | ~compute_ps.any(), last_end, -1).argmax())
     link_ps = periodic.sum_over_copies(program, [each.of_links for each in activities])
     most = int(link_ps.max(initial=0))
     links = activities[0].links
@@ -140,6 +153,17 @@ def measure(
         link_utilisation=link_ps / max(makespan, 1),
         busiest_links=_names(np.flatnonzero(link_ps == most).tolist(), topology) if most else (),
     )
+
+
+def sum_on_links(measured: PassTrace, tasks: npt.NDArray[np.bool_]) -> tuple[Ints, Floats]:
+    """Returns [links] the time for which each is busy with some tasks' messages in one step, ps, and their bytes."""
+    program, links = measured.trace.program, len(measured.topology.links)
+    sends = np.flatnonzero((program.kind == Kind.SEND) & tasks)
+    busy_ps, sent, copies = np.zeros(links, dtype=np.int64), np.zeros(links), measured.copies[sends]
+    link = program.resource[sends] - measured.topology.chips
+    np.add.at(busy_ps, link, program.busy_ps[sends] * copies)
+    np.add.at(sent, link, program.bytes[sends] * copies)
+    return busy_ps, sent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,8 +243,10 @@ def _names(links: list[int], topology: Topology) -> tuple[str, ...]:
 
 
 def critical_chip(trace: Trace, chips: int) -> int:
-    """Returns the chip whose last task ends last; the lowest of them."""
-    return int(_last_ends(trace, chips).argmax())
+    """Returns the chip whose last task ends last, of those that compute if any does; the lowest of them."""
+    program, computes = trace.program, np.zeros(chips, dtype=np.bool_)
+    computes[program.chip[program.kind == Kind.COMPUTE]] = True
+    return int(np.where(computes | ~computes.any(), _last_ends(trace, chips), -1).argmax())
 
 
 def _last_ends(trace: Trace, chips: int) -> Ints:

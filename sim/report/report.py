@@ -17,6 +17,7 @@ from sim.report.padding import Padding
 from sim.report.pipeline import PipelineReport, report_passes, report_requests
 from sim.report.pool import Pool
 from sim.report.spread import Spread
+from sim.report.transfer import TransferReport, report_transfer
 from sim.report.waiting import Waiting
 from sim.shortcuts import periodic
 from sim.specs import DTYPE_BYTES, Scenario
@@ -156,6 +157,8 @@ class Report:
     """Parameters and cache of the model; None of a model that caches keys and values of heads and has no experts."""
     experts: ExpertsReport | None = None
     """Rows of experts and their exchange; with two phases they are in their reports."""
+    transfer: TransferReport | None = None
+    """Transfer of the cache to chips that decode."""
     plugin_forms: Mapping[str, float] = field(default_factory=dict)
     """Times of all steps by the closed forms of plugins, s."""
 
@@ -240,6 +243,7 @@ class Report:
         parts: dict[str, Any] = {"plugin_forms": dict(self.plugin_forms)} if self.plugin_forms else {}
         parts |= {"model": plain(self.model)} if self.model else {}
         parts |= {"experts": plain(self.experts)} if self.experts else {}
+        parts |= {"kv_transfer": plain(self.transfer)} if self.transfer else {}
         return parts | {
             "scenario": self.scenario,
             "topology": {"name": self.machine, "chips": self.chips},
@@ -287,14 +291,14 @@ def build_report(
     return Report(
         scenario=scenario.name,
         machine=topology.name,
-        chips=topology.total_chips,
+        chips=measured.computing_chips,
         critical_chip=topology.chip_number(critical),
         simulated=Simulated(
             latency_s=latency_s,
             step_s=latency_s / steps,
             ttft_s=latency_s if scenario.workload.phase == "prefill" else None,
             tpot_s=latency_s / (scenario.workload.generate or 1) if scenario.workload.phase == "decode" else None,
-            **compute_rates(scenario, topology.total_chips, latency_s, pipeline),
+            **compute_rates(scenario, measured.computing_chips, latency_s, pipeline),
             compute_s=float(measures.compute_s[critical]),
             communication_s=float(measures.communication_s[critical]),
             exposed_communication_s=float(measures.exposed_communication_s[critical]),
@@ -306,7 +310,7 @@ def build_report(
         ),
         closed_form=closed_form,
         published=compare_to_published(scenario, latency_s),
-        memory=add_remedies(memory, scenario, topology.total_chips),
+        memory=add_remedies(memory, scenario, measured.computing_chips),
         links=_load(measures, topology),
         ops=measures.ops,
         phases=(),
@@ -319,6 +323,7 @@ def build_report(
         pipeline=pipeline,
         model=ModelFigures.of(scenario),
         experts=report_experts(scenario, measured, measures),
+        transfer=report_transfer(measured),
     )
 
 

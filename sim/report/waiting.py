@@ -97,8 +97,9 @@ def _groups(program: Program, keys: Ints, chips: int) -> Ints:
     """Returns the first row of each (collective, chip)'s group, [keys]: the chips that sends join, directly or through
     others."""
     sends = np.flatnonzero((program.kind == Kind.SEND) & (program.collective >= 0))
-    here = np.searchsorted(keys, _key(program, sends, chips))
-    there = np.searchsorted(keys, program.collective[sends].astype(np.int64) * chips + program.peer[sends])
+    to = program.collective[sends].astype(np.int64) * chips + program.peer[sends]
+    sends, to = sends[np.isin(to, keys)], to[np.isin(to, keys)]  # a one-sided message has no chip that waits for it
+    here, there = np.searchsorted(keys, _key(program, sends, chips)), np.searchsorted(keys, to)
     # What a chip sends itself goes by a switch that reduces, as all chips of the collective do.
     looped = here == there
     there[looped] = np.searchsorted(keys, program.collective[sends[looped]].astype(np.int64) * chips)

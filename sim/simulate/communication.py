@@ -11,7 +11,7 @@ from sim.closed_form.pass_time import loop_form
 from sim.collectives import algorithm_of
 from sim.collectives.loop import closes
 from sim.collectives.predict import closed_form_s, of_nccl
-from sim.lowering.placement import mesh_of
+from sim.lowering.placement import computing_part
 from sim.specs import Scenario
 from sim.specs.uses import Axes
 from sim.topology.boxes import boxes
@@ -27,7 +27,7 @@ class Communication:
     """Formulas of one scenario's machine; for a collective without one, the lower bound of its links."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.topology = mesh_of(scenario)
+        self.topology = computing_part(scenario)
         self.lengths: Mapping[str, int] = {axis.name: axis.size for axis in self.topology.mesh}
         self.uses = scenario.uses(tuple(self.lengths))
         self.collective = functools.cache(self._collective)
@@ -87,7 +87,11 @@ class Communication:
         spec, stack = self._scenario.topology, self._scenario.stack
         step_s, launch_s = stack.collective_step.value, stack.collective_overhead.value
         axes, links = [spec.lines[axis] for axis in torus_axes], [spec.line_links[axis] for axis in torus_axes]
-        rings = [(axis.size, axis.wrap and set(axis.twist) <= set(torus_axes)) for axis in axes]
+        sizes = [self.topology.axis(axis).size for axis in torus_axes]
+        rings = [
+            (size, size == axis.size and axis.wrap and set(axis.twist) <= set(torus_axes))
+            for size, axis in zip(sizes, axes, strict=True)
+        ]
         bandwidth = max(link.bandwidth.value * link.efficiency.value for link in links)
         latency_s = min(link.latency.value for link in links) + step_s
         algorithm = {**spec.collectives, **self._scenario.collectives}.get(kind, "multi_axis")

@@ -142,6 +142,8 @@ def _find_obstacle(scenario: Scenario, topology: Topology) -> str:
         named = ("stragglers", "slow_links", "failed_links", "jitter")
         given = [name for name in named if getattr(scenario.perturb, name)]
         return "perturb makes chips differ" + (f": {', '.join(given)}" if given else "")
+    if scenario.layout.kv_transfer:
+        return "some chips only receive the cache"
     if topology.chips == (stage_count(scenario) if scenario.pipeline else 1):
         return "no symmetry to use: one chip" + ("" if topology.chips == 1 else " per stage")
     return ""

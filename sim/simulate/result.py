@@ -86,8 +86,9 @@ class Pass:
     @property
     def chip_roles(self) -> dict[int, str]:
         """Chips to look at and why, in order, as the whole machine numbers them: the chosen ones, those that `perturb`
-        names, the one with the most rows of experts, then one of each stage of a pipeline."""
-        differing, staged = (*self._perturbed, *self._busiest), self._staged
+        names, the one with the most rows of experts, the first that only receives, then one of each stage of a
+        pipeline."""
+        differing, staged = (*self._perturbed, *self._busiest, *[*self._receiving][:1]), self._staged
         named = {self.report.critical_chip, *self.chosen_chips, *differing}
         first = {chips[0] for chips in self.lowered.batches.chips} if self.lowered.batches else set()
         others = [chip for chip in staged if chip in named | first]  # the other ranks of a stage do the same
@@ -97,8 +98,8 @@ class Pass:
     @property
     def every_role(self) -> dict[int, str]:
         """Roles of all chips that have one, as the whole machine numbers them: what `perturb` does to them, the most
-        rows of experts, and their stage and rank in a pipeline."""
-        every = self._perturbed, self._busiest, self._staged
+        rows of experts, that they receive the cache, and their stage and rank in a pipeline."""
+        every = self._perturbed, self._busiest, self._receiving, self._staged
         chips = dict.fromkeys(chip for roles in every for chip in roles)
         return {chip: ", ".join(roles[chip] for roles in every if chip in roles) for chip in chips}
 
@@ -118,6 +119,11 @@ class Pass:
     def _busiest(self) -> dict[int, str]:
         experts = self.report.experts
         return {experts.busiest_chip: "most rows of experts"} if experts and experts.is_drawn else {}
+
+    @property
+    def _receiving(self) -> dict[int, str]:
+        transfer = self.lowered.transfer
+        return {} if transfer is None else dict.fromkeys(transfer.receivers.tolist(), "only receives the cache")
 
     @property
     def _staged(self) -> dict[int, str]:

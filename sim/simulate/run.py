@@ -140,7 +140,14 @@ def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | No
 
 def _measured(simulated: Simulated) -> PassTrace:
     lowered = simulated.lowered
-    return PassTrace(simulated.trace, simulated.topology, lowered.batches, simulated.periods, lowered.expert_rows)
+    return PassTrace(
+        simulated.trace,
+        simulated.topology,
+        lowered.batches,
+        simulated.periods,
+        lowered.expert_rows,
+        lowered.transfer,
+    )
 
 
 def _pool(scenario: Scenario, simulated: Simulated, memory: Memory) -> Pool | None:

@@ -6,6 +6,7 @@ from pydantic import Field, WithJsonSchema, model_validator
 
 from sim.specs.base import Count, Name, Strict, open_choice, wrong
 from sim.specs.experts import ExpertsLayout
+from sim.specs.kv_transfer import KvTransferSpec
 from sim.specs.layout_uses import UsesSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.uses import PRESETS
@@ -109,6 +110,8 @@ class LayoutSpec(Strict):
     """Query heads share keys and values, or each reads its own copy (repeat_interleave) from L2."""
     pipeline: PipelineSpec | None = None
     """Default: one request by the schedule of the stack, where the mesh has several stages."""
+    kv_transfer: KvTransferSpec | None = None
+    """Chips that decode, to which a prefill sends its KV cache layer by layer. Default: it stays where it is."""
     graph_capture: bool | None = None
     """A captured graph launches the ops; else the host launches one after the other (stack.launch).
     Default: as the stack does."""

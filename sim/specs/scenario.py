@@ -22,7 +22,7 @@ from sim.specs.perturb import PerturbSpec
 from sim.specs.pipeline import PipelineSpec
 from sim.specs.quantities import Duration, Fraction, Rate, Sourced
 from sim.specs.stack import StackSpec
-from sim.specs.sweep import OUTCOMES_ON_X, FigureSpec, SweepSpec
+from sim.specs.sweep import FigureSpec, SweepSpec, check_figure
 from sim.specs.topology import TopologySpec
 from sim.specs.uses import PRESETS, Axes, Uses
 from sim.specs.workload import Workload
@@ -113,26 +113,8 @@ class Scenario(Strict):
 
     @model_validator(mode="after")
     def _figure_shows_the_sweep(self) -> Self:
-        if self.figure is None:
-            return self
-        if self.sweep is None:
-            raise wrong("figure", rule="requires 'sweep'", hint="remove both, or neither")
-        panels = () if self.figure.panels is None else (self.figure.panels,)
-        named = [("series", axis) for axis in self.figure.lines] + [("panels", axis) for axis in panels]
-        for field, axis in named:
-            if axis not in self.sweep:
-                hint = suggest(axis, self.sweep)
-                raise wrong("figure", field, rule="must be an axis of the sweep", got=axis, hint=hint)
-        if self.figure.x not in (*self.sweep, *OUTCOMES_ON_X):
-            hint = suggest(self.figure.x, (*self.sweep, *OUTCOMES_ON_X))
-            rule = f"must be an axis of the sweep, or one of {', '.join(OUTCOMES_ON_X)}"
-            raise wrong("figure", "x", rule=rule, got=self.figure.x, hint=hint)
-        rest = [axis for axis in self.sweep if axis not in (*self.figure.lines, *panels, self.figure.x)]
-        if self.figure.x in self.sweep or len(rest) > 1:
-            for axis in rest:
-                raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x, series or panels")
-        if self.figure.crossovers and self.figure.x != "tokens":
-            raise wrong("figure", "crossovers", rule="crossovers are counts of tokens, so x must be 'tokens'")
+        if self.figure is not None:
+            check_figure(self.figure, self.sweep)
         return self
 
     @model_validator(mode="after")
@@ -226,6 +208,23 @@ class Scenario(Strict):
         if self.overlap in IN_PARTS:
             rule = f"is not supported with {self.overlap}"
             raise wrong("workload", "chunk", rule=rule, hint="another layout.overlap")
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_fits(self) -> Self:
+        transfer = self.layout.kv_transfer
+        if transfer is None:
+            return self
+        if self.workload.phase != "prefill":
+            hint = "workload.phase: prefill; decoding is a scenario of its own"
+            raise wrong("layout", "kv_transfer", rule="is of a prefill", got=self.workload.phase, hint=hint)
+        if self.mesh is None or transfer.axis not in self.mesh:
+            rule, hint = "must be an axis of 'mesh'", suggest(transfer.axis, self.mesh or ())
+            hint = hint or f"mesh: {{{transfer.axis}: boxes, gpu: 8}}"
+            raise wrong("layout", "kv_transfer", "axis", rule=rule, got=transfer.axis, hint=hint)
+        for field, given in (("layout.pipeline", self.pipeline), ("padding.eliminate", self.packed_rows)):
+            if given is not None:
+                raise wrong("layout", "kv_transfer", rule=f"is not supported with {field}", hint="leave one out")
         return self
 
     @model_validator(mode="after")

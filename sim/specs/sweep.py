@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from sim.errors import suggest
 from sim.specs.base import Strict, wrong
 from sim.specs.prediction import Prediction
 
@@ -74,3 +75,25 @@ Variants = Annotated[dict[str, Annotated[dict[str, Any], Field(min_length=1)]], 
 SweepAxis = Annotated[Annotated[list[Any], Field(min_length=1)] | Variants, BeforeValidator(_axis)]
 SweepSpec = Annotated[dict[str, SweepAxis], Field(min_length=1)]
 """The axes of a sweep, outermost first: values of a dotted field, or a name of one's own with variants."""
+
+
+def check_figure(figure: FigureSpec, sweep: SweepSpec | None) -> None:
+    """Raises the rule that a figure of a sweep breaks."""
+    if sweep is None:
+        raise wrong("figure", rule="requires 'sweep'", hint="remove both, or neither")
+    panels = () if figure.panels is None else (figure.panels,)
+    named = [("series", axis) for axis in figure.lines] + [("panels", axis) for axis in panels]
+    for field, axis in named:
+        if axis not in sweep:
+            hint = suggest(axis, sweep)
+            raise wrong("figure", field, rule="must be an axis of the sweep", got=axis, hint=hint)
+    if figure.x not in (*sweep, *OUTCOMES_ON_X):
+        hint = suggest(figure.x, (*sweep, *OUTCOMES_ON_X))
+        rule = f"must be an axis of the sweep, or one of {', '.join(OUTCOMES_ON_X)}"
+        raise wrong("figure", "x", rule=rule, got=figure.x, hint=hint)
+    rest = [axis for axis in sweep if axis not in (*figure.lines, *panels, figure.x)]
+    if figure.x in sweep or len(rest) > 1:
+        for axis in rest:
+            raise wrong("figure", "series", rule=f"'{axis}' varies in the sweep and must be x, series or panels")
+    if figure.crossovers and figure.x != "tokens":
+        raise wrong("figure", "crossovers", rule="crossovers are counts of tokens, so x must be 'tokens'")

@@ -356,7 +356,9 @@ def build(spec: GraphSpec, stack: StackSpec) -> Topology:
         ways_of=widest,
         reduction=SwitchReduction(
             enabled=spec.reduces or multicasts,
-            node=_reducer(links, len(chips), [number[name] for name in nodes if spec.nodes[name] == _adds_up(spec)]),
+            node=find_reducer(
+                links, len(chips), [number[name] for name in nodes if spec.nodes[name] == _adds_up(spec)]
+            ),
             multicast_node=next((number[name] for name in nodes if spec.nodes[name] == "multicast"), None),
         ),
     )
@@ -370,7 +372,7 @@ def _adds_up(spec: GraphSpec) -> str:
     return "multicast" if "multicast" in spec.nodes.values() else "switch" if spec.reduces else ""
 
 
-def _reducer(links: Sequence[Link], chips: int, nodes: Sequence[int]) -> int | None:
+def find_reducer(links: Sequence[Link], chips: int, nodes: Sequence[int]) -> int | None:
     """Returns the first of the nodes that has a link to every chip. Network switches do not add up."""
     linked: dict[int, set[int]] = {node: set() for node in nodes}
     for link in links:

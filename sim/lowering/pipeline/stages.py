@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sim.lowering.machine_part import cut_machine
 from sim.lowering.placement import stage_axes, stage_count
 from sim.program import Ids
 from sim.specs import Scenario
 from sim.topology.folding import NotFoldableError, folded, folded_by, numbered_ports, unlike
 from sim.topology.graph import Folding, Topology
-from sim.topology.group import group_of
-from sim.topology.mesh import mesh_groups, mesh_of_pieces, mesh_without
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +48,12 @@ def layers_of(scenario: Scenario) -> tuple[int, ...]:
 
 def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
     """The stages of a scenario on its machine (`sim.lowering.placement.mesh_of`), or on that folded
-    (`folded_by_stage`): the chips at one position of the stages' mesh axes each.
-
-    Links that failed there have in the stages.
-    """
+    (`folded_by_stage`): the chips at one position of the stages' mesh axes each."""
     if topology.folding:
         return tuple(_fold_stage(stage, topology.folding) for stage in stages_of(scenario, topology.folding.machine))
-    staged = stage_axes(scenario)
-    mesh = mesh_without(topology.mesh, staged)
     layers = layers_of(scenario)
     result = []
-    for index, chips in enumerate(np.sort(mesh_groups(topology, tuple(mesh)))):
-        group = group_of(topology.intact, tuple(chips.tolist()))
-        lost = frozenset(np.flatnonzero(np.isin(group.links, sorted(topology.failed))).tolist())
-        machine = replace(group.machine, mesh=mesh_of_pieces(group.machine.axes, list(mesh.items())))
+    for index, part in enumerate(cut_machine(topology, stage_axes(scenario))):
         result.append(
             Stage(
                 index=index,
@@ -70,10 +61,10 @@ def stages_of(scenario: Scenario, topology: Topology) -> tuple[Stage, ...]:
                 layers=layers[index],
                 is_first=index == 0,
                 is_last=index == len(layers) - 1,
-                chips=chips,
-                links=group.links,
-                topology=machine.fail_links(lost),
-                all_chips=chips,
+                chips=part.chips,
+                links=part.links,
+                topology=part.topology,
+                all_chips=part.chips,
             )
         )
     return tuple(result)

@@ -12,6 +12,7 @@ from sim.report.padding import Padding
 from sim.report.pipeline import Passes, PipelineReport
 from sim.report.report import ModelFigures, Report
 from sim.report.spread import Spread
+from sim.report.transfer import TransferReport
 from sim.report.waiting import Waiting
 from sim.units import format_bytes, format_change, format_count, format_list, format_percent, format_seconds
 
@@ -63,6 +64,8 @@ def step_blocks(report: Report) -> Iterator[Block]:
     yield [_ops(report), *_bounds(report), *_each(report), _links(report)]
     if report.experts:
         yield list(_experts(report.experts))
+    if report.transfer:
+        yield list(_transfer(report.transfer))
     if report.waiting:
         yield list(_waiting(report.waiting))
 
@@ -212,6 +215,21 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
             format_seconds, (experts.compute_least_s, experts.compute_mean_s, experts.compute_most_s)
         )
         yield Line(f"compute of a chip in the step: {least} to {most}, mean {mean}")
+
+
+def _transfer(transfer: TransferReport) -> Iterator[Line]:
+    """Yields the bytes of the cache on its way to the chips that decode, its time and what is exposed."""
+    size, most = format_bytes(transfer.bytes), format_bytes(transfer.most_bytes)
+    senders, receivers = format_count(transfer.senders, "chip"), format_count(transfer.receivers, "chip")
+    yield Line(
+        f"KV cache: {size} from {senders} to {receivers}, at most {most} from one; {format_seconds(transfer.time_s)} "
+        "from the first message to the last; exposed, from the last compute to the last arrival: "
+        f"{format_seconds(transfer.exposed_s)}"
+    )
+    yield Line(
+        f"link {transfer.busiest_link} is busy longest with it, {format_seconds(transfer.busiest_link_s)}: at least as "
+        "much would be exposed if it were sent after the pass; what the transfer takes of memory bandwidth is left out"
+    )
 
 
 def _model(model: ModelFigures) -> Line:
