@@ -83,7 +83,7 @@ COVERED: Coverage = {
     "layout.experts.dispatch": (None, "per_expert", "per_rank", "per_box", "all_gather"),
     "layout.experts.kernel": (None, "normal", "low_latency", "one_sided"),
     "layout.experts.shared": ("under_dispatch", "under_combine", "apart"),
-    "layout.experts.placement": ("in_order", "balanced"),
+    "layout.experts.placement": ("in_order", "balanced", "hierarchical"),
     "layout.latent": (None, "plain", "absorbed"),
     "workload.sampling": ("greedy", "top_k"),
 }

@@ -85,6 +85,16 @@ class TokenExchange:
         """Returns [sources, holders] the rows that a chip sends to each chip or keeps."""
         return routing.pairs if self.scheme == "per_expert" else routing.tokens
 
+    def rows_beyond(self, routing: Routing) -> Floats:
+        """Returns [sources] the rows that a chip sends to other boxes: one to a box that forwards them."""
+        members = mesh_groups(self.topology.unfold(), self.tokens)[0]
+        box = np.array(self._boxes() or (0,) * self.holders)
+        own, there = box[self.holder_of()[members]], box
+        if self.scheme == "per_box" and routing.boxed is not None:
+            there = np.arange(routing.boxed.shape[1])
+        beyond: Floats = (self.destinations(routing) * (there != own[:, None])).sum(axis=1)
+        return beyond
+
     def destinations(self, routing: Routing) -> Floats:
         """Returns [sources, destinations] the rows that a chip sends to each destination: a chip, or a box."""
         boxed = routing.boxed if self.scheme == "per_box" else None

@@ -77,6 +77,7 @@ class ExpertLowering:
         local, sent = self._local_tokens(tokens), between.rows(routing)
         return ExpertRows(
             sent=np.full_like(sent, local) if between.scheme == "all_gather" else sent,
+            beyond=between.rows_beyond(routing),
             held=routing.rows,
             hit=routing.hit,
             holder=between.holder_of(),

@@ -10,9 +10,6 @@ Loads by name: log_normal and zipf of the experts, in an order drawn by the seed
 and rotating_hotspot: the experts of the first chip, and of one drawn by the seed; spread_hot: one expert of every chip;
 idle_rank: all but the experts of the last chip; ragged_sources: uniform experts, log-normal tokens per chip; burst:
 every token of half of the chips chooses the same top_k experts. What is hot gets `spread` of the choices.
-
-Experts are placed by EPLB's rule (github.com/deepseek-ai/EPLB): each further copy goes to the expert with the largest
-load per copy; balanced, copies go by falling load to the chip with the least so far that has room.
 """
 
 from __future__ import annotations
@@ -28,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.errors import InputError
+from sim.lowering.expert_placement import place_experts
 from sim.specs.experts import ExpertsLayout, ExpertsSpec, RoutingSpec
 
 Floats = npt.NDArray[np.float64]
@@ -256,8 +254,8 @@ def _read(path: str, experts: ExpertsSpec) -> Ints:
 def _counted(chosen: list[Ints], experts: ExpertsSpec, layout: ExpertsLayout, split: Split, slots: int) -> Routing:
     """Returns the rows of the tokens' choices, with experts and their copies placed on chips."""
     load = np.bincount(np.concatenate(chosen).ravel(), minlength=experts.count).astype(np.float64)
-    copies = _copies(load, layout.replicas)
-    place = _place(np.repeat(load / copies, copies), layout.placement, split.holders, slots)
+    placed = place_experts(load, experts, layout, split.holders, split.box)
+    copies, place = placed.copies, placed.places
     first = np.cumsum(copies) - copies
     box = None if split.box is None else np.array(split.box)
     pairs, tokens, boxed = [], [], []
@@ -287,24 +285,3 @@ def _distinct(parts: Ints, count: int) -> Ints:
     new = np.ones(ordered.shape, dtype=np.bool_)
     new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     return np.bincount(ordered[new], minlength=count)
-
-
-def _copies(load: Floats, replicas: int) -> Ints:
-    """Returns [experts] copies, each further one of the expert with the largest load per copy."""
-    copies = np.ones(len(load), dtype=np.int64)
-    for _ in range(replicas):
-        copies[np.argmax(load / copies)] += 1
-    return copies
-
-
-def _place(load: Floats, placement: str, holders: int, slots: int) -> Ints:
-    """Returns [copies] the place of each, holder x slots + slot; `load` is that of each copy."""
-    if placement == "in_order":
-        return np.arange(len(load))
-    place, held, used = np.empty(len(load), dtype=np.int64), np.zeros(holders), np.zeros(holders, dtype=np.int64)
-    for copy in np.argsort(-load, kind="stable"):
-        holder = int(np.argmin(np.where(used < slots, held, np.inf)))
-        place[copy] = holder * slots + used[holder]
-        held[holder] += load[copy]
-        used[holder] += 1
-    return place

@@ -16,6 +16,8 @@ class ExpertRows:
 
     sent: Floats
     """[sources, holders] rows that a chip sends to each chip with experts, or keeps; a source is a place in a group."""
+    beyond: Floats
+    """[sources] rows that a chip sends to other boxes: one to a box that forwards them."""
     held: Floats
     """[holders, slots] rows of each expert that a chip has."""
     hit: Floats

@@ -23,6 +23,8 @@ class TokenExchange:
     """`dispatch` or `combine`."""
     mean_bytes: float
     """Bytes that a chip sends, and receives, on average."""
+    beyond_bytes: float
+    """Bytes that a chip sends to other boxes on average, those to a box that forwards them once; 0 in one box."""
     most_bytes: float
     """Most bytes that a chip sends or receives."""
     most_chip: int
@@ -111,6 +113,7 @@ def _exchange(way: str, measured: PassTrace, measures: Measures, rows: ExpertRow
     return TokenExchange(
         way=way,
         mean_bytes=float(sent.mean()),
+        beyond_bytes=float(rows.beyond.mean()) * rows.row_bytes[way],
         most_bytes=float(handled[most]),
         most_chip=most,
         most_direction="sends" if sent[most] >= received[most] else "receives",

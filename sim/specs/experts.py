@@ -102,8 +102,9 @@ class ExpertsLayout(Strict):
     """Place of the shared experts' matmuls, which need no dispatch: beside dispatch, beside combine, or before both."""
     replicas: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Copies of experts besides the first of each, given to those with the largest load (EPLB)."""
-    placement: Literal["in_order", "balanced"] = "in_order"
-    """Experts on chips in order, or packed so that the chips' loads are as equal as can be (EPLB)."""
+    placement: Literal["in_order", "balanced", "hierarchical"] = "in_order"
+    """Experts on chips in order, or packed so that the chips' loads are as equal as can be (EPLB); hierarchical: groups
+    of experts to boxes first, copies inside their box."""
     capacity: Number | None = None
     """Rows that an expert takes at most, over the mean; those beyond are dropped. Default: all are taken."""
     multiprocessors: Count | None = None

@@ -206,8 +206,10 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
     for each in experts.exchanges:
         busiest = f"; chip {each.most_chip} {each.most_direction} most, {format_bytes(each.most_bytes)}"
         link = f"; link {each.busiest_link} is busy longest, {format_seconds(each.busiest_link_s)} in the step"
+        beyond = f", {format_bytes(each.beyond_bytes)} to other boxes" if each.beyond_bytes else ""
         yield Line(
-            f"{each.way}: {format_bytes(each.mean_bytes)} per chip in a layer{busiest if experts.is_drawn else ''}"
+            f"{each.way}: {format_bytes(each.mean_bytes)} per chip in a layer{beyond}"
+            f"{busiest if experts.is_drawn else ''}"
             f"; {each.exposed_share:.1%} exposed{link if each.busiest_link else ''}"
         )
     if experts.is_drawn:

@@ -71,6 +71,8 @@ class ExchangeFigures:
     combine_s: float
     busiest: float
     """Bytes that a chip sends or receives at most in a dispatch, over the mean."""
+    beyond_bytes: float
+    """Bytes of a dispatch that a chip sends to other boxes, on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,12 @@ def _exchange(report: Report) -> ExchangeFigures | None:
     if experts is None or not experts.exchanges:
         return None
     dispatch, combine = experts.exchanges
-    return ExchangeFigures(dispatch.longest_s, combine.longest_s, dispatch.most_bytes / (dispatch.mean_bytes or 1.0))
+    return ExchangeFigures(
+        dispatch_s=dispatch.longest_s,
+        combine_s=combine.longest_s,
+        busiest=dispatch.most_bytes / (dispatch.mean_bytes or 1.0),
+        beyond_bytes=dispatch.beyond_bytes,
+    )
 
 
 def _pool(report: Report) -> PoolFigures | None:
