@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
 
-from sim.specs import Scenario, Sourced
+from sim.specs import LOOP_FORMS, Scenario, Sourced
 
 ANY_VALUE = None
 """Marks a field whose every value is covered."""
@@ -60,7 +60,7 @@ COVERED: Coverage = {
     "stack.attention_format": ("activations", "f32"),
     "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # of stages, which no form of a pass has
     "stack.overlap": ("none", "collective_matmul"),
-    "stack.loop_form": (None, "one_way", "bidirectional_throughput", "bidirectional_latency"),
+    "stack.loop_form": (None, *LOOP_FORMS),
     "stack.collective_axes": ("at_once", "one_by_one"),
     "layout.graph_capture": (None, True),
     "layout.attention": ("heads", "batch"),

@@ -6,13 +6,19 @@ decides how shards travel; K chips, V bytes gathered:
     one_way                    + direction, K-1 hops of V/K
     bidirectional_throughput   every chunk in two halves going opposite ways, K-1 hops of V/(2K) in each direction
     bidirectional_latency      whole chunks, floor(K/2) hops in the + and floor((K-1)/2) in the - direction, of V/K
+    direct                     whole chunks from the chip that has each to the chip that needs it, K-1 messages of V/K
 
 An axis that is one whole axis of the wiring, and closes, is the ring of its links; two chips whose axis does not wrap
 swap their chunks, one way each; a longer line is not looped around. Around any other mesh axis (part of an axis of the
 wiring, several of them, or chips that are joined by routes) the chips are a ring in the order of their positions, and
-every hop is a message by the machine's route, which may share links with others.
+every hop is a message by the machine's route, which may share links with others. Only there chunks may go directly: a
+copy engine writes them into memory that all chips can address (symmetric memory), at step s those of the chip s + 1
+positions on, so that a switch's ports carry one chunk each way at a time. The sums of a reduce-scatter are then added
+up at their chip when all have come.
 
-Source: Wang et al. 2023 (ASPLOS), "Overlap communication with dependent computation via decomposition".
+Sources: Wang et al. 2023 (ASPLOS), "Overlap communication with dependent computation via decomposition"; direct:
+PyTorch's asynchronous tensor parallelism (torch/distributed/_symmetric_memory,
+`_pipelined_multi_all_gather_and_consume` and `_pipelined_produce_and_all2all`).
 """
 
 from __future__ import annotations
@@ -75,6 +81,12 @@ def _loop(topology: Topology, name: str, form: str, forward: int) -> Schedule:
                 f"a looped collective matmul runs around a ring, and axis '{name}' of {topology.name} does not wrap",
                 hint="use 'overlap: none' or a topology that wraps this axis",
             )
+        if form == "direct":
+            raise LayoutError(
+                f"chunks of a looped collective go directly where routes join the chips, and axis '{name}' of "
+                f"{topology.name} is a ring of links",
+                hint="use one_way, bidirectional_throughput or bidirectional_latency",
+            )
         return axis, _hops(form, axis.size, forward)
 
     return gather(
@@ -110,6 +122,20 @@ def _around(topology: Topology, form: str, forward: int) -> Schedule:
     return to.build()
 
 
+def _directly(topology: Topology) -> Schedule:
+    """All-gather in which every chip gets each chunk from the chip that has it, that of the next chip first."""
+    to = Messages(topology, "all_gather", longer_axes(topology))
+    to.direction = 1
+    for step in range(to.n - 1):
+        dst = (to.chips - 1 - step) % np.int32(to.n)
+        to.send(to.chips, dst, Payload(1 / to.n, True, half=-1, origin=to.chips), step)
+    return to.build()
+
+
+def _by_routes(topology: Topology, form: str, forward: int) -> Schedule:
+    return _directly(topology) if form == "direct" else _around(topology, form, forward)
+
+
 def _in_groups(topology: Topology, axis: str, plan: Callable[[Topology], Schedule]) -> Schedule:
     groups = groups_of(topology, tuple(map(tuple, mesh_groups(topology, (axis,)).tolist())), routed_group_of)
     plans = {machine: plan(machine) for machine in dict.fromkeys(group.machine for group in groups)}
@@ -125,7 +151,7 @@ def all_gather_loop(topology: Topology, axis: str, form: LoopForm) -> Schedule:
     """
     if (line := _line(topology, axis)) is not None:
         return _loop(topology, line.name, form, 1)
-    return _in_groups(topology, axis, lambda machine: _around(machine, form, 1))
+    return _in_groups(topology, axis, lambda machine: _by_routes(machine, form, 1))
 
 
 @folding()
@@ -139,4 +165,4 @@ def reduce_scatter_loop(topology: Topology, axis: str, form: LoopForm) -> Schedu
     """
     if (line := _line(topology, axis)) is not None:
         return reverse(_loop(topology, line.name, form, -1), topology)
-    return _in_groups(topology, axis, lambda machine: reverse(_around(machine, form, -1), machine))
+    return _in_groups(topology, axis, lambda machine: reverse(_by_routes(machine, form, -1), machine))

@@ -5,6 +5,7 @@ Both interpreters use it: the lowering times the loops, the executor runs them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -26,16 +27,19 @@ def chunks_of_pieces(length: int, form: str) -> list[int]:
     return [1] * (length % 2) + [2] * (length // 2)
 
 
-def sums_of_pieces(chunks: list[int]) -> list[int]:
+def sums_of_pieces(chunks: Sequence[int], form: str) -> list[int]:
     """Returns the number of arrived chunks of partial sums that each piece of a reduce-scatter loop adds to its
     product.
 
     The first piece begins the sums that the chip sends; every later one adds to those that have come. The last adds
-    what comes from either side to the chip's own chunk, so that all chunks but one have arrived in all.
+    what comes from either side to the chip's own chunk, so that all chunks but one have arrived in all. Sums that are
+    sent directly are added up after the last piece.
 
     Args:
         chunks: in each piece, in the order of the reduce-scatter loop.
     """
+    if form == "direct":
+        return [0] * len(chunks)
     added = [0, *chunks[1:]]
     return [*added[:-1], added[-1] + sum(chunks) - 1 - sum(added)]
 

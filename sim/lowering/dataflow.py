@@ -348,7 +348,8 @@ class Lowering:
             products = [sharding.matmul(x.tensor, weight.tensor) for weight, _ in weights]
             results = [sharding.reduce_scatter(t, axes, into) for t, (_, into) in zip(products, weights, strict=True)]
             chunks = self.chunks(axes)[::-1]
-            pieces = scattered_pieces(x.tensor, [(w.tensor, into) for w, into in weights], chunks, self.kernels)
+            form = loop_form(self.emitter, axes[0])
+            pieces = scattered_pieces(x.tensor, [(w.tensor, into) for w, into in weights], chunks, form, self.kernels)
             size = sum(tensor.local_bytes for tensor in products)
             done = scattering_loop(self.emitter, name, pieces, size, axes[0], x.after)
             return tuple(Value(t, done) for t in results)
@@ -381,7 +382,8 @@ class Lowering:
         inputs, pairs = [x for x, _, _ in factors], [(x.tensor, weight.tensor) for x, _, weight in factors]
         product = sum_of_products(name, pairs)
         if self._is_looped(axes, [weight for _, _, weight in factors]):
-            pieces = scattered_sum_pieces(pairs, into, self.chunks(axes)[::-1], self.kernels)
+            form = loop_form(self.emitter, axes[0])
+            pieces = scattered_sum_pieces(pairs, into, self.chunks(axes)[::-1], form, self.kernels)
             done = scattering_loop(self.emitter, name, pieces, product.local_bytes, axes[0], producers(inputs))
             out = Value(sharding.reduce_scatter(product, axes, into), done)
         else:

@@ -18,9 +18,11 @@ from sim.collectives.emit import LoopedSends
 from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.collectives.schedule import Schedule
 from sim.layouts.collective_matmul import piece_of_arrival, shift_after
+from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter
 from sim.lowering.pieces import Launches
 from sim.lowering.streams import Tasks
+from sim.lowering.work import through_memory
 from sim.program import Ids, Kind, Labels, Occupancy, Waits
 from sim.specs import LoopForm
 from sim.specs.uses import Axes
@@ -31,8 +33,11 @@ Picoseconds = npt.NDArray[np.int64]
 def gathering_loop(
     emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks
 ) -> Tasks:
-    """Appends an all-gather of `size` bytes looped with the matmul on it."""
+    """Appends an all-gather of `size` bytes looped with the matmul on it; what chips send directly is copied to memory
+    that others can address before."""
     form, length = loop_form(emitter, axis), emitter.group_size((axis,))
+    if form == "direct":
+        inputs = emitter.compute(f"{name} copy", memory_work(emitter, 2 * size / length), inputs)
     plan = all_gather_loop(emitter.topology, axis, form)
     needed_by = piece_of_arrival(plan, form, length)
     loop = _ContendedLoop(emitter, pieces, plan, size, needed_by - 1)
@@ -49,8 +54,10 @@ def gathering_loop(
 def scattering_loop(
     emitter: Emitter, name: str, pieces: Sequence[Launches], size: float, axis: str, inputs: Tasks
 ) -> Tasks:
-    """Appends a matmul looped with the reduce-scatter of its `size` bytes."""
-    plan = reduce_scatter_loop(emitter.topology, axis, loop_form(emitter, axis))
+    """Appends a matmul looped with the reduce-scatter of its `size` bytes; sums that were sent directly are added up by
+    a kernel of its own."""
+    form = loop_form(emitter, axis)
+    plan = reduce_scatter_loop(emitter.topology, axis, form)
     loop = _ContendedLoop(emitter, pieces, plan, size, plan.step + 1)
     done = np.stack([loop.launch(name, piece, inputs)[0] for piece in range(len(pieces))])
     op = emitter.label("reduce_scatter", (axis,), name)
@@ -59,6 +66,8 @@ def scattering_loop(
     needs = done[plan.step, plan.src]
     sent = emitter.emit(plan, size, op, (done[0],), dtype, LoopedSends(loop.sends_ps, needs))
     emitter.streams.append("compute", (), (done[-1], sent.end))
+    if form == "direct":
+        emitter.compute(f"{name} sum", memory_work(emitter, size * (1 + 1 / len(pieces))))
     return emitter.streams.last("compute")
 
 
@@ -90,6 +99,11 @@ class _ContendedLoop:
             done = self.emitter.compute(name, work, inputs, self.chip, added_ps)
             added_ps = 0
         return done
+
+
+def memory_work(emitter: Emitter, size: float) -> Work:
+    """Returns the work of a kernel that reads and writes `size` bytes in all."""
+    return Work(0.0, through_memory(size, emitter.topology.chip.on_chip_bytes))
 
 
 def contention_ps(emitter: Emitter, piece_ps: Picoseconds, shift_ps: Picoseconds) -> Picoseconds:

@@ -61,20 +61,21 @@ def gathered_pieces(
 
 
 def scattered_pieces(
-    x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int], kernels: MatmulKernels
+    x: Sharded, weights: Sequence[tuple[Sharded, str]], chunks: Sequence[int], form: str, kernels: MatmulKernels
 ) -> list[Launches]:
     """Returns the pieces of a reduce-scatter loop, whose sums arrive, are added to and leave.
 
     Args:
         weights: with the dimension that each product is scattered into.
         chunks: scattered in each piece.
+        form: of the loop.
         kernels: of all pieces.
     """
     by_columns = [weight for weight in weights if weight[0].has(weight[1])]
     by_rows = [weight for weight in weights if not weight[0].has(weight[1])]
     groups = [by_columns, *(list(group) for _, group in groupby(by_rows, key=lambda weight: weight[1]))]
     pieces: list[Launches] = []
-    for count, arrived in zip(chunks, sums_of_pieces(list(chunks)), strict=True):
+    for count, arrived in zip(chunks, sums_of_pieces(chunks, form), strict=True):
 
         def part(tensor: Sharded, dim: str, count: int = count) -> Sharded:
             return sharding.take_chunks(tensor, dim, count, sum(chunks))
@@ -120,18 +121,19 @@ def _take_chunks(tensor: Sharded, dim: str, count: int, chunks: Sequence[int]) -
 
 
 def scattered_sum_pieces(
-    factors: Sequence[tuple[Sharded, Sharded]], into: str, chunks: Sequence[int], kernels: MatmulKernels
+    factors: Sequence[tuple[Sharded, Sharded]], into: str, chunks: Sequence[int], form: str, kernels: MatmulKernels
 ) -> list[Launches]:
     """Returns the pieces of a reduce-scatter loop of a sum of products, each of some of its columns or rows.
 
     Args:
         into: the dimension that the sum is scattered into.
+        form: of the loop.
         chunks: scattered in each piece.
         kernels: of all pieces.
     """
     product = sharding.matmul(*factors[0])
     pieces: list[Launches] = []
-    for count, arrived in zip(chunks, sums_of_pieces(list(chunks)), strict=True):
+    for count, arrived in zip(chunks, sums_of_pieces(chunks, form), strict=True):
         parts = [
             (_take_chunks(x, into, count, chunks), [_take_chunks(weight, into, count, chunks)]) for x, weight in factors
         ]

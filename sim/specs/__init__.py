@@ -36,6 +36,7 @@ from sim.specs.suite import (
     OperationSuite,
     RequestSuite,
     Settings,
+    Speedup,
     Suite,
     Tolerance,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "Settings",
     "Software",
     "Sourced",
+    "Speedup",
     "StackFile",
     "StackSpec",
     "Strict",

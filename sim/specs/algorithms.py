@@ -41,7 +41,7 @@ ALGORITHMS: dict[str, tuple[str, ...]] = {
     "scatter": ("spanning_trees", "one_shot", "auto", "send_recv"),
     "sendrecv": ("ring", "auto", "send_recv"),
 }
-LoopForm = Literal["one_way", "bidirectional_throughput", "bidirectional_latency"]
+LoopForm = Literal["one_way", "bidirectional_throughput", "bidirectional_latency", "direct"]
 LOOP_FORMS: tuple[str, ...] = get_args(LoopForm)
 """Form of the looped collectives in a collective matmul."""
 

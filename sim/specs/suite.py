@@ -39,6 +39,15 @@ class Calibration(Strict):
     """Next fit, with the constants found before."""
 
 
+class Speedup(Strict):
+    """Rates against those of one option of rows that differ in nothing else."""
+
+    baseline: str
+    """Pattern of the variant or engine."""
+    tolerance: Tolerance
+    """Tolerance of the difference of predicted and published speed-up, as a share of the baseline's rate."""
+
+
 class _Rows(Strict):
     name: Name
     description: str = ""
@@ -58,6 +67,8 @@ class _Rows(Strict):
     """Options whose published values are no further apart than this, or than they are read wrong, are not compared."""
     not_checked: list[str] = []
     """Constants that these rows do not determine."""
+    speedup: Speedup | None = None
+    """Speed-ups of generations or requests, held against a tolerance of their own. Default: not compared."""
     plugins: list[str] = []
     """Python files, as seen from this one, entry points or modules, for the scenarios of all rows."""
     predictions: dict[str, Prediction] = {}
@@ -166,15 +177,6 @@ class CopySuite(_Rows):
     chip, and settings of it, such as `stack`."""
 
 
-class Speedup(Strict):
-    """Rates against those of one variant on the same machine."""
-
-    baseline: str
-    """Variant."""
-    tolerance: Tolerance
-    """Tolerance of the difference of predicted and published speed-up, as a share of the baseline's rate."""
-
-
 class _ServingRows(_Rows):
     """Rows that name a system and a model."""
 
@@ -197,11 +199,10 @@ class GenerationSuite(_ServingRows):
     kind: Literal["generations"]
     variants: dict[str, Settings]
     """Settings by the row's variant."""
-    speedup: Speedup
 
 
 class RequestSuite(_ServingRows):
-    """Rules that turn rows of a CSV into requests to a serving engine, and tolerances."""
+    """Rules that turn rows of a CSV into requests to a serving engine, or steps of training, and tolerances."""
 
     kind: Literal["requests"]
     engines: dict[str, Settings]

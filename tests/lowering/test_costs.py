@@ -2,15 +2,14 @@
 
 from itertools import product
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 import yaml
+from support.algorithms import FORMS
 from support.scenarios import stack_of
 from support.selection import each_once, first_of_each
 
-from sim.collectives.loop import LoopForm
 from sim.lowering.costs import Attended, Work, cost
 from sim.lowering.emitter import Emitter
 from sim.lowering.lower import lower
@@ -26,7 +25,6 @@ from sim.studies.explain.changes import with_fields
 
 ROOT = Path(__file__).parents[2]
 CHIPS = sorted(path.stem for path in (ROOT / "topologies" / "chips").glob("*.yaml"))
-FORMS = get_args(LoopForm)
 SCENARIOS = sorted(path.stem for path in (ROOT / "scenarios").glob("*.yaml"))
 LOOPS = "layout.overlap=collective_matmul"
 WORKLOADS = {

@@ -257,6 +257,27 @@ def test_a_looped_collective_is_launched_and_slows_compute_as_any_other(layout, 
         assert Kind.LAUNCH in program.kind[program.dependencies(task)]
 
 
+def test_asynchronous_tensor_parallelism_sends_every_chunk_directly_and_adds_up_the_sums():
+    """V bytes in 8 chunks: a chip copies its own to memory that others address, sends 7 chunks V/8, none of which waits
+    for what others sent, and adds up 8 chunks to one: 9 V/8 bytes."""
+    settings = ("layout={ffn: megatron_sequence_parallel, overlap: collective_matmul}", "collectives={}")
+    scenario = load.scenario("vllm_llama3_70b_tp8", [*settings, "model.layers=1", "workload.prompt=4096"])
+    assert scenario.stack.loop_form == "direct"
+    machine = mesh_of(scenario)
+    program = lower(scenario, machine).program
+    size = 4096 * 8192 * 2
+    for name in ("qkv", "wi"):
+        assert set(program.bytes[program.compute_tasks(f"{name} copy")]) == {2 * size / 8}
+    for name in ("o", "wo"):
+        assert set(program.bytes[program.compute_tasks(f"{name} sum")]) == {9 * size / 8}
+    for op in ("all_gather(t) qkv", "reduce_scatter(t) o"):
+        sends = np.flatnonzero((program.op == program.op_names.index(op)) & (program.kind == Kind.SEND))
+        messages = sends[program.follows[sends] < 0]
+        assert (np.bincount(program.chip[messages], minlength=8) == 7).all()
+        assert set(program.bytes[sends]) == {size / 8}
+        assert not any(np.isin(program.dependencies(task), sends).any() for task in messages.tolist())
+
+
 def test_sixteen_gpus_with_the_stack_of_eight_are_hardly_faster_at_one_sequence():
     """Twice the GPUs halve the reads of weights, but sums go over a network."""
     eight = latency_s(load.scenario("llama3_70b_tp8_standard", ["engine.steps=mean"]))

@@ -24,14 +24,18 @@ TORUS = {
     "ring": ["layout={uses: {context: [x], batch: [y]}}"],
     "ulysses": ["layout={uses: {context: [x], batch: [y]}, context: heads}"],
 }
-WORKLOAD = "workload={phase: prefill, batch: 8, prompt: 4096, weights: bf16}"
-CASES = [("dgx_h100", "vllm", *case) for case in GPUS.items()] + [
-    ("tpu_v5e_4x4", "jax_tpu", *case) for case in TORUS.items()
+PREFILL = "workload={phase: prefill, batch: 8, prompt: 4096, weights: bf16}"
+DECODE = "workload={phase: decode, batch: 64, context: 4096, generate: 1, weights: bf16}"
+MACHINES = {("dgx_h100", "vllm"): GPUS, ("tpu_v5e_4x4", "jax_tpu"): TORUS}
+CASES = [(*machine, PREFILL, *case) for machine, schemes in MACHINES.items() for case in schemes.items()] + [
+    (*machine, DECODE, "asynchronous", schemes["asynchronous"]) for machine, schemes in MACHINES.items()
 ]
 
 
-@pytest.mark.parametrize(("machine", "stack", "name", "settings"), CASES, ids=lambda value: str(value)[:30])
-def test_no_scheme_beats_its_compute_or_its_links(machine: str, stack: str, name: str, settings: list[str]):
+@pytest.mark.parametrize(("machine", "stack", "workload", "name", "settings"), CASES, ids=lambda value: str(value)[:30])
+def test_no_scheme_beats_its_compute_or_its_links(
+    machine: str, stack: str, workload: str, name: str, settings: list[str]
+):
     scenario = load.scenario(
         "vllm_llama3_70b_tp8",
         [
@@ -39,7 +43,7 @@ def test_no_scheme_beats_its_compute_or_its_links(machine: str, stack: str, name
             f"stack={stack}",
             "model=llama3_8b",
             "model.layers=4",
-            WORKLOAD,
+            workload,
             "collectives={}",
             *settings,
         ],

@@ -51,6 +51,14 @@ def test_layouts_and_loops_run_on_any_mesh(name, machine, form):
 
 
 @pytest.mark.parametrize(
+    ("name", "machine"), pairwise(product(PRESETS, ("switch 2x2x2", "switch 2x4", "two boxes 2x4")))
+)
+def test_chunks_that_are_sent_directly(name, machine):
+    mesh = MESHED[machine]
+    assert_equal(run_both(PRESETS[name], [axis.size for axis in mesh.mesh], form="direct", machine=mesh))
+
+
+@pytest.mark.parametrize(
     ("name", "block", "attention", "kv"), pairwise(product(PRESETS, BLOCKS, ATTENTION, HEADS.values()))
 )
 def test_every_kind_of_attention(name, block, attention, kv):

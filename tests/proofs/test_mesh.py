@@ -16,7 +16,7 @@ from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, ON_TORUS, multimem,
 from sim.collectives.chunk_replay import ReplayError, replay
 from sim.collectives.loop import all_gather_loop, closes, form_around, reduce_scatter_loop
 from sim.errors import InputError, LayoutError
-from sim.specs import LoopForm, load
+from sim.specs import LOOP_FORMS, LoopForm, load
 from sim.topology import Topology, build
 from sim.topology.group import groups_of
 from sim.topology.lower_bound import lower_bound
@@ -171,7 +171,7 @@ def test_nccl_chooses_a_kernel_for_the_machine_of_each_group() -> None:
     assert time_s(machine, plan, SIZE) >= slowest * (1 - 1e-9)
 
 
-@pytest.mark.parametrize("form", ["one_way", "bidirectional_throughput", "bidirectional_latency"])
+@pytest.mark.parametrize("form", LOOP_FORMS)
 @pytest.mark.parametrize("name", MACHINES)
 def test_loops_go_around_every_mesh_axis_that_closes(name: str, form: LoopForm) -> None:
     """All but the axes of a torus that do not wrap; (n-1)/n of the size leaves every chip."""
@@ -183,6 +183,12 @@ def test_loops_go_around_every_mesh_axis_that_closes(name: str, form: LoopForm) 
         assert closes(machine, axis.name) == (not open_line or axis.size == 2)
         if not closes(machine, axis.name):
             with pytest.raises(LayoutError, match="does not wrap"):
+                all_gather_loop(machine, axis.name, form)
+            continue
+        lines = whole_lines(machine, (axis.name,)) if machine.has_lines else None
+        ring = len([line for line in lines or () if machine.axis(line).size > 1]) == 1 and not open_line
+        if form == "direct" and ring:
+            with pytest.raises(LayoutError, match="is a ring of links"):
                 all_gather_loop(machine, axis.name, form)
             continue
         for loop in (all_gather_loop, reduce_scatter_loop):

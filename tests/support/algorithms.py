@@ -6,6 +6,7 @@ from sim.specs import LoopForm
 ALGORITHMS = [(collective, name) for collective, algorithms in ON_TORUS.items() for name in algorithms]
 ON_ANY_ROUTE = [(collective, name) for collective, algorithms in ON_ROUTES.items() for name in algorithms]
 FORMS: tuple[LoopForm, ...] = ("one_way", "bidirectional_throughput", "bidirectional_latency")
+"""Forms of loops around a ring of links."""
 
 
 def fits(algorithm: str, chips: int) -> bool:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sim.specs import LOOP_FORMS, load
+from sim.specs import load
 from sim.specs.load.stacks import on_chip
 from sim.specs.uses import PRESETS
+from support.algorithms import FORMS
 
 T = TypeVar("T")
 
@@ -185,7 +186,7 @@ def on_a_torus(draw: Random, kind: str) -> dict[str, Any]:
         "reduce_scatter": ("multi_axis", "bidirectional_ring", "ring", "line"),
         "all_reduce": ("multi_axis", "bidirectional_ring", "ring", "line"),
         "all_to_all": ("multi_axis", "dimension_ordered"),
-        "collective_matmul": LOOP_FORMS,
+        "collective_matmul": FORMS,
     }
     machine = {
         "name": "torus",

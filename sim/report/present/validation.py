@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from sim.report.headline import to_html
-from sim.specs import AnySuite, GenerationSuite, Tolerance
+from sim.specs import AnySuite, Tolerance
 
 NCCL_TUNER = "NCCL's tuner"
 """Name of the closed form of a collective."""
-RATES = ("mfu", "tokens_per_s", "memory_bandwidth_per_gpu", "bandwidth")
+RATES = ("mfu", "tokens_per_s", "memory_bandwidth_per_gpu", "bandwidth", "training_tokens_per_s")
 """Metrics of which more is faster."""
+_PARTS = ("prefill_s", "decode_s")
+"""Parts of a generation, whose tokens per second are compared."""
 BANDS = (64 * 2.0**10, 2 * 2.0**20, 64 * 2.0**20)
 """Sizes, bytes, between which the spread of laboratories is given by itself."""
 
@@ -46,9 +49,9 @@ class Outcome:
     algorithm: str = ""
     """Algorithm of a collective."""
     variant: str = ""
-    """Residual scheme of a generation."""
+    """Residual scheme of a generation, engine of a request."""
     setting: str = ""
-    """Setting shared with generations of other schemes; of a collective its machine and chips."""
+    """Setting shared with rows of other variants; of a collective its machine and chips."""
     collective: str = ""
     size_bytes: float = 0.0
     """Bytes of a collective."""
@@ -88,6 +91,18 @@ class Ratio:
     forms: Mapping[str, float]
     """Ratios of closed forms, by name."""
     counts: bool
+
+    @classmethod
+    def of(cls, faster: Outcome, base: Outcome) -> Ratio:
+        """Returns the ratio of two rates, or of two times the other way round."""
+        one, other = (faster, base) if faster.metric in RATES else (base, faster)
+        return cls(
+            faster.case_id,
+            one.published / other.published,
+            one.simulated / other.simulated,
+            {name: form / other.forms[name] for name, form in one.forms.items() if name in other.forms},
+            not (faster.not_gated or base.not_gated),
+        )
 
     @property
     def error(self) -> float:
@@ -245,10 +260,10 @@ class Validation:
     @property
     def passes(self) -> bool:
         """True if there is a case to judge by, and the simulator is inside the suite's tolerance."""
-        within = bool(self.gated) and self.simulated.within(self.suite.tolerance)
-        if isinstance(self.suite, GenerationSuite):
-            return within and self.speedup_errors.within(self.suite.speedup.tolerance)
-        return within and all(errors.within(self.suite.tolerance) for errors in self.classes.values())
+        groups = self.simulated, *self.classes.values()
+        within = bool(self.gated) and all(errors.within(self.suite.tolerance) for errors in groups)
+        speedup = self.suite.speedup
+        return within and (speedup is None or self.speedup_errors.within(speedup.tolerance))
 
     @property
     def classes(self) -> dict[str, Errors]:
@@ -286,23 +301,15 @@ class Validation:
 
     @property
     def speedups(self) -> list[Ratio]:
-        """Rates of a suite of generations over those of its baseline."""
-        if not isinstance(self.suite, GenerationSuite):
+        """Rates over those of the suite's baseline."""
+        if self.suite.speedup is None:
             return []
-        rates = [outcome for outcome in self.outcomes if outcome.metric == "tokens_per_s"]
-        baseline = {outcome.setting: outcome for outcome in rates if outcome.variant == self.suite.speedup.baseline}
+        rates = [outcome for outcome in self.outcomes if outcome.setting and outcome.metric not in _PARTS]
+        baseline = {
+            outcome.setting: outcome for outcome in rates if fnmatchcase(outcome.variant, self.suite.speedup.baseline)
+        }
         pairs = [(each, baseline[each.setting]) for each in rates if each.setting in baseline]
-        return [
-            Ratio(
-                each.case_id,
-                each.published / base.published,
-                each.simulated / base.simulated,
-                {name: form / base.forms[name] for name, form in each.forms.items() if name in base.forms},
-                not (each.not_gated or base.not_gated),
-            )
-            for each, base in pairs
-            if each is not base
-        ]
+        return [Ratio.of(each, base) for each, base in pairs if each is not base]
 
     @property
     def speedup_errors(self) -> Errors:

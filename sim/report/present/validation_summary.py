@@ -42,7 +42,7 @@ def format_section(validation: Validation) -> str:
     if len(validation.series) > 1:
         columns = ("series", "measurements", "fitted", "median", "nine in ten within", "worst", "bias")
         lines += [*_table(columns, [_series(*each) for each in validation.series.items()]), ""]
-    lines += [*_options(validation), *_reasons(outcomes)]
+    lines += [*_speedups(validation), *_options(validation), *_reasons(outcomes)]
     lines += [f"- Not checked: {text}." for text in suite.not_checked]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -69,6 +69,21 @@ def _series(name: str, outcomes: Sequence[Outcome]) -> tuple[str, ...]:
 
 def _figures(errors: Errors) -> tuple[str, str, str, str]:
     return str(errors.cases), f"{errors.median:.1%}", f"{errors.nine_in_ten:.1%}", f"{errors.worst:.1%}"
+
+
+def _speedups(validation: Validation) -> list[str]:
+    if validation.suite.speedup is None:
+        return []
+    errors = validation.speedup_errors
+    figures = ", ".join(
+        f"{name} {100 * error:.1f}"
+        for name, error in (
+            ("median", errors.median),
+            ("nine in ten within", errors.nine_in_ten),
+            ("worst", errors.worst),
+        )
+    )
+    return [f"- {errors.cases} speed-ups over `{validation.suite.speedup.baseline}`, points off: {figures}."]
 
 
 def _sign(outcomes: Sequence[Outcome]) -> str:

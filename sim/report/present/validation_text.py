@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.report.present.validation import BANDS, Errors, Outcome, Validation, bias
-from sim.specs import CollectiveSuite, GenerationSuite
+from sim.specs import CollectiveSuite, Speedup
 from sim.terminal import plain_console, styled
 from sim.units import format_bytes, format_seconds
 
@@ -33,8 +33,8 @@ def render(validation: Validation, console: Console | None = None) -> None:
     _models(validation, console)
     _classes(validation, console)
     _series(validation, console)
-    if isinstance(validation.suite, GenerationSuite):
-        _speedups(validation, validation.suite, console)
+    if validation.suite.speedup:
+        _speedups(validation, validation.suite.speedup, console)
     _orderings(validation, console)
     suite, tolerance = validation.suite, validation.suite.tolerance
     verdict = ("passes", "bold green") if validation.passes else ("misses", "bold red")
@@ -163,15 +163,15 @@ def _up_to(most_bytes: float) -> str:
     return "above" if most_bytes == np.inf else f"to {format_bytes(most_bytes)}"
 
 
-def _speedups(validation: Validation, suite: GenerationSuite, console: Console) -> None:
+def _speedups(validation: Validation, speedup: Speedup, console: Console) -> None:
     names = validation.form_names
-    table = _table("", (f"speed-up over {suite.speedup.baseline}", "measured", "simulated", "points off", *names))
+    table = _table("", (f"speed-up over {speedup.baseline}", "measured", "simulated", "points off", *names))
     for ratio in validation.speedups:
         forms = (f"{ratio.forms[name]:.3f}" if name in ratio.forms else "" for name in names)
         figures = (f"{ratio.published:.3f}", f"{ratio.simulated:.3f}", f"{100 * ratio.error:+.1f}", *forms)
         table.add_row(ratio.case_id.removesuffix("/tokens_per_s"), *figures, style=None if ratio.counts else "dim")
     console.print(table)
-    tolerance = suite.speedup.tolerance
+    tolerance = speedup.tolerance
     console.print(
         f"{'speed-ups':<{_NAME}} {validation.speedup_errors.line}   allowed {tolerance.median:.0%}, "
         f"{tolerance.nine_in_ten:.0%}, {tolerance.worst:.0%}"
@@ -192,7 +192,7 @@ def _reasons(kind: str, reasons: dict[str, str], console: Console) -> None:
 
 def shown(metric: str, value: float) -> str:
     """Returns a value in the unit of its metric."""
-    if metric == "tokens_per_s":
+    if metric in ("tokens_per_s", "training_tokens_per_s"):
         return f"{value:,.1f}/s"
     if metric in ("memory_bandwidth_per_gpu", "bandwidth"):
         return f"{value / 1e9:,.1f} GB/s"

@@ -32,7 +32,7 @@ from sim.specs import (
     load,
 )
 from sim.specs.load import plugin_files
-from sim.studies.validate.csv_rows import Row, read_rows
+from sim.studies.validate.csv_rows import NOT_AN_INPUT, TRAINING, Row, read_rows
 from sim.studies.validate.padded_lengths import lengths_of_batch
 from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
 
@@ -46,7 +46,8 @@ class Case:
 
     case_id: str
     metric: str
-    """`latency_s`, `mfu`, `prefill_s`, `decode_s`, `tokens_per_s`, `memory_bandwidth_per_gpu` or `bandwidth`."""
+    """`latency_s`, `mfu`, `prefill_s`, `decode_s`, `tokens_per_s`, `memory_bandwidth_per_gpu`, `bandwidth` or
+    `training_tokens_per_s`."""
     published: float
     """In the unit of the metric."""
     not_gated: str
@@ -274,7 +275,7 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
     number, case_id = row.number, row.cell("case_id")
     if _first(suite.left_out, case_id):
         return None
-    metric = row.one_of("metric", ("latency_s", "tokens_per_s", "memory_bandwidth_per_gpu"))
+    metric = row.one_of("metric", ("latency_s", "tokens_per_s", "memory_bandwidth_per_gpu", TRAINING))
     known: dict[str, Any] = {}
     for name in ("system", "model", "engine"):
         known |= _entry(f"{name}s", getattr(suite, f"{name}s"), [row.cell(name)], row.where)
@@ -299,8 +300,10 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
     if known.get("padding.eliminate") and not padding:
         del settings["padding.eliminate"]
     first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
-    name = case_id if metric in ("latency_s", "tokens_per_s") else f"{case_id}/{metric}"
-    run = ScenarioRun(suite.base, _texts({**first, **settings}))
+    name = f"{case_id}/{metric}" if metric == "memory_bandwidth_per_gpu" else case_id
+    setting = " ".join(f"{key}={text}" for key, text in row.values.items() if key not in (*NOT_AN_INPUT, "engine"))
+    recomputed = row.real("recomputed", zero=True) if metric == TRAINING else None
+    run = ScenarioRun(suite.base, _texts({**first, **settings}), row.cell("engine"), setting, recomputed)
     return Case(name, metric, row.real("value"), _not_gated(suite, case_id), row, run)
 
 

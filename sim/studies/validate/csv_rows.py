@@ -78,6 +78,10 @@ _COMMON = {
     "case_id": ("name of the row", "my_case_1"),
     "source": ("where the value is from (optional)", "own measurement"),
 }
+TRAINING = "training_tokens_per_s"
+"""Metric of a step of training: tokens per second and GPU."""
+NOT_AN_INPUT = ("case_id", "source", "value", "unit", "notes", "reading_error_pct", "run_to_run_pct", "time_us")
+"""Columns that do not say what was run."""
 _UNCERTAINTY = {
     "reading_error_pct": ("how exact the value is, % (optional)", "1"),
     "notes": ("for the reader (optional)", ""),
@@ -129,7 +133,11 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "real_len": ("tokens of each prompt, without padding", "60"),
         "output_len": ("tokens generated, the first by the prefill; empty: a forward pass", "20"),
         "engine": ("as in the suite's 'engines'", "fastertransformer"),
-        "metric": ("latency_s, tokens_per_s or memory_bandwidth_per_gpu (bytes per second)", "latency_s"),
+        "recomputed": ("share of the forward pass that the backward pass computes again (training)", ""),
+        "metric": (
+            "latency_s, tokens_per_s, memory_bandwidth_per_gpu (bytes per second), training_tokens_per_s (per chip)",
+            "latency_s",
+        ),
         "value": ("in the unit of the metric", "0.35"),
         **_UNCERTAINTY,
     },

@@ -9,10 +9,8 @@ from math import log
 from sim.report.present.validation import RATES, Ordering, Outcome
 from sim.specs import AnySuite
 from sim.studies.validate.cases import Case
+from sim.studies.validate.csv_rows import NOT_AN_INPUT
 from sim.studies.validate.measurements import uncertainty_of
-
-_NOT_AN_INPUT = ("case_id", "source", "value", "unit", "notes", "reading_error_pct", "run_to_run_pct", "time_us")
-"""Columns that do not say what was run."""
 
 
 def compare_options(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: AnySuite) -> tuple[Ordering, ...]:
@@ -26,7 +24,7 @@ def compare_options(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: A
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, case in enumerate(cases):
             if not outcomes[place].not_gated:
-                inputs = {name: text for name, text in case.row.values.items() if name not in (*_NOT_AN_INPUT, option)}
+                inputs = {name: text for name, text in case.row.values.items() if name not in (*NOT_AN_INPUT, option)}
                 groups.setdefault((case.metric, *sorted(inputs.items())), []).append(place)
         for places in groups.values():
             for pair in itertools.combinations(places, 2):

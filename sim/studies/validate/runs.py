@@ -10,16 +10,18 @@ from sim.specs import HostTimes, Scenario, load
 
 @dataclass(frozen=True, slots=True)
 class ScenarioRun:
-    """A forward pass or a generation."""
+    """A forward pass, a generation, or a step of training."""
 
     base: str
     """Scenario that the row changes."""
     settings: tuple[str, ...]
     """Changes of the row, as in --set."""
     variant: str = ""
-    """Residual scheme as the row calls it."""
+    """Residual scheme or engine as the row calls it."""
     setting: str = ""
     """Inputs that rows of other variants share with this one."""
+    recomputed: float | None = None
+    """Share of the forward pass that the backward pass of a training step computes again; None for inference."""
 
     def scenario(self, *settings: str) -> Scenario:
         """Loads the scenario with further settings. Raises InputError."""

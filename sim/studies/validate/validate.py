@@ -24,11 +24,13 @@ from sim.report.present.validation import NCCL_TUNER, Outcome, Validation
 from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
+from sim.simulate.run import run as simulate
 from sim.specs import DTYPE_BYTES, AnySuite, Scenario, StackSpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench.exchange import ExchangeCase, run_exchange
 from sim.studies.own_predictions import load_function
 from sim.studies.validate.cases import Case, read, with_plugins
+from sim.studies.validate.csv_rows import TRAINING
 from sim.studies.validate.measurements import find_repeats, fitted_places, series_of
 from sim.studies.validate.orderings import compare_options
 from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
@@ -154,6 +156,8 @@ def to_metric(metric: str, scenario: Scenario, latency: float) -> float:
         return latency
     if metric == "memory_bandwidth_per_gpu":
         return _bytes_per_step(scenario) * scenario.workload.steps / latency
+    if metric == TRAINING:
+        return scenario.tokens / used_chips(scenario) / latency
     if metric == "tokens_per_s":
         return scenario.workload.batch * scenario.workload.steps / latency
     return pope.mfu(scenario.parameters, scenario.tokens, used_chips(scenario), scenario.matmul_peak.value, latency)
@@ -188,7 +192,22 @@ def simulate_case(case: Case, *settings: str, known: MutableMapping[str, float] 
     if isinstance(run, OperationRun):
         return operation_s(run, *settings)
     scenario = run.scenario(*settings)
-    return to_metric(case.metric, scenario, latency_s(scenario, known))
+    return to_metric(case.metric, scenario, measured_s(run, scenario, known))
+
+
+def measured_s(run: ScenarioRun, scenario: Scenario, known: MutableMapping[str, float] | None = None) -> float:
+    """Simulates the time that a row measures, s: of a scenario, or of the step of training that it stands for.
+
+    A step is a forward pass, the recomputed share of one, and a backward pass. The backward pass multiplies twice as
+    often: for the gradients of the activations, with the collectives of the forward pass in reverse, and for those of
+    the weights, with none. Assumes that the former takes as long as the forward pass, and the latter as long as its
+    compute by itself, and that collectives between replicas and the optimizer hide or take no time.
+    """
+    forward_s = latency_s(scenario, known)
+    if run.recomputed is None:
+        return forward_s
+    apart = scenario.model_copy(update={"layout": scenario.layout.model_copy(update={"overlap": "none"})})
+    return (2 + run.recomputed) * forward_s + simulate(apart).report.simulated.compute_s
 
 
 def run_collective(run: CollectiveRun, *settings: str) -> CollectiveResult:
@@ -290,10 +309,10 @@ def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, f
             size_bytes=run.size_bytes,
         )
     assert scenario is not None
-    form = predict(scenario)
+    form = predict(scenario) if run.recomputed is None else None
     latencies = {form.name: form.latency_s, PER_OPERATION: form.detailed_latency_s} if form else {}
     return outcome(
-        to_metric(case.metric, scenario, latency_s(scenario, known)),
+        to_metric(case.metric, scenario, measured_s(run, scenario, known)),
         {name.removeprefix("closed form, "): to_metric(case.metric, scenario, s) for name, s in latencies.items()},
         setting=run.setting,
         note=SEQUENTIAL if scenario.pipeline and scenario.layout.pipeline is None else "",
