@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, TypeVar, get_args
 
 from sim.specs.base import Name, Strict, complete
-from sim.specs.quantities import Bandwidth, Duration
+from sim.specs.quantities import Bandwidth, Duration, Fraction
 
 Protocol = Literal["ll", "ll128", "simple"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
@@ -22,3 +22,7 @@ class NetworkSpec(Strict):
     """The same for reductions in the switch in a tree of boxes."""
     ll_rate: Bandwidth
     """Data per channel with protocol LL. It is measured on trees, and rings are assumed to have the same."""
+    peers_start: Duration = 0.0
+    """Time before messages to all peers flow, in addition to that of the kernel."""
+    peers_loss: Fraction = 0.0
+    """Share of the adapters' bandwidth that messages to all peers lose with every doubling of the boxes beyond two."""

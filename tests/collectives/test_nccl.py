@@ -468,6 +468,19 @@ def test_a_hop_between_boxes_takes_what_the_network_takes(protocol: str) -> None
     assert ring.timing.added_s[net] == pytest.approx(on_ring - wire)
 
 
+@pytest.mark.parametrize("count", [2, 4, 8])
+def test_messages_to_all_peers_begin_and_flow_as_the_network_lets_them(count: int) -> None:
+    """Four boxes are one doubling of two, eight are two; the rest of the kernel's time is that on InfiniBand."""
+    boxes_of = [f"boxes.count={count}"]
+    efa = build(*load.machine("dgx_h100_x4", [*boxes_of, "boxes.rails.link=efa_400g"]))
+    plain = build(*load.machine("dgx_h100_x4", boxes_of))
+    network = next(link.network for link in efa.links if link.network is not None)
+    found, usual = (schedule(each, "all_to_all", ("g",), "send_recv", GIB).timing for each in (efa, plain))
+    assert found.share[MEDIA.index("net")] == pytest.approx((1 - network.peers_loss) ** {2: 0, 4: 1, 8: 2}[count])
+    assert found.overhead_s - usual.overhead_s == pytest.approx(network.peers_start)
+    assert usual.share[MEDIA.index("net")] == 1
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_tree_cuts_the_array_into_its_own_chunks(protocol: str) -> None:
     topology, size = machine("dgx_h100"), 2.0**23

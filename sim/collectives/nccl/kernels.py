@@ -291,7 +291,11 @@ def _between_peers(topology: Topology, collective: str, size: float) -> Timing:
     times = spec.measured.point_to_point
     peers = times.many if size / n > times.many_from else times.few
     overhead_s = max(peers.floor, peers.base + peers.per_peer * n) + spec.measured.startup.value
-    return Timing(overhead_s, (0.0, 0.0, 0.0), (peers.share, 1.0, 1.0), fabric(topology).ring.count)
+    adapters = 1.0
+    if network := _network(topology):
+        overhead_s += network.peers_start
+        adapters = (1.0 - network.peers_loss) ** max(0.0, math.log2(len(boxes(topology)) / 2))
+    return Timing(overhead_s, (0.0, 0.0, 0.0), (peers.share, 1.0, adapters), fabric(topology).ring.count)
 
 
 def _in_switch(topology: Topology, kernel: Kernel, size: float) -> tuple[int, Timing]:

@@ -225,12 +225,17 @@ def exchange(run: ExchangeRun, *settings: str) -> ExchangeResult:
 
 
 def _machine(run: CollectiveRun | ExchangeRun, settings: Sequence[str]) -> tuple[Topology, StackSpec]:
-    """Returns the chips that take part, and their stack. Raises InputError for a part of a torus."""
+    """Returns the chips that take part, and their stack.
+
+    Raises:
+        InputError: the machine has fewer chips, or is a torus that has more.
+    """
     spec, stack = load.machine(run.machine, settings)
-    part = spec.keep_first_chips(run.chips)
+    part = spec.keep_first_chips(min(run.chips, spec.chip_count))
     if part.chip_count != run.chips:
-        rule = f"a row must have all {part.chip_count} chips of {run.machine}, which is a torus"
-        raise InputError(rule, got=run.chips, hint="give the axes of a smaller slice in the suite's 'machines'")
+        rule = f"{run.machine} has {spec.chip_count} chips{', and a torus runs on all of them' if spec.lines else ''}"
+        hint = "a pattern of the suite's 'machines' may say gpus=16, and give a number of boxes or axes of a slice"
+        raise InputError(rule, got=run.chips, hint=hint)
     return machines.build(part, stack), stack
 
 
