@@ -234,4 +234,7 @@ def _refuse_control_characters(raw: Any, origins: Mapping[Path_, str]) -> None:
 
 @functools.cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
-    return TypeAdapter(FILE_KINDS[kind])
+    model = FILE_KINDS[kind]
+    if isinstance(model, type):
+        model.model_rebuild()  # the adapter then takes the model's own schema, which writing the model needs as well
+    return TypeAdapter(model)
