@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.plots.colours import OP_COLOURS, PALETTE
-from sim.plots.style import add_legend, figure_width, points
+from sim.plots.style import add_legend, figure_width, points, text_width
 from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
 from sim.report.lanes import Lane
@@ -33,9 +33,8 @@ _THIN_POINTS = 1.5
 """A bar narrower than this has no white edge, which would hide it."""
 _OUTLINED_POINTS = 5.0
 """A narrower bar has no outline for the critical path, which would be all that is seen of it."""
-_SHORTEST_NAME = 2
-_LETTER_EM = 0.75
-"""Room of a letter in a bar: names of wide letters must not reach over its ends."""
+_SHORTEST_NAME_EM, _AIR_EM = 0.6, 0.8
+"""Room of the shortest name, and beside a name: it must not reach over the ends of its bar."""
 _HATCH_HEIGHT = 0.35
 _FLYING: dict[str, Any] = {"facecolor": "white", "alpha": 0.5, "edgecolor": "none", "linewidth": 0.0}
 _ON_PATH: dict[str, Any] = {"facecolor": "none", "edgecolor": DARK, "linewidth": 0.9, "zorder": 2}
@@ -95,17 +94,16 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
         )
     if lane.kind == "link":
         return
-    letters = widths / (_LETTER_EM * points(_NAME_POINTS))
+    size = points(_NAME_POINTS)
+    rooms_in = (widths - _AIR_EM * size) / 72
     centre = (panel.x(spans.start) + panel.x(spans.end)) / 2
     middle = bottom + height * ((1 + _HATCH_HEIGHT) / 2 if lane.kind == "collectives" else 0.5)
-    for i in np.flatnonzero(letters > _SHORTEST_NAME).tolist():
+    for i in np.flatnonzero(rooms_in > _SHORTEST_NAME_EM * size / 72).tolist():
         op = panel.program.op_names[panel.program.op[spans.task[i]]]
-        name = next((text for text in _names(op) if len(text) < letters[i]), None)
+        name = next((text for text in _names(op) if text_width(text, size) < rooms_in[i]), None)
         if name:
             colour = "white" if classes[i] in _DARK_CLASSES else DARK
-            panel.axes.text(
-                centre[i], middle, name, ha="center", va="center", fontsize=points(_NAME_POINTS), color=colour
-            )
+            panel.axes.text(centre[i], middle, name, ha="center", va="center", fontsize=size, color=colour)
 
 
 def _rectangles(panel: Panel, spans: sp.Spans, bottom: float, height: float, look: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE, PART_LOOKS
 from sim.plots.style import (
-    BOLD,
     TITLE,
     add_title,
     figure_width,
@@ -59,7 +58,7 @@ def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | N
     lines = [-(-len(parts) // columns) for parts in bars.values()]
     (name, *below), what = title.split("\n"), "all requests" if batches else "one step"
     title = "\n".join([": ".join(filter(None, (name, f"{what}, {format_seconds(step_s)}"))), *below])
-    top_in = _TOP_IN + line_in * wrap(title, room_in, BOLD * points(TITLE)).count("\n")
+    top_in = _TOP_IN + line_in * wrap(title, room_in, points(TITLE), is_bold=True).count("\n")
     height_in = top_in + sum(_NAME_IN + _BAR_IN + line_in * count + _GAP_IN for count in lines)
     made = new_figure(_WIDTH_IN, height_in)
     with shared_style():

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sim.plots.bars import LABELS_IN, WIDTH_IN, Panel, draw_shares, draw_spans
 from sim.plots.colours import PALETTE
-from sim.plots.style import BOLD, figure_width, points, wrap
+from sim.plots.style import figure_width, points, wrap
 from sim.program import Ints
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -121,7 +121,7 @@ def _row_height(lanes: list[Lane], shares: bool) -> float:
 
 
 def _wrapped(header: str) -> str:
-    return wrap(header, figure_width(WIDTH_IN) - LABELS_IN, BOLD * points(_HEADER_POINTS))
+    return wrap(header, figure_width(WIDTH_IN) - LABELS_IN, points(_HEADER_POINTS), is_bold=True)
 
 
 def _summary(panel: Panel, group: ChipLanes) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sim.plots.bars import WIDTH_IN, Panel, draw_legend
 from sim.plots.chip_lanes import IN_AROUND, IN_PER_ROW, ChipLanes, fill_panel, panel_height
 from sim.plots.colours import PALETTE
-from sim.plots.style import add_title, figure_width, new_figure, points, set_title, shared_style, shorten
+from sim.plots.style import PANEL_TITLE, add_title, figure_width, new_figure, points, set_title, shared_style, shorten
 from sim.plots.timeline import LAYERS_IN_DETAIL, find_strip, name_layer, name_shares, share_bins
 from sim.program.trace import Trace
 from sim.report.lanes import LayerTimes, build_lanes, layer_times
@@ -85,7 +85,7 @@ def draw(sides: Sequence[Side], span: str, title: str) -> Figure:
             panels.append((each.draw(at, begin, end, axis_ps, is_step=is_step), each.lanes.lanes))
             length = format_seconds((end - begin) / PS_PER_S)
             if is_step:
-                name = shorten(each.side.name, figure_width(WIDTH_IN) * 0.55)
+                name = shorten(each.side.name, figure_width(WIDTH_IN) * 0.55, points(PANEL_TITLE))
                 what = _describe_step(each, f"{name}, {span}: {length}")
             else:
                 what = f"{name_layer(each.layers, middle)}: {length}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sim import units
 from sim.plots.colours import PALETTE
-from sim.plots.style import LEAST_POINTS, points
+from sim.plots.style import LEAST_POINTS, points, text_width
 from sim.topology.graph import Link
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ Point = tuple[float, float]
 
 NAME_PT, LEAST_NAME_PT = 7.0, LEAST_POINTS
 """Size of the names of nodes at full scale, and the smallest that is read."""
-LETTER_EM = 0.6
-"""Width of a letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +155,7 @@ class Drawing:
 def names_fit(names: Sequence[str], room: float, scale: float) -> bool:
     """Says whether all names can be read in nodes `room` units wide, where one unit is `scale` inches."""
     size = max(LEAST_NAME_PT, NAME_PT * scale)
-    return max(map(len, names), default=0) * LETTER_EM * size <= 0.9 * room * scale * 72
+    return max((text_width(name, size) for name in names), default=0.0) <= 0.9 * room * scale
 
 
 def describe_link(link: Link) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sim.plots.drawing import Drawing
-from sim.plots.style import BOLD, SMALL, TITLE, figure_width, new_figure, points, shared_style, wrap
+from sim.plots.style import SMALL, TITLE, figure_width, new_figure, points, shared_style, wrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def draw_machine(
     scale = min(_MOST_SCALE, (width_in - room.right) / (right - left), _MOST_HEIGHT_IN / (top - bottom))
     unnamed = ["names of chips or switches that have no room are left out"] if drawing.lacks_names(scale) else []
     name, below = (
-        wrap(title, width_in - 2 * _EDGE_IN, BOLD * points(TITLE)),
+        wrap(title, width_in - 2 * _EDGE_IN, points(TITLE), is_bold=True),
         [*notes, *drawing.numbered, *drawing.shown],
     )
     text = "\n".join(wrap(line, width_in - 2 * _EDGE_IN, points(SMALL)) for line in [*below, *unnamed])

@@ -15,7 +15,7 @@ import numpy as np
 from sim.layouts.sharding import Sharded
 from sim.plots.drawing import Drawing
 from sim.plots.machine import drawing_of
-from sim.plots.style import BOLD, add_title, figure_width, new_figure, points, shared_style, wrap
+from sim.plots.style import TITLE, add_title, figure_width, new_figure, points, shared_style, wrap
 from sim.program import Ints
 from sim.topology.graph import Topology
 from sim.units import format_bytes, format_count
@@ -67,7 +67,7 @@ def draw(
     rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heads_in = [line_in * max(2 + each.title.count("\n") + each.text.count("\n") for each in row) + 0.1 for row in rows]
     title = f"{title.partition(chr(10))[0]}: chips of one colour hold the same shards\n{title.partition(chr(10))[2]}"
-    lines = wrap(title.strip(), width_in, BOLD * points(10.8)).count("\n")
+    lines = wrap(title.strip(), width_in, points(TITLE), is_bold=True).count("\n")
     top_in = _TOP_IN + 0.18 * lines
     height_in = top_in + sum(heads_in) + len(rows) * (body_in + 0.15)
     made = new_figure(_WIDTH_IN, height_in)
@@ -120,7 +120,7 @@ def _list_panels(tensors: Mapping[str, Sharded], stage: Ints, topology: Topology
         each = format_count(topology.chips // count, "chip")
         title = f"{what}: {format_count(count, 'shard')}" if count > 1 else what
         title += f", {each} each" if 1 < count < topology.chips else ""
-        panels.append(_Panel(wrap(title, room_in, BOLD * size), wrap("; ".join(names), room_in, size), shard))
+        panels.append(_Panel(wrap(title, room_in, size, is_bold=True), wrap("; ".join(names), room_in, size), shard))
     return panels
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sim.plots.colours import PALETTE, PART_LOOKS, REQUEST_COLOURS
-from sim.plots.style import LETTER_EM, add_legend, add_title, figure_width, new_figure, points, set_title, shared_style
+from sim.plots.style import add_legend, add_title, figure_width, new_figure, points, set_title, shared_style, text_width
 from sim.program import Ints
 from sim.program.batches import Batches
 from sim.program.trace import Trace
@@ -58,7 +58,7 @@ def bin_edges(trace: Trace) -> Ints:
 
 def _draw_batches(axis: Axes, trace: Trace, batches: Batches) -> None:
     total = trace.makespan_ps / _PS_PER_MS
-    letter = total * LETTER_EM * points(_NUMBER_POINTS) / 72 / (figure_width(_WIDTH_IN) - _LABELS_IN)
+    ms_per_in, size = total / (figure_width(_WIDTH_IN) - _LABELS_IN), points(_NUMBER_POINTS)
     reports = report_stages(trace, batches)
     for stage, report in enumerate(reports):
         for batch in stage_batches(trace, batches, stage):
@@ -67,9 +67,9 @@ def _draw_batches(axis: Axes, trace: Trace, batches: Batches) -> None:
             axis.barh(stage, begin - waits_from, 0.8, waits_from, color=colour, alpha=0.35, linewidth=0)
             axis.barh(stage, end - begin, 0.8, begin, color=colour, edgecolor="white", linewidth=0.5)
             text = f"{batch.request}.{batch.part}" if batches.parts > 1 else str(batch.request)
-            if end - begin > (len(text) + 1) * letter:
+            if end - begin > ms_per_in * text_width(f"{text} ", size):
                 place = (begin + end) / 2, stage, text
-                axis.text(*place, ha="center", va="center", fontsize=points(_NUMBER_POINTS), color="white")
+                axis.text(*place, ha="center", va="center", fontsize=size, color="white")
         text = f"{report.bubble:.0%} bubble"
         axis.annotate(text, (1.005, stage), xycoords=("axes fraction", "data"), va="center", fontsize=points(8))
     what = "Requests by number" if axis.texts else f"Requests in turn in {len(REQUEST_COLOURS)} colours"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import PALETTE, PART_LOOKS
-from sim.plots.style import LETTER_EM, add_legend, add_title, figure_width, new_figure, points, shared_style, wrap
+from sim.plots.style import add_legend, add_title, figure_width, new_figure, points, shared_style, text_width, wrap
 from sim.report import critical_path as critical
 from sim.units import TIME_UNITS, format_bytes, format_seconds
 
@@ -26,7 +26,6 @@ _WIDTH_IN, _AROUND_IN, _ROW_IN, _LINE_IN = 9.0, 1.25, 0.12, 0.135
 _NAMES = 0.34
 """Share of the width for the names of bars."""
 _POINTS = 8.0
-_TOTAL_LETTERS = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,9 @@ def draw(bars: Sequence[Bar], title: str) -> Figure:
     longest = max(bar.total_s for bar in bars)
     unit_s, unit = next((each for each in TIME_UNITS if longest >= each[0]), TIME_UNITS[-1])
     made = new_figure(_WIDTH_IN, _AROUND_IN + sum(heights))
-    letter_in = LETTER_EM * size / 72
-    bars_in = (1 - _NAMES) * width_in - _TOTAL_LETTERS * letter_in
-    percent_s = longest * 4 * letter_in / bars_in
+    total_in = 1.1 * max(text_width(_describe_total(bar), size) for bar in bars)
+    bars_in = (1 - _NAMES) * width_in - total_in
+    percent_s = longest * text_width("100%", size) / bars_in
     looks: dict[str, dict[str, Any]] = {
         name: {"facecolor": look.colour, "hatch": 2 * look.hatch, "edgecolor": "white", "linewidth": 0.5}
         for name, look in _LOOKS.items()
@@ -79,7 +78,7 @@ def draw(bars: Sequence[Bar], title: str) -> Figure:
         axes.set_yticks(middles, names, fontsize=size)
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(y, 0)
-        axes.set_xlim(0, longest / unit_s * (1 + _TOTAL_LETTERS * letter_in / bars_in))
+        axes.set_xlim(0, longest / unit_s * (1 + total_in / bars_in))
         axes.spines["left"].set_visible(False)
         axes.grid(visible=True, axis="x")
         axes.set_xlabel(f"time on the critical path of a step, {unit}")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from sim.plots.colours import CHANGE_COLOURS, PALETTE
 from sim.plots.style import (
-    BOLD,
     SMALL,
     figure_width,
     is_narrow,
@@ -254,4 +253,4 @@ def _title(explanation: Explanation, settings: str, columns: _Columns) -> tuple[
     below += " more, in this order; what it adds depends on those above it."
     below += "" if columns.why is not None else " The report has the reasons."
     lines = [wrap(below, room_in, points(SMALL)), *([shorten(settings, room_in, points(SMALL))] if settings else [])]
-    return wrap(title, room_in, BOLD * points(_TITLE)), "\n".join(lines)
+    return wrap(title, room_in, points(_TITLE), is_bold=True), "\n".join(lines)

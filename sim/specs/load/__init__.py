@@ -235,6 +235,6 @@ def _refuse_control_characters(raw: Any, origins: Mapping[Path_, str]) -> None:
 @functools.cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
     model = FILE_KINDS[kind]
-    if isinstance(model, type):
+    if isinstance(model, type) and issubclass(model, Strict):
         model.model_rebuild()  # the adapter then takes the model's own schema, which writing the model needs as well
     return TypeAdapter(model)
