@@ -46,8 +46,8 @@ CLASSES = {
     *("dgx_h100, 8 chips", "dgx_a100, 8 chips", "hgx_b200, 8 chips", "hgx_h200_x2, 16 chips", "hgx_b200_x2, 16 chips"),
     *(f"gb200_nvl72, {chips} chips" for chips in (8, 16, 72)),
     *(f"hgx_h200, {chips} chips" for chips in range(4, 9)),
-    *("hgx_b200_x2_800g, 16 chips", "dgx_h100_x4, 32 chips"),
-    *(f"hgx_b200_x4_800g, {chips} chips" for chips in (32, 128, 256)),
+    *(f"hgx_b200_x4_800g, {chips} chips" for chips in (16, 32, 128, 256)),
+    "dgx_h100_x4, 32 chips",
 }
 
 
