@@ -214,7 +214,11 @@ class RequestSuite(_ServingRows):
 
 
 class OperationSuite(_ServingRows):
-    """Rules that turn rows of a CSV into single operations of a layer, and tolerances. The base simulates one layer."""
+    """Rules that turn rows of a CSV into operations of a layer, and tolerances. The base simulates one layer.
+
+    A row's time is from the start of the first of its operations to the end of the last. A system is written `KERNEL on
+    SYSTEM`, or as the system.
+    """
 
     kind: Literal["operations"]
 

@@ -17,11 +17,11 @@ def validation(name: str) -> Validation:
 
 
 def sample(name: str, folder: Path, count: int) -> Validation:
-    """The validation of `count` rows of a suite, spaced evenly over its file."""
+    """The validation of `count` rows of a suite or more, spaced evenly over its file; of all if it has fewer."""
     path = load.path("suite", name)
     with (path.parent / load.suite(name).rows).open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     rows_path = folder / "rows.csv"
     with rows_path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([header, *rows[:: len(rows) // count]])
+        csv.writer(file).writerows([header, *rows[:: max(1, len(rows) // count)]])
     return validate(name, rows_path)

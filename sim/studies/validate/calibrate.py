@@ -173,7 +173,7 @@ def _refuse_alike(suite: AnySuite, cases: Sequence[Case], scenarios: Mapping[int
         elif isinstance(run, CopyRun):
             sizes.setdefault("copy", set()).add(run.moved_bytes)
         elif isinstance(run, OperationRun):
-            sizes.setdefault(run.operation, set()).add(run.settings)
+            sizes.setdefault(run.operations, set()).add(run.settings)
         else:
             work = scenarios[place].workload
             sizes.setdefault(work.phase, set()).add((work.batch, work.prompt, work.context))

@@ -154,10 +154,11 @@ def _copy_case(suite: CopySuite, row: Row) -> Case:
 
 def _operation_case(suite: OperationSuite, row: Row) -> Case:
     case_id, phase = row.cell("case_id"), row.one_of("phase", ("prefill", "decode"))
+    system = row.cell("system")
     tokens = {"prompt" if phase == "prefill" else "context": row.number("tokens")}
     workload = {"phase": phase, "batch": row.number("batch"), **tokens}
     settings = {
-        **_entry("systems", suite.systems, [row.cell("system")], row.where),
+        **_entry("systems", suite.systems, [system, f"{row.get('kernel')} on {system}"], row.where),
         **_entry("models", suite.models, [row.cell("model")], row.where),
         **suite.settings,
         **{f"workload.{field}": workload.get(field) for field in ("phase", "batch", "prompt", "context")},

@@ -153,11 +153,12 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
     "operations": {
         **_COMMON,
         "system": ("machine, as in the suite's 'systems'", "H800"),
+        "kernel": ("before ' on ' in the suite's 'systems' (optional)", ""),
         "model": ("as in the suite's 'models'", "DeepSeek-V3"),
         "phase": ("prefill or decode", "decode"),
         "batch": ("sequences", "64"),
         "tokens": ("of each prompt, or in the cache before the step", "4096"),
-        "operation": ("name in the timeline", "attention"),
+        "operation": ("names in the timeline, `*` for any text", "attention"),
         "time_us": ("time, us", "155"),
         **_UNCERTAINTY,
     },

@@ -91,13 +91,14 @@ class CopyRun:
 
 @dataclass(frozen=True, slots=True)
 class OperationRun:
-    """An operation of a forward pass."""
+    """Operations of a forward pass."""
 
     base: str
     """Scenario that the row changes."""
     settings: tuple[str, ...]
     """Changes of the row, as in --set."""
-    operation: str
+    operations: str
+    """Patterns of their names, with commas between."""
 
     def scenario(self, *settings: str) -> Scenario:
         """Loads the scenario with further settings. Raises InputError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from sim.errors import InputError, suggest
 from sim.lowering.costs import Work, cost
 from sim.lowering.placement import tensor_chips, used_chips
 from sim.lowering.work import GroupedMatmul
+from sim.program import Kind
 from sim.report.closed_form import PER_OPERATION
 from sim.report.collective_result import CollectiveResult
 from sim.report.exchange_result import ExchangeResult
 from sim.report.present.validation import NCCL_TUNER, Outcome, Validation
-from sim.simulate.forward_pass import lower_pass
+from sim.simulate.forward_pass import simulate_pass
 from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
 from sim.simulate.run import run as simulate
@@ -142,7 +144,7 @@ def _arguments(run: Run) -> tuple[object, ...]:
         return run.rows, run.columns, run.inner, run.products, run.dtype
     if isinstance(run, CopyRun):
         return (run.moved_bytes,)
-    return (run.scenario(), run.operation) if isinstance(run, OperationRun) else ()
+    return (run.scenario(), run.operations) if isinstance(run, OperationRun) else ()
 
 
 def _own(case: Case, scenario: Scenario | None, forms: Mapping[str, OwnForm]) -> dict[str, float]:
@@ -274,18 +276,25 @@ def _matmul_work(run: MatmulRun) -> Work:
 
 
 def operation_s(run: OperationRun, *settings: str) -> float:
-    """Returns the time of a case's operation on the chip where it takes longest, s, with further settings.
+    """Returns the time of a case's operations, s, with further settings: from the start of the first to the end of the
+    last, on the chip where it is longest.
 
     Raises:
         InputError: the pass has no such operation, or a setting is wrong.
     """
-    _, lowered, _ = lower_pass(run.scenario(*settings).phases[0])
-    program = lowered.program
-    if run.operation not in program.op_names:
-        hint = suggest(run.operation, program.op_names)
-        raise InputError("must be an operation of the pass", where="operation", got=run.operation, hint=hint)
-    tasks = program.compute_tasks(run.operation)
-    return float(np.bincount(program.chip[tasks], program.busy_ps[tasks]).max(initial=0.0)) / PS_PER_S
+    trace = simulate_pass(run.scenario(*settings).phases[0]).trace
+    program, names = trace.program, trace.program.op_names
+    chosen = np.zeros(len(names), dtype=np.bool_)
+    for pattern in map(str.strip, run.operations.split(",")):
+        fits = np.array([fnmatchcase(name, pattern) for name in names])
+        if not fits.any():
+            hint = suggest(pattern, names)
+            raise InputError("must be an operation of the pass", where="operation", got=pattern, hint=hint)
+        chosen |= fits
+    tasks = np.flatnonzero(chosen[program.op] & (program.kind != Kind.SEND))  # a message may outlast its sender's part
+    times, chip = trace.times[tasks], program.chip[tasks]
+    own = (times[chip == each] for each in np.unique(chip))
+    return max(int(each["end"].max() - each["start"].min()) for each in own) / PS_PER_S
 
 
 def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, float]) -> Outcome:
