@@ -105,7 +105,7 @@ _FEATURES = {
     "continuous batching is not simulated; the sequences of a batch begin and end together": (
         "continuous batching, inflight batching, in flight batching, dynamic batching"
     ),
-    "the model that proposes tokens is not simulated; workload.speculation verifies them": "draft model, medusa, eagle",
+    "draft models are not simulated; model.mtp is a module that proposes tokens": "draft model, medusa, eagle",
     "paged attention is not simulated; a step reads the cache of each sequence in one piece": "paged, pagedattention",
     "training is not simulated; a scenario is forward passes": (
         "train, training, backward, gradient, gradients, optimizer, zero stage, zero1, zero2, zero3"

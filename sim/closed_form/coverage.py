@@ -43,7 +43,7 @@ _READ = """
     model.latent.kv_rank model.latent.rope model.latent.d_value model.window.size model.window.full_every
     layout.experts.replicas layout.experts.capacity workload.routing.seed workload.routing.spread
     stack.attention_efficiency stack.attention_overhead stack.attention_overlap stack.grouped_efficiency
-    stack.grouped_overhead workload.speculation.draft workload.speculation.acceptance
+    stack.grouped_overhead model.mtp workload.speculation.draft workload.speculation.acceptance
     """
 _OF_WHAT_IS_NOT_KNOWN = """
     stack.launch stack.matmul_split topology.chip.multiprocessors layout.chunks layout.prefetch

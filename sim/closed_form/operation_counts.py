@@ -125,14 +125,14 @@ class _PassCounter(LatentBuilder, ExpertsBuilder):
             left = tuple(axis for axis in left if axis not in summed)
         self.add_collective("embedding", "all_reduce", left, size)
 
-    def add_logits(self, pending: int) -> None:
-        """Appends the final norm, the logits and the next token."""
+    def add_logits(self, pending: int, *, proposes: bool = False) -> None:
+        """Appends the final norm, the logits and the next token; of a proposal, of the last position alone."""
         uses, layout = self.uses, self.scenario.layout
         if layout.logits == "none":
             for _ in range(pending):
                 self.add_residual("residual")
             return
-        every = layout.logits == "every" or self.scenario.workload.speculation is not None
+        every = not proposes and (layout.logits == "every" or self.scenario.workload.speculation is not None)
         by_position = bool(uses.tokens) and not self.splits_sequences
         split, sequences = uses.d_model + uses.stream, uses.gather
         if uses.gather and self.splits_sequences:
@@ -188,10 +188,25 @@ class _PassCounter(LatentBuilder, ExpertsBuilder):
             pending = _PENDING[kind]
         self.add_logits(pending)
         self.end_sublayer()
+        for proposal in range(scenario.proposals):
+            self.L = 1 if proposal else self.L
+            self.add_proposal("parallel" if kinds[-1] == "parallel" else "standard", len(kinds) - 1)
         apart = uses.heads != uses.d_ff or experts or scenario.model.latent
         in_parallel, whole = apart and "parallel" in kinds, uses.whole and not experts
         is_serial = self.is_fused and not in_parallel and (whole or "ladder" not in kinds)
         return PassOperations(tuple(self.sublayers), is_serial)
+
+    def add_proposal(self, residual: str, last: int) -> None:
+        """Appends a pass of the module for multi-token prediction, whose layer is like the `last` of the model."""
+        self.add_embedding()
+        rows, experts = self.tokens_of_chip(), self.scenario.model.experts
+        for _ in range(2):
+            self.add_whole_norm("norm", 0, rows, self.E)
+        self.operations.append(self.make_matmul("project", rows, [self.E, self.E], [self.E]))
+        has_experts = experts is not None and experts.in_layer(last)
+        self.add_layer(_Kind(residual, has_experts, self.scenario.model.window_of(last)), 0, False, False)
+        self.add_logits(1, proposes=True)
+        self.end_sublayer()
 
     def add_layer(self, kind: _Kind, pending: int, ladder_after: bool, ladder_before: bool) -> None:
         """Appends both sublayers of a layer of a residual scheme.

@@ -184,8 +184,16 @@ class Dataflow(Protocol[V]):
     def join(self, parts: Sequence[V], dim: str) -> V:
         """The reverse of `split`."""
 
-    def embed(self, table: V, name: str) -> V:
-        """Looks up the tokens of this pass in the table V_aE: BLE, a partial sum over the axes that split the table."""
+    def embed(self, table: V, name: str, after: V | None = None, length: int | None = None) -> V:
+        """Looks up the tokens of this pass in the table V_aE: BLE, a partial sum over the axes that split the table.
+
+        Args:
+            after: tokens that must be there.
+            length: tokens of a sequence; None for those of the pass.
+        """
+
+    def rename(self, x: V, dim: str, name: str) -> V:
+        """The same value with a dimension under another letter; nothing moves."""
 
     def pad(self, values: Sequence[V], name: str) -> tuple[V, ...]:
         """Unpacks rows 1 x T to B x L with zeros between sequences, in one kernel."""

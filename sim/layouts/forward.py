@@ -31,6 +31,8 @@ class LayerKind:
     has_experts: bool = False
     window: int | None = None
     """Positions that a query sees at most; None for all."""
+    proposes: bool = False
+    """True for the layer of a module that proposes tokens (`sim.layouts.multi_token`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +63,32 @@ class ForwardPass(Generic[V]):
         """Returns the embedded tokens, or the received input of an encoder, for each part of the batch."""
         if not self.has_logits:
             return self._split_batch(self._without_padding(self.flow.receive(self._notation(), packed=False)))
-        table = f"V_{named(self.head)} E"
-        x = self.flow.embed(self.flow.weight("embedding", table, table), "embedding")
+        x = self._look_up("")
         if self.batch_layer.split_dim == "L" and (self.batch_layer.uses.tokens or self.batch_layer.uses.positions):
             # Halves of the positions, each of which the chips share.
             return tuple(Stream(self._deal_tokens(part)) for part in self.flow.split(x, "L", self._sizes))
         return self._split_batch(self._without_padding(self._deal_tokens(x)))
 
+    def embed(self, part: str, after: V, length: int | None) -> V:
+        """Returns embedded tokens of each sequence, all or `length` of them, once `after`, the last of them, is
+        there."""
+        return self._deal_tokens(self._look_up(part, after, length), part)
+
+    def _look_up(self, part: str, after: V | None = None, length: int | None = None) -> V:
+        table = f"V_{named(self.head)} E"
+        return self.flow.embed(self.flow.weight("embedding", table, table), "embedding" + part, after, length)
+
     def _without_padding(self, x: V) -> V:
         return self.flow.unpad([x], "remove padding")[0] if self.batch_layer.packed else x
 
-    def _deal_tokens(self, x: V) -> V:
+    def _deal_tokens(self, x: V, part: str = "") -> V:
         """Reduces the rows that each chip has looked up to the residual stream's sharding."""
         flow = self.flow
         for dim, axes in self.batch_layer.stream.items():
             summed = tuple(axis for axis in axes if axis in self.head)
             x = flow.local_slice(x, dim, tuple(axis for axis in axes if axis not in summed))
-            (x,) = flow.reduce_scatter([(x, dim)], summed, "embedding")
-        return flow.all_reduce([x], tuple(x.tensor.partial), "embedding")[0]
+            (x,) = flow.reduce_scatter([(x, dim)], summed, "embedding" + part)
+        return flow.all_reduce([x], tuple(x.tensor.partial), "embedding" + part)[0]
 
     def receive_stream(self, scattered: bool, after: LayerKind) -> tuple[Stream[V], ...]:
         """Receives the residual stream from the previous stage, for each part of the batch.
@@ -145,18 +155,29 @@ class ForwardPass(Generic[V]):
             return standard(layers, streams)
         return (LAYERS[kind.residual](layers[0], streams[0].settle(layers[0])),)
 
-    def compute_logits(self, streams: Sequence[Stream[V]]) -> tuple[V, V]:
-        """Returns the logits and the next token of each sequence.
+    @property
+    def proposing_kind(self) -> LayerKind:
+        """Kind of the layer of a module that proposes tokens: that of the last layer, with all its sums."""
+        last = self.kinds[-1]
+        return replace(last, residual="parallel" if last.residual == "parallel" else "standard", proposes=True)
+
+    def compute_logits(self, streams: Sequence[Stream[V]]) -> tuple[V, V, V]:
+        """Returns the normalised stream, the logits and the next token of each sequence."""
+        return self.apply_head(self._join_parts(streams))
+
+    def apply_head(self, stream: Stream[V], part: str = "") -> tuple[V, V, V]:
+        """Returns the normalised stream, the logits and the next token of each sequence; of a proposal `part`, of the
+        last position alone.
 
         The stream is gathered over the axes that split it, except for the sequences of replicas, then normalised and
         multiplied with each chip's part of the LM head.
         """
-        flow, stream, batch_layer = self.flow, self._join_parts(streams), self.batch_layer
+        flow, batch_layer, every_position = self.flow, self.batch_layer, self.every_position and not part
         if batch_layer.packed:
             stream = build_streams([stream.shape], flow.pad(stream.values, "rebuild padding"))[0]
         positions = batch_layer.uses.positions + (batch_layer.uses.tokens if batch_layer.token_dim == "L" else ())
         by_position = bool(positions)
-        if not self.every_position and (batch_layer.uses.positions or not by_position):
+        if not every_position and (batch_layer.uses.positions or not by_position):
             stream = build_streams([stream.shape], [flow.last_position(value) for value in stream.values])[0]
         uses = batch_layer.uses
         sequences = uses.gather + uses.tokens if uses.gather and batch_layer.token_dim == "B" else uses.gather
@@ -164,15 +185,17 @@ class ForwardPass(Generic[V]):
         if batch_layer.stream["E"] or sequences:
             (y,) = flow.all_gather([(self._add_outputs(stream), "E")], batch_layer.stream["E"], "last position")
             (y,), pending = flow.all_gather([(y, "B")], sequences, "last position"), ()
-        _, y = flow.norm(y, pending, flow.weight("final_norm", "E", "E"), "final_norm")
+        gain = flow.weight("mtp_final_norm" if part else "final_norm", "E", "E")
+        _, y = flow.norm(y, pending, gain, "final_norm" + part)
+        normed = y
         for dim, axes in (("L", positions), ("B", () if batch_layer.token_dim == "L" else uses.tokens)):
             left = tuple(axis for axis in axes if axis not in sequences)
-            (y,) = flow.all_gather([(y, dim)], left, "final_norm")
-        if by_position and not self.every_position:
+            (y,) = flow.all_gather([(y, dim)], left, "final_norm" + part)
+        if by_position and not every_position:
             y = flow.last_position(y)
         head = f"V_{named(self.head)} E"
-        (logits,) = flow.matmul(y, [flow.weight("embedding" if self.tied else "lm_head", head, head)], "logits")
-        return logits, flow.sample(flow.last_position(logits), "token")
+        (logits,) = flow.matmul(y, [flow.weight("embedding" if self.tied else "lm_head", head, head)], "logits" + part)
+        return normed, logits, flow.sample(flow.last_position(logits), "token" + part)
 
 
 def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass[V]:

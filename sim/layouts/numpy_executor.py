@@ -185,6 +185,9 @@ class NumpyExecutor:
     def to_cache(self, q: Shards, k: Shards, v: Shards, name: str) -> tuple[Shards, Shards, Shards]:
         return q, k, v
 
+    def rename(self, x: Shards, dim: str, name: str) -> Shards:
+        return Shards(sharding.rename(x.tensor, dim, name), x.shards)
+
     def split(self, x: Shards, dim: str, sizes: Sequence[int]) -> tuple[Shards, ...]:
         tensors, axis = sharding.split(x.tensor, dim, sizes), dim_index(x.tensor, dim)
         ends = np.cumsum([tensor.local_shape[axis] for tensor in tensors])[:-1]
@@ -238,14 +241,14 @@ class NumpyExecutor:
     def combine(self, rows: Shards, shares: Shards, like: Shards, exchange: Exchange, name: str) -> Shards:
         return numpy_experts.combine(self.grid, rows, shares, like, exchange)
 
-    def embed(self, table: Shards, name: str) -> Shards:
+    def embed(self, table: Shards, name: str, after: Shards | None = None, length: int | None = None) -> Shards:
         axes, rows = table.tensor.dim("V").axes, table.tensor.local_shape[0]
         shards = []
         for chip in self.grid.chips:
             local = self.tokens - self.grid.block(axes, chip) * rows
             mine = (local >= 0) & (local < rows)
             shards.append(np.where(mine[..., None], table.shards[chip][np.where(mine, local, 0)], 0.0))
-        tokens = sharding.from_notation("B L E", self.sizes, self.mesh)
+        tokens = sharding.from_notation("B L E", {**self.sizes, "L": self.tokens.shape[1]}, self.mesh)
         return Shards(Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes), tuple(shards))
 
     def pad(self, values: Sequence[Shards], name: str) -> tuple[Shards, ...]:

@@ -111,5 +111,5 @@ def _run(scenario: Scenario, axes: tuple[tuple[str, int], ...], uses: Uses) -> l
             flow.layer, flow.weights = layer, layers[layer]
             streams = forward_pass.layer(kind, streams)
         flow.weights = ends
-        logits.append(flow.collect(forward_pass.compute_logits(streams)[0])[:, -1:])
+        logits.append(flow.collect(forward_pass.compute_logits(streams)[1])[:, -1:])
     return logits

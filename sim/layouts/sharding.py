@@ -106,6 +106,7 @@ _DIMENSION_NAMES = {
     "B": "batch",
     "L": "tokens per sequence",
     "E": "d_model",
+    "M": "d_model",
     "F": "d_ff",
     "H": "heads",
     "K": "kv_heads",
@@ -215,6 +216,11 @@ def split(tensor: Sharded, dim: str, sizes: Sequence[int]) -> tuple[Sharded, ...
         replace(tensor, dims=tuple(replace(d, size=size) if d.name == dim else d for d in tensor.dims))
         for size in sizes
     )
+
+
+def rename(tensor: Sharded, dim: str, name: str) -> Sharded:
+    """BLM -> BLE: a dimension under another letter."""
+    return replace(tensor, dims=tuple(replace(d, name=name) if d.name == dim else d for d in tensor.dims))
 
 
 def take_chunks(tensor: Sharded, dim: str, count: int, parts: int) -> Sharded:

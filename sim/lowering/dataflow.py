@@ -228,10 +228,14 @@ class Lowering:
     def combine(self, rows: Value, shares: Value, like: Value, exchange: Exchange, name: str) -> Value:
         return self.experts.combine(rows, like, exchange, name)
 
-    def embed(self, table: Value, name: str) -> Value:
-        axes = table.tensor.dim("V").axes
+    def embed(self, table: Value, name: str, after: Value | None = None, length: int | None = None) -> Value:
         tokens = self.tensor("B L E")
-        return self.elementwise(name, [], Sharded(tokens.dims, tokens.mesh, tokens.dtype, axes))
+        dims = tuple(replace(dim, size=length) if length and dim.name == "L" else dim for dim in tokens.dims)
+        result = Sharded(dims, tokens.mesh, tokens.dtype, table.tensor.dim("V").axes)
+        return self.elementwise(name, [], result, after=after.after if after else ())
+
+    def rename(self, x: Value, dim: str, name: str) -> Value:
+        return Value(sharding.rename(x.tensor, dim, name), x.after)
 
     def pad(self, values: Sequence[Value], name: str) -> tuple[Value, ...]:
         return self._repack_rows(values, self._sizes["B"], self._sizes["L"], name)
@@ -267,18 +271,22 @@ class Lowering:
         pair = ITEM_BYTES["f32"] + ITEM_BYTES["int32"]  # each chip's largest logit and its token
         result = Sharded(logits.tensor.dims[:-1], logits.tensor.mesh, "int32")
         size = sequences.size // self.emitter.group_size(sequences.axes) * pair * self.emitter.group_size(axes)
-        (token,) = self.collective("all_gather", axes, size, name, [best], [result])
-        return Value(token.tensor, self.emitter.end_step("host at the end of a step", token.after))
+        return self.collective("all_gather", axes, size, name, [best], [result])[0]
 
     def elementwise(
-        self, op: str, inputs: Sequence[Value], result: Sharded, written: Sequence[Sharded] | None = None
+        self,
+        op: str,
+        inputs: Sequence[Value],
+        result: Sharded,
+        written: Sequence[Sharded] | None = None,
+        after: Tasks = (),
     ) -> Value:
         """Appends a norm, activation or add that reads or writes each tensor once. It is an operation only if the
         compiler does not fuse it, or if memory on the chip does not hold the tensors.
 
-        Fused, the compute stream's next operation does it as well, and then waits for all its inputs.
+        Fused, the compute stream's next operation does it as well, and then waits for all its inputs, and for `after`.
         """
-        tasks = producers(inputs)
+        tasks = (*producers(inputs), *after)
         tensors = [*(value.tensor for value in inputs), *([result] if written is None else written)]
         moved = sum(through_memory(t.local_bytes, self.kernels.on_chip) for t in tensors)
         if self.topology.chip.fuses_elementwise and (self.kernels.on_chip is None or not moved):

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from sim.collectives.loop import closes
 from sim.layouts import forward
-from sim.layouts.forward import LayerKind
+from sim.layouts.forward import ForwardPass, LayerKind
+from sim.layouts.multi_token import propose_tokens
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Value
 from sim.lowering.kv_transfer import KvTransfer
@@ -101,13 +102,30 @@ def lower_layers(
     values = _layers(flow, kinds, forward.cycle_of(scenario.model), lower_layer, state, keep, pool)
     flow.kind = None
     streams = forward.build_streams(shape, values)
+    proposing: tuple[LayerKind, ...] = ()
     if stage.is_last and forward_pass.has_logits:
-        forward_pass.compute_logits(streams)
+        hidden, _, token = forward_pass.compute_logits(streams)
+        if scenario.proposals:
+            proposing = (forward_pass.proposing_kind,)
+            token = _propose_tokens(flow, forward_pass, hidden, token)
+        flow.emitter.end_step("host at the end of a step", token.after)
     elif stage.is_last:
         forward_pass.finish_stream(streams)
     else:
         forward_pass.send_stream(streams, stage.sends_shards)
-    return _collect(flow, scenario, kinds)
+    return _collect(flow, scenario, kinds, proposing)
+
+
+def _propose_tokens(flow: Lowering, forward_pass: ForwardPass[Value], hidden: Value, token: Value) -> Value:
+    """Lowers the passes of the module that proposes tokens; returns the last of these."""
+    rows = flow.experts.expert_rows
+
+    def enter(kind: LayerKind | None) -> None:
+        flow.kind = kind
+
+    _, token = propose_tokens(forward_pass, flow.scenario.proposals, hidden, token, enter)
+    flow.experts.expert_rows = rows  # those of the model's layers
+    return token
 
 
 def _layer_bytes(scenario: Scenario, topology: Topology, uses: Uses, kind: LayerKind) -> float:
@@ -162,7 +180,10 @@ def _layers(
     return state
 
 
-def _collect(flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind]) -> LoweredPass:
+def _collect(
+    flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind], proposing: Sequence[LayerKind]
+) -> LoweredPass:
+    """Returns the pass, of layers of these kinds and that of a module that proposes tokens, if any."""
     if flow.emitter.overtaking:
         flow.note(
             "collectives on their own stream wait for their inputs alone; a library that records an event as it issues "
@@ -173,8 +194,8 @@ def _collect(flow: Lowering, scenario: Scenario, kinds: Sequence[LayerKind]) -> 
         layers = layers[: len(layers) + 1 - len(layers) // scenario.memory_pool.offload_every]
     return LoweredPass(
         program=flow.builder.build(),
-        weights_bytes=flow.stored_bytes(None) + sum(map(flow.stored_bytes, layers)),
-        kv_cache_bytes=sum(map(flow.attends.cache_bytes, kinds)),
+        weights_bytes=flow.stored_bytes(None) + sum(map(flow.stored_bytes, (*layers, *proposing))),
+        kv_cache_bytes=sum(map(flow.attends.cache_bytes, (*kinds, *proposing))),
         gather_buffer_bytes=flow.emitter.buffers.peak_bytes,
         notes=tuple(flow.notes),
         sent_bytes=flow.sent_bytes,

@@ -27,6 +27,8 @@ def compute_sizes(scenario: Scenario, uses: Uses, group_size: GroupSize, total_c
         "Q": model.d_head,
         "V": pad_to_multiple(model.vocabulary, total_chips),
     }
+    if model.mtp:
+        sizes["M"] = sizes["E"]
     if experts := model.experts:
         sizes |= {"X": experts.count, "Y": experts.count + scenario.layout.experts.replicas}
         sizes |= {"D": experts.d_ff, "S": experts.shared * experts.d_ff}

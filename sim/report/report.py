@@ -16,6 +16,7 @@ from sim.report.metrics import Measures, OpMeasure, PassTrace, measure
 from sim.report.padding import Padding
 from sim.report.pipeline import PipelineReport, report_passes, report_requests
 from sim.report.pool import Pool
+from sim.report.proposals import ProposalsReport, report_proposals
 from sim.report.spread import Spread
 from sim.report.transfer import TransferReport, report_transfer
 from sim.report.waiting import Waiting
@@ -159,6 +160,8 @@ class Report:
     """Rows of experts and their exchange; with two phases they are in their reports."""
     transfer: TransferReport | None = None
     """Transfer of the cache to chips that decode."""
+    proposals: ProposalsReport | None = None
+    """Tokens that a module of the model proposes."""
     plugin_forms: Mapping[str, float] = field(default_factory=dict)
     """Times of all steps by the closed forms of plugins, s."""
 
@@ -244,6 +247,7 @@ class Report:
         parts |= {"model": plain(self.model)} if self.model else {}
         parts |= {"experts": plain(self.experts)} if self.experts else {}
         parts |= {"kv_transfer": plain(self.transfer)} if self.transfer else {}
+        parts |= {"proposals": plain(self.proposals)} if self.proposals else {}
         return parts | {
             "scenario": self.scenario,
             "topology": {"name": self.machine, "chips": self.chips},
@@ -324,6 +328,7 @@ def build_report(
         model=ModelFigures.of(scenario),
         experts=report_experts(scenario, measured, measures),
         transfer=report_transfer(measured),
+        proposals=report_proposals(scenario, measures),
     )
 
 

@@ -52,6 +52,9 @@ class Model(Strict):
     """Mixture of experts in place of the FFN. Default: none."""
     latent: LatentSpec | None = None
     """Latent attention; d_head is then a query's width, rope included, and kv_heads must be heads. Default: none."""
+    mtp: Annotated[int, Field(ge=0, le=1)] = 0
+    """Modules for multi-token prediction, each with a projection and a layer of its own: with `workload.speculation`
+    it proposes the tokens that the next step verifies."""
     window: WindowSpec | None = None
     """Layers with a sliding window. Default: every layer attends to all positions."""
     ffn: Literal["swiglu", "mlp"]
@@ -114,14 +117,31 @@ class Model(Strict):
         kv = self.d_model * (latent.kv_rank + latent.rope) + latent.kv_rank * self.heads * (plain + latent.d_value)
         return q + kv + self.heads * latent.d_value * self.d_model
 
+    def _count_module(self, routed: int) -> int:
+        """Returns the weights of the module for multi-token prediction: projection and a layer like the last."""
+        if not self.mtp:
+            return 0
+        one_less = self.model_copy(update={"layers": self.layers - 1})
+        return 2 * self.d_model**2 + self._count(routed) - one_less._count(routed)
+
     @property
     def counted_parameters(self) -> int:
         """Weights of the layers' matmuls, of the embedding and of an LM head of its own, unpadded; norms left out."""
-        return self._count(self.experts.count if self.experts else 0)
+        return self._count(self.experts.count if self.experts else 0) + self.module_parameters
+
+    @property
+    def module_parameters(self) -> int:
+        """Those of them of the module for multi-token prediction, whose embedding and LM head are the model's."""
+        return self._count_module(self.experts.count if self.experts else 0)
+
+    @property
+    def active_module_parameters(self) -> int:
+        """Those of the module that one token uses."""
+        return self._count_module(self.experts.top_k if self.experts else 0)
 
     @property
     def active_parameters(self) -> int:
-        """Those that one token uses: of routed experts, top_k."""
+        """Those that one token uses: of routed experts, top_k; without a module for multi-token prediction."""
         return self._count(self.experts.top_k if self.experts else 0)
 
     @property

@@ -340,6 +340,12 @@ class Scenario(Strict):
         return real + self.workload.batch * (self.workload.generate or 0)
 
     @property
+    def proposals(self) -> int:
+        """Tokens that a module of the model proposes for each sequence in every step."""
+        speculation = self.workload.speculation
+        return speculation.draft if speculation and self.model.mtp else 0
+
+    @property
     def packed_rows(self) -> int | None:
         """Real tokens of a prefill's batch, where padding is left out."""
         if self.padding is None or not self.padding.eliminate or self.workload.phase != "prefill":

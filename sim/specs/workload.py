@@ -29,7 +29,7 @@ class ChunkSpec(Strict):
 
 class SpeculationSpec(Strict):
     """Speculative decoding: a step verifies proposed tokens besides the one that follows for sure. The time that it
-    takes to propose them is not simulated."""
+    takes to propose them is simulated where the model has a module that does (`model.mtp`)."""
 
     draft: Annotated[int, Field(gt=0, le=1000)]
     """Proposed tokens per sequence and step."""

@@ -183,7 +183,7 @@ def passes(
             flow.layer, flow.weights = i, weights[i]
             streams = forward_pass.layer(kind, streams)
         flow.weights = ends
-        logits, token = forward_pass.compute_logits(streams)
+        _, logits, token = forward_pass.compute_logits(streams)
         want = ranks.logits(flow.tokens, scheme, ladder_layers, cuts)
         got = [each[:, -1:] for each in logits.shards] if differing and not head else [flow.collect(logits)[:, -1:]]
         tokens = got[0].argmax(-1) if scheme == "no_communication" else flow.collect(token)

@@ -78,13 +78,21 @@ class OneDevice:
         """Experts of each token (sequence, position) in the last layer that has any."""
 
     def logits(self, tokens: Array) -> Array:
+        return self.hidden(tokens)[:, -1:] @ self.ends["embedding"].T
+
+    def hidden(self, tokens: Array) -> Array:
+        """The normalised stream [B, L, E] after the model's layers."""
         x = self.ends["embedding"][tokens]
-        for i, w in enumerate(self.layers):
-            y = rms_norm(x, w["norm"])
-            x = x + (self._latent(i, y, w) if self.model.latent else self._attention(i, y, w))
-            y = rms_norm(x, w["ffn_norm"])
-            x = x + (self._experts(y, w) if "w_router" in w else ffn(y, w))
-        return rms_norm(x[:, -1:], self.ends["final_norm"]) @ self.ends["embedding"].T
+        for i in range(LAYERS):
+            x = self.layer(i, x)
+        return rms_norm(x, self.ends["final_norm"])
+
+    def layer(self, i: int, x: Array) -> Array:
+        w = self.layers[i]
+        y = rms_norm(x, w["norm"])
+        x = x + (self._latent(i, y, w) if self.model.latent else self._attention(i, y, w))
+        y = rms_norm(x, w["ffn_norm"])
+        return x + (self._experts(y, w) if "w_router" in w else ffn(y, w))
 
     def _append(self, layer: int, *new: Array) -> tuple[Array, ...]:
         old = self.cache[layer]
@@ -184,6 +192,6 @@ def passes(
             flow.layer, flow.weights = i, layers[i]
             streams = forward_pass.layer(kind, streams)
         flow.weights = outside
-        logits, _ = forward_pass.compute_logits(streams)
+        _, logits, _ = forward_pass.compute_logits(streams)
         one.chosen.clear()
         yield flow.collect(logits)[:, -1:], one.logits(flow.tokens), flow, one

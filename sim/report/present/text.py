@@ -10,6 +10,7 @@ from sim.report.experts import ExpertsReport
 from sim.report.memory import Memory
 from sim.report.padding import Padding
 from sim.report.pipeline import Passes, PipelineReport
+from sim.report.proposals import ProposalsReport
 from sim.report.report import ModelFigures, Report
 from sim.report.spread import Spread
 from sim.report.transfer import TransferReport
@@ -64,6 +65,8 @@ def step_blocks(report: Report) -> Iterator[Block]:
     yield [_ops(report), *_bounds(report), *_each(report), _links(report)]
     if report.experts:
         yield list(_experts(report.experts))
+    if report.proposals:
+        yield [_proposals(report.proposals)]
     if report.transfer:
         yield list(_transfer(report.transfer))
     if report.waiting:
@@ -217,6 +220,16 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
             format_seconds, (experts.compute_least_s, experts.compute_mean_s, experts.compute_most_s)
         )
         yield Line(f"compute of a chip in the step: {least} to {most}, mean {mean}")
+
+
+def _proposals(proposals: ProposalsReport) -> Line:
+    """Returns what it takes to propose tokens."""
+    total, active = (f"{count / 1e9:.4g} billion" for count in (proposals.parameters, proposals.active_parameters))
+    tokens, time = format_count(proposals.tokens, "token"), format_seconds(proposals.time_s)
+    return Line(
+        f"proposals: {tokens} per sequence by multi-token prediction, {time} of the step ({proposals.share:.1%}); its "
+        f"module has {total} parameters, of which a token uses {active}"
+    )
 
 
 def _transfer(transfer: TransferReport) -> Iterator[Line]:

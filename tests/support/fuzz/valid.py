@@ -188,6 +188,7 @@ def _agree_workload(values: RandomValues, workload: dict[str, Any], spec: Topolo
 def _agree_layout(values: RandomValues, data: dict[str, Any], spec: TopologySpec) -> None:
     layout = data["layout"]
     layout.get("experts", {}).pop("replicas", None)
+    sends = layout.pop("kv_transfer", None) is not None and data["workload"]["phase"] == "prefill"
     if spec.kind == "torus":
         data["workload"]["batch"] *= values.choice((1, spec.chip_count, spec.chip_count))
         known = SCHEMAS["scenario"]["$defs"]["LayoutSpec"]["properties"]["ffn"]["anyOf"][0]["anyOf"][0]["enum"]
@@ -205,6 +206,10 @@ def _agree_layout(values: RandomValues, data: dict[str, Any], spec: TopologySpec
     tensor = values.choice([n for n in (1, 2, 4, 8, 16) if n * stages <= spec.chip_count])
     layout["mesh"] = {"tensor": tensor, "pipeline": stages}
     data["model"]["layers"] = max(data["model"]["layers"], stages)
+    if sends and 2 * tensor <= spec.chip_count:
+        del layout["mesh"]
+        layout.pop("pipeline", None)
+        data["mesh"], layout["kv_transfer"] = {"role": 2, "t": tensor}, {"axis": "role"}
 
 
 def _agree_pipeline(values: RandomValues, data: dict[str, Any]) -> None:
