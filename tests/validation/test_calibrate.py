@@ -275,7 +275,7 @@ def test_the_command_prints_the_fit_and_how_to_use_it(monkeypatch, capsys):
     assert err == ""
     assert [line.split()[:3] for line in out.splitlines() if line.startswith("hop")] == [["hop_latency", "3", error]]
     assert all(any(line.startswith(row["case_id"]) for line in out.splitlines()) for row in ROWS)
-    assert "  --set 'topology.link.latency=3 us'" in out.splitlines()
+    assert "    --set 'topology.link.latency=3 us'" in out.splitlines()
 
 
 def test_as_json(monkeypatch, capsys):

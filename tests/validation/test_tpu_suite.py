@@ -14,6 +14,7 @@ from sim.report.present.validation import Outcome
 from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies.bench.collective import CollectiveSpec, simulate_time_s
+from sim.studies.validate.calibrate import fit
 from sim.studies.validate.cases import read
 from sim.studies.validate.runs import CollectiveRun, CopyRun
 from sim.studies.validate.validate import copy_s, run_collective, validate
@@ -63,6 +64,13 @@ def test_small_copies_wait_for_their_launch_and_large_ones_for_the_memory() -> N
     found = {each.case_id: each for each in validation("copies").gated}
     assert abs(found["tpu7x_copy_2097152"].error) < 0.10
     assert all(abs(each.error) < 0.01 for each in found.values() if int(each.case_id.split("_")[-1]) >= 2**26)
+
+
+def test_the_stack_of_tpu7x_carries_what_a_fit_to_its_copies_gives() -> None:
+    found = fit("copies", cross_validate=False).values
+    _, stack = load.machine("tpu7x_2x2x1")
+    assert stack.hbm_efficiency.value == pytest.approx(found["hbm_efficiency"], rel=0.01)
+    assert stack.op_overhead.value == pytest.approx(found["op_overhead"] * 1e-6, rel=0.01)
 
 
 def test_a_copy_is_bytes_over_bandwidth_and_a_launch() -> None:
