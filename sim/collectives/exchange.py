@@ -39,6 +39,8 @@ class ExchangeSpec:
     one."""
     boxed: tuple[Floats | None, ...]
     """[groups] matrices [members, boxes] of rows that a chip sends to a box to be forwarded; None to send straight."""
+    algorithm: str | None = None
+    """All-to-all of a torus. Default: the machine's."""
     timing: Timing | None = None
     """Timing of the kernels; None for the links\' latencies and bandwidths."""
 
@@ -63,16 +65,16 @@ def exchange(
     for group, rows, boxed in zip(groups, spec.rows, spec.boxed, strict=True):
         key = group.machine, id(rows)
         if key not in plans:
-            plan = _plan(group.machine, rows / spec.mean_rows, None if boxed is None else boxed / spec.mean_rows, way)
+            shares = rows / spec.mean_rows
+            if boxed is None:
+                sent = shares if way == "dispatch" else shares.T
+                plan = uneven.all_to_all(group.machine, sent, spec.algorithm)
+            else:
+                forward = _forwarded if way == "dispatch" else _collected
+                plan = forward(group.machine, shares, boxed / spec.mean_rows)
             plans[key] = replace(plan, collective=way, timing=spec.timing)
         planned.append(GroupPlan(group, plans[key]))
     return merged(topology, axes, tuple(planned))
-
-
-def _plan(machine: Topology, rows: Floats, boxed: Floats | None, way: Literal["dispatch", "combine"]) -> Schedule:
-    if boxed is None:
-        return uneven.all_to_all(machine, rows if way == "dispatch" else rows.T)
-    return (_forwarded if way == "dispatch" else _collected)(machine, rows, boxed)
 
 
 class _Boxes:

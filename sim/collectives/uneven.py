@@ -19,7 +19,7 @@ from sim.topology.graph import Topology
 Floats = npt.NDArray[np.float64]
 
 
-def all_to_all(topology: Topology, shares: Floats) -> Schedule:
+def all_to_all(topology: Topology, shares: Floats, algorithm: str | None = None) -> Schedule:
     """Returns the sends of an all-to-all.
 
     On a switch or graph chip i sends first to i+1, then to i+2, and so on, so that not all send to the same chip at the
@@ -27,13 +27,14 @@ def all_to_all(topology: Topology, shares: Floats) -> Schedule:
 
     Args:
         shares: [chips, chips] bytes from each chip to each over the collective's size; the diagonal is not sent.
+        algorithm: of a torus. Default: the machine's.
 
     Raises:
         InputError: failed links leave a message no way.
     """
     axes = tuple(axis.name for axis in topology.axes)
     if topology.has_lines:
-        return _weighted(schedule(topology, "all_to_all", axes), topology, shares)
+        return _weighted(schedule(topology, "all_to_all", axes, algorithm), topology, shares)
     n = topology.chips
     steps = np.arange(1, n)
     src = np.tile(np.arange(n, dtype=np.int32), n - 1)

@@ -51,6 +51,8 @@ class TokenExchange:
     """Mesh axes along which chips have different tokens, which they exchange."""
     experts: Axes
     """Mesh axes along which chips have different experts."""
+    algorithm: str | None = None
+    """All-to-all of a torus. Default: the machine's."""
 
     @property
     def scheme(self) -> Scheme:
@@ -135,7 +137,7 @@ class TokenExchange:
             own = shared.setdefault(held.tobytes(), matrix[:, held])
             handled[members] = np.maximum(own.sum(axis=1), own.sum(axis=0))
             rows.append(own)
-        return ExchangeSpec(tuple(rows), (boxed,) * len(groups), self._timing(way, handled, row_bytes))
+        return ExchangeSpec(tuple(rows), (boxed,) * len(groups), self.algorithm, self._timing(way, handled, row_bytes))
 
     def _stages(self, spec: ExchangeSpec) -> list[tuple[Axes, ExchangeSpec]]:
         """Returns (axes, rows) of a dispatch that goes along all axes at once, or along one after the other.

@@ -39,7 +39,8 @@ class ExpertLowering:
     def dispatch(self, y: Value, inputs: Tasks, between: Exchange, name: str) -> Value:
         """Appends the rows' way to their experts."""
         layout, kernel = self.scenario.layout.experts, self.scenario.exchange_kernel
-        over = TokenExchange(self.topology, self.scenario.stack, layout, kernel, between.tokens, between.experts)
+        named = self.scenario.collectives.get("all_to_all")
+        over = TokenExchange(self.topology, self.scenario.stack, layout, kernel, between.tokens, between.experts, named)
         routing = route(self._model, self.scenario.workload.routing, layout, over.split(self._local_tokens(y.tensor)))
         experts = sharding.Dim("Y", self._model.count + layout.replicas, between.experts)
         tensor = sharding.dispatch(y.tensor, experts, between.tokens)

@@ -81,3 +81,13 @@ def test_other_collectives_have_no_tokens():
     code, said = call("collective", "all_reduce", "--topology", "hgx_h200", "--size", "1KiB", "--tokens", "8")
     assert code == 2
     assert "--tokens: is not supported with all_reduce" in said
+
+
+@pytest.mark.parametrize("algorithm", ["dimension_ordered", "multi_axis"])
+def test_unequal_rows_on_a_torus_take_the_named_all_to_all_as_well(algorithm: str):
+    """On all axes at once, as a machine that names it; the default stack goes axis by axis."""
+    torus = ("collective", "dispatch", "--topology", "tpu_v4_2x2x4", "--tokens", "64", "--load", "zipf")
+    (named,) = run(*torus, "--algorithm", algorithm)
+    (set_,) = run(*torus, "--set", f"collectives.all_to_all={algorithm}", "--set", "stack.collective_axes=at_once")
+    (by_axis,) = run(*torus)
+    assert named["time_s"] == set_["time_s"] < by_axis["time_s"]

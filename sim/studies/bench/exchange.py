@@ -18,7 +18,7 @@ from sim.collectives.emit import CollectiveCall, emit
 from sim.engine import simulate
 from sim.errors import InputError
 from sim.layouts.sharding import ITEM_BYTES
-from sim.lowering.exchange import Part, TokenExchange, Way
+from sim.lowering.exchange import TokenExchange, Way
 from sim.lowering.routing import Routing, route
 from sim.program import Program, ProgramBuilder
 from sim.program.perturb import route_around_failures
@@ -52,7 +52,7 @@ class ExchangeCase:
     routing: RoutingSpec
     layout: ExpertsLayout
     algorithm: str | None = None
-    """All-to-all of equal rows on a torus. Default: the machine's, on the axes as the stack goes along them."""
+    """All-to-all on a torus, on all axes. Default: the machine's, on the axes as the stack goes along them."""
 
     @classmethod
     def of(cls, inputs: ExchangeInputs, way: Way, tokens: int) -> ExchangeCase:
@@ -182,7 +182,7 @@ def program(topology: Topology, stack: StackSpec, case: ExchangeCase, perturb: P
         raise NotFoldableError("chips have experts with different loads")
     builder = ProgramBuilder(bench.resources(topology))
     after = (bench.add_stragglers(builder, topology, perturb, range(topology.chips)),) if perturb else ()
-    for part in _parts(between, routing, case):
+    for part in between.parts(case.way, routing, case.tokens, case.row_bytes):
         plan = part.plan
         if plan is None:
             plan = schedule(topology, part.kind, part.axes, case.algorithm, part.size_bytes)
@@ -193,15 +193,10 @@ def program(topology: Topology, stack: StackSpec, case: ExchangeCase, perturb: P
 
 def _routed(topology: Topology, stack: StackSpec, case: ExchangeCase) -> tuple[TokenExchange, Routing]:
     axes = tuple(axis.name for axis in topology.mesh)
-    between = TokenExchange(topology, stack, case.layout, case.kernel, axes, axes)
+    if case.algorithm is not None:
+        stack = stack.model_copy(update={"collective_axes": "at_once"})
+    between = TokenExchange(topology, stack, case.layout, case.kernel, axes, axes, case.algorithm)
     return between, route(case.experts, case.routing, case.layout, between.split(case.tokens))
-
-
-def _parts(between: TokenExchange, routing: Routing, case: ExchangeCase) -> list[Part]:
-    parts = between.parts(case.way, routing, case.tokens, case.row_bytes)
-    if case.algorithm is None or parts[0].plan is not None:
-        return parts
-    return [Part(parts[0].kind, between.tokens, parts[0].size_bytes)]
 
 
 def _times(
