@@ -13,12 +13,13 @@ from support.shipped import NAMES, phases, result, scenario
 from support.validations import sample
 
 from sim import topology as machines
-from sim.plots import busbw, comparison, figure, pareto, parity, timeline, topology, waterfall
+from sim.plots import busbw, calibration, comparison, figure, pareto, parity, timeline, topology, waterfall
 from sim.plots.style import add_title, new_figure, page_width, points, save, shared_style, text_width, wrap
+from sim.report.present.calibration import Determination, Direction, Fit, Series
 from sim.results import figures as pictures
 from sim.results.figures import FigureForm, write_figure
 from sim.simulate.run import run
-from sim.specs import load
+from sim.specs import Constant, load
 from sim.studies.bench.collective import CollectiveSpec, run_sizes
 from sim.studies.explain import explain
 
@@ -78,6 +79,35 @@ def test_text_of_a_parity_plot_is_legible(tmp_path: Path, width_in: float | None
     found = sample("pope", tmp_path, 6)
     with page_width(width_in):
         assert illegible(parity.draw(found)) == []
+
+
+@pytest.mark.parametrize("width_in", WIDTHS_IN, ids=str)
+def test_text_of_a_fit_is_legible(width_in: float | None):
+    bounds = {"collective_matmul_efficiency": (0.3, 1.0, ""), "op_overhead": (0.0, 6.0, "us"), "unused": (0.0, 1.0, "")}
+    constants = {
+        name: Constant(fields=[f"stack.{name}"], low=low, high=high, unit=unit)
+        for name, (low, high, unit) in bounds.items()
+    }
+    series = tuple(
+        Series(f"figure {i}, PaLM 540B multi-query", {f"{i}": 0.1 * i}, {} if i else {f"{i}": 0.2}, "too few" * (i > 1))
+        for i in range(3)
+    )
+    free = Direction({"collective_matmul_efficiency": -0.2, "op_overhead": 1.0}, 0.03)
+    unused = Direction({"unused": 0.25}, 0.02)
+    fit = Fit(
+        suite="pope",
+        kind="scenarios",
+        constants=constants,
+        values=dict(zip(constants, (0.99, 0.01, 0.5), strict=True)),
+        standard_errors=dict(zip(constants, (0.2, 0.5, float("inf")), strict=True)),
+        residuals={},
+        evaluations=1,
+        settled=True,
+        determinations=(Determination(tuple(constants), float("inf"), 0.02, (free, unused)),),
+        series=series,
+    )
+    with page_width(width_in):
+        assert illegible(calibration.draw(fit)) == []
 
 
 @pytest.mark.parametrize("width_in", WIDTHS_IN, ids=str)

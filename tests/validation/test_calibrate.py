@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from support.published import write_rows, write_suite
 
 from sim import cli
 from sim.errors import InputError
-from sim.report.present.calibration import format_fit, settings
+from sim.plots import calibration as plot
+from sim.report.present.calibration import Series, format_fit, settings
+from sim.report.present.validation import Errors
 from sim.simulate.latency import latency_s
 from sim.specs import load
 from sim.studies.validate import calibrate
@@ -214,10 +217,10 @@ def test_each_series_is_predicted_by_a_fit_without_it():
     ]
     write_rows(Path("rows.csv"), rows)
     found = calibrate.fit(suite)
-    by_series = {each.series: each for each in found.left_out}
+    by_series = {each.series: each for each in found.series}
     assert list(by_series) == ["a", "b", "c"]
-    assert by_series["b"].left_out.worst == pytest.approx(0.25, abs=0.005)
-    assert by_series["b"].fitted.worst < by_series["b"].left_out.worst
+    assert Errors.of(by_series["b"].left_out.values()).worst == pytest.approx(0.25, abs=0.005)
+    assert Errors.of(by_series["b"].fitted.values()).worst < Errors.of(by_series["b"].left_out.values()).worst
     assert found.all_left_out.cases == found.in_sample.cases == len(ROWS)
     text = format_fit(found)
     assert text.index("in the sample") < text.index("each series by a fit without it")
@@ -226,7 +229,7 @@ def test_each_series_is_predicted_by_a_fit_without_it():
 def test_a_series_that_alone_determines_a_constant_is_said_not_to_be_left_out():
     suite = measured({"hop_latency": 3.0})
     found = calibrate.fit(suite)
-    (only,) = found.left_out
+    (only,) = found.series
     assert only.reason == "fewer rows than constants are left for hop_latency"
     assert found.all_left_out is None
 
@@ -276,6 +279,31 @@ def test_the_command_prints_the_fit_and_how_to_use_it(monkeypatch, capsys):
     assert [line.split()[:3] for line in out.splitlines() if line.startswith("hop")] == [["hop_latency", "3", error]]
     assert all(any(line.startswith(row["case_id"]) for line in out.splitlines()) for row in ROWS)
     assert "    --set 'topology.link.latency=3 us'" in out.splitlines()
+
+
+def test_the_command_draws_constants_and_errors_of_each_series(monkeypatch, capsys):
+    suite = measured({"hop_latency": 3.0})
+    assert call(monkeypatch, suite, "--no-cross-validate", "--format", "svg", "--width", "3.3in") == 0
+    assert "figure in out/suite_fit.svg" in capsys.readouterr().out
+    drawn = Path("out/suite_fit.svg").read_text(encoding="utf-8")
+    assert ">hop_latency</text>" in drawn
+    assert ">3 ± " in drawn
+    assert call(monkeypatch, suite, "--no-cross-validate", "--no-plots", "--out", "none") == 0
+    assert not Path("none").exists()
+
+
+def test_the_figure_has_a_point_for_each_row_with_and_without_its_series():
+    found = calibrate.fit(measured({"hop_latency": 3.0}))
+    rows = dict(zip("ab", ({"one": 0.1, "two": -0.2}, {"three": 0.05}), strict=True))
+    without = {"a": {"one": 0.3, "two": -0.1}, "b": {}}
+    series = tuple(Series(name, rows[name], without[name]) for name in rows)
+    constants, errors = plot.draw(replace(found, series=series)).axes
+    fitted, left_out = (points.get_offsets().data[:, 0].tolist() for points in errors.collections)
+    assert fitted == pytest.approx([10, -20, 5])
+    assert left_out == pytest.approx([30, -10])
+    (constant,) = found.constants.values()
+    share = (3.0 - constant.low) / (constant.high - constant.low)
+    assert any(line.get_xdata()[0] == pytest.approx(share, abs=1e-3) for line in constants.lines)
 
 
 def test_as_json(monkeypatch, capsys):

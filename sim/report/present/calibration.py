@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,14 +48,24 @@ class Determination:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Errors of one series, by constants fitted with it and without it."""
+class Series:
+    """Predicted / published - 1 of the rows of one series, by constants fitted with it and without it."""
 
     series: str
-    fitted: Errors
-    left_out: Errors
+    fitted: Mapping[str, float]
+    """By row."""
+    left_out: Mapping[str, float] = field(default_factory=dict)
+    """By row; empty where it was not left out."""
     reason: str = ""
-    """Reason why the series could not be left out; empty if it was."""
+    """Reason why the series could not be left out; empty if it was, or was not asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON data."""
+        errors = {
+            "fitted": asdict(Errors.of(self.fitted.values())),
+            "left_out": asdict(Errors.of(self.left_out.values())),
+        }
+        return {"series": self.series, "reason": self.reason, **errors, "residuals_left_out": dict(self.left_out)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +88,13 @@ class Fit:
     """The search came to its end; rows that do not determine a constant keep it going."""
     determinations: tuple[Determination, ...]
     """One per stage."""
-    left_out: tuple[LeftOut, ...] = ()
-    all_left_out: Errors | None = None
-    """Errors of all series, each by constants fitted without it; None where that was not asked for or not possible."""
+    series: tuple[Series, ...]
+
+    @property
+    def all_left_out(self) -> Errors | None:
+        """Errors of all series, each by constants fitted without it; None where that was not asked for or possible."""
+        errors = [error for each in self.series for error in each.left_out.values()]
+        return Errors.of(errors) if errors else None
 
     @property
     def in_sample(self) -> Errors:
@@ -100,7 +114,7 @@ class Fit:
             "settled": self.settled,
             "in_sample": asdict(self.in_sample),
             "left_out": asdict(self.all_left_out) if self.all_left_out else None,
-            "series": [asdict(each) for each in self.left_out],
+            "series": [each.to_dict() for each in self.series],
             "determinations": [
                 asdict(each) | {"condition_number": _finite(each.condition_number)} for each in self.determinations
             ],
@@ -175,12 +189,13 @@ def _cross_validation(fit: Fit) -> list[str]:
     if fit.all_left_out is None:
         return lines
     lines.append(f"{'each series by a fit without it':<40} {fit.all_left_out.line}   of {fit.all_left_out.cases}")
-    for each in fit.left_out:
+    for each in fit.series:
         if each.reason:
             lines.append(f"  {each.series:<38} not left out: {each.reason}")
         else:
-            medians = f"median {each.fitted.median:.1%} fitted, {each.left_out.median:.1%} left out"
-            lines.append(f"  {each.series:<38} {medians}, worst {each.left_out.worst:.1%}   of {each.left_out.cases}")
+            fitted, left_out = Errors.of(each.fitted.values()), Errors.of(each.left_out.values())
+            medians = f"median {fitted.median:.1%} fitted, {left_out.median:.1%} left out"
+            lines.append(f"  {each.series:<38} {medians}, worst {left_out.worst:.1%}   of {left_out.cases}")
     return lines
 
 

@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from sim.errors import InputError, suggest
 from sim.lowering.placement import used_chips
-from sim.report.present.calibration import Determination, Direction, Fit, LeftOut, named_changes, settings
-from sim.report.present.validation import Errors
+from sim.report.present.calibration import Determination, Direction, Fit, Series, named_changes, settings
 from sim.specs import AnySuite, Calibration, Constant, Scenario
 from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import calibrated_places, find_repeats, series_of, uncertainty_of
@@ -135,10 +134,11 @@ def fit(
     _refuse_alike(suite, cases, scenarios, {place for _, places in plan for place in places})
     data = _Rows(cases, progress)
     stages = _search(data, plan, least_squares)
-    whole_fit = _describe(data, stages, name, suite)
+    series = {place: series_of(cases[place], suite.series) for _, places in plan for place in places}
+    whole_fit = _describe(data, stages, name, suite.kind, series)
     if not cross_validate:
         return whole_fit
-    return _cross_validate(data, suite, plan, stages, whole_fit, least_squares)
+    return _cross_validate(data, series, plan, stages, whole_fit, least_squares)
 
 
 def _stages(first: Calibration | None) -> Iterator[Calibration]:
@@ -237,7 +237,7 @@ def _rms(errors: Vector) -> float:
     return float(np.sqrt(np.mean(errors**2))) if len(errors) else 0.0
 
 
-def _describe(data: _Rows, stages: Sequence[_Stage], name: str, suite: AnySuite) -> Fit:
+def _describe(data: _Rows, stages: Sequence[_Stage], name: str, kind: str, series: Mapping[int, str]) -> Fit:
     residuals: dict[str, float] = {}
     standard_errors: dict[str, float] = {}
     determinations = []
@@ -251,7 +251,7 @@ def _describe(data: _Rows, stages: Sequence[_Stage], name: str, suite: AnySuite)
         determinations.append(determination)
     return Fit(
         suite=name,
-        kind=suite.kind,
+        kind=kind,
         constants={name: constant for stage in stages for name, constant in stage.constants.items()},
         values={name: value for stage in stages for name, value in stage.values.items()},
         standard_errors=standard_errors,
@@ -259,7 +259,19 @@ def _describe(data: _Rows, stages: Sequence[_Stage], name: str, suite: AnySuite)
         evaluations=len(data.evaluations),
         settled=all(stage.settled for stage in stages),
         determinations=tuple(determinations),
+        series=tuple(
+            Series(each, {data.cases[place].case_id: residuals[data.cases[place].case_id] for place in places})
+            for each, places in _places_by_series(series).items()
+        ),
     )
+
+
+def _places_by_series(series: Mapping[int, str]) -> dict[str, list[int]]:
+    """Returns the places of the rows of each series."""
+    found: dict[str, list[int]] = {}
+    for place, name in series.items():
+        found.setdefault(name, []).append(place)
+    return found
 
 
 def _determine(
@@ -304,27 +316,24 @@ def _direction(data: _Rows, before: Sequence[_Stage], stage: _Stage, direction: 
 
 def _cross_validate(
     data: _Rows,
-    suite: AnySuite,
+    series: Mapping[int, str],
     plan: Plan,
     stages: Sequence[_Stage],
     whole_fit: Fit,
     least_squares: Callable[..., Any],
 ) -> Fit:
     """Predicts each series of fitted rows by constants that are fitted to the others."""
-    names = {place: series_of(data.cases[place], suite.series) for _, places in plan for place in places}
-    results, left = [], []
-    for series in dict.fromkeys(names.values()):
-        places_of_series = [place for place, name in names.items() if name == series]
-        errors = [whole_fit.residuals[data.cases[place].case_id] for place in places_of_series]
-        rest: Plan = [(stage, tuple(place for place in places if names[place] != series)) for stage, places in plan]
+    results = []
+    for fitted, places_of_series in zip(whole_fit.series, _places_by_series(series).values(), strict=True):
+        rest: Plan = [
+            (stage, tuple(place for place in places if place not in places_of_series)) for stage, places in plan
+        ]
         short = [stage for stage, places in rest if len(places) < len(stage.constants)]
         if short:
             reason = f"fewer rows than constants are left for {', '.join(short[0].constants)}"
-            results.append(LeftOut(series, Errors.of(errors), Errors.of(()), reason))
+            results.append(replace(fitted, reason=reason))
             continue
         again = _search(data, rest, least_squares, stages)
-        without = np.expm1(data.log_errors(places_of_series, _settings(again))).tolist()
-        left += without
-        results.append(LeftOut(series, Errors.of(errors), Errors.of(without)))
-    total = Errors.of(left) if left else None
-    return replace(whole_fit, evaluations=len(data.evaluations), left_out=tuple(results), all_left_out=total)
+        errors = np.expm1(data.log_errors(places_of_series, _settings(again))).tolist()
+        results.append(replace(fitted, left_out=dict(zip(fitted.fitted, errors, strict=True))))
+    return replace(whole_fit, evaluations=len(data.evaluations), series=tuple(results))
