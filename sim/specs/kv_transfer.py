@@ -1,6 +1,10 @@
 """Transfer of the KV cache from chips that prefill to chips that decode."""
 
-from sim.specs.base import Count, Name, Strict
+from collections.abc import Mapping
+
+from sim.errors import suggest
+from sim.specs.base import Count, Name, Strict, wrong
+from sim.specs.mesh import MeshSpec
 
 
 class KvTransferSpec(Strict):
@@ -26,3 +30,22 @@ class KvTransferSpec(Strict):
         """Parts of sequences, positions and heads; None where they are as over the prefilling chips."""
         given = self.batch, self.context, self.heads
         return None if given == (None, None, None) else (self.batch or 1, self.context or 1, self.heads or 1)
+
+
+def check_transfer(
+    transfer: KvTransferSpec, phase: str, mesh: MeshSpec | None, others: Mapping[str, object | None]
+) -> None:
+    """Raises the rule that a transfer breaks in a scenario.
+
+    Args:
+        others: fields with which it is not supported, None where they are not set.
+    """
+    if phase != "prefill":
+        hint = "workload.phase: prefill; decoding is a scenario of its own"
+        raise wrong("layout", "kv_transfer", rule="is of a prefill", got=phase, hint=hint)
+    if mesh is None or transfer.axis not in mesh:
+        hint = suggest(transfer.axis, mesh or ()) or f"mesh: {{{transfer.axis}: boxes, gpu: 8}}"
+        raise wrong("layout", "kv_transfer", "axis", rule="must be an axis of 'mesh'", got=transfer.axis, hint=hint)
+    for field, given in others.items():
+        if given is not None:
+            raise wrong("layout", "kv_transfer", rule=f"is not supported with {field}", hint="leave one out")

@@ -5,13 +5,14 @@ from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from sim.errors import guess, suggest
+from sim.errors import guess
 from sim.specs import plugins as plugin_table
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.chip import matmul_format
 from sim.specs.engine import EngineSpec
 from sim.specs.experts import Kernel
+from sim.specs.kv_transfer import check_transfer
 from sim.specs.layout import IN_PARTS, UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
 from sim.specs.memory_pool import MemoryPoolSpec
@@ -212,19 +213,9 @@ class Scenario(Strict):
 
     @model_validator(mode="after")
     def _transfer_fits(self) -> Self:
-        transfer = self.layout.kv_transfer
-        if transfer is None:
-            return self
-        if self.workload.phase != "prefill":
-            hint = "workload.phase: prefill; decoding is a scenario of its own"
-            raise wrong("layout", "kv_transfer", rule="is of a prefill", got=self.workload.phase, hint=hint)
-        if self.mesh is None or transfer.axis not in self.mesh:
-            rule, hint = "must be an axis of 'mesh'", suggest(transfer.axis, self.mesh or ())
-            hint = hint or f"mesh: {{{transfer.axis}: boxes, gpu: 8}}"
-            raise wrong("layout", "kv_transfer", "axis", rule=rule, got=transfer.axis, hint=hint)
-        for field, given in (("layout.pipeline", self.pipeline), ("padding.eliminate", self.packed_rows)):
-            if given is not None:
-                raise wrong("layout", "kv_transfer", rule=f"is not supported with {field}", hint="leave one out")
+        if self.layout.kv_transfer is not None:
+            others = {"layout.pipeline": self.pipeline, "padding.eliminate": self.packed_rows}
+            check_transfer(self.layout.kv_transfer, self.workload.phase, self.mesh, others)
         return self
 
     @model_validator(mode="after")

@@ -1,15 +1,20 @@
 """Transfer of a prefill's cache: bytes on the wire, who sends what, times by algebra, input that is refused."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sim.errors import InputError
+from sim.export.chakra import NodeType
+from sim.export.chakra_collectives import collective_nodes
 from sim.lowering.lower import lower
 from sim.lowering.placement import mesh_of
 from sim.program import Kind, Program
+from sim.report.lanes import build_lanes
+from sim.results.folder import export
 from sim.simulate.run import run
 from sim.specs import DTYPE_BYTES, Scenario, load
 
@@ -212,6 +217,50 @@ def test_a_cache_queues_with_the_collectives_of_its_links():
     port = tasks.resources.index("gpu0:egress")
     ops = {tasks.op_names[op].partition("(")[0] for op in tasks.op[tasks.resource == port].tolist()}
     assert {"send", "all_reduce"} <= ops
+
+
+def test_a_slow_adapter_leaves_its_part_exposed():
+    """The other chips' parts are there long before: the step ends with the slow adapter's last message."""
+    slow = "perturb={slow_links: [{links: [gpu3->rail3#0], factor: 200}]}"
+    found, plain = run(scenario(slow, "stack.step_overhead=0 s")), run(scenario())
+    transfer = found.report.transfer
+    assert transfer is not None
+    assert plain.report.transfer is not None
+    assert (plain.report.transfer.exposed_s, transfer.exposed_s > 0) == (0, True)
+    assert transfer.busiest_link == "gpu3->rail3#0"
+    assert transfer.busiest_link_s == pytest.approx(200 * plain.report.transfer.busiest_link_s, rel=1e-6)
+    assert found.report.critical_chip == 3
+    assert found.report.simulated.latency_s == transfer.arrived_s
+
+
+# --- what others see -------------------------------------------------------------------------------------------------
+
+
+def test_a_receiver_has_the_lane_of_the_link_on_which_its_cache_comes():
+    found = run(scenario()).passes[0]
+    lanes = build_lanes(found.trace, found.topology, [0, 8])
+    assert "send(box) cache" in {
+        found.trace.program.op_names[op] for op in found.trace.program.op[lanes[0][1].spans.task]
+    }
+    assert [(lane.kind, lane.label, len(lane.spans)) for lane in lanes[8]] == [("link", "from rail0", 2)]
+    assert found.chip_roles == {8: "only receives the cache"}
+
+
+@pytest.mark.parametrize("form", ["kineto", "perfetto", "chakra"])
+def test_exports_have_all_chips(form: str, tmp_path: Path):
+    paths = export(run(scenario()), tmp_path, form)
+    assert len([path for path in paths if path.suffix == ".et" or "rank" in path.name]) == (
+        0 if form == "perfetto" else 16
+    )
+
+
+def test_a_chakra_trace_has_the_cache_as_messages(tmp_path: Path):
+    found = run(scenario())
+    trace, topology = found.passes[0].whole()
+    ranks = collective_nodes(trace, topology, "bf16").ranks
+    for rank, kind in ((0, NodeType.COMM_SEND), (8, NodeType.COMM_RECV)):
+        messages = [node for node in ranks[rank] if node.name == "send(box) cache"]
+        assert [(node.type, node.attributes["comm_size"]) for node in messages] == [(kind, LAYER // 8)] * 2
 
 
 # --- input -----------------------------------------------------------------------------------------------------------
