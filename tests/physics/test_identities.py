@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.counts import attention_weights, cached_values, counted_parameters, ffn_weights, table_weights
 from support.selection import slow_if
 from support.shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenario, settings_of
 
@@ -99,23 +100,14 @@ def test_compute_is_what_the_trace_says(case):
 # --- figures of all steps --------------------------------------------------------------------------------------------
 
 
-def parameters(given: Scenario) -> float:
-    """As MFU counts them: published where the file says so; of some layers as large a share."""
-    model = given.model
-    attention = (2 * model.heads + 2 * model.kv_heads) * model.d_head * model.d_model
-    matrices = {"swiglu": 3, "mlp": 2}[model.ffn]
-    tables = model.vocabulary * model.d_model * (1 if model.tied else 2)
-    counted = model.layers * (attention + matrices * model.d_ff * model.d_model) + tables
-    return (model.nominal_parameters or counted) * given.layers / model.layers
-
-
 def tokens(given: Scenario) -> int:
     """Of all sequences of one request, padding left out."""
     work = given.workload
     prompts = work.batch * (work.prompt or 0)
     if given.padding and work.prompt:
         prompts = sum(given.padding.lengths(work.batch, work.prompt))
-    return prompts + work.batch * (work.generate or 0)
+    beside = work.chunk.sequences * work.chunk.tokens * work.steps if work.chunk else 0
+    return prompts + work.batch * (work.generate or 0) + beside
 
 
 def whole_s(run: Run) -> float:
@@ -141,8 +133,9 @@ def test_tokens_per_second_are_those_of_all_sequences_over_the_time(case):
 def test_mfu_is_useful_flops_over_those_of_the_peak(case):
     """2 x parameters x tokens/s / (chips x peak), whatever the phases."""
     run = result(*case)
-    peak = run.scenario.topology.chip.peak[run.scenario.workload.activations].value
-    useful = 2 * parameters(run.scenario) * run.report.simulated.tokens_per_s
+    work = run.scenario.workload
+    peak = run.scenario.topology.chip.peak[work.operands or work.activations].value
+    useful = 2 * counted_parameters(run.scenario) * run.report.simulated.tokens_per_s
     assert run.report.simulated.mfu == pytest.approx(useful / (run.report.chips * peak), rel=ROUNDING)
     assert 0 < run.report.simulated.mfu <= 1
 
@@ -248,13 +241,15 @@ def test_all_chips_together_hold_every_weight_and_all_of_the_cache(case, head):
     case = case if head == "tied" else (*case, "model.tied=false")
     for given, _, report in phases(case):
         model, work, used = given.model, given.workload, report.memory
-        attention = 2 * (model.heads + model.kv_heads) * model.d_head
-        layer = model.d_model * (attention + {"swiglu": 3, "mlp": 2}[model.ffn] * model.d_ff)
-        tables = model.vocabulary * model.d_model * (1 if model.tied else 2) * (given.layout.logits != "none")
-        weights = (given.layers * layer + tables) * DTYPE_BYTES[work.weights]
+        layers = range(given.layers)
+        routed = sum(ffn_weights(model, layer)[0] for layer in layers)
+        others = sum(attention_weights(model) + ffn_weights(model, layer)[1] for layer in layers)
+        others += table_weights(model) * (given.layout.logits != "none")
+        expert_bytes = DTYPE_BYTES[work.expert_weights or work.weights]
+        weights = routed * expert_bytes + others * DTYPE_BYTES[work.weights]
         remote = report.pool.remote_bytes if report.pool else 0.0
         assert (used.weights_bytes + remote) * report.chips >= weights * (1 - ROUNDING)
         tokens_cached = work.batch * work.final_cache_length
-        cache = 2 * given.layers * model.kv_heads * model.d_head * tokens_cached * DTYPE_BYTES[work.kv_cache]
+        cache = given.layers * cached_values(model) * tokens_cached * DTYPE_BYTES[work.kv_cache]
         if used.kv_cache_bytes:
             assert used.kv_cache_bytes * report.chips >= cache * (1 - ROUNDING)

@@ -166,7 +166,7 @@ def test_names_of_axes_do_not_matter(name: str):
     """The same sizes in the same order under other letters, the later ones first in the alphabet."""
     data = scenario(name).model_dump(mode="json", exclude_none=True)
     axes = data["topology"]["axes"]
-    letters = dict(zip(axes, "wvu", strict=False))
+    letters = dict(zip(axes, "wvut", strict=False))
     for axis in axes.values():
         axis["twist"] = {letters[other]: shift for other, shift in axis.get("twist", {}).items()}
     data["topology"]["axes"] = {letters[axis]: value for axis, value in axes.items()}

@@ -33,7 +33,7 @@ PCIE_BOXES = {
 CLUSTERS = {  # machine: boxes, NCCL's effective GB/s of all NVLinks of a GPU, nominal GB/s of an adapter
     **{f"{box}_x{boxes}": (boxes, 18 * 20.6, 50) for box in ("dgx_h100", "hgx_h200") for boxes in (2, 4)},
     **{f"hgx_h200_x{boxes}_800g": (boxes, 18 * 20.6, 100) for boxes in (2, 4)},
-    **{f"hgx_h800_x{boxes}": (boxes, 8 * 20.6, 50) for boxes in (2, 4, 8)},
+    **{f"hgx_h800_x{boxes}": (boxes, 8 * 20.6, 50) for boxes in (2, 4, 8, 18)},
     **{f"hgx_b200_x{boxes}": (boxes, 18 * 40.1, 50) for boxes in (2, 4)},
     **{f"hgx_b200_x{boxes}_800g": (boxes, 18 * 40.1, 100) for boxes in (2, 4)},
     **{f"dgx_a100_x{boxes}": (boxes, 12 * 20, 25) for boxes in (2, 4)},

@@ -464,6 +464,6 @@ def test_names_in_a_drawing_are_within_their_nodes(name: str) -> None:
     drawn = node_link.drawing(build(*load.machine(name)))
     (left, bottom), (right, top) = drawn.corners()
     scale = min(1.3, 6.3 / (right - left), 6.0 / (top - bottom))
-    for node in drawn.nodes:
+    for node in drawn.list_named(scale):
         room = 2 * (node.half_width or node.size) * scale * 72
         assert len(node.label) * 0.6 * max(4.5, 7 * scale) <= room
