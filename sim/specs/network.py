@@ -24,5 +24,5 @@ class NetworkSpec(Strict):
     """Data per channel with protocol LL. It is measured on trees, and rings are assumed to have the same."""
     peers_start: Duration = 0.0
     """Time before messages to all peers flow, in addition to that of the kernel."""
-    peers_loss: Fraction = 0.0
-    """Share of the adapters' bandwidth that messages to all peers lose with every doubling of the boxes beyond two."""
+    peers_share: Fraction = 1.0
+    """Share of the adapters' bandwidth that messages to all peers keep with every doubling of the boxes beyond two."""

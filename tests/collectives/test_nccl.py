@@ -476,7 +476,7 @@ def test_messages_to_all_peers_begin_and_flow_as_the_network_lets_them(count: in
     plain = build(*load.machine("dgx_h100_x4", boxes_of))
     network = next(link.network for link in efa.links if link.network is not None)
     found, usual = (schedule(each, "all_to_all", ("g",), "send_recv", GIB).timing for each in (efa, plain))
-    assert found.share[MEDIA.index("net")] == pytest.approx((1 - network.peers_loss) ** {2: 0, 4: 1, 8: 2}[count])
+    assert found.share[MEDIA.index("net")] == pytest.approx(network.peers_share ** {2: 0, 4: 1, 8: 2}[count])
     assert found.overhead_s - usual.overhead_s == pytest.approx(network.peers_start)
     assert usual.share[MEDIA.index("net")] == 1
 

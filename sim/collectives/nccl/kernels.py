@@ -294,7 +294,7 @@ def _between_peers(topology: Topology, collective: str, size: float) -> Timing:
     adapters = 1.0
     if network := _network(topology):
         overhead_s += network.peers_start
-        adapters = (1.0 - network.peers_loss) ** max(0.0, math.log2(len(boxes(topology)) / 2))
+        adapters = network.peers_share ** max(0.0, math.log2(len(boxes(topology)) / 2))
     return Timing(overhead_s, (0.0, 0.0, 0.0), (peers.share, 1.0, adapters), fabric(topology).ring.count)
 
 
