@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.selection import slow_if
 from support.validations import sample, validation
 
 from sim.report.present.validation_summary import HEADING, format_section
@@ -29,12 +28,14 @@ def test_rows_spaced_over_a_suite_are_within_its_worst_tolerance(name: str, tmp_
         assert abs(outcome.error) <= found.suite.tolerance.worst, outcome.case_id
 
 
-@pytest.mark.parametrize("name", slow_if(load.shipped("suite"), "energonai", "ladder", "nccl"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", load.shipped("suite"))
 def test_a_suite_passes(name: str):
     assert validation(name).passes
 
 
-@pytest.mark.parametrize("name", slow_if(load.shipped("suite"), "energonai", "ladder", "nccl"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", load.shipped("suite"))
 def test_the_section_of_a_suite_is_up_to_date(name: str):
     """`sim validate --no-plots --summary scenarios/published/README.md` writes the page anew."""
     sections = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
