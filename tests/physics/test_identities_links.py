@@ -87,7 +87,8 @@ def test_chips_send_the_bytes_of_the_closed_form(case):
             messages = tasks[(program.kind[tasks] == Kind.SEND) & (program.follows[tasks] < 0)]
             sent = program.bytes[messages].sum() / begins
             rings = {axis.name for axis in topology.axes if axis.ring}
-            lengths = [(mesh_axis(topology, axis).size, rings.issuperset(mesh_axis(topology, axis).lines)) for axis in axes]
+            over = [mesh_axis(topology, axis) for axis in axes]
+            lengths = [(axis.size, rings.issuperset(axis.lines)) for axis in over]
             expected = sent_bytes(name, algorithm, lengths, size, len(boxes(topology)))
             assert sent == pytest.approx(expected, rel=1e-6), (name, algorithm, axes, size)
 
