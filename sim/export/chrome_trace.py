@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind, Program
 from sim.program.trace import Trace
 from sim.report.flows import Flows, Receivers
-from sim.report.lanes import Lane, build_lanes, layer_times
+from sim.report.lanes import Lane, build_lanes, layer_times, multiprocessors_held
 from sim.report.metrics import critical_chip
 from sim.report.pool import Series
 from sim.report.spans import sums
@@ -50,6 +50,9 @@ _NAMES: dict[str, Callable[[str], str]] = {
 CHIPS, MOST_TASKS = 4, 30_000
 """Written unless asked otherwise: so many chips, fewer where that many tasks (about 7 MB) would be passed, and of a
 chip that has more by itself those in the beginning and at the end."""
+
+BUSY = "busy with collectives"
+"""Counter of the multiprocessors that collectives keep busy."""
 
 _Lanes = dict[int, list[Lane]]
 _Threads = dict[int, list[int]]
@@ -147,7 +150,7 @@ class _Gap:
     def around(self, lane: Lane) -> Lane:
         """Returns the lane without the omitted time."""
         outside = (lane.spans.start < self.start) | (lane.spans.start >= self.end)
-        return Lane(lane.kind, lane.label, lane.spans.where(outside), lane.exposed, lane.link)
+        return replace(lane, spans=lane.spans.where(outside))
 
 
 def _gap(trace: Trace, chip: int) -> _Gap | None:
@@ -194,7 +197,7 @@ def _metadata(topology: Topology, lanes: _Lanes, threads: _Threads) -> Iterable[
         for lane, thread in zip(chip_lanes, threads[chip], strict=True):
             label = {
                 "compute": "stream 7: compute",
-                "collectives": f"stream {thread}: collectives",
+                "collectives": f"stream {thread}: {lane.label}",
                 "copies": f"stream {thread}: copies",
             }.get(lane.kind)
             yield named("thread_name", chip, thread, {"name": label or f"link {lane.label}"})
@@ -221,6 +224,8 @@ def _events(
             yield _slices(trace, lane, (chip, thread), ranks, us, None if lane.kind == "link" else correlation)
         time, rate = outgoing_rate(chip_lanes, topology)
         yield _counter("outgoing links", "GB/s", chip, time, rate / 1e9, us)
+        if held := multiprocessors_held(trace, topology, chip):
+            yield _counter(BUSY, "multiprocessors", chip, nanoseconds(held.time_ps), held.count, us)
     receivers = Receivers.build(trace, topology.chips, lanes, threads)
     for chip, chip_lanes in lanes.items():
         for lane, thread in zip(chip_lanes, threads[chip], strict=True):
@@ -253,8 +258,9 @@ def _slices(
         correlation: [tasks] id of the launch of each task, 0 for none; None where no launches are written.
     """
     (chip, thread), program, task = row, trace.program, lane.spans.task
-    names = [_NAMES[lane.kind](name) for name in program.op_names]
-    category = {"link": "link", "copies": "gpu_memcpy"}.get(lane.kind, "kernel")
+    moved = "copies" if lane.is_copied else lane.kind
+    names = [_NAMES[moved](name) for name in program.op_names]
+    category = {"link": "link", "copies": "gpu_memcpy"}.get(moved, "kernel")
     stream = "" if lane.kind == "link" else f'"device":{chip},"stream":{thread},'
     heads = [
         f'{{"ph":"X","cat":"{category}","name":{json.dumps(name)},"pid":{chip},"tid":{thread},"ts":' for name in names

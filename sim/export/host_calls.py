@@ -177,7 +177,7 @@ def _kernels(lanes: Sequence[Lane], threads: Sequence[int]) -> list[Kernel]:
     result = []
     for lane, thread in zip(lanes, threads, strict=True):
         if lane.kind != "link":
-            spans, is_copy = lane.spans, lane.kind == "copies"
+            spans, is_copy = lane.spans, lane.kind == "copies" or lane.is_copied
             columns = (spans.task.tolist(), nanoseconds(spans.start).tolist(), nanoseconds(spans.end).tolist())
             result += [Kernel(task, thread, start, end, is_copy) for task, start, end in zip(*columns, strict=True)]
     return sorted(result, key=lambda kernel: kernel.task)

@@ -1,8 +1,9 @@
 """A trace as native Perfetto TrackEvents, whole nanoseconds, for ui.perfetto.dev and its trace processor.
 
-One process per chip, one track per lane; slices carry layer, bytes and FLOPs; a counter tells the rate of a chip's
-outgoing links. Where both chips are written, a flow leads from each send to its arrival, a mark inside the collective
-on the receiving chip. Field numbers are those of protos/perfetto/trace in github.com/google/perfetto.
+One process per chip, one track per lane; slices carry layer, bytes and FLOPs; counters tell the rate of a chip's
+outgoing links and the multiprocessors that collectives keep busy. Where both chips are written, a flow leads from each
+send to its arrival, a mark inside the collective on the receiving chip. Field numbers are those of
+protos/perfetto/trace in github.com/google/perfetto.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.export.chrome_trace import outgoing_rate
-from sim.export.flows import arrival_ns
+from sim.export.chrome_trace import BUSY, outgoing_rate
+from sim.export.flows import arrival_ns, nanoseconds
 from sim.export.kernels import kernel_name
 from sim.export.wire import data, double, fixed64, integer
+from sim.program import Floats, Ints
 from sim.program.trace import Trace
 from sim.report.flows import Flows, Receivers
-from sim.report.lanes import Lane, build_lanes
+from sim.report.lanes import Lane, build_lanes, multiprocessors_held
 from sim.topology.graph import Topology
 
 _PACKET, _TIMESTAMP, _SEQUENCE, _EVENT, _INTERNED, _FLAGS, _DESCRIPTOR = 1, 8, 10, 11, 12, 13, 60
@@ -50,13 +52,21 @@ def write(trace: Trace, topology: Topology, path: Path | str, chips: Sequence[in
             flows = receivers.flows_of(trace, lane.spans) if lane.kind == "link" else None
             packets += _slices(trace, lane, track, set() if flows is None else set(flows.task.tolist()))
             packets += [] if flows is None else _arrivals(flows, arrival)
-        packets.append(_track(counter, "outgoing links, GB/s", _in(process) + data(8, data(6, "GB/s"))))
-        for time, rate in zip(*outgoing_rate(rows, topology), strict=True):
-            event = integer(9, _COUNTER) + integer(11, counter) + double(44, float(rate) / 1e9)
-            packets.append(_packet(int(time), data(_EVENT, event) + integer(_FLAGS, _NEEDS_SEQUENCE)))
+        time_ns, rate = outgoing_rate(rows, topology)
+        packets += _counter(counter, process, ("outgoing links", "GB/s"), time_ns, rate / 1e9)
+        if held := multiprocessors_held(trace, topology, chip):
+            packets += _counter(next(ids), process, (BUSY, "multiprocessors"), nanoseconds(held.time_ps), held.count)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"".join(packets))
+
+
+def _counter(uuid: int, process: int, name: tuple[str, str], time_ns: Ints, value: Floats) -> Iterator[bytes]:
+    """Yields the track of a counter, of a name and unit, and its values."""
+    yield _track(uuid, ", ".join(name), _in(process) + data(8, data(6, name[1])))
+    for time, each in zip(time_ns.tolist(), value.tolist(), strict=True):
+        event = integer(9, _COUNTER) + integer(11, uuid) + double(44, each)
+        yield _packet(time, data(_EVENT, event) + integer(_FLAGS, _NEEDS_SEQUENCE))
 
 
 def _packet(time_ns: int, rest: bytes) -> bytes:
@@ -85,7 +95,7 @@ def _slices(trace: Trace, lane: Lane, track: int, flowing: set[int]) -> Iterator
         flowing: sends that begin a flow, whose id is the task + 1.
     """
     program, task = trace.program, lane.spans.task
-    first = len(program.op_names) if lane.kind == "collectives" else 0
+    first = len(program.op_names) if lane.kind == "collectives" and not lane.is_copied else 0
     on_track = integer(11, track)
     starts, ends = ((time + 500) // 1000 for time in (lane.spans.start, lane.spans.end))
     columns: dict[str, np.ndarray] = {"layer": program.layer[task]}

@@ -42,7 +42,7 @@ def gathering_loop(
     needed_by = piece_of_arrival(plan, form, length)
     loop = _ContendedLoop(emitter, pieces, plan, size, needed_by - 1)
     waits = emitter.streams.wait_list("compute", inputs)
-    op = emitter.label("all_gather", (axis,), name)
+    op = _label(emitter, "all_gather", axis, name)
     sent = emitter.emit(plan, size, op, waits, emitter.scenario.workload.activations, LoopedSends(loop.sends_ps)).sends
     for piece in range(len(pieces)):
         lanes = [(needed_by == piece) & (plan.direction == direction) for direction in (1, -1)]
@@ -60,7 +60,7 @@ def scattering_loop(
     plan = reduce_scatter_loop(emitter.topology, axis, form)
     loop = _ContendedLoop(emitter, pieces, plan, size, plan.step + 1)
     done = np.stack([loop.launch(name, piece, inputs)[0] for piece in range(len(pieces))])
-    op = emitter.label("reduce_scatter", (axis,), name)
+    op = _label(emitter, "reduce_scatter", axis, name)
     # A chip enters once it has something to send; the send of step i carries what piece i computed.
     dtype = emitter.scenario.workload.activations
     needs = done[plan.step, plan.src]
@@ -178,6 +178,14 @@ def weight_loop(
     )
     emitter.streams.append("compute", (), (*emitter.streams.last("compute"), end))
     return emitter.streams.last("compute")
+
+
+def _label(emitter: Emitter, kind: str, axis: str, name: str) -> str:
+    """Names a looped collective, and notes in the program whether copy engines carry it out."""
+    op = emitter.label(kind, (axis,), name)
+    if loop_form(emitter, axis) == "direct":
+        emitter.builder.copied[op] = None
+    return op
 
 
 def _send_times(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.plots.colours import OP_COLOURS, PALETTE
+from sim.plots.colours import HELD_COLOUR, OP_COLOURS, PALETTE
 from sim.plots.style import add_legend, figure_width, points, text_width
 from sim.program import Floats, Ints, Program
 from sim.report import spans as sp
-from sim.report.lanes import Lane
+from sim.report.lanes import Held, Lane
 from sim.report.ops import COLLECTIVES, parse_op
 from sim.units import PS_PER_S
 
@@ -143,8 +143,25 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
         low = low + share
 
 
-def draw_legend(figure: Figure, shown: Sequence[tuple[Panel, Sequence[Lane]]]) -> None:
-    """Draws the legend of the classes that occur in the lanes of some panels, below the panels."""
+def draw_held(panel: Panel, held: Held, bottom: float, height: float, bins: Ints | None) -> None:
+    """Draws the multiprocessors that collectives keep busy as an area, at full height all of the chip: over `bins`
+    (edges, ps) their means, else each change."""
+    inside = (held.time_ps > panel.start) & (held.time_ps < panel.end)
+    edges = np.unique([panel.start, *held.time_ps[inside].tolist(), panel.end]) if bins is None else bins
+    if len(edges) < 2:
+        return
+    level = bottom + height * held.means(edges) / held.total
+    panel.axes.axhspan(bottom, bottom + height, color=PALETTE["light"], alpha=0.35, linewidth=0)
+    look: dict[str, Any] = {"facecolor": HELD_COLOUR, "linewidth": 0.0, "step": "post", "snap": False}
+    panel.axes.fill_between(panel.x(edges), bottom, np.append(level, level[-1]), **look)
+
+
+def draw_legend(figure: Figure, shown: Sequence[tuple[Panel, Sequence[Lane]]], *, holds: bool = False) -> None:
+    """Draws the legend of the classes that occur in the lanes of some panels, below the panels.
+
+    Args:
+        holds: panels show the multiprocessors that collectives keep busy.
+    """
     from matplotlib.patches import Patch
 
     lanes = [lane for _, some in shown for lane in some]
@@ -154,4 +171,6 @@ def draw_legend(figure: Figure, shown: Sequence[tuple[Panel, Sequence[Lane]]]) -
         patches.append(Patch(label="on the critical path (pale: in flight)", **_ON_PATH))
     if any(len(lane.exposed) for lane in lanes if lane.kind == "collectives"):
         patches.append(Patch(label="exposed: no compute meanwhile", **_HATCHED))
+    if holds:
+        patches.append(Patch(facecolor=HELD_COLOUR, label="multiprocessors busy with collectives"))
     add_legend(figure, patches, below=True)

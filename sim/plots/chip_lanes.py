@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.plots.bars import LABELS_IN, WIDTH_IN, Panel, draw_shares, draw_spans
+from sim.plots.bars import LABELS_IN, WIDTH_IN, Panel, draw_held, draw_shares, draw_spans
 from sim.plots.colours import PALETTE
 from sim.plots.style import figure_width, points, wrap
 from sim.program import Ints
 from sim.program.trace import Trace
 from sim.report import spans as sp
-from sim.report.lanes import Lane
+from sim.report.lanes import Held, Lane
 
 IN_PER_ROW, IN_AROUND = 0.3, 0.667
 """Height of a row of height 1, and of what stands around the rows of a panel."""
 _LINKS_DRAWN = 8
 _SHARES_HEIGHT = 2.2
 _HEIGHTS = {"path": 0.7, "compute": 1.0, "collectives": 1.0, "copies": 1.0, "link": 0.6}
+_HELD_HEIGHT = 1.2
 _GAP, _HEADER = 0.2, 0.8
 _HEADER_POINTS, _BUSY_POINTS = 8.0, 7.0
 _LINE = 0.45
@@ -33,12 +34,16 @@ class ChipLanes:
 
     title: str
     lanes: list[Lane]
+    held: Held | None = None
+    """Multiprocessors that collectives keep busy, if they take any."""
 
 
 def panel_height(groups: list[ChipLanes], in_shares: bool) -> float:
     """Returns the height of all groups in a panel, in rows."""
     return sum(
-        header_height(group) + sum(_row_height(lanes, in_shares) + _GAP for _, lanes in _rows(group, in_shares))
+        header_height(group)
+        + sum(_row_height(lanes, in_shares) + _GAP for _, lanes in _rows(group, in_shares))
+        + (_HELD_HEIGHT + _GAP) * (group.held is not None)
         for group in groups
     )
 
@@ -77,6 +82,14 @@ def fill_panel(panel: Panel, groups: list[ChipLanes], bins: Ints | None) -> None
             busy = sum(lane.spans.within(panel.start, panel.end).total_ps for lane in lanes) / len(lanes)
             axes.text(1.005, y + height / 2, f"{busy / duration:.0%}", **beside)
             ticks[y + height / 2] = label
+            y -= _GAP
+        if group.held:
+            y -= _HELD_HEIGHT
+            draw_held(panel, group.held, y, _HELD_HEIGHT, bins)
+            (mean,) = group.held.means(np.array([panel.start, panel.start + duration]))
+            axes.text(1.005, y + _HELD_HEIGHT / 2, f"{mean / group.held.total:.0%}", **beside)
+            peak = group.held.peak(panel.start, panel.end)
+            ticks[y + _HELD_HEIGHT / 2] = f"multiprocessors\n{peak:.3g} of {group.held.total} at most"
             y -= _GAP
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="y", length=0)

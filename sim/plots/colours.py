@@ -47,6 +47,9 @@ OP_COLOURS = {
 }
 """Colour per class of op, in the legend's order."""
 
+HELD_COLOUR = "#777777"
+"""Colour of the multiprocessors that collectives keep busy."""
+
 REQUEST_COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "wine")]
 """Colours of requests in turn; white numbers are legible on each."""
 

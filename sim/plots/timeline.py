@@ -6,6 +6,7 @@ Chips that do the same at the same times are drawn once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,7 @@ from sim.report.lanes import (
     find_tasks_on_path,
     group_identical_chips,
     layer_times,
+    multiprocessors_held,
 )
 from sim.report.metrics import critical_chip
 from sim.report.ops import classify_ops
@@ -103,7 +105,8 @@ def draw(
             axes[1].set_xlabel(f"time since the layer began, {zoom.unit[1]}")
         if title:
             add_title(made, title)
-        draw_legend(made, [(whole_step, [lane for group in groups for lane in group.lanes])])
+        held = any(group.held for group in groups)
+        draw_legend(made, [(whole_step, [lane for group in groups for lane in group.lanes])], holds=held)
     return made
 
 
@@ -170,11 +173,11 @@ def _groups(
         elif len(chips) > 1:
             notes.append(f"= {len(chips) - 1} other{'s' * (len(chips) > 2)}")
         text += f" ({', '.join(notes)})" if notes else ""
-        groups.append(ChipLanes(text, lanes[chip]))
+        groups.append(ChipLanes(text, lanes[chip], multiprocessors_held(trace, topology, chip)))
     if len(alike) > len(shown):
         unseen = sum(len(topology.represented_by(chips)) for _, chips in chosen[len(drawn) :])
         verb = "differs and is" if unseen == 1 else "differ and are"
-        groups[-1] = ChipLanes(f"{groups[-1].title} ({unseen} more {verb} not drawn)", groups[-1].lanes)
+        groups[-1] = replace(groups[-1], title=f"{groups[-1].title} ({unseen} more {verb} not drawn)")
     return groups, layer_times(trace, shown[0])
 
 

@@ -93,6 +93,8 @@ class ProgramBuilder:
         """Number format of a collective's elements, by op name."""
         self.axes: dict[str, tuple[str, ...]] = {}
         """Mesh axes of a collective, by op name."""
+        self.copied: dict[str, None] = {}
+        """Collectives that copy engines carry out, by op name."""
         self.layer = -1
         """Layer of the tasks added next."""
 
@@ -223,6 +225,7 @@ class ProgramBuilder:
         self._grow(n)
         self.dtypes |= dict(program.dtypes)
         self.axes |= dict(program.axes)
+        self.copied |= dict.fromkeys(program.copied)
         names = np.array([self._op_ids.setdefault(name, len(self._op_ids)) for name in program.op_names])
         columns = {name: getattr(program, name) for name in COLUMNS} | renumber(program, chips, resources)
         columns |= {
@@ -271,5 +274,6 @@ class ProgramBuilder:
             skipped=tuple(self._skipped),
             dtypes=tuple(self.dtypes.items()),
             axes=tuple(self.axes.items()),
+            copied=tuple(self.copied),
             **columns,  # type: ignore[arg-type]
         )

@@ -124,6 +124,8 @@ class Program:
     """(op name, number format) of collectives, where known."""
     axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(op name, mesh axes) of collectives over axes of the mesh."""
+    copied: tuple[str, ...] = ()
+    """Op names of collectives whose messages copy engines move, without a kernel."""
 
     def __repr__(self) -> str:
         return f"Program({len(self):,} tasks of {len(self.op_names)} operations on {len(self.resources):,} resources)"

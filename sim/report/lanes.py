@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sim.program import Ints, Kind
+from sim.program import FULL_PPM, Floats, Ints, Kind
 from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.critical_path import Path
@@ -29,15 +29,57 @@ class Lane:
     none on other lanes."""
     link: int = -1
     """Position in `Topology.links` of a link's lane."""
+    is_copied: bool = False
+    """True for collectives that copy engines carry out, without a kernel."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Multiprocessors of a chip that collectives keep busy."""
+
+    time_ps: Ints
+    """Times from which there are so many, the first 0."""
+    count: Floats
+    total: int
+    """Multiprocessors of the chip."""
+
+    def means(self, edges: Ints) -> Floats:
+        """Returns the mean number between each two of the edges (ps)."""
+        summed = np.concatenate(([0.0], np.cumsum(np.diff(self.time_ps) * self.count[:-1])))
+        index = np.searchsorted(self.time_ps, edges, side="right") - 1
+        until = summed[index] + (edges - self.time_ps[index]) * self.count[index]
+        means: Floats = np.diff(until) / np.diff(edges)
+        return means
+
+    def peak(self, start: int, end: int) -> float:
+        """Returns the largest number between two times, ps."""
+        first, last = np.searchsorted(self.time_ps, start, side="right") - 1, np.searchsorted(self.time_ps, end)
+        return float(self.count[first : max(last, first + 1)].max())
+
+
+def multiprocessors_held(trace: Trace, topology: Topology, chip: int) -> Held | None:
+    """Returns the multiprocessors that collectives keep busy on a chip, None if they take less than half of one."""
+    program = trace.program
+    changes = np.flatnonzero((program.slow_ppm != 0) & (program.slows == chip))
+    if not len(changes):
+        return None
+    ppm = program.slow_ppm[changes].astype(np.float64)
+    when = np.where(ppm > 0, trace.times["start"][changes], trace.times["end"][changes])
+    times, at = np.unique(np.append(when, 0), return_inverse=True)
+    total, taken = topology.chip.multiprocessors, np.cumsum(np.bincount(at, np.append(ppm, 0.0), len(times)))
+    count = taken / FULL_PPM * total
+    return Held(times, count, total) if count.max() >= 1 / 2 else None
 
 
 def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[int, list[Lane]]:
-    """Returns the lanes of each chip: compute, collectives (one row at least), then links in the topology's order.
+    """Returns the lanes of each chip: compute, collectives (of kernels, then of copy engines; one row at least), then
+    links in the topology's order.
 
     A chip that is only sent something has the links on which it comes.
     """
     compute, collectives, links = sp.compute_spans(trace), sp.collective_spans(trace), sp.link_spans(trace, topology)
-    copies = sp.copy_spans(trace)
+    copies, program = sp.copy_spans(trace), trace.program
+    copied = np.array([name in program.copied for name in program.op_names], dtype=bool)
     result: dict[int, list[Lane]] = {}
     for chip in chips:
         computing, chip_collectives = compute.of_lane(chip), collectives.of_lane(chip)
@@ -51,10 +93,13 @@ def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[
             if result[chip]:
                 continue
         lanes = [Lane("compute", "compute", computing, no_spans)]
-        row = sp.pack(chip_collectives)
-        for k in range(int(row.max(initial=0)) + 1):
-            spans = chip_collectives.where(row == k)
-            lanes.append(Lane("collectives", "collectives", spans, sp.minus(spans, covered)))
+        is_copied = copied[program.op[chip_collectives.task]]
+        for by_engine in np.unique(is_copied).tolist() or [False]:
+            label, some = "copy engine" if by_engine else "collectives", chip_collectives.where(is_copied == by_engine)
+            row = sp.pack(some)
+            for k in range(int(row.max(initial=0)) + 1):
+                spans = some.where(row == k)
+                lanes.append(Lane("collectives", label, spans, sp.minus(spans, covered), is_copied=by_engine))
         if len(copying := copies.of_lane(chip)):
             lanes.append(Lane("copies", "copy engine", copying, no_spans))
         for link in topology.links:

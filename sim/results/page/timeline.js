@@ -46,6 +46,19 @@ function visible(lane, x0, x1, pixel, kindOf) {
   return shown;
 }
 
+// The multiprocessors that collectives keep busy from x0 to x1, pieces below a pixel put together: [from, to, mean].
+function heldOf(lane, x0, x1, pixel) {
+  const pieces = [];
+  for (let i = firstAfter(lane.end, x0); i < lane.start.length && lane.start[i] < x1; i++) {
+    const from = Math.max(lane.start[i], x0), to = Math.min(lane.end[i], x1), last = pieces[pieces.length - 1];
+    if (last && to - last[0] < pixel) {
+      last[2] = (last[2] * (last[1] - last[0]) + lane.count[i] * (to - from)) / (to - last[0]);
+      last[1] = to;
+    } else pieces.push([from, to, lane.count[i]]);
+  }
+  return pieces;
+}
+
 function about(lane, i, timeline) {
   const op = timeline.ops[lane.op[i]], group = timeline.classes[lane.op[i]];
   const rows = [`<b>${op}</b>`, group + (lane.layer[i] >= 0 ? `, layer ${lane.layer[i]}` : "")];
@@ -137,6 +150,17 @@ function barsOf(sides, [x0, x1], ps, across) {
       bars.edge.push(label && inPixels(end - start) > 4 ? 1 : 0); // pieces of a loop stay apart
     };
     for (const [lane, row] of side.rows) {
+      if (lane.kind === "held") {
+        for (const [start, end, count] of heldOf(lane, from, to, pixel).filter((piece) => piece[2])) {
+          place(bars, side, row, start, end, -0.4, 0.8 * count / lane.total);
+          bars.colour.push(timeline.held);
+          bars.opacity.push(1);
+          bars.hover.push(`<b>${count.toPrecision(3)} of ${lane.total} multiprocessors</b> busy with collectives<br>${time(start / 1e12)} to ${time(end / 1e12)}`);
+          bars.label.push("");
+          bars.edge.push(0);
+        }
+        continue;
+      }
       const thin = thinOf(lane), low = -thin / 2;
       const kindOf = (i) => timeline.classes[lane.op[i]] + (lane.kind === "path" && lane.flies[i] ? FLYING : "");
       for (const group of visible(lane, from, to, pixel, kindOf)) {
@@ -199,7 +223,8 @@ function drawTimeline(parent, runs, key) {
   const buttons = el(parent, "div", null, { className: "buttons" });
   const used = new Set(sides.flatMap(({ every, timeline }) => every.flatMap((lane) => [...new Set(lane.op)].map((op) => timeline.classes[op]))));
   const colours = sides[0].timeline.colours;
-  legend(parent, [...Object.keys(colours).filter((name) => used.has(name)).map((name) => [name, colours[name]]), ["exposed: no compute meanwhile", PAPER, true]]);
+  const held = sides.flatMap(({ every, timeline }) => every.filter((lane) => lane.kind === "held").map((lane) => [`busy with collectives, full height: all ${lane.total} multiprocessors`, timeline.held])).slice(0, 1);
+  legend(parent, [...Object.keys(colours).filter((name) => used.has(name)).map((name) => [name, colours[name]]), ["exposed: no compute meanwhile", PAPER, true], ...held]);
   const target = el(parent, "div", null, { className: "plot", id: `timeline${key}` });
   const note = el(parent, "p");
   const longest = Math.max(...sides.map((side) => side.timeline.end)), [unit, unitName] = unitOf(longest / 1e12), ps = unit * 1e12, us = unit * 1e6; // of the axis

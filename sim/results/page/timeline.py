@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sim.plots.colours import OP_COLOURS
+from sim.plots.colours import HELD_COLOUR, OP_COLOURS
 from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.critical_path import find_critical_path
 from sim.report.flows import Receivers
-from sim.report.lanes import Lane, build_lanes, choose_chips, describe_chip, group_identical_chips, layer_times
+from sim.report.lanes import (
+    Held,
+    Lane,
+    build_lanes,
+    choose_chips,
+    describe_chip,
+    group_identical_chips,
+    layer_times,
+    multiprocessors_held,
+)
 from sim.report.metrics import critical_chip
 from sim.report.ops import classify_ops
 from sim.report.roofline import is_memory_bound
@@ -71,6 +80,9 @@ def timeline_data(part: Pass) -> dict[str, Any]:
                 **(_arrows(part.trace, each, receivers) if link else {}),
             }
         )
+    for chip in shown:
+        if held := multiprocessors_held(trace, topology, chip):
+            result.append(_held(names[chip], held, trace.makespan_ps))
     others = [len(topology.represented_by(chips)) for _, chips in groups[count:]]
     return {
         "chips": list(names.values()),
@@ -78,6 +90,7 @@ def timeline_data(part: Pass) -> dict[str, Any]:
         "ops": list(program.op_names),
         "classes": classify_ops(program).tolist(),
         "colours": OP_COLOURS,
+        "held": HELD_COLOUR,
         "sources": _sources(part.scenario),
         "edges": edges.tolist(),
         "lanes": result,
@@ -107,6 +120,22 @@ def _path(part: Pass) -> dict[str, Any]:
         "flies": path.flies.astype(int).tolist(),
         "kinds": program.kind[path.task].tolist(),
         "exposed": None,
+    }
+
+
+def _held(chip: str, held: Held, end_ps: int) -> dict[str, Any]:
+    """Returns the multiprocessors that collectives keep busy on a chip as a lane of bars, whose heights are `count`."""
+    empty: dict[str, list[int]] = {name: [] for name in ("op", "layer", "bytes", "flops", "slow", "to")}
+    return {
+        "chip": chip,
+        "label": "multiprocessors",
+        "kind": "held",
+        "start": _deltas(held.time_ps),
+        "length": np.diff(held.time_ps, append=end_ps).tolist(),
+        "count": held.count.tolist(),
+        "total": held.total,
+        "exposed": None,
+        **empty,
     }
 
 
