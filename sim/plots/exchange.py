@@ -5,7 +5,7 @@ Combine sends the same rows the other way.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,8 +26,6 @@ _KEPT = "#F2F2F2"
 """Colour of what a chip keeps."""
 _STANDS_OUT = 1.1
 """More than this times the mean is marked."""
-_MOST_BARS = 200
-"""Of more chips the bars have no gaps."""
 
 
 def draw(rows: ExpertRows, machine: Topology, title: str = "") -> Figure:
@@ -68,16 +66,18 @@ def draw(rows: ExpertRows, machine: Topology, title: str = "") -> Figure:
 
 def _draw_sums(axes: Axes, sums: Floats, limit: float, verb: str) -> None:
     """Draws what every chip sends beside its row, or receives above its column."""
-    places, width = np.arange(len(sums)), 1.0 if len(sums) > _MOST_BARS else 0.8
+    orientation: Literal["vertical", "horizontal"] = "vertical" if verb == "receives" else "horizontal"
     stands_out = sums.max() > _STANDS_OUT * sums.mean()
-    colours = [PALETTE["vermilion"] if each == sums.max() and stands_out else PALETTE["blue"] for each in sums]
+    parts = {PALETTE["blue"]: sums}
+    if stands_out:
+        parts[PALETTE["vermilion"]] = np.where(sums == sums.max(), sums, 0.0)
+    for colour, heights in parts.items():  # one outline: edges of single bars would show as stripes
+        axes.stairs(heights, np.arange(len(sums) + 1) - 0.5, orientation=orientation, fill=True, color=colour)
     if verb == "receives":
-        axes.bar(places, sums, width, color=colours)
         axes.set_ylim(0, limit)
         axes.set_xlim(-0.5, len(sums) - 0.5)
         axes.set_ylabel(verb, fontsize=points(8))
     else:
-        axes.barh(places, sums, width, color=colours)
         axes.set_xlim(0, limit)
         axes.set_ylim(len(sums) - 0.5, -0.5)
         axes.set_xlabel(verb, fontsize=points(8))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.plots import grid
 from sim.plots.colours import LOAD_COLOURS
 from sim.plots.drawing import Line
 from sim.plots.machine import Load, drawing_of, list_segments, max_utilisation
@@ -47,8 +46,7 @@ def draw(trace: Trace, topology: Topology, title: str = "", way: str = "") -> Fi
         Line(segment.points, to_hex(shade), segment.dashed, width=_LINE_WIDTH)
         for segment, shade in zip(segments, shades, strict=True)
     ]
-    nodes = [replace(node, label="" if machine.chips > grid.NUMBERED_CHIPS else node.label) for node in drawing.nodes]
-    drawing = replace(drawing, lines=lines, nodes=nodes, margin=0.5)
+    drawing = replace(drawing, lines=lines, margin=0.5)
     name, _, below = (title or machine.name).partition("\n")
     name += f": {way}" if way else ""
     room_in = figure_width(_WIDTH_IN) - 0.4

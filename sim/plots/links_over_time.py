@@ -5,12 +5,12 @@ Links that are busy at the same times have one row.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sim.plots.colours import LOAD_COLOURS, PALETTE
-from sim.plots.style import add_title, figure_width, new_figure, points, set_title, shared_style
+from sim.plots.style import add_title, figure_width, is_narrow, new_figure, points, set_title, shared_style, text_width
 from sim.plots.timeline import LAYERS_IN_DETAIL, share_bins
 from sim.program import Floats, Ints
 from sim.program.trace import Trace
@@ -31,10 +31,10 @@ _MOST_IN = 5.0
 _MOST_ROWS = 1000
 """More rows than a panel has pixels would hide one another: the busiest are drawn."""
 _BINS_PER_IN = 30
-_NAMES = 2
-"""Names of links of a row; of more the number is told."""
-_LABELS_IN = 1.8
-"""Width of the names of links and of the colour bar."""
+_NAMES, _MOST_NAMES = 2, 0.35
+"""Names of links of a row, of more the number is told; and the share of the width that they may take."""
+_BAR_IN = 0.9
+"""Width of the colour bar; in a narrow figure it lies below."""
 _POINTS = 7.0
 _IDLE = "#F2F2F2"
 
@@ -43,6 +43,7 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
     """Draws the load of all links over the whole time, and over a layer from the middle."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import FuncFormatter
 
     times = layer_times(trace, critical_chip(trace, topology.chips))
     parts = [(0, max(trace.makespan_ps, 1), "Whole step" if len(times) else "Whole time")]
@@ -65,8 +66,11 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
         rows.sort(key=lambda links: link_label(topology.links[int(links[0])]))
     busy = [links for links in rows if panels[0][links[0]].any()]
     names = [_name_row(topology, links, int(counts[links].sum())) for links in busy]
+    names_in = max((text_width(name, points(_POINTS)) for name in names), default=0.0) + 0.2
+    beside_in = names_in + (0.0 if is_narrow() else _BAR_IN)
     height_in = min(_MOST_IN, max(_ROW_IN * len(busy), 3 * _ROW_IN))
-    made = new_figure(_WIDTH_IN, _AROUND_IN * len(parts) + height_in * len(parts))
+    below_in = 0.6 if is_narrow() else 0.0
+    made = new_figure(_WIDTH_IN, (_AROUND_IN + height_in) * len(parts) + below_in)
     idle = int(counts.sum()) - sum(int(counts[links].sum()) for links in busy)
     with shared_style():
         all_axes = made.subplots(len(parts), 1, squeeze=False)[:, 0]
@@ -74,10 +78,12 @@ def draw(trace: Trace, topology: Topology, title: str = "") -> Figure:
             shares = panel[[links[0] for links in busy]] if busy else np.zeros((1, panel.shape[1]))
             _draw_panel(axes, shares, names, edges, scale)
             each = ", a part per layer" if edges is bins[0] and len(times) > LAYERS_IN_DETAIL else ""
-            set_title(axes, f"{what}, {format_seconds((end - begin) / PS_PER_S)}{each}", _WIDTH_IN, _LABELS_IN)
-        bar = made.colorbar(ScalarMappable(scale, LOAD_COLOURS), ax=list(all_axes), aspect=40, pad=0.015)
+            set_title(axes, f"{what}, {format_seconds((end - begin) / PS_PER_S)}{each}", _WIDTH_IN, beside_in)
+        place: dict[str, Any] = {"location": "bottom" if is_narrow() else "right", "aspect": 40, "pad": 0.015}
+        bar = made.colorbar(ScalarMappable(scale, LOAD_COLOURS), ax=list(all_axes), **place)
         bar.outline.set_visible(False)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}" if not value else format_percent(value))
+        bar.formatter = FuncFormatter(lambda value, _: f"{value:.3g}" if not value else format_percent(value))
+        bar.update_ticks()
         bar.set_label("busy, share of each part (grey: idle)")
         left_out = len(whole) - len(rows)
         notes = [format_count(idle, "link") + " idle"] if idle else []
@@ -133,9 +139,14 @@ def _draw_panel(axes: Axes, shares: Floats, names: list[str], edges: Ints, scale
 
 
 def _name_row(topology: Topology, links: Ints, count: int) -> str:
-    """Returns the name of a row: `x+ of 64 chips`, or the names of its links."""
-    labels = list(dict.fromkeys(link_label(topology.links[link]) for link in links.tolist()))
-    shown = ", ".join(labels[:_NAMES]) + (", ..." if len(labels) > _NAMES else "")
+    """Returns the name of a row: `x+ of 64 chips`, or as many names of its links as there is room for."""
+    chosen = [topology.links[link] for link in links.tolist()]
     if count == 1:
-        return topology.links[int(links[0])].name
-    return f"{shown} ({count})"
+        return str(chosen[0].name)
+    labels = list(dict.fromkeys(link_label(link) if link.src < topology.chips else link.name for link in chosen))
+    names = [
+        ", ".join(labels[:most]) + (", ..." if len(labels) > most else "") + f" ({count})"
+        for most in range(_NAMES, 0, -1)
+    ]
+    room_in = _MOST_NAMES * figure_width(_WIDTH_IN)
+    return next((name for name in names if text_width(name, points(_POINTS)) <= room_in), names[-1])

@@ -40,10 +40,11 @@ def draw_machine(
     width_in = figure_width(needed_in)
     (left, bottom), (right, top) = drawing.corners()
     scale = min(_MOST_SCALE, (width_in - room.right) / (right - left), _MOST_HEIGHT_IN / (top - bottom))
+    numbered = drawing.numbered if any(node.half_width is None for node in drawing.list_named(scale)) else ()
     unnamed = ["names of chips or switches that have no room are left out"] if drawing.lacks_names(scale) else []
     name, below = (
         wrap(title, width_in - 2 * _EDGE_IN, points(TITLE), is_bold=True),
-        [*notes, *drawing.numbered, *drawing.shown],
+        [*notes, *numbered, *drawing.shown],
     )
     text = "\n".join(wrap(line, width_in - 2 * _EDGE_IN, points(SMALL)) for line in [*below, *unnamed])
     heights = [

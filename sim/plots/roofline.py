@@ -17,7 +17,16 @@ import numpy as np
 
 from sim.lowering.costs import hbm_rate, matmul_rate, roofline_s
 from sim.plots.colours import PALETTE
-from sim.plots.style import add_legend, add_title, is_narrow, new_figure, points, set_plain_ticks, shared_style
+from sim.plots.style import (
+    add_legend,
+    add_title,
+    is_narrow,
+    new_figure,
+    points,
+    set_plain_ticks,
+    shared_style,
+    text_width,
+)
 from sim.program import Floats
 from sim.program.trace import Trace
 from sim.report import spans as sp
@@ -27,6 +36,7 @@ from sim.topology.graph import Topology
 from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
@@ -37,6 +47,9 @@ _LEAST_MARKER, _WHOLE_STEP_MARKER = 5.0, 36.0
 """Diameters of markers, points: the smallest that is seen, and that of an operation as long as the step."""
 _NEAR = 0.035
 """Operations closer than this share of the axes would hide one another: they have one marker."""
+
+_AXES_IN = ((3.6, 3.6), (2.7, 2.7))
+"""About the width and height of the axes, which are known only when all is drawn, and of those of a narrow figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +144,7 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
         low, high = axes.get_ylim()
         groups = cluster_points(shown, x[-1] / x[0], high / low)
         looks: list[dict[str, Any]] = [{}] * len(shown)
+        marked = []
         for k, group in enumerate(groups):
             first = shown[group[0]]
             look: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "marker": _MARKERS[k % len(_MARKERS)]}
@@ -140,14 +154,9 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
                 dict[str, Any](markersize=size, markeredgecolor="white"),
             )
             axes.plot(*place, linewidth=0, **look, **sized)
-            numbers = ", ".join(str(i + 1) for i in group)
-            # Below, where no roof is; neighbours at different places.
-            look_of: dict[str, Any] = {"va": "top", "ha": "center" if k % 2 else "left"}
-            at = (0, -size / 2 - 2.5) if k % 2 else (0.4 * size + 2, -0.4 * size)
-            beside = look_of | {"xytext": at, "textcoords": "offset points", "fontsize": points(7)}
-            beside |= {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}}
-            axes.annotate(numbers, place, **beside)
+            marked.append((", ".join(str(i + 1) for i in group), place, size))
             looks = [look if i in group else earlier_look for i, earlier_look in enumerate(looks)]
+        _number_markers(axes, marked)
         for i, (point, look) in enumerate(zip(shown, looks, strict=True)):
             label = f"{i + 1}  {point.op}: {format_seconds(point.time_s)}, {point.bound}"
             axes.plot([], [], linewidth=0, label=label, markersize=_LEAST_MARKER, **look)
@@ -160,6 +169,42 @@ def draw(trace: Trace, topology: Topology, dtype: str, title: str = "") -> Figur
         axes.plot([], [], linewidth=0, label="area of a marker: share of the step")
         add_legend(made, axes.get_legend_handles_labels()[0])
     return made
+
+
+def _number_markers(axes: Axes, marked: Sequence[tuple[str, tuple[float, float], float]]) -> None:
+    """Writes text beside each marker where nothing stands yet: below if it can, where no roof is.
+
+    Args:
+        axes: its limits are set.
+        marked: text, place in the units of the axes and diameter in points of each marker.
+    """
+    from matplotlib.transforms import Bbox
+
+    letters, ends = points(7), (axes.get_xlim(), axes.get_ylim())
+    look: dict[str, Any] = {"fontsize": letters, "ha": "center", "va": "center", "textcoords": "offset points"}
+    look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.8}
+    middles = [
+        [
+            72 * length_in * math.log(value / low) / math.log(high / low)
+            for value, (low, high), length_in in zip(place, ends, _AXES_IN[is_narrow()], strict=True)
+        ]
+        for _, place, _ in marked
+    ]
+    taken = [
+        Bbox.from_bounds(x - size / 2, y - size / 2, size, size)
+        for (x, y), (_, _, size) in zip(middles, marked, strict=True)
+    ]
+    for i, ((text, place, size), (x, y)) in enumerate(zip(marked, middles, strict=True)):
+        wide, high, away = 72 * text_width(text, letters) + 2, 1.3 * letters, size / 2 + 2
+        below, side = -away - high / 2, away + wide / 2
+        offsets = [(0.0, below), (0.8 * side, 0.8 * below), (-0.8 * side, 0.8 * below), (side, 0.0), (-side, 0.0)]
+        offsets += [(0.0, -below), (0.0, below - high), (side, below - high), (-side, below - high)]
+        boxes = [Bbox.from_bounds(x + dx - wide / 2, y + dy - high / 2, wide, high) for dx, dy in offsets]
+        others = taken[:i] + taken[i + 1 :]
+        free = [k for k, box in enumerate(boxes) if not any(box.overlaps(other) for other in others)]
+        best = free[0] if free else 0
+        taken.append(boxes[best])
+        axes.annotate(text, place, offsets[best], **look)
 
 
 def marker_size(time_s: float, step_s: float) -> float:

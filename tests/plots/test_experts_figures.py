@@ -42,8 +42,8 @@ def test_the_matrix_has_the_bytes_between_chips_and_their_sums():
     made = exchange.draw(rows, part.topology.unfold())
     (above, _, matrix, beside, *_) = made.axes
     between = rows.bytes_between("dispatch")
-    assert above.patches[0].get_height() == between[:, 0].sum()
-    assert [bar.get_width() for bar in beside.patches] == between.sum(axis=1).tolist()
+    assert above.patches[0].get_data().values.tolist() == between.sum(axis=0).tolist()
+    assert beside.patches[0].get_data().values.tolist() == between.sum(axis=1).tolist()
     shown = matrix.images[0].get_array()
     assert shown is not None
     assert shown.mask.sum() == CHIPS  # type: ignore[union-attr]
