@@ -3,6 +3,7 @@
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.selection import slow_if
 from support.validations import validation
@@ -14,7 +15,9 @@ from sim.studies.validate import calibrate
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 
-ROWS = Path(__file__).parents[2] / "scenarios/published/ladder.csv"
+ROOT = Path(__file__).parents[2]
+ROWS = ROOT / "scenarios/published/ladder.csv"
+PAGE = ROOT / "topologies/README.md"
 
 
 def lines_of_rows():
@@ -100,6 +103,24 @@ def test_the_models_are_those_of_the_measured_code():
         "bloom-176b": (70, 14336, 112, 112, 50176, 250880),
         "llama-3.1-405b": (126, 16384, 128, 16, 53248, 128256),
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lost", "figures", "prefills"),
+    [(1, "1.7, 4.4, 12.2", "-6.7 %"), (2.6, "1.6, 4.2, 11.3", "-5.3 %"), (0, "1.8, 4.4, 12.8", "-8.6 %")],
+)
+def test_what_interference_explains_without_a_constant_of_ladder(lost: float, figures: str, prefills: str):
+    """The multiprocessors that channels hold, then 19 % of the rate besides: 0.19 x 132 / 16 = 1.6 more for each."""
+    settings = [f"stack.compute_interference={lost}", f"stack.memory_interference={lost}", "stack.channel_rate=null"]
+    found = validate("ladder", settings=settings)
+    errors = found.speedup_errors
+    assert figures == ", ".join(f"{100 * error:.1f}" for error in (errors.median, errors.nine_in_ten, errors.worst))
+    slow = [each.error for each in found.gated if each.variant == "ladder" and each.metric == "prefill_s"]
+    assert f"{100 * np.median(slow):+.1f} %" == prefills
+    row = f"| {lost}, {lost}, none:"
+    (line,) = (line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(row))
+    assert line.endswith(f"| {figures} | {prefills} |")
 
 
 def test_a_row_is_a_scenario():
