@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 
 import numpy as np
@@ -26,7 +27,8 @@ class ExpertLowering:
     """Exchanges tokens and multiplies the rows that chips then have."""
 
     def __init__(self, scenario: Scenario, topology: Topology, emitter: Emitter, kernels: MatmulKernels) -> None:
-        self.scenario, self.topology, self.emitter, self.kernels = scenario, topology, emitter, kernels
+        self.scenario, self.topology, self.emitter = scenario, topology, emitter
+        self.kernels = replace(kernels, operands=scenario.workload.expert_operands or kernels.operands)
         self.notes: list[str] = []
         self.routings: dict[tuple[sharding.Dim, ...], Routing] = {}
         """Routing by the dimensions Y and T of the rows."""
@@ -48,20 +50,21 @@ class ExpertLowering:
         self._exchanges[key], self.routings[key] = over, routing
         self.expert_rows = self._expert_rows(routing, y.tensor, over)
         self._refuse_folding(routing)
-        if self.emitter.group_size(between.tokens) == 1:
-            return Value(tensor, self._copy(f"{name} permute", y.tensor, key, inputs))
-        into = self._format(y.tensor, "dispatch")
-        elements = [float(y.tensor.local_elements)] * self.topology.chips
-        inputs = self._quantize(f"{name} dispatch", elements, y.tensor.dtype, inputs, into)
-        return Value(tensor, self._send("dispatch", y.tensor, key, name, inputs))
+        if self.emitter.group_size(between.tokens) > 1:
+            into = self._format(y.tensor, "dispatch")
+            elements = [float(y.tensor.local_elements)] * self.topology.chips
+            inputs = self._quantize(f"{name} dispatch", elements, y.tensor.dtype, inputs, into)
+            inputs = self._send("dispatch", y.tensor, key, name, inputs)
+        return Value(tensor, inputs)
 
     def combine(self, rows: Value, like: Value, between: Exchange, name: str) -> Value:
         """Appends the way back of the experts' outputs, which are added up by the tokens' shares."""
         tensor = sharding.combine(rows.tensor, like.tensor, between.tokens)
         key = rows.tensor.dims[:2]
-        if self.emitter.group_size(between.tokens) == 1:
-            return Value(tensor, self._copy(f"{name} unpermute", like.tensor, key, rows.after))
-        return Value(tensor, self._send("combine", like.tensor, key, name, rows.after))
+        outputs = self._permute("combine", f"{name} unpermute", rows)
+        if self.emitter.group_size(between.tokens) > 1:
+            outputs = self._send("combine", like.tensor, key, name, outputs)
+        return Value(tensor, outputs)
 
     def _send(self, way: Way, tokens: Sharded, key: tuple[sharding.Dim, ...], name: str, inputs: Tasks) -> Tasks:
         row_bytes, dtype, local = self._row_bytes(tokens, way), self._format(tokens, way), self._local_tokens(tokens)
@@ -109,7 +112,10 @@ class ExpertLowering:
         matmul = self._matmul(rows.tensor, weights, results)
         held_rows = self._rows(rows.tensor.dims[:2])
         works = [matmul.work(held, hit) for held, hit in held_rows]
-        arrived = self.scenario.workload.dispatch if rows.tensor.dims[-1].name == "E" else None
+        from_tokens = rows.tensor.dims[-1].name == "E"
+        arrived = self.scenario.workload.dispatch if from_tokens else None
+        if from_tokens:
+            rows = Value(rows.tensor, self._permute("dispatch", f"{name} permute", rows))
         if arrived != self.kernels.operands:
             inner = rows.tensor.local_shape[-1]
             inputs = self._quantize(name, [sum(held) * inner for held, _ in held_rows], rows.tensor.dtype, rows.after)
@@ -134,11 +140,23 @@ class ExpertLowering:
             name, works[0] if len(set(works)) == 1 else works, tuple(ids for value in inputs for ids in value.after)
         )
 
-    def _copy(self, name: str, tokens: Sharded, key: tuple[sharding.Dim, ...], inputs: Tasks) -> Tasks:
-        """Appends a copy between a chip's tokens and the rows of its experts."""
-        width = tokens.dim("E").size * ITEM_BYTES[tokens.dtype]
-        works = [self._elementwise(tokens.local_bytes + sum(held) * width) for held, _ in self._rows(key)]
-        return self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, inputs)
+    def _permute(self, way: Way, name: str, rows: Value) -> Tasks:
+        """Appends the kernel that copies between tokens as they are on a chip, each once, and the rows of its experts,
+        unless other kernels of the stack do that or each expert's rows are sent by themselves."""
+        key = rows.tensor.dims[:2]
+        over, routing = self._exchanges[key], self.routings[key]
+        dtype, once = rows.tensor.dtype, over.rows(routing).sum(axis=0)
+        if self.emitter.group_size(over.tokens) > 1:
+            if over.scheme == "per_expert" or self.scenario.stack.permute == "fused":
+                return rows.after
+            dtype = self._format(rows.tensor, "dispatch") if way == "dispatch" else dtype
+        width = ceil(rows.tensor.local_shape[-1] * ITEM_BYTES[dtype])
+        arrived = once[over.holder_of()[self.topology.chip_numbers]].tolist()
+        works = [
+            self._elementwise((each + sum(held)) * width)
+            for each, (held, _) in zip(arrived, self._rows(key), strict=True)
+        ]
+        return self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, rows.after)
 
     def _elementwise(self, moved: float) -> Work:
         return Work(0.0, through_memory(moved, self.kernels.on_chip))

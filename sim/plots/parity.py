@@ -32,8 +32,10 @@ _TIMES = {"latency_s": "latency", "prefill_s": "prefill", "decode_s": "decoding"
 _RATES = {
     "mfu": ("MFU, %", 100.0),
     "tokens_per_s": ("tokens/s", 1.0),
+    "tokens_per_s_per_chip": ("tokens/s per chip", 1.0),
     "memory_bandwidth_per_gpu": ("memory bandwidth per GPU, GB/s", 1e-9),
     "bandwidth": ("logical bandwidth, GB/s", 1e-9),
+    "speedup": ("speed-up", 1.0),
 }
 
 

@@ -37,6 +37,7 @@ from sim.specs.suite import (
     RequestSuite,
     Settings,
     Speedup,
+    StepSuite,
     Suite,
     Tolerance,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Speedup",
     "StackFile",
     "StackSpec",
+    "StepSuite",
     "Strict",
     "Suite",
     "SwitchSpec",

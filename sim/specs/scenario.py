@@ -127,10 +127,11 @@ class Scenario(Strict):
         if dtype not in chip.peak:
             rule = f"must be a type that chip '{chip.name}' has a peak for"
             raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
-        operands = self.workload.operands
-        if operands is not None and matmul_format(operands) not in chip.peak:
-            rule = f"must be a type that chip '{chip.name}' multiplies"
-            raise wrong("workload", "operands", rule=rule, got=operands, hint=f"it has {', '.join(sorted(chip.peak))}")
+        for field in ("operands", "expert_operands"):
+            operands = getattr(self.workload, field)
+            if operands is not None and matmul_format(operands) not in chip.peak:
+                rule = f"must be a type that chip '{chip.name}' multiplies"
+                raise wrong("workload", field, rule=rule, got=operands, hint=f"it has {', '.join(sorted(chip.peak))}")
         mesh, chips = self.layout.mesh, self.topology.chip_count
         if self.topology.lines:
             if mesh.tensor is not None:

@@ -113,6 +113,9 @@ class Software(Strict):
     """Kernels that exchange tokens for their experts. Default: the links' latencies and bandwidths."""
     quantize: Literal["fused", "kernel"] = "fused"
     """Inputs of matmuls are quantised by the kernels before these, or by kernels of their own."""
+    permute: Literal["fused", "kernel"] = "fused"
+    """Rows that are sent once per chip are copied to each of their experts there, and the outputs of a token's experts
+    are added up, by the kernels before and after, or by kernels of their own."""
     grouped_efficiency: Sourced[Fraction] | None = None
     """Reached share of the chip's peak in a large grouped matmul of experts. Default: `matmul_efficiency`."""
     grouped_overhead: Sourced[Duration] | None = None

@@ -201,16 +201,30 @@ class GenerationSuite(_ServingRows):
     """Settings by the row's variant."""
 
 
-class RequestSuite(_ServingRows):
+class _EngineRows(_ServingRows):
+    """Rows that name an engine besides."""
+
+    engines: dict[str, Settings]
+    """Settings by the row's engine."""
+    left_out: dict[str, str] = {}
+    """Reason by pattern of the case id: rows that no scenario stands for."""
+
+
+class RequestSuite(_EngineRows):
     """Rules that turn rows of a CSV into requests to a serving engine, or steps of training, and tolerances."""
 
     kind: Literal["requests"]
-    engines: dict[str, Settings]
-    """Settings by the row's engine."""
     lengths: dict[str, str] = {}
     """CSV file of the real lengths in each padded batch, relative to this file, by pattern of the row's model."""
-    left_out: dict[str, str] = {}
-    """Reason by pattern of the case id: rows that no scenario stands for."""
+
+
+class StepSuite(_EngineRows):
+    """Rules that turn rows of a CSV into single steps of a deployment, and tolerances.
+
+    A system is written `system gpus=GPUS`. A row of metric `speedup` also names the engine that it is compared with.
+    """
+
+    kind: Literal["steps"]
 
 
 class OperationSuite(_ServingRows):
@@ -236,6 +250,7 @@ AnySuite = Annotated[
     | Annotated[CopySuite, Tag("copies")]
     | Annotated[OperationSuite, Tag("operations")]
     | Annotated[GenerationSuite, Tag("generations")]
-    | Annotated[RequestSuite, Tag("requests")],
+    | Annotated[RequestSuite, Tag("requests")]
+    | Annotated[StepSuite, Tag("steps")],
     Discriminator(_suite_kind),
 ]

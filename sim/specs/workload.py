@@ -65,6 +65,8 @@ class Workload(Strict):
     """Number format to which matmuls of layers have their inputs quantised. Default: that of activations."""
     expert_weights: Dtype | None = None
     """Number format of the stored weights of experts. Default: `weights`."""
+    expert_operands: Dtype | None = None
+    """Number format to which matmuls of experts have their inputs quantised. Default: `operands`."""
     dispatch: Dtype | None = None
     """Number format in which tokens are sent to their experts. Default: that of activations."""
     combine: Dtype | None = None

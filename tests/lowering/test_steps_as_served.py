@@ -170,3 +170,28 @@ def test_inputs_are_quantised_by_kernels_of_their_own_where_the_stack_has_them()
     assert not [name for name in found["fused"] if name.endswith(" quantize")]
     assert apart["qkv quantize"] == 2 * 16 * 8192 * (2 + 1 + 4 / 128)
     assert apart["wo quantize"] == 2 * 16 * 28672 / 8 * (2 + 1 + 4 / 128)
+
+
+def test_rows_are_put_in_the_order_of_experts_by_kernels_of_their_own_where_the_stack_has_them():
+    """24 tokens on 4 chips with 2 of 8 experts each: 12 rows for the experts of a chip, and 24 (1 - C(6, 2) / C(8, 2))
+    tokens that reach it, of 4096 16-bit numbers. Rows that are sent expert by expert are in order."""
+    given = (
+        "model=mixtral_8x7b",
+        "model.layers=2",
+        "topology.chips=4",
+        "stack.elementwise=kernel",
+        "layout.residual=null",
+        "mesh=null",
+    )
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for permute, scheme in (("fused", "per_rank"), ("kernel", "per_rank"), ("kernel", "per_expert")):
+        layout = f"layout={{ffn: expert_parallel, experts: {{dispatch: {scheme}}}}}"
+        program = lower(step := scenario(decode(24), *given, layout, f"stack.permute={permute}"), mesh_of(step)).program
+        mine = (program.chip == 0) & (program.kind == Kind.COMPUTE)
+        sizes = np.bincount(program.op[mine], program.bytes[mine], minlength=len(program.op_names))
+        sizes_by_op = dict(zip(program.op_names, sizes.tolist(), strict=True))
+        found[permute, scheme] = {name: size for name, size in sizes_by_op.items() if name.endswith("permute")}
+    moved = 2 * (12 + 24 * (1 - 15 / 28)) * 4096 * 2
+    assert found["kernel", "per_rank"] == pytest.approx({"experts wi permute": moved, "experts unpermute": moved})
+    assert not found["fused", "per_rank"]
+    assert not found["kernel", "per_expert"]

@@ -18,7 +18,15 @@ from sim.specs import AnySuite, Tolerance
 
 NCCL_TUNER = "NCCL's tuner"
 """Name of the closed form of a collective."""
-RATES = ("mfu", "tokens_per_s", "memory_bandwidth_per_gpu", "bandwidth", "training_tokens_per_s")
+RATES = (
+    "mfu",
+    "tokens_per_s",
+    "tokens_per_s_per_chip",
+    "memory_bandwidth_per_gpu",
+    "bandwidth",
+    "training_tokens_per_s",
+    "speedup",
+)
 """Metrics of which more is faster."""
 _PARTS = ("prefill_s", "decode_s")
 """Parts of a generation, whose tokens per second are compared."""

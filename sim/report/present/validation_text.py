@@ -192,8 +192,10 @@ def _reasons(kind: str, reasons: dict[str, str], console: Console) -> None:
 
 def shown(metric: str, value: float) -> str:
     """Returns a value in the unit of its metric."""
-    if metric in ("tokens_per_s", "training_tokens_per_s"):
+    if metric in ("tokens_per_s", "tokens_per_s_per_chip", "training_tokens_per_s"):
         return f"{value:,.1f}/s"
+    if metric == "speedup":
+        return f"{value:.2f}x"
     if metric in ("memory_bandwidth_per_gpu", "bandwidth"):
         return f"{value / 1e9:,.1f} GB/s"
     return f"{value:.1%}" if metric == "mfu" else format_seconds(value)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from math import prod
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sim.errors import InputError, listed, suggest
+from sim.errors import InputError, suggest
 from sim.lowering.exchange import Way
 from sim.specs import (
     ALGORITHMS,
@@ -28,13 +27,16 @@ from sim.specs import (
     RequestSuite,
     Scenario,
     Settings,
+    StepSuite,
     Suite,
     load,
 )
 from sim.specs.load import plugin_files
 from sim.studies.validate.csv_rows import NOT_AN_INPUT, TRAINING, Row, read_rows
 from sim.studies.validate.padded_lengths import lengths_of_batch
+from sim.studies.validate.patterns import entry, first
 from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, Run, ScenarioRun
+from sim.studies.validate.slices import slice_settings
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,8 +48,8 @@ class Case:
 
     case_id: str
     metric: str
-    """`latency_s`, `mfu`, `prefill_s`, `decode_s`, `tokens_per_s`, `memory_bandwidth_per_gpu`, `bandwidth` or
-    `training_tokens_per_s`."""
+    """`latency_s`, `mfu`, `prefill_s`, `decode_s`, `tokens_per_s`, `tokens_per_s_per_chip`, `memory_bandwidth_per_gpu`,
+    `bandwidth`, `training_tokens_per_s` or `speedup`."""
     published: float
     """In the unit of the metric."""
     not_gated: str
@@ -108,6 +110,8 @@ def _case_builder(suite: AnySuite) -> Callable[[Row], Case | None]:
             return lambda row: _operation_case(suite, row)
         case RequestSuite():
             return lambda row: _request_case(suite, row)
+        case StepSuite():
+            return lambda row: _step_case(suite, row)
         case GenerationSuite():
             return lambda row: _generation_case(suite, row)
     base = load.scenario(suite.base)
@@ -118,7 +122,7 @@ def _machine(
     suite: CollectiveSuite | ExchangeSuite | MatmulSuite | CopySuite, row: Row, *keys: str
 ) -> tuple[str, Settings]:
     """Returns the machine of a row's system and its settings. Raises InputError."""
-    settings = dict(_entry("machines", suite.machines, keys, row.where))
+    settings = dict(entry("machines", suite.machines, keys, row.where))
     if "topology" not in settings:
         raise InputError("entries of the suite's 'machines' must name a 'topology'", where=row.where, got=keys[0])
     return settings.pop("topology"), settings
@@ -153,19 +157,52 @@ def _copy_case(suite: CopySuite, row: Row) -> Case:
 
 
 def _operation_case(suite: OperationSuite, row: Row) -> Case:
-    case_id, phase = row.cell("case_id"), row.one_of("phase", ("prefill", "decode"))
-    system = row.cell("system")
-    tokens = {"prompt" if phase == "prefill" else "context": row.number("tokens")}
-    workload = {"phase": phase, "batch": row.number("batch"), **tokens}
+    case_id, system = row.cell("case_id"), row.cell("system")
     settings = {
-        **_entry("systems", suite.systems, [system, f"{row.get('kernel')} on {system}"], row.where),
-        **_entry("models", suite.models, [row.cell("model")], row.where),
+        **entry("systems", suite.systems, [system, f"{row.get('kernel')} on {system}"], row.where),
+        **entry("models", suite.models, [row.cell("model")], row.where),
         **suite.settings,
-        **{f"workload.{field}": workload.get(field) for field in ("phase", "batch", "prompt", "context")},
-        "workload.generate": 1 if phase == "decode" else None,
+        **_step(row),
     }
     run = OperationRun(suite.base, _texts(settings), row.cell("operation"))
     return Case(case_id, "latency_s", row.real("time_us") * 1e-6, _not_gated(suite, case_id), row, run)
+
+
+def _step(row: Row) -> Settings:
+    """Returns the workload of a row that measures one prefill or one decode step."""
+    phase = row.one_of("phase", ("prefill", "decode"))
+    prefill, tokens = phase == "prefill", row.number("tokens")
+    workload = {
+        "phase": phase,
+        "batch": row.number("batch"),
+        "prompt": tokens if prefill else None,
+        "context": None if prefill else tokens,
+        "generate": None if prefill else 1,
+    }
+    return {f"workload.{field}": value for field, value in workload.items()}
+
+
+def _step_case(suite: StepSuite, row: Row) -> Case | None:
+    """Returns the case of a row: one step of an engine, or of two engines to compare; None if it is left out."""
+    case_id = row.cell("case_id")
+    if first(suite.left_out, case_id):
+        return None
+    metric = row.one_of("metric", ("latency_s", "tokens_per_s_per_chip", "speedup"))
+    system = row.cell("system")
+    fixed = {
+        **suite.settings,
+        **entry("systems", suite.systems, [f"{system} gpus={row.number('gpus')}", system], row.where),
+        **entry("models", suite.models, [row.cell("model")], row.where),
+        **_step(row),
+        "reference": None,
+    }
+
+    def settings(column: str) -> tuple[str, ...]:
+        return _texts({**fixed, **entry("engines", suite.engines, [row.cell(column)], row.where)})
+
+    baseline = settings("baseline") if metric == "speedup" else None
+    run = ScenarioRun(suite.base, settings("engine"), baseline=baseline)
+    return Case(case_id, metric, row.real("value"), _not_gated(suite, case_id), row, run)
 
 
 _SPELLINGS = {"alltoall": "all_to_all", "sendrecv": "permute"}
@@ -180,15 +217,15 @@ def _collective_case(suite: CollectiveSuite, row: Row) -> Case:
     collective, size = _SPELLINGS.get(row.cell("collective"), row.cell("collective")), row.real("bytes")
     if collective not in ALGORITHMS:
         raise InputError("unknown collective", where=row.where, got=collective, hint=suggest(collective, ALGORITHMS))
-    host = _first(suite.host_bound, case_id)
+    host = first(suite.host_bound, case_id)
     run = CollectiveRun(
         machine=machine,
         settings=_texts(settings),
         chips=chips,
         collective=collective,
         size_bytes=size,
-        algorithm=_first(suite.algorithms, case_id) or None,
-        host=_first(suite.hosts, case_id) or None,
+        algorithm=first(suite.algorithms, case_id) or None,
+        host=first(suite.hosts, case_id) or None,
         setting=f"{settings.get('name', machine)}, {chips} chips",
     )
     not_gated = _not_gated(suite, case_id) or (host.reason if host and size <= host.up_to else "")
@@ -209,7 +246,7 @@ def _exchange_case(suite: ExchangeSuite, row: Row) -> Case:
         "model.experts.groups": row.number("groups") if limited else 1,
         "model.experts.top_groups": row.number("top_groups") if limited else 1,
         **of_machine,
-        **_entry("kernels", suite.kernels, (f"{kernel} on {system}", kernel), row.where),
+        **entry("kernels", suite.kernels, (f"{kernel} on {system}", kernel), row.where),
         f"workload.{way}": row.cell("format"),
     }
     if row.get("multiprocessors"):
@@ -241,8 +278,8 @@ def _generation_case(suite: GenerationSuite, row: Row) -> Case:
     variant, case_id = row.one_of("variant", suite.variants), f"{row.cell('case_id')}/{metric}"
     system = f"{row.cell('system')} p2p={row.cell('p2p')} tp={number('tp')}"
     known = {
-        **_entry("systems", suite.systems, [system], row.where),
-        **_entry("models", suite.models, [row.cell("model")], row.where),
+        **entry("systems", suite.systems, [system], row.where),
+        **entry("models", suite.models, [row.cell("model")], row.where),
     }
     prompt, steps = number("prompt_tokens"), number("generated_tokens") - 1
     tokens = {
@@ -271,12 +308,12 @@ def _generation_case(suite: GenerationSuite, row: Row) -> Case:
 def _request_case(suite: RequestSuite, row: Row) -> Case | None:
     """Returns the case of a row: a forward pass, or a prefill and the decode steps after it; None if it is left out."""
     number, case_id = row.number, row.cell("case_id")
-    if _first(suite.left_out, case_id):
+    if first(suite.left_out, case_id):
         return None
     metric = row.one_of("metric", ("latency_s", "tokens_per_s", "memory_bandwidth_per_gpu", TRAINING))
     known: dict[str, Any] = {}
     for name in ("system", "model", "engine"):
-        known |= _entry(f"{name}s", getattr(suite, f"{name}s"), [row.cell(name)], row.where)
+        known |= entry(f"{name}s", getattr(suite, f"{name}s"), [row.cell(name)], row.where)
     padded, real = number("input_len"), number("real_len")
     steps = number("output_len") - 1 if row.get("output_len") else 0
     workload = {"phase": "generate" if steps else "prefill", "batch": number("batch"), "prompt": padded}
@@ -291,17 +328,17 @@ def _request_case(suite: RequestSuite, row: Row) -> Case | None:
         "reference": None,
         **known,
     }
-    if table := _first(suite.lengths, row.cell("model")):
+    if table := first(suite.lengths, row.cell("model")):
         settings["padding.real_lengths"] = lengths_of_batch(Path(table), number("batch"), padded)
     for stored in ("weights", "activations", "kv_cache"):
         settings.setdefault(f"workload.{stored}", _DTYPES.get(row.cell("dtype"), row.cell("dtype")))
     if known.get("padding.eliminate") and not padding:
         del settings["padding.eliminate"]
-    first: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
+    machine: dict[str, Any] = {field: settings.pop(field) for field in ("topology", "model") if field in settings}
     name = f"{case_id}/{metric}" if metric == "memory_bandwidth_per_gpu" else case_id
     setting = " ".join(f"{key}={text}" for key, text in row.values.items() if key not in (*NOT_AN_INPUT, "engine"))
     recomputed = row.real("recomputed", zero=True) if metric == TRAINING else None
-    run = ScenarioRun(suite.base, _texts({**first, **settings}), row.cell("engine"), setting, recomputed)
+    run = ScenarioRun(suite.base, _texts({**machine, **settings}), row.cell("engine"), setting, recomputed)
     return Case(name, metric, row.real("value"), _not_gated(suite, case_id), row, run)
 
 
@@ -327,15 +364,15 @@ def _scenario_case(suite: Suite, base: Scenario, row: Row) -> Case:
     }
     model, system = cell("model"), row.get("system")
     settings = {
-        **(_entry("systems", suite.systems, [system], where) if suite.systems and system else {}),
-        **_entry("models", suite.models, [model], where),
-        **_first(suite.at_chips, model).get(number("chips"), {}),
+        **(entry("systems", suite.systems, [system], where) if suite.systems and system else {}),
+        **entry("models", suite.models, [model], where),
+        **first(suite.at_chips, model).get(number("chips"), {}),
         "layout.ffn": cell("ffn_layout"),
         "layout.attention": cell("attention_layout"),
-        **_first(suite.layouts, cell("ffn_layout")),
-        **_first(suite.sources, row.get("source")),
+        **first(suite.layouts, cell("ffn_layout")),
+        **first(suite.sources, row.get("source")),
         "workload": {"phase": PHASES[phase], "batch": number("batch"), **tokens, **dtypes},
-        **_slice(suite, base, row),
+        **slice_settings(suite, base, row),
         "reference": None,
     }
     error = row.real("reading_error_pct", zero=True) / 100 if row.get("reading_error_pct") else 0.0
@@ -346,46 +383,6 @@ def _scenario_case(suite: Suite, base: Scenario, row: Row) -> Case:
     return Case(cell("case_id"), metric, row.real("value"), not_gated, row, run)
 
 
-def _slice(suite: Suite, base: Scenario, row: Row) -> dict[str, Any]:
-    """Returns the settings that cut a row's mesh out of the base's machine; none where it is that machine.
-
-    An axis of a smaller slice wraps where the suite says so (`wrap_multiple`), else only where it is a whole axis of
-    the base's machine that wraps.
-    """
-    mesh, where, lines = row.cell("mesh"), row.where, base.topology.lines
-    lengths = [int(length) if length.isdigit() else 0 for length in mesh.split("x")]
-    if len(lengths) != len(lines) or 0 in lengths:
-        raise InputError("column 'mesh' must give the length of each axis, such as 4x4x4", where=where, got=mesh)
-    if (chips := row.number("chips")) != prod(lengths):
-        raise InputError(f"column 'chips' must be those of the mesh, {prod(lengths)}", where=where, got=chips)
-    if lengths == [axis.size for axis in lines.values()]:
-        return {}
-    multiple = suite.wrap_multiple
-    axes = {}
-    for length, (name, axis) in zip(lengths, lines.items(), strict=True):
-        if multiple is None and length > axis.size:
-            rule = f"column 'mesh' must be the mesh of the suite's base, or a part of it: axis {name} has {axis.size}"
-            hint = f"name a scenario on a {mesh} machine as the suite's 'base', or give its 'wrap_multiple'"
-            raise InputError(rule, where=where, got=mesh, hint=hint)
-        wraps = all(each % multiple == 0 for each in lengths) if multiple else axis.wrap and length == axis.size
-        axes[name] = {"size": length, "wrap": wraps}
-    return {"topology.axes": axes, "topology.name": f"{base.topology.chip.name}_{mesh}"}
-
-
 def _not_gated(suite: AnySuite, case_id: str) -> str:
     """Returns the suite's reason not to hold a row against the tolerance, empty if it has none."""
-    return _first(suite.not_gated, case_id) or ""
-
-
-def _entry(name: str, patterns: Mapping[str, Settings], keys: Sequence[str], where: str) -> Settings:
-    """Returns the first entry of the suite's field `name` whose pattern fits one of the keys. Raises InputError."""
-    for pattern, settings in patterns.items():
-        if any(fnmatchcase(key, pattern) for key in keys):
-            return settings
-    rule = f"must fit a pattern of the suite's '{name}'"
-    raise InputError(rule, where=where, got=keys[0], hint=f"add a pattern; there are {listed(list(patterns))}")
-
-
-def _first(patterns: Mapping[str, Any], name: str) -> Any:
-    """Returns the value of the first pattern that fits, else an empty mapping."""
-    return next((value for pattern, value in patterns.items() if fnmatchcase(name, pattern)), {})
+    return first(suite.not_gated, case_id) or ""

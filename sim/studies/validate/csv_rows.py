@@ -162,6 +162,23 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "time_us": ("time, us", "155"),
         **_UNCERTAINTY,
     },
+    "steps": {
+        **_COMMON,
+        "system": ("machine, as in the suite's 'systems'", "H800"),
+        "gpus": ("GPUs that take part", "32"),
+        "model": ("as in the suite's 'models'", "DeepSeek-V3"),
+        "engine": ("as in the suite's 'engines'", "sglang_balanced"),
+        "baseline": ("engine that it is compared with, for the metric speedup (optional)", ""),
+        "phase": ("prefill or decode", "prefill"),
+        "batch": ("sequences of all GPUs", "128"),
+        "tokens": ("of each prompt, or in the cache before the step", "4096"),
+        "metric": (
+            "latency_s, tokens_per_s_per_chip or speedup (time of the baseline / time)",
+            "tokens_per_s_per_chip",
+        ),
+        "value": ("in the unit of the metric", "7000"),
+        **_UNCERTAINTY,
+    },
     "exchanges": {
         **_COMMON,
         "system": ("machine, as in the suite's 'machines'", "H800"),

@@ -19,7 +19,11 @@ def compare_options(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: A
     Pairs whose published values are tied, or differ by less than they are read wrong, say nothing and are left out; so
     is a pair of measurements that another metric has compared already.
     """
-    result: dict[tuple[str, frozenset[str]], Ordering] = {}
+    result = {
+        ("engine", frozenset([outcome.case_id])): _of_speedup(case, outcome)
+        for case, outcome in zip(cases, outcomes, strict=True)
+        if outcome.metric == "speedup" and outcome.counts
+    }
     for option in suite.options:
         groups: dict[tuple[object, ...], list[int]] = {}
         for place, case in enumerate(cases):
@@ -37,6 +41,15 @@ def compare_options(cases: Sequence[Case], outcomes: Sequence[Outcome], suite: A
                 measured = frozenset(outcomes[place].repeats or outcomes[place].case_id for place in pair)
                 result.setdefault((option, measured), _ordering(option, *(outcomes[place] for place in pair)))
     return tuple(result.values())
+
+
+def _of_speedup(case: Case, outcome: Outcome) -> Ordering:
+    """Returns the comparison of the two engines of a speed-up."""
+    faster, slower = (f"{outcome.case_id} with {case.row.get(column)}" for column in ("engine", "baseline"))
+    published, simulated = outcome.published, outcome.simulated
+    if published < 1:
+        faster, slower, published, simulated = slower, faster, 1 / published, 1 / simulated
+    return Ordering("engine", faster, slower, published, simulated, {})
 
 
 def _ordering(option: str, one: Outcome, other: Outcome) -> Ordering:

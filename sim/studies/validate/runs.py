@@ -22,6 +22,8 @@ class ScenarioRun:
     """Inputs that rows of other variants share with this one."""
     recomputed: float | None = None
     """Share of the forward pass that the backward pass of a training step computes again; None for inference."""
+    baseline: tuple[str, ...] | None = None
+    """Changes of the pass that this one is compared with, for a speed-up."""
 
     def scenario(self, *settings: str) -> Scenario:
         """Loads the scenario with further settings. Raises InputError."""

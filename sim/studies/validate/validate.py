@@ -76,7 +76,8 @@ def validate(
             outcome = _outcome(case, scenarios.get(place), known)
             forms = {**outcome.forms, **_own(case, scenarios.get(place), forms_of_user)}
         outcomes.append(replace(outcome, forms=forms, series=series_of(case, suite.series)))
-    measured = find_repeats(cases, scenarios)
+    passes = {place: scenario for place, scenario in scenarios.items() if cases[place].metric != "speedup"}
+    measured = find_repeats(cases, passes)
     fits = {measured.get(place, place) for place, case in enumerate(cases) if _identity(case) in known_fits}
     marked = [
         replace(
@@ -162,7 +163,15 @@ def to_metric(metric: str, scenario: Scenario, latency: float) -> float:
         return scenario.tokens / used_chips(scenario) / latency
     if metric == "tokens_per_s":
         return scenario.workload.batch * scenario.workload.steps / latency
+    if metric == "tokens_per_s_per_chip":
+        return _tokens(scenario) / used_chips(scenario) / latency
     return pope.mfu(scenario.parameters, scenario.tokens, used_chips(scenario), scenario.matmul_peak.value, latency)
+
+
+def _tokens(scenario: Scenario) -> float:
+    """Returns the tokens that a prefill processes, or that decode steps are expected to add."""
+    workload = scenario.workload
+    return workload.tokens if workload.phase == "prefill" else workload.batch * workload.accepted * workload.steps
 
 
 def _bytes_per_step(scenario: Scenario) -> float:
@@ -194,7 +203,10 @@ def simulate_case(case: Case, *settings: str, known: MutableMapping[str, float] 
     if isinstance(run, OperationRun):
         return operation_s(run, *settings)
     scenario = run.scenario(*settings)
-    return to_metric(case.metric, scenario, measured_s(run, scenario, known))
+    own_s = measured_s(run, scenario, known)
+    if run.baseline is None:
+        return to_metric(case.metric, scenario, own_s)
+    return latency_s(load.scenario(run.base, [*run.baseline, *settings]), known) / own_s
 
 
 def measured_s(run: ScenarioRun, scenario: Scenario, known: MutableMapping[str, float] | None = None) -> float:
@@ -323,10 +335,10 @@ def _outcome(case: Case, scenario: Scenario | None, known: MutableMapping[str, f
             size_bytes=run.size_bytes,
         )
     assert scenario is not None
-    form = predict(scenario) if run.recomputed is None else None
+    form = predict(scenario) if run.recomputed is None and run.baseline is None else None
     latencies = {form.name: form.latency_s, PER_OPERATION: form.detailed_latency_s} if form else {}
     return outcome(
-        to_metric(case.metric, scenario, measured_s(run, scenario, known)),
+        simulate_case(case, known=known),
         {name.removeprefix("closed form, "): to_metric(case.metric, scenario, s) for name, s in latencies.items()},
         setting=run.setting,
         note=SEQUENTIAL if scenario.pipeline and scenario.layout.pipeline is None else "",
