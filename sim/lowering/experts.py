@@ -34,6 +34,8 @@ class ExpertLowering:
         """Routing by the dimensions Y and T of the rows."""
         self.expert_rows: ExpertRows | None = None
         """Rows of the layer that was lowered last."""
+        self._layer: int | None = None
+        """That layer."""
         self._exchanges: dict[tuple[sharding.Dim, ...], TokenExchange] = {}
 
     # --- the exchange ------------------------------------------------------------------------------------------------
@@ -48,7 +50,7 @@ class ExpertLowering:
         tensor = sharding.dispatch(y.tensor, experts, between.tokens)
         key = tensor.dims[:2]
         self._exchanges[key], self.routings[key] = over, routing
-        self.expert_rows = self._expert_rows(routing, y.tensor, over)
+        self._count_rows(self._expert_rows(routing, y.tensor, over))
         self._refuse_folding(routing)
         if self.emitter.group_size(between.tokens) > 1:
             into = self._format(y.tensor, "dispatch")
@@ -76,8 +78,14 @@ class ExpertLowering:
                 inputs = self.emitter.collective(part.kind, part.axes, part.size_bytes, op, inputs, dtype)
         return inputs
 
+    def _count_rows(self, rows: ExpertRows) -> None:
+        """Adds the rows of a part of the batch to those of the layer that is lowered."""
+        before, layer = self.expert_rows, self.emitter.builder.layer
+        self.expert_rows = before.plus(rows) if before is not None and layer == self._layer else rows
+        self._layer = layer
+
     def _expert_rows(self, routing: Routing, tokens: Sharded, between: TokenExchange) -> ExpertRows:
-        """Returns the rows of a layer as reports and figures read them."""
+        """Returns the rows of a dispatch as reports and figures read them."""
         local, sent = self._local_tokens(tokens), between.rows(routing)
         return ExpertRows(
             sent=np.full_like(sent, local) if between.scheme == "all_gather" else sent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from sim.program.columns import Floats, Ints
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertRows:
-    """Rows of one layer with experts; every such layer of a pass has the same."""
+    """Rows of one layer with experts, of all parts of the batch; every such layer of a pass has the same."""
 
     sent: Floats
     """[sources, holders] rows that a chip sends to each chip with experts, or keeps; a source is a place in a group."""
@@ -33,6 +33,19 @@ class ExpertRows:
     even: bool
     """True if all chips do the same."""
 
+    def plus(self, other: ExpertRows) -> ExpertRows:
+        """Returns the rows of two parts of a batch, which chips exchange one after the other."""
+        held, slots = self.held + other.held, self.held.shape[1]
+        expected_hit: Floats = slots * (1 - (1 - self.hit / slots) * (1 - other.hit / slots))
+        return replace(
+            self,
+            sent=self.sent + other.sent,
+            beyond=self.beyond + other.beyond,
+            held=held,
+            hit=expected_hit if self.even else np.count_nonzero(held, axis=1).astype(np.float64),
+            tokens=self.tokens + other.tokens,
+        )
+
     @property
     def of_chips(self) -> Floats:
         """[chips] rows that each chip multiplies."""
@@ -40,7 +53,7 @@ class ExpertRows:
         return rows
 
     def bytes_between(self, way: str) -> Floats:
-        """Returns [chips, chips] the bytes from each chip to each other in a dispatch or a combine of one layer.
+        """Returns [chips, chips] the bytes from each chip to each other in the dispatches or the combines of one layer.
 
         Rows that another chip forwards count from where they come to where they are needed.
         """

@@ -19,6 +19,31 @@ def test_a_uniform_load_is_the_same_on_all_chips():
     assert experts.compute_least_s == experts.compute_most_s
 
 
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+@pytest.mark.parametrize("overlap", ["micro_batches", "token_halves"])
+def test_a_layer_has_the_rows_of_all_parts_of_a_batch(overlap: str, phase: str):
+    tokens = "context: 64, generate: 1" if phase == "decode" else "prompt: 64"
+    work = f"workload={{phase: {phase}, batch: {BATCH}, {tokens}, weights: bf16}}"
+    whole, parts = (run(mixture(work, f"layout.overlap={each}")).report.experts for each in ("none", overlap))
+    assert whole is not None
+    assert parts is not None
+    assert (parts.rows_mean, parts.fullest_expert_rows) == (whole.rows_mean, whole.fullest_expert_rows)
+    assert [each.mean_bytes for each in parts.exchanges] == [each.mean_bytes for each in whole.exchanges]
+    assert parts.experts_hit == pytest.approx(whole.experts_hit, rel=1e-12)
+    assert parts.expected_fullest_rows == whole.expected_fullest_rows
+
+
+def test_a_drawn_load_has_the_rows_of_all_parts_of_a_batch():
+    load_ = "workload.routing={load: hot_rank, spread: 0.9, seed: 3}"
+    part = run(mixture("layout.overlap=micro_batches", load_, "workload.batch=16")).passes[0]
+    rows, found = part.lowered.expert_rows, part.report.experts
+    assert rows is not None
+    assert found is not None
+    assert rows.held.sum() == 16 * K
+    assert rows.hit.tolist() == (rows.held > 0).sum(axis=1).tolist()
+    assert found.fullest_expert_rows == rows.held.max()
+
+
 def test_a_hot_rank_is_the_busiest_and_its_links_are():
     """It receives what dispatch brings, and sends what combine takes back; rows and bytes add up as drawn."""
     result = run(mixture("workload.routing={load: hot_rank, spread: 0.7}"))
