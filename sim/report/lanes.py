@@ -232,6 +232,12 @@ class LayerTimes:
     def __len__(self) -> int:
         return len(self.layer)
 
+    @property
+    def names(self) -> list[str]:
+        """[layers] number of each in the model, `5`, or with that of its batch, `5 of batch 2`."""
+        of_batch = [f" of batch {each}" for each in self.batch.tolist()] if self.batch.any() else [""] * len(self)
+        return [f"{layer}{batch}" for layer, batch in zip(self.layer.tolist(), of_batch, strict=True)]
+
 
 def layer_times(trace: Trace, chip: int) -> LayerTimes:
     """Returns the layers of a chip; none for a program or chip without layers."""

@@ -7,11 +7,14 @@ import json
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import pytest
 from rich.console import Console
 from support.selection import each_once
 from support.shipped import NAMES, every_case, phases, result, scenario
 
+from sim.report.lanes import layer_times
+from sim.report.metrics import critical_chip
 from sim.report.present.render import render
 from sim.results import figures as pictures
 from sim.results import page as html
@@ -29,6 +32,21 @@ def test_the_report_renders_as_text(case):
 def test_the_report_is_json_of_finite_numbers(case):
     text = json.dumps(result(*case).report.to_dict(), allow_nan=False)
     assert json.loads(text)["scenario"] == result(*case).scenario.name
+
+
+@every_case
+def test_timelines_name_each_layer_of_the_scenario_once_for_each_batch(case):
+    for given, part, _ in phases(case):
+        critical = critical_chip(part.trace, part.topology.chips)
+        times, first, layers, batches = layer_times(part.trace, critical), 0, given.layers, 1
+        if stages := part.lowered.batches:
+            chip = part.topology.chip_number(critical)
+            stage = next(i for i, chips in enumerate(stages.chips) if chip in chips)
+            first, layers = sum(stages.layers[:stage]), stages.layers[stage]
+            batches = sum(each.stage == stage for each in stages.passes)
+        assert times.layer.tolist() == list(range(first, first + layers)) * batches
+        assert times.batch.tolist() == [batch for batch in range(batches) for _ in range(layers)]
+        assert (np.diff(times.edges) > 0).all()
 
 
 def kind_of(case: Sequence[str]) -> tuple[object, ...]:

@@ -117,6 +117,7 @@ function placeRows(sides) {
   }
 }
 
+const middleOf = ({ timeline, middle }) => timeline.layers[middle];
 const hasLayers = (side) => side.edges.length > 2;
 const thinOf = (lane) => (lane.kind === "link" ? 0.55 : 0.8);
 
@@ -184,13 +185,13 @@ function barsOf(sides, [x0, x1], ps, across) {
       }
     }
     if (hasLayers(side)) for (let k = 0; k < edges.length - 1; k++) if (edges[k + 1] > from && edges[k] < to) {
-      const length = edges[k + 1] - edges[k], long = `${k}: ${time(length / 1e12)}`;
+      const length = edges[k + 1] - edges[k], name = timeline.layers[k], long = `${name}: ${time(length / 1e12)}`;
       layers.base.push((edges[k] - side.shift) / ps);
       layers.x.push(length / ps);
       layers.y.push(side.layersRow);
       layers.colour.push(k % 2 ? FAINT : "#9aa0a6");
       layers.ink.push(k % 2 ? INK : "#000");
-      layers.label.push([long, `${k}`].find((label) => inPixels(length) > 7 * label.length + 8) || "");
+      layers.label.push([long, name].find((label) => inPixels(length) > 7 * label.length + 8) || "");
       layers.hover.push(`layer ${long}`);
     }
   }
@@ -253,7 +254,7 @@ function drawTimeline(parent, runs, key) {
     current = [from, Math.min(from + width, whole[1])];
     target.dataset.span = String((current[1] - current[0]) * us);
     const moved = sides[sides.length - 1].shift;
-    note.textContent = moved ? `B is moved by ${time(Math.abs(moved) / 1e12)}, so that layer ${sides[0].middle} of A and layer ${sides[1].middle} of B begin together.` : "";
+    note.textContent = moved ? `B is moved by ${time(Math.abs(moved) / 1e12)}, so that layer ${middleOf(sides[0])} of A and layer ${middleOf(sides[1])} of B begin together.` : "";
     draw(Plotly.react, current);
   }
   function showWhole() {
@@ -305,7 +306,7 @@ function drawTimeline(parent, runs, key) {
   });
   sides.forEach(({ timeline }, i) => {
     const kept = timeline.messages_of_layers;
-    if (kept) el(parent, "p", `${letter(i)}Messages are shown individually for layers ${kept[0]} to ${kept[1]} only.`, { className: "dim" });
+    if (kept) el(parent, "p", `${letter(i)}Messages are shown individually for layers ${kept.map((k) => sides[i].timeline.layers[k]).join(" to ")} only.`, { className: "dim" });
     if (timeline.not_drawn) el(parent, "p", `${letter(i)}${timeline.not_drawn} more ${timeline.not_drawn === 1 ? "chip differs and is" : "chips differ and are"} not drawn.`, { className: "dim" });
   });
   el(parent, "p", "Drag over the plot or press W to zoom in, S to zoom out, A and D to move; double-click to see the whole step. A bar shows its operation, bytes, the rate that it reached and where the rate comes from. Where bars are narrower than a pixel, heights are shares of the time. Zoomed in, arrows lead from messages to their arrival in a collective" + (sides.some((side) => side.timeline.folded) ? "; one chip stands for all that are alike, so it receives what it sends." : "."), { className: "dim" });

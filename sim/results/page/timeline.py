@@ -44,7 +44,8 @@ def timeline_data(part: Pass) -> dict[str, Any]:
     count = max(_CHIPS, 1 + len(part.chosen_chips))
     shown = [chip for chip, _ in groups[:count]]
     lanes = build_lanes(trace, topology, shown)
-    edges = layer_times(trace, shown[0]).edges
+    times = layer_times(trace, shown[0])
+    edges = times.edges
     chosen = [(chip, lane) for chip in shown for lane in _first_links(lanes[chip])]
     spans = [lane.spans for _, lane in chosen]
     layers, kept = max(len(edges) - 1, 0), None
@@ -93,6 +94,7 @@ def timeline_data(part: Pass) -> dict[str, Any]:
         "held": HELD_COLOUR,
         "sources": _sources(part.scenario),
         "edges": edges.tolist(),
+        "layers": times.names,
         "lanes": result,
         "messages_of_layers": kept,
         "folded": topology.is_folded,
