@@ -7,7 +7,7 @@ dispatch sent, the other way: a box's chips send their rows to the forwarding ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,6 +43,20 @@ class ExchangeSpec:
     """All-to-all of a torus. Default: the machine's."""
     timing: Timing | None = None
     """Timing of the kernels; None for the links\' latencies and bandwidths."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExchangeSpec) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[Hashable, ...]:
+        """Returns what messages and times follow from: equal rows of several layers make one schedule."""
+        matrices = (*self.rows, *self.boxed)
+        distinct = {id(matrix): matrix for matrix in matrices}
+        place = {number: place for place, number in enumerate(distinct)}
+        values = tuple(each if each is None else (each.shape, each.tobytes()) for each in distinct.values())
+        return tuple(place[id(matrix)] for matrix in matrices), values, self.algorithm, self.timing
 
     @property
     def mean_rows(self) -> float:

@@ -20,6 +20,7 @@ def expand_to_all_chips(trace: Trace, folded: Topology, program: Program) -> Tra
 
     Args:
         trace: of the machine `folded`.
+        program: without the layers that the trace leaves out.
     """
     if folded.folding is None:
         raise ValueError(f"{folded.name} is not folded")
@@ -101,17 +102,21 @@ def _last_of_messages(program: Program) -> Ints:
     return last
 
 
-def keep_chips(trace: Trace, chips: Sequence[int]) -> Trace:
-    """Returns the tasks of some chips of a machine that is not folded, without waits.
+def keep_chips(trace: Trace, machine: Topology, chips: Sequence[int]) -> Trace:
+    """Returns the tasks of some chips, and of others on links to and from these, without waits.
 
     Layers that the program leaves out stay left out, so that `sim.shortcuts.periodic.unroll` adds those of these chips
     alone.
     """
     program = trace.program
-    chosen = np.isin(program.chip, chips)
+    ends = np.isin(machine.link_column("src"), chips) | np.isin(machine.link_column("dst"), chips)
+    links = machine.chips + np.flatnonzero(ends)
+    chosen = np.isin(program.chip, chips) | np.isin(program.resource, links)
     before = np.concatenate(([0], np.cumsum(chosen)))
     columns: dict[str, Any] = {name: getattr(program, name)[chosen] for name in COLUMNS}
-    columns["follows"] = np.full(int(chosen.sum()), -1, dtype=np.int32)
+    follows = columns["follows"]
+    known = (follows >= 0) & chosen[follows]
+    columns["follows"] = np.where(known, before[follows], -1).astype(np.int32)
     skipped = (
         replace(block, start=int(before[block.start]), size=int(before[block.start + block.size] - before[block.start]))
         for block in program.skipped

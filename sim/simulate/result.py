@@ -61,22 +61,24 @@ class Pass:
     def whole(self) -> tuple[Trace, Topology]:
         """Returns the trace of all chips: each has the times of its representative."""
         full = self.topology.unfold()
+        return (periodic.unroll(self._part_of_all(), self.periods) if self.topology.is_folded else self.trace), full
+
+    def _part_of_all(self) -> Trace:
+        """Returns the trace of the simulated layers on all chips."""
         if not self.topology.is_folded:
-            return self.trace, full
-        return expand_to_all_chips(self.trace, self.topology, lower(self.scenario, full).program), full
+            return self.part
+        skipped = self.part.program.skipped
+        lowered = lower(self.scenario, self.topology.unfold(), skipped[0].kept if skipped else None)
+        return expand_to_all_chips(self.part, self.topology, lowered.program)
 
     def of_chips(self, chips: Sequence[int]) -> tuple[Trace, Topology]:
         """Returns the trace of some chips of the full machine, in which tasks may lack their dependencies: to look at,
         not to run.
-
-        Only on a torus can a chip's part be told without the others'; elsewhere it is of all chips.
         """
         full = self.topology.unfold()
-        if not full.has_lines:
-            return self.whole()
-        if not self.topology.is_folded:
-            return periodic.unroll(keep_chips(self.part, chips), self.periods), full
-        return expand_to_chips(self.trace, self.topology, chips), full
+        if self.topology.is_folded and full.has_lines:
+            return expand_to_chips(self.trace, self.topology, chips), full
+        return periodic.unroll(keep_chips(self._part_of_all(), full, chips), self.periods), full
 
     @property
     def span(self) -> str:

@@ -177,6 +177,8 @@ def _overlap_notes(scenario: Scenario, simulated: Simulated) -> tuple[str, ...]:
         return ()
     layout = scenario.layout.model_copy(update={"overlap": "none"})
     serial = simulate_pass(scenario.model_copy(update={"layout": layout}))
+    if simulated.makespan_ps <= serial.makespan_ps:
+        return ()
     measures = (measure(each.trace, each.topology, each.lowered.batches, each.periods) for each in (simulated, serial))
     return explain_slower_overlap(scenario.overlap, scenario.workload.phase, *measures)
 

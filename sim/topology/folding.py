@@ -101,6 +101,9 @@ def numbered_ports(topology: Topology) -> list[Hashable]:
 
 def _along_rings(topology: Topology) -> dict[int, Hashable]:
     """Returns the number of the ring of each link, for rings whose hops are one link each."""
+    joined = {link.src for link in topology.links if link.dst < topology.chips}
+    if not joined.issuperset(range(topology.chips)):
+        return {}  # some chip sends over switches alone
     rings = [ring for ring in find(topology).rings if all(len(way) == 1 for way in ring.ways)]
     return {way[0]: number for number, ring in enumerate(rings) for way in ring.ways}
 

@@ -49,6 +49,10 @@ class Link:
     """NCCL's costs of messages over a link of medium `net`."""
     nominal_bandwidth: float = field(default=0.0, repr=False, compare=False)
     """Bytes/s, one direction, of the data sheet; 0 where it is not known."""
+    latency_ps: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "latency_ps", units.to_ps_or_more(self.latency_s))
 
     @property
     def is_below_nominal(self) -> bool:
@@ -58,10 +62,6 @@ class Link:
     def busy_ps(self, size: float) -> int:
         """Returns the time for which a message of `size` bytes holds the link, ps."""
         return units.to_ps_or_more(size / self.bandwidth)
-
-    @property
-    def latency_ps(self) -> int:
-        return units.to_ps_or_more(self.latency_s)
 
 
 @dataclass(frozen=True, slots=True)

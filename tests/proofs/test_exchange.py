@@ -9,6 +9,8 @@ import pytest
 from support.machines import CHIP, switch, torus
 from support.shipped_machines import machine, one_of_each_wiring
 
+from sim.collectives.exchange import ExchangeSpec
+from sim.collectives.exchange import exchange as exchange_rows
 from sim.lowering.exchange import TokenExchange
 from sim.lowering.routing import Routing, Split, route
 from sim.program import Kind, Program
@@ -78,6 +80,20 @@ def test_messages_carry_what_the_tokens_choose(topology, scheme, way, chosen):
     rows = rows_between(lines, once=scheme == "per_rank")
     sent = carried(program(topology, STACK, case(way, routing, dispatch=scheme)))
     assert sent == pytest.approx(ROW * (rows if way == "dispatch" else rows.T))
+
+
+def test_layers_with_equal_rows_share_one_schedule():
+    """And with other rows, or the same the other way, they have one of their own."""
+    machine, spread = two_boxes(), np.arange(64.0).reshape(8, 8)
+    axes = tuple(axis.name for axis in machine.mesh)
+    plans = [
+        exchange_rows(machine, axes, ExchangeSpec((rows.copy(),), (None,)), way)
+        for way in ("dispatch", "combine")
+        for rows in (spread, spread, spread.T)
+    ]
+    assert plans[0] is plans[1]
+    assert plans[3] is plans[4]
+    assert len({id(plan) for plan in plans}) == 4
 
 
 @pytest.mark.parametrize("way", ["dispatch", "combine"])

@@ -254,22 +254,35 @@ def test_a_run_holds_the_layers_simulated_until_all_are_asked_for(tmp_path, name
         assert each.trace.times.tobytes() == full.times.tobytes()
 
 
-@pytest.mark.parametrize("failed", [[], ["perturb={failed_links: ['5:x+']}", "layout.attention=batch"]])
-def test_the_trace_of_some_chips_is_theirs_in_that_of_all(failed):
+OF_SOME = {
+    "torus": ("palm540b_decode_ws2d", ["engine.fold=off"]),
+    "torus with a failed link": (
+        "palm540b_decode_ws2d",
+        ["engine.fold=off", "perturb={failed_links: ['5:x+']}", "layout.attention=batch"],
+    ),
+    "switch, folded": ("llama3_70b_tp8_standard", []),
+    "boxes": ("deepseek_v3_decode_ep144", ["topology=hgx_h800_x2", "workload.batch=64", "layout.experts.replicas=0"]),
+}
+SMALL_TORUS = [f"topology.axes.{axis}={{size: 4, wrap: true}}" for axis in "xy"] + ["topology.axes.z.size=1"]
+
+
+@pytest.mark.parametrize("case", OF_SOME)
+def test_the_trace_of_some_chips_is_theirs_in_that_of_all(case):
     """With every message on their links."""
-    small = [f"topology.axes.{axis}={{size: 4, wrap: true}}" for axis in "xy"] + ["topology.axes.z.size=1"]
-    chosen = ["engine.fold=off", "engine.layers=20", *small, *failed]
-    (part,) = run(load.scenario("palm540b_decode_ws2d", chosen)).passes
+    shipped, chosen = OF_SOME[case]
+    small = SMALL_TORUS if case.startswith("torus") else []
+    (part,) = run(load.scenario(shipped, ["engine.layers=20", *small, *chosen])).passes
     chips = [2, 5]
     some, topology = part.of_chips(chips)
     assert "trace" not in vars(part)
-    theirs, among_all = (lanes.build_lanes(trace, topology, chips) for trace in (some, part.trace))
+    whole, _ = part.whole()
+    theirs, among_all = (lanes.build_lanes(trace, topology, chips) for trace in (some, whole))
     for chip in chips:
         for lane, full in zip(theirs[chip], among_all[chip], strict=True):
             assert (lane.kind, lane.label, len(lane.spans)) == (full.kind, full.label, len(full.spans))
             for name in ("op", "layer", "chip", "peer", "bytes", "collective"):
                 column = getattr(some.program, name)[lane.spans.task]
-                assert (column == getattr(part.trace.program, name)[full.spans.task]).all()
+                assert (column == getattr(whole.program, name)[full.spans.task]).all()
             for spans, others in ((lane.spans, full.spans), (lane.exposed, full.exposed)):
                 assert (spans.start == others.start).all()
                 assert (spans.end == others.end).all()

@@ -102,8 +102,10 @@ class Messages:
 
     def _ways(self, src: int, dst: int) -> list[Way]:
         """Returns the routes of a message, ordered by the chips on them."""
-        links, chips = self._topology.links, self._topology.chips
         ways = self._topology.ways(src, dst)
+        if len(ways) == 1:
+            return list(ways)
+        links, chips = self._topology.links, self._topology.chips
         return sorted(ways, key=lambda way: [node for link in way if (node := links[link].dst) < chips])
 
     def _on_all_ways(self, arrivals: Int32s) -> list[Int32s]:
