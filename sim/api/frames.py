@@ -10,7 +10,7 @@ from sim.errors import InputError
 from sim.report.critical_path import find_critical_path
 from sim.report.metrics import measure
 from sim.simulate.result import Pass
-from sim.studies.sweep.rows import Row, outcome_columns
+from sim.studies.sweep.rows import Row, row_columns
 from sim.units import PS_PER_S
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def run_frames(passes: Sequence[Pass]) -> Frames:
 
 
 def sweep_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Returns a point per row: choices, figures and the error. Raises InputError: pandas is not installed."""
-    return _frame({**row.choices, **outcome_columns(row.outcome), "error": row.error} for row in rows)
+    """Returns a point per row: choices, figures, the error and notes. Raises InputError: pandas is not installed."""
+    return _frame({**row.choices, **row_columns(row)} for row in rows)
 
 
 def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

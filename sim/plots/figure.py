@@ -82,6 +82,8 @@ class Chart:
     """Name of the closed form."""
     equal_at: float | None = None
     """Ratio of equal options, drawn as a line; the y axis then need not start at 0."""
+    notes: tuple[str, ...] = ()
+    """Lines below the figure."""
 
 
 def draw(chart: Chart) -> Figure:
@@ -119,7 +121,8 @@ def draw_panels(charts: Mapping[str, Chart]) -> Figure:
         if drawn[0].title:
             add_title(made, drawn[0].title)
         every = tuple(replace(lines[name], fits=tuple(_all_fits(drawn, name))) for name in names)
-        _legend(made, replace(drawn[0], lines=every, crossings=()), below=True)
+        notes = tuple(dict.fromkeys(note for chart in drawn for note in chart.notes))
+        _legend(made, replace(drawn[0], lines=every, crossings=(), notes=notes), below=True)
     return made
 
 
@@ -240,4 +243,4 @@ def _legend(made: Figure, chart: Chart, *, below: bool = False) -> None:
         handles.append(sample(label, linewidth=0, **_RING))
     if chart.marks:
         handles.append(sample("equal volumes, closed form", **_DOTTED))
-    add_legend(made, handles, below=below, title=chart.legend if len(chart.lines) > 1 else "")
+    add_legend(made, handles, below=below, title=chart.legend if len(chart.lines) > 1 else "", notes=chart.notes)

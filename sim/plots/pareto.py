@@ -11,20 +11,18 @@ from sim.plots.colours import PALETTE
 from sim.plots.style import (
     add_legend,
     add_title,
-    figure_width,
     is_narrow,
     new_figure,
     points,
     set_plain_ticks,
     shared_style,
-    wrap,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH_IN, _CAPTION_POINTS = 8.0, 6.5
+_WIDTH_IN = 8.0
 _NAMES = ("blue", "vermilion", "green", "purple", "orange", "sky", "black", "wine", "olive", "indigo")
 _COLOURS = tuple(PALETTE[name] for name in _NAMES)
 _MARKERS = "os^vPX*<>dph8"
@@ -100,11 +98,7 @@ def draw(chart: Chart) -> Figure:
         _labels(axes, chart.front)
         axes.grid(visible=True)
         add_title(made, chart.title)
-        size = points(_CAPTION_POINTS)
-        caption = "\n".join(wrap(note, figure_width(_WIDTH_IN), size) for note in chart.notes)
-        _legend(made, chart, caption if is_narrow() else "")
-        if caption and not is_narrow():
-            made.supxlabel(caption, x=0.01, ha="left", fontsize=size)
+        _legend(made, chart)
     return made
 
 
@@ -160,7 +154,7 @@ def _labels(axes: Axes, front: Sequence[Spot]) -> None:
         last = spot.label, spot.machine
 
 
-def _legend(made: Figure, chart: Chart, title: str) -> None:
+def _legend(made: Figure, chart: Chart) -> None:
     from matplotlib.collections import PathCollection
     from matplotlib.lines import Line2D
 
@@ -180,4 +174,4 @@ def _legend(made: Figure, chart: Chart, title: str) -> None:
     if any(line.published for line in chart.lines):
         hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.3}
         handles.append(Line2D([], [], marker="D", markersize=6.5, label="published, its layout", **hollow, **grey))
-    add_legend(made, handles, title=title)
+    add_legend(made, handles, notes=chart.notes)

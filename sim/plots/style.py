@@ -33,6 +33,8 @@ TITLE, PANEL_TITLE, SMALL = 10.8, 10.0, 8.5
 """Points of a title, of one of a panel, and of what stands below a title."""
 NARROW_IN = 5.0
 """A narrower figure has its legend below and its panels one above the other, in smaller letters."""
+_NOTE_POINTS, _NOTE_MARGIN_IN = 6.5, 0.3
+"""Size of notes below a figure, and what they leave free at both edges together."""
 LEAST_POINTS = 6.0
 """Smallest letters of a narrow figure."""
 _NARROW_POINTS = 0.78
@@ -221,14 +223,25 @@ def wrap(text: str, width_in: float, size: float, *, is_bold: bool = False) -> s
     return "\n".join(line.rstrip() for line in lines)
 
 
-def add_legend(made: Figure, handles: Sequence[Artist], *, below: bool = False, title: str = "") -> None:
-    """Adds a legend beside the axes, or with `below` and in narrow figures below them, in as many columns as fit."""
+def add_legend(
+    made: Figure, handles: Sequence[Artist], *, below: bool = False, title: str = "", notes: Sequence[str] = ()
+) -> None:
+    """Adds a legend beside the axes, or with `below` and in narrow figures below them, in as many columns as fit.
+
+    Args:
+        notes: lines below the figure.
+    """
+    size = points(_NOTE_POINTS)
+    caption = "\n".join(wrap(note, made.get_figwidth() - _NOTE_MARGIN_IN, size) for note in notes)
     if not (below or is_narrow()):
         made.legend(handles=handles, loc="outside right center", title=title or None, alignment="left")
+        if caption:
+            made.supxlabel(caption, x=0.01, ha="left", fontsize=size)
         return
     handles = [handle for handle in handles if handle.get_label()]
     labels = [str(handle.get_label()) for handle in handles]
     columns = legend_columns(labels, made.get_figwidth())
+    title = "\n".join(filter(None, (caption, title)))
     made.legend(handles=handles, loc="outside lower center", ncols=columns, title=title or None, alignment="left")
 
 

@@ -114,7 +114,13 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     based = tuple(dict.fromkeys(run.report.rests_on.text for run in runs if run.report.rests_on))
     per_request = ["; latencies are per request" if run.scenario.pipeline else "" for run in runs]
     machines = tuple(run.machine_text + note for run, note in zip(runs, per_request, strict=True))
-    return replace(comparison, rests_on=based, machines=machines)
+    noted = dict.fromkeys(note for run in runs for note in run.report.notes)
+    of = {
+        note: " and ".join(name for name, run in zip("AB", runs, strict=True) if note in run.report.notes)
+        for note in noted
+    }
+    notes = tuple(f"{of[note]}: {note}" for note in noted)
+    return replace(comparison, rests_on=based, machines=machines, notes=notes)
 
 
 def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | None, each_step: bool) -> Pass:

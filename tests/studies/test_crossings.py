@@ -40,6 +40,20 @@ def test_lines_that_are_never_the_best_or_lack_a_point_do_not_count() -> None:
     assert not list(find_crossings([], more_is_better=False, log=""))
 
 
+@pytest.mark.parametrize(("first", "last", "crossings"), [(0.98, 1.02, 1), (0.995, 1.02, 0), (0.98, 1.005, 0)])
+def test_lines_cross_only_where_they_differ_by_a_hundredth_on_both_sides(first: float, last: float, crossings: int):
+    found = list(find_crossings([line("a", first, 1, last), line("b", 1, 1, 1)], more_is_better=False, log=""))
+    assert len(found) == crossings
+
+
+def test_a_crossing_is_where_lines_are_equal_though_they_differ_little_beside_it() -> None:
+    # a - b is -0.5, -0.001, 0.001, 0.5: equal half way between the second point and the third.
+    x = (1.0, 2.0, 4.0, 8.0)
+    lines = [line("a", 0.5, 0.999, 1.001, 1.5, x=x), line("b", 1, 1, 1, 1, x=x)]
+    (found,) = find_crossings(lines, more_is_better=False, log="")
+    assert found == Crossing(pytest.approx(3.0), pytest.approx(1.0), "a", "b")
+
+
 def test_factors_of_a_sweep_stand_on_its_axis() -> None:
     scenario = load.scenario("palm540b_decode_ws2d", ["sweep={topology.link.bandwidth: [0.5x, 1x, 2x]}"])
     figure = chart.figure_of(scenario, list(scenario.sweep))

@@ -281,3 +281,16 @@ def test_a_sweep_over_words_says_that_it_has_no_figure(tmp_path):
     text = " ".join(done.stdout.split())
     assert "no figure: no axis of the sweep has numbers for x (layout.attention); --parts draws bars" in text
     assert not list(tmp_path.glob("*/figure.png"))
+
+
+def test_rows_have_the_notes_of_their_runs_and_the_table_each_once(tmp_path: Path):
+    """Stack vllm has no kernels of dispatch and combine; four layers of all are simulated."""
+    swept = "sweep={layout.ffn: [tensor_parallel, expert_parallel], workload.batch: [8, 32]}"
+    command = ["sweep", "mixtral_8x7b_tp_or_ep", "--set", swept, "--set", "engine.layers=4", "--out", str(tmp_path)]
+    printed = CliRunner().invoke(app, [*command, "--no-plots"]).output
+    (folder,) = tmp_path.iterdir()
+    with (folder / "sweep.csv").open(encoding="utf-8") as file:
+        notes = [row["notes"] for row in csv.DictReader(file)]
+    assert ["no kernel" in note for note in notes] == [False, False, True, True]
+    assert all("4 of the model's 32 layers" in note for note in notes)
+    assert printed.count("no kernel") == printed.count("4 of the model's 32 layers") == 1

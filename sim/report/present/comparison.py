@@ -76,6 +76,8 @@ class Comparison:
     fields: tuple[Field, ...]
     rests_on: tuple[str, ...] = ()
     """Constants of machine and software of A and of B, a line each; one line where they are the same."""
+    notes: tuple[str, ...] = ()
+    """Notes of the runs' reports, each once: `A: ...`, `A and B: ...`."""
     machines: tuple[str, ...] = ()
     """Machine of A and of B, the chips of it that the run uses, and what its latency is of where that is a request."""
 
@@ -206,6 +208,8 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
         strict=True,
     ):
         console.print(f"{name}: {line}")
+    for line in comparison.notes:
+        console.print(f"note on {line}", markup=False)
     for phase in comparison.phases:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         table.add_column(f"critical path of {phase.span}", no_wrap=True)

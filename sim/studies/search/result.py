@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sim.report.headline import to_html
-from sim.simulate.forward_pass import lower_pass
-from sim.specs import load
 from sim.studies.search.candidates import BASE, Phase
 from sim.studies.search.choose import Goal, fastest_rows
 from sim.studies.search.pruned import KEPT
@@ -103,18 +100,8 @@ class SearchResult:
             "why": [[self._row(row) | {"step_parts_s": parts} for row, parts in group] for group in explained],
         }
 
-    def notes_of(self, row: Row) -> tuple[str, ...]:
-        """Returns the ways in which the layout of a simulated candidate differs from its name, as its report says."""
-        return _list_notes(next(point.settings for point, each in self.candidates if each is row))
-
     def _row(self, row: Row) -> dict[str, Any]:
-        return row.to_dict() | {"cost": self.goal.cost(row), "notes": list(self.notes_of(row))}
-
-
-@functools.lru_cache(maxsize=1024)
-def _list_notes(settings: tuple[str, ...]) -> tuple[str, ...]:
-    (phase,) = load.scenario(BASE, (*settings, "engine.layers=1")).phases  # layers do not change them
-    return lower_pass(phase)[1].notes
+        return row.to_dict() | {"cost": self.goal.cost(row)}
 
 
 def _describe(row: Row) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sim.studies.search.result import Parts, SearchResult
+from sim.studies.sweep.footnotes import Footnotes
 from sim.studies.sweep.rows import Row
 from sim.terminal import echo, plain_console
 from sim.units import format_seconds
@@ -27,29 +28,21 @@ def render(result: SearchResult, explained: Sequence[Sequence[tuple[Row, Parts]]
         f"{result.tried} candidates, {result.pruned} skipped by a lower bound; of the others {legal} legal, "
         f"{len(result.fitting)} fit{is_fast}"
     )
-    footnotes = _Footnotes(result)
+    footnotes = Footnotes()
     _print_rows(result, footnotes)
     title = "why: the critical path of winners, and of the next with as many chips and the same batch"
     _print_parts(title, result.time_name, explained, footnotes)
-    for text, number in footnotes.numbers.items():
-        echo(f"({number}) {text}")
+    for line in footnotes.lines:
+        echo(line)
 
 
-class _Footnotes:
-    """Notes on the layouts of printed rows, numbered in the order in which they come."""
-
-    def __init__(self, result: SearchResult) -> None:
-        self._result = result
-        self.numbers: dict[str, int] = {}
-
-    def choices_of(self, row: Row) -> list[str]:
-        """Returns the choices of a row; attention with the numbers of the row's notes."""
-        notes = self._result.notes_of(row)
-        marks = "".join(f" ({self.numbers.setdefault(note, len(self.numbers) + 1)})" for note in notes)
-        return [label + (marks if name == "attention" else "") for name, label in row.choices.items()]
+def _choices_of(row: Row, footnotes: Footnotes) -> list[str]:
+    """Returns the choices of a row; attention with the numbers of the row's notes."""
+    marks = footnotes.marks_of(row)
+    return [label + (marks if name == "attention" else "") for name, label in row.choices.items()]
 
 
-def _print_rows(result: SearchResult, footnotes: _Footnotes) -> None:
+def _print_rows(result: SearchResult, footnotes: Footnotes) -> None:
     """Prints the choices and the figures of the rows that are shown, and what each is best at."""
     title = "fastest of each machine, number of chips and batch; best at what; Pareto: none beats it in time and cost"
     figures = (result.time_name, result.goal.unit, "MFU", "memory (GiB)")
@@ -59,12 +52,12 @@ def _print_rows(result: SearchResult, footnotes: _Footnotes) -> None:
             continue
         simulated = row.outcome.simulated
         cells = [format_seconds(simulated.step_s), f"{result.goal.cost(row):.4g}", f"{simulated.mfu:.1%}"]
-        table.add_row(note, *footnotes.choices_of(row), *cells, f"{row.outcome.memory_bytes / 2**30:.1f}")
+        table.add_row(note, *_choices_of(row, footnotes), *cells, f"{row.outcome.memory_bytes / 2**30:.1f}")
     _print(table)
 
 
 def _print_parts(
-    title: str, time_name: str, groups: Sequence[Sequence[tuple[Row, Parts]]], footnotes: _Footnotes
+    title: str, time_name: str, groups: Sequence[Sequence[tuple[Row, Parts]]], footnotes: Footnotes
 ) -> None:
     """Prints the parts of the step of each row, group by group; the first of a group is the winner."""
     row, parts = groups[0][0]
@@ -72,7 +65,7 @@ def _print_parts(
     for group in groups:
         for i, (row, parts) in enumerate(group):
             times = [format_seconds(time_s) for time_s in (sum(parts.values()), *parts.values())]
-            table.add_row(str(i + 1), *footnotes.choices_of(row), *times, end_section=i + 1 == len(group))
+            table.add_row(str(i + 1), *_choices_of(row, footnotes), *times, end_section=i + 1 == len(group))
     _print(table)
 
 

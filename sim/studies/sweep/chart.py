@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -154,7 +154,17 @@ def build_chart(
         legend=", ".join(name_axis(axis) for axis in figure.lines if isinstance(sweep[axis], list)),
         form=_form(scenario, figure),
         equal_at=1.0 if figure.relative_to is not None else None,
+        notes=tuple(_notes(by_line)),
     )
+
+
+def _notes(by_line: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    """Yields each note of the rows once, behind the labels of the lines that have it if others do not."""
+    for note in dict.fromkeys(note for rows in by_line.values() for row in rows for note in row.notes):
+        noted = [label for label, rows in by_line.items() if any(note in row.notes for row in rows)]
+        whole = all(note in row.notes for label in noted for row in by_line[label])
+        of = "" if len(noted) == len(by_line) else "; ".join(noted) + ": "
+        yield f"{of}{'' if whole else 'at some points, '}{note}"
 
 
 def _line(figure: FigureSpec, name: str, members: list[Row], sizes: tuple[float, float]) -> Line:

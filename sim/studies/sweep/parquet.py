@@ -9,7 +9,7 @@ from typing import Any
 
 from sim import __version__
 from sim.errors import InputError
-from sim.studies.sweep.rows import Row, column_types, outcome_columns
+from sim.studies.sweep.rows import Row, column_types, row_columns
 
 
 def check() -> None:
@@ -37,10 +37,9 @@ def write(path: Path, rows: Sequence[Row], sweep: Mapping[str, Any], axes: Seque
     for axis in axes:
         kind = _kind(sweep[axis])
         fields[axis] = kind, [kind(row.choices[axis]) for row in rows]
-    outcomes = [outcome_columns(row.outcome) for row in rows]
-    for name, kind in column_types().items():
-        fields[name] = kind, [outcome[name] for outcome in outcomes]
-    fields["error"] = str, [row.error for row in rows]
+    columns = [row_columns(row) for row in rows]
+    for name, kind in (column_types() | {"error": str, "notes": str}).items():
+        fields[name] = kind, [each[name] for each in columns]
     types = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()}
     made = pyarrow.table({name: pyarrow.array(values, types[kind]) for name, (kind, values) in fields.items()})
     made = made.replace_schema_metadata({"collective_sim": json.dumps({"version": __version__})})

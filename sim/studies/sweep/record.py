@@ -21,7 +21,7 @@ from sim.errors import InputError
 from sim.results.saved import Sealed, move_aside, read_sealed, refuse_unlike, write_sealed
 from sim.specs import Scenario
 from sim.studies.sweep.points import Point
-from sim.studies.sweep.rows import Row, outcome_columns, parse_outcome
+from sim.studies.sweep.rows import NOTES_SEPARATOR, Row, parse_outcome, row_columns
 
 _LONGEST_ROW_BYTES = 2**16
 """Largest size of a row; assumed, more than labels, figures and an error of one line take."""
@@ -41,7 +41,7 @@ class Record:
         """Raises InputError where an axis has the name of a column of results."""
         axes = tuple(points[0].choices)
         for axis in axes:
-            if axis in (taken := (*outcome_columns(None), "error")):
+            if axis in (taken := (*row_columns(Row({})),)):
                 hint = f"so are {', '.join(name for name in taken[:6] if name != axis)}, ..."
                 raise InputError("must not have the name of a column of results", where="sweep", got=axis, hint=hint)
         self._path, self._axes, self._points = path, axes, points
@@ -89,7 +89,8 @@ class Record:
             if number is not None and _hash(values) in hashes:
                 row = dict(zip(names, values, strict=True))
                 error = row["error"].removeprefix("'") or None
-                rows[number] = Row(self._points[number].choices, parse_outcome(row), error)
+                notes = tuple(row["notes"].split(NOTES_SEPARATOR)) if row["notes"] else ()
+                rows[number] = Row(self._points[number].choices, parse_outcome(row), error, notes)
         return rows
 
     @contextmanager
@@ -143,8 +144,8 @@ class Writer:
 
     def add(self, row: Row) -> None:
         """Writes one row; it is in the file when this returns."""
-        figures = ["" if value is None else str(value) for value in outcome_columns(row.outcome).values()]
-        values = [*(_cell(row.choices[axis]) for axis in self._axes), *figures, _cell(row.error or "")]
+        found = ["" if value is None else str(value) for value in row_columns(row).values()]
+        values = [*(_cell(row.choices[axis]) for axis in self._axes), *found[:-2], *map(_cell, found[-2:])]
         if self._hashes:
             self._hashes.write(f"{_hash(values)}\n")
             self._hashes.flush()
@@ -156,7 +157,7 @@ class Writer:
 
 
 def _names(axes: Sequence[str]) -> list[str]:
-    return [*map(_cell, axes), *outcome_columns(None), "error"]
+    return [*map(_cell, axes), *row_columns(Row({}))]
 
 
 def _hash(values: Sequence[str]) -> str:

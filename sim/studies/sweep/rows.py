@@ -11,9 +11,13 @@ import numpy as np
 
 from sim.errors import DeadlockError, InputError, internal
 from sim.report.report import Report
+from sim.simulate.result import Run
 from sim.simulate.run import run
 from sim.specs import Scenario, load
 from sim.studies.sweep.points import NO_SWEEP, Point
+
+NOTES_SEPARATOR = " | "
+"""Between the notes of a row in a table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +117,13 @@ class Row:
     choices: Mapping[str, str]
     outcome: Outcome | None = None
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    """Notes on how it was simulated where that differs from what the scenario names."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the row as JSON data."""
         outcome = dataclasses.asdict(self.outcome) if self.outcome else None
-        return {"choices": dict(self.choices), "outcome": outcome, "error": self.error}
+        return {"choices": dict(self.choices), "outcome": outcome, "error": self.error, "notes": list(self.notes)}
 
 
 def run_point(name: str, point: Point) -> Row:
@@ -125,7 +131,8 @@ def run_point(name: str, point: Point) -> Row:
     try:
         scenario = load.scenario(name, point.settings)
         with np.errstate(invalid="raise"):  # a float that no integer of the clock can hold
-            return Row(point.choices, _outcome(scenario, run(scenario).report))
+            result = run(scenario)
+            return Row(point.choices, _outcome(scenario, result.report), notes=_notes(result))
     except InputError as error:
         return Row(point.choices, error=_plain(error))
     except DeadlockError as error:
@@ -136,6 +143,11 @@ def run_point(name: str, point: Point) -> Row:
         return Row(point.choices, error="exceeds the clock of the simulation")
     except Exception as error:  # of one point, and the others can still run
         return Row(point.choices, error=internal(error))
+
+
+def row_columns(row: Row) -> dict[str, Any]:
+    """Returns names and values of the columns after those of the axes; notes are separated by ` | `."""
+    return outcome_columns(row.outcome) | {"error": row.error, "notes": NOTES_SEPARATOR.join(row.notes) or None}
 
 
 def outcome_columns(outcome: Outcome | None) -> dict[str, Any]:
@@ -186,6 +198,14 @@ def parse_outcome(texts: Mapping[str, str]) -> Outcome | None:
     if found["simulated"] is None:
         raise ValueError("an outcome without a latency")
     return Outcome(**found)
+
+
+def _notes(result: Run) -> tuple[str, ...]:
+    """Returns the notes of all passes, and one on layers of the model that are left out."""
+    scenario, every = result.scenario, [note for part in result.passes for note in part.lowered.notes]
+    if scenario.layers < scenario.model.layers:
+        every.append(f"{scenario.layers} of the model's {scenario.model.layers} layers: all figures are of these alone")
+    return tuple(dict.fromkeys(every))
 
 
 def _outcome(scenario: Scenario, report: Report) -> Outcome:

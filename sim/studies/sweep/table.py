@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sim.specs import FigureSpec
 from sim.studies.sweep.chart import line_of, x_of
+from sim.studies.sweep.footnotes import Footnotes
 from sim.studies.sweep.published import published_points
 from sim.studies.sweep.quantities import Y, name_axis
 from sim.studies.sweep.rows import Outcome, Row
@@ -48,11 +49,14 @@ def render(
         console.width = max(console.width, _WIDTH + _MORE * len(predictions or ()))
     points = {(line, x): y for line, points in (published_points(figure) if figure else {}).items() for x, y in points}
     beside = {name: values for name, values in {**(predictions or {}), "published": points}.items() if values}
+    footnotes = Footnotes()
     for outer, group in itertools.groupby(rows, key=lambda row: [_chosen(axis, row) for axis in axes[:-1]]):
         if outer:
             console.print(styled((", ".join(outer), "bold")))
-        console.print(_table(list(group), axes[-1], figure, beside))
+        console.print(_table(list(group), axes[-1], figure, beside, footnotes))
         console.print()
+    for line in footnotes.lines:
+        console.print(line, markup=False)
 
 
 def _chosen(axis: str, row: Row) -> str:
@@ -92,7 +96,7 @@ def _shown(rows: Sequence[Row]) -> list[_Column]:
     return [column for column in every if any(column.text(out) for out in outcomes)]
 
 
-def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Beside) -> Table:
+def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Beside, footnotes: Footnotes) -> Table:
     """Builds a table of one line per row: choice, simulated figures, closed form, predictions, published point."""
     from rich import box
     from rich.table import Table
@@ -110,7 +114,7 @@ def _table(rows: Sequence[Row], axis: str, figure: FigureSpec | None, beside: Be
         cells = [column.text(row.outcome) if row.outcome else "" for column in columns]
         if figure:
             cells += [cell for values in beside.values() for cell in _other(row, figure, values)]
-        made.add_row(row.choices[axis], *cells, *([row.error or ""] if failed else []))
+        made.add_row(row.choices[axis] + footnotes.marks_of(row), *cells, *([row.error or ""] if failed else []))
     return made
 
 
