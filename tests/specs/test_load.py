@@ -124,8 +124,8 @@ def test_all_keys_that_are_missing_or_unknown_are_named_at_once():
     assert error({"model": whole | {"hidden_size": 16, "head_dim": 4, "nonsense": 1}}) == (
         "model.yaml: unknown keys 'hidden_size', 'head_dim' and 'nonsense' of a model; "
         "did you mean 'd_model' for 'hidden_size', 'd_head' for 'head_dim'? Fields here: block, causal, d_ff, d_head, "
-        "d_model, experts, ffn, heads, kv_heads, latent, layers, name, nominal_parameters, padded_heads, source, tied, "
-        "vocabulary, window"
+        "d_model, experts, ffn, heads, kv_heads, latent, layers, mtp, name, nominal_parameters, padded_heads, source, "
+        "tied, vocabulary, window"
     )
 
 
