@@ -218,7 +218,7 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
                 absorbs=layout.absorbs_latent(workload.phase),
                 shared_experts=layout.experts.shared,
                 split_dim="L" if halves else "B",
-                context=layout.context,
+                context=layout.context or "ring",
             ),
             part_sizes(flow, scenario, uses, halves=halves),
         ),

@@ -143,7 +143,8 @@ class Lowering:
 
     def norm(self, x: Value, plus: Sequence[Value], gain: Value, name: str, dim: str = "E") -> tuple[Value, Value]:
         result = sharding.norm(x.tensor, [value.tensor for value in plus], dim)
-        if plus and self.scenario.layout.fused_norm:  # by the kernel that summed
+        summed = self.uses.whole and self.emitter.group_size(self.uses.summed) > 1
+        if plus and summed and self.scenario.layout.fused_norm:  # by the kernel that summed
             done = Value(result, producers([x, *plus]))
             return done, done
         if self.topology.chip.fuses_elementwise:
@@ -418,7 +419,7 @@ class Lowering:
         product = sum_of_products(name, pairs)
         shards = self.emitter.group_size(dict(reduction.scatters).get(product.dims[-1].name, ()))
         ended: Tasks = ()
-        for work, part in column_pieces(pairs, product, self.scenario.layout.chunks, shards, self.kernels):
+        for work, part in column_pieces(pairs, product, self.scenario.layout.matmul_chunks, shards, self.kernels):
             ended = (
                 *ended,
                 *self._reduce(

@@ -12,6 +12,7 @@ from sim.errors import InputError, suggest
 from sim.lowering.machine_part import cut_machine
 from sim.specs import AxisSpec, Scenario
 from sim.specs.mesh import BOXES, MeshSpec, SplitAxis, pieces_on_torus
+from sim.specs.unread import DealtPass
 from sim.topology.boxes import boxes
 from sim.topology.bundles import effective
 from sim.topology.graph import Topology
@@ -45,6 +46,13 @@ def computing_part(scenario: Scenario) -> Topology:
     """The machine of the chips that compute: that of the mesh, without chips that only receive a cache."""
     machine, transfer = mesh_of(scenario), scenario.layout.kv_transfer
     return cut_machine(machine, (transfer.axis,))[0].topology if transfer else machine
+
+
+def dealt_pass(scenario: Scenario) -> DealtPass:
+    """Returns a scenario of one phase with the mesh axes that its layout deals to uses."""
+    stages = stage_axes(scenario)
+    lengths = {axis.name: axis.size for axis in computing_part(scenario).mesh if axis.name not in stages}
+    return DealtPass(scenario, lengths)
 
 
 def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:

@@ -84,7 +84,7 @@ def route(experts: ExpertsSpec, spec: RoutingSpec, layout: ExpertsLayout, split:
         total, near = experts.count + layout.replicas, (slots + 1) * split.holders - experts.count
         rule = f"must make a number of experts that {split.holders} chips divide, not {total}"
         raise InputError(rule, where="layout.experts.replicas", got=layout.replicas, hint=f"such as {near}")
-    if spec.load in ("uniform", "perfect_router") and spec.trace is None:
+    if not spec.is_drawn:
         touched = expected_touched if spec.load == "uniform" else _most_touched
         return _limited(_even(experts, split, slots, touched), layout, experts, split)
     chosen = _choices(experts, spec, split)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.closed_form.plugin_forms import check_bounds, predict_plugin_forms
-from sim.lowering.placement import describe_unused_chips
+from sim.lowering.placement import dealt_pass, describe_unused_chips
 from sim.program import Period, Program
 from sim.program.trace import Trace
 from sim.report.memory import Memory, longest_context
@@ -31,6 +31,7 @@ from sim.simulate.latency import latency_s, steps_of
 from sim.simulate.predict import predict_phase
 from sim.simulate.result import Pass, Run
 from sim.specs import Scenario
+from sim.specs.unread import describe_unread, find_unread
 
 
 def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, total: None) -> Run:
@@ -223,8 +224,11 @@ def restore_run(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spr
 
 
 def _combine_reports(scenario: Scenario, passes: Sequence[Pass]) -> Report:
-    """The report of all phases, with the closed forms of the scenario's plugins."""
+    """The report of all phases, with the fields that none of them reads, and the closed forms of the scenario's
+    plugins."""
     report = _combine_phases(scenario, passes)
+    unread = describe_unread(scenario, [find_unread(dealt_pass(part.scenario)) for part in passes])
+    report = replace(report, notes=(*report.notes, *unread))
     forms = predict_plugin_forms(scenario)
     check_bounds(forms, report.simulated.latency_s)
     return replace(report, plugin_forms=forms) if forms else report

@@ -25,6 +25,13 @@ Load = Literal[
 ]
 LOADS: tuple[Load, ...] = get_args(Load)
 """Shapes of the experts' load (`sim.lowering.routing`); the last seven are those of Megatron-LM issue 7488."""
+_SPREADS: dict[Load, tuple[float, float]] = {
+    "log_normal": (0.5, 1000),
+    "zipf": (0.6, 1000),
+    "ragged_sources": (0.5, 1000),
+    **dict.fromkeys(("hot_experts", "hot_rank", "spread_hot", "rotating_hotspot"), (0.5, 1)),
+}
+"""(default, most) of `spread`, by the loads that have one; assumed defaults."""
 Kernel = Literal["normal", "low_latency", "one_sided"]
 Scheme = Literal["per_expert", "per_rank", "per_box", "all_gather"]
 
@@ -72,20 +79,42 @@ class RoutingSpec(Strict):
     """Shape of the experts' load. uniform: expected counts of an even choice; perfect_router: every token on as many
     chips and boxes as it has experts, all of them alike; the others are drawn."""
     spread: Multiple | None = None
-    """Standard deviation of the logarithm of an expert's popularity for log_normal (default 0.5), exponent of zipf
-    (default 0.6), share of the tokens that choose what is hot for the others (default 0.5)."""
+    """Standard deviation of the logarithm of an expert's popularity for log_normal, of a chip's tokens for
+    ragged_sources; exponent of zipf; share, at most 1, of the choices that go to what is hot for hot_experts, hot_rank,
+    spread_hot and rotating_hotspot. Others have none. Default: 0.6 for zipf, else 0.5."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
     """Seed of the draw."""
     trace: str | None = None
     """CSV file of chosen experts, a token per line, instead of `load`; as seen from this file. Tokens of the pass take
     its lines in turn."""
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.trace is not None:
+            for name, value in (("load", self.load), ("spread", self.spread), ("seed", self.seed)):
+                if value != type(self).model_fields[name].default:
+                    rule = "must be left out with trace, which has the experts that tokens choose"
+                    raise wrong(name, rule=rule, got=value)
+        _, most = _SPREADS.get(self.load, (0.0, 1000))
+        if self.spread is not None and self.spread > most:
+            rule = f"must be at most {most:g} for load {self.load}, the share of the choices that go to what is hot"
+            raise wrong("spread", rule=rule, got=self.spread)
+        return self
+
+    @property
+    def is_drawn(self) -> bool:
+        """True if every token chooses its experts; else rows are expected ones."""
+        return self.trace is not None or self.load not in ("uniform", "perfect_router")
+
+    @property
+    def reads_spread(self) -> bool:
+        """True if the load has a spread."""
+        return self.load in _SPREADS
+
     @property
     def resolved_spread(self) -> float:
-        """`spread`, or its default."""
-        if self.spread is not None:
-            return float(self.spread)
-        return {"log_normal": 0.5, "zipf": 0.6}.get(self.load, 0.5)
+        """`spread`, or its default; 0 of a load that has none."""
+        return _SPREADS.get(self.load, (0.0, 0.0))[0] if self.spread is None else float(self.spread)
 
 
 class ExpertsLayout(Strict):

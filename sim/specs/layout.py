@@ -85,13 +85,13 @@ class LayoutSpec(Strict):
     prefetch: Annotated[int, Field(ge=0, le=64)] = 1
     """Number of matmuls ahead of the running one for which weights are gathered on a separate stream: they are
     gathered, each into a buffer of its own."""
-    chunks: Annotated[int, Field(ge=2, le=64)] = 4
-    """Pieces of a matmul, for `overlap: chunked_matmul`: a piece is summed while the next one computes."""
+    chunks: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Pieces of a matmul, for `overlap: chunked_matmul`: a piece is summed while the next one computes. Default: 4."""
     experts: ExpertsLayout = ExpertsLayout()
     """Exchange of tokens between chips that hold different experts."""
-    context: Literal["ring", "heads"] = "ring"
-    """Attention over positions that chips share: keys and values go around a ring under the attention to them (ring
-    attention, zig-zag), or all-to-alls make every chip attend to all positions with some heads (Ulysses)."""
+    context: Literal["ring", "heads"] | None = None
+    """Attention over positions that chips share: keys and values go around a ring under the attention to them (ring,
+    zig-zag), or all-to-alls make every chip attend to all positions with some heads (heads, Ulysses). Default: ring."""
     merge: Literal["reduce_scatter", "all_to_all"] = "reduce_scatter"
     """Sum of the outputs of chips that share a cache's positions: an all-gather of the logarithms of their sums and a
     reduce-scatter (vLLM), or one all-to-all of both (Helix)."""
@@ -143,6 +143,11 @@ class LayoutSpec(Strict):
     def preset(self) -> str:
         """Name of the preset; empty where `uses` says what the mesh axes do."""
         return self.ffn or ""
+
+    @property
+    def matmul_chunks(self) -> int:
+        """Pieces of a matmul, for `overlap: chunked_matmul`."""
+        return self.chunks or 4
 
     def absorbs_latent(self, phase: str) -> bool:
         """Returns True if latent attention absorbs the expansion of keys and values, in a phase."""
