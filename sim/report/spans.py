@@ -107,7 +107,7 @@ def collective_spans(trace: Trace) -> Spans:
 def _entered(trace: Trace, begin: Tasks) -> Ints:
     """Returns the time at which each collective begins on its chip; its BEGINs are in order of (collective, chip).
 
-    An EVENT of a collective is the moment at which both ends of a send have begun it.
+    An EVENT of a send is the moment at which both its ends have begun it; of an exchange it is the begin of its kernel.
     """
     program, entered = trace.program, trace.times["start"][begin].copy()
     met = np.flatnonzero((program.kind == Kind.EVENT) & (program.collective >= 0))
@@ -117,7 +117,8 @@ def _entered(trace: Trace, begin: Tasks) -> Ints:
             program.collective[tasks].astype(np.int64) * chips + program.chip[tasks] for tasks in (begin, met)
         )
         begin_index = np.searchsorted(key, met_key)
-        entered[begin_index] = trace.times["ready"][met] - program.flight_ps[begin[begin_index]]
+        both = trace.times["ready"][met] - program.flight_ps[begin[begin_index]]
+        entered[begin_index] = np.maximum(entered[begin_index], both)
     return np.asarray(entered)
 
 

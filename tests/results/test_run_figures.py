@@ -13,7 +13,7 @@ from sim.cli import app
 from sim.errors import InputError
 from sim.lowering.placement import mesh_of
 from sim.plots import node_link
-from sim.plots.style import shorten
+from sim.plots.style import shorten, text_width
 from sim.results import figures as pictures
 from sim.results import folder as outputs
 from sim.results.analysis import Analysis
@@ -80,9 +80,12 @@ def test_settings_are_read_back_and_stand_on_the_page(changed: Path):
 
 
 def test_a_long_line_below_a_title_is_cut_where_the_figure_ends():
-    # 1 in = 72 pt: 15 letters of 0.55 x 8.5 pt, the last of them the ellipsis.
-    assert shorten("a" * 15, 1.0) == "a" * 15
-    assert shorten("a" * 16, 1.0) == "a" * 14 + "…"
+    room_in = text_width("a" * 15, 8.5)
+    assert shorten("a" * 15, room_in, 8.5) == "a" * 15
+    cut = shorten("a" * 16, room_in, 8.5)
+    assert set(cut[:-1]) == {"a"}
+    assert cut[-1] == "…"
+    assert text_width(cut, 8.5) <= room_in < text_width(f"a{cut}", 8.5)
 
 
 @pytest.mark.parametrize("chips", [2, 8])
