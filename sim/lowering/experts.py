@@ -37,6 +37,8 @@ class ExpertLowering:
         self._layer: int | None = None
         """That layer."""
         self._exchanges: dict[tuple[sharding.Dim, ...], TokenExchange] = {}
+        self._tokens: dict[tuple[sharding.Dim, ...], int] = {}
+        """Tokens of a chip before they are sent."""
 
     # --- the exchange ------------------------------------------------------------------------------------------------
 
@@ -49,7 +51,7 @@ class ExpertLowering:
         experts = sharding.Dim("Y", self._model.count + layout.replicas, between.experts)
         tensor = sharding.dispatch(y.tensor, experts, between.tokens)
         key = tensor.dims[:2]
-        self._exchanges[key], self.routings[key] = over, routing
+        self._exchanges[key], self.routings[key], self._tokens[key] = over, routing, self._local_tokens(y.tensor)
         self._count_rows(self._expert_rows(routing, y.tensor, over))
         self._refuse_folding(routing)
         if self.emitter.group_size(between.tokens) > 1:
@@ -153,13 +155,13 @@ class ExpertLowering:
         unless other kernels of the stack do that or each expert's rows are sent by themselves."""
         key = rows.tensor.dims[:2]
         over, routing = self._exchanges[key], self.routings[key]
-        dtype, once = rows.tensor.dtype, over.rows(routing).sum(axis=0)
+        dtype, arrived = rows.tensor.dtype, [float(self._tokens[key])] * self.topology.chips
         if self.emitter.group_size(over.tokens) > 1:
             if over.scheme == "per_expert" or self.scenario.stack.permute == "fused":
                 return rows.after
             dtype = self._format(rows.tensor, "dispatch") if way == "dispatch" else dtype
-        width = ceil(rows.tensor.local_shape[-1] * ITEM_BYTES[dtype])
-        arrived = once[over.holder_of()[self.topology.chip_numbers]].tolist()
+            arrived = over.rows(routing).sum(axis=0)[over.holder_of()[self.topology.chip_numbers]].tolist()
+        width = rows.tensor.local_shape[-1] * ITEM_BYTES[dtype]
         works = [
             self._elementwise((each + sum(held)) * width)
             for each, (held, _) in zip(arrived, self._rows(key), strict=True)
