@@ -140,7 +140,8 @@ _RULES: tuple[tuple[str, Callable[[DealtPass], object], str], ...] = (
         "no layer has experts",
     ),
     (
-        "layout.experts.multiprocessors layout.experts.shared workload.dispatch workload.combine",
+        "layout.experts.dispatch layout.experts.kernel layout.experts.multiprocessors layout.experts.shared "
+        "workload.dispatch workload.combine",
         lambda of: of.sends_tokens,
         "no tokens are sent to experts on other chips",
     ),

@@ -18,6 +18,7 @@ SWITCHED = {  # machine: GPUs, NVLinks per GPU, nominal and NCCL's effective GB/
     "dgx_a100": (8, 12, 25, 20.0),
     "dgx_h100": (8, 18, 25, 20.6),
     "hgx_h200": (8, 18, 25, 20.6),
+    "hgx_h20": (8, 18, 25, 20.6),
     "hgx_h800": (8, 8, 25, 20.6),
     "hgx_b200": (8, 18, 50, 40.1),
     "gb200_nvl72": (72, 18, 50, 40.1),
