@@ -41,7 +41,7 @@ _READ = """
     workload.static_cache model.experts.count model.experts.top_k model.experts.d_ff model.experts.shared
     model.experts.groups model.experts.top_groups model.experts.dense_first model.experts.every model.latent.q_rank
     model.latent.kv_rank model.latent.rope model.latent.d_value model.window.size model.window.full_every
-    layout.experts.replicas layout.experts.capacity workload.routing.seed workload.routing.spread
+    layout.experts.capacity workload.routing.seed workload.routing.spread
     stack.attention_efficiency stack.attention_overhead stack.attention_overlap stack.grouped_efficiency
     stack.grouped_overhead model.mtp workload.speculation.draft workload.speculation.acceptance
     """
@@ -83,7 +83,7 @@ COVERED: Coverage = {
     "layout.experts.dispatch": (None, "per_expert", "per_rank", "per_box", "all_gather"),
     "layout.experts.kernel": (None, "normal", "low_latency", "one_sided"),
     "layout.experts.shared": ("under_dispatch", "under_combine", "apart"),
-    "layout.experts.placement": ("in_order", "balanced", "hierarchical"),
+    "layout.experts.placement": (None, "in_order"),
     "layout.latent": (None, "plain", "absorbed"),
     "workload.sampling": ("greedy", "top_k"),
 }

@@ -5,20 +5,21 @@
 | X, k | experts of a layer, those that a token uses | | R | chips that split the experts |
 | T | tokens of a chip | | S | chips of them that have tokens of their own |
 
-A uniform load is its expectation. A chip has S T k / R rows, and of its experts those are hit that one of the S T
-tokens chose: each with probability 1 - (1 - k/X)^(S T). A token reaches a part of the experts, such as those of one
-chip or of one box, with the probability of `reached`; times the number of parts, that is the number of distinct
-destinations (DeepEP's `get_expected_topk`).
+A uniform load is its expectation, without copies of experts and with experts on chips in order. A chip has S T k / R
+rows, and of its experts those are hit that one of the S T tokens chose: each with probability 1 - (1 - k/X)^(S T). A token
+reaches a part of the experts, such as those of one chip or of one box, with the probability of `reached`; times the number
+of parts, that is the number of distinct destinations (DeepEP's `get_expected_topk`).
 """
 
 from __future__ import annotations
 
-from math import ceil, comb, prod
+from math import ceil, prod
 from typing import Literal
 
 from sim.closed_form.operations import CollectiveOp, Op
 from sim.closed_form.pass_builder import PassBuilder, check_multiple
 from sim.specs import DTYPE_BYTES
+from sim.specs.expert_choice import share_of_counts
 from sim.specs.experts import ExpertsSpec, Scheme
 from sim.specs.uses import Axes
 
@@ -148,23 +149,20 @@ class ExpertsBuilder(PassBuilder):
 def reached(experts: ExpertsSpec, parts: int) -> float:
     """Returns the probability that a token has an expert in one of `parts` equal parts of all experts.
 
-    Of G groups of X/G experts a token may use any g, with n = g X/G experts, of which it chooses k. A part of s
-    experts, inside a group, is missed with the probability of the product of (n-i-s) / (n-i) over i < k if its group is
-    chosen. A part of whole groups is missed by the experts of as many of its groups as are chosen.
+    Of G groups a token uses some, c experts of each, by shares that are drawn (`share_of_counts`). A part of s experts
+    inside a group of n is missed by c of them with the probability of the product of (n-i-s) / (n-i) over i < c; the
+    group may be any of the G. A part of m whole groups is missed by u groups with that of (G-i-m) / (G-i) over i < u.
     """
-    size, group = experts.count / parts, experts.count // experts.groups
-    chosen = experts.top_groups or experts.groups
-    candidates = group * chosen
+    groups = experts.choice_groups
+    size, group = experts.count / parts, experts.count // groups
 
-    def missed(part: float) -> float:
-        return prod(max(0.0, 1 - part / (candidates - i)) for i in range(experts.top_k))
+    def missed(all_: int, part: float, chosen: int) -> float:
+        return prod(max(0.0, 1 - part / (all_ - i)) for i in range(chosen))
 
-    if size <= group:
-        return chosen / experts.groups * (1 - missed(size))
-    groups = round(size / group)
-    ways = comb(experts.groups, chosen)
-    shares = {
-        taken: comb(groups, taken) * comb(experts.groups - groups, chosen - taken) / ways
-        for taken in range(min(groups, chosen) + 1)
-    }
-    return 1 - sum(share * missed(taken * group) for taken, share in shares.items())
+    result = 1.0
+    for counts, share in share_of_counts(experts).items():
+        if size <= group:
+            result -= share * (1 + sum(missed(group, size, count) - 1 for count in counts) / groups)
+        else:
+            result -= share * missed(groups, size / group, len(counts))
+    return result

@@ -2,7 +2,8 @@
 
 Groups of experts are packed to boxes. In each box every further copy goes to the expert with the largest load per copy,
 and copies are packed to the box's chips. Packing goes by falling load, each item to the pack with the least load so far
-that has room. In one box, with one group of all experts, this is EPLB's global policy.
+that has room. In one box, with one group of all experts, this is EPLB's global policy (balanced), which it takes where
+boxes do not divide the groups.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ def place_experts(
     Raises:
         InputError: groups of experts and boxes that do not fit a placement box by box.
     """
-    slots = (experts.count + layout.replicas) // holders
-    if layout.placement == "in_order":
+    slots, policy = (experts.count + layout.replicas) // holders, layout.placement
+    if policy is None:
+        fits = box is not None and experts.groups % (max(box) + 1) == 0
+        policy = "in_order" if not layout.replicas else "hierarchical" if fits else "balanced"
+    if policy == "in_order":
         copies = _replicate(load, layout.replicas)[0]
         return Placement(copies, np.arange(copies.sum()))
-    by_box = layout.placement == "hierarchical"
+    by_box = policy == "hierarchical"
     members = _boxes(box or (0,) * holders, experts.groups) if by_box else [np.arange(holders)]
     groups = experts.groups if by_box else 1
     size = experts.count // groups

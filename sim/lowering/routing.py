@@ -1,8 +1,8 @@
 """Routing of tokens to experts: how many rows each chip sends to each, and how many each expert gets.
 
-A uniform load is its expectation: every chip sends and every expert gets the same, as "balanced" benchmarks assume. A
-perfect router also spreads the experts of each token over as many chips and boxes as it can. Any other load is drawn,
-token by token: the logarithm of an expert's popularity plus Gumbel noise is its score, of which a token takes the top_k
+A uniform load is the expectation of a choice of which all experts are as likely: every expert gets the same, and copies
+share it. A perfect router spreads the experts of each token over as many chips and boxes as it can, and rows over places.
+Any other load is drawn, token by token: the logarithm of an expert's popularity plus Gumbel noise is its score, of which a token takes the top_k
 highest, in the groups with the highest sum of their two best scores where groups are limited (DeepSeek-V3 2024, section
 2.1.2). This is a draw without replacement in proportion to popularity.
 
@@ -16,9 +16,8 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import comb, exp, lgamma
+from math import exp, lgamma
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.lowering.expert_placement import place_experts
+from sim.specs.expert_choice import share_of_counts
 from sim.specs.experts import ExpertsLayout, ExpertsSpec, RoutingSpec
 
 Floats = npt.NDArray[np.float64]
@@ -84,11 +84,13 @@ def route(experts: ExpertsSpec, spec: RoutingSpec, layout: ExpertsLayout, split:
         total, near = experts.count + layout.replicas, (slots + 1) * split.holders - experts.count
         rule = f"must make a number of experts that {split.holders} chips divide, not {total}"
         raise InputError(rule, where="layout.experts.replicas", got=layout.replicas, hint=f"such as {near}")
-    if not spec.is_drawn:
-        touched = expected_touched if spec.load == "uniform" else _most_touched
-        return _limited(_even(experts, split, slots, touched), layout, experts, split)
-    chosen = _choices(experts, spec, split)
-    return _limited(_counted(chosen, experts, layout, split, slots), layout, experts, split)
+    if spec.is_drawn:
+        routing = _counted(_choices(experts, spec, split), experts, layout, split, slots)
+    elif spec.load == "uniform":
+        routing = _expected(experts, layout, split, slots)
+    else:
+        routing = _spread_out(experts, split, slots)
+    return _limited(routing, layout, experts, split)
 
 
 def _limited(routing: Routing, layout: ExpertsLayout, experts: ExpertsSpec, split: Split) -> Routing:
@@ -104,53 +106,83 @@ def _limited(routing: Routing, layout: ExpertsLayout, experts: ExpertsSpec, spli
 # --- an even load ----------------------------------------------------------------------------------------------------
 
 
-def _even(experts: ExpertsSpec, split: Split, slots: int, share: Callable[[ExpertsSpec, int], float]) -> Routing:
-    """Returns the expected rows of a choice that is alike on all chips.
+def _spread_out(experts: ExpertsSpec, split: Split, slots: int) -> Routing:
+    """Returns rows that are alike on all chips, of tokens whose experts are on as many chips and boxes as can be."""
 
-    Args:
-        share: probability that a token has an expert in one of so many equal parts of all experts.
-    """
-    shape = split.sources, split.holders
-    touched = split.tokens * share(experts, split.holders)
-    pairs = split.tokens * experts.top_k / split.holders
+    def share(parts: int) -> float:
+        in_groups = (experts.top_groups or experts.groups) * max(1.0, parts / experts.groups)
+        return min(parts, experts.top_k, in_groups) / parts
+
+    shape, boxes = (split.sources, split.holders), max(split.box or (0,)) + 1
     rows = split.sources * split.tokens * experts.top_k / (split.holders * slots)
-    boxed = None
-    if split.box is not None:
-        boxes = max(split.box) + 1
-        boxed = np.full((split.sources, boxes), split.tokens * share(experts, boxes))
     unused = (1 - experts.top_k / experts.count) ** (split.sources * split.tokens)
     return Routing(
-        np.full(shape, pairs),
-        np.full(shape, touched),
-        boxed,
+        np.full(shape, split.tokens * experts.top_k / split.holders),
+        np.full(shape, split.tokens * share(split.holders)),
+        None if split.box is None else np.full((split.sources, boxes), split.tokens * share(boxes)),
         np.full((split.holders, slots), rows),
         np.full(split.holders, slots * (1 - unused)),
         even=True,
     )
 
 
-def expected_touched(experts: ExpertsSpec, parts: int) -> float:
-    """Returns the probability that a token has an expert in one of `parts` equal parts of all experts.
+def _expected(experts: ExpertsSpec, layout: ExpertsLayout, split: Split, slots: int) -> Routing:
+    """Returns the expected rows of a choice of which all experts are as likely."""
+    tokens, share = split.sources * split.tokens, experts.top_k / experts.count
+    placed = place_experts(np.ones(experts.count), experts, layout, split.holders, split.box)
+    expert = np.empty(split.holders * slots, dtype=np.int64)
+    expert[placed.places] = np.repeat(np.arange(experts.count), placed.copies)
+    part = (1 / placed.copies[expert]).reshape(split.holders, slots)
+    held = np.zeros((split.holders, experts.count))
+    np.add.at(held, (np.arange(split.holders)[:, None], expert.reshape(split.holders, slots)), part)
 
-    The token's groups are a uniform choice, and so are its experts in them. A part is inside a group or made of whole
-    groups; other parts count as if it were.
+    def touched(held: Floats) -> Floats:
+        of_groups = -np.sort(-held.reshape(len(held), experts.choice_groups, -1).sum(axis=2), axis=1)
+        return np.array([1 - miss_probability(experts, tuple(groups)) for groups in of_groups.round(9).tolist()])
+
+    boxed = None
+    if split.box is not None:
+        in_box = np.array(split.box) == np.arange(max(split.box) + 1)[:, None]
+        boxed = np.tile(split.tokens * touched(in_box @ held), (split.sources, 1))
+    reached = np.tile(split.tokens * touched(held), (split.sources, 1))
+    unlike = [np.ptp(part, axis=0), np.ptp(reached, axis=1), np.zeros(1) if boxed is None else np.ptp(boxed, axis=1)]
+    return Routing(
+        np.tile(split.tokens * share * part.sum(axis=1), (split.sources, 1)),
+        reached,
+        boxed,
+        tokens * share * part,
+        (1 - (1 - share) ** (tokens * part)).sum(axis=1),
+        even=not np.concatenate(unlike).any(),
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def miss_probability(experts: ExpertsSpec, held: tuple[float, ...]) -> float:
+    """Returns the probability that a token has no expert among some.
+
+    Which of a group's experts a token has is a uniform choice, and all groups are alike: any numbers of experts in them
+    (`share_of_counts`) are as likely in any order.
+
+    Args:
+        held: how many experts of each group (`choice_groups`) these are, the most first; a copy of an expert counts as
+            its share of the expert's rows.
     """
-    size, group = experts.count / parts, experts.count // experts.groups
-    limited = experts.top_groups or experts.groups
-    candidates = group * limited
-    if size <= group:  # the part's group is one of the token's
-        return limited / experts.groups * (1 - _none(candidates, size, experts.top_k))
-    groups, missed = round(size / group), 0.0
-    for taken in range(min(groups, limited) + 1):
-        chosen = comb(groups, taken) * comb(experts.groups - groups, limited - taken) / comb(experts.groups, limited)
-        missed += chosen * _none(candidates, taken * group, experts.top_k)
-    return 1 - missed
+    size = experts.count // experts.choice_groups
 
+    @functools.cache
+    def missed(group: int, counts: tuple[int, ...]) -> float:
+        if group == len(held) or not held[group]:
+            return 1.0
+        result = 0.0
+        for place, count in enumerate(counts):
+            rest = counts[:place] + counts[place + 1 :]
+            result += _none(size, held[group], count) * missed(group + 1, rest) / len(counts)
+        return result
 
-def _most_touched(experts: ExpertsSpec, parts: int) -> float:
-    """Returns the same where a token's experts are in as many parts as can be."""
-    in_groups = (experts.top_groups or experts.groups) * max(1.0, parts / experts.groups)
-    return min(parts, experts.top_k, in_groups) / parts
+    groups = experts.choice_groups
+    return sum(
+        share * missed(0, counts + (0,) * (groups - len(counts))) for counts, share in share_of_counts(experts).items()
+    )
 
 
 def _none(candidates: float, part: float, chosen: int) -> float:
@@ -181,7 +213,8 @@ def _choices(experts: ExpertsSpec, spec: RoutingSpec, split: Split) -> list[Ints
         tokens = np.diff(np.round(np.concatenate([[0.0], np.cumsum(weight) / weight.sum()]) * tokens.sum()).astype(int))
     popularity = _popularity(experts, spec, split, random)
     return [
-        _draw(np.log(popularity[source]), int(count), experts, random) for source, count in enumerate(tokens.tolist())
+        draw_choices(np.log(popularity[source]), int(count), experts, random)
+        for source, count in enumerate(tokens.tolist())
     ]
 
 
@@ -219,7 +252,7 @@ def _popularity(experts: ExpertsSpec, spec: RoutingSpec, split: Split, random: n
     return everywhere
 
 
-def _draw(logarithms: Floats, tokens: int, experts: ExpertsSpec, random: np.random.Generator) -> Ints:
+def draw_choices(logarithms: Floats, tokens: int, experts: ExpertsSpec, random: np.random.Generator) -> Ints:
     """Returns [tokens, top_k] experts, drawn without replacement in proportion to their popularity."""
     parts = [np.empty((0, experts.top_k), dtype=np.int64)]
     for first in range(0, tokens, _CHUNK):

@@ -29,7 +29,7 @@ def draw(rows: ExpertRows, found: ExpertsReport, title: str = "") -> Figure:
         chips = rows.of_chips
         _draw_bars(above, chips, PALETTE["blue"])
         most = f", most {found.rows_most:,.0f} on chip {found.busiest_chip}: balance (mean / most) {found.balance:.1%}"
-        spread = most if found.is_drawn else ", the same on all"
+        spread = ", the same on all" if found.is_even else most
         set_title(above, f"Rows of each chip: mean {found.rows_mean:,.0f}{spread}", _WIDTH_IN)
         above.set_xlabel("chip")
         experts = np.sort(rows.held.ravel())[::-1]
@@ -38,7 +38,7 @@ def draw(rows: ExpertRows, found: ExpertsReport, title: str = "") -> Figure:
         below.set_xlabel("expert, by its rows")
         handles = [
             Line2D([], [], color=PALETTE["black"], linestyle="--", linewidth=1.0, label="mean"),
-            *([Patch(color=PALETTE["vermilion"], label="most")] if found.is_drawn else []),
+            *([Patch(color=PALETTE["vermilion"], label="most")] if not found.is_even else []),
         ]
         if (expected := found.expected_fullest_rows) is not None:
             below.plot([0], [expected], marker="D", color=PALETTE["black"], markersize=4, clip_on=False, zorder=3)

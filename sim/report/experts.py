@@ -66,7 +66,9 @@ class ExpertsReport:
     """Rows that the fullest expert would have if a load of this shape is drawn, by a closed form; None for a trace or
     copies of experts."""
     is_drawn: bool
-    """False for a uniform load, of which every expert has the mean."""
+    """False for a load of expected rows, such as uniform."""
+    is_even: bool
+    """True if all chips do the same."""
     compute_least_s: float
     """Compute of the chip that computes least, in one step."""
     compute_mean_s: float
@@ -94,7 +96,8 @@ def report_experts(scenario: Scenario, measured: PassTrace, measures: Measures) 
         experts_hit=float(rows.hit.mean()),
         fullest_expert_rows=fullest,
         expected_fullest_rows=expected,
-        is_drawn=not rows.even,
+        is_drawn=scenario.workload.routing.is_drawn,
+        is_even=rows.even,
         compute_least_s=float(measures.compute_s.min()),
         compute_mean_s=float(measures.compute_s.mean()),
         compute_most_s=float(measures.compute_s.max()),

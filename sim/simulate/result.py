@@ -120,7 +120,7 @@ class Pass:
     @property
     def _busiest(self) -> dict[int, str]:
         experts = self.report.experts
-        return {experts.busiest_chip: "most rows of experts"} if experts and experts.is_drawn else {}
+        return {experts.busiest_chip: "most rows of experts"} if experts and not experts.is_even else {}
 
     @property
     def _receiving(self) -> dict[int, str]:

@@ -50,7 +50,7 @@ class ExpertsSpec(Strict):
     groups: Count = 1
     """Groups of consecutive experts, for routing that is limited to some of them."""
     top_groups: Count | None = None
-    """Groups whose experts a token may use. Default: all."""
+    """Groups whose experts a token may use: those with the largest sum of their two best scores. Default: all."""
     dense_first: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Layers at the start with a dense FFN of the model's d_ff."""
     every: Count = 1
@@ -67,6 +67,11 @@ class ExpertsSpec(Strict):
             raise wrong("top_k", rule=f"must be at most the {candidates} experts to choose from", got=self.top_k)
         return self
 
+    @property
+    def choice_groups(self) -> int:
+        """Groups that limit which experts a token may use; 1 if it may use all."""
+        return self.groups if (self.top_groups or self.groups) < self.groups else 1
+
     def in_layer(self, layer: int) -> bool:
         """Returns True if a layer has experts."""
         return layer >= self.dense_first and (layer + 1) % self.every == 0
@@ -76,8 +81,8 @@ class RoutingSpec(Strict):
     """Choice of experts by the tokens of a pass."""
 
     load: Load = "uniform"
-    """Shape of the experts' load. uniform: expected counts of an even choice; perfect_router: every token on as many
-    chips and boxes as it has experts, all of them alike; the others are drawn."""
+    """Shape of the experts' load. uniform: expected counts where all experts are as likely; perfect_router: every token
+    on as many chips and boxes as it has experts, all of them alike; the others are drawn."""
     spread: Multiple | None = None
     """Standard deviation of the logarithm of an expert's popularity for log_normal, of a chip's tokens for
     ragged_sources; exponent of zipf; share, at most 1, of the choices that go to what is hot for hot_experts, hot_rank,
@@ -131,9 +136,10 @@ class ExpertsLayout(Strict):
     """Place of the shared experts' matmuls, which need no dispatch: beside dispatch, beside combine, or before both."""
     replicas: Annotated[int, Field(ge=0, le=65_536)] = 0
     """Copies of experts besides the first of each, given to those with the largest load (EPLB)."""
-    placement: Literal["in_order", "balanced", "hierarchical"] = "in_order"
-    """Experts on chips in order, or packed so that the chips' loads are as equal as can be (EPLB); hierarchical: groups
-    of experts to boxes first, copies inside their box."""
+    placement: Literal["in_order", "balanced", "hierarchical"] | None = None
+    """Experts on chips in order, or packed so that the chips' loads are as equal as can be (balanced, EPLB's global
+    policy); hierarchical: groups of experts to boxes first, copies inside their box. Default: in_order; with replicas
+    as EPLB chooses, hierarchical where several boxes divide the groups, else balanced."""
     capacity: Number | None = None
     """Rows that an expert takes at most, over the mean; those beyond are dropped. Default: all are taken."""
     multiprocessors: Count | None = None

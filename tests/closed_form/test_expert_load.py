@@ -5,7 +5,7 @@ import pytest
 
 from sim.closed_form.expert_load import expect_fullest_rows
 from sim.closed_form.expert_operations import reached
-from sim.lowering.routing import Split, expected_touched, route
+from sim.lowering.routing import Split, route
 from sim.specs.experts import LOADS, ExpertsLayout, ExpertsSpec, RoutingSpec
 
 CHIPS, TOKENS, DRAWS = 8, 64, 12
@@ -44,7 +44,8 @@ def test_a_trace_has_no_expectation():
 @pytest.mark.parametrize("parts", [1, 2, 4, 8, 16, 64])
 def test_expected_destinations_are_those_of_the_simulation(parts, groups):
     experts = ExpertsSpec(count=64, top_k=4, d_ff=8, groups=groups[0], top_groups=groups[1])
-    assert reached(experts, parts) == pytest.approx(expected_touched(experts, parts), rel=1e-9)
+    routing = route(experts, RoutingSpec(), ExpertsLayout(), Split(1, parts, 1))
+    assert routing.tokens == pytest.approx(np.full((1, parts), reached(experts, parts)), rel=1e-9)
 
 
 def test_distinct_destinations_of_deepseek_v3():

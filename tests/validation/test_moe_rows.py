@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support.validations import validation
 
+from sim.closed_form.expert_operations import reached
 from sim.errors import InputError
-from sim.lowering.routing import expected_touched
 from sim.report.present.validation import Errors
 from sim.specs import load
 from sim.specs.experts import ExpertsSpec
@@ -110,7 +110,7 @@ def test_logical_bandwidth_counts_boxes_of_kernels_that_forward(tmp_path):
         (case,) = read("moe", few(tmp_path, name))[1]
         assert isinstance(case.run, ExchangeRun)
         result = exchange(case.run)
-        assert result.destinations == pytest.approx(parts * expected_touched(experts, parts), rel=1e-9)
+        assert result.destinations == pytest.approx(parts * reached(experts, parts), rel=1e-9)
         assert simulate_case(case) == pytest.approx(4096 * result.destinations * 7392 / result.time_s)
 
 

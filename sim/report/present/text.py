@@ -197,7 +197,7 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
     )
     yield Line(
         f"experts: {experts.rows_mean:,.0f} rows per chip in a layer"
-        + (f"; {balance}" if experts.is_drawn else ", the same on all")
+        + (", the same on all" if experts.is_even else f"; {balance}")
         + f"; {experts.experts_hit:.1f} of {format_count(experts.experts_held, 'expert')} per chip receive tokens"
     )
     expected, fullest = experts.expected_fullest_rows, f"{experts.fullest_expert_rows:,.0f}"
@@ -212,10 +212,10 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
         beyond = f", {format_bytes(each.beyond_bytes)} to other boxes" if each.beyond_bytes else ""
         yield Line(
             f"{each.way}: {format_bytes(each.mean_bytes)} per chip in a layer{beyond}"
-            f"{busiest if experts.is_drawn else ''}"
+            f"{'' if experts.is_even else busiest}"
             f"; {each.exposed_share:.1%} exposed{link if each.busiest_link else ''}"
         )
-    if experts.is_drawn:
+    if not experts.is_even:
         least, mean, most = map(
             format_seconds, (experts.compute_least_s, experts.compute_mean_s, experts.compute_most_s)
         )
