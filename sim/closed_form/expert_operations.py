@@ -6,9 +6,9 @@
 | T | tokens of a chip | | S | chips of them that have tokens of their own |
 
 A uniform load is its expectation, without copies of experts and with experts on chips in order. A chip has S T k / R
-rows, and of its experts those are hit that one of the S T tokens chose: each with probability 1 - (1 - k/X)^(S T). A token
-reaches a part of the experts, such as those of one chip or of one box, with the probability of `reached`; times the number
-of parts, that is the number of distinct destinations (DeepEP's `get_expected_topk`).
+rows, and of its experts those are hit that one of the S T tokens chose: each with probability 1 - (1 - k/X)^(S T). A
+token reaches a part of the experts, such as those of one chip or of one box, with the probability of `reached`; times
+the number of parts, that is the number of distinct destinations (DeepEP's `get_expected_topk`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Routing of tokens to experts: how many rows each chip sends to each, and how many each expert gets.
 
-A uniform load is the expectation of a choice of which all experts are as likely: every expert gets the same, and copies
-share it. A perfect router spreads the experts of each token over as many chips and boxes as it can, and rows over places.
-Any other load is drawn, token by token: the logarithm of an expert's popularity plus Gumbel noise is its score, of which a token takes the top_k
-highest, in the groups with the highest sum of their two best scores where groups are limited (DeepSeek-V3 2024, section
-2.1.2). This is a draw without replacement in proportion to popularity.
+A uniform load is the expectation of a choice of which all experts are as likely: every expert gets the same, and
+copies share it. A perfect router spreads the experts of each token over as many chips and boxes as it can, and rows
+over places. Any other load is drawn, token by token: the logarithm of an expert's popularity plus Gumbel noise is its
+score, of which a token takes the top_k highest, in the groups with the highest sum of their two best scores where
+groups are limited (DeepSeek-V3 2024, section 2.1.2). This is a draw without replacement in proportion to popularity.
 
 Loads by name: log_normal and zipf of the experts, in an order drawn by the seed; hot_experts: top_k experts, hot_rank
 and rotating_hotspot: the experts of the first chip, and of one drawn by the seed; spread_hot: one expert of every chip;

@@ -2,7 +2,8 @@
 
 A token's groups are those with the largest sum of their two best scores, and its experts the best of these groups
 (DeepSeek-V3 2024, section 2.1.2). Scores are assumed independent and Gumbel distributed, as in drawn loads: negative
-logarithms of exponential clocks, the best being the first to ring. No closed form of the choice is known, so it is drawn, always the same.
+logarithms of exponential clocks, the best being the first to ring. No closed form of the choice is known, so it is
+drawn, always the same.
 """
 
 from __future__ import annotations
