@@ -50,9 +50,9 @@ def test_shares_of_counts_add_up():
 
 @pytest.mark.parametrize(("placement", "boxes"), [("balanced", 3.62), ("hierarchical", 3.13), (None, 3.13)])
 def test_copies_share_the_rows_of_their_expert(placement: str | None, boxes: float):
-    """Of N tokens an expert has N k/X = N/32, one of two copies half of that. 64 copies are two on each chip, beside seven
-    experts without: N/32 (2/2 + 7) rows, as many as without copies. Where the groups of experts are torn apart
-    tokens are in more boxes, and by default they are not."""
+    """Of N tokens an expert has N k/X = N/32, one of two copies half of that. 64 copies are two on each chip, beside
+    seven experts without: N/32 (2/2 + 7) rows, as many as without copies. Where the groups of experts are torn
+    apart tokens are in more boxes, and by default they are not."""
     routing, rows = routed(RoutingSpec(), placement=placement, replicas=32), 32 * TOKENS / 32
     assert np.sort(routing.rows, axis=1).tolist() == [[rows / 2] * 2 + [rows] * 7] * 32
     assert routing.pairs.sum(axis=0) == pytest.approx(np.full(32, 8 * rows))
