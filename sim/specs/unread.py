@@ -121,7 +121,7 @@ class DealtPass:
 ROUTING_RULES: tuple[tuple[str, Callable[[RoutingSpec], bool], str], ...] = (
     ("workload.routing.spread", lambda routing: routing.reads_spread, "this load has no spread"),
     ("workload.routing.seed", lambda routing: routing.is_drawn, "this load is not drawn"),
-    ("layout.experts.placement", lambda routing: routing.is_drawn, "all experts have the same expected load"),
+    ("layout.experts.placement", lambda of: of.is_drawn or of.load == "uniform", "all places have the same rows"),
 )
 """(field, whether it is read, reason if it is not) by the routing alone, also of an exchange by itself."""
 
