@@ -47,10 +47,10 @@ _READ = """
     """
 _OF_WHAT_IS_NOT_KNOWN = """
     stack.launch stack.matmul_split topology.chip.multiprocessors layout.chunks layout.prefetch
-    stack.compute_interference stack.memory_interference stack.channel_rate
+    stack.compute_interference stack.memory_interference stack.channel_rate stack.exchange
     """
 """Read only beside a field or a collective that is not exact: launches from the host, tiles, chunked matmuls, gathers
-on a stream of their own, NCCL."""
+on a stream of their own, NCCL, kernels of dispatch and combine."""
 COVERED: Coverage = {
     **WITHOUT_EFFECT,
     **dict.fromkeys((_READ + _OF_WHAT_IS_NOT_KNOWN).split(), ANY_VALUE),
@@ -61,6 +61,7 @@ COVERED: Coverage = {
     "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # of stages, which no form of a pass has
     "stack.overlap": ("none", "collective_matmul"),
     "stack.loop_form": (None, *LOOP_FORMS),
+    "stack.dispatch": (None, "per_expert", "per_rank", "per_box", "all_gather"),
     "stack.collective_axes": ("at_once", "one_by_one"),
     "layout.graph_capture": (None, True),
     "layout.attention": ("heads", "batch"),

@@ -128,12 +128,11 @@ class ExpertsBuilder(PassBuilder):
 
     def _scheme(self, axes: Axes) -> Scheme:
         """Returns which messages a token makes."""
-        kernel = self.scenario.exchange_kernel
-        exchange = self.scenario.stack.exchange.get(kernel)
+        kernel, layout = self.scenario.exchange_kernel, self.scenario.layout.experts
         default: Scheme = "per_expert" if kernel == "low_latency" else "per_rank"
         if kernel == "normal" and self.count_boxes(axes) > 1:
             default = "per_box"
-        return self.scenario.layout.experts.dispatch or (exchange and exchange.scheme) or default
+        return self.scenario.stack.named_scheme(layout) or default
 
     def _destinations(self, scheme: Scheme, axes: Axes) -> float:
         """Returns the copies of a token that leave for the chips along axes, the one that stays included."""

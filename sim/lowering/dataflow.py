@@ -219,7 +219,8 @@ class Lowering:
     def dispatch(self, y: Value, shares: Value, exchange: Exchange, name: str) -> Value:
         stack, kernel = self.scenario.stack, self.scenario.exchange_kernel
         lines = self.experts.topology.has_lines
-        if kernel not in stack.exchange and not lines and self.emitter.group_size(exchange.tokens) > 1:
+        gathers = stack.named_scheme(self.scenario.layout.experts) == "all_gather"
+        if kernel not in stack.exchange and not (gathers or lines) and self.emitter.group_size(exchange.tokens) > 1:
             self.note(
                 f"dispatch and combine take the latencies and bandwidths of the links alone: stack {stack.name} has no "
                 f"kernel '{kernel}' for them; published kernels take 10 to 35 us more for launch and signals"

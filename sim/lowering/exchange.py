@@ -56,10 +56,9 @@ class TokenExchange:
 
     @property
     def scheme(self) -> Scheme:
-        """Messages of a token: the layout's, the kernel's, else by the machine."""
-        kernel = self.stack.exchange.get(self.kernel)
-        if given := self.layout.dispatch or (kernel.scheme if kernel else None):
-            return given
+        """Messages of a token: the layout's, the stack's, else by the kernel and the machine."""
+        if named := self.stack.named_scheme(self.layout):
+            return named
         if self.kernel == "low_latency":
             return "per_expert"
         crosses = not self.topology.has_lines and len(boxes(self.topology.unfold())) > 1

@@ -108,14 +108,16 @@ class Communication:
         return time + collectives.starts_beside_hops(kind, rings) * step_s + launch_s, reasons
 
     def _exchange_on_routes(self, kind: str, axes: Axes, size: float) -> Formula:
-        """Returns the time of messages from every chip to every other of its group."""
+        """Returns the time of messages from every chip to every other of its group, without that of the kernel."""
+        has_kernel = self._scenario.exchange_kernel in self._scenario.stack.exchange
+        left_out = ("leaves out stack.exchange",) if has_kernel else ()
         chips = tuple(mesh_groups(self.topology, axes)[0].tolist())
         group = group_of(self.topology, chips).machine
         form = closed_form_s(group, "all_to_all", "one_shot", tuple(axis.name for axis in group.axes), size)
         if form is None:
             bound = lower_bound(self.topology, "all_to_all", axes, size)
-            return bound, (f"uses a lower bound for {kind} over {joined(axes)}",)
-        return form, ()
+            return bound, (*left_out, f"uses a lower bound for {kind} over {joined(axes)}")
+        return form, left_out
 
     def count_boxes(self, axes: Axes) -> int:
         if self.topology.has_lines:

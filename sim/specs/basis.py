@@ -68,10 +68,23 @@ class RestsOn:
 
 
 def rests_on(scenario: Scenario) -> RestsOn:
-    """The constants whose files say how they came about; what a data sheet says is not among them."""
-    stack = scenario.stack
-    parts = {"stack": stack, "topology": scenario.topology, "layout": scenario.layout}
-    found = [constant for name, part in parts.items() for constant in _constants(part, name)]
+    """The constants whose files say how they came about; what a data sheet says is not among them, nor what only a
+    mixture of experts reads, or kernels that send no tokens here."""
+    stack, has_experts = scenario.stack, scenario.model.experts is not None
+    gathers = stack.named_scheme(scenario.layout.experts) == "all_gather"
+    exchange = {scenario.exchange_kernel} if has_experts and not gathers else set()
+    read = {name: kernel for name, kernel in stack.exchange.items() if name in exchange}
+    parts = {
+        "stack": stack.model_copy(update={"exchange": read}),
+        "topology": scenario.topology,
+        "layout": scenario.layout,
+    }
+    found = [
+        constant
+        for name, part in parts.items()
+        for constant in _constants(part, name)
+        if has_experts or not constant.field.startswith("stack.grouped_")
+    ]
     return RestsOn(stack.name, scenario.topology.chip.name, stack.fitted_on, tuple(found))
 
 

@@ -127,8 +127,8 @@ class ExpertsLayout(Strict):
 
     dispatch: Scheme | None = None
     """Messages of a token: one per expert, one per destination chip, one per destination box which forwards them, or an
-    all-gather of all tokens and a reduce-scatter of the sums. Default: per_expert for the kernel low_latency,
-    per_box for normal between boxes, else per_rank."""
+    all-gather of all tokens and a reduce-scatter of the sums. Default: the stack's, unless `kernel` is given; else
+    per_expert for the kernel low_latency, per_box for normal between boxes, else per_rank."""
     kernel: Kernel | None = None
     """Kernels of dispatch and combine, whose times are the stack's. Default: low_latency to decode, else
     normal; where the stack has only others, its first."""
@@ -187,5 +187,3 @@ class ExchangeKernel(Strict):
 
     dispatch: Sourced[ExchangeTimes]
     combine: Sourced[ExchangeTimes]
-    scheme: Scheme | None = None
-    """Messages of a token. Default: per_box between boxes, else per_rank."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sim.specs.algorithms import LoopForm
 from sim.specs.base import Count, Multiple, Name, Number, Strict
-from sim.specs.experts import ExchangeKernel
+from sim.specs.experts import ExchangeKernel, ExpertsLayout, Scheme
 from sim.specs.quantities import Bandwidth, Duration, Fraction, Sourced
 
 
@@ -111,6 +111,8 @@ class Software(Strict):
     """Rates of the stack's own kernels on multicast memory."""
     exchange: dict[Literal["normal", "low_latency", "one_sided"], ExchangeKernel] = {}
     """Kernels that exchange tokens for their experts. Default: the links' latencies and bandwidths."""
+    dispatch: Scheme | None = None
+    """Default of `layout.experts.dispatch`, where the layout names no kernel. Default: the kernel's."""
     quantize: Literal["fused", "kernel"] = "fused"
     """Inputs of matmuls are quantised by the kernels before these, or by kernels of their own."""
     permute: Literal["fused", "kernel"] = "fused"
@@ -125,6 +127,10 @@ class Software(Strict):
     collective_step: Sourced[Duration] = Sourced[Duration].model_validate("0 s")
     """Time of every message of a collective on a torus to start and to be seen, besides its link's latency. In
     an all-to-all a chip starts the messages to all others of an axis one after the other."""
+
+    def named_scheme(self, layout: ExpertsLayout) -> Scheme | None:
+        """Returns the messages of a token that a layout or this stack names; None for those of the kernel."""
+        return layout.dispatch or (None if layout.kernel else self.dispatch)
 
 
 class StackSpec(Software):
