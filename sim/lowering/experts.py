@@ -89,8 +89,9 @@ class ExpertLowering:
     def _expert_rows(self, routing: Routing, tokens: Sharded, between: TokenExchange) -> ExpertRows:
         """Returns the rows of a dispatch as reports and figures read them."""
         local, sent = self._local_tokens(tokens), between.rows(routing)
+        all_are_there = between.scheme == "all_gather" or self.emitter.group_size(between.tokens) == 1
         return ExpertRows(
-            sent=np.full_like(sent, local) if between.scheme == "all_gather" else sent,
+            sent=np.full_like(sent, local) if all_are_there else sent,
             beyond=between.rows_beyond(routing),
             held=routing.rows,
             hit=routing.hit,

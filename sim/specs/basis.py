@@ -69,7 +69,7 @@ class RestsOn:
 
 def rests_on(scenario: Scenario) -> RestsOn:
     """The constants whose files say how they came about; what a data sheet says is not among them, nor what only a
-    mixture of experts reads, or kernels that send no tokens here."""
+    mixture of experts reads, or kernels of dispatch and combine where tokens are gathered."""
     stack, has_experts = scenario.stack, scenario.model.experts is not None
     gathers = stack.named_scheme(scenario.layout.experts) == "all_gather"
     exchange = {scenario.exchange_kernel} if has_experts and not gathers else set()
