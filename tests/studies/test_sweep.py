@@ -284,9 +284,10 @@ def test_a_sweep_over_words_says_that_it_has_no_figure(tmp_path):
 
 
 def test_rows_have_the_notes_of_their_runs_and_the_table_each_once(tmp_path: Path):
-    """Stack vllm has no kernels of dispatch and combine; four layers of all are simulated."""
+    """Stack torch_compile has no kernels of dispatch and combine; four layers of all are simulated."""
     swept = "sweep={layout.ffn: [tensor_parallel, expert_parallel], workload.batch: [8, 32]}"
-    command = ["sweep", "mixtral_8x7b_tp_or_ep", "--set", swept, "--set", "engine.layers=4", "--out", str(tmp_path)]
+    settings = [part for each in (swept, "engine.layers=4", "stack=torch_compile") for part in ("--set", each)]
+    command = ["sweep", "mixtral_8x7b_tp_or_ep", *settings, "--out", str(tmp_path)]
     printed = CliRunner().invoke(app, [*command, "--no-plots"]).output
     (folder,) = tmp_path.iterdir()
     with (folder / "sweep.csv").open(encoding="utf-8") as file:
