@@ -47,3 +47,10 @@ class ChipSpec(Strict):
     on_chip_memory: Sourced[Size] | None = None
     """Memory that the compiler holds activations in, of which only what does not fit goes through HBM. Default:
     activations go through HBM between one operation and the next."""
+
+    def multiplies(self, operands: Dtype) -> bool:
+        """Returns whether the matrix units multiply numbers of a format.
+
+        mxfp8 and mxfp4 need units that read the scales of blocks, as they do for nvfp4.
+        """
+        return matmul_format(operands) in self.peak and (operands not in _SAME_RATE or "nvfp4" in self.peak)

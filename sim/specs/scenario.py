@@ -9,7 +9,6 @@ from sim.errors import guess
 from sim.specs import plugins as plugin_table
 from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
-from sim.specs.chip import matmul_format
 from sim.specs.engine import EngineSpec
 from sim.specs.experts import Kernel
 from sim.specs.kv_transfer import check_transfer
@@ -127,9 +126,12 @@ class Scenario(Strict):
         if dtype not in chip.peak:
             rule = f"must be a type that chip '{chip.name}' has a peak for"
             raise wrong("workload", "activations", rule=rule, got=dtype, hint=f"it has {', '.join(sorted(chip.peak))}")
+        if dtype == "nvfp4":
+            rule = "must have more bits than inputs of matmuls need: norms and sums compute in it"
+            raise wrong("workload", "activations", rule=rule, got=dtype, hint="set 'workload.operands'")
         for field in ("operands", "expert_operands"):
             operands = getattr(self.workload, field)
-            if operands is not None and matmul_format(operands) not in chip.peak:
+            if operands is not None and not chip.multiplies(operands):
                 rule = f"must be a type that chip '{chip.name}' multiplies"
                 raise wrong("workload", field, rule=rule, got=operands, hint=f"it has {', '.join(sorted(chip.peak))}")
         mesh, chips = self.layout.mesh, self.topology.chip_count

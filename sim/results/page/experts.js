@@ -22,11 +22,11 @@ function expertBars(parent, values, { title, axis, names, expected }) {
 
 // Bytes from each chip (rows) to each (columns).
 function exchangeMatrix(parent, found) {
-  el(parent, "h3", "Bytes from chip to chip in a dispatch; combine takes them back");
+  el(parent, "h3", "Bytes from chip to chip in a dispatch");
   if (!found.matrix) { el(parent, "p", "Of so many chips the matrix is in exchange.png only.", { className: "dim" }); return; }
   const target = el(parent, "div", null, { className: "plot" }), steps = DARK ? DATA.colours.load.slice().reverse() : DATA.colours.load, count = found.matrix.length;
   Plotly.newPlot(target, [{
-    type: "heatmap", z: found.matrix.map((row, from) => row.map((value, to) => (from === to ? null : value))), zmin: 0, hoverongaps: false,
+    type: "heatmap", z: found.matrix.map((row, from) => row.map((value, to) => (from === to ? null : value))), zmin: 0, zmax: Math.max(1, ...found.matrix.flatMap((row, from) => row.filter((_, to) => from !== to))), hoverongaps: false,
     customdata: found.matrix.map((row) => row.map(amount)), hovertemplate: "chip %{y} to chip %{x}: %{customdata}<extra></extra>",
     colorscale: steps.map((colour, i) => [i / (steps.length - 1), colour]), colorbar: { title: { text: "bytes", side: "right" }, thickness: 12, outlinewidth: 0 },
   }], layout({
