@@ -46,6 +46,9 @@ from sim.specs import Scenario
 from sim.specs.uses import Axes, Uses
 from sim.topology.graph import Topology
 
+_ROUNDING = 1e-9
+"""Share of the rows that sums of expected rows may be off."""
+
 
 class Lowering:
     """Turns the operations of `sim.layouts.dataflow` into tasks, and collects what is kept in memory."""
@@ -225,7 +228,11 @@ class Lowering:
                 f"dispatch and combine take the latencies and bandwidths of the links alone: stack {stack.name} has no "
                 f"kernel '{kernel}' for them; published kernels take 10 to 35 us more for launch and signals"
             )
-        return self.experts.dispatch(y, producers([y, shares]), exchange, name)
+        rows = self.experts.dispatch(y, producers([y, shares]), exchange, name)
+        capacity = self.scenario.layout.experts.capacity
+        if capacity is not None and (dropped := self.experts.dropped_share) > _ROUNDING:
+            self.note(f"experts drop what is beyond {capacity:g} times their mean rows: {dropped:.1%} of all")
+        return rows
 
     def combine(self, rows: Value, shares: Value, like: Value, exchange: Exchange, name: str) -> Value:
         return self.experts.combine(rows, like, exchange, name)

@@ -29,7 +29,6 @@ class ExpertLowering:
     def __init__(self, scenario: Scenario, topology: Topology, emitter: Emitter, kernels: MatmulKernels) -> None:
         self.scenario, self.topology, self.emitter = scenario, topology, emitter
         self.kernels = replace(kernels, operands=scenario.workload.expert_operands or kernels.operands)
-        self.notes: list[str] = []
         self.routings: dict[tuple[sharding.Dim, ...], Routing] = {}
         """Routing by the dimensions Y and T of the rows."""
         self.expert_rows: ExpertRows | None = None
@@ -85,6 +84,12 @@ class ExpertLowering:
         before, layer = self.expert_rows, self.emitter.builder.layer
         self.expert_rows = before.plus(rows) if before is not None and layer == self._layer else rows
         self._layer = layer
+
+    @property
+    def dropped_share(self) -> float:
+        """Share of the rows of the layer that was lowered last that are beyond the capacity of their experts."""
+        rows = self.expert_rows
+        return 1 - float(rows.held.sum()) / (rows.tokens * self._model.top_k) if rows else 0.0
 
     def _expert_rows(self, routing: Routing, tokens: Sharded, between: TokenExchange) -> ExpertRows:
         """Returns the rows of a dispatch as reports and figures read them."""

@@ -83,7 +83,8 @@ def report_experts(scenario: Scenario, measured: PassTrace, measures: Measures) 
         return None
     of_chips, fullest = rows.of_chips, float(rows.held.max())
     expected = None
-    if scenario.model.experts and not scenario.layout.experts.replicas:
+    layout = scenario.layout.experts
+    if scenario.model.experts and not layout.replicas and layout.capacity is None:
         expected = expect_fullest_rows(
             scenario.model.experts, scenario.workload.routing, len(rows.held), float(rows.tokens)
         )

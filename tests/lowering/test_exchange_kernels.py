@@ -60,3 +60,12 @@ def test_a_result_rests_on_no_constant_of_experts_that_it_has_not():
     sent = {f"stack.exchange.low_latency.{way}" for way in ("dispatch", "combine")}
     assert fields("layout.experts.kernel=low_latency") == grouped | sent
     assert fields("model=llama3_70b", "layout={ffn: tensor_parallel}") == set()
+
+
+@pytest.mark.parametrize(("capacity", "dropped"), [(0.75, ["25.0%"]), (1, []), (2, [])])
+def test_a_report_says_which_share_of_the_rows_experts_drop(capacity: float, dropped: list[str]):
+    """Of a uniform load each expert has the mean rows, of which it keeps `capacity` times as many."""
+    report = run(mixture(f"layout.experts.capacity={capacity}")).report
+    assert [note.split(": ")[1].split()[0] for note in report.notes if note.startswith("experts drop")] == dropped
+    assert report.experts is not None
+    assert report.experts.expected_fullest_rows is None  # its closed form knows of no capacity
