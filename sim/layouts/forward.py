@@ -260,6 +260,9 @@ def part_sizes(flow: Dataflow[V], scenario: Scenario, uses: Uses, *, halves: boo
     if scenario.overlap == "micro_batches":
         return (size // PARTS,) * PARTS
     shared_by = prod(lengths[axis] for axis in (uses.positions + uses.tokens if halves else uses.batch + uses.gather))
+    if size < PARTS * shared_by:
+        rule = f"'{scenario.overlap}' requires at least {PARTS} tokens of each of the {shared_by} chips that share them"
+        raise InputError(rule, where="layout.overlap", got=size, hint=f"{PARTS * shared_by} or more")
     tile = lcm(_TILE_ROWS // gcd(_TILE_ROWS, workload.rows if halves else 1), shared_by)
     step = tile if size >= 2 * tile else shared_by
     first = max(1, round(size / PARTS / step)) * step
