@@ -272,13 +272,18 @@ def _read(path: str, experts: ExpertsSpec) -> Ints:
     where = f"workload.routing.trace {path}"
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
-            rows = [[int(cell) for cell in row] for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            lines = csv.reader(file)
+            cells = [(lines.line_num, row) for row in lines if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError("must be a CSV file of numbers of experts", where=where, got=str(error)) from None
-    for number, row in enumerate(rows, start=1):
-        if len(row) != experts.top_k or len(set(row)) != len(row) or not 0 <= min(row) <= max(row) < experts.count:
+    rows = []
+    for number, row in cells:
+        chosen = {int(cell) for cell in row if cell.strip().isdecimal()}
+        if len(row) != experts.top_k or len(chosen) != len(row) or max(chosen) >= experts.count:
             rule = f"must have {experts.top_k} different experts from 0 to {experts.count - 1}"
-            raise InputError(rule, where=f"{where}: line {number}", got=",".join(map(str, row)))
+            hint = "a token per line, without a header; the trace is of a layer, and every layer has these choices"
+            raise InputError(rule, where=f"{where}: line {number}", got=",".join(row), hint=hint)
+        rows.append([int(cell) for cell in row])
     if not rows:
         raise InputError("must have a line per token", where=where, got="none")
     return np.array(rows, dtype=np.int64)
