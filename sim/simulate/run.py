@@ -31,6 +31,7 @@ from sim.simulate.latency import latency_s, steps_of
 from sim.simulate.predict import predict_phase
 from sim.simulate.result import Pass, Run
 from sim.specs import Scenario
+from sim.specs.layout import IN_PARTS
 from sim.specs.unread import describe_unread, find_unread
 
 
@@ -131,7 +132,8 @@ def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | No
         lowered.weights_bytes, lowered.kv_cache_bytes, topology.chip.hbm_capacity, lowered.gather_buffer_bytes
     )
     memory = replace(memory, longest_context=longest_context(memory, scenario))
-    notes = (*describe_unused_chips(scenario), *lowered.notes, *_overlap_notes(scenario, simulated))
+    overlap = (*_stream_notes(scenario), *_overlap_notes(scenario, simulated))
+    notes = (*describe_unused_chips(scenario), *lowered.notes, *overlap)
     form, rows = predict_phase(scenario, each_step), lowered.expert_rows
     chips_differ = scenario.perturb is not None or (rows is not None and not rows.even)
     report = build_report(scenario, _measured(simulated), memory, form, latency_s, notes)
@@ -176,6 +178,19 @@ def _padding(scenario: Scenario, simulated: Simulated, report: Report) -> Paddin
         padded_latency_s=padded.step_s,
         packed_latency_s=simulated.step_s,
         ops=compare_ops(report.ops, measure(padded.trace, padded.topology, periods=padded.periods).ops),
+    )
+
+
+def _stream_notes(scenario: Scenario) -> tuple[str, ...]:
+    """Returns the note that a scheme which needs a stream for collectives has none."""
+    chosen = {"layout.overlap": scenario.overlap, "layout.residual": scenario.residual}
+    needs = (*IN_PARTS, "chunked_matmul", "ladder", "hybrid")
+    waiting = [f"{field}={scheme}" for field, scheme in chosen.items() if scheme in needs]
+    if scenario.communication_streams or not waiting:
+        return ()
+    return (
+        f"{' and '.join(waiting)} hides nothing: collectives are on the compute stream, in order with all operations; "
+        f"layout.communication=own_stream lets them run beside compute",
     )
 
 
