@@ -28,6 +28,12 @@ PALETTE = {
 """Colours that stay apart for colour-blind readers (Okabe and Ito 2008, jfly.uni-koeln.de/color), and three greys;
 for what is rare, six of the muted scheme of Paul Tol (SRON technical note 09-002, 2021)."""
 
+SERIES_COLOURS = tuple(
+    PALETTE[name]
+    for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black", "wine", "olive", "indigo")
+)
+"""Colours of the lines of a figure, or of the layouts of a search, in their order."""
+
 OP_COLOURS = {
     "matmul": PALETTE["blue"],
     "attention": PALETTE["sky"],

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.colours import PALETTE
+from sim.plots.colours import PALETTE, SERIES_COLOURS
 from sim.plots.style import add_legend, add_title, is_narrow, new_figure, points, shared_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = tuple(PALETTE[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black"))
-_MARKERS = "osD^vP"
+_MARKERS = "osD^vPX"
 _SIZE, _WIDE = 5.0, 1.6
 _HOLLOW: dict[str, Any] = {"markersize": 9.0, "markerfacecolor": "none", "markeredgewidth": 1.3}
 _RING: dict[str, Any] = {"color": PALETTE["black"], "marker": "o", "markersize": 7.0, "markerfacecolor": "none"}
@@ -153,8 +152,10 @@ def _contents(axes: Axes, chart: Chart, looks: Mapping[str, tuple[str, str]]) ->
 
 
 def _looks(labels: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Returns colour and marker of each line: 42 pairs of 7 colours and 6 markers."""
-    return dict(zip(labels, zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False), strict=False))
+    """Returns colour and marker of each line: 70 pairs of 10 colours and 7 markers."""
+    return dict(
+        zip(labels, zip(itertools.cycle(SERIES_COLOURS), itertools.cycle(_MARKERS), strict=False), strict=False)
+    )
 
 
 def _line(axes: Axes, line: Line, colour: str, marker: str) -> None:

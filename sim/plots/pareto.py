@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sim.plots.colours import PALETTE
+from sim.plots.colours import PALETTE, SERIES_COLOURS
 from sim.plots.style import (
     add_legend,
     add_title,
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH_IN = 8.0
-_NAMES = ("blue", "vermilion", "green", "purple", "orange", "sky", "black", "wine", "olive", "indigo")
-_COLOURS = tuple(PALETTE[name] for name in _NAMES)
 _MARKERS = "os^vPX*<>dph8"
 """Markers of the machines."""
 _HOLLOW: dict[str, Any] = {"facecolors": "none", "linewidths": 1.3, "s": 46, "marker": "D"}
@@ -79,7 +77,7 @@ def draw(chart: Chart) -> Figure:
     made = new_figure(_WIDTH_IN, 5.6 if is_narrow() else 4.8)
     with shared_style():
         axes = made.add_subplot()
-        for number, (line, colour) in enumerate(zip(chart.lines, _COLOURS, strict=False)):
+        for number, (line, colour) in enumerate(zip(chart.lines, SERIES_COLOURS, strict=False)):
             wide = max(2.4 - 0.2 * number, 0.8)  # fronts that lie on each other are all seen
             axes.plot(*_xy(line.front), "-", color=colour, linewidth=wide, zorder=3)
             for marker, some, front in _by_machine(line):
@@ -160,7 +158,7 @@ def _legend(made: Figure, chart: Chart) -> None:
 
     handles: list[Line2D | PathCollection] = [
         Line2D([], [], color=colour, linewidth=1.8, label=_named(chart, line))
-        for line, colour in zip(chart.lines, _COLOURS, strict=False)
+        for line, colour in zip(chart.lines, SERIES_COLOURS, strict=False)
         if line.choices
     ]
     grey: dict[str, Any] = {"color": PALETTE["grey"], "linewidth": 0}
