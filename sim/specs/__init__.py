@@ -24,8 +24,10 @@ from sim.specs.quantities import Basis, Fraction, Sourced
 from sim.specs.scenario import Scenario
 from sim.specs.stack import MultimemTimes, Software, StackFile, StackSpec
 from sim.specs.suite import (
+    AnyConstant,
     AnySuite,
     Calibration,
+    Choice,
     CollectiveSuite,
     Constant,
     CopySuite,
@@ -52,11 +54,13 @@ __all__ = [
     "MEDIA",
     "PROTOCOLS",
     "TEXT_RULES",
+    "AnyConstant",
     "AnySuite",
     "AxisSpec",
     "Basis",
     "Calibration",
     "ChipSpec",
+    "Choice",
     "CollectiveSuite",
     "Constant",
     "CopySuite",

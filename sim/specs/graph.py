@@ -4,17 +4,28 @@ import itertools
 import math
 import re
 from collections import Counter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import ConfigDict, Field, model_validator
 
 from sim.errors import suggest
 from sim.specs.base import Count, Name, Strict, wrong
+from sim.specs.held import find_excess, held_by_nccl
 from sim.specs.link import LinkSpec
 from sim.specs.machine import MAX_CHIPS, MAX_LINKS, MachineSpec
 from sim.specs.nccl import NcclSpec
 
 NodeKind = Literal["chip", "switch", "socket", "multicast"]
+
+
+_Routed = TypeVar("_Routed", "SwitchSpec", "GraphSpec")
+
+
+def _check_channels(machine: _Routed) -> _Routed:
+    excess = find_excess(machine.chip, held_by_nccl(machine.nccl))
+    if excess is not None:
+        raise wrong(*excess.field, rule=excess.rule, got=excess.got, hint=excess.hint)
+    return machine
 
 
 class SwitchSpec(MachineSpec):
@@ -27,6 +38,8 @@ class SwitchSpec(MachineSpec):
     """With it collectives run as NCCL would choose, unless an algorithm is named."""
     reduces: bool = False
     """True if the switch adds up and multicasts (NVLS)."""
+
+    _channels_fit_on_the_chip = model_validator(mode="after")(_check_channels)
 
     @property
     def chip_count(self) -> int:
@@ -146,6 +159,8 @@ class GraphSpec(MachineSpec):
     """With it collectives run as NCCL would choose, unless an algorithm is named."""
     reduces: bool = False
     """True if switches between chips add up and multicast (NVLS)."""
+
+    _channels_fit_on_the_chip = model_validator(mode="after")(_check_channels)
 
     @property
     def chip_count(self) -> int:

@@ -11,6 +11,7 @@ from sim.specs.algorithms import LoopsAndAlgorithms
 from sim.specs.base import Name, Strict, wrong
 from sim.specs.engine import EngineSpec
 from sim.specs.experts import Kernel
+from sim.specs.held import find_excess, held_by_layout, held_by_stack
 from sim.specs.kv_transfer import check_transfer
 from sim.specs.layout import IN_PARTS, UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
@@ -144,6 +145,14 @@ class Scenario(Strict):
             rule = f"must be at most the machine's {chips} chips"
             rule = rule if mesh.pipeline == 1 else f"tensor x pipeline {rule}"
             raise wrong("layout", "mesh", name, rule=rule, got=(mesh.tensor or 1) * mesh.pipeline)
+        return self
+
+    @model_validator(mode="after")
+    def _kernels_fit_on_the_chip(self) -> Self:
+        of_stack = ((("stack", *field), count) for field, count in held_by_stack(self.stack))
+        excess = find_excess(self.topology.chip, (*held_by_layout(self.layout.experts), *of_stack))
+        if excess is not None:
+            raise wrong(*excess.field, rule=excess.rule, got=excess.got, hint=excess.hint)
         return self
 
     @model_validator(mode="after")

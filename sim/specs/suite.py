@@ -1,8 +1,9 @@
 """Published measurements: how rows of a CSV are run, how close they must come, and what is fitted to them."""
 
+import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from sim.specs.base import Count, Name, Strict
 from sim.specs.prediction import Prediction
@@ -28,13 +29,57 @@ class Constant(Strict):
     low: float
     high: float
 
+    def value_at(self, share: float) -> float:
+        """Returns the value at a share of the range, 0 at its lower and 1 at its upper bound."""
+        return self.low + share * (self.high - self.low)
+
+
+class Choice(Strict):
+    """One fitted number of a few, such as a count: the fields that take it, and the values to try, ascending."""
+
+    fields: Annotated[list[str], Field(min_length=1)]
+    unit: str = ""
+    values: Annotated[list[float], Field(min_length=2)]
+
+    @property
+    def low(self) -> float:
+        """Least value."""
+        return self.values[0]
+
+    @property
+    def high(self) -> float:
+        """Largest value."""
+        return self.values[-1]
+
+    @field_validator("values")
+    @classmethod
+    def _ascend(cls, values: list[float]) -> list[float]:
+        if any(low >= high for low, high in itertools.pairwise(values)):
+            raise ValueError(f"must ascend, got {values}")
+        return values
+
+    def value_at(self, share: float) -> float:
+        """Returns the value at a share of the list, 0 at its first and 1 at its last one: the nearest."""
+        return self.values[round(share * (len(self.values) - 1))]
+
+
+def _constant_kind(value: Any) -> str:
+    given = value if isinstance(value, dict) else vars(value)
+    return "choice" if "values" in given else "constant"
+
+
+AnyConstant = Annotated[
+    Annotated[Constant, Tag("constant")] | Annotated[Choice, Tag("choice")], Discriminator(_constant_kind)
+]
+
 
 class Calibration(Strict):
     """Constants that `sim calibrate` fits, and rows to fit them to."""
 
     rows: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of case ids; default: all gated rows."""
-    constants: Annotated[dict[str, Constant], Field(min_length=1)]
+    constants: Annotated[dict[str, AnyConstant], Field(min_length=1)]
+    """A stage fits constants of a range, or chooses one of a few values."""
     then: "Calibration | None" = None
     """Next fit, with the constants found before."""
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 from sim.specs.base import Strict
+from sim.specs.exchange import ExchangeInputs
 from sim.specs.experts import RoutingSpec
 from sim.specs.layout import IN_PARTS, LayoutSpec
 from sim.specs.model import Model
@@ -94,6 +95,11 @@ class DealtPass:
         return bool(not serial or parts or others or self.stack.stream_wait.value)
 
     @property
+    def gathers_tokens(self) -> bool:
+        """True if tokens reach their experts by an all-gather, which no kernel of dispatch runs."""
+        return self.stack.named_scheme(self.layout.experts) == "all_gather"
+
+    @property
     def depends_on_multiprocessors(self) -> bool:
         """True if kernels of dispatch and combine, or what runs beside them, take longer with other multiprocessors."""
         kernel = self.stack.exchange.get(self.scenario.exchange_kernel)
@@ -117,6 +123,9 @@ class DealtPass:
         looped = {"collective_matmul": gathers, "chunked_matmul": uses.summed}
         return self.scenario.overlap not in looped or self.chips(looped[self.scenario.overlap]) > 1
 
+
+_GATHERED = "tokens are gathered by collectives, without kernels of dispatch and combine"
+_NO_ROW_TIMES = "the stack has no times that depend on it"
 
 ROUTING_RULES: tuple[tuple[str, Callable[[RoutingSpec], bool], str], ...] = (
     ("workload.routing.spread", lambda routing: routing.reads_spread, "this load has no spread"),
@@ -145,10 +154,11 @@ _RULES: tuple[tuple[str, Callable[[DealtPass], object], str], ...] = (
         lambda of: of.sends_tokens,
         "no tokens are sent to experts on other chips",
     ),
+    ("layout.experts.kernel layout.experts.multiprocessors", lambda of: not of.gathers_tokens, _GATHERED),
     (
         "layout.experts.multiprocessors",
         lambda of: of.depends_on_multiprocessors,
-        "the stack has no times that depend on it",
+        _NO_ROW_TIMES,
     ),
     (
         "layout.experts.shared",
@@ -190,6 +200,24 @@ _RULES: tuple[tuple[str, Callable[[DealtPass], object], str], ...] = (
     ("layout.graph_capture", lambda of: of.stack.launch.value, "launches of this stack take no time"),
 )
 """(fields, whether they are read, reason if they are not). A rule holds for the parts of its fields as well."""
+
+
+def find_unread_by_exchange(inputs: ExchangeInputs, way: str, stack: StackSpec) -> dict[str, str]:
+    """Returns the fields that a dispatch or a combine by itself does not read, each with the reason."""
+    layout, routing = inputs.layout.experts, inputs.workload.routing
+    kernel = stack.exchange.get(layout.kernel or "normal")
+    other = "combine" if way == "dispatch" else "dispatch"
+    unread = {
+        f"workload.{other}": f"only {way} runs",
+        "layout.experts.shared": "no matmuls run beside it",
+        **{field: reason for field, is_read, reason in ROUTING_RULES if not is_read(routing)},
+    }
+    times = getattr(kernel, way).value if kernel else None
+    if times is None or not (times.row or times.row_rate):
+        unread["layout.experts.multiprocessors"] = _NO_ROW_TIMES
+    if stack.named_scheme(layout) == "all_gather":
+        unread |= dict.fromkeys(("layout.experts.kernel", "layout.experts.multiprocessors"), _GATHERED)
+    return unread
 
 
 def find_unread(of: DealtPass) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,9 +15,11 @@ from sim.errors import InputError
 from sim.simulate.run import run
 from sim.specs import load
 from sim.specs.base import Strict
+from sim.specs.exchange import ExchangeInputs
 from sim.specs.layout import RESIDUALS, LayoutSpec
 from sim.specs.uses import PRESETS
 from sim.specs.workload import Workload
+from sim.studies.bench.exchange import run_tokens
 
 NO_SWEEP = ("sweep=null", "figure=null", "reference=null")
 MIXTRAL = ("mixtral_8x7b_tp_or_ep", "engine.layers=2", "workload.batch=16")
@@ -88,6 +90,36 @@ def numbers(data: Any) -> Any:
     return data if isinstance(data, int | float) else None
 
 
+EXCHANGES = {
+    "kernels with times of rows": ("hgx_h800", "stack=deep_ep"),
+    "a uniform load on ideal kernels": ("hgx_h800_x2", "stack=ideal"),
+    "a drawn load on a torus": ("tpu_v4_2x2x2", "workload.routing.load=zipf"),
+    "gathered tokens": ("hgx_h800", "stack=vllm", "layout.experts.dispatch=all_gather"),
+}
+EXCHANGED = {
+    f"{part}.{path}": tried
+    for part in ("workload", "layout")
+    for path, tried in fields(ExchangeInputs.model_fields[part].annotation, "")
+}
+
+
+def exchanged(settings: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    (row,) = run_tokens(settings[0], "dispatch", [96], ["model=deepseek_v3", *settings[1:]])
+    return numbers(row.to_dict()), row.notes
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+def test_every_field_of_an_exchange_by_itself_is_read_or_refused_or_noted(name: str, tmp_path: Path) -> None:
+    before, _ = exchanged(EXCHANGES[name])
+    inputs, _ = load.exchange(["model=deepseek_v3", *(each for each in EXCHANGES[name][1:] if "stack" not in each)])
+    outcomes = {}
+    for path, tried in EXCHANGED.items():
+        others = [value for value in tried if value != attrgetter(path)(inputs)]
+        outcomes[path] = outcome_of(path, others, before, EXCHANGES[name], exchanged, tmp_path)
+    assert [path for path, outcome in outcomes.items() if outcome == "ignored"] == []
+    assert {"read", "noted"} <= set(outcomes.values())
+
+
 def simulated(settings: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
     report = run(load.scenario(settings[0], [*settings[1:], *NO_SWEEP])).report
     # Constants that a result rests on are the stack's, with those of kernels of dispatch that may send nothing.
@@ -99,6 +131,18 @@ def try_values(settings: tuple[str, ...], path: str, before: Any, folder: Path) 
     scenario = load.scenario(settings[0], [*settings[1:], *NO_SWEEP])
     same = [path, re.sub("[.](prefill|decode)[.]", ".", path)]
     others = [value for value in FIELDS[path] if value not in [attrgetter(each)(scenario) for each in same]]
+    return outcome_of(path, others, before, settings, simulated, folder)
+
+
+def outcome_of(
+    path: str,
+    others: Sequence[Any],
+    before: Any,
+    settings: tuple[str, ...],
+    simulated: Callable[[tuple[str, ...]], tuple[Any, tuple[str, ...]]],
+    folder: Path,
+) -> str:
+    """Sets a field to one value after the other until one changes a number or is noted; returns what it does."""
     refused = 0
     for value in others:
         if path.endswith("trace"):

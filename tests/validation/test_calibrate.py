@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from operator import attrgetter
@@ -138,6 +139,36 @@ def test_it_reports_its_progress():
     found = fitted(measured({"hop_latency": 3.0}), progress=lambda *step: seen.append(step))
     assert [evaluations for evaluations, _ in seen] == list(range(1, found.evaluations + 1))
     assert min(rms for _, rms in seen) < 1e-6 < seen[0][1]
+
+
+def test_a_choice_is_the_value_of_the_least_squared_errors():
+    """The count of sixteenths that made the rows, of all that are listed; then no neighbour has less."""
+    sixteenths = {"fields": ["stack.matmul_efficiency"], "values": [0.5, 0.625, 0.75, 0.875, 1.0]}
+    suite = measured({"matmul_efficiency": 0.75})
+    spec = yaml.safe_load(Path(suite).read_text(encoding="utf-8"))
+    spec["calibration"]["constants"] = {"matmul_efficiency": sixteenths}
+    Path(suite).write_text(yaml.safe_dump(spec), encoding="utf-8")
+    found = fitted(suite)
+    assert found.values == {"matmul_efficiency": 0.75}
+    assert max(map(abs, found.residuals.values())) < 1e-4
+    assert found.settled
+    assert "0.75" in format_fit(found)
+
+    spec["calibration"]["constants"]["overhead"] = CONSTANTS["overhead"]
+    Path(suite).write_text(yaml.safe_dump(spec), encoding="utf-8")
+    rule = "made_up: constants of a stage must all have 'values', or all 'low' and 'high', got 'matmul_efficiency'"
+    with pytest.raises(InputError, match=re.escape(rule)):
+        fitted(suite)
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.5, 0.5], [1.0, 0.5]])
+def test_a_choice_has_several_values_that_ascend(values: list[float]):
+    suite = measured({"matmul_efficiency": 0.75})
+    spec = yaml.safe_load(Path(suite).read_text(encoding="utf-8"))
+    spec["calibration"]["constants"] = {"matmul_efficiency": {"fields": ["stack.matmul_efficiency"], "values": values}}
+    Path(suite).write_text(yaml.safe_dump(spec), encoding="utf-8")
+    with pytest.raises(InputError, match=r"calibration.constants.matmul_efficiency.values: must"):
+        fitted(suite)
 
 
 # --- what rows determine, and how a fit generalises ------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sim.report.present.validation import Errors
-from sim.specs import Constant
+from sim.specs import AnyConstant
 
 _OF_MACHINES = "in every entry of the suite's `machines:`, or in the files of those machines"
 _KEPT_IN = {
@@ -76,7 +76,7 @@ class Fit:
     """Name or file of the suite."""
     kind: str
     """Kind of the suite."""
-    constants: Mapping[str, Constant]
+    constants: Mapping[str, AnyConstant]
     values: Mapping[str, float]
     """Fitted values by name, in the constant's unit."""
     standard_errors: Mapping[str, float]
@@ -126,7 +126,7 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def settings(constants: Mapping[str, Constant], values: Mapping[str, float], digits: int = 4) -> list[str]:
+def settings(constants: Mapping[str, AnyConstant], values: Mapping[str, float], digits: int = 4) -> list[str]:
     """Returns values of constants as --set of a scenario or machine."""
     return [
         f"{field}={f'{values[name]:.{digits}g} {constant.unit}'.strip()}"
@@ -160,7 +160,7 @@ def format_fit(fit: Fit) -> str:
     return "\n".join(lines)
 
 
-def _at_bound(constant: Constant, value: float) -> str:
+def _at_bound(constant: AnyConstant, value: float) -> str:
     """Returns a remark if a value lies at a bound, to a thousandth of the range."""
     margin = (constant.high - constant.low) / 1e3
     if value - constant.low < margin:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, model_validator
 
 from sim.errors import InputError
-from sim.specs import FILE_KINDS, AnySuite, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
+from sim.specs import FILE_KINDS, AnySuite, ChipSpec, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
+from sim.specs.base import wrong
 from sim.specs.exchange import ExchangeInputs
+from sim.specs.held import find_excess, held_by_stack
 from sim.specs.load import plugin_files
 from sim.specs.load.boxes import inherit
 from sim.specs.load.places import Path_, place_of
@@ -82,7 +84,7 @@ def machine(name: str, settings: Sequence[str] = ()) -> tuple[TopologySpec, Stac
     own = {"chip": {"name": spec.chip.name}, "default_stack": spec.default_stack}
     _settle_stack(raw, own, fields, origins)
     try:
-        return spec, _Software.model_validate(raw).stack
+        return spec, _Software.model_validate(raw | {"chip": spec.chip}).stack
     except ValidationError as error:
         raise translate("scenario", error, raw, origins, settings) from None
 
@@ -129,7 +131,15 @@ def of_perturb(setting: str) -> bool:
 
 
 class _Software(Strict):
+    chip: ChipSpec
     stack: StackSpec
+
+    @model_validator(mode="after")
+    def _kernels_fit_on_the_chip(self) -> Self:
+        excess = find_excess(self.chip, ((("stack", *field), count) for field, count in held_by_stack(self.stack)))
+        if excess is not None:
+            raise wrong(*excess.field, rule=excess.rule, got=excess.got, hint=excess.hint)
+        return self
 
 
 class _Perturbed(Strict):

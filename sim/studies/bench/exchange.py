@@ -28,6 +28,8 @@ from sim.simulate.consistency import check
 from sim.specs import MEDIA, PerturbSpec, StackSpec, load
 from sim.specs.exchange import ExchangeInputs
 from sim.specs.experts import ExpertsLayout, ExpertsSpec, Kernel, RoutingSpec
+from sim.specs.held import find_excess, held_by_layout
+from sim.specs.unread import describe_unread, find_unread_by_exchange
 from sim.studies.bench import collective as bench
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.graph import Topology
@@ -96,11 +98,16 @@ def run_tokens(
     inputs, of_machine = load.exchange(settings)
     perturb = load.perturb([each for each in of_machine if load.of_perturb(each)])
     spec, stack = load.machine(machine, [each for each in of_machine if not load.of_perturb(each)])
+    excess = find_excess(spec.chip, held_by_layout(inputs.layout.experts))
+    if excess is not None:
+        raise InputError(excess.rule, where=".".join(excess.field), got=excess.got, hint=excess.hint)
+    unread = describe_unread(inputs, [find_unread_by_exchange(inputs, way, stack)])
     topology, rows = machines.build(spec, stack), []
     for done, number in enumerate(tokens):
         progress(done, len(tokens))
         case = replace(ExchangeCase.of(inputs, way, number), algorithm=algorithm)
-        rows.append(run_exchange(topology, stack, case, perturb))
+        result = run_exchange(topology, stack, case, perturb)
+        rows.append(replace(result, notes=(*result.notes, *unread)))
     return rows
 
 

@@ -6,6 +6,7 @@ fitted without it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from sim.errors import InputError, suggest
 from sim.lowering.placement import used_chips
 from sim.report.present.calibration import Determination, Direction, Fit, Series, named_changes, settings
-from sim.specs import AnySuite, Calibration, Constant, Scenario
+from sim.specs import AnyConstant, AnySuite, Calibration, Choice, Scenario
 from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import calibrated_places, find_repeats, series_of, uncertainty_of
 from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, ScenarioRun
@@ -76,7 +77,7 @@ class _Rows:
 class _Stage:
     """Constants of one stage as found, and the search's Jacobian in shares of the constants' ranges."""
 
-    constants: Mapping[str, Constant]
+    constants: Mapping[str, AnyConstant]
     places: tuple[int, ...]
     point: Vector
     """[constants], 0 at the lower and 1 at the upper bound."""
@@ -94,10 +95,10 @@ class _Stage:
         return lambda point: lines
 
 
-def values_at(constants: Mapping[str, Constant], point: Vector) -> dict[str, float]:
+def values_at(constants: Mapping[str, AnyConstant], point: Vector) -> dict[str, float]:
     """Returns the values of constants at a point that is 0 at lower bounds and 1 at upper ones."""
     pairs = zip(constants.items(), point.tolist(), strict=True)
-    return {name: constant.low + share * (constant.high - constant.low) for (name, constant), share in pairs}
+    return {name: constant.value_at(share) for (name, constant), share in pairs}
 
 
 @with_plugins
@@ -132,6 +133,7 @@ def fit(
     again = find_repeats(cases, scenarios)
     plan = [(stage, _places(suite, stage, cases, again)) for stage in _stages(suite.calibration)]
     _refuse_alike(suite, cases, scenarios, {place for _, places in plan for place in places})
+    _refuse_mixed(suite, [stage for stage, _ in plan])
     data = _Rows(cases, progress)
     stages = _search(data, plan, least_squares)
     series = {place: series_of(cases[place], suite.series) for _, places in plan for place in places}
@@ -188,6 +190,15 @@ def _refuse_alike(suite: AnySuite, cases: Sequence[Case], scenarios: Mapping[int
         raise InputError(rule, where=suite.name, hint=f"add {' and '.join(missing)}")
 
 
+def _refuse_mixed(suite: AnySuite, stages: Sequence[Calibration]) -> None:
+    """Raises InputError where a stage has constants of a range beside choices."""
+    for stage in stages:
+        choices = [name for name, each in stage.constants.items() if isinstance(each, Choice)]
+        if choices and len(choices) < len(stage.constants):
+            rule = "constants of a stage must all have 'values', or all 'low' and 'high'"
+            raise InputError(rule, where=suite.name, got=choices[0], hint="a stage of their own ('then') for choices")
+
+
 Plan = Sequence[tuple[Calibration, tuple[int, ...]]]
 
 
@@ -208,12 +219,16 @@ def _search(
         # Unit-free variables, 0 at the lower and 1 at the upper bound, so that one step size suits all.
         def log_errors(
             point: Vector,
-            constants: Mapping[str, Constant] = constants,
+            constants: Mapping[str, AnyConstant] = constants,
             places: Sequence[int] = places,
             fixed: Sequence[str] = fixed,
         ) -> Vector:
             return data.log_errors(places, [*fixed, *settings(constants, values_at(constants, point), digits=15)])
 
+        choices = [each for each in constants.values() if isinstance(each, Choice)]
+        if choices:
+            done.append(_Stage(constants, places, *_choose(log_errors, choices), settled=True))
+            continue
         solution = least_squares(
             log_errors,
             start[i].point if start else np.full(len(constants), 0.5),
@@ -227,6 +242,19 @@ def _search(
         )
         done.append(_Stage(constants, places, solution.x, np.asarray(solution.jac), bool(solution.status > 0)))
     return tuple(done)
+
+
+def _choose(log_errors: Callable[[Vector], Vector], choices: Sequence[Choice]) -> tuple[Vector, Vector]:
+    """Returns the point of the least squared errors among all values of some choices, and the Jacobian there."""
+    shares = [np.linspace(0, 1, len(each.values)) for each in choices]
+    points = [np.array(each) for each in itertools.product(*shares)]
+    best = min(points, key=lambda point: float(np.sum(log_errors(point) ** 2)))
+    columns = []
+    for i, share in enumerate(shares):
+        step = np.zeros(len(choices))
+        step[i] = share[1] if best[i] < 1 else -share[1]
+        columns.append((log_errors(best + step) - log_errors(best)) / step[i])
+    return best, np.stack(columns, axis=1)
 
 
 def _settings(stages: Sequence[_Stage]) -> list[str]:
