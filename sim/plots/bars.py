@@ -103,13 +103,16 @@ def draw_spans(panel: Panel, lane: Lane, bottom: float, height: float) -> None:
         name = next((text for text in _names(op) if text_width(text, size) < rooms_in[i]), None)
         if name:
             colour = "white" if classes[i] in _DARK_CLASSES else DARK
-            panel.axes.text(centre[i], middle, name, ha="center", va="center", fontsize=size, color=colour)
+            inside: dict[str, Any] = {"ha": "center", "va": "center", "in_layout": False}
+            panel.axes.text(centre[i], middle, name, fontsize=size, color=colour, **inside)
 
 
 def _rectangles(panel: Panel, spans: sp.Spans, bottom: float, height: float, look: dict[str, Any]) -> None:
     """Draws a rectangle per span, as one object."""
     from matplotlib.collections import PolyCollection
 
+    if not len(spans):
+        return
     left, right = panel.x(spans.start), panel.x(spans.end)
     low, high = np.full(len(spans), bottom), np.full(len(spans), bottom + height)
     corners = np.stack([left, low, left, high, right, high, right, low], axis=1).reshape(-1, 4, 2)
@@ -138,8 +141,7 @@ def draw_shares(panel: Panel, lanes: Sequence[Lane], bottom: float, height: floa
     for group, (share, alone) in shares.items():
         for part, look in ((share, {"facecolor": OP_COLOURS[group], "linewidth": 0.0}), (alone, _HATCHED)):
             if part.any():
-                below, above = (np.append(level, level[-1]) for level in (low, low + part))
-                panel.axes.fill_between(panel.x(bins), below, above, step="post", snap=False, **look)
+                _steps(panel, bins, low, low + part, look)
         low = low + share
 
 
@@ -151,9 +153,16 @@ def draw_held(panel: Panel, held: Held, bottom: float, height: float, bins: Ints
     if len(edges) < 2:
         return
     level = bottom + height * held.means(edges) / held.total
-    panel.axes.axhspan(bottom, bottom + height, color=PALETTE["light"], alpha=0.35, linewidth=0)
-    look: dict[str, Any] = {"facecolor": HELD_COLOUR, "linewidth": 0.0, "step": "post", "snap": False}
-    panel.axes.fill_between(panel.x(edges), bottom, np.append(level, level[-1]), **look)
+    _steps(panel, edges, np.full(len(level), bottom), level, {"facecolor": HELD_COLOUR, "linewidth": 0.0})
+
+
+def _steps(panel: Panel, edges: Ints, low: Floats, high: Floats, look: dict[str, Any]) -> None:
+    """Fills between two levels [bins] that change at the edges of bins [bins + 1]."""
+    from matplotlib.collections import PolyCollection
+
+    x = np.repeat(panel.x(edges), 2)[1:-1]
+    outline = np.stack([np.append(x, x[::-1]), np.append(np.repeat(low, 2), np.repeat(high, 2)[::-1])], axis=1)
+    panel.axes.add_collection(PolyCollection([outline], snap=False, **look), autolim=False)
 
 
 def draw_legend(figure: Figure, shown: Sequence[tuple[Panel, Sequence[Lane]]], *, holds: bool = False) -> None:

@@ -34,6 +34,8 @@ _WIDTH_IN, _MARGIN_IN = 9.0, 0.13
 _TOP_IN, _NAME_IN, _BAR_IN, _LINE_EM, _GAP_IN = 0.3, 0.25, 0.5, 1.7, 0.15
 """Heights of a title of one line, of a bar's name, of the bar, of a line of its legend, and of the gap below."""
 _MOST_COLUMNS = 4
+_BAR = 0.8
+"""Height of a bar in its axes' units."""
 _WIDE_IN = 0.4
 """A part so wide has room for its percentage."""
 
@@ -68,7 +70,7 @@ def draw(trace: Trace, topology: Topology, title: str = "", batches: Batches | N
             y_in -= _NAME_IN + _BAR_IN
             axes = made.add_axes((left, y_in / height_in, 1 - 2 * left, _BAR_IN / height_in))
             _bar(axes, parts, step_s, columns)
-            axes.set_title(name)
+            axes.set_title(name, y=1.0)
             y_in -= line_in * count + _GAP_IN
         add_title(made, title, x=left)
     return made
@@ -82,7 +84,8 @@ def _labels(parts: Mapping[str, float], step_s: float) -> Iterator[str]:
 
 def _bar(axes: Axes, parts: Mapping[str, float], step_s: float, columns: int) -> None:
     """Draws one bar, 100 % long, and its legend below it."""
-    from matplotlib.patches import Patch
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch, Rectangle
 
     left = 0.0
     handles = []
@@ -90,8 +93,8 @@ def _bar(axes: Axes, parts: Mapping[str, float], step_s: float, columns: int) ->
         share, look = time_s / step_s if step_s else 0.0, PART_LOOKS[name]
         hatched: dict[str, Any] = {"hatch": 3 * look.hatch, "facecolor": look.colour, "linewidth": 0.0}
         hatched["edgecolor"] = PALETTE["grey"] if look.hatch else "white"
-        axes.barh(0, share, left=left, height=0.8, **hatched)
-        axes.axvline(left, 0.1, 0.9, color="white", linewidth=0.6)
+        axes.add_patch(Rectangle((left, -_BAR / 2), share, _BAR, **hatched))
+        axes.add_artist(Line2D([left, left], [-0.44 * _BAR, 0.44 * _BAR], color="white", linewidth=0.6))
         if share * figure_width(_WIDTH_IN) >= _WIDE_IN:
             text = "white" if look.colour in _DARK else PALETTE["black"]
             box = {"facecolor": look.colour, "edgecolor": "none", "pad": 1.5} if look.hatch else None
@@ -100,6 +103,7 @@ def _bar(axes: Axes, parts: Mapping[str, float], step_s: float, columns: int) ->
         handles.append(Patch(label=label, **hatched))
         left += share
     axes.set_xlim(0, 1)
+    axes.set_ylim(-0.55 * _BAR, 0.55 * _BAR)
     axes.set_axis_off()
     below: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, -0.06), "borderaxespad": 0}
     axes.legend(handles=handles, ncols=columns, columnspacing=1.5, **below)

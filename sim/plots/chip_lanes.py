@@ -56,9 +56,12 @@ def header_height(group: ChipLanes) -> float:
 
 def fill_panel(panel: Panel, groups: list[ChipLanes], bins: Ints | None) -> None:
     """Draws all lanes from the top down, as shares of `bins` (edges, ps) if given, else span by span."""
+    from matplotlib.collections import PolyCollection
+
     axes, duration = panel.axes, max(panel.end - panel.start, 1)
     beside: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": points(_BUSY_POINTS)}
     ticks: dict[float, str] = {}
+    rows: list[tuple[float, float]] = []
     y = 0.0
     for group in groups:
         height = header_height(group)
@@ -66,6 +69,7 @@ def fill_panel(panel: Panel, groups: list[ChipLanes], bins: Ints | None) -> None
         over: dict[str, Any] = {
             "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             "zorder": 4,
+            "in_layout": False,
         }  # the frame
         header = _wrapped(group.title + _summary(panel, group))
         axes.text(0.0, middle, header, fontweight="bold", fontsize=points(_HEADER_POINTS), va="center", **over)
@@ -74,7 +78,7 @@ def fill_panel(panel: Panel, groups: list[ChipLanes], bins: Ints | None) -> None
         for label, lanes in _rows(group, bins is not None):
             height = _row_height(lanes, bins is not None)
             y -= height
-            axes.axhspan(y, y + height, color=PALETTE["light"], alpha=0.35, linewidth=0)
+            rows.append((y, y + height))
             if bins is None:
                 draw_spans(panel, lanes[0], y, height)
             else:
@@ -85,12 +89,16 @@ def fill_panel(panel: Panel, groups: list[ChipLanes], bins: Ints | None) -> None
             y -= _GAP
         if group.held:
             y -= _HELD_HEIGHT
+            rows.append((y, y + _HELD_HEIGHT))
             draw_held(panel, group.held, y, _HELD_HEIGHT, bins)
             (mean,) = group.held.means(np.array([panel.start, panel.start + duration]))
             axes.text(1.005, y + _HELD_HEIGHT / 2, f"{mean / group.held.total:.0%}", **beside)
             peak = group.held.peak(panel.start, panel.end)
             ticks[y + _HELD_HEIGHT / 2] = f"multiprocessors\n{peak:.3g} of {group.held.total} at most"
             y -= _GAP
+    corners = [((0, low), (0, high), (1, high), (1, low)) for low, high in rows]
+    look: dict[str, Any] = {"facecolor": PALETTE["light"], "alpha": 0.35, "linewidth": 0, "zorder": 0.5}
+    axes.add_collection(PolyCollection(corners, transform=axes.get_yaxis_transform(), **look), autolim=False)
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

@@ -10,8 +10,8 @@ are equally long, that of the lowest task ids.)
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,6 +23,7 @@ from sim.program import Ids, Ints, Kind
 from sim.program.trace import Trace
 from sim.report.ops import classify_ops
 from sim.report.roofline import is_memory_bound
+from sim.report.spans import sums_ps
 from sim.topology.graph import Link, Topology
 from sim.units import PS_PER_S, to_ps
 
@@ -137,13 +138,14 @@ def _walk_back(trace: Trace) -> Path:
     """Goes from the task that ends last to the beginning of `trace`."""
     program = trace.program
     ready, start, free, end = (trace.times[name].tolist() for name in ("ready", "start", "free", "end"))
+    follows, offsets, deps = program.follows.tolist(), program.dep_offset.tolist(), program.deps.tolist()
     releases = _Releases.of(trace)
     segments: list[tuple[int, int, int, bool, bool]] = []
     task = int(np.argmax(trace.times["end"])) if len(program) else -1
     holds_up = led = False
     while task >= 0:
         while not (holds_up or led) and end[task] > free[task]:
-            before = int(program.follows[task])
+            before = follows[task]
             tail = before >= 0 and end[before] > free[task]  # the last byte came later than this link was free
             since = end[before] if tail else free[task]
             if end[task] > since:
@@ -154,15 +156,15 @@ def _walk_back(trace: Trace) -> Path:
         if not led and free[task] > start[task]:
             segments.append((task, start[task], free[task], False, holds_up))
         holds_up = start[task] > ready[task]
-        led = not holds_up and program.follows[task] >= 0
+        led = not holds_up and follows[task] >= 0
         if holds_up:
             task = releases.before(task)
         elif led:  # the head of the message has flown since the task before it on its way has started
-            later, task = task, int(program.follows[task])
+            later, task = task, follows[task]
             if ready[later] > start[task]:
                 segments.append((task, start[task], ready[later], True, False))
         else:
-            needs = program.dependencies(task).tolist()
+            needs = deps[offsets[task] : offsets[task + 1]]
             since = max((end[need] for need in needs), default=ready[task])
             if since < ready[task]:  # it polls: until it looks again, it flies
                 segments.append((task, since, ready[task], True, False))
@@ -217,56 +219,67 @@ def attribute_step(trace: Trace, topology: Topology, roles: Mapping[int, str] | 
         roles: of chips, by their number on the whole machine: `stage 1 rank 0`.
     """
     path, program, roles = find_critical_path(trace), trace.program, roles or {}
-    lengths, chips = path.length.tolist(), topology.chip_numbers[program.chip[path.task]].tolist()
-    step_ps = sum(lengths)
-    groups, tasks = classify_ops(program), path.task.tolist()
-    links = [(i, link) for i, task in enumerate(tasks) if (link := _link(trace, topology, task))]
-
-    def sum_by_name(parts: Iterable[tuple[str, int, int]], about: Mapping[str, str]) -> tuple[Share, ...]:
-        return _sum_by_name(parts, step_ps, about)
-
-    order = list(CAUSES)
+    chips = topology.chip_numbers[program.chip[path.task]]
+    step_ps, groups = int(path.length.sum()), classify_ops(program)
+    link = program.resource[path.task] - topology.chips
+    on_link = (link >= 0) & (link < len(topology.links))
+    links, link_code = np.unique(link[on_link], return_inverse=True)
+    numbers, chip_code = np.unique(chips, return_inverse=True)
+    every_cause = tuple(CAUSES)
+    causes = _sum_by_name(every_cause, _causes(trace, topology, path, chips), step_ps, CAUSES)
     return Shares(
         step_ps=step_ps,
-        causes=tuple(
-            sorted(
-                sum_by_name(_causes(trace, topology, path, chips), CAUSES), key=lambda share: order.index(share.name)
-            )
-        ),
-        ops=sum_by_name(
-            zip((program.op_names[op] for op in program.op[path.task].tolist()), lengths, chips, strict=True),
+        causes=tuple(sorted(causes, key=lambda share: every_cause.index(share.name))),
+        ops=_sum_by_name(
+            program.op_names,
+            _Parts(program.op[path.task], path.length, chips),
+            step_ps,
             {name: str(groups[op]) for op, name in enumerate(program.op_names)},
         ),
-        links=sum_by_name(((link_class(topology, link), lengths[i], chips[i]) for i, link in links), {}),
-        chips=sum_by_name(
-            (
-                (", ".join(filter(None, (f"chip {chip}", roles.get(chip)))), length, chip)
-                for chip, length in zip(chips, lengths, strict=True)
-            ),
-            {},
+        links=_sum_by_name(
+            [link_class(topology, topology.links[i]) for i in links.tolist()],
+            _Parts(link_code, path.length[on_link], chips[on_link]),
+            step_ps,
+        ),
+        chips=_sum_by_name(
+            [", ".join(filter(None, (f"chip {chip}", roles.get(chip)))) for chip in numbers.tolist()],
+            _Parts(chip_code, path.length, chips),
+            step_ps,
         ),
     )
 
 
-def _causes(trace: Trace, topology: Topology, path: Path, chips: Sequence[int]) -> Iterator[tuple[str, int, int]]:
-    """Yields (cause, ps, chip) of the parts of every segment that take time."""
-    program = trace.program
-    slow, start_ps = is_memory_bound(program), to_ps(topology.software.message_start_s)
-    kinds, lengths = program.kind[path.task].tolist(), path.length.tolist()
-    other = _waits_for_other_collective(trace, path)
-    for i, (task, kind, length) in enumerate(zip(path.task.tolist(), kinds, lengths, strict=True)):
-        if path.flies[i]:
-            started = min(start_ps, length) if kind == Kind.SEND else 0
-            parts = [(_FLIGHTS.get(kind, LATENCY), length - started), (START, started)]
-        elif kind == Kind.COMPUTE:
-            work = int(program.busy_ps[task])
-            fixed = min(int(program.overhead_ps[task]), work)
-            parts = [(MEMORY if slow[task] else COMPUTE, work - fixed), (OP_OVERHEAD, fixed), (SLOWED, length - work)]
-        elif kind in _HELD:
-            parts = [(_HELD[kind], length)]
-        else:
-            parts = [(QUEUEING if other[i] else TRANSFER, length)]
-        yield from ((name, part, chips[i]) for name, part in parts if part)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Parts:
+    """Parts of the path, [n] each."""
+
+    code: npt.NDArray[np.integer]
+    """Place of the part's name in a list of names."""
+    length: Ints
+    """ps."""
+    chip: npt.NDArray[np.integer]
+
+
+def _causes(trace: Trace, topology: Topology, path: Path, chips: npt.NDArray[np.integer]) -> _Parts:
+    """Returns the parts of every segment that take time, by their causes."""
+    program, task, length = trace.program, path.task, path.length
+    code = {name: i for i, name in enumerate(CAUSES)}
+    flight = np.array([code[_FLIGHTS.get(kind, LATENCY)] for kind in Kind])
+    held = np.array([code[_HELD.get(kind, TRANSFER)] for kind in Kind])
+    kind, slow = program.kind[task], is_memory_bound(program)[task]
+    cause = np.where(path.flies, flight[kind], held[kind])
+    waits = ~path.flies & (cause == code[TRANSFER]) & _waits_for_other_collective(trace, path)
+    cause = np.where(waits, code[QUEUEING], cause)
+    computes = ~path.flies & (kind == Kind.COMPUTE)
+    cause = np.where(computes, np.where(slow, code[MEMORY], code[COMPUTE]), cause)
+    started = np.minimum(to_ps(topology.software.message_start_s), length) * (path.flies & (kind == Kind.SEND))
+    fixed = np.minimum(program.overhead_ps[task], program.busy_ps[task]) * computes
+    slowed = (length - program.busy_ps[task]) * computes
+    beside = {START: started, OP_OVERHEAD: fixed, SLOWED: slowed}
+    codes = [cause, *(np.full(len(task), code[name]) for name in beside)]
+    lengths = np.concatenate([length - started - fixed - slowed, *beside.values()])
+    takes_time = lengths != 0
+    return _Parts(np.concatenate(codes)[takes_time], lengths[takes_time], np.tile(chips, len(codes))[takes_time])
 
 
 def link_class(topology: Topology, link: Link) -> str:
@@ -278,12 +291,6 @@ def link_class(topology: Topology, link: Link) -> str:
     return f"{link.medium}, {link.bandwidth / 1e9:.4g} GB/s"
 
 
-def _link(trace: Trace, topology: Topology, task: int) -> Link | None:
-    """Returns the link that a send holds; None if the task holds no link."""
-    link = int(trace.program.resource[task]) - topology.chips
-    return topology.links[link] if 0 <= link < len(topology.links) else None
-
-
 def _waits_for_other_collective(trace: Trace, path: Path) -> npt.NDArray[np.bool_]:
     """Returns the segments in which the path waits for a resource that another collective holds, [n]."""
     collective = trace.program.collective[path.task]
@@ -291,24 +298,26 @@ def _waits_for_other_collective(trace: Trace, path: Path) -> npt.NDArray[np.bool
     return np.asarray(path.holds_up & (collective != follows))
 
 
-def _sum_by_name(parts: Iterable[tuple[str, int, int]], step_ps: int, about: Mapping[str, str]) -> tuple[Share, ...]:
-    """Adds up (name, ps, chip) by name, the longest first."""
-    sums: dict[str, list[int]] = {}
-    chip_ps: dict[str, Counter[int]] = defaultdict(Counter)
-    for name, length, chip in parts:
-        total = sums.setdefault(name, [0, 0])
-        total[0] += length
-        total[1] += 1
-        chip_ps[name][chip] += length
-    shares = [
-        Share(
-            name,
-            time,
-            time / max(step_ps, 1),
-            count,
-            about.get(name, ""),
-            tuple(sorted(chip_ps[name], key=lambda chip: (-chip_ps[name][chip], chip))),
-        )
-        for name, (time, count) in sums.items()
-    ]
+def _sum_by_name(
+    names: Sequence[str], parts: _Parts, step_ps: int, about: Mapping[str, str] | None = None
+) -> tuple[Share, ...]:
+    """Adds up parts by their names, which may repeat, the longest first."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    group = np.array([numbers[name] for name in names], dtype=np.int64)[parts.code]
+    chips, chip = np.unique(parts.chip, return_inverse=True)
+    pairs, pair = np.unique(group * len(chips) + chip, return_inverse=True)
+    pair_ps = sums_ps(pair, parts.length, len(pairs)).tolist()
+    chip_ps: dict[int, dict[int, int]] = defaultdict(dict)
+    for both, time_ps in zip(pairs.tolist(), pair_ps, strict=True):
+        number, place = divmod(both, len(chips))
+        chip_ps[number][int(chips[place])] = time_ps
+    counts = np.bincount(group, minlength=len(numbers)).tolist()
+    shares = []
+    for name, number in numbers.items():
+        if counts[number]:
+            of_chips = chip_ps[number]
+            time_ps = sum(of_chips.values())
+            longest_first = tuple(sorted(of_chips, key=lambda chip: (-of_chips[chip], chip)))
+            of_step = time_ps / max(step_ps, 1)
+            shares.append(Share(name, time_ps, of_step, counts[number], (about or {}).get(name, ""), longest_first))
     return tuple(sorted(shares, key=lambda share: (-share.time_ps, share.name)))

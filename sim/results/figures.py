@@ -71,14 +71,15 @@ def draw(
     analysis: Analysis,
     figures: Sequence[str] = BY_DEFAULT,
     page: bool = True,
+    meanwhile: Job | None = None,
 ) -> list[Path]:
     """Draws figures of `run` into `folder`, and with `page` report.html; returns their paths.
 
     Args:
         analysis: explanations are drawn as waterfalls.
+        meanwhile: what this process does while another one may draw.
     """
     from sim.plots import waterfall
-    from sim.plots.style import load_renderer
 
     subtitle = f"\n{run.settings_text}" if run.settings else ""
     drawings: dict[str, Callable[[], Figure]] = {}
@@ -95,14 +96,19 @@ def draw(
     paths = [path for name in drawings for path in form.paths(folder / name)]
     jobs: list[Job] = [partial(write_figure, drawing, folder / name, form) for name, drawing in drawings.items()]
     if page:
-        from sim.results import page as html
-
         paths.append(folder / "report.html")
-        jobs.append(partial(html.write, [run], paths[-1], explanations, analysis.bottlenecks or ()))
-    load_renderer()  # before the process is forked, as what follows
+
+    def write_rest() -> None:
+        if meanwhile:
+            meanwhile()
+        if page:
+            from sim.results import page as html
+
+            html.write([run], paths[-1], explanations, analysis.bottlenecks or ())
+
     for part in run.passes:
-        find_critical_path(part.trace)
-    run_jobs(jobs)
+        find_critical_path(part.trace)  # before the process is forked: figures and page need it
+    run_jobs(jobs, write_rest)
     return paths
 
 

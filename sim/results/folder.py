@@ -63,14 +63,20 @@ def write(
     from sim.results import saved
 
     analysis = analysis or Analysis()
-    messages = _write_traces(run, folder, chips)
-    _json(folder / "report.json", run.report.to_dict() | analysis.critical_path())
-    if (explained := analysis.explain()) is not None:
-        _json(folder / "explain.json", explained)
+    messages: list[str] = []
+
+    def write_data() -> None:
+        messages.extend(_write_traces(run, folder, chips))
+        _json(folder / "report.json", run.report.to_dict() | analysis.critical_path())
+        if (explained := analysis.explain()) is not None:
+            _json(folder / "explain.json", explained)
+
     if figure_form:
         from sim.results import figures
 
-        figures.draw(run, folder, figure_form, analysis)
+        figures.draw(run, folder, figure_form, analysis, meanwhile=write_data)
+    else:
+        write_data()
     saved.write_manifest(saved.origin_of(run), folder)
     return messages
 

@@ -1,4 +1,4 @@
-"""Jobs that write files, shared by two processes where one can be forked."""
+"""Jobs that write files, in a copy of this process where one can be forked, beside what this process does meanwhile."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from collections.abc import Callable, Sequence
 
 Job = Callable[[], object]
 
+MOST_ALONE = 6
+"""Up to so many jobs are left to the copy: what they import would take as long here as some of them."""
 
-def run_jobs(jobs: Sequence[Job]) -> None:
-    """Runs all jobs, each in this process or in a copy of it, whichever is free first.
+
+def run_jobs(jobs: Sequence[Job], meanwhile: Job) -> None:
+    """Runs `meanwhile` in this process, and all jobs in a copy of it; of many jobs those that are left here as well.
 
     Jobs write files of their own, so the files do not tell which process wrote them. If the copy fails, this process
     runs every job itself and raises what they raise.
     """
-    if len(jobs) < 2 or not _can_fork():
+    if not jobs or not _can_fork():
+        meanwhile()
         _run_each(jobs)
         return
     source, sink = os.pipe()
@@ -26,7 +30,9 @@ def run_jobs(jobs: Sequence[Job]) -> None:
     if not child:
         _end_as_copy(jobs, source)
     try:
-        _run_next(jobs, source)
+        meanwhile()
+        if len(jobs) > MOST_ALONE:
+            _run_next(jobs, source)
     finally:
         os.close(source)
         _, status = os.waitpid(child, 0)

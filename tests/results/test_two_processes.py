@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.results.two_processes import MOST_ALONE
+
 JOBS = """
 import os, sys, threading, time
 from functools import partial
@@ -30,30 +32,37 @@ def run_program(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
-def test_two_processes_share_the_jobs_and_each_runs_once(tmp_path: Path):
-    assert not run_program(tmp_path, "two_processes.run_jobs([partial(job, i) for i in range(20)])").stderr
-    processes = [(tmp_path / str(number)).read_text().split() for number in range(20)]
+@pytest.mark.parametrize("many", [False, True])
+def test_a_copy_runs_the_jobs_and_this_process_what_is_left_of_many(tmp_path: Path, many: bool):
+    count = 20 if many else MOST_ALONE
+    jobs = f"[partial(job, i) for i in range({count})]"
+    assert not run_program(tmp_path, f"two_processes.run_jobs({jobs}, partial(job, 'meanwhile'))").stderr
+    processes = [(tmp_path / str(number)).read_text().split() for number in range(count)]
     assert all(len(each) == 1 for each in processes)
-    assert len({each[0] for each in processes}) == 2
+    here = (tmp_path / "meanwhile").read_text().split()
+    assert len(here) == 1
+    drew = {each[0] for each in processes}
+    assert len(drew) == 1 + many
+    assert (here[0] in drew) == many
 
 
 def test_beside_another_thread_no_process_is_forked(tmp_path: Path):
     program = """
 threading.Thread(target=time.sleep, args=[1], daemon=True).start()
-two_processes.run_jobs([partial(job, i) for i in range(5)])
+two_processes.run_jobs([partial(job, i) for i in range(5)], partial(job, 5))
 """
     assert not run_program(tmp_path, program).stderr
-    assert len({(tmp_path / str(number)).read_text() for number in range(5)}) == 1
+    assert len({(tmp_path / str(number)).read_text() for number in range(6)}) == 1
 
 
-@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize("number", [0, 4, 5])
 def test_an_error_in_a_job_is_raised_whichever_process_ran_it(tmp_path: Path, number: int):
     program = f"""
 def failing(number):
     job(number)
     if number == {number}:
         raise ValueError("no room")
-two_processes.run_jobs([partial(failing, i) for i in range(5)])
+two_processes.run_jobs([partial(failing, i) for i in range(5)], partial(failing, 5))
 """
     done = run_program(tmp_path, program)
     assert done.returncode == 1

@@ -31,6 +31,7 @@ from sim.units import PS_PER_S, format_bytes, format_count
 if TYPE_CHECKING:
     from sim.simulate.result import Pass, Run
 
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _GIB = 2**30
 _MATRIX_CHIPS = 256
 """Most chips of which the page has the bytes between any two."""
@@ -62,8 +63,12 @@ def page_data(run: Run, explanations: Sequence[Explanation], bottlenecks: Sequen
         "overall": _blocks(text.overall_blocks(report)),
         "memory": _blocks((*text.memory_blocks(report), *plugin_sections(report, run.scenario.plugins))),
         "phases": [_phase(part, explanations, bottlenecks) for part in run.passes],
-        "scenario": yaml.safe_dump(
-            run.scenario.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True, width=100
+        "scenario": yaml.dump(
+            run.scenario.model_dump(mode="json", exclude_none=True),
+            Dumper=_DUMPER,
+            sort_keys=False,
+            allow_unicode=True,
+            width=100,
         ),
     }
 
