@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from sim.report.closed_form import add_forms
-from sim.report.memory import combine_memory
 from sim.report.pipeline import combine_pipelines
 from sim.report.report import Report, Simulated, compare_to_published, compute_rates
 from sim.specs import Scenario
@@ -54,7 +53,7 @@ def combine_phases(scenario: Scenario, prefill: Report, decode: Report, notes: S
         ),
         closed_form=add_forms(forms) if len(forms) == 2 else None,
         published=compare_to_published(scenario, latency_s),
-        memory=combine_memory(scenario.phases, [prefill.memory, decode.memory], decode.chips),
+        memory=max(decode.memory, prefill.memory, key=lambda memory: memory.used_bytes),
         links=busier.links,
         ops=(),
         pipeline=pipeline,

@@ -11,7 +11,7 @@ from sim.closed_form import pope
 from sim.report.closed_form import ClosedForm
 from sim.report.experts import ExpertsReport, report_experts
 from sim.report.headline import list_brief_figures, list_headline_figures, to_html
-from sim.report.memory import Memory, add_remedies
+from sim.report.memory import Memory
 from sim.report.metrics import Measures, OpMeasure, PassTrace, measure
 from sim.report.padding import Padding
 from sim.report.pipeline import PipelineReport, report_passes, report_requests
@@ -314,7 +314,7 @@ def build_report(
         ),
         closed_form=closed_form,
         published=compare_to_published(scenario, latency_s),
-        memory=add_remedies(memory, scenario, measured.computing_chips),
+        memory=memory,
         links=_load(measures, topology),
         ops=measures.ops,
         phases=(),

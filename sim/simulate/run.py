@@ -29,13 +29,19 @@ from sim.simulate.decode_steps import Steps, simulate_steps
 from sim.simulate.forward_pass import Simulated, lower_pass, simulate_pass
 from sim.simulate.latency import latency_s, steps_of
 from sim.simulate.predict import predict_phase
+from sim.simulate.remedies import add_remedies
 from sim.simulate.result import Pass, Run
 from sim.specs import Scenario
 from sim.specs.layout import IN_PARTS
 from sim.specs.unread import describe_unread, find_unread
 
 
-def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, total: None) -> Run:
+def run(
+    scenario: Scenario,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    remedies: bool = True,
+) -> Run:
     """Lowers, simulates, predicts and reports a scenario.
 
     A decode scenario simulates the step of mean cache length; a generation its prefill and then every decode step, each
@@ -43,6 +49,7 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
 
     Args:
         progress: called with (passes simulated, passes in all).
+        remedies: look for what would make it fit in memory, if it does not.
 
     Raises:
         LayoutError: the mesh does not divide a dimension.
@@ -61,7 +68,7 @@ def run(scenario: Scenario, progress: Callable[[int, int], None] = lambda done, 
             tasks + len(simulated.trace.program) + all_steps.tasks,
             engine_s + simulated.engine_s + all_steps.engine_s,
         )
-    report = _combine_reports(scenario, passes)
+    report = _combine_reports(scenario, passes, remedies=remedies)
     return Run(
         scenario=scenario,
         passes=tuple(passes),
@@ -238,12 +245,13 @@ def restore_run(scenario: Scenario, written: Sequence[WrittenPhase], spread: Spr
     return Run(scenario, tuple(passes), report, tasks, 0.0)
 
 
-def _combine_reports(scenario: Scenario, passes: Sequence[Pass]) -> Report:
+def _combine_reports(scenario: Scenario, passes: Sequence[Pass], *, remedies: bool = True) -> Report:
     """The report of all phases, with the fields that none of them reads, and the closed forms of the scenario's
     plugins."""
     report = _combine_phases(scenario, passes)
     unread = describe_unread(scenario, [find_unread(dealt_pass(part.scenario)) for part in passes])
-    report = replace(report, notes=(*report.notes, *unread))
+    memory = add_remedies(report.memory, scenario, report.chips) if remedies else report.memory
+    report = replace(report, notes=(*report.notes, *unread), memory=memory)
     forms = predict_plugin_forms(scenario)
     check_bounds(forms, report.simulated.latency_s)
     return replace(report, plugin_forms=forms) if forms else report

@@ -113,9 +113,11 @@ def _held(what: str, usage: Memory) -> Line:
 
 def _too_large(memory: Memory) -> Iterator[Line]:
     """Yields the excess over the memory, its consequence for the figures, and changes to try."""
-    excess, (*some, last) = format_bytes(memory.excess_bytes), memory.remedies
+    excess = format_bytes(memory.excess_bytes)
     yield Line(f"exceeds memory by {excess} per chip; times assume unlimited memory", warns=True)
-    yield Line(f"try {', '.join(some)}{' or ' if some else ''}{last}")
+    if memory.remedies:
+        *some, last = memory.remedies
+        yield Line(f"try {', '.join(some)}{' or ' if some else ''}{last}")
 
 
 def _comparison(report: Report) -> Table:

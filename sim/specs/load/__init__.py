@@ -10,7 +10,18 @@ from typing import Any, Self
 from pydantic import TypeAdapter, ValidationError, model_validator
 
 from sim.errors import InputError
-from sim.specs import FILE_KINDS, AnySuite, ChipSpec, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
+from sim.specs import (
+    FILE_KINDS,
+    AnySuite,
+    ChipSpec,
+    LinkSpec,
+    Model,
+    PerturbSpec,
+    Scenario,
+    StackSpec,
+    Strict,
+    TopologySpec,
+)
 from sim.specs.base import wrong
 from sim.specs.exchange import ExchangeInputs
 from sim.specs.held import find_excess, held_by_stack
@@ -28,6 +39,7 @@ __all__ = [
     "REFERENCES",
     "data_root",
     "exchange",
+    "link",
     "machine",
     "model",
     "of_perturb",
@@ -92,6 +104,12 @@ def machine(name: str, settings: Sequence[str] = ()) -> tuple[TopologySpec, Stac
 def model(name: str) -> Model:
     """The transformer of a shipped name or a path. Raises InputError."""
     result: Model = _load("model", name, ())
+    return result
+
+
+def link(name: str) -> LinkSpec:
+    """The link of a shipped name or a path. Raises InputError."""
+    result: LinkSpec = _load("link", name, ())
     return result
 
 

@@ -131,7 +131,7 @@ def run_point(name: str, point: Point) -> Row:
     try:
         scenario = load.scenario(name, point.settings)
         with np.errstate(invalid="raise"):  # a float that no integer of the clock can hold
-            result = run(scenario)
+            result = run(scenario, remedies=False)
             return Row(point.choices, _outcome(scenario, result.report), notes=_notes(result))
     except InputError as error:
         return Row(point.choices, error=_plain(error))
