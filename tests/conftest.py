@@ -1,6 +1,8 @@
-"""Settings of all tests: hypothesis profiles, the marker `quick`, a check of every figure."""
+"""Settings of all tests: hypothesis profiles, the cases that run by default, the marker `quick`, a check of figures."""
 
 import gc
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 # Drawing the first text loads tables of Unicode; on a loaded machine that alone may take more than the check allows.
-for name, examples in (("default", 25), ("thorough", 500)):  # `pytest --hypothesis-profile thorough`
+for name, examples in (("default", 15), ("thorough", 500)):  # `pytest --hypothesis-profile thorough`
     settings.register_profile(name, max_examples=examples, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("default")
 
@@ -29,11 +31,36 @@ QUICK = (
 """Folders and files of the tests to run at each save: `pytest -m quick`, a minute on two cores."""
 
 
+FEW = 6
+"""From so many cases on a test runs a part of them by default."""
+PART = 4
+"""One of so many cases runs by default, the others are marked release."""
+
+
+def mark_cases(items: list[pytest.Item]) -> None:
+    """Marks most cases of tests with many cases release.
+
+    Which ones run by default is decided by a checksum of their names: always the same ones, evenly over every option of
+    a product, and for each test others, so that every shipped scenario and machine meets some test of each kind. Tests
+    with the marker `every_case` keep all.
+    """
+    cases = defaultdict[str, list[pytest.Item]](list)
+    for item in items:
+        if hasattr(item, "callspec") and not any(map(item.get_closest_marker, ("slow", "release", "every_case"))):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for every in cases.values():
+        if len(every) >= FEW:
+            every.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
+            for item in every[-(-len(every) // PART) :]:
+                item.add_marker(pytest.mark.release)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_cases(items)
     for item in items:
         place = item.path.relative_to(Path(__file__).parent).as_posix()
-        if any(place == quick or place.startswith(f"{quick}/") for quick in QUICK) and not item.get_closest_marker(
-            "slow"
+        if any(place == quick or place.startswith(f"{quick}/") for quick in QUICK) and not any(
+            map(item.get_closest_marker, ("slow", "release"))
         ):
             item.add_marker(pytest.mark.quick)
 

@@ -96,6 +96,7 @@ def test_a_sweep_has_rows_a_figure_and_a_frame():
     assert list(frame["latency_s"]) == [row.outcome.simulated.latency_s for row in sweep.rows]
 
 
+@pytest.mark.slow
 def test_a_search_and_a_validation_show_themselves():
     found = api.search(Work("llama3_8b", "decode", [8]), ["tpu_v5e_2x4"])
     assert len(repr(found)) < 500

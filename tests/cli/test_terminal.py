@@ -73,6 +73,7 @@ def evil(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_every_command_escapes_the_paths_that_it_names(evil: Path):
     scenario, out = evil / "scenario.yaml", evil / "out"
     commands = [

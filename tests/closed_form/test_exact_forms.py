@@ -63,7 +63,7 @@ def compare_exact(scenario: Scenario) -> int:
 # --- exact is exact --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seeds", [SEEDS[:3], pytest.param(SEEDS[3:], marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("seeds", [SEEDS[:3], pytest.param(SEEDS[3:], marks=pytest.mark.release)], ids=str)
 @pytest.mark.parametrize("machine", MAKERS)
 @pytest.mark.parametrize("kind", load.shipped("chip"))
 def test_what_is_called_exact_is_the_simulated_time(kind: str, machine: str, seeds: range):
@@ -71,7 +71,7 @@ def test_what_is_called_exact_is_the_simulated_time(kind: str, machine: str, see
         compare_exact(scenario)
 
 
-@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 200), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 200), marks=pytest.mark.release)], ids=str)
 @pytest.mark.parametrize("machine", MAKERS)
 @pytest.mark.parametrize("kind", ["tpu_v4", "gb200"])
 def test_experts_latent_attention_windows_and_formats_are_exact(kind: str, machine: str, seeds: range):
@@ -81,6 +81,7 @@ def test_experts_latent_attention_windows_and_formats_are_exact(kind: str, machi
     assert compared >= len(seeds) / 5
 
 
+@pytest.mark.slow
 def test_every_layout_is_exact_somewhere_and_inexact_somewhere():
     """Else the test above would say nothing."""
     found: Counter[tuple[str, bool]] = Counter()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import chakra_schema as et
 from support.handmade import two_chips
-from support.selection import slow_if
+from support.selection import release_if
 from typer.testing import CliRunner
 
 from sim.cli import app
@@ -48,7 +48,7 @@ def export(name: str, settings: list[str], folder: Path) -> tuple[Run, Topology,
     return done, replace(topology, mesh=()), ranks
 
 
-@pytest.mark.parametrize("name", slow_if(RUNS, "energonai_pipeline"))
+@pytest.mark.parametrize("name", release_if(RUNS, "energonai_pipeline"))
 def test_the_replay_takes_as_long_as_the_run(tmp_path: Path, name: str) -> None:
     """The algorithms of the machine are those of the run; loops and polling by stages may differ a little."""
     done, topology, ranks = export(name, RUNS[name], tmp_path)
@@ -59,7 +59,9 @@ def test_the_replay_takes_as_long_as_the_run(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    slow_if(["palm540b_decode_ws2d", "llama3_70b_tp8_ladder", "energonai_pipeline_queue"], "energonai_pipeline_queue"),
+    release_if(
+        ["palm540b_decode_ws2d", "llama3_70b_tp8_ladder", "energonai_pipeline_queue"], "energonai_pipeline_queue"
+    ),
 )
 def test_whole_microseconds_are_enough(tmp_path: Path, name: str) -> None:
     """Other tools read durations in whole microseconds: what rounding leaves is carried on, so that sums are right."""
@@ -150,6 +152,7 @@ def test_the_pieces_of_a_loop_are_two_nodes(tmp_path: Path) -> None:
     assert first.id in last.deps
 
 
+@pytest.mark.slow
 def test_messages_are_an_option(tmp_path: Path) -> None:
     done = run(load.scenario("palm540b_decode_ws2d", ["model.layers=1"]))
     trace, topology = done.passes[0].whole()

@@ -14,7 +14,7 @@ from support.fuzz.outcomes import KINDS, PASSES, run_case
 from support.fuzz.random_values import SCHEMAS, RandomValues
 
 COUNTS = {"valid": 200, "mutated": 350}
-"""Inputs of the short run; by default a tenth of them."""
+"""Inputs of the short run; by default a twentieth of them."""
 
 
 def check(kind: str, count: int, seed: int, folder: Path, jobs: int = 1) -> None:
@@ -26,13 +26,13 @@ def check(kind: str, count: int, seed: int, folder: Path, jobs: int = 1) -> None
     assert outcomes["ok" if kind == "valid" else "refused"] > count / 2
 
 
-@pytest.mark.parametrize("part", [10, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", [20, pytest.param(1, marks=pytest.mark.release)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_input_runs_or_is_refused_in_one_line(kind: str, part: int, tmp_path: Path):
     check(kind, COUNTS[kind] // part, 1, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_one_of_10000_inputs_runs_or_is_refused_in_one_line(kind: str, tmp_path: Path):
     check(kind, 10_000, 2, tmp_path, os.cpu_count() or 1)
@@ -58,6 +58,7 @@ def test_random_values_satisfy_their_schema(kind: str):
         Draft202012Validator(schema).validate(yaml.safe_load(yaml.safe_dump(drawn)))
 
 
+@pytest.mark.slow
 def test_random_values_reach_every_field_of_a_scenario():
     """Every property of every definition in the scenario's schema is drawn within 400 values of its definition."""
     definitions = SCHEMAS["scenario"]["$defs"]

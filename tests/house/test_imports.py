@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from support.modules import MODULES, ROOT, imports
 
+pytestmark = pytest.mark.every_case
+
 ONLY_IN = {
     "simpy": ("engine/reference.py",),
     "networkx": ("topology/",),

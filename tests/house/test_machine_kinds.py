@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from support.modules import MODULES, ROOT
 
+pytestmark = pytest.mark.every_case
+
 MACHINE_FILES, MACHINE_KINDS = {"TorusSpec", "SwitchSpec", "GraphSpec"}, {"torus", "switch", "graph"}
 
 BUILDERS = {

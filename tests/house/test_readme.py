@@ -12,6 +12,8 @@ from sim.cli import main
 from sim.specs import load
 from sim.topology import build
 
+pytestmark = pytest.mark.every_case
+
 ROOT = Path(__file__).parents[2]
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
@@ -32,7 +34,7 @@ BLOCKS = [
     pytest.param(
         [line for line in block.splitlines() if line and not line.startswith("#")],
         id=f"{page} {block[:60]}",
-        marks=[pytest.mark.slow] if SLOW.search(block) else [],
+        marks=[pytest.mark.release] if SLOW.search(block) else [],
     )
     for page, text in PAGES.items()
     for block in fenced("bash", text)

@@ -27,6 +27,7 @@ def output_of(command: str, folder: Path) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_tour_passes(tmp_path: Path):
     assert COMMANDS[0] == "pytest tests/test_tour.py"
     assert "5 passed" in output_of(f"{COMMANDS[0]} -n 0 -v", tmp_path)
@@ -40,6 +41,7 @@ def test_a_selection_has_tests(command: str, tmp_path: Path):
     assert "collected" in output_of(f"{command} -n 0 --collect-only -v", tmp_path)
 
 
+@pytest.mark.slow
 def test_results_of_scenarios_are_written_and_compared(tmp_path: Path):
     write, compare = (command for command in COMMANDS if "shipped_reports" in command)
     assert "pmep_gpt3_host" in output_of(write, tmp_path)

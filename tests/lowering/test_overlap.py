@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from support import shipped
 from support.selection import first_of_each
 
 from sim.engine import simulate
@@ -169,6 +170,7 @@ def test_layers_of_every_scheme_repeat_exactly():
         assert all(a == b for a, b in itertools.pairwise(int(step[0]) for step in steps[::period])), scheme
 
 
+@pytest.mark.slow
 def test_without_peer_to_peer_access_ladder_gains_more():
     """As measured: 31 % with it, 57 to 60 % without, batch 1 and 4."""
 
@@ -212,7 +214,7 @@ def overlap_of(name: str) -> tuple[object, ...]:
 @pytest.mark.parametrize("name", first_of_each(sorted(load.shipped("scenario")), overlap_of))
 def test_in_shipped_scenarios_events_recorded_at_issue_change_nothing(name, monkeypatch):
     """Their collectives are issued right after their inputs, so the report has nothing to say of it."""
-    phases = load.scenario(name).phases
+    phases = shipped.scenario(name).phases
     before = [simulate_pass(phase) for phase in phases]
     with_events(monkeypatch)
     for found, phase in zip(before, phases, strict=True):

@@ -143,6 +143,7 @@ def on_gpus_with_a_reference() -> tuple[str, ...]:
     return tuple(found)
 
 
+@pytest.mark.slow
 def test_every_shipped_scenario_on_gpus_is_within_the_tolerance_of_its_reference():
     assert len(on_gpus_with_a_reference()) >= 6
     for name in on_gpus_with_a_reference():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.counts import attention_weights, cached_values, counted_parameters, ffn_weights, table_weights
-from support.selection import slow_if
+from support.selection import release_if
 from support.shipped import CASES, IDS, PS, ROUNDING, every_case, phases, result, scenario, settings_of
 
 from sim.program import Kind
@@ -234,7 +234,7 @@ def test_parts_of_the_memory_add_up(case):
         assert min(parts.values()) >= 0
 
 
-@pytest.mark.parametrize("head", slow_if(["tied", "untied"], "untied"))
+@pytest.mark.parametrize("head", release_if(["tied", "untied"], "untied"))
 @every_case
 def test_all_chips_together_hold_every_weight_and_all_of_the_cache(case, head):
     """Each parameter of the layers, and each key and value, lies on at least one chip of its own or in the pool."""

@@ -38,6 +38,7 @@ def changes(name: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_of_each_wiring(MACHINES, less=["dgx_h100_x2", "dgx1_v100", "a100_pcie_bridges"]))
 def test_a_chip_one_nanosecond_late_changes_no_time_by_more_than_two_microseconds_or_per_cent(name: str):
     assert changes(name) == []

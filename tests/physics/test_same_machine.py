@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
-from support.selection import slow_if
+from support.selection import release_if
 from support.shipped_machines import one_of_each_wiring, wired_differently
 
 from sim import units
@@ -29,7 +29,7 @@ SHIPPED_GRAPHS = wired_differently([name for name in KINDS if KINDS[name] == "gr
 SEVERAL_WAYS = ["four_adapters", "four_pcie_switches", "square"]
 GRAPHS = [*SHIPPED_GRAPHS, *SEVERAL_WAYS]
 LARGE = ("dgx_h100_x2", "dgx_h100_x4_leaf_spine", "a100_pcie_bridges")
-DEFAULT = [*one_of_each_wiring(SHIPPED_GRAPHS, less=LARGE), *slow_if(SEVERAL_WAYS, "four_pcie_switches")]
+DEFAULT = [*one_of_each_wiring(SHIPPED_GRAPHS, less=LARGE), *release_if(SEVERAL_WAYS, "four_pcie_switches")]
 SHIPPED = load.shipped("topology")
 SWITCHES = wired_differently([name for name in KINDS if KINDS[name] == "switch"])
 SIZES = (8.0, 2.0**16, 2.0**24)
@@ -118,7 +118,7 @@ def test_names_of_nodes_decide_no_time(name: str) -> None:
     assert differences(name, machine(drawn), list(COLLECTIVES)) == []
 
 
-@pytest.mark.parametrize("seed", slow_if([1, 2], 2))
+@pytest.mark.parametrize("seed", release_if([1, 2], 2))
 @pytest.mark.parametrize("name", DEFAULT)
 def test_numbers_of_chips_and_the_order_of_links_decide_no_time(name: str, seed: int) -> None:
     drawn, draw = data(name), random.Random(seed)

@@ -54,6 +54,7 @@ def test_the_machine_of_boxes_is_built_and_run():
     assert any("(box)" in op.op for op in run.report.ops)  # weights are gathered over the network
 
 
+@pytest.mark.slow
 def test_own_rows_are_calibrated_and_validated():
     suite = str(EXAMPLES / "own_rows.yaml")
     result = validate(suite)

@@ -168,6 +168,7 @@ def test_search_and_list_know_the_names(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(found.stdout)["best"]["latency"]["choices"]["ffn"] == "mine"
 
 
+@pytest.mark.slow
 def test_workers_load_the_same_plugins(tmp_path: Path):
     path = write(tmp_path, sweep={"workload.batch": [8, 16]})
     (tmp_path / "form.py").write_text("from sim.plugins import closed_form\n@closed_form\ndef guess(s): return 0.5\n")

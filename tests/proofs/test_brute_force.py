@@ -12,7 +12,7 @@ from math import gcd, prod
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.selection import pairwise, slow
+from support.selection import pairwise, release
 
 from sim.closed_form.heads import key_value_heads_read
 from sim.closed_form.prediction import PAPER_LAYOUTS
@@ -182,7 +182,7 @@ def gpu_scenario(model: str, ranks: int, *settings: str) -> Scenario:
     ("model", "layout", "attention", "mesh"),
     [
         *pairwise(itertools.product(MODELS, PAPER_LAYOUTS, ATTENTION, MESHES)),
-        *slow(
+        *release(
             itertools.product(
                 [name for name in load.shipped("model") if name not in MODELS and not load.model(name).experts],
                 PAPER_LAYOUTS,

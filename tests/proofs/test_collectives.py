@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.algorithms import ALGORITHMS, FORMS, ON_ANY_ROUTE, fits
 from support.machines import full_mesh, graph, switch, torus, twisted, two_sockets
-from support.selection import slow_if
+from support.selection import release_if
 
 from sim import topology
 from sim.collectives import ON_ROUTES, ON_TORUS, Schedule, schedule
@@ -62,7 +62,8 @@ def choices(topology: Topology, collective: str) -> Iterator[tuple[str, ...]]:
         yield names
 
 
-@pytest.mark.parametrize("mesh", slow_if(MESHES, "4x4x4"))
+@pytest.mark.every_case
+@pytest.mark.parametrize("mesh", release_if(MESHES, "4x4x4"))
 @pytest.mark.parametrize(("collective", "algorithm"), ALGORITHMS)
 def test_every_algorithm_carries_out_its_collective(collective: str, algorithm: str, mesh: str) -> None:
     if algorithm == "dimension_ordered" and mesh in TOO_MANY:
@@ -340,6 +341,7 @@ def test_replay_catches_what_waits_for_only_some_ways_of_a_message() -> None:
 # --- too many sends --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "collective", "algorithm", "size"),
     [

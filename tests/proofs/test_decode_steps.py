@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.programs import interfering, program, programs
-from support.selection import slow_if
+from support.selection import release_if
 
 from sim.engine import simulate
 from sim.program import Program
@@ -79,7 +79,7 @@ def test_a_program_with_another_cache_is_what_lowering_that_step_gives(case):
         assert (changed.busy_ps == found.lowered.program.busy_ps).all() == (step is short)
 
 
-@pytest.mark.parametrize("case", slow_if(CASES, "jitter", "micro-batches", "host launches, straggler", "all chips"))
+@pytest.mark.parametrize("case", release_if(CASES, "jitter", "micro-batches", "host launches, straggler", "all chips"))
 def test_every_step_takes_the_time_it_takes_by_itself(case):
     lengths = (*range(100, 140, 7), 1000, 3000, 3001, 9000, 40_000, 40_001, 300_000)
     steps = decoding(case, *lengths)

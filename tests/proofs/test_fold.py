@@ -297,6 +297,7 @@ def test_in_which_order_chips_are_listed_is_no_matter(collective):
             assert (getattr(found, name) == getattr(usual, name)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collective", ["all_gather", "reduce_scatter", "all_reduce"])
 def test_one_chip_of_a_ring_of_thousands_plans_for_all(collective):
     """All 4,096 chips would send 33 million messages, several gigabytes."""

@@ -33,6 +33,7 @@ HEADS = {"multi-query": 1, "grouped-query": 2, "multi-head": None}
     pairwise(product(PRESETS, MESHES, BLOCKS, ATTENTION, FORMS)),
     ids=str,
 )
+@pytest.mark.every_case
 def test_layout_equals_one_device(name, mesh, block, attention, form):
     assert_equal(run_both(PRESETS[name], mesh, block=block, attention=attention, form=form))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.machines import meshed, switch, torus, two_boxes
 from support.run_schedule import time_s
-from support.selection import slow_if
+from support.selection import release_if
 
 from sim.collectives import COLLECTIVES, ON_NCCL, ON_ROUTES, ON_TORUS, multimem, schedule
 from sim.collectives.chunk_replay import ReplayError, replay
@@ -62,7 +62,7 @@ def algorithms(machine: Topology, axes: tuple[str, ...], collective: str) -> lis
     return [*own, *(ON_NCCL.get(collective, {}) if first.software.nccl else ()), *in_switch]
 
 
-@pytest.mark.parametrize("name", slow_if(MACHINES, "two DGX A100 2x8", "DGX-1 2x4"))
+@pytest.mark.parametrize("name", release_if(MACHINES, "two DGX A100 2x8", "DGX-1 2x4"))
 def test_every_algorithm_carries_out_its_collective_over_every_subset_of_axes(name: str) -> None:
     """And none is faster than the links of all groups together allow."""
     machine, refused = MACHINES[name], []

@@ -144,7 +144,7 @@ def test_bytes_of_every_collective_are_those_of_the_ledger(preset: str) -> None:
     assert outcomes["equal"] >= 0.4 * outcomes.total(), outcomes
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("workload", WORKLOADS, ids=["prefill", "decode"])
 @pytest.mark.parametrize("name", MACHINES)
 @pytest.mark.parametrize("preset", PRESETS)
@@ -176,7 +176,7 @@ def test_bytes_of_experts_and_latent_attention_are_those_of_the_ledger(uses: str
         assert counted(scenario) == pytest.approx(simulated(scenario), rel=1e-12)
 
 
-@pytest.mark.parametrize("choose", [covering, pytest.param(combinations, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("choose", [covering, pytest.param(combinations, marks=pytest.mark.release)])
 @pytest.mark.parametrize("uses", USES)
 def test_bytes_of_uses_of_ones_own_are_those_of_the_ledger(uses: str, choose: Callable[..., list[Choice]]) -> None:
     outcomes = compare(choose(OPTIONS | {"machine": ("torus 2x2x2",)}), f"uses: {USES[uses]}")

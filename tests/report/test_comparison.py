@@ -51,6 +51,7 @@ def test_a_run_beside_itself_has_no_difference(tmp_path):
     assert not any(term.change_s for phase in found.phases for term in phase.causes + phase.ops)
 
 
+@pytest.mark.slow
 def test_pages_of_different_comparisons_have_different_names(tmp_path):
     """One with settings, or of other runs of the same scenario, must not replace the plain one."""
     scenario, out = str(write(tmp_path)), tmp_path / "out"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from support.commands import call, run
 from support.files import write
-from support.selection import each_once, slow_if
+from support.selection import each_once, release_if
 
 SCENARIO = {
     "scenario.workload": {"phase": "generate", "batch": 4, "prompt": 8, "generate": 2, "weights": "bf16"},
@@ -223,7 +223,7 @@ def test_no_damage_keeps_a_scenario_from_being_run_again(place: Path, name: str,
     assert run(place) == (0, "")
 
 
-@pytest.mark.parametrize("kind", slow_if(DAMAGES, *(kind for kind in DAMAGES if kind not in FEW)))
+@pytest.mark.parametrize("kind", release_if(DAMAGES, *(kind for kind in DAMAGES if kind not in FEW)))
 def test_an_explanation_with_the_right_hash_keeps_nothing_from_running(place: Path, kind: str):
     damage(place, "explain.json", kind, hashed=True)
     assert run(place)[0] == 0

@@ -139,6 +139,7 @@ def test_the_waterfall_has_groups_with_totals_reasons_and_the_published_line(tmp
     assert measured == pytest.approx(explained["published_s"] / explained["bars"][-1]["running_s"], abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_waterfall_that_is_drawn_again_is_the_same(out: Path):
     before = {name: (out / "tiny" / name).read_bytes() for name in ("waterfall.png", "report.html")}
     sim("plot", str(out / "tiny"))

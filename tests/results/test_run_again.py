@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,26 @@ WRITTEN = {"manifest.json", "report.json", "trace.json", "trace.npz"}
 """Files of a run without figures."""
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Of a run with everything, an export, and files of the user's."""
-    write(tmp_path)
-    results = tmp_path / "out" / "tiny"
-    assert run(tmp_path, "--critical-path", "--explain") == ""
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Place of a run with everything, an export, and files of the user's."""
+    place = tmp_path_factory.mktemp("drawn")
+    write(place)
+    results = place / "out" / "tiny"
+    assert run(place, "--critical-path", "--explain") == ""
     CliRunner().invoke(app, ["export", str(results), "kineto", "--chip", "0"], catch_exceptions=False)
     CliRunner().invoke(app, ["plot", str(results), "links", "--format", "svg"], catch_exceptions=False)
     (results / "notes.txt").write_text("mine")
     (results / "more").mkdir()
     (results / "more/data.csv").write_text("a,b")
-    return results
+    return place
+
+
+@pytest.fixture
+def folder(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of that run's folder."""
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "out" / "tiny"
 
 
 def run(place: Path, *options: str) -> str:
@@ -62,6 +71,7 @@ def test_a_file_of_the_user_that_a_new_one_replaces_is_named(tmp_path: Path):
     assert run(tmp_path, "--quiet") == f"{tmp_path / 'out/tiny'}: replaced files that no run wrote: links.png\n"
 
 
+@pytest.mark.slow
 def test_the_same_run_again_removes_nothing(tmp_path: Path):
     write(tmp_path)
     assert run(tmp_path, "--explain") == ""
@@ -84,6 +94,7 @@ def test_a_folder_without_a_manifest_is_refused_and_stays(tmp_path: Path, name: 
     assert (folder / name).read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_the_page_drawn_again_has_the_explanation_and_what_would_help(folder: Path):
     before = (folder / "report.html").read_bytes()
     (folder / "report.html").unlink()
@@ -91,6 +102,7 @@ def test_the_page_drawn_again_has_the_explanation_and_what_would_help(folder: Pa
     assert (folder / "report.html").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_chosen_chips_are_kept_for_figures_drawn_again_and_may_be_replaced(tmp_path: Path):
     write(tmp_path)
     folder = tmp_path / "out/tiny"

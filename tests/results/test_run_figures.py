@@ -36,12 +36,14 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out" / "tiny"
 
 
+@pytest.mark.slow
 def test_every_figure_is_written_in_every_format(results: Path):
     for name in (*DRAWN, "waterfall"):
         assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (results / f"{name}.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_figure_drawn_again_has_the_same_bytes(results: Path, name: str):
     before = {suffix: (results / f"{name}.{suffix}").read_bytes() for suffix in ("png", "svg")}
@@ -151,6 +153,7 @@ engine: {layers: 4}
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new"),
     [

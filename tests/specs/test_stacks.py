@@ -277,7 +277,7 @@ def test_a_score_that_is_to_be_large_falls_where_latency_grows():
     assert {change.winner for change in found.changes} == {"large"}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_search_and_compare_say_it():
     search = ["search", "--model", "llama3_8b", "--topology", "hgx_h200", "--phase", "decode", "--batch", "8"]
     shown = CliRunner().invoke(app, [*search, "--set", "engine.layers=1", "--no-plots", "--sensitivity"])

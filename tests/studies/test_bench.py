@@ -255,7 +255,7 @@ def test_a_ring_says_what_it_crosses(sim_collective):
     assert meshed[1] == "# 6 rings of 20 GB/s"
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_measured_points_are_those_of_the_machine_and_algorithm():
     assert len(published_times("dgx_h100", "all_reduce", 8)) == 84
     assert published_times("hgx_h200", "all_reduce", 5, "ring") == [(2**33, pytest.approx(37716.508e-6))]

@@ -217,6 +217,7 @@ def test_lines_cost_what_rings_do_not():
     assert seconds(one("palm540b_decode_ws2d", *SMALL, *LINES))["No wraparound"] > 0
 
 
+@pytest.mark.slow
 def test_latency_and_launches_scale_with_their_constants():
     """Nothing overlaps: three times the constant is three times the bar."""
     plain = (*SMALL, "layout.overlap=none")
@@ -233,6 +234,7 @@ def test_latency_and_launches_scale_with_their_constants():
 # --- what is printed and drawn ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_and_writes_it(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
@@ -256,6 +258,7 @@ def test_the_command_prints_and_writes_it(tmp_path: Path, monkeypatch, capsys):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_no_label_of_the_figure_covers_another_or_leaves_it():
     for settings in (LINES, UNEQUAL, ("layout.ffn=weight_gathered_xyz", "layout.overlap=none")):
         made = waterfall.draw(one("palm540b_decode_ws2d", *SMALL, *settings))

@@ -4,7 +4,7 @@ import json
 from math import prod
 
 import pytest
-from support.selection import slow
+from support.selection import release
 from typer.testing import CliRunner
 
 from sim.cli import app
@@ -55,7 +55,7 @@ def test_decode_takes_two_dimensions_and_attention_over_the_batch():
     assert {row["choices"]["attention"] for row in rows} == {"batch"}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_prefill_gathers_the_more_weights_the_larger_the_batch():
     """Figure 7: weight-stationary for few tokens, then X, XY and at last XYZ weight-gathered."""
     rows = found(*PAPER, "--phase", "prefill", "--batch", "1..512")["best_per_batch"]
@@ -169,7 +169,7 @@ SMALL = [
 
 @pytest.mark.parametrize(
     ("model", "name", "phase", "more"),
-    [SMALL[2], *slow([*SMALL[:2], *SMALL[3:]])],
+    [SMALL[2], *release([*SMALL[:2], *SMALL[3:]])],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_pruning_loses_nothing_and_no_simulation_beats_its_bound(model, name, phase, more):
@@ -370,6 +370,7 @@ def test_the_figure_has_every_choice_once_and_the_front_of_each_layout():
     assert {spot.label for spot in chart.front} == {"B64", "B128"}
 
 
+@pytest.mark.slow
 def test_the_figure_tells_machines_and_layouts_apart():
     names = ["tpu_v5e_2x4", "dgx_h100"]
     work = search.Work("llama3_8b", "decode", [8], 512, residuals=("own", "ladder"))

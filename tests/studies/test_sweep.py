@@ -43,6 +43,7 @@ def in_order(found: list[dict[str, str]]) -> list[dict[str, str]]:
     return sorted(found, key=lambda row: (row["workload.batch"], row["layout.ffn"]))
 
 
+@pytest.mark.slow
 def test_processes_give_the_rows_of_one(tmp_path: Path):
     one, _ = sweep(tmp_path / "one")
     two, _ = sweep(tmp_path / "two", "--jobs", "2")
@@ -237,11 +238,11 @@ def test_no_label_is_a_formula_for_a_spreadsheet_or_mathematics_for_a_figure(tmp
             "padding=null",
         ),
         ("run", "llama3_70b_tp8_standard", "--critical-path", "--set", "engine.layers=2"),
-        pytest.param(("sweep", "pope_crossover", "--set", "engine.layers=1"), marks=pytest.mark.slow),
+        pytest.param(("sweep", "pope_crossover", "--set", "engine.layers=1"), marks=pytest.mark.release),
         ("topology", "tpu_v4_4x4x8"),
         ("topology", "a100_pcie_bridges"),
         ("collective", "all_reduce", "--topology", "dgx_h100", "--min", "1MiB", "--max", "4MiB"),
-        pytest.param(("validate", "nccl"), marks=pytest.mark.slow),
+        pytest.param(("validate", "nccl"), marks=pytest.mark.release),
     ],
 )
 def test_all_text_of_every_figure_is_text_and_not_mathematics(tmp_path: Path, monkeypatch, command: tuple[str, ...]):

@@ -1,6 +1,6 @@
 """A layout sweep on 64 chips, killed half-way and started again, on two processes and on a Dask cluster of two workers.
 
-The large one is slow: `pytest -m slow tests/studies/test_sweep_killed.py`.
+All run with `pytest -m "slow or release" tests/studies/test_sweep_killed.py`.
 """
 
 import csv
@@ -27,9 +27,12 @@ LARGE = (
 LARGE_S = 60.0
 """CPU time of all processes together, killed half-way and all: a computer with nothing else to do takes no longer."""
 
+SMALL = "workload.batch: [32, 64]"
 SWEEPS = [
-    pytest.param(["engine.layers=2", f"sweep={{{PRESETS}, workload.batch: [32, 64]}}"], 40, "1", None, id="40 points"),
-    pytest.param([f"sweep={{{PRESETS}, {LARGE}}}"], 1000, "2", LARGE_S, id="1,000 points", marks=[pytest.mark.slow]),
+    pytest.param(
+        ["engine.layers=2", f"sweep={{{PRESETS}, {SMALL}}}"], 40, "1", None, id="40 points", marks=[pytest.mark.slow]
+    ),
+    pytest.param([f"sweep={{{PRESETS}, {LARGE}}}"], 1000, "2", LARGE_S, id="1,000 points", marks=[pytest.mark.release]),
 ]
 
 
@@ -131,7 +134,7 @@ def test_what_is_there_is_printed_and_kept_on_ctrl_c(tmp_path: Path):
     assert len(list(tmp_path.rglob("sweep.parquet"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_scheduler_that_is_lost_is_one_line_and_leaves_the_rows_that_are_there(tmp_path: Path):
     place = tmp_path / "scheduler.json"
     start = [sys.executable, "-m", "distributed.cli"]

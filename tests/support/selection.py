@@ -1,4 +1,4 @@
-"""Chooses the cases that run by default, such as a covering array of pairs of options; the others are marked slow."""
+"""Chooses cases that run by default, such as a covering array of pairs of options; the others are marked release."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ Choice = dict[str, Any]
 
 
 def pairwise(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Returns every case for `parametrize`; those that a covering array of pairs does without are marked slow.
+    """Returns every case for `parametrize`; those that a covering array of pairs does without are marked release.
 
     Args:
         cases: values of the parameters, such as a product of their options, less those that are refused.
@@ -21,7 +21,7 @@ def pairwise(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
 def each_once(
     cases: Iterable[tuple[Any, ...]], values: Callable[..., tuple[Any, ...]] = lambda *case: case
 ) -> list[Any]:
-    """Returns every case for `parametrize`; those that are not needed for each value to occur once are marked slow.
+    """Returns every case for `parametrize`; those that are not needed for each value to occur once are marked release.
 
     Args:
         values: what has to occur of a case, such as its parameters and a combination of two of them.
@@ -33,24 +33,24 @@ def _covered(
     every: list[tuple[Any, ...]], together: int, values: Callable[..., tuple[Any, ...]] = lambda *case: case
 ) -> list[Any]:
     kept = sorted(_cover([values(*case) for case in every], together))
-    return [every[i] for i in kept] + slow(case for i, case in enumerate(every) if i not in kept)
+    return [every[i] for i in kept] + release(case for i, case in enumerate(every) if i not in kept)
 
 
 def first_of_each(values: Iterable[Any], kind: Callable[[Any], Any]) -> list[Any]:
-    """Returns all values for `parametrize`; those of a kind that an earlier one has are marked slow."""
+    """Returns all values for `parametrize`; those of a kind that an earlier one has are marked release."""
     every = list(values)
     first = {kind(value): value for value in reversed(every)}
-    return [value if first[kind(value)] == value else pytest.param(value, marks=pytest.mark.slow) for value in every]
+    return [value if first[kind(value)] == value else pytest.param(value, marks=pytest.mark.release) for value in every]
 
 
-def slow(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Returns all cases for `parametrize`, marked slow."""
-    return [pytest.param(*case, marks=pytest.mark.slow) for case in cases]
+def release(cases: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Returns all cases for `parametrize`, marked release."""
+    return [pytest.param(*case, marks=pytest.mark.release) for case in cases]
 
 
-def slow_if(values: Iterable[Any], *names: Any) -> list[Any]:
-    """Returns all values for `parametrize`, some of them marked slow."""
-    return [pytest.param(value, marks=pytest.mark.slow) if value in names else value for value in values]
+def release_if(values: Iterable[Any], *names: Any) -> list[Any]:
+    """Returns all values for `parametrize`, some of them marked release."""
+    return [pytest.param(value, marks=pytest.mark.release) if value in names else value for value in values]
 
 
 def covering(options: Mapping[str, Sequence[Any]], valid: Callable[[Choice], bool] = lambda _: True) -> list[Choice]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sim.specs import load
 from sim.topology import Topology, build
-from support.selection import slow_if
+from support.selection import release_if
 
 
 @functools.cache
@@ -53,4 +53,4 @@ ONE_OF_EACH_WIRING = {
 def one_of_each_wiring(names: Iterable[str], *, less: Iterable[str] = ()) -> list[Any]:
     """Returns the machines for `parametrize`; those that repeat a wiring, and those in `less`, are marked slow."""
     every = list(names)
-    return slow_if(every, *(name for name in every if name not in ONE_OF_EACH_WIRING), *less)
+    return release_if(every, *(name for name in every if name not in ONE_OF_EACH_WIRING), *less)

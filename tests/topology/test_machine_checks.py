@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.commands import call
 from support.files import write
-from support.selection import slow_if
+from support.selection import release_if
 from support.shipped_machines import machine, one_of_each_wiring
 
 from sim.collectives import COLLECTIVES, algorithm_names, algorithm_of, schedule
@@ -76,7 +76,7 @@ def test_a_part_of_a_machine_adds_up_in_its_switch_where_one_box_has_all_of_it(n
     assert part.reduction.node >= part.chips
 
 
-@pytest.mark.parametrize("chips", slow_if(range(1, 17), *range(3, 8), *range(9, 12), 13, 14))
+@pytest.mark.parametrize("chips", release_if(range(1, 17), *range(3, 8), *range(9, 12), 13, 14))
 def test_boxes_need_not_have_equally_many_chips_in_use(chips: int):
     """Of two boxes of eight, twelve chips are eight and four."""
     every_collective(build(load.topology_spec("dgx_h100_x2").keep_first_chips(chips)))

@@ -411,7 +411,7 @@ def test_every_kind_of_machine_draws(tmp_path, machine):
             "tpu_v4_8x8x8",
             ["axes={x: {size: 64, wrap: true}, y: {size: 32, wrap: true}, z: {size: 32, wrap: true}}"],
             64,
-            marks=pytest.mark.slow,
+            marks=pytest.mark.release,
         ),
         ("tpu_v4_8x8x8", ["axes={x: {size: 65536, wrap: true}}"], 32768),
         ("dgx_h100", ["chips=65536"], 2),

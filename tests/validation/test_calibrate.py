@@ -79,6 +79,7 @@ def fitted(suite: str, **options):
 # --- known constants -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_constants_that_made_the_rows_are_found():
     truth = {"matmul_efficiency": 0.7, "hop_latency": 3.0, "hbm_efficiency": 0.8, "overhead": 1.5}
     found = fitted(measured(truth))
@@ -111,6 +112,7 @@ def test_the_printed_settings_are_settings_of_validate():
     assert f"sim validate {suite} \\\n    --set stack.matmul_efficiency=0.7" in format_fit(found)
 
 
+@pytest.mark.slow
 def test_bounds_hold_where_the_rows_ask_for_more():
     suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0}, matmul_efficiency=(0.8, 1), hop_latency=(0.5, 2))
     values = fitted(suite).values
@@ -125,6 +127,7 @@ def test_a_residual_is_predicted_over_published():
     assert found.residuals["prefill"] > 0
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_short_says_so(monkeypatch):
     suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
     assert "did not settle" not in format_fit(fitted(suite))
@@ -185,6 +188,7 @@ def test_each_measurement_counts_once():
     assert fitted(once).values == found.values
 
 
+@pytest.mark.slow
 def test_constants_that_only_count_together_are_named():
     """A matmul takes FLOPs / (peak x efficiency): the product is determined, not its factors."""
     peak = {"fields": ["topology.chip.peak.bf16.value"], "unit": "GFLOP/s", "low": 10, "high": 30}
@@ -375,7 +379,7 @@ def test_a_constant_of_no_field_is_named(monkeypatch, capsys):
 # --- the shipped machines --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_shipped_machine_carries_what_the_fit_gives():
     found = calibrate.fit("pope", cross_validate=False)
     base = load.suite("pope").base

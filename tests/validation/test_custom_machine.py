@@ -19,7 +19,7 @@ from sim.studies.validate.validate import validate
 TORI = [name for name in load.shipped("topology") if isinstance(load.topology_spec(name), TorusSpec)]
 CHIPS = {name: prod(axis.size for axis in load.topology_spec(name).axes.values()) for name in TORI}
 SMALL = [name for name in TORI if CHIPS[name] <= 64]
-QUICK = [pytest.param(name, marks=pytest.mark.slow if CHIPS[name] > 16 else ()) for name in SMALL]
+QUICK = [pytest.param(name, marks=pytest.mark.release if CHIPS[name] > 16 else ()) for name in SMALL]
 MODEL = {"layers": 1, "heads": 128, "kv_heads": 1, "d_head": 64, "d_model": 8192, "d_ff": 16384, "vocabulary": 16384}
 
 

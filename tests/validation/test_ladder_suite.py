@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.selection import slow_if
 from support.validations import validation
 
 from sim.errors import InputError
@@ -14,6 +13,8 @@ from sim.specs import GenerationSuite, load
 from sim.studies.validate import calibrate
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
+
+pytestmark = pytest.mark.xdist_group("ladder")
 
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "scenarios/published/ladder.csv"
@@ -25,7 +26,7 @@ def lines_of_rows():
     return ROWS.read_text(encoding="utf-8").splitlines()
 
 
-@pytest.fixture(params=slow_if(["ladder"], "ladder"))
+@pytest.fixture(params=[pytest.param("ladder", marks=pytest.mark.slow)])
 def some(request: pytest.FixtureRequest) -> Validation:
     """All rows, most of which no constant was fitted to."""
     return validation(request.param)
@@ -73,6 +74,7 @@ OTHERS = [
 """Rows of kinds that were not measured here: other models, numbers of GPUs and batches."""
 
 
+@pytest.mark.slow
 def test_rows_of_other_models_gpus_and_batches_run(tmp_path):
     path = tmp_path / "rows.csv"
     header = "case_id,source,system,model,tp,p2p,batch,prompt_tokens,generated_tokens,variant,metric,value"
@@ -105,7 +107,7 @@ def test_the_models_are_those_of_the_measured_code():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     ("lost", "figures", "prefills"),
     [(1, "1.7, 4.4, 12.2", "-6.7 %"), (2.6, "1.6, 4.2, 11.3", "-5.3 %"), (0, "1.8, 4.4, 12.8", "-8.6 %")],
@@ -157,7 +159,7 @@ def number(scenario, field: str):
     return value
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_shipped_files_carry_what_the_fit_gives():
     """Within 2 %, by which the search may end elsewhere."""
     found = calibrate.fit("ladder", cross_validate=False)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from support.published import write_rows
-from support.selection import slow_if
 from support.validations import validation
 
 from sim.errors import InputError
@@ -17,11 +16,13 @@ from sim.specs import HostTimes, load
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 
+pytestmark = pytest.mark.xdist_group("nccl")
+
 ROW = {"case_id": "row", "system": "DGX H100", "gpus": 8, "collective": "all_reduce", "bytes": 2**30, "time_us": 4000}
 MIB = 2**20
 
 
-@pytest.fixture(params=slow_if(["nccl"], "nccl"))
+@pytest.fixture(params=[pytest.param("nccl", marks=pytest.mark.slow)])
 def nccl(request: pytest.FixtureRequest) -> Validation:
     return validation(request.param)
 

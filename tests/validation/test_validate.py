@@ -298,6 +298,7 @@ def test_a_suite_that_is_not_there(sim):
 # --- the parity plot -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_results_draw_the_same_bytes(pope):
     for name in ("one.png", "two.png"):
         save(parity.draw(pope), name)

@@ -241,6 +241,7 @@ def test_times_of_a_suite_without_a_fit_are_called_measured_and_drawn_in_their_u
     assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
+@pytest.mark.slow
 def test_fitted_and_other_measurements_have_markers_of_their_own_and_every_predictor_a_panel(tmp_path):
     found = sample("ladder", tmp_path, 40)
     made = parity.draw(found)
