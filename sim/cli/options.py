@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +43,17 @@ RowSettings = Annotated[
         autocompletion=completed_setting("scenario"),
     ),
 ]
+
+
+NewName = Annotated[str, typer.Option(help="Name of the run in its report and of its folder; default: the scenario's.")]
+
+
+def check_name(name: str) -> None:
+    """Raises InputError unless a text can name a scenario and the folder of its results."""
+    from sim.specs.base import LONGEST_NAME, NAME, TEXT_RULES
+
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
+        raise InputError(TEXT_RULES[NAME], where="--name", got=name, hint=f"at most {LONGEST_NAME} characters")
 
 
 def _load_plugins(context: typer.Context, names: list[str] | None) -> list[str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import EXCEEDS_MEMORY, errors_in
-from sim.cli.options import DrawnChips, Formats, Json, Plugins, Settings, Width, completed, figure_form
+from sim.cli.options import (
+    DrawnChips,
+    Formats,
+    Json,
+    NewName,
+    Plugins,
+    Settings,
+    Width,
+    check_name,
+    completed,
+    figure_form,
+)
 from sim.cli.progress import progress
 from sim.cli.together import JobChips, JobMachine, JobPasses, Placing, Shown, run_jobs
 from sim.errors import InputError
@@ -50,9 +60,7 @@ def run(
     explained: Annotated[
         bool, typer.Option("--explain", help="Explain the difference to the paper's formula, effect by effect.")
     ] = False,
-    name: Annotated[
-        str, typer.Option(help="Name of the run in its report and of its folder; default: the scenario's.")
-    ] = "",
+    name: NewName = "",
     together: Annotated[
         bool, typer.Option("--together", help="Run the scenarios at once on one machine, alone and together.")
     ] = False,
@@ -207,12 +215,9 @@ def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
 
 def _renamed(loaded: Mapping[str, Scenario], name: str) -> dict[str, Scenario]:
     """Returns the one scenario under another name. Raises InputError."""
-    from sim.specs.base import LONGEST_NAME, NAME, TEXT_RULES
-
     if len(loaded) > 1:
         raise InputError("requires one scenario", where="--name", got=name, hint="run the scenarios one by one")
-    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
-        raise InputError(TEXT_RULES[NAME], where="--name", got=name, hint=f"at most {LONGEST_NAME} characters")
+    check_name(name)
     return {file: scenario.model_copy(update={"name": name}) for file, scenario in loaded.items()}
 
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sim.cli.errors import INTERRUPTED, check_internal, errors_in
-from sim.cli.options import Jobs, Json, Plugins, Settings, Width, completed, figure_form, sweep_formats
+from sim.cli.options import (
+    Jobs,
+    Json,
+    NewName,
+    Plugins,
+    Settings,
+    Width,
+    check_name,
+    completed,
+    figure_form,
+    sweep_formats,
+)
 from sim.cli.progress import collect, progress
 from sim.errors import InputError
 from sim.terminal import echo
@@ -45,6 +56,7 @@ def sweep(
         ),
     ] = "csv,png",
     width: Width = "",
+    name: NewName = "",
     parts: Annotated[
         bool,
         typer.Option("--parts", help="Also draw what a step of each point spends its time on: parts.png."),
@@ -72,7 +84,10 @@ def sweep(
     if "parquet" in tables:
         parquet.check()
     base = load.scenario(scenario, settings or [])
-    folder = out / outputs.folder_name(base, settings or [])
+    if name:
+        check_name(name)
+        base = base.model_copy(update={"name": name})
+    folder = out / outputs.folder_name(base, () if name else settings or [])
     with progress(f"planning {base.name}"), errors_in(load.place("scenario", scenario)):
         study = plan_sweep(scenario, base, settings or [])
         record = Record(folder / "sweep.csv", base, study.points, load.source(scenario))

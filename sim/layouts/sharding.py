@@ -139,13 +139,21 @@ def _require_partial(tensor: Sharded, axes: Axes, operation: str) -> None:
         raise LayoutError(f"{operation}({named(axes)}) of {tensor}: requires a partial sum over these axes")
 
 
+def _require_last(tensor: Sharded, dim: str, axes: Axes, operation: str) -> None:
+    """Raises LayoutError where the shards that chips along `axes` hold are not neighbours along a dimension."""
+    have = tensor.dim(dim).axes
+    if have[-len(axes) :] != axes:
+        split = f"'{dim}' is split over {named(have)}" if have else f"'{dim}' is not split"
+        rule = f"the last axes that split '{dim}' must be {named(axes)}, so that shards are neighbours"
+        raise LayoutError(f"{operation}({named(axes)}) of {tensor}: {rule}; {split}")
+
+
 def all_gather(tensor: Sharded, dim: str, axes: Axes) -> Sharded:
-    """BLE_xyz -> BLE_x for axes yz: they must be the innermost axes of `dim`."""
+    """BLE_xyz -> BLE_x for axes yz: they must be the last axes that split `dim`."""
     have = tensor.dim(dim).axes
     if not axes:
         return tensor
-    if have[-len(axes) :] != axes:
-        raise LayoutError(f"all_gather({named(axes)}) of {tensor}: '{dim}' must be split innermost over these axes")
+    _require_last(tensor, dim, axes, "all_gather")
     if tensor.partial:
         raise LayoutError(f"all_gather({named(axes)}) of {tensor}: the partial sum must be reduced first")
     if tensor.differs:
@@ -171,8 +179,7 @@ def all_to_all(tensor: Sharded, axes: Axes, split: str, concat: str) -> Sharded:
     have = tensor.dim(concat).axes
     if not axes:
         return tensor
-    if have[-len(axes) :] != axes:
-        raise LayoutError(f"all_to_all({named(axes)}) of {tensor}: '{concat}' must be split innermost over these axes")
+    _require_last(tensor, concat, axes, "all_to_all")
     if tensor.partial:
         raise LayoutError(f"all_to_all({named(axes)}) of {tensor}: the partial sum must be reduced first")
     dims = tuple(

@@ -35,7 +35,7 @@ class UsesSpec(Strict):
     experts: AxisNames = ()
     """Split the experts in layers that have them: axes of `d_ff` or `batch`. Other axes of `d_ff` split each expert."""
     context: AxisNames = ()
-    """Split the positions of the stream; of `heads`, its innermost axes, those of the cache alone."""
+    """Split the positions of the stream; of `heads`, its last axes, those of the cache alone."""
     gather: AxisNames = ()
     """Weights are gathered over them for each layer; they split the batch."""
     batch: AxisNames = ()
@@ -85,7 +85,7 @@ class UsesSpec(Strict):
                 raise _wrong("splits experts by axes of d_ff or batch, each once", axis, "d_ff or batch")
         kept = at.cached_positions
         if kept and at.heads[-len(kept) :] != kept:
-            rule = "splits the cache's positions by the innermost axes of heads, in their order"
+            rule = "splits the cache's positions by the last axes of heads, in their order"
             raise _wrong(rule, ", ".join(kept), f"of {', '.join(at.heads)}")
         for axis in split:
             if axis not in at.heads or axis not in at.d_ff:

@@ -30,4 +30,5 @@ def test_both_runs_have_the_axis_of_the_longer_one() -> None:
 def test_a_speed_up_is_a_factor_and_per_cent_of_the_time() -> None:
     assert describe_speedup(4.0, 3.0) == "B is 1.33x as fast as A (25.0% less time)"
     assert describe_speedup(3.0, 4.0) == "B is 33.3% slower than A"
+    assert describe_speedup(1.0, 3.368) == "B takes 3.37 times as long as A"
     assert describe_speedup(3.0, 3.0) == "B takes the same time as A"

@@ -47,8 +47,13 @@ def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> Non
         several = len(phase.shares.chips) > 1
         if several:
             table.add_column("chips", no_wrap=True)
-        groups = (phase.shares.causes, phase.shares.ops, phase.shares.links, phase.shares.chips if several else ())
-        for i, group in enumerate(groups):
+        groups = {
+            "causes": phase.shares.causes,
+            "operations": phase.shares.ops,
+            "links": phase.shares.links,
+            "chips": phase.shares.chips if several else (),
+        }
+        for i, (what, group) in enumerate(groups.items()):
             if i:
                 table.add_section()
             shares = sorted(group, key=lambda share: -share.time_ps)
@@ -58,7 +63,8 @@ def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> Non
             if rest := shares[_ROWS:]:
                 time_ps = sum(share.time_ps for share in rest)
                 count = sum(share.segments for share in rest)
-                table.add_row(*_row(Share(f"{len(rest)} more", time_ps, time_ps / phase.shares.step_ps, count)))
+                name = f"{len(rest)} more {what}; --json has each"
+                table.add_row(*_row(Share(name, time_ps, time_ps / phase.shares.step_ps, count)))
         console.print()
         console.print(table)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
@@ -79,10 +85,10 @@ def path_title(span: str, shares: Shares) -> str:
 
 
 def list_chips(share: Share) -> str:
-    """Returns the chips of a share, of many the one with the most time: `6`, `6, 4`, `6 and 7 more`."""
+    """Returns the chips of a share, of many the one with the most time: `6`, `6, 4`, `6 and 7 others`."""
     if len(share.chips) <= 2:
         return ", ".join(map(str, share.chips))
-    return f"{share.chips[0]} and {len(share.chips) - 1} more"
+    return f"{share.chips[0]} and {len(share.chips) - 1} others"
 
 
 def _row(share: Share) -> tuple[str, str, str, str]:

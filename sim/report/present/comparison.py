@@ -109,10 +109,13 @@ class Comparison:
 
 
 def describe_speedup(before_s: float, after_s: float) -> str:
-    """Returns a text such as `B is 1.33x as fast as A (25.0% less time)` or `B is 33.3% slower than A`."""
+    """Returns a text such as `B is 1.33x as fast as A (25.0% less time)`, `B is 33.3% slower than A`, or, from twice
+    the time on, `B takes 3.37 times as long as A`."""
     if before_s == after_s:
         return "B takes the same time as A"
     change = after_s / before_s - 1
+    if change >= 1:
+        return f"B takes {after_s / before_s:.3g} times as long as A"
     if change > 0:
         return f"B is {change:.1%} slower than A"
     return f"B is {before_s / after_s:.3g}x as fast as A ({-change:.1%} less time)"
@@ -215,10 +218,14 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
         table.add_column(f"critical path of {phase.span}", no_wrap=True)
         for title in ("A", "B", "B - A"):
             table.add_column(title, justify="right", no_wrap=True)
-        for i, group in enumerate((phase.causes, phase.ops)):
+        for i, (what, group) in enumerate({"causes": phase.causes, "operations": phase.ops}.items()):
             if i:
                 table.add_section()
-            for term in group[:_ROWS]:
+            shown, rest = list(group[:_ROWS]), group[_ROWS:]
+            if rest:
+                total_s = sum(term.before_s for term in rest), sum(term.after_s for term in rest)
+                shown.append(Term(f"{len(rest)} more {what}; --json has each", *total_s))
+            for term in shown:
                 times = format_seconds(term.before_s), format_seconds(term.after_s), format_change(term.change_s)
                 table.add_row(term.name, *times)
         total = Term("step", phase.before_s, phase.after_s)
@@ -237,4 +244,4 @@ def render(comparison: Comparison, console: Console | None = None) -> None:
     console.print()
     console.print(table)
     if len(comparison.fields) > _FIELDS:
-        console.print(f"and {len(comparison.fields) - _FIELDS} more fields, all of them in the page")
+        console.print(f"{len(comparison.fields) - _FIELDS} more fields differ; --json and the page have each")

@@ -200,6 +200,8 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
         apply(kind, raw, setting, origins)
     if kind == "scenario" and any(setting.startswith(_OTHER_EXPERIMENT) for setting in settings):
         raw.pop("reference", None)  # what was published was measured in the file's experiment
+    if "sweep" in raw and raw["sweep"] is None and not any(setting.startswith("figure") for setting in settings):
+        raw.pop("figure", None)  # of the file's sweep, which a setting takes away
     _forget_parameters(raw, origins)
     if kind in ("scenario", "suite"):
         plugin_files.load_all(raw, origins.get((), ""), origins)
