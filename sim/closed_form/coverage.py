@@ -7,7 +7,7 @@ until the form lists it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pydantic import BaseModel
 
@@ -91,13 +91,17 @@ COVERED: Coverage = {
 """Fields and values that `sim.closed_form.pass_time.predict_per_operation` accounts for."""
 
 
-def list_omissions(scenario: Scenario, covered: Coverage) -> tuple[str, ...]:
+def list_omissions(scenario: Scenario, covered: Coverage, unread: Iterable[str] = ()) -> tuple[str, ...]:
     """Returns one reason for every field that is neither covered nor at its default, such as `leaves out
     layout.overlap: micro_batches`.
 
     The scenario is of one phase.
+
+    Args:
+        unread: fields that a simulation does not read either, so that nothing is left out with them.
     """
-    return tuple(f"leaves out {field}" for field in _walk_model(scenario, "", covered))
+    known = {**covered, **dict.fromkeys(unread, ANY_VALUE)}
+    return tuple(f"leaves out {field}" for field in _walk_model(scenario, "", known))
 
 
 def _walk_model(spec: BaseModel, prefix: str, covered: Coverage) -> Iterator[str]:

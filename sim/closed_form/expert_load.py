@@ -12,7 +12,8 @@ N q and variance N q (1 - q). The fullest of all has more than x rows with the p
 
 and expected is its median, where the product is 1/2. The popularity of log-normal loads is taken at the
 quantiles (i - 3/8) / (X + 1/4) of the normal distribution (Blom 1958). This assumes that a token's groups do not limit
-its choice, and one copy of every expert.
+its choice, and one copy of every expert: of DeepSeek-V3, whose tokens use four of eight groups, the fullest of experts
+that are hot together in a group has 7 to 12 % more rows, of Zipf's loads of exponent 1 it has 7 % fewer.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ def expect_fullest_rows(experts: ExpertsSpec, routing: RoutingSpec, holders: int
         return below > 0.5
 
     return _bisect(is_above, max(mean), max(mean) + 8 * max(spreads))
+
+
+def describe_omission(experts: ExpertsSpec, routing: RoutingSpec) -> str:
+    """Returns `leaves out ...` where a token's groups limit its choice of unlike experts; else nothing."""
+    if experts.choice_groups == 1 or not routing.is_drawn or routing.trace is not None:
+        return ""
+    return f"leaves out that a token uses {experts.top_groups} of {experts.groups} groups of experts"
 
 
 def _parts(experts: ExpertsSpec, routing: RoutingSpec, holders: int) -> list[Part]:

@@ -25,7 +25,7 @@ way, V/K where there is one way only. All times are in seconds.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from operator import mul
 
@@ -54,8 +54,14 @@ def predict_per_sublayer(scenario: Scenario, communication: CommunicationModel) 
     return Prediction(sum(terms.values()), terms, (omitted,))
 
 
-def predict_per_operation(scenario: Scenario, communication: CommunicationModel) -> Prediction:
-    """Predicts every operation at its own roofline and overhead, and the exposed part of Ladder's sums."""
+def predict_per_operation(
+    scenario: Scenario, communication: CommunicationModel, unread: Iterable[str] = ()
+) -> Prediction:
+    """Predicts every operation at its own roofline and overhead, and the exposed part of Ladder's sums.
+
+    Args:
+        unread: fields that have no effect on this scenario (`sim.specs.unread`).
+    """
 
     def compute_times(sublayer: Sublayer) -> Times:
         times = defaultdict[str, float](float)
@@ -72,7 +78,7 @@ def predict_per_operation(scenario: Scenario, communication: CommunicationModel)
         terms["host"] = host
     has_streams = scenario.communication_streams > 0 and any(map(_separate_collectives, operations.sublayers))
     covered = COVERED if has_streams else {**COVERED, "stack.stream_wait": ANY_VALUE}
-    reasons = [*list_omissions(scenario, covered), *inexact]
+    reasons = [*list_omissions(scenario, covered, unread), *inexact]
     if has_streams and not operations.is_serial:
         reasons.append("assumes that collectives on their own stream overlap only Ladder's next sublayer")
     loops = [operation for operation in operations.operations if isinstance(operation, LoopedMatmul)]

@@ -44,7 +44,8 @@ def draw(rows: ExpertRows, found: ExpertsReport, title: str = "") -> Figure:
             below.plot([0], [expected], marker="D", color=PALETTE["black"], markersize=4, clip_on=False, zorder=3)
             below.set_ylim(0, 1.08 * max(expected, experts[0]))
             drawn = "" if found.is_drawn else " if tokens choose at random"
-            label = f"fullest expert by closed form{drawn}: {expected:,.0f}"
+            without = f", which {found.expected_leaves_out}" if found.expected_leaves_out else ""
+            label = f"fullest expert by closed form{drawn}: {expected:,.0f}{without}"
             handles.append(Line2D([], [], color=PALETTE["black"], marker="D", markersize=4, linestyle="", label=label))
         add_legend(made, handles, below=True)
         name, _, rest = title.partition("\n")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.closed_form.expert_load import expect_fullest_rows
+from sim.closed_form.expert_load import describe_omission, expect_fullest_rows
 from sim.program import ExpertRows, Floats, Ints
 from sim.report.metrics import Measures, PassTrace, sum_on_links
 from sim.report.ops import EXCHANGES, parse_op
@@ -65,6 +65,8 @@ class ExpertsReport:
     expected_fullest_rows: float | None
     """Rows that the fullest expert would have if a load of this shape is drawn, by a closed form; None for a trace or
     copies of experts."""
+    expected_leaves_out: str
+    """What that closed form does not count, as `leaves out ...`; empty if nothing."""
     is_drawn: bool
     """False for a load of expected rows, such as uniform."""
     is_even: bool
@@ -82,12 +84,13 @@ def report_experts(scenario: Scenario, measured: PassTrace, measures: Measures) 
     if rows is None:
         return None
     of_chips, fullest = rows.of_chips, float(rows.held.max())
-    expected = None
+    expected, without = None, ""
     layout = scenario.layout.experts
     if scenario.model.experts and not layout.replicas and layout.capacity is None:
         expected = expect_fullest_rows(
             scenario.model.experts, scenario.workload.routing, len(rows.held), float(rows.tokens)
         )
+        without = describe_omission(scenario.model.experts, scenario.workload.routing)
     return ExpertsReport(
         rows_mean=float(of_chips.mean()),
         rows_most=float(of_chips.max()),
@@ -97,6 +100,7 @@ def report_experts(scenario: Scenario, measured: PassTrace, measures: Measures) 
         experts_hit=float(rows.hit.mean()),
         fullest_expert_rows=fullest,
         expected_fullest_rows=expected,
+        expected_leaves_out=without,
         is_drawn=scenario.workload.routing.is_drawn,
         is_even=rows.even,
         compute_least_s=float(measures.compute_s.min()),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from sim.closed_form import pope
 from sim.closed_form.pass_time import predict_per_operation, predict_per_sublayer
+from sim.lowering.placement import dealt_pass
 from sim.report.closed_form import ClosedForm, FormKind, add_forms
 from sim.simulate.communication import Communication
 from sim.simulate.latency import steps_of
 from sim.specs import Scenario
+from sim.specs.unread import find_unread
 
 MEAN_STEP = "uses the step of mean cache length for every step"
 """Reason why a closed form of steps that are simulated one by one is not exact."""
@@ -29,7 +31,7 @@ def predict_phase(phase: Scenario, each_step: bool) -> ClosedForm | None:
     if find_uncovered(phase):
         return None
     communication = Communication(phase)
-    detailed = predict_per_operation(phase, communication)
+    detailed = predict_per_operation(phase, communication, find_unread(dealt_pass(phase)))
     if pope.covers(phase):
         first, kind = pope.paper(phase), FormKind.PAPER
     else:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.closed_form.expert_load import expect_fullest_rows
+from sim.closed_form.expert_load import describe_omission, expect_fullest_rows
 from sim.closed_form.expert_operations import reached
 from sim.lowering.routing import Split, route
 from sim.specs.experts import LOADS, ExpertsLayout, ExpertsSpec, RoutingSpec
@@ -52,3 +52,21 @@ def test_distinct_destinations_of_deepseek_v3():
     """X(R) = R (1 - C(E - E/R, k) / C(E, k)): 5.3, 6.5, 7.3 and 7.7 of 8 experts for 8 to 64 chips."""
     experts = ExpertsSpec(count=256, top_k=8, d_ff=2048)
     assert [round(parts * reached(experts, parts), 1) for parts in (8, 16, 32, 64)] == [5.3, 6.5, 7.3, 7.7]
+
+
+@pytest.mark.parametrize("load", ["zipf", "log_normal", "hot_rank", "hot_experts", "spread_hot", "burst"])
+def test_a_choice_limited_to_groups_is_said_to_be_left_out(load):
+    limited = ExpertsSpec(count=64, top_k=4, d_ff=8, groups=8, top_groups=2)
+    spec = RoutingSpec(load=load)
+    assert describe_omission(limited, spec) == "leaves out that a token uses 2 of 8 groups of experts"
+    assert describe_omission(EXPERTS, spec) == ""
+    assert describe_omission(limited, RoutingSpec()) == ""  # all experts are as likely, whatever the groups
+
+
+def test_the_rows_that_this_leaves_out_are_at_most_an_eighth_on_deepseek_v3():
+    """The worst of all loads: experts of one group that are hot together, which raises the group's two best scores."""
+    experts, tokens = ExpertsSpec(count=256, top_k=8, d_ff=8, groups=8, top_groups=4), 16 * 512
+    for load in ("hot_rank", "hot_experts", "zipf"):
+        spec = [RoutingSpec(load=load, seed=seed) for seed in range(3)]
+        drawn = np.median([route(experts, each, ExpertsLayout(), Split(16, 16, 512)).rows.max() for each in spec])
+        assert abs(expect_fullest_rows(experts, spec[0], 16, tokens) / drawn - 1) < 0.125

@@ -12,11 +12,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 
 from sim.errors import InputError
+from sim.lowering.placement import dealt_pass
+from sim.simulate.predict import predict_phase
 from sim.simulate.run import run
 from sim.specs import load
 from sim.specs.base import Strict
 from sim.specs.exchange import ExchangeInputs
 from sim.specs.layout import RESIDUALS, LayoutSpec
+from sim.specs.unread import find_unread
 from sim.specs.uses import PRESETS
 from sim.specs.workload import Workload
 from sim.studies.bench.exchange import run_tokens
@@ -171,3 +174,23 @@ def test_every_field_is_read_or_refused_or_noted(name: str, tmp_path: Path) -> N
     outcomes = {path: try_values(SCENARIOS[name], path, before, tmp_path) for path in FIELDS}
     assert [path for path, outcome in outcomes.items() if outcome == "ignored"] == []
     assert {"read", "refused", "noted"} <= set(outcomes.values())
+
+
+@pytest.mark.parametrize("name", load.shipped("scenario"))
+def test_a_closed_form_leaves_out_no_field_without_effect(name: str) -> None:
+    scenario = load.scenario(name, NO_SWEEP)
+    for phase in scenario.phases:
+        form, unread = predict_phase(phase, each_step=False), find_unread(dealt_pass(phase))
+        left_out = [each.removeprefix("leaves out ").partition(":")[0] for each in form.inexact] if form else []
+        assert [field for field in left_out if any(f"{field}.".startswith(f"{each}.") for each in unread)] == []
+
+
+def test_a_field_without_effect_keeps_a_closed_form_exact() -> None:
+    (phase,) = load.scenario("mixtral_8x7b_tp_or_ep", [*NO_SWEEP, "layout.ffn=tensor_parallel"]).phases
+    set_ = load.scenario(
+        "mixtral_8x7b_tp_or_ep", [*NO_SWEEP, "layout.ffn=tensor_parallel", "layout.experts.multiprocessors=8"]
+    )
+    before, after = predict_phase(phase, each_step=False), predict_phase(set_, each_step=False)
+    assert before is not None
+    assert after is not None
+    assert before.inexact == after.inexact

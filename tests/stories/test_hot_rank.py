@@ -3,8 +3,10 @@
 import pytest
 
 from sim.lowering.placement import mesh_of
+from sim.report.present.text import overall_blocks
 from sim.simulate.run import run
 from sim.specs import load
+from sim.units import format_seconds
 
 
 def first_dispatch(*settings: str, chips: int = 8) -> tuple[float, float]:
@@ -39,3 +41,18 @@ def test_balanced_copies_bring_it_back():
     mended_s, _ = first_dispatch("workload.routing.spread=0.3", *balanced, chips=32)
     assert hot_s > 2 * even_s
     assert mended_s - even_s < 0.1 * (hot_s - even_s)
+
+
+def test_the_first_table_says_for_how_long_chips_wait_for_the_hot_one():
+    few = ("sweep=null", "figure=null", "engine.layers=4", "mesh.rank=8", "workload.batch=2048")
+    hot, even = (
+        run(load.scenario("deepseek_v3_hot_rank", [*few, *each])).report
+        for each in ((), ("workload.routing.load=uniform",))
+    )
+    assert hot.waiting is not None
+    (table, *_), *_ = overall_blocks(hot)
+    row = next(row for row in table.groups[0] if row[0] == "waiting for late chips, mean of chips")
+    waiting_s = hot.waiting.waiting_s  # of the one step
+    assert row[1:] == (format_seconds(waiting_s), f"{waiting_s / hot.simulated.latency_s:.1%} of simulated")
+    (table, *_), *_ = overall_blocks(even)
+    assert not any(row[0].startswith("waiting") for row in table.groups[0])

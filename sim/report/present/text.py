@@ -132,11 +132,26 @@ def _comparison(report: Report) -> Table:
     if report.published:
         rows.append(("published", report.published.value, report.published.error))
     outside = report.published and abs(report.published.error) > report.published.tolerance
+    shown = [(name, format_seconds(value), _difference(relative)) for name, value, relative in rows]
+    waiting_s = _waiting_s(report)
+    if waiting_s:
+        share = f"{waiting_s / report.simulated.latency_s:.1%} of simulated"
+        shown.insert(1, ("waiting for late chips, mean of chips", format_seconds(waiting_s), share))
     return Table(
         (report.latency_of, "value", "simulated vs. this"),
-        (tuple((name, format_seconds(value), _difference(relative)) for name, value, relative in rows),),
+        (tuple(shown),),
         f"outside the {report.published.tolerance:.0%} the scenario allows" if report.published and outside else "",
     )
+
+
+def _waiting_s(report: Report) -> float:
+    """Returns the time of all steps for which chips wait in collectives for a late peer, mean of the chips; 0 where all
+    chips do the same, and of a pipeline, whose requests overlap."""
+    parts = report.phases or (report,)
+    if report.pipeline or any(part.waiting is None for part in parts):
+        return 0.0
+    steps = [part.simulated.latency_s / part.simulated.step_s for part in parts]
+    return sum(part.waiting.waiting_s * count for part, count in zip(parts, steps, strict=True) if part.waiting)
 
 
 def _inexact(report: Report) -> Iterator[Line]:
@@ -203,8 +218,9 @@ def _experts(experts: ExpertsReport) -> Iterator[Line]:
         + f"; {experts.experts_hit:.1f} of {format_count(experts.experts_held, 'expert')} per chip receive tokens"
     )
     expected, fullest = experts.expected_fullest_rows, f"{experts.fullest_expert_rows:,.0f}"
+    without = f", which {experts.expected_leaves_out}" if experts.expected_leaves_out else ""
     if expected is not None and experts.is_drawn:
-        yield Line(f"rows of the fullest expert: {fullest}; closed form: {expected:,.0f}")
+        yield Line(f"rows of the fullest expert: {fullest}; closed form: {expected:,.0f}{without}")
     elif expected is not None:
         drawn = f"if tokens choose at random, the fullest has {expected:,.0f} by closed form"
         yield Line(f"rows of every expert: {fullest}, uniform load; {drawn}")

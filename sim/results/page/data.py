@@ -176,7 +176,8 @@ def _experts(part: Pass, machine: Topology) -> dict[str, Any] | None:
     between = rows.bytes_between("dispatch") if found.exchanges and machine.chips <= _MATRIX_CHIPS else None
     drawn = "" if found.is_drawn else " if tokens choose at random"
     expected = found.expected_fullest_rows
-    said = None if expected is None else f"Diamond: the fullest expert by closed form{drawn}, {expected:,.0f}"
+    without = f"; it {found.expected_leaves_out}" if found.expected_leaves_out else ""
+    said = f"Diamond: the fullest expert by closed form{drawn}, {expected:,.0f}{without}" if expected else None
     return {
         "chips": rows.of_chips.tolist(),
         "experts": np.sort(rows.held.ravel())[::-1].tolist(),
