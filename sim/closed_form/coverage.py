@@ -20,7 +20,7 @@ Coverage = Mapping[str, tuple[object, ...] | None]
 """Covered values by the path of the field, such as `topology.axes.*.size`, or ANY_VALUE."""
 
 _READ_BY_NO_TIME = """
-    name description reference sweep figure plugins engine.layers engine.steps engine.fold engine.periodic engine.kernel
+    name description reference sweep figure plugins engine.layers engine.steps engine.shortcuts engine.kernel
     topology.name topology.description topology.source topology.default_stack topology.chip.name
     topology.chip.hbm_capacity topology.link.name topology.link.medium stack.name stack.description stack.chip
     stack.fitted_on model.name model.source model.nominal_parameters model.tied padding.real_lengths

@@ -138,7 +138,7 @@ class _Followers:
         if the steps of a pipeline's requests overlap."""
         perturb = simulated_pass.scenario.perturb
         if (
-            simulated_pass.scenario.engine.periodic == "off"
+            not simulated_pass.scenario.engine.repeats
             or simulated_pass.scenario.pipeline
             or (perturb and perturb.jitter)
         ):

@@ -72,7 +72,7 @@ def simulate_pass(scenario: Scenario) -> Simulated:
         InconsistencyError: the result breaks a physical rule.
     """
     layers_differ = scenario.perturb is not None and differs_by_layer(scenario.perturb)
-    repeats = scenario.engine.periodic == "auto" and not scenario.pipeline and not layers_differ
+    repeats = scenario.engine.repeats and not scenario.pipeline and not layers_differ
     engine_s = 0.0
     periods: tuple[Period, ...] | None = None
     for keep in (*(_KEPT if repeats else ()), None):
@@ -136,8 +136,8 @@ def _describe_folding(scenario: Scenario, folded_machine: Topology) -> str:
 
 def _find_obstacle(scenario: Scenario, topology: Topology) -> str:
     """Returns the reason, known before lowering, why no chip can represent others; empty if there is none."""
-    if scenario.engine.fold == "off":
-        return "engine.fold is off"
+    if not scenario.engine.folds:
+        return f"engine.shortcuts is {scenario.engine.shortcuts}"
     if scenario.perturb:
         named = ("stragglers", "slow_links", "failed_links", "jitter")
         given = [name for name in named if getattr(scenario.perturb, name)]
@@ -155,8 +155,8 @@ def _describe_periodicity(scenario: Scenario, lowered: LoweredPass) -> str:
         count = scenario.layers - skipped
         return f"simulated {count} of {scenario.layers} layers (the others repeat them at a constant interval)"
     reason = "no layer reaches a steady state"
-    if scenario.engine.periodic == "off":
-        reason = "engine.periodic is off"
+    if not scenario.engine.repeats:
+        reason = f"engine.shortcuts is {scenario.engine.shortcuts}"
     elif scenario.pipeline:
         reason = "requests of a pipeline overlap"
     elif scenario.perturb and differs_by_layer(scenario.perturb):

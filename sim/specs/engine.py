@@ -14,10 +14,18 @@ class EngineSpec(Strict):
     """Decode steps of a generation to simulate: each, or one of mean cache length for all."""
     layers: Count | Literal["all"] = "all"
     """Simulate only the first N layers; every figure is then of a model of N layers."""
-    fold: Literal["auto", "off"] = "auto"
-    """Simulate one chip for all where all chips do the same."""
-    periodic: Literal["auto", "off"] = "auto"
-    """Simulate layers until each is exactly the one before, later, and decode steps until the next take the same order;
-    the others follow."""
+    shortcuts: Literal["auto", "chips", "layers", "off"] = "auto"
+    """Exact shortcuts; results are the same. chips: one chip is simulated for all that do the same; layers: layers until
+    each is exactly the one before, later, and decode steps until the next take the same order; auto: both."""
     kernel: Kernel = "simpy"
     """Engine; results are the same. compiled: numba, for large programs; auto: compiled if it saves time."""
+
+    @property
+    def folds(self) -> bool:
+        """Whether one chip may be simulated for all that do the same."""
+        return self.shortcuts in ("auto", "chips")
+
+    @property
+    def repeats(self) -> bool:
+        """Whether layers and decode steps may follow from those before."""
+        return self.shortcuts in ("auto", "layers")

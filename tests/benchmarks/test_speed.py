@@ -108,7 +108,7 @@ def test_a_step(benchmark, chips: int, engine: str) -> None:
         pytest.importorskip("numba")
     if shortcuts == "off" and chips > 512:
         pytest.skip("minutes and tens of GiB")
-    engines = [f"engine.fold={shortcuts}", f"engine.periodic={shortcuts}", f"engine.kernel={kernel}", "engine.layers=8"]
+    engines = [f"engine.shortcuts={shortcuts}", f"engine.kernel={kernel}", "engine.layers=8"]
     scenario = load.scenario(
         "palm540b_decode_ws2d", [MACHINES[chips], "model=palm_62b", "workload.batch=4096", *engines]
     )

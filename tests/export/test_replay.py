@@ -686,7 +686,7 @@ def test_the_command_takes_groups(tmp_path: Path):
     ("name", "settings"),
     [
         ("palm540b_decode_ws2d", ["engine.layers=1"]),
-        ("llama3_70b_tp8_standard", ["engine.layers=2", "engine.fold=off"]),
+        ("llama3_70b_tp8_standard", ["engine.layers=2", "engine.shortcuts=layers"]),
         ("llama3_70b_tp8_p2p_disabled_decode", ["engine.layers=2"]),
         ("llama3_70b_tp8_ladder", ["engine.layers=2"]),  # with interference
         ("pmep_gpt3_host", ["engine.layers=4"]),  # with copy engines

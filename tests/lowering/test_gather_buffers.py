@@ -102,8 +102,8 @@ def test_layers_repeat_however_far_gathers_run_ahead(prefetch):
     """The pass of 40 layers takes what it takes when every layer is lowered and simulated by itself."""
     ahead = ("layout.communication=own_stream", f"layout.prefetch={prefetch}")
     times = []
-    for periodic in ("auto", "off"):
-        scenario, _ = lowered("weight_gathered_xyz", *ahead, f"engine.periodic={periodic}", layers=40)
+    for shortcuts in ("auto", "chips"):
+        scenario, _ = lowered("weight_gathered_xyz", *ahead, f"engine.shortcuts={shortcuts}", layers=40)
         times.append(run(scenario).report.simulated.latency_s)
     assert times[0] == times[1]
 

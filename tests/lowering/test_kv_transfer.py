@@ -163,7 +163,7 @@ def test_a_cache_takes_the_time_of_its_queue(bandwidth: str):
             "model=llama3_8b",
             f"model.layers={layers}",
             "workload.prompt=256",
-            "engine.periodic=off",
+            "engine.shortcuts=chips",
         ],
     )
     found = run(given)
@@ -201,7 +201,7 @@ def test_the_shipped_transfer_takes_its_bytes_over_the_adapters():
 
 def test_layers_that_repeat_are_simulated_once():
     layers = "model.layers=12"
-    whole, part = (run(scenario(layers, f"engine.periodic={each}")) for each in ("off", "auto"))
+    whole, part = (run(scenario(layers, f"engine.shortcuts={each}")) for each in ("chips", "auto"))
     assert part.passes[0].periods
     assert not whole.passes[0].periods
     assert part.report.transfer == whole.report.transfer

@@ -57,17 +57,17 @@ def test_a_straggler_everywhere_leaves_layers_alike_and_one_in_some_does_not():
         found("{stragglers: [{chips: [1], factor: 2, layers: [3]}]}"),
     )
     assert "layers (the others" in every.shortcuts[1]
-    assert every.step_s == found("{stragglers: [{chips: [1], factor: 2}]}", "engine.periodic=off").step_s
+    assert every.step_s == found("{stragglers: [{chips: [1], factor: 2}]}", "engine.shortcuts=chips").step_s
     assert "perturb makes layers differ" in some.shortcuts[1]
     late = some.lowered.program.layer == 3
-    assert (some.lowered.program.busy_ps != found("{}", "engine.periodic=off").lowered.program.busy_ps)[
+    assert (some.lowered.program.busy_ps != found("{}", "engine.shortcuts=chips").lowered.program.busy_ps)[
         ~late
     ].sum() == 0
     assert found("{}").step_s < some.step_s < every.step_s
 
 
 def test_a_slow_link_carries_its_messages_more_slowly():
-    slow, plain = (found(p, "engine.periodic=off") for p in ("{slow_links: [{links: ['0:x+'], factor: 3}]}", "{}"))
+    slow, plain = (found(p, "engine.shortcuts=chips") for p in ("{slow_links: [{links: ['0:x+'], factor: 3}]}", "{}"))
     mine, before = slow.lowered.program, plain.lowered.program
     resource = mine.resources.index("0:x+")
     over = mine.resource == resource
@@ -78,7 +78,7 @@ def test_a_slow_link_carries_its_messages_more_slowly():
 
 def test_jitter_is_the_seeds_and_only_lengthens():
     one, again, other = (found(f"{{seed: {seed}, jitter: {{ops: 5 %, links: 20 %}}}}") for seed in (1, 1, 2))
-    plain = found("{}", "engine.periodic=off").lowered.program
+    plain = found("{}", "engine.shortcuts=chips").lowered.program
     assert one.trace.times.tobytes() == again.trace.times.tobytes()
     assert one.trace.times.tobytes() != other.trace.times.tobytes()
     longer = one.lowered.program.busy_ps / np.maximum(plain.busy_ps, 1)
@@ -92,9 +92,9 @@ def test_every_decode_step_has_draws_of_its_own():
     jitter = "{jitter: {ops: 5 %}}"
     lengths = ("workload.context=2048", "workload.context=2049")
     plain, late = (
-        [found(p, "engine.periodic=off", n).lowered.program.busy_ps for n in lengths] for p in ("{}", jitter)
+        [found(p, "engine.shortcuts=chips", n).lowered.program.busy_ps for n in lengths] for p in ("{}", jitter)
     )
-    compute = found("{}", "engine.periodic=off").lowered.program.kind == Kind.COMPUTE
+    compute = found("{}", "engine.shortcuts=chips").lowered.program.kind == Kind.COMPUTE
     one, other = (late[i][compute] / plain[i][compute] - 1 for i in range(2))
     assert abs(np.corrcoef(one, other)[0, 1]) < 5 / np.sqrt(compute.sum())  # five deviations of independent draws
 

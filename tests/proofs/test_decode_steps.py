@@ -25,7 +25,7 @@ QUIET = "topology=a100_pcie_bridges"
 CASES = {
     "folded": (TORUS, []),
     "heads": (TORUS, ["layout.attention=heads", "layout.overlap=none"]),
-    "all chips": (TORUS, ["engine.fold=off"]),
+    "all chips": (TORUS, ["engine.shortcuts=layers"]),
     "multi-head": (TORUS, ["model.kv_heads=48", "layout.ffn=weight_gathered_xy"]),
     "straggler": (TORUS, ["perturb={stragglers: [{chips: [5], factor: 1.5}]}"]),
     "jitter": (TORUS, ["perturb={jitter: {ops: 5 %, links: 5 %}, seed: 3}"]),
@@ -103,7 +103,7 @@ def test_steps_of_chips_that_are_alike_follow_from_the_first(case, simulated):
 
 def test_without_periodicity_every_step_is_simulated():
     steps = [
-        step.model_copy(update={"engine": step.engine.model_copy(update={"periodic": "off"})})
+        step.model_copy(update={"engine": step.engine.model_copy(update={"shortcuts": "chips"})})
         for step in decoding("folded", 100, 101, 102)
     ]
     found = simulate_steps(steps)

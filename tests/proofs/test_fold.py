@@ -247,7 +247,7 @@ def sends(trace, chip):
 @pytest.mark.parametrize("made", PROGRAMS.values(), ids=PROGRAMS)
 def test_the_trace_of_all_chips_is_that_of_the_full_run(made):
     found = made()
-    off = found.model_copy(update={"engine": found.engine.model_copy(update={"fold": "off"})})
+    off = found.model_copy(update={"engine": found.engine.model_copy(update={"shortcuts": "layers"})})
     mine, full = (run(each).passes[0] for each in (found, off))
     whole, machine = mine.whole()
     assert machine.chips == full.topology.chips

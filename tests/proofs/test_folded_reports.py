@@ -98,7 +98,7 @@ def pipelined(draw: st.DrawFn) -> dict[str, Any]:
 @given(pipelined())
 def test_a_folded_pipeline_is_the_full_run(chosen: dict[str, Any]):
     found = scenario(**chosen)
-    off = found.engine.model_copy(update={"fold": "off"})
+    off = found.engine.model_copy(update={"shortcuts": "layers"})
     assert figures(found) == figures(found.model_copy(update={"engine": off}))
 
 
@@ -152,7 +152,7 @@ TORUS, SWITCH = "palm540b_decode_ws2d", "llama3_70b_tp8_standard"
         (SWITCH, "collectives={all_reduce: tree_ll}", "all_reduce: chips do different things"),
         (SWITCH, "topology=dgx_h100_p2p_disabled", "links of a graph lead to different chips"),
         (SWITCH, "layout.mesh={tensor: 1}", "no symmetry to use: one chip"),
-        (SWITCH, "engine.fold=off", "engine.fold is off"),
+        (SWITCH, "engine.shortcuts=layers", "engine.shortcuts is layers"),
     ],
 )
 def test_what_is_unlike_turns_folding_off(name: str, chosen: str, why: str):

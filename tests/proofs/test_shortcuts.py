@@ -102,7 +102,7 @@ def test_what_is_left_out_comes_back_as_it_was():
     ("chosen", "said"),
     [
         ([], ["simulated 1 representative chip of 64", "simulated 6 of 118 layers"]),
-        ([*FULL, "engine.layers=7"], ["engine.fold is off", "engine.periodic is off"]),
+        ([*FULL, "engine.layers=7"], ["engine.shortcuts is off", "engine.shortcuts is off"]),
         (["topology.axes.z.wrap=false", "layout.overlap=none"], ["axis z closes no ring", "6 of 118 layers"]),
         (["engine.layers=2"], ["simulated 1 representative chip", "too few layers"]),
     ],
@@ -217,7 +217,7 @@ def covered(trace: Trace) -> Ints:
 LATE = "perturb={stragglers: [{chips: [1], factor: 1.5}]}"
 
 
-@given(on_a_torus(), st.sampled_from(["engine.fold=off", "engine.fold=auto", LATE]))
+@given(on_a_torus(), st.sampled_from(["engine.shortcuts=layers", "engine.shortcuts=auto", LATE]))
 def test_figures_without_the_trace_of_all_layers_are_those_with_it(chosen: list[str], more: str):
     """Of every chip and link, not only of the critical and busiest ones that the report names."""
     try:
@@ -233,14 +233,14 @@ def test_figures_without_the_trace_of_all_layers_are_those_with_it(chosen: list[
 
 
 @pytest.mark.parametrize(
-    ("name", "chosen"),
+    ("name", "chosen", "no_layers"),
     [
-        ("palm540b_decode_ws2d", ["engine.fold=off", "engine.layers=20"]),
-        ("palm540b_decode_ws2d", ["engine.layers=20"]),
-        ("llama3_70b_tp8_ladder", ["layout.residual=hybrid", "layout.hybrid={ladder_layers: 20}"]),
+        ("palm540b_decode_ws2d", ["engine.shortcuts=layers", "engine.layers=20"], "off"),
+        ("palm540b_decode_ws2d", ["engine.layers=20"], "chips"),
+        ("llama3_70b_tp8_ladder", ["layout.residual=hybrid", "layout.hybrid={ladder_layers: 20}"], "chips"),
     ],
 )
-def test_a_run_holds_the_layers_simulated_until_all_are_asked_for(tmp_path, name, chosen):
+def test_a_run_holds_the_layers_simulated_until_all_are_asked_for(tmp_path, name, chosen, no_layers):
     done = run(load.scenario(name, chosen))
     (part,) = done.passes
     assert len(part.part.program) < len(lower(part.scenario, part.topology).program) == done.report.tasks
@@ -249,16 +249,16 @@ def test_a_run_holds_the_layers_simulated_until_all_are_asked_for(tmp_path, name
     again = outputs.read(tmp_path)
     assert again.report == done.report
     assert len(np.load(tmp_path / "trace.npz")["ready"]) == len(part.part.program) == again.tasks
-    full = run(load.scenario(name, [*chosen, "engine.periodic=off"])).passes[0].trace
+    full = run(load.scenario(name, [*chosen, f"engine.shortcuts={no_layers}"])).passes[0].trace
     for each in (part, again.passes[0]):
         assert each.trace.times.tobytes() == full.times.tobytes()
 
 
 OF_SOME = {
-    "torus": ("palm540b_decode_ws2d", ["engine.fold=off"]),
+    "torus": ("palm540b_decode_ws2d", ["engine.shortcuts=layers"]),
     "torus with a failed link": (
         "palm540b_decode_ws2d",
-        ["engine.fold=off", "perturb={failed_links: ['5:x+']}", "layout.attention=batch"],
+        ["engine.shortcuts=layers", "perturb={failed_links: ['5:x+']}", "layout.attention=batch"],
     ),
     "switch, folded": ("llama3_70b_tp8_standard", []),
     "boxes": ("deepseek_v3_decode_ep144", ["topology=hgx_h800_x2", "workload.batch=64", "layout.experts.replicas=0"]),
@@ -291,7 +291,7 @@ def test_the_trace_of_some_chips_is_theirs_in_that_of_all(case):
 SLOW = ["topology.chip.hbm_bandwidth=2 kB/s", "topology.link.bandwidth=1 kB/s"]
 
 
-@pytest.mark.parametrize("more", [[], ["engine.fold=off", "engine.layers=5"], ["engine.periodic=off"]])
+@pytest.mark.parametrize("more", [[], ["engine.shortcuts=layers", "engine.layers=5"], ["engine.shortcuts=chips"]])
 def test_figures_of_a_step_that_takes_weeks_add_up(more):
     """Sums beyond 2**53 ps stay whole picoseconds: no chip has been idle for a negative time."""
     measures = _measures(load.scenario("palm540b_decode_ws2d", [*SLOW, *more]))

@@ -11,7 +11,7 @@ from sim.report.lanes import build_lanes
 
 @pytest.mark.parametrize("name", ["llama3_8b_tp8_ladder", "palm540b_decode_ws2d"])
 def test_every_message_of_a_collective_arrives_in_it(name: str):
-    (part,) = simulate(load(name, "engine.layers=1", "engine.fold=off")).passes
+    (part,) = simulate(load(name, "engine.layers=1", "engine.shortcuts=layers")).passes
     trace, topology, program = part.trace, part.topology, part.trace.program
     lanes = build_lanes(trace, topology, range(topology.chips))
     tracks = {chip: [100 * chip + k for k in range(len(rows))] for chip, rows in lanes.items()}

@@ -5,7 +5,7 @@ from typing import Any
 from sim.simulate.run import run
 from sim.specs import Scenario, load
 
-FULL = ["engine.fold=off", "engine.periodic=off"]
+FULL = ["engine.shortcuts=off"]
 
 
 def figures(scenario: Scenario) -> dict[str, Any]:

@@ -150,9 +150,9 @@ def _numbers(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, float]]:
 
 def _of_shortcuts(path: Path) -> str:
     """Folding, periodicity and the compiled engine must not change a figure."""
-    plain = _figures(path, "engine.fold=off", "engine.periodic=off", "engine.kernel=simpy")
-    for setting in ("engine.fold=auto", "engine.periodic=auto", "engine.kernel=compiled"):
-        other = _figures(path, "engine.fold=off", "engine.periodic=off", "engine.kernel=simpy", setting)
+    plain = _figures(path, "engine.shortcuts=off", "engine.kernel=simpy")
+    for setting in ("engine.shortcuts=chips", "engine.shortcuts=layers", "engine.kernel=compiled"):
+        other = _figures(path, "engine.shortcuts=off", "engine.kernel=simpy", setting)
         if other != plain:
             return f"shortcut: {setting} changes a figure"
     return "ok"

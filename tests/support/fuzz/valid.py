@@ -269,7 +269,7 @@ def _add_sweep(values: RandomValues, data: dict[str, Any]) -> None:
     options = {
         "workload.batch": [1, 2, 4],
         "model.d_ff": [32, 64],
-        "engine.fold": ["auto", "off"],
+        "engine.shortcuts": ["auto", "off"],
         "kinds $x$": {"=a": {"workload.weights": "bf16"}, "b": {"workload.batch": 8}},
     }
     first, second = values.rng.choice(list(options), 2, replace=False).tolist()
