@@ -15,8 +15,8 @@ class EngineSpec(Strict):
     layers: Count | Literal["all"] = "all"
     """Simulate only the first N layers; every figure is then of a model of N layers."""
     shortcuts: Literal["auto", "chips", "layers", "off"] = "auto"
-    """Exact shortcuts; results are the same. chips: one chip is simulated for all that do the same; layers: layers until
-    each is exactly the one before, later, and decode steps until the next take the same order; auto: both."""
+    """Exact shortcuts; results are the same. chips: one chip is simulated for all that do the same; layers: layers
+    until each is exactly the one before, later, and decode steps until the next take the same order; auto: both."""
     kernel: Kernel = "simpy"
     """Engine; results are the same. compiled: numba, for large programs; auto: compiled if it saves time."""
 

@@ -31,8 +31,8 @@ def flat(data, name=""):
 )
 def test_folding_changes_no_figure(settings):
     folded, full = (
-        run(load.scenario("palm540b_decode_ws2d", [*SMALL, *settings, f"engine.shortcuts={shortcuts}"]))
-        for shortcuts in ("auto", "layers")
+        run(load.scenario("palm540b_decode_ws2d", [*SMALL, *settings, f"engine.shortcuts={which}"]))
+        for which in ("auto", "layers")
     )
     assert folded.report.folded
     assert not full.report.folded
@@ -46,7 +46,8 @@ def test_folding_changes_no_figure(settings):
 
 def test_the_whole_trace_of_a_folded_run_is_the_unfolded_one():
     folded, full = (
-        run(load.scenario("palm540b_decode_ws2d", [*SMALL, f"engine.shortcuts={shortcuts}"])) for shortcuts in ("auto", "layers")
+        run(load.scenario("palm540b_decode_ws2d", [*SMALL, f"engine.shortcuts={which}"]))
+        for which in ("auto", "layers")
     )
     trace, topology = folded.passes[0].whole()
     assert topology.chips == 64
@@ -55,7 +56,8 @@ def test_the_whole_trace_of_a_folded_run_is_the_unfolded_one():
 
 def test_the_trace_of_some_chips_of_a_folded_run_is_theirs_in_the_unfolded_one():
     folded, full = (
-        run(load.scenario("palm540b_decode_ws2d", [*SMALL, f"engine.shortcuts={shortcuts}"])) for shortcuts in ("auto", "layers")
+        run(load.scenario("palm540b_decode_ws2d", [*SMALL, f"engine.shortcuts={which}"]))
+        for which in ("auto", "layers")
     )
     (mine, topology), whole = folded.passes[0].of_chips([3, 17]), full.passes[0].trace
     assert topology.chips == 64
