@@ -7,40 +7,19 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from sim.cli import (
-    calibrate,
-    collective,
-    compare,
-    export,
-    list_command,
-    plot,
-    replay,
-    run,
-    schema,
-    search,
-    sweep,
-    topology,
-    validate,
-)
 from sim.cli.completion import joining_bash_words
 from sim.cli.errors import code_and_message
 from sim.terminal import echo
 
 TRACEBACK = "--traceback"
 """Option that may stand anywhere on the command line."""
-
-app = typer.Typer(
-    add_completion=True,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Discrete-event simulator of multi-device collectives for Transformer inference.",
-)
 
 
 def _version(wanted: bool) -> None:
@@ -51,7 +30,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -61,23 +39,38 @@ def _options(
     pass
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run.run,
-    "list": list_command.list_command,
-    "plot": plot.plot,
-    "export": export.export,
-    "replay": replay.replay,
-    "compare": compare.compare,
-    "sweep": sweep.sweep,
-    "search": search.search,
-    "collective": collective.collective,
-    "topology": topology.topology,
-    "validate": validate.validate,
-    "calibrate": calibrate.calibrate,
-    "schema": schema.schema,
+COMMANDS = {
+    "run": "run",
+    "list": "list_command",
+    "plot": "plot",
+    "export": "export",
+    "replay": "replay",
+    "compare": "compare",
+    "sweep": "sweep",
+    "search": "search",
+    "collective": "collective",
+    "topology": "topology",
+    "validate": "validate",
+    "calibrate": "calibrate",
+    "schema": "schema",
 }
-for _name, _command in COMMANDS.items():
-    app.command(name=_name)(_command)
+"""Module of each command, whose function has its name."""
+
+
+def build_app(arguments: Sequence[str]) -> typer.Typer:
+    """Returns the command line: with the one command that the first argument names, else with all of them."""
+    app = typer.Typer(
+        add_completion=True,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        help="Discrete-event simulator of multi-device collectives for Transformer inference.",
+    )
+    app.callback()(_options)
+    for name in arguments[:1] if arguments[:1] and arguments[0] in COMMANDS else COMMANDS:
+        module = COMMANDS[name]
+        app.command(name=name)(getattr(import_module(f"sim.cli.{module}"), module))
+    return app
+
 
 _ENVIRONMENT = {
     "PYDANTIC_DISABLE_PLUGINS": "__all__",  # it would look for plugins in all installed packages
@@ -98,7 +91,7 @@ def main() -> None:
     try:
         try:
             with joining_bash_words(os.environ):
-                app(arguments)
+                build_app(arguments)(arguments)
         finally:
             sys.stdout.flush()
     except Exception as error:

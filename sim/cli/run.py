@@ -203,13 +203,17 @@ def _print_run(made: _Made, folder: Path, *, as_json: bool) -> None:
         more = {} if explained is None else {"explain": explained}
         echo(json.dumps(result.report.to_dict(result.engine_s) | more | analysis.critical_path()))
         return
-    from sim.report.present import bottlenecks as tables
-    from sim.report.present import explanation
     from sim.report.present.render import render
 
     render(result.report, engine=(result.tasks, result.engine_s), plugins=result.scenario.plugins)
-    explanation.render(analysis.explanations or ())
-    tables.render(analysis.bottlenecks or ())
+    if analysis.explanations:
+        from sim.report.present import explanation
+
+        explanation.render(analysis.explanations)
+    if analysis.bottlenecks:
+        from sim.report.present import bottlenecks
+
+        bottlenecks.render(analysis.bottlenecks)
     echo(f"results in {folder}/")
 
 

@@ -17,13 +17,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.export.flows import arrival_ns, nanoseconds
-from sim.export.host_calls import HostCalls
 from sim.export.kernels import Ranks, kernel_name
 from sim.program import Floats, Ints, Kind, Program
 from sim.program.trace import Trace
@@ -35,6 +34,9 @@ from sim.report.spans import sums
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_positions
 from sim.units import PS_PER_S, format_seconds
+
+if TYPE_CHECKING:
+    from sim.export.host_calls import HostCalls
 
 COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100
 """Thread numbers in a chip's process."""
@@ -89,7 +91,7 @@ def write(
     threads = {chip: _threads(chip_lanes) for chip, chip_lanes in lanes.items()}
     starts: list[Ints] = []
     lines: list[str] = []
-    hosts = {chip: HostCalls.build(trace, chip, lanes[chip], threads[chip]) for chip in (chips if host_calls else ())}
+    hosts = _hosts(trace, lanes, threads) if host_calls else {}
     us = _Microseconds(max((host.lead_ns for host in hosts.values()), default=0))
     for host in hosts.values():
         start, texts = _host_events(host, trace.program, us)
@@ -109,7 +111,7 @@ def write(
         lines.append(json.dumps(note))
     order = np.argsort(np.concatenate(starts), kind="stable").tolist()
     named = [line for host in hosts.values() for line in host.metadata()]
-    events = [*_metadata(topology, lanes, threads), *named, *(lines[i] for i in order)]
+    events = [*_metadata(topology, lanes, threads), *named, *map(lines.__getitem__, order)]
     header = {
         "schemaVersion": 1,
         "deviceProperties": [_device(topology, chip) for chip in chips],
@@ -123,9 +125,16 @@ def write(
     fields = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in header.items()]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = ",\n".join([*fields, '"traceEvents": [\n' + ",\n".join(events) + "\n]"])
-    path.write_text("{\n" + text + "\n}\n", encoding="utf-8")
+    events[0] = "{\n" + ",\n".join([*fields, '"traceEvents": [\n' + events[0]])
+    events[-1] += "\n]\n}\n"
+    path.write_bytes(",\n".join(events).encode())
     return gap.note if gap else ""
+
+
+def _hosts(trace: Trace, lanes: _Lanes, threads: _Threads) -> dict[int, HostCalls]:
+    from sim.export.host_calls import HostCalls
+
+    return {chip: HostCalls.build(trace, chip, lanes[chip], threads[chip]) for chip in lanes}
 
 
 def _default_chips(trace: Trace, topology: Topology, critical: int) -> list[int]:
@@ -335,12 +344,13 @@ def _host_events(host: HostCalls, program: Program, us: _Microseconds) -> tuple[
 
 
 class _Microseconds(dict[int, str]):
-    """Nanoseconds -> microseconds with three decimals; chips that do alike share their times."""
+    """Nanoseconds -> microseconds with three decimals; chips that do alike share their times and lists of them."""
 
     def __init__(self, lead_ns: int) -> None:
         """`lead_ns` is what comes before the time 0 of the trace."""
         super().__init__()
         self._lead_ns = lead_ns
+        self._lists: dict[bytes, list[str]] = {}
 
     def __missing__(self, ns: int) -> str:
         text = self[ns] = f"{ns // 1000}.{ns % 1000:03d}"
@@ -348,7 +358,10 @@ class _Microseconds(dict[int, str]):
 
     def of(self, time_ns: Ints) -> list[str]:
         """Returns durations."""
-        return list(map(self.__getitem__, time_ns.tolist()))
+        key = time_ns.tobytes()
+        if key not in self._lists:
+            self._lists[key] = list(map(self.__getitem__, time_ns.tolist()))
+        return self._lists[key]
 
     def at(self, time_ns: Ints) -> list[str]:
         """Returns points in time of the trace."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
+from typing import TYPE_CHECKING
 
 from sim.collectives.loop import closes
 from sim.layouts import sharding
@@ -22,7 +23,6 @@ from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Value, producers
 from sim.lowering.exchange import in_turn
 from sim.lowering.experts import ExpertLowering
-from sim.lowering.kv_transfer import KvTransfer
 from sim.lowering.loops import gathering_loop, is_loopable, loop_form, scattering_loop, weight_loop
 from sim.lowering.pieces import (
     Gathered,
@@ -45,6 +45,9 @@ from sim.lowering.work import (
 from sim.specs import Scenario
 from sim.specs.uses import Axes, Uses
 from sim.topology.graph import Topology
+
+if TYPE_CHECKING:
+    from sim.lowering.kv_transfer import KvTransfer
 
 _ROUNDING = 1e-9
 """Share of the rows that sums of expected rows may be off."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.collectives.exchange import ExchangeSpec, exchange
 from sim.collectives.schedule import Schedule, Timing
-from sim.lowering.routing import Routing, Split
 from sim.specs import MEDIA
 from sim.specs.experts import ExpertsLayout, Kernel, Scheme
 from sim.specs.stack import Software
@@ -22,6 +21,9 @@ from sim.specs.uses import Axes
 from sim.topology.boxes import boxes
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_axis, mesh_groups, mesh_positions
+
+if TYPE_CHECKING:
+    from sim.lowering.routing import Routing, Split
 
 Floats = npt.NDArray[np.float64]
 Way = Literal["dispatch", "combine"]
@@ -66,6 +68,8 @@ class TokenExchange:
 
     def split(self, tokens: int) -> Split:
         """Returns how tokens and experts are dealt out, where a chip has so many tokens."""
+        from sim.lowering.routing import Split
+
         return Split(group_size(self.topology, self.tokens), self.holders, tokens, self._boxes())
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,6 @@ from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Value
 from sim.lowering.exchange import TokenExchange, Way
-from sim.lowering.routing import Routing, route
 from sim.lowering.streams import Tasks
 from sim.lowering.work import GroupedMatmul, MatmulKernels, through_memory
 from sim.program import ExpertRows
@@ -21,6 +21,9 @@ from sim.specs import Scenario
 from sim.topology.folding import NotFoldableError
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_groups
+
+if TYPE_CHECKING:
+    from sim.lowering.routing import Routing
 
 
 class ExpertLowering:
@@ -46,6 +49,8 @@ class ExpertLowering:
         layout, kernel = self.scenario.layout.experts, self.scenario.exchange_kernel
         named = self.scenario.collectives.get("all_to_all")
         over = TokenExchange(self.topology, self.scenario.stack, layout, kernel, between.tokens, between.experts, named)
+        from sim.lowering.routing import route
+
         routing = route(self._model, self.scenario.workload.routing, layout, over.split(self._local_tokens(y.tensor)))
         experts = sharding.Dim("Y", self._model.count + layout.replicas, between.experts)
         tensor = sharding.dispatch(y.tensor, experts, between.tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sim.collectives.loop import closes
 from sim.layouts import forward
@@ -11,15 +12,16 @@ from sim.layouts.forward import ForwardPass, LayerKind
 from sim.layouts.multi_token import propose_tokens
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Value
-from sim.lowering.kv_transfer import KvTransfer
 from sim.lowering.lowered_pass import LoweredPass, StageLayers
 from sim.lowering.memory_pool import MemoryPool, PoolLink
-from sim.lowering.pipeline.lower_pipeline import lower_pipeline
 from sim.lowering.placement import pool_link
 from sim.specs import Scenario
 from sim.specs.plugins import owner
 from sim.specs.uses import Uses
 from sim.topology.graph import Topology
+
+if TYPE_CHECKING:
+    from sim.lowering.kv_transfer import KvTransfer
 
 
 def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> LoweredPass:
@@ -37,8 +39,12 @@ def lower(scenario: Scenario, topology: Topology, keep: int | None = None) -> Lo
         NotFoldableError: `topology` is folded and chips would do different things.
     """
     if scenario.pipeline:
+        from sim.lowering.pipeline.lower_pipeline import lower_pipeline
+
         return lower_pipeline(scenario, topology, lower_layers)
     if spec := scenario.layout.kv_transfer:
+        from sim.lowering.kv_transfer import KvTransfer
+
         transfer = KvTransfer(scenario, spec, topology)
         own = lower_layers(
             scenario, transfer.part.topology, StageLayers.all_layers(scenario.layers), keep, transfer=transfer

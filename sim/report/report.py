@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sim.closed_form import pope
 from sim.report.closed_form import ClosedForm
@@ -13,18 +13,20 @@ from sim.report.experts import ExpertsReport, report_experts
 from sim.report.headline import list_brief_figures, list_headline_figures, to_html
 from sim.report.memory import Memory
 from sim.report.metrics import Measures, OpMeasure, PassTrace, measure
-from sim.report.padding import Padding
-from sim.report.pipeline import PipelineReport, report_passes, report_requests
-from sim.report.pool import Pool
 from sim.report.proposals import ProposalsReport, report_proposals
-from sim.report.spread import Spread
 from sim.report.transfer import TransferReport, report_transfer
-from sim.report.waiting import Waiting
 from sim.shortcuts import periodic
 from sim.specs import DTYPE_BYTES, Scenario
 from sim.specs.basis import RestsOn, rests_on
 from sim.topology.graph import Topology
 from sim.units import format_count
+
+if TYPE_CHECKING:
+    from sim.report.padding import Padding
+    from sim.report.pipeline import PipelineReport
+    from sim.report.pool import Pool
+    from sim.report.spread import Spread
+    from sim.report.waiting import Waiting
 
 _LINKS_NAMED = 4
 
@@ -288,10 +290,15 @@ def build_report(
     topology, batches, spec = measured.topology, measured.batches, scenario.pipeline
     measures = measure(measured.trace, topology, batches, measured.periods)
     steps, critical = scenario.workload.steps, measures.critical_chip
-    passes = report_passes(measured.trace, batches, scenario, spec) if spec and batches else None
-    step_s = passes.latency_mean_s if passes else measures.makespan_s
-    latency_s = step_s * steps if latency_s is None else latency_s
-    pipeline = report_requests(passes, spec, latency_s) if passes and spec else None
+    pipeline = None
+    if spec and batches:
+        from sim.report.pipeline import report_passes, report_requests
+
+        passes = report_passes(measured.trace, batches, scenario, spec)
+        latency_s = passes.latency_mean_s * steps if latency_s is None else latency_s
+        pipeline = report_requests(passes, spec, latency_s)
+    elif latency_s is None:
+        latency_s = measures.makespan_s * steps
     return Report(
         scenario=scenario.name,
         machine=topology.name,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sim.report.critical_path import find_critical_path
 from sim.results.analysis import Analysis
 from sim.results.scratch import replacing_file
 from sim.results.two_processes import Job, run_jobs
@@ -80,6 +79,7 @@ def draw(
         meanwhile: what this process does while another one may draw.
     """
     from sim.plots import waterfall
+    from sim.report.critical_path import find_critical_path
 
     subtitle = f"\n{run.settings_text}" if run.settings else ""
     drawings: dict[str, Callable[[], Figure]] = {}

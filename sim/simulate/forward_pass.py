@@ -16,8 +16,6 @@ from functools import partial
 from sim.engine import simulate
 from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
-from sim.lowering.pipeline.schedule_checks import check_order
-from sim.lowering.pipeline.stages import folded_by_stage
 from sim.lowering.placement import mesh_of, stage_count
 from sim.program import Period
 from sim.program.perturb import apply_perturbations, differs_by_layer, keep_links_in_use, route_around_failures
@@ -85,6 +83,8 @@ def simulate_pass(scenario: Scenario) -> Simulated:
             break
     check(trace, topology)
     if scenario.pipeline and lowered.batches:
+        from sim.lowering.pipeline.schedule_checks import check_order
+
         check_order(scenario.pipeline.schedule, lowered.batches, trace.times["end"])
     shortcuts = folding, _describe_periodicity(scenario, lowered)
     return Simulated(scenario, topology, lowered, trace, periods or (), shortcuts, engine_s)
@@ -121,6 +121,8 @@ def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, L
 def _folds(scenario: Scenario, topology: Topology) -> list[Callable[[], Topology]]:
     """Returns ways to fold the machine, the one to the fewest chips first."""
     if scenario.pipeline:
+        from sim.lowering.pipeline.stages import folded_by_stage
+
         return [partial(folded_by_stage, scenario, topology)]
     return [partial(folded, topology), *(partial(folded_by_steps, topology, steps) for steps in steps_alike(topology))]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-from sim.simulate.decode_steps import simulate_steps
 from sim.simulate.forward_pass import simulate_pass
 from sim.specs import Scenario
 
@@ -19,6 +18,8 @@ def latency_s(scenario: Scenario, known: MutableMapping[str, float] | None = Non
     for phase in scenario.phases:
         steps = steps_of(scenario, phase)
         if len(steps) > 1:
+            from sim.simulate.decode_steps import simulate_steps
+
             total += simulate_steps(steps).latency_s
             continue
         engine = steps[0].engine.model_copy(update={"layers": steps[0].layers})  # all, or as many: one and the same

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from sim.lowering.lower import lower
 from sim.lowering.lowered_pass import LoweredPass
 from sim.program import Period
 from sim.program.trace import Trace
-from sim.report.critical_path import Shares, attribute_step
 from sim.report.headline import list_brief_figures, to_html
 from sim.report.pool import Series, memory_over_time
 from sim.report.report import Report
@@ -22,6 +21,9 @@ from sim.shortcuts.unfold import expand_to_all_chips, expand_to_chips, keep_chip
 from sim.specs import Scenario
 from sim.topology.graph import Topology
 from sim.units import format_count, format_seconds
+
+if TYPE_CHECKING:
+    from sim.report.critical_path import Shares
 
 
 def describe_settings(settings: Sequence[str]) -> str:
@@ -138,6 +140,8 @@ class Pass:
 
     def attribute_step(self) -> Shares:
         """Attributes the step to causes, operations, links and chips along its critical path."""
+        from sim.report.critical_path import attribute_step
+
         return attribute_step(self.trace, self.topology, self.every_role)
 
     def memory_of(self, chip: int) -> Series:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +15,7 @@ from sim.program import Period, Program
 from sim.program.trace import Trace
 from sim.report.memory import Memory, longest_context
 from sim.report.metrics import PassTrace, measure
-from sim.report.overlap import explain_slower_overlap
-from sim.report.padding import Padding, compare_ops
-from sim.report.phases import combine_phases
-from sim.report.pool import Pool, report_pool
-from sim.report.present.bottlenecks import Bottlenecks
-from sim.report.present.comparison import Comparison
-from sim.report.present.comparison import compare as side_by_side
 from sim.report.report import Report, build_report
-from sim.report.spread import Spread
-from sim.report.waiting import measure_waiting
-from sim.report.what_if import run_what_ifs
-from sim.simulate.decode_steps import Steps, simulate_steps
 from sim.simulate.forward_pass import Simulated, lower_pass, simulate_pass
 from sim.simulate.latency import latency_s, steps_of
 from sim.simulate.predict import predict_phase
@@ -34,6 +24,13 @@ from sim.simulate.result import Pass, Run
 from sim.specs import Scenario
 from sim.specs.layout import IN_PARTS
 from sim.specs.unread import describe_unread, find_unread
+
+if TYPE_CHECKING:
+    from sim.report.padding import Padding
+    from sim.report.pool import Pool
+    from sim.report.present.bottlenecks import Bottlenecks
+    from sim.report.present.comparison import Comparison
+    from sim.report.spread import Spread
 
 
 def run(
@@ -57,17 +54,16 @@ def run(
     """
     passes, tasks, engine_s = [], 0, 0.0
     for phase in scenario.phases:
-        steps = steps_of(scenario, phase)
-        all_steps = simulate_steps(steps, progress) if len(steps) > 1 else Steps()
+        steps, latency = steps_of(scenario, phase), None
         simulated = simulate_pass(phase)
-        simulated = replace(simulated, shortcuts=(*simulated.shortcuts, *all_steps.shortcuts))
-        passes.append(
-            _report_pass(phase, simulated, all_steps.latency_s if all_steps.times_s else None, len(steps) > 1)
-        )
-        tasks, engine_s = (
-            tasks + len(simulated.trace.program) + all_steps.tasks,
-            engine_s + simulated.engine_s + all_steps.engine_s,
-        )
+        if len(steps) > 1:
+            from sim.simulate.decode_steps import simulate_steps
+
+            all_steps = simulate_steps(steps, progress)
+            simulated = replace(simulated, shortcuts=(*simulated.shortcuts, *all_steps.shortcuts))
+            latency, tasks, engine_s = all_steps.latency_s, tasks + all_steps.tasks, engine_s + all_steps.engine_s
+        passes.append(_report_pass(phase, simulated, latency, len(steps) > 1))
+        tasks, engine_s = tasks + len(simulated.trace.program), engine_s + simulated.engine_s
     report = _combine_reports(scenario, passes, remedies=remedies)
     return Run(
         scenario=scenario,
@@ -83,6 +79,8 @@ def _repeat_runs(scenario: Scenario, first_s: float, progress: Callable[[int, in
     perturb = scenario.perturb
     if perturb is None or perturb.repeats == 1:
         return None
+    from sim.report.spread import Spread
+
     latencies_s = [first_s]
     for done in range(1, perturb.repeats):
         progress(done, perturb.repeats)
@@ -99,6 +97,9 @@ def find_bottlenecks(
     Args:
         progress: called with (simulations done, simulations in all) of a phase.
     """
+    from sim.report.present.bottlenecks import Bottlenecks
+    from sim.report.what_if import run_what_ifs
+
     result_phases = []
     for part in result.passes:
         path_shares = part.attribute_step()
@@ -113,6 +114,8 @@ def compare(before: Run, after: Run, names: Sequence[str] = ()) -> Comparison:
     Args:
         names: of the runs, by default those of their scenarios.
     """
+    from sim.report.present.comparison import compare as side_by_side
+
     runs = before, after
     shown = names or [run.scenario.name for run in runs]
     latencies_s = [run.report.simulated.latency_s for run in runs]
@@ -149,8 +152,11 @@ def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | No
         shortcuts=simulated.shortcuts,
         pool=_pool(scenario, simulated, memory),
         padding=_padding(scenario, simulated, report),
-        waiting=measure_waiting(simulated.trace, topology.chips, simulated.periods) if chips_differ else None,
     )
+    if chips_differ:
+        from sim.report.waiting import measure_waiting
+
+        report = replace(report, waiting=measure_waiting(simulated.trace, topology.chips, simulated.periods))
     return Pass(scenario, topology, lowered, simulated.trace, simulated.periods, report)
 
 
@@ -169,6 +175,8 @@ def _measured(simulated: Simulated) -> PassTrace:
 def _pool(scenario: Scenario, simulated: Simulated, memory: Memory) -> Pool | None:
     if scenario.memory_pool is None:
         return None
+    from sim.report.pool import report_pool
+
     resident = simulate_pass(scenario.model_copy(update={"memory_pool": None}))
     layer_bytes = simulated.lowered.layer_bytes
     return report_pool(scenario, scenario.memory_pool, _measured(simulated), _measured(resident), layer_bytes, memory)
@@ -177,6 +185,8 @@ def _pool(scenario: Scenario, simulated: Simulated, memory: Memory) -> Pool | No
 def _padding(scenario: Scenario, simulated: Simulated, report: Report) -> Padding | None:
     if scenario.padding is None or scenario.packed_rows is None:
         return None
+    from sim.report.padding import Padding, compare_ops
+
     spec = scenario.padding.model_copy(update={"eliminate": False})
     padded = simulate_pass(scenario.model_copy(update={"padding": spec}))
     return Padding(
@@ -208,6 +218,8 @@ def _overlap_notes(scenario: Scenario, simulated: Simulated) -> tuple[str, ...]:
     serial = simulate_pass(scenario.model_copy(update={"layout": layout}))
     if simulated.makespan_ps <= serial.makespan_ps:
         return ()
+    from sim.report.overlap import explain_slower_overlap
+
     measures = (measure(each.trace, each.topology, each.lowered.batches, each.periods) for each in (simulated, serial))
     return explain_slower_overlap(scenario.overlap, scenario.workload.phase, *measures)
 
@@ -260,6 +272,8 @@ def _combine_reports(scenario: Scenario, passes: Sequence[Pass], *, remedies: bo
 def _combine_phases(scenario: Scenario, passes: Sequence[Pass]) -> Report:
     if len(passes) == 1:
         return passes[0].report
+    from sim.report.phases import combine_phases
+
     prefill, decode = passes
     stored = [part.lowered.stored_weights for part in passes]
     moved = [name for name in stored[0] if stored[0][name] != stored[1].get(name)]

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.cli.list_command import KINDS, listing
 from sim.cli.options import completed
 from sim.errors import InputError
@@ -23,7 +23,7 @@ def test_everything_has_one_line_about_it(kind: str):
 
 
 def test_all_that_is_shipped_is_listed():
-    found = json.loads(CliRunner().invoke(app, ["list", "--json"], catch_exceptions=False).output)
+    found = json.loads(CliRunner().invoke(build_app(()), ["list", "--json"], catch_exceptions=False).output)
     assert list(found["scenarios"]) == list(load.shipped("scenario"))
     assert list(found["layouts"]) == [*PRESETS]
     assert list(found["residuals"]) == list(SCHEMES)
@@ -41,7 +41,7 @@ def test_a_line_is_a_whole_statement():
 
 
 def test_the_help_names_every_kind():
-    shown = CliRunner().invoke(app, ["list", "--help"], env={"COLUMNS": "200"}).output
+    shown = CliRunner().invoke(build_app(()), ["list", "--help"], env={"COLUMNS": "200"}).output
     assert [kind for kind in KINDS if kind not in shown] == []
 
 
@@ -75,14 +75,14 @@ def test_names_are_completed_wherever_one_stands(words: str, names: list[str]):
         "COMP_WORDS": f"sim {words}",
         "COMP_CWORD": str(len(words.split())),
     }
-    found = CliRunner().invoke(app, [], prog_name="sim", env=env)
+    found = CliRunner().invoke(build_app(()), [], prog_name="sim", env=env)
     assert found.output.split() == names
 
 
 def test_quiet_prints_nothing_and_verbose_says_what_was_written(tmp_path):
     command = ["run", "palm540b_decode_ws2d", "--set", "engine.layers=1", "--out", str(tmp_path), "--no-plots"]
-    quiet = CliRunner().invoke(app, [*command, "--quiet"], catch_exceptions=False)
+    quiet = CliRunner().invoke(build_app(()), [*command, "--quiet"], catch_exceptions=False)
     assert quiet.output == ""
-    verbose = CliRunner().invoke(app, [*command, "--verbose"], catch_exceptions=False)
+    verbose = CliRunner().invoke(build_app(()), [*command, "--verbose"], catch_exceptions=False)
     assert "simulated in" in verbose.stderr
     assert "manifest.json" in verbose.stderr

@@ -15,7 +15,7 @@ from support.modules import MODULES, ROOT, imports
 from support.selection import each_once
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.errors import InputError
 from sim.report.present.bottlenecks import render
 from sim.terminal import plain_console, printable
@@ -27,7 +27,7 @@ SHOWN = r"a\x1b[31m\x07\x9b2J[red][/]:boom:\u202eb"
 def said(*arguments: object) -> str:
     """All that a command prints, errors included."""
     try:
-        done = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+        done = CliRunner().invoke(build_app(()), [str(each) for each in arguments], catch_exceptions=False)
     except InputError as error:
         return str(error)
     return done.stdout + done.stderr

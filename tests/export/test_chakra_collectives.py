@@ -11,7 +11,7 @@ from support.handmade import two_chips
 from support.selection import release_if
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.engine import simulate
 from sim.export import chakra, chakra_reader
 from sim.export.chakra import Node, NodeType
@@ -163,5 +163,5 @@ def test_messages_are_an_option(tmp_path: Path) -> None:
 
 
 def test_only_chakra_traces_have_messages(tmp_path: Path) -> None:
-    shown = CliRunner().invoke(app, ["export", str(tmp_path), "kineto", "--messages"])
+    shown = CliRunner().invoke(build_app(()), ["export", str(tmp_path), "kineto", "--messages"])
     assert str(shown.exception) == "--messages: requires the format chakra, got 'kineto'"

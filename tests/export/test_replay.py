@@ -17,7 +17,7 @@ from support.shipped_machines import one_of_each_wiring, wired_differently
 from typer.testing import CliRunner
 
 from sim import topology as machines
-from sim.cli import app
+from sim.cli import build_app
 from sim.cli.errors import errors_in
 from sim.collectives import algorithm_names, algorithm_of, schedule
 from sim.collectives.chunk_replay import replay
@@ -654,10 +654,10 @@ def test_the_command_prints_the_notes(tmp_path: Path):
     nodes = [et.node(1, "a", "COMP_NODE", us=20, is_cpu_op=False, after=[7])]
     prefix = et.write(tmp_path / "t", [nodes, [], [], []])
     command = ["replay", str(prefix), "--topology", "dgx_h100", "--set", "chips=4"]
-    shown = CliRunner().invoke(app, command)
+    shown = CliRunner().invoke(build_app(()), command)
     note = "1 parents are not in the trace: nobody waits for them"
     assert f"note: {note}\n" in shown.output
-    as_json = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
+    as_json = json.loads(CliRunner().invoke(build_app(()), [*command, "--json"]).output)
     assert as_json["step_s"] == 20e-6
     assert as_json["notes"] == [note]
 
@@ -668,7 +668,7 @@ def test_the_command_prints_the_notes(tmp_path: Path):
 def test_the_command_shows_any_name(tmp_path: Path, name: str):
     nodes = [et.node(1, name, "COMP_NODE", us=20, is_cpu_op=False, **{"odd\x1b": (name, "string")})]
     prefix = et.write(tmp_path / "t", [nodes, [], [], []])
-    shown = CliRunner().invoke(app, ["replay", str(prefix), "--topology", "dgx_h100", "--set", "chips=4"])
+    shown = CliRunner().invoke(build_app(()), ["replay", str(prefix), "--topology", "dgx_h100", "--set", "chips=4"])
     assert shown.exit_code == 0
     assert "\x1b" not in shown.output
     assert name in shown.output or not name.isprintable()
@@ -678,7 +678,7 @@ def test_the_command_takes_groups(tmp_path: Path):
     prefix = et.write(tmp_path / "t", [[et.collective(1, 2**20, pg_name=str(rank // 2))] for rank in range(4)])
     (tmp_path / "groups.json").write_text('{"0": [0, 1], "1": [2, 3]}')
     command = ["replay", str(prefix), "--topology", "dgx_h100", "--set", "chips=4", "--json", "--comm-groups"]
-    found = json.loads(CliRunner().invoke(app, [*command, str(tmp_path / "groups.json")]).output)
+    found = json.loads(CliRunner().invoke(build_app(()), [*command, str(tmp_path / "groups.json")]).output)
     assert found["step_s"] * 1e12 == pytest.approx(alone_ps(machine("dgx_h100", "chips=2"), "all_reduce", 2**20))
 
 

@@ -19,7 +19,8 @@ from sim.report.present.calibration import Determination, Direction, Fit, Series
 from sim.results import figures as pictures
 from sim.results.figures import FigureForm, write_figure
 from sim.simulate.run import run
-from sim.specs import Constant, load
+from sim.specs import load
+from sim.specs.suite import Constant
 from sim.studies.bench.collective import CollectiveSpec, run_sizes
 from sim.studies.explain import explain
 

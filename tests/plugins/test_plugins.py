@@ -158,13 +158,13 @@ def test_search_and_list_know_the_names(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "my.py").write_text(PRESET)
     from typer.testing import CliRunner
 
-    from sim.cli import app
+    from sim.cli import build_app
 
     plugin = ["--plugin", str(tmp_path / "my.py")]
-    listed = CliRunner().invoke(app, ["list", "layouts", "--json", *plugin])
+    listed = CliRunner().invoke(build_app(()), ["list", "layouts", "--json", *plugin])
     assert json.loads(listed.stdout)["layouts"]["mine"] == "As weight_stationary_2d, over the last axis."
     options = "--model llama3_8b --topology tpu_v5e_2x4 --phase decode --batch 8 --layouts mine --no-plots --json"
-    found = CliRunner().invoke(app, ["search", *options.split(), *plugin], catch_exceptions=False)
+    found = CliRunner().invoke(build_app(()), ["search", *options.split(), *plugin], catch_exceptions=False)
     assert json.loads(found.stdout)["best"]["latency"]["choices"]["ffn"] == "mine"
 
 

@@ -6,7 +6,7 @@ import pytest
 from support.files import write
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.errors import InputError
 from sim.report.breakdown import PARTS, compute_breakdown
 from sim.simulate.run import compare, run
@@ -30,7 +30,7 @@ def test_causes_and_operations_add_up_to_the_difference(tmp_path):
 def test_the_head_has_machine_and_chips_of_each_side():
     """A layout of 8 GPUs stays one of 8 on a machine of 16."""
     options = ["--set", "engine.layers=2", "--what-if", "topology=dgx_h100_x2", "--no-plots"]
-    done = CliRunner().invoke(app, ["compare", "llama3_70b_tp8_standard", *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["compare", "llama3_70b_tp8_standard", *options], catch_exceptions=False)
     text = " ".join(done.stdout.split())
     assert "on dgx_h100, 8 chips B: " in text
     assert "on dgx_h100_x2, 8 of 16 chips B takes " in text
@@ -57,7 +57,7 @@ def test_pages_of_different_comparisons_have_different_names(tmp_path):
     scenario, out = str(write(tmp_path)), tmp_path / "out"
 
     def invoke(*arguments: str) -> None:
-        done = CliRunner().invoke(app, [*arguments, "--out", str(out)], catch_exceptions=False)
+        done = CliRunner().invoke(build_app(()), [*arguments, "--out", str(out)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
 
     invoke("run", scenario, "--no-plots")
@@ -74,13 +74,13 @@ def test_pages_of_different_comparisons_have_different_names(tmp_path):
 
 def test_results_and_scenarios_can_be_compared(tmp_path):
     scenario = str(write(tmp_path))
-    CliRunner().invoke(app, ["run", scenario, "--out", str(tmp_path), "--no-plots"], catch_exceptions=False)
+    CliRunner().invoke(build_app(()), ["run", scenario, "--out", str(tmp_path), "--no-plots"], catch_exceptions=False)
     options = [str(tmp_path / "tiny"), scenario, "--no-plots", "--json"]
-    done = CliRunner().invoke(app, ["compare", *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["compare", *options], catch_exceptions=False)
     found = json.loads(done.output)
     assert found["before_s"] == found["after_s"]
     with pytest.raises(InputError, match="--set: is not supported with results"):
-        CliRunner().invoke(app, ["compare", *options, "--set", "workload.batch=8"], catch_exceptions=False)
+        CliRunner().invoke(build_app(()), ["compare", *options, "--set", "workload.batch=8"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("settings", [[], ["layout.overlap=collective_matmul"]])
@@ -99,8 +99,8 @@ def test_parts_of_a_step_add_up_and_agree_with_the_report(tmp_path, settings):
 def test_what_if_changes_one_side(tmp_path):
     scenario = str(write(tmp_path))
     options = [scenario, "--set", "workload.batch=8", "--what-if", "link.latency=3x", "--no-plots", "--json"]
-    done = CliRunner().invoke(app, ["compare", *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["compare", *options], catch_exceptions=False)
     (field,) = json.loads(done.output)["fields"]
     assert field["name"] == "topology.link.latency"
     with pytest.raises(InputError, match="requires two runs; name B, or say --what-if KEY=VALUE"):
-        CliRunner().invoke(app, ["compare", scenario], catch_exceptions=False)
+        CliRunner().invoke(build_app(()), ["compare", scenario], catch_exceptions=False)

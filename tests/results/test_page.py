@@ -16,7 +16,7 @@ from support.files import write
 from typer.testing import CliRunner
 
 from sim.api import load, report, simulate
-from sim.cli import app
+from sim.cli import build_app
 from sim.plots.colours import OP_COLOURS
 from sim.program import Kind
 from sim.report.critical_path import find_critical_path
@@ -30,7 +30,7 @@ in_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium: apt-get
 
 
 def sim(*arguments: str) -> None:
-    done = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), list(arguments), catch_exceptions=False)
     assert done.exit_code == 0, done.output
 
 

@@ -12,7 +12,7 @@ from support.commands import call, tree
 from support.files import write
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 
 WRITTEN = {"manifest.json", "report.json", "trace.json", "trace.npz"}
 """Files of a run without figures."""
@@ -25,8 +25,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(place)
     results = place / "out" / "tiny"
     assert run(place, "--critical-path", "--explain") == ""
-    CliRunner().invoke(app, ["export", str(results), "kineto", "--chip", "0"], catch_exceptions=False)
-    CliRunner().invoke(app, ["plot", str(results), "links", "--format", "svg"], catch_exceptions=False)
+    CliRunner().invoke(build_app(()), ["export", str(results), "kineto", "--chip", "0"], catch_exceptions=False)
+    CliRunner().invoke(build_app(()), ["plot", str(results), "links", "--format", "svg"], catch_exceptions=False)
     (results / "notes.txt").write_text("mine")
     (results / "more").mkdir()
     (results / "more/data.csv").write_text("a,b")
@@ -43,7 +43,7 @@ def folder(drawn: Path, tmp_path: Path) -> Path:
 def run(place: Path, *options: str) -> str:
     """What `sim run` says on standard error."""
     arguments = ["run", str(place / "scenario.yaml"), "--out", str(place / "out"), *options]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stderr
 
@@ -98,7 +98,7 @@ def test_a_folder_without_a_manifest_is_refused_and_stays(tmp_path: Path, name: 
 def test_the_page_drawn_again_has_the_explanation_and_what_would_help(folder: Path):
     before = (folder / "report.html").read_bytes()
     (folder / "report.html").unlink()
-    CliRunner().invoke(app, ["plot", str(folder)], catch_exceptions=False)
+    CliRunner().invoke(build_app(()), ["plot", str(folder)], catch_exceptions=False)
     assert (folder / "report.html").read_bytes() == before
 
 
@@ -108,9 +108,9 @@ def test_chosen_chips_are_kept_for_figures_drawn_again_and_may_be_replaced(tmp_p
     folder = tmp_path / "out/tiny"
     run(tmp_path, "--chip", "2")
     before = (folder / "report.html").read_bytes()
-    CliRunner().invoke(app, ["plot", str(folder)], catch_exceptions=False)
+    CliRunner().invoke(build_app(()), ["plot", str(folder)], catch_exceptions=False)
     assert (folder / "report.html").read_bytes() == before
-    CliRunner().invoke(app, ["plot", str(folder), "--chip", "1"], catch_exceptions=False)
+    CliRunner().invoke(build_app(()), ["plot", str(folder), "--chip", "1"], catch_exceptions=False)
     assert (folder / "report.html").read_bytes() != before
     assert call("plot", folder, "--chip", "4") == (2, "--chip: the machine has chips 0 to 3, got 4")
 

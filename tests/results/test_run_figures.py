@@ -9,7 +9,7 @@ import pytest
 from support.files import write
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.errors import InputError
 from sim.lowering.placement import mesh_of
 from sim.plots import node_link
@@ -31,7 +31,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("run")
     scenario = str(write(folder))
     options = ["--out", str(folder / "out"), "--critical-path", "--explain", "--format", "png,svg"]
-    done = CliRunner().invoke(app, ["run", scenario, *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["run", scenario, *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return folder / "out" / "tiny"
 
@@ -47,7 +47,9 @@ def test_every_figure_is_written_in_every_format(results: Path):
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_figure_drawn_again_has_the_same_bytes(results: Path, name: str):
     before = {suffix: (results / f"{name}.{suffix}").read_bytes() for suffix in ("png", "svg")}
-    done = CliRunner().invoke(app, ["plot", str(results), name, "--format", "png,svg"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        build_app(()), ["plot", str(results), name, "--format", "png,svg"], catch_exceptions=False
+    )
     assert done.output.split() == [str(results / f"{name}.{suffix}") for suffix in ("png", "svg")]
     assert {suffix: (results / f"{name}.{suffix}").read_bytes() for suffix in ("png", "svg")} == before
 
@@ -64,7 +66,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run with settings."""
     folder: Path = tmp_path_factory.mktemp("changed")
     options = ["--out", str(folder / "out"), "--explain", "--format", "svg", "--set", "workload.batch=32"]
-    done = CliRunner().invoke(app, ["run", str(write(folder)), *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["run", str(write(folder)), *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return folder / "out" / "tiny,workload.batch=32"
 
@@ -128,9 +130,9 @@ def test_what_is_no_run_is_refused(tmp_path: Path):
 
 def test_unknown_figures_and_formats_are_named(results: Path):
     with pytest.raises(InputError, match="no such figure, got 'timelime'; there are timeline"):
-        CliRunner().invoke(app, ["plot", str(results), "timelime"], catch_exceptions=False)
+        CliRunner().invoke(build_app(()), ["plot", str(results), "timelime"], catch_exceptions=False)
     with pytest.raises(InputError, match="no such format, got 'gif'; there are png, svg, pdf"):
-        CliRunner().invoke(app, ["plot", str(results), "--format", "gif"], catch_exceptions=False)
+        CliRunner().invoke(build_app(()), ["plot", str(results), "--format", "gif"], catch_exceptions=False)
 
 
 def test_a_chip_without_links_is_run_drawn_and_read_back(tmp_path: Path):

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.errors import InputError
 from sim.simulate.latency import latency_s
 from sim.simulate.run import run
@@ -209,7 +209,7 @@ def test_every_scenario_says_what_it_rests_on(name: str):
 
 
 def test_the_line_stands_in_the_terminal_the_json_and_the_page():
-    shown = CliRunner().invoke(app, ["run", SCENARIO, "--no-plots", "--set", "engine.layers=1"])
+    shown = CliRunner().invoke(build_app(()), ["run", SCENARIO, "--no-plots", "--set", "engine.layers=1"])
     line = rests_on(load.scenario(SCENARIO)).text
     assert f"rests on: {line}" in " ".join(shown.output.split())
     assert run(load.scenario(SCENARIO)).report.to_dict()["rests_on"]["text"] == line
@@ -280,12 +280,12 @@ def test_a_score_that_is_to_be_large_falls_where_latency_grows():
 @pytest.mark.release
 def test_search_and_compare_say_it():
     search = ["search", "--model", "llama3_8b", "--topology", "hgx_h200", "--phase", "decode", "--batch", "8"]
-    shown = CliRunner().invoke(app, [*search, "--set", "engine.layers=1", "--no-plots", "--sensitivity"])
+    shown = CliRunner().invoke(build_app(()), [*search, "--set", "engine.layers=1", "--no-plots", "--sensitivity"])
     assert shown.exit_code == 0, shown.output
     assert "rests on: " in shown.output
     assert "latency: " in shown.output
     compare = ["compare", SCENARIO, "llama3_70b_tp8_standard", "--no-plots", "--set", "engine.layers=1"]
-    shown = CliRunner().invoke(app, [*compare, "--sensitivity"])
+    shown = CliRunner().invoke(build_app(()), [*compare, "--sensitivity"])
     assert shown.exit_code == 0, shown.output
     assert "both rest on: torch_compile on h100_sxm" in shown.output
     assert "stays the best of 2" in shown.output

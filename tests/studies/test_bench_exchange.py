@@ -7,13 +7,13 @@ import pytest
 from support.commands import call
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 
 DISPATCH = ("collective", "dispatch", "--topology", "hgx_h200", "--tokens")
 
 
 def run(*arguments: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    rows: list[dict[str, Any]] = json.loads(CliRunner().invoke(build_app(()), [*arguments, "--json"]).stdout)
     return rows
 
 

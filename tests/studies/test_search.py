@@ -7,7 +7,7 @@ import pytest
 from support.selection import release
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.closed_form.prediction import PAPER_LAYOUTS
 from sim.errors import InputError
 from sim.lowering.placement import mesh_of, used_chips
@@ -43,7 +43,7 @@ def candidates(
 
 
 def found(*options: str) -> dict:
-    done = CliRunner().invoke(app, ["search", *ON, *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["search", *ON, *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return json.loads(done.stdout)
 
@@ -200,7 +200,7 @@ def test_slower_than_the_target_is_skipped_and_does_not_win():
     assert fast["best"]["cost"]["outcome"]["simulated"]["step_s"] < target
     with pytest.raises(InputError, match="must allow a candidate that fits, got '1e-06 s'; the fastest tried takes"):
         CliRunner().invoke(
-            app,
+            build_app(()),
             ["search", *ON, "--phase", "decode", "--batch", "64", "--weights", "int8", "--max-step", "1us"],
             catch_exceptions=False,
         )
@@ -271,7 +271,7 @@ def test_why_names_the_winner_and_the_next_with_the_same_work():
 def test_one_table_has_all_rows_that_are_best_at_something_and_names_the_time_by_its_phase():
     options = ["--model", "llama3_8b", "--topology", "dgx_h100", "--phase", "prefill", "--tokens", "128"]
     more = ["--set", "engine.layers=2", "--layouts", "tensor_parallel", "--batch", "4", "--no-plots"]
-    printed = CliRunner().invoke(app, ["search", *options, *more], catch_exceptions=False).stdout
+    printed = CliRunner().invoke(build_app(()), ["search", *options, *more], catch_exceptions=False).stdout
     best, why = (part.splitlines() for part in printed.partition("why:")[::2])
     assert {"prefill", "step"} & set(best[2].split()) == {"prefill"}
     assert "prefill" in why[1].split()
@@ -415,7 +415,7 @@ def test_labels_of_the_front_stay_above_the_x_axis(top: float):
 
 def test_search_writes_its_figure_and_says_where(tmp_path):
     options = [*ON[:-2], "--phase", "decode", "--batch", "64", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, ["search", *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["search", *options], catch_exceptions=False)
     path = tmp_path / "search_palm_540b_decode,tpu_v4_4x4x4,batch=64,engine.layers=8.png"
     assert f"figure in {path}" in "".join(done.stdout.splitlines())
     assert path.read_bytes().startswith(b"\x89PNG")
@@ -431,10 +431,10 @@ def test_a_row_says_over_which_axes_its_attention_ran():
     """4 sequences are too few for 8 chips: the row named after the batch splits heads as well."""
     options = ["--model", "palm_8b", "--topology", "tpu_v4_2x2x2", "--phase", "decode", "--batch", "4", "--no-plots"]
     more = ["--set", "engine.layers=1", "--set", "layout.attention=batch", "--layouts", "weight_stationary_2d"]
-    printed = CliRunner().invoke(app, ["search", *options, *more], catch_exceptions=False).stdout
+    printed = CliRunner().invoke(build_app(()), ["search", *options, *more], catch_exceptions=False).stdout
     assert "batch (1)" in printed
     assert "(1) attention over batch: 4 sequences split over " in printed
-    rows = json.loads(CliRunner().invoke(app, ["search", *options, *more, "--json"]).stdout)["best_per_batch"]
+    rows = json.loads(CliRunner().invoke(build_app(()), ["search", *options, *more, "--json"]).stdout)["best_per_batch"]
     assert {row["notes"][0].partition(":")[0] for row in rows} == {"attention over batch"}
 
 
@@ -495,7 +495,7 @@ def test_more_chips_are_faster_and_fewer_are_cheaper_as_in_figure_1(tmp_path):
     sets = ["--set", "engine.layers=8", "--out", str(tmp_path)]
     options = ["--phase", "decode", "--batch", "64", "--chips", "64,256", "--json"]
     command = ["search", "--model", "palm_540b", "--topology", "tpu_v4_4x4x4", *PAPER, *sets, *options]
-    best = json.loads(CliRunner().invoke(app, command, catch_exceptions=False).stdout)["best"]
+    best = json.loads(CliRunner().invoke(build_app(()), command, catch_exceptions=False).stdout)["best"]
     assert [best[each]["outcome"]["chips"] for each in ("latency", "cost")] == [256, 64]
 
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sim import cli
-from sim.cli import app
+from sim.cli import build_app
 from sim.errors import InputError
 from sim.simulate.result import Run
 from sim.simulate.run import run
@@ -33,7 +33,7 @@ def sweep(out: Path, *options: str) -> tuple[list[dict[str, str]], str]:
     """The rows of the file that `sim sweep` writes, and what it says on standard error."""
     sets = [part for setting in SET for part in ("--set", setting)]
     command = ["sweep", "palm540b_decode_ws2d", *sets, "--no-plots", "--out", str(out), *options]
-    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), command, catch_exceptions=False)
     (path,) = out.rglob("sweep.csv")
     with path.open(newline="") as file:
         return list(csv.DictReader(file)), done.stderr
@@ -96,7 +96,7 @@ def test_the_table_has_the_columns_that_there_is_something_in(tmp_path: Path):
     heads = {}
     for name in ("palm540b_decode_ws2d", "pmep_gpt3_host", "energonai_pipeline"):
         sets = ["--set", "engine.layers=4", *(["--set", SWEEP] if name == "palm540b_decode_ws2d" else [])]
-        done = CliRunner().invoke(app, ["sweep", name, *sets, "--out", str(tmp_path)], catch_exceptions=False)
+        done = CliRunner().invoke(build_app(()), ["sweep", name, *sets, "--out", str(tmp_path)], catch_exceptions=False)
         heads[name] = next(line for line in done.stdout.splitlines() if "tokens/s" in line)
     assert "closed form" in heads["palm540b_decode_ws2d"]
     for name, own in (("pmep_gpt3_host", ("stall", "slower", "by formula")), ("energonai_pipeline", ("requests/s",))):
@@ -256,7 +256,7 @@ def test_all_text_of_every_figure_is_text_and_not_mathematics(tmp_path: Path, mo
         seen.extend(made.findobj(Text))
 
     monkeypatch.setattr(Figure, "savefig", saved)
-    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path)], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), [*command, "--out", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert len(seen) > 5
     assert not [text.get_text() for text in seen if text.get_text() and text.get_parse_math()]
@@ -278,7 +278,7 @@ def test_the_title_says_what_was_set_and_comes_from_the_description():
 def test_a_sweep_over_words_says_that_it_has_no_figure(tmp_path):
     words = "sweep={layout.attention: [heads, batch]}"
     options = ["--set", words, "--set", "engine.layers=1", "--out", str(tmp_path)]
-    done = CliRunner().invoke(app, ["sweep", "palm540b_decode_ws2d", *options], catch_exceptions=False)
+    done = CliRunner().invoke(build_app(()), ["sweep", "palm540b_decode_ws2d", *options], catch_exceptions=False)
     text = " ".join(done.stdout.split())
     assert "no figure: no axis of the sweep has numbers for x (layout.attention); --parts draws bars" in text
     assert not list(tmp_path.glob("*/figure.png"))
@@ -289,7 +289,7 @@ def test_rows_have_the_notes_of_their_runs_and_the_table_each_once(tmp_path: Pat
     swept = "sweep={layout.ffn: [tensor_parallel, expert_parallel], workload.batch: [8, 32]}"
     settings = [part for each in (swept, "engine.layers=4", "stack=torch_compile") for part in ("--set", each)]
     command = ["sweep", "mixtral_8x7b_tp_or_ep", *settings, "--out", str(tmp_path)]
-    printed = CliRunner().invoke(app, [*command, "--no-plots"]).output
+    printed = CliRunner().invoke(build_app(()), [*command, "--no-plots"]).output
     (folder,) = tmp_path.iterdir()
     with (folder / "sweep.csv").open(encoding="utf-8") as file:
         notes = [row["notes"] for row in csv.DictReader(file)]

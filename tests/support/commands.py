@@ -6,14 +6,14 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from sim.cli import app
+from sim.cli import build_app
 from sim.errors import InputError
 
 
 def call(*arguments: object) -> tuple[int, str]:
     """Exit code and what is said on standard error: bad input is one line, anything else unforeseen fails the test."""
     try:
-        done = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
+        done = CliRunner().invoke(build_app(()), [str(each) for each in arguments], catch_exceptions=False)
     except InputError as error:
         said = str(error)
     else:

@@ -9,7 +9,8 @@ from support.validations import validation
 
 from sim.errors import InputError
 from sim.report.present.validation import Outcome
-from sim.specs import RequestSuite, load
+from sim.specs import load
+from sim.specs.suite import RequestSuite
 from sim.studies.validate.cases import Case, read
 from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
 from sim.studies.validate.runs import ScenarioRun

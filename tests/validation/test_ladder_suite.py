@@ -9,7 +9,8 @@ from support.validations import validation
 
 from sim.errors import InputError
 from sim.report.present.validation import Validation
-from sim.specs import GenerationSuite, load
+from sim.specs import load
+from sim.specs.suite import GenerationSuite
 from sim.studies.validate import calibrate
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate

@@ -12,7 +12,8 @@ from support.validations import validation
 
 from sim.errors import InputError
 from sim.report.present.validation import NCCL_TUNER, Errors, Outcome, Spread, Validation
-from sim.specs import HostTimes, load
+from sim.specs import load
+from sim.specs.suite import HostTimes
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 

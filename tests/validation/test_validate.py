@@ -17,7 +17,8 @@ from sim.plots.style import save
 from sim.report.present.validation import Errors, Validation
 from sim.simulate.latency import latency_s
 from sim.simulate.run import run
-from sim.specs import Tolerance, load
+from sim.specs import load
+from sim.specs.suite import Tolerance
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import to_metric, validate
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sim.report.present.validation import Errors
-from sim.specs import AnyConstant
+from sim.specs.suite import AnyConstant
 
 _OF_MACHINES = "in every entry of the suite's `machines:`, or in the files of those machines"
 _KEPT_IN = {

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from sim.report.closed_form import PER_OPERATION
-from sim.report.experts import ExpertsReport
-from sim.report.memory import Memory
-from sim.report.padding import Padding
-from sim.report.pipeline import Passes, PipelineReport
-from sim.report.proposals import ProposalsReport
 from sim.report.report import ModelFigures, Report
-from sim.report.spread import Spread
-from sim.report.transfer import TransferReport
-from sim.report.waiting import Waiting
 from sim.units import format_bytes, format_change, format_count, format_list, format_percent, format_seconds
+
+if TYPE_CHECKING:
+    from sim.report.experts import ExpertsReport
+    from sim.report.memory import Memory
+    from sim.report.padding import Padding
+    from sim.report.pipeline import Passes, PipelineReport
+    from sim.report.proposals import ProposalsReport
+    from sim.report.spread import Spread
+    from sim.report.transfer import TransferReport
+    from sim.report.waiting import Waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sim.report.headline import to_html
-from sim.specs import AnySuite, Tolerance
+from sim.specs.suite import AnySuite, Tolerance
 
 NCCL_TUNER = "NCCL's tuner"
 """Name of the closed form of a collective."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sim.report.present.validation import BANDS, Errors, Outcome, Validation, bias
-from sim.specs import CollectiveSuite, Speedup
+from sim.specs.suite import CollectiveSuite, Speedup
 from sim.terminal import plain_console, styled
 from sim.units import format_bytes, format_seconds
 

@@ -5,35 +5,27 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import TypeAdapter, ValidationError, model_validator
 
 from sim.errors import InputError
-from sim.specs import (
-    FILE_KINDS,
-    AnySuite,
-    ChipSpec,
-    LinkSpec,
-    Model,
-    PerturbSpec,
-    Scenario,
-    StackSpec,
-    Strict,
-    TopologySpec,
-)
+from sim.specs import ChipSpec, LinkSpec, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
 from sim.specs.base import wrong
 from sim.specs.exchange import ExchangeInputs
+from sim.specs.file_kinds import file_model
 from sim.specs.held import find_excess, held_by_stack
 from sim.specs.load import plugin_files
 from sim.specs.load.boxes import inherit
 from sim.specs.load.places import Path_, place_of
-from sim.specs.load.problems import translate
 from sim.specs.load.references import REFERENCES, data_root, expand, find, shipped
 from sim.specs.load.settings import apply
 from sim.specs.load.stacks import on_chip
 from sim.specs.load.yaml_text import shown
 from sim.terminal import CONTROL
+
+if TYPE_CHECKING:
+    from sim.specs.suite import AnySuite
 
 __all__ = [
     "REFERENCES",
@@ -98,7 +90,7 @@ def machine(name: str, settings: Sequence[str] = ()) -> tuple[TopologySpec, Stac
     try:
         return spec, _Software.model_validate(raw | {"chip": spec.chip}).stack
     except ValidationError as error:
-        raise translate("scenario", error, raw, origins, settings) from None
+        raise _problem("scenario", error, raw, origins, settings) from None
 
 
 def model(name: str) -> Model:
@@ -140,7 +132,7 @@ def exchange(settings: Sequence[str]) -> tuple[ExchangeInputs, list[str]]:
     try:
         return ExchangeInputs.model_validate(raw), others
     except ValidationError as error:
-        raise translate("scenario", error, raw, origins, settings) from None
+        raise _problem("scenario", error, raw, origins, settings) from None
 
 
 def of_perturb(setting: str) -> bool:
@@ -173,7 +165,7 @@ def perturb(settings: Sequence[str]) -> PerturbSpec | None:
     try:
         return _Perturbed.model_validate(raw).perturb
     except ValidationError as error:
-        raise translate("scenario", error, raw, origins, settings) from None
+        raise _problem("scenario", error, raw, origins, settings) from None
 
 
 def source(name: str) -> str | None:
@@ -212,7 +204,7 @@ def _load(kind: str, name: str, settings: Sequence[str]) -> Any:
     try:
         result = _adapter(kind).validate_python(raw)
     except ValidationError as error:
-        raise translate(kind, error, raw, origins, settings) from None
+        raise _problem(kind, error, raw, origins, settings) from None
     _refuse_control_characters(raw, origins)
     return result
 
@@ -262,9 +254,17 @@ def _refuse_control_characters(raw: Any, origins: Mapping[Path_, str]) -> None:
             raise InputError("text must have no control characters", where=place_of(path, origins), got=value)
 
 
+def _problem(
+    kind: str, error: ValidationError, raw: dict[str, Any], origins: Mapping[Path_, str], settings: Sequence[str]
+) -> InputError:
+    from sim.specs.load.problems import translate
+
+    return translate(kind, error, raw, origins, settings)
+
+
 @functools.cache
 def _adapter(kind: str) -> TypeAdapter[Any]:
-    model = FILE_KINDS[kind]
+    model = file_model(kind)
     if isinstance(model, type) and issubclass(model, Strict):
         model.model_rebuild()  # the adapter then takes the model's own schema, which writing the model needs as well
     return TypeAdapter(model)

@@ -10,7 +10,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from sim.errors import closest, describe_unsimulated, suggest
-from sim.specs import FILE_KINDS, Software
+from sim.specs import Software
+from sim.specs.file_kinds import file_model
 from sim.specs.load.places import Path_
 
 _OTHER_NAMES = {
@@ -41,7 +42,7 @@ _DEEPEST = 3
 
 def fields_at(kind: str, loc: Path_) -> set[str]:
     """Field names allowed at pydantic's path."""
-    models = models_of(FILE_KINDS[kind])
+    models = models_of(file_model(kind))
     for part in loc:
         kinds = [m for m in models if part in _kinds(m)]
         inside = [x for m in models if part in m.model_fields for x in models_of(m.model_fields[str(part)].annotation)]
@@ -80,7 +81,7 @@ def _meant(key: str, own: set[str], kind: str, file: Any, under: Path_) -> str:
         if name in own:
             return name
     elsewhere: dict[str, str] = {}
-    for path in sorted(_paths(FILE_KINDS[kind], file), key=lambda path: path[: len(under)] != under):
+    for path in sorted(_paths(file_model(kind), file), key=lambda path: path[: len(under)] != under):
         elsewhere.setdefault(path[-1], ".".join(path))
     for name in (key, *(ours for ours, theirs in _OTHER_NAMES.items() if key in theirs)):
         if name in own:

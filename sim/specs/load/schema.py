@@ -13,11 +13,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sim.specs import FILE_KINDS, Strict
+from sim.specs import Strict
+from sim.specs.file_kinds import FILE_KINDS, file_model
 from sim.specs.load import REFERENCES
 from sim.specs.load.keys import models_of
 
-_KIND_OF = {model.__name__: kind for kind, annotation in FILE_KINDS.items() for model in models_of(annotation)}
+_KIND_OF = {model.__name__: kind for kind in FILE_KINDS for model in models_of(file_model(kind))}
 """Kind of file that a model describes, by the model's name, which is the title of its schema."""
 
 _CARRIED: dict[str, Any] = {
@@ -73,7 +74,7 @@ def _models(base: type[Strict] = Strict) -> Iterator[type[Strict]]:
 
 
 def _schema(kind: str) -> dict[str, Any]:
-    schema = TypeAdapter(FILE_KINDS[kind]).json_schema()
+    schema = TypeAdapter(file_model(kind)).json_schema()
     definitions = schema.get("$defs", {})
     docs = {model.__name__: field_docs(model) for model in _models()}
     for part in (schema, *definitions.values()):

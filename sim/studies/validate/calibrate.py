@@ -19,7 +19,8 @@ import numpy.typing as npt
 from sim.errors import InputError, suggest
 from sim.lowering.placement import used_chips
 from sim.report.present.calibration import Determination, Direction, Fit, Series, named_changes, settings
-from sim.specs import AnyConstant, AnySuite, Calibration, Choice, Scenario
+from sim.specs import Scenario
+from sim.specs.suite import AnyConstant, AnySuite, Calibration, Choice
 from sim.studies.validate.cases import Case, read, with_plugins
 from sim.studies.validate.measurements import calibrated_places, find_repeats, series_of, uncertainty_of
 from sim.studies.validate.runs import CollectiveRun, CopyRun, ExchangeRun, MatmulRun, OperationRun, ScenarioRun

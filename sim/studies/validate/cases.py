@@ -15,8 +15,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sim.errors import InputError, suggest
 from sim.lowering.exchange import Way
-from sim.specs import (
-    ALGORITHMS,
+from sim.specs import ALGORITHMS, Scenario, load
+from sim.specs.load import plugin_files
+from sim.specs.suite import (
     AnySuite,
     CollectiveSuite,
     CopySuite,
@@ -25,13 +26,10 @@ from sim.specs import (
     MatmulSuite,
     OperationSuite,
     RequestSuite,
-    Scenario,
     Settings,
     StepSuite,
     Suite,
-    load,
 )
-from sim.specs.load import plugin_files
 from sim.studies.validate.csv_rows import NOT_AN_INPUT, TRAINING, Row, read_rows
 from sim.studies.validate.padded_lengths import lengths_of_batch
 from sim.studies.validate.patterns import entry, first

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import log
 
-from sim.specs import AnySuite, Calibration, Scenario
+from sim.specs import Scenario
+from sim.specs.suite import AnySuite, Calibration
 from sim.studies.validate.cases import Case
 
 _UNCERTAINTIES = ("reading_error_pct", "run_to_run_pct")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import log
 
 from sim.report.present.validation import RATES, Ordering, Outcome
-from sim.specs import AnySuite
+from sim.specs.suite import AnySuite
 from sim.studies.validate.cases import Case
 from sim.studies.validate.csv_rows import NOT_AN_INPUT
 from sim.studies.validate.measurements import uncertainty_of

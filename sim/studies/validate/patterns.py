@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sim.errors import InputError, listed
-from sim.specs import Settings
+from sim.specs.suite import Settings
 
 
 def entry(name: str, patterns: Mapping[str, Settings], keys: Sequence[str], where: str) -> Settings:

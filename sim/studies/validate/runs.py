@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.lowering.exchange import Way
-from sim.specs import HostTimes, Scenario, load
+from sim.specs import Scenario, load
+from sim.specs.suite import HostTimes
 
 
 @dataclass(frozen=True, slots=True)

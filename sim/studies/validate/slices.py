@@ -6,7 +6,8 @@ from math import prod
 from typing import Any
 
 from sim.errors import InputError
-from sim.specs import Scenario, Suite
+from sim.specs import Scenario
+from sim.specs.suite import Suite
 from sim.studies.validate.csv_rows import Row
 
 

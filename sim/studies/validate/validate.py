@@ -27,7 +27,8 @@ from sim.simulate.forward_pass import simulate_pass
 from sim.simulate.latency import latency_s
 from sim.simulate.predict import predict
 from sim.simulate.run import run as simulate
-from sim.specs import DTYPE_BYTES, AnySuite, Scenario, StackSpec, load
+from sim.specs import DTYPE_BYTES, Scenario, StackSpec, load
+from sim.specs.suite import AnySuite
 from sim.studies.bench import collective as bench
 from sim.studies.bench.exchange import ExchangeCase, run_exchange
 from sim.studies.own_predictions import load_function
