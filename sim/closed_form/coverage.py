@@ -56,6 +56,7 @@ COVERED: Coverage = {
     **dict.fromkeys((_READ + _OF_WHAT_IS_NOT_KNOWN).split(), ANY_VALUE),
     "topology.kind": ("torus", "switch", "graph"),
     "stack.elementwise": ("fused", "kernel"),
+    "stack.row_matmul": ("library", "compiled"),
     "stack.attention": ("fused", "unfused"),
     "stack.attention_format": ("activations", "f32"),
     "stack.pipeline": ("sequential", "non_blocking", "blocking"),  # of stages, which no form of a pass has

@@ -240,8 +240,7 @@ class _PassCounter(LatentBuilder, ExpertsBuilder):
 
     def add_partial_sum(self, factor: Factor, name: str = "") -> None:
         """Appends a sublayer's last matmul without its sum; with a name, the sum of it and of the stream is reduced."""
-        matmul = self.make_matmul(factor.name, self.tokens_of_chip(), [factor.width], [self.E], adds=bool(name))
-        self.operations.append(matmul)
+        self.add_product_of(factor, self.uses.d_ff, adds=bool(name))
         if name:
             self.add_reduction(name, self.uses.d_ff)
 

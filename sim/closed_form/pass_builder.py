@@ -295,7 +295,7 @@ class PassBuilder:
         rows, name = self.tokens_of_chip(sum_axes), "residual" if self.uses.stream else name
         if self.is_fused and len(factors) > 1:
             for i, factor in enumerate(factors):
-                self.operations.append(self.make_matmul(factor.name, rows, [factor.width], [self.E], adds=i > 0))
+                self.add_product_of(factor, sum_axes, adds=i > 0)
             self.add_reduction(name, sum_axes)
             return
         op, scatters = "_".join(sorted(factor.name for factor in factors)), self._scatter_axes(sum_axes)
@@ -317,6 +317,17 @@ class PassBuilder:
         product = Product(op, rows, factors, [self.stream], axes if is_single else ())
         self.add_product_with_collective("out", scatter, [launch], product)
         self.add_collective(name, "all_reduce", self._replicated_axes(sum_axes), scatter.bytes / K)
+
+    def add_product_of(self, factor: Factor, sum_axes: Axes, *, adds: bool) -> None:
+        """Appends a matmul into the whole stream, and the add of its product to another sum, if it `adds`: a kernel of
+        its own if chips reduce the sum, unless a compiler fuses it."""
+        rows, stack = self.tokens_of_chip(sum_axes), self.scenario.stack
+        is_compiled = stack.elementwise == "fused" or (stack.row_matmul == "compiled" and rows <= 1)
+        apart = adds and self.group_size(sum_axes) > 1 and not is_compiled
+        matmul = self.make_matmul(factor.name, rows, [factor.width], [self.E], adds=adds and not apart)
+        self.operations.append(matmul)
+        if apart:
+            self.add_elementwise(f"{factor.name} add", *[rows * self.E * self.a] * 3)
 
     def _scatter_axes(self, sum_axes: Axes) -> list[Axes]:
         """Returns the axes over which a sublayer's sum is scattered in d_model, and those in tokens, if any."""

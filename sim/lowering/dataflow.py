@@ -458,5 +458,8 @@ class Lowering:
             return self.matmul(x, [weight], name)[0]
         result = sharding.add(sharding.matmul(x.tensor, weight.tensor), plus.tensor)
         work = matmul_work([(x.tensor, [weight.tensor])], [result], [plus.tensor], self.kernels)
+        chip, is_reduced = self.topology.chip, self.emitter.group_size(result.partial) > 1
+        if is_reduced and not chip.fuses_elementwise and (work.rows > 1 or not chip.compiles_rows):
+            return self.add(self.matmul(x, [weight], name)[0], plus, name)
         inputs = self.quantize(name, [x.tensor], producers([x, plus]))
         return Value(result, self.emitter.compute(name, work, inputs))

@@ -31,7 +31,11 @@ class Software(Strict):
     """Constants of a software on one kind of chip. Defaults are ideal: a share of 1, a time of 0."""
 
     elementwise: Literal["fused", "kernel"] = "fused"
-    """Norms, activations and residual adds are fused into their neighbours (a compiler), or are separate kernels."""
+    """Norms, activations and adds are fused into their neighbours (a compiler), or are separate kernels. So is then the
+    add of a matmul's product to another, or to the stream, before chips sum them."""
+    row_matmul: Literal["library", "compiled"] = "library"
+    """A matmul of a single row is a library's, or is compiled with such an add, as by PyTorch's compiler with
+    `coordinate_descent_tuning` (PyTorch 2.5, torch/_inductor/decomposition.py)."""
     attention: Literal["fused", "unfused"] = "unfused"
     """Attention scores stay on the chip (as in FlashAttention), or go through HBM as 32-bit numbers."""
     attention_format: Literal["activations", "f32"] = "activations"

@@ -60,6 +60,8 @@ class Chip:
     """Time per further part of the positions of fused attention."""
     quantizes_apart: bool
     """True if kernels of their own quantise the inputs of matmuls."""
+    compiles_rows: bool
+    """True if matmuls of a single row are compiled with the adds after them."""
     interference: tuple[float, float]
     """Multiprocessors lost to every busy channel by a kernel limited by FLOPs, and by one limited by bytes."""
     channel_rate: float
@@ -104,6 +106,7 @@ class Chip:
             attention_startup=stack.attention_startup.value if stack.attention_startup else 0.0,
             attention_part_s=stack.attention_part.value,
             quantizes_apart=stack.quantize == "kernel",
+            compiles_rows=stack.row_matmul == "compiled",
             fuses_elementwise=stack.elementwise == "fused",
             interference=(stack.compute_interference.value, stack.memory_interference.value),
             channel_rate=stack.channel_rate.value if stack.channel_rate else 0.0,

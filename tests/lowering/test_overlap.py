@@ -64,6 +64,22 @@ def test_every_all_reduce_of_ladder_runs_under_exactly_one_half_layer_and_one_at
             assert seen == (set() if i == 2 * layers - 1 else {own})
 
 
+@pytest.mark.parametrize("scheme", ["parallel", "desync2"])
+def test_two_products_that_chips_sum_are_added_by_a_kernel_unless_a_compiler_fuses_them(scheme):
+    """A library's matmul writes its product. On one chip the next norm adds."""
+
+    def kernels(*settings):
+        trace, _ = traced(f"layout.residual={scheme}", "layout.logits=last", *settings)
+        return [trace.program.op_names[op] for op in trace.program.op].count("wo add")
+
+    layers, chips = 6, 8
+    assert kernels("workload.batch=4") == layers * chips
+    assert kernels("workload.batch=1") == 0
+    assert kernels("workload.batch=1", "stack.row_matmul=library") == layers * chips
+    assert kernels("workload.batch=4", "layout.mesh.tensor=1") == 0
+    assert kernels("workload.batch=4", "stack=ideal") == 0
+
+
 def test_standard_hides_nothing_and_ladder_nearly_all():
     figures = {name: measure(*traced(f"layout.residual={name}")) for name in ("standard", "ladder")}
     standard, ladder = figures["standard"], figures["ladder"]
