@@ -63,6 +63,8 @@ class Exchange:
     """Axes that split the experts."""
     tokens: Axes
     """Those of them along which chips have different tokens."""
+    part: tuple[float, float] = (0.0, 1.0)
+    """Shares of the batch at which the part of it that is sent begins and ends."""
 
 
 WHOLE = Cache()

@@ -30,7 +30,8 @@ def send_to_experts(layer: Layer[V], y: V) -> Callable[[], tuple[V, V | None, Ax
         rule = "a mixture of experts requires whole d_model and weights that are not gathered"
         raise LayoutError(rule, where="layout", hint="a preset without d_model and gather in its uses")
     inner = tuple(axis for axis in uses.d_ff if axis not in uses.experts)
-    exchange = Exchange(uses.experts, tuple(axis for axis in uses.experts if axis in uses.batch + uses.tokens))
+    exchanged = tuple(axis for axis in uses.experts if axis in uses.batch + uses.tokens)
+    exchange = Exchange(uses.experts, exchanged, (layer.begin, layer.reach))
     (y,) = flow.all_gather([(y, "E")], uses.stream, "residual" + part)
     gathered = tuple(axis for axis in uses.tokens if axis in inner)
     (y,) = flow.all_gather([(y, layer.token_dim)], gathered, "tokens" + part)

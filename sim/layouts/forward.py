@@ -274,7 +274,8 @@ def split_layer(layer: Layer[V], sizes: Sequence[int]) -> tuple[Layer[V], ...]:
     ends = list(accumulate(sizes))
     parts = zip(sizes, ends, strict=True)
     return tuple(
-        replace(layer, part=f" {i}", size=size, reach=end / ends[-1]) for i, (size, end) in enumerate(parts)
+        replace(layer, part=f" {i}", size=size, reach=end / ends[-1], begin=(end - size) / ends[-1])
+        for i, (size, end) in enumerate(parts)
     ) or (layer,)
 
 

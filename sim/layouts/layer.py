@@ -51,6 +51,8 @@ class Layer(Generic[V]):
     """Sequences or positions of this part, if the batch is split."""
     reach: float = 1.0
     """Share of a split batch up to the end of this part."""
+    begin: float = 0.0
+    """Share of a split batch before this part."""
     packed: bool = False
     """True if the stream holds real tokens only; attention is padded."""
     context: str = "ring"

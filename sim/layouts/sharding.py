@@ -324,12 +324,13 @@ def matmul_flops(x: Sharded, weight: Sharded) -> int:
     return 2 * rows * weight.local_elements
 
 
-def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
+def dispatch(y: Sharded, experts: Dim, axes: Axes, rows: str = "T") -> Sharded:
     """B_xLE -> Y_xTE: rows of the tokens of a group, for the experts of each chip.
 
     Args:
         experts: the dimension of experts, with the axes that split it.
         axes: those of them along which chips have different tokens, which they exchange.
+        rows: letter of the rows, by which those of parts of a batch differ.
     """
     if y.partial or (y.differs and axes) or y.dim("E").axes:
         raise LayoutError(f"dispatch of {y}: every chip must have whole tokens, summed")
@@ -338,8 +339,8 @@ def dispatch(y: Sharded, experts: Dim, axes: Axes) -> Sharded:
         if axis not in experts.axes or not any(axis in dim.axes for dim in tokens):
             raise LayoutError(f"dispatch({named(axes)}) of {y}: the axis must split tokens and experts")
     kept = tuple(axis for dim in tokens for axis in dim.axes if axis not in axes)
-    rows = Dim("T", tokens[0].size * tokens[1].size, kept)
-    return Sharded((experts, rows, y.dim("E")), y.mesh, y.dtype, differs=y.differs)
+    sent = Dim(rows, tokens[0].size * tokens[1].size, kept)
+    return Sharded((experts, sent, y.dim("E")), y.mesh, y.dtype, differs=y.differs)
 
 
 def combine(rows: Sharded, like: Sharded, axes: Axes) -> Sharded:

@@ -51,11 +51,16 @@ class ExpertLowering:
         over = TokenExchange(self.topology, self.scenario.stack, layout, kernel, between.tokens, between.experts, named)
         from sim.lowering.routing import route
 
-        routing = route(self._model, self.scenario.workload.routing, layout, over.split(self._local_tokens(y.tensor)))
+        spec, local, (begin, end) = self.scenario.workload.routing, self._local_tokens(y.tensor), between.part
+        whole = round(local / (end - begin))
+        before, split = round(begin * whole), over.split(local)
+        if spec.is_drawn:  # expected rows are the same of all tokens
+            split = replace(split, before=before, whole=whole)
+        routing = route(self._model, spec, layout, split)
         experts = sharding.Dim("Y", self._model.count + layout.replicas, between.experts)
-        tensor = sharding.dispatch(y.tensor, experts, between.tokens)
+        tensor = sharding.dispatch(y.tensor, experts, between.tokens, f"T{before or ''}")
         key = tensor.dims[:2]
-        self._exchanges[key], self.routings[key], self._tokens[key] = over, routing, self._local_tokens(y.tensor)
+        self._exchanges[key], self.routings[key], self._tokens[key] = over, routing, local
         self._count_rows(self._expert_rows(routing, y.tensor, over))
         self._refuse_folding(routing)
         if self.emitter.group_size(between.tokens) > 1:

@@ -46,6 +46,10 @@ class Split:
     """Tokens of a source."""
     box: tuple[int, ...] | None = None
     """[holders] number of the box of each; None if all are in one."""
+    before: int = 0
+    """Tokens of a source in the parts of the batch before this one."""
+    whole: int = 0
+    """Tokens of a source in the whole batch, which choose their experts together; 0 if it has one part."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +89,8 @@ def route(experts: ExpertsSpec, spec: RoutingSpec, layout: ExpertsLayout, split:
         rule = f"must make a number of experts that {split.holders} chips divide, not {total}"
         raise InputError(rule, where="layout.experts.replicas", got=layout.replicas, hint=f"such as {near}")
     if spec.is_drawn:
-        routing = _counted(_choices(experts, spec, split), experts, layout, split, slots)
+        whole = replace(split, tokens=split.whole or split.tokens, before=0, whole=0)
+        routing = _counted(_choices(experts, spec, whole), experts, layout, split, slots)
     elif spec.load == "uniform":
         routing = _expected(experts, layout, split, slots)
     else:
@@ -200,6 +205,7 @@ def _none(candidates: float, part: float, chosen: int) -> float:
 # --- a drawn load ----------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4)
 def _choices(experts: ExpertsSpec, spec: RoutingSpec, split: Split) -> list[Ints]:
     """Returns [sources] arrays [tokens, top_k] of the experts that each token chooses."""
     if spec.trace is not None:
@@ -290,16 +296,23 @@ def _read(path: str, experts: ExpertsSpec) -> Ints:
 
 
 def _counted(chosen: list[Ints], experts: ExpertsSpec, layout: ExpertsLayout, split: Split, slots: int) -> Routing:
-    """Returns the rows of the tokens' choices, with experts and their copies placed on chips."""
+    """Returns the rows of the choices of a part's tokens, with experts and their copies placed on chips by the load of
+    the whole batch.
+
+    Args:
+        chosen: experts of the tokens of the whole batch.
+    """
     load = np.bincount(np.concatenate(chosen).ravel(), minlength=experts.count).astype(np.float64)
     placed = place_experts(load, experts, layout, split.holders, split.box)
     copies, place = placed.copies, placed.places
     first = np.cumsum(copies) - copies
     box = None if split.box is None else np.array(split.box)
     pairs, tokens, boxed = [], [], []
-    rows = np.zeros(split.holders * slots)
-    for source, experts_of in enumerate(chosen):
-        turn = np.arange(len(experts_of))[:, None] + source
+    rows, of = np.zeros(split.holders * slots), split.whole or split.tokens
+    for source, whole in enumerate(chosen):
+        start, stop = (len(whole) * end // of for end in (split.before, split.before + split.tokens))
+        experts_of = whole[start:stop]
+        turn = np.arange(start, stop)[:, None] + source
         at = place[first[experts_of] + turn % copies[experts_of]]
         holder = at // slots
         rows += np.bincount(at.ravel(), minlength=len(rows))

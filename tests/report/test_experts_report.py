@@ -1,5 +1,7 @@
 """Figures of experts: rows of chips, the fullest expert, bytes and links of the exchange."""
 
+from pathlib import Path
+
 import pytest
 from support.served_mixture import BATCH, CHIPS, COUNT, D_MODEL, K, mixture
 
@@ -42,6 +44,24 @@ def test_a_drawn_load_has_the_rows_of_all_parts_of_a_batch():
     assert rows.held.sum() == 16 * K
     assert rows.hit.tolist() == (rows.held > 0).sum(axis=1).tolist()
     assert found.fullest_expert_rows == rows.held.max()
+
+
+@pytest.mark.parametrize("overlap", ["micro_batches", "token_halves"])
+@pytest.mark.parametrize(
+    "load_", ["{load: zipf}", "{load: hot_rank, seed: 3}", "{load: ragged_sources}", "{trace: t.csv}"]
+)
+def test_parts_of_a_batch_have_the_tokens_of_the_whole_and_each_its_own(
+    overlap: str, load_: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Together they have the rows of every expert, on its chip, that the whole batch has."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("".join(f"{i % COUNT},{(i + 1 + i // COUNT) % COUNT}\n" for i in range(0, 7 * COUNT, 4)))
+    work = f"workload={{phase: prefill, batch: {BATCH}, prompt: 16, weights: bf16, routing: {load_}}}"
+    whole, parts = (run(mixture(work, f"layout.overlap={each}")).passes[0].lowered for each in ("none", overlap))
+    assert whole.expert_rows is not None
+    assert parts.expert_rows is not None
+    assert parts.expert_rows.held.tolist() == whole.expert_rows.held.tolist()
+    assert parts.expert_rows.sent.tolist() == whole.expert_rows.sent.tolist()
 
 
 def test_a_hot_rank_is_the_busiest_and_its_links_are():
