@@ -37,6 +37,8 @@ class CollectiveCall:
     op: str
     dtype: str = ""
     """Number format of the elements, if known."""
+    launched: bool = False
+    """True if a kernel before it has launched it: its own launch takes no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +180,12 @@ def emit(
     if call.dtype:
         builder.dtypes[op] = call.dtype
     slows = chips if slow_ppm else -1
+    overheads_ps = _overheads_ps(topology, schedule)
     begin = builder.add(
         op,
         Kind.BEGIN,
         chips,
-        Occupancy(flight_ps=_overheads_ps(topology, schedule), slows=slows, slow_ppm=slow_ppm),
+        Occupancy(flight_ps=0 if call.launched else _overheads_ps(topology, schedule), slows=slows, slow_ppm=slow_ppm),
         Waits(after),
         Labels(bytes=size, collective=instance),
     )
@@ -209,6 +212,8 @@ def emit(
     )
     waits, positions = wiring.arrivals + base, np.concatenate(([0], np.cumsum(wiring.arrival_counts)[:-1]))
     least_ps = np.array(_least_ps(schedule, topology.chips), dtype=np.int64)
+    if call.launched:
+        least_ps = np.maximum(least_ps - overheads_ps, 0)
     signals = [begin]
     if least_ps.any():
         flight = Occupancy(flight_ps=least_ps)

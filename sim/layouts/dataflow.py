@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from sim.layouts.sharding import Sharded
 from sim.specs.uses import Axes
@@ -167,6 +167,9 @@ class Dataflow(Protocol[V]):
 
     def combine(self, rows: V, shares: V, like: V, exchange: Exchange, name: str) -> V:
         """Sum of the experts' rows by the tokens' shares, each token where `like` has it: `dispatch` reversed."""
+
+    def receive_rows(self, rows: V, way: Literal["dispatch", "combine"], exchange: Exchange, name: str) -> V:
+        """What was sent, when a kernel of the compute stream has received it; the value stays unchanged."""
 
     def add(self, x: V, y: V, name: str) -> V:
         """x + y."""

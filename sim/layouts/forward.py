@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice
 from math import gcd, lcm, prod
 from typing import Generic
 
 from sim.errors import InputError
 from sim.layouts.dataflow import Dataflow, V
+from sim.layouts.experts import Sent
 from sim.layouts.layer import Layer
 from sim.layouts.residual import LAYERS, SCHEMES, UNSUMMED, Stream, standard
 from sim.specs import Model, Scenario
@@ -217,6 +218,7 @@ def build_pass(flow: Dataflow[V], uses: Uses, scenario: Scenario) -> ForwardPass
                 packed=scenario.packed_rows is not None,
                 absorbs=layout.absorbs_latent(workload.phase),
                 shared_experts=layout.experts.shared,
+                in_stages=scenario.in_stages,
                 split_dim="L" if halves else "B",
                 context=layout.context or "ring",
             ),
@@ -279,7 +281,13 @@ def split_layer(layer: Layer[V], sizes: Sequence[int]) -> tuple[Layer[V], ...]:
     ) or (layer,)
 
 
-def build_streams(shapes: Sequence[tuple[bool, bool, bool]], values: Sequence[V]) -> tuple[Stream[V], ...]:
+def build_streams(shapes: Sequence[tuple[int, ...]], values: Sequence[V]) -> tuple[Stream[V], ...]:
     """Builds streams from a flat list of their values (see `Stream.values`), by the shape of each."""
     rest = iter(values)
-    return tuple(Stream(next(rest), *(next(rest) if has else None for has in shape)) for shape in shapes)
+    streams: list[Stream[V]] = []
+    for *pending, sent in shapes:
+        x = next(rest)
+        attention, mlp, shared = (next(rest) if has else None for has in pending)
+        on_their_way = Sent.of(tuple(islice(rest, sent))) if sent else None
+        streams.append(Stream(x, attention, mlp, shared, on_their_way))
+    return tuple(streams)

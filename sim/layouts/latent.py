@@ -7,6 +7,7 @@ attention reads the cached vectors alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sim.errors import LayoutError
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from sim.layouts.layer import Layer
 
 
-def latent_attention(layer: Layer[V], y: V) -> V:
-    """Returns the attention output BLHU of normalised y, with the chip's heads.
+def project_latents(layer: Layer[V], y: V) -> Callable[[], V]:
+    """Projects normalised y and appends it to the cache, and returns what attends: the output BLHU, with the chip's
+    heads.
 
     Raises:
         LayoutError: attention over the batch, or heads that d_model's axes split as well.
@@ -52,11 +54,15 @@ def latent_attention(layer: Layer[V], y: V) -> V:
     if not layer.absorbs:
         if uses.cached_positions:
             raise LayoutError("a cache that chips share requires absorbed latent attention", where="layout.latent")
-        return flow.latent_attention((plain, q_rope), (c, rope), (w_k, w_v), "attention" + part, layer.cache)
+        return lambda: flow.latent_attention((plain, q_rope), (c, rope), (w_k, w_v), "attention" + part, layer.cache)
     (plain,) = flow.grouped_matmul(plain, [w_k], "H", "q by key expansion" + part)
     plain, q_rope = flow.all_gather([(plain, "H"), (q_rope, "H")], uses.cached_positions, "q" + part)
-    out = flow.latent_attention((plain, q_rope), (c, rope), (), "attention" + part, layer.cache)
-    return flow.grouped_matmul(out, [w_v], "H", "value expansion" + part)[0]
+
+    def attend() -> V:
+        out = flow.latent_attention((plain, q_rope), (c, rope), (), "attention" + part, layer.cache)
+        return flow.grouped_matmul(out, [w_v], "H", "value expansion" + part)[0]
+
+    return attend
 
 
 def _kept(notation: str) -> tuple[str, str]:

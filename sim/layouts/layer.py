@@ -15,8 +15,8 @@ from typing import Generic
 from sim.errors import LayoutError
 from sim.layouts.attention import ATTENTION, attend_to_context, key_value_weights, scatter_dim
 from sim.layouts.dataflow import Cache, Dataflow, Reduction, V
-from sim.layouts.experts import send_to_experts
-from sim.layouts.latent import latent_attention
+from sim.layouts.experts import send_to_experts, summed_axes
+from sim.layouts.latent import project_latents
 from sim.specs import Model
 from sim.specs.uses import Axes, Uses, named
 
@@ -65,6 +65,8 @@ class Layer(Generic[V]):
     """True if latent attention absorbs the expansion of keys and values in queries and outputs."""
     shared_experts: str = "under_dispatch"
     """Place of the shared experts' matmuls (`ExpertsLayout.shared`)."""
+    in_stages: bool = False
+    """True if parts of a batch take turns in five stages (`Software.exchange_turns`) around an exchange of tokens."""
 
     @property
     def stream(self) -> dict[str, Axes]:
@@ -114,7 +116,12 @@ class Layer(Generic[V]):
 
     def attention(self, y: V) -> V:
         """Returns the attention of normalised y, summed over the chips."""
-        return self._reduce_products([self._attention_factor(y)], self.uses.heads, "attention")
+        return self.start_attention(y)()
+
+    def start_attention(self, y: V) -> Callable[[], V]:
+        """Projects normalised y, and returns what attends to the cache: the attention, summed over the chips."""
+        attend = self._start_attention_factor(y)
+        return lambda: self._reduce_products([attend()], self.uses.heads, "attention")
 
     def mlp(self, y: V) -> V:
         """Returns the FFN of normalised y, summed over the chips."""
@@ -126,12 +133,12 @@ class Layer(Generic[V]):
         if not self.has_experts:
             return lambda: (self._reduce_products([self._mlp_factor(y)], self.uses.d_ff, "mlp"), None)
         compute = send_to_experts(self, y)
+        return lambda: self.sum_experts(*compute())
 
-        def finish() -> tuple[V, V | None]:
-            out, shared, axes = compute()
-            return (self.reduce(self.add_shared_experts(out, shared), axes, "mlp"), None) if axes else (out, shared)
-
-        return finish
+    def sum_experts(self, out: V, shared: V | None) -> tuple[V, V | None]:
+        """Returns the outputs of routed and shared experts, in one if they are summed over chips."""
+        axes = summed_axes(self)
+        return (self.reduce(self.add_shared_experts(out, shared), axes, "mlp"), None) if axes else (out, shared)
 
     def add_shared_experts(self, out: V, shared: V | None) -> V:
         """Returns the sum of routed and shared experts."""
@@ -172,8 +179,7 @@ class Layer(Generic[V]):
         self._refuse_split_streams()
         if not self.has_experts:
             return self._keep_or_reduce(self._mlp_factor(y), self.uses.d_ff, "mlp", stream)
-        out, shared, axes = send_to_experts(self, y)()
-        out = self.add_shared_experts(out, shared)
+        out, axes = self.add_shared_experts(*send_to_experts(self, y)()), summed_axes(self)
         if stream is None:
             return self.flow.keep_partial(out)
         return self.reduce(self.flow.add(out, self.flow.as_mean_partial(stream, axes), "residual"), axes, "mlp")
@@ -192,16 +198,19 @@ class Layer(Generic[V]):
         return self.reduce(self._multiply([factor], self.flow.as_mean_partial(stream, sum_axes)), sum_axes, name)
 
     def _attention_factor(self, y: V) -> Factor[V]:
+        return self._start_attention_factor(y)()
+
+    def _start_attention_factor(self, y: V) -> Callable[[], Factor[V]]:
         heads = self.uses.heads
         if self.model.latent:
-            out = latent_attention(self, y)
-            return Factor("o", out, "H", self.weight("w_o", "H{h} U E{e}"))
+            attend = project_latents(self, y)
+            return lambda: Factor("o", attend(), "H", self.weight("w_o", "H{h} U E{e}"))
         if self.is_fused:
             _, (q, k, v) = self.project(y, heads, self._query_key_value(), "qkv")
-            return self._out_projection(self.attend(q, k, v), "H")
+            return lambda: self._out_projection(self.attend(q, k, v), "H")
         into = self._scatter_dim(y)
-        y, (q,) = self.project(y, heads, [(self._w_q(), into)], "q")
-        return self._out_projection(ATTENTION[self.attention_over](self, q, y), into)
+        gathered, (queries,) = self.project(y, heads, [(self._w_q(), into)], "q")
+        return lambda: self._out_projection(ATTENTION[self.attention_over](self, queries, gathered), into)
 
     def _mlp_factor(self, y: V) -> Factor[V]:
         return self._down_projection(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -240,6 +241,9 @@ class NumpyExecutor:
 
     def combine(self, rows: Shards, shares: Shards, like: Shards, exchange: Exchange, name: str) -> Shards:
         return numpy_experts.combine(self.grid, rows, shares, like, exchange)
+
+    def receive_rows(self, rows: Shards, way: Literal["dispatch", "combine"], exchange: Exchange, name: str) -> Shards:
+        return rows
 
     def embed(self, table: Shards, name: str, after: Shards | None = None, length: int | None = None) -> Shards:
         axes, rows = table.tensor.dim("V").axes, table.tensor.local_shape[0]

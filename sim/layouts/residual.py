@@ -18,10 +18,11 @@ In ladder the all-reduce of a sublayer does not depend on the next sublayer, and
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic
 
 from sim.layouts.dataflow import V
+from sim.layouts.experts import Sent, apply_experts, choose_experts, dispatch_tokens, exchange_of, shared_under_combine
 from sim.layouts.layer import Layer
 
 
@@ -36,9 +37,13 @@ class Stream(Generic[V]):
     """Output of the last layer's FFN."""
     shared: V | None = None
     """Output of its shared experts, to be added to `mlp` when that has arrived."""
+    sent: Sent[V] | None = None
+    """Tokens that are on their way to the last layer's experts, whose output is `mlp` later."""
 
     def settle(self, layer: Layer[V]) -> Stream[V]:
-        """Returns the stream with the output of shared experts added to that of the FFN."""
+        """Returns the stream with the outputs of routed and shared experts, added to one."""
+        if self.sent is not None:
+            return _run_to_end(_apply_experts(layer, self)).settle(layer)
         if self.shared is None or self.mlp is None:
             return self
         return Stream(self.x, self.attention, layer.add_shared_experts(self.mlp, self.shared))
@@ -49,18 +54,25 @@ class Stream(Generic[V]):
 
     @property
     def values(self) -> tuple[V, ...]:
-        """The stream, then its pending outputs and that of shared experts."""
-        return (self.x, *self.pending, *([] if self.shared is None else [self.shared]))
+        """The stream, then its pending outputs, that of shared experts, and tokens that are sent."""
+        shared = () if self.shared is None else (self.shared,)
+        return (self.x, *self.pending, *shared, *(self.sent.values if self.sent else ()))
 
     @property
-    def shape(self) -> tuple[bool, bool, bool]:
-        """True for each of attention, FFN and shared experts whose output is pending."""
-        return self.attention is not None, self.mlp is not None, self.shared is not None
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of values of attention, FFN and shared experts whose output is pending, and of tokens that are
+        sent."""
+        pending = (int(out is not None) for out in (self.attention, self.mlp, self.shared))
+        return (*pending, len(self.sent.values) if self.sent else 0)
 
 
 def standard(layers: Sequence[Layer[Any]], streams: Sequence[Stream[Any]]) -> tuple[Stream[Any], ...]:
     """Parts of a batch take turns, so that one computes while another communicates."""
-    turns = [_standard_turns(layer, stream) for layer, stream in zip(layers, streams, strict=True)]
+    staged = len(layers) > 1 and layers[0].in_stages and layers[0].exchanges_tokens
+    turns = [
+        _five_stages(layer, stream, late=part > 0) if staged else _standard_turns(layer, stream)
+        for part, (layer, stream) in enumerate(zip(layers, streams, strict=True))
+    ]
     results: dict[int, Stream[Any]] = {}
     while len(results) < len(turns):
         for part, turn in enumerate(turns):
@@ -85,6 +97,55 @@ def _standard_turns(layer: Layer[V], stream: Stream[V]) -> Generator[None, None,
         yield
     mlp, shared = finish()
     return Stream(x, mlp=mlp, shared=shared)
+
+
+def _five_stages(layer: Layer[V], stream: Stream[V], *, late: bool) -> Generator[None, None, Stream[V]]:
+    """Issues a layer in the stages of DeepSeek's decoding: projections, attention, dispatch, experts, receipt of their
+    outputs. The `late` part is two stages behind: it first computes the last layer's experts, and ends with tokens on
+    their way to this layer's."""
+    if late and stream.sent:
+        stream = yield from _apply_experts(layer, stream)
+        yield
+    elif late:
+        yield
+        yield
+    stream = stream.settle(layer)
+    x, y = layer.norm(stream.x, stream.pending, "norm")
+    attend = layer.start_attention(y)
+    yield
+    x, y = layer.norm(x, (attend(),), "ffn_norm")
+    y, shares = choose_experts(layer, y)
+    yield
+    sent, shared = dispatch_tokens(layer, y, shares)
+    stream = Stream(x, shared=shared, sent=sent)
+    if late:
+        return stream
+    yield
+    return (yield from _apply_experts(layer, stream))
+
+
+def _apply_experts(layer: Layer[V], stream: Stream[V]) -> Generator[None, None, Stream[V]]:
+    """Issues the experts of tokens that are on their way, and yields before their outputs are received."""
+    sent = stream.sent
+    assert sent is not None
+    over, name = exchange_of(layer), "experts" + layer.part
+    received = layer.flow.receive_rows(sent.rows, "dispatch", over, name)
+    out = apply_experts(layer, replace(sent, rows=received))
+    yield
+    shared = shared_under_combine(layer, sent) or stream.shared
+    out = layer.flow.receive_rows(out, "combine", over, name)
+    mlp, shared = layer.sum_experts(out, shared)
+    return Stream(stream.x, mlp=mlp, shared=shared)
+
+
+def _run_to_end(turns: Generator[None, None, Stream[V]]) -> Stream[V]:
+    """Returns the result of turns that are taken one after the other."""
+    while True:
+        try:
+            next(turns)
+        except StopIteration as end:
+            result: Stream[V] = end.value
+            return result
 
 
 def parallel(layer: Layer[V], stream: Stream[V]) -> Stream[V]:

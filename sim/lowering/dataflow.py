@@ -21,7 +21,7 @@ from sim.layouts.sharding import ITEM_BYTES, Sharded
 from sim.lowering.attention import AttentionLowering
 from sim.lowering.costs import Work
 from sim.lowering.emitter import Emitter, Value, producers
-from sim.lowering.exchange import in_turn
+from sim.lowering.exchange import Way, in_turn
 from sim.lowering.experts import ExpertLowering
 from sim.lowering.loops import gathering_loop, is_loopable, loop_form, scattering_loop, weight_loop
 from sim.lowering.pieces import (
@@ -44,6 +44,7 @@ from sim.lowering.work import (
 )
 from sim.specs import Scenario
 from sim.specs.uses import Axes, Uses
+from sim.topology.chip import Chip
 from sim.topology.graph import Topology
 
 if TYPE_CHECKING:
@@ -240,6 +241,9 @@ class Lowering:
     def combine(self, rows: Value, shares: Value, like: Value, exchange: Exchange, name: str) -> Value:
         return self.experts.combine(rows, like, exchange, name)
 
+    def receive_rows(self, rows: Value, way: Way, exchange: Exchange, name: str) -> Value:
+        return Value(rows.tensor, self.experts.receive(way, exchange, name, rows.after))
+
     def embed(self, table: Value, name: str, after: Value | None = None, length: int | None = None) -> Value:
         tokens = self.tensor("B L E")
         dims = tuple(replace(dim, size=length) if length and dim.name == "L" else dim for dim in tokens.dims)
@@ -319,7 +323,8 @@ class Lowering:
         Args:
             activations: axes over which its input is gathered or its output scattered.
         """
-        chip = self.topology.chip.in_collective_matmuls if self.emitter.group_size(activations) > 1 else None
+        gathers = self.emitter.group_size(activations) > 1
+        chip = self.topology.chip.in_collective_matmuls if gathers else self.matmul_chip
         inputs = self.quantize(name, [x for x, _ in factors], inputs)
         used = [(x, [weight.tensor for weight in weights]) for x, weights in factors]
         gathered = [(x, weight.tensor, weight.stored) for x, weights in factors for weight in weights if weight.stored]
@@ -412,6 +417,12 @@ class Lowering:
             done = self._multiply(name, weighted, [product], producers(inputs), axes if is_single else ())
             (out,) = self.reduce_scatter([(Value(product, done), into)], axes, name if is_single else reduction.name)
         return self.all_reduce([out], reduction.replicated, reduction.name)[0]
+
+    @property
+    def matmul_chip(self) -> Chip | None:
+        """The chip as matmuls of a layer find it, if other than the machine's."""
+        in_layer = self.kind is not None and self.kind.has_experts
+        return self.experts.matmul_chip if in_layer else None
 
     def quantize(self, name: str, inputs: Sequence[Sharded], tasks: Tasks) -> Tasks:
         """Appends the kernel that quantises the inputs of a matmul, if the stack has one of its own for it."""

@@ -17,7 +17,7 @@ from sim.layouts.sharding import Sharded
 from sim.lowering.costs import Work, cost, launch
 from sim.lowering.gather_buffers import GatherBuffers
 from sim.lowering.streams import Stream, Streams, Tasks, shift_tasks
-from sim.program import FULL_PPM, Ids, Kind, Occupancy, ProgramBuilder, Waits
+from sim.program import FULL_PPM, Ids, Kind, Labels, Occupancy, ProgramBuilder, Waits
 from sim.specs import Scenario
 from sim.specs.uses import Axes
 from sim.topology.chip import Chip
@@ -90,6 +90,14 @@ class Emitter:
         self.streams.append("compute", waits, (ids,))
         return (ids,)
 
+    def kernel(self, op: str, duration_s: float, inputs: Tasks) -> Tasks:
+        """Appends a kernel of a fixed time on every chip; returns the tasks that end it."""
+        waits, busy_ps = self.streams.wait_list("compute", inputs), units.to_ps(duration_s)
+        deps, occupancy = (*waits, *self.launch(op)), Occupancy(self.chips, busy_ps=busy_ps)
+        ids = self.builder.add(op, Kind.COMPUTE, self.chips, occupancy, Waits(deps), Labels(overhead_ps=busy_ps))
+        self.streams.append("compute", waits, (ids,))
+        return (ids,)
+
     def duration_ps(self, work: Work, chip: Chip | None = None) -> int:
         """Returns the time of one launch by itself, ps."""
         return cost(chip or self.topology.chip, work, self.scenario.workload.activations).duration_ps
@@ -101,14 +109,20 @@ class Emitter:
         plan = schedule(self.topology, kind, axes, self.scenario.collectives.get(kind), size)
         return self.run(plan, axes, size, name, inputs, dtype)
 
-    def run(self, plan: Schedule, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str) -> Tasks:
-        """Appends the collective of a schedule on its stream; returns the tasks that end it."""
+    def run(
+        self, plan: Schedule, axes: Axes, size: float, name: str, inputs: Tasks, dtype: str, *, launched: bool = False
+    ) -> Tasks:
+        """Appends the collective of a schedule on its stream; returns the tasks that end it.
+
+        Args:
+            launched: `inputs` are of a kernel that has launched it.
+        """
         op = self.label(plan.collective, axes, name)
         stream: Stream = "gathers" if plan.collective == "all_gather" else "communication"
         if self.streams.overtakes(stream, inputs):
             self.overtaking[op] = None
         waits = self.streams.wait_list(stream, inputs)
-        end = self.emit(plan, size, op, waits, dtype).end
+        end = self.emit(plan, size, op, waits, dtype, launched=launched).end
         self.streams.append(stream, waits, (end,))
         wait_ps = units.to_ps(self.topology.chip.stream_wait_s)
         if not self.streams.communication or not wait_ps:
@@ -116,13 +130,20 @@ class Emitter:
         return (self.builder.add(op, Kind.JOIN, self.chips, Occupancy(flight_ps=wait_ps), Waits((end,))),)
 
     def emit(
-        self, plan: Schedule, size: float, op: str, after: Tasks, dtype: str, looped: LoopedSends | None = None
+        self,
+        plan: Schedule,
+        size: float,
+        op: str,
+        after: Tasks,
+        dtype: str,
+        looped: LoopedSends | None = None,
+        *,
+        launched: bool = False,
     ) -> Emitted:
-        """Appends the tasks of a collective, looped with a matmul or not."""
-        after, slow_ppm = (*after, *self.launch(op)), self.slow_ppm(plan, size)
-        return emit(
-            self.builder, self.topology, CollectiveCall(plan, size, op, dtype), after, looped=looped, slow_ppm=slow_ppm
-        )
+        """Appends the tasks of a collective, looped with a matmul or not, launched by itself or by a kernel before."""
+        after, slow_ppm = (*after, *(() if launched else self.launch(op))), self.slow_ppm(plan, size)
+        call = CollectiveCall(plan, size, op, dtype, launched)
+        return emit(self.builder, self.topology, call, after, looped=looped, slow_ppm=slow_ppm)
 
     def slow_ppm(self, plan: Schedule, size: float) -> int:
         """Returns the multiprocessors that a collective in progress keeps busy, in parts per million of its chip's.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sim.collectives.exchange import ExchangeSpec, exchange
 from sim.collectives.schedule import Schedule, Timing
 from sim.specs import MEDIA
-from sim.specs.experts import ExpertsLayout, Kernel, Scheme
+from sim.specs.experts import ExchangeTimes, ExpertsLayout, Kernel, Scheme
 from sim.specs.stack import Software
 from sim.specs.uses import Axes
 from sim.topology.boxes import boxes
@@ -167,10 +167,9 @@ class TokenExchange:
 
     def _timing(self, way: Way, handled: Floats, row_bytes: int) -> Timing | None:
         """Returns the times of the stack's kernel, where each chip sends or receives so many rows [chips]."""
-        kernel = self.stack.exchange.get(self.kernel)
-        if kernel is None:
+        times = self._times(way)
+        if times is None:
             return None
-        times = (kernel.dispatch if way == "dispatch" else kernel.combine).value
         if self.layout.multiprocessors:
             times = times.model_copy(update={"multiprocessors": self.layout.multiprocessors})
         fastest = {link.medium: link.bandwidth for link in sorted(self.topology.links, key=lambda link: link.bandwidth)}
@@ -178,7 +177,16 @@ class TokenExchange:
         peers = group_size(self.topology, self.tokens) - 1
         least = tuple(times.least_s(peers, rows, row_bytes) for rows in handled.tolist())
         same = least[0] if len(set(least)) == 1 else least
-        return Timing(times.overhead_s(peers), (0.0,) * len(MEDIA), shares, times.multiprocessors, same)
+        return Timing(self.overhead_s(way), (0.0,) * len(MEDIA), shares, times.multiprocessors, same)
+
+    def overhead_s(self, way: Way) -> float:
+        """Returns the time of the stack's kernel besides its rows; 0 if it has none."""
+        times = self._times(way)
+        return times.overhead_s(group_size(self.topology, self.tokens) - 1) if times else 0.0
+
+    def _times(self, way: Way) -> ExchangeTimes | None:
+        kernel = self.stack.exchange.get(self.kernel)
+        return (kernel.dispatch if way == "dispatch" else kernel.combine).value if kernel else None
 
     def _boxes(self) -> tuple[int, ...] | None:
         """Returns [holders] the box of each chip of the first group; None in one box."""

@@ -36,6 +36,9 @@ class ExpertLowering:
         """Routing by the dimensions Y and T of the rows."""
         self.expert_rows: ExpertRows | None = None
         """Rows of the layer that was lowered last."""
+        kept = scenario.kept_for_exchange
+        self.matmul_chip = topology.chip.without(kept) if kept else None
+        """The chip as matmuls find it, if they leave multiprocessors to the exchange."""
         self._layer: int | None = None
         """That layer."""
         self._exchanges: dict[tuple[sharding.Dim, ...], TokenExchange] = {}
@@ -46,11 +49,9 @@ class ExpertLowering:
 
     def dispatch(self, y: Value, inputs: Tasks, between: Exchange, name: str) -> Value:
         """Appends the rows' way to their experts."""
-        layout, kernel = self.scenario.layout.experts, self.scenario.exchange_kernel
-        named = self.scenario.collectives.get("all_to_all")
-        over = TokenExchange(self.topology, self.scenario.stack, layout, kernel, between.tokens, between.experts, named)
         from sim.lowering.routing import route
 
+        layout, over = self.scenario.layout.experts, self._over(between)
         spec, local, (begin, end) = self.scenario.workload.routing, self._local_tokens(y.tensor), between.part
         whole = round(local / (end - begin))
         before, split = round(begin * whole), over.split(local)
@@ -79,11 +80,26 @@ class ExpertLowering:
             outputs = self._send("combine", like.tensor, key, name, outputs)
         return Value(tensor, outputs)
 
+    def receive(self, way: Way, between: Exchange, name: str, tasks: Tasks) -> Tasks:
+        """Appends the kernel that receives what was sent, of the two that share an exchange's overhead."""
+        if self.emitter.group_size(between.tokens) == 1:
+            return tasks
+        return self.emitter.kernel(f"{name} {way} receive", self._over(between).overhead_s(way) / 2, tasks)
+
+    def _over(self, between: Exchange) -> TokenExchange:
+        scenario = self.scenario
+        kernel, named = scenario.exchange_kernel, scenario.collectives.get("all_to_all")
+        layout = scenario.layout.experts
+        return TokenExchange(self.topology, scenario.stack, layout, kernel, between.tokens, between.experts, named)
+
     def _send(self, way: Way, tokens: Sharded, key: tuple[sharding.Dim, ...], name: str, inputs: Tasks) -> Tasks:
         row_bytes, dtype, local = self._row_bytes(tokens, way), self._format(tokens, way), self._local_tokens(tokens)
+        launched = self.scenario.in_stages
+        if launched:
+            inputs = self.emitter.kernel(f"{name} {way} send", self._exchanges[key].overhead_s(way) / 2, inputs)
         for part in self._exchanges[key].parts(way, self.routings[key], local, row_bytes):
             if part.plan is not None:
-                inputs = self.emitter.run(part.plan, part.axes, part.size_bytes, name, inputs, dtype)
+                inputs = self.emitter.run(part.plan, part.axes, part.size_bytes, name, inputs, dtype, launched=launched)
             else:
                 op = f"{way} {name}"
                 inputs = self.emitter.collective(part.kind, part.axes, part.size_bytes, op, inputs, dtype)
@@ -147,7 +163,7 @@ class ExpertLowering:
             inputs = self._quantize(name, [sum(held) * inner for held, _ in held_rows], rows.tensor.dtype, rows.after)
         else:
             inputs = rows.after
-        done = self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, inputs)
+        done = self.emitter.compute(name, works[0] if len(set(works)) == 1 else works, inputs, self.matmul_chip)
         return tuple(Value(result, done) for result in results)
 
     def _quantize(self, name: str, elements: list[float], dtype: str, tasks: Tasks, into: str | None = None) -> Tasks:

@@ -378,6 +378,28 @@ class Scenario(Strict):
         return usual if usual in self.stack.exchange else next(iter(self.stack.exchange), usual)
 
     @property
+    def in_stages(self) -> bool:
+        """True if micro-batches take turns in five stages around the exchange of tokens, which kernels of the compute
+        stream send and receive."""
+        staged = self._turns_around_kernels and self.stack.exchange_turns == "five_stages"
+        return staged and self.exchange_kernel == "low_latency"
+
+    @property
+    def kept_for_exchange(self) -> int:
+        """Multiprocessors that 8-bit matmuls of micro-batches leave to kernels of dispatch and combine all the time."""
+        if not self._turns_around_kernels or self.stack.beside_exchange == "all":
+            return 0
+        kernel = self.stack.exchange[self.exchange_kernel]
+        own = max(kernel.dispatch.value.multiprocessors, kernel.combine.value.multiprocessors)
+        return (self.layout.experts.multiprocessors or own) if own else 0
+
+    @property
+    def _turns_around_kernels(self) -> bool:
+        """True if micro-batches take turns, and kernels of the stack would send their tokens."""
+        gathers = self.stack.named_scheme(self.layout.experts) == "all_gather"
+        return self.overlap == "micro_batches" and self.exchange_kernel in self.stack.exchange and not gathers
+
+    @property
     def residual(self) -> str:
         """Name of the residual scheme."""
         return self.layout.residual or ("parallel" if self.block == "parallel" else "standard")

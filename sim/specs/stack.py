@@ -115,6 +115,16 @@ class Software(Strict):
     """Rates of the stack's own kernels on multicast memory."""
     exchange: dict[Literal["normal", "low_latency", "one_sided"], ExchangeKernel] = {}
     """Kernels that exchange tokens for their experts. Default: the links' latencies and bandwidths."""
+    exchange_turns: Literal["by_sublayer", "five_stages"] = "by_sublayer"
+    """Turns of micro-batches around low-latency kernels of exchange. by_sublayer: one micro-batch attends and sends its
+    tokens, then the other, then each computes its experts. five_stages: projections, attention, dispatch beside shared
+    experts, experts, receipt of their outputs, with one micro-batch two stages behind; kernels of the compute stream
+    send and receive, each in half of the exchange's overhead, and adapters move the rows meanwhile (DeepSeek-V3
+    inference system overview; SGLang)."""
+    beside_exchange: Literal["all", "left"] = "all"
+    """Multiprocessors of 8-bit matmuls of micro-batches that take turns around kernels of exchange which hold some: all
+    of them, of which these kernels take theirs while they run, or all the time those that they leave (DeepGEMM's
+    set_num_sms)."""
     dispatch: Scheme | None = None
     """Default of `layout.experts.dispatch`, where the layout names no kernel. Default: the kernel's."""
     quantize: Literal["fused", "kernel"] = "fused"

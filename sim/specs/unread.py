@@ -74,6 +74,11 @@ class DealtPass:
         return self.chips(tuple(axis for axis in uses.experts if axis in uses.batch + uses.tokens)) > 1
 
     @property
+    def takes_turns(self) -> bool:
+        """True if micro-batches send tokens to experts."""
+        return self.has_experts and self.sends_tokens and self.scenario.overlap == "micro_batches"
+
+    @property
     def has_shared_experts(self) -> bool:
         return self.model.experts is not None and self.model.experts.shared > 0
 
@@ -106,6 +111,7 @@ class DealtPass:
         ways = (kernel.dispatch.value, kernel.combine.value) if kernel else ()
         slows = self.stack.compute_interference.value or self.stack.memory_interference.value
         beside = self.scenario.communication_streams and self.runs_beside_collectives and slows
+        beside = beside or self.scenario.kept_for_exchange
         return any(way.row or way.row_rate or beside for way in ways)
 
     @property
@@ -164,6 +170,16 @@ _RULES: tuple[tuple[str, Callable[[DealtPass], object], str], ...] = (
         "layout.experts.shared",
         lambda of: of.has_shared_experts and of.scenario.communication_streams,
         "no shared experts run beside dispatch or combine",
+    ),
+    (
+        "stack.exchange_turns",
+        lambda of: of.takes_turns and of.scenario.exchange_kernel == "low_latency",
+        "no micro-batches take turns around low-latency kernels of exchange",
+    ),
+    (
+        "stack.beside_exchange",
+        lambda of: of.takes_turns and of.depends_on_multiprocessors,
+        "no micro-batches take turns around kernels of exchange that hold multiprocessors",
     ),
     ("layout.experts.placement", lambda of: of.places_experts, "there is one way to place the experts"),
     *((field, lambda of, is_read=is_read: is_read(of.workload.routing), why) for field, is_read, why in ROUTING_RULES),

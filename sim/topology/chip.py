@@ -117,6 +117,14 @@ class Chip:
             attends_in_f32=stack.attention_format == "f32",
         )
 
+    def without(self, multiprocessors: int) -> Chip:
+        """The chip for matmuls that leave so many multiprocessors to kernels of a collective, and so lose none to these
+        while they run."""
+        share = 1 - multiprocessors / self.multiprocessors
+        peak_flops = {dtype: rate * share for dtype, rate in self.peak_flops.items()}
+        left = self.multiprocessors - multiprocessors
+        return replace(self, multiprocessors=left, peak_flops=peak_flops, interference=(0.0, self.interference[1]))
+
     @property
     def in_collective_matmuls(self) -> Chip:
         """The chip for matmuls that are looped with a collective over an axis of a torus."""

@@ -54,6 +54,15 @@ def test_two_parts_of_a_batch(deal):
 
 
 @pytest.mark.parametrize("latent", [False, True], ids=["heads", "latent"])
+@pytest.mark.parametrize("shared", ["under_dispatch", "under_combine", "apart"])
+@pytest.mark.parametrize("deal", ["experts by chip, tokens sent", "tokens sent along x, each expert split along y"])
+def test_two_parts_of_a_batch_two_stages_apart(deal, shared, latent):
+    """The second part's tokens are sent in one layer, their experts computed in the next: with their own weights."""
+    model = model_of(experts=8, latent=latent)
+    assert_equal(passes(DEALS[deal], MACHINES["switch"], model, parts=(0.5, 0.5), shared=shared, in_stages=True))
+
+
+@pytest.mark.parametrize("latent", [False, True], ids=["heads", "latent"])
 @pytest.mark.parametrize("experts", [0, 8])
 @pytest.mark.parametrize("deal", DEALS)
 def test_halves_of_every_sequence(deal, experts, latent):

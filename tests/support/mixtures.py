@@ -153,6 +153,7 @@ def passes(
     scheme: str = "standard",
     parts: tuple[float, ...] = (),
     split_dim: str = "B",
+    in_stages: bool = False,
     context: str = "ring",
     batch: int = 8,
     positions: tuple[int, ...] = (3, 1, 1),
@@ -177,6 +178,7 @@ def passes(
             absorbs=absorb,
             shared_experts=shared,
             split_dim=split_dim,
+            in_stages=in_stages,
             context=context,
         )
         forward_pass: forward.ForwardPass[Any] = forward.ForwardPass(
