@@ -65,3 +65,13 @@ def test_matmuls_leave_multiprocessors_to_the_exchange_all_the_time():
         assert left[name].memory_s == pytest.approx(all_of_them[name].memory_s)
         assert left[name].time_s <= left[name].compute_s + left[name].memory_s + left[name].overhead_s
     assert left["logits"].time_s == all_of_them["logits"].time_s
+
+
+def test_shortcuts_take_stages_across_layers_as_they_are():
+    """A part's tokens are on their way where a layer ends; of some layers or of all, of one chip or of all chips."""
+    whole, short = (
+        simulate_pass(mixture(*H800, "model.layers=24", f"engine.shortcuts={each}")) for each in ("off", "auto")
+    )
+    assert whole.makespan_ps == short.makespan_ps
+    assert sum(block.count for block in short.lowered.program.skipped) > 0
+    assert short.topology.chips < whole.topology.chips
