@@ -81,6 +81,8 @@ def _parts(experts: ExpertsSpec, routing: RoutingSpec, holders: int) -> list[Par
             return [(1.0, [exp(spread * quantile((i + 1 - 0.375) / (count + 0.25))) for i in range(count)])]
         case "zipf":
             return [(1.0, [(i + 1) ** -spread for i in range(count)])]
+        case "hot_expert":
+            return hot(1)
         case "hot_experts":
             return hot(experts.top_k)
         case "hot_rank" | "rotating_hotspot":

@@ -6,7 +6,8 @@ over places. Any other load is drawn, token by token: the logarithm of an expert
 score, of which a token takes the top_k highest, in the groups with the highest sum of their two best scores where
 groups are limited (DeepSeek-V3 2024, section 2.1.2). This is a draw without replacement in proportion to popularity.
 
-Loads by name: log_normal and zipf of the experts, in an order drawn by the seed; hot_experts: top_k experts, hot_rank
+Loads by name: log_normal and zipf of the experts, in an order drawn by the seed; hot_expert: the first expert,
+hot_experts: the first top_k, hot_rank
 and rotating_hotspot: the experts of the first chip, and of one drawn by the seed; spread_hot: one expert of every chip;
 idle_rank: all but the experts of the last chip; ragged_sources: uniform experts, log-normal tokens per chip; burst:
 every token of half of the chips chooses the same top_k experts. What is hot gets `spread` of the choices.
@@ -237,6 +238,7 @@ def _popularity(experts: ExpertsSpec, spec: RoutingSpec, split: Split, random: n
         per_holder = max(1, count // split.holders)
         first = int(random.integers(split.holders)) * per_holder if load == "rotating_hotspot" else 0
         hot = {
+            "hot_expert": np.arange(1),
             "hot_experts": np.arange(experts.top_k),
             "burst": np.arange(experts.top_k),
             "hot_rank": np.arange(per_holder),

@@ -15,6 +15,7 @@ Load = Literal[
     "perfect_router",
     "log_normal",
     "zipf",
+    "hot_expert",
     "hot_experts",
     "hot_rank",
     "spread_hot",
@@ -29,7 +30,7 @@ _SPREADS: dict[Load, tuple[float, float]] = {
     "log_normal": (0.5, 1000),
     "zipf": (0.6, 1000),
     "ragged_sources": (0.5, 1000),
-    **dict.fromkeys(("hot_experts", "hot_rank", "spread_hot", "rotating_hotspot"), (0.5, 1)),
+    **dict.fromkeys(("hot_expert", "hot_experts", "hot_rank", "spread_hot", "rotating_hotspot"), (0.5, 1)),
 }
 """(default, most) of `spread`, by the loads that have one; assumed defaults."""
 Kernel = Literal["normal", "low_latency", "one_sided"]
@@ -40,11 +41,11 @@ class ExpertsSpec(Strict):
     """Mixture of experts: each token uses a few of many FFNs."""
 
     count: Count
-    """Routed experts of a layer."""
+    """Routed experts of a layer, each an FFN of its own of which a token uses a few."""
     top_k: Count
-    """Experts that a token uses."""
+    """Routed experts that each token uses."""
     d_ff: Count
-    """Width of one expert."""
+    """Width of the FFN of one expert."""
     shared: Annotated[int, Field(ge=0, le=64)] = 0
     """Experts that every token uses besides, each as wide as a routed one."""
     groups: Count = 1
@@ -85,8 +86,8 @@ class RoutingSpec(Strict):
     on as many chips and boxes as it has experts, all of them alike; the others are drawn."""
     spread: Multiple | None = None
     """Standard deviation of the logarithm of an expert's popularity for log_normal, of a chip's tokens for
-    ragged_sources; exponent of zipf; share, at most 1, of the choices that go to what is hot for hot_experts, hot_rank,
-    spread_hot and rotating_hotspot. Others have none. Default: 0.6 for zipf, else 0.5."""
+    ragged_sources; exponent of zipf; share, at most 1, of the choices that go to what is hot for hot_expert,
+    hot_experts, hot_rank, spread_hot and rotating_hotspot. Others have none. Default: 0.6 for zipf, else 0.5."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
     """Seed of the draw."""
     trace: str | None = None

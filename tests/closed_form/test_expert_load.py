@@ -1,5 +1,7 @@
 """Expected rows of the fullest expert beside those of drawn loads."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,15 @@ def test_the_rows_that_this_leaves_out_are_at_most_an_eighth_on_deepseek_v3():
         spec = [RoutingSpec(load=load, seed=seed) for seed in range(3)]
         drawn = np.median([route(experts, each, ExpertsLayout(), Split(16, 16, 512)).rows.max() for each in spec])
         assert abs(expect_fullest_rows(experts, spec[0], 16, tokens) / drawn - 1) < 0.125
+
+
+def test_the_table_of_loads_names_each_of_them_with_its_default():
+    text = (
+        (Path(__file__).parents[2] / "scenarios/README.md").read_text(encoding="utf-8").split("### Loads of experts")[1]
+    )
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `")][: len(LOADS)]
+    assert {cells[0].strip(" `") for cells in rows} == set(LOADS)
+    for load, _, spread in rows:
+        spec = RoutingSpec.model_validate({"load": load.strip(" `")})
+        assert spread.strip().endswith(f"{spec.resolved_spread:g}" if spec.reads_spread else "")
+        assert bool(spread.strip()) == spec.reads_spread

@@ -16,6 +16,7 @@ import yaml
 from pydantic import WithJsonSchema
 
 from sim.specs import Model, Scenario, StackSpec, Strict
+from sim.specs.experts import ExpertsSpec
 from sim.specs.load import shipped
 from sim.specs.load.schema import field_docs
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "scenarios/README.md"
 BLOCK = re.compile(r"(?<=<!-- fields -->\n).*?(?=<!-- end of fields -->)", flags=re.S)
 OTHER_FILES = (Model, StackSpec)
-"""Models of files of their own."""
+"""Models of files of their own; of a model the fields of its experts are told, which scenarios change."""
 ELSEWHERE = {("topology",), ("mesh",), ("presets",), ("layout", "prefill"), ("layout", "decode")}
 """Fields whose keys are told in the text, or are those of another field."""
 
@@ -52,6 +53,9 @@ def fields_of(model: type[Strict], before: tuple[str, ...] = ()) -> Iterator[tup
         keys = (*before, name)
         choices = [str(value) for value in literals(field.annotation)] or names_in(field.annotation, field.metadata)
         yield keys, docs.get(name, "") + (f" One of {', '.join(choices)}." if choices else "")
+        if keys == ("model",):
+            yield ("model", "experts"), field_docs(Model)["experts"]
+            yield from fields_of(ExpertsSpec, ("model", "experts"))
         if keys not in ELSEWHERE and name != "link":
             for inside in models_in(field.annotation):
                 yield from fields_of(inside, keys)
@@ -86,6 +90,7 @@ def example_of(keys: tuple[str, ...], scenarios: list[Any]) -> str:
 
 def table() -> str:
     scenarios = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in shipped("scenario").values()]
+    scenarios += [{"model": yaml.safe_load(path.read_text(encoding="utf-8"))} for path in shipped("model").values()]
     rows = ["| field | for example | what it is |", "|---|---|---|"]
     for keys, text in fields_of(Scenario):
         cells = (f"`{'.'.join(keys)}`", example_of(keys, scenarios), " ".join(text.split()).replace("|", "\\|"))
