@@ -301,7 +301,8 @@ def test_fields_of_every_kind_of_machine_are_walked():
 
 
 def test_the_report_says_why_a_form_is_not_exact():
-    report = run(plain("layout.graph_capture=false", "stack.matmul_balance=100")).report
+    launched = ("layout.graph_capture=false", "stack.launch=1 us")
+    report = run(plain(*launched, "stack.matmul_balance=100")).report
     lines = [part.text for block in text.overall_blocks(report) for part in block if isinstance(part, text.Line)]
     reasons = "it leaves out layout.graph_capture: false and leaves out stack.matmul_balance"
     assert f"the closed form per operation is not exact: {reasons}" in lines
