@@ -261,6 +261,29 @@ def test_each_series_is_predicted_by_a_fit_without_it():
     assert text.index("in the sample") < text.index("each series by a fit without it")
 
 
+@pytest.mark.slow
+def test_a_series_left_out_is_predicted_without_constants_of_later_stages():
+    """The overhead is that of `steps` alone, which another machine measured; the others are those of their own."""
+    suite = measured({"hop_latency": 3.0})
+    series = {"prefill": "a", "prefill-heads": "b", "step": "a", "step-1d": "b", "steps": "c"}
+    rows = [
+        row | {"source": series[case.case_id], "value": case.published * (2 if case.case_id == "steps" else 1)}
+        for row, case in zip(ROWS, read(suite)[1], strict=True)
+    ]
+    later = {"rows": ["steps"], "constants": {"overhead": CONSTANTS["overhead"]}}
+    first = {
+        "rows": [name for name in series if name != "steps"],
+        "constants": {"hop_latency": CONSTANTS["hop_latency"]},
+    }
+    suite = write_suite(Path(), rows, calibration=first | {"then": later})
+    files.write(Path(), MACHINE)
+    found = calibrate.fit(suite)
+    assert found.values["overhead"] > 1
+    for each in found.series[:2]:
+        assert list(each.left_out) == list(each.fitted)
+        assert Errors.of(each.left_out.values()).worst < 1e-3
+
+
 def test_a_series_that_alone_determines_a_constant_is_said_not_to_be_left_out():
     suite = measured({"hop_latency": 3.0})
     found = calibrate.fit(suite)

@@ -363,6 +363,10 @@ def _cross_validate(
             results.append(replace(fitted, reason=reason))
             continue
         again = _search(data, rest, least_squares, stages)
-        errors = np.expm1(data.log_errors(places_of_series, _settings(again))).tolist()
-        results.append(replace(fitted, left_out=dict(zip(fitted.fitted, errors, strict=True))))
+        left_out: dict[str, float] = {}
+        for i, (_, places) in enumerate(plan):  # constants of later stages are those of other rows
+            own = [place for place in places_of_series if place in places]
+            errors = np.expm1(data.log_errors(own, _settings(again[: i + 1]))).tolist()
+            left_out |= dict(zip((data.cases[place].case_id for place in own), errors, strict=True))
+        results.append(replace(fitted, left_out={case_id: left_out[case_id] for case_id in fitted.fitted}))
     return replace(whole_fit, evaluations=len(data.evaluations), series=tuple(results))
