@@ -78,7 +78,7 @@ def test_the_table_of_loads_names_each_of_them_with_its_default():
     text = (
         (Path(__file__).parents[2] / "scenarios/README.md").read_text(encoding="utf-8").split("### Loads of experts")[1]
     )
-    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `")][: len(LOADS)]
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| `")][1 : len(LOADS) + 1]
     assert {cells[0].strip(" `") for cells in rows} == set(LOADS)
     for load, _, spread in rows:
         spec = RoutingSpec.model_validate({"load": load.strip(" `")})
