@@ -73,13 +73,13 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _no_figure_shows_mathematics() -> Iterator[None]:
     """Mathematics is off in figures, so a label that matplotlib writes as such would be shown as its source."""
-    save = Figure.savefig
+    draw = Figure.draw
 
     def checked(self: Figure, *args: object, **kwargs: object) -> None:
-        save(self, *args, **kwargs)
+        draw(self, *args, **kwargs)
         shown = [text.get_text() for text in self.findobj(Text) if text.get_visible()]
         assert not [text for text in shown if "\\mathdefault" in text]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", checked)
+        patch.setattr(Figure, "draw", checked)
         yield

@@ -71,6 +71,7 @@ def test_what_is_called_exact_is_the_simulated_time(kind: str, machine: str, see
         compare_exact(scenario)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(25), pytest.param(range(25, 200), marks=pytest.mark.release)], ids=str)
 @pytest.mark.parametrize("machine", MAKERS)
 @pytest.mark.parametrize("kind", ["tpu_v4", "gb200"])

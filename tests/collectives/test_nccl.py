@@ -432,6 +432,7 @@ def _at_bandwidth(name: str, bandwidth: float) -> Topology:
     return build(spec.model_copy(update=links or types))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_of_each_wiring(SMALL, less=["dgx_h100_x2", "dgx1_v100", "a100_pcie_bridges"]))
 def test_time_falls_with_the_bandwidth_however_slow_or_fast_links_are(name: str) -> None:
     """From 1 kB/s to 10 TB/s. A slow link leaves nothing but size / bandwidth: a tenth of it takes ten times as long.

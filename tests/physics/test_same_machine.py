@@ -28,7 +28,7 @@ KINDS = {name: load.topology_spec(name).kind for name in load.shipped("topology"
 SHIPPED_GRAPHS = wired_differently([name for name in KINDS if KINDS[name] == "graph"])
 SEVERAL_WAYS = ["four_adapters", "four_pcie_switches", "square"]
 GRAPHS = [*SHIPPED_GRAPHS, *SEVERAL_WAYS]
-LARGE = ("dgx_h100_x2", "dgx_h100_x4_leaf_spine", "a100_pcie_bridges")
+LARGE = ("dgx_h100_x2", "dgx_h100_x4_leaf_spine", "a100_pcie_bridges", "hgx_h800_x18")
 DEFAULT = [*one_of_each_wiring(SHIPPED_GRAPHS, less=LARGE), *release_if(SEVERAL_WAYS, "four_pcie_switches")]
 SHIPPED = load.shipped("topology")
 SWITCHES = wired_differently([name for name in KINDS if KINDS[name] == "switch"])

@@ -43,6 +43,7 @@ def test_a_title_of_one_long_name_is_not_cut(name: str):
         assert illegible(made) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "figure", "width_in"), each_once(product(KINDS.values(), pictures.PHASE_FIGURES, WIDTHS_IN)), ids=str
 )
@@ -75,6 +76,7 @@ def test_text_of_a_search_is_legible_in_a_column():
         assert illegible(pareto.draw(made)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width_in", WIDTHS_IN, ids=str)
 def test_text_of_a_parity_plot_is_legible(tmp_path: Path, width_in: float | None):
     found = sample("pope", tmp_path, 6)
@@ -111,6 +113,7 @@ def test_text_of_a_fit_is_legible(width_in: float | None):
         assert illegible(calibration.draw(fit)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width_in", WIDTHS_IN, ids=str)
 def test_text_of_a_waterfall_is_legible(width_in: float | None):
     (found,) = explain(run(load.scenario("palm540b_decode_ws2d", ["engine.layers=2"])))
@@ -159,6 +162,7 @@ def test_a_figure_of_a_page_has_its_width_and_letters_of_six_points_at_least():
     assert points(6.5) == 6.5
 
 
+@pytest.mark.slow
 def test_a_pdf_has_truetype_outlines_and_the_same_bytes(tmp_path: Path):
     trace, machine = two_chips()
     paths = [
@@ -175,6 +179,7 @@ def test_text_of_an_svg_stays_text(tmp_path: Path):
     assert ">by hand</text>" in (tmp_path / "figure.svg").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width_in", WIDTHS_IN, ids=str)
 def test_text_of_two_runs_one_above_the_other_is_legible(width_in: float | None):
     names = "llama3_70b_tp8_standard", "llama3_70b_tp8_ladder"

@@ -159,6 +159,7 @@ def test_every_direction_of_every_link_is_drawn_once_with_its_load() -> None:
         assert sorted(drawn) == list(range(len(machine.links)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
 def test_the_same_trace_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     trace, topology = two_chips(layers=8)

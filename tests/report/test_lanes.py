@@ -38,14 +38,14 @@ def test_means_and_peaks_of_held_multiprocessors():
 
 
 def test_kernels_on_multicast_memory_hold_their_blocks_from_begin_to_end(halves):
-    """16 thread blocks of all-reduces on multicast memory; other collectives are NCCL's, of other channels."""
+    """32 thread blocks of all-reduces on multicast memory (stack vllm); others are NCCL's, of other channels."""
     held = multiprocessors_held(halves.trace, halves.topology, 0)
     collectives, program = sp.collective_spans(halves.trace).of_lane(0), halves.trace.program
     names = np.array(program.op_names)[program.op[collectives.task]]
     sums = collectives.where(np.char.startswith(names, "all_reduce"))
     assert len(sums) > 4
     for start, end in zip(sums.start.tolist(), sums.end.tolist(), strict=True):
-        assert held.means(np.array([start, end])) == pytest.approx(16, abs=132e-6)  # whole parts per million
+        assert held.means(np.array([start, end])) == pytest.approx(32, abs=132e-6)  # whole parts per million
     assert held.total == 132
 
 
@@ -75,9 +75,9 @@ def test_loops_of_copy_engines_have_a_lane_of_their_own(asynchronous):
 def test_pictures_and_traces_show_both(halves, asynchronous, tmp_path):
     drawn = timeline.draw(halves.trace, halves.topology)
     labels = [text.get_text() for text in drawn.axes[0].get_yticklabels()]
-    assert "multiprocessors\n16 of 132 at most" in labels
+    assert "multiprocessors\n32 of 132 at most" in labels
     held = [lane for lane in timeline_data(halves)["lanes"] if lane["kind"] == "held"]
-    assert [max(lane["count"]) for lane in held] == [pytest.approx(16, rel=1e-3)]
+    assert [max(lane["count"]) for lane in held] == [pytest.approx(32, rel=1e-3)]
     chrome_trace.write(halves.trace, halves.topology, tmp_path / "halves.json", [0])
     assert '"name":"busy with collectives"' in (tmp_path / "halves.json").read_text()
     chrome_trace.write(asynchronous.trace, asynchronous.topology, tmp_path / "asynchronous.json", [0])

@@ -167,6 +167,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "name", "phase", "more"),
     [SMALL[2], *release([*SMALL[:2], *SMALL[3:]])],
@@ -189,6 +190,7 @@ def test_pruning_loses_nothing_and_no_simulation_beats_its_bound(model, name, ph
     assert len(some) < len(every)
 
 
+@pytest.mark.slow
 def test_slower_than_the_target_is_skipped_and_does_not_win():
     """PaLM 540B on 64 chips in int8, 8 layers: about 2 ms at batch 64, and cheaper per token at 512."""
     least = found("--phase", "decode", "--batch", "64..512", "--weights", "int8")

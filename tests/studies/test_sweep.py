@@ -125,7 +125,7 @@ def _sweep(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     "error", [ZeroDivisionError("division by zero"), KeyError("port"), RecursionError(), TypeError]
 )
 def test_whatever_a_point_raises_is_its_row(tmp_path: Path, monkeypatch, capsys, error: Exception):
-    def fails(scenario: Scenario, *arguments: object) -> Run:
+    def fails(scenario: Scenario, *arguments: object, **options: bool) -> Run:
         if scenario.workload.batch == 2:
             raise error
         return run(scenario)
@@ -249,13 +249,14 @@ def test_all_text_of_every_figure_is_text_and_not_mathematics(tmp_path: Path, mo
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-    seen, save = [], Figure.savefig
+    seen, draw = [], Figure.draw
 
-    def saved(made: Figure, *arguments: object, **options: object) -> None:
-        save(made, *arguments, **options)
+    def drawn(made: Figure, *arguments: object) -> None:
+        draw(made, *arguments)
         seen.extend(made.findobj(Text))
 
-    monkeypatch.setattr(Figure, "savefig", saved)
+    monkeypatch.setattr(Figure, "draw", drawn)
+    monkeypatch.setattr("sim.results.two_processes._can_fork", lambda: False)  # all in this process
     done = CliRunner().invoke(build_app(()), [*command, "--out", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert len(seen) > 5

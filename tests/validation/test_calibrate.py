@@ -94,6 +94,7 @@ def test_also_where_they_are_close_to_a_bound():
     assert fitted(measured(truth)).values == pytest.approx(truth, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_fitted_settings_reproduce_the_rows():
     suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
     found = fitted(suite)
@@ -103,6 +104,7 @@ def test_the_fitted_settings_reproduce_the_rows():
         assert to_metric(case.metric, scenario, latency_s(scenario)) == pytest.approx(case.published, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_printed_settings_are_settings_of_validate():
     suite = measured({"matmul_efficiency": 0.7, "hop_latency": 3.0})
     found = fitted(suite)
@@ -177,6 +179,7 @@ def test_a_choice_has_several_values_that_ascend(values: list[float]):
 # --- what rows determine, and how a fit generalises ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_measurement_counts_once():
     """An MFU of the same pass weighs nothing beside its latency."""
     once = measured({"hop_latency": 3.0})
@@ -240,6 +243,7 @@ def test_determined_constants_are_not_named():
     assert determination.condition_number < 20
 
 
+@pytest.mark.slow
 def test_each_series_is_predicted_by_a_fit_without_it():
     """Series b takes a third longer than the machine of series a and c: left out, that is its error."""
     suite = measured({"hop_latency": 3.0})
@@ -339,6 +343,7 @@ def test_the_command_prints_the_fit_and_how_to_use_it(monkeypatch, capsys):
     assert "    --set 'topology.link.latency=3 us'" in out.splitlines()
 
 
+@pytest.mark.slow
 def test_the_command_draws_constants_and_errors_of_each_series(monkeypatch, capsys):
     suite = measured({"hop_latency": 3.0})
     assert call(monkeypatch, suite, "--no-cross-validate", "--format", "svg", "--width", "3.3in") == 0
