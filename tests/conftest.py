@@ -1,6 +1,7 @@
 """Settings of all tests: hypothesis profiles, the cases that run by default, the marker `quick`, a check of figures."""
 
 import gc
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Drawing the first text loads tables of Unicode; on a loaded machine that alone may take more than the check allows.
 for name, examples in (("default", 15), ("thorough", 500)):  # `pytest --hypothesis-profile thorough`
@@ -46,7 +49,7 @@ def mark_cases(items: list[pytest.Item]) -> None:
     """
     cases = defaultdict[str, list[pytest.Item]](list)
     for item in items:
-        if hasattr(item, "callspec") and not any(map(item.get_closest_marker, ("slow", "release", "every_case"))):
+        if hasattr(item, "callspec") and not any(map(item.get_closest_marker, ("release", "every_case"))):
             cases[item.nodeid.partition("[")[0]].append(item)
     for every in cases.values():
         if len(every) >= FEW:
@@ -68,6 +71,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Thousands of collected tests live to the end: looking for garbage among them would take 2 % of the time."""
     gc.freeze()
+
+
+class SuiteScheduling(LoadScopeScheduling):
+    """Deals tests to processes one by one, but those of one suite to one process, which validates it once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        found = re.search(r"validation/test_(?:published_page\.py.*\[(\w+)\]|(\w+)_(?:suite|rows)\.py)", nodeid)
+        return found[1] or found[2] if found else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SuiteScheduling | None:
+    """Of `--dist loadgroup`; with pytest 9 that of pytest-xdist 3.8 groups nothing."""
+    return SuiteScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -89,6 +89,7 @@ def test_every_pair_of_options_computes_the_same_or_is_refused(preset):
 
 
 @pytest.mark.slow
+@pytest.mark.every_case
 @pytest.mark.parametrize("attention", OPTIONS["attention"])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("machine", MACHINES)

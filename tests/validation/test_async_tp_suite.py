@@ -8,8 +8,6 @@ from sim.simulate.run import run
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import measured_s
 
-pytestmark = pytest.mark.xdist_group("async_tp")
-
 GAINS = {
     "triton_distributed_qwen3_32b_b32_i128": 1.183,
     "torchtitan_llama3_70b_bf16": 1.092,

@@ -13,8 +13,6 @@ from sim.studies.validate.cases import Case, read
 from sim.studies.validate.runs import ScenarioRun
 from sim.studies.validate.validate import simulate_case, validate
 
-pytestmark = pytest.mark.xdist_group("deployments")
-
 
 def case_of(case_id: str) -> Case:
     return next(case for case in read("deployments")[1] if case.case_id == case_id)

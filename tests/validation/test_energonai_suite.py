@@ -16,8 +16,6 @@ from sim.studies.validate.padded_lengths import lengths_of_batch, read_lengths
 from sim.studies.validate.runs import ScenarioRun
 from sim.studies.validate.validate import simulate_case
 
-pytestmark = pytest.mark.xdist_group("energonai")
-
 
 @cache
 def cases() -> dict[str, Case]:

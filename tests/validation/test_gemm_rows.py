@@ -15,8 +15,6 @@ from sim.studies.validate.runs import MatmulRun
 from sim.studies.validate.validate import matmul_s, validate
 from sim.topology import build
 
-pytestmark = pytest.mark.xdist_group("gemm")
-
 
 @pytest.fixture(scope="module")
 def gemm():

@@ -15,8 +15,6 @@ from sim.studies.validate import calibrate
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 
-pytestmark = pytest.mark.xdist_group("ladder")
-
 ROOT = Path(__file__).parents[2]
 ROWS = ROOT / "scenarios/published/ladder.csv"
 PAGE = ROOT / "topologies/README.md"

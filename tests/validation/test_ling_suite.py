@@ -10,8 +10,6 @@ from sim.studies.validate.cases import read
 from sim.studies.validate.runs import OperationRun
 from sim.studies.validate.validate import exchange, operation_s
 
-pytestmark = pytest.mark.xdist_group("ling")
-
 CASES = {case.case_id: case for case in read("ling")[1]}
 ROWS, D_MODEL, D_FF, EXPERTS = 16384 * 8 // 32, 8192, 2048, 8
 """Of one device: rows, and experts that it has."""

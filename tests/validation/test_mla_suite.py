@@ -16,8 +16,6 @@ from sim.studies.validate.cases import read
 from sim.studies.validate.runs import OperationRun
 from sim.studies.validate.validate import operation_s, validate
 
-pytestmark = pytest.mark.xdist_group("mla")
-
 
 def errors(kernel):
     return Errors.of(each.error for each in validation("mla").gated if each.series.startswith(kernel))

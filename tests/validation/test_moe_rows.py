@@ -15,8 +15,6 @@ from sim.studies.validate.cases import read
 from sim.studies.validate.runs import ExchangeRun
 from sim.studies.validate.validate import exchange, simulate_case, validate
 
-pytestmark = pytest.mark.xdist_group("moe")
-
 ROWS = load.path("suite", "moe").with_name("moe.csv")
 
 

@@ -7,8 +7,6 @@ from sim.report.present.validation import Errors
 from sim.studies.validate.cases import read
 from sim.studies.validate.runs import CollectiveRun
 
-pytestmark = pytest.mark.xdist_group("multimem")
-
 
 def errors(pattern: str) -> Errors:
     return Errors.of(each.error for each in validation("multimem").gated if pattern in each.case_id)

@@ -17,8 +17,6 @@ from sim.specs.suite import HostTimes
 from sim.studies.validate.cases import read
 from sim.studies.validate.validate import validate
 
-pytestmark = pytest.mark.xdist_group("nccl")
-
 ROW = {"case_id": "row", "system": "DGX H100", "gpus": 8, "collective": "all_reduce", "bytes": 2**30, "time_us": 4000}
 MIB = 2**20
 
@@ -69,6 +67,7 @@ def test_one_class_that_misses_the_tolerance_fails_the_suite(nccl: Validation) -
     assert not replace(nccl, outcomes=longer).passes
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
     "rows",
     [

@@ -12,8 +12,6 @@ from sim.specs import load
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "scenarios/published/README.md"
-SUITES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in load.shipped("suite")]
-"""Tests of one suite run in one process, which validates it once (`--dist loadgroup`)."""
 
 
 def test_the_page_has_a_section_for_each_suite():
@@ -31,13 +29,15 @@ def test_rows_spaced_over_a_suite_are_within_its_worst_tolerance(name: str, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.every_case
+@pytest.mark.parametrize("name", load.shipped("suite"))
 def test_a_suite_passes(name: str):
     assert validation(name).passes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.every_case
+@pytest.mark.parametrize("name", load.shipped("suite"))
 def test_the_section_of_a_suite_is_up_to_date(name: str):
     """`sim validate --no-plots --summary scenarios/published/README.md` writes the page anew."""
     sections = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]

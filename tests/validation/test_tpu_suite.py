@@ -20,8 +20,6 @@ from sim.studies.validate.runs import CollectiveRun, CopyRun
 from sim.studies.validate.validate import copy_s, run_collective, validate
 from sim.topology import build
 
-pytestmark = pytest.mark.xdist_group("tpu")
-
 
 def outcomes(suite: str, pattern: str) -> list[Outcome]:
     return [each for each in validation(suite).gated if each.case_id.startswith(pattern)]

@@ -5,7 +5,7 @@ from statistics import median
 import pytest
 from support.validations import validation
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = pytest.mark.slow
 
 
 def test_prompts_come_within_their_tolerance():
