@@ -9,12 +9,9 @@ from collections.abc import Callable, Sequence
 
 Job = Callable[[], object]
 
-MOST_ALONE = 6
-"""Up to so many jobs are left to the copy: what they import would take as long here as some of them."""
-
 
 def run_jobs(jobs: Sequence[Job], meanwhile: Job) -> None:
-    """Runs `meanwhile` in this process, and all jobs in a copy of it; of many jobs those that are left here as well.
+    """Runs `meanwhile` in this process and jobs in a copy of it, then each job that is left in whichever is free first.
 
     Jobs write files of their own, so the files do not tell which process wrote them. If the copy fails, this process
     runs every job itself and raises what they raise.
@@ -31,8 +28,7 @@ def run_jobs(jobs: Sequence[Job], meanwhile: Job) -> None:
         _end_as_copy(jobs, source)
     try:
         meanwhile()
-        if len(jobs) > MOST_ALONE:
-            _run_next(jobs, source)
+        _run_next(jobs, source)
     finally:
         os.close(source)
         _, status = os.waitpid(child, 0)
