@@ -91,21 +91,24 @@ def lower_layers(
         else forward_pass.receive_stream(stage.sends_shards, forward_pass.kinds[stage.first_layer - 1])
     )
     shape = [stream.shape for stream in streams]
-
-    def lower_layer(kind: LayerKind, state: Sequence[Value]) -> Sequence[Value]:
-        nonlocal shape
-        flow.kind = kind
-        after = forward_pass.layer(kind, forward.build_streams(shape, state))
-        shape = [stream.shape for stream in after]
-        return [value for stream in after for value in stream.values]
-
     kinds = forward_pass.kinds[stage.first_layer : stage.first_layer + stage.layers]
     pool = None
     if scenario.memory_pool:
         bytes_ = _layer_bytes(scenario, topology, uses, kinds[0])
         pool = MemoryPool(flow.emitter, scenario.memory_pool, PoolLink(*pool_link(scenario)), stage.layers, bytes_)
+
+    def lower_layer(kind: LayerKind, state: Sequence[Value]) -> Sequence[Value]:
+        nonlocal shape
+        flow.kind = kind
+        if pool:
+            pool.begin_layer(flow.builder.layer)
+        after = forward_pass.layer(kind, forward.build_streams(shape, state))
+        shape = [stream.shape for stream in after]
+        return [value for stream in after for value in stream.values]
+
     state = [value for stream in streams for value in stream.values]
-    values = _layers(flow, kinds, forward.cycle_of(scenario.model), lower_layer, state, keep, pool)
+    cycle = None if pool else forward.cycle_of(scenario.model)  # with a pool no layer is like another
+    values = _layers(flow, kinds, cycle, lower_layer, state, keep)
     flow.kind = None
     streams = forward.build_streams(shape, values)
     proposing: tuple[LayerKind, ...] = ()
@@ -146,31 +149,27 @@ def _layer_bytes(scenario: Scenario, topology: Topology, uses: Uses, kind: Layer
 def _layers(
     flow: Lowering,
     kinds: Sequence[LayerKind],
-    cycle: int,
+    cycle: int | None,
     layer: Callable[[LayerKind, Sequence[Value]], Sequence[Value]],
     state: Sequence[Value],
     keep: int | None,
-    pool: MemoryPool | None = None,
 ) -> Sequence[Value]:
     """Lowers layers of the given kinds. A block of one or two layers, or of the `cycle` in which kinds of layers come
-    again, that was just lowered twice with the same tasks, is repeated from then on.
+    again, that was just lowered twice with the same tasks, is repeated from then on. Without a cycle each is lowered.
 
     A block is longer where gathers of weights run further ahead: a task waits for tasks of the block before at most.
-    The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer. With a memory pool
-    layers are not alike, and each is lowered.
+    The first of a kind may differ: nothing waits to be added to the stream, so its tasks are fewer.
     """
     edges = [(len(flow.builder), flow.emitter.snapshot(state))]
     i = 0
     while i < len(kinds):
         flow.builder.layer = i
-        if pool:
-            pool.begin_layer(i)
         gathers = flow.emitter.buffers.gathers
         state = layer(kinds[i], state)
         least = flow.emitter.buffers.layers_ahead(flow.emitter.buffers.gathers - gathers)
         i += 1
         edges.append((len(flow.builder), flow.emitter.snapshot(state)))
-        for period in () if pool else sorted({least, 2 * least, cycle * least}):
+        for period in sorted({least, 2 * least, cycle * least}) if cycle else ():
             block, count = kinds[i - period : i], 0
             if i < 2 * period or kinds[i - 2 * period : i - period] != block:
                 continue

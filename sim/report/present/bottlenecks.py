@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sim.report.critical_path import Share, Shares
 from sim.report.what_if import WhatIf
 from sim.terminal import plain_console
-from sim.units import format_seconds
+from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +39,7 @@ def render(phases: Sequence[Bottlenecks], console: Console | None = None) -> Non
 
     console = console or plain_console()
     for phase in phases:
-        step_s = phase.shares.step_ps / 1e12
+        step_s = phase.shares.step_ps / PS_PER_S
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         table.add_column(path_title(phase.span, phase.shares), no_wrap=True)
         for title in ("time", "share", "segments"):
