@@ -682,6 +682,7 @@ def test_the_command_takes_groups(tmp_path: Path):
     assert found["step_s"] * 1e12 == pytest.approx(alone_ps(machine("dgx_h100", "chips=2"), "all_reduce", 2**20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

@@ -74,6 +74,7 @@ def test_the_table_of_fields_is_that_of_the_specs():
     assert BLOCK.search(SCENARIOS).group() == table(), "PYTHONPATH=tests python -m support.field_tables"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS)
 def test_commands_run(block: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture):
     """Those of a block after each other, in one folder."""

@@ -33,6 +33,7 @@ def test_the_tour_passes(tmp_path: Path):
     assert "5 passed" in output_of(f"{COMMANDS[0]} -n 0 -v", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [command for command in COMMANDS[1:] if "tests/" in command and "pytest" in command]
 )

@@ -168,6 +168,7 @@ def test_cables_side_by_side_are_one_link_as_wide_as_all(name: str) -> None:
     assert wires(machine(one)) == wires(shipped(name)) == wires(machine(many))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_switch_or_socket_drawn_twice_at_half_the_bandwidth_is_one(name: str) -> None:
     for relay in (node for node, kind in data(name)["nodes"].items() if kind in ("switch", "socket")):

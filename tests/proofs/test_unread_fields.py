@@ -168,6 +168,7 @@ def test_every_field_has_values_to_try() -> None:
     assert [path for path, tried in FIELDS.items() if not tried] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_field_is_read_or_refused_or_noted(name: str, tmp_path: Path) -> None:
     before, _ = simulated(SCENARIOS[name])

@@ -20,6 +20,7 @@ def test_the_page_has_a_section_for_each_suite():
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(load.shipped("suite"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", load.shipped("suite"))
 def test_rows_spaced_over_a_suite_are_within_its_worst_tolerance(name: str, tmp_path: Path):
     found = sample(name, tmp_path, count=8)

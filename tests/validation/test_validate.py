@@ -60,6 +60,7 @@ def measured(*errors: float, **fields) -> str:
 # --- the paper -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_paper_is_met(pope):
     assert pope.passes
     assert pope.simulated.median <= 0.05
