@@ -57,7 +57,7 @@ def draw(rows: ExpertRows, machine: Topology, title: str = "") -> Figure:
         share = rows.row_bytes["combine"] / rows.row_bytes["dispatch"]
         each = f"A chip sends {format_bytes(float(sent.mean()))} on average"
         most = f", receives {format_bytes(float(received.max()))} at most" if not rows.even else ""
-        back = f"; combine takes {share:.3g} x as much back" if share != 1 else "; combine takes as much back"
+        back = f"; combine takes {share:.3g} times as much back" if share != 1 else "; combine takes as much back"
         set_title(above, f"{each}{most}{back}", _WIDTH_IN)
         first, _, below = title.partition("\n")
         add_title(made, "\n".join(filter(None, [f"{first}: dispatch of a layer", below])))
