@@ -7,15 +7,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import gcd, prod
 
+import numpy as np
+
 from sim import topology
 from sim.errors import InputError, suggest
 from sim.lowering.machine_part import cut_machine
 from sim.specs import AxisSpec, Scenario
-from sim.specs.mesh import BOXES, MeshSpec, SplitAxis, pieces_on_torus
+from sim.specs.mesh import BOXES, RACKS, MeshSpec, SplitAxis, pieces_on_torus
 from sim.specs.unread import DealtPass
-from sim.topology.boxes import boxes
+from sim.topology.boxes import boxes, racks
 from sim.topology.bundles import effective
 from sim.topology.graph import Topology
+from sim.topology.group import group_of
 from sim.topology.mesh import MeshAxis, Pieces, mesh_of_pieces, row_major
 
 STAGES = "p"
@@ -23,7 +26,7 @@ STAGES = "p"
 
 
 def mesh_of(scenario: Scenario) -> Topology:
-    """The scenario's machine, with the axes of its `mesh` where it has one; of a switch or graph its first chips.
+    """The scenario's machine, with the axes of its `mesh` where it has one, and its first chips along each of them.
 
     Tensor parallelism takes the first chips of a switch or graph, links to the others left out: `layout.mesh.tensor` of
     them as axis `t`, or as many in each pipeline stage along axis `p` (chip = stage x tensor + rank). Where there are
@@ -59,27 +62,37 @@ def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:
     """The machine with the mesh of a scenario.
 
     Raises:
-        InputError: boxes that are no axis, or that the other axes do not fill.
+        InputError: boxes or racks that are no axis, or that the other axes do not fill.
     """
-    if lines := scenario.topology.lines:
-        pieces = pieces_on_torus(mesh, lines)
-        return _split_axes(topology.build(scenario.topology, scenario.stack), pieces)
+    built = topology.build(scenario.topology, scenario.stack)
+    if scenario.lines:
+        sizes = [axis.size for axis in built.axes]
+        first = np.indices([axis.size for axis in scenario.lines.values()]).reshape(len(sizes), -1)
+        chips_of_part: list[int] = np.ravel_multi_index(tuple(first), sizes).ravel().tolist()
+        part = group_of(built, tuple(chips_of_part)).machine
+        return _split_axes(part, pieces_on_torus(mesh, scenario.lines))
     inside = row_major((name, size) for name, size in mesh.items() if isinstance(size, int))
     chips = prod(size for _, axis_pieces in inside for size, _ in axis_pieces)
     axis_pieces = dict(inside)
-    if box := next((name for name, size in mesh.items() if size == BOXES), ""):
-        box_chips = boxes(topology.build(scenario.topology, scenario.stack))
-        if any(
-            each != tuple(range(i * len(box_chips[0]), (i + 1) * len(box_chips[0]))) for i, each in enumerate(box_chips)
-        ):
-            rule = "'boxes' needs boxes of equal size, numbered one after the other"
-            raise InputError(rule, where=f"mesh.{box}", got=" ".join(str(len(each)) for each in box_chips))
-        if chips != len(box_chips[0]):
-            rule = f"axes beside 'boxes' must have the chips of a box, {len(box_chips[0])}, as their product"
+    levels = [
+        (name, level, parts)
+        for level, parts in ((BOXES, boxes(built)), (RACKS, racks(built)))
+        for name, size in mesh.items()
+        if size == level
+    ]
+    for i, (name, level, parts) in enumerate(levels):
+        size = len(parts[0])
+        if any(part != tuple(range(k * size, (k + 1) * size)) for k, part in enumerate(parts)):
+            rule = f"'{level}' needs {level} of equal size, numbered one after the other"
+            raise InputError(rule, where=f"mesh.{name}", got=" ".join(str(len(part)) for part in parts))
+        if i == 0 and chips != size:
+            one = "box" if level == BOXES else "rack"
+            rule = f"axes beside '{level}' must have the chips of a {one}, {size}, as their product"
             raise InputError(rule, where="mesh", got=chips)
-        axis_pieces[box], chips = [(len(box_chips), chips)], chips * len(box_chips)
-    built = topology.build(scenario.topology.keep_first_chips(chips), scenario.stack)
-    return _split_axes(built, [(name, axis_pieces[name]) for name in mesh])
+        count = len(levels[i + 1][2][0]) // size if i + 1 < len(levels) else len(parts)
+        axis_pieces[name], chips = [(count, chips)], chips * count
+    first_chips = topology.build(scenario.topology.keep_first_chips(chips), scenario.stack)
+    return _split_axes(first_chips, [(name, axis_pieces[name]) for name in mesh])
 
 
 def _cut_stages(axes: Mapping[str, AxisSpec], stages: int) -> Pieces:
@@ -135,7 +148,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
         raise ValueError("a scenario without a memory pool")
     if pool.link:
         return effective(pool.link)
-    used = used_chips(scenario)
+    used = set(mesh_of(scenario).nodes)
     machine, slow = topology.build(scenario.topology, scenario.stack), dict[str, float]()
     if perturb := scenario.perturb:
         machine = machine.fail_links(
@@ -143,8 +156,9 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
         )
         for each in perturb.slow_links:
             slow |= {name: max(each.factor, slow.get(name, 1.0)) for name in each.links}
-    if used == machine.chips:
-        hint = "layout.mesh: {tensor: 1}, or memory_pool.link"
+    free = [chip for chip in range(machine.chips) if machine.nodes[chip] not in used]
+    if not free:
+        hint = "a smaller mesh, or memory_pool.link"
         raise InputError("no chip is left free to keep layers", where="memory_pool.to", got=pool.to, hint=hint)
 
     def way(peer: int) -> tuple[float, int, float]:
@@ -154,8 +168,8 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
         bandwidth = min(link.bandwidth / slow.get(link.name, 1.0) for link in links)
         return bandwidth, -len(fetch), sum(machine.links[link].latency_s for link in fetch)
 
-    peers = [peer for peer in range(used, machine.chips) if machine.can_reach(peer, 0) and machine.can_reach(0, peer)]
-    bandwidth, _, latency_s = max(map(way, peers or [used]), key=lambda route: route[:2])
+    peers = [peer for peer in free if machine.can_reach(peer, 0) and machine.can_reach(0, peer)]
+    bandwidth, _, latency_s = max(map(way, peers or free[:1]), key=lambda route: route[:2])
     return bandwidth, latency_s
 
 

@@ -86,7 +86,8 @@ class Communication:
             return bound, (f"uses a lower bound for {kind} over {joined(group)}",)
         spec, stack = self._scenario.topology, self._scenario.stack
         step_s, launch_s = stack.collective_step.value, stack.collective_overhead.value
-        axes, links = [spec.lines[axis] for axis in torus_axes], [spec.line_links[axis] for axis in torus_axes]
+        axes = [self._scenario.lines[axis] for axis in torus_axes]
+        links = [spec.line_links[axis] for axis in torus_axes]
         sizes = [self.topology.axis(axis).size for axis in torus_axes]
         rings = [
             (size, size == axis.size and axis.wrap and set(axis.twist) <= set(torus_axes))

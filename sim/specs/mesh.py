@@ -11,12 +11,17 @@ from sim.specs.base import MESH_AXIS, Count, Strict, wrong
 from sim.specs.machine import AxisSpec
 from sim.specs.topology import TopologySpec
 
+RACKS = "racks"
+"""The size of the axis along which the racks of a machine lie: boxes on the same leaf switches."""
 BOXES = "boxes"
-"""The size of the axis along which the boxes of a machine lie."""
+"""The size of the axis along which the boxes of a machine lie, or those of each rack beside an axis of racks."""
 
 
 class SplitAxis(Strict):
-    """Part of an axis of a torus; its parts follow each other, outermost first, and their product is the axis."""
+    """Part of an axis of a torus; its parts follow each other, outermost first.
+
+    Where their product is less than the axis, the mesh has its first chips, and they end without a wraparound.
+    """
 
     of: str
     size: Count
@@ -32,7 +37,8 @@ MeshSpec = Annotated[
 """Mesh axes.
 
 On a torus: `{x: x, yz: [y, z]}`, or parts `{outer: {of: x, size: 2}, inner: {of: x, size: 2}}`; every axis once.
-On a switch or graph: sizes, row-major over the machine's first chips; one may be `boxes`, the others divide a box."""
+On a switch or graph: sizes, row-major over the machine's first chips; one may be `boxes` and one `racks`, the others
+divide a box, or a rack where no axis is `boxes`."""
 
 
 def check_mesh(mesh: MeshSpec, machine: TopologySpec) -> None:
@@ -41,10 +47,12 @@ def check_mesh(mesh: MeshSpec, machine: TopologySpec) -> None:
         _check_on_torus(mesh, machine.lines)
         return
     for name, size in mesh.items():
-        if not isinstance(size, int) and size != BOXES:
-            raise wrong("mesh", name, rule=f"must be a number of chips or '{BOXES}' on a {machine.kind}", got=size)
-    if list(mesh.values()).count(BOXES) > 1:
-        raise wrong("mesh", rule=f"must have '{BOXES}' along one axis", got=", ".join(mesh))
+        if not isinstance(size, int) and size not in (BOXES, RACKS):
+            rule = f"must be a number of chips, '{BOXES}' or '{RACKS}' on a {machine.kind}"
+            raise wrong("mesh", name, rule=rule, got=size)
+    for level in (BOXES, RACKS):
+        if list(mesh.values()).count(level) > 1:
+            raise wrong("mesh", rule=f"must have '{level}' along one axis", got=", ".join(mesh))
     product, chips = math.prod(size for size in mesh.values() if isinstance(size, int)), machine.chip_count
     if product > chips:
         raise wrong("mesh", rule=f"must have a product of at most the machine's {chips} chips", got=product)
@@ -61,9 +69,9 @@ def _check_on_torus(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> None:
         if axis not in dealt:
             rule = "must use every axis of the torus once"
             raise wrong("mesh", rule=rule, got=", ".join(dealt), hint=f"add {axis}: {axis}")
-        if dealt[axis] != spec.size:
+        if dealt[axis] > spec.size:
             parts = [name for name, of, _ in _parts(mesh, axes) if of == axis]
-            rule = f"parts {', '.join(parts)} must have axis '{axis}' as their product, {spec.size}"
+            rule = f"parts {', '.join(parts)} must have a product of at most axis '{axis}', {spec.size}"
             raise wrong("mesh", parts[0], "size", rule=rule, got=dealt[axis])
 
 
@@ -80,8 +88,24 @@ def _parts(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> Iterator[tuple[str, 
             yield name, axis, given.size if isinstance(given, SplitAxis) else axes[axis].size
 
 
+def lines_of(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> dict[str, AxisSpec]:
+    """Returns the axes of a torus as long as a mesh that has passed `check_mesh` uses them.
+
+    The part of an axis does not wrap, and of a part of the torus no twisted axis does.
+    """
+    lengths = dict.fromkeys(axes, 1)
+    for _, axis, size in _parts(mesh, axes):
+        lengths[axis] *= size
+    if all(lengths[name] == axis.size for name, axis in axes.items()):
+        return dict(axes)
+    return {
+        name: AxisSpec(size=size, wrap=axis.wrap and not axis.twist and size == axis.size, link=axis.link)
+        for (name, axis), size in zip(axes.items(), lengths.values(), strict=True)
+    }
+
+
 def pieces_on_torus(mesh: MeshSpec, axes: Mapping[str, AxisSpec]) -> list[tuple[str, list[tuple[int, int]]]]:
-    """Returns (name, (size, stride) pieces over chip numbers) of each axis of a mesh that has passed `check_mesh`."""
+    """Returns (name, (size, stride) pieces over chip numbers) of each axis of a mesh that uses all of these axes."""
     sizes = [axis.size for axis in axes.values()]
     left = {name: math.prod(sizes[i:]) for i, name in enumerate(axes)}
     pieces: dict[str, list[tuple[int, int]]] = {name: [] for name in mesh}

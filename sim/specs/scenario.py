@@ -1,5 +1,6 @@
 """One experiment."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Self
 
@@ -15,8 +16,9 @@ from sim.specs.held import find_excess, held_by_layout, held_by_stack
 from sim.specs.kv_transfer import check_transfer
 from sim.specs.layout import IN_PARTS, UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
+from sim.specs.machine import AxisSpec
 from sim.specs.memory_pool import MemoryPoolSpec
-from sim.specs.mesh import MeshSpec, check_mesh
+from sim.specs.mesh import MeshSpec, check_mesh, lines_of
 from sim.specs.model import Model
 from sim.specs.padding import PaddingSpec
 from sim.specs.perturb import PerturbSpec
@@ -138,8 +140,9 @@ class Scenario(Strict):
         mesh, chips = self.layout.mesh, self.topology.chip_count
         if self.topology.lines:
             if mesh.tensor is not None:
-                rule = "is not supported on a torus, which uses all its chips"
-                raise wrong("layout", "mesh", "tensor", rule=rule, got=mesh.tensor)
+                name = next(iter(self.topology.lines))
+                hint = f"mesh: {{{name}: {{of: {name}, size: ...}}, ...}}"
+                raise wrong("layout", "mesh", "tensor", rule="is not supported on a torus", got=mesh.tensor, hint=hint)
         elif (mesh.tensor or 1) * mesh.pipeline > chips:
             name = "tensor" if mesh.pipeline == 1 else "pipeline"
             rule = f"must be at most the machine's {chips} chips"
@@ -288,6 +291,11 @@ class Scenario(Strict):
         at = own.over(axes) if own else PRESETS[self.layout.preset](axes)
         at = at if self.model.experts else replace(at, experts=())
         return replace(at, tokens=at.summed) if self.layout.sequence_parallel else at
+
+    @property
+    def lines(self) -> Mapping[str, AxisSpec]:
+        """Axes of the torus as long as the mesh uses them; none where messages take routes to any chip."""
+        return lines_of(self.mesh, self.topology.lines) if self.mesh and self.topology.lines else self.topology.lines
 
     @property
     def layers(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sim.topology.graph import Topology
+from sim.topology.graph import Link, Topology
 from sim.topology.paths import Way
 
 
@@ -22,17 +22,31 @@ class Adapter:
 @functools.lru_cache(maxsize=64)
 def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
     """Returns the chips of each box: chips that reach each other without a network."""
-    box = list(range(len(topology.nodes)))
+    return _joined_chips(topology, [link for link in topology.links if link.medium != "net"])
+
+
+@functools.lru_cache(maxsize=64)
+def racks(topology: Topology) -> tuple[tuple[int, ...], ...]:
+    """Returns the chips of each rack: boxes whose adapters are on the same leaf switches.
+
+    Between racks messages cross links from switch to switch of the network.
+    """
+    in_a_box = {link.src for link in topology.links if link.medium != "net"} | set(range(topology.chips))
+    return _joined_chips(topology, [link for link in topology.links if link.src in in_a_box or link.dst in in_a_box])
+
+
+def _joined_chips(topology: Topology, links: Iterable[Link]) -> tuple[tuple[int, ...], ...]:
+    """Returns the chips that links join, group by group."""
+    group = list(range(len(topology.nodes)))
 
     def root(node: int) -> int:
-        while box[node] != node:
-            box[node] = box[box[node]]  # half as far the next time
-            node = box[node]
+        while group[node] != node:
+            group[node] = group[group[node]]  # half as far the next time
+            node = group[node]
         return node
 
-    for link in topology.links:
-        if link.medium != "net":
-            box[root(link.dst)] = root(link.src)
+    for link in links:
+        group[root(link.dst)] = root(link.src)
     members: dict[int, list[int]] = {}
     for chip in range(topology.chips):
         members.setdefault(root(chip), []).append(chip)

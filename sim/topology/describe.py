@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sim.topology.boxes import boxes
+from sim.topology.boxes import boxes, racks
 from sim.topology.graph import Topology
 from sim.topology.metrics import bisection, hops
 from sim.units import EXACTLY
@@ -26,6 +26,7 @@ def facts(topology: Topology) -> dict[str, Any]:
         "chip": topology.chip.name,
         "chips": topology.chips,
         "boxes": [len(box) for box in boxes(topology)] if not topology.has_lines else [],
+        "racks": [len(rack) for rack in racks(topology)] if not topology.has_lines else [],
         "axes": {axis.name: {"size": axis.size, "ring": axis.ring} for axis in topology.axes},
         "links": sum(link.cables for link in topology.links),
         "link_bandwidth": [bandwidth for bandwidth, _ in rates],
@@ -63,10 +64,11 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{bound}{facts['bisection_bandwidth'] / 1e9:,.4g} GB/s one way over {facts['bisection_links']} links",
         ),
     ]
-    if len(facts["boxes"]) > 1:
-        sizes = Counter(facts["boxes"])
-        text = ", ".join(f"{count} of {size} chip{'s' * (size > 1)}" for size, count in sizes.items())
-        described.insert(2, ("boxes", f"{text}, joined by a network alone"))
+    for level, how in (("racks", "each on its own leaf switches"), ("boxes", "joined by a network alone")):
+        if len(facts[level]) > 1:
+            sizes = Counter(facts[level])
+            text = ", ".join(f"{count} of {size} chip{'s' * (size > 1)}" for size, count in sizes.items())
+            described.insert(2, (level, f"{text}, {how}"))
     return described
 
 

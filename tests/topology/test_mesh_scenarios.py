@@ -16,8 +16,10 @@ from sim.lowering.lower import lower
 from sim.lowering.placement import mesh_of, used_chips
 from sim.shortcuts import unfold
 from sim.simulate.consistency import check
+from sim.simulate.run import run
 from sim.specs import load
 from sim.topology import Topology, build
+from sim.topology.boxes import boxes, racks
 from sim.topology.folding import NotFoldableError, folded
 from sim.topology.mesh import mesh_of_pieces
 
@@ -45,10 +47,69 @@ def meshed_machine(name: str, mesh: str) -> Topology:
         (SWITCH, "{data: 2, tensor: 2}", {"data": [(2, 2)], "tensor": [(2, 1)]}),
         (BOXES, "{box: boxes, gpu: 8}", {"box": [(2, 8)], "gpu": [(8, 1)]}),
         (BOXES, "{pair: 4, gpu: 2, box: boxes}", {"pair": [(4, 2)], "gpu": [(2, 1)], "box": [(2, 8)]}),
+        (TORUS, "{x: {of: x, size: 3}, yz: [y, z]}", {"x": [(3, 16)], "yz": [(4, 4), (4, 1)]}),
+        (
+            TORUS,
+            "{x: {of: x, size: 1}, a: {of: y, size: 2}, z: z, b: {of: y, size: 1}}",
+            {"x": [(1, 8)], "a": [(2, 4)], "z": [(4, 1)], "b": [(1, 4)]},
+        ),
     ],
 )
 def test_a_mesh_deals_the_chips_of_the_machine(name: str, mesh: str, pieces: dict[str, list[tuple[int, int]]]) -> None:
     assert {axis.name: list(axis.pieces) for axis in meshed_machine(name, mesh).mesh} == pieces
+
+
+@pytest.mark.parametrize(
+    ("mesh", "pieces"),
+    [
+        ("{rack: racks, gpu: 16}", {"rack": [(2, 16)], "gpu": [(16, 1)]}),
+        ("{rack: racks, box: boxes, gpu: 8}", {"rack": [(2, 16)], "box": [(2, 8)], "gpu": [(8, 1)]}),
+        ("{gpu: 8, box: boxes, rack: racks}", {"gpu": [(8, 1)], "box": [(2, 8)], "rack": [(2, 16)]}),
+        ("{box: boxes, gpu: 8}", {"box": [(4, 8)], "gpu": [(8, 1)]}),
+    ],
+)
+def test_racks_are_boxes_on_the_same_leaf_switches(mesh: str, pieces: dict[str, list[tuple[int, int]]]) -> None:
+    scenario = load.scenario(BOXES, ["topology=dgx_h100_x4_leaf_spine", f"mesh={mesh}", "layout.mesh={}"])
+    assert {axis.name: list(axis.pieces) for axis in mesh_of(scenario).mesh} == pieces
+
+
+@pytest.mark.parametrize(
+    ("machine", "racks_and_boxes"),
+    [("dgx_h100_x4_leaf_spine", (2, 4)), ("dgx_h100_x4", (1, 4)), ("dgx_h100", (1, 1)), ("gb200_nvl72", (1, 1))],
+)
+def test_boxes_of_all_rails_are_in_one_rack(machine: str, racks_and_boxes: tuple[int, int]) -> None:
+    built = build(*load.machine(machine))
+    assert (len(racks(built)), len(boxes(built))) == racks_and_boxes
+
+
+@pytest.mark.parametrize("layout", ["weight_stationary_2d", "weight_gathered_xy"])
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_a_part_of_a_torus_is_the_torus_of_its_chips_without_wraparound(layout: str, length: int) -> None:
+    settings = [f"layout.ffn={layout}", "engine.layers=2", "workload.batch=48", "reference=null"]
+    whole = load.scenario(TORUS, [*settings, f"mesh={{x: {{of: x, size: {length}}}, y: y, z: z}}"])
+    axes = (
+        f"topology.axes={{x: {{size: {length}, wrap: false}}, y: {{size: 4, wrap: true}}, z: {{size: 4, wrap: true}}}}"
+    )
+    part, alone = run(whole), run(load.scenario(TORUS, [*settings, axes]))
+    assert part.report.simulated.latency_s == alone.report.simulated.latency_s
+    assert part.report.closed_form == alone.report.closed_form
+    assert used_chips(whole) == 16 * length
+
+
+def test_links_of_a_part_of_a_torus_have_the_names_of_the_whole() -> None:
+    mesh = "{x: {of: x, size: 2}, y: {of: y, size: 2}, z: z}"
+    part = mesh_of(load.scenario(TORUS, [f"mesh={mesh}"]))
+    assert part.nodes == tuple(map(str, (*range(8), *range(16, 24))))
+    assert {link.name for link in part.links} < {link.name for link in build(*load.machine("tpu_v4_4x4x4")).links}
+
+
+def test_no_axis_of_a_part_of_a_twisted_torus_wraps_with_a_twist() -> None:
+    part = ["topology=tpu_v4_4x4x8_twisted", "mesh={x: x, y: y, z: {of: z, size: 4}}", "reference=null"]
+    alone = ["topology.axes={x: {size: 4, wrap: false}, y: {size: 4, wrap: false}, z: {size: 4, wrap: false}}"]
+    settings = ["engine.layers=2"]
+    assert run(load.scenario(TORUS, [*settings, *part])).report.simulated.latency_s == (
+        run(load.scenario(TORUS, [*settings, *alone])).report.simulated.latency_s
+    )
 
 
 def test_without_a_mesh_the_axes_are_those_of_the_machine_or_the_layout() -> None:
@@ -63,11 +124,20 @@ def test_without_a_mesh_the_axes_are_those_of_the_machine_or_the_layout() -> Non
         (TORUS, "{a: x, b: x, y: y, z: z}", "b: must use every axis of the torus once, got 'x'"),
         (TORUS, "{x: x, y: y, z: w}", "z: must be an axis of the torus, got 'w'; choose from x, y, z"),
         (TORUS, "{x: x, y: y, z: 4}", "z: must be an axis of the torus, a list of axes, or a part"),
-        (TORUS, "{a: {of: x, size: 2}, y: y, z: z}", "a.size: parts a must have axis 'x' as their product, 4, got 2"),
+        (
+            TORUS,
+            "{a: {of: x, size: 8}, y: y, z: z}",
+            "a.size: parts a must have a product of at most axis 'x', 4, got 8",
+        ),
         (TORUS, "{X: x, y: y, z: z}", "a mesh axis is named by lower-case letters"),
         (SWITCH, "{a: 3, b: 4}", "must have a product of at most the machine's 8 chips, got 12"),
-        (SWITCH, "{a: x}", "a: must be a number of chips or 'boxes' on a switch, got 'x'"),
+        (SWITCH, "{a: x}", "a: must be a number of chips, 'boxes' or 'racks' on a switch, got 'x'"),
         (BOXES, "{a: boxes, b: boxes}", "must have 'boxes' along one axis, got 'a, b'"),
+        (
+            BOXES,
+            "{rack: racks, gpu: 8}",
+            "axes beside 'racks' must have the chips of a rack, 16, as their product, got 8",
+        ),
         (BOXES, "{box: boxes, gpu: 4}", "axes beside 'boxes' must have the chips of a box, 8, as their product, got 4"),
     ],
 )
