@@ -64,7 +64,7 @@ def fold(plan: Schedule, folded: Topology) -> Schedule:
     counts = plan.dep_counts[::alike].astype(np.int64)
     ends = np.cumsum(counts)
     waits = np.empty(int(counts.sum()), dtype=np.int32)
-    for count in np.unique(counts).tolist():
+    for count in sorted(set(counts.tolist())):
         rows = np.flatnonzero(counts == count)
         first = (ends[rows] - count)[:, None]
         kinds_waited_for = kind_of[plan.deps[first * alike + np.arange(alike * count)]].reshape(len(rows), alike, count)

@@ -167,7 +167,7 @@ class ProgramBuilder:
     def _instances(self, start: int) -> int:
         """Returns the number of collectives among the tasks from `start` on."""
         collective = self._blocks["collective"][0][start:].astype(np.int64)
-        return len(np.unique(collective[collective >= 0]))
+        return len(set(collective[collective >= 0].tolist()))
 
     def _waits(self, rows: slice) -> tuple[Ints, Ids]:
         """Returns each dependency of some tasks: the place of the task among them, and the task that it waits for."""

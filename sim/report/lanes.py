@@ -94,7 +94,7 @@ def build_lanes(trace: Trace, topology: Topology, chips: Sequence[int]) -> dict[
                 continue
         lanes = [Lane("compute", "compute", computing, no_spans)]
         is_copied = copied[program.op[chip_collectives.task]]
-        for by_engine in np.unique(is_copied).tolist() or [False]:
+        for by_engine in sorted(set(is_copied.tolist())) or [False]:
             label, some = "copy engine" if by_engine else "collectives", chip_collectives.where(is_copied == by_engine)
             row = sp.pack(some)
             for k in range(int(row.max(initial=0)) + 1):

@@ -16,16 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from sim import __version__
 from sim.errors import InputError
 from sim.program import trace_file
-from sim.report.present.explanation import Explanation
-from sim.report.spread import Spread
-from sim.report.what_if import WhatIf
 from sim.results.analysis import Analysis
+from sim.results.readable import Readable
 from sim.results.scratch import keep
 from sim.specs.load import plugin_files
 
@@ -34,6 +32,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from sim.program import Period, Program
+    from sim.report.present.explanation import Explanation
+    from sim.results.saved_report import SavedPhase, SavedReport
     from sim.simulate.result import Run
     from sim.simulate.run import WrittenPhase
     from sim.specs import Scenario
@@ -43,12 +43,6 @@ _READ_BACK = re.compile(r"(report|explain)\.json|trace(_prefill|_decode)?\.npz")
 _AGAIN = "run the scenario again"
 _LARGEST_JSON_BYTES = 2**26
 """Largest size of a JSON file; assumed, 1,000 times that of the largest shipped scenario."""
-
-
-class Readable(BaseModel):
-    """Frozen data of a file; keys beyond those that are read back are of no concern here."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class Entry(Readable):
@@ -76,46 +70,14 @@ class Manifest(Sealed):
     """Those that are read back."""
     written: list[str]
     """Names of all files and folders that this program wrote, exports and figures drawn later included."""
-    chips: list[int] = []
+    chips: list[int] = Field(default_factory=list)
     """Chips of `--chip`."""
-    plugins: dict[str, str] = {}
+    plugins: dict[str, str] = Field(default_factory=dict)
     """Hash of the text of each plugin, by name."""
-
-
-class _Simulated(Readable):
-    latency_s: float
-
-
-class _Engine(Readable):
-    shortcuts: list[str]
-
-
-class SavedPhase(Readable):
-    """One phase of a report."""
-
-    simulated: _Simulated
-    engine: _Engine
-
-
-class SavedBottlenecks(Readable):
-    """Fields of one phase that `--critical-path` added."""
-
-    phase: str
-    what_if: list[WhatIf]
-
-
-class SavedReport(SavedPhase):
-    """The part of report.json that is read back."""
-
-    phases: list[SavedPhase]
-    spread: Spread | None
-    critical_path: list[SavedBottlenecks] = []
 
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Sealed)
-_REPORT = TypeAdapter(SavedReport)
-_EXPLANATIONS = TypeAdapter(list[Explanation], config=Readable.model_config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +89,17 @@ class Saved:
 
     def report(self) -> SavedReport:
         """Reads report.json. Raises InputError if it is not what was written."""
-        return self._json("report.json", _REPORT)
+        from sim.results.saved_report import REPORT
+
+        return self._json("report.json", REPORT)
 
     def explanations(self) -> list[Explanation] | None:
         """Explanations of the phases; None where the run had none. Raises InputError."""
         if "explain.json" not in self.manifest.files:
             return None
-        explanations = self._json("explain.json", _EXPLANATIONS)
+        from sim.results.saved_report import EXPLANATIONS
+
+        explanations = self._json("explain.json", EXPLANATIONS)
         for each in explanations:
             if not 0 < each.ideal_at <= len(each.bars):
                 got = f"ideal_at {each.ideal_at} of {len(each.bars)} bars"

@@ -132,7 +132,7 @@ def _partitions(topology: Topology, members: Int32s, links: WorkingLinks) -> Ite
     _, pair = np.unique(ends, return_inverse=True)
     width = np.bincount(pair.ravel(), links.bandwidth)[pair.ravel()]
     far = _hops_from_chips(topology, links)
-    keeps = [width >= least for least in np.unique(width)]
+    keeps = [width >= least for least in sorted(set(width.tolist()))]
     keeps += [links.medium < kind for kind in range(1, len(MEDIA))]
     keeps += [(far[links.src] < most) & (far[links.dst] < most) for most in range(1, int(far.max()) + 1)]
     for kept in keeps:
