@@ -35,7 +35,7 @@ class LatentBuilder(AttentionBuilder):
         queries = [heads * plain, heads * latent.rope]
         self.operations.append(self.make_matmul("q", rows, [latent.q_rank or self.E], queries))
         if self.scenario.stack.elementwise == "kernel":
-            cached = [heads * plain, latent.kv_rank, latent.rope]
+            cached = [heads * latent.rope, latent.kv_rank, latent.rope]
             self.add_elementwise("rotary and cache", *[rows * width * self.a for width in cached] * 2)
         if self.scenario.layout.absorbs_latent(self.scenario.workload.phase):
             self._attend_absorbed(rows, heads, plain)
@@ -62,6 +62,9 @@ class LatentBuilder(AttentionBuilder):
                 self.scenario.workload.weights,
             )
         )
+        if self.scenario.stack.elementwise == "kernel":
+            copied = [heads * plain, latent.rope, heads * self.Q]
+            self.add_elementwise("attention keys", *[rows * times * width * self.a for width in copied])
         widths = self.Q, latent.d_value
         self._attend_to(rows, heads, widths, rows / self.L * heads * sum(widths) * self.a)
 

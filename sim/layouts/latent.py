@@ -46,7 +46,7 @@ def project_latents(layer: Layer[V], y: V) -> Callable[[], V]:
         flow.weight(f"w_q_{name}", *_kept(f"{queries} {heads} {dim}")) for name, dim in (("plain", "N"), ("rope", "R"))
     ]
     plain, q_rope = flow.matmul(q, up, "q" + part)
-    plain, c, rope = flow.to_cache(plain, c, rope, "rotary and cache" + part)
+    q_rope, c, rope = flow.to_cache(q_rope, c, rope, "rotary and cache" + part)
     w_k, w_v = (flow.weight(name, *_kept(f"C {heads} {dim}")) for name, dim in (("w_k", "N"), ("w_v", "U")))
     if uses.positions:
         rule = "latent attention over positions that chips share is not supported"

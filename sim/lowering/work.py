@@ -152,16 +152,23 @@ def attended_parts(workload: Workload) -> tuple[AttendedPart, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """Matmul of the cached latent vectors of one chip's sequences with the weights of its heads' keys and values."""
+    """Matmul of the cached latent vectors of one chip's sequences with the weights of its heads' keys and values, and
+    the copy that puts a head's keys beside those with the position, which all heads share.
+
+    The copy is a kernel of its own in engines whose attention takes a head's whole keys (SGLang 0.4.7 and 0.5.3, PyPI,
+    srt/models/deepseek_v2.py, forward_normal_prepare).
+    """
 
     latent: Sharded
     weights: tuple[Sharded, Sharded]
     outputs: tuple[Sharded, ...]
     """For the new positions."""
     matmuls: MatmulKernels
+    copied: tuple[float, ...] | None
+    """Bytes per position of each array that the copy reads or writes; None where a compiler fuses it."""
 
     def kernels(self, length: float) -> tuple[tuple[str, Work], ...]:
-        """Returns the kernel that expands `length` positions."""
+        """Returns the kernels that expand `length` positions."""
         new = self.latent.local_shape[1]
         work = matmul_work([(self.latent, self.weights)], self.outputs, (), self.matmuls)
         weights = float(sum(weight.local_bytes for weight in self.weights))
@@ -169,7 +176,10 @@ class Expansion:
         scaled = replace(
             work, flops=work.flops * times, bytes=weights + (work.bytes - weights) * times, rows=work.rows * times
         )
-        return ((" expansion", scaled),)
+        if self.copied is None:
+            return ((" expansion", scaled),)
+        moved = sum(through_memory(size * length, self.matmuls.on_chip) for size in self.copied)
+        return (" expansion", scaled), (" keys", Work(0.0, moved))
 
 
 def attention_work(scenario: Scenario, chip: Chip, q: Sharded, k: Sharded, window: int | None = None) -> AttentionWork:
@@ -217,7 +227,10 @@ def latent_attention_work(
         d_value = expansion[1].local_shape[2]
         read = batch * heads * (d_key + d_value) * ITEM_BYTES[q.dtype]
         outputs = tuple(sharding.matmul(latent, weight) for weight in expansion)
-        expands = Expansion(latent, (expansion[0], expansion[1]), outputs, matmuls)
+        item, shares = ITEM_BYTES[q.dtype], shared.local_shape[2]
+        keys = batch * heads * width * item, batch * shares * item, batch * heads * d_key * item
+        copied = None if chip.fuses_elementwise else tuple(map(float, keys))
+        expands = Expansion(latent, (expansion[0], expansion[1]), outputs, matmuls, copied)
     else:
         d_value, read, expands = latent.local_shape[2], per_position, None
     vector_bytes = batch * positions * heads * (d_key + d_value) * ITEM_BYTES[q.dtype]
