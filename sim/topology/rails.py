@@ -29,7 +29,10 @@ class Rail:
 
 @functools.lru_cache(maxsize=64)
 def ring_of_boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
-    """Returns the boxes in the order in which rings go through them, from the largest: each next to the nearest."""
+    """Returns the boxes in the order in which rings go through them, from the largest: each next to the nearest.
+
+    A box is as far as for the chip from which the way there is longest: one cable more makes no box near.
+    """
     box_ring = tuple(sorted(boxes(topology), key=len, reverse=True))
     if len(box_ring) <= 3:
         return box_ring
@@ -37,8 +40,11 @@ def ring_of_boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
 
     @functools.cache
     def way(src: int, dst: int) -> Way | None:
-        ways = [each for a in first[src] for b in first[dst] for each in direct_ways(topology, a, b)[:1]]
-        return min(ways, key=_box_of_heads.cost, default=None)
+        nearest: list[Way] = []
+        for a in first[src]:
+            ways = [each for b in first[dst] for each in direct_ways(topology, a, b)[:1]]
+            nearest += sorted(ways, key=_box_of_heads.cost)[:1]
+        return max(nearest, key=_box_of_heads.cost, default=None)
 
     _box_of_heads = Box(topology, tuple(first), way)
     unlimited = {link.index: len(box_ring) for link in topology.links}

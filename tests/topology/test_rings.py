@@ -13,6 +13,7 @@ from sim.specs import TopologySpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench.collective import CollectiveSpec
 from sim.topology import Topology, build
+from sim.topology.rails import ring_of_boxes
 from sim.topology.rings import find, own_chains
 
 ADAPTER: TypeAdapter[TopologySpec] = TypeAdapter(TopologySpec)
@@ -89,6 +90,16 @@ def test_rings_have_the_bandwidth_of_the_adapters_of_the_box_that_has_fewest(
     assert found.count * found.bandwidth == pytest.approx(total * 47e9)
     for collective in ON_NCCL:
         assert algorithm_of(topology, collective, "auto", 2.0**20) in ON_NCCL[collective]
+
+
+def test_a_cable_between_two_boxes_makes_them_no_neighbours_in_a_ring() -> None:
+    """Four boxes under leaf and spine switches, and a cable between a chip of the first and one of the last."""
+    spec = load.topology_spec("dgx_h100_x4_leaf_spine")
+    data = spec.model_dump(mode="json", exclude_none=True)
+    data["links"].append({"between": ["gpu3", "gpu31"], "link": "infiniband_ndr"})
+    cabled = build(type(spec).model_validate(data))
+    assert [len(way) for way in cabled.ways(3, 31)] == [1]
+    assert ring_of_boxes(cabled) == ring_of_boxes(build(spec))
 
 
 def test_chips_that_share_an_adapter_enter_and_leave_by_it_in_turn() -> None:
