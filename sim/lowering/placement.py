@@ -200,6 +200,11 @@ def describe_unused_chips(scenario: Scenario) -> tuple[str, ...]:
     return (f"uses {used} of the machine's {chips} chips: {field}; {more}",)
 
 
+def describe_unused_links(built: Topology) -> tuple[str, ...]:
+    """Returns a sentence on links of the machine's file that are left out; nothing where all are used."""
+    return (f"leaves links out, onto which messages would crowd: {', '.join(built.unused)}",) if built.unused else ()
+
+
 def tensor_parallel(built: Topology, kv_heads: int) -> Topology:
     """A switch or graph with its chips along axes `t` and `r`, those of more than one chip."""
     return _split_axes(built, row_major(_tensor_axes(built.chips, kv_heads)))

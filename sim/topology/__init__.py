@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, field
 
 from sim.specs import StackSpec, SwitchSpec, TopologySpec, TorusSpec
-from sim.topology import graph, switch, torus
+from sim.topology import odd_links, switch, torus
 from sim.topology.chip import Chip
 from sim.topology.graph import Axis, Link, Topology
 from sim.topology.ports import check_ports
@@ -41,6 +41,6 @@ def _build(known: _Known) -> Topology:
         return torus.build(known.spec, known.stack)
     if isinstance(known.spec, SwitchSpec):
         return switch.build(known.spec, known.stack)
-    built = graph.build(known.spec, known.stack)
+    built = odd_links.build(known.spec, known.stack)
     check_ports(known.spec, built)
     return built

@@ -32,6 +32,7 @@ def facts(topology: Topology) -> dict[str, Any]:
         "link_bandwidth": [bandwidth for bandwidth, _ in rates],
         "link_nominal_bandwidth": [nominal for _, nominal in rates],
         "link_latency_s": sorted({link.latency_s for link in topology.links}),
+        "unused_links": list(topology.unused),
         "message_start_s": topology.software.message_start_s,
         "diameter_hops": paths.diameter,
         "average_hops": paths.average,
@@ -64,6 +65,8 @@ def lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"{bound}{facts['bisection_bandwidth'] / 1e9:,.4g} GB/s one way over {facts['bisection_links']} links",
         ),
     ]
+    if unused := facts["unused_links"]:
+        described.insert(3, ("unused links", f"{', '.join(unused)}: messages would crowd onto them"))
     for level, how in (("racks", "each on its own leaf switches"), ("boxes", "joined by a network alone")):
         if len(facts[level]) > 1:
             sizes = Counter(facts[level])

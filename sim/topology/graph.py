@@ -148,6 +148,8 @@ class Topology:
     failures: Failures = field(default=_NO_FAILURES, repr=False)
     folding: Folding | None = field(default=None, repr=False)
     """Set on a folded machine, whose chips represent all chips of a larger one."""
+    unused: tuple[str, ...] = ()
+    """Links of the file that are left out, as messages would crowd onto them (`sim.topology.odd_links`)."""
     mesh: tuple[MeshAxis, ...] = ()
     """Logical axes, which number every chip once. Default: the axes of the wiring."""
     _neighbours: Mapping[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict, repr=False)

@@ -15,6 +15,7 @@ BUILDERS = {
     "topology/torus.py": "builds a TorusSpec",
     "topology/switch.py": "builds a SwitchSpec",
     "topology/graph.py": "builds a GraphSpec",
+    "topology/odd_links.py": "builds a GraphSpec without the links that would be bottlenecks",
     "topology/bundles.py": "joins the links of a GraphSpec for its builder",
     "topology/ports.py": "checks the ports that a GraphSpec counts, for its builder",
 }
