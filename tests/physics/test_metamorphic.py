@@ -9,22 +9,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.selection import each_once
+from support.selection import each_once, release_if
 from support.shipped import NAMES, scenario
 from support.shipped_machines import one_of_each_wiring, wired_differently
 
 from sim import topology as machines
 from sim import units
-from sim.collectives import COLLECTIVES, algorithm_of
+from sim.collectives import COLLECTIVES, ON_ROUTES, algorithm_of
+from sim.collectives.emit import CollectiveCall, emit
+from sim.collectives.exchange import ExchangeSpec, exchange
 from sim.collectives.nccl import kernels as library
+from sim.engine import simulate
 from sim.errors import InputError
 from sim.lowering import placement
-from sim.program import Kind
+from sim.program import Kind, ProgramBuilder
 from sim.simulate.forward_pass import lower_pass
 from sim.simulate.latency import latency_s
-from sim.specs import Scenario, load
+from sim.specs import Medium, Scenario, TopologySpec, load
 from sim.studies.bench import collective as bench
 from sim.studies.bench.collective import CollectiveSpec
+from sim.topology.boxes import boxes
 
 RATES = ("B/s", "FLOP/s")
 Path_ = tuple[str | int, ...]
@@ -217,6 +221,61 @@ def test_more_links_make_no_step_slower(name: str, changed: Callable[[Data], Dat
     data = scenario(name).model_dump(mode="json", exclude_none=True)
     data["topology"] = changed(data["topology"])
     assert latency_s(Scenario.model_validate(data)) <= time_s(name) * 1.01
+
+
+def collective_times(spec: TopologySpec) -> dict[str, float]:
+    """Times of 100 MB of every collective by every algorithm, and of rows to experts, on a machine of boxes."""
+    machine = machines.build(spec)
+    axes = tuple(axis.name for axis in machine.axes)
+    times = {}
+    for collective, algorithms in ON_ROUTES.items():
+        for algorithm in algorithms:
+            call = CollectiveSpec(collective, axes, 1e8, algorithm)
+            times[f"{collective} by {algorithm}"] = bench.simulate_time_s(machine, call, kernel="compiled")
+    rows, boxed = np.full((machine.chips, machine.chips), 64.0), np.full((machine.chips, len(boxes(machine))), 300.0)
+    for way, forwarded in product(("dispatch", "combine"), (None, boxed)):
+        plan = exchange(machine, axes, ExchangeSpec((rows,), (forwarded,)), way)
+        builder = ProgramBuilder(bench.resources(machine))
+        emit(builder, machine, CollectiveCall(plan, 1e8, way))
+        kind = "straight" if forwarded is None else "forwarded"
+        times[f"{way} {kind}"] = simulate(builder.build(), "compiled").makespan_ps / 1e12
+    return times
+
+
+@functools.cache
+def shipped_times(name: str) -> dict[str, float]:
+    return collective_times(load.topology_spec(name))
+
+
+FOUR_BOXES = ("hgx_b200_x4", "dgx_h100_x4_leaf_spine")
+Names = list[str]
+ENDS: dict[str, tuple[Medium, Callable[[Names, Names], Names]]] = {
+    "chips of two boxes": ("net", lambda chips, others: [chips[0], chips[-1]]),
+    "chips of a box": ("net", lambda chips, others: chips[:2]),
+    "chips of a box by NVLink": ("nvlink", lambda chips, others: chips[:2]),
+    "a chip and a switch of another box": ("net", lambda chips, others: [chips[-1], others[0]]),
+    "a chip and a switch of the network": ("net", lambda chips, others: [chips[0], others[-1]]),
+    "a chip and a switch of the network by NVLink": ("nvlink", lambda chips, others: [chips[0], others[-1]]),
+    "switches of the network": ("net", lambda chips, others: others[-2:]),
+}
+"""Medium and ends of one more link, by the names of chips and of other nodes."""
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("name", release_if(["dgx_h100_x2", *FOUR_BOXES], *FOUR_BOXES))
+def test_one_link_more_makes_no_collective_between_boxes_much_slower(name: str, ends: str):
+    """Messages come in another order: some collectives take up to 14 % longer, where crowds make them seven times as
+    long."""
+    spec = load.topology_spec(name)
+    data = spec.model_dump(mode="json", exclude_none=True)
+    chips, others = (
+        [node for node, kind in data["nodes"].items() if (kind == "chip") == is_chip] for is_chip in (True, False)
+    )
+    medium, between = ENDS[ends]
+    (link,) = (each for each, own in data["link_types"].items() if own.get("medium", "nvlink") == medium)
+    data["links"].append({"between": between(chips, others), "link": link})
+    before, after = shipped_times(name), collective_times(type(spec).model_validate(data))
+    assert {each: after[each] / before[each] for each in before if after[each] > before[each] * 1.15} == {}
 
 
 GRAPHS = wired_differently([name for name in load.shipped("topology") if load.topology_spec(name).kind == "graph"])
