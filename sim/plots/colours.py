@@ -56,8 +56,8 @@ OP_COLOURS = {
 HELD_COLOUR = "#777777"
 """Colour of the multiprocessors that collectives keep busy."""
 
-REQUEST_COLOURS = [PALETTE[name] for name in ("blue", "vermilion", "green", "wine")]
-"""Colours of requests in turn; white numbers are legible on each."""
+REQUEST_COLOURS = [PALETTE["wine"], PALETTE["forest"], HELD_COLOUR]
+"""Colours of requests in turn; white numbers are legible on each, and no part of a step has them."""
 
 MEMORY_COLOURS = {
     "weights": PALETTE["blue"],

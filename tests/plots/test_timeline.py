@@ -12,7 +12,7 @@ from support.pipelines import scenario
 from sim import topology as machines
 from sim.plots import breakdown, roofline, timeline
 from sim.plots import machine as machine_plot
-from sim.plots.colours import OP_COLOURS, PART_LOOKS
+from sim.plots.colours import OP_COLOURS, PART_LOOKS, REQUEST_COLOURS
 from sim.plots.style import save
 from sim.program import Kind
 from sim.report import critical_path
@@ -114,6 +114,10 @@ def test_the_breakdown_names_every_part_with_its_share() -> None:
     ]
     assert labels[:5] == ["compute-bound 26.7%", "memory-bound 0.0%", "overlapped 33.3%", "exposed 40.0%", "idle 0.0%"]
     assert labels[5:] == ["compute 46.7%", "transfer 40.0%", "link latency 6.7%", "launches of collectives 6.7%"]
+
+
+def test_requests_above_the_parts_of_a_stage_have_colours_of_their_own() -> None:
+    assert {PART_LOOKS[name].colour for name in PARTS}.isdisjoint(REQUEST_COLOURS)
 
 
 def test_no_two_parts_of_a_bar_look_alike_unless_they_mean_the_same() -> None:
