@@ -57,9 +57,9 @@ def browser() -> Iterator[Any]:
 class Page:
     """A page without a network, and what went wrong on it."""
 
-    def __init__(self, browser: Any, path: Path) -> None:
+    def __init__(self, browser: Any, path: Path, width: int = 1280) -> None:
         self.errors: list[str] = []
-        self.page = browser.new_page(viewport={"width": 1280, "height": 900})
+        self.page = browser.new_page(viewport={"width": width, "height": 900})
         self.page.context.set_offline(True)
         self.page.on(
             "console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None
@@ -325,6 +325,49 @@ def test_no_label_is_cut_off_and_no_name_leaves_its_node(tmp_path: Path, browser
     )
     assert [text for text, _ in written] == ["0", "1", "2", "3"]
     assert max(width for _, width in written) < max(circles)
+
+
+@in_browser
+def test_on_a_narrow_screen_tables_and_texts_under_the_pointer_are_whole(tmp_path: Path, browser: Any):
+    run = simulate(load("energonai_pipeline_queue", "layout.pipeline.requests=2"))
+    report(run, page=tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html", width=390).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for inside, outside in page.evaluate(
+        "[...document.querySelectorAll('.wide')].map((box) => [box.scrollWidth, box.clientWidth])"
+    ):
+        assert inside <= outside
+    page.evaluate(
+        """() => {
+            const lengths = document.getElementById("timeline").data[0].hovertext.map((text) => text.length);
+            Plotly.Fx.hover("timeline", [{ curveNumber: 0, pointNumber: lengths.indexOf(Math.max(...lengths)) }]);
+        }"""
+    )
+    shown = page.locator("#timeline .hoverlayer .hovertext").bounding_box()
+    plot = page.locator("#timeline .main-svg").first.bounding_box()
+    assert plot["x"] <= shown["x"]
+    assert shown["x"] + shown["width"] <= plot["x"] + plot["width"]
+
+
+@in_browser
+def test_names_in_the_timeline_are_where_they_are_read(tmp_path: Path, browser: Any):
+    """Those of exposed collectives stand above the hatches, those of layers in the middle of what is seen of them."""
+    run = simulate(load("deepseek_v3_chunk"))
+    report(run, page=tmp_path / "report.html")
+    page = Page(browser, tmp_path / "report.html").page
+    page.click("#zoom-layer")
+    data = page.evaluate("document.getElementById('timeline').data")
+    bars, hatches = ([each[key] for key in ("base", "x", "y", "width")] for each in data[:2])
+    named = [bar for *bar, text in zip(*bars, data[0]["text"], strict=True) if text]
+    assert any("experts" in text for text in data[0]["text"])
+    for base, length, y, width in zip(*hatches, strict=True):
+        for other, its_length, its_y, its_width in named:
+            beside = other + its_length <= base or base + length <= other
+            assert beside or abs(y - its_y) >= (width + its_width) / 2 - 1e-9
+    page.click("#zoom-in")
+    left, right = page.evaluate("document.getElementById('timeline').layout.xaxis.range")
+    layers = page.evaluate("(({ base, x }) => [base, x])(document.getElementById('timeline').data[2])")
+    assert layers == [[pytest.approx(left)], [pytest.approx(right - left)]]
 
 
 def test_a_page_is_one_small_file(out: Path):

@@ -15,7 +15,7 @@ function expertBars(parent, values, { title, axis, names, expected }) {
   }
   Plotly.newPlot(target, traces, layout({
     height: 220, bargap: values.length > 128 ? 0 : 0.2, margin: { l: 64, r: 12, t: 6, b: 44 }, showlegend: false, shapes,
-    xaxis: { title: { text: axis, standoff: 4 }, range: [-0.012 * values.length - 0.5, values.length - 0.5] }, yaxis: { title: { text: "rows" }, rangemode: "tozero", tickformat: ",d" },
+    xaxis: { title: { text: axis, standoff: 4 }, range: [-0.012 * values.length - 0.5, values.length - 0.5] }, yaxis: { ...APART, title: { text: "rows" }, rangemode: "tozero", tickformat: ",d" },
   }), { ...CONFIG, displayModeBar: false });
   el(parent, "p", `Dashed: the mean, ${Math.round(mean).toLocaleString("en")}${even ? ", the same on all" : `; most ${Math.round(most).toLocaleString("en")}`}.${expected ? ` ${expected.text}.` : ""}`, { className: "dim" });
 }

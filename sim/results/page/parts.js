@@ -1,7 +1,7 @@
 "use strict";
 // The page is built from one object, DATA; see sim/results/page/data.py for what is in it. Times of lanes are picoseconds.
 const DARK = matchMedia("(prefers-color-scheme: dark)").matches;
-const INK = DARK ? "#e8e8e8" : "#222", PAPER = DARK ? "#17191c" : "#fff", FAINT = DARK ? "#3a3d42" : "#e4e4e4";
+const INK = DARK ? "#e8e8e8" : "#222", PAPER = DARK ? "#17191c" : "#ffffff", FAINT = DARK ? "#3a3d42" : "#e4e4e4";
 const FONT = { family: 'system-ui, "DejaVu Sans", sans-serif', size: 12, color: INK };
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
 let DATA;
@@ -39,12 +39,14 @@ const unitOf = (seconds) => (seconds > 10 ? [1, "s"] : seconds > 2e-3 ? [1e-3, "
 const percent = (share) => `${(100 * share).toFixed(1)}%`;
 const signed = (seconds) => (seconds >= 1e-9 ? "+" : "") + time(seconds);
 const TEMPLATE = { layout: { xaxis: { gridcolor: FAINT, zerolinecolor: FAINT }, yaxis: { gridcolor: FAINT, zerolinecolor: FAINT } } };
+const APART = { ticks: "outside", ticklen: 4, tickcolor: PAPER }; // ticks that are not seen keep the numbers of y off those of x
 const HOVER = { font: { ...FONT, color: "#111" }, bgcolor: "#fff", bordercolor: "#666", align: "left" };
 const layout = (more) => ({ font: FONT, paper_bgcolor: PAPER, plot_bgcolor: PAPER, hoverlabel: HOVER, template: TEMPLATE, ...more });
 
-// Black or white, whichever is easier to read on a colour `#rrggbb`.
-function contrasting(colour) {
-  const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+// Black or white, whichever is easier to read on a colour `#rrggbb` of an opacity.
+function contrasting(colour, opacity = 1) {
+  const at = (code, from) => parseInt(code.slice(from, from + 2), 16) / 255;
+  const [r, g, b] = [1, 3, 5].map((from) => opacity * at(colour, from) + (1 - opacity) * at(PAPER, from)).map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000" : "#fff";
 }
 

@@ -59,13 +59,13 @@ function heldOf(lane, x0, x1, pixel) {
   return pieces;
 }
 
-function about(lane, i, timeline) {
+function about(lane, i, timeline, letters) {
   const op = timeline.ops[lane.op[i]], group = timeline.classes[lane.op[i]];
   const rows = [`<b>${op}</b>`, group + (lane.layer[i] >= 0 ? `, layer ${lane.layer[i]}` : "")];
   rows.push(`${time(lane.start[i] / 1e12)} to ${time(lane.end[i] / 1e12)}: ${time((lane.end[i] - lane.start[i]) / 1e12)}`);
   if (lane.kind === "path") rows.push(`chip ${lane.on[i]}${timeline.roles[lane.on[i]] ? `, ${timeline.roles[lane.on[i]]}` : ""}: ` + (lane.flies[i] ? (lane.kinds[i] === 2 ? "launch of the collective" : "in flight: started, and on the wire") : lane.kinds[i] === 1 ? "message on its link" : "compute, or a wait"));
   if (lane.kind === "compute") {
-    rows.push(`${(lane.flops[i] / 1e9).toPrecision(4)} GFLOP, ${amount(lane.bytes[i])} of memory: ${lane.slow[i] ? "memory-bound" : "compute-bound"}`);
+    rows.push(`${Number((lane.flops[i] / 1e9).toPrecision(4))} GFLOP, ${amount(lane.bytes[i])} of memory: ${lane.slow[i] ? "memory-bound" : "compute-bound"}`);
     const took = (lane.end[i] - lane.start[i]) / 1e12;
     rows.push(lane.slow[i] ? `${(lane.bytes[i] / took / 1e9).toPrecision(4)} GB/s reached, of ${timeline.sources.memory}` : `${(lane.flops[i] / took / 1e12).toPrecision(4)} TFLOP/s reached, of ${timeline.sources.flops}`);
   }
@@ -74,7 +74,7 @@ function about(lane, i, timeline) {
     if (timeline.sources.link) rows.push(`of ${timeline.sources.link}`);
   }
   if (lane.kind === "collectives") rows.push(timeline.sources.collective);
-  return rows.map((row) => wrap(row)).join("<br>");
+  return rows.map((row) => wrap(row, letters)).join("<br>");
 }
 
 const FLYING = " in flight", MOST_ARROWS = 40;
@@ -119,6 +119,7 @@ function placeRows(sides) {
 
 const middleOf = ({ timeline, middle }) => timeline.layers[middle];
 const hasLayers = (side) => side.edges.length > 2;
+const HATCHED = 0.45; // of the height of a bar, where it is exposed
 const thinOf = (lane) => (lane.kind === "link" ? 0.55 : 0.8);
 
 // The parts of a lane's exposed times that lie from x0 to x1.
@@ -128,10 +129,11 @@ function exposedOf(lane, x0, x1) {
   return found;
 }
 
-// The lanes of the sides as plotly's bars, from x0 to x1 on an axis of so many picoseconds a unit and so many pixels.
-function barsOf(sides, [x0, x1], ps, across) {
+// The lanes of the sides as plotly's bars, from x0 to x1 on an axis of so many picoseconds a unit and so many pixels; texts
+// under the pointer have lines of so many letters.
+function barsOf(sides, [x0, x1], ps, across, letters) {
   const pixel = (x1 - x0) / across, inPixels = (length) => length / pixel;
-  const bars = { x: [], base: [], y: [], width: [], colour: [], opacity: [], hover: [], label: [], edge: [] };
+  const bars = { x: [], base: [], y: [], width: [], colour: [], opacity: [], hover: [], label: [], ink: [], edge: [] };
   const exposed = { x: [], base: [], y: [], width: [] }, layers = { x: [], base: [], y: [], colour: [], ink: [], label: [], hover: [] };
   const flying = (kind) => kind.endsWith(FLYING), classOf = (kind) => kind.replace(FLYING, "");
   const place = (list, side, row, from, to, bottom, height) => {
@@ -141,24 +143,21 @@ function barsOf(sides, [x0, x1], ps, across) {
     list.width.push(height);
   };
   for (const side of sides) {
-    const { timeline, edges } = side, order = Object.keys(timeline.colours), from = x0 + side.shift, to = x1 + side.shift;
-    const bar = (row, start, end, bottom, height, kind, hover, label) => {
+    const { timeline, edges } = side, order = Object.keys(timeline.colours), colours = { ...timeline.colours, held: timeline.held }, from = x0 + side.shift, to = x1 + side.shift;
+    const bar = (row, start, end, bottom, height, kind, hover, { label = "", edge = 0 } = {}) => {
+      const colour = colours[classOf(kind)], opacity = flying(kind) ? 0.45 : 1;
       place(bars, side, row, start, end, bottom, height);
-      bars.colour.push(timeline.colours[classOf(kind)]);
-      bars.opacity.push(flying(kind) ? 0.45 : 1);
+      bars.colour.push(colour);
+      bars.opacity.push(opacity);
       bars.hover.push(hover);
       bars.label.push(label && inPixels(end - start) > 7 * label.length + 8 ? label : "");
-      bars.edge.push(label && inPixels(end - start) > 4 ? 1 : 0); // pieces of a loop stay apart
+      bars.ink.push(contrasting(colour, opacity));
+      bars.edge.push(edge);
     };
     for (const [lane, row] of side.rows) {
       if (lane.kind === "held") {
         for (const [start, end, count] of heldOf(lane, from, to, pixel).filter((piece) => piece[2])) {
-          place(bars, side, row, start, end, -0.4, 0.8 * count / lane.total);
-          bars.colour.push(timeline.held);
-          bars.opacity.push(1);
-          bars.hover.push(`<b>${count.toPrecision(3)} of ${lane.total} multiprocessors</b> busy with collectives<br>${time(start / 1e12)} to ${time(end / 1e12)}`);
-          bars.label.push("");
-          bars.edge.push(0);
+          bar(row, start, end, -0.4, 0.8 * count / lane.total, lane.kind, `<b>${count.toPrecision(3)} of ${lane.total} multiprocessors</b><br>busy with collectives<br>${time(start / 1e12)} to ${time(end / 1e12)}`);
         }
         continue;
       }
@@ -167,8 +166,10 @@ function barsOf(sides, [x0, x1], ps, across) {
       for (const group of visible(lane, from, to, pixel, kindOf)) {
         const bare = lane.exposed ? exposedOf(lane, group.from, group.to) : [];
         if (group.count === 1) {
-          bar(row, group.from, group.to, low, thin, kindOf(group.first), about(lane, group.first, timeline), timeline.ops[lane.op[group.first]]);
-          bare.forEach(([start, end]) => place(exposed, side, row, start, end, low, 0.45 * thin));
+          const kind = kindOf(group.first), label = timeline.ops[lane.op[group.first]], hover = about(lane, group.first, timeline, letters), foot = bare.length ? HATCHED * thin : 0;
+          bar(row, group.from, group.to, low, thin, kind, hover, { label: foot ? "" : label, edge: inPixels(group.to - group.from) > 4 ? 1 : 0 }); // pieces of a loop stay apart
+          if (foot) bar(row, group.from, group.to, low + foot, thin - foot, kind, hover, { label }); // above the hatches
+          bare.forEach(([start, end]) => place(exposed, side, row, start, end, low, HATCHED * thin));
           continue;
         }
         const kinds = Object.entries(group.kinds).sort((a, b) => order.indexOf(classOf(a[0])) - order.indexOf(classOf(b[0])) || a[0].length - b[0].length);
@@ -176,17 +177,18 @@ function barsOf(sides, [x0, x1], ps, across) {
         const shares = kinds.map(([kind, length]) => `${classOf(kind)}${flying(kind) ? ", in flight" : ""}: ${percent(length / all)}`);
         const alone = bare.reduce((sum, [start, end]) => sum + end - start, 0) / all;
         if (alone) { shares.push(`exposed: ${percent(alone)}`); place(exposed, side, row, group.from, group.to, low, thin * alone); }
-        const hover = `<b>${group.count} bars from ${time(group.from / 1e12)} to ${time(group.to / 1e12)}</b><br>${shares.join("<br>")}<br>heights are shares of the time; zoom in to see each`;
+        const hover = `<b>${group.count} bars from ${time(group.from / 1e12)} to ${time(group.to / 1e12)}</b><br>${shares.join("<br>")}<br>heights are shares of the time;<br>zoom in to see each`;
         let bottom = low;
         for (const [kind, length] of kinds) {
-          bar(row, group.from, group.to, bottom, thin * length / all, kind, hover, "");
+          bar(row, group.from, group.to, bottom, thin * length / all, kind, hover);
           bottom += thin * length / all;
         }
       }
     }
     if (hasLayers(side)) for (let k = 0; k < edges.length - 1; k++) if (edges[k + 1] > from && edges[k] < to) {
-      const length = edges[k + 1] - edges[k], name = timeline.layers[k], long = `${name}: ${time(length / 1e12)}`;
-      layers.base.push((edges[k] - side.shift) / ps);
+      const start = Math.max(edges[k], from), length = Math.min(edges[k + 1], to) - start; // what is seen of it, with its name in the middle
+      const name = timeline.layers[k], long = `${name}: ${time((edges[k + 1] - edges[k]) / 1e12)}`;
+      layers.base.push((start - side.shift) / ps);
       layers.x.push(length / ps);
       layers.y.push(side.layersRow);
       layers.colour.push(k % 2 ? FAINT : "#9aa0a6");
@@ -197,7 +199,7 @@ function barsOf(sides, [x0, x1], ps, across) {
   }
   const look = { type: "bar", orientation: "h", hovertemplate: "%{hovertext}<extra></extra>", textposition: "inside", insidetextanchor: "middle", textangle: 0, constraintext: "none" };
   return [
-    { ...look, x: bars.x, base: bars.base, y: bars.y, width: bars.width, hovertext: bars.hover, text: bars.label, textfont: { size: 11, color: bars.colour.map(contrasting) }, marker: { color: bars.colour, opacity: bars.opacity, line: { width: bars.edge, color: PAPER } } },
+    { ...look, x: bars.x, base: bars.base, y: bars.y, width: bars.width, hovertext: bars.hover, text: bars.label, textfont: { size: 11, color: bars.ink }, marker: { color: bars.colour, opacity: bars.opacity, line: { width: bars.edge, color: PAPER } } },
     { type: "bar", orientation: "h", ...exposed, hoverinfo: "skip", marker: { color: "rgba(0,0,0,0)", line: { width: 0 }, pattern: { shape: "/", fgcolor: "#222", size: 5, solidity: 0.35 } } },
     { ...look, x: layers.x, base: layers.base, y: layers.y, width: 0.6, hovertext: layers.hover, text: layers.label, textfont: { color: layers.ink }, marker: { color: layers.colour } },
   ];
@@ -248,7 +250,7 @@ function drawTimeline(parent, runs, key) {
   }
 
   let current = ends();
-  const draw = (plot, range) => plot(target, barsOf(sides, inPs(range), ps, across()), look(range), CONFIG);
+  const draw = (plot, range) => plot(target, barsOf(sides, inPs(range), ps, across(), Math.min(70, Math.floor(target.clientWidth / 8))), look(range), CONFIG);
   function show(range) {
     const whole = ends(), width = Math.max(range[1] - range[0], 1 / ps), from = Math.min(Math.max(range[0], whole[0]), Math.max(whole[1] - width, whole[0]));
     current = [from, Math.min(from + width, whole[1])];
