@@ -129,7 +129,7 @@ function memory(parent, found) {
   }));
   Plotly.newPlot(target, traces, layout({
     height: 260, barmode: "stack", margin: { l: 60, r: 10, t: 6, b: 44 }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
-    xaxis: grown ? { title: { text: "decode steps done", standoff: 4 }, range: [0, steps[steps.length - 1]] } : { visible: false },
+    xaxis: grown ? { title: { text: "decode steps done", standoff: 4 }, range: [0, steps[steps.length - 1]], ...(steps[steps.length - 1] < 8 && { dtick: 1 }) } : { visible: false },
     yaxis: { ...APART, title: { text: "GiB" }, range: [0, 1.08 * Math.max(used, found.capacity_gib)] },
     shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: found.capacity_gib, y1: found.capacity_gib, line: { color: INK, dash: "dash", width: 1 } }],
     annotations: [{ xref: "paper", x: 1, y: found.capacity_gib, text: "capacity", showarrow: false, xanchor: "right", yanchor: "bottom" }],
