@@ -30,7 +30,7 @@ function exchangeMatrix(parent, found) {
     customdata: found.matrix.map((row) => row.map(amount)), hovertemplate: "chip %{y} to chip %{x}: %{customdata}<extra></extra>",
     colorscale: steps.map((colour, i) => [i / (steps.length - 1), colour]), colorbar: { title: { text: "bytes", side: "right" }, thickness: 12, outlinewidth: 0 },
   }], layout({
-    height: Math.min(620, 60 + Math.max(240, 0.72 * (target.clientWidth || 600))), margin: { l: 56, r: 6, t: 6, b: 46 },
+    height: Math.min(646, 86 + Math.max(240, 0.72 * (target.clientWidth || 600))), margin: { l: 56, r: 6, t: 32, b: 46 },
     xaxis: { title: { text: "to chip", standoff: 4 }, showgrid: false, zeroline: false, range: [-0.5, count - 0.5] }, yaxis: { title: { text: "from chip" }, showgrid: false, zeroline: false, range: [count - 0.5, -0.5] },
   }), CONFIG);
 }
