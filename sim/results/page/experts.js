@@ -25,10 +25,12 @@ function exchangeMatrix(parent, found) {
   el(parent, "h3", "Bytes from chip to chip in a dispatch");
   if (!found.matrix) { el(parent, "p", "Of so many chips the matrix is in exchange.png only.", { className: "dim" }); return; }
   const target = el(parent, "div", null, { className: "plot" }), steps = DARK ? DATA.colours.load.slice().reverse() : DATA.colours.load, count = found.matrix.length;
+  const sent = found.matrix.map((row, from) => row.map((value, to) => (from === to ? null : value))), most = Math.max(1, ...sent.flat());
+  const [unit, name] = most >= 2 ** 20 ? [2 ** 20, "MiB"] : [2 ** 10, "KiB"];
   Plotly.newPlot(target, [{
-    type: "heatmap", z: found.matrix.map((row, from) => row.map((value, to) => (from === to ? null : value))), zmin: 0, zmax: Math.max(1, ...found.matrix.flatMap((row, from) => row.filter((_, to) => from !== to))), hoverongaps: false,
+    type: "heatmap", z: sent.map((row) => row.map((value) => value === null ? null : value / unit)), zmin: 0, zmax: most / unit, hoverongaps: false,
     customdata: found.matrix.map((row) => row.map(amount)), hovertemplate: "chip %{y} to chip %{x}: %{customdata}<extra></extra>",
-    colorscale: steps.map((colour, i) => [i / (steps.length - 1), colour]), colorbar: { title: { text: "bytes", side: "right" }, thickness: 12, outlinewidth: 0 },
+    colorscale: steps.map((colour, i) => [i / (steps.length - 1), colour]), colorbar: { title: { text: name, side: "right" }, thickness: 12, outlinewidth: 0 },
   }], layout({
     height: Math.min(646, 86 + Math.max(240, 0.72 * (target.clientWidth || 600))), margin: { l: 56, r: 6, t: 32, b: 46 },
     xaxis: { title: { text: "to chip", standoff: 4 }, showgrid: false, zeroline: false, range: [-0.5, count - 0.5] }, yaxis: { title: { text: "from chip" }, showgrid: false, zeroline: false, range: [count - 0.5, -0.5] },
