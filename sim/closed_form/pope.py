@@ -199,7 +199,7 @@ def paper(scenario: Scenario) -> Prediction:
     machine, model, work, layout = scenario.topology, scenario.model, scenario.workload, scenario.layout
     if not machine.lines:
         raise InputError("the closed form of Pope et al. needs a torus", got=machine.kind)
-    lengths = [axis.size for axis in scenario.lines.values()]
+    lengths = [axis.size for axis in scenario.part.lines.values()]
     X, Y, Z = lengths[0], prod(lengths[1:2]), prod(lengths[2:])
     n = X * Y * Z
     B, L = work.batch, work.tokens_per_step

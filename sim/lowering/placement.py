@@ -6,8 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from math import gcd, prod
-
-import numpy as np
+from operator import ge
 
 from sim import topology
 from sim.errors import InputError, suggest
@@ -18,7 +17,6 @@ from sim.specs.unread import DealtPass
 from sim.topology.boxes import boxes, racks
 from sim.topology.bundles import effective
 from sim.topology.graph import Topology
-from sim.topology.group import group_of
 from sim.topology.mesh import MeshAxis, Pieces, mesh_of_pieces, row_major
 
 STAGES = "p"
@@ -64,13 +62,9 @@ def _apply_mesh(scenario: Scenario, mesh: MeshSpec) -> Topology:
     Raises:
         InputError: boxes or racks that are no axis, or that the other axes do not fill.
     """
-    built = topology.build(scenario.topology, scenario.stack)
-    if scenario.lines:
-        sizes = [axis.size for axis in built.axes]
-        first = np.indices([axis.size for axis in scenario.lines.values()]).reshape(len(sizes), -1)
-        chips_of_part: list[int] = np.ravel_multi_index(tuple(first), sizes).ravel().tolist()
-        part = group_of(built, tuple(chips_of_part)).machine
-        return _split_axes(part, pieces_on_torus(mesh, scenario.lines))
+    built = topology.build(scenario.part, scenario.stack)
+    if lines := scenario.part.lines:
+        return _split_axes(built, pieces_on_torus(mesh, lines))
     inside = row_major((name, size) for name, size in mesh.items() if isinstance(size, int))
     chips = prod(size for _, axis_pieces in inside for size, _ in axis_pieces)
     axis_pieces = dict(inside)
@@ -148,7 +142,6 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
         raise ValueError("a scenario without a memory pool")
     if pool.link:
         return effective(pool.link)
-    used = set(mesh_of(scenario).nodes)
     machine, slow = topology.build(scenario.topology, scenario.stack), dict[str, float]()
     if perturb := scenario.perturb:
         machine = machine.fail_links(
@@ -156,7 +149,7 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
         )
         for each in perturb.slow_links:
             slow |= {name: max(each.factor, slow.get(name, 1.0)) for name in each.links}
-    free = [chip for chip in range(machine.chips) if machine.nodes[chip] not in used]
+    free = _unused_chips(scenario, machine)
     if not free:
         hint = "a smaller mesh, or memory_pool.link"
         raise InputError("no chip is left free to keep layers", where="memory_pool.to", got=pool.to, hint=hint)
@@ -171,6 +164,14 @@ def pool_link(scenario: Scenario) -> tuple[float, float]:
     peers = [peer for peer in free if machine.can_reach(peer, 0) and machine.can_reach(0, peer)]
     bandwidth, _, latency_s = max(map(way, peers or free[:1]), key=lambda route: route[:2])
     return bandwidth, latency_s
+
+
+def _unused_chips(scenario: Scenario, machine: Topology) -> list[int]:
+    """Returns the chips of the machine that the mesh leaves free."""
+    if not (lines := scenario.part.lines):
+        return list(range(used_chips(scenario), machine.chips))
+    used = [axis.size for axis in lines.values()]
+    return [chip for chip in range(machine.chips) if any(map(ge, machine.coordinates(chip), used))]
 
 
 def tensor_chips(scenario: Scenario) -> int:

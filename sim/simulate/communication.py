@@ -86,7 +86,7 @@ class Communication:
             return bound, (f"uses a lower bound for {kind} over {joined(group)}",)
         spec, stack = self._scenario.topology, self._scenario.stack
         step_s, launch_s = stack.collective_step.value, stack.collective_overhead.value
-        axes = [self._scenario.lines[axis] for axis in torus_axes]
+        axes = [self._scenario.part.lines[axis] for axis in torus_axes]
         links = [spec.line_links[axis] for axis in torus_axes]
         sizes = [self.topology.axis(axis).size for axis in torus_axes]
         rings = [

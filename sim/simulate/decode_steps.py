@@ -109,7 +109,7 @@ def with_cache(simulated_pass: Simulated, length: float) -> Program:
     if not perturb:
         return changed
     applied = keep_links_in_use(
-        perturb, build(simulated_pass.scenario.topology, simulated_pass.scenario.stack), simulated_pass.topology
+        perturb, build(simulated_pass.scenario.part, simulated_pass.scenario.stack), simulated_pass.topology
     )
     busy_ps = apply_perturbations(changed, simulated_pass.topology, applied).busy_ps
     return replace(changed, busy_ps=np.where(changes, busy_ps, program.busy_ps))

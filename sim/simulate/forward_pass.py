@@ -105,7 +105,7 @@ def lower_pass(scenario: Scenario, keep: int | None = None) -> tuple[Topology, L
             obstacle = str(error)
     notes: tuple[str, ...] = ()
     perturb = (
-        keep_links_in_use(scenario.perturb, build(scenario.topology, scenario.stack), topology)
+        keep_links_in_use(scenario.perturb, build(scenario.part, scenario.stack), topology)
         if scenario.perturb
         else None
     )

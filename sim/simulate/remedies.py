@@ -82,7 +82,7 @@ def _find_remedies(memory: Memory, scenario: Scenario, chips: int) -> Iterator[s
         excess = format_bytes(memory.excess_bytes)
         for each in useful:
             yield f"{each.text} (saves {format_bytes(memory.used_bytes - each.memory.used_bytes)} of {excess})"
-    if batch is None and scenario.memory_pool is None and not scenario.lines:
+    if batch is None and scenario.memory_pool is None and not scenario.part.lines:
         pools = (_try(scenario, {"memory_pool": pool}) for pool in _pools())
         yield from [_pool_text(each) for each in pools if each and each.memory.fits][:1]
     shares = ceil(chips * memory.used_bytes / memory.capacity_bytes)

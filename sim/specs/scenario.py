@@ -1,6 +1,5 @@
 """One experiment."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Self
 
@@ -16,7 +15,6 @@ from sim.specs.held import find_excess, held_by_layout, held_by_stack
 from sim.specs.kv_transfer import check_transfer
 from sim.specs.layout import IN_PARTS, UNSUMMED, LayoutSpec, Mesh, Overlap, PhaseLayout
 from sim.specs.layout_uses import UsesSpec
-from sim.specs.machine import AxisSpec
 from sim.specs.memory_pool import MemoryPoolSpec
 from sim.specs.mesh import MeshSpec, check_mesh, lines_of
 from sim.specs.model import Model
@@ -293,9 +291,12 @@ class Scenario(Strict):
         return replace(at, tokens=at.summed) if self.layout.sequence_parallel else at
 
     @property
-    def lines(self) -> Mapping[str, AxisSpec]:
-        """Axes of the torus as long as the mesh uses them; none where messages take routes to any chip."""
-        return lines_of(self.mesh, self.topology.lines) if self.mesh and self.topology.lines else self.topology.lines
+    def part(self) -> TopologySpec:
+        """Of a torus the part that the mesh uses, whose chips are numbered by themselves; any other machine whole."""
+        machine = self.topology
+        if self.mesh is None or not machine.lines:
+            return machine
+        return machine.model_copy(update={"axes": lines_of(self.mesh, machine.lines)})
 
     @property
     def layers(self) -> int:

@@ -13,7 +13,7 @@ from sim.engine import simulate
 from sim.errors import InputError
 from sim.lowering.emitter import Emitter
 from sim.lowering.lower import lower
-from sim.lowering.placement import mesh_of, used_chips
+from sim.lowering.placement import mesh_of, pool_link, used_chips
 from sim.shortcuts import unfold
 from sim.simulate.consistency import check
 from sim.simulate.run import run
@@ -96,11 +96,21 @@ def test_a_part_of_a_torus_is_the_torus_of_its_chips_without_wraparound(layout: 
     assert used_chips(whole) == 16 * length
 
 
-def test_links_of_a_part_of_a_torus_have_the_names_of_the_whole() -> None:
-    mesh = "{x: {of: x, size: 2}, y: {of: y, size: 2}, z: z}"
-    part = mesh_of(load.scenario(TORUS, [f"mesh={mesh}"]))
-    assert part.nodes == tuple(map(str, (*range(8), *range(16, 24))))
-    assert {link.name for link in part.links} < {link.name for link in build(*load.machine("tpu_v4_4x4x4")).links}
+def test_chips_and_links_of_a_part_of_a_torus_are_numbered_by_themselves() -> None:
+    mesh = "mesh={x: {of: x, size: 2}, y: {of: y, size: 2}, z: z}"
+    part = mesh_of(load.scenario(TORUS, [mesh]))
+    assert part.nodes == tuple(map(str, range(16)))
+    assert part.links[0].name == "0:x+"
+    failed = load.scenario(TORUS, [mesh, "perturb={failed_links: ['16:x+']}", "reference=null", "engine.layers=1"])
+    with pytest.raises(InputError, match=r"no link of that name, got '16:x\+'"):
+        run(failed)
+
+
+def test_a_memory_pool_lies_on_a_chip_that_the_part_leaves_free() -> None:
+    pool = "memory_pool={to: peer, offload_every: 59}"
+    scenario = load.scenario(TORUS, ["mesh={x: x, y: {of: y, size: 3}, z: z}", pool])
+    link = build(scenario.topology, scenario.stack).links[0]
+    assert pool_link(scenario) == (link.bandwidth, link.latency_s)  # chip (0, 3, 0), behind the wraparound of y
 
 
 def test_no_axis_of_a_part_of_a_twisted_torus_wraps_with_a_twist() -> None:

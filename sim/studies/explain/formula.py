@@ -55,7 +55,7 @@ def _terms(scenario: Scenario) -> Times:
 def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
     """Formats the formula, as the terms that count in it."""
     work = scenario.workload
-    chip, n = scenario.topology.chip, _ways(scenario, tuple(scenario.lines))
+    chip, n = scenario.topology.chip, _ways(scenario, tuple(scenario.part.lines))
     N = scenario.parameters
     memory = terms["weights"] + terms["kv_cache"]
     if terms["compute"] > memory:
@@ -80,7 +80,7 @@ def _printed(scenario: Scenario, terms: Times) -> Iterator[Model]:
 
 def _wires(scenario: Scenario) -> Iterator[Model]:
     """Yields communication alone, from the paper's volumes to all collectives of the layers."""
-    rings, lines = close_rings(scenario), scenario.lines
+    rings, lines = close_rings(scenario), scenario.part.lines
     at = scenario.uses(tuple(lines))
     over = [axes for axes in (at.d_model, at.d_ff, at.gather) if _ways(rings, axes) > 1]
     if not over:
@@ -139,7 +139,7 @@ def _padding(scenario: Scenario) -> str:
 
 def _width(scenario: Scenario) -> int:
     """Returns d_model as it is computed."""
-    lengths = {name: axis.size for name, axis in scenario.lines.items()}
+    lengths = {name: axis.size for name, axis in scenario.part.lines.items()}
     return computed_d_model(scenario, scenario.uses(tuple(lengths)), lengths)
 
 
@@ -187,7 +187,7 @@ def _layer_wires(scenario: Scenario) -> Times:
 def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     """Yields compute and memory, from the paper's roofline of all parameters to one of every operation."""
     model, work = scenario.model, scenario.workload
-    chip, n = scenario.topology.chip, _ways(scenario, tuple(scenario.lines))
+    chip, n = scenario.topology.chip, _ways(scenario, tuple(scenario.part.lines))
     peak, hbm = scenario.matmul_peak.value, chip.hbm_bandwidth.value
     w, tokens = DTYPE_BYTES[work.weights], work.batch * work.tokens_per_step
     cache = pope.paper(scenario).terms["kv_cache"]
@@ -196,7 +196,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
         flops = pope.compute_time(parameters, tokens, n, peak)
         return max(flops, pope.memory_time(parameters, w, 0, n, hbm) + cache) + communication
 
-    f = _ways(scenario, scenario.uses(tuple(scenario.lines)).d_ff)
+    f = _ways(scenario, scenario.uses(tuple(scenario.part.lines)).d_ff)
     heads = ceil(model.computed_heads / f) * f
     cached = heads if model.kv_heads == model.heads else model.kv_heads
     per_head = 2 * model.d_model * model.d_head * scenario.layers
@@ -221,7 +221,7 @@ def _work(scenario: Scenario, communication: float) -> Iterator[Model]:
     rest, multiplied = communication + ends, [name for name in flops if name != "attention"]
     computed, cache = sum(flops[name] for name in multiplied), read["attention"]
     gathered = {name.removesuffix(" weights all-gather") for name in terms if name.endswith(" weights all-gather")}
-    g = _ways(scenario, scenario.uses(tuple(scenario.lines)).gather) if gathered else 1
+    g = _ways(scenario, scenario.uses(tuple(scenario.part.lines)).gather) if gathered else 1
     chip_bytes = sum(read[name] / (g if name in gathered else 1) for name in multiplied)
     what = f"{model.kv_heads} key-value head{'s' if model.kv_heads > 1 else ''} for {n} chips"
     why = f"{what}: chips read copies of the weights and repeat some of each other's projections"
@@ -263,7 +263,7 @@ def _is_ring(axis: AxisSpec) -> bool:
 
 def _ways(scenario: Scenario, axes: Axes) -> int:
     """Chips of a group."""
-    return prod(scenario.lines[axis].size for axis in axes)
+    return prod(scenario.part.lines[axis].size for axis in axes)
 
 
 def _links(scenario: Scenario, axes: Axes) -> int:

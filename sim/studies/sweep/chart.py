@@ -316,7 +316,7 @@ def _x_label(x: str, unit: str) -> str:
 def _crossovers(scenario: Scenario) -> dict[str, float]:
     """Tokens at which the paper's volumes of two swept layouts are equal; bf16 weights and activations."""
     model: Model = scenario.model
-    if len(lengths := [axis.size for axis in scenario.lines.values()]) != 3:
+    if len(lengths := [axis.size for axis in scenario.part.lines.values()]) != 3:
         raise InputError("requires a torus of three axes", where="figure.crossovers")
     x, y, z = lengths
     swept = str(scenario.sweep)
