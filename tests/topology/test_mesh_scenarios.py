@@ -18,6 +18,7 @@ from sim.shortcuts import unfold
 from sim.simulate.consistency import check
 from sim.simulate.run import run
 from sim.specs import load
+from sim.studies.explain import explain
 from sim.topology import Topology, build
 from sim.topology.boxes import boxes, racks
 from sim.topology.folding import NotFoldableError, folded
@@ -94,6 +95,9 @@ def test_a_part_of_a_torus_is_the_torus_of_its_chips_without_wraparound(layout: 
     assert part.report.simulated.latency_s == alone.report.simulated.latency_s
     assert part.report.closed_form == alone.report.closed_form
     assert used_chips(whole) == 16 * length
+    assert [(bar.name, bar.running_s) for each in explain(part) for bar in each.bars] == [
+        (bar.name, bar.running_s) for each in explain(alone) for bar in each.bars
+    ]
 
 
 def test_chips_and_links_of_a_part_of_a_torus_are_numbered_by_themselves() -> None:

@@ -63,6 +63,5 @@ def without_source(value: Any) -> Any:
 
 def close_rings(scenario: Scenario) -> Scenario:
     """Closes every axis to a ring, of which collectives use all links."""
-    axes = getattr(scenario.topology, "axes", {})
-    rings = {name: axis.model_copy(update={"wrap": True, "twist": {}}) for name, axis in axes.items()}
+    rings = {name: axis.model_copy(update={"wrap": True, "twist": {}}) for name, axis in scenario.part.lines.items()}
     return with_fields(scenario, {"topology.axes": rings, "topology.collectives": {}, "collectives": {}})
