@@ -128,7 +128,7 @@ def on_switch(*settings: str) -> Scenario:
             ["layout.communication=own_stream"],
             "assumes that collectives on their own stream overlap only Ladder's next sublayer",
         ),
-        (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
+        (["layout.graph_capture=false", "stack.launch=4 us"], "leaves out layout.graph_capture: false"),
         (["perturb={slow_links: [{links: ['0:x+'], factor: 2}]}"], "leaves out perturb"),
         (["collectives={all_gather: line}"], "assumes that all chips end all_gather over z together"),
         (
@@ -151,7 +151,7 @@ def test_what_is_left_out_on_a_torus_is_named(settings: list[str], reason: str):
     ("settings", "reason"),
     [
         (["stack.stream_wait=1 us"], "leaves out stack.stream_wait"),
-        (["layout.graph_capture=false"], "leaves out layout.graph_capture: false"),
+        (["layout.graph_capture=false", "stack.launch=4 us"], "leaves out layout.graph_capture: false"),
         (["collectives={}"], "uses NCCL's tuner for all_reduce"),
         (
             ["layout.residual=standard", "layout.overlap=chunked_matmul"],
