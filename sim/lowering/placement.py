@@ -187,6 +187,13 @@ def used_chips(scenario: Scenario) -> int:
     return tensor_chips(scenario) * scenario.layout.mesh.pipeline
 
 
+def describe_mesh(scenario: Scenario) -> tuple[str, ...]:
+    """Returns a sentence that says how long the axes of the scenario's own mesh are; nothing where it has none."""
+    if scenario.mesh is None:
+        return ()
+    return (f"mesh: {' x '.join(f'{axis.name} {axis.size}' for axis in mesh_of(scenario).mesh)}",)
+
+
 def describe_unused_chips(scenario: Scenario) -> tuple[str, ...]:
     """Returns a sentence that says which field leaves chips of the machine out; nothing where all are used."""
     used, chips, mesh = used_chips(scenario), scenario.topology.chip_count, scenario.layout.mesh

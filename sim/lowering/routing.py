@@ -283,7 +283,9 @@ def _read(path: str, experts: ExpertsSpec) -> Ints:
             lines = csv.reader(file)
             cells = [(lines.line_num, row) for row in lines if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError("must be a CSV file of numbers of experts", where=where, got=str(error)) from None
+        raise InputError(
+            "must be a CSV file of numbers of experts", where=where, got=getattr(error, "strerror", None) or str(error)
+        ) from None
     rows = []
     for number, row in cells:
         chosen = {int(cell) for cell in row if cell.strip().isdecimal()}

@@ -85,12 +85,11 @@ def report_experts(scenario: Scenario, measured: PassTrace, measures: Measures) 
         return None
     of_chips, fullest = rows.of_chips, float(rows.held.max())
     expected, without = None, ""
-    layout = scenario.layout.experts
-    if scenario.model.experts and not layout.replicas and layout.capacity is None:
-        expected = expect_fullest_rows(
-            scenario.model.experts, scenario.workload.routing, len(rows.held), float(rows.tokens)
-        )
-        without = describe_omission(scenario.model.experts, scenario.workload.routing)
+    layout, routing = scenario.layout.experts, scenario.workload.routing
+    is_chosen = routing.load != "perfect_router"  # else every expert has as many
+    if scenario.model.experts and not layout.replicas and layout.capacity is None and is_chosen:
+        expected = expect_fullest_rows(scenario.model.experts, routing, len(rows.held), float(rows.tokens))
+        without = describe_omission(scenario.model.experts, routing)
     return ExpertsReport(
         rows_mean=float(of_chips.mean()),
         rows_most=float(of_chips.max()),

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.closed_form.plugin_forms import check_bounds, predict_plugin_forms
-from sim.lowering.placement import dealt_pass, describe_unused_chips, describe_unused_links
+from sim.lowering.placement import dealt_pass, describe_mesh, describe_unused_chips, describe_unused_links
 from sim.program import Period, Program
 from sim.program.trace import Trace
 from sim.report.memory import Memory, longest_context
@@ -143,7 +143,13 @@ def _report_pass(scenario: Scenario, simulated: Simulated, latency_s: float | No
     )
     memory = replace(memory, longest_context=longest_context(memory, scenario))
     overlap = (*_stream_notes(scenario), *_overlap_notes(scenario, simulated))
-    notes = (*describe_unused_chips(scenario), *describe_unused_links(topology), *lowered.notes, *overlap)
+    notes = (
+        *describe_mesh(scenario),
+        *describe_unused_chips(scenario),
+        *describe_unused_links(topology),
+        *lowered.notes,
+        *overlap,
+    )
     form, rows = predict_phase(scenario, each_step), lowered.expert_rows
     chips_differ = scenario.perturb is not None or (rows is not None and not rows.even)
     report = build_report(scenario, _measured(simulated), memory, form, latency_s, notes)

@@ -43,7 +43,8 @@ class UsesSpec(Strict):
     stage: AxisNames = ()
     """Stages of a pipeline (`layout.pipeline`): each has some of the layers."""
     residual: dict[Name, Literal["whole", "d_model", "tokens"]] = {}
-    """Dimension of the residual stream that the axes of `heads` and `d_ff` split between the halves. Default: none."""
+    """Dimension of the residual stream that an axis of `heads` and `d_ff` splits between the halves, by the axis, such
+    as `{gpu: tokens}`. Default: none."""
     stored: StoredSpec | None = None
     """Storage of gathered weights. Default: split over the gathered axes inside heads and d_ff."""
 

@@ -49,7 +49,7 @@ def check_mesh(mesh: MeshSpec, machine: TopologySpec) -> None:
     for name, size in mesh.items():
         if not isinstance(size, int) and size not in (BOXES, RACKS):
             rule = f"must be a number of chips, '{BOXES}' or '{RACKS}' on a {machine.kind}"
-            raise wrong("mesh", name, rule=rule, got=size)
+            raise wrong("mesh", name, rule=rule, got=size.model_dump() if isinstance(size, SplitAxis) else size)
     for level in (BOXES, RACKS):
         if list(mesh.values()).count(level) > 1:
             raise wrong("mesh", rule=f"must have '{level}' along one axis", got=", ".join(mesh))

@@ -29,10 +29,14 @@ def boxes(topology: Topology) -> tuple[tuple[int, ...], ...]:
 def racks(topology: Topology) -> tuple[tuple[int, ...], ...]:
     """Returns the chips of each rack: boxes whose adapters are on the same leaf switches.
 
-    Between racks messages cross links from switch to switch of the network.
+    Between racks messages cross links from switch to switch of the network; a cable from box to box joins none.
     """
     in_a_box = {link.src for link in topology.links if link.medium != "net"} | set(range(topology.chips))
-    return _joined_chips(topology, [link for link in topology.links if link.src in in_a_box or link.dst in in_a_box])
+
+    def is_inside(link: Link) -> bool:
+        return link.medium != "net" or (link.src in in_a_box) != (link.dst in in_a_box)
+
+    return _joined_chips(topology, filter(is_inside, topology.links))
 
 
 def _joined_chips(topology: Topology, links: Iterable[Link]) -> tuple[tuple[int, ...], ...]:

@@ -74,6 +74,22 @@ def test_racks_are_boxes_on_the_same_leaf_switches(mesh: str, pieces: dict[str, 
     assert {axis.name: list(axis.pieces) for axis in mesh_of(scenario).mesh} == pieces
 
 
+def test_a_cable_from_box_to_box_joins_no_racks() -> None:
+    boxes_of = (
+        "{count: 4, of: dgx_h100, leaves: {link: infiniband_ndr, boxes: 2}, spines: {count: 2, link: infiniband_ndr}}"
+    )
+    cable = "[{between: [gpu3, gpu21], link: infiniband_ndr}]"
+    machine = f"topology={{name: cabled, kind: graph, boxes: {boxes_of}, links: {cable}}}"
+    scenario = load.scenario(BOXES, [machine, "mesh={rack: racks, box: boxes, gpu: 8}", "layout.mesh={}"])
+    assert [axis.size for axis in mesh_of(scenario).mesh] == [2, 2, 8]
+
+
+def test_a_report_says_how_long_the_axes_of_the_mesh_are() -> None:
+    settings = ["layout.mesh={}", "mesh={box: boxes, gpu: 8}", "engine.layers=1", "reference=null"]
+    notes = run(load.scenario(BOXES, settings)).report.notes
+    assert notes[0] == "mesh: box 2 x gpu 8"
+
+
 @pytest.mark.parametrize(
     ("machine", "racks_and_boxes"),
     [("dgx_h100_x4_leaf_spine", (2, 4)), ("dgx_h100_x4", (1, 4)), ("dgx_h100", (1, 1)), ("gb200_nvl72", (1, 1))],
