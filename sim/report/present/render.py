@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from sim.report.headline import list_brief_figures
@@ -69,7 +70,7 @@ def print_blocks(blocks: Iterable[text.Block], console: Console) -> None:
 
 
 def _table(part: text.Table) -> Table:
-    """The first column is text, the others are numbers."""
+    """The first column is text, the others are numbers. A group is one row of the table, quicker to lay out."""
     from rich import box
     from rich.table import Table
 
@@ -79,7 +80,6 @@ def _table(part: text.Table) -> Table:
     for i, group in enumerate(part.groups):
         if i:
             table.add_section()
-        for row in group:
-            table.add_row(*row)
+        table.add_row(*("\n".join(column) for column in zip_longest(*group, fillvalue="")))
     table.caption = part.warning or None
     return table
