@@ -53,6 +53,9 @@ CHIPS, MOST_TASKS = 4, 30_000
 """Written unless asked otherwise: so many chips, fewer where that many tasks (about 7 MB) would be passed, and of a
 chip that has more by itself those in the beginning and at the end."""
 
+_WRITTEN_AT_ONCE = 4096
+"""Events whose text is put together at a time: that of all would take twice as long, most of it to get memory."""
+
 BUSY = "busy with collectives"
 """Counter of the multiprocessors that collectives keep busy."""
 
@@ -127,7 +130,9 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     events[0] = "{\n" + ",\n".join([*fields, '"traceEvents": [\n' + events[0]])
     events[-1] += "\n]\n}\n"
-    path.write_bytes(",\n".join(events).encode())
+    with path.open("wb") as file:
+        for i in range(0, len(events), _WRITTEN_AT_ONCE):
+            file.write(((",\n" if i else "") + ",\n".join(events[i : i + _WRITTEN_AT_ONCE])).encode())
     return gap.note if gap else ""
 
 
@@ -246,8 +251,10 @@ def _counter(
     name: str, unit: str, chip: int, time_ns: Ints, value: Floats, us: _Microseconds
 ) -> tuple[Ints, list[str]]:
     """Returns the events of a counter of a chip's process."""
-    event = f'{{"ph":"C","name":"{name}","pid":{chip},"ts":%s,"args":{{"{unit}":%.6g}}}}'
-    return time_ns, [event % pair for pair in zip(us.at(time_ns), value.tolist(), strict=True)]
+    head, middle = f'{{"ph":"C","name":"{name}","pid":{chip},"ts":', f',"args":{{"{unit}":'
+    values, which = np.unique(value, return_inverse=True)  # few, at many times
+    rests = [f"{middle}{each:.6g}}}}}" for each in values.tolist()]
+    return time_ns, [f"{head}{ts}{rests[i]}" for ts, i in zip(us.at(time_ns), which.tolist(), strict=True)]
 
 
 def _memory(series: Series, end_ps: int) -> tuple[Ints, Floats]:
@@ -327,9 +334,10 @@ def _arrows(trace: Trace, flows: Flows, sender: tuple[int, int], us: _Microsecon
     begin = f'{{"ph":"s","cat":"send","name":"send","pid":{chip},"tid":{thread},"id":'
     sent = zip(flows.task.tolist(), us.at(sent_ns), strict=True)
     yield sent_ns, [f'{begin}{i},"ts":{ts}}}' for i, ts in sent]
-    finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":%d,"tid":%d,"id":%d,"ts":%s}'
+    finish = '{"ph":"f","bp":"e","cat":"send","name":"send","pid":'
     columns = (flows.receiver.tolist(), flows.track.tolist(), flows.task.tolist(), us.at(arrived_ns))
-    yield arrived_ns, [finish % row for row in zip(*columns, strict=True)]
+    rows = zip(*columns, strict=True)
+    yield arrived_ns, [f'{finish}{receiver},"tid":{track},"id":{i},"ts":{ts}}}' for receiver, track, i, ts in rows]
 
 
 def _host_events(host: HostCalls, program: Program, us: _Microseconds) -> tuple[Ints, list[str]]:
