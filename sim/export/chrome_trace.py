@@ -29,7 +29,6 @@ from sim.program.trace import Trace
 from sim.report.flows import Flows, Receivers
 from sim.report.lanes import Lane, build_lanes, layer_times, multiprocessors_held
 from sim.report.metrics import critical_chip
-from sim.report.pool import Series
 from sim.report.spans import sums
 from sim.topology.graph import Topology
 from sim.topology.mesh import mesh_positions
@@ -37,6 +36,7 @@ from sim.units import PS_PER_S, format_seconds
 
 if TYPE_CHECKING:
     from sim.export.host_calls import HostCalls
+    from sim.report.pool import Series
 
 COMPUTE_STREAM, COPY_STREAM, FIRST_COLLECTIVE_STREAM, FIRST_LINK_LANE = 7, 8, 20, 100
 """Thread numbers in a chip's process."""

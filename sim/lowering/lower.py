@@ -13,7 +13,6 @@ from sim.layouts.multi_token import propose_tokens
 from sim.lowering.dataflow import Lowering
 from sim.lowering.emitter import Value
 from sim.lowering.lowered_pass import LoweredPass, StageLayers
-from sim.lowering.memory_pool import MemoryPool, PoolLink
 from sim.lowering.placement import pool_link
 from sim.specs import Scenario
 from sim.specs.plugins import owner
@@ -94,6 +93,8 @@ def lower_layers(
     kinds = forward_pass.kinds[stage.first_layer : stage.first_layer + stage.layers]
     pool = None
     if scenario.memory_pool:
+        from sim.lowering.memory_pool import MemoryPool, PoolLink
+
         bytes_ = _layer_bytes(scenario, topology, uses, kinds[0])
         pool = MemoryPool(flow.emitter, scenario.memory_pool, PoolLink(*pool_link(scenario)), stage.layers, bytes_)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from sim.layouts.sharding import Sharded
 from sim.lowering.work import AttentionWork
 from sim.program import CacheTransfer, ExpertRows, Program
-from sim.program.batches import Batches
 from sim.units import format_bytes
+
+if TYPE_CHECKING:
+    from sim.program.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,17 +4,20 @@ chip, and of the stages of a pipeline over time."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sim.program import Floats, Ints
-from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.report.metrics import critical_chip, wait_spans
 from sim.report.roofline import is_memory_bound
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S
+
+if TYPE_CHECKING:
+    from sim.program.batches import Batches
 
 PARTS = {
     "compute-bound": "compute whose FLOPs take longer than its bytes, no collective of the chip in progress",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,10 @@ import numpy.typing as npt
 from sim.program import FULL_PPM, Floats, Ints, Kind
 from sim.program.trace import Trace
 from sim.report import spans as sp
-from sim.report.critical_path import Path
 from sim.topology.graph import Link, Topology
+
+if TYPE_CHECKING:
+    from sim.report.critical_path import Path
 
 
 @dataclass(frozen=True, slots=True, eq=False)

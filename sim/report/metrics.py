@@ -14,17 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.program import CacheTransfer, ExpertRows, Floats, Ints, Kind, Period, Program
-from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.report import spans as sp
 from sim.shortcuts import periodic
 from sim.topology.graph import Topology
 from sim.units import PS_PER_S
+
+if TYPE_CHECKING:
+    from sim.program.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,18 @@ A span is half open, [start, end), whole picoseconds. Everything works on column
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.program import Floats, Ints, Kind
-from sim.program.batches import Batches
 from sim.program.trace import Trace
 from sim.topology.graph import Topology
 from sim.units import on_clock
+
+if TYPE_CHECKING:
+    from sim.program.batches import Batches
 
 Tasks = npt.NDArray[np.integer]
 

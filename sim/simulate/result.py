@@ -14,7 +14,6 @@ from sim.lowering.lowered_pass import LoweredPass
 from sim.program import Period
 from sim.program.trace import Trace
 from sim.report.headline import list_brief_figures, to_html
-from sim.report.pool import Series, memory_over_time
 from sim.report.report import Report
 from sim.shortcuts import periodic
 from sim.shortcuts.unfold import expand_to_all_chips, expand_to_chips, keep_chips
@@ -24,6 +23,7 @@ from sim.units import format_count, format_seconds
 
 if TYPE_CHECKING:
     from sim.report.critical_path import Shares
+    from sim.report.pool import Series
 
 
 def describe_settings(settings: Sequence[str]) -> str:
@@ -149,6 +149,8 @@ class Pass:
         used_bytes, pool = self.report.memory.used_bytes, self.report.pool
         if pool is None:
             return np.zeros(1), np.array([used_bytes])
+        from sim.report.pool import memory_over_time
+
         return memory_over_time(self.trace, self.topology.representative_of(chip), used_bytes, pool.layer_bytes)
 
 

@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 from sim.specs.base import Strict
-from sim.specs.exchange import ExchangeInputs
 from sim.specs.experts import RoutingSpec
 from sim.specs.layout import IN_PARTS, LayoutSpec
 from sim.specs.model import Model
@@ -20,6 +20,9 @@ from sim.specs.scenario import Scenario
 from sim.specs.stack import StackSpec
 from sim.specs.uses import PRESETS, Axes, Uses
 from sim.specs.workload import Workload
+
+if TYPE_CHECKING:
+    from sim.specs.exchange import ExchangeInputs
 
 
 @dataclass(frozen=True, slots=True)

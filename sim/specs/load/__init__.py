@@ -12,7 +12,6 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 from sim.errors import InputError
 from sim.specs import ChipSpec, LinkSpec, Model, PerturbSpec, Scenario, StackSpec, Strict, TopologySpec
 from sim.specs.base import wrong
-from sim.specs.exchange import ExchangeInputs
 from sim.specs.file_kinds import file_model
 from sim.specs.held import find_excess, held_by_stack
 from sim.specs.load import plugin_files
@@ -25,6 +24,7 @@ from sim.specs.load.yaml_text import shown
 from sim.terminal import CONTROL
 
 if TYPE_CHECKING:
+    from sim.specs.exchange import ExchangeInputs
     from sim.specs.suite import AnySuite
 
 __all__ = [
@@ -120,6 +120,8 @@ def exchange(settings: Sequence[str]) -> tuple[ExchangeInputs, list[str]]:
     Raises:
         InputError: anything wrong in these settings, or no model.
     """
+    from sim.specs.exchange import ExchangeInputs
+
     raw: dict[str, Any] = {}
     origins: dict[Path_, str] = {}
     others = []
