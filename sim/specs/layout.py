@@ -163,4 +163,7 @@ class LayoutSpec(Strict):
         own = {name: value for name, value in different if value is not None}
         if different.ffn or different.uses:
             own = {"ffn": None, "uses": None, **own}
-        return self.model_validate({**dict(self), **own, "prefill": PhaseLayout(), "decode": PhaseLayout()})
+        shared = {"prefill": PhaseLayout(), "decode": PhaseLayout()}
+        if not own:
+            return self.model_copy(update=shared)
+        return self.model_validate({**dict(self), **own, **shared})
