@@ -3,9 +3,15 @@
 from collections.abc import Callable
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BeforeValidator, GetJsonSchemaHandler, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
+from pydantic_core.core_schema import (
+    float_schema,
+    no_info_before_validator_function,
+    plain_serializer_function_ser_schema,
+    str_schema,
+)
 
 from sim import units
 from sim.errors import InputError
@@ -15,8 +21,27 @@ LARGEST = 1e21
 """SI units. No machine comes near, and sums and products stay finite."""
 
 
-def _quantity(unit: str, minimum: float, exclusive: bool) -> Callable[[object], float]:
-    def check(value: object) -> float:
+class _Written:
+    """Annotation of a float that a file has in another form: a schema as a validator and a serializer would make it.
+
+    Of these, pydantic would look up the arguments in each of the hundreds of fields.
+    """
+
+    def __init__(
+        self, read: Callable[[object], float], schema: JsonSchemaValue, write: Callable[[float], str] | None = None
+    ) -> None:
+        self._read, self._schema = read, schema
+        self._written = write and plain_serializer_function_ser_schema(write, return_schema=str_schema())
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_before_validator_function(self._read, float_schema(), serialization=self._written)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return self._schema.copy()
+
+
+def _quantity(unit: str, minimum: float, exclusive: bool) -> _Written:
+    def read(value: object) -> float:
         if not isinstance(value, str):
             raise ValueError(f"must be a number with a unit such as '{units.EXAMPLES[unit]}'")
         number = units.parse(value, unit)
@@ -26,22 +51,13 @@ def _quantity(unit: str, minimum: float, exclusive: bool) -> Callable[[object], 
             raise ValueError(f"must be at most {LARGEST:g} {unit}")
         return number
 
-    return check
-
-
-def _schema(unit: str) -> WithJsonSchema:
-    return WithJsonSchema(
-        {
-            "type": "string",
-            "pattern": units.PATTERN,
-            "examples": [units.EXAMPLES[unit]],
-            "description": f"number with a unit, such as {units.EXAMPLES[unit]}",
-        }
-    )
-
-
-def _serializer(unit: str) -> PlainSerializer:
-    return PlainSerializer(lambda value: units.text(value, unit), return_type=str)
+    schema = {
+        "type": "string",
+        "pattern": units.PATTERN,
+        "examples": [units.EXAMPLES[unit]],
+        "description": f"number with a unit, such as {units.EXAMPLES[unit]}",
+    }
+    return _Written(read, schema, lambda value: units.text(value, unit))
 
 
 def fraction(value: object) -> float:
@@ -59,20 +75,19 @@ def fraction(value: object) -> float:
     return float(number)
 
 
-Bandwidth = Annotated[float, BeforeValidator(_quantity("B/s", 0, True)), _serializer("B/s"), _schema("B/s")]
-Size = Annotated[float, BeforeValidator(_quantity("B", 0, True)), _serializer("B"), _schema("B")]
-Duration = Annotated[float, BeforeValidator(_quantity("s", 0, False)), _serializer("s"), _schema("s")]
-Rate = Annotated[float, BeforeValidator(_quantity("FLOP/s", 0, True)), _serializer("FLOP/s"), _schema("FLOP/s")]
+Bandwidth = Annotated[float, _quantity("B/s", 0, True)]
+Size = Annotated[float, _quantity("B", 0, True)]
+Duration = Annotated[float, _quantity("s", 0, False)]
+Rate = Annotated[float, _quantity("FLOP/s", 0, True)]
 
-FRACTION_SCHEMA = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-            {"type": "string", "pattern": units.PATTERN, "examples": [units.EXAMPLES[""]]},
-        ]
-    }
-)
-Fraction = Annotated[float, BeforeValidator(fraction), FRACTION_SCHEMA]
+_FRACTION = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+        {"type": "string", "pattern": units.PATTERN, "examples": [units.EXAMPLES[""]]},
+    ]
+}
+FRACTION_SCHEMA = WithJsonSchema(_FRACTION)
+Fraction = Annotated[float, _Written(fraction, _FRACTION)]
 
 T = TypeVar("T")
 
