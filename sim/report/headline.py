@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -60,8 +59,9 @@ def _first(report: Report) -> list[tuple[str, str, str]]:
 
 def to_html(title: str, rows: Iterable[Sequence[str]]) -> str:
     """Returns a table for a notebook."""
+    from html import escape
+
     body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left">{html.escape(cell)}</td>' for cell in row) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f'<td style="text-align:left">{escape(cell)}</td>' for cell in row) + "</tr>" for row in rows
     )
-    return f"<table><caption>{html.escape(title)}</caption>{body}</table>"
+    return f"<table><caption>{escape(title)}</caption>{body}</table>"

@@ -39,7 +39,7 @@ def steps_of(scenario: Scenario, phase: Scenario) -> tuple[Scenario, ...]:
     """Returns the steps to simulate for a phase's latency: each decode step of a generation whose cache grows, else
     one."""
     if phase.workload.static_cache is not None and phase.workload.phase == "decode":
-        return (phase.model_copy(update={"workload": phase.workload.each_step[0]}),)
+        return (phase.model_copy(update={"workload": phase.workload.decode_step(0)}),)
     if scenario.workload.phase != "generate" or phase.workload.phase != "decode" or scenario.engine.steps == "mean":
         return (phase,)
     return tuple(phase.model_copy(update={"workload": workload}) for workload in phase.workload.each_step)

@@ -167,7 +167,8 @@ class Workload(Strict):
     @property
     def each_step(self) -> tuple[Self, ...]:
         """One workload per decode step, each with the cache as long as it then is."""
-        return tuple(
-            self.model_copy(update={"context": (self.context or 0) + round(step * self.accepted), "generate": 1})
-            for step in range(self.steps)
-        )
+        return tuple(map(self.decode_step, range(self.steps)))
+
+    def decode_step(self, number: int) -> Self:
+        """Returns the workload of one decode step, the first for number 0."""
+        return self.model_copy(update={"context": (self.context or 0) + round(number * self.accepted), "generate": 1})
