@@ -195,3 +195,13 @@ def test_rows_are_put_in_the_order_of_experts_by_kernels_of_their_own_where_the_
     assert found["kernel", "per_rank"] == pytest.approx({"experts wi permute": moved, "experts unpermute": moved})
     assert not found["fused", "per_rank"]
     assert not found["kernel", "per_expert"]
+
+
+def test_rotary_moves_what_carries_positions_and_plain_attention_copies_whole_keys() -> None:
+    """A chip has T tokens and H heads of N + R values, of which R carry the position; C latent values are cached."""
+    settings = ["engine.layers=1", "reference=null", "layout.overlap=none"]
+    result = run(load.scenario("deepseek_v3_prefill_ep32", settings))
+    moved = {op.op: op.bytes for op in result.report.ops}
+    T, H, N, R, C, bf16 = 16_384, 128, 128, 64, 512, 2
+    assert moved["rotary and cache"] == 2 * T * (H * R + C + R) * bf16
+    assert moved["attention keys"] == T * (H * N + R + H * (N + R)) * bf16
